@@ -1,0 +1,13 @@
+//! Number formats: what a number takes in a file, how rows are quantized and read back, and which weight gets which
+//! format. Knows no model and no device.
+
+mod dtype;
+mod ffi;
+pub mod fp8;
+pub mod gguf;
+pub mod metrics;
+pub mod output;
+pub mod recipe;
+pub mod rows;
+
+pub use dtype::{DType, UnknownDType};

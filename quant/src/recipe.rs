@@ -1,0 +1,460 @@
+//! Recipes: which weight of a model gets which number format.
+//!
+//! What the common converters of diffusion models do, so that files have the sizes and the quality that people know:
+//! vectors and small tensors stay F32, only matrices are quantized, the layers where the model's inputs come in and its
+//! result goes out are kept, and rows that a block does not divide become F16.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::DType;
+
+/// What users ask for with `--type`: the format of most matrices, and for the K-quants a mix around it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(non_camel_case_types, missing_docs)] // the names are the formats' own
+pub enum FileType {
+    F32,
+    F16,
+    BF16,
+    Q8_0,
+    Q6_K,
+    Q5_K_M,
+    Q5_K_S,
+    Q5_1,
+    Q5_0,
+    Q4_K_M,
+    Q4_K_S,
+    Q4_1,
+    Q4_0,
+    IQ4_NL,
+    IQ4_XS,
+    Q3_K_M,
+    Q3_K_S,
+    Q2_K,
+}
+
+/// One row of the table of file types: `(type, name, number, format of most matrices)`.
+type FileTypeRow = (FileType, &'static str, u32, DType);
+
+/// The numbers are those of `general.file_type` in GGUF (`enum llama_ftype` in llama.cpp's llama.h).
+const FILE_TYPES: &[FileTypeRow] = &[
+    (FileType::F32, "f32", 0, DType::F32),
+    (FileType::F16, "f16", 1, DType::F16),
+    (FileType::BF16, "bf16", 32, DType::BF16),
+    (FileType::Q8_0, "q8_0", 7, DType::Q8_0),
+    (FileType::Q6_K, "q6_k", 18, DType::Q6_K),
+    (FileType::Q5_K_M, "q5_k_m", 17, DType::Q5_K),
+    (FileType::Q5_K_S, "q5_k_s", 16, DType::Q5_K),
+    (FileType::Q5_1, "q5_1", 9, DType::Q5_1),
+    (FileType::Q5_0, "q5_0", 8, DType::Q5_0),
+    (FileType::Q4_K_M, "q4_k_m", 15, DType::Q4_K),
+    (FileType::Q4_K_S, "q4_k_s", 14, DType::Q4_K),
+    (FileType::Q4_1, "q4_1", 3, DType::Q4_1),
+    (FileType::Q4_0, "q4_0", 2, DType::Q4_0),
+    (FileType::IQ4_NL, "iq4_nl", 25, DType::IQ4_NL),
+    (FileType::IQ4_XS, "iq4_xs", 30, DType::IQ4_XS),
+    (FileType::Q3_K_M, "q3_k_m", 12, DType::Q3_K),
+    (FileType::Q3_K_S, "q3_k_s", 11, DType::Q3_K),
+    (FileType::Q2_K, "q2_k", 10, DType::Q2_K),
+];
+
+impl FileType {
+    /// Every file type, largest files first.
+    pub fn all() -> impl Iterator<Item = FileType> {
+        FILE_TYPES.iter().map(|row| row.0)
+    }
+
+    fn row(self) -> &'static FileTypeRow {
+        // Every variant has its row: `file_types_are_the_published_ones` names them all.
+        FILE_TYPES.iter().find(|row| row.0 == self).unwrap_or(&FILE_TYPES[0])
+    }
+
+    /// The name on the command line.
+    pub fn name(self) -> &'static str {
+        self.row().1
+    }
+
+    /// The value of `general.file_type` in GGUF.
+    pub fn number(self) -> u32 {
+        self.row().2
+    }
+
+    /// The type whose `general.file_type` is `number`, if it is one of these.
+    pub fn from_number(number: u32) -> Option<FileType> {
+        FileType::all().find(|file_type| file_type.number() == number)
+    }
+
+    /// The format of most matrices.
+    pub fn dtype(self) -> DType {
+        self.row().3
+    }
+}
+
+impl fmt::Display for FileType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// A name that no file type has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnknownFileType(pub String);
+
+impl fmt::Display for UnknownFileType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&str> = FileType::all().map(FileType::name).collect();
+        write!(f, "unknown type `{}`, expected one of {}", self.0, names.join(", "))
+    }
+}
+
+impl std::error::Error for UnknownFileType {}
+
+impl FromStr for FileType {
+    type Err = UnknownFileType;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        let lower = name.to_ascii_lowercase();
+        FileType::all().find(|file_type| file_type.name() == lower).ok_or_else(|| UnknownFileType(name.to_owned()))
+    }
+}
+
+/// What a weight is to its model, as far as precision goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// The matrix of a linear layer.
+    MatMul,
+    /// A matrix whose products may exceed F16's range, as T5's feed-forward output `wo`: quantized as others are, and
+    /// never F16.
+    WideMatMul,
+    /// A matrix that is kept unquantized: FLUX's `txt_in`, `img_in`, `time_in`, `vector_in`, `guidance_in` and `final_layer`.
+    SensitiveMatMul,
+    /// A table whose rows are looked up: tokens, positions.
+    Embedding,
+    /// The kernel of a convolution, which is never quantized.
+    ConvKernel,
+    /// Biases, norm scales, small tables that are added: F32 always.
+    Vector,
+}
+
+/// A weight, as a recipe sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Weight<'a> {
+    /// Its name, with or without a component's prefix.
+    pub name: &'a str,
+    /// What it is to its model.
+    pub role: Role,
+    /// Numbers in a row, the fastest dimension.
+    pub row_len: usize,
+    /// Numbers in all.
+    pub elements: usize,
+    /// The format that it comes in; F16 for one in 8-bit floats, which F16 holds exactly.
+    pub source: DType,
+}
+
+/// Why a weight is not in the format that its file type asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Fallback {
+    /// The blocks of `wanted` do not divide its rows.
+    RowLength {
+        /// The format asked for.
+        wanted: DType,
+        /// Numbers in a row.
+        row_len: usize,
+    },
+    /// Its products may exceed F16's range.
+    Range,
+}
+
+impl fmt::Display for Fallback {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Fallback::RowLength { wanted, row_len } => {
+                write!(f, "{wanted} has blocks of {}, which do not divide its rows of {row_len}", wanted.block_size())
+            }
+            Fallback::Range => f.write_str("its products may exceed the range of f16"),
+        }
+    }
+}
+
+/// The format of a weight in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// The format.
+    pub dtype: DType,
+    /// Why it is not what the file type asks for, where it is not.
+    pub fallback: Option<Fallback>,
+}
+
+/// Tensors of up to this many numbers are F32: they take no room.
+const SMALL: usize = 1024;
+
+/// The format of `weight` in a file of `file_type`, without a mix.
+///
+/// - Vectors and tensors of at most 1024 numbers: F32.
+/// - Under f32, f16 and bf16, all others are of that type.
+/// - Under a quantized type, matrices and embeddings are quantized, and F16 where blocks do not divide their rows. All others
+///   are BF16 from BF16, F32 and F64, F16 from F16, and F32 from anything else.
+/// - Where that makes F16 of a [`Role::WideMatMul`], it is BF16 from BF16, and otherwise F32.
+pub fn choose(file_type: FileType, weight: &Weight) -> Choice {
+    choose_as(file_type.dtype(), weight)
+}
+
+fn choose_as(matrix: DType, weight: &Weight) -> Choice {
+    use Role::{ConvKernel, Embedding, MatMul, SensitiveMatMul, Vector, WideMatMul};
+    if weight.elements <= SMALL {
+        return Choice { dtype: DType::F32, fallback: None };
+    }
+    match weight.role {
+        Vector => Choice { dtype: DType::F32, fallback: None },
+        SensitiveMatMul | ConvKernel if matrix.is_quantized() => {
+            Choice { dtype: unquantized(weight.source), fallback: None }
+        }
+        WideMatMul => widen(divide(matrix, weight.row_len), weight.source),
+        MatMul | Embedding | SensitiveMatMul | ConvKernel => divide(matrix, weight.row_len),
+    }
+}
+
+/// The format of what is kept under a quantized type.
+fn unquantized(source: DType) -> DType {
+    match source {
+        DType::BF16 | DType::F32 | DType::F64 => DType::BF16,
+        DType::F16 => DType::F16,
+        _ => DType::F32,
+    }
+}
+
+/// `matrix`, or F16 where its blocks do not divide the rows.
+fn divide(matrix: DType, row_len: usize) -> Choice {
+    if row_len.is_multiple_of(matrix.block_size()) {
+        return Choice { dtype: matrix, fallback: None };
+    }
+    Choice { dtype: DType::F16, fallback: Some(Fallback::RowLength { wanted: matrix, row_len }) }
+}
+
+/// `choice`, or what has F32's range where it is F16.
+fn widen(choice: Choice, source: DType) -> Choice {
+    if choice.dtype != DType::F16 {
+        return choice;
+    }
+    let dtype = if source == DType::BF16 { DType::BF16 } else { DType::F32 };
+    Choice { dtype, fallback: choice.fallback.or(Some(Fallback::Range)) }
+}
+
+/// One line of a mix: in files of `file_type` and models of `architecture`, the first `first` weights whose name ends in
+/// `suffix` are in `dtype`.
+#[derive(Debug)]
+struct Mix {
+    /// As in GGUF's `general.architecture`.
+    architecture: &'static str,
+    file_type: FileType,
+    first: usize,
+    suffix: &'static str,
+    dtype: DType,
+}
+
+const ALL: usize = usize::MAX;
+
+impl Mix {
+    const fn new(
+        architecture: &'static str,
+        file_type: FileType,
+        first: usize,
+        suffix: &'static str,
+        dtype: DType,
+    ) -> Mix {
+        Mix { architecture, file_type, first, suffix, dtype }
+    }
+}
+
+/// The mixes of ComfyUI-GGUF's patched llama.cpp, which made the files that people have. The fused query, key and value are
+/// what llama.cpp does to `attn_qkv` (`src/llama-quant.cpp`).
+const MIXES: &[Mix] = &[
+    Mix::new("flux", FileType::Q3_K_M, ALL, "attn.qkv.weight", DType::Q4_K),
+    Mix::new("flux", FileType::Q4_K_M, ALL, "attn.qkv.weight", DType::Q5_K),
+    Mix::new("flux", FileType::Q5_K_M, ALL, "attn.qkv.weight", DType::Q6_K),
+    Mix::new("wan", FileType::Q4_K_S, 4, ".v.weight", DType::Q5_K),
+    Mix::new("wan", FileType::Q4_K_S, ALL, ".ffn.2.weight", DType::Q5_K),
+];
+
+/// The recipe for one file: [`choose`] and the mix of the file's type and architecture.
+#[derive(Debug)]
+pub struct Recipe {
+    file_type: FileType,
+    /// The lines of the mix that apply, each with how many weights it still takes.
+    mixes: Vec<(&'static Mix, usize)>,
+}
+
+impl Recipe {
+    /// The recipe for a file of `file_type` with a model of `architecture` (as in GGUF's `general.architecture`). An
+    /// architecture that has no mix is no error.
+    pub fn new(file_type: FileType, architecture: &str) -> Recipe {
+        let applies = |mix: &&Mix| mix.architecture == architecture && mix.file_type == file_type;
+        Recipe { file_type, mixes: MIXES.iter().filter(applies).map(|mix| (mix, mix.first)).collect() }
+    }
+
+    /// The type that the recipe is for.
+    pub fn file_type(&self) -> FileType {
+        self.file_type
+    }
+
+    /// The format of the next weight. Some mixes count, so the weights of a file are asked for once each, in the file's order.
+    pub fn choose(&mut self, weight: &Weight) -> Choice {
+        let matrix = self.mixed(weight.name).unwrap_or(self.file_type.dtype());
+        choose_as(matrix, weight)
+    }
+
+    fn mixed(&mut self, name: &str) -> Option<DType> {
+        let (mix, left) = self.mixes.iter_mut().find(|(mix, left)| *left > 0 && name.ends_with(mix.suffix))?;
+        *left -= 1;
+        Some(mix.dtype)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_types_are_the_published_ones() {
+        let all = [
+            (FileType::F32, "f32", 0),
+            (FileType::F16, "f16", 1),
+            (FileType::Q4_0, "q4_0", 2),
+            (FileType::Q4_1, "q4_1", 3),
+            (FileType::Q8_0, "q8_0", 7),
+            (FileType::Q5_0, "q5_0", 8),
+            (FileType::Q5_1, "q5_1", 9),
+            (FileType::Q2_K, "q2_k", 10),
+            (FileType::Q3_K_S, "q3_k_s", 11),
+            (FileType::Q3_K_M, "q3_k_m", 12),
+            (FileType::Q4_K_S, "q4_k_s", 14),
+            (FileType::Q4_K_M, "q4_k_m", 15),
+            (FileType::Q5_K_S, "q5_k_s", 16),
+            (FileType::Q5_K_M, "q5_k_m", 17),
+            (FileType::Q6_K, "q6_k", 18),
+            (FileType::IQ4_NL, "iq4_nl", 25),
+            (FileType::IQ4_XS, "iq4_xs", 30),
+            (FileType::BF16, "bf16", 32),
+        ];
+        assert_eq!(all.len(), FileType::all().count());
+        for (file_type, name, number) in all {
+            assert_eq!((file_type.name(), file_type.number()), (name, number));
+            assert_eq!(name.to_ascii_uppercase().parse(), Ok(file_type));
+            assert_eq!(FileType::from_number(number), Some(file_type));
+            assert!(name.starts_with(file_type.dtype().name()), "{name} of {}", file_type.dtype());
+            assert!(crate::rows::can_quantize(file_type.dtype()));
+        }
+        assert_eq!(FileType::from_number(4), None);
+        let message = "q4_k".parse::<FileType>().map_err(|error| error.to_string());
+        assert!(message.is_err_and(|m| m.starts_with("unknown type `q4_k`, expected one of f32, f16, bf16, q8_0, ")));
+    }
+
+    fn weight(name: &str, role: Role, row_len: usize, elements: usize, source: DType) -> Weight<'_> {
+        Weight { name, role, row_len, elements, source }
+    }
+
+    /// The weights of a FLUX-like bundle: name, role, numbers in a row, numbers in all.
+    const WEIGHTS: &[(&str, Role, usize, usize)] = &[
+        ("dit.img_in.weight", Role::SensitiveMatMul, 64, 64 * 3072),
+        ("dit.double_blocks.0.img_attn.qkv.weight", Role::MatMul, 3072, 3072 * 9216),
+        ("dit.double_blocks.0.img_attn.qkv.bias", Role::Vector, 9216, 9216),
+        ("dit.double_blocks.0.img_mlp.0.weight", Role::MatMul, 3072, 3072 * 12288),
+        ("dit.odd.weight", Role::MatMul, 96, 96 * 96),
+        ("dit.tiny.weight", Role::MatMul, 32, 32 * 32),
+        ("te.token_embd.weight", Role::Embedding, 4096, 4096 * 32128),
+        ("te.enc.blk.0.ffn_down.weight", Role::WideMatMul, 10240, 10240 * 4096),
+        ("te.odd.ffn_down.weight", Role::WideMatMul, 96, 96 * 64),
+        ("vae.decoder.conv_in.weight", Role::ConvKernel, 3, 3 * 3 * 16 * 512),
+    ];
+
+    /// The formats of `WEIGHTS`, in order; a `!` marks a fallback.
+    fn formats(file_type: FileType, source: DType) -> String {
+        let mut recipe = Recipe::new(file_type, "flux");
+        let format = |(name, role, row_len, elements): &(&str, Role, usize, usize)| {
+            let choice = recipe.choose(&weight(name, *role, *row_len, *elements, source));
+            format!("{}{}", choice.dtype, if choice.fallback.is_some() { "!" } else { "" })
+        };
+        WEIGHTS.iter().map(format).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn golden_formats() {
+        use DType as D;
+        use FileType as F;
+        let golden = [
+            // img_in qkv bias mlp odd tiny embedding wo odd-wo conv
+            (F::F32, D::BF16, "f32 f32 f32 f32 f32 f32 f32 f32 f32 f32"),
+            (F::F16, D::BF16, "f16 f16 f32 f16 f16 f32 f16 bf16! bf16! f16"),
+            (F::F16, D::F32, "f16 f16 f32 f16 f16 f32 f16 f32! f32! f16"),
+            (F::F16, D::F16, "f16 f16 f32 f16 f16 f32 f16 f32! f32! f16"),
+            (F::BF16, D::F32, "bf16 bf16 f32 bf16 bf16 f32 bf16 bf16 bf16 bf16"),
+            (F::Q8_0, D::BF16, "bf16 q8_0 f32 q8_0 q8_0 f32 q8_0 q8_0 q8_0 bf16"),
+            (F::Q8_0, D::F16, "f16 q8_0 f32 q8_0 q8_0 f32 q8_0 q8_0 q8_0 f16"),
+            (F::Q8_0, D::F32, "bf16 q8_0 f32 q8_0 q8_0 f32 q8_0 q8_0 q8_0 bf16"),
+            (F::Q8_0, D::F64, "bf16 q8_0 f32 q8_0 q8_0 f32 q8_0 q8_0 q8_0 bf16"),
+            (F::Q8_0, D::Q6_K, "f32 q8_0 f32 q8_0 q8_0 f32 q8_0 q8_0 q8_0 f32"),
+            (F::Q6_K, D::BF16, "bf16 q6_k f32 q6_k f16! f32 q6_k q6_k bf16! bf16"),
+            (F::Q4_K_S, D::BF16, "bf16 q4_k f32 q4_k f16! f32 q4_k q4_k bf16! bf16"),
+            (F::Q4_K_S, D::F16, "f16 q4_k f32 q4_k f16! f32 q4_k q4_k f32! f16"),
+            (F::Q4_K_M, D::BF16, "bf16 q5_k f32 q4_k f16! f32 q4_k q4_k bf16! bf16"),
+            (F::Q5_K_M, D::BF16, "bf16 q6_k f32 q5_k f16! f32 q5_k q5_k bf16! bf16"),
+            (F::Q3_K_M, D::BF16, "bf16 q4_k f32 q3_k f16! f32 q3_k q3_k bf16! bf16"),
+            (F::Q4_1, D::BF16, "bf16 q4_1 f32 q4_1 q4_1 f32 q4_1 q4_1 q4_1 bf16"),
+            (F::IQ4_NL, D::BF16, "bf16 iq4_nl f32 iq4_nl iq4_nl f32 iq4_nl iq4_nl iq4_nl bf16"),
+            (F::IQ4_XS, D::BF16, "bf16 iq4_xs f32 iq4_xs f16! f32 iq4_xs iq4_xs bf16! bf16"),
+        ];
+        for (file_type, source, expected) in golden {
+            assert_eq!(formats(file_type, source), expected, "{file_type} from {source}");
+        }
+    }
+
+    #[test]
+    fn mixes_count_in_order_and_only_in_their_architecture() {
+        let mut wan = Recipe::new(FileType::Q4_K_S, "wan");
+        let mut flux = Recipe::new(FileType::Q4_K_S, "flux");
+        for block in 0..6 {
+            let v = format!("blocks.{block}.self_attn.v.weight");
+            let v = weight(&v, Role::MatMul, 1536, 1536 * 1536, DType::F32);
+            assert_eq!(wan.choose(&v).dtype, if block < 4 { DType::Q5_K } else { DType::Q4_K }, "{}", v.name);
+            assert_eq!(flux.choose(&v).dtype, DType::Q4_K);
+            let ffn = Weight { name: "blocks.0.ffn.2.weight", ..v };
+            assert_eq!(wan.choose(&ffn).dtype, DType::Q5_K);
+        }
+        assert_eq!(wan.file_type(), FileType::Q4_K_S);
+    }
+
+    #[test]
+    fn fallbacks_give_their_reason() {
+        let odd = weight("w", Role::MatMul, 96, 96 * 96, DType::BF16);
+        let reason = choose(FileType::Q4_K_S, &odd).fallback.map(|fallback| fallback.to_string());
+        assert_eq!(reason.as_deref(), Some("q4_k has blocks of 256, which do not divide its rows of 96"));
+        let wide = Weight { role: Role::WideMatMul, row_len: 256, elements: 256 * 256, ..odd };
+        let reason = choose(FileType::F16, &wide).fallback.map(|fallback| fallback.to_string());
+        assert_eq!(reason.as_deref(), Some("its products may exceed the range of f16"));
+    }
+
+    #[test]
+    fn small_starts_above_1024() {
+        let small = |elements| choose(FileType::Q8_0, &weight("w", Role::MatMul, 32, elements, DType::F32)).dtype;
+        assert_eq!([small(1024), small(1056)], [DType::F32, DType::Q8_0]);
+    }
+
+    /// Every format can be written for the rows it is chosen for, and no wide matrix is ever F16.
+    #[test]
+    fn choices_can_be_written() {
+        use Role::{ConvKernel, Embedding, MatMul, SensitiveMatMul, Vector, WideMatMul};
+        for file_type in FileType::all() {
+            for role in [MatMul, WideMatMul, SensitiveMatMul, Embedding, ConvKernel, Vector] {
+                for (row_len, source) in
+                    [1, 3, 32, 96, 256, 768].iter().flat_map(|n| DType::all().map(move |d| (*n, d)))
+                {
+                    let choice = choose(file_type, &weight("w", role, row_len, row_len * 2048, source));
+                    assert!(choice.dtype.row_bytes(row_len).is_some() && crate::rows::can_quantize(choice.dtype));
+                    assert!(role != WideMatMul || choice.dtype != DType::F16);
+                    assert!(matches!(role, MatMul | WideMatMul | Embedding) || !choice.dtype.is_quantized());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! The autoencoder: canonical names are the original ones (LDM's and BFL's); diffusers has others, and older diffusers
+//! others again.
+
+use super::{Aliases, Alternative, Part};
+
+/// What stands before original names in all-in-one files: LDM's own, and ComfyUI's of FLUX.
+const PREFIXES: [&str; 2] = ["first_stage_model.", "vae."];
+
+/// The [`Aliases`] of an autoencoder of `levels` levels: diffusers counts the decoder's from the other end.
+/// From 1 to 8 levels; others are taken for 8.
+pub fn aliases(levels: usize) -> Aliases {
+    // A function for each, so that the result is a plain function as it is for other models.
+    match levels {
+        1 => of::<1>,
+        2 => of::<2>,
+        3 => of::<3>,
+        4 => of::<4>,
+        5 => of::<5>,
+        6 => of::<6>,
+        7 => of::<7>,
+        _ => of::<8>,
+    }
+}
+
+fn of<const LEVELS: usize>(canonical: &str) -> Vec<Alternative> {
+    let (path, leaf) = canonical.rsplit_once('.').unwrap_or(("", canonical));
+    let mut names = vec![canonical.to_owned()];
+    names.extend([&NAMES, &OLD].into_iter().filter_map(|layers| diffusers(path, leaf, LEVELS, layers)));
+    names.dedup();
+    names.extend(PREFIXES.iter().map(|prefix| format!("{prefix}{canonical}")));
+    names.into_iter().map(|name| vec![Part::all(name)]).collect()
+}
+
+/// Canonical names of layers inside a block, and others for them.
+type Layers = [(&'static str, &'static str); 6];
+
+/// Those of diffusers.
+const NAMES: Layers = [
+    ("nin_shortcut", "conv_shortcut"),
+    ("norm", "group_norm"),
+    ("q", "to_q"),
+    ("k", "to_k"),
+    ("v", "to_v"),
+    ("proj_out", "to_out.0"),
+];
+
+/// Those of diffusers before version 0.18, which its downloads still have.
+const OLD: Layers = [
+    ("nin_shortcut", "conv_shortcut"),
+    ("norm", "group_norm"),
+    ("q", "query"),
+    ("k", "key"),
+    ("v", "value"),
+    ("proj_out", "proj_attn"),
+];
+
+/// The name of `path.leaf` in diffusers; `None` where it is the canonical one or there is none.
+fn diffusers(path: &str, leaf: &str, levels: usize, layers: &Layers) -> Option<String> {
+    let parts: Vec<&str> = path.split('.').collect();
+    let rename = |layer| layers.iter().find(|(ours, _)| *ours == layer).map_or(layer, |(_, theirs)| *theirs);
+    let renamed = match parts[..] {
+        [side, "norm_out"] => format!("{side}.conv_norm_out"),
+        [side, "mid", block, layer] => format!("{side}.mid_block.{}.{}", mid(block)?, rename(layer)),
+        [side, way @ ("down" | "up"), level, "block", block, layer] => {
+            format!("{side}.{}.resnets.{block}.{}", blocks(way, level, levels)?, rename(layer))
+        }
+        [side, way @ ("down" | "up"), level, "downsample" | "upsample", layer] => {
+            format!("{side}.{}.{way}samplers.0.{layer}", blocks(way, level, levels)?)
+        }
+        _ => return None,
+    };
+    Some(format!("{renamed}.{leaf}"))
+}
+
+fn mid(block: &str) -> Option<&'static str> {
+    match block {
+        "block_1" => Some("resnets.0"),
+        "attn_1" => Some("attentions.0"),
+        "block_2" => Some("resnets.1"),
+        _ => None,
+    }
+}
+
+/// The blocks of a level, of which diffusers counts the decoder's in the order in which they run.
+fn blocks(way: &str, level: &str, levels: usize) -> Option<String> {
+    let level: usize = level.parse().ok()?;
+    let level = if way == "up" { levels.checked_sub(level + 1)? } else { level };
+    Some(format!("{way}_blocks.{level}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The names but for those of all-in-one files.
+    fn names(canonical: &str, levels: usize) -> Vec<String> {
+        let mut names: Vec<_> = aliases(levels)(canonical).into_iter().flatten().map(|part| part.name).collect();
+        let prefixed = names.split_off(names.len() - 2);
+        assert_eq!(prefixed, [format!("first_stage_model.{canonical}"), format!("vae.{canonical}")]);
+        names
+    }
+
+    #[test]
+    fn the_decoder_is_counted_from_the_other_end() {
+        let weight = "decoder.up.1.block.2.nin_shortcut.weight";
+        assert_eq!(names(weight, 4)[1], "decoder.up_blocks.2.resnets.2.conv_shortcut.weight");
+        assert_eq!(names(weight, 3)[1], "decoder.up_blocks.1.resnets.2.conv_shortcut.weight");
+        assert_eq!(names("decoder.up.3.upsample.conv.bias", 4)[1], "decoder.up_blocks.0.upsamplers.0.conv.bias");
+        assert_eq!(names("encoder.down.1.block.0.norm1.bias", 4)[1], "encoder.down_blocks.1.resnets.0.norm1.bias");
+        assert_eq!(
+            names("encoder.down.0.downsample.conv.bias", 4)[1],
+            "encoder.down_blocks.0.downsamplers.0.conv.bias"
+        );
+        assert_eq!(names("decoder.up.4.upsample.conv.bias", 4), ["decoder.up.4.upsample.conv.bias"]);
+    }
+
+    #[test]
+    fn attention_has_three_names() {
+        let norm = names("encoder.mid.attn_1.norm.weight", 4);
+        assert_eq!(norm, ["encoder.mid.attn_1.norm.weight", "encoder.mid_block.attentions.0.group_norm.weight"]);
+        let out = [
+            "decoder.mid.attn_1.proj_out.bias",
+            "decoder.mid_block.attentions.0.to_out.0.bias",
+            "decoder.mid_block.attentions.0.proj_attn.bias",
+        ];
+        assert_eq!(names("decoder.mid.attn_1.proj_out.bias", 4), out);
+        assert_eq!(names("decoder.mid.block_2.conv1.bias", 2)[1], "decoder.mid_block.resnets.1.conv1.bias");
+    }
+
+    #[test]
+    fn some_names_are_everywhere_the_same() {
+        for name in ["post_quant_conv.weight", "decoder.conv_in.weight", "encoder.conv_out.bias"] {
+            assert_eq!(names(name, 4), [name]);
+        }
+        assert_eq!(names("decoder.norm_out.weight", 4)[1], "decoder.conv_norm_out.weight");
+    }
+}

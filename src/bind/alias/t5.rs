@@ -1,0 +1,72 @@
+//! T5's encoder: canonical names are llama.cpp's; checkpoints have those of transformers.
+
+use super::{Alternative, Part};
+
+/// What stands before transformers' names in ComfyUI's all-in-one files.
+const PREFIX: &str = "text_encoders.t5xxl.transformer.";
+
+/// See [`Aliases`](super::Aliases).
+pub fn aliases(canonical: &str) -> Vec<Alternative> {
+    let checkpoints = match canonical {
+        // Tied: files hold either or both.
+        "token_embd.weight" => vec!["shared.weight".into(), "encoder.embed_tokens.weight".into()],
+        "enc.output_norm.weight" => vec!["encoder.final_layer_norm.weight".into()],
+        _ => in_block(canonical).into_iter().collect(),
+    };
+    let prefixed: Vec<_> = checkpoints.iter().map(|name| format!("{PREFIX}{name}")).collect();
+    let names = std::iter::once(canonical.to_owned()).chain(checkpoints).chain(prefixed);
+    names.map(|name| vec![Part::all(name)]).collect()
+}
+
+/// The name in transformers of a weight of a block, `enc.blk.3.attn_q.weight`.
+fn in_block(canonical: &str) -> Option<String> {
+    let (block, weight) = canonical.strip_prefix("enc.blk.")?.split_once('.')?;
+    let (_, name) = WEIGHTS.iter().find(|(ours, _)| weight.strip_suffix(".weight") == Some(ours))?;
+    Some(format!("encoder.block.{block}.{name}.weight"))
+}
+
+/// What llama.cpp and transformers call the weights of a block.
+const WEIGHTS: [(&str, &str); 10] = [
+    ("attn_norm", "layer.0.layer_norm"),
+    ("attn_q", "layer.0.SelfAttention.q"),
+    ("attn_k", "layer.0.SelfAttention.k"),
+    ("attn_v", "layer.0.SelfAttention.v"),
+    ("attn_o", "layer.0.SelfAttention.o"),
+    ("attn_rel_b", "layer.0.SelfAttention.relative_attention_bias"),
+    ("ffn_norm", "layer.1.layer_norm"),
+    ("ffn_gate", "layer.1.DenseReluDense.wi_0"),
+    ("ffn_up", "layer.1.DenseReluDense.wi_1"),
+    ("ffn_down", "layer.1.DenseReluDense.wo"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(canonical: &str) -> Vec<String> {
+        aliases(canonical).into_iter().flatten().map(|part| part.name).collect()
+    }
+
+    #[test]
+    fn blocks_have_both_kinds_of_names() {
+        let q = [
+            "enc.blk.12.attn_q.weight",
+            "encoder.block.12.layer.0.SelfAttention.q.weight",
+            "text_encoders.t5xxl.transformer.encoder.block.12.layer.0.SelfAttention.q.weight",
+        ];
+        assert_eq!(names("enc.blk.12.attn_q.weight"), q);
+        let down = ["enc.blk.0.ffn_down.weight", "encoder.block.0.layer.1.DenseReluDense.wo.weight"];
+        assert_eq!(names("enc.blk.0.ffn_down.weight")[..2], down);
+    }
+
+    #[test]
+    fn the_embedding_is_shared() {
+        let embedding = ["token_embd.weight", "shared.weight", "encoder.embed_tokens.weight"];
+        assert_eq!(names("token_embd.weight")[..3], embedding);
+    }
+
+    #[test]
+    fn unknown_names_stand_for_themselves() {
+        assert_eq!(names("enc.blk.0.other.weight"), ["enc.blk.0.other.weight"]);
+    }
+}

@@ -1,0 +1,308 @@
+//! From a model's weights to the bytes of a file.
+//!
+//! [`Bound`] says, for each weight of a [`Manifest`], which rows of which file tensors make it up, one below the other:
+//! one tensor as it is, three for a fused `qkv`, two swapped halves. Nothing is read while binding.
+
+pub mod alias;
+
+use std::collections::HashSet;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use alias::{Aliases, Alternative, Rows};
+use pinhole_quant::fp8::Fp8;
+use pinhole_quant::{DType, rows};
+
+use crate::index::{FileTensor, Index, Storage};
+use crate::tensor::Shape;
+use crate::weights::{Manifest, Weight, WeightId};
+use crate::{Error, Result};
+
+/// How many missing tensors an error names.
+const NAMED: usize = 4;
+
+/// Consecutive rows of a tensor in a file. Of a vector, consecutive elements.
+#[derive(Clone, Debug)]
+pub struct Piece {
+    name: String,
+    tensor: FileTensor,
+    /// Which numbers of the tensor, counted from its first.
+    numbers: Range<usize>,
+}
+
+impl Piece {
+    /// The tensor's name in its file.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// How its file stores it.
+    pub fn storage(&self) -> Storage {
+        self.tensor.storage
+    }
+
+    /// How many numbers it gives.
+    pub fn len(&self) -> usize {
+        self.numbers.len()
+    }
+
+    /// Whether it gives none.
+    pub fn is_empty(&self) -> bool {
+        self.numbers.is_empty()
+    }
+
+    /// Its bytes in the file.
+    pub fn bytes(&self) -> &[u8] {
+        // Whole rows, and blocks divide rows: `Bound::new` made sure.
+        let per_block = self.storage().block_size();
+        let all = self.tensor.bytes();
+        let block_bytes = all.len() / (self.tensor.shape.elements() / per_block);
+        &all[self.numbers.start / per_block * block_bytes..self.numbers.end / per_block * block_bytes]
+    }
+
+    /// Reads all its numbers as f32, on all threads of the current rayon pool.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] for a storage that holds no weights.
+    pub fn read_f32(&self, out: &mut [f32]) -> Result<()> {
+        read_f32(self.storage(), self.bytes(), out).map_err(|found| self.unreadable(found))
+    }
+
+    fn unreadable(&self, found: String) -> Error {
+        let at = format!("tensor {}", self.name);
+        Error::mismatch(self.tensor.path(), at, "numbers that can be weights", found)
+    }
+}
+
+fn read_f32(storage: Storage, bytes: &[u8], out: &mut [f32]) -> Result<(), String> {
+    match storage {
+        Storage::Number(dtype) => rows::dequantize_parallel(dtype, bytes, out).map_err(|error| error.to_string()),
+        Storage::F8E4M3 => Ok(Fp8::E4M3Fn.row_to_f32(bytes, out)),
+        Storage::F8E5M2 => Ok(Fp8::E5M2.row_to_f32(bytes, out)),
+        other => Err(other.to_string()),
+    }
+}
+
+/// Where every weight of a model comes from.
+#[derive(Clone, Debug)]
+pub struct Bound {
+    pieces: Vec<Vec<Piece>>,
+    unused: Vec<String>,
+    origin: PathBuf,
+}
+
+impl Bound {
+    /// Finds every weight of `manifest` in `index`, under `prefix` and one of its `aliases`. `origin` is the file or
+    /// directory, for messages.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] naming the tensors that are missing, or the first whose shape is wrong.
+    pub fn new(manifest: &Manifest, index: &Index, prefix: &str, aliases: Aliases, origin: &Path) -> Result<Bound> {
+        let (mut pieces, mut missing, mut used) = (Vec::with_capacity(manifest.len()), Vec::new(), HashSet::new());
+        for (_, weight) in manifest.iter() {
+            match resolve(index, prefix, aliases(&weight.name)) {
+                Some(found) => {
+                    let found = fit(weight, found, origin)?;
+                    used.extend(found.iter().map(|piece| piece.name.clone()));
+                    pieces.push(found);
+                }
+                None => missing.push(weight.name.as_str()),
+            }
+        }
+        if !missing.is_empty() {
+            return Err(missing_error(&missing, manifest.len(), origin));
+        }
+        let unused = index.iter().map(|(name, _)| name).filter(|name| name.starts_with(prefix));
+        let unused = unused.filter(|name| !used.contains(*name)).map(str::to_owned).collect();
+        Ok(Bound { pieces, unused, origin: origin.to_owned() })
+    }
+
+    /// The pieces of `id`, first rows first.
+    ///
+    /// # Panics
+    /// For an id of another, longer manifest.
+    pub fn pieces(&self, id: WeightId) -> &[Piece] {
+        &self.pieces[id.index()]
+    }
+
+    /// The tensors of the file, under the prefix, that no weight wanted.
+    pub fn unused(&self) -> &[String] {
+        &self.unused
+    }
+
+    /// The file or directory.
+    pub fn origin(&self) -> &Path {
+        &self.origin
+    }
+
+    /// The one tensor that is the whole weight as it stands, if there is one.
+    pub fn whole(&self, id: WeightId) -> Option<&FileTensor> {
+        match self.pieces(id) {
+            [piece] if piece.len() == piece.tensor.shape.elements() => Some(&piece.tensor),
+            _ => None,
+        }
+    }
+
+    /// The format that holds the weight exactly: that of its pieces where all have one that ggml knows, F16 for 8-bit
+    /// floats, and F32 for a mixture.
+    pub fn dtype(&self, id: WeightId) -> DType {
+        let native = |piece: &Piece| match piece.storage() {
+            Storage::Number(dtype) => dtype,
+            Storage::F8E4M3 | Storage::F8E5M2 => DType::F16,
+            _ => DType::F32,
+        };
+        let mut dtypes = self.pieces(id).iter().map(native);
+        let first = dtypes.next().unwrap_or(DType::F32);
+        if dtypes.all(|dtype| dtype == first) { first } else { DType::F32 }
+    }
+
+    /// The whole weight as f32.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`], or [`Error::Mismatch`] for a storage that holds no weights.
+    pub fn read_f32(&self, id: WeightId) -> Result<Vec<f32>> {
+        let mut out = zeros(self.pieces(id).iter().map(Piece::len).sum())?;
+        let mut rest = out.as_mut_slice();
+        for piece in self.pieces(id) {
+            let (here, after) = rest.split_at_mut(piece.len());
+            piece.read_f32(here)?;
+            rest = after;
+        }
+        Ok(out)
+    }
+
+    /// The bytes of the weight in `dtype`: joined as they are where the pieces are of that format, converted otherwise.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`], or [`Error::Mismatch`] for a storage that holds no weights.
+    pub fn read_as(&self, id: WeightId, row: usize, dtype: DType) -> Result<Vec<u8>> {
+        let pieces = self.pieces(id);
+        if pieces.iter().all(|piece| piece.storage() == dtype) {
+            let mut bytes = Vec::new();
+            let total = pieces.iter().map(|piece| piece.bytes().len()).sum();
+            bytes.try_reserve_exact(total).map_err(|_| no_memory(total))?;
+            pieces.iter().for_each(|piece| bytes.extend_from_slice(piece.bytes()));
+            return Ok(bytes);
+        }
+        let numbers = self.read_f32(id)?;
+        let total = dtype.row_bytes(row).and_then(|bytes| bytes.checked_mul(numbers.len() / row.max(1)));
+        let total = total.ok_or_else(|| no_memory(usize::MAX))?;
+        let mut bytes = zeros(total)?;
+        rows::quantize_parallel(dtype, &numbers, row, &mut bytes).map_err(|error| {
+            Error::mismatch(&self.origin, pieces[0].name(), "a weight to convert", error.to_string())
+        })?;
+        Ok(bytes)
+    }
+
+    /// Rows `ids` of the table `id`, whose rows are `row` numbers long, one after the other.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] for a row that the table has not.
+    pub fn gather(&self, id: WeightId, row: usize, ids: &[u32]) -> Result<Vec<f32>> {
+        let mut out = zeros(row * ids.len())?;
+        for (&id_row, out) in ids.iter().zip(out.chunks_exact_mut(row)) {
+            let mut start = id_row as usize * row;
+            let piece = self.pieces(id).iter().find(|piece| {
+                let inside = start < piece.len();
+                start -= if inside { 0 } else { piece.len() };
+                inside
+            });
+            let piece = piece.ok_or_else(|| {
+                let found = self.pieces(id).iter().map(Piece::len).sum::<usize>() / row.max(1);
+                let at = self.pieces(id).first().map_or("", Piece::name);
+                Error::mismatch(&self.origin, at, format!("a table with a row {id_row}"), format!("{found} rows"))
+            })?;
+            let rows =
+                Piece { numbers: piece.numbers.start + start..piece.numbers.start + start + row, ..piece.clone() };
+            rows.read_f32(out)?;
+        }
+        Ok(out)
+    }
+}
+
+/// A vector of zeros, or an error where there is no room.
+fn zeros<T: Clone + Default>(len: usize) -> Result<Vec<T>> {
+    let mut vec = Vec::new();
+    vec.try_reserve_exact(len).map_err(|_| no_memory(len.saturating_mul(size_of::<T>())))?;
+    vec.resize(len, T::default());
+    Ok(vec)
+}
+
+fn no_memory(bytes: usize) -> Error {
+    Error::OutOfMemory { what: "a weight".into(), bytes, hint: None }
+}
+
+/// A tensor that was found, and which of its rows are meant.
+type Found<'a> = (String, &'a FileTensor, Rows);
+
+/// The first alternative of which the index has every part.
+fn resolve<'a>(index: &'a Index, prefix: &str, alternatives: Vec<Alternative>) -> Option<Vec<Found<'a>>> {
+    alternatives.into_iter().filter(|parts| !parts.is_empty()).find_map(|parts| {
+        let find = |part: alias::Part| {
+            let name = format!("{prefix}{}", part.name);
+            index.get(&name).map(|tensor| (name, tensor, part.rows))
+        };
+        parts.into_iter().map(find).collect()
+    })
+}
+
+/// The shape that `name` has in `index`, so that a configuration can be read off the weights. Parts are taken as rows one
+/// below the other.
+pub fn shape_of(index: &Index, prefix: &str, aliases: Aliases, name: &str) -> Option<Shape> {
+    let found = resolve(index, prefix, aliases(name))?;
+    let [(_, first, rows), rest @ ..] = found.as_slice() else { return None };
+    if rest.is_empty() && *rows == Rows::All {
+        return Some(first.shape);
+    }
+    let halves = found.iter().map(|(_, tensor, rows)| tensor.shape.rows() * if *rows == Rows::All { 2 } else { 1 });
+    Shape::new(&[first.shape.row(), halves.sum::<usize>() / 2])
+}
+
+/// Checks that the parts make up the weight, and turns them into pieces.
+fn fit(weight: &Weight, found: Vec<Found<'_>>, origin: &Path) -> Result<Vec<Piece>> {
+    let expected = weight.shape;
+    let shapes = found.iter().map(|(_, tensor, _)| tensor.shape.to_string()).collect::<Vec<_>>().join(" + ");
+    let names = found.iter().map(|(name, _, _)| name.as_str()).collect::<Vec<_>>().join(", ");
+    let wrong = || Error::mismatch(origin, format!("tensor {names}"), format!("shape {expected}"), shapes.clone());
+    let mut pieces = Vec::with_capacity(found.len());
+    let single = found.len() == 1;
+    for (name, tensor, rows) in found {
+        let (all, half) = (tensor.shape.elements(), tensor.shape.elements() / 2);
+        let numbers = match rows {
+            Rows::All => 0..all,
+            Rows::First => 0..half,
+            Rows::Second => half..all,
+        };
+        // A stack of rows needs rows of the weight's length; halves of a row-less vector are fine.
+        let stackable = expected.rank() == 1 || tensor.shape.row() == expected.row();
+        let same = if single { squeezed(tensor.shape) == squeezed(expected) } else { stackable };
+        let whole_blocks = numbers.start.is_multiple_of(tensor.storage.block_size())
+            && numbers.end.is_multiple_of(tensor.storage.block_size());
+        if !same || !whole_blocks {
+            return Err(wrong());
+        }
+        pieces.push(Piece { name, tensor: tensor.clone(), numbers });
+    }
+    if pieces.iter().map(Piece::len).sum::<usize>() != expected.elements() {
+        return Err(wrong());
+    }
+    for piece in &pieces {
+        if matches!(piece.storage(), Storage::Bool | Storage::U8 | Storage::U16 | Storage::U32 | Storage::U64) {
+            return Err(piece.unreadable(piece.storage().to_string()));
+        }
+    }
+    Ok(pieces)
+}
+
+/// The extents that are not 1: a 1x1 convolution kernel is a matrix.
+fn squeezed(shape: Shape) -> Vec<usize> {
+    shape.dims().into_iter().filter(|&extent| extent != 1).collect()
+}
+
+fn missing_error(missing: &[&str], total: usize, origin: &Path) -> Error {
+    let named = missing.iter().take(NAMED).copied().collect::<Vec<_>>().join(", ");
+    let more = if missing.len() > NAMED { format!(" and {} more", missing.len() - NAMED) } else { String::new() };
+    let found = format!("{} of them", total - missing.len());
+    let error = Error::mismatch(origin, "weights", format!("{total} tensors"), found);
+    error.with_hint(format!("missing: {named}{more}"))
+}

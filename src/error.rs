@@ -1,0 +1,183 @@
+//! The one error type of the library.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// What the library's functions return.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Everything that can go wrong, each with what its reader needs: the file, the tensor or key, what was expected and
+/// what was found. [`Error::hint`] says what to do, where something can be done.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused something.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// A verb: `open`, `read`, `write`, ...
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The system's own error.
+        source: io::Error,
+    },
+    /// A file breaks the rules of its own format.
+    #[error("{}: {at}: expected {expected}, found {found}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// The section, key or tensor.
+        at: String,
+        /// What the format asks for.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
+    /// A path holds nothing that pinhole can load.
+    #[error("{} is no model that pinhole knows: {found}", path.display())]
+    NotAModel {
+        /// The file or directory.
+        path: PathBuf,
+        /// What was recognised there.
+        found: String,
+        /// What to do.
+        hint: Option<String>,
+    },
+    /// A well-formed file holds weights or settings that do not fit the model.
+    #[error("{}: {at}: expected {expected}, found {found}", path.display())]
+    Mismatch {
+        /// The file or directory.
+        path: PathBuf,
+        /// The tensor or configuration key.
+        at: String,
+        /// What the model needs.
+        expected: String,
+        /// What is there.
+        found: String,
+        /// What to do.
+        hint: Option<String>,
+    },
+    /// A weight or an intermediate result is not a finite number.
+    #[error("{at} holds a value that is not finite")]
+    NotFinite {
+        /// The tensor, with its file where it has one.
+        at: String,
+        /// What to do.
+        hint: Option<String>,
+    },
+    /// An option has a value that cannot work.
+    #[error("{option}: expected {expected}, found {found}")]
+    Option {
+        /// The option, as it is spelt on the command line.
+        option: &'static str,
+        /// What would be accepted.
+        expected: String,
+        /// What was given.
+        found: String,
+        /// What to do.
+        hint: Option<String>,
+    },
+    /// A device is unknown, or failed.
+    #[error("device {device}: {message}")]
+    Device {
+        /// The device's name.
+        device: String,
+        /// What happened.
+        message: String,
+        /// What to do.
+        hint: Option<String>,
+    },
+    /// Memory that was asked for is not to be had.
+    #[error("cannot allocate {bytes} bytes for {what}")]
+    OutOfMemory {
+        /// What the memory was for.
+        what: String,
+        /// How much was asked for.
+        bytes: usize,
+        /// What to do.
+        hint: Option<String>,
+    },
+    /// A graph operation was called with tensors that it cannot take, or ggml failed below it. A bug in pinhole
+    /// unless a file's shapes led here.
+    #[error("{op}: {message}")]
+    Graph {
+        /// The operation.
+        op: &'static str,
+        /// What is wrong.
+        message: String,
+    },
+    /// The caller asked for a stop.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+impl Error {
+    /// A lower-case fact or instruction that helps to get past the error.
+    pub fn hint(&self) -> Option<&str> {
+        match self {
+            Error::NotAModel { hint, .. }
+            | Error::Mismatch { hint, .. }
+            | Error::NotFinite { hint, .. }
+            | Error::Option { hint, .. }
+            | Error::Device { hint, .. }
+            | Error::OutOfMemory { hint, .. } => hint.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// An [`Error::Io`].
+    pub fn io(action: &'static str, path: &Path, source: io::Error) -> Error {
+        Error::Io { action, path: path.to_owned(), source }
+    }
+
+    /// An [`Error::Malformed`].
+    pub fn malformed(
+        path: &Path,
+        at: impl Into<String>,
+        expected: impl Into<String>,
+        found: impl Into<String>,
+    ) -> Error {
+        Error::Malformed { path: path.to_owned(), at: at.into(), expected: expected.into(), found: found.into() }
+    }
+
+    /// An [`Error::Mismatch`] without a hint.
+    pub fn mismatch(
+        path: &Path,
+        at: impl Into<String>,
+        expected: impl Into<String>,
+        found: impl Into<String>,
+    ) -> Error {
+        Error::Mismatch {
+            path: path.to_owned(),
+            at: at.into(),
+            expected: expected.into(),
+            found: found.into(),
+            hint: None,
+        }
+    }
+
+    /// An [`Error::Option`] without a hint.
+    pub fn option(option: &'static str, expected: impl Into<String>, found: impl Into<String>) -> Error {
+        Error::Option { option, expected: expected.into(), found: found.into(), hint: None }
+    }
+
+    /// An [`Error::Graph`].
+    pub fn graph(op: &'static str, message: impl Into<String>) -> Error {
+        Error::Graph { op, message: message.into() }
+    }
+
+    /// The same error with `text` as its hint, where its kind carries one.
+    #[must_use]
+    pub fn with_hint(mut self, text: impl Into<String>) -> Error {
+        if let Error::NotAModel { hint, .. }
+        | Error::Mismatch { hint, .. }
+        | Error::NotFinite { hint, .. }
+        | Error::Option { hint, .. }
+        | Error::Device { hint, .. }
+        | Error::OutOfMemory { hint, .. } = &mut self
+        {
+            *hint = Some(text.into());
+        }
+        self
+    }
+}

@@ -1,0 +1,116 @@
+//! One request's memory and graphs: ports, activations, and a graph for every stage, all made once.
+
+use std::sync::Arc;
+
+use pinhole_quant::DType;
+
+use super::DeviceWeights;
+use crate::ggml::{Arena, Backend, Buffer, Graph, Ledger, Placed};
+use crate::stage::{Build, Cadence, Dims, Model, Port, Stage};
+use crate::{Error, Result};
+
+/// How many tensors a stage's graph may have. Contexts take room for it in address space; only what is used is touched.
+const STAGE_TENSORS: usize = 1024;
+
+/// A model ready to run at one size.
+pub struct Session<'m> {
+    model: &'m Model,
+    ports: Vec<Placed>,
+    graphs: Vec<Graph>,
+    arena: Arena,
+}
+
+impl<'m> Session<'m> {
+    /// Makes ports, graphs and activations for requests of size `dims`. Nothing is allocated after this.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`]; [`Error::Graph`] where a stage cannot be built at this size.
+    pub fn new(
+        model: &'m Model,
+        weights: &DeviceWeights,
+        dims: &Dims,
+        backend: &Backend,
+        ledger: &Ledger,
+    ) -> Result<Session<'m>> {
+        let ports = place_ports(model, dims, backend, ledger)?;
+        let build = |stage: &Stage| {
+            let graph = Graph::new(backend.device(), STAGE_TENSORS)?;
+            let b = Build::new(&graph, dims, weights.places(), &ports);
+            stage.block.build(&b)?;
+            b.finish()?;
+            Ok(graph)
+        };
+        let graphs = model.stages().iter().map(build).collect::<Result<Vec<_>>>()?;
+        let mut arena = Arena::new(backend.device(), ledger)?;
+        arena.assign(&graphs.iter().collect::<Vec<_>>())?;
+        Ok(Session { model, ports, graphs, arena })
+    }
+
+    /// Fills an F32 port.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] where the length differs.
+    pub fn set(&mut self, port: Port, values: &[f32]) -> Result<()> {
+        let place = self.place(port, DType::F32)?;
+        place.write(&values.iter().flat_map(|value| value.to_ne_bytes()).collect::<Vec<_>>())
+    }
+
+    /// Fills an I32 port.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] where the length differs.
+    pub fn set_indices(&mut self, port: Port, values: &[i32]) -> Result<()> {
+        let place = self.place(port, DType::I32)?;
+        place.write(&values.iter().flat_map(|value| value.to_ne_bytes()).collect::<Vec<_>>())
+    }
+
+    /// What an F32 port holds.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] for a port of another model or of indices.
+    pub fn get(&self, port: Port) -> Result<Vec<f32>> {
+        let place = self.place(port, DType::F32)?;
+        let mut bytes = vec![0; place.bytes()];
+        place.read(&mut bytes)?;
+        Ok(bytes.as_chunks::<4>().0.iter().map(|&value| f32::from_ne_bytes(value)).collect())
+    }
+
+    fn place(&self, port: Port, dtype: DType) -> Result<&Placed> {
+        let place = self.ports.get(port.index()).filter(|place| place.dtype() == dtype);
+        place.ok_or_else(|| Error::graph("port", format!("{port:?} is no port of {dtype} of this model")))
+    }
+
+    /// Runs the stages of `cadence` in order. `after` hears of each that is done: how many, and of how many.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`], or what the device says.
+    pub fn run(
+        &mut self,
+        backend: &mut Backend,
+        cadence: Cadence,
+        mut after: impl FnMut(usize, usize) -> Result<()>,
+    ) -> Result<()> {
+        let range = self.model.at(cadence);
+        let total = range.len();
+        for (done, i) in range.enumerate() {
+            backend.compute(&self.graphs[i], &mut self.arena)?;
+            after(done + 1, total)?;
+        }
+        Ok(())
+    }
+}
+
+/// One buffer for all ports.
+fn place_ports(model: &Model, dims: &Dims, backend: &Backend, ledger: &Ledger) -> Result<Vec<Placed>> {
+    let device = backend.device();
+    let (mut offsets, mut size) = (Vec::with_capacity(model.ports().len()), 0usize);
+    let too_large = || Error::OutOfMemory { what: "ports".into(), bytes: usize::MAX, hint: None };
+    for spec in model.ports() {
+        let shape = spec.shape(dims)?;
+        let bytes = shape.bytes(spec.dtype).ok_or_else(too_large)?;
+        offsets.push((size, shape, spec.dtype));
+        size = size.checked_add(bytes.next_multiple_of(device.alignment())).ok_or_else(too_large)?;
+    }
+    let buffer: Arc<Buffer> = Buffer::allocate(device, size, ledger, "ports")?;
+    offsets.into_iter().map(|(offset, shape, dtype)| Placed::new(&buffer, offset, dtype, shape)).collect()
+}

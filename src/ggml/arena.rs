@@ -1,0 +1,136 @@
+//! Memory for what graphs compute on the way: one block, shared by graphs that run one after another.
+
+use std::ptr::NonNull;
+
+use ggml_sys as sys;
+
+use super::{Device, Graph, Ledger, guarded};
+use crate::{Error, Result};
+
+/// An allocator of intermediate results, over ggml's graph allocator.
+///
+/// The block is made once, as large as the largest graph needs; every graph then gets addresses inside it. Graphs
+/// that share an arena must not run at the same time, and a graph's results are overwritten by the next.
+pub struct Arena {
+    raw: NonNull<sys::ggml_gallocr>,
+    device: Device,
+    ledger: Ledger,
+    entered: usize,
+    /// Set when ggml was unwound while it allocated: what it holds is unknown from then on.
+    broken: bool,
+}
+
+// SAFETY: the allocator belongs to this value alone and keeps no thread-local state.
+unsafe impl Send for Arena {}
+
+impl Arena {
+    /// An arena without memory.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] where its own bookkeeping finds no room.
+    pub fn new(device: Device, ledger: &Ledger) -> Result<Arena> {
+        let raw = guarded("arena", || {
+            // SAFETY: the buffer type is the device's own.
+            unsafe { sys::ggml_gallocr_new(device.buffer_type()) }
+        })?;
+        let raw =
+            NonNull::new(raw).ok_or_else(|| Error::OutOfMemory { what: "an arena".into(), bytes: 0, hint: None })?;
+        Ok(Arena { raw, device, ledger: ledger.clone(), entered: 0, broken: false })
+    }
+
+    /// Bytes that `graph` needs for its intermediate results. Allocates nothing on the device.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] if ggml fails.
+    pub fn measure(graph: &Graph) -> Result<usize> {
+        let mut scratch = Arena::new(graph.device(), &Ledger::new())?;
+        let measured = guarded("measure", || {
+            let mut bytes = 0;
+            // SAFETY: one buffer type, so one size; null id lists mean buffer 0 for everything.
+            unsafe {
+                sys::ggml_gallocr_reserve_n_size(
+                    scratch.raw.as_ptr(),
+                    graph.cgraph(),
+                    std::ptr::null(),
+                    std::ptr::null(),
+                    &mut bytes,
+                );
+            }
+            bytes
+        });
+        scratch.broken = measured.is_err();
+        measured
+    }
+
+    /// Gives every graph its addresses in one block, as large as the largest of them needs.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] where the device refuses the block.
+    pub fn assign(&mut self, graphs: &[&Graph]) -> Result<()> {
+        let mut largest: Option<(usize, &Graph)> = None;
+        for &graph in graphs {
+            let bytes = Arena::measure(graph)?;
+            if largest.is_none_or(|(most, _)| bytes > most) {
+                largest = Some((bytes, graph));
+            }
+        }
+        let Some((bytes, largest)) = largest else { return Ok(()) };
+        let no_memory = || Error::OutOfMemory {
+            what: format!("activations on {}", self.device.name()),
+            bytes,
+            hint: Some("choose a smaller picture".into()),
+        };
+        let reserved = guarded("reserve", || {
+            // SAFETY: both are live.
+            unsafe { sys::ggml_gallocr_reserve(self.raw.as_ptr(), largest.cgraph()) }
+        });
+        self.broken = reserved.is_err();
+        if !matches!(reserved, Ok(true)) {
+            return Err(no_memory());
+        }
+        let size = self.size();
+        for graph in graphs {
+            self.assign_one(graph)?;
+        }
+        // Graphs assigned earlier would point into a freed block if a later one had made it grow.
+        if self.size() != size {
+            return Err(Error::graph("assign", format!("the arena grew from {size} to {} bytes", self.size())));
+        }
+        self.ledger.leave("activations", self.entered);
+        self.ledger.enter("activations", size);
+        self.entered = size;
+        Ok(())
+    }
+
+    fn assign_one(&mut self, graph: &Graph) -> Result<()> {
+        let assigned = guarded("assign", || {
+            // SAFETY: both are live; the graph's leaves have buffers of their own.
+            unsafe { sys::ggml_gallocr_alloc_graph(self.raw.as_ptr(), graph.cgraph()) }
+        });
+        self.broken = assigned.is_err();
+        if !assigned? {
+            return Err(Error::graph("assign", "ggml could not place the graph in the arena"));
+        }
+        graph.allocated.set(true);
+        Ok(())
+    }
+
+    /// Bytes of its block.
+    pub fn size(&self) -> usize {
+        // SAFETY: live, with one buffer.
+        unsafe { sys::ggml_gallocr_get_buffer_size(self.raw.as_ptr(), 0) }
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        self.ledger.leave("activations", self.entered);
+        // A block that may have been freed already is better leaked than freed twice.
+        if self.broken {
+            return;
+        }
+        // SAFETY: freed once. Graphs assigned here may outlive it, but can run only through `Backend::compute` with
+        // this arena at hand.
+        unsafe { sys::ggml_gallocr_free(self.raw.as_ptr()) };
+    }
+}

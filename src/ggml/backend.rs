@@ -1,0 +1,161 @@
+//! A device ready to compute.
+
+use std::ffi::c_void;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use ggml_sys as sys;
+
+use super::{Arena, Device, DeviceKind, Graph, guarded};
+use crate::{Error, Result};
+
+/// A flag that any thread may raise to stop a computation between two operations.
+#[derive(Clone, Debug, Default)]
+pub struct CancelFlag(Arc<AtomicBool>);
+
+impl CancelFlag {
+    /// A flag that is not raised.
+    pub fn new() -> CancelFlag {
+        CancelFlag::default()
+    }
+
+    /// Asks for a stop. Safe in a signal handler: it is one atomic store.
+    pub fn raise(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a stop was asked for.
+    pub fn is_raised(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// [`Error::Cancelled`] where a stop was asked for.
+    ///
+    /// # Errors
+    /// As said.
+    pub fn check(&self) -> Result<()> {
+        if self.is_raised() { Err(Error::Cancelled) } else { Ok(()) }
+    }
+}
+
+/// A device's compute queue; on the CPU, a pool of threads.
+pub struct Backend {
+    raw: NonNull<sys::ggml_backend>,
+    device: Device,
+    pool: Option<NonNull<sys::ggml_threadpool>>,
+    cancel: CancelFlag,
+    /// Set when a computation was unwound: the backend's state is unknown from then on.
+    broken: bool,
+}
+
+// SAFETY: a backend may be used from one thread at a time, whichever: `&mut self` sees to that.
+unsafe impl Send for Backend {}
+
+impl Backend {
+    /// Starts `device`. On the CPU, with `threads` threads that live as long as the backend.
+    ///
+    /// # Errors
+    /// [`Error::Device`] where the device does not start.
+    pub fn new(device: Device, threads: usize, cancel: CancelFlag) -> Result<Backend> {
+        let failed = |message: &str| Error::Device { device: device.name(), message: message.into(), hint: None };
+        let raw = guarded("start", || {
+            // SAFETY: a live device; no parameters.
+            unsafe { sys::ggml_backend_dev_init(device.raw(), std::ptr::null()) }
+        })?;
+        let raw = NonNull::new(raw).ok_or_else(|| failed("does not start"))?;
+        let mut backend = Backend { raw, device, pool: None, cancel, broken: false };
+        if device.kind() == DeviceKind::Cpu {
+            backend.start_threads(threads)?;
+        }
+        Ok(backend)
+    }
+
+    fn start_threads(&mut self, threads: usize) -> Result<()> {
+        let threads = i32::try_from(threads.clamp(1, sys::GGML_MAX_N_THREADS as usize)).unwrap_or(1);
+        let pool = guarded("threads", || {
+            // SAFETY: the parameters are ggml's defaults for this many threads; ggml copies them.
+            unsafe {
+                let mut params = sys::ggml_threadpool_params_default(threads);
+                sys::ggml_threadpool_new(&mut params)
+            }
+        })?;
+        self.pool = NonNull::new(pool);
+        let Some(pool) = self.pool else {
+            return Err(Error::Device { device: "cpu".into(), message: "cannot start threads".into(), hint: None });
+        };
+        // SAFETY: this is the CPU backend. The pool is freed after the backend (see `Drop`), and the flag that the
+        // abort callback reads is kept alive by `self.cancel`.
+        unsafe {
+            sys::ggml_backend_cpu_set_n_threads(self.raw.as_ptr(), threads);
+            sys::ggml_backend_cpu_set_threadpool(self.raw.as_ptr(), pool.as_ptr());
+            let flag = Arc::as_ptr(&self.cancel.0).cast_mut().cast();
+            sys::ggml_backend_cpu_set_abort_callback(self.raw.as_ptr(), Some(is_raised), flag);
+        }
+        Ok(())
+    }
+
+    /// The device.
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
+    /// Computes `graph`, whose memory `arena` assigned, and waits for it.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`] where the flag was raised; [`Error::Graph`] where ggml fails.
+    pub fn compute(&mut self, graph: &Graph, _arena: &mut Arena) -> Result<()> {
+        self.cancel.check()?;
+        if !graph.allocated.get() {
+            return Err(Error::graph("compute", "the graph has no memory yet"));
+        }
+        if graph.device() != self.device {
+            return Err(Error::graph("compute", "the graph was built for another device"));
+        }
+        if self.broken {
+            return Err(self.failed("failed earlier and is not used again"));
+        }
+        let computed = sys::guard_compute(|| {
+            // SAFETY: a live backend and graph; every leaf lies in a buffer that the graph holds, every other tensor
+            // in the arena, which the caller lends for the call.
+            unsafe { sys::ggml_backend_graph_compute(self.raw.as_ptr(), graph.cgraph()) }
+        });
+        self.broken = computed.is_err();
+        match computed.map_err(|caught| self.failed(&caught.to_string()))? {
+            sys::GGML_STATUS_SUCCESS => Ok(()),
+            sys::GGML_STATUS_ABORTED => Err(Error::Cancelled),
+            sys::GGML_STATUS_ALLOC_FAILED => Err(Error::OutOfMemory {
+                what: format!("work space on {}", self.device.name()),
+                bytes: 0,
+                hint: Some("choose a smaller picture".into()),
+            }),
+            other => Err(self.failed(&format!("failed while computing (status {other})"))),
+        }
+    }
+
+    fn failed(&self, message: &str) -> Error {
+        Error::Device { device: self.device.name(), message: message.into(), hint: None }
+    }
+}
+
+impl Drop for Backend {
+    fn drop(&mut self) {
+        // A backend whose computation was unwound may hold freed memory: leaking it is the safe choice.
+        if self.broken {
+            return;
+        }
+        // SAFETY: freed once, the backend before the pool that it uses.
+        unsafe {
+            sys::ggml_backend_free(self.raw.as_ptr());
+            if let Some(pool) = self.pool {
+                sys::ggml_threadpool_free(pool.as_ptr());
+            }
+        }
+    }
+}
+
+/// ggml asks this between operations, from any of its threads.
+unsafe extern "C-unwind" fn is_raised(flag: *mut c_void) -> bool {
+    // SAFETY: `start_threads` gave the address of an `AtomicBool` that lives as long as the backend.
+    unsafe { &*flag.cast::<AtomicBool>() }.load(Ordering::Relaxed)
+}

@@ -1,0 +1,204 @@
+//! Memory on a device, and places in it.
+
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use ggml_sys as sys;
+use pinhole_quant::DType;
+
+use super::{Device, Graph, Ledger, guarded};
+use crate::index::Map;
+use crate::tensor::Shape;
+use crate::{Error, Result};
+
+/// A block of memory that a device computes in: allocated there, or (on host devices) a file's memory map.
+pub struct Buffer {
+    raw: NonNull<sys::ggml_backend_buffer>,
+    device: Device,
+    size: usize,
+    account: Option<(Ledger, &'static str)>,
+    // Dropped after `raw`'s destructor has run (see `Drop`): a buffer over a map must not outlive the map.
+    map: Option<Arc<Map>>,
+}
+
+// SAFETY: a ggml buffer is a plain block of memory with a table of functions; the functions pinhole calls on it
+// (base address, set, get, free) touch no shared mutable state of the buffer itself. Writes are ordered by the
+// executor: a place is written before the graphs that read it run.
+unsafe impl Send for Buffer {}
+// SAFETY: as above; `&Buffer` gives no access to the bytes except through `Placed::write`, see there.
+unsafe impl Sync for Buffer {}
+
+impl Buffer {
+    /// Allocates `size` bytes on `device`, entered in `ledger` under `purpose`.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] where the device refuses.
+    pub fn allocate(device: Device, size: usize, ledger: &Ledger, purpose: &'static str) -> Result<Arc<Buffer>> {
+        let size = size.max(device.alignment());
+        let raw = guarded("allocate", || {
+            // SAFETY: the buffer type is the device's own; ggml returns NULL where memory is short.
+            unsafe { sys::ggml_backend_buft_alloc_buffer(device.buffer_type(), size) }
+        })?;
+        let raw = NonNull::new(raw).ok_or_else(|| Error::OutOfMemory {
+            what: format!("{purpose} on {}", device.name()),
+            bytes: size,
+            hint: Some("close other programs, choose a smaller size, or a smaller number format".into()),
+        })?;
+        ledger.enter(purpose, size);
+        Ok(Arc::new(Buffer { raw, device, size, account: Some((ledger.clone(), purpose)), map: None }))
+    }
+
+    /// The bytes of `map`, used where they lie. Only for devices that compute in host memory. Never written to.
+    ///
+    /// # Errors
+    /// [`Error::Device`] for a device with memory of its own; [`Error::Graph`] if ggml refuses the address.
+    pub fn over_map(device: Device, map: &Arc<Map>) -> Result<Arc<Buffer>> {
+        let bytes = map.bytes();
+        let wrong = |message: &str| Error::Device { device: device.name(), message: message.into(), hint: None };
+        if device.kind() != super::DeviceKind::Cpu {
+            return Err(wrong("cannot compute in a memory map"));
+        }
+        if bytes.is_empty() || !(bytes.as_ptr() as usize).is_multiple_of(device.alignment()) {
+            return Err(wrong("the memory map is empty or not aligned"));
+        }
+        let raw = guarded("map buffer", || {
+            // SAFETY: the range is valid and aligned (checked), and lives as long as the buffer, which holds the
+            // map. ggml takes a mutable pointer but writes only where a graph has a destination there, and
+            // `Placed::write` refuses buffers over maps.
+            unsafe { sys::ggml_backend_cpu_buffer_from_ptr(bytes.as_ptr().cast_mut().cast(), bytes.len()) }
+        })?;
+        let raw = NonNull::new(raw).ok_or_else(|| wrong("refused the memory map"))?;
+        Ok(Arc::new(Buffer { raw, device, size: bytes.len(), account: None, map: Some(map.clone()) }))
+    }
+
+    /// Bytes in it.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// The device that computes in it.
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
+    /// Whether its bytes are a file's and must not be written.
+    pub fn is_map(&self) -> bool {
+        self.map.is_some()
+    }
+
+    pub(super) fn raw(&self) -> sys::ggml_backend_buffer_t {
+        self.raw.as_ptr()
+    }
+
+    pub(super) fn base(&self) -> *mut u8 {
+        // SAFETY: the buffer is live.
+        unsafe { sys::ggml_backend_buffer_get_base(self.raw.as_ptr()).cast() }
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        // SAFETY: `raw` came from ggml and is freed once; tensors placed in it belong to graphs, which hold an `Arc`
+        // of it and are therefore gone.
+        unsafe { sys::ggml_backend_buffer_free(self.raw.as_ptr()) };
+        if let Some((ledger, purpose)) = &self.account {
+            ledger.leave(purpose, self.size);
+        }
+    }
+}
+
+/// A tensor's place: a format, a shape and an offset in a buffer. Graphs make their leaves from it.
+#[derive(Clone)]
+pub struct Placed {
+    pub(super) buffer: Arc<Buffer>,
+    pub(super) offset: usize,
+    pub(super) dtype: DType,
+    pub(super) shape: Shape,
+}
+
+impl Placed {
+    /// The place of a contiguous `shape` of `dtype`, `offset` bytes into `buffer`.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] where it does not fit or is not aligned for the device.
+    pub fn new(buffer: &Arc<Buffer>, offset: usize, dtype: DType, shape: Shape) -> Result<Placed> {
+        let bytes = shape
+            .bytes(dtype)
+            .ok_or_else(|| Error::graph("place", format!("{shape} has rows that {dtype} blocks do not divide")))?;
+        let end = offset.checked_add(bytes);
+        if end.is_none_or(|end| end > buffer.size) {
+            return Err(Error::graph("place", format!("{bytes} bytes at {offset} leave a buffer of {}", buffer.size)));
+        }
+        if !(buffer.base() as usize + offset).is_multiple_of(buffer.device.alignment()) {
+            return Err(Error::graph("place", format!("offset {offset} is not aligned for {}", buffer.device.name())));
+        }
+        Ok(Placed { buffer: buffer.clone(), offset, dtype, shape })
+    }
+
+    /// Its shape, in ggml order.
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// Its number format.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Bytes it takes.
+    pub fn bytes(&self) -> usize {
+        // `new` established that the size exists.
+        self.shape.bytes(self.dtype).unwrap_or(0)
+    }
+
+    /// Copies `data` from the host into it. The caller orders this against graphs that use the place.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] where the length differs or the place is a file's; a failing device.
+    pub fn write(&self, data: &[u8]) -> Result<()> {
+        if self.buffer.is_map() {
+            return Err(Error::graph("write", "the place belongs to a memory map"));
+        }
+        self.check_length("write", data.len())?;
+        let (graph, tensor) = self.alone()?;
+        let raw = graph.raw(tensor)?;
+        guarded("write", || {
+            // SAFETY: the tensor covers exactly `data.len()` bytes of a live buffer (checked above).
+            unsafe { sys::ggml_backend_tensor_set(raw, data.as_ptr().cast(), 0, data.len()) }
+        })
+    }
+
+    /// Copies it to the host.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] where the length of `out` differs; a failing device.
+    pub fn read(&self, out: &mut [u8]) -> Result<()> {
+        self.check_length("read", out.len())?;
+        let (graph, tensor) = self.alone()?;
+        let raw = graph.raw(tensor)?;
+        guarded("read", || {
+            // SAFETY: as in `write`, with `out` as the destination.
+            unsafe { sys::ggml_backend_tensor_get(raw, out.as_mut_ptr().cast(), 0, out.len()) }
+        })
+    }
+
+    fn check_length(&self, op: &'static str, len: usize) -> Result<()> {
+        if len == self.bytes() {
+            return Ok(());
+        }
+        Err(Error::graph(op, format!("{len} bytes given for a place of {}", self.bytes())))
+    }
+
+    /// A graph that holds nothing but this place: ggml moves bytes through tensors only.
+    fn alone(&self) -> Result<(Graph, super::Tensor)> {
+        let graph = Graph::new(self.buffer.device, 1)?;
+        let tensor = graph.leaf(self)?;
+        Ok((graph, tensor))
+    }
+}
+
+impl std::fmt::Debug for Placed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {} at {}", self.dtype, self.shape, self.offset)
+    }
+}

@@ -1,0 +1,262 @@
+//! A graph under construction, and its tensors.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use ggml_sys as sys;
+use pinhole_quant::DType;
+
+use super::{Buffer, Device, Placed, guarded};
+use crate::tensor::Shape;
+use crate::{Error, Result};
+
+/// A tensor of one [`Graph`]. A number, not a pointer: using it with another graph is an error, never a crash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tensor {
+    graph: u32,
+    index: u32,
+}
+
+/// A ggml context without data, the tensors made in it, and the order in which they are to be computed.
+///
+/// Operations are methods (see [`ops`](super::ops)); each checks its arguments first. Tensors get memory from an
+/// [`Arena`](super::Arena) once the graph is complete.
+pub struct Graph {
+    id: u32,
+    context: NonNull<sys::ggml_context>,
+    cgraph: NonNull<sys::ggml_cgraph>,
+    device: Device,
+    capacity: usize,
+    tensors: RefCell<Vec<NonNull<sys::ggml_tensor>>>,
+    buffers: RefCell<Vec<Arc<Buffer>>>,
+    pub(super) allocated: Cell<bool>,
+}
+
+// SAFETY: the context and all it holds belong to this value alone; ggml keeps no thread-local state for them. The
+// cells make it `!Sync`, which is right.
+unsafe impl Send for Graph {}
+
+/// The handle of the next graph; wraps after four billion, long after its first user is gone.
+static NEXT_ID: AtomicU32 = AtomicU32::new(0);
+
+impl Graph {
+    /// An empty graph for `device` with room for `capacity` tensors (views and leaves counted).
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] where the context's few kilobytes are not to be had.
+    pub fn new(device: Device, capacity: usize) -> Result<Graph> {
+        let no_memory = |bytes| Error::OutOfMemory { what: "a graph".into(), bytes, hint: None };
+        // SAFETY: plain size queries.
+        let (per_tensor, per_graph) =
+            unsafe { (sys::ggml_tensor_overhead(), sys::ggml_graph_overhead_custom(capacity, false)) };
+        let size = per_tensor
+            .checked_mul(capacity)
+            .and_then(|bytes| bytes.checked_add(per_graph))
+            .ok_or_else(|| no_memory(usize::MAX))?;
+        let params = sys::ggml_init_params { mem_size: size, mem_buffer: std::ptr::null_mut(), no_alloc: true };
+        // SAFETY: ggml allocates the context itself; a failed allocation asserts, which the guard turns into an error.
+        let context = ggml_sys::guard(|| unsafe { sys::ggml_init(params) }).map_err(|_| no_memory(size))?;
+        let context = NonNull::new(context).ok_or_else(|| no_memory(size))?;
+        // SAFETY: the context is live and was sized for this graph.
+        let cgraph = guarded("new graph", || unsafe { sys::ggml_new_graph_custom(context.as_ptr(), capacity, false) });
+        let Some(cgraph) = cgraph.ok().and_then(NonNull::new) else {
+            // SAFETY: nothing else refers to the context.
+            unsafe { sys::ggml_free(context.as_ptr()) };
+            return Err(no_memory(size));
+        };
+        Ok(Graph {
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            context,
+            cgraph,
+            device,
+            capacity,
+            tensors: RefCell::default(),
+            buffers: RefCell::default(),
+            allocated: Cell::new(false),
+        })
+    }
+
+    /// The device that will compute it.
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
+    /// A leaf at `place`, whose bytes are there already or will be when the graph runs.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] where the graph is full.
+    pub fn leaf(&self, place: &Placed) -> Result<Tensor> {
+        let dims = place.shape.dims().map(|extent| extent as i64);
+        let tensor = self.register("leaf", |context| {
+            // SAFETY: the context is live; four extents are given.
+            unsafe { sys::ggml_new_tensor(context, type_of(place.dtype), 4, dims.as_ptr()) }
+        })?;
+        let raw = self.raw(tensor)?;
+        // SAFETY: `Placed::new` checked that the tensor lies within the buffer, and its address is aligned.
+        let address = unsafe { place.buffer.base().add(place.offset) };
+        let status = guarded("leaf", || {
+            // SAFETY: the tensor is fresh (no buffer, no data, no view), the buffer live and large enough.
+            unsafe { sys::ggml_backend_tensor_alloc(place.buffer.raw(), raw, address.cast()) }
+        })?;
+        if status != sys::GGML_STATUS_SUCCESS {
+            return Err(Error::graph("leaf", format!("the device refused the place (status {status})")));
+        }
+        self.hold(&place.buffer);
+        Ok(tensor)
+    }
+
+    /// Keeps `buffer` alive as long as the graph.
+    fn hold(&self, buffer: &Arc<Buffer>) {
+        let mut buffers = self.buffers.borrow_mut();
+        if !buffers.iter().any(|held| Arc::ptr_eq(held, buffer)) {
+            buffers.push(buffer.clone());
+        }
+    }
+
+    /// Adds `tensor`, and all it depends on, to what will be computed.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] for a tensor of another graph.
+    pub fn output(&self, tensor: Tensor) -> Result<()> {
+        let raw = self.raw(tensor)?;
+        guarded("output", || {
+            // SAFETY: both belong to this live context; the graph has room for every tensor the context can hold.
+            unsafe { sys::ggml_build_forward_expand(self.cgraph.as_ptr(), raw) }
+        })
+    }
+
+    /// Copies `value` into `place` when the graph runs.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] where shapes differ or the place is a file's.
+    pub fn store(&self, value: Tensor, place: &Placed) -> Result<()> {
+        if place.buffer.is_map() {
+            return Err(Error::graph("store", "the place belongs to a memory map"));
+        }
+        if self.shape(value)? != place.shape {
+            return Err(Error::graph("store", format!("{} into {}", self.shape(value)?, place.shape)));
+        }
+        let target = self.leaf(place)?;
+        let copied = self.copy(value, target)?;
+        self.output(copied)
+    }
+
+    /// How many operations it computes.
+    pub fn nodes(&self) -> usize {
+        // SAFETY: the graph is live.
+        usize::try_from(unsafe { sys::ggml_graph_n_nodes(self.cgraph.as_ptr()) }).unwrap_or(0)
+    }
+
+    /// The shape of `tensor`, in ggml order.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] for a tensor of another graph.
+    pub fn shape(&self, tensor: Tensor) -> Result<Shape> {
+        let raw = self.raw(tensor)?;
+        // SAFETY: a live tensor of this context.
+        let dims = unsafe { (*raw).ne }.map(|extent| usize::try_from(extent).unwrap_or(0));
+        Shape::new(&dims).ok_or_else(|| Error::graph("shape", format!("a tensor of impossible extents {dims:?}")))
+    }
+
+    /// The number format of `tensor`.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] for a tensor of another graph.
+    pub fn dtype(&self, tensor: Tensor) -> Result<DType> {
+        let raw = self.raw(tensor)?;
+        // SAFETY: a live tensor of this context.
+        let id = unsafe { (*raw).type_ };
+        DType::from_id(id as u32).ok_or_else(|| Error::graph("dtype", format!("unknown type id {id}")))
+    }
+
+    /// Distances in bytes between neighbours along each dimension.
+    pub(super) fn strides(&self, tensor: Tensor) -> Result<[usize; 4]> {
+        let raw = self.raw(tensor)?;
+        // SAFETY: a live tensor of this context.
+        Ok(unsafe { (*raw).nb })
+    }
+
+    /// Whether its numbers lie one after another in order.
+    pub(super) fn is_contiguous(&self, tensor: Tensor) -> Result<bool> {
+        let raw = self.raw(tensor)?;
+        // SAFETY: a live tensor of this context.
+        Ok(unsafe { sys::ggml_is_contiguous(raw) })
+    }
+
+    pub(super) fn raw(&self, tensor: Tensor) -> Result<*mut sys::ggml_tensor> {
+        if tensor.graph != self.id {
+            return Err(Error::graph("tensor", "belongs to another graph"));
+        }
+        let tensors = self.tensors.borrow();
+        let raw = tensors.get(tensor.index as usize);
+        raw.map(|raw| raw.as_ptr()).ok_or_else(|| Error::graph("tensor", "is not of this graph"))
+    }
+
+    /// Makes a tensor with `make` and gives it a number. The caller has checked the operation's arguments.
+    pub(super) fn register(
+        &self,
+        op: &'static str,
+        make: impl FnOnce(*mut sys::ggml_context) -> *mut sys::ggml_tensor,
+    ) -> Result<Tensor> {
+        let mut tensors = self.tensors.borrow_mut();
+        if tensors.len() >= self.capacity {
+            return Err(Error::graph(op, format!("the graph is full at {} tensors", self.capacity)));
+        }
+        if self.allocated.get() {
+            return Err(Error::graph(op, "the graph has its memory already and takes no more operations"));
+        }
+        let raw = guarded(op, || make(self.context.as_ptr()))?;
+        let raw = NonNull::new(raw).ok_or_else(|| Error::graph(op, "ggml made no tensor"))?;
+        let index = tensors.len() as u32; // below `capacity`, which contexts keep far below 2^32
+        tensors.push(raw);
+        Ok(Tensor { graph: self.id, index })
+    }
+
+    /// As [`register`](Self::register), for an operation that the device must be able to compute.
+    pub(super) fn node(
+        &self,
+        op: &'static str,
+        make: impl FnOnce(*mut sys::ggml_context) -> *mut sys::ggml_tensor,
+    ) -> Result<Tensor> {
+        let tensor = self.register(op, make)?;
+        let raw = self.raw(tensor)?;
+        let supported = guarded(op, || {
+            // SAFETY: a live device and a live tensor.
+            unsafe { sys::ggml_backend_dev_supports_op(self.device.raw(), raw) }
+        })?;
+        if !supported {
+            return Err(Error::Device {
+                device: self.device.name(),
+                message: format!("cannot compute {op} on {} of {}", self.shape(tensor)?, self.dtype(tensor)?),
+                hint: Some("try --device cpu, or another number format".into()),
+            });
+        }
+        Ok(tensor)
+    }
+
+    pub(super) fn cgraph(&self) -> *mut sys::ggml_cgraph {
+        self.cgraph.as_ptr()
+    }
+
+    /// Bytes of every distinct buffer that the graph's leaves lie in.
+    pub fn buffer_bytes(&self) -> usize {
+        let buffers = self.buffers.borrow();
+        let mut seen = HashSet::new();
+        buffers.iter().filter(|buffer| seen.insert(buffer.raw())).map(|buffer| buffer.size()).sum()
+    }
+}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        // SAFETY: the context is freed once, and all its tensors are reachable only through this value.
+        unsafe { sys::ggml_free(self.context.as_ptr()) };
+    }
+}
+
+/// ggml's name for a format.
+pub(super) fn type_of(dtype: DType) -> sys::ggml_type {
+    dtype.id() as sys::ggml_type
+}

@@ -1,0 +1,35 @@
+//! The safe wrapper over ggml: devices, backends, buffers, graphs and shape-checked operations.
+//!
+//! ggml ends the process when it is misused. Nothing here lets that happen: every operation checks shapes, formats,
+//! strides and the [table of what pinhole uses](support) before ggml sees its arguments, and every call runs inside
+//! `ggml_sys::guard`, which turns a failed assertion or a C++ exception on the calling thread into an
+//! [`Error`](crate::Error). What can still end the process is listed in the documentation of `ggml_sys` and in
+//! `CONTRIBUTING.md`.
+//!
+//! This is, beside the quantizer's `ffi.rs`, the only importer of `ggml_sys`.
+
+// The wrapper is where unsafe code belongs; every block names what it rests on.
+#![allow(unsafe_code)]
+
+mod arena;
+mod backend;
+mod buffer;
+mod device;
+mod graph;
+mod ledger;
+mod ops;
+pub mod support;
+
+pub use arena::Arena;
+pub use backend::{Backend, CancelFlag};
+pub use buffer::{Buffer, Placed};
+pub use device::{Device, DeviceKind, devices};
+pub use graph::{Graph, Tensor};
+pub use ledger::{Ledger, Usage};
+
+use crate::{Error, Result};
+
+/// Runs `call` under the guard (it must not panic: a few calls of ggml, nothing else) and names `op` in the error when ggml fails below it.
+fn guarded<R>(op: &'static str, call: impl FnOnce() -> R) -> Result<R> {
+    ggml_sys::guard(call).map_err(|caught| Error::graph(op, caught.to_string()))
+}

@@ -1,0 +1,380 @@
+//! The operations that models are written in, each checked before ggml sees it.
+//!
+//! Shapes are in ggml order, fastest first. Unless said otherwise operands are F32 and so is the result.
+
+use ggml_sys as sys;
+use pinhole_quant::DType;
+
+use super::{Graph, Tensor, support};
+use crate::tensor::Shape;
+use crate::{Error, Result};
+
+/// A one-operand operation of ggml's.
+type Unary = unsafe extern "C-unwind" fn(*mut sys::ggml_context, *mut sys::ggml_tensor) -> *mut sys::ggml_tensor;
+
+/// A two-operand operation of ggml's.
+type Binary = unsafe extern "C-unwind" fn(
+    *mut sys::ggml_context,
+    *mut sys::ggml_tensor,
+    *mut sys::ggml_tensor,
+) -> *mut sys::ggml_tensor;
+
+/// Elementwise functions, and the matrix product.
+impl Graph {
+    /// `a + b`, with `b` repeated where its extents divide `a`'s.
+    pub fn add(&self, a: Tensor, b: Tensor) -> Result<Tensor> {
+        self.broadcast("add", sys::ggml_add, a, b)
+    }
+
+    /// `a - b`, with `b` repeated where its extents divide `a`'s.
+    pub fn sub(&self, a: Tensor, b: Tensor) -> Result<Tensor> {
+        self.broadcast("sub", sys::ggml_sub, a, b)
+    }
+
+    /// `a * b` element by element, with `b` repeated where its extents divide `a`'s.
+    pub fn mul(&self, a: Tensor, b: Tensor) -> Result<Tensor> {
+        self.broadcast("mul", sys::ggml_mul, a, b)
+    }
+
+    /// `s * a`.
+    pub fn scale(&self, a: Tensor, s: f32) -> Result<Tensor> {
+        self.scale_bias(a, s, 0.0)
+    }
+
+    /// `s * a + b`.
+    pub fn scale_bias(&self, a: Tensor, s: f32, b: f32) -> Result<Tensor> {
+        self.require_f32("scale", a)?;
+        let a = self.contiguous(a)?;
+        let raw = self.raw(a)?;
+        // SAFETY: a live F32 tensor, contiguous.
+        self.node("scale", |context| unsafe { sys::ggml_scale_bias(context, raw, s, b) })
+    }
+
+    /// `a * sigmoid(a)`.
+    pub fn silu(&self, a: Tensor) -> Result<Tensor> {
+        self.unary("silu", sys::ggml_silu, a)
+    }
+
+    /// The tanh approximation of GELU.
+    pub fn gelu_tanh(&self, a: Tensor) -> Result<Tensor> {
+        self.unary("gelu", sys::ggml_gelu, a)
+    }
+
+    /// GELU by the error function.
+    pub fn gelu_erf(&self, a: Tensor) -> Result<Tensor> {
+        self.unary("gelu_erf", sys::ggml_gelu_erf, a)
+    }
+
+    /// `a * sigmoid(1.702 a)`.
+    pub fn gelu_quick(&self, a: Tensor) -> Result<Tensor> {
+        self.unary("gelu_quick", sys::ggml_gelu_quick, a)
+    }
+
+    /// `w [k, m]` times `x [k, n, ..]` gives `[m, n, ..]`: PyTorch's `x @ w.T`. `w` may have any matrix format of
+    /// the [table](support::matrix); its third and fourth extents are repeated over those of `x`.
+    pub fn mul_mat(&self, w: Tensor, x: Tensor) -> Result<Tensor> {
+        self.require_f32("mul_mat", x)?;
+        let dtype = self.dtype(w)?;
+        if !support::matrix(dtype) {
+            return Err(Error::graph("mul_mat", format!("no matrix product for {dtype}")));
+        }
+        let ([k, _, w2, w3], [kx, _, x2, x3]) = (self.shape(w)?.dims(), self.shape(x)?.dims());
+        if k != kx || !x2.is_multiple_of(w2) || !x3.is_multiple_of(w3) {
+            return Err(self.mismatch("mul_mat", w, x));
+        }
+        let [w_nb0, w_nb1, ..] = self.strides(w)?;
+        if w_nb0 != dtype.block_bytes() || w_nb0 > w_nb1 {
+            return Err(Error::graph("mul_mat", "the left matrix is transposed"));
+        }
+        let x = self.rows_contiguous(x)?;
+        let (w, x) = (self.raw(w)?, self.raw(x)?);
+        // SAFETY: live tensors whose formats, extents and strides ggml accepts (checked above).
+        let product = self.node("mul_mat", |context| unsafe { sys::ggml_mul_mat(context, w, x) })?;
+        let raw = self.raw(product)?;
+        // Accumulating in F16 overflows in FLUX and T5.
+        // SAFETY: a live matrix product.
+        unsafe { sys::ggml_prec_set_acc(raw, sys::GGML_PREC_F32) };
+        Ok(product)
+    }
+
+    fn unary(&self, op: &'static str, function: Unary, a: Tensor) -> Result<Tensor> {
+        self.require_f32(op, a)?;
+        let a = self.contiguous(a)?;
+        let raw = self.raw(a)?;
+        // SAFETY: a live, contiguous F32 tensor.
+        self.node(op, |context| unsafe { function(context, raw) })
+    }
+
+    fn broadcast(&self, op: &'static str, function: Binary, a: Tensor, b: Tensor) -> Result<Tensor> {
+        self.require_f32(op, a)?;
+        self.require_f32(op, b)?;
+        let divides = self.shape(a)?.dims().iter().zip(self.shape(b)?.dims()).all(|(a, b)| a.is_multiple_of(b));
+        if !divides {
+            return Err(self.mismatch(op, a, b));
+        }
+        let (a, b) = (self.rows_contiguous(a)?, self.rows_contiguous(b)?);
+        let (a, b) = (self.raw(a)?, self.raw(b)?);
+        // SAFETY: live F32 tensors; `b` repeats into `a`; rows of both are contiguous.
+        self.node(op, |context| unsafe { function(context, a, b) })
+    }
+}
+
+/// Normalisation and attention.
+impl Graph {
+    /// Rows of mean 0 and variance 1.
+    pub fn norm(&self, a: Tensor, eps: f32) -> Result<Tensor> {
+        self.require_f32("norm", a)?;
+        let raw = self.raw(self.rows_contiguous(a)?)?;
+        // SAFETY: a live F32 tensor with contiguous rows.
+        self.node("norm", |context| unsafe { sys::ggml_norm(context, raw, eps) })
+    }
+
+    /// Rows of mean square 1.
+    pub fn rms_norm(&self, a: Tensor, eps: f32) -> Result<Tensor> {
+        self.require_f32("rms_norm", a)?;
+        let raw = self.raw(self.rows_contiguous(a)?)?;
+        // SAFETY: a live F32 tensor with contiguous rows.
+        self.node("rms_norm", |context| unsafe { sys::ggml_rms_norm(context, raw, eps) })
+    }
+
+    /// `a [w, h, c, n]` with each of `groups` groups of channels brought to mean 0 and variance 1.
+    pub fn group_norm(&self, a: Tensor, groups: usize, eps: f32) -> Result<Tensor> {
+        self.require_f32("group_norm", a)?;
+        let channels = self.shape(a)?.dims()[2];
+        if groups == 0 || !channels.is_multiple_of(groups) {
+            return Err(Error::graph("group_norm", format!("{groups} groups do not divide {channels} channels")));
+        }
+        let raw = self.raw(self.contiguous(a)?)?;
+        let groups = small(groups)?;
+        // SAFETY: a live, contiguous F32 tensor; the groups divide its channels.
+        self.node("group_norm", |context| unsafe { sys::ggml_group_norm(context, raw, groups, eps) })
+    }
+
+    /// Rows of `softmax(scale * a + mask)`; `mask [n, >= m, ..]` is repeated over `a [n, m, ..]`'s third and fourth extents.
+    pub fn soft_max(&self, a: Tensor, mask: Option<Tensor>, scale: f32) -> Result<Tensor> {
+        self.require_f32("soft_max", a)?;
+        if let Some(mask) = mask {
+            self.require_f32("soft_max", mask)?;
+            let ([n, m, a2, a3], [mn, mm, m2, m3]) = (self.shape(a)?.dims(), self.shape(mask)?.dims());
+            if mn != n || mm < m || !a2.is_multiple_of(m2) || !a3.is_multiple_of(m3) {
+                return Err(self.mismatch("soft_max", a, mask));
+            }
+        }
+        let raw = self.raw(self.contiguous(a)?)?;
+        let mask = match mask {
+            Some(mask) => self.raw(self.contiguous(mask)?)?,
+            None => std::ptr::null_mut(),
+        };
+        // SAFETY: live, contiguous F32 tensors; the mask covers `a` (checked above) or is absent.
+        self.node("soft_max", |context| unsafe { sys::ggml_soft_max_ext(context, raw, mask, scale, 0.0) })
+    }
+
+    /// `softmax(scale * q k^T) v` without the matrix of scores: `q [d, n, heads, batch]`, `k` and `v [d, m, heads,
+    /// batch]` give `[d, heads, n, batch]`.
+    pub fn flash_attention(&self, q: Tensor, k: Tensor, v: Tensor, scale: f32) -> Result<Tensor> {
+        for operand in [q, k, v] {
+            self.require_f32("flash_attention", operand)?;
+        }
+        let ([d, _, heads, batch], ks, vs) = (self.shape(q)?.dims(), self.shape(k)?, self.shape(v)?);
+        if ks != vs || ks.dims()[0] != d || ks.dims()[2] != heads || ks.dims()[3] != batch {
+            return Err(self.mismatch("flash_attention", q, k));
+        }
+        let (q, k, v) = (self.rows_contiguous(q)?, self.rows_contiguous(k)?, self.rows_contiguous(v)?);
+        let (q, k, v) = (self.raw(q)?, self.raw(k)?, self.raw(v)?);
+        let attended = self.node("flash_attention", |context| {
+            // SAFETY: live F32 tensors with contiguous rows and equal head sizes, head counts and batches; no mask.
+            unsafe { sys::ggml_flash_attn_ext(context, q, k, v, std::ptr::null_mut(), scale, 0.0, 0.0) }
+        })?;
+        let raw = self.raw(attended)?;
+        // SAFETY: a live flash attention.
+        unsafe { sys::ggml_prec_set_acc(raw, sys::GGML_PREC_F32) };
+        Ok(attended)
+    }
+}
+
+/// Pictures.
+impl Graph {
+    /// The convolution of `x [w, h, c, n]` with `kernel [kw, kh, c, m]`, zeros around: `[w', h', m, n]`.
+    pub fn conv_2d(&self, kernel: Tensor, x: Tensor, stride: usize, padding: usize) -> Result<Tensor> {
+        self.require_f32("conv_2d", x)?;
+        let dtype = self.dtype(kernel)?;
+        if !support::kernel(dtype) {
+            return Err(Error::graph("conv_2d", format!("no convolution for {dtype} kernels")));
+        }
+        let ([kw, kh, c, _], [w, h, cx, _]) = (self.shape(kernel)?.dims(), self.shape(x)?.dims());
+        if c != cx || stride == 0 || w + 2 * padding < kw || h + 2 * padding < kh || !self.is_contiguous(kernel)? {
+            return Err(self.mismatch("conv_2d", kernel, x));
+        }
+        let (stride, padding) = (small(stride)?, small(padding)?);
+        let (kernel, x) = (self.raw(kernel)?, self.raw(self.contiguous(x)?)?);
+        self.node("conv_2d", |context| {
+            // SAFETY: live tensors of accepted formats with equal channel counts; the kernel fits the padded picture.
+            unsafe { sys::ggml_conv_2d_direct(context, kernel, x, stride, stride, padding, padding, 1, 1) }
+        })
+    }
+
+    /// `a [w, h, ..]` with every pixel doubled both ways.
+    pub fn upscale_2x(&self, a: Tensor) -> Result<Tensor> {
+        self.require_f32("upscale", a)?;
+        let raw = self.raw(self.contiguous(a)?)?;
+        // SAFETY: a live, contiguous F32 tensor.
+        self.node("upscale", |context| unsafe { sys::ggml_upscale(context, raw, 2, sys::GGML_SCALE_MODE_NEAREST) })
+    }
+
+    /// `a [w, h, ..]` with `right` columns and `bottom` rows of zeros added.
+    pub fn pad(&self, a: Tensor, right: usize, bottom: usize) -> Result<Tensor> {
+        self.require_f32("pad", a)?;
+        let (right, bottom) = (small(right)?, small(bottom)?);
+        let raw = self.raw(self.contiguous(a)?)?;
+        // SAFETY: a live, contiguous F32 tensor.
+        self.node("pad", |context| unsafe { sys::ggml_pad(context, raw, right, bottom, 0, 0) })
+    }
+}
+
+/// Moving and viewing.
+impl Graph {
+    /// Rows `indices [n]` (I32) of `table [k, rows]`: `[k, n]`. Rows out of range are the caller's to prevent.
+    pub fn get_rows(&self, table: Tensor, indices: Tensor) -> Result<Tensor> {
+        let (dtype, shape) = (self.dtype(indices)?, self.shape(indices)?);
+        if dtype != DType::I32 || shape.rank() > 1 || self.shape(table)?.rank() > 2 {
+            return Err(self.mismatch("get_rows", table, indices));
+        }
+        let (table, indices) = (self.raw(table)?, self.raw(indices)?);
+        // SAFETY: live tensors, a matrix and a vector of I32.
+        self.node("get_rows", |context| unsafe { sys::ggml_get_rows(context, table, indices) })
+    }
+
+    /// `a` and `b` one after the other along dimension `dim`; all other extents are equal.
+    pub fn concat(&self, a: Tensor, b: Tensor, dim: usize) -> Result<Tensor> {
+        self.require_f32("concat", a)?;
+        self.require_f32("concat", b)?;
+        let (a_dims, b_dims) = (self.shape(a)?.dims(), self.shape(b)?.dims());
+        if dim >= 4 || (0..4).any(|i| i != dim && a_dims[i] != b_dims[i]) {
+            return Err(self.mismatch("concat", a, b));
+        }
+        let (a, b, dim) = (self.raw(a)?, self.raw(b)?, small(dim)?);
+        // SAFETY: live F32 tensors that differ along `dim` only.
+        self.node("concat", |context| unsafe { sys::ggml_concat(context, a, b, dim) })
+    }
+
+    /// Every row of `a` moved round by `shift` places: element `i` goes to `(i + shift) mod k`.
+    pub fn roll(&self, a: Tensor, shift: i32) -> Result<Tensor> {
+        self.require_f32("roll", a)?;
+        if shift.unsigned_abs() as usize >= self.shape(a)?.row() {
+            return Err(Error::graph("roll", format!("{shift} places in rows of {}", self.shape(a)?.row())));
+        }
+        let raw = self.raw(self.rows_contiguous(a)?)?;
+        // SAFETY: a live F32 tensor with contiguous rows; the shift is shorter than a row.
+        self.node("roll", |context| unsafe { sys::ggml_roll(context, raw, shift, 0, 0, 0) })
+    }
+
+    /// The same numbers under another shape. `a` is copied first where it is not contiguous.
+    pub fn reshape(&self, a: Tensor, dims: &[usize]) -> Result<Tensor> {
+        let shape = Shape::new(dims).ok_or_else(|| Error::graph("reshape", format!("impossible shape {dims:?}")))?;
+        if shape.elements() != self.shape(a)?.elements() {
+            return Err(Error::graph("reshape", format!("{} as {shape}", self.shape(a)?)));
+        }
+        let [n0, n1, n2, n3] = shape.dims().map(|extent| extent as i64);
+        let raw = self.raw(self.contiguous(a)?)?;
+        // SAFETY: a live, contiguous tensor of as many elements.
+        self.register("reshape", |context| unsafe { sys::ggml_reshape_4d(context, raw, n0, n1, n2, n3) })
+    }
+
+    /// `a` with dimension `i` moved to place `axes[i]`: a view.
+    pub fn permute(&self, a: Tensor, axes: [usize; 4]) -> Result<Tensor> {
+        let mut seen = axes;
+        seen.sort_unstable();
+        if seen != [0, 1, 2, 3] {
+            return Err(Error::graph("permute", format!("{axes:?} is no order of four dimensions")));
+        }
+        let [x0, x1, x2, x3] = axes.map(|axis| axis as i32);
+        let raw = self.raw(a)?;
+        // SAFETY: a live tensor and a permutation.
+        self.register("permute", |context| unsafe { sys::ggml_permute(context, raw, x0, x1, x2, x3) })
+    }
+
+    /// Part of `a`: `len` of the extent of dimension `dim`, from `start` on. A view.
+    pub fn slice(&self, a: Tensor, dim: usize, start: usize, len: usize) -> Result<Tensor> {
+        let mut dims = self.shape(a)?.dims();
+        let fits = dim < 4 && len > 0 && start.checked_add(len).is_some_and(|end| end <= dims[dim]);
+        if !fits || (dim == 0 && self.dtype(a)?.is_quantized()) {
+            return Err(Error::graph("slice", format!("{start}..+{len} of dimension {dim} of {}", self.shape(a)?)));
+        }
+        dims[dim] = len;
+        let [n0, n1, n2, n3] = dims.map(|extent| extent as i64);
+        let strides @ [_, nb1, nb2, nb3] = self.strides(a)?;
+        let raw = self.raw(a)?;
+        let offset = start * strides[dim]; // inside `a`, whose size in bytes fits
+        self.register("slice", |context| {
+            // SAFETY: the extents shrink along one dimension within `a`, and the strides are `a`'s own.
+            unsafe { sys::ggml_view_4d(context, raw, n0, n1, n2, n3, nb1, nb2, nb3, offset) }
+        })
+    }
+
+    /// Rows split into `parts` equal parts: `[parts * k, n, m]` becomes `[k, parts, n, m]`. A view; rows may be apart.
+    pub fn split_rows(&self, a: Tensor, parts: usize) -> Result<Tensor> {
+        self.require_f32("split_rows", a)?;
+        let [row, n, m, batch] = self.shape(a)?.dims();
+        if parts == 0 || !row.is_multiple_of(parts) || batch != 1 {
+            return Err(Error::graph("split_rows", format!("{} into {parts} parts a row", self.shape(a)?)));
+        }
+        let a = self.rows_contiguous(a)?;
+        let [nb0, nb1, nb2, _] = self.strides(a)?;
+        let part_bytes = nb0 * (row / parts);
+        let [k, parts, n, m] = [row / parts, parts, n, m].map(|extent| extent as i64);
+        let raw = self.raw(a)?;
+        self.register("split_rows", |context| {
+            // SAFETY: every row is contiguous, so its parts are `k` numbers apart; nothing lies outside `a`.
+            unsafe { sys::ggml_view_4d(context, raw, k, parts, n, m, part_bytes, nb1, nb2, 0) }
+        })
+    }
+
+    /// `a` itself where its numbers lie in order, else a copy in which they do.
+    pub fn contiguous(&self, a: Tensor) -> Result<Tensor> {
+        if self.is_contiguous(a)? {
+            return Ok(a);
+        }
+        let raw = self.raw(a)?;
+        // SAFETY: a live tensor.
+        self.node("cont", |context| unsafe { sys::ggml_cont(context, raw) })
+    }
+
+    /// `from` written over `to`, which has the same shape.
+    pub(super) fn copy(&self, from: Tensor, to: Tensor) -> Result<Tensor> {
+        if self.shape(from)? != self.shape(to)? {
+            return Err(self.mismatch("copy", from, to));
+        }
+        let (from, to) = (self.raw(from)?, self.raw(to)?);
+        // SAFETY: live tensors of one shape.
+        self.node("copy", |context| unsafe { sys::ggml_cpy(context, from, to) })
+    }
+
+    /// `a`, or a copy in order where neighbours within a row are apart.
+    fn rows_contiguous(&self, a: Tensor) -> Result<Tensor> {
+        let [nb0, nb1, ..] = self.strides(a)?;
+        let dtype = self.dtype(a)?;
+        if nb0 == dtype.block_bytes() && (nb1 >= nb0 || self.shape(a)?.dims()[1] == 1) {
+            return Ok(a);
+        }
+        self.contiguous(a)
+    }
+
+    fn require_f32(&self, op: &'static str, a: Tensor) -> Result<()> {
+        match self.dtype(a)? {
+            DType::F32 => Ok(()),
+            other => Err(Error::graph(op, format!("operand is {other}, not f32"))),
+        }
+    }
+
+    fn mismatch(&self, op: &'static str, a: Tensor, b: Tensor) -> Error {
+        match (self.shape(a), self.shape(b)) {
+            (Ok(a), Ok(b)) => Error::graph(op, format!("{a} and {b} do not go together")),
+            (Err(error), _) | (_, Err(error)) => error,
+        }
+    }
+}
+
+/// A number that ggml takes as `int`.
+fn small(n: usize) -> Result<i32> {
+    i32::try_from(n).map_err(|_| Error::graph("argument", format!("{n} is too large")))
+}

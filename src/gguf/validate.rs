@@ -1,0 +1,82 @@
+//! What a header claims, held against the file: types, shapes, alignment, places.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use pinhole_quant::DType;
+use pinhole_quant::gguf::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT};
+
+use super::metadata::Metadata;
+use super::walk::TensorEntry;
+use crate::error::{Error, Result};
+use crate::index::{FileTensor, Form, Index, Map, check_name, tensor_at};
+
+/// Type ids that old files may hold and ggml reads no more, with their names.
+const RETIRED: &[(u32, &str)] = &[
+    (4, "q4_2"),
+    (5, "q4_3"),
+    (31, "q4_0_4_4"),
+    (32, "q4_0_4_8"),
+    (33, "q4_0_8_8"),
+    (36, "iq4_nl_4_4"),
+    (37, "iq4_nl_4_8"),
+    (38, "iq4_nl_8_8"),
+];
+
+/// The alignment that the metadata asks for, in bytes.
+///
+/// # Errors
+///
+/// [`Error::Mismatch`] where the key has another type than `u32`, [`Error::Malformed`] where the value is no power of
+/// two or less than 8: the format asks for a multiple of 8, and ggml for a power of two.
+pub(super) fn alignment(metadata: &Metadata) -> Result<u64> {
+    let alignment = metadata.u32(ALIGNMENT_KEY)?.unwrap_or(DEFAULT_ALIGNMENT);
+    if alignment < 8 || !alignment.is_power_of_two() {
+        let at = format!("metadata `{ALIGNMENT_KEY}`");
+        let expected = "a power of two of at least 8";
+        return Err(Error::malformed(metadata.path(), at, expected, alignment.to_string()));
+    }
+    Ok(alignment.into())
+}
+
+/// The index of the tensors in `entries`, whose list ends at byte `header` of the file.
+///
+/// # Errors
+///
+/// [`Error::Malformed`], with the tensor's name, where a name is empty, too long or there twice, a type is unknown or
+/// retired, a shape is impossible, or bytes are misaligned, outside the file or shared with another tensor.
+pub(super) fn index(map: &Arc<Map>, entries: Vec<TensorEntry>, header: usize, alignment: u64) -> Result<Index> {
+    // A header has at most `MAX_HEADER_BYTES` and an alignment at most 2^31: no overflow in 64 bits.
+    let data = (header as u64).next_multiple_of(alignment);
+    let mut index = Index::of(map);
+    for entry in entries {
+        check_name(map.path(), &entry.name)?;
+        let tensor = tensor(map, &entry, data, alignment)?;
+        index.insert(entry.name.into(), tensor)?;
+    }
+    index.check_disjoint()?;
+    Ok(index)
+}
+
+fn tensor(map: &Arc<Map>, entry: &TensorEntry, data: u64, alignment: u64) -> Result<FileTensor> {
+    let fail = |expected: String, found: String| Error::malformed(map.path(), tensor_at(&entry.name), expected, found);
+    let dtype = dtype(map.path(), entry)?;
+    let dims = entry.dims.iter().map(|&extent| usize::try_from(extent)).collect::<Result<Vec<_>, _>>();
+    let dims = dims.map_err(|_| fail("a size that memory can hold".into(), format!("{:?}", entry.dims)))?;
+    if !entry.offset.is_multiple_of(alignment) {
+        return Err(fail(format!("an offset that is a multiple of {alignment}"), entry.offset.to_string()));
+    }
+    let start = data.checked_add(entry.offset).and_then(|start| usize::try_from(start).ok());
+    let start = start.ok_or_else(|| fail("an offset inside the file".into(), entry.offset.to_string()))?;
+    Form::new(map.path(), &entry.name, dtype.into(), dims)?.place(map, &entry.name, start)
+}
+
+fn dtype(path: &Path, entry: &TensorEntry) -> Result<DType> {
+    DType::from_id(entry.type_id).ok_or_else(|| {
+        let found = match RETIRED.iter().find(|retired| retired.0 == entry.type_id) {
+            Some((id, name)) => format!("type {id} ({name}), which was retired: quantize the model again"),
+            None => format!("type {}, which ggml 0.26 does not know", entry.type_id),
+        };
+        Error::malformed(path, tensor_at(&entry.name), "a type of ggml", found)
+    })
+}

@@ -1,0 +1,309 @@
+//! What every weight file comes down to: names, and where in a read-only map each tensor's bytes lie.
+//!
+//! The readers of the two formats ([`crate::gguf`], [`crate::safetensors`]) check a file's header once and give an
+//! [`Index`]. Whoever holds one may rely on it: names are unique, every [`FileTensor`] has a shape that ggml can hold,
+//! and exactly the bytes that its shape and storage take, inside the file and shared with no other tensor.
+
+mod map;
+mod storage;
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+pub use map::{MAP_ALIGNMENT, Map};
+pub use storage::Storage;
+
+use crate::error::{Error, Result};
+use crate::tensor::{MAX_DIMS, Shape};
+
+/// A tensor in a file.
+#[derive(Clone, Debug)]
+pub struct FileTensor {
+    /// How the file stores its numbers.
+    pub storage: Storage,
+    /// Its shape. Where the file has more than four dimensions, the slowest are merged: `[a, b, c, d, e]` is
+    /// `[a, b, c, d*e]`, which leaves the bytes as they are.
+    pub shape: Shape,
+    /// Its extents as the file gives them, in ggml order; one `1` for a single number.
+    pub file_shape: Vec<usize>,
+    map: Arc<Map>,
+    /// Lies inside the map: [`Form::place`] is the only constructor.
+    range: Range<usize>,
+}
+
+impl FileTensor {
+    /// Its bytes: as many as [`Storage::bytes`] says for its shape.
+    pub fn bytes(&self) -> &[u8] {
+        &self.map.bytes()[self.range.clone()]
+    }
+
+    /// Where its first byte lies, counted from the start of the map. Files align tensors to what they like; see
+    /// [`Gguf::alignment`](crate::gguf::Gguf::alignment).
+    pub fn offset(&self) -> usize {
+        self.range.start
+    }
+
+    /// The map that holds its bytes.
+    pub fn map(&self) -> &Arc<Map> {
+        &self.map
+    }
+
+    /// The file that holds its bytes.
+    pub fn path(&self) -> &Path {
+        self.map.path()
+    }
+}
+
+/// The tensors of one file or of several that belong together, in file order.
+#[derive(Clone, Debug, Default)]
+pub struct Index {
+    tensors: Vec<(Arc<str>, FileTensor)>,
+    by_name: HashMap<Arc<str>, usize>,
+    maps: Vec<Arc<Map>>,
+}
+
+impl Index {
+    /// An index of `map` without tensors yet.
+    pub(crate) fn of(map: &Arc<Map>) -> Index {
+        Index { maps: vec![Arc::clone(map)], ..Index::default() }
+    }
+
+    /// The tensor `name`.
+    pub fn get(&self, name: &str) -> Option<&FileTensor> {
+        self.by_name.get(name).map(|&position| &self.tensors[position].1)
+    }
+
+    /// All tensors with their names, in file order.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &FileTensor)> {
+        self.tensors.iter().map(|(name, tensor)| (name.as_ref(), tensor))
+    }
+
+    /// How many tensors there are.
+    pub fn len(&self) -> usize {
+        self.tensors.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.tensors.is_empty()
+    }
+
+    /// The files, in the order in which they were added.
+    pub fn maps(&self) -> &[Arc<Map>] {
+        &self.maps
+    }
+
+    /// Adds every tensor of `other`: another shard of the same model.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Malformed`] where a name is in both. The index is incomplete then.
+    pub fn append(&mut self, other: Index) -> Result<()> {
+        self.maps.extend(other.maps);
+        other.tensors.into_iter().try_for_each(|(name, tensor)| self.insert(name, tensor))
+    }
+
+    /// Adds a tensor at the end. Its map must be among the index's.
+    pub(crate) fn insert(&mut self, name: Arc<str>, tensor: FileTensor) -> Result<()> {
+        if let Some(first) = self.get(&name) {
+            let found = format!("another in {}", first.path().display());
+            return Err(Error::malformed(tensor.path(), tensor_at(&name), "a name that is used once", found));
+        }
+        self.by_name.insert(Arc::clone(&name), self.tensors.len());
+        self.tensors.push((name, tensor));
+        Ok(())
+    }
+
+    /// Refuses tensors that share bytes. For the index of a single file.
+    pub(crate) fn check_disjoint(&self) -> Result<()> {
+        let mut by_offset: Vec<_> = self.iter().collect();
+        by_offset.sort_by_key(|(_, tensor)| tensor.offset());
+        for pair in by_offset.windows(2) {
+            let [(before, first), (name, second)] = pair else { continue };
+            if first.range.end > second.range.start {
+                let expected = format!("bytes of its own, from byte {} on", first.range.end);
+                let found = format!("byte {}, inside {}", second.range.start, tensor_at(before));
+                return Err(Error::malformed(second.path(), tensor_at(name), expected, found));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a header says of one tensor, found possible: everything but its place.
+pub(crate) struct Form {
+    storage: Storage,
+    shape: Shape,
+    file_shape: Vec<usize>,
+    bytes: usize,
+}
+
+impl Form {
+    /// Checks a tensor's type and extents (ggml order) against each other.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Malformed`] where an extent is zero, a block does not divide the row, or the size overflows.
+    pub(crate) fn new(path: &Path, name: &str, storage: Storage, mut file_shape: Vec<usize>) -> Result<Form> {
+        let fail = |expected: String| {
+            let found = format!("{storage} {file_shape:?}");
+            Error::malformed(path, tensor_at(name), expected, found)
+        };
+        if file_shape.contains(&0) {
+            return Err(fail("extents of at least 1".into()));
+        }
+        let shape = fold(&file_shape).ok_or_else(|| fail("a size that memory can hold".into()))?;
+        if !shape.row().is_multiple_of(storage.block_size()) {
+            return Err(fail(format!("rows of a multiple of {} numbers", storage.block_size())));
+        }
+        let bytes = storage.bytes(&shape).ok_or_else(|| fail("a size that memory can hold".into()))?;
+        if file_shape.is_empty() {
+            file_shape.push(1);
+        }
+        Ok(Form { storage, shape, file_shape, bytes })
+    }
+
+    /// The bytes that the tensor takes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The tensor, with its first byte at `start` of the map.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Malformed`] where it does not end inside the map.
+    pub(crate) fn place(self, map: &Arc<Map>, name: &str, start: usize) -> Result<FileTensor> {
+        let length = map.bytes().len();
+        let end = start.checked_add(self.bytes).filter(|&end| end <= length).ok_or_else(|| {
+            let expected = format!("{} bytes from byte {start} on", self.bytes);
+            Error::malformed(map.path(), tensor_at(name), expected, format!("a file of {length} bytes"))
+        })?;
+        let Form { storage, shape, file_shape, .. } = self;
+        Ok(FileTensor { storage, shape, file_shape, map: Arc::clone(map), range: start..end })
+    }
+}
+
+/// A shape of at most four extents with the same bytes: the slowest are merged.
+fn fold(extents: &[usize]) -> Option<Shape> {
+    if extents.len() <= MAX_DIMS {
+        return Shape::new(extents);
+    }
+    let (kept, merged) = extents.split_at(MAX_DIMS - 1);
+    let slowest = merged.iter().try_fold(1usize, |product, &extent| product.checked_mul(extent))?;
+    Shape::new(&[kept, &[slowest]].concat())
+}
+
+/// Most bytes of a tensor's name. GGUF asks for 64 at most and stock ggml keeps 63, but builds with room for 127 write
+/// files too, and names in safetensors have no limit.
+const MAX_NAME_BYTES: usize = 512;
+
+/// Refuses a tensor's name that is empty, too long, or would play tricks on a terminal.
+pub(crate) fn check_name(path: &Path, name: &str) -> Result<()> {
+    let fail = |expected: String, found: String| Err(Error::malformed(path, tensor_at(name), expected, found));
+    if name.is_empty() || name.len() > MAX_NAME_BYTES {
+        return fail(format!("a name of 1 to {MAX_NAME_BYTES} bytes"), format!("{} bytes", name.len()));
+    }
+    if name.contains(char::is_control) {
+        return fail("a name without control characters".into(), "some".into());
+    }
+    Ok(())
+}
+
+/// A tensor as the place of an error.
+pub(crate) fn tensor_at(name: &str) -> String {
+    format!("tensor {}", quoted(name))
+}
+
+/// Text from a file, fit for a message: in backticks, shortened, control characters escaped.
+pub(crate) fn quoted(text: &str) -> String {
+    const SHOWN: usize = 80;
+    let more = if text.chars().nth(SHOWN).is_some() { "..." } else { "" };
+    let shown: String = text.chars().take(SHOWN).collect();
+    format!("`{}{more}`", shown.escape_debug())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use pinhole_quant::DType;
+
+    use super::*;
+
+    fn form(storage: impl Into<Storage>, dims: &[usize]) -> Result<Form> {
+        Form::new(Path::new("f"), "w", storage.into(), dims.to_vec())
+    }
+
+    #[test]
+    fn extra_dimensions_fold_into_the_slowest() {
+        let form = form(DType::F32, &[2, 2, 1, 16, 1536]).unwrap();
+        assert_eq!(form.shape, [2, 2, 1, 16 * 1536]);
+        assert_eq!(form.file_shape, [2, 2, 1, 16, 1536]);
+        assert_eq!(form.bytes(), 2 * 2 * 16 * 1536 * 4);
+        assert_eq!(fold(&[1; 7]), Shape::new(&[1]));
+        assert_eq!(fold(&[1, 1, 1, usize::MAX, 2]), None);
+    }
+
+    #[test]
+    fn a_single_number_has_one_extent() {
+        let form = form(DType::F16, &[]).unwrap();
+        assert_eq!((form.shape, form.bytes()), (Shape::new(&[1]).unwrap(), 2));
+        assert_eq!(form.file_shape, [1]);
+    }
+
+    #[test]
+    fn impossible_forms_say_why() {
+        let message = |result: Result<Form>| result.err().unwrap().to_string();
+        let zero = message(form(DType::F32, &[3, 0]));
+        assert_eq!(zero, "f: tensor `w`: expected extents of at least 1, found f32 [3, 0]");
+        assert!(message(form(DType::Q4_K, &[100])).contains("a multiple of 256 numbers, found q4_k [100]"));
+        assert!(message(form(Storage::U64, &[1 << 61])).contains("that memory can hold"));
+        assert!(message(form(DType::F32, &[1 << 40, 1 << 40])).contains("that memory can hold"));
+    }
+
+    #[test]
+    fn tensors_stay_inside_the_map() {
+        let map = Map::from_bytes("f", &[9; 100]).unwrap();
+        let at = |start| form(DType::F32, &[5]).unwrap().place(&map, "w", start);
+        assert_eq!(at(80).unwrap().bytes(), [9; 20]);
+        assert_eq!(at(80).unwrap().offset(), 80);
+        let error = at(81).unwrap_err().to_string();
+        assert_eq!(error, "f: tensor `w`: expected 20 bytes from byte 81 on, found a file of 100 bytes");
+        assert!(at(usize::MAX).is_err());
+    }
+
+    #[test]
+    fn an_index_keeps_order_and_refuses_doubles() {
+        let map = Map::from_bytes("f", &[0; 100]).unwrap();
+        let tensor = |start| form(Storage::U8, &[10]).unwrap().place(&map, "w", start).unwrap();
+        let mut index = Index::of(&map);
+        for (name, start) in [("z", 0), ("a", 20), ("m", 10)] {
+            index.insert(name.into(), tensor(start)).unwrap();
+        }
+        assert_eq!(index.iter().map(|(name, _)| name).collect::<Vec<_>>(), ["z", "a", "m"]);
+        assert_eq!(index.get("m").map(FileTensor::offset), Some(10));
+        assert!(index.get("x").is_none());
+        index.check_disjoint().unwrap();
+
+        let mut other = Index::of(&Map::from_bytes("g", &[]).unwrap());
+        other.insert("a".into(), tensor(95 - 10)).unwrap();
+        let error = index.clone().append(other).unwrap_err().to_string();
+        assert_eq!(error, "f: tensor `a`: expected a name that is used once, found another in f");
+
+        index.insert("late".into(), tensor(29)).unwrap();
+        let error = index.check_disjoint().unwrap_err().to_string();
+        assert!(error.contains("from byte 30 on, found byte 29, inside tensor `a`"), "{error}");
+    }
+
+    #[test]
+    fn names_are_shown_harmless() {
+        assert_eq!(quoted("a\x1b[2J"), "`a\\u{1b}[2J`");
+        assert_eq!(quoted(&"x".repeat(81)).len(), 85);
+        assert!(check_name(Path::new("f"), "a\x1bb").is_err());
+        assert!(check_name(Path::new("f"), "").is_err());
+        assert!(check_name(Path::new("f"), &"é".repeat(256)).is_ok());
+        assert!(check_name(Path::new("f"), &"é".repeat(257)).is_err());
+    }
+}

@@ -1,0 +1,24 @@
+//! Diffusion models through a 4 GB pinhole.
+//!
+//! pinhole reads image and video diffusion models from GGUF bundles, diffusers directories and the loose files people
+//! have, maps them into memory and runs them through ggml. Data goes one way: file, map, index, bind, stages, plan,
+//! executor, latents, autoencoder, picture. Modules import only from those listed above them.
+
+pub mod bind;
+pub mod error;
+pub mod exec;
+pub mod ggml;
+pub mod gguf;
+pub mod image;
+pub mod index;
+pub mod models;
+pub mod pipeline;
+pub mod safetensors;
+pub mod sample;
+pub mod source;
+pub mod stage;
+pub mod tensor;
+pub mod text;
+pub mod weights;
+
+pub use error::{Error, Result};

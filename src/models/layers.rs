@@ -1,0 +1,233 @@
+//! The layers that models share. Shapes are in ggml order.
+
+use serde::Deserialize;
+
+use crate::ggml::{Graph, Tensor};
+use crate::stage::Build;
+use crate::weights::{Role, Scope, WeightId};
+use crate::{Error, Result};
+
+/// `y = W x + b`: the only way to a matrix, so that a side branch, a kernel or a chunked product needs no word in a model.
+#[derive(Clone, Copy, Debug)]
+pub struct Linear {
+    weight: WeightId,
+    bias: Option<WeightId>,
+}
+
+impl Linear {
+    /// `inputs` to `outputs`, with a bias.
+    pub fn declare(scope: &mut Scope<'_>, inputs: usize, outputs: usize, role: Role) -> Result<Linear> {
+        let weight = scope.weight("weight", &[inputs, outputs], role)?;
+        let bias = scope.weight("bias", &[outputs], Role::Vector)?;
+        Ok(Linear { weight, bias: Some(bias) })
+    }
+
+    /// `inputs` to `outputs`, without a bias.
+    pub fn declare_unbiased(scope: &mut Scope<'_>, inputs: usize, outputs: usize, role: Role) -> Result<Linear> {
+        Ok(Linear { weight: scope.weight("weight", &[inputs, outputs], role)?, bias: None })
+    }
+
+    /// `x [inputs, ..]` gives `[outputs, ..]`.
+    pub fn build(&self, b: &Build<'_>, x: Tensor) -> Result<Tensor> {
+        let y = b.g.mul_mat(b.weight(self.weight)?, x)?;
+        self.bias.map_or(Ok(y), |bias| b.g.add(y, b.weight(bias)?))
+    }
+}
+
+/// Layer normalisation with scale and shift.
+#[derive(Clone, Copy, Debug)]
+pub struct LayerNorm {
+    weight: WeightId,
+    bias: WeightId,
+    eps: f32,
+}
+
+impl LayerNorm {
+    /// Over rows of `width`.
+    pub fn declare(scope: &mut Scope<'_>, width: usize, eps: f32) -> Result<LayerNorm> {
+        let weight = scope.weight("weight", &[width], Role::Vector)?;
+        Ok(LayerNorm { weight, bias: scope.weight("bias", &[width], Role::Vector)?, eps })
+    }
+
+    /// `x [width, ..]`, normalised.
+    pub fn build(&self, b: &Build<'_>, x: Tensor) -> Result<Tensor> {
+        let scaled = b.g.mul(b.g.norm(x, self.eps)?, b.weight(self.weight)?)?;
+        b.g.add(scaled, b.weight(self.bias)?)
+    }
+}
+
+/// Root-mean-square normalisation with a scale.
+#[derive(Clone, Copy, Debug)]
+pub struct RmsNorm {
+    weight: WeightId,
+    eps: f32,
+}
+
+impl RmsNorm {
+    /// Over rows of `width`; `name` is that of the scale (`weight`, or `scale` in original FLUX files).
+    pub fn declare(scope: &mut Scope<'_>, name: &str, width: usize, eps: f32) -> Result<RmsNorm> {
+        Ok(RmsNorm { weight: scope.weight(name, &[width], Role::Vector)?, eps })
+    }
+
+    /// `x [width, ..]`, normalised.
+    pub fn build(&self, b: &Build<'_>, x: Tensor) -> Result<Tensor> {
+        b.g.mul(b.g.rms_norm(x, self.eps)?, b.weight(self.weight)?)
+    }
+}
+
+/// Group normalisation of `[w, h, c, n]` with scale and shift per channel.
+#[derive(Clone, Copy, Debug)]
+pub struct GroupNorm {
+    weight: WeightId,
+    bias: WeightId,
+    channels: usize,
+    groups: usize,
+    eps: f32,
+}
+
+impl GroupNorm {
+    /// Over `groups` groups of `channels` channels.
+    pub fn declare(scope: &mut Scope<'_>, channels: usize, groups: usize, eps: f32) -> Result<GroupNorm> {
+        let weight = scope.weight("weight", &[channels], Role::Vector)?;
+        let bias = scope.weight("bias", &[channels], Role::Vector)?;
+        Ok(GroupNorm { weight, bias, channels, groups, eps })
+    }
+
+    /// `x [w, h, channels, n]`, normalised.
+    pub fn build(&self, b: &Build<'_>, x: Tensor) -> Result<Tensor> {
+        let per_channel = |weight| b.g.reshape(b.weight(weight)?, &[1, 1, self.channels]);
+        let normal = b.g.group_norm(x, self.groups, self.eps)?;
+        b.g.add(b.g.mul(normal, per_channel(self.weight)?)?, per_channel(self.bias)?)
+    }
+}
+
+/// A square convolution with a bias.
+#[derive(Clone, Copy, Debug)]
+pub struct Conv2d {
+    weight: WeightId,
+    bias: WeightId,
+    channels: usize,
+    stride: usize,
+    padding: usize,
+}
+
+impl Conv2d {
+    /// A kernel of `size x size`, with zeros around so that a stride of 1 keeps the picture's size.
+    pub fn declare(scope: &mut Scope<'_>, inputs: usize, outputs: usize, size: usize) -> Result<Conv2d> {
+        let weight = scope.weight("weight", &[size, size, inputs, outputs], Role::ConvKernel)?;
+        let bias = scope.weight("bias", &[outputs], Role::Vector)?;
+        Ok(Conv2d { weight, bias, channels: outputs, stride: 1, padding: size / 2 })
+    }
+
+    /// The same with another stride and padding.
+    #[must_use]
+    pub fn with(self, stride: usize, padding: usize) -> Conv2d {
+        Conv2d { stride, padding, ..self }
+    }
+
+    /// `x [w, h, inputs, n]` gives `[w', h', outputs, n]`.
+    pub fn build(&self, b: &Build<'_>, x: Tensor) -> Result<Tensor> {
+        let y = b.g.conv_2d(b.weight(self.weight)?, x, self.stride, self.padding)?;
+        b.g.add(y, b.g.reshape(b.weight(self.bias)?, &[1, 1, self.channels])?)
+    }
+}
+
+/// A function between two linear layers, by its name in transformers' configurations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    /// `x * sigmoid(1.702 x)`
+    #[default]
+    QuickGelu,
+    /// GELU by the error function.
+    Gelu,
+    /// GELU by the tanh approximation.
+    #[serde(alias = "gelu_pytorch_tanh")]
+    GeluNew,
+    /// `x * sigmoid(x)`
+    Silu,
+}
+
+impl Activation {
+    /// Applies it to every element.
+    pub fn build(self, g: &Graph, x: Tensor) -> Result<Tensor> {
+        match self {
+            Activation::QuickGelu => g.gelu_quick(x),
+            Activation::Gelu => g.gelu_erf(x),
+            Activation::GeluNew => g.gelu_tanh(x),
+            Activation::Silu => g.silu(x),
+        }
+    }
+}
+
+/// `x [heads * d, tokens, batch]` as `[d, tokens, heads, batch]`, where attention wants its heads: a view.
+pub fn split_heads(g: &Graph, x: Tensor, heads: usize) -> Result<Tensor> {
+    g.permute(g.split_rows(x, heads)?, [0, 2, 1, 3])
+}
+
+/// `[d, heads, tokens, batch]`, as attention leaves its result, as `[heads * d, tokens, batch]`.
+pub fn join_heads(g: &Graph, x: Tensor) -> Result<Tensor> {
+    let [d, heads, tokens, batch] = g.shape(x)?.dims();
+    g.reshape(x, &[d * heads, tokens, batch])
+}
+
+/// `softmax(scale * q k^T + bias) v` with the scores in memory: `q`, `k`, `v` are `[d, tokens, heads, batch]`, `bias`
+/// `[tokens, tokens, heads or 1, 1]`. Gives `[d, heads, tokens, batch]`. For short texts, where the scores are small and
+/// the bias differs by head.
+pub fn attention_with_bias(g: &Graph, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: f32) -> Result<Tensor> {
+    let scores = g.mul_mat(k, q)?; // [tokens (keys), tokens (queries), heads, batch]
+    let shares = g.soft_max(scores, Some(bias), scale)?;
+    let v = g.contiguous(g.permute(v, [1, 0, 2, 3])?)?; // [tokens, d, heads, batch]
+    let mixed = g.mul_mat(v, shares)?; // [d, tokens, heads, batch]
+    g.contiguous(g.permute(mixed, [0, 2, 1, 3])?)
+}
+
+/// Rotates neighbouring pairs of `x [d, heads, tokens, batch]`: `x cos + swap(x) sin`, where `swap` exchanges the two of
+/// each pair. `cos` and `sin` are `[d, 1, tokens]`, with the sign of the rotation in `sin` (see
+/// [`rotary_tables`]).
+pub fn rotate_pairs(g: &Graph, x: Tensor, cos: Tensor, sin: Tensor) -> Result<Tensor> {
+    let dims @ [d, heads, tokens, batch] = g.shape(x)?.dims();
+    let pairs = g.reshape(x, &[2, d / 2 * heads, tokens, batch])?;
+    let swapped = g.reshape(g.roll(pairs, 1)?, &dims)?;
+    g.add(g.mul(x, cos)?, g.mul(swapped, sin)?)
+}
+
+/// The tables of [`rotate_pairs`], `[d, tokens]` each, `d` the sum of `axes`: position `p` on an axis of width `w` turns
+/// pair `i` of that axis by `p * theta^(-2i/w)`, computed in f64 as diffusers does.
+///
+/// `positions` holds one coordinate per axis for every token.
+///
+/// # Errors
+/// [`Error::Graph`] where the coordinates do not match the axes.
+pub fn rotary_tables(axes: &[usize], theta: f64, positions: &[Vec<u32>]) -> Result<(Vec<f32>, Vec<f32>)> {
+    if positions.iter().any(|position| position.len() != axes.len()) {
+        return Err(Error::graph("rotary", format!("positions do not have {} coordinates", axes.len())));
+    }
+    let (mut cos, mut sin) = (Vec::new(), Vec::new());
+    for position in positions {
+        for (&width, &coordinate) in axes.iter().zip(position) {
+            for pair in 0..width / 2 {
+                let angle = f64::from(coordinate) / theta.powf(2.0 * pair as f64 / width as f64);
+                cos.extend([angle.cos() as f32; 2]);
+                sin.extend([-angle.sin() as f32, angle.sin() as f32]);
+            }
+        }
+    }
+    Ok((cos, sin))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_turn_pairs_by_their_axis() {
+        let (cos, sin) = rotary_tables(&[2, 4], 10000.0, &[vec![1, 2]]).unwrap();
+        assert_eq!(cos.len(), 6);
+        assert!((cos[0] - 1f32.cos()).abs() < 1e-7 && (sin[0] + 1f32.sin()).abs() < 1e-7);
+        assert!((sin[1] - 1f32.sin()).abs() < 1e-7);
+        assert!((cos[4] - 0.02f32.cos()).abs() < 1e-7 && (sin[5] - 0.02f32.sin()).abs() < 1e-7);
+        assert!(rotary_tables(&[2, 4], 10000.0, &[vec![1]]).is_err());
+    }
+}

@@ -1,0 +1,8 @@
+//! Models, each a list of stages in the words of its paper. No files, no devices, no number formats.
+
+pub mod autoencoder_kl;
+pub mod clip;
+mod config;
+pub mod flux;
+pub mod layers;
+pub mod t5;

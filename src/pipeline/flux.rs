@@ -1,0 +1,391 @@
+//! FLUX.1: prompt to hidden states, noise to latents, latents to pictures.
+//!
+//! Follows diffusers' `FluxPipeline`. Text encoders, denoiser and autoencoder take their turns on the device; each
+//! phase's memory is given back before the next begins.
+
+use std::time::Instant;
+
+use super::{Event, Generated, Observer, Phase, Request, Settings, Timings};
+use crate::exec::{DeviceWeights, Session};
+use crate::ggml::{Backend, CancelFlag, Device, Ledger};
+use crate::image::Image;
+use crate::models::clip::causal_mask;
+use crate::models::flux::{TIME_WIDTH, pack_latents, sinusoid, unpack_latents};
+use crate::sample::{classifier_free_guidance, randn};
+use crate::source::flux::FluxModel;
+use crate::stage::{Cadence, Dims, Model, Symbol};
+use crate::text::MAX_SEQUENCE_LENGTH;
+use crate::{Error, Result};
+
+/// Sides of a picture are multiples of this: 8 pixels a latent, 2 latents a token.
+const SIDE: usize = 16;
+
+/// The longest side: beyond it the rotary positions leave all that was ever trained.
+const MOST_PIXELS: usize = 16384;
+
+/// How many pictures one request may make.
+const MOST_BATCH: usize = 64;
+
+/// What FLUX's time and guidance are multiplied by before they are embedded.
+const TIME_SCALE: f32 = 1000.0;
+
+/// What a model was published with, where a file brings no defaults: the model cards of FLUX.1-dev and -schnell.
+struct Published {
+    side: usize,
+    steps: usize,
+    guidance: f32,
+}
+
+const DEV: Published = Published { side: 1024, steps: 50, guidance: 3.5 };
+const SCHNELL: Published = Published { side: 1024, steps: 4, guidance: 0.0 };
+
+/// A prompt as the denoiser takes it.
+struct Prompt {
+    /// `[J, Tt]`
+    hidden: Vec<f32>,
+    /// `[P]`
+    pooled: Vec<f32>,
+}
+
+/// FLUX on a device, ready for requests.
+pub struct FluxPipeline {
+    model: FluxModel,
+    backend: Backend,
+    ledger: Ledger,
+}
+
+impl FluxPipeline {
+    /// A pipeline that computes on `device`, on the CPU with `threads` threads. `cancel` stops it between operations.
+    ///
+    /// # Errors
+    /// [`Error::Device`] where the device does not start.
+    pub fn new(model: FluxModel, device: Device, threads: usize, cancel: CancelFlag) -> Result<FluxPipeline> {
+        Ok(FluxPipeline { model, backend: Backend::new(device, threads, cancel)?, ledger: Ledger::new() })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &FluxModel {
+        &self.model
+    }
+
+    /// `request` with every default filled in.
+    ///
+    /// # Errors
+    /// [`Error::Option`] for the first value that cannot work.
+    pub fn settings(&self, request: &Request) -> Result<Settings> {
+        settings(&self.model, request)
+    }
+
+    /// Makes the pictures of `request`.
+    ///
+    /// # Errors
+    /// [`Error::Option`] for a value that cannot work, [`Error::Cancelled`], [`Error::OutOfMemory`],
+    /// [`Error::NotFinite`] where the model's numbers overflow.
+    pub fn generate(&mut self, request: &Request, observer: &mut dyn Observer) -> Result<Generated> {
+        let settings = self.settings(request)?;
+        let mut timings = Timings::new();
+        let mut run = Run { observer, timings: &mut timings, mapped: 0 };
+        let noise = self.noise(request, &settings)?;
+
+        let prompts: Vec<&str> =
+            std::iter::once(request.prompt.as_str()).chain(settings.negative_prompt.as_deref()).collect();
+        let encoded = self.encode(&prompts, &settings, &mut run)?;
+        let latents = self.denoise(&settings, &encoded, noise, &mut run)?;
+        let images = self.decode(&settings, &latents, &mut run)?;
+        let mapped_bytes = run.mapped;
+        Ok(Generated {
+            images,
+            latent_dims: self.latent_dims(&settings),
+            latents,
+            settings,
+            timings,
+            memory: self.ledger.usage(),
+            mapped_bytes,
+        })
+    }
+
+    /// `[w/8, h/8, C, N]`
+    fn latent_dims(&self, settings: &Settings) -> [usize; 4] {
+        [settings.width / 8, settings.height / 8, self.model.vae.latent_channels, settings.batch]
+    }
+
+    /// The noise of every picture: given, or drawn.
+    fn noise(&self, request: &Request, settings: &Settings) -> Result<Vec<f32>> {
+        let dims @ [w, h, channels, batch] = self.latent_dims(settings);
+        let each = w * h * channels;
+        let Some(noise) = &request.noise else {
+            let mut all = Vec::with_capacity(each * batch);
+            for i in 0..batch {
+                all.extend(randn(settings.seed.wrapping_add(i as u64), each)?);
+            }
+            return Ok(all);
+        };
+        if noise.len() != each * batch {
+            let expected = format!("{} numbers ({dims:?}, fastest first)", each * batch);
+            return Err(Error::option("--noise", expected, format!("{} numbers", noise.len())));
+        }
+        Ok(noise.clone())
+    }
+
+    fn encode(&mut self, prompts: &[&str], settings: &Settings, run: &mut Run<'_>) -> Result<Vec<Prompt>> {
+        let start = Instant::now();
+        let (clip, t5) = (&self.model.clip, &self.model.t5);
+        let stages = (clip.net.model.stages().len() + t5.net.model.stages().len()) * prompts.len();
+        run.observer.event(Event::Begin { phase: Phase::Encode, stages, steps: 0 })?;
+        let pooled = self.encode_clip(prompts, run)?;
+        let hidden = self.encode_t5(prompts, settings, run)?;
+        run.end(Phase::Encode, start)?;
+        Ok(hidden.into_iter().zip(pooled).map(|(hidden, pooled)| Prompt { hidden, pooled }).collect())
+    }
+
+    /// The pooled vector of every prompt.
+    fn encode_clip(&mut self, prompts: &[&str], run: &mut Run<'_>) -> Result<Vec<Vec<f32>>> {
+        let FluxModel { clip, clip_config, clip_tokenizer, .. } = &self.model;
+        let (tokens, width) = (clip_tokenizer.length(), clip_config.hidden_size);
+        let weights = DeviceWeights::load(&clip.net.model, &clip.bound, self.backend.device(), &self.ledger)?;
+        run.mapped += weights.mapped_bytes();
+        let dims = Dims::new().with(Symbol::TextTokens, tokens);
+        let mut session = Session::new(&clip.net.model, &weights, &dims, &self.backend, &self.ledger)?;
+        session.set(clip.net.mask, &causal_mask(tokens))?;
+        let ids: Vec<u32> = (0..tokens as u32).collect();
+        let positions = clip.bound.gather(clip.net.position_embedding, width, &ids)?;
+        let mut pooled = Vec::new();
+        for prompt in prompts {
+            let encoded = clip_tokenizer.encode(prompt)?;
+            if let Some(cut) = &encoded.cut {
+                run.warn(format!("CLIP reads {tokens} tokens; it does not see \"{}\"", shorten(cut)))?;
+            }
+            let mut hidden = clip.bound.gather(clip.net.token_embedding, width, &encoded.ids)?;
+            hidden.iter_mut().zip(&positions).for_each(|(token, position)| *token += position);
+            session.set(clip.net.hidden, &hidden)?;
+            session.run(&mut self.backend, Cadence::Request, |_, _| run.observer.event(Event::Stage))?;
+            let hidden = session.get(clip.net.hidden)?;
+            let row = clip_config.pooled_position(&encoded.ids) * width;
+            pooled.push(finite(hidden[row..row + width].to_vec(), "CLIP's pooled vector")?);
+        }
+        Ok(pooled)
+    }
+
+    /// The hidden states of every prompt, `[J, Tt]`.
+    fn encode_t5(&mut self, prompts: &[&str], settings: &Settings, run: &mut Run<'_>) -> Result<Vec<Vec<f32>>> {
+        let FluxModel { t5, t5_config, t5_tokenizer, .. } = &self.model;
+        let tokens = settings.max_sequence_length;
+        let weights = DeviceWeights::load(&t5.net.model, &t5.bound, self.backend.device(), &self.ledger)?;
+        run.mapped += weights.mapped_bytes();
+        let dims = Dims::new().with(Symbol::TextTokens, tokens).with(Symbol::TextPairs, tokens * tokens);
+        let mut session = Session::new(&t5.net.model, &weights, &dims, &self.backend, &self.ledger)?;
+        session.set_indices(t5.net.buckets, &t5_config.buckets(tokens))?;
+        let mut states = Vec::new();
+        for prompt in prompts {
+            let encoded = t5_tokenizer.encode(prompt, Some(tokens))?;
+            if let Some(cut) = &encoded.cut {
+                run.warn(format!("T5 reads {tokens} tokens; it does not see \"{}\"", shorten(cut)))?;
+            }
+            session.set(t5.net.hidden, &t5.bound.gather(t5.net.token_embedding, t5_config.d_model, &encoded.ids)?)?;
+            session.run(&mut self.backend, Cadence::Request, |_, _| run.observer.event(Event::Stage))?;
+            states.push(finite(session.get(t5.net.hidden)?, "T5's hidden states")?);
+        }
+        Ok(states)
+    }
+
+    /// Latents after the last step, `[w/8, h/8, C, N]`.
+    fn denoise(
+        &mut self,
+        settings: &Settings,
+        prompts: &[Prompt],
+        noise: Vec<f32>,
+        run: &mut Run<'_>,
+    ) -> Result<Vec<f32>> {
+        let start = Instant::now();
+        let flux = &self.model.transformer;
+        let passes = prompts.len();
+        let model = &flux.net.model;
+        let stages = stage_runs(model, settings.steps);
+        run.observer.event(Event::Begin { phase: Phase::Denoise, stages, steps: settings.steps })?;
+
+        let (rows, columns) = (settings.height / SIDE, settings.width / SIDE);
+        let sigmas = self.model.scheduler.sigmas(settings.steps, rows * columns)?;
+        let weights = DeviceWeights::load(model, &flux.bound, self.backend.device(), &self.ledger)?;
+        run.mapped += weights.mapped_bytes();
+        let dims = denoise_dims(settings, passes);
+        let mut session = Session::new(model, &weights, &dims, &self.backend, &self.ledger)?;
+        let times: Vec<f32> = sigmas[..settings.steps].iter().map(|&s| self.model.scheduler.timestep(s)).collect();
+        set_conditions(&mut session, &self.model, settings, prompts, &times)?;
+        let (cos, sin) = flux.net.rotary(settings.max_sequence_length, rows, columns)?;
+        session.set(flux.net.ports.cos, &cos)?;
+        session.set(flux.net.ports.sin, &sin)?;
+        session.run(&mut self.backend, Cadence::Request, |_, _| run.observer.event(Event::Stage))?;
+
+        let [w, h, channels, _] = self.latent_dims(settings);
+        let each = w * h * channels;
+        let mut tokens: Vec<f32> =
+            noise.chunks_exact(each).flat_map(|latents| pack_latents(latents, w, h, channels)).collect();
+        drop(noise);
+        let mut solver = settings.sampler.solver();
+        for step in 0..settings.steps {
+            let conditions = (0..passes).flat_map(|pass| vec![(step * passes + pass) as i32; settings.batch]);
+            session.set_indices(flux.net.ports.condition, &conditions.collect::<Vec<_>>())?;
+            session.set(flux.net.ports.latents, &tokens.repeat(passes))?;
+            session.run(&mut self.backend, Cadence::Step, |_, _| run.observer.event(Event::Stage))?;
+            let mut velocity = session.get(flux.net.ports.velocity)?;
+            let unconditional = velocity.split_off(tokens.len());
+            if passes == 2 {
+                classifier_free_guidance(&mut velocity, &unconditional, settings.cfg_scale)?;
+            }
+            solver.step(step, &sigmas, &velocity, &mut tokens)?;
+            tokens = finite(tokens, &format!("latents after step {}", step + 1))?;
+            run.observer.event(Event::Step { done: step + 1, steps: settings.steps })?;
+        }
+        run.end(Phase::Denoise, start)?;
+        Ok(tokens.chunks_exact(each).flat_map(|tokens| unpack_latents(tokens, w, h, channels)).collect())
+    }
+
+    fn decode(&mut self, settings: &Settings, latents: &[f32], run: &mut Run<'_>) -> Result<Vec<Image>> {
+        let start = Instant::now();
+        let (decoder, vae) = (&self.model.decoder, &self.model.vae);
+        let stages = decoder.net.model.stages().len() * settings.batch;
+        run.observer.event(Event::Begin { phase: Phase::Decode, stages, steps: 0 })?;
+        let weights = DeviceWeights::load(&decoder.net.model, &decoder.bound, self.backend.device(), &self.ledger)?;
+        run.mapped += weights.mapped_bytes();
+        let [w, h, channels, _] = self.latent_dims(settings);
+        let dims = Dims::new().with(Symbol::LatentWidth, w).with(Symbol::LatentHeight, h);
+        let mut session = Session::new(&decoder.net.model, &weights, &dims, &self.backend, &self.ledger)?;
+        let mut images = Vec::with_capacity(settings.batch);
+        for latents in latents.chunks_exact(w * h * channels) {
+            let scaled: Vec<f32> = latents.iter().map(|x| x / vae.scaling_factor + vae.shift_factor).collect();
+            session.set(decoder.net.latents, &scaled)?;
+            session.run(&mut self.backend, Cadence::Request, |_, _| run.observer.event(Event::Stage))?;
+            images.push(Image::from_samples(settings.width, settings.height, &session.get(decoder.net.picture)?)?);
+        }
+        run.end(Phase::Decode, start)?;
+        Ok(images)
+    }
+}
+
+/// Who listens to a request, and what is counted on the way.
+struct Run<'a> {
+    observer: &'a mut dyn Observer,
+    timings: &'a mut Timings,
+    mapped: usize,
+}
+
+impl Run<'_> {
+    fn warn(&mut self, text: String) -> Result<()> {
+        self.observer.event(Event::Warning(text))
+    }
+
+    fn end(&mut self, phase: Phase, start: Instant) -> Result<()> {
+        self.timings.insert(phase.name(), start.elapsed());
+        self.observer.event(Event::End { phase })
+    }
+}
+
+/// How many stages run in a request of `steps` steps.
+fn stage_runs(model: &Model, steps: usize) -> usize {
+    model.at(Cadence::Request).len() + model.at(Cadence::Step).len() * steps
+}
+
+fn denoise_dims(settings: &Settings, passes: usize) -> Dims {
+    let image = settings.width / SIDE * (settings.height / SIDE);
+    let text = settings.max_sequence_length;
+    Dims::new()
+        .with(Symbol::Batch, settings.batch * passes)
+        .with(Symbol::ImageTokens, image)
+        .with(Symbol::TextTokens, text)
+        .with(Symbol::JointTokens, text + image)
+        .with(Symbol::Conditions, settings.steps * passes)
+}
+
+/// Fills the ports that hold for the whole request: times, guidance and prompts. Condition `step * passes + pass`
+/// belongs to that pass of that step; item `pass * batch + i` of the batch to that pass of picture `i`.
+fn set_conditions(
+    session: &mut Session<'_>,
+    model: &FluxModel,
+    settings: &Settings,
+    prompts: &[Prompt],
+    times: &[f32],
+) -> Result<()> {
+    let ports = &model.transformer.net.ports;
+    let passes = prompts.len();
+    let time: Vec<f32> = times.iter().flat_map(|&time| sinusoid(time * TIME_SCALE).repeat(passes)).collect();
+    debug_assert_eq!(time.len(), TIME_WIDTH * times.len() * passes);
+    session.set(ports.time, &time)?;
+    if let (Some(port), Some(guidance)) = (ports.guidance, settings.guidance) {
+        session.set(port, &sinusoid(guidance * TIME_SCALE).repeat(times.len() * passes))?;
+    }
+    let pooled: Vec<f32> = prompts.iter().flat_map(|prompt| prompt.pooled.iter().copied()).collect();
+    session.set(ports.pooled, &pooled.repeat(times.len()))?;
+    let text: Vec<f32> = prompts.iter().flat_map(|prompt| prompt.hidden.repeat(settings.batch)).collect();
+    session.set(ports.text, &text)
+}
+
+fn settings(model: &FluxModel, request: &Request) -> Result<Settings> {
+    let takes_guidance = model.transformer.net.config().guidance_embeds;
+    let published = if takes_guidance { DEV } else { SCHNELL };
+    let defaults = &model.defaults;
+    let side = |option, given: Option<usize>, default: Option<usize>| {
+        check_side(option, given.or(default).unwrap_or(published.side))
+    };
+    let cfg_scale = number("--cfg-scale", request.cfg_scale.or(defaults.true_cfg_scale).unwrap_or(1.0), 0.0, 100.0)?;
+    let guidance = request.guidance.or(defaults.guidance_scale).unwrap_or(published.guidance);
+    let guidance = number("--guidance", guidance, 0.0, 1000.0)?;
+    let negative = request.negative_prompt.clone().or_else(|| defaults.negative_prompt.clone()).unwrap_or_default();
+    // One step more or less is the schedule's business; it knows its limits.
+    let steps = request.steps.or(defaults.num_inference_steps).unwrap_or(published.steps);
+    model.scheduler.sigmas(steps, 1)?;
+    if !(1..=MOST_BATCH).contains(&request.batch) {
+        return Err(Error::option("--batch", format!("1 to {MOST_BATCH}"), request.batch.to_string()));
+    }
+    let tokenizer_length = model.t5_tokenizer.default_length();
+    let length = request.max_sequence_length.or(defaults.max_sequence_length).unwrap_or(tokenizer_length);
+    if !(1..=MAX_SEQUENCE_LENGTH).contains(&length) {
+        let expected = format!("1 to {MAX_SEQUENCE_LENGTH}");
+        return Err(Error::option("--max-sequence-length", expected, length.to_string()));
+    }
+    Ok(Settings {
+        width: side("--width", request.width, defaults.width)?,
+        height: side("--height", request.height, defaults.height)?,
+        steps,
+        seed: request.seed,
+        guidance: takes_guidance.then_some(guidance),
+        cfg_scale,
+        negative_prompt: (cfg_scale > 1.0).then_some(negative),
+        sampler: request.sampler,
+        max_sequence_length: length,
+        batch: request.batch,
+    })
+}
+
+fn check_side(option: &'static str, side: usize) -> Result<usize> {
+    if side.is_multiple_of(SIDE) && (SIDE..=MOST_PIXELS).contains(&side) {
+        return Ok(side);
+    }
+    let nearest = ((side.saturating_add(SIDE / 2)) / SIDE * SIDE).clamp(SIDE, MOST_PIXELS);
+    let expected = format!("a multiple of {SIDE} from {SIDE} to {MOST_PIXELS}");
+    Err(Error::option(option, expected, side.to_string()).with_hint(format!("the nearest is {nearest}")))
+}
+
+fn number(option: &'static str, value: f32, least: f32, most: f32) -> Result<f32> {
+    if (least..=most).contains(&value) {
+        return Ok(value);
+    }
+    Err(Error::option(option, format!("a number from {least} to {most}"), value.to_string()))
+}
+
+/// `values`, or an error naming `what` where one is not finite: broken weights show here, not as a black picture.
+fn finite(values: Vec<f32>, what: &str) -> Result<Vec<f32>> {
+    if values.iter().all(|value| value.is_finite()) {
+        return Ok(values);
+    }
+    let hint = "the weights may be damaged: `pinhole inspect --check` looks at every number of a model".into();
+    Err(Error::NotFinite { at: what.to_owned(), hint: Some(hint) })
+}
+
+/// The beginning of a long text.
+fn shorten(text: &str) -> String {
+    const MOST: usize = 60;
+    match text.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text.to_owned(),
+    }
+}

@@ -1,0 +1,75 @@
+//! What a request tells while it runs.
+
+use crate::Result;
+
+/// A part of a request, in the order in which they run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Phase {
+    /// Weights are found and brought to the device.
+    Load,
+    /// The prompt goes through the text encoders.
+    Encode,
+    /// The denoiser runs, step by step.
+    Denoise,
+    /// The autoencoder makes pictures of latents.
+    Decode,
+}
+
+impl Phase {
+    /// Its name in tables and JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Phase::Load => "load",
+            Phase::Encode => "encode",
+            Phase::Denoise => "denoise",
+            Phase::Decode => "decode",
+        }
+    }
+}
+
+/// One thing that happened.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Event {
+    /// A phase begins, of `stages` stages in all.
+    Begin {
+        /// The phase.
+        phase: Phase,
+        /// How many [`Event::Stage`] will follow.
+        stages: usize,
+        /// How many steps they make up.
+        steps: usize,
+    },
+    /// A stage of the current phase is done.
+    Stage,
+    /// A denoising step is done.
+    Step {
+        /// How many are done.
+        done: usize,
+        /// Of how many.
+        steps: usize,
+    },
+    /// The current phase is over.
+    End {
+        /// The phase.
+        phase: Phase,
+    },
+    /// Something that the user should know, and that stops nothing.
+    Warning(String),
+}
+
+/// Who listens. An error it returns ends the request, so that a listener can cancel.
+pub trait Observer {
+    /// Hears of `event`.
+    ///
+    /// # Errors
+    /// Any error, [`Error::Cancelled`](crate::Error::Cancelled) usually, to end the request.
+    fn event(&mut self, event: Event) -> Result<()>;
+}
+
+impl<F: FnMut(Event) -> Result<()>> Observer for F {
+    fn event(&mut self, event: Event) -> Result<()> {
+        self(event)
+    }
+}

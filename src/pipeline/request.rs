@@ -1,0 +1,92 @@
+//! What is asked for, and what comes back.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::Phase;
+use crate::ggml::Usage;
+use crate::image::Image;
+use crate::sample::Sampler;
+
+/// What to draw. Everything but the prompt may be left to the model's defaults.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Request {
+    /// What to draw. May be empty.
+    pub prompt: String,
+    /// What not to draw; has an effect with a `cfg_scale` above 1.
+    pub negative_prompt: Option<String>,
+    /// Pixels across, a multiple of 16.
+    pub width: Option<usize>,
+    /// Pixels down, a multiple of 16.
+    pub height: Option<usize>,
+    /// Denoising steps.
+    pub steps: Option<usize>,
+    /// Of the noise; picture `i` of a batch uses `seed + i`.
+    pub seed: u64,
+    /// Guidance as an input, for models that take it.
+    pub guidance: Option<f32>,
+    /// Classifier-free guidance: 1 is off, and half the time.
+    pub cfg_scale: Option<f32>,
+    /// How steps are taken.
+    pub sampler: Sampler,
+    /// Tokens of T5's input.
+    pub max_sequence_length: Option<usize>,
+    /// How many pictures.
+    pub batch: usize,
+    /// Instead of noise drawn from the seed: `[w/8, h/8, C, batch]`.
+    pub noise: Option<Vec<f32>>,
+}
+
+/// A request with every default filled in and checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// Pixels across.
+    pub width: usize,
+    /// Pixels down.
+    pub height: usize,
+    /// Denoising steps.
+    pub steps: usize,
+    /// Of the first picture's noise.
+    pub seed: u64,
+    /// Guidance as an input; `None` for models that take none.
+    pub guidance: Option<f32>,
+    /// Classifier-free guidance; 1 is off.
+    pub cfg_scale: f32,
+    /// The negative prompt, where it has an effect.
+    pub negative_prompt: Option<String>,
+    /// How steps are taken.
+    pub sampler: Sampler,
+    /// Tokens of T5's input.
+    pub max_sequence_length: usize,
+    /// How many pictures.
+    pub batch: usize,
+}
+
+/// How long each phase took.
+pub type Timings = BTreeMap<&'static str, Duration>;
+
+/// What came of a request.
+#[derive(Clone, Debug)]
+pub struct Generated {
+    /// The pictures.
+    pub images: Vec<Image>,
+    /// The latents after the last step, in the denoiser's space: `[w/8, h/8, C, batch]`.
+    pub latents: Vec<f32>,
+    /// The extents of `latents`, in ggml order.
+    pub latent_dims: [usize; 4],
+    /// The settings that made them.
+    pub settings: Settings,
+    /// How long each phase took.
+    pub timings: Timings,
+    /// What was allocated on the device, with its peak.
+    pub memory: Usage,
+    /// Bytes of weights that were used where they lie in the file.
+    pub mapped_bytes: usize,
+}
+
+impl Generated {
+    /// How long `phase` took.
+    pub fn time(&self, phase: Phase) -> Duration {
+        self.timings.get(phase.name()).copied().unwrap_or_default()
+    }
+}

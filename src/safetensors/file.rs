@@ -1,0 +1,140 @@
+//! One safetensors file: length, header, tensors.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use pinhole_quant::DType;
+use safetensors::Dtype;
+use safetensors::tensor::TensorInfo;
+
+use super::header::Header;
+use crate::error::{Error, Result};
+use crate::index::{FileTensor, Form, Index, Map, Storage, check_name, quoted, tensor_at};
+
+/// Bytes of the header's length.
+const LENGTH_BYTES: usize = 8;
+/// Most bytes of a header: the limit of the format's own reader.
+const MAX_HEADER_BYTES: usize = 100_000_000;
+/// Most dimensions of a tensor. Three-dimensional convolutions have five.
+const MAX_FILE_DIMS: usize = 8;
+
+/// An open safetensors file.
+#[derive(Clone, Debug)]
+pub struct Safetensors {
+    /// What the file says about itself under `__metadata__`.
+    pub metadata: BTreeMap<String, String>,
+    /// Its tensors, in the order of their bytes.
+    pub index: Index,
+}
+
+impl Safetensors {
+    /// Opens the file at `path`.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Map::open`] and [`Safetensors::from_map`].
+    pub fn open(path: &Path) -> Result<Safetensors> {
+        Safetensors::from_map(Map::open(path)?)
+    }
+
+    /// Reads the header of a mapped file and checks it. No tensor's bytes are touched.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Malformed`], which says what and where, for anything that breaks the format;
+    /// [`Error::Mismatch`] for number formats that pinhole does not read, such as complex ones.
+    pub fn from_map(map: Arc<Map>) -> Result<Safetensors> {
+        let (Header { metadata, mut tensors }, data) = read_header(&map)?;
+        tensors.sort_by_key(|(_, info)| info.data_offsets);
+        let mut index = Index::of(&map);
+        let mut end = data;
+        for (name, info) in tensors {
+            let tensor = tensor(&map, &name, &info, data, end)?;
+            end += tensor.bytes().len();
+            index.insert(name.into(), tensor)?;
+        }
+        check_covered(&map, end)?;
+        Ok(Safetensors { metadata, index })
+    }
+}
+
+/// The header, and where the data behind it begins.
+fn read_header(map: &Map) -> Result<(Header, usize)> {
+    let (path, bytes) = (map.path(), map.bytes());
+    let Some(length) = bytes.first_chunk::<LENGTH_BYTES>() else {
+        let found = format!("a file of {} bytes", bytes.len());
+        return Err(Error::malformed(path, "header length", format!("{LENGTH_BYTES} bytes"), found));
+    };
+    let length = u64::from_le_bytes(*length);
+    let fits = (bytes.len() - LENGTH_BYTES).min(MAX_HEADER_BYTES);
+    let Some(length) = usize::try_from(length).ok().filter(|&length| length <= fits) else {
+        let expected = format!("at most {fits}, for a file of {} bytes", bytes.len());
+        return Err(Error::malformed(path, "header length", expected, length.to_string()));
+    };
+    let data = LENGTH_BYTES + length;
+    // Copied before it is checked: the file may change between the two, and a `str` must stay UTF-8.
+    let text = bytes[LENGTH_BYTES..data].to_vec();
+    let header = serde_json::from_slice(&text).map_err(|error| {
+        // The text of the error may quote the file.
+        let found = error.to_string().escape_debug().to_string();
+        Error::malformed(path, "header", "a JSON object of tensors", found)
+    })?;
+    Ok((header, data))
+}
+
+/// The tensor of one entry, whose bytes must begin at byte `start` of the file, where those before it end.
+fn tensor(map: &Arc<Map>, name: &str, info: &TensorInfo, data: usize, start: usize) -> Result<FileTensor> {
+    let fail = |expected: String, found: String| Err(Error::malformed(map.path(), tensor_at(name), expected, found));
+    check_name(map.path(), name)?;
+    if info.shape.len() > MAX_FILE_DIMS {
+        return fail(format!("at most {MAX_FILE_DIMS} dimensions"), info.shape.len().to_string());
+    }
+    let storage = storage(map.path(), name, info.dtype)?;
+    // PyTorch's order has the slowest extent first.
+    let dims = info.shape.iter().rev().copied().collect();
+    let form = Form::new(map.path(), name, storage, dims)?;
+    let (first, last) = info.data_offsets;
+    if first != start - data {
+        return fail(format!("data from offset {} on, where that before it ends", start - data), first.to_string());
+    }
+    if last.checked_sub(first) != Some(form.bytes()) {
+        return fail(format!("{} bytes for {storage} {:?}", form.bytes(), info.shape), format!("{first}..{last}"));
+    }
+    form.place(map, name, start)
+}
+
+/// The storage of a number format's name.
+fn storage(path: &Path, name: &str, dtype: Dtype) -> Result<Storage> {
+    Ok(match dtype {
+        Dtype::F64 => DType::F64.into(),
+        Dtype::F32 => DType::F32.into(),
+        Dtype::F16 => DType::F16.into(),
+        Dtype::BF16 => DType::BF16.into(),
+        Dtype::F8_E4M3 => Storage::F8E4M3,
+        Dtype::F8_E5M2 => Storage::F8E5M2,
+        Dtype::I64 => DType::I64.into(),
+        Dtype::I32 => DType::I32.into(),
+        Dtype::I16 => DType::I16.into(),
+        Dtype::I8 => DType::I8.into(),
+        Dtype::U64 => Storage::U64,
+        Dtype::U32 => Storage::U32,
+        Dtype::U16 => Storage::U16,
+        Dtype::U8 => Storage::U8,
+        Dtype::BOOL => Storage::Bool,
+        other => {
+            let expected = "a float of 8 to 64 bits, an integer or a bool";
+            return Err(Error::mismatch(path, tensor_at(name), expected, quoted(&format!("{other:?}"))));
+        }
+    })
+}
+
+/// Refuses bytes that belong to no tensor, as the format does: they would be a second file inside the first.
+fn check_covered(map: &Map, end: usize) -> Result<()> {
+    let length = map.bytes().len();
+    if end != length {
+        let expected = format!("the end of the file at byte {end}, where the last tensor ends");
+        return Err(Error::malformed(map.path(), "data", expected, format!("a file of {length} bytes")));
+    }
+    Ok(())
+}

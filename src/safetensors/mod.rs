@@ -1,0 +1,30 @@
+//! safetensors files, alone or in shards, validated before anything is used.
+//!
+//! A file is the length of its header (`u64`), a JSON header and the tensors' bytes without gaps. The grammar of the
+//! header's entries is that of the crate `safetensors`; duplicate keys, which it lets pass, and everything between an
+//! entry and the file are checked here, because its errors do not name the tensor.
+//!
+//! Beyond the format's rules, a tensor needs a shape that ggml can hold: no extent is zero.
+
+mod file;
+mod find;
+mod header;
+mod sharded;
+
+use std::path::Path;
+
+pub use file::Safetensors;
+pub use find::find;
+pub use sharded::open_sharded;
+
+use crate::error::Result;
+use crate::index::Index;
+
+/// The tensors of the file at `path`. [`Safetensors::open`] gives its metadata as well.
+///
+/// # Errors
+///
+/// Those of [`Safetensors::open`].
+pub fn open(path: &Path) -> Result<Index> {
+    Ok(Safetensors::open(path)?.index)
+}

@@ -1,0 +1,115 @@
+//! diffusers directories.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::{Component, ComponentKind, Layout, Source, Text, TokenizerFiles, list};
+use crate::text::{TokenizerConfig, clip_tokenizer_json};
+use crate::{Error, Result, safetensors};
+
+/// The stems of the files that weights are in.
+const STEMS: [&str; 2] = ["diffusion_pytorch_model", "model"];
+
+/// No configuration or tokenizer is larger than this.
+const MOST_BYTES: u64 = 64 << 20;
+
+/// Pipelines of FLUX's text-to-image kind, by their class names.
+const FLUX_PIPELINES: [&str; 1] = ["FluxPipeline"];
+
+pub(super) fn open(path: &Path) -> Result<Source> {
+    let model_index = path.join("model_index.json");
+    let Some(text) = read(&model_index)? else { return Err(no_model(path)) };
+    let class = class_of(&text)?;
+    if !FLUX_PIPELINES.contains(&class.as_str()) {
+        return Err(Error::NotAModel {
+            path: path.to_owned(),
+            found: format!("a diffusers directory of a {class}"),
+            hint: Some(format!("this version runs: {}", FLUX_PIPELINES.join(", "))),
+        });
+    }
+    let mut components = Vec::new();
+    for kind in ComponentKind::ALL {
+        let folder = path.join(kind.name());
+        if folder.is_dir() {
+            components.push((kind, component(&folder)?));
+        }
+    }
+    Ok(Source {
+        path: path.to_owned(),
+        layout: Layout::Diffusers,
+        architecture: "flux".into(),
+        components,
+        tokenizer: clip_tokenizer(&path.join("tokenizer"))?,
+        tokenizer_2: tokenizer(&path.join("tokenizer_2"))?,
+        scheduler: read(&path.join("scheduler/scheduler_config.json"))?,
+        defaults: read(&path.join("generation_config.json"))?,
+    })
+}
+
+/// The component in `folder`: weights, and a configuration where there is one.
+pub(super) fn component(folder: &Path) -> Result<Component> {
+    let index = Arc::new(safetensors::find(folder, &STEMS)?);
+    Ok(Component { index, prefix: "", config: read(&folder.join("config.json"))?, origin: folder.to_owned() })
+}
+
+/// The text of a file, or `None` where there is no such file.
+fn read(path: &Path) -> Result<Option<Text>> {
+    let failed = |source| Error::io("read", path, source);
+    match std::fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(error)),
+        Ok(metadata) if metadata.len() > MOST_BYTES => {
+            let found = format!("{} bytes", metadata.len());
+            return Err(Error::malformed(path, "file", format!("at most {MOST_BYTES} bytes"), found));
+        }
+        Ok(_) => {}
+    }
+    let text = std::fs::read_to_string(path).map_err(failed)?;
+    Ok(Some(Text { text, origin: path.to_owned() }))
+}
+
+fn class_of(model_index: &Text) -> Result<String> {
+    let parsed: Result<Value, _> = serde_json::from_str(&model_index.text);
+    let malformed = |found: String| Error::malformed(&model_index.origin, "_class_name", "a pipeline's name", found);
+    let value = parsed.map_err(|error| malformed(error.to_string()))?;
+    value["_class_name"].as_str().map(str::to_owned).ok_or_else(|| malformed(value["_class_name"].to_string()))
+}
+
+fn tokenizer(folder: &Path) -> Result<Option<TokenizerFiles>> {
+    let config = read(&folder.join("tokenizer_config.json"))?;
+    let Some(tokenizer) = read(&folder.join("tokenizer.json"))? else { return Ok(None) };
+    Ok(Some(TokenizerFiles { tokenizer, config }))
+}
+
+/// As [`tokenizer`]; a folder with only `vocab.json` and `merges.txt` will do.
+fn clip_tokenizer(folder: &Path) -> Result<Option<TokenizerFiles>> {
+    if let Some(files) = tokenizer(folder)? {
+        return Ok(Some(files));
+    }
+    let (Some(vocab), Some(merges)) = (read(&folder.join("vocab.json"))?, read(&folder.join("merges.txt"))?) else {
+        return Ok(None);
+    };
+    let config = read(&folder.join("tokenizer_config.json"))?;
+    let parsed = match &config {
+        Some(config) => TokenizerConfig::from_json(&config.text, &config.origin)?,
+        None => TokenizerConfig::default(),
+    };
+    let text = clip_tokenizer_json(&vocab.text, &merges.text, &parsed, folder)?;
+    Ok(Some(TokenizerFiles { tokenizer: Text { text, origin: folder.to_owned() }, config }))
+}
+
+fn no_model(path: &Path) -> Error {
+    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names.truncate(5);
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    Error::NotAModel {
+        path: path.to_owned(),
+        found: format!("a directory without model_index.json (it holds {})", list(&names)),
+        hint: Some("give a diffusers directory, which has model_index.json at its top, or a pinhole bundle".into()),
+    }
+}

@@ -1,0 +1,263 @@
+//! A FLUX model on disk: its components as models with their weights found, tokenizers, schedule, defaults.
+
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::{Component, ComponentKind, Source, Text, TokenizerFiles};
+use crate::bind::alias::{self, Aliases};
+use crate::bind::{self, Bound};
+use crate::models::autoencoder_kl::{self, Decoder, Encoder};
+use crate::models::clip::{self, Clip};
+use crate::models::flux::{self, Flux};
+use crate::models::t5::{self, T5};
+use crate::sample::FlowMatchConfig;
+use crate::stage::Model;
+use crate::tensor::Shape;
+use crate::text::{ClipTokenizer, T5Tokenizer, TokenizerConfig};
+use crate::{Error, Result};
+
+/// A model and where its weights are.
+pub struct Part<M> {
+    /// The model.
+    pub net: M,
+    /// Its weights.
+    pub bound: Bound,
+}
+
+/// Everything that a FLUX request needs.
+pub struct FluxModel {
+    /// The denoiser.
+    pub transformer: Part<Flux>,
+    /// The encoder of the pooled prompt.
+    pub clip: Part<Clip>,
+    /// Its configuration.
+    pub clip_config: clip::Config,
+    /// The encoder of the prompt's tokens.
+    pub t5: Part<T5>,
+    /// Its configuration.
+    pub t5_config: t5::Config,
+    /// From latents to pictures.
+    pub decoder: Part<Decoder>,
+    /// From pictures to latents, where the file has it.
+    pub encoder: Option<Part<Encoder>>,
+    /// The autoencoder's configuration.
+    pub vae: autoencoder_kl::Config,
+    /// CLIP's tokenizer.
+    pub clip_tokenizer: ClipTokenizer,
+    /// T5's tokenizer.
+    pub t5_tokenizer: T5Tokenizer,
+    /// The schedule of sigmas.
+    pub scheduler: FlowMatchConfig,
+    /// What requests are made with where they do not say.
+    pub defaults: Defaults,
+}
+
+/// Defaults of requests, by their names in `generation_config.json`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Defaults {
+    /// Pixels across.
+    pub width: Option<usize>,
+    /// Pixels down.
+    pub height: Option<usize>,
+    /// Denoising steps.
+    pub num_inference_steps: Option<usize>,
+    /// Guidance as an input of the model.
+    pub guidance_scale: Option<f32>,
+    /// Classifier-free guidance, with a negative prompt.
+    pub true_cfg_scale: Option<f32>,
+    /// What not to draw.
+    pub negative_prompt: Option<String>,
+    /// Tokens of T5's input.
+    pub max_sequence_length: Option<usize>,
+}
+
+impl Defaults {
+    fn read(source: &Source) -> Result<Defaults> {
+        let Some(Text { text, origin }) = &source.defaults else { return Ok(Defaults::default()) };
+        serde_json::from_str(text)
+            .map_err(|error| Error::malformed(origin, "generation defaults", "JSON settings", error.to_string()))
+    }
+}
+
+impl FluxModel {
+    /// Finds all parts in `source`. Reads headers and configurations, no weights.
+    ///
+    /// # Errors
+    /// [`Error::NotAModel`] where a part is missing, [`Error::Mismatch`] where parts do not fit together, and what
+    /// reading them returns.
+    pub fn open(source: &Source) -> Result<FluxModel> {
+        if source.architecture != "flux" {
+            return Err(Error::NotAModel {
+                path: source.path.clone(),
+                found: format!("a model of the architecture `{}`", source.architecture),
+                hint: Some("this version runs flux".into()),
+            });
+        }
+        let transformer = transformer(source.component(ComponentKind::Transformer)?)?;
+        let (clip, clip_config) = clip_part(source.component(ComponentKind::TextEncoder)?)?;
+        let (t5, t5_config) = t5_part(source.component(ComponentKind::TextEncoder2)?)?;
+        let (decoder, encoder, vae) = autoencoder(source.component(ComponentKind::Vae)?)?;
+        let clip_tokenizer = {
+            let (files, config) = tokenizer(source, source.tokenizer.as_ref(), "tokenizer")?;
+            ClipTokenizer::from_json(&files.tokenizer.text, &config, &files.tokenizer.origin)?
+        };
+        let t5_tokenizer = {
+            let (files, config) = tokenizer(source, source.tokenizer_2.as_ref(), "tokenizer_2")?;
+            T5Tokenizer::from_json(&files.tokenizer.text, &config, &files.tokenizer.origin)?
+        };
+        let scheduler = match &source.scheduler {
+            Some(Text { text, origin }) => FlowMatchConfig::from_json(text, origin)?,
+            None if transformer.net.config().guidance_embeds => FlowMatchConfig::flux_dev(),
+            None => FlowMatchConfig::flux_schnell(),
+        };
+        let model = FluxModel {
+            transformer,
+            clip,
+            clip_config,
+            t5,
+            t5_config,
+            decoder,
+            encoder,
+            vae,
+            clip_tokenizer,
+            t5_tokenizer,
+            scheduler,
+            defaults: Defaults::read(source)?,
+        };
+        model.check(&source.path)?;
+        Ok(model)
+    }
+
+    /// Whether the parts fit together.
+    fn check(&self, path: &Path) -> Result<()> {
+        let flux = self.transformer.net.config();
+        let pairs = [
+            ("the width of CLIP and pooled_projection_dim", self.clip_config.hidden_size, flux.pooled_projection_dim),
+            ("the width of T5 and joint_attention_dim", self.t5_config.d_model, flux.joint_attention_dim),
+            ("four times the latent channels and in_channels", 4 * self.vae.latent_channels, flux.in_channels),
+            ("the channels that go into and come out of the transformer", flux.in_channels, flux.out_channels()),
+            ("the channels of a picture and 3", self.vae.out_channels, 3),
+            ("pixels to a latent and 8", self.vae.factor(), 8),
+        ];
+        for (what, a, b) in pairs {
+            if a != b {
+                return Err(Error::mismatch(path, what, "equal numbers", format!("{a} and {b}")));
+            }
+        }
+        let rows = [
+            ("rows of CLIP's token embedding", self.clip_config.vocab_size, self.clip_tokenizer.vocab_size()),
+            ("CLIP's positions", self.clip_config.max_position_embeddings, self.clip_tokenizer.length()),
+            ("rows of T5's token embedding", self.t5_config.vocab_size, self.t5_tokenizer.vocab_size()),
+        ];
+        for (what, has, needs) in rows {
+            if has < needs {
+                let expected = format!("at least {needs}, which the tokenizer needs");
+                return Err(Error::mismatch(path, what, expected, has.to_string()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Every model of the source with its weights, and the component that they belong to, in bundle order.
+    pub fn parts(&self) -> Vec<(ComponentKind, &Model, &Bound)> {
+        let mut parts = vec![
+            (ComponentKind::Transformer, &self.transformer.net.model, &self.transformer.bound),
+            (ComponentKind::TextEncoder, &self.clip.net.model, &self.clip.bound),
+            (ComponentKind::TextEncoder2, &self.t5.net.model, &self.t5.bound),
+            (ComponentKind::Vae, &self.decoder.net.model, &self.decoder.bound),
+        ];
+        if let Some(encoder) = &self.encoder {
+            parts.push((ComponentKind::Vae, &encoder.net.model, &encoder.bound));
+        }
+        parts
+    }
+}
+
+fn bind<M>(net: M, model: impl Fn(&M) -> &Model, component: &Component, aliases: Aliases) -> Result<Part<M>> {
+    let Component { index, prefix, origin, .. } = component;
+    let bound = Bound::new(model(&net).manifest(), index, prefix, aliases, origin)?;
+    Ok(Part { net, bound })
+}
+
+/// Shapes of a component's weights by canonical name.
+fn shapes(component: &Component, aliases: Aliases) -> impl Fn(&str) -> Option<Shape> {
+    move |name| bind::shape_of(&component.index, component.prefix, aliases, name)
+}
+
+fn transformer(component: &Component) -> Result<Part<Flux>> {
+    let config = match &component.config {
+        Some(Text { text, origin }) => flux::Config::from_json(text, origin)?,
+        None => flux::Config::from_shapes(shapes(component, alias::flux)).ok_or_else(|| {
+            let found = "weights without its input or output layers";
+            Error::mismatch(&component.origin, "transformer", "the weights of FLUX", found)
+        })?,
+    };
+    bind(Flux::new(&config)?, |net| &net.model, component, alias::flux)
+}
+
+fn clip_part(component: &Component) -> Result<(Part<Clip>, clip::Config)> {
+    let config = match &component.config {
+        Some(Text { text, origin }) => clip::Config::from_json(text, origin)?,
+        None => clip::Config::from_shapes(shapes(component, alias::clip), &component.origin)?,
+    };
+    Ok((bind(Clip::new(&config)?, |net| &net.model, component, alias::clip)?, config))
+}
+
+fn t5_part(component: &Component) -> Result<(Part<T5>, t5::Config)> {
+    let config = match &component.config {
+        Some(Text { text, origin }) => t5::Config::from_json(text, origin)?,
+        None => t5::Config::from_shapes(shapes(component, alias::t5), &component.origin)?,
+    };
+    Ok((bind(T5::new(&config)?, |net| &net.model, component, alias::t5)?, config))
+}
+
+/// The autoencoder in the folder `dir`, as diffusers lays it out, without the rest of a model.
+///
+/// # Errors
+/// As [`FluxModel::open`].
+pub fn autoencoder_in(dir: &Path) -> Result<(Part<Decoder>, Part<Encoder>, autoencoder_kl::Config)> {
+    let component = super::diffusers::component(dir)?;
+    let (decoder, encoder, config) = autoencoder(&component)?;
+    let encoder = encoder.ok_or_else(|| Error::mismatch(dir, "weights", "an encoder", "a decoder only"))?;
+    Ok((decoder, encoder, config))
+}
+
+type Autoencoder = (Part<Decoder>, Option<Part<Encoder>>, autoencoder_kl::Config);
+
+fn autoencoder(component: &Component) -> Result<Autoencoder> {
+    let config = match &component.config {
+        Some(Text { text, origin }) => autoencoder_kl::Config::from_json(text, origin)?,
+        // Files without a configuration have the original names, which do not depend on the number of levels.
+        None => {
+            let shapes = shapes(component, alias::autoencoder_kl(1));
+            autoencoder_kl::Config::from_shapes(shapes, &component.origin)?
+        }
+    };
+    let aliases = alias::autoencoder_kl(config.levels());
+    let decoder = bind(Decoder::new(&config)?, |net| &net.model, component, aliases)?;
+    // Files for text-to-image sometimes come without the encoder.
+    let encoder = match shapes(component, aliases)("encoder.conv_in.weight") {
+        Some(_) => Some(bind(Encoder::new(&config)?, |net| &net.model, component, aliases)?),
+        None => None,
+    };
+    Ok((decoder, encoder, config))
+}
+
+fn tokenizer<'a>(
+    source: &Source,
+    files: Option<&'a TokenizerFiles>,
+    name: &str,
+) -> Result<(&'a TokenizerFiles, TokenizerConfig)> {
+    let files = files.ok_or_else(|| Error::NotAModel {
+        path: source.path.clone(),
+        found: format!("it has no {name} with a tokenizer.json"),
+        hint: Some(format!("transformers writes one: AutoTokenizer.from_pretrained(DIR).save_pretrained({name:?})")),
+    })?;
+    let config = match &files.config {
+        Some(Text { text, origin }) => TokenizerConfig::from_json(text, origin)?,
+        None => TokenizerConfig::default(),
+    };
+    Ok((files, config))
+}

@@ -1,0 +1,349 @@
+//! Stages: the pieces that a model is measured, placed, streamed and run in.
+//!
+//! A [`Model`] is a list of stages in the order in which they run. A stage names the weights it needs (declared by
+//! its [`Block`]) and builds one graph; between stages, tensors live in **ports**. Planner and executor see only
+//! this; a model never sees a device, a number format or a file.
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use pinhole_quant::DType;
+
+use crate::ggml::{Graph, Placed, Tensor};
+use crate::tensor::{MAX_DIMS, Shape};
+use crate::weights::{Manifest, Scope, WeightId};
+use crate::{Error, Result};
+
+/// An extent that is known only with the request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Symbol {
+    /// Pictures computed side by side: images times guidance passes.
+    Batch,
+    /// Tokens of the picture.
+    ImageTokens,
+    /// Tokens of the prompt.
+    TextTokens,
+    /// Tokens of prompt and picture together.
+    JointTokens,
+    /// Pairs of text tokens: the square of [`Symbol::TextTokens`].
+    TextPairs,
+    /// Conditions that modulation is computed for: steps times guidance passes.
+    Conditions,
+    /// Columns of the latent picture.
+    LatentWidth,
+    /// Rows of the latent picture.
+    LatentHeight,
+}
+
+/// How many symbols there are.
+const SYMBOLS: usize = Symbol::LatentHeight as usize + 1;
+
+/// A value for every [`Symbol`]; 1 where none was set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dims([usize; SYMBOLS]);
+
+impl Default for Dims {
+    fn default() -> Dims {
+        Dims([1; SYMBOLS])
+    }
+}
+
+impl Dims {
+    /// Every symbol 1.
+    pub fn new() -> Dims {
+        Dims::default()
+    }
+
+    /// The same with `symbol` set to `value`.
+    #[must_use]
+    pub fn with(mut self, symbol: Symbol, value: usize) -> Dims {
+        self.0[symbol as usize] = value;
+        self
+    }
+
+    /// The value of `symbol`.
+    pub fn get(&self, symbol: Symbol) -> usize {
+        self.0[symbol as usize]
+    }
+}
+
+/// One extent of a port: a number, or a symbol times a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    factor: usize,
+    symbol: Option<Symbol>,
+}
+
+impl From<usize> for Extent {
+    fn from(factor: usize) -> Extent {
+        Extent { factor, symbol: None }
+    }
+}
+
+impl From<Symbol> for Extent {
+    fn from(symbol: Symbol) -> Extent {
+        Extent { factor: 1, symbol: Some(symbol) }
+    }
+}
+
+impl std::ops::Mul<usize> for Symbol {
+    type Output = Extent;
+
+    fn mul(self, factor: usize) -> Extent {
+        Extent { factor, symbol: Some(self) }
+    }
+}
+
+impl Extent {
+    fn resolve(self, dims: &Dims) -> Option<usize> {
+        self.factor.checked_mul(self.symbol.map_or(1, |symbol| dims.get(symbol)))
+    }
+}
+
+/// How long a port's contents are needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lifetime {
+    /// From the stage that writes it, once, to the end of the request: modulation, rotary tables, position bias.
+    Request,
+    /// From the stage that writes it to the last that reads it within one pass over the stages.
+    Pass,
+}
+
+/// A tensor that outlives a stage.
+#[derive(Clone, Debug)]
+pub struct PortSpec {
+    /// Its name, for messages and plans.
+    pub name: String,
+    /// Its extents in ggml order.
+    pub extents: Vec<Extent>,
+    /// F32, or I32 for indices.
+    pub dtype: DType,
+    /// How long its contents are needed.
+    pub lifetime: Lifetime,
+}
+
+impl PortSpec {
+    /// Its shape for a request.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] where the extents overflow or a symbol is zero.
+    pub fn shape(&self, dims: &Dims) -> Result<Shape> {
+        let resolved: Option<Vec<usize>> = self.extents.iter().map(|extent| extent.resolve(dims)).collect();
+        let shape = resolved.filter(|extents| extents.len() <= MAX_DIMS).and_then(|extents| Shape::new(&extents));
+        shape.ok_or_else(|| Error::graph("port", format!("{} has impossible extents", self.name)))
+    }
+}
+
+/// A port of one [`Model`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Port(usize);
+
+impl Port {
+    /// Its position among the model's ports.
+    pub fn index(self) -> usize {
+        self.0
+    }
+}
+
+/// What a stage computes: made by its `declare`, which records weights, and holding their ids.
+pub trait Block: Send + Sync {
+    /// Adds the stage's operations to the graph of `b`: reads ports and weights, writes ports.
+    ///
+    /// # Errors
+    /// Whatever an operation refuses.
+    fn build(&self, b: &Build<'_>) -> Result<()>;
+}
+
+/// When a stage runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cadence {
+    /// Once a request, before the first step.
+    Request,
+    /// Once in every step.
+    Step,
+}
+
+/// One piece of a model.
+pub struct Stage {
+    /// Its name: `double.3`.
+    pub name: String,
+    /// When it runs.
+    pub cadence: Cadence,
+    /// Its weights, in the order of the manifest.
+    pub weights: Vec<WeightId>,
+    /// What it computes.
+    pub block: Box<dyn Block>,
+}
+
+/// A model: weights, ports, and stages in the order in which they run.
+#[derive(Default)]
+pub struct Model {
+    manifest: Manifest,
+    ports: Vec<PortSpec>,
+    stages: Vec<Stage>,
+    host_weights: Vec<WeightId>,
+}
+
+impl Model {
+    /// A model without stages.
+    pub fn new() -> Model {
+        Model::default()
+    }
+
+    /// Adds a port.
+    pub fn port(&mut self, name: impl Into<String>, extents: &[Extent], dtype: DType, lifetime: Lifetime) -> Port {
+        self.ports.push(PortSpec { name: name.into(), extents: extents.to_vec(), dtype, lifetime });
+        Port(self.ports.len() - 1)
+    }
+
+    /// Adds a stage, whose block `declare` makes.
+    ///
+    /// # Errors
+    /// What `declare` returns.
+    pub fn stage<B: Block + 'static>(
+        &mut self,
+        name: impl Into<String>,
+        cadence: Cadence,
+        declare: impl FnOnce(&mut Scope<'_>) -> Result<B>,
+    ) -> Result<()> {
+        let mut weights = Vec::new();
+        let block = Box::new(declare(&mut Scope::root(&mut self.manifest, &mut weights))?);
+        self.stages.push(Stage { name: name.into(), cadence, weights, block });
+        Ok(())
+    }
+
+    /// Declares weights that stay on the host: tables whose rows are gathered there.
+    ///
+    /// # Errors
+    /// What `declare` returns.
+    pub fn on_host<R>(&mut self, declare: impl FnOnce(&mut Scope<'_>) -> Result<R>) -> Result<R> {
+        declare(&mut Scope::root(&mut self.manifest, &mut self.host_weights))
+    }
+
+    /// The weights.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// The ports.
+    pub fn ports(&self) -> &[PortSpec] {
+        &self.ports
+    }
+
+    /// The stages.
+    pub fn stages(&self) -> &[Stage] {
+        &self.stages
+    }
+
+    /// The stages that run at `cadence`. A model lists all of a cadence one after the other.
+    pub fn at(&self, cadence: Cadence) -> Range<usize> {
+        let mut positions = (0..self.stages.len()).filter(|&i| self.stages[i].cadence == cadence);
+        let first = positions.next();
+        first.map_or(0..0, |first| first..positions.last().unwrap_or(first) + 1)
+    }
+}
+
+/// What a [`Block`] builds with: a graph, and the places of weights and ports.
+pub struct Build<'a> {
+    /// The graph; its methods are the operations.
+    pub g: &'a Graph,
+    dims: &'a Dims,
+    weights: &'a [Option<Placed>],
+    ports: &'a [Placed],
+    leaves: RefCell<Vec<(Leaf, Tensor)>>,
+    writes: RefCell<Vec<(Port, Tensor)>>,
+}
+
+/// What a graph's leaf stands for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Leaf {
+    Weight(WeightId),
+    Port(Port),
+}
+
+impl<'a> Build<'a> {
+    /// For one graph; `weights` and `ports` are indexed by id.
+    pub(crate) fn new(g: &'a Graph, dims: &'a Dims, weights: &'a [Option<Placed>], ports: &'a [Placed]) -> Build<'a> {
+        Build { g, dims, weights, ports, leaves: RefCell::default(), writes: RefCell::default() }
+    }
+
+    /// The value of `symbol` in this request.
+    pub fn dim(&self, symbol: Symbol) -> usize {
+        self.dims.get(symbol)
+    }
+
+    /// The weight `id`.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] where it is not on the device.
+    pub fn weight(&self, id: WeightId) -> Result<Tensor> {
+        let place = self.weights.get(id.index()).and_then(Option::as_ref);
+        let place = place.ok_or_else(|| Error::graph("weight", format!("{id:?} is not on the device")))?;
+        self.leaf(Leaf::Weight(id), place)
+    }
+
+    /// What `port` holds when the stage begins.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] for a port of another model.
+    pub fn read(&self, port: Port) -> Result<Tensor> {
+        self.leaf(Leaf::Port(port), self.place(port)?)
+    }
+
+    /// Writes `value` to `port` when everything else in the stage has been computed, so that a stage may read and
+    /// write the same port.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] where shapes differ.
+    pub fn write(&self, port: Port, value: Tensor) -> Result<()> {
+        let (found, expected) = (self.g.shape(value)?, self.place(port)?.shape());
+        if found != expected {
+            return Err(Error::graph("write", format!("{found} to {port:?}, which is {expected}")));
+        }
+        self.writes.borrow_mut().push((port, value));
+        Ok(())
+    }
+
+    /// Completes the graph with all that was written.
+    pub(crate) fn finish(self) -> Result<()> {
+        let writes = self.writes.take();
+        for &(_, value) in &writes {
+            self.g.output(value)?;
+        }
+        for (port, value) in writes {
+            self.g.store(value, self.place(port)?)?;
+        }
+        Ok(())
+    }
+
+    fn place(&self, port: Port) -> Result<&Placed> {
+        self.ports.get(port.0).ok_or_else(|| Error::graph("port", format!("{port:?} is not of this model")))
+    }
+
+    fn leaf(&self, leaf: Leaf, place: &Placed) -> Result<Tensor> {
+        let known = self.leaves.borrow().iter().find(|(other, _)| *other == leaf).map(|(_, tensor)| *tensor);
+        if let Some(tensor) = known {
+            return Ok(tensor);
+        }
+        let tensor = self.g.leaf(place)?;
+        self.leaves.borrow_mut().push((leaf, tensor));
+        Ok(tensor)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_resolve_with_the_request() {
+        let mut model = Model::new();
+        model.port("img", &[256.into(), Symbol::ImageTokens.into(), Symbol::Batch * 2], DType::F32, Lifetime::Pass);
+        let dims = Dims::new().with(Symbol::ImageTokens, 117);
+        assert_eq!(model.ports()[0].shape(&dims).unwrap(), [256, 117, 2]);
+        assert!(model.ports()[0].shape(&dims.with(Symbol::Batch, 0)).is_err());
+        assert!(model.ports()[0].shape(&dims.with(Symbol::Batch, usize::MAX)).is_err());
+    }
+}

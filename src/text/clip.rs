@@ -1,0 +1,290 @@
+//! CLIP's tokenizer: byte-level BPE over lower-case words.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::config::{AddedToken, Special};
+use super::vocabulary::Vocabulary;
+use super::{Encoded, TokenizerConfig};
+use crate::{Error, Result};
+
+/// The tokens that mark start and end (ids 49406 and 49407 in OpenAI's vocabulary). The end is also the unknown token
+/// and, in most models, the padding.
+const START: &str = "<|startoftext|>";
+const END: &str = "<|endoftext|>";
+
+/// How a BPE piece shows that a word ends with it.
+const WORD_END: &str = "</w>";
+
+/// Words, single digits and runs of other signs; spaces separate and vanish. From transformers' `CLIPTokenizer`.
+const WORDS: &str = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
+
+/// CLIP's own length, and the longest that is believed of a tokenizer made for a longer text encoder.
+const LENGTH: usize = 77;
+const MAX_LENGTH: usize = 512;
+
+/// Turns prompts into CLIP's ids: start, text, end, padding.
+pub struct ClipTokenizer {
+    vocabulary: Vocabulary,
+    bos: u32,
+    eos: u32,
+    pad: u32,
+    length: usize,
+}
+
+impl ClipTokenizer {
+    /// Reads the text of a `tokenizer.json`, with its `tokenizer_config.json` or [`TokenizerConfig::default`].
+    /// `origin`, the file or directory that they came from, is for messages.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Malformed`] where the text is no tokenizer, [`Error::Mismatch`] where the vocabulary lacks a special
+    /// token or the length has no room for start and end.
+    pub fn from_json(json: &str, config: &TokenizerConfig, origin: &Path) -> Result<ClipTokenizer> {
+        let vocabulary = Vocabulary::from_json(json, origin)?;
+        let length = config.max_length(MAX_LENGTH).unwrap_or(LENGTH);
+        if length < 2 {
+            return Err(Error::mismatch(origin, "model_max_length", "at least 2", length.to_string()));
+        }
+        let eos = text_or(&config.eos_token, END);
+        Ok(ClipTokenizer {
+            bos: vocabulary.id(text_or(&config.bos_token, START), "bos_token")?,
+            eos: vocabulary.id(eos, "eos_token")?,
+            pad: vocabulary.id(text_or(&config.pad_token, eos), "pad_token")?,
+            length,
+            vocabulary,
+        })
+    }
+
+    /// Builds the tokenizer of a folder that has only `vocab.json` and `merges.txt`, as those of the published models
+    /// do.
+    ///
+    /// # Errors
+    ///
+    /// As [`clip_tokenizer_json`] and [`from_json`](ClipTokenizer::from_json).
+    pub fn from_vocab_merges(
+        vocab: &str,
+        merges: &str,
+        config: &TokenizerConfig,
+        origin: &Path,
+    ) -> Result<ClipTokenizer> {
+        ClipTokenizer::from_json(&clip_tokenizer_json(vocab, merges, config, origin)?, config, origin)
+    }
+
+    /// The whole tokenizer as a `tokenizer.json`, for a bundle.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Malformed`] where the library cannot write what it read.
+    pub fn to_json(&self) -> Result<String> {
+        self.vocabulary.to_json()
+    }
+
+    /// How many ids every prompt has.
+    pub fn length(&self) -> usize {
+        self.length
+    }
+
+    /// How many rows the encoder's embedding needs for every id.
+    pub fn vocab_size(&self) -> usize {
+        self.vocabulary.size()
+    }
+
+    /// The ids of `prompt`, [`length`](ClipTokenizer::length) of them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Malformed`] where the tokenizer's rules do not work.
+    pub fn encode(&self, prompt: &str) -> Result<Encoded> {
+        let content = self.vocabulary.encode(prompt)?;
+        let (mut encoded, left) = Encoded::frame(Some(self.bos), &content, self.eos, self.pad, self.length);
+        if !left.is_empty() {
+            // The byte-level decoder leaves the marks of word ends in the text.
+            encoded.cut = Some(self.vocabulary.decode(left)?.replace(WORD_END, " ").trim().to_owned());
+        }
+        Ok(encoded)
+    }
+}
+
+fn text_or<'a>(token: &'a Option<Special>, default: &'a str) -> &'a str {
+    token.as_ref().map_or(default, |token| token.text())
+}
+
+/// The `tokenizer.json` that belongs to a `vocab.json` and a `merges.txt`, with the normaliser, word rule and special
+/// tokens that transformers' `CLIPTokenizer` has. `origin`, the directory that they came from, is for messages.
+///
+/// # Errors
+///
+/// [`Error::Malformed`] where the vocabulary is no JSON object of ids or a line of the merges is no pair,
+/// [`Error::Mismatch`] where a special token is not in the vocabulary.
+pub fn clip_tokenizer_json(vocab: &str, merges: &str, config: &TokenizerConfig, origin: &Path) -> Result<String> {
+    let vocab: HashMap<String, u32> = serde_json::from_str(vocab)
+        .map_err(|error| Error::malformed(origin, "vocab.json", "tokens with their ids", error.to_string()))?;
+    let merges = read_merges(merges, origin)?;
+    let added = added_tokens(&vocab, config, origin)?;
+    let mark = |token, default| {
+        let text = text_or(token, default);
+        json!([text, vocab.get(text)])
+    };
+    let tokenizer = json!({
+        "version": "1.0",
+        "truncation": null,
+        "padding": null,
+        "added_tokens": added,
+        "normalizer": { "type": "Sequence", "normalizers": [
+            { "type": "NFC" },
+            { "type": "Replace", "pattern": { "Regex": r"\s+" }, "content": " " },
+            { "type": "Lowercase" },
+        ] },
+        "pre_tokenizer": { "type": "Sequence", "pretokenizers": [
+            { "type": "Split", "pattern": { "Regex": WORDS }, "behavior": "Removed", "invert": true },
+            { "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true },
+        ] },
+        "post_processor": {
+            "type": "RobertaProcessing", "cls": mark(&config.bos_token, START), "sep": mark(&config.eos_token, END),
+            "trim_offsets": false, "add_prefix_space": false,
+        },
+        "decoder": { "type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true },
+        "model": {
+            "type": "BPE", "dropout": null, "unk_token": text_or(&config.unk_token, END), "continuing_subword_prefix": "",
+            "end_of_word_suffix": WORD_END, "fuse_unk": false, "byte_fallback": false, "vocab": vocab, "merges": merges,
+        },
+    });
+    Ok(tokenizer.to_string())
+}
+
+/// `merges.txt`: a version line, then one pair a line, the most frequent first.
+fn read_merges<'a>(text: &'a str, origin: &Path) -> Result<Vec<(&'a str, &'a str)>> {
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.is_empty() && !line.starts_with("#version"));
+    lines
+        .map(|(i, line)| match line.split_once(' ') {
+            Some((left, right)) if !right.contains(' ') => Ok((left, right)),
+            _ => {
+                Err(Error::malformed(origin, format!("merges.txt, line {}", i + 1), "two pieces", format!("`{line}`")))
+            }
+        })
+        .collect()
+}
+
+/// The tokens to look for before all else, by id: those that the configuration lists with their rules, then the named
+/// ones.
+fn added_tokens(vocab: &HashMap<String, u32>, config: &TokenizerConfig, origin: &Path) -> Result<Vec<Value>> {
+    let mut tokens = BTreeMap::new();
+    for (id, token) in &config.added_tokens_decoder {
+        let id: u32 = id
+            .parse()
+            .map_err(|_| Error::malformed(origin, "added_tokens_decoder", "ids as keys", format!("`{id}`")))?;
+        tokens.insert(id, token.clone());
+    }
+    for (role, token, default) in [
+        ("bos_token", &config.bos_token, START),
+        ("eos_token", &config.eos_token, END),
+        ("unk_token", &config.unk_token, END),
+        ("pad_token", &config.pad_token, END),
+    ] {
+        let token = match token {
+            Some(Special::Token(token)) => token.clone(),
+            _ => AddedToken { content: text_or(token, default).to_owned(), ..AddedToken::default() },
+        };
+        if tokens.values().any(|known| known.content == token.content) {
+            continue;
+        }
+        let missing = || Error::mismatch(origin, role, "a token of vocab.json", format!("`{}`", token.content));
+        let id = *vocab.get(&token.content).ok_or_else(missing)?;
+        tokens.insert(id, AddedToken { special: true, ..token });
+    }
+    Ok(tokens.into_iter().map(|(id, token)| added_token(id, &token)).collect())
+}
+
+fn added_token(id: u32, token: &AddedToken) -> Value {
+    json!({
+        "id": id, "content": token.content, "single_word": token.single_word, "lstrip": token.lstrip,
+        "rstrip": token.rstrip, "normalized": token.normalized, "special": token.special,
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// A vocabulary of four letters, whole and at a word's end, with one merge.
+    const VOCAB: &str = r#"{"a": 0, "b": 1, "!": 2, "a</w>": 3, "b</w>": 4, "!</w>": 5, "ab</w>": 6,
+        "<|startoftext|>": 7, "<|endoftext|>": 8}"#;
+    const MERGES: &str = "#version: 0.2\na b</w>\n";
+
+    fn build(vocab: &str, merges: &str, config: &str) -> Result<ClipTokenizer> {
+        let origin = Path::new("tokenizer");
+        ClipTokenizer::from_vocab_merges(vocab, merges, &TokenizerConfig::from_json(config, origin)?, origin)
+    }
+
+    fn encode(tokenizer: &ClipTokenizer, prompt: &str) -> Vec<u32> {
+        let encoded = tokenizer.encode(prompt).unwrap();
+        assert_eq!(encoded.ids.len(), tokenizer.length());
+        assert!(encoded.ids[encoded.used..].iter().all(|&id| id == tokenizer.pad));
+        encoded.ids[..encoded.used].to_vec()
+    }
+
+    #[test]
+    fn defaults_are_clips_own() {
+        let tokenizer = build(VOCAB, MERGES, "{}").unwrap();
+        assert_eq!((tokenizer.length(), tokenizer.vocab_size()), (77, 9));
+        assert_eq!(encode(&tokenizer, "AB  a\tb"), [7, 6, 3, 4, 8]);
+        assert_eq!(tokenizer.pad, 8);
+    }
+
+    #[test]
+    fn a_prompt_that_does_not_fit_is_cut_before_the_end_mark() {
+        let tokenizer = build(VOCAB, MERGES, r#"{"model_max_length": 4}"#).unwrap();
+        let encoded = tokenizer.encode("a b ab a!").unwrap();
+        assert_eq!(encoded, Encoded { ids: vec![7, 3, 4, 8], used: 4, cut: Some("ab a !".into()) });
+        assert_eq!(tokenizer.encode("a b").unwrap().cut, None);
+        let tokenizer = build(VOCAB, MERGES, r#"{"model_max_length": 2}"#).unwrap();
+        assert_eq!(tokenizer.encode("a").unwrap(), Encoded { ids: vec![7, 8], used: 2, cut: Some("a".into()) });
+    }
+
+    /// SDXL's second tokenizer pads with `!`, which the configuration makes a special token, found before the words
+    /// are.
+    #[test]
+    fn listed_tokens_are_found_first() {
+        let config = r#"{"pad_token": "!", "added_tokens_decoder": {"2": {"content": "!", "special": true}}}"#;
+        let tokenizer = build(VOCAB, MERGES, config).unwrap();
+        assert_eq!(tokenizer.pad, 2);
+        assert_eq!(encode(&tokenizer, "a!"), [7, 3, 2, 8]);
+        assert_eq!(encode(&build(VOCAB, MERGES, "{}").unwrap(), "a!"), [7, 3, 5, 8]);
+    }
+
+    #[test]
+    fn what_is_written_reads_back() {
+        let tokenizer = build(VOCAB, MERGES, r#"{"model_max_length": 9}"#).unwrap();
+        let config = TokenizerConfig::from_json(r#"{"model_max_length": 9}"#, Path::new("bundle")).unwrap();
+        let again = ClipTokenizer::from_json(&tokenizer.to_json().unwrap(), &config, Path::new("bundle")).unwrap();
+        assert_eq!(again.encode("ab<|endoftext|> b").unwrap(), tokenizer.encode("ab<|endoftext|> b").unwrap());
+        assert_eq!(encode(&again, "ab<|endoftext|> b"), [7, 6, 8, 4, 8]);
+    }
+
+    #[test]
+    fn broken_files_are_refused_by_name() {
+        let message = |vocab, merges, config| build(vocab, merges, config).err().unwrap().to_string();
+        assert!(message("[1]", MERGES, "{}").starts_with("tokenizer: vocab.json: expected tokens with their ids"));
+        assert_eq!(
+            message(VOCAB, "#version: 0.2\na b</w>\na b c\n", "{}"),
+            "tokenizer: merges.txt, line 3: expected two pieces, found `a b c`"
+        );
+        assert!(message(VOCAB, "a x</w>", "{}").contains("x</w>"), "{}", message(VOCAB, "a x</w>", "{}"));
+        assert_eq!(
+            message(VOCAB, MERGES, r#"{"bos_token": "<s>"}"#),
+            "tokenizer: bos_token: expected a token of vocab.json, found `<s>`"
+        );
+        assert_eq!(
+            message(VOCAB, MERGES, r#"{"added_tokens_decoder": {"x": {"content": "!"}}}"#),
+            "tokenizer: added_tokens_decoder: expected ids as keys, found `x`"
+        );
+        assert_eq!(
+            message(VOCAB, MERGES, r#"{"model_max_length": 1}"#),
+            "tokenizer: model_max_length: expected at least 2, found 1"
+        );
+    }
+}

@@ -1,0 +1,576 @@
+//! Files that are wrong in one way each: one clear error, no panic, and no memory beyond what is really there.
+
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod fixtures;
+
+use std::fs;
+
+use fixtures::{
+    ARRAY, BOOL, RawGguf, RawTensor, STRING, U8, U32, array, check_index, nested, safetensors, small_safetensors, text,
+    typed,
+};
+use pinhole::error::{Error, Result};
+use pinhole::gguf::Gguf;
+use pinhole::index::{Index, Map};
+use pinhole::safetensors::{Safetensors, find, open_sharded};
+
+/// The message of an error that [`Error`] has for what is wrong inside a file.
+fn message<T>(result: Result<T>) -> String {
+    match result.map(|_| ()) {
+        Err(error @ (Error::Malformed { .. } | Error::Mismatch { .. } | Error::NotAModel { .. })) => error.to_string(),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn contains(message: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(message.contains(part), "`{part}` is not in: {message}");
+    }
+}
+
+mod gguf {
+    use super::*;
+
+    fn open(bytes: &[u8]) -> Result<Gguf> {
+        Gguf::from_map(Map::from_bytes("bad.gguf", bytes).unwrap())
+    }
+
+    /// Opens a bad file and looks for `parts` in what is said about it.
+    #[track_caller]
+    fn refused(file: &RawGguf, parts: &[&str]) {
+        let message = message(open(&file.bytes()));
+        contains(&message, &["bad.gguf: "]);
+        contains(&message, parts);
+    }
+
+    #[track_caller]
+    fn refused_tensor(tensor: RawTensor, parts: &[&str]) {
+        refused(&RawGguf::with_tensors(&[tensor]), parts);
+    }
+
+    #[test]
+    fn the_fixture_itself_is_good() {
+        let file = open(&RawGguf::small().bytes()).unwrap();
+        check_index(&file.index);
+        assert_eq!((file.version, file.alignment, file.index.len(), file.metadata.len()), (3, 32, 3, 5));
+        let patch = file.index.get("patch_embedding").unwrap();
+        assert_eq!(patch.shape, [2, 1, 1, 6]);
+        assert_eq!(patch.file_shape, [2, 1, 1, 2, 3]);
+        assert_eq!(file.metadata.strings("tokenizer.ggml.tokens").unwrap().unwrap().get(1), Some("ż"));
+        assert!(open(&RawGguf { version: 2, ..RawGguf::small() }.bytes()).is_ok());
+        assert!(open(&RawGguf::empty().header()).unwrap().index.is_empty());
+    }
+
+    #[test]
+    fn truncation_at_every_byte_is_an_error() {
+        let bytes = RawGguf::small().bytes();
+        for length in 0..bytes.len() {
+            let message = message(open(&bytes[..length]));
+            // While counts are read they bound what follows; then the missing bytes are named.
+            contains(&message, &["bad.gguf: ", "found "]);
+        }
+    }
+
+    #[test]
+    fn truncation_says_what_was_being_read() {
+        let file = RawGguf::small();
+        let header = file.header();
+        let cut = |length: usize| message(open(&file.bytes()[..length]));
+        contains(&cut(0), &["header: expected 4 bytes from byte 0 on, found the end of the file at byte 0"]);
+        contains(&cut(6), &["header: expected 4 bytes from byte 4 on"]);
+        contains(&cut(12), &["header: expected 8 bytes from byte 8 on"]);
+        contains(&cut(20), &["header: expected at most 0 tensors in the 4 bytes that are left, found 3"]);
+        contains(&cut(header.len() - 1), &["tensor `patch_embedding`: expected 8 bytes"]);
+        contains(&cut(header.len()), &["tensor `vector`: expected 12 bytes", "a file of"]);
+        contains(&cut(file.bytes().len() - 1), &["tensor `patch_embedding`: expected 48 bytes"]);
+    }
+
+    #[test]
+    fn any_byte_may_be_wrong() {
+        let bytes = RawGguf::small().bytes();
+        for position in 0..bytes.len() {
+            for value in [0, 1, 2, 9, 0x1f, 0x20, 0x7f, 0x80, 0xff, !bytes[position]] {
+                let mut bytes = bytes.clone();
+                bytes[position] = value;
+                if let Ok(file) = open(&bytes) {
+                    check_index(&file.index);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn other_magic() {
+        refused(&RawGguf { magic: *b"ggjt", ..RawGguf::small() }, &["`GGUF` in the first bytes, found `ggjt`"]);
+        refused(&RawGguf { magic: *b"PK\x03\x04", ..RawGguf::small() }, &["found `PK\\u{3}\\u{4}`"]);
+    }
+
+    #[test]
+    fn other_versions() {
+        refused(&RawGguf { version: 1, ..RawGguf::small() }, &["version 2 or 3, found version 1", "convert it again"]);
+        refused(&RawGguf { version: 0, ..RawGguf::small() }, &["found version 0"]);
+        refused(&RawGguf { version: 4, ..RawGguf::small() }, &["found version 4"]);
+    }
+
+    #[test]
+    fn big_endian_files_are_recognised() {
+        refused(&RawGguf { version: 3 << 24, ..RawGguf::small() }, &["little-endian file, found a big-endian one"]);
+        refused(&RawGguf { magic: *b"FUGG", ..RawGguf::small() }, &["little-endian file, found a big-endian one"]);
+    }
+
+    #[test]
+    fn huge_counts() {
+        for count in [1000, 1 << 17, 1 << 32, u64::MAX] {
+            let found = format!("found {count}");
+            refused(&RawGguf { tensor_count: Some(count), ..RawGguf::small() }, &["header", "tensors", &found]);
+            refused(&RawGguf { key_count: Some(count), ..RawGguf::small() }, &["header", "metadata entries", &found]);
+        }
+    }
+
+    #[test]
+    fn counts_that_are_a_little_wrong() {
+        refused(&RawGguf { tensor_count: Some(4), ..RawGguf::small() }, &["tensor"]);
+        refused(&RawGguf { key_count: Some(4), ..RawGguf::small() }, &["tensor"]);
+        refused(&RawGguf { key_count: Some(6), ..RawGguf::small() }, &["expected", "found"]);
+    }
+
+    #[test]
+    fn huge_string_lengths() {
+        let huge = (1u64 << 40).to_le_bytes();
+        refused(
+            &RawGguf::with_entry("k", typed(STRING, &huge)),
+            &["metadata `k`", "bytes of text", "found 1099511627776"],
+        );
+        // 24 bytes of header need no padding to 8.
+        let file = RawGguf { key_count: Some(1), alignment: 8, data: vec![0xff; 64], ..RawGguf::empty() };
+        refused(&file, &["metadata entry 0", "bytes of text"]);
+    }
+
+    #[test]
+    fn huge_arrays() {
+        for kind in [U8, U32, STRING, ARRAY, BOOL, 12] {
+            for count in [1000, 1 << 40, u64::MAX, u64::MAX / 8 + 1] {
+                let file = RawGguf::with_entry("k", array(kind, count, &[]));
+                refused(&file, &["metadata `k`", "elements of type", &format!("found {count}")]);
+            }
+        }
+    }
+
+    #[test]
+    fn deep_arrays() {
+        assert!(open(&RawGguf::with_entry("k", nested(4)).bytes()).is_ok());
+        for depth in [5, 100, 10_000] {
+            refused(&RawGguf::with_entry("k", nested(depth)), &["metadata `k`", "at most 4 deep"]);
+        }
+    }
+
+    #[test]
+    fn unknown_value_types() {
+        refused(&RawGguf::with_entry("k", typed(13, &[0; 8])), &["metadata `k`", "from 0 to 12, found type 13"]);
+        refused(&RawGguf::with_entry("k", array(99, 0, &[])), &["metadata `k`", "found type 99"]);
+    }
+
+    #[test]
+    fn bools_that_are_neither() {
+        refused(&RawGguf::with_entry("k", typed(BOOL, &[2])), &["metadata `k`", "a bool of 0 or 1, found 2"]);
+        refused(&RawGguf::with_entry("k", array(BOOL, 2, &[1, 255])), &["metadata `k`", "found 255"]);
+    }
+
+    #[test]
+    fn text_that_is_no_utf8() {
+        refused(&RawGguf::with_entry("k", text(b"a\xff")), &["metadata `k`", "text in UTF-8", "from index 1"]);
+        let tokens = array(STRING, 1, &fixtures::string(b"\xc3"));
+        refused(&RawGguf::with_entry("k", tokens), &["metadata `k`", "text in UTF-8"]);
+        let mut file = RawGguf::small();
+        file.metadata[2].0 = b"\xff".to_vec();
+        refused(&file, &["metadata entry 2", "text in UTF-8"]);
+        file = RawGguf::small();
+        file.tensors[1].name = b"\xff".to_vec();
+        refused(&file, &["tensor entry 1", "text in UTF-8"]);
+    }
+
+    #[test]
+    fn bad_keys() {
+        refused(&RawGguf::with_entry("", text(b"")), &["metadata entry 5", "not empty"]);
+        refused(&RawGguf::with_entry("a\x1bb", text(b"")), &["`a\\u{1b}b`"]);
+        refused(&RawGguf::with_entry("some.flag", text(b"")), &["metadata `some.flag`", "used once", "2 and 5"]);
+        refused(&RawGguf::with_entry(&"k".repeat(65536), text(b"")), &["metadata entry 5", "at most 65535"]);
+    }
+
+    #[test]
+    fn bad_alignments() {
+        for alignment in [0, 1, 4, 24, 33, u32::MAX] {
+            let file = RawGguf::with_entry("general.alignment", typed(U32, &alignment.to_le_bytes()));
+            refused(&file, &["`general.alignment`", "a power of two", &format!("found {alignment}")]);
+        }
+        let file = RawGguf::with_entry("general.alignment", text(b"32"));
+        refused(&file, &["`general.alignment`", "expected u32, found string"]);
+        let file = RawGguf::with_entry("general.alignment", typed(U32, &(1u32 << 31).to_le_bytes()));
+        refused(&file, &["tensor `vector`", "from byte 2147483648 on"]);
+    }
+
+    #[test]
+    fn duplicate_tensors() {
+        let mut file = RawGguf::small();
+        file.tensors[2].name = b"vector".to_vec();
+        refused(&file, &["tensor `vector`", "used once"]);
+    }
+
+    #[test]
+    fn bad_tensor_names() {
+        refused_tensor(RawTensor::new("", &[1], 0, 0), &["tensor ``", "1 to 512 bytes"]);
+        refused_tensor(RawTensor::new(&"n".repeat(513), &[1], 0, 0), &["found 513 bytes"]);
+        refused_tensor(RawTensor::new("a\nb", &[1], 0, 0), &["tensor `a\\nb`", "control characters"]);
+        assert!(open(&RawGguf::with_tensors(&[RawTensor::new(&"n".repeat(127), &[1], 0, 0)]).bytes()).is_ok());
+    }
+
+    #[test]
+    fn every_type_of_ggml_is_known() {
+        for dtype in pinhole_quant::DType::all() {
+            let file = RawGguf::with_tensors(&[RawTensor::new("w", &[256], dtype.id(), 0)]);
+            let bytes = [file.bytes(), vec![0; 2048]].concat();
+            let tensor = open(&bytes).unwrap().index.get("w").unwrap().clone();
+            assert_eq!(tensor.storage, dtype);
+            assert_eq!(tensor.bytes().len(), 256 / dtype.block_size() * dtype.block_bytes());
+        }
+    }
+
+    #[test]
+    fn retired_and_unknown_types() {
+        let retired = [(4, "q4_2"), (5, "q4_3"), (31, "q4_0_4_4"), (33, "q4_0_8_8"), (36, "iq4_nl_4_4")];
+        for (id, name) in retired {
+            refused_tensor(RawTensor::new("w", &[256], id, 0), &["tensor `w`", &format!("type {id} ({name})")]);
+        }
+        for id in [43, 1000, u32::MAX] {
+            refused_tensor(RawTensor::new("w", &[256], id, 0), &["tensor `w`", &format!("found type {id}")]);
+        }
+    }
+
+    #[test]
+    fn impossible_ranks_and_extents() {
+        refused_tensor(RawTensor::new("w", &[], 0, 0), &["tensor `w`", "1 to 5 dimensions, found 0"]);
+        refused_tensor(RawTensor::new("w", &[1; 6], 0, 0), &["1 to 5 dimensions, found 6"]);
+        let rank = Some(u32::MAX);
+        refused_tensor(RawTensor { rank, ..RawTensor::new("w", &[1], 0, 0) }, &["found 4294967295"]);
+        refused_tensor(RawTensor::new("w", &[3, 0], 0, 0), &["tensor `w`", "at least 1, found f32 [3, 0]"]);
+    }
+
+    #[test]
+    fn sizes_that_overflow() {
+        for dims in [&[1 << 62][..], &[1 << 32, 1 << 32], &[u64::MAX], &[1 << 40, 1, 1, 1 << 20, 1 << 20]] {
+            refused_tensor(RawTensor::new("w", dims, 0, 0), &["tensor `w`", "memory can hold"]);
+        }
+        refused_tensor(RawTensor::new("w", &[1 << 60], 0, 0), &["tensor `w`", "4611686018427387904 bytes"]);
+    }
+
+    #[test]
+    fn rows_that_blocks_do_not_divide() {
+        refused_tensor(RawTensor::new("w", &[33], 8, 0), &["multiple of 32 numbers, found q8_0 [33]"]);
+        refused_tensor(RawTensor::new("w", &[128, 2], 12, 0), &["multiple of 256 numbers, found q4_k [128, 2]"]);
+    }
+
+    #[test]
+    fn misplaced_tensors() {
+        refused_tensor(RawTensor::new("w", &[1], 0, 16), &["tensor `w`", "multiple of 32, found 16"]);
+        refused_tensor(RawTensor::new("w", &[1], 0, 1 << 40), &["tensor `w`", "a file of"]);
+        refused_tensor(RawTensor::new("w", &[1], 0, u64::MAX - 31), &["tensor `w`", "inside the file"]);
+        refused_tensor(RawTensor::new("w", &[45], 0, 0), &["tensor `w`", "180 bytes"]);
+    }
+
+    #[test]
+    fn tensors_that_share_bytes() {
+        let (a, b) = (RawTensor::new("a", &[9], 0, 32), RawTensor::new("b", &[8], 0, 64));
+        refused(&RawGguf::with_tensors(&[b, a]), &["tensor `b`", "bytes of its own", "inside tensor `a`"]);
+        let same = [RawTensor::new("a", &[8], 0, 0), RawTensor::new("b", &[8], 0, 0)];
+        refused(&RawGguf::with_tensors(&same), &["inside tensor"]);
+    }
+
+    #[test]
+    fn gaps_and_order_are_free() {
+        let tensors = [RawTensor::new("late", &[4], 0, 128), RawTensor::new("early", &[4], 0, 0)];
+        let file = open(&RawGguf::with_tensors(&tensors).bytes()).unwrap();
+        assert_eq!(file.index.iter().map(|(name, _)| name).collect::<Vec<_>>(), ["late", "early"]);
+        check_index(&file.index);
+    }
+}
+
+mod st {
+    use super::*;
+
+    fn open(bytes: &[u8]) -> Result<Safetensors> {
+        Safetensors::from_map(Map::from_bytes("bad.safetensors", bytes).unwrap())
+    }
+
+    /// Opens a bad file and looks for `parts` in what is said about it.
+    #[track_caller]
+    fn refused(header: &str, data: usize, parts: &[&str]) {
+        let message = message(open(&safetensors(header, data)));
+        contains(&message, &["bad.safetensors: "]);
+        contains(&message, parts);
+    }
+
+    /// A header with one tensor, `w`.
+    fn one(dtype: &str, shape: &str, offsets: &str) -> String {
+        format!(r#"{{"w":{{"dtype":"{dtype}","shape":{shape},"data_offsets":{offsets}}}}}"#)
+    }
+
+    #[test]
+    fn the_fixture_itself_is_good() {
+        let file = open(&small_safetensors()).unwrap();
+        check_index(&file.index);
+        assert_eq!(file.metadata["format"], "pt");
+        assert_eq!(
+            file.index.iter().map(|(name, _)| name).collect::<Vec<_>>(),
+            ["a.bias", "b.weight", "scale", "conv"]
+        );
+        assert_eq!(file.index.get("b.weight").unwrap().shape, [3, 2]);
+        assert_eq!(file.index.get("b.weight").unwrap().bytes(), (8..20).collect::<Vec<u8>>());
+        assert_eq!(file.index.get("scale").unwrap().file_shape, [1]);
+        assert_eq!(file.index.get("conv").unwrap().shape, [2, 1, 1, 6]);
+        assert!(open(&safetensors("{}", 0)).unwrap().index.is_empty());
+        assert!(open(&safetensors(r#"{"__metadata__":null}  "#, 0)).is_ok());
+    }
+
+    #[test]
+    fn truncation_at_every_byte_is_an_error() {
+        let bytes = small_safetensors();
+        for length in 0..bytes.len() {
+            message(open(&bytes[..length]));
+        }
+        contains(&message(open(&bytes[..5])), &["header length: expected 8 bytes, found a file of 5 bytes"]);
+        contains(&message(open(&bytes[..50])), &["header length: expected at most 42"]);
+        contains(&message(open(&bytes[..bytes.len() - 1])), &["tensor `conv`: expected 12 bytes"]);
+    }
+
+    #[test]
+    fn any_byte_may_be_wrong() {
+        let bytes = small_safetensors();
+        for position in 0..bytes.len() {
+            for value in [0, 1, b'"', b'0', b'9', b'}', b',', 0x7f, 0x80, 0xff, !bytes[position]] {
+                let mut bytes = bytes.clone();
+                bytes[position] = value;
+                if let Ok(file) = open(&bytes) {
+                    check_index(&file.index);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn huge_header_lengths() {
+        for length in [100, 100_000_001, 1 << 40, u64::MAX] {
+            let mut bytes = safetensors("{}", 0);
+            bytes[..8].copy_from_slice(&u64::to_le_bytes(length));
+            contains(&message(open(&bytes)), &["header length: expected at most 2", &format!("found {length}")]);
+        }
+    }
+
+    #[test]
+    fn headers_that_are_no_json() {
+        refused("", 0, &["header: expected a JSON object of tensors, found EOF"]);
+        refused("{", 0, &["header", "EOF"]);
+        refused("[]", 0, &["header", "invalid type: sequence"]);
+        refused("{} x", 0, &["header", "trailing characters"]);
+        refused(&"[".repeat(10_000), 0, &["header"]);
+        refused(&format!(r#"{{"w":{}"#, "[".repeat(10_000)), 0, &["header", "`w`"]);
+        let mut bytes = safetensors("{}", 0);
+        bytes[8] = 0xff;
+        contains(&message(open(&bytes)), &["header"]);
+    }
+
+    #[test]
+    fn duplicate_names() {
+        let entry = r#""w":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}"#;
+        refused(&format!("{{{entry},{entry}}}"), 1, &["header", "`w` is there twice"]);
+        let escaped = entry.replace('w', "\\u0077");
+        refused(&format!("{{{entry},{escaped}}}"), 1, &["`w` is there twice"]);
+        refused(r#"{"__metadata__":{},"__metadata__":{}}"#, 0, &["`__metadata__` is there twice"]);
+        let field = r#"{"w":{"dtype":"U8","dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#;
+        refused(field, 4, &["`w`", "duplicate field"]);
+    }
+
+    #[test]
+    fn incomplete_entries() {
+        refused(r#"{"w":{}}"#, 0, &["`w`", "missing field"]);
+        refused(r#"{"w":1}"#, 0, &["`w`", "invalid type"]);
+        refused(&one("U8", "[1.5]", "[0,1]"), 1, &["`w`", "1.5"]);
+        refused(&one("U8", "[-1]", "[0,1]"), 1, &["`w`", "-1"]);
+        refused(&one("U8", "[1]", "[0]"), 1, &["`w`"]);
+        refused(&one("U8", "[18446744073709551616]", "[0,1]"), 1, &["`w`"]);
+        refused(r#"{"__metadata__":{"a":1}}"#, 0, &["`__metadata__`"]);
+    }
+
+    #[test]
+    fn bad_names() {
+        refused(&one("U8", "[1]", "[0,1]").replace("\"w\"", "\"\""), 1, &["tensor ``", "1 to 512 bytes"]);
+        refused(&one("U8", "[1]", "[0,1]").replace("\"w\"", "\"a\\u001bb\""), 1, &["`a\\u{1b}b`", "control"]);
+    }
+
+    #[test]
+    fn other_number_formats() {
+        refused(&one("C64", "[1]", "[0,8]"), 8, &["tensor `w`", "found `C64`"]);
+        refused(&one("F4", "[2]", "[0,1]"), 1, &["tensor `w`", "found `F4`"]);
+        refused(&one("Q99", "[1]", "[0,1]"), 1, &["`w`", "unknown variant"]);
+    }
+
+    #[test]
+    fn sizes_that_do_not_fit() {
+        refused(&one("F32", "[3]", "[0,8]"), 8, &["tensor `w`: expected 12 bytes for f32 [3], found 0..8"]);
+        refused(&one("F32", "[3]", "[12,0]"), 12, &["tensor `w`"]);
+        refused(&one("F32", "[4611686018427387904]", "[0,8]"), 8, &["tensor `w`", "memory can hold"]);
+        refused(&one("U8", "[4294967296,4294967296]", "[0,8]"), 8, &["tensor `w`", "memory can hold"]);
+        refused(&one("F32", "[2,0]", "[0,0]"), 0, &["tensor `w`", "at least 1"]);
+        refused(&one("U8", "[1,1,1,1,1,1,1,1,1]", "[0,1]"), 1, &["at most 8 dimensions, found 9"]);
+    }
+
+    #[test]
+    fn misplaced_tensors() {
+        refused(&one("U8", "[4]", "[4,8]"), 8, &["tensor `w`", "from offset 0 on", "found 4"]);
+        refused(&one("U8", "[4]", "[0,4]"), 3, &["tensor `w`", "4 bytes from byte", "a file of"]);
+        refused(&one("U8", "[4]", "[0,4]"), 5, &["data", "where the last tensor ends"]);
+        refused("{}", 1, &["data", "where the last tensor ends"]);
+        let two = |second: &str| {
+            let a = r#""a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}"#;
+            format!(r#"{{{a},"b":{{"dtype":"U8","shape":[4],"data_offsets":{second}}}}}"#)
+        };
+        assert!(open(&safetensors(&two("[4,8]"), 8)).is_ok());
+        refused(&two("[0,4]"), 8, &["tensor `b`", "from offset 4 on", "found 0"]);
+        refused(&two("[2,6]"), 8, &["tensor `b`", "found 2"]);
+        refused(&two("[5,9]"), 9, &["tensor `b`", "found 5"]);
+    }
+}
+
+mod folders {
+    use super::*;
+
+    /// A file with the one tensor `name`.
+    fn shard(name: &str) -> Vec<u8> {
+        safetensors(&format!(r#"{{"{name}":{{"dtype":"U8","shape":[2],"data_offsets":[0,2]}}}}"#), 2)
+    }
+
+    /// A folder with these files.
+    fn folder(files: &[(&str, Vec<u8>)]) -> tempfile::TempDir {
+        let directory = tempfile::tempdir().unwrap();
+        files.iter().for_each(|(name, bytes)| fs::write(directory.path().join(name), bytes).unwrap());
+        directory
+    }
+
+    const INDEX: &str = "model.safetensors.index.json";
+
+    fn sharded(index: &str, shards: &[(&str, Vec<u8>)]) -> Result<Index> {
+        let directory = folder(&[&[(INDEX, index.as_bytes().to_vec())], shards].concat());
+        open_sharded(&directory.path().join(INDEX))
+    }
+
+    #[test]
+    fn shards_become_one_index() {
+        let index = r#"{"metadata":{"total_size":4},"weight_map":{"a":"1.safetensors","b":"2.safetensors"}}"#;
+        let index = sharded(index, &[("1.safetensors", shard("a")), ("2.safetensors", shard("b"))]).unwrap();
+        assert_eq!(index.iter().map(|(name, _)| name).collect::<Vec<_>>(), ["a", "b"]);
+        assert!(index.get("b").unwrap().path().ends_with("2.safetensors"));
+        assert_eq!(index.maps().len(), 2);
+    }
+
+    #[test]
+    fn a_missing_shard_is_named() {
+        let result = sharded(r#"{"weight_map":{"a":"model-00001-of-00002.safetensors"}}"#, &[]);
+        let hint = result.as_ref().unwrap_err().hint().map(str::to_owned);
+        contains(
+            &message(result),
+            &[INDEX, "shard `model-00001-of-00002.safetensors`", "beside the index, found none"],
+        );
+        contains(&hint.unwrap(), &["download"]);
+    }
+
+    #[test]
+    fn a_shard_without_its_tensor() {
+        let result = sharded(r#"{"weight_map":{"a":"s"}}"#, &[("s", shard("b"))]);
+        contains(&message(result), &[INDEX, "tensor `a`", "`s`", "no such tensor"]);
+    }
+
+    #[test]
+    fn a_tensor_in_two_shards() {
+        let index = r#"{"weight_map":{"a":"1","b":"2"}}"#;
+        let both = safetensors(
+            r#"{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"b":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}}"#,
+            2,
+        );
+        contains(
+            &message(sharded(index, &[("1", shard("a")), ("2", both)])),
+            &["tensor `a`", "used once", "another in"],
+        );
+    }
+
+    #[test]
+    fn shards_elsewhere_are_refused() {
+        for bad in ["../x", "/x", "a/b", "..", "", "a\\\\b"] {
+            let result = sharded(&format!(r#"{{"weight_map":{{"a":"{bad}"}}}}"#), &[]);
+            contains(&message(result), &[INDEX, "weight_map", "a file beside the index"]);
+        }
+    }
+
+    #[test]
+    fn bad_indexes() {
+        for bad in ["", "[]", "{}", r#"{"weight_map":[]}"#, r#"{"weight_map":{"a":1}}"#, "{\"weight_map\":{}} x"] {
+            contains(&message(sharded(bad, &[])), &[INDEX, "index", "a JSON object with a `weight_map`"]);
+        }
+        contains(&message(sharded(r#"{"weight_map":{"a":"s","a":"t"}}"#, &[])), &["`a` is there twice"]);
+    }
+
+    #[test]
+    fn folders_are_searched_in_order() {
+        let index = |shard: &str| format!(r#"{{"weight_map":{{"t":"{shard}"}}}}"#).into_bytes();
+        let found = |files: &[(&str, Vec<u8>)]| {
+            let index = find(folder(files).path(), &["diffusion_pytorch_model", "model"]).unwrap();
+            index.iter().next().map(|(name, _)| name.to_owned()).unwrap()
+        };
+        let single = ("model.safetensors", shard("single"));
+        let shards = [(INDEX, index("s.safetensors")), ("s.safetensors", shard("t"))];
+        let fp16 = ("model.fp16.safetensors", shard("fp16"));
+        let bf16 = ("model.bf16.safetensors", shard("bf16"));
+        let first = ("diffusion_pytorch_model.safetensors", shard("first"));
+        let all = [&shards[..], &[fp16.clone(), single.clone()]].concat();
+        assert_eq!(found(&all), "single");
+        assert_eq!(found(&[&all[..], &[first]].concat()), "first");
+        assert_eq!(found(&[&shards[..], std::slice::from_ref(&fp16)].concat()), "t");
+        assert_eq!(found(std::slice::from_ref(&fp16)), "fp16");
+        assert_eq!(found(&[fp16, bf16]), "bf16");
+        for name in [
+            "model.safetensors.index.fp16.json",
+            "model.safetensors.fp16.index.json",
+            "model.fp16.safetensors.index.json",
+        ] {
+            assert_eq!(found(&[(name, index("s.safetensors")), ("s.safetensors", shard("t"))]), "t");
+        }
+    }
+
+    #[test]
+    fn folders_without_weights() {
+        let directory = folder(&[("config.json", b"{}".to_vec())]);
+        contains(&message(find(directory.path(), &["a", "b"])), &["no a.safetensors or b.safetensors in it"]);
+        let directory = folder(&[("model.bin", vec![])]);
+        let error = find(directory.path(), &["model"]).unwrap_err();
+        contains(error.hint().unwrap(), &["pickle"]);
+        let missing = find(&directory.path().join("missing"), &["model"]);
+        assert!(matches!(missing, Err(Error::Io { action: "open", .. })));
+    }
+
+    #[test]
+    fn missing_files_and_directories_are_io_errors() {
+        let directory = tempfile::tempdir().unwrap();
+        for path in [directory.path().join("missing"), directory.path().to_owned()] {
+            assert!(matches!(Gguf::open(&path), Err(Error::Io { action: "open", .. })));
+            assert!(matches!(Safetensors::open(&path), Err(Error::Io { action: "open", .. })));
+            assert!(matches!(open_sharded(&path), Err(Error::Io { action: "open", .. })));
+        }
+    }
+
+    #[test]
+    fn empty_files_are_malformed() {
+        let directory = folder(&[("empty", vec![])]);
+        let path = directory.path().join("empty");
+        contains(&message(Gguf::open(&path)), &["empty: header", "end of the file at byte 0"]);
+        contains(&message(Safetensors::open(&path)), &["empty: header length", "a file of 0 bytes"]);
+    }
+}

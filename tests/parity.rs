@@ -1,0 +1,276 @@
+//! pinhole against diffusers in float32, component by component and as a whole: weights and noise are the same, the
+//! expected numbers were recorded by `tests/reference/record.py`.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::path::{Path, PathBuf};
+
+use pinhole::exec::{DeviceWeights, Session};
+use pinhole::ggml::{Backend, CancelFlag, Device, Ledger};
+use pinhole::image::Image;
+use pinhole::models::autoencoder_kl::{self, Decoder, Encoder};
+use pinhole::models::clip::causal_mask;
+use pinhole::models::flux::sinusoid;
+use pinhole::pipeline::flux::FluxPipeline;
+use pinhole::pipeline::{Event, Generated, Request};
+use pinhole::sample::randn;
+use pinhole::source::Source;
+use pinhole::source::flux::{FluxModel, Part};
+use pinhole::stage::{Cadence, Dims, Model, Symbol};
+use pinhole_quant::metrics;
+use support::{Golden, Layout};
+
+/// Two threads, as many as the smallest machine that runs the tests has.
+const THREADS: usize = 2;
+
+/// A golden's model on disk, opened.
+struct Case {
+    golden: Golden,
+    model: FluxModel,
+    _dir: tempfile::TempDir,
+}
+
+fn case(name: &str) -> Case {
+    let golden = Golden::load(name);
+    let dir = tempfile::tempdir().unwrap();
+    support::write_model(dir.path(), &golden, &Layout::default());
+    let model = FluxModel::open(&Source::open(dir.path()).unwrap()).unwrap();
+    Case { golden, model, _dir: dir }
+}
+
+/// A backend and an account for one model.
+struct Machine {
+    backend: Backend,
+    ledger: Ledger,
+}
+
+impl Machine {
+    fn new() -> Machine {
+        let backend = Backend::new(Device::cpu().unwrap(), THREADS, CancelFlag::new()).unwrap();
+        Machine { backend, ledger: Ledger::new() }
+    }
+
+    /// A session of `part` for which `fill` sets the inputs, run from the first stage to the last.
+    fn run<'m, M>(
+        &mut self,
+        part: &'m Part<M>,
+        model: impl Fn(&'m M) -> &'m Model,
+        dims: &Dims,
+        fill: impl FnOnce(&mut Session<'m>),
+    ) -> Session<'m> {
+        let model = model(&part.net);
+        let weights = DeviceWeights::load(model, &part.bound, self.backend.device(), &self.ledger).unwrap();
+        let mut session = Session::new(model, &weights, dims, &self.backend, &self.ledger).unwrap();
+        fill(&mut session);
+        for cadence in [Cadence::Request, Cadence::Step] {
+            session.run(&mut self.backend, cadence, |_, _| Ok(())).unwrap();
+        }
+        session
+    }
+}
+
+#[track_caller]
+fn assert_nmse(what: &str, reference: &[f32], value: &[f32], most: f64) {
+    let nmse = metrics::nmse(reference, value).unwrap_or_else(|| panic!("{what}: lengths differ or not finite"));
+    println!("{what}: nmse {nmse:.2e} (at most {most:.0e})");
+    assert!(nmse <= most, "{what}: nmse {nmse:e} is above {most:e}");
+}
+
+const CASES: [&str; 2] = ["dev", "schnell"];
+
+#[test]
+fn token_ids_are_identical() {
+    for name in CASES {
+        let Case { golden, model, .. } = case(name);
+        let length = golden.integer("/generate/max_sequence_length") as usize;
+        let mut prompts = vec![(golden.text("/generate/prompt"), "/generate/token_ids")];
+        if let Some(negative) = golden.at("/generate/negative_prompt").as_str() {
+            prompts.push((negative, "/generate/negative_token_ids"));
+        }
+        for (prompt, ids) in prompts {
+            assert_eq!(model.clip_tokenizer.encode(prompt).unwrap().ids, golden.ids(&format!("{ids}/clip")));
+            assert_eq!(model.t5_tokenizer.encode(prompt, Some(length)).unwrap().ids, golden.ids(&format!("{ids}/t5")));
+        }
+    }
+}
+
+#[test]
+fn clip_equals_transformers() {
+    for name in CASES {
+        let Case { golden, model, .. } = case(name);
+        let clip = &model.clip;
+        let ids = golden.ids("/generate/token_ids/clip");
+        let width = model.clip_config.hidden_size;
+        let mut hidden = clip.bound.gather(clip.net.token_embedding, width, &ids).unwrap();
+        let rows: Vec<u32> = (0..ids.len() as u32).collect();
+        let positions = clip.bound.gather(clip.net.position_embedding, width, &rows).unwrap();
+        hidden.iter_mut().zip(positions).for_each(|(token, position)| *token += position);
+        let dims = Dims::new().with(Symbol::TextTokens, ids.len());
+        let session = Machine::new().run(
+            clip,
+            |net| &net.model,
+            &dims,
+            |session| {
+                session.set(clip.net.mask, &causal_mask(ids.len())).unwrap();
+                session.set(clip.net.hidden, &hidden).unwrap();
+            },
+        );
+        let states = session.get(clip.net.hidden).unwrap();
+        assert_nmse(&format!("{name} clip"), &golden.f32("clip.last_hidden_state"), &states, 1e-6);
+        let row = model.clip_config.pooled_position(&ids) * width;
+        assert_nmse(&format!("{name} pooled"), &golden.f32("clip.pooled"), &states[row..row + width], 1e-6);
+    }
+}
+
+#[test]
+fn t5_equals_transformers() {
+    for name in CASES {
+        let Case { golden, model, .. } = case(name);
+        let t5 = &model.t5;
+        let ids = golden.ids("/generate/token_ids/t5");
+        let hidden = t5.bound.gather(t5.net.token_embedding, model.t5_config.d_model, &ids).unwrap();
+        let dims = Dims::new().with(Symbol::TextTokens, ids.len()).with(Symbol::TextPairs, ids.len() * ids.len());
+        let session = Machine::new().run(
+            t5,
+            |net| &net.model,
+            &dims,
+            |session| {
+                session.set_indices(t5.net.buckets, &model.t5_config.buckets(ids.len())).unwrap();
+                session.set(t5.net.hidden, &hidden).unwrap();
+            },
+        );
+        let states = session.get(t5.net.hidden).unwrap();
+        assert_nmse(&format!("{name} t5"), &golden.f32("t5.last_hidden_state"), &states, 1e-6);
+    }
+}
+
+#[test]
+fn one_forward_of_the_transformer_equals_diffusers() {
+    for name in CASES {
+        let Case { golden, model, .. } = case(name);
+        let flux = &model.transformer;
+        let (columns, rows) =
+            (golden.integer("/generate/width") as usize / 16, golden.integer("/generate/height") as usize / 16);
+        let text = golden.shape("forward.txt")[0];
+        let dims = Dims::new()
+            .with(Symbol::ImageTokens, rows * columns)
+            .with(Symbol::TextTokens, text)
+            .with(Symbol::JointTokens, text + rows * columns);
+        let ports = flux.net.ports;
+        let (cos, sin) = flux.net.rotary(text, rows, columns).unwrap();
+        let session = Machine::new().run(
+            flux,
+            |net| &net.model,
+            &dims,
+            |session| {
+                let embedded = |input: &str| sinusoid(golden.f32(input)[0] * 1000.0);
+                session.set(ports.time, &embedded("forward.timestep")).unwrap();
+                if let Some(guidance) = ports.guidance {
+                    session.set(guidance, &embedded("forward.guidance")).unwrap();
+                }
+                session.set(ports.pooled, &golden.f32("forward.pooled")).unwrap();
+                session.set(ports.text, &golden.f32("forward.txt")).unwrap();
+                session.set(ports.latents, &golden.f32("forward.img")).unwrap();
+                session.set(ports.cos, &cos).unwrap();
+                session.set(ports.sin, &sin).unwrap();
+                session.set_indices(ports.condition, &[0]).unwrap();
+            },
+        );
+        let velocity = session.get(ports.velocity).unwrap();
+        assert_nmse(&format!("{name} forward"), &golden.f32("forward.output"), &velocity, 1e-6);
+    }
+}
+
+/// The request that a golden was recorded from; `at` is where it is described.
+fn request(golden: &Golden, at: &str) -> Request {
+    let size = |key| Some(golden.integer(&format!("{at}/{key}")) as usize);
+    Request {
+        prompt: golden.text(&format!("{at}/prompt")).to_owned(),
+        negative_prompt: golden.at(&format!("{at}/negative_prompt")).as_str().map(str::to_owned),
+        width: size("width"),
+        height: size("height"),
+        steps: size("steps"),
+        seed: golden.integer(&format!("{at}/seed")),
+        guidance: Some(golden.number(&format!("{at}/guidance_scale"))),
+        cfg_scale: Some(golden.number(&format!("{at}/true_cfg_scale"))),
+        max_sequence_length: size("max_sequence_length"),
+        batch: 1,
+        ..Request::default()
+    }
+}
+
+fn generate(model: FluxModel, request: &Request) -> Generated {
+    let mut pipeline = FluxPipeline::new(model, Device::cpu().unwrap(), THREADS, CancelFlag::new()).unwrap();
+    pipeline.generate(request, &mut |_: Event| Ok(())).unwrap()
+}
+
+#[track_caller]
+fn assert_psnr(what: &str, reference: &[u8], image: &Image, least: f64) {
+    let psnr = metrics::psnr(reference, image.rgb()).unwrap_or_else(|| panic!("{what}: sizes differ"));
+    println!("{what}: psnr {psnr:.1} dB (at least {least})");
+    assert!(psnr >= least, "{what}: psnr {psnr} dB is below {least} dB");
+}
+
+#[test]
+fn pictures_equal_diffusers() {
+    for name in CASES {
+        let Case { golden, model, .. } = case(name);
+        let request = request(&golden, "/generate");
+        let noise = golden.f32("noise");
+        let drawn = randn(request.seed, noise.len()).unwrap();
+        assert!(metrics::max_error(&noise, &drawn).unwrap() <= 1e-6, "{name}: the noise differs from torch's");
+        let generated = generate(model, &request);
+        let last = format!("latents.{}", generated.settings.steps - 1);
+        assert_nmse(&format!("{name} {last}"), &golden.f32(&last), &generated.latents, 1e-5);
+        assert_psnr(&format!("{name} picture"), &golden.u8("picture"), &generated.images[0], 50.0);
+    }
+}
+
+/// The autoencoder of a golden, alone.
+fn vae(golden: &Golden, dir: &Path) -> (Part<Decoder>, Part<Encoder>, autoencoder_kl::Config) {
+    support::write_component(dir, golden, "vae", &Layout::default());
+    pinhole::source::flux::autoencoder_in(&PathBuf::from(dir)).unwrap()
+}
+
+#[test]
+fn autoencoders_equal_diffusers() {
+    for name in ["dev", "schnell", "odd_vae"] {
+        let golden = Golden::load(name);
+        let dir = tempfile::tempdir().unwrap();
+        let (decoder, encoder, config) = vae(&golden, dir.path());
+        let dims = |shape: &[usize]| {
+            let [.., height, width] = shape[..] else { panic!("{shape:?}") };
+            Dims::new().with(Symbol::LatentWidth, width).with(Symbol::LatentHeight, height)
+        };
+        let session = Machine::new().run(
+            &encoder,
+            |net| &net.model,
+            &dims(&golden.shape("encoder.mean")),
+            |session| {
+                session.set(encoder.net.picture, &golden.f32("encoder.input")).unwrap();
+            },
+        );
+        let moments = session.get(encoder.net.moments).unwrap();
+        let (mean, logvar) = moments.split_at(moments.len() / 2);
+        assert_nmse(&format!("{name} encoder mean"), &golden.f32("encoder.mean"), mean, 1e-6);
+        assert_nmse(&format!("{name} encoder logvar"), &golden.f32("encoder.logvar"), logvar, 1e-6);
+
+        let (latents, picture, shape) = if name == "odd_vae" {
+            (golden.f32("decoder.input"), golden.f32("decoder.output"), golden.shape("decoder.input"))
+        } else {
+            let last = format!("latents.{}", golden.integer("/generate/steps") - 1);
+            let undone = |x: f32| x / config.scaling_factor + config.shift_factor;
+            (golden.f32(&last).into_iter().map(undone).collect(), golden.f32("decoded"), golden.shape(&last))
+        };
+        let session = Machine::new().run(
+            &decoder,
+            |net| &net.model,
+            &dims(&shape),
+            |session| {
+                session.set(decoder.net.latents, &latents).unwrap();
+            },
+        );
+        assert_nmse(&format!("{name} decoder"), &picture, &session.get(decoder.net.picture).unwrap(), 1e-6);
+    }
+}

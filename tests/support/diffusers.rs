@@ -1,0 +1,121 @@
+//! Writes the synthetic model of a golden as a directory in the diffusers layout.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use safetensors::Dtype;
+use safetensors::tensor::{TensorView, serialize_to_file};
+use serde_json::{Map, Value, json};
+
+use super::synth::{Weight, weights};
+use super::{Golden, golden};
+
+/// How the weights are stored.
+pub(crate) struct Layout {
+    /// `F32`, `F16` or `BF16`, rounded to nearest.
+    pub(crate) dtype: Dtype,
+    /// A component whose weights take more bytes than this is split into several files with an index. Whole tensors
+    /// only, so that a shard may be larger.
+    pub(crate) max_shard_bytes: Option<usize>,
+}
+
+impl Default for Layout {
+    fn default() -> Layout {
+        Layout { dtype: Dtype::F32, max_shard_bytes: None }
+    }
+}
+
+/// Writes a whole model: `model_index.json`, scheduler, tokenizers and every component of `golden`.
+pub(crate) fn write_model(dir: &Path, golden: &Golden, layout: &Layout) {
+    let mut index = Map::new();
+    index.insert("_class_name".into(), json!("FluxPipeline"));
+    index.insert("_diffusers_version".into(), golden.at("/versions/diffusers").clone());
+    index.insert("feature_extractor".into(), json!([null, null]));
+    index.insert("image_encoder".into(), json!([null, null]));
+    index.insert("scheduler".into(), json!(["diffusers", "FlowMatchEulerDiscreteScheduler"]));
+    index.insert("tokenizer".into(), json!(["transformers", "CLIPTokenizer"]));
+    index.insert("tokenizer_2".into(), json!(["transformers", "PreTrainedTokenizerFast"]));
+    for (key, component) in golden.at("/components").as_object().unwrap() {
+        index.insert(key.clone(), json!([component["library"], component["class"]]));
+        write_component(&dir.join(key), golden, key, layout);
+    }
+    copy_tokenizer("clip", &dir.join("tokenizer"));
+    copy_tokenizer("t5", &dir.join("tokenizer_2"));
+    fs::create_dir_all(dir.join("scheduler")).unwrap();
+    write_json(&dir.join("scheduler/scheduler_config.json"), golden.at("/scheduler"));
+    write_json(&dir.join("model_index.json"), &Value::Object(index));
+}
+
+/// Writes one component, config.json and weights, into `dir`.
+pub(crate) fn write_component(dir: &Path, golden: &Golden, component: &str, layout: &Layout) {
+    fs::create_dir_all(dir).unwrap();
+    write_json(&dir.join("config.json"), golden.at(&format!("/components/{component}/config")));
+    let file = golden.text(&format!("/components/{component}/file"));
+    let shards = shards(weights(golden, component), layout);
+    if let [only] = shards.as_slice() {
+        return write_weights(&dir.join(file), only, layout.dtype);
+    }
+    let stem = file.strip_suffix(".safetensors").unwrap();
+    let (mut map, mut total) = (Map::new(), 0);
+    for (i, shard) in shards.iter().enumerate() {
+        let name = format!("{stem}-{:05}-of-{:05}.safetensors", i + 1, shards.len());
+        write_weights(&dir.join(&name), shard, layout.dtype);
+        total += shard.iter().map(|weight| stored_bytes(weight, layout.dtype)).sum::<usize>();
+        map.extend(shard.iter().map(|weight| (weight.name.clone(), json!(name))));
+    }
+    let index = json!({ "metadata": { "total_size": total }, "weight_map": map });
+    write_json(&dir.join(format!("{file}.index.json")), &index);
+}
+
+fn shards(weights: Vec<Weight>, layout: &Layout) -> Vec<Vec<Weight>> {
+    let limit = layout.max_shard_bytes.unwrap_or(usize::MAX);
+    let (mut shards, mut used) = (vec![Vec::new()], 0);
+    for weight in weights {
+        let bytes = stored_bytes(&weight, layout.dtype);
+        if used > 0 && used + bytes > limit {
+            shards.push(Vec::new());
+            used = 0;
+        }
+        used += bytes;
+        shards.last_mut().unwrap().push(weight);
+    }
+    shards
+}
+
+fn stored_bytes(weight: &Weight, dtype: Dtype) -> usize {
+    weight.shape.iter().product::<usize>() * dtype.bitsize() / 8
+}
+
+fn write_weights(path: &Path, weights: &[Weight], dtype: Dtype) {
+    let bytes: Vec<_> = weights.iter().map(|weight| encode(&weight.values(), dtype)).collect();
+    let views: BTreeMap<_, _> = weights
+        .iter()
+        .zip(&bytes)
+        .map(|(weight, bytes)| (weight.name.as_str(), TensorView::new(dtype, weight.shape.clone(), bytes).unwrap()))
+        .collect();
+    let metadata = [("format".to_owned(), "pt".to_owned())].into();
+    serialize_to_file(views, Some(metadata), path).unwrap();
+}
+
+fn encode(values: &[f32], dtype: Dtype) -> Vec<u8> {
+    match dtype {
+        Dtype::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        Dtype::F16 => values.iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes()).collect(),
+        Dtype::BF16 => values.iter().flat_map(|v| half::bf16::from_f32(*v).to_le_bytes()).collect(),
+        other => panic!("weights are written as F32, F16 or BF16, not {other}"),
+    }
+}
+
+fn copy_tokenizer(name: &str, to: &Path) {
+    let from = golden::directory().join("tokenizers").join(name);
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(&from).unwrap_or_else(|e| panic!("{}: {e}", from.display())) {
+        let file = entry.unwrap();
+        fs::copy(file.path(), to.join(file.file_name())).unwrap();
+    }
+}
+
+fn write_json(path: &Path, value: &Value) {
+    fs::write(path, serde_json::to_string_pretty(value).unwrap()).unwrap();
+}

@@ -1,0 +1,11 @@
+//! What the integration tests share: the recorded goldens, and the synthetic models they were recorded from.
+//!
+//! Every test binary compiles this module and uses a part of it.
+#![allow(dead_code, unused_imports, clippy::unwrap_used)]
+
+pub(crate) mod diffusers;
+pub(crate) mod golden;
+pub(crate) mod synth;
+
+pub(crate) use diffusers::{Layout, write_component, write_model};
+pub(crate) use golden::Golden;
