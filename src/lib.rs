@@ -1,10 +1,15 @@
 //! Diffusion models through a 4 GB pinhole.
 //!
-//! pinhole reads image and video diffusion models from GGUF bundles, diffusers directories and the loose files people
-//! have, maps them into memory and runs them through ggml. Data goes one way: file, map, index, bind, stages, plan,
-//! executor, latents, autoencoder, picture. Modules import only from those listed above them.
+//! pinhole reads image and video diffusion models from GGUF bundles and diffusers directories, maps them into memory and
+//! runs them through ggml. Data goes one way: file, map, index, bind, stages, executor, latents, autoencoder, picture.
+//!
+//! Modules import only from those before them in this order: [`error`], [`tensor`], [`index`], [`gguf`] and
+//! [`safetensors`], [`ggml`], [`weights`], [`stage`], [`models`], [`bind`], [`sample`], [`text`], [`image`], [`source`],
+//! [`builtin`], [`convert`], [`exec`], [`pipeline`].
 
 pub mod bind;
+pub mod builtin;
+pub mod convert;
 pub mod error;
 pub mod exec;
 pub mod ggml;

@@ -240,7 +240,7 @@ impl Model {
     pub fn at(&self, cadence: Cadence) -> Range<usize> {
         let mut positions = (0..self.stages.len()).filter(|&i| self.stages[i].cadence == cadence);
         let first = positions.next();
-        first.map_or(0..0, |first| first..positions.last().unwrap_or(first) + 1)
+        first.map_or(0..0, |first| first..positions.next_back().unwrap_or(first) + 1)
     }
 }
 

@@ -60,6 +60,17 @@ impl Piece {
         &all[self.numbers.start / per_block * block_bytes..self.numbers.end / per_block * block_bytes]
     }
 
+    /// `len` of its numbers, from number `start` on, of which whole blocks.
+    ///
+    /// # Panics
+    /// Where they are not all in the piece.
+    #[must_use]
+    pub fn part(&self, start: usize, len: usize) -> Piece {
+        assert!(start + len <= self.len(), "{start}..+{len} of {}", self.len());
+        let start = self.numbers.start + start;
+        Piece { numbers: start..start + len, ..self.clone() }
+    }
+
     /// Reads all its numbers as f32, on all threads of the current rayon pool.
     ///
     /// # Errors
@@ -75,12 +86,16 @@ impl Piece {
 }
 
 fn read_f32(storage: Storage, bytes: &[u8], out: &mut [f32]) -> Result<(), String> {
-    match storage {
-        Storage::Number(dtype) => rows::dequantize_parallel(dtype, bytes, out).map_err(|error| error.to_string()),
-        Storage::F8E4M3 => Ok(Fp8::E4M3Fn.row_to_f32(bytes, out)),
-        Storage::F8E5M2 => Ok(Fp8::E5M2.row_to_f32(bytes, out)),
-        other => Err(other.to_string()),
-    }
+    let fp8 = match storage {
+        Storage::Number(dtype) => {
+            return rows::dequantize_parallel(dtype, bytes, out).map_err(|error| error.to_string());
+        }
+        Storage::F8E4M3 => Fp8::E4M3Fn,
+        Storage::F8E5M2 => Fp8::E5M2,
+        other => return Err(other.to_string()),
+    };
+    fp8.row_to_f32(bytes, out);
+    Ok(())
 }
 
 /// Where every weight of a model comes from.

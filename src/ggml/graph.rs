@@ -169,7 +169,7 @@ impl Graph {
         let raw = self.raw(tensor)?;
         // SAFETY: a live tensor of this context.
         let id = unsafe { (*raw).type_ };
-        DType::from_id(id as u32).ok_or_else(|| Error::graph("dtype", format!("unknown type id {id}")))
+        DType::from_id(id).ok_or_else(|| Error::graph("dtype", format!("unknown type id {id}")))
     }
 
     /// Distances in bytes between neighbours along each dimension.

@@ -257,9 +257,9 @@ impl Block for FinalNorm {
 pub struct Clip {
     /// Its stages, ports and weights.
     pub model: Model,
-    /// `[vocab_size] x D`, on the host: the vector of each token.
+    /// `[D, vocab_size]`, on the host: the vector of each token.
     pub token_embedding: WeightId,
-    /// `[max_position_embeddings] x D`, on the host: what is added to the vector at each position.
+    /// `[D, max_position_embeddings]`, on the host: what is added to the vector at each position.
     pub position_embedding: WeightId,
     /// `[D, T, B]`: in, the embedded tokens; out, the result.
     pub hidden: Port,

@@ -1,6 +1,7 @@
 //! The layers that models share. Shapes are in ggml order.
 
-use serde::Deserialize;
+use pinhole_quant::DType;
+use serde::{Deserialize, Serialize};
 
 use crate::ggml::{Graph, Tensor};
 use crate::stage::Build;
@@ -12,24 +13,35 @@ use crate::{Error, Result};
 pub struct Linear {
     weight: WeightId,
     bias: Option<WeightId>,
+    wide: bool,
 }
+
+/// Inputs of a [`Role::WideMatMul`] are divided by this before they meet an F16 matrix, for which ggml rounds them to F16:
+/// T5's reach above F16's 65504. A power of two, so that nothing but the smallest numbers is rounded.
+const WIDE_SCALE: f32 = 64.0;
 
 impl Linear {
     /// `inputs` to `outputs`, with a bias.
     pub fn declare(scope: &mut Scope<'_>, inputs: usize, outputs: usize, role: Role) -> Result<Linear> {
         let weight = scope.weight("weight", &[inputs, outputs], role)?;
         let bias = scope.weight("bias", &[outputs], Role::Vector)?;
-        Ok(Linear { weight, bias: Some(bias) })
+        Ok(Linear { weight, bias: Some(bias), wide: role == Role::WideMatMul })
     }
 
     /// `inputs` to `outputs`, without a bias.
     pub fn declare_unbiased(scope: &mut Scope<'_>, inputs: usize, outputs: usize, role: Role) -> Result<Linear> {
-        Ok(Linear { weight: scope.weight("weight", &[inputs, outputs], role)?, bias: None })
+        let weight = scope.weight("weight", &[inputs, outputs], role)?;
+        Ok(Linear { weight, bias: None, wide: role == Role::WideMatMul })
     }
 
     /// `x [inputs, ..]` gives `[outputs, ..]`.
     pub fn build(&self, b: &Build<'_>, x: Tensor) -> Result<Tensor> {
-        let y = b.g.mul_mat(b.weight(self.weight)?, x)?;
+        let weight = b.weight(self.weight)?;
+        let y = if self.wide && b.g.dtype(weight)? == DType::F16 {
+            b.g.scale(b.g.mul_mat(weight, b.g.scale(x, 1.0 / WIDE_SCALE)?)?, WIDE_SCALE)?
+        } else {
+            b.g.mul_mat(weight, x)?
+        };
         self.bias.map_or(Ok(y), |bias| b.g.add(y, b.weight(bias)?))
     }
 }
@@ -133,7 +145,7 @@ impl Conv2d {
 }
 
 /// A function between two linear layers, by its name in transformers' configurations.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Activation {
     /// `x * sigmoid(1.702 x)`

@@ -332,7 +332,7 @@ impl Block for FinalNorm {
 pub struct T5 {
     /// Its stages, ports and weights.
     pub model: Model,
-    /// `[vocab_size] x D`, on the host: the vector of each token.
+    /// `[D, vocab_size]`, on the host: the vector of each token.
     pub token_embedding: WeightId,
     /// `[D, T, B]`: in, the embedded tokens; out, the result.
     pub hidden: Port,

@@ -10,6 +10,7 @@ pub mod flux;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub(crate) use bundle::VERSION;
 pub use bundle::keys;
 
 use crate::index::{Index, Map};

@@ -1,11 +1,10 @@
 //! The layers that levels are made of.
 
 use super::attention::MidAttention;
-use super::config::NORM_EPS;
-use super::route::{Layer, Route};
+use super::config::{Config, NORM_EPS};
+use super::route::{Layer, Pixels, Route};
 use crate::Result;
 use crate::ggml::Tensor;
-use crate::models::autoencoder_kl::Config;
 use crate::models::layers::{Conv2d, GroupNorm};
 use crate::stage::Build;
 use crate::weights::Scope;
@@ -154,7 +153,7 @@ impl Route {
         if inputs == outputs {
             return self.keep(name, declare);
         }
-        self.lead((name, name), super::route::Pixels { channels: outputs, ..pixels }, declare)
+        self.lead((name, name), Pixels { channels: outputs, ..pixels }, declare)
     }
 
     /// Adds the middle of `side`: a residual block, attention where the model has it, another residual block.
