@@ -186,7 +186,11 @@ fn shapes(component: &Component, aliases: Aliases) -> impl Fn(&str) -> Option<Sh
     move |name| bind::shape_of(&component.index, component.prefix, aliases, name)
 }
 
-fn transformer(component: &Component) -> Result<Part<Flux>> {
+/// The transformer of `component`, without the rest of a model.
+///
+/// # Errors
+/// As [`FluxModel::open`].
+pub fn transformer(component: &Component) -> Result<Part<Flux>> {
     let config = match &component.config {
         Some(Text { text, origin }) => flux::Config::from_json(text, origin)?,
         None => flux::Config::from_shapes(shapes(component, alias::flux)).ok_or_else(|| {
