@@ -104,9 +104,10 @@ impl Extent {
 /// How long a port's contents are needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lifetime {
-    /// From the stage that writes it, once, to the end of the request: modulation, rotary tables, position bias.
+    /// To the end of the request, once it is written: modulation, rotary tables, position bias.
     Request,
-    /// From the stage that writes it to the last that reads it within one pass over the stages.
+    /// Within one pass over the stages of a cadence: from the stage that writes it (the start of the pass, where the host
+    /// fills it) to the last that reads it (the end, where nothing does). Undefined in the next pass.
     Pass,
 }
 
@@ -255,6 +256,13 @@ pub struct Build<'a> {
     writes: RefCell<Vec<(Port, Tensor)>>,
 }
 
+/// The ports that a stage reads and writes.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Touched {
+    pub(crate) read: Vec<Port>,
+    pub(crate) written: Vec<Port>,
+}
+
 /// What a graph's leaf stands for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Leaf {
@@ -305,16 +313,21 @@ impl<'a> Build<'a> {
         Ok(())
     }
 
-    /// Completes the graph with all that was written.
-    pub(crate) fn finish(self) -> Result<()> {
+    /// Completes the graph with all that was written, and says which ports were read and which written.
+    pub(crate) fn finish(self) -> Result<Touched> {
         let writes = self.writes.take();
+        let read = self.leaves.take().into_iter().filter_map(|(leaf, _)| match leaf {
+            Leaf::Port(port) => Some(port),
+            Leaf::Weight(_) => None,
+        });
+        let touched = Touched { read: read.collect(), written: writes.iter().map(|(port, _)| *port).collect() };
         for &(_, value) in &writes {
             self.g.output(value)?;
         }
         for (port, value) in writes {
             self.g.store(value, self.place(port)?)?;
         }
-        Ok(())
+        Ok(touched)
     }
 
     fn place(&self, port: Port) -> Result<&Placed> {

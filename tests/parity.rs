@@ -32,9 +32,13 @@ struct Case {
 }
 
 fn case(name: &str) -> Case {
+    case_as(name, &Layout::default())
+}
+
+fn case_as(name: &str, layout: &Layout) -> Case {
     let golden = Golden::load(name);
     let dir = tempfile::tempdir().unwrap();
-    support::write_model(dir.path(), &golden, &Layout::default());
+    support::write_model(dir.path(), &golden, layout);
     let model = FluxModel::open(&Source::open(dir.path()).unwrap()).unwrap();
     Case { golden, model, _dir: dir }
 }
@@ -123,26 +127,43 @@ fn clip_equals_transformers() {
     }
 }
 
+/// T5's hidden states for the golden's prompt.
+fn t5_states(Case { golden, model, .. }: &Case) -> Vec<f32> {
+    let t5 = &model.t5;
+    let ids = golden.ids("/generate/token_ids/t5");
+    let hidden = t5.bound.gather(t5.net.token_embedding, model.t5_config.d_model, &ids).unwrap();
+    let dims = Dims::new().with(Symbol::TextTokens, ids.len()).with(Symbol::TextPairs, ids.len() * ids.len());
+    let fill = |session: &mut Session<'_>| {
+        session.set_indices(t5.net.buckets, &model.t5_config.buckets(ids.len())).unwrap();
+        session.set(t5.net.hidden, &hidden).unwrap();
+    };
+    Machine::new().run(t5, |net| &net.model, &dims, fill).get(t5.net.hidden).unwrap()
+}
+
 #[test]
 fn t5_equals_transformers() {
     for name in CASES {
-        let Case { golden, model, .. } = case(name);
-        let t5 = &model.t5;
-        let ids = golden.ids("/generate/token_ids/t5");
-        let hidden = t5.bound.gather(t5.net.token_embedding, model.t5_config.d_model, &ids).unwrap();
-        let dims = Dims::new().with(Symbol::TextTokens, ids.len()).with(Symbol::TextPairs, ids.len() * ids.len());
-        let session = Machine::new().run(
-            t5,
-            |net| &net.model,
-            &dims,
-            |session| {
-                session.set_indices(t5.net.buckets, &model.t5_config.buckets(ids.len())).unwrap();
-                session.set(t5.net.hidden, &hidden).unwrap();
-            },
-        );
-        let states = session.get(t5.net.hidden).unwrap();
-        assert_nmse(&format!("{name} t5"), &golden.f32("t5.last_hidden_state"), &states, 1e-6);
+        let case = case(name);
+        assert_nmse(&format!("{name} t5"), &case.golden.f32("t5.last_hidden_state"), &t5_states(&case), 1e-6);
     }
+}
+
+/// Half-precision files keep their feed-forward outputs in F16, whose inputs are scaled to stay in its range.
+#[test]
+fn t5_in_half_precision_stays_close() {
+    for (dtype, most) in [(safetensors::Dtype::F16, 1e-5), (safetensors::Dtype::BF16, 1e-3)] {
+        let case = case_as("dev", &Layout { dtype, ..Layout::default() });
+        assert_nmse(&format!("t5 in {dtype:?}"), &case.golden.f32("t5.last_hidden_state"), &t5_states(&case), most);
+    }
+}
+
+#[test]
+fn shards_make_the_same_picture() {
+    let whole = case("schnell");
+    let sharded = case_as("schnell", &Layout { max_shard_bytes: Some(1 << 20), ..Layout::default() });
+    let request = Request { steps: Some(1), ..request(&whole.golden, "/generate") };
+    let [a, b] = [whole.model, sharded.model].map(|model| generate(model, &request));
+    assert_eq!(a.latents, b.latents);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //!
 //! It sees stages, ports and places, and never a model's name.
 
+mod ports;
 mod session;
 mod weights;
 

@@ -1,11 +1,10 @@
 //! One request's memory and graphs: ports, activations, and a graph for every stage, all made once.
 
-use std::sync::Arc;
-
 use pinhole_quant::DType;
 
 use super::DeviceWeights;
-use crate::ggml::{Arena, Backend, Buffer, Graph, Ledger, Placed};
+use super::ports::DryRun;
+use crate::ggml::{Arena, Backend, Graph, Ledger, Placed};
 use crate::stage::{Build, Cadence, Dims, Model, Port, Stage};
 use crate::{Error, Result};
 
@@ -32,7 +31,8 @@ impl<'m> Session<'m> {
         backend: &Backend,
         ledger: &Ledger,
     ) -> Result<Session<'m>> {
-        let ports = place_ports(model, dims, backend, ledger)?;
+        let dry_run = DryRun::new(model, weights, dims, backend.device(), STAGE_TENSORS)?;
+        let ports = dry_run.place_ports(model, dims, backend, ledger)?;
         let build = |stage: &Stage| {
             let graph = Graph::new(backend.device(), STAGE_TENSORS)?;
             let b = Build::new(&graph, dims, weights.places(), &ports);
@@ -98,19 +98,4 @@ impl<'m> Session<'m> {
         }
         Ok(())
     }
-}
-
-/// One buffer for all ports.
-fn place_ports(model: &Model, dims: &Dims, backend: &Backend, ledger: &Ledger) -> Result<Vec<Placed>> {
-    let device = backend.device();
-    let (mut offsets, mut size) = (Vec::with_capacity(model.ports().len()), 0usize);
-    let too_large = || Error::OutOfMemory { what: "ports".into(), bytes: usize::MAX, hint: None };
-    for spec in model.ports() {
-        let shape = spec.shape(dims)?;
-        let bytes = shape.bytes(spec.dtype).ok_or_else(too_large)?;
-        offsets.push((size, shape, spec.dtype));
-        size = size.checked_add(bytes.next_multiple_of(device.alignment())).ok_or_else(too_large)?;
-    }
-    let buffer: Arc<Buffer> = Buffer::allocate(device, size, ledger, "ports")?;
-    offsets.into_iter().map(|(offset, shape, dtype)| Placed::new(&buffer, offset, dtype, shape)).collect()
 }

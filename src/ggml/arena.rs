@@ -67,6 +67,9 @@ impl Arena {
     /// # Errors
     /// [`Error::OutOfMemory`] where the device refuses the block.
     pub fn assign(&mut self, graphs: &[&Graph]) -> Result<()> {
+        if graphs.iter().any(|graph| graph.measured_only.get()) {
+            return Err(Error::graph("assign", "a leaf of the graph has no memory"));
+        }
         let mut largest: Option<(usize, &Graph)> = None;
         for &graph in graphs {
             let bytes = Arena::measure(graph)?;

@@ -71,6 +71,19 @@ impl Buffer {
         Ok(Arc::new(Buffer { raw, device, size: bytes.len(), account: None, map: Some(map.clone()) }))
     }
 
+    /// A buffer without memory, for graphs that are only measured: see [`Placed::nowhere`].
+    ///
+    /// # Errors
+    /// [`Error::Graph`] if ggml fails.
+    pub fn nowhere(device: Device) -> Result<Arc<Buffer>> {
+        let raw = guarded("allocate", || {
+            // SAFETY: ggml answers a request for 0 bytes with a buffer that has none.
+            unsafe { sys::ggml_backend_buft_alloc_buffer(device.buffer_type(), 0) }
+        })?;
+        let raw = NonNull::new(raw).ok_or_else(|| Error::graph("allocate", "ggml made no buffer of 0 bytes"))?;
+        Ok(Arc::new(Buffer { raw, device, size: 0, account: None, map: None }))
+    }
+
     /// Bytes in it.
     pub fn size(&self) -> usize {
         self.size
@@ -84,6 +97,11 @@ impl Buffer {
     /// Whether its bytes are a file's and must not be written.
     pub fn is_map(&self) -> bool {
         self.map.is_some()
+    }
+
+    /// Whether it has no memory at all.
+    pub(super) fn is_nowhere(&self) -> bool {
+        self.size == 0
     }
 
     pub(super) fn raw(&self) -> sys::ggml_backend_buffer_t {
@@ -135,6 +153,11 @@ impl Placed {
         Ok(Placed { buffer: buffer.clone(), offset, dtype, shape })
     }
 
+    /// A place without memory, in [`Buffer::nowhere`]: a graph with leaves there can be measured, not computed.
+    pub fn nowhere(buffer: &Arc<Buffer>, dtype: DType, shape: Shape) -> Placed {
+        Placed { buffer: buffer.clone(), offset: 0, dtype, shape }
+    }
+
     /// Its shape, in ggml order.
     pub fn shape(&self) -> Shape {
         self.shape
@@ -183,6 +206,9 @@ impl Placed {
     }
 
     fn check_length(&self, op: &'static str, len: usize) -> Result<()> {
+        if self.buffer.is_nowhere() {
+            return Err(Error::graph(op, "the place has no memory"));
+        }
         if len == self.bytes() {
             return Ok(());
         }

@@ -33,6 +33,8 @@ pub struct Graph {
     tensors: RefCell<Vec<NonNull<sys::ggml_tensor>>>,
     buffers: RefCell<Vec<Arc<Buffer>>>,
     pub(super) allocated: Cell<bool>,
+    /// Whether a leaf has no memory, so that the graph can be measured and nothing else.
+    pub(super) measured_only: Cell<bool>,
 }
 
 // SAFETY: the context and all it holds belong to this value alone; ggml keeps no thread-local state for them. The
@@ -76,6 +78,7 @@ impl Graph {
             tensors: RefCell::default(),
             buffers: RefCell::default(),
             allocated: Cell::new(false),
+            measured_only: Cell::new(false),
         })
     }
 
@@ -95,6 +98,14 @@ impl Graph {
             unsafe { sys::ggml_new_tensor(context, type_of(place.dtype), 4, dims.as_ptr()) }
         })?;
         let raw = self.raw(tensor)?;
+        if place.buffer.is_nowhere() {
+            // A buffer tells the allocator that the tensor is not its business; without data it cannot be computed.
+            // SAFETY: a fresh tensor of this context; the buffer lives as long as the graph (`hold`).
+            unsafe { (*raw).buffer = place.buffer.raw() };
+            self.hold(&place.buffer);
+            self.measured_only.set(true);
+            return Ok(tensor);
+        }
         // SAFETY: `Placed::new` checked that the tensor lies within the buffer, and its address is aligned.
         let address = unsafe { place.buffer.base().add(place.offset) };
         let status = guarded("leaf", || {

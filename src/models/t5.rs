@@ -352,7 +352,7 @@ impl T5 {
             scope.weight("token_embd.weight", &[config.d_model, config.vocab_size], Role::Embedding)
         })?;
         let hidden = model.port("hidden", &[width, tokens, Symbol::Batch.into()], DType::F32, Lifetime::Pass);
-        let buckets = model.port("buckets", &[Symbol::TextPairs.into()], DType::I32, Lifetime::Pass);
+        let buckets = model.port("buckets", &[Symbol::TextPairs.into()], DType::I32, Lifetime::Request);
         let position_bias = model.port("position_bias", &[tokens, tokens, heads], DType::F32, Lifetime::Request);
         model.stage("position_bias", Cadence::Request, |scope| {
             PositionBias::declare(&mut scope.sub("enc.blk.0"), config, buckets, position_bias)

@@ -1,0 +1,153 @@
+//! Memory for ports: those that are never alive together share it.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::DeviceWeights;
+use crate::ggml::{Backend, Buffer, Device, Graph, Ledger, Placed};
+use crate::stage::{Build, Dims, Lifetime, Model, Port, PortSpec, Stage, Touched};
+use crate::{Error, Result};
+
+/// What a dry run over the stages of a model found, with no memory behind it.
+pub(crate) struct DryRun {
+    /// By stage: which ports it reads and writes.
+    touched: Vec<Touched>,
+}
+
+impl DryRun {
+    /// Builds every stage at size `dims`.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] where a stage cannot be built at this size.
+    pub(crate) fn new(
+        model: &Model,
+        weights: &DeviceWeights,
+        dims: &Dims,
+        device: Device,
+        capacity: usize,
+    ) -> Result<DryRun> {
+        let nowhere = Buffer::nowhere(device)?;
+        let ports = model.ports().iter().map(|spec| Ok(Placed::nowhere(&nowhere, spec.dtype, spec.shape(dims)?)));
+        let ports = ports.collect::<Result<Vec<_>>>()?;
+        let dry = |stage: &Stage| {
+            let graph = Graph::new(device, capacity)?;
+            let b = Build::new(&graph, dims, weights.places(), &ports);
+            stage.block.build(&b)?;
+            b.finish()
+        };
+        Ok(DryRun { touched: model.stages().iter().map(dry).collect::<Result<_>>()? })
+    }
+
+    /// For each port, the stages during which its contents matter.
+    fn lives(&self, model: &Model) -> Vec<Range<usize>> {
+        let stages = model.stages();
+        let pass_of = |stage: usize| model.at(stages[stage].cadence);
+        let live = |(port, spec): (usize, &PortSpec)| {
+            let has = |list: &[Port]| list.iter().any(|other| other.index() == port);
+            let reads = |stage: &usize| has(&self.touched[*stage].read);
+            let writes = |stage: &usize| has(&self.touched[*stage].written);
+            let first = (0..stages.len()).find(|stage| reads(stage) || writes(stage));
+            let last = (0..stages.len()).rev().find(|stage| reads(stage) || writes(stage));
+            let (Some(first), Some(last)) = (first, last) else { return 0..stages.len() };
+            if spec.lifetime == Lifetime::Request || stages[first].cadence != stages[last].cadence {
+                return 0..stages.len();
+            }
+            // What is read first was filled by the host before the pass; what is written last is fetched after it.
+            let start = if reads(&first) { pass_of(first).start } else { first };
+            let end = if writes(&last) { pass_of(last).end } else { last + 1 };
+            start..end
+        };
+        model.ports().iter().enumerate().map(live).collect()
+    }
+
+    /// Gives every port a place in one buffer.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub(crate) fn place_ports(
+        &self,
+        model: &Model,
+        dims: &Dims,
+        backend: &Backend,
+        ledger: &Ledger,
+    ) -> Result<Vec<Placed>> {
+        let alignment = backend.device().alignment();
+        let too_large = || Error::OutOfMemory { what: "ports".into(), bytes: usize::MAX, hint: None };
+        let mut blocks = Vec::with_capacity(model.ports().len());
+        for (spec, live) in model.ports().iter().zip(self.lives(model)) {
+            let bytes = spec.shape(dims)?.bytes(spec.dtype).ok_or_else(too_large)?;
+            let size = bytes.checked_next_multiple_of(alignment).ok_or_else(too_large)?;
+            blocks.push(Block { live, size });
+        }
+        let (offsets, total) = pack(&blocks).ok_or_else(too_large)?;
+        let buffer: Arc<Buffer> = Buffer::allocate(backend.device(), total, ledger, "ports")?;
+        let specs = model.ports().iter().zip(offsets);
+        specs.map(|(spec, offset)| Placed::new(&buffer, offset, spec.dtype, spec.shape(dims)?)).collect()
+    }
+}
+
+/// Bytes that are needed during some stages.
+struct Block {
+    live: Range<usize>,
+    size: usize,
+}
+
+/// Offsets at which no two blocks that live at the same time overlap, and the size of the whole. Largest first, each as low
+/// as it goes: the greedy rule of Pisarchyk and Lee, "Efficient Memory Management for Deep Neural Net Inference" (2020).
+fn pack(blocks: &[Block]) -> Option<(Vec<usize>, usize)> {
+    let mut order: Vec<usize> = (0..blocks.len()).collect();
+    order.sort_by_key(|&i| (std::cmp::Reverse(blocks[i].size), i));
+    let mut offsets = vec![0; blocks.len()];
+    let (mut placed, mut total): (Vec<usize>, usize) = (Vec::new(), 0);
+    for i in order {
+        let Block { live, size } = &blocks[i];
+        let together = |j: &&usize| blocks[**j].live.start < live.end && live.start < blocks[**j].live.end;
+        let mut taken: Vec<Range<usize>> =
+            placed.iter().filter(together).map(|&j| offsets[j]..offsets[j] + blocks[j].size).collect();
+        taken.sort_by_key(|range| range.start);
+        let mut offset = 0usize;
+        for range in taken {
+            if offset.checked_add(*size)? <= range.start {
+                break;
+            }
+            offset = offset.max(range.end);
+        }
+        offsets[i] = offset;
+        total = total.max(offset.checked_add(*size)?);
+        placed.push(i);
+    }
+    Some((offsets, total))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_lives_apart_shares() {
+        let blocks = [(0..2, 100), (2..4, 80), (1..3, 10)].map(|(live, size)| Block { live, size });
+        let (offsets, total) = pack(&blocks).unwrap();
+        assert_eq!((offsets, total), (vec![0, 0, 100], 110));
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_that_lives_together_overlaps(ports in prop::collection::vec((0usize..20, 1usize..8, 1usize..1000), 1..40)) {
+            let blocks: Vec<Block> =
+                ports.iter().map(|&(start, len, size)| Block { live: start..start + len, size }).collect();
+            let (offsets, total) = pack(&blocks).unwrap();
+            for i in 0..blocks.len() {
+                prop_assert!(offsets[i] + blocks[i].size <= total);
+                for j in 0..i {
+                    let (a, b) = (&blocks[i], &blocks[j]);
+                    let together = a.live.start < b.live.end && b.live.start < a.live.end;
+                    let apart = offsets[i] + a.size <= offsets[j] || offsets[j] + b.size <= offsets[i];
+                    prop_assert!(!together || apart);
+                }
+            }
+            prop_assert!(total <= blocks.iter().map(|block| block.size).sum());
+        }
+    }
+}
