@@ -15,7 +15,7 @@ use pinhole_quant::recipe::{self, Fallback, FileType, Recipe};
 
 use crate::bind::Bound;
 use crate::source::flux::FluxModel;
-use crate::source::{ComponentKind, Source, keys};
+use crate::source::{ComponentKind, Source, Text, keys};
 use crate::tensor::Shape;
 use crate::weights::WeightId;
 use crate::{Error, Result};
@@ -120,11 +120,11 @@ fn metadata(source: &Source, file_type: FileType) -> Vec<(String, Value)> {
     if let Some(name) = source.path.file_stem() {
         metadata.push((keys::NAME.into(), name.to_string_lossy().into_owned().into()));
     }
-    let mut text = |key: String, text: Option<&crate::source::Text>| {
+    let mut text = |key: String, text: Option<&Text>| {
         metadata.extend(text.map(|text| (key, text.text.as_str().into())));
     };
     for (kind, component) in source.components() {
-        text(keys::component_config(kind.name()), component.config.as_ref());
+        text(keys::component_config(kind.name()), component.config.as_ref().map(without_paths).as_ref());
     }
     for (name, files) in [("tokenizer", &source.tokenizer), ("tokenizer_2", &source.tokenizer_2)] {
         text(keys::tokenizer(name), files.as_ref().map(|files| &files.tokenizer));
@@ -133,6 +133,18 @@ fn metadata(source: &Source, file_type: FileType) -> Vec<(String, Value)> {
     text(keys::SCHEDULER.into(), source.scheduler.as_ref());
     text(keys::DEFAULTS.into(), source.defaults.as_ref());
     metadata
+}
+
+/// A configuration without the path of the machine that saved it, which diffusers writes down.
+fn without_paths(config: &Text) -> Text {
+    let mut config = config.clone();
+    // What is not an object was refused when the model was opened.
+    if let Ok(mut settings) = serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&config.text)
+        && settings.remove("_name_or_path").is_some()
+    {
+        config.text = serde_json::Value::Object(settings).to_string();
+    }
+    config
 }
 
 fn impossible(name: &str, source: &Source) -> Error {

@@ -137,7 +137,7 @@ impl fmt::Debug for Device {
     }
 }
 
-/// Routes ggml's log to `tracing`-free silence: the library prints nothing of its own accord. Failures still reach the
+/// Drops ggml's log, which goes to stderr by default: a library prints nothing of its own accord. Failures still reach the
 /// caller, as errors.
 fn silence_log() {
     use std::sync::Once;

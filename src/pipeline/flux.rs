@@ -85,6 +85,7 @@ impl FluxPipeline {
         let settings = self.settings(request)?;
         let mut timings = Timings::new();
         let mut run = Run { observer, timings: &mut timings, mapped: 0 };
+        warn_of_no_effect(request, &settings, &mut run)?;
         let noise = self.noise(request, &settings)?;
 
         let prompts: Vec<&str> =
@@ -278,6 +279,17 @@ impl Run<'_> {
         self.timings.insert(phase.name(), start.elapsed());
         self.observer.event(Event::End { phase })
     }
+}
+
+/// Options that were given and change nothing.
+fn warn_of_no_effect(request: &Request, settings: &Settings, run: &mut Run<'_>) -> Result<()> {
+    if request.negative_prompt.as_ref().is_some_and(|text| !text.is_empty()) && settings.negative_prompt.is_none() {
+        run.warn("the negative prompt has no effect without a --cfg-scale above 1".into())?;
+    }
+    if request.guidance.is_some() && settings.guidance.is_none() {
+        run.warn("this model takes no guidance: --guidance has no effect".into())?;
+    }
+    Ok(())
 }
 
 /// How many stages run in a request of `steps` steps.

@@ -6,8 +6,6 @@ use crate::Result;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Phase {
-    /// Weights are found and brought to the device.
-    Load,
     /// The prompt goes through the text encoders.
     Encode,
     /// The denoiser runs, step by step.
@@ -20,7 +18,6 @@ impl Phase {
     /// Its name in tables and JSON.
     pub fn name(self) -> &'static str {
         match self {
-            Phase::Load => "load",
             Phase::Encode => "encode",
             Phase::Denoise => "denoise",
             Phase::Decode => "decode",
