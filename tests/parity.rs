@@ -161,7 +161,7 @@ fn t5_in_half_precision_stays_close() {
 fn shards_make_the_same_picture() {
     let whole = case("schnell");
     let sharded = case_as("schnell", &Layout { max_shard_bytes: Some(1 << 20), ..Layout::default() });
-    let request = Request { steps: Some(1), ..request(&whole.golden, "/generate") };
+    let request = Request { steps: Some(1), ..whole.golden.request("/generate") };
     let [a, b] = [whole.model, sharded.model].map(|model| generate(model, &request));
     assert_eq!(a.latents, b.latents);
 }
@@ -203,24 +203,6 @@ fn one_forward_of_the_transformer_equals_diffusers() {
     }
 }
 
-/// The request that a golden was recorded from; `at` is where it is described.
-fn request(golden: &Golden, at: &str) -> Request {
-    let size = |key| Some(golden.integer(&format!("{at}/{key}")) as usize);
-    Request {
-        prompt: golden.text(&format!("{at}/prompt")).to_owned(),
-        negative_prompt: golden.at(&format!("{at}/negative_prompt")).as_str().map(str::to_owned),
-        width: size("width"),
-        height: size("height"),
-        steps: size("steps"),
-        seed: golden.integer(&format!("{at}/seed")),
-        guidance: Some(golden.number(&format!("{at}/guidance_scale"))),
-        cfg_scale: Some(golden.number(&format!("{at}/true_cfg_scale"))),
-        max_sequence_length: size("max_sequence_length"),
-        batch: 1,
-        ..Request::default()
-    }
-}
-
 fn generate(model: FluxModel, request: &Request) -> Generated {
     let mut pipeline = FluxPipeline::new(model, Device::cpu().unwrap(), THREADS, CancelFlag::new()).unwrap();
     pipeline.generate(request, &mut |_: Event| Ok(())).unwrap()
@@ -237,7 +219,7 @@ fn assert_psnr(what: &str, reference: &[u8], image: &Image, least: f64) {
 fn pictures_equal_diffusers() {
     for name in CASES {
         let Case { golden, model, .. } = case(name);
-        let request = request(&golden, "/generate");
+        let request = golden.request("/generate");
         let noise = golden.f32("noise");
         let drawn = randn(request.seed, noise.len()).unwrap();
         assert!(metrics::max_error(&noise, &drawn).unwrap() <= 1e-6, "{name}: the noise differs from torch's");

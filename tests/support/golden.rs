@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
+use pinhole::pipeline::Request;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
@@ -65,6 +66,24 @@ impl Golden {
     /// The list at a JSON pointer.
     pub(crate) fn list(&self, pointer: &str) -> &[Value] {
         self.at(pointer).as_array().unwrap_or_else(|| panic!("golden {}: {pointer} is no list", self.name))
+    }
+
+    /// The request that was recorded, which the value at a JSON pointer describes: `/generate`.
+    pub(crate) fn request(&self, at: &str) -> Request {
+        let size = |key| Some(self.integer(&format!("{at}/{key}")) as usize);
+        Request {
+            prompt: self.text(&format!("{at}/prompt")).to_owned(),
+            negative_prompt: self.at(&format!("{at}/negative_prompt")).as_str().map(str::to_owned),
+            width: size("width"),
+            height: size("height"),
+            steps: size("steps"),
+            seed: self.integer(&format!("{at}/seed")),
+            guidance: Some(self.number(&format!("{at}/guidance_scale"))),
+            cfg_scale: Some(self.number(&format!("{at}/true_cfg_scale"))),
+            max_sequence_length: size("max_sequence_length"),
+            batch: 1,
+            ..Request::default()
+        }
     }
 
     /// A tensor's extents in PyTorch's order, slowest first.
