@@ -77,6 +77,14 @@ pub enum Error {
         /// What to do.
         hint: Option<String>,
     },
+    /// An output exists already, and nobody asked to replace it.
+    #[error("{} exists already", path.display())]
+    Exists {
+        /// The output.
+        path: PathBuf,
+        /// What to do.
+        hint: Option<String>,
+    },
     /// A device is unknown, or failed.
     #[error("device {device}: {message}")]
     Device {
@@ -119,6 +127,7 @@ impl Error {
             | Error::Mismatch { hint, .. }
             | Error::NotFinite { hint, .. }
             | Error::Option { hint, .. }
+            | Error::Exists { hint, .. }
             | Error::Device { hint, .. }
             | Error::OutOfMemory { hint, .. } => hint.as_deref(),
             _ => None,
@@ -173,6 +182,7 @@ impl Error {
         | Error::Mismatch { hint, .. }
         | Error::NotFinite { hint, .. }
         | Error::Option { hint, .. }
+        | Error::Exists { hint, .. }
         | Error::Device { hint, .. }
         | Error::OutOfMemory { hint, .. } = &mut self
         {

@@ -5,7 +5,7 @@
 //!
 //! Modules import only from those before them in this order: [`error`], [`tensor`], [`index`], [`gguf`] and
 //! [`safetensors`], [`ggml`], [`weights`], [`stage`], [`models`], [`bind`], [`sample`], [`text`], [`image`], [`source`],
-//! [`builtin`], [`convert`], [`exec`], [`pipeline`].
+//! [`builtin`], [`convert`], [`exec`], [`pipeline`]; [`memory`] stands alone.
 
 pub mod bind;
 pub mod builtin;
@@ -16,6 +16,7 @@ pub mod ggml;
 pub mod gguf;
 pub mod image;
 pub mod index;
+pub mod memory;
 pub mod models;
 pub mod pipeline;
 pub mod safetensors;

@@ -1,13 +1,10 @@
 //! What a request costs in memory, by the process's own accounting. Alone in its file, since it looks at the whole
 //! process.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::print_stdout, clippy::unwrap_used)]
 
-#[path = "../benches/real_size/memory.rs"]
-mod memory;
-
-use memory::Watch;
 use pinhole::builtin;
 use pinhole::ggml::{CancelFlag, Device};
+use pinhole::memory::{PeakMemory, Peaks};
 use pinhole::pipeline::flux::FluxPipeline;
 use pinhole::pipeline::{Event, Request};
 use pinhole::source::flux::FluxModel;
@@ -18,17 +15,17 @@ const MOST_ANONYMOUS: u64 = 300 << 20;
 
 #[test]
 fn the_miniature_stays_small_and_its_matrices_in_the_file() {
-    let watch = Watch::start();
+    let watch = PeakMemory::watch();
     let model = FluxModel::open(&builtin::mini().unwrap()).unwrap();
     let matrices = matrix_bytes(&model);
     let mut pipeline = FluxPipeline::new(model, Device::cpu().unwrap(), 2, CancelFlag::new()).unwrap();
     let request = Request { prompt: "a red ring".into(), steps: Some(4), batch: 1, ..Request::default() };
     let generated = pipeline.generate(&request, &mut |_: Event| Ok(())).unwrap();
-    let (anonymous, file) = watch.stop();
-    println!("anonymous {anonymous}, file {file}, matrices {matrices}, mapped {}", generated.mapped_bytes);
 
     assert!(generated.mapped_bytes >= matrices, "{} of {matrices} bytes are mapped", generated.mapped_bytes);
     if cfg!(target_os = "linux") {
+        let Peaks { anonymous, file } = watch.peaks().unwrap();
+        println!("anonymous {anonymous}, file {file}, matrices {matrices}, mapped {}", generated.mapped_bytes);
         assert!(anonymous > 0 && anonymous < MOST_ANONYMOUS, "{anonymous} bytes of anonymous memory");
         // All matrices were read, so they are resident; were they copied, they would be anonymous.
         assert!(file as usize > matrices, "{file} resident bytes of files");

@@ -1,6 +1,6 @@
 //! pinhole against diffusers in float32, component by component and as a whole: weights and noise are the same, the
 //! expected numbers were recorded by `tests/reference/record.py`.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::print_stdout, clippy::unwrap_used)]
 
 mod support;
 

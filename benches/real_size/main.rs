@@ -11,7 +11,6 @@
 // A bench's table is its output.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
-mod memory;
 mod synthesis;
 
 use std::error::Error;
@@ -19,9 +18,9 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use memory::Watch;
 use pinhole::exec::{DeviceWeights, Session};
 use pinhole::ggml::{Backend, CancelFlag, Device, Ledger};
+use pinhole::memory::{PeakMemory, Peaks};
 use pinhole::models::flux::{self, Flux, sinusoid};
 use pinhole::sample::randn;
 use pinhole::source::flux::{Part, transformer};
@@ -64,8 +63,8 @@ struct Measured {
     load: Duration,
     once: Duration,
     step: Duration,
-    peak_anonymous: u64,
-    peak_file: u64,
+    /// `None` where the system does not say.
+    peaks: Option<Peaks>,
     allocated: usize,
     mapped: usize,
     copied: usize,
@@ -99,7 +98,7 @@ fn warm(path: &std::path::Path) -> std::io::Result<()> {
 fn measure(path: &std::path::Path, options: &Options, threads: usize) -> Result<Measured, Box<dyn Error>> {
     let (width, height) = options.size.split_once('x').ok_or("--size takes WIDTHxHEIGHT")?;
     let (columns, rows) = (width.parse::<usize>()? / 16, height.parse::<usize>()? / 16);
-    let watch = Watch::start();
+    let watch = PeakMemory::watch();
     let start = Instant::now();
     let source = Source::open(path)?;
     let Part { net, bound } = transformer(source.component(ComponentKind::Transformer)?)?;
@@ -124,13 +123,11 @@ fn measure(path: &std::path::Path, options: &Options, threads: usize) -> Result<
     if velocity.iter().any(|value| !value.is_finite()) {
         return Err("the forward gave numbers that are not finite".into());
     }
-    let (peak_anonymous, peak_file) = watch.stop();
     Ok(Measured {
         load,
         once,
         step,
-        peak_anonymous,
-        peak_file,
+        peaks: watch.peaks(),
         allocated: ledger.usage().peak,
         mapped: weights.mapped_bytes(),
         copied: weights.copied_bytes(),
@@ -155,12 +152,13 @@ fn fill(net: &Flux, session: &mut Session<'_>, rows: usize, columns: usize, text
 
 fn report(options: &Options, threads: usize, measured: &Measured) {
     let mib = |bytes: f64| bytes / (1 << 20) as f64;
+    let peak = |of: fn(Peaks) -> u64| measured.peaks.map_or(f64::NAN, |peaks| mib(of(peaks) as f64));
     let rows = [
         ("load, cached (s)", measured.load.as_secs_f64()),
         ("modulation and context, once a request (s)", measured.once.as_secs_f64()),
         ("one step (s)", measured.step.as_secs_f64()),
-        ("peak anonymous memory (MiB)", mib(measured.peak_anonymous as f64)),
-        ("peak resident pages of files (MiB)", mib(measured.peak_file as f64)),
+        ("peak anonymous memory (MiB)", peak(|peaks| peaks.anonymous)),
+        ("peak resident pages of files (MiB)", peak(|peaks| peaks.file)),
         ("allocated for weights, ports, activations (MiB)", mib(measured.allocated as f64)),
         ("weights used in the map (MiB)", mib(measured.mapped as f64)),
         ("weights converted (MiB)", mib(measured.copied as f64)),

@@ -185,7 +185,14 @@ fn create_temporary(directory: &Path, stem: &OsStr) -> io::Result<NamedTempFile>
     // Outputs are as readable as any other new file; the umask still applies.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    builder.tempfile_in(directory)
+    builder.tempfile_in(directory).map_err(plain)
+}
+
+/// The system's own error, where `tempfile` has put the temporary file's path around it.
+fn plain(error: io::Error) -> io::Error {
+    let inner = error.get_ref().and_then(|wrapped| wrapped.source());
+    let code = inner.and_then(|inner| inner.downcast_ref::<io::Error>()).and_then(io::Error::raw_os_error);
+    code.map_or(error, io::Error::from_raw_os_error)
 }
 
 /// Removes the temporary files of `stem` that no process holds a lock on. Whatever fails is left for the next start.

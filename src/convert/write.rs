@@ -30,8 +30,8 @@ impl Plan<'_> {
     /// error it returns ends the conversion.
     ///
     /// # Errors
-    /// [`Error::Io`] where the output cannot be written, [`Error::Option`] where it exists and `overwrite` is
-    /// false or it is the source, [`Error::NotFinite`] naming a weight that holds a NaN or an infinity.
+    /// [`Error::Io`] where the output cannot be written, [`Error::Exists`] where it exists and `overwrite` is
+    /// false, [`Error::Option`] where it is the source, [`Error::NotFinite`] naming a weight that holds a NaN or an infinity.
     pub fn write(
         &self,
         output: &Path,
@@ -137,10 +137,7 @@ fn convert<'a>(
 /// An [`OutputError`] as the library's error.
 pub(crate) fn output_error(error: OutputError) -> Error {
     match error {
-        OutputError::Exists { path } => {
-            Error::option("--output", "a file that does not exist", format!("{}, which does", path.display()))
-                .with_hint("--overwrite replaces it")
-        }
+        OutputError::Exists { path } => Error::Exists { path, hint: Some("--overwrite replaces it".into()) },
         OutputError::Io { action, path, source } => Error::Io { action, path, source },
         other => Error::graph("output", other.to_string()),
     }

@@ -14,17 +14,20 @@ struct Account {
     by_purpose: BTreeMap<&'static str, usize>,
     total: usize,
     peak: usize,
+    at_peak: BTreeMap<&'static str, usize>,
 }
 
 /// What a [`Ledger`] holds at one moment, in bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Bytes by purpose: `weights`, `ports`, `activations`.
+    /// Bytes held now, by purpose: `weights`, `ports`, `activations`.
     pub by_purpose: BTreeMap<&'static str, usize>,
     /// Bytes held now.
     pub total: usize,
     /// The most that was ever held at once.
     pub peak: usize,
+    /// What the peak consisted of, by purpose.
+    pub at_peak: BTreeMap<&'static str, usize>,
 }
 
 impl Ledger {
@@ -42,7 +45,10 @@ impl Ledger {
         self.with(|account| {
             *account.by_purpose.entry(purpose).or_default() += bytes;
             account.total += bytes;
-            account.peak = account.peak.max(account.total);
+            if account.total > account.peak {
+                account.peak = account.total;
+                account.at_peak = account.by_purpose.clone();
+            }
         });
     }
 
@@ -57,7 +63,12 @@ impl Ledger {
 
     /// The account as it stands.
     pub fn usage(&self) -> Usage {
-        self.with(|account| Usage { by_purpose: account.by_purpose.clone(), total: account.total, peak: account.peak })
+        self.with(|account| Usage {
+            by_purpose: account.by_purpose.clone(),
+            total: account.total,
+            peak: account.peak,
+            at_peak: account.at_peak.clone(),
+        })
     }
 }
 
@@ -74,6 +85,6 @@ mod tests {
         ledger.enter("ports", 1);
         let usage = ledger.usage();
         assert_eq!((usage.total, usage.peak), (6, 15));
-        assert_eq!(usage.by_purpose["ports"], 6);
+        assert_eq!((usage.at_peak["weights"], usage.at_peak["ports"]), (10, 5));
     }
 }

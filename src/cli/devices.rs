@@ -1,0 +1,66 @@
+//! `pinhole devices`: what there is to compute on.
+
+use pinhole::Error;
+use pinhole::ggml::{self, Device, DeviceKind};
+use serde::Serialize;
+
+use super::failure::Failure;
+use super::printer::{Printer, Talk};
+use super::table::Table;
+use super::units;
+
+/// List the devices that can compute, with their memory
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Args {
+    #[command(flatten)]
+    pub(super) talk: Talk,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  pinhole devices
+  pinhole devices --json";
+
+#[derive(Serialize)]
+struct Report {
+    /// What `--device auto` means here.
+    auto: String,
+    devices: Vec<Row>,
+}
+
+#[derive(Serialize)]
+struct Row {
+    name: String,
+    kind: &'static str,
+    description: String,
+    memory_free_bytes: usize,
+    memory_total_bytes: usize,
+}
+
+pub(super) fn run(_: &Args, printer: &Printer) -> Result<(), Failure> {
+    let devices = ggml::devices()?.iter().map(row).collect::<Result<Vec<Row>, Error>>()?;
+    let report = Report { auto: Device::by_name("auto")?.name(), devices };
+    if printer.json() {
+        return printer.object(&report);
+    }
+    let mut table = Table::new(["name", "kind", ">free", ">total", "description"]);
+    for row in &report.devices {
+        let [free, total] = [row.memory_free_bytes, row.memory_total_bytes].map(|bytes| units::bytes(bytes as u64));
+        table.row([row.name.clone(), row.kind.into(), free, total, units::shown(&row.description)]);
+    }
+    printer.data(&table.to_string())?;
+    printer.note(&format!("\n--device auto is {} here", report.auto));
+    Ok(())
+}
+
+fn row(device: &Device) -> Result<Row, Error> {
+    let (memory_free_bytes, memory_total_bytes) = device.memory()?;
+    let kind = match device.kind() {
+        DeviceKind::Cpu => "cpu",
+        DeviceKind::Discrete => "discrete",
+        DeviceKind::Integrated => "integrated",
+        _ => "other",
+    };
+    Ok(Row { name: device.name(), kind, description: device.description(), memory_free_bytes, memory_total_bytes })
+}

@@ -1,0 +1,79 @@
+//! How a command fails: a message, a hint where there is one, an exit code.
+
+use std::fmt;
+use std::io;
+use std::process::ExitCode;
+
+use pinhole::Error;
+use pinhole_quant::output::OutputError;
+
+/// Something failed.
+const FAILED: u8 = 1;
+/// An option has a value that cannot work; clap's code for arguments that it refuses.
+const USAGE: u8 = 2;
+/// What a shell gives for a process that SIGINT ended: 128 + 2.
+pub(super) const INTERRUPTED: u8 = 130;
+
+/// Why a command did not do what it was asked for.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The library refused.
+    Library(Error),
+    /// An output file cannot be written.
+    Output(OutputError),
+    /// What the command was asked to check does not hold.
+    Check(String),
+    /// stdout does not take what is written to it.
+    Stdout(io::Error),
+}
+
+impl Failure {
+    /// The code that the process ends with.
+    pub(super) fn exit_code(&self) -> ExitCode {
+        ExitCode::from(match self {
+            Failure::Library(Error::Cancelled) => INTERRUPTED,
+            Failure::Library(Error::Option { .. }) => USAGE,
+            // Whoever read stdout has seen enough, as `head` has.
+            Failure::Stdout(error) if error.kind() == io::ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
+            _ => FAILED,
+        })
+    }
+
+    /// Whether there is nothing to say about it.
+    pub(super) fn is_silent(&self) -> bool {
+        matches!(self, Failure::Stdout(error) if error.kind() == io::ErrorKind::BrokenPipe)
+    }
+
+    /// What to do about it.
+    pub(super) fn hint(&self) -> Option<&str> {
+        match self {
+            Failure::Library(error) => error.hint(),
+            Failure::Output(OutputError::Exists { .. }) => Some("--overwrite replaces it"),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Library(Error::Cancelled) => f.write_str("interrupted"),
+            Failure::Library(error) => error.fmt(f),
+            Failure::Output(error) => error.fmt(f),
+            Failure::Check(text) => f.write_str(text),
+            Failure::Stdout(error) => write!(f, "cannot write to stdout: {error}"),
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        Failure::Library(error)
+    }
+}
+
+impl From<OutputError> for Failure {
+    fn from(error: OutputError) -> Failure {
+        Failure::Output(error)
+    }
+}

@@ -1,0 +1,59 @@
+//! Latents in safetensors files: `--noise` and `--save-latents`.
+
+use std::collections::HashMap;
+use std::io::{self, Write};
+use std::path::Path;
+
+use ::safetensors::tensor::{Dtype, TensorView};
+use pinhole::pipeline::{Generated, Settings};
+use pinhole::{Error, Result, safetensors};
+use pinhole_quant::DType;
+
+/// The tensor that `--noise` reads.
+const NOISE: &str = "noise";
+/// The tensor that `--save-latents` writes.
+const LATENTS: &str = "latents";
+
+/// The noise in the file at `path`, for latents of `channels` channels: `[w/8, h/8, C, N]`.
+///
+/// # Errors
+/// [`Error::Mismatch`] where there is no such tensor, or it has another type or shape; [`Error::NotFinite`]; those of
+/// [`safetensors::open`].
+pub(super) fn read_noise(path: &Path, settings: &Settings, channels: usize) -> Result<Vec<f32>> {
+    let index = safetensors::open(path)?;
+    let at = format!("tensor `{NOISE}`");
+    let Some(tensor) = index.get(NOISE) else {
+        let names: Vec<&str> = index.iter().map(|(name, _)| name).take(5).collect();
+        let found = if names.is_empty() { "no tensors".into() } else { format!("none; there is {}", names.join(", ")) };
+        return Err(Error::mismatch(path, at, "one", found));
+    };
+    let dims = [settings.width / 8, settings.height / 8, channels, settings.batch];
+    if tensor.storage != DType::F32 || tensor.shape != dims {
+        let found = format!("{} {:?}", tensor.storage, slowest_first(&tensor.file_shape));
+        let expected = format!("f32 {:?}", slowest_first(&dims));
+        let hint = format!("a picture of W x H needs [N, {channels}, H/8, W/8], where N is --batch");
+        return Err(Error::mismatch(path, at, expected, found).with_hint(hint));
+    }
+    let noise: Vec<f32> = tensor.bytes().as_chunks::<4>().0.iter().map(|&number| f32::from_le_bytes(number)).collect();
+    match noise.iter().position(|number| !number.is_finite()) {
+        Some(i) => Err(Error::NotFinite { at: format!("{}: number {i} of {at}", path.display()), hint: None }),
+        None => Ok(noise),
+    }
+}
+
+/// Writes the latents of `generated` to `writer` as a safetensors file.
+///
+/// # Errors
+/// What `writer` reports.
+pub(super) fn write(generated: &Generated, mut writer: impl Write) -> io::Result<()> {
+    let bytes: Vec<u8> = generated.latents.iter().flat_map(|number| number.to_le_bytes()).collect();
+    let view = TensorView::new(Dtype::F32, slowest_first(&generated.latent_dims), &bytes).map_err(io::Error::other)?;
+    let about = HashMap::from([("seed".to_owned(), generated.settings.seed.to_string())]);
+    let file = ::safetensors::serialize([(LATENTS, view)], Some(about)).map_err(io::Error::other)?;
+    writer.write_all(&file)
+}
+
+/// ggml's order of extents, turned into that of PyTorch and safetensors.
+fn slowest_first(dims: &[usize]) -> Vec<usize> {
+    dims.iter().rev().copied().collect()
+}

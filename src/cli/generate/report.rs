@@ -1,0 +1,223 @@
+//! What `generate` says when it is done: on stdout, on stderr, and inside the pictures.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use pinhole::ggml::Device;
+use pinhole::image::parameters_text;
+use pinhole::memory::PeakMemory;
+use pinhole::pipeline::{Generated, Phase, Settings, Timings};
+use pinhole::source::Source;
+use serde::Serialize;
+
+use super::Args;
+use super::outputs::{PngText, Written};
+use crate::cli::entries::Entries;
+use crate::cli::failure::Failure;
+use crate::cli::printer::Printer;
+use crate::cli::{model, units};
+
+/// Where the time went.
+pub(super) struct Clock {
+    start: Instant,
+    lap: Instant,
+    phases: Vec<(&'static str, Duration)>,
+}
+
+impl Clock {
+    pub(super) fn start() -> Clock {
+        let now = Instant::now();
+        Clock { start: now, lap: now, phases: Vec::new() }
+    }
+
+    /// The time since the last lap was that of `phase`.
+    pub(super) fn lap(&mut self, phase: &'static str) {
+        self.phases.push((phase, self.lap.elapsed()));
+        self.lap = Instant::now();
+    }
+
+    /// The phases that the pipeline timed, in the order in which they run.
+    pub(super) fn add(&mut self, timings: &Timings) {
+        const ORDER: [Phase; 3] = [Phase::Encode, Phase::Denoise, Phase::Decode];
+        let known = ORDER.iter().map(|phase| phase.name());
+        self.phases.extend(known.filter_map(|phase| timings.get_key_value(phase)).map(|(&phase, &time)| (phase, time)));
+    }
+
+    /// Begins a lap now.
+    pub(super) fn resume(&mut self) {
+        self.lap = Instant::now();
+    }
+
+    fn seconds(&self) -> Entries<f64> {
+        let all = self.phases.iter().copied().chain([("total", self.start.elapsed())]);
+        all.map(|(phase, time)| (phase, time.as_secs_f64())).collect()
+    }
+}
+
+/// What made the pictures.
+pub(super) struct Run<'a> {
+    pub(super) args: &'a Args,
+    pub(super) source: &'a Source,
+    pub(super) settings: &'a Settings,
+    pub(super) device: Device,
+    pub(super) threads: usize,
+}
+
+/// The settings in JSON, in reports and in pictures.
+#[derive(Serialize)]
+struct Parameters<'a> {
+    prompt: &'a str,
+    negative_prompt: Option<&'a str>,
+    width: usize,
+    height: usize,
+    steps: usize,
+    guidance: Option<f32>,
+    cfg_scale: f32,
+    sampler: &'static str,
+    max_sequence_length: usize,
+    /// The file of `--noise`.
+    noise: Option<&'a PathBuf>,
+}
+
+impl Run<'_> {
+    fn parameters(&self) -> Parameters<'_> {
+        let Settings { width, height, steps, guidance, cfg_scale, sampler, max_sequence_length, .. } = *self.settings;
+        Parameters {
+            prompt: &self.args.prompt,
+            negative_prompt: self.settings.negative_prompt.as_deref(),
+            width,
+            height,
+            steps,
+            guidance,
+            cfg_scale,
+            sampler: sampler.name(),
+            max_sequence_length,
+            noise: self.args.noise.as_ref(),
+        }
+    }
+
+    /// The texts inside the picture of `seed`, under the names that AUTOMATIC1111's web UI gives the values (and its
+    /// fork Forge, for FLUX's guidance).
+    pub(super) fn png_text(&self, seed: u64) -> PngText {
+        let parameters = self.parameters();
+        let model = model::short_name(&self.args.model);
+        let mut pairs = vec![
+            ("Steps", parameters.steps.to_string()),
+            ("Sampler", parameters.sampler.to_owned()),
+            ("CFG scale", parameters.cfg_scale.to_string()),
+        ];
+        pairs.extend(parameters.guidance.map(|guidance| ("Distilled CFG Scale", guidance.to_string())));
+        pairs.push(match parameters.noise {
+            Some(noise) => ("Noise", noise.display().to_string()),
+            None => ("Seed", seed.to_string()),
+        });
+        pairs.push(("Size", format!("{}x{}", parameters.width, parameters.height)));
+        pairs.push(("Model", model.clone()));
+        pairs.push(("Version", concat!("pinhole ", env!("CARGO_PKG_VERSION")).to_owned()));
+        let pairs: Vec<(&str, &str)> = pairs.iter().map(|(name, value)| (*name, value.as_str())).collect();
+
+        #[derive(Serialize)]
+        struct Inside<'a> {
+            version: &'static str,
+            model: &'a str,
+            seed: u64,
+            #[serde(flatten)]
+            parameters: &'a Parameters<'a>,
+        }
+        let version = env!("CARGO_PKG_VERSION");
+        let inside = Inside { version, model: &model, seed, parameters: &parameters };
+        PngText {
+            parameters: parameters_text(parameters.prompt, parameters.negative_prompt, &pairs),
+            // Numbers, texts and one path: nothing that JSON has not, unless the path is no Unicode.
+            json: serde_json::to_string(&inside).unwrap_or_default(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    version: &'static str,
+    model: ModelReport<'a>,
+    device: String,
+    threads: usize,
+    images: Vec<ImageReport<'a>>,
+    latents: Option<&'a PathBuf>,
+    parameters: Parameters<'a>,
+    /// By phase.
+    seconds: Entries<f64>,
+    memory: Memory<'a>,
+    warnings: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct ModelReport<'a> {
+    path: &'a PathBuf,
+    architecture: &'a str,
+}
+
+#[derive(Serialize)]
+struct ImageReport<'a> {
+    path: &'a PathBuf,
+    seed: u64,
+}
+
+#[derive(Serialize)]
+struct Memory<'a> {
+    /// The most that pinhole held on the device at once.
+    device_peak_bytes: usize,
+    /// What that consisted of, by purpose.
+    device_bytes: &'a BTreeMap<&'static str, usize>,
+    /// Weights that were used where they lie in the file.
+    mapped_bytes: usize,
+    /// The process's heap, stacks and buffers; `None` where the system does not say.
+    process_peak_anonymous_bytes: Option<u64>,
+    /// Resident pages of mapped files, the program's own among them.
+    process_peak_file_bytes: Option<u64>,
+}
+
+/// Says what was made: the paths, or with `--json` everything.
+pub(super) fn print(
+    printer: &Printer,
+    run: &Run<'_>,
+    generated: &Generated,
+    files: &Written,
+    clock: &Clock,
+    memory: &PeakMemory,
+) -> Result<(), Failure> {
+    let peaks = memory.peaks();
+    let memory = Memory {
+        device_peak_bytes: generated.memory.peak,
+        device_bytes: &generated.memory.at_peak,
+        mapped_bytes: generated.mapped_bytes,
+        process_peak_anonymous_bytes: peaks.map(|peaks| peaks.anonymous),
+        process_peak_file_bytes: peaks.map(|peaks| peaks.file),
+    };
+    summarize(printer, run, &memory, clock);
+    if !printer.json() {
+        let paths: String = files.pictures.iter().map(|(path, _)| format!("{}\n", path.display())).collect();
+        return printer.data(&paths);
+    }
+    printer.object(&Report {
+        version: env!("CARGO_PKG_VERSION"),
+        model: ModelReport { path: &run.args.model, architecture: &run.source.architecture },
+        device: run.device.name(),
+        threads: run.threads,
+        images: files.pictures.iter().map(|(path, seed)| ImageReport { path, seed: *seed }).collect(),
+        latents: files.latents.as_ref(),
+        parameters: run.parameters(),
+        seconds: clock.seconds(),
+        memory,
+        warnings: printer.warnings(),
+    })
+}
+
+fn summarize(printer: &Printer, run: &Run<'_>, memory: &Memory<'_>, clock: &Clock) {
+    let Settings { width, height, steps, seed, .. } = *run.settings;
+    let [device, mapped] = [memory.device_peak_bytes, memory.mapped_bytes].map(|bytes| units::bytes(bytes as u64));
+    let total = units::time(clock.start.elapsed());
+    let steps = units::counted(steps, "step");
+    let origin = if run.args.noise.is_some() { "given noise".to_owned() } else { format!("seed {seed}") };
+    printer.note(&format!("{origin}, {width}x{height}, {steps}, {total} in all"));
+    printer.note(&format!("{} held {device} at most; {mapped} of weights stayed in the file", run.device.name()));
+}

@@ -1,0 +1,117 @@
+//! `--check`: reads every number, a slice at a time.
+
+use pinhole::ggml::CancelFlag;
+use pinhole::index::{FileTensor, Storage};
+use pinhole_quant::fp8::Fp8;
+use pinhole_quant::rows;
+use serde::Serialize;
+
+use super::subject::Subject;
+use crate::cli::failure::Failure;
+use crate::cli::printer::{Printer, Unit};
+
+/// About how many numbers are in memory at once. A multiple of every format's block.
+const SLICE: usize = 1 << 22;
+
+/// What `--check` found.
+#[derive(Serialize)]
+pub(super) struct CheckReport {
+    /// How many numbers were read.
+    pub(super) numbers: u64,
+    /// Tensors with numbers that are not finite.
+    pub(super) not_finite: Vec<NotFinite>,
+    /// Tensors in formats that cannot be read.
+    pub(super) unreadable: Vec<Unreadable>,
+}
+
+/// A tensor with numbers that are not finite.
+#[derive(Serialize)]
+pub(super) struct NotFinite {
+    pub(super) tensor: String,
+    pub(super) nan: u64,
+    pub(super) infinite: u64,
+    /// The position of the first one, counted from the tensor's first number.
+    pub(super) first: u64,
+}
+
+/// A tensor in a format that cannot be read.
+#[derive(Serialize)]
+pub(super) struct Unreadable {
+    pub(super) tensor: String,
+    pub(super) reason: String,
+}
+
+/// Reads every number of `subject`.
+///
+/// # Errors
+/// [`Cancelled`](pinhole::Error::Cancelled) where `cancel` is raised.
+pub(super) fn run(subject: &Subject, printer: &Printer, cancel: &CancelFlag) -> Result<CheckReport, Failure> {
+    let tensors = subject.tensors();
+    let mut report = CheckReport { numbers: 0, not_finite: Vec::new(), unreadable: Vec::new() };
+    let mut buffer = Vec::new();
+    let mut done = 0;
+    printer.begin("check", tensors.iter().map(|(_, tensor)| tensor.bytes().len() as u64).sum(), Unit::Bytes);
+    for (name, tensor) in tensors {
+        let mut found = NotFinite { tensor: name.to_owned(), nan: 0, infinite: 0, first: 0 };
+        let mut position = 0;
+        for (bytes, len) in slices(tensor) {
+            cancel.check()?;
+            buffer.resize(len, 0.0);
+            if let Err(reason) = read(tensor.storage, bytes, &mut buffer) {
+                report.unreadable.push(Unreadable { tensor: name.to_owned(), reason });
+                break;
+            }
+            found.count(&buffer, position);
+            position += len as u64;
+            printer.progress(done + bytes.len() as u64);
+            done += bytes.len() as u64;
+        }
+        report.numbers += position;
+        if found.nan + found.infinite > 0 {
+            report.not_finite.push(found);
+        }
+    }
+    printer.end("check");
+    Ok(report)
+}
+
+/// The bytes of `tensor`, a slice of whole blocks at a time, and how many numbers each holds.
+fn slices(tensor: &FileTensor) -> impl Iterator<Item = (&[u8], usize)> {
+    let (all, bytes) = (tensor.shape.elements(), tensor.bytes());
+    // Whole: blocks divide rows, as the index has checked, and `SLICE`.
+    let slice_bytes = bytes.len() / (all / tensor.storage.block_size()) * (SLICE / tensor.storage.block_size());
+    bytes.chunks(slice_bytes).enumerate().map(move |(i, bytes)| (bytes, SLICE.min(all - i * SLICE)))
+}
+
+/// Reads numbers as f32. Integers need no reading: they are finite, and read as 0.
+fn read(storage: Storage, bytes: &[u8], out: &mut [f32]) -> Result<(), String> {
+    match storage {
+        Storage::Number(dtype) => rows::dequantize_parallel(dtype, bytes, out).map_err(|error| error.to_string()),
+        Storage::F8E4M3 => {
+            Fp8::E4M3Fn.row_to_f32(bytes, out);
+            Ok(())
+        }
+        Storage::F8E5M2 => {
+            Fp8::E5M2.row_to_f32(bytes, out);
+            Ok(())
+        }
+        Storage::Bool | Storage::U8 | Storage::U16 | Storage::U32 | Storage::U64 => {
+            out.fill(0.0);
+            Ok(())
+        }
+    }
+}
+
+impl NotFinite {
+    /// Counts those of `numbers`, the first of which is at `position` of the tensor.
+    fn count(&mut self, numbers: &[f32], position: u64) {
+        let Some(first) = rows::first_non_finite(numbers) else { return };
+        if self.nan + self.infinite == 0 {
+            self.first = position + first as u64;
+        }
+        for number in &numbers[first..] {
+            self.nan += u64::from(number.is_nan());
+            self.infinite += u64::from(number.is_infinite());
+        }
+    }
+}

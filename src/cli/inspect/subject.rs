@@ -1,0 +1,124 @@
+//! What is inspected.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use pinhole::gguf::{Gguf, Metadata};
+use pinhole::index::{FileTensor, Index, Map};
+use pinhole::safetensors::{self, Safetensors};
+use pinhole::source::{Source, keys};
+use pinhole::{Error, Result};
+
+use crate::cli::model;
+
+/// What `index.json` files of sharded safetensors end in.
+const SHARD_INDEX: &str = ".safetensors.index.json";
+
+/// Where the weights of a lone component are, in a folder of a diffusers directory.
+const STEMS: [&str; 2] = ["diffusion_pytorch_model", "model"];
+
+/// Something with tensors.
+pub(super) enum Subject {
+    /// A bundle or a diffusers directory.
+    Model {
+        /// The model.
+        source: Box<Source>,
+        /// What a bundle says about itself.
+        metadata: Option<Metadata>,
+    },
+    /// A GGUF file that is no bundle.
+    Gguf(Gguf),
+    /// Weights in safetensors files that are no whole model.
+    Safetensors {
+        /// What the file says about itself.
+        metadata: Vec<(String, String)>,
+        /// Its tensors.
+        index: Index,
+    },
+}
+
+impl Subject {
+    fn model(source: Source) -> Subject {
+        Subject::Model { source: Box::new(source), metadata: None }
+    }
+
+    /// Opens whatever lies at `path`.
+    ///
+    /// # Errors
+    /// Those of [`Source::open`], [`Gguf::open`] and [`Safetensors::open`].
+    pub(super) fn open(path: &Path) -> Result<Subject> {
+        if model::is_built_in(path) {
+            return Ok(Subject::model(model::open(path)?));
+        }
+        let metadata = fs::metadata(path).map_err(|source| Error::io("open", path, source))?;
+        if metadata.is_dir() {
+            return open_directory(path);
+        }
+        if path.to_string_lossy().ends_with(SHARD_INDEX) {
+            return Ok(Subject::Safetensors { metadata: Vec::new(), index: safetensors::open_sharded(path)? });
+        }
+        open_map(Map::open(path)?)
+    }
+
+    /// Every tensor once, in file order, with its name.
+    pub(super) fn tensors(&self) -> Vec<(&str, &FileTensor)> {
+        match self {
+            Subject::Model { source, .. } => {
+                let mut indexes: Vec<&Arc<Index>> = Vec::new();
+                for (_, component) in source.components() {
+                    // All components of a bundle share one.
+                    if !indexes.iter().any(|index| Arc::ptr_eq(index, &component.index)) {
+                        indexes.push(&component.index);
+                    }
+                }
+                indexes.into_iter().flat_map(|index| index.iter()).collect()
+            }
+            Subject::Gguf(gguf) => gguf.index.iter().collect(),
+            Subject::Safetensors { index, .. } => index.iter().collect(),
+        }
+    }
+
+    /// Bytes of all its files.
+    pub(super) fn bytes(&self) -> u64 {
+        let of = |index: &Index| index.maps().iter().map(|map| map.bytes().len() as u64).sum();
+        match self {
+            Subject::Model { source, .. } => source.bytes() as u64,
+            Subject::Gguf(gguf) => of(&gguf.index),
+            Subject::Safetensors { index, .. } => of(index),
+        }
+    }
+}
+
+fn open_directory(path: &Path) -> Result<Subject> {
+    if path.join("model_index.json").exists() {
+        return Ok(Subject::model(Source::open(path)?));
+    }
+    match safetensors::find(path, &STEMS) {
+        Ok(index) => Ok(Subject::Safetensors { metadata: Vec::new(), index }),
+        // The library's message says what lies there.
+        Err(Error::NotAModel { .. }) => Ok(Subject::model(Source::open(path)?)),
+        Err(error) => Err(error),
+    }
+}
+
+fn open_map(map: Arc<Map>) -> Result<Subject> {
+    let bytes = map.bytes();
+    if bytes.starts_with(b"GGUF") {
+        let gguf = Gguf::from_map(Arc::clone(&map))?;
+        return match gguf.metadata.get(keys::VERSION) {
+            Some(_) => {
+                let source = Box::new(Source::from_map(map)?);
+                Ok(Subject::Model { source, metadata: Some(gguf.metadata) })
+            }
+            None => Ok(Subject::Gguf(gguf)),
+        };
+    }
+    // The header of a safetensors file, behind its length.
+    if bytes.get(8) == Some(&b'{') {
+        let Safetensors { metadata, index } = Safetensors::from_map(map)?;
+        return Ok(Subject::Safetensors { metadata: metadata.into_iter().collect(), index });
+    }
+    // The library's message says what the file looks like.
+    Ok(Subject::model(Source::from_map(map)?))
+}

@@ -1,0 +1,137 @@
+//! A report for people.
+
+use std::fmt::Write;
+
+use serde_json::Value as Json;
+
+use super::check::CheckReport;
+use super::report::{ComponentReport, Report, TensorReport, TokenizerReport, TypeReport};
+use crate::cli::entries::Entries;
+use crate::cli::table::Table;
+use crate::cli::units::{bytes, count, counted, shown};
+
+/// How many unused tensors are named; `--json` names all.
+const NAMED: usize = 8;
+
+/// The report as text, sections with a heading each.
+pub(super) fn render(report: &Report) -> String {
+    let mut text = headline(report);
+    let mut section = |heading: &str, body: String| {
+        if !body.is_empty() {
+            // Writing to a string cannot fail.
+            let _ = write!(text, "\n{heading}\n{body}");
+        }
+    };
+    section("components", components(&report.components));
+    section("types", types(&report.types));
+    section("tokenizers", tokenizers(&report.tokenizers));
+    section("schedule", pairs(&report.scheduler));
+    section("defaults", pairs(&report.defaults));
+    section("metadata", pairs(&report.metadata));
+    section("unused tensors", report.components.iter().map(unused).collect());
+    section("tensors", report.tensor_list.as_deref().map(tensors).unwrap_or_default());
+    section("check", report.check.as_ref().map(check).unwrap_or_default());
+    section("problems", problems(report));
+    text
+}
+
+fn headline(report: &Report) -> String {
+    let what = match (report.kind, &report.architecture) {
+        ("bundle", Some(architecture)) => format!("pinhole bundle of {}", shown(architecture)),
+        ("diffusers", Some(architecture)) => format!("diffusers directory of {}", shown(architecture)),
+        ("gguf", Some(architecture)) => format!("GGUF, says `{}`", shown(architecture)),
+        ("gguf", None) => "GGUF, of no named architecture".into(),
+        _ => "safetensors".into(),
+    };
+    let mut text = format!("{}: {what}\n", shown(&report.path.display().to_string()));
+    if report.components.is_empty() {
+        let holds =
+            if report.holds.is_empty() { "nothing that pinhole recognises".into() } else { report.holds.join("; ") };
+        text += &format!("  holds {holds}\n");
+    }
+    let (parameters, size) = (count(report.parameters), bytes(report.bytes));
+    text + &format!("  {}, {parameters} parameters, {size}\n", counted(report.tensors, "tensor"))
+}
+
+fn components(components: &[ComponentReport]) -> String {
+    if components.is_empty() {
+        return String::new();
+    }
+    let mut table = Table::new(["name", ">tensors", ">parameters", ">size"]);
+    for part in components {
+        table.row([part.name.into(), part.tensors.to_string(), count(part.parameters), bytes(part.bytes)]);
+    }
+    let configs = components.iter().filter(|part| !part.config.is_empty()).map(|part| {
+        let settings: Vec<String> = part.config.iter().map(|(key, value)| format!("{key} {}", plain(value))).collect();
+        format!("  {}: {}\n", part.name, settings.join(", "))
+    });
+    table.to_string() + &configs.collect::<String>()
+}
+
+fn types(types: &[TypeReport]) -> String {
+    let mut table = Table::new(["type", ">tensors", ">parameters", ">size"]);
+    for row in types {
+        table.row([row.name.into(), row.tensors.to_string(), count(row.parameters), bytes(row.bytes)]);
+    }
+    if types.is_empty() { String::new() } else { table.to_string() }
+}
+
+fn tokenizers(tokenizers: &[TokenizerReport]) -> String {
+    let row = |tokenizer: &TokenizerReport| match (tokenizer.vocabulary, tokenizer.length) {
+        (Some(vocabulary), Some(length)) => format!("  {}: {vocabulary} tokens, reads {length}\n", tokenizer.name),
+        _ if tokenizer.present => format!("  {}: present\n", tokenizer.name),
+        _ => format!("  {}: missing\n", tokenizer.name),
+    };
+    tokenizers.iter().map(row).collect()
+}
+
+fn pairs(object: &Entries<Json>) -> String {
+    object.iter().map(|(key, value)| format!("  {}: {}\n", shown(key), plain(value))).collect()
+}
+
+/// A value, without quotes where they would say nothing.
+fn plain(value: &Json) -> String {
+    match value {
+        Json::String(text) if !text.is_empty() => shown(text),
+        other => shown(&other.to_string()),
+    }
+}
+
+fn unused(component: &ComponentReport) -> String {
+    if component.unused.is_empty() {
+        return String::new();
+    }
+    let named: Vec<String> = component.unused.iter().take(NAMED).map(|name| shown(name)).collect();
+    let more = component.unused.len().saturating_sub(NAMED);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("  {}: {}{more}\n", component.name, named.join(", "))
+}
+
+fn tensors(tensors: &[TensorReport]) -> String {
+    let mut table = Table::new(["name", "type", "shape", ">size"]);
+    for tensor in tensors {
+        let size = bytes(tensor.bytes as u64);
+        table.row([shown(&tensor.name), tensor.storage.into(), format!("{:?}", tensor.shape), size]);
+    }
+    table.to_string()
+}
+
+fn check(check: &CheckReport) -> String {
+    if check.not_finite.is_empty() && check.unreadable.is_empty() {
+        return format!("  all {} numbers are finite\n", check.numbers);
+    }
+    let broken = check.not_finite.iter().map(|found| {
+        let (name, nan, infinite, first) = (shown(&found.tensor), found.nan, found.infinite, found.first);
+        format!("  {name}: {nan} NaN, {infinite} infinite, the first at number {first}\n")
+    });
+    let unreadable = check.unreadable.iter().map(|found| format!("  {}: {}\n", shown(&found.tensor), found.reason));
+    broken.chain(unreadable).collect()
+}
+
+fn problems(report: &Report) -> String {
+    let row = |problem: &super::report::Problem| {
+        let hint = problem.hint.as_ref().map(|hint| format!("    hint: {}\n", shown(hint))).unwrap_or_default();
+        format!("  {}\n{hint}", shown(&problem.message))
+    };
+    report.problems.iter().map(row).collect()
+}

@@ -1,0 +1,95 @@
+//! The command line: one file per subcommand, and what they share.
+//!
+//! stdout is data, stderr is talk, and the [`Printer`](printer::Printer) owns both. Exit codes: 0 done, 1 failed, 2
+//! wrong usage, 130 interrupted.
+
+mod compare;
+mod convert;
+mod devices;
+mod entries;
+mod failure;
+mod generate;
+mod inspect;
+mod interrupt;
+mod model;
+mod printer;
+mod table;
+mod threads;
+mod units;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use failure::Failure;
+use printer::Printer;
+
+/// Diffusion models through a 4 GB pinhole: FLUX.1 on ggml, from one GGUF file or a diffusers directory.
+#[derive(Parser)]
+#[command(name = "pinhole", version, max_term_width = 100, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  pinhole generate -m mini -p \"a small yellow star on a blue background\" -o star.png
+  pinhole convert FLUX.1-schnell -o schnell.gguf --type q8_0
+  pinhole inspect schnell.gguf";
+
+#[derive(Subcommand)]
+enum Command {
+    Generate(generate::Args),
+    Convert(convert::Args),
+    Inspect(inspect::Args),
+    Compare(compare::Args),
+    Devices(devices::Args),
+}
+
+impl Command {
+    fn talk(&self) -> &printer::Talk {
+        match self {
+            Command::Generate(args) => &args.talk,
+            Command::Convert(args) => &args.talk,
+            Command::Inspect(args) => &args.talk,
+            Command::Compare(args) => &args.talk,
+            Command::Devices(args) => &args.talk,
+        }
+    }
+
+    fn run(&self, printer: &Printer) -> Result<(), Failure> {
+        match self {
+            Command::Generate(args) => generate::run(args, printer),
+            Command::Convert(args) => convert::run(args, printer),
+            Command::Inspect(args) => inspect::run(args, printer),
+            Command::Compare(args) => compare::run(args, printer),
+            Command::Devices(args) => devices::run(args, printer),
+        }
+    }
+}
+
+/// Runs the command that the arguments name.
+pub(crate) fn main() -> ExitCode {
+    let command = Cli::parse().command;
+    let printer = Printer::new(command.talk());
+    match command.run(&printer) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            printer.failure(&failure);
+            failure.exit_code()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_options_do_not_contradict_each_other() {
+        Cli::command().debug_assert();
+    }
+}

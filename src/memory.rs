@@ -1,0 +1,99 @@
+//! The memory that this process takes, by the kernel's account.
+
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+/// How often the kernel is asked. It keeps a high-water mark of all resident pages together, and none of anonymous ones
+/// or of file pages alone.
+const INTERVAL: Duration = Duration::from_millis(5);
+
+/// Watches the process's memory from a thread of its own, as long as it lives.
+pub struct PeakMemory {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Peaks in bytes, each at a moment of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peaks {
+    /// Heap, stacks and buffers: what no file backs.
+    pub anonymous: u64,
+    /// Resident pages of mapped files, the program's own among them.
+    pub file: u64,
+}
+
+#[derive(Default)]
+struct Shared {
+    anonymous: AtomicU64,
+    file: AtomicU64,
+    stop: AtomicBool,
+}
+
+impl Shared {
+    /// Looks once; `None` on systems that do not say.
+    fn look(&self) -> Option<Peaks> {
+        let status = fs::read_to_string("/proc/self/status").ok()?;
+        let highest = |peak: &AtomicU64, name| {
+            let now = bytes(&status, name)?;
+            Some(peak.fetch_max(now, Ordering::Relaxed).max(now))
+        };
+        Some(Peaks { anonymous: highest(&self.anonymous, "RssAnon")?, file: highest(&self.file, "RssFile")? })
+    }
+}
+
+impl PeakMemory {
+    /// Begins to watch.
+    pub fn watch() -> PeakMemory {
+        let shared = Arc::new(Shared::default());
+        let watched = Arc::clone(&shared);
+        let watch = move || {
+            while !watched.stop.load(Ordering::Relaxed) && watched.look().is_some() {
+                thread::park_timeout(INTERVAL);
+            }
+        };
+        // Without a thread to spare, only the moments count at which somebody asks.
+        PeakMemory { shared, thread: thread::Builder::new().name("memory".into()).spawn(watch).ok() }
+    }
+
+    /// The most that was seen; `None` on systems that do not say.
+    pub fn peaks(&self) -> Option<Peaks> {
+        self.shared.look()
+    }
+}
+
+impl Drop for PeakMemory {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            // It cannot panic: it reads a file and stores two numbers.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A line of Linux's `/proc/self/status`, which counts in KiB.
+fn bytes(status: &str, name: &str) -> Option<u64> {
+    let value = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    Some(value.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_that_was_given_back_is_still_the_peak() {
+        const BYTES: usize = 64 << 20;
+        let memory = PeakMemory::watch();
+        let before = memory.peaks().unwrap();
+        let block = std::hint::black_box(vec![1u8; BYTES]);
+        thread::sleep(INTERVAL * 20);
+        drop(block);
+        assert!(memory.peaks().unwrap().anonymous >= before.anonymous + (BYTES as u64) / 2);
+        assert!(memory.peaks().unwrap().file > 0);
+    }
+}

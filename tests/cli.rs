@@ -1,0 +1,16 @@
+//! The command line as its users meet it: every command's help, a success and its failures, as snapshots, and what
+//! snapshots cannot show.
+//!
+//! `INSTA_UPDATE=always cargo test --test cli` writes the snapshots anew; read the difference before you keep it.
+
+#![allow(clippy::unwrap_used)]
+
+mod cli {
+    mod compare;
+    mod convert;
+    mod devices;
+    mod generate;
+    mod help;
+    mod inspect;
+    mod run;
+}

@@ -1,0 +1,235 @@
+use std::fs;
+use std::io::BufReader;
+use std::path::Path;
+
+use pinhole::image::Image;
+use pinhole::sample::randn;
+use serde_json::{Value, json};
+
+use super::run::{Workplace, mini_bytes, safetensors, snapshot};
+
+/// A request that takes no time: one token of the picture is 16x16 pixels.
+const SMALL: &[&str] = &[
+    "generate",
+    "-m",
+    "mini",
+    "-p",
+    "a red circle",
+    "--width",
+    "64",
+    "--height",
+    "48",
+    "--steps",
+    "2",
+    "--threads",
+    "1",
+];
+
+fn small<'a>(more: &[&'a str]) -> Vec<&'a str> {
+    [SMALL, more].concat()
+}
+
+/// The texts of a PNG by keyword.
+fn texts(path: &Path) -> Vec<(String, String)> {
+    let decoder = png::Decoder::new(BufReader::new(fs::File::open(path).unwrap()));
+    let reader = decoder.read_info().unwrap();
+    let info = reader.info();
+    let latin1 = info.uncompressed_latin1_text.iter().map(|chunk| (chunk.keyword.clone(), chunk.text.clone()));
+    let utf8 = info.utf8_text.iter().map(|chunk| (chunk.keyword.clone(), chunk.get_text().unwrap()));
+    latin1.chain(utf8).collect()
+}
+
+#[test]
+fn success() {
+    let place = Workplace::new();
+    place.run(&small(&["--seed", "1", "-o", "circle.png"])).snapshot("generate");
+    let image = Image::open_png(&place.path("circle.png")).unwrap();
+    assert_eq!((image.width(), image.height()), (64, 48));
+    assert_eq!(place.names(), ["circle.png"]);
+}
+
+#[test]
+fn the_report_says_everything() {
+    let place = Workplace::new();
+    let arguments = small(&["--seed", "7", "-o", "a.png", "--batch", "2", "--save-latents", "l.safetensors"]);
+    let mut report = place.json(&arguments);
+    let total = report["seconds"]["total"].as_f64().unwrap();
+    let phases = report["seconds"].as_object_mut().unwrap();
+    let parts: f64 = phases.iter().filter(|(phase, _)| *phase != "total").map(|(_, time)| time.as_f64().unwrap()).sum();
+    assert!(parts <= total, "{parts} of {total} s");
+    phases.values_mut().for_each(|time| *time = json!("[time]"));
+    for (key, value) in report["memory"].as_object_mut().unwrap() {
+        let said = value.is_object() || value.as_u64().is_some_and(|bytes| bytes > 0);
+        assert!(said || !cfg!(target_os = "linux"), "{key}: {value}");
+        *value = json!("[bytes]");
+    }
+    report["version"] = json!("[version]");
+    snapshot("generate_json", &serde_json::to_string_pretty(&report).unwrap());
+    assert_eq!(place.names(), ["a-1.png", "a-2.png", "l.safetensors"]);
+}
+
+#[test]
+fn json_is_the_only_thing_on_stdout_and_quiet_says_nothing() {
+    let place = Workplace::new();
+    let outcome = place.run(&small(&["-o", "a.png", "--json", "--quiet"]));
+    serde_json::from_str::<Value>(&outcome.stdout).unwrap();
+    assert_eq!(outcome.stderr, "");
+}
+
+#[test]
+fn pictures_carry_what_made_them() {
+    let place = Workplace::new();
+    place.run(&small(&["--seed", "3", "-o", "a.png", "--cfg-scale", "2.5", "--negative-prompt", "grün"]));
+    let texts = texts(&place.path("a.png"));
+    let text = |keyword: &str| &texts.iter().find(|(other, _)| other == keyword).unwrap().1;
+    let expected = format!(
+        "a red circle\nNegative prompt: grün\nSteps: 2, Sampler: euler, CFG scale: 2.5, Seed: 3, Size: 64x48, \
+         Model: mini, Version: pinhole {}",
+        env!("CARGO_PKG_VERSION")
+    );
+    assert_eq!(text("parameters"), &expected);
+    let inside: Value = serde_json::from_str(text("pinhole")).unwrap();
+    assert_eq!((&inside["seed"], &inside["cfg_scale"], &inside["width"]), (&json!(3), &json!(2.5), &json!(64)));
+}
+
+#[test]
+fn a_batch_is_its_seeds_one_after_the_other() {
+    let place = Workplace::new();
+    let batch = place.run(&small(&["--seed", "5", "--batch", "2", "-o", "b.png"]));
+    assert_eq!(batch.stdout, "b-1.png\nb-2.png\n");
+    for (name, seed) in [("b-1.png", "5"), ("b-2.png", "6")] {
+        place.run(&small(&["--seed", seed, "-o", "single.png"]));
+        let open = |name| Image::open_png(&place.path(name)).unwrap();
+        assert!(open(name) == open("single.png"), "seed {seed}");
+    }
+}
+
+#[test]
+fn noise_from_a_file_is_that_of_its_seed() {
+    let place = Workplace::new();
+    let noise = randn(9, 16 * 6 * 8).unwrap();
+    place.write("noise.safetensors", &safetensors(&[("noise", &[1, 16, 6, 8], &noise)]));
+    place.run(&small(&["--noise", "noise.safetensors", "-o", "a.png", "--save-latents", "a.safetensors"]));
+    place.run(&small(&["--seed", "9", "-o", "b.png", "--save-latents", "b.safetensors"]));
+    assert!(Image::open_png(&place.path("a.png")).unwrap() == Image::open_png(&place.path("b.png")).unwrap());
+    let latents = |name| pinhole::safetensors::open(&place.path(name)).unwrap();
+    let (a, b) = (latents("a.safetensors"), latents("b.safetensors"));
+    let [a, b] = [&a, &b].map(|index| index.get("latents").unwrap());
+    assert_eq!(a.file_shape, [8, 6, 16, 1]);
+    assert_eq!(a.bytes(), b.bytes());
+    assert!(texts(&place.path("a.png")).iter().any(|(_, text)| text.contains("Noise: noise.safetensors")));
+}
+
+#[test]
+fn pictures_that_nobody_named_are_not_replaced() {
+    let place = Workplace::new();
+    place.write("pinhole-4.png", b"precious");
+    assert_eq!(place.run(&small(&["--seed", "4", "--batch", "2"])).stdout, "pinhole-4-2.png\npinhole-5.png\n");
+    assert_eq!(fs::read(place.path("pinhole-4.png")).unwrap(), b"precious");
+    let random = place.run(&small(&["-q"])).stdout;
+    assert!(random.starts_with("pinhole-") && random != place.run(&small(&["-q"])).stdout, "{random}");
+}
+
+#[test]
+fn an_empty_prompt_is_a_prompt() {
+    let outcome = Workplace::new().run(&small(&["-p", "", "-o", "a.png"]));
+    assert_eq!(outcome.code, 2, "given twice: {}", outcome.stderr);
+    let arguments =
+        ["generate", "-m", "mini", "-p", "", "--width", "64", "--height", "64", "--steps", "1", "-o", "a.png"];
+    assert_eq!(Workplace::new().run(&arguments).code, 0);
+}
+
+#[test]
+fn options_without_effect_are_warned_of() {
+    let place = Workplace::new();
+    place.write("noise.safetensors", &safetensors(&[("noise", &[1, 16, 6, 8], &[0.5; 768])]));
+    let more = ["--seed", "1", "-o", "a.png", "--cfg-scale", "1", "--negative-prompt", "x", "--guidance", "3"];
+    let more = [&more[..], &["--noise", "noise.safetensors"]].concat();
+    place.run(&small(&more)).snapshot("generate_warnings");
+}
+
+#[test]
+fn a_long_prompt_is_cut_with_a_warning() {
+    let place = Workplace::new();
+    let prompt = vec!["star"; 10_000].join(" ");
+    let size = ["--width", "64", "--height", "64", "--steps", "1", "--seed", "1", "-o", "a.png"];
+    place.run(&[&["generate", "-m", "mini", "-p", &prompt], &size[..]].concat()).snapshot("generate_long_prompt");
+}
+
+#[test]
+fn wrong_options() {
+    let place = Workplace::new();
+    place.write("noise.safetensors", &safetensors(&[("noise", &[1, 16, 8, 8], &[0.0; 1024])]));
+    place.write("nan.safetensors", &safetensors(&[("noise", &[1, 16, 6, 8], &[f32::NAN; 768])]));
+    place.write("latents.safetensors", &safetensors(&[("latents", &[1], &[0.0])]));
+    let mini = ["generate", "-m", "mini", "-p", "x", "-o", "a.png"];
+    for (name, more) in [
+        ("width", &["--width", "100"][..]),
+        ("steps", &["--steps", "0"]),
+        ("sampler", &["--sampler", "dpm++"]),
+        ("device", &["--device", "gpu7"]),
+        ("batch", &["--batch", "0"]),
+        ("guidance", &["--guidance", "-1"]),
+        ("cfg_scale", &["--cfg-scale", "nan"]),
+        ("sequence_length", &["--max-sequence-length", "1000"]),
+        ("threads", &["--threads", "0"]),
+        ("noise_shape", &["--width", "64", "--height", "48", "--noise", "noise.safetensors"]),
+        ("noise_nan", &["--width", "64", "--height", "48", "--noise", "nan.safetensors"]),
+        ("noise_missing", &["--noise", "latents.safetensors"]),
+        ("latents_unwritable", &["--save-latents", "no/such/l.safetensors"]),
+    ] {
+        place.run(&[&mini[..], more].concat()).snapshot(&format!("generate_wrong_{name}"));
+    }
+    let output = |output| place.run(&["generate", "-m", "mini", "-p", "x", "-o", output]);
+    output("no/such/a.png").snapshot("generate_unwritable");
+    output("a.jpg").snapshot("generate_no_png");
+    assert_eq!(place.names(), ["latents.safetensors", "nan.safetensors", "noise.safetensors"]);
+}
+
+#[test]
+fn wrong_models() {
+    let place = Workplace::new();
+    place.write("empty/readme.txt", b"nothing here");
+    place.write("text.gguf", b"a file that is no GGUF");
+    place.write("cut.gguf", &mini_bytes()[..1_000_000]);
+    place.write("ae.safetensors", &safetensors(&[("x", &[1], &[0.0])]));
+    for (name, model) in [
+        ("missing", "missing.gguf"),
+        ("no_model", "empty"),
+        ("no_gguf", "text.gguf"),
+        ("truncated", "cut.gguf"),
+        ("component", "ae.safetensors"),
+    ] {
+        let arguments = ["generate", "-m", model, "-p", "x", "-o", "a.png"];
+        place.run(&arguments).snapshot(&format!("generate_model_{name}"));
+    }
+}
+
+/// Ctrl-C while the denoiser runs: exit code 130, a word, and no partial file.
+#[cfg(unix)]
+#[test]
+fn an_interrupt_leaves_nothing_behind() {
+    use std::process::{Command, Stdio};
+    use std::thread;
+    use std::time::{Duration, Instant};
+
+    let place = Workplace::new();
+    let arguments = ["generate", "-m", "mini", "-p", "x", "-o", "a.png", "--steps", "900"];
+    let mut child = place.command(&arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // The temporary file appears before the work begins.
+    let patience = Instant::now() + Duration::from_secs(60);
+    while place.names().is_empty() {
+        assert!(Instant::now() < patience && child.try_wait().unwrap().is_none(), "no output was begun");
+        thread::sleep(Duration::from_millis(10));
+    }
+    let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+    let asked = Instant::now();
+    let output = child.wait_with_output().unwrap();
+    assert!(asked.elapsed() < Duration::from_secs(20), "{:?}", asked.elapsed());
+    assert_eq!(output.status.code(), Some(130));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.ends_with("error: interrupted\n"), "{stderr}");
+    assert!(output.stdout.is_empty());
+    assert_eq!(place.names(), [""; 0]);
+}

@@ -1,0 +1,25 @@
+use super::run::Workplace;
+
+#[test]
+fn help() {
+    let place = Workplace::new();
+    place.run(&["--help"]).snapshot("help");
+    for command in ["generate", "convert", "inspect", "compare", "devices"] {
+        place.run(&[command, "--help"]).snapshot(&format!("help_{command}"));
+    }
+}
+
+#[test]
+fn nothing_asked_for_is_wrong_usage() {
+    let place = Workplace::new();
+    for arguments in [&[][..], &["draw"], &["generate"], &["generate", "-m", "mini", "-p", "x", "--vram", "4G"]] {
+        let outcome = place.run(arguments);
+        assert_eq!((outcome.code, outcome.stdout.as_str()), (2, ""), "{arguments:?}: {}", outcome.stderr);
+    }
+}
+
+#[test]
+fn the_version_is_the_packages() {
+    let outcome = Workplace::new().run(&["--version"]);
+    assert_eq!(outcome.stdout, format!("pinhole {}\n", env!("CARGO_PKG_VERSION")));
+}

@@ -1,0 +1,88 @@
+use pinhole_quant::DType;
+use pinhole_quant::gguf::{Layout, TensorSpec, Value, Writer};
+
+use super::run::{Workplace, mini_bytes, safetensors};
+
+/// A GGUF file of other tools: one tensor of FLUX, a label.
+fn foreign_gguf() -> Vec<u8> {
+    let name = "model.diffusion_model.double_blocks.0.img_attn.qkv.weight";
+    let spec = TensorSpec { name: name.into(), dims: vec![32, 2], dtype: DType::Q8_0 };
+    let metadata: Vec<(String, Value)> =
+        vec![("general.architecture".into(), "flux".into()), ("general.file_type".into(), 7u32.into())];
+    let layout = Layout::new(&metadata, &[spec], 32).unwrap();
+    let mut writer = Writer::new(Vec::new(), layout).unwrap();
+    writer.write_tensor(name, &[0; 68]).unwrap();
+    writer.finish().unwrap()
+}
+
+#[test]
+fn success() {
+    let place = Workplace::new();
+    place.write("flux.gguf", &foreign_gguf());
+    place.write("ae.safetensors", &safetensors(&[("decoder.up.0.block.0.conv1.bias", &[3], &[1.0, 2.0, 3.0])]));
+    place.write("vae/diffusion_pytorch_model.safetensors", &safetensors(&[("x", &[1, 2], &[1.0, 2.0])]));
+    place.run(&["inspect", "mini"]).snapshot("inspect_mini");
+    place.run(&["inspect", "flux.gguf", "--tensors"]).snapshot("inspect_foreign_gguf");
+    place.run(&["inspect", "ae.safetensors", "--check"]).snapshot("inspect_safetensors");
+    place.run(&["inspect", "vae"]).snapshot("inspect_component_folder");
+    place.run(&["inspect", "flux.gguf", "--json"]).snapshot("inspect_json");
+}
+
+#[test]
+fn every_number_of_the_built_in_model_is_finite() {
+    let report = Workplace::new().json(&["inspect", "mini", "--check", "--tensors"]);
+    assert_eq!(report["check"]["numbers"], report["parameters"]);
+    assert_eq!(report["check"]["not_finite"].as_array().unwrap().len(), 0);
+    assert_eq!(report["problems"].as_array().unwrap().len(), 0);
+    let listed = report["tensor_list"].as_array().unwrap();
+    assert_eq!(listed.len() as u64, report["tensors"].as_u64().unwrap());
+    let sum = |list: &serde_json::Value, key: &str| {
+        list.as_array().unwrap().iter().map(|row| row[key].as_u64().unwrap()).sum::<u64>()
+    };
+    assert_eq!(sum(&report["components"], "parameters"), report["parameters"].as_u64().unwrap());
+    assert_eq!(sum(&report["types"], "bytes"), sum(&report["tensor_list"], "bytes"));
+}
+
+#[test]
+fn numbers_that_are_not_finite_are_found() {
+    let place = Workplace::new();
+    // The first bad number lies behind the first slice.
+    let mut numbers = vec![0.0; (1 << 22) + 10];
+    numbers[(1 << 22) + 3] = f32::NAN;
+    numbers[(1 << 22) + 5] = f32::NEG_INFINITY;
+    place.write("bad.safetensors", &safetensors(&[("a", &[2], &[1.0, 2.0]), ("w", &[numbers.len()], &numbers)]));
+    place.run(&["inspect", "bad.safetensors", "--check"]).snapshot("inspect_not_finite");
+    assert_eq!(place.run(&["inspect", "bad.safetensors"]).code, 0);
+}
+
+#[test]
+fn a_model_with_parts_missing() {
+    let place = Workplace::new();
+    place.write("model/model_index.json", br#"{"_class_name": "FluxPipeline"}"#);
+    place.write("model/vae/diffusion_pytorch_model.safetensors", &safetensors(&[("x", &[1, 2], &[1.0, 2.0])]));
+    place.run(&["inspect", "model"]).snapshot("inspect_incomplete");
+}
+
+#[test]
+fn failures() {
+    let place = Workplace::new();
+    place.write("empty/readme.txt", b"nothing here");
+    place.write("text.gguf", b"a file that is no GGUF");
+    place.write("header.gguf", &mini_bytes()[..1000]);
+    place.write("data.gguf", &mini_bytes()[..1_000_000]);
+    place.write("cut.safetensors", &safetensors(&[("x", &[4], &[0.0; 4])])[..60]);
+    place.write("other/model_index.json", br#"{"_class_name": "StableDiffusionPipeline"}"#);
+    place.write("control.safetensors", b"\x10\0\0\0\0\0\0\0{\"\x1b[2J\": nonsense");
+    for (name, path) in [
+        ("missing", "missing.gguf"),
+        ("no_model", "empty"),
+        ("no_gguf", "text.gguf"),
+        ("truncated_header", "header.gguf"),
+        ("truncated_data", "data.gguf"),
+        ("truncated_safetensors", "cut.safetensors"),
+        ("other_pipeline", "other"),
+        ("control_characters", "control.safetensors"),
+    ] {
+        place.run(&["inspect", path]).snapshot(&format!("inspect_{name}"));
+    }
+}
