@@ -22,7 +22,7 @@ pub struct Tensor {
 
 /// A ggml context without data, the tensors made in it, and the order in which they are to be computed.
 ///
-/// Operations are methods (see [`ops`](super::ops)); each checks its arguments first. Tensors get memory from an
+/// Operations are methods; each checks its arguments first. Tensors get memory from an
 /// [`Arena`](super::Arena) once the graph is complete.
 pub struct Graph {
     id: u32,

@@ -3,7 +3,7 @@
 //! ggml ends the process when it is misused. Nothing here lets that happen: every operation checks shapes, formats,
 //! strides and the [table of what pinhole uses](support) before ggml sees its arguments, and every call runs inside
 //! `ggml_sys::guard`, which turns a failed assertion or a C++ exception on the calling thread into an
-//! [`Error`](crate::Error). What can still end the process is listed in the documentation of `ggml_sys` and in
+//! [`Error`]. What can still end the process is listed in the documentation of `ggml_sys` and in
 //! `CONTRIBUTING.md`.
 //!
 //! This is, beside the quantizer's `ffi.rs`, the only importer of `ggml_sys`.
