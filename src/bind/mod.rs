@@ -302,11 +302,20 @@ fn fit(weight: &Weight, found: Vec<Found<'_>>, origin: &Path) -> Result<Vec<Piec
         return Err(wrong());
     }
     for piece in &pieces {
-        if matches!(piece.storage(), Storage::Bool | Storage::U8 | Storage::U16 | Storage::U32 | Storage::U64) {
+        if !holds_weights(piece.storage()) {
             return Err(piece.unreadable(piece.storage().to_string()));
         }
     }
     Ok(pieces)
+}
+
+/// Whether numbers so stored can be weights: floating point, or quantized in a format that can be read back.
+fn holds_weights(storage: Storage) -> bool {
+    match storage {
+        Storage::Number(dtype) => (dtype.is_float() || dtype.is_quantized()) && rows::can_dequantize(dtype),
+        Storage::F8E4M3 | Storage::F8E5M2 => true,
+        _ => false,
+    }
 }
 
 /// The extents that are not 1: a 1x1 convolution kernel is a matrix.

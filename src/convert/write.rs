@@ -57,15 +57,15 @@ impl Plan<'_> {
         writer.finish().map_err(failed)?.commit().map_err(output_error)
     }
 
-    /// A source must not be written over while it is read.
+    /// A source must not be written over while it is read: neither a bundle nor a file of a directory, bundles in it aside.
     fn refuse_source(&self, output: &Path) -> Result<()> {
-        match (output.canonicalize(), self.source.canonicalize()) {
-            (Ok(output), Ok(source)) if output == source => {
-                let found = format!("{}, which is the source", output.display());
-                Err(Error::option("--output", "another file than the source", found))
-            }
-            _ => Ok(()),
+        let (Ok(output), Ok(source)) = (output.canonicalize(), self.source.canonicalize()) else { return Ok(()) };
+        let is_bundle = output.extension().is_some_and(|extension| extension == "gguf");
+        if output.is_file() && (output == source || (output.starts_with(&source) && !is_bundle)) {
+            let found = format!("{}, which is part of the source", output.display());
+            return Err(Error::option("--output", "another file than the source", found));
         }
+        Ok(())
     }
 }
 

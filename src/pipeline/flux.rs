@@ -125,6 +125,9 @@ impl FluxPipeline {
             let expected = format!("{} numbers ({dims:?}, fastest first)", each * batch);
             return Err(Error::option("--noise", expected, format!("{} numbers", noise.len())));
         }
+        if let Some(value) = noise.iter().find(|value| !value.is_finite()) {
+            return Err(Error::option("--noise", "finite numbers", value.to_string()));
+        }
         Ok(noise.clone())
     }
 

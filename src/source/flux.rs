@@ -91,7 +91,10 @@ impl FluxModel {
         if source.architecture != "flux" {
             return Err(Error::NotAModel {
                 path: source.path.clone(),
-                found: format!("a model of the architecture `{}`", source.architecture),
+                found: match source.architecture.as_str() {
+                    "" => "its metadata names no architecture".to_owned(),
+                    other => format!("a model of the architecture `{other}`"),
+                },
                 hint: Some("this version runs flux".into()),
             });
         }

@@ -141,11 +141,11 @@ impl Source {
         let found = self.components.iter().find(|(other, _)| *other == kind);
         found.map(|(_, component)| component).ok_or_else(|| {
             let has: Vec<&str> = self.components.iter().map(|(kind, _)| kind.name()).collect();
-            Error::NotAModel {
-                path: self.path.clone(),
-                found: format!("it has {} and no {}", list(&has), kind.name()),
-                hint: None,
-            }
+            let found = match has.as_slice() {
+                [] => "it names no components".to_owned(),
+                has => format!("it has {} and no {}", list(has), kind.name()),
+            };
+            Error::NotAModel { path: self.path.clone(), found, hint: None }
         })
     }
 
