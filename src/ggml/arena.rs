@@ -1,6 +1,7 @@
 //! Memory for what graphs compute on the way: one block, shared by graphs that run one after another.
 
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use ggml_sys as sys;
 
@@ -16,9 +17,14 @@ pub struct Arena {
     device: Device,
     ledger: Ledger,
     entered: usize,
+    /// A number that no other arena has, and this one until graphs are assigned the next time.
+    block: u64,
     /// Set when ggml was unwound while it allocated: what it holds is unknown from then on.
     broken: bool,
 }
+
+/// The number of the next block.
+static NEXT_BLOCK: AtomicU64 = AtomicU64::new(0);
 
 // SAFETY: the allocator belongs to this value alone and keeps no thread-local state.
 unsafe impl Send for Arena {}
@@ -35,7 +41,7 @@ impl Arena {
         })?;
         let raw =
             NonNull::new(raw).ok_or_else(|| Error::OutOfMemory { what: "an arena".into(), bytes: 0, hint: None })?;
-        Ok(Arena { raw, device, ledger: ledger.clone(), entered: 0, broken: false })
+        Ok(Arena { raw, device, ledger: ledger.clone(), entered: 0, block: next_block(), broken: false })
     }
 
     /// Bytes that `graph` needs for its intermediate results. Allocates nothing on the device.
@@ -62,11 +68,21 @@ impl Arena {
         measured
     }
 
-    /// Gives every graph its addresses in one block, as large as the largest of them needs.
+    /// Gives every graph its addresses in one block, as large as the largest of them needs. Graphs that were assigned earlier
+    /// cannot be computed any more.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] where the device refuses the block.
+    /// [`Error::OutOfMemory`] where the device refuses the block; [`Error::Graph`] for a graph that has its memory already.
     pub fn assign(&mut self, graphs: &[&Graph]) -> Result<()> {
+        if self.broken {
+            return Err(Error::graph("assign", "the arena failed earlier and is not used again"));
+        }
+        if graphs.iter().any(|graph| graph.block.get().is_some()) {
+            return Err(Error::graph("assign", "the graph has its memory already"));
+        }
+        if graphs.iter().any(|graph| graph.device() != self.device) {
+            return Err(Error::graph("assign", "the graph was built for another device"));
+        }
         if graphs.iter().any(|graph| graph.measured_only.get()) {
             return Err(Error::graph("assign", "a leaf of the graph has no memory"));
         }
@@ -83,6 +99,7 @@ impl Arena {
             bytes,
             hint: Some("choose a smaller picture".into()),
         };
+        self.block = next_block();
         let reserved = guarded("reserve", || {
             // SAFETY: both are live.
             unsafe { sys::ggml_gallocr_reserve(self.raw.as_ptr(), largest.cgraph()) }
@@ -107,15 +124,25 @@ impl Arena {
 
     fn assign_one(&mut self, graph: &Graph) -> Result<()> {
         let assigned = guarded("assign", || {
+            // Reserved once more: ggml would take a graph of as many tensors for the one before, and use a plan under
+            // which results are overwritten too early.
             // SAFETY: both are live; the graph's leaves have buffers of their own.
-            unsafe { sys::ggml_gallocr_alloc_graph(self.raw.as_ptr(), graph.cgraph()) }
+            unsafe {
+                sys::ggml_gallocr_reserve(self.raw.as_ptr(), graph.cgraph())
+                    && sys::ggml_gallocr_alloc_graph(self.raw.as_ptr(), graph.cgraph())
+            }
         });
         self.broken = assigned.is_err();
         if !assigned? {
             return Err(Error::graph("assign", "ggml could not place the graph in the arena"));
         }
-        graph.allocated.set(true);
+        graph.block.set(Some(self.block));
         Ok(())
+    }
+
+    /// Whether `graph` has its addresses in the block as it is now.
+    pub(super) fn holds(&self, graph: &Graph) -> bool {
+        graph.block.get() == Some(self.block)
     }
 
     /// Bytes of its block.
@@ -123,6 +150,10 @@ impl Arena {
         // SAFETY: live, with one buffer.
         unsafe { sys::ggml_gallocr_get_buffer_size(self.raw.as_ptr(), 0) }
     }
+}
+
+fn next_block() -> u64 {
+    NEXT_BLOCK.fetch_add(1, Ordering::Relaxed)
 }
 
 impl Drop for Arena {

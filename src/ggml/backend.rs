@@ -103,12 +103,14 @@ impl Backend {
     /// Computes `graph`, whose memory `arena` assigned, and waits for it.
     ///
     /// # Errors
-    /// [`Error::Cancelled`] where the flag was raised; [`Error::Graph`] where ggml fails.
-    pub fn compute(&mut self, graph: &Graph, _arena: &mut Arena) -> Result<()> {
+    /// [`Error::Cancelled`] where the flag was raised; [`Error::Graph`] where the graph has no memory in `arena` or looks up
+    /// a row that a table does not have; [`Error::Device`] where ggml fails.
+    pub fn compute(&mut self, graph: &Graph, arena: &mut Arena) -> Result<()> {
         self.cancel.check()?;
-        if !graph.allocated.get() {
-            return Err(Error::graph("compute", "the graph has no memory yet"));
+        if !arena.holds(graph) {
+            return Err(Error::graph("compute", "the graph has no memory in this arena"));
         }
+        graph.check_lookups()?;
         if graph.device() != self.device {
             return Err(Error::graph("compute", "the graph was built for another device"));
         }

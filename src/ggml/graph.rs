@@ -32,7 +32,12 @@ pub struct Graph {
     capacity: usize,
     tensors: RefCell<Vec<NonNull<sys::ggml_tensor>>>,
     buffers: RefCell<Vec<Arc<Buffer>>>,
-    pub(super) allocated: Cell<bool>,
+    /// The place of every leaf.
+    leaves: RefCell<Vec<(Tensor, Placed)>>,
+    /// Indices that the graph looks rows up by, and how many rows there are.
+    lookups: RefCell<Vec<(Placed, usize)>>,
+    /// The block in which it has its memory, once it has: see [`Arena`](super::Arena).
+    pub(super) block: Cell<Option<u64>>,
     /// Whether a leaf has no memory, so that the graph can be measured and nothing else.
     pub(super) measured_only: Cell<bool>,
 }
@@ -41,15 +46,23 @@ pub struct Graph {
 // cells make it `!Sync`, which is right.
 unsafe impl Send for Graph {}
 
+/// The most tensors of a graph. ggml walks a graph recursively, about 200 bytes of stack a tensor; the smallest stacks that
+/// Rust gives its threads have 2 MiB.
+pub(super) const MOST_TENSORS: usize = 8192;
+
 /// The handle of the next graph; wraps after four billion, long after its first user is gone.
 static NEXT_ID: AtomicU32 = AtomicU32::new(0);
 
 impl Graph {
-    /// An empty graph for `device` with room for `capacity` tensors (views and leaves counted).
+    /// An empty graph for `device` with room for `capacity` tensors (views and leaves counted), of which there are at most
+    /// 8192.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] where the context's few kilobytes are not to be had.
+    /// [`Error::OutOfMemory`] where the context's few kilobytes are not to be had; [`Error::Graph`] for a larger capacity.
     pub fn new(device: Device, capacity: usize) -> Result<Graph> {
+        if capacity > MOST_TENSORS {
+            return Err(Error::graph("new graph", format!("{capacity} tensors, where {MOST_TENSORS} are the most")));
+        }
         let no_memory = |bytes| Error::OutOfMemory { what: "a graph".into(), bytes, hint: None };
         // SAFETY: plain size queries.
         let (per_tensor, per_graph) =
@@ -77,7 +90,9 @@ impl Graph {
             capacity,
             tensors: RefCell::default(),
             buffers: RefCell::default(),
-            allocated: Cell::new(false),
+            leaves: RefCell::default(),
+            lookups: RefCell::default(),
+            block: Cell::new(None),
             measured_only: Cell::new(false),
         })
     }
@@ -103,6 +118,7 @@ impl Graph {
             // SAFETY: a fresh tensor of this context; the buffer lives as long as the graph (`hold`).
             unsafe { (*raw).buffer = place.buffer.raw() };
             self.hold(&place.buffer);
+            self.leaves.borrow_mut().push((tensor, place.clone()));
             self.measured_only.set(true);
             return Ok(tensor);
         }
@@ -116,7 +132,31 @@ impl Graph {
             return Err(Error::graph("leaf", format!("the device refused the place (status {status})")));
         }
         self.hold(&place.buffer);
+        self.leaves.borrow_mut().push((tensor, place.clone()));
         Ok(tensor)
+    }
+
+    /// Notes that rows are looked up by `indices`, a leaf, in a table of `rows`.
+    pub(super) fn expect_rows(&self, indices: Tensor, rows: usize) -> Result<()> {
+        let leaves = self.leaves.borrow();
+        let place = leaves.iter().find(|(leaf, _)| *leaf == indices).map(|(_, place)| place.clone());
+        let place = place.ok_or_else(|| Error::graph("get_rows", "indices that are no leaf of the graph"))?;
+        self.lookups.borrow_mut().push((place, rows));
+        Ok(())
+    }
+
+    /// Whether every table has the rows that are looked up in it, as far as the places of indices say now. ggml asserts it
+    /// on a thread that nothing can unwind, or reads what lies there.
+    pub(super) fn check_lookups(&self) -> Result<()> {
+        for (place, rows) in self.lookups.borrow().iter() {
+            let mut bytes = vec![0; place.bytes()];
+            place.read(&mut bytes)?;
+            let mut indices = bytes.as_chunks::<4>().0.iter().map(|&index| i32::from_ne_bytes(index));
+            if let Some(row) = indices.find(|&row| usize::try_from(row).map_or(true, |row| row >= *rows)) {
+                return Err(Error::graph("get_rows", format!("row {row} of a table of {rows}")));
+            }
+        }
+        Ok(())
     }
 
     /// Keeps `buffer` alive as long as the graph.
@@ -130,8 +170,9 @@ impl Graph {
     /// Adds `tensor`, and all it depends on, to what will be computed.
     ///
     /// # Errors
-    /// [`Error::Graph`] for a tensor of another graph.
+    /// [`Error::Graph`] for a tensor of another graph, or where the graph has its memory already.
     pub fn output(&self, tensor: Tensor) -> Result<()> {
+        self.require_open("output")?;
         let raw = self.raw(tensor)?;
         guarded("output", || {
             // SAFETY: both belong to this live context; the graph has room for every tensor the context can hold.
@@ -216,14 +257,27 @@ impl Graph {
         if tensors.len() >= self.capacity {
             return Err(Error::graph(op, format!("the graph is full at {} tensors", self.capacity)));
         }
-        if self.allocated.get() {
-            return Err(Error::graph(op, "the graph has its memory already and takes no more operations"));
-        }
+        self.require_open(op)?;
         let raw = guarded(op, || make(self.context.as_ptr()))?;
         let raw = NonNull::new(raw).ok_or_else(|| Error::graph(op, "ggml made no tensor"))?;
+        // SAFETY: the tensor was just made in this live context.
+        let (dims, type_id) = unsafe { ((*raw.as_ptr()).ne, (*raw.as_ptr()).type_) };
+        // Beyond, ggml's own sizes wrap round.
+        let dims = dims.map(|extent| usize::try_from(extent).unwrap_or(0));
+        let bytes = DType::from_id(type_id).zip(Shape::new(&dims)).and_then(|(dtype, shape)| shape.bytes(dtype));
+        if bytes.is_none_or(|bytes| bytes > isize::MAX as usize) {
+            return Err(Error::graph(op, format!("a result of impossible extents {dims:?}")));
+        }
         let index = tensors.len() as u32; // below `capacity`, which contexts keep far below 2^32
         tensors.push(raw);
         Ok(Tensor { graph: self.id, index })
+    }
+
+    fn require_open(&self, op: &'static str) -> Result<()> {
+        match self.block.get() {
+            None => Ok(()),
+            Some(_) => Err(Error::graph(op, "the graph has its memory already and takes no more operations")),
+        }
     }
 
     /// As [`register`](Self::register), for an operation that the device must be able to compute.

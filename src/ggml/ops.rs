@@ -124,6 +124,7 @@ impl Graph {
     /// Rows of mean 0 and variance 1.
     pub fn norm(&self, a: Tensor, eps: f32) -> Result<Tensor> {
         self.require_f32("norm", a)?;
+        require_epsilon("norm", eps)?;
         let raw = self.raw(self.rows_contiguous(a)?)?;
         // SAFETY: a live F32 tensor with contiguous rows.
         self.node("norm", |context| unsafe { sys::ggml_norm(context, raw, eps) })
@@ -132,6 +133,7 @@ impl Graph {
     /// Rows of mean square 1.
     pub fn rms_norm(&self, a: Tensor, eps: f32) -> Result<Tensor> {
         self.require_f32("rms_norm", a)?;
+        require_epsilon("rms_norm", eps)?;
         let raw = self.raw(self.rows_contiguous(a)?)?;
         // SAFETY: a live F32 tensor with contiguous rows.
         self.node("rms_norm", |context| unsafe { sys::ggml_rms_norm(context, raw, eps) })
@@ -140,6 +142,7 @@ impl Graph {
     /// `a [w, h, c, n]` with each of `groups` groups of channels brought to mean 0 and variance 1.
     pub fn group_norm(&self, a: Tensor, groups: usize, eps: f32) -> Result<Tensor> {
         self.require_f32("group_norm", a)?;
+        require_epsilon("group_norm", eps)?;
         let channels = self.shape(a)?.dims()[2];
         if groups == 0 || !channels.is_multiple_of(groups) {
             return Err(Error::graph("group_norm", format!("{groups} groups do not divide {channels} channels")));
@@ -192,6 +195,10 @@ impl Graph {
     }
 }
 
+/// What ggml's CPU backend takes to copy patches into (`GGML_IM2COL_WORK_SIZE`). It asserts while it computes that a patch
+/// and its result fit.
+const CONV_WORK_BYTES: usize = 16 << 20;
+
 /// Pictures.
 impl Graph {
     /// The convolution of `x [w, h, c, n]` with `kernel [kw, kh, c, m]`, zeros around: `[w', h', m, n]`.
@@ -201,11 +208,25 @@ impl Graph {
         if !support::kernel(dtype) {
             return Err(Error::graph("conv_2d", format!("no convolution for {dtype} kernels")));
         }
-        let ([kw, kh, c, _], [w, h, cx, _]) = (self.shape(kernel)?.dims(), self.shape(x)?.dims());
-        if c != cx || stride == 0 || w + 2 * padding < kw || h + 2 * padding < kh || !self.is_contiguous(kernel)? {
+        let ([kw, kh, c, m], [w, h, cx, n]) = (self.shape(kernel)?.dims(), self.shape(x)?.dims());
+        if c != cx {
+            return Err(Error::graph("conv_2d", format!("a kernel for {c} channels and a picture of {cx}")));
+        }
+        if stride == 0 {
+            return Err(Error::graph("conv_2d", "a stride of 0"));
+        }
+        // ggml doubles the padding as an `int`.
+        let (around, stride, padding) = (padding.saturating_mul(2), small(stride)?, small(padding)?);
+        small(around)?;
+        let padded = possible("conv_2d", [w.saturating_add(around), h.saturating_add(around), m, n])?;
+        if padded.dims()[0] < kw || padded.dims()[1] < kh || !self.is_contiguous(kernel)? {
             return Err(self.mismatch("conv_2d", kernel, x));
         }
-        let (stride, padding) = (small(stride)?, small(padding)?);
+        let patch = (kw * kh * c).saturating_mul(dtype.block_bytes());
+        if patch.saturating_add(m.saturating_mul(size_of::<f32>())) > CONV_WORK_BYTES {
+            let message = format!("{c} channels by {kw} x {kh} are more than fit ggml's work space");
+            return Err(Error::graph("conv_2d", message));
+        }
         let (kernel, x) = (self.raw(kernel)?, self.raw(self.contiguous(x)?)?);
         self.node("conv_2d", |context| {
             // SAFETY: live tensors of accepted formats with equal channel counts; the kernel fits the padded picture.
@@ -224,6 +245,8 @@ impl Graph {
     /// `a [w, h, ..]` with `right` columns and `bottom` rows of zeros added.
     pub fn pad(&self, a: Tensor, right: usize, bottom: usize) -> Result<Tensor> {
         self.require_f32("pad", a)?;
+        let [w, h, c, n] = self.shape(a)?.dims();
+        possible("pad", [w.saturating_add(right), h.saturating_add(bottom), c, n])?;
         let (right, bottom) = (small(right)?, small(bottom)?);
         let raw = self.raw(self.contiguous(a)?)?;
         // SAFETY: a live, contiguous F32 tensor.
@@ -233,14 +256,20 @@ impl Graph {
 
 /// Moving and viewing.
 impl Graph {
-    /// Rows `indices [n]` (I32) of `table [k, rows]`: `[k, n]`. Rows out of range are the caller's to prevent.
+    /// Rows `indices [n]` (I32, a leaf) of `table [k, rows]`, of any matrix format: `[k, n]` in F32. Whether the table has
+    /// these rows is seen when the graph runs.
     pub fn get_rows(&self, table: Tensor, indices: Tensor) -> Result<Tensor> {
-        let (dtype, shape) = (self.dtype(indices)?, self.shape(indices)?);
-        if dtype != DType::I32 || shape.rank() > 1 || self.shape(table)?.rank() > 2 {
+        let (dtype, shape) = (self.dtype(table)?, self.shape(table)?);
+        if !support::matrix(dtype) {
+            return Err(Error::graph("get_rows", format!("no rows of {dtype}")));
+        }
+        if self.dtype(indices)? != DType::I32 || self.shape(indices)?.rank() > 1 || shape.rank() > 2 {
             return Err(self.mismatch("get_rows", table, indices));
         }
-        let (table, indices) = (self.raw(table)?, self.raw(indices)?);
-        // SAFETY: live tensors, a matrix and a vector of I32.
+        self.expect_rows(indices, shape.dims()[1])?;
+        let (table, indices) = (self.raw(self.rows_contiguous(table)?)?, self.raw(indices)?);
+        // SAFETY: live tensors, a matrix with contiguous rows and a vector of I32, whose numbers
+        // `Backend::compute` looks at.
         self.node("get_rows", |context| unsafe { sys::ggml_get_rows(context, table, indices) })
     }
 
@@ -271,8 +300,9 @@ impl Graph {
     /// The same numbers under another shape. `a` is copied first where it is not contiguous.
     pub fn reshape(&self, a: Tensor, dims: &[usize]) -> Result<Tensor> {
         let shape = Shape::new(dims).ok_or_else(|| Error::graph("reshape", format!("impossible shape {dims:?}")))?;
-        if shape.elements() != self.shape(a)?.elements() {
-            return Err(Error::graph("reshape", format!("{} as {shape}", self.shape(a)?)));
+        let dtype = self.dtype(a)?;
+        if shape.elements() != self.shape(a)?.elements() || shape.bytes(dtype).is_none() {
+            return Err(Error::graph("reshape", format!("{dtype} {} as {shape}", self.shape(a)?)));
         }
         let [n0, n1, n2, n3] = shape.dims().map(|extent| extent as i64);
         let raw = self.raw(self.contiguous(a)?)?;
@@ -287,6 +317,10 @@ impl Graph {
         if seen != [0, 1, 2, 3] {
             return Err(Error::graph("permute", format!("{axes:?} is no order of four dimensions")));
         }
+        // Rows of blocks cannot be cut into numbers, and ggml would copy them as if they could.
+        if axes[0] != 0 && self.dtype(a)?.is_quantized() {
+            return Err(Error::graph("permute", format!("the rows of {} cannot be turned round", self.dtype(a)?)));
+        }
         let [x0, x1, x2, x3] = axes.map(|axis| axis as i32);
         let raw = self.raw(a)?;
         // SAFETY: a live tensor and a permutation.
@@ -297,9 +331,13 @@ impl Graph {
     pub fn slice(&self, a: Tensor, dim: usize, start: usize, len: usize) -> Result<Tensor> {
         let mut dims = self.shape(a)?.dims();
         let fits = dim < 4 && len > 0 && start.checked_add(len).is_some_and(|end| end <= dims[dim]);
-        if !fits || (dim == 0 && self.dtype(a)?.is_quantized()) {
-            return Err(Error::graph("slice", format!("{start}..+{len} of dimension {dim} of {}", self.shape(a)?)));
+        let dtype = self.dtype(a)?;
+        if !fits || (dim == 0 && dtype.is_quantized()) {
+            let found = self.shape(a)?;
+            return Err(Error::graph("slice", format!("{len} from {start} on of dimension {dim} of {dtype} {found}")));
         }
+        // ggml's views have rows whose neighbours lie side by side, whatever those of `a` do.
+        let a = self.rows_contiguous(a)?;
         dims[dim] = len;
         let [n0, n1, n2, n3] = dims.map(|extent| extent as i64);
         let strides @ [_, nb1, nb2, nb3] = self.strides(a)?;
@@ -331,21 +369,38 @@ impl Graph {
 
     /// `a` itself where its numbers lie in order, else a copy in which they do.
     pub fn contiguous(&self, a: Tensor) -> Result<Tensor> {
-        if self.is_contiguous(a)? {
-            return Ok(a);
-        }
         let raw = self.raw(a)?;
+        if self.is_contiguous(a)? {
+            if self.strides(a)? == self.usual_strides(a)? {
+                return Ok(a);
+            }
+            // Where an extent is 1, ggml takes any stride for contiguous, and then some operations assert that it is the
+            // usual one. The same shape again has it.
+            let [n0, n1, n2, n3] = self.shape(a)?.dims().map(|extent| extent as i64);
+            // SAFETY: a live, contiguous tensor, and its own extents.
+            return self.register("cont", |context| unsafe { sys::ggml_reshape_4d(context, raw, n0, n1, n2, n3) });
+        }
         // SAFETY: a live tensor.
         self.node("cont", |context| unsafe { sys::ggml_cont(context, raw) })
     }
 
-    /// `from` written over `to`, which has the same shape.
+    /// The strides of a tensor that is no view and has the format and shape of `a`.
+    fn usual_strides(&self, a: Tensor) -> Result<[usize; 4]> {
+        let (dtype, [n0, n1, n2, _]) = (self.dtype(a)?, self.shape(a)?.dims());
+        let row = n0 / dtype.block_size() * dtype.block_bytes();
+        Ok([dtype.block_bytes(), row, row * n1, row * n1 * n2])
+    }
+
+    /// `from` written over `to`, which has the same shape. Both are F32: ggml aborts on many other pairs of formats, some of
+    /// which it claims to support.
     pub(super) fn copy(&self, from: Tensor, to: Tensor) -> Result<Tensor> {
+        self.require_f32("store", from)?;
+        self.require_f32("store", to)?;
         if self.shape(from)? != self.shape(to)? {
             return Err(self.mismatch("copy", from, to));
         }
         let (from, to) = (self.raw(from)?, self.raw(to)?);
-        // SAFETY: live tensors of one shape.
+        // SAFETY: live F32 tensors of one shape.
         self.node("copy", |context| unsafe { sys::ggml_cpy(context, from, to) })
     }
 
@@ -372,6 +427,19 @@ impl Graph {
             (Err(error), _) | (_, Err(error)) => error,
         }
     }
+}
+
+/// ggml asserts while it computes that what is added to a variance is not negative.
+fn require_epsilon(op: &'static str, eps: f32) -> Result<()> {
+    if eps.is_finite() && eps >= 0.0 {
+        return Ok(());
+    }
+    Err(Error::graph(op, format!("an epsilon of {eps}")))
+}
+
+/// The shape of these extents, which a result has or is smaller than.
+fn possible(op: &'static str, dims: [usize; 4]) -> Result<Shape> {
+    Shape::new(&dims).ok_or_else(|| Error::graph(op, format!("a result of impossible extents {dims:?}")))
 }
 
 /// A number that ggml takes as `int`.

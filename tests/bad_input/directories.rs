@@ -1,0 +1,117 @@
+//! Directories that are no model, or not all of one.
+
+use std::fs;
+use std::path::Path;
+
+use pinhole::source::Source;
+use pinhole::source::flux::FluxModel;
+use safetensors::Dtype;
+
+use crate::disk::{Disk, refused, weights_of};
+use crate::support::{Golden, Layout, write_model};
+
+#[test]
+fn the_model_itself_is_good() {
+    Disk::new().open().unwrap();
+}
+
+#[test]
+fn nothing_at_all() {
+    refused!(Io, Source::open(Path::new("no/such/model")), "cannot open no/such/model");
+}
+
+#[test]
+fn an_empty_directory() {
+    let directory = tempfile::tempdir().unwrap();
+    let error = refused!(NotAModel, Source::open(directory.path()), "without model_index.json");
+    assert!(error.hint().is_some());
+}
+
+#[test]
+fn a_directory_of_other_things() {
+    let directory = tempfile::tempdir().unwrap();
+    for name in ["flux1-dev.safetensors", "notes.txt"] {
+        fs::write(directory.path().join(name), "x").unwrap();
+    }
+    refused!(NotAModel, Source::open(directory.path()), "model_index.json", "flux1-dev.safetensors", "notes.txt");
+}
+
+#[test]
+fn files_of_other_kinds() {
+    let directory = tempfile::tempdir().unwrap();
+    let open = |bytes: &[u8]| {
+        let path = directory.path().join("model");
+        fs::write(&path, bytes).unwrap();
+        Source::open(&path)
+    };
+    refused!(NotAModel, open(b""), "an empty file");
+    refused!(NotAModel, open(b"PK\x03\x04"), "zip archive");
+    refused!(NotAModel, open(b"\x80\x00\x00\x00\x00\x00\x00\x00{\"a\""), "safetensors");
+    refused!(NotAModel, open(b"<html>404</html>"), "unknown kind");
+}
+
+#[test]
+fn another_pipeline() {
+    let disk = Disk::new();
+    disk.edit("model_index.json", |index| index["_class_name"] = "StableDiffusionXLPipeline".into());
+    let error = refused!(NotAModel, disk.open(), "StableDiffusionXLPipeline");
+    assert!(error.hint().unwrap().contains("FluxPipeline"));
+}
+
+#[test]
+fn an_index_that_is_none() {
+    let disk = Disk::new();
+    for (text, found) in
+        [("", "EOF"), ("{", "EOF"), ("[]", "null"), ("{}", "null"), (r#"{"_class_name": 3}"#, "3"), ("\u{feff}{}", "")]
+    {
+        disk.write("model_index.json", text);
+        refused!(Malformed, disk.open(), "model_index.json", found);
+    }
+    disk.write("model_index.json", b"\xff\xfe");
+    refused!(Io, disk.open(), "model_index.json");
+}
+
+#[test]
+fn a_component_is_missing() {
+    for component in ["transformer", "text_encoder", "text_encoder_2", "vae"] {
+        let disk = Disk::new();
+        disk.remove(component);
+        refused!(NotAModel, disk.open(), &format!("and no {component}"));
+    }
+}
+
+#[test]
+fn the_weights_of_a_component_are_missing() {
+    for component in ["transformer", "text_encoder", "text_encoder_2", "vae"] {
+        let disk = Disk::new();
+        disk.remove(&weights_of(component));
+        refused!(NotAModel, disk.open(), component, "safetensors");
+        // Pickled ones are no replacement.
+        disk.write(&weights_of(component).replace(".safetensors", ".bin"), "PK\x03\x04");
+        let error = refused!(NotAModel, disk.open(), component);
+        assert!(error.hint().unwrap().contains("pickle"));
+    }
+}
+
+#[test]
+fn a_shard_is_missing() {
+    let directory = tempfile::tempdir().unwrap();
+    let layout = Layout { dtype: Dtype::BF16, max_shard_bytes: Some(4_000_000) };
+    write_model(directory.path(), &Golden::load("schnell"), &layout);
+    let open = || FluxModel::open(&Source::open(directory.path())?);
+    open().unwrap();
+    let mut shards: Vec<_> = fs::read_dir(directory.path().join("transformer"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "safetensors"))
+        .collect();
+    shards.sort();
+    assert!(shards.len() > 2);
+    fs::remove_file(&shards[1]).unwrap();
+    let name = shards[1].file_name().unwrap().to_str().unwrap();
+    let error = refused!(Mismatch, open(), "safetensors.index.json", name);
+    assert!(error.hint().unwrap().contains("download"));
+    // A shard of another model has the name.
+    fs::copy(&shards[0], &shards[1]).unwrap();
+    refused!(Mismatch, open(), "no such tensor there");
+}

@@ -1,0 +1,127 @@
+//! Matrix products, in every format that a matrix may have.
+
+use pinhole::ggml::support;
+use pinhole_quant::{DType, rows};
+use proptest::prelude::*;
+
+use crate::array::{Array, Dims, assert_close, assert_nmse};
+use crate::rig::{Operand, Rig, Twist};
+
+/// `w [k, m, ..]` times `x [k, n, ..]`, with `w` repeated: ggml shares each of its matrices among neighbours.
+fn product(w: &Array, x: &Array) -> Array {
+    let [k, m, w2, w3] = w.dims;
+    let [_, n, x2, x3] = x.dims;
+    Array::from_fn([m, n, x2, x3], |[row, column, i, j]| {
+        let (wi, wj) = (i / (x2 / w2), j / (x3 / w3));
+        (0..k).map(|l| w.at([l, row, wi, wj]) * x.at([l, column, i, j])).sum()
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn in_single_precision(
+        [k, m, n] in [1..20usize, 1..20usize, 1..20usize],
+        [w2, w3] in [1..4usize, 1..3usize],
+        [more2, more3] in [1..3usize, 1..3usize],
+        before in 0..3usize,
+        x_twist in Twist::any(),
+        seed: u64,
+    ) {
+        let mut rig = Rig::new();
+        // The left matrix may be cut, and its matrices may be in another order; its rows are as they are.
+        let w = Array::random([k, m + before, w3, w2], seed);
+        let w_place = rig.f32(&w);
+        let x = Operand::new(&rig, [k, n, w2 * more2, w3 * more3], &x_twist, !seed);
+        let found = rig.run(|g| {
+            let w = g.permute(g.slice(g.leaf(&w_place)?, 1, before, m)?, [0, 1, 3, 2])?;
+            g.mul_mat(w, x.tensor(g)?)
+        }).unwrap();
+        let w = w.slice(1, before, m).permute([0, 1, 3, 2]);
+        assert_close("mul_mat", &product(&w, &x.array), &found, 1e-5);
+    }
+}
+
+/// Bytes of `dims` in `dtype`, and the numbers that they stand for.
+fn matrix(dtype: DType, dims: Dims, seed: u64) -> (Vec<u8>, Array) {
+    let numbers = Array::random(dims, seed).f32();
+    let mut bytes = vec![0; dtype.row_bytes(numbers.len()).unwrap()];
+    if has_grids(dtype) {
+        random_blocks(dtype, &numbers, &mut bytes);
+    } else {
+        rows::quantize(dtype, &numbers, dims[0], &mut bytes).unwrap();
+    }
+    let mut numbers = vec![f32::NAN; numbers.len()];
+    rows::dequantize(dtype, &bytes, &mut numbers).unwrap();
+    (bytes, Array::from_f32(dims, &numbers))
+}
+
+/// The formats that ggml writes only with an importance matrix, or after a quarter of a minute of preparation. What it
+/// reads may be any bytes.
+fn has_grids(dtype: DType) -> bool {
+    use DType::*;
+    matches!(dtype, IQ2_XXS | IQ2_XS | IQ2_S | IQ3_XXS | IQ3_S | IQ1_S | IQ1_M)
+}
+
+/// Fills `bytes` with blocks whose scale is 1/16, and everything else as it comes.
+fn random_blocks(dtype: DType, numbers: &[f32], bytes: &mut [u8]) {
+    const SCALE: u16 = 0x2C00; // 1/16 in F16
+    let mut random = numbers.iter().cycle();
+    bytes.fill_with(|| random.next().map_or(0, |number| (number.to_bits() >> 10) as u8));
+    for block in bytes.chunks_mut(dtype.block_bytes()) {
+        if dtype == DType::IQ1_M {
+            // Its scale is spread over the upper quarters of its last four halves, lowest first.
+            let scales = block.len() - 8;
+            for (i, byte) in block[scales..].iter_mut().skip(1).step_by(2).enumerate() {
+                *byte = *byte & 0x0F | ((SCALE >> (4 * i) & 0xF) << 4) as u8;
+            }
+        } else {
+            block[..2].copy_from_slice(&SCALE.to_le_bytes());
+        }
+    }
+}
+
+#[test]
+fn in_every_format() {
+    let mut rig = Rig::new();
+    for dtype in DType::all().filter(|dtype| support::matrix(*dtype)) {
+        // Odd numbers of rows and columns; even ones take other paths on some processors.
+        for (dims, x_dims) in [
+            ([512, 7, 1, 1], [512, 5, 2, 1]),
+            ([256, 16, 2, 1], [256, 8, 2, 3]),
+            ([256, 33, 1, 1], [256, 1, 1, 1]),
+            ([256, 1, 1, 1], [256, 34, 1, 1]),
+        ] {
+            let (bytes, w) = matrix(dtype, dims, 11);
+            let place = rig.place(dtype, dims, &bytes);
+            let x = Operand::new(&rig, x_dims, &Twist::NONE, 12);
+            let found = rig.run(|g| g.mul_mat(g.leaf(&place)?, x.tensor(g)?)).unwrap();
+            assert_nmse(&format!("{dtype} {dims:?}"), &product(&w, &x.array), &found, most(dtype));
+        }
+    }
+}
+
+/// How far a product may be from that of the numbers which the matrix stands for: ggml rounds the right operand to the
+/// format that goes with the left one.
+fn most(dtype: DType) -> f64 {
+    match dtype {
+        DType::F32 => 1e-12,
+        DType::F16 => 1e-6,
+        // 8 bits each, with a scale for every block.
+        _ => 5e-4,
+    }
+}
+
+#[test]
+fn rows_of_every_format_are_gathered() {
+    let mut rig = Rig::new();
+    let indices = rig.i32(&[2, 0, 2]);
+    for dtype in DType::all().filter(|dtype| support::matrix(*dtype)) {
+        let (bytes, table) = matrix(dtype, [256, 3, 1, 1], 13);
+        let place = rig.place(dtype, table.dims, &bytes);
+        let found = rig.run(|g| g.get_rows(g.leaf(&place)?, g.leaf(&indices)?)).unwrap();
+        let expected = Array::from_fn(table.dims, |[i, j, ..]| table.at([i, [2, 0, 2][j], 0, 0]));
+        assert_eq!(found, expected, "{dtype}");
+    }
+}

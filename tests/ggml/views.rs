@@ -1,0 +1,118 @@
+//! What moves numbers and does not change them: exact.
+
+use proptest::prelude::*;
+
+use crate::array::Array;
+use crate::rig::{Operand, Rig, Twist};
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn views_are_copied_in_order(dims in [1..7usize, 1..6usize, 1..4usize, 1..4usize], twist in Twist::any(), seed: u64) {
+        let mut rig = Rig::new();
+        let a = Operand::new(&rig, dims, &twist, seed);
+        // Stored as it lies, and put in order first.
+        prop_assert_eq!(&rig.run(|g| a.tensor(g)).unwrap(), &a.array);
+        prop_assert_eq!(&rig.run(|g| g.contiguous(a.tensor(g)?)).unwrap(), &a.array);
+    }
+
+    #[test]
+    fn views_of_views(
+        dims in [2..7usize, 2..6usize, 2..4usize, 2..4usize],
+        twists in [Twist::any(), Twist::any()],
+        axes in Just([0, 1, 2, 3]).prop_shuffle(),
+        dim in 0..4usize,
+        seed: u64,
+    ) {
+        let mut rig = Rig::new();
+        let a = Operand::new(&rig, dims, &twists[0], seed);
+        let found = rig.run(|g| g.slice(g.permute(a.tensor(g)?, axes)?, dim, 1, 1)).unwrap();
+        prop_assert_eq!(found, a.array.permute(axes).slice(dim, 1, 1));
+    }
+
+    #[test]
+    fn reshape_keeps_the_order(
+        [a, b, c, d] in [1..6usize, 1..5usize, 1..4usize, 1..4usize],
+        twist in Twist::any(),
+        seed: u64,
+    ) {
+        let mut rig = Rig::new();
+        let operand = Operand::new(&rig, [a * b, c, d, 1], &twist, seed);
+        for dims in [[a, b, c, d], [a * b * c * d, 1, 1, 1], [a, b * c, 1, d], [1, a, b, c * d]] {
+            let found = rig.run(|g| g.reshape(operand.tensor(g)?, &dims)).unwrap();
+            prop_assert_eq!(found, operand.array.reshape(dims));
+        }
+    }
+
+    #[test]
+    fn rows_are_split(
+        [k, parts, n, m] in [1..6usize, 1..5usize, 1..5usize, 1..4usize],
+        twist in Twist::any(),
+        seed: u64,
+    ) {
+        let mut rig = Rig::new();
+        let a = Operand::new(&rig, [k * parts, n, m, 1], &twist, seed);
+        prop_assert_eq!(&rig.run(|g| g.split_rows(a.tensor(g)?, parts)).unwrap(), &a.array.reshape([k, parts, n, m]));
+        // As attention uses it: heads before tokens.
+        let heads = rig.run(|g| g.permute(g.split_rows(a.tensor(g)?, parts)?, [0, 2, 1, 3])).unwrap();
+        prop_assert_eq!(heads, a.array.reshape([k, parts, n, m]).permute([0, 2, 1, 3]));
+    }
+
+    #[test]
+    fn concat_on_every_dimension(
+        dims in [1..6usize, 1..5usize, 1..4usize, 1..4usize],
+        more in 1..4usize,
+        dim in 0..4usize,
+        twists in [Twist::any(), Twist::any()],
+        seed: u64,
+    ) {
+        let mut rig = Rig::new();
+        let mut longer = dims;
+        longer[dim] = more;
+        let (a, b) = (Operand::new(&rig, dims, &twists[0], seed), Operand::new(&rig, longer, &twists[1], !seed));
+        let found = rig.run(|g| g.concat(a.tensor(g)?, b.tensor(g)?, dim)).unwrap();
+        let mut whole = dims;
+        whole[dim] += more;
+        let expected = Array::from_fn(whole, |mut i| {
+            if i[dim] < dims[dim] {
+                return a.array.at(i);
+            }
+            i[dim] -= dims[dim];
+            b.array.at(i)
+        });
+        prop_assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn roll_moves_rows_round(
+        dims in [1..9usize, 1..5usize, 1..4usize, 1..3usize],
+        places in 0..9i32,
+        forward: bool,
+        twist in Twist::any(),
+        seed: u64,
+    ) {
+        let mut rig = Rig::new();
+        let row = dims[0] as i32;
+        let shift = if forward { places % row } else { -(places % row) };
+        let a = Operand::new(&rig, dims, &twist, seed);
+        let found = rig.run(|g| g.roll(a.tensor(g)?, shift)).unwrap();
+        let from = |i: usize| (i as i32 - shift).rem_euclid(row) as usize;
+        prop_assert_eq!(found, Array::from_fn(dims, |[i, j, k, l]| a.array.at([from(i), j, k, l])));
+    }
+
+    #[test]
+    fn rows_are_gathered(
+        [k, rows] in [1..9usize, 1..9usize],
+        wanted in prop::collection::vec(0..1000usize, 1..12),
+        twist in Twist::any(),
+        seed: u64,
+    ) {
+        let mut rig = Rig::new();
+        let table = Operand::new(&rig, [k, rows, 1, 1], &twist, seed);
+        let wanted: Vec<usize> = wanted.iter().map(|row| row % rows).collect();
+        let indices = rig.i32(&wanted.iter().map(|&row| row as i32).collect::<Vec<_>>());
+        let found = rig.run(|g| g.get_rows(table.tensor(g)?, g.leaf(&indices)?)).unwrap();
+        prop_assert_eq!(found, Array::from_fn([k, wanted.len(), 1, 1], |[i, j, ..]| table.array.at([i, wanted[j], 0, 0])));
+    }
+}
