@@ -397,8 +397,8 @@ mod tests {
         writable().for_each(check_odd_numbers);
     }
 
+    /// Apart from the others, since ggml builds its grids for a quarter of a minute.
     #[test]
-    #[ignore = "ggml builds its grids for a quarter of a minute"]
     fn formats_with_grids_do_the_same() {
         for check in [check_error, check_rows, check_addresses, check_odd_numbers] {
             GRIDS.into_iter().for_each(check);
