@@ -27,7 +27,11 @@ pub(super) fn from_json<C: DeserializeOwned>(text: &str, origin: &Path) -> Resul
 
 /// Refuses a `value` of `key` outside `range`.
 pub(super) fn limit(origin: &Path, key: &str, value: usize, range: RangeInclusive<usize>) -> Result<()> {
-    require(origin, key, range.contains(&value), || format!("{} to {}", range.start(), range.end()), value)
+    let expected = || match (range.start(), range.end()) {
+        (only, last) if only == last => only.to_string(),
+        (first, last) => format!("{first} to {last}"),
+    };
+    require(origin, key, range.contains(&value), expected, value)
 }
 
 /// Refuses `found` of `key` where it does not `hold`.

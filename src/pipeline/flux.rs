@@ -12,6 +12,7 @@ use crate::image::Image;
 use crate::models::clip::causal_mask;
 use crate::models::flux::{TIME_WIDTH, pack_latents, sinusoid, unpack_latents};
 use crate::sample::{classifier_free_guidance, randn};
+use crate::source::ComponentKind;
 use crate::source::flux::FluxModel;
 use crate::stage::{Cadence, Dims, Model, Symbol};
 use crate::text::MAX_SEQUENCE_LENGTH;
@@ -86,6 +87,7 @@ impl FluxPipeline {
         let mut timings = Timings::new();
         let mut run = Run { observer, timings: &mut timings, mapped: 0 };
         warn_of_no_effect(request, &settings, &mut run)?;
+        warn_of_unused_blocks(&self.model, &mut run)?;
         let noise = self.noise(request, &settings)?;
 
         let prompts: Vec<&str> =
@@ -187,7 +189,7 @@ impl FluxPipeline {
             }
             session.set(t5.net.hidden, &t5.bound.gather(t5.net.token_embedding, t5_config.d_model, &encoded.ids)?)?;
             session.run(&mut self.backend, Cadence::Request, |_, _| run.observer.event(Event::Stage))?;
-            states.push(finite(session.get(t5.net.hidden)?, "T5's hidden states")?);
+            states.push(finite(session.get(t5.net.hidden)?, "T5's output")?);
         }
         Ok(states)
     }
@@ -291,6 +293,20 @@ fn warn_of_no_effect(request: &Request, settings: &Settings, run: &mut Run<'_>) 
     }
     if request.guidance.is_some() && settings.guidance.is_none() {
         run.warn("this model takes no guidance: --guidance has no effect".into())?;
+    }
+    Ok(())
+}
+
+/// Blocks in the file that the configuration does not know of. Other tensors that nothing uses are common: a projection
+/// of CLIP's, a table of positions.
+fn warn_of_unused_blocks(model: &FluxModel, run: &mut Run<'_>) -> Result<()> {
+    for kind in ComponentKind::ALL {
+        let numbered = |name: &str| name.split('.').any(|part| part.parse::<usize>().is_ok());
+        let blocks: Vec<&str> = model.unused(kind).into_iter().filter(|name| numbered(name)).collect();
+        if let Some(first) = blocks.first() {
+            let (count, kind) = (blocks.len(), kind.name());
+            run.warn(format!("{kind}: its configuration leaves {count} tensors of blocks unused, {first} for one"))?;
+        }
     }
     Ok(())
 }

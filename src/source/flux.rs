@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::{Component, ComponentKind, Source, Text, TokenizerFiles};
+use super::{Component, ComponentKind, Layout, Source, Text, TokenizerFiles};
 use crate::bind::alias::{self, Aliases};
 use crate::bind::{self, Bound};
 use crate::models::autoencoder_kl::{self, Decoder, Encoder};
@@ -98,6 +98,7 @@ impl FluxModel {
                 hint: Some("this version runs flux".into()),
             });
         }
+        require_configurations(source)?;
         let transformer = transformer(source.component(ComponentKind::Transformer)?)?;
         let (clip, clip_config) = clip_part(source.component(ComponentKind::TextEncoder)?)?;
         let (t5, t5_config) = t5_part(source.component(ComponentKind::TextEncoder2)?)?;
@@ -163,6 +164,16 @@ impl FluxModel {
         Ok(())
     }
 
+    /// The tensors of component `kind` that no weight wanted.
+    pub fn unused(&self, kind: ComponentKind) -> Vec<&str> {
+        let bounds: Vec<&Bound> =
+            self.parts().into_iter().filter(|(other, _, _)| *other == kind).map(|(_, _, bound)| bound).collect();
+        // The autoencoder's two halves each leave the other's weights: unused is what both leave.
+        let [first, rest @ ..] = bounds.as_slice() else { return Vec::new() };
+        let unused = first.unused().iter().filter(|name| rest.iter().all(|bound| bound.unused().contains(name)));
+        unused.map(String::as_str).collect()
+    }
+
     /// Every model of the source with its weights, and the component that they belong to, in bundle order.
     pub fn parts(&self) -> Vec<(ComponentKind, &Model, &Bound)> {
         let mut parts = vec![
@@ -175,6 +186,19 @@ impl FluxModel {
             parts.push((ComponentKind::Vae, &encoder.net.model, &encoder.bound));
         }
         parts
+    }
+}
+
+/// diffusers writes a configuration for every component; without it, what shapes do not tell would be a guess.
+fn require_configurations(source: &Source) -> Result<()> {
+    let lacks = |(_, component): &(ComponentKind, &Component)| component.config.is_none();
+    match source.components().find(lacks) {
+        Some((_, component)) if source.layout == Layout::Diffusers => Err(Error::NotAModel {
+            path: component.origin.clone(),
+            found: "no config.json in it".into(),
+            hint: Some("the folder is incomplete: copy or download it again".into()),
+        }),
+        _ => Ok(()),
     }
 }
 

@@ -5,6 +5,7 @@ use pinhole::pipeline::{Event, Request};
 use serde_json::{Value, json};
 
 use crate::disk::{Disk, refused, show};
+use crate::requests::small;
 
 #[test]
 fn more_layers_than_weights() {
@@ -31,6 +32,16 @@ fn fewer_layers_than_weights() {
     disk.edit("transformer/config.json", |config| config["num_single_layers"] = json!(2));
     let unused = disk.open().unwrap().transformer.bound.unused().to_vec();
     assert!(unused.iter().any(|name| name == "single_transformer_blocks.2.proj_mlp.weight"), "{unused:?}");
+    let mut warnings = Vec::new();
+    let mut listen = |event: Event| {
+        warnings.extend(match event {
+            Event::Warning(text) => Some(text),
+            _ => None,
+        });
+        Ok(())
+    };
+    disk.pipeline().generate(&small(), &mut listen).unwrap();
+    assert!(warnings.iter().any(|text| text.contains("transformer") && text.contains("unused")), "{warnings:?}");
 }
 
 #[test]
@@ -94,14 +105,11 @@ fn no_settings_at_all() {
     }
     disk.write("transformer/config.json", b"\xff");
     refused!(Io, disk.open(), "transformer/config.json");
-    // Sizes are then read off the weights, as far as they tell.
+    // Without one, what shapes do not tell would be a guess.
     for component in ["transformer", "text_encoder", "text_encoder_2", "vae"] {
         let disk = Disk::new();
         disk.remove(&format!("{component}/config.json"));
-        if let Err(error) = disk.open() {
-            show(&error);
-            assert!(matches!(error, Error::Mismatch { .. }), "{error:?}");
-        }
+        refused!(NotAModel, disk.open(), component, "no config.json");
     }
 }
 

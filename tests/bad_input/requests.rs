@@ -9,7 +9,7 @@ use pinhole::pipeline::{Event, Phase, Request};
 
 use crate::disk::{Disk, refused};
 
-fn small() -> Request {
+pub(crate) fn small() -> Request {
     Request {
         prompt: "a red circle".into(),
         width: Some(32),

@@ -220,14 +220,8 @@ impl Report {
 
     fn find_unused(&mut self, model: &FluxModel) {
         for component in &mut self.components {
-            let parts = model.parts();
-            let mut bounds =
-                parts.iter().filter(|(kind, _, _)| kind.name() == component.name).map(|(_, _, bound)| bound);
-            // The autoencoder's two halves each leave the other's weights: unused is what both leave.
-            let Some(first) = bounds.next() else { continue };
-            let rest: Vec<_> = bounds.collect();
-            let unused = first.unused().iter().filter(|name| rest.iter().all(|bound| bound.unused().contains(name)));
-            component.unused = unused.cloned().collect();
+            let kind = ComponentKind::ALL.into_iter().find(|kind| kind.name() == component.name);
+            component.unused = kind.iter().flat_map(|&kind| model.unused(kind)).map(str::to_owned).collect();
         }
     }
 }
