@@ -75,14 +75,27 @@ pub(super) fn assemble(base: Option<Source>, files: &Files) -> Result<Source> {
 /// The part `kind` of what lies at `path`: a file, a folder of a diffusers directory, or a whole model.
 fn given(path: &Path, kind: ComponentKind) -> Result<Given> {
     let metadata = std::fs::metadata(path).map_err(|source| Error::io("open", path, source))?;
-    if metadata.is_dir() && !diffusers::is_model(path) {
-        let component = diffusers::component(path)?;
-        require(&component, kind)?;
-        return Ok((component, beside(path, kind)?));
+    if !metadata.is_dir() {
+        return in_file(&WeightFile::open(path)?, kind);
     }
-    let mut source = Source::open(path)?;
-    let component = source.component(kind)?.clone();
-    Ok((component, source.tokenizer_of(kind).and_then(Option::take)))
+    if diffusers::is_model(path) {
+        let mut source = diffusers::open(path)?;
+        let component = source.component(kind)?.clone();
+        return Ok((component, source.tokenizer_of(kind).and_then(Option::take)));
+    }
+    let component = diffusers::component(path)?;
+    require(&component, kind)?;
+    Ok((component, beside(path, kind)?))
+}
+
+/// The part `kind` of `file`.
+fn in_file(file: &WeightFile, kind: ComponentKind) -> Result<Given> {
+    let carried = file.metadata.as_ref().map(|metadata| tokenizers::carried(metadata, kind)).transpose()?;
+    let tokenizer = match carried.flatten() {
+        None => beside(&file.path, kind)?,
+        carried => carried,
+    };
+    Ok((file.component(kind)?, tokenizer))
 }
 
 /// Refuses a folder whose weights are not those of a `kind`.
@@ -121,12 +134,8 @@ pub(super) fn open_file(file: &WeightFile) -> Result<Source> {
 /// Adds all parts that `file` has.
 fn add(source: &mut Source, file: &WeightFile) -> Result<()> {
     for kind in file.kinds() {
-        let carried = file.metadata.as_ref().map(|metadata| tokenizers::carried(metadata, kind)).transpose()?;
-        let tokenizer = match carried.flatten() {
-            None => beside(&file.path, kind)?,
-            carried => carried,
-        };
-        source.components.push((kind, file.component(kind)?));
+        let (component, tokenizer) = in_file(file, kind)?;
+        source.components.push((kind, component));
         if let Some(place) = source.tokenizer_of(kind) {
             *place = tokenizer;
         }
