@@ -5,6 +5,9 @@
 //! | [`ClipTokenizer`] | `tokenizer.json`, or `vocab.json` and `merges.txt` | start, text, end, padded to the model's length (77) |
 //! | [`T5Tokenizer`] | `tokenizer.json` | text, end, padded to a length that the request may choose (512) |
 //!
+//! Both are made of a `tokenizer.json`, which is also what a bundle carries. A loose file of weights has none beside it:
+//! for CLIP, [`openai_clip_tokenizer_json`] gives OpenAI's own, which is built in.
+//!
 //! diffusers' `FluxPipeline` calls both with `padding="max_length"` and `truncation=True`, and passes on no attention
 //! mask: the text encoders see the padding. The reference is transformers 5, which builds both kinds on the
 //! `tokenizers` library. Its version 4 had a slow CLIP tokenizer besides, which set Chinese characters apart by
@@ -15,11 +18,13 @@
 
 mod clip;
 mod config;
+mod openai_clip;
 mod t5;
 mod vocabulary;
 
 pub use clip::{ClipTokenizer, clip_tokenizer_json};
 pub use config::TokenizerConfig;
+pub use openai_clip::openai_clip_tokenizer_json;
 pub use t5::{MAX_SEQUENCE_LENGTH, T5Tokenizer};
 
 /// A prompt as a text encoder takes it.
@@ -47,7 +52,8 @@ impl Encoded {
     }
 }
 
-/// Ids against those that transformers gave (tests/goldens/tokens.json), for the tokenizers of the miniature.
+/// Ids against those that transformers gave: for the tokenizers of the miniature (tests/goldens/tokens.json), and for
+/// OpenAI's CLIP (clip_openai.json).
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -79,8 +85,8 @@ mod tests {
         T5Tokenizer::from_json(json, &config("t5"), Path::new("t5")).unwrap()
     }
 
-    fn recorded() -> Value {
-        let golden: Value = serde_json::from_str(&fs::read_to_string(goldens().join("tokens.json")).unwrap()).unwrap();
+    fn recorded(file: &str) -> Value {
+        let golden: Value = serde_json::from_str(&fs::read_to_string(goldens().join(file)).unwrap()).unwrap();
         assert_eq!(golden["format"], 1);
         assert!(golden["cases"].as_array().unwrap().len() > 40);
         golden
@@ -108,7 +114,10 @@ mod tests {
     }
 
     fn check_clip(tokenizer: &ClipTokenizer) {
-        let golden = recorded();
+        check_clip_against(&recorded("tokens.json"), tokenizer);
+    }
+
+    fn check_clip_against(golden: &Value, tokenizer: &ClipTokenizer) {
         assert_eq!(json!(tokenizer.length()), golden["clip"]["length"]);
         for case in golden["cases"].as_array().unwrap() {
             let prompt = prompt(case);
@@ -117,7 +126,10 @@ mod tests {
     }
 
     fn check_t5(tokenizer: &T5Tokenizer) {
-        let golden = recorded();
+        check_t5_against(&recorded("tokens.json"), tokenizer);
+    }
+
+    fn check_t5_against(golden: &Value, tokenizer: &T5Tokenizer) {
         let default = tokenizer.default_length();
         assert_eq!(json!(default), golden["t5"]["length"]);
         for case in golden["cases"].as_array().unwrap() {
@@ -144,6 +156,15 @@ mod tests {
     #[test]
     fn t5_equals_transformers() {
         check_t5(&t5(&text("t5", "tokenizer.json")));
+    }
+
+    #[test]
+    fn openais_clip_equals_transformers() {
+        let golden = recorded("clip_openai.json");
+        let json = openai_clip_tokenizer_json().unwrap();
+        let tokenizer = ClipTokenizer::from_json(&json, &TokenizerConfig::default(), Path::new("clip")).unwrap();
+        assert_eq!(json!(tokenizer.vocab_size()), golden["clip"]["tokens"]);
+        check_clip_against(&golden, &tokenizer);
     }
 
     #[test]
