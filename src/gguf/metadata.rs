@@ -24,7 +24,7 @@ impl Metadata {
     /// # Errors
     ///
     /// [`Error::Malformed`] where a key is empty, holds control characters or is there twice.
-    pub(super) fn new(path: &Path, entries: Vec<(String, Value)>) -> Result<Metadata> {
+    pub(crate) fn new(path: &Path, entries: Vec<(String, Value)>) -> Result<Metadata> {
         let mut by_key = HashMap::with_capacity(entries.len());
         for (position, (key, _)) in entries.iter().enumerate() {
             if key.is_empty() || key.contains(char::is_control) {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
+use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
 use super::config::{AddedToken, Special};
@@ -12,11 +13,11 @@ use crate::{Error, Result};
 
 /// The tokens that mark start and end (ids 49406 and 49407 in OpenAI's vocabulary). The end is also the unknown token
 /// and, in most models, the padding.
-const START: &str = "<|startoftext|>";
-const END: &str = "<|endoftext|>";
+pub(super) const START: &str = "<|startoftext|>";
+pub(super) const END: &str = "<|endoftext|>";
 
 /// How a BPE piece shows that a word ends with it.
-const WORD_END: &str = "</w>";
+pub(super) const WORD_END: &str = "</w>";
 
 /// Words, single digits and runs of other signs; spaces separate and vanish. From transformers' `CLIPTokenizer`.
 const WORDS: &str = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
@@ -122,13 +123,73 @@ fn text_or<'a>(token: &'a Option<Special>, default: &'a str) -> &'a str {
 pub fn clip_tokenizer_json(vocab: &str, merges: &str, config: &TokenizerConfig, origin: &Path) -> Result<String> {
     let vocab: HashMap<String, u32> = serde_json::from_str(vocab)
         .map_err(|error| Error::malformed(origin, "vocab.json", "tokens with their ids", error.to_string()))?;
-    let merges = read_merges(merges, origin)?;
-    let added = added_tokens(&vocab, config, origin)?;
+    let mut vocab = Tokens(vocab.into_iter().collect());
+    vocab.0.sort_by(|(token, id), (other, other_id)| id.cmp(other_id).then_with(|| token.cmp(other)));
+    tokenizer_json(&vocab, merges, config, origin)
+}
+
+/// Tokens with their ids, in the order in which they are written.
+pub(super) struct Tokens(pub(super) Vec<(String, u32)>);
+
+impl Tokens {
+    fn id(&self, token: &str) -> Option<u32> {
+        self.0.iter().find(|(known, _)| known == token).map(|&(_, id)| id)
+    }
+}
+
+impl Serialize for Tokens {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(token, id)| (token, id)))
+    }
+}
+
+/// The long part of a `tokenizer.json`, written straight away: as a tree of JSON values it would take several times as
+/// long.
+#[derive(Serialize)]
+struct Model<'a> {
+    r#type: &'a str,
+    dropout: Option<f32>,
+    unk_token: &'a str,
+    continuing_subword_prefix: &'a str,
+    end_of_word_suffix: &'a str,
+    fuse_unk: bool,
+    byte_fallback: bool,
+    vocab: &'a Tokens,
+    merges: Vec<(&'a str, &'a str)>,
+}
+
+#[derive(Serialize)]
+struct Tokenizer<'a> {
+    #[serde(flatten)]
+    rules: Value,
+    model: Model<'a>,
+}
+
+/// The same from ids that are read already.
+pub(super) fn tokenizer_json(vocab: &Tokens, merges: &str, config: &TokenizerConfig, origin: &Path) -> Result<String> {
+    let model = Model {
+        r#type: "BPE",
+        dropout: None,
+        unk_token: text_or(&config.unk_token, END),
+        continuing_subword_prefix: "",
+        end_of_word_suffix: WORD_END,
+        fuse_unk: false,
+        byte_fallback: false,
+        vocab,
+        merges: read_merges(merges, origin)?,
+    };
+    serde_json::to_string(&Tokenizer { rules: rules(vocab, config, origin)?, model })
+        .map_err(|error| Error::malformed(origin, "tokenizer", "what can be written as JSON", error.to_string()))
+}
+
+/// All but the model: how text is cleaned and split, which tokens are special.
+fn rules(vocab: &Tokens, config: &TokenizerConfig, origin: &Path) -> Result<Value> {
+    let added = added_tokens(vocab, config, origin)?;
     let mark = |token, default| {
         let text = text_or(token, default);
-        json!([text, vocab.get(text)])
+        json!([text, vocab.id(text)])
     };
-    let tokenizer = json!({
+    Ok(json!({
         "version": "1.0",
         "truncation": null,
         "padding": null,
@@ -147,12 +208,7 @@ pub fn clip_tokenizer_json(vocab: &str, merges: &str, config: &TokenizerConfig, 
             "trim_offsets": false, "add_prefix_space": false,
         },
         "decoder": { "type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true },
-        "model": {
-            "type": "BPE", "dropout": null, "unk_token": text_or(&config.unk_token, END), "continuing_subword_prefix": "",
-            "end_of_word_suffix": WORD_END, "fuse_unk": false, "byte_fallback": false, "vocab": vocab, "merges": merges,
-        },
-    });
-    Ok(tokenizer.to_string())
+    }))
 }
 
 /// `merges.txt`: a version line, then one pair a line, the most frequent first.
@@ -170,7 +226,7 @@ fn read_merges<'a>(text: &'a str, origin: &Path) -> Result<Vec<(&'a str, &'a str
 
 /// The tokens to look for before all else, by id: those that the configuration lists with their rules, then the named
 /// ones.
-fn added_tokens(vocab: &HashMap<String, u32>, config: &TokenizerConfig, origin: &Path) -> Result<Vec<Value>> {
+fn added_tokens(vocab: &Tokens, config: &TokenizerConfig, origin: &Path) -> Result<Vec<Value>> {
     let mut tokens = BTreeMap::new();
     for (id, token) in &config.added_tokens_decoder {
         let id: u32 = id
@@ -192,7 +248,7 @@ fn added_tokens(vocab: &HashMap<String, u32>, config: &TokenizerConfig, origin: 
             continue;
         }
         let missing = || Error::mismatch(origin, role, "a token of vocab.json", format!("`{}`", token.content));
-        let id = *vocab.get(&token.content).ok_or_else(missing)?;
+        let id = vocab.id(&token.content).ok_or_else(missing)?;
         tokens.insert(id, AddedToken { special: true, ..token });
     }
     Ok(tokens.into_iter().map(|(id, token)| added_token(id, &token)).collect())

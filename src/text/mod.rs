@@ -5,6 +5,10 @@
 //! | [`ClipTokenizer`] | `tokenizer.json`, or `vocab.json` and `merges.txt` | start, text, end, padded to the model's length (77) |
 //! | [`T5Tokenizer`] | `tokenizer.json` | text, end, padded to a length that the request may choose (512) |
 //!
+//! Both are made of a `tokenizer.json`, which is also what a bundle carries. A loose file of weights has none beside it:
+//! for T5, [`t5_tokenizer_json`] makes it from the metadata of a GGUF file ([`t5_gguf_metadata`] is the way back); for
+//! CLIP, [`openai_clip_tokenizer_json`] gives OpenAI's own, which is built in.
+//!
 //! diffusers' `FluxPipeline` calls both with `padding="max_length"` and `truncation=True`, and passes on no attention
 //! mask: the text encoders see the padding. The reference is transformers 5, which builds both kinds on the
 //! `tokenizers` library. Its version 4 had a slow CLIP tokenizer besides, which set Chinese characters apart by
@@ -15,12 +19,16 @@
 
 mod clip;
 mod config;
+mod openai_clip;
 mod t5;
+mod t5_gguf;
 mod vocabulary;
 
 pub use clip::{ClipTokenizer, clip_tokenizer_json};
 pub use config::TokenizerConfig;
+pub use openai_clip::openai_clip_tokenizer_json;
 pub use t5::{MAX_SEQUENCE_LENGTH, T5Tokenizer};
+pub use t5_gguf::{t5_gguf_metadata, t5_tokenizer_json};
 
 /// A prompt as a text encoder takes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,31 +55,8 @@ impl Encoded {
     }
 }
 
-/// OpenAI's tokenizer of CLIP.
-///
-/// # Errors
-/// Always, as yet.
-pub fn openai_clip_tokenizer_json() -> crate::Result<String> {
-    Err(crate::Error::graph("tokenizer", "the public vocabulary is not built in yet"))
-}
-
-/// The tokenizer of T5 in a GGUF's metadata.
-///
-/// # Errors
-/// None, as yet.
-pub fn t5_tokenizer_json(_: &crate::gguf::Metadata) -> crate::Result<Option<String>> {
-    Ok(None)
-}
-
-/// A tokenizer of T5 as a GGUF's metadata.
-///
-/// # Errors
-/// None, as yet.
-pub fn t5_gguf_metadata(_: &str, _: usize, _: &std::path::Path) -> crate::Result<Vec<(String, crate::gguf::Value)>> {
-    Ok(Vec::new())
-}
-
-/// Ids against those that transformers gave (tests/goldens/tokens.json), for the tokenizers of the miniature.
+/// Ids against those that transformers gave: for the tokenizers of the miniature (tests/goldens/tokens.json), for OpenAI's
+/// CLIP (clip_openai.json), and for a T5 in a GGUF file (t5_gguf.json).
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -82,6 +67,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::gguf::{Gguf, Metadata};
 
     fn goldens() -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens")
@@ -103,8 +89,8 @@ mod tests {
         T5Tokenizer::from_json(json, &config("t5"), Path::new("t5")).unwrap()
     }
 
-    fn recorded() -> Value {
-        let golden: Value = serde_json::from_str(&fs::read_to_string(goldens().join("tokens.json")).unwrap()).unwrap();
+    fn recorded(file: &str) -> Value {
+        let golden: Value = serde_json::from_str(&fs::read_to_string(goldens().join(file)).unwrap()).unwrap();
         assert_eq!(golden["format"], 1);
         assert!(golden["cases"].as_array().unwrap().len() > 40);
         golden
@@ -132,7 +118,10 @@ mod tests {
     }
 
     fn check_clip(tokenizer: &ClipTokenizer) {
-        let golden = recorded();
+        check_clip_against(&recorded("tokens.json"), tokenizer);
+    }
+
+    fn check_clip_against(golden: &Value, tokenizer: &ClipTokenizer) {
         assert_eq!(json!(tokenizer.length()), golden["clip"]["length"]);
         for case in golden["cases"].as_array().unwrap() {
             let prompt = prompt(case);
@@ -141,7 +130,10 @@ mod tests {
     }
 
     fn check_t5(tokenizer: &T5Tokenizer) {
-        let golden = recorded();
+        check_t5_against(&recorded("tokens.json"), tokenizer);
+    }
+
+    fn check_t5_against(golden: &Value, tokenizer: &T5Tokenizer) {
         let default = tokenizer.default_length();
         assert_eq!(json!(default), golden["t5"]["length"]);
         for case in golden["cases"].as_array().unwrap() {
@@ -168,6 +160,72 @@ mod tests {
     #[test]
     fn t5_equals_transformers() {
         check_t5(&t5(&text("t5", "tokenizer.json")));
+    }
+
+    #[test]
+    fn openais_clip_equals_transformers() {
+        let golden = recorded("clip_openai.json");
+        let json = openai_clip_tokenizer_json().unwrap();
+        let tokenizer = ClipTokenizer::from_json(&json, &TokenizerConfig::default(), Path::new("clip")).unwrap();
+        assert_eq!(json!(tokenizer.vocab_size()), golden["clip"]["tokens"]);
+        check_clip_against(&golden, &tokenizer);
+    }
+
+    fn t5_entries() -> Vec<(String, crate::gguf::Value)> {
+        let gguf = Gguf::open(&goldens().join("t5_gguf.gguf")).unwrap();
+        gguf.metadata.iter().map(|(key, value)| (key.to_owned(), value.clone())).collect()
+    }
+
+    fn t5_from(entries: Vec<(String, crate::gguf::Value)>, config: &TokenizerConfig) -> T5Tokenizer {
+        let metadata = Metadata::new(Path::new("t5.gguf"), entries).unwrap();
+        let json = t5_tokenizer_json(&metadata).unwrap().unwrap();
+        T5Tokenizer::from_json(&json, config, metadata.path()).unwrap()
+    }
+
+    #[test]
+    fn t5_of_a_gguf_file_equals_transformers() {
+        let golden = recorded("t5_gguf.json");
+        let tokenizer = t5_from(t5_entries(), &TokenizerConfig::default());
+        assert_eq!(json!(tokenizer.vocab_size()), golden["t5"]["tokens"]);
+        check_t5_against(&golden, &tokenizer);
+    }
+
+    /// Another writer's file becomes a tokenizer.json and the same file again, key for key.
+    #[test]
+    fn t5_of_a_gguf_file_comes_back() {
+        let entries = t5_entries();
+        let metadata = Metadata::new(Path::new("t5.gguf"), entries.clone()).unwrap();
+        let json = t5_tokenizer_json(&metadata).unwrap().unwrap();
+        let rows = metadata.strings("tokenizer.ggml.tokens").unwrap().unwrap().len();
+        let again = t5_gguf_metadata(&json, rows, Path::new("t5")).unwrap();
+        assert!(again.iter().all(|(key, _)| key.starts_with("tokenizer.ggml.")), "{:?}", again.last());
+        let again = Metadata::new(Path::new("again.gguf"), again).unwrap();
+        for (key, theirs) in metadata.iter().filter(|(key, _)| key.starts_with("tokenizer.")) {
+            let lists = ["tokens", "scores", "token_type"].iter().any(|list| key.ends_with(list));
+            assert!(lists || again.get(key) == Some(theirs), "{key}");
+        }
+        // Where their list has nothing, the hundred <extra_id_N> are now marks.
+        let tokens = |metadata: &Metadata| -> Vec<(String, f32, i64)> {
+            let texts = metadata.strings("tokenizer.ggml.tokens").unwrap().unwrap().iter();
+            let scores = metadata.floats("tokenizer.ggml.scores").unwrap().unwrap();
+            let types = metadata.integers("tokenizer.ggml.token_type").unwrap().unwrap();
+            texts.zip(scores).zip(types).map(|((text, &score), kind)| (text.to_owned(), score, kind)).collect()
+        };
+        let (ours, theirs) = (tokens(&again), tokens(&metadata));
+        assert_eq!(ours[..360], theirs[..360]);
+        assert_eq!((&ours[360], &ours[459]), (&("<extra_id_99>".into(), 0.0, 3), &("<extra_id_0>".into(), 0.0, 3)));
+        assert_eq!(ours[460..], theirs[460..]);
+        let again = again.iter().map(|(key, value)| (key.to_owned(), value.clone())).collect();
+        check_t5_against(&recorded("t5_gguf.json"), &t5_from(again, &TokenizerConfig::default()));
+    }
+
+    /// The miniature's normaliser is no map of characters, so the whole goes along.
+    #[test]
+    fn t5_survives_a_gguf_file() {
+        let json = text("t5", "tokenizer.json");
+        let entries = t5_gguf_metadata(&json, 160, Path::new("t5")).unwrap();
+        assert_eq!(entries.last().unwrap(), &("tokenizer.huggingface.json".to_owned(), json.into()));
+        check_t5(&t5_from(entries, &config("t5")));
     }
 
     #[test]

@@ -78,7 +78,9 @@ fn wrong_parts() {
     place.write("two/a.safetensors", &safetensors(&[("decoder.up.0.block.0.conv1.bias", &[1], &[1.0])]));
     place.write("two/b.safetensors", &safetensors(&[("vae.decoder.up.0.block.0.conv1.bias", &[1], &[1.0])]));
     let with = |name: &str, arguments: &[&str]| {
-        place.run(&[&["generate", "-p", "a red circle"], arguments].concat()).snapshot(&format!("generate_parts_{name}"));
+        place
+            .run(&[&["generate", "-p", "a red circle"], arguments].concat())
+            .snapshot(&format!("generate_parts_{name}"));
     };
     with("none", &[]);
     with("missing", &["--transformer", "no.gguf"]);
