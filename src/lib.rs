@@ -1,7 +1,7 @@
 //! Diffusion models through a 4 GB pinhole.
 //!
-//! pinhole reads image and video diffusion models from GGUF bundles and diffusers directories, maps them into memory and
-//! runs them through ggml. Data goes one way: file, map, index, bind, stages, executor, latents, autoencoder, picture.
+//! pinhole reads image and video diffusion models from GGUF bundles, diffusers directories and files of other tools, maps
+//! them into memory and runs them through ggml. Data goes one way: file, map, index, bind, stages, executor, latents, autoencoder, picture.
 //!
 //! Modules import only from those before them in this order: [`error`], [`tensor`], [`index`], [`gguf`] and
 //! [`safetensors`], [`ggml`], [`weights`], [`stage`], [`models`], [`bind`], [`sample`], [`text`], [`image`], [`source`],

@@ -7,7 +7,7 @@ use pinhole::ggml::{CancelFlag, Device};
 use pinhole::memory::{PeakMemory, Peaks};
 use pinhole::pipeline::flux::FluxPipeline;
 use pinhole::pipeline::{Event, Request};
-use pinhole::source::flux::FluxModel;
+use pinhole::source::flux::{FluxModel, Network};
 use pinhole::weights::Role;
 
 /// The limit for the miniature.
@@ -35,7 +35,7 @@ fn the_miniature_stays_small_and_its_matrices_in_the_file() {
 /// Bytes in the file of the matrices that stages use, the picture encoder's aside.
 fn matrix_bytes(model: &FluxModel) -> usize {
     let mut bytes = 0;
-    for (_, net, bound) in model.parts().into_iter().take(4) {
+    for Network { model: net, bound, .. } in model.networks().into_iter().take(4) {
         for &id in net.stages().iter().flat_map(|stage| &stage.weights) {
             let weight = net.manifest().get(id);
             if matches!(weight.role, Role::MatMul | Role::WideMatMul | Role::SensitiveMatMul) {

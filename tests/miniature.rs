@@ -19,7 +19,7 @@ use pinhole::ggml::{CancelFlag, Device};
 use pinhole::pipeline::flux::FluxPipeline;
 use pinhole::pipeline::{Event, Generated, Request};
 use pinhole::sample::randn;
-use pinhole::source::flux::FluxModel;
+use pinhole::source::flux::{FluxModel, Network};
 use pinhole::source::{ComponentKind, Source, Text};
 use pinhole_quant::metrics;
 use pinhole_quant::recipe::FileType;
@@ -91,7 +91,7 @@ fn assert_none(missed: &[String]) {
 fn bundle(source: &Source, types: impl Into<Types>, dir: &TempDir, name: &str) -> Source {
     let path = dir.path().join(name);
     let model = FluxModel::open(source).unwrap();
-    let plan = convert::plan(source, &model, types).unwrap();
+    let plan = convert::plan(source, &model.networks(), types).unwrap();
     plan.write(&path, false, &mut |_| Ok(())).unwrap();
     assert_eq!(fs::metadata(&path).unwrap().len(), plan.total_bytes, "{name}: not as large as planned");
     Source::open(&path).unwrap()
@@ -197,7 +197,8 @@ fn rows_read_in_any_order_are_those_of_the_whole() {
     let (source, dir) = (builtin::mini().unwrap(), tempfile::tempdir().unwrap());
     let exact = bundle(&source, FileType::F32, &dir, "exact.gguf");
     let (stored, exact) = (FluxModel::open(&source).unwrap(), FluxModel::open(&exact).unwrap());
-    for ((_, model, bound), (_, _, exact)) in stored.parts().into_iter().zip(exact.parts()) {
+    for (Network { model, bound, .. }, exact) in stored.networks().into_iter().zip(exact.networks()) {
+        let exact = exact.bound;
         let weights: Vec<_> = model.manifest().iter().collect();
         for (id, weight) in scattered(weights.len()).map(|i| weights[i]) {
             let (name, row) = (&weight.name, weight.shape.row());

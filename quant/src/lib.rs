@@ -7,6 +7,7 @@ pub mod fp8;
 pub mod gguf;
 pub mod metrics;
 pub mod output;
+pub mod pattern;
 pub mod recipe;
 pub mod rows;
 

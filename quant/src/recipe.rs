@@ -8,6 +8,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::DType;
+use crate::pattern::TensorPattern;
 
 /// What users ask for with `--type`: the format of most matrices, and for the K-quants a mix around it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -139,7 +140,9 @@ pub enum Role {
 /// A weight, as a recipe sees it.
 #[derive(Clone, Copy, Debug)]
 pub struct Weight<'a> {
-    /// Its name, with or without a component's prefix.
+    /// What stands before its name in a bundle: `dit.`.
+    pub prefix: &'a str,
+    /// Its name, without that.
     pub name: &'a str,
     /// What it is to its model.
     pub role: Role,
@@ -277,12 +280,13 @@ const MIXES: &[Mix] = &[
     Mix::new("wan", FileType::Q4_K_S, ALL, ".ffn.2.weight", DType::Q5_K),
 ];
 
-/// The recipe for one file: [`choose`] and the mix of the file's type and architecture.
+/// The recipe for one file: [`choose`], the mix of the file's type and architecture, and patterns that overrule both.
 #[derive(Debug)]
 pub struct Recipe {
     file_type: FileType,
     /// The lines of the mix that apply, each with how many weights it still takes.
     mixes: Vec<(&'static Mix, usize)>,
+    patterns: Vec<TensorPattern>,
 }
 
 impl Recipe {
@@ -290,7 +294,15 @@ impl Recipe {
     /// architecture that has no mix is no error.
     pub fn new(file_type: FileType, architecture: &str) -> Recipe {
         let applies = |mix: &&Mix| mix.architecture == architecture && mix.file_type == file_type;
-        Recipe { file_type, mixes: MIXES.iter().filter(applies).map(|mix| (mix, mix.first)).collect() }
+        let mixes = MIXES.iter().filter(applies).map(|mix| (mix, mix.first)).collect();
+        Recipe { file_type, mixes, patterns: Vec::new() }
+    }
+
+    /// The same with `patterns`, of which the last that matches a weight decides its format. They reach matrices, those that
+    /// are kept unquantized otherwise included; and the kernels of convolutions, but with formats that are not quantized.
+    #[must_use]
+    pub fn with_patterns(self, patterns: Vec<TensorPattern>) -> Recipe {
+        Recipe { patterns, ..self }
     }
 
     /// The type that the recipe is for.
@@ -300,8 +312,11 @@ impl Recipe {
 
     /// The format of the next weight. Some mixes count, so the weights of a file are asked for once each, in the file's order.
     pub fn choose(&mut self, weight: &Weight) -> Choice {
-        let matrix = self.mixed(weight.name).unwrap_or(self.file_type.dtype());
-        choose_as(matrix, weight)
+        let mixed = self.mixed(weight.name);
+        match self.patterns.iter().rfind(|pattern| reaches(pattern, weight)) {
+            Some(pattern) => choose_as(pattern.dtype(), &Weight { role: asked_for(weight.role), ..*weight }),
+            None => choose_as(mixed.unwrap_or(self.file_type.dtype()), weight),
+        }
     }
 
     fn mixed(&mut self, name: &str) -> Option<DType> {
@@ -309,6 +324,21 @@ impl Recipe {
         *left -= 1;
         Some(mix.dtype)
     }
+}
+
+/// Whether `pattern` decides the format of `weight`: it matches the name, and asks for a format that such a weight can have.
+pub fn reaches(pattern: &TensorPattern, weight: &Weight) -> bool {
+    let possible = match weight.role {
+        Role::Vector => false,
+        Role::ConvKernel => !pattern.dtype().is_quantized(),
+        Role::MatMul | Role::WideMatMul | Role::SensitiveMatMul | Role::Embedding => true,
+    };
+    possible && weight.elements > SMALL && pattern.matches(weight.prefix, weight.name)
+}
+
+/// Whoever names a sensitive matrix wants it in the format that was named.
+fn asked_for(role: Role) -> Role {
+    if role == Role::SensitiveMatMul { Role::MatMul } else { role }
 }
 
 #[cfg(test)]
@@ -351,7 +381,7 @@ mod tests {
     }
 
     fn weight(name: &str, role: Role, row_len: usize, elements: usize, source: DType) -> Weight<'_> {
-        Weight { name, role, row_len, elements, source }
+        Weight { prefix: "x.", name, role, row_len, elements, source }
     }
 
     /// The weights of a FLUX-like bundle: name, role, numbers in a row, numbers in all.
@@ -407,6 +437,26 @@ mod tests {
         for (file_type, source, expected) in golden {
             assert_eq!(formats(file_type, source), expected, "{file_type} from {source}");
         }
+    }
+
+    #[test]
+    fn patterns_overrule_types_and_mixes() {
+        let patterns = ["dit.*=q6_k", "*.img_mlp.0=q5_0", "vae.*=f32", "vae.*=q8_0", "*=q4_k_s", "dit.img_in=q8_0"];
+        let patterns = |range: std::ops::Range<usize>| -> Vec<TensorPattern> {
+            patterns[range].iter().filter_map(|text| text.parse().ok()).collect()
+        };
+        let formats = |patterns: Vec<TensorPattern>| {
+            let mut recipe = Recipe::new(FileType::Q4_K_M, "flux").with_patterns(patterns);
+            let format = |(name, role, row_len, elements): &(&str, Role, usize, usize)| {
+                recipe.choose(&weight(name, *role, *row_len, *elements, DType::BF16)).dtype.name()
+            };
+            WEIGHTS.iter().map(format).collect::<Vec<_>>().join(" ")
+        };
+        // Rows of 64 and 96 do not fit blocks of 256, and biases, small tensors and kernels are not quantized.
+        assert_eq!(formats(patterns(0..4)), "f16 q6_k f32 q5_0 f16 f32 q4_k q4_k bf16 f32");
+        // The last one decides.
+        assert_eq!(formats(patterns(0..5)), "f16 q4_k f32 q4_k f16 f32 q4_k q4_k bf16 f32");
+        assert_eq!(formats(patterns(5..6)), "q8_0 q5_k f32 q4_k f16 f32 q4_k q4_k bf16 bf16");
     }
 
     #[test]

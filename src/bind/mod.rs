@@ -4,6 +4,7 @@
 //! one tensor as it is, three for a fused `qkv`, two swapped halves. Nothing is read while binding.
 
 pub mod alias;
+mod scale;
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -28,6 +29,8 @@ pub struct Piece {
     tensor: FileTensor,
     /// Which numbers of the tensor, counted from its first.
     numbers: Range<usize>,
+    /// What they are multiplied by; 1 but for 8-bit floats.
+    scale: f32,
 }
 
 impl Piece {
@@ -76,7 +79,11 @@ impl Piece {
     /// # Errors
     /// [`Error::Mismatch`] for a storage that holds no weights.
     pub fn read_f32(&self, out: &mut [f32]) -> Result<()> {
-        read_f32(self.storage(), self.bytes(), out).map_err(|found| self.unreadable(found))
+        read_f32(self.storage(), self.bytes(), out).map_err(|found| self.unreadable(found))?;
+        if self.scale != 1.0 {
+            out.iter_mut().for_each(|number| *number *= self.scale);
+        }
+        Ok(())
     }
 
     fn unreadable(&self, found: String) -> Error {
@@ -117,8 +124,13 @@ impl Bound {
         for (_, weight) in manifest.iter() {
             match resolve(index, prefix, aliases(&weight.name)) {
                 Some(found) => {
-                    let found = fit(weight, found, origin)?;
-                    used.extend(found.iter().map(|piece| piece.name.clone()));
+                    let mut found = fit(weight, found, origin)?;
+                    for piece in &mut found {
+                        let scale = scale::of(index, &piece.name, &piece.tensor, origin)?;
+                        piece.scale = scale.factor;
+                        used.insert(piece.name.clone());
+                        used.extend(scale.beside);
+                    }
                     pieces.push(found);
                 }
                 None => missing.push(weight.name.as_str()),
@@ -296,7 +308,7 @@ fn fit(weight: &Weight, found: Vec<Found<'_>>, origin: &Path) -> Result<Vec<Piec
         if !same || !whole_blocks {
             return Err(wrong());
         }
-        pieces.push(Piece { name, tensor: tensor.clone(), numbers });
+        pieces.push(Piece { name, tensor: tensor.clone(), numbers, scale: 1.0 });
     }
     if pieces.iter().map(Piece::len).sum::<usize>() != expected.elements() {
         return Err(wrong());

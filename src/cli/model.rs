@@ -1,16 +1,71 @@
-//! Which model an argument means.
+//! Which model the arguments mean.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use pinhole::source::Source;
-use pinhole::{Result, builtin};
+use pinhole::source::{Files, Source};
+use pinhole::{Error, Result, builtin};
+
+/// The options that give a model's parts one by one.
+#[derive(clap::Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Parts of a model")]
+pub(super) struct PartArgs {
+    /// The transformer: GGUF or safetensors, with original or diffusers names
+    #[arg(long, value_name = "FILE")]
+    transformer: Option<PathBuf>,
+    /// The CLIP text encoder
+    #[arg(long, value_name = "FILE")]
+    text_encoder: Option<PathBuf>,
+    /// The T5 text encoder
+    #[arg(long, value_name = "FILE")]
+    text_encoder_2: Option<PathBuf>,
+    /// The autoencoder
+    #[arg(long, value_name = "FILE")]
+    vae: Option<PathBuf>,
+    /// CLIP's tokenizer: a tokenizer.json or a folder with one [default: the model's, or OpenAI's]
+    #[arg(long, value_name = "FILE|DIR")]
+    tokenizer: Option<PathBuf>,
+    /// T5's tokenizer: a tokenizer.json, a folder with one, or a GGUF of T5 [default: the model's, or the text encoder's]
+    #[arg(long, value_name = "FILE|DIR")]
+    tokenizer_2: Option<PathBuf>,
+}
+
+impl PartArgs {
+    /// Opens the model `base` with these parts in the place of its own; without a base, these parts. `option` is how a
+    /// base is given.
+    ///
+    /// # Errors
+    /// [`Error::Option`] where neither is given, those of [`Source::open`] and [`Source::assemble`].
+    pub(super) fn open(&self, base: Option<&Path>, option: &'static str) -> Result<Source> {
+        let files = self.files();
+        match base {
+            Some(base) if files.is_empty() => open(base),
+            None if files.is_empty() => {
+                let error = Error::option(option, "a model, or its parts", "neither");
+                Err(error.with_hint("parts are given with --transformer, --text-encoder, --text-encoder-2 and --vae"))
+            }
+            base => Source::assemble(base.map(open).transpose()?, &files),
+        }
+    }
+
+    /// What to call the model, for people: the base, or else the transformer or another part.
+    pub(super) fn name<'a>(&'a self, base: Option<&'a Path>) -> &'a Path {
+        let parts = [&self.transformer, &self.text_encoder, &self.text_encoder_2, &self.vae];
+        let parts = parts.into_iter().filter_map(Option::as_deref);
+        base.into_iter().chain(parts).next().unwrap_or(Path::new(""))
+    }
+
+    fn files(&self) -> Files {
+        let PartArgs { transformer, text_encoder, text_encoder_2, vae, tokenizer, tokenizer_2 } = self.clone();
+        Files { transformer, text_encoder, text_encoder_2, vae, tokenizer, tokenizer_2 }
+    }
+}
 
 /// Whether `name` means the model inside the program. A file or folder of that name is `./mini`.
 pub(super) fn is_built_in(name: &Path) -> bool {
     name.as_os_str() == builtin::MINI_NAME
 }
 
-/// Opens the bundle or diffusers directory `name`, or the model inside the program.
+/// Opens what lies at `name`, or the model inside the program.
 ///
 /// # Errors
 /// Those of [`Source::open`].

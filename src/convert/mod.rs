@@ -1,38 +1,71 @@
-//! From a model on disk to one GGUF bundle.
+//! From a model on disk to GGUF: one bundle, or one component by itself.
 //!
 //! A [`Plan`] names every tensor of the output with its format and size before anything is written; [`Plan::write`]
 //! then takes one piece of one tensor after the other through memory, so that a model of any size converts in a few
 //! dozen megabytes. Tensors are written in stage order: a stage is one contiguous read.
 
+mod metadata;
+mod requantize;
 mod types;
 mod write;
 
 use std::path::PathBuf;
 
 use pinhole_quant::DType;
-use pinhole_quant::gguf::{Array, Layout, Strings, TensorSpec, Value, WriteError};
-use pinhole_quant::recipe::{self, Fallback, FileType, Recipe};
+use pinhole_quant::gguf::{Layout, TensorSpec, WriteError};
+use pinhole_quant::pattern::TensorPattern;
+use pinhole_quant::recipe::{self, Fallback, Recipe};
 
 use crate::bind::Bound;
-use crate::source::flux::FluxModel;
-use crate::source::{ComponentKind, Source, Text, keys};
+use crate::source::flux::{self, Network};
+use crate::source::{ComponentKind, Source};
 use crate::tensor::Shape;
-use crate::weights::WeightId;
+use crate::weights::{Weight, WeightId};
 use crate::{Error, Result};
 
+pub use requantize::Requantized;
 pub use types::Types;
 pub use write::Progress;
 
 /// What tensors' offsets in a bundle are multiples of, in bytes: a page.
-const ALIGNMENT: u32 = 4096;
+const BUNDLE_ALIGNMENT: u32 = 4096;
 
-/// ggml's version of its quantized formats (`GGML_QNT_VERSION`).
-const QUANTIZATION_VERSION: u32 = 2;
+/// The same in the file of a component by itself, as everybody's.
+const COMPONENT_ALIGNMENT: u32 = 32;
+
+/// What is made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Target {
+    /// A bundle: every component, configurations, tokenizers, schedule and defaults.
+    #[default]
+    Bundle,
+    /// One component under the names that other tools know: the transformer or T5.
+    Component(ComponentKind),
+}
+
+/// How a model is converted.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The type of every component.
+    pub types: Types,
+    /// Formats of single tensors; the last pattern that matches one decides.
+    pub patterns: Vec<TensorPattern>,
+    /// What is made.
+    pub target: Target,
+    /// Whether weights that are quantized in the source to less than 8 bits may be quantized again.
+    pub allow_requantize: bool,
+}
+
+impl<T: Into<Types>> From<T> for Options {
+    fn from(types: T) -> Options {
+        Options { types: types.into(), patterns: Vec::new(), target: Target::Bundle, allow_requantize: false }
+    }
+}
 
 /// A tensor of the output.
 #[derive(Clone, Debug)]
 pub struct PlannedTensor {
-    /// Its name in the bundle.
+    /// Its name in the output.
     pub name: String,
     /// Its extents, in ggml order.
     pub shape: Shape,
@@ -52,47 +85,85 @@ pub struct Plan<'a> {
     pub tensors: Vec<PlannedTensor>,
     /// The size of the output, to the byte.
     pub total_bytes: u64,
+    /// What is quantized from less than 8 bits, where that is allowed.
+    pub requantized: Vec<Requantized>,
+    /// Tensors of the source that no such model has, and that are left out: some that others write for their own use, or a
+    /// sign that the source is something else.
+    pub left_out: Vec<&'a str>,
     layout: Layout,
     weights: Vec<(&'a Bound, WeightId)>,
-    source: PathBuf,
+    /// The source, and every file with weights of its.
+    sources: Vec<PathBuf>,
 }
 
-/// Plans the bundle of `model`, which is `source`'s, in `types`.
+/// Plans the conversion of `networks`, which are `source`'s.
 ///
 /// # Errors
-/// [`Error::Mismatch`] where the source has a name or a text that no GGUF can hold.
-pub fn plan<'a>(source: &Source, model: &'a FluxModel, types: impl Into<Types>) -> Result<Plan<'a>> {
-    let types = types.into();
+/// [`Error::Option`] for a pattern that no matrix matches, or a component that has no file of its own;
+/// [`Error::Mismatch`] where the source has a name or a text that no GGUF can hold, or is quantized to less than 8 bits
+/// and may not be quantized again.
+pub fn plan<'a>(source: &Source, networks: &[Network<'a>], options: impl Into<Options>) -> Result<Plan<'a>> {
+    let options = options.into();
     let (mut tensors, mut weights) = (Vec::new(), Vec::new());
-    let mut recipes = ComponentKind::ALL.map(|kind| (kind, Recipe::new(types.of(kind), "flux")));
-    for (kind, net, bound) in model.parts() {
-        let recipe = recipes.iter_mut().find(|(other, _)| *other == kind).map(|(_, recipe)| recipe);
-        let recipe = recipe.ok_or_else(|| Error::graph("convert", format!("no recipe for {}", kind.name())))?;
-        for (id, weight) in net.manifest().iter() {
-            let stored = bound.dtype(id);
-            let choice = recipe.choose(&recipe::Weight {
-                name: &weight.name,
-                role: weight.role,
-                row_len: weight.shape.row(),
-                elements: weight.shape.elements(),
-                source: stored,
-            });
+    let mut recipes = ComponentKind::ALL.map(|kind| {
+        let recipe = Recipe::new(options.types.of(kind), &source.architecture);
+        (kind, recipe.with_patterns(options.patterns.clone()))
+    });
+    let mut unmatched = options.patterns.clone();
+    for network in networks {
+        let recipe = recipes.iter_mut().find(|(kind, _)| *kind == network.kind).map(|(_, recipe)| recipe);
+        let recipe = recipe.ok_or_else(|| Error::graph("convert", format!("no recipe for {}", network.kind.name())))?;
+        for (id, weight) in network.model.manifest().iter() {
+            let seen = seen(network, id, weight);
+            unmatched.retain(|pattern| !recipe::reaches(pattern, &seen));
+            let choice = recipe.choose(&seen);
             let bytes = weight.shape.bytes(choice.dtype).ok_or_else(|| impossible(&weight.name, source))?;
             tensors.push(PlannedTensor {
-                name: format!("{}{}", kind.prefix(), weight.name),
+                name: name(options.target, network.kind, weight),
                 shape: weight.shape,
-                from: formats(bound, id),
+                from: formats(network.bound, id),
                 to: choice.dtype,
                 bytes: bytes as u64,
                 fallback: choice.fallback,
             });
-            weights.push((bound, id));
+            weights.push((network.bound, id));
         }
     }
+    if let Some(pattern) = unmatched.first() {
+        return Err(no_match(pattern, &tensors));
+    }
+    let requantized = requantize::check(&tensors, &weights, options.allow_requantize, &source.path)?;
+    let (metadata, alignment) = match options.target {
+        Target::Bundle => (metadata::bundle(source, networks, options.types.transformer()), BUNDLE_ALIGNMENT),
+        Target::Component(kind) => {
+            (metadata::component(source, networks, kind, options.types.of(kind))?, COMPONENT_ALIGNMENT)
+        }
+    };
     let specs: Vec<TensorSpec> = tensors.iter().map(spec).collect();
-    let layout = Layout::new(&metadata(source, types.transformer()), &specs, ALIGNMENT);
-    let layout = layout.map_err(|error| invalid(source, &error))?;
-    Ok(Plan { total_bytes: layout.total_bytes(), layout, tensors, weights, source: source.path.clone() })
+    let layout = Layout::new(&metadata, &specs, alignment).map_err(|error| invalid(source, &error))?;
+    let left_out = ComponentKind::ALL.into_iter().flat_map(|kind| flux::unused(networks, kind)).collect();
+    let sources = sources(source);
+    Ok(Plan { total_bytes: layout.total_bytes(), layout, tensors, requantized, left_out, weights, sources })
+}
+
+/// `weight`, as a recipe sees it.
+fn seen<'a>(network: &Network<'_>, id: WeightId, weight: &'a Weight) -> recipe::Weight<'a> {
+    recipe::Weight {
+        prefix: network.kind.prefix(),
+        name: &weight.name,
+        role: weight.role,
+        row_len: weight.shape.row(),
+        elements: weight.shape.elements(),
+        source: network.bound.dtype(id),
+    }
+}
+
+/// Its name in the output: in a component's own file, that of other tools, which is the canonical one.
+fn name(target: Target, kind: ComponentKind, weight: &Weight) -> String {
+    match target {
+        Target::Bundle => format!("{}{}", kind.prefix(), weight.name),
+        Target::Component(_) => weight.name.clone(),
+    }
 }
 
 /// The formats of a weight's pieces, each named once.
@@ -107,44 +178,16 @@ fn spec(tensor: &PlannedTensor) -> TensorSpec {
     TensorSpec { name: tensor.name.clone(), dims, dtype: tensor.to }
 }
 
-fn metadata(source: &Source, file_type: FileType) -> Vec<(String, Value)> {
-    let mut names = Strings::with_capacity(ComponentKind::ALL.len());
-    source.components().for_each(|(kind, _)| names.push(kind.name()));
-    let mut metadata: Vec<(String, Value)> = vec![
-        (keys::ARCHITECTURE.into(), source.architecture.as_str().into()),
-        (keys::QUANTIZATION_VERSION.into(), QUANTIZATION_VERSION.into()),
-        (keys::FILE_TYPE.into(), file_type.number().into()),
-        (keys::VERSION.into(), crate::source::VERSION.into()),
-        (keys::COMPONENTS.into(), Value::Array(Array::String(names))),
-    ];
-    if let Some(name) = source.path.file_stem() {
-        metadata.push((keys::NAME.into(), name.to_string_lossy().into_owned().into()));
-    }
-    let mut text = |key: String, text: Option<&Text>| {
-        metadata.extend(text.map(|text| (key, text.text.as_str().into())));
-    };
-    for (kind, component) in source.components() {
-        text(keys::component_config(kind.name()), component.config.as_ref().map(without_paths).as_ref());
-    }
-    for (name, files) in [("tokenizer", &source.tokenizer), ("tokenizer_2", &source.tokenizer_2)] {
-        text(keys::tokenizer(name), files.as_ref().map(|files| &files.tokenizer));
-        text(keys::tokenizer_config(name), files.as_ref().and_then(|files| files.config.as_ref()));
-    }
-    text(keys::SCHEDULER.into(), source.scheduler.as_ref());
-    text(keys::DEFAULTS.into(), source.defaults.as_ref());
-    metadata
+fn sources(source: &Source) -> Vec<PathBuf> {
+    let maps = source.components().flat_map(|(_, component)| component.index.maps());
+    std::iter::once(source.path.clone()).chain(maps.map(|map| map.path().to_owned())).collect()
 }
 
-/// A configuration without the path of the machine that saved it, which diffusers writes down.
-fn without_paths(config: &Text) -> Text {
-    let mut config = config.clone();
-    // What is not an object was refused when the model was opened.
-    if let Ok(mut settings) = serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&config.text)
-        && settings.remove("_name_or_path").is_some()
-    {
-        config.text = serde_json::Value::Object(settings).to_string();
-    }
-    config
+fn no_match(pattern: &TensorPattern, tensors: &[PlannedTensor]) -> Error {
+    let matrices = tensors.iter().filter(|tensor| tensor.shape.rank() > 1).map(|tensor| tensor.name.as_str());
+    let some: Vec<&str> = matrices.step_by(7).take(3).collect();
+    let error = Error::option("--tensor", "a pattern of names of matrices", format!("`{pattern}`, which none has"));
+    error.with_hint(format!("names are {}, ...: --dry-run lists them all", some.join(", ")))
 }
 
 fn impossible(name: &str, source: &Source) -> Error {
@@ -152,5 +195,5 @@ fn impossible(name: &str, source: &Source) -> Error {
 }
 
 fn invalid(source: &Source, error: &WriteError) -> Error {
-    Error::mismatch(&source.path, "bundle", "names and texts that GGUF can hold", error.to_string())
+    Error::mismatch(&source.path, "output", "names and texts that GGUF can hold", error.to_string())
 }

@@ -59,9 +59,10 @@ impl Plan<'_> {
 
     /// A source must not be written over while it is read: neither a bundle nor a file of a directory, bundles in it aside.
     fn refuse_source(&self, output: &Path) -> Result<()> {
-        let (Ok(output), Ok(source)) = (output.canonicalize(), self.source.canonicalize()) else { return Ok(()) };
+        let Ok(output) = output.canonicalize() else { return Ok(()) };
         let is_bundle = output.extension().is_some_and(|extension| extension == "gguf");
-        if output.is_file() && (output == source || (output.starts_with(&source) && !is_bundle)) {
+        let mut sources = self.sources.iter().filter_map(|source| source.canonicalize().ok());
+        if output.is_file() && sources.any(|source| output == source || (output.starts_with(&source) && !is_bundle)) {
             let found = format!("{}, which is part of the source", output.display());
             return Err(Error::option("--output", "another file than the source", found));
         }

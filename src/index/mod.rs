@@ -76,7 +76,7 @@ impl Index {
     }
 
     /// All tensors with their names, in file order.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &FileTensor)> {
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &FileTensor)> + Clone {
         self.tensors.iter().map(|(name, tensor)| (name.as_ref(), tensor))
     }
 

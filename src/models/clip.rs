@@ -16,7 +16,7 @@
 use std::path::Path;
 
 use pinhole_quant::DType;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::config::{self, MOST_LAYERS, MOST_WIDTH, Shapes};
 use super::layers::{Activation, LayerNorm, Linear, attention_with_bias, join_heads, split_heads};
@@ -27,7 +27,7 @@ use crate::tensor::Shape;
 use crate::weights::{Role, Scope, WeightId};
 
 /// The settings of a text encoder, by their names in transformers' `config.json` and with its defaults.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default)]
 pub struct Config {
     /// How many tokens have an embedding.

@@ -22,7 +22,7 @@
 use std::path::Path;
 
 use pinhole_quant::DType;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::config;
 use super::layers::{Linear, RmsNorm, join_heads, rotary_tables, rotate_pairs};
@@ -42,7 +42,7 @@ const EPS: f32 = 1e-6;
 const THETA: f64 = 10000.0;
 
 /// Hyperparameters, named as in diffusers' `config.json`.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default)]
 pub struct Config {
     /// Channels of an image token: latent channels times the patch's 4 pixels.

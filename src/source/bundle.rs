@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{Component, ComponentKind, Layout, Source, Text, TokenizerFiles, list};
-use crate::gguf::{Gguf, Metadata};
-use crate::index::{Index, Map};
+use super::weight_file::WeightFile;
+use super::{Component, ComponentKind, Layout, Source, Text, TokenizerFiles};
+use crate::gguf::Metadata;
 use crate::{Error, Result};
 
 /// The metadata keys of a bundle: written by the converter, read here.
@@ -46,28 +46,23 @@ pub mod keys {
 /// The layout that this version writes, and the newest that it reads.
 pub(crate) const VERSION: u32 = 1;
 
-pub(super) fn open(map: Arc<Map>) -> Result<Source> {
-    if !map.bytes().starts_with(b"GGUF") {
-        return Err(not_gguf(&map));
-    }
-    let gguf = Gguf::from_map(map)?;
-    let metadata = &gguf.metadata;
-    let path = metadata.path().to_owned();
+pub(super) fn open(file: WeightFile) -> Result<Source> {
+    let WeightFile { path, index, metadata, .. } = file;
+    let metadata =
+        &metadata.ok_or_else(|| Error::mismatch(&path, keys::VERSION, "a GGUF", "a file without metadata"))?;
     let architecture = metadata.string(keys::ARCHITECTURE)?.unwrap_or("").to_owned();
-    let Some(version) = metadata.u32(keys::VERSION)? else { return Err(foreign(&path, &architecture, &gguf.index)) };
+    let version = metadata.u32(keys::VERSION)?.unwrap_or(0);
     if version > VERSION {
         return Err(Error::mismatch(&path, keys::VERSION, format!("at most {VERSION}"), version.to_string())
             .with_hint("this bundle was written by a newer pinhole"));
     }
-    let index = Arc::new(gguf.index);
     let names = metadata.strings(keys::COMPONENTS)?;
     let mut components = Vec::new();
     for kind in ComponentKind::ALL {
         if names.is_some_and(|names| names.iter().any(|name| name == kind.name())) {
             let config = text(metadata, &keys::component_config(kind.name()), &path)?;
-            let component =
-                Component { index: Arc::clone(&index), prefix: kind.prefix(), config, origin: path.clone() };
-            components.push((kind, component));
+            let (index, prefix) = (Arc::clone(&index), kind.prefix().to_owned());
+            components.push((kind, Component { index, prefix, layout: Layout::Bundle, config, origin: path.clone() }));
         }
     }
     Ok(Source {
@@ -89,29 +84,4 @@ fn text(metadata: &Metadata, key: &str, path: &Path) -> Result<Option<Text>> {
 fn tokenizer(metadata: &Metadata, name: &str, path: &Path) -> Result<Option<TokenizerFiles>> {
     let Some(tokenizer) = text(metadata, &keys::tokenizer(name), path)? else { return Ok(None) };
     Ok(Some(TokenizerFiles { tokenizer, config: text(metadata, &keys::tokenizer_config(name), path)? }))
-}
-
-/// What to say of a GGUF that is no bundle.
-fn foreign(path: &Path, architecture: &str, index: &Index) -> Error {
-    let what = if architecture.is_empty() { "of no named architecture".into() } else { format!("of `{architecture}`") };
-    let names: Vec<&str> = index.iter().map(|(name, _)| name).take(3).collect();
-    Error::NotAModel {
-        path: path.to_owned(),
-        found: format!("a GGUF {what} with {} tensors ({}, ...) that is no pinhole bundle", index.len(), list(&names)),
-        hint: Some("make a bundle of a diffusers directory with `pinhole convert DIR -o MODEL.gguf`".into()),
-    }
-}
-
-fn not_gguf(map: &Map) -> Error {
-    let found = match map.bytes() {
-        [] => "an empty file",
-        [b'P', b'K', ..] => "a zip archive or a Python pickle",
-        [_, _, _, _, _, _, _, _, b'{', ..] => "a safetensors file, one part of a model",
-        _ => "a file of an unknown kind",
-    };
-    Error::NotAModel {
-        path: map.path().to_owned(),
-        found: found.into(),
-        hint: Some("give a pinhole bundle (.gguf) or a diffusers directory (with model_index.json)".into()),
-    }
 }

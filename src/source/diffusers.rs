@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::{Component, ComponentKind, Layout, Source, Text, TokenizerFiles, list};
+use super::{Component, ComponentKind, FLUX, Layout, Source, Text, TokenizerFiles, list};
 use crate::text::{TokenizerConfig, clip_tokenizer_json};
 use crate::{Error, Result, safetensors};
 
@@ -19,9 +19,16 @@ const MOST_BYTES: u64 = 64 << 20;
 /// Pipelines of FLUX's text-to-image kind, by their class names.
 const FLUX_PIPELINES: [&str; 1] = ["FluxPipeline"];
 
+/// What lies at the top of such a directory.
+const MODEL_INDEX: &str = "model_index.json";
+
+/// Whether the directory `path` is one.
+pub(super) fn is_model(path: &Path) -> bool {
+    path.join(MODEL_INDEX).exists()
+}
+
 pub(super) fn open(path: &Path) -> Result<Source> {
-    let model_index = path.join("model_index.json");
-    let Some(text) = read(&model_index)? else { return Err(no_model(path)) };
+    let Some(text) = read(&path.join(MODEL_INDEX))? else { return Err(no_model(path)) };
     let class = class_of(&text)?;
     if !FLUX_PIPELINES.contains(&class.as_str()) {
         return Err(Error::NotAModel {
@@ -40,10 +47,10 @@ pub(super) fn open(path: &Path) -> Result<Source> {
     Ok(Source {
         path: path.to_owned(),
         layout: Layout::Diffusers,
-        architecture: "flux".into(),
+        architecture: FLUX.into(),
         components,
-        tokenizer: clip_tokenizer(&path.join("tokenizer"))?,
-        tokenizer_2: tokenizer(&path.join("tokenizer_2"))?,
+        tokenizer: tokenizer_in(&path.join("tokenizer"), ComponentKind::TextEncoder)?,
+        tokenizer_2: tokenizer_in(&path.join("tokenizer_2"), ComponentKind::TextEncoder2)?,
         scheduler: read(&path.join("scheduler/scheduler_config.json"))?,
         defaults: read(&path.join("generation_config.json"))?,
     })
@@ -52,11 +59,12 @@ pub(super) fn open(path: &Path) -> Result<Source> {
 /// The component in `folder`: weights, and a configuration where there is one.
 pub(super) fn component(folder: &Path) -> Result<Component> {
     let index = Arc::new(safetensors::find(folder, &STEMS)?);
-    Ok(Component { index, prefix: "", config: read(&folder.join("config.json"))?, origin: folder.to_owned() })
+    let config = read(&folder.join("config.json"))?;
+    Ok(Component { index, prefix: String::new(), layout: Layout::Diffusers, config, origin: folder.to_owned() })
 }
 
 /// The text of a file, or `None` where there is no such file.
-fn read(path: &Path) -> Result<Option<Text>> {
+pub(super) fn read(path: &Path) -> Result<Option<Text>> {
     let failed = |source| Error::io("read", path, source);
     match std::fs::metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -76,6 +84,11 @@ fn class_of(model_index: &Text) -> Result<String> {
     let malformed = |found: String| Error::malformed(&model_index.origin, "_class_name", "a pipeline's name", found);
     let value = parsed.map_err(|error| malformed(error.to_string()))?;
     value["_class_name"].as_str().map(str::to_owned).ok_or_else(|| malformed(value["_class_name"].to_string()))
+}
+
+/// The tokenizer of `kind` in `folder`, where there is one.
+pub(super) fn tokenizer_in(folder: &Path, kind: ComponentKind) -> Result<Option<TokenizerFiles>> {
+    if kind == ComponentKind::TextEncoder { clip_tokenizer(folder) } else { tokenizer(folder) }
 }
 
 fn tokenizer(folder: &Path) -> Result<Option<TokenizerFiles>> {
@@ -101,7 +114,8 @@ fn clip_tokenizer(folder: &Path) -> Result<Option<TokenizerFiles>> {
     Ok(Some(TokenizerFiles { tokenizer: Text { text, origin: folder.to_owned() }, config }))
 }
 
-fn no_model(path: &Path) -> Error {
+/// The error for a directory in which nothing of a model was found.
+pub(super) fn no_model(path: &Path) -> Error {
     let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
     let mut names: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
     names.sort();
@@ -109,7 +123,7 @@ fn no_model(path: &Path) -> Error {
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     Error::NotAModel {
         path: path.to_owned(),
-        found: format!("a directory without model_index.json (it holds {})", list(&names)),
-        hint: Some("give a diffusers directory, which has model_index.json at its top, or a pinhole bundle".into()),
+        found: format!("a directory without model_index.json or files of a model (it holds {})", list(&names)),
+        hint: Some("give a pinhole bundle, a diffusers directory, or a folder with FLUX's files".into()),
     }
 }

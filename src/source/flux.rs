@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
-use super::{Component, ComponentKind, Layout, Source, Text, TokenizerFiles};
+use super::{Component, ComponentKind, FLUX, Layout, Source, Text, TokenizerFiles};
 use crate::bind::alias::{self, Aliases};
 use crate::bind::{self, Bound};
 use crate::models::autoencoder_kl::{self, Decoder, Encoder};
@@ -88,7 +88,7 @@ impl FluxModel {
     /// [`Error::NotAModel`] where a part is missing, [`Error::Mismatch`] where parts do not fit together, and what
     /// reading them returns.
     pub fn open(source: &Source) -> Result<FluxModel> {
-        if source.architecture != "flux" {
+        if source.architecture != FLUX {
             return Err(Error::NotAModel {
                 path: source.path.clone(),
                 found: match source.architecture.as_str() {
@@ -104,11 +104,11 @@ impl FluxModel {
         let (t5, t5_config) = t5_part(source.component(ComponentKind::TextEncoder2)?)?;
         let (decoder, encoder, vae) = autoencoder(source.component(ComponentKind::Vae)?)?;
         let clip_tokenizer = {
-            let (files, config) = tokenizer(source, source.tokenizer.as_ref(), "tokenizer")?;
+            let (files, config) = tokenizer(source, ComponentKind::TextEncoder)?;
             ClipTokenizer::from_json(&files.tokenizer.text, &config, &files.tokenizer.origin)?
         };
         let t5_tokenizer = {
-            let (files, config) = tokenizer(source, source.tokenizer_2.as_ref(), "tokenizer_2")?;
+            let (files, config) = tokenizer(source, ComponentKind::TextEncoder2)?;
             T5Tokenizer::from_json(&files.tokenizer.text, &config, &files.tokenizer.origin)?
         };
         let scheduler = match &source.scheduler {
@@ -166,40 +166,142 @@ impl FluxModel {
 
     /// The tensors of component `kind` that no weight wanted.
     pub fn unused(&self, kind: ComponentKind) -> Vec<&str> {
-        let bounds: Vec<&Bound> =
-            self.parts().into_iter().filter(|(other, _, _)| *other == kind).map(|(_, _, bound)| bound).collect();
-        // The autoencoder's two halves each leave the other's weights: unused is what both leave.
-        let [first, rest @ ..] = bounds.as_slice() else { return Vec::new() };
-        let unused = first.unused().iter().filter(|name| rest.iter().all(|bound| bound.unused().contains(name)));
-        unused.map(String::as_str).collect()
+        unused(&self.networks(), kind)
     }
 
-    /// Every model of the source with its weights, and the component that they belong to, in bundle order.
-    pub fn parts(&self) -> Vec<(ComponentKind, &Model, &Bound)> {
-        let mut parts = vec![
-            (ComponentKind::Transformer, &self.transformer.net.model, &self.transformer.bound),
-            (ComponentKind::TextEncoder, &self.clip.net.model, &self.clip.bound),
-            (ComponentKind::TextEncoder2, &self.t5.net.model, &self.t5.bound),
-            (ComponentKind::Vae, &self.decoder.net.model, &self.decoder.bound),
+    /// Every network of the source, in bundle order.
+    pub fn networks(&self) -> Vec<Network<'_>> {
+        let mut networks = vec![
+            transformer_network(&self.transformer),
+            clip_network(&self.clip, &self.clip_config),
+            t5_network(&self.t5, &self.t5_config),
         ];
-        if let Some(encoder) = &self.encoder {
-            parts.push((ComponentKind::Vae, &encoder.net.model, &encoder.bound));
-        }
-        parts
+        networks.extend(vae_networks(&self.decoder, self.encoder.as_ref(), &self.vae));
+        networks
     }
+}
+
+/// A model with its weights, and the component that they belong to; the autoencoder has two, for its two ways.
+#[derive(Clone)]
+pub struct Network<'a> {
+    /// The component.
+    pub kind: ComponentKind,
+    /// The model.
+    pub model: &'a Model,
+    /// Its weights.
+    pub bound: &'a Bound,
+    /// Its settings as JSON, by the names in `config.json`.
+    pub config: serde_json::Value,
+}
+
+/// The tensors of component `kind`, one of `networks`, that no weight wanted.
+pub fn unused<'a>(networks: &[Network<'a>], kind: ComponentKind) -> Vec<&'a str> {
+    let bounds: Vec<&Bound> =
+        networks.iter().filter(|network| network.kind == kind).map(|network| network.bound).collect();
+    // The autoencoder's two halves each leave the other's weights: unused is what both leave.
+    let [first, rest @ ..] = bounds.as_slice() else { return Vec::new() };
+    let unused = first.unused().iter().filter(|name| rest.iter().all(|bound| bound.unused().contains(name)));
+    unused.map(String::as_str).collect()
+}
+
+impl Network<'_> {
+    /// Whether its configuration is the one that [`FluxModel::open`] reads off the shapes where a file brings none.
+    pub fn follows_from_shapes(&self) -> bool {
+        let manifest = self.model.manifest();
+        let shape =
+            |name: &str| manifest.iter().find(|(_, weight)| weight.name == name).map(|(_, weight)| weight.shape);
+        let json = match self.kind {
+            ComponentKind::Transformer => flux::Config::from_shapes(shape).map(serde_json::to_value),
+            ComponentKind::TextEncoder => {
+                clip::Config::from_shapes(shape, Path::new("")).ok().map(serde_json::to_value)
+            }
+            ComponentKind::TextEncoder2 => t5::Config::from_shapes(shape, Path::new("")).ok().map(serde_json::to_value),
+            // Each of the two has half of the shapes.
+            ComponentKind::Vae => None,
+        };
+        json.and_then(Result::ok).is_some_and(|json| json == self.config)
+    }
+}
+
+/// One component of a source, opened without the others.
+pub enum Lone {
+    /// The denoiser.
+    Transformer(Part<Flux>),
+    /// CLIP.
+    TextEncoder(Part<Clip>, clip::Config),
+    /// T5.
+    TextEncoder2(Part<T5>, t5::Config),
+    /// Decoder and encoder.
+    Vae(Part<Decoder>, Option<Part<Encoder>>, autoencoder_kl::Config),
+}
+
+impl Lone {
+    /// Finds the component `kind` in `source`.
+    ///
+    /// # Errors
+    /// As [`FluxModel::open`].
+    pub fn open(source: &Source, kind: ComponentKind) -> Result<Lone> {
+        let component = source.component(kind)?;
+        Ok(match kind {
+            ComponentKind::Transformer => Lone::Transformer(transformer(component)?),
+            ComponentKind::TextEncoder => clip_part(component).map(|(part, config)| Lone::TextEncoder(part, config))?,
+            ComponentKind::TextEncoder2 => t5_part(component).map(|(part, config)| Lone::TextEncoder2(part, config))?,
+            ComponentKind::Vae => {
+                autoencoder(component).map(|(decoder, encoder, config)| Lone::Vae(decoder, encoder, config))?
+            }
+        })
+    }
+
+    /// Its networks.
+    pub fn networks(&self) -> Vec<Network<'_>> {
+        match self {
+            Lone::Transformer(part) => vec![transformer_network(part)],
+            Lone::TextEncoder(part, config) => vec![clip_network(part, config)],
+            Lone::TextEncoder2(part, config) => vec![t5_network(part, config)],
+            Lone::Vae(decoder, encoder, config) => vae_networks(decoder, encoder.as_ref(), config),
+        }
+    }
+}
+
+fn transformer_network(part: &Part<Flux>) -> Network<'_> {
+    network(ComponentKind::Transformer, &part.net.model, &part.bound, part.net.config())
+}
+
+fn clip_network<'a>(part: &'a Part<Clip>, config: &clip::Config) -> Network<'a> {
+    network(ComponentKind::TextEncoder, &part.net.model, &part.bound, config)
+}
+
+fn t5_network<'a>(part: &'a Part<T5>, config: &t5::Config) -> Network<'a> {
+    network(ComponentKind::TextEncoder2, &part.net.model, &part.bound, config)
+}
+
+fn vae_networks<'a>(
+    decoder: &'a Part<Decoder>,
+    encoder: Option<&'a Part<Encoder>>,
+    config: &autoencoder_kl::Config,
+) -> Vec<Network<'a>> {
+    let decoder = network(ComponentKind::Vae, &decoder.net.model, &decoder.bound, config);
+    let encoder = encoder.map(|part| network(ComponentKind::Vae, &part.net.model, &part.bound, config));
+    std::iter::once(decoder).chain(encoder).collect()
+}
+
+fn network<'a>(kind: ComponentKind, model: &'a Model, bound: &'a Bound, config: &impl Serialize) -> Network<'a> {
+    // Plain structs of numbers and names: nothing that JSON has not.
+    Network { kind, model, bound, config: serde_json::to_value(config).unwrap_or_default() }
 }
 
 /// diffusers writes a configuration for every component; without it, what shapes do not tell would be a guess.
 fn require_configurations(source: &Source) -> Result<()> {
-    let lacks = |(_, component): &(ComponentKind, &Component)| component.config.is_none();
-    match source.components().find(lacks) {
-        Some((_, component)) if source.layout == Layout::Diffusers => Err(Error::NotAModel {
+    let lacks = |(_, component): &(ComponentKind, &Component)| {
+        component.layout == Layout::Diffusers && component.config.is_none()
+    };
+    source.components().find(lacks).map_or(Ok(()), |(_, component)| {
+        Err(Error::NotAModel {
             path: component.origin.clone(),
             found: "no config.json in it".into(),
             hint: Some("the folder is incomplete: copy or download it again".into()),
-        }),
-        _ => Ok(()),
-    }
+        })
+    })
 }
 
 fn bind<M>(net: M, model: impl Fn(&M) -> &Model, component: &Component, aliases: Aliases) -> Result<Part<M>> {
@@ -210,7 +312,7 @@ fn bind<M>(net: M, model: impl Fn(&M) -> &Model, component: &Component, aliases:
 
 /// Shapes of a component's weights by canonical name.
 fn shapes(component: &Component, aliases: Aliases) -> impl Fn(&str) -> Option<Shape> {
-    move |name| bind::shape_of(&component.index, component.prefix, aliases, name)
+    move |name| bind::shape_of(&component.index, &component.prefix, aliases, name)
 }
 
 /// The transformer of `component`, without the rest of a model.
@@ -276,19 +378,28 @@ fn autoencoder(component: &Component) -> Result<Autoencoder> {
     Ok((decoder, encoder, config))
 }
 
-fn tokenizer<'a>(
-    source: &Source,
-    files: Option<&'a TokenizerFiles>,
-    name: &str,
-) -> Result<(&'a TokenizerFiles, TokenizerConfig)> {
-    let files = files.ok_or_else(|| Error::NotAModel {
-        path: source.path.clone(),
-        found: format!("it has no {name} with a tokenizer.json"),
-        hint: Some(format!("transformers writes one: AutoTokenizer.from_pretrained(DIR).save_pretrained({name:?})")),
-    })?;
+fn tokenizer(source: &Source, kind: ComponentKind) -> Result<(&TokenizerFiles, TokenizerConfig)> {
+    let files = match kind {
+        ComponentKind::TextEncoder => source.tokenizer.as_ref(),
+        _ => source.tokenizer_2.as_ref(),
+    };
+    let files = files.ok_or_else(|| no_tokenizer(source, kind))?;
     let config = match &files.config {
         Some(Text { text, origin }) => TokenizerConfig::from_json(text, origin)?,
         None => TokenizerConfig::default(),
     };
     Ok((files, config))
+}
+
+fn no_tokenizer(source: &Source, kind: ComponentKind) -> Error {
+    let name = kind.tokenizer().unwrap_or_default();
+    let hint = match source.layout {
+        Layout::Files => {
+            let option = name.replace('_', "-");
+            format!("give one with --{option}: a tokenizer.json, a folder with one, or a GGUF file that carries it")
+        }
+        _ => format!("transformers writes one: AutoTokenizer.from_pretrained(DIR).save_pretrained({name:?})"),
+    };
+    let found = format!("it has no {name} with a tokenizer.json");
+    Error::NotAModel { path: source.path.clone(), found, hint: Some(hint) }
 }

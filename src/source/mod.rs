@@ -1,20 +1,28 @@
 //! What a model on disk consists of: components with their weights and configurations, tokenizers, a schedule, defaults.
 //!
-//! A [`Source`] is opened from a bundle or a diffusers directory; what lies in it is told apart here, so that
-//! converter and pipeline need not know.
+//! A [`Source`] is opened from a bundle, a diffusers directory, or files of other tools; what lies in it is told apart
+//! here, so that converter and pipeline need not know.
 
 mod bundle;
 mod diffusers;
+mod files;
 pub mod flux;
+mod recognise;
+mod tokenizers;
+mod weight_file;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub(crate) use bundle::VERSION;
 pub use bundle::keys;
+pub use files::Files;
+pub use recognise::recognise;
 
 use crate::index::{Index, Map};
 use crate::{Error, Result};
+
+use weight_file::WeightFile;
 
 /// A part of a model with weights of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -53,6 +61,35 @@ impl ComponentKind {
             ComponentKind::Vae => "vae.",
         }
     }
+
+    /// What it is called in a sentence.
+    pub fn words(self) -> &'static str {
+        match self {
+            ComponentKind::Transformer => "transformer",
+            ComponentKind::TextEncoder => "CLIP text encoder",
+            ComponentKind::TextEncoder2 => "T5 text encoder",
+            ComponentKind::Vae => "autoencoder",
+        }
+    }
+
+    /// The option that gives its file.
+    pub fn option(self) -> &'static str {
+        match self {
+            ComponentKind::Transformer => "--transformer",
+            ComponentKind::TextEncoder => "--text-encoder",
+            ComponentKind::TextEncoder2 => "--text-encoder-2",
+            ComponentKind::Vae => "--vae",
+        }
+    }
+
+    /// The name of its tokenizer, in diffusers directories and bundles.
+    pub fn tokenizer(self) -> Option<&'static str> {
+        match self {
+            ComponentKind::TextEncoder => Some("tokenizer"),
+            ComponentKind::TextEncoder2 => Some("tokenizer_2"),
+            ComponentKind::Transformer | ComponentKind::Vae => None,
+        }
+    }
 }
 
 /// The weights and the configuration of one component.
@@ -61,7 +98,9 @@ pub struct Component {
     /// Where the weights are. Several components may share one index.
     pub index: Arc<Index>,
     /// What stands before this component's names there.
-    pub prefix: &'static str,
+    pub prefix: String,
+    /// How it lies on disk.
+    pub layout: Layout,
     /// The text of its `config.json`, where there is one.
     pub config: Option<Text>,
     /// The file or directory, for messages.
@@ -93,6 +132,8 @@ pub enum Layout {
     Bundle,
     /// A diffusers directory.
     Diffusers,
+    /// Files of other tools.
+    Files,
 }
 
 /// A model on disk.
@@ -116,21 +157,63 @@ pub struct Source {
 }
 
 impl Source {
-    /// Opens a bundle or a diffusers directory.
+    /// Opens a bundle, a diffusers directory, a file of another tool with parts of a model, or a folder with such files.
+    /// Parts may be missing; whoever needs one asks for it.
     ///
     /// # Errors
     /// [`Error::Io`], [`Error::Malformed`], or [`Error::NotAModel`] saying what was recognised.
     pub fn open(path: &Path) -> Result<Source> {
         let metadata = std::fs::metadata(path).map_err(|source| Error::io("open", path, source))?;
-        if metadata.is_dir() { diffusers::open(path) } else { bundle::open(Map::open(path)?) }
+        if !metadata.is_dir() {
+            return match WeightFile::is_shard_index(path) {
+                true => files::open_file(&WeightFile::open(path)?),
+                false => Source::from_map(Map::open(path)?),
+            };
+        }
+        if diffusers::is_model(path) {
+            return diffusers::open(path);
+        }
+        files::open_folder(path)?.ok_or_else(|| diffusers::no_model(path))
     }
 
-    /// Opens a bundle in memory.
+    /// Opens a file in memory, as [`open`](Source::open) does.
     ///
     /// # Errors
     /// As [`open`](Source::open).
     pub fn from_map(map: Arc<Map>) -> Result<Source> {
-        bundle::open(map)
+        let file = WeightFile::from_map(map)?;
+        if file.is_bundle() { bundle::open(file) } else { files::open_file(&file) }
+    }
+
+    /// The model at `base`, if there is one, with the parts that `files` gives in the place of its own.
+    ///
+    /// # Errors
+    /// As [`open`](Source::open), and [`Error::NotAModel`] where a file does not hold what it is given for.
+    pub fn assemble(base: Option<Source>, files: &Files) -> Result<Source> {
+        files::assemble(base, files)
+    }
+
+    /// A FLUX model without parts.
+    fn empty(path: &Path, layout: Layout) -> Source {
+        Source {
+            path: path.to_owned(),
+            layout,
+            architecture: FLUX.into(),
+            components: Vec::new(),
+            tokenizer: None,
+            tokenizer_2: None,
+            scheduler: None,
+            defaults: None,
+        }
+    }
+
+    /// Where the tokenizer of `kind` is kept; `None` for a part that needs none.
+    fn tokenizer_of(&mut self, kind: ComponentKind) -> Option<&mut Option<TokenizerFiles>> {
+        match kind {
+            ComponentKind::TextEncoder => Some(&mut self.tokenizer),
+            ComponentKind::TextEncoder2 => Some(&mut self.tokenizer_2),
+            ComponentKind::Transformer | ComponentKind::Vae => None,
+        }
     }
 
     /// The component `kind`.
@@ -145,7 +228,8 @@ impl Source {
                 [] => "it names no components".to_owned(),
                 has => format!("it has {} and no {}", list(has), kind.name()),
             };
-            Error::NotAModel { path: self.path.clone(), found, hint: None }
+            let hint = (self.layout == Layout::Files).then(|| format!("give one with {} FILE", kind.option()));
+            Error::NotAModel { path: self.path.clone(), found, hint }
         })
     }
 
@@ -162,6 +246,9 @@ impl Source {
         maps.iter().map(|map| map.bytes().len()).sum()
     }
 }
+
+/// FLUX in GGUF's `general.architecture`.
+const FLUX: &str = "flux";
 
 /// Names in a sentence.
 fn list(names: &[&str]) -> String {

@@ -47,6 +47,30 @@ impl Encoded {
     }
 }
 
+/// OpenAI's tokenizer of CLIP.
+///
+/// # Errors
+/// Always, as yet.
+pub fn openai_clip_tokenizer_json() -> crate::Result<String> {
+    Err(crate::Error::graph("tokenizer", "the public vocabulary is not built in yet"))
+}
+
+/// The tokenizer of T5 in a GGUF's metadata.
+///
+/// # Errors
+/// None, as yet.
+pub fn t5_tokenizer_json(_: &crate::gguf::Metadata) -> crate::Result<Option<String>> {
+    Ok(None)
+}
+
+/// A tokenizer of T5 as a GGUF's metadata.
+///
+/// # Errors
+/// None, as yet.
+pub fn t5_gguf_metadata(_: &str, _: usize, _: &std::path::Path) -> crate::Result<Vec<(String, crate::gguf::Value)>> {
+    Ok(Vec::new())
+}
+
 /// Ids against those that transformers gave (tests/goldens/tokens.json), for the tokenizers of the miniature.
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

@@ -59,7 +59,8 @@ fn replaced(from: &str, to: &str) -> Vec<u8> {
 #[test]
 fn bundles_that_say_something_else() {
     refused!(NotAModel, open(&replaced("general.architecture", "general.architectura")), "architecture");
-    refused!(NotAModel, open(&replaced("pinhole.version", "pinhole.verzion")), "no pinhole bundle");
+    // Without a version it is a file of another tool, whose names tell what it holds.
+    open(&replaced("pinhole.version", "pinhole.verzion")).unwrap();
     refused!(NotAModel, open(&replaced("pinhole.components", "pinhole.componentz")), "no components");
     refused!(
         NotAModel,

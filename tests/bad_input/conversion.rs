@@ -13,7 +13,7 @@ use crate::disk::{Disk, bundle, refused, show, weights_of};
 fn convert(from: &Path, to: &Path, overwrite: bool) -> Result<()> {
     let source = Source::open(from)?;
     let model = FluxModel::open(&source)?;
-    convert::plan(&source, &model, FileType::F16)?.write(to, overwrite, &mut |_| Ok(()))
+    convert::plan(&source, &model.networks(), FileType::F16)?.write(to, overwrite, &mut |_| Ok(()))
 }
 
 fn names(directory: &Path) -> Vec<String> {
@@ -78,7 +78,7 @@ fn a_cancelled_conversion_leaves_nothing_behind() {
     let disk = Disk::new();
     let source = Source::open(disk.root()).unwrap();
     let model = FluxModel::open(&source).unwrap();
-    let plan = convert::plan(&source, &model, FileType::F16).unwrap();
+    let plan = convert::plan(&source, &model.networks(), FileType::F16).unwrap();
     let directory = tempfile::tempdir().unwrap();
     let output = directory.path().join("out.gguf");
     for last in [0, 1, 50, 200] {

@@ -30,10 +30,13 @@ fn an_empty_directory() {
 #[test]
 fn a_directory_of_other_things() {
     let directory = tempfile::tempdir().unwrap();
-    for name in ["flux1-dev.safetensors", "notes.txt"] {
+    for name in ["flux1-dev.bin", "notes.txt"] {
         fs::write(directory.path().join(name), "x").unwrap();
     }
-    refused!(NotAModel, Source::open(directory.path()), "model_index.json", "flux1-dev.safetensors", "notes.txt");
+    refused!(NotAModel, Source::open(directory.path()), "model_index.json", "flux1-dev.bin", "notes.txt");
+    // A damaged file may be the one that was wanted.
+    fs::write(directory.path().join("flux1-dev.safetensors"), "x").unwrap();
+    refused!(NotAModel, Source::open(directory.path()), "flux1-dev.safetensors", "unknown kind");
 }
 
 #[test]
@@ -46,7 +49,8 @@ fn files_of_other_kinds() {
     };
     refused!(NotAModel, open(b""), "an empty file");
     refused!(NotAModel, open(b"PK\x03\x04"), "zip archive");
-    refused!(NotAModel, open(b"\x80\x00\x00\x00\x00\x00\x00\x00{\"a\""), "safetensors");
+    refused!(Malformed, open(b"\x80\x00\x00\x00\x00\x00\x00\x00{\"a\""), "header length");
+    refused!(NotAModel, open(b"\x02\x00\x00\x00\x00\x00\x00\x00{}"), "safetensors");
     refused!(NotAModel, open(b"<html>404</html>"), "unknown kind");
 }
 

@@ -68,7 +68,7 @@ pub(crate) fn bundle() -> &'static Path {
 pub(crate) fn convert_to(from: &Path, to: &Path) -> Result<()> {
     let source = Source::open(from)?;
     let model = FluxModel::open(&source)?;
-    convert::plan(&source, &model, FileType::BF16)?.write(to, false, &mut |_| Ok(()))
+    convert::plan(&source, &model.networks(), FileType::BF16)?.write(to, false, &mut |_| Ok(()))
 }
 
 /// A model that shares its files with the template until they are changed.

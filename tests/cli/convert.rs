@@ -1,5 +1,7 @@
 use std::fs;
 
+use pinhole_quant::recipe::FileType;
+
 use super::run::{Workplace, mini_bytes};
 
 #[test]
@@ -20,8 +22,87 @@ fn a_bundle_is_written_and_reads_back() {
 fn success() {
     let place = Workplace::new();
     place.run(&["convert", "mini", "-o", "q8_0.gguf", "--type", "q8_0"]).snapshot("convert");
-    place.run(&["convert", "mini", "-o", "new.gguf", "--type", "f16", "--dry-run"]).snapshot("convert_dry_run");
+    place
+        .run(&["convert", "mini", "-o", "t5.gguf", "--type", "f16", "--component", "text_encoder_2", "--dry-run"])
+        .snapshot("convert_dry_run");
     assert_eq!(place.names(), ["q8_0.gguf"]);
+}
+
+#[test]
+fn a_dry_run_lists_every_tensor_and_the_size() {
+    let place = Workplace::new();
+    for file_type in FileType::all() {
+        let arguments = ["convert", "mini", "-o", "out.gguf", "--overwrite", "--type", file_type.name()];
+        let planned = place.json(&[&arguments[..], &["--dry-run"]].concat());
+        assert_eq!(planned["written"], false);
+        let written = place.json(&arguments);
+        let size = fs::metadata(place.path("out.gguf")).unwrap().len();
+        assert_eq!((&planned["bytes"], &written["bytes"]), (&size.into(), &size.into()), "{file_type}");
+        let listed = place.json(&["inspect", "out.gguf", "--tensors"])["tensor_list"].clone();
+        let found =
+            listed.as_array().unwrap().iter().map(|tensor| [&tensor["name"], &tensor["type"], &tensor["bytes"]]);
+        let expected = planned["tensor_list"].as_array().unwrap().iter();
+        assert!(found.eq(expected.map(|tensor| [&tensor["name"], &tensor["to"], &tensor["bytes"]])), "{file_type}");
+    }
+}
+
+#[test]
+fn tensors_can_be_given_formats_of_their_own() {
+    let place = Workplace::new();
+    let convert = |patterns: &[&str]| {
+        let arguments = ["convert", "mini", "-o", "x.gguf", "--type", "q8_0", "--dry-run"];
+        let patterns = patterns.iter().flat_map(|pattern| ["--tensor", pattern]);
+        place.run(&arguments.into_iter().chain(patterns).collect::<Vec<_>>())
+    };
+    let ran = convert(&["dit.single_blocks.*.linear1=q5_k", "img_in=q5_0"]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let format = |name: &str| {
+        let line = ran.stdout.lines().find(|line| line.trim_start().starts_with(name)).unwrap();
+        line.split_whitespace().rev().nth(1).unwrap().to_owned()
+    };
+    assert_eq!(format("dit.single_blocks.3.linear1.weight"), "q5_k");
+    assert_eq!(format("dit.single_blocks.3.linear2.weight"), "q8_0");
+    assert_eq!(format("dit.img_in.weight"), "q5_0");
+    convert(&["single_blocks.*.linear9=q8_0"]).snapshot("convert_pattern_without_match");
+    convert(&["linear1"]).snapshot("convert_pattern_without_format");
+    convert(&["*.bias=q8_0"]).snapshot("convert_pattern_of_vectors");
+}
+
+#[test]
+fn what_is_quantized_is_quantized_again_only_where_asked_for() {
+    let place = Workplace::new();
+    let convert = |source: &str, output: &str, file_type: &str, more: &[&str]| {
+        place.run(&[&["convert", source, "-o", output, "--type", file_type], more].concat())
+    };
+    // The built-in model is q8_0, which is a source like any other.
+    assert_eq!(convert("mini", "q4_k.gguf", "q4_k_s", &["-q"]).code, 0);
+    convert("q4_k.gguf", "q6_k.gguf", "q6_k", &[]).snapshot("convert_requantize_refused");
+    convert("q4_k.gguf", "q6_k.gguf", "q6_k", &["--allow-requantize"]).snapshot("convert_requantize");
+    // As they are, and as f32, quantized numbers lose nothing.
+    assert_eq!(convert("q4_k.gguf", "same.gguf", "q4_k_s", &["-q"]).code, 0);
+    assert_eq!(convert("q4_k.gguf", "f32.gguf", "f32", &["-q"]).code, 0);
+    let numbers = |name: &str| fs::read(place.path(name)).unwrap();
+    let (first, same) = (numbers("q4_k.gguf"), numbers("same.gguf"));
+    // Behind the headers, which name the sources.
+    let tail = first.len() / 2;
+    assert!(first[first.len() - tail..] == same[same.len() - tail..]);
+}
+
+#[test]
+fn components_by_themselves() {
+    let place = Workplace::new();
+    let convert = |component: &str| {
+        place.run(&["convert", "mini", "-o", "part.gguf", "--type", "q8_0", "--component", component, "--overwrite"])
+    };
+    convert("transformer").snapshot("convert_component");
+    place.run(&["inspect", "part.gguf"]).snapshot("inspect_component");
+    convert("vae").snapshot("convert_component_unusual");
+    convert("unet").snapshot("convert_component_unknown");
+    // The transformer is enough for itself, and for nothing else.
+    let again = ["convert", "part.gguf", "-o", "again.gguf", "--type", "q8_0"];
+    assert_eq!(place.run(&[&again[..], &["--component", "transformer"]].concat()).code, 0);
+    assert!(fs::read(place.path("part.gguf")).unwrap() == fs::read(place.path("again.gguf")).unwrap());
+    place.run(&[&again[..], &["--overwrite"]].concat()).snapshot("convert_parts_missing");
 }
 
 #[test]

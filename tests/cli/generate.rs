@@ -49,6 +49,48 @@ fn success() {
 }
 
 #[test]
+fn parts_in_files_of_their_own_draw_the_same() {
+    let place = Workplace::new();
+    place.write("mini.gguf", &mini_bytes());
+    place.run(&small(&["--seed", "1", "-o", "whole.png"]));
+    // The built-in model is q8_0, so that these parts hold its numbers as they are.
+    for (component, output) in [("transformer", "dit.gguf"), ("text_encoder_2", "t5.gguf")] {
+        let convert = ["convert", "mini", "-o", output, "--type", "q8_0", "--component", component];
+        assert_eq!(place.run(&convert).code, 0);
+    }
+    let with = |parts: &[&str]| {
+        let ran = place.run(&small(&[&["--seed", "1", "-o", "parts.png"], parts].concat()));
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        let pixels = |name: &str| Image::open_png(&place.path(name)).unwrap();
+        assert!(pixels("whole.png") == pixels("parts.png"), "{parts:?}");
+    };
+    with(&["--transformer", "dit.gguf"]);
+    with(&["--text-encoder-2", "t5.gguf", "--vae", "mini.gguf", "--transformer", "dit.gguf"]);
+    with(&["--tokenizer-2", "t5.gguf"]);
+}
+
+#[test]
+fn wrong_parts() {
+    let place = Workplace::new();
+    place.write("ae.safetensors", &safetensors(&[("decoder.up.0.block.0.conv1.bias", &[3], &[1.0, 2.0, 3.0])]));
+    place.write("lora.safetensors", &safetensors(&[("x.lora_A.weight", &[3], &[1.0, 2.0, 3.0])]));
+    place.write("vae/diffusion_pytorch_model.safetensors", &safetensors(&[("x", &[1, 2], &[1.0, 2.0])]));
+    place.write("two/a.safetensors", &safetensors(&[("decoder.up.0.block.0.conv1.bias", &[1], &[1.0])]));
+    place.write("two/b.safetensors", &safetensors(&[("vae.decoder.up.0.block.0.conv1.bias", &[1], &[1.0])]));
+    let with = |name: &str, arguments: &[&str]| {
+        place.run(&[&["generate", "-p", "a red circle"], arguments].concat()).snapshot(&format!("generate_parts_{name}"));
+    };
+    with("none", &[]);
+    with("missing", &["--transformer", "no.gguf"]);
+    with("other", &["-m", "mini", "--transformer", "ae.safetensors"]);
+    with("lora", &["-m", "mini", "--transformer", "lora.safetensors"]);
+    with("folder", &["-m", "mini", "--transformer", "vae"]);
+    with("incomplete", &["--vae", "ae.safetensors"]);
+    with("two", &["-m", "two"]);
+    with("tokenizer", &["-m", "mini", "--tokenizer-2", "ae.safetensors"]);
+}
+
+#[test]
 fn the_report_says_everything() {
     let place = Workplace::new();
     let arguments = small(&["--seed", "7", "-o", "a.png", "--batch", "2", "--save-latents", "l.safetensors"]);

@@ -3,9 +3,6 @@
 
 use super::{Aliases, Alternative, Part};
 
-/// What stands before original names in all-in-one files: LDM's own, and ComfyUI's of FLUX.
-const PREFIXES: [&str; 2] = ["first_stage_model.", "vae."];
-
 /// The [`Aliases`] of an autoencoder of `levels` levels: diffusers counts the decoder's from the other end.
 /// From 1 to 8 levels; others are taken for 8.
 pub fn aliases(levels: usize) -> Aliases {
@@ -27,7 +24,6 @@ fn of<const LEVELS: usize>(canonical: &str) -> Vec<Alternative> {
     let mut names = vec![canonical.to_owned()];
     names.extend([&NAMES, &OLD].into_iter().filter_map(|layers| diffusers(path, leaf, LEVELS, layers)));
     names.dedup();
-    names.extend(PREFIXES.iter().map(|prefix| format!("{prefix}{canonical}")));
     names.into_iter().map(|name| vec![Part::all(name)]).collect()
 }
 
@@ -92,12 +88,8 @@ fn blocks(way: &str, level: &str, levels: usize) -> Option<String> {
 mod tests {
     use super::*;
 
-    /// The names but for those of all-in-one files.
     fn names(canonical: &str, levels: usize) -> Vec<String> {
-        let mut names: Vec<_> = aliases(levels)(canonical).into_iter().flatten().map(|part| part.name).collect();
-        let prefixed = names.split_off(names.len() - 2);
-        assert_eq!(prefixed, [format!("first_stage_model.{canonical}"), format!("vae.{canonical}")]);
-        names
+        aliases(levels)(canonical).into_iter().flatten().map(|part| part.name).collect()
     }
 
     #[test]

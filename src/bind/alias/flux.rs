@@ -1,14 +1,10 @@
-//! The FLUX transformer: original names, alone or behind the prefixes of all-in-one files, and diffusers' split layout.
+//! The FLUX transformer: original names, and diffusers' split layout.
 
 use super::{Alternative, Part, Rows};
 
-/// What stands before original names in the files of various tools.
-const PREFIXES: &[&str] = &["", "model.diffusion_model.", "model.", "net."];
-
 /// See [`Aliases`](super::Aliases).
 pub fn aliases(name: &str) -> Vec<Alternative> {
-    let original = PREFIXES.iter().map(|prefix| vec![Part::all(format!("{prefix}{name}"))]);
-    original.chain(diffusers(name)).collect()
+    std::iter::once(vec![Part::all(name)]).chain(diffusers(name)).collect()
 }
 
 /// The parts in diffusers' layout, which has queries, keys and values apart, and scale before shift at the end.

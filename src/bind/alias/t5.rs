@@ -2,9 +2,6 @@
 
 use super::{Alternative, Part};
 
-/// What stands before transformers' names in ComfyUI's all-in-one files.
-const PREFIX: &str = "text_encoders.t5xxl.transformer.";
-
 /// See [`Aliases`](super::Aliases).
 pub fn aliases(canonical: &str) -> Vec<Alternative> {
     let checkpoints = match canonical {
@@ -13,9 +10,7 @@ pub fn aliases(canonical: &str) -> Vec<Alternative> {
         "enc.output_norm.weight" => vec!["encoder.final_layer_norm.weight".into()],
         _ => in_block(canonical).into_iter().collect(),
     };
-    let prefixed: Vec<_> = checkpoints.iter().map(|name| format!("{PREFIX}{name}")).collect();
-    let names = std::iter::once(canonical.to_owned()).chain(checkpoints).chain(prefixed);
-    names.map(|name| vec![Part::all(name)]).collect()
+    std::iter::once(canonical.to_owned()).chain(checkpoints).map(|name| vec![Part::all(name)]).collect()
 }
 
 /// The name in transformers of a weight of a block, `enc.blk.3.attn_q.weight`.
@@ -49,11 +44,7 @@ mod tests {
 
     #[test]
     fn blocks_have_both_kinds_of_names() {
-        let q = [
-            "enc.blk.12.attn_q.weight",
-            "encoder.block.12.layer.0.SelfAttention.q.weight",
-            "text_encoders.t5xxl.transformer.encoder.block.12.layer.0.SelfAttention.q.weight",
-        ];
+        let q = ["enc.blk.12.attn_q.weight", "encoder.block.12.layer.0.SelfAttention.q.weight"];
         assert_eq!(names("enc.blk.12.attn_q.weight"), q);
         let down = ["enc.blk.0.ffn_down.weight", "encoder.block.0.layer.1.DenseReluDense.wo.weight"];
         assert_eq!(names("enc.blk.0.ffn_down.weight")[..2], down);

@@ -4,7 +4,7 @@ mod latents;
 mod outputs;
 mod report;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -28,9 +28,10 @@ use report::{Clock, Run};
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES, allow_negative_numbers = true)]
 pub(super) struct Args {
-    /// A pinhole bundle (.gguf), a diffusers directory, or `mini`, the model that is built in
+    /// A pinhole bundle (.gguf), a diffusers directory, a file or folder of files of other tools, or `mini`, the model that
+    /// is built in; not needed where all parts are given one by one
     #[arg(short, long, value_name = "MODEL")]
-    model: PathBuf,
+    model: Option<PathBuf>,
     /// What to draw; may be empty
     #[arg(short, long, value_name = "TEXT")]
     prompt: String,
@@ -81,14 +82,26 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE.safetensors")]
     save_latents: Option<PathBuf>,
     #[command(flatten)]
+    parts: model::PartArgs,
+    #[command(flatten)]
     pub(super) talk: Talk,
+}
+
+impl Args {
+    /// What to call the model.
+    fn model_name(&self) -> &Path {
+        self.parts.name(self.model.as_deref())
+    }
 }
 
 const EXAMPLES: &str = "\
 Examples:
   pinhole generate -m mini -p \"a small yellow star on a blue background\" -o star.png
   pinhole generate -m schnell.gguf -p \"a lighthouse at dusk\" --width 768 --height 512 --seed 42
-  pinhole generate -m mini -p \"a red heart\" --cfg-scale 3 --batch 4 -o heart.png";
+  pinhole generate -m mini -p \"a red heart\" --cfg-scale 3 --batch 4 -o heart.png
+  pinhole generate --transformer flux1-dev-Q4_K_S.gguf --text-encoder clip_l.safetensors \\
+      --text-encoder-2 t5-v1_1-xxl-encoder-Q8_0.gguf --vae ae.safetensors -p \"a lighthouse\"
+  pinhole generate -m dev.gguf --transformer finetune.safetensors -p \"a lighthouse at dusk\"";
 
 fn sampler_parser() -> impl TypedValueParser<Value = Sampler> {
     let names = Sampler::ALL.iter().map(|sampler| sampler.name());
@@ -100,7 +113,7 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     let cancel = interrupt::cancel_flag(printer);
     let threads = threads::start(args.threads);
     let device = device(&args.device)?;
-    let source = model::open(&args.model)?;
+    let source = args.parts.open(args.model.as_deref(), "--model")?;
     let mut pipeline = FluxPipeline::new(FluxModel::open(&source)?, device, threads, cancel.clone())?;
 
     let mut request = request(args);

@@ -1,7 +1,7 @@
 //! What `generate` says when it is done: on stdout, on stderr, and inside the pictures.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use pinhole::ggml::Device;
@@ -101,7 +101,7 @@ impl Run<'_> {
     /// fork Forge, for FLUX's guidance).
     pub(super) fn png_text(&self, seed: u64) -> PngText {
         let parameters = self.parameters();
-        let model = model::short_name(&self.args.model);
+        let model = model::short_name(self.args.model_name());
         let mut pairs = vec![
             ("Steps", parameters.steps.to_string()),
             ("Sampler", parameters.sampler.to_owned()),
@@ -152,7 +152,7 @@ struct Report<'a> {
 
 #[derive(Serialize)]
 struct ModelReport<'a> {
-    path: &'a PathBuf,
+    path: &'a Path,
     architecture: &'a str,
 }
 
@@ -200,7 +200,7 @@ pub(super) fn print(
     }
     printer.object(&Report {
         version: env!("CARGO_PKG_VERSION"),
-        model: ModelReport { path: &run.args.model, architecture: &run.source.architecture },
+        model: ModelReport { path: run.args.model_name(), architecture: &run.source.architecture },
         device: run.device.name(),
         threads: run.threads,
         images: files.pictures.iter().map(|(path, seed)| ImageReport { path, seed: *seed }).collect(),

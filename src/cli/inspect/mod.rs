@@ -1,7 +1,6 @@
 //! `pinhole inspect`: what a file or directory is, and what is wrong with it.
 
 mod check;
-mod recognise;
 mod report;
 mod subject;
 mod text;

@@ -6,12 +6,11 @@ use std::path::{Path, PathBuf};
 use pinhole::gguf::{Metadata, Value};
 use pinhole::index::FileTensor;
 use pinhole::source::flux::FluxModel;
-use pinhole::source::{ComponentKind, Layout, Source, Text, TokenizerFiles, keys};
+use pinhole::source::{ComponentKind, Layout, Source, Text, TokenizerFiles, keys, recognise};
 use serde::Serialize;
 use serde_json::{Map, Value as Json};
 
 use super::check::CheckReport;
-use super::recognise::recognise;
 use super::subject::Subject;
 use crate::cli::entries::Entries;
 
@@ -56,7 +55,7 @@ const MOST_CHARACTERS: usize = 200;
 #[derive(Serialize)]
 pub(super) struct Report {
     pub(super) path: PathBuf,
-    /// `bundle`, `diffusers`, `gguf` or `safetensors`.
+    /// `bundle`, `diffusers`, `files`, `gguf` or `safetensors`.
     pub(super) kind: &'static str,
     /// As the file says.
     pub(super) architecture: Option<String>,
@@ -192,6 +191,7 @@ impl Report {
         self.kind = match source.layout {
             Layout::Bundle => "bundle",
             Layout::Diffusers => "diffusers",
+            Layout::Files => "files",
         };
         self.architecture = Some(source.architecture.clone());
         self.components = source.components().map(|(kind, component)| self::component(kind, component)).collect();
@@ -246,7 +246,7 @@ fn types<'a>(tensors: impl Iterator<Item = &'a FileTensor>) -> Vec<TypeReport> {
 }
 
 fn component(kind: ComponentKind, component: &pinhole::source::Component) -> ComponentReport {
-    let prefixed = component.index.iter().filter(|(name, _)| name.starts_with(component.prefix));
+    let prefixed = component.index.iter().filter(|(name, _)| name.starts_with(&component.prefix));
     let tensors: Vec<&FileTensor> = prefixed.map(|(_, tensor)| tensor).collect();
     ComponentReport {
         name: kind.name(),

@@ -39,6 +39,7 @@ fn headline(report: &Report) -> String {
     let what = match (report.kind, &report.architecture) {
         ("bundle", Some(architecture)) => format!("pinhole bundle of {}", shown(architecture)),
         ("diffusers", Some(architecture)) => format!("diffusers directory of {}", shown(architecture)),
+        ("files", Some(architecture)) => format!("files of {}", shown(architecture)),
         ("gguf", Some(architecture)) => format!("GGUF, says `{}`", shown(architecture)),
         ("gguf", None) => "GGUF, of no named architecture".into(),
         _ => "safetensors".into(),
