@@ -67,7 +67,7 @@ fn weights(manifest: &Manifest) -> Vec<Weight> {
 
 #[test]
 fn clip_text_encoders_are_covered() {
-    for case in ["dev", "schnell"] {
+    for case in ["dev", "schnell", "loose"] {
         let (golden, origin) = (Golden::load(case), Path::new(case));
         let tensors = tensors(&golden, "text_encoder");
         let config = clip::Config::from_json(&config(&golden, "text_encoder"), origin).unwrap();
@@ -81,7 +81,7 @@ fn clip_text_encoders_are_covered() {
 
 #[test]
 fn t5_encoders_are_covered() {
-    for case in ["dev", "schnell"] {
+    for case in ["dev", "schnell", "loose"] {
         let (golden, origin) = (Golden::load(case), Path::new(case));
         let tensors = tensors(&golden, "text_encoder_2");
         let config = t5::Config::from_json(&config(&golden, "text_encoder_2"), origin).unwrap();
@@ -95,7 +95,7 @@ fn t5_encoders_are_covered() {
 
 #[test]
 fn autoencoders_are_covered() {
-    for case in ["dev", "schnell", "odd_vae"] {
+    for case in ["dev", "schnell", "loose", "odd_vae"] {
         let (golden, origin) = (Golden::load(case), Path::new(case));
         let tensors = tensors(&golden, "vae");
         let config = autoencoder_kl::Config::from_json(&config(&golden, "vae"), origin).unwrap();

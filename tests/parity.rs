@@ -81,7 +81,7 @@ fn assert_nmse(what: &str, reference: &[f32], value: &[f32], most: f64) {
     assert!(nmse <= most, "{what}: nmse {nmse:e} is above {most:e}");
 }
 
-const CASES: [&str; 2] = ["dev", "schnell"];
+const CASES: [&str; 3] = ["dev", "schnell", "loose"];
 
 #[test]
 fn token_ids_are_identical() {
@@ -238,7 +238,7 @@ fn vae(golden: &Golden, dir: &Path) -> (Part<Decoder>, Part<Encoder>, autoencode
 
 #[test]
 fn autoencoders_equal_diffusers() {
-    for name in ["dev", "schnell", "odd_vae"] {
+    for name in ["dev", "schnell", "loose", "odd_vae"] {
         let golden = Golden::load(name);
         let dir = tempfile::tempdir().unwrap();
         let (decoder, encoder, config) = vae(&golden, dir.path());

@@ -194,6 +194,56 @@ CASES = {
         ),
         forward_sigma=0.5,
     ),
+    # What its weights' shapes and published values say: the files of other tools carry no settings. A T5 with more rows
+    # than tokens and more heads than its width has room for, and a prompt that its tokenizer has to normalise. 7 x 5
+    # image tokens and 29 text tokens.
+    "loose": Case(
+        components={
+            "text_encoder": clip(
+                hidden_size=256,
+                intermediate_size=768,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                hidden_act="quick_gelu",
+                projection_dim=256,
+                bos_token_id=0,
+                eos_token_id=2,
+                pad_token_id=1,
+            ),
+            "text_encoder_2": t5(d_model=256, d_kv=64, num_heads=6, d_ff=512, num_layers=2, vocab_size=160),
+            "transformer": transformer(
+                num_layers=1,
+                num_single_layers=2,
+                num_attention_heads=4,
+                attention_head_dim=64,
+                axes_dims_rope=[8, 28, 28],
+                joint_attention_dim=256,
+                pooled_projection_dim=256,
+                guidance_embeds=False,
+            ),
+            "vae": autoencoder(
+                block_out_channels=[64, 64, 128, 128],
+                layers_per_block=1,
+                latent_channels=16,
+                norm_num_groups=32,
+                scaling_factor=0.3611,
+                shift_factor=0.1159,
+                use_quant_conv=False,
+                use_post_quant_conv=False,
+            ),
+        },
+        scheduler=SCHNELL_SCHEDULER,
+        request=Request(
+            prompt="a \ufb01ne yellow \uff53\uff54\uff41\uff52 above \ufb01ve rings, the moon on the left",
+            width=112,
+            height=80,
+            steps=3,
+            seed=7,
+            max_sequence_length=29,
+            guidance_scale=0.0,
+        ),
+        forward_sigma=0.6,
+    ),
     # An autoencoder with three levels, four latent channels, no attention and no shift.
     "odd_vae": Case(
         components={

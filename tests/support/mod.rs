@@ -4,8 +4,10 @@
 #![allow(dead_code, unused_imports, clippy::unwrap_used)]
 
 pub(crate) mod diffusers;
+pub(crate) mod foreign;
 pub(crate) mod golden;
+pub(crate) mod numbers;
 pub(crate) mod synth;
 
-pub(crate) use diffusers::{Layout, write_component, write_model};
+pub(crate) use diffusers::{Layout, write_component, write_model, write_parts};
 pub(crate) use golden::Golden;
