@@ -100,7 +100,7 @@ fn the_weights_of_a_component_are_missing() {
 #[test]
 fn a_shard_is_missing() {
     let directory = tempfile::tempdir().unwrap();
-    let layout = Layout { dtype: Dtype::BF16, max_shard_bytes: Some(4_000_000) };
+    let layout = Layout { dtype: Dtype::BF16, max_shard_bytes: Some(4_000_000), ..Layout::default() };
     write_model(directory.path(), &Golden::load("schnell"), &layout);
     let open = || FluxModel::open(&Source::open(directory.path())?);
     open().unwrap();

@@ -45,7 +45,7 @@ fn template() -> &'static Path {
     static TEMPLATE: OnceLock<TempDir> = OnceLock::new();
     let directory = TEMPLATE.get_or_init(|| {
         let directory = tempfile::tempdir().unwrap();
-        let layout = Layout { dtype: Dtype::BF16, max_shard_bytes: None };
+        let layout = Layout { dtype: Dtype::BF16, ..Layout::default() };
         write_model(directory.path(), &Golden::load("schnell"), &layout);
         directory
     });

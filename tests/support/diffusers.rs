@@ -106,12 +106,12 @@ fn shards(weights: Vec<Weight>, layout: &Layout) -> Vec<Vec<Weight>> {
 }
 
 fn write_weights(path: &Path, weights: &[Weight], layout: &Layout) {
-    let bytes: Vec<_> = weights.iter().map(|weight| encode(weight, layout)).collect();
-    let view = |(weight, bytes)| {
-        let weight: &Weight = weight;
-        (weight.name.as_str(), TensorView::new(layout.dtype_of(weight), weight.shape.clone(), bytes).unwrap())
-    };
-    let views: BTreeMap<_, _> = weights.iter().zip(&bytes).map(view).collect();
+    let bytes: Vec<Vec<u8>> = weights.iter().map(|weight| encode(weight, layout)).collect();
+    let mut views = BTreeMap::new();
+    for (weight, bytes) in weights.iter().zip(&bytes) {
+        let view = TensorView::new(layout.dtype_of(weight), weight.shape.clone(), bytes).unwrap();
+        views.insert(weight.name.as_str(), view);
+    }
     let metadata = [("format".to_owned(), "pt".to_owned())].into();
     serialize_to_file(views, Some(metadata), path).unwrap();
 }

@@ -42,7 +42,8 @@ pub(super) fn write(foreign: &Foreign, parts: &[Part], extra: &Value, path: &Pat
 
 /// A tensor that no model wants: whole numbers from 0, or ones.
 fn filler(described: &Value) -> Stored {
-    let shape: Vec<usize> = described["shape"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap() as usize).collect();
+    let shape: Vec<usize> =
+        described["shape"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap() as usize).collect();
     let count = shape.iter().product::<usize>();
     let (dtype, bytes) = match described["dtype"].as_str().unwrap() {
         "I64" => (Dtype::I64, (0..count as i64).flat_map(i64::to_le_bytes).collect()),
