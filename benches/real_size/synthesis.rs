@@ -25,6 +25,7 @@ pub(crate) fn write(path: &Path, flux: &Flux, file_type: FileType) -> Result<(),
         .iter()
         .map(|(_, weight)| {
             let choice = recipe.choose(&recipe::Weight {
+                prefix: "dit.",
                 name: &weight.name,
                 role: weight.role,
                 row_len: weight.shape.row(),

@@ -171,7 +171,7 @@ impl Foreign {
 impl Part {
     /// How a tensor is stored.
     fn format_of(&self, name: &str, shape: &[usize]) -> Format {
-        let divisible = shape.last().unwrap_or(&1) % self.format.block() == 0;
+        let divisible = shape.last().unwrap_or(&1).is_multiple_of(self.format.block());
         match self.rules {
             Rules::Plain => self.format,
             // One-dimensional tensors and small ones in single precision, and the layers at either end as the source.
