@@ -36,7 +36,7 @@ use report::{Measured, Report, Row};
 /// among them): bits per weight as stored; the share of their numbers that is really in the type's format; their error,
 /// which is the mean over matrices, weighted by their numbers, of the sum of squared differences from the source over the
 /// source's sum of squares. PSNR in dB over all channels and SSIM over luma: mean over pictures, and the worst. Pictures
-/// that are identical have no PSNR, and are left out of its mean. The time of a picture is the mean, from prompt to
+/// that are identical have no PSNR, and are left out of its mean. The time is the median of a picture, from prompt to
 /// pixels.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES, allow_negative_numbers = true)]
@@ -101,7 +101,7 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     let requests = requests(args, &prompts);
     let source = model::open(&args.model)?;
     let model = FluxModel::open(&source)?;
-    // Before the work, as whatever else can be wrong.
+    // Before the work, as whatever else can be wrong. A list of prompts has one at least.
     let settings =
         FluxPipeline::new(FluxModel::open(&source)?, device, threads, cancel.clone())?.settings(&requests[0])?;
     let place = Place::open(args.keep.as_deref(), &source)?;

@@ -67,7 +67,7 @@ pub(super) struct Row<'a> {
     /// `None` for the reference itself.
     psnr: Option<Psnr<'a>>,
     ssim: Option<Summary<'a>>,
-    /// The mean over the pictures.
+    /// The median over the pictures, which a pause of the machine does not move.
     seconds_per_picture: f64,
     pictures: Vec<PictureRow<'a>>,
     /// The file, where it was kept.
@@ -124,7 +124,6 @@ impl<'a> Row<'a> {
         reference: Option<&[Picture]>,
     ) -> Result<Row<'a>, Error> {
         let rows = rows(prompts, pictures, reference)?;
-        let count = rows.len().max(1) as f64;
         Ok(Row {
             name: measured.name,
             components: measured.components,
@@ -134,7 +133,7 @@ impl<'a> Row<'a> {
             transformer_matrices: measured.weights.transformer,
             psnr: reference.map(|_| psnr(&rows)),
             ssim: summary(&rows, |nearness| Some(nearness.ssim)),
-            seconds_per_picture: rows.iter().map(|row| row.seconds).sum::<f64>() / count,
+            seconds_per_picture: median(rows.iter().map(|row| row.seconds).collect()),
             pictures: rows,
             bundle: measured.bundle,
         })
@@ -175,6 +174,12 @@ fn summary<'a>(rows: &[PictureRow<'a>], of: impl Fn(Nearness) -> Option<f64>) ->
     Some(Summary { mean, worst, worst_prompt: row.prompt, worst_seed: row.seed })
 }
 
+/// The middle one of `values`, of an even number the lower of two; 0 of none.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len().saturating_sub(1) / 2).copied().unwrap_or(0.0)
+}
+
 /// Prints the table, or with `--json` everything.
 pub(super) fn print(report: &Report<'_>, printer: &Printer) -> Result<(), Failure> {
     if printer.json() { printer.object(report) } else { printer.data(&table(&report.types)) }
@@ -192,7 +197,7 @@ fn table(rows: &[Row<'_>]) -> String {
         ">worst",
         ">SSIM",
         ">worst",
-        ">picture",
+        ">time",
     ]);
     for row in rows {
         let [psnr, worst_psnr] = psnr_cells(row);
@@ -250,6 +255,13 @@ mod tests {
         assert!(ssim.worst < ssim.mean && ssim.mean < 1.0);
         let each: Vec<f64> = rows.iter().map(|row| row.nearness.unwrap().ssim).collect();
         assert!((each[0] - 1.0).abs() < 1e-12 && (ssim.mean - each.iter().sum::<f64>() / 3.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn the_median_is_in_the_middle() {
+        assert_eq!(median(vec![9.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(vec![9.0, 1.0, 2.0, 3.0]), 2.0);
+        assert_eq!((median(vec![4.0]), median(vec![])), (4.0, 0.0));
     }
 
     #[test]

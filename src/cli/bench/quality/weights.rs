@@ -60,8 +60,7 @@ fn is_matrix(role: Role) -> bool {
     matches!(role, Role::MatMul | Role::WideMatMul | Role::SensitiveMatMul | Role::Embedding)
 }
 
-/// The matrices of transformer and text encoders that `model` has in a quantized format: how many of them are, in
-/// which formats.
+/// The quantized formats that matrices of `model`'s transformer and text encoders are in, each once.
 pub(super) fn quantized(model: &FluxModel) -> Vec<&'static str> {
     let mut formats = Vec::new();
     for (kind, net, bound) in model.parts() {
