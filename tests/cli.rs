@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod cli {
+    mod bench;
     mod compare;
     mod convert;
     mod devices;

@@ -3,6 +3,7 @@
 //! stdout is data, stderr is talk, and the [`Printer`](printer::Printer) owns both. Exit codes: 0 done, 1 failed, 2
 //! wrong usage, 130 interrupted.
 
+mod bench;
 mod compare;
 mod convert;
 mod devices;
@@ -44,6 +45,9 @@ enum Command {
     Convert(convert::Args),
     Inspect(inspect::Args),
     Compare(compare::Args),
+    /// Measure, as a table or as JSON
+    #[command(subcommand)]
+    Bench(bench::Bench),
     Devices(devices::Args),
 }
 
@@ -54,6 +58,7 @@ impl Command {
             Command::Convert(args) => &args.talk,
             Command::Inspect(args) => &args.talk,
             Command::Compare(args) => &args.talk,
+            Command::Bench(bench) => bench.talk(),
             Command::Devices(args) => &args.talk,
         }
     }
@@ -64,6 +69,7 @@ impl Command {
             Command::Convert(args) => convert::run(args, printer),
             Command::Inspect(args) => inspect::run(args, printer),
             Command::Compare(args) => compare::run(args, printer),
+            Command::Bench(bench) => bench.run(printer),
             Command::Devices(args) => devices::run(args, printer),
         }
     }

@@ -7,6 +7,8 @@ fn help() {
     for command in ["generate", "convert", "inspect", "compare", "devices"] {
         place.run(&[command, "--help"]).snapshot(&format!("help_{command}"));
     }
+    place.run(&["bench", "--help"]).snapshot("help_bench");
+    place.run(&["bench", "quality", "--help"]).snapshot("help_bench_quality");
 }
 
 #[test]

@@ -139,7 +139,7 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
 }
 
 /// The device `name`; an unknown one is a wrong option.
-fn device(name: &str) -> Result<Device> {
+pub(super) fn device(name: &str) -> Result<Device> {
     Device::by_name(name).map_err(|error| match error.hint() {
         Some(known) => {
             let known = known.to_owned();

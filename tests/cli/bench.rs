@@ -1,0 +1,180 @@
+use std::fs;
+use std::path::Path;
+
+use pinhole::image::Image;
+use serde_json::{Value, json};
+
+use super::run::{Outcome, Workplace, mini_bytes, snapshot};
+
+/// A measurement that takes a moment: one prompt, one step, few pixels.
+const SMALL: &[&str] = &[
+    "bench",
+    "quality",
+    "-m",
+    "mini",
+    "--prompts",
+    "prompts.txt",
+    "--steps",
+    "1",
+    "--width",
+    "64",
+    "--height",
+    "48",
+    "--threads",
+    "1",
+];
+
+fn small<'a>(more: &[&'a str]) -> Vec<&'a str> {
+    [SMALL, more].concat()
+}
+
+/// A workplace with a list of one prompt.
+fn workplace() -> Workplace {
+    let place = Workplace::new();
+    place.write("prompts.txt", b"\n  a red circle on a white background \n\n");
+    place
+}
+
+/// Compares with the snapshot `name`, all but what processors compute alike.
+fn snapshot_of_table(outcome: &Outcome, name: &str) {
+    let mut settings = insta::Settings::clone_current();
+    for (pattern, replacement) in
+        [(r" +\d+\.\d+ dB", " [dB]"), (r" +0\.\d{4}\b", " [ssim]"), (r"\d\.\de-\d+", "[nmse]")]
+    {
+        settings.add_filter(pattern, replacement);
+    }
+    settings.bind(|| outcome.snapshot(name));
+}
+
+#[test]
+fn success() {
+    let place = workplace();
+    let outcome = place.run(&small(&["--types", "q4_k_s,bf16"]));
+    snapshot_of_table(&outcome, "bench_quality");
+    snapshot_of_table(&place.run(&small(&["--types", "q4_k_s", "--recipe", "--quiet"])), "bench_quality_recipe");
+    assert_eq!(place.names(), ["prompts.txt"]);
+}
+
+/// Replaces every number under a name in `measured` by a word, anywhere in `value`.
+fn redact(value: &mut Value, measured: &[&str]) {
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(|item| redact(item, measured)),
+        Value::Object(members) => {
+            for (name, member) in members {
+                match member.is_number() && measured.contains(&name.as_str()) {
+                    true => *member = json!("[measured]"),
+                    false => redact(member, measured),
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+#[test]
+fn the_report_says_everything() {
+    let place = workplace();
+    let mut report = place.json(&small(&["--types", "q4_0", "--seed", "5", "--cfg-scale", "2", "--keep", "kept"]));
+    let (f32, q4_0) = (&report["types"][0], &report["types"][1]);
+    assert_eq!(f32["matrices"]["error"], 0.0, "f32 holds every number of q8_0");
+    let error = |row: &Value| row["matrices"]["error"].as_f64().unwrap();
+    // The two smallest distances of 4-bit numbers and of 8-bit ones are 16 apart, their squares 256.
+    assert!((1e-3..3e-2).contains(&error(q4_0)), "{}", error(q4_0));
+    let file = fs::metadata(place.path("kept/q4_0.gguf")).unwrap().len();
+    assert_eq!(q4_0["bytes"], file);
+    // The one picture is mean and worst.
+    let (psnr, ssim, picture) = (&q4_0["psnr"], &q4_0["ssim"], &q4_0["pictures"][0]);
+    assert_eq!((&psnr["mean"], &psnr["worst"]), (&picture["psnr"], &picture["psnr"]));
+    assert_eq!((&ssim["mean"], &ssim["worst"]), (&picture["ssim"], &picture["ssim"]));
+    // And it is what `compare` says of the files.
+    let compared = place.json(&["compare", "kept/f32/00.png", "kept/q4_0/00.png"]);
+    assert_eq!((&compared["psnr"], &compared["ssim"]), (&picture["psnr"], &picture["ssim"]));
+    redact(&mut report, &["psnr", "ssim", "error", "mean", "worst", "seconds", "seconds_per_picture"]);
+    for row in report["types"].as_array_mut().unwrap() {
+        for matrices in ["matrices", "transformer_matrices"] {
+            row[matrices]["worst"]["tensor"] = json!("[measured]");
+            row[matrices]["worst"]["component"] = json!("[measured]");
+        }
+    }
+    report["version"] = json!("[version]");
+    snapshot("bench_quality_json", &serde_json::to_string_pretty(&report).unwrap());
+}
+
+#[test]
+fn what_was_kept_is_used_again() {
+    let place = workplace();
+    let run = |more: &[&str]| place.json(&small(&[&["--keep", "kept/q4", "--types", "q4_0"], more].concat()));
+    let changed = |name: &str| fs::metadata(place.path("kept/q4").join(name)).unwrap().modified().unwrap();
+    let files = ["f32.gguf", "q4_0.gguf", "f32/00.png", "q4_0/00.png"];
+    let first = run(&[]);
+    let before = files.map(changed);
+    let again = run(&[]);
+    assert_eq!(files.map(changed), before);
+    assert_eq!(first["types"], again["types"], "the times are those of the pictures");
+    // Another seed is another picture of the same bundle.
+    let other = run(&["--seed", "1"]);
+    assert_eq!([changed(files[0]), changed(files[1])], [before[0], before[1]]);
+    assert!(changed(files[2]) > before[2] && changed(files[3]) > before[3]);
+    assert_ne!(first["types"][1]["ssim"], other["types"][1]["ssim"]);
+    // A damaged picture is drawn again, a bundle that was cut is converted again.
+    let whole = Image::open_png(&place.path("kept/q4/f32/00.png")).unwrap();
+    place.write("kept/q4/f32/00.png", b"\x89PNG");
+    place.write("kept/q4/q4_0.gguf", &mini_bytes()[..1000]);
+    assert_eq!(run(&["--seed", "1"])["types"][1]["ssim"], other["types"][1]["ssim"]);
+    assert!(Image::open_png(&place.path("kept/q4/f32/00.png")).unwrap() == whole);
+}
+
+#[test]
+fn failures() {
+    let place = workplace();
+    place.write("empty.txt", b"\n  \n");
+    place.write("binary.txt", b"\xff\xfe\x00");
+    place.write("file", b"");
+    place.write("precious/q8_0.gguf", b"precious");
+    place.write("other.gguf", &mini_bytes());
+    assert_eq!(place.run(&small(&["--types", "f32", "--keep", "kept", "-m", "mini"])).code, 2, "-m twice");
+    assert_eq!(place.run(&small(&["--types", "f32", "--keep", "kept"])).code, 0);
+    for (name, more) in [
+        ("unknown_type", &["--types", "q8_0,q9"][..]),
+        ("unwritable", &["--keep", "file/kept"]),
+        ("keep_occupied", &["--keep", "precious"]),
+        ("device", &["--device", "gpu7"]),
+    ] {
+        place.run(&small(more)).snapshot(&format!("bench_quality_{name}"));
+    }
+    let run = |arguments: &[&str]| place.run(&[&["bench", "quality"], arguments].concat());
+    run(&["-m", "mini", "--prompts", "empty.txt"]).snapshot("bench_quality_no_prompt");
+    run(&["-m", "mini", "--prompts", "binary.txt"]).snapshot("bench_quality_prompts_no_text");
+    run(&["-m", "mini", "--width", "100"]).snapshot("bench_quality_width");
+    run(&["-m", "missing"]).snapshot("bench_quality_missing");
+    run(&["-m", "other.gguf", "--keep", "kept"]).snapshot("bench_quality_keep_of_another");
+    assert_eq!(place.run(&["bench"]).code, 2);
+    assert_eq!(fs::read(place.path("precious/q8_0.gguf")).unwrap(), b"precious");
+}
+
+/// Ctrl-C while it draws: exit code 130, and nothing where temporary files go.
+#[cfg(unix)]
+#[test]
+fn an_interrupt_leaves_nothing_behind() {
+    use std::process::{Command, Stdio};
+    use std::thread;
+    use std::time::{Duration, Instant};
+
+    let place = workplace();
+    fs::create_dir(place.path("temporary")).unwrap();
+    let entries = |path: &Path| fs::read_dir(path).unwrap().count();
+    let mut command = place.command(&["bench", "quality", "-m", "mini", "--steps", "900", "--types", "f16"]);
+    command.env("TMPDIR", place.path("temporary")).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let patience = Instant::now() + Duration::from_secs(60);
+    while entries(&place.path("temporary")) == 0 {
+        assert!(Instant::now() < patience && child.try_wait().unwrap().is_none(), "no bundle was begun");
+        thread::sleep(Duration::from_millis(10));
+    }
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130));
+    assert!(String::from_utf8(output.stderr).unwrap().ends_with("error: interrupted\n"));
+    assert!(output.stdout.is_empty());
+    assert_eq!(entries(&place.path("temporary")), 0);
+}
