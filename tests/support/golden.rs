@@ -23,7 +23,7 @@ pub(crate) struct Golden {
 }
 
 impl Golden {
-    /// Reads the golden `name` (`dev`, `schnell`, `odd_vae`, `mini`, `noise` or `sigmas`).
+    /// Reads the golden `name` (`dev`, `schnell`, `loose`, `odd_vae`, `foreign`, `mini`, `noise`, `sigmas`, ...).
     pub(crate) fn load(name: &str) -> Golden {
         let file = |extension| directory().join(format!("{name}.{extension}"));
         let text = fs::read_to_string(file("json")).unwrap_or_else(|e| panic!("golden {name}: {e}"));
