@@ -85,6 +85,18 @@ pub enum Error {
         /// What to do.
         hint: Option<String>,
     },
+    /// A disk has no room for an output.
+    #[error("{} needs {needed} bytes, and its disk has {available} left", path.display())]
+    NoSpace {
+        /// The output.
+        path: PathBuf,
+        /// Its size.
+        needed: u64,
+        /// What is free.
+        available: u64,
+        /// What to do.
+        hint: Option<String>,
+    },
     /// A device is unknown, or failed.
     #[error("device {device}: {message}")]
     Device {
@@ -128,6 +140,7 @@ impl Error {
             | Error::NotFinite { hint, .. }
             | Error::Option { hint, .. }
             | Error::Exists { hint, .. }
+            | Error::NoSpace { hint, .. }
             | Error::Device { hint, .. }
             | Error::OutOfMemory { hint, .. } => hint.as_deref(),
             _ => None,
@@ -183,6 +196,7 @@ impl Error {
         | Error::NotFinite { hint, .. }
         | Error::Option { hint, .. }
         | Error::Exists { hint, .. }
+        | Error::NoSpace { hint, .. }
         | Error::Device { hint, .. }
         | Error::OutOfMemory { hint, .. } = &mut self
         {

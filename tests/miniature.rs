@@ -14,7 +14,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use pinhole::builtin;
-use pinhole::convert::{self, Types};
+use pinhole::convert::{self, Types, WriteOptions};
 use pinhole::ggml::{CancelFlag, Device};
 use pinhole::pipeline::flux::FluxPipeline;
 use pinhole::pipeline::{Event, Generated, Request};
@@ -92,7 +92,7 @@ fn bundle(source: &Source, types: impl Into<Types>, dir: &TempDir, name: &str) -
     let path = dir.path().join(name);
     let model = FluxModel::open(source).unwrap();
     let plan = convert::plan(source, &model.networks(), types).unwrap();
-    plan.write(&path, false, &mut |_| Ok(())).unwrap();
+    plan.write(&path, WriteOptions::default(), &mut |_| Ok(())).unwrap();
     assert_eq!(fs::metadata(&path).unwrap().len(), plan.total_bytes, "{name}: not as large as planned");
     Source::open(&path).unwrap()
 }

@@ -44,6 +44,11 @@ impl Piece {
         self.tensor.storage
     }
 
+    /// The first of its numbers, counted from the tensor's first.
+    pub fn start(&self) -> usize {
+        self.numbers.start
+    }
+
     /// How many numbers it gives.
     pub fn len(&self) -> usize {
         self.numbers.len()

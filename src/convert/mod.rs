@@ -1,11 +1,13 @@
 //! From a model on disk to GGUF: one bundle, or one component by itself.
 //!
 //! A [`Plan`] names every tensor of the output with its format and size before anything is written; [`Plan::write`]
-//! then takes one piece of one tensor after the other through memory, so that a model of any size converts in a few
-//! dozen megabytes. Tensors are written in stage order: a stage is one contiguous read.
+//! then takes one piece of one tensor after the other through memory, reading ahead and writing behind, so that a model
+//! of any size converts in a few dozen megabytes. Tensors are written in stage order: a stage is one contiguous read.
 
 mod metadata;
+mod pipeline;
 mod requantize;
+mod rows;
 mod types;
 mod write;
 
@@ -25,7 +27,7 @@ use crate::{Error, Result};
 
 pub use requantize::Requantized;
 pub use types::Types;
-pub use write::Progress;
+pub use write::{NonFinite, Progress, WriteOptions};
 
 /// What tensors' offsets in a bundle are multiples of, in bytes: a page.
 const BUNDLE_ALIGNMENT: u32 = 4096;

@@ -1,63 +1,104 @@
-//! Writing a planned bundle, a few rows at a time.
+//! Writing a planned file: checked beforehand, whole or not at all.
 
 use std::path::Path;
 
 use pinhole_quant::gguf::{WriteError, Writer};
 use pinhole_quant::output::{AtomicFile, OutputError};
-use pinhole_quant::rows;
 
-use super::{Plan, PlannedTensor};
-use crate::bind::{Bound, Piece};
-use crate::weights::WeightId;
+use super::pipeline::{self, Chunk};
+use super::{Plan, rows};
 use crate::{Error, Result};
 
 /// How many numbers go through memory at once: 16 MiB of F32, enough for all threads to share.
 const CHUNK: usize = 4 << 20;
 
+/// How a plan is carried out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WriteOptions {
+    /// Whether a file that exists is replaced.
+    pub overwrite: bool,
+    /// Whether weights that are not finite, or not in the format that they are converted to, are let through: as they are
+    /// where they are stored one by one, and as 0 where they share a block with others.
+    pub allow_nonfinite: bool,
+}
+
 /// How far a conversion is.
 #[derive(Clone, Copy, Debug)]
 pub struct Progress<'a> {
-    /// The tensor that is being written.
+    /// The tensor that is being converted.
     pub tensor: &'a str,
-    /// Bytes of tensors written.
+    /// Bytes of tensors converted.
     pub done: u64,
     /// Bytes of all tensors.
     pub total: u64,
 }
 
+/// A tensor of the output with numbers that are not finite, which was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NonFinite {
+    /// Its name in the output.
+    pub tensor: String,
+    /// How many of its numbers are not finite.
+    pub count: u64,
+}
+
 impl Plan<'_> {
-    /// Writes the bundle to `output`, which appears whole or not at all. `observer` hears of every few megabytes; an
-    /// error it returns ends the conversion.
+    /// Writes the file to `output`, which appears whole or not at all. `observer` hears of every few megabytes; an
+    /// error it returns ends the conversion. Returns the tensors whose numbers are not all finite.
     ///
     /// # Errors
-    /// [`Error::Io`] where the output cannot be written, [`Error::Exists`] where it exists and `overwrite` is
-    /// false, [`Error::Option`] where it is the source, [`Error::NotFinite`] naming a weight that holds a NaN or an infinity.
+    /// [`Error::Io`] where the output cannot be written, [`Error::NoSpace`] where the disk has no room for it,
+    /// [`Error::Exists`] where it exists and may not be replaced, [`Error::Option`] where it is the source,
+    /// [`Error::NotFinite`] naming a weight that holds a NaN or an infinity, unless that is allowed.
     pub fn write(
         &self,
         output: &Path,
-        overwrite: bool,
+        options: WriteOptions,
         observer: &mut dyn FnMut(Progress<'_>) -> Result<()>,
-    ) -> Result<()> {
+    ) -> Result<Vec<NonFinite>> {
         self.refuse_source(output)?;
-        let file = AtomicFile::create(output, overwrite).map_err(output_error)?;
+        let file = AtomicFile::create(output, options.overwrite).map_err(output_error)?;
+        self.check_space(file.target())?;
         let failed = |error: WriteError| write_error(output, error);
-        let mut writer = Writer::new(file, self.layout.clone()).map_err(failed)?;
-        let mut buffers = Buffers::default();
+        let writer = Writer::new(file, self.layout.clone()).map_err(failed)?;
         let total = self.tensors.iter().map(|tensor| tensor.bytes).sum();
-        let mut done = 0;
-        for (tensor, &(bound, id)) in self.tensors.iter().zip(&self.weights) {
-            writer.begin(&tensor.name).map_err(failed)?;
-            for_each_chunk(tensor, bound, id, &mut buffers, |bytes| {
-                writer.write(bytes).map_err(failed)?;
-                done += bytes.len() as u64;
-                observer(Progress { tensor: &tensor.name, done, total })
+        let (mut done, mut found) = (0, Vec::new());
+        let mut convert = |chunk: &Chunk<'_>, bytes: &mut Vec<u8>| {
+            let tensor = &self.tensors[chunk.tensor];
+            let count = rows::convert(chunk, tensor.to, options.allow_nonfinite, bytes)?;
+            count_up(&mut found, &tensor.name, count);
+            done += bytes.len() as u64;
+            observer(Progress { tensor: &tensor.name, done, total })
+        };
+        let writer =
+            pipeline::run(self.chunks(), &mut convert, writer, &self.tensors).map_err(|error| match error {
+                pipeline::Stopped::Convert(error) => error,
+                pipeline::Stopped::Write(error) => failed(error),
             })?;
-            writer.end().map_err(failed)?;
-        }
-        writer.finish().map_err(failed)?.commit().map_err(output_error)
+        writer.finish().map_err(failed)?.commit().map_err(output_error)?;
+        Ok(found)
     }
 
-    /// A source must not be written over while it is read: neither a bundle nor a file of a directory, bundles in it aside.
+    /// The source, piece by piece, in the order of the output.
+    fn chunks(&self) -> impl Iterator<Item = Chunk<'_>> + Send {
+        self.weights.iter().enumerate().flat_map(move |(tensor, &(bound, id))| {
+            let row = self.tensors[tensor].shape.row();
+            bound.pieces(id).iter().flat_map(move |piece| {
+                // A vector may come in two halves, each shorter than its row.
+                let row = row.min(piece.len());
+                let step = (CHUNK / row).max(1) * row;
+                let starts = (0..piece.len()).step_by(step);
+                starts.map(move |start| Chunk {
+                    tensor,
+                    bound,
+                    part: piece.part(start, step.min(piece.len() - start)),
+                    row,
+                })
+            })
+        })
+    }
+
+    /// A source must not be written over while it is read: no file of it, nor one of its directory, bundles in it aside.
     fn refuse_source(&self, output: &Path) -> Result<()> {
         let Ok(output) = output.canonicalize() else { return Ok(()) };
         let is_bundle = output.extension().is_some_and(|extension| extension == "gguf");
@@ -68,71 +109,32 @@ impl Plan<'_> {
         }
         Ok(())
     }
-}
 
-/// What is used for every chunk again.
-#[derive(Default)]
-struct Buffers {
-    numbers: Vec<f32>,
-    bytes: Vec<u8>,
-}
-
-/// Calls `take` with the bytes of the tensor, converted, chunk by chunk.
-fn for_each_chunk(
-    tensor: &PlannedTensor,
-    bound: &Bound,
-    id: WeightId,
-    buffers: &mut Buffers,
-    mut take: impl FnMut(&[u8]) -> Result<()>,
-) -> Result<()> {
-    for piece in bound.pieces(id) {
-        // A vector may come in two halves, each shorter than its row.
-        let row = tensor.shape.row().min(piece.len());
-        let chunk = (CHUNK / row).max(1) * row;
-        let mut start = 0;
-        while start < piece.len() {
-            let part = piece.part(start, chunk.min(piece.len() - start));
-            start += part.len();
-            take(convert(tensor, bound, &part, row, buffers)?)?;
+    /// Refuses a file for which there is no room. One that it replaces stays until the end, and frees nothing before.
+    fn check_space(&self, target: &Path) -> Result<()> {
+        let directory = match target.parent() {
+            Some(parent) if parent != Path::new("") => parent,
+            _ => Path::new("."),
+        };
+        // Where the system does not say, the write itself will.
+        match fs4::available_space(directory) {
+            Ok(available) if available < self.total_bytes => Err(Error::NoSpace {
+                path: target.to_owned(),
+                needed: self.total_bytes,
+                available,
+                hint: Some("make room, write to another disk, or choose a smaller --type".into()),
+            }),
+            _ => Ok(()),
         }
     }
-    Ok(())
 }
 
-/// The bytes of `part` in the tensor's format.
-fn convert<'a>(
-    tensor: &PlannedTensor,
-    bound: &Bound,
-    part: &'a Piece,
-    row: usize,
-    buffers: &'a mut Buffers,
-) -> Result<&'a [u8]> {
-    let as_is = part.storage() == tensor.to;
-    if as_is && tensor.to.is_quantized() {
-        return Ok(part.bytes());
+fn count_up(found: &mut Vec<NonFinite>, tensor: &str, count: u64) {
+    match found.last_mut() {
+        Some(last) if last.tensor == tensor => last.count += count,
+        _ if count > 0 => found.push(NonFinite { tensor: tensor.to_owned(), count }),
+        _ => {}
     }
-    let no_memory = || Error::OutOfMemory { what: "a part of a weight".into(), bytes: CHUNK * 4, hint: None };
-    let Buffers { numbers, bytes } = buffers;
-    numbers.clear();
-    numbers.try_reserve(part.len()).map_err(|_| no_memory())?;
-    numbers.resize(part.len(), 0.0);
-    part.read_f32(numbers)?;
-    if rows::first_non_finite(numbers).is_some() {
-        let at = format!("tensor {} of {}", part.name(), bound.origin().display());
-        let hint = "the file is damaged, or was saved from a training run that diverged";
-        return Err(Error::NotFinite { at, hint: Some(hint.into()) });
-    }
-    if as_is {
-        return Ok(part.bytes());
-    }
-    let size = tensor.to.row_bytes(row).map_or(0, |bytes| bytes * (numbers.len() / row));
-    bytes.clear();
-    bytes.try_reserve(size).map_err(|_| no_memory())?;
-    bytes.resize(size, 0);
-    rows::quantize_parallel(tensor.to, numbers, row, bytes).map_err(|error| {
-        Error::mismatch(bound.origin(), format!("tensor {}", part.name()), "rows to convert", error.to_string())
-    })?;
-    Ok(bytes)
 }
 
 /// An [`OutputError`] as the library's error.
@@ -147,6 +149,6 @@ pub(crate) fn output_error(error: OutputError) -> Error {
 fn write_error(output: &Path, error: WriteError) -> Error {
     match error {
         WriteError::Io(source) => Error::io("write", output, source),
-        other => Error::graph("write bundle", other.to_string()),
+        other => Error::graph("write", other.to_string()),
     }
 }

@@ -3,17 +3,22 @@
 use std::fs;
 use std::path::Path;
 
+use pinhole::convert::{self, NonFinite, WriteOptions};
 use pinhole::source::Source;
 use pinhole::source::flux::FluxModel;
-use pinhole::{Error, Result, convert};
+use pinhole::{Error, Result};
 use pinhole_quant::recipe::FileType;
 
 use crate::disk::{Disk, bundle, refused, show, weights_of};
 
+fn options(overwrite: bool) -> WriteOptions {
+    WriteOptions { overwrite, ..WriteOptions::default() }
+}
+
 fn convert(from: &Path, to: &Path, overwrite: bool) -> Result<()> {
     let source = Source::open(from)?;
     let model = FluxModel::open(&source)?;
-    convert::plan(&source, &model.networks(), FileType::F16)?.write(to, overwrite, &mut |_| Ok(()))
+    convert::plan(&source, &model.networks(), FileType::F16)?.write(to, options(overwrite), &mut |_| Ok(())).map(|_| ())
 }
 
 fn names(directory: &Path) -> Vec<String> {
@@ -83,7 +88,7 @@ fn a_cancelled_conversion_leaves_nothing_behind() {
     let output = directory.path().join("out.gguf");
     for last in [0, 1, 50, 200] {
         let mut left = last;
-        let written = plan.write(&output, false, &mut |progress| {
+        let written = plan.write(&output, options(false), &mut |progress| {
             assert!(progress.done <= progress.total);
             // Something is there while it is written.
             assert_eq!(names(directory.path()).len(), 1);
@@ -95,11 +100,76 @@ fn a_cancelled_conversion_leaves_nothing_behind() {
     }
     // What was there before stays.
     fs::write(&output, "mine").unwrap();
-    refused!(Cancelled, plan.write(&output, true, &mut |_| Err(Error::Cancelled)), "cancelled");
+    refused!(Cancelled, plan.write(&output, options(true), &mut |_| Err(Error::Cancelled)), "cancelled");
     assert_eq!((fs::read(&output).unwrap(), names(directory.path())), (b"mine".to_vec(), vec!["out.gguf".to_owned()]));
     // The same plan works all the same.
-    plan.write(&output, true, &mut |_| Ok(())).unwrap();
+    plan.write(&output, options(true), &mut |_| Ok(())).unwrap();
     assert_eq!(fs::metadata(&output).unwrap().len(), plan.total_bytes);
+}
+
+/// Sets one number of the transformer's first projection, which is BF16.
+fn spoilt(number: usize, bits: u16) -> Disk {
+    let disk = Disk::new();
+    disk.edit_tensors("transformer", |tensors| {
+        let tensor = tensors.get_mut("x_embedder.weight").unwrap();
+        tensor.bytes[2 * number..][..2].copy_from_slice(&bits.to_le_bytes());
+    });
+    disk
+}
+
+#[test]
+fn weights_that_are_not_finite_are_named_and_let_through_where_asked_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let output = directory.path().join("out.gguf");
+    // NaN, and numbers that BF16 has and F16 has not.
+    for (bits, what) in [(0x7fc0, "not finite"), (0xff80, "not finite"), (0x4780, "65536")] {
+        let disk = spoilt(700, bits);
+        let source = Source::open(disk.root()).unwrap();
+        let model = FluxModel::open(&source).unwrap();
+        let write = |file_type: FileType, allow_nonfinite: bool| {
+            let plan = convert::plan(&source, &model.networks(), file_type).unwrap();
+            plan.write(&output, WriteOptions { overwrite: true, allow_nonfinite }, &mut |_| Ok(()))
+        };
+        let error = write(FileType::F16, false).unwrap_err();
+        show(&error);
+        let message = error.to_string();
+        assert!(message.contains("number 700 of tensor x_embedder.weight") && message.contains(what), "{message}");
+        assert!(error.hint().unwrap().contains("--allow-nonfinite"));
+        assert_eq!(names(directory.path()), [""; 0]);
+        let found = vec![NonFinite { tensor: "dit.img_in.weight".into(), count: 1 }];
+        assert_eq!(write(FileType::F16, true).unwrap(), found);
+        let finite_in_bf16 = bits == 0x4780;
+        assert_eq!(write(FileType::BF16, true).unwrap(), if finite_in_bf16 { vec![] } else { found });
+        fs::remove_file(&output).unwrap();
+    }
+}
+
+/// ggml promises nothing for such numbers, and one must not spoil those that share a block with it.
+#[test]
+fn what_is_not_finite_becomes_nothing_in_a_block() {
+    let directory = tempfile::tempdir().unwrap();
+    let disk = Disk::new();
+    disk.edit_tensors("transformer", |tensors| {
+        let tensor = tensors.get_mut("single_transformer_blocks.0.proj_mlp.weight").unwrap();
+        tensor.bytes[2 * 5..][..2].copy_from_slice(&0x7f80u16.to_le_bytes());
+    });
+    let source = Source::open(disk.root()).unwrap();
+    let model = FluxModel::open(&source).unwrap();
+    for file_type in [FileType::Q8_0, FileType::Q4_K_S, FileType::IQ4_NL, FileType::Q2_K] {
+        let output = directory.path().join(file_type.name());
+        let plan = convert::plan(&source, &model.networks(), file_type).unwrap();
+        refused!(NotFinite, plan.write(&output, options(false), &mut |_| Ok(())), "number 5 of tensor");
+        let found = plan.write(&output, WriteOptions { overwrite: false, allow_nonfinite: true }, &mut |_| Ok(()));
+        assert_eq!(found.unwrap().iter().map(|found| found.count).sum::<u64>(), 1);
+        let bundle = Source::open(&output).unwrap();
+        let bundle = FluxModel::open(&bundle).unwrap();
+        for network in bundle.networks() {
+            for (id, weight) in network.model.manifest().iter() {
+                let numbers = network.bound.read_f32(id).unwrap();
+                assert!(numbers.iter().all(|number| number.is_finite()), "{file_type}: {}", weight.name);
+            }
+        }
+    }
 }
 
 #[test]

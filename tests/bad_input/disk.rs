@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use pinhole::convert;
+use pinhole::convert::{self, WriteOptions};
 use pinhole::ggml::{CancelFlag, Device};
 use pinhole::pipeline::flux::FluxPipeline;
 use pinhole::source::Source;
@@ -68,7 +68,9 @@ pub(crate) fn bundle() -> &'static Path {
 pub(crate) fn convert_to(from: &Path, to: &Path) -> Result<()> {
     let source = Source::open(from)?;
     let model = FluxModel::open(&source)?;
-    convert::plan(&source, &model.networks(), FileType::BF16)?.write(to, false, &mut |_| Ok(()))
+    convert::plan(&source, &model.networks(), FileType::BF16)?
+        .write(to, WriteOptions::default(), &mut |_| Ok(()))
+        .map(|_| ())
 }
 
 /// A model that shares its files with the template until they are changed.

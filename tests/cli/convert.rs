@@ -88,6 +88,66 @@ fn what_is_quantized_is_quantized_again_only_where_asked_for() {
     assert!(first[first.len() - tail..] == same[same.len() - tail..]);
 }
 
+/// A conversion that takes a while, begun: the temporary file is there.
+#[cfg(unix)]
+fn begun(place: &Workplace) -> std::process::Child {
+    use std::process::Stdio;
+    use std::time::{Duration, Instant};
+
+    // ggml makes these formats slowly.
+    let arguments = ["convert", "mini", "-o", "out.gguf", "--type", "iq4_nl,text_encoder=iq4_xs", "--threads", "1"];
+    let child = place.command(&arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let patience = Instant::now() + Duration::from_secs(60);
+    while place.names().is_empty() {
+        assert!(Instant::now() < patience, "no output was begun");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child
+}
+
+#[cfg(unix)]
+fn signal(child: &std::process::Child, name: &str) {
+    let sent = std::process::Command::new("kill").args([name, &child.id().to_string()]).status().unwrap();
+    assert!(sent.success());
+}
+
+#[test]
+#[cfg(unix)]
+fn an_interrupt_leaves_nothing_behind() {
+    let place = Workplace::new();
+    let mut child = begun(&place);
+    signal(&child, "-INT");
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert_eq!(place.names(), [""; 0]);
+}
+
+#[test]
+#[cfg(unix)]
+fn what_a_killed_conversion_left_is_removed_by_the_next() {
+    let place = Workplace::new();
+    let mut child = begun(&place);
+    signal(&child, "-KILL");
+    assert_eq!(child.wait().unwrap().code(), None);
+    let left = place.names();
+    assert!(left.len() == 1 && left[0].ends_with(".part"), "{left:?}");
+    assert_eq!(place.run(&["convert", "mini", "-o", "out.gguf", "--type", "q8_0", "-q"]).code, 0);
+    assert_eq!(place.names(), ["out.gguf"]);
+}
+
+/// A limit on the size of files stands for a full disk: the write fails half-way.
+#[test]
+#[cfg(unix)]
+fn a_disk_that_fills_up_leaves_nothing_behind() {
+    let place = Workplace::new();
+    let pinhole = env!("CARGO_BIN_EXE_pinhole");
+    let script = format!("trap '' XFSZ; ulimit -f 8192; exec '{pinhole}' convert mini -o out.gguf --type f32");
+    let output = std::process::Command::new("sh").args(["-c", &script]).current_dir(place.path(".")).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.starts_with("error: cannot write out.gguf: File too large"), "{stderr}");
+    assert_eq!(place.names(), [""; 0]);
+}
+
 #[test]
 fn components_by_themselves() {
     let place = Workplace::new();

@@ -5,7 +5,7 @@ mod report;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use pinhole::convert::{self, Options, Plan, Progress, Target};
+use pinhole::convert::{self, NonFinite, Options, Plan, Progress, Target, WriteOptions};
 use pinhole::source::flux::{FluxModel, Lone, Network};
 use pinhole::source::{ComponentKind, Source};
 use pinhole::{Error, Result};
@@ -13,7 +13,7 @@ use pinhole_quant::pattern::TensorPattern;
 
 use super::failure::Failure;
 use super::printer::{Printer, Talk, Unit};
-use super::{interrupt, model, threads};
+use super::{interrupt, model, threads, units};
 
 /// Make a GGUF file of a model: a bundle with everything inside, or one component
 ///
@@ -46,6 +46,9 @@ pub(super) struct Args {
     /// Quantize again what the source has quantized to less than 8 bits, though it loses more each time
     #[arg(long)]
     allow_requantize: bool,
+    /// Convert weights that are NaN, infinite, or too large for f16 all the same
+    #[arg(long)]
+    allow_nonfinite: bool,
     /// Replace OUT.gguf where it exists
     #[arg(long)]
     overwrite: bool,
@@ -131,11 +134,15 @@ fn write(args: &Args, plan: &Plan<'_>, printer: &Printer) -> Result<(), Error> {
     let cancel = interrupt::cancel_flag(printer);
     // The header comes with the first tensor.
     printer.begin("convert", plan.tensors.iter().map(|tensor| tensor.bytes).sum(), Unit::Bytes);
-    plan.write(&args.output, args.overwrite, &mut |Progress { tensor, done, .. }| {
+    let options = WriteOptions { overwrite: args.overwrite, allow_nonfinite: args.allow_nonfinite };
+    let found = plan.write(&args.output, options, &mut |Progress { tensor, done, .. }| {
         printer.progress(done);
         printer.doing(tensor.to_owned());
         cancel.check()
     })?;
     printer.end("convert");
+    for NonFinite { tensor, count } in &found {
+        printer.warn(&format!("{tensor} has {} that are not finite", units::counted(*count as usize, "number")));
+    }
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
-use pinhole::convert::{self, Progress, Types};
+use pinhole::convert::{self, Progress, Types, WriteOptions};
 use pinhole::ggml::CancelFlag;
 use pinhole::image::{Image, PINHOLE};
 use pinhole::source::Source;
@@ -107,10 +107,14 @@ impl Place {
         if !there {
             printer.begin("convert", plan.tensors.iter().map(|tensor| tensor.bytes).sum(), Unit::Bytes);
             printer.doing(name.to_owned());
-            plan.write(&path, true, &mut |Progress { done, .. }| {
-                printer.progress(done);
-                cancel.check()
-            })?;
+            plan.write(
+                &path,
+                WriteOptions { overwrite: true, ..WriteOptions::default() },
+                &mut |Progress { done, .. }| {
+                    printer.progress(done);
+                    cancel.check()
+                },
+            )?;
         }
         let source = Source::open(&path)?;
         if let Place::Temporary(_) = self {
