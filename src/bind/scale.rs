@@ -52,3 +52,68 @@ fn number(tensor: &FileTensor) -> Option<f32> {
     let read = single && pinhole_quant::rows::dequantize(dtype, tensor.bytes(), &mut out).is_ok();
     (read && out[0].is_finite()).then_some(out[0])
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use pinhole_quant::fp8::Fp8;
+    use safetensors::tensor::{Dtype, TensorView, serialize};
+
+    use super::*;
+    use crate::bind::Bound;
+    use crate::bind::alias::Part;
+    use crate::index::Map;
+    use crate::safetensors::Safetensors;
+    use crate::weights::{Manifest, Role, Scope};
+
+    /// A checkpoint with one matrix of 8 bits and, beside it, `scale`.
+    fn index(scale: &[f32]) -> Index {
+        let matrix: Vec<u8> = (0..8).map(|i| 0x30 + i).collect();
+        let scale: Vec<u8> = scale.iter().flat_map(|number| number.to_le_bytes()).collect();
+        let extents = if scale.len() == 4 { vec![] } else { vec![scale.len() / 4] };
+        let tensors = [
+            ("a.weight", TensorView::new(Dtype::F8_E4M3, vec![2, 4], &matrix).unwrap()),
+            ("a.scale_weight", TensorView::new(Dtype::F32, extents, &scale).unwrap()),
+            ("a.scale_input", TensorView::new(Dtype::F32, vec![], &[0; 4]).unwrap()),
+            ("scaled_fp8", TensorView::new(Dtype::F8_E4M3, vec![1], &[0]).unwrap()),
+        ];
+        let map = Map::from_bytes("scaled.safetensors", &serialize(tensors, None).unwrap()).unwrap();
+        Safetensors::from_map(map).unwrap().index
+    }
+
+    fn bound(index: &Index) -> Result<Bound> {
+        let (mut manifest, mut declared) = (Manifest::default(), Vec::new());
+        Scope::root(&mut manifest, &mut declared).weight("a.weight", &[4, 2], Role::MatMul)?;
+        Bound::new(&manifest, index, "", |name| vec![vec![Part::all(name)]], Path::new("scaled.safetensors"))
+    }
+
+    #[test]
+    fn numbers_are_multiplied_by_the_scale_beside_them() {
+        let index = index(&[0.25]);
+        let bound = bound(&index).unwrap();
+        let id = bound_id();
+        let expected: Vec<f32> = (0..8).map(|i| 0.25 * Fp8::E4M3Fn.to_f32(0x30 + i)).collect();
+        assert_eq!(bound.read_f32(id).unwrap(), expected);
+        assert_eq!(bound.pieces(id)[0].part(3, 2).len(), 2);
+        assert_eq!(bound.gather(id, 4, &[1]).unwrap(), expected[4..]);
+        // What belongs to the matrix is used; the mark on the file is nobody's.
+        assert_eq!(bound.unused(), ["scaled_fp8"]);
+    }
+
+    #[test]
+    fn a_scale_is_one_finite_number() {
+        for scale in [&[f32::NAN][..], &[f32::INFINITY], &[1.0, 2.0]] {
+            let error = bound(&index(scale)).unwrap_err().to_string();
+            assert!(
+                error.starts_with("scaled.safetensors: tensor a.scale_weight: expected one finite number"),
+                "{error}"
+            );
+        }
+    }
+
+    /// The only weight.
+    fn bound_id() -> crate::weights::WeightId {
+        let (mut manifest, mut declared) = (Manifest::default(), Vec::new());
+        Scope::root(&mut manifest, &mut declared).weight("a.weight", &[4, 2], Role::MatMul).unwrap()
+    }
+}
