@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::size::Size;
+
 /// What the library's functions return.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -117,6 +119,18 @@ pub enum Error {
         /// What to do.
         hint: Option<String>,
     },
+    /// A request takes more device memory than it may.
+    #[error("needs {} for {what}; given {}", Size(*needed as u64), Size(*given as u64))]
+    OverBudget {
+        /// The component and the size of the picture.
+        what: String,
+        /// The least budget, in bytes, that works.
+        needed: usize,
+        /// The budget, in bytes.
+        given: usize,
+        /// What to do.
+        hint: Option<String>,
+    },
     /// A graph operation was called with tensors that it cannot take, or ggml failed below it. A bug in pinhole
     /// unless a file's shapes led here.
     #[error("{op}: {message}")]
@@ -142,7 +156,8 @@ impl Error {
             | Error::Exists { hint, .. }
             | Error::NoSpace { hint, .. }
             | Error::Device { hint, .. }
-            | Error::OutOfMemory { hint, .. } => hint.as_deref(),
+            | Error::OutOfMemory { hint, .. }
+            | Error::OverBudget { hint, .. } => hint.as_deref(),
             _ => None,
         }
     }
@@ -198,7 +213,8 @@ impl Error {
         | Error::Exists { hint, .. }
         | Error::NoSpace { hint, .. }
         | Error::Device { hint, .. }
-        | Error::OutOfMemory { hint, .. } = &mut self
+        | Error::OutOfMemory { hint, .. }
+        | Error::OverBudget { hint, .. } = &mut self
         {
             *hint = Some(text.into());
         }

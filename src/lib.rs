@@ -3,9 +3,9 @@
 //! pinhole reads image and video diffusion models from GGUF bundles, diffusers directories and files of other tools, maps
 //! them into memory and runs them through ggml. Data goes one way: file, map, index, bind, stages, executor, latents, autoencoder, picture.
 //!
-//! Modules import only from those before them in this order: [`error`], [`tensor`], [`index`], [`gguf`] and
+//! Modules import only from those before them in this order: [`error`], [`size`], [`tensor`], [`index`], [`gguf`] and
 //! [`safetensors`], [`ggml`], [`weights`], [`stage`], [`models`], [`bind`], [`sample`], [`text`], [`image`], [`source`],
-//! [`builtin`], [`convert`], [`exec`], [`pipeline`]; [`memory`] stands alone.
+//! [`builtin`], [`convert`], [`plan`], [`exec`], [`pipeline`]; [`memory`] stands alone.
 
 pub mod bind;
 pub mod builtin;
@@ -19,8 +19,10 @@ pub mod index;
 pub mod memory;
 pub mod models;
 pub mod pipeline;
+pub mod plan;
 pub mod safetensors;
 pub mod sample;
+pub mod size;
 pub mod source;
 pub mod stage;
 pub mod tensor;

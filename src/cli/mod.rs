@@ -13,7 +13,9 @@ mod generate;
 mod inspect;
 mod interrupt;
 mod model;
+mod plan;
 mod printer;
+mod request;
 mod table;
 mod threads;
 mod units;
@@ -42,6 +44,7 @@ Examples:
 #[derive(Subcommand)]
 enum Command {
     Generate(generate::Args),
+    Plan(plan::Args),
     Convert(convert::Args),
     Inspect(inspect::Args),
     Compare(compare::Args),
@@ -55,6 +58,7 @@ impl Command {
     fn talk(&self) -> &printer::Talk {
         match self {
             Command::Generate(args) => &args.talk,
+            Command::Plan(args) => &args.talk,
             Command::Convert(args) => &args.talk,
             Command::Inspect(args) => &args.talk,
             Command::Compare(args) => &args.talk,
@@ -66,6 +70,7 @@ impl Command {
     fn run(&self, printer: &Printer) -> Result<(), Failure> {
         match self {
             Command::Generate(args) => generate::run(args, printer),
+            Command::Plan(args) => plan::run(args, printer),
             Command::Convert(args) => convert::run(args, printer),
             Command::Inspect(args) => inspect::run(args, printer),
             Command::Compare(args) => compare::run(args, printer),

@@ -1,9 +1,12 @@
 //! The executor: puts weights where the device computes, gives ports and activations their memory, runs stages.
 //!
-//! It sees stages, ports and places, and never a model's name.
+//! It sees stages, ports and places, and never a model's name. Where things go is a [`Placement`](crate::plan::Placement)'s
+//! business; how they get there, the [uploads'](DeviceWeights::place).
 
-mod ports;
+mod feed;
+mod link;
 mod session;
+mod uploads;
 mod weights;
 
 pub use session::Session;

@@ -1,15 +1,15 @@
 //! One request's memory and graphs: ports, activations, and a graph for every stage, all made once.
 
+use std::sync::Arc;
+
 use pinhole_quant::DType;
 
 use super::DeviceWeights;
-use super::ports::DryRun;
-use crate::ggml::{Arena, Backend, Graph, Ledger, Placed};
+use super::uploads::Uploads;
+use crate::ggml::{Arena, Backend, Buffer, Graph, Ledger, Placed};
+use crate::plan::{DryRun, STAGE_TENSORS};
 use crate::stage::{Build, Cadence, Dims, Model, Port, Stage};
 use crate::{Error, Result};
-
-/// How many tensors a stage's graph may have. Contexts take room for it in address space; only what is used is touched.
-const STAGE_TENSORS: usize = 1024;
 
 /// A model ready to run at one size.
 pub struct Session<'m> {
@@ -17,6 +17,8 @@ pub struct Session<'m> {
     ports: Vec<Placed>,
     graphs: Vec<Graph>,
     arena: Arena,
+    /// Where weights are still coming, or come in every step.
+    uploads: Option<Arc<Uploads>>,
 }
 
 impl<'m> Session<'m> {
@@ -31,8 +33,12 @@ impl<'m> Session<'m> {
         backend: &Backend,
         ledger: &Ledger,
     ) -> Result<Session<'m>> {
-        let dry_run = DryRun::new(model, weights, dims, backend.device(), STAGE_TENSORS)?;
-        let ports = dry_run.place_ports(model, dims, backend, ledger)?;
+        let block =
+            DryRun::new(model, |id| weights.dtype(id), dims, backend)?.pack_ports(model, dims, backend.device())?;
+        let buffer = Buffer::allocate(backend.device(), block.total, ledger, "ports")?;
+        let ports = model.ports().iter().zip(block.offsets);
+        let ports = ports.map(|(spec, offset)| Placed::new(&buffer, offset, spec.dtype, spec.shape(dims)?));
+        let ports = ports.collect::<Result<Vec<_>>>()?;
         let build = |stage: &Stage| {
             let graph = Graph::new(backend.device(), STAGE_TENSORS)?;
             let b = Build::new(&graph, dims, weights.places(), &ports);
@@ -43,7 +49,8 @@ impl<'m> Session<'m> {
         let graphs = model.stages().iter().map(build).collect::<Result<Vec<_>>>()?;
         let mut arena = Arena::new(backend.device(), ledger)?;
         arena.assign(&graphs.iter().collect::<Vec<_>>())?;
-        Ok(Session { model, ports, graphs, arena })
+        backend.reserve(&graphs, &mut arena)?;
+        Ok(Session { model, ports, graphs, arena, uploads: weights.uploads().cloned() })
     }
 
     /// Fills an F32 port.
@@ -93,7 +100,13 @@ impl<'m> Session<'m> {
         let range = self.model.at(cadence);
         let total = range.len();
         for (done, i) in range.enumerate() {
-            backend.compute(&self.graphs[i], &mut self.arena)?;
+            if let Some(uploads) = &self.uploads {
+                uploads.acquire(i, backend.cancel())?;
+                backend.compute(&self.graphs[i], &mut self.arena)?;
+                uploads.release(i)?;
+            } else {
+                backend.compute(&self.graphs[i], &mut self.arena)?;
+            }
             after(done + 1, total)?;
         }
         Ok(())

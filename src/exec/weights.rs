@@ -1,49 +1,76 @@
-//! A model's weights where a device computes: in the memory map, or in a buffer of their own.
+//! A model's weights where a device computes: in the memory map, in a buffer of their own, or in slots that they share.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use pinhole_quant::DType;
 
-use crate::Result;
+use super::feed::{Conversion, Feed};
+use super::link::HostLink;
+use super::uploads::{Ring, Upload, Uploads};
 use crate::bind::Bound;
-use crate::ggml::{Buffer, Device, DeviceKind, Ledger, Placed, support};
+use crate::ggml::{Buffer, Device, Ledger, Placed};
 use crate::index::Map;
-use crate::stage::Model;
-use crate::weights::{Role, Weight, WeightId};
+use crate::plan::layout::{self, StageLayout};
+use crate::plan::{Placement, Runs};
+use crate::stage::{Cadence, Model};
+use crate::weights::WeightId;
+use crate::{Error, Result};
 
 /// Every weight that a stage needs, at its place.
 pub struct DeviceWeights {
+    /// Stopped before the places go.
+    uploads: Option<Arc<Uploads>>,
     places: Vec<Option<Placed>>,
     mapped: usize,
     copied: usize,
 }
 
 impl DeviceWeights {
-    /// Places the weights of `model`. On a device that computes in host memory a tensor that is usable as it stands stays
-    /// in the file's map; all others are converted or joined into one buffer, entered in `ledger`.
+    /// Places all weights of `model` to stay, and waits for them. On a device that computes in host memory a tensor that is
+    /// usable as it stands stays in the file's map; all others are converted or joined into one buffer, entered in
+    /// `ledger`.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory); what reading a weight returns.
+    /// [`Error::OutOfMemory`]; what reading a weight returns.
     pub fn load(model: &Model, bound: &Bound, device: Device, ledger: &Ledger) -> Result<DeviceWeights> {
-        let manifest = model.manifest();
-        let mut places = vec![None; manifest.len()];
-        let mut maps = MapBuffers { device, buffers: HashMap::new() };
-        let mut copies = Vec::new();
-        let mut mapped = 0;
-        for &id in model.stages().iter().flat_map(|stage| &stage.weights) {
-            let weight = manifest.get(id);
-            let dtype = wanted(weight, bound.dtype(id));
-            match maps.place(bound, id, weight, dtype)? {
-                Some(place) => {
-                    mapped += place.bytes();
-                    places[id.index()] = Some(place);
-                }
-                None => copies.push((id, dtype)),
-            }
+        let layouts = layout::stages(model, bound, device)?;
+        let slot_of = vec![None; layouts.len()];
+        let resident_bytes = layouts.iter().map(|layout| layout.bytes).sum();
+        let placement = Placement { slot_of, resident_bytes, ..Placement::default() };
+        let (weights, uploads, _) = allocate(model, bound, device, ledger, &placement, &layouts)?;
+        let mut link = HostLink::new(device, Arc::new(AtomicBool::new(false)));
+        let mut conversion = Conversion::default();
+        for upload in uploads.iter().flatten() {
+            upload.feed.bring(&mut link, &mut conversion)?;
         }
-        let copied = copy(model, bound, device, ledger, &copies, &mut places)?;
-        Ok(DeviceWeights { places, mapped, copied })
+        Ok(weights)
+    }
+
+    /// Gives the weights of `model` their places as `placement` says, and begins to bring them from a thread of their own, in
+    /// the order of a request that runs its stages as often as `runs` says.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`]; [`Error::Graph`] for a placement of another model. What goes wrong on the way is told to
+    /// the computation that waits for it.
+    pub fn place(
+        model: &Model,
+        bound: &Bound,
+        device: Device,
+        ledger: &Ledger,
+        placement: &Placement,
+        runs: Runs,
+    ) -> Result<DeviceWeights> {
+        let layouts = layout::stages(model, bound, device)?;
+        let (mut weights, uploads, ring) = allocate(model, bound, device, ledger, placement, &layouts)?;
+        if uploads.iter().any(Option::is_some) {
+            let passes = [Cadence::Request, Cadence::Step].map(|at| (model.at(at).collect(), runs.of(at)));
+            let uploads = Uploads::start(uploads, passes.into(), ring, |stop| Box::new(HostLink::new(device, stop)))?;
+            weights.uploads = Some(Arc::new(uploads));
+        }
+        Ok(weights)
     }
 
     /// By id; `None` for weights that stay on the host.
@@ -51,25 +78,85 @@ impl DeviceWeights {
         &self.places
     }
 
+    /// The format of `id` on the device.
+    pub(crate) fn dtype(&self, id: WeightId) -> Option<DType> {
+        self.places.get(id.index())?.as_ref().map(Placed::dtype)
+    }
+
+    pub(super) fn uploads(&self) -> Option<&Arc<Uploads>> {
+        self.uploads.as_ref()
+    }
+
     /// Bytes that are used where they lie in the file.
     pub fn mapped_bytes(&self) -> usize {
         self.mapped
     }
 
-    /// Bytes that were converted or joined.
+    /// Bytes that were converted, joined or brought, each weight counted once.
     pub fn copied_bytes(&self) -> usize {
         self.copied
     }
+
+    /// Bytes that were brought from a thread so far.
+    pub fn moved_bytes(&self) -> u64 {
+        self.uploads.as_ref().map_or(0, |uploads| uploads.moved())
+    }
+
+    /// How long computations have waited for weights.
+    pub fn waited(&self) -> Duration {
+        self.uploads.as_ref().map_or(Duration::ZERO, |uploads| uploads.waited())
+    }
 }
 
-/// The format that the device needs of a weight stored as `stored`.
-fn wanted(weight: &Weight, stored: DType) -> DType {
-    match weight.role {
-        // ggml adds and scales in F32 only, and a kernel in F16 would round the activations too.
-        Role::Vector | Role::ConvKernel => DType::F32,
-        _ if support::matrix(stored) => stored,
-        _ => DType::F32,
+type Allocated = (DeviceWeights, Vec<Option<Upload>>, Option<Ring>);
+
+/// Makes the buffers, gives every weight its place, and says what has to be brought there.
+fn allocate(
+    model: &Model,
+    bound: &Bound,
+    device: Device,
+    ledger: &Ledger,
+    placement: &Placement,
+    layouts: &[StageLayout],
+) -> Result<Allocated> {
+    if placement.slot_of.len() != layouts.len() {
+        return Err(Error::graph("place", "the placement is of another model"));
     }
+    let manifest = model.manifest();
+    let buffer = |bytes: usize, purpose| match bytes {
+        0 => Ok(None),
+        bytes => Buffer::allocate(device, bytes, ledger, purpose).map(Some),
+    };
+    let resident = buffer(placement.resident_bytes, "weights")?;
+    let slots = buffer(placement.slots * placement.slot_bytes, "slots")?;
+    let mut maps = MapBuffers { device, buffers: HashMap::new() };
+    let mut weights = DeviceWeights { uploads: None, places: vec![None; manifest.len()], mapped: 0, copied: 0 };
+    let (mut uploads, mut next) = (Vec::with_capacity(layouts.len()), 0);
+    for (layout, slot) in layouts.iter().zip(&placement.slot_of) {
+        for &id in &layout.mapped {
+            weights.places[id.index()] = Some(maps.place(bound, id, model)?);
+        }
+        weights.mapped += layout.mapped_bytes;
+        if layout.copies.is_empty() {
+            uploads.push(None);
+            continue;
+        }
+        let (buffer, offset, room) = match slot {
+            Some(slot) => (&slots, slot * placement.slot_bytes, placement.slot_bytes),
+            None => (&resident, next, placement.resident_bytes.saturating_sub(next)),
+        };
+        let buffer = buffer.as_ref().filter(|_| layout.bytes <= room);
+        let buffer = buffer.ok_or_else(|| Error::graph("place", "the placement has no room for a stage"))?;
+        next += if slot.is_none() { layout.bytes } else { 0 };
+        for copied in &layout.copies {
+            let shape = manifest.get(copied.id).shape;
+            weights.places[copied.id.index()] = Some(Placed::new(buffer, offset + copied.offset, copied.dtype, shape)?);
+            weights.copied += copied.bytes;
+        }
+        uploads.push(Some(Upload { feed: Feed::new(model, bound, layout, buffer, offset), slot: *slot }));
+    }
+    let ring = slots.map(|buffer| Ring { buffer, slot_bytes: placement.slot_bytes });
+    Ok((weights, uploads, ring))
 }
 
 /// Buffers over the maps that have been used so far.
@@ -79,57 +166,16 @@ struct MapBuffers {
 }
 
 impl MapBuffers {
-    /// The place of a weight that can be used where it lies.
-    fn place(&mut self, bound: &Bound, id: WeightId, weight: &Weight, dtype: DType) -> Result<Option<Placed>> {
-        let Some(tensor) = bound.whole(id) else { return Ok(None) };
-        if self.device.kind() != DeviceKind::Cpu || tensor.storage != dtype {
-            return Ok(None);
-        }
-        let address = tensor.map().bytes().as_ptr() as usize;
-        let alignment = self.device.alignment();
-        if !(address + tensor.offset()).is_multiple_of(alignment) || !address.is_multiple_of(alignment) {
-            return Ok(None);
-        }
+    /// The place of a weight that is used where it lies.
+    fn place(&mut self, bound: &Bound, id: WeightId, model: &Model) -> Result<Placed> {
+        let weight = model.manifest().get(id);
+        let dtype = layout::wanted(weight, bound.dtype(id));
+        let tensor = layout::in_map(bound, id, dtype, self.device);
+        let tensor = tensor.ok_or_else(|| Error::graph("place", format!("{} is not in a map", weight.name)))?;
         let key = Arc::as_ptr(tensor.map());
         if !self.buffers.contains_key(&key) {
             self.buffers.insert(key, Buffer::over_map(self.device, tensor.map())?);
         }
-        let buffer = &self.buffers[&key];
-        Placed::new(buffer, tensor.offset(), dtype, weight.shape).map(Some)
+        Placed::new(&self.buffers[&key], tensor.offset(), dtype, weight.shape)
     }
-}
-
-/// Brings the weights in `copies` into one new buffer.
-fn copy(
-    model: &Model,
-    bound: &Bound,
-    device: Device,
-    ledger: &Ledger,
-    copies: &[(WeightId, DType)],
-    places: &mut [Option<Placed>],
-) -> Result<usize> {
-    let manifest = model.manifest();
-    let alignment = device.alignment();
-    let (mut offsets, mut size) = (Vec::with_capacity(copies.len()), 0usize);
-    for &(id, dtype) in copies {
-        offsets.push(size);
-        let shape = manifest.get(id).shape;
-        let bytes = shape.bytes(dtype).ok_or_else(|| too_large(manifest.get(id)))?;
-        size = size.checked_add(bytes.next_multiple_of(alignment)).ok_or_else(|| too_large(manifest.get(id)))?;
-    }
-    if copies.is_empty() {
-        return Ok(0);
-    }
-    let buffer = Buffer::allocate(device, size, ledger, "weights")?;
-    for (&(id, dtype), offset) in copies.iter().zip(offsets) {
-        let weight = manifest.get(id);
-        let place = Placed::new(&buffer, offset, dtype, weight.shape)?;
-        place.write(&bound.read_as(id, weight.shape.row(), dtype)?)?;
-        places[id.index()] = Some(place);
-    }
-    Ok(size)
-}
-
-fn too_large(weight: &Weight) -> crate::Error {
-    crate::Error::OutOfMemory { what: format!("weight {}", weight.name), bytes: usize::MAX, hint: None }
 }

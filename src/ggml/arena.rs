@@ -17,6 +17,8 @@ pub struct Arena {
     device: Device,
     ledger: Ledger,
     entered: usize,
+    /// What operations of the CPU compute with, beside their results.
+    scratch: Vec<u8>,
     /// A number that no other arena has, and this one until graphs are assigned the next time.
     block: u64,
     /// Set when ggml was unwound while it allocated: what it holds is unknown from then on.
@@ -41,7 +43,15 @@ impl Arena {
         })?;
         let raw =
             NonNull::new(raw).ok_or_else(|| Error::OutOfMemory { what: "an arena".into(), bytes: 0, hint: None })?;
-        Ok(Arena { raw, device, ledger: ledger.clone(), entered: 0, block: next_block(), broken: false })
+        Ok(Arena {
+            raw,
+            device,
+            ledger: ledger.clone(),
+            entered: 0,
+            scratch: Vec::new(),
+            block: next_block(),
+            broken: false,
+        })
     }
 
     /// Bytes that `graph` needs for its intermediate results. Allocates nothing on the device.
@@ -100,6 +110,9 @@ impl Arena {
             hint: Some("choose a smaller picture".into()),
         };
         self.block = next_block();
+        self.ledger.leave("activations", std::mem::take(&mut self.entered));
+        self.ledger.enter("activations", bytes)?;
+        self.entered = bytes;
         let reserved = guarded("reserve", || {
             // SAFETY: both are live.
             unsafe { sys::ggml_gallocr_reserve(self.raw.as_ptr(), largest.cgraph()) }
@@ -116,10 +129,29 @@ impl Arena {
         if self.size() != size {
             return Err(Error::graph("assign", format!("the arena grew from {size} to {} bytes", self.size())));
         }
-        self.ledger.leave("activations", self.entered);
-        self.ledger.enter("activations", size);
-        self.entered = size;
+        if size > bytes {
+            self.ledger.enter("activations", size - bytes)?;
+            self.entered = size;
+        }
         Ok(())
+    }
+
+    /// At least `bytes` of scratch memory, entered as `scratch`.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub(super) fn scratch(&mut self, bytes: usize) -> Result<&mut [u8]> {
+        if let Some(more) = bytes.checked_sub(self.scratch.len()).filter(|&more| more > 0) {
+            self.ledger.enter("scratch", more)?;
+            let reserved = self.scratch.try_reserve_exact(more);
+            if reserved.is_err() {
+                self.ledger.leave("scratch", more);
+                let what = format!("work space on {}", self.device.name());
+                return Err(Error::OutOfMemory { what, bytes, hint: Some("choose a smaller picture".into()) });
+            }
+            self.scratch.resize(bytes, 0);
+        }
+        Ok(&mut self.scratch)
     }
 
     fn assign_one(&mut self, graph: &Graph) -> Result<()> {
@@ -159,6 +191,7 @@ fn next_block() -> u64 {
 impl Drop for Arena {
     fn drop(&mut self) {
         self.ledger.leave("activations", self.entered);
+        self.ledger.leave("scratch", self.scratch.len());
         // A block that may have been freed already is better leaked than freed twice.
         if self.broken {
             return;

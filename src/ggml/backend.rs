@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use ggml_sys as sys;
 
-use super::{Arena, Device, DeviceKind, Graph, guarded};
+use super::{Arena, Device, Graph, guarded};
 use crate::{Error, Result};
 
 /// A flag that any thread may raise to stop a computation between two operations.
@@ -43,10 +43,18 @@ impl CancelFlag {
 pub struct Backend {
     raw: NonNull<sys::ggml_backend>,
     device: Device,
-    pool: Option<NonNull<sys::ggml_threadpool>>,
+    /// The CPU's threads.
+    pool: Option<Pool>,
     cancel: CancelFlag,
     /// Set when a computation was unwound: the backend's state is unknown from then on.
     broken: bool,
+}
+
+/// Threads that live as long as their backend.
+#[derive(Clone, Copy)]
+struct Pool {
+    raw: NonNull<sys::ggml_threadpool>,
+    threads: i32,
 }
 
 // SAFETY: a backend may be used from one thread at a time, whichever: `&mut self` sees to that.
@@ -65,7 +73,7 @@ impl Backend {
         })?;
         let raw = NonNull::new(raw).ok_or_else(|| failed("does not start"))?;
         let mut backend = Backend { raw, device, pool: None, cancel, broken: false };
-        if device.kind() == DeviceKind::Cpu {
+        if device.is_cpu() {
             backend.start_threads(threads)?;
         }
         Ok(backend)
@@ -80,10 +88,10 @@ impl Backend {
                 sys::ggml_threadpool_new(&mut params)
             }
         })?;
-        self.pool = NonNull::new(pool);
-        let Some(pool) = self.pool else {
+        let Some(pool) = NonNull::new(pool) else {
             return Err(Error::Device { device: "cpu".into(), message: "cannot start threads".into(), hint: None });
         };
+        self.pool = Some(Pool { raw: pool, threads });
         // SAFETY: this is the CPU backend. The pool is freed after the backend (see `Drop`), and the flag that the
         // abort callback reads is kept alive by `self.cancel`.
         unsafe {
@@ -98,6 +106,11 @@ impl Backend {
     /// The device.
     pub fn device(&self) -> Device {
         self.device
+    }
+
+    /// The flag that stops it.
+    pub fn cancel(&self) -> &CancelFlag {
+        &self.cancel
     }
 
     /// Computes `graph`, whose memory `arena` assigned, and waits for it.
@@ -117,11 +130,14 @@ impl Backend {
         if self.broken {
             return Err(self.failed("failed earlier and is not used again"));
         }
-        let computed = sys::guard_compute(|| {
-            // SAFETY: a live backend and graph; every leaf lies in a buffer that the graph holds, every other tensor
-            // in the arena, which the caller lends for the call.
-            unsafe { sys::ggml_backend_graph_compute(self.raw.as_ptr(), graph.cgraph()) }
-        });
+        let computed = match self.cpu_plan(graph)? {
+            Some(plan) => self.compute_planned(graph, plan, arena.scratch(plan.work_size)?),
+            None => sys::guard_compute(|| {
+                // SAFETY: a live backend and graph; every leaf lies in a buffer that the graph holds, every other tensor
+                // in the arena, which the caller lends for the call.
+                unsafe { sys::ggml_backend_graph_compute(self.raw.as_ptr(), graph.cgraph()) }
+            }),
+        };
         self.broken = computed.is_err();
         match computed.map_err(|caught| self.failed(&caught.to_string()))? {
             sys::GGML_STATUS_SUCCESS => Ok(()),
@@ -133,6 +149,50 @@ impl Backend {
             }),
             other => Err(self.failed(&format!("failed while computing (status {other})"))),
         }
+    }
+
+    /// Bytes that computing `graph` takes on the device beside places and activations. Allocates nothing, and takes graphs
+    /// whose leaves lie nowhere.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] if ggml fails.
+    pub fn work_size(&self, graph: &Graph) -> Result<usize> {
+        Ok(self.cpu_plan(graph)?.map_or(0, |plan| plan.work_size))
+    }
+
+    /// Gives `arena` the work space of all `graphs`, so that computing them allocates nothing.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub fn reserve(&self, graphs: &[Graph], arena: &mut Arena) -> Result<()> {
+        let sizes = graphs.iter().map(|graph| self.work_size(graph)).collect::<Result<Vec<_>>>()?;
+        arena.scratch(sizes.into_iter().max().unwrap_or(0)).map(|_| ())
+    }
+
+    /// How the CPU goes about `graph`. `None` on other devices.
+    fn cpu_plan(&self, graph: &Graph) -> Result<Option<sys::ggml_cplan>> {
+        let Some(pool) = self.pool else { return Ok(None) };
+        let plan = guarded("plan", || {
+            // SAFETY: live graph and pool; only formats and extents are looked at.
+            unsafe { sys::ggml_graph_plan(graph.cgraph(), pool.threads, pool.raw.as_ptr()) }
+        })?;
+        Ok(Some(plan))
+    }
+
+    /// As ggml's own backend does, but in work space that is counted: that backend grows a buffer of its own on the way.
+    fn compute_planned(
+        &self,
+        graph: &Graph,
+        mut plan: sys::ggml_cplan,
+        scratch: &mut [u8],
+    ) -> Result<sys::ggml_status, sys::Caught> {
+        plan.work_data = scratch.as_mut_ptr();
+        plan.abort_callback = Some(is_raised);
+        plan.abort_callback_data = Arc::as_ptr(&self.cancel.0).cast_mut().cast();
+        sys::guard_compute(|| {
+            // SAFETY: as for any backend's computation; the plan is this graph's, its work space as large as it asks for.
+            unsafe { sys::ggml_graph_compute(graph.cgraph(), &mut plan) }
+        })
     }
 
     fn failed(&self, message: &str) -> Error {
@@ -150,7 +210,7 @@ impl Drop for Backend {
         unsafe {
             sys::ggml_backend_free(self.raw.as_ptr());
             if let Some(pool) = self.pool {
-                sys::ggml_threadpool_free(pool.as_ptr());
+                sys::ggml_threadpool_free(pool.raw.as_ptr());
             }
         }
     }

@@ -34,18 +34,79 @@ impl Buffer {
     /// # Errors
     /// [`Error::OutOfMemory`] where the device refuses.
     pub fn allocate(device: Device, size: usize, ledger: &Ledger, purpose: &'static str) -> Result<Arc<Buffer>> {
-        let size = size.max(device.alignment());
+        let size = Buffer::allocated(device, size);
+        ledger.enter(purpose, size)?;
         let raw = guarded("allocate", || {
             // SAFETY: the buffer type is the device's own; ggml returns NULL where memory is short.
             unsafe { sys::ggml_backend_buft_alloc_buffer(device.buffer_type(), size) }
-        })?;
-        let raw = NonNull::new(raw).ok_or_else(|| Error::OutOfMemory {
-            what: format!("{purpose} on {}", device.name()),
-            bytes: size,
-            hint: Some("close other programs, choose a smaller size, or a smaller number format".into()),
-        })?;
-        ledger.enter(purpose, size);
-        Ok(Arc::new(Buffer { raw, device, size, account: Some((ledger.clone(), purpose)), map: None }))
+        });
+        let Some(raw) = raw.map(NonNull::new).inspect_err(|_| ledger.leave(purpose, size))? else {
+            ledger.leave(purpose, size);
+            return Err(Error::OutOfMemory {
+                what: format!("{purpose} on {}", device.name()),
+                bytes: size,
+                hint: Some("close other programs, choose a smaller size, or a smaller number format".into()),
+            });
+        };
+        let buffer = Buffer { raw, device, size, account: Some((ledger.clone(), purpose)), map: None };
+        buffer.poison(0, size)?;
+        Ok(Arc::new(buffer))
+    }
+
+    /// What [`allocate`](Buffer::allocate) takes for `size` bytes.
+    pub fn allocated(device: Device, size: usize) -> usize {
+        size.max(device.alignment())
+    }
+
+    /// Makes numbers of every format in `len` bytes from `offset` on NaN, on a device that
+    /// [`poisons`](Device::poisons). The caller orders this against graphs that use them.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] where the range leaves the buffer.
+    pub fn poison(&self, offset: usize, len: usize) -> Result<()> {
+        if !self.device.poisons() {
+            return Ok(());
+        }
+        self.check_range("poison", offset, len)?;
+        // All bits set are a NaN in F32, F16 and BF16, and in the scale of every quantized format.
+        // SAFETY: a device that poisons computes on the CPU: its buffers are host memory, and the range lies inside.
+        unsafe { std::ptr::write_bytes(self.base().add(offset), 0xFF, len) };
+        Ok(())
+    }
+
+    /// Copies `bytes` from the host to `offset`, without allocating anything. The caller orders this against graphs that use
+    /// what is written.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] where the range leaves the buffer or the buffer is a file's; a failing device.
+    pub fn write_at(&self, offset: usize, bytes: &[u8]) -> Result<()> {
+        self.check_range("write", offset, bytes.len())?;
+        // SAFETY: the range lies inside the buffer.
+        let data = unsafe { self.base().add(offset) };
+        // ggml moves bytes through tensors only: a row of bytes that no context owns.
+        let row = [i64::try_from(bytes.len()).unwrap_or(i64::MAX), 1, 1, 1];
+        let mut tensor = sys::ggml_tensor {
+            type_: sys::GGML_TYPE_I8,
+            buffer: self.raw.as_ptr(),
+            ne: row,
+            nb: [1, bytes.len(), bytes.len(), bytes.len()],
+            data: data.cast(),
+            ..sys::ggml_tensor::default()
+        };
+        guarded("write", || {
+            // SAFETY: the tensor covers exactly `bytes.len()` bytes of a live buffer, and lives through the call.
+            unsafe { sys::ggml_backend_tensor_set(&mut tensor, bytes.as_ptr().cast(), 0, bytes.len()) }
+        })
+    }
+
+    fn check_range(&self, op: &'static str, offset: usize, len: usize) -> Result<()> {
+        if self.is_map() {
+            return Err(Error::graph(op, "the buffer belongs to a memory map"));
+        }
+        match offset.checked_add(len) {
+            Some(end) if end <= self.size => Ok(()),
+            _ => Err(Error::graph(op, format!("{len} bytes at {offset} leave a buffer of {}", self.size))),
+        }
     }
 
     /// The bytes of `map`, used where they lie. Only for devices that compute in host memory. Never written to.
@@ -116,6 +177,10 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
+        if self.account.is_some() {
+            // Its whole range, which it has.
+            let _ = self.poison(0, self.size);
+        }
         // SAFETY: `raw` came from ggml and is freed once; tensors placed in it belong to graphs, which hold an `Arc`
         // of it and are therefore gone.
         unsafe { sys::ggml_backend_buffer_free(self.raw.as_ptr()) };

@@ -2,10 +2,12 @@
 
 use std::ffi::CStr;
 use std::fmt;
+use std::num::NonZeroU64;
 
 use ggml_sys as sys;
 
 use super::guarded;
+use crate::size::Size;
 use crate::{Error, Result};
 
 /// What sort of device it is, as far as placement cares.
@@ -14,7 +16,7 @@ use crate::{Error, Result};
 pub enum DeviceKind {
     /// Computes in host memory: weights are used from the memory map.
     Cpu,
-    /// Has memory of its own.
+    /// Has memory of its own, or is `cpu:discrete`, which plays such a card.
     Discrete,
     /// Shares the host's memory.
     Integrated,
@@ -24,7 +26,19 @@ pub enum DeviceKind {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Device {
     raw: sys::ggml_backend_dev_t,
+    card: Option<Card>,
 }
+
+/// The CPU made to behave like a card: `cpu:discrete`. Weights never lie in the map, what is freed is poisoned, and bytes
+/// come over a link.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Card {
+    /// Bytes a second; as fast as it goes where none is given.
+    link: Option<NonZeroU64>,
+}
+
+/// What follows the CPU's name in that of the card.
+const CARD: &str = ":discrete";
 
 // SAFETY: a `ggml_backend_dev_t` points at a static table of functions and constant properties in ggml's registry;
 // the registry is filled once, under C++'s static-initialisation lock, and never changes afterwards.
@@ -32,7 +46,7 @@ unsafe impl Send for Device {}
 // SAFETY: as above: nothing behind the pointer is written after the registry is filled.
 unsafe impl Sync for Device {}
 
-/// Every device, the CPU among them.
+/// Every device, the CPU and `cpu:discrete` among them.
 ///
 /// # Errors
 /// [`Error::Graph`] if ggml fails while it looks for devices (a driver that throws, say).
@@ -42,8 +56,15 @@ pub fn devices() -> Result<Vec<Device>> {
         // SAFETY: no arguments; the registry initialises itself on first use.
         let count = unsafe { sys::ggml_backend_dev_count() };
         // SAFETY: every index is below the count.
-        (0..count).map(|i| Device { raw: unsafe { sys::ggml_backend_dev_get(i) } }).collect()
+        (0..count).map(|i| Device { raw: unsafe { sys::ggml_backend_dev_get(i) }, card: None }).collect()
     })
+    .map(|devices: Vec<Device>| devices.into_iter().flat_map(with_card).collect())
+}
+
+/// `device`, and after the CPU the card that it plays.
+fn with_card(device: Device) -> impl Iterator<Item = Device> {
+    let card = (device.kind() == DeviceKind::Cpu).then(|| Device { card: Some(Card::default()), ..device });
+    std::iter::once(device).chain(card)
 }
 
 impl Device {
@@ -59,7 +80,8 @@ impl Device {
         })
     }
 
-    /// The device called `name` (`cpu`, `cuda0`, `vulkan0`, ...); `auto` is the best there is.
+    /// The device called `name` (`cpu`, `cpu:discrete`, `cuda0`, `vulkan0`, ...); `auto` is the best there is.
+    /// `cpu:discrete@10G` has a link of 10 GiB a second.
     ///
     /// # Errors
     /// [`Error::Device`], listing the devices that exist.
@@ -67,10 +89,15 @@ impl Device {
         let all = devices()?;
         let wanted = name.to_ascii_lowercase();
         if wanted == "auto" {
-            let accelerator = all.iter().find(|device| device.kind() != DeviceKind::Cpu);
+            let accelerator = all.iter().find(|device| !device.is_cpu());
             return accelerator.copied().map_or_else(Device::cpu, Ok);
         }
+        let (wanted, link) = match wanted.split_once('@') {
+            Some((device, speed)) if device.ends_with(CARD) => (device.to_owned(), Some(link_speed(name, speed)?)),
+            _ => (wanted, None),
+        };
         let found = all.iter().find(|device| device.name() == wanted).copied();
+        let found = found.map(|device| Device { card: device.card.map(|_| Card { link }), ..device });
         found.ok_or_else(|| Error::Device {
             device: name.to_owned(),
             message: "there is no such device".into(),
@@ -82,24 +109,43 @@ impl Device {
     pub fn name(&self) -> String {
         // SAFETY: the device is valid for ever; ggml returns a NUL-terminated string that lives as long.
         let name = unsafe { CStr::from_ptr(sys::ggml_backend_dev_name(self.raw)) };
-        name.to_string_lossy().to_ascii_lowercase()
+        name.to_string_lossy().to_ascii_lowercase() + if self.card.is_some() { CARD } else { "" }
     }
 
     /// The hardware's own name.
     pub fn description(&self) -> String {
         // SAFETY: as in `name`.
         let text = unsafe { CStr::from_ptr(sys::ggml_backend_dev_description(self.raw)) };
-        text.to_string_lossy().trim().to_owned()
+        let text = text.to_string_lossy().trim().to_owned();
+        if self.card.is_some() { format!("{text}, as a card with memory of its own") } else { text }
     }
 
     /// What sort of device it is.
     pub fn kind(&self) -> DeviceKind {
+        if self.card.is_some() {
+            return DeviceKind::Discrete;
+        }
         // SAFETY: the device is valid.
         match unsafe { sys::ggml_backend_dev_type(self.raw) } {
             sys::GGML_BACKEND_DEVICE_TYPE_GPU => DeviceKind::Discrete,
             sys::GGML_BACKEND_DEVICE_TYPE_IGPU => DeviceKind::Integrated,
             _ => DeviceKind::Cpu,
         }
+    }
+
+    /// Whether the CPU computes, be it as itself or as a card.
+    pub fn is_cpu(&self) -> bool {
+        self.card.is_some() || self.kind() == DeviceKind::Cpu
+    }
+
+    /// Whether memory that is given back is filled with NaN, so that whoever uses it still does not go unnoticed.
+    pub fn poisons(&self) -> bool {
+        self.card.is_some()
+    }
+
+    /// What the link to its memory is held to, in bytes a second.
+    pub fn link(&self) -> Option<NonZeroU64> {
+        self.card.and_then(|card| card.link)
     }
 
     /// `(free, total)` memory in bytes, as the driver reports it now.
@@ -135,6 +181,16 @@ impl fmt::Debug for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Device({})", self.name())
     }
+}
+
+/// The speed after the `@` of a device's `name`.
+fn link_speed(name: &str, speed: &str) -> Result<NonZeroU64> {
+    let speed = speed.parse::<Size>().map_err(|error| Error::Device {
+        device: name.to_owned(),
+        message: format!("the speed of its link, in bytes a second: {error}"),
+        hint: Some(format!("as in cpu{CARD}@10G")),
+    })?;
+    NonZeroU64::new(speed.0).ok_or_else(|| Error::graph("device", "a link of no speed"))
 }
 
 /// Drops ggml's log, which goes to stderr by default: a library prints nothing of its own accord. Failures still reach the

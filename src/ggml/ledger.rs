@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::{Error, Result};
+
 /// Bytes held on one device, by purpose, with the peak of their sum.
 ///
 /// Clones share one account. Buffers enter themselves when they are made and leave when they are dropped.
@@ -15,12 +17,14 @@ struct Account {
     total: usize,
     peak: usize,
     at_peak: BTreeMap<&'static str, usize>,
+    /// The most that may be held at once.
+    limit: Option<usize>,
 }
 
 /// What a [`Ledger`] holds at one moment, in bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Bytes held now, by purpose: `weights`, `ports`, `activations`.
+    /// Bytes held now, by purpose: `weights`, `slots`, `ports`, `activations`, `scratch`.
     pub by_purpose: BTreeMap<&'static str, usize>,
     /// Bytes held now.
     pub total: usize,
@@ -41,15 +45,44 @@ impl Ledger {
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    pub(super) fn enter(&self, purpose: &'static str, bytes: usize) {
+    /// From now on nothing is entered that brings the sum above `limit`.
+    pub fn set_limit(&self, limit: Option<usize>) {
+        self.with(|account| account.limit = limit);
+    }
+
+    /// The peak is what is held now; returns the account as it stood.
+    pub fn restart_peak(&self) -> Usage {
+        let usage = self.usage();
         self.with(|account| {
+            account.peak = account.total;
+            account.at_peak = account.by_purpose.clone();
+        });
+        usage
+    }
+
+    /// Enters `bytes` that are about to be allocated.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] where that would exceed the limit.
+    pub(super) fn enter(&self, purpose: &'static str, bytes: usize) -> Result<()> {
+        self.with(|account| {
+            let total = account.total.saturating_add(bytes);
+            if let Some(limit) = account.limit.filter(|&limit| total > limit) {
+                let left = limit.saturating_sub(account.total);
+                return Err(Error::OutOfMemory {
+                    what: format!("{purpose}, with {left} of the budget's {limit} left"),
+                    bytes,
+                    hint: Some("raise --vram, or choose a smaller picture".into()),
+                });
+            }
             *account.by_purpose.entry(purpose).or_default() += bytes;
             account.total += bytes;
             if account.total > account.peak {
                 account.peak = account.total;
                 account.at_peak = account.by_purpose.clone();
             }
-        });
+            Ok(())
+        })
     }
 
     pub(super) fn leave(&self, purpose: &'static str, bytes: usize) {
@@ -79,12 +112,24 @@ mod tests {
     #[test]
     fn peak_is_of_the_sum() {
         let ledger = Ledger::new();
-        ledger.enter("weights", 10);
-        ledger.enter("ports", 5);
+        ledger.enter("weights", 10).unwrap();
+        ledger.enter("ports", 5).unwrap();
         ledger.leave("weights", 10);
-        ledger.enter("ports", 1);
-        let usage = ledger.usage();
+        ledger.enter("ports", 1).unwrap();
+        let usage = ledger.restart_peak();
         assert_eq!((usage.total, usage.peak), (6, 15));
         assert_eq!((usage.at_peak["weights"], usage.at_peak["ports"]), (10, 5));
+        assert_eq!((ledger.usage().peak, ledger.usage().at_peak["weights"]), (6, 0));
+    }
+
+    #[test]
+    fn a_limit_is_kept() {
+        let ledger = Ledger::new();
+        ledger.set_limit(Some(10));
+        ledger.enter("weights", 10).unwrap();
+        assert!(matches!(ledger.enter("ports", 1), Err(Error::OutOfMemory { bytes: 1, .. })));
+        assert_eq!(ledger.usage().total, 10);
+        ledger.leave("weights", 1);
+        ledger.enter("ports", 1).unwrap();
     }
 }

@@ -5,4 +5,4 @@ mod progress;
 mod request;
 
 pub use progress::{Event, Observer, Phase};
-pub use request::{Generated, Request, Settings, Timings};
+pub use request::{Generated, MemoryOptions, PhaseMemory, Request, Settings, Timings};

@@ -1,12 +1,14 @@
 //! What a request tells while it runs.
 
 use crate::Result;
+use crate::plan::Plan;
 
 /// A part of a request, in the order in which they run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Phase {
     /// The prompt goes through the text encoders.
+    #[default]
     Encode,
     /// The denoiser runs, step by step.
     Denoise,
@@ -29,6 +31,8 @@ impl Phase {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Event {
+    /// What will be on the device, before anything is.
+    Planned(Plan),
     /// A phase begins, of `stages` stages in all.
     Begin {
         /// The phase.

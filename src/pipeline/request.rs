@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::Phase;
 use crate::ggml::Usage;
 use crate::image::Image;
+use crate::plan::{Offload, Plan};
 use crate::sample::Sampler;
 
 /// What to draw. Everything but the prompt may be left to the model's defaults.
@@ -62,6 +63,31 @@ pub struct Settings {
     pub batch: usize,
 }
 
+/// How much of the device requests may take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryOptions {
+    /// The most bytes at once. Without: what the device has free, less a margin; on a device that computes in host memory
+    /// there is no limit then.
+    pub vram: Option<usize>,
+    /// How the device is shared.
+    pub offload: Offload,
+}
+
+/// What a phase was planned to take and took.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PhaseMemory {
+    /// The phase.
+    pub phase: Phase,
+    /// The planned peak in bytes.
+    pub planned: usize,
+    /// What was allocated at most.
+    pub measured: Usage,
+    /// Bytes of weights that were brought.
+    pub moved: u64,
+    /// How long the computation waited for them.
+    pub waited: Duration,
+}
+
 /// How long each phase took.
 pub type Timings = BTreeMap<&'static str, Duration>;
 
@@ -80,6 +106,10 @@ pub struct Generated {
     pub timings: Timings,
     /// What was allocated on the device, with its peak.
     pub memory: Usage,
+    /// The same for each phase, beside what was planned.
+    pub phases: Vec<PhaseMemory>,
+    /// The plan that was followed.
+    pub plan: Plan,
     /// Bytes of weights that were used where they lie in the file.
     pub mapped_bytes: usize,
 }

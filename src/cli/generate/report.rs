@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use pinhole::ggml::Device;
 use pinhole::image::parameters_text;
 use pinhole::memory::PeakMemory;
-use pinhole::pipeline::{Generated, Phase, Settings, Timings};
+use pinhole::pipeline::{Generated, Phase, PhaseMemory, Settings, Timings};
 use pinhole::source::Source;
 use serde::Serialize;
 
@@ -15,6 +15,7 @@ use super::Args;
 use super::outputs::{PngText, Written};
 use crate::cli::entries::Entries;
 use crate::cli::failure::Failure;
+use crate::cli::plan::PlanReport;
 use crate::cli::printer::Printer;
 use crate::cli::{model, units};
 
@@ -147,6 +148,7 @@ struct Report<'a> {
     /// By phase.
     seconds: Entries<f64>,
     memory: Memory<'a>,
+    plan: PlanReport,
     warnings: Vec<String>,
 }
 
@@ -163,11 +165,34 @@ struct ImageReport<'a> {
 }
 
 #[derive(Serialize)]
+struct PhaseReport {
+    planned_peak_bytes: usize,
+    measured_peak_bytes: usize,
+    /// Weights that were brought to the device.
+    moved_bytes: u64,
+    /// How long the computation waited for them.
+    waited_seconds: f64,
+}
+
+impl PhaseReport {
+    fn new(phase: &PhaseMemory) -> PhaseReport {
+        PhaseReport {
+            planned_peak_bytes: phase.planned,
+            measured_peak_bytes: phase.measured.peak,
+            moved_bytes: phase.moved,
+            waited_seconds: phase.waited.as_secs_f64(),
+        }
+    }
+}
+
+#[derive(Serialize)]
 struct Memory<'a> {
     /// The most that pinhole held on the device at once.
     device_peak_bytes: usize,
     /// What that consisted of, by purpose.
     device_bytes: &'a BTreeMap<&'static str, usize>,
+    /// What each phase was planned to take and took.
+    phases: Entries<PhaseReport>,
     /// Weights that were used where they lie in the file.
     mapped_bytes: usize,
     /// The process's heap, stacks and buffers; `None` where the system does not say.
@@ -189,6 +214,7 @@ pub(super) fn print(
     let memory = Memory {
         device_peak_bytes: generated.memory.peak,
         device_bytes: &generated.memory.at_peak,
+        phases: generated.phases.iter().map(|phase| (phase.phase.name(), PhaseReport::new(phase))).collect(),
         mapped_bytes: generated.mapped_bytes,
         process_peak_anonymous_bytes: peaks.map(|peaks| peaks.anonymous),
         process_peak_file_bytes: peaks.map(|peaks| peaks.file),
@@ -208,6 +234,7 @@ pub(super) fn print(
         parameters: run.parameters(),
         seconds: clock.seconds(),
         memory,
+        plan: PlanReport::new(&generated.plan),
         warnings: printer.warnings(),
     })
 }

@@ -20,8 +20,8 @@ use pinhole::{Error, Result};
 use pinhole_quant::recipe::FileType;
 
 use crate::cli::failure::Failure;
-use crate::cli::generate;
 use crate::cli::printer::{Printer, Talk};
+use crate::cli::request;
 use crate::cli::{interrupt, model, threads};
 use pictures::{Picture, Studio};
 use place::Place;
@@ -95,7 +95,7 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     let started = Instant::now();
     let cancel = interrupt::cancel_flag(printer);
     let threads = threads::start(args.threads);
-    let device = generate::device(&args.device)?;
+    let device = request::device(&args.device)?;
     let types = types(args.types.as_deref())?;
     let prompts = prompts::read(args.prompts.as_deref())?;
     let requests = requests(args, &prompts);

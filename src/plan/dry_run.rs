@@ -1,41 +1,72 @@
-//! Memory for ports: those that are never alive together share it.
+//! Stages without memory: which ports they touch, and what they take.
 
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::DeviceWeights;
-use crate::ggml::{Backend, Buffer, Device, Graph, Ledger, Placed};
+use pinhole_quant::DType;
+
+use crate::ggml::{Arena, Backend, Buffer, Device, Graph, Placed};
 use crate::stage::{Build, Dims, Lifetime, Model, Port, PortSpec, Stage, Touched};
+use crate::weights::WeightId;
 use crate::{Error, Result};
+
+/// How many tensors a stage's graph may have. Contexts take room for it in address space; only what is used is touched.
+pub(crate) const STAGE_TENSORS: usize = 1024;
+
+/// What one stage was found to do and to take.
+struct Found {
+    touched: Touched,
+    activations: usize,
+    scratch: usize,
+}
 
 /// What a dry run over the stages of a model found, with no memory behind it.
 pub(crate) struct DryRun {
-    /// By stage: which ports it reads and writes.
-    touched: Vec<Touched>,
+    stages: Vec<Found>,
+}
+
+/// Where the ports lie in one block.
+pub(crate) struct PortBlock {
+    pub(crate) offsets: Vec<usize>,
+    pub(crate) total: usize,
 }
 
 impl DryRun {
-    /// Builds every stage at size `dims`.
+    /// Builds every stage at size `dims`, with weights of the formats that `dtype` says.
     ///
     /// # Errors
     /// [`Error::Graph`] where a stage cannot be built at this size.
     pub(crate) fn new(
         model: &Model,
-        weights: &DeviceWeights,
+        dtype: impl Fn(WeightId) -> Option<DType>,
         dims: &Dims,
-        device: Device,
-        capacity: usize,
+        backend: &Backend,
     ) -> Result<DryRun> {
-        let nowhere = Buffer::nowhere(device)?;
+        let nowhere: Arc<Buffer> = Buffer::nowhere(backend.device())?;
         let ports = model.ports().iter().map(|spec| Ok(Placed::nowhere(&nowhere, spec.dtype, spec.shape(dims)?)));
         let ports = ports.collect::<Result<Vec<_>>>()?;
-        let dry = |stage: &Stage| {
-            let graph = Graph::new(device, capacity)?;
-            let b = Build::new(&graph, dims, weights.places(), &ports);
-            stage.block.build(&b)?;
-            b.finish()
+        let place = |(id, weight): (WeightId, &crate::weights::Weight)| {
+            dtype(id).map(|dtype| Placed::nowhere(&nowhere, dtype, weight.shape))
         };
-        Ok(DryRun { touched: model.stages().iter().map(dry).collect::<Result<_>>()? })
+        let weights: Vec<Option<Placed>> = model.manifest().iter().map(place).collect();
+        let dry = |stage: &Stage| {
+            let graph = Graph::new(backend.device(), STAGE_TENSORS)?;
+            let b = Build::new(&graph, dims, &weights, &ports);
+            stage.block.build(&b)?;
+            let touched = b.finish()?;
+            Ok(Found { touched, activations: Arena::measure(&graph)?, scratch: backend.work_size(&graph)? })
+        };
+        Ok(DryRun { stages: model.stages().iter().map(dry).collect::<Result<_>>()? })
+    }
+
+    /// Bytes that the intermediate results of the largest stage take.
+    pub(crate) fn activations(&self) -> usize {
+        self.stages.iter().map(|found| found.activations).max().unwrap_or(0)
+    }
+
+    /// Bytes that the backend takes beside, for the stage that needs most.
+    pub(crate) fn scratch(&self) -> usize {
+        self.stages.iter().map(|found| found.scratch).max().unwrap_or(0)
     }
 
     /// For each port, the stages during which its contents matter.
@@ -44,8 +75,8 @@ impl DryRun {
         let pass_of = |stage: usize| model.at(stages[stage].cadence);
         let live = |(port, spec): (usize, &PortSpec)| {
             let has = |list: &[Port]| list.iter().any(|other| other.index() == port);
-            let reads = |stage: &usize| has(&self.touched[*stage].read);
-            let writes = |stage: &usize| has(&self.touched[*stage].written);
+            let reads = |stage: &usize| has(&self.stages[*stage].touched.read);
+            let writes = |stage: &usize| has(&self.stages[*stage].touched.written);
             let first = (0..stages.len()).find(|stage| reads(stage) || writes(stage));
             let last = (0..stages.len()).rev().find(|stage| reads(stage) || writes(stage));
             let (Some(first), Some(last)) = (first, last) else { return 0..stages.len() };
@@ -60,18 +91,12 @@ impl DryRun {
         model.ports().iter().enumerate().map(live).collect()
     }
 
-    /// Gives every port a place in one buffer.
+    /// Gives every port its place in one block: those that are never alive together share it.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`].
-    pub(crate) fn place_ports(
-        &self,
-        model: &Model,
-        dims: &Dims,
-        backend: &Backend,
-        ledger: &Ledger,
-    ) -> Result<Vec<Placed>> {
-        let alignment = backend.device().alignment();
+    /// [`Error::OutOfMemory`] for ports beyond what addresses can count.
+    pub(crate) fn pack_ports(&self, model: &Model, dims: &Dims, device: Device) -> Result<PortBlock> {
+        let alignment = device.alignment();
         let too_large = || Error::OutOfMemory { what: "ports".into(), bytes: usize::MAX, hint: None };
         let mut blocks = Vec::with_capacity(model.ports().len());
         for (spec, live) in model.ports().iter().zip(self.lives(model)) {
@@ -80,9 +105,7 @@ impl DryRun {
             blocks.push(Block { live, size });
         }
         let (offsets, total) = pack(&blocks).ok_or_else(too_large)?;
-        let buffer: Arc<Buffer> = Buffer::allocate(backend.device(), total, ledger, "ports")?;
-        let specs = model.ports().iter().zip(offsets);
-        specs.map(|(spec, offset)| Placed::new(&buffer, offset, spec.dtype, spec.shape(dims)?)).collect()
+        Ok(PortBlock { offsets, total })
     }
 }
 

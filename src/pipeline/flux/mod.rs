@@ -3,14 +3,18 @@
 //! Follows diffusers' `FluxPipeline`. Text encoders, denoiser and autoencoder take their turns on the device; each
 //! phase's memory is given back before the next begins.
 
-use std::time::Instant;
+mod planning;
 
-use super::{Event, Generated, Observer, Phase, Request, Settings, Timings};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::{Event, Generated, MemoryOptions, Observer, Phase, PhaseMemory, Request, Settings, Timings};
 use crate::exec::{DeviceWeights, Session};
 use crate::ggml::{Backend, CancelFlag, Device, Ledger};
 use crate::image::Image;
 use crate::models::clip::causal_mask;
 use crate::models::flux::{TIME_WIDTH, pack_latents, sinusoid, unpack_latents};
+use crate::plan::Plan;
 use crate::sample::{classifier_free_guidance, randn};
 use crate::source::ComponentKind;
 use crate::source::flux::FluxModel;
@@ -53,6 +57,9 @@ pub struct FluxPipeline {
     model: FluxModel,
     backend: Backend,
     ledger: Ledger,
+    options: MemoryOptions,
+    /// Weights that stay on the device between components and requests.
+    kept: Vec<(&'static str, Arc<DeviceWeights>)>,
 }
 
 impl FluxPipeline {
@@ -61,7 +68,8 @@ impl FluxPipeline {
     /// # Errors
     /// [`Error::Device`] where the device does not start.
     pub fn new(model: FluxModel, device: Device, threads: usize, cancel: CancelFlag) -> Result<FluxPipeline> {
-        Ok(FluxPipeline { model, backend: Backend::new(device, threads, cancel)?, ledger: Ledger::new() })
+        let backend = Backend::new(device, threads, cancel)?;
+        Ok(FluxPipeline { model, backend, ledger: Ledger::new(), options: MemoryOptions::default(), kept: Vec::new() })
     }
 
     /// The model.
@@ -80,30 +88,73 @@ impl FluxPipeline {
     /// Makes the pictures of `request`.
     ///
     /// # Errors
-    /// [`Error::Option`] for a value that cannot work, [`Error::Cancelled`], [`Error::OutOfMemory`],
-    /// [`Error::NotFinite`] where the model's numbers overflow.
+    /// [`Error::Option`] for a value that cannot work, [`Error::OverBudget`], [`Error::Cancelled`],
+    /// [`Error::OutOfMemory`], [`Error::NotFinite`] where the model's numbers overflow.
     pub fn generate(&mut self, request: &Request, observer: &mut dyn Observer) -> Result<Generated> {
         let settings = self.settings(request)?;
-        let mut timings = Timings::new();
-        let mut run = Run { observer, timings: &mut timings, mapped: 0 };
+        let plan = self.plan_settings(&settings)?;
+        self.follow(plan, request, settings, observer)
+    }
+
+    /// Makes the pictures of `request` with the placements of `plan`, which may be any of this size.
+    ///
+    /// # Errors
+    /// As [`generate`](FluxPipeline::generate); [`Error::Graph`] for a plan of another model or size.
+    pub fn generate_as(&mut self, plan: Plan, request: &Request, observer: &mut dyn Observer) -> Result<Generated> {
+        let settings = self.settings(request)?;
+        self.follow(plan, request, settings, observer)
+    }
+
+    fn follow(
+        &mut self,
+        plan: Plan,
+        request: &Request,
+        settings: Settings,
+        observer: &mut dyn Observer,
+    ) -> Result<Generated> {
+        let generated = self.run(plan, request, settings, observer);
+        if generated.is_err() {
+            // They may be half there.
+            self.kept.clear();
+        }
+        generated
+    }
+
+    fn run(
+        &mut self,
+        plan: Plan,
+        request: &Request,
+        settings: Settings,
+        observer: &mut dyn Observer,
+    ) -> Result<Generated> {
+        let mut run = Run { observer, plan: &plan, timings: Timings::new(), mapped: 0, phases: Vec::new() };
+        run.observer.event(Event::Planned(plan.clone()))?;
         warn_of_no_effect(request, &settings, &mut run)?;
         warn_of_unused_blocks(&self.model, &mut run)?;
+        if let Some(text) = planning::clamped(self.backend.device(), &self.options)? {
+            run.warn(text)?;
+        }
         let noise = self.noise(request, &settings)?;
 
+        self.ledger.set_limit(plan.limit);
+        self.keep(&plan)?;
         let prompts: Vec<&str> =
             std::iter::once(request.prompt.as_str()).chain(settings.negative_prompt.as_deref()).collect();
         let encoded = self.encode(&prompts, &settings, &mut run)?;
         let latents = self.denoise(&settings, &encoded, noise, &mut run)?;
         let images = self.decode(&settings, &latents, &mut run)?;
-        let mapped_bytes = run.mapped;
+        let Run { timings, mapped, phases, .. } = run;
+        let highest = phases.iter().map(|phase| &phase.measured).max_by_key(|usage| usage.peak);
         Ok(Generated {
             images,
             latent_dims: self.latent_dims(&settings),
             latents,
             settings,
             timings,
-            memory: self.ledger.usage(),
-            mapped_bytes,
+            memory: highest.cloned().unwrap_or_default(),
+            phases,
+            mapped_bytes: mapped,
+            plan,
         })
     }
 
@@ -138,9 +189,10 @@ impl FluxPipeline {
         let (clip, t5) = (&self.model.clip, &self.model.t5);
         let stages = (clip.net.model.stages().len() + t5.net.model.stages().len()) * prompts.len();
         run.observer.event(Event::Begin { phase: Phase::Encode, stages, steps: 0 })?;
+        self.ledger.restart_peak();
         let pooled = self.encode_clip(prompts, run)?;
         let hidden = self.encode_t5(prompts, settings, run)?;
-        run.end(Phase::Encode, start)?;
+        run.end(Phase::Encode, start, &self.ledger)?;
         Ok(hidden.into_iter().zip(pooled).map(|(hidden, pooled)| Prompt { hidden, pooled }).collect())
     }
 
@@ -148,9 +200,8 @@ impl FluxPipeline {
     fn encode_clip(&mut self, prompts: &[&str], run: &mut Run<'_>) -> Result<Vec<Vec<f32>>> {
         let FluxModel { clip, clip_config, clip_tokenizer, .. } = &self.model;
         let (tokens, width) = (clip_tokenizer.length(), clip_config.hidden_size);
-        let weights = DeviceWeights::load(&clip.net.model, &clip.bound, self.backend.device(), &self.ledger)?;
-        run.mapped += weights.mapped_bytes();
-        let dims = Dims::new().with(Symbol::TextTokens, tokens);
+        let weights = self.weights(run.plan, planning::CLIP)?;
+        let dims = planning::clip_dims(tokens);
         let mut session = Session::new(&clip.net.model, &weights, &dims, &self.backend, &self.ledger)?;
         session.set(clip.net.mask, &causal_mask(tokens))?;
         let ids: Vec<u32> = (0..tokens as u32).collect();
@@ -169,6 +220,7 @@ impl FluxPipeline {
             let row = clip_config.pooled_position(&encoded.ids) * width;
             pooled.push(finite(hidden[row..row + width].to_vec(), "CLIP's pooled vector")?);
         }
+        run.used(Phase::Encode, &weights);
         Ok(pooled)
     }
 
@@ -176,9 +228,8 @@ impl FluxPipeline {
     fn encode_t5(&mut self, prompts: &[&str], settings: &Settings, run: &mut Run<'_>) -> Result<Vec<Vec<f32>>> {
         let FluxModel { t5, t5_config, t5_tokenizer, .. } = &self.model;
         let tokens = settings.max_sequence_length;
-        let weights = DeviceWeights::load(&t5.net.model, &t5.bound, self.backend.device(), &self.ledger)?;
-        run.mapped += weights.mapped_bytes();
-        let dims = Dims::new().with(Symbol::TextTokens, tokens).with(Symbol::TextPairs, tokens * tokens);
+        let weights = self.weights(run.plan, planning::T5)?;
+        let dims = planning::t5_dims(tokens);
         let mut session = Session::new(&t5.net.model, &weights, &dims, &self.backend, &self.ledger)?;
         session.set_indices(t5.net.buckets, &t5_config.buckets(tokens))?;
         let mut states = Vec::new();
@@ -191,6 +242,7 @@ impl FluxPipeline {
             session.run(&mut self.backend, Cadence::Request, |_, _| run.observer.event(Event::Stage))?;
             states.push(finite(session.get(t5.net.hidden)?, "T5's output")?);
         }
+        run.used(Phase::Encode, &weights);
         Ok(states)
     }
 
@@ -211,8 +263,8 @@ impl FluxPipeline {
 
         let (rows, columns) = (settings.height / SIDE, settings.width / SIDE);
         let sigmas = self.model.scheduler.sigmas(settings.steps, rows * columns)?;
-        let weights = DeviceWeights::load(model, &flux.bound, self.backend.device(), &self.ledger)?;
-        run.mapped += weights.mapped_bytes();
+        self.ledger.restart_peak();
+        let weights = self.weights(run.plan, planning::TRANSFORMER)?;
         let dims = denoise_dims(settings, passes);
         let mut session = Session::new(model, &weights, &dims, &self.backend, &self.ledger)?;
         let times: Vec<f32> = sigmas[..settings.steps].iter().map(|&s| self.model.scheduler.timestep(s)).collect();
@@ -242,7 +294,8 @@ impl FluxPipeline {
             tokens = finite(tokens, &format!("latents after step {}", step + 1))?;
             run.observer.event(Event::Step { done: step + 1, steps: settings.steps })?;
         }
-        run.end(Phase::Denoise, start)?;
+        run.used(Phase::Denoise, &weights);
+        run.end(Phase::Denoise, start, &self.ledger)?;
         Ok(tokens.chunks_exact(each).flat_map(|tokens| unpack_latents(tokens, w, h, channels)).collect())
     }
 
@@ -251,10 +304,10 @@ impl FluxPipeline {
         let (decoder, vae) = (&self.model.decoder, &self.model.vae);
         let stages = decoder.net.model.stages().len() * settings.batch;
         run.observer.event(Event::Begin { phase: Phase::Decode, stages, steps: 0 })?;
-        let weights = DeviceWeights::load(&decoder.net.model, &decoder.bound, self.backend.device(), &self.ledger)?;
-        run.mapped += weights.mapped_bytes();
+        self.ledger.restart_peak();
+        let weights = self.weights(run.plan, planning::DECODER)?;
         let [w, h, channels, _] = self.latent_dims(settings);
-        let dims = Dims::new().with(Symbol::LatentWidth, w).with(Symbol::LatentHeight, h);
+        let dims = planning::decoder_dims(settings);
         let mut session = Session::new(&decoder.net.model, &weights, &dims, &self.backend, &self.ledger)?;
         let mut images = Vec::with_capacity(settings.batch);
         for latents in latents.chunks_exact(w * h * channels) {
@@ -263,7 +316,8 @@ impl FluxPipeline {
             session.run(&mut self.backend, Cadence::Request, |_, _| run.observer.event(Event::Stage))?;
             images.push(Image::from_samples(settings.width, settings.height, &session.get(decoder.net.picture)?)?);
         }
-        run.end(Phase::Decode, start)?;
+        run.used(Phase::Decode, &weights);
+        run.end(Phase::Decode, start, &self.ledger)?;
         Ok(images)
     }
 }
@@ -271,8 +325,10 @@ impl FluxPipeline {
 /// Who listens to a request, and what is counted on the way.
 struct Run<'a> {
     observer: &'a mut dyn Observer,
-    timings: &'a mut Timings,
+    plan: &'a Plan,
+    timings: Timings,
     mapped: usize,
+    phases: Vec<PhaseMemory>,
 }
 
 impl Run<'_> {
@@ -280,7 +336,27 @@ impl Run<'_> {
         self.observer.event(Event::Warning(text))
     }
 
-    fn end(&mut self, phase: Phase, start: Instant) -> Result<()> {
+    fn phase(&mut self, phase: Phase) -> &mut PhaseMemory {
+        let known = self.phases.iter().position(|other| other.phase == phase);
+        let position = known.unwrap_or_else(|| {
+            let planned = self.plan.phase_peak(phase.name());
+            self.phases.push(PhaseMemory { phase, planned, ..PhaseMemory::default() });
+            self.phases.len() - 1
+        });
+        &mut self.phases[position]
+    }
+
+    /// A component has been computed with `weights`.
+    fn used(&mut self, phase: Phase, weights: &DeviceWeights) {
+        self.mapped += weights.mapped_bytes();
+        let (moved, waited): (u64, Duration) = (weights.moved_bytes(), weights.waited());
+        let phase = self.phase(phase);
+        phase.moved += moved;
+        phase.waited += waited;
+    }
+
+    fn end(&mut self, phase: Phase, start: Instant, ledger: &Ledger) -> Result<()> {
+        self.phase(phase).measured = ledger.usage();
         self.timings.insert(phase.name(), start.elapsed());
         self.observer.event(Event::End { phase })
     }

@@ -1,0 +1,188 @@
+//! `pinhole plan`: what a request will have on the device, and when.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use pinhole::pipeline::flux::FluxPipeline;
+use pinhole::plan::{ComponentPlan, Plan};
+use pinhole::size::Size;
+use pinhole::source::flux::FluxModel;
+use serde::Serialize;
+
+use super::entries::Entries;
+use super::failure::Failure;
+use super::printer::{Printer, Talk};
+use super::request::{self, RequestArgs};
+use super::table::Table;
+use super::{interrupt, model, threads, units};
+
+/// Say what a request will have on the device, and compute nothing
+///
+/// Prints, for each phase, what stays on the device, what streams, and what the peak consists of. `generate` with the same
+/// options follows the same plan.
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES, allow_negative_numbers = true)]
+pub(super) struct Args {
+    /// A model, as `pinhole generate` takes it
+    #[arg(short, long, value_name = "MODEL")]
+    model: Option<PathBuf>,
+    /// What to draw; changes nothing
+    #[arg(short, long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    prompt: String,
+    #[command(flatten)]
+    request: RequestArgs,
+    /// Bytes a second that reach the device, for the time that moving takes [default: 12G, as PCIe 3.0 x16 gives]
+    #[arg(long, value_name = "SPEED")]
+    link: Option<Size>,
+    #[command(flatten)]
+    parts: model::PartArgs,
+    #[command(flatten)]
+    pub(super) talk: Talk,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  pinhole plan -m dev.gguf --width 1024 --height 1024 --vram 4G --device cuda0
+  pinhole plan -m dev.gguf --vram 4G --offload sequential --device cpu:discrete
+  pinhole plan -m mini --json";
+
+/// What a PCIe 3.0 x16 link moves from pinned memory.
+const LINK: u64 = 12 << 30;
+
+/// A plan in JSON.
+#[derive(Serialize)]
+pub(super) struct PlanReport {
+    limit_bytes: Option<usize>,
+    peak_bytes: usize,
+    all_resident: bool,
+    components: Vec<ComponentReport>,
+}
+
+#[derive(Serialize)]
+struct ComponentReport {
+    phase: &'static str,
+    component: &'static str,
+    variant: String,
+    stages: usize,
+    streamed_stages: usize,
+    slots: usize,
+    slot_bytes: usize,
+    mapped_bytes: usize,
+    peak_bytes: usize,
+    peak: Entries<usize>,
+    moved_once_bytes: usize,
+    moved_each_step_bytes: usize,
+}
+
+impl PlanReport {
+    pub(super) fn new(plan: &Plan) -> PlanReport {
+        let component = |plan: &ComponentPlan| ComponentReport {
+            phase: plan.phase,
+            component: plan.name,
+            variant: plan.variant.clone(),
+            stages: plan.placement.slot_of.len(),
+            streamed_stages: plan.streamed(),
+            slots: plan.placement.slots,
+            slot_bytes: plan.placement.slot_bytes,
+            mapped_bytes: plan.mapped,
+            peak_bytes: plan.parts.total(),
+            peak: plan.parts.named().into_iter().collect(),
+            moved_once_bytes: plan.moved_once,
+            moved_each_step_bytes: plan.moved_each_step,
+        };
+        PlanReport {
+            limit_bytes: plan.limit,
+            peak_bytes: plan.peak(),
+            all_resident: plan.all_resident,
+            components: plan.components.iter().map(component).collect(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Report {
+    device: String,
+    width: usize,
+    height: usize,
+    steps: usize,
+    link_bytes_per_second: u64,
+    plan: PlanReport,
+}
+
+pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
+    let cancel = interrupt::cancel_flag(printer);
+    let threads = threads::start(args.request.threads);
+    let device = request::device(&args.request.device)?;
+    let source = args.parts.open(args.model.as_deref(), "--model")?;
+    let mut pipeline = FluxPipeline::new(FluxModel::open(&source)?, device, threads, cancel)?;
+    pipeline.set_memory(args.request.memory());
+    let request = args.request.request(&args.prompt);
+    let settings = pipeline.settings(&request)?;
+    let plan = pipeline.plan(&request)?;
+    let link = args.link.map(|size| size.0).or(device.link().map(|speed| speed.get())).unwrap_or(LINK);
+    if printer.json() {
+        return printer.object(&Report {
+            device: device.name(),
+            width: settings.width,
+            height: settings.height,
+            steps: settings.steps,
+            link_bytes_per_second: link,
+            plan: PlanReport::new(&plan),
+        });
+    }
+    printer.data(&table(&plan).to_string())?;
+    let peak = units::bytes(plan.peak() as u64);
+    let limit = plan.limit.map_or("no limit".to_owned(), |limit| format!("of {}", units::bytes(limit as u64)));
+    let size = format!("{}x{}, {}", settings.width, settings.height, units::counted(settings.steps, "step"));
+    printer.note(&format!("\n{size} on {}: {peak} at most, {limit}", device.name()));
+    for component in plan.components.iter().filter(|component| component.moved() > 0) {
+        printer.note(&moved(component, link));
+    }
+    Ok(())
+}
+
+fn table(plan: &Plan) -> Table<11> {
+    let headings = [
+        "phase",
+        "component",
+        ">stages",
+        ">stream",
+        ">weights",
+        ">slots",
+        ">ports",
+        ">activations",
+        ">scratch",
+        ">other",
+        ">peak",
+    ];
+    let mut table = Table::new(headings);
+    for component in &plan.components {
+        let parts = &component.parts;
+        let size = |bytes: usize| if bytes == 0 { "-".to_owned() } else { units::bytes(bytes as u64) };
+        table.row([
+            component.phase.to_owned(),
+            component.name.to_owned(),
+            component.placement.slot_of.len().to_string(),
+            component.streamed().to_string(),
+            size(parts.weights),
+            size(parts.slots),
+            size(parts.ports),
+            size(parts.activations),
+            size(parts.scratch),
+            size(parts.others + parts.overhead),
+            size(parts.total()),
+        ]);
+    }
+    table
+}
+
+/// What moves for a component, and how long that takes.
+fn moved(component: &ComponentPlan, link: u64) -> String {
+    let time = |bytes: usize| units::time(Duration::from_secs_f64(bytes as f64 / link as f64));
+    let said = |bytes: usize| format!("{} ({} at {}/s)", units::bytes(bytes as u64), time(bytes), Size(link));
+    let step = match component.moved_each_step {
+        0 => String::new(),
+        bytes => format!(", and {} in each step", said(bytes)),
+    };
+    format!("{}: {} move once{step}", component.name, said(component.moved_once))
+}

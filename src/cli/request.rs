@@ -1,0 +1,126 @@
+//! The options that say what a request is: those that `generate` and `plan` share.
+
+use std::time::Instant;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use pinhole::ggml::Device;
+use pinhole::pipeline::{MemoryOptions, Request};
+use pinhole::plan::Offload;
+use pinhole::sample::Sampler;
+use pinhole::size::Size;
+use pinhole::{Error, Result};
+
+use super::threads;
+
+#[derive(clap::Args)]
+pub(super) struct RequestArgs {
+    /// What not to draw; has an effect with a --cfg-scale above 1
+    #[arg(long, value_name = "TEXT")]
+    negative_prompt: Option<String>,
+    /// Pixels across, a multiple of 16
+    #[arg(long, value_name = "W")]
+    width: Option<usize>,
+    /// Pixels down, a multiple of 16
+    #[arg(long, value_name = "H")]
+    height: Option<usize>,
+    /// Denoising steps
+    #[arg(long, value_name = "N")]
+    steps: Option<usize>,
+    /// Seed of the noise, the same noise as PyTorch's CPU generator; picture i of a batch uses SEED + i [default: random]
+    #[arg(long, value_name = "SEED")]
+    pub(super) seed: Option<u64>,
+    /// Guidance as an input of the model, for those that take it (FLUX.1-dev)
+    #[arg(long, value_name = "G")]
+    guidance: Option<f32>,
+    /// Classifier-free guidance with the negative prompt: 1 is off, more takes twice the time
+    #[arg(long, value_name = "C")]
+    cfg_scale: Option<f32>,
+    /// How steps are taken
+    #[arg(long, value_name = "NAME", value_parser = sampler_parser(), default_value = Sampler::default().name())]
+    sampler: Sampler,
+    /// Tokens that the T5 text encoder reads
+    #[arg(long, value_name = "N")]
+    max_sequence_length: Option<usize>,
+    /// How many pictures
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    batch: usize,
+    /// Where to compute: auto, or a device that `pinhole devices` lists
+    #[arg(long, value_name = "NAME", default_value = "auto")]
+    pub(super) device: String,
+    /// The most memory to take on the device, never exceeded: 4G, 3500M, ... in binary units (4G is 4 GiB). auto: what is
+    /// free, less a margin
+    #[arg(long, value_name = "SIZE", default_value = "auto", value_parser = vram)]
+    vram: Vram,
+    /// How to share a device that is smaller than the model: none (all of it stays there), model (one component at a
+    /// time), sequential (streamed layer by layer), or auto, the fastest that fits
+    #[arg(long, value_name = "MODE", value_parser = offload_parser(), default_value = Offload::default().name())]
+    offload: Offload,
+    /// Threads of the CPU [default: one for each core]
+    #[arg(long, value_name = "N", value_parser = threads::parser())]
+    pub(super) threads: Option<usize>,
+}
+
+/// A budget; `None` for `auto`.
+#[derive(Clone, Copy, Debug)]
+struct Vram(Option<Size>);
+
+fn vram(text: &str) -> Result<Vram, String> {
+    if text.eq_ignore_ascii_case("auto") {
+        return Ok(Vram(None));
+    }
+    text.parse().map(|size| Vram(Some(size))).map_err(|error| format!("{error}, or auto"))
+}
+
+fn sampler_parser() -> impl TypedValueParser<Value = Sampler> {
+    let names = Sampler::ALL.iter().map(|sampler| sampler.name());
+    PossibleValuesParser::new(names).try_map(|name| name.parse::<Sampler>())
+}
+
+fn offload_parser() -> impl TypedValueParser<Value = Offload> {
+    let names = Offload::ALL.iter().map(|offload| offload.name());
+    PossibleValuesParser::new(names).try_map(|name| name.parse::<Offload>().map_err(std::io::Error::other))
+}
+
+impl RequestArgs {
+    /// The request for pictures of `prompt`.
+    pub(super) fn request(&self, prompt: &str) -> Request {
+        Request {
+            prompt: prompt.to_owned(),
+            negative_prompt: self.negative_prompt.clone(),
+            width: self.width,
+            height: self.height,
+            steps: self.steps,
+            seed: self.seed.unwrap_or_else(random_seed),
+            guidance: self.guidance,
+            cfg_scale: self.cfg_scale,
+            sampler: self.sampler,
+            max_sequence_length: self.max_sequence_length,
+            batch: self.batch,
+            noise: None,
+        }
+    }
+
+    /// How much of the device it may take.
+    pub(super) fn memory(&self) -> MemoryOptions {
+        let vram = self.vram.0.map(|size| usize::try_from(size.0).unwrap_or(usize::MAX));
+        MemoryOptions { vram, offload: self.offload }
+    }
+}
+
+/// The device `name`; an unknown one is a wrong option.
+pub(super) fn device(name: &str) -> Result<Device> {
+    Device::by_name(name).map_err(|error| match error.hint() {
+        Some(known) => {
+            let known = known.to_owned();
+            Error::option("--device", "a device of this machine", format!("`{name}`")).with_hint(known)
+        }
+        None => error,
+    })
+}
+
+/// A seed of 32 bits: short enough to type again.
+fn random_seed() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    // The standard library seeds its hash maps from the system's random numbers.
+    RandomState::new().hash_one(Instant::now()) >> 32
+}
