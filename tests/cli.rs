@@ -13,5 +13,6 @@ mod cli {
     mod generate;
     mod help;
     mod inspect;
+    mod plan;
     mod run;
 }

@@ -106,8 +106,8 @@ fn streamed_equals_resident_in_every_format() {
 
         let components = pipeline.measure(&pipeline.settings(&request).unwrap()).unwrap();
         let mut counts = BTreeSet::new();
-        for part in 0..=16 {
-            let plan = each_within(&components, part, 16);
+        for part in 0..=8 {
+            let plan = each_within(&components, part, 8);
             let some = pipeline.generate_as(plan.clone(), &request, &mut |_: Event| Ok(())).unwrap();
             check(&some, None);
             assert_same(&resident, &some, &format!("{file_type}: {plan:?}"));

@@ -105,6 +105,8 @@ struct Report {
     width: usize,
     height: usize,
     steps: usize,
+    /// The least that --vram works with, in this offload mode.
+    least_budget_bytes: usize,
     link_bytes_per_second: u64,
     plan: PlanReport,
 }
@@ -119,6 +121,10 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     let request = args.request.request(&args.prompt);
     let settings = pipeline.settings(&request)?;
     let plan = pipeline.plan(&request)?;
+    if let Some(note) = pipeline.budget_note()? {
+        printer.warn(&note);
+    }
+    let least = pipeline.least_budget(&request)?;
     let link = args.link.map(|size| size.0).or(device.link().map(|speed| speed.get())).unwrap_or(LINK);
     if printer.json() {
         return printer.object(&Report {
@@ -126,6 +132,7 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
             width: settings.width,
             height: settings.height,
             steps: settings.steps,
+            least_budget_bytes: least,
             link_bytes_per_second: link,
             plan: PlanReport::new(&plan),
         });
@@ -135,6 +142,7 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     let limit = plan.limit.map_or("no limit".to_owned(), |limit| format!("of {}", units::bytes(limit as u64)));
     let size = format!("{}x{}, {}", settings.width, settings.height, units::counted(settings.steps, "step"));
     printer.note(&format!("\n{size} on {}: {peak} at most, {limit}", device.name()));
+    printer.note(&format!("the least that works is --vram {}", Size(least as u64).rounded_up()));
     for component in plan.components.iter().filter(|component| component.moved() > 0) {
         printer.note(&moved(component, link));
     }

@@ -47,8 +47,8 @@ pub(super) struct RequestArgs {
     /// Where to compute: auto, or a device that `pinhole devices` lists
     #[arg(long, value_name = "NAME", default_value = "auto")]
     pub(super) device: String,
-    /// The most memory to take on the device, never exceeded: 4G, 3500M, ... in binary units (4G is 4 GiB). auto: what is
-    /// free, less a margin
+    /// The most memory to take on the device, never exceeded: 4G, 3500M, 1.5G, ... in units of 1024; auto is what is free,
+    /// less a margin
     #[arg(long, value_name = "SIZE", default_value = "auto", value_parser = vram)]
     vram: Vram,
     /// How to share a device that is smaller than the model: none (all of it stays there), model (one component at a

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use pinhole::size::Size;
+
 /// Bytes in binary units, with three digits: `511 B`, `1.50 MiB`.
 pub(super) fn bytes(count: u64) -> String {
-    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
-    scaled(count, 1024.0, &UNITS).unwrap_or_else(|| format!("{count} B"))
+    Size(count).to_string()
 }
 
 /// A count in thousands, millions or billions, with three digits: `999`, `11.9 B`.

@@ -117,6 +117,13 @@ pub struct Component {
     pub runs: Runs,
 }
 
+impl Component {
+    /// Bytes of all its weights that are copied.
+    fn weights(&self) -> usize {
+        self.stages.iter().map(|stage| stage.weights).fold(0, usize::saturating_add)
+    }
+}
+
 /// What a plan has to keep to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
@@ -275,58 +282,51 @@ pub fn plan(components: &[Component], offload: Offload, limits: &Limits) -> Resu
         }
     }
     let most = limits.bytes.unwrap_or(usize::MAX);
-    let (mut plans, mut refusal): (Vec<ComponentPlan>, Option<Refusal>) = (Vec::new(), None);
-    for component in components {
-        let fixed = |variant: &Variant| variant.bytes().saturating_add(limits.overhead);
-        let place = |(i, variant): (usize, &Variant)| {
-            let available = most.checked_sub(fixed(variant))?;
-            let streamed = place(component, offload, available)?;
-            Some(component_plan(component, i, streamed, 0, limits))
-        };
-        match component.variants.iter().enumerate().find_map(place) {
-            Some(plan) => plans.push(plan),
-            None => {
-                let leanest = component.variants.iter().map(fixed).min().unwrap_or(0);
-                let least = leanest.saturating_add(least_weights(component, offload));
-                if refusal.as_ref().is_none_or(|refusal| refusal.least < least) {
-                    refusal = Some(Refusal { component: component.name, least, given: most });
-                }
-            }
-        }
-    }
-    match refusal {
-        Some(refusal) => Err(refusal),
-        None => Ok(Plan { components: plans, all_resident: false, limit: limits.bytes }),
+    let fitted = components.iter().map(|component| {
+        component.variants.iter().enumerate().find_map(|(i, variant)| {
+            let available = most.checked_sub(variant.bytes().saturating_add(limits.overhead))?;
+            Some(component_plan(component, i, place(component, offload, available)?, 0, limits))
+        })
+    });
+    match fitted.collect() {
+        Some(plans) => Ok(Plan { components: plans, all_resident: false, limit: limits.bytes }),
+        None => Err(refusal(components, offload, limits)),
     }
 }
 
 /// Every component's weights on the device throughout.
 fn all_resident(components: &[Component], limits: &Limits) -> Result<Plan, Refusal> {
     let most = limits.bytes.unwrap_or(usize::MAX);
-    let weights =
-        |component: &Component| component.stages.iter().map(|stage| stage.weights).fold(0, usize::saturating_add);
-    let all = components.iter().map(weights).fold(0, usize::saturating_add);
-    let mut plans = Vec::with_capacity(components.len());
-    let mut refusal: Option<Refusal> = None;
-    for component in components {
-        let needs = |variant: &Variant| variant.bytes().saturating_add(all).saturating_add(limits.overhead);
+    let all = components.iter().map(Component::weights).fold(0, usize::saturating_add);
+    let fitted = components.iter().map(|component| {
+        let fixed = all.saturating_add(limits.overhead);
+        let variant = component.variants.iter().position(|variant| variant.bytes().saturating_add(fixed) <= most)?;
         let nothing = vec![false; component.stages.len()];
-        match component.variants.iter().position(|variant| needs(variant) <= most) {
-            Some(variant) => {
-                plans.push(component_plan(component, variant, nothing, all - weights(component), limits));
-            }
-            None => {
-                let least = component.variants.iter().map(needs).min().unwrap_or(all);
-                if refusal.as_ref().is_none_or(|refusal| refusal.least < least) {
-                    refusal = Some(Refusal { component: component.name, least, given: most });
-                }
-            }
-        }
+        Some(component_plan(component, variant, nothing, all - component.weights(), limits))
+    });
+    match fitted.collect() {
+        Some(plans) => Ok(Plan { components: plans, all_resident: true, limit: limits.bytes }),
+        None => Err(refusal(components, Offload::None, limits)),
     }
-    match refusal {
-        Some(refusal) => Err(refusal),
-        None => Ok(Plan { components: plans, all_resident: true, limit: limits.bytes }),
-    }
+}
+
+/// The least budget, in bytes, for which [`plan`] finds a plan, whatever `limits` allow now.
+pub fn least(components: &[Component], offload: Offload, limits: &Limits) -> usize {
+    refusal(components, offload, limits).least
+}
+
+/// What there is to say where nothing fits: the component that needs most decides.
+fn refusal(components: &[Component], offload: Offload, limits: &Limits) -> Refusal {
+    let all = components.iter().map(Component::weights).fold(0, usize::saturating_add);
+    let least = |component: &Component| {
+        let weights = if offload == Offload::None { all } else { least_weights(component, offload) };
+        let leanest = component.variants.iter().map(Variant::bytes).min().unwrap_or(0);
+        leanest.saturating_add(weights).saturating_add(limits.overhead)
+    };
+    let most_needed =
+        components.iter().map(|component| (least(component), component.name)).max_by_key(|(least, _)| *least);
+    let (least, component) = most_needed.unwrap_or_default();
+    Refusal { component, least, given: limits.bytes.unwrap_or(usize::MAX) }
 }
 
 /// Which stages stream.
@@ -565,9 +565,10 @@ mod tests {
                 Ok(plan) => check(&plan, &components)?,
                 Err(refusal) => {
                     prop_assert!(refusal.least > limit);
-                    let least = with(refusal.least);
-                    prop_assert!(least.is_ok(), "{refusal:?}");
-                    check(&least.unwrap(), &components)?;
+                    prop_assert_eq!(refusal.least, least(&components, offload, &Limits { bytes: None, host, overhead }));
+                    let enough = with(refusal.least);
+                    prop_assert!(enough.is_ok(), "{refusal:?}");
+                    check(&enough.unwrap(), &components)?;
                     prop_assert!(with(refusal.least - 1).is_err());
                 }
             }

@@ -4,7 +4,7 @@ use super::run::Workplace;
 fn help() {
     let place = Workplace::new();
     place.run(&["--help"]).snapshot("help");
-    for command in ["generate", "convert", "inspect", "compare", "devices"] {
+    for command in ["generate", "plan", "convert", "inspect", "compare", "devices"] {
         place.run(&[command, "--help"]).snapshot(&format!("help_{command}"));
     }
     place.run(&["bench", "--help"]).snapshot("help_bench");
@@ -14,7 +14,8 @@ fn help() {
 #[test]
 fn nothing_asked_for_is_wrong_usage() {
     let place = Workplace::new();
-    for arguments in [&[][..], &["draw"], &["generate"], &["generate", "-m", "mini", "-p", "x", "--vram", "4G"]] {
+    let unknown = ["generate", "-m", "mini", "-p", "x", "--vrom", "4G"];
+    for arguments in [&[][..], &["draw"], &["generate"], &unknown] {
         let outcome = place.run(arguments);
         assert_eq!((outcome.code, outcome.stdout.as_str()), (2, ""), "{arguments:?}: {}", outcome.stderr);
     }

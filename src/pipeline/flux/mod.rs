@@ -131,7 +131,7 @@ impl FluxPipeline {
         run.observer.event(Event::Planned(plan.clone()))?;
         warn_of_no_effect(request, &settings, &mut run)?;
         warn_of_unused_blocks(&self.model, &mut run)?;
-        if let Some(text) = planning::clamped(self.backend.device(), &self.options)? {
+        if let Some(text) = self.budget_note()? {
             run.warn(text)?;
         }
         let noise = self.noise(request, &settings)?;

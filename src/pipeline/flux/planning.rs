@@ -58,6 +58,30 @@ impl FluxPipeline {
         self.plan_settings(&self.settings(request)?)
     }
 
+    /// The least budget, in bytes, that `request` can do with under the current offload mode.
+    ///
+    /// # Errors
+    /// As [`plan`](FluxPipeline::plan), but for budgets.
+    pub fn least_budget(&self, request: &Request) -> Result<usize> {
+        let limits = limits(self.backend.device(), &self.options)?;
+        Ok(budget::least(&self.measure(&self.settings(request)?)?, self.options.offload, &limits))
+    }
+
+    /// What there is to say of the budget: that it is more than the device has.
+    ///
+    /// # Errors
+    /// A device that does not say how much it has.
+    pub fn budget_note(&self) -> Result<Option<String>> {
+        let device = self.backend.device();
+        let (_, total) = device.memory()?;
+        let above = self.options.vram.filter(|&bytes| total > 0 && bytes > total);
+        let text = |bytes| {
+            let [bytes, total] = [bytes, total].map(|bytes| Size(bytes as u64));
+            format!("a budget of {bytes} is more than {} has: {total} count", device.name())
+        };
+        Ok(above.map(text))
+    }
+
     pub(super) fn plan_settings(&self, settings: &Settings) -> Result<Plan> {
         let limits = limits(self.backend.device(), &self.options)?;
         let planned = budget::plan(&self.measure(settings)?, self.options.offload, &limits);
@@ -188,15 +212,4 @@ pub(super) fn limits(device: Device, options: &MemoryOptions) -> Result<Limits> 
         None => Some(free.saturating_sub((free / MARGIN_PART).max(LEAST_MARGIN))),
     };
     Ok(Limits { bytes, host, overhead: 0 })
-}
-
-/// Says that a budget is more than the device has.
-pub(super) fn clamped(device: Device, options: &MemoryOptions) -> Result<Option<String>> {
-    let (_, total) = device.memory()?;
-    let above = options.vram.filter(|&bytes| total > 0 && bytes > total);
-    let text = |bytes| {
-        let [bytes, total] = [bytes, total].map(|bytes| Size(bytes as u64));
-        format!("a budget of {bytes} is more than {} has: {total} count", device.name())
-    };
-    Ok(above.map(text))
 }

@@ -1,0 +1,69 @@
+use serde_json::Value;
+
+use super::run::Workplace;
+
+const DISCRETE: [&str; 5] = ["plan", "-m", "mini", "--device", "cpu:discrete"];
+
+fn plan(place: &Workplace, arguments: &[&str]) -> Value {
+    place.json(&[&DISCRETE, arguments].concat())["plan"].take()
+}
+
+#[test]
+fn success() {
+    let place = Workplace::new();
+    let one_thread = ["--threads", "1", "--width", "96", "--height", "64"];
+    let with = |name: &str, arguments: &[&str]| {
+        place.run(&[&DISCRETE, &one_thread[..], arguments].concat()).snapshot(&format!("plan_{name}"));
+    };
+    with("none", &["--offload", "none"]);
+    with("model", &["--offload", "model"]);
+    with("sequential", &["--offload", "sequential", "--vram", "64M", "--link", "1G"]);
+    place.run(&["plan", "-m", "mini", "--threads", "1"]).snapshot("plan_cpu");
+}
+
+#[test]
+fn failures() {
+    let place = Workplace::new();
+    let with = |name: &str, arguments: &[&str]| {
+        place.run(&[&DISCRETE[..], &["--threads", "1"], arguments].concat()).snapshot(&format!("plan_{name}"));
+    };
+    with("too_little", &["--vram", "1M"]);
+    with("zero", &["--vram", "0"]);
+    with("negative", &["--vram", "-1"]);
+    with("no_size", &["--vram", "banana"]);
+    with("no_mode", &["--offload", "disk"]);
+    with("no_speed", &["--link", "fast"]);
+    with("odd_size", &["--width", "100"]);
+}
+
+#[test]
+fn units_are_all_the_same() {
+    let place = Workplace::new();
+    for budget in ["4GB", "4GiB", "4g", "4096M", "4294967296"] {
+        assert_eq!(plan(&place, &["--vram", budget])["limit_bytes"], 4u64 << 30, "{budget}");
+    }
+    let all = plan(&place, &["--vram", "auto"]);
+    assert!(all["limit_bytes"].as_u64().unwrap() > 64 << 20);
+    assert_eq!(all["all_resident"], true);
+}
+
+#[test]
+fn a_budget_above_the_device_is_clamped_with_a_note() {
+    let place = Workplace::new();
+    let outcome = place.run(&[&DISCRETE[..], &["--vram", "100T"]].concat());
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("more than cpu:discrete has"), "{}", outcome.stderr);
+}
+
+#[test]
+fn what_is_refused_is_refused_before_anything_is_written() {
+    let place = Workplace::new();
+    let draw = ["generate", "-m", "mini", "-p", "x", "-o", "x.png", "--device", "cpu:discrete", "--vram"];
+    let refused = place.run(&[&draw[..], &["2M"]].concat());
+    assert_eq!(refused.code, 1, "{}", refused.stderr);
+    let (_, budget) = refused.stderr.split_once("--vram ").unwrap();
+    assert!(place.names().is_empty());
+    let works = place.run(&[&draw[..], &[budget.trim(), "--steps", "1"]].concat());
+    assert_eq!(works.code, 0, "{}", works.stderr);
+    assert_eq!(place.names(), ["x.png"]);
+}
