@@ -23,25 +23,55 @@ pub struct Peaks {
     pub anonymous: u64,
     /// Resident pages of mapped files, the program's own among them.
     pub file: u64,
+    /// Both together.
+    pub total: u64,
 }
 
 #[derive(Default)]
 struct Shared {
     anonymous: AtomicU64,
     file: AtomicU64,
+    total: AtomicU64,
     stop: AtomicBool,
 }
 
 impl Shared {
     /// Looks once; `None` on systems that do not say.
     fn look(&self) -> Option<Peaks> {
-        let status = fs::read_to_string("/proc/self/status").ok()?;
-        let highest = |peak: &AtomicU64, name| {
-            let now = bytes(&status, name)?;
-            Some(peak.fetch_max(now, Ordering::Relaxed).max(now))
-        };
-        Some(Peaks { anonymous: highest(&self.anonymous, "RssAnon")?, file: highest(&self.file, "RssFile")? })
+        let Peaks { anonymous, file, total } = resident()?;
+        let highest = |peak: &AtomicU64, now| peak.fetch_max(now, Ordering::Relaxed).max(now);
+        Some(Peaks {
+            anonymous: highest(&self.anonymous, anonymous),
+            file: highest(&self.file, file),
+            total: highest(&self.total, total),
+        })
     }
+}
+
+/// What the process holds now; `None` on systems that do not say.
+pub fn resident() -> Option<Peaks> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let (anonymous, file) = (bytes(&status, "RssAnon")?, bytes(&status, "RssFile")?);
+    Some(Peaks { anonymous, file, total: anonymous + file })
+}
+
+/// What the system could give a process without taking from others: free memory and caches, of the process's control group
+/// where that has a limit. `None` on systems that do not say.
+pub fn available() -> Option<u64> {
+    let machine = bytes(&fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable")?;
+    Some(machine.min(left_in_group().unwrap_or(u64::MAX)))
+}
+
+/// What the limit of the process's control group (version 2) leaves; `None` without one.
+fn left_in_group() -> Option<u64> {
+    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let group = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
+    let read = |name: &str| fs::read_to_string(format!("/sys/fs/cgroup{group}/{name}")).ok();
+    let most: u64 = read("memory.max")?.trim().parse().ok()?;
+    let held: u64 = read("memory.current")?.trim().parse().ok()?;
+    let stat = read("memory.stat")?;
+    let cached = stat.lines().find_map(|line| line.strip_prefix("inactive_file ")?.trim().parse::<u64>().ok());
+    Some(most.saturating_sub(held.saturating_sub(cached.unwrap_or(0))))
 }
 
 impl PeakMemory {
@@ -94,6 +124,8 @@ mod tests {
         thread::sleep(INTERVAL * 20);
         drop(block);
         assert!(memory.peaks().unwrap().anonymous >= before.anonymous + (BYTES as u64) / 2);
-        assert!(memory.peaks().unwrap().file > 0);
+        let Peaks { anonymous, file, total } = memory.peaks().unwrap();
+        assert!(file > 0 && total >= anonymous.max(file) && total <= anonymous + file);
+        assert!(available().unwrap() > 0);
     }
 }

@@ -24,7 +24,7 @@ fn the_miniature_stays_small_and_its_matrices_in_the_file() {
 
     assert!(generated.mapped_bytes >= matrices, "{} of {matrices} bytes are mapped", generated.mapped_bytes);
     if cfg!(target_os = "linux") {
-        let Peaks { anonymous, file } = watch.peaks().unwrap();
+        let Peaks { anonymous, file, .. } = watch.peaks().unwrap();
         println!("anonymous {anonymous}, file {file}, matrices {matrices}, mapped {}", generated.mapped_bytes);
         assert!(anonymous > 0 && anonymous < MOST_ANONYMOUS, "{anonymous} bytes of anonymous memory");
         // All matrices were read, so they are resident; were they copied, they would be anonymous.

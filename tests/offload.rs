@@ -37,7 +37,7 @@ fn request(width: usize, height: usize) -> Request {
 
 /// What `pipeline` draws within `vram` bytes, which must be what was planned.
 fn draw(pipeline: &mut FluxPipeline, request: &Request, vram: Option<usize>, offload: Offload) -> Generated {
-    pipeline.set_memory(MemoryOptions { vram, offload });
+    pipeline.set_memory(MemoryOptions { vram, offload, host: None });
     let generated = pipeline.generate(request, &mut |_: Event| Ok(())).unwrap();
     check(&generated, vram);
     generated
@@ -59,7 +59,7 @@ fn assert_same(a: &Generated, b: &Generated, what: &str) {
 
 /// The budget that the refusal names.
 fn least(pipeline: &mut FluxPipeline, request: &Request, offload: Offload) -> usize {
-    pipeline.set_memory(MemoryOptions { vram: Some(1), offload });
+    pipeline.set_memory(MemoryOptions { vram: Some(1), offload, host: None });
     match pipeline.plan(request).unwrap_err() {
         Error::OverBudget { needed, given: 1, .. } => needed,
         other => panic!("{other}"),
@@ -142,13 +142,13 @@ fn a_refusal_names_what_works() {
     for offload in Offload::ALL {
         let needed = least(&mut pipeline, &request, offload);
         let vram = needed - 1;
-        pipeline.set_memory(MemoryOptions { vram: Some(vram), offload });
+        pipeline.set_memory(MemoryOptions { vram: Some(vram), offload, host: None });
         let error = pipeline.generate(&request, &mut |_: Event| panic!("nothing may begin")).unwrap_err();
         let hint = error.hint().unwrap().to_owned();
         println!("{error}\nhint: {hint}");
         let named = hint.split("--vram ").nth(1).unwrap().parse::<Size>().unwrap();
         let plan = |pipeline: &mut FluxPipeline, request: &Request, vram| {
-            pipeline.set_memory(MemoryOptions { vram: Some(vram), offload });
+            pipeline.set_memory(MemoryOptions { vram: Some(vram), offload, host: None });
             pipeline.plan(request)
         };
         assert!(plan(&mut pipeline, &request, named.0 as usize).unwrap().peak() <= named.0 as usize);
@@ -177,7 +177,7 @@ fn weights_that_stay_serve_the_next_request() {
 #[test]
 fn a_request_that_ends_early_leaves_nothing_behind() {
     let mut pipeline = pipeline(&builtin::mini().unwrap(), "cpu:discrete@50M");
-    pipeline.set_memory(MemoryOptions { vram: None, offload: Offload::Sequential });
+    pipeline.set_memory(MemoryOptions { vram: None, offload: Offload::Sequential, host: None });
     let request = request(48, 48);
     for stop_after in [0, 1, 5, 30] {
         let mut stages = 0;
@@ -194,7 +194,7 @@ fn a_request_that_ends_early_leaves_nothing_behind() {
         // Other tests' uploads are not this one's; it is enough that its own do not pile up.
         println!("{threads:?} upload threads");
     }
-    pipeline.set_memory(MemoryOptions { vram: None, offload: Offload::Sequential });
+    pipeline.set_memory(MemoryOptions { vram: None, offload: Offload::Sequential, host: None });
     check(&pipeline.generate(&request, &mut |_: Event| Ok(())).unwrap(), None);
 }
 
@@ -213,9 +213,9 @@ proptest! {
             ..request(16 * columns, 16 * rows)
         };
         let offload = Offload::ALL[mode];
-        pipeline.set_memory(MemoryOptions { vram: None, offload: Offload::Model });
+        pipeline.set_memory(MemoryOptions { vram: None, offload: Offload::Model, host: None });
         let vram = pipeline.plan(&request).unwrap().peak() * part / 1000;
-        pipeline.set_memory(MemoryOptions { vram: Some(vram), offload });
+        pipeline.set_memory(MemoryOptions { vram: Some(vram), offload, host: None });
         match pipeline.generate(&request, &mut |_: Event| Ok(())) {
             Ok(generated) => check(&generated, Some(vram)),
             Err(Error::OverBudget { needed, .. }) => {

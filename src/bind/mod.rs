@@ -9,12 +9,13 @@ mod scale;
 use std::collections::HashSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use alias::{Aliases, Alternative, Rows};
 use pinhole_quant::fp8::Fp8;
 use pinhole_quant::{DType, rows};
 
-use crate::index::{FileTensor, Index, Storage};
+use crate::index::{FileTensor, Index, Map, Storage};
 use crate::tensor::Shape;
 use crate::weights::{Manifest, Weight, WeightId};
 use crate::{Error, Result};
@@ -66,6 +67,13 @@ impl Piece {
         let all = self.tensor.bytes();
         let block_bytes = all.len() / (self.tensor.shape.elements() / per_block);
         &all[self.numbers.start / per_block * block_bytes..self.numbers.end / per_block * block_bytes]
+    }
+
+    /// The map of its file, and where in it its bytes lie.
+    pub fn span(&self) -> (&Arc<Map>, Range<usize>) {
+        let inside = self.bytes().as_ptr().addr() - self.tensor.bytes().as_ptr().addr();
+        let start = self.tensor.offset() + inside;
+        (self.tensor.map(), start..start + self.bytes().len())
     }
 
     /// `len` of its numbers, from number `start` on, of which whole blocks.

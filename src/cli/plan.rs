@@ -70,6 +70,10 @@ struct ComponentReport {
     mapped_bytes: usize,
     peak_bytes: usize,
     peak: Entries<usize>,
+    /// Pages of the file that are in host memory at most.
+    page_bytes: usize,
+    /// What host memory has no room for.
+    read_each_step_bytes: usize,
     moved_once_bytes: usize,
     moved_each_step_bytes: usize,
 }
@@ -87,6 +91,8 @@ impl PlanReport {
             mapped_bytes: plan.mapped,
             peak_bytes: plan.parts.total(),
             peak: plan.parts.named().into_iter().collect(),
+            page_bytes: plan.pages,
+            read_each_step_bytes: plan.read_each_step,
             moved_once_bytes: plan.moved_once,
             moved_each_step_bytes: plan.moved_each_step,
         };
@@ -145,6 +151,13 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     printer.note(&format!("the least that works is --vram {}", Size(least as u64).rounded_up()));
     for component in plan.components.iter().filter(|component| component.moved() > 0) {
         printer.note(&moved(component, link));
+    }
+    for component in plan.components.iter().filter(|component| component.read_each_step > 0) {
+        let bytes = units::bytes(component.read_each_step as u64);
+        printer.note(&format!(
+            "{}: {bytes} are read from the disk in each step, since host memory is short",
+            component.name
+        ));
     }
     Ok(())
 }

@@ -49,12 +49,16 @@ pub(super) struct RequestArgs {
     pub(super) device: String,
     /// The most memory to take on the device, never exceeded: 4G, 3500M, 1.5G, ... in units of 1024; auto is what is free,
     /// less a margin
-    #[arg(long, value_name = "SIZE", default_value = "auto", value_parser = vram)]
-    vram: Vram,
+    #[arg(long, value_name = "SIZE", default_value = "auto", value_parser = budget)]
+    vram: Budget,
     /// How to share a device that is smaller than the model: none (all of it stays there), model (one component at a
     /// time), sequential (streamed layer by layer), or auto, the fastest that fits
     #[arg(long, value_name = "MODE", value_parser = offload_parser(), default_value = Offload::default().name())]
     offload: Offload,
+    /// The most memory to take on the host, resident pages of the model's files included: what does not fit is read from the
+    /// disk in every step. auto: what the system has available
+    #[arg(long, value_name = "SIZE", default_value = "auto", value_parser = budget)]
+    host_memory: Budget,
     /// Threads of the CPU [default: one for each core]
     #[arg(long, value_name = "N", value_parser = threads::parser())]
     pub(super) threads: Option<usize>,
@@ -62,13 +66,13 @@ pub(super) struct RequestArgs {
 
 /// A budget; `None` for `auto`.
 #[derive(Clone, Copy, Debug)]
-struct Vram(Option<Size>);
+struct Budget(Option<Size>);
 
-fn vram(text: &str) -> Result<Vram, String> {
+fn budget(text: &str) -> Result<Budget, String> {
     if text.eq_ignore_ascii_case("auto") {
-        return Ok(Vram(None));
+        return Ok(Budget(None));
     }
-    text.parse().map(|size| Vram(Some(size))).map_err(|error| format!("{error}, or auto"))
+    text.parse().map(|size| Budget(Some(size))).map_err(|error| format!("{error}, or auto"))
 }
 
 fn sampler_parser() -> impl TypedValueParser<Value = Sampler> {
@@ -100,10 +104,10 @@ impl RequestArgs {
         }
     }
 
-    /// How much of the device it may take.
+    /// How much of the device and the host it may take.
     pub(super) fn memory(&self) -> MemoryOptions {
-        let vram = self.vram.0.map(|size| usize::try_from(size.0).unwrap_or(usize::MAX));
-        MemoryOptions { vram, offload: self.offload }
+        let bytes = |budget: Budget| budget.0.map(|size| usize::try_from(size.0).unwrap_or(usize::MAX));
+        MemoryOptions { vram: bytes(self.vram), offload: self.offload, host: bytes(self.host_memory) }
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod feed;
 mod link;
+mod pages;
 mod session;
 mod uploads;
 mod weights;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use pinhole_quant::DType;
 
 use super::DeviceWeights;
+use super::pages::Pager;
 use super::uploads::Uploads;
 use crate::ggml::{Arena, Backend, Buffer, Graph, Ledger, Placed};
 use crate::plan::{DryRun, STAGE_TENSORS};
@@ -19,6 +20,8 @@ pub struct Session<'m> {
     arena: Arena,
     /// Where weights are still coming, or come in every step.
     uploads: Option<Arc<Uploads>>,
+    /// Where weights are used in the file's map.
+    pager: Option<Pager>,
 }
 
 impl<'m> Session<'m> {
@@ -50,7 +53,7 @@ impl<'m> Session<'m> {
         let mut arena = Arena::new(backend.device(), ledger)?;
         arena.assign(&graphs.iter().collect::<Vec<_>>())?;
         backend.reserve(&graphs, &mut arena)?;
-        Ok(Session { model, ports, graphs, arena, uploads: weights.uploads().cloned() })
+        Ok(Session { model, ports, graphs, arena, uploads: weights.uploads().cloned(), pager: weights.pager() })
     }
 
     /// Fills an F32 port.
@@ -99,13 +102,19 @@ impl<'m> Session<'m> {
     ) -> Result<()> {
         let range = self.model.at(cadence);
         let total = range.len();
-        for (done, i) in range.enumerate() {
+        for (done, i) in range.clone().enumerate() {
+            if let Some(pager) = &self.pager {
+                pager.before(if i + 1 < range.end { i + 1 } else { range.start });
+            }
             if let Some(uploads) = &self.uploads {
                 uploads.acquire(i, backend.cancel())?;
                 backend.compute(&self.graphs[i], &mut self.arena)?;
                 uploads.release(i)?;
             } else {
                 backend.compute(&self.graphs[i], &mut self.arena)?;
+            }
+            if let Some(pager) = &self.pager {
+                pager.after(i);
             }
             after(done + 1, total)?;
         }

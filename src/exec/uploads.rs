@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::feed::{Conversion, Feed};
 use super::link::Link;
+use super::pages::Pages;
 use crate::ggml::{Buffer, CancelFlag};
 use crate::{Error, Result};
 
@@ -24,6 +25,10 @@ pub(crate) struct Upload {
     pub(crate) feed: Feed,
     /// The slot; `None` for a stage that stays.
     pub(crate) slot: Option<usize>,
+    /// Where it comes from.
+    pub(crate) pages: Pages,
+    /// Whether the host gives them back afterwards.
+    pub(crate) drop_pages: bool,
 }
 
 /// The ring of slots: one buffer.
@@ -211,11 +216,16 @@ impl Worker {
         let mut conversion = Conversion::default();
         for (stages, runs) in passes.iter() {
             for &stage in (0..*runs).flat_map(|_| stages) {
-                let Some(Upload { feed, slot }) = &uploads[stage] else { continue };
+                let Some(Upload { feed, slot, pages, drop_pages }) = &uploads[stage] else { continue };
+                // The disk reads while there is no slot yet.
+                pages.will_read();
                 if !begin(shared, stage, *slot)? {
                     continue;
                 }
                 feed.bring(link.as_mut(), &mut conversion)?;
+                if *drop_pages {
+                    pages.give_back();
+                }
                 shared.moved.fetch_add(feed.bytes as u64, Ordering::Relaxed);
                 let mut state = shared.lock();
                 match slot {

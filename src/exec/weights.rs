@@ -9,6 +9,7 @@ use pinhole_quant::DType;
 
 use super::feed::{Conversion, Feed};
 use super::link::HostLink;
+use super::pages::{Pager, Pages};
 use super::uploads::{Ring, Upload, Uploads};
 use crate::bind::Bound;
 use crate::ggml::{Buffer, Device, Ledger, Placed};
@@ -26,6 +27,10 @@ pub struct DeviceWeights {
     places: Vec<Option<Placed>>,
     mapped: usize,
     copied: usize,
+    /// By stage.
+    pages: Arc<[Pages]>,
+    /// As the [`Placement`] has it.
+    dropped: Vec<bool>,
 }
 
 impl DeviceWeights {
@@ -87,6 +92,16 @@ impl DeviceWeights {
         self.uploads.as_ref()
     }
 
+    /// Gives the memory of the file's pages back to the system, which reads again what is still used.
+    pub fn give_back_pages(&self) {
+        self.pages.iter().for_each(Pages::give_back);
+    }
+
+    /// What reads ahead of computations in the map, and gives back behind them; `None` where nothing is used there.
+    pub(super) fn pager(&self) -> Option<Pager> {
+        (self.mapped > 0).then(|| Pager::start(Arc::clone(&self.pages), self.dropped.clone())).flatten()
+    }
+
     /// Bytes that are used where they lie in the file.
     pub fn mapped_bytes(&self) -> usize {
         self.mapped
@@ -130,9 +145,17 @@ fn allocate(
     let resident = buffer(placement.resident_bytes, "weights")?;
     let slots = buffer(placement.slots * placement.slot_bytes, "slots")?;
     let mut maps = MapBuffers { device, buffers: HashMap::new() };
-    let mut weights = DeviceWeights { uploads: None, places: vec![None; manifest.len()], mapped: 0, copied: 0 };
+    let pages: Arc<[Pages]> = model.stages().iter().map(|stage| Pages::of(stage, bound)).collect();
+    let mut weights = DeviceWeights {
+        uploads: None,
+        places: vec![None; manifest.len()],
+        mapped: 0,
+        copied: 0,
+        pages,
+        dropped: placement.dropped.clone(),
+    };
     let (mut uploads, mut next) = (Vec::with_capacity(layouts.len()), 0);
-    for (layout, slot) in layouts.iter().zip(&placement.slot_of) {
+    for (stage, (layout, slot)) in layouts.iter().zip(&placement.slot_of).enumerate() {
         for &id in &layout.mapped {
             weights.places[id.index()] = Some(maps.place(bound, id, model)?);
         }
@@ -153,10 +176,25 @@ fn allocate(
             weights.places[copied.id.index()] = Some(Placed::new(buffer, offset + copied.offset, copied.dtype, shape)?);
             weights.copied += copied.bytes;
         }
-        uploads.push(Some(Upload { feed: Feed::new(model, bound, layout, buffer, offset), slot: *slot }));
+        uploads.push(Some(Upload {
+            feed: Feed::new(model, bound, layout, buffer, offset),
+            slot: *slot,
+            pages: weights.pages[stage].clone(),
+            drop_pages: placement.dropped.get(stage) == Some(&true) && layout.mapped.is_empty(),
+        }));
     }
     let ring = slots.map(|buffer| Ring { buffer, slot_bytes: placement.slot_bytes });
     Ok((weights, uploads, ring))
+}
+
+impl Drop for DeviceWeights {
+    fn drop(&mut self) {
+        // The next component needs the room.
+        if !self.dropped.is_empty() {
+            self.uploads = None;
+            self.give_back_pages();
+        }
+    }
 }
 
 /// Buffers over the maps that have been used so far.

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -27,6 +28,8 @@ pub struct Map {
 #[derive(Debug)]
 enum Bytes {
     Mapped(Mmap),
+    /// With the file, whose pages can be given back.
+    File(Mmap, File),
     Static(&'static [u8]),
 }
 
@@ -47,7 +50,7 @@ impl Map {
             return Err(fail(io::Error::other("not a regular file")));
         }
         let file = File::open(path).map_err(fail)?;
-        let bytes = if metadata.len() == 0 { Bytes::Static(&[]) } else { map(&file).map_err(fail)? };
+        let bytes = if metadata.len() == 0 { Bytes::Static(&[]) } else { map(file).map_err(fail)? };
         Ok(Arc::new(Map { path: path.to_owned(), bytes }))
     }
 
@@ -87,19 +90,66 @@ impl Map {
     /// All bytes of the file. Nothing is read before it is touched.
     pub fn bytes(&self) -> &[u8] {
         match &self.bytes {
-            Bytes::Mapped(map) => map,
+            Bytes::Mapped(map) | Bytes::File(map, _) => map,
             Bytes::Static(bytes) => bytes,
         }
     }
+
+    /// Has the system read `range` from the disk, before somebody touches it. Returns once that is under way; where the
+    /// system cannot, the first touch reads.
+    pub fn will_read(&self, range: Range<usize>) {
+        #[cfg(unix)]
+        if let Bytes::File(map, _) = &self.bytes
+            && range.end <= map.len()
+        {
+            // Advice: whether it is taken changes no result.
+            let _ = map.advise_range(memmap2::Advice::WillNeed, range.start, range.len());
+        }
+        #[cfg(not(unix))]
+        let _ = range;
+    }
+
+    /// Gives the memory of all whole pages of `range` back to the system, which reads them from the disk again when
+    /// somebody touches them. Does nothing where the system cannot.
+    pub fn give_back(&self, range: Range<usize>) {
+        #[cfg(target_os = "linux")]
+        if let Bytes::File(map, file) = &self.bytes
+            && range.end <= map.len()
+        {
+            give_back(map, file, whole_pages(range));
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = range;
+    }
+}
+
+/// The pages that lie in `range` whole: the others hold somebody else's bytes too.
+#[cfg(target_os = "linux")]
+fn whole_pages(range: Range<usize>) -> Range<usize> {
+    let page = rustix::param::page_size();
+    let start = range.start.next_multiple_of(page);
+    start..(range.end / page * page).max(start)
+}
+
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code)]
+fn give_back(map: &Mmap, file: &File, range: Range<usize>) {
+    let Some(len) = std::num::NonZeroU64::new(range.len() as u64) else { return };
+    // SAFETY: the map is of a file, shared with it and never written to: pages that are dropped come back with the file's
+    // bytes, so no slice of the map changes.
+    let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len()) };
+    // Only what no process has mapped leaves the system's cache, hence after the first.
+    let _ = rustix::fs::fadvise(file, range.start as u64, Some(len), rustix::fs::Advice::DontNeed);
 }
 
 #[allow(unsafe_code)]
-fn map(file: &File) -> io::Result<Bytes> {
+fn map(file: File) -> io::Result<Bytes> {
     // SAFETY: the mapping is read-only and private to `Map`, which hands out shared slices only. What can break them
     // is another process that writes to the file or truncates it. Every structure read from the bytes is copied before
     // it is checked, and weights are plain numbers of which any pattern is valid, so changed bytes cannot break an
     // invariant; a truncated file means SIGBUS, which `Map` documents.
-    Ok(Bytes::Mapped(unsafe { Mmap::map(file) }?))
+    let map = unsafe { Mmap::map(&file) }?;
+    Ok(Bytes::File(map, file))
 }
 
 #[cfg(test)]
@@ -117,6 +167,31 @@ mod tests {
             assert_eq!(map.bytes(), bytes);
             assert_eq!(map.path(), path);
         }
+    }
+
+    #[test]
+    fn what_is_given_back_is_read_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        let bytes: Vec<u8> = (0..100_000u32).map(|i| (i % 251) as u8).collect();
+        fs::write(&path, &bytes).unwrap();
+        let map = Map::open(&path).unwrap();
+        assert_eq!(map.bytes(), bytes);
+        for range in [0..100_000, 5..6, 4096..8192, 99_999..100_000, 7..7, 0..100_001] {
+            map.give_back(range.clone());
+            map.will_read(range);
+            assert_eq!(map.bytes(), bytes);
+        }
+        Map::from_bytes("memory", &bytes).unwrap().give_back(0..bytes.len());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn only_whole_pages_are_given_back() {
+        let page = rustix::param::page_size();
+        assert_eq!(whole_pages(0..page), 0..page);
+        assert_eq!(whole_pages(1..3 * page + 1), page..3 * page);
+        assert!(whole_pages(1..page + 1).is_empty());
     }
 
     #[test]

@@ -71,6 +71,9 @@ pub struct MemoryOptions {
     pub vram: Option<usize>,
     /// How the device is shared.
     pub offload: Offload,
+    /// The most bytes of host memory at once: the process's own and resident pages of files together. Without: what the
+    /// system has available decides how many pages of the model stay, and nothing is refused.
+    pub host: Option<usize>,
 }
 
 /// What a phase was planned to take and took.

@@ -79,6 +79,8 @@ pub struct StageBytes {
     pub weights: usize,
     /// Used where they lie in the file.
     pub mapped: usize,
+    /// All of them in the file.
+    pub file: usize,
     /// Whether another stage uses its weights too: then they stay.
     pub shared: bool,
 }
@@ -148,6 +150,8 @@ pub struct Placement {
     pub slot_bytes: usize,
     /// Bytes of the stages that stay.
     pub resident_bytes: usize,
+    /// By stage: whether the host gives the pages of the file back after each use. Empty where all of them may stay.
+    pub dropped: Vec<bool>,
 }
 
 /// What the bytes of a peak are.
@@ -207,6 +211,10 @@ pub struct ComponentPlan {
     pub parts: Parts,
     /// Weights that are used where they lie in the file.
     pub mapped: usize,
+    /// Pages of the file, in bytes, that are resident at most.
+    pub pages: usize,
+    /// Bytes that are read from the disk in every step, because host memory has no room for them.
+    pub read_each_step: usize,
     /// How many stages have weights that are copied.
     pub copied_stages: usize,
     /// Bytes that move to the device once a request.
@@ -472,10 +480,12 @@ fn component_plan(
         name: component.name,
         phase: component.phase,
         variant: chosen.name.clone(),
-        placement: Placement { variant, slot_of, slots, slot_bytes, resident_bytes },
+        placement: Placement { variant, slot_of, slots, slot_bytes, resident_bytes, dropped: Vec::new() },
         runs: component.runs,
         parts,
         mapped: component.stages.iter().map(|stage| stage.mapped).fold(0, usize::saturating_add),
+        pages: component.stages.iter().map(|stage| stage.file).fold(0, usize::saturating_add),
+        read_each_step: 0,
         copied_stages: component.stages.iter().filter(|stage| stage.weights > 0).count(),
         moved_once,
         moved_each_step,
@@ -510,6 +520,7 @@ mod tests {
                 cadence: if step { Cadence::Step } else { Cadence::Request },
                 weights,
                 mapped: 0,
+                file: weights,
                 shared,
             };
             stages.into_iter().enumerate().map(stage).collect()
@@ -593,7 +604,14 @@ mod tests {
 
     #[test]
     fn larger_stages_stay_first_and_slots_shrink() {
-        let stage = |weights, cadence| StageBytes { name: String::new(), cadence, weights, mapped: 0, shared: false };
+        let stage = |weights, cadence| StageBytes {
+            name: String::new(),
+            cadence,
+            weights,
+            mapped: 0,
+            file: weights,
+            shared: false,
+        };
         let mut stages = vec![stage(500, Cadence::Request)];
         stages.extend([1000, 1000, 500, 500, 500, 500].map(|weights| stage(weights, Cadence::Step)));
         let variants = vec![Variant { name: "whole".into(), ports: 10, activations: 20, scratch: 5 }];

@@ -7,6 +7,7 @@ use crate::Result;
 use crate::bind::Bound;
 use crate::ggml::{Backend, Buffer};
 use crate::stage::{Dims, Model};
+use crate::weights::WeightId;
 
 /// One component of a request, to be measured.
 pub struct Subject<'a> {
@@ -42,11 +43,13 @@ impl Subject<'_> {
             activations: dry_run.activations(),
             scratch: dry_run.scratch(),
         };
+        let in_file = |id: &WeightId| bound.pieces(*id).iter().map(|piece| piece.bytes().len()).sum::<usize>();
         let stages = model.stages().iter().zip(layouts).map(|(stage, layout)| StageBytes {
             name: stage.name.clone(),
             cadence: stage.cadence,
             weights: layout.bytes,
             mapped: layout.mapped_bytes,
+            file: stage.weights.iter().map(in_file).sum(),
             shared: layout.shared,
         });
         Ok(Component { name, phase, stages: stages.collect(), variants: vec![whole], runs })

@@ -6,6 +6,7 @@
 
 pub mod budget;
 mod dry_run;
+pub mod host;
 pub mod layout;
 pub mod measure;
 

@@ -199,6 +199,8 @@ struct Memory<'a> {
     process_peak_anonymous_bytes: Option<u64>,
     /// Resident pages of mapped files, the program's own among them.
     process_peak_file_bytes: Option<u64>,
+    /// The most of both together at one moment.
+    process_peak_total_bytes: Option<u64>,
 }
 
 /// Says what was made: the paths, or with `--json` everything.
@@ -218,6 +220,7 @@ pub(super) fn print(
         mapped_bytes: generated.mapped_bytes,
         process_peak_anonymous_bytes: peaks.map(|peaks| peaks.anonymous),
         process_peak_file_bytes: peaks.map(|peaks| peaks.file),
+        process_peak_total_bytes: peaks.map(|peaks| peaks.total),
     };
     summarize(printer, run, &memory, clock);
     if !printer.json() {

@@ -7,11 +7,12 @@ use crate::bind::Bound;
 use crate::exec::DeviceWeights;
 use crate::ggml::{Device, DeviceKind};
 use crate::pipeline::{MemoryOptions, Phase, Request, Settings};
+use crate::plan::host::{self, HostLimits, HostRefusal};
 use crate::plan::measure::Subject;
 use crate::plan::{Component, ComponentPlan, Limits, Plan, Refusal, Runs, budget};
 use crate::size::Size;
 use crate::stage::{Dims, Model, Symbol};
-use crate::{Error, Result};
+use crate::{Error, Result, memory};
 
 /// The components by the names that plans give them.
 pub(super) const CLIP: &str = "clip";
@@ -25,6 +26,10 @@ const SIDES: [usize; 14] = [4096, 3072, 2048, 1536, 1280, 1024, 896, 768, 640, 5
 /// What is left to others of a device's free memory where nobody set a budget: one part of so many, and this at least.
 const MARGIN_PART: usize = 32;
 const LEAST_MARGIN: usize = 128 << 20;
+
+/// What the host needs beside what the process holds and what a plan counts: the program's own pages, graphs, tokens, latents,
+/// pictures on their way to a file.
+const HOST_RESERVE: usize = 128 << 20;
 
 /// The size of a request's tensors.
 pub(super) fn clip_dims(tokens: usize) -> Dims {
@@ -84,8 +89,21 @@ impl FluxPipeline {
 
     pub(super) fn plan_settings(&self, settings: &Settings) -> Result<Plan> {
         let limits = limits(self.backend.device(), &self.options)?;
-        let planned = budget::plan(&self.measure(settings)?, self.options.offload, &limits);
-        planned.or_else(|refusal| Err(self.refusal(&refusal, settings, &limits)?))
+        let components = self.measure(settings)?;
+        let mut plan = match budget::plan(&components, self.options.offload, &limits) {
+            Ok(plan) => plan,
+            Err(refusal) => return Err(self.refusal(&refusal, settings, &limits)?),
+        };
+        if let Some(limits) = self.host_limits() {
+            let refused = |refusal: HostRefusal| Error::OverBudget {
+                what: format!("the {} at {}x{} in host memory", refusal.component, settings.width, settings.height),
+                needed: refusal.least,
+                given: limits.bytes,
+                hint: Some(format!("try --host-memory {}", Size(refusal.least as u64).rounded_up())),
+            };
+            host::bound(&mut plan, &components, &limits).map_err(refused)?;
+        }
+        Ok(plan)
     }
 
     /// What every component takes at the request's size. Computes nothing, and reads no weight.
@@ -130,6 +148,18 @@ impl FluxPipeline {
             ),
         ];
         subjects.iter().map(|subject| subject.measure(&self.backend)).collect()
+    }
+
+    /// What the host allows; `None` where nobody asked and the system does not say what it has.
+    fn host_limits(&self) -> Option<HostLimits> {
+        let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+        let shared = self.backend.device().is_cpu();
+        let held = memory::resident().map_or(0, |resident| bytes(resident.anonymous));
+        let limit = self.options.host.or_else(|| memory::available().map(|left| bytes(left).saturating_add(held)))?;
+        // What a plan counts is not counted twice.
+        let planned = if shared { self.ledger.usage().total } else { 0 };
+        let process = held.saturating_sub(planned).saturating_add(HOST_RESERVE);
+        Some(HostLimits { bytes: limit, process, shared, strict: self.options.host.is_some() })
     }
 
     /// The refusal as an error, with a picture that would fit and a budget that would do.
@@ -181,6 +211,10 @@ impl FluxPipeline {
                 let weights = self.weights(plan, name)?;
                 self.kept.push((name, weights));
             }
+        }
+        // An earlier plan may have left pages that this one has no room for.
+        if plan.components.iter().any(|component| !component.placement.dropped.is_empty()) {
+            self.kept.iter().for_each(|(_, weights)| weights.give_back_pages());
         }
         Ok(())
     }

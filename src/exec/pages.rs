@@ -1,0 +1,137 @@
+//! The pages of the file that hold weights: read before they are needed, given back where host memory is short.
+
+use std::ops::Range;
+use std::sync::{Arc, mpsc};
+use std::thread::{self, JoinHandle};
+
+use crate::bind::Bound;
+use crate::index::Map;
+use crate::stage::Stage;
+
+/// Where the weights of one stage lie in their files.
+#[derive(Clone, Default)]
+pub(crate) struct Pages(Vec<(Arc<Map>, Range<usize>)>);
+
+impl Pages {
+    /// Of `stage`; neighbours are joined, so that a stage of a bundle is one range.
+    pub(crate) fn of(stage: &Stage, bound: &Bound) -> Pages {
+        let pieces = stage.weights.iter().flat_map(|&id| bound.pieces(id));
+        let mut spans: Vec<(Arc<Map>, Range<usize>)> =
+            pieces.map(|piece| piece.span()).map(|(map, range)| (Arc::clone(map), range)).collect();
+        spans.sort_by_key(|(map, range)| (Arc::as_ptr(map).addr(), range.start));
+        let mut joined: Vec<(Arc<Map>, Range<usize>)> = Vec::new();
+        for (map, range) in spans {
+            match joined.last_mut() {
+                Some((last, before)) if Arc::ptr_eq(last, &map) && range.start <= before.end + GAP => {
+                    before.end = before.end.max(range.end);
+                }
+                _ => joined.push((map, range)),
+            }
+        }
+        Pages(joined)
+    }
+
+    /// Has them read, before somebody touches them.
+    pub(crate) fn will_read(&self) {
+        self.0.iter().for_each(|(map, range)| map.will_read(range.clone()));
+    }
+
+    /// Gives their memory back to the system.
+    pub(crate) fn give_back(&self) {
+        self.0.iter().for_each(|(map, range)| map.give_back(range.clone()));
+    }
+}
+
+/// What alignment leaves between neighbours at most: as much as a bundle's.
+const GAP: usize = 4096;
+
+/// Reads pages ahead of a computation in the file's own memory, and gives them back behind it, on a thread of its own: both
+/// may wait for the disk.
+pub(crate) struct Pager {
+    orders: Option<mpsc::Sender<Order>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+enum Order {
+    WillRead(usize),
+    GiveBack(usize),
+}
+
+impl Pager {
+    /// For stages of `pages`; those that are `dropped` are given back after each use. `None` where there is no thread to be
+    /// had: then the computation itself waits for the disk.
+    pub(crate) fn start(pages: Arc<[Pages]>, dropped: Vec<bool>) -> Option<Pager> {
+        let (orders, queue) = mpsc::channel();
+        let serve = move || {
+            for order in queue {
+                match order {
+                    Order::WillRead(stage) => pages.get(stage).into_iter().for_each(Pages::will_read),
+                    Order::GiveBack(stage) if dropped.get(stage) == Some(&true) => pages[stage].give_back(),
+                    Order::GiveBack(_) => {}
+                }
+            }
+        };
+        let thread = thread::Builder::new().name("pages".into()).spawn(serve).ok()?;
+        Some(Pager { orders: Some(orders), thread: Some(thread) })
+    }
+
+    /// The computation of a stage begins, and that of `next` follows.
+    pub(crate) fn before(&self, next: usize) {
+        self.order(Order::WillRead(next));
+    }
+
+    /// The computation of `stage` is over.
+    pub(crate) fn after(&self, stage: usize) {
+        self.order(Order::GiveBack(stage));
+    }
+
+    fn order(&self, order: Order) {
+        // Whoever is not there to serve it changes no result.
+        let _ = self.orders.as_ref().map(|orders| orders.send(order));
+    }
+}
+
+impl Drop for Pager {
+    fn drop(&mut self) {
+        self.orders = None;
+        if let Some(thread) = self.thread.take() {
+            // It only advises the system.
+            let _ = thread.join();
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::builtin;
+    use crate::source::flux::FluxModel;
+
+    #[test]
+    fn a_stage_of_a_bundle_is_one_range_and_all_its_bytes() {
+        let model = FluxModel::open(&builtin::mini().unwrap()).unwrap();
+        let (net, bound) = (&model.transformer.net.model, &model.transformer.bound);
+        for stage in net.stages() {
+            let pages = Pages::of(stage, bound);
+            let bytes: usize = stage.weights.iter().flat_map(|&id| bound.pieces(id)).map(|p| p.bytes().len()).sum();
+            let covered: usize = pages.0.iter().map(|(_, range)| range.len()).sum();
+            assert!(pages.0.len() <= 1, "{}: {} ranges", stage.name, pages.0.len());
+            assert!(covered >= bytes, "{}: {covered} of {bytes}", stage.name);
+        }
+    }
+
+    #[test]
+    fn a_pager_ends_with_its_orders_done() {
+        let model = FluxModel::open(&builtin::mini().unwrap()).unwrap();
+        let net = &model.transformer.net.model;
+        let pages: Arc<[Pages]> = net.stages().iter().map(|stage| Pages::of(stage, &model.transformer.bound)).collect();
+        let pager = Pager::start(Arc::clone(&pages), vec![true; pages.len()]).unwrap();
+        for stage in 0..pages.len() {
+            pager.before(stage + 1);
+            pager.after(stage);
+        }
+        drop(pager);
+        assert_eq!(Arc::strong_count(&pages), 1);
+    }
+}
