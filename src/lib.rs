@@ -25,6 +25,7 @@ pub mod sample;
 pub mod size;
 pub mod source;
 pub mod stage;
+pub mod synthetic;
 pub mod tensor;
 pub mod text;
 pub mod weights;

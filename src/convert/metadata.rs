@@ -9,7 +9,7 @@ use crate::text::t5_gguf_metadata;
 use crate::{Error, Result};
 
 /// ggml's version of its quantized formats (`GGML_QNT_VERSION`).
-const QUANTIZATION_VERSION: u32 = 2;
+pub(crate) const QUANTIZATION_VERSION: u32 = 2;
 
 type Entries = Vec<(String, Value)>;
 

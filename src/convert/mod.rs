@@ -25,12 +25,14 @@ use crate::tensor::Shape;
 use crate::weights::{Weight, WeightId};
 use crate::{Error, Result};
 
+pub(crate) use metadata::QUANTIZATION_VERSION;
 pub use requantize::Requantized;
 pub use types::Types;
 pub use write::{NonFinite, Progress, WriteOptions};
+pub(crate) use write::{output_error, write_error};
 
 /// What tensors' offsets in a bundle are multiples of, in bytes: a page.
-const BUNDLE_ALIGNMENT: u32 = 4096;
+pub(crate) const BUNDLE_ALIGNMENT: u32 = 4096;
 
 /// The same in the file of a component by itself, as everybody's.
 const COMPONENT_ALIGNMENT: u32 = 32;

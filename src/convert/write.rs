@@ -146,7 +146,7 @@ pub(crate) fn output_error(error: OutputError) -> Error {
     }
 }
 
-fn write_error(output: &Path, error: WriteError) -> Error {
+pub(crate) fn write_error(output: &Path, error: WriteError) -> Error {
     match error {
         WriteError::Io(source) => Error::io("write", output, source),
         other => Error::graph("write", other.to_string()),

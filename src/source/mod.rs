@@ -248,7 +248,7 @@ impl Source {
 }
 
 /// FLUX in GGUF's `general.architecture`.
-const FLUX: &str = "flux";
+pub(crate) const FLUX: &str = "flux";
 
 /// Names in a sentence.
 fn list(names: &[&str]) -> String {

@@ -8,7 +8,9 @@ fn help() {
         place.run(&[command, "--help"]).snapshot(&format!("help_{command}"));
     }
     place.run(&["bench", "--help"]).snapshot("help_bench");
-    place.run(&["bench", "quality", "--help"]).snapshot("help_bench_quality");
+    for bench in ["model", "quality"] {
+        place.run(&["bench", bench, "--help"]).snapshot(&format!("help_bench_{bench}"));
+    }
 }
 
 #[test]

@@ -67,3 +67,21 @@ fn what_is_refused_is_refused_before_anything_is_written() {
     assert_eq!(works.code, 0, "{}", works.stderr);
     assert_eq!(place.names(), ["x.png"]);
 }
+
+#[test]
+fn flux_in_four_gibibytes() {
+    let place = Workplace::new();
+    for file_type in ["bf16", "q8_0", "q6_k", "q4_1", "q4_k_s"] {
+        let file = format!("{file_type}.gguf");
+        let made = place.run(&["bench", "model", "-o", &file, "--type", file_type, "--hollow"]);
+        assert_eq!((made.code, made.stdout.trim()), (0, file.as_str()), "{}", made.stderr);
+        let size =
+            ["--width", "1024", "--height", "1024", "--vram", "4G", "--device", "cpu:discrete", "--threads", "2"];
+        let report = place.json(&[&["plan", "-m", &file], &size[..]].concat());
+        let (peak, least) = (&report["plan"]["peak_bytes"], &report["least_budget_bytes"]);
+        assert!(peak.as_u64().unwrap() <= 4 << 30, "{file_type}: {peak}");
+        assert!(least.as_u64().unwrap() <= peak.as_u64().unwrap(), "{file_type}: {least} of {peak}");
+    }
+    let again = place.run(&["bench", "model", "-o", "bf16.gguf", "--hollow"]);
+    assert_eq!(again.code, 1, "{}", again.stderr);
+}

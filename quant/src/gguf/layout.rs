@@ -105,7 +105,7 @@ impl Layout {
     }
 
     /// Everything before the first tensor's data, padding included.
-    pub(super) fn header(&self) -> &[u8] {
+    pub fn header(&self) -> &[u8] {
         &self.header
     }
 }
