@@ -1,7 +1,10 @@
 //! `pinhole bench`: measurements that anyone can repeat, each a subcommand that prints a table or, with `--json`, one object.
 
+mod denoiser;
 mod model;
+mod offload;
 mod quality;
+mod steady;
 
 use clap::Subcommand;
 
@@ -11,21 +14,27 @@ use super::printer::{Printer, Talk};
 #[derive(Subcommand)]
 pub(super) enum Bench {
     Model(model::Args),
+    Offload(offload::Args),
     Quality(quality::Args),
+    Steady(steady::Args),
 }
 
 impl Bench {
     pub(super) fn talk(&self) -> &Talk {
         match self {
             Bench::Model(args) => &args.talk,
+            Bench::Offload(args) => &args.talk,
             Bench::Quality(args) => &args.talk,
+            Bench::Steady(args) => &args.talk,
         }
     }
 
     pub(super) fn run(&self, printer: &Printer) -> Result<(), Failure> {
         match self {
             Bench::Model(args) => model::run(args, printer),
+            Bench::Offload(args) => offload::run(args, printer),
             Bench::Quality(args) => quality::run(args, printer),
+            Bench::Steady(args) => steady::run(args, printer),
         }
     }
 }
