@@ -4,12 +4,18 @@
 //! its [`Block`]) and builds one graph; between stages, tensors live in **ports**. Planner and executor see only
 //! this; a model never sees a device, a number format or a file.
 
+mod rows;
+
 use std::cell::RefCell;
 use std::ops::Range;
+use std::sync::Arc;
 
 use pinhole_quant::DType;
 
-use crate::ggml::{Graph, Placed, Tensor};
+pub(crate) use rows::{Exchanged, RowsRead, Strip, shape_of};
+pub use rows::{FeatureMap, GroupStatistics, Inner, Reach, Strips};
+
+use crate::ggml::{Buffer, Graph, Placed, Tensor};
 use crate::tensor::{MAX_DIMS, Shape};
 use crate::weights::{Manifest, Scope, WeightId};
 use crate::{Error, Result};
@@ -130,10 +136,15 @@ impl PortSpec {
     /// # Errors
     /// [`Error::Graph`] where the extents overflow or a symbol is zero.
     pub fn shape(&self, dims: &Dims) -> Result<Shape> {
-        let resolved: Option<Vec<usize>> = self.extents.iter().map(|extent| extent.resolve(dims)).collect();
-        let shape = resolved.filter(|extents| extents.len() <= MAX_DIMS).and_then(|extents| Shape::new(&extents));
-        shape.ok_or_else(|| Error::graph("port", format!("{} has impossible extents", self.name)))
+        resolve(&self.name, &self.extents, dims)
     }
+}
+
+/// The shape of what is called `name`.
+fn resolve(name: &str, extents: &[Extent], dims: &Dims) -> Result<Shape> {
+    let resolved: Option<Vec<usize>> = extents.iter().map(|extent| extent.resolve(dims)).collect();
+    let shape = resolved.filter(|extents| extents.len() <= MAX_DIMS).and_then(|extents| Shape::new(&extents));
+    shape.ok_or_else(|| Error::graph("port", format!("{name} has impossible extents")))
 }
 
 /// A port of one [`Model`].
@@ -154,6 +165,11 @@ pub trait Block: Send + Sync {
     /// # Errors
     /// Whatever an operation refuses.
     fn build(&self, b: &Build<'_>) -> Result<()>;
+
+    /// How the stage is computed a few rows at a time; `None` where it cannot be.
+    fn strips(&self) -> Option<&dyn Strips> {
+        None
+    }
 }
 
 /// When a stage runs.
@@ -182,6 +198,7 @@ pub struct Stage {
 pub struct Model {
     manifest: Manifest,
     ports: Vec<PortSpec>,
+    inners: Vec<(String, Vec<Extent>)>,
     stages: Vec<Stage>,
     host_weights: Vec<WeightId>,
 }
@@ -254,6 +271,11 @@ pub struct Build<'a> {
     ports: &'a [Placed],
     leaves: RefCell<Vec<(Leaf, Tensor)>>,
     writes: RefCell<Vec<(Port, Tensor)>>,
+    written_in_parts: RefCell<Vec<Port>>,
+    inners: RefCell<Vec<(Inner, Tensor)>>,
+    /// How many tokens are computed at a time.
+    tokens: usize,
+    strip: Option<rows::StripBuild<'a>>,
 }
 
 /// The ports that a stage reads and writes.
@@ -268,12 +290,43 @@ pub(crate) struct Touched {
 enum Leaf {
     Weight(WeightId),
     Port(Port),
+    /// A port as what is written to.
+    Written(Port),
 }
 
 impl<'a> Build<'a> {
     /// For one graph; `weights` and `ports` are indexed by id.
     pub(crate) fn new(g: &'a Graph, dims: &'a Dims, weights: &'a [Option<Placed>], ports: &'a [Placed]) -> Build<'a> {
-        Build { g, dims, weights, ports, leaves: RefCell::default(), writes: RefCell::default() }
+        Build {
+            g,
+            dims,
+            weights,
+            ports,
+            leaves: RefCell::default(),
+            writes: RefCell::default(),
+            written_in_parts: RefCell::default(),
+            inners: RefCell::default(),
+            tokens: usize::MAX,
+            strip: None,
+        }
+    }
+
+    /// The same, where blocks that can compute at most `tokens` tokens at a time.
+    pub(crate) fn in_parts(self, tokens: usize) -> Build<'a> {
+        Build { tokens: tokens.max(1), ..self }
+    }
+
+    /// For the graph of `strip`, whose rows lie in `buffer` one after the other in the order in which the block asks for
+    /// them.
+    pub(crate) fn for_strip(
+        g: &'a Graph,
+        dims: &'a Dims,
+        weights: &'a [Option<Placed>],
+        model: &'a Model,
+        strip: Strip,
+        buffer: &'a Arc<Buffer>,
+    ) -> Build<'a> {
+        Build { strip: Some(rows::StripBuild::new(model, strip, buffer)), ..Build::new(g, dims, weights, &[]) }
     }
 
     /// The value of `symbol` in this request.
@@ -313,14 +366,33 @@ impl<'a> Build<'a> {
         Ok(())
     }
 
+    /// The pieces in which a block should compute `tokens` tokens, in order, where these do not depend on each other.
+    pub fn token_ranges(&self, tokens: usize) -> Vec<Range<usize>> {
+        let step = self.tokens.min(tokens).max(1);
+        (0..tokens).step_by(step).map(|start| start..tokens.min(start + step)).collect()
+    }
+
+    /// Writes `value [width, n, B]` to the tokens from `start` on of `port [width, tokens, B]`, at once: what is added to the
+    /// graph later and reads these tokens finds it there.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] where shapes differ.
+    pub fn write_tokens(&self, port: Port, start: usize, value: Tensor) -> Result<()> {
+        let target = self.leaf(Leaf::Written(port), self.place(port)?)?;
+        self.g.fill(target, 1, start, value)?;
+        self.written_in_parts.borrow_mut().push(port);
+        Ok(())
+    }
+
     /// Completes the graph with all that was written, and says which ports were read and which written.
     pub(crate) fn finish(self) -> Result<Touched> {
         let writes = self.writes.take();
         let read = self.leaves.take().into_iter().filter_map(|(leaf, _)| match leaf {
             Leaf::Port(port) => Some(port),
-            Leaf::Weight(_) => None,
+            Leaf::Weight(_) | Leaf::Written(_) => None,
         });
-        let touched = Touched { read: read.collect(), written: writes.iter().map(|(port, _)| *port).collect() };
+        let written = writes.iter().map(|(port, _)| *port).chain(self.written_in_parts.take());
+        let touched = Touched { read: read.collect(), written: written.collect() };
         for &(_, value) in &writes {
             self.g.output(value)?;
         }

@@ -68,6 +68,7 @@ struct ComponentReport {
     slots: usize,
     slot_bytes: usize,
     mapped_bytes: usize,
+    host_bytes: usize,
     peak_bytes: usize,
     peak: Entries<usize>,
     /// Pages of the file that are in host memory at most.
@@ -83,12 +84,13 @@ impl PlanReport {
         let component = |plan: &ComponentPlan| ComponentReport {
             phase: plan.phase,
             component: plan.name,
-            variant: plan.variant.clone(),
+            variant: plan.way.to_string(),
             stages: plan.placement.slot_of.len(),
             streamed_stages: plan.streamed(),
             slots: plan.placement.slots,
             slot_bytes: plan.placement.slot_bytes,
             mapped_bytes: plan.mapped,
+            host_bytes: plan.host,
             peak_bytes: plan.parts.total(),
             peak: plan.parts.named().into_iter().collect(),
             page_bytes: plan.pages,
@@ -162,10 +164,11 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     Ok(())
 }
 
-fn table(plan: &Plan) -> Table<11> {
+fn table(plan: &Plan) -> Table<12> {
     let headings = [
         "phase",
         "component",
+        "way",
         ">stages",
         ">stream",
         ">weights",
@@ -183,6 +186,7 @@ fn table(plan: &Plan) -> Table<11> {
         table.row([
             component.phase.to_owned(),
             component.name.to_owned(),
+            component.way.to_string(),
             component.placement.slot_of.len().to_string(),
             component.streamed().to_string(),
             size(parts.weights),

@@ -5,8 +5,10 @@
 
 mod feed;
 mod link;
+mod maps;
 mod pages;
 mod session;
+mod strips;
 mod uploads;
 mod weights;
 

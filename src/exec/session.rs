@@ -6,22 +6,66 @@ use pinhole_quant::DType;
 
 use super::DeviceWeights;
 use super::pages::Pager;
+use super::strips::StripWork;
 use super::uploads::Uploads;
 use crate::ggml::{Arena, Backend, Buffer, Graph, Ledger, Placed};
-use crate::plan::{DryRun, STAGE_TENSORS};
+use crate::plan::{DryRun, STAGE_TENSORS, Way};
 use crate::stage::{Build, Cadence, Dims, Model, Port, Stage};
 use crate::{Error, Result};
 
 /// A model ready to run at one size.
 pub struct Session<'m> {
     model: &'m Model,
-    ports: Vec<Placed>,
-    graphs: Vec<Graph>,
-    arena: Arena,
+    work: Work,
     /// Where weights are still coming, or come in every step.
     uploads: Option<Arc<Uploads>>,
     /// Where weights are used in the file's map.
     pager: Option<Pager>,
+}
+
+/// What stages are computed with.
+enum Work {
+    Graphs(GraphWork),
+    Strips(StripWork),
+}
+
+/// A graph for every stage, and ports on the device.
+struct GraphWork {
+    ports: Vec<Placed>,
+    graphs: Vec<Graph>,
+    arena: Arena,
+}
+
+impl GraphWork {
+    fn new(
+        model: &Model,
+        weights: &DeviceWeights,
+        dims: &Dims,
+        tokens: usize,
+        backend: &Backend,
+        ledger: &Ledger,
+    ) -> Result<GraphWork> {
+        let device = backend.device();
+        let block = DryRun::new(model, |id| weights.dtype(id), dims, tokens, backend)?;
+        let block = block.pack_ports(model, dims, device)?;
+        let buffer = Buffer::allocate(device, block.total, ledger, "ports")?;
+        let ports = model.ports().iter().zip(block.offsets);
+        let ports = ports.map(|(spec, offset)| Placed::new(&buffer, offset, spec.dtype, spec.shape(dims)?));
+        let ports = ports.collect::<Result<Vec<_>>>()?;
+        let build = |stage: &Stage| {
+            let graph = Graph::new(device, STAGE_TENSORS)?;
+            let b = Build::new(&graph, dims, weights.places(), &ports).in_parts(tokens);
+            stage.block.build(&b)?;
+            b.finish()?;
+            Ok(graph)
+        };
+        let graphs = model.stages().iter().map(build).collect::<Result<Vec<_>>>()?;
+        let all: Vec<&Graph> = graphs.iter().collect();
+        let mut arena = Arena::new(device, ledger)?;
+        arena.assign(&all)?;
+        backend.reserve(&all, &mut arena)?;
+        Ok(GraphWork { ports, graphs, arena })
+    }
 }
 
 impl<'m> Session<'m> {
@@ -36,24 +80,28 @@ impl<'m> Session<'m> {
         backend: &Backend,
         ledger: &Ledger,
     ) -> Result<Session<'m>> {
-        let block =
-            DryRun::new(model, |id| weights.dtype(id), dims, backend)?.pack_ports(model, dims, backend.device())?;
-        let buffer = Buffer::allocate(backend.device(), block.total, ledger, "ports")?;
-        let ports = model.ports().iter().zip(block.offsets);
-        let ports = ports.map(|(spec, offset)| Placed::new(&buffer, offset, spec.dtype, spec.shape(dims)?));
-        let ports = ports.collect::<Result<Vec<_>>>()?;
-        let build = |stage: &Stage| {
-            let graph = Graph::new(backend.device(), STAGE_TENSORS)?;
-            let b = Build::new(&graph, dims, weights.places(), &ports);
-            stage.block.build(&b)?;
-            b.finish()?;
-            Ok(graph)
+        Session::in_way(Way::Whole, model, weights, dims, backend, ledger)
+    }
+
+    /// As [`new`](Session::new), computed that `way`.
+    ///
+    /// # Errors
+    /// As [`new`](Session::new); [`Error::Graph`] where a stage cannot be computed that way.
+    pub fn in_way(
+        way: Way,
+        model: &'m Model,
+        weights: &DeviceWeights,
+        dims: &Dims,
+        backend: &Backend,
+        ledger: &Ledger,
+    ) -> Result<Session<'m>> {
+        let work = match way {
+            Way::Strips(bytes) => Work::Strips(StripWork::new(model, weights, dims, bytes, backend, ledger)?),
+            Way::Whole | Way::Tokens(_) => {
+                Work::Graphs(GraphWork::new(model, weights, dims, way.tokens(), backend, ledger)?)
+            }
         };
-        let graphs = model.stages().iter().map(build).collect::<Result<Vec<_>>>()?;
-        let mut arena = Arena::new(backend.device(), ledger)?;
-        arena.assign(&graphs.iter().collect::<Vec<_>>())?;
-        backend.reserve(&graphs, &mut arena)?;
-        Ok(Session { model, ports, graphs, arena, uploads: weights.uploads().cloned(), pager: weights.pager() })
+        Ok(Session { model, work, uploads: weights.uploads().cloned(), pager: weights.pager() })
     }
 
     /// Fills an F32 port.
@@ -61,8 +109,7 @@ impl<'m> Session<'m> {
     /// # Errors
     /// [`Error::Graph`] where the length differs.
     pub fn set(&mut self, port: Port, values: &[f32]) -> Result<()> {
-        let place = self.place(port, DType::F32)?;
-        place.write(&values.iter().flat_map(|value| value.to_ne_bytes()).collect::<Vec<_>>())
+        self.fill(port, DType::F32, &values.iter().flat_map(|value| value.to_ne_bytes()).collect::<Vec<_>>())
     }
 
     /// Fills an I32 port.
@@ -70,8 +117,7 @@ impl<'m> Session<'m> {
     /// # Errors
     /// [`Error::Graph`] where the length differs.
     pub fn set_indices(&mut self, port: Port, values: &[i32]) -> Result<()> {
-        let place = self.place(port, DType::I32)?;
-        place.write(&values.iter().flat_map(|value| value.to_ne_bytes()).collect::<Vec<_>>())
+        self.fill(port, DType::I32, &values.iter().flat_map(|value| value.to_ne_bytes()).collect::<Vec<_>>())
     }
 
     /// What an F32 port holds.
@@ -79,15 +125,38 @@ impl<'m> Session<'m> {
     /// # Errors
     /// [`Error::Graph`] for a port of another model or of indices.
     pub fn get(&self, port: Port) -> Result<Vec<f32>> {
-        let place = self.place(port, DType::F32)?;
-        let mut bytes = vec![0; place.bytes()];
-        place.read(&mut bytes)?;
-        Ok(bytes.as_chunks::<4>().0.iter().map(|&value| f32::from_ne_bytes(value)).collect())
+        self.check(port, DType::F32)?;
+        let floats = |bytes: &[u8]| bytes.as_chunks::<4>().0.iter().map(|&value| f32::from_ne_bytes(value)).collect();
+        match &self.work {
+            Work::Graphs(work) => {
+                let place = &work.ports[port.index()];
+                let mut bytes = vec![0; place.bytes()];
+                place.read(&mut bytes)?;
+                Ok(floats(&bytes))
+            }
+            Work::Strips(work) => Ok(floats(work.map(port.index()))),
+        }
     }
 
-    fn place(&self, port: Port, dtype: DType) -> Result<&Placed> {
-        let place = self.ports.get(port.index()).filter(|place| place.dtype() == dtype);
-        place.ok_or_else(|| Error::graph("port", format!("{port:?} is no port of {dtype} of this model")))
+    fn fill(&mut self, port: Port, dtype: DType, bytes: &[u8]) -> Result<()> {
+        self.check(port, dtype)?;
+        match &mut self.work {
+            Work::Graphs(work) => work.ports[port.index()].write(bytes),
+            Work::Strips(work) => {
+                let map = work.map_mut(port.index());
+                if map.len() != bytes.len() {
+                    let message = format!("{} bytes given for a port of {}", bytes.len(), map.len());
+                    return Err(Error::graph("port", message));
+                }
+                map.copy_from_slice(bytes);
+                Ok(())
+            }
+        }
+    }
+
+    fn check(&self, port: Port, dtype: DType) -> Result<()> {
+        let known = self.model.ports().get(port.index()).filter(|spec| spec.dtype == dtype);
+        known.map(|_| ()).ok_or_else(|| Error::graph("port", format!("{port:?} is no port of {dtype} of this model")))
     }
 
     /// Runs the stages of `cadence` in order. `after` hears of each that is done: how many, and of how many.
@@ -108,10 +177,13 @@ impl<'m> Session<'m> {
             }
             if let Some(uploads) = &self.uploads {
                 uploads.acquire(i, backend.cancel())?;
-                backend.compute(&self.graphs[i], &mut self.arena)?;
+            }
+            match &mut self.work {
+                Work::Graphs(GraphWork { graphs, arena, .. }) => backend.compute(&graphs[i], arena)?,
+                Work::Strips(work) => work.compute(i, backend)?,
+            }
+            if let Some(uploads) = &self.uploads {
                 uploads.release(i)?;
-            } else {
-                backend.compute(&self.graphs[i], &mut self.arena)?;
             }
             if let Some(pager) = &self.pager {
                 pager.after(i);

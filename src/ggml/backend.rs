@@ -164,7 +164,7 @@ impl Backend {
     ///
     /// # Errors
     /// [`Error::OutOfMemory`].
-    pub fn reserve(&self, graphs: &[Graph], arena: &mut Arena) -> Result<()> {
+    pub fn reserve(&self, graphs: &[&Graph], arena: &mut Arena) -> Result<()> {
         let sizes = graphs.iter().map(|graph| self.work_size(graph)).collect::<Result<Vec<_>>>()?;
         arena.scratch(sizes.into_iter().max().unwrap_or(0)).map(|_| ())
     }

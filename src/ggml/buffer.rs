@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ggml_sys as sys;
 use pinhole_quant::DType;
 
-use super::{Device, Graph, Ledger, guarded};
+use super::{Device, Ledger, guarded};
 use crate::index::Map;
 use crate::tensor::Shape;
 use crate::{Error, Result};
@@ -67,6 +67,9 @@ impl Buffer {
         if !self.device.poisons() {
             return Ok(());
         }
+        if self.is_map() {
+            return Err(Error::graph("poison", "the buffer belongs to a memory map"));
+        }
         self.check_range("poison", offset, len)?;
         // All bits set are a NaN in F32, F16 and BF16, and in the scale of every quantized format.
         // SAFETY: a device that poisons computes on the CPU: its buffers are host memory, and the range lies inside.
@@ -80,29 +83,44 @@ impl Buffer {
     /// # Errors
     /// [`Error::Graph`] where the range leaves the buffer or the buffer is a file's; a failing device.
     pub fn write_at(&self, offset: usize, bytes: &[u8]) -> Result<()> {
-        self.check_range("write", offset, bytes.len())?;
-        // SAFETY: the range lies inside the buffer.
-        let data = unsafe { self.base().add(offset) };
-        // ggml moves bytes through tensors only: a row of bytes that no context owns.
-        let row = [i64::try_from(bytes.len()).unwrap_or(i64::MAX), 1, 1, 1];
-        let mut tensor = sys::ggml_tensor {
-            type_: sys::GGML_TYPE_I8,
-            buffer: self.raw.as_ptr(),
-            ne: row,
-            nb: [1, bytes.len(), bytes.len(), bytes.len()],
-            data: data.cast(),
-            ..sys::ggml_tensor::default()
-        };
+        if self.is_map() {
+            return Err(Error::graph("write", "the buffer belongs to a memory map"));
+        }
+        let mut tensor = self.row("write", offset, bytes.len())?;
         guarded("write", || {
             // SAFETY: the tensor covers exactly `bytes.len()` bytes of a live buffer, and lives through the call.
             unsafe { sys::ggml_backend_tensor_set(&mut tensor, bytes.as_ptr().cast(), 0, bytes.len()) }
         })
     }
 
+    /// Copies what lies from `offset` on to the host, without allocating anything.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] where the range leaves the buffer; a failing device.
+    pub fn read_at(&self, offset: usize, out: &mut [u8]) -> Result<()> {
+        let tensor = self.row("read", offset, out.len())?;
+        guarded("read", || {
+            // SAFETY: as in `write_at`, with `out` as the destination.
+            unsafe { sys::ggml_backend_tensor_get(&tensor, out.as_mut_ptr().cast(), 0, out.len()) }
+        })
+    }
+
+    /// `len` bytes from `offset` on as a tensor that no context owns: ggml moves bytes through tensors only.
+    fn row(&self, op: &'static str, offset: usize, len: usize) -> Result<sys::ggml_tensor> {
+        self.check_range(op, offset, len)?;
+        // SAFETY: the range lies inside the buffer.
+        let data = unsafe { self.base().add(offset) };
+        Ok(sys::ggml_tensor {
+            type_: sys::GGML_TYPE_I8,
+            buffer: self.raw.as_ptr(),
+            ne: [i64::try_from(len).unwrap_or(i64::MAX), 1, 1, 1],
+            nb: [1, len, len, len],
+            data: data.cast(),
+            ..sys::ggml_tensor::default()
+        })
+    }
+
     fn check_range(&self, op: &'static str, offset: usize, len: usize) -> Result<()> {
-        if self.is_map() {
-            return Err(Error::graph(op, "the buffer belongs to a memory map"));
-        }
         match offset.checked_add(len) {
             Some(end) if end <= self.size => Ok(()),
             _ => Err(Error::graph(op, format!("{len} bytes at {offset} leave a buffer of {}", self.size))),
@@ -223,6 +241,11 @@ impl Placed {
         Placed { buffer: buffer.clone(), offset: 0, dtype, shape }
     }
 
+    /// Where it begins in its buffer, in bytes.
+    pub fn offset(&self) -> usize {
+        self.offset
+    }
+
     /// Its shape, in ggml order.
     pub fn shape(&self) -> Shape {
         self.shape
@@ -248,12 +271,7 @@ impl Placed {
             return Err(Error::graph("write", "the place belongs to a memory map"));
         }
         self.check_length("write", data.len())?;
-        let (graph, tensor) = self.alone()?;
-        let raw = graph.raw(tensor)?;
-        guarded("write", || {
-            // SAFETY: the tensor covers exactly `data.len()` bytes of a live buffer (checked above).
-            unsafe { sys::ggml_backend_tensor_set(raw, data.as_ptr().cast(), 0, data.len()) }
-        })
+        self.buffer.write_at(self.offset, data)
     }
 
     /// Copies it to the host.
@@ -262,12 +280,7 @@ impl Placed {
     /// [`Error::Graph`] where the length of `out` differs; a failing device.
     pub fn read(&self, out: &mut [u8]) -> Result<()> {
         self.check_length("read", out.len())?;
-        let (graph, tensor) = self.alone()?;
-        let raw = graph.raw(tensor)?;
-        guarded("read", || {
-            // SAFETY: as in `write`, with `out` as the destination.
-            unsafe { sys::ggml_backend_tensor_get(raw, out.as_mut_ptr().cast(), 0, out.len()) }
-        })
+        self.buffer.read_at(self.offset, out)
     }
 
     fn check_length(&self, op: &'static str, len: usize) -> Result<()> {
@@ -278,13 +291,6 @@ impl Placed {
             return Ok(());
         }
         Err(Error::graph(op, format!("{len} bytes given for a place of {}", self.bytes())))
-    }
-
-    /// A graph that holds nothing but this place: ggml moves bytes through tensors only.
-    fn alone(&self) -> Result<(Graph, super::Tensor)> {
-        let graph = Graph::new(self.buffer.device, 1)?;
-        let tensor = graph.leaf(self)?;
-        Ok((graph, tensor))
     }
 }
 

@@ -180,6 +180,39 @@ impl Graph {
         })
     }
 
+    /// A tensor of F32 for intermediate results that come in parts: see [`fill`](Graph::fill). What is not filled is undefined.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] for impossible extents, or where the graph is full.
+    pub fn unfilled(&self, dims: &[usize]) -> Result<Tensor> {
+        let impossible = || Error::graph("unfilled", format!("a tensor of impossible extents {dims:?}"));
+        let dims = Shape::new(dims).ok_or_else(impossible)?.dims().map(|extent| extent as i64);
+        self.register("unfilled", |context| {
+            // SAFETY: the context is live; four extents are given. The arena gives it memory, from the start of the graph to
+            // its end: every copy into it is a view that nothing ever takes up.
+            unsafe { sys::ggml_new_tensor(context, sys::GGML_TYPE_F32, 4, dims.as_ptr()) }
+        })
+    }
+
+    /// Copies `value` into `target` at `start` of dimension `dim`: after everything that was [put out](Graph::output) before,
+    /// and before everything that is put out later.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] where shapes differ or the place is a file's.
+    pub fn fill(&self, target: Tensor, dim: usize, start: usize, value: Tensor) -> Result<()> {
+        if self.leaves.borrow().iter().any(|(leaf, place)| *leaf == target && place.buffer.is_map()) {
+            return Err(Error::graph("fill", "the place belongs to a memory map"));
+        }
+        let raw = self.raw(target)?;
+        // SAFETY: a live tensor of this context.
+        if unsafe { !(*raw).view_src.is_null() || (*raw).op != sys::GGML_OP_NONE } {
+            return Err(Error::graph("fill", "the target is neither a place nor unfilled"));
+        }
+        let len = self.shape(value)?.dims().get(dim).copied().unwrap_or(0);
+        let part = self.slice(target, dim, start, len)?;
+        self.output(self.copy(value, part)?)
+    }
+
     /// Copies `value` into `place` when the graph runs.
     ///
     /// # Errors

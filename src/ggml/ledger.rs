@@ -64,7 +64,7 @@ impl Ledger {
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] where that would exceed the limit.
-    pub(super) fn enter(&self, purpose: &'static str, bytes: usize) -> Result<()> {
+    pub(crate) fn enter(&self, purpose: &'static str, bytes: usize) -> Result<()> {
         self.with(|account| {
             let total = account.total.saturating_add(bytes);
             if let Some(limit) = account.limit.filter(|&limit| total > limit) {
@@ -85,7 +85,7 @@ impl Ledger {
         })
     }
 
-    pub(super) fn leave(&self, purpose: &'static str, bytes: usize) {
+    pub(crate) fn leave(&self, purpose: &'static str, bytes: usize) {
         self.with(|account| {
             if let Some(held) = account.by_purpose.get_mut(purpose) {
                 *held = held.saturating_sub(bytes);

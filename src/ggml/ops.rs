@@ -203,6 +203,11 @@ const CONV_WORK_BYTES: usize = 16 << 20;
 impl Graph {
     /// The convolution of `x [w, h, c, n]` with `kernel [kw, kh, c, m]`, zeros around: `[w', h', m, n]`.
     pub fn conv_2d(&self, kernel: Tensor, x: Tensor, stride: usize, padding: usize) -> Result<Tensor> {
+        self.conv_2d_padded(kernel, x, stride, [padding, padding])
+    }
+
+    /// As [`conv_2d`](Self::conv_2d), with zeros beside, and above and below: columns and rows of `padding`.
+    pub fn conv_2d_padded(&self, kernel: Tensor, x: Tensor, stride: usize, padding: [usize; 2]) -> Result<Tensor> {
         self.require_f32("conv_2d", x)?;
         let dtype = self.dtype(kernel)?;
         if !support::kernel(dtype) {
@@ -216,9 +221,10 @@ impl Graph {
             return Err(Error::graph("conv_2d", "a stride of 0"));
         }
         // ggml doubles the padding as an `int`.
-        let (around, stride, padding) = (padding.saturating_mul(2), small(stride)?, small(padding)?);
-        small(around)?;
-        let padded = possible("conv_2d", [w.saturating_add(around), h.saturating_add(around), m, n])?;
+        let ([beside, above], stride) = (padding.map(|padding| padding.saturating_mul(2)), small(stride)?);
+        small(beside.max(above))?;
+        let padded = possible("conv_2d", [w.saturating_add(beside), h.saturating_add(above), m, n])?;
+        let [columns, rows] = [small(padding[0])?, small(padding[1])?];
         if padded.dims()[0] < kw || padded.dims()[1] < kh || !self.is_contiguous(kernel)? {
             return Err(self.mismatch("conv_2d", kernel, x));
         }
@@ -230,7 +236,7 @@ impl Graph {
         let (kernel, x) = (self.raw(kernel)?, self.raw(self.contiguous(x)?)?);
         self.node("conv_2d", |context| {
             // SAFETY: live tensors of accepted formats with equal channel counts; the kernel fits the padded picture.
-            unsafe { sys::ggml_conv_2d_direct(context, kernel, x, stride, stride, padding, padding, 1, 1) }
+            unsafe { sys::ggml_conv_2d_direct(context, kernel, x, stride, stride, columns, rows, 1, 1) }
         })
     }
 

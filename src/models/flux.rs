@@ -19,6 +19,7 @@
 //! | `single.0..`        | step    | `joint`, modulation                         | `joint`                            |
 //! | `final`             | step    | `joint`, modulation                         | `velocity` [C', Ti, B]             |
 
+use std::ops::Range;
 use std::path::Path;
 
 use pinhole_quant::DType;
@@ -470,15 +471,39 @@ impl Rotary {
         Rotary { cos: ports.cos, sin: ports.sin }
     }
 
-    /// Attention of all tokens to all: `q`, `k`, `v` are `[d, H, T, B]`. Gives `[D, T, B]`.
-    fn attend(self, b: &Build<'_>, q: Tensor, k: Tensor, v: Tensor) -> Result<Tensor> {
-        let (cos, sin) = (b.read(self.cos)?, b.read(self.sin)?);
+    /// Queries or keys `x [d, H, n, B]` of the tokens from `start` on, turned to their positions.
+    fn turn(self, b: &Build<'_>, x: Tensor, start: usize) -> Result<Tensor> {
+        let [_, _, tokens, _] = b.g.shape(x)?.dims();
+        let of = |table| b.g.slice(b.read(table)?, 2, start, tokens);
+        rotate_pairs(b.g, x, of(self.cos)?, of(self.sin)?)
+    }
+}
+
+/// Keys and values of all tokens. They are made before the first query looks at them, some tokens at a time.
+struct Attention {
+    k: Tensor, // [d, H, T, B]
+    v: Tensor, // [d, H, T, B]
+}
+
+impl Attention {
+    /// For `tokens` tokens, whose keys and values come with [`set`](Attention::set).
+    fn new(b: &Build<'_>, norm: &QkNorm, tokens: usize) -> Result<Attention> {
+        let dims = [norm.width, norm.heads, tokens, b.dim(Symbol::Batch)];
+        Ok(Attention { k: b.g.unfilled(&dims)?, v: b.g.unfilled(&dims)? })
+    }
+
+    /// The keys and values of the tokens from `start` on.
+    fn set(&self, b: &Build<'_>, start: usize, (k, v): (Tensor, Tensor)) -> Result<()> {
+        b.g.fill(self.k, 2, start, k)?;
+        b.g.fill(self.v, 2, start, v)
+    }
+
+    /// What some queries `q [d, H, n, B]` see: `[D, n, B]`.
+    fn attend(&self, b: &Build<'_>, q: Tensor) -> Result<Tensor> {
         let [d, ..] = b.g.shape(q)?.dims();
         let tokens_second = |x| b.g.permute(x, [0, 2, 1, 3]);
-        let q = tokens_second(rotate_pairs(b.g, q, cos, sin)?)?;
-        let k = tokens_second(rotate_pairs(b.g, k, cos, sin)?)?;
-        let attended = b.g.flash_attention(q, k, tokens_second(v)?, 1.0 / (d as f32).sqrt())?;
-        join_heads(b.g, attended)
+        let (q, k, v) = (tokens_second(q)?, tokens_second(self.k)?, tokens_second(self.v)?);
+        join_heads(b.g, b.g.flash_attention(q, k, v, 1.0 / (d as f32).sqrt())?)
     }
 }
 
@@ -486,6 +511,7 @@ impl Rotary {
 struct QkNorm {
     query_norm: RmsNorm,
     key_norm: RmsNorm,
+    width: usize,
     heads: usize,
 }
 
@@ -495,14 +521,23 @@ impl QkNorm {
         Ok(QkNorm {
             query_norm: RmsNorm::declare(&mut s.sub("query_norm"), "scale", width, EPS)?,
             key_norm: RmsNorm::declare(&mut s.sub("key_norm"), "scale", width, EPS)?,
+            width,
             heads: config.num_attention_heads,
         })
     }
 
-    /// `qkv [3D or more, T, B]` as `(q, k, v)` of `[d, H, T, B]`, queries and keys normalised.
-    fn build(&self, b: &Build<'_>, qkv: Tensor, hidden: usize) -> Result<(Tensor, Tensor, Tensor)> {
-        let heads = |i: usize| b.g.split_rows(b.g.slice(qkv, 0, i * hidden, hidden)?, self.heads);
-        Ok((self.query_norm.build(b, heads(0)?)?, self.key_norm.build(b, heads(1)?)?, heads(2)?))
+    /// The queries, `[d, H, n, B]`, of `x [D, n, B]`. `qkv` is the layer that makes queries, keys and values, in this order.
+    fn queries(&self, b: &Build<'_>, qkv: &Linear, x: Tensor) -> Result<Tensor> {
+        let q = qkv.build_outputs(b, x, 0..self.width * self.heads)?;
+        self.query_norm.build(b, b.g.split_rows(q, self.heads)?)
+    }
+
+    /// The keys and values, `[d, H, n, B]` each, of `x [D, n, B]`.
+    fn keys_and_values(&self, b: &Build<'_>, qkv: &Linear, x: Tensor) -> Result<(Tensor, Tensor)> {
+        let hidden = self.width * self.heads;
+        let both = qkv.build_outputs(b, x, hidden..3 * hidden)?; // [2D, n, B]
+        let heads = |i: usize| b.g.split_rows(b.g.slice(both, 0, i * hidden, hidden)?, self.heads);
+        Ok((self.key_norm.build(b, heads(0)?)?, heads(1)?))
     }
 }
 
@@ -516,7 +551,6 @@ struct Stream {
     from: Port,
     to: Port,
     modulation: Port,
-    hidden: usize,
 }
 
 impl Stream {
@@ -535,20 +569,54 @@ impl Stream {
         let mut mlp = s.sub(format!("{name}_mlp"));
         let mlp_0 = Linear::declare(&mut mlp.sub(0), hidden, feed_forward, Role::MatMul)?;
         let mlp_2 = Linear::declare(&mut mlp.sub(2), feed_forward, hidden, Role::MatMul)?;
-        Ok(Stream { qkv, norm, proj, mlp_0, mlp_2, from, to, modulation, hidden })
+        Ok(Stream { qkv, norm, proj, mlp_0, mlp_2, from, to, modulation })
+    }
+}
+
+/// A stream in one step: its modulation, and where its tokens stand among all.
+struct Running<'s, 'b, 'a> {
+    stream: &'s Stream,
+    m: Modulation<'b, 'a>,
+    tokens: Range<usize>,
+    rotary: Rotary,
+}
+
+impl Running<'_, '_, '_> {
+    /// The pieces in which it is computed, counted from the stream's first token.
+    fn pieces(&self) -> Vec<Range<usize>> {
+        self.m.b.token_ranges(self.tokens.len())
     }
 
-    /// `(q, k, v)` of the modulated stream.
-    fn attention_in(&self, b: &Build<'_>, m: &Modulation<'_, '_>) -> Result<(Tensor, Tensor, Tensor)> {
-        let x = m.modulate(b.read(self.from)?, 0)?;
-        self.norm.build(b, self.qkv.build(b, x)?, self.hidden)
+    fn read(&self, piece: &Range<usize>) -> Result<Tensor> {
+        let b = self.m.b;
+        b.g.slice(b.read(self.stream.from)?, 1, piece.start, piece.len()) // [D, n, B]
+    }
+
+    /// Brings keys and values of the modulated stream.
+    fn set_attention(&self, attention: &Attention) -> Result<()> {
+        let Running { stream, m, .. } = self;
+        for piece in self.pieces() {
+            let start = self.tokens.start + piece.start;
+            let x = m.modulate(self.read(&piece)?, 0)?;
+            let (k, v) = stream.norm.keys_and_values(m.b, &stream.qkv, x)?;
+            attention.set(m.b, start, (self.rotary.turn(m.b, k, start)?, v))?;
+        }
+        Ok(())
     }
 
     /// The stream after its share of the attention, and after the feed-forward.
-    fn attention_out(&self, b: &Build<'_>, m: &Modulation<'_, '_>, attended: Tensor) -> Result<()> {
-        let x = m.gated(b.read(self.from)?, self.proj.build(b, attended)?, 2)?;
-        let inner = b.g.gelu_tanh(self.mlp_0.build(b, m.modulate(x, 3)?)?)?; // [M, tokens, B]
-        b.write(self.to, m.gated(x, self.mlp_2.build(b, inner)?, 5)?)
+    fn advance(&self, attention: &Attention) -> Result<()> {
+        let Running { stream, m, .. } = self;
+        let b = m.b;
+        for piece in self.pieces() {
+            let x = self.read(&piece)?;
+            let q = stream.norm.queries(b, &stream.qkv, m.modulate(x, 0)?)?;
+            let q = self.rotary.turn(b, q, self.tokens.start + piece.start)?;
+            let x = m.gated(x, stream.proj.build(b, attention.attend(b, q)?)?, 2)?;
+            let inner = b.g.gelu_tanh(stream.mlp_0.build(b, m.modulate(x, 3)?)?)?; // [M, n, B]
+            b.write_tokens(stream.to, piece.start, m.gated(x, stream.mlp_2.build(b, inner)?, 5)?)?;
+        }
+        Ok(())
     }
 }
 
@@ -562,23 +630,18 @@ struct DoubleBlock {
 
 impl Block for DoubleBlock {
     fn build(&self, b: &Build<'_>) -> Result<()> {
-        let img_modulation = Modulation::read(b, self.img.modulation, self.condition, 6)?;
-        let txt_modulation = Modulation::read(b, self.txt.modulation, self.condition, 6)?;
-        let (img_q, img_k, img_v) = self.img.attention_in(b, &img_modulation)?;
-        let (txt_q, txt_k, txt_v) = self.txt.attention_in(b, &txt_modulation)?;
-        let joined = |txt, img| b.g.concat(txt, img, 2); // [d, H, T, B], text first
-        let (q, k, v) = (joined(txt_q, img_q)?, joined(txt_k, img_k)?, joined(txt_v, img_v)?);
-        let attended = self.rotary.attend(b, q, k, v)?; // [D, T, B]
-        let (txt_part, img_part) = split_tokens(b, attended)?;
-        self.img.attention_out(b, &img_modulation, img_part)?;
-        self.txt.attention_out(b, &txt_modulation, txt_part)
+        let (text, all) = (b.dim(Symbol::TextTokens), b.dim(Symbol::JointTokens));
+        // Text first.
+        let streams = [(&self.txt, 0..text), (&self.img, text..all)];
+        let [txt, img] = streams.map(|(stream, tokens)| {
+            let m = Modulation::read(b, stream.modulation, self.condition, 6)?;
+            Ok(Running { stream, m, tokens, rotary: self.rotary })
+        });
+        let streams = [txt?, img?];
+        let attention = Attention::new(b, &self.img.norm, all)?;
+        streams.iter().try_for_each(|stream| stream.set_attention(&attention))?;
+        streams.iter().try_for_each(|stream| stream.advance(&attention))
     }
-}
-
-/// `[D, T, B]` as text `[D, Tt, B]` and image `[D, Ti, B]`.
-fn split_tokens(b: &Build<'_>, joint: Tensor) -> Result<(Tensor, Tensor)> {
-    let (text, image) = (b.dim(Symbol::TextTokens), b.dim(Symbol::ImageTokens));
-    Ok((b.g.slice(joint, 1, 0, text)?, b.g.slice(joint, 1, text, image)?))
 }
 
 /// Text and image become one sequence.
@@ -590,7 +653,8 @@ struct Join {
 
 impl Block for Join {
     fn build(&self, b: &Build<'_>) -> Result<()> {
-        b.write(self.joint, b.g.concat(b.read(self.txt)?, b.read(self.img)?, 1)?)
+        b.write_tokens(self.joint, 0, b.read(self.txt)?)?;
+        b.write_tokens(self.joint, b.dim(Symbol::TextTokens), b.read(self.img)?)
     }
 }
 
@@ -636,13 +700,24 @@ impl SingleBlock {
 impl Block for SingleBlock {
     fn build(&self, b: &Build<'_>) -> Result<()> {
         let m = Modulation::read(b, self.modulation, self.condition, 3)?;
-        let x = b.read(self.joint)?; // [D, T, B]
-        let inner = self.linear1.build(b, m.modulate(x, 0)?)?; // [3D + M, T, B]
-        let (q, k, v) = self.norm.build(b, inner, self.hidden)?;
-        let attended = self.rotary.attend(b, q, k, v)?; // [D, T, B]
-        let mlp = b.g.gelu_tanh(b.g.slice(inner, 0, 3 * self.hidden, self.feed_forward)?)?; // [M, T, B]
-        let y = self.linear2.build(b, b.g.concat(attended, mlp, 0)?)?;
-        b.write(self.joint, m.gated(x, y, 2)?)
+        let (tokens, SingleBlock { linear1, norm, .. }) = (b.dim(Symbol::JointTokens), self);
+        let read = |piece: &Range<usize>| b.g.slice(b.read(self.joint)?, 1, piece.start, piece.len()); // [D, n, B]
+        let attention = Attention::new(b, norm, tokens)?;
+        for piece in b.token_ranges(tokens) {
+            let (k, v) = norm.keys_and_values(b, linear1, m.modulate(read(&piece)?, 0)?)?;
+            attention.set(b, piece.start, (self.rotary.turn(b, k, piece.start)?, v))?;
+        }
+        let mlp_outputs = 3 * self.hidden..3 * self.hidden + self.feed_forward;
+        for piece in b.token_ranges(tokens) {
+            let x = read(&piece)?;
+            let modulated = m.modulate(x, 0)?;
+            let q = self.rotary.turn(b, norm.queries(b, linear1, modulated)?, piece.start)?;
+            let attended = attention.attend(b, q)?; // [D, n, B]
+            let mlp = b.g.gelu_tanh(linear1.build_outputs(b, modulated, mlp_outputs.clone())?)?; // [M, n, B]
+            let y = self.linear2.build(b, b.g.concat(attended, mlp, 0)?)?;
+            b.write_tokens(self.joint, piece.start, m.gated(x, y, 2)?)?;
+        }
+        Ok(())
     }
 }
 
@@ -658,8 +733,12 @@ struct FinalLayer {
 impl Block for FinalLayer {
     fn build(&self, b: &Build<'_>) -> Result<()> {
         let m = Modulation::read(b, self.modulation, self.condition, 2)?;
-        let (_, img) = split_tokens(b, b.read(self.joint)?)?;
-        b.write(self.velocity, self.linear.build(b, m.modulate(img, 0)?)?)
+        let (text, image) = (b.dim(Symbol::TextTokens), b.dim(Symbol::ImageTokens));
+        for piece in b.token_ranges(image) {
+            let x = b.g.slice(b.read(self.joint)?, 1, text + piece.start, piece.len())?;
+            b.write_tokens(self.velocity, piece.start, self.linear.build(b, m.modulate(x, 0)?)?)?;
+        }
+        Ok(())
     }
 }
 

@@ -1,10 +1,12 @@
 //! The layers that models share. Shapes are in ggml order.
 
+use std::ops::Range;
+
 use pinhole_quant::DType;
 use serde::{Deserialize, Serialize};
 
 use crate::ggml::{Graph, Tensor};
-use crate::stage::Build;
+use crate::stage::{Build, FeatureMap, GroupStatistics};
 use crate::weights::{Role, Scope, WeightId};
 use crate::{Error, Result};
 
@@ -36,13 +38,22 @@ impl Linear {
 
     /// `x [inputs, ..]` gives `[outputs, ..]`.
     pub fn build(&self, b: &Build<'_>, x: Tensor) -> Result<Tensor> {
-        let weight = b.weight(self.weight)?;
-        let y = if self.wide && b.g.dtype(weight)? == DType::F16 {
-            b.g.scale(b.g.mul_mat(weight, b.g.scale(x, 1.0 / WIDE_SCALE)?)?, WIDE_SCALE)?
-        } else {
-            b.g.mul_mat(weight, x)?
-        };
+        let y = self.product(b, b.weight(self.weight)?, x)?;
         self.bias.map_or(Ok(y), |bias| b.g.add(y, b.weight(bias)?))
+    }
+
+    /// Only the outputs of `range`.
+    pub fn build_outputs(&self, b: &Build<'_>, x: Tensor, range: Range<usize>) -> Result<Tensor> {
+        let of = |weight, dim| b.g.slice(b.weight(weight)?, dim, range.start, range.len());
+        let y = self.product(b, of(self.weight, 1)?, x)?;
+        self.bias.map_or(Ok(y), |bias| b.g.add(y, of(bias, 0)?))
+    }
+
+    fn product(&self, b: &Build<'_>, weight: Tensor, x: Tensor) -> Result<Tensor> {
+        if self.wide && b.g.dtype(weight)? == DType::F16 {
+            return b.g.scale(b.g.mul_mat(weight, b.g.scale(x, 1.0 / WIDE_SCALE)?)?, WIDE_SCALE);
+        }
+        b.g.mul_mat(weight, x)
     }
 }
 
@@ -107,9 +118,24 @@ impl GroupNorm {
 
     /// `x [w, h, channels, n]`, normalised.
     pub fn build(&self, b: &Build<'_>, x: Tensor) -> Result<Tensor> {
-        let per_channel = |weight| b.g.reshape(b.weight(weight)?, &[1, 1, self.channels]);
-        let normal = b.g.group_norm(x, self.groups, self.eps)?;
-        b.g.add(b.g.mul(normal, per_channel(self.weight)?)?, per_channel(self.bias)?)
+        self.scaled(b, b.g.group_norm(x, self.groups, self.eps)?)
+    }
+
+    /// `x`, some rows of `map`, normalised as the whole of `map` is: by the same steps, so that it is rounded the same.
+    pub fn build_rows(&self, b: &Build<'_>, map: impl Into<FeatureMap>, x: Tensor) -> Result<Tensor> {
+        let GroupNorm { groups, eps, .. } = *self;
+        match b.statistics(map, GroupStatistics { groups, eps })? {
+            Some((mean, scale)) => self.scaled(b, b.g.mul(b.g.sub(x, mean)?, scale)?),
+            None => self.build(b, x),
+        }
+    }
+
+    fn scaled(&self, b: &Build<'_>, normal: Tensor) -> Result<Tensor> {
+        b.g.add(b.g.mul(normal, self.per_channel(b, self.weight)?)?, self.per_channel(b, self.bias)?)
+    }
+
+    fn per_channel(&self, b: &Build<'_>, weight: WeightId) -> Result<Tensor> {
+        b.g.reshape(b.weight(weight)?, &[1, 1, self.channels])
     }
 }
 
@@ -139,7 +165,26 @@ impl Conv2d {
 
     /// `x [w, h, inputs, n]` gives `[w', h', outputs, n]`.
     pub fn build(&self, b: &Build<'_>, x: Tensor) -> Result<Tensor> {
-        let y = b.g.conv_2d(b.weight(self.weight)?, x, self.stride, self.padding)?;
+        self.biased(b, b.g.conv_2d(b.weight(self.weight)?, x, self.stride, self.padding)?)
+    }
+
+    /// `x`, the strip's rows and [`halo`](Self::halo) more but at the picture's edges, gives the strip's rows. For a
+    /// stride of 1.
+    pub fn build_rows(&self, b: &Build<'_>, x: Tensor) -> Result<Tensor> {
+        let (top, bottom) = b.at_edges();
+        let zeros = if top || bottom { self.padding } else { 0 };
+        let y = b.g.conv_2d_padded(b.weight(self.weight)?, x, self.stride, [self.padding, zeros])?;
+        // Zeros go above and below: on the side that has neighbours they made rows that are none.
+        let y = if zeros > 0 { b.crop(y, self.padding)? } else { y };
+        self.biased(b, y)
+    }
+
+    /// How many rows above and below a row it reads.
+    pub fn halo(&self) -> usize {
+        self.padding
+    }
+
+    fn biased(&self, b: &Build<'_>, y: Tensor) -> Result<Tensor> {
         b.g.add(y, b.g.reshape(b.weight(self.bias)?, &[1, 1, self.channels])?)
     }
 }

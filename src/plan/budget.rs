@@ -6,6 +6,7 @@
 
 use std::str::FromStr;
 
+use super::Way;
 use crate::stage::Cadence;
 
 /// Slots of a ring: one computes while the other fills. What more slots would take is better spent on stages that stay.
@@ -88,10 +89,12 @@ pub struct StageBytes {
 /// A way to compute a component: the same result for less memory and more time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Variant {
-    /// Its name: `whole`, `strips of 32`.
-    pub name: String,
-    /// Bytes of all ports, packed.
+    /// What it is.
+    pub way: Way,
+    /// Bytes of all ports, packed, or of what a strip exchanges with them.
     pub ports: usize,
+    /// Bytes of ports that are in host memory, where that is not the device's.
+    pub host: usize,
     /// Bytes of the largest stage's intermediate results.
     pub activations: usize,
     /// Bytes that the backend takes beside, for the stage that needs most.
@@ -99,7 +102,8 @@ pub struct Variant {
 }
 
 impl Variant {
-    fn bytes(&self) -> usize {
+    /// Bytes on the device.
+    pub fn bytes(&self) -> usize {
         self.ports.saturating_add(self.activations).saturating_add(self.scratch)
     }
 }
@@ -202,7 +206,9 @@ pub struct ComponentPlan {
     /// The phase in which it runs.
     pub phase: &'static str,
     /// The way it is computed.
-    pub variant: String,
+    pub way: Way,
+    /// Bytes of its ports that are in host memory, where that is not the device's.
+    pub host: usize,
     /// Where its stages go.
     pub placement: Placement,
     /// How often its stages run.
@@ -479,7 +485,8 @@ fn component_plan(
     ComponentPlan {
         name: component.name,
         phase: component.phase,
-        variant: chosen.name.clone(),
+        way: chosen.way,
+        host: chosen.host,
         placement: Placement { variant, slot_of, slots, slot_bytes, resident_bytes, dropped: Vec::new() },
         runs: component.runs,
         parts,
@@ -529,7 +536,8 @@ mod tests {
 
     fn components() -> impl Strategy<Value = Vec<Component>> {
         let variant = (0usize..500, 0usize..3000, 0usize..200).prop_map(|(ports, activations, scratch)| Variant {
-            name: "v".into(),
+            way: Way::Whole,
+            host: 0,
             ports,
             activations,
             scratch,
@@ -614,7 +622,7 @@ mod tests {
         };
         let mut stages = vec![stage(500, Cadence::Request)];
         stages.extend([1000, 1000, 500, 500, 500, 500].map(|weights| stage(weights, Cadence::Step)));
-        let variants = vec![Variant { name: "whole".into(), ports: 10, activations: 20, scratch: 5 }];
+        let variants = vec![Variant { way: Way::Whole, host: 0, ports: 10, activations: 20, scratch: 5 }];
         let component = Component { name: "c", phase: "p", stages, variants, runs: Runs { request: 1, steps: 10 } };
         let auto = |bytes| {
             plan(std::slice::from_ref(&component), Offload::Auto, &Limits { bytes: Some(bytes), ..Limits::default() })

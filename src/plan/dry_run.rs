@@ -6,16 +6,23 @@ use std::sync::Arc;
 use pinhole_quant::DType;
 
 use crate::ggml::{Arena, Backend, Buffer, Device, Graph, Placed};
-use crate::stage::{Build, Dims, Lifetime, Model, Port, PortSpec, Stage, Touched};
+use crate::stage::{Build, Dims, FeatureMap, Lifetime, Model, Stage, shape_of};
 use crate::weights::WeightId;
 use crate::{Error, Result};
 
 /// How many tensors a stage's graph may have. Contexts take room for it in address space; only what is used is touched.
-pub(crate) const STAGE_TENSORS: usize = 1024;
+pub(crate) const STAGE_TENSORS: usize = 2048;
+
+/// The maps that a stage touches, by position: ports first.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Touch {
+    pub(crate) read: Vec<usize>,
+    pub(crate) written: Vec<usize>,
+}
 
 /// What one stage was found to do and to take.
 struct Found {
-    touched: Touched,
+    touch: Touch,
     activations: usize,
     scratch: usize,
 }
@@ -25,14 +32,14 @@ pub(crate) struct DryRun {
     stages: Vec<Found>,
 }
 
-/// Where the ports lie in one block.
-pub(crate) struct PortBlock {
+/// Where ports, or all maps, lie in one block.
+pub(crate) struct MapBlock {
     pub(crate) offsets: Vec<usize>,
     pub(crate) total: usize,
 }
 
 impl DryRun {
-    /// Builds every stage at size `dims`, with weights of the formats that `dtype` says.
+    /// Builds every stage at size `dims`, with weights of the formats that `dtype` says, `tokens` tokens at a time.
     ///
     /// # Errors
     /// [`Error::Graph`] where a stage cannot be built at this size.
@@ -40,21 +47,21 @@ impl DryRun {
         model: &Model,
         dtype: impl Fn(WeightId) -> Option<DType>,
         dims: &Dims,
+        tokens: usize,
         backend: &Backend,
     ) -> Result<DryRun> {
         let nowhere: Arc<Buffer> = Buffer::nowhere(backend.device())?;
         let ports = model.ports().iter().map(|spec| Ok(Placed::nowhere(&nowhere, spec.dtype, spec.shape(dims)?)));
         let ports = ports.collect::<Result<Vec<_>>>()?;
-        let place = |(id, weight): (WeightId, &crate::weights::Weight)| {
-            dtype(id).map(|dtype| Placed::nowhere(&nowhere, dtype, weight.shape))
-        };
-        let weights: Vec<Option<Placed>> = model.manifest().iter().map(place).collect();
+        let weights = weights_nowhere(model, dtype, &nowhere);
         let dry = |stage: &Stage| {
             let graph = Graph::new(backend.device(), STAGE_TENSORS)?;
-            let b = Build::new(&graph, dims, &weights, &ports);
+            let b = Build::new(&graph, dims, &weights, &ports).in_parts(tokens);
             stage.block.build(&b)?;
             let touched = b.finish()?;
-            Ok(Found { touched, activations: Arena::measure(&graph)?, scratch: backend.work_size(&graph)? })
+            let positions = |ports: &[crate::stage::Port]| ports.iter().map(|port| port.index()).collect();
+            let touch = Touch { read: positions(&touched.read), written: positions(&touched.written) };
+            Ok(Found { touch, activations: Arena::measure(&graph)?, scratch: backend.work_size(&graph)? })
         };
         Ok(DryRun { stages: model.stages().iter().map(dry).collect::<Result<_>>()? })
     }
@@ -69,43 +76,78 @@ impl DryRun {
         self.stages.iter().map(|found| found.scratch).max().unwrap_or(0)
     }
 
-    /// For each port, the stages during which its contents matter.
-    fn lives(&self, model: &Model) -> Vec<Range<usize>> {
-        let stages = model.stages();
-        let pass_of = |stage: usize| model.at(stages[stage].cadence);
-        let live = |(port, spec): (usize, &PortSpec)| {
-            let has = |list: &[Port]| list.iter().any(|other| other.index() == port);
-            let reads = |stage: &usize| has(&self.stages[*stage].touched.read);
-            let writes = |stage: &usize| has(&self.stages[*stage].touched.written);
-            let first = (0..stages.len()).find(|stage| reads(stage) || writes(stage));
-            let last = (0..stages.len()).rev().find(|stage| reads(stage) || writes(stage));
-            let (Some(first), Some(last)) = (first, last) else { return 0..stages.len() };
-            if spec.lifetime == Lifetime::Request || stages[first].cadence != stages[last].cadence {
-                return 0..stages.len();
-            }
-            // What is read first was filled by the host before the pass; what is written last is fetched after it.
-            let start = if reads(&first) { pass_of(first).start } else { first };
-            let end = if writes(&last) { pass_of(last).end } else { last + 1 };
-            start..end
-        };
-        model.ports().iter().enumerate().map(live).collect()
-    }
-
     /// Gives every port its place in one block: those that are never alive together share it.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] for ports beyond what addresses can count.
-    pub(crate) fn pack_ports(&self, model: &Model, dims: &Dims, device: Device) -> Result<PortBlock> {
+    pub(crate) fn pack_ports(&self, model: &Model, dims: &Dims, device: Device) -> Result<MapBlock> {
+        let stages: Vec<Touch> = self.stages.iter().map(|found| found.touch.clone()).collect();
+        Lives { model, stages: &stages }.pack(model.ports().len(), dims, device)
+    }
+}
+
+/// Every weight at a place without memory.
+pub(super) fn weights_nowhere(
+    model: &Model,
+    dtype: impl Fn(WeightId) -> Option<DType>,
+    nowhere: &Arc<Buffer>,
+) -> Vec<Option<Placed>> {
+    let place = |(id, weight): (WeightId, &crate::weights::Weight)| {
+        dtype(id).map(|dtype| Placed::nowhere(nowhere, dtype, weight.shape))
+    };
+    model.manifest().iter().map(place).collect()
+}
+
+/// When maps are touched.
+pub(super) struct Lives<'a> {
+    pub(super) model: &'a Model,
+    /// By stage.
+    pub(super) stages: &'a [Touch],
+}
+
+impl Lives<'_> {
+    /// The stages during which the contents of the map at `position` matter.
+    fn of(&self, position: usize) -> Range<usize> {
+        let Lives { model, stages: touches } = self;
+        let stages = model.stages();
+        let reads = |stage: &usize| touches[*stage].read.contains(&position);
+        let writes = |stage: &usize| touches[*stage].written.contains(&position);
+        let first = (0..stages.len()).find(|stage| reads(stage) || writes(stage));
+        let last = (0..stages.len()).rev().find(|stage| reads(stage) || writes(stage));
+        let (Some(first), Some(last)) = (first, last) else { return 0..stages.len() };
+        // What lies between two passes of a stage begins and ends there.
+        let Some(spec) = model.ports().get(position) else { return first..last + 1 };
+        if spec.lifetime == Lifetime::Request || stages[first].cadence != stages[last].cadence {
+            return 0..stages.len();
+        }
+        // What is read first was filled by the host before the pass; what is written last is fetched after it.
+        let pass_of = |stage: usize| model.at(stages[stage].cadence);
+        let start = if reads(&first) { pass_of(first).start } else { first };
+        let end = if writes(&last) { pass_of(last).end } else { last + 1 };
+        start..end
+    }
+
+    /// Gives every map, ports and inner ones, its place in one block.
+    pub(super) fn pack_maps(&self, dims: &Dims, device: Device) -> Result<MapBlock> {
+        self.pack(self.model.maps().count(), dims, device)
+    }
+
+    /// The same for the first `count` maps.
+    fn pack(&self, count: usize, dims: &Dims, device: Device) -> Result<MapBlock> {
         let alignment = device.alignment();
         let too_large = || Error::OutOfMemory { what: "ports".into(), bytes: usize::MAX, hint: None };
-        let mut blocks = Vec::with_capacity(model.ports().len());
-        for (spec, live) in model.ports().iter().zip(self.lives(model)) {
-            let bytes = spec.shape(dims)?.bytes(spec.dtype).ok_or_else(too_large)?;
+        let mut blocks = Vec::with_capacity(count);
+        for (position, map) in self.model.maps().take(count).enumerate() {
+            let dtype = match map {
+                FeatureMap::Port(port) => self.model.ports()[port.index()].dtype,
+                FeatureMap::Inner(_) => DType::F32,
+            };
+            let bytes = shape_of(self.model, map, dims)?.bytes(dtype).ok_or_else(too_large)?;
             let size = bytes.checked_next_multiple_of(alignment).ok_or_else(too_large)?;
-            blocks.push(Block { live, size });
+            blocks.push(Block { live: self.of(position), size });
         }
         let (offsets, total) = pack(&blocks).ok_or_else(too_large)?;
-        Ok(PortBlock { offsets, total })
+        Ok(MapBlock { offsets, total })
     }
 }
 

@@ -34,7 +34,10 @@ pub struct HostRefusal {
 /// # Errors
 /// [`HostRefusal`] where the limits are strict and nothing fits.
 pub fn bound(plan: &mut Plan, components: &[Component], limits: &HostLimits) -> Result<(), HostRefusal> {
-    let held = |plan: &ComponentPlan| limits.process + if limits.shared { plan.parts.total() } else { 0 };
+    let held = |plan: &ComponentPlan| {
+        let device = if limits.shared { plan.parts.total() } else { 0 };
+        limits.process.saturating_add(plan.host).saturating_add(device)
+    };
     let all: usize =
         components.iter().map(|component| component.stages.iter().map(|stage| stage.file).sum::<usize>()).sum();
     let most_held = plan.components.iter().map(held).max().unwrap_or(0);
@@ -94,6 +97,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::plan::Way;
     use crate::plan::budget::{self, Limits, Offload, Runs, StageBytes, Variant};
     use crate::stage::Cadence;
 
@@ -106,7 +110,7 @@ mod tests {
             file,
             shared: false,
         };
-        let variants = vec![Variant { name: "whole".into(), ports: 10, activations: 20, scratch: 0 }];
+        let variants = vec![Variant { way: Way::Whole, host: 0, ports: 10, activations: 20, scratch: 0 }];
         Component {
             name: "c",
             phase: "p",

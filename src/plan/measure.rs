@@ -1,13 +1,20 @@
 //! What a model takes on a device, by asking: its graphs are built at the request's size with no memory behind them.
 //! Nothing is allocated on the device, and no weight is read.
 
+use pinhole_quant::DType;
+
 use super::budget::{Component, Runs, StageBytes, Variant};
-use super::{DryRun, layout};
+use super::{DryRun, StripRun, Way, layout};
 use crate::Result;
 use crate::bind::Bound;
-use crate::ggml::{Backend, Buffer};
+use crate::ggml::{Backend, Buffer, Device, DeviceKind};
 use crate::stage::{Dims, Model};
 use crate::weights::WeightId;
+
+/// Whether host memory is not the memory of `device`.
+pub(crate) fn maps_on_host(device: Device) -> bool {
+    device.kind() == DeviceKind::Discrete
+}
 
 /// One component of a request, to be measured.
 pub struct Subject<'a> {
@@ -36,14 +43,14 @@ impl Subject<'_> {
         let layouts = layout::stages(model, bound, device)?;
         let manifest = model.manifest();
         let dtypes: Vec<_> = manifest.iter().map(|(id, weight)| layout::wanted(weight, bound.dtype(id))).collect();
-        let dry_run = DryRun::new(model, |id| dtypes.get(id.index()).copied(), dims, backend)?;
-        let whole = Variant {
-            name: "whole".into(),
-            ports: Buffer::allocated(device, dry_run.pack_ports(model, dims, device)?.total),
-            activations: dry_run.activations(),
-            scratch: dry_run.scratch(),
-        };
         let in_file = |id: &WeightId| bound.pieces(*id).iter().map(|piece| piece.bytes().len()).sum::<usize>();
+        let mut variants: Vec<Variant> = Vec::new();
+        for way in Way::all(model, dims) {
+            let variant = self.variant(way, &dtypes, backend)?;
+            if variants.last().is_none_or(|last| variant.bytes() < last.bytes()) {
+                variants.push(variant);
+            }
+        }
         let stages = model.stages().iter().zip(layouts).map(|(stage, layout)| StageBytes {
             name: stage.name.clone(),
             cadence: stage.cadence,
@@ -52,6 +59,23 @@ impl Subject<'_> {
             file: stage.weights.iter().map(in_file).sum(),
             shared: layout.shared,
         });
-        Ok(Component { name, phase, stages: stages.collect(), variants: vec![whole], runs })
+        Ok(Component { name, phase, stages: stages.collect(), variants, runs })
+    }
+
+    /// What it takes to compute it that `way`, with weights of the formats `dtypes`.
+    fn variant(&self, way: Way, dtypes: &[DType], backend: &Backend) -> Result<Variant> {
+        let Subject { model, ref dims, .. } = *self;
+        let device = backend.device();
+        let dtype = |id: WeightId| dtypes.get(id.index()).copied();
+        if let Way::Strips(bytes) = way {
+            let run = StripRun::new(model, dtype, dims, bytes, backend)?;
+            let (exchanged, maps) = (Buffer::allocated(device, run.exchanged), run.maps.total);
+            // Where the device computes in host memory, maps there are on the device.
+            let (ports, host) = if maps_on_host(device) { (exchanged, maps) } else { (exchanged + maps, 0) };
+            return Ok(Variant { way, ports, host, activations: run.activations, scratch: run.scratch });
+        }
+        let run = DryRun::new(model, dtype, dims, way.tokens(), backend)?;
+        let ports = Buffer::allocated(device, run.pack_ports(model, dims, device)?.total);
+        Ok(Variant { way, ports, host: 0, activations: run.activations(), scratch: run.scratch() })
     }
 }

@@ -9,6 +9,10 @@ mod dry_run;
 pub mod host;
 pub mod layout;
 pub mod measure;
+mod strips;
+mod way;
 
 pub use budget::{Component, ComponentPlan, Limits, Offload, Parts, Placement, Plan, Refusal, Runs};
 pub(crate) use dry_run::{DryRun, STAGE_TENSORS};
+pub(crate) use strips::{PassCut, StripRun};
+pub use way::Way;

@@ -357,9 +357,14 @@ pub fn autoencoder_in(dir: &Path) -> Result<(Part<Decoder>, Part<Encoder>, autoe
     Ok((decoder, encoder, config))
 }
 
-type Autoencoder = (Part<Decoder>, Option<Part<Encoder>>, autoencoder_kl::Config);
+/// Decoder, encoder where the file has one, and their settings.
+pub type Autoencoder = (Part<Decoder>, Option<Part<Encoder>>, autoencoder_kl::Config);
 
-fn autoencoder(component: &Component) -> Result<Autoencoder> {
+/// The autoencoder of `component`.
+///
+/// # Errors
+/// As [`FluxModel::open`].
+pub fn autoencoder(component: &Component) -> Result<Autoencoder> {
     let config = match &component.config {
         Some(Text { text, origin }) => autoencoder_kl::Config::from_json(text, origin)?,
         // Files without a configuration have the original names, which do not depend on the number of levels.

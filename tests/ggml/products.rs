@@ -102,6 +102,28 @@ fn in_every_format() {
     }
 }
 
+#[test]
+fn parts_are_those_of_the_whole_to_the_bit() {
+    let mut rig = Rig::new();
+    for dtype in DType::all().filter(|dtype| support::matrix(*dtype)) {
+        let (bytes, _) = matrix(dtype, [256, 48, 1, 1], 14);
+        let place = rig.place(dtype, [256, 48, 1, 1], &bytes);
+        let x = Operand::new(&rig, [256, 80, 1, 1], &Twist::NONE, 15);
+        let whole = rig.run(|g| g.mul_mat(g.leaf(&place)?, x.tensor(g)?)).unwrap();
+        // Columns come in multiples of 32 but for the last; rows are the parts of fused matrices.
+        for (column, columns) in [(0, 32), (32, 32), (64, 16), (0, 64)] {
+            for (row, rows) in [(0, 16), (16, 32)] {
+                let part = rig.run(|g| {
+                    let w = g.slice(g.leaf(&place)?, 1, row, rows)?;
+                    g.mul_mat(w, g.slice(x.tensor(g)?, 1, column, columns)?)
+                });
+                let expected = whole.slice(1, column, columns).slice(0, row, rows);
+                assert_eq!(part.unwrap(), expected, "{dtype}: rows from {row}, columns from {column}");
+            }
+        }
+    }
+}
+
 /// How far a product may be from that of the numbers which the matrix stands for: ggml rounds the right operand to the
 /// format that goes with the left one.
 fn most(dtype: DType) -> f64 {

@@ -116,3 +116,41 @@ proptest! {
         prop_assert_eq!(found, Array::from_fn([k, wanted.len(), 1, 1], |[i, j, ..]| table.array.at([i, wanted[j], 0, 0])));
     }
 }
+
+#[test]
+fn parts_fill_a_tensor() {
+    let mut rig = Rig::new();
+    let a = Array::random([4, 9, 2, 1], 21);
+    let place = rig.f32(&a);
+    let found = rig.run(|g| {
+        let (a, whole) = (g.leaf(&place)?, g.unfilled(&[4, 9, 2])?);
+        for (start, len) in [(5, 4), (0, 2), (2, 3)] {
+            // What is computed with meanwhile must not take the memory of what was filled.
+            let part = g.slice(a, 1, start, len)?;
+            g.fill(whole, 1, start, g.scale(g.scale(part, 4.0)?, 0.25)?)?;
+        }
+        g.scale(whole, 2.0)
+    });
+    let expected = Array::from_fn(a.dims, |i| 2.0 * f64::from(a.at(i) as f32));
+    assert_eq!(found.unwrap(), expected);
+}
+
+#[test]
+fn parts_of_other_shapes_and_other_targets_are_refused() {
+    let rig = Rig::new();
+    let place = rig.f32(&Array::random([4, 9, 1, 1], 22));
+    let g = rig.graph();
+    let (a, whole) = (g.leaf(&place).unwrap(), g.unfilled(&[4, 8]).unwrap());
+    assert!(g.fill(whole, 1, 0, a).is_err()); // too long
+    let part = g.slice(a, 1, 0, 2).unwrap();
+    assert!(g.fill(whole, 1, 7, part).is_err()); // beyond the end
+    assert!(g.fill(whole, 0, 0, part).is_err()); // another shape
+    assert!(g.fill(whole, 4, 0, part).is_err()); // no such dimension
+    let view = g.slice(whole, 1, 0, 4).unwrap();
+    assert!(g.fill(view, 1, 0, part).is_err());
+    let computed = g.scale(a, 2.0).unwrap();
+    assert!(g.fill(computed, 1, 0, part).is_err());
+    assert!(g.unfilled(&[0]).is_err());
+    assert!(g.unfilled(&[usize::MAX, 2]).is_err());
+    assert!(g.fill(whole, 1, 6, part).is_ok());
+}

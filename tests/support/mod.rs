@@ -3,6 +3,7 @@
 //! Every test binary compiles this module and uses a part of it.
 #![allow(dead_code, unused_imports, clippy::unwrap_used)]
 
+pub(crate) mod bundle;
 pub(crate) mod diffusers;
 pub(crate) mod foreign;
 pub(crate) mod golden;

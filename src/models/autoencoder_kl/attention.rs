@@ -1,4 +1,5 @@
-//! Attention of every pixel to all, in one head as wide as there are channels.
+//! Attention of every pixel to all, in one head as wide as there are channels. In two passes: keys and values of all pixels,
+//! then the queries of some.
 
 use std::ops::Range;
 
@@ -7,7 +8,7 @@ use super::route::Layer;
 use crate::Result;
 use crate::ggml::{Graph, Tensor};
 use crate::models::layers::{GroupNorm, Linear};
-use crate::stage::Build;
+use crate::stage::{Build, Inner, Port, Reach};
 use crate::weights::{Role, Scope};
 
 /// How many bytes of scores are made at a time. Flash attention, which would need none, has no kernels for heads so wide.
@@ -24,10 +25,19 @@ pub(super) struct MidAttention {
     v: Linear,
     proj_out: Linear,
     channels: usize,
+    /// `[C w, h, 1, B]`: which is `[C, pixels, B]`.
+    keys: Inner,
+    /// `[w, h, C, B]`
+    values: Inner,
 }
 
 impl MidAttention {
-    pub(super) fn declare(scope: &mut Scope<'_>, channels: usize, groups: usize) -> Result<MidAttention> {
+    pub(super) fn declare(
+        scope: &mut Scope<'_>,
+        channels: usize,
+        groups: usize,
+        (keys, values): (Inner, Inner),
+    ) -> Result<MidAttention> {
         let norm = GroupNorm::declare(&mut scope.sub("norm"), channels, groups, NORM_EPS)?;
         // Originally convolutions of one pixel, and like those never quantized.
         let mut linear = |name| Linear::declare(&mut scope.sub(name), channels, channels, Role::SensitiveMatMul);
@@ -38,36 +48,57 @@ impl MidAttention {
             v: linear("v")?,
             proj_out: linear("proj_out")?,
             channels,
+            keys,
+            values,
         })
+    }
+
+    /// `x [w, rows, C, B]`, some of `from`, normalised: `[C, pixels, B]`.
+    fn normal(&self, b: &Build<'_>, from: Port, x: Tensor) -> Result<Tensor> {
+        let [w, rows, channels, batch] = b.g.shape(x)?.dims();
+        let normal = b.g.reshape(self.norm.build_rows(b, from, x)?, &[w * rows, channels, batch])?;
+        b.g.contiguous(b.g.permute(normal, [1, 0, 2, 3])?)
     }
 }
 
 impl Layer for MidAttention {
-    fn build(&self, b: &Build<'_>, x: Tensor) -> Result<Tensor> {
-        let [w, h, channels, batch] = b.g.shape(x)?.dims();
-        let pixels = w * h; // both are extents of a tensor, whose product exists
-        let normal = b.g.reshape(self.norm.build(b, x)?, &[pixels, channels, batch])?;
-        let normal = b.g.contiguous(b.g.permute(normal, [1, 0, 2, 3])?)?; // [C, pixels, B]
-        let (q, k) = (self.q.build(b, normal)?, self.k.build(b, normal)?);
-        let v = b.g.permute(self.v.build(b, normal)?, [1, 0, 2, 3])?;
+    fn passes(&self) -> usize {
+        2
+    }
+
+    fn build_pass(&self, b: &Build<'_>, pass: usize, from: Port, to: Port) -> Result<()> {
+        if pass == 0 {
+            let x = b.read_rows(from, Reach::Around(0))?;
+            let dims @ [w, rows, channels, batch] = b.g.shape(x)?.dims();
+            let normal = self.normal(b, from, x)?;
+            let k = self.k.build(b, normal)?; // [C, pixels, B]
+            b.write_rows(self.keys, b.g.reshape(k, &[channels * w, rows, 1, batch])?)?;
+            let v = b.g.permute(self.v.build(b, normal)?, [1, 0, 2, 3])?; // [pixels, C, B]
+            return b.write_rows(self.values, b.g.reshape(v, &dims)?);
+        }
+        let (k, v) = (b.read_rows(self.keys, Reach::All)?, b.read_rows(self.values, Reach::All)?);
+        let x = b.read_rows(from, Reach::Around(0))?;
+        let dims @ [w, rows, channels, batch] = b.g.shape(x)?.dims();
+        let [.., all_rows, _, _] = b.g.shape(v)?.dims();
+        let (seeing, seen) = (w * rows, w * all_rows); // products of extents of tensors, which exist
         let attended = Chunks {
             g: b.g,
-            q,
-            k,
-            v: b.g.contiguous(v)?, // [pixels, C, B]
+            q: self.q.build(b, self.normal(b, from, x)?)?,
+            k: b.g.reshape(k, &[channels, seen, batch])?,
+            v: b.g.reshape(v, &[seen, channels, batch])?,
             scale: (self.channels as f32).sqrt().recip(),
-            most_rows: rows_at_a_time(pixels, batch, SCORES_BYTES),
+            most_rows: rows_at_a_time(seeing, seen, batch, b.piece_bytes(SCORES_BYTES)),
         }
-        .rows(0..pixels)?;
+        .rows(0..seeing)?;
         let out = b.g.permute(self.proj_out.build(b, attended)?, [1, 0, 2, 3])?; // [pixels, C, B]
-        b.g.add(x, b.g.reshape(out, &[w, h, channels, batch])?)
+        b.write_rows(to, b.g.add(x, b.g.reshape(out, &dims)?)?)
     }
 }
 
-/// How many pixels look at all `pixels` at a time, so that their scores take up to `bytes`.
-fn rows_at_a_time(pixels: usize, batch: usize, bytes: usize) -> usize {
-    let row_bytes = pixels.saturating_mul(batch).saturating_mul(size_of::<f32>()).max(1);
-    (bytes / row_bytes).max(pixels.div_ceil(MOST_CHUNKS)).max(1)
+/// How many of the pixels that are `seeing` look at all that are `seen` at a time, so that their scores take up to `bytes`.
+fn rows_at_a_time(seeing: usize, seen: usize, batch: usize, bytes: usize) -> usize {
+    let row_bytes = seen.saturating_mul(batch).saturating_mul(size_of::<f32>()).max(1);
+    (bytes / row_bytes).max(seeing.div_ceil(MOST_CHUNKS)).max(1)
 }
 
 /// `softmax(scale * q k^T) v`, computed for some rows of `q` at a time: rows do not depend on each other.
@@ -192,12 +223,12 @@ mod tests {
 
     #[test]
     fn chunks_are_as_large_as_allowed() {
-        let most = |side: usize, batch| rows_at_a_time(side * side / 64, batch, SCORES_BYTES);
+        let most = |side: usize, batch| rows_at_a_time(side * side / 64, side * side / 64, batch, SCORES_BYTES);
         assert_eq!(most(1024, 1), 1024); // 16 chunks of 64 MiB
         assert_eq!(most(1024, 4), 256);
         assert!(most(256, 1) >= 1024); // all at once
         assert_eq!(most(8192, 1), 16384); // 64 chunks, of more bytes
-        assert_eq!(rows_at_a_time(1, usize::MAX, SCORES_BYTES), 1);
+        assert_eq!(rows_at_a_time(1, 1, usize::MAX, SCORES_BYTES), 1);
     }
 
     #[test]
@@ -206,7 +237,7 @@ mod tests {
         let graph = Graph::new(device, 768).unwrap();
         let leaf = |dims: [usize; 2]| graph.leaf(&placed(device, &dims, |_| 0.0)).unwrap();
         let (q, v) = (leaf([1, pixels]), leaf([pixels, 1]));
-        let most_rows = rows_at_a_time(pixels, 1, 1);
+        let most_rows = rows_at_a_time(pixels, pixels, 1, 1);
         Chunks { g: &graph, q, k: q, v, scale: 1.0, most_rows }.rows(0..pixels).unwrap();
     }
 }

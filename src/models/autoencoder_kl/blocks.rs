@@ -4,12 +4,12 @@ use super::attention::MidAttention;
 use super::config::{Config, NORM_EPS};
 use super::route::{Layer, Pixels, Route};
 use crate::Result;
-use crate::ggml::Tensor;
 use crate::models::layers::{Conv2d, GroupNorm};
-use crate::stage::Build;
+use crate::stage::{Build, Inner, Port, Reach};
 use crate::weights::Scope;
 
-/// Two convolutions, each after a norm and SiLU, added to what came in.
+/// Two convolutions, each after a norm and SiLU, added to what came in. In two passes: the second norm is of all that the
+/// first convolution gives.
 pub(super) struct ResnetBlock {
     norm1: GroupNorm,
     conv1: Conv2d,
@@ -17,10 +17,17 @@ pub(super) struct ResnetBlock {
     conv2: Conv2d,
     /// What brings the input to the output's channels, where these differ.
     nin_shortcut: Option<Conv2d>,
+    /// What the first convolution gives, `[w, h, outputs, B]`.
+    hidden: Inner,
 }
 
 impl ResnetBlock {
-    pub(super) fn declare(scope: &mut Scope<'_>, inputs: usize, outputs: usize, groups: usize) -> Result<ResnetBlock> {
+    pub(super) fn declare(
+        scope: &mut Scope<'_>,
+        (inputs, outputs): (usize, usize),
+        groups: usize,
+        hidden: Inner,
+    ) -> Result<ResnetBlock> {
         Ok(ResnetBlock {
             norm1: GroupNorm::declare(&mut scope.sub("norm1"), inputs, groups, NORM_EPS)?,
             conv1: Conv2d::declare(&mut scope.sub("conv1"), inputs, outputs, 3)?,
@@ -29,16 +36,28 @@ impl ResnetBlock {
             nin_shortcut: (inputs != outputs)
                 .then(|| Conv2d::declare(&mut scope.sub("nin_shortcut"), inputs, outputs, 1))
                 .transpose()?,
+            hidden,
         })
     }
 }
 
 impl Layer for ResnetBlock {
-    fn build(&self, b: &Build<'_>, x: Tensor) -> Result<Tensor> {
-        let y = self.conv1.build(b, b.g.silu(self.norm1.build(b, x)?)?)?;
-        let y = self.conv2.build(b, b.g.silu(self.norm2.build(b, y)?)?)?;
+    fn passes(&self) -> usize {
+        2
+    }
+
+    fn build_pass(&self, b: &Build<'_>, pass: usize, from: Port, to: Port) -> Result<()> {
+        if pass == 0 {
+            let x = b.read_rows(from, Reach::Around(self.conv1.halo()))?;
+            let y = b.g.silu(self.norm1.build_rows(b, from, x)?)?;
+            return b.write_rows(self.hidden, self.conv1.build_rows(b, y)?);
+        }
+        let y = b.read_rows(self.hidden, Reach::Around(self.conv2.halo()))?;
+        let y = b.g.silu(self.norm2.build_rows(b, self.hidden, y)?)?;
+        let y = self.conv2.build_rows(b, y)?;
+        let x = b.read_rows(from, Reach::Around(0))?;
         let shortcut = self.nin_shortcut.map_or(Ok(x), |conv| conv.build(b, x))?;
-        b.g.add(shortcut, y)
+        b.write_rows(to, b.g.add(shortcut, y)?)
     }
 }
 
@@ -54,8 +73,10 @@ impl Upsample {
 }
 
 impl Layer for Upsample {
-    fn build(&self, b: &Build<'_>, x: Tensor) -> Result<Tensor> {
-        self.conv.build(b, b.g.upscale_2x(x)?)
+    fn build_pass(&self, b: &Build<'_>, _pass: usize, from: Port, to: Port) -> Result<()> {
+        let halo = self.conv.halo();
+        let doubled = b.g.upscale_2x(b.read_rows(from, Reach::Half(halo))?)?;
+        b.write_rows(to, self.conv.build_rows(b, b.crop_doubled(doubled, halo)?)?)
     }
 }
 
@@ -71,8 +92,10 @@ impl Downsample {
 }
 
 impl Layer for Downsample {
-    fn build(&self, b: &Build<'_>, x: Tensor) -> Result<Tensor> {
-        self.conv.build(b, b.g.pad(x, 1, 1)?)
+    fn build_pass(&self, b: &Build<'_>, _pass: usize, from: Port, to: Port) -> Result<()> {
+        let x = b.read_rows(from, Reach::Twice(1))?;
+        let (_, at_bottom) = b.at_edges();
+        b.write_rows(to, self.conv.build(b, b.g.pad(x, 1, usize::from(at_bottom))?)?)
     }
 }
 
@@ -100,9 +123,10 @@ impl ConvIn {
 }
 
 impl Layer for ConvIn {
-    fn build(&self, b: &Build<'_>, x: Tensor) -> Result<Tensor> {
+    fn build_pass(&self, b: &Build<'_>, _pass: usize, from: Port, to: Port) -> Result<()> {
+        let x = b.read_rows(from, Reach::Around(self.conv_in.halo()))?;
         let x = self.post_quant_conv.map_or(Ok(x), |conv| conv.build(b, x))?;
-        self.conv_in.build(b, x)
+        b.write_rows(to, self.conv_in.build_rows(b, x)?)
     }
 }
 
@@ -137,9 +161,10 @@ impl ConvOut {
 }
 
 impl Layer for ConvOut {
-    fn build(&self, b: &Build<'_>, x: Tensor) -> Result<Tensor> {
-        let y = self.conv_out.build(b, b.g.silu(self.norm_out.build(b, x)?)?)?;
-        self.quant_conv.map_or(Ok(y), |conv| conv.build(b, y))
+    fn build_pass(&self, b: &Build<'_>, _pass: usize, from: Port, to: Port) -> Result<()> {
+        let x = b.read_rows(from, Reach::Around(self.conv_out.halo()))?;
+        let y = self.conv_out.build_rows(b, b.g.silu(self.norm_out.build_rows(b, from, x)?)?)?;
+        b.write_rows(to, self.quant_conv.map_or(Ok(y), |conv| conv.build(b, y))?)
     }
 }
 
@@ -148,8 +173,10 @@ impl Route {
     pub(super) fn resnet(&mut self, side: &str, name: &str, outputs: usize, groups: usize) -> Result<()> {
         let pixels = self.pixels();
         let inputs = pixels.channels;
-        let declare =
-            |scope: &mut Scope<'_>| ResnetBlock::declare(&mut scope.sub(side).sub(name), inputs, outputs, groups);
+        let hidden = self.inner(&format!("{name}.hidden"), Pixels { channels: outputs, ..pixels });
+        let declare = |scope: &mut Scope<'_>| {
+            ResnetBlock::declare(&mut scope.sub(side).sub(name), (inputs, outputs), groups, hidden)
+        };
         if inputs == outputs {
             return self.keep(name, declare);
         }
@@ -161,8 +188,11 @@ impl Route {
         let (channels, groups) = (self.pixels().channels, config.norm_num_groups);
         self.resnet(side, "mid.block_1", channels, groups)?;
         if config.mid_block_add_attention {
+            let pixels = self.pixels();
+            let k = self.inner_by_pixels("mid.attn_1.k", pixels);
+            let v = self.inner("mid.attn_1.v", pixels);
             self.keep("mid.attn_1", |scope| {
-                MidAttention::declare(&mut scope.sub(side).sub("mid.attn_1"), channels, groups)
+                MidAttention::declare(&mut scope.sub(side).sub("mid.attn_1"), channels, groups, (k, v))
             })?;
         }
         self.resnet(side, "mid.block_2", channels, groups)

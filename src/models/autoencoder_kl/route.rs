@@ -3,14 +3,18 @@
 use pinhole_quant::DType;
 
 use crate::Result;
-use crate::ggml::Tensor;
-use crate::stage::{Block, Build, Cadence, Extent, Lifetime, Model, Port, Symbol};
+use crate::stage::{Block, Build, Cadence, Extent, FeatureMap, Inner, Lifetime, Model, Port, Strips, Symbol};
 use crate::weights::Scope;
 
 /// A layer from pixels to pixels.
 pub(super) trait Layer: Send + Sync {
-    /// Adds the layer's operations on `x [w, h, channels, B]`.
-    fn build(&self, b: &Build<'_>, x: Tensor) -> Result<Tensor>;
+    /// How many passes it comes in: see [`Strips`].
+    fn passes(&self) -> usize {
+        1
+    }
+
+    /// Adds the operations of `pass` from some rows of `from` to some rows of `to`, which may be the same port.
+    fn build_pass(&self, b: &Build<'_>, pass: usize, from: Port, to: Port) -> Result<()>;
 }
 
 /// The extents of pixels between two stages, for latents of `w` by `h`.
@@ -54,6 +58,17 @@ impl Route {
         self.pixels
     }
 
+    /// A map between two passes of the layer that comes next.
+    pub(super) fn inner(&mut self, name: &str, pixels: Pixels) -> Inner {
+        self.model.inner(name, &pixels.extents())
+    }
+
+    /// The same, with all channels of a pixel side by side: `[channels * w, h, 1, B]`.
+    pub(super) fn inner_by_pixels(&mut self, name: &str, Pixels { channels, factor }: Pixels) -> Inner {
+        let width = Symbol::LatentWidth * (factor * channels);
+        self.model.inner(name, &[width, Symbol::LatentHeight * factor, 1.into(), Symbol::Batch.into()])
+    }
+
     /// Adds a layer that keeps the shape of the pixels, as the stage `stage`, in place.
     pub(super) fn keep<L: Layer + 'static>(
         &mut self,
@@ -94,6 +109,24 @@ struct Through<L> {
 
 impl<L: Layer> Block for Through<L> {
     fn build(&self, b: &Build<'_>) -> Result<()> {
-        b.write(self.to, self.layer.build(b, b.read(self.from)?)?)
+        (0..self.layer.passes()).try_for_each(|pass| self.build_pass(b, pass))
+    }
+
+    fn strips(&self) -> Option<&dyn Strips> {
+        Some(self)
+    }
+}
+
+impl<L: Layer> Strips for Through<L> {
+    fn passes(&self) -> usize {
+        self.layer.passes()
+    }
+
+    fn rows_of(&self) -> FeatureMap {
+        self.to.into()
+    }
+
+    fn build_pass(&self, b: &Build<'_>, pass: usize) -> Result<()> {
+        self.layer.build_pass(b, pass, self.from, self.to)
     }
 }

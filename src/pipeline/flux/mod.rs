@@ -202,7 +202,8 @@ impl FluxPipeline {
         let (tokens, width) = (clip_tokenizer.length(), clip_config.hidden_size);
         let weights = self.weights(run.plan, planning::CLIP)?;
         let dims = planning::clip_dims(tokens);
-        let mut session = Session::new(&clip.net.model, &weights, &dims, &self.backend, &self.ledger)?;
+        let way = planning::component(run.plan, planning::CLIP)?.way;
+        let mut session = Session::in_way(way, &clip.net.model, &weights, &dims, &self.backend, &self.ledger)?;
         session.set(clip.net.mask, &causal_mask(tokens))?;
         let ids: Vec<u32> = (0..tokens as u32).collect();
         let positions = clip.bound.gather(clip.net.position_embedding, width, &ids)?;
@@ -230,7 +231,8 @@ impl FluxPipeline {
         let tokens = settings.max_sequence_length;
         let weights = self.weights(run.plan, planning::T5)?;
         let dims = planning::t5_dims(tokens);
-        let mut session = Session::new(&t5.net.model, &weights, &dims, &self.backend, &self.ledger)?;
+        let way = planning::component(run.plan, planning::T5)?.way;
+        let mut session = Session::in_way(way, &t5.net.model, &weights, &dims, &self.backend, &self.ledger)?;
         session.set_indices(t5.net.buckets, &t5_config.buckets(tokens))?;
         let mut states = Vec::new();
         for prompt in prompts {
@@ -266,7 +268,8 @@ impl FluxPipeline {
         self.ledger.restart_peak();
         let weights = self.weights(run.plan, planning::TRANSFORMER)?;
         let dims = denoise_dims(settings, passes);
-        let mut session = Session::new(model, &weights, &dims, &self.backend, &self.ledger)?;
+        let way = planning::component(run.plan, planning::TRANSFORMER)?.way;
+        let mut session = Session::in_way(way, model, &weights, &dims, &self.backend, &self.ledger)?;
         let times: Vec<f32> = sigmas[..settings.steps].iter().map(|&s| self.model.scheduler.timestep(s)).collect();
         set_conditions(&mut session, &self.model, settings, prompts, &times)?;
         let (cos, sin) = flux.net.rotary(settings.max_sequence_length, rows, columns)?;
@@ -308,7 +311,8 @@ impl FluxPipeline {
         let weights = self.weights(run.plan, planning::DECODER)?;
         let [w, h, channels, _] = self.latent_dims(settings);
         let dims = planning::decoder_dims(settings);
-        let mut session = Session::new(&decoder.net.model, &weights, &dims, &self.backend, &self.ledger)?;
+        let way = planning::component(run.plan, planning::DECODER)?.way;
+        let mut session = Session::in_way(way, &decoder.net.model, &weights, &dims, &self.backend, &self.ledger)?;
         let mut images = Vec::with_capacity(settings.batch);
         for latents in latents.chunks_exact(w * h * channels) {
             let scaled: Vec<f32> = latents.iter().map(|x| x / vae.scaling_factor + vae.shift_factor).collect();

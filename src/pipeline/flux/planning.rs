@@ -230,7 +230,8 @@ impl FluxPipeline {
     }
 }
 
-fn component<'a>(plan: &'a Plan, name: &str) -> Result<&'a ComponentPlan> {
+/// The plan of the component `name`.
+pub(super) fn component<'a>(plan: &'a Plan, name: &str) -> Result<&'a ComponentPlan> {
     plan.component(name).ok_or_else(|| Error::graph("plan", format!("has no {name}")))
 }
 

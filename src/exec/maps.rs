@@ -1,0 +1,240 @@
+//! Feature maps in host memory, by rows, and the statistics of those that are normalised.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use crate::ggml::Ledger;
+use crate::stage::GroupStatistics;
+use crate::{Error, Result};
+
+/// How many channels a thread looks at together.
+const CHANNELS: usize = 8;
+
+/// The maps of one model, in one block.
+pub(super) struct Maps {
+    block: Vec<u8>,
+    maps: Vec<Map>,
+    /// Where host memory is the device's.
+    account: Option<Ledger>,
+}
+
+/// One map `[w, h, c, B]` of F32.
+struct Map {
+    offset: usize,
+    dims: [usize; 4],
+    /// By channel, those of each picture after the other; none where nothing asks for them.
+    moments: Vec<Moments>,
+}
+
+/// Count, mean and sum of squared distances from the mean of some numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Moments {
+    count: f64,
+    mean: f64,
+    squares: f64,
+}
+
+impl Moments {
+    /// Of `numbers`, F32 in bytes: the mean first and then the distances, so that large means cost no digits.
+    fn of(numbers: &[u8]) -> Moments {
+        let numbers = numbers.as_chunks::<4>().0;
+        let value = |number: &[u8; 4]| f64::from(f32::from_ne_bytes(*number));
+        let count = numbers.len() as f64;
+        let mean = sum(numbers, value) / count.max(1.0);
+        let squares = sum(numbers, |number| (value(number) - mean).powi(2));
+        Moments { count, mean, squares }
+    }
+
+    /// Of these numbers and those of `other` together: Chan, Golub and LeVeque, "Algorithms for Computing the Sample Variance"
+    /// (1983).
+    fn with(self, other: Moments) -> Moments {
+        let count = self.count + other.count;
+        if count == 0.0 {
+            return self;
+        }
+        let (delta, share) = (other.mean - self.mean, other.count / count);
+        Moments {
+            count,
+            mean: self.mean + delta * share,
+            squares: self.squares + other.squares + delta * delta * self.count * share,
+        }
+    }
+}
+
+/// The sum of `value` over `numbers`, in eight parts that the processor adds up at once.
+fn sum(numbers: &[[u8; 4]], value: impl Fn(&[u8; 4]) -> f64) -> f64 {
+    let (eights, rest) = numbers.as_chunks::<8>();
+    let mut parts = [0.0; 8];
+    for eight in eights {
+        parts.iter_mut().zip(eight).for_each(|(part, number)| *part += value(number));
+    }
+    parts.iter().sum::<f64>() + rest.iter().map(value).sum::<f64>()
+}
+
+impl Maps {
+    /// Maps of `dims` at `offsets` in a block of `total` bytes, which `account` hears of; statistics of those that are
+    /// `normed`.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub(super) fn new(
+        total: usize,
+        offsets: &[usize],
+        dims: &[[usize; 4]],
+        normed: impl Fn(usize) -> bool,
+        account: Option<&Ledger>,
+    ) -> Result<Maps> {
+        let no_memory = |_| Error::OutOfMemory {
+            what: "maps in host memory".into(),
+            bytes: total,
+            hint: Some("choose a smaller picture".into()),
+        };
+        let map = |(i, (&offset, &dims)): (usize, (&usize, &[usize; 4]))| {
+            let channels = if normed(i) { dims[2] * dims[3] } else { 0 };
+            Map { offset, dims, moments: vec![Moments::default(); channels] }
+        };
+        let maps = offsets.iter().zip(dims).enumerate().map(map).collect();
+        if let Some(ledger) = account {
+            ledger.enter("ports", total)?;
+        }
+        let mut made = Maps { block: Vec::new(), maps, account: account.cloned() };
+        if let Err(error) = made.block.try_reserve_exact(total).map_err(no_memory) {
+            made.leave(total);
+            return Err(error);
+        }
+        made.block.resize(total, 0);
+        Ok(made)
+    }
+
+    fn leave(&mut self, bytes: usize) {
+        if let Some(ledger) = self.account.take() {
+            ledger.leave("ports", bytes);
+        }
+    }
+
+    /// The bytes of the map at `position`.
+    pub(super) fn whole(&self, position: usize) -> &[u8] {
+        let Map { offset, dims, .. } = &self.maps[position];
+        &self.block[*offset..offset + bytes_of(dims)]
+    }
+
+    pub(super) fn whole_mut(&mut self, position: usize) -> &mut [u8] {
+        let Map { offset, dims, .. } = &self.maps[position];
+        &mut self.block[*offset..offset + bytes_of(dims)]
+    }
+
+    /// Some rows of the map at `position`, into `out`.
+    pub(super) fn read(&self, position: usize, rows: &Range<usize>, out: &mut [u8]) {
+        let [w, h, ..] = self.maps[position].dims;
+        let (plane, part) = (4 * w * h, 4 * w * rows.start..4 * w * rows.end);
+        for (plane, out) in self.whole(position).chunks_exact(plane).zip(out.chunks_exact_mut(part.len())) {
+            out.copy_from_slice(&plane[part.clone()]);
+        }
+    }
+
+    /// What [`write`](Maps::write) is about to overwrite all of the map at `position`.
+    pub(super) fn begin(&mut self, position: usize) {
+        self.maps[position].moments.fill(Moments::default());
+    }
+
+    /// Writes some rows of the map at `position`, and counts them in.
+    pub(super) fn write(&mut self, position: usize, rows: &Range<usize>, new: &[u8]) {
+        let [w, h, ..] = self.maps[position].dims;
+        let (plane, part) = (4 * w * h, 4 * w * rows.start..4 * w * rows.end);
+        for (plane, new) in self.whole_mut(position).chunks_exact_mut(plane).zip(new.chunks_exact(part.len())) {
+            plane[part.clone()].copy_from_slice(new);
+        }
+        let moments = &mut self.maps[position].moments;
+        let channels = new.par_chunks(CHANNELS * part.len());
+        moments.par_chunks_mut(CHANNELS).zip(channels).for_each(|(moments, channels)| {
+            for (moments, channel) in moments.iter_mut().zip(channels.chunks_exact(part.len())) {
+                *moments = moments.with(Moments::of(channel));
+            }
+        });
+    }
+
+    /// The mean of each channel's group, and one over its standard deviation, as the bytes of F32.
+    pub(super) fn statistics(&self, position: usize, norm: GroupStatistics) -> (Vec<u8>, Vec<u8>) {
+        let Map { dims, moments, .. } = &self.maps[position];
+        let each = (dims[2] / norm.groups.max(1)).max(1);
+        let (mut means, mut scales) = (Vec::new(), Vec::new());
+        for group in moments.chunks(each) {
+            let all = group.iter().fold(Moments::default(), |all, channel| all.with(*channel));
+            let variance = (all.squares / all.count.max(1.0)) as f32;
+            let scale = (variance + norm.eps).sqrt().recip(); // as ggml rounds it
+            means.extend((all.mean as f32).to_ne_bytes().repeat(group.len()));
+            scales.extend(scale.to_ne_bytes().repeat(group.len()));
+        }
+        (means, scales)
+    }
+}
+
+impl Drop for Maps {
+    fn drop(&mut self) {
+        self.leave(self.block.len());
+    }
+}
+
+/// Bytes of a map, which is as large as its block says.
+fn bytes_of(dims: &[usize; 4]) -> usize {
+    4 * dims.iter().product::<usize>()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn bytes(numbers: &[f32]) -> Vec<u8> {
+        numbers.iter().flat_map(|number| number.to_ne_bytes()).collect()
+    }
+
+    fn floats(bytes: &[u8]) -> Vec<f32> {
+        bytes.as_chunks::<4>().0.iter().map(|&number| f32::from_ne_bytes(number)).collect()
+    }
+
+    #[test]
+    fn rows_of_every_plane() {
+        let dims = [2, 3, 2, 1];
+        let mut maps = Maps::new(48 + 64, &[64], &[dims], |_| false, None).unwrap();
+        maps.whole_mut(0).copy_from_slice(&bytes(&(0..12).map(|i| i as f32).collect::<Vec<_>>()));
+        let mut out = vec![0; 2 * 4 * 4];
+        maps.read(0, &(1..3), &mut out);
+        assert_eq!(floats(&out), [2.0, 3.0, 4.0, 5.0, 8.0, 9.0, 10.0, 11.0]);
+        maps.write(0, &(0..1), &bytes(&[-1.0, -2.0, -3.0, -4.0]));
+        assert_eq!(floats(maps.whole(0)), [-1.0, -2.0, 2.0, 3.0, 4.0, 5.0, -3.0, -4.0, 8.0, 9.0, 10.0, 11.0]);
+    }
+
+    #[test]
+    fn statistics_are_of_all_rows_and_of_the_group() {
+        // Far from zero, where sums of squares in single precision have no digits left.
+        let value = |i: usize| 1000.0 + (i as f32 * 0.7).sin();
+        let dims = [5, 7, 4, 2];
+        let numbers: Vec<f32> = (0..5 * 7 * 4 * 2).map(value).collect();
+        let mut maps = Maps::new(4 * numbers.len(), &[0], &[dims], |_| true, None).unwrap();
+        let plane = 5 * 7;
+        for _ in 0..2 {
+            // A second time: what was counted before is forgotten.
+            maps.begin(0);
+            for rows in [0..3, 3..4, 4..7] {
+                let strip: Vec<f32> =
+                    numbers.chunks(plane).flat_map(|p| p[5 * rows.start..5 * rows.end].to_vec()).collect();
+                maps.write(0, &rows, &bytes(&strip));
+            }
+        }
+        assert_eq!(floats(maps.whole(0)), numbers);
+        let (means, scales) = maps.statistics(0, GroupStatistics { groups: 2, eps: 1e-6 });
+        let (means, scales) = (floats(&means), floats(&scales));
+        assert_eq!((means.len(), scales.len()), (8, 8));
+        for (i, group) in numbers.chunks(2 * plane).enumerate() {
+            let mean = group.iter().map(|&x| f64::from(x)).sum::<f64>() / group.len() as f64;
+            let variance = group.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / group.len() as f64;
+            let scale = (variance + 1e-6).sqrt().recip();
+            for channel in 2 * i..2 * i + 2 {
+                assert!((f64::from(means[channel]) / mean - 1.0).abs() < 1e-7);
+                assert!((f64::from(scales[channel]) / scale - 1.0).abs() < 2e-7);
+            }
+        }
+    }
+}

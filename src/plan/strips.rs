@@ -1,0 +1,162 @@
+//! A model in strips, with no memory behind it: how each pass is cut, and what that takes.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use pinhole_quant::DType;
+
+use super::dry_run::{self, Lives, MapBlock, STAGE_TENSORS, Touch};
+use crate::ggml::{Arena, Backend, Buffer, Graph, Placed};
+use crate::stage::{Build, Dims, Exchanged, FeatureMap, Model, Reach, Strip, Strips, shape_of};
+use crate::weights::WeightId;
+use crate::{Error, Result};
+
+/// How one pass of a stage is cut.
+#[derive(Clone, Debug)]
+pub(crate) struct PassCut {
+    /// One strip for each graph that is built.
+    pub(crate) shapes: Vec<Strip>,
+    /// From the top to the bottom: the rows, and the position of the graph in `shapes`.
+    pub(crate) strips: Vec<(Range<usize>, usize)>,
+}
+
+/// What a dry run in strips found.
+pub(crate) struct StripRun {
+    /// By stage and pass.
+    pub(crate) stages: Vec<Vec<PassCut>>,
+    /// Bytes of the rows that the largest strip exchanges with the maps.
+    pub(crate) exchanged: usize,
+    /// Bytes of the largest strip's intermediate results.
+    pub(crate) activations: usize,
+    /// Bytes that the backend takes beside.
+    pub(crate) scratch: usize,
+    /// Where the maps lie in host memory.
+    pub(crate) maps: MapBlock,
+    /// The maps of which statistics are needed.
+    pub(crate) normed: Vec<FeatureMap>,
+}
+
+impl StripRun {
+    /// Cuts every pass such that the rows of a map take about `most_bytes`, and builds a strip of each shape.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] where a stage cannot be built at this size or not in strips.
+    pub(crate) fn new(
+        model: &Model,
+        dtype: impl Fn(WeightId) -> Option<DType>,
+        dims: &Dims,
+        most_bytes: usize,
+        backend: &Backend,
+    ) -> Result<StripRun> {
+        let nowhere = Buffer::nowhere(backend.device())?;
+        let weights = dry_run::weights_nowhere(model, dtype, &nowhere);
+        let mut cutter = Cutter { model, dims, most_bytes, backend, weights, nowhere, found: Found::default() };
+        let (mut stages, mut touched) = (Vec::new(), Vec::new());
+        for stage in model.stages() {
+            let strips = stage.block.strips();
+            let strips = strips.ok_or_else(|| Error::graph("strips", format!("{} has none", stage.name)))?;
+            cutter.found.touch = Touch::default();
+            let passes = (0..strips.passes()).map(|pass| cutter.pass(strips, pass));
+            stages.push(passes.collect::<Result<Vec<_>>>()?);
+            touched.push(std::mem::take(&mut cutter.found.touch));
+        }
+        let Found { exchanged, activations, scratch, normed, .. } = cutter.found;
+        let maps = Lives { model, stages: &touched }.pack_maps(dims, backend.device())?;
+        Ok(StripRun { stages, exchanged, activations, scratch, maps, normed })
+    }
+}
+
+/// The most that any strip was found to take.
+#[derive(Default)]
+struct Found {
+    exchanged: usize,
+    activations: usize,
+    scratch: usize,
+    normed: Vec<FeatureMap>,
+    /// Of the stage at hand.
+    touch: Touch,
+}
+
+struct Cutter<'a> {
+    model: &'a Model,
+    dims: &'a Dims,
+    most_bytes: usize,
+    backend: &'a Backend,
+    weights: Vec<Option<Placed>>,
+    nowhere: Arc<Buffer>,
+    found: Found,
+}
+
+impl Cutter<'_> {
+    fn pass(&mut self, strips: &dyn Strips, pass: usize) -> Result<PassCut> {
+        let [_, height, ..] = shape_of(self.model, strips.rows_of(), self.dims)?.dims();
+        let (_, whole) = self.build(strips, pass, 0..height)?;
+        check(&whole)?;
+        self.touch(&whole);
+        let step = self.rows_at_a_time(&whole, height)?;
+        let mut cut = PassCut { shapes: Vec::new(), strips: Vec::new() };
+        for start in (0..height).step_by(step) {
+            let strip = self.strip(start..height.min(start + step), height);
+            let known = cut.shapes.iter().position(|other| other.shape() == strip.shape());
+            cut.strips.push((strip.rows.clone(), known.unwrap_or(cut.shapes.len())));
+            if known.is_none() {
+                cut.shapes.push(strip);
+            }
+        }
+        for strip in &cut.shapes {
+            let (graph, exchanged) = self.build(strips, pass, strip.rows.clone())?;
+            let Found { exchanged: bytes, activations, scratch, .. } = &mut self.found;
+            *bytes = exchanged.bytes.max(*bytes);
+            *activations = Arena::measure(&graph)?.max(*activations);
+            *scratch = self.backend.work_size(&graph)?.max(*scratch);
+        }
+        Ok(cut)
+    }
+
+    fn strip(&self, rows: Range<usize>, height: usize) -> Strip {
+        Strip { rows, height, most_bytes: self.most_bytes }
+    }
+
+    fn build(&self, strips: &dyn Strips, pass: usize, rows: Range<usize>) -> Result<(Graph, Exchanged)> {
+        let [_, height, ..] = shape_of(self.model, strips.rows_of(), self.dims)?.dims();
+        let graph = Graph::new(self.backend.device(), STAGE_TENSORS)?;
+        let strip = self.strip(rows, height);
+        let b = Build::for_strip(&graph, self.dims, &self.weights, self.model, strip, &self.nowhere);
+        strips.build_pass(&b, pass)?;
+        let exchanged = b.finish_strip()?;
+        Ok((graph, exchanged))
+    }
+
+    fn touch(&mut self, exchanged: &Exchanged) {
+        let Found { touch, normed, .. } = &mut self.found;
+        touch.read.extend(exchanged.reads.iter().map(|read| self.model.position(read.map)));
+        touch.written.extend(exchanged.writes.iter().map(|write| self.model.position(write.map)));
+        for norm in &exchanged.norms {
+            if !normed.contains(&norm.map) {
+                normed.push(norm.map);
+            }
+        }
+    }
+
+    /// How many of `height` rows a strip has, where all of them together exchange `whole`.
+    fn rows_at_a_time(&self, whole: &Exchanged, height: usize) -> Result<usize> {
+        let maps = whole.reads.iter().filter(|read| read.reach != Reach::All).map(|read| read.map);
+        let mut row_bytes = 1;
+        for map in maps.chain(whole.writes.iter().map(|write| write.map)) {
+            let bytes = shape_of(self.model, map, self.dims)?.bytes(DType::F32).unwrap_or(usize::MAX);
+            row_bytes = row_bytes.max(bytes / height);
+        }
+        let rows = (self.most_bytes / row_bytes).clamp(1, height);
+        // An even number: then all strips but the first and the last are of one shape.
+        Ok(if rows == height { rows } else { (rows & !1).max(1) })
+    }
+}
+
+/// A strip must not overwrite what the next one reads.
+fn check(exchanged: &Exchanged) -> Result<()> {
+    let beyond = |map: FeatureMap| exchanged.reads.iter().any(|read| read.map == map && read.reach != Reach::Around(0));
+    match exchanged.writes.iter().find(|write| beyond(write.map)) {
+        Some(write) => Err(Error::graph("strips", format!("{:?} is written while neighbours read it", write.map))),
+        None => Ok(()),
+    }
+}

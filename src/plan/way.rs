@@ -1,0 +1,79 @@
+//! Ways to compute a component: the same result for less memory and more time.
+
+use std::fmt;
+
+use crate::size::Size;
+use crate::stage::{Dims, Model, Symbol};
+
+/// How a component is computed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Way {
+    /// Each stage as one graph over everything.
+    #[default]
+    Whole,
+    /// Each stage as one graph that computes at most so many tokens at a time, where they do not depend on each other.
+    Tokens(usize),
+    /// Each stage a few rows at a time, such that the rows of a map take about so many bytes; the maps themselves are in host
+    /// memory.
+    Strips(usize),
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Way::Whole => f.write_str("whole"),
+            Way::Tokens(tokens) => write!(f, "{tokens} tokens at a time"),
+            Way::Strips(bytes) => write!(f, "strips of {}", Size(bytes as u64)),
+        }
+    }
+}
+
+/// In how many parts tokens are computed. More would make graphs of thousands of operations, and matrices of few columns.
+const PARTS: [usize; 4] = [2, 4, 8, 16];
+
+/// Parts of tokens are multiples of this: kernels compute so many columns together.
+const TOKENS: usize = 32;
+
+/// Bytes of strips. Below, the weights of a stage and what ggml takes to convolve are more than what is saved.
+const STRIPS: [usize; 4] = [64 << 20, 16 << 20, 4 << 20, 1 << 20];
+
+impl Way {
+    /// The ways to compute `model` at size `dims`, fastest first.
+    pub(crate) fn all(model: &Model, dims: &Dims) -> Vec<Way> {
+        let mut ways = vec![Way::Whole];
+        if model.has_strips() {
+            ways.extend(STRIPS.map(Way::Strips));
+            return ways;
+        }
+        let symbols = [Symbol::ImageTokens, Symbol::TextTokens, Symbol::JointTokens];
+        let tokens = symbols.map(|symbol| dims.get(symbol)).into_iter().max().unwrap_or(1);
+        let parts = PARTS.map(|parts| tokens.div_ceil(parts).next_multiple_of(TOKENS));
+        ways.extend(parts.into_iter().filter(|&part| part < tokens).map(Way::Tokens));
+        ways.dedup();
+        ways
+    }
+
+    /// How many tokens are computed at a time.
+    pub(crate) fn tokens(self) -> usize {
+        match self {
+            Way::Tokens(tokens) => tokens,
+            Way::Whole | Way::Strips(_) => usize::MAX,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_come_in_parts_of_whole_columns() {
+        let all = |tokens| Way::all(&Model::new(), &Dims::new().with(Symbol::JointTokens, tokens));
+        let parts = [2304, 1152, 576, 288].map(Way::Tokens);
+        assert_eq!(all(4608), [vec![Way::Whole], parts.to_vec()].concat());
+        assert_eq!(all(77), [Way::Whole, Way::Tokens(64), Way::Tokens(32)]);
+        assert_eq!(all(1), [Way::Whole]);
+        assert_eq!(Way::Tokens(288).to_string(), "288 tokens at a time");
+        assert_eq!(Way::Strips(4 << 20).to_string(), "strips of 4.00 MiB");
+    }
+}

@@ -1,0 +1,324 @@
+//! Less memory for what is computed on the way, and the same results: pictures in strips, tokens in parts.
+#![allow(clippy::print_stdout, clippy::unwrap_used)]
+
+mod support;
+
+use std::path::Path;
+use std::sync::LazyLock;
+use std::time::Instant;
+
+use pinhole::bind::Bound;
+use pinhole::builtin;
+use pinhole::convert::{self, WriteOptions};
+use pinhole::exec::{DeviceWeights, Session};
+use pinhole::ggml::{Backend, CancelFlag, Device, Ledger};
+use pinhole::models::autoencoder_kl::{self, Decoder, Encoder};
+use pinhole::models::clip::{self, Clip};
+use pinhole::models::flux::{self, Flux};
+use pinhole::models::t5::{self, T5};
+use pinhole::pipeline::flux::FluxPipeline;
+use pinhole::pipeline::{Event, Generated, Request};
+use pinhole::plan::{Component, Limits, Offload, Way, budget};
+use pinhole::sample::randn;
+use pinhole::size::Size;
+use pinhole::source::flux::{Autoencoder, FluxModel, autoencoder};
+use pinhole::source::{ComponentKind, Source, keys};
+use pinhole::stage::{Cadence, Dims, Model, Port, Symbol};
+use pinhole::weights::{Role, Weight};
+use pinhole_quant::metrics;
+use pinhole_quant::recipe::FileType;
+use proptest::prelude::*;
+use support::bundle;
+
+const THREADS: usize = 2;
+
+/// Strips are held to the whole to this, in units of the largest number.
+const MOST_ERROR: f32 = 1e-5;
+
+/// What `model` gives in `output` for random numbers in `input`, computed that `way`, and its peak on the device.
+fn computed(
+    (model, bound): (&Model, &Bound),
+    dims: &Dims,
+    way: Way,
+    (input, output): (Port, Port),
+) -> (Vec<f32>, usize) {
+    let device = Device::by_name("cpu:discrete").unwrap();
+    let (mut backend, ledger) = (Backend::new(device, THREADS, CancelFlag::new()).unwrap(), Ledger::new());
+    let weights = DeviceWeights::load(model, bound, device, &ledger).unwrap();
+    let mut session = Session::in_way(way, model, &weights, dims, &backend, &ledger).unwrap();
+    let numbers = model.ports()[input.index()].shape(dims).unwrap().elements();
+    let mut first = Vec::new();
+    // Twice: nothing of a picture may be left when the next begins.
+    for _ in 0..2 {
+        session.set(input, &randn(5, numbers).unwrap()).unwrap();
+        session.run(&mut backend, Cadence::Request, |_, _| Ok(())).unwrap();
+        let output = session.get(output).unwrap();
+        assert!(first.is_empty() || first == output);
+        first = output;
+    }
+    (first, ledger.usage().peak)
+}
+
+#[track_caller]
+fn assert_close(what: &str, whole: &[f32], found: &[f32]) {
+    assert_eq!(whole.len(), found.len(), "{what}");
+    let largest = whole.iter().fold(0f32, |largest, x| largest.max(x.abs()));
+    let error = whole.iter().zip(found).fold(0f32, |error, (a, b)| error.max((a - b).abs()));
+    println!("{what}: {:.1e}", error / largest);
+    assert!(largest.is_finite() && error <= MOST_ERROR * largest, "{what}: {error:e} of {largest:e}");
+}
+
+fn latents(width: usize, height: usize, batch: usize) -> Dims {
+    Dims::new().with(Symbol::LatentWidth, width).with(Symbol::LatentHeight, height).with(Symbol::Batch, batch)
+}
+
+/// The miniature's autoencoder.
+static MINI: LazyLock<Autoencoder> =
+    LazyLock::new(|| autoencoder(builtin::mini().unwrap().component(ComponentKind::Vae).unwrap()).unwrap());
+
+/// As wide as real ones, but with two levels and random weights.
+fn wide() -> Autoencoder {
+    let config = autoencoder_kl::Config {
+        block_out_channels: vec![64, 256],
+        layers_per_block: 1,
+        latent_channels: 4,
+        norm_num_groups: 32,
+        mid_block_add_attention: true,
+        down_block_types: vec!["DownEncoderBlock2D".into(); 2],
+        up_block_types: vec!["UpDecoderBlock2D".into(); 2],
+        ..autoencoder_kl::Config::default()
+    };
+    let (decoder, encoder) = (Decoder::new(&config).unwrap(), Encoder::new(&config).unwrap());
+    let parts = [(ComponentKind::Vae, vec![&decoder.model, &encoder.model], serde_json::to_string(&config).unwrap())];
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("wide.gguf");
+    bundle::filled(&path, &parts, FileType::F32, numbers);
+    autoencoder(Source::open(&path).unwrap().component(ComponentKind::Vae).unwrap()).unwrap()
+}
+
+/// Numbers that keep what they multiply in range; scales of norms about 1.
+fn numbers(weight: &Weight) -> Vec<f32> {
+    let dims = weight.shape.dims();
+    let seed = weight.name.bytes().fold(7, |seed: u64, byte| seed.wrapping_mul(31).wrapping_add(u64::from(byte)));
+    let random = randn(seed, weight.shape.elements()).unwrap();
+    let inputs = if weight.role == Role::ConvKernel { dims[0] * dims[1] * dims[2] } else { dims[0] };
+    let (scale, offset) = match weight.role {
+        Role::Vector if weight.name.contains("norm") && weight.name.ends_with("weight") => (0.2, 1.0),
+        Role::Vector => (0.2, 0.0),
+        _ => ((inputs as f32).sqrt().recip(), 0.0),
+    };
+    random.into_iter().map(|x| x * scale + offset).collect()
+}
+
+#[test]
+fn strips_of_a_wide_autoencoder_equal_the_whole() {
+    let (decoder, encoder, _) = wide();
+    let encoder = encoder.unwrap();
+    // The widest rows take 28 KiB: one row, two, ten and all of 20 and 24.
+    let sizes = [24 << 10, 90 << 10, 280 << 10, 64 << 20];
+    for dims in [latents(14, 10, 1), latents(7, 12, 2)] {
+        for (part, ports) in [
+            ((&decoder.net.model, &decoder.bound), (decoder.net.latents, decoder.net.picture)),
+            ((&encoder.net.model, &encoder.bound), (encoder.net.picture, encoder.net.moments)),
+        ] {
+            let (whole, whole_peak) = computed(part, &dims, Way::Whole, ports);
+            let mut last = usize::MAX;
+            for bytes in sizes.into_iter().rev() {
+                let way = Way::Strips(bytes);
+                let (found, peak) = computed(part, &dims, way, ports);
+                assert_close(&format!("{way}, peak {peak} of {whole_peak}"), &whole, &found);
+                assert!(peak <= last, "{way}: {peak} after {last}");
+                last = peak;
+            }
+            assert!(last < whole_peak, "{last} of {whole_peak}");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn strips_of_any_height_equal_the_whole(
+        (w, h) in (1usize..9, 1usize..9), batch in 1usize..3, kib in 0usize..200
+    ) {
+        let (decoder, encoder, _) = &*MINI;
+        let dims = latents(2 * w, 2 * h, batch);
+        let way = Way::Strips(kib << 10);
+        let mut parts = vec![((&decoder.net.model, &decoder.bound), (decoder.net.latents, decoder.net.picture))];
+        parts.extend(encoder.iter().map(|encoder| {
+            ((&encoder.net.model, &encoder.bound), (encoder.net.picture, encoder.net.moments))
+        }));
+        for (part, ports) in parts {
+            let (whole, _) = computed(part, &dims, Way::Whole, ports);
+            let (found, _) = computed(part, &dims, way, ports);
+            assert_close(&format!("{w}x{h}x{batch} {way}"), &whole, &found);
+        }
+    }
+}
+
+/// What is drawn where the component `name` has only its variant `i`.
+fn drawn_in(pipeline: &mut FluxPipeline, components: &[Component], name: &str, i: usize) -> Generated {
+    let mut components = components.to_vec();
+    for component in components.iter_mut().filter(|component| component.name == name) {
+        component.variants = vec![component.variants[i].clone()];
+    }
+    let plan = budget::plan(&components, Offload::Sequential, &Limits::default()).unwrap();
+    let generated = pipeline.generate_as(plan, &request(), &mut |_: Event| Ok(())).unwrap();
+    for phase in &generated.phases {
+        assert_eq!(phase.measured.peak, phase.planned, "{:?}: {:?}", phase.phase, phase.measured);
+    }
+    generated
+}
+
+fn request() -> Request {
+    Request {
+        prompt: "a red circle".into(),
+        negative_prompt: Some("blue".into()),
+        cfg_scale: Some(2.0),
+        width: Some(208),
+        height: Some(144),
+        steps: Some(2),
+        batch: 2,
+        ..Request::default()
+    }
+}
+
+/// What every variant of the component `name` draws, the whole first.
+fn drawn_in_every_way(source: &Source, name: &str) -> Vec<(Way, Generated)> {
+    let device = Device::by_name("cpu:discrete").unwrap();
+    let model = FluxModel::open(source).unwrap();
+    let mut pipeline = FluxPipeline::new(model, device, THREADS, CancelFlag::new()).unwrap();
+    let components = pipeline.measure(&pipeline.settings(&request()).unwrap()).unwrap();
+    let variants = &components.iter().find(|component| component.name == name).unwrap().variants;
+    let ways: Vec<Way> = variants.iter().map(|variant| variant.way).collect();
+    assert!(ways.len() > 1 && ways[0] == Way::Whole, "{ways:?}");
+    let mut draw = |(i, &way): (usize, &Way)| {
+        let generated = drawn_in(&mut pipeline, &components, name, i);
+        assert_eq!(generated.plan.component(name).unwrap().way, way);
+        (way, generated)
+    };
+    ways.iter().enumerate().map(&mut draw).collect()
+}
+
+#[test]
+fn pictures_in_strips_are_the_same() {
+    let drawn = drawn_in_every_way(&builtin::mini().unwrap(), "decoder");
+    let whole = &drawn[0].1;
+    for (way, found) in &drawn[1..] {
+        assert!(whole.latents == found.latents, "{way}");
+        for (a, b) in whole.images.iter().zip(&found.images) {
+            let off = a.rgb().iter().zip(b.rgb()).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
+            assert!(off <= 1, "{way}: pixels are {off} apart");
+        }
+    }
+}
+
+#[test]
+fn tokens_in_parts_give_the_same_latents() {
+    // In single precision: where activations are rounded to 8 bits to meet a quantized matrix, the last bit of an attention
+    // can become the first of eight.
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("f32.gguf");
+    let mini = builtin::mini().unwrap();
+    let model = FluxModel::open(&mini).unwrap();
+    let plan = convert::plan(&mini, &model.networks(), FileType::F32).unwrap();
+    plan.write(&path, WriteOptions::default(), &mut |_| Ok(())).unwrap();
+    let drawn = drawn_in_every_way(&Source::open(&path).unwrap(), "transformer");
+    let whole = &drawn[0].1;
+    for (way, found) in &drawn[1..] {
+        let nmse = metrics::nmse(&whole.latents, &found.latents).unwrap();
+        println!("{way}: nmse {nmse:.1e}");
+        assert!(nmse <= 1e-6, "{way}: nmse {nmse:e}");
+    }
+}
+
+/// FLUX.1-dev's parts at their real size, on disk as a hole, with the tokenizers of the miniature.
+fn hollow_dev(path: &Path, file_type: FileType) {
+    let here = Path::new("config.json");
+    let clip_config = r#"{"vocab_size": 49408, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
+        "num_attention_heads": 12, "max_position_embeddings": 77}"#;
+    let t5_config = r#"{"vocab_size": 32128, "d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24,
+        "num_heads": 64, "feed_forward_proj": "gated-gelu"}"#;
+    let flux = Flux::new(&flux::Config::dev()).unwrap();
+    let clip = Clip::new(&clip::Config::from_json(clip_config, here).unwrap()).unwrap();
+    let t5 = T5::new(&t5::Config::from_json(t5_config, here).unwrap()).unwrap();
+    let decoder = Decoder::new(&autoencoder_kl::Config::from_json(VAE_CONFIG, here).unwrap()).unwrap();
+    let dev = serde_json::to_string(&flux::Config::dev()).unwrap();
+    let parts = [
+        (ComponentKind::Transformer, vec![&flux.model], dev),
+        (ComponentKind::TextEncoder, vec![&clip.model], clip_config.into()),
+        (ComponentKind::TextEncoder2, vec![&t5.model], t5_config.into()),
+        (ComponentKind::Vae, vec![&decoder.model], VAE_CONFIG.into()),
+    ];
+    let mini = builtin::mini().unwrap();
+    let mut more = Vec::new();
+    for (name, files) in [("tokenizer", &mini.tokenizer), ("tokenizer_2", &mini.tokenizer_2)] {
+        let files = files.as_ref().unwrap();
+        more.push((keys::tokenizer(name), files.tokenizer.text.as_str().into()));
+        more.extend(files.config.as_ref().map(|config| (keys::tokenizer_config(name), config.text.as_str().into())));
+    }
+    bundle::hollow(path, &parts, file_type, &more);
+}
+
+/// FLUX.1's autoencoder.
+const VAE_CONFIG: &str = r#"{"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2, "latent_channels": 16,
+    "norm_num_groups": 32, "scaling_factor": 0.3611, "shift_factor": 0.1159, "use_quant_conv": false,
+    "use_post_quant_conv": false, "down_block_types": ["DownEncoderBlock2D", "DownEncoderBlock2D",
+    "DownEncoderBlock2D", "DownEncoderBlock2D"], "up_block_types": ["UpDecoderBlock2D", "UpDecoderBlock2D",
+    "UpDecoderBlock2D", "UpDecoderBlock2D"]}"#;
+
+#[test]
+#[ignore = "a measurement for BENCHMARKS.md, of minutes"]
+fn decode_at_real_size() {
+    let decoder = Decoder::new(&autoencoder_kl::Config::from_json(VAE_CONFIG, Path::new("vae")).unwrap()).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("vae.gguf");
+    bundle::filled(&path, &[(ComponentKind::Vae, vec![&decoder.model], VAE_CONFIG.into())], FileType::F32, numbers);
+    let (decoder, ..) = autoencoder(Source::open(&path).unwrap().component(ComponentKind::Vae).unwrap()).unwrap();
+    let ports = (decoder.net.latents, decoder.net.picture);
+    let mut whole = Vec::new();
+    for way in [Way::Whole, Way::Strips(64 << 20), Way::Strips(16 << 20), Way::Strips(4 << 20), Way::Strips(1 << 20)] {
+        let begun = Instant::now();
+        // Twice the picture: `computed` decodes two.
+        let (picture, peak) = computed((&decoder.net.model, &decoder.bound), &latents(64, 64, 1), way, ports);
+        println!("{way}: {:.1} s a picture, peak {}", begun.elapsed().as_secs_f64() / 2.0, Size(peak as u64));
+        if whole.is_empty() {
+            whole = picture;
+        } else {
+            assert_close(&way.to_string(), &whole, &picture);
+        }
+    }
+}
+
+#[test]
+fn flux_dev_fits_a_small_card() {
+    let directory = tempfile::tempdir().unwrap();
+    for (name, most) in [("bf16", 4.0), ("q8_0", 4.0), ("q6_k", 4.0), ("q4_k_s", 2.0), ("q4_1", 4.0)] {
+        let path = directory.path().join(format!("{name}.gguf"));
+        hollow_dev(&path, name.parse().unwrap());
+        let model = FluxModel::open(&Source::open(&path).unwrap()).unwrap();
+        let device = Device::by_name("cpu:discrete").unwrap();
+        let pipeline = FluxPipeline::new(model, device, THREADS, CancelFlag::new()).unwrap();
+        let request = Request {
+            width: Some(1024),
+            height: Some(1024),
+            steps: Some(50),
+            max_sequence_length: Some(512),
+            batch: 1,
+            ..Request::default()
+        };
+        let components = pipeline.measure(&pipeline.settings(&request).unwrap()).unwrap();
+        let within = |bytes| {
+            let limits = Limits { bytes: Some(bytes), ..Limits::default() };
+            budget::plan(&components, Offload::Auto, &limits)
+        };
+        let refusal = within(1).unwrap_err();
+        println!("{name}: least {}, for the {}", Size(refusal.least as u64), refusal.component);
+        for bytes in [refusal.least, 4 << 30] {
+            for component in within(bytes).unwrap().components {
+                println!("{name} in {bytes}: {} {}: {:?}", component.name, component.way, component.parts);
+            }
+        }
+        assert!(refusal.least as f64 <= most * (1u64 << 30) as f64, "{name}: {}", refusal.least);
+    }
+}

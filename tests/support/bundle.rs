@@ -1,0 +1,74 @@
+//! Bundles written from the lists of their weights: with numbers, or as holes that take no room on the disk.
+
+use std::fs::File;
+use std::path::Path;
+
+use pinhole::source::{ComponentKind, keys};
+use pinhole::stage::Model;
+use pinhole::weights::Weight;
+use pinhole_quant::gguf::{Array, Layout, Strings, TensorSpec, Value, Writer};
+use pinhole_quant::recipe::{self, FileType, Recipe};
+use pinhole_quant::{DType, rows};
+
+/// One component: what it is, its models, the text of its configuration.
+pub(crate) type Part<'a> = (ComponentKind, Vec<&'a Model>, String);
+
+/// The weights of `parts`, and the bundle that they make in `file_type`.
+fn layout<'a>(
+    parts: &[Part<'a>],
+    file_type: FileType,
+    more: &[(String, Value)],
+) -> (Layout, Vec<(&'a Weight, TensorSpec)>) {
+    let mut recipe = Recipe::new(file_type, "flux");
+    let mut weights = Vec::new();
+    let mut names = Strings::with_capacity(parts.len());
+    let mut metadata: Vec<(String, Value)> = vec![
+        (keys::ARCHITECTURE.into(), "flux".into()),
+        (keys::FILE_TYPE.into(), file_type.number().into()),
+        (keys::VERSION.into(), 1.into()),
+    ];
+    metadata.extend_from_slice(more);
+    for (kind, models, config) in parts {
+        names.push(kind.name());
+        metadata.push((keys::component_config(kind.name()), config.as_str().into()));
+        for (_, weight) in models.iter().flat_map(|model| model.manifest().iter()) {
+            let choice = recipe.choose(&recipe::Weight {
+                prefix: kind.prefix(),
+                name: &weight.name,
+                role: weight.role,
+                row_len: weight.shape.row(),
+                elements: weight.shape.elements(),
+                source: DType::F32,
+            });
+            let name = format!("{}{}", kind.prefix(), weight.name);
+            let dims = weight.shape.dims()[..weight.shape.rank()].to_vec();
+            weights.push((weight, TensorSpec { name, dims, dtype: choice.dtype }));
+        }
+    }
+    metadata.push((keys::COMPONENTS.into(), Value::Array(Array::String(names))));
+    let specs: Vec<TensorSpec> = weights.iter().map(|(_, spec)| spec.clone()).collect();
+    (Layout::new(&metadata, &specs, 4096).unwrap(), weights)
+}
+
+/// Writes a bundle whose tensors are a hole.
+pub(crate) fn hollow(path: &Path, parts: &[Part<'_>], file_type: FileType, more: &[(String, Value)]) {
+    let (layout, _) = layout(parts, file_type, more);
+    let bytes = layout.total_bytes();
+    let file = File::create(path).unwrap();
+    drop(Writer::new(&file, layout).unwrap());
+    file.set_len(bytes).unwrap();
+}
+
+/// Writes a bundle with the numbers that `numbers` gives each weight.
+pub(crate) fn filled(path: &Path, parts: &[Part<'_>], file_type: FileType, numbers: impl Fn(&Weight) -> Vec<f32>) {
+    let (layout, weights) = layout(parts, file_type, &[]);
+    let mut writer = Writer::new(File::create(path).unwrap(), layout).unwrap();
+    for (weight, spec) in weights {
+        let numbers = numbers(weight);
+        let row = weight.shape.row();
+        let mut bytes = vec![0; spec.dtype.row_bytes(row).unwrap() * (numbers.len() / row)];
+        rows::quantize(spec.dtype, &numbers, row, &mut bytes).unwrap();
+        writer.write_tensor(&spec.name, &bytes).unwrap();
+    }
+    writer.finish().unwrap();
+}
