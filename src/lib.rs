@@ -4,7 +4,7 @@
 //! them into memory and runs them through ggml. Data goes one way: file, map, index, bind, stages, executor, latents, autoencoder, picture.
 //!
 //! Modules import only from those before them in this order: [`error`], [`size`], [`tensor`], [`index`], [`gguf`] and
-//! [`safetensors`], [`ggml`], [`weights`], [`stage`], [`models`], [`bind`], [`sample`], [`text`], [`image`], [`source`],
+//! [`safetensors`], [`kernels`], [`ggml`], [`weights`], [`stage`], [`models`], [`bind`], [`sample`], [`text`], [`image`], [`source`],
 //! [`builtin`], [`convert`], [`plan`], [`exec`], [`pipeline`]; [`memory`] stands alone.
 
 pub mod bind;
@@ -16,6 +16,7 @@ pub mod ggml;
 pub mod gguf;
 pub mod image;
 pub mod index;
+pub mod kernels;
 pub mod memory;
 pub mod models;
 pub mod pipeline;

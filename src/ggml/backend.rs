@@ -139,6 +139,9 @@ impl Backend {
             }),
         };
         self.broken = computed.is_err();
+        if graph.products.borrow().take_failure() {
+            return Err(self.failed("a matrix kernel failed"));
+        }
         match computed.map_err(|caught| self.failed(&caught.to_string()))? {
             sys::GGML_STATUS_SUCCESS => Ok(()),
             sys::GGML_STATUS_ABORTED => Err(Error::Cancelled),

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use ggml_sys as sys;
 use pinhole_quant::DType;
 
+use super::product::Products;
 use super::{Buffer, Device, Placed, guarded};
 use crate::tensor::Shape;
 use crate::{Error, Result};
@@ -36,6 +37,8 @@ pub struct Graph {
     leaves: RefCell<Vec<(Tensor, Placed)>>,
     /// Indices that the graph looks rows up by, and how many rows there are.
     lookups: RefCell<Vec<(Placed, usize)>>,
+    /// Matrix products that are not ggml's.
+    pub(super) products: RefCell<Products>,
     /// The block in which it has its memory, once it has: see [`Arena`](super::Arena).
     pub(super) block: Cell<Option<u64>>,
     /// Whether a leaf has no memory, so that the graph can be measured and nothing else.
@@ -92,6 +95,7 @@ impl Graph {
             buffers: RefCell::default(),
             leaves: RefCell::default(),
             lookups: RefCell::default(),
+            products: RefCell::new(Products::new()),
             block: Cell::new(None),
             measured_only: Cell::new(false),
         })

@@ -18,6 +18,7 @@ mod device;
 mod graph;
 mod ledger;
 mod ops;
+mod product;
 pub mod support;
 
 pub use arena::Arena;

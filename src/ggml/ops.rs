@@ -87,6 +87,9 @@ impl Graph {
             return Err(Error::graph("mul_mat", "the left matrix is transposed"));
         }
         let x = self.rows_contiguous(x)?;
+        if let Some(product) = self.own_product(w, x)? {
+            return Ok(product);
+        }
         let (w, x) = (self.raw(w)?, self.raw(x)?);
         // SAFETY: live tensors whose formats, extents and strides ggml accepts (checked above).
         let product = self.node("mul_mat", |context| unsafe { sys::ggml_mul_mat(context, w, x) })?;

@@ -178,3 +178,41 @@ fn an_interrupt_leaves_nothing_behind() {
     assert!(output.stdout.is_empty());
     assert_eq!(entries(&place.path("temporary")), 0);
 }
+
+/// Products that take no time.
+const PRODUCTS: &[&str] =
+    &["bench", "matmul", "--size", "64x40", "--tokens", "1,17", "--rounds", "3", "--threads", "1", "--quiet"];
+
+#[test]
+fn products() {
+    let place = Workplace::new();
+    let mut report = place.json(&[PRODUCTS, &["--types", "q8_0,f32", "--against", "ggml"]].concat());
+    for product in report["products"].as_array().unwrap() {
+        for who in ["by", "against"] {
+            let [slowest, median, fastest] =
+                ["slowest", "median", "fastest"].map(|name| product[who][name].as_f64().unwrap());
+            assert!(0.0 < slowest && slowest <= median && median <= fastest, "{product}");
+        }
+    }
+    redact(&mut report, &["slowest", "median", "fastest", "ratio"]);
+    report["kernel"] = json!("[kernel]");
+    snapshot("bench_matmul_json", &serde_json::to_string_pretty(&report).unwrap());
+    let table = place.run(&[PRODUCTS, &["--types", "q4_0"]].concat());
+    let rows: Vec<Vec<&str>> = table.stdout.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(rows[0], ["type", "tokens", "pinhole", "spread"]);
+    assert_eq!([&rows[1][..2], &rows[2][..2]], [["q4_0", "1"], ["q4_0", "17"]]);
+    assert_eq!((rows.len(), rows[2].len(), table.code), (3, 6, 0), "{}", table.stdout);
+}
+
+#[test]
+fn products_that_are_none() {
+    let place = Workplace::new();
+    for (name, options) in [
+        ("type", &["--types", "q8_0,q9"][..]),
+        ("rows", &["--types", "q4_k", "--size", "64x40"]),
+        ("size", &["--size", "64"]),
+        ("who", &["--against", "torch"]),
+    ] {
+        place.run(&[&["bench", "matmul"], options].concat()).snapshot(&format!("bench_matmul_{name}"));
+    }
+}

@@ -1,6 +1,7 @@
 //! Matrix products, in every format that a matrix may have.
 
 use pinhole::ggml::support;
+use pinhole::kernels::Kernel;
 use pinhole_quant::{DType, rows};
 use proptest::prelude::*;
 
@@ -145,5 +146,29 @@ fn rows_of_every_format_are_gathered() {
         let found = rig.run(|g| g.get_rows(g.leaf(&place)?, g.leaf(&indices)?)).unwrap();
         let expected = Array::from_fn(table.dims, |[i, j, ..]| table.at([i, [2, 0, 2][j], 0, 0]));
         assert_eq!(found, expected, "{dtype}");
+    }
+}
+
+/// Products by pinhole's kernels: weights that are some rows of a matrix, activations that are a view with batches, and
+/// one quantization of them for two products.
+#[test]
+fn by_own_kernels() {
+    let mut rig = Rig::new();
+    for kernel in Kernel::available() {
+        for (dtype, seed) in [(DType::Q8_0, 31), (DType::Q4_1, 32), (DType::Q5_0, 33), (DType::Q4_K, 34)] {
+            let (bytes, w) = matrix(dtype, [512, 41, 1, 1], seed);
+            let place = rig.place(dtype, w.dims, &bytes);
+            let x = Operand::new(&rig, [512, 17, 2, 2], &Twist::MIDDLE, seed + 10);
+            let found = rig.run(|g| {
+                g.set_kernel(Some(kernel));
+                let (w, x) = (g.leaf(&place)?, x.tensor(g)?);
+                g.concat(g.mul_mat(g.slice(w, 1, 5, 30)?, x)?, g.mul_mat(w, x)?, 0)
+            });
+            let (all, found) = (product(&w, &x.array), found.unwrap());
+            let expected = Array::from_fn([71, 17, 2, 2], |[row, i, j, l]| {
+                all.at([if row < 30 { row + 5 } else { row - 30 }, i, j, l])
+            });
+            assert_nmse(&format!("{dtype} {}", kernel.name()), &expected, &found, most(dtype));
+        }
     }
 }

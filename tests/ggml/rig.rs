@@ -113,6 +113,9 @@ impl Twist {
     /// No view: the tensor itself.
     pub(crate) const NONE: Twist = Twist { axes: [0, 1, 2, 3], dim: 0, before: 0, after: 0 };
 
+    /// Part of the tokens of more, with gaps between the matrices of a batch.
+    pub(crate) const MIDDLE: Twist = Twist { axes: [0, 1, 2, 3], dim: 1, before: 2, after: 1 };
+
     /// Every order of the dimensions, every dimension cut.
     pub(crate) fn any() -> impl Strategy<Value = Twist> {
         let axes = Just([0, 1, 2, 3]).prop_shuffle();

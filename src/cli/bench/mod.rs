@@ -1,6 +1,7 @@
 //! `pinhole bench`: measurements that anyone can repeat, each a subcommand that prints a table or, with `--json`, one object.
 
 mod denoiser;
+mod matmul;
 mod model;
 mod offload;
 mod quality;
@@ -13,6 +14,7 @@ use super::printer::{Printer, Talk};
 
 #[derive(Subcommand)]
 pub(super) enum Bench {
+    Matmul(matmul::Args),
     Model(model::Args),
     Offload(offload::Args),
     Quality(quality::Args),
@@ -22,6 +24,7 @@ pub(super) enum Bench {
 impl Bench {
     pub(super) fn talk(&self) -> &Talk {
         match self {
+            Bench::Matmul(args) => &args.talk,
             Bench::Model(args) => &args.talk,
             Bench::Offload(args) => &args.talk,
             Bench::Quality(args) => &args.talk,
@@ -31,6 +34,7 @@ impl Bench {
 
     pub(super) fn run(&self, printer: &Printer) -> Result<(), Failure> {
         match self {
+            Bench::Matmul(args) => matmul::run(args, printer),
             Bench::Model(args) => model::run(args, printer),
             Bench::Offload(args) => offload::run(args, printer),
             Bench::Quality(args) => quality::run(args, printer),

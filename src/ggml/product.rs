@@ -1,0 +1,279 @@
+//! Matrix products by pinhole's own [kernels](crate::kernels), as operations of a graph.
+//!
+//! ggml runs them on its own threads, like any operation. There are two for a product: activations are quantized into a
+//! tensor, which every product of the same activations shares, and weights are multiplied with it. That tensor lies in the
+//! graph's memory, so that nothing is allocated on the way and what a graph takes is known before it runs.
+
+use std::ffi::{c_int, c_void};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use ggml_sys as sys;
+use pinhole_quant::DType;
+
+use super::{Graph, Tensor};
+use crate::kernels::{Columns, Kernel, Layout, Product};
+use crate::{Error, Result};
+
+/// The fewest tokens for which unpacking the weights costs less than fast products save; below, ggml multiplies. From
+/// `bench matmul` with AVX2, on a busy machine: at 16 tokens q4_1 (and q5_1, which ggml is no better at) is 1.7 times as fast
+/// as ggml's and q8_0 0.4 times; at 64 the latter draws level.
+fn fewest_tokens(dtype: DType) -> usize {
+    match dtype {
+        DType::Q4_1 | DType::Q5_1 => 16,
+        _ => 64,
+    }
+}
+
+/// The most rows of a panel and tokens of a tile, of any kernel.
+const MOST: usize = 32;
+
+/// Bytes before the activations, so that they begin a cache line: a [`Claims`] in the first of them.
+const HEADER: usize = 64;
+
+/// Which panels are taken. The threads of a product take one after another, so that one that is held up holds up nobody.
+#[repr(C)]
+struct Claims {
+    /// The next panel that nobody has.
+    next: AtomicU32,
+    /// Threads that found none left. The last of them makes the claims new for the next product.
+    done: AtomicU32,
+}
+
+/// A product, as its operations know it.
+pub(super) struct Plan {
+    product: Product,
+    /// Set where a kernel panicked: the result is no result then.
+    failed: Arc<AtomicBool>,
+}
+
+/// The products of a graph.
+pub(super) struct Products {
+    kernel: Option<Kernel>,
+    /// Boxed, since operations hold their addresses.
+    #[allow(clippy::vec_box)]
+    plans: Vec<Box<Plan>>,
+    /// Activations that are quantized already: of which tensor, how, and the result.
+    packed: Vec<(Tensor, Layout, Tensor)>,
+    failed: Arc<AtomicBool>,
+}
+
+impl Products {
+    pub(super) fn new() -> Products {
+        Products { kernel: Kernel::best(), plans: Vec::new(), packed: Vec::new(), failed: Arc::default() }
+    }
+
+    /// Whether a kernel panicked since this was asked last.
+    pub(super) fn take_failure(&self) -> bool {
+        self.failed.swap(false, Ordering::Relaxed)
+    }
+
+    /// An address for operations, valid as long as this value.
+    fn plan(&mut self, product: Product) -> *mut c_void {
+        let plan = Box::new(Plan { product, failed: self.failed.clone() });
+        let address: *const Plan = &raw const *plan;
+        self.plans.push(plan);
+        address.cast_mut().cast()
+    }
+}
+
+impl Graph {
+    /// The kernel for matrix products that are built from now on, where it is the better choice; `None` leaves all to ggml.
+    /// A new graph on the CPU has the [best](Kernel::best).
+    pub fn set_kernel(&self, kernel: Option<Kernel>) {
+        self.products.borrow_mut().kernel = kernel;
+    }
+
+    /// `w x` by a kernel of pinhole's, or `None` where there is none or ggml is better. Operands fit each other (`mul_mat`
+    /// has checked it), `w` is F32 or blocks with contiguous rows, `x` is F32 with contiguous rows.
+    pub(super) fn own_product(&self, w: Tensor, x: Tensor) -> Result<Option<Tensor>> {
+        let ([k, rows, w2, w3], x_dims) = (self.shape(w)?.dims(), self.shape(x)?.dims());
+        let tokens = x_dims[1..].iter().product(); // of a tensor that exists
+        let (kernel, dtype) = (self.products.borrow().kernel, self.dtype(w)?);
+        let worthwhile = self.device().is_cpu() && w2 * w3 == 1 && tokens >= fewest_tokens(dtype);
+        let Some(kernel) = kernel.filter(|_| worthwhile) else { return Ok(None) };
+        let Some(product) = Product::new(kernel, dtype, k, rows, tokens) else { return Ok(None) };
+        let packed = self.packed(&product, x)?;
+        let plan = self.products.borrow_mut().plan(product);
+        let mut operands = [self.raw(w)?, self.raw(packed)?];
+        let [m, n1, n2, n3] = [rows, x_dims[1], x_dims[2], x_dims[3]].map(|extent| extent as i64);
+        let result = self.node("mul_mat", |context| {
+            let (operands, count) = (operands.as_mut_ptr(), operands.len() as c_int);
+            let threads = sys::GGML_N_TASKS_MAX;
+            // SAFETY: live tensors; the plan lives as long as the graph.
+            unsafe {
+                sys::ggml_custom_4d(
+                    context,
+                    sys::GGML_TYPE_F32,
+                    m,
+                    n1,
+                    n2,
+                    n3,
+                    operands,
+                    count,
+                    Some(multiply),
+                    threads,
+                    plan,
+                )
+            }
+        });
+        result.map(Some)
+    }
+
+    /// `x` as the kernel of `product` wants it.
+    fn packed(&self, product: &Product, x: Tensor) -> Result<Tensor> {
+        let layout = product.layout();
+        let known = self.products.borrow().packed.iter().find(|known| (known.0, known.1) == (x, layout)).copied();
+        if let Some((.., packed)) = known {
+            return Ok(packed);
+        }
+        let plan = self.products.borrow_mut().plan(*product);
+        let bytes = HEADER.saturating_add(product.packed_bytes());
+        let bytes = i64::try_from(bytes).map_err(|_| Error::graph("mul_mat", "impossibly many activations"))?;
+        let mut operands = [self.raw(x)?];
+        let packed = self.node("mul_mat", |context| {
+            let (operands, threads) = (operands.as_mut_ptr(), sys::GGML_N_TASKS_MAX);
+            // SAFETY: a live tensor; the plan lives as long as the graph.
+            unsafe {
+                sys::ggml_custom_4d(context, sys::GGML_TYPE_I8, bytes, 1, 1, 1, operands, 1, Some(pack), threads, plan)
+            }
+        })?;
+        self.products.borrow_mut().packed.push((x, layout, packed));
+        Ok(packed)
+    }
+}
+
+impl Plan {
+    /// Runs `work`, and notes a panic: it must not unwind into ggml, whose threads wait for one another.
+    fn catch(&self, work: impl FnOnce()) {
+        if catch_unwind(AssertUnwindSafe(work)).is_err() {
+            self.failed.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Quantizes the activations `dst.src[0]` into `dst`: thread `ith` of `nth` takes its share of the tiles.
+unsafe extern "C-unwind" fn pack(dst: *mut sys::ggml_tensor, ith: c_int, nth: c_int, plan: *mut c_void) {
+    // SAFETY: ggml hands over the tensor that it computes, and the address that `packed` gave it, of a plan that the graph
+    // keeps.
+    let (plan, dst) = unsafe { (&*plan.cast::<Plan>(), &*dst) };
+    plan.catch(|| {
+        let product = &plan.product;
+        if ith == 0 {
+            // SAFETY: `dst` begins with `HEADER` bytes, and no other thread touches them during this operation.
+            unsafe { dst.data.cast::<u8>().write_bytes(0, HEADER) };
+        }
+        let (tiles, in_tile, bytes) = (product.tiles(), product.layout().tokens, product.tile_bytes());
+        let (ith, nth) = (ith.unsigned_abs() as usize, nth.unsigned_abs() as usize);
+        // SAFETY: the operation has one operand.
+        let x = unsafe { &*dst.src[0] };
+        for tile in tiles * ith / nth..tiles * (ith + 1) / nth {
+            let tokens = tile * in_tile..product.tokens().min((tile + 1) * in_tile);
+            let mut rows: [&[f32]; MOST] = [&[]; MOST];
+            let count = tokens.len();
+            for (row, token) in rows.iter_mut().zip(tokens) {
+                // SAFETY: the product was made for as many tokens as `x` has.
+                *row = unsafe { row_of(x, token) };
+            }
+            // SAFETY: `dst` has as many tiles behind its header, and each belongs to one thread.
+            let packed =
+                unsafe { std::slice::from_raw_parts_mut(dst.data.cast::<u8>().add(HEADER + tile * bytes), bytes) };
+            product.pack(&rows[..count], packed);
+        }
+    });
+}
+
+/// Row number `token` of `x`, counted through all its dimensions.
+///
+/// # Safety
+/// `x` is F32 in memory that nobody writes to, its rows are contiguous, and it has so many.
+unsafe fn row_of(x: &sys::ggml_tensor, token: usize) -> &[f32] {
+    let [k, n1, n2, _] = x.ne.map(|extent| extent.unsigned_abs() as usize);
+    let offset = token % n1 * x.nb[1] + token / n1 % n2 * x.nb[2] + token / n1 / n2 * x.nb[3];
+    // SAFETY: the caller's promise; ggml aligns tensors to 32 bytes, and strides of F32 are multiples of 4.
+    unsafe { std::slice::from_raw_parts(x.data.cast::<u8>().add(offset).cast(), k) }
+}
+
+/// Multiplies the weights `dst.src[0]` with the quantized activations `dst.src[1]`.
+unsafe extern "C-unwind" fn multiply(dst: *mut sys::ggml_tensor, _ith: c_int, nth: c_int, plan: *mut c_void) {
+    // SAFETY: ggml hands over the tensor that it computes, and the address that `own_product` gave it, of a plan that the
+    // graph keeps; the operation has two operands.
+    let (plan, dst, w, packed) = unsafe {
+        let dst = &*dst;
+        (&*plan.cast::<Plan>(), dst, &*dst.src[0], &*dst.src[1])
+    };
+    // SAFETY: `pack` has written the header, and during this operation all threads use it by these atomics.
+    let claims = unsafe { &*packed.data.cast::<Claims>() };
+    plan.catch(|| {
+        let product = &plan.product;
+        // SAFETY: as many bytes follow the header; `pack` wrote them, and nobody writes to them now.
+        let packed =
+            unsafe { std::slice::from_raw_parts(packed.data.cast::<u8>().add(HEADER), product.packed_bytes()) };
+        loop {
+            let panel = claims.next.fetch_add(1, Ordering::Relaxed) as usize;
+            if panel >= product.panels() {
+                break;
+            }
+            // SAFETY: `w` has the product's rows and `dst` its rows and tokens; `panel` is this thread's alone.
+            unsafe { multiply_panel(product, panel, w, packed, dst) };
+        }
+    });
+    if claims.done.fetch_add(1, Ordering::AcqRel) + 1 == nth.unsigned_abs() {
+        // Every thread has stopped claiming; ggml's barrier orders this before the next operation.
+        claims.next.store(0, Ordering::Relaxed);
+        claims.done.store(0, Ordering::Relaxed);
+    }
+}
+
+/// Computes the rows of one panel.
+///
+/// # Safety
+/// `w` and `dst` are in memory and have the sizes of the product; nobody else writes to these rows of `dst`, or to `w`.
+unsafe fn multiply_panel(product: &Product, panel: usize, w: &sys::ggml_tensor, packed: &[u8], dst: &sys::ggml_tensor) {
+    let first = panel * product.panel_rows();
+    let rows = product.panel_rows().min(product.rows() - first);
+    let mut weights: [&[u8]; MOST] = [&[]; MOST];
+    for (i, row) in weights[..rows].iter_mut().enumerate() {
+        // SAFETY: the caller's promise: row `first + i` exists and has so many bytes.
+        *row =
+            unsafe { std::slice::from_raw_parts(w.data.cast::<u8>().add((first + i) * w.nb[1]), product.row_bytes()) };
+    }
+    // SAFETY: `first` is below the number of rows.
+    let start = unsafe { dst.data.cast::<f32>().add(first) };
+    let mut columns = PanelOf { start, stride: product.rows(), rows, tokens: product.tokens() };
+    product.multiply(&weights[..rows], packed, &mut columns);
+}
+
+/// The rows of one panel in the result, which is contiguous.
+struct PanelOf {
+    start: *mut f32,
+    stride: usize,
+    rows: usize,
+    tokens: usize,
+}
+
+impl Columns for PanelOf {
+    fn column(&mut self, token: usize) -> &mut [f32] {
+        assert!(token < self.tokens);
+        // SAFETY: `multiply_panel` made this value for a result of so many tokens, in which these rows are its own.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(token * self.stride), self.rows) }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_noted_and_goes_no_further() {
+        let products = Products::new();
+        let product = Product::new(Kernel::Portable, DType::Q8_0, 32, 1, 1).unwrap();
+        let plan = Plan { product, failed: products.failed.clone() };
+        plan.catch(|| {});
+        assert!(!products.take_failure());
+        plan.catch(|| panic!("on purpose"));
+        assert!(products.take_failure() && !products.take_failure());
+    }
+}

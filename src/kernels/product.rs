@@ -1,0 +1,213 @@
+//! One matrix product: its sizes, and the loops around a kernel.
+
+use pinhole_quant::DType;
+
+use super::activations::Layout;
+use super::format::Format;
+use super::panel::{self, Panel};
+use super::portable::Portable;
+use super::{BLOCK, Kernel};
+#[cfg(target_arch = "x86_64")]
+use super::{avx2, avx512};
+
+/// What differs between instruction sets: a tile of `ROWS` rows by `TOKENS` tokens.
+pub(super) trait Micro<const ROWS: usize, const TOKENS: usize> {
+    /// Bytes of a code, in panels and in tiles of tokens.
+    const CODE_BYTES: usize;
+    /// How activations lie.
+    const LAYOUT: Layout = Layout { tokens: TOKENS, code_bytes: Self::CODE_BYTES };
+
+    /// [`Panel::unpack`], compiled for the instruction set.
+    ///
+    /// # Safety
+    /// The processor has the instructions.
+    unsafe fn unpack<'a>(panel: &mut Panel, format: Format, rows: impl Iterator<Item = &'a [u8]>);
+
+    /// [`Layout::pack`], compiled for the instruction set.
+    ///
+    /// # Safety
+    /// The processor has the instructions.
+    unsafe fn pack(rows: &[&[f32]], tile: &mut [u8]);
+
+    /// Adds to `sums`, by token and row, the products of the panel, whose weights were of `format`, with the tile's `records`, which are whole and no more
+    /// than the panel has blocks.
+    ///
+    /// # Safety
+    /// The processor has the instructions.
+    unsafe fn tile(format: Format, panel: &Panel, records: &[u8], sums: &mut [[f32; ROWS]; TOKENS]);
+}
+
+/// Where a product's result goes: for each token, the rows of one panel.
+pub trait Columns {
+    /// The numbers of `token`, as many as the panel has rows.
+    fn column(&mut self, token: usize) -> &mut [f32];
+}
+
+/// The product of weights `[k, rows]` with activations `[k, tokens]`, for one kernel.
+#[derive(Clone, Copy, Debug)]
+pub struct Product {
+    kernel: Kernel,
+    format: Format,
+    dtype: DType,
+    k: usize,
+    rows: usize,
+    tokens: usize,
+}
+
+/// Calls a function that is generic over the kernel for the product's format, its rows and tokens.
+macro_rules! dispatch {
+    ($product:expr, $name:ident($($argument:expr),*)) => {
+        match ($product.kernel, $product.format) {
+            #[cfg(target_arch = "x86_64")]
+            (Kernel::Avx2, Format::Q8_0) => $name::<avx2::Words, { avx2::ROWS }, { avx2::TOKENS }>($($argument),*),
+            #[cfg(target_arch = "x86_64")]
+            (Kernel::Avx2, Format::Q4_0) => {
+                $name::<avx2::Bytes<8, 8>, { avx2::ROWS }, { avx2::TOKENS }>($($argument),*)
+            }
+            #[cfg(target_arch = "x86_64")]
+            (Kernel::Avx2, Format::Q4_1 | Format::Q4K) => {
+                $name::<avx2::Bytes<8, 0>, { avx2::ROWS }, { avx2::TOKENS }>($($argument),*)
+            }
+            #[cfg(target_arch = "x86_64")]
+            (Kernel::Avx2, Format::Q5_0) => {
+                $name::<avx2::Bytes<4, 16>, { avx2::ROWS }, { avx2::TOKENS }>($($argument),*)
+            }
+            #[cfg(target_arch = "x86_64")]
+            (Kernel::Avx2, Format::Q5_1) => {
+                $name::<avx2::Bytes<4, 0>, { avx2::ROWS }, { avx2::TOKENS }>($($argument),*)
+            }
+            #[cfg(target_arch = "x86_64")]
+            (Kernel::Avx512Vnni, Format::Q4_0 | Format::Q5_0 | Format::Q8_0) => {
+                $name::<avx512::Vnni<{ avx512::OFFSET }>, { avx512::ROWS }, { avx512::TOKENS }>($($argument),*)
+            }
+            #[cfg(target_arch = "x86_64")]
+            (Kernel::Avx512Vnni, _) => {
+                $name::<avx512::Vnni<0>, { avx512::ROWS }, { avx512::TOKENS }>($($argument),*)
+            }
+            _ => $name::<Portable, 8, 4>($($argument),*),
+        }
+    };
+}
+
+impl Product {
+    /// The product of these sizes. `None` where the processor lacks the instructions, there is no kernel for the format, blocks
+    /// do not divide `k`, or sizes overflow.
+    pub fn new(kernel: Kernel, dtype: DType, k: usize, rows: usize, tokens: usize) -> Option<Product> {
+        let format = Format::of(dtype).filter(|_| kernel.is_available())?;
+        dtype.row_bytes(k)?.checked_mul(rows)?;
+        let product = Product { kernel, format, dtype, k, rows, tokens };
+        let tiles = tokens.div_ceil(product.layout().tokens);
+        (k / BLOCK).checked_mul(product.layout().record_bytes())?.checked_mul(tiles)?;
+        Some(product)
+    }
+
+    /// Tokens, columns of the result.
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    /// Rows of the weights, and of the result.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Bytes of a row of weights.
+    pub fn row_bytes(&self) -> usize {
+        self.k / self.dtype.block_size() * self.dtype.block_bytes()
+    }
+
+    /// How its activations lie. Products of equal layout, `k` and tokens can share them.
+    pub fn layout(&self) -> Layout {
+        fn layout<M: Micro<R, T>, const R: usize, const T: usize>() -> Layout {
+            M::LAYOUT
+        }
+        dispatch!(self, layout())
+    }
+
+    /// Tiles of tokens.
+    pub fn tiles(&self) -> usize {
+        self.tokens.div_ceil(self.layout().tokens)
+    }
+
+    /// Bytes of a tile of tokens.
+    pub fn tile_bytes(&self) -> usize {
+        self.k / BLOCK * self.layout().record_bytes()
+    }
+
+    /// Bytes of all activations as the kernel wants them: its tiles, one after another.
+    pub fn packed_bytes(&self) -> usize {
+        self.tiles() * self.tile_bytes()
+    }
+
+    /// Rows of weights that are computed together.
+    pub fn panel_rows(&self) -> usize {
+        fn rows<M: Micro<R, T>, const R: usize, const T: usize>() -> usize {
+            R
+        }
+        dispatch!(self, rows())
+    }
+
+    /// Panels of rows.
+    pub fn panels(&self) -> usize {
+        self.rows.div_ceil(self.panel_rows())
+    }
+
+    /// Quantizes `tokens`, those of one tile, to `tile`. Tokens have `k` numbers; the last tile may have fewer of them.
+    ///
+    /// # Panics
+    /// Where there are more tokens, or lengths are others.
+    pub fn pack(&self, tokens: &[&[f32]], tile: &mut [u8]) {
+        fn pack<M: Micro<R, T>, const R: usize, const T: usize>(tokens: &[&[f32]], tile: &mut [u8]) {
+            // SAFETY: `Product::new` saw that the processor has the kernel's instructions.
+            unsafe { M::pack(tokens, tile) }
+        }
+        assert!(tokens.len() <= self.layout().tokens && tokens.iter().all(|token| token.len() == self.k));
+        assert_eq!(tile.len(), self.tile_bytes());
+        dispatch!(self, pack(tokens, tile))
+    }
+
+    /// Multiplies the rows of one panel, `weights` (each row's bytes), with all tokens, `packed`, into `out`.
+    ///
+    /// # Panics
+    /// Where there are more rows than a panel has, or lengths are others than those of the product.
+    pub fn multiply(&self, weights: &[&[u8]], packed: &[u8], out: &mut impl Columns) {
+        assert!(weights.len() <= self.panel_rows());
+        assert!(weights.iter().all(|row| row.len() == self.row_bytes()));
+        assert_eq!(packed.len(), self.packed_bytes());
+        dispatch!(self, multiply(self, weights, packed, out))
+    }
+}
+
+/// The loops around the kernel `M`: stretches of columns, and for each all tiles of tokens.
+fn multiply<M: Micro<R, T>, const R: usize, const T: usize>(
+    product: &Product,
+    weights: &[&[u8]],
+    packed: &[u8],
+    out: &mut impl Columns,
+) {
+    let record_bytes = M::LAYOUT.record_bytes();
+    let stretch = panel::blocks(R, M::CODE_BYTES) * BLOCK;
+    let mut panel = Panel::new();
+    for start in (0..product.k).step_by(stretch) {
+        let columns = stretch.min(product.k - start);
+        let bytes = |numbers| numbers / product.dtype.block_size() * product.dtype.block_bytes();
+        let rows = weights.iter().map(|row| &row[bytes(start)..bytes(start + columns)]);
+        // SAFETY: `Product::new` saw that the processor has the kernel's instructions.
+        unsafe { M::unpack(&mut panel, product.format, rows) };
+        for (i, tile) in packed.chunks_exact(product.tile_bytes()).enumerate() {
+            let records = &tile[start / BLOCK * record_bytes..(start + columns) / BLOCK * record_bytes];
+            let tokens = i * T..product.tokens.min((i + 1) * T);
+            let mut sums = [[0.0; R]; T];
+            if start > 0 {
+                for (token, sums) in tokens.clone().zip(&mut sums) {
+                    sums[..weights.len()].copy_from_slice(out.column(token));
+                }
+            }
+            // SAFETY: as above; the records are whole, and no more than the panel's blocks.
+            unsafe { M::tile(product.format, &panel, records, &mut sums) };
+            for (token, sums) in tokens.zip(&sums) {
+                out.column(token).copy_from_slice(&sums[..weights.len()]);
+            }
+        }
+    }
+}
