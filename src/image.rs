@@ -8,7 +8,7 @@ use std::path::Path;
 
 use png::{BitDepth, ColorType, Decoder, DecodingError, Encoder, Transformations};
 
-use crate::{Error, Result};
+use crate::{Error, Result, reserve};
 
 /// The most pixels that a PNG may have to be read (8192 x 8192, 192 MiB): a file of a few bytes can claim any size.
 pub const MAX_PIXELS: usize = 1 << 26;
@@ -54,7 +54,7 @@ impl Image {
             return Err(Error::NotFinite { at: "the decoded picture".into(), hint: Some(hint.into()) });
         }
         let pixels = width.checked_mul(height).filter(|&pixels| pixels > 0).ok_or_else(mismatch)?;
-        let mut rgb = vec![0; samples.len()];
+        let mut rgb = reserve::zeros("a picture", samples.len())?;
         for (channel, plane) in samples.chunks(pixels).enumerate().take(CHANNELS) {
             for (pixel, &sample) in rgb.chunks_mut(CHANNELS).zip(plane) {
                 // A last pixel that is not whole has no such channel; `new` refuses the picture then.

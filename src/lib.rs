@@ -3,24 +3,27 @@
 //! pinhole reads image and video diffusion models from GGUF bundles, diffusers directories and files of other tools, maps
 //! them into memory and runs them through ggml. Data goes one way: file, map, index, bind, stages, executor, latents, autoencoder, picture.
 //!
-//! Modules import only from those before them in this order: [`error`], [`size`], [`tensor`], [`index`], [`gguf`] and
+//! Modules import only from those before them in this order: [`error`], [`reserve`], [`size`], [`tensor`], [`index`], [`gguf`] and
 //! [`safetensors`], [`kernels`], [`ggml`], [`weights`], [`stage`], [`models`], [`bind`], [`sample`], [`text`], [`image`], [`source`],
-//! [`builtin`], [`convert`], [`plan`], [`exec`], [`pipeline`]; [`memory`] stands alone.
+//! [`builtin`], [`inspect`], [`convert`], [`plan`], [`exec`], [`pipeline`]; [`memory`] and [`entries`] stand alone.
 
 pub mod bind;
 pub mod builtin;
 pub mod convert;
+pub mod entries;
 pub mod error;
 pub mod exec;
 pub mod ggml;
 pub mod gguf;
 pub mod image;
 pub mod index;
+pub mod inspect;
 pub mod kernels;
 pub mod memory;
 pub mod models;
 pub mod pipeline;
 pub mod plan;
+pub mod reserve;
 pub mod safetensors;
 pub mod sample;
 pub mod size;

@@ -134,7 +134,7 @@ fn t5_states(Case { golden, model, .. }: &Case) -> Vec<f32> {
     let hidden = t5.bound.gather(t5.net.token_embedding, model.t5_config.d_model, &ids).unwrap();
     let dims = Dims::new().with(Symbol::TextTokens, ids.len()).with(Symbol::TextPairs, ids.len() * ids.len());
     let fill = |session: &mut Session<'_>| {
-        session.set_indices(t5.net.buckets, &model.t5_config.buckets(ids.len())).unwrap();
+        session.set_indices(t5.net.buckets, &model.t5_config.buckets(ids.len()).unwrap()).unwrap();
         session.set(t5.net.hidden, &hidden).unwrap();
     };
     Machine::new().run(t5, |net| &net.model, &dims, fill).get(t5.net.hidden).unwrap()

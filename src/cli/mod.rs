@@ -7,7 +7,6 @@ mod bench;
 mod compare;
 mod convert;
 mod devices;
-mod entries;
 mod failure;
 mod generate;
 mod inspect;

@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use pinhole::entries::Entries;
 use pinhole::pipeline::flux::FluxPipeline;
 use pinhole::plan::{ComponentPlan, Plan};
 use pinhole::size::Size;
 use pinhole::source::flux::FluxModel;
 use serde::Serialize;
 
-use super::entries::Entries;
 use super::failure::Failure;
 use super::printer::{Printer, Talk};
 use super::request::{self, RequestArgs};

@@ -101,6 +101,8 @@ impl RequestArgs {
             max_sequence_length: self.max_sequence_length,
             batch: self.batch,
             noise: None,
+            embeddings: None,
+            preview: None,
         }
     }
 

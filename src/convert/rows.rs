@@ -49,7 +49,7 @@ impl Task<'_> {
         let Chunk { part, bound, row, .. } = self.chunk;
         let row_bytes = self.to.row_bytes(*row).unwrap_or(1).max(1);
         let part = part.part(self.start, out.len() / row_bytes * row);
-        numbers.resize(part.len(), 0.0);
+        crate::reserve::resize("a part of a weight", numbers, part.len())?;
         part.read_f32(numbers)?;
         let count = self.check(numbers)?;
         if part.storage() == Storage::Number(self.to) {

@@ -10,6 +10,7 @@ use crate::bind::{Bound, Piece};
 use crate::error::Error;
 use crate::ggml::Buffer;
 use crate::plan::layout::StageLayout;
+use crate::reserve;
 use crate::stage::Model;
 
 /// How many numbers are converted at once.
@@ -83,8 +84,8 @@ impl Feed {
             let row = if len.is_multiple_of(weight.row) { weight.row } else { len };
             let impossible = || Error::graph("convert", format!("{row} numbers in {}", weight.dtype));
             let bytes = weight.dtype.row_bytes(row).ok_or_else(impossible)? * (len / row);
-            conversion.numbers.resize(len, 0.0);
-            conversion.bytes.resize(bytes, 0);
+            reserve::resize("a weight on its way", &mut conversion.numbers, len)?;
+            reserve::resize("a weight on its way", &mut conversion.bytes, bytes)?;
             piece.part(from, len).read_f32(&mut conversion.numbers)?;
             rows::quantize_parallel(weight.dtype, &conversion.numbers, row, &mut conversion.bytes)
                 .map_err(|error| Error::graph("convert", format!("{}: {error}", piece.name())))?;

@@ -11,7 +11,7 @@ use super::uploads::Uploads;
 use crate::ggml::{Arena, Backend, Buffer, Graph, Ledger, Placed};
 use crate::plan::{DryRun, STAGE_TENSORS, Way};
 use crate::stage::{Build, Cadence, Dims, Model, Port, Stage};
-use crate::{Error, Result};
+use crate::{Error, Result, reserve};
 
 /// A model ready to run at one size.
 pub struct Session<'m> {
@@ -109,7 +109,8 @@ impl<'m> Session<'m> {
     /// # Errors
     /// [`Error::Graph`] where the length differs.
     pub fn set(&mut self, port: Port, values: &[f32]) -> Result<()> {
-        self.fill(port, DType::F32, &values.iter().flat_map(|value| value.to_ne_bytes()).collect::<Vec<_>>())
+        let bytes = values.iter().flat_map(|value| value.to_ne_bytes());
+        self.fill(port, DType::F32, &reserve::collect("a port's numbers", size_of_val(values), bytes)?)
     }
 
     /// Fills an I32 port.
@@ -117,7 +118,8 @@ impl<'m> Session<'m> {
     /// # Errors
     /// [`Error::Graph`] where the length differs.
     pub fn set_indices(&mut self, port: Port, values: &[i32]) -> Result<()> {
-        self.fill(port, DType::I32, &values.iter().flat_map(|value| value.to_ne_bytes()).collect::<Vec<_>>())
+        let bytes = values.iter().flat_map(|value| value.to_ne_bytes());
+        self.fill(port, DType::I32, &reserve::collect("a port's numbers", size_of_val(values), bytes)?)
     }
 
     /// What an F32 port holds.
@@ -126,15 +128,18 @@ impl<'m> Session<'m> {
     /// [`Error::Graph`] for a port of another model or of indices.
     pub fn get(&self, port: Port) -> Result<Vec<f32>> {
         self.check(port, DType::F32)?;
-        let floats = |bytes: &[u8]| bytes.as_chunks::<4>().0.iter().map(|&value| f32::from_ne_bytes(value)).collect();
+        let floats = |bytes: &[u8]| {
+            let values = bytes.as_chunks::<4>().0.iter().map(|&value| f32::from_ne_bytes(value));
+            reserve::collect("a port's numbers", bytes.len() / 4, values)
+        };
         match &self.work {
             Work::Graphs(work) => {
                 let place = &work.ports[port.index()];
-                let mut bytes = vec![0; place.bytes()];
+                let mut bytes = reserve::zeros("a port's numbers", place.bytes())?;
                 place.read(&mut bytes)?;
-                Ok(floats(&bytes))
+                floats(&bytes)
             }
-            Work::Strips(work) => Ok(floats(work.map(port.index()))),
+            Work::Strips(work) => floats(work.map(port.index())),
         }
     }
 

@@ -113,6 +113,17 @@ impl Backend {
         &self.cancel
     }
 
+    /// From now on `cancel` stops it, and the flag before does not.
+    pub fn set_cancel(&mut self, cancel: CancelFlag) {
+        let flag = Arc::as_ptr(&cancel.0).cast_mut().cast();
+        if self.pool.is_some() {
+            // SAFETY: this is the CPU backend, which computes nothing meanwhile (`&mut self`). It knows the new flag before
+            // the old one goes, and `self.cancel` keeps the new one alive.
+            unsafe { sys::ggml_backend_cpu_set_abort_callback(self.raw.as_ptr(), Some(is_raised), flag) };
+        }
+        self.cancel = cancel;
+    }
+
     /// Computes `graph`, whose memory `arena` assigned, and waits for it.
     ///
     /// # Errors
@@ -221,6 +232,7 @@ impl Drop for Backend {
 
 /// ggml asks this between operations, from any of its threads.
 unsafe extern "C-unwind" fn is_raised(flag: *mut c_void) -> bool {
-    // SAFETY: `start_threads` gave the address of an `AtomicBool` that lives as long as the backend.
+    // SAFETY: `start_threads` or `set_cancel` gave the address of an `AtomicBool`, which the backend keeps alive until it is
+    // given another.
     unsafe { &*flag.cast::<AtomicBool>() }.load(Ordering::Relaxed)
 }

@@ -6,7 +6,7 @@ use std::num::NonZeroU64;
 
 use ggml_sys as sys;
 
-use super::guarded;
+use super::{guarded, log};
 use crate::size::Size;
 use crate::{Error, Result};
 
@@ -51,7 +51,7 @@ unsafe impl Sync for Device {}
 /// # Errors
 /// [`Error::Graph`] if ggml fails while it looks for devices (a driver that throws, say).
 pub fn devices() -> Result<Vec<Device>> {
-    silence_log();
+    log::take_over();
     guarded("devices", || {
         // SAFETY: no arguments; the registry initialises itself on first use.
         let count = unsafe { sys::ggml_backend_dev_count() };
@@ -191,21 +191,4 @@ fn link_speed(name: &str, speed: &str) -> Result<NonZeroU64> {
         hint: Some(format!("as in cpu{CARD}@10G")),
     })?;
     NonZeroU64::new(speed.0).ok_or_else(|| Error::graph("device", "a link of no speed"))
-}
-
-/// Drops ggml's log, which goes to stderr by default: a library prints nothing of its own accord. Failures still reach the
-/// caller, as errors.
-fn silence_log() {
-    use std::sync::Once;
-    static ONCE: Once = Once::new();
-
-    unsafe extern "C-unwind" fn drop_message(
-        _level: sys::ggml_log_level,
-        _text: *const std::ffi::c_char,
-        _user: *mut std::ffi::c_void,
-    ) {
-    }
-
-    // SAFETY: the callback has ggml's signature, never unwinds and uses no user data.
-    ONCE.call_once(|| unsafe { sys::ggml_log_set(Some(drop_message), std::ptr::null_mut()) });
 }

@@ -17,6 +17,7 @@ mod buffer;
 mod device;
 mod graph;
 mod ledger;
+pub mod log;
 mod ops;
 mod product;
 pub mod support;

@@ -31,7 +31,7 @@ use crate::ggml::Tensor;
 use crate::stage::{Block, Build, Cadence, Extent, Lifetime, Model, Port, Symbol};
 use crate::tensor::Shape;
 use crate::weights::{Role, Scope};
-use crate::{Error, Result};
+use crate::{Error, Result, reserve};
 
 /// Width of the sinusoidal embedding of time and guidance.
 pub const TIME_WIDTH: usize = 256;
@@ -250,7 +250,8 @@ impl Flux {
         let too_large = || Error::graph("rotary", format!("{rows} x {columns} tokens are too many"));
         let (rows, columns) =
             (u32::try_from(rows).map_err(|_| too_large())?, u32::try_from(columns).map_err(|_| too_large())?);
-        let mut positions = vec![vec![0, 0, 0]; text];
+        let mut positions = reserve::room("the positions", text.saturating_add(rows as usize * columns as usize))?;
+        positions.extend(std::iter::repeat_n(vec![0, 0, 0], text));
         positions.extend((0..rows).flat_map(|row| (0..columns).map(move |column| vec![0, row, column])));
         rotary_tables(&self.config.axes_dims_rope, THETA, &positions)
     }
@@ -752,22 +753,28 @@ pub fn sinusoid(t: f32) -> Vec<f32> {
 }
 
 /// Latents `[w, h, channels]` as tokens `[4 channels, (w/2)(h/2)]`: each token holds, channel by channel, a 2x2 patch.
-pub fn pack_latents(latents: &[f32], width: usize, height: usize, channels: usize) -> Vec<f32> {
-    let mut tokens = Vec::with_capacity(latents.len());
+///
+/// # Errors
+/// [`Error::OutOfMemory`].
+pub fn pack_latents(latents: &[f32], width: usize, height: usize, channels: usize) -> Result<Vec<f32>> {
+    let mut tokens = reserve::room("the latents", latents.len())?;
     for_each_packed(width, height, channels, |at| tokens.push(latents[at]));
-    tokens
+    Ok(tokens)
 }
 
 /// The inverse of [`pack_latents`].
-pub fn unpack_latents(tokens: &[f32], width: usize, height: usize, channels: usize) -> Vec<f32> {
-    let mut latents = vec![0.0; tokens.len()];
+///
+/// # Errors
+/// [`Error::OutOfMemory`].
+pub fn unpack_latents(tokens: &[f32], width: usize, height: usize, channels: usize) -> Result<Vec<f32>> {
+    let mut latents = reserve::zeros("the latents", tokens.len())?;
     let mut packed = tokens.iter();
     for_each_packed(width, height, channels, |at| {
         if let Some(&value) = packed.next() {
             latents[at] = value;
         }
     });
-    latents
+    Ok(latents)
 }
 
 /// Calls `visit` with the position in `[w, h, channels]` of every number of the packed order. Sides are even.
@@ -823,10 +830,10 @@ mod tests {
     #[test]
     fn packing_is_undone() {
         let latents: Vec<f32> = (0..6 * 4 * 3).map(|i| i as f32).collect();
-        let tokens = pack_latents(&latents, 6, 4, 3);
+        let tokens = pack_latents(&latents, 6, 4, 3).unwrap();
         assert_eq!(tokens[..4], [0.0, 1.0, 6.0, 7.0]);
         assert_eq!(tokens[4], 24.0); // the second channel of the first patch
-        assert_eq!(unpack_latents(&tokens, 6, 4, 3), latents);
+        assert_eq!(unpack_latents(&tokens, 6, 4, 3).unwrap(), latents);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::ggml::{Graph, Tensor};
 use crate::stage::{Build, FeatureMap, GroupStatistics};
 use crate::weights::{Role, Scope, WeightId};
-use crate::{Error, Result};
+use crate::{Error, Result, reserve};
 
 /// `y = W x + b`: the only way to a matrix, so that a side branch, a kernel or a chunked product needs no word in a model.
 #[derive(Clone, Copy, Debug)]
@@ -260,7 +260,9 @@ pub fn rotary_tables(axes: &[usize], theta: f64, positions: &[Vec<u32>]) -> Resu
     if positions.iter().any(|position| position.len() != axes.len()) {
         return Err(Error::graph("rotary", format!("positions do not have {} coordinates", axes.len())));
     }
-    let (mut cos, mut sin) = (Vec::new(), Vec::new());
+    let numbers = positions.len().saturating_mul(axes.iter().sum());
+    let mut cos = reserve::room("the rotary tables", numbers)?;
+    let mut sin = reserve::room("the rotary tables", numbers)?;
     for position in positions {
         for (&width, &coordinate) in axes.iter().zip(position) {
             for pair in 0..width / 2 {

@@ -166,9 +166,14 @@ impl Config {
     }
 
     /// The class of the distance of every pair of `tokens` tokens: `[T (seen), T (seeing)]`.
-    pub fn buckets(&self, tokens: usize) -> Vec<i32> {
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub fn buckets(&self, tokens: usize) -> Result<Vec<i32>> {
+        let pairs = tokens.saturating_mul(tokens);
         let tokens = i32::try_from(tokens).unwrap_or(i32::MAX); // squares beyond fail to allocate in any case
-        (0..tokens).flat_map(|seeing| (0..tokens).map(move |seen| self.bucket(seen - seeing))).collect()
+        let all = (0..tokens).flat_map(|seeing| (0..tokens).map(move |seen| self.bucket(seen - seeing)));
+        crate::reserve::collect("T5's positions", pairs, all)
     }
 
     /// The class of a token `offset` places later: transformers' `_relative_position_bucket`, in single precision as
@@ -494,7 +499,7 @@ mod tests {
 
     #[test]
     fn pairs_are_listed_by_the_token_that_sees() {
-        assert_eq!(xxl().buckets(3), [0, 17, 18, 1, 0, 17, 2, 1, 0]);
-        assert_eq!(xxl().buckets(600).len(), 360_000);
+        assert_eq!(xxl().buckets(3).unwrap(), [0, 17, 18, 1, 0, 17, 2, 1, 0]);
+        assert_eq!(xxl().buckets(600).unwrap().len(), 360_000);
     }
 }

@@ -1,6 +1,7 @@
 //! What a request tells while it runs.
 
 use crate::Result;
+use crate::image::Image;
 use crate::plan::Plan;
 
 /// A part of a request, in the order in which they run.
@@ -44,6 +45,22 @@ pub enum Event {
     },
     /// A stage of the current phase is done.
     Stage,
+    /// Weights were brought to the device.
+    Moved {
+        /// How many bytes, in this phase so far.
+        bytes: u64,
+    },
+    /// What the latents look like, in an eighth of the picture's size; see [`Request::preview`](super::Request::preview).
+    Preview {
+        /// The picture.
+        image: Image,
+        /// Which of the batch.
+        index: usize,
+        /// Steps that are done.
+        done: usize,
+        /// Of how many.
+        steps: usize,
+    },
     /// A denoising step is done.
     Step {
         /// How many are done.

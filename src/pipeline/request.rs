@@ -1,9 +1,11 @@
 //! What is asked for, and what comes back.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Phase;
+use super::flux::Embeddings;
 use crate::ggml::Usage;
 use crate::image::Image;
 use crate::plan::{Offload, Plan};
@@ -36,6 +38,10 @@ pub struct Request {
     pub batch: usize,
     /// Instead of noise drawn from the seed: `[w/8, h/8, C, batch]`.
     pub noise: Option<Vec<f32>>,
+    /// Instead of encoding the prompts.
+    pub embeddings: Option<Arc<Embeddings>>,
+    /// [`Event::Preview`](super::Event::Preview) after every so many steps.
+    pub preview: Option<usize>,
 }
 
 /// A request with every default filled in and checked.
@@ -61,6 +67,24 @@ pub struct Settings {
     pub max_sequence_length: usize,
     /// How many pictures.
     pub batch: usize,
+    /// Whether the prompts are encoded already.
+    pub embedded: bool,
+}
+
+impl Settings {
+    /// By the names that AUTOMATIC1111's web UI gives them (and its fork Forge, for FLUX's guidance); of the noise, the `seed` or
+    /// where else it came from.
+    pub fn named(&self, seed: u64, noise: Option<&str>) -> Vec<(&'static str, String)> {
+        let mut pairs = vec![
+            ("Steps", self.steps.to_string()),
+            ("Sampler", self.sampler.name().to_owned()),
+            ("CFG scale", self.cfg_scale.to_string()),
+        ];
+        pairs.extend(self.guidance.map(|guidance| ("Distilled CFG Scale", guidance.to_string())));
+        pairs.push(noise.map_or_else(|| ("Seed", seed.to_string()), |noise| ("Noise", noise.to_owned())));
+        pairs.push(("Size", format!("{}x{}", self.width, self.height)));
+        pairs
+    }
 }
 
 /// How much of the device requests may take.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use pinhole::entries::Entries;
 use pinhole::ggml::Device;
 use pinhole::image::parameters_text;
 use pinhole::memory::PeakMemory;
@@ -13,7 +14,6 @@ use serde::Serialize;
 
 use super::Args;
 use super::outputs::{PngText, Written};
-use crate::cli::entries::Entries;
 use crate::cli::failure::Failure;
 use crate::cli::plan::PlanReport;
 use crate::cli::printer::Printer;
@@ -98,22 +98,12 @@ impl Run<'_> {
         }
     }
 
-    /// The texts inside the picture of `seed`, under the names that AUTOMATIC1111's web UI gives the values (and its
-    /// fork Forge, for FLUX's guidance).
+    /// The texts inside the picture of `seed`.
     pub(super) fn png_text(&self, seed: u64) -> PngText {
         let parameters = self.parameters();
         let model = model::short_name(self.args.model_name());
-        let mut pairs = vec![
-            ("Steps", parameters.steps.to_string()),
-            ("Sampler", parameters.sampler.to_owned()),
-            ("CFG scale", parameters.cfg_scale.to_string()),
-        ];
-        pairs.extend(parameters.guidance.map(|guidance| ("Distilled CFG Scale", guidance.to_string())));
-        pairs.push(match parameters.noise {
-            Some(noise) => ("Noise", noise.display().to_string()),
-            None => ("Seed", seed.to_string()),
-        });
-        pairs.push(("Size", format!("{}x{}", parameters.width, parameters.height)));
+        let noise = parameters.noise.map(|noise| noise.display().to_string());
+        let mut pairs = self.settings.named(seed, noise.as_deref());
         pairs.push(("Model", model.clone()));
         pairs.push(("Version", concat!("pinhole ", env!("CARGO_PKG_VERSION")).to_owned()));
         let pairs: Vec<(&str, &str)> = pairs.iter().map(|(name, value)| (*name, value.as_str())).collect();

@@ -1,17 +1,14 @@
 //! `pinhole inspect`: what a file or directory is, and what is wrong with it.
 
-mod check;
-mod report;
-mod subject;
 mod text;
 
 use std::path::PathBuf;
 
+use pinhole::inspect::{self, CheckReport, Report, Subject};
+
 use super::failure::Failure;
-use super::printer::{Printer, Talk};
-use super::{interrupt, threads, units};
-use report::Report;
-use subject::Subject;
+use super::printer::{Printer, Talk, Unit};
+use super::{interrupt, model, threads, units};
 
 /// Say what a model or weight file is: components, types, sizes, what is missing or wrong
 ///
@@ -43,14 +40,17 @@ Examples:
   pinhole inspect ae.safetensors --tensors";
 
 pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
-    let subject = Subject::open(&args.path)?;
+    let subject = match model::is_built_in(&args.path) {
+        true => Subject::model(model::open(&args.path)?),
+        false => Subject::open(&args.path)?,
+    };
     let mut report = Report::of(&args.path, &subject);
     if args.tensors {
         report.list_tensors(&subject);
     }
     if args.check {
         threads::start(args.threads);
-        report.check = Some(check::run(&subject, printer, &interrupt::cancel_flag(printer))?);
+        report.check = Some(check(&subject, printer)?);
     }
     if printer.json() {
         printer.object(&report)?;
@@ -61,4 +61,17 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
         0 => Ok(()),
         n => Err(Failure::Check(format!("{}: {}", args.path.display(), units::counted(n, "problem")))),
     }
+}
+
+fn check(subject: &Subject, printer: &Printer) -> Result<CheckReport, Failure> {
+    let cancel = interrupt::cancel_flag(printer);
+    let report = inspect::check(subject, &mut |done, total| {
+        match done {
+            0 => printer.begin("check", total, Unit::Bytes),
+            _ => printer.progress(done),
+        }
+        cancel.check()
+    })?;
+    printer.end("check");
+    Ok(report)
 }

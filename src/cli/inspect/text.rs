@@ -4,11 +4,10 @@ use std::fmt::Write;
 
 use serde_json::Value as Json;
 
-use super::check::CheckReport;
-use super::report::{ComponentReport, Report, TensorReport, TokenizerReport, TypeReport};
-use crate::cli::entries::Entries;
 use crate::cli::table::Table;
 use crate::cli::units::{bytes, count, counted, shown};
+use pinhole::entries::Entries;
+use pinhole::inspect::{CheckReport, ComponentReport, Problem, Report, TensorReport, TokenizerReport, TypeReport};
 
 /// How many unused tensors are named; `--json` names all.
 const NAMED: usize = 8;
@@ -130,7 +129,7 @@ fn check(check: &CheckReport) -> String {
 }
 
 fn problems(report: &Report) -> String {
-    let row = |problem: &super::report::Problem| {
+    let row = |problem: &Problem| {
         let hint = problem.hint.as_ref().map(|hint| format!("    hint: {}\n", shown(hint))).unwrap_or_default();
         format!("  {}\n{hint}", shown(&problem.message))
     };

@@ -3,7 +3,9 @@
 //! Follows diffusers' `FluxPipeline`. Text encoders, denoiser and autoencoder take their turns on the device; each
 //! phase's memory is given back before the next begins.
 
+mod embeddings;
 mod planning;
+mod preview;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,7 +22,9 @@ use crate::source::ComponentKind;
 use crate::source::flux::FluxModel;
 use crate::stage::{Cadence, Dims, Model, Symbol};
 use crate::text::MAX_SEQUENCE_LENGTH;
-use crate::{Error, Result};
+use crate::{Error, Result, reserve};
+
+pub use embeddings::Embeddings;
 
 /// Sides of a picture are multiples of this: 8 pixels a latent, 2 latents a token.
 const SIDE: usize = 16;
@@ -45,6 +49,7 @@ const DEV: Published = Published { side: 1024, steps: 50, guidance: 3.5 };
 const SCHNELL: Published = Published { side: 1024, steps: 4, guidance: 0.0 };
 
 /// A prompt as the denoiser takes it.
+#[derive(Clone, Debug, PartialEq)]
 struct Prompt {
     /// `[J, Tt]`
     hidden: Vec<f32>,
@@ -54,22 +59,36 @@ struct Prompt {
 
 /// FLUX on a device, ready for requests.
 pub struct FluxPipeline {
-    model: FluxModel,
+    model: Arc<FluxModel>,
     backend: Backend,
     ledger: Ledger,
     options: MemoryOptions,
     /// Weights that stay on the device between components and requests.
     kept: Vec<(&'static str, Arc<DeviceWeights>)>,
+    /// From latents to colours, once somebody has asked for previews.
+    preview: Option<preview::Fit>,
 }
 
 impl FluxPipeline {
-    /// A pipeline that computes on `device`, on the CPU with `threads` threads. `cancel` stops it between operations.
+    /// A pipeline that computes on `device`, on the CPU with `threads` threads. `cancel` stops it between operations. Pipelines
+    /// may share a model.
     ///
     /// # Errors
     /// [`Error::Device`] where the device does not start.
-    pub fn new(model: FluxModel, device: Device, threads: usize, cancel: CancelFlag) -> Result<FluxPipeline> {
-        let backend = Backend::new(device, threads, cancel)?;
-        Ok(FluxPipeline { model, backend, ledger: Ledger::new(), options: MemoryOptions::default(), kept: Vec::new() })
+    pub fn new(
+        model: impl Into<Arc<FluxModel>>,
+        device: Device,
+        threads: usize,
+        cancel: CancelFlag,
+    ) -> Result<FluxPipeline> {
+        let (backend, ledger, options) =
+            (Backend::new(device, threads, cancel)?, Ledger::new(), MemoryOptions::default());
+        Ok(FluxPipeline { model: model.into(), backend, ledger, options, kept: Vec::new(), preview: None })
+    }
+
+    /// From now on `cancel` stops it, and the flag before does not.
+    pub fn set_cancel(&mut self, cancel: CancelFlag) {
+        self.backend.set_cancel(cancel);
     }
 
     /// The model.
@@ -127,7 +146,7 @@ impl FluxPipeline {
         settings: Settings,
         observer: &mut dyn Observer,
     ) -> Result<Generated> {
-        let mut run = Run { observer, plan: &plan, timings: Timings::new(), mapped: 0, phases: Vec::new() };
+        let mut run = Run { observer, plan: &plan, timings: Timings::new(), mapped: 0, phases: Vec::new(), moved: 0 };
         run.observer.event(Event::Planned(plan.clone()))?;
         warn_of_no_effect(request, &settings, &mut run)?;
         warn_of_unused_blocks(&self.model, &mut run)?;
@@ -138,10 +157,12 @@ impl FluxPipeline {
 
         self.ledger.set_limit(plan.limit);
         self.keep(&plan)?;
-        let prompts: Vec<&str> =
-            std::iter::once(request.prompt.as_str()).chain(settings.negative_prompt.as_deref()).collect();
-        let encoded = self.encode(&prompts, &settings, &mut run)?;
-        let latents = self.denoise(&settings, &encoded, noise, &mut run)?;
+        let preview = self.preview(request, &settings, &plan)?;
+        let encoded = match &request.embeddings {
+            Some(embeddings) => Arc::clone(embeddings),
+            None => Arc::new(self.embeddings(request, &settings, &mut run)?),
+        };
+        let latents = self.denoise(&settings, encoded.for_passes(&settings), noise, preview, &mut run)?;
         let images = self.decode(&settings, &latents, &mut run)?;
         let Run { timings, mapped, phases, .. } = run;
         let highest = phases.iter().map(|phase| &phase.measured).max_by_key(|usage| usage.peak);
@@ -168,7 +189,7 @@ impl FluxPipeline {
         let dims @ [w, h, channels, batch] = self.latent_dims(settings);
         let each = w * h * channels;
         let Some(noise) = &request.noise else {
-            let mut all = Vec::with_capacity(each * batch);
+            let mut all = reserve::room("the noise", each.saturating_mul(batch))?;
             for i in 0..batch {
                 all.extend(randn(settings.seed.wrapping_add(i as u64), each)?);
             }
@@ -181,7 +202,7 @@ impl FluxPipeline {
         if let Some(value) = noise.iter().find(|value| !value.is_finite()) {
             return Err(Error::option("--noise", "finite numbers", value.to_string()));
         }
-        Ok(noise.clone())
+        reserve::repeat("the noise", noise, 1)
     }
 
     fn encode(&mut self, prompts: &[&str], settings: &Settings, run: &mut Run<'_>) -> Result<Vec<Prompt>> {
@@ -198,7 +219,7 @@ impl FluxPipeline {
 
     /// The pooled vector of every prompt.
     fn encode_clip(&mut self, prompts: &[&str], run: &mut Run<'_>) -> Result<Vec<Vec<f32>>> {
-        let FluxModel { clip, clip_config, clip_tokenizer, .. } = &self.model;
+        let FluxModel { clip, clip_config, clip_tokenizer, .. } = &*self.model;
         let (tokens, width) = (clip_tokenizer.length(), clip_config.hidden_size);
         let weights = self.weights(run.plan, planning::CLIP)?;
         let dims = planning::clip_dims(tokens);
@@ -216,7 +237,7 @@ impl FluxPipeline {
             let mut hidden = clip.bound.gather(clip.net.token_embedding, width, &encoded.ids)?;
             hidden.iter_mut().zip(&positions).for_each(|(token, position)| *token += position);
             session.set(clip.net.hidden, &hidden)?;
-            session.run(&mut self.backend, Cadence::Request, |_, _| run.observer.event(Event::Stage))?;
+            session.run(&mut self.backend, Cadence::Request, |_, _| run.stage(Phase::Encode, &weights))?;
             let hidden = session.get(clip.net.hidden)?;
             let row = clip_config.pooled_position(&encoded.ids) * width;
             pooled.push(finite(hidden[row..row + width].to_vec(), "CLIP's pooled vector")?);
@@ -227,13 +248,13 @@ impl FluxPipeline {
 
     /// The hidden states of every prompt, `[J, Tt]`.
     fn encode_t5(&mut self, prompts: &[&str], settings: &Settings, run: &mut Run<'_>) -> Result<Vec<Vec<f32>>> {
-        let FluxModel { t5, t5_config, t5_tokenizer, .. } = &self.model;
+        let FluxModel { t5, t5_config, t5_tokenizer, .. } = &*self.model;
         let tokens = settings.max_sequence_length;
         let weights = self.weights(run.plan, planning::T5)?;
         let dims = planning::t5_dims(tokens);
         let way = planning::component(run.plan, planning::T5)?.way;
         let mut session = Session::in_way(way, &t5.net.model, &weights, &dims, &self.backend, &self.ledger)?;
-        session.set_indices(t5.net.buckets, &t5_config.buckets(tokens))?;
+        session.set_indices(t5.net.buckets, &t5_config.buckets(tokens)?)?;
         let mut states = Vec::new();
         for prompt in prompts {
             let encoded = t5_tokenizer.encode(prompt, Some(tokens))?;
@@ -241,7 +262,7 @@ impl FluxPipeline {
                 run.warn(format!("T5 reads {tokens} tokens; it does not see \"{}\"", shorten(cut)))?;
             }
             session.set(t5.net.hidden, &t5.bound.gather(t5.net.token_embedding, t5_config.d_model, &encoded.ids)?)?;
-            session.run(&mut self.backend, Cadence::Request, |_, _| run.observer.event(Event::Stage))?;
+            session.run(&mut self.backend, Cadence::Request, |_, _| run.stage(Phase::Encode, &weights))?;
             states.push(finite(session.get(t5.net.hidden)?, "T5's output")?);
         }
         run.used(Phase::Encode, &weights);
@@ -254,6 +275,7 @@ impl FluxPipeline {
         settings: &Settings,
         prompts: &[Prompt],
         noise: Vec<f32>,
+        preview: Option<preview::Painter>,
         run: &mut Run<'_>,
     ) -> Result<Vec<f32>> {
         let start = Instant::now();
@@ -275,31 +297,46 @@ impl FluxPipeline {
         let (cos, sin) = flux.net.rotary(settings.max_sequence_length, rows, columns)?;
         session.set(flux.net.ports.cos, &cos)?;
         session.set(flux.net.ports.sin, &sin)?;
-        session.run(&mut self.backend, Cadence::Request, |_, _| run.observer.event(Event::Stage))?;
+        session.run(&mut self.backend, Cadence::Request, |_, _| run.stage(Phase::Denoise, &weights))?;
 
         let [w, h, channels, _] = self.latent_dims(settings);
         let each = w * h * channels;
-        let mut tokens: Vec<f32> =
-            noise.chunks_exact(each).flat_map(|latents| pack_latents(latents, w, h, channels)).collect();
+        let mut tokens: Vec<f32> = reserve::room("the latents", noise.len())?;
+        for latents in noise.chunks_exact(each) {
+            tokens.extend(pack_latents(latents, w, h, channels)?);
+        }
         drop(noise);
         let mut solver = settings.sampler.solver();
         for step in 0..settings.steps {
             let conditions = (0..passes).flat_map(|pass| vec![(step * passes + pass) as i32; settings.batch]);
             session.set_indices(flux.net.ports.condition, &conditions.collect::<Vec<_>>())?;
-            session.set(flux.net.ports.latents, &tokens.repeat(passes))?;
-            session.run(&mut self.backend, Cadence::Step, |_, _| run.observer.event(Event::Stage))?;
+            session.set(flux.net.ports.latents, &reserve::repeat("the latents", &tokens, passes)?)?;
+            session.run(&mut self.backend, Cadence::Step, |_, _| run.stage(Phase::Denoise, &weights))?;
             let mut velocity = session.get(flux.net.ports.velocity)?;
-            let unconditional = velocity.split_off(tokens.len());
+            let (velocity, unconditional) = velocity.split_at_mut(tokens.len());
             if passes == 2 {
-                classifier_free_guidance(&mut velocity, &unconditional, settings.cfg_scale)?;
+                classifier_free_guidance(velocity, unconditional, settings.cfg_scale)?;
             }
-            solver.step(step, &sigmas, &velocity, &mut tokens)?;
+            solver.step(step, &sigmas, velocity, &mut tokens)?;
             tokens = finite(tokens, &format!("latents after step {}", step + 1))?;
             run.observer.event(Event::Step { done: step + 1, steps: settings.steps })?;
+            if let Some(painter) = preview.as_ref().filter(|painter| painter.is_due(step + 1)) {
+                // What is left of the noise, by the model's own word.
+                let clean = tokens.iter().zip(&*velocity).map(|(x, v)| x - sigmas[step + 1] * v);
+                let clean = reserve::collect("a preview", tokens.len(), clean)?;
+                for (index, tokens) in clean.chunks_exact(each).enumerate() {
+                    let image = painter.paint(w, h, &unpack_latents(tokens, w, h, channels)?)?;
+                    run.observer.event(Event::Preview { image, index, done: step + 1, steps: settings.steps })?;
+                }
+            }
         }
         run.used(Phase::Denoise, &weights);
         run.end(Phase::Denoise, start, &self.ledger)?;
-        Ok(tokens.chunks_exact(each).flat_map(|tokens| unpack_latents(tokens, w, h, channels)).collect())
+        let mut latents = reserve::room("the latents", tokens.len())?;
+        for tokens in tokens.chunks_exact(each) {
+            latents.extend(unpack_latents(tokens, w, h, channels)?);
+        }
+        Ok(latents)
     }
 
     fn decode(&mut self, settings: &Settings, latents: &[f32], run: &mut Run<'_>) -> Result<Vec<Image>> {
@@ -315,9 +352,10 @@ impl FluxPipeline {
         let mut session = Session::in_way(way, &decoder.net.model, &weights, &dims, &self.backend, &self.ledger)?;
         let mut images = Vec::with_capacity(settings.batch);
         for latents in latents.chunks_exact(w * h * channels) {
-            let scaled: Vec<f32> = latents.iter().map(|x| x / vae.scaling_factor + vae.shift_factor).collect();
+            let scaled = latents.iter().map(|x| x / vae.scaling_factor + vae.shift_factor);
+            let scaled = reserve::collect("the latents", latents.len(), scaled)?;
             session.set(decoder.net.latents, &scaled)?;
-            session.run(&mut self.backend, Cadence::Request, |_, _| run.observer.event(Event::Stage))?;
+            session.run(&mut self.backend, Cadence::Request, |_, _| run.stage(Phase::Decode, &weights))?;
             images.push(Image::from_samples(settings.width, settings.height, &session.get(decoder.net.picture)?)?);
         }
         run.used(Phase::Decode, &weights);
@@ -333,11 +371,23 @@ struct Run<'a> {
     timings: Timings,
     mapped: usize,
     phases: Vec<PhaseMemory>,
+    /// Bytes that were brought in this phase.
+    moved: u64,
 }
 
 impl Run<'_> {
     fn warn(&mut self, text: String) -> Result<()> {
         self.observer.event(Event::Warning(text))
+    }
+
+    /// A stage of `phase` has been computed with `weights`.
+    fn stage(&mut self, phase: Phase, weights: &DeviceWeights) -> Result<()> {
+        let bytes = self.phase(phase).moved + weights.moved_bytes();
+        if bytes > self.moved {
+            self.observer.event(Event::Moved { bytes })?;
+        }
+        self.moved = bytes;
+        self.observer.event(Event::Stage)
     }
 
     fn phase(&mut self, phase: Phase) -> &mut PhaseMemory {
@@ -418,19 +468,29 @@ fn set_conditions(
 ) -> Result<()> {
     let ports = &model.transformer.net.ports;
     let passes = prompts.len();
-    let time: Vec<f32> = times.iter().flat_map(|&time| sinusoid(time * TIME_SCALE).repeat(passes)).collect();
+    let time = times.iter().flat_map(|&time| sinusoid(time * TIME_SCALE).repeat(passes));
+    let time: Vec<f32> = reserve::collect("the times", TIME_WIDTH * times.len() * passes, time)?;
     debug_assert_eq!(time.len(), TIME_WIDTH * times.len() * passes);
     session.set(ports.time, &time)?;
     if let (Some(port), Some(guidance)) = (ports.guidance, settings.guidance) {
-        session.set(port, &sinusoid(guidance * TIME_SCALE).repeat(times.len() * passes))?;
+        let guidance = reserve::repeat("the guidance", &sinusoid(guidance * TIME_SCALE), times.len() * passes)?;
+        session.set(port, &guidance)?;
     }
     let pooled: Vec<f32> = prompts.iter().flat_map(|prompt| prompt.pooled.iter().copied()).collect();
-    session.set(ports.pooled, &pooled.repeat(times.len()))?;
-    let text: Vec<f32> = prompts.iter().flat_map(|prompt| prompt.hidden.repeat(settings.batch)).collect();
+    session.set(ports.pooled, &reserve::repeat("the prompts", &pooled, times.len())?)?;
+    let each = prompts.first().map_or(0, |prompt| prompt.hidden.len());
+    let mut text: Vec<f32> = reserve::room("the prompts", each * passes * settings.batch)?;
+    for prompt in prompts {
+        (0..settings.batch).for_each(|_| text.extend_from_slice(&prompt.hidden));
+    }
     session.set(ports.text, &text)
 }
 
-fn settings(model: &FluxModel, request: &Request) -> Result<Settings> {
+/// `request` with every default of `model` filled in.
+///
+/// # Errors
+/// [`Error::Option`] for the first value that cannot work.
+pub fn settings(model: &FluxModel, request: &Request) -> Result<Settings> {
     let takes_guidance = model.transformer.net.config().guidance_embeds;
     let published = if takes_guidance { DEV } else { SCHNELL };
     let defaults = &model.defaults;
@@ -441,6 +501,7 @@ fn settings(model: &FluxModel, request: &Request) -> Result<Settings> {
     let guidance = request.guidance.or(defaults.guidance_scale).unwrap_or(published.guidance);
     let guidance = number("--guidance", guidance, 0.0, 1000.0)?;
     let negative = request.negative_prompt.clone().or_else(|| defaults.negative_prompt.clone()).unwrap_or_default();
+    let negative = (cfg_scale > 1.0).then_some(negative);
     // One step more or less is the schedule's business; it knows its limits.
     let steps = request.steps.or(defaults.num_inference_steps).unwrap_or(published.steps);
     model.scheduler.sigmas(steps, 1)?;
@@ -453,18 +514,23 @@ fn settings(model: &FluxModel, request: &Request) -> Result<Settings> {
         let expected = format!("1 to {MAX_SEQUENCE_LENGTH}");
         return Err(Error::option("--max-sequence-length", expected, length.to_string()));
     }
-    Ok(Settings {
+    let settings = Settings {
         width: side("--width", request.width, defaults.width)?,
         height: side("--height", request.height, defaults.height)?,
         steps,
         seed: request.seed,
         guidance: takes_guidance.then_some(guidance),
         cfg_scale,
-        negative_prompt: (cfg_scale > 1.0).then_some(negative),
+        negative_prompt: negative,
         sampler: request.sampler,
         max_sequence_length: length,
         batch: request.batch,
-    })
+        embedded: false,
+    };
+    match &request.embeddings {
+        Some(embeddings) => embeddings.fill_in(settings, request, model),
+        None => Ok(settings),
+    }
 }
 
 fn check_side(option: &'static str, side: usize) -> Result<usize> {

@@ -106,6 +106,19 @@ impl FluxPipeline {
         Ok(plan)
     }
 
+    /// What the text encoders alone will have on the device.
+    pub(super) fn plan_encoders(&self, settings: &Settings) -> Result<Plan> {
+        let limits = limits(self.backend.device(), &self.options)?;
+        let mut components = self.measure(settings)?;
+        components.retain(|component| [CLIP, T5].contains(&component.name));
+        budget::plan(&components, self.options.offload, &limits).map_err(|refusal| {
+            let budget = Size(refusal.least as u64).rounded_up();
+            let hint = Some(format!("try --vram {budget}, or a shorter --max-sequence-length"));
+            let what = format!("the {}", refusal.component);
+            Error::OverBudget { what, needed: refusal.least, given: refusal.given, hint }
+        })
+    }
+
     /// What every component takes at the request's size. Computes nothing, and reads no weight.
     ///
     /// # Errors
@@ -147,7 +160,9 @@ impl FluxPipeline {
                 once(settings.batch),
             ),
         ];
-        subjects.iter().map(|subject| subject.measure(&self.backend)).collect()
+        let encoder = |subject: &&Subject<'_>| [CLIP, T5].contains(&subject.name);
+        let wanted = subjects.iter().filter(|subject| !(settings.embedded && encoder(subject)));
+        wanted.map(|subject| subject.measure(&self.backend)).collect()
     }
 
     /// What the host allows; `None` where nobody asked and the system does not say what it has.
@@ -206,6 +221,8 @@ impl FluxPipeline {
             self.kept.clear();
             return Ok(());
         }
+        // What an earlier plan had room for, and this one does not count.
+        self.kept.retain(|(name, _)| plan.component(name).is_some());
         for name in plan.components.iter().map(|component| component.name) {
             if !self.kept.iter().any(|(other, _)| *other == name) {
                 let weights = self.weights(plan, name)?;

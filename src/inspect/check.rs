@@ -1,61 +1,65 @@
 //! `--check`: reads every number, a slice at a time.
 
-use pinhole::ggml::CancelFlag;
-use pinhole::index::{FileTensor, Storage};
+use crate::index::{FileTensor, Storage};
 use pinhole_quant::fp8::Fp8;
 use pinhole_quant::rows;
 use serde::Serialize;
 
 use super::subject::Subject;
-use crate::cli::failure::Failure;
-use crate::cli::printer::{Printer, Unit};
+use crate::Result;
 
 /// About how many numbers are in memory at once. A multiple of every format's block.
 const SLICE: usize = 1 << 22;
 
 /// What `--check` found.
 #[derive(Serialize)]
-pub(super) struct CheckReport {
+pub struct CheckReport {
     /// How many numbers were read.
-    pub(super) numbers: u64,
+    pub numbers: u64,
     /// Tensors with numbers that are not finite.
-    pub(super) not_finite: Vec<NotFinite>,
+    pub not_finite: Vec<NotFinite>,
     /// Tensors in formats that cannot be read.
-    pub(super) unreadable: Vec<Unreadable>,
+    pub unreadable: Vec<Unreadable>,
 }
 
 /// A tensor with numbers that are not finite.
 #[derive(Serialize)]
-pub(super) struct NotFinite {
-    pub(super) tensor: String,
-    pub(super) nan: u64,
-    pub(super) infinite: u64,
+pub struct NotFinite {
+    /// Its name.
+    pub tensor: String,
+    /// How many are NaN.
+    pub nan: u64,
+    /// How many are infinite.
+    pub infinite: u64,
     /// The position of the first one, counted from the tensor's first number.
-    pub(super) first: u64,
+    pub first: u64,
 }
 
 /// A tensor in a format that cannot be read.
 #[derive(Serialize)]
-pub(super) struct Unreadable {
-    pub(super) tensor: String,
-    pub(super) reason: String,
+pub struct Unreadable {
+    /// Its name.
+    pub tensor: String,
+    /// Why.
+    pub reason: String,
 }
 
-/// Reads every number of `subject`.
+/// Reads every number of `subject`. `observer` hears how many bytes are read, and of how many; an error that it returns ends
+/// the work.
 ///
 /// # Errors
-/// [`Cancelled`](pinhole::Error::Cancelled) where `cancel` is raised.
-pub(super) fn run(subject: &Subject, printer: &Printer, cancel: &CancelFlag) -> Result<CheckReport, Failure> {
+/// The observer's.
+pub fn check(subject: &Subject, observer: &mut dyn FnMut(u64, u64) -> Result<()>) -> Result<CheckReport> {
     let tensors = subject.tensors();
     let mut report = CheckReport { numbers: 0, not_finite: Vec::new(), unreadable: Vec::new() };
     let mut buffer = Vec::new();
+    let total = tensors.iter().map(|(_, tensor)| tensor.bytes().len() as u64).sum();
     let mut done = 0;
-    printer.begin("check", tensors.iter().map(|(_, tensor)| tensor.bytes().len() as u64).sum(), Unit::Bytes);
+    observer(done, total)?;
     for (name, tensor) in tensors {
         let mut found = NotFinite { tensor: name.to_owned(), nan: 0, infinite: 0, first: 0 };
         let mut position = 0;
         for (bytes, len) in slices(tensor) {
-            cancel.check()?;
             buffer.resize(len, 0.0);
             if let Err(reason) = read(tensor.storage, bytes, &mut buffer) {
                 report.unreadable.push(Unreadable { tensor: name.to_owned(), reason });
@@ -63,15 +67,14 @@ pub(super) fn run(subject: &Subject, printer: &Printer, cancel: &CancelFlag) -> 
             }
             found.count(&buffer, position);
             position += len as u64;
-            printer.progress(done + bytes.len() as u64);
             done += bytes.len() as u64;
+            observer(done, total)?;
         }
         report.numbers += position;
         if found.nan + found.infinite > 0 {
             report.not_finite.push(found);
         }
     }
-    printer.end("check");
     Ok(report)
 }
 
@@ -84,7 +87,7 @@ fn slices(tensor: &FileTensor) -> impl Iterator<Item = (&[u8], usize)> {
 }
 
 /// Reads numbers as f32. Integers need no reading: they are finite, and read as 0.
-fn read(storage: Storage, bytes: &[u8], out: &mut [f32]) -> Result<(), String> {
+fn read(storage: Storage, bytes: &[u8], out: &mut [f32]) -> std::result::Result<(), String> {
     match storage {
         Storage::Number(dtype) => rows::dequantize_parallel(dtype, bytes, out).map_err(|error| error.to_string()),
         Storage::F8E4M3 => {

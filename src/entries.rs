@@ -4,16 +4,16 @@ use serde::ser::{Serialize, Serializer};
 
 /// An object in JSON, whose members keep their order.
 #[derive(Default)]
-pub(super) struct Entries<V>(Vec<(String, V)>);
+pub struct Entries<V>(Vec<(String, V)>);
 
 impl<V> Entries<V> {
     /// Whether there are none.
-    pub(super) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// The names with their values.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &V)> {
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &V)> {
         self.0.iter().map(|(name, value)| (name.as_str(), value))
     }
 }

@@ -3,16 +3,16 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use pinhole::gguf::{Metadata, Value};
-use pinhole::index::FileTensor;
-use pinhole::source::flux::FluxModel;
-use pinhole::source::{ComponentKind, Layout, Source, Text, TokenizerFiles, keys, recognise};
+use crate::gguf::{Metadata, Value};
+use crate::index::FileTensor;
+use crate::source::flux::FluxModel;
+use crate::source::{ComponentKind, Layout, Source, Text, TokenizerFiles, keys, recognise};
 use serde::Serialize;
 use serde_json::{Map, Value as Json};
 
 use super::check::CheckReport;
 use super::subject::Subject;
-use crate::cli::entries::Entries;
+use crate::entries::Entries;
 
 /// The keys of a component's configuration that say what size it is.
 fn highlights(kind: ComponentKind) -> &'static [&'static str] {
@@ -53,85 +53,113 @@ const MOST_CHARACTERS: usize = 200;
 
 /// What something on disk is.
 #[derive(Serialize)]
-pub(super) struct Report {
-    pub(super) path: PathBuf,
+pub struct Report {
+    /// Where it lies.
+    pub path: PathBuf,
     /// `bundle`, `diffusers`, `files`, `gguf` or `safetensors`.
-    pub(super) kind: &'static str,
+    pub kind: &'static str,
     /// As the file says.
-    pub(super) architecture: Option<String>,
+    pub architecture: Option<String>,
     /// As the tensors' names say, where the file is no model.
-    pub(super) holds: Vec<&'static str>,
+    pub holds: Vec<&'static str>,
     /// Of all files.
-    pub(super) bytes: u64,
-    pub(super) tensors: usize,
-    pub(super) parameters: u64,
-    pub(super) components: Vec<ComponentReport>,
-    pub(super) types: Vec<TypeReport>,
-    pub(super) tokenizers: Vec<TokenizerReport>,
-    pub(super) scheduler: Entries<Json>,
-    pub(super) defaults: Entries<Json>,
-    pub(super) metadata: Entries<Json>,
+    pub bytes: u64,
+    /// How many there are.
+    pub tensors: usize,
+    /// How many numbers.
+    pub parameters: u64,
+    /// The parts of a model.
+    pub components: Vec<ComponentReport>,
+    /// What is stored in which number format, the most bytes first.
+    pub types: Vec<TypeReport>,
+    /// The tokenizers of a model.
+    pub tokenizers: Vec<TokenizerReport>,
+    /// What says how steps are spaced.
+    pub scheduler: Entries<Json>,
+    /// What requests are made with where they do not say.
+    pub defaults: Entries<Json>,
+    /// What the file says about itself.
+    pub metadata: Entries<Json>,
     /// What is missing or wrong.
-    pub(super) problems: Vec<Problem>,
+    pub problems: Vec<Problem>,
     /// Only with `--tensors`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) tensor_list: Option<Vec<TensorReport>>,
+    pub tensor_list: Option<Vec<TensorReport>>,
     /// Only with `--check`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) check: Option<CheckReport>,
+    pub check: Option<CheckReport>,
 }
 
 /// A part of a model.
 #[derive(Serialize)]
-pub(super) struct ComponentReport {
-    pub(super) name: &'static str,
-    pub(super) tensors: usize,
-    pub(super) parameters: u64,
-    pub(super) bytes: u64,
+pub struct ComponentReport {
+    /// Its name.
+    pub name: &'static str,
+    /// How many there are.
+    pub tensors: usize,
+    /// How many numbers.
+    pub parameters: u64,
+    /// Bytes of its weights.
+    pub bytes: u64,
     /// What says how large it is.
-    pub(super) config: Entries<Json>,
+    pub config: Entries<Json>,
     /// Tensors that no weight of the model is read from.
-    pub(super) unused: Vec<String>,
+    pub unused: Vec<String>,
 }
 
 /// What is stored in one number format.
 #[derive(Serialize)]
-pub(super) struct TypeReport {
+pub struct TypeReport {
+    /// Its name.
     #[serde(rename = "type")]
-    pub(super) name: &'static str,
-    pub(super) tensors: usize,
-    pub(super) parameters: u64,
-    pub(super) bytes: u64,
+    pub name: &'static str,
+    /// How many there are.
+    pub tensors: usize,
+    /// How many numbers.
+    pub parameters: u64,
+    /// Bytes of its weights.
+    pub bytes: u64,
 }
 
+/// A tokenizer.
 #[derive(Serialize)]
-pub(super) struct TokenizerReport {
-    pub(super) name: &'static str,
-    pub(super) present: bool,
-    pub(super) vocabulary: Option<usize>,
+pub struct TokenizerReport {
+    /// Its name.
+    pub name: &'static str,
+    /// Whether it is there.
+    pub present: bool,
+    /// How many tokens it knows.
+    pub vocabulary: Option<usize>,
     /// Tokens that the text encoder reads by default.
-    pub(super) length: Option<usize>,
+    pub length: Option<usize>,
 }
 
+/// Something that is missing or wrong.
 #[derive(Serialize)]
-pub(super) struct Problem {
-    pub(super) message: String,
-    pub(super) hint: Option<String>,
+pub struct Problem {
+    /// What.
+    pub message: String,
+    /// What to do.
+    pub hint: Option<String>,
 }
 
+/// A tensor.
 #[derive(Serialize)]
-pub(super) struct TensorReport {
-    pub(super) name: String,
+pub struct TensorReport {
+    /// Its name.
+    pub name: String,
+    /// Its number format.
     #[serde(rename = "type")]
-    pub(super) storage: &'static str,
+    pub storage: &'static str,
     /// In ggml order: fastest first.
-    pub(super) shape: Vec<usize>,
-    pub(super) bytes: usize,
+    pub shape: Vec<usize>,
+    /// Bytes of its weights.
+    pub bytes: usize,
 }
 
 impl Report {
     /// What `subject` is. Reads headers and configurations, no weights.
-    pub(super) fn of(path: &Path, subject: &Subject) -> Report {
+    pub fn of(path: &Path, subject: &Subject) -> Report {
         let tensors = subject.tensors();
         let mut report = Report {
             path: path.to_owned(),
@@ -172,7 +200,7 @@ impl Report {
     }
 
     /// Lists every tensor.
-    pub(super) fn list_tensors(&mut self, subject: &Subject) {
+    pub fn list_tensors(&mut self, subject: &Subject) {
         let row = |(name, tensor): (&str, &FileTensor)| TensorReport {
             name: name.to_owned(),
             storage: tensor.storage.name(),
@@ -183,7 +211,7 @@ impl Report {
     }
 
     /// How many things are wrong.
-    pub(super) fn faults(&self) -> usize {
+    pub fn faults(&self) -> usize {
         self.problems.len() + self.check.as_ref().map_or(0, |check| check.not_finite.len() + check.unreadable.len())
     }
 
@@ -245,7 +273,7 @@ fn types<'a>(tensors: impl Iterator<Item = &'a FileTensor>) -> Vec<TypeReport> {
     rows
 }
 
-fn component(kind: ComponentKind, component: &pinhole::source::Component) -> ComponentReport {
+fn component(kind: ComponentKind, component: &crate::source::Component) -> ComponentReport {
     let prefixed = component.index.iter().filter(|(name, _)| name.starts_with(&component.prefix));
     let tensors: Vec<&FileTensor> = prefixed.map(|(_, tensor)| tensor).collect();
     ComponentReport {

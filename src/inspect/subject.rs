@@ -4,13 +4,11 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use pinhole::gguf::{Gguf, Metadata};
-use pinhole::index::{FileTensor, Index, Map};
-use pinhole::safetensors::{self, Safetensors};
-use pinhole::source::{Source, keys};
-use pinhole::{Error, Result};
-
-use crate::cli::model;
+use crate::gguf::{Gguf, Metadata};
+use crate::index::{FileTensor, Index, Map};
+use crate::safetensors::{self, Safetensors};
+use crate::source::{Source, keys};
+use crate::{Error, Result};
 
 /// What `index.json` files of sharded safetensors end in.
 const SHARD_INDEX: &str = ".safetensors.index.json";
@@ -19,7 +17,7 @@ const SHARD_INDEX: &str = ".safetensors.index.json";
 const STEMS: [&str; 2] = ["diffusion_pytorch_model", "model"];
 
 /// Something with tensors.
-pub(super) enum Subject {
+pub enum Subject {
     /// A bundle or a diffusers directory.
     Model {
         /// The model.
@@ -39,7 +37,8 @@ pub(super) enum Subject {
 }
 
 impl Subject {
-    fn model(source: Source) -> Subject {
+    /// A model that is open already.
+    pub fn model(source: Source) -> Subject {
         Subject::Model { source: Box::new(source), metadata: None }
     }
 
@@ -47,10 +46,7 @@ impl Subject {
     ///
     /// # Errors
     /// Those of [`Source::open`], [`Gguf::open`] and [`Safetensors::open`].
-    pub(super) fn open(path: &Path) -> Result<Subject> {
-        if model::is_built_in(path) {
-            return Ok(Subject::model(model::open(path)?));
-        }
+    pub fn open(path: &Path) -> Result<Subject> {
         let metadata = fs::metadata(path).map_err(|source| Error::io("open", path, source))?;
         if metadata.is_dir() {
             return open_directory(path);
@@ -62,7 +58,7 @@ impl Subject {
     }
 
     /// Every tensor once, in file order, with its name.
-    pub(super) fn tensors(&self) -> Vec<(&str, &FileTensor)> {
+    pub fn tensors(&self) -> Vec<(&str, &FileTensor)> {
         match self {
             Subject::Model { source, .. } => {
                 let mut indexes: Vec<&Arc<Index>> = Vec::new();
@@ -80,7 +76,7 @@ impl Subject {
     }
 
     /// Bytes of all its files.
-    pub(super) fn bytes(&self) -> u64 {
+    pub fn bytes(&self) -> u64 {
         let of = |index: &Index| index.maps().iter().map(|map| map.bytes().len() as u64).sum();
         match self {
             Subject::Model { source, .. } => source.bytes() as u64,

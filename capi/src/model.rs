@@ -1,0 +1,270 @@
+//! `pinhole_model`: weights, tokenizers, a schedule, defaults.
+
+use std::ffi::{c_char, c_void};
+use std::mem::size_of;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use pinhole::builtin;
+use pinhole::index::Map;
+use pinhole::inspect::{Report, Subject};
+use pinhole::pipeline::{Request, flux};
+use pinhole::source::flux::FluxModel;
+use pinhole::source::{Files as Parts, Source};
+
+use crate::buffer::Buffer;
+use crate::error::{Error, Failure};
+use crate::options::{self, versioned};
+use crate::{entry, handle, text};
+
+/// What a model in memory is called in messages.
+const MEMORY: &str = "(memory)";
+
+/// `pinhole_model`
+pub struct Model {
+    pub(crate) model: Arc<FluxModel>,
+    architecture: String,
+    bytes: u64,
+}
+
+/// `pinhole_files`
+#[derive(Clone, Copy)]
+#[repr(C)]
+#[allow(missing_docs, reason = "the header says what they are")]
+pub struct Files {
+    pub struct_size: usize,
+    pub base: *const c_char,
+    pub transformer: *const c_char,
+    pub text_encoder: *const c_char,
+    pub text_encoder_2: *const c_char,
+    pub vae: *const c_char,
+    pub tokenizer: *const c_char,
+    pub tokenizer_2: *const c_char,
+}
+
+const NO_FILES: Files = {
+    let null = std::ptr::null();
+    Files {
+        struct_size: size_of::<Files>(),
+        base: null,
+        transformer: null,
+        text_encoder: null,
+        text_encoder_2: null,
+        vae: null,
+        tokenizer: null,
+        tokenizer_2: null,
+    }
+};
+versioned!(Files, "pinhole_files", size_of::<Files>(), NO_FILES);
+
+/// `pinhole_model_info`
+#[derive(Clone, Copy)]
+#[repr(C)]
+#[allow(missing_docs, reason = "the header says what they are")]
+pub struct ModelInfo {
+    pub struct_size: usize,
+    pub architecture: [c_char; 32],
+    pub width: i32,
+    pub height: i32,
+    pub steps: i32,
+    pub max_sequence_length: i32,
+    pub guidance: f32,
+    pub cfg_scale: f32,
+    pub takes_guidance: i32,
+    pub latent_channels: i32,
+    pub file_size: u64,
+    pub parameters: u64,
+}
+
+const NOTHING: ModelInfo = ModelInfo {
+    struct_size: 0,
+    architecture: [0; 32],
+    width: 0,
+    height: 0,
+    steps: 0,
+    max_sequence_length: 0,
+    guidance: 0.0,
+    cfg_scale: 0.0,
+    takes_guidance: 0,
+    latent_channels: 0,
+    file_size: 0,
+    parameters: 0,
+};
+versioned!(ModelInfo, "pinhole_model_info", size_of::<ModelInfo>(), NOTHING);
+
+impl Files {
+    /// The source that these files make up.
+    ///
+    /// # Safety
+    /// The header's contract for every member.
+    pub(crate) unsafe fn open(&self) -> Result<Source, Failure> {
+        // SAFETY: the caller's promise.
+        let path = |text, name| unsafe { text::optional(text, name) }.map(|path| path.map(PathBuf::from));
+        let base = path(self.base, "base")?;
+        let parts = Parts {
+            transformer: path(self.transformer, "transformer")?,
+            text_encoder: path(self.text_encoder, "text_encoder")?,
+            text_encoder_2: path(self.text_encoder_2, "text_encoder_2")?,
+            vae: path(self.vae, "vae")?,
+            tokenizer: path(self.tokenizer, "tokenizer")?,
+            tokenizer_2: path(self.tokenizer_2, "tokenizer_2")?,
+        };
+        match base {
+            None if parts.is_empty() => {
+                let hint = "set base, or transformer, text_encoder, text_encoder_2 and vae";
+                Err(Failure::argument("pinhole_files: expected a model or its parts, found neither", hint))
+            }
+            Some(base) if parts.is_empty() => Ok(Source::open(&base)?),
+            base => Ok(Source::assemble(base.as_deref().map(Source::open).transpose()?, &parts)?),
+        }
+    }
+}
+
+impl Model {
+    fn new(source: &Source) -> Result<Model, Failure> {
+        let model = Arc::new(FluxModel::open(source)?);
+        Ok(Model { model, architecture: source.architecture.clone(), bytes: source.bytes() as u64 })
+    }
+
+    fn info(&self) -> Result<ModelInfo, Failure> {
+        let settings = flux::settings(&self.model, &Request { batch: 1, ..Request::default() })?;
+        let networks = self.model.networks();
+        let weights = networks.iter().flat_map(|network| network.model.manifest().iter());
+        Ok(ModelInfo {
+            architecture: text::fixed(&self.architecture),
+            width: settings.width as i32,
+            height: settings.height as i32,
+            steps: settings.steps as i32,
+            max_sequence_length: settings.max_sequence_length as i32,
+            guidance: settings.guidance.unwrap_or_default(),
+            cfg_scale: settings.cfg_scale,
+            takes_guidance: i32::from(settings.guidance.is_some()),
+            latent_channels: self.model.vae.latent_channels as i32,
+            file_size: self.bytes,
+            parameters: weights.map(|(_, weight)| weight.shape.elements() as u64).sum(),
+            ..NOTHING
+        })
+    }
+}
+
+/// Opens what `source` gives.
+///
+/// # Safety
+/// The header's contract for `out` and `error`.
+unsafe fn open(out: *mut *mut Model, error: *mut *mut Error, source: impl FnOnce() -> Result<Source, Failure>) -> i32 {
+    let work = || {
+        // SAFETY: the caller's promise.
+        unsafe {
+            handle::clear(out, "out")?;
+            handle::give(out, Model::new(&source()?)?)
+        }
+    };
+    // SAFETY: the caller's promise.
+    unsafe { entry::call(error, work) }
+}
+
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pinhole_model_open(path: *const c_char, out: *mut *mut Model, error: *mut *mut Error) -> i32 {
+    // SAFETY: the header's contract.
+    unsafe { open(out, error, || Ok(Source::open(Path::new(text::required(path, "path")?))?)) }
+}
+
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pinhole_model_open_builtin(out: *mut *mut Model, error: *mut *mut Error) -> i32 {
+    // SAFETY: the header's contract.
+    unsafe { open(out, error, || Ok(builtin::mini()?)) }
+}
+
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pinhole_files_init(files: *mut Files, struct_size: usize) -> i32 {
+    // SAFETY: the header's contract.
+    unsafe { options::init(files, struct_size) }
+}
+
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pinhole_model_open_files(
+    files: *const Files,
+    out: *mut *mut Model,
+    error: *mut *mut Error,
+) -> i32 {
+    // SAFETY: the header's contract.
+    unsafe { open(out, error, || options::read(files)?.open()) }
+}
+
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pinhole_model_open_memory(
+    data: *const c_void,
+    size: usize,
+    mode: i32,
+    out: *mut *mut Model,
+    error: *mut *mut Error,
+) -> i32 {
+    let source = || {
+        if data.is_null() {
+            return Err(Failure::null("data"));
+        }
+        if size > isize::MAX as usize {
+            return Err(Failure::argument(format!("size: expected bytes that memory can hold, found {size}"), ""));
+        }
+        let map = match mode {
+            0 => {
+                // SAFETY: not NULL, and the header's contract makes `size` bytes readable during the call.
+                Map::from_bytes(MEMORY, unsafe { std::slice::from_raw_parts(data.cast(), size) })?
+            }
+            1 => {
+                // SAFETY: as above, and with this mode for as long as the model and its sessions live, who alone hold the
+                // map: nobody looks at the bytes after that.
+                Map::from_static(MEMORY, unsafe { std::slice::from_raw_parts(data.cast(), size) })?
+            }
+            other => {
+                let expected = "PINHOLE_MEMORY_COPY or PINHOLE_MEMORY_BORROW";
+                return Err(pinhole::Error::option("mode", expected, other.to_string()).into());
+            }
+        };
+        Ok(Source::from_map(map)?)
+    };
+    // SAFETY: the header's contract.
+    unsafe { open(out, error, source) }
+}
+
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pinhole_model_get_info(
+    model: *const Model,
+    info: *mut ModelInfo,
+    error: *mut *mut Error,
+) -> i32 {
+    // SAFETY: the header's contract.
+    unsafe { entry::call(error, || options::write(info, handle::get(model, "model")?.info()?)) }
+}
+
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pinhole_model_free(model: *mut Model) {
+    // SAFETY: the header's contract.
+    entry::quietly(|| unsafe { handle::free(model) });
+}
+
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pinhole_inspect(path: *const c_char, json: *mut *mut Buffer, error: *mut *mut Error) -> i32 {
+    let work = || {
+        // SAFETY: the header's contract.
+        let path = unsafe {
+            handle::clear(json, "json")?;
+            Path::new(text::required(path, "path")?)
+        };
+        let report = Report::of(path, &Subject::open(path)?);
+        let failed = |error: serde_json::Error| Failure::from(pinhole::Error::graph("inspect", error.to_string()));
+        let bytes = serde_json::to_vec_pretty(&report).map_err(failed)?;
+        // SAFETY: the header's contract.
+        unsafe { handle::give(json, Buffer::new(bytes)) }
+    };
+    // SAFETY: the header's contract.
+    unsafe { entry::call(error, work) }
+}

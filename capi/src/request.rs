@@ -1,0 +1,189 @@
+//! `pinhole_request`: what to draw.
+
+use std::ffi::{c_char, c_void};
+use std::mem::size_of;
+use std::ptr;
+use std::sync::Arc;
+
+use pinhole::Error as E;
+use pinhole::ggml::CancelFlag;
+use pinhole::pipeline::Request as Wanted;
+use pinhole::sample::Sampler;
+
+use crate::cancel::{self, Cancel};
+use crate::embeddings::Embeddings;
+use crate::error::{Error, Failure};
+use crate::options::{self, versioned};
+use crate::progress::{Callbacks, PreviewFn, ProgressFn, WarningFn, Watch};
+use crate::result::Outcome;
+use crate::session::Session;
+use crate::{entry, handle, text};
+
+/// `pinhole_request`
+#[derive(Clone, Copy)]
+#[repr(C)]
+#[allow(missing_docs, private_interfaces, reason = "the header says what they are")]
+pub struct Request {
+    pub struct_size: usize,
+    pub prompt: *const c_char,
+    pub negative_prompt: *const c_char,
+    pub width: i32,
+    pub height: i32,
+    pub steps: i32,
+    pub batch: i32,
+    pub seed: u64,
+    pub guidance: f32,
+    pub cfg_scale: f32,
+    pub sampler: i32,
+    pub max_sequence_length: i32,
+    pub noise: *const f32,
+    pub noise_count: usize,
+    pub embeddings: *const Embeddings,
+    pub cancel: *mut Cancel,
+    pub progress: ProgressFn,
+    pub warning: WarningFn,
+    pub preview: PreviewFn,
+    pub user_data: *mut c_void,
+    pub preview_interval: i32,
+    pub reserved: i32,
+}
+
+const DEFAULT: Request = Request {
+    struct_size: size_of::<Request>(),
+    prompt: ptr::null(),
+    negative_prompt: ptr::null(),
+    width: 0,
+    height: 0,
+    steps: 0,
+    batch: 0,
+    seed: 0,
+    guidance: -1.0,
+    cfg_scale: -1.0,
+    sampler: 0,
+    max_sequence_length: 0,
+    noise: ptr::null(),
+    noise_count: 0,
+    embeddings: ptr::null(),
+    cancel: ptr::null_mut(),
+    progress: None,
+    warning: None,
+    preview: None,
+    user_data: ptr::null_mut(),
+    preview_interval: 0,
+    reserved: 0,
+};
+versioned!(Request, "pinhole_request", size_of::<Request>(), DEFAULT);
+
+/// A request as the pipeline takes it, and who watches it.
+pub(crate) struct Read {
+    pub(crate) wanted: Wanted,
+    pub(crate) watch: Watch,
+    pub(crate) cancel: CancelFlag,
+}
+
+/// A number that is 0 where the model decides.
+fn count(option: &'static str, given: i32) -> Result<Option<usize>, Failure> {
+    match usize::try_from(given) {
+        Ok(0) => Ok(None),
+        Ok(count) => Ok(Some(count)),
+        Err(_) => Err(E::option(option, "a positive number, or 0 for the default", given.to_string()).into()),
+    }
+}
+
+/// A number that is negative where the model decides. NaN is not, and is refused further on.
+fn number(given: f32) -> Option<f32> {
+    if given < 0.0 { None } else { Some(given) }
+}
+
+fn sampler(given: i32) -> Result<Sampler, Failure> {
+    // The header's numbers are the order of the list.
+    let found = usize::try_from(given).ok().and_then(|given| Sampler::ALL.get(given).copied());
+    found.ok_or_else(|| E::option("--sampler", "PINHOLE_SAMPLER_...", given.to_string()).into())
+}
+
+/// # Safety
+/// `noise` is NULL or readable for `count` numbers.
+unsafe fn noise(noise: *const f32, count: usize) -> Result<Option<Vec<f32>>, Failure> {
+    if noise.is_null() {
+        return match count {
+            0 => Ok(None),
+            _ => Err(Failure::null("noise")),
+        };
+    }
+    let bytes = count.checked_mul(size_of::<f32>()).filter(|&bytes| bytes <= isize::MAX as usize);
+    let bytes = bytes.ok_or_else(|| Failure::argument(format!("noise_count: found {count}"), ""))?;
+    let mut copy = Vec::new();
+    copy.try_reserve_exact(count).map_err(|_| Failure::out_of_memory("the noise", bytes))?;
+    // SAFETY: not NULL, and the caller promises `count` numbers.
+    copy.extend_from_slice(unsafe { std::slice::from_raw_parts(noise, count) });
+    Ok(Some(copy))
+}
+
+impl Request {
+    /// # Safety
+    /// The header's contract for `request` and all that it points to.
+    pub(crate) unsafe fn read(request: *const Request) -> Result<Read, Failure> {
+        // SAFETY: the caller's promise.
+        let request = unsafe { options::read(request) }?;
+        // SAFETY: the caller's promise.
+        let (embeddings, prompt, negative_prompt, noise, cancel) = unsafe {
+            let embeddings = request.embeddings.as_ref().map(|embeddings| Arc::clone(&embeddings.0));
+            let prompt = match &embeddings {
+                Some(_) => text::optional(request.prompt, "prompt")?.unwrap_or_default(),
+                None => text::required(request.prompt, "prompt")?,
+            };
+            let negative_prompt = text::optional(request.negative_prompt, "negative_prompt")?.map(str::to_owned);
+            let noise = noise(request.noise, request.noise_count)?;
+            (embeddings, prompt.to_owned(), negative_prompt, noise, cancel::flag(request.cancel))
+        };
+        let interval = count("preview_interval", request.preview_interval)?.unwrap_or(1);
+        let wanted = Wanted {
+            prompt,
+            negative_prompt,
+            width: count("--width", request.width)?,
+            height: count("--height", request.height)?,
+            steps: count("--steps", request.steps)?,
+            seed: request.seed,
+            guidance: number(request.guidance),
+            cfg_scale: number(request.cfg_scale),
+            sampler: sampler(request.sampler)?,
+            max_sequence_length: count("--max-sequence-length", request.max_sequence_length)?,
+            batch: count("--batch", request.batch)?.unwrap_or(1),
+            noise,
+            embeddings,
+            preview: request.preview.map(|_| interval),
+        };
+        let Request { progress, warning, preview, user_data, .. } = request;
+        let watch = Watch::new(Callbacks { progress, warning, preview, user_data }, cancel.clone());
+        Ok(Read { wanted, watch, cancel })
+    }
+}
+
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pinhole_request_init(request: *mut Request, struct_size: usize) -> i32 {
+    // SAFETY: the header's contract.
+    unsafe { options::init(request, struct_size) }
+}
+
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pinhole_generate(
+    session: *mut Session,
+    request: *const Request,
+    out: *mut *mut Outcome,
+    error: *mut *mut Error,
+) -> i32 {
+    let work = || {
+        // SAFETY: the header's contract.
+        let (session, Read { wanted, mut watch, cancel }) = unsafe {
+            handle::clear(out, "out")?;
+            (handle::get(session.cast_const(), "session")?, Request::read(request)?)
+        };
+        let generated = session.with(cancel, |pipeline| Ok(pipeline.generate(&wanted, &mut watch)?))?;
+        // SAFETY: the header's contract.
+        unsafe { handle::give(out, Outcome::new(generated, &wanted)) }
+    };
+    // SAFETY: the header's contract.
+    unsafe { entry::call(error, work) }
+}

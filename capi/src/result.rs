@@ -1,0 +1,149 @@
+//! `pinhole_result`: what a request gave.
+
+use std::mem::size_of;
+
+use pinhole::image::parameters_text;
+use pinhole::pipeline::{Generated, Phase, Request};
+
+use crate::error::Error;
+use crate::image::Image;
+use crate::options::{self, versioned};
+use crate::{entry, handle};
+
+/// `pinhole_result`
+pub struct Outcome {
+    images: Vec<Image>,
+    generated: Generated,
+}
+
+/// `pinhole_result_info`
+#[derive(Clone, Copy)]
+#[repr(C)]
+#[allow(missing_docs, reason = "the header says what they are")]
+pub struct ResultInfo {
+    pub struct_size: usize,
+    pub seed: u64,
+    pub width: i32,
+    pub height: i32,
+    pub steps: i32,
+    pub batch: i32,
+    pub guidance: f32,
+    pub cfg_scale: f32,
+    pub max_sequence_length: i32,
+    pub reserved: i32,
+    pub peak_bytes: u64,
+    pub planned_peak_bytes: u64,
+    pub bytes_moved: u64,
+    pub bytes_mapped: u64,
+    pub seconds_encode: f64,
+    pub seconds_denoise: f64,
+    pub seconds_decode: f64,
+}
+
+const NOTHING: ResultInfo = ResultInfo {
+    struct_size: 0,
+    seed: 0,
+    width: 0,
+    height: 0,
+    steps: 0,
+    batch: 0,
+    guidance: 0.0,
+    cfg_scale: 0.0,
+    max_sequence_length: 0,
+    reserved: 0,
+    peak_bytes: 0,
+    planned_peak_bytes: 0,
+    bytes_moved: 0,
+    bytes_mapped: 0,
+    seconds_encode: 0.0,
+    seconds_denoise: 0.0,
+    seconds_decode: 0.0,
+};
+versioned!(ResultInfo, "pinhole_result_info", size_of::<ResultInfo>(), NOTHING);
+
+impl Outcome {
+    /// What `request` gave.
+    pub(crate) fn new(mut generated: Generated, request: &Request) -> Outcome {
+        let settings = generated.settings.clone();
+        let text = |seed: u64| {
+            let mut pairs = settings.named(seed, request.noise.as_ref().map(|_| "given"));
+            pairs.push(("Version", concat!("pinhole ", env!("CARGO_PKG_VERSION")).to_owned()));
+            let pairs: Vec<(&str, &str)> = pairs.iter().map(|(name, value)| (*name, value.as_str())).collect();
+            parameters_text(&request.prompt, settings.negative_prompt.as_deref(), &pairs)
+        };
+        let images = std::mem::take(&mut generated.images).into_iter().zip(0u64..);
+        let images = images.map(|(image, i)| Image::new(image, text(settings.seed.wrapping_add(i)))).collect();
+        Outcome { images, generated }
+    }
+
+    fn info(&self) -> ResultInfo {
+        let Generated { settings, memory, plan, phases, mapped_bytes, .. } = &self.generated;
+        let seconds = |phase| self.generated.time(phase).as_secs_f64();
+        ResultInfo {
+            seed: settings.seed,
+            width: settings.width as i32,
+            height: settings.height as i32,
+            steps: settings.steps as i32,
+            batch: settings.batch as i32,
+            guidance: settings.guidance.unwrap_or_default(),
+            cfg_scale: settings.cfg_scale,
+            max_sequence_length: settings.max_sequence_length as i32,
+            peak_bytes: memory.peak as u64,
+            planned_peak_bytes: plan.peak() as u64,
+            bytes_moved: phases.iter().map(|phase| phase.moved).sum(),
+            bytes_mapped: *mapped_bytes as u64,
+            seconds_encode: seconds(Phase::Encode),
+            seconds_denoise: seconds(Phase::Denoise),
+            seconds_decode: seconds(Phase::Decode),
+            ..NOTHING
+        }
+    }
+}
+
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pinhole_result_get_info(
+    result: *const Outcome,
+    info: *mut ResultInfo,
+    error: *mut *mut Error,
+) -> i32 {
+    // SAFETY: the header's contract.
+    unsafe { entry::call(error, || options::write(info, handle::get(result, "result")?.info())) }
+}
+
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pinhole_result_image_count(result: *const Outcome) -> usize {
+    // SAFETY: the header's contract.
+    unsafe { result.as_ref() }.map_or(0, |result| result.images.len())
+}
+
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pinhole_result_image(result: *const Outcome, index: usize) -> *const Image {
+    // SAFETY: the header's contract.
+    let image = unsafe { result.as_ref() }.and_then(|result| result.images.get(index));
+    image.map_or(std::ptr::null(), std::ptr::from_ref)
+}
+
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pinhole_result_latents(result: *const Outcome, extents: *mut [usize; 4]) -> *const f32 {
+    // SAFETY: the header's contract.
+    let (Some(result), extents) = (unsafe { result.as_ref() }, unsafe { extents.as_mut() }) else {
+        return std::ptr::null();
+    };
+    if let Some(extents) = extents {
+        // The pipeline's are in ggml's order, fastest first.
+        *extents = result.generated.latent_dims;
+        extents.reverse();
+    }
+    result.generated.latents.as_ptr()
+}
+
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pinhole_result_free(result: *mut Outcome) {
+    // SAFETY: the header's contract.
+    entry::quietly(|| unsafe { handle::free(result) });
+}

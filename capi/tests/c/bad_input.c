@@ -1,0 +1,283 @@
+/* What cannot work: each a status, a message and usually a hint. Arguments: a bundle, and a folder to write to. */
+#include "check.h"
+
+#include <limits.h>
+#include <math.h>
+
+static void null_where_it_is_not_allowed(const pinhole_model *model, pinhole_session *session) {
+    pinhole_model *no_model = NULL;
+    pinhole_session *no_session = NULL;
+    pinhole_result *no_result = NULL;
+    pinhole_plan *no_plan = NULL;
+    pinhole_embeddings *no_embeddings = NULL;
+    pinhole_buffer *no_buffer = NULL;
+    pinhole_request request = small_request();
+    pinhole_model_info model_info;
+    size_t count;
+
+    FAILS(pinhole_device_count(NULL, &error), PINHOLE_E_ARGUMENT, "count", 0);
+    FAILS(pinhole_device_get(0, NULL, &error), PINHOLE_E_ARGUMENT, "pinhole_device_info", 0);
+    FAILS(pinhole_model_open(NULL, &no_model, &error), PINHOLE_E_ARGUMENT, "path", 0);
+    FAILS(pinhole_model_open("x", NULL, &error), PINHOLE_E_ARGUMENT, "out", 0);
+    FAILS(pinhole_model_open_builtin(NULL, &error), PINHOLE_E_ARGUMENT, "out", 0);
+    FAILS(pinhole_model_open_files(NULL, &no_model, &error), PINHOLE_E_ARGUMENT, "pinhole_files", 0);
+    FAILS(pinhole_model_open_memory(NULL, 5, PINHOLE_MEMORY_COPY, &no_model, &error), PINHOLE_E_ARGUMENT, "data", 0);
+    model_info.struct_size = sizeof model_info;
+    FAILS(pinhole_model_get_info(NULL, &model_info, &error), PINHOLE_E_ARGUMENT, "model", 0);
+    FAILS(pinhole_model_get_info(model, NULL, &error), PINHOLE_E_ARGUMENT, "pinhole_model_info", 0);
+    FAILS(pinhole_inspect(NULL, &no_buffer, &error), PINHOLE_E_ARGUMENT, "path", 0);
+    FAILS(pinhole_inspect("x", NULL, &error), PINHOLE_E_ARGUMENT, "json", 0);
+    FAILS(pinhole_session_new(NULL, NULL, &no_session, &error), PINHOLE_E_ARGUMENT, "model", 0);
+    FAILS(pinhole_session_new(model, NULL, NULL, &error), PINHOLE_E_ARGUMENT, "out", 0);
+    FAILS(pinhole_cancel_new(NULL, &error), PINHOLE_E_ARGUMENT, "out", 0);
+    FAILS(pinhole_generate(NULL, &request, &no_result, &error), PINHOLE_E_ARGUMENT, "session", 0);
+    FAILS(pinhole_generate(session, NULL, &no_result, &error), PINHOLE_E_ARGUMENT, "pinhole_request", 0);
+    FAILS(pinhole_generate(session, &request, NULL, &error), PINHOLE_E_ARGUMENT, "out", 0);
+    FAILS(pinhole_plan_new(session, NULL, &no_plan, &error), PINHOLE_E_ARGUMENT, "pinhole_request", 0);
+    FAILS(pinhole_plan_get_info(NULL, NULL, &error), PINHOLE_E_ARGUMENT, "plan", 0);
+    FAILS(pinhole_plan_get_component(NULL, 0, NULL, &error), PINHOLE_E_ARGUMENT, "plan", 0);
+    FAILS(pinhole_result_get_info(NULL, NULL, &error), PINHOLE_E_ARGUMENT, "result", 0);
+    FAILS(pinhole_image_copy(NULL, PINHOLE_RGB8, &count, sizeof count, 0, &error), PINHOLE_E_ARGUMENT, "image", 0);
+    FAILS(pinhole_image_encode_png(NULL, &no_buffer, &error), PINHOLE_E_ARGUMENT, "image", 0);
+    FAILS(pinhole_image_write_png(NULL, "x.png", &error), PINHOLE_E_ARGUMENT, "image", 0);
+    FAILS(pinhole_embeddings_new(session, NULL, &no_embeddings, &error), PINHOLE_E_ARGUMENT, "pinhole_request", 0);
+    FAILS(pinhole_convert(NULL, &error), PINHOLE_E_ARGUMENT, "pinhole_convert_options", 0);
+    request.prompt = NULL;
+    FAILS(pinhole_generate(session, &request, &no_result, &error), PINHOLE_E_ARGUMENT, "prompt", 0);
+    CHECK(!no_result);
+    request = small_request();
+    request.noise_count = 7;
+    FAILS(pinhole_generate(session, &request, &no_result, &error), PINHOLE_E_ARGUMENT, "noise", 0);
+
+    /* The code alone will do. */
+    CHECK(pinhole_device_count(NULL, NULL) == PINHOLE_E_ARGUMENT);
+    CHECK(pinhole_generate(session, NULL, &no_result, NULL) == PINHOLE_E_ARGUMENT);
+    CHECK(pinhole_request_init(NULL, sizeof request) == PINHOLE_E_ARGUMENT);
+
+    /* What is nothing is freed by doing nothing, and asked for what it has none of. */
+    pinhole_error_free(NULL);
+    pinhole_model_free(NULL);
+    pinhole_session_free(NULL);
+    pinhole_cancel_free(NULL);
+    pinhole_cancel_raise(NULL);
+    pinhole_result_free(NULL);
+    pinhole_plan_free(NULL);
+    pinhole_embeddings_free(NULL);
+    pinhole_buffer_free(NULL);
+    CHECK(pinhole_error_code(NULL) == PINHOLE_OK);
+    CHECK(!strcmp(pinhole_error_message(NULL), "") && !strcmp(pinhole_error_hint(NULL), ""));
+    CHECK(pinhole_result_image_count(NULL) == 0 && !pinhole_result_image(NULL, 0) && !pinhole_result_latents(NULL, NULL));
+    CHECK(pinhole_image_width(NULL) == 0 && pinhole_image_height(NULL) == 0 && !pinhole_image_pixels(NULL));
+    CHECK(!pinhole_buffer_data(NULL) && pinhole_buffer_size(NULL) == 0);
+    CHECK(!pinhole_has_feature(NULL) && !pinhole_has_feature("teleport") && pinhole_has_feature("cpu"));
+    CHECK(!strcmp(pinhole_status_name(12345), "unknown"));
+}
+
+static void struct_sizes(pinhole_session *session) {
+    struct {
+        pinhole_request request;
+        char tail[64];
+    } newer;
+    pinhole_result *result = NULL;
+    pinhole_plan *plan = NULL;
+    struct {
+        pinhole_plan_info info;
+        char tail[16];
+    } filled;
+    int i;
+
+    memset(&newer, 0, sizeof newer);
+    CHECK(pinhole_request_init(&newer.request, 0) == PINHOLE_E_ARGUMENT);
+    CHECK(pinhole_request_init(&newer.request, sizeof newer.request - 8) == PINHOLE_E_ARGUMENT);
+    memset(&newer, 0xAA, sizeof newer);
+    CHECK(pinhole_request_init(&newer.request, sizeof newer) == PINHOLE_OK);
+    CHECK(newer.request.struct_size == sizeof newer && newer.tail[0] == 0 && newer.tail[63] == 0);
+
+    newer.request = small_request();
+    newer.request.struct_size = 0;
+    FAILS(pinhole_plan_new(session, &newer.request, &plan, &error), PINHOLE_E_ARGUMENT, "found 0", 1);
+    newer.request.struct_size = sizeof newer.request - 8;
+    FAILS(pinhole_plan_new(session, &newer.request, &plan, &error), PINHOLE_E_ARGUMENT, "struct_size", 1);
+    newer.request.struct_size = (size_t)-1;
+    FAILS(pinhole_plan_new(session, &newer.request, &plan, &error), PINHOLE_E_ARGUMENT, "struct_size", 1);
+    newer.request.struct_size = sizeof newer;
+    OK(pinhole_generate(session, &newer.request, &result, &error));
+    pinhole_result_free(result);
+    for (i = 0; i < 64; i += 21) {
+        newer.tail[i] = 1;
+        FAILS(pinhole_generate(session, &newer.request, &result, &error), PINHOLE_E_ARGUMENT, "beyond", 1);
+        CHECK(!result);
+        newer.tail[i] = 0;
+    }
+
+    /* Structs that the library fills in. */
+    OK(pinhole_plan_new(session, &newer.request, &plan, &error));
+    memset(&filled, 0xAA, sizeof filled);
+    filled.info.struct_size = sizeof filled;
+    OK(pinhole_plan_get_info(plan, &filled.info, &error));
+    CHECK(filled.info.struct_size == sizeof filled && filled.info.components == 4 && filled.tail[15] == 0);
+    memset(&filled, 0xAA, sizeof filled);
+    filled.info.struct_size = sizeof filled.info;
+    OK(pinhole_plan_get_info(plan, &filled.info, &error));
+    CHECK((unsigned char)filled.tail[0] == 0xAA);
+    filled.info.struct_size = 0;
+    FAILS(pinhole_plan_get_info(plan, &filled.info, &error), PINHOLE_E_ARGUMENT, "struct_size", 1);
+    pinhole_plan_free(plan);
+}
+
+static void text_that_is_not_utf_8(pinhole_session *session, const pinhole_model *model) {
+    static const char bad[] = "caf\xE9";
+    pinhole_model *no_model = NULL;
+    pinhole_session *no_session = NULL;
+    pinhole_result *result = NULL;
+    pinhole_buffer *json = NULL;
+    pinhole_session_options options = one_thread();
+    pinhole_request request = small_request();
+
+    FAILS(pinhole_model_open(bad, &no_model, &error), PINHOLE_E_ARGUMENT, "UTF-8", 1);
+    FAILS(pinhole_inspect(bad, &json, &error), PINHOLE_E_ARGUMENT, "UTF-8", 1);
+    request.prompt = bad;
+    FAILS(pinhole_generate(session, &request, &result, &error), PINHOLE_E_ARGUMENT, "another byte at 3", 1);
+    request = small_request();
+    request.negative_prompt = bad;
+    FAILS(pinhole_generate(session, &request, &result, &error), PINHOLE_E_ARGUMENT, "negative_prompt", 1);
+    options.device = bad;
+    FAILS(pinhole_session_new(model, &options, &no_session, &error), PINHOLE_E_ARGUMENT, "device", 1);
+}
+
+static void files_that_are_no_models(const char *directory) {
+    char path[4096];
+    pinhole_model *model = NULL;
+    pinhole_buffer *json = NULL;
+    pinhole_files files;
+    static const char text[] = "this is a letter and no model, however long one looks at it";
+
+    FAILS(pinhole_model_open(join(path, sizeof path, directory, "missing.gguf"), &model, &error), PINHOLE_E_IO,
+          "missing.gguf", 0);
+    FAILS(pinhole_inspect(path, &json, &error), PINHOLE_E_IO, "missing.gguf", 0);
+    join(path, sizeof path, directory, "letter.txt");
+    write_file(path, text, sizeof text);
+    FAILS(pinhole_model_open(path, &model, &error), PINHOLE_E_NOT_A_MODEL, "letter.txt", 0);
+    FAILS(pinhole_model_open_memory(text, sizeof text, PINHOLE_MEMORY_COPY, &model, &error), PINHOLE_E_NOT_A_MODEL,
+          "(memory)", 0);
+    FAILS(pinhole_model_open_memory(text, sizeof text, 7, &model, &error), PINHOLE_E_OPTION, "mode", 0);
+    FAILS(pinhole_model_open_memory(text, (size_t)-1, PINHOLE_MEMORY_COPY, &model, &error), PINHOLE_E_ARGUMENT, "size", 0);
+    write_file(path, "GGUF\3\0\0\0", 8);
+    FAILS(pinhole_model_open(path, &model, &error), PINHOLE_E_MALFORMED, "letter.txt", 0);
+    FAILS(pinhole_model_open_memory("", 0, PINHOLE_MEMORY_COPY, &model, &error), PINHOLE_E_NOT_A_MODEL, "(memory)", 0);
+    CHECK(pinhole_files_init(&files, sizeof files) == PINHOLE_OK);
+    FAILS(pinhole_model_open_files(&files, &model, &error), PINHOLE_E_ARGUMENT, "neither", 1);
+    files.vae = path;
+    FAILS(pinhole_model_open_files(&files, &model, &error), PINHOLE_E_MALFORMED, "letter.txt", 0);
+    CHECK(!model && !json);
+}
+
+static void options_that_cannot_work(const pinhole_model *model, pinhole_session *session) {
+    pinhole_session_options options = one_thread();
+    pinhole_session *other = NULL;
+    pinhole_result *result = NULL;
+    pinhole_plan *plan = NULL;
+    pinhole_request request;
+    float noise[4] = {0, 0, 0, 0};
+
+    options.device = "abacus";
+    FAILS(pinhole_session_new(model, &options, &other, &error), PINHOLE_E_DEVICE, "abacus", 1);
+    options = one_thread();
+    options.offload = 4;
+    FAILS(pinhole_session_new(model, &options, &other, &error), PINHOLE_E_OPTION, "--offload", 0);
+    options = one_thread();
+    options.threads = -1;
+    FAILS(pinhole_session_new(model, &options, &other, &error), PINHOLE_E_OPTION, "--threads", 0);
+    options.threads = 513;
+    FAILS(pinhole_session_new(model, &options, &other, &error), PINHOLE_E_OPTION, "--threads", 0);
+
+#define REFUSED(member, value, part, hint)                                                                             \
+    request = small_request();                                                                                         \
+    request.member = value;                                                                                            \
+    FAILS(pinhole_generate(session, &request, &result, &error), PINHOLE_E_OPTION, part, hint)
+    REFUSED(width, 33, "--width", 1);
+    REFUSED(width, -16, "--width", 0);
+    REFUSED(height, INT_MAX, "--height", 1);
+    REFUSED(height, INT_MIN, "--height", 0);
+    REFUSED(steps, -1, "--steps", 0);
+    REFUSED(batch, 65, "--batch", 0);
+    REFUSED(batch, -1, "--batch", 0);
+    REFUSED(cfg_scale, (float)NAN, "--cfg-scale", 0);
+    REFUSED(cfg_scale, 1e9f, "--cfg-scale", 0);
+    REFUSED(guidance, INFINITY, "--guidance", 0);
+    REFUSED(sampler, 9, "--sampler", 0);
+    REFUSED(max_sequence_length, -5, "--max-sequence-length", 0);
+    REFUSED(max_sequence_length, 1 << 30, "--max-sequence-length", 0);
+    REFUSED(preview_interval, -1, "preview_interval", 0);
+    request = small_request();
+    request.noise = noise;
+    request.noise_count = 4;
+    FAILS(pinhole_generate(session, &request, &result, &error), PINHOLE_E_OPTION, "--noise", 0);
+    CHECK(!result);
+
+    /* A budget that cannot work: on a device with memory of its own, and with nothing to share. */
+    options = one_thread();
+    options.device = "cpu:discrete";
+    options.vram = 4096;
+    OK(pinhole_session_new(model, &options, &other, &error));
+    request = small_request();
+    FAILS(pinhole_plan_new(other, &request, &plan, &error), PINHOLE_E_OVER_BUDGET, "4.00 KiB", 1);
+    FAILS(pinhole_generate(other, &request, &result, &error), PINHOLE_E_OVER_BUDGET, "needs", 1);
+    pinhole_session_free(other);
+}
+
+static void outputs_that_cannot_be_written(const char *bundle, const char *directory) {
+    char path[4096];
+    pinhole_files source;
+    pinhole_convert_options options;
+    const char *patterns[2] = {"nothing.like.this=q8_0", "no pattern"};
+
+    pinhole_files_init(&source, sizeof source);
+    source.base = bundle;
+    CHECK(pinhole_convert_options_init(&options, sizeof options) == PINHOLE_OK);
+    FAILS(pinhole_convert(&options, &error), PINHOLE_E_ARGUMENT, "output", 0);
+    options.output = join(path, sizeof path, directory, "out.gguf");
+    FAILS(pinhole_convert(&options, &error), PINHOLE_E_ARGUMENT, "type", 0);
+    options.type = "q8_0";
+    FAILS(pinhole_convert(&options, &error), PINHOLE_E_ARGUMENT, "pinhole_files", 0);
+    options.source = &source;
+    options.type = "q9_9";
+    FAILS(pinhole_convert(&options, &error), PINHOLE_E_OPTION, "q9_9", 0);
+    options.type = "q8_0";
+    options.component = "engine";
+    FAILS(pinhole_convert(&options, &error), PINHOLE_E_OPTION, "engine", 0);
+    options.component = NULL;
+    options.tensor_count = 1;
+    FAILS(pinhole_convert(&options, &error), PINHOLE_E_ARGUMENT, "tensors", 0);
+    options.tensors = patterns;
+    FAILS(pinhole_convert(&options, &error), PINHOLE_E_OPTION, "nothing.like.this", 1);
+    options.tensor_count = 2;
+    FAILS(pinhole_convert(&options, &error), PINHOLE_E_OPTION, "no pattern", 0);
+    options.tensor_count = 0;
+    options.threads = 1000;
+    FAILS(pinhole_convert(&options, &error), PINHOLE_E_OPTION, "--threads", 0);
+    options.threads = 1;
+    write_file(path, "taken", 5);
+    FAILS(pinhole_convert(&options, &error), PINHOLE_E_EXISTS, "out.gguf", 0);
+    options.output = "/nowhere/at/all.gguf";
+    FAILS(pinhole_convert(&options, &error), PINHOLE_E_IO, "/nowhere/at", 0);
+}
+
+int main(int argc, char **argv) {
+    pinhole_model *model = NULL;
+    pinhole_session *session = NULL;
+    pinhole_session_options options = one_thread();
+
+    CHECK(argc == 3);
+    OK(pinhole_model_open_builtin(&model, &error));
+    OK(pinhole_session_new(model, &options, &session, &error));
+    null_where_it_is_not_allowed(model, session);
+    struct_sizes(session);
+    text_that_is_not_utf_8(session, model);
+    files_that_are_no_models(argv[2]);
+    options_that_cannot_work(model, session);
+    outputs_that_cannot_be_written(argv[1], argv[2]);
+    pinhole_session_free(session);
+    pinhole_model_free(model);
+    return 0;
+}

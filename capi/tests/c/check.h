@@ -1,0 +1,94 @@
+/* What the C tests share: each is a program that ends with 0, or says what did not hold. */
+#ifndef CHECK_H
+#define CHECK_H
+
+#include <pinhole.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define CHECK(what)                                                                                                    \
+    do {                                                                                                               \
+        if (!(what)) {                                                                                                 \
+            printf("%s:%d: %s does not hold\n", __FILE__, __LINE__, #what);                                            \
+            exit(1);                                                                                                   \
+        }                                                                                                              \
+    } while (0)
+
+/* The call succeeds. */
+#define OK(call)                                                                                                       \
+    do {                                                                                                               \
+        pinhole_error *error = NULL;                                                                                   \
+        int32_t status = (call);                                                                                       \
+        if (status != PINHOLE_OK || error) {                                                                           \
+            printf("%s:%d: %s: %s: %s\n", __FILE__, __LINE__, #call, pinhole_status_name(status),                      \
+                   pinhole_error_message(error));                                                                      \
+            exit(1);                                                                                                   \
+        }                                                                                                              \
+    } while (0)
+
+/* The call, which uses `&error`, fails with `code`, a message with `part` in it, and a hint if `hint` is 1. */
+#define FAILS(call, code, part, hint)                                                                                  \
+    do {                                                                                                               \
+        pinhole_error *error = (pinhole_error *)&error; /* overwritten, whatever was there */                          \
+        int32_t status = (call);                                                                                       \
+        check_failure(__FILE__, __LINE__, status, code, error, part, hint);                                            \
+    } while (0)
+
+static inline void check_failure(const char *file, int line, int32_t status, int32_t code, pinhole_error *error,
+                                 const char *part, int hint) {
+    const char *message = pinhole_error_message(error);
+    int has_hint = pinhole_error_hint(error)[0] != 0;
+    if (status != code || pinhole_error_code(error) != code || !strstr(message, part) || (hint && !has_hint)) {
+        printf("%s:%d: expected %s with \"%s\"%s, found %s: \"%s\" (hint: \"%s\")\n", file, line,
+               pinhole_status_name(code), part, hint ? " and a hint" : "", pinhole_status_name(status), message,
+               pinhole_error_hint(error));
+        exit(1);
+    }
+    pinhole_error_free(error);
+}
+
+/* A request that takes next to no time. */
+static inline pinhole_request small_request(void) {
+    pinhole_request request;
+    CHECK(pinhole_request_init(&request, sizeof request) == PINHOLE_OK);
+    request.prompt = "a red heart";
+    request.width = request.height = 32;
+    request.steps = 1;
+    request.max_sequence_length = 8;
+    return request;
+}
+
+static inline pinhole_session_options one_thread(void) {
+    pinhole_session_options options;
+    CHECK(pinhole_session_options_init(&options, sizeof options) == PINHOLE_OK);
+    options.threads = 1;
+    return options;
+}
+
+/* The bytes of a file, to be freed, and how many they are. */
+static inline void *read_file(const char *path, size_t *size) {
+    FILE *file = fopen(path, "rb");
+    void *bytes;
+    CHECK(file);
+    CHECK(fseek(file, 0, SEEK_END) == 0);
+    *size = (size_t)ftell(file);
+    rewind(file);
+    bytes = malloc(*size);
+    CHECK(bytes && fread(bytes, 1, *size, file) == *size);
+    fclose(file);
+    return bytes;
+}
+
+static inline void write_file(const char *path, const void *bytes, size_t size) {
+    FILE *file = fopen(path, "wb");
+    CHECK(file && fwrite(bytes, 1, size, file) == size && fclose(file) == 0);
+}
+
+static inline const char *join(char *into, size_t size, const char *directory, const char *name) {
+    int length = snprintf(into, size, "%s/%s", directory, name);
+    CHECK(length > 0 && (size_t)length < size);
+    return into;
+}
+
+#endif

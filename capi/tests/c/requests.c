@@ -1,0 +1,326 @@
+/* What works: every way to open a model, and everything that comes of a request. Arguments: a bundle, and a folder to write
+ * to. */
+#define _POSIX_C_SOURCE 200112L
+#include "check.h"
+
+#include <fenv.h>
+#include <locale.h>
+#include <signal.h>
+
+static void draw(const pinhole_model *model, const pinhole_request *request, pinhole_result **result) {
+    pinhole_session_options options = one_thread();
+    pinhole_session *session = NULL;
+    OK(pinhole_session_new(model, &options, &session, &error));
+    OK(pinhole_generate(session, request, result, &error));
+    pinhole_session_free(session);
+}
+
+static void check_same(const pinhole_result *a, size_t i, const pinhole_result *b, size_t j) {
+    const pinhole_image *one = pinhole_result_image(a, i), *two = pinhole_result_image(b, j);
+    CHECK(one && two && pinhole_image_width(one) == pinhole_image_width(two));
+    CHECK(!memcmp(pinhole_image_pixels(one), pinhole_image_pixels(two),
+                  (size_t)pinhole_image_width(one) * (size_t)pinhole_image_height(one) * 3));
+}
+
+/* However a model is opened, it draws the same; and it lasts as long as it is needed. */
+static void ways_to_open(const char *bundle) {
+    pinhole_request request = small_request();
+    pinhole_result *first = NULL, *other = NULL;
+    pinhole_model *model = NULL;
+    pinhole_model_info info;
+    pinhole_session *session = NULL;
+    pinhole_files files;
+    size_t size;
+    char *bytes = read_file(bundle, &size), *room, *aligned;
+
+    OK(pinhole_model_open_builtin(&model, &error));
+    draw(model, &request, &first);
+    memset(&info, 0, sizeof info);
+    info.struct_size = sizeof info;
+    OK(pinhole_model_get_info(model, &info, &error));
+    CHECK(!strcmp(info.architecture, "flux") && info.width == 128 && info.latent_channels == 16);
+    CHECK(info.file_size == size && info.parameters > 10000000);
+    pinhole_model_free(model);
+
+    OK(pinhole_model_open(bundle, &model, &error));
+    draw(model, &request, &other);
+    check_same(first, 0, other, 0);
+    pinhole_result_free(other);
+    pinhole_model_free(model);
+
+    pinhole_files_init(&files, sizeof files);
+    files.base = bundle;
+    files.vae = bundle;
+    OK(pinhole_model_open_files(&files, &model, &error));
+    draw(model, &request, &other);
+    check_same(first, 0, other, 0);
+    pinhole_result_free(other);
+    pinhole_model_free(model);
+
+    /* The copy outlives the bytes, and the session the model. */
+    room = malloc(size + 64);
+    CHECK(room);
+    memcpy(room + 1, bytes, size);
+    OK(pinhole_model_open_memory(room + 1, size, PINHOLE_MEMORY_COPY, &model, &error));
+    free(room);
+    OK(pinhole_session_new(model, NULL, &session, &error));
+    pinhole_model_free(model);
+    OK(pinhole_generate(session, &request, &other, &error));
+    pinhole_session_free(session);
+    check_same(first, 0, other, 0);
+    pinhole_result_free(other);
+
+    /* Bytes that stay where they are, aligned and not. */
+    room = malloc(size + 64);
+    CHECK(room);
+    aligned = room + (64 - (uintptr_t)room % 64) % 64;
+    memcpy(aligned, bytes, size);
+    OK(pinhole_model_open_memory(aligned, size, PINHOLE_MEMORY_BORROW, &model, &error));
+    draw(model, &request, &other);
+    check_same(first, 0, other, 0);
+    pinhole_result_free(other);
+    pinhole_model_free(model);
+    free(room);
+    pinhole_result_free(first);
+    free(bytes);
+}
+
+static void batches_seeds_and_noise(pinhole_session *session) {
+    pinhole_request request = small_request();
+    pinhole_result *both = NULL, *second = NULL, *again = NULL;
+    pinhole_result_info info;
+    size_t extents[4];
+    float *noise;
+    size_t count = 16 * 4 * 4, i;
+
+    request.seed = 41;
+    request.batch = 2;
+    OK(pinhole_generate(session, &request, &both, &error));
+    CHECK(pinhole_result_image_count(both) == 2 && !pinhole_result_image(both, 2));
+    CHECK(pinhole_result_latents(both, extents) && extents[0] == 2 && extents[1] == 16 && extents[2] == 4);
+    memset(&info, 0, sizeof info);
+    info.struct_size = sizeof info;
+    OK(pinhole_result_get_info(both, &info, &error));
+    CHECK(info.seed == 41 && info.batch == 2 && info.width == 32 && info.steps == 1);
+    CHECK(info.peak_bytes > 0 && info.seconds_denoise > 0);
+    request.seed = 42;
+    request.batch = 0;
+    OK(pinhole_generate(session, &request, &second, &error));
+    check_same(both, 1, second, 0);
+
+    noise = malloc(count * sizeof *noise);
+    CHECK(noise);
+    for (i = 0; i < count; i++) noise[i] = (float)(i % 7) / 3.0f - 1.0f;
+    request.noise = noise;
+    request.noise_count = count;
+    OK(pinhole_generate(session, &request, &again, &error));
+    CHECK(memcmp(pinhole_image_pixels(pinhole_result_image(again, 0)),
+                 pinhole_image_pixels(pinhole_result_image(second, 0)), 32 * 32 * 3));
+    free(noise);
+    pinhole_result_free(both);
+    pinhole_result_free(second);
+    pinhole_result_free(again);
+}
+
+static void embeddings_draw_the_same(pinhole_session *session) {
+    pinhole_request request = small_request(), with = small_request();
+    pinhole_result *plain = NULL, *result = NULL;
+    pinhole_embeddings *embeddings = NULL;
+    pinhole_plan *plan = NULL;
+    pinhole_plan_info info;
+    pinhole_plan_component component;
+    int i;
+
+    request.negative_prompt = "blue";
+    request.cfg_scale = 2;
+    OK(pinhole_embeddings_new(session, &request, &embeddings, &error));
+    with.prompt = NULL;
+    with.cfg_scale = 2;
+    with.max_sequence_length = 0;
+    with.embeddings = embeddings;
+    OK(pinhole_generate(session, &request, &plain, &error));
+    for (i = 0; i < 2; i++) {
+        OK(pinhole_generate(session, &with, &result, &error));
+        check_same(plain, 0, result, 0);
+        pinhole_result_free(result);
+    }
+    pinhole_result_free(plain);
+    /* Without guidance the negative prompt does not count. */
+    with.cfg_scale = request.cfg_scale = 1;
+    OK(pinhole_generate(session, &with, &result, &error));
+    OK(pinhole_generate(session, &request, &plain, &error));
+    check_same(plain, 0, result, 0);
+    pinhole_result_free(plain);
+    pinhole_result_free(result);
+
+    /* The encoders are not in the plan. */
+    OK(pinhole_plan_new(session, &with, &plan, &error));
+    memset(&info, 0, sizeof info);
+    memset(&component, 0, sizeof component);
+    info.struct_size = sizeof info;
+    component.struct_size = sizeof component;
+    OK(pinhole_plan_get_info(plan, &info, &error));
+    CHECK(info.components == 2);
+    OK(pinhole_plan_get_component(plan, 0, &component, &error));
+    CHECK(!strcmp(component.name, "transformer") && component.phase == PINHOLE_PHASE_DENOISE && component.stages > 4);
+    CHECK(component.peak_bytes <= info.peak_bytes);
+    FAILS(pinhole_plan_get_component(plan, 2, &component, &error), PINHOLE_E_ARGUMENT, "found 2", 0);
+    pinhole_plan_free(plan);
+
+    with.max_sequence_length = 16;
+    FAILS(pinhole_generate(session, &with, &result, &error), PINHOLE_E_OPTION, "--max-sequence-length", 0);
+    pinhole_embeddings_free(embeddings);
+    request = small_request();
+    request.cfg_scale = 1;
+    OK(pinhole_embeddings_new(session, &request, &embeddings, &error));
+    with = small_request();
+    with.embeddings = embeddings;
+    with.cfg_scale = 3;
+    FAILS(pinhole_generate(session, &with, &result, &error), PINHOLE_E_OPTION, "--cfg-scale", 1);
+    pinhole_embeddings_free(embeddings);
+}
+
+static void pixels_and_files(pinhole_session *session, const char *directory) {
+    char path[4096];
+    pinhole_request request = small_request();
+    pinhole_result *result = NULL;
+    const pinhole_image *image;
+    const uint8_t *rgb;
+    uint8_t pixels[200 * 32], *exact;
+    pinhole_buffer *png = NULL;
+    void *file;
+    size_t size;
+    int x, y;
+
+    request.width = 48;
+    OK(pinhole_generate(session, &request, &result, &error));
+    image = pinhole_result_image(result, 0);
+    rgb = pinhole_image_pixels(image);
+    CHECK(pinhole_image_width(image) == 48 && pinhole_image_height(image) == 32);
+
+    memset(pixels, 0x55, sizeof pixels);
+    OK(pinhole_image_copy(image, PINHOLE_RGBA8, pixels, sizeof pixels, 200, &error));
+    for (y = 0; y < 32; y++) {
+        for (x = 0; x < 48; x++) {
+            CHECK(!memcmp(pixels + y * 200 + x * 4, rgb + (y * 48 + x) * 3, 3) && pixels[y * 200 + x * 4 + 3] == 255);
+        }
+        for (x = 48 * 4; x < 200; x++) CHECK(pixels[y * 200 + x] == 0x55);
+    }
+    /* To the last byte and not further: a sanitizer sees the end of this block. */
+    exact = malloc(48 * 32 * 3);
+    CHECK(exact);
+    OK(pinhole_image_copy(image, PINHOLE_RGB8, exact, 48 * 32 * 3, 0, &error));
+    CHECK(!memcmp(exact, rgb, 48 * 32 * 3));
+    FAILS(pinhole_image_copy(image, PINHOLE_RGB8, exact, 48 * 32 * 3 - 1, 0, &error), PINHOLE_E_ARGUMENT, "size", 1);
+    FAILS(pinhole_image_copy(image, PINHOLE_RGB8, exact, 48 * 32 * 3, 48 * 3 - 1, &error), PINHOLE_E_ARGUMENT, "stride", 1);
+    FAILS(pinhole_image_copy(image, PINHOLE_RGB8, exact, 48 * 32 * 3, (size_t)-1, &error), PINHOLE_E_ARGUMENT, "size", 1);
+    FAILS(pinhole_image_copy(image, 5, exact, 48 * 32 * 3, 0, &error), PINHOLE_E_OPTION, "format", 0);
+    FAILS(pinhole_image_copy(image, PINHOLE_RGB8, NULL, 48 * 32 * 3, 0, &error), PINHOLE_E_ARGUMENT, "pixels", 0);
+    free(exact);
+
+    OK(pinhole_image_encode_png(image, &png, &error));
+    OK(pinhole_image_write_png(image, join(path, sizeof path, directory, "heart.png"), &error));
+    file = read_file(path, &size);
+    CHECK(size == pinhole_buffer_size(png) && !memcmp(file, pinhole_buffer_data(png), size));
+    CHECK(!memcmp(file, "\x89PNG", 4));
+    free(file);
+    pinhole_buffer_free(png);
+    FAILS(pinhole_image_write_png(image, "/nowhere/at/all.png", &error), PINHOLE_E_IO, "/nowhere", 0);
+    FAILS(pinhole_image_write_png(image, NULL, &error), PINHOLE_E_ARGUMENT, "path", 0);
+    pinhole_result_free(result);
+}
+
+static void devices(void) {
+    pinhole_device_info info;
+    size_t count, i;
+    int defaults = 0, cpus = 0;
+
+    OK(pinhole_device_count(&count, &error));
+    CHECK(count >= 2);
+    memset(&info, 0, sizeof info);
+    for (i = 0; i < count; i++) {
+        info.struct_size = sizeof info;
+        OK(pinhole_device_get(i, &info, &error));
+        CHECK(info.name[0] && info.description[0] && info.memory_total > 0);
+        defaults += info.is_default;
+        cpus += info.kind == PINHOLE_DEVICE_CPU;
+    }
+    CHECK(defaults == 1 && cpus == 1);
+    FAILS(pinhole_device_get(count, &info, &error), PINHOLE_E_ARGUMENT, "index", 0);
+}
+
+static int32_t count_bytes(const pinhole_progress *now, void *user_data) {
+    uint64_t *most = user_data;
+    CHECK(now->phase == PINHOLE_PHASE_CONVERT && now->bytes_moved <= now->bytes_total);
+    if (now->bytes_moved > *most) *most = now->bytes_moved;
+    return 0;
+}
+
+static void convert(const char *bundle, const char *directory) {
+    char path[4096];
+    pinhole_files source;
+    pinhole_convert_options options;
+    pinhole_buffer *json = NULL;
+    uint64_t most = 0;
+    const char *patterns[1] = {"*.img_attn.qkv.weight=q4_0"};
+
+    pinhole_files_init(&source, sizeof source);
+    pinhole_convert_options_init(&options, sizeof options);
+    source.base = bundle;
+    options.source = &source;
+    options.output = join(path, sizeof path, directory, "lone.gguf");
+    options.type = "q5_0";
+    options.component = "transformer";
+    options.tensors = patterns;
+    options.tensor_count = 1;
+    options.threads = 1;
+    options.progress = count_bytes;
+    options.user_data = &most;
+    OK(pinhole_convert(&options, &error));
+    CHECK(most > 1000000);
+    OK(pinhole_inspect(path, &json, &error));
+    CHECK(strlen(pinhole_buffer_data(json)) == pinhole_buffer_size(json));
+    CHECK(strstr(pinhole_buffer_data(json), "\"q5_0\"") && strstr(pinhole_buffer_data(json), "\"q4_0\""));
+    pinhole_buffer_free(json);
+    options.overwrite = 1;
+    OK(pinhole_convert(&options, &error));
+}
+
+static void count_log(int32_t level, const char *message, void *user_data) {
+    CHECK(level >= PINHOLE_LOG_INFO && message);
+    *(int *)user_data += 1;
+}
+
+int main(int argc, char **argv) {
+    static const int signals[] = {SIGINT, SIGTERM, SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGPIPE, SIGCHLD};
+    struct sigaction before[9], after;
+    int rounding = fegetround(), i, logged = 0;
+    pinhole_model *model = NULL;
+    pinhole_session *session = NULL;
+    pinhole_session_options options = one_thread();
+
+    CHECK(argc == 3);
+    CHECK(pinhole_version() == PINHOLE_MAKE_VERSION(PINHOLE_VERSION_MAJOR, PINHOLE_VERSION_MINOR, PINHOLE_VERSION_PATCH));
+    CHECK(pinhole_version_text()[0] == '0' + PINHOLE_VERSION_MAJOR);
+    for (i = 0; i < 9; i++) CHECK(!sigaction(signals[i], NULL, &before[i]));
+    pinhole_set_log(PINHOLE_LOG_INFO, count_log, &logged);
+    devices();
+    ways_to_open(argv[1]);
+    pinhole_set_log(0, NULL, NULL);
+    OK(pinhole_model_open_builtin(&model, &error));
+    OK(pinhole_session_new(model, &options, &session, &error));
+    batches_seeds_and_noise(session);
+    embeddings_draw_the_same(session);
+    pixels_and_files(session, argv[2]);
+    pinhole_session_free(session);
+    pinhole_model_free(model);
+    convert(argv[1], argv[2]);
+
+    /* The host is as it was. */
+    for (i = 0; i < 9; i++) {
+        CHECK(!sigaction(signals[i], NULL, &after));
+        CHECK(after.sa_handler == before[i].sa_handler);
+    }
+    CHECK(fegetround() == rounding && !strcmp(setlocale(LC_ALL, NULL), "C"));
+    return 0;
+}

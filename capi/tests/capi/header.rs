@@ -1,0 +1,55 @@
+//! The header by itself.
+
+use std::fs;
+use std::process::Command;
+
+use crate::rig::{folder, root, run};
+
+/// In every language and standard that it promises, by both compilers, without a warning.
+#[test]
+fn the_header_alone_compiles_everywhere() {
+    let folder = folder("header");
+    let (c, cpp) = (folder.join("header.c"), folder.join("header.cpp"));
+    for source in [&c, &cpp] {
+        fs::write(source, "#include <pinhole.h>\n#include <pinhole.h>\nint main(void) { return PINHOLE_OK; }\n")
+            .unwrap();
+    }
+    let compilers = [("gcc", &c), ("clang", &c), ("g++", &cpp), ("clang++", &cpp)];
+    for (compiler, source) in compilers {
+        let standards = if source == &c { ["c99", "c11"] } else { ["c++11", "c++17"] };
+        for standard in standards {
+            let mut command = Command::new(compiler);
+            command.arg(format!("-std={standard}")).args(["-Wall", "-Wextra", "-pedantic", "-Werror"]);
+            run(command.arg("-I").arg(root().join("include")).args(["-fsyntax-only"]).arg(source));
+        }
+    }
+}
+
+/// The codes with their names and numbers are those of the implementation.
+#[test]
+fn the_codes_are_those_of_the_header() {
+    let header = fs::read_to_string(root().join("include/pinhole.h")).unwrap();
+    let found = header.lines().filter_map(|line| {
+        let (name, number) = line.trim().trim_end_matches(',').split_once(" = ")?;
+        let is_code = name.starts_with("PINHOLE_E_") || name == "PINHOLE_OK";
+        is_code.then(|| (number.parse::<i32>().unwrap(), name.to_owned()))
+    });
+    let known = pinhole_capi::error::CODES.iter();
+    let known: Vec<_> = known.map(|(code, name)| (*code, name.to_str().unwrap().to_owned())).collect();
+    assert_eq!(found.collect::<Vec<_>>(), known);
+}
+
+/// The program of the overview is the example, word for word.
+#[test]
+fn the_program_of_the_overview_is_the_example() {
+    let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    let header = fs::read_to_string(root().join("include/pinhole.h")).unwrap();
+    let shown: Vec<&str> = header.lines().filter_map(|line| line.strip_prefix(" *     ")).collect();
+    let begin = shown.iter().position(|line| *line == "#include <pinhole.h>").unwrap();
+    let end = shown.iter().position(|line| *line == "}").unwrap();
+    let example = fs::read_to_string(root().join("examples/c/minimal.c")).unwrap();
+    let example = &example[example.find("#include").unwrap()..];
+    // The example takes the name of its output from its arguments.
+    let example = example.replace("int argc, char **argv", "void").replace("argc > 1 ? argv[1] : ", "");
+    assert_eq!(words(&shown[begin..=end].join("\n")), words(&example));
+}

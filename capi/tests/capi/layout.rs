@@ -1,0 +1,122 @@
+//! Every struct of the header, as C and as Rust lay it out.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::fs;
+use std::mem::{align_of, offset_of, size_of};
+use std::process::Command;
+
+use pinhole_capi::{convert, device, model, plan, request, result, session};
+
+use crate::rig::{STRICT, folder, root, run};
+
+/// By struct: its size and alignment under "", and the offset of each member.
+type Layouts = BTreeMap<(String, String), Vec<usize>>;
+
+macro_rules! layouts {
+    ($($c:literal = $rust:ty { $($member:ident),* $(,)? })*) => {{
+        let mut all = Layouts::new();
+        $(
+            all.insert(($c.into(), String::new()), vec![size_of::<$rust>(), align_of::<$rust>()]);
+            $(
+                let name = stringify!($member).trim_end_matches('_');
+                all.insert(($c.into(), name.into()), vec![offset_of!($rust, $member)]);
+            )*
+        )*
+        all
+    }};
+}
+
+fn rust() -> Layouts {
+    layouts! {
+        "pinhole_device_info" = device::DeviceInfo {
+            struct_size, name, description, kind, is_default, memory_free, memory_total,
+        }
+        "pinhole_files" = model::Files {
+            struct_size, base, transformer, text_encoder, text_encoder_2, vae, tokenizer, tokenizer_2,
+        }
+        "pinhole_model_info" = model::ModelInfo {
+            struct_size, architecture, width, height, steps, max_sequence_length, guidance, cfg_scale, takes_guidance,
+            latent_channels, file_size, parameters,
+        }
+        "pinhole_session_options" = session::SessionOptions { struct_size, device, vram, offload, threads, host_memory }
+        "pinhole_progress" = pinhole_capi::Progress {
+            struct_size, phase, step, steps, stage, stages, reserved, bytes_moved, bytes_total, seconds, seconds_left,
+        }
+        "pinhole_request" = request::Request {
+            struct_size, prompt, negative_prompt, width, height, steps, batch, seed, guidance, cfg_scale, sampler,
+            max_sequence_length, noise, noise_count, embeddings, cancel, progress, warning, preview, user_data,
+            preview_interval, reserved,
+        }
+        "pinhole_result_info" = result::ResultInfo {
+            struct_size, seed, width, height, steps, batch, guidance, cfg_scale, max_sequence_length, reserved, peak_bytes,
+            planned_peak_bytes, bytes_moved, bytes_mapped, seconds_encode, seconds_denoise, seconds_decode,
+        }
+        "pinhole_plan_info" = plan::PlanInfo {
+            struct_size, peak_bytes, limit_bytes, all_resident, reserved, components,
+        }
+        "pinhole_plan_component" = plan::PlanComponent {
+            struct_size, name, phase, stages, streamed_stages, slots, peak_bytes, weight_bytes, slot_bytes,
+            other_weight_bytes, port_bytes, activation_bytes, scratch_bytes, overhead_bytes, mapped_bytes,
+            moved_once_bytes, moved_each_step_bytes,
+        }
+        "pinhole_convert_options" = convert::ConvertOptions {
+            struct_size, source, output, type_, component, tensors, tensor_count, allow_requantize, allow_nonfinite,
+            overwrite, threads, cancel, progress, warning, user_data,
+        }
+    }
+}
+
+/// The structs that the header defines, with their members: read from its text, so that none is forgotten above.
+fn declared() -> Vec<(String, String)> {
+    let header = fs::read_to_string(root().join("include/pinhole.h")).unwrap();
+    let (mut members, mut inside) = (Vec::new(), None::<String>);
+    for line in header.lines() {
+        if let Some(name) = line.strip_prefix("typedef struct ").and_then(|line| line.strip_suffix(" {")) {
+            members.push((name.to_owned(), String::new()));
+            inside = Some(name.to_owned());
+        } else if line.starts_with('}') {
+            inside = None;
+        } else if let (Some(name), Some(declaration)) = (&inside, line.trim().strip_suffix(';')) {
+            let member = declaration.split('[').next().unwrap().rsplit([' ', '*']).next().unwrap();
+            members.push((name.clone(), member.to_owned()));
+        }
+    }
+    members.sort();
+    members
+}
+
+/// What the C compiler says of them.
+fn c(members: &[(String, String)]) -> Layouts {
+    let mut source = String::from("#include <pinhole.h>\n#include <stdio.h>\nint main(void) {\n");
+    source.push_str("struct align { char c; };\n");
+    for (name, member) in members {
+        let _ = match member.as_str() {
+            "" => writeln!(
+                source,
+                "{{ struct a {{ char c; {name} s; }}; printf(\"{name}  %zu %zu\\n\", sizeof({name}), offsetof(struct a, s)); }}"
+            ),
+            member => writeln!(source, "printf(\"{name} {member} %zu\\n\", offsetof({name}, {member}));"),
+        };
+    }
+    source.push_str("return 0; }\n");
+    let folder = folder("layout");
+    let (file, program) = (folder.join("layout.c"), folder.join("layout"));
+    fs::write(&file, source).unwrap();
+    let mut compile = Command::new("cc");
+    run(compile.args(STRICT).arg("-I").arg(root().join("include")).arg(&file).arg("-o").arg(&program));
+    let output = run(&mut Command::new(&program));
+    let line = |line: &str| {
+        let words: Vec<&str> = line.split(' ').collect();
+        let numbers = words[2..].iter().map(|number| number.parse().unwrap()).collect();
+        ((words[0].to_owned(), words[1].to_owned()), numbers)
+    };
+    String::from_utf8_lossy(&output.stdout).lines().map(line).collect()
+}
+
+#[test]
+fn structs_are_laid_out_as_in_the_header() {
+    let declared = declared();
+    assert!(declared.len() > 100, "{declared:?}");
+    assert_eq!(c(&declared), rust());
+}

@@ -1,0 +1,86 @@
+"""pinhole from Python, through ctypes and nothing else: python pinhole.py PROMPT OUT.png [SEED]
+
+The library is found by its soname; PINHOLE_LIBRARY names another file.
+"""
+
+import ctypes as c
+import os
+import sys
+
+lib = c.CDLL(os.environ.get("PINHOLE_LIBRARY", "libpinhole.so.0"))
+
+
+class Request(c.Structure):
+    """pinhole_request, member by member as in pinhole.h."""
+
+    _fields_ = [
+        ("struct_size", c.c_size_t), ("prompt", c.c_char_p), ("negative_prompt", c.c_char_p),
+        ("width", c.c_int32), ("height", c.c_int32), ("steps", c.c_int32), ("batch", c.c_int32),
+        ("seed", c.c_uint64), ("guidance", c.c_float), ("cfg_scale", c.c_float), ("sampler", c.c_int32),
+        ("max_sequence_length", c.c_int32), ("noise", c.c_void_p), ("noise_count", c.c_size_t),
+        ("embeddings", c.c_void_p), ("cancel", c.c_void_p), ("progress", c.c_void_p), ("warning", c.c_void_p),
+        ("preview", c.c_void_p), ("user_data", c.c_void_p), ("preview_interval", c.c_int32), ("reserved", c.c_int32),
+    ]  # fmt: skip
+
+
+for name in ("pinhole_error_message", "pinhole_error_hint", "pinhole_status_name"):
+    getattr(lib, name).restype = c.c_char_p
+lib.pinhole_result_image.restype = c.c_void_p
+lib.pinhole_image_pixels.restype = c.c_void_p
+
+
+class PinholeError(Exception):
+    """What the library says, with its hint."""
+
+
+class Handle:
+    """A pointer that is freed by the function of its type."""
+
+    def __init__(self, kind, make, *arguments):
+        self.pointer, self.kind = c.c_void_p(), kind
+        check(make, *arguments, c.byref(self.pointer))
+
+    @property
+    def _as_parameter_(self):
+        return self.pointer
+
+    def __del__(self):
+        getattr(lib, f"pinhole_{self.kind}_free")(self.pointer)
+
+
+def check(function, *arguments):
+    """Calls `function`, whose last argument is an error; raises what it says."""
+    error = c.c_void_p()
+    status = function(*arguments, c.byref(error))
+    if status:
+        message, hint = (f(error).decode() for f in (lib.pinhole_error_message, lib.pinhole_error_hint))
+        name = lib.pinhole_status_name(status).decode()
+        lib.pinhole_error_free(error)
+        raise PinholeError(f"{name}: {message}" + (f"\nhint: {hint}" if hint else ""))
+
+
+def generate(session, prompt, path, **options):
+    """Draws `prompt` into the PNG file `path`; returns (width, height, bytes of RGB)."""
+    request = Request()
+    lib.pinhole_request_init(c.byref(request), c.c_size_t(c.sizeof(request)))
+    request.prompt = prompt.encode()
+    for name, value in options.items():
+        setattr(request, name, value)
+    result = Handle("result", lib.pinhole_generate, session, c.byref(request))
+    image = c.c_void_p(lib.pinhole_result_image(result, c.c_size_t(0)))
+    check(lib.pinhole_image_write_png, image, path.encode())
+    width, height = lib.pinhole_image_width(image), lib.pinhole_image_height(image)
+    return width, height, c.string_at(lib.pinhole_image_pixels(image), width * height * 3)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
+    try:
+        model = Handle("model", lib.pinhole_model_open_builtin)
+        session = Handle("session", lib.pinhole_session_new, model, None)
+        seed = int(sys.argv[3]) if len(sys.argv) > 3 else 0
+        width, height, pixels = generate(session, sys.argv[1], sys.argv[2], seed=seed)
+    except PinholeError as error:
+        sys.exit(str(error))
+    print(f"{sys.argv[2]}: {width}x{height}, {len(set(zip(*[iter(pixels)] * 3)))} colours")

@@ -1,0 +1,709 @@
+/* pinhole.h - diffusion models through a 4 GB pinhole, for any program that can call C.
+ *
+ * Overview
+ * ========
+ *
+ * A MODEL is weights on disk or in memory; nothing is read before it is needed. A SESSION is a device with a budget of
+ * memory, on which requests for pictures of that model run, one at a time. A REQUEST is a struct of options. What comes
+ * of it is a RESULT, which holds IMAGES. A complete program:
+ *
+ *     #include <pinhole.h>
+ *     #include <stdio.h>
+ *
+ *     int main(void) {
+ *         pinhole_model *model = NULL;
+ *         pinhole_session *session = NULL;
+ *         pinhole_result *result = NULL;
+ *         pinhole_error *error = NULL;
+ *         pinhole_request request;
+ *         int32_t status;
+ *
+ *         pinhole_request_init(&request, sizeof request);
+ *         request.prompt = "a small yellow star on a blue background";
+ *         status = pinhole_model_open_builtin(&model, &error);
+ *         if (!status) status = pinhole_session_new(model, NULL, &session, &error);
+ *         if (!status) status = pinhole_generate(session, &request, &result, &error);
+ *         if (!status) status = pinhole_image_write_png(pinhole_result_image(result, 0), "star.png", &error);
+ *         if (status) fprintf(stderr, "%s\nhint: %s\n", pinhole_error_message(error), pinhole_error_hint(error));
+ *         pinhole_error_free(error);
+ *         pinhole_result_free(result);
+ *         pinhole_session_free(session);
+ *         pinhole_model_free(model);
+ *         return status != PINHOLE_OK;
+ *     }
+ *
+ * It is examples/c/minimal.c. Build it with
+ *
+ *     cc minimal.c $(pkg-config --cflags --libs pinhole) -o minimal
+ *
+ * This page goes from what every program needs to what few do: conventions, versions, errors, options, devices, model,
+ * plan, session, image, and the advanced part: embeddings, previews, convert, log.
+ *
+ * Conventions
+ * ===========
+ *
+ * Status. Functions that can fail return an int32_t: PINHOLE_OK, which is 0, or one of the codes below. Their last
+ * argument is where an error object goes; NULL if the code is enough.
+ *
+ * Handles. Types without a body here are opaque, made by the library, and freed by the function of their name that ends in
+ * _free. Freeing NULL does nothing. Using a handle after it was freed is undefined, as with free(). Functions set their
+ * output to NULL before anything else, so that after a failure it is NULL.
+ *
+ * Ownership. What a function returns through an output argument (`type **out`) is the caller's to free. What it returns
+ * directly as a pointer to const belongs to the handle it was asked of and lives as long. Texts, structs and arrays that are
+ * given to a function are copied where they are needed beyond the call, unless it says otherwise. A session keeps what it needs
+ * of its model, and a result depends on nothing: the order in which handles are freed does not matter.
+ *
+ * Threads. Each type says what it allows:
+ *     const    its functions may be called from any number of threads at once;
+ *     single   one thread at a time, whichever it is.
+ * Freeing a handle needs every other use of that handle to be over.
+ *
+ * Text is UTF-8 and ends in a NUL. Text that is not valid UTF-8 is refused, paths included. Sizes are in bytes.
+ *
+ * Callbacks belong to one request and are called on the thread that called the library, while it waits. They must return:
+ * no longjmp, no C++ exception out of them. They may not use the session that calls them, and may use everything else.
+ *
+ * What a library must not do to its host. No function ends the process, prints anything, installs signal handlers,
+ * changes the locale, the working directory, or the floating-point mode of a thread of yours. A panic inside comes back as
+ * PINHOLE_E_PANIC. What can still end the process: a model file that somebody truncates while it is mapped (SIGBUS; replacing
+ * it by a rename is safe), a system that overcommits memory and kills, and an assertion of ggml's on one of its worker
+ * threads while it computes, against which shapes and formats are checked beforehand. After fork(), a child must not use
+ * handles that it inherited.
+ */
+#ifndef PINHOLE_H
+#define PINHOLE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* PINHOLE_API marks what the library exports. Define PINHOLE_STATIC when linking the static library on Windows. */
+#if defined(_WIN32) && !defined(PINHOLE_STATIC)
+#define PINHOLE_API __declspec(dllimport)
+#else
+#define PINHOLE_API
+#endif
+
+/* Versions
+ * ========
+ *
+ * This header never takes back what it said. Functions, codes and struct members are added and never removed, changed or
+ * given a new meaning; until version 1.0 a change that breaks this gives the library another soname. A program compiled
+ * with an older header works with a newer library, and the other way round as long as it uses nothing that the older
+ * library does not know: see "Options".
+ */
+
+#define PINHOLE_VERSION_MAJOR 0
+#define PINHOLE_VERSION_MINOR 1
+#define PINHOLE_VERSION_PATCH 0
+
+/* A version as one number, to compare. */
+#define PINHOLE_MAKE_VERSION(major, minor, patch) \
+    (((uint32_t)(major) << 22) | ((uint32_t)(minor) << 12) | (uint32_t)(patch))
+
+/* The version of the library that runs, as PINHOLE_MAKE_VERSION makes it. */
+PINHOLE_API uint32_t pinhole_version(void);
+
+/* The same as text, "0.1.0". Lives for ever. */
+PINHOLE_API const char *pinhole_version_text(void);
+
+/* Whether this library was built with `feature`: "cpu", "cuda", "metal", "vulkan", "builtin-model", "convert",
+ * "embeddings", "preview". 1 or 0; 0 for names that it does not know and for NULL. */
+PINHOLE_API int32_t pinhole_has_feature(const char *feature);
+
+/* Errors
+ * ====== */
+
+enum {
+    PINHOLE_OK = 0,
+    /* A wrong call: NULL where that is not allowed, a struct_size that cannot be, text that is not UTF-8. */
+    PINHOLE_E_ARGUMENT = 1,
+    /* An option has a value that cannot work; the message says which would. */
+    PINHOLE_E_OPTION = 2,
+    /* The operating system refused something. */
+    PINHOLE_E_IO = 3,
+    /* A file breaks the rules of its own format. */
+    PINHOLE_E_MALFORMED = 4,
+    /* A path or buffer holds nothing that pinhole can load. */
+    PINHOLE_E_NOT_A_MODEL = 5,
+    /* A well-formed file holds weights or settings that do not fit the model. */
+    PINHOLE_E_MISMATCH = 6,
+    /* A weight or an intermediate result is not a finite number. */
+    PINHOLE_E_NOT_FINITE = 7,
+    /* An output exists, and nobody asked to replace it. */
+    PINHOLE_E_EXISTS = 8,
+    /* A disk has no room for an output. */
+    PINHOLE_E_NO_SPACE = 9,
+    /* A device is unknown, or failed. */
+    PINHOLE_E_DEVICE = 10,
+    /* Memory that was asked for is not to be had. */
+    PINHOLE_E_OUT_OF_MEMORY = 11,
+    /* The request takes more than the session's budget; the message says how much it needs. */
+    PINHOLE_E_OVER_BUDGET = 12,
+    /* ggml or pinhole failed on something that should have been caught earlier: worth a report. */
+    PINHOLE_E_INTERNAL = 13,
+    /* A callback or pinhole_cancel_raise asked for a stop. */
+    PINHOLE_E_CANCELLED = 14,
+    /* A bug in pinhole, caught. A session in which it happened answers everything with this code from then on: free it. Other
+     * sessions and its model are not affected. Worth a report. */
+    PINHOLE_E_PANIC = 15,
+    /* The session is in use by another thread, or by the callback's own caller. */
+    PINHOLE_E_BUSY = 16
+};
+
+/* The name of a code, "PINHOLE_E_OPTION"; "unknown" for others. Lives for ever. */
+PINHOLE_API const char *pinhole_status_name(int32_t status);
+
+/* What went wrong. const. */
+typedef struct pinhole_error pinhole_error;
+
+/* The code that the function returned. PINHOLE_OK for NULL. */
+PINHOLE_API int32_t pinhole_error_code(const pinhole_error *error);
+
+/* What happened: file, tensor or option, what was expected, what was found. "" for NULL. */
+PINHOLE_API const char *pinhole_error_message(const pinhole_error *error);
+
+/* What to do about it; "" where there is nothing to say, and for NULL. Options are called as on the command line:
+ * --vram is `vram` here, --cfg-scale is `cfg_scale`. */
+PINHOLE_API const char *pinhole_error_hint(const pinhole_error *error);
+
+PINHOLE_API void pinhole_error_free(pinhole_error *error);
+
+/* Options
+ * =======
+ *
+ * Structs of options begin with their size, as the caller's compiler sees it. Fill them by the init function, which is given
+ * that size, and then change what should be different:
+ *
+ *     pinhole_request request;
+ *     pinhole_request_init(&request, sizeof request);
+ *
+ * Members are only ever added at the end. A struct that is smaller than the library's is an older one: what it lacks has its
+ * default. A larger one is newer: accepted as long as everything beyond what the library knows is zero, and refused with
+ * PINHOLE_E_ARGUMENT otherwise, since something was asked for that the library cannot do. A size of zero, or one that is
+ * smaller than the first version of the struct, is refused.
+ *
+ * Structs that the library fills in (pinhole_device_info, ...) follow the same rule: set struct_size first. What a smaller
+ * one has no room for is left out, and what the library does not know is set to zero. Structs that callbacks are given have the
+ * library's size in them.
+ *
+ * 0 and NULL stand for the default wherever they make no sense as a value.
+ */
+
+/* Devices
+ * ======= */
+
+enum {
+    PINHOLE_DEVICE_OTHER = 0,
+    /* Computes in host memory: weights are used from the memory map. */
+    PINHOLE_DEVICE_CPU = 1,
+    /* Has memory of its own. */
+    PINHOLE_DEVICE_DISCRETE = 2,
+    /* Shares the host's memory. */
+    PINHOLE_DEVICE_INTEGRATED = 3
+};
+
+typedef struct pinhole_device_info {
+    size_t struct_size;
+    /* The name that sessions take: "cpu", "cpu:discrete", "cuda0", "vulkan0", "metal". */
+    char name[64];
+    /* The hardware's own name. */
+    char description[192];
+    /* PINHOLE_DEVICE_... */
+    int32_t kind;
+    /* 1 for the one that "auto" means. */
+    int32_t is_default;
+    /* As the driver reports it now. */
+    uint64_t memory_free;
+    uint64_t memory_total;
+} pinhole_device_info;
+
+/* How many devices there are. The list does not change while the process lives. */
+PINHOLE_API int32_t pinhole_device_count(size_t *count, pinhole_error **error);
+
+/* The device at `index`. PINHOLE_E_ARGUMENT past the end. */
+PINHOLE_API int32_t pinhole_device_get(size_t index, pinhole_device_info *info, pinhole_error **error);
+
+/* Model
+ * ===== */
+
+/* Weights, tokenizers, a schedule, defaults. Never changes. const: any number of sessions may use one at the same time. */
+typedef struct pinhole_model pinhole_model;
+
+/* Opens a pinhole bundle (.gguf), a diffusers directory, a file of another tool, or a folder with such files. */
+PINHOLE_API int32_t pinhole_model_open(const char *path, pinhole_model **out, pinhole_error **error);
+
+/* Opens the model inside the library: a trained miniature that draws coloured shapes, for examples and tests. */
+PINHOLE_API int32_t pinhole_model_open_builtin(pinhole_model **out, pinhole_error **error);
+
+/* Which file holds which part of a model, where there is more than one. */
+typedef struct pinhole_files {
+    size_t struct_size;
+    /* A model as pinhole_model_open takes it, whose parts are used where none is given below. May be NULL. */
+    const char *base;
+    /* GGUF or safetensors, with original or diffusers names. */
+    const char *transformer;
+    /* CLIP. */
+    const char *text_encoder;
+    /* T5. */
+    const char *text_encoder_2;
+    /* The autoencoder. */
+    const char *vae;
+    /* CLIP's: a tokenizer.json or a folder with one. NULL: the model's, or OpenAI's. */
+    const char *tokenizer;
+    /* T5's: a tokenizer.json, a folder with one, or a GGUF of T5. NULL: the model's, or the text encoder's. */
+    const char *tokenizer_2;
+} pinhole_files;
+
+PINHOLE_API int32_t pinhole_files_init(pinhole_files *files, size_t struct_size);
+
+/* Opens a model from loose files. */
+PINHOLE_API int32_t pinhole_model_open_files(const pinhole_files *files, pinhole_model **out, pinhole_error **error);
+
+enum {
+    /* The bytes are copied, once. */
+    PINHOLE_MEMORY_COPY = 0,
+    /* The bytes are used where they are, if they are aligned to 64, and must stay there unchanged until the model and every
+     * session over it are freed. */
+    PINHOLE_MEMORY_BORROW = 1
+};
+
+/* Opens a bundle, or another file that holds a whole model, in memory. `mode` is PINHOLE_MEMORY_... */
+PINHOLE_API int32_t pinhole_model_open_memory(const void *data, size_t size, int32_t mode, pinhole_model **out,
+                                              pinhole_error **error);
+
+typedef struct pinhole_model_info {
+    size_t struct_size;
+    /* As in GGUF's general.architecture: "flux". */
+    char architecture[32];
+    /* What requests are made with where they do not say. */
+    int32_t width;
+    int32_t height;
+    int32_t steps;
+    int32_t max_sequence_length;
+    float guidance;
+    float cfg_scale;
+    /* Whether `guidance` in a request has an effect. */
+    int32_t takes_guidance;
+    int32_t latent_channels;
+    /* Bytes of all files, and the number of weights in them. */
+    uint64_t file_size;
+    uint64_t parameters;
+} pinhole_model_info;
+
+PINHOLE_API int32_t pinhole_model_get_info(const pinhole_model *model, pinhole_model_info *info, pinhole_error **error);
+
+PINHOLE_API void pinhole_model_free(pinhole_model *model);
+
+/* Bytes that the library allocated: text or a file. const. */
+typedef struct pinhole_buffer pinhole_buffer;
+
+/* The bytes. A NUL follows the last one, so that text is a C string. NULL for NULL. */
+PINHOLE_API const void *pinhole_buffer_data(const pinhole_buffer *buffer);
+
+/* How many they are, without that NUL. 0 for NULL. */
+PINHOLE_API size_t pinhole_buffer_size(const pinhole_buffer *buffer);
+
+PINHOLE_API void pinhole_buffer_free(pinhole_buffer *buffer);
+
+/* Says what lies at `path`, or what is missing or wrong there, as the JSON object that `pinhole inspect --json` prints: any
+ * GGUF or safetensors file, bundle or diffusers directory, those that this version cannot run included. Reads no weights. */
+PINHOLE_API int32_t pinhole_inspect(const char *path, pinhole_buffer **json, pinhole_error **error);
+
+/* Session
+ * ======= */
+
+enum {
+    /* The fastest that fits the budget. */
+    PINHOLE_OFFLOAD_AUTO = 0,
+    /* All of the model stays on the device. */
+    PINHOLE_OFFLOAD_NONE = 1,
+    /* One component at a time on the device. */
+    PINHOLE_OFFLOAD_MODEL = 2,
+    /* Streamed layer by layer: the smallest footprint. */
+    PINHOLE_OFFLOAD_SEQUENTIAL = 3
+};
+
+typedef struct pinhole_session_options {
+    size_t struct_size;
+    /* A name from pinhole_device_info. NULL: "auto", the best there is. */
+    const char *device;
+    /* The most bytes to take on the device: a ceiling that is never exceeded. 0: what is free, less a margin; no limit on a
+     * device that computes in host memory. */
+    uint64_t vram;
+    /* PINHOLE_OFFLOAD_... */
+    int32_t offload;
+    /* Threads of the CPU backend, 1 to 512. 0: one for each core that this process may use. */
+    int32_t threads;
+    /* The most bytes to take on the host, resident pages of the model's files included: what does not fit is read from the disk
+     * in every step. 0: what the system has available. */
+    uint64_t host_memory;
+} pinhole_session_options;
+
+PINHOLE_API int32_t pinhole_session_options_init(pinhole_session_options *options, size_t struct_size);
+
+/* A model on a device. single: a call while another runs is answered PINHOLE_E_BUSY. Weights that the plan lets stay on the
+ * device stay there between requests. */
+typedef struct pinhole_session pinhole_session;
+
+/* `options` may be NULL for the defaults. The model may be freed afterwards. */
+PINHOLE_API int32_t pinhole_session_new(const pinhole_model *model, const pinhole_session_options *options,
+                                        pinhole_session **out, pinhole_error **error);
+
+PINHOLE_API void pinhole_session_free(pinhole_session *session);
+
+/* Stops a request from outside. const: raise it from any thread, or from a signal handler. Once raised it stays so: a request
+ * that is given a raised one ends at once. Make one for each request, and free it after the request. */
+typedef struct pinhole_cancel pinhole_cancel;
+
+PINHOLE_API int32_t pinhole_cancel_new(pinhole_cancel **out, pinhole_error **error);
+
+/* The request ends with PINHOLE_E_CANCELLED at the next operation of its computation. NULL does nothing. */
+PINHOLE_API void pinhole_cancel_raise(pinhole_cancel *cancel);
+
+PINHOLE_API void pinhole_cancel_free(pinhole_cancel *cancel);
+
+enum {
+    /* Something is brought to its place before the work begins. */
+    PINHOLE_PHASE_PREPARE = 0,
+    /* The prompt goes through the text encoders. */
+    PINHOLE_PHASE_ENCODE = 1,
+    /* The denoiser runs, step by step. */
+    PINHOLE_PHASE_DENOISE = 2,
+    /* The autoencoder makes pictures of latents. */
+    PINHOLE_PHASE_DECODE = 3,
+    /* A conversion writes its file. */
+    PINHOLE_PHASE_CONVERT = 4
+};
+
+/* How far a request is. */
+typedef struct pinhole_progress {
+    size_t struct_size;
+    /* PINHOLE_PHASE_... */
+    int32_t phase;
+    /* Steps that are done, and how many there are; 0 in phases without steps. */
+    int32_t step;
+    int32_t steps;
+    /* Stages (layers) of this phase that are done, and how many there are. */
+    int32_t stage;
+    int32_t stages;
+    /* Always 0 in this version. */
+    int32_t reserved;
+    /* Bytes of weights brought to the device in this phase; when converting, bytes done. */
+    uint64_t bytes_moved;
+    /* When converting, all of them; 0 otherwise. */
+    uint64_t bytes_total;
+    /* Since the call, and until this phase ends; negative where that is not known yet. */
+    double seconds;
+    double seconds_left;
+} pinhole_progress;
+
+/* Called when a phase begins, and after each stage and step. Return 0 to go on, anything else to cancel. */
+typedef int32_t (*pinhole_progress_fn)(const pinhole_progress *progress, void *user_data);
+
+/* Called with what a user should know and what stops nothing: a prompt that is cut, an option without effect. The text lives
+ * until the callback returns. Return 0 to go on, anything else to cancel. */
+typedef int32_t (*pinhole_warning_fn)(const char *message, void *user_data);
+
+/* A picture; see "Image". */
+typedef struct pinhole_image pinhole_image;
+
+/* Called with a picture of what the latents look like after `step` of `steps` steps: see "Previews". The picture lives until
+ * the callback returns. Return 0 to go on, anything else to cancel. */
+typedef int32_t (*pinhole_preview_fn)(const pinhole_image *image, int32_t index, int32_t step, int32_t steps,
+                                      void *user_data);
+
+/* Prompts that went through the text encoders; see "Embeddings". */
+typedef struct pinhole_embeddings pinhole_embeddings;
+
+enum {
+    /* Euler's method. */
+    PINHOLE_SAMPLER_EULER = 0
+};
+
+/* What to draw. */
+typedef struct pinhole_request {
+    size_t struct_size;
+    /* May be empty. NULL only with `embeddings`. */
+    const char *prompt;
+    /* What not to draw; has an effect with a cfg_scale above 1. NULL: the model's default. */
+    const char *negative_prompt;
+    /* Pixels, multiples of 16. 0: the model's default. */
+    int32_t width;
+    int32_t height;
+    /* Denoising steps. 0: the model's default. */
+    int32_t steps;
+    /* How many pictures, 1 to 64. 0: one. */
+    int32_t batch;
+    /* Of the noise: the same noise as PyTorch's CPU generator. Picture i of a batch uses seed + i. */
+    uint64_t seed;
+    /* Guidance as an input of the model, for those that take it. Negative: the model's default, which init sets. */
+    float guidance;
+    /* Classifier-free guidance with the negative prompt: 1 is off, more takes twice the time. Negative: the model's default,
+     * which init sets. */
+    float cfg_scale;
+    /* PINHOLE_SAMPLER_... */
+    int32_t sampler;
+    /* Tokens that T5 reads. 0: the model's default. */
+    int32_t max_sequence_length;
+    /* Instead of noise drawn from the seed: batch x channels x height/8 x width/8 numbers, the last extent fastest, and how
+     * many numbers there are. */
+    const float *noise;
+    size_t noise_count;
+    /* Instead of the prompts: then `prompt` and `negative_prompt` only stand in PNG files. May be NULL. */
+    const pinhole_embeddings *embeddings;
+    /* Stops the request. Must live until the call returns. May be NULL. */
+    pinhole_cancel *cancel;
+    /* Each may be NULL. */
+    pinhole_progress_fn progress;
+    pinhole_warning_fn warning;
+    pinhole_preview_fn preview;
+    /* What the callbacks are given. */
+    void *user_data;
+    /* A preview after every so many steps. 0: after each. */
+    int32_t preview_interval;
+    /* Always 0 in this version. */
+    int32_t reserved;
+} pinhole_request;
+
+PINHOLE_API int32_t pinhole_request_init(pinhole_request *request, size_t struct_size);
+
+/* What a request gave. const. */
+typedef struct pinhole_result pinhole_result;
+
+/* Draws. After any failure but PINHOLE_E_PANIC the session is ready for the next request. */
+PINHOLE_API int32_t pinhole_generate(pinhole_session *session, const pinhole_request *request, pinhole_result **out,
+                                     pinhole_error **error);
+
+typedef struct pinhole_result_info {
+    size_t struct_size;
+    /* The settings, with every default filled in. */
+    uint64_t seed;
+    int32_t width;
+    int32_t height;
+    int32_t steps;
+    int32_t batch;
+    float guidance;
+    float cfg_scale;
+    int32_t max_sequence_length;
+    /* Always 0 in this version. */
+    int32_t reserved;
+    /* The most that was held on the device at once, and what was planned. */
+    uint64_t peak_bytes;
+    uint64_t planned_peak_bytes;
+    /* Weights that were brought to the device, and that were used where they lie in the file. */
+    uint64_t bytes_moved;
+    uint64_t bytes_mapped;
+    /* Where the time went. */
+    double seconds_encode;
+    double seconds_denoise;
+    double seconds_decode;
+} pinhole_result_info;
+
+PINHOLE_API int32_t pinhole_result_get_info(const pinhole_result *result, pinhole_result_info *info,
+                                            pinhole_error **error);
+
+/* How many images there are. 0 for NULL. */
+PINHOLE_API size_t pinhole_result_image_count(const pinhole_result *result);
+
+/* The image at `index`. NULL past the end and for NULL. */
+PINHOLE_API const pinhole_image *pinhole_result_image(const pinhole_result *result, size_t index);
+
+/* The latents after the last step, before the autoencoder's scale and shift are undone. `extents`, which may be NULL, becomes
+ * batch, channels, height/8, width/8; the last is fastest. NULL for NULL. */
+PINHOLE_API const float *pinhole_result_latents(const pinhole_result *result, size_t extents[4]);
+
+PINHOLE_API void pinhole_result_free(pinhole_result *result);
+
+/* Plan
+ * ====
+ *
+ * What a request will have on the device, and when, before anything is computed or read. pinhole_generate follows the same
+ * plan for the same request.
+ */
+
+/* const. */
+typedef struct pinhole_plan pinhole_plan;
+
+/* Plans `request` under the session's budget. PINHOLE_E_OVER_BUDGET where nothing fits, with what would. Of the callbacks
+ * none is called. */
+PINHOLE_API int32_t pinhole_plan_new(pinhole_session *session, const pinhole_request *request, pinhole_plan **out,
+                                     pinhole_error **error);
+
+typedef struct pinhole_plan_info {
+    size_t struct_size;
+    /* The most bytes on the device at once. */
+    uint64_t peak_bytes;
+    /* The most that were allowed; 0 where there is no limit. */
+    uint64_t limit_bytes;
+    /* Whether the weights of all components stay on the device. */
+    int32_t all_resident;
+    /* Always 0 in this version. */
+    int32_t reserved;
+    /* How many components there are. */
+    size_t components;
+} pinhole_plan_info;
+
+PINHOLE_API int32_t pinhole_plan_get_info(const pinhole_plan *plan, pinhole_plan_info *info, pinhole_error **error);
+
+/* A part of the model, in the order in which they run. */
+typedef struct pinhole_plan_component {
+    size_t struct_size;
+    /* "clip", "t5", "transformer", "decoder". */
+    char name[32];
+    /* PINHOLE_PHASE_... */
+    int32_t phase;
+    /* How many stages it has, how many of them stream, and through how many slots. */
+    int32_t stages;
+    int32_t streamed_stages;
+    int32_t slots;
+    /* The most bytes on the device while it runs, and what they are. */
+    uint64_t peak_bytes;
+    uint64_t weight_bytes;
+    uint64_t slot_bytes;
+    uint64_t other_weight_bytes;
+    uint64_t port_bytes;
+    uint64_t activation_bytes;
+    uint64_t scratch_bytes;
+    uint64_t overhead_bytes;
+    /* Weights that are used where they lie in the file. */
+    uint64_t mapped_bytes;
+    /* Weights that move to the device once in a request, and in every step. */
+    uint64_t moved_once_bytes;
+    uint64_t moved_each_step_bytes;
+} pinhole_plan_component;
+
+/* The component at `index`. PINHOLE_E_ARGUMENT past the end. */
+PINHOLE_API int32_t pinhole_plan_get_component(const pinhole_plan *plan, size_t index,
+                                               pinhole_plan_component *component, pinhole_error **error);
+
+PINHOLE_API void pinhole_plan_free(pinhole_plan *plan);
+
+/* Image
+ * =====
+ *
+ * 8-bit pictures, row by row from the top. const. They belong to a result, or live as long as the callback that is given one.
+ */
+
+enum {
+    /* Three bytes a pixel: red, green, blue. */
+    PINHOLE_RGB8 = 0,
+    /* Four: the same, and 255. */
+    PINHOLE_RGBA8 = 1
+};
+
+/* Pixels across and down. 0 for NULL. */
+PINHOLE_API int32_t pinhole_image_width(const pinhole_image *image);
+PINHOLE_API int32_t pinhole_image_height(const pinhole_image *image);
+
+/* The pixels as PINHOLE_RGB8, rows without gaps. NULL for NULL. */
+PINHOLE_API const uint8_t *pinhole_image_pixels(const pinhole_image *image);
+
+/* Copies the pixels as `format` into `pixels`, which has `size` bytes. A row begins `stride` bytes after the one before; bytes
+ * between rows are not touched. A `stride` of 0 leaves no gaps. PINHOLE_E_ARGUMENT where `size` is too small, and then nothing
+ * is written. */
+PINHOLE_API int32_t pinhole_image_copy(const pinhole_image *image, int32_t format, void *pixels, size_t size,
+                                       size_t stride, pinhole_error **error);
+
+/* The image as a PNG file, which carries the parameters that made it. */
+PINHOLE_API int32_t pinhole_image_encode_png(const pinhole_image *image, pinhole_buffer **png, pinhole_error **error);
+
+/* The same to a file, which is replaced if it exists, and appears whole or not at all. */
+PINHOLE_API int32_t pinhole_image_write_png(const pinhole_image *image, const char *path, pinhole_error **error);
+
+/* Advanced
+ * ========
+ *
+ * Embeddings
+ * ----------
+ *
+ * What the text encoders make of a prompt can be kept and used by any number of requests, in any session over the same model:
+ * they need neither the encoders' time nor their memory then, and draw the same pictures. const.
+ */
+
+/* Sends the prompts of `request` through the text encoders. Of its members prompt, negative_prompt, cfg_scale (a negative
+ * prompt counts above 1), max_sequence_length, cancel, the callbacks and user_data matter. */
+PINHOLE_API int32_t pinhole_embeddings_new(pinhole_session *session, const pinhole_request *request,
+                                           pinhole_embeddings **out, pinhole_error **error);
+
+PINHOLE_API void pinhole_embeddings_free(pinhole_embeddings *embeddings);
+
+/* Previews
+ * --------
+ *
+ * `preview` in a request is given pictures of an eighth of the size in both directions: what is denoised by then, carried to
+ * colours by a linear fit of the model's own autoencoder. It is good enough to see what will come of a request, takes
+ * next to no time, and no memory that the plan does not have. The fit is made once for each session, in the first request
+ * that asks for previews, by decoding a small picture.
+ */
+
+/* Convert
+ * -------
+ *
+ * From what people have to one GGUF file.
+ */
+
+typedef struct pinhole_convert_options {
+    size_t struct_size;
+    /* What to convert: `base`, loose files, or both. Must be there; lives through the call. */
+    const pinhole_files *source;
+    /* The file to write; it appears whole or not at all. */
+    const char *output;
+    /* What most matrices are stored as: "q8_0", "q4_k_s", "q4_k_s,text_encoder_2=q8_0", as the command line takes it. */
+    const char *type;
+    /* Only this component, under the names that other tools read: "transformer" or "text_encoder_2". NULL: a bundle with
+     * everything inside. */
+    const char *component;
+    /* Formats of single matrices, "single_blocks.*.linear1=q5_k", and how many; the last that matches decides. */
+    const char *const *tensors;
+    size_t tensor_count;
+    /* 1: quantize again what the source has quantized to less than 8 bits. */
+    int32_t allow_requantize;
+    /* 1: let weights through that are NaN, infinite, or too large for the format. */
+    int32_t allow_nonfinite;
+    /* 1: replace `output` where it exists. */
+    int32_t overwrite;
+    /* Threads that convert, 1 to 512. 0: one for each core. */
+    int32_t threads;
+    /* As in a request. */
+    pinhole_cancel *cancel;
+    pinhole_progress_fn progress;
+    pinhole_warning_fn warning;
+    void *user_data;
+} pinhole_convert_options;
+
+PINHOLE_API int32_t pinhole_convert_options_init(pinhole_convert_options *options, size_t struct_size);
+
+PINHOLE_API int32_t pinhole_convert(const pinhole_convert_options *options, pinhole_error **error);
+
+/* Log
+ * ---
+ *
+ * What ggml and drivers say on the way, and the messages of panics. Nothing of it is needed: failures are errors, and advice is
+ * warnings of a request. This is the only setting that holds for the whole process.
+ */
+
+enum {
+    PINHOLE_LOG_DEBUG = 1,
+    PINHOLE_LOG_INFO = 2,
+    PINHOLE_LOG_WARNING = 3,
+    PINHOLE_LOG_ERROR = 4
+};
+
+/* Called from any thread, several at once included. The text has no line end and lives until the callback returns. The
+ * callback may call nothing of this library. */
+typedef void (*pinhole_log_fn)(int32_t level, const char *message, void *user_data);
+
+/* From now on `log` hears of messages of `level` and above; of none when it is NULL, as it is at first. When this returns,
+ * the callback before is running on no thread, and will not be called again. */
+PINHOLE_API void pinhole_set_log(int32_t level, pinhole_log_fn log, void *user_data);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* PINHOLE_H */

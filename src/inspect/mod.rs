@@ -1,0 +1,10 @@
+//! What a file or directory is, and what is wrong with it: any GGUF or safetensors file, those that this version cannot run
+//! included. Weights are not read, except by [`check()`].
+
+mod check;
+mod report;
+mod subject;
+
+pub use check::{CheckReport, NotFinite, Unreadable, check};
+pub use report::{ComponentReport, Problem, Report, TensorReport, TokenizerReport, TypeReport};
+pub use subject::Subject;

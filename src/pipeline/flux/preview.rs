@@ -1,0 +1,216 @@
+//! Pictures of latents on the way, without a decoder: one linear map for every latent, fitted to the model's own autoencoder.
+//!
+//! The decoder draws a few small pictures of smooth noise once; each latent of them and the mean colour of the 8x8 pixels that
+//! came of it are a pair of the fit. Other tools carry tables of such factors for each model
+//! (ComfyUI's `latent_formats.py`, "latent_rgb_factors"); a fit needs no table and knows every autoencoder.
+
+use super::{FluxPipeline, finite, planning};
+use crate::exec::{DeviceWeights, Session};
+use crate::image::Image;
+use crate::pipeline::{Request, Settings};
+use crate::plan::{Plan, Runs};
+use crate::sample::randn;
+use crate::stage::Cadence;
+use crate::{Error, Result, reserve};
+
+/// Latents on a side of the pictures that are fitted to, at most.
+const PROBE_SIDE: usize = 16;
+
+/// How many latents the fit sees at least: an order of magnitude more than it has unknowns.
+const PROBE_LATENTS: usize = 512;
+
+/// Pixels of a latent, in both directions.
+const PIXELS: usize = 8;
+
+/// Added to the diagonal of the normal equations, relative to the number of pairs: latents that never vary do no harm.
+const RIDGE: f64 = 1e-3;
+
+/// For each colour, a factor of every channel and a constant.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Fit([Vec<f64>; 3]);
+
+/// Previews of one request.
+pub(super) struct Painter {
+    fit: Fit,
+    interval: usize,
+}
+
+impl Painter {
+    /// Whether there is to be one after `done` steps.
+    pub(super) fn is_due(&self, done: usize) -> bool {
+        done.is_multiple_of(self.interval)
+    }
+
+    /// The picture of `latents`, `[w, h, C]`.
+    pub(super) fn paint(&self, w: usize, h: usize, latents: &[f32]) -> Result<Image> {
+        let each = w * h;
+        let colour = |factors: &Vec<f64>| {
+            let at = move |i: usize| {
+                let channels = latents.iter().skip(i).step_by(each);
+                let constant = factors.last().copied().unwrap_or_default();
+                let sum: f64 = channels.zip(factors).map(|(&latent, factor)| f64::from(latent) * factor).sum();
+                (sum + constant) as f32
+            };
+            (0..each).map(at).collect::<Vec<f32>>()
+        };
+        let samples = reserve::collect("a preview", 3 * each, self.fit.0.iter().flat_map(colour))?;
+        Image::from_samples(w, h, &samples)
+    }
+}
+
+impl FluxPipeline {
+    /// What paints the previews of `request`; `None` where it wants none.
+    pub(super) fn preview(&mut self, request: &Request, settings: &Settings, plan: &Plan) -> Result<Option<Painter>> {
+        let Some(interval) = request.preview else { return Ok(None) };
+        let fit = match &self.preview {
+            Some(fit) => fit.clone(),
+            None => self.fit(settings, plan)?,
+        };
+        self.preview = Some(fit.clone());
+        Ok(Some(Painter { fit, interval: interval.max(1) }))
+    }
+
+    /// Fits the map. The pictures are no larger than the request's, so that they need no more than its plan has.
+    fn fit(&mut self, settings: &Settings, plan: &Plan) -> Result<Fit> {
+        let side = |extent: usize| (extent / PIXELS).min(PROBE_SIDE);
+        let (w, h) = (side(settings.width), side(settings.height));
+        let probes = PROBE_LATENTS.div_ceil(w * h);
+        let (decoder, vae) = (&self.model.decoder, &self.model.vae);
+        let weights = self.probe_weights(plan, probes)?;
+        let small = Settings { width: w * PIXELS, height: h * PIXELS, ..settings.clone() };
+        let dims = planning::decoder_dims(&small);
+        let way = planning::component(plan, planning::DECODER)?.way;
+        let mut session = Session::in_way(way, &decoder.net.model, &weights, &dims, &self.backend, &self.ledger)?;
+        let mut pairs = Pairs::new(vae.latent_channels);
+        for probe in 0..probes {
+            let latents = smooth_noise(probe as u64, w, h, vae.latent_channels)?;
+            let scaled: Vec<f32> = latents.iter().map(|x| x / vae.scaling_factor + vae.shift_factor).collect();
+            session.set(decoder.net.latents, &scaled)?;
+            session.run(&mut self.backend, Cadence::Request, |_, _| Ok(()))?;
+            let picture = finite(session.get(decoder.net.picture)?, "the decoded picture")?;
+            pairs.add(w, h, &latents, &picture);
+        }
+        pairs.fit()
+    }
+
+    /// The decoder's weights for as many runs as there are `probes`, where they do not stay anyway.
+    fn probe_weights(&self, plan: &Plan, probes: usize) -> Result<std::sync::Arc<DeviceWeights>> {
+        if let Some((_, kept)) = self.kept.iter().find(|(name, _)| *name == planning::DECODER) {
+            return Ok(kept.clone());
+        }
+        let part = plan.component(planning::DECODER);
+        let part = part.ok_or_else(|| Error::graph("preview", "the plan has no decoder"))?;
+        let (decoder, device) = (&self.model.decoder, self.backend.device());
+        let runs = Runs { request: probes, steps: 0 };
+        DeviceWeights::place(&decoder.net.model, &decoder.bound, device, &self.ledger, &part.placement, runs)
+            .map(Into::into)
+    }
+}
+
+/// Noise of unit variance whose channels vary over one latent, over four, and over the whole: as latents of pictures do.
+fn smooth_noise(seed: u64, w: usize, h: usize, channels: usize) -> Result<Vec<f32>> {
+    const COARSE: usize = 4;
+    let (cw, ch) = (w.div_ceil(COARSE), h.div_ceil(COARSE));
+    let fine = randn(3 * seed, w * h * channels)?;
+    let coarse = randn(3 * seed + 1, cw * ch * channels)?;
+    let whole = randn(3 * seed + 2, channels)?;
+    let third = (1.0f32 / 3.0).sqrt();
+    let at = |i: usize| {
+        let (channel, y, x) = (i / (w * h), i / w % h, i % w);
+        (fine[i] + coarse[(channel * ch + y / COARSE) * cw + x / COARSE] + whole[channel]) * third
+    };
+    Ok((0..fine.len()).map(at).collect())
+}
+
+/// The normal equations of the fit.
+struct Pairs {
+    /// Unknowns: a factor of every channel and a constant.
+    n: usize,
+    /// `[n, n]`, and beside it a right side for each colour.
+    products: Vec<f64>,
+    sides: [Vec<f64>; 3],
+    count: usize,
+}
+
+impl Pairs {
+    fn new(channels: usize) -> Pairs {
+        let n = channels + 1;
+        Pairs { n, products: vec![0.0; n * n], sides: std::array::from_fn(|_| vec![0.0; n]), count: 0 }
+    }
+
+    /// Adds `latents`, `[w, h, C]`, and the `picture` of them, `[8w, 8h, 3]`.
+    fn add(&mut self, w: usize, h: usize, latents: &[f32], picture: &[f32]) {
+        let n = self.n;
+        for i in 0..w * h {
+            let row: Vec<f64> = latents.iter().skip(i).step_by(w * h).map(|&x| f64::from(x)).chain([1.0]).collect();
+            for (a, &x) in row.iter().enumerate() {
+                row.iter().enumerate().for_each(|(b, &y)| self.products[a * n + b] += x * y);
+            }
+            for (plane, side) in picture.chunks_exact(w * h * PIXELS * PIXELS).zip(&mut self.sides) {
+                let colour = mean(plane, w * PIXELS, i % w * PIXELS, i / w * PIXELS);
+                side.iter_mut().zip(&row).for_each(|(sum, x)| *sum += x * colour);
+            }
+            self.count += 1;
+        }
+    }
+
+    fn fit(mut self) -> Result<Fit> {
+        let n = self.n;
+        (0..n).for_each(|i| self.products[i * n + i] += RIDGE * self.count as f64);
+        let solved = self.sides.map(|side| solve(self.products.clone(), side));
+        match solved.iter().flatten().all(|factor| factor.is_finite()) {
+            true => Ok(Fit(solved)),
+            false => Err(Error::NotFinite { at: "the fit of the previews".into(), hint: None }),
+        }
+    }
+}
+
+/// The mean of the square of [`PIXELS`] that begins at `(x, y)`.
+fn mean(plane: &[f32], width: usize, x: usize, y: usize) -> f64 {
+    let rows = plane.chunks_exact(width).skip(y).take(PIXELS);
+    let sum: f64 = rows.flat_map(|row| &row[x..x + PIXELS]).map(|&sample| f64::from(sample.clamp(-1.0, 1.0))).sum();
+    sum / (PIXELS * PIXELS) as f64
+}
+
+/// Solves `matrix * x = side` by elimination. The matrix is symmetric and, with the ridge, positive definite: no pivoting.
+fn solve(mut matrix: Vec<f64>, mut side: Vec<f64>) -> Vec<f64> {
+    let n = side.len();
+    for pivot in 0..n {
+        for row in pivot + 1..n {
+            let factor = matrix[row * n + pivot] / matrix[pivot * n + pivot];
+            (pivot..n).for_each(|column| matrix[row * n + column] -= factor * matrix[pivot * n + column]);
+            side[row] -= factor * side[pivot];
+        }
+    }
+    for pivot in (0..n).rev() {
+        let known: f64 = (pivot + 1..n).map(|column| matrix[pivot * n + column] * side[column]).sum();
+        side[pivot] = (side[pivot] - known) / matrix[pivot * n + pivot];
+    }
+    side
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_linear_decoder_is_found() {
+        let (w, h) = (8, 8);
+        let mut pairs = Pairs::new(2);
+        for seed in 0..4 {
+            let Ok(latents) = smooth_noise(seed, w, h, 2) else { panic!("no noise") };
+            let at = |x: usize, y: usize, c: usize| latents[(c * h + y) * w + x];
+            let sample = |i: usize| {
+                let (plane, y, x) = (i / (64 * w * h), i / (8 * w) % (8 * h) / 8, i % (8 * w) / 8);
+                0.02 * (plane + 1) as f32 * at(x, y, 0) - 0.1 * at(x, y, 1) + 0.1
+            };
+            pairs.add(w, h, &latents, &(0..3 * 64 * w * h).map(sample).collect::<Vec<_>>());
+        }
+        let Ok(Fit(factors)) = pairs.fit() else { panic!("no fit") };
+        for (plane, found) in factors.iter().enumerate() {
+            let expected = [0.02 * (plane + 1) as f64, -0.1, 0.1];
+            let near = found.iter().zip(expected).all(|(found, expected)| (found - expected).abs() < 2e-3);
+            assert!(near, "{found:?} for {expected:?}");
+        }
+    }
+}
