@@ -13,17 +13,15 @@ use pinhole::convert::{self, WriteOptions};
 use pinhole::exec::{DeviceWeights, Session};
 use pinhole::ggml::{Backend, CancelFlag, Device, Ledger};
 use pinhole::models::autoencoder_kl::{self, Decoder, Encoder};
-use pinhole::models::clip::{self, Clip};
-use pinhole::models::flux::{self, Flux};
-use pinhole::models::t5::{self, T5};
 use pinhole::pipeline::flux::FluxPipeline;
 use pinhole::pipeline::{Event, Generated, Request};
 use pinhole::plan::{Component, Limits, Offload, Way, budget};
 use pinhole::sample::randn;
 use pinhole::size::Size;
 use pinhole::source::flux::{Autoencoder, FluxModel, autoencoder};
-use pinhole::source::{ComponentKind, Source, keys};
+use pinhole::source::{ComponentKind, Source};
 use pinhole::stage::{Cadence, Dims, Model, Port, Symbol};
+use pinhole::synthetic::{self, Architecture};
 use pinhole::weights::{Role, Weight};
 use pinhole_quant::metrics;
 use pinhole_quant::recipe::FileType;
@@ -72,9 +70,22 @@ fn latents(width: usize, height: usize, batch: usize) -> Dims {
     Dims::new().with(Symbol::LatentWidth, width).with(Symbol::LatentHeight, height).with(Symbol::Batch, batch)
 }
 
-/// The miniature's autoencoder.
-static MINI: LazyLock<Autoencoder> =
-    LazyLock::new(|| autoencoder(builtin::mini().unwrap().component(ComponentKind::Vae).unwrap()).unwrap());
+/// The miniature's autoencoder in single precision: half precision rounds activations where they meet a matrix, so that the last
+/// bit of a mean can become one of ten.
+static MINI: LazyLock<Autoencoder> = LazyLock::new(|| {
+    let directory = tempfile::tempdir().unwrap();
+    let source = mini_f32(&directory.path().join("f32.gguf"));
+    autoencoder(source.component(ComponentKind::Vae).unwrap()).unwrap()
+});
+
+/// The miniature as a bundle in single precision.
+fn mini_f32(path: &Path) -> Source {
+    let mini = builtin::mini().unwrap();
+    let model = FluxModel::open(&mini).unwrap();
+    let plan = convert::plan(&mini, &model.networks(), FileType::F32).unwrap();
+    plan.write(path, WriteOptions::default(), &mut |_| Ok(())).unwrap();
+    Source::open(path).unwrap()
+}
 
 /// As wide as real ones, but with two levels and random weights.
 fn wide() -> Autoencoder {
@@ -218,46 +229,13 @@ fn tokens_in_parts_give_the_same_latents() {
     // In single precision: where activations are rounded to 8 bits to meet a quantized matrix, the last bit of an attention
     // can become the first of eight.
     let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("f32.gguf");
-    let mini = builtin::mini().unwrap();
-    let model = FluxModel::open(&mini).unwrap();
-    let plan = convert::plan(&mini, &model.networks(), FileType::F32).unwrap();
-    plan.write(&path, WriteOptions::default(), &mut |_| Ok(())).unwrap();
-    let drawn = drawn_in_every_way(&Source::open(&path).unwrap(), "transformer");
+    let drawn = drawn_in_every_way(&mini_f32(&directory.path().join("f32.gguf")), "transformer");
     let whole = &drawn[0].1;
     for (way, found) in &drawn[1..] {
         let nmse = metrics::nmse(&whole.latents, &found.latents).unwrap();
         println!("{way}: nmse {nmse:.1e}");
         assert!(nmse <= 1e-6, "{way}: nmse {nmse:e}");
     }
-}
-
-/// FLUX.1-dev's parts at their real size, on disk as a hole, with the tokenizers of the miniature.
-fn hollow_dev(path: &Path, file_type: FileType) {
-    let here = Path::new("config.json");
-    let clip_config = r#"{"vocab_size": 49408, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
-        "num_attention_heads": 12, "max_position_embeddings": 77}"#;
-    let t5_config = r#"{"vocab_size": 32128, "d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24,
-        "num_heads": 64, "feed_forward_proj": "gated-gelu"}"#;
-    let flux = Flux::new(&flux::Config::dev()).unwrap();
-    let clip = Clip::new(&clip::Config::from_json(clip_config, here).unwrap()).unwrap();
-    let t5 = T5::new(&t5::Config::from_json(t5_config, here).unwrap()).unwrap();
-    let decoder = Decoder::new(&autoencoder_kl::Config::from_json(VAE_CONFIG, here).unwrap()).unwrap();
-    let dev = serde_json::to_string(&flux::Config::dev()).unwrap();
-    let parts = [
-        (ComponentKind::Transformer, vec![&flux.model], dev),
-        (ComponentKind::TextEncoder, vec![&clip.model], clip_config.into()),
-        (ComponentKind::TextEncoder2, vec![&t5.model], t5_config.into()),
-        (ComponentKind::Vae, vec![&decoder.model], VAE_CONFIG.into()),
-    ];
-    let mini = builtin::mini().unwrap();
-    let mut more = Vec::new();
-    for (name, files) in [("tokenizer", &mini.tokenizer), ("tokenizer_2", &mini.tokenizer_2)] {
-        let files = files.as_ref().unwrap();
-        more.push((keys::tokenizer(name), files.tokenizer.text.as_str().into()));
-        more.extend(files.config.as_ref().map(|config| (keys::tokenizer_config(name), config.text.as_str().into())));
-    }
-    bundle::hollow(path, &parts, file_type, &more);
 }
 
 /// FLUX.1's autoencoder.
@@ -295,7 +273,9 @@ fn flux_dev_fits_a_small_card() {
     let directory = tempfile::tempdir().unwrap();
     for (name, most) in [("bf16", 4.0), ("q8_0", 4.0), ("q6_k", 4.0), ("q4_k_s", 2.0), ("q4_1", 4.0)] {
         let path = directory.path().join(format!("{name}.gguf"));
-        hollow_dev(&path, name.parse().unwrap());
+        let (architecture, file_type) = (Architecture::FluxDev, name.parse().unwrap());
+        let options = synthetic::Options { architecture, file_type, blocks: None, hollow: true };
+        synthetic::write(&path, &options, |_| Ok(())).unwrap();
         let model = FluxModel::open(&Source::open(&path).unwrap()).unwrap();
         let device = Device::by_name("cpu:discrete").unwrap();
         let pipeline = FluxPipeline::new(model, device, THREADS, CancelFlag::new()).unwrap();

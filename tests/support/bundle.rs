@@ -1,4 +1,4 @@
-//! Bundles written from the lists of their weights: with numbers, or as holes that take no room on the disk.
+//! Bundles written from the lists of their weights.
 
 use std::fs::File;
 use std::path::Path;
@@ -14,11 +14,7 @@ use pinhole_quant::{DType, rows};
 pub(crate) type Part<'a> = (ComponentKind, Vec<&'a Model>, String);
 
 /// The weights of `parts`, and the bundle that they make in `file_type`.
-fn layout<'a>(
-    parts: &[Part<'a>],
-    file_type: FileType,
-    more: &[(String, Value)],
-) -> (Layout, Vec<(&'a Weight, TensorSpec)>) {
+fn layout<'a>(parts: &[Part<'a>], file_type: FileType) -> (Layout, Vec<(&'a Weight, TensorSpec)>) {
     let mut recipe = Recipe::new(file_type, "flux");
     let mut weights = Vec::new();
     let mut names = Strings::with_capacity(parts.len());
@@ -27,7 +23,6 @@ fn layout<'a>(
         (keys::FILE_TYPE.into(), file_type.number().into()),
         (keys::VERSION.into(), 1.into()),
     ];
-    metadata.extend_from_slice(more);
     for (kind, models, config) in parts {
         names.push(kind.name());
         metadata.push((keys::component_config(kind.name()), config.as_str().into()));
@@ -50,18 +45,9 @@ fn layout<'a>(
     (Layout::new(&metadata, &specs, 4096).unwrap(), weights)
 }
 
-/// Writes a bundle whose tensors are a hole.
-pub(crate) fn hollow(path: &Path, parts: &[Part<'_>], file_type: FileType, more: &[(String, Value)]) {
-    let (layout, _) = layout(parts, file_type, more);
-    let bytes = layout.total_bytes();
-    let file = File::create(path).unwrap();
-    drop(Writer::new(&file, layout).unwrap());
-    file.set_len(bytes).unwrap();
-}
-
 /// Writes a bundle with the numbers that `numbers` gives each weight.
 pub(crate) fn filled(path: &Path, parts: &[Part<'_>], file_type: FileType, numbers: impl Fn(&Weight) -> Vec<f32>) {
-    let (layout, weights) = layout(parts, file_type, &[]);
+    let (layout, weights) = layout(parts, file_type);
     let mut writer = Writer::new(File::create(path).unwrap(), layout).unwrap();
     for (weight, spec) in weights {
         let numbers = numbers(weight);
