@@ -34,6 +34,7 @@ struct Row {
     name: String,
     kind: &'static str,
     description: String,
+    features: Vec<&'static str>,
     memory_free_bytes: usize,
     memory_total_bytes: usize,
 }
@@ -44,10 +45,11 @@ pub(super) fn run(_: &Args, printer: &Printer) -> Result<(), Failure> {
     if printer.json() {
         return printer.object(&report);
     }
-    let mut table = Table::new(["name", "kind", ">free", ">total", "description"]);
+    let mut table = Table::new(["name", "kind", ">free", ">total", "features", "description"]);
     for row in &report.devices {
         let [free, total] = [row.memory_free_bytes, row.memory_total_bytes].map(|bytes| units::bytes(bytes as u64));
-        table.row([row.name.clone(), row.kind.into(), free, total, units::shown(&row.description)]);
+        let features = if row.features.is_empty() { "-".to_owned() } else { row.features.join(", ") };
+        table.row([row.name.clone(), row.kind.into(), free, total, features, units::shown(&row.description)]);
     }
     printer.data(&table.to_string())?;
     printer.note(&format!("\n--device auto is {} here", report.auto));
@@ -62,5 +64,12 @@ fn row(device: &Device) -> Result<Row, Error> {
         DeviceKind::Integrated => "integrated",
         _ => "other",
     };
-    Ok(Row { name: device.name(), kind, description: device.description(), memory_free_bytes, memory_total_bytes })
+    Ok(Row {
+        name: device.name(),
+        kind,
+        description: device.description(),
+        features: device.features()?.names(),
+        memory_free_bytes,
+        memory_total_bytes,
+    })
 }

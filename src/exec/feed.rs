@@ -66,7 +66,7 @@ impl Feed {
                 };
             }
         }
-        link.finish()
+        Ok(())
     }
 
     /// Brings `piece` in the weight's format; returns its bytes.

@@ -6,22 +6,41 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::ggml::{Buffer, Device};
+use super::device_link::DeviceLink;
+use crate::ggml::{Buffer, Device, SlotEvents};
 use crate::{Error, Result};
 
 /// The way to a device's memory. Used from one thread.
 pub(crate) trait Link: Send {
+    /// What is written from now on goes into `slot`, after the computations that used it; or where nobody has computed yet.
+    ///
+    /// # Errors
+    /// A failing device.
+    fn begin(&mut self, slot: Option<usize>) -> Result<()>;
+
     /// Copies `bytes` to `offset` in `to`. They may be on their way when it returns, and `bytes` must be usable again.
     ///
     /// # Errors
     /// [`Error::Cancelled`] where the uploads were stopped; a failing device.
     fn write(&mut self, to: &Buffer, offset: usize, bytes: &[u8]) -> Result<()>;
 
-    /// All that was written is there for computations that begin from now on.
+    /// All that was written is there: for computations after the event of `slot` that says so, or at once.
     ///
     /// # Errors
     /// A failing device.
-    fn finish(&mut self) -> Result<()>;
+    fn finish(&mut self, slot: Option<usize>) -> Result<()>;
+}
+
+/// The best link to `device`: beside its computations where it can, with the events of `slots`.
+///
+/// # Errors
+/// [`Error::Device`] where the device has no more queues to give.
+pub(crate) fn link(device: Device, slots: Option<&SlotEvents>, stop: Arc<AtomicBool>) -> Result<Box<dyn Link>> {
+    let beside = DeviceLink::new(device, slots, &stop)?;
+    Ok(match beside {
+        Some(link) => Box::new(link),
+        None => Box::new(HostLink::new(device, stop)),
+    })
 }
 
 /// A link whose copies are done when they return.
@@ -51,6 +70,10 @@ impl HostLink {
 }
 
 impl Link for HostLink {
+    fn begin(&mut self, _: Option<usize>) -> Result<()> {
+        Ok(())
+    }
+
     fn write(&mut self, to: &Buffer, offset: usize, bytes: &[u8]) -> Result<()> {
         for (i, chunk) in bytes.chunks(CHUNK).enumerate() {
             if self.stop.load(Ordering::Relaxed) {
@@ -62,7 +85,7 @@ impl Link for HostLink {
         Ok(())
     }
 
-    fn finish(&mut self) -> Result<()> {
+    fn finish(&mut self, _: Option<usize>) -> Result<()> {
         Ok(())
     }
 }

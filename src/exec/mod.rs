@@ -3,6 +3,7 @@
 //! It sees stages, ports and places, and never a model's name. Where things go is a [`Placement`](crate::plan::Placement)'s
 //! business; how they get there, the [uploads'](DeviceWeights::place).
 
+mod device_link;
 mod feed;
 mod link;
 mod maps;

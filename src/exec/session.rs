@@ -8,7 +8,7 @@ use super::DeviceWeights;
 use super::pages::Pager;
 use super::strips::StripWork;
 use super::uploads::Uploads;
-use crate::ggml::{Arena, Backend, Buffer, Graph, Ledger, Placed};
+use crate::ggml::{Arena, Backend, Buffer, Event, Graph, Ledger, Placed};
 use crate::plan::{DryRun, STAGE_TENSORS, Way};
 use crate::stage::{Build, Cadence, Dims, Model, Port, Stage};
 use crate::{Error, Result, reserve};
@@ -21,6 +21,8 @@ pub struct Session<'m> {
     uploads: Option<Arc<Uploads>>,
     /// Where weights are used in the file's map.
     pager: Option<Pager>,
+    /// What keeps the host from running away, on a device that computes by itself.
+    ahead: Option<[Event; AHEAD]>,
 }
 
 /// What stages are computed with.
@@ -101,7 +103,10 @@ impl<'m> Session<'m> {
                 Work::Graphs(GraphWork::new(model, weights, dims, way.tokens(), backend, ledger)?)
             }
         };
-        Ok(Session { model, work, uploads: weights.uploads().cloned(), pager: weights.pager() })
+        let device = backend.device();
+        let overlaps = !device.is_cpu() && device.features()?.overlaps();
+        let ahead = overlaps.then(|| Ok::<_, Error>([Event::new(device)?, Event::new(device)?])).transpose()?;
+        Ok(Session { model, work, uploads: weights.uploads().cloned(), pager: weights.pager(), ahead })
     }
 
     /// Fills an F32 port.
@@ -176,25 +181,48 @@ impl<'m> Session<'m> {
     ) -> Result<()> {
         let range = self.model.at(cadence);
         let total = range.len();
+        let flight = InFlight(backend);
         for (done, i) in range.clone().enumerate() {
+            let backend = &mut *flight.0;
+            let ahead = self.ahead.as_ref().map(|events| &events[done % AHEAD]);
+            if let Some(event) = ahead {
+                event.synchronize()?;
+            }
             if let Some(pager) = &self.pager {
                 pager.before(if i + 1 < range.end { i + 1 } else { range.start });
             }
             if let Some(uploads) = &self.uploads {
-                uploads.acquire(i, backend.cancel())?;
+                uploads.acquire(i, backend)?;
             }
             match &mut self.work {
-                Work::Graphs(GraphWork { graphs, arena, .. }) => backend.compute(&graphs[i], arena)?,
+                Work::Graphs(GraphWork { graphs, arena, .. }) => backend.begin(&graphs[i], arena)?,
                 Work::Strips(work) => work.compute(i, backend)?,
             }
             if let Some(uploads) = &self.uploads {
-                uploads.release(i)?;
+                uploads.release(i, backend)?;
+            }
+            if let Some(event) = ahead {
+                backend.record(event)?;
             }
             if let Some(pager) = &self.pager {
                 pager.after(i);
             }
             after(done + 1, total)?;
         }
-        Ok(())
+        flight.0.finish()
+    }
+}
+
+/// How many stages the host is ahead of the device at most: enough that the device never waits for it, and few enough that
+/// a stop is heard soon.
+const AHEAD: usize = 2;
+
+/// A backend that may be computing: it is waited for before anything that it computes with can go.
+struct InFlight<'a>(&'a mut Backend);
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        // An error was returned already, or will be by whoever uses the device next.
+        let _ = self.0.finish();
     }
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use super::feed::{Conversion, Feed};
 use super::link::Link;
 use super::pages::Pages;
-use crate::ggml::{Buffer, CancelFlag};
+use crate::ggml::{Backend, Buffer, CancelFlag, SlotEvent, SlotEvents};
 use crate::{Error, Result};
 
 /// How often a waiting computation looks whether it was cancelled.
@@ -36,6 +36,8 @@ pub(crate) struct Upload {
 pub(crate) struct Ring {
     pub(crate) buffer: Arc<Buffer>,
     pub(crate) slot_bytes: usize,
+    /// What orders copies and computations, where a device does that by itself.
+    pub(crate) events: Option<SlotEvents>,
 }
 
 /// Weights on their way, seen from the computation.
@@ -72,12 +74,12 @@ impl Uploads {
     /// stages and how often it runs.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] where there is no thread to be had.
+    /// [`Error::OutOfMemory`] where there is no thread to be had; what `link` says.
     pub(crate) fn start(
         uploads: Vec<Option<Upload>>,
         passes: Vec<(Vec<usize>, usize)>,
         ring: Option<Ring>,
-        link: impl FnOnce(Arc<AtomicBool>) -> Box<dyn Link>,
+        link: impl FnOnce(Arc<AtomicBool>) -> Result<Box<dyn Link>>,
     ) -> Result<Uploads> {
         let slots: Vec<Option<usize>> = uploads.iter().map(|upload| upload.as_ref().and_then(|u| u.slot)).collect();
         let count = slots.iter().flatten().max().map_or(0, |slot| slot + 1);
@@ -88,7 +90,7 @@ impl Uploads {
             ..State::default()
         };
         let stop = Arc::new(AtomicBool::new(false));
-        let link = link(Arc::clone(&stop));
+        let link = link(Arc::clone(&stop))?;
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
             changed: Condvar::new(),
@@ -102,11 +104,24 @@ impl Uploads {
         Ok(Uploads { shared, ring, slots, thread: Some(thread) })
     }
 
-    /// Waits until the weights of `stage` are there.
+    /// Waits until the weights of `stage` are there, or are on their way and `backend` knows what to wait for.
     ///
     /// # Errors
     /// [`Error::Cancelled`]; why they cannot be brought; [`Error::Graph`] for a stage out of order.
-    pub(crate) fn acquire(&self, stage: usize, cancel: &CancelFlag) -> Result<()> {
+    pub(crate) fn acquire(&self, stage: usize, backend: &Backend) -> Result<()> {
+        self.await_stage(stage, backend.cancel())?;
+        match self.events_of(stage) {
+            Some(events) => backend.wait(&events.filled),
+            None => Ok(()),
+        }
+    }
+
+    fn events_of(&self, stage: usize) -> Option<&SlotEvent> {
+        let slot = self.slots.get(stage).copied().flatten()?;
+        self.ring.as_ref()?.events.as_ref()?.0.get(slot)
+    }
+
+    fn await_stage(&self, stage: usize, cancel: &CancelFlag) -> Result<()> {
         let begun = Instant::now();
         let mut state = self.shared.lock();
         loop {
@@ -136,11 +151,14 @@ impl Uploads {
         Ok(())
     }
 
-    /// The weights of `stage` were computed with; its slot is free.
+    /// `backend` has computed with the weights of `stage`, or will, before an event that it records: its slot is free.
     ///
     /// # Errors
     /// A failing device.
-    pub(crate) fn release(&self, stage: usize) -> Result<()> {
+    pub(crate) fn release(&self, stage: usize, backend: &Backend) -> Result<()> {
+        if let Some(events) = self.events_of(stage) {
+            backend.record(&events.used)?;
+        }
         let Some((slot, ring)) = self.slots.get(stage).copied().flatten().zip(self.ring.as_ref()) else {
             return Ok(());
         };
@@ -222,7 +240,9 @@ impl Worker {
                 if !begin(shared, stage, *slot)? {
                     continue;
                 }
+                link.begin(*slot)?;
                 feed.bring(link.as_mut(), &mut conversion)?;
+                link.finish(*slot)?;
                 if *drop_pages {
                     pages.give_back();
                 }

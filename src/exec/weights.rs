@@ -8,11 +8,11 @@ use std::time::Duration;
 use pinhole_quant::DType;
 
 use super::feed::{Conversion, Feed};
-use super::link::HostLink;
+use super::link::link;
 use super::pages::{Pager, Pages};
 use super::uploads::{Ring, Upload, Uploads};
 use crate::bind::Bound;
-use crate::ggml::{Buffer, Device, Ledger, Placed};
+use crate::ggml::{Buffer, Device, Ledger, Placed, SlotEvents};
 use crate::index::Map;
 use crate::plan::layout::{self, StageLayout};
 use crate::plan::{Placement, Runs};
@@ -46,11 +46,12 @@ impl DeviceWeights {
         let resident_bytes = layouts.iter().map(|layout| layout.bytes).sum();
         let placement = Placement { slot_of, resident_bytes, ..Placement::default() };
         let (weights, uploads, _) = allocate(model, bound, device, ledger, &placement, &layouts)?;
-        let mut link = HostLink::new(device, Arc::new(AtomicBool::new(false)));
+        let mut link = link(device, None, Arc::new(AtomicBool::new(false)))?;
         let mut conversion = Conversion::default();
         for upload in uploads.iter().flatten() {
-            upload.feed.bring(&mut link, &mut conversion)?;
+            upload.feed.bring(link.as_mut(), &mut conversion)?;
         }
+        link.finish(None)?;
         Ok(weights)
     }
 
@@ -72,7 +73,8 @@ impl DeviceWeights {
         let (mut weights, uploads, ring) = allocate(model, bound, device, ledger, placement, &layouts)?;
         if uploads.iter().any(Option::is_some) {
             let passes = [Cadence::Request, Cadence::Step].map(|at| (model.at(at).collect(), runs.of(at)));
-            let uploads = Uploads::start(uploads, passes.into(), ring, |stop| Box::new(HostLink::new(device, stop)))?;
+            let events = ring.as_ref().and_then(|ring| ring.events.clone());
+            let uploads = Uploads::start(uploads, passes.into(), ring, |stop| link(device, events.as_ref(), stop))?;
             weights.uploads = Some(Arc::new(uploads));
         }
         Ok(weights)
@@ -183,7 +185,14 @@ fn allocate(
             drop_pages: placement.dropped.get(stage) == Some(&true) && layout.mapped.is_empty(),
         }));
     }
-    let ring = slots.map(|buffer| Ring { buffer, slot_bytes: placement.slot_bytes });
+    let overlaps = !device.is_cpu() && device.features()?.overlaps();
+    let ring = match slots {
+        None => None,
+        Some(buffer) => {
+            let events = overlaps.then(|| SlotEvents::new(device, placement.slots)).transpose()?;
+            Some(Ring { buffer, slot_bytes: placement.slot_bytes, events })
+        }
+    };
     Ok((weights, uploads, ring))
 }
 

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use ggml_sys as sys;
+use ggml_sys::account;
 
-use super::{Arena, Device, Graph, guarded};
+use super::{Arena, Device, Event, Graph, guarded, queue};
 use crate::{Error, Result};
 
 /// A flag that any thread may raise to stop a computation between two operations.
@@ -46,8 +47,18 @@ pub struct Backend {
     /// The CPU's threads.
     pool: Option<Pool>,
     cancel: CancelFlag,
-    /// Set when a computation was unwound: the backend's state is unknown from then on.
-    broken: bool,
+    state: State,
+}
+
+/// Whether a backend can compute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Ready,
+    /// A computation was unwound for want of memory. Not used again, but sound enough to be freed with all that it holds:
+    /// its own code expects allocations to fail, and cleans up.
+    Full,
+    /// A computation was unwound for another reason: what it holds is unknown.
+    Broken,
 }
 
 /// Threads that live as long as their backend.
@@ -72,7 +83,7 @@ impl Backend {
             unsafe { sys::ggml_backend_dev_init(device.raw(), std::ptr::null()) }
         })?;
         let raw = NonNull::new(raw).ok_or_else(|| failed("does not start"))?;
-        let mut backend = Backend { raw, device, pool: None, cancel, broken: false };
+        let mut backend = Backend { raw, device, pool: None, cancel, state: State::Ready };
         if device.is_cpu() {
             backend.start_threads(threads)?;
         }
@@ -130,6 +141,16 @@ impl Backend {
     /// [`Error::Cancelled`] where the flag was raised; [`Error::Graph`] where the graph has no memory in `arena` or looks up
     /// a row that a table does not have; [`Error::Device`] where ggml fails.
     pub fn compute(&mut self, graph: &Graph, arena: &mut Arena) -> Result<()> {
+        self.begin(graph, arena)?;
+        self.finish()
+    }
+
+    /// Begins to compute `graph`. On the CPU it is done when this returns. Graph, arena and all that the graph's leaves lie in
+    /// stay as they are until [`finish`](Backend::finish) has returned.
+    ///
+    /// # Errors
+    /// As [`compute`](Backend::compute).
+    pub(crate) fn begin(&mut self, graph: &Graph, arena: &mut Arena) -> Result<()> {
         self.cancel.check()?;
         if !arena.holds(graph) {
             return Err(Error::graph("compute", "the graph has no memory in this arena"));
@@ -138,22 +159,25 @@ impl Backend {
         if graph.device() != self.device {
             return Err(Error::graph("compute", "the graph was built for another device"));
         }
-        if self.broken {
+        if self.state != State::Ready {
             return Err(self.failed("failed earlier and is not used again"));
         }
+        let before = account::read(self.device.memory_kind());
         let computed = match self.cpu_plan(graph)? {
             Some(plan) => self.compute_planned(graph, plan, arena.scratch(plan.work_size)?),
-            None => sys::guard_compute(|| {
+            None => sys::guard(|| {
+                // Assertions are caught as well: a GPU's backend has no threads that wait for this one, and C++ that
+                // unwinds. What it leaves behind is not used again.
                 // SAFETY: a live backend and graph; every leaf lies in a buffer that the graph holds, every other tensor
-                // in the arena, which the caller lends for the call.
-                unsafe { sys::ggml_backend_graph_compute(self.raw.as_ptr(), graph.cgraph()) }
+                // in the arena. The caller keeps both until the work is done.
+                unsafe { sys::ggml_backend_graph_compute_async(self.raw.as_ptr(), graph.cgraph()) }
             }),
         };
-        self.broken = computed.is_err();
+        let computed = computed.map_err(|caught| self.unwound(&caught, before))?;
         if graph.products.borrow().take_failure() {
             return Err(self.failed("a matrix kernel failed"));
         }
-        match computed.map_err(|caught| self.failed(&caught.to_string()))? {
+        match computed {
             sys::GGML_STATUS_SUCCESS => Ok(()),
             sys::GGML_STATUS_ABORTED => Err(Error::Cancelled),
             sys::GGML_STATUS_ALLOC_FAILED => Err(Error::OutOfMemory {
@@ -163,6 +187,49 @@ impl Backend {
             }),
             other => Err(self.failed(&format!("failed while computing (status {other})"))),
         }
+    }
+
+    /// Waits until everything that was begun is done.
+    ///
+    /// # Errors
+    /// [`Error::Device`] where the device failed meanwhile.
+    pub(crate) fn finish(&mut self) -> Result<()> {
+        if self.state != State::Ready {
+            return Ok(());
+        }
+        let before = account::read(self.device.memory_kind());
+        let done = sys::guard(|| {
+            // SAFETY: a live backend.
+            unsafe { sys::ggml_backend_synchronize(self.raw.as_ptr()) }
+        });
+        done.map_err(|caught| self.unwound(&caught, before))
+    }
+
+    /// What is begun from now on begins after `event`.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] if the device fails.
+    pub fn wait(&self, event: &Event) -> Result<()> {
+        queue::wait(self.raw, event)
+    }
+
+    /// `event` happens when all that was begun is done.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] if the device fails.
+    pub fn record(&self, event: &Event) -> Result<()> {
+        queue::record(self.raw, event)
+    }
+
+    pub(super) fn synchronize(&self) -> Result<()> {
+        guarded("wait", || {
+            // SAFETY: a live backend.
+            unsafe { sys::ggml_backend_synchronize(self.raw.as_ptr()) }
+        })
+    }
+
+    pub(super) fn raw(&self) -> NonNull<sys::ggml_backend> {
+        self.raw
     }
 
     /// Bytes that computing `graph` takes on the device beside places and activations. Allocates nothing, and takes graphs
@@ -209,24 +276,66 @@ impl Backend {
         })
     }
 
+    /// What became of a computation that was unwound. Before it, memory stood as `before`.
+    fn unwound(&mut self, caught: &sys::Caught, before: account::Account) -> Error {
+        let now = account::read(self.device.memory_kind());
+        if now.refused == before.refused {
+            self.state = State::Broken;
+            return self.failed(&caught.to_string());
+        }
+        self.state = State::Full;
+        Error::OutOfMemory {
+            what: format!("work space on {}", self.device.name()),
+            bytes: now.refused_bytes,
+            hint: Some(
+                "close other programs that use the device, or choose a smaller picture or a smaller --vram".into(),
+            ),
+        }
+    }
+
+    /// Starts the device anew where a computation failed in a way that left nothing usable. What was in memory stays.
+    ///
+    /// # Errors
+    /// As [`new`](Backend::new).
+    pub fn recover(&mut self) -> Result<()> {
+        if self.state == State::Ready {
+            return Ok(());
+        }
+        let threads = self.pool.map_or(1, |pool| usize::try_from(pool.threads).unwrap_or(1));
+        // What the old one holds goes first where it can.
+        self.free();
+        self.state = State::Broken;
+        *self = Backend::new(self.device, threads, self.cancel.clone())?;
+        Ok(())
+    }
+
     fn failed(&self, message: &str) -> Error {
         Error::Device { device: self.device.name(), message: message.into(), hint: None }
     }
 }
 
-impl Drop for Backend {
-    fn drop(&mut self) {
-        // A backend whose computation was unwound may hold freed memory: leaking it is the safe choice.
-        if self.broken {
+impl Backend {
+    /// Frees it, unless it may hold memory that is freed already: then leaking it is the safe choice.
+    fn free(&mut self) {
+        if self.state == State::Broken {
             return;
         }
-        // SAFETY: freed once, the backend before the pool that it uses.
-        unsafe {
-            sys::ggml_backend_free(self.raw.as_ptr());
-            if let Some(pool) = self.pool {
-                sys::ggml_threadpool_free(pool.raw.as_ptr());
+        // An exception on the way (a device that is lost) leaks what is left.
+        let _ = sys::guard(|| {
+            // SAFETY: freed once, the backend before the pool that it uses.
+            unsafe {
+                sys::ggml_backend_free(self.raw.as_ptr());
+                if let Some(pool) = self.pool {
+                    sys::ggml_threadpool_free(pool.raw.as_ptr());
+                }
             }
-        }
+        });
+    }
+}
+
+impl Drop for Backend {
+    fn drop(&mut self) {
+        self.free();
     }
 }
 

@@ -86,10 +86,9 @@ impl Buffer {
         if self.is_map() {
             return Err(Error::graph("write", "the buffer belongs to a memory map"));
         }
-        let mut tensor = self.row("write", offset, bytes.len())?;
-        guarded("write", || {
+        self.with_bytes("write", offset, bytes.len(), |tensor| {
             // SAFETY: the tensor covers exactly `bytes.len()` bytes of a live buffer, and lives through the call.
-            unsafe { sys::ggml_backend_tensor_set(&mut tensor, bytes.as_ptr().cast(), 0, bytes.len()) }
+            unsafe { sys::ggml_backend_tensor_set(tensor, bytes.as_ptr().cast(), 0, bytes.len()) }
         })
     }
 
@@ -98,26 +97,32 @@ impl Buffer {
     /// # Errors
     /// [`Error::Graph`] where the range leaves the buffer; a failing device.
     pub fn read_at(&self, offset: usize, out: &mut [u8]) -> Result<()> {
-        let tensor = self.row("read", offset, out.len())?;
-        guarded("read", || {
+        self.with_bytes("read", offset, out.len(), |tensor| {
             // SAFETY: as in `write_at`, with `out` as the destination.
-            unsafe { sys::ggml_backend_tensor_get(&tensor, out.as_mut_ptr().cast(), 0, out.len()) }
+            unsafe { sys::ggml_backend_tensor_get(tensor, out.as_mut_ptr().cast(), 0, out.len()) }
         })
     }
 
-    /// `len` bytes from `offset` on as a tensor that no context owns: ggml moves bytes through tensors only.
-    fn row(&self, op: &'static str, offset: usize, len: usize) -> Result<sys::ggml_tensor> {
+    /// Calls `use_bytes` with a tensor that is `len` bytes from `offset`: ggml moves bytes through tensors only.
+    pub(super) fn with_bytes(
+        &self,
+        op: &'static str,
+        offset: usize,
+        len: usize,
+        use_bytes: impl FnOnce(*mut sys::ggml_tensor),
+    ) -> Result<()> {
         self.check_range(op, offset, len)?;
         // SAFETY: the range lies inside the buffer.
         let data = unsafe { self.base().add(offset) };
-        Ok(sys::ggml_tensor {
+        let mut tensor = sys::ggml_tensor {
             type_: sys::GGML_TYPE_I8,
             buffer: self.raw.as_ptr(),
             ne: [i64::try_from(len).unwrap_or(i64::MAX), 1, 1, 1],
             nb: [1, len, len, len],
             data: data.cast(),
             ..sys::ggml_tensor::default()
-        })
+        };
+        guarded(op, || use_bytes(&mut tensor))
     }
 
     fn check_range(&self, op: &'static str, offset: usize, len: usize) -> Result<()> {

@@ -3,8 +3,10 @@
 use std::ffi::CStr;
 use std::fmt;
 use std::num::NonZeroU64;
+use std::sync::{Mutex, PoisonError};
 
 use ggml_sys as sys;
+use ggml_sys::account::Memory;
 
 use super::{guarded, log};
 use crate::size::Size;
@@ -20,6 +22,30 @@ pub enum DeviceKind {
     Discrete,
     /// Shares the host's memory.
     Integrated,
+}
+
+/// What a device can do beside computing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Features {
+    /// Copies go on while it computes.
+    pub async_copies: bool,
+    /// Queues can wait for one another.
+    pub events: bool,
+    /// The driver gives host memory that the device reads by itself.
+    pub pinned_memory: bool,
+}
+
+impl Features {
+    /// Whether copies can be ordered with computations without the host in between.
+    pub fn overlaps(self) -> bool {
+        self.async_copies && self.events
+    }
+
+    /// Those that it has, by name.
+    pub fn names(self) -> Vec<&'static str> {
+        let all = [(self.async_copies, "async"), (self.events, "events"), (self.pinned_memory, "pinned")];
+        all.into_iter().filter(|(has, _)| *has).map(|(_, name)| name).collect()
+    }
 }
 
 /// One device. Cheap to copy; ggml keeps its devices until the process ends.
@@ -161,19 +187,56 @@ impl Device {
         })
     }
 
+    /// What it can do beside computing.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] if the driver fails.
+    pub fn features(&self) -> Result<Features> {
+        let mut props = sys::ggml_backend_dev_props::default();
+        guarded("device features", || {
+            // SAFETY: a live device, and properties that are writable.
+            unsafe { sys::ggml_backend_dev_get_props(self.raw(), &mut props) }
+        })?;
+        let caps = props.caps;
+        Ok(Features { async_copies: caps.async_, events: caps.events, pinned_memory: caps.host_buffer })
+    }
+
     /// Bytes that addresses on this device must be a multiple of.
     pub fn alignment(&self) -> usize {
         // SAFETY: the device is valid, and so is its default buffer type.
         unsafe { sys::ggml_backend_buft_get_alignment(self.buffer_type()) }
     }
 
+    /// Whose account of allocations its memory is in.
+    pub(super) fn memory_kind(&self) -> Memory {
+        if self.is_cpu() { Memory::Host } else { Memory::Device }
+    }
+
     pub(super) fn buffer_type(&self) -> sys::ggml_backend_buffer_type_t {
+        self.open();
         // SAFETY: the device is valid.
         unsafe { sys::ggml_backend_dev_buffer_type(self.raw) }
     }
 
+    /// ggml's own handle.
     pub(super) fn raw(&self) -> sys::ggml_backend_dev_t {
+        self.open();
         self.raw
+    }
+
+    /// Has ggml open the device if this is the first use of it. The Vulkan backend does so when it is first asked for anything,
+    /// and a second thread that asks meanwhile would get half a device.
+    fn open(&self) {
+        static OPENED: Mutex<Vec<usize>> = Mutex::new(Vec::new());
+        let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
+        let raw = self.raw;
+        if !opened.contains(&(raw as usize)) {
+            // A device that cannot be opened says so again to whoever asks next.
+            // SAFETY: the device is valid.
+            if sys::guard(|| unsafe { sys::ggml_backend_dev_buffer_type(raw) }).is_ok() {
+                opened.push(raw as usize);
+            }
+        }
     }
 }
 

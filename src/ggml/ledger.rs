@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use ggml_sys::account::{self, Memory};
+
 use crate::{Error, Result};
 
 /// Bytes held on one device, by purpose, with the peak of their sum.
@@ -19,6 +21,18 @@ struct Account {
     at_peak: BTreeMap<&'static str, usize>,
     /// The most that may be held at once.
     limit: Option<usize>,
+}
+
+/// The most bytes that GPUs' backends had allocated at once since [`restart_device_peak`], counted by stand-ins for the
+/// allocators that they call: pools and scratch buffers included, and not what a driver takes for itself. Of all pipelines
+/// in the process.
+pub fn device_peak() -> usize {
+    account::read(Memory::Device).peak
+}
+
+/// The peak of [`device_peak`] is what is held now.
+pub fn restart_device_peak() {
+    account::reset_peak(Memory::Device);
 }
 
 /// What a [`Ledger`] holds at one moment, in bytes.

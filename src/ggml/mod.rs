@@ -20,14 +20,17 @@ mod ledger;
 pub mod log;
 mod ops;
 mod product;
+mod queue;
 pub mod support;
 
 pub use arena::Arena;
 pub use backend::{Backend, CancelFlag};
 pub use buffer::{Buffer, Placed};
-pub use device::{Device, DeviceKind, devices};
+pub use device::{Device, DeviceKind, Features, devices};
 pub use graph::{Graph, Tensor};
-pub use ledger::{Ledger, Usage};
+pub use ledger::{Ledger, Usage, device_peak, restart_device_peak};
+pub(crate) use queue::SlotEvent;
+pub use queue::{CopyQueue, Event, SlotEvents, Staging};
 
 use crate::{Error, Result};
 

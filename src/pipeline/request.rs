@@ -109,6 +109,8 @@ pub struct PhaseMemory {
     pub planned: usize,
     /// What was allocated at most.
     pub measured: Usage,
+    /// On a GPU: the most bytes that its backend had allocated, by its own allocators' account.
+    pub allocated: Option<usize>,
     /// Bytes of weights that were brought.
     pub moved: u64,
     /// How long the computation waited for them.

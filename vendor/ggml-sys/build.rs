@@ -1,15 +1,28 @@
-//! Compiles ggml's CPU backend with `cc`, from the sources that Cargo fetched (see Cargo.toml), and the shim.
+//! Compiles ggml with `cc`, from the sources that Cargo fetched (see Cargo.toml), and the shim: the CPU backend always, the
+//! others by Cargo features, each in a file of its own under `build`.
 //!
 //! The file lists and definitions follow ggml's own `src/CMakeLists.txt` and `src/ggml-cpu/CMakeLists.txt`.
 //!
 //! Environment:
 //! - `PINHOLE_GGML_DIR`: another ggml checkout to build, instead of the pinned package's;
 //! - `PINHOLE_TARGET_CPU`: the processor to compile for, in the compiler's own words (`x86-64-v3`, `znver4`,
-//!   `apple-m1`, `armv8.2-a+dotprod`); `native`, the default, is the machine that compiles.
+//!   `apple-m1`, `armv8.2-a+dotprod`); `native`, the default, is the machine that compiles;
+//! - `PINHOLE_VULKAN_HEADERS`, `PINHOLE_GLSLC`: headers and shader compiler for the feature `vulkan`;
+//! - `PINHOLE_CUDA_HOME`, `PINHOLE_CUDA_ARCH`: toolkit and architecture for the feature `cuda`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
+
+#[cfg(feature = "cuda")]
+#[path = "build/cuda.rs"]
+mod cuda;
+#[cfg(feature = "metal")]
+#[path = "build/metal.rs"]
+mod metal;
+#[cfg(feature = "vulkan")]
+#[path = "build/vulkan.rs"]
+mod vulkan;
 
 const PACKAGE: &str = "llama-cpp-sys-2";
 /// The ggml that `src/bindings.rs` was made from.
@@ -70,6 +83,18 @@ fn is_windows() -> bool {
 
 fn is_msvc() -> bool {
     cargo_env("CARGO_CFG_TARGET_ENV") == "msvc"
+}
+
+fn has_cuda() -> bool {
+    cfg!(feature = "cuda")
+}
+
+fn has_metal() -> bool {
+    cfg!(feature = "metal")
+}
+
+fn has_vulkan() -> bool {
+    cfg!(feature = "vulkan")
 }
 
 fn is_cross() -> bool {
@@ -231,6 +256,10 @@ fn build_base(ggml: &Path) {
     for (name, cpp, files) in [("pinhole_ggml_base_c", false, BASE_C), ("pinhole_ggml_base", true, BASE_CPP)] {
         let mut build = new_build(ggml, cpp);
         build.flag("-ffp-contract=off");
+        if cpp {
+            // The CPU's buffers are made here: their allocator keeps an account (shim/account.cpp).
+            build.define("ggml_aligned_malloc", "ph_aligned_malloc").define("ggml_aligned_free", "ph_aligned_free");
+        }
         sources(&mut build, ggml, files);
         build.compile(name);
     }
@@ -239,6 +268,10 @@ fn build_base(ggml: &Path) {
 fn build_registry(ggml: &Path) {
     let mut build = new_build(ggml, true);
     build.define("GGML_USE_CPU", None);
+    let backends = [(has_cuda(), "GGML_USE_CUDA"), (has_metal(), "GGML_USE_METAL"), (has_vulkan(), "GGML_USE_VULKAN")];
+    for (_, definition) in backends.iter().filter(|(built, _)| *built) {
+        build.define(definition, None);
+    }
     sources(&mut build, ggml, REGISTRY_CPP);
     build.compile("pinhole_ggml_registry");
 }
@@ -263,13 +296,17 @@ fn build_cpu(ggml: &Path) {
 }
 
 fn build_shim(ggml: &Path) {
-    for (name, cpp, file) in
-        [("pinhole_ggml_layout", false, "shim/layout.c"), ("pinhole_ggml_shim", true, "shim/shim.cpp")]
-    {
+    for (name, cpp, file) in [
+        ("pinhole_ggml_layout", false, "shim/layout.c"),
+        ("pinhole_ggml_shim", true, "shim/shim.cpp"),
+        ("pinhole_ggml_account", true, "shim/account.cpp"),
+    ] {
         println!("cargo::rerun-if-changed={file}");
-        new_build(ggml, cpp).extra_warnings(true).file(file).compile(name);
+        // ggml's own header defines functions that nobody here calls.
+        new_build(ggml, cpp).extra_warnings(true).flag("-Wno-unused-function").file(file).compile(name);
     }
     println!("cargo::rerun-if-changed=shim/shim.h");
+    println!("cargo::rerun-if-changed=shim/account.h");
 }
 
 #[cfg(feature = "bindgen")]
@@ -319,7 +356,7 @@ fn link_system() {
 }
 
 fn main() {
-    for file in ["build.rs", "Cargo.toml"] {
+    for file in ["build.rs", "build", "Cargo.toml"] {
         println!("cargo::rerun-if-changed={file}");
     }
     for name in ["PINHOLE_GGML_DIR", "PINHOLE_TARGET_CPU"] {
@@ -341,6 +378,12 @@ fn main() {
     build_bindings(&ggml);
     build_shim(&ggml);
     build_registry(&ggml);
+    #[cfg(feature = "cuda")]
+    cuda::build_cuda(&ggml);
+    #[cfg(feature = "metal")]
+    metal::build_metal(&ggml);
+    #[cfg(feature = "vulkan")]
+    vulkan::build_vulkan(&ggml);
     build_cpu(&ggml);
     build_base(&ggml);
     link_system();

@@ -158,6 +158,9 @@ struct ImageReport<'a> {
 struct PhaseReport {
     planned_peak_bytes: usize,
     measured_peak_bytes: usize,
+    /// On a GPU: by the account of its backend's own allocators.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    allocated_peak_bytes: Option<usize>,
     /// Weights that were brought to the device.
     moved_bytes: u64,
     /// How long the computation waited for them.
@@ -169,6 +172,7 @@ impl PhaseReport {
         PhaseReport {
             planned_peak_bytes: phase.planned,
             measured_peak_bytes: phase.measured.peak,
+            allocated_peak_bytes: phase.allocated,
             moved_bytes: phase.moved,
             waited_seconds: phase.waited.as_secs_f64(),
         }

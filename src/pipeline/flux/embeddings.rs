@@ -1,7 +1,7 @@
 //! Prompts that went through the text encoders, kept for other requests.
 
 use super::{FluxPipeline, Prompt, Run};
-use crate::pipeline::{Event, Observer, Request, Settings, Timings};
+use crate::pipeline::{Event, Observer, Request, Settings};
 use crate::source::flux::FluxModel;
 use crate::{Error, Result};
 
@@ -62,7 +62,7 @@ impl FluxPipeline {
         let request = Request { embeddings: None, ..request.clone() };
         let settings = self.settings(&request)?;
         let plan = self.plan_encoders(&settings)?;
-        let mut run = Run { observer, plan: &plan, timings: Timings::new(), mapped: 0, phases: Vec::new(), moved: 0 };
+        let mut run = Run::new(observer, &plan, self.backend.device());
         run.observer.event(Event::Planned(plan.clone()))?;
         self.ledger.set_limit(plan.limit);
         let embeddings = self.keep(&plan).and_then(|()| self.embeddings(&request, &settings, &mut run));

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::{Event, Generated, MemoryOptions, Observer, Phase, PhaseMemory, Request, Settings, Timings};
 use crate::exec::{DeviceWeights, Session};
-use crate::ggml::{Backend, CancelFlag, Device, Ledger};
+use crate::ggml::{Backend, CancelFlag, Device, Ledger, device_peak, restart_device_peak};
 use crate::image::Image;
 use crate::models::clip::causal_mask;
 use crate::models::flux::{TIME_WIDTH, pack_latents, sinusoid, unpack_latents};
@@ -131,6 +131,7 @@ impl FluxPipeline {
         settings: Settings,
         observer: &mut dyn Observer,
     ) -> Result<Generated> {
+        self.backend.recover()?;
         let generated = self.run(plan, request, settings, observer);
         if generated.is_err() {
             // They may be half there.
@@ -146,7 +147,7 @@ impl FluxPipeline {
         settings: Settings,
         observer: &mut dyn Observer,
     ) -> Result<Generated> {
-        let mut run = Run { observer, plan: &plan, timings: Timings::new(), mapped: 0, phases: Vec::new(), moved: 0 };
+        let mut run = Run::new(observer, &plan, self.backend.device());
         run.observer.event(Event::Planned(plan.clone()))?;
         warn_of_no_effect(request, &settings, &mut run)?;
         warn_of_unused_blocks(&self.model, &mut run)?;
@@ -177,6 +178,12 @@ impl FluxPipeline {
             mapped_bytes: mapped,
             plan,
         })
+    }
+
+    /// A phase begins.
+    fn restart_peak(&self) {
+        self.ledger.restart_peak();
+        restart_device_peak();
     }
 
     /// `[w/8, h/8, C, N]`
@@ -210,7 +217,7 @@ impl FluxPipeline {
         let (clip, t5) = (&self.model.clip, &self.model.t5);
         let stages = (clip.net.model.stages().len() + t5.net.model.stages().len()) * prompts.len();
         run.observer.event(Event::Begin { phase: Phase::Encode, stages, steps: 0 })?;
-        self.ledger.restart_peak();
+        self.restart_peak();
         let pooled = self.encode_clip(prompts, run)?;
         let hidden = self.encode_t5(prompts, settings, run)?;
         run.end(Phase::Encode, start, &self.ledger)?;
@@ -287,7 +294,7 @@ impl FluxPipeline {
 
         let (rows, columns) = (settings.height / SIDE, settings.width / SIDE);
         let sigmas = self.model.scheduler.sigmas(settings.steps, rows * columns)?;
-        self.ledger.restart_peak();
+        self.restart_peak();
         let weights = self.weights(run.plan, planning::TRANSFORMER)?;
         let dims = denoise_dims(settings, passes);
         let way = planning::component(run.plan, planning::TRANSFORMER)?.way;
@@ -344,7 +351,7 @@ impl FluxPipeline {
         let (decoder, vae) = (&self.model.decoder, &self.model.vae);
         let stages = decoder.net.model.stages().len() * settings.batch;
         run.observer.event(Event::Begin { phase: Phase::Decode, stages, steps: 0 })?;
-        self.ledger.restart_peak();
+        self.restart_peak();
         let weights = self.weights(run.plan, planning::DECODER)?;
         let [w, h, channels, _] = self.latent_dims(settings);
         let dims = planning::decoder_dims(settings);
@@ -373,9 +380,15 @@ struct Run<'a> {
     phases: Vec<PhaseMemory>,
     /// Bytes that were brought in this phase.
     moved: u64,
+    on_gpu: bool,
 }
 
-impl Run<'_> {
+impl<'a> Run<'a> {
+    fn new(observer: &'a mut dyn Observer, plan: &'a Plan, device: Device) -> Run<'a> {
+        let on_gpu = !device.is_cpu();
+        Run { observer, plan, timings: Timings::new(), mapped: 0, phases: Vec::new(), moved: 0, on_gpu }
+    }
+
     fn warn(&mut self, text: String) -> Result<()> {
         self.observer.event(Event::Warning(text))
     }
@@ -410,7 +423,10 @@ impl Run<'_> {
     }
 
     fn end(&mut self, phase: Phase, start: Instant, ledger: &Ledger) -> Result<()> {
-        self.phase(phase).measured = ledger.usage();
+        let on_gpu = self.on_gpu;
+        let entry = self.phase(phase);
+        entry.measured = ledger.usage();
+        entry.allocated = on_gpu.then(device_peak);
         self.timings.insert(phase.name(), start.elapsed());
         self.observer.event(Event::End { phase })
     }

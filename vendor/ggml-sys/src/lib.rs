@@ -37,6 +37,7 @@
 //! - `ggml_threadpool_new` that could not start a thread leaks the pool with those it started; they sleep.
 //! - ggml's one global lock is held only over code that asserts nothing, except for the IQ grids above.
 
+pub mod account;
 mod guard;
 
 #[allow(

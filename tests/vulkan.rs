@@ -1,0 +1,252 @@
+//! The offload corpus on a Vulkan device. Mesa's software device will do: `.ci/vulkan` says what it needs.
+//!
+//! Pipelines are compiled at first use, many seconds each on a software device and a minute for convolutions, so it is the
+//! denoiser of the miniature that runs here, at a few tokens, and formats are few.
+#![cfg(feature = "vulkan")]
+#![allow(clippy::print_stdout, clippy::unwrap_used)]
+
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use ggml_sys::account::{self, Memory};
+use pinhole::builtin;
+use pinhole::convert::{self, WriteOptions};
+use pinhole::error::Error;
+use pinhole::exec::{DeviceWeights, Session};
+use pinhole::ggml::{Backend, Buffer, CancelFlag, Device, Ledger};
+use pinhole::models::flux::sinusoid;
+use pinhole::plan::measure::Subject;
+use pinhole::plan::{Limits, Offload, Placement, Runs, budget};
+use pinhole::sample::randn;
+use pinhole::source::Source;
+use pinhole::source::flux::FluxModel;
+use pinhole::stage::{Cadence, Dims, Symbol};
+use pinhole_quant::recipe::FileType;
+use tempfile::TempDir;
+
+const COLUMNS: usize = 3;
+const ROWS: usize = 2;
+const TEXT: usize = 5;
+const STEPS: usize = 3;
+const RUNS: Runs = Runs { request: 1, steps: STEPS };
+
+/// Tests share one device and one account of its memory.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn device() -> Device {
+    Device::by_name("vulkan0").expect("a Vulkan device; for Mesa's software device set GGML_VK_VISIBLE_DEVICES=0")
+}
+
+/// The miniature in `file_type`.
+fn converted(dir: &Path, file_type: &str) -> Source {
+    let mini = builtin::mini().unwrap();
+    let model = FluxModel::open(&mini).unwrap();
+    let path = dir.join(format!("{file_type}.gguf"));
+    let file_type: FileType = file_type.parse().unwrap();
+    let planned = convert::plan(&mini, &model.networks(), file_type).unwrap();
+    planned.write(&path, WriteOptions::default(), &mut |_| Ok(())).unwrap();
+    Source::open(&path).unwrap()
+}
+
+/// The denoiser of a model on a device.
+struct Denoiser {
+    model: FluxModel,
+    backend: Backend,
+    ledger: Ledger,
+}
+
+impl Denoiser {
+    fn new(model: FluxModel, device: Device) -> Denoiser {
+        let backend = Backend::new(device, 2, CancelFlag::new()).unwrap();
+        Denoiser { model, backend, ledger: Ledger::new() }
+    }
+
+    fn dims() -> Dims {
+        Dims::new()
+            .with(Symbol::ImageTokens, COLUMNS * ROWS)
+            .with(Symbol::TextTokens, TEXT)
+            .with(Symbol::JointTokens, TEXT + COLUMNS * ROWS)
+    }
+
+    /// Where its weights go; with `part` of two between the least that works and all.
+    fn placement(&self, part: usize) -> Placement {
+        let transformer = &self.model.transformer;
+        let subject = Subject {
+            name: "transformer",
+            phase: "denoise",
+            model: &transformer.net.model,
+            bound: &transformer.bound,
+            dims: Denoiser::dims(),
+            runs: RUNS,
+        };
+        let component = [subject.measure(&self.backend).unwrap()];
+        let within =
+            |bytes| budget::plan(&component, Offload::Auto, &Limits { bytes: Some(bytes), ..Limits::default() });
+        let all = budget::plan(&component, Offload::Model, &Limits::default()).unwrap();
+        if part == 2 {
+            return all.components.into_iter().next().unwrap().placement;
+        }
+        let most = all.peak();
+        let least = within(1).unwrap_err().least;
+        within(least + (most - least) * part / 2).unwrap().components.remove(0).placement
+    }
+
+    /// What it predicts in each of a few steps, each from the one before.
+    fn run(&mut self, placement: &Placement) -> Result<Vec<f32>, Error> {
+        let begun = Instant::now();
+        self.backend.recover()?;
+        let transformer = &self.model.transformer;
+        let (net, config) = (&transformer.net, transformer.net.config());
+        let weights =
+            DeviceWeights::place(&net.model, &transformer.bound, self.backend.device(), &self.ledger, placement, RUNS)?;
+        let mut session = Session::new(&net.model, &weights, &Denoiser::dims(), &self.backend, &self.ledger)?;
+        let (cos, sin) = net.rotary(TEXT, ROWS, COLUMNS)?;
+        let ports = &net.ports;
+        session.set(ports.time, &sinusoid(700.0))?;
+        if let Some(guidance) = ports.guidance {
+            session.set(guidance, &sinusoid(3500.0))?;
+        }
+        session.set(ports.pooled, &randn(1, config.pooled_projection_dim)?)?;
+        session.set(ports.text, &randn(2, config.joint_attention_dim * TEXT)?)?;
+        session.set(ports.cos, &cos)?;
+        session.set(ports.sin, &sin)?;
+        session.set_indices(ports.condition, &[0])?;
+        session.run(&mut self.backend, Cadence::Request, |_, _| Ok(()))?;
+        let (mut latents, mut all) = (randn(3, config.in_channels * COLUMNS * ROWS)?, Vec::new());
+        for _ in 0..STEPS {
+            session.set(ports.latents, &latents)?;
+            session.run(&mut self.backend, Cadence::Step, |_, _| Ok(()))?;
+            let velocity = session.get(ports.velocity)?;
+            latents.iter_mut().zip(&velocity).for_each(|(x, v)| *x -= 0.3 * v);
+            all.extend(velocity);
+        }
+        let streamed = placement.slot_of.iter().flatten().count();
+        println!("{streamed} stages streamed, {} bytes moved: {:.1?}", weights.moved_bytes(), begun.elapsed());
+        Ok(all)
+    }
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|x| x.to_bits()).collect()
+}
+
+#[test]
+fn streamed_equals_resident() {
+    let _alone = alone();
+    let dir = TempDir::new().unwrap();
+    for file_type in ["q8_0", "q4_k_s", "bf16"] {
+        let mut denoiser = Denoiser::new(FluxModel::open(&converted(dir.path(), file_type)).unwrap(), device());
+        let resident = denoiser.placement(2);
+        assert!(resident.slot_of.iter().all(Option::is_none));
+        let expected = denoiser.run(&resident).unwrap();
+        assert!(expected.iter().all(|x| x.is_finite()));
+        // Twice each: with everything warm, an order that was right by chance shows.
+        for part in [0, 1, 0, 1] {
+            let placement = denoiser.placement(part);
+            assert!(placement.slots == 2);
+            let found = denoiser.run(&placement).unwrap();
+            assert!(bits(&found) == bits(&expected), "{file_type} within {part} of 2");
+        }
+    }
+}
+
+/// With weights in F32, which both compute with, the device differs by rounding activations to F16 in front of products: by a
+/// relative 2^-11 at most each, 8e-8 in the mean square. Some 40 products follow one another in a step, with independent
+/// errors that add up as squares: 3e-6 a step, and each of three steps begins with the error of those before.
+const NMSE_OF_F16: f64 = 1e-5;
+
+#[test]
+fn the_device_computes_what_the_cpu_computes() {
+    let _alone = alone();
+    let dir = TempDir::new().unwrap();
+    let source = converted(dir.path(), "f32");
+    let run = |device: Device| {
+        let mut denoiser = Denoiser::new(FluxModel::open(&source).unwrap(), device);
+        let placement = denoiser.placement(if device.is_cpu() { 2 } else { 0 });
+        denoiser.run(&placement).unwrap()
+    };
+    let (cpu, vulkan) = (run(Device::cpu().unwrap()), run(device()));
+    let square = |x: f32| f64::from(x).powi(2);
+    let error: f64 = cpu.iter().zip(&vulkan).map(|(a, b)| square(a - b)).sum();
+    let nmse = error / cpu.iter().map(|&x| square(x)).sum::<f64>();
+    println!("nmse {nmse:.1e}");
+    assert!(nmse < NMSE_OF_F16, "{nmse:.1e}");
+    assert!(nmse > 0.0, "the same device computed both");
+}
+
+#[test]
+fn more_than_the_device_has_is_an_error() {
+    let _alone = alone();
+    let device = device();
+    let (_, total) = device.memory().unwrap();
+    let ledger = Ledger::new();
+    for bytes in [total + (1 << 20), 1 << 60] {
+        let error = Buffer::allocate(device, bytes, &ledger, "weights").map(|_| ()).unwrap_err();
+        assert!(matches!(error, Error::OutOfMemory { bytes: asked, .. } if asked == bytes), "{error:?}");
+    }
+    assert_eq!(ledger.usage().total, 0);
+    Buffer::allocate(device, 1 << 20, &ledger, "weights").unwrap();
+}
+
+/// Ends the refusals however the test ends.
+struct Refusals;
+
+impl Drop for Refusals {
+    fn drop(&mut self) {
+        account::allow_allocations(Memory::Device);
+    }
+}
+
+#[test]
+fn a_device_that_fills_up_is_an_error_and_the_next_run_works() {
+    let _alone = alone();
+    let model = || FluxModel::open(&builtin::mini().unwrap()).unwrap();
+    let mut denoiser = Denoiser::new(model(), device());
+    let placement = denoiser.placement(0);
+    let expected = bits(&denoiser.run(&placement).unwrap());
+    let mut failures = Vec::new();
+    for after in 0.. {
+        // A new backend, whose own buffers are not there yet.
+        let mut denoiser = Denoiser::new(model(), device());
+        let refusals = Refusals;
+        account::refuse_allocations(Memory::Device, after);
+        let ran = denoiser.run(&placement);
+        drop(refusals);
+        match ran {
+            Err(Error::OutOfMemory { what, bytes, .. }) => {
+                println!("after {after} allocations: {bytes} bytes for {what}");
+                failures.push(what);
+            }
+            Err(error) => panic!("after {after} allocations: {error:?}"),
+            Ok(found) => {
+                assert!(bits(&found) == expected, "with all it needs");
+                break;
+            }
+        }
+        assert!(bits(&denoiser.run(&placement).unwrap()) == expected, "after failure {after}");
+        assert!(after < 100);
+    }
+    // Slots, ports and activations are pinhole's own; what the backend takes while it computes is not.
+    assert!(failures.iter().any(|what| what.contains("slots")), "{failures:?}");
+    assert!(failures.iter().any(|what| what.contains("work space")), "{failures:?}");
+}
+
+#[test]
+fn what_backends_allocate_is_counted() {
+    let _alone = alone();
+    let ledger = Ledger::new();
+    let before = account::read(Memory::Device);
+    let buffer = Buffer::allocate(device(), 3 << 20, &ledger, "weights").unwrap();
+    let held = account::read(Memory::Device).now - before.now;
+    // Drivers round up to pages.
+    assert!((3 << 20..(3 << 20) + (64 << 10)).contains(&held), "{held}");
+    account::reset_peak(Memory::Device);
+    drop(buffer);
+    let after = account::read(Memory::Device);
+    assert_eq!((after.now, after.peak), (before.now, before.now + held));
+}

@@ -1,0 +1,62 @@
+//! What ggml's backends have allocated, counted by stand-ins for the allocators that they call (see `shim/account.h`). Pools
+//! and scratch buffers count like everything else.
+
+use std::ffi::c_int;
+
+/// Whose memory it is. All devices of a kind share an account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i32)]
+pub enum Memory {
+    /// Buffers of the CPU backend.
+    Host = 0,
+    /// A GPU's own.
+    Device = 1,
+    /// The host's, allocated by a GPU's driver for copies.
+    Pinned = 2,
+}
+
+/// An account of memory, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Account {
+    /// Held now.
+    pub now: usize,
+    /// The most that was held at once since [`reset_peak`].
+    pub peak: usize,
+    /// How many requests were refused, ever.
+    pub refused: usize,
+    /// What the last of them asked for.
+    pub refused_bytes: usize,
+}
+
+unsafe extern "C" {
+    fn ph_account_read(memory: c_int, account: *mut Account);
+    safe fn ph_account_reset_peak(memory: c_int);
+    safe fn ph_refuse_allocations(memory: c_int, after: usize);
+    safe fn ph_allow_allocations(memory: c_int);
+}
+
+/// The account of `memory` as it stands.
+pub fn read(memory: Memory) -> Account {
+    let mut account = Account::default();
+    // SAFETY: `Account` is `ph_account` of shim/account.h, and writable.
+    unsafe { ph_account_read(memory as c_int, &mut account) };
+    account
+}
+
+/// From now on the peak counts from what is held now.
+pub fn reset_peak(memory: Memory) {
+    ph_account_reset_peak(memory as c_int);
+}
+
+/// For tests: after `after` more allocations all fail, as on a device that is full, until [`allow_allocations`].
+#[doc(hidden)]
+pub fn refuse_allocations(memory: Memory, after: usize) {
+    ph_refuse_allocations(memory as c_int, after);
+}
+
+/// Ends what [`refuse_allocations`] began.
+#[doc(hidden)]
+pub fn allow_allocations(memory: Memory) {
+    ph_allow_allocations(memory as c_int);
+}
