@@ -14,7 +14,7 @@ pub struct Size(pub u64);
 pub struct SizeError(&'static str);
 
 /// The letters of the units, each 1024 times the one before.
-const UNITS: &str = "KMGT";
+const UNITS: &str = "KMGTP";
 
 impl FromStr for Size {
     type Err = SizeError;
@@ -98,7 +98,7 @@ mod tests {
         for (bytes, text) in cases {
             assert_eq!(Size(bytes).to_string(), text);
         }
-        assert_eq!(Size(u64::MAX).to_string(), "16777216 TiB");
+        assert_eq!(Size(u64::MAX).to_string(), "16384 PiB");
     }
 
     proptest! {
