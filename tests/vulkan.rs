@@ -17,7 +17,7 @@ use pinhole::exec::{DeviceWeights, Session};
 use pinhole::ggml::{Backend, Buffer, CancelFlag, Device, Ledger};
 use pinhole::models::flux::sinusoid;
 use pinhole::plan::measure::Subject;
-use pinhole::plan::{Limits, Offload, Placement, Runs, budget};
+use pinhole::plan::{Component, Limits, Offload, Placement, Runs, budget};
 use pinhole::sample::randn;
 use pinhole::source::Source;
 use pinhole::source::flux::FluxModel;
@@ -25,9 +25,7 @@ use pinhole::stage::{Cadence, Dims, Symbol};
 use pinhole_quant::recipe::FileType;
 use tempfile::TempDir;
 
-const COLUMNS: usize = 3;
-const ROWS: usize = 2;
-const TEXT: usize = 5;
+const SMALL: Size = Size { columns: 3, rows: 2, text: 5 };
 const STEPS: usize = 3;
 const RUNS: Runs = Runs { request: 1, steps: STEPS };
 
@@ -53,8 +51,27 @@ fn converted(dir: &Path, file_type: &str) -> Source {
     Source::open(&path).unwrap()
 }
 
+/// Of a picture and its prompt, in tokens.
+#[derive(Clone, Copy, Debug)]
+struct Size {
+    columns: usize,
+    rows: usize,
+    text: usize,
+}
+
+impl Size {
+    fn dims(self) -> Dims {
+        let image = self.columns * self.rows;
+        Dims::new()
+            .with(Symbol::ImageTokens, image)
+            .with(Symbol::TextTokens, self.text)
+            .with(Symbol::JointTokens, self.text + image)
+    }
+}
+
 /// The denoiser of a model on a device.
 struct Denoiser {
+    size: Size,
     model: FluxModel,
     backend: Backend,
     ledger: Ledger,
@@ -63,28 +80,25 @@ struct Denoiser {
 impl Denoiser {
     fn new(model: FluxModel, device: Device) -> Denoiser {
         let backend = Backend::new(device, 2, CancelFlag::new()).unwrap();
-        Denoiser { model, backend, ledger: Ledger::new() }
+        Denoiser { size: SMALL, model, backend, ledger: Ledger::new() }
     }
 
-    fn dims() -> Dims {
-        Dims::new()
-            .with(Symbol::ImageTokens, COLUMNS * ROWS)
-            .with(Symbol::TextTokens, TEXT)
-            .with(Symbol::JointTokens, TEXT + COLUMNS * ROWS)
-    }
-
-    /// Where its weights go; with `part` of two between the least that works and all.
-    fn placement(&self, part: usize) -> Placement {
+    fn component(&self) -> Component {
         let transformer = &self.model.transformer;
         let subject = Subject {
             name: "transformer",
             phase: "denoise",
             model: &transformer.net.model,
             bound: &transformer.bound,
-            dims: Denoiser::dims(),
+            dims: self.size.dims(),
             runs: RUNS,
         };
-        let component = [subject.measure(&self.backend).unwrap()];
+        subject.measure(&self.backend).unwrap()
+    }
+
+    /// Where its weights go; with `part` of two between the least that works and all.
+    fn placement(&self, part: usize) -> Placement {
+        let component = [self.component()];
         let within =
             |bytes| budget::plan(&component, Offload::Auto, &Limits { bytes: Some(bytes), ..Limits::default() });
         let all = budget::plan(&component, Offload::Model, &Limits::default()).unwrap();
@@ -99,25 +113,26 @@ impl Denoiser {
     /// What it predicts in each of a few steps, each from the one before.
     fn run(&mut self, placement: &Placement) -> Result<Vec<f32>, Error> {
         let begun = Instant::now();
+        let Size { columns, rows, text } = self.size;
         self.backend.recover()?;
         let transformer = &self.model.transformer;
         let (net, config) = (&transformer.net, transformer.net.config());
         let weights =
             DeviceWeights::place(&net.model, &transformer.bound, self.backend.device(), &self.ledger, placement, RUNS)?;
-        let mut session = Session::new(&net.model, &weights, &Denoiser::dims(), &self.backend, &self.ledger)?;
-        let (cos, sin) = net.rotary(TEXT, ROWS, COLUMNS)?;
+        let mut session = Session::new(&net.model, &weights, &self.size.dims(), &self.backend, &self.ledger)?;
+        let (cos, sin) = net.rotary(text, rows, columns)?;
         let ports = &net.ports;
         session.set(ports.time, &sinusoid(700.0))?;
         if let Some(guidance) = ports.guidance {
             session.set(guidance, &sinusoid(3500.0))?;
         }
         session.set(ports.pooled, &randn(1, config.pooled_projection_dim)?)?;
-        session.set(ports.text, &randn(2, config.joint_attention_dim * TEXT)?)?;
+        session.set(ports.text, &randn(2, config.joint_attention_dim * text)?)?;
         session.set(ports.cos, &cos)?;
         session.set(ports.sin, &sin)?;
         session.set_indices(ports.condition, &[0])?;
         session.run(&mut self.backend, Cadence::Request, |_, _| Ok(()))?;
-        let (mut latents, mut all) = (randn(3, config.in_channels * COLUMNS * ROWS)?, Vec::new());
+        let (mut latents, mut all) = (randn(3, config.in_channels * columns * rows)?, Vec::new());
         for _ in 0..STEPS {
             session.set(ports.latents, &latents)?;
             session.run(&mut self.backend, Cadence::Step, |_, _| Ok(()))?;
@@ -249,4 +264,55 @@ fn what_backends_allocate_is_counted() {
     drop(buffer);
     let after = account::read(Memory::Device);
     assert_eq!((after.now, after.peak), (before.now, before.now + held));
+}
+
+/// What allocations are rounded up to in plans, for each of the four buffers that the backend keeps.
+const GRANULARITY: usize = 4 * (64 << 10);
+
+#[test]
+fn the_plan_bounds_what_the_backend_allocates() {
+    let _alone = alone();
+    let dir = TempDir::new().unwrap();
+    let sizes = [SMALL, Size { columns: 12, rows: 8, text: 32 }, Size { columns: 24, rows: 20, text: 64 }];
+    for file_type in ["q8_0", "q4_k_s", "f16"] {
+        let source = converted(dir.path(), file_type);
+        for size in sizes {
+            let mut denoiser = Denoiser::new(FluxModel::open(&source).unwrap(), device());
+            denoiser.size = size;
+            let plan = budget::plan(&[denoiser.component()], Offload::Model, &Limits::default()).unwrap();
+            let component = &plan.components[0];
+            let before = account::read(Memory::Device).now;
+            account::reset_peak(Memory::Device);
+            denoiser.run(&component.placement).unwrap();
+            let allocated = account::read(Memory::Device).peak - before;
+            let planned = plan.peak() + device().overhead().unwrap();
+            let ledger = denoiser.ledger.usage();
+            let own = ledger.peak - component.parts.scratch;
+            let taken = allocated - own;
+            println!("{file_type} {size:?}: {allocated} of {planned}; scratch {taken} of {}", component.parts.scratch);
+            assert_eq!(ledger.peak, plan.peak());
+            assert!(allocated <= planned, "{file_type} {size:?}: {allocated} allocated, {planned} planned");
+            // A bound, and not any: within twice what was taken.
+            assert!(component.parts.scratch <= 2 * taken + GRANULARITY, "{file_type} {size:?}");
+        }
+    }
+}
+
+#[test]
+fn what_a_backend_keeps_is_given_back_for_a_smaller_request() {
+    let _alone = alone();
+    let dir = TempDir::new().unwrap();
+    let mut denoiser = Denoiser::new(FluxModel::open(&converted(dir.path(), "q8_0")).unwrap(), device());
+    let placement = denoiser.placement(2);
+    let expected = denoiser.run(&placement).unwrap();
+    let small = account::read(Memory::Device).now;
+    denoiser.size = Size { columns: 24, rows: 20, text: 64 };
+    denoiser.run(&placement).unwrap();
+    let large = account::read(Memory::Device).now;
+    denoiser.size = SMALL;
+    assert!(bits(&denoiser.run(&placement).unwrap()) == bits(&expected));
+    let again = account::read(Memory::Device).now;
+    println!("kept: {small}, {large} after a larger picture, {again} after the first again");
+    assert_eq!(again, small);
+    assert!(large > small, "nothing was kept, so nothing could be given back");
 }

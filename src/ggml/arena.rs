@@ -19,6 +19,8 @@ pub struct Arena {
     entered: usize,
     /// What operations of the CPU compute with, beside their results.
     scratch: Vec<u8>,
+    /// What a device allocates by itself while it computes, as entered.
+    entered_scratch: usize,
     /// A number that no other arena has, and this one until graphs are assigned the next time.
     block: u64,
     /// Set when ggml was unwound while it allocated: what it holds is unknown from then on.
@@ -49,6 +51,7 @@ impl Arena {
             ledger: ledger.clone(),
             entered: 0,
             scratch: Vec::new(),
+            entered_scratch: 0,
             block: next_block(),
             broken: false,
         })
@@ -154,6 +157,17 @@ impl Arena {
         Ok(&mut self.scratch)
     }
 
+    /// Enters what the device will allocate by itself, in place of what was entered before.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] where that exceeds the account's limit.
+    pub(super) fn enter_scratch(&mut self, bytes: usize) -> Result<()> {
+        self.ledger.leave("scratch", std::mem::take(&mut self.entered_scratch));
+        self.ledger.enter("scratch", bytes)?;
+        self.entered_scratch = bytes;
+        Ok(())
+    }
+
     fn assign_one(&mut self, graph: &Graph) -> Result<()> {
         let assigned = guarded("assign", || {
             // Reserved once more: ggml would take a graph of as many tensors for the one before, and use a plan under
@@ -191,7 +205,7 @@ fn next_block() -> u64 {
 impl Drop for Arena {
     fn drop(&mut self) {
         self.ledger.leave("activations", self.entered);
-        self.ledger.leave("scratch", self.scratch.len());
+        self.ledger.leave("scratch", self.scratch.len() + self.entered_scratch);
         // A block that may have been freed already is better leaked than freed twice.
         if self.broken {
             return;

@@ -1,5 +1,6 @@
 //! A device ready to compute.
 
+use std::cell::Cell;
 use std::ffi::c_void;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use ggml_sys as sys;
 use ggml_sys::account;
 
-use super::{Arena, Device, Event, Graph, guarded, queue};
+use super::{Arena, Device, Event, Graph, Scratch, guarded, queue};
 use crate::{Error, Result};
 
 /// A flag that any thread may raise to stop a computation between two operations.
@@ -42,8 +43,10 @@ impl CancelFlag {
 
 /// A device's compute queue; on the CPU, a pool of threads.
 pub struct Backend {
-    raw: NonNull<sys::ggml_backend>,
+    raw: Cell<NonNull<sys::ggml_backend>>,
     device: Device,
+    /// What it may keep from computations so far, on other devices than the CPU.
+    kept: Cell<Scratch>,
     /// The CPU's threads.
     pool: Option<Pool>,
     cancel: CancelFlag,
@@ -77,13 +80,9 @@ impl Backend {
     /// # Errors
     /// [`Error::Device`] where the device does not start.
     pub fn new(device: Device, threads: usize, cancel: CancelFlag) -> Result<Backend> {
-        let failed = |message: &str| Error::Device { device: device.name(), message: message.into(), hint: None };
-        let raw = guarded("start", || {
-            // SAFETY: a live device; no parameters.
-            unsafe { sys::ggml_backend_dev_init(device.raw(), std::ptr::null()) }
-        })?;
-        let raw = NonNull::new(raw).ok_or_else(|| failed("does not start"))?;
-        let mut backend = Backend { raw, device, pool: None, cancel, state: State::Ready };
+        let raw = Cell::new(start(device)?);
+        let mut backend =
+            Backend { raw, device, kept: Cell::default(), pool: None, cancel, state: State::Ready };
         if device.is_cpu() {
             backend.start_threads(threads)?;
         }
@@ -106,10 +105,10 @@ impl Backend {
         // SAFETY: this is the CPU backend. The pool is freed after the backend (see `Drop`), and the flag that the
         // abort callback reads is kept alive by `self.cancel`.
         unsafe {
-            sys::ggml_backend_cpu_set_n_threads(self.raw.as_ptr(), threads);
-            sys::ggml_backend_cpu_set_threadpool(self.raw.as_ptr(), pool.as_ptr());
+            sys::ggml_backend_cpu_set_n_threads(self.raw.get().as_ptr(), threads);
+            sys::ggml_backend_cpu_set_threadpool(self.raw.get().as_ptr(), pool.as_ptr());
             let flag = Arc::as_ptr(&self.cancel.0).cast_mut().cast();
-            sys::ggml_backend_cpu_set_abort_callback(self.raw.as_ptr(), Some(is_raised), flag);
+            sys::ggml_backend_cpu_set_abort_callback(self.raw.get().as_ptr(), Some(is_raised), flag);
         }
         Ok(())
     }
@@ -130,7 +129,7 @@ impl Backend {
         if self.pool.is_some() {
             // SAFETY: this is the CPU backend, which computes nothing meanwhile (`&mut self`). It knows the new flag before
             // the old one goes, and `self.cancel` keeps the new one alive.
-            unsafe { sys::ggml_backend_cpu_set_abort_callback(self.raw.as_ptr(), Some(is_raised), flag) };
+            unsafe { sys::ggml_backend_cpu_set_abort_callback(self.raw.get().as_ptr(), Some(is_raised), flag) };
         }
         self.cancel = cancel;
     }
@@ -170,7 +169,7 @@ impl Backend {
                 // unwinds. What it leaves behind is not used again.
                 // SAFETY: a live backend and graph; every leaf lies in a buffer that the graph holds, every other tensor
                 // in the arena. The caller keeps both until the work is done.
-                unsafe { sys::ggml_backend_graph_compute_async(self.raw.as_ptr(), graph.cgraph()) }
+                unsafe { sys::ggml_backend_graph_compute_async(self.raw.get().as_ptr(), graph.cgraph()) }
             }),
         };
         let computed = computed.map_err(|caught| self.unwound(&caught, before))?;
@@ -200,7 +199,7 @@ impl Backend {
         let before = account::read(self.device.memory_kind());
         let done = sys::guard(|| {
             // SAFETY: a live backend.
-            unsafe { sys::ggml_backend_synchronize(self.raw.as_ptr()) }
+            unsafe { sys::ggml_backend_synchronize(self.raw.get().as_ptr()) }
         });
         done.map_err(|caught| self.unwound(&caught, before))
     }
@@ -210,7 +209,7 @@ impl Backend {
     /// # Errors
     /// [`Error::Graph`] if the device fails.
     pub fn wait(&self, event: &Event) -> Result<()> {
-        queue::wait(self.raw, event)
+        queue::wait(self.raw.get(), event)
     }
 
     /// `event` happens when all that was begun is done.
@@ -218,36 +217,70 @@ impl Backend {
     /// # Errors
     /// [`Error::Graph`] if the device fails.
     pub fn record(&self, event: &Event) -> Result<()> {
-        queue::record(self.raw, event)
+        queue::record(self.raw.get(), event)
     }
 
     pub(super) fn synchronize(&self) -> Result<()> {
         guarded("wait", || {
             // SAFETY: a live backend.
-            unsafe { sys::ggml_backend_synchronize(self.raw.as_ptr()) }
+            unsafe { sys::ggml_backend_synchronize(self.raw.get().as_ptr()) }
         })
     }
 
     pub(super) fn raw(&self) -> NonNull<sys::ggml_backend> {
-        self.raw
+        self.raw.get()
     }
 
-    /// Bytes that computing `graph` takes on the device beside places and activations. Allocates nothing, and takes graphs
-    /// whose leaves lie nowhere.
+    /// What computing `graph` takes on the device beside places and activations: on the CPU exactly, on others at most.
+    /// Allocates nothing, and takes graphs whose leaves lie nowhere.
     ///
     /// # Errors
-    /// [`Error::Graph`] if ggml fails.
-    pub fn work_size(&self, graph: &Graph) -> Result<usize> {
-        Ok(self.cpu_plan(graph)?.map_or(0, |plan| plan.work_size))
+    /// [`Error::Graph`] if ggml fails, or the graph has an operation that [`Scratch`] knows nothing of.
+    pub fn scratch(&self, graph: &Graph) -> Result<Scratch> {
+        match self.cpu_plan(graph)? {
+            Some(plan) => Ok(Scratch::one(plan.work_size)),
+            None => self.device.scratch_table()?.of(graph, self.device.granularity()),
+        }
     }
 
-    /// Gives `arena` the work space of all `graphs`, so that computing them allocates nothing.
+    /// Gives `arena` the work space of all `graphs`, so that computing them allocates nothing. Other devices than the CPU
+    /// allocate it themselves on the way: there it is entered, and what they keep from earlier graphs is given back where the two
+    /// together would be more.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`].
+    /// [`Error::OutOfMemory`]; [`Error::Device`] where the device does not start anew.
     pub fn reserve(&self, graphs: &[&Graph], arena: &mut Arena) -> Result<()> {
-        let sizes = graphs.iter().map(|graph| self.work_size(graph)).collect::<Result<Vec<_>>>()?;
-        arena.scratch(sizes.into_iter().max().unwrap_or(0)).map(|_| ())
+        let mut wanted = Scratch::default();
+        for graph in graphs {
+            wanted = wanted.join(self.scratch(graph)?);
+        }
+        if self.device.is_cpu() {
+            return arena.scratch(wanted.bytes()).map(|_| ());
+        }
+        let together = self.kept.get().join(wanted);
+        if together.bytes() > wanted.bytes() {
+            self.restart()?;
+            self.kept.set(wanted);
+        } else {
+            self.kept.set(together);
+        }
+        arena.enter_scratch(wanted.bytes())
+    }
+
+    /// Has ggml start the device anew, without what it kept from earlier computations. Compiled kernels stay, and so does all
+    /// that is in memory. Nothing is being computed.
+    fn restart(&self) -> Result<()> {
+        self.synchronize()?;
+        let fresh = start(self.device)?;
+        let old = self.raw.replace(fresh);
+        if self.state == State::Ready {
+            // An exception on the way (a device that is lost) leaks what is left.
+            let _ = sys::guard(|| {
+                // SAFETY: freed once: nothing else has it.
+                unsafe { sys::ggml_backend_free(old.as_ptr()) }
+            });
+        }
+        Ok(())
     }
 
     /// How the CPU goes about `graph`. `None` on other devices.
@@ -324,13 +357,23 @@ impl Backend {
         let _ = sys::guard(|| {
             // SAFETY: freed once, the backend before the pool that it uses.
             unsafe {
-                sys::ggml_backend_free(self.raw.as_ptr());
+                sys::ggml_backend_free(self.raw.get().as_ptr());
                 if let Some(pool) = self.pool {
                     sys::ggml_threadpool_free(pool.raw.as_ptr());
                 }
             }
         });
     }
+}
+
+/// ggml's own part of a backend.
+fn start(device: Device) -> Result<NonNull<sys::ggml_backend>> {
+    let raw = guarded("start", || {
+        // SAFETY: a live device; no parameters.
+        unsafe { sys::ggml_backend_dev_init(device.raw(), std::ptr::null()) }
+    })?;
+    let failed = || Error::Device { device: device.name(), message: "does not start".into(), hint: None };
+    NonNull::new(raw).ok_or_else(failed)
 }
 
 impl Drop for Backend {

@@ -6,8 +6,9 @@ use std::num::NonZeroU64;
 use std::sync::{Mutex, PoisonError};
 
 use ggml_sys as sys;
-use ggml_sys::account::Memory;
+use ggml_sys::account::{self, Memory};
 
+use super::scratch::{Card as CudaCard, Table};
 use super::{guarded, log};
 use crate::size::Size;
 use crate::{Error, Result};
@@ -62,6 +63,21 @@ struct Card {
     /// Bytes a second; as fast as it goes where none is given.
     link: Option<NonZeroU64>,
 }
+
+/// Whose backend computes on it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Family {
+    Vulkan,
+    Cuda,
+    /// The CPU, and those that allocate nothing on the way.
+    Other,
+}
+
+/// How many buffers pinhole has on a device at once, at most: weights of four components, slots, ports, activations.
+const MOST_BUFFERS: usize = 8;
+
+/// What CUDA's driver takes for kernels that it loads when they are first called: an estimate, since no card was at hand.
+const LAZY_KERNELS: usize = 64 << 20;
 
 /// What follows the CPU's name in that of the card.
 const CARD: &str = ":discrete";
@@ -179,10 +195,11 @@ impl Device {
     /// # Errors
     /// [`Error::Graph`] if the driver fails.
     pub fn memory(&self) -> Result<(usize, usize)> {
+        let raw = self.raw();
         guarded("device memory", || {
             let (mut free, mut total) = (0, 0);
             // SAFETY: both pointers are valid for the call.
-            unsafe { sys::ggml_backend_dev_memory(self.raw, &mut free, &mut total) };
+            unsafe { sys::ggml_backend_dev_memory(raw, &mut free, &mut total) };
             (free, total)
         })
     }
@@ -205,6 +222,59 @@ impl Device {
     pub fn alignment(&self) -> usize {
         // SAFETY: the device is valid, and so is its default buffer type.
         unsafe { sys::ggml_backend_buft_get_alignment(self.buffer_type()) }
+    }
+
+    /// Which operations make its backend allocate what.
+    pub(super) fn scratch_table(&self) -> Result<Table> {
+        Ok(match self.family() {
+            Family::Vulkan => Table::Vulkan { nvidia: self.description().contains("NVIDIA") },
+            Family::Cuda => Table::Cuda(self.cuda_card()?.0),
+            Family::Other => Table::Nothing,
+        })
+    }
+
+    /// What its allocations are rounded up to: pages of a card's memory, and the granularity of CUDA's memory management.
+    pub(super) fn granularity(&self) -> usize {
+        match self.family() {
+            Family::Vulkan => 64 << 10,
+            Family::Cuda => 2 << 20,
+            Family::Other => 1,
+        }
+    }
+
+    /// Bytes that the driver takes on it for this process, whatever is computed: its context, and what allocations are
+    /// rounded up by. What Vulkan's driver takes for itself is not known.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the driver fails.
+    pub fn overhead(&self) -> Result<usize> {
+        let rounding = MOST_BUFFERS * self.granularity();
+        Ok(match self.family() {
+            Family::Vulkan => rounding,
+            Family::Cuda => rounding + self.cuda_card()?.1 + LAZY_KERNELS,
+            Family::Other => 0,
+        })
+    }
+
+    /// The card, and the bytes of its context.
+    fn cuda_card(&self) -> Result<(CudaCard, usize)> {
+        let index = self.name().strip_prefix("cuda").and_then(|index| index.parse().ok());
+        let card = index.and_then(account::cuda_card).ok_or_else(|| Error::Device {
+            device: self.name(),
+            message: "the driver does not say what card it is".into(),
+            hint: None,
+        })?;
+        let (capability, multiprocessors) = (card.capability, card.multiprocessors);
+        Ok((CudaCard { capability, multiprocessors: multiprocessors as usize }, card.context_bytes))
+    }
+
+    fn family(&self) -> Family {
+        match self.name() {
+            _ if self.is_cpu() => Family::Other,
+            name if name.starts_with("vulkan") => Family::Vulkan,
+            name if name.starts_with("cuda") => Family::Cuda,
+            _ => Family::Other,
+        }
     }
 
     /// Whose account of allocations its memory is in.
@@ -231,6 +301,10 @@ impl Device {
         let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
         let raw = self.raw;
         if !opened.contains(&(raw as usize)) {
+            if self.family() == Family::Cuda {
+                // Before there is a context, so that it can be seen what that takes. Who needs the answer asks again.
+                let _ = self.cuda_card();
+            }
             // A device that cannot be opened says so again to whoever asks next.
             // SAFETY: the device is valid.
             if sys::guard(|| unsafe { sys::ggml_backend_dev_buffer_type(raw) }).is_ok() {

@@ -21,6 +21,7 @@ pub mod log;
 mod ops;
 mod product;
 mod queue;
+mod scratch;
 pub mod support;
 
 pub use arena::Arena;
@@ -30,6 +31,7 @@ pub use device::{Device, DeviceKind, Features, devices};
 pub use graph::{Graph, Tensor};
 pub use ledger::{Ledger, Usage, device_peak, restart_device_peak};
 pub(crate) use queue::SlotEvent;
+pub use scratch::Scratch;
 pub use queue::{CopyQueue, Event, SlotEvents, Staging};
 
 use crate::{Error, Result};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use pinhole_quant::DType;
 
-use crate::ggml::{Arena, Backend, Buffer, Device, Graph, Placed};
+use crate::ggml::{Arena, Backend, Buffer, Device, Graph, Placed, Scratch};
 use crate::stage::{Build, Dims, FeatureMap, Lifetime, Model, Stage, shape_of};
 use crate::weights::WeightId;
 use crate::{Error, Result};
@@ -24,7 +24,7 @@ pub(crate) struct Touch {
 struct Found {
     touch: Touch,
     activations: usize,
-    scratch: usize,
+    scratch: Scratch,
 }
 
 /// What a dry run over the stages of a model found, with no memory behind it.
@@ -61,7 +61,7 @@ impl DryRun {
             let touched = b.finish()?;
             let positions = |ports: &[crate::stage::Port]| ports.iter().map(|port| port.index()).collect();
             let touch = Touch { read: positions(&touched.read), written: positions(&touched.written) };
-            Ok(Found { touch, activations: Arena::measure(&graph)?, scratch: backend.work_size(&graph)? })
+            Ok(Found { touch, activations: Arena::measure(&graph)?, scratch: backend.scratch(&graph)? })
         };
         Ok(DryRun { stages: model.stages().iter().map(dry).collect::<Result<_>>()? })
     }
@@ -71,9 +71,9 @@ impl DryRun {
         self.stages.iter().map(|found| found.activations).max().unwrap_or(0)
     }
 
-    /// Bytes that the backend takes beside, for the stage that needs most.
+    /// Bytes that the backend takes beside.
     pub(crate) fn scratch(&self) -> usize {
-        self.stages.iter().map(|found| found.scratch).max().unwrap_or(0)
+        self.stages.iter().fold(Scratch::default(), |all, found| all.join(found.scratch)).bytes()
     }
 
     /// Gives every port its place in one block: those that are never alive together share it.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use pinhole_quant::DType;
 
 use super::dry_run::{self, Lives, MapBlock, STAGE_TENSORS, Touch};
-use crate::ggml::{Arena, Backend, Buffer, Graph, Placed};
+use crate::ggml::{Arena, Backend, Buffer, Graph, Placed, Scratch};
 use crate::stage::{Build, Dims, Exchanged, FeatureMap, Model, Reach, Strip, Strips, shape_of};
 use crate::weights::WeightId;
 use crate::{Error, Result};
@@ -61,6 +61,7 @@ impl StripRun {
             touched.push(std::mem::take(&mut cutter.found.touch));
         }
         let Found { exchanged, activations, scratch, normed, .. } = cutter.found;
+        let scratch = scratch.bytes();
         let maps = Lives { model, stages: &touched }.pack_maps(dims, backend.device())?;
         Ok(StripRun { stages, exchanged, activations, scratch, maps, normed })
     }
@@ -71,7 +72,7 @@ impl StripRun {
 struct Found {
     exchanged: usize,
     activations: usize,
-    scratch: usize,
+    scratch: Scratch,
     normed: Vec<FeatureMap>,
     /// Of the stage at hand.
     touch: Touch,
@@ -108,7 +109,7 @@ impl Cutter<'_> {
             let Found { exchanged: bytes, activations, scratch, .. } = &mut self.found;
             *bytes = exchanged.bytes.max(*bytes);
             *activations = Arena::measure(&graph)?.max(*activations);
-            *scratch = self.backend.work_size(&graph)?.max(*scratch);
+            *scratch = scratch.join(self.backend.scratch(&graph)?);
         }
         Ok(cut)
     }

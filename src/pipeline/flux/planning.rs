@@ -263,5 +263,5 @@ pub(super) fn limits(device: Device, options: &MemoryOptions) -> Result<Limits> 
         None if host => None,
         None => Some(free.saturating_sub((free / MARGIN_PART).max(LEAST_MARGIN))),
     };
-    Ok(Limits { bytes, host, overhead: 0 })
+    Ok(Limits { bytes, host, overhead: device.overhead()? })
 }

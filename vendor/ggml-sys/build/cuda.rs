@@ -64,8 +64,6 @@ fn new_cuda_build(ggml: &Path, home: &Path) -> cc::Build {
     build.warnings(false);
     build.include(ggml.join("include")).include(ggml.join("src")).include(home.join("include")).include(out_dir());
     build.define("NDEBUG", None).define("GGML_SCHED_MAX_COPIES", "4").define("GGML_CUDA_USE_GRAPHS", None);
-    // The pool of virtual memory would link the driver, so that a binary would start on machines with one only.
-    build.define("GGML_CUDA_NO_VMM", None);
     define_platform(&mut build);
     build
 }

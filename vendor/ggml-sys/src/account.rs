@@ -36,6 +36,35 @@ unsafe extern "C" {
     safe fn ph_allow_allocations(memory: c_int);
 }
 
+/// A card that CUDA has, as far as scratch memory depends on it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct CudaCard {
+    /// A hundred times the major and ten times the minor compute capability.
+    pub capability: u32,
+    /// How many multiprocessors it has.
+    pub multiprocessors: u32,
+    /// What the driver took for the context, in bytes.
+    pub context_bytes: usize,
+}
+
+/// The CUDA card number `device`. The first call for it makes its context.
+#[cfg(feature = "cuda")]
+pub fn cuda_card(device: c_int) -> Option<CudaCard> {
+    unsafe extern "C" {
+        fn ph_cuda_card(device: c_int, card: *mut CudaCard) -> bool;
+    }
+    let mut card = CudaCard::default();
+    // SAFETY: `CudaCard` is `ph_cuda_card_info` of shim/account_cuda.cpp, and writable.
+    unsafe { ph_cuda_card(device, &mut card) }.then_some(card)
+}
+
+/// The CUDA card number `device`: none, in a build without CUDA.
+#[cfg(not(feature = "cuda"))]
+pub fn cuda_card(_: c_int) -> Option<CudaCard> {
+    None
+}
+
 /// The account of `memory` as it stands.
 pub fn read(memory: Memory) -> Account {
     let mut account = Account::default();
