@@ -13,7 +13,7 @@ use crate::{Error, Result};
 const PIECES: usize = 4;
 
 /// Large enough that what a copy costs by itself does not count, small enough that the first is soon on its way.
-const PIECE: usize = 8 << 20;
+const PIECE: usize = Staging::BYTES / PIECES;
 
 /// What one thread brings from the file at once: pages that are not there yet are read by several at a time.
 const PART: usize = 1 << 20;
@@ -50,7 +50,7 @@ impl DeviceLink {
         stop: &Arc<AtomicBool>,
     ) -> Result<Option<DeviceLink>> {
         let Some(queue) = CopyQueue::new(device)? else { return Ok(None) };
-        let Some(staging) = Staging::new(device, PIECES * PIECE)? else { return Ok(None) };
+        let Some(staging) = Staging::new(device, Staging::BYTES)? else { return Ok(None) };
         let piece = |_| Ok(Piece { free: Event::new(device)?, used: 0 });
         let pieces = (0..PIECES).map(piece).collect::<Result<Vec<_>>>()?;
         let (slots, stop) = (slots.cloned(), Arc::clone(stop));

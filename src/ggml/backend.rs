@@ -81,8 +81,7 @@ impl Backend {
     /// [`Error::Device`] where the device does not start.
     pub fn new(device: Device, threads: usize, cancel: CancelFlag) -> Result<Backend> {
         let raw = Cell::new(start(device)?);
-        let mut backend =
-            Backend { raw, device, kept: Cell::default(), pool: None, cancel, state: State::Ready };
+        let mut backend = Backend { raw, device, kept: Cell::default(), pool: None, cancel, state: State::Ready };
         if device.is_cpu() {
             backend.start_threads(threads)?;
         }

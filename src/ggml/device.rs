@@ -9,7 +9,7 @@ use ggml_sys as sys;
 use ggml_sys::account::{self, Memory};
 
 use super::scratch::{Card as CudaCard, Table};
-use super::{guarded, log};
+use super::{Staging, guarded, log};
 use crate::size::Size;
 use crate::{Error, Result};
 
@@ -250,6 +250,7 @@ impl Device {
     pub fn overhead(&self) -> Result<usize> {
         let rounding = MOST_BUFFERS * self.granularity();
         Ok(match self.family() {
+            Family::Vulkan if self.shares_memory() => rounding + Staging::BYTES,
             Family::Vulkan => rounding,
             Family::Cuda => rounding + self.cuda_card()?.1 + LAZY_KERNELS,
             Family::Other => 0,
@@ -266,6 +267,12 @@ impl Device {
         })?;
         let (capability, multiprocessors) = (card.capability, card.multiprocessors);
         Ok((CudaCard { capability, multiprocessors: multiprocessors as usize }, card.context_bytes))
+    }
+
+    /// Whether the host's memory is all that it has, so that what copies go through is in its account.
+    fn shares_memory(&self) -> bool {
+        // Mesa's software device is not called integrated, but has one heap.
+        self.kind() == DeviceKind::Integrated || self.description().contains("llvmpipe")
     }
 
     fn family(&self) -> Family {

@@ -31,8 +31,8 @@ pub use device::{Device, DeviceKind, Features, devices};
 pub use graph::{Graph, Tensor};
 pub use ledger::{Ledger, Usage, device_peak, restart_device_peak};
 pub(crate) use queue::SlotEvent;
-pub use scratch::Scratch;
 pub use queue::{CopyQueue, Event, SlotEvents, Staging};
+pub use scratch::Scratch;
 
 use crate::{Error, Result};
 

@@ -135,6 +135,11 @@ impl Drop for Staging {
     }
 }
 
+impl Staging {
+    /// What copies of weights to a device go through, in bytes.
+    pub const BYTES: usize = 32 << 20;
+}
+
 /// A device's queue for copies.
 pub struct CopyQueue {
     backend: Backend,

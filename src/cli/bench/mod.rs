@@ -1,5 +1,6 @@
 //! `pinhole bench`: measurements that anyone can repeat, each a subcommand that prints a table or, with `--json`, one object.
 
+mod card;
 mod denoiser;
 mod matmul;
 mod model;
@@ -14,6 +15,7 @@ use super::printer::{Printer, Talk};
 
 #[derive(Subcommand)]
 pub(super) enum Bench {
+    Card(card::Args),
     Matmul(matmul::Args),
     Model(model::Args),
     Offload(offload::Args),
@@ -24,6 +26,7 @@ pub(super) enum Bench {
 impl Bench {
     pub(super) fn talk(&self) -> &Talk {
         match self {
+            Bench::Card(args) => &args.talk,
             Bench::Matmul(args) => &args.talk,
             Bench::Model(args) => &args.talk,
             Bench::Offload(args) => &args.talk,
@@ -34,6 +37,7 @@ impl Bench {
 
     pub(super) fn run(&self, printer: &Printer) -> Result<(), Failure> {
         match self {
+            Bench::Card(args) => card::run(args, printer),
             Bench::Matmul(args) => matmul::run(args, printer),
             Bench::Model(args) => model::run(args, printer),
             Bench::Offload(args) => offload::run(args, printer),

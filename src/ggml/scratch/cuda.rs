@@ -120,7 +120,8 @@ fn convolution(kernel: &Extents, x: &Extents, result: &Extents, card: Card) -> S
     // No more padding than keeps the size.
     let [w, h] = [0, 1].map(|i| x.ne[i].saturating_add(kernel.ne[i]));
     let input = product(&[2, w, h, x.ne[2], x.ne[3]]);
-    let tiles = product(&[result.ne[0].saturating_mul(result.ne[1]).div_ceil(64), result.ne[2].div_ceil(64), result.ne[3]]);
+    let tiles =
+        product(&[result.ne[0].saturating_mul(result.ne[1]).div_ceil(64), result.ne[2].div_ceil(64), result.ne[3]]);
     let terms = product(&[kernel.ne[0], kernel.ne[1], kernel.ne[2]]).div_ceil(64);
     let parts = (8 * card.multiprocessors).div_ceil(tiles.max(1)).min(32).min(terms);
     let partial = if parts > 1 { product(&[4, parts, result.elements()]) } else { 0 };

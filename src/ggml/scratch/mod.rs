@@ -37,7 +37,9 @@ pub(super) enum Table {
     /// Allocates nothing of its own.
     Nothing,
     /// `nvidia`: whether the device may multiply by NVIDIA's own cooperative matrices, for which more is converted.
-    Vulkan { nvidia: bool },
+    Vulkan {
+        nvidia: bool,
+    },
     Cuda(Card),
 }
 

@@ -55,47 +55,69 @@ fn cuda_files(dir: &Path, wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
     files
 }
 
+/// What nvcc is given for every file. `ggml`, `out` and `root` are the folders of ggml's sources, of generated headers, and of this
+/// package; `home` is the toolkit's.
+fn flags(ggml: &str, out: &str, home: &str) -> Vec<String> {
+    let mut flags: Vec<String> =
+        ["-std=c++17", "-O3", "-use_fast_math", "-extended-lambda", "-w"].map(str::to_owned).to_vec();
+    flags.push(format!("-Xcompiler=-fexceptions,-fvisibility=hidden,-fPIC,-w,-ffile-prefix-map={ggml}=ggml"));
+    flags.extend(
+        [format!("{ggml}/include"), format!("{ggml}/src"), format!("{home}/include"), out.to_owned()]
+            .map(|dir| format!("-I{dir}")),
+    );
+    flags.extend(["NDEBUG", "GGML_SCHED_MAX_COPIES=4", "GGML_CUDA_USE_GRAPHS"].map(|name| format!("-D{name}")));
+    flags
+}
+
+/// What is added for ggml's own files: which kernels of flash attention there are, and the account of what is allocated.
+fn ggml_flags(root: &str) -> Vec<String> {
+    let mut flags = vec![format!("-DGGML_CUDA_FA_QUANTS=\"{FLASH_ATTENTION}\"")];
+    for k in FLASH_ATTENTION_TYPES {
+        for v in FLASH_ATTENTION_TYPES {
+            let compiled = u8::from(format!("{k}-{v}") == FLASH_ATTENTION);
+            flags.push(format!("-D{}={compiled}", format!("GGML_CUDA_FA_{k}_{v}").to_uppercase()));
+        }
+    }
+    flags.extend(["-include".to_owned(), format!("{root}/shim/account_cuda.h")]);
+    flags
+}
+
+/// The backend's files, relative to ggml's folder.
+fn files(ggml: &Path) -> Vec<PathBuf> {
+    let dir = ggml.join("src/ggml-cuda");
+    let is_instance = |name: &str| INSTANCES.iter().any(|start| name.starts_with(start)) && name.ends_with(".cu");
+    let mut files = cuda_files(&dir, |name| name.ends_with(".cu"));
+    files.extend(cuda_files(&dir.join("template-instances"), is_instance));
+    files.iter().filter_map(|file| Some(file.strip_prefix(ggml).ok()?.to_owned())).collect()
+}
+
 fn new_cuda_build(ggml: &Path, home: &Path) -> cc::Build {
     let mut build = cc::Build::new();
-    build.cuda(true).cudart("none").compiler(home.join("bin/nvcc")).std("c++17").opt_level(3).debug(false);
-    build.flag(format!("-arch={}", architecture())).flag("-use_fast_math").flag("-extended-lambda").flag("-w");
-    build.flag("-Xcompiler=-fexceptions,-fvisibility=hidden,-fPIC,-w");
-    build.flag(format!("-Xcompiler=-ffile-prefix-map={}=ggml", ggml.display()));
-    build.warnings(false);
-    build.include(ggml.join("include")).include(ggml.join("src")).include(home.join("include")).include(out_dir());
-    build.define("NDEBUG", None).define("GGML_SCHED_MAX_COPIES", "4").define("GGML_CUDA_USE_GRAPHS", None);
+    build.cuda(true).cudart("none").compiler(home.join("bin/nvcc")).no_default_flags(true).warnings(false);
+    build.flag(format!("-arch={}", architecture()));
+    let folder = |path: &Path| path.display().to_string();
+    flags(&folder(ggml), &folder(&out_dir()), &folder(home)).into_iter().for_each(|flag| drop(build.flag(flag)));
     define_platform(&mut build);
     build
 }
 
-fn define_flash_attention(build: &mut cc::Build) {
-    build.define("GGML_CUDA_FA_QUANTS", Some(format!("\"{FLASH_ATTENTION}\"").as_str()));
-    for k in FLASH_ATTENTION_TYPES {
-        for v in FLASH_ATTENTION_TYPES {
-            let compiled = if format!("{k}-{v}") == FLASH_ATTENTION { "1" } else { "0" };
-            build.define(&format!("GGML_CUDA_FA_{k}_{v}").to_uppercase(), compiled);
-        }
-    }
-}
-
 /// The backend, and the account of what it allocates.
 pub(super) fn build_cuda(ggml: &Path) {
-    for name in ["PINHOLE_CUDA_HOME", "PINHOLE_CUDA_ARCH", "CUDA_HOME", "CUDA_PATH"] {
+    for name in ["PINHOLE_CUDA_HOME", "PINHOLE_CUDA_ARCH", "PINHOLE_CUDA_LATER", "CUDA_HOME", "CUDA_PATH"] {
         println!("cargo::rerun-if-env-changed={name}");
     }
-    let (home, dir) = (toolkit(), ggml.join("src/ggml-cuda"));
-    println!("cargo::rerun-if-changed={}", dir.display());
-    let mut build = new_cuda_build(ggml, &home);
-    define_flash_attention(&mut build);
-    build.flag("-include").flag(manifest_dir().join("shim/account_cuda.h"));
-    build.files(cuda_files(&dir, |name| name.ends_with(".cu")));
-    let is_instance = |name: &str| INSTANCES.iter().any(|start| name.starts_with(start)) && name.ends_with(".cu");
-    build.files(cuda_files(&dir.join("template-instances"), is_instance));
-    build.compile("pinhole_ggml_cuda");
-
+    println!("cargo::rerun-if-changed={}", ggml.join("src/ggml-cuda").display());
     for file in ["shim/account_cuda.cpp", "shim/account_cuda.h"] {
         println!("cargo::rerun-if-changed={file}");
     }
+    if let Some(makefile) = env::var_os("PINHOLE_CUDA_LATER") {
+        return write_makefile(ggml, Path::new(&makefile));
+    }
+    let home = toolkit();
+    let mut build = new_cuda_build(ggml, &home);
+    ggml_flags(&manifest_dir().display().to_string()).into_iter().for_each(|flag| drop(build.flag(flag)));
+    build.files(files(ggml).iter().map(|file| ggml.join(file)));
+    build.compile("pinhole_ggml_cuda");
     new_cuda_build(ggml, &home).file("shim/account_cuda.cpp").compile("pinhole_ggml_account_cuda");
     println!("cargo::rustc-link-search=native={}", library_dir(&home).display());
     println!("cargo::rustc-link-lib=static=cudart_static");
@@ -103,6 +125,31 @@ pub(super) fn build_cuda(ggml: &Path) {
     for library in ["dl", "rt", "pthread"] {
         println!("cargo::rustc-link-lib={library}");
     }
+}
+
+/// Compiles nothing, but writes what would be compiled as a makefile: for another machine, which has a toolkit and a card but
+/// no Rust. See scripts/gpu-table.
+fn write_makefile(ggml: &Path, path: &Path) {
+    let quoted = |flags: Vec<String>| flags.iter().map(|flag| format!("'{flag}'")).collect::<Vec<_>>().join(" ");
+    let platform = quoted(["-D_XOPEN_SOURCE=600", "-D_GNU_SOURCE"].map(str::to_owned).to_vec());
+    let object = |file: &PathBuf| format!("{}.o", file.file_stem().unwrap_or_default().to_string_lossy());
+    let files = files(ggml);
+    let objects: Vec<String> = files.iter().map(object).collect();
+    let mut text = format!(
+        "# ggml's CUDA backend. Given: GGML, OUT, ROOT, CUDA (folders), ARCH.\n\
+         FLAGS := -arch=$(ARCH) {} {platform}\n\
+         GGML_FLAGS := {}\n\
+         libpinhole_cuda.a: account_cuda.o {}\n\tar rcs $@ $^\n\
+         account_cuda.o: $(ROOT)/shim/account_cuda.cpp\n\t$(CUDA)/bin/nvcc $(FLAGS) -c $< -o $@\n",
+        quoted(flags("$(GGML)", "$(OUT)", "$(CUDA)")),
+        quoted(ggml_flags("$(ROOT)")),
+        objects.join(" ")
+    );
+    for (file, object) in files.iter().zip(&objects) {
+        let file = file.display();
+        text += &format!("{object}: $(GGML)/{file}\n\t$(CUDA)/bin/nvcc $(FLAGS) $(GGML_FLAGS) -c $< -o $@\n");
+    }
+    fs::write(path, text).unwrap_or_else(|error| panic!("cannot write {}: {error}", path.display()));
 }
 
 /// cuBLAS by its plain name, or by its version's where that is all there is, as in the Python packages.
