@@ -227,7 +227,10 @@ impl Device {
     /// Which operations make its backend allocate what.
     pub(super) fn scratch_table(&self) -> Result<Table> {
         Ok(match self.family() {
-            Family::Vulkan => Table::Vulkan { nvidia: self.description().contains("NVIDIA") },
+            Family::Vulkan => {
+                self.open();
+                Table::Vulkan(account::vulkan_features())
+            }
             Family::Cuda => Table::Cuda(self.cuda_card()?.0),
             Family::Other => Table::Nothing,
         })

@@ -17,6 +17,7 @@ mod cuda;
 mod vulkan;
 
 use ggml_sys as sys;
+use ggml_sys::account::VulkanFeatures;
 use pinhole_quant::DType;
 
 use super::Graph;
@@ -37,9 +38,7 @@ pub(super) enum Table {
     /// Allocates nothing of its own.
     Nothing,
     /// `nvidia`: whether the device may multiply by NVIDIA's own cooperative matrices, for which more is converted.
-    Vulkan {
-        nvidia: bool,
-    },
+    Vulkan(VulkanFeatures),
     Cuda(Card),
 }
 
@@ -65,13 +64,13 @@ impl Table {
     pub(super) fn of(self, graph: &Graph, granularity: usize) -> Result<Scratch> {
         let mut all = match self {
             Table::Nothing => return Ok(Scratch::default()),
-            Table::Vulkan { .. } => vulkan::always(),
+            Table::Vulkan(_) => vulkan::always(),
             Table::Cuda(_) => Scratch::default(),
         };
         for node in nodes(graph)? {
             let each = match self {
                 Table::Nothing => Scratch::default(),
-                Table::Vulkan { nvidia } => vulkan::operation(&node, nvidia)?,
+                Table::Vulkan(features) => vulkan::operation(&node, features)?,
                 Table::Cuda(card) => cuda::operation(&node, card)?,
             };
             all = all.join(each);

@@ -4,6 +4,7 @@
 //! buffers (`sync_staging`) are host memory where the device's own is not visible to the host, and not used where it is.
 
 use ggml_sys as sys;
+use ggml_sys::account::VulkanFeatures as Features;
 use pinhole_quant::DType;
 
 use super::{Extents, Node, Scratch, product};
@@ -24,9 +25,14 @@ const TILE_AREA: usize = 256 * 128;
 const LONG_SUM: usize = 2048;
 const MOST_PARTS: usize = 8;
 
-/// Rows of a workgroup of flash attention at most, and columns that a part has at least.
-const ATTENTION_ROWS: usize = 128;
+/// Rows of a workgroup of flash attention at most, with NVIDIA's cooperative matrices and otherwise; columns that a part has at
+/// least: `block_rows` and `block_cols` of `get_fa_tuning_params`.
+const NVIDIA_ATTENTION_ROWS: usize = 64;
+const ATTENTION_ROWS: usize = 16;
 const ATTENTION_COLUMNS: usize = 16;
+
+/// What the backend takes for the number of cores where it does not know it.
+const UNKNOWN_CORES: usize = 16;
 
 /// Softmax over longer rows goes in parts of so many numbers.
 const LONG_ROW: usize = 16384;
@@ -40,10 +46,10 @@ pub(super) fn always() -> Scratch {
     Scratch([0, 0, 0, RMS_PARTIALS])
 }
 
-pub(super) fn operation(node: &Node, nvidia: bool) -> Result<Scratch> {
+pub(super) fn operation(node: &Node, features: Features) -> Result<Scratch> {
     match node.op {
-        sys::GGML_OP_MUL_MAT => Ok(mul_mat(node.operand(0)?, node.operand(1)?, &node.result, nvidia)),
-        sys::GGML_OP_FLASH_ATTN_EXT => Ok(attention(node.operand(1)?, &node.result)),
+        sys::GGML_OP_MUL_MAT => Ok(mul_mat(node.operand(0)?, node.operand(1)?, &node.result, features)),
+        sys::GGML_OP_FLASH_ATTN_EXT => Ok(attention(node.operand(1)?, &node.result, features)),
         sys::GGML_OP_SOFT_MAX => Ok(soft_max(node.operand(0)?)),
         // The direct convolution is one kernel that reads patches where they lie.
         sys::GGML_OP_CONV_2D => Ok(Scratch::default()),
@@ -58,13 +64,14 @@ fn q8_1(elements: usize) -> usize {
 }
 
 /// `ggml_vk_mul_mat_vec_q_f16` and `ggml_vk_mul_mat_q_f16`.
-fn mul_mat(w: &Extents, x: &Extents, result: &Extents, nvidia: bool) -> Scratch {
+fn mul_mat(w: &Extents, x: &Extents, result: &Extents, features: Features) -> Scratch {
+    let (nvidia, quantized) = (features.nvidia_matrices, w.dtype.is_quantized());
     let columns = result.ne[1];
     let batch = x.matrices();
     if columns == 1 || (columns <= VECTOR_COLUMNS && batch == 1) {
         let weights = if is_dense(w) { 0 } else { product(&[4, w.elements()]) };
         let activations = match is_dense(x) {
-            true if w.dtype.is_quantized() => q8_1(x.elements()),
+            true if quantized && features.byte_products => q8_1(x.elements()),
             true => 0,
             false => product(&[4, x.elements()]),
         };
@@ -72,13 +79,15 @@ fn mul_mat(w: &Extents, x: &Extents, result: &Extents, nvidia: bool) -> Scratch 
     }
     // Weights are copied where they are not dense, where NVIDIA's matrices want F16, and where there is no kernel for them
     // with converted activations.
-    let copied = !is_dense(w) || (nvidia && w.dtype == DType::F32) || (w.dtype.is_quantized() && !is_dense(x));
+    let copied = !is_dense(w) || (nvidia && w.dtype == DType::F32) || (quantized && !is_dense(x));
     let weights = if copied { product(&[2, w.elements()]) } else { 0 };
-    let converted = !is_dense(x) || nvidia || w.dtype == DType::BF16 || w.dtype.is_quantized();
+    let converted = !is_dense(x) || nvidia || w.dtype == DType::BF16 || (quantized && features.matrices);
     let padded = columns.next_multiple_of(if nvidia { NVIDIA_TILE } else { TILE });
     let activations = if converted { product(&[2, padded, x.ne[0], batch]) } else { 0 };
-    let activations = if w.dtype.is_quantized() { activations.max(q8_1(x.elements())) } else { activations };
-    Scratch([weights, activations, split_sum(x.ne[0], result.elements()), 0])
+    let in_bytes = quantized && (features.byte_products || features.matrices);
+    let activations = if in_bytes { activations.max(q8_1(x.elements())) } else { activations };
+    let split = if features.known_cores { split_sum(x.ne[0], result.elements()) } else { 0 };
+    Scratch([weights, activations, split, 0])
 }
 
 /// `ggml_vk_guess_split_k`: up to eight parts where the tiles fill less than half of the cores, three below two thirds.
@@ -91,13 +100,18 @@ fn split_sum(terms: usize, results: usize) -> usize {
 }
 
 /// Partial sums of flash attention where rows alone would not fill the cores twice: for each part a row of results and two
-/// numbers.
-fn attention(k: &Extents, result: &Extents) -> Scratch {
-    let rows = product(&result.ne[1..]);
-    let parts = k.ne[1].div_ceil(ATTENTION_COLUMNS);
-    let split = rows < 2 * CORES * ATTENTION_ROWS && parts > 1;
-    let all_rows = if split { product(&[rows, parts]).min(2 * CORES * ATTENTION_ROWS) } else { 0 };
-    Scratch([0, 0, product(&[4, all_rows, result.ne[0] + 2]), 0])
+/// numbers. Parts begin at multiples of the tile, so that there can be a few more than the cores ask for.
+fn attention(k: &Extents, result: &Extents, features: Features) -> Scratch {
+    let cores = if features.known_cores { CORES } else { UNKNOWN_CORES };
+    let group = if features.nvidia_matrices { NVIDIA_ATTENTION_ROWS } else { ATTENTION_ROWS };
+    let [width, heads, rows, batch] = result.ne;
+    let groups = product(&[rows.div_ceil(group), heads, batch]);
+    let asked = 2 * cores / groups.max(1);
+    let parts = (asked + asked / 16 + 1).min(k.ne[1].div_ceil(ATTENTION_COLUMNS));
+    if asked < 2 || parts < 2 {
+        return Scratch::default();
+    }
+    Scratch([0, 0, product(&[4, parts, rows, heads, batch, width + 2]), 0])
 }
 
 fn soft_max(x: &Extents) -> Scratch {

@@ -26,6 +26,7 @@ struct state {
     std::unordered_map<VkDevice, VkPhysicalDeviceMemoryProperties> devices;
     std::unordered_map<VkDeviceMemory, allocation>               allocations;
     std::atomic<bool>                                            software{false}; // whether a device is the processor
+    std::atomic<unsigned>                                        features{0};     // of all devices together
 };
 
 state & vulkan() {
@@ -35,6 +36,20 @@ state & vulkan() {
 
 template <typename F> F real(const char * name) {
     return reinterpret_cast<F>(vkGetInstanceProcAddr(vulkan().instance, name));
+}
+
+// What ggml's choice of kernels depends on: PH_VULKAN_* of Rust's VulkanFeatures.
+unsigned features_of(const VkDeviceCreateInfo * info, uint32_t vendor) {
+    static const char * const extensions[] = { "VK_KHR_cooperative_matrix", "VK_NV_cooperative_matrix2",
+                                               "VK_KHR_shader_integer_dot_product" };
+    unsigned features = 0;
+    for (uint32_t i = 0; i < info->enabledExtensionCount; i++) {
+        for (unsigned bit = 0; bit < 3; bit++) {
+            features |= unsigned(strcmp(info->ppEnabledExtensionNames[i], extensions[bit]) == 0) << bit;
+        }
+    }
+    // NVIDIA's, AMD's and Intel's are those whose number of cores ggml finds out.
+    return features | unsigned(vendor == 0x10de || vendor == 0x1002 || vendor == 0x8086) << 3;
 }
 
 VKAPI_ATTR VkResult VKAPI_CALL create_device(VkPhysicalDevice physical, const VkDeviceCreateInfo * info,
@@ -48,6 +63,7 @@ VKAPI_ATTR VkResult VKAPI_CALL create_device(VkPhysicalDevice physical, const Vk
         if (about.deviceType == VK_PHYSICAL_DEVICE_TYPE_CPU) {
             vulkan().software = true;
         }
+        vulkan().features |= features_of(info, about.vendorID);
         std::lock_guard<std::mutex> lock(vulkan().mutex);
         vulkan().devices[*device] = properties;
     }
@@ -153,4 +169,9 @@ extern "C" PFN_vkVoidFunction ph_vkGetInstanceProcAddr(VkInstance instance, cons
         }
     }
     return vkGetInstanceProcAddr(instance, name);
+}
+
+// What devices that ggml has opened so far can do, as bits: see features_of.
+extern "C" unsigned ph_vulkan_features() {
+    return vulkan().features;
 }

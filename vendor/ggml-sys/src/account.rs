@@ -36,6 +36,33 @@ unsafe extern "C" {
     safe fn ph_allow_allocations(memory: c_int);
 }
 
+/// What ggml's Vulkan backend may use of the devices that it has opened, all together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VulkanFeatures {
+    /// Cooperative matrices.
+    pub matrices: bool,
+    /// NVIDIA's own, for which more is converted.
+    pub nvidia_matrices: bool,
+    /// Products of bytes, summed.
+    pub byte_products: bool,
+    /// A vendor whose devices say how many cores they have.
+    pub known_cores: bool,
+}
+
+/// As they are known now: a device that is not open yet adds nothing.
+pub fn vulkan_features() -> VulkanFeatures {
+    #[cfg(feature = "vulkan")]
+    unsafe extern "C" {
+        safe fn ph_vulkan_features() -> std::ffi::c_uint;
+    }
+    #[cfg(feature = "vulkan")]
+    let bits = ph_vulkan_features();
+    #[cfg(not(feature = "vulkan"))]
+    let bits = 0u32;
+    let has = |bit: u32| bits & (1 << bit) != 0;
+    VulkanFeatures { matrices: has(0), nvidia_matrices: has(1), byte_products: has(2), known_cores: has(3) }
+}
+
 /// A card that CUDA has, as far as scratch memory depends on it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
