@@ -216,3 +216,26 @@ fn products_that_are_none() {
         place.run(&[&["bench", "matmul"], options].concat()).snapshot(&format!("bench_matmul_{name}"));
     }
 }
+
+#[test]
+fn a_card_has_a_row_for_each_run() {
+    let place = Workplace::new();
+    let card = |mode| {
+        let size = ["--width", "64", "--height", "48", "--steps", "1", "--threads", "1", "--device", "cpu:discrete"];
+        [&["bench", "card", "-m", "mini", "--rows", "rows.jsonl", "--offload", mode], &size[..]].concat()
+    };
+    let (model, sequential) = (place.json(&card("model")), place.json(&card("sequential")));
+    let rows = fs::read_to_string(place.path("rows.jsonl")).unwrap();
+    let rows: Vec<Value> = rows.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(rows, [model.clone(), sequential.clone()]);
+    for row in &rows {
+        assert_eq!(row["planned_peak_bytes"], row["allocated_peak_bytes"]);
+        assert!(row["link_bytes_per_second"].as_f64().unwrap() > 0.0);
+    }
+    let moved = |row: &Value| row["denoise_moved_bytes"].as_u64().unwrap();
+    assert!(moved(&sequential) >= moved(&model) && moved(&model) > 0);
+    // Rows that are not rows are an error that names the file.
+    place.write("rows.jsonl", b"{}\n");
+    let outcome = place.run(&card("model"));
+    assert!(outcome.stderr.contains("rows.jsonl") && outcome.code == 1, "{}", outcome.stderr);
+}
