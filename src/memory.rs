@@ -62,13 +62,23 @@ pub fn available() -> Option<u64> {
     Some(machine.min(left_in_group().unwrap_or(u64::MAX)))
 }
 
-/// What the limit of the process's control group (version 2) leaves; `None` without one.
+/// What the limit of the process's control group leaves; `None` without one.
 fn left_in_group() -> Option<u64> {
     let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
-    let group = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
-    let read = |name: &str| fs::read_to_string(format!("/sys/fs/cgroup{group}/{name}")).ok();
-    let most: u64 = read("memory.max")?.trim().parse().ok()?;
-    let held: u64 = read("memory.current")?.trim().parse().ok()?;
+    let of = |controllers: &str| {
+        groups.lines().find_map(|line| line.split_once(':')?.1.strip_prefix(controllers)?.strip_prefix(':'))
+    };
+    // Version 2 has one hierarchy, version 1 one for memory alone.
+    let second = of("").and_then(|group| left_in(&format!("/sys/fs/cgroup{group}"), ["memory.max", "memory.current"]));
+    let names = ["memory.limit_in_bytes", "memory.usage_in_bytes"];
+    second.or_else(|| left_in(&format!("/sys/fs/cgroup/memory{}", of("memory")?), names))
+}
+
+/// The same of the group at `path`, whose limit and usage are files of these names. Caches that nobody used lately are free.
+fn left_in(path: &str, [limit, usage]: [&str; 2]) -> Option<u64> {
+    let read = |name: &str| fs::read_to_string(format!("{path}/{name}")).ok();
+    let most: u64 = read(limit)?.trim().parse().ok()?;
+    let held: u64 = read(usage)?.trim().parse().ok()?;
     let stat = read("memory.stat")?;
     let cached = stat.lines().find_map(|line| line.strip_prefix("inactive_file ")?.trim().parse::<u64>().ok());
     Some(most.saturating_sub(held.saturating_sub(cached.unwrap_or(0))))
@@ -127,5 +137,21 @@ mod tests {
         let Peaks { anonymous, file, total } = memory.peaks().unwrap();
         assert!(file > 0 && total >= anonymous.max(file) && total <= anonymous + file);
         assert!(available().unwrap() > 0);
+    }
+
+    #[test]
+    fn a_group_leaves_its_limit_less_what_is_in_use() {
+        let group = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(group.path().join(name), text).unwrap();
+        let left = || left_in(group.path().to_str().unwrap(), ["memory.max", "memory.current"]);
+        assert_eq!(left(), None);
+        write("memory.current", "300\n");
+        write("memory.stat", "anon 200\ninactive_file 80\nactive_file 20\n");
+        write("memory.max", "max\n");
+        assert_eq!(left(), None);
+        write("memory.max", "1000\n");
+        assert_eq!(left(), Some(780));
+        write("memory.max", "100\n");
+        assert_eq!(left(), Some(0));
     }
 }

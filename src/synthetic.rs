@@ -135,7 +135,7 @@ pub fn write(path: &Path, options: &Options, mut after: impl FnMut(u64) -> Resul
     writer.finish().map_err(failed)?.commit().map_err(output_error)
 }
 
-/// The size of what [`write`] writes.
+/// The size of what [`write()`] writes.
 ///
 /// # Errors
 /// None, but for sizes that no file has.

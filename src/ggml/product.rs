@@ -10,21 +10,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use ggml_sys as sys;
-use pinhole_quant::DType;
 
 use super::{Graph, Tensor};
 use crate::kernels::{Columns, Kernel, Layout, Product};
 use crate::{Error, Result};
-
-/// The fewest tokens for which unpacking the weights costs less than fast products save; below, ggml multiplies. From
-/// `bench matmul` with AVX2, on a busy machine: at 16 tokens q4_1 (and q5_1, which ggml is no better at) is 1.7 times as fast
-/// as ggml's and q8_0 0.4 times; at 64 the latter draws level.
-fn fewest_tokens(dtype: DType) -> usize {
-    match dtype {
-        DType::Q4_1 | DType::Q5_1 => 16,
-        _ => 64,
-    }
-}
 
 /// The most rows of a panel and tokens of a tile, of any kernel.
 const MOST: usize = 32;
@@ -85,14 +74,16 @@ impl Graph {
         self.products.borrow_mut().kernel = kernel;
     }
 
-    /// `w x` by a kernel of pinhole's, or `None` where there is none or ggml is better. Operands fit each other (`mul_mat`
+    /// `w x` by a kernel of pinhole's, or `None` where there is none. Operands fit each other (`mul_mat`
     /// has checked it), `w` is F32 or blocks with contiguous rows, `x` is F32 with contiguous rows.
     pub(super) fn own_product(&self, w: Tensor, x: Tensor) -> Result<Option<Tensor>> {
         let ([k, rows, w2, w3], x_dims) = (self.shape(w)?.dims(), self.shape(x)?.dims());
         let tokens = x_dims[1..].iter().product(); // of a tensor that exists
         let (kernel, dtype) = (self.products.borrow().kernel, self.dtype(w)?);
-        let worthwhile = self.device().is_cpu() && w2 * w3 == 1 && tokens >= fewest_tokens(dtype);
-        let Some(kernel) = kernel.filter(|_| worthwhile) else { return Ok(None) };
+        // However few tokens there are, though ggml is faster below a few dozen: a part of a product then equals the whole, and a
+        // picture alone the same picture in a batch, to the bit.
+        let possible = self.device().is_cpu() && w2 * w3 == 1;
+        let Some(kernel) = kernel.filter(|_| possible) else { return Ok(None) };
         let Some(product) = Product::new(kernel, dtype, k, rows, tokens) else { return Ok(None) };
         let packed = self.packed(&product, x)?;
         let plan = self.products.borrow_mut().plan(product);
@@ -264,6 +255,8 @@ impl Columns for PanelOf {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use pinhole_quant::DType;
+
     use super::*;
 
     #[test]

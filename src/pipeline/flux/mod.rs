@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::{Event, Generated, MemoryOptions, Observer, Phase, PhaseMemory, Request, Settings, Timings};
 use crate::exec::{DeviceWeights, Session};
-use crate::ggml::{Backend, CancelFlag, Device, Ledger, device_peak, restart_device_peak};
+use crate::ggml::{Backend, CancelFlag, Device, Ledger, Usage, device_peak, restart_device_peak};
 use crate::image::Image;
 use crate::models::clip::causal_mask;
 use crate::models::flux::{TIME_WIDTH, pack_latents, sinusoid, unpack_latents};
@@ -173,11 +173,17 @@ impl FluxPipeline {
             latents,
             settings,
             timings,
-            memory: highest.cloned().unwrap_or_default(),
+            memory: self.left_after(highest),
             phases,
             mapped_bytes: mapped,
             plan,
         })
+    }
+
+    /// What is held after a request, with the peak of its `highest` phase.
+    fn left_after(&self, highest: Option<&Usage>) -> Usage {
+        let Usage { peak, at_peak, .. } = highest.cloned().unwrap_or_default();
+        Usage { peak, at_peak, ..self.ledger.usage() }
     }
 
     /// A phase begins.
