@@ -71,6 +71,15 @@ pub struct Options {
     pub blocks: Option<usize>,
     /// Whether weights are zeros that take no room on the disk, where the file system can: enough to plan with.
     pub hollow: bool,
+    /// The one component that it has; all of them by default.
+    pub only: Option<ComponentKind>,
+}
+
+impl Options {
+    /// Whether the component `kind` is made.
+    fn has(&self, kind: ComponentKind) -> bool {
+        self.only.is_none_or(|only| only == kind)
+    }
 }
 
 /// The networks of a model.
@@ -111,7 +120,7 @@ impl Networks {
 /// [`Error::Io`] and [`Error::Exists`] of the file; what `after` returns.
 pub fn write(path: &Path, options: &Options, mut after: impl FnMut(u64) -> Result<()>) -> Result<()> {
     let networks = Networks::new(options)?;
-    let weights = choose(&networks, options.file_type);
+    let weights = choose(&networks, options);
     let specs: Vec<TensorSpec> = weights.iter().map(Chosen::spec).collect();
     let failed = |error: WriteError| write_error(path, error);
     let layout = Layout::new(&metadata(options)?, &specs, BUNDLE_ALIGNMENT).map_err(failed)?;
@@ -141,7 +150,7 @@ pub fn write(path: &Path, options: &Options, mut after: impl FnMut(u64) -> Resul
 /// None, but for sizes that no file has.
 pub fn total_bytes(options: &Options) -> Result<u64> {
     let networks = Networks::new(options)?;
-    let specs: Vec<TensorSpec> = choose(&networks, options.file_type).iter().map(Chosen::spec).collect();
+    let specs: Vec<TensorSpec> = choose(&networks, options).iter().map(Chosen::spec).collect();
     let layout = Layout::new(&metadata(options)?, &specs, BUNDLE_ALIGNMENT);
     layout.map(|layout| layout.total_bytes()).map_err(|error| Error::graph("synthetic", error.to_string()))
 }
@@ -178,10 +187,10 @@ impl Chosen<'_> {
     }
 }
 
-fn choose(networks: &Networks, file_type: FileType) -> Vec<Chosen<'_>> {
-    let types = Types::from(file_type);
+fn choose<'a>(networks: &'a Networks, options: &Options) -> Vec<Chosen<'a>> {
+    let types = Types::from(options.file_type);
     let mut chosen = Vec::new();
-    for (kind, model) in networks.models() {
+    for (kind, model) in networks.models().into_iter().filter(|(kind, _)| options.has(*kind)) {
         let mut recipe = Recipe::new(types.of(kind), FLUX);
         chosen.extend(model.manifest().iter().map(|(_, weight)| {
             let seen = recipe::Weight {
@@ -250,7 +259,7 @@ fn random(weight: &Weight, len: usize, is_scale: bool) -> Vec<f32> {
 fn metadata(options: &Options) -> Result<Vec<(String, Value)>> {
     let mini = builtin::mini()?;
     let mut names = Strings::with_capacity(ComponentKind::ALL.len());
-    ComponentKind::ALL.iter().for_each(|kind| names.push(kind.name()));
+    ComponentKind::ALL.iter().filter(|kind| options.has(**kind)).for_each(|kind| names.push(kind.name()));
     let mut metadata: Vec<(String, Value)> = vec![
         (keys::ARCHITECTURE.into(), FLUX.into()),
         (keys::QUANTIZATION_VERSION.into(), QUANTIZATION_VERSION.into()),
@@ -266,6 +275,7 @@ fn metadata(options: &Options) -> Result<Vec<(String, Value)>> {
         (ComponentKind::TextEncoder2, t5()),
         (ComponentKind::Vae, vae()),
     ];
+    let configs = configs.into_iter().filter(|(kind, _)| options.has(*kind));
     metadata.extend(configs.map(|(kind, config)| (keys::component_config(kind.name()), config.to_string().into())));
     for (name, files) in [("tokenizer", &mini.tokenizer), ("tokenizer_2", &mini.tokenizer_2)] {
         let Some(files) = files else { continue };
@@ -335,8 +345,13 @@ mod tests {
     fn a_hollow_model_opens_and_has_the_published_size() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("dev.gguf");
-        let options =
-            Options { architecture: Architecture::FluxDev, file_type: FileType::Q4_K_S, blocks: None, hollow: true };
+        let options = Options {
+            architecture: Architecture::FluxDev,
+            file_type: FileType::Q4_K_S,
+            blocks: None,
+            hollow: true,
+            only: None,
+        };
         write(&path, &options, |_| Ok(())).unwrap();
         let model = FluxModel::open(&Source::open(&path).unwrap()).unwrap();
         let parameters = |model: &Model| model.manifest().iter().map(|(_, w)| w.shape.elements()).sum::<usize>();

@@ -5,7 +5,6 @@ mod support;
 
 use std::path::Path;
 use std::sync::LazyLock;
-use std::time::Instant;
 
 use pinhole::bind::Bound;
 use pinhole::builtin;
@@ -238,43 +237,13 @@ fn tokens_in_parts_give_the_same_latents() {
     }
 }
 
-/// FLUX.1's autoencoder.
-const VAE_CONFIG: &str = r#"{"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2, "latent_channels": 16,
-    "norm_num_groups": 32, "scaling_factor": 0.3611, "shift_factor": 0.1159, "use_quant_conv": false,
-    "use_post_quant_conv": false, "down_block_types": ["DownEncoderBlock2D", "DownEncoderBlock2D",
-    "DownEncoderBlock2D", "DownEncoderBlock2D"], "up_block_types": ["UpDecoderBlock2D", "UpDecoderBlock2D",
-    "UpDecoderBlock2D", "UpDecoderBlock2D"]}"#;
-
-#[test]
-#[ignore = "a measurement for BENCHMARKS.md, of minutes"]
-fn decode_at_real_size() {
-    let decoder = Decoder::new(&autoencoder_kl::Config::from_json(VAE_CONFIG, Path::new("vae")).unwrap()).unwrap();
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("vae.gguf");
-    bundle::filled(&path, &[(ComponentKind::Vae, vec![&decoder.model], VAE_CONFIG.into())], FileType::F32, numbers);
-    let (decoder, ..) = autoencoder(Source::open(&path).unwrap().component(ComponentKind::Vae).unwrap()).unwrap();
-    let ports = (decoder.net.latents, decoder.net.picture);
-    let mut whole = Vec::new();
-    for way in [Way::Whole, Way::Strips(64 << 20), Way::Strips(16 << 20), Way::Strips(4 << 20), Way::Strips(1 << 20)] {
-        let begun = Instant::now();
-        // Twice the picture: `computed` decodes two.
-        let (picture, peak) = computed((&decoder.net.model, &decoder.bound), &latents(64, 64, 1), way, ports);
-        println!("{way}: {:.1} s a picture, peak {}", begun.elapsed().as_secs_f64() / 2.0, Size(peak as u64));
-        if whole.is_empty() {
-            whole = picture;
-        } else {
-            assert_close(&way.to_string(), &whole, &picture);
-        }
-    }
-}
-
 #[test]
 fn flux_dev_fits_a_small_card() {
     let directory = tempfile::tempdir().unwrap();
     for (name, most) in [("bf16", 4.0), ("q8_0", 4.0), ("q6_k", 4.0), ("q4_k_s", 2.0), ("q4_1", 4.0)] {
         let path = directory.path().join(format!("{name}.gguf"));
         let (architecture, file_type) = (Architecture::FluxDev, name.parse().unwrap());
-        let options = synthetic::Options { architecture, file_type, blocks: None, hollow: true };
+        let options = synthetic::Options { architecture, file_type, blocks: None, hollow: true, only: None };
         synthetic::write(&path, &options, |_| Ok(())).unwrap();
         let model = FluxModel::open(&Source::open(&path).unwrap()).unwrap();
         let device = Device::by_name("cpu:discrete").unwrap();

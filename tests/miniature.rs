@@ -17,7 +17,7 @@ use pinhole::builtin;
 use pinhole::convert::{self, Types, WriteOptions};
 use pinhole::ggml::{CancelFlag, Device};
 use pinhole::pipeline::flux::FluxPipeline;
-use pinhole::pipeline::{Event, Generated, Request};
+use pinhole::pipeline::{Event, Generated, Phase, Request};
 use pinhole::sample::randn;
 use pinhole::source::flux::{FluxModel, Network};
 use pinhole::source::{ComponentKind, Source, Text};
@@ -216,6 +216,50 @@ fn rows_read_in_any_order_are_those_of_the_whole() {
             assert!(bound.gather(id, row, &ids).unwrap() == wanted, "{name}: other rows");
         }
     }
+}
+
+/// What `pipeline` draws, and whether the text encoders ran for it.
+fn generate_and_listen(pipeline: &mut FluxPipeline, request: &Request) -> (Generated, bool, usize) {
+    let (mut encoded, mut warnings) = (false, 0);
+    let mut listen = |event: Event| {
+        encoded |= matches!(event, Event::Begin { phase: Phase::Encode, .. });
+        warnings += usize::from(matches!(event, Event::Warning(_)));
+        Ok(())
+    };
+    let generated = pipeline.generate(request, &mut listen).unwrap();
+    assert_eq!(generated.timings.contains_key("encode"), encoded);
+    (generated, encoded, warnings)
+}
+
+#[test]
+fn prompts_are_remembered() {
+    let mut pipeline = pipeline(&builtin::mini().unwrap());
+    // Long enough that CLIP does not see all of it, of which every request is warned.
+    let long = "a red heart ".repeat(60);
+    let first = Request { prompt: long, ..small_request() };
+    let (drawn, encoded, warnings) = generate_and_listen(&mut pipeline, &first);
+    assert!(encoded && warnings > 0);
+    let (again, encoded, warned_again) = generate_and_listen(&mut pipeline, &first);
+    assert!(!encoded && again.latents == drawn.latents && again.images == drawn.images);
+    assert_eq!(warnings, warned_again);
+    // Size, seed and steps are the denoiser's business.
+    let smaller = Request { width: Some(64), seed: 3, steps: Some(1), ..first.clone() };
+    assert!(!generate_and_listen(&mut pipeline, &smaller).1);
+    for other in [
+        Request { prompt: "a red".into(), ..first.clone() },
+        Request { negative_prompt: Some("blue".into()), ..first.clone() },
+        Request { cfg_scale: Some(1.0), ..first.clone() },
+        Request { max_sequence_length: Some(24), ..first.clone() },
+    ] {
+        assert!(generate_and_listen(&mut pipeline, &other).1, "{other:?}");
+        assert!(!generate_and_listen(&mut pipeline, &other).1, "{other:?}");
+    }
+    assert!(!generate_and_listen(&mut pipeline, &first).1, "all of them are kept");
+    // No room for any.
+    pipeline.set_remembered_bytes(0);
+    let (drawn_anew, encoded, _) = generate_and_listen(&mut pipeline, &first);
+    assert!(encoded && drawn_anew.latents == drawn.latents);
+    assert!(generate_and_listen(&mut pipeline, &first).1);
 }
 
 /// A request that takes a moment, with true CFG.

@@ -76,7 +76,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let path = options.cache.join(format!("{}-{file_type}.gguf", options.arch));
     if !path.exists() {
         eprintln!("writing {}", path.display());
-        let model = synthetic::Options { architecture, file_type, blocks: None, hollow: false };
+        let model = synthetic::Options { architecture, file_type, blocks: None, hollow: false, only: None };
         synthetic::write(&path, &model, |_| Ok(()))?;
     }
     let threads = options.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));

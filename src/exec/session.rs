@@ -8,7 +8,7 @@ use super::DeviceWeights;
 use super::pages::Pager;
 use super::strips::StripWork;
 use super::uploads::Uploads;
-use crate::ggml::{Arena, Backend, Buffer, Event, Graph, Ledger, Placed};
+use crate::ggml::{Arena, Backend, Buffer, Event, Graph, Ledger, OperationTime, Placed};
 use crate::plan::{DryRun, STAGE_TENSORS, Way};
 use crate::stage::{Build, Cadence, Dims, Model, Port, Stage};
 use crate::{Error, Result, reserve};
@@ -55,7 +55,7 @@ impl GraphWork {
         let ports = ports.map(|(spec, offset)| Placed::new(&buffer, offset, spec.dtype, spec.shape(dims)?));
         let ports = ports.collect::<Result<Vec<_>>>()?;
         let build = |stage: &Stage| {
-            let graph = Graph::new(device, STAGE_TENSORS)?;
+            let graph = backend.graph(STAGE_TENSORS)?;
             let b = Build::new(&graph, dims, weights.places(), &ports).in_parts(tokens);
             stage.block.build(&b)?;
             b.finish()?;
@@ -169,6 +169,29 @@ impl<'m> Session<'m> {
         known.map(|_| ()).ok_or_else(|| Error::graph("port", format!("{port:?} is no port of {dtype} of this model")))
     }
 
+    /// The graph of every stage; none where stages are computed in strips.
+    pub fn graphs(&self) -> &[Graph] {
+        match &self.work {
+            Work::Graphs(work) => &work.graphs,
+            Work::Strips(_) => &[],
+        }
+    }
+
+    /// Computes the stage number `stage` once, on the CPU and with weights that are all there, and says how long each of its
+    /// operations took.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`]; [`Error::Graph`] where there is no such stage, or it is computed in strips or streamed.
+    pub fn time_operations(&mut self, backend: &mut Backend, stage: usize) -> Result<Vec<OperationTime>> {
+        let streams = self.uploads.is_some();
+        let (graphs, arena) = match &mut self.work {
+            Work::Graphs(work) if !streams => (&work.graphs, &mut work.arena),
+            _ => return Err(Error::graph("time", "stages are timed by operation where they are whole and resident")),
+        };
+        let graph = graphs.get(stage).ok_or_else(|| Error::graph("time", format!("there is no stage {stage}")))?;
+        backend.compute_timed(graph, arena)
+    }
+
     /// Runs the stages of `cadence` in order. `after` hears of each that is done: how many, and of how many.
     ///
     /// # Errors
@@ -183,33 +206,53 @@ impl<'m> Session<'m> {
         let total = range.len();
         let flight = InFlight(backend);
         for (done, i) in range.clone().enumerate() {
-            let backend = &mut *flight.0;
-            let ahead = self.ahead.as_ref().map(|events| &events[done % AHEAD]);
-            if let Some(event) = ahead {
-                event.synchronize()?;
-            }
-            if let Some(pager) = &self.pager {
-                pager.before(if i + 1 < range.end { i + 1 } else { range.start });
-            }
-            if let Some(uploads) = &self.uploads {
-                uploads.acquire(i, backend)?;
-            }
-            match &mut self.work {
-                Work::Graphs(GraphWork { graphs, arena, .. }) => backend.begin(&graphs[i], arena)?,
-                Work::Strips(work) => work.compute(i, backend)?,
-            }
-            if let Some(uploads) = &self.uploads {
-                uploads.release(i, backend)?;
-            }
-            if let Some(event) = ahead {
-                backend.record(event)?;
-            }
-            if let Some(pager) = &self.pager {
-                pager.after(i);
-            }
+            let next = if i + 1 < range.end { i + 1 } else { range.start };
+            self.begin_stage(flight.0, i, done % AHEAD, next)?;
             after(done + 1, total)?;
         }
         flight.0.finish()
+    }
+
+    /// Runs the stage number `stage` alone, and waits for it. Where weights stream, stages run in order or not at all.
+    ///
+    /// # Errors
+    /// As [`run`](Session::run); [`Error::Graph`] where there is no such stage.
+    pub fn run_stage(&mut self, backend: &mut Backend, stage: usize) -> Result<()> {
+        let stages = self.model.stages().len();
+        if stage >= stages {
+            return Err(Error::graph("run", format!("stage {stage} of {stages}")));
+        }
+        let flight = InFlight(backend);
+        self.begin_stage(flight.0, stage, 0, (stage + 1) % stages)?;
+        flight.0.finish()
+    }
+
+    /// Begins stage `i`; `next` is likely the next. `event` keeps the host from running away.
+    fn begin_stage(&mut self, backend: &mut Backend, i: usize, event: usize, next: usize) -> Result<()> {
+        let ahead = self.ahead.as_ref().map(|events| &events[event]);
+        if let Some(event) = ahead {
+            event.synchronize()?;
+        }
+        if let Some(pager) = &self.pager {
+            pager.before(next);
+        }
+        if let Some(uploads) = &self.uploads {
+            uploads.acquire(i, backend)?;
+        }
+        match &mut self.work {
+            Work::Graphs(GraphWork { graphs, arena, .. }) => backend.begin(&graphs[i], arena)?,
+            Work::Strips(work) => work.compute(i, backend)?,
+        }
+        if let Some(uploads) = &self.uploads {
+            uploads.release(i, backend)?;
+        }
+        if let Some(event) = ahead {
+            backend.record(event)?;
+        }
+        if let Some(pager) = &self.pager {
+            pager.after(i);
+        }
+        Ok(())
     }
 }
 

@@ -66,7 +66,7 @@ impl StripWork {
         let account = (!maps_on_host(device)).then_some(ledger);
         let maps = Maps::new(run.maps.total, &run.maps.offsets, &extents, |i| normed.contains(&i), account)?;
         let buffer = Buffer::allocate(device, run.exchanged, ledger, "ports")?;
-        let builder = Builder { model, weights, dims, buffer: &buffer };
+        let builder = Builder { model, weights, dims, buffer: &buffer, backend };
         let mut passes = Vec::with_capacity(run.stages.len());
         for (stage, cuts) in model.stages().iter().zip(&run.stages) {
             let strips = stage.block.strips();
@@ -132,6 +132,7 @@ struct Builder<'a> {
     weights: &'a DeviceWeights,
     dims: &'a Dims,
     buffer: &'a Arc<Buffer>,
+    backend: &'a Backend,
 }
 
 impl Builder<'_> {
@@ -140,7 +141,7 @@ impl Builder<'_> {
         let mut shapes = Vec::with_capacity(cut.shapes.len());
         let mut all = Vec::with_capacity(cut.shapes.len());
         for strip in &cut.shapes {
-            let graph = Graph::new(self.buffer.device(), STAGE_TENSORS)?;
+            let graph = self.backend.graph(STAGE_TENSORS)?;
             let b = Build::for_strip(&graph, self.dims, self.weights.places(), self.model, strip.clone(), self.buffer);
             strips.build_pass(&b, pass)?;
             let exchanged = b.finish_strip()?;

@@ -5,11 +5,13 @@ use std::ffi::c_void;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use ggml_sys as sys;
 use ggml_sys::account;
 
-use super::{Arena, Device, Event, Graph, Scratch, guarded, queue};
+use super::{Arena, Device, Event, Graph, OperationTime, Scratch, guarded, queue};
+use crate::kernels::Kernel;
 use crate::{Error, Result};
 
 /// A flag that any thread may raise to stop a computation between two operations.
@@ -50,6 +52,8 @@ pub struct Backend {
     /// The CPU's threads.
     pool: Option<Pool>,
     cancel: CancelFlag,
+    /// Whose matrix products the graphs made for it have.
+    kernel: Option<Kernel>,
     state: State,
 }
 
@@ -81,7 +85,15 @@ impl Backend {
     /// [`Error::Device`] where the device does not start.
     pub fn new(device: Device, threads: usize, cancel: CancelFlag) -> Result<Backend> {
         let raw = Cell::new(start(device)?);
-        let mut backend = Backend { raw, device, kept: Cell::default(), pool: None, cancel, state: State::Ready };
+        let mut backend = Backend {
+            raw,
+            device,
+            kept: Cell::default(),
+            pool: None,
+            cancel,
+            kernel: Kernel::best(),
+            state: State::Ready,
+        };
         if device.is_cpu() {
             backend.start_threads(threads)?;
         }
@@ -133,6 +145,22 @@ impl Backend {
         self.cancel = cancel;
     }
 
+    /// The kernel for matrix products of the [graphs](Self::graph) that are made from now on, as
+    /// [`Graph::set_kernel`] has it.
+    pub fn set_kernel(&mut self, kernel: Option<Kernel>) {
+        self.kernel = kernel;
+    }
+
+    /// An empty graph with room for `capacity` tensors, to be computed here.
+    ///
+    /// # Errors
+    /// As [`Graph::new`].
+    pub fn graph(&self, capacity: usize) -> Result<Graph> {
+        let graph = Graph::new(self.device, capacity)?;
+        graph.set_kernel(self.kernel);
+        Ok(graph)
+    }
+
     /// Computes `graph`, whose memory `arena` assigned, and waits for it.
     ///
     /// # Errors
@@ -149,17 +177,7 @@ impl Backend {
     /// # Errors
     /// As [`compute`](Backend::compute).
     pub(crate) fn begin(&mut self, graph: &Graph, arena: &mut Arena) -> Result<()> {
-        self.cancel.check()?;
-        if !arena.holds(graph) {
-            return Err(Error::graph("compute", "the graph has no memory in this arena"));
-        }
-        graph.check_lookups()?;
-        if graph.device() != self.device {
-            return Err(Error::graph("compute", "the graph was built for another device"));
-        }
-        if self.state != State::Ready {
-            return Err(self.failed("failed earlier and is not used again"));
-        }
+        self.compute_checks(graph, arena)?;
         let before = account::read(self.device.memory_kind());
         let computed = match self.cpu_plan(graph)? {
             Some(plan) => self.compute_planned(graph, plan, arena.scratch(plan.work_size)?),
@@ -185,6 +203,55 @@ impl Backend {
             }),
             other => Err(self.failed(&format!("failed while computing (status {other})"))),
         }
+    }
+
+    /// What must hold before `graph` is computed.
+    fn compute_checks(&self, graph: &Graph, arena: &Arena) -> Result<()> {
+        self.cancel.check()?;
+        if !arena.holds(graph) {
+            return Err(Error::graph("compute", "the graph has no memory in this arena"));
+        }
+        graph.check_lookups()?;
+        if graph.device() != self.device {
+            return Err(Error::graph("compute", "the graph was built for another device"));
+        }
+        if self.state != State::Ready {
+            return Err(self.failed("failed earlier and is not used again"));
+        }
+        Ok(())
+    }
+
+    /// Computes `graph` on the CPU as [`compute`](Backend::compute) does, and says how long each operation took.
+    ///
+    /// # Errors
+    /// As [`compute`](Backend::compute); [`Error::Graph`] for another device.
+    pub fn compute_timed(&mut self, graph: &Graph, arena: &mut Arena) -> Result<Vec<OperationTime>> {
+        self.compute_checks(graph, arena)?;
+        let plan = self.cpu_plan(graph)?;
+        let mut plan = plan.ok_or_else(|| Error::graph("compute", "operations are timed on the CPU only"))?;
+        let names = graph.operations();
+        let mut ends = Ends { cancel: self.cancel.clone(), times: Vec::with_capacity(graph.nodes()) };
+        plan.work_data = arena.scratch(plan.work_size)?.as_mut_ptr();
+        plan.abort_callback = Some(note_end);
+        plan.abort_callback_data = (&raw mut ends).cast();
+        let before = account::read(self.device.memory_kind());
+        let start = Instant::now();
+        let computed = sys::guard_compute(|| {
+            // SAFETY: as for any computation (`compute_planned`); `ends` outlives it, and only ggml's first thread uses it.
+            unsafe { sys::ggml_graph_compute(graph.cgraph(), &mut plan) }
+        });
+        let computed = computed.map_err(|caught| self.unwound(&caught, before))?;
+        self.cancel.check()?;
+        if computed != sys::GGML_STATUS_SUCCESS || graph.products.borrow().take_failure() {
+            return Err(self.failed(&format!("failed while computing (status {computed})")));
+        }
+        if names.len() != ends.times.len() {
+            let message = format!("{} operations were expected and {} computed", names.len(), ends.times.len());
+            return Err(Error::graph("compute", message));
+        }
+        let starts = std::iter::once(&start).chain(&ends.times);
+        let times = starts.zip(&ends.times).map(|(start, end)| *end - *start);
+        Ok(names.into_iter().zip(times).map(|(name, time)| OperationTime { name, time }).collect())
     }
 
     /// Waits until everything that was begun is done.
@@ -337,7 +404,9 @@ impl Backend {
         // What the old one holds goes first where it can.
         self.free();
         self.state = State::Broken;
+        let kernel = self.kernel;
         *self = Backend::new(self.device, threads, self.cancel.clone())?;
+        self.kernel = kernel;
         Ok(())
     }
 
@@ -386,4 +455,21 @@ unsafe extern "C-unwind" fn is_raised(flag: *mut c_void) -> bool {
     // SAFETY: `start_threads` or `set_cancel` gave the address of an `AtomicBool`, which the backend keeps alive until it is
     // given another.
     unsafe { &*flag.cast::<AtomicBool>() }.load(Ordering::Relaxed)
+}
+
+/// When operations were done.
+struct Ends {
+    cancel: CancelFlag,
+    times: Vec<Instant>,
+}
+
+/// ggml calls this on its first thread after every operation.
+unsafe extern "C-unwind" fn note_end(ends: *mut c_void) -> bool {
+    // SAFETY: `compute_timed` gave the address of its `Ends`, which nobody else uses meanwhile. It has room for every
+    // operation, so that nothing allocates here.
+    let ends = unsafe { &mut *ends.cast::<Ends>() };
+    if ends.times.len() < ends.times.capacity() {
+        ends.times.push(Instant::now());
+    }
+    ends.cancel.is_raised()
 }

@@ -1,6 +1,6 @@
 //! A graph under construction, and its tensors.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, Ref, RefCell};
 use std::collections::HashSet;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -161,6 +161,11 @@ impl Graph {
             }
         }
         Ok(())
+    }
+
+    /// Its leaves, and where they lie.
+    pub(super) fn leaves(&self) -> Ref<'_, Vec<(Tensor, Placed)>> {
+        self.leaves.borrow()
     }
 
     /// Keeps `buffer` alive as long as the graph.

@@ -11,6 +11,7 @@
 // The wrapper is where unsafe code belongs; every block names what it rests on.
 #![allow(unsafe_code)]
 
+mod alone;
 mod arena;
 mod backend;
 mod buffer;
@@ -21,9 +22,11 @@ pub mod log;
 mod ops;
 mod product;
 mod queue;
+mod rotate;
 mod scratch;
 pub mod support;
 
+pub use alone::{Alone, Heavy, Operands, OperationTime};
 pub use arena::Arena;
 pub use backend::{Backend, CancelFlag};
 pub use buffer::{Buffer, Placed};

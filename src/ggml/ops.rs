@@ -87,9 +87,34 @@ impl Graph {
             return Err(Error::graph("mul_mat", "the left matrix is transposed"));
         }
         let x = self.rows_contiguous(x)?;
-        if let Some(product) = self.own_product(w, x)? {
+        if let Some(product) = self.own_product(w, x, None)? {
             return Ok(product);
         }
+        self.ggml_product(w, x)
+    }
+
+    /// `w x + bias`, `bias [m]`: as [`mul_mat`](Self::mul_mat) and [`add`](Self::add), in one pass where pinhole's kernels multiply.
+    pub fn linear(&self, w: Tensor, x: Tensor, bias: Tensor) -> Result<Tensor> {
+        let rows = self.shape(w)?.dims()[1];
+        let fits = self.shape(bias)? == [rows] && self.dtype(bias)? == DType::F32 && self.is_contiguous(bias)?;
+        let multiplies = self.dtype(x)? == DType::F32 && self.shape(w)?.dims()[0] == self.shape(x)?.dims()[0];
+        if fits
+            && multiplies
+            && self.is_contiguous_in_rows(w)?
+            && let Some(product) = self.own_product(w, self.rows_contiguous(x)?, Some(bias))?
+        {
+            return Ok(product);
+        }
+        self.add(self.mul_mat(w, x)?, bias)
+    }
+
+    /// Whether rows are whole blocks side by side, and rows follow each other.
+    fn is_contiguous_in_rows(&self, w: Tensor) -> Result<bool> {
+        let [nb0, nb1, ..] = self.strides(w)?;
+        Ok(nb0 == self.dtype(w)?.block_bytes() && nb0 <= nb1)
+    }
+
+    fn ggml_product(&self, w: Tensor, x: Tensor) -> Result<Tensor> {
         let (w, x) = (self.raw(w)?, self.raw(x)?);
         // SAFETY: live tensors whose formats, extents and strides ggml accepts (checked above).
         let product = self.node("mul_mat", |context| unsafe { sys::ggml_mul_mat(context, w, x) })?;
@@ -290,9 +315,13 @@ impl Graph {
         if dim >= 4 || (0..4).any(|i| i != dim && a_dims[i] != b_dims[i]) {
             return Err(self.mismatch("concat", a, b));
         }
-        let (a, b, dim) = (self.raw(a)?, self.raw(b)?, small(dim)?);
+        let (raw_a, raw_b, raw_dim) = (self.raw(a)?, self.raw(b)?, small(dim)?);
         // SAFETY: live F32 tensors that differ along `dim` only.
-        self.node("concat", |context| unsafe { sys::ggml_concat(context, a, b, dim) })
+        let both = self.node("concat", |context| unsafe { sys::ggml_concat(context, raw_a, raw_b, raw_dim) })?;
+        if dim == 0 {
+            self.products.borrow_mut().note_concat(both, [a, b]);
+        }
+        Ok(both)
     }
 
     /// Every row of `a` moved round by `shift` places: element `i` goes to `(i + shift) mod k`.
@@ -414,7 +443,7 @@ impl Graph {
     }
 
     /// `a`, or a copy in order where neighbours within a row are apart.
-    fn rows_contiguous(&self, a: Tensor) -> Result<Tensor> {
+    pub(super) fn rows_contiguous(&self, a: Tensor) -> Result<Tensor> {
         let [nb0, nb1, ..] = self.strides(a)?;
         let dtype = self.dtype(a)?;
         if nb0 == dtype.block_bytes() && (nb1 >= nb0 || self.shape(a)?.dims()[1] == 1) {
@@ -423,14 +452,14 @@ impl Graph {
         self.contiguous(a)
     }
 
-    fn require_f32(&self, op: &'static str, a: Tensor) -> Result<()> {
+    pub(super) fn require_f32(&self, op: &'static str, a: Tensor) -> Result<()> {
         match self.dtype(a)? {
             DType::F32 => Ok(()),
             other => Err(Error::graph(op, format!("operand is {other}, not f32"))),
         }
     }
 
-    fn mismatch(&self, op: &'static str, a: Tensor, b: Tensor) -> Error {
+    pub(super) fn mismatch(&self, op: &'static str, a: Tensor, b: Tensor) -> Error {
         match (self.shape(a), self.shape(b)) {
             (Ok(a), Ok(b)) => Error::graph(op, format!("{a} and {b} do not go together")),
             (Err(error), _) | (_, Err(error)) => error,

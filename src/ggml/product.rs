@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use ggml_sys as sys;
 
 use super::{Graph, Tensor};
-use crate::kernels::{Columns, Kernel, Layout, Product};
+use crate::kernels::{BLOCK, Columns, Kernel, Layout, Product};
 use crate::{Error, Result};
 
 /// The most rows of a panel and tokens of a tile, of any kernel.
@@ -45,12 +45,30 @@ pub(super) struct Products {
     plans: Vec<Box<Plan>>,
     /// Activations that are quantized already: of which tensor, how, and the result.
     packed: Vec<(Tensor, Layout, Tensor)>,
+    /// Rows that are two one after the other: these need not be joined before they are quantized.
+    concats: Vec<(Tensor, [Tensor; 2])>,
     failed: Arc<AtomicBool>,
 }
 
 impl Products {
     pub(super) fn new() -> Products {
-        Products { kernel: Kernel::best(), plans: Vec::new(), packed: Vec::new(), failed: Arc::default() }
+        Products {
+            kernel: Kernel::best(),
+            plans: Vec::new(),
+            packed: Vec::new(),
+            concats: Vec::new(),
+            failed: Arc::default(),
+        }
+    }
+
+    /// The kernel for products that are built from now on.
+    pub(super) fn kernel(&self) -> Option<Kernel> {
+        self.kernel
+    }
+
+    /// Rows of `joined` are those of `parts`, one after the other.
+    pub(super) fn note_concat(&mut self, joined: Tensor, parts: [Tensor; 2]) {
+        self.concats.push((joined, parts));
     }
 
     /// Whether a kernel panicked since this was asked last.
@@ -74,9 +92,10 @@ impl Graph {
         self.products.borrow_mut().kernel = kernel;
     }
 
-    /// `w x` by a kernel of pinhole's, or `None` where there is none. Operands fit each other (`mul_mat`
-    /// has checked it), `w` is F32 or blocks with contiguous rows, `x` is F32 with contiguous rows.
-    pub(super) fn own_product(&self, w: Tensor, x: Tensor) -> Result<Option<Tensor>> {
+    /// `w x`, and `bias` added, by a kernel of pinhole's, or `None` where there is none. Operands fit each other
+    /// (`mul_mat` and `linear` have checked it), `w` is F32 or blocks with contiguous rows, `x` is F32 with contiguous rows,
+    /// `bias` is contiguous.
+    pub(super) fn own_product(&self, w: Tensor, x: Tensor, bias: Option<Tensor>) -> Result<Option<Tensor>> {
         let ([k, rows, w2, w3], x_dims) = (self.shape(w)?.dims(), self.shape(x)?.dims());
         let tokens = x_dims[1..].iter().product(); // of a tensor that exists
         let (kernel, dtype) = (self.products.borrow().kernel, self.dtype(w)?);
@@ -87,11 +106,12 @@ impl Graph {
         let Some(product) = Product::new(kernel, dtype, k, rows, tokens) else { return Ok(None) };
         let packed = self.packed(&product, x)?;
         let plan = self.products.borrow_mut().plan(product);
-        let mut operands = [self.raw(w)?, self.raw(packed)?];
+        let bias = bias.map_or(Ok(std::ptr::null_mut()), |bias| self.raw(bias))?;
+        let count = if bias.is_null() { 2 } else { 3 };
+        let mut operands = [self.raw(w)?, self.raw(packed)?, bias];
         let [m, n1, n2, n3] = [rows, x_dims[1], x_dims[2], x_dims[3]].map(|extent| extent as i64);
         let result = self.node("mul_mat", |context| {
-            let (operands, count) = (operands.as_mut_ptr(), operands.len() as c_int);
-            let threads = sys::GGML_N_TASKS_MAX;
+            let (operands, threads) = (operands.as_mut_ptr(), sys::GGML_N_TASKS_MAX);
             // SAFETY: live tensors; the plan lives as long as the graph.
             unsafe {
                 sys::ggml_custom_4d(
@@ -122,16 +142,45 @@ impl Graph {
         let plan = self.products.borrow_mut().plan(*product);
         let bytes = HEADER.saturating_add(product.packed_bytes());
         let bytes = i64::try_from(bytes).map_err(|_| Error::graph("mul_mat", "impossibly many activations"))?;
-        let mut operands = [self.raw(x)?];
+        let mut operands = [self.raw(x)?, std::ptr::null_mut()];
+        let mut count = 1;
+        if let Some(parts) = self.joined_of(x)? {
+            (operands, count) = ([self.raw(parts[0])?, self.raw(parts[1])?], 2);
+        }
         let packed = self.node("mul_mat", |context| {
             let (operands, threads) = (operands.as_mut_ptr(), sys::GGML_N_TASKS_MAX);
             // SAFETY: a live tensor; the plan lives as long as the graph.
             unsafe {
-                sys::ggml_custom_4d(context, sys::GGML_TYPE_I8, bytes, 1, 1, 1, operands, 1, Some(pack), threads, plan)
+                sys::ggml_custom_4d(
+                    context,
+                    sys::GGML_TYPE_I8,
+                    bytes,
+                    1,
+                    1,
+                    1,
+                    operands,
+                    count,
+                    Some(pack),
+                    threads,
+                    plan,
+                )
             }
         })?;
         self.products.borrow_mut().packed.push((x, layout, packed));
         Ok(packed)
+    }
+
+    /// The two tensors whose rows make those of `x`, where they can be quantized as they are: in whole blocks.
+    fn joined_of(&self, x: Tensor) -> Result<Option<[Tensor; 2]>> {
+        let known = self.products.borrow().concats.iter().find(|known| known.0 == x).map(|known| known.1);
+        let Some(parts) = known else { return Ok(None) };
+        for part in parts {
+            let [nb0, ..] = self.strides(part)?;
+            if nb0 != size_of::<f32>() || !self.shape(part)?.row().is_multiple_of(BLOCK) {
+                return Ok(None);
+            }
+        }
+        Ok(Some(parts))
     }
 }
 
@@ -157,20 +206,25 @@ unsafe extern "C-unwind" fn pack(dst: *mut sys::ggml_tensor, ith: c_int, nth: c_
         }
         let (tiles, in_tile, bytes) = (product.tiles(), product.layout().tokens, product.tile_bytes());
         let (ith, nth) = (ith.unsigned_abs() as usize, nth.unsigned_abs() as usize);
-        // SAFETY: the operation has one operand.
-        let x = unsafe { &*dst.src[0] };
+        let parts = [dst.src[0], dst.src[1]];
         for tile in tiles * ith / nth..tiles * (ith + 1) / nth {
             let tokens = tile * in_tile..product.tokens().min((tile + 1) * in_tile);
-            let mut rows: [&[f32]; MOST] = [&[]; MOST];
-            let count = tokens.len();
-            for (row, token) in rows.iter_mut().zip(tokens) {
-                // SAFETY: the product was made for as many tokens as `x` has.
-                *row = unsafe { row_of(x, token) };
-            }
             // SAFETY: `dst` has as many tiles behind its header, and each belongs to one thread.
-            let packed =
+            let mut left =
                 unsafe { std::slice::from_raw_parts_mut(dst.data.cast::<u8>().add(HEADER + tile * bytes), bytes) };
-            product.pack(&rows[..count], packed);
+            for part in parts.into_iter().filter(|part| !part.is_null()) {
+                // SAFETY: an operand of this operation.
+                let x = unsafe { &*part };
+                let mut rows: [&[f32]; MOST] = [&[]; MOST];
+                for (row, token) in rows.iter_mut().zip(tokens.clone()) {
+                    // SAFETY: the product was made for as many tokens as `x` has.
+                    *row = unsafe { row_of(x, token) };
+                }
+                let numbers = x.ne[0].unsigned_abs() as usize;
+                let (packed, rest) = std::mem::take(&mut left).split_at_mut(product.stretch_bytes(numbers));
+                product.pack(&rows[..tokens.len()], packed);
+                left = rest;
+            }
         }
     });
 }
@@ -186,10 +240,10 @@ unsafe fn row_of(x: &sys::ggml_tensor, token: usize) -> &[f32] {
     unsafe { std::slice::from_raw_parts(x.data.cast::<u8>().add(offset).cast(), k) }
 }
 
-/// Multiplies the weights `dst.src[0]` with the quantized activations `dst.src[1]`.
+/// Multiplies the weights `dst.src[0]` with the quantized activations `dst.src[1]`, and adds `dst.src[2]` where there is one.
 unsafe extern "C-unwind" fn multiply(dst: *mut sys::ggml_tensor, _ith: c_int, nth: c_int, plan: *mut c_void) {
     // SAFETY: ggml hands over the tensor that it computes, and the address that `own_product` gave it, of a plan that the
-    // graph keeps; the operation has two operands.
+    // graph keeps; the operation has two operands or three.
     let (plan, dst, w, packed) = unsafe {
         let dst = &*dst;
         (&*plan.cast::<Plan>(), dst, &*dst.src[0], &*dst.src[1])
@@ -206,7 +260,8 @@ unsafe extern "C-unwind" fn multiply(dst: *mut sys::ggml_tensor, _ith: c_int, nt
             if panel >= product.panels() {
                 break;
             }
-            // SAFETY: `w` has the product's rows and `dst` its rows and tokens; `panel` is this thread's alone.
+            // SAFETY: `w` has the product's rows and `dst` its rows and tokens, a third operand as many numbers as there are
+            // rows; `panel` is this thread's alone.
             unsafe { multiply_panel(product, panel, w, packed, dst) };
         }
     });
@@ -234,6 +289,13 @@ unsafe fn multiply_panel(product: &Product, panel: usize, w: &sys::ggml_tensor, 
     let start = unsafe { dst.data.cast::<f32>().add(first) };
     let mut columns = PanelOf { start, stride: product.rows(), rows, tokens: product.tokens() };
     product.multiply(&weights[..rows], packed, &mut columns);
+    if !dst.src[2].is_null() {
+        // SAFETY: a contiguous vector of F32 with a number for each row.
+        let bias = unsafe { std::slice::from_raw_parts((*dst.src[2]).data.cast::<f32>().add(first), rows) };
+        for token in 0..product.tokens() {
+            columns.column(token).iter_mut().zip(bias).for_each(|(sum, bias)| *sum += bias);
+        }
+    }
 }
 
 /// The rows of one panel in the result, which is contiguous.

@@ -37,7 +37,7 @@ pub use product::{Columns, Product};
 use pinhole_quant::DType;
 
 /// Numbers that share a scale, in weights and in activations.
-const BLOCK: usize = 32;
+pub const BLOCK: usize = 32;
 
 /// What a processor offers for these products.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -152,7 +152,13 @@ impl Product {
         self.rows.div_ceil(self.panel_rows())
     }
 
-    /// Quantizes `tokens`, those of one tile, to `tile`. Tokens have `k` numbers; the last tile may have fewer of them.
+    /// Bytes of a stretch of `numbers` columns of a tile: `tile_bytes` for all `k` of them.
+    pub fn stretch_bytes(&self, numbers: usize) -> usize {
+        numbers / BLOCK * self.layout().record_bytes()
+    }
+
+    /// Quantizes `tokens`, those of one tile, to `tile`. Tokens have `k` numbers, or those of a stretch of whole blocks, for
+    /// which `tile` is that part of a tile; the last tile may have fewer tokens.
     ///
     /// # Panics
     /// Where there are more tokens, or lengths are others.
@@ -161,8 +167,10 @@ impl Product {
             // SAFETY: `Product::new` saw that the processor has the kernel's instructions.
             unsafe { M::pack(tokens, tile) }
         }
-        assert!(tokens.len() <= self.layout().tokens && tokens.iter().all(|token| token.len() == self.k));
-        assert_eq!(tile.len(), self.tile_bytes());
+        let numbers = tokens.first().map_or(self.k, |token| token.len());
+        assert!(tokens.len() <= self.layout().tokens && tokens.iter().all(|token| token.len() == numbers));
+        assert!(numbers <= self.k && numbers.is_multiple_of(BLOCK));
+        assert_eq!(tile.len(), self.stretch_bytes(numbers));
         dispatch!(self, pack(tokens, tile))
     }
 

@@ -26,7 +26,7 @@ use pinhole_quant::DType;
 use serde::{Deserialize, Serialize};
 
 use super::config;
-use super::layers::{Linear, RmsNorm, join_heads, rotary_tables, rotate_pairs};
+use super::layers::{Linear, RmsNorm, join_heads, rotary_tables};
 use crate::ggml::Tensor;
 use crate::stage::{Block, Build, Cadence, Extent, Lifetime, Model, Port, Symbol};
 use crate::tensor::Shape;
@@ -476,7 +476,7 @@ impl Rotary {
     fn turn(self, b: &Build<'_>, x: Tensor, start: usize) -> Result<Tensor> {
         let [_, _, tokens, _] = b.g.shape(x)?.dims();
         let of = |table| b.g.slice(b.read(table)?, 2, start, tokens);
-        rotate_pairs(b.g, x, of(self.cos)?, of(self.sin)?)
+        b.g.rotate_pairs(x, of(self.cos)?, of(self.sin)?)
     }
 }
 
@@ -593,25 +593,30 @@ impl Running<'_, '_, '_> {
         b.g.slice(b.read(self.stream.from)?, 1, piece.start, piece.len()) // [D, n, B]
     }
 
-    /// Brings keys and values of the modulated stream.
-    fn set_attention(&self, attention: &Attention) -> Result<()> {
+    /// Brings keys and values of the modulated stream. Where that is one piece it is returned, for the queries.
+    fn set_attention(&self, attention: &Attention) -> Result<Option<Tensor>> {
         let Running { stream, m, .. } = self;
-        for piece in self.pieces() {
+        let pieces = self.pieces();
+        let mut modulated = None;
+        for piece in &pieces {
             let start = self.tokens.start + piece.start;
-            let x = m.modulate(self.read(&piece)?, 0)?;
+            let x = m.modulate(self.read(piece)?, 0)?;
+            modulated = Some(x);
             let (k, v) = stream.norm.keys_and_values(m.b, &stream.qkv, x)?;
             attention.set(m.b, start, (self.rotary.turn(m.b, k, start)?, v))?;
         }
-        Ok(())
+        Ok(modulated.filter(|_| pieces.len() == 1))
     }
 
-    /// The stream after its share of the attention, and after the feed-forward.
-    fn advance(&self, attention: &Attention) -> Result<()> {
+    /// The stream after its share of the attention, and after the feed-forward. `modulated` is what
+    /// [`set_attention`](Running::set_attention) returned.
+    fn advance(&self, attention: &Attention, modulated: Option<Tensor>) -> Result<()> {
         let Running { stream, m, .. } = self;
         let b = m.b;
         for piece in self.pieces() {
             let x = self.read(&piece)?;
-            let q = stream.norm.queries(b, &stream.qkv, m.modulate(x, 0)?)?;
+            let modulated = modulated.map_or_else(|| m.modulate(x, 0), Ok)?;
+            let q = stream.norm.queries(b, &stream.qkv, modulated)?;
             let q = self.rotary.turn(b, q, self.tokens.start + piece.start)?;
             let x = m.gated(x, stream.proj.build(b, attention.attend(b, q)?)?, 2)?;
             let inner = b.g.gelu_tanh(stream.mlp_0.build(b, m.modulate(x, 3)?)?)?; // [M, n, B]
@@ -640,8 +645,8 @@ impl Block for DoubleBlock {
         });
         let streams = [txt?, img?];
         let attention = Attention::new(b, &self.img.norm, all)?;
-        streams.iter().try_for_each(|stream| stream.set_attention(&attention))?;
-        streams.iter().try_for_each(|stream| stream.advance(&attention))
+        let [txt, img] = [0, 1].map(|i: usize| streams[i].set_attention(&attention));
+        streams.iter().zip([txt?, img?]).try_for_each(|(stream, modulated)| stream.advance(&attention, modulated))
     }
 }
 
@@ -704,14 +709,19 @@ impl Block for SingleBlock {
         let (tokens, SingleBlock { linear1, norm, .. }) = (b.dim(Symbol::JointTokens), self);
         let read = |piece: &Range<usize>| b.g.slice(b.read(self.joint)?, 1, piece.start, piece.len()); // [D, n, B]
         let attention = Attention::new(b, norm, tokens)?;
-        for piece in b.token_ranges(tokens) {
-            let (k, v) = norm.keys_and_values(b, linear1, m.modulate(read(&piece)?, 0)?)?;
+        let pieces = b.token_ranges(tokens);
+        let mut whole = None;
+        for piece in &pieces {
+            let modulated = m.modulate(read(piece)?, 0)?;
+            // Where this is all there is, queries come from it as well.
+            whole = Some(modulated).filter(|_| pieces.len() == 1);
+            let (k, v) = norm.keys_and_values(b, linear1, modulated)?;
             attention.set(b, piece.start, (self.rotary.turn(b, k, piece.start)?, v))?;
         }
         let mlp_outputs = 3 * self.hidden..3 * self.hidden + self.feed_forward;
-        for piece in b.token_ranges(tokens) {
+        for piece in pieces {
             let x = read(&piece)?;
-            let modulated = m.modulate(x, 0)?;
+            let modulated = whole.map_or_else(|| m.modulate(x, 0), Ok)?;
             let q = self.rotary.turn(b, norm.queries(b, linear1, modulated)?, piece.start)?;
             let attended = attention.attend(b, q)?; // [D, n, B]
             let mlp = b.g.gelu_tanh(linear1.build_outputs(b, modulated, mlp_outputs.clone())?)?; // [M, n, B]

@@ -38,22 +38,24 @@ impl Linear {
 
     /// `x [inputs, ..]` gives `[outputs, ..]`.
     pub fn build(&self, b: &Build<'_>, x: Tensor) -> Result<Tensor> {
-        let y = self.product(b, b.weight(self.weight)?, x)?;
-        self.bias.map_or(Ok(y), |bias| b.g.add(y, b.weight(bias)?))
+        self.product(b, b.weight(self.weight)?, x, self.bias.map(|bias| b.weight(bias)).transpose()?)
     }
 
     /// Only the outputs of `range`.
     pub fn build_outputs(&self, b: &Build<'_>, x: Tensor, range: Range<usize>) -> Result<Tensor> {
         let of = |weight, dim| b.g.slice(b.weight(weight)?, dim, range.start, range.len());
-        let y = self.product(b, of(self.weight, 1)?, x)?;
-        self.bias.map_or(Ok(y), |bias| b.g.add(y, of(bias, 0)?))
+        self.product(b, of(self.weight, 1)?, x, self.bias.map(|bias| of(bias, 0)).transpose()?)
     }
 
-    fn product(&self, b: &Build<'_>, weight: Tensor, x: Tensor) -> Result<Tensor> {
+    fn product(&self, b: &Build<'_>, weight: Tensor, x: Tensor, bias: Option<Tensor>) -> Result<Tensor> {
         if self.wide && b.g.dtype(weight)? == DType::F16 {
-            return b.g.scale(b.g.mul_mat(weight, b.g.scale(x, 1.0 / WIDE_SCALE)?)?, WIDE_SCALE);
+            let y = b.g.scale(b.g.mul_mat(weight, b.g.scale(x, 1.0 / WIDE_SCALE)?)?, WIDE_SCALE)?;
+            return bias.map_or(Ok(y), |bias| b.g.add(y, bias));
         }
-        b.g.mul_mat(weight, x)
+        match bias {
+            Some(bias) => b.g.linear(weight, x, bias),
+            None => b.g.mul_mat(weight, x),
+        }
     }
 }
 
@@ -239,17 +241,7 @@ pub fn attention_with_bias(g: &Graph, q: Tensor, k: Tensor, v: Tensor, bias: Ten
     g.contiguous(g.permute(mixed, [0, 2, 1, 3])?)
 }
 
-/// Rotates neighbouring pairs of `x [d, heads, tokens, batch]`: `x cos + swap(x) sin`, where `swap` exchanges the two of
-/// each pair. `cos` and `sin` are `[d, 1, tokens]`, with the sign of the rotation in `sin` (see
-/// [`rotary_tables`]).
-pub fn rotate_pairs(g: &Graph, x: Tensor, cos: Tensor, sin: Tensor) -> Result<Tensor> {
-    let dims @ [d, heads, tokens, batch] = g.shape(x)?.dims();
-    let pairs = g.reshape(x, &[2, d / 2 * heads, tokens, batch])?;
-    let swapped = g.reshape(g.roll(pairs, 1)?, &dims)?;
-    g.add(g.mul(x, cos)?, g.mul(swapped, sin)?)
-}
-
-/// The tables of [`rotate_pairs`], `[d, tokens]` each, `d` the sum of `axes`: position `p` on an axis of width `w` turns
+/// The tables of [`Graph::rotate_pairs`], `[d, tokens]` each, `d` the sum of `axes`: position `p` on an axis of width `w` turns
 /// pair `i` of that axis by `p * theta^(-2i/w)`, computed in f64 as diffusers does.
 ///
 /// `positions` holds one coordinate per axis for every token.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use pinhole_quant::DType;
 
-use crate::ggml::{Arena, Backend, Buffer, Device, Graph, Placed, Scratch};
+use crate::ggml::{Arena, Backend, Buffer, Device, Placed, Scratch};
 use crate::stage::{Build, Dims, FeatureMap, Lifetime, Model, Stage, shape_of};
 use crate::weights::WeightId;
 use crate::{Error, Result};
@@ -55,7 +55,7 @@ impl DryRun {
         let ports = ports.collect::<Result<Vec<_>>>()?;
         let weights = weights_nowhere(model, dtype, &nowhere);
         let dry = |stage: &Stage| {
-            let graph = Graph::new(backend.device(), STAGE_TENSORS)?;
+            let graph = backend.graph(STAGE_TENSORS)?;
             let b = Build::new(&graph, dims, &weights, &ports).in_parts(tokens);
             stage.block.build(&b)?;
             let touched = b.finish()?;

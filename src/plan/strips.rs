@@ -120,7 +120,7 @@ impl Cutter<'_> {
 
     fn build(&self, strips: &dyn Strips, pass: usize, rows: Range<usize>) -> Result<(Graph, Exchanged)> {
         let [_, height, ..] = shape_of(self.model, strips.rows_of(), self.dims)?.dims();
-        let graph = Graph::new(self.backend.device(), STAGE_TENSORS)?;
+        let graph = self.backend.graph(STAGE_TENSORS)?;
         let strip = self.strip(rows, height);
         let b = Build::for_strip(&graph, self.dims, &self.weights, self.model, strip, &self.nowhere);
         strips.build_pass(&b, pass)?;

@@ -239,3 +239,91 @@ fn a_card_has_a_row_for_each_run() {
     let outcome = place.run(&card("model"));
     assert!(outcome.stderr.contains("rows.jsonl") && outcome.code == 1, "{}", outcome.stderr);
 }
+
+/// The miniature's step, at a size that takes a moment.
+const STEP: &[&str] =
+    &["bench", "step", "--width", "64", "--height", "64", "--text-tokens", "8", "--steps", "2", "--threads", "1"];
+
+#[test]
+fn a_step_by_stage() {
+    let place = Workplace::new();
+    let report = place.json(&[STEP, &["-m", "mini", "--against", "ggml", "--operations", "--quiet"]].concat());
+    assert!(report["against_over_by"].as_f64().unwrap() > 0.0);
+    for (way, by) in report["ways"].as_array().unwrap().iter().zip(["pinhole", "ggml"]) {
+        assert_eq!(way["by"], by);
+        let seconds = |row: &Value, name: &str| row[name].as_f64().unwrap();
+        let step = &way["step"];
+        assert!(seconds(step, "over_alone") > 1.0, "more than its products and attentions: {step}");
+        assert!(seconds(step, "products_gflops") > 0.0 && seconds(step, "attentions_gflops") > 0.0);
+        let kinds: Vec<&str> =
+            way["kinds"].as_array().unwrap().iter().map(|row| row["name"].as_str().unwrap()).collect();
+        assert_eq!(kinds, ["embed", "double", "join", "single", "final"]);
+        let count: u64 = way["kinds"].as_array().unwrap().iter().map(|row| row["stages"].as_u64().unwrap()).sum();
+        assert_eq!((count, way["stages"].as_array().unwrap().len() as u64), (step["stages"].as_u64().unwrap(), count));
+        let shares: f64 = way["operations"].as_array().unwrap().iter().map(|row| seconds(row, "share")).sum();
+        assert!((shares - 1.0).abs() < 1e-9);
+    }
+    let table = place.run(&[STEP, &["-m", "mini", "--quiet"]].concat());
+    let names: Vec<&str> = table.stdout.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    assert_eq!(names, ["by", "embed", "double", "join", "single", "final", "step"], "{}", table.stdout);
+}
+
+#[test]
+fn decoding_and_encoding_in_every_way() {
+    let place = Workplace::new();
+    let common = ["-m", "mini", "--device", "cpu:discrete", "--runs", "1", "--threads", "1", "--quiet"];
+    // Strips make less of a decoder; T5 is computed as a whole.
+    let decode = &["bench", "decode", "--width", "512", "--height", "128"][..];
+    for (command, least) in [(decode, 2), (&["bench", "encode"], 1)] {
+        let report = place.json(&[command, &common].concat());
+        let ways = report["ways"].as_array().unwrap();
+        assert!(ways.len() >= least && ways[0]["way"] == "whole", "{report}");
+        let peaks: Vec<u64> = ways.iter().map(|way| way["peak_bytes"].as_u64().unwrap()).collect();
+        assert!(peaks.is_sorted_by(|a, b| a > b), "{peaks:?}");
+        for way in ways {
+            assert_eq!(way["peak_bytes"], way["planned_peak_bytes"]);
+            assert!(way["seconds"].as_f64().unwrap() > 0.0);
+        }
+        // A budget leads to one way, and may be too small for any.
+        let within = place.json(&[command, &common, &["--vram", "1G"]].concat());
+        assert_eq!(within["ways"].as_array().unwrap().len(), 1);
+        let refused = place.run(&[command, &common, &["--vram", "1"]].concat());
+        assert_eq!(refused.code, 1);
+        assert!(refused.stderr.contains("hint: try --vram"), "{}", refused.stderr);
+    }
+}
+
+#[test]
+fn what_passes_before_the_first_step() {
+    let place = Workplace::new();
+    let options = ["--runs", "2", "--threads", "1", "--width", "64", "--height", "64", "--quiet"];
+    let report = place.json(&[&["bench", "load", "-m", "mini"][..], &options].concat());
+    let parts: Vec<&str> =
+        report["parts"].as_array().unwrap().iter().map(|part| part["name"].as_str().unwrap()).collect();
+    assert_eq!(parts, ["open", "models", "plan", "encode", "prepare", "modulation"]);
+    let total = |name: &str| report[name].as_f64().unwrap();
+    assert!(total("total_seconds") > total("total_without_encoders_seconds"));
+    assert!(report["parts"].as_array().unwrap().iter().all(|part| part["seconds"].as_f64().unwrap() > 0.0));
+}
+
+/// Of a model that is made, only what is measured is made; where it is kept, once.
+#[test]
+fn models_are_made_and_kept() {
+    let place = Workplace::new();
+    let options =
+        ["--arch", "flux-dev", "--runs", "1", "--width", "16", "--height", "16", "--cache", "kept", "--quiet"];
+    let decode = [&["bench", "decode"][..], &options].concat();
+    assert_eq!(place.run(&decode).code, 0);
+    let path = place.path("kept/flux-dev-q4_k_s-vae.gguf");
+    let made = fs::metadata(&path).unwrap().modified().unwrap();
+    assert_eq!(place.run(&decode).code, 0);
+    assert_eq!(fs::metadata(&path).unwrap().modified().unwrap(), made);
+    for (name, options) in [
+        ("no_model", &["bench", "step"][..]),
+        ("both", &["bench", "step", "-m", "mini", "--arch", "flux-dev"]),
+        ("width", &["bench", "decode", "-m", "mini", "--width", "20"]),
+        ("missing", &["bench", "encode", "-m", "missing.gguf"]),
+    ] {
+        place.run(options).snapshot(&format!("bench_subject_{name}"));
+    }
+}

@@ -1,6 +1,6 @@
 //! Matrix products, in every format that a matrix may have.
 
-use pinhole::ggml::support;
+use pinhole::ggml::{Arena, Heavy, Operands, support};
 use pinhole::kernels::Kernel;
 use pinhole_quant::{DType, rows};
 use proptest::prelude::*;
@@ -171,4 +171,83 @@ fn by_own_kernels() {
             assert_nmse(&format!("{dtype} {}", kernel.name()), &expected, &found, most(dtype));
         }
     }
+}
+
+/// A bias is added to the same sums, and halves that a product joins are quantized as the joined whole: to the bit.
+#[test]
+fn with_biases_and_of_halves() {
+    let mut rig = Rig::new();
+    for kernel in [None].into_iter().chain(Kernel::available().map(Some)) {
+        for (dtype, first) in [(DType::Q8_0, 96), (DType::Q4_1, 64), (DType::F32, 33), (DType::Q8_0, 40)] {
+            let (bytes, w) = matrix(dtype, [256, 41, 1, 1], 61);
+            let (place, bias) = (rig.place(dtype, w.dims, &bytes), Operand::new(&rig, [30, 1, 1, 1], &Twist::NONE, 62));
+            let a = Operand::new(&rig, [first, 40, 2, 1], &Twist::MIDDLE, 63);
+            let b = Operand::new(&rig, [256 - first, 40, 2, 1], &Twist::NONE, 64);
+            let mut run = |apart: bool| {
+                let made = rig.run(|g| {
+                    g.set_kernel(kernel);
+                    let w = g.slice(g.leaf(&place)?, 1, 5, 30)?;
+                    let joined = g.concat(a.tensor(g)?, b.tensor(g)?, 0)?;
+                    match apart {
+                        // Another tensor, of the same numbers, which nobody knows to be joined.
+                        true => g.add(g.mul_mat(w, g.scale(joined, 1.0)?)?, bias.tensor(g)?),
+                        false => g.linear(w, joined, bias.tensor(g)?),
+                    }
+                });
+                made.unwrap()
+            };
+            assert_eq!(run(true), run(false), "{dtype} {first} {kernel:?}");
+        }
+    }
+}
+
+#[test]
+fn biases_that_do_not_fit_are_refused() {
+    let mut rig = Rig::new();
+    let (bytes, w) = matrix(DType::Q8_0, [64, 8, 1, 1], 71);
+    let (place, x) = (rig.place(DType::Q8_0, w.dims, &bytes), Operand::new(&rig, [64, 70, 1, 1], &Twist::NONE, 72));
+    for dims in [[7, 1, 1, 1], [16, 1, 1, 1], [8, 3, 1, 1]] {
+        let bias = Operand::new(&rig, dims, &Twist::NONE, 73);
+        assert!(rig.run(|g| g.linear(g.leaf(&place)?, x.tensor(g)?, bias.tensor(g)?)).is_err(), "{dims:?}");
+    }
+    let (bias, short) = (Operand::new(&rig, [8, 1, 1, 1], &Twist::NONE, 74), [32, 70, 1, 1]);
+    let short = Operand::new(&rig, short, &Twist::NONE, 75);
+    assert!(rig.run(|g| g.linear(g.leaf(&place)?, short.tensor(g)?, bias.tensor(g)?)).is_err());
+}
+
+/// Products and attentions of a graph by themselves: as many operations, on the same weights.
+#[test]
+fn alone() {
+    let mut rig = Rig::new();
+    let (bytes, w) = matrix(DType::Q8_0, [256, 64, 1, 1], 81);
+    let place = rig.place(DType::Q8_0, w.dims, &bytes);
+    let x = Operand::new(&rig, [128, 70, 1, 1], &Twist::NONE, 82);
+    let graph = rig.graph();
+    let (leaf, half) = (graph.leaf(&place).unwrap(), x.tensor(&graph).unwrap());
+    let joined = graph.concat(half, half, 0).unwrap();
+    let y = graph.mul_mat(graph.slice(leaf, 1, 0, 32).unwrap(), joined).unwrap(); // [32, 70]
+    let heads = graph.permute(graph.split_rows(y, 2).unwrap(), [0, 2, 1, 3]).unwrap(); // [16, 70, 2]
+    let attended = graph.flash_attention(heads, heads, heads, 0.25).unwrap();
+    // Scores: a product without weights.
+    let scores = graph.mul_mat(y, y).unwrap(); // [70, 70]
+    graph.output(attended).unwrap();
+    graph.output(scores).unwrap();
+    let mut operands = Operands::new(&rig.ledger, |i| (i % 7) as f32 - 3.0);
+    let products = graph.alone(Heavy::Products, &mut operands).unwrap().unwrap();
+    assert_eq!(products.operations, 2 * 256 * 32 * 70 + 2 * 32 * 70 * 70);
+    assert_eq!(products.weight_bytes, 32 * 256 / 32 * 34);
+    let attentions = graph.alone(Heavy::Attentions, &mut operands).unwrap().unwrap();
+    assert_eq!((attentions.operations, attentions.weight_bytes), (4 * 16 * 70 * 70 * 2, 0));
+    for alone in [&products, &attentions] {
+        rig.compute(&alone.graph).unwrap();
+    }
+    let nothing = rig.graph();
+    nothing.output(nothing.silu(x.tensor(&nothing).unwrap()).unwrap()).unwrap();
+    assert!(nothing.alone(Heavy::Products, &mut operands).unwrap().is_none());
+    // And by operation: every one of them, with a name.
+    let mut arena = Arena::new(rig.device, &rig.ledger).unwrap();
+    arena.assign(&[&graph]).unwrap();
+    let times = rig.backend.compute_timed(&graph, &mut arena).unwrap();
+    let count = |name: &str| times.iter().filter(|operation| operation.name.contains(name)).count();
+    assert_eq!((count("matrix product"), count("flash_attn_ext")), (2, 1), "{times:?}");
 }

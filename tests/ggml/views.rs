@@ -154,3 +154,27 @@ fn parts_of_other_shapes_and_other_targets_are_refused() {
     assert!(g.unfilled(&[usize::MAX, 2]).is_err());
     assert!(g.fill(whole, 1, 6, part).is_ok());
 }
+
+/// Pairs turn as by the operations that say so one by one, to the bit.
+#[test]
+fn pairs_turn() {
+    let mut rig = Rig::new();
+    for (dims, twist) in [([8, 3, 5, 2], Twist::NONE), ([6, 4, 7, 1], Twist::MIDDLE), ([2, 1, 1, 3], Twist::NONE)] {
+        let [d, heads, tokens, batch] = dims;
+        let x = Operand::new(&rig, dims, &twist, 91);
+        let [cos, sin] = [92, 93].map(|seed| Operand::new(&rig, [d, 1, tokens, 1], &Twist::NONE, seed));
+        let found = rig.run(|g| g.rotate_pairs(x.tensor(g)?, cos.tensor(g)?, sin.tensor(g)?)).unwrap();
+        let expected = rig.run(|g| {
+            let pairs = g.reshape(x.tensor(g)?, &[2, d / 2 * heads, tokens, batch])?;
+            let swapped = g.reshape(g.roll(pairs, 1)?, &dims)?;
+            g.add(g.mul(x.tensor(g)?, cos.tensor(g)?)?, g.mul(swapped, sin.tensor(g)?)?)
+        });
+        assert_eq!(found, expected.unwrap(), "{dims:?}");
+    }
+    let [odd, even] = [[3, 1, 2, 1], [4, 1, 2, 1]].map(|dims| Operand::new(&rig, dims, &Twist::NONE, 94));
+    let turn = |rig: &mut Rig, x: &Operand, table: &Operand| {
+        rig.run(|g| g.rotate_pairs(x.tensor(g)?, table.tensor(g)?, table.tensor(g)?))
+    };
+    assert!(turn(&mut rig, &odd, &odd).is_err() && turn(&mut rig, &even, &odd).is_err());
+    assert!(turn(&mut rig, &even, &even).is_ok());
+}

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use pinhole::Result;
+use pinhole::bind::Bound;
 use pinhole::exec::{DeviceWeights, Session};
 use pinhole::ggml::{Backend, CancelFlag, Device, Ledger};
 use pinhole::models::flux::{Flux, sinusoid};
@@ -11,7 +12,7 @@ use pinhole::plan::{Component, Placement, Runs};
 use pinhole::sample::randn;
 use pinhole::source::flux::{Part, transformer};
 use pinhole::source::{ComponentKind, Source};
-use pinhole::stage::{Cadence, Dims, Symbol};
+use pinhole::stage::{Cadence, Dims, Model, Symbol};
 
 /// Pixels of a picture to a side of an image token.
 const SIDE: usize = 16;
@@ -108,24 +109,47 @@ impl Denoiser {
         Ok(Steps { times, waited: weights.waited(), peak: ledger.usage().peak })
     }
 
-    fn backend(&self, device: Device) -> Result<Backend> {
+    pub(super) fn backend(&self, device: Device) -> Result<Backend> {
         Backend::new(device, self.threads, self.cancel.clone())
     }
 
+    pub(super) fn model(&self) -> &Model {
+        &self.part.net.model
+    }
+
+    pub(super) fn bound(&self) -> &Bound {
+        &self.part.bound
+    }
+
+    pub(super) fn dims(&self) -> Dims {
+        self.size.dims()
+    }
+
+    pub(super) fn cancel(&self) -> &CancelFlag {
+        &self.cancel
+    }
+
     /// Random inputs of a usual size.
-    fn fill(&self, session: &mut Session<'_>) -> Result<()> {
+    pub(super) fn fill(&self, session: &mut Session<'_>) -> Result<()> {
         let Denoiser { part: Part { net, .. }, size, .. } = self;
-        let (config, ports, image) = (net.config(), &net.ports, size.rows() * size.columns());
+        let (config, ports) = (net.config(), &net.ports);
         session.set(ports.time, &sinusoid(700.0))?;
         if let Some(guidance) = ports.guidance {
             session.set(guidance, &sinusoid(3500.0))?;
         }
         session.set(ports.pooled, &randn(1, config.pooled_projection_dim)?)?;
         session.set(ports.text, &randn(2, config.joint_attention_dim * size.text_tokens)?)?;
-        session.set(ports.latents, &randn(3, config.in_channels * image)?)?;
         let (cos, sin) = net.rotary(size.text_tokens, size.rows(), size.columns())?;
         session.set(ports.cos, &cos)?;
         session.set(ports.sin, &sin)?;
-        session.set_indices(ports.condition, &[0])
+        self.fill_step(session)
+    }
+
+    /// The inputs of one step.
+    pub(super) fn fill_step(&self, session: &mut Session<'_>) -> Result<()> {
+        let Denoiser { part: Part { net, .. }, size, .. } = self;
+        let image = size.rows() * size.columns();
+        session.set(net.ports.latents, &randn(3, net.config().in_channels * image)?)?;
+        session.set_indices(net.ports.condition, &[0])
     }
 }

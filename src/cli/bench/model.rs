@@ -68,6 +68,7 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
         file_type: args.file_type,
         blocks: args.blocks.map(usize::from),
         hollow: args.hollow,
+        only: None,
     };
     printer.begin("write", synthetic::total_bytes(&options)?, Unit::Bytes);
     let mut done = 0;

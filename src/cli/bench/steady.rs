@@ -77,6 +77,8 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     let source = args.parts.open(Some(&args.model), "--model")?;
     let mut pipeline = FluxPipeline::new(FluxModel::open(&source)?, device, threads, cancel.clone())?;
     pipeline.set_memory(args.request.memory());
+    // Every picture does all the work.
+    pipeline.set_remembered_bytes(0);
     let request = Request { seed: args.request.seed.unwrap_or(0), ..args.request.request(&args.prompt) };
 
     let runs = usize::from(args.runs);

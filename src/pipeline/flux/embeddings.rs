@@ -1,5 +1,8 @@
 //! Prompts that went through the text encoders, kept for other requests.
 
+use std::collections::VecDeque;
+use std::sync::Arc;
+
 use super::{FluxPipeline, Prompt, Run};
 use crate::pipeline::{Event, Observer, Request, Settings};
 use crate::source::flux::FluxModel;
@@ -17,7 +20,57 @@ pub struct Embeddings {
     tokens: usize,
 }
 
+/// Bytes of prompts that a pipeline remembers by itself: several of the longest.
+const REMEMBERED_BYTES: usize = 64 << 20;
+
+/// The prompts that a pipeline met last, so that another picture of one of them needs no text encoder.
+pub(super) struct Remembered {
+    /// The last one first.
+    prompts: VecDeque<(String, Arc<Embeddings>, Vec<String>)>,
+    most_bytes: usize,
+}
+
+impl Default for Remembered {
+    fn default() -> Remembered {
+        Remembered { prompts: VecDeque::new(), most_bytes: REMEMBERED_BYTES }
+    }
+}
+
+impl Remembered {
+    /// What the encoders made of `prompt` under `settings`, and what they had to say.
+    fn find(&mut self, prompt: &str, settings: &Settings) -> Option<(Arc<Embeddings>, Vec<String>)> {
+        let fits = |embeddings: &Embeddings| {
+            embeddings.negative == settings.negative_prompt && embeddings.tokens == settings.max_sequence_length
+        };
+        let known = self.prompts.iter().position(|(text, embeddings, _)| text == prompt && fits(embeddings))?;
+        let entry = self.prompts.remove(known)?;
+        let found = (Arc::clone(&entry.1), entry.2.clone());
+        self.prompts.push_front(entry);
+        Some(found)
+    }
+
+    fn add(&mut self, prompt: &str, embeddings: &Arc<Embeddings>, warnings: Vec<String>) {
+        self.prompts.push_front((prompt.to_owned(), Arc::clone(embeddings), warnings));
+        self.forget();
+    }
+
+    /// Forgets the oldest beyond what may be kept.
+    fn forget(&mut self) {
+        let mut bytes = 0;
+        let most = self.most_bytes;
+        self.prompts.retain(|(_, embeddings, _)| {
+            bytes += embeddings.bytes();
+            bytes <= most
+        });
+    }
+}
+
 impl Embeddings {
+    /// Bytes of its numbers in host memory.
+    fn bytes(&self) -> usize {
+        self.prompts.iter().map(|prompt| size_of_val(&*prompt.hidden) + size_of_val(&*prompt.pooled)).sum()
+    }
+
     /// Those that the passes of a request with `settings` need.
     pub(super) fn for_passes(&self, settings: &Settings) -> &[Prompt] {
         match settings.negative_prompt {
@@ -71,6 +124,31 @@ impl FluxPipeline {
             self.kept.clear();
         }
         embeddings
+    }
+
+    /// From now on at most `bytes` of prompts that went through the text encoders stay in host memory, 64 MiB by default, the last
+    /// ones; a request with one of them, the same negative prompt and the same number of tokens runs no text encoder. None do
+    /// with 0.
+    pub fn set_remembered_bytes(&mut self, bytes: usize) {
+        self.remembered.most_bytes = bytes;
+        self.remembered.forget();
+    }
+
+    /// What the prompts of `request` are to the denoiser: remembered, or made.
+    pub(super) fn embedded(
+        &mut self,
+        request: &Request,
+        settings: &Settings,
+        run: &mut Run<'_>,
+    ) -> Result<Arc<Embeddings>> {
+        if let Some((embeddings, warnings)) = self.remembered.find(&request.prompt, settings) {
+            warnings.into_iter().try_for_each(|text| run.warn(text))?;
+            return Ok(embeddings);
+        }
+        let before = run.warnings.len();
+        let embeddings = Arc::new(self.embeddings(request, settings, run)?);
+        self.remembered.add(&request.prompt, &embeddings, run.warnings.split_off(before));
+        Ok(embeddings)
     }
 
     pub(super) fn embeddings(

@@ -67,6 +67,8 @@ pub struct FluxPipeline {
     kept: Vec<(&'static str, Arc<DeviceWeights>)>,
     /// From latents to colours, once somebody has asked for previews.
     preview: Option<preview::Fit>,
+    /// The last prompts, as the text encoders left them.
+    remembered: embeddings::Remembered,
 }
 
 impl FluxPipeline {
@@ -83,7 +85,15 @@ impl FluxPipeline {
     ) -> Result<FluxPipeline> {
         let (backend, ledger, options) =
             (Backend::new(device, threads, cancel)?, Ledger::new(), MemoryOptions::default());
-        Ok(FluxPipeline { model: model.into(), backend, ledger, options, kept: Vec::new(), preview: None })
+        Ok(FluxPipeline {
+            model: model.into(),
+            backend,
+            ledger,
+            options,
+            kept: Vec::new(),
+            preview: None,
+            remembered: embeddings::Remembered::default(),
+        })
     }
 
     /// From now on `cancel` stops it, and the flag before does not.
@@ -161,7 +171,7 @@ impl FluxPipeline {
         let preview = self.preview(request, &settings, &plan)?;
         let encoded = match &request.embeddings {
             Some(embeddings) => Arc::clone(embeddings),
-            None => Arc::new(self.embeddings(request, &settings, &mut run)?),
+            None => self.embedded(request, &settings, &mut run)?,
         };
         let latents = self.denoise(&settings, encoded.for_passes(&settings), noise, preview, &mut run)?;
         let images = self.decode(&settings, &latents, &mut run)?;
@@ -387,15 +397,19 @@ struct Run<'a> {
     /// Bytes that were brought in this phase.
     moved: u64,
     on_gpu: bool,
+    /// What was said so far.
+    warnings: Vec<String>,
 }
 
 impl<'a> Run<'a> {
     fn new(observer: &'a mut dyn Observer, plan: &'a Plan, device: Device) -> Run<'a> {
         let on_gpu = !device.is_cpu();
-        Run { observer, plan, timings: Timings::new(), mapped: 0, phases: Vec::new(), moved: 0, on_gpu }
+        let (timings, phases, warnings) = (Timings::new(), Vec::new(), Vec::new());
+        Run { observer, plan, timings, mapped: 0, phases, moved: 0, on_gpu, warnings }
     }
 
     fn warn(&mut self, text: String) -> Result<()> {
+        self.warnings.push(text.clone());
         self.observer.event(Event::Warning(text))
     }
 

@@ -1,7 +1,7 @@
 //! `pinhole bench matmul`: how fast matrix products are, by type and number of tokens.
 
 mod measure;
-mod report;
+pub(super) mod report;
 
 use std::str::FromStr;
 
@@ -64,7 +64,7 @@ Examples:
 /// Whose kernels multiply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
-enum Multiplier {
+pub(super) enum Multiplier {
     /// ggml's, for all types
     Ggml,
     /// pinhole's where there are some for the type and the processor, else ggml's: what models use
@@ -72,14 +72,14 @@ enum Multiplier {
 }
 
 impl Multiplier {
-    fn kernel(self) -> Option<Kernel> {
+    pub(super) fn kernel(self) -> Option<Kernel> {
         match self {
             Multiplier::Ggml => None,
             Multiplier::Pinhole => Kernel::best(),
         }
     }
 
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Multiplier::Ggml => "ggml",
             Multiplier::Pinhole => "pinhole",

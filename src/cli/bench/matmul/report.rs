@@ -61,7 +61,7 @@ impl Speed {
 }
 
 /// The middle one of `values`, which are sorted by it; of an even number the lower of two; 0 of none.
-pub(super) fn median(values: &mut [f64]) -> f64 {
+pub(in crate::cli::bench) fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len().saturating_sub(1) / 2).copied().unwrap_or(0.0)
 }

@@ -1,0 +1,72 @@
+//! `pinhole bench decode`: latents to a picture.
+
+use pinhole::Error;
+use pinhole::sample::randn;
+use pinhole::source::ComponentKind;
+use pinhole::source::flux::autoencoder;
+use pinhole::stage::{Dims, Symbol};
+
+use super::{Computed, Report, WayArgs};
+use crate::cli::bench::subject::SubjectArgs;
+use crate::cli::failure::Failure;
+use crate::cli::printer::{Printer, Talk};
+use crate::cli::{interrupt, threads};
+
+/// Measure decoding a picture, whole and in strips: time, and peak memory on the device
+///
+/// Latents are random. The peak counts weights, feature maps, intermediate results and work space.
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(in crate::cli) struct Args {
+    #[command(flatten)]
+    subject: SubjectArgs,
+    /// Pixels across, a multiple of 16
+    #[arg(long, value_name = "W", default_value_t = 512)]
+    width: usize,
+    /// Pixels down, a multiple of 16
+    #[arg(long, value_name = "H", default_value_t = 512)]
+    height: usize,
+    #[command(flatten)]
+    ways: WayArgs,
+    #[command(flatten)]
+    pub(in crate::cli::bench) talk: Talk,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  pinhole bench decode --arch flux-dev --device cpu:discrete
+  pinhole bench decode -m dev.gguf --width 1024 --height 1024 --device cpu:discrete --vram 1G";
+
+pub(in crate::cli::bench) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
+    let cancel = interrupt::cancel_flag(printer);
+    let threads = threads::start(args.ways.threads);
+    for (option, pixels) in [("--width", args.width), ("--height", args.height)] {
+        if pixels == 0 || !pixels.is_multiple_of(16) {
+            return Err(Error::option(option, "a multiple of 16", pixels.to_string()).into());
+        }
+    }
+    let subject = args.subject.open(Some(ComponentKind::Vae), (printer, &cancel))?;
+    let (decoder, _, config) = autoencoder(subject.source.component(ComponentKind::Vae)?)?;
+    let (w, h) = (args.width / 8, args.height / 8);
+    let computed = Computed {
+        name: "decoder",
+        phase: "decode",
+        model: &decoder.net.model,
+        bound: &decoder.bound,
+        dims: Dims::new().with(Symbol::LatentWidth, w).with(Symbol::LatentHeight, h),
+    };
+    let latents = randn(5, w * h * config.latent_channels)?;
+    let (device, ways) = computed
+        .measure(&args.ways, threads, (printer, &cancel), |session| session.set(decoder.net.latents, &latents))?;
+    let report = Report {
+        version: env!("CARGO_PKG_VERSION"),
+        model: subject.name,
+        component: computed.name,
+        device: device.name(),
+        threads,
+        size: vec![args.width, args.height],
+        runs: args.ways.runs,
+        ways,
+    };
+    report.print(printer)
+}

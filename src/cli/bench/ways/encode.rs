@@ -1,0 +1,70 @@
+//! `pinhole bench encode`: a prompt's tokens to hidden states.
+
+use pinhole::Error;
+use pinhole::sample::randn;
+use pinhole::source::ComponentKind;
+use pinhole::source::flux::Lone;
+use pinhole::stage::{Dims, Symbol};
+
+use super::{Computed, Report, WayArgs};
+use crate::cli::bench::subject::SubjectArgs;
+use crate::cli::failure::Failure;
+use crate::cli::printer::{Printer, Talk};
+use crate::cli::{interrupt, threads};
+
+/// Measure encoding a prompt with T5: time, and peak memory on the device
+///
+/// Embedded tokens are random. The peak counts weights, tensors between layers, intermediate results and work space. CLIP, a
+/// fortieth of T5, is not measured.
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(in crate::cli) struct Args {
+    #[command(flatten)]
+    subject: SubjectArgs,
+    /// Tokens of the prompt
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = threads::tokens())]
+    text_tokens: usize,
+    #[command(flatten)]
+    ways: WayArgs,
+    #[command(flatten)]
+    pub(in crate::cli::bench) talk: Talk,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  pinhole bench encode --arch flux-dev --type q8_0
+  pinhole bench encode -m dev.gguf --text-tokens 256 --device cpu:discrete --vram 1G --json";
+
+pub(in crate::cli::bench) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
+    let cancel = interrupt::cancel_flag(printer);
+    let threads = threads::start(args.ways.threads);
+    let kind = ComponentKind::TextEncoder2;
+    let subject = args.subject.open(Some(kind), (printer, &cancel))?;
+    let Lone::TextEncoder2(t5, config) = Lone::open(&subject.source, kind)? else {
+        return Err(Error::graph("encode", "the text encoder is no T5").into());
+    };
+    let tokens = args.text_tokens;
+    let computed = Computed {
+        name: "t5",
+        phase: "encode",
+        model: &t5.net.model,
+        bound: &t5.bound,
+        dims: Dims::new().with(Symbol::TextTokens, tokens).with(Symbol::TextPairs, tokens * tokens),
+    };
+    let (hidden, buckets) = (randn(5, tokens * config.d_model)?, config.buckets(tokens)?);
+    let (device, ways) = computed.measure(&args.ways, threads, (printer, &cancel), |session| {
+        session.set_indices(t5.net.buckets, &buckets)?;
+        session.set(t5.net.hidden, &hidden)
+    })?;
+    let report = Report {
+        version: env!("CARGO_PKG_VERSION"),
+        model: subject.name,
+        component: computed.name,
+        device: device.name(),
+        threads,
+        size: vec![tokens],
+        runs: args.ways.runs,
+        ways,
+    };
+    report.print(printer)
+}
