@@ -99,8 +99,11 @@ impl Image {
                 false => encoder.add_itxt_chunk(keyword, text)?,
             }
         }
+        // In chunks of this size: in one piece, the encoder would hold the compressed picture, in memory that it does not ask for.
         let mut writer = encoder.write_header()?;
-        writer.write_image_data(&self.rgb)?;
+        let mut pixels = writer.stream_writer_with_size(1 << 15)?;
+        pixels.write_all(&self.rgb)?;
+        pixels.finish()?;
         Ok(writer.finish()?)
     }
 

@@ -116,7 +116,7 @@ fn clip_equals_transformers() {
             |net| &net.model,
             &dims,
             |session| {
-                session.set(clip.net.mask, &causal_mask(ids.len())).unwrap();
+                session.set(clip.net.mask, &causal_mask(ids.len()).unwrap()).unwrap();
                 session.set(clip.net.hidden, &hidden).unwrap();
             },
         );

@@ -9,7 +9,7 @@ use crate::ggml::{Arena, Backend, Buffer, Graph, Ledger, Placed};
 use crate::plan::measure::maps_on_host;
 use crate::plan::{PassCut, STAGE_TENSORS, StripRun};
 use crate::stage::{Build, Dims, Exchanged, FeatureMap, GroupStatistics, Model, Reach, RowsRead, Strips, shape_of};
-use crate::{Error, Result};
+use crate::{Error, Result, reserve};
 
 /// Everything that strips are computed with, made once.
 pub(super) struct StripWork {
@@ -79,7 +79,8 @@ impl StripWork {
         let mut arena = Arena::new(device, ledger)?;
         arena.assign(&graphs)?;
         backend.reserve(&graphs, &mut arena)?;
-        Ok(StripWork { maps, passes, arena, staging: vec![0; run.exchanged] })
+        let staging = reserve::zeros("a strip's ports", run.exchanged)?;
+        Ok(StripWork { maps, passes, arena, staging })
     }
 
     /// The bytes of the map at `position`.

@@ -4,6 +4,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use ggml_sys as sys;
+use ggml_sys::account::{self, Block};
 
 use super::{Device, Graph, Ledger, guarded};
 use crate::{Error, Result};
@@ -23,6 +24,8 @@ pub struct Arena {
     entered_scratch: usize,
     /// A number that no other arena has, and this one until graphs are assigned the next time.
     block: u64,
+    /// Its memory, where that is the CPU's.
+    memory: Option<Block>,
     /// Set when ggml was unwound while it allocated: what it holds is unknown from then on.
     broken: bool,
 }
@@ -53,6 +56,7 @@ impl Arena {
             scratch: Vec::new(),
             entered_scratch: 0,
             block: next_block(),
+            memory: None,
             broken: false,
         })
     }
@@ -116,11 +120,16 @@ impl Arena {
         self.ledger.leave("activations", std::mem::take(&mut self.entered));
         self.ledger.enter("activations", bytes)?;
         self.entered = bytes;
-        let reserved = guarded("reserve", || {
-            // SAFETY: both are live.
-            unsafe { sys::ggml_gallocr_reserve(self.raw.as_ptr(), largest.cgraph()) }
+        let (reserved, memory) = account::watch_block(|| {
+            guarded("reserve", || {
+                // SAFETY: both are live.
+                unsafe { sys::ggml_gallocr_reserve(self.raw.as_ptr(), largest.cgraph()) }
+            })
         });
         self.broken = reserved.is_err();
+        // After a failure the block from before may have been freed: only a new one is known to be there. After a success
+        // without a new one, the one from before was large enough.
+        self.memory = if matches!(reserved, Ok(true)) { memory.or(self.memory.take()) } else { memory };
         if !matches!(reserved, Ok(true)) {
             return Err(no_memory());
         }
@@ -169,16 +178,20 @@ impl Arena {
     }
 
     fn assign_one(&mut self, graph: &Graph) -> Result<()> {
-        let assigned = guarded("assign", || {
-            // Reserved once more: ggml would take a graph of as many tensors for the one before, and use a plan under
-            // which results are overwritten too early.
-            // SAFETY: both are live; the graph's leaves have buffers of their own.
-            unsafe {
-                sys::ggml_gallocr_reserve(self.raw.as_ptr(), graph.cgraph())
-                    && sys::ggml_gallocr_alloc_graph(self.raw.as_ptr(), graph.cgraph())
-            }
+        let (assigned, grown) = account::watch_block(|| {
+            guarded("assign", || {
+                // Reserved once more: ggml would take a graph of as many tensors for the one before, and use a plan under
+                // which results are overwritten too early.
+                // SAFETY: both are live; the graph's leaves have buffers of their own.
+                unsafe {
+                    sys::ggml_gallocr_reserve(self.raw.as_ptr(), graph.cgraph())
+                        && sys::ggml_gallocr_alloc_graph(self.raw.as_ptr(), graph.cgraph())
+                }
+            })
         });
         self.broken = assigned.is_err();
+        // ggml frees the block from before only to make a larger one, and returns false where it got none.
+        self.memory = if matches!(assigned, Ok(false)) { None } else { grown.or(self.memory.take()) };
         if !assigned? {
             return Err(Error::graph("assign", "ggml could not place the graph in the arena"));
         }
@@ -206,8 +219,12 @@ impl Drop for Arena {
     fn drop(&mut self) {
         self.ledger.leave("activations", self.entered);
         self.ledger.leave("scratch", self.scratch.len() + self.entered_scratch);
-        // A block that may have been freed already is better leaked than freed twice.
+        // Bookkeeping that may have been freed already is better leaked than freed twice. What it is about is known.
         if self.broken {
+            if let Some(memory) = self.memory.take() {
+                // SAFETY: ggml has not freed it (see `assign` and `assign_one`), and its allocator is not used again.
+                unsafe { memory.free() };
+            }
             return;
         }
         // SAFETY: freed once. Graphs assigned here may outlive it, but can run only through `Backend::compute` with

@@ -4,6 +4,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use ggml_sys as sys;
+use ggml_sys::account;
 use pinhole_quant::DType;
 
 use super::{Device, Ledger, guarded};
@@ -36,10 +37,16 @@ impl Buffer {
     pub fn allocate(device: Device, size: usize, ledger: &Ledger, purpose: &'static str) -> Result<Arc<Buffer>> {
         let size = Buffer::allocated(device, size);
         ledger.enter(purpose, size)?;
-        let raw = guarded("allocate", || {
-            // SAFETY: the buffer type is the device's own; ggml returns NULL where memory is short.
-            unsafe { sys::ggml_backend_buft_alloc_buffer(device.buffer_type(), size) }
+        let (raw, block) = account::watch_block(|| {
+            guarded("allocate", || {
+                // SAFETY: the buffer type is the device's own; ggml returns NULL where memory is short.
+                unsafe { sys::ggml_backend_buft_alloc_buffer(device.buffer_type(), size) }
+            })
         });
+        if let (Err(_), Some(block)) = (&raw, block) {
+            // SAFETY: ggml was unwound before it made a buffer of it, so nobody else knows it.
+            unsafe { block.free() };
+        }
         let Some(raw) = raw.map(NonNull::new).inspect_err(|_| ledger.leave(purpose, size))? else {
             ledger.leave(purpose, size);
             return Err(Error::OutOfMemory {

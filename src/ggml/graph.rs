@@ -12,7 +12,7 @@ use pinhole_quant::DType;
 use super::product::Products;
 use super::{Buffer, Device, Placed, guarded};
 use crate::tensor::Shape;
-use crate::{Error, Result};
+use crate::{Error, Result, reserve};
 
 /// A tensor of one [`Graph`]. A number, not a pointer: using it with another graph is an error, never a crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +28,8 @@ pub struct Tensor {
 pub struct Graph {
     id: u32,
     context: NonNull<sys::ggml_context>,
+    /// Where the context's tensors are.
+    _memory: Vec<u128>,
     cgraph: NonNull<sys::ggml_cgraph>,
     device: Device,
     capacity: usize,
@@ -73,9 +75,13 @@ impl Graph {
         let size = per_tensor
             .checked_mul(capacity)
             .and_then(|bytes| bytes.checked_add(per_graph))
+            .and_then(|bytes| bytes.checked_next_multiple_of(size_of::<u128>()))
             .ok_or_else(|| no_memory(usize::MAX))?;
-        let params = sys::ggml_init_params { mem_size: size, mem_buffer: std::ptr::null_mut(), no_alloc: true };
-        // SAFETY: ggml allocates the context itself; a failed allocation asserts, which the guard turns into an error.
+        // Not ggml's own: it would lose its context where there is no memory for this. As aligned as ggml's tensors are.
+        let mut memory = reserve::room::<u128>("a graph", size / size_of::<u128>())?;
+        let params = sys::ggml_init_params { mem_size: size, mem_buffer: memory.as_mut_ptr().cast(), no_alloc: true };
+        // SAFETY: the memory has that size and lives as long as the context; without memory for its few bytes it asserts, which the
+        // guard turns into an error.
         let context = ggml_sys::guard(|| unsafe { sys::ggml_init(params) }).map_err(|_| no_memory(size))?;
         let context = NonNull::new(context).ok_or_else(|| no_memory(size))?;
         // SAFETY: the context is live and was sized for this graph.
@@ -88,6 +94,7 @@ impl Graph {
         Ok(Graph {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             context,
+            _memory: memory,
             cgraph,
             device,
             capacity,
@@ -153,7 +160,7 @@ impl Graph {
     /// on a thread that nothing can unwind, or reads what lies there.
     pub(super) fn check_lookups(&self) -> Result<()> {
         for (place, rows) in self.lookups.borrow().iter() {
-            let mut bytes = vec![0; place.bytes()];
+            let mut bytes = reserve::zeros::<u8>("indices", place.bytes())?;
             place.read(&mut bytes)?;
             let mut indices = bytes.as_chunks::<4>().0.iter().map(|&index| i32::from_ne_bytes(index));
             if let Some(row) = indices.find(|&row| usize::try_from(row).map_or(true, |row| row >= *rows)) {

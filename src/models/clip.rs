@@ -20,11 +20,11 @@ use serde::{Deserialize, Serialize};
 
 use super::config::{self, MOST_LAYERS, MOST_WIDTH, Shapes};
 use super::layers::{Activation, LayerNorm, Linear, attention_with_bias, join_heads, split_heads};
-use crate::Result;
 use crate::ggml::Tensor;
 use crate::stage::{Block, Build, Cadence, Lifetime, Model, Port, Symbol};
 use crate::tensor::Shape;
 use crate::weights::{Role, Scope, WeightId};
+use crate::{Result, reserve};
 
 /// The settings of a text encoder, by their names in transformers' `config.json` and with its defaults.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -140,9 +140,13 @@ impl Config {
 }
 
 /// What is added to attention's scores so that no token sees a later one: `[T (seen), T (seeing)]`, 0 or minus infinity.
-pub fn causal_mask(tokens: usize) -> Vec<f32> {
+///
+/// # Errors
+/// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
+pub fn causal_mask(tokens: usize) -> Result<Vec<f32>> {
     let seen_by = |seeing| move |seen| if seen <= seeing { 0.0 } else { f32::NEG_INFINITY };
-    (0..tokens).flat_map(|seeing| (0..tokens).map(seen_by(seeing))).collect()
+    let mask = (0..tokens).flat_map(|seeing| (0..tokens).map(seen_by(seeing)));
+    reserve::collect("CLIP's mask", tokens * tokens, mask)
 }
 
 /// Attention of every token to itself and those before.
@@ -358,8 +362,8 @@ mod tests {
     #[test]
     fn later_tokens_are_not_seen() {
         let inf = f32::NEG_INFINITY;
-        assert_eq!(causal_mask(3), [0.0, inf, inf, 0.0, 0.0, inf, 0.0, 0.0, 0.0]);
-        assert!(causal_mask(0).is_empty());
+        assert_eq!(causal_mask(3).unwrap(), [0.0, inf, inf, 0.0, 0.0, inf, 0.0, 0.0, 0.0]);
+        assert!(causal_mask(0).unwrap().is_empty());
     }
 
     #[test]

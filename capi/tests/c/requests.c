@@ -283,6 +283,8 @@ static void convert(const char *bundle, const char *directory) {
     CHECK(strstr(pinhole_buffer_data(json), "\"q5_0\"") && strstr(pinhole_buffer_data(json), "\"q4_0\""));
     pinhole_buffer_free(json);
     options.overwrite = 1;
+    options.component = "text_encoder_2";
+    options.tensor_count = 0;
     OK(pinhole_convert(&options, &error));
 }
 

@@ -248,7 +248,7 @@ impl FluxPipeline {
         let dims = planning::clip_dims(tokens);
         let way = planning::component(run.plan, planning::CLIP)?.way;
         let mut session = Session::in_way(way, &clip.net.model, &weights, &dims, &self.backend, &self.ledger)?;
-        session.set(clip.net.mask, &causal_mask(tokens))?;
+        session.set(clip.net.mask, &causal_mask(tokens)?)?;
         let ids: Vec<u32> = (0..tokens as u32).collect();
         let positions = clip.bound.gather(clip.net.position_embedding, width, &ids)?;
         let mut pooled = Vec::new();

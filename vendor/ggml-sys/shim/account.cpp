@@ -77,6 +77,22 @@ extern "C" void ph_allow_allocations(int memory) {
     ph_refuse_allocations(memory, SIZE_MAX);
 }
 
+namespace {
+
+thread_local void * last_block      = nullptr;
+thread_local size_t last_block_size = 0;
+
+} // namespace
+
+extern "C" void ph_forget_block(void) {
+    last_block = nullptr;
+}
+
+extern "C" void * ph_last_block(size_t * size) {
+    *size = last_block_size;
+    return last_block;
+}
+
 // What ggml-backend.cpp, where the CPU's buffers are made, calls for ggml_aligned_malloc and ggml_aligned_free.
 extern "C" void * ph_aligned_malloc(size_t size) {
     if (ph_account_refuses(PH_MEMORY_HOST, size)) {
@@ -85,6 +101,8 @@ extern "C" void * ph_aligned_malloc(size_t size) {
     void * data = ggml_aligned_malloc(size);
     if (data) {
         ph_account_enter(PH_MEMORY_HOST, size);
+        last_block      = data;
+        last_block_size = size;
     } else {
         ph_account_failed(PH_MEMORY_HOST, size);
     }
@@ -93,6 +111,9 @@ extern "C" void * ph_aligned_malloc(size_t size) {
 
 extern "C" void ph_aligned_free(void * data, size_t size) {
     ggml_aligned_free(data, size);
+    if (data == last_block) {
+        last_block = nullptr;
+    }
     if (data) {
         ph_account_leave(PH_MEMORY_HOST, size);
     }

@@ -39,6 +39,11 @@ void ph_account_failed(int memory, size_t bytes);
 void ph_refuse_allocations(int memory, size_t after);
 void ph_allow_allocations(int memory);
 
+// The block of the CPU's allocator that this thread made last, since it was asked to forget: a call that was caught may have lost it.
+void   ph_forget_block(void);
+void * ph_last_block(size_t * size);
+void   ph_aligned_free(void * data, size_t size);
+
 #ifdef __cplusplus
 }
 #endif

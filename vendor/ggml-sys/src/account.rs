@@ -1,7 +1,8 @@
 //! What ggml's backends have allocated, counted by stand-ins for the allocators that they call (see `shim/account.h`). Pools
 //! and scratch buffers count like everything else.
 
-use std::ffi::c_int;
+use std::ffi::{c_int, c_void};
+use std::ptr::NonNull;
 
 /// Whose memory it is. All devices of a kind share an account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +35,40 @@ unsafe extern "C" {
     safe fn ph_account_reset_peak(memory: c_int);
     safe fn ph_refuse_allocations(memory: c_int, after: usize);
     safe fn ph_allow_allocations(memory: c_int);
+    safe fn ph_forget_block();
+    fn ph_last_block(size: *mut usize) -> *mut c_void;
+    fn ph_aligned_free(data: *mut c_void, size: usize);
+}
+
+/// A block of the CPU's allocator, which ggml frees, or has lost when it was unwound.
+#[derive(Debug)]
+pub struct Block {
+    data: NonNull<c_void>,
+    size: usize,
+}
+
+// SAFETY: an address; `free` says what its caller must know.
+unsafe impl Send for Block {}
+
+impl Block {
+    /// Frees it in ggml's place.
+    ///
+    /// # Safety
+    /// ggml neither frees nor uses it any more: what owned it was lost, or is leaked.
+    pub unsafe fn free(self) {
+        // SAFETY: it is of that allocator and of that size; the caller's promise for the rest.
+        unsafe { ph_aligned_free(self.data.as_ptr(), self.size) };
+    }
+}
+
+/// Runs `work`; with what comes of it, the last block that it allocated on this thread and has not freed.
+pub fn watch_block<R>(work: impl FnOnce() -> R) -> (R, Option<Block>) {
+    ph_forget_block();
+    let result = work();
+    let mut size = 0;
+    // SAFETY: `size` is writable.
+    let data = unsafe { ph_last_block(&mut size) };
+    (result, NonNull::new(data).map(|data| Block { data, size }))
 }
 
 /// What ggml's Vulkan backend may use of the devices that it has opened, all together.
