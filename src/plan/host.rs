@@ -5,7 +5,7 @@
 //! whole model. So a prefix of the stages stays, and the others are given back as soon as they were used: every step
 //! reads no more than what does not fit.
 
-use super::budget::{Component, ComponentPlan, Plan};
+use super::{Component, ComponentPlan, Plan, StageBytes};
 
 /// Memory of the host that a plan has to keep to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +70,7 @@ fn two_largest(component: &Component) -> usize {
 fn dropped(component: &Component, plan: &ComponentPlan, available: usize) -> Vec<bool> {
     let mut left = Some(available);
     let stages = component.stages.iter().zip(&plan.placement.slot_of);
-    let drop = |(stage, slot): (&super::budget::StageBytes, &Option<usize>)| {
+    let drop = |(stage, slot): (&StageBytes, &Option<usize>)| {
         let again = component.runs.of(stage.cadence) > 1 && (slot.is_some() || stage.mapped > 0);
         if !again {
             return true;
@@ -86,7 +86,7 @@ fn kept(component: &Component, dropped: &[bool]) -> usize {
 }
 
 fn read_each_step(component: &Component, dropped: &[bool]) -> usize {
-    let each_step = |stage: &super::budget::StageBytes| stage.cadence == crate::stage::Cadence::Step;
+    let each_step = |stage: &StageBytes| stage.cadence == crate::stage::Cadence::Step;
     let dropped = component.stages.iter().zip(dropped).filter(|(stage, dropped)| **dropped && each_step(stage));
     dropped.map(|(stage, _)| stage.file).sum()
 }
@@ -98,7 +98,7 @@ mod tests {
 
     use super::*;
     use crate::plan::Way;
-    use crate::plan::budget::{self, Limits, Offload, Runs, StageBytes, Variant};
+    use crate::plan::{Limits, Offload, Runs, Variant, budget};
     use crate::stage::Cadence;
 
     fn component(sizes: &[usize]) -> Component {

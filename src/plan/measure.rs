@@ -3,7 +3,7 @@
 
 use pinhole_quant::DType;
 
-use super::budget::{Component, Runs, StageBytes, Variant};
+use super::{Component, Runs, StageBytes, Variant};
 use super::{DryRun, StripRun, Way, layout};
 use crate::Result;
 use crate::bind::Bound;

@@ -5,14 +5,21 @@
 //! says.
 
 pub mod budget;
+mod component;
 mod dry_run;
 pub mod host;
 pub mod layout;
 pub mod measure;
+mod offload;
+mod place;
+mod placed;
 mod strips;
 mod way;
 
-pub use budget::{Component, ComponentPlan, Limits, Offload, Parts, Placement, Plan, Refusal, Runs};
+pub use budget::{Limits, Refusal};
+pub use component::{Component, Runs, StageBytes, Variant};
 pub(crate) use dry_run::{DryRun, STAGE_TENSORS};
+pub use offload::Offload;
+pub use placed::{ComponentPlan, Parts, Placement, Plan};
 pub(crate) use strips::{PassCut, StripRun};
 pub use way::Way;

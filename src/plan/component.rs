@@ -1,0 +1,84 @@
+//! What a plan is made from: the bytes of a component's stages and of the ways to compute it.
+
+use super::Way;
+use crate::stage::Cadence;
+
+/// How often the stages of a component run in one request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Runs {
+    /// Those of [`Cadence::Request`].
+    pub request: usize,
+    /// Those of [`Cadence::Step`].
+    pub steps: usize,
+}
+
+impl Runs {
+    /// Of `cadence`.
+    pub fn of(self, cadence: Cadence) -> usize {
+        match cadence {
+            Cadence::Request => self.request,
+            Cadence::Step => self.steps,
+        }
+    }
+}
+
+/// The weights of one stage, in bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StageBytes {
+    /// Its name.
+    pub name: String,
+    /// When it runs.
+    pub cadence: Cadence,
+    /// On the device, in the device's formats and aligned.
+    pub weights: usize,
+    /// Used where they lie in the file.
+    pub mapped: usize,
+    /// All of them in the file.
+    pub file: usize,
+    /// Whether another stage uses its weights too: then they stay.
+    pub shared: bool,
+}
+
+/// A way to compute a component: the same result for less memory and more time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Variant {
+    /// What it is.
+    pub way: Way,
+    /// Bytes of all ports, packed, or of what a strip exchanges with them.
+    pub ports: usize,
+    /// Bytes of ports that are in host memory, where that is not the device's.
+    pub host: usize,
+    /// Bytes of the largest stage's intermediate results.
+    pub activations: usize,
+    /// Bytes that the backend takes beside, for the stage that needs most.
+    pub scratch: usize,
+}
+
+impl Variant {
+    /// Bytes on the device.
+    pub fn bytes(&self) -> usize {
+        self.ports.saturating_add(self.activations).saturating_add(self.scratch)
+    }
+}
+
+/// What a component takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Component {
+    /// Its name.
+    pub name: &'static str,
+    /// The phase in which it runs.
+    pub phase: &'static str,
+    /// Its stages in the order in which they run.
+    pub stages: Vec<StageBytes>,
+    /// The ways to compute it, fastest first; at least one.
+    pub variants: Vec<Variant>,
+    /// How often its stages run.
+    pub runs: Runs,
+}
+
+impl Component {
+    /// Bytes of all its weights that are copied.
+    pub(super) fn weights(&self) -> usize {
+        self.stages.iter().map(|stage| stage.weights).fold(0, usize::saturating_add)
+    }
+}

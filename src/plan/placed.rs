@@ -1,0 +1,132 @@
+//! What a plan says: where stages go, what a peak consists of, what moves.
+
+use super::{Runs, Way};
+
+/// Where the stages of a component go.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Placement {
+    /// Which of the component's variants is computed.
+    pub variant: usize,
+    /// By stage: its slot; `None` for one that stays, or has nothing to copy.
+    pub slot_of: Vec<Option<usize>>,
+    /// How many slots the ring has.
+    pub slots: usize,
+    /// Bytes of each.
+    pub slot_bytes: usize,
+    /// Bytes of the stages that stay.
+    pub resident_bytes: usize,
+    /// By stage: whether the host gives the pages of the file back after each use. Empty where all of them may stay.
+    pub dropped: Vec<bool>,
+}
+
+/// What the bytes of a peak are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Parts {
+    /// Weights that stay on the device while the component runs.
+    pub weights: usize,
+    /// The ring.
+    pub slots: usize,
+    /// Weights of other components that stay meanwhile.
+    pub others: usize,
+    /// Tensors between stages.
+    pub ports: usize,
+    /// Intermediate results.
+    pub activations: usize,
+    /// What the backend takes on the way.
+    pub scratch: usize,
+    /// What the backend takes always.
+    pub overhead: usize,
+}
+
+impl Parts {
+    /// All of them.
+    pub fn total(&self) -> usize {
+        let Parts { weights, slots, others, ports, activations, scratch, overhead } = *self;
+        [weights, slots, others, ports, activations, scratch, overhead].into_iter().fold(0, usize::saturating_add)
+    }
+
+    /// Each with its name.
+    pub fn named(&self) -> [(&'static str, usize); 7] {
+        [
+            ("weights", self.weights),
+            ("slots", self.slots),
+            ("others", self.others),
+            ("ports", self.ports),
+            ("activations", self.activations),
+            ("scratch", self.scratch),
+            ("overhead", self.overhead),
+        ]
+    }
+}
+
+/// The plan of one component.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ComponentPlan {
+    /// Its name.
+    pub name: &'static str,
+    /// The phase in which it runs.
+    pub phase: &'static str,
+    /// The way it is computed.
+    pub way: Way,
+    /// Bytes of its ports that are in host memory, where that is not the device's.
+    pub host: usize,
+    /// Where its stages go.
+    pub placement: Placement,
+    /// How often its stages run.
+    pub runs: Runs,
+    /// What its peak consists of.
+    pub parts: Parts,
+    /// Weights that are used where they lie in the file.
+    pub mapped: usize,
+    /// Pages of the file, in bytes, that are resident at most.
+    pub pages: usize,
+    /// Bytes that are read from the disk in every step, because host memory has no room for them.
+    pub read_each_step: usize,
+    /// How many stages have weights that are copied.
+    pub copied_stages: usize,
+    /// Bytes that move to the device once a request.
+    pub moved_once: usize,
+    /// Bytes that move to the device in every step.
+    pub moved_each_step: usize,
+}
+
+impl ComponentPlan {
+    /// How many stages stream.
+    pub fn streamed(&self) -> usize {
+        self.placement.slot_of.iter().flatten().count()
+    }
+
+    /// Bytes that move to the device in one request.
+    pub fn moved(&self) -> usize {
+        self.moved_once.saturating_add(self.moved_each_step.saturating_mul(self.runs.steps))
+    }
+}
+
+/// What will be where, and when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Its components in the order in which they run.
+    pub components: Vec<ComponentPlan>,
+    /// Whether all components' weights are on the device throughout.
+    pub all_resident: bool,
+    /// The most bytes that were allowed.
+    pub limit: Option<usize>,
+}
+
+impl Plan {
+    /// The most bytes at once.
+    pub fn peak(&self) -> usize {
+        self.components.iter().map(|component| component.parts.total()).max().unwrap_or(0)
+    }
+
+    /// The most bytes at once in `phase`.
+    pub fn phase_peak(&self, phase: &str) -> usize {
+        let phase = self.components.iter().filter(|component| component.phase == phase);
+        phase.map(|component| component.parts.total()).max().unwrap_or(0)
+    }
+
+    /// The plan of the component `name`.
+    pub fn component(&self, name: &str) -> Option<&ComponentPlan> {
+        self.components.iter().find(|component| component.name == name)
+    }
+}
