@@ -342,6 +342,9 @@ typedef struct pinhole_session_options {
     /* The most bytes to take on the host, resident pages of the model's files included: what does not fit is read from the disk
      * in every step. 0: what the system has available. */
     uint64_t host_memory;
+    /* A folder, made where there is none, in which what the text encoders make of prompts is kept for other processes, at most
+     * 1 GiB of it: a prompt that comes again needs no text encoder. NULL: none, only the session's own memory of the last prompts. */
+    const char *prompt_cache;
 } pinhole_session_options;
 
 PINHOLE_API int32_t pinhole_session_options_init(pinhole_session_options *options, size_t struct_size);

@@ -262,6 +262,54 @@ fn prompts_are_remembered() {
     assert!(generate_and_listen(&mut pipeline, &first).1);
 }
 
+#[test]
+fn prompts_are_kept_for_other_processes() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().join("made/when/needed");
+    // A pipeline of its own each time: it remembers nothing by itself.
+    let draw = |source: &Source, request: &Request| {
+        let mut pipeline = pipeline(source);
+        pipeline.set_prompt_cache(Some(&folder)).unwrap();
+        generate_and_listen(&mut pipeline, request)
+    };
+    let files = || {
+        let files = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+        files.collect::<std::collections::BTreeSet<_>>()
+    };
+    let mini = builtin::mini().unwrap();
+    let first = Request { prompt: "a red heart ".repeat(60), ..small_request() };
+    let (drawn, encoded, warnings) = draw(&mini, &first);
+    assert!(encoded && warnings > 0);
+    assert_eq!(files().len(), 2, "the prompt, and an empty negative one");
+    let (again, encoded, warned_again) = draw(&mini, &first);
+    assert!(!encoded && again.latents == drawn.latents && again.images == drawn.images);
+    assert_eq!(warnings, warned_again);
+    // The negative prompt is there; other words, and other lengths, are not.
+    assert!(!draw(&mini, &Request { cfg_scale: Some(1.0), ..first.clone() }).1);
+    assert!(draw(&mini, &Request { prompt: "a red".into(), ..first.clone() }).1);
+    assert_eq!(files().len(), 3);
+    assert!(draw(&mini, &Request { max_sequence_length: Some(24), ..first.clone() }).1);
+    assert_eq!(files().len(), 5);
+
+    // Whatever is wrong with a file, it is made again, and said.
+    let whole = std::fs::read(files().first().unwrap()).unwrap();
+    for damaged in [&b""[..], b"no safetensors", &whole[..whole.len() / 2], &whole[..whole.len() - 4]] {
+        files().iter().for_each(|path| std::fs::write(path, damaged).unwrap());
+        let (again, encoded, warned) = draw(&mini, &first);
+        assert!(encoded && again.latents == drawn.latents);
+        assert_eq!(warned, warnings + 2);
+        assert!(!draw(&mini, &first).1);
+    }
+    // Where nothing can be kept, only that is said.
+    let key = files();
+    key.iter().for_each(|path| {
+        std::fs::remove_file(path).unwrap();
+        std::fs::create_dir(path).unwrap();
+    });
+    let (again, encoded, warned) = draw(&mini, &first);
+    assert!(encoded && again.latents == drawn.latents && warned > warnings);
+}
+
 /// A request that takes a moment, with true CFG.
 fn small_request() -> Request {
     Request {

@@ -3,6 +3,7 @@
 use std::ffi::c_char;
 use std::mem::size_of;
 use std::num::NonZero;
+use std::path::Path;
 use std::sync::{Mutex, TryLockError};
 use std::thread;
 
@@ -41,6 +42,7 @@ pub struct SessionOptions {
     pub offload: i32,
     pub threads: i32,
     pub host_memory: u64,
+    pub prompt_cache: *const c_char,
 }
 
 const DEFAULT: SessionOptions = SessionOptions {
@@ -50,6 +52,7 @@ const DEFAULT: SessionOptions = SessionOptions {
     offload: 0,
     threads: 0,
     host_memory: 0,
+    prompt_cache: std::ptr::null(),
 };
 versioned!(SessionOptions, "pinhole_session_options", size_of::<SessionOptions>(), DEFAULT);
 
@@ -111,6 +114,9 @@ unsafe fn new(model: *const Model, options: *const SessionOptions) -> Result<Ses
     let (device, threads) = (Device::by_name(device)?, threads(options.threads)?);
     let mut pipeline = FluxPipeline::new(model.model.clone(), device, threads, CancelFlag::new())?;
     pipeline.set_memory(memory);
+    // SAFETY: the caller's promise.
+    let prompt_cache = unsafe { text::optional(options.prompt_cache, "prompt_cache") }?;
+    pipeline.set_prompt_cache(prompt_cache.map(Path::new))?;
     Ok(Session { state: Mutex::new(State { pipeline, poisoned: false }) })
 }
 

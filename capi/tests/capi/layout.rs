@@ -39,7 +39,7 @@ fn rust() -> Layouts {
             struct_size, architecture, width, height, steps, max_sequence_length, guidance, cfg_scale, takes_guidance,
             latent_channels, file_size, parameters,
         }
-        "pinhole_session_options" = session::SessionOptions { struct_size, device, vram, offload, threads, host_memory }
+        "pinhole_session_options" = session::SessionOptions { struct_size, device, vram, offload, threads, host_memory, prompt_cache }
         "pinhole_progress" = pinhole_capi::Progress {
             struct_size, phase, step, steps, stage, stages, reserved, bytes_moved, bytes_total, seconds, seconds_left,
         }

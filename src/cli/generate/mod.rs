@@ -45,6 +45,10 @@ pub(super) struct Args {
     /// Write the tensor `latents` to this file: those after the last step, in the same layout
     #[arg(long, value_name = "FILE.safetensors")]
     save_latents: Option<PathBuf>,
+    /// Keep what the text encoders make of prompts in this folder, at most 1 GiB of it, and take it from there when a prompt
+    /// comes again: the encoders then need not be loaded
+    #[arg(long, value_name = "DIR")]
+    prompt_cache: Option<PathBuf>,
     #[command(flatten)]
     parts: model::PartArgs,
     #[command(flatten)]
@@ -66,7 +70,8 @@ Examples:
   pinhole generate --transformer flux1-dev-Q4_K_S.gguf --text-encoder clip_l.safetensors \\
       --text-encoder-2 t5-v1_1-xxl-encoder-Q8_0.gguf --vae ae.safetensors -p \"a lighthouse\"
   pinhole generate -m dev.gguf --transformer finetune.safetensors -p \"a lighthouse at dusk\"
-  pinhole generate -m dev.gguf -p \"a lighthouse\" --vram 4G";
+  pinhole generate -m dev.gguf -p \"a lighthouse\" --vram 4G
+  pinhole generate -m dev.gguf -p \"a lighthouse\" --prompt-cache ~/.cache/pinhole --seed 2";
 
 pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     let (mut clock, memory) = (Clock::start(), PeakMemory::watch());
@@ -76,6 +81,7 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     let source = args.parts.open(args.model.as_deref(), "--model")?;
     let mut pipeline = FluxPipeline::new(FluxModel::open(&source)?, device, threads, cancel.clone())?;
     pipeline.set_memory(args.request.memory());
+    pipeline.set_prompt_cache(args.prompt_cache.as_deref())?;
 
     let mut request = args.request.request(&args.prompt);
     let settings = pipeline.settings(&request)?;

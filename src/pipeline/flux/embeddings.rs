@@ -1,8 +1,10 @@
 //! Prompts that went through the text encoders, kept for other requests.
 
 use std::collections::VecDeque;
+use std::path::Path;
 use std::sync::Arc;
 
+use super::prompt_cache::{Key, PromptCache};
 use super::{FluxPipeline, Prompt, Run};
 use crate::pipeline::{Event, Observer, Request, Settings};
 use crate::source::flux::FluxModel;
@@ -134,6 +136,17 @@ impl FluxPipeline {
         self.remembered.forget();
     }
 
+    /// From now on prompts that went through the text encoders stay in `folder` too, for other processes with the same text
+    /// encoders and device: at most 1 GiB of them, the last ones.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the folder cannot be made.
+    pub fn set_prompt_cache(&mut self, folder: Option<&Path>) -> Result<()> {
+        let cache = folder.map(|folder| PromptCache::open(folder, &self.model, self.backend.device()));
+        self.prompt_cache = cache.transpose()?.map(Arc::new);
+        Ok(())
+    }
+
     /// What the prompts of `request` are to the denoiser: remembered, or made.
     pub(super) fn embedded(
         &mut self,
@@ -159,7 +172,62 @@ impl FluxPipeline {
     ) -> Result<Embeddings> {
         let negative = settings.negative_prompt.clone();
         let prompts: Vec<&str> = std::iter::once(request.prompt.as_str()).chain(negative.as_deref()).collect();
-        let prompts = self.encode(&prompts, settings, run)?;
+        let prompts = match self.prompt_cache.clone() {
+            Some(cache) => self.cached(&cache, &prompts, settings, run)?,
+            None => self.encode(&prompts, settings, run)?,
+        };
         Ok(Embeddings { prompts, negative, tokens: settings.max_sequence_length })
+    }
+
+    /// What the folder has of `texts`. What it has not is made, and kept there; a folder that fails costs only time.
+    fn cached(
+        &mut self,
+        cache: &PromptCache,
+        texts: &[&str],
+        settings: &Settings,
+        run: &mut Run<'_>,
+    ) -> Result<Vec<Prompt>> {
+        let mut prompts = Vec::with_capacity(texts.len());
+        for text in texts {
+            prompts.push(self.look_up(cache, text, settings.max_sequence_length, run)?);
+        }
+        let missing = texts.iter().zip(&prompts).filter(|(_, (_, prompt))| prompt.is_none());
+        let missing: Vec<&str> = missing.map(|(text, _)| *text).collect();
+        if !missing.is_empty() {
+            let made = self.encode(&missing, settings, run)?;
+            let places = prompts.iter_mut().filter(|(_, prompt)| prompt.is_none());
+            for ((key, place), prompt) in places.zip(made) {
+                if let Err(error) = cache.keep(key, &prompt) {
+                    run.warn(format!("the prompt is not kept: {error}"))?;
+                }
+                *place = Some(prompt);
+            }
+        }
+        Ok(prompts.into_iter().filter_map(|(_, prompt)| prompt).collect())
+    }
+
+    fn look_up(
+        &self,
+        cache: &PromptCache,
+        text: &str,
+        tokens: usize,
+        run: &mut Run<'_>,
+    ) -> Result<(Key, Option<Prompt>)> {
+        let FluxModel { clip_tokenizer, t5_tokenizer, .. } = &*self.model;
+        let (clip, t5) = (clip_tokenizer.encode(text)?, t5_tokenizer.encode(text, Some(tokens))?);
+        let key = cache.key(&clip.ids, &t5.ids);
+        let found = match cache.find(&key, tokens) {
+            Ok(found) => found,
+            Err(error) => {
+                run.warn(format!("the prompt goes through the text encoders again: {error}"))?;
+                None
+            }
+        };
+        if found.is_some() {
+            // As the encoders would have.
+            run.warn_of_cut("CLIP", clip_tokenizer.length(), &clip)?;
+            run.warn_of_cut("T5", tokens, &t5)?;
+        }
+        Ok((key, found))
     }
 }

@@ -4,8 +4,10 @@
 //! phase's memory is given back before the next begins.
 
 mod embeddings;
+mod encode;
 mod planning;
 mod preview;
+mod prompt_cache;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +16,6 @@ use super::{Event, Generated, MemoryOptions, Observer, Phase, PhaseMemory, Reque
 use crate::exec::{DeviceWeights, Session};
 use crate::ggml::{Backend, CancelFlag, Device, Ledger, Usage, device_peak, restart_device_peak};
 use crate::image::Image;
-use crate::models::clip::causal_mask;
 use crate::models::flux::{TIME_WIDTH, pack_latents, sinusoid, unpack_latents};
 use crate::plan::Plan;
 use crate::sample::{classifier_free_guidance, randn};
@@ -69,6 +70,8 @@ pub struct FluxPipeline {
     preview: Option<preview::Fit>,
     /// The last prompts, as the text encoders left them.
     remembered: embeddings::Remembered,
+    /// Where prompts are kept for other processes.
+    prompt_cache: Option<Arc<prompt_cache::PromptCache>>,
 }
 
 impl FluxPipeline {
@@ -93,6 +96,7 @@ impl FluxPipeline {
             kept: Vec::new(),
             preview: None,
             remembered: embeddings::Remembered::default(),
+            prompt_cache: None,
         })
     }
 
@@ -226,70 +230,6 @@ impl FluxPipeline {
             return Err(Error::option("--noise", "finite numbers", value.to_string()));
         }
         reserve::repeat("the noise", noise, 1)
-    }
-
-    fn encode(&mut self, prompts: &[&str], settings: &Settings, run: &mut Run<'_>) -> Result<Vec<Prompt>> {
-        let start = Instant::now();
-        let (clip, t5) = (&self.model.clip, &self.model.t5);
-        let stages = (clip.net.model.stages().len() + t5.net.model.stages().len()) * prompts.len();
-        run.observer.event(Event::Begin { phase: Phase::Encode, stages, steps: 0 })?;
-        self.restart_peak();
-        let pooled = self.encode_clip(prompts, run)?;
-        let hidden = self.encode_t5(prompts, settings, run)?;
-        run.end(Phase::Encode, start, &self.ledger)?;
-        Ok(hidden.into_iter().zip(pooled).map(|(hidden, pooled)| Prompt { hidden, pooled }).collect())
-    }
-
-    /// The pooled vector of every prompt.
-    fn encode_clip(&mut self, prompts: &[&str], run: &mut Run<'_>) -> Result<Vec<Vec<f32>>> {
-        let FluxModel { clip, clip_config, clip_tokenizer, .. } = &*self.model;
-        let (tokens, width) = (clip_tokenizer.length(), clip_config.hidden_size);
-        let weights = self.weights(run.plan, planning::CLIP)?;
-        let dims = planning::clip_dims(tokens);
-        let way = planning::component(run.plan, planning::CLIP)?.way;
-        let mut session = Session::in_way(way, &clip.net.model, &weights, &dims, &self.backend, &self.ledger)?;
-        session.set(clip.net.mask, &causal_mask(tokens)?)?;
-        let ids: Vec<u32> = (0..tokens as u32).collect();
-        let positions = clip.bound.gather(clip.net.position_embedding, width, &ids)?;
-        let mut pooled = Vec::new();
-        for prompt in prompts {
-            let encoded = clip_tokenizer.encode(prompt)?;
-            if let Some(cut) = &encoded.cut {
-                run.warn(format!("CLIP reads {tokens} tokens; it does not see \"{}\"", shorten(cut)))?;
-            }
-            let mut hidden = clip.bound.gather(clip.net.token_embedding, width, &encoded.ids)?;
-            hidden.iter_mut().zip(&positions).for_each(|(token, position)| *token += position);
-            session.set(clip.net.hidden, &hidden)?;
-            session.run(&mut self.backend, Cadence::Request, |_, _| run.stage(Phase::Encode, &weights))?;
-            let hidden = session.get(clip.net.hidden)?;
-            let row = clip_config.pooled_position(&encoded.ids) * width;
-            pooled.push(finite(hidden[row..row + width].to_vec(), "CLIP's pooled vector")?);
-        }
-        run.used(Phase::Encode, &weights);
-        Ok(pooled)
-    }
-
-    /// The hidden states of every prompt, `[J, Tt]`.
-    fn encode_t5(&mut self, prompts: &[&str], settings: &Settings, run: &mut Run<'_>) -> Result<Vec<Vec<f32>>> {
-        let FluxModel { t5, t5_config, t5_tokenizer, .. } = &*self.model;
-        let tokens = settings.max_sequence_length;
-        let weights = self.weights(run.plan, planning::T5)?;
-        let dims = planning::t5_dims(tokens);
-        let way = planning::component(run.plan, planning::T5)?.way;
-        let mut session = Session::in_way(way, &t5.net.model, &weights, &dims, &self.backend, &self.ledger)?;
-        session.set_indices(t5.net.buckets, &t5_config.buckets(tokens)?)?;
-        let mut states = Vec::new();
-        for prompt in prompts {
-            let encoded = t5_tokenizer.encode(prompt, Some(tokens))?;
-            if let Some(cut) = &encoded.cut {
-                run.warn(format!("T5 reads {tokens} tokens; it does not see \"{}\"", shorten(cut)))?;
-            }
-            session.set(t5.net.hidden, &t5.bound.gather(t5.net.token_embedding, t5_config.d_model, &encoded.ids)?)?;
-            session.run(&mut self.backend, Cadence::Request, |_, _| run.stage(Phase::Encode, &weights))?;
-            states.push(finite(session.get(t5.net.hidden)?, "T5's output")?);
-        }
-        run.used(Phase::Encode, &weights);
-        Ok(states)
     }
 
     /// Latents after the last step, `[w/8, h/8, C, N]`.
@@ -592,13 +532,4 @@ fn finite(values: Vec<f32>, what: &str) -> Result<Vec<f32>> {
     }
     let hint = "the weights may be damaged: `pinhole inspect --check` looks at every number of a model".into();
     Err(Error::NotFinite { at: what.to_owned(), hint: Some(hint) })
-}
-
-/// The beginning of a long text.
-fn shorten(text: &str) -> String {
-    const MOST: usize = 60;
-    match text.char_indices().nth(MOST) {
-        Some((end, _)) => format!("{}...", &text[..end]),
-        None => text.to_owned(),
-    }
 }
