@@ -5,6 +5,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use crate::ggml::Ledger;
+use crate::kernels::Moments;
 use crate::stage::GroupStatistics;
 use crate::{Error, Result};
 
@@ -25,51 +26,6 @@ struct Map {
     dims: [usize; 4],
     /// By channel, those of each picture after the other; none where nothing asks for them.
     moments: Vec<Moments>,
-}
-
-/// Count, mean and sum of squared distances from the mean of some numbers.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct Moments {
-    count: f64,
-    mean: f64,
-    squares: f64,
-}
-
-impl Moments {
-    /// Of `numbers`, F32 in bytes: the mean first and then the distances, so that large means cost no digits.
-    fn of(numbers: &[u8]) -> Moments {
-        let numbers = numbers.as_chunks::<4>().0;
-        let value = |number: &[u8; 4]| f64::from(f32::from_ne_bytes(*number));
-        let count = numbers.len() as f64;
-        let mean = sum(numbers, value) / count.max(1.0);
-        let squares = sum(numbers, |number| (value(number) - mean).powi(2));
-        Moments { count, mean, squares }
-    }
-
-    /// Of these numbers and those of `other` together: Chan, Golub and LeVeque, "Algorithms for Computing the Sample Variance"
-    /// (1983).
-    fn with(self, other: Moments) -> Moments {
-        let count = self.count + other.count;
-        if count == 0.0 {
-            return self;
-        }
-        let (delta, share) = (other.mean - self.mean, other.count / count);
-        Moments {
-            count,
-            mean: self.mean + delta * share,
-            squares: self.squares + other.squares + delta * delta * self.count * share,
-        }
-    }
-}
-
-/// The sum of `value` over `numbers`, in eight parts that the processor adds up at once.
-fn sum(numbers: &[[u8; 4]], value: impl Fn(&[u8; 4]) -> f64) -> f64 {
-    let (eights, rest) = numbers.as_chunks::<8>();
-    let mut parts = [0.0; 8];
-    for eight in eights {
-        parts.iter_mut().zip(eight).for_each(|(part, number)| *part += value(number));
-    }
-    parts.iter().sum::<f64>() + rest.iter().map(value).sum::<f64>()
 }
 
 impl Maps {
@@ -149,7 +105,8 @@ impl Maps {
         let channels = new.par_chunks(CHANNELS * part.len());
         moments.par_chunks_mut(CHANNELS).zip(channels).for_each(|(moments, channels)| {
             for (moments, channel) in moments.iter_mut().zip(channels.chunks_exact(part.len())) {
-                *moments = moments.with(Moments::of(channel));
+                let rows = channel.as_chunks::<4>().0;
+                *moments = moments.with_rows(rows, w, |number| f32::from_ne_bytes(*number));
             }
         });
     }
@@ -161,9 +118,8 @@ impl Maps {
         let (mut means, mut scales) = (Vec::new(), Vec::new());
         for group in moments.chunks(each) {
             let all = group.iter().fold(Moments::default(), |all, channel| all.with(*channel));
-            let variance = (all.squares / all.count.max(1.0)) as f32;
-            let scale = (variance + norm.eps).sqrt().recip(); // as ggml rounds it
-            means.extend((all.mean as f32).to_ne_bytes().repeat(group.len()));
+            let (mean, scale) = all.mean_and_scale(norm.eps);
+            means.extend(mean.to_ne_bytes().repeat(group.len()));
             scales.extend(scale.to_ne_bytes().repeat(group.len()));
         }
         (means, scales)

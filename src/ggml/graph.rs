@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use ggml_sys as sys;
 use pinhole_quant::DType;
 
+use super::convolve::Convolutions;
 use super::product::Products;
 use super::{Buffer, Device, Placed, guarded};
 use crate::tensor::Shape;
@@ -41,6 +42,8 @@ pub struct Graph {
     lookups: RefCell<Vec<(Placed, usize)>>,
     /// Matrix products that are not ggml's.
     pub(super) products: RefCell<Products>,
+    /// Convolutions that are not ggml's.
+    pub(super) convolutions: RefCell<Convolutions>,
     /// The block in which it has its memory, once it has: see [`Arena`](super::Arena).
     pub(super) block: Cell<Option<u64>>,
     /// Whether a leaf has no memory, so that the graph can be measured and nothing else.
@@ -103,6 +106,7 @@ impl Graph {
             leaves: RefCell::default(),
             lookups: RefCell::default(),
             products: RefCell::new(Products::new()),
+            convolutions: RefCell::default(),
             block: Cell::new(None),
             measured_only: Cell::new(false),
         })

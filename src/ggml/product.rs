@@ -71,6 +71,11 @@ impl Products {
         self.concats.push((joined, parts));
     }
 
+    /// The flag that is set where a kernel fails.
+    pub(super) fn failure(&self) -> Arc<AtomicBool> {
+        self.failed.clone()
+    }
+
     /// Whether a kernel panicked since this was asked last.
     pub(super) fn take_failure(&self) -> bool {
         self.failed.swap(false, Ordering::Relaxed)

@@ -26,12 +26,14 @@ mod activations;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod convolution;
 mod format;
 mod panel;
 mod portable;
 mod product;
 
 pub use activations::Layout;
+pub use convolution::{Added, Convolution, Geometry, MOST_SIDE, Moments, Normal, Planes, Source, Weights};
 pub use product::{Columns, Product};
 
 use pinhole_quant::DType;

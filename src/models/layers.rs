@@ -5,7 +5,7 @@ use std::ops::Range;
 use pinhole_quant::DType;
 use serde::{Deserialize, Serialize};
 
-use crate::ggml::{Graph, Tensor};
+use crate::ggml::{Convolution, Graph, Normalisation, Tensor};
 use crate::stage::{Build, FeatureMap, GroupStatistics};
 use crate::weights::{Role, Scope, WeightId};
 use crate::{Error, Result, reserve};
@@ -125,11 +125,24 @@ impl GroupNorm {
 
     /// `x`, some rows of `map`, normalised as the whole of `map` is: by the same steps, so that it is rounded the same.
     pub fn build_rows(&self, b: &Build<'_>, map: impl Into<FeatureMap>, x: Tensor) -> Result<Tensor> {
-        let GroupNorm { groups, eps, .. } = *self;
-        match b.statistics(map, GroupStatistics { groups, eps })? {
+        match self.statistics(b, map, x)? {
             Some((mean, scale)) => self.scaled(b, b.g.mul(b.g.sub(x, mean)?, scale)?),
             None => self.build(b, x),
         }
+    }
+
+    /// Mean and scale of all of `map`, of which `x` are some rows; `None` where ggml normalises a whole map at once.
+    fn statistics(&self, b: &Build<'_>, map: impl Into<FeatureMap>, x: Tensor) -> Result<Option<(Tensor, Tensor)>> {
+        let GroupNorm { groups, eps, .. } = *self;
+        match b.statistics(map, GroupStatistics { groups, eps })? {
+            None => b.g.group_statistics(x, groups, eps),
+            known => Ok(known),
+        }
+    }
+
+    /// What a convolution has to know to apply it.
+    fn normalisation(&self, b: &Build<'_>, (mean, scale): (Tensor, Tensor)) -> Result<Normalisation> {
+        Ok(Normalisation { mean, scale, weight: b.weight(self.weight)?, bias: b.weight(self.bias)? })
     }
 
     fn scaled(&self, b: &Build<'_>, normal: Tensor) -> Result<Tensor> {
@@ -167,14 +180,71 @@ impl Conv2d {
 
     /// `x [w, h, inputs, n]` gives `[w', h', outputs, n]`.
     pub fn build(&self, b: &Build<'_>, x: Tensor) -> Result<Tensor> {
-        self.biased(b, b.g.conv_2d(b.weight(self.weight)?, x, self.stride, self.padding)?)
+        match b.g.convolve(&self.convolution(b, [self.padding; 2])?, x, None, None)? {
+            Some(y) => Ok(y),
+            None => self.biased(b, b.g.conv_2d(b.weight(self.weight)?, x, self.stride, self.padding)?),
+        }
     }
 
     /// `x`, the strip's rows and [`halo`](Self::halo) more but at the picture's edges, gives the strip's rows. For a
     /// stride of 1.
     pub fn build_rows(&self, b: &Build<'_>, x: Tensor) -> Result<Tensor> {
+        match b.g.convolve(&self.convolution(b, self.zeros(b))?, x, None, None)? {
+            Some(y) => Ok(y),
+            None => self.by_ggml(b, x),
+        }
+    }
+
+    /// As [`build_rows`](Self::build_rows), of `x` normalised by `norm` as all of `map`, and through SiLU, with `added` added.
+    pub fn build_activated(
+        &self,
+        b: &Build<'_>,
+        norm: &GroupNorm,
+        map: impl Into<FeatureMap>,
+        x: Tensor,
+        added: Option<Tensor>,
+    ) -> Result<Tensor> {
+        let map = map.into();
+        let statistics = norm.statistics(b, map, x)?;
+        if let Some(statistics) = statistics {
+            let normal = norm.normalisation(b, statistics)?;
+            if let Some(y) = b.g.convolve(&self.convolution(b, self.zeros(b))?, x, Some(&normal), added)? {
+                return Ok(y);
+            }
+        }
+        let normal = match statistics {
+            Some((mean, scale)) => norm.scaled(b, b.g.mul(b.g.sub(x, mean)?, scale)?)?,
+            None => norm.build(b, x)?,
+        };
+        let y = self.by_ggml(b, b.g.silu(normal)?)?;
+        added.map_or(Ok(y), |added| b.g.add(added, y))
+    }
+
+    /// As [`build_rows`](Self::build_rows), of the rows of `x` that [`Reach::Half`] read, with every pixel doubled both ways.
+    pub fn build_doubled(&self, b: &Build<'_>, x: Tensor) -> Result<Tensor> {
+        let [_, h, ..] = b.g.shape(x)?.dims();
+        let doubled = b.rows_of_doubled(h, self.padding)?;
+        let convolution = Convolution { doubled: Some(doubled), ..self.convolution(b, self.zeros(b))? };
+        match b.g.convolve(&convolution, x, None, None)? {
+            Some(y) => Ok(y),
+            None => self.by_ggml(b, b.g.slice(b.g.upscale_2x(x)?, 1, doubled[0], doubled[1])?),
+        }
+    }
+
+    fn convolution(&self, b: &Build<'_>, around: [usize; 2]) -> Result<Convolution> {
+        let (kernel, bias) = (b.weight(self.weight)?, b.weight(self.bias)?);
+        Ok(Convolution { kernel, bias, stride: self.stride, beside: self.padding, around, doubled: None })
+    }
+
+    /// Rows of zeros above and below the strip: where it has no neighbours.
+    fn zeros(&self, b: &Build<'_>) -> [usize; 2] {
         let (top, bottom) = b.at_edges();
-        let zeros = if top || bottom { self.padding } else { 0 };
+        [top, bottom].map(|at_edge| if at_edge { self.padding } else { 0 })
+    }
+
+    /// [`build_rows`](Self::build_rows) where pinhole has no kernel for it.
+    fn by_ggml(&self, b: &Build<'_>, x: Tensor) -> Result<Tensor> {
+        let zeros = self.zeros(b).into_iter().max().unwrap_or(0);
         let y = b.g.conv_2d_padded(b.weight(self.weight)?, x, self.stride, [self.padding, zeros])?;
         // Zeros go above and below: on the side that has neighbours they made rows that are none.
         let y = if zeros > 0 { b.crop(y, self.padding)? } else { y };

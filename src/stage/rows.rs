@@ -308,15 +308,19 @@ impl Build<'_> {
         self.cut(value, Reach::Around(halo).rows(rows, *height), rows.clone())
     }
 
-    /// `value`, what [`Reach::Half`] of `halo` read with every row doubled, as the strip's rows and `halo` more.
+    /// Of `rows` rows that [`Reach::Half`] of `halo` read, each doubled: the first that is the strip's or one of `halo` more,
+    /// and how many there are.
     ///
     /// # Errors
-    /// [`Error::Graph`] where it has no such rows.
-    pub fn crop_doubled(&self, value: Tensor, halo: usize) -> Result<Tensor> {
-        let Some(strip) = &self.strip else { return Ok(value) };
-        let Strip { rows, height, .. } = &strip.strip;
-        let from = Reach::Half(halo).rows(rows, height / 2);
-        self.cut(value, 2 * from.start..2 * from.end, Reach::Around(halo).rows(rows, *height))
+    /// [`Error::Graph`] where they are not among them.
+    pub fn rows_of_doubled(&self, rows: usize, halo: usize) -> Result<[usize; 2]> {
+        let Some(strip) = &self.strip else { return Ok([0, rows.saturating_mul(2)]) };
+        let Strip { rows: own, height, .. } = &strip.strip;
+        let from = Reach::Half(halo).rows(own, height / 2);
+        let wanted = Reach::Around(halo).rows(own, *height);
+        let first = wanted.start.checked_sub(2 * from.start).filter(|first| first + wanted.len() <= 2 * rows);
+        let first = first.ok_or_else(|| Error::graph("crop", format!("rows {wanted:?} of {from:?} doubled")))?;
+        Ok([first, wanted.len()])
     }
 
     /// `value`, which holds the rows `has`, with only the rows `wanted`.

@@ -6,6 +6,7 @@
 
 mod array;
 mod attention;
+mod convolve;
 mod elementwise;
 mod memory;
 mod misuse;

@@ -49,15 +49,12 @@ impl Layer for ResnetBlock {
     fn build_pass(&self, b: &Build<'_>, pass: usize, from: Port, to: Port) -> Result<()> {
         if pass == 0 {
             let x = b.read_rows(from, Reach::Around(self.conv1.halo()))?;
-            let y = b.g.silu(self.norm1.build_rows(b, from, x)?)?;
-            return b.write_rows(self.hidden, self.conv1.build_rows(b, y)?);
+            return b.write_rows(self.hidden, self.conv1.build_activated(b, &self.norm1, from, x, None)?);
         }
         let y = b.read_rows(self.hidden, Reach::Around(self.conv2.halo()))?;
-        let y = b.g.silu(self.norm2.build_rows(b, self.hidden, y)?)?;
-        let y = self.conv2.build_rows(b, y)?;
         let x = b.read_rows(from, Reach::Around(0))?;
         let shortcut = self.nin_shortcut.map_or(Ok(x), |conv| conv.build(b, x))?;
-        b.write_rows(to, b.g.add(shortcut, y)?)
+        b.write_rows(to, self.conv2.build_activated(b, &self.norm2, self.hidden, y, Some(shortcut))?)
     }
 }
 
@@ -75,8 +72,7 @@ impl Upsample {
 impl Layer for Upsample {
     fn build_pass(&self, b: &Build<'_>, _pass: usize, from: Port, to: Port) -> Result<()> {
         let halo = self.conv.halo();
-        let doubled = b.g.upscale_2x(b.read_rows(from, Reach::Half(halo))?)?;
-        b.write_rows(to, self.conv.build_rows(b, b.crop_doubled(doubled, halo)?)?)
+        b.write_rows(to, self.conv.build_doubled(b, b.read_rows(from, Reach::Half(halo))?)?)
     }
 }
 
@@ -163,7 +159,7 @@ impl ConvOut {
 impl Layer for ConvOut {
     fn build_pass(&self, b: &Build<'_>, _pass: usize, from: Port, to: Port) -> Result<()> {
         let x = b.read_rows(from, Reach::Around(self.conv_out.halo()))?;
-        let y = self.conv_out.build_rows(b, b.g.silu(self.norm_out.build_rows(b, from, x)?)?)?;
+        let y = self.conv_out.build_activated(b, &self.norm_out, from, x, None)?;
         b.write_rows(to, self.quant_conv.map_or(Ok(y), |conv| conv.build(b, y))?)
     }
 }

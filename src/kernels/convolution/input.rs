@@ -1,0 +1,193 @@
+//! The input's pixels, brought together for one tile: zeros around, a norm and SiLU applied.
+
+use std::ops::Range;
+
+use super::{Area, Geometry, MOST_SIDE, PIXELS};
+
+/// One picture.
+#[derive(Clone, Copy, Debug)]
+pub struct Source<'a> {
+    /// Its pixels as they are stored, `[w, rows, inputs]`.
+    pub pixels: &'a [f32],
+    /// Width and rows as they are stored.
+    pub stored: [usize; 2],
+    /// What is done with it before it is convolved.
+    pub normal: Option<Normal<'a>>,
+}
+
+/// A group norm, then SiLU; a number for each channel.
+#[derive(Clone, Copy, Debug)]
+pub struct Normal<'a> {
+    /// The mean of the channel's group.
+    pub mean: &'a [f32],
+    /// One over its standard deviation.
+    pub scale: &'a [f32],
+    /// The norm's weight.
+    pub weight: &'a [f32],
+    /// The norm's bias.
+    pub bias: &'a [f32],
+}
+
+/// The pixels that a tile reads of some channels.
+pub(super) struct Patch {
+    numbers: Vec<f32>,
+    /// Where the kernel's taps find their pixels.
+    offsets: Vec<usize>,
+    /// Numbers of one row of one phase: pixels that are a stride apart lie side by side.
+    pitch: usize,
+    /// Rows of one channel, and the phases of each.
+    rows: usize,
+    phases: usize,
+    stride: usize,
+    /// The column and the row of the padded input with which it begins.
+    origin: [usize; 2],
+}
+
+/// `len` zeros.
+///
+/// # Errors
+/// How many bytes could not be had.
+pub(super) fn room(len: usize) -> Result<Vec<f32>, usize> {
+    let mut numbers = Vec::new();
+    numbers.try_reserve_exact(len).map_err(|_| len.saturating_mul(size_of::<f32>()))?;
+    numbers.resize(len, 0.0);
+    Ok(numbers)
+}
+
+impl Patch {
+    /// Room for what `area` reads of so many channels.
+    ///
+    /// # Errors
+    /// How many bytes could not be had.
+    pub(super) fn new(geometry: &Geometry, area: &Area, channels: usize) -> Result<Patch, usize> {
+        let Geometry { side: [kw, kh], stride, .. } = *geometry;
+        // The last pixels of a row are computed as many together as all others.
+        let pitch = area.columns.len().next_multiple_of(PIXELS) + MOST_SIDE;
+        let rows = (area.rows.len() - 1) * stride + kh;
+        let offset = |ky: usize, kx: usize| (ky * stride + kx % stride) * pitch + kx / stride;
+        let offsets = (0..kh).flat_map(|ky| (0..kw).map(move |kx| offset(ky, kx))).collect();
+        let origin = [area.columns.start * stride, area.rows.start * stride];
+        let numbers = room(pitch * stride * rows * channels)?;
+        Ok(Patch { numbers, offsets, pitch, rows, phases: stride, stride, origin })
+    }
+
+    /// Holds the pixels of `channels` from now on.
+    #[inline(always)]
+    pub(super) fn fill(&mut self, geometry: &Geometry, source: &Source<'_>, channels: Range<usize>) {
+        let [stored_w, stored_h] = source.stored;
+        let halved = usize::from(geometry.doubled);
+        let [w, h] = geometry.input;
+        let planes = self.numbers.chunks_exact_mut(self.pitch * self.phases * self.rows);
+        for (channel, plane) in channels.zip(planes) {
+            let pixels = &source.pixels[channel * stored_w * stored_h..][..stored_w * stored_h];
+            for (row, lines) in plane.chunks_exact_mut(self.pitch * self.phases).enumerate() {
+                let y = (self.origin[1] + row).checked_sub(geometry.padding[1]).filter(|&y| y < h);
+                let Some(y) = y else {
+                    lines.fill(0.0);
+                    continue;
+                };
+                let stored = &pixels[((y + geometry.first_row) >> halved) * stored_w..][..stored_w];
+                for (phase, line) in lines.chunks_exact_mut(self.pitch).enumerate() {
+                    let first = self.origin[0] + phase;
+                    let line = fill_line(line, stored, (first, self.stride, geometry.padding[0]), w, halved);
+                    if let Some(normal) = &source.normal {
+                        normal.apply(channel, line);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The pixels for the result's pixel at `x` and `y` of the tile, and where taps find theirs.
+    #[inline(always)]
+    pub(super) fn at(&self, x: usize, y: usize) -> (*const f32, &[usize]) {
+        let start = y * self.stride * self.phases * self.pitch + x;
+        (self.numbers[start..].as_ptr(), &self.offsets)
+    }
+
+    /// Numbers of one channel.
+    #[inline(always)]
+    pub(super) fn plane(&self) -> usize {
+        self.pitch * self.phases * self.rows
+    }
+}
+
+/// Fills `line` with every `stride`-th pixel of `stored` (each read twice where `halved` is 1) from column `first` of the padded
+/// input on, zeros beside it. Gives the part that is no zeros beside.
+#[inline(always)]
+fn fill_line<'a>(
+    line: &'a mut [f32],
+    stored: &[f32],
+    (first, stride, padding): (usize, usize, usize),
+    width: usize,
+    halved: usize,
+) -> &'a mut [f32] {
+    // The numbers of the line whose column, `first + i * stride - padding`, lies in the input.
+    let start = padding.saturating_sub(first).div_ceil(stride).min(line.len());
+    let end = (width + padding).saturating_sub(first).div_ceil(stride).clamp(start, line.len());
+    line[..start].fill(0.0);
+    line[end..].fill(0.0);
+    let line = &mut line[start..end];
+    let column = first + start * stride - padding.min(first + start * stride);
+    match (stride, halved) {
+        (1, 0) => line.copy_from_slice(&stored[column..column + line.len()]),
+        _ => line.iter_mut().enumerate().for_each(|(i, out)| *out = stored[(column + i * stride) >> halved]),
+    }
+    line
+}
+
+impl Normal<'_> {
+    /// Normalises pixels of `channel`, rounded as the operations one after the other are, and applies SiLU.
+    #[inline(always)]
+    fn apply(&self, channel: usize, pixels: &mut [f32]) {
+        let (mean, scale) = (self.mean[channel], self.scale[channel]);
+        let (weight, bias) = (self.weight[channel], self.bias[channel]);
+        for pixel in pixels {
+            *pixel = silu((*pixel - mean) * scale * weight + bias);
+        }
+    }
+}
+
+/// `x * sigmoid(x)`.
+#[inline(always)]
+fn silu(x: f32) -> f32 {
+    x / (1.0 + exp(-x))
+}
+
+/// `e^x` to within 2 in the last place, for numbers whose power is a normal number; others are taken for the nearest such
+/// number. Without branches, so that many are computed at once. The polynomial is Cephes's (`expf`).
+#[inline(always)]
+fn exp(x: f32) -> f32 {
+    // 1.5 * 2^23: added, it leaves a whole number in the last bits.
+    const ROUND: f32 = 12_582_912.0;
+    const LN_2_HIGH: f32 = 0.693_359_4;
+    const LN_2_LOW: f32 = -2.121_944_4e-4;
+    let x = x.clamp(-87.0, 88.0);
+    let rounded = x * std::f32::consts::LOG2_E + ROUND;
+    let n = rounded - ROUND;
+    let r = x - n * LN_2_HIGH - n * LN_2_LOW;
+    let mut p = 1.987_569_1e-4;
+    for c in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
+        p = p * r + c;
+    }
+    let power = f32::from_bits((rounded.to_bits() << 23).wrapping_add(1f32.to_bits()));
+    (p * r * r + r + 1.0) * power
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn powers_are_those_of_the_library() {
+        for i in -87_000..88_000 {
+            let x = i as f32 / 1000.0;
+            let exact = f64::from(x).exp();
+            assert!((f64::from(exp(x)) / exact - 1.0).abs() < 2.5e-7, "{x}: {} for {exact}", exp(x));
+        }
+        assert_eq!(exp(0.0), 1.0);
+        assert!(silu(f32::NAN).is_nan());
+        assert_eq!(silu(-1000.0), -1000.0 / (1.0 + exp(88.0)));
+        assert_eq!(silu(1000.0), 1000.0);
+    }
+}

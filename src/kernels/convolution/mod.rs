@@ -1,0 +1,247 @@
+//! Convolutions of pictures in planes, `[w, h, channels]`, without a matrix of patches.
+//!
+//! A *tile* of the result (some rows of up to [`TILE_WIDTH`] pixels) is computed from [`CHANNELS`] channels of the input at a
+//! time: their rows are brought together with zeros around, where a group norm and SiLU may be applied on the way, and weights
+//! are reordered for [`OUTPUTS`] outputs at a time, both into memory that stays in the second-level cache. The innermost
+//! loop then multiplies [`PIXELS`] neighbouring pixels with the weights of a few outputs.
+//!
+//! A number of the result is summed in one order, whatever tile it lies in and whatever thread computes it: some rows of a
+//! picture are the same bits as the rows of the whole.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+mod input;
+mod micro;
+mod moments;
+mod weights;
+
+use std::ops::Range;
+
+use pinhole_quant::DType;
+
+use super::Kernel;
+use input::Patch;
+use micro::{Micro, Portable};
+use weights::WeightBlock;
+
+pub use input::{Normal, Source};
+pub use moments::Moments;
+
+/// Channels of the input that are summed at a time.
+const CHANNELS: usize = 32;
+/// Neighbouring pixels that are computed together.
+const PIXELS: usize = 16;
+/// Outputs that are computed together.
+const OUTPUTS: usize = 6;
+/// Outputs whose weights are reordered together: a multiple of [`OUTPUTS`].
+const GROUP: usize = 16 * OUTPUTS;
+/// Pixels of a tile, across and in all.
+const TILE_WIDTH: usize = 256;
+const TILE_PIXELS: usize = 2048;
+/// Tiles that there should be, so that many threads have something to do, of at least so many pixels.
+const TILES: usize = 32;
+const LEAST_PIXELS: usize = 256;
+/// The largest side of a kernel.
+pub const MOST_SIDE: usize = 7;
+
+/// What is convolved with what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    /// Channels of the input.
+    pub inputs: usize,
+    /// Channels of the result.
+    pub outputs: usize,
+    /// The kernel's width and height, at most [`MOST_SIDE`].
+    pub side: [usize; 2],
+    /// From one pixel of the result to the next, in pixels of the input, both ways: 1 or 2.
+    pub stride: usize,
+    /// Columns of zeros left of the input, and rows above it.
+    pub padding: [usize; 2],
+    /// The input's width and height, after doubling.
+    pub input: [usize; 2],
+    /// The result's width and height.
+    pub result: [usize; 2],
+    /// Whether every pixel that is stored is read twice, both ways.
+    pub doubled: bool,
+    /// The first row of the doubled input that counts, or of the input as it is stored.
+    pub first_row: usize,
+}
+
+/// Weights `[kw, kh, inputs, outputs]`, contiguous, as their file has them.
+#[derive(Clone, Copy, Debug)]
+pub struct Weights<'a> {
+    /// F32, F16 or BF16.
+    pub dtype: DType,
+    /// All of them.
+    pub bytes: &'a [u8],
+}
+
+/// What is added to the result.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Added<'a> {
+    /// To every output.
+    pub bias: &'a [f32],
+    /// A map of the result's shape.
+    pub map: Option<&'a [f32]>,
+}
+
+/// A result that several threads write to, each its own tiles.
+pub trait Planes {
+    /// Some pixels of a row of the plane `output`, from column `x` on.
+    fn row(&mut self, output: usize, y: usize, x: usize, len: usize) -> &mut [f32];
+}
+
+/// A convolution by one of pinhole's kernels.
+#[derive(Clone, Copy, Debug)]
+pub struct Convolution {
+    kernel: Kernel,
+    geometry: Geometry,
+    tile: [usize; 2],
+}
+
+impl Convolution {
+    /// A convolution of this geometry by `kernel`, or `None` where there is none.
+    pub fn new(kernel: Kernel, geometry: Geometry, dtype: DType) -> Option<Convolution> {
+        let Geometry { inputs, outputs, side, stride, result, .. } = geometry;
+        let possible = side.iter().all(|side| (1..=MOST_SIDE).contains(side)) && (1..=2).contains(&stride);
+        let empty = inputs == 0 || outputs == 0 || result.contains(&0);
+        if !possible || empty || !matches!(dtype, DType::F32 | DType::F16 | DType::BF16) {
+            return None;
+        }
+        let [w, h] = result;
+        let pixels = (w.saturating_mul(h) / TILES).clamp(LEAST_PIXELS, TILE_PIXELS);
+        let across = w.min(TILE_WIDTH);
+        Some(Convolution { kernel, geometry, tile: [across, (pixels / across).clamp(1, h)] })
+    }
+
+    /// How many tiles the result of one picture has.
+    pub fn tiles(&self) -> usize {
+        let [across, down] = self.tile;
+        let [w, h] = self.geometry.result;
+        w.div_ceil(across) * h.div_ceil(down)
+    }
+
+    /// The columns and rows of tile number `tile`.
+    fn area(&self, tile: usize) -> Area {
+        let ([w, h], [across, down]) = (self.geometry.result, self.tile);
+        let per_row = w.div_ceil(across);
+        let (x, y) = (tile % per_row * across, tile / per_row * down);
+        Area { columns: x..w.min(x + across), rows: y..h.min(y + down) }
+    }
+
+    /// Computes tile number `tile` of `result`.
+    ///
+    /// # Errors
+    /// How many bytes of work space could not be had.
+    ///
+    /// # Panics
+    /// Where slices are shorter than the geometry says.
+    pub fn compute(
+        &self,
+        tile: usize,
+        source: &Source<'_>,
+        weights: Weights<'_>,
+        added: Added<'_>,
+        result: &mut impl Planes,
+    ) -> Result<(), usize> {
+        let work = Work { geometry: &self.geometry, area: self.area(tile), source, weights, added };
+        match self.kernel {
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx2 | Kernel::Avx512Vnni => {
+                // SAFETY: a kernel that is not there is not asked for (`Kernel::is_available`).
+                unsafe { compute_avx2(&work, result) }
+            }
+            _ => work.compute::<Portable>(result),
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn compute_avx2(work: &Work<'_>, result: &mut impl Planes) -> Result<(), usize> {
+    work.compute::<avx2::Avx2>(result)
+}
+
+/// A part of the result.
+struct Area {
+    columns: Range<usize>,
+    rows: Range<usize>,
+}
+
+/// One tile.
+struct Work<'a> {
+    geometry: &'a Geometry,
+    area: Area,
+    source: &'a Source<'a>,
+    weights: Weights<'a>,
+    added: Added<'a>,
+}
+
+impl Work<'_> {
+    // Inlined where the instructions of `M` are enabled, as everything is that it calls.
+    #[inline(always)]
+    fn compute<M: Micro>(&self, result: &mut impl Planes) -> Result<(), usize> {
+        let Geometry { inputs, outputs, .. } = *self.geometry;
+        let mut patch = Patch::new(self.geometry, &self.area, CHANNELS.min(inputs))?;
+        let mut block = WeightBlock::new(self.geometry, CHANNELS.min(inputs), GROUP.min(outputs))?;
+        for first in (0..inputs).step_by(CHANNELS) {
+            let channels = first..inputs.min(first + CHANNELS);
+            patch.fill(self.geometry, self.source, channels.clone());
+            for group in (0..outputs).step_by(GROUP) {
+                let group = group..outputs.min(group + GROUP);
+                block.fill(self.geometry, self.weights, channels.clone(), group.clone());
+                self.group::<M>(&patch, &block, channels.clone(), group, result);
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds what `channels` give to the outputs of `group`.
+    #[inline(always)]
+    fn group<M: Micro>(
+        &self,
+        patch: &Patch,
+        block: &WeightBlock,
+        channels: Range<usize>,
+        group: Range<usize>,
+        result: &mut impl Planes,
+    ) {
+        let Area { columns, rows } = &self.area;
+        for y in rows.clone() {
+            for x in columns.clone().step_by(PIXELS) {
+                let pixels = PIXELS.min(columns.end - x);
+                for (i, output) in group.clone().step_by(OUTPUTS).enumerate() {
+                    let mut sums = [[0.0; PIXELS]; OUTPUTS];
+                    let (input, offsets) = patch.at(x - columns.start, y - rows.start);
+                    // SAFETY: `Patch` and `WeightBlock` hold as many numbers as are read; the instructions are there.
+                    unsafe {
+                        M::sum(input, offsets, patch.plane(), channels.len(), block.of(i), &mut sums);
+                    }
+                    for (sums, output) in sums.iter().zip(output..group.end) {
+                        let row = result.row(output, y, x, pixels);
+                        if channels.start > 0 {
+                            row.iter_mut().zip(sums).for_each(|(out, sum)| *out += sum);
+                        } else {
+                            self.first(row, sums, output, y, x);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// The first sums of some pixels, with all that is added to them.
+    #[inline(always)]
+    fn first(&self, row: &mut [f32], sums: &[f32; PIXELS], output: usize, y: usize, x: usize) {
+        let bias = self.added.bias[output];
+        match self.added.map {
+            None => row.iter_mut().zip(sums).for_each(|(out, sum)| *out = sum + bias),
+            Some(map) => {
+                let [w, h] = self.geometry.result;
+                let start = (output * h + y) * w + x;
+                let map = &map[start..start + row.len()];
+                row.iter_mut().zip(sums).zip(map).for_each(|((out, sum), map)| *out = sum + bias + map);
+            }
+        }
+    }
+}
