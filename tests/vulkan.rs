@@ -32,6 +32,9 @@ const RUNS: Runs = Runs { request: 1, steps: STEPS };
 /// Large enough that activations are converted into larger buffers than for [`SMALL`].
 const LARGE: Size = Size { columns: 16, rows: 10, text: 32 };
 
+/// Budgets from the least that works to that for all weights.
+const PARTS: usize = 6;
+
 /// Tests share one device and one account of its memory.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
@@ -99,18 +102,18 @@ impl Denoiser {
         subject.measure(&self.backend).unwrap()
     }
 
-    /// Where its weights go; with `part` of two between the least that works and all.
+    /// Where its weights go; with `part` of [`PARTS`] between the least that works and all.
     fn placement(&self, part: usize) -> Placement {
         let component = [self.component()];
         let within =
             |bytes| budget::plan(&component, Offload::Auto, &Limits { bytes: Some(bytes), ..Limits::default() });
         let all = budget::plan(&component, Offload::Model, &Limits::default()).unwrap();
-        if part == 2 {
+        if part == PARTS {
             return all.components.into_iter().next().unwrap().placement;
         }
         let most = all.peak();
         let least = within(1).unwrap_err().least;
-        within(least + (most - least) * part / 2).unwrap().components.remove(0).placement
+        within(least + (most - least) * part / PARTS).unwrap().components.remove(0).placement
     }
 
     /// What it predicts in each of a few steps, each from the one before.
@@ -153,23 +156,34 @@ fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|x| x.to_bits()).collect()
 }
 
+/// With `PINHOLE_EVERY_TYPE` in the environment all types; else one of each kind of kernel.
+fn types() -> Vec<&'static str> {
+    match std::env::var_os("PINHOLE_EVERY_TYPE") {
+        Some(_) => FileType::all().map(FileType::name).collect(),
+        None => vec!["q8_0", "q4_k_s", "bf16"],
+    }
+}
+
 #[test]
 fn streamed_equals_resident() {
     let _alone = alone();
     let dir = TempDir::new().unwrap();
-    for file_type in ["q8_0", "q4_k_s", "bf16"] {
+    for file_type in types() {
         let mut denoiser = Denoiser::new(FluxModel::open(&converted(dir.path(), file_type)).unwrap(), device());
-        let resident = denoiser.placement(2);
+        let resident = denoiser.placement(PARTS);
         assert!(resident.slot_of.iter().all(Option::is_none));
         let expected = denoiser.run(&resident).unwrap();
         assert!(expected.iter().all(|x| x.is_finite()));
-        // Twice each: with everything warm, an order that was right by chance shows.
-        for part in [0, 1, 0, 1] {
+        let mut streamed = Vec::new();
+        // From none that stay on, and then the first again: with everything warm, an order that was right by chance shows.
+        for part in (0..PARTS).chain([0]) {
             let placement = denoiser.placement(part);
-            assert!(placement.slots == 2);
+            streamed.push(placement.slot_of.iter().flatten().count());
             let found = denoiser.run(&placement).unwrap();
-            assert!(bits(&found) == bits(&expected), "{file_type} within {part} of 2");
+            assert!(bits(&found) == bits(&expected), "{file_type} within {part} of {PARTS}");
         }
+        println!("{file_type}: of {} stages, streamed {streamed:?}", resident.slot_of.len());
+        assert!(streamed[0] > streamed[PARTS - 1] && streamed[0] == streamed[PARTS]);
     }
 }
 
@@ -185,7 +199,7 @@ fn the_device_computes_what_the_cpu_computes() {
     let source = converted(dir.path(), "f32");
     let run = |device: Device| {
         let mut denoiser = Denoiser::new(FluxModel::open(&source).unwrap(), device);
-        let placement = denoiser.placement(if device.is_cpu() { 2 } else { 0 });
+        let placement = denoiser.placement(if device.is_cpu() { PARTS } else { 0 });
         denoiser.run(&placement).unwrap()
     };
     let (cpu, vulkan) = (run(Device::cpu().unwrap()), run(device()));
@@ -310,7 +324,7 @@ fn what_a_backend_keeps_is_given_back_for_a_smaller_request() {
     let dir = TempDir::new().unwrap();
     // In this format activations are converted into a buffer of the backend's on every device.
     let mut denoiser = Denoiser::new(FluxModel::open(&converted(dir.path(), "bf16")).unwrap(), device());
-    let placement = denoiser.placement(2);
+    let placement = denoiser.placement(PARTS);
     let mut held = |size| {
         denoiser.size = size;
         let found = bits(&denoiser.run(&placement).unwrap());
