@@ -217,6 +217,17 @@ fn no_less_exact_than_ggml() {
     }
 }
 
+/// Whoever runs these tests may say which kernels they have to be about: `PINHOLE_KERNELS=portable,avx2`.
+#[test]
+fn kernels_that_are_expected_are_there() {
+    let available: Vec<_> = Kernel::available().map(Kernel::name).collect();
+    if let Ok(expected) = std::env::var("PINHOLE_KERNELS") {
+        assert_eq!(available.join(","), expected);
+    }
+    assert_eq!(available[0], "portable");
+    assert_eq!(Kernel::best().map(Kernel::name), available[1..].last().copied());
+}
+
 /// The largest codes on both sides, with every pairing of signs: sums of products of 8 bits must not leave the numbers that
 /// they are kept in.
 #[test]

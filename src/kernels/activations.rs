@@ -4,14 +4,16 @@ use super::BLOCK;
 
 /// How a kernel wants its activations: tiles of `tokens` tokens, codes of one byte or two.
 ///
-/// A tile is a record for each block of 32 columns: the codes, 4 bytes of each token in turn so that one 32-bit broadcast
-/// meets 4 (or 2) columns of the weights; then a scale of each token, f32; then the sum of its codes, i32.
+/// A tile is a record for each block of 32 columns: the codes, a few bytes of each token in turn, mostly 4 so that one 32-bit
+/// broadcast meets 4 (or 2) columns of the weights; then a scale of each token, f32; then the sum of its codes, i32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
     /// Tokens in a tile.
     pub tokens: usize,
     /// Bytes of a code.
     pub code_bytes: usize,
+    /// Bytes of a token in its turn: 4, or 8 where codes have one byte.
+    pub turn: usize,
 }
 
 /// 32 numbers: `scale * code` each.
@@ -75,12 +77,12 @@ impl Layout {
     #[inline(always)]
     fn write(self, block: &Block, token: usize, record: &mut [u8]) {
         let (codes, scales) = record.split_at_mut(self.tokens * BLOCK * self.code_bytes);
-        let places = codes.as_chunks_mut::<4>().0.iter_mut().skip(token).step_by(self.tokens);
-        if self.code_bytes == 1 {
-            for (place, codes) in places.zip(block.codes.as_chunks::<4>().0) {
-                *place = codes.map(|code| code as u8);
-            }
+        if self.code_bytes == 1 && self.turn == 8 {
+            self.write_bytes::<8>(block, token, codes);
+        } else if self.code_bytes == 1 {
+            self.write_bytes::<4>(block, token, codes);
         } else {
+            let places = codes.as_chunks_mut::<4>().0.iter_mut().skip(token).step_by(self.tokens);
             for (place, [a, b]) in places.zip(block.codes.as_chunks::<2>().0) {
                 let ([a0, a1], [b0, b1]) = (i16::from(*a).to_ne_bytes(), i16::from(*b).to_ne_bytes());
                 *place = [a0, a1, b0, b1];
@@ -89,6 +91,14 @@ impl Layout {
         let scales = scales.as_chunks_mut::<4>().0;
         scales[token] = block.scale.to_ne_bytes();
         scales[self.tokens + token] = block.sum.to_ne_bytes();
+    }
+
+    #[inline(always)]
+    fn write_bytes<const TURN: usize>(self, block: &Block, token: usize, codes: &mut [u8]) {
+        let places = codes.as_chunks_mut::<TURN>().0.iter_mut().skip(token).step_by(self.tokens);
+        for (place, codes) in places.zip(block.codes.as_chunks::<TURN>().0) {
+            *place = codes.map(|code| code as u8);
+        }
     }
 }
 
@@ -132,7 +142,7 @@ mod tests {
 
     #[test]
     fn tokens_take_turns() {
-        let layout = Layout { tokens: 3, code_bytes: 2 };
+        let layout = Layout { tokens: 3, code_bytes: 2, turn: 4 };
         let (a, b) = (numbers(), numbers().map(|number| -number));
         let mut tile = vec![0xAA; layout.record_bytes()];
         layout.pack(&[&a, &b], &mut tile);
@@ -145,5 +155,21 @@ mod tests {
         assert_eq!(tile[3 * 64..][..4], quantize(&a).scale.to_ne_bytes());
         assert_eq!(tile[3 * 64 + 8..][..4], [0; 4]);
         assert_eq!(tile[3 * 64 + 12..][..4], quantize(&a).sum.to_ne_bytes());
+    }
+
+    #[test]
+    fn turns_of_bytes() {
+        let (a, b) = (numbers(), numbers().map(|number| 1.5 - number));
+        for turn in [4, 8] {
+            let layout = Layout { tokens: 2, code_bytes: 1, turn };
+            let mut tile = vec![0xAA; layout.record_bytes()];
+            layout.pack(&[&a, &b], &mut tile);
+            for (token, numbers) in [a, b].iter().enumerate() {
+                for (i, code) in quantize(numbers).codes.into_iter().enumerate() {
+                    let place = (i / turn * 2 + token) * turn + i % turn;
+                    assert_eq!(tile[place] as i8, code, "token {token}, number {i}, turns of {turn}");
+                }
+            }
+        }
     }
 }

@@ -62,12 +62,12 @@ impl Micro<ROWS, TOKENS> for Words {
 
 #[target_feature(enable = "avx2,fma,f16c")]
 fn unpack<'a, const WIDE: bool>(panel: &mut Panel, format: Format, rows: impl Iterator<Item = &'a [u8]>) {
-    panel.unpack::<ROWS, WIDE>(format, 0, rows);
+    panel.unpack::<ROWS, 4, WIDE>(format, 0, rows);
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
 fn pack<const CODE_BYTES: usize>(rows: &[&[f32]], tile: &mut [u8]) {
-    super::Layout { tokens: TOKENS, code_bytes: CODE_BYTES }.pack(rows, tile);
+    super::Layout { tokens: TOKENS, code_bytes: CODE_BYTES, turn: 4 }.pack(rows, tile);
 }
 
 /// Sums of a tile: for each token two vectors of rows.

@@ -42,12 +42,12 @@ impl<const OFFSET: i32> Micro<ROWS, TOKENS> for Vnni<OFFSET> {
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw")]
 fn unpack<'a, const OFFSET: i32>(panel: &mut Panel, format: Format, rows: impl Iterator<Item = &'a [u8]>) {
     let more = (OFFSET as u8).wrapping_sub(format.offset()); // 0 where weights have shifts
-    panel.unpack::<ROWS, false>(format, more, rows);
+    panel.unpack::<ROWS, 4, false>(format, more, rows);
 }
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw")]
 fn pack(rows: &[&[f32]], tile: &mut [u8]) {
-    super::Layout { tokens: TOKENS, code_bytes: 1 }.pack(rows, tile);
+    super::Layout { tokens: TOKENS, code_bytes: 1, turn: 4 }.pack(rows, tile);
 }
 
 /// Sums of a tile: for each token two vectors of rows.

@@ -27,7 +27,11 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod convolution;
+#[cfg(target_arch = "aarch64")]
+mod dotprod;
 mod format;
+#[cfg(target_arch = "aarch64")]
+mod i8mm;
 mod panel;
 mod portable;
 mod product;
@@ -51,12 +55,18 @@ pub enum Kernel {
     /// x86-64 with AVX-512 F, BW and VNNI, and the instructions of [`Kernel::Avx2`]. Not yet run on such a processor: only with
     /// its instructions written out in plain Rust, where it agrees with [`Kernel::Portable`] to the bit.
     Avx512Vnni,
+    /// Arm64 with the dot products of Armv8.2 (`sdot`). Run under emulation, and on no such processor.
+    Dotprod,
+    /// Arm64 with matrix multiplication of bytes (`smmla`). Run under emulation, and on no such processor.
+    I8mm,
 }
 
 impl Kernel {
     /// Every kernel that this processor can run, the fastest last.
     pub fn available() -> impl Iterator<Item = Kernel> {
-        [Kernel::Portable, Kernel::Avx2, Kernel::Avx512Vnni].into_iter().filter(|kernel| kernel.is_available())
+        [Kernel::Portable, Kernel::Avx2, Kernel::Avx512Vnni, Kernel::Dotprod, Kernel::I8mm]
+            .into_iter()
+            .filter(|kernel| kernel.is_available())
     }
 
     /// The fastest kernel here, or `None` where ggml's own are better.
@@ -70,6 +80,8 @@ impl Kernel {
             Kernel::Portable => "portable",
             Kernel::Avx2 => "avx2",
             Kernel::Avx512Vnni => "avx512-vnni",
+            Kernel::Dotprod => "neon-dotprod",
+            Kernel::I8mm => "neon-i8mm",
         }
     }
 
@@ -86,10 +98,21 @@ impl Kernel {
                     && is_x86_feature_detected!("avx512bw")
                     && is_x86_feature_detected!("avx512vnni")
             }
+            Kernel::Dotprod | Kernel::I8mm => false,
         }
     }
 
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(target_arch = "aarch64")]
+    fn is_available(self) -> bool {
+        match self {
+            Kernel::Portable => true,
+            Kernel::Dotprod => std::arch::is_aarch64_feature_detected!("dotprod"),
+            Kernel::I8mm => std::arch::is_aarch64_feature_detected!("i8mm"),
+            Kernel::Avx2 | Kernel::Avx512Vnni => false,
+        }
+    }
+
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     fn is_available(self) -> bool {
         self == Kernel::Portable
     }

@@ -9,8 +9,8 @@ const CODES: usize = 16 << 10;
 /// The most scales of a panel: those of one-byte codes.
 const SCALES: usize = CODES / BLOCK;
 
-/// Unpacked weights: for each block of 32 columns the codes, 4 bytes of each row in turn; beside them a scale and a shift of
-/// each row.
+/// Unpacked weights: for each block of 32 columns the codes, 4 or 8 bytes of each row in turn; beside them a scale and a shift
+/// of each row.
 #[repr(C, align(64))]
 pub(super) struct Panel {
     pub(super) codes: [u8; CODES],
@@ -30,10 +30,11 @@ impl Panel {
         Panel { codes: [0; CODES], scales: [0.0; SCALES], shifts: [0.0; SCALES] }
     }
 
-    /// Unpacks `rows`, at most `ROWS` of them, each the bytes of as many blocks; rows beyond keep what they had. Codes get
-    /// `more` added and stay below 256; those of two bytes are signed and have no offset.
+    /// Unpacks `rows`, at most `ROWS` of them, each the bytes of as many blocks; rows beyond keep what they had. Rows take
+    /// turns of `TURN` bytes, `WIDE` ones of 4. Codes get `more` added, modulo 256; those of two bytes, `WIDE`, are signed and
+    /// have no offset.
     #[inline(always)]
-    pub(super) fn unpack<'a, const ROWS: usize, const WIDE: bool>(
+    pub(super) fn unpack<'a, const ROWS: usize, const TURN: usize, const WIDE: bool>(
         &mut self,
         format: Format,
         more: u8,
@@ -44,14 +45,15 @@ impl Panel {
         for (row, bytes) in rows.take(ROWS).enumerate() {
             format.blocks(bytes, |i, block| {
                 let codes = &mut self.codes[i * ROWS * BLOCK * code_bytes..][..ROWS * BLOCK * code_bytes];
-                let places = codes.as_chunks_mut::<4>().0.iter_mut().skip(row).step_by(ROWS);
                 if WIDE {
+                    let places = codes.as_chunks_mut::<4>().0.iter_mut().skip(row).step_by(ROWS);
                     for (place, codes) in places.zip(block.codes.as_chunks::<2>().0) {
                         let [[a0, a1], [b0, b1]] = codes.map(|code| (i16::from(code) - offset).to_ne_bytes());
                         *place = [a0, a1, b0, b1];
                     }
                 } else {
-                    for (place, codes) in places.zip(block.codes.as_chunks::<4>().0) {
+                    let places = codes.as_chunks_mut::<TURN>().0.iter_mut().skip(row).step_by(ROWS);
+                    for (place, codes) in places.zip(block.codes.as_chunks::<TURN>().0) {
                         *place = codes.map(|code| code.wrapping_add(more));
                     }
                 }

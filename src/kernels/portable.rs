@@ -12,7 +12,7 @@ impl Micro<8, 4> for Portable {
     const CODE_BYTES: usize = 1;
 
     unsafe fn unpack<'a>(panel: &mut Panel, format: Format, rows: impl Iterator<Item = &'a [u8]>) {
-        panel.unpack::<8, false>(format, 0, rows);
+        panel.unpack::<8, 4, false>(format, 0, rows);
     }
 
     unsafe fn pack(rows: &[&[f32]], tile: &mut [u8]) {

@@ -9,13 +9,17 @@ use super::portable::Portable;
 use super::{BLOCK, Kernel};
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
+#[cfg(target_arch = "aarch64")]
+use super::{dotprod, i8mm};
 
 /// What differs between instruction sets: a tile of `ROWS` rows by `TOKENS` tokens.
 pub(super) trait Micro<const ROWS: usize, const TOKENS: usize> {
     /// Bytes of a code, in panels and in tiles of tokens.
     const CODE_BYTES: usize;
+    /// Bytes of a row, and of a token, in its turn.
+    const TURN: usize = 4;
     /// How activations lie.
-    const LAYOUT: Layout = Layout { tokens: TOKENS, code_bytes: Self::CODE_BYTES };
+    const LAYOUT: Layout = Layout { tokens: TOKENS, code_bytes: Self::CODE_BYTES, turn: Self::TURN };
 
     /// [`Panel::unpack`], compiled for the instruction set.
     ///
@@ -84,6 +88,20 @@ macro_rules! dispatch {
             (Kernel::Avx512Vnni, _) => {
                 $name::<avx512::Vnni<0>, { avx512::ROWS }, { avx512::TOKENS }>($($argument),*)
             }
+            #[cfg(target_arch = "aarch64")]
+            (Kernel::Dotprod, Format::Q4_0 | Format::Q5_0 | Format::Q8_0) => {
+                $name::<dotprod::Dotprod<false>, { dotprod::ROWS }, { dotprod::TOKENS }>($($argument),*)
+            }
+            #[cfg(target_arch = "aarch64")]
+            (Kernel::Dotprod, _) => {
+                $name::<dotprod::Dotprod<true>, { dotprod::ROWS }, { dotprod::TOKENS }>($($argument),*)
+            }
+            #[cfg(target_arch = "aarch64")]
+            (Kernel::I8mm, Format::Q4_0 | Format::Q5_0 | Format::Q8_0) => {
+                $name::<i8mm::I8mm<false>, { i8mm::ROWS }, { i8mm::TOKENS }>($($argument),*)
+            }
+            #[cfg(target_arch = "aarch64")]
+            (Kernel::I8mm, _) => $name::<i8mm::I8mm<true>, { i8mm::ROWS }, { i8mm::TOKENS }>($($argument),*),
             _ => $name::<Portable, 8, 4>($($argument),*),
         }
     };
