@@ -220,7 +220,7 @@ impl Conv2d {
         added.map_or(Ok(y), |added| b.g.add(added, y))
     }
 
-    /// As [`build_rows`](Self::build_rows), of the rows of `x` that [`Reach::Half`] read, with every pixel doubled both ways.
+    /// As [`build_rows`](Self::build_rows), of the rows of `x` that [`Reach::Half`](crate::stage::Reach::Half) read, with every pixel doubled both ways.
     pub fn build_doubled(&self, b: &Build<'_>, x: Tensor) -> Result<Tensor> {
         let [_, h, ..] = b.g.shape(x)?.dims();
         let doubled = b.rows_of_doubled(h, self.padding)?;
