@@ -72,25 +72,38 @@ static void check_same(const pinhole_result *a, const pinhole_result *b) {
     CHECK(!memcmp(pinhole_image_pixels(one), pinhole_image_pixels(two), 32 * 32 * 3));
 }
 
+/* A prompt that the session has not met: it goes through the text encoders. */
+static void another_prompt(char *prompt, size_t size) {
+    static int number = 0;
+    snprintf(prompt, size, "%d red hearts and a blue star and a green circle and a yellow square and what not", ++number);
+}
+
 static void at_every_point(pinhole_session *session, int stride, int with_previews) {
     struct points points = {0, 0, NULL};
     pinhole_request request = watched(&points);
+    char first_prompt[128], prompt[128];
     pinhole_result *first = NULL, *result = NULL;
     int all, i;
 
     if (!with_previews) request.preview = NULL;
+    another_prompt(first_prompt, sizeof first_prompt);
+    request.prompt = first_prompt;
     OK(pinhole_generate(session, &request, &first, &error));
     all = points.seen;
     CHECK(all > 20);
     for (i = 1; i <= all; i += stride) {
         points.seen = 0;
         points.stop_at = i;
+        another_prompt(prompt, sizeof prompt);
+        request.prompt = prompt;
         FAILS(pinhole_generate(session, &request, &result, &error), PINHOLE_E_CANCELLED, "cancelled", 0);
         CHECK(points.seen == i && !result);
     }
     points.seen = points.stop_at = 0;
+    /* The session remembers this one. */
+    request.prompt = first_prompt;
     OK(pinhole_generate(session, &request, &result, &error));
-    CHECK(points.seen == all);
+    CHECK(points.seen > 0 && points.seen < all);
     check_same(first, result);
     pinhole_result_free(first);
     pinhole_result_free(result);
