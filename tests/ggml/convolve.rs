@@ -198,6 +198,28 @@ fn more_than_one_of_everything() {
     }
 }
 
+/// A tile of which every pixel lies beside the picture.
+#[test]
+fn zeros_alone() {
+    let case = Case {
+        input: [253, 1, 3, 1],
+        outputs: 2,
+        side: [1, 1],
+        stride: 1,
+        beside: 2,
+        around: [2, 2],
+        doubled: None,
+        dtype: DType::F32,
+        groups: None,
+        added: false,
+        seed: 3,
+    };
+    for kernel in Kernel::available() {
+        let (found, expected) = case.run(kernel, &Twist::NONE);
+        assert_close("convolve", &expected, &found, 1e-5);
+    }
+}
+
 /// Some rows of a picture, with their neighbours above and below, are the rows of the whole to the bit.
 #[test]
 fn rows_equal_the_whole() {

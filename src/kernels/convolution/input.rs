@@ -128,7 +128,11 @@ fn fill_line<'a>(
     line[..start].fill(0.0);
     line[end..].fill(0.0);
     let line = &mut line[start..end];
-    let column = first + start * stride - padding.min(first + start * stride);
+    if line.is_empty() {
+        // All of it lies beside the input.
+        return line;
+    }
+    let column = first + start * stride - padding;
     match (stride, halved) {
         (1, 0) => line.copy_from_slice(&stored[column..column + line.len()]),
         _ => line.iter_mut().enumerate().for_each(|(i, out)| *out = stored[(column + i * stride) >> halved]),
