@@ -90,13 +90,11 @@ impl PromptCache {
     /// Those of [`crate::safetensors::open`], and [`Error::Mismatch`], for a file that is there and is none of ours.
     pub(super) fn find(&self, key: &Key, tokens: usize) -> Result<Option<Prompt>> {
         let path = self.path(key);
-        let file = match File::options().append(true).open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(Error::io("open", &path, error)),
-        };
-        // Where it cannot be marked as used, it goes earlier.
-        let _ = file.set_modified(SystemTime::now());
+        if !path.try_exists().map_err(|error| Error::io("open", &path, error))? {
+            return Ok(None);
+        }
+        // Where it cannot be marked as used, as in a folder that others fill, it goes earlier.
+        let _ = File::options().append(true).open(&path).and_then(|file| file.set_modified(SystemTime::now()));
         let index = crate::safetensors::open(&path)?;
         let (width, pooled) = self.widths;
         let numbers = |name: &str, dims: &[usize]| numbers(&path, name, index.get(name), dims);
