@@ -13,6 +13,7 @@ mod subject;
 mod ways;
 
 use clap::Subcommand;
+use pinhole::Error;
 
 use super::failure::Failure;
 use super::printer::{Printer, Talk};
@@ -61,4 +62,14 @@ impl Bench {
             Bench::Step(args) => step::run(args, printer),
         }
     }
+}
+
+/// Refuses sides that FLUX cannot draw.
+fn check_size(width: usize, height: usize) -> Result<(), Failure> {
+    for (option, pixels) in [("--width", width), ("--height", height)] {
+        if pixels == 0 || !pixels.is_multiple_of(16) {
+            return Err(Error::option(option, "a multiple of 16", pixels.to_string()).into());
+        }
+    }
+    Ok(())
 }

@@ -99,8 +99,7 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     let cancel = interrupt::cancel_flag(printer);
     let cores = threads::start(None);
     let threads = args.threads.unwrap_or(cores.saturating_sub(1).max(1));
-    check_side("--width", args.width)?;
-    check_side("--height", args.height)?;
+    super::check_size(args.width, args.height)?;
     let source = Source::open(&args.model)?;
     let size = Size { width: args.width, height: args.height, text_tokens: args.text_tokens };
     let denoiser = Denoiser::open(&source, size, threads, cancel)?;
@@ -159,13 +158,6 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
         bytes(report.resident_peak_bytes),
         bytes(report.streamed_peak_bytes),
     ));
-    Ok(())
-}
-
-fn check_side(option: &'static str, pixels: usize) -> Result<(), Failure> {
-    if pixels == 0 || !pixels.is_multiple_of(16) {
-        return Err(Error::option(option, "a multiple of 16", pixels.to_string()).into());
-    }
     Ok(())
 }
 

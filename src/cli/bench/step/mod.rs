@@ -3,7 +3,6 @@
 mod measure;
 mod report;
 
-use pinhole::Error;
 use pinhole::source::ComponentKind;
 
 use super::denoiser::{Denoiser, Size};
@@ -61,11 +60,7 @@ Examples:
 pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     let cancel = interrupt::cancel_flag(printer);
     let threads = threads::start(args.threads);
-    for (option, pixels) in [("--width", args.width), ("--height", args.height)] {
-        if pixels == 0 || !pixels.is_multiple_of(16) {
-            return Err(Error::option(option, "a multiple of 16", pixels.to_string()).into());
-        }
-    }
+    super::check_size(args.width, args.height)?;
     let subject = args.subject.open(Some(ComponentKind::Transformer), (printer, &cancel))?;
     let size = Size { width: args.width, height: args.height, text_tokens: args.text_tokens };
     let denoiser = Denoiser::open(&subject.source, size, threads, cancel)?;

@@ -1,6 +1,5 @@
 //! `pinhole bench decode`: latents to a picture.
 
-use pinhole::Error;
 use pinhole::sample::randn;
 use pinhole::source::ComponentKind;
 use pinhole::source::flux::autoencoder;
@@ -40,11 +39,7 @@ Examples:
 pub(in crate::cli::bench) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     let cancel = interrupt::cancel_flag(printer);
     let threads = threads::start(args.ways.threads);
-    for (option, pixels) in [("--width", args.width), ("--height", args.height)] {
-        if pixels == 0 || !pixels.is_multiple_of(16) {
-            return Err(Error::option(option, "a multiple of 16", pixels.to_string()).into());
-        }
-    }
+    crate::cli::bench::check_size(args.width, args.height)?;
     let subject = args.subject.open(Some(ComponentKind::Vae), (printer, &cancel))?;
     let (decoder, _, config) = autoencoder(subject.source.component(ComponentKind::Vae)?)?;
     let (w, h) = (args.width / 8, args.height / 8);
