@@ -1,5 +1,6 @@
 /* How long a stop takes: a flag is raised from another thread at points spread over a request, and the time until the call returns
- * is held against the longest stage of that request. Prints both, in milliseconds. Arguments: how many stops; sides of the picture. */
+ * is held against the longest stage of all these requests. Prints both, in milliseconds. Arguments: how many stops; sides of the
+ * picture. */
 #define _POSIX_C_SOURCE 199309L
 #include "check.h"
 
@@ -12,6 +13,7 @@ static double now(void) {
     return (double)time.tv_sec + (double)time.tv_nsec * 1e-9;
 }
 
+/* Of the requests so far: when the last stage ended, and how long the longest took. */
 struct stages {
     double last;
     double longest;
@@ -48,6 +50,41 @@ static int smaller(const void *a, const void *b) {
     return (difference > 0) - (difference < 0);
 }
 
+/* A prompt that the session has not met: it goes through the text encoders. */
+static const char *another_prompt(void) {
+    static char prompt[64];
+    static int number = 0;
+    snprintf(prompt, sizeof prompt, "%d red hearts on a blue background", ++number);
+    return prompt;
+}
+
+/* Stops a request after so many seconds. What the stop took, in seconds; or -1 where the request was through before, and then
+ * `*all` is what that took. */
+static double stop_after(pinhole_session *session, pinhole_request request, double after, double *all) {
+    struct raise raise = {NULL, 0, 0};
+    pinhole_result *result = NULL;
+    struct stages *stages = request.user_data;
+    double begun, ended;
+    pthread_t thread;
+    int32_t status;
+
+    raise.after = after;
+    OK(pinhole_cancel_new(&raise.cancel, &error));
+    request.cancel = raise.cancel;
+    request.prompt = another_prompt();
+    CHECK(!pthread_create(&thread, NULL, raise_later, &raise));
+    begun = stages->last = now();
+    status = pinhole_generate(session, &request, &result, NULL);
+    ended = now();
+    CHECK(!pthread_join(thread, NULL));
+    CHECK(status == PINHOLE_E_CANCELLED || status == PINHOLE_OK);
+    pinhole_result_free(result);
+    pinhole_cancel_free(raise.cancel);
+    if (status == PINHOLE_E_CANCELLED) return ended - raise.at;
+    *all = ended - begun;
+    return -1;
+}
+
 int main(int argc, char **argv) {
     static double latencies[1000];
     struct stages stages = {0, 0};
@@ -56,7 +93,7 @@ int main(int argc, char **argv) {
     pinhole_result *result = NULL;
     pinhole_request request = small_request();
     double begun, all;
-    int stops, i, count = 0;
+    int stops, i, misses = 0;
 
     CHECK(argc == 3);
     stops = atoi(argv[1]);
@@ -72,29 +109,14 @@ int main(int argc, char **argv) {
     OK(pinhole_generate(session, &request, &result, &error));
     all = now() - begun;
     pinhole_result_free(result);
-    request.progress = NULL;
     for (i = 0; i < stops; i++) {
-        struct raise raise = {NULL, 0, 0};
-        pthread_t thread;
-        int32_t status;
-        raise.after = all * (i + 0.5) / stops;
-        OK(pinhole_cancel_new(&raise.cancel, &error));
-        request.cancel = raise.cancel;
-        CHECK(!pthread_create(&thread, NULL, raise_later, &raise));
-        status = pinhole_generate(session, &request, &result, NULL);
-        begun = now();
-        CHECK(!pthread_join(thread, NULL));
-        /* One that was through before is none. */
-        CHECK(status == PINHOLE_E_CANCELLED || status == PINHOLE_OK);
-        if (status == PINHOLE_E_CANCELLED) latencies[count++] = begun - raise.at;
-        pinhole_result_free(result);
-        pinhole_cancel_free(raise.cancel);
+        /* A machine that other work leaves alone is faster than it was: the request is through, and its stop is tried anew. */
+        while ((latencies[i] = stop_after(session, request, all * (i + 0.5) / stops, &all)) < 0) CHECK(++misses < stops);
     }
-    CHECK(count > stops / 3);
-    qsort(latencies, (size_t)count, sizeof *latencies, smaller);
-    printf("%d stops of a request of %.0f ms, whose longest stage took %.1f ms: median %.1f ms, longest %.1f ms\n", count,
-           all * 1e3, stages.longest * 1e3, latencies[count / 2] * 1e3, latencies[count - 1] * 1e3);
-    CHECK(latencies[count - 1] <= stages.longest + 0.05);
+    qsort(latencies, (size_t)stops, sizeof *latencies, smaller);
+    printf("%d stops of a request of %.0f ms, with no stage longer than %.1f ms: median %.1f ms, longest %.1f ms\n", stops,
+           all * 1e3, stages.longest * 1e3, latencies[stops / 2] * 1e3, latencies[stops - 1] * 1e3);
+    CHECK(latencies[stops - 1] <= stages.longest + 0.05);
     pinhole_session_free(session);
     pinhole_model_free(model);
     return 0;
