@@ -397,7 +397,11 @@ impl<'a> Build<'a> {
             self.g.output(value)?;
         }
         for (port, value) in writes {
-            self.g.store(value, self.place(port)?)?;
+            let place = self.place(port)?;
+            // Ports of one stage never share bytes.
+            let writes = touched.written.iter().filter(|&&other| other == port).count();
+            let is_alone = writes == 1 && !touched.read.contains(&port);
+            if is_alone { self.g.store_alone(value, place)? } else { self.g.store(value, place)? }
         }
         Ok(touched)
     }

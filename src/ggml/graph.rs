@@ -127,28 +127,32 @@ impl Graph {
             // SAFETY: the context is live; four extents are given.
             unsafe { sys::ggml_new_tensor(context, type_of(place.dtype), 4, dims.as_ptr()) }
         })?;
+        self.locate(tensor, place)?;
+        self.leaves.borrow_mut().push((tensor, place.clone()));
+        Ok(tensor)
+    }
+
+    /// Has `tensor`, which has no memory yet, lie at `place`.
+    fn locate(&self, tensor: Tensor, place: &Placed) -> Result<()> {
         let raw = self.raw(tensor)?;
+        self.hold(&place.buffer);
         if place.buffer.is_nowhere() {
             // A buffer tells the allocator that the tensor is not its business; without data it cannot be computed.
-            // SAFETY: a fresh tensor of this context; the buffer lives as long as the graph (`hold`).
+            // SAFETY: a tensor of this context without memory; the buffer lives as long as the graph (`hold`).
             unsafe { (*raw).buffer = place.buffer.raw() };
-            self.hold(&place.buffer);
-            self.leaves.borrow_mut().push((tensor, place.clone()));
             self.measured_only.set(true);
-            return Ok(tensor);
+            return Ok(());
         }
         // SAFETY: `Placed::new` checked that the tensor lies within the buffer, and its address is aligned.
         let address = unsafe { place.buffer.base().add(place.offset) };
-        let status = guarded("leaf", || {
-            // SAFETY: the tensor is fresh (no buffer, no data, no view), the buffer live and large enough.
+        let status = guarded("place", || {
+            // SAFETY: the tensor has no buffer, no data and no view, and the buffer is live and large enough.
             unsafe { sys::ggml_backend_tensor_alloc(place.buffer.raw(), raw, address.cast()) }
         })?;
         if status != sys::GGML_STATUS_SUCCESS {
-            return Err(Error::graph("leaf", format!("the device refused the place (status {status})")));
+            return Err(Error::graph("place", format!("the device refused the place (status {status})")));
         }
-        self.hold(&place.buffer);
-        self.leaves.borrow_mut().push((tensor, place.clone()));
-        Ok(tensor)
+        Ok(())
     }
 
     /// Notes that rows are looked up by `indices`, a leaf, in a table of `rows`.
@@ -247,6 +251,28 @@ impl Graph {
         let target = self.leaf(place)?;
         let copied = self.copy(value, target)?;
         self.output(copied)
+    }
+
+    /// As [`store`](Graph::store), where nothing else in the graph reads or writes what lies at `place`: a value that an
+    /// operation makes is made there, and only others are copied.
+    ///
+    /// # Errors
+    /// As [`store`](Graph::store).
+    pub fn store_alone(&self, value: Tensor, place: &Placed) -> Result<()> {
+        self.require_open("store")?;
+        let made = self.is_made(value)? && self.is_contiguous(value)? && self.dtype(value)? == place.dtype;
+        if !made || place.buffer.is_map() || self.shape(value)? != place.shape {
+            return self.store(value, place);
+        }
+        self.locate(value, place)?;
+        self.output(value)
+    }
+
+    /// Whether `tensor` is an operation's result, in memory of its own that it has yet to get.
+    fn is_made(&self, tensor: Tensor) -> Result<bool> {
+        let raw = self.raw(tensor)?;
+        // SAFETY: a live tensor of this context.
+        Ok(unsafe { (*raw).op != sys::GGML_OP_NONE && (*raw).view_src.is_null() && (*raw).buffer.is_null() })
     }
 
     /// How many operations it computes.

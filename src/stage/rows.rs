@@ -358,7 +358,8 @@ impl Build<'_> {
             self.g.output(*value)?;
         }
         for (value, place) in &written {
-            self.g.store(*value, place)?;
+            // All that a strip exchanges lies side by side.
+            self.g.store_alone(*value, place)?;
         }
         Ok(Exchanged { bytes: strip.used.get(), ..strip.exchanged.take() })
     }

@@ -87,6 +87,41 @@ fn graphs_keep_their_buffers() {
 }
 
 #[test]
+fn a_result_is_made_where_it_is_stored() {
+    let mut rig = Rig::new();
+    let array = Array::random([6, 4, 1, 1], 55);
+    let (place, out, other) = (rig.f32(&array), rig.f32(&array), rig.f32(&array));
+    // Also where two operations more read it, one of which could overwrite it.
+    let graph = rig.graph();
+    let leaf = graph.leaf(&place).unwrap();
+    let doubled = graph.scale(leaf, 2.0).unwrap();
+    graph.store_alone(doubled, &out).unwrap();
+    assert_eq!((graph.nodes(), Arena::measure(&graph).unwrap()), (1, 0));
+    let more = graph.add(graph.silu(doubled).unwrap(), graph.scale(doubled, 1.5).unwrap()).unwrap();
+    graph.store_alone(more, &other).unwrap();
+    rig.compute(&graph).unwrap();
+    let twice = array.map(|x| 2.0 * x);
+    assert_eq!(read(&out), twice.f32());
+    let expected = twice.map(|x| x / (1.0 + (-x).exp()) + 1.5 * x).f32();
+    assert!(read(&other).iter().zip(&expected).all(|(found, expected)| (found - expected).abs() < 1e-6));
+
+    // Leaves, views, and what lies at one place already are copied.
+    let graph = rig.graph();
+    let doubled = graph.scale(graph.leaf(&place).unwrap(), 2.0).unwrap();
+    let turned = rig.f32(&Array::random([4, 6, 1, 1], 56));
+    graph.store_alone(graph.leaf(&place).unwrap(), &out).unwrap();
+    graph.store_alone(doubled, &other).unwrap();
+    graph.store_alone(doubled, &rig.f32(&array)).unwrap();
+    graph.store_alone(graph.permute(doubled, [1, 0, 2, 3]).unwrap(), &turned).unwrap();
+    rig.compute(&graph).unwrap();
+    assert_eq!((read(&out), read(&other)), (array.f32(), twice.f32()));
+    assert_eq!(read(&turned)[1], twice.f32()[6]);
+    let graph = rig.graph();
+    let doubled = graph.scale(graph.leaf(&place).unwrap(), 2.0).unwrap();
+    refused("[6, 4] into [4, 6]", graph.store_alone(doubled, &turned));
+}
+
+#[test]
 fn the_account_is_empty_in_the_end() {
     let mut rig = Rig::new();
     let ledger = rig.ledger.clone();
