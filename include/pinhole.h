@@ -324,7 +324,7 @@ enum {
     PINHOLE_OFFLOAD_NONE = 1,
     /* One component at a time on the device. */
     PINHOLE_OFFLOAD_MODEL = 2,
-    /* Streamed layer by layer: the smallest footprint. */
+    /* Streamed layer by layer, but for small ones of every step: the smallest footprint. */
     PINHOLE_OFFLOAD_SEQUENTIAL = 3
 };
 

@@ -120,7 +120,9 @@ fn streamed_equals_resident_in_every_format() {
         }
         println!("{file_type}: stages that stream: {counts:?}");
         assert!(counts.contains(&0) && counts.len() >= 5, "{counts:?}");
-        assert!(streamed(&sequential.plan) >= *counts.last().unwrap());
+        // In the least that works all stream; otherwise small ones stay.
+        let (all, most) = (*counts.last().unwrap(), streamed(&sequential.plan));
+        assert!(most < all && most > all * 3 / 4, "{most} of {all}");
     }
 }
 

@@ -241,8 +241,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn larger_stages_stay_first_and_slots_shrink() {
+    /// A stage for every request and then `step` for every step, of so many bytes, in requests of ten steps.
+    fn component(step: &[usize]) -> Component {
         let stage = |weights, cadence| StageBytes {
             name: String::new(),
             cadence,
@@ -252,19 +252,37 @@ mod tests {
             shared: false,
         };
         let mut stages = vec![stage(500, Cadence::Request)];
-        stages.extend([1000, 1000, 500, 500, 500, 500].map(|weights| stage(weights, Cadence::Step)));
+        stages.extend(step.iter().map(|&weights| stage(weights, Cadence::Step)));
         let variants = vec![Variant { way: Way::Whole, host: 0, ports: 10, activations: 20, scratch: 5 }];
-        let component = Component { name: "c", phase: "p", stages, variants, runs: Runs { request: 1, steps: 10 } };
-        let auto = |bytes| {
-            plan(std::slice::from_ref(&component), Offload::Auto, &Limits { bytes: Some(bytes), ..Limits::default() })
-        };
+        Component { name: "c", phase: "p", stages, variants, runs: Runs { request: 1, steps: 10 } }
+    }
+
+    fn within(component: &Component, offload: Offload, bytes: usize) -> Result<ComponentPlan, Refusal> {
+        let limits = Limits { bytes: Some(bytes), ..Limits::default() };
+        Ok(plan(std::slice::from_ref(component), offload, &limits)?.components.remove(0))
+    }
+
+    #[test]
+    fn larger_stages_stay_first_and_slots_shrink() {
+        let component = component(&[1000, 1000, 500, 500, 500, 500]);
+        let auto = |bytes| within(&component, Offload::Auto, bytes);
         // Both large ones and two slots of 500: the slots are half of what they would be.
         let streamed = auto(3035).unwrap();
-        let streamed = &streamed.components[0];
         assert_eq!((streamed.placement.slot_bytes, streamed.moved_each_step), (500, 2000));
         assert_eq!(streamed.parts.total(), 3035);
         assert_eq!(streamed.placement.slot_of, [Some(0), None, None, Some(1), Some(0), Some(1), Some(0)]);
-        assert_eq!(auto(4535).unwrap().components[0].streamed(), 0);
+        assert_eq!(auto(4535).unwrap().streamed(), 0);
         assert_eq!(auto(100).unwrap_err().least, 35 + 2000);
+    }
+
+    #[test]
+    fn small_stages_stay_where_they_fit() {
+        let component = component(&[100, 1000, 900, 1000, 900, 120]);
+        let sequential = |bytes| within(&component, Offload::Sequential, bytes).unwrap().placement.slot_of;
+        // The large ones go round: the last of a step computes while the first of the next is brought.
+        assert_eq!(sequential(2255), [Some(0), None, Some(1), Some(0), Some(1), Some(0), None]);
+        assert_eq!(sequential(2154), [Some(0), None, Some(1), Some(0), Some(1), Some(0), Some(1)]);
+        assert_eq!(sequential(2035), [Some(0), Some(1), Some(0), Some(1), Some(0), Some(1), Some(0)]);
+        assert!(within(&component, Offload::Sequential, 2034).is_err());
     }
 }

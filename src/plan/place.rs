@@ -73,16 +73,39 @@ pub(super) fn place(component: &Component, offload: Offload, available: usize) -
     let fits = |streamed: &Streamed| footprint(component, streamed) <= available;
     let candidates = slot_sizes(component).into_iter().map(|size| streamed_up_to(component, size)).filter(fits);
     match offload {
-        Offload::Sequential => candidates.min_by_key(|streamed| footprint(component, streamed)),
+        Offload::Sequential => {
+            let smallest = candidates.min_by_key(|streamed| footprint(component, streamed));
+            smallest.map(|streamed| keep_small(component, streamed, available))
+        }
         Offload::Model => candidates.into_iter().find(|streamed| !streamed.contains(&true)),
         Offload::Auto | Offload::None => {
-            let grown = candidates.map(|streamed| even_out(component, grow(component, streamed, available), available));
+            let grown = candidates.map(|streamed| {
+                let streamed = keep_small(component, streamed, available);
+                even_out(component, grow(component, streamed, available), available)
+            });
             grown.min_by_key(|streamed| {
                 let moved = all_moved(component, streamed);
                 (moved, streamed.contains(&true), footprint(component, streamed))
             })
         }
     }
+}
+
+/// A stage is small that takes at most this part of a slot.
+const SMALL: usize = 8;
+
+/// Lets small stages stay that run more than once, as long as they fit: no copy hides behind the short time that they
+/// compute, but each would take a slot from a copy that could hide behind a large one.
+fn keep_small(component: &Component, mut streamed: Streamed, available: usize) -> Streamed {
+    let (_, _, slot) = bytes_of(component, &streamed);
+    for (i, stage) in component.stages.iter().enumerate() {
+        let keeps = streamed[i] && stage.weights <= slot / SMALL && component.runs.of(stage.cadence) > 1;
+        streamed[i] = streamed[i] && !keeps;
+        if keeps && footprint(component, &streamed) > available {
+            streamed[i] = true;
+        }
+    }
+    streamed
 }
 
 /// Lets stages stay that run more than once, as long as they fit.
