@@ -7,8 +7,8 @@
 torch convolves with oneDNN, and once more without it, by way of a matrix of patches (im2col). All have random weights of
 the real sizes: torch in float32, pinhole as bundles have them, in half precision. Times are those of one decode after another that
 is not counted. Memory is weights, feature maps and work space at most: for torch what the process grows by (VmHWM over VmRSS) once
-torch and diffusers are loaded, for pinhole the peak of its account. Prints medians over rounds, least and greatest, and
-ratios to torch with oneDNN, round by round.
+torch and diffusers are loaded, for pinhole the peak of its account and the weights that are read where they lie in the file. Prints
+medians over rounds, least and greatest, and ratios to torch with oneDNN, round by round.
 """
 
 import argparse
@@ -68,7 +68,7 @@ def by_pinhole(options, cache):
     command += ["--width", str(options.width), "--height", str(options.height), "--threads", str(options.threads)]
     report = json.loads(subprocess.run([*command, "--vram", "64G"], check=True, stdout=subprocess.PIPE).stdout)
     [way] = report["ways"]
-    return {"seconds": way["seconds"], "bytes": way["peak_bytes"]}
+    return {"seconds": way["seconds"], "bytes": way["peak_bytes"] + way["mapped_bytes"]}
 
 
 def spread(values, unit):

@@ -216,7 +216,7 @@ impl MapBuffers {
     /// The place of a weight that is used where it lies.
     fn place(&mut self, bound: &Bound, id: WeightId, model: &Model) -> Result<Placed> {
         let weight = model.manifest().get(id);
-        let dtype = layout::wanted(weight, bound.dtype(id));
+        let dtype = layout::wanted(weight, bound.dtype(id), self.device);
         let tensor = layout::in_map(bound, id, dtype, self.device);
         let tensor = tensor.ok_or_else(|| Error::graph("place", format!("{} is not in a map", weight.name)))?;
         let key = Arc::as_ptr(tensor.map());

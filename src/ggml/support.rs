@@ -5,6 +5,9 @@
 
 use pinhole_quant::DType;
 
+use super::Device;
+use crate::kernels::Kernel;
+
 /// Whether a matrix of `dtype` may stand on the left of [`mul_mat`](super::Graph::mul_mat).
 pub fn matrix(dtype: DType) -> bool {
     use DType::*;
@@ -37,7 +40,12 @@ pub fn matrix(dtype: DType) -> bool {
     )
 }
 
-/// Whether a convolution kernel may have `dtype`. F16 kernels round the activations to F16 as well.
+/// Whether pinhole's own convolutions run on `device`, and take kernels of `dtype` as they are: they compute in F32.
+pub fn convolves(device: Device, dtype: DType) -> bool {
+    device.is_cpu() && Kernel::best().is_some() && matches!(dtype, DType::F32 | DType::F16 | DType::BF16)
+}
+
+/// Whether a convolution kernel of ggml's may have `dtype`. F16 kernels round the activations to F16 as well.
 pub fn kernel(dtype: DType) -> bool {
     matches!(dtype, DType::F32 | DType::F16)
 }

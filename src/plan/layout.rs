@@ -39,10 +39,11 @@ pub struct StageLayout {
     pub shared: bool,
 }
 
-/// The format that a device needs of a weight stored as `stored`.
-pub fn wanted(weight: &Weight, stored: DType) -> DType {
+/// The format that `device` needs of a weight stored as `stored`.
+pub fn wanted(weight: &Weight, stored: DType, device: Device) -> DType {
     match weight.role {
-        // ggml adds and scales in F32 only, and a kernel in F16 would round the activations too.
+        Role::ConvKernel if support::convolves(device, stored) => stored,
+        // ggml adds and scales in F32 only, and for a kernel in F16 it would round the activations too.
         Role::Vector | Role::ConvKernel => DType::F32,
         _ if support::matrix(stored) => stored,
         _ => DType::F32,
@@ -75,7 +76,7 @@ pub fn stages(model: &Model, bound: &Bound, device: Device) -> Result<Vec<StageL
                 continue;
             }
             let weight = manifest.get(id);
-            let dtype = wanted(weight, bound.dtype(id));
+            let dtype = wanted(weight, bound.dtype(id), device);
             let too_large = || Error::OutOfMemory { what: weight.name.clone(), bytes: usize::MAX, hint: None };
             let bytes = weight.shape.bytes(dtype).ok_or_else(too_large)?;
             if in_map(bound, id, dtype, device).is_some() {

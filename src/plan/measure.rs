@@ -42,7 +42,8 @@ impl Subject<'_> {
         let device = backend.device();
         let layouts = layout::stages(model, bound, device)?;
         let manifest = model.manifest();
-        let dtypes: Vec<_> = manifest.iter().map(|(id, weight)| layout::wanted(weight, bound.dtype(id))).collect();
+        let dtypes: Vec<_> =
+            manifest.iter().map(|(id, weight)| layout::wanted(weight, bound.dtype(id), device)).collect();
         let in_file = |id: &WeightId| bound.pieces(*id).iter().map(|piece| piece.bytes().len()).sum::<usize>();
         let mut variants: Vec<Variant> = Vec::new();
         for way in Way::all(model, dims) {

@@ -13,7 +13,7 @@ use crate::cli::{interrupt, threads};
 
 /// Measure decoding a picture, whole and in strips: time, and peak memory on the device
 ///
-/// Latents are random. The peak counts weights, feature maps, intermediate results and work space.
+/// Latents are random. The peak counts copied weights, feature maps, intermediate results and work space.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(in crate::cli) struct Args {

@@ -71,6 +71,8 @@ struct Row {
     slowest_seconds: f64,
     planned_peak_bytes: usize,
     peak_bytes: usize,
+    /// Weights that are used where they lie in the file, and are not in the peak.
+    mapped_bytes: usize,
     /// Feature maps in host memory, where that is not the device's.
     host_bytes: usize,
 }
@@ -117,6 +119,7 @@ impl Computed<'_> {
                 slowest_seconds: end(seconds.last()),
                 planned_peak_bytes: plan.peak(),
                 peak_bytes: ledger.usage().peak,
+                mapped_bytes: component.mapped,
                 host_bytes: component.host,
             });
         }
@@ -152,7 +155,7 @@ impl Report {
         if printer.json() {
             return printer.object(self);
         }
-        let headings = ["way", ">time", ">fastest", ">slowest", ">peak", ">planned", ">host"];
+        let headings = ["way", ">time", ">fastest", ">slowest", ">peak", ">planned", ">mapped", ">host"];
         let mut table = Table::new(headings);
         for row in &self.ways {
             let seconds = |seconds: f64| format!("{seconds:.3} s");
@@ -164,6 +167,7 @@ impl Report {
                 seconds(row.slowest_seconds),
                 bytes(row.peak_bytes),
                 bytes(row.planned_peak_bytes),
+                bytes(row.mapped_bytes),
                 bytes(row.host_bytes),
             ]);
         }
