@@ -204,7 +204,8 @@ impl Product {
     }
 }
 
-/// The loops around the kernel `M`: stretches of columns, and for each all tiles of tokens.
+/// The loops around the kernel `M`: stretches of columns, and for each all tiles of tokens. Nearly all panels are whole: theirs
+/// are copies of known length.
 fn multiply<M: Micro<R, T>, const R: usize, const T: usize>(
     product: &Product,
     weights: &[&[u8]],
@@ -226,13 +227,21 @@ fn multiply<M: Micro<R, T>, const R: usize, const T: usize>(
             let mut sums = [[0.0; R]; T];
             if start > 0 {
                 for (token, sums) in tokens.clone().zip(&mut sums) {
-                    sums[..weights.len()].copy_from_slice(out.column(token));
+                    let column = out.column(token);
+                    match <&[f32; R]>::try_from(&*column) {
+                        Ok(whole) => *sums = *whole,
+                        Err(_) => sums[..weights.len()].copy_from_slice(column),
+                    }
                 }
             }
             // SAFETY: as above; the records are whole, and no more than the panel's blocks.
             unsafe { M::tile(product.format, &panel, records, &mut sums) };
             for (token, sums) in tokens.zip(&sums) {
-                out.column(token).copy_from_slice(&sums[..weights.len()]);
+                let column = out.column(token);
+                match <&mut [f32; R]>::try_from(&mut *column) {
+                    Ok(whole) => *whole = *sums,
+                    Err(_) => column.copy_from_slice(&sums[..weights.len()]),
+                }
             }
         }
     }

@@ -22,9 +22,9 @@ const RATIOS: [f64; 5] = [0.25, 0.5, 1.0, 2.0, 4.0];
 
 /// Measure what streaming costs, for links of several speeds
 ///
-/// Steps of the denoiser on `cpu:discrete`, resident and streamed in turn. Every stage streams, through two slots. The ideal
-/// is that the faster of computing and copying hides behind the slower: max(compute, copy), and one layer for the first that
-/// nothing hides. Copy is what the link takes for a step's bytes. Weights are copied by a thread of their own, which
+/// Steps of the denoiser on `cpu:discrete`, resident and streamed in turn. All but small stages stream, through two slots. The
+/// ideal is that the faster of computing and copying hides behind the slower: max(compute, copy), and one layer for the first
+/// that nothing hides. Copy is what the link takes for a step's bytes. Weights are copied by a thread of their own, which
 /// needs a core: so one core fewer computes, unless --threads says otherwise.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
