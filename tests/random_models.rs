@@ -1,0 +1,141 @@
+//! Transformers of random shapes, at random sizes, within random budgets: a plan is kept to the byte and draws what a device that
+//! holds everything draws, or its refusal names a budget that works.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use pinhole::exec::{DeviceWeights, Session};
+use pinhole::ggml::{Backend, CancelFlag, Device, Ledger};
+use pinhole::models::flux::{Config, Flux, sinusoid};
+use pinhole::plan::measure::Subject;
+use pinhole::plan::{Component, Limits, Offload, Plan, Runs, budget};
+use pinhole::sample::randn;
+use pinhole::source::flux::{Part, transformer};
+use pinhole::source::{ComponentKind, Source};
+use pinhole::stage::{Cadence, Dims, Symbol};
+use pinhole::weights::{Role, Weight};
+use pinhole_quant::recipe::FileType;
+use proptest::prelude::*;
+use support::bundle;
+
+const STEPS: usize = 2;
+const RUNS: Runs = Runs { request: 1, steps: STEPS };
+
+/// Text tokens, and rows and columns of image tokens.
+type Size = [usize; 3];
+
+fn configs() -> impl Strategy<Value = Config> {
+    let axes = prop_oneof![Just(vec![8, 12, 12]), Just(vec![16, 24, 24])];
+    let blocks = (0usize..4, 0usize..5).prop_filter("a model without blocks", |(double, single)| double + single > 0);
+    (axes, blocks, 1usize..5, 1usize..4, any::<bool>()).prop_map(|(axes, (double, single), heads, width, guidance)| {
+        Config {
+            in_channels: 16 * width,
+            num_layers: double,
+            num_single_layers: single,
+            attention_head_dim: axes.iter().sum(),
+            num_attention_heads: heads,
+            joint_attention_dim: 64 * width,
+            pooled_projection_dim: 32 * heads,
+            guidance_embeds: guidance,
+            axes_dims_rope: axes,
+            ..Config::default()
+        }
+    })
+}
+
+fn file_types() -> impl Strategy<Value = FileType> {
+    prop::sample::select(FileType::all().collect::<Vec<_>>())
+}
+
+/// A transformer with random weights, by way of a bundle.
+fn random(config: &Config, file_type: FileType) -> Part<Flux> {
+    let numbers = |weight: &Weight| {
+        let scale = if weight.role == Role::Vector { 0.1 } else { (weight.shape.row() as f32).sqrt().recip() };
+        let seed = weight.name.bytes().fold(7, |seed: u64, byte| seed.wrapping_mul(31).wrapping_add(u64::from(byte)));
+        randn(seed, weight.shape.elements()).unwrap().into_iter().map(|x| x * scale).collect()
+    };
+    let flux = Flux::new(config).unwrap();
+    let parts = [(ComponentKind::Transformer, vec![&flux.model], serde_json::to_string(config).unwrap())];
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("random.gguf");
+    bundle::filled(&path, &parts, file_type, numbers);
+    transformer(Source::open(&path).unwrap().component(ComponentKind::Transformer).unwrap()).unwrap()
+}
+
+fn dims([text, rows, columns]: Size) -> Dims {
+    let image = rows * columns;
+    let dims = Dims::new().with(Symbol::ImageTokens, image).with(Symbol::TextTokens, text);
+    dims.with(Symbol::JointTokens, text + image)
+}
+
+fn measured(part: &Part<Flux>, size: Size, backend: &Backend) -> Component {
+    let (model, bound) = (&part.net.model, &part.bound);
+    let subject = Subject { name: "transformer", phase: "denoise", model, bound, dims: dims(size), runs: RUNS };
+    subject.measure(backend).unwrap()
+}
+
+/// The bits of what it predicts in each step as `plan` says, and the most that was allocated.
+fn computed(part: &Part<Flux>, size: Size, plan: &Plan, backend: &mut Backend) -> (Vec<u32>, usize) {
+    let (net, config, ledger) = (&part.net, part.net.config(), Ledger::new());
+    let component = &plan.components[0];
+    ledger.set_limit(plan.limit);
+    let weights =
+        DeviceWeights::place(&net.model, &part.bound, backend.device(), &ledger, &component.placement, RUNS).unwrap();
+    let mut session = Session::in_way(component.way, &net.model, &weights, &dims(size), backend, &ledger).unwrap();
+    let ([text, rows, columns], ports) = (size, &net.ports);
+    let (cos, sin) = net.rotary(text, rows, columns).unwrap();
+    session.set(ports.time, &sinusoid(700.0)).unwrap();
+    if let Some(guidance) = ports.guidance {
+        session.set(guidance, &sinusoid(3500.0)).unwrap();
+    }
+    session.set(ports.pooled, &randn(1, config.pooled_projection_dim).unwrap()).unwrap();
+    session.set(ports.text, &randn(2, config.joint_attention_dim * text).unwrap()).unwrap();
+    session.set(ports.cos, &cos).unwrap();
+    session.set(ports.sin, &sin).unwrap();
+    session.set_indices(ports.condition, &[0]).unwrap();
+    session.run(backend, Cadence::Request, |_, _| Ok(())).unwrap();
+    let mut bits = Vec::new();
+    for step in 0..STEPS {
+        session.set(ports.latents, &randn(3 + step as u64, config.in_channels * rows * columns).unwrap()).unwrap();
+        session.run(backend, Cadence::Step, |_, _| Ok(())).unwrap();
+        let velocity = session.get(ports.velocity).unwrap();
+        assert!(velocity.iter().all(|x| x.is_finite()));
+        bits.extend(velocity.into_iter().map(f32::to_bits));
+    }
+    (bits, ledger.usage().peak)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn a_plan_is_kept_or_the_refusal_names_what_works(
+        config in configs(),
+        file_type in file_types(),
+        size in [1usize..20, 1usize..7, 1usize..7],
+        mode in 0usize..4,
+        part in 0usize..1200,
+    ) {
+        let random = random(&config, file_type);
+        let mut backend = Backend::new(Device::by_name("cpu:discrete").unwrap(), 2, CancelFlag::new()).unwrap();
+        // In one way: parts of an attention may end on other bits than the whole.
+        let mut component = measured(&random, size, &backend);
+        component.variants.truncate(1);
+        let within = |offload, bytes| {
+            budget::plan(std::slice::from_ref(&component), offload, &Limits { bytes, ..Limits::default() })
+        };
+        let resident = within(Offload::Model, None).unwrap();
+        let budget = resident.peak() * part / 1000;
+        let offload = Offload::ALL[mode];
+        let plan = within(offload, Some(budget)).or_else(|refusal| {
+            assert!(refusal.least > budget);
+            within(offload, Some(refusal.least))
+        });
+        let plan = plan.unwrap();
+        let (found, peak) = computed(&random, size, &plan, &mut backend);
+        prop_assert_eq!(peak, plan.peak());
+        prop_assert!(plan.limit.is_some_and(|limit| peak <= limit));
+        let (expected, peak) = computed(&random, size, &resident, &mut backend);
+        prop_assert_eq!(peak, resident.peak());
+        prop_assert!(found == expected, "{} of {:?}", file_type, plan);
+    }
+}
