@@ -21,7 +21,6 @@ use pinhole::source::flux::{Autoencoder, FluxModel, autoencoder};
 use pinhole::source::{ComponentKind, Source};
 use pinhole::stage::{Cadence, Dims, Model, Port, Symbol};
 use pinhole::synthetic::{self, Architecture};
-use pinhole::weights::{Role, Weight};
 use pinhole_quant::metrics;
 use pinhole_quant::recipe::FileType;
 use proptest::prelude::*;
@@ -101,22 +100,8 @@ fn wide() -> Autoencoder {
     let parts = [(ComponentKind::Vae, vec![&decoder.model, &encoder.model], serde_json::to_string(&config).unwrap())];
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("wide.gguf");
-    bundle::filled(&path, &parts, FileType::F32, numbers);
+    bundle::filled(&path, &parts, FileType::F32, bundle::numbers);
     autoencoder(Source::open(&path).unwrap().component(ComponentKind::Vae).unwrap()).unwrap()
-}
-
-/// Numbers that keep what they multiply in range; scales of norms about 1.
-fn numbers(weight: &Weight) -> Vec<f32> {
-    let dims = weight.shape.dims();
-    let seed = weight.name.bytes().fold(7, |seed: u64, byte| seed.wrapping_mul(31).wrapping_add(u64::from(byte)));
-    let random = randn(seed, weight.shape.elements()).unwrap();
-    let inputs = if weight.role == Role::ConvKernel { dims[0] * dims[1] * dims[2] } else { dims[0] };
-    let (scale, offset) = match weight.role {
-        Role::Vector if weight.name.contains("norm") && weight.name.ends_with("weight") => (0.2, 1.0),
-        Role::Vector => (0.2, 0.0),
-        _ => ((inputs as f32).sqrt().recip(), 0.0),
-    };
-    random.into_iter().map(|x| x * scale + offset).collect()
 }
 
 #[test]

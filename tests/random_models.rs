@@ -13,7 +13,6 @@ use pinhole::sample::randn;
 use pinhole::source::flux::{Part, transformer};
 use pinhole::source::{ComponentKind, Source};
 use pinhole::stage::{Cadence, Dims, Symbol};
-use pinhole::weights::{Role, Weight};
 use pinhole_quant::recipe::FileType;
 use proptest::prelude::*;
 use support::bundle;
@@ -49,16 +48,11 @@ fn file_types() -> impl Strategy<Value = FileType> {
 
 /// A transformer with random weights, by way of a bundle.
 fn random(config: &Config, file_type: FileType) -> Part<Flux> {
-    let numbers = |weight: &Weight| {
-        let scale = if weight.role == Role::Vector { 0.1 } else { (weight.shape.row() as f32).sqrt().recip() };
-        let seed = weight.name.bytes().fold(7, |seed: u64, byte| seed.wrapping_mul(31).wrapping_add(u64::from(byte)));
-        randn(seed, weight.shape.elements()).unwrap().into_iter().map(|x| x * scale).collect()
-    };
     let flux = Flux::new(config).unwrap();
     let parts = [(ComponentKind::Transformer, vec![&flux.model], serde_json::to_string(config).unwrap())];
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("random.gguf");
-    bundle::filled(&path, &parts, file_type, numbers);
+    bundle::filled(&path, &parts, file_type, bundle::numbers);
     transformer(Source::open(&path).unwrap().component(ComponentKind::Transformer).unwrap()).unwrap()
 }
 

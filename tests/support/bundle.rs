@@ -3,9 +3,10 @@
 use std::fs::File;
 use std::path::Path;
 
+use pinhole::sample::randn;
 use pinhole::source::{ComponentKind, keys};
 use pinhole::stage::Model;
-use pinhole::weights::Weight;
+use pinhole::weights::{Role, Weight};
 use pinhole_quant::gguf::{Array, Layout, Strings, TensorSpec, Value, Writer};
 use pinhole_quant::recipe::{self, FileType, Recipe};
 use pinhole_quant::{DType, rows};
@@ -57,4 +58,18 @@ pub(crate) fn filled(path: &Path, parts: &[Part<'_>], file_type: FileType, numbe
         writer.write_tensor(&spec.name, &bytes).unwrap();
     }
     writer.finish().unwrap();
+}
+
+/// Numbers that keep what they multiply in range; scales of norms about 1.
+pub(crate) fn numbers(weight: &Weight) -> Vec<f32> {
+    let dims = weight.shape.dims();
+    let seed = weight.name.bytes().fold(7, |seed: u64, byte| seed.wrapping_mul(31).wrapping_add(u64::from(byte)));
+    let random = randn(seed, weight.shape.elements()).unwrap();
+    let inputs = if weight.role == Role::ConvKernel { dims[0] * dims[1] * dims[2] } else { dims[0] };
+    let (scale, offset) = match weight.role {
+        Role::Vector if weight.name.contains("norm") && weight.name.ends_with("weight") => (0.2, 1.0),
+        Role::Vector => (0.2, 0.0),
+        _ => ((inputs as f32).sqrt().recip(), 0.0),
+    };
+    random.into_iter().map(|x| x * scale + offset).collect()
 }

@@ -14,8 +14,8 @@ use crate::cli::{interrupt, threads};
 
 /// Measure encoding a prompt with T5: time, and peak memory on the device
 ///
-/// Embedded tokens are random. The peak counts copied weights, tensors between layers, intermediate results and work space. CLIP, a
-/// fortieth of T5, is not measured.
+/// Embedded tokens are random. The peak counts copied weights, tensors between layers, intermediate results and work space.
+/// CLIP, a fortieth of T5, is not measured.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(in crate::cli) struct Args {
