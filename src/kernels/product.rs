@@ -204,45 +204,61 @@ impl Product {
     }
 }
 
-/// The loops around the kernel `M`: stretches of columns, and for each all tiles of tokens. Nearly all panels are whole: theirs
-/// are copies of known length.
+/// Sums that are kept together, on the stack: 64 KiB, those of 1024 tokens with 16 rows. Fewer would unpack the weights more
+/// often.
+const SUMS: usize = 16 << 10;
+
+/// The loops around the kernel `M`: as many tiles of tokens as have room, stretches of columns, and for each all those tiles.
+///
+/// Sums stay in a buffer of their own until they are whole. The result's columns lie a whole row of it apart, mostly a multiple
+/// of the page: to go back to them after every stretch is to miss the caches and the translation of addresses each time.
 fn multiply<M: Micro<R, T>, const R: usize, const T: usize>(
     product: &Product,
     weights: &[&[u8]],
     packed: &[u8],
     out: &mut impl Columns,
 ) {
+    let mut panel = Panel::new();
+    let mut sums = [0.0; SUMS];
+    let sums = sums.as_chunks_mut::<R>().0.as_chunks_mut::<T>().0;
+    // Shares of equal size: a small last one would not be worth its unpacking.
+    let share = product.tiles().div_ceil(product.tiles().div_ceil(sums.len()).max(1)).max(1);
+    for (i, tiles) in packed.chunks(share * product.tile_bytes()).enumerate() {
+        let sums = &mut sums[..tiles.len() / product.tile_bytes()];
+        sums.fill([[0.0; R]; T]);
+        add_stretches::<M, R, T>(product, &mut panel, weights, tiles, sums);
+        let tokens = i * share * T..product.tokens;
+        for (token, sums) in tokens.zip(sums.as_flattened()) {
+            let column = out.column(token);
+            // Nearly all panels are whole: theirs are copies of known length.
+            match <&mut [f32; R]>::try_from(&mut *column) {
+                Ok(whole) => *whole = *sums,
+                Err(_) => column.copy_from_slice(&sums[..weights.len()]),
+            }
+        }
+    }
+}
+
+/// Adds to `sums`, by tile, the products of one panel's rows with `tiles`, stretch after stretch of the columns.
+fn add_stretches<M: Micro<R, T>, const R: usize, const T: usize>(
+    product: &Product,
+    panel: &mut Panel,
+    weights: &[&[u8]],
+    tiles: &[u8],
+    sums: &mut [[[f32; R]; T]],
+) {
     let record_bytes = M::LAYOUT.record_bytes();
     let stretch = panel::blocks(R, M::CODE_BYTES) * BLOCK;
-    let mut panel = Panel::new();
     for start in (0..product.k).step_by(stretch) {
         let columns = stretch.min(product.k - start);
         let bytes = |numbers| numbers / product.dtype.block_size() * product.dtype.block_bytes();
         let rows = weights.iter().map(|row| &row[bytes(start)..bytes(start + columns)]);
         // SAFETY: `Product::new` saw that the processor has the kernel's instructions.
-        unsafe { M::unpack(&mut panel, product.format, rows) };
-        for (i, tile) in packed.chunks_exact(product.tile_bytes()).enumerate() {
+        unsafe { M::unpack(panel, product.format, rows) };
+        for (tile, sums) in tiles.chunks_exact(product.tile_bytes()).zip(&mut *sums) {
             let records = &tile[start / BLOCK * record_bytes..(start + columns) / BLOCK * record_bytes];
-            let tokens = i * T..product.tokens.min((i + 1) * T);
-            let mut sums = [[0.0; R]; T];
-            if start > 0 {
-                for (token, sums) in tokens.clone().zip(&mut sums) {
-                    let column = out.column(token);
-                    match <&[f32; R]>::try_from(&*column) {
-                        Ok(whole) => *sums = *whole,
-                        Err(_) => sums[..weights.len()].copy_from_slice(column),
-                    }
-                }
-            }
             // SAFETY: as above; the records are whole, and no more than the panel's blocks.
-            unsafe { M::tile(product.format, &panel, records, &mut sums) };
-            for (token, sums) in tokens.zip(&sums) {
-                let column = out.column(token);
-                match <&mut [f32; R]>::try_from(&mut *column) {
-                    Ok(whole) => *whole = *sums,
-                    Err(_) => column.copy_from_slice(&sums[..weights.len()]),
-                }
-            }
+            unsafe { M::tile(product.format, panel, records, sums) };
         }
     }
 }
