@@ -194,6 +194,22 @@ proptest! {
     }
 }
 
+/// More tokens than there are sums kept at a time, and a last tile that is not whole: every token is what it is alone.
+#[test]
+fn many_tokens_are_what_few_are() {
+    let (tokens, part) = (2601, 700);
+    for (dtype, kernel) in formats().flat_map(|dtype| Kernel::available().map(move |kernel| (dtype, kernel))) {
+        let all = Operands::new(dtype, [768, 40, tokens], 9);
+        let together = all.by(kernel);
+        for first in (0..tokens).step_by(part) {
+            let some = first..tokens.min(first + part);
+            let activations = all.activations[some.start * 768..some.end * 768].to_vec();
+            let few = Operands::of(dtype, 768, all.bytes.clone(), activations);
+            assert!(together[some.start * 40..some.end * 40] == few.by(kernel), "{} {dtype}", kernel.name());
+        }
+    }
+}
+
 #[test]
 fn threads_do_not_change_a_bit() {
     for (dtype, kernel) in formats().flat_map(|dtype| Kernel::available().map(move |kernel| (dtype, kernel))) {
