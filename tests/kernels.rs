@@ -84,8 +84,10 @@ impl Operands {
         let product = Product::new(kernel, self.dtype, self.k, self.rows(), self.tokens()).unwrap();
         let mut packed = vec![0; product.packed_bytes()];
         let tokens: Vec<&[f32]> = self.activations.chunks(self.k).collect();
-        let tiles = packed.chunks_mut(product.tile_bytes());
-        tokens.chunks(product.layout().tokens).zip(tiles).for_each(|(tokens, tile)| product.pack(tokens, tile));
+        for tile in (0..product.tiles()).map(|i| product.tile(i)) {
+            let rows: Vec<&[f32]> = tokens[tile.tokens].iter().map(|token| &token[tile.columns.clone()]).collect();
+            product.pack(&rows, &mut packed[tile.bytes]);
+        }
         let weights: Vec<&[u8]> = self.bytes.chunks(product.row_bytes()).collect();
         let mut out = Matrix { numbers: vec![f32::NAN; self.rows() * self.tokens()], rows: self.rows(), panel: 0..0 };
         for (i, panel) in weights.chunks(product.panel_rows()).enumerate() {
@@ -155,9 +157,9 @@ struct Matrix {
 }
 
 impl Columns for Matrix {
-    fn column(&mut self, token: usize) -> &mut [f32] {
+    fn put(&mut self, token: usize, numbers: &[f32]) {
         let start = token * self.rows;
-        &mut self.numbers[start + self.panel.start..start + self.panel.end]
+        self.numbers[start + self.panel.start..start + self.panel.end].copy_from_slice(numbers);
     }
 }
 

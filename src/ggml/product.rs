@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use ggml_sys as sys;
 
 use super::{Graph, Tensor};
-use crate::kernels::{BLOCK, Columns, Kernel, Layout, Product};
+use crate::kernels::{BLOCK, Columns, Kernel, Layout, Product, Tile};
 use crate::{Error, Result};
 
 /// The most rows of a panel and tokens of a tile, of any kernel.
@@ -209,29 +209,42 @@ unsafe extern "C-unwind" fn pack(dst: *mut sys::ggml_tensor, ith: c_int, nth: c_
             // SAFETY: `dst` begins with `HEADER` bytes, and no other thread touches them during this operation.
             unsafe { dst.data.cast::<u8>().write_bytes(0, HEADER) };
         }
-        let (tiles, in_tile, bytes) = (product.tiles(), product.layout().tokens, product.tile_bytes());
         let (ith, nth) = (ith.unsigned_abs() as usize, nth.unsigned_abs() as usize);
-        let parts = [dst.src[0], dst.src[1]];
-        for tile in tiles * ith / nth..tiles * (ith + 1) / nth {
-            let tokens = tile * in_tile..product.tokens().min((tile + 1) * in_tile);
-            // SAFETY: `dst` has as many tiles behind its header, and each belongs to one thread.
-            let mut left =
-                unsafe { std::slice::from_raw_parts_mut(dst.data.cast::<u8>().add(HEADER + tile * bytes), bytes) };
-            for part in parts.into_iter().filter(|part| !part.is_null()) {
-                // SAFETY: an operand of this operation.
-                let x = unsafe { &*part };
-                let mut rows: [&[f32]; MOST] = [&[]; MOST];
-                for (row, token) in rows.iter_mut().zip(tokens.clone()) {
-                    // SAFETY: the product was made for as many tokens as `x` has.
-                    *row = unsafe { row_of(x, token) };
-                }
-                let numbers = x.ne[0].unsigned_abs() as usize;
-                let (packed, rest) = std::mem::take(&mut left).split_at_mut(product.stretch_bytes(numbers));
-                product.pack(&rows[..tokens.len()], packed);
-                left = rest;
-            }
+        for i in product.tiles() * ith / nth..product.tiles() * (ith + 1) / nth {
+            let tile = product.tile(i);
+            // SAFETY: `dst` has all tiles behind its header, and each belongs to one thread.
+            let records = unsafe {
+                std::slice::from_raw_parts_mut(dst.data.cast::<u8>().add(HEADER + tile.bytes.start), tile.bytes.len())
+            };
+            // SAFETY: the operands of this operation, whose rows, joined, are the activations that the product was made for.
+            unsafe { pack_tile(product, &tile, &[dst.src[0], dst.src[1]], records) };
         }
     });
+}
+
+/// Quantizes one tile, whose columns may be those of one of `parts` or of both, one after the other.
+///
+/// # Safety
+/// `parts` are null or F32 in memory that nobody writes to, with contiguous rows, as many as the product has tokens.
+unsafe fn pack_tile(product: &Product, tile: &Tile, parts: &[*mut sys::ggml_tensor], mut records: &mut [u8]) {
+    let mut before = 0; // columns of the parts that came
+    // SAFETY: the caller's promise.
+    for x in parts.iter().filter_map(|part| unsafe { part.as_ref() }) {
+        let all = before..before + x.ne[0].unsigned_abs() as usize;
+        before = all.end;
+        let columns = tile.columns.start.max(all.start)..tile.columns.end.min(all.end);
+        if columns.is_empty() {
+            continue;
+        }
+        let mut rows: [&[f32]; MOST] = [&[]; MOST];
+        for (row, token) in rows.iter_mut().zip(tile.tokens.clone()) {
+            // SAFETY: the product was made for as many tokens as `x` has.
+            *row = unsafe { &row_of(x, token)[columns.start - all.start..columns.end - all.start] };
+        }
+        let (packed, rest) = records.split_at_mut(product.records_bytes(columns.len()));
+        product.pack(&rows[..tile.tokens.len()], packed);
+        records = rest;
+    }
 }
 
 /// Row number `token` of `x`, counted through all its dimensions.
@@ -290,32 +303,34 @@ unsafe fn multiply_panel(product: &Product, panel: usize, w: &sys::ggml_tensor, 
         *row =
             unsafe { std::slice::from_raw_parts(w.data.cast::<u8>().add((first + i) * w.nb[1]), product.row_bytes()) };
     }
+    // SAFETY: a contiguous vector of F32 with a number for each row of the product.
+    let bias =
+        unsafe { dst.src[2].as_ref().map(|bias| std::slice::from_raw_parts(bias.data.cast::<f32>().add(first), rows)) };
     // SAFETY: `first` is below the number of rows.
     let start = unsafe { dst.data.cast::<f32>().add(first) };
-    let mut columns = PanelOf { start, stride: product.rows(), rows, tokens: product.tokens() };
+    let mut columns = PanelOf { start, stride: product.rows(), rows, tokens: product.tokens(), bias };
     product.multiply(&weights[..rows], packed, &mut columns);
-    if !dst.src[2].is_null() {
-        // SAFETY: a contiguous vector of F32 with a number for each row.
-        let bias = unsafe { std::slice::from_raw_parts((*dst.src[2]).data.cast::<f32>().add(first), rows) };
-        for token in 0..product.tokens() {
-            columns.column(token).iter_mut().zip(bias).for_each(|(sum, bias)| *sum += bias);
-        }
-    }
 }
 
 /// The rows of one panel in the result, which is contiguous.
-struct PanelOf {
+struct PanelOf<'a> {
     start: *mut f32,
     stride: usize,
     rows: usize,
     tokens: usize,
+    /// What is added to every token's numbers.
+    bias: Option<&'a [f32]>,
 }
 
-impl Columns for PanelOf {
-    fn column(&mut self, token: usize) -> &mut [f32] {
+impl Columns for PanelOf<'_> {
+    fn put(&mut self, token: usize, numbers: &[f32]) {
         assert!(token < self.tokens);
         // SAFETY: `multiply_panel` made this value for a result of so many tokens, in which these rows are its own.
-        unsafe { std::slice::from_raw_parts_mut(self.start.add(token * self.stride), self.rows) }
+        let column = unsafe { std::slice::from_raw_parts_mut(self.start.add(token * self.stride), self.rows) };
+        match self.bias {
+            Some(bias) => column.iter_mut().zip(numbers).zip(bias).for_each(|((out, sum), bias)| *out = sum + bias),
+            None => column.copy_from_slice(numbers),
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::BLOCK;
 
-/// How a kernel wants its activations: tiles of `tokens` tokens, codes of one byte or two.
+/// How a kernel wants its activations: tiles of `tokens` tokens and `stretch` columns, codes of one byte or two.
 ///
 /// A tile is a record for each block of 32 columns: the codes, a few bytes of each token in turn, mostly 4 so that one 32-bit
 /// broadcast meets 4 (or 2) columns of the weights; then a scale of each token, f32; then the sum of its codes, i32.
@@ -14,6 +14,8 @@ pub struct Layout {
     pub code_bytes: usize,
     /// Bytes of a token in its turn: 4, or 8 where codes have one byte.
     pub turn: usize,
+    /// Columns of a tile, as many as a panel of weights has.
+    pub stretch: usize,
 }
 
 /// 32 numbers: `scale * code` each.
@@ -54,7 +56,7 @@ fn quantize(numbers: &[f32; BLOCK]) -> Block {
 }
 
 impl Layout {
-    /// Bytes of a block of a tile.
+    /// Bytes of a tile's record.
     pub(super) fn record_bytes(self) -> usize {
         self.tokens * (BLOCK * self.code_bytes + 8)
     }
@@ -142,7 +144,7 @@ mod tests {
 
     #[test]
     fn tokens_take_turns() {
-        let layout = Layout { tokens: 3, code_bytes: 2, turn: 4 };
+        let layout = Layout { tokens: 3, code_bytes: 2, turn: 4, stretch: BLOCK };
         let (a, b) = (numbers(), numbers().map(|number| -number));
         let mut tile = vec![0xAA; layout.record_bytes()];
         layout.pack(&[&a, &b], &mut tile);
@@ -161,7 +163,7 @@ mod tests {
     fn turns_of_bytes() {
         let (a, b) = (numbers(), numbers().map(|number| 1.5 - number));
         for turn in [4, 8] {
-            let layout = Layout { tokens: 2, code_bytes: 1, turn };
+            let layout = Layout { tokens: 2, code_bytes: 1, turn, stretch: BLOCK };
             let mut tile = vec![0xAA; layout.record_bytes()];
             layout.pack(&[&a, &b], &mut tile);
             for (token, numbers) in [a, b].iter().enumerate() {

@@ -32,7 +32,7 @@ impl<const RUN: usize, const OFFSET: i32> Micro<ROWS, TOKENS> for Bytes<RUN, OFF
 
     unsafe fn pack(rows: &[&[f32]], tile: &mut [u8]) {
         // SAFETY: the caller's promise.
-        unsafe { pack::<1>(rows, tile) };
+        unsafe { pack::<Self>(rows, tile) };
     }
 
     unsafe fn tile(_: Format, panel: &Panel, records: &[u8], sums: &mut [[f32; ROWS]; TOKENS]) {
@@ -51,7 +51,7 @@ impl Micro<ROWS, TOKENS> for Words {
 
     unsafe fn pack(rows: &[&[f32]], tile: &mut [u8]) {
         // SAFETY: the caller's promise.
-        unsafe { pack::<2>(rows, tile) };
+        unsafe { pack::<Self>(rows, tile) };
     }
 
     unsafe fn tile(_: Format, panel: &Panel, records: &[u8], sums: &mut [[f32; ROWS]; TOKENS]) {
@@ -66,8 +66,8 @@ fn unpack<'a, const WIDE: bool>(panel: &mut Panel, format: Format, rows: impl It
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn pack<const CODE_BYTES: usize>(rows: &[&[f32]], tile: &mut [u8]) {
-    super::Layout { tokens: TOKENS, code_bytes: CODE_BYTES, turn: 4 }.pack(rows, tile);
+fn pack<M: Micro<ROWS, TOKENS>>(rows: &[&[f32]], tile: &mut [u8]) {
+    M::LAYOUT.pack(rows, tile);
 }
 
 /// Sums of a tile: for each token two vectors of rows.

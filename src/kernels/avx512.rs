@@ -47,7 +47,7 @@ fn unpack<'a, const OFFSET: i32>(panel: &mut Panel, format: Format, rows: impl I
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw")]
 fn pack(rows: &[&[f32]], tile: &mut [u8]) {
-    super::Layout { tokens: TOKENS, code_bytes: 1, turn: 4 }.pack(rows, tile);
+    Vnni::<0>::LAYOUT.pack(rows, tile);
 }
 
 /// Sums of a tile: for each token two vectors of rows.

@@ -38,7 +38,7 @@ mod product;
 
 pub use activations::Layout;
 pub use convolution::{Added, Convolution, Geometry, MOST_SIDE, Moments, Normal, Planes, Source, Weights};
-pub use product::{Columns, Product};
+pub use product::{Columns, Product, Tile};
 
 use pinhole_quant::DType;
 

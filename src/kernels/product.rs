@@ -1,5 +1,7 @@
 //! One matrix product: its sizes, and the loops around a kernel.
 
+use std::ops::Range;
+
 use pinhole_quant::DType;
 
 use super::activations::Layout;
@@ -19,7 +21,12 @@ pub(super) trait Micro<const ROWS: usize, const TOKENS: usize> {
     /// Bytes of a row, and of a token, in its turn.
     const TURN: usize = 4;
     /// How activations lie.
-    const LAYOUT: Layout = Layout { tokens: TOKENS, code_bytes: Self::CODE_BYTES, turn: Self::TURN };
+    const LAYOUT: Layout = Layout {
+        tokens: TOKENS,
+        code_bytes: Self::CODE_BYTES,
+        turn: Self::TURN,
+        stretch: panel::blocks(ROWS, Self::CODE_BYTES) * BLOCK,
+    };
 
     /// [`Panel::unpack`], compiled for the instruction set.
     ///
@@ -33,8 +40,8 @@ pub(super) trait Micro<const ROWS: usize, const TOKENS: usize> {
     /// The processor has the instructions.
     unsafe fn pack(rows: &[&[f32]], tile: &mut [u8]);
 
-    /// Adds to `sums`, by token and row, the products of the panel, whose weights were of `format`, with the tile's `records`, which are whole and no more
-    /// than the panel has blocks.
+    /// Adds to `sums`, by token and row, the products of the panel, whose weights were of `format`, with a tile's `records`, which
+    /// are whole and no more than the panel has blocks.
     ///
     /// # Safety
     /// The processor has the instructions.
@@ -43,8 +50,20 @@ pub(super) trait Micro<const ROWS: usize, const TOKENS: usize> {
 
 /// Where a product's result goes: for each token, the rows of one panel.
 pub trait Columns {
-    /// The numbers of `token`, as many as the panel has rows.
-    fn column(&mut self, token: usize) -> &mut [f32];
+    /// Takes the numbers of `token`, as many as the panel has rows. It comes once for every token.
+    fn put(&mut self, token: usize, numbers: &[f32]);
+}
+
+/// A part of the packed activations: as many tokens as the kernel takes at once (the last may be fewer), over a stretch of the
+/// columns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tile {
+    /// Its tokens.
+    pub tokens: Range<usize>,
+    /// Its columns, whole blocks.
+    pub columns: Range<usize>,
+    /// Where it lies.
+    pub bytes: Range<usize>,
 }
 
 /// The product of weights `[k, rows]` with activations `[k, tokens]`, for one kernel.
@@ -114,8 +133,7 @@ impl Product {
         let format = Format::of(dtype).filter(|_| kernel.is_available())?;
         dtype.row_bytes(k)?.checked_mul(rows)?;
         let product = Product { kernel, format, dtype, k, rows, tokens };
-        let tiles = tokens.div_ceil(product.layout().tokens);
-        (k / BLOCK).checked_mul(product.layout().record_bytes())?.checked_mul(tiles)?;
+        (k / BLOCK).checked_mul(product.layout().record_bytes())?.checked_mul(product.groups())?;
         Some(product)
     }
 
@@ -142,19 +160,33 @@ impl Product {
         dispatch!(self, layout())
     }
 
-    /// Tiles of tokens.
-    pub fn tiles(&self) -> usize {
+    /// Groups of tokens that the kernel takes at once.
+    fn groups(&self) -> usize {
         self.tokens.div_ceil(self.layout().tokens)
     }
 
-    /// Bytes of a tile of tokens.
-    pub fn tile_bytes(&self) -> usize {
-        self.k / BLOCK * self.layout().record_bytes()
+    /// Tiles of the activations: those of all tokens over the first stretch of columns, then over the next, as panels of the
+    /// weights meet them.
+    pub fn tiles(&self) -> usize {
+        self.groups() * self.k.div_ceil(self.layout().stretch)
+    }
+
+    /// Tile number `i`.
+    pub fn tile(&self, i: usize) -> Tile {
+        let (layout, groups) = (self.layout(), self.groups());
+        let (start, group) = (i / groups * layout.stretch, i % groups);
+        let columns = start..self.k.min(start + layout.stretch);
+        let first = self.records_bytes(groups * start + group * columns.len());
+        Tile {
+            tokens: group * layout.tokens..self.tokens.min((group + 1) * layout.tokens),
+            bytes: first..first + self.records_bytes(columns.len()),
+            columns,
+        }
     }
 
     /// Bytes of all activations as the kernel wants them: its tiles, one after another.
     pub fn packed_bytes(&self) -> usize {
-        self.tiles() * self.tile_bytes()
+        self.records_bytes(self.groups() * self.k)
     }
 
     /// Rows of weights that are computed together.
@@ -170,26 +202,26 @@ impl Product {
         self.rows.div_ceil(self.panel_rows())
     }
 
-    /// Bytes of a stretch of `numbers` columns of a tile: `tile_bytes` for all `k` of them.
-    pub fn stretch_bytes(&self, numbers: usize) -> usize {
+    /// Bytes of `numbers` columns of a group of tokens, whole blocks.
+    pub fn records_bytes(&self, numbers: usize) -> usize {
         numbers / BLOCK * self.layout().record_bytes()
     }
 
-    /// Quantizes `tokens`, those of one tile, to `tile`. Tokens have `k` numbers, or those of a stretch of whole blocks, for
-    /// which `tile` is that part of a tile; the last tile may have fewer tokens.
+    /// Quantizes `tokens`, those of one tile, to `records`: the tile, or that part of it which belongs to some of its columns,
+    /// where tokens have the numbers of these alone. They are whole blocks.
     ///
     /// # Panics
     /// Where there are more tokens, or lengths are others.
-    pub fn pack(&self, tokens: &[&[f32]], tile: &mut [u8]) {
+    pub fn pack(&self, tokens: &[&[f32]], records: &mut [u8]) {
         fn pack<M: Micro<R, T>, const R: usize, const T: usize>(tokens: &[&[f32]], tile: &mut [u8]) {
             // SAFETY: `Product::new` saw that the processor has the kernel's instructions.
             unsafe { M::pack(tokens, tile) }
         }
-        let numbers = tokens.first().map_or(self.k, |token| token.len());
+        let numbers = tokens.first().map_or(0, |token| token.len());
         assert!(tokens.len() <= self.layout().tokens && tokens.iter().all(|token| token.len() == numbers));
-        assert!(numbers <= self.k && numbers.is_multiple_of(BLOCK));
-        assert_eq!(tile.len(), self.stretch_bytes(numbers));
-        dispatch!(self, pack(tokens, tile))
+        assert!(numbers.is_multiple_of(BLOCK));
+        assert_eq!(records.len(), self.records_bytes(numbers));
+        dispatch!(self, pack(tokens, records))
     }
 
     /// Multiplies the rows of one panel, `weights` (each row's bytes), with all tokens, `packed`, into `out`.
@@ -208,7 +240,8 @@ impl Product {
 /// often.
 const SUMS: usize = 16 << 10;
 
-/// The loops around the kernel `M`: as many tiles of tokens as have room, stretches of columns, and for each all those tiles.
+/// The loops around the kernel `M`: as many groups of tokens as have room, stretches of columns, and for each the tiles of all
+/// those groups.
 ///
 /// Sums stay in a buffer of their own until they are whole. The result's columns lie a whole row of it apart, mostly a multiple
 /// of the page: to go back to them after every stretch is to miss the caches and the translation of addresses each time.
@@ -221,42 +254,37 @@ fn multiply<M: Micro<R, T>, const R: usize, const T: usize>(
     let mut panel = Panel::new();
     let mut sums = [0.0; SUMS];
     let sums = sums.as_chunks_mut::<R>().0.as_chunks_mut::<T>().0;
+    let groups = product.groups();
     // Shares of equal size: a small last one would not be worth its unpacking.
-    let share = product.tiles().div_ceil(product.tiles().div_ceil(sums.len()).max(1)).max(1);
-    for (i, tiles) in packed.chunks(share * product.tile_bytes()).enumerate() {
-        let sums = &mut sums[..tiles.len() / product.tile_bytes()];
+    let share = groups.div_ceil(groups.div_ceil(sums.len()).max(1)).max(1);
+    for first in (0..groups).step_by(share) {
+        let sums = &mut sums[..share.min(groups - first)];
         sums.fill([[0.0; R]; T]);
-        add_stretches::<M, R, T>(product, &mut panel, weights, tiles, sums);
-        let tokens = i * share * T..product.tokens;
+        add_stretches::<M, R, T>(product, &mut panel, weights, packed, first, sums);
+        let tokens = first * T..product.tokens;
         for (token, sums) in tokens.zip(sums.as_flattened()) {
-            let column = out.column(token);
-            // Nearly all panels are whole: theirs are copies of known length.
-            match <&mut [f32; R]>::try_from(&mut *column) {
-                Ok(whole) => *whole = *sums,
-                Err(_) => column.copy_from_slice(&sums[..weights.len()]),
-            }
+            out.put(token, &sums[..weights.len()]);
         }
     }
 }
 
-/// Adds to `sums`, by tile, the products of one panel's rows with `tiles`, stretch after stretch of the columns.
+/// Adds to `sums` of the groups of tokens from `first` on the products of one panel's rows, stretch after stretch of the columns.
 fn add_stretches<M: Micro<R, T>, const R: usize, const T: usize>(
     product: &Product,
     panel: &mut Panel,
     weights: &[&[u8]],
-    tiles: &[u8],
+    packed: &[u8],
+    first: usize,
     sums: &mut [[[f32; R]; T]],
 ) {
-    let record_bytes = M::LAYOUT.record_bytes();
-    let stretch = panel::blocks(R, M::CODE_BYTES) * BLOCK;
-    for start in (0..product.k).step_by(stretch) {
-        let columns = stretch.min(product.k - start);
-        let bytes = |numbers| numbers / product.dtype.block_size() * product.dtype.block_bytes();
-        let rows = weights.iter().map(|row| &row[bytes(start)..bytes(start + columns)]);
+    let bytes = |numbers| numbers / product.dtype.block_size() * product.dtype.block_bytes();
+    for i in (first..product.tiles()).step_by(product.groups()) {
+        let tile = product.tile(i);
+        let rows = weights.iter().map(|row| &row[bytes(tile.columns.start)..bytes(tile.columns.end)]);
         // SAFETY: `Product::new` saw that the processor has the kernel's instructions.
         unsafe { M::unpack(panel, product.format, rows) };
-        for (tile, sums) in tiles.chunks_exact(product.tile_bytes()).zip(&mut *sums) {
-            let records = &tile[start / BLOCK * record_bytes..(start + columns) / BLOCK * record_bytes];
+        let tiles = packed[tile.bytes.start..].chunks_exact(tile.bytes.len());
+        for (records, sums) in tiles.zip(&mut *sums) {
             // SAFETY: as above; the records are whole, and no more than the panel's blocks.
             unsafe { M::tile(product.format, panel, records, sums) };
         }
