@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use pinhole::ggml::{Arena, Backend, Buffer, CancelFlag, Device, Graph, Ledger, Placed};
-use pinhole::kernels::{Columns, Kernel, Product, supports};
+use pinhole::kernels::{Columns, Kernel, Product, Workspace, supports};
 use pinhole::tensor::Shape;
 use pinhole_quant::{DType, rows};
 use proptest::prelude::*;
@@ -90,10 +90,11 @@ impl Operands {
         }
         let weights: Vec<&[u8]> = self.bytes.chunks(product.row_bytes()).collect();
         let mut out = Matrix { numbers: vec![f32::NAN; self.rows() * self.tokens()], rows: self.rows(), panel: 0..0 };
+        let mut workspace = Workspace::new();
         for (i, panel) in weights.chunks(product.panel_rows()).enumerate() {
             let first = i * product.panel_rows();
             out.panel = first..first + panel.len();
-            product.multiply(panel, &packed, &mut out);
+            product.multiply(panel, &packed, &mut workspace, &mut out);
         }
         out.numbers
     }

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use ggml_sys as sys;
 
 use super::{Graph, Tensor};
-use crate::kernels::{BLOCK, Columns, Kernel, Layout, Product, Tile};
+use crate::kernels::{BLOCK, Columns, Kernel, Layout, Product, Tile, Workspace};
 use crate::{Error, Result};
 
 /// The most rows of a panel and tokens of a tile, of any kernel.
@@ -273,6 +273,7 @@ unsafe extern "C-unwind" fn multiply(dst: *mut sys::ggml_tensor, _ith: c_int, nt
         // SAFETY: as many bytes follow the header; `pack` wrote them, and nobody writes to them now.
         let packed =
             unsafe { std::slice::from_raw_parts(packed.data.cast::<u8>().add(HEADER), product.packed_bytes()) };
+        let mut workspace = Workspace::new();
         loop {
             let panel = claims.next.fetch_add(1, Ordering::Relaxed) as usize;
             if panel >= product.panels() {
@@ -280,7 +281,7 @@ unsafe extern "C-unwind" fn multiply(dst: *mut sys::ggml_tensor, _ith: c_int, nt
             }
             // SAFETY: `w` has the product's rows and `dst` its rows and tokens, a third operand as many numbers as there are
             // rows; `panel` is this thread's alone.
-            unsafe { multiply_panel(product, panel, w, packed, dst) };
+            unsafe { multiply_panel(product, panel, w, packed, &mut workspace, dst) };
         }
     });
     if claims.done.fetch_add(1, Ordering::AcqRel) + 1 == nth.unsigned_abs() {
@@ -294,7 +295,14 @@ unsafe extern "C-unwind" fn multiply(dst: *mut sys::ggml_tensor, _ith: c_int, nt
 ///
 /// # Safety
 /// `w` and `dst` are in memory and have the sizes of the product; nobody else writes to these rows of `dst`, or to `w`.
-unsafe fn multiply_panel(product: &Product, panel: usize, w: &sys::ggml_tensor, packed: &[u8], dst: &sys::ggml_tensor) {
+unsafe fn multiply_panel(
+    product: &Product,
+    panel: usize,
+    w: &sys::ggml_tensor,
+    packed: &[u8],
+    workspace: &mut Workspace,
+    dst: &sys::ggml_tensor,
+) {
     let first = panel * product.panel_rows();
     let rows = product.panel_rows().min(product.rows() - first);
     let mut weights: [&[u8]; MOST] = [&[]; MOST];
@@ -309,7 +317,7 @@ unsafe fn multiply_panel(product: &Product, panel: usize, w: &sys::ggml_tensor, 
     // SAFETY: `first` is below the number of rows.
     let start = unsafe { dst.data.cast::<f32>().add(first) };
     let mut columns = PanelOf { start, stride: product.rows(), rows, tokens: product.tokens(), bias };
-    product.multiply(&weights[..rows], packed, &mut columns);
+    product.multiply(&weights[..rows], packed, workspace, &mut columns);
 }
 
 /// The rows of one panel in the result, which is contiguous.

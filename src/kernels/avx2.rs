@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::BLOCK;
-use super::format::Format;
+use super::format::{EIGHT, Format};
 use super::panel::Panel;
 use super::product::Micro;
 
@@ -25,9 +25,9 @@ pub(super) const TOKENS: usize = 4;
 impl<const RUN: usize, const OFFSET: i32> Micro<ROWS, TOKENS> for Bytes<RUN, OFFSET> {
     const CODE_BYTES: usize = 1;
 
-    unsafe fn unpack<'a>(panel: &mut Panel, format: Format, rows: impl Iterator<Item = &'a [u8]>) {
+    unsafe fn unpack(panel: &mut Panel, format: Format, rows: &[&[u8]]) {
         // SAFETY: the caller's promise.
-        unsafe { unpack::<false>(panel, format, rows) };
+        unsafe { unpack_bytes(panel, format, rows) };
     }
 
     unsafe fn pack(rows: &[&[f32]], tile: &mut [u8]) {
@@ -44,9 +44,9 @@ impl<const RUN: usize, const OFFSET: i32> Micro<ROWS, TOKENS> for Bytes<RUN, OFF
 impl Micro<ROWS, TOKENS> for Words {
     const CODE_BYTES: usize = 2;
 
-    unsafe fn unpack<'a>(panel: &mut Panel, format: Format, rows: impl Iterator<Item = &'a [u8]>) {
+    unsafe fn unpack(panel: &mut Panel, format: Format, rows: &[&[u8]]) {
         // SAFETY: the caller's promise.
-        unsafe { unpack::<true>(panel, format, rows) };
+        unsafe { unpack_words(panel, format, rows) };
     }
 
     unsafe fn pack(rows: &[&[f32]], tile: &mut [u8]) {
@@ -61,8 +61,71 @@ impl Micro<ROWS, TOKENS> for Words {
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn unpack<'a, const WIDE: bool>(panel: &mut Panel, format: Format, rows: impl Iterator<Item = &'a [u8]>) {
-    panel.unpack::<ROWS, 4, WIDE>(format, 0, rows);
+fn unpack_bytes(panel: &mut Panel, format: Format, rows: &[&[u8]]) {
+    panel.unpack::<ROWS, 4, 1>(format, rows, |eight, codes| turns::<ROWS>(eight, 0, codes));
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn unpack_words(panel: &mut Panel, format: Format, rows: &[&[u8]]) {
+    panel.unpack::<ROWS, 4, 2>(format, rows, |eight, codes| turns_of_words(eight, format.offset(), codes));
+}
+
+/// [`panel::turns`](super::panel::turns) of 4 bytes.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn turns<const ROWS: usize>(eight: &[[u8; BLOCK]; EIGHT], more: u8, codes: &mut [u8]) {
+    let more = _mm256_set1_epi8(more.cast_signed());
+    // SAFETY: rows have 32 bytes.
+    let rows = eight.each_ref().map(|row| unsafe { _mm256_loadu_si256(row.as_ptr().cast()) });
+    put::<ROWS>(transposed(rows.map(|row| _mm256_add_epi8(row, more))), codes);
+}
+
+/// As [`turns`], of codes less `offset`, which are signed, in words: two in each turn.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn turns_of_words(eight: &[[u8; BLOCK]; EIGHT], offset: u8, codes: &mut [u8]) {
+    let offset = _mm_set1_epi8(offset.cast_signed());
+    for (half, codes) in codes.chunks_mut(8 * ROWS * 4).enumerate() {
+        // SAFETY: rows have 32 bytes, in two halves.
+        let rows = eight.each_ref().map(|row| unsafe { _mm_loadu_si128(row[16 * half..][..16].as_ptr().cast()) });
+        put::<ROWS>(transposed(rows.map(|row| _mm256_cvtepi8_epi16(_mm_sub_epi8(row, offset)))), codes);
+    }
+}
+
+/// Turns of 4 bytes of eight rows, among those of `ROWS` rows.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn put<const ROWS: usize>(turns: [__m256i; 8], codes: &mut [u8]) {
+    for (i, turn) in turns.into_iter().enumerate() {
+        let place = &mut codes[i * ROWS * 4..][..4 * EIGHT];
+        // SAFETY: the slice has 32 bytes.
+        unsafe { _mm256_storeu_si256(place.as_mut_ptr().cast(), turn) };
+    }
+}
+
+/// Eight rows of eight numbers of 32 bits, as columns.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn transposed(rows: [__m256i; 8]) -> [__m256i; 8] {
+    let pairs = |i: usize| {
+        let (a, b) = (rows[i], rows[i + 1]);
+        (_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b))
+    };
+    // Columns 0 and 4 of four rows, then 1 and 5, 2 and 6, 3 and 7.
+    let fours = |i: usize| {
+        let ((low, high), (next_low, next_high)) = (pairs(i), pairs(i + 2));
+        [
+            _mm256_unpacklo_epi64(low, next_low),
+            _mm256_unpackhi_epi64(low, next_low),
+            _mm256_unpacklo_epi64(high, next_high),
+            _mm256_unpackhi_epi64(high, next_high),
+        ]
+    };
+    let (a, b) = (fours(0), fours(4));
+    std::array::from_fn(|i| match i {
+        0..4 => _mm256_permute2x128_si256::<0x20>(a[i], b[i]),
+        _ => _mm256_permute2x128_si256::<0x31>(a[i - 4], b[i - 4]),
+    })
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -193,6 +256,32 @@ fn store(sums: &Sums<__m256>, out: &mut [[f32; ROWS]; TOKENS]) {
         unsafe {
             _mm256_storeu_ps(out.as_mut_ptr(), *low);
             _mm256_storeu_ps(out[8..].as_mut_ptr(), *high);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Kernel;
+    use super::super::panel;
+    use super::*;
+
+    /// Codes that differ from one another, of the second eight of `ROWS` rows.
+    fn turns_are_the_plain_ones<const ROWS: usize>(more: u8) {
+        let eight = std::array::from_fn(|row| std::array::from_fn(|i| (row * BLOCK + i) as u8));
+        let (mut plain, mut own) = (vec![0; ROWS * BLOCK], vec![0; ROWS * BLOCK]);
+        panel::turns::<ROWS, 4>(&eight, more, &mut plain[4 * EIGHT..]);
+        // SAFETY: the test looks for the instructions first.
+        unsafe { turns::<ROWS>(&eight, more, &mut own[4 * EIGHT..]) };
+        assert_eq!(plain, own);
+    }
+
+    /// The kernel with AVX-512, which few machines can run, has its rows from these.
+    #[test]
+    fn turns_of_any_kernel() {
+        if Kernel::Avx2.is_available() {
+            turns_are_the_plain_ones::<ROWS>(0);
+            turns_are_the_plain_ones::<32>(120);
         }
     }
 }

@@ -4,6 +4,7 @@
 use std::arch::x86_64::*;
 
 use super::BLOCK;
+use super::avx2::turns;
 use super::format::Format;
 use super::panel::Panel;
 use super::product::Micro;
@@ -23,7 +24,7 @@ pub(super) const TOKENS: usize = 6;
 impl<const OFFSET: i32> Micro<ROWS, TOKENS> for Vnni<OFFSET> {
     const CODE_BYTES: usize = 1;
 
-    unsafe fn unpack<'a>(panel: &mut Panel, format: Format, rows: impl Iterator<Item = &'a [u8]>) {
+    unsafe fn unpack(panel: &mut Panel, format: Format, rows: &[&[u8]]) {
         // SAFETY: the caller's promise.
         unsafe { unpack::<OFFSET>(panel, format, rows) };
     }
@@ -40,9 +41,9 @@ impl<const OFFSET: i32> Micro<ROWS, TOKENS> for Vnni<OFFSET> {
 }
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw")]
-fn unpack<'a, const OFFSET: i32>(panel: &mut Panel, format: Format, rows: impl Iterator<Item = &'a [u8]>) {
+fn unpack<const OFFSET: i32>(panel: &mut Panel, format: Format, rows: &[&[u8]]) {
     let more = (OFFSET as u8).wrapping_sub(format.offset()); // 0 where weights have shifts
-    panel.unpack::<ROWS, 4, false>(format, more, rows);
+    panel.unpack::<ROWS, 4, 1>(format, rows, |eight, codes| turns::<ROWS>(eight, more, codes));
 }
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw")]

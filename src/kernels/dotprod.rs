@@ -6,7 +6,7 @@ use std::arch::asm;
 
 use super::BLOCK;
 use super::format::Format;
-use super::panel::Panel;
+use super::panel::{Panel, turns};
 use super::product::Micro;
 
 /// Signed codes, of which offsets are already taken, times signed activations, summed in 32 bits. Weights may be `SHIFTED`.
@@ -21,7 +21,7 @@ pub(super) const TOKENS: usize = 4;
 impl<const SHIFTED: bool> Micro<ROWS, TOKENS> for Dotprod<SHIFTED> {
     const CODE_BYTES: usize = 1;
 
-    unsafe fn unpack<'a>(panel: &mut Panel, format: Format, rows: impl Iterator<Item = &'a [u8]>) {
+    unsafe fn unpack(panel: &mut Panel, format: Format, rows: &[&[u8]]) {
         // SAFETY: the caller's promise.
         unsafe { unpack(panel, format, rows) };
     }
@@ -38,9 +38,10 @@ impl<const SHIFTED: bool> Micro<ROWS, TOKENS> for Dotprod<SHIFTED> {
 }
 
 #[target_feature(enable = "neon,dotprod")]
-fn unpack<'a>(panel: &mut Panel, format: Format, rows: impl Iterator<Item = &'a [u8]>) {
+fn unpack(panel: &mut Panel, format: Format, rows: &[&[u8]]) {
     // What is taken off leaves signed bytes.
-    panel.unpack::<ROWS, 4, false>(format, format.offset().wrapping_neg(), rows);
+    let more = format.offset().wrapping_neg();
+    panel.unpack::<ROWS, 4, 1>(format, rows, |eight, codes| turns::<ROWS, 4>(eight, more, codes));
 }
 
 #[target_feature(enable = "neon,dotprod")]

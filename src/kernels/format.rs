@@ -6,11 +6,22 @@ use pinhole_quant::DType;
 
 use super::BLOCK;
 
+/// Rows that are unpacked side by side: with 4 bytes of each they fill a vector of 32.
+pub(super) const EIGHT: usize = 8;
+
 /// 32 weights: `scale * (code - offset) + shift` each, with the format's offset. One of offset and shift is always 0.
 pub(super) struct Block {
     pub(super) codes: [u8; BLOCK],
     pub(super) scale: f32,
     pub(super) shift: f32,
+}
+
+/// How a format's bytes are read, `BYTES` of them for `BLOCKS` blocks.
+pub(super) trait Coding<const BYTES: usize> {
+    const BLOCKS: usize = 1;
+
+    /// Block number `i` of those in `bytes`.
+    fn block(bytes: &[u8; BYTES], i: usize) -> Block;
 }
 
 /// A format of weights that there are kernels for. Not q5_k: with AVX2 ggml's own takes nine tenths of the time.
@@ -46,30 +57,6 @@ impl Format {
             Format::Q4_1 | Format::Q5_1 | Format::Q4K => 0,
         }
     }
-
-    /// Calls `each` with number and content of every block in `bytes`, which are whole blocks of the format.
-    #[inline(always)]
-    pub(super) fn blocks(self, bytes: &[u8], mut each: impl FnMut(usize, Block)) {
-        match self {
-            Format::Q4_0 => simple(bytes, q4_0, each),
-            Format::Q4_1 => simple(bytes, q4_1, each),
-            Format::Q5_0 => simple(bytes, q5_0, each),
-            Format::Q5_1 => simple(bytes, q5_1, each),
-            Format::Q8_0 => simple(bytes, q8_0, each),
-            Format::Q4K => {
-                for (i, super_block) in bytes.as_chunks::<144>().0.iter().enumerate() {
-                    (0..8).for_each(|part| each(8 * i + part, q4_k(super_block, part)));
-                }
-            }
-        }
-    }
-}
-
-#[inline(always)]
-fn simple<const N: usize>(bytes: &[u8], decode: fn(&[u8; N]) -> Block, mut each: impl FnMut(usize, Block)) {
-    for (i, block) in bytes.as_chunks::<N>().0.iter().enumerate() {
-        each(i, decode(block));
-    }
 }
 
 #[inline(always)]
@@ -99,34 +86,71 @@ fn five_bits(bytes: &[u8], high: &[u8]) -> [u8; BLOCK] {
     codes
 }
 
-#[inline(always)]
-fn q4_0(block: &[u8; 18]) -> Block {
-    Block { codes: nibbles(&block[2..]), scale: half_at(block, 0), shift: 0.0 }
+pub(super) struct Q4_0;
+
+impl Coding<18> for Q4_0 {
+    #[inline(always)]
+    fn block(bytes: &[u8; 18], _: usize) -> Block {
+        Block { codes: nibbles(&bytes[2..]), scale: half_at(bytes, 0), shift: 0.0 }
+    }
 }
 
-#[inline(always)]
-fn q4_1(block: &[u8; 20]) -> Block {
-    Block { codes: nibbles(&block[4..]), scale: half_at(block, 0), shift: half_at(block, 2) }
+pub(super) struct Q4_1;
+
+impl Coding<20> for Q4_1 {
+    #[inline(always)]
+    fn block(bytes: &[u8; 20], _: usize) -> Block {
+        Block { codes: nibbles(&bytes[4..]), scale: half_at(bytes, 0), shift: half_at(bytes, 2) }
+    }
 }
 
-#[inline(always)]
-fn q5_0(block: &[u8; 22]) -> Block {
-    Block { codes: five_bits(&block[6..], &block[2..6]), scale: half_at(block, 0), shift: 0.0 }
+pub(super) struct Q5_0;
+
+impl Coding<22> for Q5_0 {
+    #[inline(always)]
+    fn block(bytes: &[u8; 22], _: usize) -> Block {
+        Block { codes: five_bits(&bytes[6..], &bytes[2..6]), scale: half_at(bytes, 0), shift: 0.0 }
+    }
 }
 
-#[inline(always)]
-fn q5_1(block: &[u8; 24]) -> Block {
-    Block { codes: five_bits(&block[8..], &block[4..8]), scale: half_at(block, 0), shift: half_at(block, 2) }
+pub(super) struct Q5_1;
+
+impl Coding<24> for Q5_1 {
+    #[inline(always)]
+    fn block(bytes: &[u8; 24], _: usize) -> Block {
+        let codes = five_bits(&bytes[8..], &bytes[4..8]);
+        Block { codes, scale: half_at(bytes, 0), shift: half_at(bytes, 2) }
+    }
 }
 
 /// Codes are the stored ones and 128 more.
-#[inline(always)]
-fn q8_0(block: &[u8; 34]) -> Block {
-    let mut codes = [0; BLOCK];
-    for (code, stored) in codes.iter_mut().zip(&block[2..]) {
-        *code = stored ^ 0x80;
+pub(super) struct Q8_0;
+
+impl Coding<34> for Q8_0 {
+    #[inline(always)]
+    fn block(bytes: &[u8; 34], _: usize) -> Block {
+        let mut codes = [0; BLOCK];
+        for (code, stored) in codes.iter_mut().zip(&bytes[2..]) {
+            *code = stored ^ 0x80;
+        }
+        Block { codes, scale: half_at(bytes, 0), shift: 0.0 }
     }
-    Block { codes, scale: half_at(block, 0), shift: 0.0 }
+}
+
+pub(super) struct Q4K;
+
+impl Coding<144> for Q4K {
+    const BLOCKS: usize = 8;
+
+    #[inline(always)]
+    fn block(bytes: &[u8; 144], i: usize) -> Block {
+        let (scale, min) = scale_and_min(&bytes[4..16], i);
+        Block {
+            codes: k_nibbles(&bytes[16..], i),
+            scale: half_at(bytes, 0) * f32::from(scale),
+            shift: -half_at(bytes, 2) * f32::from(min),
+        }
+    }
 }
 
 /// Scale and minimum of one of the eight parts of a K-quant, 6 bits each (`get_scale_min_k4`).
@@ -149,14 +173,4 @@ fn k_nibbles(bytes: &[u8], part: usize) -> [u8; BLOCK] {
         *code = byte >> shift & 15;
     }
     codes
-}
-
-#[inline(always)]
-fn q4_k(block: &[u8; 144], part: usize) -> Block {
-    let (scale, min) = scale_and_min(&block[4..16], part);
-    Block {
-        codes: k_nibbles(&block[16..], part),
-        scale: half_at(block, 0) * f32::from(scale),
-        shift: -half_at(block, 2) * f32::from(min),
-    }
 }

@@ -6,7 +6,7 @@ use std::arch::asm;
 
 use super::BLOCK;
 use super::format::Format;
-use super::panel::Panel;
+use super::panel::{Panel, turns};
 use super::product::Micro;
 
 /// Signed codes, of which offsets are already taken, times signed activations, summed in 32 bits. Weights may be `SHIFTED`.
@@ -22,7 +22,7 @@ impl<const SHIFTED: bool> Micro<ROWS, TOKENS> for I8mm<SHIFTED> {
     const CODE_BYTES: usize = 1;
     const TURN: usize = 8;
 
-    unsafe fn unpack<'a>(panel: &mut Panel, format: Format, rows: impl Iterator<Item = &'a [u8]>) {
+    unsafe fn unpack(panel: &mut Panel, format: Format, rows: &[&[u8]]) {
         // SAFETY: the caller's promise.
         unsafe { unpack(panel, format, rows) };
     }
@@ -39,9 +39,10 @@ impl<const SHIFTED: bool> Micro<ROWS, TOKENS> for I8mm<SHIFTED> {
 }
 
 #[target_feature(enable = "neon,i8mm")]
-fn unpack<'a>(panel: &mut Panel, format: Format, rows: impl Iterator<Item = &'a [u8]>) {
+fn unpack(panel: &mut Panel, format: Format, rows: &[&[u8]]) {
     // What is taken off leaves signed bytes.
-    panel.unpack::<ROWS, 8, false>(format, format.offset().wrapping_neg(), rows);
+    let more = format.offset().wrapping_neg();
+    panel.unpack::<ROWS, 8, 1>(format, rows, |eight, codes| turns::<ROWS, 8>(eight, more, codes));
 }
 
 #[target_feature(enable = "neon,i8mm")]

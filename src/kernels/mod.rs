@@ -11,7 +11,8 @@
 //!
 //! with exact sums of whole numbers. What makes it fast is that codes are unpacked once for all tokens, into a *panel* (a few rows,
 //! a stretch of the columns, 16 KiB) that stays in the first-level cache while every *tile* of tokens passes over it.
-//! Weights are read where they lie; nothing is repacked beyond the panel, which is on the stack.
+//! Weights are read where they lie, eight rows side by side; nothing is repacked beyond the panel. Sums stay in a buffer beside
+//! it until they are whole; both are on the stack of their thread.
 //!
 //! A number of the result is summed in one order, whatever thread computes it and whatever stands beside it: one thread and
 //! many, tokens alone or in company, and one kernel or another, give the same bits.
@@ -38,7 +39,7 @@ mod product;
 
 pub use activations::Layout;
 pub use convolution::{Added, Convolution, Geometry, MOST_SIDE, Moments, Normal, Planes, Source, Weights};
-pub use product::{Columns, Product, Tile};
+pub use product::{Columns, Product, Tile, Workspace};
 
 use pinhole_quant::DType;
 

@@ -1,7 +1,7 @@
 //! A few rows of weights over a stretch of columns, unpacked.
 
 use super::BLOCK;
-use super::format::Format;
+use super::format::{self, Coding, EIGHT, Format};
 
 /// Bytes of codes in a panel: half of a first-level cache of 32 KiB, so that activations have the other half.
 const CODES: usize = 16 << 10;
@@ -30,36 +30,56 @@ impl Panel {
         Panel { codes: [0; CODES], scales: [0.0; SCALES], shifts: [0.0; SCALES] }
     }
 
-    /// Unpacks `rows`, at most `ROWS` of them, each the bytes of as many blocks; rows beyond keep what they had. Rows take
-    /// turns of `TURN` bytes, `WIDE` ones of 4. Codes get `more` added, modulo 256; those of two bytes, `WIDE`, are signed and
-    /// have no offset.
+    /// Unpacks `rows`, at most `ROWS` of them, each the bytes of as many blocks; what is kept of rows beyond has no meaning. `lay`
+    /// puts the codes of a block of eight rows, the first of which comes first in its turns, where they belong.
     #[inline(always)]
-    pub(super) fn unpack<'a, const ROWS: usize, const TURN: usize, const WIDE: bool>(
+    pub(super) fn unpack<const ROWS: usize, const TURN: usize, const CODE_BYTES: usize>(
         &mut self,
         format: Format,
-        more: u8,
-        rows: impl Iterator<Item = &'a [u8]>,
+        rows: &[&[u8]],
+        lay: impl Fn(&[[u8; BLOCK]; EIGHT], &mut [u8]),
     ) {
-        let code_bytes = if WIDE { 2 } else { 1 };
-        let offset = i16::from(format.offset());
-        for (row, bytes) in rows.take(ROWS).enumerate() {
-            format.blocks(bytes, |i, block| {
-                let codes = &mut self.codes[i * ROWS * BLOCK * code_bytes..][..ROWS * BLOCK * code_bytes];
-                if WIDE {
-                    let places = codes.as_chunks_mut::<4>().0.iter_mut().skip(row).step_by(ROWS);
-                    for (place, codes) in places.zip(block.codes.as_chunks::<2>().0) {
-                        let [[a0, a1], [b0, b1]] = codes.map(|code| (i16::from(code) - offset).to_ne_bytes());
-                        *place = [a0, a1, b0, b1];
-                    }
-                } else {
-                    let places = codes.as_chunks_mut::<TURN>().0.iter_mut().skip(row).step_by(ROWS);
-                    for (place, codes) in places.zip(block.codes.as_chunks::<TURN>().0) {
-                        *place = codes.map(|code| code.wrapping_add(more));
-                    }
+        match format {
+            Format::Q4_0 => self.read::<format::Q4_0, 18, ROWS, TURN, CODE_BYTES>(rows, lay),
+            Format::Q4_1 => self.read::<format::Q4_1, 20, ROWS, TURN, CODE_BYTES>(rows, lay),
+            Format::Q5_0 => self.read::<format::Q5_0, 22, ROWS, TURN, CODE_BYTES>(rows, lay),
+            Format::Q5_1 => self.read::<format::Q5_1, 24, ROWS, TURN, CODE_BYTES>(rows, lay),
+            Format::Q8_0 => self.read::<format::Q8_0, 34, ROWS, TURN, CODE_BYTES>(rows, lay),
+            Format::Q4K => self.read::<format::Q4K, 144, ROWS, TURN, CODE_BYTES>(rows, lay),
+        }
+    }
+
+    #[inline(always)]
+    fn read<C: Coding<BYTES>, const BYTES: usize, const ROWS: usize, const TURN: usize, const CODE_BYTES: usize>(
+        &mut self,
+        rows: &[&[u8]],
+        lay: impl Fn(&[[u8; BLOCK]; EIGHT], &mut [u8]),
+    ) {
+        const { assert!(ROWS.is_multiple_of(EIGHT)) };
+        assert!(rows.len() <= ROWS);
+        let bytes = ROWS * BLOCK * CODE_BYTES;
+        for (first, rows) in (0..ROWS).step_by(EIGHT).zip(rows.chunks(EIGHT)) {
+            // Where fewer than eight are left, the first stands in for them.
+            let rows: [&[[u8; BYTES]]; EIGHT] = std::array::from_fn(|i| rows.get(i).unwrap_or(&rows[0]).as_chunks().0);
+            for i in 0..rows[0].len() * C::BLOCKS {
+                let (scales, shifts) = (&mut self.scales[i * ROWS + first..], &mut self.shifts[i * ROWS + first..]);
+                let mut codes = [[0; BLOCK]; EIGHT];
+                for (row, bytes) in rows.iter().enumerate() {
+                    let block = C::block(&bytes[i / C::BLOCKS], i % C::BLOCKS);
+                    (codes[row], scales[row], shifts[row]) = (block.codes, block.scale, block.shift);
                 }
-                self.scales[i * ROWS + row] = block.scale;
-                self.shifts[i * ROWS + row] = block.shift;
-            });
+                lay(&codes, &mut self.codes[i * bytes..][first * TURN..bytes]);
+            }
+        }
+    }
+}
+
+/// The codes of a block of eight rows in turns of `TURN` bytes, of `ROWS` rows each, with `more` added, modulo 256.
+#[inline(always)]
+pub(super) fn turns<const ROWS: usize, const TURN: usize>(eight: &[[u8; BLOCK]; EIGHT], more: u8, codes: &mut [u8]) {
+    for (turn, places) in codes.chunks_mut(ROWS * TURN).enumerate() {
+        for (row, place) in eight.iter().zip(places.as_chunks_mut::<TURN>().0) {
+            *place = std::array::from_fn(|i| row[turn * TURN + i].wrapping_add(more));
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::BLOCK;
 use super::format::Format;
-use super::panel::Panel;
+use super::panel::{Panel, turns};
 use super::product::Micro;
 
 /// 8 rows by 4 tokens.
@@ -11,8 +11,8 @@ pub(super) struct Portable;
 impl Micro<8, 4> for Portable {
     const CODE_BYTES: usize = 1;
 
-    unsafe fn unpack<'a>(panel: &mut Panel, format: Format, rows: impl Iterator<Item = &'a [u8]>) {
-        panel.unpack::<8, 4, false>(format, 0, rows);
+    unsafe fn unpack(panel: &mut Panel, format: Format, rows: &[&[u8]]) {
+        panel.unpack::<8, 4, 1>(format, rows, |eight, codes| turns::<8, 4>(eight, 0, codes));
     }
 
     unsafe fn pack(rows: &[&[f32]], tile: &mut [u8]) {

@@ -32,7 +32,7 @@ pub(super) trait Micro<const ROWS: usize, const TOKENS: usize> {
     ///
     /// # Safety
     /// The processor has the instructions.
-    unsafe fn unpack<'a>(panel: &mut Panel, format: Format, rows: impl Iterator<Item = &'a [u8]>);
+    unsafe fn unpack(panel: &mut Panel, format: Format, rows: &[&[u8]]);
 
     /// [`Layout::pack`], compiled for the instruction set.
     ///
@@ -224,21 +224,36 @@ impl Product {
         dispatch!(self, pack(tokens, records))
     }
 
-    /// Multiplies the rows of one panel, `weights` (each row's bytes), with all tokens, `packed`, into `out`.
+    /// Multiplies the rows of one panel, `weights` (each row's bytes), with all tokens, `packed`, into `out`. What `workspace`
+    /// holds does not matter.
     ///
     /// # Panics
     /// Where there are more rows than a panel has, or lengths are others than those of the product.
-    pub fn multiply(&self, weights: &[&[u8]], packed: &[u8], out: &mut impl Columns) {
+    pub fn multiply(&self, weights: &[&[u8]], packed: &[u8], workspace: &mut Workspace, out: &mut impl Columns) {
         assert!(weights.len() <= self.panel_rows());
         assert!(weights.iter().all(|row| row.len() == self.row_bytes()));
         assert_eq!(packed.len(), self.packed_bytes());
-        dispatch!(self, multiply(self, weights, packed, out))
+        dispatch!(self, multiply(self, weights, packed, workspace, out))
     }
 }
 
 /// Sums that are kept together, on the stack: 64 KiB, those of 1024 tokens with 16 rows. Fewer would unpack the weights more
 /// often.
 const SUMS: usize = 16 << 10;
+
+/// What a thread computes panels in: 84 KiB, which are meant to be on its stack.
+pub struct Workspace {
+    panel: Panel,
+    sums: [f32; SUMS],
+}
+
+impl Workspace {
+    /// One for any products, one panel after another.
+    #[allow(clippy::new_without_default)] // 84 KiB are not to come from where nobody looks.
+    pub fn new() -> Workspace {
+        Workspace { panel: Panel::new(), sums: [0.0; SUMS] }
+    }
+}
 
 /// The loops around the kernel `M`: as many groups of tokens as have room, stretches of columns, and for each the tiles of all
 /// those groups.
@@ -249,10 +264,9 @@ fn multiply<M: Micro<R, T>, const R: usize, const T: usize>(
     product: &Product,
     weights: &[&[u8]],
     packed: &[u8],
+    Workspace { panel, sums }: &mut Workspace,
     out: &mut impl Columns,
 ) {
-    let mut panel = Panel::new();
-    let mut sums = [0.0; SUMS];
     let sums = sums.as_chunks_mut::<R>().0.as_chunks_mut::<T>().0;
     let groups = product.groups();
     // Shares of equal size: a small last one would not be worth its unpacking.
@@ -260,7 +274,7 @@ fn multiply<M: Micro<R, T>, const R: usize, const T: usize>(
     for first in (0..groups).step_by(share) {
         let sums = &mut sums[..share.min(groups - first)];
         sums.fill([[0.0; R]; T]);
-        add_stretches::<M, R, T>(product, &mut panel, weights, packed, first, sums);
+        add_stretches::<M, R, T>(product, panel, weights, packed, first, sums);
         let tokens = first * T..product.tokens;
         for (token, sums) in tokens.zip(sums.as_flattened()) {
             out.put(token, &sums[..weights.len()]);
@@ -280,9 +294,12 @@ fn add_stretches<M: Micro<R, T>, const R: usize, const T: usize>(
     let bytes = |numbers| numbers / product.dtype.block_size() * product.dtype.block_bytes();
     for i in (first..product.tiles()).step_by(product.groups()) {
         let tile = product.tile(i);
-        let rows = weights.iter().map(|row| &row[bytes(tile.columns.start)..bytes(tile.columns.end)]);
+        let mut rows: [&[u8]; R] = [&[]; R];
+        for (stretch, row) in rows.iter_mut().zip(weights) {
+            *stretch = &row[bytes(tile.columns.start)..bytes(tile.columns.end)];
+        }
         // SAFETY: `Product::new` saw that the processor has the kernel's instructions.
-        unsafe { M::unpack(panel, product.format, rows) };
+        unsafe { M::unpack(panel, product.format, &rows[..weights.len()]) };
         let tiles = packed[tile.bytes.start..].chunks_exact(tile.bytes.len());
         for (records, sums) in tiles.zip(&mut *sums) {
             // SAFETY: as above; the records are whole, and no more than the panel's blocks.
