@@ -19,9 +19,13 @@ pub(super) struct Block {
 /// How a format's bytes are read, `BYTES` of them for `BLOCKS` blocks.
 pub(super) trait Coding<const BYTES: usize> {
     const BLOCKS: usize = 1;
+    /// What is worked out once for all these blocks.
+    type Head: Copy;
 
-    /// Block number `i` of those in `bytes`.
-    fn block(bytes: &[u8; BYTES], i: usize) -> Block;
+    fn head(bytes: &[u8; BYTES]) -> Self::Head;
+
+    /// Block number `i` of those in `bytes`, which have this `head`.
+    fn block(head: &Self::Head, bytes: &[u8; BYTES], i: usize) -> Block;
 }
 
 /// A format of weights that there are kernels for. Not q5_k: with AVX2 ggml's own takes nine tenths of the time.
@@ -89,8 +93,13 @@ fn five_bits(bytes: &[u8], high: &[u8]) -> [u8; BLOCK] {
 pub(super) struct Q4_0;
 
 impl Coding<18> for Q4_0 {
+    type Head = ();
+
     #[inline(always)]
-    fn block(bytes: &[u8; 18], _: usize) -> Block {
+    fn head(_: &[u8; 18]) {}
+
+    #[inline(always)]
+    fn block((): &(), bytes: &[u8; 18], _: usize) -> Block {
         Block { codes: nibbles(&bytes[2..]), scale: half_at(bytes, 0), shift: 0.0 }
     }
 }
@@ -98,8 +107,13 @@ impl Coding<18> for Q4_0 {
 pub(super) struct Q4_1;
 
 impl Coding<20> for Q4_1 {
+    type Head = ();
+
     #[inline(always)]
-    fn block(bytes: &[u8; 20], _: usize) -> Block {
+    fn head(_: &[u8; 20]) {}
+
+    #[inline(always)]
+    fn block((): &(), bytes: &[u8; 20], _: usize) -> Block {
         Block { codes: nibbles(&bytes[4..]), scale: half_at(bytes, 0), shift: half_at(bytes, 2) }
     }
 }
@@ -107,8 +121,13 @@ impl Coding<20> for Q4_1 {
 pub(super) struct Q5_0;
 
 impl Coding<22> for Q5_0 {
+    type Head = ();
+
     #[inline(always)]
-    fn block(bytes: &[u8; 22], _: usize) -> Block {
+    fn head(_: &[u8; 22]) {}
+
+    #[inline(always)]
+    fn block((): &(), bytes: &[u8; 22], _: usize) -> Block {
         Block { codes: five_bits(&bytes[6..], &bytes[2..6]), scale: half_at(bytes, 0), shift: 0.0 }
     }
 }
@@ -116,8 +135,13 @@ impl Coding<22> for Q5_0 {
 pub(super) struct Q5_1;
 
 impl Coding<24> for Q5_1 {
+    type Head = ();
+
     #[inline(always)]
-    fn block(bytes: &[u8; 24], _: usize) -> Block {
+    fn head(_: &[u8; 24]) {}
+
+    #[inline(always)]
+    fn block((): &(), bytes: &[u8; 24], _: usize) -> Block {
         let codes = five_bits(&bytes[8..], &bytes[4..8]);
         Block { codes, scale: half_at(bytes, 0), shift: half_at(bytes, 2) }
     }
@@ -127,8 +151,13 @@ impl Coding<24> for Q5_1 {
 pub(super) struct Q8_0;
 
 impl Coding<34> for Q8_0 {
+    type Head = ();
+
     #[inline(always)]
-    fn block(bytes: &[u8; 34], _: usize) -> Block {
+    fn head(_: &[u8; 34]) {}
+
+    #[inline(always)]
+    fn block((): &(), bytes: &[u8; 34], _: usize) -> Block {
         let mut codes = [0; BLOCK];
         for (code, stored) in codes.iter_mut().zip(&bytes[2..]) {
             *code = stored ^ 0x80;
@@ -142,26 +171,33 @@ pub(super) struct Q4K;
 impl Coding<144> for Q4K {
     const BLOCKS: usize = 8;
 
+    /// Scales and shifts.
+    type Head = [[f32; 8]; 2];
+
     #[inline(always)]
-    fn block(bytes: &[u8; 144], i: usize) -> Block {
-        let (scale, min) = scale_and_min(&bytes[4..16], i);
-        Block {
-            codes: k_nibbles(&bytes[16..], i),
-            scale: half_at(bytes, 0) * f32::from(scale),
-            shift: -half_at(bytes, 2) * f32::from(min),
-        }
+    fn head(bytes: &[u8; 144]) -> Self::Head {
+        let (scale, min) = (half_at(bytes, 0), half_at(bytes, 2));
+        let [scales, mins] = scales_and_mins(&bytes[4..16]);
+        [scales.map(|own| scale * f32::from(own)), mins.map(|own| -min * f32::from(own))]
+    }
+
+    #[inline(always)]
+    fn block([scales, shifts]: &Self::Head, bytes: &[u8; 144], i: usize) -> Block {
+        Block { codes: k_nibbles(&bytes[16..], i), scale: scales[i], shift: shifts[i] }
     }
 }
 
-/// Scale and minimum of one of the eight parts of a K-quant, 6 bits each (`get_scale_min_k4`).
+/// Scales and minima of the eight parts of a K-quant, 6 bits each: those of the first four in bytes of their own, of which
+/// the last four have the high bits, and their low ones in the third word (`get_scale_min_k4`).
 #[inline(always)]
-fn scale_and_min(packed: &[u8], part: usize) -> (u8, u8) {
-    if part < 4 {
-        (packed[part] & 63, packed[part + 4] & 63)
-    } else {
-        let low = packed[part + 4];
-        (low & 15 | packed[part - 4] >> 6 << 4, low >> 4 | packed[part] >> 6 << 4)
-    }
+fn scales_and_mins(packed: &[u8]) -> [[u8; 8]; 2] {
+    let word = |at: usize| u32::from_le_bytes([packed[at], packed[at + 1], packed[at + 2], packed[at + 3]]);
+    let (scales, mins, rest) = (word(0), word(4), word(8));
+    let all = |word: u32, low: u32| {
+        let (first, last) = (word & 0x3F3F_3F3F, low & 0x0F0F_0F0F | word >> 2 & 0x3030_3030);
+        (u64::from(last) << 32 | u64::from(first)).to_le_bytes()
+    };
+    [all(scales, rest), all(mins, rest >> 4)]
 }
 
 /// Low halves of 32 bytes for even parts, high halves for odd ones.

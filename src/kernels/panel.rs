@@ -49,6 +49,8 @@ impl Panel {
         }
     }
 
+    /// Indices rather than iterators over rows: these are not always compiled away, which shows in products of few tokens.
+    #[allow(clippy::needless_range_loop)]
     #[inline(always)]
     fn read<C: Coding<BYTES>, const BYTES: usize, const ROWS: usize, const TURN: usize, const CODE_BYTES: usize>(
         &mut self,
@@ -61,14 +63,21 @@ impl Panel {
         for (first, rows) in (0..ROWS).step_by(EIGHT).zip(rows.chunks(EIGHT)) {
             // Where fewer than eight are left, the first stands in for them.
             let rows: [&[[u8; BYTES]]; EIGHT] = std::array::from_fn(|i| rows.get(i).unwrap_or(&rows[0]).as_chunks().0);
-            for i in 0..rows[0].len() * C::BLOCKS {
-                let (scales, shifts) = (&mut self.scales[i * ROWS + first..], &mut self.shifts[i * ROWS + first..]);
-                let mut codes = [[0; BLOCK]; EIGHT];
-                for (row, bytes) in rows.iter().enumerate() {
-                    let block = C::block(&bytes[i / C::BLOCKS], i % C::BLOCKS);
-                    (codes[row], scales[row], shifts[row]) = (block.codes, block.scale, block.shift);
+            let mut codes = [[0; BLOCK]; EIGHT];
+            for all in 0..rows[0].len() {
+                let mut heads = [C::head(&rows[0][all]); EIGHT];
+                for row in 1..EIGHT {
+                    heads[row] = C::head(&rows[row][all]);
                 }
-                lay(&codes, &mut self.codes[i * bytes..][first * TURN..bytes]);
+                for part in 0..C::BLOCKS {
+                    let i = all * C::BLOCKS + part;
+                    let (scales, shifts) = (&mut self.scales[i * ROWS + first..], &mut self.shifts[i * ROWS + first..]);
+                    for row in 0..EIGHT {
+                        let block = C::block(&heads[row], &rows[row][all], part);
+                        (codes[row], scales[row], shifts[row]) = (block.codes, block.scale, block.shift);
+                    }
+                    lay(&codes, &mut self.codes[i * bytes..][first * TURN..bytes]);
+                }
             }
         }
     }
