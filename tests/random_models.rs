@@ -6,22 +6,19 @@ mod support;
 
 use pinhole::exec::{DeviceWeights, Session};
 use pinhole::ggml::{Backend, CancelFlag, Device, Ledger};
-use pinhole::models::flux::{Config, Flux, sinusoid};
+use pinhole::models::flux::{Config, Flux};
 use pinhole::plan::measure::Subject;
 use pinhole::plan::{Component, Limits, Offload, Plan, Runs, budget};
-use pinhole::sample::randn;
 use pinhole::source::flux::{Part, transformer};
 use pinhole::source::{ComponentKind, Source};
-use pinhole::stage::{Cadence, Dims, Symbol};
+use pinhole::stage::Cadence;
 use pinhole_quant::recipe::FileType;
 use proptest::prelude::*;
 use support::bundle;
+use support::denoiser::{self, Size};
 
 const STEPS: usize = 2;
 const RUNS: Runs = Runs { request: 1, steps: STEPS };
-
-/// Text tokens, and rows and columns of image tokens.
-type Size = [usize; 3];
 
 fn configs() -> impl Strategy<Value = Config> {
     let axes = prop_oneof![Just(vec![8, 12, 12]), Just(vec![16, 24, 24])];
@@ -56,43 +53,27 @@ fn random(config: &Config, file_type: FileType) -> Part<Flux> {
     transformer(Source::open(&path).unwrap().component(ComponentKind::Transformer).unwrap()).unwrap()
 }
 
-fn dims([text, rows, columns]: Size) -> Dims {
-    let image = rows * columns;
-    let dims = Dims::new().with(Symbol::ImageTokens, image).with(Symbol::TextTokens, text);
-    dims.with(Symbol::JointTokens, text + image)
-}
-
 fn measured(part: &Part<Flux>, size: Size, backend: &Backend) -> Component {
     let (model, bound) = (&part.net.model, &part.bound);
-    let subject = Subject { name: "transformer", phase: "denoise", model, bound, dims: dims(size), runs: RUNS };
+    let subject = Subject { name: "transformer", phase: "denoise", model, bound, dims: size.dims(), runs: RUNS };
     subject.measure(backend).unwrap()
 }
 
 /// The bits of what it predicts in each step as `plan` says, and the most that was allocated.
 fn computed(part: &Part<Flux>, size: Size, plan: &Plan, backend: &mut Backend) -> (Vec<u32>, usize) {
-    let (net, config, ledger) = (&part.net, part.net.config(), Ledger::new());
+    let (net, ledger) = (&part.net, Ledger::new());
     let component = &plan.components[0];
     ledger.set_limit(plan.limit);
     let weights =
         DeviceWeights::place(&net.model, &part.bound, backend.device(), &ledger, &component.placement, RUNS).unwrap();
-    let mut session = Session::in_way(component.way, &net.model, &weights, &dims(size), backend, &ledger).unwrap();
-    let ([text, rows, columns], ports) = (size, &net.ports);
-    let (cos, sin) = net.rotary(text, rows, columns).unwrap();
-    session.set(ports.time, &sinusoid(700.0)).unwrap();
-    if let Some(guidance) = ports.guidance {
-        session.set(guidance, &sinusoid(3500.0)).unwrap();
-    }
-    session.set(ports.pooled, &randn(1, config.pooled_projection_dim).unwrap()).unwrap();
-    session.set(ports.text, &randn(2, config.joint_attention_dim * text).unwrap()).unwrap();
-    session.set(ports.cos, &cos).unwrap();
-    session.set(ports.sin, &sin).unwrap();
-    session.set_indices(ports.condition, &[0]).unwrap();
+    let mut session = Session::in_way(component.way, &net.model, &weights, &size.dims(), backend, &ledger).unwrap();
+    denoiser::set_request(&mut session, net, size).unwrap();
     session.run(backend, Cadence::Request, |_, _| Ok(())).unwrap();
     let mut bits = Vec::new();
     for step in 0..STEPS {
-        session.set(ports.latents, &randn(3 + step as u64, config.in_channels * rows * columns).unwrap()).unwrap();
+        session.set(net.ports.latents, &denoiser::latents(net, size, 3 + step as u64).unwrap()).unwrap();
         session.run(backend, Cadence::Step, |_, _| Ok(())).unwrap();
-        let velocity = session.get(ports.velocity).unwrap();
+        let velocity = session.get(net.ports.velocity).unwrap();
         assert!(velocity.iter().all(|x| x.is_finite()));
         bits.extend(velocity.into_iter().map(f32::to_bits));
     }
@@ -105,11 +86,11 @@ proptest! {
     fn a_plan_is_kept_or_the_refusal_names_what_works(
         config in configs(),
         file_type in file_types(),
-        size in [1usize..20, 1usize..7, 1usize..7],
+        (text, rows, columns) in (1usize..20, 1usize..7, 1usize..7),
         mode in 0usize..4,
         part in 0usize..1200,
     ) {
-        let random = random(&config, file_type);
+        let (random, size) = (random(&config, file_type), Size { columns, rows, text });
         let mut backend = Backend::new(Device::by_name("cpu:discrete").unwrap(), 2, CancelFlag::new()).unwrap();
         // In one way: parts of an attention may end on other bits than the whole.
         let mut component = measured(&random, size, &backend);

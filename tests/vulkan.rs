@@ -5,6 +5,8 @@
 #![cfg(feature = "vulkan")]
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
+mod support;
+
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -15,14 +17,13 @@ use pinhole::convert::{self, WriteOptions};
 use pinhole::error::Error;
 use pinhole::exec::{DeviceWeights, Session};
 use pinhole::ggml::{Backend, Buffer, CancelFlag, Device, Ledger};
-use pinhole::models::flux::sinusoid;
 use pinhole::plan::measure::Subject;
 use pinhole::plan::{Component, Limits, Offload, Placement, Runs, budget};
-use pinhole::sample::randn;
 use pinhole::source::Source;
 use pinhole::source::flux::FluxModel;
-use pinhole::stage::{Cadence, Dims, Symbol};
+use pinhole::stage::Cadence;
 use pinhole_quant::recipe::FileType;
+use support::denoiser::{self, Size};
 use tempfile::TempDir;
 
 const SMALL: Size = Size { columns: 3, rows: 2, text: 5 };
@@ -55,24 +56,6 @@ fn converted(dir: &Path, file_type: &str) -> Source {
     let planned = convert::plan(&mini, &model.networks(), file_type).unwrap();
     planned.write(&path, WriteOptions::default(), &mut |_| Ok(())).unwrap();
     Source::open(&path).unwrap()
-}
-
-/// Of a picture and its prompt, in tokens.
-#[derive(Clone, Copy, Debug)]
-struct Size {
-    columns: usize,
-    rows: usize,
-    text: usize,
-}
-
-impl Size {
-    fn dims(self) -> Dims {
-        let image = self.columns * self.rows;
-        Dims::new()
-            .with(Symbol::ImageTokens, image)
-            .with(Symbol::TextTokens, self.text)
-            .with(Symbol::JointTokens, self.text + image)
-    }
 }
 
 /// The denoiser of a model on a device.
@@ -119,30 +102,19 @@ impl Denoiser {
     /// What it predicts in each of a few steps, each from the one before.
     fn run(&mut self, placement: &Placement) -> Result<Vec<f32>, Error> {
         let begun = Instant::now();
-        let Size { columns, rows, text } = self.size;
         self.backend.recover()?;
         let transformer = &self.model.transformer;
-        let (net, config) = (&transformer.net, transformer.net.config());
+        let net = &transformer.net;
         let weights =
             DeviceWeights::place(&net.model, &transformer.bound, self.backend.device(), &self.ledger, placement, RUNS)?;
         let mut session = Session::new(&net.model, &weights, &self.size.dims(), &self.backend, &self.ledger)?;
-        let (cos, sin) = net.rotary(text, rows, columns)?;
-        let ports = &net.ports;
-        session.set(ports.time, &sinusoid(700.0))?;
-        if let Some(guidance) = ports.guidance {
-            session.set(guidance, &sinusoid(3500.0))?;
-        }
-        session.set(ports.pooled, &randn(1, config.pooled_projection_dim)?)?;
-        session.set(ports.text, &randn(2, config.joint_attention_dim * text)?)?;
-        session.set(ports.cos, &cos)?;
-        session.set(ports.sin, &sin)?;
-        session.set_indices(ports.condition, &[0])?;
+        denoiser::set_request(&mut session, net, self.size)?;
         session.run(&mut self.backend, Cadence::Request, |_, _| Ok(()))?;
-        let (mut latents, mut all) = (randn(3, config.in_channels * columns * rows)?, Vec::new());
+        let (mut latents, mut all) = (denoiser::latents(net, self.size, 3)?, Vec::new());
         for _ in 0..STEPS {
-            session.set(ports.latents, &latents)?;
+            session.set(net.ports.latents, &latents)?;
             session.run(&mut self.backend, Cadence::Step, |_, _| Ok(()))?;
-            let velocity = session.get(ports.velocity)?;
+            let velocity = session.get(net.ports.velocity)?;
             latents.iter_mut().zip(&velocity).for_each(|(x, v)| *x -= 0.3 * v);
             all.extend(velocity);
         }

@@ -1,0 +1,56 @@
+//! Latents as tokens, and back.
+
+use crate::{Result, reserve};
+
+/// Latents `[w, h, channels]` as tokens `[4 channels, (w/2)(h/2)]`: each token holds, channel by channel, a 2x2 patch.
+///
+/// # Errors
+/// [`Error::OutOfMemory`].
+pub fn pack_latents(latents: &[f32], width: usize, height: usize, channels: usize) -> Result<Vec<f32>> {
+    let mut tokens = reserve::room("the latents", latents.len())?;
+    for_each_packed(width, height, channels, |at| tokens.push(latents[at]));
+    Ok(tokens)
+}
+
+/// The inverse of [`pack_latents`].
+///
+/// # Errors
+/// [`Error::OutOfMemory`].
+pub fn unpack_latents(tokens: &[f32], width: usize, height: usize, channels: usize) -> Result<Vec<f32>> {
+    let mut latents = reserve::zeros("the latents", tokens.len())?;
+    let mut packed = tokens.iter();
+    for_each_packed(width, height, channels, |at| {
+        if let Some(&value) = packed.next() {
+            latents[at] = value;
+        }
+    });
+    Ok(latents)
+}
+
+/// Calls `visit` with the position in `[w, h, channels]` of every number of the packed order. Sides are even.
+fn for_each_packed(width: usize, height: usize, channels: usize, mut visit: impl FnMut(usize)) {
+    for y in (0..height).step_by(2) {
+        for x in (0..width).step_by(2) {
+            for channel in 0..channels {
+                for (dy, dx) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+                    visit((channel * height + y + dy) * width + x + dx);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packing_is_undone() {
+        let latents: Vec<f32> = (0..6 * 4 * 3).map(|i| i as f32).collect();
+        let tokens = pack_latents(&latents, 6, 4, 3).unwrap();
+        assert_eq!(tokens[..4], [0.0, 1.0, 6.0, 7.0]);
+        assert_eq!(tokens[4], 24.0); // the second channel of the first patch
+        assert_eq!(unpack_latents(&tokens, 6, 4, 3).unwrap(), latents);
+    }
+}

@@ -1,0 +1,45 @@
+//! What a transformer is given for one picture, at random.
+
+use pinhole::Result;
+use pinhole::exec::Session;
+use pinhole::models::flux::{Flux, sinusoid};
+use pinhole::sample::randn;
+use pinhole::stage::{Dims, Symbol};
+
+/// Of a picture and its prompt, in tokens.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Size {
+    pub(crate) columns: usize,
+    pub(crate) rows: usize,
+    pub(crate) text: usize,
+}
+
+impl Size {
+    pub(crate) fn dims(self) -> Dims {
+        let image = self.columns * self.rows;
+        Dims::new()
+            .with(Symbol::ImageTokens, image)
+            .with(Symbol::TextTokens, self.text)
+            .with(Symbol::JointTokens, self.text + image)
+    }
+}
+
+/// Sets all that stays the same from step to step.
+pub(crate) fn set_request(session: &mut Session<'_>, net: &Flux, size: Size) -> Result<()> {
+    let (config, ports) = (net.config(), &net.ports);
+    session.set(ports.time, &sinusoid(700.0))?;
+    if let Some(guidance) = ports.guidance {
+        session.set(guidance, &sinusoid(3500.0))?;
+    }
+    session.set(ports.pooled, &randn(1, config.pooled_projection_dim)?)?;
+    session.set(ports.text, &randn(2, config.joint_attention_dim * size.text)?)?;
+    let (cos, sin) = net.rotary(size.text, size.rows, size.columns)?;
+    session.set(ports.cos, &cos)?;
+    session.set(ports.sin, &sin)?;
+    session.set_indices(ports.condition, &[0])
+}
+
+/// The latents of one step, from noise of `seed`.
+pub(crate) fn latents(net: &Flux, size: Size, seed: u64) -> Result<Vec<f32>> {
+    randn(seed, net.config().in_channels * size.columns * size.rows)
+}
