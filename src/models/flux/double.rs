@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
+use super::Config;
 use super::attention::{Attention, QkNorm, Rotary};
 use super::modulation::Modulation;
-use super::Config;
 use crate::Result;
 use crate::ggml::Tensor;
 use crate::models::layers::Linear;
