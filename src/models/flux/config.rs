@@ -68,7 +68,7 @@ impl Config {
     /// Reads the text of a `config.json`, which `origin` holds, and validates it.
     ///
     /// # Errors
-    /// [`Error::Malformed`] where it is no such configuration; [`Error::Mismatch`] where it makes no model.
+    /// [`Error::Malformed`](crate::Error::Malformed) where it is no such configuration; [`Error::Mismatch`](crate::Error::Mismatch) where it makes no model.
     pub fn from_json(text: &str, origin: &Path) -> Result<Config> {
         let config: Config = config::from_json(text, origin)?;
         config.validate(origin)?;
@@ -117,7 +117,7 @@ impl Config {
     /// Checks that the settings, which `origin` holds, make a model.
     ///
     /// # Errors
-    /// [`Error::Mismatch`] for the first that does not.
+    /// [`Error::Mismatch`](crate::Error::Mismatch) for the first that does not.
     pub fn validate(&self, origin: &Path) -> Result<()> {
         let limit = |key, value, most| config::limit(origin, key, value, 1..=most);
         limit("in_channels", self.in_channels, config::MOST_WIDTH)?;

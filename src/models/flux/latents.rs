@@ -5,7 +5,7 @@ use crate::{Result, reserve};
 /// Latents `[w, h, channels]` as tokens `[4 channels, (w/2)(h/2)]`: each token holds, channel by channel, a 2x2 patch.
 ///
 /// # Errors
-/// [`Error::OutOfMemory`].
+/// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
 pub fn pack_latents(latents: &[f32], width: usize, height: usize, channels: usize) -> Result<Vec<f32>> {
     let mut tokens = reserve::room("the latents", latents.len())?;
     for_each_packed(width, height, channels, |at| tokens.push(latents[at]));
@@ -15,7 +15,7 @@ pub fn pack_latents(latents: &[f32], width: usize, height: usize, channels: usiz
 /// The inverse of [`pack_latents`].
 ///
 /// # Errors
-/// [`Error::OutOfMemory`].
+/// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
 pub fn unpack_latents(tokens: &[f32], width: usize, height: usize, channels: usize) -> Result<Vec<f32>> {
     let mut latents = reserve::zeros("the latents", tokens.len())?;
     let mut packed = tokens.iter();
