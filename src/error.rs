@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use pinhole_quant::output::OutputError;
+
 use crate::size::Size;
 
 /// What the library's functions return.
@@ -196,6 +198,15 @@ impl Error {
     /// An [`Error::Option`] without a hint.
     pub fn option(option: &'static str, expected: impl Into<String>, found: impl Into<String>) -> Error {
         Error::Option { option, expected: expected.into(), found: found.into(), hint: None }
+    }
+
+    /// What writing an output returned. It is no `From`, so that `?` in a closure needs no type.
+    pub fn output(error: OutputError) -> Error {
+        match error {
+            OutputError::Exists { path } => Error::Exists { path, hint: Some("--overwrite replaces it".into()) },
+            OutputError::Io { action, path, source } => Error::Io { action, path, source },
+            other => Error::graph("output", other.to_string()),
+        }
     }
 
     /// An [`Error::Graph`].

@@ -35,3 +35,15 @@ pub mod text;
 pub mod weights;
 
 pub use error::{Error, Result};
+
+/// Opens the model `name`: a bundle, a diffusers directory, a file or folder of files of other tools, or `mini`, the model that is
+/// built in. Reads headers and configurations, no weights.
+///
+/// # Errors
+/// As [`source::Source::open`] and [`pipeline::open`].
+pub fn open(name: impl AsRef<std::path::Path>) -> Result<pipeline::Opened> {
+    let name = name.as_ref();
+    let source =
+        if name == std::path::Path::new(builtin::MINI_NAME) { builtin::mini()? } else { source::Source::open(name)? };
+    pipeline::open(&source)
+}

@@ -12,13 +12,14 @@ use pinhole::convert::{self, WriteOptions};
 use pinhole::exec::{DeviceWeights, Session};
 use pinhole::ggml::{Backend, CancelFlag, Device, Ledger};
 use pinhole::models::autoencoder_kl::{self, Decoder, Encoder};
-use pinhole::pipeline::flux::FluxPipeline;
+use pinhole::pipeline::Pipeline;
 use pinhole::pipeline::{Event, Generated, Request};
 use pinhole::plan::{Component, Limits, Offload, Way, budget};
 use pinhole::sample::randn;
 use pinhole::size::Size;
-use pinhole::source::flux::{Autoencoder, FluxModel, autoencoder};
-use pinhole::source::{ComponentKind, Source};
+use pinhole::source::Source;
+use pinhole::source::networks::{AutoencoderKl, autoencoder_kl as autoencoder};
+use pinhole::source::slot::VAE;
 use pinhole::stage::{Cadence, Dims, Model, Port, Symbol};
 use pinhole::synthetic::{self, Architecture};
 use pinhole_quant::metrics;
@@ -69,23 +70,23 @@ fn latents(width: usize, height: usize, batch: usize) -> Dims {
 }
 
 /// The miniature's autoencoder, in half precision as bundles have it, and in single.
-static MINI: LazyLock<[Autoencoder; 2]> = LazyLock::new(|| {
+static MINI: LazyLock<[AutoencoderKl; 2]> = LazyLock::new(|| {
     let directory = tempfile::tempdir().unwrap();
     [builtin::mini().unwrap(), mini_f32(&directory.path().join("f32.gguf"))]
-        .map(|source| autoencoder(source.component(ComponentKind::Vae).unwrap()).unwrap())
+        .map(|source| autoencoder(source.component(&VAE).unwrap()).unwrap())
 });
 
 /// The miniature as a bundle in single precision.
 fn mini_f32(path: &Path) -> Source {
     let mini = builtin::mini().unwrap();
-    let model = FluxModel::open(&mini).unwrap();
-    let plan = convert::plan(&mini, &model.networks(), FileType::F32).unwrap();
+    let model = pinhole::pipeline::open(&mini).unwrap();
+    let plan = convert::plan(&model.source, &model.networks(), FileType::F32).unwrap();
     plan.write(path, WriteOptions::default(), &mut |_| Ok(())).unwrap();
     Source::open(path).unwrap()
 }
 
 /// As wide as real ones, but with two levels and random weights.
-fn wide() -> Autoencoder {
+fn wide() -> AutoencoderKl {
     let config = autoencoder_kl::Config {
         block_out_channels: vec![64, 256],
         layers_per_block: 1,
@@ -97,16 +98,16 @@ fn wide() -> Autoencoder {
         ..autoencoder_kl::Config::default()
     };
     let (decoder, encoder) = (Decoder::new(&config).unwrap(), Encoder::new(&config).unwrap());
-    let parts = [(ComponentKind::Vae, vec![&decoder.model, &encoder.model], serde_json::to_string(&config).unwrap())];
+    let parts = [(&VAE, vec![&decoder.model, &encoder.model], serde_json::to_string(&config).unwrap())];
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("wide.gguf");
     bundle::filled(&path, &parts, FileType::F32, bundle::numbers);
-    autoencoder(Source::open(&path).unwrap().component(ComponentKind::Vae).unwrap()).unwrap()
+    autoencoder(Source::open(&path).unwrap().component(&VAE).unwrap()).unwrap()
 }
 
 #[test]
 fn strips_of_a_wide_autoencoder_equal_the_whole() {
-    let (decoder, encoder, _) = wide();
+    let AutoencoderKl { decoder, encoder, .. } = wide();
     let encoder = encoder.unwrap();
     // The widest rows take 28 KiB: one row, two, ten and all of 20 and 24.
     let sizes = [24 << 10, 90 << 10, 280 << 10, 64 << 20];
@@ -135,7 +136,7 @@ proptest! {
     fn strips_of_any_height_equal_the_whole(
         (w, h) in (1usize..7, 1usize..7), batch in 1usize..3, kib in 0usize..100, single in 0usize..2
     ) {
-        let (decoder, encoder, _) = &MINI[single];
+        let AutoencoderKl { decoder, encoder, .. } = &MINI[single];
         let dims = latents(2 * w, 2 * h, batch);
         let way = Way::Strips(kib << 10);
         let mut parts = vec![((&decoder.net.model, &decoder.bound), (decoder.net.latents, decoder.net.picture))];
@@ -151,7 +152,7 @@ proptest! {
 }
 
 /// What is drawn where the component `name` has only its variant `i`.
-fn drawn_in(pipeline: &mut FluxPipeline, components: &[Component], name: &str, i: usize) -> Generated {
+fn drawn_in(pipeline: &mut Pipeline, components: &[Component], name: &str, i: usize) -> Generated {
     let mut components = components.to_vec();
     for component in components.iter_mut().filter(|component| component.name == name) {
         component.variants = vec![component.variants[i].clone()];
@@ -180,8 +181,8 @@ fn request() -> Request {
 /// What every variant of the component `name` draws, the whole first.
 fn drawn_in_every_way(source: &Source, name: &str) -> Vec<(Way, Generated)> {
     let device = Device::by_name("cpu:discrete").unwrap();
-    let model = FluxModel::open(source).unwrap();
-    let mut pipeline = FluxPipeline::new(model, device, THREADS, CancelFlag::new()).unwrap();
+    let model = pinhole::pipeline::open(source).unwrap();
+    let mut pipeline = Pipeline::with_threads(model, device, THREADS, CancelFlag::new()).unwrap();
     let components = pipeline.measure(&pipeline.settings(&request()).unwrap()).unwrap();
     let variants = &components.iter().find(|component| component.name == name).unwrap().variants;
     let ways: Vec<Way> = variants.iter().map(|variant| variant.way).collect();
@@ -226,12 +227,12 @@ fn flux_dev_fits_a_small_card() {
     let directory = tempfile::tempdir().unwrap();
     for (name, most) in [("bf16", 4.0), ("q8_0", 4.0), ("q6_k", 4.0), ("q4_k_s", 2.0), ("q4_1", 4.0)] {
         let path = directory.path().join(format!("{name}.gguf"));
-        let (architecture, file_type) = (Architecture::FluxDev, name.parse().unwrap());
+        let (architecture, file_type) = (Architecture::FLUX_DEV, name.parse().unwrap());
         let options = synthetic::Options { architecture, file_type, blocks: None, hollow: true, only: None };
         synthetic::write(&path, &options, |_| Ok(())).unwrap();
-        let model = FluxModel::open(&Source::open(&path).unwrap()).unwrap();
+        let model = pinhole::pipeline::open(&Source::open(&path).unwrap()).unwrap();
         let device = Device::by_name("cpu:discrete").unwrap();
-        let pipeline = FluxPipeline::new(model, device, THREADS, CancelFlag::new()).unwrap();
+        let pipeline = Pipeline::with_threads(model, device, THREADS, CancelFlag::new()).unwrap();
         let request = Request {
             width: Some(1024),
             height: Some(1024),

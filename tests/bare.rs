@@ -12,8 +12,9 @@ use std::path::{Path, PathBuf};
 use pinhole::convert::{self, Options, Plan, Target, Types, WriteOptions};
 use pinhole::gguf::{Gguf, Value as Metadata};
 use pinhole::index::Storage;
-use pinhole::source::flux::Lone;
-use pinhole::source::{ComponentKind, Source};
+use pinhole::pipeline;
+use pinhole::source::Source;
+use pinhole::source::slot::TRANSFORMER;
 use pinhole_quant::rows;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -51,7 +52,7 @@ fn planned(plan: &Plan<'_>) -> Tensors {
 }
 
 fn options(name: &str) -> Options {
-    let target = Target::Component(ComponentKind::Transformer);
+    let target = Target::Component(&TRANSFORMER);
     Options { target, ..name.parse::<Types>().unwrap().into() }
 }
 
@@ -79,7 +80,7 @@ fn flux_dev_at_its_real_size_follows_the_rules() {
     let path = directory.path().join("flux1-dev.safetensors");
     hollow(&path, &expected(&golden, "dev", 0));
     let source = Source::open(&path).unwrap();
-    let lone = Lone::open(&source, ComponentKind::Transformer).unwrap();
+    let (source, lone) = pipeline::component(&source, &TRANSFORMER).unwrap();
     for (column, name) in types(&golden).iter().enumerate() {
         let plan = convert::plan(&source, &lone.networks(), options(name)).unwrap();
         assert_eq!((plan.tensors.len(), &plan.left_out), (780, &vec![]));
@@ -106,7 +107,7 @@ fn a_written_file_follows_the_rules_and_is_what_gguf_reads() {
     let golden = recorded();
     let directory = tempfile::tempdir().unwrap();
     let source = Source::open(&mini).unwrap();
-    let lone = Lone::open(&source, ComponentKind::Transformer).unwrap();
+    let (source, lone) = pipeline::component(&source, &TRANSFORMER).unwrap();
     for (column, name) in types(&golden).iter().enumerate() {
         let path = directory.path().join(format!("{name}.gguf"));
         let plan = convert::plan(&source, &lone.networks(), options(name)).unwrap();

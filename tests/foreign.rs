@@ -9,10 +9,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use pinhole::ggml::{CancelFlag, Device};
-use pinhole::pipeline::flux::FluxPipeline;
+use pinhole::pipeline::Opened;
+use pinhole::pipeline::Pipeline;
 use pinhole::pipeline::{Event, Generated};
-use pinhole::source::flux::FluxModel;
-use pinhole::source::{ComponentKind, Files, Layout, Source};
+use pinhole::source::slot::{SLOTS, TEXT_ENCODER, TEXT_ENCODER_2};
+use pinhole::source::{Files, Layout, Slot, Source, unused as unused_tensors};
 use pinhole_quant::metrics;
 use support::foreign::{Foreign, Tensor};
 use support::golden;
@@ -31,7 +32,8 @@ fn tokenizer(name: &str) -> PathBuf {
 /// Opens what `set` consists of, after writing it into `dir`: a whole checkpoint, or each part by itself. T5's tokenizer
 /// is given unless a file carries it.
 fn open(foreign: &Foreign, dir: &Path, set: &str) -> Source {
-    let (mut base, mut files) = (None, Files { tokenizer: Some(tokenizer("clip")), ..Files::default() });
+    let (mut base, mut files) = (None, Files::default());
+    files.add("tokenizer", tokenizer("clip"));
     let mut carried = false;
     for file in foreign.files(set) {
         let path = foreign.write(dir, file);
@@ -40,38 +42,30 @@ fn open(foreign: &Foreign, dir: &Path, set: &str) -> Source {
             base = Some(Source::open(&path).unwrap());
             continue;
         };
-        match part.component.as_str() {
-            "transformer" => files.transformer = Some(path),
-            "text_encoder" => files.text_encoder = Some(path),
-            "text_encoder_2" => {
-                carried = file.ends_with(".gguf");
-                files.text_encoder_2 = Some(path);
-            }
-            "vae" => files.vae = Some(path),
-            other => panic!("no component {other}"),
-        }
+        carried |= part.component == "text_encoder_2" && file.ends_with(".gguf");
+        files.add(&part.component, path);
     }
     if !carried {
-        files.tokenizer_2 = Some(tokenizer("t5"));
+        files.add("tokenizer_2", tokenizer("t5"));
     }
     let source = Source::assemble(base, &files).unwrap();
     assert_eq!(source.layout, Layout::Files);
     source
 }
 
-fn generate(foreign: &Foreign, model: FluxModel) -> Generated {
-    let mut pipeline = FluxPipeline::new(model, Device::cpu().unwrap(), THREADS, CancelFlag::new()).unwrap();
-    pipeline.generate(&foreign.case.request("/generate"), &mut |_: Event| Ok(())).unwrap()
+fn generate(foreign: &Foreign, model: Opened) -> Generated {
+    let mut pipeline = Pipeline::with_threads(model, Device::cpu().unwrap(), THREADS, CancelFlag::new()).unwrap();
+    pipeline.generate_watched(&foreign.case.request("/generate"), &mut |_: Event| Ok(())).unwrap()
 }
 
 /// Asserts that every weight of `model` is the tensor of that name that the files of `set` hold, to the last bit, and that
 /// none is left over. pinhole's own names are those of the original files, and llama.cpp's for T5.
-fn assert_weights(what: &str, foreign: &Foreign, set: &str, model: &FluxModel) {
+fn assert_weights(what: &str, foreign: &Foreign, set: &str, model: &Opened) {
     let by_name = |tensors: Vec<Tensor>| tensors.into_iter().map(|tensor| (tensor.name.clone(), tensor));
     let mut held: BTreeMap<String, BTreeMap<String, Tensor>> =
         foreign.numbers(set).into_iter().map(|(part, tensors)| (part, by_name(tensors).collect())).collect();
     for network in model.networks() {
-        let tensors = held.get_mut(network.kind.name()).unwrap();
+        let tensors = held.get_mut(network.slot.name).unwrap();
         for (id, weight) in network.model.manifest().iter() {
             let name = &weight.name;
             let tensor = tensors.remove(name).unwrap_or_else(|| panic!("{what}: no {name}"));
@@ -100,7 +94,7 @@ fn tolerance(set: &str) -> f64 {
 fn check(foreign: &Foreign, case: &str, set: &str) {
     let what = format!("{case}, {set}");
     let dir = tempfile::tempdir().unwrap();
-    let model = FluxModel::open(&open(foreign, dir.path(), set)).unwrap();
+    let model = pinhole::pipeline::open(&open(foreign, dir.path(), set)).unwrap();
     assert_weights(&what, foreign, set, &model);
     let drawn = generate(foreign, model);
     let nmse = metrics::nmse(&foreign.latents(set), &drawn.latents).unwrap();
@@ -112,7 +106,7 @@ fn check(foreign: &Foreign, case: &str, set: &str) {
         println!("{what}: a diffusers directory cannot hold these numbers");
         return;
     }
-    let model = FluxModel::open(&Source::open(&directory).unwrap()).unwrap();
+    let model = pinhole::pipeline::open(&Source::open(&directory).unwrap()).unwrap();
     assert_weights(&format!("{what}, as a directory"), foreign, set, &model);
     let reference = generate(foreign, model);
     assert_eq!(drawn.latents, reference.latents, "{what}: latents are not those of the directory");
@@ -175,7 +169,7 @@ fn a_folder_of_files_is_a_model() {
     for folder in ["tokenizer", "tokenizer_2"] {
         std::fs::rename(beside.path().join(folder), dir.path().join(folder)).unwrap();
     }
-    let model = FluxModel::open(&Source::open(dir.path()).unwrap()).unwrap();
+    let model = pinhole::pipeline::open(&Source::open(dir.path()).unwrap()).unwrap();
     assert_weights("folder", &foreign, "original", &model);
     let nmse = metrics::nmse(&foreign.latents("original"), &generate(&foreign, model).latents).unwrap();
     assert!(nmse <= tolerance("original"), "latents are {nmse:e} from diffusers'");
@@ -187,12 +181,13 @@ fn a_file_takes_the_place_of_a_part() {
     let (foreign, dir) = (Foreign::load("loose"), tempfile::tempdir().unwrap());
     let directory = dir.path().join("diffusers");
     foreign.write_reference(&directory, "original").unwrap();
-    let transformer = Some(foreign.write(dir.path(), "bare-BF16.gguf"));
+    let mut files = Files::default();
+    files.add("transformer", foreign.write(dir.path(), "bare-BF16.gguf"));
     let base = Source::open(&directory).unwrap();
-    let source = Source::assemble(Some(base), &Files { transformer, ..Files::default() }).unwrap();
-    let model = FluxModel::open(&source).unwrap();
+    let source = Source::assemble(Some(base), &files).unwrap();
+    let model = pinhole::pipeline::open(&source).unwrap();
     assert_weights("in the place of a part", &foreign, "bare-bf16", &model);
-    let alone = FluxModel::open(&open(&foreign, dir.path(), "bare-bf16")).unwrap();
+    let alone = pinhole::pipeline::open(&open(&foreign, dir.path(), "bare-bf16")).unwrap();
     assert_eq!(generate(&foreign, model).latents, generate(&foreign, alone).latents);
 }
 
@@ -202,10 +197,10 @@ fn settings_follow_from_shapes() {
     let (foreign, dir) = (Foreign::load("loose"), tempfile::tempdir().unwrap());
     let directory = dir.path().join("diffusers");
     foreign.write_reference(&directory, "original").unwrap();
-    let told = FluxModel::open(&Source::open(&directory).unwrap()).unwrap();
-    let found = FluxModel::open(&open(&foreign, dir.path(), "original")).unwrap();
+    let told = pinhole::pipeline::open(&Source::open(&directory).unwrap()).unwrap();
+    let found = pinhole::pipeline::open(&open(&foreign, dir.path(), "original")).unwrap();
     for (found, told) in found.networks().iter().zip(told.networks()) {
-        assert_eq!(found.config, told.config, "{}", told.kind.name());
+        assert_eq!(found.config, told.config, "{}", told.slot.name);
     }
     assert_eq!(found.scheduler, told.scheduler);
 }
@@ -214,19 +209,19 @@ fn settings_follow_from_shapes() {
 #[test]
 fn what_no_weight_wants_is_listed() {
     let foreign = Foreign::load("loose");
-    let unused = |set: &str, kind: ComponentKind| -> Vec<String> {
+    let unused = |set: &str, slot: &Slot| -> Vec<String> {
         let dir = tempfile::tempdir().unwrap();
-        let model = FluxModel::open(&open(&foreign, dir.path(), set)).unwrap();
-        let mut names: Vec<String> = model.unused(kind).into_iter().map(str::to_owned).collect();
+        let model = pinhole::pipeline::open(&open(&foreign, dir.path(), set)).unwrap();
+        let mut names: Vec<String> = unused_tensors(&model.networks(), slot).into_iter().map(str::to_owned).collect();
         names.sort();
         names
     };
-    assert_eq!(unused("original", ComponentKind::TextEncoder2), ["encoder.embed_tokens.weight"]);
+    assert_eq!(unused("original", &TEXT_ENCODER_2), ["encoder.embed_tokens.weight"]);
     let prefix = "text_encoders.clip_l.transformer.";
     let names = ["text_model.embeddings.position_ids", "text_projection.weight"].map(|name| format!("{prefix}{name}"));
-    assert_eq!(unused("checkpoint-ldm", ComponentKind::TextEncoder), names);
-    for kind in ComponentKind::ALL {
-        assert!(unused("city96-q8_0", kind).is_empty(), "{}", kind.name());
+    assert_eq!(unused("checkpoint-ldm", &TEXT_ENCODER), names);
+    for slot in SLOTS {
+        assert!(unused("city96-q8_0", slot).is_empty(), "{}", slot.name);
     }
 }
 

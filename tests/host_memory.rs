@@ -10,10 +10,9 @@ use pinhole::builtin;
 use pinhole::convert::{self, WriteOptions};
 use pinhole::error::Error;
 use pinhole::ggml::{CancelFlag, Device};
-use pinhole::pipeline::flux::FluxPipeline;
+use pinhole::pipeline::Pipeline;
 use pinhole::pipeline::{Event, Generated, MemoryOptions, Request};
 use pinhole::source::Source;
-use pinhole::source::flux::FluxModel;
 use pinhole_quant::recipe::FileType;
 
 #[test]
@@ -21,17 +20,17 @@ fn what_does_not_fit_is_read_again_and_draws_the_same() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("mini.gguf");
     let mini = builtin::mini().unwrap();
-    let networks = FluxModel::open(&mini).unwrap();
-    let plan = convert::plan(&mini, &networks.networks(), FileType::Q8_0).unwrap();
+    let networks = pinhole::pipeline::open(&mini).unwrap();
+    let plan = convert::plan(&networks.source, &networks.networks(), FileType::Q8_0).unwrap();
     plan.write(&path, WriteOptions::default(), &mut |_| Ok(())).unwrap();
     // Pages that wait to be written cannot be given back.
     fs::File::open(&path).unwrap().sync_all().unwrap();
 
     let request = Request { prompt: "a red ring".into(), steps: Some(3), batch: 1, ..Request::default() };
     for device in ["cpu", "cpu:discrete"] {
-        let model = FluxModel::open(&Source::open(&path).unwrap()).unwrap();
+        let model = pinhole::pipeline::open(&Source::open(&path).unwrap()).unwrap();
         let device = Device::by_name(device).unwrap();
-        let mut pipeline = FluxPipeline::new(model, device, 1, CancelFlag::new()).unwrap();
+        let mut pipeline = Pipeline::with_threads(model, device, 1, CancelFlag::new()).unwrap();
         let all = draw(&mut pipeline, &request, None);
         let before = resident_pages(&path);
         let least = least(&mut pipeline, &request);
@@ -58,13 +57,13 @@ fn what_does_not_fit_is_read_again_and_draws_the_same() {
     }
 }
 
-fn draw(pipeline: &mut FluxPipeline, request: &Request, host: Option<usize>) -> Generated {
+fn draw(pipeline: &mut Pipeline, request: &Request, host: Option<usize>) -> Generated {
     pipeline.set_memory(MemoryOptions { host, ..MemoryOptions::default() });
-    pipeline.generate(request, &mut |_: Event| Ok(())).unwrap()
+    pipeline.generate_watched(request, &mut |_: Event| Ok(())).unwrap()
 }
 
 /// What the refusal names.
-fn least(pipeline: &mut FluxPipeline, request: &Request) -> usize {
+fn least(pipeline: &mut Pipeline, request: &Request) -> usize {
     pipeline.set_memory(MemoryOptions { host: Some(1 << 20), ..MemoryOptions::default() });
     match pipeline.plan(request).unwrap_err() {
         error @ Error::OverBudget { needed, .. } => {

@@ -30,7 +30,7 @@ fn tensors(golden: &Golden, component: &str) -> Tensors {
 }
 
 /// The name and shape of the tensor that `name` is found as. The models here have no weight that is made of parts.
-fn find<'a>(tensors: &'a Tensors, aliases: Aliases, name: &str) -> Option<(&'a str, Shape)> {
+fn find<'a>(tensors: &'a Tensors, aliases: Aliases<'_>, name: &str) -> Option<(&'a str, Shape)> {
     aliases(name).iter().find_map(|parts| {
         let [part] = parts.as_slice() else { panic!("{name} is made of parts") };
         assert_eq!(part.rows, Rows::All, "{name}");
@@ -44,7 +44,7 @@ fn squeezed(shape: Shape) -> Vec<usize> {
 }
 
 /// Asserts that the weights of `models` are the tensors of the file, each once.
-fn assert_covered(what: &str, tensors: &Tensors, aliases: Aliases, models: &[&Model]) {
+fn assert_covered(what: &str, tensors: &Tensors, aliases: Aliases<'_>, models: &[&Model]) {
     let mut left: Vec<&str> = tensors.keys().map(String::as_str).collect();
     for (_, weight) in models.iter().flat_map(|model| model.manifest().iter()) {
         let found = find(tensors, aliases, &weight.name);
@@ -72,8 +72,8 @@ fn clip_text_encoders_are_covered() {
         let tensors = tensors(&golden, "text_encoder");
         let config = clip::Config::from_json(&config(&golden, "text_encoder"), origin).unwrap();
         let clip = Clip::new(&config).unwrap();
-        assert_covered(case, &tensors, alias::clip, &[&clip.model]);
-        let shape_of = |name: &str| find(&tensors, alias::clip, name).map(|(_, shape)| shape);
+        assert_covered(case, &tensors, &alias::clip, &[&clip.model]);
+        let shape_of = |name: &str| find(&tensors, &alias::clip, name).map(|(_, shape)| shape);
         let detected = Clip::new(&clip::Config::from_shapes(shape_of, origin).unwrap()).unwrap();
         assert_eq!(weights(detected.model.manifest()), weights(clip.model.manifest()), "{case}");
     }
@@ -86,8 +86,8 @@ fn t5_encoders_are_covered() {
         let tensors = tensors(&golden, "text_encoder_2");
         let config = t5::Config::from_json(&config(&golden, "text_encoder_2"), origin).unwrap();
         let t5 = T5::new(&config).unwrap();
-        assert_covered(case, &tensors, alias::t5, &[&t5.model]);
-        let shape_of = |name: &str| find(&tensors, alias::t5, name).map(|(_, shape)| shape);
+        assert_covered(case, &tensors, &alias::t5, &[&t5.model]);
+        let shape_of = |name: &str| find(&tensors, &alias::t5, name).map(|(_, shape)| shape);
         let detected = T5::new(&t5::Config::from_shapes(shape_of, origin).unwrap()).unwrap();
         assert_eq!(weights(detected.model.manifest()), weights(t5.model.manifest()), "{case}");
     }
@@ -101,9 +101,9 @@ fn autoencoders_are_covered() {
         let config = autoencoder_kl::Config::from_json(&config(&golden, "vae"), origin).unwrap();
         let aliases = alias::autoencoder_kl(config.levels());
         let (decoder, encoder) = (Decoder::new(&config).unwrap(), Encoder::new(&config).unwrap());
-        assert_covered(case, &tensors, aliases, &[&decoder.model, &encoder.model]);
+        assert_covered(case, &tensors, &aliases, &[&decoder.model, &encoder.model]);
         // Before the settings are known, so is not the number of levels.
-        let shape_of = |name: &str| find(&tensors, alias::autoencoder_kl(1), name).map(|(_, shape)| shape);
+        let shape_of = |name: &str| find(&tensors, &alias::autoencoder_kl(1), name).map(|(_, shape)| shape);
         let detected = autoencoder_kl::Config::from_shapes(shape_of, origin).unwrap();
         let (decoder2, encoder2) = (Decoder::new(&detected).unwrap(), Encoder::new(&detected).unwrap());
         assert_eq!(weights(decoder2.model.manifest()), weights(decoder.model.manifest()), "{case}");

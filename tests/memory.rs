@@ -5,9 +5,10 @@
 use pinhole::builtin;
 use pinhole::ggml::{CancelFlag, Device};
 use pinhole::memory::{PeakMemory, Peaks};
-use pinhole::pipeline::flux::FluxPipeline;
+use pinhole::pipeline::Opened;
+use pinhole::pipeline::Pipeline;
 use pinhole::pipeline::{Event, Request};
-use pinhole::source::flux::{FluxModel, Network};
+use pinhole::source::Network;
 use pinhole::weights::Role;
 
 /// The limit for the miniature.
@@ -16,11 +17,11 @@ const MOST_ANONYMOUS: u64 = 300 << 20;
 #[test]
 fn the_miniature_stays_small_and_its_matrices_in_the_file() {
     let watch = PeakMemory::watch();
-    let model = FluxModel::open(&builtin::mini().unwrap()).unwrap();
+    let model = pinhole::pipeline::open(&builtin::mini().unwrap()).unwrap();
     let matrices = matrix_bytes(&model);
-    let mut pipeline = FluxPipeline::new(model, Device::cpu().unwrap(), 2, CancelFlag::new()).unwrap();
+    let mut pipeline = Pipeline::with_threads(model, Device::cpu().unwrap(), 2, CancelFlag::new()).unwrap();
     let request = Request { prompt: "a red ring".into(), steps: Some(4), batch: 1, ..Request::default() };
-    let generated = pipeline.generate(&request, &mut |_: Event| Ok(())).unwrap();
+    let generated = pipeline.generate_watched(&request, &mut |_: Event| Ok(())).unwrap();
 
     assert!(generated.mapped_bytes >= matrices, "{} of {matrices} bytes are mapped", generated.mapped_bytes);
     if cfg!(target_os = "linux") {
@@ -33,7 +34,7 @@ fn the_miniature_stays_small_and_its_matrices_in_the_file() {
 }
 
 /// Bytes in the file of the matrices that stages use, the picture encoder's aside.
-fn matrix_bytes(model: &FluxModel) -> usize {
+fn matrix_bytes(model: &Opened) -> usize {
     let mut bytes = 0;
     for Network { model: net, bound, .. } in model.networks().into_iter().take(4) {
         for &id in net.stages().iter().flat_map(|stage| &stage.weights) {

@@ -16,11 +16,13 @@ use std::path::{Path, PathBuf};
 use pinhole::builtin;
 use pinhole::convert::{self, Types, WriteOptions};
 use pinhole::ggml::{CancelFlag, Device};
-use pinhole::pipeline::flux::FluxPipeline;
+use pinhole::pipeline::Pipeline;
 use pinhole::pipeline::{Event, Generated, Phase, Request};
 use pinhole::sample::randn;
-use pinhole::source::flux::{FluxModel, Network};
-use pinhole::source::{ComponentKind, Source, Text};
+use pinhole::source::Network;
+use pinhole::source::slot::SLOTS;
+use pinhole::source::slot::VAE;
+use pinhole::source::{Source, Text};
 use pinhole_quant::metrics;
 use pinhole_quant::recipe::FileType;
 use support::Golden;
@@ -44,13 +46,13 @@ fn least(file_type: FileType) -> f64 {
     }
 }
 
-fn pipeline(source: &Source) -> FluxPipeline {
-    let model = FluxModel::open(source).unwrap();
-    FluxPipeline::new(model, Device::cpu().unwrap(), THREADS, CancelFlag::new()).unwrap()
+fn pipeline(source: &Source) -> Pipeline {
+    let model = pinhole::pipeline::open(source).unwrap();
+    Pipeline::with_threads(model, Device::cpu().unwrap(), THREADS, CancelFlag::new()).unwrap()
 }
 
-fn generate(pipeline: &mut FluxPipeline, request: &Request) -> Generated {
-    pipeline.generate(request, &mut |_: Event| Ok(())).unwrap()
+fn generate(pipeline: &mut Pipeline, request: &Request) -> Generated {
+    pipeline.generate_watched(request, &mut |_: Event| Ok(())).unwrap()
 }
 
 /// The requests that a golden was recorded from.
@@ -90,8 +92,8 @@ fn assert_none(missed: &[String]) {
 /// Writes `source` as a bundle of `types` into `dir` and opens it.
 fn bundle(source: &Source, types: impl Into<Types>, dir: &TempDir, name: &str) -> Source {
     let path = dir.path().join(name);
-    let model = FluxModel::open(source).unwrap();
-    let plan = convert::plan(source, &model.networks(), types).unwrap();
+    let model = pinhole::pipeline::open(source).unwrap();
+    let plan = convert::plan(&model.source, &model.networks(), types).unwrap();
     plan.write(&path, WriteOptions::default(), &mut |_| Ok(())).unwrap();
     assert_eq!(fs::metadata(&path).unwrap().len(), plan.total_bytes, "{name}: not as large as planned");
     Source::open(&path).unwrap()
@@ -160,8 +162,8 @@ fn the_original_draws_what_diffusers_draws() {
 
 /// Every text that a source carries: configurations, tokenizers, schedule, defaults.
 fn texts(source: &Source) -> Vec<&str> {
-    let mut texts: Vec<&Text> = source.components().filter_map(|(_, component)| component.config.as_ref()).collect();
-    for files in [&source.tokenizer, &source.tokenizer_2].into_iter().flatten() {
+    let mut texts: Vec<&Text> = source.components().filter_map(|component| component.config.as_ref()).collect();
+    for files in SLOTS.into_iter().filter_map(|slot| source.tokenizer(slot)) {
         texts.push(&files.tokenizer);
         texts.extend(&files.config);
     }
@@ -175,7 +177,7 @@ fn a_bundle_converted_to_its_own_types_stays_the_same() {
     let after = bundle(&before, BUILT_IN_TYPES.parse::<Types>().unwrap(), &dir, "again.gguf");
     assert_eq!(texts(&before).len(), 10);
     assert_eq!(texts(&before), texts(&after));
-    let index = |source: &Source| source.component(ComponentKind::Vae).unwrap().index.clone();
+    let index = |source: &Source| source.component(&VAE).unwrap().index.clone();
     let (before, after) = (index(&before), index(&after));
     assert_eq!(before.len(), after.len());
     for ((name, tensor), (name_after, tensor_after)) in before.iter().zip(after.iter()) {
@@ -196,7 +198,7 @@ fn scattered(n: usize) -> impl Iterator<Item = usize> {
 fn rows_read_in_any_order_are_those_of_the_whole() {
     let (source, dir) = (builtin::mini().unwrap(), tempfile::tempdir().unwrap());
     let exact = bundle(&source, FileType::F32, &dir, "exact.gguf");
-    let (stored, exact) = (FluxModel::open(&source).unwrap(), FluxModel::open(&exact).unwrap());
+    let (stored, exact) = (pinhole::pipeline::open(&source).unwrap(), pinhole::pipeline::open(&exact).unwrap());
     for (Network { model, bound, .. }, exact) in stored.networks().into_iter().zip(exact.networks()) {
         let exact = exact.bound;
         let weights: Vec<_> = model.manifest().iter().collect();
@@ -219,14 +221,14 @@ fn rows_read_in_any_order_are_those_of_the_whole() {
 }
 
 /// What `pipeline` draws, and whether the text encoders ran for it.
-fn generate_and_listen(pipeline: &mut FluxPipeline, request: &Request) -> (Generated, bool, usize) {
+fn generate_and_listen(pipeline: &mut Pipeline, request: &Request) -> (Generated, bool, usize) {
     let (mut encoded, mut warnings) = (false, 0);
     let mut listen = |event: Event| {
         encoded |= matches!(event, Event::Begin { phase: Phase::Encode, .. });
         warnings += usize::from(matches!(event, Event::Warning(_)));
         Ok(())
     };
-    let generated = pipeline.generate(request, &mut listen).unwrap();
+    let generated = pipeline.generate_watched(request, &mut listen).unwrap();
     assert_eq!(generated.timings.contains_key("encode"), encoded);
     (generated, encoded, warnings)
 }

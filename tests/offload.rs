@@ -9,19 +9,18 @@ use pinhole::builtin;
 use pinhole::convert::{self, WriteOptions};
 use pinhole::error::Error;
 use pinhole::ggml::{CancelFlag, Device};
-use pinhole::pipeline::flux::FluxPipeline;
+use pinhole::pipeline::Pipeline;
 use pinhole::pipeline::{Event, Generated, MemoryOptions, Request};
 use pinhole::plan::{Component, Limits, Offload, Plan, Way, budget};
 use pinhole::size::Size;
 use pinhole::source::Source;
-use pinhole::source::flux::FluxModel;
 use pinhole_quant::recipe::FileType;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-fn pipeline(source: &Source, device: &str) -> FluxPipeline {
-    let model = FluxModel::open(source).unwrap();
-    let mut pipeline = FluxPipeline::new(model, Device::by_name(device).unwrap(), 1, CancelFlag::new()).unwrap();
+fn pipeline(source: &Source, device: &str) -> Pipeline {
+    let model = pinhole::pipeline::open(source).unwrap();
+    let mut pipeline = Pipeline::with_threads(model, Device::by_name(device).unwrap(), 1, CancelFlag::new()).unwrap();
     // The text encoders are part of what is measured, for every picture.
     pipeline.set_remembered_bytes(0);
     pipeline
@@ -39,9 +38,9 @@ fn request(width: usize, height: usize) -> Request {
 }
 
 /// What `pipeline` draws within `vram` bytes, which must be what was planned.
-fn draw(pipeline: &mut FluxPipeline, request: &Request, vram: Option<usize>, offload: Offload) -> Generated {
+fn draw(pipeline: &mut Pipeline, request: &Request, vram: Option<usize>, offload: Offload) -> Generated {
     pipeline.set_memory(MemoryOptions { vram, offload, host: None });
-    let generated = pipeline.generate(request, &mut |_: Event| Ok(())).unwrap();
+    let generated = pipeline.generate_watched(request, &mut |_: Event| Ok(())).unwrap();
     check(&generated, vram);
     generated
 }
@@ -61,7 +60,7 @@ fn assert_same(a: &Generated, b: &Generated, what: &str) {
 }
 
 /// The budget that the refusal names.
-fn least(pipeline: &mut FluxPipeline, request: &Request, offload: Offload) -> usize {
+fn least(pipeline: &mut Pipeline, request: &Request, offload: Offload) -> usize {
     pipeline.set_memory(MemoryOptions { vram: Some(1), offload, host: None });
     match pipeline.plan(request).unwrap_err() {
         Error::OverBudget { needed, given: 1, .. } => needed,
@@ -91,8 +90,8 @@ fn streamed_equals_resident_in_every_format() {
     let mini = builtin::mini().unwrap();
     for file_type in FileType::all() {
         let path = dir.path().join(format!("{file_type}.gguf"));
-        let model = FluxModel::open(&mini).unwrap();
-        convert::plan(&mini, &model.networks(), file_type)
+        let model = pinhole::pipeline::open(&mini).unwrap();
+        convert::plan(&model.source, &model.networks(), file_type)
             .unwrap()
             .write(&path, WriteOptions::default(), &mut |_| Ok(()))
             .unwrap();
@@ -168,11 +167,11 @@ fn a_refusal_names_what_works() {
         let needed = least(&mut pipeline, &request, offload);
         let vram = needed - 1;
         pipeline.set_memory(MemoryOptions { vram: Some(vram), offload, host: None });
-        let error = pipeline.generate(&request, &mut |_: Event| panic!("nothing may begin")).unwrap_err();
+        let error = pipeline.generate_watched(&request, &mut |_: Event| panic!("nothing may begin")).unwrap_err();
         let hint = error.hint().unwrap().to_owned();
         println!("{error}\nhint: {hint}");
         let named = hint.split("--vram ").nth(1).unwrap().parse::<Size>().unwrap();
-        let plan = |pipeline: &mut FluxPipeline, request: &Request, vram| {
+        let plan = |pipeline: &mut Pipeline, request: &Request, vram| {
             pipeline.set_memory(MemoryOptions { vram: Some(vram), offload, host: None });
             pipeline.plan(request)
         };
@@ -206,7 +205,7 @@ fn a_request_that_ends_early_leaves_nothing_behind() {
     let request = request(48, 48);
     for stop_after in [0, 1, 5, 30] {
         let mut stages = 0;
-        let ended = pipeline.generate(&request, &mut |event: Event| {
+        let ended = pipeline.generate_watched(&request, &mut |event: Event| {
             stages += usize::from(event == Event::Stage);
             if stages > stop_after { Err(Error::Cancelled) } else { Ok(()) }
         });
@@ -220,7 +219,7 @@ fn a_request_that_ends_early_leaves_nothing_behind() {
         println!("{threads:?} upload threads");
     }
     pipeline.set_memory(MemoryOptions { vram: None, offload: Offload::Sequential, host: None });
-    check(&pipeline.generate(&request, &mut |_: Event| Ok(())).unwrap(), None);
+    check(&pipeline.generate_watched(&request, &mut |_: Event| Ok(())).unwrap(), None);
 }
 
 static MINI: LazyLock<Source> = LazyLock::new(|| builtin::mini().unwrap());
@@ -241,7 +240,7 @@ proptest! {
         pipeline.set_memory(MemoryOptions { vram: None, offload: Offload::Model, host: None });
         let vram = pipeline.plan(&request).unwrap().peak() * part / 1000;
         pipeline.set_memory(MemoryOptions { vram: Some(vram), offload, host: None });
-        match pipeline.generate(&request, &mut |_: Event| Ok(())) {
+        match pipeline.generate_watched(&request, &mut |_: Event| Ok(())) {
             Ok(generated) => check(&generated, Some(vram)),
             Err(Error::OverBudget { needed, .. }) => {
                 prop_assert!(needed > vram);

@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use pinhole::exec::{DeviceWeights, Session};
 use pinhole::ggml::{Backend, CancelFlag, Device, Ledger};
@@ -12,14 +12,16 @@ use pinhole::image::Image;
 use pinhole::models::autoencoder_kl::{self, Decoder, Encoder};
 use pinhole::models::clip::causal_mask;
 use pinhole::models::flux::sinusoid;
-use pinhole::pipeline::flux::FluxPipeline;
-use pinhole::pipeline::{Event, Generated, Request};
+use pinhole::pipeline::Pipeline;
+use pinhole::pipeline::{Event, Generated, Opened, Request};
 use pinhole::sample::randn;
 use pinhole::source::Source;
-use pinhole::source::flux::{FluxModel, Part};
+use pinhole::source::networks::{self, AutoencoderKl};
+use pinhole::source::slot::VAE;
+use pinhole::source::{Component, Part};
 use pinhole::stage::{Cadence, Dims, Model, Symbol};
 use pinhole_quant::metrics;
-use support::{Golden, Layout};
+use support::{Golden, Layout, Parts};
 
 /// Two threads, as many as the smallest machine that runs the tests has.
 const THREADS: usize = 2;
@@ -27,7 +29,8 @@ const THREADS: usize = 2;
 /// A golden's model on disk, opened.
 struct Case {
     golden: Golden,
-    model: FluxModel,
+    model: Parts,
+    opened: Opened,
     _dir: tempfile::TempDir,
 }
 
@@ -39,8 +42,9 @@ fn case_as(name: &str, layout: &Layout) -> Case {
     let golden = Golden::load(name);
     let dir = tempfile::tempdir().unwrap();
     support::write_model(dir.path(), &golden, layout);
-    let model = FluxModel::open(&Source::open(dir.path()).unwrap()).unwrap();
-    Case { golden, model, _dir: dir }
+    let source = Source::open(dir.path()).unwrap();
+    let (model, opened) = (Parts::open(&source).unwrap(), pinhole::pipeline::open(&source).unwrap());
+    Case { golden, model, opened, _dir: dir }
 }
 
 /// A backend and an account for one model.
@@ -86,15 +90,18 @@ const CASES: [&str; 3] = ["dev", "schnell", "loose"];
 #[test]
 fn token_ids_are_identical() {
     for name in CASES {
-        let Case { golden, model, .. } = case(name);
+        let Case { golden, opened, .. } = case(name);
         let length = golden.integer("/generate/max_sequence_length") as usize;
         let mut prompts = vec![(golden.text("/generate/prompt"), "/generate/token_ids")];
         if let Some(negative) = golden.at("/generate/negative_prompt").as_str() {
             prompts.push((negative, "/generate/negative_token_ids"));
         }
         for (prompt, ids) in prompts {
-            assert_eq!(model.clip_tokenizer.encode(prompt).unwrap().ids, golden.ids(&format!("{ids}/clip")));
-            assert_eq!(model.t5_tokenizer.encode(prompt, Some(length)).unwrap().ids, golden.ids(&format!("{ids}/t5")));
+            let request = Request { max_sequence_length: Some(length), ..golden.request("/generate") };
+            let settings = pinhole::pipeline::settings(&opened, &request).unwrap();
+            let [clip, t5] = &opened.encoders.tokenize(prompt, &settings).unwrap()[..] else { panic!("two readers") };
+            assert_eq!(clip.ids, golden.ids(&format!("{ids}/clip")));
+            assert_eq!(t5.ids, golden.ids(&format!("{ids}/t5")));
         }
     }
 }
@@ -162,7 +169,7 @@ fn shards_make_the_same_picture() {
     let whole = case("schnell");
     let sharded = case_as("schnell", &Layout { max_shard_bytes: Some(1 << 20), ..Layout::default() });
     let request = Request { steps: Some(1), ..whole.golden.request("/generate") };
-    let [a, b] = [whole.model, sharded.model].map(|model| generate(model, &request));
+    let [a, b] = [whole.opened, sharded.opened].map(|model| generate(model, &request));
     assert_eq!(a.latents, b.latents);
 }
 
@@ -203,9 +210,9 @@ fn one_forward_of_the_transformer_equals_diffusers() {
     }
 }
 
-fn generate(model: FluxModel, request: &Request) -> Generated {
-    let mut pipeline = FluxPipeline::new(model, Device::cpu().unwrap(), THREADS, CancelFlag::new()).unwrap();
-    pipeline.generate(request, &mut |_: Event| Ok(())).unwrap()
+fn generate(model: Opened, request: &Request) -> Generated {
+    let mut pipeline = Pipeline::with_threads(model, Device::cpu().unwrap(), THREADS, CancelFlag::new()).unwrap();
+    pipeline.generate_watched(request, &mut |_: Event| Ok(())).unwrap()
 }
 
 #[track_caller]
@@ -218,7 +225,7 @@ fn assert_psnr(what: &str, reference: &[u8], image: &Image, least: f64) {
 #[test]
 fn pictures_equal_diffusers() {
     for name in CASES {
-        let Case { golden, model, .. } = case(name);
+        let Case { golden, opened: model, .. } = case(name);
         let request = golden.request("/generate");
         let noise = golden.f32("noise");
         let drawn = randn(request.seed, noise.len()).unwrap();
@@ -233,7 +240,9 @@ fn pictures_equal_diffusers() {
 /// The autoencoder of a golden, alone.
 fn vae(golden: &Golden, dir: &Path) -> (Part<Decoder>, Part<Encoder>, autoencoder_kl::Config) {
     support::write_component(dir, golden, "vae", &Layout::default());
-    pinhole::source::flux::autoencoder_in(&PathBuf::from(dir)).unwrap()
+    let AutoencoderKl { decoder, encoder, config } =
+        networks::autoencoder_kl(&Component::open(dir, &VAE).unwrap()).unwrap();
+    (decoder, encoder.unwrap(), config)
 }
 
 #[test]

@@ -7,10 +7,13 @@ mod support;
 use pinhole::exec::{DeviceWeights, Session};
 use pinhole::ggml::{Backend, CancelFlag, Device, Ledger};
 use pinhole::models::flux::{Config, Flux};
+use pinhole::plan::Phase;
 use pinhole::plan::measure::Subject;
 use pinhole::plan::{Component, Limits, Offload, Plan, Runs, budget};
-use pinhole::source::flux::{Part, transformer};
-use pinhole::source::{ComponentKind, Source};
+use pinhole::source::Part;
+use pinhole::source::Source;
+use pinhole::source::networks::flux as transformer;
+use pinhole::source::slot::TRANSFORMER;
 use pinhole::stage::Cadence;
 use pinhole_quant::recipe::FileType;
 use proptest::prelude::*;
@@ -46,16 +49,16 @@ fn file_types() -> impl Strategy<Value = FileType> {
 /// A transformer with random weights, by way of a bundle.
 fn random(config: &Config, file_type: FileType) -> Part<Flux> {
     let flux = Flux::new(config).unwrap();
-    let parts = [(ComponentKind::Transformer, vec![&flux.model], serde_json::to_string(config).unwrap())];
+    let parts = [(&TRANSFORMER, vec![&flux.model], serde_json::to_string(config).unwrap())];
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("random.gguf");
     bundle::filled(&path, &parts, file_type, bundle::numbers);
-    transformer(Source::open(&path).unwrap().component(ComponentKind::Transformer).unwrap()).unwrap()
+    transformer(Source::open(&path).unwrap().component(&TRANSFORMER).unwrap()).unwrap()
 }
 
 fn measured(part: &Part<Flux>, size: Size, backend: &Backend) -> Component {
     let (model, bound) = (&part.net.model, &part.bound);
-    let subject = Subject { name: "transformer", phase: "denoise", model, bound, dims: size.dims(), runs: RUNS };
+    let subject = Subject { name: "transformer", phase: Phase::Denoise, model, bound, dims: size.dims(), runs: RUNS };
     subject.measure(backend).unwrap()
 }
 

@@ -17,10 +17,13 @@ use pinhole::convert::{self, WriteOptions};
 use pinhole::error::Error;
 use pinhole::exec::{DeviceWeights, Session};
 use pinhole::ggml::{Backend, Buffer, CancelFlag, Device, Ledger};
+use pinhole::models::flux::Flux;
+use pinhole::plan::Phase;
 use pinhole::plan::measure::Subject;
 use pinhole::plan::{Component, Limits, Offload, Placement, Runs, budget};
 use pinhole::source::Source;
-use pinhole::source::flux::FluxModel;
+use pinhole::source::slot::TRANSFORMER;
+use pinhole::source::{Part, networks};
 use pinhole::stage::Cadence;
 use pinhole_quant::recipe::FileType;
 use support::denoiser::{self, Size};
@@ -50,10 +53,10 @@ fn device() -> Device {
 /// The miniature in `file_type`.
 fn converted(dir: &Path, file_type: &str) -> Source {
     let mini = builtin::mini().unwrap();
-    let model = FluxModel::open(&mini).unwrap();
+    let model = pinhole::pipeline::open(&mini).unwrap();
     let path = dir.join(format!("{file_type}.gguf"));
     let file_type: FileType = file_type.parse().unwrap();
-    let planned = convert::plan(&mini, &model.networks(), file_type).unwrap();
+    let planned = convert::plan(&model.source, &model.networks(), file_type).unwrap();
     planned.write(&path, WriteOptions::default(), &mut |_| Ok(())).unwrap();
     Source::open(&path).unwrap()
 }
@@ -61,22 +64,23 @@ fn converted(dir: &Path, file_type: &str) -> Source {
 /// The denoiser of a model on a device.
 struct Denoiser {
     size: Size,
-    model: FluxModel,
+    transformer: Part<Flux>,
     backend: Backend,
     ledger: Ledger,
 }
 
 impl Denoiser {
-    fn new(model: FluxModel, device: Device) -> Denoiser {
+    fn new(source: &Source, device: Device) -> Denoiser {
+        let transformer = networks::flux(source.component(&TRANSFORMER).unwrap()).unwrap();
         let backend = Backend::new(device, 2, CancelFlag::new()).unwrap();
-        Denoiser { size: SMALL, model, backend, ledger: Ledger::new() }
+        Denoiser { size: SMALL, transformer, backend, ledger: Ledger::new() }
     }
 
     fn component(&self) -> Component {
-        let transformer = &self.model.transformer;
+        let transformer = &self.transformer;
         let subject = Subject {
             name: "transformer",
-            phase: "denoise",
+            phase: Phase::Denoise,
             model: &transformer.net.model,
             bound: &transformer.bound,
             dims: self.size.dims(),
@@ -103,7 +107,7 @@ impl Denoiser {
     fn run(&mut self, placement: &Placement) -> Result<Vec<f32>, Error> {
         let begun = Instant::now();
         self.backend.recover()?;
-        let transformer = &self.model.transformer;
+        let transformer = &self.transformer;
         let net = &transformer.net;
         let weights =
             DeviceWeights::place(&net.model, &transformer.bound, self.backend.device(), &self.ledger, placement, RUNS)?;
@@ -141,7 +145,7 @@ fn streamed_equals_resident() {
     let _alone = alone();
     let dir = TempDir::new().unwrap();
     for file_type in types() {
-        let mut denoiser = Denoiser::new(FluxModel::open(&converted(dir.path(), file_type)).unwrap(), device());
+        let mut denoiser = Denoiser::new(&converted(dir.path(), file_type), device());
         let resident = denoiser.placement(PARTS);
         assert!(resident.slot_of.iter().all(Option::is_none));
         let expected = denoiser.run(&resident).unwrap();
@@ -170,7 +174,7 @@ fn the_device_computes_what_the_cpu_computes() {
     let dir = TempDir::new().unwrap();
     let source = converted(dir.path(), "f32");
     let run = |device: Device| {
-        let mut denoiser = Denoiser::new(FluxModel::open(&source).unwrap(), device);
+        let mut denoiser = Denoiser::new(&source, device);
         let placement = denoiser.placement(if device.is_cpu() { PARTS } else { 0 });
         denoiser.run(&placement).unwrap()
     };
@@ -209,7 +213,7 @@ impl Drop for Refusals {
 #[test]
 fn a_device_that_fills_up_is_an_error_and_the_next_run_works() {
     let _alone = alone();
-    let model = || FluxModel::open(&builtin::mini().unwrap()).unwrap();
+    let model = || pinhole::pipeline::open(&builtin::mini().unwrap()).unwrap();
     let mut denoiser = Denoiser::new(model(), device());
     let placement = denoiser.placement(0);
     let expected = bits(&denoiser.run(&placement).unwrap());
@@ -267,7 +271,7 @@ fn the_plan_bounds_what_the_backend_allocates() {
     for (file_type, sizes) in [("q8_0", both), ("q4_k_s", &[SMALL]), ("f16", &[SMALL]), ("bf16", both)] {
         let source = converted(dir.path(), file_type);
         for &size in sizes {
-            let mut denoiser = Denoiser::new(FluxModel::open(&source).unwrap(), device());
+            let mut denoiser = Denoiser::new(&source, device());
             denoiser.size = size;
             let plan = budget::plan(&[denoiser.component()], Offload::Model, &Limits::default()).unwrap();
             let component = &plan.components[0];
@@ -295,7 +299,7 @@ fn what_a_backend_keeps_is_given_back_for_a_smaller_request() {
     let _alone = alone();
     let dir = TempDir::new().unwrap();
     // In this format activations are converted into a buffer of the backend's on every device.
-    let mut denoiser = Denoiser::new(FluxModel::open(&converted(dir.path(), "bf16")).unwrap(), device());
+    let mut denoiser = Denoiser::new(&converted(dir.path(), "bf16"), device());
     let placement = denoiser.placement(PARTS);
     let mut held = |size| {
         denoiser.size = size;

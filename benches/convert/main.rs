@@ -22,8 +22,9 @@ use clap::Parser;
 use pinhole::convert::{self, Options, Plan, Target, WriteOptions};
 use pinhole::memory::PeakMemory;
 use pinhole::models::flux::Config;
-use pinhole::source::flux::Lone;
-use pinhole::source::{ComponentKind, Files, Source};
+use pinhole::pipeline;
+use pinhole::source::slot::TRANSFORMER;
+use pinhole::source::{Files, Source};
 use pinhole_quant::recipe::FileType;
 use pinhole_quant::rows;
 use serde_json::json;
@@ -67,10 +68,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let most = arguments.blocks.unwrap_or(usize::MAX);
     let (num_layers, num_single_layers) = (dev.num_layers.min(most), dev.num_single_layers.min(most));
     let folder = source::make(&arguments.cache, &Config { num_layers, num_single_layers, ..dev })?;
-    let files = Files { transformer: Some(folder), ..Files::default() };
+    let mut files = Files::default();
+    files.add(TRANSFORMER.name, folder);
     let source = Source::assemble(None, &files)?;
-    let transformer = Lone::open(&source, ComponentKind::Transformer)?;
-    let target = Target::Component(ComponentKind::Transformer);
+    let (source, transformer) = pipeline::component(&source, &TRANSFORMER)?;
+    let target = Target::Component(&TRANSFORMER);
     let plan = convert::plan(&source, &transformer.networks(), Options { target, ..file_type.into() })?;
 
     let before = quantize_alone(&plan)?;

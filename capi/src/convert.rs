@@ -8,8 +8,9 @@ use std::sync::mpsc::sync_channel;
 use std::thread;
 
 use pinhole::convert::{self, NonFinite, Options, Plan, Target, WriteOptions};
-use pinhole::source::ComponentKind;
-use pinhole::source::flux::{FluxModel, Lone};
+use pinhole::pipeline;
+use pinhole::source::Slot;
+use pinhole::source::slot::{self, SLOTS};
 use pinhole::{Error as E, Result};
 use pinhole_quant::pattern::TensorPattern;
 
@@ -106,21 +107,20 @@ impl ConvertOptions {
         let mut watch = Watch::new(callbacks, cancel);
         match component {
             None => {
-                let model = FluxModel::open(&source)?;
-                work.run(&convert::plan(&source, &model.networks(), options)?, &mut watch)
+                let model = pipeline::open(&source)?;
+                work.run(&convert::plan(&model.source, &model.networks(), options)?, &mut watch)
             }
-            Some(kind) => {
-                let lone = Lone::open(&source, kind)?;
-                work.run(&convert::plan(&source, &lone.networks(), options)?, &mut watch)
+            Some(slot) => {
+                let (source, networks) = pipeline::component(&source, slot)?;
+                work.run(&convert::plan(&source, &networks.networks(), options)?, &mut watch)
             }
         }
     }
 }
 
-fn component(name: &str) -> Result<ComponentKind, Failure> {
-    let found = ComponentKind::ALL.into_iter().find(|kind| kind.name() == name);
-    found.ok_or_else(|| {
-        let expected = format!("one of {}", ComponentKind::ALL.map(ComponentKind::name).join(", "));
+fn component(name: &str) -> Result<&'static Slot, Failure> {
+    slot::slot(name).ok_or_else(|| {
+        let expected = format!("one of {}", SLOTS.map(|slot| slot.name).join(", "));
         E::option("--component", expected, format!("`{name}`")).into()
     })
 }

@@ -8,7 +8,7 @@ use crate::session::Session;
 use crate::{entry, handle};
 
 /// `pinhole_embeddings`
-pub struct Embeddings(pub(crate) Arc<pinhole::pipeline::flux::Embeddings>);
+pub struct Embeddings(pub(crate) Arc<pinhole::pipeline::Embeddings>);
 
 /// See the header.
 #[unsafe(no_mangle)]

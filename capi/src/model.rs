@@ -8,8 +8,7 @@ use std::sync::Arc;
 use pinhole::builtin;
 use pinhole::index::Map;
 use pinhole::inspect::{Report, Subject};
-use pinhole::pipeline::{Request, flux};
-use pinhole::source::flux::FluxModel;
+use pinhole::pipeline::{self, Opened, Request};
 use pinhole::source::{Files as Parts, Source};
 
 use crate::buffer::Buffer;
@@ -22,8 +21,7 @@ const MEMORY: &str = "(memory)";
 
 /// `pinhole_model`
 pub struct Model {
-    pub(crate) model: Arc<FluxModel>,
-    architecture: String,
+    pub(crate) model: Arc<Opened>,
     bytes: u64,
 }
 
@@ -101,14 +99,20 @@ impl Files {
         // SAFETY: the caller's promise.
         let path = |text, name| unsafe { text::optional(text, name) }.map(|path| path.map(PathBuf::from));
         let base = path(self.base, "base")?;
-        let parts = Parts {
-            transformer: path(self.transformer, "transformer")?,
-            text_encoder: path(self.text_encoder, "text_encoder")?,
-            text_encoder_2: path(self.text_encoder_2, "text_encoder_2")?,
-            vae: path(self.vae, "vae")?,
-            tokenizer: path(self.tokenizer, "tokenizer")?,
-            tokenizer_2: path(self.tokenizer_2, "tokenizer_2")?,
-        };
+        let named = [
+            (self.transformer, "transformer"),
+            (self.text_encoder, "text_encoder"),
+            (self.text_encoder_2, "text_encoder_2"),
+            (self.vae, "vae"),
+            (self.tokenizer, "tokenizer"),
+            (self.tokenizer_2, "tokenizer_2"),
+        ];
+        let mut parts = Parts::default();
+        for (text, name) in named {
+            if let Some(path) = path(text, name)? {
+                parts.add(name, path);
+            }
+        }
         match base {
             None if parts.is_empty() => {
                 let hint = "set base, or transformer, text_encoder, text_encoder_2 and vae";
@@ -122,16 +126,16 @@ impl Files {
 
 impl Model {
     fn new(source: &Source) -> Result<Model, Failure> {
-        let model = Arc::new(FluxModel::open(source)?);
-        Ok(Model { model, architecture: source.architecture.clone(), bytes: source.bytes() as u64 })
+        let model = Arc::new(pipeline::open(source)?);
+        Ok(Model { model, bytes: source.bytes() as u64 })
     }
 
     fn info(&self) -> Result<ModelInfo, Failure> {
-        let settings = flux::settings(&self.model, &Request { batch: 1, ..Request::default() })?;
+        let settings = pipeline::settings(&self.model, &Request::default())?;
         let networks = self.model.networks();
         let weights = networks.iter().flat_map(|network| network.model.manifest().iter());
         Ok(ModelInfo {
-            architecture: text::fixed(&self.architecture),
+            architecture: text::fixed(self.model.family.name),
             width: settings.width as i32,
             height: settings.height as i32,
             steps: settings.steps as i32,
@@ -139,7 +143,7 @@ impl Model {
             guidance: settings.guidance.unwrap_or_default(),
             cfg_scale: settings.cfg_scale,
             takes_guidance: i32::from(settings.guidance.is_some()),
-            latent_channels: self.model.vae.latent_channels as i32,
+            latent_channels: self.model.autoencoder.channels() as i32,
             file_size: self.bytes,
             parameters: weights.map(|(_, weight)| weight.shape.elements() as u64).sum(),
             ..NOTHING

@@ -3,7 +3,6 @@
 use std::ffi::c_char;
 use std::mem::size_of;
 
-use pinhole::pipeline::Phase;
 use pinhole::plan::ComponentPlan;
 
 use crate::error::{Error, Failure};
@@ -78,12 +77,10 @@ const NO_COMPONENT: PlanComponent = PlanComponent {
 versioned!(PlanComponent, "pinhole_plan_component", size_of::<PlanComponent>(), NO_COMPONENT);
 
 fn component(plan: &ComponentPlan) -> PlanComponent {
-    const PHASES: [Phase; 3] = [Phase::Encode, Phase::Denoise, Phase::Decode];
-    let phase = PHASES.into_iter().find(|phase| phase.name() == plan.phase);
     let parts = &plan.parts;
     PlanComponent {
         name: text::fixed(plan.name),
-        phase: phase.map_or(progress::PREPARE, progress::number),
+        phase: progress::number(plan.phase),
         stages: plan.placement.slot_of.len() as i32,
         streamed_stages: plan.streamed() as i32,
         slots: plan.placement.slots as i32,

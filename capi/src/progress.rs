@@ -40,12 +40,13 @@ pub(crate) type PreviewFn = Option<unsafe extern "C" fn(*const Image, i32, i32, 
 pub(crate) const PREPARE: i32 = 0;
 pub(crate) const CONVERT: i32 = 4;
 
-/// The header's number of a phase; also of its name in a plan.
+/// The header's number of a phase.
 pub(crate) fn number(phase: Phase) -> i32 {
     match phase {
         Phase::Encode => 1,
         Phase::Denoise => 2,
         Phase::Decode => 3,
+        Phase::Condition => 5,
         _ => PREPARE,
     }
 }

@@ -180,7 +180,7 @@ pub unsafe extern "C" fn pinhole_generate(
             handle::clear(out, "out")?;
             (handle::get(session.cast_const(), "session")?, Request::read(request)?)
         };
-        let generated = session.with(cancel, |pipeline| Ok(pipeline.generate(&wanted, &mut watch)?))?;
+        let generated = session.with(cancel, |pipeline| Ok(pipeline.generate_watched(&wanted, &mut watch)?))?;
         // SAFETY: the header's contract.
         unsafe { handle::give(out, Outcome::new(generated, &wanted)) }
     };

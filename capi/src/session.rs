@@ -9,7 +9,7 @@ use std::thread;
 
 use pinhole::ggml::{CancelFlag, Device};
 use pinhole::pipeline::MemoryOptions;
-use pinhole::pipeline::flux::FluxPipeline;
+use pinhole::pipeline::Pipeline;
 use pinhole::plan::Offload;
 
 use crate::error::{Error, Failure};
@@ -26,7 +26,7 @@ pub struct Session {
 }
 
 struct State {
-    pipeline: FluxPipeline,
+    pipeline: Pipeline,
     /// Whether a call panicked in it.
     poisoned: bool,
 }
@@ -61,7 +61,7 @@ impl Session {
     pub(crate) fn with<R>(
         &self,
         cancel: CancelFlag,
-        work: impl FnOnce(&mut FluxPipeline) -> Result<R, Failure>,
+        work: impl FnOnce(&mut Pipeline) -> Result<R, Failure>,
     ) -> Result<R, Failure> {
         let mut state = match self.state.try_lock() {
             Ok(state) => state,
@@ -112,7 +112,7 @@ unsafe fn new(model: *const Model, options: *const SessionOptions) -> Result<Ses
     let (vram, host) = (budget(options.vram), budget(options.host_memory));
     let memory = MemoryOptions { vram, offload: offload(options.offload)?, host };
     let (device, threads) = (Device::by_name(device)?, threads(options.threads)?);
-    let mut pipeline = FluxPipeline::new(model.model.clone(), device, threads, CancelFlag::new())?;
+    let mut pipeline = Pipeline::with_threads(model.model.clone(), device, threads, CancelFlag::new())?;
     pipeline.set_memory(memory);
     // SAFETY: the caller's promise.
     let prompt_cache = unsafe { text::optional(options.prompt_cache, "prompt_cache") }?;

@@ -132,7 +132,7 @@ impl Bound {
     ///
     /// # Errors
     /// [`Error::Mismatch`] naming the tensors that are missing, or the first whose shape is wrong.
-    pub fn new(manifest: &Manifest, index: &Index, prefix: &str, aliases: Aliases, origin: &Path) -> Result<Bound> {
+    pub fn new(manifest: &Manifest, index: &Index, prefix: &str, aliases: Aliases<'_>, origin: &Path) -> Result<Bound> {
         let (mut pieces, mut missing, mut used) = (Vec::with_capacity(manifest.len()), Vec::new(), HashSet::new());
         for (_, weight) in manifest.iter() {
             match resolve(index, prefix, aliases(&weight.name)) {
@@ -288,14 +288,14 @@ fn resolve<'a>(index: &'a Index, prefix: &str, alternatives: Vec<Alternative>) -
 
 /// The shape that `name` has in `index`, so that a configuration can be read off the weights. Parts are taken as rows one
 /// below the other.
-pub fn shape_of(index: &Index, prefix: &str, aliases: Aliases, name: &str) -> Option<Shape> {
+pub fn shape_of(index: &Index, prefix: &str, aliases: Aliases<'_>, name: &str) -> Option<Shape> {
     let found = resolve(index, prefix, aliases(name))?;
     let [(_, first, rows), rest @ ..] = found.as_slice() else { return None };
     if rest.is_empty() && *rows == Rows::All {
         return Some(first.shape);
     }
-    let halves = found.iter().map(|(_, tensor, rows)| tensor.shape.rows() * if *rows == Rows::All { 2 } else { 1 });
-    Shape::new(&[first.shape.row(), halves.sum::<usize>() / 2])
+    let rows = found.iter().map(|(_, tensor, rows)| tensor.shape.rows() / rows.fraction().1);
+    Shape::new(&[first.shape.row(), rows.sum::<usize>()])
 }
 
 /// Checks that the parts make up the weight, and turns them into pieces.
@@ -307,18 +307,15 @@ fn fit(weight: &Weight, found: Vec<Found<'_>>, origin: &Path) -> Result<Vec<Piec
     let mut pieces = Vec::with_capacity(found.len());
     let single = found.len() == 1;
     for (name, tensor, rows) in found {
-        let (all, half) = (tensor.shape.elements(), tensor.shape.elements() / 2);
-        let numbers = match rows {
-            Rows::All => 0..all,
-            Rows::First => 0..half,
-            Rows::Second => half..all,
-        };
-        // A stack of rows needs rows of the weight's length; halves of a row-less vector are fine.
+        let (at, of) = rows.fraction();
+        let each = tensor.shape.elements() / of;
+        let numbers = at * each..(at + 1) * each;
+        // A stack of rows needs rows of the weight's length; parts of a row-less vector are fine.
         let stackable = expected.rank() == 1 || tensor.shape.row() == expected.row();
-        let same = if single { squeezed(tensor.shape) == squeezed(expected) } else { stackable };
+        let same = if single && rows == Rows::All { squeezed(tensor.shape) == squeezed(expected) } else { stackable };
         let whole_blocks = numbers.start.is_multiple_of(tensor.storage.block_size())
             && numbers.end.is_multiple_of(tensor.storage.block_size());
-        if !same || !whole_blocks {
+        if !same || !whole_blocks || !tensor.shape.elements().is_multiple_of(of) {
             return Err(wrong());
         }
         pieces.push(Piece { name, tensor: tensor.clone(), numbers, scale: 1.0 });

@@ -84,7 +84,7 @@ mod tests {
     fn bound(index: &Index) -> Result<Bound> {
         let (mut manifest, mut declared) = (Manifest::default(), Vec::new());
         Scope::root(&mut manifest, &mut declared).weight("a.weight", &[4, 2], Role::MatMul)?;
-        Bound::new(&manifest, index, "", |name| vec![vec![Part::all(name)]], Path::new("scaled.safetensors"))
+        Bound::new(&manifest, index, "", &|name: &str| vec![vec![Part::all(name)]], Path::new("scaled.safetensors"))
     }
 
     #[test]

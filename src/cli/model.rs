@@ -12,6 +12,9 @@ pub(super) struct PartArgs {
     /// The transformer: GGUF or safetensors, with original or diffusers names
     #[arg(long, value_name = "FILE")]
     transformer: Option<PathBuf>,
+    /// The UNet, for models that have one in the transformer's place
+    #[arg(long, value_name = "FILE")]
+    unet: Option<PathBuf>,
     /// The CLIP text encoder
     #[arg(long, value_name = "FILE")]
     text_encoder: Option<PathBuf>,
@@ -49,14 +52,31 @@ impl PartArgs {
 
     /// What to call the model, for people: the base, or else the transformer or another part.
     pub(super) fn name<'a>(&'a self, base: Option<&'a Path>) -> &'a Path {
-        let parts = [&self.transformer, &self.text_encoder, &self.text_encoder_2, &self.vae];
-        let parts = parts.into_iter().filter_map(Option::as_deref);
+        let parts = self.parts().into_iter().filter_map(|(_, path)| path.as_deref());
         base.into_iter().chain(parts).next().unwrap_or(Path::new(""))
     }
 
     fn files(&self) -> Files {
-        let PartArgs { transformer, text_encoder, text_encoder_2, vae, tokenizer, tokenizer_2 } = self.clone();
-        Files { transformer, text_encoder, text_encoder_2, vae, tokenizer, tokenizer_2 }
+        let mut files = Files::default();
+        let tokenizers = [("tokenizer", &self.tokenizer), ("tokenizer_2", &self.tokenizer_2)];
+        for (name, path) in self.parts().into_iter().chain(tokenizers) {
+            if let Some(path) = path {
+                files.add(name, path.clone());
+            }
+        }
+        files
+    }
+
+    /// What is given for each place with weights.
+    fn parts(&self) -> [(&'static str, &Option<PathBuf>); 5] {
+        let PartArgs { transformer, unet, text_encoder, text_encoder_2, vae, .. } = self;
+        [
+            ("transformer", transformer),
+            ("unet", unet),
+            ("text_encoder", text_encoder),
+            ("text_encoder_2", text_encoder_2),
+            ("vae", vae),
+        ]
     }
 }
 

@@ -4,10 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use pinhole::entries::Entries;
-use pinhole::pipeline::flux::FluxPipeline;
+use pinhole::pipeline::Pipeline;
 use pinhole::plan::{ComponentPlan, Plan};
 use pinhole::size::Size;
-use pinhole::source::flux::FluxModel;
 use serde::Serialize;
 
 use super::failure::Failure;
@@ -82,7 +81,7 @@ struct ComponentReport {
 impl PlanReport {
     pub(super) fn new(plan: &Plan) -> PlanReport {
         let component = |plan: &ComponentPlan| ComponentReport {
-            phase: plan.phase,
+            phase: plan.phase.name(),
             component: plan.name,
             variant: plan.way.to_string(),
             stages: plan.placement.slot_of.len(),
@@ -124,7 +123,7 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     let threads = threads::start(args.request.threads);
     let device = request::device(&args.request.device)?;
     let source = args.parts.open(args.model.as_deref(), "--model")?;
-    let mut pipeline = FluxPipeline::new(FluxModel::open(&source)?, device, threads, cancel)?;
+    let mut pipeline = Pipeline::with_threads(pinhole::pipeline::open(&source)?, device, threads, cancel)?;
     pipeline.set_memory(args.request.memory());
     let request = args.request.request(&args.prompt);
     let settings = pipeline.settings(&request)?;
@@ -184,7 +183,7 @@ fn table(plan: &Plan) -> Table<12> {
         let parts = &component.parts;
         let size = |bytes: usize| if bytes == 0 { "-".to_owned() } else { units::bytes(bytes as u64) };
         table.row([
-            component.phase.to_owned(),
+            component.phase.name().to_owned(),
             component.name.to_owned(),
             component.way.to_string(),
             component.placement.slot_of.len().to_string(),

@@ -3,8 +3,9 @@
 use pinhole_quant::gguf::{Array, Strings, Value};
 use pinhole_quant::recipe::FileType;
 
-use crate::source::flux::Network;
-use crate::source::{self, ComponentKind, Source, Text, keys};
+use crate::bind::alias::{Follows, Reads};
+use crate::source::slot::SLOTS;
+use crate::source::{self, Network, Slot, Source, Text, keys};
 use crate::text::t5_gguf_metadata;
 use crate::{Error, Result};
 
@@ -15,9 +16,9 @@ type Entries = Vec<(String, Value)>;
 
 /// The metadata of a bundle.
 pub(super) fn bundle(source: &Source, networks: &[Network<'_>], file_type: FileType) -> Entries {
-    let mut names = Strings::with_capacity(ComponentKind::ALL.len());
-    source.components().for_each(|(kind, _)| names.push(kind.name()));
-    let mut metadata = general(&source.architecture, file_type);
+    let mut names = Strings::with_capacity(SLOTS.len());
+    source.components().for_each(|component| names.push(component.slot.name));
+    let mut metadata = general(source.family, file_type);
     metadata.push((keys::VERSION.into(), source::VERSION.into()));
     metadata.push((keys::COMPONENTS.into(), Value::Array(Array::String(names))));
     if let Some(name) = source.path.file_stem() {
@@ -26,16 +27,19 @@ pub(super) fn bundle(source: &Source, networks: &[Network<'_>], file_type: FileT
     let mut text = |key: String, text: Option<&Text>| {
         metadata.extend(text.map(|text| (key, text.text.as_str().into())));
     };
-    for (kind, component) in source.components() {
+    for component in source.components() {
+        let slot = component.slot;
         let config = match &component.config {
             Some(config) => Some(without_paths(config)),
-            None => derived(networks, kind).map(|text| Text { text, origin: component.origin.clone() }),
+            None => derived(networks, slot).map(|text| Text { text, origin: component.origin.clone() }),
         };
-        text(keys::component_config(kind.name()), config.as_ref());
+        text(keys::component_config(slot.name), config.as_ref());
     }
-    for (name, files) in [("tokenizer", &source.tokenizer), ("tokenizer_2", &source.tokenizer_2)] {
-        text(keys::tokenizer(name), files.as_ref().map(|files| &files.tokenizer));
-        text(keys::tokenizer_config(name), files.as_ref().and_then(|files| files.config.as_ref()));
+    for slot in SLOTS {
+        if let (Some(name), Some(files)) = (slot.tokenizer, source.tokenizer(slot)) {
+            text(keys::tokenizer(name), Some(&files.tokenizer));
+            text(keys::tokenizer_config(name), files.config.as_ref());
+        }
     }
     text(keys::SCHEDULER.into(), source.scheduler.as_ref());
     text(keys::DEFAULTS.into(), source.defaults.as_ref());
@@ -49,20 +53,24 @@ pub(super) fn bundle(source: &Source, networks: &[Network<'_>], file_type: FileT
 pub(super) fn component(
     source: &Source,
     networks: &[Network<'_>],
-    kind: ComponentKind,
-    file_type: FileType,
+    slot: &'static Slot,
+    types: &[(&'static Slot, FileType)],
 ) -> Result<Entries> {
-    let mut metadata = match kind {
-        ComponentKind::Transformer => general(&source.architecture, file_type),
-        ComponentKind::TextEncoder2 => t5(source, networks, file_type)?,
+    let file_type = types.iter().find(|(other, _)| *other == slot).map_or(FileType::F32, |(_, file_type)| *file_type);
+    let network = networks.iter().find(|network| network.slot == slot);
+    let network = network.ok_or_else(|| Error::graph("convert", format!("no network of {}", slot.name)))?;
+    let mut metadata = match (network.kind.reads, network.kind.follows) {
+        (Some(Reads::T5), _) => t5(source, network, file_type)?,
+        (None, Follows::Same) => general(source.family, file_type),
         _ => {
-            let found = format!("{}, which other tools read from safetensors only", kind.name());
-            return Err(Error::option("--component", "transformer or text_encoder_2", found));
+            let found = format!("{}, which other tools read from safetensors only", slot.name);
+            return Err(Error::option("--component", "the denoiser, or text_encoder_2 if it is T5", found));
         }
     };
-    // Only where shapes do not say the same: published models need no word of ours.
-    let config = networks.iter().find(|network| network.kind == kind && !network.follows_from_shapes());
-    metadata.extend(config.map(|network| (keys::component_config(kind.name()), network.config.to_string().into())));
+    // Only if shapes do not say the same: published models need no word of ours.
+    if !network.from_shapes {
+        metadata.push((keys::component_config(slot.name), network.config.to_string().into()));
+    }
     Ok(metadata)
 }
 
@@ -75,16 +83,16 @@ fn general(architecture: &str, file_type: FileType) -> Entries {
 }
 
 /// llama.cpp's metadata of a T5 encoder.
-fn t5(source: &Source, networks: &[Network<'_>], file_type: FileType) -> Result<Entries> {
+fn t5(source: &Source, network: &Network<'_>, file_type: FileType) -> Result<Entries> {
     const ARCHITECTURE: &str = "t5encoder";
-    let kind = ComponentKind::TextEncoder2;
-    let tokenizer = source.tokenizer_2.as_ref().ok_or_else(|| Error::NotAModel {
+    let slot = network.slot;
+    let tokenizer = source.tokenizer(slot).ok_or_else(|| Error::NotAModel {
         path: source.path.clone(),
         found: "it has no tokenizer of T5, which a GGUF of it carries".into(),
-        hint: Some("give one with --tokenizer-2".into()),
+        hint: Some(format!("give one with {}", slot.tokenizer_option)),
     })?;
-    let config = networks.iter().find(|network| network.kind == kind).map(|network| &network.config);
-    let setting = |name: &str| config.and_then(|config| config[name].as_u64()).unwrap_or(0) as u32;
+    let config = network.config;
+    let setting = |name: &str| config[name].as_u64().unwrap_or(0) as u32;
     let mut metadata = general(ARCHITECTURE, file_type);
     let mut number = |key: &str, value: Value| metadata.push((format!("{ARCHITECTURE}.{key}"), value));
     // T5's positions are relative, so that any length will do; llama.cpp's converter writes down that of the training.
@@ -96,7 +104,7 @@ fn t5(source: &Source, networks: &[Network<'_>], file_type: FileType) -> Result<
     number("attention.key_length", setting("d_kv").into());
     number("attention.value_length", setting("d_kv").into());
     number("attention.relative_buckets_count", setting("relative_attention_num_buckets").into());
-    let epsilon = config.and_then(|config| config["layer_norm_epsilon"].as_f64()).unwrap_or(1e-6);
+    let epsilon = config["layer_norm_epsilon"].as_f64().unwrap_or(1e-6);
     number("attention.layer_norm_epsilon", Value::F32(epsilon as f32));
     number("attention.layer_norm_rms_epsilon", Value::F32(epsilon as f32));
     let Text { text, origin } = &tokenizer.tokenizer;
@@ -104,9 +112,9 @@ fn t5(source: &Source, networks: &[Network<'_>], file_type: FileType) -> Result<
     Ok(metadata)
 }
 
-/// The configuration of `kind` as it was read off the shapes.
-fn derived(networks: &[Network<'_>], kind: ComponentKind) -> Option<String> {
-    networks.iter().find(|network| network.kind == kind).map(|network| network.config.to_string())
+/// The configuration of the component at `slot` as it was read off the shapes.
+fn derived(networks: &[Network<'_>], slot: &Slot) -> Option<String> {
+    networks.iter().find(|network| network.slot == slot).map(|network| network.config.to_string())
 }
 
 /// A configuration without the path of the machine that saved it, which diffusers writes down.

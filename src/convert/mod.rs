@@ -16,11 +16,10 @@ use std::path::PathBuf;
 use pinhole_quant::DType;
 use pinhole_quant::gguf::{Layout, TensorSpec, WriteError};
 use pinhole_quant::pattern::TensorPattern;
-use pinhole_quant::recipe::{self, Fallback, Recipe};
+use pinhole_quant::recipe::{self, Fallback, FileType, Recipe};
 
 use crate::bind::Bound;
-use crate::source::flux::{self, Network};
-use crate::source::{ComponentKind, Source};
+use crate::source::{Network, Slot, Source, unused};
 use crate::tensor::Shape;
 use crate::weights::{Weight, WeightId};
 use crate::{Error, Result};
@@ -28,8 +27,8 @@ use crate::{Error, Result};
 pub(crate) use metadata::QUANTIZATION_VERSION;
 pub use requantize::Requantized;
 pub use types::Types;
+pub(crate) use write::write_error;
 pub use write::{NonFinite, Progress, WriteOptions};
-pub(crate) use write::{output_error, write_error};
 
 /// What tensors' offsets in a bundle are multiples of, in bytes: a page.
 pub(crate) const BUNDLE_ALIGNMENT: u32 = 4096;
@@ -43,8 +42,8 @@ pub enum Target {
     /// A bundle: every component, configurations, tokenizers, schedule and defaults.
     #[default]
     Bundle,
-    /// One component under the names that other tools know: the transformer or T5.
-    Component(ComponentKind),
+    /// One component under the names that other tools know: the denoiser or T5.
+    Component(&'static Slot),
 }
 
 /// How a model is converted.
@@ -85,6 +84,8 @@ pub struct PlannedTensor {
 
 /// What a conversion will write.
 pub struct Plan<'a> {
+    /// The type that was asked for each component.
+    pub types: Vec<(&'static Slot, FileType)>,
     /// Every tensor, in the order of the file.
     pub tensors: Vec<PlannedTensor>,
     /// The size of the output, to the byte.
@@ -109,21 +110,23 @@ pub struct Plan<'a> {
 pub fn plan<'a>(source: &Source, networks: &[Network<'a>], options: impl Into<Options>) -> Result<Plan<'a>> {
     let options = options.into();
     let (mut tensors, mut weights) = (Vec::new(), Vec::new());
-    let mut recipes = ComponentKind::ALL.map(|kind| {
-        let recipe = Recipe::new(options.types.of(kind), &source.architecture);
-        (kind, recipe.with_patterns(options.patterns.clone()))
-    });
+    let types = options.types.of_all(networks)?;
+    let mut recipes = Vec::with_capacity(types.len());
+    for (slot, file_type) in &types {
+        let recipe = Recipe::new(*file_type, source.family).with_patterns(options.patterns.clone());
+        recipes.push((*slot, recipe));
+    }
     let mut unmatched = options.patterns.clone();
     for network in networks {
-        let recipe = recipes.iter_mut().find(|(kind, _)| *kind == network.kind).map(|(_, recipe)| recipe);
-        let recipe = recipe.ok_or_else(|| Error::graph("convert", format!("no recipe for {}", network.kind.name())))?;
+        let recipe = recipes.iter_mut().find(|(slot, _)| *slot == network.slot).map(|(_, recipe)| recipe);
+        let recipe = recipe.ok_or_else(|| Error::graph("convert", format!("no recipe for {}", network.slot.name)))?;
         for (id, weight) in network.model.manifest().iter() {
             let seen = seen(network, id, weight);
             unmatched.retain(|pattern| !recipe::reaches(pattern, &seen));
             let choice = recipe.choose(&seen);
             let bytes = weight.shape.bytes(choice.dtype).ok_or_else(|| impossible(&weight.name, source))?;
             tensors.push(PlannedTensor {
-                name: name(options.target, network.kind, weight),
+                name: name(options.target, network.slot, weight),
                 shape: weight.shape,
                 from: formats(network.bound, id),
                 to: choice.dtype,
@@ -138,22 +141,20 @@ pub fn plan<'a>(source: &Source, networks: &[Network<'a>], options: impl Into<Op
     }
     let requantized = requantize::check(&tensors, &weights, options.allow_requantize, &source.path)?;
     let (metadata, alignment) = match options.target {
-        Target::Bundle => (metadata::bundle(source, networks, options.types.transformer()), BUNDLE_ALIGNMENT),
-        Target::Component(kind) => {
-            (metadata::component(source, networks, kind, options.types.of(kind))?, COMPONENT_ALIGNMENT)
-        }
+        Target::Bundle => (metadata::bundle(source, networks, options.types.denoiser()), BUNDLE_ALIGNMENT),
+        Target::Component(slot) => (metadata::component(source, networks, slot, &types)?, COMPONENT_ALIGNMENT),
     };
     let specs: Vec<TensorSpec> = tensors.iter().map(spec).collect();
     let layout = Layout::new(&metadata, &specs, alignment).map_err(|error| invalid(source, &error))?;
-    let left_out = ComponentKind::ALL.into_iter().flat_map(|kind| flux::unused(networks, kind)).collect();
+    let left_out = types.iter().flat_map(|(slot, _)| unused(networks, slot)).collect();
     let sources = sources(source);
-    Ok(Plan { total_bytes: layout.total_bytes(), layout, tensors, requantized, left_out, weights, sources })
+    Ok(Plan { total_bytes: layout.total_bytes(), layout, types, tensors, requantized, left_out, weights, sources })
 }
 
 /// `weight`, as a recipe sees it.
 fn seen<'a>(network: &Network<'_>, id: WeightId, weight: &'a Weight) -> recipe::Weight<'a> {
     recipe::Weight {
-        prefix: network.kind.prefix(),
+        prefix: network.slot.prefix,
         name: &weight.name,
         role: weight.role,
         row_len: weight.shape.row(),
@@ -163,9 +164,9 @@ fn seen<'a>(network: &Network<'_>, id: WeightId, weight: &'a Weight) -> recipe::
 }
 
 /// Its name in the output: in a component's own file, that of other tools, which is the canonical one.
-fn name(target: Target, kind: ComponentKind, weight: &Weight) -> String {
+fn name(target: Target, slot: &Slot, weight: &Weight) -> String {
     match target {
-        Target::Bundle => format!("{}{}", kind.prefix(), weight.name),
+        Target::Bundle => format!("{}{}", slot.prefix, weight.name),
         Target::Component(_) => weight.name.clone(),
     }
 }
@@ -183,7 +184,7 @@ fn spec(tensor: &PlannedTensor) -> TensorSpec {
 }
 
 fn sources(source: &Source) -> Vec<PathBuf> {
-    let maps = source.components().flat_map(|(_, component)| component.index.maps());
+    let maps = source.indexes().into_iter().flat_map(|index| index.maps());
     std::iter::once(source.path.clone()).chain(maps.map(|map| map.path().to_owned())).collect()
 }
 
@@ -195,7 +196,12 @@ fn no_match(pattern: &TensorPattern, tensors: &[PlannedTensor]) -> Error {
 }
 
 fn impossible(name: &str, source: &Source) -> Error {
-    Error::mismatch(&source.path, format!("tensor {name}"), "rows that its blocks divide", "others")
+    Error::mismatch(
+        &source.path,
+        format!("tensor {name}"),
+        "a size that a file can have",
+        "more bytes than addresses can count",
+    )
 }
 
 fn invalid(source: &Source, error: &WriteError) -> Error {

@@ -5,46 +5,76 @@ use std::str::FromStr;
 
 use pinhole_quant::recipe::FileType;
 
-use crate::source::ComponentKind;
+use crate::bind::alias::{Follows, Kind};
+use crate::source::slot::{self, SLOTS, TRANSFORMER, UNET};
+use crate::source::{Network, Slot};
 use crate::{Error, Result};
 
 /// The file type of every component.
 ///
-/// Parsed from what `--type` takes: one type for the transformer, which the others follow, or a list such as
+/// Parsed from what `--type` takes: one type for the denoiser, which the others follow, or a list such as
 /// `q4_k_s,text_encoder_2=q8_0` or `transformer=q4_k_s,vae=f32`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Types([(ComponentKind, FileType); 4]);
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Types {
+    /// What the denoiser gets, and others follow, unless they are in `others`.
+    all: FileType,
+    /// The last one first.
+    others: Vec<(&'static Slot, FileType)>,
+}
 
 impl Types {
-    /// The type of `kind`.
-    pub fn of(&self, kind: ComponentKind) -> FileType {
-        // Every kind has its entry: the array is made from `ComponentKind::ALL` only.
-        self.0.iter().find(|(other, _)| *other == kind).map_or(FileType::F32, |(_, file_type)| *file_type)
+    /// The type of the component at `slot`, a network of `kind`.
+    pub fn of(&self, slot: &Slot, kind: &Kind) -> FileType {
+        let own = self.others.iter().find(|(other, _)| *other == slot);
+        own.map_or_else(|| follow(self.all, kind.follows), |(_, file_type)| *file_type)
     }
 
-    /// The type of the transformer, by which a bundle is named.
-    pub fn transformer(&self) -> FileType {
-        self.of(ComponentKind::Transformer)
+    /// The type of the denoiser, by which a bundle is named.
+    pub fn denoiser(&self) -> FileType {
+        own_of_denoiser(&self.others).unwrap_or(self.all)
+    }
+
+    /// The type of each component of `networks`.
+    ///
+    /// # Errors
+    /// [`Error::Option`] if a type was given for a component that is none of these.
+    pub(super) fn of_all(&self, networks: &[Network<'_>]) -> Result<Vec<(&'static Slot, FileType)>> {
+        let mut types: Vec<(&'static Slot, FileType)> = Vec::new();
+        for Network { slot, kind, .. } in networks {
+            if !types.iter().any(|(other, _)| other == slot) {
+                types.push((*slot, self.of(slot, kind)));
+            }
+        }
+        for (slot, _) in &self.others {
+            if types.len() > 1 && !types.iter().any(|(other, _)| other == slot) {
+                let names: Vec<&str> = types.iter().map(|(slot, _)| slot.name).collect();
+                return Err(Error::option(
+                    "--type",
+                    format!("a component of this model: {}", names.join(", ")),
+                    slot.name,
+                ));
+            }
+        }
+        Ok(types)
     }
 }
 
 impl From<FileType> for Types {
-    fn from(file_type: FileType) -> Types {
-        Types(ComponentKind::ALL.map(|kind| (kind, follow(file_type, kind))))
+    fn from(all: FileType) -> Types {
+        Types { all, others: Vec::new() }
     }
 }
 
-/// The type of a component beside a transformer of `file_type`.
-fn follow(file_type: FileType, kind: ComponentKind) -> FileType {
+/// The type of a component beside a denoiser of `file_type`.
+fn follow(file_type: FileType, follows: Follows) -> FileType {
     if !file_type.dtype().is_quantized() {
         return file_type;
     }
-    match kind {
-        ComponentKind::Transformer => file_type,
-        ComponentKind::TextEncoder2 if file_type.dtype().bits_per_weight() < 5.5 => FileType::Q4_K_S,
-        ComponentKind::TextEncoder2 => FileType::Q8_0,
-        // Small beside the transformer; CLIP's pooled vector and the decoder's colours are sensitive.
-        ComponentKind::TextEncoder | ComponentKind::Vae => FileType::F16,
+    match follows {
+        Follows::Same => file_type,
+        Follows::Text if file_type.dtype().bits_per_weight() < 5.5 => FileType::Q4_K_S,
+        Follows::Text => FileType::Q8_0,
+        Follows::Half => FileType::F16,
     }
 }
 
@@ -60,21 +90,23 @@ impl FromStr for Types {
                 None => return Err(Error::option("--type", "one type, and COMPONENT=TYPE for others", text)),
             }
         }
-        let transformer = others.iter().find(|(kind, _)| *kind == ComponentKind::Transformer);
-        let Some(main) = main.or(transformer.map(|(_, file_type)| *file_type)) else {
-            return Err(Error::option("--type", "a type for the transformer", text));
-        };
-        let mut types = Types::from(main);
-        for (kind, file_type) in others {
-            types.0.iter_mut().filter(|(other, _)| *other == kind).for_each(|entry| entry.1 = file_type);
+        others.reverse();
+        match main.or_else(|| own_of_denoiser(&others)) {
+            Some(all) => Ok(Types { all, others }),
+            None => Err(Error::option("--type", "a type for the denoiser", text)),
         }
-        Ok(types)
     }
 }
 
-fn component(name: &str) -> Result<ComponentKind> {
-    ComponentKind::ALL.into_iter().find(|kind| kind.name() == name.trim()).ok_or_else(|| {
-        let names = ComponentKind::ALL.map(ComponentKind::name).join(", ");
+/// The type that is given for the denoiser alone.
+fn own_of_denoiser(others: &[(&'static Slot, FileType)]) -> Option<FileType> {
+    let denoiser = others.iter().find(|(slot, _)| *slot == &TRANSFORMER || *slot == &UNET);
+    denoiser.map(|(_, file_type)| *file_type)
+}
+
+fn component(name: &str) -> Result<&'static Slot> {
+    slot::slot(name.trim()).ok_or_else(|| {
+        let names = SLOTS.map(|slot| slot.name).join(", ");
         Error::option("--type", format!("a component: {names}"), format!("`{name}`"))
     })
 }
@@ -88,8 +120,11 @@ fn file_type_of(name: &str) -> Result<FileType> {
 
 impl fmt::Display for Types {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let entries = self.0.map(|(kind, file_type)| format!("{}={file_type}", kind.name()));
-        f.pad(&entries.join(","))
+        let mut text = self.all.to_string();
+        for (slot, file_type) in self.others.iter().rev() {
+            text += &format!(",{}={file_type}", slot.name);
+        }
+        f.pad(&text)
     }
 }
 
@@ -97,20 +132,30 @@ impl fmt::Display for Types {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::bind::alias::{AUTOENCODER_KL, CLIP, FLUX, T5};
+    use crate::source::slot::{TEXT_ENCODER, TEXT_ENCODER_2, VAE};
+
+    fn of(types: &Types) -> [FileType; 4] {
+        let pairs = [(&TRANSFORMER, &FLUX), (&TEXT_ENCODER, &CLIP), (&TEXT_ENCODER_2, &T5), (&VAE, &AUTOENCODER_KL)];
+        pairs.map(|(slot, kind)| types.of(slot, kind))
+    }
 
     #[test]
-    fn others_follow_the_transformer() {
-        let types: Types = "q4_1".parse().unwrap();
-        assert_eq!(types.to_string(), "transformer=q4_1,text_encoder=f16,text_encoder_2=q4_k_s,vae=f16");
-        assert_eq!("q6_k".parse::<Types>().unwrap().of(ComponentKind::TextEncoder2), FileType::Q8_0);
-        assert_eq!("bf16".parse::<Types>().unwrap(), Types::from(FileType::BF16));
+    fn others_follow_the_denoiser() {
+        use FileType::{BF16, F16, Q4_1, Q4_K_S, Q6_K, Q8_0};
+        assert_eq!(of(&"q4_1".parse().unwrap()), [Q4_1, F16, Q4_K_S, F16]);
+        assert_eq!(of(&"q6_k".parse().unwrap()), [Q6_K, F16, Q8_0, F16]);
+        assert_eq!(of(&"bf16".parse().unwrap()), [BF16; 4]);
     }
 
     #[test]
     fn components_can_be_set_one_by_one() {
-        let types: Types = "transformer=q4_k_s, text_encoder_2=q8_0,vae=f32".parse().unwrap();
-        assert_eq!(types.to_string(), "transformer=q4_k_s,text_encoder=f16,text_encoder_2=q8_0,vae=f32");
-        assert_eq!("q8_0,vae=bf16".parse::<Types>().unwrap().of(ComponentKind::Vae), FileType::BF16);
+        use FileType::{BF16, F16, F32, Q4_K_S, Q8_0};
+        assert_eq!(of(&"transformer=q4_k_s, text_encoder_2=q8_0,vae=f32".parse().unwrap()), [Q4_K_S, F16, Q8_0, F32]);
+        assert_eq!(of(&"q8_0,vae=bf16".parse().unwrap()), [Q8_0, F16, Q8_0, BF16]);
+        // The last one counts.
+        assert_eq!(of(&"q8_0,vae=bf16,vae=f32".parse().unwrap()), [Q8_0, F16, Q8_0, F32]);
+        assert_eq!("q8_0,vae=bf16".parse::<Types>().unwrap().to_string(), "q8_0,vae=bf16");
     }
 
     #[test]
@@ -119,8 +164,8 @@ mod tests {
             ("q9", "`q9`"),
             ("", "``"),
             ("q8_0,q4_0", "one type"),
-            ("unet=q8_0", "`unet`"),
-            ("vae=f16", "for the transformer"),
+            ("adapter=q8_0", "`adapter`"),
+            ("vae=f16", "for the denoiser"),
             ("q8_0,vae=", "``"),
         ] {
             let error = text.parse::<Types>().unwrap_err().to_string();

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use pinhole_quant::gguf::{WriteError, Writer};
-use pinhole_quant::output::{AtomicFile, OutputError};
+use pinhole_quant::output::AtomicFile;
 
 use super::pipeline::{self, Chunk};
 use super::{Plan, rows};
@@ -57,7 +57,7 @@ impl Plan<'_> {
         observer: &mut dyn FnMut(Progress<'_>) -> Result<()>,
     ) -> Result<Vec<NonFinite>> {
         self.refuse_source(output)?;
-        let file = AtomicFile::create(output, options.overwrite).map_err(output_error)?;
+        let file = AtomicFile::create(output, options.overwrite).map_err(Error::output)?;
         self.check_space(file.target())?;
         let failed = |error: WriteError| write_error(output, error);
         let writer = Writer::new(file, self.layout.clone()).map_err(failed)?;
@@ -75,7 +75,7 @@ impl Plan<'_> {
                 pipeline::Stopped::Convert(error) => error,
                 pipeline::Stopped::Write(error) => failed(error),
             })?;
-        writer.finish().map_err(failed)?.commit().map_err(output_error)?;
+        writer.finish().map_err(failed)?.commit().map_err(Error::output)?;
         Ok(found)
     }
 
@@ -134,15 +134,6 @@ fn count_up(found: &mut Vec<NonFinite>, tensor: &str, count: u64) {
         Some(last) if last.tensor == tensor => last.count += count,
         _ if count > 0 => found.push(NonFinite { tensor: tensor.to_owned(), count }),
         _ => {}
-    }
-}
-
-/// An [`OutputError`] as the library's error.
-pub(crate) fn output_error(error: OutputError) -> Error {
-    match error {
-        OutputError::Exists { path } => Error::Exists { path, hint: Some("--overwrite replaces it".into()) },
-        OutputError::Io { action, path, source } => Error::Io { action, path, source },
-        other => Error::graph("output", other.to_string()),
     }
 }
 

@@ -106,12 +106,13 @@ impl Drop for Pager {
 mod tests {
     use super::*;
     use crate::builtin;
-    use crate::source::flux::FluxModel;
+    use crate::source::networks;
+    use crate::source::slot::TRANSFORMER;
 
     #[test]
     fn a_stage_of_a_bundle_is_one_range_and_all_its_bytes() {
-        let model = FluxModel::open(&builtin::mini().unwrap()).unwrap();
-        let (net, bound) = (&model.transformer.net.model, &model.transformer.bound);
+        let transformer = networks::flux(builtin::mini().unwrap().component(&TRANSFORMER).unwrap()).unwrap();
+        let (net, bound) = (&transformer.net.model, &transformer.bound);
         for stage in net.stages() {
             let pages = Pages::of(stage, bound);
             let bytes: usize = stage.weights.iter().flat_map(|&id| bound.pieces(id)).map(|p| p.bytes().len()).sum();
@@ -123,9 +124,9 @@ mod tests {
 
     #[test]
     fn a_pager_ends_with_its_orders_done() {
-        let model = FluxModel::open(&builtin::mini().unwrap()).unwrap();
-        let net = &model.transformer.net.model;
-        let pages: Arc<[Pages]> = net.stages().iter().map(|stage| Pages::of(stage, &model.transformer.bound)).collect();
+        let transformer = networks::flux(builtin::mini().unwrap().component(&TRANSFORMER).unwrap()).unwrap();
+        let stages = transformer.net.model.stages();
+        let pages: Arc<[Pages]> = stages.iter().map(|stage| Pages::of(stage, &transformer.bound)).collect();
         let pager = Pager::start(Arc::clone(&pages), vec![true; pages.len()]).unwrap();
         for stage in 0..pages.len() {
             pager.before(stage + 1);

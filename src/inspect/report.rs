@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use crate::Error;
 use crate::gguf::{Metadata, Value};
 use crate::index::FileTensor;
-use crate::source::flux::FluxModel;
-use crate::source::{ComponentKind, Layout, Source, Text, TokenizerFiles, keys, recognise};
+use crate::pipeline::{self, Opened, Reader};
+use crate::source::{Component, Layout, Place, Source, Text, keys, recognise, unused};
 use serde::Serialize;
 use serde_json::{Map, Value as Json};
 
@@ -14,38 +15,7 @@ use super::check::CheckReport;
 use super::subject::Subject;
 use crate::entries::Entries;
 
-/// The keys of a component's configuration that say what size it is.
-fn highlights(kind: ComponentKind) -> &'static [&'static str] {
-    match kind {
-        ComponentKind::Transformer => &[
-            "num_layers",
-            "num_single_layers",
-            "num_attention_heads",
-            "attention_head_dim",
-            "axes_dims_rope",
-            "in_channels",
-            "joint_attention_dim",
-            "pooled_projection_dim",
-            "guidance_embeds",
-        ],
-        ComponentKind::TextEncoder => &[
-            "num_hidden_layers",
-            "hidden_size",
-            "num_attention_heads",
-            "hidden_act",
-            "max_position_embeddings",
-            "vocab_size",
-        ],
-        ComponentKind::TextEncoder2 => {
-            &["num_layers", "d_model", "num_heads", "d_ff", "feed_forward_proj", "vocab_size"]
-        }
-        ComponentKind::Vae => {
-            &["latent_channels", "block_out_channels", "norm_num_groups", "scaling_factor", "shift_factor"]
-        }
-    }
-}
-
-/// The same of a schedule.
+/// The settings of a schedule that the report shows.
 const SCHEDULE: &[&str] = &["_class_name", "shift", "use_dynamic_shifting", "base_shift", "max_shift"];
 
 /// Longer metadata is cut in the report.
@@ -61,7 +31,7 @@ pub struct Report {
     /// As the file says.
     pub architecture: Option<String>,
     /// As the tensors' names say, where the file is no model.
-    pub holds: Vec<&'static str>,
+    pub holds: Vec<String>,
     /// Of all files.
     pub bytes: u64,
     /// How many there are.
@@ -221,35 +191,58 @@ impl Report {
             Layout::Diffusers => "diffusers",
             Layout::Files => "files",
         };
-        self.architecture = Some(source.architecture.clone());
-        self.components = source.components().map(|(kind, component)| self::component(kind, component)).collect();
+        let family = pipeline::family_of(source);
+        self.architecture = family.as_ref().map(|family| family.name.to_owned()).ok().or_else(|| source.says.clone());
+        let opened = family.and_then(|family| {
+            let source = source.arranged(family.name, family.places)?;
+            Ok((family, source))
+        });
         self.scheduler = chosen(source.scheduler.as_ref(), SCHEDULE);
         self.defaults = object(source.defaults.as_ref()).into_iter().collect();
-        self.missing(source);
-        let model = FluxModel::open(source);
-        self.tokenizers = tokenizers(source, model.as_ref().ok());
+        let (family, source) = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                self.components = source.components().map(|component| self::component(component, None)).collect();
+                return self.problem(&error);
+            }
+        };
+        for component in source.components() {
+            let place = family.places.iter().find(|place| place.slot == component.slot);
+            self.components.push(self::component(component, place));
+        }
+        self.missing(&source, family.places);
+        let model = (family.open)(source.clone());
+        self.tokenizers = tokenizers(&source, family.places, model.as_ref().ok());
         match model {
             Ok(model) => self.find_unused(&model),
             // What is missing is said already, and would be the only thing that this error says.
             Err(_) if !self.problems.is_empty() => {}
-            Err(error) => {
-                self.problems.push(Problem { message: error.to_string(), hint: error.hint().map(str::to_owned) });
-            }
+            Err(error) => self.problem(&error),
         }
     }
 
-    fn missing(&mut self, source: &Source) {
-        let component = |kind: &ComponentKind| source.component(*kind).is_err();
-        let components = ComponentKind::ALL.into_iter().filter(component).map(ComponentKind::name);
-        let tokenizers = named_tokenizers(source).into_iter().filter(|(_, files)| files.is_none());
-        let missing = components.chain(tokenizers.map(|(name, _)| name));
-        self.problems.extend(missing.map(|name| Problem { message: format!("{name} is missing"), hint: None }));
+    fn problem(&mut self, error: &Error) {
+        self.problems.push(Problem { message: error.to_string(), hint: error.hint().map(str::to_owned) });
     }
 
-    fn find_unused(&mut self, model: &FluxModel) {
+    fn missing(&mut self, source: &Source, places: &[Place]) {
+        let mut names = Vec::new();
+        for place in places.iter().filter(|place| place.needed && source.component(place.slot).is_err()) {
+            names.push(place.slot.name);
+        }
+        for place in places.iter().filter(|place| place.kind.reads.is_some() && place.needed) {
+            names.extend(place.slot.tokenizer.filter(|_| source.tokenizer(place.slot).is_none()));
+        }
+        self.problems
+            .extend(names.into_iter().map(|name| Problem { message: format!("{name} is missing"), hint: None }));
+    }
+
+    fn find_unused(&mut self, model: &Opened) {
+        let networks = model.networks();
         for component in &mut self.components {
-            let kind = ComponentKind::ALL.into_iter().find(|kind| kind.name() == component.name);
-            component.unused = kind.iter().flat_map(|&kind| model.unused(kind)).map(str::to_owned).collect();
+            if let Some(network) = networks.iter().find(|network| network.slot.name == component.name) {
+                component.unused = unused(&networks, network.slot).into_iter().map(str::to_owned).collect();
+            }
         }
     }
 }
@@ -273,35 +266,34 @@ fn types<'a>(tensors: impl Iterator<Item = &'a FileTensor>) -> Vec<TypeReport> {
     rows
 }
 
-fn component(kind: ComponentKind, component: &crate::source::Component) -> ComponentReport {
+fn component(component: &Component, place: Option<&Place>) -> ComponentReport {
     let prefixed = component.index.iter().filter(|(name, _)| name.starts_with(&component.prefix));
     let tensors: Vec<&FileTensor> = prefixed.map(|(_, tensor)| tensor).collect();
     ComponentReport {
-        name: kind.name(),
+        name: component.slot.name,
         tensors: tensors.len(),
         parameters: parameters(tensors.iter().copied()),
         bytes: tensors.iter().map(|tensor| tensor.bytes().len() as u64).sum(),
-        config: chosen(component.config.as_ref(), highlights(kind)),
+        config: chosen(component.config.as_ref(), place.map_or(&[], |place| place.kind.highlights)),
         unused: Vec::new(),
     }
 }
 
-fn named_tokenizers(source: &Source) -> [(&'static str, Option<&TokenizerFiles>); 2] {
-    [("tokenizer", source.tokenizer.as_ref()), ("tokenizer_2", source.tokenizer_2.as_ref())]
-}
-
-fn tokenizers(source: &Source, model: Option<&FluxModel>) -> Vec<TokenizerReport> {
-    let sizes = [
-        model.map(|model| (model.clip_tokenizer.vocab_size(), model.clip_tokenizer.length())),
-        model.map(|model| (model.t5_tokenizer.vocab_size(), model.t5_tokenizer.default_length())),
-    ];
-    let row = |((name, files), size): ((_, Option<&TokenizerFiles>), Option<(usize, usize)>)| TokenizerReport {
-        name,
-        present: files.is_some(),
-        vocabulary: size.map(|(vocabulary, _)| vocabulary),
-        length: size.map(|(_, length)| length),
-    };
-    named_tokenizers(source).into_iter().zip(sizes).map(row).collect()
+/// The tokenizers that `places` need, with what `model` knows of them.
+fn tokenizers(source: &Source, places: &[Place], model: Option<&Opened>) -> Vec<TokenizerReport> {
+    let readers: Vec<Reader> = model.map(|model| model.encoders.readers()).unwrap_or_default();
+    let mut rows = Vec::new();
+    for place in places.iter().filter(|place| place.kind.reads.is_some()) {
+        let Some(name) = place.slot.tokenizer else { continue };
+        let reader = readers.iter().find(|reader| reader.tokenizer == name);
+        rows.push(TokenizerReport {
+            name,
+            present: source.tokenizer(place.slot).is_some(),
+            vocabulary: reader.map(|reader| reader.vocabulary),
+            length: reader.map(|reader| reader.length),
+        });
+    }
+    rows
 }
 
 /// A text as a JSON object; empty where it is none, which opening the model reports.

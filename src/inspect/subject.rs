@@ -60,16 +60,7 @@ impl Subject {
     /// Every tensor once, in file order, with its name.
     pub fn tensors(&self) -> Vec<(&str, &FileTensor)> {
         match self {
-            Subject::Model { source, .. } => {
-                let mut indexes: Vec<&Arc<Index>> = Vec::new();
-                for (_, component) in source.components() {
-                    // All components of a bundle share one.
-                    if !indexes.iter().any(|index| Arc::ptr_eq(index, &component.index)) {
-                        indexes.push(&component.index);
-                    }
-                }
-                indexes.into_iter().flat_map(|index| index.iter()).collect()
-            }
+            Subject::Model { source, .. } => source.indexes().into_iter().flat_map(|index| index.iter()).collect(),
             Subject::Gguf(gguf) => gguf.index.iter().collect(),
             Subject::Safetensors { index, .. } => index.iter().collect(),
         }

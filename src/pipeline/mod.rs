@@ -1,8 +1,36 @@
-//! From a request to pictures, one file per model family, with the steps that families share beside them.
+//! From a request to pictures: one pipeline for all families.
+//!
+//! A [`Family`] says what its models are on disk and opens them: [`Opened`] has the three parts that differ between families
+//! ([`Encoders`], [`Denoiser`], [`Autoencoder`]), a schedule, and [`Rules`] for requests. Everything else is here, once: defaults
+//! and checks, the plan, remembered prompts, the denoising loop, previews. Encoders, denoiser and autoencoder take their turns
+//! on the device; the memory of a phase is given back before the next begins.
 
-pub mod flux;
+mod denoise;
+mod embeddings;
+mod encoders;
+mod family;
+mod flux;
+mod generate;
+mod kl;
+mod memory;
+mod opened;
+mod preview;
 mod progress;
+mod prompt_cache;
 mod request;
+mod rules;
+mod run;
+mod settings;
 
-pub use progress::{Event, Observer, Phase};
+pub use crate::plan::Phase;
+pub use embeddings::Embeddings;
+pub use family::{FAMILIES, Family, component, family_of, open};
+pub use generate::Pipeline;
+pub use opened::{
+    ArraySpec, Autoencoder, Denoiser, Direction, Encoders, Given, Opened, Prompt, Reader, StepPorts, once,
+};
+pub use progress::{Event, Observer};
 pub use request::{Generated, MemoryOptions, PhaseMemory, Request, Settings, Timings};
+pub use rules::{Defaults, Rules};
+pub use run::{Run, Running};
+pub use settings::settings;

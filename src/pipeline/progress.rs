@@ -2,31 +2,7 @@
 
 use crate::Result;
 use crate::image::Image;
-use crate::plan::Plan;
-
-/// A part of a request, in the order in which they run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Phase {
-    /// The prompt goes through the text encoders.
-    #[default]
-    Encode,
-    /// The denoiser runs, step by step.
-    Denoise,
-    /// The autoencoder makes pictures of latents.
-    Decode,
-}
-
-impl Phase {
-    /// Its name in tables and JSON.
-    pub fn name(self) -> &'static str {
-        match self {
-            Phase::Encode => "encode",
-            Phase::Denoise => "denoise",
-            Phase::Decode => "decode",
-        }
-    }
-}
+use crate::plan::{Phase, Plan};
 
 /// One thing that happened.
 #[derive(Clone, Debug, PartialEq)]

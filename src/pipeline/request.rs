@@ -4,23 +4,22 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Phase;
-use super::flux::Embeddings;
+use super::Embeddings;
 use crate::ggml::Usage;
 use crate::image::Image;
-use crate::plan::{Offload, Plan};
+use crate::plan::{Offload, Phase, Plan};
 use crate::sample::Sampler;
 
-/// What to draw. Everything but the prompt may be left to the model's defaults.
-#[derive(Clone, Debug, Default, PartialEq)]
+/// What to draw. Everything except the prompt may be left to the model's defaults.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Request {
     /// What to draw. May be empty.
     pub prompt: String,
     /// What not to draw; has an effect with a `cfg_scale` above 1.
     pub negative_prompt: Option<String>,
-    /// Pixels across, a multiple of 16.
+    /// Pixels across, a multiple of what the model's [`Rules`](super::Rules) say.
     pub width: Option<usize>,
-    /// Pixels down, a multiple of 16.
+    /// Pixels down, a multiple of what the model's [`Rules`](super::Rules) say.
     pub height: Option<usize>,
     /// Denoising steps.
     pub steps: Option<usize>,
@@ -32,9 +31,9 @@ pub struct Request {
     pub cfg_scale: Option<f32>,
     /// How steps are taken.
     pub sampler: Sampler,
-    /// Tokens of T5's input.
+    /// Tokens of the prompt that the text encoder reads.
     pub max_sequence_length: Option<usize>,
-    /// How many pictures.
+    /// How many pictures; 1 by default.
     pub batch: usize,
     /// Instead of noise drawn from the seed: `[w/8, h/8, C, batch]`.
     pub noise: Option<Vec<f32>>,
@@ -42,6 +41,34 @@ pub struct Request {
     pub embeddings: Option<Arc<Embeddings>>,
     /// [`Event::Preview`](super::Event::Preview) after every so many steps.
     pub preview: Option<usize>,
+}
+
+impl Default for Request {
+    fn default() -> Request {
+        Request {
+            prompt: String::new(),
+            negative_prompt: None,
+            width: None,
+            height: None,
+            steps: None,
+            seed: 0,
+            guidance: None,
+            cfg_scale: None,
+            sampler: Sampler::default(),
+            max_sequence_length: None,
+            batch: 1,
+            noise: None,
+            embeddings: None,
+            preview: None,
+        }
+    }
+}
+
+impl Request {
+    /// One picture of `prompt`, with the model's defaults.
+    pub fn new(prompt: impl Into<String>) -> Request {
+        Request { prompt: prompt.into(), ..Request::default() }
+    }
 }
 
 /// A request with every default filled in and checked.
@@ -63,7 +90,7 @@ pub struct Settings {
     pub negative_prompt: Option<String>,
     /// How steps are taken.
     pub sampler: Sampler,
-    /// Tokens of T5's input.
+    /// Tokens of the prompt that the text encoder reads.
     pub max_sequence_length: usize,
     /// How many pictures.
     pub batch: usize,

@@ -176,7 +176,7 @@ mod tests {
         let component = (stages(), prop::collection::vec(variant, 1..3), 1usize..3, 1usize..5);
         let component = component.prop_map(|(stages, variants, request, steps)| Component {
             name: "c",
-            phase: "p",
+            phase: crate::plan::Phase::Encode,
             stages,
             variants,
             runs: Runs { request, steps },
@@ -254,7 +254,13 @@ mod tests {
         let mut stages = vec![stage(500, Cadence::Request)];
         stages.extend(step.iter().map(|&weights| stage(weights, Cadence::Step)));
         let variants = vec![Variant { way: Way::Whole, host: 0, ports: 10, activations: 20, scratch: 5 }];
-        Component { name: "c", phase: "p", stages, variants, runs: Runs { request: 1, steps: 10 } }
+        Component {
+            name: "c",
+            phase: crate::plan::Phase::Encode,
+            stages,
+            variants,
+            runs: Runs { request: 1, steps: 10 },
+        }
     }
 
     fn within(component: &Component, offload: Offload, bytes: usize) -> Result<ComponentPlan, Refusal> {

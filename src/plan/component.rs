@@ -1,6 +1,6 @@
 //! What a plan is made from: the bytes of a component's stages and of the ways to compute it.
 
-use super::Way;
+use super::{Phase, Way};
 use crate::stage::Cadence;
 
 /// How often the stages of a component run in one request.
@@ -67,7 +67,7 @@ pub struct Component {
     /// Its name.
     pub name: &'static str,
     /// The phase in which it runs.
-    pub phase: &'static str,
+    pub phase: Phase,
     /// Its stages in the order in which they run.
     pub stages: Vec<StageBytes>,
     /// The ways to compute it, fastest first; at least one.

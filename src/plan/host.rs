@@ -113,7 +113,7 @@ mod tests {
         let variants = vec![Variant { way: Way::Whole, host: 0, ports: 10, activations: 20, scratch: 0 }];
         Component {
             name: "c",
-            phase: "p",
+            phase: crate::plan::Phase::Encode,
             stages: sizes.iter().map(stage).collect(),
             variants,
             runs: Runs { request: 1, steps: 4 },

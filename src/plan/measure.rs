@@ -3,7 +3,7 @@
 
 use pinhole_quant::DType;
 
-use super::{Component, Runs, StageBytes, Variant};
+use super::{Component, Phase, Runs, StageBytes, Variant};
 use super::{DryRun, StripRun, Way, layout};
 use crate::Result;
 use crate::bind::Bound;
@@ -16,12 +16,13 @@ pub(crate) fn maps_on_host(device: Device) -> bool {
     device.kind() == DeviceKind::Discrete
 }
 
-/// One component of a request, to be measured.
+/// One component of a request: what is measured, and what a session is opened from.
+#[derive(Clone)]
 pub struct Subject<'a> {
     /// What it is called in plans.
     pub name: &'static str,
     /// The phase in which it runs.
-    pub phase: &'static str,
+    pub phase: Phase,
     /// Its stages.
     pub model: &'a Model,
     /// Where its weights come from.

@@ -1,6 +1,6 @@
 //! What a plan says: where stages go, what a peak consists of, what moves.
 
-use super::{Runs, Way};
+use super::{Phase, Runs, Way};
 
 /// Where the stages of a component go.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -65,7 +65,7 @@ pub struct ComponentPlan {
     /// Its name.
     pub name: &'static str,
     /// The phase in which it runs.
-    pub phase: &'static str,
+    pub phase: Phase,
     /// The way it is computed.
     pub way: Way,
     /// Bytes of its ports that are in host memory, where that is not the device's.
@@ -120,7 +120,7 @@ impl Plan {
     }
 
     /// The most bytes at once in `phase`.
-    pub fn phase_peak(&self, phase: &str) -> usize {
+    pub fn phase_peak(&self, phase: Phase) -> usize {
         let phase = self.components.iter().filter(|component| component.phase == phase);
         phase.map(|component| component.parts.total()).max().unwrap_or(0)
     }

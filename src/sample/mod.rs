@@ -10,6 +10,7 @@
 mod euler;
 mod flow;
 mod guidance;
+mod levels;
 mod noise;
 #[cfg(test)]
 #[allow(clippy::approx_constant)] // numbers that happen to be near one
@@ -20,5 +21,6 @@ mod solver;
 pub use euler::Euler;
 pub use flow::{FlowMatchConfig, MAX_STEPS, TimeShift};
 pub use guidance::classifier_free_guidance;
+pub use levels::Levels;
 pub use noise::randn;
 pub use solver::{Sampler, Solver};

@@ -3,8 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::slot::SLOTS;
 use super::weight_file::WeightFile;
-use super::{Component, ComponentKind, Layout, Source, Text, TokenizerFiles};
+use super::{Component, Layout, Source, Text, TokenizerFiles};
 use crate::gguf::Metadata;
 use crate::{Error, Result};
 
@@ -50,31 +51,30 @@ pub(super) fn open(file: WeightFile) -> Result<Source> {
     let WeightFile { path, index, metadata, .. } = file;
     let metadata =
         &metadata.ok_or_else(|| Error::mismatch(&path, keys::VERSION, "a GGUF", "a file without metadata"))?;
-    let architecture = metadata.string(keys::ARCHITECTURE)?.unwrap_or("").to_owned();
     let version = metadata.u32(keys::VERSION)?.unwrap_or(0);
     if version > VERSION {
         return Err(Error::mismatch(&path, keys::VERSION, format!("at most {VERSION}"), version.to_string())
             .with_hint("this bundle was written by a newer pinhole"));
     }
     let names = metadata.strings(keys::COMPONENTS)?;
-    let mut components = Vec::new();
-    for kind in ComponentKind::ALL {
-        if names.is_some_and(|names| names.iter().any(|name| name == kind.name())) {
-            let config = text(metadata, &keys::component_config(kind.name()), &path)?;
-            let (index, prefix) = (Arc::clone(&index), kind.prefix().to_owned());
-            components.push((kind, Component { index, prefix, layout: Layout::Bundle, config, origin: path.clone() }));
+    let mut source = Source::empty(&path, Layout::Bundle);
+    source.says = metadata.string(keys::ARCHITECTURE)?.map(str::to_owned);
+    source.scheduler = text(metadata, keys::SCHEDULER, &path)?;
+    source.defaults = text(metadata, keys::DEFAULTS, &path)?;
+    for slot in SLOTS {
+        if names.is_some_and(|names| names.iter().any(|name| name == slot.name)) {
+            let config = text(metadata, &keys::component_config(slot.name), &path)?;
+            let (index, prefix) = (Arc::clone(&index), slot.prefix.to_owned());
+            let (layout, origin) = (Layout::Bundle, path.clone());
+            source.components.push(Component { slot, index, prefix, layout, config, origin });
+        }
+        if let Some(name) = slot.tokenizer
+            && let Some(files) = tokenizer(metadata, name, &path)?
+        {
+            source.set_tokenizer(slot, files);
         }
     }
-    Ok(Source {
-        layout: Layout::Bundle,
-        architecture,
-        components,
-        tokenizer: tokenizer(metadata, "tokenizer", &path)?,
-        tokenizer_2: tokenizer(metadata, "tokenizer_2", &path)?,
-        scheduler: text(metadata, keys::SCHEDULER, &path)?,
-        defaults: text(metadata, keys::DEFAULTS, &path)?,
-        path,
-    })
+    Ok(source)
 }
 
 fn text(metadata: &Metadata, key: &str, path: &Path) -> Result<Option<Text>> {

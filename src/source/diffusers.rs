@@ -6,18 +6,16 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::{Component, ComponentKind, FLUX, Layout, Source, Text, TokenizerFiles, list};
+use super::slot::SLOTS;
+use super::{Component, Layout, Slot, Source, Text, TokenizerFiles, list};
 use crate::text::{TokenizerConfig, clip_tokenizer_json};
 use crate::{Error, Result, safetensors};
 
 /// The stems of the files that weights are in.
-const STEMS: [&str; 2] = ["diffusion_pytorch_model", "model"];
+pub(super) const STEMS: [&str; 2] = ["diffusion_pytorch_model", "model"];
 
 /// No configuration or tokenizer is larger than this.
 const MOST_BYTES: u64 = 64 << 20;
-
-/// Pipelines of FLUX's text-to-image kind, by their class names.
-const FLUX_PIPELINES: [&str; 1] = ["FluxPipeline"];
 
 /// What lies at the top of such a directory.
 const MODEL_INDEX: &str = "model_index.json";
@@ -29,38 +27,30 @@ pub(super) fn is_model(path: &Path) -> bool {
 
 pub(super) fn open(path: &Path) -> Result<Source> {
     let Some(text) = read(&path.join(MODEL_INDEX))? else { return Err(no_model(path)) };
-    let class = class_of(&text)?;
-    if !FLUX_PIPELINES.contains(&class.as_str()) {
-        return Err(Error::NotAModel {
-            path: path.to_owned(),
-            found: format!("a diffusers directory of a {class}"),
-            hint: Some(format!("this version runs: {}", FLUX_PIPELINES.join(", "))),
-        });
-    }
-    let mut components = Vec::new();
-    for kind in ComponentKind::ALL {
-        let folder = path.join(kind.name());
+    let mut source = Source::empty(path, Layout::Diffusers);
+    source.says = Some(class_of(&text)?);
+    source.scheduler = read(&path.join("scheduler/scheduler_config.json"))?;
+    source.defaults = read(&path.join("generation_config.json"))?;
+    for slot in SLOTS {
+        let folder = path.join(slot.name);
         if folder.is_dir() {
-            components.push((kind, component(&folder)?));
+            source.components.push(component(&folder, slot)?);
+        }
+        if let Some(name) = slot.tokenizer
+            && let Some(files) = tokenizer_in(&path.join(name))?
+        {
+            source.set_tokenizer(slot, files);
         }
     }
-    Ok(Source {
-        path: path.to_owned(),
-        layout: Layout::Diffusers,
-        architecture: FLUX.into(),
-        components,
-        tokenizer: tokenizer_in(&path.join("tokenizer"), ComponentKind::TextEncoder)?,
-        tokenizer_2: tokenizer_in(&path.join("tokenizer_2"), ComponentKind::TextEncoder2)?,
-        scheduler: read(&path.join("scheduler/scheduler_config.json"))?,
-        defaults: read(&path.join("generation_config.json"))?,
-    })
+    Ok(source)
 }
 
 /// The component in `folder`: weights, and a configuration where there is one.
-pub(super) fn component(folder: &Path) -> Result<Component> {
+pub(super) fn component(folder: &Path, slot: &'static Slot) -> Result<Component> {
     let index = Arc::new(safetensors::find(folder, &STEMS)?);
     let config = read(&folder.join("config.json"))?;
-    Ok(Component { index, prefix: String::new(), layout: Layout::Diffusers, config, origin: folder.to_owned() })
+    let (prefix, layout) = (String::new(), Layout::Diffusers);
+    Ok(Component { slot, index, prefix, layout, config, origin: folder.to_owned() })
 }
 
 /// The text of a file, or `None` where there is no such file.
@@ -86,26 +76,15 @@ fn class_of(model_index: &Text) -> Result<String> {
     value["_class_name"].as_str().map(str::to_owned).ok_or_else(|| malformed(value["_class_name"].to_string()))
 }
 
-/// The tokenizer of `kind` in `folder`, where there is one.
-pub(super) fn tokenizer_in(folder: &Path, kind: ComponentKind) -> Result<Option<TokenizerFiles>> {
-    if kind == ComponentKind::TextEncoder { clip_tokenizer(folder) } else { tokenizer(folder) }
-}
-
-fn tokenizer(folder: &Path) -> Result<Option<TokenizerFiles>> {
+/// The tokenizer in `folder`, if there is one. A folder with only `vocab.json` and `merges.txt`, as CLIP's often is, will do.
+pub(super) fn tokenizer_in(folder: &Path) -> Result<Option<TokenizerFiles>> {
     let config = read(&folder.join("tokenizer_config.json"))?;
-    let Some(tokenizer) = read(&folder.join("tokenizer.json"))? else { return Ok(None) };
-    Ok(Some(TokenizerFiles { tokenizer, config }))
-}
-
-/// As [`tokenizer`]; a folder with only `vocab.json` and `merges.txt` will do.
-fn clip_tokenizer(folder: &Path) -> Result<Option<TokenizerFiles>> {
-    if let Some(files) = tokenizer(folder)? {
-        return Ok(Some(files));
+    if let Some(tokenizer) = read(&folder.join("tokenizer.json"))? {
+        return Ok(Some(TokenizerFiles { tokenizer, config }));
     }
     let (Some(vocab), Some(merges)) = (read(&folder.join("vocab.json"))?, read(&folder.join("merges.txt"))?) else {
         return Ok(None);
     };
-    let config = read(&folder.join("tokenizer_config.json"))?;
     let parsed = match &config {
         Some(config) => TokenizerConfig::from_json(&config.text, &config.origin)?,
         None => TokenizerConfig::default(),
@@ -124,6 +103,6 @@ pub(super) fn no_model(path: &Path) -> Error {
     Error::NotAModel {
         path: path.to_owned(),
         found: format!("a directory without model_index.json or files of a model (it holds {})", list(&names)),
-        hint: Some("give a pinhole bundle, a diffusers directory, or a folder with FLUX's files".into()),
+        hint: Some("give a pinhole bundle, a diffusers directory, or a folder with a model's files".into()),
     }
 }

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::recognise::{self, Recognised, recognise};
-use super::{Component, ComponentKind, Layout, Text, keys, list};
+use super::{Component, Layout, Slot, Text, keys, list};
+use crate::bind::alias::{KINDS, Kind};
 use crate::gguf::{Gguf, Metadata};
 use crate::index::{Index, Map};
 use crate::safetensors::{self, Safetensors};
@@ -14,6 +15,7 @@ use crate::{Error, Result};
 const SHARD_INDEX: &str = ".safetensors.index.json";
 
 /// Weights, where they are, and a GGUF's metadata.
+#[derive(Debug)]
 pub(super) struct WeightFile {
     pub(super) path: PathBuf,
     pub(super) index: Arc<Index>,
@@ -65,24 +67,30 @@ impl WeightFile {
         self.metadata.as_ref().is_some_and(|metadata| metadata.get(keys::VERSION).is_some())
     }
 
-    /// The parts of a FLUX model that it has.
-    pub(super) fn kinds(&self) -> impl Iterator<Item = ComponentKind> {
-        ComponentKind::ALL.into_iter().filter(|kind| self.parts.iter().any(|part| part.kind == *kind))
+    /// The kinds of networks that it has.
+    pub(super) fn kinds(&self) -> impl Iterator<Item = &'static Kind> {
+        KINDS.iter().copied().filter(|kind| self.has(kind))
     }
 
-    /// Its part `kind`.
+    /// Whether it has a network of `kind`.
+    pub(super) fn has(&self, kind: &Kind) -> bool {
+        self.parts.iter().any(|part| part.kind == kind)
+    }
+
+    /// Its network of `kind`, as the component at `slot`.
     ///
     /// # Errors
-    /// [`Error::NotAModel`] where it has none or several.
-    pub(super) fn component(&self, kind: ComponentKind) -> Result<Component> {
+    /// [`Error::NotAModel`] if it has none or several.
+    pub(super) fn component(&self, slot: &'static Slot, kind: &Kind) -> Result<Component> {
         let prefixes: Vec<&str> =
             self.parts.iter().filter(|part| part.kind == kind).map(|part| part.prefix.as_str()).collect();
         let [prefix] = prefixes[..] else { return Err(self.not_one(kind, &prefixes)) };
         let config = match &self.metadata {
-            Some(metadata) => metadata.string(&keys::component_config(kind.name()))?,
+            Some(metadata) => metadata.string(&keys::component_config(slot.name))?,
             None => None,
         };
         Ok(Component {
+            slot,
             index: Arc::clone(&self.index),
             prefix: prefix.to_owned(),
             layout: Layout::Files,
@@ -91,10 +99,10 @@ impl WeightFile {
         })
     }
 
-    fn not_one(&self, kind: ComponentKind, prefixes: &[&str]) -> Error {
+    fn not_one(&self, kind: &Kind, prefixes: &[&str]) -> Error {
         let found = match prefixes {
-            [] => format!("{}, and no {}", self.holds(), kind.words()),
-            several => format!("it holds {} of {}, as {}", several.len(), kind.words(), list(several)),
+            [] => format!("{}, and no {}", self.holds(), kind.words),
+            several => format!("it holds {} of {}, as {}", several.len(), kind.words, list(several)),
         };
         Error::NotAModel { path: self.path.clone(), found, hint: None }
     }

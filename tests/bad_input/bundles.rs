@@ -4,14 +4,14 @@ use std::fs;
 
 use pinhole::Result;
 use pinhole::index::Map;
+use pinhole::pipeline::Opened;
 use pinhole::source::Source;
-use pinhole::source::flux::FluxModel;
 use proptest::prelude::*;
 
 use crate::disk::{bundle, refused};
 
-fn open(bytes: &[u8]) -> Result<FluxModel> {
-    FluxModel::open(&Source::from_map(Map::from_bytes("model.gguf", bytes)?)?)
+fn open(bytes: &[u8]) -> Result<Opened> {
+    pinhole::pipeline::open(&Source::from_map(Map::from_bytes("model.gguf", bytes)?)?)
 }
 
 /// Where the bytes of `text` begin.
@@ -21,7 +21,7 @@ fn find(bytes: &[u8], text: &str) -> usize {
 
 #[test]
 fn the_bundle_itself_is_good() {
-    FluxModel::open(&Source::open(bundle()).unwrap()).unwrap();
+    pinhole::pipeline::open(&Source::open(bundle()).unwrap()).unwrap();
 }
 
 #[test]

@@ -30,7 +30,7 @@ fn more_layers_than_weights() {
 fn fewer_layers_than_weights() {
     let disk = Disk::new();
     disk.edit("transformer/config.json", |config| config["num_single_layers"] = json!(2));
-    let unused = disk.open().unwrap().transformer.bound.unused().to_vec();
+    let unused = disk.open().unwrap().denoiser.networks()[0].bound.unused().to_vec();
     assert!(unused.iter().any(|name| name == "single_transformer_blocks.2.proj_mlp.weight"), "{unused:?}");
     let mut warnings = Vec::new();
     let mut listen = |event: Event| {
@@ -40,7 +40,7 @@ fn fewer_layers_than_weights() {
         });
         Ok(())
     };
-    disk.pipeline().generate(&small(), &mut listen).unwrap();
+    disk.pipeline().generate_watched(&small(), &mut listen).unwrap();
     assert!(warnings.iter().any(|text| text.contains("transformer") && text.contains("unused")), "{warnings:?}");
 }
 
@@ -225,7 +225,7 @@ fn settings_that_open_give_a_picture_or_an_error() {
             changed[key] = value.clone();
             disk.write(&file, changed.to_string());
             let Ok(model) = disk.open() else { continue };
-            match crate::disk::pipeline(model).generate(&request, &mut |_: Event| Ok(())) {
+            match crate::disk::pipeline(model).generate_watched(&request, &mut |_: Event| Ok(())) {
                 Ok(generated) => assert_eq!(generated.images.len(), 1),
                 Err(error) => {
                     println!("{key} = {value}");

@@ -5,7 +5,6 @@ use std::path::Path;
 
 use pinhole::convert::{self, NonFinite, WriteOptions};
 use pinhole::source::Source;
-use pinhole::source::flux::FluxModel;
 use pinhole::{Error, Result};
 use pinhole_quant::recipe::FileType;
 
@@ -17,8 +16,10 @@ fn options(overwrite: bool) -> WriteOptions {
 
 fn convert(from: &Path, to: &Path, overwrite: bool) -> Result<()> {
     let source = Source::open(from)?;
-    let model = FluxModel::open(&source)?;
-    convert::plan(&source, &model.networks(), FileType::F16)?.write(to, options(overwrite), &mut |_| Ok(())).map(|_| ())
+    let model = pinhole::pipeline::open(&source)?;
+    convert::plan(&model.source, &model.networks(), FileType::F16)?
+        .write(to, options(overwrite), &mut |_| Ok(()))
+        .map(|_| ())
 }
 
 fn names(directory: &Path) -> Vec<String> {
@@ -74,7 +75,7 @@ fn outputs_that_cannot_be() {
     assert!(error.hint().unwrap().contains("--overwrite"));
     assert_eq!(fs::read(at("out.gguf")).unwrap(), b"mine");
     convert(disk.root(), &at("out.gguf"), true).unwrap();
-    FluxModel::open(&Source::open(&at("out.gguf")).unwrap()).unwrap();
+    pinhole::pipeline::open(&Source::open(&at("out.gguf")).unwrap()).unwrap();
     assert_eq!(names(directory.path()), ["out.gguf"]);
 }
 
@@ -82,8 +83,8 @@ fn outputs_that_cannot_be() {
 fn a_cancelled_conversion_leaves_nothing_behind() {
     let disk = Disk::new();
     let source = Source::open(disk.root()).unwrap();
-    let model = FluxModel::open(&source).unwrap();
-    let plan = convert::plan(&source, &model.networks(), FileType::F16).unwrap();
+    let model = pinhole::pipeline::open(&source).unwrap();
+    let plan = convert::plan(&model.source, &model.networks(), FileType::F16).unwrap();
     let directory = tempfile::tempdir().unwrap();
     let output = directory.path().join("out.gguf");
     for last in [0, 1, 50, 200] {
@@ -125,9 +126,9 @@ fn weights_that_are_not_finite_are_named_and_let_through_where_asked_for() {
     for (bits, what) in [(0x7fc0, "not finite"), (0xff80, "not finite"), (0x4780, "65536")] {
         let disk = spoilt(700, bits);
         let source = Source::open(disk.root()).unwrap();
-        let model = FluxModel::open(&source).unwrap();
+        let model = pinhole::pipeline::open(&source).unwrap();
         let write = |file_type: FileType, allow_nonfinite: bool| {
-            let plan = convert::plan(&source, &model.networks(), file_type).unwrap();
+            let plan = convert::plan(&model.source, &model.networks(), file_type).unwrap();
             plan.write(&output, WriteOptions { overwrite: true, allow_nonfinite }, &mut |_| Ok(()))
         };
         let error = write(FileType::F16, false).unwrap_err();
@@ -154,15 +155,15 @@ fn what_is_not_finite_becomes_nothing_in_a_block() {
         tensor.bytes[2 * 5..][..2].copy_from_slice(&0x7f80u16.to_le_bytes());
     });
     let source = Source::open(disk.root()).unwrap();
-    let model = FluxModel::open(&source).unwrap();
+    let model = pinhole::pipeline::open(&source).unwrap();
     for file_type in [FileType::Q8_0, FileType::Q4_K_S, FileType::IQ4_NL, FileType::Q2_K] {
         let output = directory.path().join(file_type.name());
-        let plan = convert::plan(&source, &model.networks(), file_type).unwrap();
+        let plan = convert::plan(&model.source, &model.networks(), file_type).unwrap();
         refused!(NotFinite, plan.write(&output, options(false), &mut |_| Ok(())), "number 5 of tensor");
         let found = plan.write(&output, WriteOptions { overwrite: false, allow_nonfinite: true }, &mut |_| Ok(()));
         assert_eq!(found.unwrap().iter().map(|found| found.count).sum::<u64>(), 1);
         let bundle = Source::open(&output).unwrap();
-        let bundle = FluxModel::open(&bundle).unwrap();
+        let bundle = pinhole::pipeline::open(&bundle).unwrap();
         for network in bundle.networks() {
             for (id, weight) in network.model.manifest().iter() {
                 let numbers = network.bound.read_f32(id).unwrap();

@@ -4,7 +4,6 @@ use std::fs;
 use std::path::Path;
 
 use pinhole::source::Source;
-use pinhole::source::flux::FluxModel;
 use safetensors::Dtype;
 
 use crate::disk::{Disk, refused, weights_of};
@@ -102,7 +101,7 @@ fn a_shard_is_missing() {
     let directory = tempfile::tempdir().unwrap();
     let layout = Layout { dtype: Dtype::BF16, max_shard_bytes: Some(4_000_000), ..Layout::default() };
     write_model(directory.path(), &Golden::load("schnell"), &layout);
-    let open = || FluxModel::open(&Source::open(directory.path())?);
+    let open = || pinhole::pipeline::open(&Source::open(directory.path())?);
     open().unwrap();
     let mut shards: Vec<_> = fs::read_dir(directory.path().join("transformer"))
         .unwrap()

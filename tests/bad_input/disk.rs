@@ -7,9 +7,9 @@ use std::sync::OnceLock;
 
 use pinhole::convert::{self, WriteOptions};
 use pinhole::ggml::{CancelFlag, Device};
-use pinhole::pipeline::flux::FluxPipeline;
+use pinhole::pipeline::Opened;
+use pinhole::pipeline::Pipeline;
 use pinhole::source::Source;
-use pinhole::source::flux::FluxModel;
 use pinhole::{Error, Result};
 use pinhole_quant::recipe::FileType;
 use safetensors::tensor::{TensorView, serialize_to_file};
@@ -67,8 +67,8 @@ pub(crate) fn bundle() -> &'static Path {
 /// Converts the model at `from` to a bundle.
 pub(crate) fn convert_to(from: &Path, to: &Path) -> Result<()> {
     let source = Source::open(from)?;
-    let model = FluxModel::open(&source)?;
-    convert::plan(&source, &model.networks(), FileType::BF16)?
+    let model = pinhole::pipeline::open(&source)?;
+    convert::plan(&model.source, &model.networks(), FileType::BF16)?
         .write(to, WriteOptions::default(), &mut |_| Ok(()))
         .map(|_| ())
 }
@@ -94,11 +94,11 @@ impl Disk {
         self.directory.path()
     }
 
-    pub(crate) fn open(&self) -> Result<FluxModel> {
-        FluxModel::open(&Source::open(self.root())?)
+    pub(crate) fn open(&self) -> Result<Opened> {
+        pinhole::pipeline::open(&Source::open(self.root())?)
     }
 
-    pub(crate) fn pipeline(&self) -> FluxPipeline {
+    pub(crate) fn pipeline(&self) -> Pipeline {
         pipeline(self.open().unwrap())
     }
 
@@ -167,8 +167,8 @@ impl Tensor {
 }
 
 /// Computes with one thread: the test runner has a test for every core.
-pub(crate) fn pipeline(model: FluxModel) -> FluxPipeline {
-    FluxPipeline::new(model, Device::cpu().unwrap(), 1, CancelFlag::new()).unwrap()
+pub(crate) fn pipeline(model: Opened) -> Pipeline {
+    Pipeline::with_threads(model, Device::cpu().unwrap(), 1, CancelFlag::new()).unwrap()
 }
 
 fn link(from: &Path, to: &Path) {

@@ -4,7 +4,7 @@ use std::cell::Cell;
 
 use pinhole::Error;
 use pinhole::ggml::{CancelFlag, Device};
-use pinhole::pipeline::flux::FluxPipeline;
+use pinhole::pipeline::Pipeline;
 use pinhole::pipeline::{Event, Phase, Request};
 
 use crate::disk::{Disk, refused};
@@ -57,14 +57,14 @@ fn noise_of_a_wrong_length() {
     // 32 x 48 pixels are 4 x 6 latents of 16 channels.
     for length in [0, 383, 385, 768] {
         let request = Request { noise: Some(vec![0.0; length]), ..small() };
-        let generated = pipeline.generate(&request, &mut quiet);
+        let generated = pipeline.generate_watched(&request, &mut quiet);
         refused!(Option, generated, "--noise", "384", &format!("found {length}"));
     }
     let request = Request { noise: Some(vec![f32::NAN; 384]), ..small() };
     // Said of the option, and not of the weights.
-    refused!(Option, pipeline.generate(&request, &mut quiet), "--noise", "finite", "NaN");
+    refused!(Option, pipeline.generate_watched(&request, &mut quiet), "--noise", "finite", "NaN");
     let request = Request { noise: Some(vec![0.0; 384]), ..small() };
-    assert_eq!(pipeline.generate(&request, &mut quiet).unwrap().images.len(), 1);
+    assert_eq!(pipeline.generate_watched(&request, &mut quiet).unwrap().images.len(), 1);
 }
 
 #[test]
@@ -74,7 +74,7 @@ fn prompts_of_any_kind() {
     {
         let request = Request { prompt: prompt.into(), ..small() };
         let mut warnings = Vec::new();
-        let generated = pipeline.generate(&request, &mut |event: Event| {
+        let generated = pipeline.generate_watched(&request, &mut |event: Event| {
             warnings.extend(match event {
                 Event::Warning(text) => Some(text),
                 _ => None,
@@ -92,7 +92,7 @@ fn a_prompt_of_ten_thousand_words_is_cut_with_a_warning() {
     let mut pipeline = Disk::new().pipeline();
     let request = Request { prompt: "a yellow star ".repeat(3334), ..small() };
     let mut warnings = Vec::new();
-    let generated = pipeline.generate(&request, &mut |event: Event| {
+    let generated = pipeline.generate_watched(&request, &mut |event: Event| {
         if let Event::Warning(text) = event {
             warnings.push(text);
         }
@@ -113,7 +113,7 @@ fn an_observer_calls_a_request_off_at_any_event() {
     // How many say that bytes were moved depends on how far the copying thread is; all others come every time.
     let counts = |event: &Event| !matches!(event, Event::Moved { .. });
     let count = Cell::new(0);
-    let whole = pipeline.generate(&small(), &mut |event: Event| {
+    let whole = pipeline.generate_watched(&small(), &mut |event: Event| {
         count.set(count.get() + usize::from(counts(&event)));
         Ok(())
     });
@@ -121,7 +121,7 @@ fn an_observer_calls_a_request_off_at_any_event() {
     assert!(count.get() > 20);
     for last in (0..count.get()).step_by(7) {
         let mut left = last;
-        let cancelled = pipeline.generate(&small(), &mut |event: Event| {
+        let cancelled = pipeline.generate_watched(&small(), &mut |event: Event| {
             match (counts(&event), left) {
                 (true, 0) => return Err(Error::Cancelled),
                 (true, _) => left -= 1,
@@ -132,7 +132,7 @@ fn an_observer_calls_a_request_off_at_any_event() {
         refused!(Cancelled, cancelled, "cancelled");
     }
     // Nothing of the cancelled ones is left.
-    let again = pipeline.generate(&small(), &mut quiet).unwrap();
+    let again = pipeline.generate_watched(&small(), &mut quiet).unwrap();
     assert_eq!(again.images[0].rgb(), whole.images[0].rgb());
     assert_eq!((again.memory.total, again.memory.peak), (0, whole.memory.peak));
 }
@@ -142,9 +142,9 @@ fn a_raised_flag_calls_a_request_off_in_every_phase() {
     for stop in [Phase::Encode, Phase::Denoise, Phase::Decode] {
         let flag = CancelFlag::new();
         let model = Disk::new().open().unwrap();
-        let mut pipeline = FluxPipeline::new(model, Device::cpu().unwrap(), 1, flag.clone()).unwrap();
+        let mut pipeline = Pipeline::with_threads(model, Device::cpu().unwrap(), 1, flag.clone()).unwrap();
         let reached = Cell::new(None);
-        let generated = pipeline.generate(&small(), &mut |event: Event| {
+        let generated = pipeline.generate_watched(&small(), &mut |event: Event| {
             if let Event::Begin { phase, .. } = event {
                 reached.set(Some(phase));
                 if phase == stop {
@@ -162,7 +162,7 @@ fn a_raised_flag_calls_a_request_off_in_every_phase() {
 fn seeds_go_round() {
     let mut pipeline = Disk::new().pipeline();
     let request = Request { seed: u64::MAX, batch: 2, ..small() };
-    let both = pipeline.generate(&request, &mut quiet).unwrap();
-    let second = pipeline.generate(&Request { seed: 0, batch: 1, ..small() }, &mut quiet).unwrap();
+    let both = pipeline.generate_watched(&request, &mut quiet).unwrap();
+    let second = pipeline.generate_watched(&Request { seed: 0, batch: 1, ..small() }, &mut quiet).unwrap();
     assert_eq!(both.images[1].rgb(), second.images[0].rgb());
 }

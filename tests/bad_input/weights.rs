@@ -128,7 +128,7 @@ fn a_picture_of_weights_that_are_not_finite_is_an_error() {
     for (component, tensor) in SOME {
         let disk = Disk::new();
         spoil(&disk, component, tensor, NAN);
-        let generated = pipeline(disk.open().unwrap()).generate(&request, &mut |_: Event| Ok(()));
+        let generated = pipeline(disk.open().unwrap()).generate_watched(&request, &mut |_: Event| Ok(()));
         let error = refused!(NotFinite, generated, "not finite");
         assert!(error.hint().is_some());
     }

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::Path;
 
 use pinhole::sample::randn;
-use pinhole::source::{ComponentKind, keys};
+use pinhole::source::{Slot, keys};
 use pinhole::stage::Model;
 use pinhole::weights::{Role, Weight};
 use pinhole_quant::gguf::{Array, Layout, Strings, TensorSpec, Value, Writer};
@@ -12,7 +12,7 @@ use pinhole_quant::recipe::{self, FileType, Recipe};
 use pinhole_quant::{DType, rows};
 
 /// One component: what it is, its models, the text of its configuration.
-pub(crate) type Part<'a> = (ComponentKind, Vec<&'a Model>, String);
+pub(crate) type Part<'a> = (&'static Slot, Vec<&'a Model>, String);
 
 /// The weights of `parts`, and the bundle that they make in `file_type`.
 fn layout<'a>(parts: &[Part<'a>], file_type: FileType) -> (Layout, Vec<(&'a Weight, TensorSpec)>) {
@@ -24,19 +24,19 @@ fn layout<'a>(parts: &[Part<'a>], file_type: FileType) -> (Layout, Vec<(&'a Weig
         (keys::FILE_TYPE.into(), file_type.number().into()),
         (keys::VERSION.into(), 1.into()),
     ];
-    for (kind, models, config) in parts {
-        names.push(kind.name());
-        metadata.push((keys::component_config(kind.name()), config.as_str().into()));
+    for (slot, models, config) in parts {
+        names.push(slot.name);
+        metadata.push((keys::component_config(slot.name), config.as_str().into()));
         for (_, weight) in models.iter().flat_map(|model| model.manifest().iter()) {
             let choice = recipe.choose(&recipe::Weight {
-                prefix: kind.prefix(),
+                prefix: slot.prefix,
                 name: &weight.name,
                 role: weight.role,
                 row_len: weight.shape.row(),
                 elements: weight.shape.elements(),
                 source: DType::F32,
             });
-            let name = format!("{}{}", kind.prefix(), weight.name);
+            let name = format!("{}{}", slot.prefix, weight.name);
             let dims = weight.shape.dims()[..weight.shape.rank()].to_vec();
             weights.push((weight, TensorSpec { name, dims, dtype: choice.dtype }));
         }

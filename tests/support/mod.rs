@@ -9,7 +9,9 @@ pub(crate) mod diffusers;
 pub(crate) mod foreign;
 pub(crate) mod golden;
 pub(crate) mod numbers;
+pub(crate) mod parts;
 pub(crate) mod synth;
 
 pub(crate) use diffusers::{Layout, write_component, write_model, write_parts};
 pub(crate) use golden::Golden;
+pub(crate) use parts::Parts;

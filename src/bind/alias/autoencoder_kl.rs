@@ -1,28 +1,32 @@
 //! The autoencoder: canonical names are the original ones (LDM's and BFL's); diffusers has others, and older diffusers
 //! others again.
 
-use super::{Aliases, Alternative, Part};
+use super::{Alternative, Follows, Kind, Part, Sign};
 
-/// The [`Aliases`] of an autoencoder of `levels` levels: diffusers counts the decoder's from the other end.
-/// From 1 to 8 levels; others are taken for 8.
-pub fn aliases(levels: usize) -> Aliases {
-    // A function for each, so that the result is a plain function as it is for other models.
-    match levels {
-        1 => of::<1>,
-        2 => of::<2>,
-        3 => of::<3>,
-        4 => of::<4>,
-        5 => of::<5>,
-        6 => of::<6>,
-        7 => of::<7>,
-        _ => of::<8>,
-    }
+/// The KL autoencoder, as files know it.
+pub static KIND: Kind = Kind {
+    words: "autoencoder",
+    what: "autoencoder",
+    signs: &[
+        Sign::named("decoder.up.0.block.0.", "original names"),
+        Sign::named("decoder.up_blocks.0.resnets.0.", "diffusers names"),
+    ],
+    also: &[],
+    highlights: &["latent_channels", "block_out_channels", "norm_num_groups", "scaling_factor", "shift_factor"],
+    // Its colours are sensitive, and it is small.
+    follows: Follows::Half,
+    reads: None,
+};
+
+/// The [`Aliases`](super::Aliases) of an autoencoder of `levels` levels: diffusers counts the decoder's from the other end.
+pub fn aliases(levels: usize) -> impl Fn(&str) -> Vec<Alternative> {
+    move |canonical| of(canonical, levels)
 }
 
-fn of<const LEVELS: usize>(canonical: &str) -> Vec<Alternative> {
+fn of(canonical: &str, levels: usize) -> Vec<Alternative> {
     let (path, leaf) = canonical.rsplit_once('.').unwrap_or(("", canonical));
     let mut names = vec![canonical.to_owned()];
-    names.extend([&NAMES, &OLD].into_iter().filter_map(|layers| diffusers(path, leaf, LEVELS, layers)));
+    names.extend([&NAMES, &OLD].into_iter().filter_map(|layers| diffusers(path, leaf, levels, layers)));
     names.dedup();
     names.into_iter().map(|name| vec![Part::all(name)]).collect()
 }

@@ -1,6 +1,29 @@
 //! CLIP's text encoder: canonical names are those of transformers before version 5.
 
-use super::{Alternative, Part};
+use super::{Alternative, Follows, Kind, Part, Reads, Sign};
+
+/// CLIP's text encoder, as files know it.
+pub static KIND: Kind = Kind {
+    words: "CLIP text encoder",
+    what: "CLIP text encoder",
+    signs: &[
+        Sign::new("text_model.embeddings.token_embedding.weight"),
+        // transformers 5 leaves out the first part of the names.
+        Sign::new("embeddings.token_embedding.weight"),
+    ],
+    also: &[],
+    highlights: &[
+        "num_hidden_layers",
+        "hidden_size",
+        "num_attention_heads",
+        "hidden_act",
+        "max_position_embeddings",
+        "vocab_size",
+    ],
+    // CLIP's pooled vector is sensitive, and CLIP small.
+    follows: Follows::Half,
+    reads: Some(Reads::Clip),
+};
 
 /// See [`Aliases`](super::Aliases). Files written by transformers 5 leave out the first part of the name.
 pub fn aliases(canonical: &str) -> Vec<Alternative> {

@@ -1,6 +1,30 @@
 //! The FLUX transformer: original names, and diffusers' split layout.
 
-use super::{Alternative, Part, Rows};
+use super::{Alternative, Follows, Kind, Part, Rows, Sign};
+
+/// The FLUX transformer, as files know it.
+pub static KIND: Kind = Kind {
+    words: "transformer",
+    what: "FLUX transformer",
+    signs: &[
+        Sign::named("double_blocks.0.img_attn.qkv.weight", "original names"),
+        Sign::named("single_transformer_blocks.0.norm.linear.weight", "diffusers names"),
+    ],
+    also: &["transformer_blocks.0.ff_context."],
+    highlights: &[
+        "num_layers",
+        "num_single_layers",
+        "num_attention_heads",
+        "attention_head_dim",
+        "axes_dims_rope",
+        "in_channels",
+        "joint_attention_dim",
+        "pooled_projection_dim",
+        "guidance_embeds",
+    ],
+    follows: Follows::Same,
+    reads: None,
+};
 
 /// See [`Aliases`](super::Aliases).
 pub fn aliases(name: &str) -> Vec<Alternative> {
@@ -18,7 +42,7 @@ fn diffusers(name: &str) -> Option<Alternative> {
     }
     if path == "final_layer.adaLN_modulation.1" {
         let half = |rows| Part { name: format!("norm_out.linear.{kind}"), rows };
-        return Some(vec![half(Rows::Second), half(Rows::First)]);
+        return Some(vec![half(Rows::SECOND), half(Rows::FIRST)]);
     }
     let embedder = |from: &str, to: &str| {
         let layer = path.strip_prefix(from)?;
@@ -103,6 +127,6 @@ mod tests {
     #[test]
     fn the_last_modulation_is_swapped() {
         let parts = aliases("final_layer.adaLN_modulation.1.weight").pop().unwrap_or_default();
-        assert_eq!(parts.iter().map(|part| part.rows).collect::<Vec<_>>(), [Rows::Second, Rows::First]);
+        assert_eq!(parts.iter().map(|part| part.rows).collect::<Vec<_>>(), [Rows::SECOND, Rows::FIRST]);
     }
 }

@@ -1,6 +1,20 @@
 //! T5's encoder: canonical names are llama.cpp's; checkpoints have those of transformers.
 
-use super::{Alternative, Part};
+use super::{Alternative, Follows, Kind, Part, Reads, Sign};
+
+/// T5's encoder, as files know it.
+pub static KIND: Kind = Kind {
+    words: "T5 text encoder",
+    what: "T5 encoder",
+    signs: &[
+        Sign::named("encoder.block.0.layer.0.SelfAttention.q.weight", "transformers names"),
+        Sign::named("enc.blk.0.attn_q.weight", "llama.cpp names"),
+    ],
+    also: &["token_embd.weight"],
+    highlights: &["num_layers", "d_model", "num_heads", "d_ff", "feed_forward_proj", "vocab_size"],
+    follows: Follows::Text,
+    reads: Some(Reads::T5),
+};
 
 /// See [`Aliases`](super::Aliases).
 pub fn aliases(canonical: &str) -> Vec<Alternative> {

@@ -9,9 +9,8 @@ use std::time::{Duration, Instant};
 
 use pinhole::Error;
 use pinhole::ggml::{Buffer, CopyQueue, Device, Ledger, Staging};
-use pinhole::pipeline::flux::FluxPipeline;
+use pinhole::pipeline::Pipeline;
 use pinhole::pipeline::{Event, Phase, Request};
-use pinhole::source::flux::FluxModel;
 use serde::{Deserialize, Serialize};
 
 use crate::cli::failure::Failure;
@@ -119,7 +118,7 @@ fn measure(args: &Args, printer: &Printer) -> Result<Row, Failure> {
     let device = request::device(&args.request.device)?;
     let link = link_speed(device)?;
     let source = args.parts.open(Some(&args.model), "--model")?;
-    let mut pipeline = FluxPipeline::new(FluxModel::open(&source)?, device, threads, cancel.clone())?;
+    let mut pipeline = Pipeline::with_threads(pinhole::pipeline::open(&source)?, device, threads, cancel.clone())?;
     let memory = args.request.memory();
     pipeline.set_memory(memory);
     let request = Request { seed: args.request.seed.unwrap_or(0), ..args.request.request(&args.prompt) };
@@ -128,7 +127,7 @@ fn measure(args: &Args, printer: &Printer) -> Result<Row, Failure> {
     let (generated, total) = std::thread::scope(|scope| {
         sample(scope, device, &used, &done);
         let start = Instant::now();
-        let generated = pipeline.generate(&request, &mut |_: Event| cancel.check());
+        let generated = pipeline.generate_watched(&request, &mut |_: Event| cancel.check());
         let total = start.elapsed();
         done.store(true, Ordering::Relaxed);
         (generated, total)

@@ -8,10 +8,10 @@ use pinhole::exec::{DeviceWeights, Session};
 use pinhole::ggml::{Backend, CancelFlag, Device, Ledger};
 use pinhole::models::flux::{Flux, sinusoid};
 use pinhole::plan::measure::Subject;
-use pinhole::plan::{Component, Placement, Runs};
+use pinhole::plan::{Component, Phase, Placement, Runs};
 use pinhole::sample::randn;
-use pinhole::source::flux::{Part, transformer};
-use pinhole::source::{ComponentKind, Source};
+use pinhole::source::slot::TRANSFORMER;
+use pinhole::source::{Part, Source, networks};
 use pinhole::stage::{Cadence, Dims, Model, Symbol};
 
 /// Pixels of a picture to a side of an image token.
@@ -72,7 +72,7 @@ impl Steps {
 
 impl Denoiser {
     pub(super) fn open(source: &Source, size: Size, threads: usize, cancel: CancelFlag) -> Result<Denoiser> {
-        let part = transformer(source.component(ComponentKind::Transformer)?)?;
+        let part = networks::flux(source.component(&TRANSFORMER)?)?;
         Ok(Denoiser { part, size, threads, cancel })
     }
 
@@ -81,7 +81,7 @@ impl Denoiser {
         let Denoiser { part, size, .. } = self;
         let subject = Subject {
             name: "transformer",
-            phase: "denoise",
+            phase: Phase::Denoise,
             model: &part.net.model,
             bound: &part.bound,
             dims: size.dims(),

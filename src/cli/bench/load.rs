@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use pinhole::Error;
-use pinhole::pipeline::flux::FluxPipeline;
+use pinhole::pipeline::Pipeline;
 use pinhole::pipeline::{Event, Phase, Request};
-use pinhole::source::flux::FluxModel;
 use pinhole::stage::Cadence;
 use serde::Serialize;
 
@@ -78,7 +77,7 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
         let mut clock = Clock { last: Instant::now(), parts: BTreeMap::new() };
         let source = subject.reopen()?;
         clock.passed("open");
-        let mut pipeline = FluxPipeline::new(FluxModel::open(&source)?, device, threads, cancel.clone())?;
+        let mut pipeline = Pipeline::with_threads(pinhole::pipeline::open(&source)?, device, threads, cancel.clone())?;
         pipeline.set_memory(args.request.memory());
         clock.passed("models");
         first_step(&mut pipeline, &request, &mut clock)?;
@@ -130,8 +129,9 @@ impl Clock {
 }
 
 /// Runs `request` up to its first step.
-fn first_step(pipeline: &mut FluxPipeline, request: &Request, clock: &mut Clock) -> Result<(), Error> {
-    let once = pipeline.model().transformer.net.model.at(Cadence::Request).len();
+fn first_step(pipeline: &mut Pipeline, request: &Request, clock: &mut Clock) -> Result<(), Error> {
+    let denoisers = pipeline.model().denoiser.networks();
+    let once = denoisers.first().map_or(0, |network| network.model.at(Cadence::Request).len());
     // Stages of the denoiser that are done; `None` before it begins.
     let mut stages = None;
     let mut listen = |event: Event| {
@@ -157,7 +157,7 @@ fn first_step(pipeline: &mut FluxPipeline, request: &Request, clock: &mut Clock)
         }
         Ok(())
     };
-    match pipeline.generate(request, &mut listen) {
+    match pipeline.generate_watched(request, &mut listen) {
         Err(Error::Cancelled) => Ok(()),
         Err(error) => Err(error),
         Ok(_) => Err(Error::graph("load", "the denoiser has no stages that run once")),

@@ -4,9 +4,8 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use pinhole::memory;
-use pinhole::pipeline::flux::FluxPipeline;
+use pinhole::pipeline::Pipeline;
 use pinhole::pipeline::{Event, Request};
-use pinhole::source::flux::FluxModel;
 use serde::Serialize;
 
 use crate::cli::failure::Failure;
@@ -75,7 +74,7 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     let threads = threads::start(args.request.threads);
     let device = request::device(&args.request.device)?;
     let source = args.parts.open(Some(&args.model), "--model")?;
-    let mut pipeline = FluxPipeline::new(FluxModel::open(&source)?, device, threads, cancel.clone())?;
+    let mut pipeline = Pipeline::with_threads(pinhole::pipeline::open(&source)?, device, threads, cancel.clone())?;
     pipeline.set_memory(args.request.memory());
     // Every picture does all the work.
     pipeline.set_remembered_bytes(0);
@@ -86,7 +85,7 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     printer.begin("draw", runs as u64, Unit::Parts);
     for _ in 0..runs {
         let start = Instant::now();
-        pipeline.generate(&request, &mut |_: Event| cancel.check())?;
+        pipeline.generate_watched(&request, &mut |_: Event| cancel.check())?;
         seconds.push(start.elapsed().as_secs_f64());
         resident.extend(memory::resident().map(|resident| resident.total));
         printer.advance();

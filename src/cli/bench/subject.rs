@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use pinhole::Error;
 use pinhole::ggml::CancelFlag;
-use pinhole::source::{ComponentKind, Source};
+use pinhole::source::{Slot, Source};
 use pinhole::synthetic::{self, Architecture, Options};
 use pinhole_quant::recipe::FileType;
 use tempfile::TempDir;
@@ -45,11 +45,10 @@ pub(super) struct Subject {
 }
 
 impl SubjectArgs {
-    /// Opens the model, which is made first where it is none that is there. Of one that is made, only the component `only`
-    /// where that is all that is measured.
+    /// Opens the model; with `--arch`, makes it first. If only one component is measured, only that one is made.
     pub(super) fn open(
         &self,
-        only: Option<ComponentKind>,
+        only: Option<&'static Slot>,
         (printer, cancel): (&Printer, &CancelFlag),
     ) -> Result<Subject, Failure> {
         let Some(architecture) = self.arch else {
@@ -72,7 +71,7 @@ impl SubjectArgs {
         };
         let directory = self.cache.as_deref().or(temporary.as_ref().map(TempDir::path)).unwrap_or(".".as_ref());
         std::fs::create_dir_all(directory).map_err(|error| Error::io("create", directory, error))?;
-        let file = name.clone() + &only.map_or(String::new(), |kind| format!("-{}", kind.name())) + ".gguf";
+        let file = name.clone() + &only.map_or(String::new(), |slot| format!("-{}", slot.name)) + ".gguf";
         let path = directory.join(file);
         if !path.exists() {
             printer.begin("write", synthetic::total_bytes(&options)?, Unit::Bytes);

@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use pinhole::convert::{self, NonFinite, Options, Plan, Progress, Target, WriteOptions};
-use pinhole::source::flux::{FluxModel, Lone, Network};
-use pinhole::source::{ComponentKind, Source};
+use pinhole::pipeline;
+use pinhole::source::Slot;
+use pinhole::source::slot::{self, SLOTS};
 use pinhole::{Error, Result};
 use pinhole_quant::pattern::TensorPattern;
 
@@ -42,7 +43,7 @@ pub(super) struct Args {
     /// Write only this component, transformer or text_encoder_2, under the names that ComfyUI-GGUF and stable-diffusion.cpp
     /// read; the source needs no other then
     #[arg(long, value_name = "COMPONENT", value_parser = component)]
-    component: Option<ComponentKind>,
+    component: Option<&'static Slot>,
     /// Quantize again what the source has quantized to less than 8 bits, though it loses more each time
     #[arg(long)]
     allow_requantize: bool,
@@ -75,26 +76,35 @@ Examples:
   pinhole convert flux1-dev.safetensors --component transformer -o dev-Q4_K_S.gguf --type q4_k_s";
 
 /// The component of that name.
-fn component(name: &str) -> Result<ComponentKind, String> {
-    let found = ComponentKind::ALL.into_iter().find(|kind| kind.name() == name);
-    found.ok_or_else(|| format!("expected one of {}", ComponentKind::ALL.map(ComponentKind::name).join(", ")))
+fn component(name: &str) -> Result<&'static Slot, String> {
+    slot::slot(name).ok_or_else(|| format!("expected one of {}", SLOTS.map(|slot| slot.name).join(", ")))
 }
 
 pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     let started = Instant::now();
     threads::start(args.threads);
     let options = args.options()?;
-    let types = options.types;
     let source = args.parts.open(args.source.as_deref(), "SRC")?;
-    let opened = Opened::of(&source, args.component)?;
-    let plan = convert::plan(&source, &opened.networks(), options)?;
+    // Which of the two is there decides what lives long enough.
+    let (whole, lone);
+    let (source, networks) = match args.component {
+        None => {
+            whole = pipeline::open(&source)?;
+            (&whole.source, whole.networks())
+        }
+        Some(slot) => {
+            lone = pipeline::component(&source, slot)?;
+            (&lone.0, lone.1.networks())
+        }
+    };
+    let plan = convert::plan(source, &networks, options)?;
     for warning in report::warnings(&plan) {
         printer.warn(&warning);
     }
     if !args.dry_run {
         write(args, &plan, printer)?;
     }
-    report::print(args, &types, &plan, started.elapsed(), printer)
+    report::print(args, &plan, started.elapsed(), printer)
 }
 
 impl Args {
@@ -105,28 +115,6 @@ impl Args {
             target: self.component.map_or(Target::Bundle, Target::Component),
             allow_requantize: self.allow_requantize,
         })
-    }
-}
-
-/// What of a source is converted.
-enum Opened {
-    Whole(Box<FluxModel>),
-    Lone(Box<Lone>),
-}
-
-impl Opened {
-    fn of(source: &Source, component: Option<ComponentKind>) -> Result<Opened> {
-        Ok(match component {
-            None => Opened::Whole(Box::new(FluxModel::open(source)?)),
-            Some(kind) => Opened::Lone(Box::new(Lone::open(source, kind)?)),
-        })
-    }
-
-    fn networks(&self) -> Vec<Network<'_>> {
-        match self {
-            Opened::Whole(model) => model.networks(),
-            Opened::Lone(lone) => lone.networks(),
-        }
     }
 }
 

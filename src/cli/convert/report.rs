@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use pinhole::convert::{Plan, PlannedTensor, Requantized, Types};
+use pinhole::convert::{Plan, PlannedTensor, Requantized};
 use serde::Serialize;
 
 use super::Args;
@@ -78,20 +78,14 @@ pub(super) fn warnings(plan: &Plan<'_>) -> Vec<String> {
 }
 
 /// Says what was written, or would be.
-pub(super) fn print(
-    args: &Args,
-    types: &Types,
-    plan: &Plan<'_>,
-    time: Duration,
-    printer: &Printer,
-) -> Result<(), Failure> {
+pub(super) fn print(args: &Args, plan: &Plan<'_>, time: Duration, printer: &Printer) -> Result<(), Failure> {
     let dims: Vec<[usize; 4]> = plan.tensors.iter().map(|tensor| tensor.shape.dims()).collect();
     let rows = type_rows(plan);
     let report = Report {
         version: env!("CARGO_PKG_VERSION"),
         source: args.parts.name(args.source.as_deref()),
         output: &args.output,
-        requested: types.to_string(),
+        requested: requested(plan),
         written: !args.dry_run,
         tensors: plan.tensors.len(),
         parameters: rows.iter().map(|row| row.parameters).sum(),
@@ -104,6 +98,13 @@ pub(super) fn print(
         warnings: printer.warnings(),
     };
     if printer.json() { printer.object(&report) } else { text(&report, printer) }
+}
+
+/// `transformer=q4_k_s,text_encoder=f16`
+fn requested(plan: &Plan<'_>) -> String {
+    let entries: Vec<String> =
+        plan.types.iter().map(|(slot, file_type)| format!("{}={file_type}", slot.name)).collect();
+    entries.join(",")
 }
 
 fn tensor_row<'a>((tensor, dims): (&'a PlannedTensor, &'a [usize; 4])) -> TensorRow<'a> {

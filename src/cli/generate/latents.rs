@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use ::safetensors::tensor::{Dtype, TensorView};
-use pinhole::pipeline::{Generated, Settings};
+use pinhole::pipeline::Generated;
 use pinhole::{Error, Result, safetensors};
 use pinhole_quant::DType;
 
@@ -14,12 +14,12 @@ const NOISE: &str = "noise";
 /// The tensor that `--save-latents` writes.
 const LATENTS: &str = "latents";
 
-/// The noise in the file at `path`, for latents of `channels` channels: `[w/8, h/8, C, N]`.
+/// The noise in the file at `path`, for latents of the extents `dims`: `[w, h, C, N]`.
 ///
 /// # Errors
 /// [`Error::Mismatch`] where there is no such tensor, or it has another type or shape; [`Error::NotFinite`]; those of
 /// [`safetensors::open`].
-pub(super) fn read_noise(path: &Path, settings: &Settings, channels: usize) -> Result<Vec<f32>> {
+pub(super) fn read_noise(path: &Path, dims: [usize; 4]) -> Result<Vec<f32>> {
     let index = safetensors::open(path)?;
     let at = format!("tensor `{NOISE}`");
     let Some(tensor) = index.get(NOISE) else {
@@ -27,11 +27,11 @@ pub(super) fn read_noise(path: &Path, settings: &Settings, channels: usize) -> R
         let found = if names.is_empty() { "no tensors".into() } else { format!("none; there is {}", names.join(", ")) };
         return Err(Error::mismatch(path, at, "one", found));
     };
-    let dims = [settings.width / 8, settings.height / 8, channels, settings.batch];
     if tensor.storage != DType::F32 || tensor.shape != dims {
         let found = format!("{} {:?}", tensor.storage, slowest_first(&tensor.file_shape));
         let expected = format!("f32 {:?}", slowest_first(&dims));
-        let hint = format!("a picture of W x H needs [N, {channels}, H/8, W/8], where N is --batch");
+        let [w, h, channels, _] = dims;
+        let hint = format!("a picture of this size needs [N, {channels}, {h}, {w}] with N of --batch");
         return Err(Error::mismatch(path, at, expected, found).with_hint(hint));
     }
     let noise: Vec<f32> = tensor.bytes().as_chunks::<4>().0.iter().map(|&number| f32::from_le_bytes(number)).collect();

@@ -9,9 +9,8 @@ use std::path::{Path, PathBuf};
 use pinhole::Result;
 use pinhole::ggml::CancelFlag;
 use pinhole::memory::PeakMemory;
-use pinhole::pipeline::flux::FluxPipeline;
+use pinhole::pipeline::Pipeline;
 use pinhole::pipeline::{Event, Observer};
-use pinhole::source::flux::FluxModel;
 
 use super::failure::Failure;
 use super::printer::{Printer, Talk, Unit};
@@ -79,7 +78,7 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     let threads = threads::start(args.request.threads);
     let device = request::device(&args.request.device)?;
     let source = args.parts.open(args.model.as_deref(), "--model")?;
-    let mut pipeline = FluxPipeline::new(FluxModel::open(&source)?, device, threads, cancel.clone())?;
+    let mut pipeline = Pipeline::with_threads(pinhole::pipeline::open(&source)?, device, threads, cancel.clone())?;
     pipeline.set_memory(args.request.memory());
     pipeline.set_prompt_cache(args.prompt_cache.as_deref())?;
 
@@ -91,17 +90,18 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
         printer.warn("--seed has no effect with --noise");
     }
     if let Some(path) = &args.noise {
-        let channels = pipeline.model().vae.latent_channels;
-        request.noise = Some(latents::read_noise(path, &settings, channels)?);
+        let dims = pipeline.model().autoencoder.latents(&settings);
+        request.noise = Some(latents::read_noise(path, dims)?);
     }
     // Before the work: nobody should wait for pictures that cannot be written.
     let mut outputs = Outputs::create(args.output.as_deref(), args.save_latents.as_deref(), &settings)?;
     clock.lap("open");
 
-    let generated = pipeline.generate(&request, &mut Watch { printer, cancel: &cancel })?;
+    let generated = pipeline.generate_watched(&request, &mut Watch { printer, cancel: &cancel })?;
     clock.add(&generated.timings);
     clock.resume();
-    let run = Run { args, source: &source, settings: &generated.settings, device, threads };
+    let family = pipeline.model().family.name;
+    let run = Run { args, family, settings: &generated.settings, device, threads };
     let files = outputs.write(&generated, |seed| run.png_text(seed))?;
     clock.lap("write");
     report::print(printer, &run, &generated, &files, &clock, &memory)

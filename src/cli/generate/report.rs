@@ -9,7 +9,6 @@ use pinhole::ggml::Device;
 use pinhole::image::parameters_text;
 use pinhole::memory::PeakMemory;
 use pinhole::pipeline::{Generated, Phase, PhaseMemory, Settings, Timings};
-use pinhole::source::Source;
 use serde::Serialize;
 
 use super::Args;
@@ -40,8 +39,7 @@ impl Clock {
 
     /// The phases that the pipeline timed, in the order in which they run.
     pub(super) fn add(&mut self, timings: &Timings) {
-        const ORDER: [Phase; 3] = [Phase::Encode, Phase::Denoise, Phase::Decode];
-        let known = ORDER.iter().map(|phase| phase.name());
+        let known = Phase::ALL.iter().map(|phase| phase.name());
         self.phases.extend(known.filter_map(|phase| timings.get_key_value(phase)).map(|(&phase, &time)| (phase, time)));
     }
 
@@ -59,7 +57,8 @@ impl Clock {
 /// What made the pictures.
 pub(super) struct Run<'a> {
     pub(super) args: &'a Args,
-    pub(super) source: &'a Source,
+    /// The name of the model's family.
+    pub(super) family: &'static str,
     pub(super) settings: &'a Settings,
     pub(super) device: Device,
     pub(super) threads: usize,
@@ -223,7 +222,7 @@ pub(super) fn print(
     }
     printer.object(&Report {
         version: env!("CARGO_PKG_VERSION"),
-        model: ModelReport { path: run.args.model_name(), architecture: &run.source.architecture },
+        model: ModelReport { path: run.args.model_name(), architecture: run.family },
         device: run.device.name(),
         threads: run.threads,
         images: files.pictures.iter().map(|(path, seed)| ImageReport { path, seed: *seed }).collect(),

@@ -12,10 +12,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use pinhole::convert::Types;
-use pinhole::pipeline::Request;
-use pinhole::pipeline::flux::FluxPipeline;
-use pinhole::source::Source;
-use pinhole::source::flux::FluxModel;
+use pinhole::pipeline::{self, Opened, Pipeline, Request};
 use pinhole::{Error, Result};
 use pinhole_quant::recipe::FileType;
 
@@ -100,15 +97,15 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     let prompts = prompts::read(args.prompts.as_deref())?;
     let requests = requests(args, &prompts);
     let source = model::open(&args.model)?;
-    let model = FluxModel::open(&source)?;
+    let model = pipeline::open(&source)?;
     // Before the work, as whatever else can be wrong. A list of prompts has one at least.
     let settings =
-        FluxPipeline::new(FluxModel::open(&source)?, device, threads, cancel.clone())?.settings(&requests[0])?;
+        Pipeline::with_threads(pipeline::open(&source)?, device, threads, cancel.clone())?.settings(&requests[0])?;
     let place = Place::open(args.keep.as_deref(), &source)?;
     warn_of_quantized(args, &model, printer);
 
     let studio = Studio { printer, cancel: &cancel, device, threads, place: &place };
-    let bench = Bench { args, source, model, requests, studio };
+    let bench = Bench { args, model, requests, studio };
     let seeds: Vec<(&str, u64)> =
         bench.requests.iter().map(|request| (request.prompt.as_str(), request.seed)).collect();
     let (measured, reference) = bench.measure(FileType::F32)?;
@@ -168,7 +165,7 @@ fn requests(args: &Args, prompts: &[String]) -> Vec<Request> {
     prompts.iter().enumerate().map(request).collect()
 }
 
-fn warn_of_quantized(args: &Args, model: &FluxModel, printer: &Printer) {
+fn warn_of_quantized(args: &Args, model: &Opened, printer: &Printer) {
     let formats = weights::quantized(model);
     if !formats.is_empty() {
         let (name, formats) = (args.model.display(), formats.join(", "));
@@ -181,8 +178,7 @@ fn warn_of_quantized(args: &Args, model: &FluxModel, printer: &Printer) {
 /// A model, and what is drawn of it.
 struct Bench<'a> {
     args: &'a Args,
-    source: Source,
-    model: FluxModel,
+    model: Opened,
     requests: Vec<Request>,
     studio: Studio<'a>,
 }
@@ -193,10 +189,10 @@ impl Bench<'_> {
         let Studio { printer, cancel, device, threads, place } = self.studio;
         let types = self.types(file_type)?;
         let name = self.name(file_type);
-        let bundle = place.bundle(&name, (&self.source, &self.model), types, (printer, cancel))?;
-        let model = FluxModel::open(&bundle.source)?;
+        let bundle = place.bundle(&name, &self.model, types.clone(), (printer, cancel))?;
+        let model = pipeline::open(&bundle.source)?;
         let weights = weights::compare(&self.model, &model, file_type.dtype(), cancel)?;
-        let mut pipeline = FluxPipeline::new(model, device, threads, cancel.clone())?;
+        let mut pipeline = Pipeline::with_threads(model, device, threads, cancel.clone())?;
         let components = types.to_string();
         let pictures = self.studio.draw((&name, &components), &mut pipeline, &self.requests)?;
         let (bytes, bundle) = (bundle.bytes, bundle.kept);

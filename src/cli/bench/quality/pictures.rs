@@ -6,7 +6,7 @@ use std::time::Instant;
 use pinhole::Result;
 use pinhole::ggml::{CancelFlag, Device};
 use pinhole::image::Image;
-use pinhole::pipeline::flux::FluxPipeline;
+use pinhole::pipeline::Pipeline;
 use pinhole::pipeline::{Event, Observer, Request, Settings};
 use pinhole_quant::metrics;
 use serde::Serialize;
@@ -68,7 +68,7 @@ impl Studio<'_> {
     pub(super) fn draw(
         &self,
         (name, types): (&str, &str),
-        pipeline: &mut FluxPipeline,
+        pipeline: &mut Pipeline,
         requests: &[Request],
     ) -> Result<Vec<Picture>, Failure> {
         let steps = requests.iter().map(|request| pipeline.settings(request).map(|settings| settings.steps as u64));
@@ -87,7 +87,7 @@ impl Studio<'_> {
         &self,
         number: usize,
         (name, types): (&str, &str),
-        pipeline: &mut FluxPipeline,
+        pipeline: &mut Pipeline,
         request: &Request,
     ) -> Result<Picture, Failure> {
         let settings = pipeline.settings(request)?;
@@ -100,7 +100,8 @@ impl Studio<'_> {
             return Ok(Picture { image, seconds, path: Some(path.clone()) });
         }
         let started = Instant::now();
-        let mut generated = pipeline.generate(request, &mut Watch { printer: self.printer, cancel: self.cancel })?;
+        let mut generated =
+            pipeline.generate_watched(request, &mut Watch { printer: self.printer, cancel: self.cancel })?;
         let seconds = started.elapsed().as_secs_f64();
         // One request, one picture: `batch` is 1.
         let image = generated.images.swap_remove(0);

@@ -8,8 +8,8 @@ use std::time::UNIX_EPOCH;
 use pinhole::convert::{self, Progress, Types, WriteOptions};
 use pinhole::ggml::CancelFlag;
 use pinhole::image::{Image, PINHOLE};
+use pinhole::pipeline::Opened;
 use pinhole::source::Source;
-use pinhole::source::flux::FluxModel;
 use pinhole::{Error, Result};
 use pinhole_quant::output::{AtomicFile, OutputError};
 use serde::Serialize;
@@ -90,19 +90,19 @@ impl Place {
         }
     }
 
-    /// The bundle `name` of `model`, which is `source`'s, in `types`: converted, unless it is there from another run.
+    /// The bundle `name` of `model` in `types`: converted, unless it is there from another run.
     ///
     /// # Errors
     /// Those of planning and writing a conversion, and of opening what it wrote.
     pub(super) fn bundle(
         &self,
         name: &str,
-        (source, model): (&Source, &FluxModel),
+        model: &Opened,
         types: Types,
         (printer, cancel): (&Printer, &CancelFlag),
     ) -> Result<Bundle> {
         let path = self.directory().join(format!("{name}.gguf"));
-        let plan = convert::plan(source, &model.networks(), types)?;
+        let plan = convert::plan(&model.source, &model.networks(), types)?;
         let there = fs::metadata(&path).is_ok_and(|file| file.len() == plan.total_bytes);
         if !there {
             printer.begin("convert", plan.tensors.iter().map(|tensor| tensor.bytes).sum(), Unit::Bytes);
@@ -142,10 +142,10 @@ fn identity(source: &Source) -> Result<String> {
         let time = fs::metadata(path).and_then(|file| file.modified()).ok()?;
         time.duration_since(UNIX_EPOCH).ok().map(|time| time.as_secs())
     };
-    let maps = source.components().flat_map(|(_, component)| component.index.maps());
+    let maps = source.indexes().into_iter().flat_map(|index| index.maps());
     let identity = Identity {
         version: env!("CARGO_PKG_VERSION"),
-        architecture: &source.architecture,
+        architecture: source.says.as_deref().unwrap_or_default(),
         bytes: source.bytes(),
         modified: maps.filter_map(|map| changed(map.path())).max().unwrap_or(0),
         source: path,

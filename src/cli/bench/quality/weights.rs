@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use pinhole::bind::{Bound, Piece};
 use pinhole::ggml::CancelFlag;
-use pinhole::source::ComponentKind;
-use pinhole::source::flux::{FluxModel, Network};
+use pinhole::pipeline::Opened;
+use pinhole::source::Network;
+use pinhole::source::slot::{TRANSFORMER, VAE};
 use pinhole::weights::{Role, WeightId};
 use pinhole::{Error, Result};
 use pinhole_quant::DType;
@@ -61,10 +62,10 @@ fn is_matrix(role: Role) -> bool {
 }
 
 /// The quantized formats that matrices of `model`'s transformer and text encoders are in, each once.
-pub(super) fn quantized(model: &FluxModel) -> Vec<&'static str> {
+pub(super) fn quantized(model: &Opened) -> Vec<&'static str> {
     let mut formats = Vec::new();
-    for Network { kind, model: net, bound, .. } in model.networks() {
-        if kind == ComponentKind::Vae {
+    for Network { slot, model: net, bound, .. } in model.networks() {
+        if slot == &VAE {
             continue;
         }
         let matrices = net.manifest().iter().filter(|(_, weight)| is_matrix(weight.role));
@@ -80,26 +81,26 @@ pub(super) fn quantized(model: &FluxModel) -> Vec<&'static str> {
 ///
 /// # Errors
 /// What reading them returns, and [`Error::Cancelled`].
-pub(super) fn compare(source: &FluxModel, bundle: &FluxModel, named: DType, cancel: &CancelFlag) -> Result<Weights> {
+pub(super) fn compare(source: &Opened, bundle: &Opened, named: DType, cancel: &CancelFlag) -> Result<Weights> {
     let mut weights = Weights { transformer_bytes: 0, transformer: Matrices::default(), all: Matrices::default() };
     // Both have the same configuration, and so the same parts with the same lists of weights.
-    for (Network { kind, model: net, bound: before, .. }, after) in source.networks().into_iter().zip(bundle.networks())
+    for (Network { slot, model: net, bound: before, .. }, after) in source.networks().into_iter().zip(bundle.networks())
     {
         let after = after.bound;
-        if kind == ComponentKind::Vae {
+        if slot == &VAE {
             continue;
         }
         for (id, weight) in net.manifest().iter() {
             cancel.check()?;
             let bytes = after.pieces(id).iter().map(|piece| piece.bytes().len() as u64).sum();
-            if kind == ComponentKind::Transformer {
+            if slot == &TRANSFORMER {
                 weights.transformer_bytes += bytes;
             }
             if !is_matrix(weight.role) {
                 continue;
             }
             let matrix = Matrix {
-                component: kind.name(),
+                component: slot.name,
                 tensor: &weight.name,
                 parameters: weight.shape.elements() as u64,
                 bytes,
@@ -107,7 +108,7 @@ pub(super) fn compare(source: &FluxModel, bundle: &FluxModel, named: DType, canc
                 error: error(before, after, id, weight.shape.row())?,
             };
             weights.all.add(&matrix, named);
-            if kind == ComponentKind::Transformer {
+            if slot == &TRANSFORMER {
                 weights.transformer.add(&matrix, named);
             }
         }

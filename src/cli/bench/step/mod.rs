@@ -3,7 +3,7 @@
 mod measure;
 mod report;
 
-use pinhole::source::ComponentKind;
+use pinhole::source::slot::TRANSFORMER;
 
 use super::denoiser::{Denoiser, Size};
 use super::matmul::Multiplier;
@@ -61,7 +61,7 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     let cancel = interrupt::cancel_flag(printer);
     let threads = threads::start(args.threads);
     super::check_size(args.width, args.height)?;
-    let subject = args.subject.open(Some(ComponentKind::Transformer), (printer, &cancel))?;
+    let subject = args.subject.open(Some(&TRANSFORMER), (printer, &cancel))?;
     let size = Size { width: args.width, height: args.height, text_tokens: args.text_tokens };
     let denoiser = Denoiser::open(&subject.source, size, threads, cancel)?;
     printer.begin("measure", u64::from(args.steps) + 1, Unit::Parts);

@@ -1,8 +1,9 @@
 //! `pinhole bench decode`: latents to a picture.
 
+use pinhole::plan::Phase;
 use pinhole::sample::randn;
-use pinhole::source::ComponentKind;
-use pinhole::source::flux::autoencoder;
+use pinhole::source::networks::{AutoencoderKl, autoencoder_kl};
+use pinhole::source::slot::VAE;
 use pinhole::stage::{Dims, Symbol};
 
 use super::{Computed, Report, WayArgs};
@@ -40,15 +41,15 @@ pub(in crate::cli::bench) fn run(args: &Args, printer: &Printer) -> Result<(), F
     let cancel = interrupt::cancel_flag(printer);
     let threads = threads::start(args.ways.threads);
     crate::cli::bench::check_size(args.width, args.height)?;
-    let subject = args.subject.open(Some(ComponentKind::Vae), (printer, &cancel))?;
-    let (decoder, _, config) = autoencoder(subject.source.component(ComponentKind::Vae)?)?;
+    let subject = args.subject.open(Some(&VAE), (printer, &cancel))?;
+    let AutoencoderKl { decoder, config, .. } = autoencoder_kl(subject.source.component(&VAE)?)?;
     let (w, h) = (args.width / 8, args.height / 8);
     let computed = Computed {
         name: "decoder",
-        phase: "decode",
+        phase: Phase::Decode,
         model: &decoder.net.model,
         bound: &decoder.bound,
-        dims: Dims::new().with(Symbol::LatentWidth, w).with(Symbol::LatentHeight, h),
+        dims: Dims::new().with(Symbol::Batch, 1).with(Symbol::LatentWidth, w).with(Symbol::LatentHeight, h),
     };
     let latents = randn(5, w * h * config.latent_channels)?;
     let (device, ways) = computed

@@ -1,9 +1,9 @@
 //! `pinhole bench encode`: a prompt's tokens to hidden states.
 
-use pinhole::Error;
+use pinhole::plan::Phase;
 use pinhole::sample::randn;
-use pinhole::source::ComponentKind;
-use pinhole::source::flux::Lone;
+use pinhole::source::networks;
+use pinhole::source::slot::TEXT_ENCODER_2;
 use pinhole::stage::{Dims, Symbol};
 
 use super::{Computed, Report, WayArgs};
@@ -38,18 +38,18 @@ Examples:
 pub(in crate::cli::bench) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     let cancel = interrupt::cancel_flag(printer);
     let threads = threads::start(args.ways.threads);
-    let kind = ComponentKind::TextEncoder2;
-    let subject = args.subject.open(Some(kind), (printer, &cancel))?;
-    let Lone::TextEncoder2(t5, config) = Lone::open(&subject.source, kind)? else {
-        return Err(Error::graph("encode", "the text encoder is no T5").into());
-    };
+    let subject = args.subject.open(Some(&TEXT_ENCODER_2), (printer, &cancel))?;
+    let (t5, config) = networks::t5(subject.source.component(&TEXT_ENCODER_2)?)?;
     let tokens = args.text_tokens;
     let computed = Computed {
         name: "t5",
-        phase: "encode",
+        phase: Phase::Encode,
         model: &t5.net.model,
         bound: &t5.bound,
-        dims: Dims::new().with(Symbol::TextTokens, tokens).with(Symbol::TextPairs, tokens * tokens),
+        dims: Dims::new()
+            .with(Symbol::Batch, 1)
+            .with(Symbol::TextTokens, tokens)
+            .with(Symbol::TextPairs, tokens * tokens),
     };
     let (hidden, buckets) = (randn(5, tokens * config.d_model)?, config.buckets(tokens)?);
     let (device, ways) = computed.measure(&args.ways, threads, (printer, &cancel), |session| {

@@ -10,7 +10,7 @@ use pinhole::bind::Bound;
 use pinhole::exec::{DeviceWeights, Session};
 use pinhole::ggml::{Backend, CancelFlag, Device, Ledger};
 use pinhole::plan::measure::Subject;
-use pinhole::plan::{Component, Limits, Offload, Plan, Runs, budget};
+use pinhole::plan::{Component, Limits, Offload, Phase, Plan, Runs, budget};
 use pinhole::size::Size;
 use pinhole::stage::{Cadence, Dims, Model};
 use serde::Serialize;
@@ -41,7 +41,7 @@ pub(super) struct WayArgs {
 /// What is computed.
 struct Computed<'a> {
     name: &'static str,
-    phase: &'static str,
+    phase: Phase,
     model: &'a Model,
     bound: &'a Bound,
     dims: Dims,

@@ -4,13 +4,11 @@
 //! came of it are a pair of the fit. Other tools carry tables of such factors for each model
 //! (ComfyUI's `latent_formats.py`, "latent_rgb_factors"); a fit needs no table and knows every autoencoder.
 
-use super::{FluxPipeline, finite, planning};
-use crate::exec::{DeviceWeights, Session};
+use super::opened::{Direction, Opened};
+use super::run::{Run, finite};
+use super::{Request, Settings};
 use crate::image::Image;
-use crate::pipeline::{Request, Settings};
-use crate::plan::{Plan, Runs};
 use crate::sample::randn;
-use crate::stage::Cadence;
 use crate::{Error, Result, reserve};
 
 /// Latents on a side of the pictures that are fitted to, at most.
@@ -18,9 +16,6 @@ const PROBE_SIDE: usize = 16;
 
 /// How many latents the fit sees at least: an order of magnitude more than it has unknowns.
 const PROBE_LATENTS: usize = 512;
-
-/// Pixels of a latent, in both directions.
-const PIXELS: usize = 8;
 
 /// Added to the diagonal of the normal equations, relative to the number of pairs: latents that never vary do no harm.
 const RIDGE: f64 = 1e-3;
@@ -58,53 +53,40 @@ impl Painter {
     }
 }
 
-impl FluxPipeline {
-    /// What paints the previews of `request`; `None` where it wants none.
-    pub(super) fn preview(&mut self, request: &Request, settings: &Settings, plan: &Plan) -> Result<Option<Painter>> {
-        let Some(interval) = request.preview else { return Ok(None) };
-        let fit = match &self.preview {
-            Some(fit) => fit.clone(),
-            None => self.fit(settings, plan)?,
-        };
-        self.preview = Some(fit.clone());
-        Ok(Some(Painter { fit, interval: interval.max(1) }))
-    }
+/// What paints the previews of `request`; `None` if it wants none. The fit is made once, and kept in `fit`.
+pub(super) fn painter(
+    fit: &mut Option<Fit>,
+    model: &Opened,
+    request: &Request,
+    settings: &Settings,
+    run: &mut Run<'_>,
+) -> Result<Option<Painter>> {
+    let Some(interval) = request.preview else { return Ok(None) };
+    let found = match fit {
+        Some(fit) => fit.clone(),
+        None => make(model, settings, run)?,
+    };
+    *fit = Some(found.clone());
+    Ok(Some(Painter { fit: found, interval: interval.max(1) }))
+}
 
-    /// Fits the map. The pictures are no larger than the request's, so that they need no more than its plan has.
-    fn fit(&mut self, settings: &Settings, plan: &Plan) -> Result<Fit> {
-        let side = |extent: usize| (extent / PIXELS).min(PROBE_SIDE);
-        let (w, h) = (side(settings.width), side(settings.height));
-        let probes = PROBE_LATENTS.div_ceil(w * h);
-        let (decoder, vae) = (&self.model.decoder, &self.model.vae);
-        let weights = self.probe_weights(plan, probes)?;
-        let small = Settings { width: w * PIXELS, height: h * PIXELS, ..settings.clone() };
-        let dims = planning::decoder_dims(&small);
-        let way = planning::component(plan, planning::DECODER)?.way;
-        let mut session = Session::in_way(way, &decoder.net.model, &weights, &dims, &self.backend, &self.ledger)?;
-        let mut pairs = Pairs::new(vae.latent_channels);
-        for probe in 0..probes {
-            let latents = smooth_noise(probe as u64, w, h, vae.latent_channels)?;
-            let scaled: Vec<f32> = latents.iter().map(|x| x / vae.scaling_factor + vae.shift_factor).collect();
-            session.set(decoder.net.latents, &scaled)?;
-            session.run(&mut self.backend, Cadence::Request, |_, _| Ok(()))?;
-            let picture = finite(session.get(decoder.net.picture)?, "the decoded picture")?;
-            pairs.add(w, h, &latents, &picture);
-        }
-        pairs.fit()
+/// Fits the map. The pictures are no larger than the request's, so that they need no more than its plan has.
+fn make(model: &Opened, settings: &Settings, run: &mut Run<'_>) -> Result<Fit> {
+    let autoencoder = &*model.autoencoder;
+    let (pixels, channels) = (autoencoder.factor(), autoencoder.channels());
+    let (w, h) = ((settings.width / pixels).min(PROBE_SIDE), (settings.height / pixels).min(PROBE_SIDE));
+    let probes = PROBE_LATENTS.div_ceil(w * h);
+    let small = Settings { width: w * pixels, height: h * pixels, ..settings.clone() };
+    let subjects = autoencoder.subjects(&small, Direction::Decode, probes);
+    let decoder = subjects.first().ok_or_else(|| Error::graph("preview", "the model has no decoder"))?;
+    let mut running = run.start_unheard(decoder)?;
+    let mut pairs = Pairs::new(channels, pixels);
+    for probe in 0..probes {
+        let latents = smooth_noise(probe as u64, w, h, channels)?;
+        let picture = finite(autoencoder.decode(run, &mut running, &latents)?, "the decoded picture")?;
+        pairs.add(w, h, &latents, &picture);
     }
-
-    /// The decoder's weights for as many runs as there are `probes`, where they do not stay anyway.
-    fn probe_weights(&self, plan: &Plan, probes: usize) -> Result<std::sync::Arc<DeviceWeights>> {
-        if let Some((_, kept)) = self.kept.iter().find(|(name, _)| *name == planning::DECODER) {
-            return Ok(kept.clone());
-        }
-        let part = plan.component(planning::DECODER);
-        let part = part.ok_or_else(|| Error::graph("preview", "the plan has no decoder"))?;
-        let (decoder, device) = (&self.model.decoder, self.backend.device());
-        let runs = Runs { request: probes, steps: 0 };
-        DeviceWeights::place(&decoder.net.model, &decoder.bound, device, &self.ledger, &part.placement, runs)
-            .map(Into::into)
-    }
+    pairs.fit()
 }
 
 /// Noise of unit variance whose channels vary over one latent, over four, and over the whole: as latents of pictures do.
@@ -126,6 +108,8 @@ fn smooth_noise(seed: u64, w: usize, h: usize, channels: usize) -> Result<Vec<f3
 struct Pairs {
     /// Unknowns: a factor of every channel and a constant.
     n: usize,
+    /// Pixels of a latent, in both directions.
+    pixels: usize,
     /// `[n, n]`, and beside it a right side for each colour.
     products: Vec<f64>,
     sides: [Vec<f64>; 3],
@@ -133,21 +117,21 @@ struct Pairs {
 }
 
 impl Pairs {
-    fn new(channels: usize) -> Pairs {
+    fn new(channels: usize, pixels: usize) -> Pairs {
         let n = channels + 1;
-        Pairs { n, products: vec![0.0; n * n], sides: std::array::from_fn(|_| vec![0.0; n]), count: 0 }
+        Pairs { n, pixels, products: vec![0.0; n * n], sides: std::array::from_fn(|_| vec![0.0; n]), count: 0 }
     }
 
-    /// Adds `latents`, `[w, h, C]`, and the `picture` of them, `[8w, 8h, 3]`.
+    /// Adds `latents`, `[w, h, C]`, and the `picture` of them, `[W, H, 3]`.
     fn add(&mut self, w: usize, h: usize, latents: &[f32], picture: &[f32]) {
-        let n = self.n;
+        let (n, pixels) = (self.n, self.pixels);
         for i in 0..w * h {
             let row: Vec<f64> = latents.iter().skip(i).step_by(w * h).map(|&x| f64::from(x)).chain([1.0]).collect();
             for (a, &x) in row.iter().enumerate() {
                 row.iter().enumerate().for_each(|(b, &y)| self.products[a * n + b] += x * y);
             }
-            for (plane, side) in picture.chunks_exact(w * h * PIXELS * PIXELS).zip(&mut self.sides) {
-                let colour = mean(plane, w * PIXELS, i % w * PIXELS, i / w * PIXELS);
+            for (plane, side) in picture.chunks_exact(w * h * pixels * pixels).zip(&mut self.sides) {
+                let colour = mean(plane, w * pixels, (i % w * pixels, i / w * pixels), pixels);
                 side.iter_mut().zip(&row).for_each(|(sum, x)| *sum += x * colour);
             }
             self.count += 1;
@@ -165,11 +149,11 @@ impl Pairs {
     }
 }
 
-/// The mean of the square of [`PIXELS`] that begins at `(x, y)`.
-fn mean(plane: &[f32], width: usize, x: usize, y: usize) -> f64 {
-    let rows = plane.chunks_exact(width).skip(y).take(PIXELS);
-    let sum: f64 = rows.flat_map(|row| &row[x..x + PIXELS]).map(|&sample| f64::from(sample.clamp(-1.0, 1.0))).sum();
-    sum / (PIXELS * PIXELS) as f64
+/// The mean of the square of `side` pixels that begins at `(x, y)`.
+fn mean(plane: &[f32], width: usize, (x, y): (usize, usize), side: usize) -> f64 {
+    let rows = plane.chunks_exact(width).skip(y).take(side);
+    let sum: f64 = rows.flat_map(|row| &row[x..x + side]).map(|&sample| f64::from(sample.clamp(-1.0, 1.0))).sum();
+    sum / (side * side) as f64
 }
 
 /// Solves `matrix * x = side` by elimination. The matrix is symmetric and, with the ridge, positive definite: no pivoting.
@@ -196,7 +180,7 @@ mod tests {
     #[test]
     fn a_linear_decoder_is_found() {
         let (w, h) = (8, 8);
-        let mut pairs = Pairs::new(2);
+        let mut pairs = Pairs::new(2, 8);
         for seed in 0..4 {
             let Ok(latents) = smooth_noise(seed, w, h, 2) else { panic!("no noise") };
             let at = |x: usize, y: usize, c: usize| latents[(c * h + y) * w + x];

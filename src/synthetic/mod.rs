@@ -1,8 +1,11 @@
 //! Models of real size with random weights, made directly in their type: what plans, benches and tests of memory run where
 //! the published weights are not at hand. They draw noise.
 
+mod flux;
+
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::fmt;
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
@@ -13,16 +16,12 @@ use pinhole_quant::output::AtomicFile;
 use pinhole_quant::recipe::{self, FileType, Recipe};
 use pinhole_quant::{DType, rows};
 use rayon::prelude::*;
-use serde_json::json;
+use serde_json::Value as Json;
 
+use crate::bind::alias::Kind;
 use crate::builtin;
-use crate::convert::{BUNDLE_ALIGNMENT, QUANTIZATION_VERSION, Types, output_error, write_error};
-use crate::models::autoencoder_kl::{self, Decoder, Encoder};
-use crate::models::clip::{self, Clip};
-use crate::models::flux::{self, Flux};
-use crate::models::t5::{self, T5};
-use crate::source::{self, ComponentKind, FLUX, keys};
-use crate::stage::Model;
+use crate::convert::{BUNDLE_ALIGNMENT, QUANTIZATION_VERSION, Types, write_error};
+use crate::source::{self, HasModel, Slot, keys};
 use crate::weights::{Role, Weight};
 use crate::{Error, Result};
 
@@ -30,24 +29,63 @@ use crate::{Error, Result};
 const CHUNK: usize = 4 << 20;
 
 /// A published model, as far as sizes go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Architecture {
-    /// FLUX.1-dev.
-    FluxDev,
-    /// FLUX.1-schnell.
-    FluxSchnell,
+#[derive(Clone, Copy)]
+pub struct Architecture(&'static Published);
+
+/// A name, and what is behind it.
+struct Published {
+    name: &'static str,
+    blueprint: fn(&Options) -> Result<Blueprint>,
+}
+
+/// The networks of a model, and what is written beside them.
+struct Blueprint {
+    /// As in `general.architecture`.
+    family: &'static str,
+    /// In the order of bundles.
+    parts: Vec<Planned>,
+    /// The text of `scheduler_config.json`, if the family's default is not meant.
+    scheduler: Option<Json>,
+    /// The text of `generation_config.json`.
+    defaults: Json,
+}
+
+/// A component of a blueprint.
+struct Planned {
+    slot: &'static Slot,
+    kind: &'static Kind,
+    /// Its `config.json`.
+    config: Json,
+    networks: Vec<Box<dyn HasModel>>,
+}
+
+impl Planned {
+    fn new(slot: &'static Slot, kind: &'static Kind, config: Json, networks: Vec<Box<dyn HasModel>>) -> Planned {
+        Planned { slot, kind, config, networks }
+    }
+}
+
+impl Blueprint {
+    fn of(options: &Options) -> Result<Blueprint> {
+        let mut blueprint = (options.architecture.0.blueprint)(options)?;
+        blueprint.parts.retain(|part| options.only.is_none_or(|only| only == part.slot));
+        Ok(blueprint)
+    }
 }
 
 impl Architecture {
     /// All of them.
-    pub const ALL: [Architecture; 2] = [Architecture::FluxDev, Architecture::FluxSchnell];
+    pub const ALL: &[Architecture] = &[Architecture::FLUX_DEV, Architecture::FLUX_SCHNELL];
 
     /// Its name on the command line.
     pub fn name(self) -> &'static str {
-        match self {
-            Architecture::FluxDev => "flux-dev",
-            Architecture::FluxSchnell => "flux-schnell",
-        }
+        self.0.name
+    }
+}
+
+impl fmt::Debug for Architecture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 
@@ -55,8 +93,9 @@ impl FromStr for Architecture {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Architecture, String> {
-        let found = Architecture::ALL.into_iter().find(|architecture| architecture.name() == name);
-        found.ok_or_else(|| format!("`{name}` is not flux-dev or flux-schnell"))
+        let found = Architecture::ALL.iter().find(|architecture| architecture.name() == name);
+        let names: Vec<&str> = Architecture::ALL.iter().map(|architecture| architecture.name()).collect();
+        found.copied().ok_or_else(|| format!("`{name}` is none of {}", names.join(", ")))
     }
 }
 
@@ -65,53 +104,14 @@ impl FromStr for Architecture {
 pub struct Options {
     /// Whose sizes it has.
     pub architecture: Architecture,
-    /// The type of its transformer; the other components follow, as when a model is converted.
+    /// The type of its denoiser; the other components follow, as when a model is converted.
     pub file_type: FileType,
-    /// How many double and single blocks it has; all of them by default.
+    /// How many blocks of each kind it has, if it is a transformer; all of them by default.
     pub blocks: Option<usize>,
     /// Whether weights are zeros that take no room on the disk, where the file system can: enough to plan with.
     pub hollow: bool,
     /// The one component that it has; all of them by default.
-    pub only: Option<ComponentKind>,
-}
-
-impl Options {
-    /// Whether the component `kind` is made.
-    fn has(&self, kind: ComponentKind) -> bool {
-        self.only.is_none_or(|only| only == kind)
-    }
-}
-
-/// The networks of a model.
-struct Networks {
-    transformer: Flux,
-    clip: Clip,
-    t5: T5,
-    decoder: Decoder,
-    encoder: Encoder,
-}
-
-impl Networks {
-    fn new(options: &Options) -> Result<Networks> {
-        let vae = autoencoder_kl::Config::from_json(&vae().to_string(), Path::new("vae"))?;
-        Ok(Networks {
-            transformer: Flux::new(&transformer(options))?,
-            clip: Clip::new(&clip::Config::from_json(&clip().to_string(), Path::new("text_encoder"))?)?,
-            t5: T5::new(&t5::Config::from_json(&t5().to_string(), Path::new("text_encoder_2"))?)?,
-            decoder: Decoder::new(&vae)?,
-            encoder: Encoder::new(&vae)?,
-        })
-    }
-
-    fn models(&self) -> [(ComponentKind, &Model); 5] {
-        [
-            (ComponentKind::Transformer, &self.transformer.model),
-            (ComponentKind::TextEncoder, &self.clip.model),
-            (ComponentKind::TextEncoder2, &self.t5.model),
-            (ComponentKind::Vae, &self.decoder.model),
-            (ComponentKind::Vae, &self.encoder.model),
-        ]
-    }
+    pub only: Option<&'static Slot>,
 }
 
 /// Writes the bundle `path`, whole or not at all. `after` hears of the bytes of each tensor that is written.
@@ -119,15 +119,15 @@ impl Networks {
 /// # Errors
 /// [`Error::Io`] and [`Error::Exists`] of the file; what `after` returns.
 pub fn write(path: &Path, options: &Options, mut after: impl FnMut(u64) -> Result<()>) -> Result<()> {
-    let networks = Networks::new(options)?;
-    let weights = choose(&networks, options);
+    let blueprint = Blueprint::of(options)?;
+    let weights = choose(&blueprint, options);
     let specs: Vec<TensorSpec> = weights.iter().map(Chosen::spec).collect();
     let failed = |error: WriteError| write_error(path, error);
-    let layout = Layout::new(&metadata(options)?, &specs, BUNDLE_ALIGNMENT).map_err(failed)?;
+    let layout = Layout::new(&metadata(&blueprint, options)?, &specs, BUNDLE_ALIGNMENT).map_err(failed)?;
     if options.hollow {
         return hollow(path, &layout);
     }
-    let mut writer = Writer::new(AtomicFile::create(path, false).map_err(output_error)?, layout).map_err(failed)?;
+    let mut writer = Writer::new(AtomicFile::create(path, false).map_err(Error::output)?, layout).map_err(failed)?;
     let mut made = Made::default();
     for (weight, spec) in weights.iter().zip(&specs) {
         writer.begin(&spec.name).map_err(failed)?;
@@ -141,7 +141,7 @@ pub fn write(path: &Path, options: &Options, mut after: impl FnMut(u64) -> Resul
         }
         writer.end().map_err(failed)?;
     }
-    writer.finish().map_err(failed)?.commit().map_err(output_error)
+    writer.finish().map_err(failed)?.commit().map_err(Error::output)
 }
 
 /// The size of what [`write()`] writes.
@@ -149,9 +149,9 @@ pub fn write(path: &Path, options: &Options, mut after: impl FnMut(u64) -> Resul
 /// # Errors
 /// None, but for sizes that no file has.
 pub fn total_bytes(options: &Options) -> Result<u64> {
-    let networks = Networks::new(options)?;
-    let specs: Vec<TensorSpec> = choose(&networks, options).iter().map(Chosen::spec).collect();
-    let layout = Layout::new(&metadata(options)?, &specs, BUNDLE_ALIGNMENT);
+    let blueprint = Blueprint::of(options)?;
+    let specs: Vec<TensorSpec> = choose(&blueprint, options).iter().map(Chosen::spec).collect();
+    let layout = Layout::new(&metadata(&blueprint, options)?, &specs, BUNDLE_ALIGNMENT);
     layout.map(|layout| layout.total_bytes()).map_err(|error| Error::graph("synthetic", error.to_string()))
 }
 
@@ -166,7 +166,7 @@ fn hollow(path: &Path, layout: &Layout) -> Result<()> {
 
 /// A weight with its format.
 struct Chosen<'a> {
-    kind: ComponentKind,
+    slot: &'static Slot,
     weight: &'a Weight,
     dtype: DType,
 }
@@ -175,7 +175,7 @@ impl Chosen<'_> {
     fn spec(&self) -> TensorSpec {
         let shape = self.weight.shape;
         TensorSpec {
-            name: format!("{}{}", self.kind.prefix(), self.weight.name),
+            name: format!("{}{}", self.slot.prefix, self.weight.name),
             dims: shape.dims()[..shape.rank()].to_vec(),
             dtype: self.dtype,
         }
@@ -187,22 +187,22 @@ impl Chosen<'_> {
     }
 }
 
-fn choose<'a>(networks: &'a Networks, options: &Options) -> Vec<Chosen<'a>> {
+fn choose<'a>(blueprint: &'a Blueprint, options: &Options) -> Vec<Chosen<'a>> {
     let types = Types::from(options.file_type);
     let mut chosen = Vec::new();
-    for (kind, model) in networks.models().into_iter().filter(|(kind, _)| options.has(*kind)) {
-        let mut recipe = Recipe::new(types.of(kind), FLUX);
-        chosen.extend(model.manifest().iter().map(|(_, weight)| {
+    for Planned { slot, kind, networks, .. } in &blueprint.parts {
+        let mut recipe = Recipe::new(types.of(slot, kind), blueprint.family);
+        for (_, weight) in networks.iter().flat_map(|network| network.model().manifest().iter()) {
             let seen = recipe::Weight {
-                prefix: kind.prefix(),
+                prefix: slot.prefix,
                 name: &weight.name,
                 role: weight.role,
                 row_len: weight.shape.row(),
                 elements: weight.shape.elements(),
                 source: DType::BF16,
             };
-            Chosen { kind, weight, dtype: recipe.choose(&seen).dtype }
-        }));
+            chosen.push(Chosen { slot, weight, dtype: recipe.choose(&seen).dtype });
+        }
     }
     chosen
 }
@@ -256,82 +256,27 @@ fn random(weight: &Weight, len: usize, is_scale: bool) -> Vec<f32> {
 
 /// The metadata of a bundle, with the miniature's tokenizers: they know fewer words than the published ones, and every id
 /// of theirs is one here.
-fn metadata(options: &Options) -> Result<Vec<(String, Value)>> {
+fn metadata(blueprint: &Blueprint, options: &Options) -> Result<Vec<(String, Value)>> {
     let mini = builtin::mini()?;
-    let mut names = Strings::with_capacity(ComponentKind::ALL.len());
-    ComponentKind::ALL.iter().filter(|kind| options.has(**kind)).for_each(|kind| names.push(kind.name()));
+    let mut names = Strings::with_capacity(blueprint.parts.len());
+    blueprint.parts.iter().for_each(|part| names.push(part.slot.name));
     let mut metadata: Vec<(String, Value)> = vec![
-        (keys::ARCHITECTURE.into(), FLUX.into()),
+        (keys::ARCHITECTURE.into(), blueprint.family.into()),
         (keys::QUANTIZATION_VERSION.into(), QUANTIZATION_VERSION.into()),
         (keys::FILE_TYPE.into(), options.file_type.number().into()),
         (keys::VERSION.into(), source::VERSION.into()),
         (keys::NAME.into(), format!("synthetic {}", options.architecture.name()).into()),
         (keys::COMPONENTS.into(), Value::Array(Array::String(names))),
     ];
-    let transformer = serde_json::to_value(transformer(options)).unwrap_or_default();
-    let configs = [
-        (ComponentKind::Transformer, transformer),
-        (ComponentKind::TextEncoder, clip()),
-        (ComponentKind::TextEncoder2, t5()),
-        (ComponentKind::Vae, vae()),
-    ];
-    let configs = configs.into_iter().filter(|(kind, _)| options.has(*kind));
-    metadata.extend(configs.map(|(kind, config)| (keys::component_config(kind.name()), config.to_string().into())));
-    for (name, files) in [("tokenizer", &mini.tokenizer), ("tokenizer_2", &mini.tokenizer_2)] {
-        let Some(files) = files else { continue };
-        metadata.push((keys::tokenizer(name), files.tokenizer.text.as_str().into()));
-    }
-    metadata.push((keys::DEFAULTS.into(), defaults(options.architecture).to_string().into()));
-    Ok(metadata)
-}
-
-fn transformer(options: &Options) -> flux::Config {
-    let published = match options.architecture {
-        Architecture::FluxDev => flux::Config::dev(),
-        Architecture::FluxSchnell => flux::Config::schnell(),
-    };
-    match options.blocks {
-        Some(blocks) => flux::Config { num_layers: blocks, num_single_layers: blocks, ..published },
-        None => published,
-    }
-}
-
-/// CLIP ViT-L's text encoder.
-fn clip() -> serde_json::Value {
-    json!({
-        "vocab_size": 49408, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
-        "num_attention_heads": 12, "max_position_embeddings": 77, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5,
-        "eos_token_id": 2,
-    })
-}
-
-/// T5 v1.1 XXL's encoder.
-fn t5() -> serde_json::Value {
-    json!({
-        "model_type": "t5", "vocab_size": 32128, "d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24,
-        "num_heads": 64, "relative_attention_num_buckets": 32, "relative_attention_max_distance": 128,
-        "layer_norm_epsilon": 1e-6, "feed_forward_proj": "gated-gelu",
-    })
-}
-
-/// FLUX.1's autoencoder.
-fn vae() -> serde_json::Value {
-    json!({
-        "in_channels": 3, "out_channels": 3, "latent_channels": 16, "block_out_channels": [128, 256, 512, 512],
-        "layers_per_block": 2, "norm_num_groups": 32, "mid_block_add_attention": true, "use_quant_conv": false,
-        "use_post_quant_conv": false, "scaling_factor": 0.3611, "shift_factor": 0.1159,
-        "down_block_types": ["DownEncoderBlock2D", "DownEncoderBlock2D", "DownEncoderBlock2D", "DownEncoderBlock2D"],
-        "up_block_types": ["UpDecoderBlock2D", "UpDecoderBlock2D", "UpDecoderBlock2D", "UpDecoderBlock2D"],
-    })
-}
-
-fn defaults(architecture: Architecture) -> serde_json::Value {
-    match architecture {
-        Architecture::FluxDev => {
-            json!({ "num_inference_steps": 50, "guidance_scale": 3.5, "max_sequence_length": 512 })
+    for Planned { slot, config, .. } in &blueprint.parts {
+        metadata.push((keys::component_config(slot.name), config.to_string().into()));
+        if let (Some(name), Some(files)) = (slot.tokenizer, mini.tokenizer(slot)) {
+            metadata.push((keys::tokenizer(name), files.tokenizer.text.as_str().into()));
         }
-        Architecture::FluxSchnell => json!({ "num_inference_steps": 4, "max_sequence_length": 256 }),
     }
+    metadata.extend(blueprint.scheduler.iter().map(|config| (keys::SCHEDULER.into(), config.to_string().into())));
+    metadata.push((keys::DEFAULTS.into(), blueprint.defaults.to_string().into()));
+    Ok(metadata)
 }
 
 #[cfg(test)]
@@ -339,23 +284,23 @@ fn defaults(architecture: Architecture) -> serde_json::Value {
 mod tests {
     use super::*;
     use crate::source::Source;
-    use crate::source::flux::FluxModel;
+    use crate::source::slot::TRANSFORMER;
 
     #[test]
     fn a_hollow_model_opens_and_has_the_published_size() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("dev.gguf");
         let options = Options {
-            architecture: Architecture::FluxDev,
+            architecture: Architecture::FLUX_DEV,
             file_type: FileType::Q4_K_S,
             blocks: None,
             hollow: true,
             only: None,
         };
         write(&path, &options, |_| Ok(())).unwrap();
-        let model = FluxModel::open(&Source::open(&path).unwrap()).unwrap();
-        let parameters = |model: &Model| model.manifest().iter().map(|(_, w)| w.shape.elements()).sum::<usize>();
-        assert_eq!(parameters(&model.transformer.net.model), 11_901_408_320);
+        let source = Source::open(&path).unwrap();
+        let transformer = source::networks::flux(source.component(&TRANSFORMER).unwrap()).unwrap();
+        assert_eq!(transformer.net.model.manifest().parameters(), 11_901_408_320);
         assert!(matches!(write(&path, &options, |_| Ok(())), Err(Error::Io { .. })));
     }
 }

@@ -1,7 +1,7 @@
 //! Prompts that went through the text encoders, kept in a folder for other processes.
 //!
 //! A file holds what became of one prompt, under a name made of everything that it depends on: the prompt's tokens, the
-//! weights of both encoders, the device, this version. Of the weights a few bytes of each are read, so that a cached
+//! weights of the text encoders, the device, this version. Of the weights a few bytes of each are read, so that a cached
 //! prompt spares the gigabytes that they are.
 
 use std::collections::HashMap;
@@ -16,14 +16,13 @@ use pinhole_quant::output::AtomicFile;
 use safetensors::tensor::{Dtype, TensorView, serialize};
 use sha2::{Digest, Sha256};
 
-use super::Prompt;
+use super::opened::{ArraySpec, Opened, Prompt};
 use crate::bind::Bound;
-use crate::convert::output_error;
 use crate::ggml::Device;
 use crate::index::FileTensor;
 use crate::kernels::Kernel;
-use crate::source::flux::FluxModel;
 use crate::tensor::Shape;
+use crate::text::Encoded;
 use crate::weights::Manifest;
 use crate::{Error, Result};
 
@@ -33,9 +32,6 @@ const MOST_BYTES: u64 = 1 << 30;
 /// How the names of its files begin and end. Nothing else in the folder is touched.
 const PREFIX: &str = "prompt-";
 const SUFFIX: &str = ".safetensors";
-/// The tensors of a file.
-const HIDDEN: &str = "hidden";
-const POOLED: &str = "pooled";
 /// Bytes of each weight that stand for it.
 const SAMPLE: usize = 64;
 
@@ -44,8 +40,6 @@ pub(super) struct PromptCache {
     folder: PathBuf,
     /// What all keys depend on.
     encoders: Sha256,
-    /// Numbers in [`HIDDEN`] for each token of T5, and in [`POOLED`].
-    widths: (usize, usize),
 }
 
 /// What a file is named after.
@@ -56,24 +50,24 @@ impl PromptCache {
     ///
     /// # Errors
     /// [`Error::Io`] where it cannot be made.
-    pub(super) fn open(folder: &Path, model: &FluxModel, device: Device) -> Result<PromptCache> {
+    pub(super) fn open(folder: &Path, model: &Opened, device: Device) -> Result<PromptCache> {
         fs::create_dir_all(folder).map_err(|error| Error::io("create", folder, error))?;
         let mut encoders = Sha256::new();
         for part in [env!("CARGO_PKG_VERSION"), &device.name(), &device.description(), kernel(device)] {
             add_bytes(&mut encoders, part.as_bytes());
         }
-        add_bytes(&mut encoders, format!("{:?} {:?}", model.clip_config, model.t5_config).as_bytes());
-        add_weights(&mut encoders, model.clip.net.model.manifest(), &model.clip.bound);
-        add_weights(&mut encoders, model.t5.net.model.manifest(), &model.t5.bound);
-        let widths = (model.t5_config.d_model, model.clip_config.hidden_size);
-        Ok(PromptCache { folder: folder.to_owned(), encoders, widths })
+        for network in model.encoders.networks() {
+            add_bytes(&mut encoders, network.config.to_string().as_bytes());
+            add_weights(&mut encoders, network.model.manifest(), network.bound);
+        }
+        Ok(PromptCache { folder: folder.to_owned(), encoders })
     }
 
     /// The key of the prompt that has these tokens.
-    pub(super) fn key(&self, clip: &[u32], t5: &[u32]) -> Key {
+    pub(super) fn key(&self, tokens: &[Encoded]) -> Key {
         let mut hash = self.encoders.clone();
-        for ids in [clip, t5] {
-            let ids: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
+        for encoded in tokens {
+            let ids: Vec<u8> = encoded.ids.iter().flat_map(|id| id.to_le_bytes()).collect();
             add_bytes(&mut hash, &ids);
         }
         let mut name = String::with_capacity(64);
@@ -84,11 +78,11 @@ impl PromptCache {
         Key(name)
     }
 
-    /// The prompt of `key` with `tokens` tokens of T5, if it is there.
+    /// The prompt of `key`, which consists of `arrays`, if it is there.
     ///
     /// # Errors
     /// Those of [`crate::safetensors::open`], and [`Error::Mismatch`], for a file that is there and is none of ours.
-    pub(super) fn find(&self, key: &Key, tokens: usize) -> Result<Option<Prompt>> {
+    pub(super) fn find(&self, key: &Key, arrays: &[ArraySpec]) -> Result<Option<Prompt>> {
         let path = self.path(key);
         if !path.try_exists().map_err(|error| Error::io("open", &path, error))? {
             return Ok(None);
@@ -96,23 +90,23 @@ impl PromptCache {
         // Where it cannot be marked as used, as in a folder that others fill, it goes earlier.
         let _ = File::options().append(true).open(&path).and_then(|file| file.set_modified(SystemTime::now()));
         let index = crate::safetensors::open(&path)?;
-        let (width, pooled) = self.widths;
-        let numbers = |name: &str, dims: &[usize]| numbers(&path, name, index.get(name), dims);
-        Ok(Some(Prompt { hidden: numbers(HIDDEN, &[width, tokens])?, pooled: numbers(POOLED, &[pooled])? }))
+        let numbers = |array: &ArraySpec| numbers(&path, array.name, index.get(array.name), &array.dims);
+        Ok(Some(Prompt(arrays.iter().map(numbers).collect::<Result<_>>()?)))
     }
 
-    /// Keeps `prompt` under `key`, and forgets what was not used for longest where that is too much.
+    /// Keeps `prompt`, which consists of `arrays`, under `key`, and forgets what was not used for longest if that is too much.
     ///
     /// # Errors
-    /// [`Error::Io`] where the file cannot be written.
-    pub(super) fn keep(&self, key: &Key, prompt: &Prompt) -> Result<()> {
-        let bytes = [&prompt.hidden, &prompt.pooled].map(|numbers| to_bytes(numbers));
-        let (width, pooled) = self.widths;
-        let extents = [vec![prompt.hidden.len() / width, width], vec![pooled]];
+    /// [`Error::Io`] if the file cannot be written.
+    pub(super) fn keep(&self, key: &Key, prompt: &Prompt, arrays: &[ArraySpec]) -> Result<()> {
         let path = self.path(key);
         let malformed = |error: safetensors::SafeTensorError| Error::io("write", &path, io::Error::other(error));
-        let [hidden, pooled] = [0, 1].map(|i| TensorView::new(Dtype::F32, extents[i].clone(), &bytes[i]));
-        let tensors = [(HIDDEN, hidden.map_err(malformed)?), (POOLED, pooled.map_err(malformed)?)];
+        let bytes: Vec<Vec<u8>> = prompt.0.iter().map(|numbers| to_bytes(numbers)).collect();
+        let mut tensors = Vec::new();
+        for (array, bytes) in arrays.iter().zip(&bytes) {
+            let extents = array.dims.iter().rev().copied().collect();
+            tensors.push((array.name, TensorView::new(Dtype::F32, extents, bytes).map_err(malformed)?));
+        }
         let about = HashMap::from([("pinhole".to_owned(), env!("CARGO_PKG_VERSION").to_owned())]);
         let contents = serialize(tensors, Some(about)).map_err(malformed)?;
         write(&path, &contents)?;
@@ -186,7 +180,7 @@ fn numbers(path: &Path, name: &str, tensor: Option<&FileTensor>, dims: &[usize])
         tensor.bytes().as_chunks::<4>().0.iter().map(|&number| f32::from_le_bytes(number)).collect();
     match numbers.iter().all(|number| number.is_finite()) {
         true => Ok(numbers),
-        false => Err(Error::mismatch(path, at, "finite numbers", "others")),
+        false => Err(Error::mismatch(path, at, "finite numbers", "NaN or infinity")),
     }
 }
 
@@ -195,7 +189,7 @@ fn to_bytes(numbers: &[f32]) -> Vec<u8> {
 }
 
 fn write(path: &Path, contents: &[u8]) -> Result<()> {
-    let mut file = AtomicFile::create(path, true).map_err(output_error)?;
+    let mut file = AtomicFile::create(path, true).map_err(Error::output)?;
     file.write_all(contents).map_err(|error| Error::io("write", path, error))?;
-    file.commit().map_err(output_error)
+    file.commit().map_err(Error::output)
 }

@@ -1,0 +1,109 @@
+//! The denoising loop, once for all families.
+
+use super::opened::{Given, Opened, Prompt};
+use super::preview::Painter;
+use super::run::{Run, Running, finite};
+use super::{Event, Phase, Settings};
+use crate::plan::measure::Subject;
+use crate::sample::{Levels, classifier_free_guidance};
+use crate::stage::Cadence;
+use crate::{Result, reserve};
+
+/// Latents on their way, and what they are denoised with.
+pub(super) struct Loop<'a> {
+    pub(super) model: &'a Opened,
+    pub(super) settings: &'a Settings,
+    pub(super) levels: &'a Levels,
+    pub(super) prompts: &'a [Prompt],
+    pub(super) preview: Option<Painter>,
+}
+
+impl Loop<'_> {
+    /// The latents after the last step, `[w, h, C, N]`, from `latents` before the first.
+    pub(super) fn run(&self, mut latents: Vec<f32>, run: &mut Run<'_>) -> Result<Vec<f32>> {
+        let Loop { model, settings, levels, prompts, .. } = *self;
+        let denoiser = &*model.denoiser;
+        let subjects = denoiser.subjects(settings, levels.times.len());
+        let stages = subjects.iter().map(stage_runs).sum();
+        let start = run.begin(Phase::Denoise, stages, settings.steps)?;
+        let mut solver = settings.sampler.solver();
+        let mut first = 0;
+        for (at, subject) in subjects.iter().enumerate() {
+            let evaluations = first..first + subject.runs.steps;
+            first = evaluations.end;
+            let mut running = run.start(subject)?;
+            let given = Given { settings, levels, evaluations: evaluations.clone(), prompts };
+            denoiser.fill(at, running.session(), &given)?;
+            run.compute(&mut running, Cadence::Request)?;
+            for evaluation in evaluations.clone() {
+                let condition = evaluation - evaluations.start;
+                let prediction = self.evaluate(run, &mut running, (at, condition), &latents)?;
+                solver.step(evaluation, &levels.sigmas, &prediction, &mut latents)?;
+                latents = finite(latents, &format!("latents after step {}", evaluation + 1))?;
+                run.event(Event::Step { done: evaluation + 1, steps: settings.steps })?;
+                self.show(run, evaluation, &latents, &prediction)?;
+            }
+            run.finish(running);
+        }
+        run.end(Phase::Denoise, start)?;
+        Ok(latents)
+    }
+
+    /// What the model, subject number `at` of the denoiser, says of `latents` in its evaluation number `condition`.
+    fn evaluate(
+        &self,
+        run: &mut Run<'_>,
+        running: &mut Running<'_>,
+        (at, condition): (usize, usize),
+        latents: &[f32],
+    ) -> Result<Vec<f32>> {
+        let Loop { model, settings, prompts, .. } = *self;
+        let (denoiser, passes) = (&*model.denoiser, prompts.len());
+        let ports = denoiser.ports(at);
+        let mut conditions = Vec::with_capacity(passes * settings.batch);
+        for pass in 0..passes {
+            conditions.extend(std::iter::repeat_n((condition * passes + pass) as i32, settings.batch));
+        }
+        running.session().set_indices(ports.condition, &conditions)?;
+        let packed = self.by_picture(latents, |latents, dims| denoiser.pack(latents, dims))?;
+        running.set(ports.latents, &reserve::repeat("the latents", &packed, passes)?)?;
+        run.compute(running, Cadence::Step)?;
+        let mut prediction = running.get(ports.prediction)?;
+        let (prediction, unconditional) = prediction.split_at_mut(packed.len());
+        if passes == 2 {
+            classifier_free_guidance(prediction, unconditional, settings.cfg_scale)?;
+        }
+        self.by_picture(prediction, |packed, dims| denoiser.unpack(packed, dims))
+    }
+
+    /// What `each` makes of the numbers of every picture, one behind the other.
+    fn by_picture(&self, all: &[f32], each: impl Fn(&[f32], [usize; 4]) -> Result<Vec<f32>>) -> Result<Vec<f32>> {
+        let dims @ [w, h, channels, _] = self.model.autoencoder.latents(self.settings);
+        let mut made: Vec<f32> = reserve::room("the latents", all.len())?;
+        for latents in all.chunks_exact(w * h * channels) {
+            made.extend(each(latents, dims)?);
+        }
+        Ok(made)
+    }
+
+    /// Shows what the pictures look like after `evaluation`, if a preview is due: what the model takes for the finished latents.
+    fn show(&self, run: &mut Run<'_>, evaluation: usize, latents: &[f32], prediction: &[f32]) -> Result<()> {
+        let Loop { model, settings, levels, .. } = *self;
+        let done = evaluation + 1;
+        let Some(painter) = self.preview.as_ref().filter(|painter| painter.is_due(done)) else { return Ok(()) };
+        let [w, h, channels, _] = model.autoencoder.latents(settings);
+        let clean = latents.iter().zip(prediction).map(|(x, v)| x - levels.sigmas[done] * v);
+        let clean = reserve::collect("a preview", latents.len(), clean)?;
+        for (index, latents) in clean.chunks_exact(w * h * channels).enumerate() {
+            let image = painter.paint(w, h, latents)?;
+            run.event(Event::Preview { image, index, done, steps: settings.steps })?;
+        }
+        Ok(())
+    }
+}
+
+/// How many stages run for `subject` in one request.
+pub(super) fn stage_runs(subject: &Subject<'_>) -> usize {
+    let count = |cadence| subject.model.at(cadence).len() * subject.runs.of(cadence);
+    count(Cadence::Request) + count(Cadence::Step)
+}

@@ -1,0 +1,249 @@
+//! Prompts that went through the text encoders, kept for other requests.
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::opened::{Opened, Prompt};
+use super::prompt_cache::PromptCache;
+use super::run::Run;
+use super::{Event, Observer, Phase, Pipeline, Request, Settings};
+use crate::text::Encoded;
+use crate::{Error, Result};
+
+/// A prompt, with a negative one where there is one, as the denoiser takes it. Requests that are given it need no text
+/// encoder, and draw what they would have drawn.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Embeddings {
+    /// The prompt, and behind it the negative one.
+    prompts: Vec<Prompt>,
+    /// The text of the negative prompt.
+    negative: Option<String>,
+    /// Tokens of each prompt.
+    tokens: usize,
+}
+
+/// Bytes of prompts that a pipeline remembers by itself: several of the longest.
+const REMEMBERED_BYTES: usize = 64 << 20;
+
+/// The prompts that a pipeline met last, so that another picture of one of them needs no text encoder.
+pub(super) struct Remembered {
+    /// The last one first.
+    prompts: VecDeque<(String, Arc<Embeddings>, Vec<String>)>,
+    most_bytes: usize,
+}
+
+impl Default for Remembered {
+    fn default() -> Remembered {
+        Remembered { prompts: VecDeque::new(), most_bytes: REMEMBERED_BYTES }
+    }
+}
+
+impl Remembered {
+    /// What the encoders made of `prompt` under `settings`, and what they had to say.
+    fn find(&mut self, prompt: &str, settings: &Settings) -> Option<(Arc<Embeddings>, Vec<String>)> {
+        let fits = |embeddings: &Embeddings| {
+            embeddings.negative == settings.negative_prompt && embeddings.tokens == settings.max_sequence_length
+        };
+        let known = self.prompts.iter().position(|(text, embeddings, _)| text == prompt && fits(embeddings))?;
+        let entry = self.prompts.remove(known)?;
+        let found = (Arc::clone(&entry.1), entry.2.clone());
+        self.prompts.push_front(entry);
+        Some(found)
+    }
+
+    fn add(&mut self, prompt: &str, embeddings: &Arc<Embeddings>, warnings: Vec<String>) {
+        self.prompts.push_front((prompt.to_owned(), Arc::clone(embeddings), warnings));
+        self.forget();
+    }
+
+    /// Forgets the oldest beyond what may be kept.
+    fn forget(&mut self) {
+        let mut bytes = 0;
+        let most = self.most_bytes;
+        self.prompts.retain(|(_, embeddings, _)| {
+            bytes += embeddings.bytes();
+            bytes <= most
+        });
+    }
+}
+
+impl Embeddings {
+    /// Bytes of its numbers in host memory.
+    fn bytes(&self) -> usize {
+        self.prompts.iter().flat_map(|Prompt(arrays)| arrays).map(|array| size_of_val(&**array)).sum()
+    }
+
+    /// Those that the passes of a request with `settings` need.
+    pub(super) fn for_passes(&self, settings: &Settings) -> &[Prompt] {
+        match settings.negative_prompt {
+            Some(_) => &self.prompts,
+            None => &self.prompts[..1],
+        }
+    }
+
+    /// The `settings` of `request` with what these embeddings say of them.
+    ///
+    /// # Errors
+    /// [`Error::Option`] where they do not fit the request or the model.
+    pub(super) fn fill_in(&self, settings: Settings, request: &Request, model: &Opened) -> Result<Settings> {
+        let tokens = self.tokens;
+        if let Some(length) = request.max_sequence_length.filter(|&length| length != tokens) {
+            let expected = format!("{tokens}, as the embeddings were made with");
+            return Err(Error::option("--max-sequence-length", expected, length.to_string()));
+        }
+        if settings.cfg_scale > 1.0 && self.negative.is_none() {
+            let error = Error::option("--cfg-scale", "at most 1", settings.cfg_scale.to_string());
+            return Err(error.with_hint("the embeddings have no negative prompt: make them with a --cfg-scale above 1"));
+        }
+        let settings = Settings { max_sequence_length: tokens, ..settings };
+        let expected: Vec<usize> = model.encoders.arrays(&settings).iter().map(|array| array.elements()).collect();
+        for Prompt(arrays) in &self.prompts {
+            let found: Vec<usize> = arrays.iter().map(Vec::len).collect();
+            if found != expected {
+                let error = Error::option("embeddings", numbers(&expected), numbers(&found));
+                return Err(error.with_hint("they were made by another model"));
+            }
+        }
+        let negative_prompt = self.negative.clone().filter(|_| settings.cfg_scale > 1.0);
+        Ok(Settings { negative_prompt, embedded: true, ..settings })
+    }
+}
+
+/// `1024 and 64 numbers`
+fn numbers(counts: &[usize]) -> String {
+    let counts: Vec<String> = counts.iter().map(usize::to_string).collect();
+    format!("{} numbers", counts.join(" and "))
+}
+
+impl Pipeline {
+    /// Sends the prompts of `request` through the text encoders, and nothing further. A negative prompt goes with them if
+    /// `cfg_scale` is above 1.
+    ///
+    /// # Errors
+    /// As [`generate`](Pipeline::generate).
+    pub fn embed(&mut self, request: &Request, observer: &mut dyn Observer) -> Result<Embeddings> {
+        let request = Request { embeddings: None, ..request.clone() };
+        let settings = self.settings(&request)?;
+        let plan = self.plan_encoders(&settings)?;
+        let model = Arc::clone(&self.model);
+        let Pipeline { machine, prompt_cache, .. } = self;
+        let mut run = Run::new(machine, observer, &plan);
+        run.event(Event::Planned(plan.clone()))?;
+        run.machine.ledger.set_limit(plan.limit);
+        let kept = run.machine.keep(&plan, &model.encoders.subjects(&settings));
+        let made = kept.and_then(|()| embeddings(&model, prompt_cache.as_deref(), (&request, &settings), &mut run));
+        if made.is_err() {
+            // They may be half there.
+            self.machine.kept.clear();
+        }
+        made
+    }
+
+    /// Caches encoded prompts in host memory, up to `bytes` (64 MiB by default), the oldest dropped first. A request with one of
+    /// them, the same negative prompt and the same number of tokens runs no text encoder. 0 turns the cache off.
+    pub fn set_remembered_bytes(&mut self, bytes: usize) {
+        self.remembered.most_bytes = bytes;
+        self.remembered.forget();
+    }
+
+    /// Keeps encoded prompts in `folder` too, for other processes with the same text encoders and device: at most 1 GiB of them,
+    /// the oldest dropped first. `None` turns that off.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the folder cannot be made.
+    pub fn set_prompt_cache(&mut self, folder: Option<&Path>) -> Result<()> {
+        let device = self.machine.backend.device();
+        let cache = folder.map(|folder| PromptCache::open(folder, &self.model, device));
+        self.prompt_cache = cache.transpose()?.map(Arc::new);
+        Ok(())
+    }
+}
+
+/// What the prompts of a request are to the denoiser: remembered, or made.
+pub(super) fn embedded(
+    model: &Opened,
+    remembered: &mut Remembered,
+    cache: Option<&PromptCache>,
+    (request, settings): (&Request, &Settings),
+    run: &mut Run<'_>,
+) -> Result<Arc<Embeddings>> {
+    if let Some((embeddings, warnings)) = remembered.find(&request.prompt, settings) {
+        for text in warnings {
+            run.warn(text)?;
+        }
+        return Ok(embeddings);
+    }
+    let before = run.warnings.len();
+    let embeddings = Arc::new(embeddings(model, cache, (request, settings), run)?);
+    remembered.add(&request.prompt, &embeddings, run.warnings.split_off(before));
+    Ok(embeddings)
+}
+
+fn embeddings(
+    model: &Opened,
+    cache: Option<&PromptCache>,
+    (request, settings): (&Request, &Settings),
+    run: &mut Run<'_>,
+) -> Result<Embeddings> {
+    let negative = settings.negative_prompt.clone();
+    let mut texts = Vec::new();
+    for text in std::iter::once(request.prompt.as_str()).chain(negative.as_deref()) {
+        texts.push(model.encoders.tokenize(text, settings)?);
+    }
+    let readers = model.encoders.readers();
+    for (at, reader) in readers.iter().enumerate() {
+        for tokens in &texts {
+            run.warn_of_cut(reader.name, tokens[at].ids.len(), &tokens[at])?;
+        }
+    }
+    let mut prompts: Vec<Option<Prompt>> = vec![None; texts.len()];
+    if let Some(cache) = cache {
+        look_up(model, cache, settings, &texts, &mut prompts, run)?;
+    }
+    let missing: Vec<usize> = (0..texts.len()).filter(|&i| prompts[i].is_none()).collect();
+    if !missing.is_empty() {
+        let wanted: Vec<Vec<Encoded>> = missing.iter().map(|&i| texts[i].clone()).collect();
+        let made = encode(model, settings, &wanted, run)?;
+        for (&i, prompt) in missing.iter().zip(made) {
+            // A folder that fails costs only time.
+            if let Some(cache) = cache
+                && let Err(error) = cache.keep(&cache.key(&texts[i]), &prompt, &model.encoders.arrays(settings))
+            {
+                run.warn(format!("the prompt is not kept: {error}"))?;
+            }
+            prompts[i] = Some(prompt);
+        }
+    }
+    Ok(Embeddings { prompts: prompts.into_iter().flatten().collect(), negative, tokens: settings.max_sequence_length })
+}
+
+/// Fills in the prompts that the folder has.
+fn look_up(
+    model: &Opened,
+    cache: &PromptCache,
+    settings: &Settings,
+    texts: &[Vec<Encoded>],
+    prompts: &mut [Option<Prompt>],
+    run: &mut Run<'_>,
+) -> Result<()> {
+    for (tokens, prompt) in texts.iter().zip(prompts) {
+        match cache.find(&cache.key(tokens), &model.encoders.arrays(settings)) {
+            Ok(found) => *prompt = found,
+            Err(error) => run.warn(format!("the prompt goes through the text encoders again: {error}"))?,
+        }
+    }
+    Ok(())
+}
+
+/// Sends texts through the encoders: a phase of its own.
+fn encode(model: &Opened, settings: &Settings, texts: &[Vec<Encoded>], run: &mut Run<'_>) -> Result<Vec<Prompt>> {
+    let mut stages = 0;
+    for subject in model.encoders.subjects(settings) {
+        stages += subject.model.stages().len() * texts.len();
+    }
+    let start = run.begin(Phase::Encode, stages, 0)?;
+    let prompts = model.encoders.encode(run, settings, texts)?;
+    run.end(Phase::Encode, start)?;
+    Ok(prompts)
+}

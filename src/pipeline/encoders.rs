@@ -1,0 +1,166 @@
+//! Text encoders that families share.
+
+use super::Phase;
+use super::opened::Reader;
+use super::run::{Run, finite};
+use crate::models::clip::{self, causal_mask};
+use crate::models::t5;
+use crate::plan::Runs;
+use crate::plan::measure::Subject;
+use crate::source::{Part, Slot, Source, Text, TokenizerFiles, networks};
+use crate::stage::{Cadence, Dims, Symbol};
+use crate::text::{ClipTokenizer, Encoded, T5Tokenizer, TokenizerConfig};
+use crate::{Error, Result};
+
+/// The tokenizer of the text encoder at `slot`, with its configuration.
+fn tokenizer<'a>(source: &'a Source, slot: &Slot) -> Result<(&'a TokenizerFiles, TokenizerConfig)> {
+    let files = source.needed_tokenizer(slot)?;
+    let config = match &files.config {
+        Some(Text { text, origin }) => TokenizerConfig::from_json(text, origin)?,
+        None => TokenizerConfig::default(),
+    };
+    Ok((files, config))
+}
+
+/// Refuses a network with fewer rows or positions than its tokenizer needs.
+fn covers(source: &Source, pairs: &[(&str, usize, usize)]) -> Result<()> {
+    for (what, has, needs) in pairs {
+        if has < needs {
+            let expected = format!("at least {needs}, which the tokenizer needs");
+            return Err(Error::mismatch(&source.path, *what, expected, has.to_string()));
+        }
+    }
+    Ok(())
+}
+
+/// CLIP's text encoder with its tokenizer.
+pub(super) struct ClipEncoder {
+    pub(super) part: Part<clip::Clip>,
+    pub(super) config: clip::Config,
+    tokenizer: ClipTokenizer,
+}
+
+impl ClipEncoder {
+    /// The one at `slot`.
+    ///
+    /// # Errors
+    /// As [`open`](super::open).
+    pub(super) fn open(source: &Source, slot: &Slot) -> Result<ClipEncoder> {
+        let (part, config) = networks::clip(source.component(slot)?)?;
+        let (files, settings) = tokenizer(source, slot)?;
+        let tokenizer = ClipTokenizer::from_json(&files.tokenizer.text, &settings, &files.tokenizer.origin)?;
+        Ok(ClipEncoder { part, config, tokenizer })
+    }
+
+    /// Refuses a network that its tokenizer does not fit.
+    pub(super) fn check(&self, source: &Source) -> Result<()> {
+        let ClipEncoder { config, tokenizer, .. } = self;
+        let rows = ("rows of CLIP's token embedding", config.vocab_size, tokenizer.vocab_size());
+        covers(source, &[rows, ("CLIP's positions", config.max_position_embeddings, tokenizer.length())])
+    }
+
+    pub(super) fn reader(&self) -> Reader {
+        let tokenizer = self.part.slot.tokenizer.unwrap_or_default();
+        let (vocabulary, length) = (self.tokenizer.vocab_size(), self.tokenizer.length());
+        Reader { name: "CLIP", tokenizer, vocabulary, length }
+    }
+
+    pub(super) fn tokenize(&self, text: &str) -> Result<Encoded> {
+        self.tokenizer.encode(text)
+    }
+
+    pub(super) fn subject(&self, name: &'static str, runs: Runs) -> Subject<'_> {
+        let dims = Dims::new().with(Symbol::Batch, 1).with(Symbol::TextTokens, self.tokenizer.length());
+        super::opened::subject(&self.part, name, Phase::Encode, dims, runs)
+    }
+
+    /// The pooled vector of every text, which `subject` computes.
+    pub(super) fn pooled<'t>(
+        &self,
+        run: &mut Run<'_>,
+        subject: &Subject<'_>,
+        texts: impl Iterator<Item = &'t Encoded>,
+    ) -> Result<Vec<Vec<f32>>> {
+        let ClipEncoder { part, config, tokenizer } = self;
+        let (tokens, width) = (tokenizer.length(), config.hidden_size);
+        let mut running = run.start(subject)?;
+        running.set(part.net.mask, &causal_mask(tokens)?)?;
+        let ids: Vec<u32> = (0..tokens as u32).collect();
+        let positions = part.bound.gather(part.net.position_embedding, width, &ids)?;
+        let mut pooled = Vec::new();
+        for text in texts {
+            let mut hidden = part.bound.gather(part.net.token_embedding, width, &text.ids)?;
+            hidden.iter_mut().zip(&positions).for_each(|(token, position)| *token += position);
+            running.set(part.net.hidden, &hidden)?;
+            run.compute(&mut running, Cadence::Request)?;
+            let hidden = running.get(part.net.hidden)?;
+            let row = config.pooled_position(&text.ids) * width;
+            pooled.push(finite(hidden[row..row + width].to_vec(), "CLIP's pooled vector")?);
+        }
+        run.finish(running);
+        Ok(pooled)
+    }
+}
+
+/// T5's encoder with its tokenizer.
+pub(super) struct T5Encoder {
+    pub(super) part: Part<t5::T5>,
+    pub(super) config: t5::Config,
+    tokenizer: T5Tokenizer,
+}
+
+impl T5Encoder {
+    /// The one at `slot`.
+    ///
+    /// # Errors
+    /// As [`open`](super::open).
+    pub(super) fn open(source: &Source, slot: &Slot) -> Result<T5Encoder> {
+        let (part, config) = networks::t5(source.component(slot)?)?;
+        let (files, settings) = tokenizer(source, slot)?;
+        let tokenizer = T5Tokenizer::from_json(&files.tokenizer.text, &settings, &files.tokenizer.origin)?;
+        Ok(T5Encoder { part, config, tokenizer })
+    }
+
+    /// Refuses a network that its tokenizer does not fit.
+    pub(super) fn check(&self, source: &Source) -> Result<()> {
+        covers(source, &[("rows of T5's token embedding", self.config.vocab_size, self.tokenizer.vocab_size())])
+    }
+
+    pub(super) fn reader(&self) -> Reader {
+        let tokenizer = self.part.slot.tokenizer.unwrap_or_default();
+        let (vocabulary, length) = (self.tokenizer.vocab_size(), self.tokenizer.default_length());
+        Reader { name: "T5", tokenizer, vocabulary, length }
+    }
+
+    pub(super) fn tokenize(&self, text: &str, tokens: usize) -> Result<Encoded> {
+        self.tokenizer.encode(text, Some(tokens))
+    }
+
+    pub(super) fn subject(&self, name: &'static str, tokens: usize, runs: Runs) -> Subject<'_> {
+        let dims = Dims::new().with(Symbol::Batch, 1).with(Symbol::TextTokens, tokens);
+        let dims = dims.with(Symbol::TextPairs, tokens * tokens);
+        super::opened::subject(&self.part, name, Phase::Encode, dims, runs)
+    }
+
+    /// The hidden states of every text, `[d_model, tokens]`, which `subject` computes.
+    pub(super) fn hidden<'t>(
+        &self,
+        run: &mut Run<'_>,
+        subject: &Subject<'_>,
+        tokens: usize,
+        texts: impl Iterator<Item = &'t Encoded>,
+    ) -> Result<Vec<Vec<f32>>> {
+        let T5Encoder { part, config, .. } = self;
+        let mut running = run.start(subject)?;
+        running.session().set_indices(part.net.buckets, &config.buckets(tokens)?)?;
+        let mut states = Vec::new();
+        for text in texts {
+            let embedded = part.bound.gather(part.net.token_embedding, config.d_model, &text.ids)?;
+            running.set(part.net.hidden, &embedded)?;
+            run.compute(&mut running, Cadence::Request)?;
+            states.push(finite(running.get(part.net.hidden)?, "T5's output")?);
+        }
+        run.finish(running);
+        Ok(states)
+    }
+}

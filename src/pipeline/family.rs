@@ -1,0 +1,81 @@
+//! The registry of families, and how a model finds its own.
+
+use super::flux;
+use super::opened::Opened;
+use crate::source::{Networks, Place, Slot, Source};
+use crate::{Error, Result};
+
+/// A family of models: what one is on disk, and how it is opened.
+pub struct Family {
+    /// As in GGUF's `general.architecture`.
+    pub name: &'static str,
+    /// The classes of diffusers' pipelines.
+    pub classes: &'static [&'static str],
+    /// The places that its networks take, in the order of bundles; the denoiser is the first.
+    pub places: &'static [Place],
+    /// Opens a source whose networks are at their places.
+    pub open: fn(Source) -> Result<Opened>,
+}
+
+/// Every family that pinhole runs.
+pub static FAMILIES: &[&Family] = &[&flux::FLUX];
+
+/// Opens `source` as a model of its family. Reads headers and configurations, no weights.
+///
+/// # Errors
+/// [`Error::NotAModel`] if it is of no family that pinhole runs or a part is missing, [`Error::Mismatch`] if parts do not fit
+/// together, and what reading them returns.
+pub fn open(source: &Source) -> Result<Opened> {
+    let family = family_of(source)?;
+    let source = source.arranged(family.name, family.places)?;
+    (family.open)(source)
+}
+
+/// The networks of `source` at `slot`, opened without the others, and the source with its networks at their places.
+///
+/// # Errors
+/// As [`open`].
+pub fn component(source: &Source, slot: &Slot) -> Result<(Source, Box<dyn Networks>)> {
+    let family = family_of(source)?;
+    let source = source.arranged(family.name, family.places)?;
+    let component = source.component(slot)?;
+    let place = family.places.iter().find(|place| place.slot == slot);
+    let place = place.ok_or_else(|| Error::graph("component", format!("{} has no {}", family.name, slot.name)))?;
+    let networks = (place.load)(component)?;
+    Ok((source, networks))
+}
+
+/// The family of `source`: the one that it names, or else the one whose denoiser is there, or else the first that has a place
+/// for what is there.
+///
+/// # Errors
+/// [`Error::NotAModel`] if there is none.
+pub fn family_of(source: &Source) -> Result<&'static Family> {
+    if let Some(says) = source.says.as_deref() {
+        let named = FAMILIES.iter().find(|family| family.name == says || family.classes.contains(&says));
+        return named.copied().ok_or_else(|| unknown(source, says));
+    }
+    let denoiser = |place: &Place| source.has(place.slot) || source.has_loose(place.kind);
+    let by_denoiser = FAMILIES.iter().find(|family| family.places.first().is_some_and(denoiser));
+    let by_part = || FAMILIES.iter().find(|family| family.places.iter().any(denoiser));
+    by_denoiser.or_else(by_part).copied().ok_or_else(|| unknown(source, ""))
+}
+
+fn unknown(source: &Source, says: &str) -> Error {
+    let (names, found) = match source.layout {
+        crate::source::Layout::Diffusers => {
+            let classes = FAMILIES.iter().flat_map(|family| family.classes).copied().collect::<Vec<_>>();
+            (classes, format!("a diffusers directory of a {says}"))
+        }
+        _ => {
+            let names = FAMILIES.iter().map(|family| family.name).collect::<Vec<_>>();
+            let found = match says {
+                "" => "its metadata names no architecture".to_owned(),
+                other => format!("a model of the architecture `{other}`"),
+            };
+            (names, found)
+        }
+    };
+    let hint = Some(format!("this version runs: {}", names.join(", ")));
+    Error::NotAModel { path: source.path.clone(), found, hint }
+}

@@ -1,0 +1,204 @@
+//! FLUX.1: diffusers' `FluxPipeline`.
+
+use super::encoders::{ClipEncoder, T5Encoder};
+use super::family::Family;
+use super::opened::{
+    ArraySpec, Autoencoder, Denoiser, Encoders, Given, Opened, Prompt, Reader, StepPorts, subject, texts,
+};
+use super::rules::{Defaults, GuidanceScale, Rules};
+use super::run::Run;
+use super::settings::passes;
+use super::{Phase, Settings};
+use crate::bind::alias;
+use crate::exec::Session;
+use crate::models::flux::{Flux, pack_latents, sinusoid, unpack_latents};
+use crate::plan::Runs;
+use crate::plan::measure::Subject;
+use crate::sample::{FlowMatchConfig, Sampler};
+use crate::source::networks::{self, AutoencoderKl};
+use crate::source::slot::{TEXT_ENCODER, TEXT_ENCODER_2, TRANSFORMER, VAE};
+use crate::source::{Network, Networks, Part, Place, Source, Text};
+use crate::stage::{Dims, Symbol};
+use crate::text::{Encoded, MAX_SEQUENCE_LENGTH};
+use crate::{Error, Result, reserve};
+
+/// FLUX.1-dev and -schnell.
+pub(super) static FLUX: Family = Family {
+    name: "flux",
+    classes: &["FluxPipeline"],
+    places: &[
+        Place::needed(&TRANSFORMER, &alias::FLUX, |component| Ok(Box::new(networks::flux(component)?))),
+        Place::needed(&TEXT_ENCODER, &alias::CLIP, |component| Ok(Box::new(networks::clip(component)?.0))),
+        Place::needed(&TEXT_ENCODER_2, &alias::T5, |component| Ok(Box::new(networks::t5(component)?.0))),
+        Place::needed(&VAE, &alias::AUTOENCODER_KL, |component| Ok(Box::new(networks::autoencoder_kl(component)?))),
+    ],
+    open,
+};
+
+/// Pixels of an image token, in both directions: 8 pixels a latent, 2 latents a token.
+const SIDE: usize = 16;
+
+/// What times and guidance are multiplied by before they are embedded.
+const TIME_SCALE: f32 = 1000.0;
+
+/// The names of its subjects.
+const CLIP: &str = "clip";
+const T5: &str = "t5";
+
+/// What a model was published with, if its file brings no defaults: the model cards of FLUX.1-dev and -schnell.
+fn rules(takes_guidance: bool, tokens: usize) -> Rules {
+    let (steps, guidance) = if takes_guidance { (50, Some(3.5)) } else { (4, None) };
+    let negative_prompt = String::new();
+    Rules {
+        multiple: SIDE,
+        // Beyond it the rotary positions leave all that was ever trained.
+        most_pixels: 16384,
+        tokens: 1..=MAX_SEQUENCE_LENGTH,
+        guidance,
+        samplers: Sampler::ALL,
+        defaults: Defaults { width: 1024, height: 1024, steps, cfg_scale: 1.0, negative_prompt, tokens },
+    }
+}
+
+fn open(source: Source) -> Result<Opened> {
+    for component in source.components() {
+        component.require_configuration()?;
+    }
+    let transformer = networks::flux(source.component(&TRANSFORMER)?)?;
+    let encoders = FluxEncoders {
+        clip: ClipEncoder::open(&source, &TEXT_ENCODER)?,
+        t5: T5Encoder::open(&source, &TEXT_ENCODER_2)?,
+    };
+    let vae = networks::autoencoder_kl(source.component(&VAE)?)?;
+    let takes_guidance = transformer.net.config().guidance_embeds;
+    let scheduler = match &source.scheduler {
+        Some(Text { text, origin }) => FlowMatchConfig::from_json(text, origin)?,
+        None if takes_guidance => FlowMatchConfig::flux_dev(),
+        None => FlowMatchConfig::flux_schnell(),
+    };
+    let rules = rules(takes_guidance, encoders.t5.reader().length).read(&source, GuidanceScale::Input)?;
+    check(&source, &transformer, &encoders, &vae)?;
+    Ok(Opened {
+        family: &FLUX,
+        encoders: Box::new(encoders),
+        denoiser: Box::new(FluxDenoiser(transformer)),
+        autoencoder: Box::new(vae),
+        scheduler,
+        rules,
+        source,
+    })
+}
+
+/// Whether the parts fit together.
+fn check(source: &Source, transformer: &Part<Flux>, encoders: &FluxEncoders, vae: &AutoencoderKl) -> Result<()> {
+    let (flux, FluxEncoders { clip, t5 }) = (transformer.net.config(), encoders);
+    let pairs = [
+        ("the width of CLIP and pooled_projection_dim", clip.config.hidden_size, flux.pooled_projection_dim),
+        ("the width of T5 and joint_attention_dim", t5.config.d_model, flux.joint_attention_dim),
+        ("four times the latent channels and in_channels", 4 * vae.channels(), flux.in_channels),
+        ("the channels that go into and come out of the transformer", flux.in_channels, flux.out_channels()),
+        ("the channels of a picture and 3", vae.config.out_channels, 3),
+        ("pixels to a latent and 8", vae.factor(), SIDE / 2),
+    ];
+    for (what, a, b) in pairs {
+        if a != b {
+            return Err(Error::mismatch(&source.path, what, "equal numbers", format!("{a} and {b}")));
+        }
+    }
+    clip.check(source)?;
+    t5.check(source)
+}
+
+/// CLIP, for the pooled prompt, and T5, for its tokens.
+struct FluxEncoders {
+    clip: ClipEncoder,
+    t5: T5Encoder,
+}
+
+impl Networks for FluxEncoders {
+    fn networks(&self) -> Vec<Network<'_>> {
+        [self.clip.part.networks(), self.t5.part.networks()].concat()
+    }
+}
+
+impl Encoders for FluxEncoders {
+    fn readers(&self) -> Vec<Reader> {
+        vec![self.clip.reader(), self.t5.reader()]
+    }
+
+    fn tokenize(&self, text: &str, settings: &Settings) -> Result<Vec<Encoded>> {
+        Ok(vec![self.clip.tokenize(text)?, self.t5.tokenize(text, settings.max_sequence_length)?])
+    }
+
+    fn subjects(&self, settings: &Settings) -> Vec<Subject<'_>> {
+        let (runs, tokens) = (texts(settings), settings.max_sequence_length);
+        vec![self.clip.subject(CLIP, runs), self.t5.subject(T5, tokens, runs)]
+    }
+
+    fn arrays(&self, settings: &Settings) -> Vec<ArraySpec> {
+        let hidden = vec![self.t5.config.d_model, settings.max_sequence_length];
+        let pooled = vec![self.clip.config.hidden_size];
+        vec![ArraySpec { name: "hidden", dims: hidden }, ArraySpec { name: "pooled", dims: pooled }]
+    }
+
+    fn encode(&self, run: &mut Run<'_>, settings: &Settings, texts: &[Vec<Encoded>]) -> Result<Vec<Prompt>> {
+        let subjects = self.subjects(settings);
+        let [clip, t5] = &subjects[..] else { return Err(Error::graph("encode", "two encoders")) };
+        let pooled = self.clip.pooled(run, clip, texts.iter().map(|tokens| &tokens[0]))?;
+        let tokens = settings.max_sequence_length;
+        let hidden = self.t5.hidden(run, t5, tokens, texts.iter().map(|tokens| &tokens[1]))?;
+        Ok(hidden.into_iter().zip(pooled).map(|(hidden, pooled)| Prompt(vec![hidden, pooled])).collect())
+    }
+}
+
+/// The transformer.
+struct FluxDenoiser(Part<Flux>);
+
+impl Networks for FluxDenoiser {
+    fn networks(&self) -> Vec<Network<'_>> {
+        self.0.networks()
+    }
+}
+
+impl Denoiser for FluxDenoiser {
+    fn subjects(&self, settings: &Settings, evaluations: usize) -> Vec<Subject<'_>> {
+        let image = settings.width / SIDE * (settings.height / SIDE);
+        let (text, passes) = (settings.max_sequence_length, passes(settings));
+        let dims = Dims::new()
+            .with(Symbol::Batch, settings.batch * passes)
+            .with(Symbol::ImageTokens, image)
+            .with(Symbol::TextTokens, text)
+            .with(Symbol::JointTokens, text + image)
+            .with(Symbol::Conditions, evaluations * passes);
+        vec![subject(&self.0, TRANSFORMER.name, Phase::Denoise, dims, Runs { request: 1, steps: evaluations })]
+    }
+
+    fn ports(&self, _: usize) -> StepPorts {
+        let ports = &self.0.net.ports;
+        StepPorts { latents: ports.latents, prediction: ports.velocity, condition: ports.condition }
+    }
+
+    fn fill(&self, _: usize, session: &mut Session<'_>, given: &Given<'_>) -> Result<()> {
+        let (net, settings) = (&self.0.net, given.settings);
+        let ports = &net.ports;
+        session.set(ports.time, &given.times(|time| sinusoid(time * TIME_SCALE))?)?;
+        if let (Some(port), Some(guidance)) = (ports.guidance, settings.guidance) {
+            let conditions = given.evaluations.len() * given.prompts.len();
+            session.set(port, &reserve::repeat("the guidance", &sinusoid(guidance * TIME_SCALE), conditions)?)?;
+        }
+        session.set(ports.text, &given.prompt(0)?)?;
+        session.set(ports.pooled, &given.prompt_by_condition(1)?)?;
+        let (rows, columns) = (settings.height / SIDE, settings.width / SIDE);
+        let (cos, sin) = net.rotary(settings.max_sequence_length, rows, columns)?;
+        session.set(ports.cos, &cos)?;
+        session.set(ports.sin, &sin)
+    }
+
+    fn pack(&self, latents: &[f32], [w, h, channels, _]: [usize; 4]) -> Result<Vec<f32>> {
+        pack_latents(latents, w, h, channels)
+    }
+
+    fn unpack(&self, packed: &[f32], [w, h, channels, _]: [usize; 4]) -> Result<Vec<f32>> {
+        unpack_latents(packed, w, h, channels)
+    }
+}

@@ -1,0 +1,231 @@
+//! A model on a device, ready for requests.
+
+use std::num::NonZero;
+use std::sync::Arc;
+
+use super::denoise::{Loop, stage_runs};
+use super::embeddings::Remembered;
+use super::opened::{Direction, Opened};
+use super::preview::Fit;
+use super::prompt_cache::PromptCache;
+use super::run::{Machine, Run};
+use super::settings::{levels, settings, without_effect};
+use super::{Event, Generated, MemoryOptions, Observer, Phase, Request, Settings};
+use crate::ggml::{Backend, CancelFlag, Device, Ledger};
+use crate::image::Image;
+use crate::plan::Plan;
+use crate::sample::randn;
+use crate::source::unused;
+use crate::{Error, Result, reserve};
+
+/// The most threads that a pipeline takes unless it is told.
+const MOST_THREADS: usize = 512;
+
+/// A model on a device, ready for requests.
+///
+/// ```no_run
+/// use pinhole::ggml::Device;
+/// use pinhole::pipeline::{Pipeline, Request};
+///
+/// let model = pinhole::open("mini")?;
+/// let mut pipeline = Pipeline::new(model, Device::best()?)?;
+/// let generated = pipeline.generate(&Request::new("a red heart"))?;
+/// # Ok::<(), pinhole::Error>(())
+/// ```
+pub struct Pipeline {
+    pub(super) model: Arc<Opened>,
+    pub(super) machine: Machine,
+    /// From latents to colours, once previews were asked for.
+    pub(super) preview: Option<Fit>,
+    /// The last prompts, as the text encoders left them.
+    pub(super) remembered: Remembered,
+    /// Where prompts are kept for other processes.
+    pub(super) prompt_cache: Option<Arc<PromptCache>>,
+}
+
+impl Pipeline {
+    /// A pipeline that computes on `device`, on the CPU with one thread for each core. Pipelines may share a model.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the device does not start.
+    pub fn new(model: impl Into<Arc<Opened>>, device: Device) -> Result<Pipeline> {
+        let threads = std::thread::available_parallelism().map_or(1, NonZero::get).min(MOST_THREADS);
+        Pipeline::with_threads(model, device, threads, CancelFlag::new())
+    }
+
+    /// As [`new`](Pipeline::new), on the CPU with `threads` threads. `cancel` stops it between operations.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the device does not start.
+    pub fn with_threads(
+        model: impl Into<Arc<Opened>>,
+        device: Device,
+        threads: usize,
+        cancel: CancelFlag,
+    ) -> Result<Pipeline> {
+        let (backend, ledger) = (Backend::new(device, threads, cancel)?, Ledger::new());
+        let machine = Machine { backend, ledger, options: MemoryOptions::default(), kept: Vec::new() };
+        let remembered = Remembered::default();
+        Ok(Pipeline { model: model.into(), machine, preview: None, remembered, prompt_cache: None })
+    }
+
+    /// Lets `cancel` stop it from now on, and the flag before no longer.
+    pub fn set_cancel(&mut self, cancel: CancelFlag) {
+        self.machine.backend.set_cancel(cancel);
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Opened {
+        &self.model
+    }
+
+    /// `request` with every default filled in.
+    ///
+    /// # Errors
+    /// [`Error::Option`] for the first value that cannot work.
+    pub fn settings(&self, request: &Request) -> Result<Settings> {
+        settings(&self.model, request)
+    }
+
+    /// Makes the pictures of `request`.
+    ///
+    /// # Errors
+    /// [`Error::Option`] for a value that cannot work, [`Error::OverBudget`], [`Error::Cancelled`],
+    /// [`Error::OutOfMemory`], [`Error::NotFinite`] if the model's numbers overflow.
+    pub fn generate(&mut self, request: &Request) -> Result<Generated> {
+        self.generate_watched(request, &mut |_: Event| Ok(()))
+    }
+
+    /// As [`generate`](Pipeline::generate). `observer` hears what happens, and can end the request.
+    ///
+    /// # Errors
+    /// As [`generate`](Pipeline::generate), and the observer's.
+    pub fn generate_watched(&mut self, request: &Request, observer: &mut dyn Observer) -> Result<Generated> {
+        let settings = self.settings(request)?;
+        let plan = self.plan_settings(&settings)?;
+        self.follow(plan, request, settings, observer)
+    }
+
+    /// Makes the pictures of `request` with the placements of `plan`, which may be any of this size.
+    ///
+    /// # Errors
+    /// As [`generate`](Pipeline::generate); [`Error::Graph`] for a plan of another model or size.
+    pub fn generate_as(&mut self, plan: Plan, request: &Request, observer: &mut dyn Observer) -> Result<Generated> {
+        let settings = self.settings(request)?;
+        self.follow(plan, request, settings, observer)
+    }
+
+    fn follow(
+        &mut self,
+        plan: Plan,
+        request: &Request,
+        settings: Settings,
+        observer: &mut dyn Observer,
+    ) -> Result<Generated> {
+        self.machine.backend.recover()?;
+        let generated = self.run(plan, request, settings, observer);
+        if generated.is_err() {
+            // They may be half there.
+            self.machine.kept.clear();
+        }
+        generated
+    }
+
+    fn run(
+        &mut self,
+        plan: Plan,
+        request: &Request,
+        settings: Settings,
+        observer: &mut dyn Observer,
+    ) -> Result<Generated> {
+        let model = Arc::clone(&self.model);
+        let budget_note = self.budget_note()?;
+        let subjects = self.subjects(&model, &settings)?;
+        let Pipeline { machine, preview, remembered, prompt_cache, .. } = self;
+        let mut run = Run::new(machine, observer, &plan);
+        run.event(Event::Planned(plan.clone()))?;
+        for text in without_effect(request, &settings) {
+            run.warn(text)?;
+        }
+        warn_of_unused_blocks(&model, &mut run)?;
+        if let Some(text) = budget_note {
+            run.warn(text)?;
+        }
+        let noise = noise(&model, request, &settings)?;
+
+        run.machine.ledger.set_limit(plan.limit);
+        run.machine.keep(&plan, &subjects)?;
+        let painter = super::preview::painter(preview, &model, request, &settings, &mut run)?;
+        let encoded = match &request.embeddings {
+            Some(embeddings) => Arc::clone(embeddings),
+            None => {
+                let cache = prompt_cache.as_deref();
+                super::embeddings::embedded(&model, remembered, cache, (request, &settings), &mut run)?
+            }
+        };
+        let levels = levels(&model, &settings)?;
+        let prompts = encoded.for_passes(&settings);
+        let denoising = Loop { model: &model, settings: &settings, levels: &levels, prompts, preview: painter };
+        let latents = denoising.run(noise, &mut run)?;
+        let images = decode(&model, &settings, &latents, &mut run)?;
+        let Run { timings, mapped, phases, .. } = run;
+        let highest = phases.iter().map(|phase| &phase.measured).max_by_key(|usage| usage.peak);
+        let memory = self.machine.left_after(highest);
+        let latent_dims = model.autoencoder.latents(&settings);
+        Ok(Generated { images, latent_dims, latents, settings, timings, memory, phases, mapped_bytes: mapped, plan })
+    }
+}
+
+/// The noise of every picture, `[w, h, C, N]`: given, or drawn.
+fn noise(model: &Opened, request: &Request, settings: &Settings) -> Result<Vec<f32>> {
+    let dims @ [w, h, channels, batch] = model.autoencoder.latents(settings);
+    let each = w * h * channels;
+    let Some(noise) = &request.noise else {
+        let mut all = reserve::room("the noise", each.saturating_mul(batch))?;
+        for i in 0..batch {
+            all.extend(randn(settings.seed.wrapping_add(i as u64), each)?);
+        }
+        return Ok(all);
+    };
+    if noise.len() != each * batch {
+        let expected = format!("{} numbers ({dims:?}, fastest first)", each * batch);
+        return Err(Error::option("--noise", expected, format!("{} numbers", noise.len())));
+    }
+    if let Some(value) = noise.iter().find(|value| !value.is_finite()) {
+        return Err(Error::option("--noise", "finite numbers", value.to_string()));
+    }
+    reserve::repeat("the noise", noise, 1)
+}
+
+/// The pictures of `latents`, `[w, h, C, N]`.
+fn decode(model: &Opened, settings: &Settings, latents: &[f32], run: &mut Run<'_>) -> Result<Vec<Image>> {
+    let subjects = model.autoencoder.subjects(settings, Direction::Decode, settings.batch);
+    let start = run.begin(Phase::Decode, subjects.iter().map(stage_runs).sum(), 0)?;
+    let [w, h, channels, _] = model.autoencoder.latents(settings);
+    let mut images = Vec::with_capacity(settings.batch);
+    for subject in &subjects {
+        let mut running = run.start(subject)?;
+        for latents in latents.chunks_exact(w * h * channels) {
+            let samples = model.autoencoder.decode(run, &mut running, latents)?;
+            images.push(Image::from_samples(settings.width, settings.height, &samples)?);
+        }
+        run.finish(running);
+    }
+    run.end(Phase::Decode, start)?;
+    Ok(images)
+}
+
+/// Warns of blocks in the file that the configuration leaves unused. Other tensors that nothing uses are common: a projection of
+/// a text encoder, a table of positions.
+fn warn_of_unused_blocks(model: &Opened, run: &mut Run<'_>) -> Result<()> {
+    let networks = model.networks();
+    for place in model.family.places {
+        let numbered = |name: &&str| name.split('.').any(|part| part.parse::<usize>().is_ok());
+        let blocks: Vec<&str> = unused(&networks, place.slot).into_iter().filter(numbered).collect();
+        if let Some(first) = blocks.first() {
+            let (count, name) = (blocks.len(), place.slot.name);
+            run.warn(format!("{name}: its configuration leaves {count} tensors of blocks unused, {first} for one"))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,269 @@
+//! An opened model, and the three parts in which families differ.
+
+use std::ops::Range;
+
+use super::family::Family;
+use super::rules::Rules;
+use super::run::{Run, Running};
+use super::settings::passes;
+use super::{Phase, Settings};
+use crate::exec::Session;
+use crate::plan::Runs;
+use crate::plan::measure::Subject;
+use crate::sample::{FlowMatchConfig, Levels};
+use crate::source::{HasModel, Network, Networks, Part, Source};
+use crate::stage::{Dims, Port};
+use crate::text::Encoded;
+use crate::{Result, reserve};
+
+/// A model whose weights are found, ready for a pipeline. Only headers and configurations were read.
+pub struct Opened {
+    /// What it is.
+    pub family: &'static Family,
+    /// What it was opened from, with a component at each place of the family.
+    pub source: Source,
+    /// From texts to what the denoiser is given.
+    pub encoders: Box<dyn Encoders>,
+    /// From noise to latents.
+    pub denoiser: Box<dyn Denoiser>,
+    /// From latents to pictures, and back.
+    pub autoencoder: Box<dyn Autoencoder>,
+    /// How sigmas are spaced.
+    pub scheduler: FlowMatchConfig,
+    /// What requests may say, and what they mean if they do not.
+    pub rules: Rules,
+}
+
+impl Opened {
+    /// Every network, in the order of bundles.
+    pub fn networks(&self) -> Vec<Network<'_>> {
+        let mut networks = self.denoiser.networks();
+        networks.extend(self.encoders.networks());
+        networks.extend(self.autoencoder.networks());
+        networks
+    }
+}
+
+/// A prompt as the denoiser takes it: the numbers of each of [`Encoders::arrays`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Prompt(pub Vec<Vec<f32>>);
+
+/// An array of a [`Prompt`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ArraySpec {
+    /// Its name in files.
+    pub name: &'static str,
+    /// Its extents in ggml order.
+    pub dims: Vec<usize>,
+}
+
+impl ArraySpec {
+    /// How many numbers it has.
+    pub fn elements(&self) -> usize {
+        self.dims.iter().product()
+    }
+}
+
+/// Something that turns a text into tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reader {
+    /// What it is called in messages.
+    pub name: &'static str,
+    /// The name of its tokenizer.
+    pub tokenizer: &'static str,
+    /// How many tokens it knows.
+    pub vocabulary: usize,
+    /// How many it reads at most, in a request that does not say.
+    pub length: usize,
+}
+
+/// The text encoders of a model.
+pub trait Encoders: Networks {
+    /// Its tokenizers, in order.
+    fn readers(&self) -> Vec<Reader>;
+
+    /// The tokens of `text`, for each reader.
+    ///
+    /// # Errors
+    /// What the tokenizers return.
+    fn tokenize(&self, text: &str, settings: &Settings) -> Result<Vec<Encoded>>;
+
+    /// What runs, in order, for each text.
+    fn subjects(&self, settings: &Settings) -> Vec<Subject<'_>>;
+
+    /// What becomes of a text.
+    fn arrays(&self, settings: &Settings) -> Vec<ArraySpec>;
+
+    /// Sends texts, given as the tokens of each reader, through the encoders.
+    ///
+    /// # Errors
+    /// What the device returns; [`Error::NotFinite`](crate::Error::NotFinite) if numbers overflow.
+    fn encode(&self, run: &mut Run<'_>, settings: &Settings, texts: &[Vec<Encoded>]) -> Result<Vec<Prompt>>;
+}
+
+/// The ports of a denoiser that the loop uses in every evaluation.
+#[derive(Clone, Copy, Debug)]
+pub struct StepPorts {
+    /// What is denoised, packed: `[.., B]`.
+    pub latents: Port,
+    /// What the model says of it, in the same shape.
+    pub prediction: Port,
+    /// Which condition each item of the batch takes: `[B]`, I32. Condition `evaluation * passes + pass` belongs to that pass of
+    /// that evaluation.
+    pub condition: Port,
+}
+
+/// What holds for all steps that one subject computes.
+pub struct Given<'a> {
+    /// The request.
+    pub settings: &'a Settings,
+    /// All noise levels of the request.
+    pub levels: &'a Levels,
+    /// The evaluations that this subject computes.
+    pub evaluations: Range<usize>,
+    /// The prompt of each pass: the positive one first.
+    pub prompts: &'a [Prompt],
+}
+
+impl Given<'_> {
+    /// What `embed` makes of the time of each evaluation, once for each pass: `[width, conditions]`.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
+    pub fn times(&self, embed: impl Fn(f32) -> Vec<f32>) -> Result<Vec<f32>> {
+        let passes = self.prompts.len();
+        let mut all = Vec::new();
+        for &time in &self.levels.times[self.evaluations.clone()] {
+            let one = embed(time);
+            if all.is_empty() {
+                all = reserve::room("the times", one.len() * passes * self.evaluations.len())?;
+            }
+            for _ in 0..passes {
+                all.extend_from_slice(&one);
+            }
+        }
+        Ok(all)
+    }
+
+    /// Array `at` of the prompts, for every item of the batch: item `pass * batch + i` is picture `i` of that pass.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
+    pub fn prompt(&self, at: usize) -> Result<Vec<f32>> {
+        let each: usize = self.prompts.iter().map(|Prompt(arrays)| arrays[at].len()).sum();
+        let mut all = reserve::room("the prompts", each * self.settings.batch)?;
+        for Prompt(arrays) in self.prompts {
+            for _ in 0..self.settings.batch {
+                all.extend_from_slice(&arrays[at]);
+            }
+        }
+        Ok(all)
+    }
+
+    /// Array `at` of the prompts, for every condition.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
+    pub fn prompt_by_condition(&self, at: usize) -> Result<Vec<f32>> {
+        let mut one = Vec::new();
+        for Prompt(arrays) in self.prompts {
+            one.extend_from_slice(&arrays[at]);
+        }
+        reserve::repeat("the prompts", &one, self.evaluations.len())
+    }
+}
+
+/// The network, or the networks, that turn noise into latents.
+pub trait Denoiser: Networks {
+    /// What runs, one after the other. The `runs.steps` of all add up to the number of evaluations.
+    fn subjects(&self, settings: &Settings, evaluations: usize) -> Vec<Subject<'_>>;
+
+    /// The ports of subject number `subject`.
+    fn ports(&self, subject: usize) -> StepPorts;
+
+    /// Fills the ports of subject number `subject` that hold for all of its steps.
+    ///
+    /// # Errors
+    /// What filling ports returns.
+    fn fill(&self, subject: usize, session: &mut Session<'_>, given: &Given<'_>) -> Result<()>;
+
+    /// The latents of one picture, `[w, h, C]`, as the denoiser takes them.
+    ///
+    /// # Errors
+    /// [`Error::Graph`](crate::Error::Graph) if their size is another.
+    fn pack(&self, latents: &[f32], dims: [usize; 4]) -> Result<Vec<f32>>;
+
+    /// The way back from [`pack`](Denoiser::pack).
+    ///
+    /// # Errors
+    /// As [`pack`](Denoiser::pack).
+    fn unpack(&self, packed: &[f32], dims: [usize; 4]) -> Result<Vec<f32>>;
+}
+
+/// Which way an autoencoder goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From pictures to latents.
+    Encode,
+    /// From latents to pictures.
+    Decode,
+}
+
+/// The autoencoder of a model.
+pub trait Autoencoder: Networks {
+    /// Channels of the latents.
+    fn channels(&self) -> usize;
+
+    /// Pixels of a latent, in both directions.
+    fn factor(&self) -> usize;
+
+    /// Extents of the latents of a request, `[w, h, C, N]`.
+    fn latents(&self, settings: &Settings) -> [usize; 4] {
+        let factor = self.factor();
+        [settings.width / factor, settings.height / factor, self.channels(), settings.batch]
+    }
+
+    /// Whether it has weights for `direction`.
+    fn goes(&self, direction: Direction) -> bool;
+
+    /// What runs for each of `pictures` pictures.
+    fn subjects(&self, settings: &Settings, direction: Direction, pictures: usize) -> Vec<Subject<'_>>;
+
+    /// The samples of one picture, `[W, H, 3]` in -1..=1, from its latents `[w, h, C]` in the denoiser's space. `running` is a
+    /// session of the subject that decodes.
+    ///
+    /// # Errors
+    /// What the device returns.
+    fn decode(&self, run: &mut Run<'_>, running: &mut Running<'_>, latents: &[f32]) -> Result<Vec<f32>>;
+
+    /// The distribution of the latents of one picture of samples `[W, H, 3]` in -1..=1: the mean and the logarithm of the
+    /// variance of each, `[w, h, 2 C]`, in the autoencoder's space.
+    ///
+    /// # Errors
+    /// What the device returns; [`Error::NotAModel`](crate::Error::NotAModel) if it cannot encode.
+    fn encode(&self, run: &mut Run<'_>, running: &mut Running<'_>, samples: &[f32]) -> Result<Vec<f32>>;
+
+    /// Brings latents from the autoencoder's space into the denoiser's.
+    fn normalize(&self, latents: &mut [f32]);
+}
+
+/// Runs of something that runs once for each of `times` texts or pictures.
+pub fn once(times: usize) -> Runs {
+    Runs { request: times, steps: 0 }
+}
+
+/// The subject of `part`.
+pub(super) fn subject<'a, M: HasModel>(
+    part: &'a Part<M>,
+    name: &'static str,
+    phase: Phase,
+    dims: Dims,
+    runs: Runs,
+) -> Subject<'a> {
+    Subject { name, phase, model: part.net.model(), bound: &part.bound, dims, runs }
+}
+
+/// How many texts of a request go through the encoders.
+pub(super) fn texts(settings: &Settings) -> Runs {
+    once(passes(settings))
+}

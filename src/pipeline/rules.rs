@@ -1,0 +1,90 @@
+//! What requests of a model may say, and what they mean if they do not: data, which the family fills in.
+
+use std::ops::RangeInclusive;
+
+use serde::Deserialize;
+
+use crate::sample::Sampler;
+use crate::source::{Source, Text};
+use crate::{Error, Result};
+
+/// Limits and defaults of requests.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rules {
+    /// What the sides of a picture are multiples of.
+    pub multiple: usize,
+    /// The longest side.
+    pub most_pixels: usize,
+    /// How many tokens a request may ask for.
+    pub tokens: RangeInclusive<usize>,
+    /// Guidance as an input of the model, and its default; `None` if the model takes none.
+    pub guidance: Option<f32>,
+    /// The samplers that work.
+    pub samplers: &'static [Sampler],
+    /// What is not said.
+    pub defaults: Defaults,
+}
+
+/// What a request means if it does not say.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Defaults {
+    /// Pixels across.
+    pub width: usize,
+    /// Pixels down.
+    pub height: usize,
+    /// Denoising steps.
+    pub steps: usize,
+    /// Classifier-free guidance; 1 is off.
+    pub cfg_scale: f32,
+    /// What not to draw.
+    pub negative_prompt: String,
+    /// Tokens of the prompt.
+    pub tokens: usize,
+}
+
+/// What `guidance_scale` of a `generation_config.json` is to a family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum GuidanceScale {
+    /// The guidance that is an input of the model. Classifier-free guidance is `true_cfg_scale`.
+    Input,
+}
+
+/// A `generation_config.json`, by its names.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Published {
+    width: Option<usize>,
+    height: Option<usize>,
+    num_inference_steps: Option<usize>,
+    guidance_scale: Option<f32>,
+    true_cfg_scale: Option<f32>,
+    negative_prompt: Option<String>,
+    max_sequence_length: Option<usize>,
+}
+
+impl Rules {
+    /// The same with what the model's own files say of its defaults.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] for a text that is no JSON object of such settings.
+    pub(super) fn read(mut self, source: &Source, scale: GuidanceScale) -> Result<Rules> {
+        let Some(Text { text, origin }) = &source.defaults else { return Ok(self) };
+        let published: Published = serde_json::from_str(text)
+            .map_err(|error| Error::malformed(origin, "generation defaults", "JSON settings", error.to_string()))?;
+        let defaults = &mut self.defaults;
+        defaults.width = published.width.unwrap_or(defaults.width);
+        defaults.height = published.height.unwrap_or(defaults.height);
+        defaults.steps = published.num_inference_steps.unwrap_or(defaults.steps);
+        defaults.tokens = published.max_sequence_length.unwrap_or(defaults.tokens);
+        if let Some(text) = published.negative_prompt {
+            defaults.negative_prompt = text;
+        }
+        match scale {
+            GuidanceScale::Input => {
+                self.guidance = self.guidance.map(|own| published.guidance_scale.unwrap_or(own));
+                defaults.cfg_scale = published.true_cfg_scale.unwrap_or(defaults.cfg_scale);
+            }
+        }
+        Ok(self)
+    }
+}

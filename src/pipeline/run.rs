@@ -1,0 +1,245 @@
+//! What computes a request: a device with the weights that are there, the plan that is followed, and who listens.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::{Event, MemoryOptions, Observer, Phase, PhaseMemory, Timings};
+use crate::exec::{DeviceWeights, Session};
+use crate::ggml::{Backend, Ledger, Usage, device_peak, restart_device_peak};
+use crate::plan::measure::Subject;
+use crate::plan::{ComponentPlan, Plan};
+use crate::stage::{Cadence, Port};
+use crate::text::Encoded;
+use crate::{Error, Result};
+
+/// A device, the account of its memory, and the weights that stay there.
+pub(super) struct Machine {
+    pub(super) backend: Backend,
+    pub(super) ledger: Ledger,
+    pub(super) options: MemoryOptions,
+    /// Weights that stay on the device between components and requests, by the names of their subjects.
+    pub(super) kept: Vec<(&'static str, Arc<DeviceWeights>)>,
+}
+
+impl Machine {
+    /// The weights of `subject` on the device: those that are there already, or new ones.
+    fn weights(&self, plan: &Plan, subject: &Subject<'_>) -> Result<Arc<DeviceWeights>> {
+        if let Some((_, kept)) = self.kept.iter().find(|(name, _)| *name == subject.name) {
+            return Ok(Arc::clone(kept));
+        }
+        let placement = &planned(plan, subject.name)?.placement;
+        let device = self.backend.device();
+        DeviceWeights::place(subject.model, subject.bound, device, &self.ledger, placement, subject.runs).map(Arc::new)
+    }
+
+    /// Keeps the weights of all `subjects` on the device if the plan says so, and none of an earlier plan otherwise.
+    pub(super) fn keep(&mut self, plan: &Plan, subjects: &[Subject<'_>]) -> Result<()> {
+        if !plan.all_resident {
+            self.kept.clear();
+            return Ok(());
+        }
+        // What an earlier plan had room for, and this one does not count.
+        self.kept.retain(|(name, _)| plan.component(name).is_some());
+        for subject in subjects {
+            if !self.kept.iter().any(|(name, _)| *name == subject.name) {
+                let weights = self.weights(plan, subject)?;
+                self.kept.push((subject.name, weights));
+            }
+        }
+        // An earlier plan may have left pages that this one has no room for.
+        if plan.components.iter().any(|component| !component.placement.dropped.is_empty()) {
+            self.kept.iter().for_each(|(_, weights)| weights.give_back_pages());
+        }
+        Ok(())
+    }
+
+    /// A phase begins.
+    fn restart_peak(&self) {
+        self.ledger.restart_peak();
+        restart_device_peak();
+    }
+
+    /// What is held after a request, with the peak of its `highest` phase.
+    pub(super) fn left_after(&self, highest: Option<&Usage>) -> Usage {
+        let Usage { peak, at_peak, .. } = highest.cloned().unwrap_or_default();
+        Usage { peak, at_peak, ..self.ledger.usage() }
+    }
+}
+
+/// The plan of the component `name`.
+fn planned<'a>(plan: &'a Plan, name: &str) -> Result<&'a ComponentPlan> {
+    plan.component(name).ok_or_else(|| Error::graph("plan", format!("has no {name}")))
+}
+
+/// A request that is being computed. What runs is a [`Subject`] that the plan has measured, and nothing else.
+pub struct Run<'a> {
+    pub(super) machine: &'a mut Machine,
+    observer: &'a mut dyn Observer,
+    pub(super) plan: &'a Plan,
+    pub(super) timings: Timings,
+    pub(super) mapped: usize,
+    pub(super) phases: Vec<PhaseMemory>,
+    /// Bytes that were brought in this phase.
+    moved: u64,
+    /// What was said so far.
+    pub(super) warnings: Vec<String>,
+}
+
+/// A subject with its weights on the device and a session of the request's size.
+pub struct Running<'m> {
+    session: Session<'m>,
+    weights: Arc<DeviceWeights>,
+    phase: Phase,
+    /// Whether the listener hears of its stages.
+    heard: bool,
+}
+
+impl<'m> Running<'m> {
+    /// Its ports.
+    pub fn session(&mut self) -> &mut Session<'m> {
+        &mut self.session
+    }
+
+    /// Fills an F32 port.
+    ///
+    /// # Errors
+    /// As [`Session::set`].
+    pub fn set(&mut self, port: Port, values: &[f32]) -> Result<()> {
+        self.session.set(port, values)
+    }
+
+    /// What an F32 port holds.
+    ///
+    /// # Errors
+    /// As [`Session::get`].
+    pub fn get(&self, port: Port) -> Result<Vec<f32>> {
+        self.session.get(port)
+    }
+}
+
+impl<'a> Run<'a> {
+    pub(super) fn new(machine: &'a mut Machine, observer: &'a mut dyn Observer, plan: &'a Plan) -> Run<'a> {
+        let (timings, phases, warnings) = (Timings::new(), Vec::new(), Vec::new());
+        Run { machine, observer, plan, timings, mapped: 0, phases, moved: 0, warnings }
+    }
+
+    pub(super) fn event(&mut self, event: Event) -> Result<()> {
+        self.observer.event(event)
+    }
+
+    /// Says something that the user should know, and that stops nothing.
+    ///
+    /// # Errors
+    /// The listener's.
+    pub fn warn(&mut self, text: String) -> Result<()> {
+        self.warnings.push(text.clone());
+        self.event(Event::Warning(text))
+    }
+
+    /// Says what `reader`, which reads `tokens` tokens, does not see of a text.
+    pub(super) fn warn_of_cut(&mut self, reader: &str, tokens: usize, encoded: &Encoded) -> Result<()> {
+        match &encoded.cut {
+            Some(cut) => self.warn(format!("{reader} reads {tokens} tokens; it does not see \"{}\"", shorten(cut))),
+            None => Ok(()),
+        }
+    }
+
+    /// `phase` begins, with `stages` stages in all that make up `steps` steps.
+    pub(super) fn begin(&mut self, phase: Phase, stages: usize, steps: usize) -> Result<Instant> {
+        let start = Instant::now();
+        self.event(Event::Begin { phase, stages, steps })?;
+        self.machine.restart_peak();
+        Ok(start)
+    }
+
+    /// Brings the weights of `subject`, and makes a session of it.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] if the plan has no such component; what the device returns.
+    pub fn start<'m>(&self, subject: &Subject<'m>) -> Result<Running<'m>> {
+        let weights = self.machine.weights(self.plan, subject)?;
+        let way = planned(self.plan, subject.name)?.way;
+        let Machine { backend, ledger, .. } = &*self.machine;
+        let session = Session::in_way(way, subject.model, &weights, &subject.dims, backend, ledger)?;
+        Ok(Running { session, weights, phase: subject.phase, heard: true })
+    }
+
+    /// As [`start`](Run::start), of work that is in no phase and that nobody hears of.
+    pub(super) fn start_unheard<'m>(&self, subject: &Subject<'m>) -> Result<Running<'m>> {
+        Ok(Running { heard: false, ..self.start(subject)? })
+    }
+
+    /// Computes the stages of `cadence` once.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`], or what the device says.
+    pub fn compute(&mut self, running: &mut Running<'_>, cadence: Cadence) -> Result<()> {
+        let before = if running.heard { self.phase(running.phase).moved } else { 0 };
+        let Run { machine, observer, moved, .. } = self;
+        let Running { session, weights, heard, .. } = running;
+        let after = |_: usize, _: usize| {
+            if !*heard {
+                return Ok(());
+            }
+            let bytes = before + weights.moved_bytes();
+            if bytes > *moved {
+                observer.event(Event::Moved { bytes })?;
+            }
+            *moved = bytes;
+            observer.event(Event::Stage)
+        };
+        session.run(&mut machine.backend, cadence, after)
+    }
+
+    /// Lets go of what was computed with.
+    pub fn finish(&mut self, running: Running<'_>) {
+        let Running { weights, phase, .. } = running;
+        self.mapped += weights.mapped_bytes();
+        let (moved, waited): (u64, Duration) = (weights.moved_bytes(), weights.waited());
+        let phase = self.phase(phase);
+        phase.moved += moved;
+        phase.waited += waited;
+    }
+
+    /// `phase`, which began at `start`, is over.
+    pub(super) fn end(&mut self, phase: Phase, start: Instant) -> Result<()> {
+        let measured = self.machine.ledger.usage();
+        let on_gpu = !self.machine.backend.device().is_cpu();
+        let entry = self.phase(phase);
+        entry.measured = measured;
+        entry.allocated = on_gpu.then(device_peak);
+        self.timings.insert(phase.name(), start.elapsed());
+        self.event(Event::End { phase })
+    }
+
+    fn phase(&mut self, phase: Phase) -> &mut PhaseMemory {
+        let known = self.phases.iter().position(|other| other.phase == phase);
+        let position = known.unwrap_or_else(|| {
+            let planned = self.plan.phase_peak(phase);
+            self.phases.push(PhaseMemory { phase, planned, ..PhaseMemory::default() });
+            self.phases.len() - 1
+        });
+        &mut self.phases[position]
+    }
+}
+
+/// The beginning of a long text.
+fn shorten(text: &str) -> String {
+    const MOST: usize = 60;
+    match text.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+/// `values`, or an error naming `what` if one is not finite: broken weights show here, not as a black picture.
+///
+/// # Errors
+/// [`Error::NotFinite`].
+pub(super) fn finite(values: Vec<f32>, what: &str) -> Result<Vec<f32>> {
+    if values.iter().all(|value| value.is_finite()) {
+        return Ok(values);
+    }
+    let hint = "the weights may be damaged: `pinhole inspect --check` looks at every number of a model".into();
+    Err(Error::NotFinite { at: what.to_owned(), hint: Some(hint) })
+}

@@ -1,0 +1,96 @@
+//! Requests with every default filled in.
+
+use super::opened::Opened;
+use super::{Request, Settings};
+use crate::sample::Levels;
+use crate::{Error, Result};
+
+/// How many pictures one request may make.
+const MOST_BATCH: usize = 64;
+
+/// `request` with every default of `model` filled in.
+///
+/// # Errors
+/// [`Error::Option`] for the first value that cannot work.
+pub fn settings(model: &Opened, request: &Request) -> Result<Settings> {
+    let rules = &model.rules;
+    let defaults = &rules.defaults;
+    let cfg_scale = number("--cfg-scale", request.cfg_scale.unwrap_or(defaults.cfg_scale), 0.0, 100.0)?;
+    let guidance = request.guidance.or(rules.guidance).unwrap_or(0.0);
+    let guidance = number("--guidance", guidance, 0.0, 1000.0)?;
+    let negative = request.negative_prompt.clone().unwrap_or_else(|| defaults.negative_prompt.clone());
+    let negative = (cfg_scale > 1.0).then_some(negative);
+    // Whether one step more or less works is the schedule's business; it knows its limits.
+    let steps = request.steps.unwrap_or(defaults.steps);
+    Levels::new(&model.scheduler, steps, 1)?;
+    if !(1..=MOST_BATCH).contains(&request.batch) {
+        return Err(Error::option("--batch", format!("1 to {MOST_BATCH}"), request.batch.to_string()));
+    }
+    let tokens = request.max_sequence_length.unwrap_or(defaults.tokens);
+    if !rules.tokens.contains(&tokens) {
+        let (least, most) = (rules.tokens.start(), rules.tokens.end());
+        let expected = if least == most { least.to_string() } else { format!("{least} to {most}") };
+        return Err(Error::option("--max-sequence-length", expected, tokens.to_string()));
+    }
+    let side = |option, given: Option<usize>, default| side(option, given.unwrap_or(default), model);
+    let settings = Settings {
+        width: side("--width", request.width, defaults.width)?,
+        height: side("--height", request.height, defaults.height)?,
+        steps,
+        seed: request.seed,
+        guidance: rules.guidance.map(|_| guidance),
+        cfg_scale,
+        negative_prompt: negative,
+        sampler: request.sampler,
+        max_sequence_length: tokens,
+        batch: request.batch,
+        embedded: false,
+    };
+    match &request.embeddings {
+        Some(embeddings) => embeddings.fill_in(settings, request, model),
+        None => Ok(settings),
+    }
+}
+
+/// How many prompts go through the text encoders, and passes through the denoiser.
+pub(super) fn passes(settings: &Settings) -> usize {
+    1 + usize::from(settings.negative_prompt.is_some())
+}
+
+/// The noise levels of a request.
+///
+/// # Errors
+/// As [`Levels::new`].
+pub(super) fn levels(model: &Opened, settings: &Settings) -> Result<Levels> {
+    let multiple = model.rules.multiple;
+    Levels::new(&model.scheduler, settings.steps, (settings.width / multiple) * (settings.height / multiple))
+}
+
+/// The options that were given and change nothing, in words.
+pub(super) fn without_effect(request: &Request, settings: &Settings) -> Vec<String> {
+    let mut found = Vec::new();
+    if request.negative_prompt.as_ref().is_some_and(|text| !text.is_empty()) && settings.negative_prompt.is_none() {
+        found.push("the negative prompt has no effect without a --cfg-scale above 1".to_owned());
+    }
+    if request.guidance.is_some() && settings.guidance.is_none() {
+        found.push("this model takes no guidance: --guidance has no effect".to_owned());
+    }
+    found
+}
+
+fn side(option: &'static str, side: usize, model: &Opened) -> Result<usize> {
+    let (multiple, most) = (model.rules.multiple, model.rules.most_pixels);
+    if side.is_multiple_of(multiple) && (multiple..=most).contains(&side) {
+        return Ok(side);
+    }
+    let nearest = ((side.saturating_add(multiple / 2)) / multiple * multiple).clamp(multiple, most);
+    let expected = format!("a multiple of {multiple} from {multiple} to {most}");
+    Err(Error::option(option, expected, side.to_string()).with_hint(format!("the nearest is {nearest}")))
+}
+
+fn number(option: &'static str, value: f32, least: f32, most: f32) -> Result<f32> {
+    if (least..=most).contains(&value) {
+        return Ok(value);
+    }
+    Err(Error::option(option, format!("a number from {least} to {most}"), value.to_string()))
+}

@@ -1,0 +1,116 @@
+//! Loaders: from a component on disk to a network with its weights found. Reads headers and configurations, no weights.
+
+use std::path::Path;
+
+use super::{Component, HasModel, Network, Networks, Part, Text};
+use crate::bind;
+use crate::bind::alias::{self, Aliases};
+use crate::models::autoencoder_kl::{self, Decoder, Encoder};
+use crate::models::clip::{self, Clip};
+use crate::models::flux::{self, Flux};
+use crate::models::t5::{self, T5};
+use crate::stage::Model;
+use crate::tensor::Shape;
+use crate::{Error, Result};
+
+macro_rules! has_model {
+    ($($net:ty),*) => {
+        $(impl HasModel for $net {
+            fn model(&self) -> &Model {
+                &self.model
+            }
+        })*
+    };
+}
+has_model!(Flux, Clip, T5, Decoder, Encoder);
+
+/// Shapes of a component's weights by canonical name.
+fn shapes<'a>(component: &'a Component, aliases: Aliases<'a>) -> impl Fn(&str) -> Option<Shape> + 'a {
+    move |name| bind::shape_of(&component.index, &component.prefix, aliases, name)
+}
+
+/// The FLUX transformer of `component`.
+///
+/// # Errors
+/// [`Error::Mismatch`] if weights are missing or of another shape, and what reading a configuration returns.
+pub fn flux(component: &Component) -> Result<Part<Flux>> {
+    let config = match &component.config {
+        Some(Text { text, origin }) => flux::Config::from_json(text, origin)?,
+        None => flux::Config::from_shapes(shapes(component, &alias::flux)).ok_or_else(|| {
+            let found = "weights without its input or output layers";
+            Error::mismatch(&component.origin, "transformer", "the weights of FLUX", found)
+        })?,
+    };
+    let part = Part::new(Flux::new(&config)?, component, &alias::FLUX, &alias::flux, &config)?;
+    let derived = flux::Config::from_shapes(|name| part.shape(name));
+    Ok(part.compared(derived))
+}
+
+/// CLIP's text encoder and its configuration.
+///
+/// # Errors
+/// As [`flux`].
+pub fn clip(component: &Component) -> Result<(Part<Clip>, clip::Config)> {
+    let config = match &component.config {
+        Some(Text { text, origin }) => clip::Config::from_json(text, origin)?,
+        None => clip::Config::from_shapes(shapes(component, &alias::clip), &component.origin)?,
+    };
+    let part = Part::new(Clip::new(&config)?, component, &alias::CLIP, &alias::clip, &config)?;
+    let derived = clip::Config::from_shapes(|name| part.shape(name), Path::new("")).ok();
+    Ok((part.compared(derived), config))
+}
+
+/// T5's encoder and its configuration.
+///
+/// # Errors
+/// As [`flux`].
+pub fn t5(component: &Component) -> Result<(Part<T5>, t5::Config)> {
+    let config = match &component.config {
+        Some(Text { text, origin }) => t5::Config::from_json(text, origin)?,
+        None => t5::Config::from_shapes(shapes(component, &alias::t5), &component.origin)?,
+    };
+    let part = Part::new(T5::new(&config)?, component, &alias::T5, &alias::t5, &config)?;
+    let derived = t5::Config::from_shapes(|name| part.shape(name), Path::new("")).ok();
+    Ok((part.compared(derived), config))
+}
+
+/// A KL autoencoder: from latents to pictures, and back if the file has the weights.
+pub struct AutoencoderKl {
+    /// From latents to pictures.
+    pub decoder: Part<Decoder>,
+    /// From pictures to latents. Files for text to image sometimes come without it.
+    pub encoder: Option<Part<Encoder>>,
+    /// The settings.
+    pub config: autoencoder_kl::Config,
+}
+
+impl Networks for AutoencoderKl {
+    fn networks(&self) -> Vec<Network<'_>> {
+        let mut networks = self.decoder.networks();
+        networks.extend(self.encoder.iter().flat_map(Networks::networks));
+        networks
+    }
+}
+
+/// The KL autoencoder of `component`.
+///
+/// # Errors
+/// As [`flux`].
+pub fn autoencoder_kl(component: &Component) -> Result<AutoencoderKl> {
+    let config = match &component.config {
+        Some(Text { text, origin }) => autoencoder_kl::Config::from_json(text, origin)?,
+        // Files without a configuration have the original names, which do not depend on the number of levels.
+        None => {
+            let aliases = alias::autoencoder_kl(1);
+            autoencoder_kl::Config::from_shapes(shapes(component, &aliases), &component.origin)?
+        }
+    };
+    let aliases = alias::autoencoder_kl(config.levels());
+    let kind = &alias::AUTOENCODER_KL;
+    let decoder = Part::new(Decoder::new(&config)?, component, kind, &aliases, &config)?;
+    let encoder = match shapes(component, &aliases)("encoder.conv_in.weight") {
+        Some(_) => Some(Part::new(Encoder::new(&config)?, component, kind, &aliases, &config)?),
+        None => None,
+    };
+    Ok(AutoencoderKl { decoder, encoder, config })
+}

@@ -1,0 +1,106 @@
+//! Networks with their weights found.
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{Component, Slot};
+use crate::Result;
+use crate::bind::Bound;
+use crate::bind::alias::{Aliases, Kind};
+use crate::stage::Model;
+use crate::tensor::Shape;
+
+/// A network that is a list of stages.
+pub trait HasModel: Send + Sync {
+    /// Its stages, ports and weights.
+    fn model(&self) -> &Model;
+}
+
+/// A network and where its weights are.
+pub struct Part<M> {
+    /// The network.
+    pub net: M,
+    /// Its weights.
+    pub bound: Bound,
+    /// The place in a model that it was loaded for.
+    pub slot: &'static Slot,
+    /// What kind of network it is.
+    pub kind: &'static Kind,
+    /// Its settings as JSON, by the names in `config.json`.
+    pub config: Value,
+    /// Whether the settings are those that are read off the shapes if a file brings none.
+    pub from_shapes: bool,
+}
+
+impl<M: HasModel> Part<M> {
+    /// Finds the weights of `net`, which has the settings `config`, in `component`.
+    ///
+    /// # Errors
+    /// Those of [`Bound::new`].
+    pub(super) fn new(
+        net: M,
+        component: &Component,
+        kind: &'static Kind,
+        aliases: Aliases<'_>,
+        config: &impl Serialize,
+    ) -> Result<Part<M>> {
+        let Component { index, prefix, origin, slot, .. } = component;
+        let bound = Bound::new(net.model().manifest(), index, prefix, aliases, origin)?;
+        // A plain struct of numbers and names holds nothing that JSON lacks.
+        let config = serde_json::to_value(config).unwrap_or_default();
+        Ok(Part { net, bound, slot, kind, config, from_shapes: false })
+    }
+
+    /// The same, with `from_shapes` set if `config`, which was read off the shapes of the weights, gives its settings.
+    #[must_use]
+    pub(super) fn compared(self, config: Option<impl Serialize>) -> Part<M> {
+        let derived = config.and_then(|config| serde_json::to_value(config).ok());
+        Part { from_shapes: derived.is_some_and(|derived| derived == self.config), ..self }
+    }
+
+    /// The shape of its weight `name`, in ggml order.
+    pub(super) fn shape(&self, name: &str) -> Option<Shape> {
+        let mut weights = self.net.model().manifest().iter();
+        weights.find(|(_, weight)| weight.name == name).map(|(_, weight)| weight.shape)
+    }
+}
+
+/// A network, the place that it takes in a model, and its weights. An autoencoder has two, one for each direction.
+#[derive(Clone)]
+pub struct Network<'a> {
+    /// The place.
+    pub slot: &'static Slot,
+    /// What kind of network it is.
+    pub kind: &'static Kind,
+    /// The stages.
+    pub model: &'a Model,
+    /// The weights.
+    pub bound: &'a Bound,
+    /// The settings as JSON, by the names in `config.json`.
+    pub config: &'a Value,
+    /// Whether the settings are those that are read off the shapes if a file brings none.
+    pub from_shapes: bool,
+}
+
+/// Something that networks are in.
+pub trait Networks: Send + Sync {
+    /// Its networks, in the order of bundles.
+    fn networks(&self) -> Vec<Network<'_>>;
+}
+
+impl<M: HasModel> Networks for Part<M> {
+    fn networks(&self) -> Vec<Network<'_>> {
+        let Part { net, bound, slot, kind, config, from_shapes } = self;
+        vec![Network { slot, kind, model: net.model(), bound, config, from_shapes: *from_shapes }]
+    }
+}
+
+/// The tensors of the component at `slot` that no weight of `networks` is read from.
+pub fn unused<'a>(networks: &[Network<'a>], slot: &Slot) -> Vec<&'a str> {
+    let bounds: Vec<&Bound> =
+        networks.iter().filter(|network| network.slot == slot).map(|network| network.bound).collect();
+    // Each half of an autoencoder leaves the other's weights: unused is what both leave.
+    let [first, rest @ ..] = bounds.as_slice() else { return Vec::new() };
+    let unused = first.unused().iter().filter(|name| rest.iter().all(|bound| bound.unused().contains(name)));
+    unused.map(String::as_str).collect()
+}

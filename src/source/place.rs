@@ -1,0 +1,28 @@
+//! What a family needs on disk: a kind of network in each of its places.
+
+use super::{Component, Networks, Slot};
+use crate::Result;
+use crate::bind::alias::Kind;
+
+/// A place of a family, and the kind of network that takes it.
+pub struct Place {
+    /// The place.
+    pub slot: &'static Slot,
+    /// The kind of network.
+    pub kind: &'static Kind,
+    /// Whether models of the family cannot do without it.
+    pub needed: bool,
+    /// Finds its networks in a component, without the rest of a model.
+    pub load: fn(&Component) -> Result<Box<dyn Networks>>,
+}
+
+impl Place {
+    /// A place that has to be taken.
+    pub const fn needed(
+        slot: &'static Slot,
+        kind: &'static Kind,
+        load: fn(&Component) -> Result<Box<dyn Networks>>,
+    ) -> Place {
+        Place { slot, kind, needed: true, load }
+    }
+}

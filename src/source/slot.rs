@@ -1,0 +1,85 @@
+//! Places in a model, by the names of diffusers' folders: one table for all families.
+
+/// A place that a part of a model takes. What kind of network is there depends on the family.
+#[derive(Debug)]
+pub struct Slot {
+    /// The folder in a diffusers directory, and the name in bundles and options.
+    pub name: &'static str,
+    /// What stands before its tensors' names in a bundle: short, since ggml keeps 63 characters.
+    pub prefix: &'static str,
+    /// The option that gives its file.
+    pub option: &'static str,
+    /// The name of its tokenizer, in diffusers directories and bundles.
+    pub tokenizer: Option<&'static str>,
+    /// The option that gives its tokenizer.
+    pub tokenizer_option: &'static str,
+}
+
+impl PartialEq for Slot {
+    fn eq(&self, other: &Slot) -> bool {
+        self.name == other.name
+    }
+}
+
+impl Eq for Slot {}
+
+const fn part(name: &'static str, prefix: &'static str, option: &'static str) -> Slot {
+    Slot { name, prefix, option, tokenizer: None, tokenizer_option: "" }
+}
+
+const fn reader(
+    name: &'static str,
+    prefix: &'static str,
+    option: &'static str,
+    tokenizer: &'static str,
+    tokenizer_option: &'static str,
+) -> Slot {
+    Slot { name, prefix, option, tokenizer: Some(tokenizer), tokenizer_option }
+}
+
+/// The denoiser of most families.
+pub static TRANSFORMER: Slot = part("transformer", "dit.", "--transformer");
+/// A second denoiser, which takes the steps that the first leaves.
+pub static TRANSFORMER_2: Slot = part("transformer_2", "dit2.", "--transformer-2");
+/// The denoiser of the Stable Diffusion families.
+pub static UNET: Slot = part("unet", "unet.", "--unet");
+/// The first text encoder.
+pub static TEXT_ENCODER: Slot = reader("text_encoder", "te.", "--text-encoder", "tokenizer", "--tokenizer");
+/// The second text encoder.
+pub static TEXT_ENCODER_2: Slot = reader("text_encoder_2", "te2.", "--text-encoder-2", "tokenizer_2", "--tokenizer-2");
+/// The third text encoder.
+pub static TEXT_ENCODER_3: Slot = reader("text_encoder_3", "te3.", "--text-encoder-3", "tokenizer_3", "--tokenizer-3");
+/// A vision tower.
+pub static IMAGE_ENCODER: Slot = part("image_encoder", "ie.", "--image-encoder");
+/// The autoencoder.
+pub static VAE: Slot = part("vae", "vae.", "--vae");
+
+/// All of them, in the order in which bundles hold them.
+pub static SLOTS: [&Slot; 8] =
+    [&TRANSFORMER, &TRANSFORMER_2, &UNET, &TEXT_ENCODER, &TEXT_ENCODER_2, &TEXT_ENCODER_3, &IMAGE_ENCODER, &VAE];
+
+/// The slot `name`.
+pub fn slot(name: &str) -> Option<&'static Slot> {
+    SLOTS.into_iter().find(|slot| slot.name == name)
+}
+
+/// The place of `slot` in the order of bundles.
+pub(crate) fn order(slot: &Slot) -> usize {
+    SLOTS.iter().position(|other| *other == slot).unwrap_or(SLOTS.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_told_apart_by_name_and_by_prefix() {
+        for (i, one) in SLOTS.iter().enumerate() {
+            assert_eq!(order(one), i);
+            assert_eq!(one.option, format!("--{}", one.name.replace('_', "-")));
+            assert!(SLOTS.iter().skip(i + 1).all(|other| other.name != one.name && other.prefix != one.prefix));
+        }
+        assert_eq!(slot("vae"), Some(&VAE));
+        assert_eq!(slot("Vae"), None);
+    }
+}

@@ -1,0 +1,87 @@
+//! FLUX.1's sizes.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::{Architecture, Blueprint, Options, Planned, Published};
+use crate::Result;
+use crate::bind::alias;
+use crate::models::autoencoder_kl::{self, Decoder, Encoder};
+use crate::models::clip::{self, Clip};
+use crate::models::flux::{self, Flux};
+use crate::models::t5::{self, T5};
+use crate::source::slot::{TEXT_ENCODER, TEXT_ENCODER_2, TRANSFORMER, VAE};
+
+static DEV: Published =
+    Published { name: "flux-dev", blueprint: |options| blueprint(options, flux::Config::dev(), 512) };
+static SCHNELL: Published =
+    Published { name: "flux-schnell", blueprint: |options| blueprint(options, flux::Config::schnell(), 256) };
+
+impl Architecture {
+    /// FLUX.1-dev.
+    pub const FLUX_DEV: Architecture = Architecture(&DEV);
+    /// FLUX.1-schnell.
+    pub const FLUX_SCHNELL: Architecture = Architecture(&SCHNELL);
+}
+
+fn blueprint(options: &Options, published: flux::Config, tokens: usize) -> Result<Blueprint> {
+    let config = match options.blocks {
+        Some(blocks) => flux::Config { num_layers: blocks, num_single_layers: blocks, ..published },
+        None => published,
+    };
+    let defaults = match config.guidance_embeds {
+        true => json!({ "num_inference_steps": 50, "guidance_scale": 3.5, "max_sequence_length": tokens }),
+        false => json!({ "num_inference_steps": 4, "max_sequence_length": tokens }),
+    };
+    let (clip, t5, vae) = (clip(), t5(), vae());
+    let clip_config = clip::Config::from_json(&clip.to_string(), Path::new(TEXT_ENCODER.name))?;
+    let t5_config = t5::Config::from_json(&t5.to_string(), Path::new(TEXT_ENCODER_2.name))?;
+    let vae_config = autoencoder_kl::Config::from_json(&vae.to_string(), Path::new(VAE.name))?;
+    let settings = serde_json::to_value(&config).unwrap_or_default();
+    Ok(Blueprint {
+        family: "flux",
+        parts: vec![
+            Planned::new(&TRANSFORMER, &alias::FLUX, settings, vec![Box::new(Flux::new(&config)?)]),
+            Planned::new(&TEXT_ENCODER, &alias::CLIP, clip, vec![Box::new(Clip::new(&clip_config)?)]),
+            Planned::new(&TEXT_ENCODER_2, &alias::T5, t5, vec![Box::new(T5::new(&t5_config)?)]),
+            Planned::new(
+                &VAE,
+                &alias::AUTOENCODER_KL,
+                vae,
+                vec![Box::new(Decoder::new(&vae_config)?), Box::new(Encoder::new(&vae_config)?)],
+            ),
+        ],
+        scheduler: None,
+        defaults,
+    })
+}
+
+/// CLIP ViT-L's text encoder.
+fn clip() -> Value {
+    json!({
+        "vocab_size": 49408, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
+        "num_attention_heads": 12, "max_position_embeddings": 77, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5,
+        "eos_token_id": 2,
+    })
+}
+
+/// T5 v1.1 XXL's encoder.
+fn t5() -> Value {
+    json!({
+        "model_type": "t5", "vocab_size": 32128, "d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24,
+        "num_heads": 64, "relative_attention_num_buckets": 32, "relative_attention_max_distance": 128,
+        "layer_norm_epsilon": 1e-6, "feed_forward_proj": "gated-gelu",
+    })
+}
+
+/// FLUX.1's autoencoder.
+fn vae() -> Value {
+    json!({
+        "in_channels": 3, "out_channels": 3, "latent_channels": 16, "block_out_channels": [128, 256, 512, 512],
+        "layers_per_block": 2, "norm_num_groups": 32, "mid_block_add_attention": true, "use_quant_conv": false,
+        "use_post_quant_conv": false, "scaling_factor": 0.3611, "shift_factor": 0.1159,
+        "down_block_types": ["DownEncoderBlock2D", "DownEncoderBlock2D", "DownEncoderBlock2D", "DownEncoderBlock2D"],
+        "up_block_types": ["UpDecoderBlock2D", "UpDecoderBlock2D", "UpDecoderBlock2D", "UpDecoderBlock2D"],
+    })
+}
