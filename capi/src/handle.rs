@@ -1,6 +1,6 @@
 //! Who owns what a pointer from C points to.
 
-use crate::error::Failure;
+use crate::failure::Failure;
 
 /// Gives `value` to the caller through `out`.
 ///
@@ -43,6 +43,6 @@ pub(crate) unsafe fn free<T>(handle: *mut T) {
     if !handle.is_null() {
         // SAFETY: `give` made it from a box, and the header's contract says that it is freed once.
         let value = unsafe { Box::from_raw(handle) };
-        crate::entry::quietly(move || drop(value));
+        crate::panics::quietly(move || drop(value));
     }
 }

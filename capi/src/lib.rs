@@ -7,7 +7,7 @@
 //! came from this library and were not freed. `SAFETY` notes call that *the header's contract*. Everything else is checked:
 //! NULL, struct sizes, UTF-8, ranges, and whether a session is in use.
 //!
-//! Panics end in entry.rs, where they become `PINHOLE_E_PANIC`; none unwinds into C.
+//! Panics end in panics.rs, where they become `PINHOLE_E_PANIC`; none unwinds into C.
 
 // Each function's contract is in the header, and the same for all: see above.
 #![allow(clippy::missing_safety_doc)]
@@ -28,8 +28,10 @@ pub mod session;
 pub mod version;
 
 mod entry;
+mod failure;
 mod handle;
 mod options;
+mod panics;
 mod progress;
 mod text;
 

@@ -2,7 +2,7 @@
 
 use std::ffi::{CStr, CString, c_char};
 
-use crate::error::Failure;
+use crate::failure::Failure;
 
 /// The text at `text`, or `None` for NULL. `name` is what the header calls it.
 ///
