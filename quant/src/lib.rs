@@ -3,6 +3,7 @@
 
 mod dtype;
 mod ffi;
+pub mod file_type;
 pub mod fp8;
 pub mod gguf;
 pub mod metrics;

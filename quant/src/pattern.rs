@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::DType;
-use crate::recipe::FileType;
+use crate::file_type::FileType;
 
 /// What ends the names of matrices, and may be left out of a pattern.
 const WEIGHT: &str = ".weight";
