@@ -6,52 +6,40 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::device_link::DeviceLink;
-use crate::ggml::{Buffer, Device, SlotEvents};
+use crate::ggml::{Buffer, Device};
 use crate::{Error, Result};
 
 /// The way to a device's memory. Used from one thread.
 pub(crate) trait Link: Send {
-    /// What is written from now on goes into `slot`, after the computations that used it; or where nobody has computed yet.
+    /// Directs the following writes to `slot`, after the computations that used it. `None`: to memory that nothing uses yet.
     ///
     /// # Errors
     /// A failing device.
     fn begin(&mut self, slot: Option<usize>) -> Result<()>;
 
-    /// Copies `bytes` to `offset` in `to`. They may be on their way when it returns, and `bytes` must be usable again.
+    /// Copies `bytes` to `offset` in `to`. The copy may still be on its way when this returns, but `bytes` may then be reused.
     ///
     /// # Errors
-    /// [`Error::Cancelled`] where the uploads were stopped; a failing device.
+    /// [`Error::Cancelled`] if the uploads were stopped; a failing device.
     fn write(&mut self, to: &Buffer, offset: usize, bytes: &[u8]) -> Result<()>;
 
-    /// All that was written is there: for computations after the event of `slot` that says so, or at once.
+    /// Ends a series of writes. With a slot, computations that wait for the slot's event `filled` see all of them. With `None`,
+    /// all have arrived when this returns.
     ///
     /// # Errors
     /// A failing device.
     fn finish(&mut self, slot: Option<usize>) -> Result<()>;
 }
 
-/// The best link to `device`: beside its computations where it can, with the events of `slots`.
-///
-/// # Errors
-/// [`Error::Device`] where the device has no more queues to give.
-pub(crate) fn link(device: Device, slots: Option<&SlotEvents>, stop: Arc<AtomicBool>) -> Result<Box<dyn Link>> {
-    let beside = DeviceLink::new(device, slots, &stop)?;
-    Ok(match beside {
-        Some(link) => Box::new(link),
-        None => Box::new(HostLink::new(device, stop)),
-    })
-}
-
 /// A link whose copies are done when they return.
 pub(crate) struct HostLink {
     speed: Option<NonZeroU64>,
     stop: Arc<AtomicBool>,
-    /// When the bytes so far are through, at the speed.
+    /// When the bytes written so far have passed, at `speed`.
     through: Instant,
 }
 
-/// Copied at once, so that a stop is heard soon, and a throttled copy takes its time evenly.
+/// The most bytes in one copy. Small, so that a stop takes effect soon and a throttled copy takes its time evenly.
 const CHUNK: usize = 1 << 20;
 
 impl HostLink {
@@ -60,7 +48,7 @@ impl HostLink {
         HostLink { speed: device.link(), stop, through: Instant::now() }
     }
 
-    /// Sleeps until `bytes` more would be through.
+    /// Sleeps until `bytes` more would have passed.
     fn throttle(&mut self, bytes: usize) {
         let Some(speed) = self.speed else { return };
         let now = Instant::now();

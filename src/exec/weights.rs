@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use pinhole_quant::DType;
 
+use super::device_link::DeviceLink;
 use super::feed::{Conversion, Feed};
-use super::link::link;
+use super::link::{HostLink, Link};
 use super::pages::{Pager, Pages};
 use super::uploads::{Ring, Upload, Uploads};
 use crate::bind::Bound;
@@ -46,7 +47,7 @@ impl DeviceWeights {
         let resident_bytes = layouts.iter().map(|layout| layout.bytes).sum();
         let placement = Placement { slot_of, resident_bytes, ..Placement::default() };
         let (weights, uploads, _) = allocate(model, bound, device, ledger, &placement, &layouts)?;
-        let mut link = link(device, None, Arc::new(AtomicBool::new(false)))?;
+        let mut link = link_to(device, None, Arc::new(AtomicBool::new(false)))?;
         let mut conversion = Conversion::default();
         for upload in uploads.iter().flatten() {
             upload.feed.bring(link.as_mut(), &mut conversion)?;
@@ -74,7 +75,7 @@ impl DeviceWeights {
         if uploads.iter().any(Option::is_some) {
             let passes = [Cadence::Request, Cadence::Step].map(|at| (model.at(at).collect(), runs.of(at)));
             let events = ring.as_ref().and_then(|ring| ring.events.clone());
-            let uploads = Uploads::start(uploads, passes.into(), ring, |stop| link(device, events.as_ref(), stop))?;
+            let uploads = Uploads::start(uploads, passes.into(), ring, |stop| link_to(device, events.as_ref(), stop))?;
             weights.uploads = Some(Arc::new(uploads));
         }
         Ok(weights)
@@ -194,6 +195,17 @@ fn allocate(
         }
     };
     Ok((weights, uploads, ring))
+}
+
+/// The best link to `device`: one that copies during computations, ordered by the events of `slots`, if the device can do that.
+///
+/// # Errors
+/// [`Error::Device`] if the device has no queue left.
+fn link_to(device: Device, slots: Option<&SlotEvents>, stop: Arc<AtomicBool>) -> Result<Box<dyn Link>> {
+    Ok(match DeviceLink::new(device, slots, &stop)? {
+        Some(link) => Box::new(link),
+        None => Box::new(HostLink::new(device, stop)),
+    })
 }
 
 impl Drop for DeviceWeights {
