@@ -23,7 +23,8 @@ pub(super) struct StripWork {
 
 /// One pass of a stage.
 struct Pass {
-    shapes: Vec<Shape>,
+    graphs: Vec<StripGraph>,
+    /// The rows of each strip, and which of `graphs` computes it.
     strips: Vec<(Range<usize>, usize)>,
     /// The normalisations that all strips apply, in the order in which they ask.
     norms: Vec<(usize, GroupStatistics)>,
@@ -33,8 +34,8 @@ struct Pass {
     keeps_whole: bool,
 }
 
-/// The graph of all strips of one shape.
-struct Shape {
+/// The graph that computes all strips of one shape.
+struct StripGraph {
     graph: Graph,
     reads: Vec<Read>,
     /// For each of the pass's norms, where the mean goes and where the scale.
@@ -74,8 +75,8 @@ impl StripWork {
             let pass = |(pass, cut)| builder.pass(strips, pass, cut);
             passes.push(cuts.iter().enumerate().map(pass).collect::<Result<Vec<_>>>()?);
         }
-        let shapes = passes.iter().flatten().flat_map(|pass| &pass.shapes);
-        let graphs: Vec<&Graph> = shapes.map(|shape| &shape.graph).collect();
+        let strip_graphs = passes.iter().flatten().flat_map(|pass| &pass.graphs);
+        let graphs: Vec<&Graph> = strip_graphs.map(|strip| &strip.graph).collect();
         let mut arena = Arena::new(device, ledger)?;
         arena.assign(&graphs)?;
         backend.reserve(&graphs, &mut arena)?;
@@ -100,9 +101,9 @@ impl StripWork {
             // Before anything is overwritten: a pass may write the map that it normalises.
             let norms: Vec<_> = pass.norms.iter().map(|(map, norm)| maps.statistics(*map, *norm)).collect();
             pass.written.iter().for_each(|&map| maps.begin(map));
-            for (i, (rows, shape)) in pass.strips.iter().enumerate() {
-                let shape = &pass.shapes[*shape];
-                for read in &shape.reads {
+            for (i, (rows, graph)) in pass.strips.iter().enumerate() {
+                let strip = &pass.graphs[*graph];
+                for read in &strip.reads {
                     let there = i > 0 && pass.keeps_whole && read.reach == Reach::All;
                     if !there {
                         let rows = read.reach.rows(rows, read.height);
@@ -111,12 +112,12 @@ impl StripWork {
                         read.place.write(bytes)?;
                     }
                 }
-                for ((mean, scale), (means, scales)) in shape.norms.iter().zip(&norms) {
+                for ((mean, scale), (means, scales)) in strip.norms.iter().zip(&norms) {
                     mean.write(means)?;
                     scale.write(scales)?;
                 }
-                backend.compute(&shape.graph, arena)?;
-                for (map, place) in &shape.writes {
+                backend.compute(&strip.graph, arena)?;
+                for (map, place) in &strip.writes {
                     let bytes = &mut staging[..place.bytes()];
                     place.read(bytes)?;
                     maps.write(*map, rows, bytes);
@@ -139,20 +140,20 @@ struct Builder<'a> {
 impl Builder<'_> {
     /// The pass of `strips` that is cut as `cut` says.
     fn pass(&self, strips: &dyn Strips, pass: usize, cut: &PassCut) -> Result<Pass> {
-        let mut shapes = Vec::with_capacity(cut.shapes.len());
+        let mut graphs = Vec::with_capacity(cut.shapes.len());
         let mut all = Vec::with_capacity(cut.shapes.len());
         for strip in &cut.shapes {
             let graph = self.backend.graph(STAGE_TENSORS)?;
             let b = Build::for_strip(&graph, self.dims, self.weights.places(), self.model, strip.clone(), self.buffer);
             strips.build_pass(&b, pass)?;
             let exchanged = b.finish_strip()?;
-            shapes.push(self.shape(graph, &exchanged)?);
+            graphs.push(self.strip_graph(graph, &exchanged)?);
             all.push(exchanged);
         }
         let first = all.first().ok_or_else(|| Error::graph("strips", "a pass without rows"))?;
         let position = |map| self.model.position(map);
         Ok(Pass {
-            shapes,
+            graphs,
             strips: cut.strips.clone(),
             norms: first.norms.iter().map(|norm| (position(norm.map), norm.norm)).collect(),
             written: first.writes.iter().map(|write| position(write.map)).collect(),
@@ -160,14 +161,14 @@ impl Builder<'_> {
         })
     }
 
-    /// A graph, and where what it exchanges lies.
-    fn shape(&self, graph: Graph, exchanged: &Exchanged) -> Result<Shape> {
+    /// `graph` with the places of what it exchanges with the host.
+    fn strip_graph(&self, graph: Graph, exchanged: &Exchanged) -> Result<StripGraph> {
         let position = |map| self.model.position(map);
         let read = |read: &RowsRead| {
             let [_, height, ..] = shape_of(self.model, read.map, self.dims)?.dims();
             Ok(Read { map: position(read.map), height, reach: read.reach, place: read.place.clone() })
         };
-        Ok(Shape {
+        Ok(StripGraph {
             graph,
             reads: exchanged.reads.iter().map(read).collect::<Result<_>>()?,
             norms: exchanged.norms.iter().map(|norm| (norm.mean.clone(), norm.scale.clone())).collect(),
