@@ -10,7 +10,7 @@ use std::time::Instant;
 use ggml_sys as sys;
 use ggml_sys::account;
 
-use super::{Arena, Device, Event, Graph, OperationTime, Scratch, guarded, queue};
+use super::{Arena, Device, Event, Graph, OperationTime, Scratch, guarded, nodes, queue};
 use crate::kernels::Kernel;
 use crate::{Error, Result};
 
@@ -305,7 +305,7 @@ impl Backend {
     pub fn scratch(&self, graph: &Graph) -> Result<Scratch> {
         match self.cpu_plan(graph)? {
             Some(plan) => Ok(Scratch::one(plan.work_size)),
-            None => self.device.scratch_table()?.of(graph, self.device.granularity()),
+            None => self.device.scratch_table()?.of(&nodes::of(graph)?, self.device.granularity()),
         }
     }
 

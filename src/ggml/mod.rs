@@ -20,6 +20,7 @@ mod device;
 mod graph;
 mod ledger;
 pub mod log;
+mod nodes;
 mod ops;
 mod product;
 mod queue;

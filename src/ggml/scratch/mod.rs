@@ -20,7 +20,6 @@ use ggml_sys as sys;
 use ggml_sys::account::VulkanFeatures;
 use pinhole_quant::DType;
 
-use super::Graph;
 use crate::{Error, Result};
 
 pub(super) use cuda::Card;
@@ -60,18 +59,18 @@ impl Scratch {
 }
 
 impl Table {
-    /// What computing `graph` takes, each buffer rounded up to `granularity`.
-    pub(super) fn of(self, graph: &Graph, granularity: usize) -> Result<Scratch> {
+    /// What computing `nodes` takes, each buffer rounded up to `granularity`.
+    pub(super) fn of(self, nodes: &[Node], granularity: usize) -> Result<Scratch> {
         let mut all = match self {
             Table::Nothing => return Ok(Scratch::default()),
             Table::Vulkan(_) => vulkan::always(),
             Table::Cuda(_) => Scratch::default(),
         };
-        for node in nodes(graph)? {
+        for node in nodes {
             let each = match self {
                 Table::Nothing => Scratch::default(),
-                Table::Vulkan(features) => vulkan::operation(&node, features)?,
-                Table::Cuda(card) => cuda::operation(&node, card)?,
+                Table::Vulkan(features) => vulkan::operation(node, features)?,
+                Table::Cuda(card) => cuda::operation(node, card)?,
             };
             all = all.join(each);
         }
@@ -79,32 +78,23 @@ impl Table {
     }
 }
 
-/// A tensor, as far as its extents go.
-struct Extents {
-    dtype: DType,
-    ne: [usize; 4],
-    nb: [usize; 4],
+/// What the table needs to know of a tensor: ggml's format, extents and strides.
+pub(super) struct Extents {
+    pub(super) dtype: DType,
+    pub(super) ne: [usize; 4],
+    pub(super) nb: [usize; 4],
 }
 
-/// An operation and its operands.
-struct Node {
-    op: sys::ggml_op,
-    result: Extents,
-    operands: Vec<Extents>,
+/// What the table needs to know of an operation.
+pub(super) struct Node {
+    pub(super) op: sys::ggml_op,
+    pub(super) result: Extents,
+    pub(super) operands: Vec<Extents>,
     /// Asked to sum in F32.
-    exact: bool,
+    pub(super) exact: bool,
 }
 
 impl Extents {
-    /// # Safety
-    /// `raw` is a live tensor.
-    unsafe fn of(raw: *const sys::ggml_tensor) -> Result<Extents> {
-        // SAFETY: the caller's promise.
-        let (ne, nb, id) = unsafe { ((*raw).ne, (*raw).nb, (*raw).type_) };
-        let dtype = DType::from_id(id).ok_or_else(|| Error::graph("scratch", format!("unknown type id {id}")))?;
-        Ok(Extents { dtype, ne: ne.map(|extent| usize::try_from(extent).unwrap_or(0)), nb })
-    }
-
     fn elements(&self) -> usize {
         product(&self.ne)
     }
@@ -118,32 +108,6 @@ impl Extents {
 /// The product, or the most that can be counted.
 fn product(factors: &[usize]) -> usize {
     factors.iter().copied().fold(1, usize::saturating_mul)
-}
-
-/// The operations of `graph` that compute something.
-fn nodes(graph: &Graph) -> Result<Vec<Node>> {
-    let cgraph = graph.cgraph();
-    // SAFETY: a live graph.
-    let count = unsafe { sys::ggml_graph_n_nodes(cgraph) };
-    let node = |i| {
-        // SAFETY: a node of a live graph, whose operands live as long; `i` is below their number.
-        unsafe {
-            let raw = sys::ggml_graph_node(cgraph, i);
-            let operands = (*raw).src.iter().take_while(|operand| !operand.is_null());
-            Ok(Node {
-                op: (*raw).op,
-                result: Extents::of(raw)?,
-                operands: operands.map(|&operand| Extents::of(operand)).collect::<Result<_>>()?,
-                exact: (*raw).op_params[precision((*raw).op)] == sys::GGML_PREC_F32 as i32,
-            })
-        }
-    };
-    (0..count).map(node).collect()
-}
-
-/// Where an operation's parameters have its precision.
-fn precision(op: sys::ggml_op) -> usize {
-    if op == sys::GGML_OP_FLASH_ATTN_EXT { 3 } else { 0 }
 }
 
 impl Node {

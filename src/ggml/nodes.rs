@@ -1,0 +1,46 @@
+//! The operations of a graph, as the [table of scratch memory](super::scratch) reads them. That table names no graph and
+//! no backend.
+
+use ggml_sys as sys;
+use pinhole_quant::DType;
+
+use super::Graph;
+use super::scratch::{Extents, Node};
+use crate::{Error, Result};
+
+/// The operations of `graph` that compute something.
+pub(super) fn of(graph: &Graph) -> Result<Vec<Node>> {
+    let cgraph = graph.cgraph();
+    // SAFETY: a live graph.
+    let count = unsafe { sys::ggml_graph_n_nodes(cgraph) };
+    let node = |i| {
+        // SAFETY: a node of a live graph, whose operands live as long; `i` is below their number.
+        unsafe {
+            let raw = sys::ggml_graph_node(cgraph, i);
+            let operands = (*raw).src.iter().take_while(|operand| !operand.is_null());
+            Ok(Node {
+                op: (*raw).op,
+                result: extents(raw)?,
+                operands: operands.map(|&operand| extents(operand)).collect::<Result<_>>()?,
+                exact: (*raw).op_params[precision((*raw).op)] == sys::GGML_PREC_F32 as i32,
+            })
+        }
+    };
+    (0..count).map(node).collect()
+}
+
+/// Where an operation's parameters have its precision.
+fn precision(op: sys::ggml_op) -> usize {
+    if op == sys::GGML_OP_FLASH_ATTN_EXT { 3 } else { 0 }
+}
+
+/// The extents of a tensor.
+///
+/// # Safety
+/// `raw` is a live tensor.
+unsafe fn extents(raw: *const sys::ggml_tensor) -> Result<Extents> {
+    // SAFETY: the caller's promise.
+    let (ne, nb, id) = unsafe { ((*raw).ne, (*raw).nb, (*raw).type_) };
+    let dtype = DType::from_id(id).ok_or_else(|| Error::graph("scratch", format!("unknown type id {id}")))?;
+    Ok(Extents { dtype, ne: ne.map(|extent| usize::try_from(extent).unwrap_or(0)), nb })
+}
