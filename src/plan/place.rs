@@ -1,7 +1,17 @@
 //! Which stages of a component stay, and which stream.
 //!
-//! Those that stay are chosen so that the fewest bytes move; a larger stage that stays can make all slots smaller, so every
-//! size of slot is tried.
+//! The best placement is the one that moves the fewest bytes. A large stage that stays can make all slots smaller, so every
+//! size of slot is tried. For each size, [`place`] starts with everything streamed that fits into such a slot, and takes three
+//! steps. Their order matters:
+//!
+//! 1. [`keep_small`] lets small stages stay. It comes before `grow`, which would spend their few bytes on a larger stage.
+//! 2. [`grow`] spends the room that is left on the stages that run most often, the largest first.
+//! 3. [`even_out`] makes the number of streamed stages a multiple of the slots. It comes last, because either of the other two
+//!    would change that number again.
+//!
+//! None of the steps makes a slot larger, so that a placement that fits still fits after each.
+
+use std::cmp::Reverse;
 
 use super::{Component, Offload};
 use crate::stage::Cadence;
@@ -12,7 +22,7 @@ pub(super) const SLOTS: usize = 2;
 /// Which stages stream.
 pub(super) type Streamed = Vec<bool>;
 
-/// The sizes that slots can have, and 0, with which everything stays.
+/// The sizes that slots can have, and 0: with that, everything stays.
 fn slot_sizes(component: &Component) -> Vec<usize> {
     let mut sizes: Vec<usize> = component.stages.iter().map(|stage| stage.weights).chain([0]).collect();
     sizes.sort_unstable();
@@ -20,7 +30,7 @@ fn slot_sizes(component: &Component) -> Vec<usize> {
     sizes
 }
 
-/// Everything streams that fits into a slot of `size` bytes.
+/// The placement that streams every stage that fits into a slot of `size` bytes.
 fn streamed_up_to(component: &Component, size: usize) -> Streamed {
     component.stages.iter().map(|stage| stage.weights > 0 && stage.weights <= size && !stage.shared).collect()
 }
@@ -70,20 +80,25 @@ pub(super) fn least_weights(component: &Component, offload: Offload) -> usize {
 
 /// The best placement whose weights and slots take at most `available` bytes.
 pub(super) fn place(component: &Component, offload: Offload, available: usize) -> Option<Streamed> {
-    let fits = |streamed: &Streamed| footprint(component, streamed) <= available;
-    let candidates = slot_sizes(component).into_iter().map(|size| streamed_up_to(component, size)).filter(fits);
+    let sizes = slot_sizes(component).into_iter();
+    let candidates = sizes.map(|size| streamed_up_to(component, size));
+    let candidates = candidates.filter(|streamed| footprint(component, streamed) <= available);
     match offload {
+        // As little as possible, so nothing grows.
         Offload::Sequential => {
-            let smallest = candidates.min_by_key(|streamed| footprint(component, streamed));
-            smallest.map(|streamed| keep_small(component, streamed, available))
+            let mut streamed = candidates.min_by_key(|streamed| footprint(component, streamed))?;
+            keep_small(component, &mut streamed, available);
+            Some(streamed)
         }
         Offload::Model => candidates.into_iter().find(|streamed| !streamed.contains(&true)),
         Offload::Auto | Offload::None => {
-            let grown = candidates.map(|streamed| {
-                let streamed = keep_small(component, streamed, available);
-                even_out(component, grow(component, streamed, available), available)
+            let improved = candidates.map(|mut streamed| {
+                keep_small(component, &mut streamed, available);
+                grow(component, &mut streamed, available);
+                even_out(component, &mut streamed, available);
+                streamed
             });
-            grown.min_by_key(|streamed| {
+            improved.min_by_key(|streamed| {
                 let moved = all_moved(component, streamed);
                 (moved, streamed.contains(&true), footprint(component, streamed))
             })
@@ -91,62 +106,63 @@ pub(super) fn place(component: &Component, offload: Offload, available: usize) -
     }
 }
 
-/// A stage is small that takes at most this part of a slot.
+/// Lets stage `i`, which streams, stay if the placement then still fits.
+fn stay_if_it_fits(component: &Component, streamed: &mut Streamed, i: usize, available: usize) {
+    streamed[i] = false;
+    if footprint(component, streamed) > available {
+        streamed[i] = true;
+    }
+}
+
+/// A stage is small if it takes at most this part of a slot.
 const SMALL: usize = 8;
 
-/// Lets small stages stay that run more than once, as long as they fit: no copy hides behind the short time that they
-/// compute, but each would take a slot from a copy that could hide behind a large one.
-fn keep_small(component: &Component, mut streamed: Streamed, available: usize) -> Streamed {
-    let (_, _, slot) = bytes_of(component, &streamed);
+/// Lets small stages stay that run more than once, as long as they fit. The time that such a stage computes is too short to
+/// hide a copy, and streamed it would take a slot from a copy that a large stage could hide.
+fn keep_small(component: &Component, streamed: &mut Streamed, available: usize) {
+    let (_, _, slot) = bytes_of(component, streamed);
     for (i, stage) in component.stages.iter().enumerate() {
-        let keeps = streamed[i] && stage.weights <= slot / SMALL && component.runs.of(stage.cadence) > 1;
-        streamed[i] = streamed[i] && !keeps;
-        if keeps && footprint(component, &streamed) > available {
-            streamed[i] = true;
+        let is_small = stage.weights <= slot / SMALL;
+        if streamed[i] && is_small && component.runs.of(stage.cadence) > 1 {
+            stay_if_it_fits(component, streamed, i, available);
         }
     }
-    streamed
 }
 
-/// Lets stages stay that run more than once, as long as they fit.
-fn grow(component: &Component, mut streamed: Streamed, available: usize) -> Streamed {
-    let mut order: Vec<usize> = (0..streamed.len()).filter(|&i| streamed[i]).collect();
-    order.retain(|&i| component.runs.of(component.stages[i].cadence) > 1);
-    order.sort_by_key(|&i| {
-        let stage = &component.stages[i];
-        (std::cmp::Reverse(component.runs.of(stage.cadence)), std::cmp::Reverse(stage.weights), i)
-    });
+/// Lets stages stay that run more than once, as long as they fit: first those that run most often, and of these the largest
+/// first.
+fn grow(component: &Component, streamed: &mut Streamed, available: usize) {
+    let runs = |i: usize| component.runs.of(component.stages[i].cadence);
+    let mut order: Vec<usize> = (0..streamed.len()).filter(|&i| streamed[i] && runs(i) > 1).collect();
+    order.sort_by_key(|&i| (Reverse(runs(i)), Reverse(component.stages[i].weights), i));
     for i in order {
-        streamed[i] = false;
-        if footprint(component, &streamed) > available {
-            streamed[i] = true;
-        }
+        stay_if_it_fits(component, streamed, i, available);
     }
-    streamed
 }
 
-/// Makes the number of stages that stream in a pass a multiple of the slots, so that the order is cyclic and the last slots
-/// of one pass can take the first stages of the next. By one more that stays, or one less; as it is where neither fits.
-fn even_out(component: &Component, mut streamed: Streamed, available: usize) -> Streamed {
+/// Makes the number of stages that stream in a pass a multiple of the slots. Then the order is cyclic, and the last slots of one
+/// pass can take the first stages of the next. Either the smallest streamed stage stays too; or, if that does not fit, the smallest
+/// that stayed streams. If neither can be done, nothing changes.
+fn even_out(component: &Component, streamed: &mut Streamed, available: usize) {
+    let size = |i: &usize| component.stages[*i].weights;
     for cadence in [Cadence::Step, Cadence::Request] {
-        let of = |i: &usize| component.stages[*i].cadence == cadence;
-        let count = (0..streamed.len()).filter(of).filter(|&i| streamed[i]).count();
-        let (_, slots, slot) = bytes_of(component, &streamed);
+        let of_pass: Vec<usize> = (0..streamed.len()).filter(|&i| component.stages[i].cadence == cadence).collect();
+        let count = of_pass.iter().filter(|&&i| streamed[i]).count();
+        let (_, slots, slot) = bytes_of(component, streamed);
         if component.runs.of(cadence) < 2 || slots < SLOTS || count.is_multiple_of(SLOTS) {
             continue;
         }
-        let size = |i: &usize| component.stages[*i].weights;
-        let mut keep = streamed.clone();
-        if let Some(smallest) = (0..streamed.len()).filter(of).filter(|&i| streamed[i]).min_by_key(size) {
-            keep[smallest] = false;
+        // The count is odd, so at least one stage of this pass streams.
+        if let Some(smallest) = of_pass.iter().copied().filter(|&i| streamed[i]).min_by_key(size) {
+            stay_if_it_fits(component, streamed, smallest, available);
+            if !streamed[smallest] {
+                continue;
+            }
         }
-        let stays = |i: &usize| !streamed[*i] && size(i) > 0 && size(i) <= slot && !component.stages[*i].shared;
-        let returned = (0..streamed.len()).filter(of).filter(stays).min_by_key(size);
-        if footprint(component, &keep) <= available {
-            streamed = keep;
-        } else if let Some(returned) = returned {
-            streamed[returned] = true;
+        let can_stream = |i: &usize| size(i) > 0 && size(i) <= slot && !component.stages[*i].shared;
+        let stayed = of_pass.iter().copied().filter(|&i| !streamed[i]).filter(can_stream);
+        if let Some(smallest) = stayed.min_by_key(size) {
+            streamed[smallest] = true;
         }
     }
-    streamed
 }
