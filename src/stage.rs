@@ -4,6 +4,7 @@
 //! its [`Block`]) and builds one graph; between stages, tensors live in **ports**. Planner and executor see only
 //! this; a model never sees a device, a number format or a file.
 
+mod dims;
 mod rows;
 
 use std::cell::RefCell;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 
 use pinhole_quant::DType;
 
+pub use dims::{Dims, Extent, Symbol};
 pub(crate) use rows::{Exchanged, RowsRead, Strip, shape_of};
 pub use rows::{FeatureMap, GroupStatistics, Inner, Reach, Strips};
 
@@ -19,93 +21,6 @@ use crate::ggml::{Buffer, Graph, Placed, Tensor};
 use crate::tensor::{MAX_DIMS, Shape};
 use crate::weights::{Manifest, Scope, WeightId};
 use crate::{Error, Result};
-
-/// An extent that is known only with the request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Symbol {
-    /// Pictures computed side by side: images times guidance passes.
-    Batch,
-    /// Tokens of the picture.
-    ImageTokens,
-    /// Tokens of the prompt.
-    TextTokens,
-    /// Tokens of prompt and picture together.
-    JointTokens,
-    /// Pairs of text tokens: the square of [`Symbol::TextTokens`].
-    TextPairs,
-    /// Conditions that modulation is computed for: steps times guidance passes.
-    Conditions,
-    /// Columns of the latent picture.
-    LatentWidth,
-    /// Rows of the latent picture.
-    LatentHeight,
-}
-
-/// How many symbols there are.
-const SYMBOLS: usize = Symbol::LatentHeight as usize + 1;
-
-/// A value for every [`Symbol`]; 1 where none was set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Dims([usize; SYMBOLS]);
-
-impl Default for Dims {
-    fn default() -> Dims {
-        Dims([1; SYMBOLS])
-    }
-}
-
-impl Dims {
-    /// Every symbol 1.
-    pub fn new() -> Dims {
-        Dims::default()
-    }
-
-    /// The same with `symbol` set to `value`.
-    #[must_use]
-    pub fn with(mut self, symbol: Symbol, value: usize) -> Dims {
-        self.0[symbol as usize] = value;
-        self
-    }
-
-    /// The value of `symbol`.
-    pub fn get(&self, symbol: Symbol) -> usize {
-        self.0[symbol as usize]
-    }
-}
-
-/// One extent of a port: a number, or a symbol times a number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Extent {
-    factor: usize,
-    symbol: Option<Symbol>,
-}
-
-impl From<usize> for Extent {
-    fn from(factor: usize) -> Extent {
-        Extent { factor, symbol: None }
-    }
-}
-
-impl From<Symbol> for Extent {
-    fn from(symbol: Symbol) -> Extent {
-        Extent { factor: 1, symbol: Some(symbol) }
-    }
-}
-
-impl std::ops::Mul<usize> for Symbol {
-    type Output = Extent;
-
-    fn mul(self, factor: usize) -> Extent {
-        Extent { factor, symbol: Some(self) }
-    }
-}
-
-impl Extent {
-    fn resolve(self, dims: &Dims) -> Option<usize> {
-        self.factor.checked_mul(self.symbol.map_or(1, |symbol| dims.get(symbol)))
-    }
-}
 
 /// How long a port's contents are needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,7 +49,7 @@ impl PortSpec {
     /// Its shape for a request.
     ///
     /// # Errors
-    /// [`Error::Graph`] where the extents overflow or a symbol is zero.
+    /// [`Error::Graph`] where the extents overflow, or a symbol is zero or has no value.
     pub fn shape(&self, dims: &Dims) -> Result<Shape> {
         resolve(&self.name, &self.extents, dims)
     }
@@ -142,9 +57,10 @@ impl PortSpec {
 
 /// The shape of what is called `name`.
 fn resolve(name: &str, extents: &[Extent], dims: &Dims) -> Result<Shape> {
-    let resolved: Option<Vec<usize>> = extents.iter().map(|extent| extent.resolve(dims)).collect();
-    let shape = resolved.filter(|extents| extents.len() <= MAX_DIMS).and_then(|extents| Shape::new(&extents));
-    shape.ok_or_else(|| Error::graph("port", format!("{name} has impossible extents")))
+    let extents = extents.iter().map(|extent| extent.resolve(dims)).collect::<Result<Vec<usize>>>();
+    let extents = extents.map_err(|error| Error::graph("port", format!("{name}: {error}")))?;
+    let shape = if extents.len() <= MAX_DIMS { Shape::new(&extents) } else { None };
+    shape.ok_or_else(|| Error::graph("port", format!("{name} has impossible extents {extents:?}")))
 }
 
 /// A port of one [`Model`].
@@ -330,7 +246,10 @@ impl<'a> Build<'a> {
     }
 
     /// The value of `symbol` in this request.
-    pub fn dim(&self, symbol: Symbol) -> usize {
+    ///
+    /// # Errors
+    /// [`Error::Graph`] if the request has no value for it.
+    pub fn dim(&self, symbol: Symbol) -> Result<usize> {
         self.dims.get(symbol)
     }
 
@@ -429,10 +348,12 @@ mod tests {
     #[test]
     fn ports_resolve_with_the_request() {
         let mut model = Model::new();
-        model.port("img", &[256.into(), Symbol::ImageTokens.into(), Symbol::Batch * 2], DType::F32, Lifetime::Pass);
-        let dims = Dims::new().with(Symbol::ImageTokens, 117);
+        model.port("img", &[256.into(), Symbol::IMAGE_TOKENS.into(), Symbol::BATCH * 2], DType::F32, Lifetime::Pass);
+        let dims = Dims::new().with(Symbol::IMAGE_TOKENS, 117).with(Symbol::BATCH, 1);
         assert_eq!(model.ports()[0].shape(&dims).unwrap(), [256, 117, 2]);
-        assert!(model.ports()[0].shape(&dims.with(Symbol::Batch, 0)).is_err());
-        assert!(model.ports()[0].shape(&dims.with(Symbol::Batch, usize::MAX)).is_err());
+        assert!(model.ports()[0].shape(&dims.clone().with(Symbol::BATCH, 0)).is_err());
+        assert!(model.ports()[0].shape(&dims.with(Symbol::BATCH, usize::MAX)).is_err());
+        let error = model.ports()[0].shape(&Dims::new()).unwrap_err().to_string();
+        assert!(error.contains("img: ") && error.contains("no image tokens"), "{error}");
     }
 }

@@ -66,7 +66,7 @@ fn assert_close(what: &str, whole: &[f32], found: &[f32]) {
 }
 
 fn latents(width: usize, height: usize, batch: usize) -> Dims {
-    Dims::new().with(Symbol::LatentWidth, width).with(Symbol::LatentHeight, height).with(Symbol::Batch, batch)
+    Dims::new().with(Symbol::LATENT_WIDTH, width).with(Symbol::LATENT_HEIGHT, height).with(Symbol::BATCH, batch)
 }
 
 /// The miniature's autoencoder, in half precision as bundles have it, and in single.

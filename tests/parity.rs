@@ -117,7 +117,7 @@ fn clip_equals_transformers() {
         let rows: Vec<u32> = (0..ids.len() as u32).collect();
         let positions = clip.bound.gather(clip.net.position_embedding, width, &rows).unwrap();
         hidden.iter_mut().zip(positions).for_each(|(token, position)| *token += position);
-        let dims = Dims::new().with(Symbol::TextTokens, ids.len());
+        let dims = Dims::new().with(Symbol::BATCH, 1).with(Symbol::TEXT_TOKENS, ids.len());
         let session = Machine::new().run(
             clip,
             |net| &net.model,
@@ -139,7 +139,10 @@ fn t5_states(Case { golden, model, .. }: &Case) -> Vec<f32> {
     let t5 = &model.t5;
     let ids = golden.ids("/generate/token_ids/t5");
     let hidden = t5.bound.gather(t5.net.token_embedding, model.t5_config.d_model, &ids).unwrap();
-    let dims = Dims::new().with(Symbol::TextTokens, ids.len()).with(Symbol::TextPairs, ids.len() * ids.len());
+    let dims = Dims::new()
+        .with(Symbol::BATCH, 1)
+        .with(Symbol::TEXT_TOKENS, ids.len())
+        .with(Symbol::TEXT_PAIRS, ids.len() * ids.len());
     let fill = |session: &mut Session<'_>| {
         session.set_indices(t5.net.buckets, &model.t5_config.buckets(ids.len()).unwrap()).unwrap();
         session.set(t5.net.hidden, &hidden).unwrap();
@@ -182,9 +185,11 @@ fn one_forward_of_the_transformer_equals_diffusers() {
             (golden.integer("/generate/width") as usize / 16, golden.integer("/generate/height") as usize / 16);
         let text = golden.shape("forward.txt")[0];
         let dims = Dims::new()
-            .with(Symbol::ImageTokens, rows * columns)
-            .with(Symbol::TextTokens, text)
-            .with(Symbol::JointTokens, text + rows * columns);
+            .with(Symbol::BATCH, 1)
+            .with(Symbol::CONDITIONS, 1)
+            .with(Symbol::IMAGE_TOKENS, rows * columns)
+            .with(Symbol::TEXT_TOKENS, text)
+            .with(Symbol::JOINT_TOKENS, text + rows * columns);
         let ports = flux.net.ports;
         let (cos, sin) = flux.net.rotary(text, rows, columns).unwrap();
         let session = Machine::new().run(
@@ -253,7 +258,7 @@ fn autoencoders_equal_diffusers() {
         let (decoder, encoder, config) = vae(&golden, dir.path());
         let dims = |shape: &[usize]| {
             let [.., height, width] = shape[..] else { panic!("{shape:?}") };
-            Dims::new().with(Symbol::LatentWidth, width).with(Symbol::LatentHeight, height)
+            Dims::new().with(Symbol::BATCH, 1).with(Symbol::LATENT_WIDTH, width).with(Symbol::LATENT_HEIGHT, height)
         };
         let session = Machine::new().run(
             &encoder,

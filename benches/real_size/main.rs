@@ -104,9 +104,11 @@ fn measure(path: &std::path::Path, options: &Options, threads: usize) -> Result<
     let ledger = Ledger::new();
     let weights = DeviceWeights::load(&net.model, &bound, backend.device(), &ledger)?;
     let dims = Dims::new()
-        .with(Symbol::ImageTokens, rows * columns)
-        .with(Symbol::TextTokens, options.text_tokens)
-        .with(Symbol::JointTokens, options.text_tokens + rows * columns);
+        .with(Symbol::BATCH, 1)
+        .with(Symbol::CONDITIONS, 1)
+        .with(Symbol::IMAGE_TOKENS, rows * columns)
+        .with(Symbol::TEXT_TOKENS, options.text_tokens)
+        .with(Symbol::JOINT_TOKENS, options.text_tokens + rows * columns);
     let mut session = Session::new(&net.model, &weights, &dims, &backend, &ledger)?;
     let load = start.elapsed();
 

@@ -277,7 +277,7 @@ impl Clip {
     /// # Errors
     /// [`Error::Graph`](crate::Error::Graph) for sizes that [`Config::validate`] refuses.
     pub fn new(config: &Config) -> Result<Clip> {
-        let (width, tokens) = (config.hidden_size, Symbol::TextTokens.into());
+        let (width, tokens) = (config.hidden_size, Symbol::TEXT_TOKENS.into());
         let mut model = Model::new();
         let [token_embedding, position_embedding] = model.on_host(|scope| {
             let mut scope = scope.sub("text_model.embeddings");
@@ -287,7 +287,7 @@ impl Clip {
                 table("position_embedding.weight", config.max_position_embeddings)?,
             ])
         })?;
-        let hidden = model.port("hidden", &[width.into(), tokens, Symbol::Batch.into()], DType::F32, Lifetime::Pass);
+        let hidden = model.port("hidden", &[width.into(), tokens, Symbol::BATCH.into()], DType::F32, Lifetime::Pass);
         let mask = model.port("mask", &[tokens, tokens], DType::F32, Lifetime::Request);
         for i in 0..config.num_hidden_layers {
             model.stage(format!("layer.{i}"), Cadence::Request, |scope| {

@@ -213,7 +213,7 @@ impl PositionBias {
 
 impl Block for PositionBias {
     fn build(&self, b: &Build<'_>) -> Result<()> {
-        let tokens = b.dim(Symbol::TextTokens);
+        let tokens = b.dim(Symbol::TEXT_TOKENS)?;
         let bias = b.g.get_rows(b.weight(self.attn_rel_b)?, b.read(self.buckets)?)?; // [H, T T]
         let bias = b.g.reshape(bias, &[self.heads, tokens, tokens])?;
         let bias = b.g.contiguous(b.g.permute(bias, [2, 0, 1, 3])?)?; // [T, T, H]
@@ -351,13 +351,13 @@ impl T5 {
     /// # Errors
     /// [`Error::Graph`] for settings that [`Config::validate`] refuses.
     pub fn new(config: &Config) -> Result<T5> {
-        let (width, heads, tokens) = (config.d_model.into(), config.num_heads.into(), Symbol::TextTokens.into());
+        let (width, heads, tokens) = (config.d_model.into(), config.num_heads.into(), Symbol::TEXT_TOKENS.into());
         let mut model = Model::new();
         let token_embedding = model.on_host(|scope| {
             scope.weight("token_embd.weight", &[config.d_model, config.vocab_size], Role::Embedding)
         })?;
-        let hidden = model.port("hidden", &[width, tokens, Symbol::Batch.into()], DType::F32, Lifetime::Pass);
-        let buckets = model.port("buckets", &[Symbol::TextPairs.into()], DType::I32, Lifetime::Request);
+        let hidden = model.port("hidden", &[width, tokens, Symbol::BATCH.into()], DType::F32, Lifetime::Pass);
+        let buckets = model.port("buckets", &[Symbol::TEXT_PAIRS.into()], DType::I32, Lifetime::Request);
         let position_bias = model.port("position_bias", &[tokens, tokens, heads], DType::F32, Lifetime::Request);
         model.stage("position_bias", Cadence::Request, |scope| {
             PositionBias::declare(&mut scope.sub("enc.blk.0"), config, buckets, position_bias)

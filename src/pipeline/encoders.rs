@@ -70,7 +70,7 @@ impl ClipEncoder {
     }
 
     pub(super) fn subject(&self, name: &'static str, runs: Runs) -> Subject<'_> {
-        let dims = Dims::new().with(Symbol::Batch, 1).with(Symbol::TextTokens, self.tokenizer.length());
+        let dims = Dims::new().with(Symbol::BATCH, 1).with(Symbol::TEXT_TOKENS, self.tokenizer.length());
         super::opened::subject(&self.part, name, Phase::Encode, dims, runs)
     }
 
@@ -137,8 +137,8 @@ impl T5Encoder {
     }
 
     pub(super) fn subject(&self, name: &'static str, tokens: usize, runs: Runs) -> Subject<'_> {
-        let dims = Dims::new().with(Symbol::Batch, 1).with(Symbol::TextTokens, tokens);
-        let dims = dims.with(Symbol::TextPairs, tokens * tokens);
+        let dims = Dims::new().with(Symbol::BATCH, 1).with(Symbol::TEXT_TOKENS, tokens);
+        let dims = dims.with(Symbol::TEXT_PAIRS, tokens * tokens);
         super::opened::subject(&self.part, name, Phase::Encode, dims, runs)
     }
 

@@ -165,11 +165,11 @@ impl Denoiser for FluxDenoiser {
         let image = settings.width / SIDE * (settings.height / SIDE);
         let (text, passes) = (settings.max_sequence_length, passes(settings));
         let dims = Dims::new()
-            .with(Symbol::Batch, settings.batch * passes)
-            .with(Symbol::ImageTokens, image)
-            .with(Symbol::TextTokens, text)
-            .with(Symbol::JointTokens, text + image)
-            .with(Symbol::Conditions, evaluations * passes);
+            .with(Symbol::BATCH, settings.batch * passes)
+            .with(Symbol::IMAGE_TOKENS, image)
+            .with(Symbol::TEXT_TOKENS, text)
+            .with(Symbol::JOINT_TOKENS, text + image)
+            .with(Symbol::CONDITIONS, evaluations * passes);
         vec![subject(&self.0, TRANSFORMER.name, Phase::Denoise, dims, Runs { request: 1, steps: evaluations })]
     }
 

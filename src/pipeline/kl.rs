@@ -15,7 +15,7 @@ const DECODER: &str = "decoder";
 impl AutoencoderKl {
     fn dims(&self, settings: &Settings) -> Dims {
         let [w, h, ..] = self.latents(settings);
-        Dims::new().with(Symbol::LatentWidth, w).with(Symbol::LatentHeight, h)
+        Dims::new().with(Symbol::BATCH, 1).with(Symbol::LATENT_WIDTH, w).with(Symbol::LATENT_HEIGHT, h)
     }
 }
 

@@ -45,8 +45,8 @@ impl Way {
             ways.extend(STRIPS.map(Way::Strips));
             return ways;
         }
-        let symbols = [Symbol::ImageTokens, Symbol::TextTokens, Symbol::JointTokens];
-        let tokens = symbols.map(|symbol| dims.get(symbol)).into_iter().max().unwrap_or(1);
+        let symbols = [Symbol::IMAGE_TOKENS, Symbol::TEXT_TOKENS, Symbol::JOINT_TOKENS];
+        let tokens = symbols.into_iter().filter_map(|symbol| dims.get(symbol).ok()).max().unwrap_or(1);
         let parts = PARTS.map(|parts| tokens.div_ceil(parts).next_multiple_of(TOKENS));
         ways.extend(parts.into_iter().filter(|&part| part < tokens).map(Way::Tokens));
         ways.dedup();
@@ -68,7 +68,7 @@ mod tests {
 
     #[test]
     fn tokens_come_in_parts_of_whole_columns() {
-        let all = |tokens| Way::all(&Model::new(), &Dims::new().with(Symbol::JointTokens, tokens));
+        let all = |tokens| Way::all(&Model::new(), &Dims::new().with(Symbol::JOINT_TOKENS, tokens));
         let parts = [2304, 1152, 576, 288].map(Way::Tokens);
         assert_eq!(all(4608), [vec![Way::Whole], parts.to_vec()].concat());
         assert_eq!(all(77), [Way::Whole, Way::Tokens(64), Way::Tokens(32)]);

@@ -18,9 +18,11 @@ impl Size {
     pub(crate) fn dims(self) -> Dims {
         let image = self.columns * self.rows;
         Dims::new()
-            .with(Symbol::ImageTokens, image)
-            .with(Symbol::TextTokens, self.text)
-            .with(Symbol::JointTokens, self.text + image)
+            .with(Symbol::BATCH, 1)
+            .with(Symbol::CONDITIONS, 1)
+            .with(Symbol::IMAGE_TOKENS, image)
+            .with(Symbol::TEXT_TOKENS, self.text)
+            .with(Symbol::JOINT_TOKENS, self.text + image)
     }
 }
 

@@ -37,9 +37,11 @@ impl Size {
     fn dims(self) -> Dims {
         let image = self.rows() * self.columns();
         Dims::new()
-            .with(Symbol::ImageTokens, image)
-            .with(Symbol::TextTokens, self.text_tokens)
-            .with(Symbol::JointTokens, self.text_tokens + image)
+            .with(Symbol::BATCH, 1)
+            .with(Symbol::CONDITIONS, 1)
+            .with(Symbol::IMAGE_TOKENS, image)
+            .with(Symbol::TEXT_TOKENS, self.text_tokens)
+            .with(Symbol::JOINT_TOKENS, self.text_tokens + image)
     }
 }
 

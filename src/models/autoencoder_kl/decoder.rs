@@ -75,7 +75,7 @@ mod tests {
     #[test]
     fn ports_grow_eightfold() {
         let decoder = Decoder::new(&flux()).unwrap();
-        let dims = Dims::new().with(Symbol::LatentWidth, 24).with(Symbol::LatentHeight, 16).with(Symbol::Batch, 2);
+        let dims = Dims::new().with(Symbol::LATENT_WIDTH, 24).with(Symbol::LATENT_HEIGHT, 16).with(Symbol::BATCH, 2);
         let shape = |port: Port| decoder.model.ports()[port.index()].shape(&dims).unwrap();
         assert_eq!(shape(decoder.latents), [24, 16, 16, 2]);
         assert_eq!(shape(decoder.picture), [192, 128, 3, 2]);

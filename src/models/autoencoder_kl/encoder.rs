@@ -77,7 +77,7 @@ mod tests {
     #[test]
     fn ports_shrink_eightfold() {
         let encoder = Encoder::new(&flux()).unwrap();
-        let dims = Dims::new().with(Symbol::LatentWidth, 24).with(Symbol::LatentHeight, 16).with(Symbol::Batch, 2);
+        let dims = Dims::new().with(Symbol::LATENT_WIDTH, 24).with(Symbol::LATENT_HEIGHT, 16).with(Symbol::BATCH, 2);
         let shape = |port: Port| encoder.model.ports()[port.index()].shape(&dims).unwrap();
         assert_eq!(shape(encoder.picture), [192, 128, 3, 2]);
         assert_eq!(shape(encoder.moments), [24, 16, 32, 2]);

@@ -29,7 +29,7 @@ pub(super) struct Pixels {
 impl Pixels {
     fn extents(self) -> [Extent; 4] {
         let Pixels { channels, factor } = self;
-        [Symbol::LatentWidth * factor, Symbol::LatentHeight * factor, channels.into(), Symbol::Batch.into()]
+        [Symbol::LATENT_WIDTH * factor, Symbol::LATENT_HEIGHT * factor, channels.into(), Symbol::BATCH.into()]
     }
 }
 
@@ -65,8 +65,8 @@ impl Route {
 
     /// The same, with all channels of a pixel side by side: `[channels * w, h, 1, B]`.
     pub(super) fn inner_by_pixels(&mut self, name: &str, Pixels { channels, factor }: Pixels) -> Inner {
-        let width = Symbol::LatentWidth * (factor * channels);
-        self.model.inner(name, &[width, Symbol::LatentHeight * factor, 1.into(), Symbol::Batch.into()])
+        let width = Symbol::LATENT_WIDTH * (factor * channels);
+        self.model.inner(name, &[width, Symbol::LATENT_HEIGHT * factor, 1.into(), Symbol::BATCH.into()])
     }
 
     /// Adds a layer that keeps the shape of the pixels, as the stage `stage`, in place.

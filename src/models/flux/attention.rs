@@ -36,7 +36,7 @@ pub(super) struct Attention {
 impl Attention {
     /// For `tokens` tokens, whose keys and values come with [`set`](Attention::set).
     pub(super) fn new(b: &Build<'_>, norm: &QkNorm, tokens: usize) -> Result<Attention> {
-        let dims = [norm.width, norm.heads, tokens, b.dim(Symbol::Batch)];
+        let dims = [norm.width, norm.heads, tokens, b.dim(Symbol::BATCH)?];
         Ok(Attention { k: b.g.unfilled(&dims)?, v: b.g.unfilled(&dims)? })
     }
 

@@ -105,7 +105,7 @@ pub(super) struct DoubleBlock {
 
 impl Block for DoubleBlock {
     fn build(&self, b: &Build<'_>) -> Result<()> {
-        let (text, all) = (b.dim(Symbol::TextTokens), b.dim(Symbol::JointTokens));
+        let (text, all) = (b.dim(Symbol::TEXT_TOKENS)?, b.dim(Symbol::JOINT_TOKENS)?);
         // Text first.
         let streams = [(&self.txt, 0..text), (&self.img, text..all)];
         let [txt, img] = streams.map(|(stream, tokens)| {

@@ -28,7 +28,7 @@ pub(super) struct Join {
 impl Block for Join {
     fn build(&self, b: &Build<'_>) -> Result<()> {
         b.write_tokens(self.joint, 0, b.read(self.txt)?)?;
-        b.write_tokens(self.joint, b.dim(Symbol::TextTokens), b.read(self.img)?)
+        b.write_tokens(self.joint, b.dim(Symbol::TEXT_TOKENS)?, b.read(self.img)?)
     }
 }
 
@@ -44,7 +44,7 @@ pub(super) struct FinalLayer {
 impl Block for FinalLayer {
     fn build(&self, b: &Build<'_>) -> Result<()> {
         let m = Modulation::read(b, self.modulation, self.condition, 2)?;
-        let (text, image) = (b.dim(Symbol::TextTokens), b.dim(Symbol::ImageTokens));
+        let (text, image) = (b.dim(Symbol::TEXT_TOKENS)?, b.dim(Symbol::IMAGE_TOKENS)?);
         for piece in b.token_ranges(image) {
             let x = b.g.slice(b.read(self.joint)?, 1, text + piece.start, piece.len())?;
             b.write_tokens(self.velocity, piece.start, self.linear.build(b, m.modulate(x, 0)?)?)?;

@@ -95,21 +95,21 @@ impl Flux {
         config.validate(Path::new("transformer"))?;
         let mut model = Model::new();
         let ports = Ports {
-            time: input(&mut model, "time", &[TIME_WIDTH.into(), Symbol::Conditions.into()]),
+            time: input(&mut model, "time", &[TIME_WIDTH.into(), Symbol::CONDITIONS.into()]),
             guidance: config
                 .guidance_embeds
-                .then(|| input(&mut model, "guidance", &[TIME_WIDTH.into(), Symbol::Conditions.into()])),
-            pooled: input(&mut model, "pooled", &[config.pooled_projection_dim.into(), Symbol::Conditions.into()]),
+                .then(|| input(&mut model, "guidance", &[TIME_WIDTH.into(), Symbol::CONDITIONS.into()])),
+            pooled: input(&mut model, "pooled", &[config.pooled_projection_dim.into(), Symbol::CONDITIONS.into()]),
             text: input(
                 &mut model,
                 "text",
-                &[config.joint_attention_dim.into(), Symbol::TextTokens.into(), Symbol::Batch.into()],
+                &[config.joint_attention_dim.into(), Symbol::TEXT_TOKENS.into(), Symbol::BATCH.into()],
             ),
-            cos: input(&mut model, "cos", &[config.attention_head_dim.into(), 1.into(), Symbol::JointTokens.into()]),
-            sin: input(&mut model, "sin", &[config.attention_head_dim.into(), 1.into(), Symbol::JointTokens.into()]),
-            condition: model.port("condition", &[Symbol::Batch.into()], DType::I32, Lifetime::Pass),
-            latents: carried(&mut model, "latents", config.in_channels, Symbol::ImageTokens),
-            velocity: carried(&mut model, "velocity", config.out_channels(), Symbol::ImageTokens),
+            cos: input(&mut model, "cos", &[config.attention_head_dim.into(), 1.into(), Symbol::JOINT_TOKENS.into()]),
+            sin: input(&mut model, "sin", &[config.attention_head_dim.into(), 1.into(), Symbol::JOINT_TOKENS.into()]),
+            condition: model.port("condition", &[Symbol::BATCH.into()], DType::I32, Lifetime::Pass),
+            latents: carried(&mut model, "latents", config.in_channels, Symbol::IMAGE_TOKENS),
+            velocity: carried(&mut model, "velocity", config.out_channels(), Symbol::IMAGE_TOKENS),
         };
         declare_stages(&mut model, config, &ports)?;
         Ok(Flux { model, ports, config: config.clone() })
@@ -142,16 +142,16 @@ fn input(model: &mut Model, name: &str, extents: &[Extent]) -> Port {
 
 /// A port of `[width, tokens, B]` that is carried through a step.
 fn carried(model: &mut Model, name: &str, width: usize, tokens: Symbol) -> Port {
-    model.port(name, &[width.into(), tokens.into(), Symbol::Batch.into()], DType::F32, Lifetime::Pass)
+    model.port(name, &[width.into(), tokens.into(), Symbol::BATCH.into()], DType::F32, Lifetime::Pass)
 }
 
 fn declare_stages(model: &mut Model, config: &Config, ports: &Ports) -> Result<()> {
     let hidden = config.hidden();
-    let conditions = |width: usize| [Extent::from(width), Symbol::Conditions.into()];
+    let conditions = |width: usize| [Extent::from(width), Symbol::CONDITIONS.into()];
     let vector = input(model, "vector", &conditions(hidden));
     let context = model.port(
         "context",
-        &[hidden.into(), Symbol::TextTokens.into(), Symbol::Batch.into()],
+        &[hidden.into(), Symbol::TEXT_TOKENS.into(), Symbol::BATCH.into()],
         DType::F32,
         Lifetime::Request,
     );
@@ -193,9 +193,9 @@ fn declare_stages(model: &mut Model, config: &Config, ports: &Ports) -> Result<(
         Ok(Embed { linear, from: ports.text, to: context })
     })?;
 
-    let img = carried(model, "img", hidden, Symbol::ImageTokens);
-    let txt = carried(model, "txt", hidden, Symbol::TextTokens);
-    let joint = carried(model, "joint", hidden, Symbol::JointTokens);
+    let img = carried(model, "img", hidden, Symbol::IMAGE_TOKENS);
+    let txt = carried(model, "txt", hidden, Symbol::TEXT_TOKENS);
+    let joint = carried(model, "joint", hidden, Symbol::JOINT_TOKENS);
     model.stage("embed", Cadence::Step, |s| {
         let linear = Linear::declare(&mut s.sub("img_in"), config.in_channels, hidden, Role::SensitiveMatMul)?;
         Ok(Embed { linear, from: ports.latents, to: img })

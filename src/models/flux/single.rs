@@ -52,7 +52,7 @@ impl SingleBlock {
 impl Block for SingleBlock {
     fn build(&self, b: &Build<'_>) -> Result<()> {
         let m = Modulation::read(b, self.modulation, self.condition, 3)?;
-        let (tokens, SingleBlock { linear1, norm, .. }) = (b.dim(Symbol::JointTokens), self);
+        let (tokens, SingleBlock { linear1, norm, .. }) = (b.dim(Symbol::JOINT_TOKENS)?, self);
         let read = |piece: &Range<usize>| b.g.slice(b.read(self.joint)?, 1, piece.start, piece.len()); // [D, n, B]
         let attention = Attention::new(b, norm, tokens)?;
         let pieces = b.token_ranges(tokens);

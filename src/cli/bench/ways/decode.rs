@@ -49,7 +49,7 @@ pub(in crate::cli::bench) fn run(args: &Args, printer: &Printer) -> Result<(), F
         phase: Phase::Decode,
         model: &decoder.net.model,
         bound: &decoder.bound,
-        dims: Dims::new().with(Symbol::Batch, 1).with(Symbol::LatentWidth, w).with(Symbol::LatentHeight, h),
+        dims: Dims::new().with(Symbol::BATCH, 1).with(Symbol::LATENT_WIDTH, w).with(Symbol::LATENT_HEIGHT, h),
     };
     let latents = randn(5, w * h * config.latent_channels)?;
     let (device, ways) = computed

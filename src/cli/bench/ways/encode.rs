@@ -47,9 +47,9 @@ pub(in crate::cli::bench) fn run(args: &Args, printer: &Printer) -> Result<(), F
         model: &t5.net.model,
         bound: &t5.bound,
         dims: Dims::new()
-            .with(Symbol::Batch, 1)
-            .with(Symbol::TextTokens, tokens)
-            .with(Symbol::TextPairs, tokens * tokens),
+            .with(Symbol::BATCH, 1)
+            .with(Symbol::TEXT_TOKENS, tokens)
+            .with(Symbol::TEXT_PAIRS, tokens * tokens),
     };
     let (hidden, buckets) = (randn(5, tokens * config.d_model)?, config.buckets(tokens)?);
     let (device, ways) = computed.measure(&args.ways, threads, (printer, &cancel), |session| {

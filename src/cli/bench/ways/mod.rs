@@ -129,9 +129,9 @@ impl Computed<'_> {
 
     /// A plan for each way, with everything resident; or the one that a budget leads to.
     fn plans(&self, args: &WayArgs, backend: &Backend) -> Result<Vec<Plan>, Failure> {
-        let Computed { name, phase, model, bound, dims } = *self;
+        let Computed { name, phase, model, bound, ref dims } = *self;
         let runs = Runs { request: usize::from(args.runs) + 1, steps: 0 };
-        let all = Subject { name, phase, model, bound, dims, runs }.measure(backend)?;
+        let all = Subject { name, phase, model, bound, dims: dims.clone(), runs }.measure(backend)?;
         let host = backend.device().kind() == pinhole::ggml::DeviceKind::Cpu;
         let limits = Limits { bytes: args.vram.map(|size| size.0 as usize), host, overhead: 0 };
         let plan = |component: Component, offload| {
