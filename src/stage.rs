@@ -7,7 +7,7 @@
 mod dims;
 mod rows;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -191,6 +191,8 @@ pub struct Build<'a> {
     inners: RefCell<Vec<(Inner, Tensor)>>,
     /// How many tokens are computed at a time.
     tokens: usize,
+    /// The most tokens that a block asked to compute in pieces.
+    most_tokens: Cell<usize>,
     strip: Option<rows::StripBuild<'a>>,
 }
 
@@ -199,6 +201,8 @@ pub struct Build<'a> {
 pub(crate) struct Touched {
     pub(crate) read: Vec<Port>,
     pub(crate) written: Vec<Port>,
+    /// The most tokens that the stage can compute in pieces; 0 if it computes none so.
+    pub(crate) tokens: usize,
 }
 
 /// What a graph's leaf stands for.
@@ -223,6 +227,7 @@ impl<'a> Build<'a> {
             written_in_parts: RefCell::default(),
             inners: RefCell::default(),
             tokens: usize::MAX,
+            most_tokens: Cell::new(0),
             strip: None,
         }
     }
@@ -287,6 +292,7 @@ impl<'a> Build<'a> {
 
     /// The pieces in which a block should compute `tokens` tokens, in order, where these do not depend on each other.
     pub fn token_ranges(&self, tokens: usize) -> Vec<Range<usize>> {
+        self.most_tokens.set(self.most_tokens.get().max(tokens));
         let step = self.tokens.min(tokens).max(1);
         (0..tokens).step_by(step).map(|start| start..tokens.min(start + step)).collect()
     }
@@ -311,7 +317,7 @@ impl<'a> Build<'a> {
             Leaf::Weight(_) | Leaf::Written(_) => None,
         });
         let written = writes.iter().map(|(port, _)| *port).chain(self.written_in_parts.take());
-        let touched = Touched { read: read.collect(), written: written.collect() };
+        let touched = Touched { read: read.collect(), written: written.collect(), tokens: self.most_tokens.get() };
         for &(_, value) in &writes {
             self.g.output(value)?;
         }

@@ -25,6 +25,8 @@ struct Found {
     touch: Touch,
     activations: usize,
     scratch: Scratch,
+    /// The most tokens that it can compute in pieces.
+    tokens: usize,
 }
 
 /// What a dry run over the stages of a model found, with no memory behind it.
@@ -61,7 +63,8 @@ impl DryRun {
             let touched = b.finish()?;
             let positions = |ports: &[crate::stage::Port]| ports.iter().map(|port| port.index()).collect();
             let touch = Touch { read: positions(&touched.read), written: positions(&touched.written) };
-            Ok(Found { touch, activations: Arena::measure(&graph)?, scratch: backend.scratch(&graph)? })
+            let (activations, scratch) = (Arena::measure(&graph)?, backend.scratch(&graph)?);
+            Ok(Found { touch, activations, scratch, tokens: touched.tokens })
         };
         Ok(DryRun { stages: model.stages().iter().map(dry).collect::<Result<_>>()? })
     }
@@ -69,6 +72,11 @@ impl DryRun {
     /// Bytes that the intermediate results of the largest stage take.
     pub(crate) fn activations(&self) -> usize {
         self.stages.iter().map(|found| found.activations).max().unwrap_or(0)
+    }
+
+    /// The most tokens that any stage can compute in pieces; 0 if none does.
+    pub(crate) fn tokens(&self) -> usize {
+        self.stages.iter().map(|found| found.tokens).max().unwrap_or(0)
     }
 
     /// Bytes that the backend takes beside.

@@ -46,8 +46,9 @@ impl Subject<'_> {
         let dtypes: Vec<_> =
             manifest.iter().map(|(id, weight)| layout::wanted(weight, bound.dtype(id), device)).collect();
         let in_file = |id: &WeightId| bound.pieces(*id).iter().map(|piece| piece.bytes().len()).sum::<usize>();
-        let mut variants: Vec<Variant> = Vec::new();
-        for way in Way::all(model, dims) {
+        let whole = DryRun::new(model, |id| dtypes.get(id.index()).copied(), dims, usize::MAX, backend)?;
+        let mut variants: Vec<Variant> = vec![self.in_tokens(Way::Whole, &whole, device)?];
+        for way in Way::all(model, whole.tokens()).into_iter().skip(1) {
             let variant = self.variant(way, &dtypes, backend)?;
             if variants.last().is_none_or(|last| variant.bytes() < last.bytes()) {
                 variants.push(variant);
@@ -76,8 +77,12 @@ impl Subject<'_> {
             let (ports, host) = if maps_on_host(device) { (exchanged, maps) } else { (exchanged + maps, 0) };
             return Ok(Variant { way, ports, host, activations: run.activations, scratch: run.scratch });
         }
-        let run = DryRun::new(model, dtype, dims, way.tokens(), backend)?;
-        let ports = Buffer::allocated(device, run.pack_ports(model, dims, device)?.total);
+        self.in_tokens(way, &DryRun::new(model, dtype, dims, way.tokens(), backend)?, device)
+    }
+
+    /// What it takes to compute it `way`, which is not in strips, as `run` found.
+    fn in_tokens(&self, way: Way, run: &DryRun, device: Device) -> Result<Variant> {
+        let ports = Buffer::allocated(device, run.pack_ports(self.model, &self.dims, device)?.total);
         Ok(Variant { way, ports, host: 0, activations: run.activations(), scratch: run.scratch() })
     }
 }

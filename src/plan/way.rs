@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::size::Size;
-use crate::stage::{Dims, Model, Symbol};
+use crate::stage::Model;
 
 /// How a component is computed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,15 +38,13 @@ const TOKENS: usize = 32;
 const STRIPS: [usize; 4] = [64 << 20, 16 << 20, 4 << 20, 1 << 20];
 
 impl Way {
-    /// The ways to compute `model` at size `dims`, fastest first.
-    pub(crate) fn all(model: &Model, dims: &Dims) -> Vec<Way> {
+    /// The ways to compute `model`, fastest first. A dry run found that stages can compute up to `tokens` tokens in pieces.
+    pub(crate) fn all(model: &Model, tokens: usize) -> Vec<Way> {
         let mut ways = vec![Way::Whole];
         if model.has_strips() {
             ways.extend(STRIPS.map(Way::Strips));
             return ways;
         }
-        let symbols = [Symbol::IMAGE_TOKENS, Symbol::TEXT_TOKENS, Symbol::JOINT_TOKENS];
-        let tokens = symbols.into_iter().filter_map(|symbol| dims.get(symbol).ok()).max().unwrap_or(1);
         let parts = PARTS.map(|parts| tokens.div_ceil(parts).next_multiple_of(TOKENS));
         ways.extend(parts.into_iter().filter(|&part| part < tokens).map(Way::Tokens));
         ways.dedup();
@@ -68,11 +66,12 @@ mod tests {
 
     #[test]
     fn tokens_come_in_parts_of_whole_columns() {
-        let all = |tokens| Way::all(&Model::new(), &Dims::new().with(Symbol::JOINT_TOKENS, tokens));
+        let all = |tokens| Way::all(&Model::new(), tokens);
         let parts = [2304, 1152, 576, 288].map(Way::Tokens);
         assert_eq!(all(4608), [vec![Way::Whole], parts.to_vec()].concat());
         assert_eq!(all(77), [Way::Whole, Way::Tokens(64), Way::Tokens(32)]);
         assert_eq!(all(1), [Way::Whole]);
+        assert_eq!(all(0), [Way::Whole]);
         assert_eq!(Way::Tokens(288).to_string(), "288 tokens at a time");
         assert_eq!(Way::Strips(4 << 20).to_string(), "strips of 4.00 MiB");
     }
