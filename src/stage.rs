@@ -297,6 +297,22 @@ impl<'a> Build<'a> {
         (0..tokens).step_by(step).map(|start| start..tokens.min(start + step)).collect()
     }
 
+    /// Calls `compute` for all tokens of `port [width, tokens, B]`, a piece at a time: with the piece `[width, n, B]` and
+    /// where it stands among the tokens. If all tokens are one piece it is what [`read`](Build::read) gives, so that what is
+    /// computed of it twice can be recognised.
+    ///
+    /// # Errors
+    /// What `compute` returns; [`Error::Graph`] for a port of another model.
+    pub fn tokens(&self, port: Port, mut compute: impl FnMut(Tensor, Range<usize>) -> Result<()>) -> Result<()> {
+        let all = self.read(port)?;
+        let [_, tokens, ..] = self.g.shape(all)?.dims();
+        for piece in self.token_ranges(tokens) {
+            let x = if piece.len() == tokens { all } else { self.g.slice(all, 1, piece.start, piece.len())? };
+            compute(x, piece)?;
+        }
+        Ok(())
+    }
+
     /// Writes `value [width, n, B]` to the tokens from `start` on of `port [width, tokens, B]`, at once: what is added to the
     /// graph later and reads these tokens finds it there.
     ///

@@ -1,5 +1,7 @@
 //! From time, guidance and pooled prompt to scales, shifts and gates.
 
+use std::cell::Cell;
+
 use super::{Config, EPS, Ports, TIME_WIDTH};
 use crate::Result;
 use crate::ggml::Tensor;
@@ -87,13 +89,16 @@ pub(super) struct Modulation<'b, 'a> {
     pub(super) b: &'b Build<'a>,
     rows: Tensor, // [parts * D, 1, B]
     width: usize,
+    /// The last tensor that was modulated, by which part, and the result: attention asks for it twice.
+    last: Cell<Option<(Tensor, usize, Tensor)>>,
 }
 
 impl<'b, 'a> Modulation<'b, 'a> {
     pub(super) fn read(b: &'b Build<'a>, port: Port, condition: Port, parts: usize) -> Result<Modulation<'b, 'a>> {
         let rows = b.g.get_rows(b.read(port)?, b.read(condition)?)?; // [parts * D, B]
         let [total, batch, ..] = b.g.shape(rows)?.dims();
-        Ok(Modulation { b, rows: b.g.reshape(rows, &[total, 1, batch])?, width: total / parts })
+        let rows = b.g.reshape(rows, &[total, 1, batch])?;
+        Ok(Modulation { b, rows, width: total / parts, last: Cell::new(None) })
     }
 
     fn part(&self, i: usize) -> Result<Tensor> {
@@ -102,9 +107,16 @@ impl<'b, 'a> Modulation<'b, 'a> {
 
     /// `norm(x) (1 + scale) + shift`, with shift and scale at parts `i` and `i + 1`.
     pub(super) fn modulate(&self, x: Tensor, i: usize) -> Result<Tensor> {
+        if let Some((known, part, modulated)) = self.last.get()
+            && (known, part) == (x, i)
+        {
+            return Ok(modulated);
+        }
         let g = self.b.g;
         let scale = g.scale_bias(self.part(i + 1)?, 1.0, 1.0)?;
-        g.add(g.mul(g.norm(x, EPS)?, scale)?, self.part(i)?)
+        let modulated = g.add(g.mul(g.norm(x, EPS)?, scale)?, self.part(i)?)?;
+        self.last.set(Some((x, i, modulated)));
+        Ok(modulated)
     }
 
     /// `x + gate * y`, with the gate at part `i`.

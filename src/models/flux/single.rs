@@ -1,7 +1,5 @@
 //! Single blocks: text and image in one sequence.
 
-use std::ops::Range;
-
 use super::attention::{Attention, QkNorm, Rotary};
 use super::modulation::Modulation;
 use super::{Config, Ports};
@@ -52,28 +50,19 @@ impl SingleBlock {
 impl Block for SingleBlock {
     fn build(&self, b: &Build<'_>) -> Result<()> {
         let m = Modulation::read(b, self.modulation, self.condition, 3)?;
-        let (tokens, SingleBlock { linear1, norm, .. }) = (b.dim(Symbol::JOINT_TOKENS)?, self);
-        let read = |piece: &Range<usize>| b.g.slice(b.read(self.joint)?, 1, piece.start, piece.len()); // [D, n, B]
-        let attention = Attention::new(b, norm, tokens)?;
-        let pieces = b.token_ranges(tokens);
-        let mut whole = None;
-        for piece in &pieces {
-            let modulated = m.modulate(read(piece)?, 0)?;
-            // Where this is all there is, queries come from it as well.
-            whole = Some(modulated).filter(|_| pieces.len() == 1);
-            let (k, v) = norm.keys_and_values(b, linear1, modulated)?;
-            attention.set(b, piece.start, (self.rotary.turn(b, k, piece.start)?, v))?;
-        }
+        let attention = Attention::new(b, &self.norm, b.dim(Symbol::JOINT_TOKENS)?)?;
+        b.tokens(self.joint, |x, at| {
+            let (k, v) = self.norm.keys_and_values(b, &self.linear1, m.modulate(x, 0)?)?;
+            attention.set(b, at.start, (self.rotary.turn(b, k, at.start)?, v))
+        })?;
         let mlp_outputs = 3 * self.hidden..3 * self.hidden + self.feed_forward;
-        for piece in pieces {
-            let x = read(&piece)?;
-            let modulated = whole.map_or_else(|| m.modulate(x, 0), Ok)?;
-            let q = self.rotary.turn(b, norm.queries(b, linear1, modulated)?, piece.start)?;
+        b.tokens(self.joint, |x, at| {
+            let modulated = m.modulate(x, 0)?;
+            let q = self.rotary.turn(b, self.norm.queries(b, &self.linear1, modulated)?, at.start)?;
             let attended = attention.attend(b, q)?; // [D, n, B]
-            let mlp = b.g.gelu_tanh(linear1.build_outputs(b, modulated, mlp_outputs.clone())?)?; // [M, n, B]
+            let mlp = b.g.gelu_tanh(self.linear1.build_outputs(b, modulated, mlp_outputs.clone())?)?; // [M, n, B]
             let y = self.linear2.build(b, b.g.concat(attended, mlp, 0)?)?;
-            b.write_tokens(self.joint, piece.start, m.gated(x, y, 2)?)?;
-        }
-        Ok(())
+            b.write_tokens(self.joint, at.start, m.gated(x, y, 2)?)
+        })
     }
 }
