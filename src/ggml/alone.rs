@@ -103,7 +103,7 @@ impl Graph {
                 (Heavy::Attentions, &[q, k, v]) => {
                     let ([d, queries, heads, batch], keys) = (graph.shape(q)?.dims(), graph.shape(k)?.dims()[1]);
                     operations += 4 * (d * queries * keys * heads * batch) as u64;
-                    graph.flash_attention(q, k, v, 1.0 / (d as f32).sqrt())?
+                    graph.flash_attention(q, k, v, 1.0 / (d as f32).sqrt(), None)?
                 }
                 _ => return Err(Error::graph("alone", "an operation with other operands than expected")),
             };

@@ -1,5 +1,6 @@
 //! Softmax and attention.
 
+use pinhole::ggml::Graph;
 use proptest::prelude::*;
 
 use crate::array::{Array, assert_close, assert_nmse};
@@ -11,15 +12,17 @@ fn soft_max(row: &[f64]) -> Vec<f64> {
     row.iter().map(|x| (x - most).exp() / sum).collect()
 }
 
-/// `softmax(scale q k^T) v` with `q [d, n, heads, batch]` and `k`, `v [d, m, heads, batch]`: `[d, heads, n, batch]`.
-fn attention(q: &Array, k: &Array, v: &Array, scale: f64) -> Array {
-    let ([d, n, heads, batch], m) = (q.dims, k.dims[1]);
+/// `softmax(scale q k^T + mask) v` with `q [d, n, heads, batch]` and `k`, `v [d, m, groups, batch]`: `[d, heads, n, batch]`.
+fn attention(q: &Array, k: &Array, v: &Array, scale: f64, mask: Option<&Array>) -> Array {
+    let ([d, n, heads, batch], [_, m, groups, _]) = (q.dims, k.dims);
+    let group = |head| head / (heads / groups);
     let scores = Array::from_fn([m, n, heads, batch], |[j, i, h, b]| {
-        scale * (0..d).map(|l| q.at([l, i, h, b]) * k.at([l, j, h, b])).sum::<f64>()
+        let score = (0..d).map(|l| q.at([l, i, h, b]) * k.at([l, j, group(h), b])).sum::<f64>();
+        scale * score + mask.map_or(0.0, |mask| mask.at([j, i, 0, 0]))
     });
     let shares = scores.map_rows(soft_max);
     Array::from_fn([d, heads, n, batch], |[l, h, i, b]| {
-        (0..m).map(|j| shares.at([j, i, h, b]) * v.at([l, j, h, b])).sum()
+        (0..m).map(|j| shares.at([j, i, h, b]) * v.at([l, j, group(h), b])).sum()
     })
 }
 
@@ -55,28 +58,42 @@ proptest! {
     #[test]
     fn flash_attention_is_attention(
         [d, n, m] in [1..40usize, 1..100usize, 1..150usize],
-        [heads, batch] in [1..4usize, 1..3usize],
+        [groups, shared, batch] in [1..4usize, 1..4usize, 1..3usize],
+        masked: bool,
         twists in [Twist::any(), Twist::any(), Twist::any()],
         scale in 0.05..1.0f32,
         seed: u64,
     ) {
-        check_flash_attention([d, n, m], [heads, batch], &twists, scale, seed);
+        check_flash_attention([d, n, m], [groups * shared, groups, batch], masked, &twists, scale, seed);
     }
 }
 
 fn check_flash_attention(
     [d, n, m]: [usize; 3],
-    [heads, batch]: [usize; 2],
+    [heads, groups, batch]: [usize; 3],
+    masked: bool,
     twists: &[Twist; 3],
     scale: f32,
     seed: u64,
 ) {
     let mut rig = Rig::new();
     let q = Operand::new(&rig, [d, n, heads, batch], &twists[0], seed);
-    let k = Operand::new(&rig, [d, m, heads, batch], &twists[1], seed ^ 1);
-    let v = Operand::new(&rig, [d, m, heads, batch], &twists[2], seed ^ 2);
-    let found = rig.run(|g| g.flash_attention(q.tensor(g)?, k.tensor(g)?, v.tensor(g)?, scale)).unwrap();
-    let expected = attention(&q.array, &k.array, &v.array, f64::from(scale));
+    let k = Operand::new(&rig, [d, m, groups, batch], &twists[1], seed ^ 1);
+    let v = Operand::new(&rig, [d, m, groups, batch], &twists[2], seed ^ 2);
+    // Numbers that F16 holds, and in every row one that is not forbidden.
+    let mask = Array::random([m, n, 1, 1], seed ^ 3);
+    let mask = Array::from_fn(mask.dims, |at @ [j, i, ..]| match mask.at(at) {
+        x if x > 0.3 && j != i % m => f64::NEG_INFINITY,
+        x => (16.0 * x).round() / 16.0,
+    });
+    let mask = masked.then_some(mask);
+    let place = mask.as_ref().map(|mask| rig.f32(mask));
+    let attend = |g: &Graph| {
+        let mask = place.as_ref().map(|place| g.to_f16(g.leaf(place)?)).transpose()?;
+        g.flash_attention(q.tensor(g)?, k.tensor(g)?, v.tensor(g)?, scale, mask)
+    };
+    let found = rig.run(attend).unwrap();
+    let expected = attention(&q.array, &k.array, &v.array, f64::from(scale), mask.as_ref());
     assert_nmse(&format!("{d} {n} {m}"), &expected, &found, 1e-8);
 }
 
@@ -85,8 +102,11 @@ fn check_flash_attention(
 fn every_path_of_flash_attention() {
     let twists = [Twist::NONE, Twist::NONE, Twist::NONE];
     for sizes in [[64, 1, 513], [33, 1, 512], [128, 200, 200], [64, 65, 7], [1, 1, 1], [5, 64, 64]] {
-        check_flash_attention(sizes, [2, 1], &twists, 0.125, 21);
-        check_flash_attention(sizes, [1, 2], &twists, 0.125, 22);
+        for masked in [false, true] {
+            check_flash_attention(sizes, [2, 2, 1], masked, &twists, 0.125, 21);
+            check_flash_attention(sizes, [1, 1, 2], masked, &twists, 0.125, 22);
+            check_flash_attention(sizes, [6, 2, 1], masked, &twists, 0.125, 23);
+        }
     }
 }
 

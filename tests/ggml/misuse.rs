@@ -124,11 +124,22 @@ fn attention() {
     zoo.refused("[6, 4] and [6, 4, 2]", |z, g| g.soft_max(mask(z, g, 2, 1)?, Some(g.leaf(&z.a)?), 1.0));
     zoo.refused("f16", |z, g| g.soft_max(g.leaf(&z.a)?, Some(g.leaf(&z.f16)?), 1.0));
     zoo.refused("i64", |z, g| g.soft_max(g.leaf(&z.i64)?, None, 1.0));
-    let attend = |g: &Graph, q, k, v| g.flash_attention(q, k, v, 1.0);
+    let attend = |g: &Graph, q, k, v| g.flash_attention(q, k, v, 1.0, None);
     zoo.refused("go together", |z, g| attend(g, g.leaf(&z.a)?, g.leaf(&z.b)?, g.leaf(&z.b)?));
     zoo.refused("go together", |z, g| attend(g, g.leaf(&z.a)?, g.leaf(&z.a)?, g.leaf(&z.b)?));
-    zoo.refused("go together", |z, g| attend(g, g.leaf(&z.a)?, mask(z, g, 2, 1)?, mask(z, g, 2, 1)?));
     zoo.refused("f16", |z, g| attend(g, g.leaf(&z.a)?, g.leaf(&z.f16)?, g.leaf(&z.f16)?));
+    // Two heads, that three pairs of keys and values cannot be shared out to.
+    zoo.refused("go together", |z, g| {
+        let three = g.reshape(g.leaf(&z.a)?, &[6, 2, 4])?;
+        attend(g, g.slice(three, 2, 0, 2)?, g.slice(three, 2, 0, 3)?, g.slice(three, 2, 0, 3)?)
+    });
+    let masked = |z: &Zoo, g: &Graph, mask| {
+        let a = g.leaf(&z.a)?;
+        g.flash_attention(a, a, a, 1.0, Some(mask))
+    };
+    zoo.refused("a mask of f32 [4, 4]", |z, g| masked(z, g, mask(z, g, 0, 4).and_then(|a| g.slice(a, 2, 0, 1))?));
+    zoo.refused("f16 [4, 4] is needed", |z, g| masked(z, g, g.leaf(&z.f16)?));
+    zoo.refused("f16", |z, g| g.to_f16(g.leaf(&z.f16)?));
 }
 
 #[test]
@@ -338,7 +349,7 @@ fn step() -> impl Strategy<Value = Step> {
         .prop_map(|(op, operands, args, axes, number)| Step { op, operands, args, axes, number })
 }
 
-const OPS: usize = 25;
+const OPS: usize = 26;
 
 impl Step {
     fn apply(&self, g: &Graph, tensors: &[Tensor]) -> Result<Tensor> {
@@ -359,7 +370,7 @@ impl Step {
             10 => g.rms_norm(a, self.number),
             11 => g.group_norm(a, i, self.number),
             12 => g.soft_max(a, (i % 2 == 0).then_some(b), self.number),
-            13 => g.flash_attention(a, b, c, self.number),
+            13 => g.flash_attention(a, b, c, self.number, (i % 2 == 0).then(|| g.to_f16(a)).transpose()?),
             14 => g.conv_2d(a, b, i, j),
             15 => g.upscale_2x(a),
             16 => g.pad(a, i, j),
@@ -372,6 +383,7 @@ impl Step {
             }
             22 => g.permute(a, self.axes),
             23 => g.slice(a, i, j % 2, k),
+            24 => g.to_f16(a),
             _ => g.split_rows(a, i),
         }
     }

@@ -227,7 +227,7 @@ fn alone() {
     let joined = graph.concat(half, half, 0).unwrap();
     let y = graph.mul_mat(graph.slice(leaf, 1, 0, 32).unwrap(), joined).unwrap(); // [32, 70]
     let heads = graph.permute(graph.split_rows(y, 2).unwrap(), [0, 2, 1, 3]).unwrap(); // [16, 70, 2]
-    let attended = graph.flash_attention(heads, heads, heads, 0.25).unwrap();
+    let attended = graph.flash_attention(heads, heads, heads, 0.25, None).unwrap();
     // Scores: a product without weights.
     let scores = graph.mul_mat(y, y).unwrap(); // [70, 70]
     graph.output(attended).unwrap();

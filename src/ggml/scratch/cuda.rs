@@ -45,7 +45,7 @@ const BLOCKS: usize = 8;
 pub(super) fn operation(node: &Node, card: Card) -> Result<Scratch> {
     match node.op {
         sys::GGML_OP_MUL_MAT => Ok(mul_mat(node, node.operand(0)?, node.operand(1)?, card)),
-        sys::GGML_OP_FLASH_ATTN_EXT => Ok(attention(&node.result, card)),
+        sys::GGML_OP_FLASH_ATTN_EXT => Ok(attention(node, card)),
         sys::GGML_OP_CONV_2D => Ok(convolution(node.operand(0)?, node.operand(1)?, &node.result, card)),
         // Two numbers for each multiprocessor, for rows that no block holds.
         sys::GGML_OP_SOFT_MAX => Ok(stack(&[16 * card.multiprocessors, 16 * card.multiprocessors])),
@@ -102,14 +102,17 @@ fn blas(node: &Node, w: &Extents, x: &Extents) -> [usize; 5] {
 }
 
 /// `launch_fattn`: rows that are cut between blocks, with two sums each; keys and values in F16 are part of the result's size.
-fn attention(result: &Extents, card: Card) -> Scratch {
-    let [width, ..] = result.ne;
+/// With a mask, for each few queries where its last number is that counts.
+fn attention(node: &Node, card: Card) -> Scratch {
+    let result = &node.result;
+    let [width, _, queries, batch] = result.ne;
+    let ends = if node.operands.len() > 3 { product(&[4, queries, batch]) } else { 0 };
     if card.capability < TURING {
         let rows = product(&result.ne[1..]);
-        return stack(&[product(&[4 * BLOCKS, result.elements()]), product(&[8 * BLOCKS, rows])]);
+        return stack(&[ends, product(&[4 * BLOCKS, result.elements()]), product(&[8 * BLOCKS, rows])]);
     }
     let rows = product(&[card.multiprocessors, REGISTERS / (4 * width.max(1))]);
-    stack(&[product(&[8, rows, 2 + width.div_ceil(2)])])
+    stack(&[ends, product(&[8, rows, 2 + width.div_ceil(2)])])
 }
 
 /// `ggml_cuda_op_conv2d` with an F16 kernel: the padded input in F16, and partial sums where the result has few tiles.

@@ -49,7 +49,7 @@ pub(super) fn always() -> Scratch {
 pub(super) fn operation(node: &Node, features: Features) -> Result<Scratch> {
     match node.op {
         sys::GGML_OP_MUL_MAT => Ok(mul_mat(node.operand(0)?, node.operand(1)?, &node.result, features)),
-        sys::GGML_OP_FLASH_ATTN_EXT => Ok(attention(node.operand(1)?, &node.result, features)),
+        sys::GGML_OP_FLASH_ATTN_EXT => Ok(attention(node.operand(1)?, node.operands.get(3), &node.result, features)),
         sys::GGML_OP_SOFT_MAX => Ok(soft_max(node.operand(0)?)),
         // The direct convolution is one kernel that reads patches where they lie.
         sys::GGML_OP_CONV_2D => Ok(Scratch::default()),
@@ -100,18 +100,18 @@ fn split_sum(terms: usize, results: usize) -> usize {
 }
 
 /// Partial sums of flash attention where rows alone would not fill the cores twice: for each part a row of results and two
-/// numbers. Parts begin at multiples of the tile, so that there can be a few more than the cores ask for.
-fn attention(k: &Extents, result: &Extents, features: Features) -> Scratch {
+/// numbers. Parts begin at multiples of the tile, so that there can be a few more than the cores ask for. Of a mask, two bits
+/// for each tile, 16 tiles to a number.
+fn attention(k: &Extents, mask: Option<&Extents>, result: &Extents, features: Features) -> Scratch {
     let cores = if features.known_cores { CORES } else { UNKNOWN_CORES };
     let group = if features.nvidia_matrices { NVIDIA_ATTENTION_ROWS } else { ATTENTION_ROWS };
     let [width, heads, rows, batch] = result.ne;
     let groups = product(&[rows.div_ceil(group), heads, batch]);
     let asked = 2 * cores / groups.max(1);
     let parts = (asked + asked / 16 + 1).min(k.ne[1].div_ceil(ATTENTION_COLUMNS));
-    if asked < 2 || parts < 2 {
-        return Scratch::default();
-    }
-    Scratch([0, 0, product(&[4, parts, rows, heads, batch, width + 2]), 0])
+    let tiles = mask.map_or(0, |mask| product(&[4, mask.ne[0].div_ceil(16 * ATTENTION_COLUMNS), mask.ne[1]]));
+    let sums = if asked < 2 || parts < 2 { 0 } else { product(&[4, parts, rows, heads, batch, width + 2]) };
+    Scratch([0, tiles, sums, 0])
 }
 
 fn soft_max(x: &Extents) -> Scratch {

@@ -51,7 +51,7 @@ impl Attention {
         let [d, ..] = b.g.shape(q)?.dims();
         let tokens_second = |x| b.g.permute(x, [0, 2, 1, 3]);
         let (q, k, v) = (tokens_second(q)?, tokens_second(self.k)?, tokens_second(self.v)?);
-        join_heads(b.g, b.g.flash_attention(q, k, v, 1.0 / (d as f32).sqrt())?)
+        join_heads(b.g, b.g.flash_attention(q, k, v, 1.0 / (d as f32).sqrt(), None)?)
     }
 }
 
