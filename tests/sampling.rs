@@ -5,8 +5,12 @@ mod support;
 
 use std::path::Path;
 
-use pinhole::sample::{FlowMatchConfig, randn};
+use pinhole::Result;
+use pinhole::sample::{
+    DiscreteConfig, FlowMatchConfig, Levels, Noise, Sampler, Scheduler, SolverOptions, Spacing, randn,
+};
 use pinhole_quant::metrics;
+use serde_json::Value;
 use support::Golden;
 
 /// How far a number may be from torch's.
@@ -58,4 +62,169 @@ fn sigmas_are_those_of_diffusers() {
             assert_close(&what, &recorded, &sigmas);
         }
     }
+}
+
+/// How far latents may be from diffusers', as a mean square over theirs.
+const MOST_NMSE: f64 = 1e-12;
+
+/// Reads a list of recorded numbers from its front.
+struct Reader<'a>(&'a [f32]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, count: usize) -> &'a [f32] {
+        let (taken, rest) = self.0.split_at(count);
+        self.0 = rest;
+        taken
+    }
+}
+
+/// The model of tests/reference/samplers.py.
+fn model(x: &[f32], time: f32) -> Vec<f32> {
+    let mut output = Vec::new();
+    for (j, x) in x.iter().enumerate() {
+        let pattern = ((j * 7 % 11) as f32 - 5.0) * 0.125;
+        output.push(x / (x.abs() + 1.0) + pattern * (time * 0.000_976_562_5));
+    }
+    output
+}
+
+/// One recorded request.
+struct Case<'a> {
+    name: &'a str,
+    scheduler: Scheduler,
+    sampler: Sampler,
+    steps: usize,
+    strength: Option<f32>,
+    eta: f32,
+    pictures: usize,
+    times: usize,
+    sigmas: usize,
+}
+
+impl Case<'_> {
+    fn read(value: &Value) -> Case<'_> {
+        let count = |key| value[key].as_u64().map(|count| count as usize);
+        let number = |key| value[key].as_f64().map(|number| number as f32);
+        let text = value["config"].as_str().unwrap();
+        Case {
+            name: value["name"].as_str().unwrap(),
+            scheduler: Scheduler::from_json(text, Path::new("scheduler_config.json")).unwrap(),
+            sampler: value["sampler"].as_str().unwrap().parse().unwrap(),
+            steps: count("steps").unwrap(),
+            strength: number("strength"),
+            eta: number("eta").unwrap_or(0.0),
+            pictures: count("pictures").unwrap_or(1),
+            times: count("times_count").unwrap(),
+            sigmas: count("sigmas_count").unwrap(),
+        }
+    }
+
+    /// The levels, and the latents that the first evaluation begins with.
+    fn begin(&self, tokens: usize, noise: &[f32], width: usize) -> Result<(Levels, Vec<f32>)> {
+        let levels = self.scheduler.levels(self.sampler, self.steps, tokens)?;
+        let Some(strength) = self.strength else {
+            let x = noise.iter().map(|noise| noise * levels.start()).collect();
+            return Ok((levels, x));
+        };
+        let first = levels.first_of(strength)?;
+        let levels = levels.starting_at(first)?;
+        let flipped: Vec<f32> = noise.chunks_exact(width).flat_map(|row| row.iter().rev().copied()).collect();
+        let x = levels.mixed(&model(&flipped, 700.0), noise, 0)?;
+        Ok((levels, x))
+    }
+}
+
+#[track_caller]
+fn assert_times(case: &Case<'_>, wanted: &[f32], found: &[f32]) {
+    assert_eq!(wanted.len(), found.len(), "{}: evaluations", case.name);
+    // Timesteps of Karras's sigmas are not whole, and NumPy's `log` of a float32 is not rounded to the nearest.
+    let karras = matches!(&case.scheduler, Scheduler::Discrete(DiscreteConfig { use_karras_sigmas: true, .. }));
+    let most = if karras && case.sampler == Sampler::Euler { 1e-4 } else { 0.0 };
+    for (wanted, found) in wanted.iter().zip(found) {
+        assert!((wanted - found).abs() <= most, "{}: timestep {found} for {wanted}", case.name);
+    }
+}
+
+#[track_caller]
+fn assert_sigmas(case: &Case<'_>, wanted: &[f32], found: &[f32]) {
+    assert_eq!(wanted.len(), found.len(), "{}: sigmas", case.name);
+    for (wanted, found) in wanted.iter().zip(found) {
+        assert!((wanted - found).abs() <= 1e-6 * wanted, "{}: sigma {found} for {wanted}", case.name);
+    }
+}
+
+fn nmse(wanted: &[f32], found: &[f32]) -> f64 {
+    let square = |x: f32| f64::from(x).powi(2);
+    let error: f64 = wanted.iter().zip(found).map(|(wanted, found)| square(wanted - found)).sum();
+    error / wanted.iter().map(|&wanted| square(wanted)).sum::<f64>()
+}
+
+#[test]
+fn samplers_are_those_of_diffusers() {
+    let golden = Golden::load("samplers");
+    let [seed, tokens, each] = ["/seed", "/tokens", "/each"].map(|at| golden.integer(at));
+    let (tokens, each) = (tokens as usize, each as usize);
+    let numbers = golden.f32("numbers");
+    let mut reader = Reader(&numbers);
+    let mut worst = 0.0_f64;
+    for value in golden.list("/cases") {
+        let case = Case::read(value);
+        let mut noise = Noise::new(seed, case.pictures);
+        let first = noise.draw(each).unwrap();
+        let (levels, mut x) = case.begin(tokens, &first, 3).unwrap_or_else(|e| panic!("{}: {e}", case.name));
+        assert_sigmas(&case, reader.take(1), &[levels.start()]);
+        assert_times(&case, reader.take(case.times), &levels.times);
+        let sigmas = reader.take(case.sigmas);
+        if !sigmas.is_empty() {
+            assert_sigmas(&case, sigmas, &levels.sigmas);
+        }
+        let mut solver = levels.solver(&SolverOptions { eta: case.eta });
+        for i in 0..=levels.len() {
+            let wanted = reader.take(x.len());
+            let error = nmse(wanted, &x);
+            assert!(error <= MOST_NMSE, "{}: {error:e} before evaluation {i}: {x:?} for {wanted:?}", case.name);
+            worst = worst.max(error);
+            if i == 0 {
+                // Noise is not torch's to the last digit, and where sigma is 4096 the first step magnifies that digit.
+                x.copy_from_slice(wanted);
+            }
+            if i < levels.len() {
+                let input = solver.input(i, &levels, &x).unwrap();
+                let output = model(&input, levels.times[i]);
+                solver.step(i, &levels, &output, &mut x, &mut noise).unwrap();
+            }
+        }
+    }
+    assert!(reader.0.is_empty());
+    println!("{} cases, the worst with an NMSE of {worst:e}", golden.list("/cases").len());
+}
+
+#[test]
+fn whole_timesteps_are_those_of_diffusers() {
+    let golden = Golden::load("samplers");
+    for value in golden.list("/timesteps") {
+        let sampler: Sampler = value["sampler"].as_str().unwrap().parse().unwrap();
+        let spacing = match value["spacing"].as_str().unwrap() {
+            "linspace" => Spacing::Linspace,
+            "leading" => Spacing::Leading,
+            _ => Spacing::Trailing,
+        };
+        let config = DiscreteConfig { timestep_spacing: Some(spacing), ..DiscreteConfig::stable_diffusion() };
+        for (i, sum) in value["sums"].as_array().unwrap().iter().enumerate() {
+            let levels = config.levels(sampler, i + 1).unwrap();
+            let found: u64 = levels.times.iter().zip(1..).map(|(&time, place)| time as u64 * place).sum();
+            assert_eq!(found, sum.as_u64().unwrap(), "{}, {} steps", value["name"], i + 1);
+        }
+    }
+}
+
+#[test]
+fn noise_goes_on_as_torchs_generators_do() {
+    let golden = Golden::load("samplers");
+    let mut noise = Noise::new(golden.integer("/seed"), 2);
+    let mut drawn = Vec::new();
+    for each in golden.ids("/draws") {
+        drawn.extend(noise.draw(each as usize).unwrap());
+    }
+    assert_close("draws", &golden.f32("draws"), &drawn);
 }

@@ -97,7 +97,7 @@ fn number(given: f32) -> Option<f32> {
 
 fn sampler(given: i32) -> Result<Sampler, Failure> {
     // The header's numbers are the order of the list.
-    let found = usize::try_from(given).ok().and_then(|given| Sampler::ALL.get(given).copied());
+    let found = usize::try_from(given).ok().and_then(|given| Sampler::FLOW.get(given).copied());
     found.ok_or_else(|| E::option("--sampler", "PINHOLE_SAMPLER_...", given.to_string()).into())
 }
 

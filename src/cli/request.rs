@@ -76,7 +76,7 @@ fn budget(text: &str) -> Result<Budget, String> {
 }
 
 fn sampler_parser() -> impl TypedValueParser<Value = Sampler> {
-    let names = Sampler::ALL.iter().map(|sampler| sampler.name());
+    let names = Sampler::FLOW.iter().map(|sampler| sampler.name());
     PossibleValuesParser::new(names).try_map(|name| name.parse::<Sampler>())
 }
 

@@ -1,27 +1,66 @@
-//! Euler's method for a flow: one straight step along the velocity.
+//! Euler's method: one straight step along the derivative.
 
-use super::Solver;
-use crate::{Error, Result};
+use super::levels::{Levels, Space};
+use super::solver::{Solver, check_lengths, draw};
+use super::{Noise, Prediction};
+use crate::Result;
 
-/// `x += (sigma_next - sigma) * velocity`, in f32 and rounded after each operation, as diffusers'
-/// `FlowMatchEulerDiscreteScheduler.step` does it. Keeps nothing from step to step.
+/// Euler's method over a flow or over discrete timesteps, in f32 and rounded after each operation, as `step` of
+/// diffusers' `FlowMatchEulerDiscreteScheduler` and `EulerDiscreteScheduler` does it. Keeps nothing from step to step.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Euler;
 
 impl Solver for Euler {
-    fn step(&mut self, i: usize, sigmas: &[f32], velocity: &[f32], latents: &mut [f32]) -> Result<()> {
-        let Some(&[sigma, next]) = sigmas.get(i..).and_then(|rest| rest.first_chunk()) else {
-            return Err(Error::graph("euler", format!("step {i} of a schedule of {} sigmas", sigmas.len())));
-        };
-        if velocity.len() != latents.len() {
-            let message = format!("{} velocities for {} latents", velocity.len(), latents.len());
-            return Err(Error::graph("euler", message));
-        }
+    fn step(&mut self, i: usize, levels: &Levels, output: &[f32], x: &mut [f32], _: &mut Noise) -> Result<()> {
+        check_lengths("euler", output, x)?;
+        let [sigma, next] = levels.pair(i)?;
         let dt = next - sigma;
-        for (x, v) in latents.iter_mut().zip(velocity) {
-            *x += dt * v;
+        if levels.space == Space::Flow {
+            for (x, v) in x.iter_mut().zip(output) {
+                *x += dt * v;
+            }
+        } else {
+            for (x, out) in x.iter_mut().zip(output) {
+                *x += derivative(levels.predicts, sigma, *out, *x) * dt;
+            }
         }
         Ok(())
+    }
+}
+
+/// Euler's method with fresh noise, as diffusers' `EulerAncestralDiscreteScheduler` does it: a step to below the next
+/// sigma, and noise back up to it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct EulerAncestral;
+
+impl Solver for EulerAncestral {
+    fn step(&mut self, i: usize, levels: &Levels, output: &[f32], x: &mut [f32], noise: &mut Noise) -> Result<()> {
+        check_lengths("euler_a", output, x)?;
+        let [sigma, next] = levels.pair(i)?;
+        let [from, to] = [sigma * sigma, next * next];
+        let up = (to * (from - to) / from).sqrt();
+        let down = (to - up * up).sqrt();
+        let dt = down - sigma;
+        // Drawn in the last step too, in which it counts nothing.
+        let fresh = draw("euler_a", noise, x)?;
+        for ((x, out), fresh) in x.iter_mut().zip(output).zip(&fresh) {
+            *x = *x + derivative(levels.predicts, sigma, *out, *x) * dt + fresh * up;
+        }
+        Ok(())
+    }
+}
+
+/// The derivative of the latents by sigma.
+fn derivative(predicts: Prediction, sigma: f32, output: f32, x: f32) -> f32 {
+    (x - clean(predicts, sigma, output, x)) / sigma
+}
+
+/// The finished latents that `output` stands for, if noise of standard deviation `sigma` was added to them.
+pub(super) fn clean(predicts: Prediction, sigma: f32, output: f32, x: f32) -> f32 {
+    match predicts {
+        Prediction::Velocity | Prediction::Epsilon => x - sigma * output,
+        Prediction::V => output * (-sigma / (sigma * sigma + 1.0).sqrt()) + x / (sigma * sigma + 1.0),
+        Prediction::Sample => output,
     }
 }
 
@@ -31,22 +70,37 @@ mod tests {
     use super::super::reference::{AFTER, LATENTS, SIGMAS, VELOCITY};
     use super::*;
 
+    fn flow(sigmas: &[f32]) -> (Levels, Noise) {
+        (Levels::flow(sigmas.to_vec(), sigmas.to_vec()), Noise::new(0, 1))
+    }
+
     #[test]
     fn two_steps_equal_diffusers_to_the_bit() {
+        let (levels, mut noise) = flow(SIGMAS);
         let mut latents = LATENTS.to_vec();
         for i in 0..2 {
-            Euler.step(i, SIGMAS, VELOCITY, &mut latents).unwrap();
+            Euler.step(i, &levels, VELOCITY, &mut latents, &mut noise).unwrap();
         }
         assert_eq!(latents, AFTER);
     }
 
     #[test]
     fn steps_off_the_schedule_and_lengths_that_differ_are_refused() {
+        let (levels, mut noise) = flow(&[1.0, 0.0]);
         let mut latents = [0.0; 2];
         for i in [1, 2, usize::MAX] {
-            assert!(Euler.step(i, &[1.0, 0.0], &[1.0; 2], &mut latents).is_err(), "step {i}");
+            assert!(Euler.step(i, &levels, &[1.0; 2], &mut latents, &mut noise).is_err(), "step {i}");
         }
-        assert!(Euler.step(0, &[1.0, 0.0], &[1.0; 3], &mut latents).is_err());
+        assert!(Euler.step(0, &levels, &[1.0; 3], &mut latents, &mut noise).is_err());
         assert_eq!(latents, [0.0; 2]);
+    }
+
+    #[test]
+    fn noise_for_other_pictures_is_refused() {
+        let (levels, _) = flow(&[1.0, 0.5]);
+        for batch in [0, 2] {
+            let mut noise = Noise::new(0, batch);
+            assert!(EulerAncestral.step(0, &levels, &[1.0; 3], &mut [0.0; 3], &mut noise).is_err(), "{batch}");
+        }
     }
 }

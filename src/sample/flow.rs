@@ -6,7 +6,9 @@
 use std::path::Path;
 
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
+use super::{Levels, python};
 use crate::{Error, Result};
 
 /// The most steps a request can have. Published schedules have at most a thousand; work done once per step is held
@@ -138,11 +140,13 @@ impl FlowMatchConfig {
     /// [`Error::Malformed`] where the text is no JSON object or a value has another type, [`Error::Mismatch`] where
     /// it names another scheduler, switches on what is not supported, or holds a number that no schedule can come of.
     pub fn from_json(text: &str, origin: &Path) -> Result<Self> {
-        let malformed =
-            |error: serde_json::Error| Error::malformed(origin, "scheduler config", "JSON settings", error.to_string());
-        let mut settings: serde_json::Map<_, _> = serde_json::from_str(text).map_err(malformed)?;
-        settings.retain(|_, value| !value.is_null());
-        let settings = serde_json::Value::Object(settings);
+        Self::from_settings(python::settings(text, origin)?, origin)
+    }
+
+    /// Reads settings that [`python::settings`] gave.
+    pub(super) fn from_settings(settings: Map<String, Value>, origin: &Path) -> Result<Self> {
+        let settings = Value::Object(settings);
+        let malformed = |error| python::malformed(origin, &error);
         Unsupported::deserialize(&settings).map_err(malformed)?.check(origin)?;
         let config = Self::deserialize(&settings).map_err(malformed)?;
         config.check(origin)?;
@@ -195,6 +199,16 @@ impl FlowMatchConfig {
         }
         let at = format!("the schedule of {steps} steps for {image_tokens} image tokens");
         Err(Error::NotFinite { at, hint: Some("the shift that the model asks for is too large for this size".into()) })
+    }
+
+    /// The levels of a request for Euler's method, from [`FlowMatchConfig::sigmas`].
+    ///
+    /// # Errors
+    ///
+    /// As [`FlowMatchConfig::sigmas`].
+    pub fn levels(&self, steps: usize, image_tokens: usize) -> Result<Levels> {
+        let sigmas = self.sigmas(steps, image_tokens)?;
+        Ok(Levels::flow(sigmas[..steps].iter().map(|&sigma| self.timestep(sigma)).collect(), sigmas))
     }
 
     /// What the transformer is given as its timestep at `sigma`, again in 0..=1: the scheduler multiplies by

@@ -1,26 +1,47 @@
-//! Sampling: noise, sigma schedules, solvers, guidance. Plain f32 on the host; nothing here knows a model or a device.
+//! Sampling: noise, schedules, solvers, guidance. Plain f32 on the host; nothing here knows a model or a device.
 //!
 //! | part | what it is |
 //! |---|---|
-//! | [`randn`] | the noise that PyTorch's CPU generator gives for a seed |
-//! | [`FlowMatchConfig`] | `scheduler_config.json` of a flow-matching model, and the sigmas it stands for |
-//! | [`Sampler`], [`Solver`] | how latents move from one sigma to the next |
-//! | [`classifier_free_guidance`] | one velocity out of a conditional and an unconditional one |
+//! | [`Scheduler`] | `scheduler_config.json`: how a model was trained to denoise |
+//! | [`Sampler`] | a rule for denoising, by name |
+//! | [`Levels`] | the evaluations of the model that a sampler makes of a number of steps |
+//! | [`Solver`] | how latents move from one evaluation to the next |
+//! | [`Noise`], [`randn`] | the noise that PyTorch's CPU generator gives for a seed |
+//! | [`classifier_free_guidance`] | one prediction out of a conditional and an unconditional one |
+//!
+//! [`Scheduler::sampler`] chooses, [`Scheduler::levels`] lists the evaluations, [`Levels::starting_at`] leaves out the first of
+//! them for a request that begins with a picture, and [`Levels::solver`] takes them. Numbers are those of diffusers'
+//! schedulers, each in its own form and order of operations.
 
+mod betas;
+mod ddim;
+mod discrete;
+mod dpm;
 mod euler;
 mod flow;
 mod guidance;
 mod levels;
 mod noise;
+mod pndm;
+mod python;
 #[cfg(test)]
 #[allow(clippy::approx_constant)] // numbers that happen to be near one
 #[rustfmt::skip]
 mod reference;
+mod sampler;
+mod scheduler;
 mod solver;
+mod timesteps;
 
-pub use euler::Euler;
+pub use betas::BetaSchedule;
+pub use discrete::{DiscreteConfig, FinalSigmas, Prediction};
+pub use dpm::SolverType;
+pub use euler::{Euler, EulerAncestral};
 pub use flow::{FlowMatchConfig, MAX_STEPS, TimeShift};
 pub use guidance::classifier_free_guidance;
-pub use levels::Levels;
-pub use noise::randn;
-pub use solver::{Sampler, Solver};
+pub use levels::{Levels, Space};
+pub use noise::{Noise, randn};
+pub use sampler::Sampler;
+pub use scheduler::Scheduler;
+pub use solver::{Solver, SolverOptions};
+pub use timesteps::Spacing;

@@ -29,15 +29,78 @@ const HALF: usize = GROUP / 2;
 ///
 /// [`Error::OutOfMemory`] where `n` numbers cannot be allocated.
 pub fn randn(seed: u64, n: usize) -> Result<Vec<f32>> {
-    let mut noise = zeros(n)?;
-    // Truncation is the rule: PyTorch's engine keeps 32 bits of the seed.
-    let mut engine = Mt::new(seed as u32);
-    if n < GROUP {
-        fill_one_by_one(&mut engine, &mut noise);
-    } else {
-        fill_in_groups(&mut engine, &mut noise);
+    Noise::new(seed, 1).draw(n)
+}
+
+/// A generator of noise for each picture of a batch, as `[torch.Generator().manual_seed(seed + i), ...]`, that goes on
+/// from draw to draw.
+#[derive(Clone, Debug)]
+pub struct Noise {
+    generators: Vec<Generator>,
+}
+
+/// PyTorch's CPU generator.
+#[derive(Clone, Debug)]
+struct Generator {
+    engine: Mt,
+    /// The second of two normals that were made together, if only the first was asked for. Only a draw of fewer than
+    /// [`GROUP`] numbers leaves one, and only such a draw takes it.
+    spare: Option<f32>,
+}
+
+impl Noise {
+    /// Generators for `batch` pictures: picture `i` has the seed `seed + i`.
+    pub fn new(seed: u64, batch: usize) -> Noise {
+        // Truncation is the rule: PyTorch's engine keeps 32 bits of the seed.
+        let generator = |i| Generator { engine: Mt::new(seed.wrapping_add(i as u64) as u32), spare: None };
+        Noise { generators: (0..batch).map(generator).collect() }
     }
-    Ok(noise)
+
+    /// How many pictures there are.
+    pub fn batch(&self) -> usize {
+        self.generators.len()
+    }
+
+    /// The next `each` numbers of every picture, one picture behind the other: `torch.randn(each, generator=...)` for
+    /// each, to 1e-6.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutOfMemory`] where the numbers cannot be allocated.
+    pub fn draw(&mut self, each: usize) -> Result<Vec<f32>> {
+        let mut noise = zeros(each.saturating_mul(self.batch()))?;
+        if each > 0 {
+            for (generator, noise) in self.generators.iter_mut().zip(noise.chunks_exact_mut(each)) {
+                generator.fill(noise);
+            }
+        }
+        Ok(noise)
+    }
+}
+
+impl Generator {
+    fn fill(&mut self, noise: &mut [f32]) {
+        if noise.len() < GROUP {
+            self.fill_one_by_one(noise);
+        } else {
+            fill_in_groups(&mut self.engine, noise);
+        }
+    }
+
+    /// `n < 16`: double precision, two normals from two uniforms, the angle drawn before the radius.
+    fn fill_one_by_one(&mut self, noise: &mut [f32]) {
+        for number in noise {
+            *number = match self.spare.take() {
+                Some(spare) => spare,
+                None => {
+                    let (sin, cos) = (consts::TAU * uniform_f64(&mut self.engine)).sin_cos();
+                    let radius = (-2.0 * (-uniform_f64(&mut self.engine)).ln_1p()).sqrt();
+                    self.spare = Some((radius * sin) as f32);
+                    (radius * cos) as f32
+                }
+            };
+        }
+    }
 }
 
 fn zeros(n: usize) -> Result<Vec<f32>> {
@@ -79,18 +142,6 @@ fn box_muller(group: &mut [f32; GROUP]) {
         let (sin, cos) = f64::from(consts::TAU as f32 * group[j + HALF]).sin_cos();
         group[j] = (radius * cos) as f32;
         group[j + HALF] = (radius * sin) as f32;
-    }
-}
-
-/// `n < 16`: double precision, two normals from two uniforms, the angle drawn before the radius.
-fn fill_one_by_one(engine: &mut Mt, noise: &mut [f32]) {
-    for pair in noise.chunks_mut(2) {
-        let (sin, cos) = (consts::TAU * uniform_f64(engine)).sin_cos();
-        let radius = (-2.0 * (-uniform_f64(engine)).ln_1p()).sqrt();
-        pair[0] = (radius * cos) as f32;
-        if let Some(second) = pair.get_mut(1) {
-            *second = (radius * sin) as f32;
-        }
     }
 }
 

@@ -1,94 +1,54 @@
-//! What a solver is, and the solvers by name.
+//! What a solver is.
 
-use std::fmt;
-use std::str::FromStr;
+use std::borrow::Cow;
 
-use super::Euler;
+use super::{Levels, Noise};
 use crate::{Error, Result};
 
-/// Moves latents along a schedule of sigmas, one model evaluation a step.
+/// Moves latents along [`Levels`], one model evaluation at a time.
 ///
-/// A solver of higher order keeps what it needs of earlier steps, so one value serves one request, and its steps are
-/// taken in order from 0.
+/// `x` holds the latents of all pictures of a batch, one picture behind the other. A solver of higher order keeps what
+/// it needs of earlier evaluations. So one value serves one request, and its evaluations are taken in order from 0.
 pub trait Solver {
-    /// Takes `latents` from `sigmas[i]` to `sigmas[i + 1]`, given the `velocity` that the model predicted at
-    /// `sigmas[i]`.
+    /// What the model is given as its latents in evaluation `i`.
     ///
     /// # Errors
     ///
-    /// [`Error::Graph`] where `sigmas` has no entry `i + 1`, or `velocity` and `latents` differ in length.
-    fn step(&mut self, i: usize, sigmas: &[f32], velocity: &[f32], latents: &mut [f32]) -> Result<()>;
+    /// [`Error::Graph`] if there is no evaluation `i`, [`Error::OutOfMemory`].
+    fn input<'a>(&self, i: usize, levels: &Levels, x: &'a [f32]) -> Result<Cow<'a, [f32]>> {
+        levels.input(i, x)
+    }
+
+    /// Moves `x` along, given the `output` of the model in evaluation `i`. Samplers with fresh noise draw it from
+    /// `noise`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Graph`] if there is no evaluation `i`, or `output` and `x` differ in length, or `x` is not as many
+    /// pictures as `noise` has; [`Error::OutOfMemory`].
+    fn step(&mut self, i: usize, levels: &Levels, output: &[f32], x: &mut [f32], noise: &mut Noise) -> Result<()>;
 }
 
-/// The solvers that `--sampler` can name.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Sampler {
-    /// Euler's method, the one that FLUX is published with.
-    #[default]
-    Euler,
+/// What a request can say about a solver.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct SolverOptions {
+    /// DDIM's eta: the share of fresh noise in each step. 0 is none, 1 as much as DDPM. Other solvers pass it over.
+    pub eta: f32,
 }
 
-impl Sampler {
-    /// Every sampler, the default first.
-    pub const ALL: &[Sampler] = &[Sampler::Euler];
-
-    /// The name on the command line and in PNG files.
-    pub fn name(self) -> &'static str {
-        match self {
-            Sampler::Euler => "euler",
-        }
+/// Refuses an `output` that does not fit the latents.
+pub(super) fn check_lengths(solver: &'static str, output: &[f32], x: &[f32]) -> Result<()> {
+    if output.len() == x.len() {
+        return Ok(());
     }
-
-    /// A solver at the start of its request.
-    pub fn solver(self) -> Box<dyn Solver + Send> {
-        match self {
-            Sampler::Euler => Box::new(Euler),
-        }
-    }
+    Err(Error::graph(solver, format!("{} outputs for {} latents", output.len(), x.len())))
 }
 
-impl fmt::Display for Sampler {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
+/// Fresh noise for all of `x`.
+pub(super) fn draw(solver: &'static str, noise: &mut Noise, x: &[f32]) -> Result<Vec<f32>> {
+    let batch = noise.batch();
+    if batch == 0 || !x.len().is_multiple_of(batch) {
+        return Err(Error::graph(solver, format!("{} latents for {batch} pictures", x.len())));
     }
-}
-
-impl FromStr for Sampler {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Sampler> {
-        let lower = name.to_ascii_lowercase();
-        Sampler::ALL.iter().copied().find(|sampler| sampler.name() == lower).ok_or_else(|| {
-            let known: Vec<_> = Sampler::ALL.iter().map(|sampler| sampler.name()).collect();
-            Error::option("--sampler", format!("one of: {}", known.join(", ")), format!("`{name}`"))
-        })
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_read_back() {
-        for &sampler in Sampler::ALL {
-            assert_eq!(sampler.to_string().parse::<Sampler>().unwrap(), sampler);
-        }
-        assert_eq!("Euler".parse::<Sampler>().unwrap(), Sampler::default());
-    }
-
-    #[test]
-    fn an_unknown_name_lists_the_known_ones() {
-        let error = "dpm++".parse::<Sampler>().unwrap_err();
-        assert_eq!(error.to_string(), "--sampler: expected one of: euler, found `dpm++`");
-    }
-
-    #[test]
-    fn a_solver_by_name_takes_the_step() {
-        let mut latents = [1.0, 2.0];
-        Sampler::Euler.solver().step(0, &[1.0, 0.5], &[2.0, -2.0], &mut latents).unwrap();
-        assert_eq!(latents, [0.0, 3.0]);
-    }
+    noise.draw(x.len() / batch)
 }
