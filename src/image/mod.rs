@@ -1,6 +1,20 @@
-//! Pictures: 8-bit RGB, from the decoder's numbers and to and from PNG.
+//! Pictures: 8-bit RGB, from files, to and from an autoencoder's numbers, and to files.
 //!
-//! PNG goes through the `png` crate rather than `image`: it writes text chunks, and brings no other formats.
+//! [`Picture`] is what somebody gives, [`Image`] is the pixels, [`Mask`] says which of them are painted anew, [`Format`] is how a file
+//! holds them. Decoding goes through the crate `image`. PNG is written by the crate `png`, which writes text, too.
+
+mod content;
+mod decode;
+mod exif;
+mod format;
+mod picture;
+mod prepare;
+mod resize;
+
+pub use format::Format;
+pub use picture::{MAX_DECODED, MAX_FILE, MAX_SIDE, Picture};
+pub use prepare::Mask;
+pub use resize::Filter;
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Seek, Write};
