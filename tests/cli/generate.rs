@@ -231,7 +231,7 @@ fn wrong_options() {
     }
     let output = |output| place.run(&["generate", "-m", "mini", "-p", "x", "-o", output]);
     output("no/such/a.png").snapshot("generate_unwritable");
-    output("a.jpg").snapshot("generate_no_png");
+    output("a.gif").snapshot("generate_no_format");
     assert_eq!(place.names(), ["latents.safetensors", "nan.safetensors", "noise.safetensors"]);
 }
 

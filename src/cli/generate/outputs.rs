@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use pinhole::Error;
-use pinhole::image::{PARAMETERS, PINHOLE};
+use pinhole::image::{Format, PARAMETERS, PINHOLE};
 use pinhole::pipeline::{Generated, Settings};
 use pinhole_quant::output::{AtomicFile, OutputError};
 
@@ -14,6 +14,7 @@ use crate::cli::failure::Failure;
 /// Files under construction. Dropped, they leave nothing behind.
 pub(super) struct Outputs {
     pictures: Vec<(AtomicFile, u64)>,
+    format: Format,
     latents: Option<AtomicFile>,
 }
 
@@ -44,28 +45,30 @@ impl Outputs {
         settings: &Settings,
     ) -> Result<Outputs, Failure> {
         let seeds = (0..settings.batch as u64).map(|i| settings.seed.wrapping_add(i));
+        let format = output.map_or(Ok(Format::Png), Format::of)?;
         let names: Vec<PathBuf> = match output {
-            Some(output) => given_names(output, settings.batch)?,
+            Some(output) => given_names(output, settings.batch),
             None => seeds.clone().map(|seed| free_name(seed, |path| path.exists())).collect(),
         };
         let create = |(name, seed): (PathBuf, u64)| Ok((AtomicFile::create(&name, true)?, seed));
         Ok(Outputs {
             pictures: names.into_iter().zip(seeds).map(create).collect::<Result<_, OutputError>>()?,
+            format,
             latents: latents.map(|path| AtomicFile::create(path, true)).transpose()?,
         })
     }
 
-    /// Writes the pictures, with `text` inside, and the latents.
+    /// Writes the pictures, with what `about` says inside, and the latents.
     ///
     /// # Errors
     /// Where one cannot be written; those before it stay.
-    pub(super) fn write(&mut self, generated: &Generated, text: impl Fn(u64) -> PngText) -> Result<Written, Failure> {
+    pub(super) fn write(&mut self, generated: &Generated, about: impl Fn(u64) -> PngText) -> Result<Written, Failure> {
         let mut pictures = Vec::with_capacity(self.pictures.len());
         for ((mut file, seed), image) in self.pictures.drain(..).zip(&generated.images) {
-            let PngText { parameters, json } = text(seed);
+            let PngText { parameters, json } = about(seed);
             let path = file.target().to_owned();
-            let chunks = [(PARAMETERS, parameters.as_str()), (PINHOLE, json.as_str())];
-            image.write_png(&mut file, &chunks).map_err(|error| Error::io("write", &path, error))?;
+            let text = [(PARAMETERS, parameters.as_str()), (PINHOLE, json.as_str())];
+            image.write(self.format, &mut file, &text).map_err(|error| Error::io("write", &path, error))?;
             file.commit()?;
             pictures.push((path, seed));
         }
@@ -82,16 +85,12 @@ fn write_latents(generated: &Generated, mut file: AtomicFile) -> Result<PathBuf,
 }
 
 /// `OUT.png`, or `OUT-1.png`, `OUT-2.png`, ... for more than one.
-fn given_names(output: &Path, batch: usize) -> Result<Vec<PathBuf>, Error> {
-    let extension = output.extension().filter(|extension| extension.eq_ignore_ascii_case("png"));
-    let (Some(extension), Some(stem)) = (extension, output.file_stem()) else {
-        let error = Error::option("--output", "a name that ends in .png", output.display().to_string());
-        return Err(error.with_hint("PNG is what this version writes"));
-    };
-    if batch == 1 {
-        return Ok(vec![output.to_owned()]);
+fn given_names(output: &Path, batch: usize) -> Vec<PathBuf> {
+    let (stem, extension) = (output.file_stem().unwrap_or_default(), output.extension().unwrap_or_default());
+    match batch {
+        1 => vec![output.to_owned()],
+        _ => (1..=batch).map(|i| output.with_file_name(numbered(stem, i, extension))).collect(),
     }
-    Ok((1..=batch).map(|i| output.with_file_name(numbered(stem, i, extension))).collect())
 }
 
 fn numbered(stem: &OsStr, number: usize, extension: &OsStr) -> OsString {
@@ -119,14 +118,8 @@ mod tests {
 
     #[test]
     fn a_batch_is_numbered() {
-        assert_eq!(given_names(Path::new("a/b.PNG"), 1).unwrap(), [Path::new("a/b.PNG")]);
-        assert_eq!(
-            given_names(Path::new("a/b.c.png"), 2).unwrap(),
-            [Path::new("a/b.c-1.png"), Path::new("a/b.c-2.png")]
-        );
-        for name in ["a", "a.jpg", "a/", "png", ".png", ""] {
-            assert!(matches!(given_names(Path::new(name), 1), Err(Error::Option { .. })), "{name}");
-        }
+        assert_eq!(given_names(Path::new("a/b.PNG"), 1), [Path::new("a/b.PNG")]);
+        assert_eq!(given_names(Path::new("a/b.c.jpg"), 2), [Path::new("a/b.c-1.jpg"), Path::new("a/b.c-2.jpg")]);
     }
 
     #[test]
