@@ -13,7 +13,8 @@ use pinhole_quant::DType;
 fn main() -> Result<()> {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
     write(&corpus.join("gguf"), gguf())?;
-    write(&corpus.join("safetensors"), safetensors())
+    write(&corpus.join("safetensors"), safetensors())?;
+    write(&corpus.join("pictures"), pictures()?)
 }
 
 fn write(directory: &Path, seeds: Vec<Vec<u8>>) -> Result<()> {
@@ -72,4 +73,9 @@ fn safetensors() -> Vec<Vec<u8>> {
         r#"{"w":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"w":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}"#;
     seeds.push(fixtures::safetensors(twice, 1));
     seeds
+}
+
+fn pictures() -> Result<Vec<Vec<u8>>> {
+    let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/goldens/pictures");
+    fs::read_dir(goldens)?.map(|entry| fs::read(entry?.path())).collect()
 }
