@@ -1,11 +1,42 @@
 //! Diffusion models through a 4 GB pinhole.
 //!
 //! pinhole reads image and video diffusion models from GGUF bundles, diffusers directories and files of other tools, maps
-//! them into memory and runs them through ggml. Data goes one way: file, map, index, bind, stages, executor, latents, autoencoder, picture.
+//! them into memory and runs them through ggml. Data goes one way: file, map, index, bind, stages, plan, executor, latents,
+//! autoencoder, picture.
 //!
-//! Modules import only from those before them in this order: [`error`], [`reserve`], [`size`], [`tensor`], [`index`], [`gguf`] and
-//! [`safetensors`], [`kernels`], [`ggml`], [`weights`], [`stage`], [`models`], [`bind`], [`sample`], [`text`], [`image`], [`source`],
-//! [`builtin`], [`inspect`], [`convert`], [`plan`], [`exec`], [`pipeline`]; [`memory`] and [`entries`] stand alone.
+//! # Modules
+//!
+//! A module imports only from those above it in this table (`tests/layers` checks that). The program's own files,
+//! `src/main.rs` and `src/cli`, come after all of them.
+//!
+//! | module | |
+//! |---|---|
+//! | [`size`] | Sizes in bytes, as people write and read them. |
+//! | [`entries`] | JSON objects whose members keep their order. |
+//! | [`error`] | The one error type: what was expected, what was found, and what to do. |
+//! | [`reserve`] | Vectors that report an error if there is no memory for them. |
+//! | [`memory`] | The memory that this process takes, by the kernel's account. |
+//! | [`tensor`] | Shapes, in ggml order. |
+//! | [`index`] | Which tensor lies where in a mapped file. |
+//! | [`gguf`] | Reads and validates GGUF files. |
+//! | [`safetensors`] | Reads and validates safetensors files, single or in shards. |
+//! | [`kernels`] | Matrix products and convolutions on the CPU that are faster than ggml's. Knows no ggml. |
+//! | [`ggml`] | The safe wrapper over ggml: devices, buffers, graphs, shape-checked operations, the account of memory. |
+//! | [`weights`] | The one list of a model's weights: name, shape, role. |
+//! | [`stage`] | Stages, ports and blocks, which models are written in. |
+//! | [`models`] | The networks: each declares its weights and builds its graphs. No files, no devices, no number formats. |
+//! | [`bind`] | From a model's weights to the tensors of a file; has the only table of other names for weights. |
+//! | [`sample`] | Noise, schedules, solvers and guidance, in plain f32. |
+//! | [`text`] | Tokenizers. |
+//! | [`image`] | Pictures, and their PNG files. |
+//! | [`source`] | What a bundle, a directory or loose files hold, and which networks that makes. |
+//! | [`builtin`] | The small model inside the program. |
+//! | [`inspect`] | What a file or directory is, and what is wrong with it. |
+//! | [`convert`] | From a source to a bundle or to the file of a component, a few megabytes at a time. |
+//! | [`synthetic`] | Models of real size with random weights, to plan and to measure with. |
+//! | [`plan`] | What a request has on the device, and when, before anything is read. |
+//! | [`exec`] | The executor: weights and ports to their places, then graphs in order. Knows no model's name. |
+//! | [`pipeline`] | From a request to pictures. |
 
 pub mod bind;
 pub mod builtin;

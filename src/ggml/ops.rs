@@ -119,7 +119,7 @@ impl Graph {
         // SAFETY: live tensors whose formats, extents and strides ggml accepts (checked above).
         let product = self.node("mul_mat", |context| unsafe { sys::ggml_mul_mat(context, w, x) })?;
         let raw = self.raw(product)?;
-        // Accumulating in F16 overflows in FLUX and T5.
+        // Sums in F16 overflow in some models, T5 among them.
         // SAFETY: a live matrix product.
         unsafe { sys::ggml_prec_set_acc(raw, sys::GGML_PREC_F32) };
         Ok(product)

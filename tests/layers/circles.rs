@@ -1,0 +1,161 @@
+//! Files that need one another cannot be read alone. Those that may are listed here.
+
+/// The circles of a crate's files that are accepted, each with its reason. A circle may become smaller or go: then its line here
+/// has to follow.
+pub const ACCEPTED: &[(&str, &[&str], &str)] = &[
+    (
+        "src",
+        &[
+            "bind/alias.rs",
+            "bind/alias/autoencoder_kl.rs",
+            "bind/alias/clip.rs",
+            "bind/alias/flux.rs",
+            "bind/alias/t5.rs",
+        ],
+        "the table has an entry for each file below it, which is written in the table's own words",
+    ),
+    ("src", &["convert/mod.rs", "convert/requantize.rs"], "to be cut: `requantize` needs the type of a planned tensor"),
+    (
+        "src",
+        &[
+            "ggml/alone.rs",
+            "ggml/arena.rs",
+            "ggml/backend.rs",
+            "ggml/buffer.rs",
+            "ggml/convolve.rs",
+            "ggml/device.rs",
+            "ggml/graph.rs",
+            "ggml/nodes.rs",
+            "ggml/product.rs",
+            "ggml/queue.rs",
+        ],
+        "a device makes backends and staging memory, a graph has a device and products of its own, and backends compute graphs",
+    ),
+    (
+        "src",
+        &["ggml/scratch/cuda.rs", "ggml/scratch/mod.rs", "ggml/scratch/vulkan.rs"],
+        "one table in three files: `mod.rs` has its types and picks the backend's part",
+    ),
+    (
+        "src",
+        &[
+            "kernels/avx2.rs",
+            "kernels/avx512.rs",
+            "kernels/dotprod.rs",
+            "kernels/i8mm.rs",
+            "kernels/portable.rs",
+            "kernels/product.rs",
+        ],
+        "to be cut: the trait `Micro` lies in `product.rs`",
+    ),
+    (
+        "src",
+        &[
+            "kernels/convolution/avx2.rs",
+            "kernels/convolution/input.rs",
+            "kernels/convolution/micro.rs",
+            "kernels/convolution/mod.rs",
+            "kernels/convolution/weights.rs",
+        ],
+        "to be cut: the types lie in `mod.rs`",
+    ),
+    ("src", &["kernels/format.rs", "kernels/mod.rs"], "to be cut: `BLOCK` lies in `mod.rs`"),
+    (
+        "src",
+        &[
+            "models/flux/attention.rs",
+            "models/flux/double.rs",
+            "models/flux/ends.rs",
+            "models/flux/mod.rs",
+            "models/flux/modulation.rs",
+            "models/flux/single.rs",
+        ],
+        "to be cut: `Ports` and `EPS` lie in `mod.rs`",
+    ),
+    (
+        "src",
+        &[
+            "pipeline/flux/embeddings.rs",
+            "pipeline/flux/mod.rs",
+            "pipeline/flux/planning.rs",
+            "pipeline/flux/preview.rs",
+            "pipeline/flux/prompt_cache.rs",
+            "pipeline/request.rs",
+        ],
+        "to be cut: a request holds encoded prompts of one family",
+    ),
+    ("src", &["safetensors/find.rs", "safetensors/mod.rs"], "to be cut: both name the parts of a sharded file"),
+    ("src", &["sample/euler.rs", "sample/solver.rs"], "to be cut: the trait's file makes the solver"),
+    (
+        "src",
+        &[
+            "source/bundle.rs",
+            "source/diffusers.rs",
+            "source/files.rs",
+            "source/mod.rs",
+            "source/recognise.rs",
+            "source/tokenizers.rs",
+            "source/weight_file.rs",
+        ],
+        "to be cut: `Component` and its kinds lie in `mod.rs`",
+    ),
+    ("src", &["stage.rs", "stage/rows.rs"], "`Build` in two files: stages computed as a whole, and by rows"),
+    (
+        "src",
+        &["cli/bench/matmul/measure.rs", "cli/bench/matmul/mod.rs", "cli/bench/matmul/report.rs"],
+        "one command in three files: its arguments lie in `mod.rs`",
+    ),
+    (
+        "src",
+        &["cli/bench/mod.rs", "cli/bench/offload.rs", "cli/bench/step/mod.rs", "cli/bench/ways/decode.rs"],
+        "the list of benchmarks has each, and they share what lies beside it",
+    ),
+    (
+        "src",
+        &["cli/convert/mod.rs", "cli/convert/report.rs"],
+        "one command in two files: its arguments lie in `mod.rs`",
+    ),
+    (
+        "src",
+        &["cli/generate/mod.rs", "cli/generate/report.rs"],
+        "one command in two files: its arguments lie in `mod.rs`",
+    ),
+    ("capi/src", &["embeddings.rs", "request.rs"], "to be cut: each needs the other's handle"),
+];
+
+/// What is wrong with the `circles` of the crate in `folder`.
+pub fn unexpected(folder: &str, circles: &[Vec<String>], accepted: &[(&str, &[&str], &str)]) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let here = || accepted.iter().filter(|(of, ..)| *of == folder);
+    for circle in circles {
+        if !here().any(|(_, files, _)| circle.iter().all(|file| files.contains(&file.as_str()))) {
+            wrong.push(format!(
+                "{folder}: these files import one another: {}. Move what they share to a file that imports none of them",
+                circle.join(", ")
+            ));
+        }
+    }
+    for file in here().flat_map(|(_, files, _)| *files) {
+        if !circles.iter().flatten().any(|other| other == file) {
+            wrong.push(format!(
+                "tests/layers/circles.rs: {folder}/{file} is in no circle any more: remove it from the list"
+            ));
+        }
+    }
+    wrong
+}
+
+#[test]
+fn circles_are_on_the_list_or_wrong() {
+    let circle = |files: &[&str]| files.iter().map(|&file| file.to_owned()).collect::<Vec<String>>();
+    let found = [circle(&["a.rs", "b.rs"]), circle(&["m/c.rs", "m/d.rs"])];
+    let ab: (&str, &[&str], &str) = ("src", &["a.rs", "b.rs"], "");
+    let cde: (&str, &[&str], &str) = ("src", &["m/c.rs", "m/d.rs", "m/e.rs"], "");
+    let wrong = unexpected("src", &found, &[ab]);
+    assert_eq!(wrong.len(), 1);
+    assert!(wrong[0].contains("m/c.rs, m/d.rs"), "{wrong:?}");
+    let wrong = unexpected("src", &found, &[ab, cde]);
+    assert_eq!(wrong.len(), 1);
+    assert!(wrong[0].contains("src/m/e.rs is in no circle any more"), "{wrong:?}");
+    assert_eq!(unexpected("capi/src", &found, &[ab, cde]).len(), 2);
+}
