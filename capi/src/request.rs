@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use pinhole::Error as E;
 use pinhole::ggml::CancelFlag;
-use pinhole::pipeline::Request as Wanted;
+use pinhole::pipeline::{Posterior, Request as Wanted};
 use pinhole::sample::Sampler;
 
 use crate::cancel::{self, Cancel};
@@ -146,7 +146,11 @@ impl Request {
             seed: request.seed,
             guidance: number(request.guidance),
             cfg_scale: number(request.cfg_scale),
-            sampler: sampler(request.sampler)?,
+            sampler: Some(sampler(request.sampler)?),
+            image: None,
+            mask: None,
+            strength: None,
+            posterior: Posterior::default(),
             max_sequence_length: count("--max-sequence-length", request.max_sequence_length)?,
             batch: count("--batch", request.batch)?.unwrap_or(1),
             noise,

@@ -125,7 +125,7 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     let source = args.parts.open(args.model.as_deref(), "--model")?;
     let mut pipeline = Pipeline::with_threads(pinhole::pipeline::open(&source)?, device, threads, cancel)?;
     pipeline.set_memory(args.request.memory());
-    let request = args.request.request(&args.prompt);
+    let request = args.request.request(&args.prompt, printer)?;
     let settings = pipeline.settings(&request)?;
     let plan = pipeline.plan(&request)?;
     if let Some(note) = pipeline.budget_note()? {

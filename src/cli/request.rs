@@ -1,15 +1,19 @@
 //! The options that say what a request is: those that `generate` and `plan` share.
 
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use pinhole::ggml::Device;
-use pinhole::pipeline::{MemoryOptions, Request};
+use pinhole::image::Picture;
+use pinhole::pipeline::{MemoryOptions, Posterior, Request};
 use pinhole::plan::Offload;
 use pinhole::sample::Sampler;
 use pinhole::size::Size;
 use pinhole::{Error, Result};
 
+use super::printer::Printer;
 use super::threads;
 
 #[derive(clap::Args)]
@@ -17,10 +21,10 @@ pub(super) struct RequestArgs {
     /// What not to draw; has an effect with a --cfg-scale above 1
     #[arg(long, value_name = "TEXT")]
     negative_prompt: Option<String>,
-    /// Pixels across, a multiple of 16
+    /// Pixels across, a multiple of 16 (8 for Stable Diffusion)
     #[arg(long, value_name = "W")]
     width: Option<usize>,
-    /// Pixels down, a multiple of 16
+    /// Pixels down, a multiple of 16 (8 for Stable Diffusion)
     #[arg(long, value_name = "H")]
     height: Option<usize>,
     /// Denoising steps
@@ -35,9 +39,22 @@ pub(super) struct RequestArgs {
     /// Classifier-free guidance with the negative prompt: 1 is off, more takes twice the time
     #[arg(long, value_name = "C")]
     cfg_scale: Option<f32>,
-    /// How steps are taken
-    #[arg(long, value_name = "NAME", value_parser = sampler_parser(), default_value = Sampler::default().name())]
-    sampler: Sampler,
+    /// How steps are taken: euler, euler_a, ddim, pndm, dpm++_2m or dpm++_2m_karras, as far as the model's schedule has it
+    /// [default: as the model was published]
+    #[arg(long, value_name = "NAME")]
+    sampler: Option<Sampler>,
+    /// A picture to begin with: PNG, JPEG or WebP, resized to the size that is drawn
+    #[arg(long, value_name = "FILE")]
+    pub(super) image: Option<PathBuf>,
+    /// The part of --image that is painted anew, in white on black; the rest stays
+    #[arg(long, value_name = "FILE")]
+    pub(super) mask: Option<PathBuf>,
+    /// How far from --image the result may be: 0 is the picture, 1 is as far as without it [default: the model's]
+    #[arg(long, value_name = "S")]
+    strength: Option<f32>,
+    /// Which latents --image has: a draw of what its autoencoder gives, as diffusers does it, or the mean
+    #[arg(long, value_name = "HOW", value_parser = posterior_parser(), default_value = Posterior::Sample.name())]
+    pub(super) posterior: Posterior,
     /// Tokens that the T5 text encoder reads
     #[arg(long, value_name = "N")]
     max_sequence_length: Option<usize>,
@@ -75,9 +92,21 @@ fn budget(text: &str) -> Result<Budget, String> {
     text.parse().map(|size| Budget(Some(size))).map_err(|error| format!("{error}, or auto"))
 }
 
-fn sampler_parser() -> impl TypedValueParser<Value = Sampler> {
-    let names = Sampler::FLOW.iter().map(|sampler| sampler.name());
-    PossibleValuesParser::new(names).try_map(|name| name.parse::<Sampler>())
+fn posterior_parser() -> impl TypedValueParser<Value = Posterior> {
+    PossibleValuesParser::new(Posterior::ALL.map(Posterior::name)).map(|name| match name.as_str() {
+        "mean" => Posterior::Mean,
+        _ => Posterior::Sample,
+    })
+}
+
+/// The picture at `path`. What there is to say of how it was read goes to `printer`.
+fn picture(path: &Option<PathBuf>, printer: &Printer) -> Result<Option<Arc<Picture>>> {
+    let Some(path) = path else { return Ok(None) };
+    let picture = Picture::open(path)?;
+    for note in picture.notes() {
+        printer.warn(note);
+    }
+    Ok(Some(Arc::new(picture)))
 }
 
 fn offload_parser() -> impl TypedValueParser<Value = Offload> {
@@ -87,8 +116,11 @@ fn offload_parser() -> impl TypedValueParser<Value = Offload> {
 
 impl RequestArgs {
     /// The request for pictures of `prompt`.
-    pub(super) fn request(&self, prompt: &str) -> Request {
-        Request {
+    ///
+    /// # Errors
+    /// Those of [`Picture::open`].
+    pub(super) fn request(&self, prompt: &str, printer: &Printer) -> Result<Request> {
+        Ok(Request {
             prompt: prompt.to_owned(),
             negative_prompt: self.negative_prompt.clone(),
             width: self.width,
@@ -98,12 +130,16 @@ impl RequestArgs {
             guidance: self.guidance,
             cfg_scale: self.cfg_scale,
             sampler: self.sampler,
+            image: picture(&self.image, printer)?,
+            mask: picture(&self.mask, printer)?,
+            strength: self.strength,
+            posterior: self.posterior,
             max_sequence_length: self.max_sequence_length,
             batch: self.batch,
             noise: None,
             embeddings: None,
             preview: None,
-        }
+        })
     }
 
     /// How much of the device and the host it may take.

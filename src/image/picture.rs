@@ -18,7 +18,7 @@ pub const MAX_FILE: u64 = 512 << 20;
 pub const MAX_DECODED: u64 = 1 << 30;
 
 /// A picture that somebody gave: 8-bit RGB, upright and without transparency.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Picture {
     name: PathBuf,
     image: Image,

@@ -3,9 +3,10 @@
 use super::opened::{Given, Opened, Prompt};
 use super::preview::Painter;
 use super::run::{Run, Running, finite};
+use super::start::Start;
 use super::{Event, Phase, Settings};
 use crate::plan::measure::Subject;
-use crate::sample::{Levels, classifier_free_guidance};
+use crate::sample::{Levels, SolverOptions, classifier_free_guidance};
 use crate::stage::Cadence;
 use crate::{Result, reserve};
 
@@ -19,14 +20,16 @@ pub(super) struct Loop<'a> {
 }
 
 impl Loop<'_> {
-    /// The latents after the last step, `[w, h, C, N]`, from `latents` before the first.
-    pub(super) fn run(&self, mut latents: Vec<f32>, run: &mut Run<'_>) -> Result<Vec<f32>> {
+    /// The latents after the last step, `[w, h, C, N]`.
+    pub(super) fn run(&self, start: Start, run: &mut Run<'_>) -> Result<Vec<f32>> {
+        let Start { mut latents, mut noise, kept } = start;
         let Loop { model, settings, levels, prompts, .. } = *self;
         let denoiser = &*model.denoiser;
-        let subjects = denoiser.subjects(settings, levels.times.len());
+        let steps = levels.len();
+        let subjects = denoiser.subjects(settings, steps);
         let stages = subjects.iter().map(stage_runs).sum();
-        let start = run.begin(Phase::Denoise, stages, settings.steps)?;
-        let mut solver = settings.sampler.solver();
+        let start = run.begin(Phase::Denoise, stages, steps)?;
+        let mut solver = levels.solver(&SolverOptions::default());
         let mut first = 0;
         for (at, subject) in subjects.iter().enumerate() {
             let evaluations = first..first + subject.runs.steps;
@@ -37,11 +40,16 @@ impl Loop<'_> {
             run.compute(&mut running, Cadence::Request)?;
             for evaluation in evaluations.clone() {
                 let condition = evaluation - evaluations.start;
-                let prediction = self.evaluate(run, &mut running, (at, condition), &latents)?;
-                solver.step(evaluation, &levels.sigmas, &prediction, &mut latents)?;
+                let input = solver.input(evaluation, levels, &latents)?;
+                let prediction = self.evaluate(run, &mut running, (at, condition), &input)?;
+                let clean = self.clean(evaluation, &latents, &prediction)?;
+                solver.step(evaluation, levels, &prediction, &mut latents, &mut noise)?;
+                if let Some(kept) = &kept {
+                    kept.restore(levels, evaluation + 1, &mut latents)?;
+                }
                 latents = finite(latents, &format!("latents after step {}", evaluation + 1))?;
-                run.event(Event::Step { done: evaluation + 1, steps: settings.steps })?;
-                self.show(run, evaluation, &latents, &prediction)?;
+                run.event(Event::Step { done: evaluation + 1, steps })?;
+                self.show(run, evaluation + 1, clean)?;
             }
             run.finish(running);
         }
@@ -86,17 +94,19 @@ impl Loop<'_> {
         Ok(made)
     }
 
-    /// Shows what the pictures look like after `evaluation`, if a preview is due: what the model takes for the finished latents.
-    fn show(&self, run: &mut Run<'_>, evaluation: usize, latents: &[f32], prediction: &[f32]) -> Result<()> {
-        let Loop { model, settings, levels, .. } = *self;
-        let done = evaluation + 1;
-        let Some(painter) = self.preview.as_ref().filter(|painter| painter.is_due(done)) else { return Ok(()) };
-        let [w, h, channels, _] = model.autoencoder.latents(settings);
-        let clean = latents.iter().zip(prediction).map(|(x, v)| x - levels.sigmas[done] * v);
-        let clean = reserve::collect("a preview", latents.len(), clean)?;
+    /// What the model takes for the finished latents in `evaluation`, if a preview is due after it.
+    fn clean(&self, evaluation: usize, latents: &[f32], prediction: &[f32]) -> Result<Option<Vec<f32>>> {
+        let due = self.preview.as_ref().is_some_and(|painter| painter.is_due(evaluation + 1));
+        due.then(|| self.levels.clean(evaluation, latents, prediction)).transpose()
+    }
+
+    /// Shows what the pictures look like after `done` evaluations.
+    fn show(&self, run: &mut Run<'_>, done: usize, clean: Option<Vec<f32>>) -> Result<()> {
+        let (Some(painter), Some(clean)) = (&self.preview, clean) else { return Ok(()) };
+        let [w, h, channels, _] = self.model.autoencoder.latents(self.settings);
         for (index, latents) in clean.chunks_exact(w * h * channels).enumerate() {
             let image = painter.paint(w, h, latents)?;
-            run.event(Event::Preview { image, index, done, steps: settings.steps })?;
+            run.event(Event::Preview { image, index, done, steps: self.levels.len() })?;
         }
         Ok(())
     }

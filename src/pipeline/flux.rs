@@ -1,11 +1,13 @@
 //! FLUX.1: diffusers' `FluxPipeline`.
 
+use std::path::Path;
+
 use super::encoders::{ClipEncoder, T5Encoder};
 use super::family::Family;
 use super::opened::{
     ArraySpec, Autoencoder, Denoiser, Encoders, Given, Opened, Prompt, Reader, StepPorts, subject, texts,
 };
-use super::rules::{Defaults, GuidanceScale, Rules};
+use super::rules::{Defaults, GuidanceScale, Rules, Use};
 use super::run::Run;
 use super::settings::passes;
 use super::{Phase, Settings};
@@ -14,7 +16,7 @@ use crate::exec::Session;
 use crate::models::flux::{Flux, pack_latents, sinusoid, unpack_latents};
 use crate::plan::Runs;
 use crate::plan::measure::Subject;
-use crate::sample::{FlowMatchConfig, Sampler};
+use crate::sample::{FlowMatchConfig, Scheduler};
 use crate::source::networks::{self, AutoencoderKl};
 use crate::source::slot::{TEXT_ENCODER, TEXT_ENCODER_2, TRANSFORMER, VAE};
 use crate::source::{Network, Networks, Part, Place, Source, Text};
@@ -55,8 +57,17 @@ fn rules(takes_guidance: bool, tokens: usize) -> Rules {
         most_pixels: 16384,
         tokens: 1..=MAX_SEQUENCE_LENGTH,
         guidance,
-        samplers: Sampler::ALL,
-        defaults: Defaults { width: 1024, height: 1024, steps, cfg_scale: 1.0, negative_prompt, tokens },
+        inputs: &[Use::Start, Use::Mask],
+        defaults: Defaults {
+            width: 1024,
+            height: 1024,
+            steps,
+            cfg_scale: 1.0,
+            negative_prompt,
+            tokens,
+            strength: 0.6,
+            strength_with_mask: 0.6,
+        },
     }
 }
 
@@ -72,9 +83,9 @@ fn open(source: Source) -> Result<Opened> {
     let vae = networks::autoencoder_kl(source.component(&VAE)?)?;
     let takes_guidance = transformer.net.config().guidance_embeds;
     let scheduler = match &source.scheduler {
-        Some(Text { text, origin }) => FlowMatchConfig::from_json(text, origin)?,
-        None if takes_guidance => FlowMatchConfig::flux_dev(),
-        None => FlowMatchConfig::flux_schnell(),
+        Some(Text { text, origin }) => flow(Scheduler::from_json(text, origin)?, origin)?,
+        None if takes_guidance => Scheduler::Flow(FlowMatchConfig::flux_dev()),
+        None => Scheduler::Flow(FlowMatchConfig::flux_schnell()),
     };
     let rules = rules(takes_guidance, encoders.t5.reader().length).read(&source, GuidanceScale::Input)?;
     check(&source, &transformer, &encoders, &vae)?;
@@ -87,6 +98,16 @@ fn open(source: Source) -> Result<Opened> {
         rules,
         source,
     })
+}
+
+/// Refuses a schedule of discrete timesteps: the model predicts a flow.
+fn flow(scheduler: Scheduler, origin: &Path) -> Result<Scheduler> {
+    match scheduler {
+        Scheduler::Flow(_) => Ok(scheduler),
+        Scheduler::Discrete(config) => {
+            Err(Error::mismatch(origin, "_class_name", "FlowMatchEulerDiscreteScheduler", config.class_name))
+        }
+    }
 }
 
 /// Whether the parts fit together.

@@ -10,13 +10,13 @@ use super::preview::Fit;
 use super::prompt_cache::PromptCache;
 use super::run::{Machine, Run};
 use super::settings::{levels, settings, without_effect};
+use super::start::Start;
 use super::{Event, Generated, MemoryOptions, Observer, Phase, Request, Settings};
+use crate::Result;
 use crate::ggml::{Backend, CancelFlag, Device, Ledger};
 use crate::image::Image;
 use crate::plan::Plan;
-use crate::sample::randn;
 use crate::source::unused;
-use crate::{Error, Result, reserve};
 
 /// The most threads that a pipeline takes unless it is told.
 const MOST_THREADS: usize = 512;
@@ -47,7 +47,7 @@ impl Pipeline {
     /// A pipeline that computes on `device`, on the CPU with one thread for each core. Pipelines may share a model.
     ///
     /// # Errors
-    /// [`Error::Device`] if the device does not start.
+    /// [`Error::Device`](crate::Error::Device) if the device does not start.
     pub fn new(model: impl Into<Arc<Opened>>, device: Device) -> Result<Pipeline> {
         let threads = std::thread::available_parallelism().map_or(1, NonZero::get).min(MOST_THREADS);
         Pipeline::with_threads(model, device, threads, CancelFlag::new())
@@ -56,7 +56,7 @@ impl Pipeline {
     /// As [`new`](Pipeline::new), on the CPU with `threads` threads. `cancel` stops it between operations.
     ///
     /// # Errors
-    /// [`Error::Device`] if the device does not start.
+    /// [`Error::Device`](crate::Error::Device) if the device does not start.
     pub fn with_threads(
         model: impl Into<Arc<Opened>>,
         device: Device,
@@ -82,7 +82,7 @@ impl Pipeline {
     /// `request` with every default filled in.
     ///
     /// # Errors
-    /// [`Error::Option`] for the first value that cannot work.
+    /// [`Error::Option`](crate::Error::Option) for the first value that cannot work.
     pub fn settings(&self, request: &Request) -> Result<Settings> {
         settings(&self.model, request)
     }
@@ -90,8 +90,8 @@ impl Pipeline {
     /// Makes the pictures of `request`.
     ///
     /// # Errors
-    /// [`Error::Option`] for a value that cannot work, [`Error::OverBudget`], [`Error::Cancelled`],
-    /// [`Error::OutOfMemory`], [`Error::NotFinite`] if the model's numbers overflow.
+    /// [`Error::Option`](crate::Error::Option) for a value that cannot work, [`Error::OverBudget`](crate::Error::OverBudget), [`Error::Cancelled`](crate::Error::Cancelled),
+    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory), [`Error::NotFinite`](crate::Error::NotFinite) if the model's numbers overflow.
     pub fn generate(&mut self, request: &Request) -> Result<Generated> {
         self.generate_watched(request, &mut |_: Event| Ok(()))
     }
@@ -109,7 +109,7 @@ impl Pipeline {
     /// Makes the pictures of `request` with the placements of `plan`, which may be any of this size.
     ///
     /// # Errors
-    /// As [`generate`](Pipeline::generate); [`Error::Graph`] for a plan of another model or size.
+    /// As [`generate`](Pipeline::generate); [`Error::Graph`](crate::Error::Graph) for a plan of another model or size.
     pub fn generate_as(&mut self, plan: Plan, request: &Request, observer: &mut dyn Observer) -> Result<Generated> {
         let settings = self.settings(request)?;
         self.follow(plan, request, settings, observer)
@@ -151,7 +151,6 @@ impl Pipeline {
         if let Some(text) = budget_note {
             run.warn(text)?;
         }
-        let noise = noise(&model, request, &settings)?;
 
         run.machine.ledger.set_limit(plan.limit);
         run.machine.keep(&plan, &subjects)?;
@@ -164,9 +163,10 @@ impl Pipeline {
             }
         };
         let levels = levels(&model, &settings)?;
+        let start = Start::new(&model, request, &settings, &levels, &mut run)?;
         let prompts = encoded.for_passes(&settings);
         let denoising = Loop { model: &model, settings: &settings, levels: &levels, prompts, preview: painter };
-        let latents = denoising.run(noise, &mut run)?;
+        let latents = denoising.run(start, &mut run)?;
         let images = decode(&model, &settings, &latents, &mut run)?;
         let Run { timings, mapped, phases, .. } = run;
         let highest = phases.iter().map(|phase| &phase.measured).max_by_key(|usage| usage.peak);
@@ -174,27 +174,6 @@ impl Pipeline {
         let latent_dims = model.autoencoder.latents(&settings);
         Ok(Generated { images, latent_dims, latents, settings, timings, memory, phases, mapped_bytes: mapped, plan })
     }
-}
-
-/// The noise of every picture, `[w, h, C, N]`: given, or drawn.
-fn noise(model: &Opened, request: &Request, settings: &Settings) -> Result<Vec<f32>> {
-    let dims @ [w, h, channels, batch] = model.autoencoder.latents(settings);
-    let each = w * h * channels;
-    let Some(noise) = &request.noise else {
-        let mut all = reserve::room("the noise", each.saturating_mul(batch))?;
-        for i in 0..batch {
-            all.extend(randn(settings.seed.wrapping_add(i as u64), each)?);
-        }
-        return Ok(all);
-    };
-    if noise.len() != each * batch {
-        let expected = format!("{} numbers ({dims:?}, fastest first)", each * batch);
-        return Err(Error::option("--noise", expected, format!("{} numbers", noise.len())));
-    }
-    if let Some(value) = noise.iter().find(|value| !value.is_finite()) {
-        return Err(Error::option("--noise", "finite numbers", value.to_string()));
-    }
-    reserve::repeat("the noise", noise, 1)
 }
 
 /// The pictures of `latents`, `[w, h, C, N]`.

@@ -106,7 +106,10 @@ impl Pipeline {
         if !settings.embedded {
             subjects.extend(model.encoders.subjects(settings));
         }
-        let evaluations = levels(model, settings)?.times.len();
+        if settings.strength.is_some() {
+            subjects.extend(model.autoencoder.subjects(settings, Direction::Encode, 1));
+        }
+        let evaluations = levels(model, settings)?.len();
         subjects.extend(model.denoiser.subjects(settings, evaluations));
         subjects.extend(model.autoencoder.subjects(settings, Direction::Decode, settings.batch));
         Ok(subjects)

@@ -21,6 +21,7 @@ mod request;
 mod rules;
 mod run;
 mod settings;
+mod start;
 
 pub use crate::plan::Phase;
 pub use embeddings::Embeddings;
@@ -30,7 +31,7 @@ pub use opened::{
     ArraySpec, Autoencoder, Denoiser, Direction, Encoders, Given, Opened, Prompt, Reader, StepPorts, once,
 };
 pub use progress::{Event, Observer};
-pub use request::{Generated, MemoryOptions, PhaseMemory, Request, Settings, Timings};
-pub use rules::{Defaults, Rules};
+pub use request::{Generated, MemoryOptions, PhaseMemory, Posterior, Request, Settings, Timings};
+pub use rules::{Defaults, Rules, Use};
 pub use run::{Run, Running};
 pub use settings::settings;

@@ -10,7 +10,7 @@ use super::{Phase, Settings};
 use crate::exec::Session;
 use crate::plan::Runs;
 use crate::plan::measure::Subject;
-use crate::sample::{FlowMatchConfig, Levels};
+use crate::sample::{Levels, Scheduler};
 use crate::source::{HasModel, Network, Networks, Part, Source};
 use crate::stage::{Dims, Port};
 use crate::text::Encoded;
@@ -29,7 +29,7 @@ pub struct Opened {
     /// From latents to pictures, and back.
     pub autoencoder: Box<dyn Autoencoder>,
     /// How sigmas are spaced.
-    pub scheduler: FlowMatchConfig,
+    pub scheduler: Scheduler,
     /// What requests may say, and what they mean if they do not.
     pub rules: Rules,
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Embeddings;
 use crate::ggml::Usage;
-use crate::image::Image;
+use crate::image::{Image, Picture};
 use crate::plan::{Offload, Phase, Plan};
 use crate::sample::Sampler;
 
@@ -29,8 +29,16 @@ pub struct Request {
     pub guidance: Option<f32>,
     /// Classifier-free guidance: 1 is off, and half the time.
     pub cfg_scale: Option<f32>,
-    /// How steps are taken.
-    pub sampler: Sampler,
+    /// How steps are taken; `None` is as the model was published.
+    pub sampler: Option<Sampler>,
+    /// A picture to begin with.
+    pub image: Option<Arc<Picture>>,
+    /// Which part of the picture is painted anew: white.
+    pub mask: Option<Arc<Picture>>,
+    /// How far from the picture the result may be, in 0..=1: the share of the steps that are taken.
+    pub strength: Option<f32>,
+    /// Which latents of its distribution the picture has.
+    pub posterior: Posterior,
     /// Tokens of the prompt that the text encoder reads.
     pub max_sequence_length: Option<usize>,
     /// How many pictures; 1 by default.
@@ -41,6 +49,29 @@ pub struct Request {
     pub embeddings: Option<Arc<Embeddings>>,
     /// [`Event::Preview`](super::Event::Preview) after every so many steps.
     pub preview: Option<usize>,
+}
+
+/// Which latents a picture has, of the distribution that the autoencoder gives for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Posterior {
+    /// A draw from the seed's noise, before the noise itself, as diffusers does it.
+    #[default]
+    Sample,
+    /// The mean.
+    Mean,
+}
+
+impl Posterior {
+    /// All of them.
+    pub const ALL: [Posterior; 2] = [Posterior::Sample, Posterior::Mean];
+
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Posterior::Sample => "sample",
+            Posterior::Mean => "mean",
+        }
+    }
 }
 
 impl Default for Request {
@@ -54,7 +85,11 @@ impl Default for Request {
             seed: 0,
             guidance: None,
             cfg_scale: None,
-            sampler: Sampler::default(),
+            sampler: None,
+            image: None,
+            mask: None,
+            strength: None,
+            posterior: Posterior::default(),
             max_sequence_length: None,
             batch: 1,
             noise: None,
@@ -94,6 +129,10 @@ pub struct Settings {
     pub max_sequence_length: usize,
     /// How many pictures.
     pub batch: usize,
+    /// How far from a given picture the result may be; `None` without one.
+    pub strength: Option<f32>,
+    /// Whether a part of that picture stays as it is.
+    pub masked: bool,
     /// Whether the prompts are encoded already.
     pub embedded: bool,
 }
@@ -104,12 +143,13 @@ impl Settings {
     pub fn named(&self, seed: u64, noise: Option<&str>) -> Vec<(&'static str, String)> {
         let mut pairs = vec![
             ("Steps", self.steps.to_string()),
-            ("Sampler", self.sampler.name().to_owned()),
+            ("Sampler", self.sampler.label().to_owned()),
             ("CFG scale", self.cfg_scale.to_string()),
         ];
         pairs.extend(self.guidance.map(|guidance| ("Distilled CFG Scale", guidance.to_string())));
         pairs.push(noise.map_or_else(|| ("Seed", seed.to_string()), |noise| ("Noise", noise.to_owned())));
         pairs.push(("Size", format!("{}x{}", self.width, self.height)));
+        pairs.extend(self.strength.map(|strength| ("Denoising strength", strength.to_string())));
         pairs
     }
 }

@@ -4,7 +4,6 @@ use std::ops::RangeInclusive;
 
 use serde::Deserialize;
 
-use crate::sample::Sampler;
 use crate::source::{Source, Text};
 use crate::{Error, Result};
 
@@ -19,10 +18,19 @@ pub struct Rules {
     pub tokens: RangeInclusive<usize>,
     /// Guidance as an input of the model, and its default; `None` if the model takes none.
     pub guidance: Option<f32>,
-    /// The samplers that work.
-    pub samplers: &'static [Sampler],
+    /// What pictures in a request may be for.
+    pub inputs: &'static [Use],
     /// What is not said.
     pub defaults: Defaults,
+}
+
+/// What a picture in a request is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// To begin with.
+    Start,
+    /// To say which part of that is painted anew.
+    Mask,
 }
 
 /// What a request means if it does not say.
@@ -40,6 +48,10 @@ pub struct Defaults {
     pub negative_prompt: String,
     /// Tokens of the prompt.
     pub tokens: usize,
+    /// How far from a given picture the result may be.
+    pub strength: f32,
+    /// The same with a mask.
+    pub strength_with_mask: f32,
 }
 
 /// What `guidance_scale` of a `generation_config.json` is to a family.

@@ -1,6 +1,8 @@
 //! Requests with every default filled in.
 
+use super::opened::Direction;
 use super::opened::Opened;
+use super::rules::Use;
 use super::{Request, Settings};
 use crate::sample::Levels;
 use crate::{Error, Result};
@@ -22,7 +24,12 @@ pub fn settings(model: &Opened, request: &Request) -> Result<Settings> {
     let negative = (cfg_scale > 1.0).then_some(negative);
     // Whether one step more or less works is the schedule's business; it knows its limits.
     let steps = request.steps.unwrap_or(defaults.steps);
-    Levels::new(&model.scheduler, steps, 1)?;
+    let sampler = model.scheduler.sampler(request.sampler)?;
+    let levels = model.scheduler.levels(sampler, steps, 1)?;
+    let strength = strength(model, request)?;
+    if let Some(strength) = strength {
+        levels.first_of(strength)?;
+    }
     if !(1..=MOST_BATCH).contains(&request.batch) {
         return Err(Error::option("--batch", format!("1 to {MOST_BATCH}"), request.batch.to_string()));
     }
@@ -41,7 +48,9 @@ pub fn settings(model: &Opened, request: &Request) -> Result<Settings> {
         guidance: rules.guidance.map(|_| guidance),
         cfg_scale,
         negative_prompt: negative,
-        sampler: request.sampler,
+        sampler,
+        strength,
+        masked: request.mask.is_some(),
         max_sequence_length: tokens,
         batch: request.batch,
         embedded: false,
@@ -60,10 +69,47 @@ pub(super) fn passes(settings: &Settings) -> usize {
 /// The noise levels of a request.
 ///
 /// # Errors
-/// As [`Levels::new`].
+/// As [`Scheduler::levels`](crate::sample::Scheduler::levels).
 pub(super) fn levels(model: &Opened, settings: &Settings) -> Result<Levels> {
     let multiple = model.rules.multiple;
-    Levels::new(&model.scheduler, settings.steps, (settings.width / multiple) * (settings.height / multiple))
+    let tokens = (settings.width / multiple) * (settings.height / multiple);
+    let levels = model.scheduler.levels(settings.sampler, settings.steps, tokens)?;
+    match settings.strength {
+        Some(strength) => {
+            let first = levels.first_of(strength)?;
+            levels.starting_at(first)
+        }
+        None => Ok(levels),
+    }
+}
+
+/// How far from the picture of `request` the result may be; `None` without a picture.
+fn strength(model: &Opened, request: &Request) -> Result<Option<f32>> {
+    let rules = &model.rules;
+    let given = [(Use::Start, "--image", request.image.is_some()), (Use::Mask, "--mask", request.mask.is_some())];
+    for (purpose, option, given) in given {
+        if given && !rules.inputs.contains(&purpose) {
+            return Err(Error::option(option, "nothing, since this model takes no such picture", "a picture"));
+        }
+    }
+    if request.image.is_none() {
+        if request.mask.is_some() {
+            let error = Error::option("--mask", "a mask together with its picture", "a mask alone");
+            return Err(error.with_hint("give the picture with --image"));
+        }
+        if request.strength.is_some() {
+            let error = Error::option("--strength", "a strength together with a picture", "a strength alone");
+            return Err(error.with_hint("give the picture with --image"));
+        }
+        return Ok(None);
+    }
+    if !model.autoencoder.goes(Direction::Encode) {
+        let error = Error::option("--image", "a model whose autoencoder can encode", "a decoder alone");
+        return Err(error.with_hint("give a whole autoencoder with --vae FILE"));
+    }
+    let defaults = &rules.defaults;
+    let default = if request.mask.is_some() { defaults.strength_with_mask } else { defaults.strength };
+    Ok(Some(request.strength.unwrap_or(default)))
 }
 
 /// The options that were given and change nothing, in words.

@@ -78,7 +78,7 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     pipeline.set_memory(args.request.memory());
     // Every picture does all the work.
     pipeline.set_remembered_bytes(0);
-    let request = Request { seed: args.request.seed.unwrap_or(0), ..args.request.request(&args.prompt) };
+    let request = Request { seed: args.request.seed.unwrap_or(0), ..args.request.request(&args.prompt, printer)? };
 
     let runs = usize::from(args.runs);
     let (mut seconds, mut resident) = (Vec::with_capacity(runs), Vec::with_capacity(runs));

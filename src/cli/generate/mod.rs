@@ -82,7 +82,7 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     pipeline.set_memory(args.request.memory());
     pipeline.set_prompt_cache(args.prompt_cache.as_deref())?;
 
-    let mut request = args.request.request(&args.prompt);
+    let mut request = args.request.request(&args.prompt, printer)?;
     let settings = pipeline.settings(&request)?;
     // Before anything is loaded or written: what does not fit is refused here.
     pipeline.plan(&request)?;

@@ -75,6 +75,16 @@ struct Parameters<'a> {
     guidance: Option<f32>,
     cfg_scale: f32,
     sampler: &'static str,
+    /// The file of `--image`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    image: Option<&'a PathBuf>,
+    /// The file of `--mask`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mask: Option<&'a PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    strength: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    posterior: Option<&'static str>,
     max_sequence_length: usize,
     /// The file of `--noise`.
     noise: Option<&'a PathBuf>,
@@ -82,7 +92,8 @@ struct Parameters<'a> {
 
 impl Run<'_> {
     fn parameters(&self) -> Parameters<'_> {
-        let Settings { width, height, steps, guidance, cfg_scale, sampler, max_sequence_length, .. } = *self.settings;
+        let Settings { width, height, steps, guidance, cfg_scale, sampler, strength, max_sequence_length, .. } =
+            *self.settings;
         Parameters {
             prompt: &self.args.prompt,
             negative_prompt: self.settings.negative_prompt.as_deref(),
@@ -92,6 +103,10 @@ impl Run<'_> {
             guidance,
             cfg_scale,
             sampler: sampler.name(),
+            image: self.args.request.image.as_ref(),
+            mask: self.args.request.mask.as_ref(),
+            strength,
+            posterior: strength.map(|_| self.args.request.posterior.name()),
             max_sequence_length,
             noise: self.args.noise.as_ref(),
         }
