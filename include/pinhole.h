@@ -4,8 +4,8 @@
  * ========
  *
  * A MODEL is weights on disk or in memory; nothing is read before it is needed. A SESSION is a device with a budget of
- * memory, on which requests for pictures of that model run, one at a time. A REQUEST is a struct of options. What comes
- * of it is a RESULT, which holds IMAGES. A complete program:
+ * memory. It runs requests for pictures of that model, one at a time. A REQUEST is a struct of options. It gives a RESULT,
+ * which holds IMAGES. A complete program:
  *
  *     #include <pinhole.h>
  *     #include <stdio.h>
@@ -32,44 +32,44 @@
  *         return status != PINHOLE_OK;
  *     }
  *
- * It is examples/c/minimal.c. Build it with
+ * This is examples/c/minimal.c. Build it with
  *
  *     cc minimal.c $(pkg-config --cflags --libs pinhole) -o minimal
  *
- * This page goes from what every program needs to what few do: conventions, versions, errors, options, devices, model,
- * plan, session, image, and the advanced part: embeddings, previews, convert, log.
+ * This page begins with what every program needs: conventions, versions, errors, options, devices, model, session, plan,
+ * image. Few programs need the advanced part at the end: embeddings, previews, convert, log.
  *
  * Conventions
  * ===========
  *
- * Status. Functions that can fail return an int32_t: PINHOLE_OK, which is 0, or one of the codes below. Their last
- * argument is where an error object goes; NULL if the code is enough.
+ * Status. Functions that can fail return an int32_t: PINHOLE_OK, which is 0, or one of the codes below. Through
+ * their last argument they return an error object; pass NULL if the code is enough.
  *
  * Handles. Types without a body here are opaque, made by the library, and freed by the function of their name that ends in
  * _free. Freeing NULL does nothing. Using a handle after it was freed is undefined, as with free(). Functions set their
  * output to NULL before anything else, so that after a failure it is NULL.
  *
- * Ownership. What a function returns through an output argument (`type **out`) is the caller's to free. What it returns
- * directly as a pointer to const belongs to the handle it was asked of and lives as long. Texts, structs and arrays that are
- * given to a function are copied where they are needed beyond the call, unless it says otherwise. A session keeps what it needs
- * of its model, and a result depends on nothing: the order in which handles are freed does not matter.
+ * Ownership. The caller frees what a function returns through an output argument (`type **out`). A pointer to const that a
+ * function returns directly belongs to the handle that the function was given, and lives as long as the handle. If a function
+ * needs a text, struct or array beyond the call, it makes a copy, unless it says otherwise. A session keeps what it needs
+ * of its model, and a result depends on nothing, so handles can be freed in any order.
  *
  * Threads. Each type says what it allows:
  *     const    its functions may be called from any number of threads at once;
- *     single   one thread at a time, whichever it is.
- * Freeing a handle needs every other use of that handle to be over.
+ *     single   its functions may be called from one thread at a time; it need not always be the same thread.
+ * Free a handle only after every other use of it has ended.
  *
  * Text is UTF-8 and ends in a NUL. Text that is not valid UTF-8 is refused, paths included. Sizes are in bytes.
  *
- * Callbacks belong to one request and are called on the thread that called the library, while it waits. They must return:
- * no longjmp, no C++ exception out of them. They may not use the session that calls them, and may use everything else.
+ * Callbacks belong to one request. The library calls them on the thread of the request, during the request. A callback
+ * must return: no longjmp, no C++ exception out of it. A callback may use everything except the session that calls it.
  *
  * What a library must not do to its host. No function ends the process, prints anything, installs signal handlers,
  * changes the locale, the working directory, or the floating-point mode of a thread of yours. A panic inside comes back as
- * PINHOLE_E_PANIC. What can still end the process: a model file that somebody truncates while it is mapped (SIGBUS; replacing
- * it by a rename is safe), a system that overcommits memory and kills, and an assertion of ggml's on one of its worker
- * threads while it computes, against which shapes and formats are checked beforehand. After fork(), a child must not use
- * handles that it inherited.
+ * PINHOLE_E_PANIC. What can still end the process: a model file that is truncated while it is mapped (SIGBUS; replacing
+ * it by a rename is safe), a system that overcommits memory and kills, and a failed assertion of ggml's on one of its
+ * worker threads during a computation. To prevent such assertions, shapes and formats are checked beforehand. After fork(),
+ * a child must not use handles that it inherited.
  */
 #ifndef PINHOLE_H
 #define PINHOLE_H
@@ -91,10 +91,10 @@ extern "C" {
 /* Versions
  * ========
  *
- * This header never takes back what it said. Functions, codes and struct members are added and never removed, changed or
- * given a new meaning; until version 1.0 a change that breaks this gives the library another soname. A program compiled
- * with an older header works with a newer library, and the other way round as long as it uses nothing that the older
- * library does not know: see "Options".
+ * What this header promises is never taken back. Functions, codes and struct members are added, but never removed, changed or
+ * given a new meaning. Until version 1.0, a change that breaks this gives the library another soname. A program compiled
+ * with an older header works with a newer library. A program compiled with a newer header works with an older library if it
+ * uses nothing that the older library lacks: see "Options".
  */
 
 #define PINHOLE_VERSION_MAJOR 0
@@ -112,7 +112,7 @@ PINHOLE_API uint32_t pinhole_version(void);
 PINHOLE_API const char *pinhole_version_text(void);
 
 /* Whether this library was built with `feature`: "cpu", "cuda", "metal", "vulkan", "builtin-model", "convert",
- * "embeddings", "preview". 1 or 0; 0 for names that it does not know and for NULL. */
+ * "embeddings", "preview". Returns 1 or 0; 0 for an unknown name and for NULL. */
 PINHOLE_API int32_t pinhole_has_feature(const char *feature);
 
 /* Errors
@@ -120,9 +120,9 @@ PINHOLE_API int32_t pinhole_has_feature(const char *feature);
 
 enum {
     PINHOLE_OK = 0,
-    /* A wrong call: NULL where that is not allowed, a struct_size that cannot be, text that is not UTF-8. */
+    /* A wrong call: a NULL that is not allowed, an impossible struct_size, text that is not UTF-8. */
     PINHOLE_E_ARGUMENT = 1,
-    /* An option has a value that cannot work; the message says which would. */
+    /* An option has a value that cannot work; the message says which values would. */
     PINHOLE_E_OPTION = 2,
     /* The operating system refused something. */
     PINHOLE_E_IO = 3,
@@ -134,22 +134,22 @@ enum {
     PINHOLE_E_MISMATCH = 6,
     /* A weight or an intermediate result is not a finite number. */
     PINHOLE_E_NOT_FINITE = 7,
-    /* An output exists, and nobody asked to replace it. */
+    /* An output exists, and the caller did not ask to replace it. */
     PINHOLE_E_EXISTS = 8,
     /* A disk has no room for an output. */
     PINHOLE_E_NO_SPACE = 9,
     /* A device is unknown, or failed. */
     PINHOLE_E_DEVICE = 10,
-    /* Memory that was asked for is not to be had. */
+    /* An allocation failed. */
     PINHOLE_E_OUT_OF_MEMORY = 11,
     /* The request takes more than the session's budget; the message says how much it needs. */
     PINHOLE_E_OVER_BUDGET = 12,
-    /* ggml or pinhole failed on something that should have been caught earlier: worth a report. */
+    /* ggml or pinhole failed in a way that a check should have caught earlier: worth a report. */
     PINHOLE_E_INTERNAL = 13,
     /* A callback or pinhole_cancel_raise asked for a stop. */
     PINHOLE_E_CANCELLED = 14,
-    /* A bug in pinhole, caught. A session in which it happened answers everything with this code from then on: free it. Other
-     * sessions and its model are not affected. Worth a report. */
+    /* A panic, which is a bug in pinhole: worth a report. The session in which it happened returns this code from every later
+     * call: free it. Other sessions and the model are not affected. */
     PINHOLE_E_PANIC = 15,
     /* The session is in use by another thread, or by the callback's own caller. */
     PINHOLE_E_BUSY = 16
@@ -167,8 +167,8 @@ PINHOLE_API int32_t pinhole_error_code(const pinhole_error *error);
 /* What happened: file, tensor or option, what was expected, what was found. "" for NULL. */
 PINHOLE_API const char *pinhole_error_message(const pinhole_error *error);
 
-/* What to do about it; "" where there is nothing to say, and for NULL. Options are called as on the command line:
- * --vram is `vram` here, --cfg-scale is `cfg_scale`. */
+/* What to do about the error; "" if there is no hint, and for NULL. Hints name options as on the command line: --vram is
+ * `vram` here, --cfg-scale is `cfg_scale`. */
 PINHOLE_API const char *pinhole_error_hint(const pinhole_error *error);
 
 PINHOLE_API void pinhole_error_free(pinhole_error *error);
@@ -176,22 +176,22 @@ PINHOLE_API void pinhole_error_free(pinhole_error *error);
 /* Options
  * =======
  *
- * Structs of options begin with their size, as the caller's compiler sees it. Fill them by the init function, which is given
- * that size, and then change what should be different:
+ * Structs of options begin with their size, as the caller's compiler sees it. Fill them with the init function, which
+ * takes that size, and then change members:
  *
  *     pinhole_request request;
  *     pinhole_request_init(&request, sizeof request);
  *
- * Members are only ever added at the end. A struct that is smaller than the library's is an older one: what it lacks has its
- * default. A larger one is newer: accepted as long as everything beyond what the library knows is zero, and refused with
- * PINHOLE_E_ARGUMENT otherwise, since something was asked for that the library cannot do. A size of zero, or one that is
- * smaller than the first version of the struct, is refused.
+ * Members are only ever added at the end. A struct that is smaller than the library's is an older one: the members that it lacks
+ * have their defaults. A larger struct is newer. It is accepted if all bytes beyond the members that the library knows are zero.
+ * Otherwise it asks for something that the library cannot do, and is refused with PINHOLE_E_ARGUMENT. A size of zero, or a size
+ * smaller than that of the struct's first version, is refused too.
  *
- * Structs that the library fills in (pinhole_device_info, ...) follow the same rule: set struct_size first. What a smaller
- * one has no room for is left out, and what the library does not know is set to zero. Structs that callbacks are given have the
- * library's size in them.
+ * Structs that the library fills in (pinhole_device_info, ...) follow the same rule: set struct_size first. Members that do
+ * not fit into a smaller struct are left out, and members that the library does not know are set to zero. In structs that callbacks
+ * receive, struct_size is the library's.
  *
- * 0 and NULL stand for the default wherever they make no sense as a value.
+ * If 0 or NULL makes no sense as a value of an option, it stands for the default.
  */
 
 /* Devices
@@ -240,10 +240,10 @@ PINHOLE_API int32_t pinhole_model_open(const char *path, pinhole_model **out, pi
 /* Opens the model inside the library: a trained miniature that draws coloured shapes, for examples and tests. */
 PINHOLE_API int32_t pinhole_model_open_builtin(pinhole_model **out, pinhole_error **error);
 
-/* Which file holds which part of a model, where there is more than one. */
+/* Which file holds which part of a model, if several files do. */
 typedef struct pinhole_files {
     size_t struct_size;
-    /* A model as pinhole_model_open takes it, whose parts are used where none is given below. May be NULL. */
+    /* A model as pinhole_model_open takes it. Its parts are used unless another is given below. May be NULL. */
     const char *base;
     /* GGUF or safetensors, with original or diffusers names. */
     const char *transformer;
@@ -267,8 +267,8 @@ PINHOLE_API int32_t pinhole_model_open_files(const pinhole_files *files, pinhole
 enum {
     /* The bytes are copied, once. */
     PINHOLE_MEMORY_COPY = 0,
-    /* The bytes are used where they are, if they are aligned to 64, and must stay there unchanged until the model and every
-     * session over it are freed. */
+    /* The bytes are used in place if they are aligned to 64. They must stay there unchanged until the model and all its sessions
+     * are freed. */
     PINHOLE_MEMORY_BORROW = 1
 };
 
@@ -280,7 +280,7 @@ typedef struct pinhole_model_info {
     size_t struct_size;
     /* As in GGUF's general.architecture: "flux". */
     char architecture[32];
-    /* What requests are made with where they do not say. */
+    /* The defaults of requests. */
     int32_t width;
     int32_t height;
     int32_t steps;
@@ -311,7 +311,7 @@ PINHOLE_API size_t pinhole_buffer_size(const pinhole_buffer *buffer);
 PINHOLE_API void pinhole_buffer_free(pinhole_buffer *buffer);
 
 /* Says what lies at `path`, or what is missing or wrong there, as the JSON object that `pinhole inspect --json` prints: any
- * GGUF or safetensors file, bundle or diffusers directory, those that this version cannot run included. Reads no weights. */
+ * GGUF or safetensors file, bundle or diffusers directory, including those that this version cannot run. Reads no weights. */
 PINHOLE_API int32_t pinhole_inspect(const char *path, pinhole_buffer **json, pinhole_error **error);
 
 /* Session
@@ -324,7 +324,7 @@ enum {
     PINHOLE_OFFLOAD_NONE = 1,
     /* One component at a time on the device. */
     PINHOLE_OFFLOAD_MODEL = 2,
-    /* Streamed layer by layer, but for small ones of every step: the smallest footprint. */
+    /* Streamed layer by layer, except small layers of every step, which stay: the smallest footprint. */
     PINHOLE_OFFLOAD_SEQUENTIAL = 3
 };
 
@@ -332,24 +332,24 @@ typedef struct pinhole_session_options {
     size_t struct_size;
     /* A name from pinhole_device_info. NULL: "auto", the best there is. */
     const char *device;
-    /* The most bytes to take on the device: a ceiling that is never exceeded. 0: what is free, less a margin; no limit on a
-     * device that computes in host memory. */
+    /* The most bytes to take on the device: a ceiling that is never exceeded. 0: what is free, less a margin; no limit if the
+     * device computes in host memory. */
     uint64_t vram;
     /* PINHOLE_OFFLOAD_... */
     int32_t offload;
     /* Threads of the CPU backend, 1 to 512. 0: one for each core that this process may use. */
     int32_t threads;
-    /* The most bytes to take on the host, resident pages of the model's files included: what does not fit is read from the disk
-     * in every step. 0: what the system has available. */
+    /* The most bytes to take on the host, including resident pages of the model's files. Weights that do not fit are read from the
+     * disk in every step. 0: what the system has available. */
     uint64_t host_memory;
-    /* A folder, made where there is none, in which what the text encoders make of prompts is kept for other processes, at most
-     * 1 GiB of it: a prompt that comes again needs no text encoder. NULL: none, only the session's own memory of the last prompts. */
+    /* Folder for cached prompt encodings, shared between processes; created if missing; holds at most 1 GiB. A cached prompt
+     * needs no text encoder. NULL: the session caches its last prompts in memory only. */
     const char *prompt_cache;
 } pinhole_session_options;
 
 PINHOLE_API int32_t pinhole_session_options_init(pinhole_session_options *options, size_t struct_size);
 
-/* A model on a device. single: a call while another runs is answered PINHOLE_E_BUSY. Weights that the plan lets stay on the
+/* A model on a device. single: a call during another returns PINHOLE_E_BUSY. Weights that the plan lets stay on the
  * device stay there between requests. */
 typedef struct pinhole_session pinhole_session;
 
@@ -359,8 +359,8 @@ PINHOLE_API int32_t pinhole_session_new(const pinhole_model *model, const pinhol
 
 PINHOLE_API void pinhole_session_free(pinhole_session *session);
 
-/* Stops a request from outside. const: raise it from any thread, or from a signal handler. Once raised it stays so: a request
- * that is given a raised one ends at once. Make one for each request, and free it after the request. */
+/* Stops a request from outside. const: raise it from any thread, or from a signal handler. Once raised, it stays raised: a
+ * request with a raised one ends at once. Make one for each request, and free it after the request. */
 typedef struct pinhole_cancel pinhole_cancel;
 
 PINHOLE_API int32_t pinhole_cancel_new(pinhole_cancel **out, pinhole_error **error);
@@ -371,13 +371,13 @@ PINHOLE_API void pinhole_cancel_raise(pinhole_cancel *cancel);
 PINHOLE_API void pinhole_cancel_free(pinhole_cancel *cancel);
 
 enum {
-    /* Something is brought to its place before the work begins. */
+    /* Weights or buffers are put in place before the work begins. */
     PINHOLE_PHASE_PREPARE = 0,
     /* The prompt goes through the text encoders. */
     PINHOLE_PHASE_ENCODE = 1,
     /* The denoiser runs, step by step. */
     PINHOLE_PHASE_DENOISE = 2,
-    /* The autoencoder makes pictures of latents. */
+    /* The autoencoder turns latents into pictures. */
     PINHOLE_PHASE_DECODE = 3,
     /* A conversion writes its file. */
     PINHOLE_PHASE_CONVERT = 4
@@ -400,7 +400,7 @@ typedef struct pinhole_progress {
     uint64_t bytes_moved;
     /* When converting, all of them; 0 otherwise. */
     uint64_t bytes_total;
-    /* Since the call, and until this phase ends; negative where that is not known yet. */
+    /* Since the call began, and until this phase ends; negative if that is not known yet. */
     double seconds;
     double seconds_left;
 } pinhole_progress;
@@ -408,14 +408,14 @@ typedef struct pinhole_progress {
 /* Called when a phase begins, and after each stage and step. Return 0 to go on, anything else to cancel. */
 typedef int32_t (*pinhole_progress_fn)(const pinhole_progress *progress, void *user_data);
 
-/* Called with what a user should know and what stops nothing: a prompt that is cut, an option without effect. The text lives
- * until the callback returns. Return 0 to go on, anything else to cancel. */
+/* Called with a warning: a prompt is cut, or an option has no effect. The request goes on. The text lives until the callback
+ * returns. Return 0 to go on, anything else to cancel. */
 typedef int32_t (*pinhole_warning_fn)(const char *message, void *user_data);
 
 /* A picture; see "Image". */
 typedef struct pinhole_image pinhole_image;
 
-/* Called with a picture of what the latents look like after `step` of `steps` steps: see "Previews". The picture lives until
+/* Called with a preview of picture `index` after `step` of `steps` steps: see "Previews". The picture lives until
  * the callback returns. Return 0 to go on, anything else to cancel. */
 typedef int32_t (*pinhole_preview_fn)(const pinhole_image *image, int32_t index, int32_t step, int32_t steps,
                                       void *user_data);
@@ -442,22 +442,22 @@ typedef struct pinhole_request {
     int32_t steps;
     /* How many pictures, 1 to 64. 0: one. */
     int32_t batch;
-    /* Of the noise: the same noise as PyTorch's CPU generator. Picture i of a batch uses seed + i. */
+    /* The seed of the noise, which is that of PyTorch's CPU generator. Picture i of a batch uses seed + i. */
     uint64_t seed;
-    /* Guidance as an input of the model, for those that take it. Negative: the model's default, which init sets. */
+    /* Guidance as an input of the model, if the model takes it. Negative: the model's default, which init sets. */
     float guidance;
-    /* Classifier-free guidance with the negative prompt: 1 is off, more takes twice the time. Negative: the model's default,
-     * which init sets. */
+    /* Classifier-free guidance with the negative prompt. 1 turns it off; a larger value takes twice the time.
+     * Negative: the model's default, which init sets. */
     float cfg_scale;
     /* PINHOLE_SAMPLER_... */
     int32_t sampler;
     /* Tokens that T5 reads. 0: the model's default. */
     int32_t max_sequence_length;
-    /* Instead of noise drawn from the seed: batch x channels x height/8 x width/8 numbers, the last extent fastest, and how
-     * many numbers there are. */
+    /* Replaces the noise of the seed: batch x channels x height/8 x width/8 numbers, the last extent fastest, and how many
+     * numbers these are. NULL: noise of the seed. */
     const float *noise;
     size_t noise_count;
-    /* Instead of the prompts: then `prompt` and `negative_prompt` only stand in PNG files. May be NULL. */
+    /* Replaces the prompts: `prompt` and `negative_prompt` are then only written into PNG files. May be NULL. */
     const pinhole_embeddings *embeddings;
     /* Stops the request. Must live until the call returns. May be NULL. */
     pinhole_cancel *cancel;
@@ -475,10 +475,10 @@ typedef struct pinhole_request {
 
 PINHOLE_API int32_t pinhole_request_init(pinhole_request *request, size_t struct_size);
 
-/* What a request gave. const. */
+/* The result of a request. const. */
 typedef struct pinhole_result pinhole_result;
 
-/* Draws. After any failure but PINHOLE_E_PANIC the session is ready for the next request. */
+/* Draws pictures. After any failure except PINHOLE_E_PANIC, the session is ready for the next request. */
 PINHOLE_API int32_t pinhole_generate(pinhole_session *session, const pinhole_request *request, pinhole_result **out,
                                      pinhole_error **error);
 
@@ -498,7 +498,7 @@ typedef struct pinhole_result_info {
     /* The most that was held on the device at once, and what was planned. */
     uint64_t peak_bytes;
     uint64_t planned_peak_bytes;
-    /* Weights that were brought to the device, and that were used where they lie in the file. */
+    /* Weights that were copied to the device, and weights that were used in place in the mapped file. */
     uint64_t bytes_moved;
     uint64_t bytes_mapped;
     /* Where the time went. */
@@ -525,15 +525,15 @@ PINHOLE_API void pinhole_result_free(pinhole_result *result);
 /* Plan
  * ====
  *
- * What a request will have on the device, and when, before anything is computed or read. pinhole_generate follows the same
- * plan for the same request.
+ * A plan says, before anything is computed or read, what a request will have on the device and when. pinhole_generate follows
+ * the same plan for the same request.
  */
 
-/* const. */
+/* What a request will take. const. */
 typedef struct pinhole_plan pinhole_plan;
 
-/* Plans `request` under the session's budget. PINHOLE_E_OVER_BUDGET where nothing fits, with what would. Of the callbacks
- * none is called. */
+/* Plans `request` under the session's budget. If nothing fits, returns PINHOLE_E_OVER_BUDGET with the least budget that
+ * works. Calls none of the callbacks. */
 PINHOLE_API int32_t pinhole_plan_new(pinhole_session *session, const pinhole_request *request, pinhole_plan **out,
                                      pinhole_error **error);
 
@@ -541,7 +541,7 @@ typedef struct pinhole_plan_info {
     size_t struct_size;
     /* The most bytes on the device at once. */
     uint64_t peak_bytes;
-    /* The most that were allowed; 0 where there is no limit. */
+    /* The most that were allowed; 0 if there is no limit. */
     uint64_t limit_bytes;
     /* Whether the weights of all components stay on the device. */
     int32_t all_resident;
@@ -553,7 +553,7 @@ typedef struct pinhole_plan_info {
 
 PINHOLE_API int32_t pinhole_plan_get_info(const pinhole_plan *plan, pinhole_plan_info *info, pinhole_error **error);
 
-/* A part of the model, in the order in which they run. */
+/* A component of the model. Components are in the order in which they run. */
 typedef struct pinhole_plan_component {
     size_t struct_size;
     /* "clip", "t5", "transformer", "decoder". */
@@ -573,7 +573,7 @@ typedef struct pinhole_plan_component {
     uint64_t activation_bytes;
     uint64_t scratch_bytes;
     uint64_t overhead_bytes;
-    /* Weights that are used where they lie in the file. */
+    /* Weights that are used in place in the mapped file. */
     uint64_t mapped_bytes;
     /* Weights that move to the device once in a request, and in every step. */
     uint64_t moved_once_bytes;
@@ -589,7 +589,8 @@ PINHOLE_API void pinhole_plan_free(pinhole_plan *plan);
 /* Image
  * =====
  *
- * 8-bit pictures, row by row from the top. const. They belong to a result, or live as long as the callback that is given one.
+ * Images are 8-bit pictures, row by row from the top. const. An image belongs to a result, or lives until the callback that
+ * received it returns.
  */
 
 enum {
@@ -607,15 +608,15 @@ PINHOLE_API int32_t pinhole_image_height(const pinhole_image *image);
 PINHOLE_API const uint8_t *pinhole_image_pixels(const pinhole_image *image);
 
 /* Copies the pixels as `format` into `pixels`, which has `size` bytes. A row begins `stride` bytes after the one before; bytes
- * between rows are not touched. A `stride` of 0 leaves no gaps. PINHOLE_E_ARGUMENT where `size` is too small, and then nothing
- * is written. */
+ * between rows are not touched. A `stride` of 0 leaves no gaps. If `size` is too small, returns PINHOLE_E_ARGUMENT and writes
+ * nothing. */
 PINHOLE_API int32_t pinhole_image_copy(const pinhole_image *image, int32_t format, void *pixels, size_t size,
                                        size_t stride, pinhole_error **error);
 
 /* The image as a PNG file, which carries the parameters that made it. */
 PINHOLE_API int32_t pinhole_image_encode_png(const pinhole_image *image, pinhole_buffer **png, pinhole_error **error);
 
-/* The same to a file, which is replaced if it exists, and appears whole or not at all. */
+/* Writes the same to a file. An existing file is replaced. The file appears whole or not at all. */
 PINHOLE_API int32_t pinhole_image_write_png(const pinhole_image *image, const char *path, pinhole_error **error);
 
 /* Advanced
@@ -624,12 +625,12 @@ PINHOLE_API int32_t pinhole_image_write_png(const pinhole_image *image, const ch
  * Embeddings
  * ----------
  *
- * What the text encoders make of a prompt can be kept and used by any number of requests, in any session over the same model:
- * they need neither the encoders' time nor their memory then, and draw the same pictures. const.
+ * Embeddings are encoded prompts. Any number of requests, in any session of the same model, can use them. Such requests need
+ * neither the time of the text encoders nor their memory, and draw the same pictures. const.
  */
 
-/* Sends the prompts of `request` through the text encoders. Of its members prompt, negative_prompt, cfg_scale (a negative
- * prompt counts above 1), max_sequence_length, cancel, the callbacks and user_data matter. */
+/* Sends the prompts of `request` through the text encoders. Reads these members: prompt, negative_prompt, cfg_scale
+ * (the negative prompt is encoded if it is above 1), max_sequence_length, cancel, the callbacks and user_data. */
 PINHOLE_API int32_t pinhole_embeddings_new(pinhole_session *session, const pinhole_request *request,
                                            pinhole_embeddings **out, pinhole_error **error);
 
@@ -638,37 +639,37 @@ PINHOLE_API void pinhole_embeddings_free(pinhole_embeddings *embeddings);
 /* Previews
  * --------
  *
- * `preview` in a request is given pictures of an eighth of the size in both directions: what is denoised by then, carried to
- * colours by a linear fit of the model's own autoencoder. It is good enough to see what will come of a request, takes
- * next to no time, and no memory that the plan does not have. The fit is made once for each session, in the first request
+ * The callback `preview` of a request receives pictures of an eighth of the size in both directions: the latents so far, turned
+ * into colours by a linear fit of the model's own autoencoder. A preview is good enough to judge a request by. It takes almost no
+ * time, and no memory beyond the plan. The fit is made once for each session, in the first request
  * that asks for previews, by decoding a small picture.
  */
 
 /* Convert
  * -------
  *
- * From what people have to one GGUF file.
+ * Conversion turns a model in any layout that pinhole reads into one GGUF file.
  */
 
 typedef struct pinhole_convert_options {
     size_t struct_size;
-    /* What to convert: `base`, loose files, or both. Must be there; lives through the call. */
+    /* What to convert: `base`, loose files, or both. Must not be NULL, and must live until the call returns. */
     const pinhole_files *source;
     /* The file to write; it appears whole or not at all. */
     const char *output;
-    /* What most matrices are stored as: "q8_0", "q4_k_s", "q4_k_s,text_encoder_2=q8_0", as the command line takes it. */
+    /* The type of most matrices: "q8_0", "q4_k_s", "q4_k_s,text_encoder_2=q8_0", as the command line takes it. */
     const char *type;
     /* Only this component, under the names that other tools read: "transformer" or "text_encoder_2". NULL: a bundle with
      * everything inside. */
     const char *component;
-    /* Formats of single matrices, "single_blocks.*.linear1=q5_k", and how many; the last that matches decides. */
+    /* Formats of single matrices, as in "single_blocks.*.linear1=q5_k", and how many; the last that matches decides. */
     const char *const *tensors;
     size_t tensor_count;
-    /* 1: quantize again what the source has quantized to less than 8 bits. */
+    /* 1: quantize again weights that the source has quantized to less than 8 bits. */
     int32_t allow_requantize;
-    /* 1: let weights through that are NaN, infinite, or too large for the format. */
+    /* 1: accept weights that are NaN, infinite, or too large for the format. */
     int32_t allow_nonfinite;
-    /* 1: replace `output` where it exists. */
+    /* 1: replace `output` if it exists. */
     int32_t overwrite;
     /* Threads that convert, 1 to 512. 0: one for each core. */
     int32_t threads;
@@ -686,8 +687,8 @@ PINHOLE_API int32_t pinhole_convert(const pinhole_convert_options *options, pinh
 /* Log
  * ---
  *
- * What ggml and drivers say on the way, and the messages of panics. Nothing of it is needed: failures are errors, and advice is
- * warnings of a request. This is the only setting that holds for the whole process.
+ * The log has the messages of ggml, of drivers and of panics. No program needs it: failures are errors, and advice comes as
+ * warnings of a request. The log callback is the only setting that holds for the whole process.
  */
 
 enum {
@@ -697,12 +698,12 @@ enum {
     PINHOLE_LOG_ERROR = 4
 };
 
-/* Called from any thread, several at once included. The text has no line end and lives until the callback returns. The
- * callback may call nothing of this library. */
+/* Called from any thread, possibly from several at once. The text has no line end and lives until the callback returns. The
+ * callback must not call this library. */
 typedef void (*pinhole_log_fn)(int32_t level, const char *message, void *user_data);
 
-/* From now on `log` hears of messages of `level` and above; of none when it is NULL, as it is at first. When this returns,
- * the callback before is running on no thread, and will not be called again. */
+/* Sets the callback for messages of `level` and above. NULL, the initial value, turns the log off. When this returns, the
+ * previous callback is not running on any thread, and will not be called again. */
 PINHOLE_API void pinhole_set_log(int32_t level, pinhole_log_fn log, void *user_data);
 
 #ifdef __cplusplus

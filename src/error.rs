@@ -81,7 +81,7 @@ pub enum Error {
         /// What to do.
         hint: Option<String>,
     },
-    /// An output exists already, and nobody asked to replace it.
+    /// An output exists already, and the caller did not ask to replace it.
     #[error("{} exists already", path.display())]
     Exists {
         /// The output.
@@ -111,7 +111,7 @@ pub enum Error {
         /// What to do.
         hint: Option<String>,
     },
-    /// Memory that was asked for is not to be had.
+    /// An allocation failed.
     #[error("cannot allocate {bytes} bytes for {what}")]
     OutOfMemory {
         /// What the memory was for.

@@ -27,8 +27,8 @@ use crate::{Error, Result};
 pub enum Lifetime {
     /// To the end of the request, once it is written: modulation, rotary tables, position bias.
     Request,
-    /// Within one pass over the stages of a cadence: from the stage that writes it (the start of the pass, where the host
-    /// fills it) to the last that reads it (the end, where nothing does). Undefined in the next pass.
+    /// Within one pass over the stages of a cadence: alive from its writer to its last reader. If the host fills it, it is alive from
+    /// the start of the pass; if the host reads it, to the end. Undefined in the next pass.
     Pass,
 }
 

@@ -87,7 +87,7 @@ type Moments = [f64; 5];
 /// scikit-image gives the same for `structural_similarity(a, b, gaussian_weights=True, sigma=1.5,
 /// use_sample_covariance=False, data_range=255)`.
 ///
-/// `None` where a side is under 11 pixels, or a picture has not `width` x `height` of them.
+/// `None` if a side is under 11 pixels, or if a picture does not have `width` x `height` of them.
 pub fn ssim(a: &[u8], b: &[u8], width: usize, height: usize) -> Option<f64> {
     let bytes = width.checked_mul(height)?.checked_mul(3)?;
     if width < WINDOW || height < WINDOW || a.len() != bytes || b.len() != bytes {

@@ -20,7 +20,7 @@ const MAX_STEM: usize = 200;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OutputError {
-    /// There is a file already, and nobody asked to replace it.
+    /// A file is there already, and the caller did not ask to replace it.
     #[error("{} exists already", path.display())]
     Exists {
         /// The output.
@@ -170,7 +170,7 @@ fn create_locked(directory: &Path, stem: &OsStr) -> io::Result<NamedTempFile> {
         let file = create_temporary(directory, stem)?;
         match file.as_file().try_lock() {
             Err(TryLockError::WouldBlock) => continue,
-            // A file system without locks: its stale files stay, since nobody can lock them either.
+            // A file system without locks: its stale files stay, since no process can lock them either.
             Err(TryLockError::Error(_)) => return Ok(file),
             Ok(()) if fs::exists(file.path())? => return Ok(file),
             Ok(()) => continue,

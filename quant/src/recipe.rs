@@ -227,7 +227,7 @@ pub fn reaches(pattern: &TensorPattern, weight: &Weight) -> bool {
     possible && weight.elements > SMALL && pattern.matches(weight.prefix, weight.name)
 }
 
-/// Whoever names a sensitive matrix wants it in the format that was named.
+/// A pattern that matches a sensitive matrix gives it the pattern's format.
 fn asked_for(role: Role) -> Role {
     if role == Role::SensitiveMatMul { Role::MatMul } else { role }
 }

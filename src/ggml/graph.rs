@@ -66,7 +66,7 @@ impl Graph {
     /// 8192.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] where the context's few kilobytes are not to be had; [`Error::Graph`] for a larger capacity.
+    /// [`Error::OutOfMemory`] if the context's few kilobytes cannot be allocated; [`Error::Graph`] for a larger capacity.
     pub fn new(device: Device, capacity: usize) -> Result<Graph> {
         if capacity > MOST_TENSORS {
             return Err(Error::graph("new graph", format!("{capacity} tensors, where {MOST_TENSORS} are the most")));

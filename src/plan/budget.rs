@@ -9,7 +9,7 @@ use super::{Component, ComponentPlan, Offload, Parts, Placement, Plan, Variant};
 /// What a plan has to keep to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// The most bytes at once; `None` where nobody asked.
+    /// The most bytes at once; `None` without a limit.
     pub bytes: Option<usize>,
     /// Whether the device computes in host memory, where weights that stay in the map cost nothing.
     pub host: bool,
@@ -33,7 +33,7 @@ pub struct Refusal {
 /// the fewest bytes.
 ///
 /// # Errors
-/// [`Refusal`] where nothing fits.
+/// [`Refusal`] if nothing fits.
 pub fn plan(components: &[Component], offload: Offload, limits: &Limits) -> Result<Plan, Refusal> {
     // In host memory the map is there anyway: to keep converted weights as well would only take more.
     if offload == Offload::None || (offload == Offload::Auto && !limits.host) {
@@ -76,7 +76,7 @@ pub fn least(components: &[Component], offload: Offload, limits: &Limits) -> usi
     refusal(components, offload, limits).least
 }
 
-/// What there is to say where nothing fits: the component that needs most decides.
+/// The refusal if nothing fits: the component that needs most decides.
 fn refusal(components: &[Component], offload: Offload, limits: &Limits) -> Refusal {
     let all = components.iter().map(Component::weights).fold(0, usize::saturating_add);
     let least = |component: &Component| {

@@ -1,9 +1,9 @@
-//! What stays in host memory of the file: arithmetic over a plan.
+//! How much of the file stays in host memory: arithmetic over a plan.
 //!
-//! Weights come through the file's map, and its pages stay until the system wants them back. Where they do not all fit, the
-//! system would give back the oldest first, which in a cyclic scan is always the one that is needed next: every step would read the
-//! whole model. So a prefix of the stages stays, and the others are given back as soon as they were used: every step
-//! reads no more than what does not fit.
+//! Weights come through the file's map, and its pages stay until the system wants them back. If they do not all fit, the system
+//! would drop the oldest first. In a cyclic scan, that page is always the one that is needed next, so every step would read the whole
+//! model. So a prefix of the stages stays, and the pages of the others are given back right after their use: every step reads
+//! only what does not fit.
 
 use super::{Component, ComponentPlan, Plan, StageBytes};
 
@@ -12,15 +12,15 @@ use super::{Component, ComponentPlan, Plan, StageBytes};
 pub struct HostLimits {
     /// The most bytes at once, anonymous memory and resident pages of files together.
     pub bytes: usize,
-    /// What the process holds already.
+    /// Bytes that the process holds already.
     pub process: usize,
-    /// Whether what the device holds is host memory too.
+    /// Whether the device's memory is host memory too.
     pub shared: bool,
-    /// Whether somebody asked for it: then it is refused, and otherwise only as little kept as possible.
+    /// Whether the user set the limit. If so, a plan that cannot keep to it is refused; otherwise it keeps as little as it can.
     pub strict: bool,
 }
 
-/// Not even one stage after the other fits.
+/// Even with one stage in memory at a time, it does not fit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostRefusal {
     /// The component that needs most.
@@ -32,7 +32,7 @@ pub struct HostRefusal {
 /// Says which stages' pages stay, so that `plan` keeps to `limits`. A plan that fits as it is stays as it is.
 ///
 /// # Errors
-/// [`HostRefusal`] where the limits are strict and nothing fits.
+/// [`HostRefusal`] if the limits are strict and nothing fits.
 pub fn bound(plan: &mut Plan, components: &[Component], limits: &HostLimits) -> Result<(), HostRefusal> {
     let held = |plan: &ComponentPlan| {
         let device = if limits.shared { plan.parts.total() } else { 0 };

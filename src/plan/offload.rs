@@ -12,7 +12,7 @@ pub enum Offload {
     None,
     /// One component at a time on the device.
     Model,
-    /// Streamed stage by stage, but for small stages that run again and again, where they fit: the smallest footprint.
+    /// Streamed stage by stage: the smallest footprint. Small stages that run in every step stay if they fit.
     Sequential,
 }
 

@@ -2,7 +2,7 @@
 
 /// The circles of a crate's files that are accepted, each with its reason. A circle may become smaller or go: then its line here
 /// has to follow.
-pub const ACCEPTED: &[(&str, &[&str], &str)] = &[
+pub(crate) const ACCEPTED: &[(&str, &[&str], &str)] = &[
     (
         "src",
         &[
@@ -124,7 +124,7 @@ pub const ACCEPTED: &[(&str, &[&str], &str)] = &[
 ];
 
 /// What is wrong with the `circles` of the crate in `folder`.
-pub fn unexpected(folder: &str, circles: &[Vec<String>], accepted: &[(&str, &[&str], &str)]) -> Vec<String> {
+pub(crate) fn unexpected(folder: &str, circles: &[Vec<String>], accepted: &[(&str, &[&str], &str)]) -> Vec<String> {
     let mut wrong = Vec::new();
     let here = || accepted.iter().filter(|(of, ..)| *of == folder);
     for circle in circles {

@@ -10,7 +10,7 @@ const FAMILIES: &[&str] = &[
 ];
 
 /// Where code is looked through.
-pub const FOLDERS: &[&str] = &["src", "capi/src", "quant/src"];
+pub(crate) const FOLDERS: &[&str] = &["src", "capi/src", "quant/src"];
 
 /// Where a family may be named: what a path begins with, and why.
 const PLACES: &[(&str, &str)] = &[
@@ -24,7 +24,7 @@ const PLACES: &[(&str, &str)] = &[
 ];
 
 /// Files that still name a family and should not. The list only ever becomes shorter.
-pub const NOT_YET: &[&str] = &[
+pub(crate) const NOT_YET: &[&str] = &[
     "capi/src/convert.rs",
     "capi/src/embeddings.rs",
     "capi/src/model.rs",
@@ -73,7 +73,7 @@ pub const NOT_YET: &[&str] = &[
 ];
 
 /// What is wrong with `files`, given as name and text.
-pub fn misplaced<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>, not_yet: &[&str]) -> Vec<String> {
+pub(crate) fn misplaced<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>, not_yet: &[&str]) -> Vec<String> {
     let mut wrong = Vec::new();
     let mut waiting = not_yet.to_vec();
     for (file, text) in files {

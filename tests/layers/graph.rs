@@ -8,7 +8,7 @@ use super::tokens::Code;
 
 /// A file that needs another.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Edge {
+pub(crate) struct Edge {
     /// Files, from the crate's folder on: `ggml/mod.rs`.
     pub from: String,
     pub to: String,
@@ -20,7 +20,7 @@ pub struct Edge {
 }
 
 /// The modules of a crate, by their paths; the root's is empty.
-pub struct Crate {
+pub(crate) struct Crate {
     modules: BTreeMap<Vec<String>, (String, Module)>,
 }
 
@@ -36,14 +36,14 @@ const DEPTH: usize = 16;
 
 impl Crate {
     /// Reads the crate in the folder `root`, except the files for which `skips` holds.
-    pub fn open(root: &Folder, skips: impl Fn(&str) -> bool) -> Crate {
+    pub(crate) fn open(root: &Folder, skips: impl Fn(&str) -> bool) -> Crate {
         let files = super::files(root).into_iter().filter(|file| !skips(file));
         let texts: Vec<(String, String)> = files.map(|file| (file.clone(), super::text(&root.join(&file)))).collect();
         Crate::read(texts.iter().map(|(file, text)| (file.as_str(), text.as_str())))
     }
 
     /// Reads files, given as name and text.
-    pub fn read<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>) -> Crate {
+    pub(crate) fn read<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>) -> Crate {
         let mut modules = BTreeMap::new();
         let mut tests = Vec::new();
         for (file, text) in files {
@@ -61,7 +61,7 @@ impl Crate {
     }
 
     /// Every import of a file by another, once for each path that names it.
-    pub fn edges(&self) -> Vec<Edge> {
+    pub(crate) fn edges(&self) -> Vec<Edge> {
         let mut edges = Vec::new();
         for (at, (from, module)) in &self.modules {
             for import in &module.imports {
@@ -145,7 +145,7 @@ fn module_of(file: &str) -> Vec<String> {
 }
 
 /// The circles: sets of files, each of which needs all others in its set, if not directly then by way of them.
-pub fn circles(edges: &[Edge]) -> Vec<Vec<String>> {
+pub(crate) fn circles(edges: &[Edge]) -> Vec<Vec<String>> {
     let mut needs: HashMap<&str, Vec<&str>> = HashMap::new();
     for edge in edges.iter().filter(|edge| !edge.whole) {
         needs.entry(&edge.from).or_default().push(&edge.to);

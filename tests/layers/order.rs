@@ -3,16 +3,16 @@
 use super::graph::Edge;
 
 /// A module that imports from one below it, and why it may.
-pub const EXCEPTIONS: &[(&str, &str, &str)] = &[];
+pub(crate) const EXCEPTIONS: &[(&str, &str, &str)] = &[];
 
 /// The modules of a table in a crate's documentation, lowest first: lines that begin with ``//! | [`name`] |``.
-pub fn table(text: &str) -> Vec<String> {
+pub(crate) fn table(text: &str) -> Vec<String> {
     let row = |line: &str| Some(line.strip_prefix("//! | [`")?.split_once("`] |")?.0.to_owned());
     text.lines().filter_map(row).collect()
 }
 
 /// What is wrong with the table of `lib`, whose text this is: each module has one line.
-pub fn unlisted(lib: &str) -> Vec<String> {
+pub(crate) fn unlisted(lib: &str) -> Vec<String> {
     let listed = table(lib);
     let declared: Vec<&str> = lib
         .lines()
@@ -34,7 +34,7 @@ pub fn unlisted(lib: &str) -> Vec<String> {
 }
 
 /// What is wrong with the imports between modules, in the order of `table`.
-pub fn upward(edges: &[Edge], table: &[String], exceptions: &[(&str, &str, &str)]) -> Vec<String> {
+pub(crate) fn upward(edges: &[Edge], table: &[String], exceptions: &[(&str, &str, &str)]) -> Vec<String> {
     let place = |file: &str| table.iter().position(|name| name == module(file));
     let mut wrong = Vec::new();
     let mut needed = vec![false; exceptions.len()];

@@ -6,14 +6,14 @@ use super::tokens::Token;
 
 /// A path, as it is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Path {
+pub(crate) struct Path {
     pub segments: Vec<String>,
     pub line: usize,
 }
 
 /// One name that a `use` declaration brings in.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Import {
+pub(crate) struct Import {
     pub path: Path,
     /// What the file calls it; `None` for `*` and `_`.
     pub name: Option<String>,
@@ -25,7 +25,7 @@ pub struct Import {
 
 /// What stands in one module: a file, or a `mod name { .. }` inside it.
 #[derive(Debug, Default)]
-pub struct Module {
+pub(crate) struct Module {
     pub imports: Vec<Import>,
     pub paths: Vec<Path>,
     /// How often each name stands outside `use` declarations.
@@ -33,7 +33,7 @@ pub struct Module {
 }
 
 /// The modules of a file by their names inside it; the file's own has none.
-pub fn modules(tokens: &[Token]) -> Vec<(Vec<String>, Module)> {
+pub(crate) fn modules(tokens: &[Token]) -> Vec<(Vec<String>, Module)> {
     let mut found = Vec::new();
     read(tokens, Vec::new(), &mut found);
     found

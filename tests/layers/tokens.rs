@@ -5,21 +5,21 @@ use std::ops::RangeInclusive;
 
 /// A name, a number, `::`, or one character of punctuation.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Token {
+pub(crate) struct Token {
     pub text: String,
     /// Counted from 1.
     pub line: usize,
 }
 
 impl Token {
-    pub fn is_name(&self) -> bool {
+    pub(crate) fn is_name(&self) -> bool {
         self.text.starts_with(|c: char| c.is_alphabetic() || c == '_')
     }
 }
 
 /// A file's code outside tests.
 #[derive(Debug)]
-pub struct Code {
+pub(crate) struct Code {
     pub tokens: Vec<Token>,
     /// The lines of items that only tests compile.
     pub test_lines: Vec<RangeInclusive<usize>>,
@@ -28,7 +28,7 @@ pub struct Code {
 }
 
 impl Code {
-    pub fn read(text: &str) -> Code {
+    pub(crate) fn read(text: &str) -> Code {
         let mut code = Code { tokens: Vec::new(), test_lines: Vec::new(), test_modules: Vec::new() };
         let all = tokens(text);
         let mut i = 0;

@@ -147,6 +147,6 @@ impl Node {
     }
 
     fn unknown(&self) -> Error {
-        Error::graph("scratch", format!("nobody has read what operation {} allocates", self.op))
+        Error::graph("scratch", format!("the table of scratch memory lacks operation {}", self.op))
     }
 }
