@@ -268,6 +268,14 @@ impl<'a> Build<'a> {
         self.leaf(Leaf::Weight(id), place)
     }
 
+    /// The shape of `port` in this request.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] for a port of another model.
+    pub fn shape(&self, port: Port) -> Result<Shape> {
+        Ok(self.place(port)?.shape())
+    }
+
     /// What `port` holds when the stage begins.
     ///
     /// # Errors

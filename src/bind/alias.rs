@@ -6,6 +6,7 @@ mod autoencoder_kl;
 mod clip;
 mod flux;
 mod t5;
+mod unet;
 
 /// Which rows of a file's tensor are meant. Of a vector, which elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +63,7 @@ pub use autoencoder_kl::{KIND as AUTOENCODER_KL, aliases as autoencoder_kl};
 pub use clip::{KIND as CLIP, aliases as clip};
 pub use flux::{KIND as FLUX, aliases as flux};
 pub use t5::{KIND as T5, aliases as t5};
+pub use unet::{KIND as UNET, Layout as UnetLayout, aliases as unet};
 
 /// A tensor by which a kind of network is known.
 #[derive(Clone, Copy, Debug)]
@@ -138,7 +140,7 @@ impl PartialEq for Kind {
 impl Eq for Kind {}
 
 /// Every kind of network that pinhole runs.
-pub static KINDS: &[&Kind] = &[&FLUX, &CLIP, &T5, &AUTOENCODER_KL];
+pub static KINDS: &[&Kind] = &[&FLUX, &UNET, &CLIP, &T5, &AUTOENCODER_KL];
 
 #[cfg(test)]
 mod tests {

@@ -1,5 +1,6 @@
 //! The layers that models share. Shapes are in ggml order.
 
+use std::cell::Cell;
 use std::ops::Range;
 
 use pinhole_quant::DType;
@@ -204,8 +205,22 @@ impl Conv2d {
         x: Tensor,
         added: Option<Tensor>,
     ) -> Result<Tensor> {
-        let map = map.into();
-        let statistics = norm.statistics(b, map, x)?;
+        self.build_with(b, norm, norm.statistics(b, map, x)?, x, added)
+    }
+
+    /// Of `x`, a whole map, normalised by `norm` and through SiLU, with `added` added.
+    pub fn build_normed(&self, b: &Build<'_>, norm: &GroupNorm, x: Tensor, added: Option<Tensor>) -> Result<Tensor> {
+        self.build_with(b, norm, b.g.group_statistics(x, norm.groups, norm.eps)?, x, added)
+    }
+
+    fn build_with(
+        &self,
+        b: &Build<'_>,
+        norm: &GroupNorm,
+        statistics: Option<(Tensor, Tensor)>,
+        x: Tensor,
+        added: Option<Tensor>,
+    ) -> Result<Tensor> {
         if let Some(statistics) = statistics {
             let normal = norm.normalisation(b, statistics)?;
             if let Some(y) = b.g.convolve(&self.convolution(b, self.zeros(b))?, x, Some(&normal), added)? {
@@ -229,6 +244,20 @@ impl Conv2d {
             Some(y) => Ok(y),
             None => self.by_ggml(b, b.g.slice(b.g.upscale_2x(x)?, 1, doubled[0], doubled[1])?),
         }
+    }
+
+    /// Of every pixel of `x` doubled both ways, of which `[w, h]` columns and rows count: all of them, or all except the last.
+    pub fn build_doubled_to(&self, b: &Build<'_>, x: Tensor, [w, h]: [usize; 2]) -> Result<Tensor> {
+        let [columns, ..] = b.g.shape(x)?.dims();
+        // Pinhole's kernels leave out rows only.
+        if w == 2 * columns {
+            let convolution = Convolution { doubled: Some([0, h]), ..self.convolution(b, [self.padding; 2])? };
+            if let Some(y) = b.g.convolve(&convolution, x, None, None)? {
+                return Ok(y);
+            }
+        }
+        let doubled = b.g.slice(b.g.slice(b.g.upscale_2x(x)?, 0, 0, w)?, 1, 0, h)?;
+        self.build(b, b.g.contiguous(doubled)?)
     }
 
     fn convolution(&self, b: &Build<'_>, around: [usize; 2]) -> Result<Convolution> {
@@ -287,6 +316,41 @@ impl Activation {
             Activation::Silu => g.silu(x),
         }
     }
+}
+
+/// The last result that was computed, and what it was computed of: what is asked for twice is one operation.
+pub struct Last<K>(Cell<Option<(K, Tensor)>>);
+
+impl<K> Default for Last<K> {
+    fn default() -> Last<K> {
+        Last(Cell::new(None))
+    }
+}
+
+impl<K: Copy + PartialEq> Last<K> {
+    /// What `compute` gives for `key`.
+    ///
+    /// # Errors
+    /// What `compute` returns.
+    pub fn of(&self, key: K, compute: impl FnOnce() -> Result<Tensor>) -> Result<Tensor> {
+        if let Some((known, result)) = self.0.get()
+            && known == key
+        {
+            return Ok(result);
+        }
+        let result = compute()?;
+        self.0.set(Some((key, result)));
+        Ok(result)
+    }
+}
+
+/// The sinusoidal embedding of `t`: `width` numbers, an even count, cosines first, with frequencies from 1 down to 1/10000; in f32
+/// as diffusers' `get_timestep_embedding` computes it.
+pub fn sinusoid(t: f32, width: usize) -> Vec<f32> {
+    let half = width / 2;
+    let angle = |i: usize| t * (-(10000f32.ln()) * i as f32 / half as f32).exp();
+    let cos = (0..half).map(|i| angle(i).cos());
+    cos.chain((0..half).map(|i| angle(i).sin())).collect()
 }
 
 /// `x [heads * d, tokens, batch]` as `[d, tokens, heads, batch]`, where attention wants its heads: a view.

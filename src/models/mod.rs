@@ -1,8 +1,10 @@
 //! Models, each a list of stages in the words of its paper. No files, no devices, no number formats.
 
+mod attention;
 pub mod autoencoder_kl;
 pub mod clip;
 mod config;
 pub mod flux;
 pub mod layers;
 pub mod t5;
+pub mod unet;

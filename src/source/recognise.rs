@@ -23,8 +23,6 @@ const fn other(sign: &'static str, what: &'static str, naming: &'static str) -> 
 const OTHERS: &[Other] = &[
     other("joint_blocks.0.", "Stable Diffusion 3 transformer", "original names"),
     other("transformer_blocks.0.ff_context.", "MMDiT transformer", "diffusers names"),
-    other("input_blocks.0.0.weight", "Stable Diffusion UNet", "original names"),
-    other("mid_block.attentions.0.transformer_blocks.", "Stable Diffusion UNet", "diffusers names"),
     other("blocks.0.cross_attn.k.weight", "Wan transformer", ""),
     other("token_embd.weight", "language model", "llama.cpp names"),
     other("lora_A.", "LoRA", ""),

@@ -3,7 +3,8 @@
 use super::{Config, EPS, Ports};
 use crate::Result;
 use crate::ggml::Tensor;
-use crate::models::layers::{Linear, RmsNorm, join_heads};
+use crate::models::attention::Attention;
+use crate::models::layers::{Linear, RmsNorm};
 use crate::stage::{Build, Port, Symbol};
 use crate::weights::Scope;
 
@@ -27,34 +28,6 @@ impl Rotary {
     }
 }
 
-/// Keys and values of all tokens. They are made before the first query looks at them, some tokens at a time.
-pub(super) struct Attention {
-    k: Tensor, // [d, H, T, B]
-    v: Tensor, // [d, H, T, B]
-}
-
-impl Attention {
-    /// For `tokens` tokens, whose keys and values come with [`set`](Attention::set).
-    pub(super) fn new(b: &Build<'_>, norm: &QkNorm, tokens: usize) -> Result<Attention> {
-        let dims = [norm.width, norm.heads, tokens, b.dim(Symbol::BATCH)?];
-        Ok(Attention { k: b.g.unfilled(&dims)?, v: b.g.unfilled(&dims)? })
-    }
-
-    /// The keys and values of the tokens from `start` on.
-    pub(super) fn set(&self, b: &Build<'_>, start: usize, (k, v): (Tensor, Tensor)) -> Result<()> {
-        b.g.fill(self.k, 2, start, k)?;
-        b.g.fill(self.v, 2, start, v)
-    }
-
-    /// What some queries `q [d, H, n, B]` see: `[D, n, B]`.
-    pub(super) fn attend(&self, b: &Build<'_>, q: Tensor) -> Result<Tensor> {
-        let [d, ..] = b.g.shape(q)?.dims();
-        let tokens_second = |x| b.g.permute(x, [0, 2, 1, 3]);
-        let (q, k, v) = (tokens_second(q)?, tokens_second(self.k)?, tokens_second(self.v)?);
-        join_heads(b.g, b.g.flash_attention(q, k, v, 1.0 / (d as f32).sqrt(), None)?)
-    }
-}
-
 /// The normalisation of queries and keys.
 pub(super) struct QkNorm {
     query_norm: RmsNorm,
@@ -72,6 +45,11 @@ impl QkNorm {
             width,
             heads: config.num_attention_heads,
         })
+    }
+
+    /// Attention to `tokens` tokens.
+    pub(super) fn attention(&self, b: &Build<'_>, tokens: usize) -> Result<Attention> {
+        Attention::new(b, [self.width, self.heads, tokens, b.dim(Symbol::BATCH)?])
     }
 
     /// The queries, `[d, H, n, B]`, of `x [D, n, B]`. `qkv` is the layer that makes queries, keys and values, in this order.

@@ -1,7 +1,7 @@
 //! Double blocks: text and image in streams of their own.
 
 use super::Config;
-use super::attention::{Attention, QkNorm, Rotary};
+use super::attention::{QkNorm, Rotary};
 use super::modulation::Modulation;
 use crate::Result;
 use crate::models::layers::Linear;
@@ -54,7 +54,7 @@ impl Block for DoubleBlock {
         // Text first: its tokens stand before the image's.
         let streams =
             [(&self.txt, modulation(&self.txt)?, 0), (&self.img, modulation(&self.img)?, b.dim(Symbol::TEXT_TOKENS)?)];
-        let attention = Attention::new(b, &self.img.norm, b.dim(Symbol::JOINT_TOKENS)?)?;
+        let attention = self.img.norm.attention(b, b.dim(Symbol::JOINT_TOKENS)?)?;
         for (stream, m, first) in &streams {
             b.tokens(stream.from, |x, at| {
                 let start = first + at.start;

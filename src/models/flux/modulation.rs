@@ -1,21 +1,15 @@
 //! From time, guidance and pooled prompt to scales, shifts and gates.
 
-use std::cell::Cell;
-
 use super::{Config, EPS, Ports, TIME_WIDTH};
 use crate::Result;
 use crate::ggml::Tensor;
-use crate::models::layers::Linear;
+use crate::models::layers::{self, Last, Linear};
 use crate::stage::{Block, Build, Port};
 use crate::weights::{Role, Scope};
 
-/// The sinusoidal embedding of `t` (already times 1000), [`TIME_WIDTH`] numbers, cosines first, in f32 as diffusers'
-/// `get_timestep_embedding` computes it.
+/// The sinusoidal embedding of `t` (already times 1000), [`TIME_WIDTH`] numbers, cosines first.
 pub fn sinusoid(t: f32) -> Vec<f32> {
-    let half = TIME_WIDTH / 2;
-    let angle = |i: usize| t * (-(10000f32.ln()) * i as f32 / half as f32).exp();
-    let cos = (0..half).map(|i| angle(i).cos());
-    cos.chain((0..half).map(|i| angle(i).sin())).collect()
+    layers::sinusoid(t, TIME_WIDTH)
 }
 
 /// Two linear layers with SiLU between them.
@@ -89,8 +83,8 @@ pub(super) struct Modulation<'b, 'a> {
     pub(super) b: &'b Build<'a>,
     rows: Tensor, // [parts * D, 1, B]
     width: usize,
-    /// The last tensor that was modulated, by which part, and the result: attention asks for it twice.
-    last: Cell<Option<(Tensor, usize, Tensor)>>,
+    /// Attention asks for what is modulated twice.
+    last: Last<(Tensor, usize)>,
 }
 
 impl<'b, 'a> Modulation<'b, 'a> {
@@ -98,7 +92,7 @@ impl<'b, 'a> Modulation<'b, 'a> {
         let rows = b.g.get_rows(b.read(port)?, b.read(condition)?)?; // [parts * D, B]
         let [total, batch, ..] = b.g.shape(rows)?.dims();
         let rows = b.g.reshape(rows, &[total, 1, batch])?;
-        Ok(Modulation { b, rows, width: total / parts, last: Cell::new(None) })
+        Ok(Modulation { b, rows, width: total / parts, last: Last::default() })
     }
 
     fn part(&self, i: usize) -> Result<Tensor> {
@@ -107,16 +101,11 @@ impl<'b, 'a> Modulation<'b, 'a> {
 
     /// `norm(x) (1 + scale) + shift`, with shift and scale at parts `i` and `i + 1`.
     pub(super) fn modulate(&self, x: Tensor, i: usize) -> Result<Tensor> {
-        if let Some((known, part, modulated)) = self.last.get()
-            && (known, part) == (x, i)
-        {
-            return Ok(modulated);
-        }
         let g = self.b.g;
-        let scale = g.scale_bias(self.part(i + 1)?, 1.0, 1.0)?;
-        let modulated = g.add(g.mul(g.norm(x, EPS)?, scale)?, self.part(i)?)?;
-        self.last.set(Some((x, i, modulated)));
-        Ok(modulated)
+        self.last.of((x, i), || {
+            let scale = g.scale_bias(self.part(i + 1)?, 1.0, 1.0)?;
+            g.add(g.mul(g.norm(x, EPS)?, scale)?, self.part(i)?)
+        })
     }
 
     /// `x + gate * y`, with the gate at part `i`.

@@ -1,6 +1,6 @@
 //! Single blocks: text and image in one sequence.
 
-use super::attention::{Attention, QkNorm, Rotary};
+use super::attention::{QkNorm, Rotary};
 use super::modulation::Modulation;
 use super::{Config, Ports};
 use crate::Result;
@@ -50,7 +50,7 @@ impl SingleBlock {
 impl Block for SingleBlock {
     fn build(&self, b: &Build<'_>) -> Result<()> {
         let m = Modulation::read(b, self.modulation, self.condition, 3)?;
-        let attention = Attention::new(b, &self.norm, b.dim(Symbol::JOINT_TOKENS)?)?;
+        let attention = self.norm.attention(b, b.dim(Symbol::JOINT_TOKENS)?)?;
         b.tokens(self.joint, |x, at| {
             let (k, v) = self.norm.keys_and_values(b, &self.linear1, m.modulate(x, 0)?)?;
             attention.set(b, at.start, (self.rotary.turn(b, k, at.start)?, v))

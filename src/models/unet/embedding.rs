@@ -1,0 +1,85 @@
+//! From the time, and the sizes and pooled prompt where the model has them, to what each residual block adds.
+
+use super::{Config, Ports};
+use crate::Result;
+use crate::ggml::Tensor;
+use crate::models::layers::Linear;
+use crate::stage::{Block, Build, Port};
+use crate::weights::{Role, Scope};
+
+/// Two linear layers with SiLU between them.
+struct Embedder {
+    first: Linear,
+    second: Linear,
+}
+
+impl Embedder {
+    fn declare(s: &mut Scope<'_>, inputs: usize, outputs: usize) -> Result<Embedder> {
+        let first = Linear::declare(&mut s.sub(0), inputs, outputs, Role::SensitiveMatMul)?;
+        Ok(Embedder { first, second: Linear::declare(&mut s.sub(2), outputs, outputs, Role::SensitiveMatMul)? })
+    }
+
+    fn build(&self, b: &Build<'_>, x: Tensor) -> Result<Tensor> {
+        self.second.build(b, b.g.silu(self.first.build(b, x)?)?)
+    }
+}
+
+/// What all residual blocks add a projection of, for every condition.
+pub(super) struct Embedding {
+    time_embed: Embedder,
+    label_emb: Option<(Embedder, Port)>,
+    time: Port,
+    embedding: Port,
+}
+
+impl Embedding {
+    pub(super) fn declare(s: &mut Scope<'_>, config: &Config, ports: &Ports, embedding: Port) -> Result<Embedding> {
+        let width = embedding_width(config);
+        let time_embed = Embedder::declare(&mut s.sub("time_embed"), config.time_width(), width)?;
+        let label_emb = match (ports.added, config.added_width()) {
+            (Some(added), Some(inputs)) => Some((Embedder::declare(&mut s.sub("label_emb.0"), inputs, width)?, added)),
+            _ => None,
+        };
+        Ok(Embedding { time_embed, label_emb, time: ports.time, embedding })
+    }
+}
+
+impl Block for Embedding {
+    fn build(&self, b: &Build<'_>) -> Result<()> {
+        let mut embedding = self.time_embed.build(b, b.read(self.time)?)?; // [E, N]
+        if let Some((label_emb, added)) = &self.label_emb {
+            embedding = b.g.add(embedding, label_emb.build(b, b.read(*added)?)?)?;
+        }
+        // Every projection begins with the same SiLU.
+        b.write(self.embedding, b.g.silu(embedding)?)
+    }
+}
+
+/// `E`: the original fixes it at four times the first level's channels.
+pub(super) fn embedding_width(config: &Config) -> usize {
+    4 * config.time_width()
+}
+
+/// What one residual block adds, for every condition.
+pub(super) struct Projection {
+    emb_layers: Linear,
+    embedding: Port,
+    to: Port,
+}
+
+impl Projection {
+    pub(super) fn declare(
+        s: &mut Scope<'_>,
+        (inputs, outputs): (usize, usize),
+        (embedding, to): (Port, Port),
+    ) -> Result<Projection> {
+        let emb_layers = Linear::declare(&mut s.sub("emb_layers.1"), inputs, outputs, Role::MatMul)?;
+        Ok(Projection { emb_layers, embedding, to })
+    }
+}
+
+impl Block for Projection {
+    fn build(&self, b: &Build<'_>) -> Result<()> {
+        b.write(self.to, self.emb_layers.build(b, b.read(self.embedding)?)?)
+    }
+}
