@@ -147,7 +147,7 @@ impl Graph {
     }
 }
 
-/// Normalisation and attention.
+/// Normalisation.
 impl Graph {
     /// Rows of mean 0 and variance 1.
     pub fn norm(&self, a: Tensor, eps: f32) -> Result<Tensor> {
@@ -198,53 +198,6 @@ impl Graph {
         };
         // SAFETY: live, contiguous F32 tensors; the mask covers `a` (checked above) or is absent.
         self.node("soft_max", |context| unsafe { sys::ggml_soft_max_ext(context, raw, mask, scale, 0.0) })
-    }
-
-    /// `softmax(scale * q k^T + mask) v` without the matrix of scores: `q [d, n, heads, batch]`, `k [d, m, groups, batch]` and
-    /// `v` as `k` give `[d, heads, n, batch]`. The groups divide the heads: neighbouring heads share keys and values. `mask
-    /// [m, n]`, of F16 and the same for all heads, is added to the scores: see [`to_f16`](Self::to_f16).
-    pub fn flash_attention(&self, q: Tensor, k: Tensor, v: Tensor, scale: f32, mask: Option<Tensor>) -> Result<Tensor> {
-        for operand in [q, k, v] {
-            self.require_f32("flash_attention", operand)?;
-        }
-        let ([d, n, heads, batch], ks, vs) = (self.shape(q)?.dims(), self.shape(k)?, self.shape(v)?);
-        let [width, m, groups, items] = ks.dims();
-        if ks != vs || width != d || !heads.is_multiple_of(groups) || items != batch {
-            return Err(self.mismatch("flash_attention", q, k));
-        }
-        let mask = match mask {
-            Some(mask) => self.raw(self.mask_of(mask, [m, n])?)?,
-            None => std::ptr::null_mut(),
-        };
-        let (q, k, v) = (self.rows_contiguous(q)?, self.rows_contiguous(k)?, self.rows_contiguous(v)?);
-        let (q, k, v) = (self.raw(q)?, self.raw(k)?, self.raw(v)?);
-        let attended = self.node("flash_attention", |context| {
-            // SAFETY: live F32 tensors with contiguous rows, of equal head sizes and batches; groups divide heads; the mask is
-            // absent, or contiguous F16 with a row for each query.
-            unsafe { sys::ggml_flash_attn_ext(context, q, k, v, mask, scale, 0.0, 0.0) }
-        })?;
-        let raw = self.raw(attended)?;
-        // SAFETY: a live flash attention.
-        unsafe { sys::ggml_prec_set_acc(raw, sys::GGML_PREC_F32) };
-        Ok(attended)
-    }
-
-    /// `mask`, in order, if it is one of F16 for `[keys, queries]`.
-    fn mask_of(&self, mask: Tensor, dims: [usize; 2]) -> Result<Tensor> {
-        let (dtype, shape) = (self.dtype(mask)?, self.shape(mask)?);
-        if dtype != DType::F16 || shape != dims {
-            let message = format!("a mask of {dtype} {shape}, where f16 {dims:?} is needed");
-            return Err(Error::graph("flash_attention", message));
-        }
-        self.contiguous(mask)
-    }
-
-    /// `a`, which is F32, rounded to F16: a mask for [`flash_attention`](Self::flash_attention).
-    pub fn to_f16(&self, a: Tensor) -> Result<Tensor> {
-        self.require_f32("to_f16", a)?;
-        let raw = self.raw(self.contiguous(a)?)?;
-        // SAFETY: a live, contiguous F32 tensor.
-        self.node("to_f16", |context| unsafe { sys::ggml_cast(context, raw, sys::GGML_TYPE_F16) })
     }
 }
 
