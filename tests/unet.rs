@@ -4,9 +4,6 @@
 
 mod support;
 
-use std::collections::BTreeMap;
-use std::path::Path;
-
 use pinhole::bind::Bound;
 use pinhole::bind::alias::{self, Alternative, UnetLayout};
 use pinhole::exec::{DeviceWeights, Session};
@@ -17,9 +14,7 @@ use pinhole::plan::measure::Subject;
 use pinhole::plan::{Runs, Way};
 use pinhole::stage::Cadence;
 use pinhole_quant::metrics;
-use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
-use support::Golden;
-use support::synth::{Weight, checksum};
+use support::{Golden, formula};
 
 const CASES: [&str; 3] = ["unet_sd1", "unet_sd2", "unet_sdxl"];
 
@@ -33,35 +28,6 @@ struct Case {
     _dir: tempfile::TempDir,
 }
 
-/// The weights that the golden's header describes, under diffusers' names.
-fn weights(golden: &Golden) -> Vec<Weight> {
-    let described = golden.list("/unet/tensors").iter();
-    let weights = described.map(|tensor| Weight {
-        component: "unet".into(),
-        name: tensor[0].as_str().unwrap().to_owned(),
-        shape: tensor[1].as_array().unwrap().iter().map(|n| n.as_u64().unwrap() as usize).collect(),
-        scale: tensor[2].as_f64().unwrap() as f32,
-        offset: tensor[3].as_f64().unwrap() as f32,
-        first: Vec::new(),
-        checksum: 0,
-    });
-    weights.collect()
-}
-
-/// Writes the weights as diffusers does.
-fn write(path: &Path, golden: &Golden) {
-    let weights = weights(golden);
-    let numbers: Vec<Vec<f32>> = weights.iter().map(Weight::values).collect();
-    let sum = numbers.iter().fold(0u64, |sum, numbers| sum.wrapping_add(checksum(numbers)));
-    assert_eq!(format!("{sum:016x}"), golden.text("/unet/checksum"));
-    let bytes: Vec<Vec<u8>> =
-        numbers.iter().map(|numbers| numbers.iter().flat_map(|n| n.to_le_bytes()).collect()).collect();
-    let views = weights.iter().zip(&bytes).map(|(weight, bytes)| {
-        (weight.name.as_str(), TensorView::new(Dtype::F32, weight.shape.clone(), bytes).unwrap())
-    });
-    serialize_to_file(views.collect::<BTreeMap<_, _>>(), None, path).unwrap();
-}
-
 /// For a UNet of so many residual blocks to a level.
 fn aliases<const LAYERS: usize>(canonical: &str) -> Vec<Alternative> {
     alias::unet(UnetLayout { layers_per_block: LAYERS }, canonical)
@@ -71,7 +37,7 @@ fn case(name: &'static str) -> Case {
     let golden = Golden::load(name);
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("unet.safetensors");
-    write(&path, &golden);
+    formula::write(&path, &golden, "unet");
     let config = Config::from_json(&golden.at("/unet/config").to_string(), &path).unwrap();
     let net = Unet::new(&config).unwrap();
     let aliases = if config.layers_per_block == 1 { aliases::<1> } else { aliases::<2> };
@@ -89,8 +55,7 @@ fn case(name: &'static str) -> Case {
 impl Case {
     /// Numbers by the formula, as the reference makes them.
     fn values(&self, key: &str, len: usize) -> Vec<f32> {
-        let (component, name, shape) = (self.name.to_owned(), key.to_owned(), vec![len]);
-        Weight { component, name, shape, scale: 1.7, offset: 0.0, first: Vec::new(), checksum: 0 }.values()
+        formula::values(self.name, key, len, 1.7)
     }
 
     /// What `part` gives for the items from the last to the first, and zeros for a condition that no item is under.

@@ -10,8 +10,10 @@
 //! | (host) | token ids | `hidden [D, T, B]`: token plus position embedding; `mask [T, T]` |
 //! | `layer.0`, `layer.1`, ... | `hidden`, `mask` | `hidden` |
 //! | `final_norm` | `hidden` | `hidden`, the result |
+//! | `projection` (of a model with [`Output::projected`]) | `hidden`, `end [B]` | `pooled [P, B]` |
 //!
-//! The pooled vector is the row of the result at [`Config::pooled_position`].
+//! The pooled vector is the row of the result at [`Config::pooled_position`]. The hidden states may be those of an earlier layer:
+//! see [`Output`].
 
 use std::path::Path;
 
@@ -24,7 +26,7 @@ use crate::ggml::Tensor;
 use crate::stage::{Block, Build, Cadence, Lifetime, Model, Port, Symbol};
 use crate::tensor::Shape;
 use crate::weights::{Role, Scope, WeightId};
-use crate::{Result, reserve};
+use crate::{Error, Result, reserve};
 
 /// The settings of a text encoder, by their names in transformers' `config.json` and with its defaults.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -48,6 +50,30 @@ pub struct Config {
     pub layer_norm_eps: f32,
     /// The id of the token that ends a text, or [`LEGACY_EOS`].
     pub eos_token_id: u32,
+    /// `P`: the length of the pooled vector after its projection, in a model that has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub projection_dim: Option<usize>,
+}
+
+/// What a text encoder gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Output {
+    /// How many of the last layers its hidden states have not been through: diffusers' `clip_skip`. Layers that nothing needs
+    /// are not part of the model.
+    pub skipped: usize,
+    /// Whether the final norm is applied to the hidden states.
+    pub normalised: bool,
+    /// Whether the pooled vector, of the last layer after the final norm, goes through the `text_projection`.
+    pub projected: bool,
+}
+
+impl Output {
+    /// The last layer's, normalised: FLUX.1's and, without clip skip, Stable Diffusion 1's.
+    pub const LAST: Output = Output { skipped: 0, normalised: true, projected: false };
+    /// The last but one layer's as they are: those of Stable Diffusion XL's first encoder.
+    pub const SECOND_LAST: Output = Output { skipped: 1, normalised: false, projected: false };
+    /// The same, and the projected pooled vector: Stable Diffusion XL's second encoder.
+    pub const SECOND_LAST_PROJECTED: Output = Output { projected: true, ..Output::SECOND_LAST };
 }
 
 /// The `eos_token_id` of configurations that were written before transformers looked at it: the end of the text is then
@@ -72,6 +98,7 @@ impl Default for Config {
             hidden_act: Activation::QuickGelu,
             layer_norm_eps: 1e-5,
             eos_token_id: 49407,
+            projection_dim: None,
         }
     }
 }
@@ -80,7 +107,7 @@ impl Config {
     /// Reads the text of a `config.json`, which `origin` holds, and validates it.
     ///
     /// # Errors
-    /// [`Error::Malformed`](crate::Error::Malformed) where it is not such a configuration or names an activation that
+    /// [`Error::Malformed`] where it is not such a configuration or names an activation that
     /// pinhole does not have, and those of [`validate`](Config::validate).
     pub fn from_json(text: &str, origin: &Path) -> Result<Config> {
         let config: Config = config::from_json(text, origin)?;
@@ -92,7 +119,7 @@ impl Config {
     /// shapes do not tell is what the published models have: heads of 64, and the activation of their makers.
     ///
     /// # Errors
-    /// [`Error::Mismatch`](crate::Error::Mismatch) where a weight is missing, and those of [`validate`](Config::validate).
+    /// [`Error::Mismatch`] where a weight is missing, and those of [`validate`](Config::validate).
     pub fn from_shapes(shape_of: impl Fn(&str) -> Option<Shape>, origin: &Path) -> Result<Config> {
         let shapes = Shapes::new(&shape_of, origin);
         let [hidden_size, vocab_size, ..] = shapes.dims("text_model.embeddings.token_embedding.weight")?;
@@ -108,6 +135,10 @@ impl Config {
             max_position_embeddings: positions,
             hidden_act: if of_openai { Activation::QuickGelu } else { Activation::Gelu },
             eos_token_id: LEGACY_EOS,
+            projection_dim: match shapes.has("text_projection.weight") {
+                true => Some(shapes.dims("text_projection.weight")?[1]),
+                false => None,
+            },
             ..Config::default()
         };
         config.validate(origin)?;
@@ -117,7 +148,7 @@ impl Config {
     /// Checks that the settings, which `origin` holds, make a model.
     ///
     /// # Errors
-    /// [`Error::Mismatch`](crate::Error::Mismatch) for the first that does not.
+    /// [`Error::Mismatch`] for the first that does not.
     pub fn validate(&self, origin: &Path) -> Result<()> {
         let limit = |key, value, most| config::limit(origin, key, value, 1..=most);
         limit("vocab_size", self.vocab_size, 1 << 24)?;
@@ -125,6 +156,7 @@ impl Config {
         limit("intermediate_size", self.intermediate_size, MOST_WIDTH)?;
         limit("num_hidden_layers", self.num_hidden_layers, MOST_LAYERS)?;
         limit("max_position_embeddings", self.max_position_embeddings, 1 << 16)?;
+        limit("projection_dim", self.projection_dim.unwrap_or(1), MOST_WIDTH)?;
         let (heads, width) = (self.num_attention_heads, self.hidden_size);
         let divides = heads > 0 && width.is_multiple_of(heads);
         config::require(origin, "num_attention_heads", divides, || format!("a divisor of {width}"), heads)?;
@@ -142,7 +174,7 @@ impl Config {
 /// What is added to attention's scores so that no token sees a later one: `[T (seen), T (seeing)]`, 0 or minus infinity.
 ///
 /// # Errors
-/// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
+/// [`Error::OutOfMemory`].
 pub fn causal_mask(tokens: usize) -> Result<Vec<f32>> {
     let seen_by = |seeing| move |seen| if seen <= seeing { 0.0 } else { f32::NEG_INFINITY };
     let mask = (0..tokens).flat_map(|seeing| (0..tokens).map(seen_by(seeing)));
@@ -207,7 +239,8 @@ impl Mlp {
 
 /// One layer: attention and feed-forward, each normalised first and added to what came in.
 struct EncoderLayer {
-    hidden: Port,
+    from: Port,
+    to: Port,
     mask: Port,
     layer_norm1: LayerNorm,
     self_attn: Attention,
@@ -216,10 +249,11 @@ struct EncoderLayer {
 }
 
 impl EncoderLayer {
-    fn declare(scope: &mut Scope<'_>, config: &Config, hidden: Port, mask: Port) -> Result<EncoderLayer> {
+    fn declare(scope: &mut Scope<'_>, config: &Config, (from, to): (Port, Port), mask: Port) -> Result<EncoderLayer> {
         let (width, eps) = (config.hidden_size, config.layer_norm_eps);
         Ok(EncoderLayer {
-            hidden,
+            from,
+            to,
             mask,
             layer_norm1: LayerNorm::declare(&mut scope.sub("layer_norm1"), width, eps)?,
             self_attn: Attention::declare(&mut scope.sub("self_attn"), config)?,
@@ -231,10 +265,10 @@ impl EncoderLayer {
 
 impl Block for EncoderLayer {
     fn build(&self, b: &Build<'_>) -> Result<()> {
-        let (x, mask) = (b.read(self.hidden)?, b.read(self.mask)?);
+        let (x, mask) = (b.read(self.from)?, b.read(self.mask)?);
         let x = b.g.add(x, self.self_attn.build(b, self.layer_norm1.build(b, x)?, mask)?)?;
         let x = b.g.add(x, self.mlp.build(b, self.layer_norm2.build(b, x)?)?)?;
-        b.write(self.hidden, x)
+        b.write(self.to, x)
     }
 }
 
@@ -257,6 +291,33 @@ impl Block for FinalNorm {
     }
 }
 
+/// The projection of the vector at each text's end.
+struct Projection {
+    text_projection: Linear,
+    hidden: Port,
+    end: Port,
+    pooled: Port,
+}
+
+impl Block for Projection {
+    fn build(&self, b: &Build<'_>) -> Result<()> {
+        let hidden = b.read(self.hidden)?;
+        let [width, tokens, batch, _] = b.g.shape(hidden)?.dims();
+        let rows = b.g.reshape(hidden, &[width, tokens * batch])?;
+        let ends = b.g.get_rows(rows, b.read(self.end)?)?; // [D, B]
+        b.write(self.pooled, self.text_projection.build(b, ends)?)
+    }
+}
+
+/// The ports of a projected pooled vector.
+#[derive(Clone, Copy, Debug)]
+pub struct Pooled {
+    /// `[B]`, I32: in, where the text of each item ends: [`Config::pooled_position`], and `T` more for each item before it.
+    pub end: Port,
+    /// `[P, B]`: out.
+    pub pooled: Port,
+}
+
 /// The text encoder.
 pub struct Clip {
     /// Its stages, ports and weights.
@@ -265,18 +326,65 @@ pub struct Clip {
     pub token_embedding: WeightId,
     /// `[D, max_position_embeddings]`, on the host: what is added to the vector at each position.
     pub position_embedding: WeightId,
-    /// `[D, T, B]`: in, the embedded tokens; out, the result.
+    /// `[D, T, B]`: in, the embedded tokens.
     pub hidden: Port,
+    /// `[D, T, B]`: out, the hidden states. The port `hidden` itself, if no later layer is needed.
+    pub states: Port,
+    /// The projected pooled vector, if it is wanted.
+    pub pooled: Option<Pooled>,
     /// `[T, T]`: in, the [`causal_mask`].
     pub mask: Port,
 }
 
 impl Clip {
-    /// The encoder that `config` describes.
+    /// The encoder that `config` describes, which gives its last hidden states.
     ///
     /// # Errors
-    /// [`Error::Graph`](crate::Error::Graph) for sizes that [`Config::validate`] refuses.
+    /// [`Error::Graph`] for sizes that [`Config::validate`] refuses.
     pub fn new(config: &Config) -> Result<Clip> {
+        Clip::with(config, Output::LAST)
+    }
+
+    /// The encoder that `config` describes, which gives `output`.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] for sizes that [`Config::validate`] refuses, for more layers skipped than there
+    /// are, for a projection that the model does not have, and for one beside normalised states of an earlier layer.
+    pub fn with(config: &Config, output: Output) -> Result<Clip> {
+        let layers = config.num_hidden_layers;
+        let Output { skipped, normalised, projected } = output;
+        let through = layers.checked_sub(skipped).filter(|&through| through > 0);
+        let through =
+            through.ok_or_else(|| Error::graph("declare", format!("{skipped} of {layers} layers skipped")))?;
+        if projected && normalised && skipped > 0 {
+            return Err(Error::graph("declare", "one norm for the hidden states of two layers"));
+        }
+        let mut clip = Clip::inputs(config)?;
+        let hidden = clip.hidden;
+        if projected && skipped > 0 {
+            // Later layers read it, and the host after them.
+            clip.states = states(&mut clip.model, config, "states", Lifetime::Request);
+        }
+        for i in 0..if projected { layers } else { through } {
+            let from = if i == through { clip.states } else { hidden };
+            let to = if i + 1 == through { clip.states } else { hidden };
+            clip.model.stage(format!("layer.{i}"), Cadence::Request, |scope| {
+                EncoderLayer::declare(&mut scope.sub("text_model.encoder.layers").sub(i), config, (from, to), clip.mask)
+            })?;
+        }
+        if normalised || projected {
+            clip.model.stage("final_norm", Cadence::Request, |scope| {
+                FinalNorm::declare(&mut scope.sub("text_model"), config, hidden)
+            })?;
+        }
+        if projected {
+            clip.pooled = Some(clip.project(config)?);
+        }
+        Ok(clip)
+    }
+
+    /// A model without layers.
+    fn inputs(config: &Config) -> Result<Clip> {
         let (width, tokens) = (config.hidden_size, Symbol::TEXT_TOKENS.into());
         let mut model = Model::new();
         let [token_embedding, position_embedding] = model.on_host(|scope| {
@@ -287,18 +395,31 @@ impl Clip {
                 table("position_embedding.weight", config.max_position_embeddings)?,
             ])
         })?;
-        let hidden = model.port("hidden", &[width.into(), tokens, Symbol::BATCH.into()], DType::F32, Lifetime::Pass);
+        let hidden = states(&mut model, config, "hidden", Lifetime::Pass);
         let mask = model.port("mask", &[tokens, tokens], DType::F32, Lifetime::Request);
-        for i in 0..config.num_hidden_layers {
-            model.stage(format!("layer.{i}"), Cadence::Request, |scope| {
-                EncoderLayer::declare(&mut scope.sub("text_model.encoder.layers").sub(i), config, hidden, mask)
-            })?;
-        }
-        model.stage("final_norm", Cadence::Request, |scope| {
-            FinalNorm::declare(&mut scope.sub("text_model"), config, hidden)
-        })?;
-        Ok(Clip { model, token_embedding, position_embedding, hidden, mask })
+        Ok(Clip { model, token_embedding, position_embedding, hidden, states: hidden, pooled: None, mask })
     }
+
+    /// Adds the projection.
+    fn project(&mut self, config: &Config) -> Result<Pooled> {
+        let outputs = config.projection_dim.ok_or_else(|| Error::graph("declare", "a projection of no width"))?;
+        let end = self.model.port("end", &[Symbol::BATCH.into()], DType::I32, Lifetime::Request);
+        let extents = [outputs.into(), Symbol::BATCH.into()];
+        let pooled = self.model.port("pooled", &extents, DType::F32, Lifetime::Pass);
+        let hidden = self.hidden;
+        self.model.stage("projection", Cadence::Request, |scope| {
+            let mut scope = scope.sub("text_projection");
+            let linear = Linear::declare_unbiased(&mut scope, config.hidden_size, outputs, Role::MatMul)?;
+            Ok(Projection { text_projection: linear, hidden, end, pooled })
+        })?;
+        Ok(Pooled { end, pooled })
+    }
+}
+
+/// A port of hidden states, `[D, T, B]`.
+fn states(model: &mut Model, config: &Config, name: &str, lifetime: Lifetime) -> Port {
+    let extents = [config.hidden_size.into(), Symbol::TEXT_TOKENS.into(), Symbol::BATCH.into()];
+    model.port(name, &extents, DType::F32, lifetime)
 }
 
 #[cfg(test)]
@@ -323,6 +444,38 @@ mod tests {
         let names: Vec<_> = clip.model.stages().iter().map(|stage| stage.name.as_str()).collect();
         assert_eq!((names.len(), names[0], names[11], names[12]), (13, "layer.0", "layer.11", "final_norm"));
         assert_eq!(clip.model.at(Cadence::Request), 0..13);
+    }
+
+    #[test]
+    fn layers_that_nothing_needs_are_left_out() {
+        let config = Config { projection_dim: Some(1280), ..clip_l() };
+        let names = |output: Output| {
+            let clip = Clip::with(&config, output).unwrap();
+            let names: Vec<String> = clip.model.stages().iter().map(|stage| stage.name.clone()).collect();
+            (names.len(), names.last().cloned().unwrap(), clip.states == clip.hidden)
+        };
+        assert_eq!(names(Output::SECOND_LAST), (11, "layer.10".into(), true));
+        assert_eq!(names(Output::SECOND_LAST_PROJECTED), (14, "projection".into(), false));
+        assert_eq!(names(Output { skipped: 2, ..Output::LAST }), (11, "final_norm".into(), true));
+        let refused = |config: &Config, output| Clip::with(config, output).is_err();
+        assert!(refused(&config, Output { skipped: 12, ..Output::LAST }));
+        assert!(refused(&config, Output { normalised: true, ..Output::SECOND_LAST_PROJECTED }));
+        assert!(refused(&clip_l(), Output::SECOND_LAST_PROJECTED));
+    }
+
+    #[test]
+    fn clip_g_has_its_published_size() {
+        let config = Config {
+            hidden_size: 1280,
+            intermediate_size: 5120,
+            num_hidden_layers: 32,
+            num_attention_heads: 20,
+            hidden_act: Activation::Gelu,
+            projection_dim: Some(1280),
+            ..Config::default()
+        };
+        let clip = Clip::with(&config, Output::SECOND_LAST_PROJECTED).unwrap();
+        assert_eq!(clip.model.manifest().parameters(), 694_659_840);
     }
 
     #[test]

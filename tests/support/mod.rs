@@ -7,6 +7,7 @@ pub(crate) mod bundle;
 pub(crate) mod denoiser;
 pub(crate) mod diffusers;
 pub(crate) mod foreign;
+pub(crate) mod formula;
 pub(crate) mod golden;
 pub(crate) mod numbers;
 pub(crate) mod parts;
