@@ -19,7 +19,7 @@ fn encoded(golden: &Golden, output: Output) -> (Vec<f32>, Option<Vec<f32>>) {
     let config = Config::from_json(&golden.at("/clip/config").to_string(), &path).unwrap();
     let clip = Clip::with(&config, output).unwrap();
     let index = pinhole::safetensors::open(&path).unwrap();
-    let bound = Bound::new(clip.model.manifest(), &index, "", alias::clip, &path).unwrap();
+    let bound = Bound::new(clip.model.manifest(), &index, "", &alias::clip, &path).unwrap();
     let (ids, width) = (golden.ids("/ids"), config.hidden_size);
     let mut hidden = bound.gather(clip.token_embedding, width, &ids).unwrap();
     let rows: Vec<u32> = (0..ids.len() as u32).collect();

@@ -5,7 +5,7 @@
 mod support;
 
 use pinhole::bind::Bound;
-use pinhole::bind::alias::{self, Alternative, UnetLayout};
+use pinhole::bind::alias::{self, UnetLayout};
 use pinhole::exec::{DeviceWeights, Session};
 use pinhole::ggml::{Backend, CancelFlag, Device, Ledger};
 use pinhole::models::layers::sinusoid;
@@ -28,11 +28,6 @@ struct Case {
     _dir: tempfile::TempDir,
 }
 
-/// For a UNet of so many residual blocks to a level.
-fn aliases<const LAYERS: usize>(canonical: &str) -> Vec<Alternative> {
-    alias::unet(UnetLayout { layers_per_block: LAYERS }, canonical)
-}
-
 fn case(name: &'static str) -> Case {
     let golden = Golden::load(name);
     let dir = tempfile::tempdir().unwrap();
@@ -40,9 +35,10 @@ fn case(name: &'static str) -> Case {
     formula::write(&path, &golden, "unet");
     let config = Config::from_json(&golden.at("/unet/config").to_string(), &path).unwrap();
     let net = Unet::new(&config).unwrap();
-    let aliases = if config.layers_per_block == 1 { aliases::<1> } else { aliases::<2> };
+    let layout = UnetLayout { layers_per_block: config.layers_per_block };
+    let aliases = |name: &str| alias::unet(layout, name);
     let index = pinhole::safetensors::open(&path).unwrap();
-    let bound = Bound::new(net.model.manifest(), &index, "", aliases, &path).unwrap();
+    let bound = Bound::new(net.model.manifest(), &index, "", &aliases, &path).unwrap();
     assert!(bound.unused().is_empty(), "{name}: nothing wants {:?}", bound.unused());
     let extent = |key: &str| golden.integer(&format!("/request/{key}")) as usize;
     let batch = golden.list("/request/timesteps").len();
@@ -142,7 +138,9 @@ fn ways_are_found_by_the_largest_map() {
     let (model, bound, dims) =
         (&case.net.model, &case.bound, case.net.dims(Size { width: 64, height: 48, ..case.size }));
     let runs = Runs { request: 1, steps: 1 };
-    let component = Subject { name: "unet", phase: "denoise", model, bound, dims, runs }.measure(&backend).unwrap();
+    let component = Subject { name: "unet", phase: pinhole::plan::Phase::Denoise, model, bound, dims, runs }
+        .measure(&backend)
+        .unwrap();
     let ways: Vec<Way> = component.variants.iter().map(|variant| variant.way).collect();
     assert_eq!(ways[..2], [Way::Whole, Way::Tokens(64 * 48 / 2)]);
 }

@@ -123,8 +123,7 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     let threads = threads::start(args.request.threads);
     let device = request::device(&args.request.device)?;
     let source = args.parts.open(args.model.as_deref(), "--model")?;
-    let mut pipeline = Pipeline::with_threads(pinhole::pipeline::open(&source)?, device, threads, cancel)?;
-    pipeline.set_memory(args.request.memory());
+    let mut pipeline = args.request.pipeline(&source, device, threads, cancel)?;
     let request = args.request.request(&args.prompt, printer)?;
     let settings = pipeline.settings(&request)?;
     let plan = pipeline.plan(&request)?;

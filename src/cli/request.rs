@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use pinhole::ggml::Device;
+use pinhole::ggml::{CancelFlag, Device};
 use pinhole::image::Picture;
-use pinhole::pipeline::{MemoryOptions, Posterior, Request};
+use pinhole::pipeline::{self, Additions, MemoryOptions, Pipeline, Posterior, Request};
 use pinhole::plan::Offload;
 use pinhole::sample::Sampler;
 use pinhole::size::Size;
+use pinhole::source::Source;
 use pinhole::{Error, Result};
 
 use super::printer::Printer;
@@ -43,6 +44,10 @@ pub(super) struct RequestArgs {
     /// [default: as the model was published]
     #[arg(long, value_name = "NAME")]
     sampler: Option<Sampler>,
+    /// How many of the last layers of CLIP the prompt does not go through, for Stable Diffusion: 1 is what many fine-tunes were
+    /// trained with [default: 0]
+    #[arg(long, value_name = "N")]
+    clip_skip: Option<usize>,
     /// A picture to begin with: PNG, JPEG or WebP, resized to the size that is drawn
     #[arg(long, value_name = "FILE")]
     pub(super) image: Option<PathBuf>,
@@ -140,6 +145,23 @@ impl RequestArgs {
             embeddings: None,
             preview: None,
         })
+    }
+
+    /// The model of `source` on `device`, with what these options say of its weights and of the memory it may take.
+    ///
+    /// # Errors
+    /// Those of [`pipeline::open_with`] and [`Pipeline::with_threads`].
+    pub(super) fn pipeline(
+        &self,
+        source: &Source,
+        device: Device,
+        threads: usize,
+        cancel: CancelFlag,
+    ) -> Result<Pipeline> {
+        let model = pipeline::open_with(source, &Additions { clip_skip: self.clip_skip })?;
+        let mut pipeline = Pipeline::with_threads(model, device, threads, cancel)?;
+        pipeline.set_memory(self.memory());
+        Ok(pipeline)
     }
 
     /// How much of the device and the host it may take.

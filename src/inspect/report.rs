@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::Error;
 use crate::gguf::{Metadata, Value};
 use crate::index::FileTensor;
-use crate::pipeline::{self, Opened, Reader};
+use crate::pipeline::{self, Additions, Opened, Reader};
 use crate::source::{Component, Layout, Place, Source, Text, keys, recognise, unused};
 use serde::Serialize;
 use serde_json::{Map, Value as Json};
@@ -211,7 +211,7 @@ impl Report {
             self.components.push(self::component(component, place));
         }
         self.missing(&source, family.places);
-        let model = (family.open)(source.clone());
+        let model = (family.open)(source.clone(), &Additions::default());
         self.tokenizers = tokenizers(&source, family.places, model.as_ref().ok());
         match model {
             Ok(model) => self.find_unused(&model),

@@ -26,7 +26,7 @@ impl Loop<'_> {
         let Loop { model, settings, levels, prompts, .. } = *self;
         let denoiser = &*model.denoiser;
         let steps = levels.len();
-        let subjects = denoiser.subjects(settings, steps);
+        let subjects = denoiser.subjects(settings, model.autoencoder.latents(settings), steps);
         let stages = subjects.iter().map(stage_runs).sum();
         let start = run.begin(Phase::Denoise, stages, steps)?;
         let mut solver = levels.solver(&SolverOptions::default());

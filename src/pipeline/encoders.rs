@@ -3,7 +3,7 @@
 use super::Phase;
 use super::opened::Reader;
 use super::run::{Run, finite};
-use crate::models::clip::{self, causal_mask};
+use crate::models::clip::{self, Output, causal_mask};
 use crate::models::t5;
 use crate::plan::Runs;
 use crate::plan::measure::Subject;
@@ -46,7 +46,15 @@ impl ClipEncoder {
     /// # Errors
     /// As [`open`](super::open).
     pub(super) fn open(source: &Source, slot: &Slot) -> Result<ClipEncoder> {
-        let (part, config) = networks::clip(source.component(slot)?)?;
+        ClipEncoder::open_with(source, slot, Output::LAST)
+    }
+
+    /// The one at `slot`, as it gives `output`.
+    ///
+    /// # Errors
+    /// As [`open`](super::open).
+    pub(super) fn open_with(source: &Source, slot: &Slot, output: Output) -> Result<ClipEncoder> {
+        let (part, config) = networks::clip_with(source.component(slot)?, output)?;
         let (files, settings) = tokenizer(source, slot)?;
         let tokenizer = ClipTokenizer::from_json(&files.tokenizer.text, &settings, &files.tokenizer.origin)?;
         Ok(ClipEncoder { part, config, tokenizer })
@@ -74,12 +82,37 @@ impl ClipEncoder {
         super::opened::subject(&self.part, name, Phase::Encode, dims, runs)
     }
 
-    /// The pooled vector of every text, which `subject` computes.
+    /// The pooled vector of every text, `[D]`, which `subject` computes.
     pub(super) fn pooled<'t>(
         &self,
         run: &mut Run<'_>,
         subject: &Subject<'_>,
         texts: impl Iterator<Item = &'t Encoded>,
+    ) -> Result<Vec<Vec<f32>>> {
+        let width = self.config.hidden_size;
+        self.run(run, subject, texts, |hidden, ids| {
+            let row = self.config.pooled_position(ids) * width;
+            finite(hidden[row..row + width].to_vec(), "CLIP's pooled vector")
+        })
+    }
+
+    /// The hidden states of every text, `[D, tokens]`, which `subject` computes.
+    pub(super) fn hidden<'t>(
+        &self,
+        run: &mut Run<'_>,
+        subject: &Subject<'_>,
+        texts: impl Iterator<Item = &'t Encoded>,
+    ) -> Result<Vec<Vec<f32>>> {
+        self.run(run, subject, texts, |hidden, _| finite(hidden, "CLIP's output"))
+    }
+
+    /// What `take` takes of the hidden states and the tokens of every text.
+    fn run<'t>(
+        &self,
+        run: &mut Run<'_>,
+        subject: &Subject<'_>,
+        texts: impl Iterator<Item = &'t Encoded>,
+        take: impl Fn(Vec<f32>, &[u32]) -> Result<Vec<f32>>,
     ) -> Result<Vec<Vec<f32>>> {
         let ClipEncoder { part, config, tokenizer } = self;
         let (tokens, width) = (tokenizer.length(), config.hidden_size);
@@ -87,18 +120,16 @@ impl ClipEncoder {
         running.set(part.net.mask, &causal_mask(tokens)?)?;
         let ids: Vec<u32> = (0..tokens as u32).collect();
         let positions = part.bound.gather(part.net.position_embedding, width, &ids)?;
-        let mut pooled = Vec::new();
+        let mut taken = Vec::new();
         for text in texts {
             let mut hidden = part.bound.gather(part.net.token_embedding, width, &text.ids)?;
             hidden.iter_mut().zip(&positions).for_each(|(token, position)| *token += position);
             running.set(part.net.hidden, &hidden)?;
             run.compute(&mut running, Cadence::Request)?;
-            let hidden = running.get(part.net.hidden)?;
-            let row = config.pooled_position(&text.ids) * width;
-            pooled.push(finite(hidden[row..row + width].to_vec(), "CLIP's pooled vector")?);
+            taken.push(take(running.get(part.net.states)?, &text.ids)?);
         }
         run.finish(running);
-        Ok(pooled)
+        Ok(taken)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The registry of families, and how a model finds its own.
 
-use super::flux;
-use super::opened::Opened;
+use super::opened::{Additions, Opened};
+use super::{flux, sd};
 use crate::source::{Networks, Place, Slot, Source};
 use crate::{Error, Result};
 
@@ -14,11 +14,11 @@ pub struct Family {
     /// The places that its networks take, in the order of bundles; the denoiser is the first.
     pub places: &'static [Place],
     /// Opens a source whose networks are at their places.
-    pub open: fn(Source) -> Result<Opened>,
+    pub open: fn(Source, &Additions) -> Result<Opened>,
 }
 
 /// Every family that pinhole runs.
-pub static FAMILIES: &[&Family] = &[&flux::FLUX];
+pub static FAMILIES: &[&Family] = &[&flux::FLUX, &sd::SD1];
 
 /// Opens `source` as a model of its family. Reads headers and configurations, no weights.
 ///
@@ -26,9 +26,17 @@ pub static FAMILIES: &[&Family] = &[&flux::FLUX];
 /// [`Error::NotAModel`] if it is of no family that pinhole runs or a part is missing, [`Error::Mismatch`] if parts do not fit
 /// together, and what reading them returns.
 pub fn open(source: &Source) -> Result<Opened> {
+    open_with(source, &Additions::default())
+}
+
+/// As [`open`], with `additions`.
+///
+/// # Errors
+/// As [`open`]; [`Error::Option`] for an addition that such a model does not take.
+pub fn open_with(source: &Source, additions: &Additions) -> Result<Opened> {
     let family = family_of(source)?;
     let source = source.arranged(family.name, family.places)?;
-    (family.open)(source)
+    (family.open)(source, additions)
 }
 
 /// The networks of `source` at `slot`, opened without the others, and the source with its networks at their places.

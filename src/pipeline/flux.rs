@@ -5,7 +5,7 @@ use std::path::Path;
 use super::encoders::{ClipEncoder, T5Encoder};
 use super::family::Family;
 use super::opened::{
-    ArraySpec, Autoencoder, Denoiser, Encoders, Given, Opened, Prompt, Reader, StepPorts, subject, texts,
+    Additions, ArraySpec, Autoencoder, Denoiser, Encoders, Given, Opened, Prompt, Reader, StepPorts, subject, texts,
 };
 use super::rules::{Defaults, GuidanceScale, Rules, Use};
 use super::run::Run;
@@ -71,7 +71,14 @@ fn rules(takes_guidance: bool, tokens: usize) -> Rules {
     }
 }
 
-fn open(source: Source) -> Result<Opened> {
+fn open(source: Source, additions: &Additions) -> Result<Opened> {
+    if additions.clip_skip.is_some() {
+        return Err(Error::option(
+            "--clip-skip",
+            "a model that reads CLIP's hidden states",
+            "one that reads its last vector",
+        ));
+    }
     for component in source.components() {
         component.require_configuration()?;
     }
@@ -182,7 +189,7 @@ impl Networks for FluxDenoiser {
 }
 
 impl Denoiser for FluxDenoiser {
-    fn subjects(&self, settings: &Settings, evaluations: usize) -> Vec<Subject<'_>> {
+    fn subjects(&self, settings: &Settings, _: [usize; 4], evaluations: usize) -> Vec<Subject<'_>> {
         let image = settings.width / SIDE * (settings.height / SIDE);
         let (text, passes) = (settings.max_sequence_length, passes(settings));
         let dims = Dims::new()

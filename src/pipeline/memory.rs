@@ -110,7 +110,7 @@ impl Pipeline {
             subjects.extend(model.autoencoder.subjects(settings, Direction::Encode, 1));
         }
         let evaluations = levels(model, settings)?.len();
-        subjects.extend(model.denoiser.subjects(settings, evaluations));
+        subjects.extend(model.denoiser.subjects(settings, model.autoencoder.latents(settings), evaluations));
         subjects.extend(model.autoencoder.subjects(settings, Direction::Decode, settings.batch));
         Ok(subjects)
     }

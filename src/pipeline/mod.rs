@@ -20,15 +20,16 @@ mod prompt_cache;
 mod request;
 mod rules;
 mod run;
+mod sd;
 mod settings;
 mod start;
 
 pub use crate::plan::Phase;
 pub use embeddings::Embeddings;
-pub use family::{FAMILIES, Family, component, family_of, open};
+pub use family::{FAMILIES, Family, component, family_of, open, open_with};
 pub use generate::Pipeline;
 pub use opened::{
-    ArraySpec, Autoencoder, Denoiser, Direction, Encoders, Given, Opened, Prompt, Reader, StepPorts, once,
+    Additions, ArraySpec, Autoencoder, Denoiser, Direction, Encoders, Given, Opened, Prompt, Reader, StepPorts, once,
 };
 pub use progress::{Event, Observer};
 pub use request::{Generated, MemoryOptions, PhaseMemory, Posterior, Request, Settings, Timings};

@@ -44,6 +44,13 @@ impl Opened {
     }
 }
 
+/// What a model is opened with beside its own files.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Additions {
+    /// How many of the last layers of CLIP the prompt does not go through, as diffusers counts them; `None` is the model's way.
+    pub clip_skip: Option<usize>,
+}
+
 /// A prompt as the denoiser takes it: the numbers of each of [`Encoders::arrays`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Prompt(pub Vec<Vec<f32>>);
@@ -175,8 +182,9 @@ impl Given<'_> {
 
 /// The network, or the networks, that turn noise into latents.
 pub trait Denoiser: Networks {
-    /// What runs, one after the other. The `runs.steps` of all add up to the number of evaluations.
-    fn subjects(&self, settings: &Settings, evaluations: usize) -> Vec<Subject<'_>>;
+    /// What runs, one after the other, for latents of the extents `latents`, `[w, h, C, N]`. The `runs.steps` of all add up to
+    /// the number of evaluations.
+    fn subjects(&self, settings: &Settings, latents: [usize; 4], evaluations: usize) -> Vec<Subject<'_>>;
 
     /// The ports of subject number `subject`.
     fn ports(&self, subject: usize) -> StepPorts;

@@ -59,6 +59,8 @@ pub struct Defaults {
 pub(super) enum GuidanceScale {
     /// The guidance that is an input of the model. Classifier-free guidance is `true_cfg_scale`.
     Input,
+    /// Classifier-free guidance.
+    Free,
 }
 
 /// A `generation_config.json`, by its names.
@@ -96,6 +98,7 @@ impl Rules {
                 self.guidance = self.guidance.map(|own| published.guidance_scale.unwrap_or(own));
                 defaults.cfg_scale = published.true_cfg_scale.unwrap_or(defaults.cfg_scale);
             }
+            GuidanceScale::Free => defaults.cfg_scale = published.guidance_scale.unwrap_or(defaults.cfg_scale),
         }
         Ok(self)
     }

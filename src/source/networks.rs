@@ -6,9 +6,10 @@ use super::{Component, HasModel, Network, Networks, Part, Text};
 use crate::bind;
 use crate::bind::alias::{self, Aliases};
 use crate::models::autoencoder_kl::{self, Decoder, Encoder};
-use crate::models::clip::{self, Clip};
+use crate::models::clip::{self, Clip, Output};
 use crate::models::flux::{self, Flux};
 use crate::models::t5::{self, T5};
+use crate::models::unet::{self, Unet};
 use crate::stage::Model;
 use crate::tensor::Shape;
 use crate::{Error, Result};
@@ -22,7 +23,7 @@ macro_rules! has_model {
         })*
     };
 }
-has_model!(Flux, Clip, T5, Decoder, Encoder);
+has_model!(Flux, Unet, Clip, T5, Decoder, Encoder);
 
 /// Shapes of a component's weights by canonical name.
 fn shapes<'a>(component: &'a Component, aliases: Aliases<'a>) -> impl Fn(&str) -> Option<Shape> + 'a {
@@ -46,16 +47,48 @@ pub fn flux(component: &Component) -> Result<Part<Flux>> {
     Ok(part.compared(derived))
 }
 
-/// CLIP's text encoder and its configuration.
+/// The UNet of `component`.
+///
+/// # Errors
+/// As [`flux`].
+pub fn unet(component: &Component) -> Result<Part<Unet>> {
+    let config = match &component.config {
+        Some(Text { text, origin }) => unet::Config::from_json(text, origin)?,
+        // Files without a configuration have the original names, which do not depend on the layout.
+        None => {
+            let aliases = |name: &str| alias::unet(alias::UnetLayout { layers_per_block: 2 }, name);
+            unet::Config::from_shapes(shapes(component, &aliases), &component.origin)?
+        }
+    };
+    let layout = alias::UnetLayout { layers_per_block: config.layers_per_block };
+    let aliases = |name: &str| alias::unet(layout, name);
+    let part = Part::new(Unet::new(&config)?, component, &alias::UNET, &aliases, &config)?;
+    let derived = unet::Config::from_shapes(|name| part.shape(name), Path::new("")).ok();
+    Ok(part.compared(derived))
+}
+
+/// CLIP's text encoder, as it gives its last hidden states, and its configuration.
 ///
 /// # Errors
 /// As [`flux`].
 pub fn clip(component: &Component) -> Result<(Part<Clip>, clip::Config)> {
+    clip_with(component, Output::LAST)
+}
+
+/// CLIP's text encoder, as it gives `output`, and its configuration.
+///
+/// # Errors
+/// As [`flux`]; [`Error::Option`] if more layers are skipped than there are.
+pub fn clip_with(component: &Component, output: Output) -> Result<(Part<Clip>, clip::Config)> {
     let config = match &component.config {
         Some(Text { text, origin }) => clip::Config::from_json(text, origin)?,
         None => clip::Config::from_shapes(shapes(component, &alias::clip), &component.origin)?,
     };
-    let part = Part::new(Clip::new(&config)?, component, &alias::CLIP, &alias::clip, &config)?;
+    if output.skipped >= config.num_hidden_layers {
+        let expected = format!("less than the {} layers of CLIP", config.num_hidden_layers);
+        return Err(Error::option("--clip-skip", expected, output.skipped.to_string()));
+    }
+    let part = Part::new(Clip::with(&config, output)?, component, &alias::CLIP, &alias::clip, &config)?;
     let derived = clip::Config::from_shapes(|name| part.shape(name), Path::new("")).ok();
     Ok((part.compared(derived), config))
 }

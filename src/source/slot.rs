@@ -42,7 +42,7 @@ pub static TRANSFORMER: Slot = part("transformer", "dit.", "--transformer");
 /// A second denoiser, which takes the steps that the first leaves.
 pub static TRANSFORMER_2: Slot = part("transformer_2", "dit2.", "--transformer-2");
 /// The denoiser of the Stable Diffusion families.
-pub static UNET: Slot = part("unet", "unet.", "--unet");
+pub static UNET: Slot = part("unet", "u.", "--unet");
 /// The first text encoder.
 pub static TEXT_ENCODER: Slot = reader("text_encoder", "te.", "--text-encoder", "tokenizer", "--tokenizer");
 /// The second text encoder.

@@ -118,9 +118,8 @@ fn measure(args: &Args, printer: &Printer) -> Result<Row, Failure> {
     let device = request::device(&args.request.device)?;
     let link = link_speed(device)?;
     let source = args.parts.open(Some(&args.model), "--model")?;
-    let mut pipeline = Pipeline::with_threads(pinhole::pipeline::open(&source)?, device, threads, cancel.clone())?;
+    let mut pipeline = args.request.pipeline(&source, device, threads, cancel.clone())?;
     let memory = args.request.memory();
-    pipeline.set_memory(memory);
     let request = Request { seed: args.request.seed.unwrap_or(0), ..args.request.request(&args.prompt, printer)? };
     let (used, done) = (AtomicUsize::new(0), AtomicBool::new(false));
     printer.begin("draw", 1, Unit::Parts);

@@ -74,8 +74,7 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     let threads = threads::start(args.request.threads);
     let device = request::device(&args.request.device)?;
     let source = args.parts.open(Some(&args.model), "--model")?;
-    let mut pipeline = Pipeline::with_threads(pinhole::pipeline::open(&source)?, device, threads, cancel.clone())?;
-    pipeline.set_memory(args.request.memory());
+    let mut pipeline = args.request.pipeline(&source, device, threads, cancel.clone())?;
     // Every picture does all the work.
     pipeline.set_remembered_bytes(0);
     let request = Request { seed: args.request.seed.unwrap_or(0), ..args.request.request(&args.prompt, printer)? };

@@ -1,0 +1,207 @@
+//! Stable Diffusion 1: diffusers' `StableDiffusionPipeline`. Models of version 2 that lie in its layout are the same but for sizes.
+
+use super::encoders::ClipEncoder;
+use super::family::Family;
+use super::opened::{
+    Additions, ArraySpec, Autoencoder, Denoiser, Encoders, Given, Opened, Prompt, Reader, StepPorts, subject, texts,
+};
+use super::rules::{Defaults, GuidanceScale, Rules, Use};
+use super::run::Run;
+use super::settings::passes;
+use super::{Phase, Settings};
+use crate::bind::alias;
+use crate::exec::Session;
+use crate::models::clip::Output;
+use crate::models::layers::sinusoid;
+use crate::models::unet::{Size, Unet};
+use crate::plan::Runs;
+use crate::plan::measure::Subject;
+use crate::sample::{DiscreteConfig, Scheduler};
+use crate::source::networks::{self, AutoencoderKl};
+use crate::source::slot::{TEXT_ENCODER, UNET, VAE};
+use crate::source::{Component, Network, Networks, Part, Place, Source, Text};
+use crate::text::Encoded;
+use crate::{Error, Result, reserve};
+
+/// Stable Diffusion 1.
+pub(super) static SD1: Family = Family {
+    name: "sd1",
+    classes: &["StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline"],
+    places: &[
+        Place::needed(&UNET, &alias::UNET, |component| Ok(Box::new(networks::unet(component)?))),
+        Place::needed(&TEXT_ENCODER, &alias::CLIP, |component| Ok(Box::new(networks::clip(component)?.0))),
+        Place::needed(&VAE, &alias::AUTOENCODER_KL, |component| Ok(Box::new(networks::autoencoder_kl(component)?))),
+    ],
+    open,
+};
+
+/// Latents on a side of the picture that a model was trained on, if its files do not say.
+const SAMPLE_SIZE: usize = 64;
+
+/// The name of the text encoder's subject.
+const CLIP: &str = "clip";
+
+fn rules(side: usize, factor: usize, tokens: usize) -> Rules {
+    Rules {
+        multiple: factor,
+        most_pixels: 16384,
+        tokens: tokens..=tokens,
+        guidance: None,
+        inputs: &[Use::Start, Use::Mask],
+        defaults: Defaults {
+            width: side,
+            height: side,
+            steps: 50,
+            cfg_scale: 7.5,
+            negative_prompt: String::new(),
+            tokens,
+            strength: 0.8,
+            strength_with_mask: 1.0,
+        },
+    }
+}
+
+fn open(source: Source, additions: &Additions) -> Result<Opened> {
+    for component in source.components() {
+        component.require_configuration()?;
+    }
+    let unet = networks::unet(source.component(&UNET)?)?;
+    let output = Output { skipped: additions.clip_skip.unwrap_or(0), ..Output::LAST };
+    let clip = ClipEncoder::open_with(&source, &TEXT_ENCODER, output)?;
+    let vae = networks::autoencoder_kl(source.component(&VAE)?)?;
+    let scheduler = match &source.scheduler {
+        Some(Text { text, origin }) => Scheduler::from_json(text, origin)?,
+        None => Scheduler::Discrete(DiscreteConfig::stable_diffusion()),
+    };
+    check(&source, &unet, &clip, &vae)?;
+    let side = sample_size(source.component(&UNET)?) * vae.factor();
+    let rules = rules(side, vae.factor(), clip.reader().length).read(&source, GuidanceScale::Free)?;
+    Ok(Opened {
+        family: &SD1,
+        encoders: Box::new(SdEncoders(clip)),
+        denoiser: Box::new(UnetDenoiser(unet)),
+        autoencoder: Box::new(vae),
+        scheduler: as_published(scheduler),
+        rules,
+        source,
+    })
+}
+
+/// What diffusers' pipeline makes of a schedule: files written before these settings existed hold others.
+fn as_published(scheduler: Scheduler) -> Scheduler {
+    match scheduler {
+        Scheduler::Discrete(config) => {
+            Scheduler::Discrete(DiscreteConfig { steps_offset: 1, clip_sample: Some(false), ..config })
+        }
+        flow @ Scheduler::Flow(_) => flow,
+    }
+}
+
+/// Latents on a side of the picture that the UNet of `component` was trained on.
+fn sample_size(component: &Component) -> usize {
+    let config = component.config.as_ref().and_then(|text| serde_json::from_str::<serde_json::Value>(&text.text).ok());
+    let size = config.and_then(|config| config["sample_size"].as_u64()).and_then(|size| usize::try_from(size).ok());
+    size.filter(|size| (8..=1024).contains(size)).unwrap_or(SAMPLE_SIZE)
+}
+
+/// Whether the parts fit together.
+fn check(source: &Source, unet: &Part<Unet>, clip: &ClipEncoder, vae: &AutoencoderKl) -> Result<()> {
+    let config = unet.net.config();
+    if config.in_channels != vae.channels() {
+        let found = format!("{} input channels", config.in_channels);
+        let error = Error::mismatch(unet.bound.origin(), "UNet", format!("{} input channels", vae.channels()), found);
+        return Err(
+            error.with_hint("9 channels are a model for inpainting alone, 8 one that edits: neither is run yet")
+        );
+    }
+    let pairs = [
+        ("the width of CLIP and cross_attention_dim", clip.config.hidden_size, config.cross_attention_dim),
+        ("the channels that go into and come out of the UNet", config.in_channels, config.out_channels),
+        ("the channels of a picture and 3", vae.config.out_channels, 3),
+    ];
+    for (what, a, b) in pairs {
+        if a != b {
+            return Err(Error::mismatch(&source.path, what, "equal numbers", format!("{a} and {b}")));
+        }
+    }
+    if config.added_width().is_some() {
+        let found = "a UNet that takes a pooled prompt and sizes, as that of Stable Diffusion XL";
+        return Err(Error::mismatch(unet.bound.origin(), "UNet", "one of Stable Diffusion 1", found));
+    }
+    clip.check(source)
+}
+
+/// CLIP, for the tokens of the prompt.
+struct SdEncoders(ClipEncoder);
+
+impl Networks for SdEncoders {
+    fn networks(&self) -> Vec<Network<'_>> {
+        self.0.part.networks()
+    }
+}
+
+impl Encoders for SdEncoders {
+    fn readers(&self) -> Vec<Reader> {
+        vec![self.0.reader()]
+    }
+
+    fn tokenize(&self, text: &str, _: &Settings) -> Result<Vec<Encoded>> {
+        Ok(vec![self.0.tokenize(text)?])
+    }
+
+    fn subjects(&self, settings: &Settings) -> Vec<Subject<'_>> {
+        vec![self.0.subject(CLIP, texts(settings))]
+    }
+
+    fn arrays(&self, settings: &Settings) -> Vec<ArraySpec> {
+        vec![ArraySpec { name: "hidden", dims: vec![self.0.config.hidden_size, settings.max_sequence_length] }]
+    }
+
+    fn encode(&self, run: &mut Run<'_>, settings: &Settings, texts: &[Vec<Encoded>]) -> Result<Vec<Prompt>> {
+        let subject = self.0.subject(CLIP, super::opened::texts(settings));
+        let hidden = self.0.hidden(run, &subject, texts.iter().map(|tokens| &tokens[0]))?;
+        Ok(hidden.into_iter().map(|hidden| Prompt(vec![hidden])).collect())
+    }
+}
+
+/// The UNet.
+struct UnetDenoiser(Part<Unet>);
+
+impl Networks for UnetDenoiser {
+    fn networks(&self) -> Vec<Network<'_>> {
+        self.0.networks()
+    }
+}
+
+impl Denoiser for UnetDenoiser {
+    fn subjects(&self, settings: &Settings, latents: [usize; 4], evaluations: usize) -> Vec<Subject<'_>> {
+        let ([width, height, ..], passes) = (latents, passes(settings));
+        let dims = self.0.net.dims(Size {
+            width,
+            height,
+            batch: settings.batch * passes,
+            text_tokens: settings.max_sequence_length,
+            conditions: evaluations * passes,
+        });
+        vec![subject(&self.0, UNET.name, Phase::Denoise, dims, Runs { request: 1, steps: evaluations })]
+    }
+
+    fn ports(&self, _: usize) -> StepPorts {
+        let ports = &self.0.net.ports;
+        StepPorts { latents: ports.latents, prediction: ports.prediction, condition: ports.condition }
+    }
+
+    fn fill(&self, _: usize, session: &mut Session<'_>, given: &Given<'_>) -> Result<()> {
+        let (ports, width) = (&self.0.net.ports, self.0.net.config().time_width());
+        session.set(ports.time, &given.times(|time| sinusoid(time, width))?)?;
+        session.set(ports.context, &given.prompt(0)?)
+    }
+
+    fn pack(&self, latents: &[f32], _: [usize; 4]) -> Result<Vec<f32>> {
+        reserve::repeat("the latents", latents, 1)
+    }
+
+    fn unpack(&self, packed: &[f32], _: [usize; 4]) -> Result<Vec<f32>> {
+        reserve::repeat("the latents", packed, 1)
+    }
+}
