@@ -4,6 +4,7 @@
 //! its [`Block`]) and builds one graph; between stages, tensors live in **ports**. Planner and executor see only
 //! this; a model never sees a device, a number format or a file.
 
+mod branch;
 mod dims;
 mod rows;
 
@@ -13,6 +14,7 @@ use std::sync::Arc;
 
 use pinhole_quant::DType;
 
+pub use branch::{Branch, Form};
 pub use dims::{Dims, Extent, Symbol};
 pub(crate) use rows::{Exchanged, RowsRead, Strip, shape_of};
 pub use rows::{FeatureMap, GroupStatistics, Inner, Reach, Strips};
@@ -117,6 +119,7 @@ pub struct Model {
     inners: Vec<(String, Vec<Extent>)>,
     stages: Vec<Stage>,
     host_weights: Vec<WeightId>,
+    branches: branch::Branches,
 }
 
 impl Model {
@@ -182,6 +185,7 @@ impl Model {
 pub struct Build<'a> {
     /// The graph; its methods are the operations.
     pub g: &'a Graph,
+    branches: &'a branch::Branches,
     dims: &'a Dims,
     weights: &'a [Option<Placed>],
     ports: &'a [Placed],
@@ -215,10 +219,17 @@ enum Leaf {
 }
 
 impl<'a> Build<'a> {
-    /// For one graph; `weights` and `ports` are indexed by id.
-    pub(crate) fn new(g: &'a Graph, dims: &'a Dims, weights: &'a [Option<Placed>], ports: &'a [Placed]) -> Build<'a> {
+    /// For one graph of `model`; `weights` and `ports` are indexed by id.
+    pub(crate) fn new(
+        g: &'a Graph,
+        model: &'a Model,
+        dims: &'a Dims,
+        weights: &'a [Option<Placed>],
+        ports: &'a [Placed],
+    ) -> Build<'a> {
         Build {
             g,
+            branches: &model.branches,
             dims,
             weights,
             ports,
@@ -247,7 +258,7 @@ impl<'a> Build<'a> {
         strip: Strip,
         buffer: &'a Arc<Buffer>,
     ) -> Build<'a> {
-        Build { strip: Some(rows::StripBuild::new(model, strip, buffer)), ..Build::new(g, dims, weights, &[]) }
+        Build { strip: Some(rows::StripBuild::new(model, strip, buffer)), ..Build::new(g, model, dims, weights, &[]) }
     }
 
     /// The value of `symbol` in this request.

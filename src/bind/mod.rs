@@ -4,6 +4,7 @@
 //! one tensor as it is, three for a fused `qkv`, two swapped halves. Nothing is read while binding.
 
 pub mod alias;
+pub mod lora;
 mod scale;
 
 use std::collections::HashSet;
@@ -15,7 +16,7 @@ use alias::{Aliases, Alternative, Rows};
 use pinhole_quant::fp8::Fp8;
 use pinhole_quant::{DType, rows};
 
-use crate::index::{FileTensor, Index, Map, Storage};
+use crate::index::{FileTensor, Form, Index, Map, Storage};
 use crate::tensor::Shape;
 use crate::weights::{Manifest, Weight, WeightId};
 use crate::{Error, Result};
@@ -35,6 +36,33 @@ pub struct Piece {
 }
 
 impl Piece {
+    /// All numbers of the tensor `name`.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] for a storage that holds no weights.
+    fn whole(name: &str, tensor: &FileTensor) -> Result<Piece> {
+        let piece =
+            Piece { name: name.to_owned(), tensor: tensor.clone(), numbers: 0..tensor.shape.elements(), scale: 1.0 };
+        match holds_weights(piece.storage()) {
+            true => Ok(piece),
+            false => Err(piece.unreadable(piece.storage().to_string())),
+        }
+    }
+
+    /// Numbers in memory, as if `path` had them as its tensor `name`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where there is no memory for them.
+    fn in_memory(name: &str, path: &Path, numbers: &[f32]) -> Result<Piece> {
+        let mut bytes = crate::reserve::room("a weight", numbers.len().saturating_mul(size_of::<f32>()))?;
+        for number in numbers {
+            bytes.extend_from_slice(&number.to_le_bytes());
+        }
+        let map = Map::from_bytes(path, &bytes)?;
+        let tensor = Form::new(path, name, DType::F32.into(), vec![numbers.len()])?.place(&map, name, 0)?;
+        Piece::whole(name, &tensor)
+    }
+
     /// The tensor's name in its file.
     pub fn name(&self) -> &str {
         &self.name
@@ -122,6 +150,8 @@ fn read_f32(storage: Storage, bytes: &[u8], out: &mut [f32]) -> Result<(), Strin
 #[derive(Clone, Debug)]
 pub struct Bound {
     pieces: Vec<Vec<Piece>>,
+    /// What is added to the rows of tables that stay on the host.
+    on_tables: Vec<(WeightId, Arc<lora::Delta>)>,
     unused: Vec<String>,
     origin: PathBuf,
 }
@@ -154,7 +184,7 @@ impl Bound {
         }
         let unused = index.iter().map(|(name, _)| name).filter(|name| name.starts_with(prefix));
         let unused = unused.filter(|name| !used.contains(*name)).map(str::to_owned).collect();
-        Ok(Bound { pieces, unused, origin: origin.to_owned() })
+        Ok(Bound { pieces, on_tables: Vec::new(), unused, origin: origin.to_owned() })
     }
 
     /// The pieces of `id`, first rows first.
@@ -163,6 +193,42 @@ impl Bound {
     /// For an id of another, longer manifest.
     pub fn pieces(&self, id: WeightId) -> &[Piece] {
         &self.pieces[id.index()]
+    }
+
+    /// Binds `id`, the weight that was declared last, to `pieces`.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] where weights before it are not bound, or the pieces do not make it up.
+    fn add(&mut self, manifest: &Manifest, id: WeightId, pieces: Vec<Piece>) -> Result<()> {
+        let weight = manifest.get(id);
+        let numbers: usize = pieces.iter().map(Piece::len).sum();
+        if id.index() != self.pieces.len() || numbers != weight.shape.elements() {
+            let message = format!("{} of {} from {numbers} numbers", weight.name, weight.shape);
+            return Err(Error::graph("bind", message));
+        }
+        self.pieces.push(pieces);
+        Ok(())
+    }
+
+    /// Reads the numbers of `id` from number `start` on.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] where it has fewer; [`Error::Mismatch`] for a storage that holds no weights.
+    fn read_numbers(&self, id: WeightId, start: usize, out: &mut [f32]) -> Result<()> {
+        let (mut skipped, mut filled) = (0, 0);
+        for piece in self.pieces(id) {
+            let from = (start + filled).max(skipped) - skipped;
+            let len = piece.len().saturating_sub(from).min(out.len() - filled);
+            if len > 0 {
+                piece.part(from, len).read_f32(&mut out[filled..filled + len])?;
+                filled += len;
+            }
+            skipped += piece.len();
+        }
+        match filled == out.len() {
+            true => Ok(()),
+            false => Err(Error::graph("read", format!("{} numbers from {start} on of {skipped}", out.len()))),
+        }
     }
 
     /// The tensors of the file, under the prefix, that no weight wanted.
@@ -255,6 +321,9 @@ impl Bound {
             let rows =
                 Piece { numbers: piece.numbers.start + start..piece.numbers.start + start + row, ..piece.clone() };
             rows.read_f32(out)?;
+            for (_, delta) in self.on_tables.iter().filter(|(table, _)| *table == id) {
+                delta.add_row(id_row as usize, out)?;
+            }
         }
         Ok(out)
     }

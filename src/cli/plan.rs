@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use pinhole::entries::Entries;
-use pinhole::pipeline::Pipeline;
 use pinhole::plan::{ComponentPlan, Plan};
 use pinhole::size::Size;
 use serde::Serialize;
@@ -123,7 +122,7 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     let threads = threads::start(args.request.threads);
     let device = request::device(&args.request.device)?;
     let source = args.parts.open(args.model.as_deref(), "--model")?;
-    let mut pipeline = args.request.pipeline(&source, device, threads, cancel)?;
+    let pipeline = args.request.pipeline(&source, device, threads, cancel)?;
     let request = args.request.request(&args.prompt, printer)?;
     let settings = pipeline.settings(&request)?;
     let plan = pipeline.plan(&request)?;

@@ -13,6 +13,7 @@ use pinhole::sample::Sampler;
 use pinhole::size::Size;
 use pinhole::source::Source;
 use pinhole::{Error, Result};
+use serde::Serialize;
 
 use super::printer::Printer;
 use super::threads;
@@ -44,10 +45,13 @@ pub(super) struct RequestArgs {
     /// [default: as the model was published]
     #[arg(long, value_name = "NAME")]
     sampler: Option<Sampler>,
+    /// A LoRA, and how strongly it works [default: 1]; several are added up: --lora a.safetensors --lora b.safetensors:0.6
+    #[arg(long = "lora", value_name = "FILE[:STRENGTH]", value_parser = lora)]
+    pub(super) loras: Vec<Lora>,
     /// How many of the last layers of CLIP the prompt does not go through, for Stable Diffusion: 1 is what many fine-tunes were
     /// trained with [default: 0]
     #[arg(long, value_name = "N")]
-    clip_skip: Option<usize>,
+    pub(super) clip_skip: Option<usize>,
     /// A picture to begin with: PNG, JPEG or WebP, resized to the size that is drawn
     #[arg(long, value_name = "FILE")]
     pub(super) image: Option<PathBuf>,
@@ -95,6 +99,27 @@ fn budget(text: &str) -> Result<Budget, String> {
         return Ok(Budget(None));
     }
     text.parse().map(|size| Budget(Some(size))).map_err(|error| format!("{error}, or auto"))
+}
+
+/// A LoRA's file and its strength.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Lora {
+    path: PathBuf,
+    strength: f32,
+}
+
+fn lora(text: &str) -> Result<Lora, String> {
+    // A colon may be part of the path, too, if no number follows.
+    if let Some((path, number)) = text.rsplit_once(':')
+        && let Ok(strength) = number.parse::<f32>()
+        && !path.is_empty()
+    {
+        return match strength.is_finite() {
+            true => Ok(Lora { path: path.into(), strength }),
+            false => Err("a strength is a finite number".to_owned()),
+        };
+    }
+    Ok(Lora { path: text.into(), strength: 1.0 })
 }
 
 fn posterior_parser() -> impl TypedValueParser<Value = Posterior> {
@@ -147,6 +172,12 @@ impl RequestArgs {
         })
     }
 
+    /// What the model is opened with beside its own files.
+    pub(super) fn additions(&self) -> Additions {
+        let loras = self.loras.iter().map(|Lora { path, strength }| (path.clone(), *strength)).collect();
+        Additions { clip_skip: self.clip_skip, loras }
+    }
+
     /// The model of `source` on `device`, with what these options say of its weights and of the memory it may take.
     ///
     /// # Errors
@@ -158,7 +189,7 @@ impl RequestArgs {
         threads: usize,
         cancel: CancelFlag,
     ) -> Result<Pipeline> {
-        let model = pipeline::open_with(source, &Additions { clip_skip: self.clip_skip })?;
+        let model = pipeline::open_with(source, &self.additions())?;
         let mut pipeline = Pipeline::with_threads(model, device, threads, cancel)?;
         pipeline.set_memory(self.memory());
         Ok(pipeline)

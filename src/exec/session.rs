@@ -56,7 +56,7 @@ impl GraphWork {
         let ports = ports.collect::<Result<Vec<_>>>()?;
         let build = |stage: &Stage| {
             let graph = backend.graph(STAGE_TENSORS)?;
-            let b = Build::new(&graph, dims, weights.places(), &ports).in_parts(tokens);
+            let b = Build::new(&graph, model, dims, weights.places(), &ports).in_parts(tokens);
             stage.block.build(&b)?;
             b.finish()?;
             Ok(graph)

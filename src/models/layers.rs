@@ -6,8 +6,9 @@ use std::ops::Range;
 use pinhole_quant::DType;
 use serde::{Deserialize, Serialize};
 
+use super::branches::{Kernel, Matrix};
 use crate::ggml::{Convolution, Graph, Normalisation, Tensor};
-use crate::stage::{Build, FeatureMap, GroupStatistics};
+use crate::stage::{Branch, Build, FeatureMap, Form, GroupStatistics};
 use crate::weights::{Role, Scope, WeightId};
 use crate::{Error, Result, reserve};
 
@@ -21,7 +22,7 @@ pub struct Linear {
 
 /// Inputs of a [`Role::WideMatMul`] are divided by this before they meet an F16 matrix, for which ggml rounds them to F16:
 /// T5's reach above F16's 65504. A power of two, so that nothing but the smallest numbers is rounded.
-const WIDE_SCALE: f32 = 64.0;
+pub(super) const WIDE_SCALE: f32 = 64.0;
 
 impl Linear {
     /// `inputs` to `outputs`, with a bias.
@@ -39,13 +40,35 @@ impl Linear {
 
     /// `x [inputs, ..]` gives `[outputs, ..]`.
     pub fn build(&self, b: &Build<'_>, x: Tensor) -> Result<Tensor> {
-        self.product(b, b.weight(self.weight)?, x, self.bias.map(|bias| b.weight(bias)).transpose()?)
+        let (weight, bias) = (b.weight(self.weight)?, self.bias.map(|bias| b.weight(bias)).transpose()?);
+        let outputs = b.g.shape(weight)?.dims()[1];
+        self.with_branches(b, weight, x, bias, &(0..outputs))
     }
 
     /// Only the outputs of `range`.
     pub fn build_outputs(&self, b: &Build<'_>, x: Tensor, range: Range<usize>) -> Result<Tensor> {
         let of = |weight, dim| b.g.slice(b.weight(weight)?, dim, range.start, range.len());
-        self.product(b, of(self.weight, 1)?, x, self.bias.map(|bias| of(bias, 0)).transpose()?)
+        let (weight, bias) = (of(self.weight, 1)?, self.bias.map(|bias| of(bias, 0)).transpose()?);
+        self.with_branches(b, weight, x, bias, &range)
+    }
+
+    /// The outputs `range`, of which `weight` and `bias` are the parts.
+    fn with_branches(
+        &self,
+        b: &Build<'_>,
+        weight: Tensor,
+        x: Tensor,
+        bias: Option<Tensor>,
+        range: &Range<usize>,
+    ) -> Result<Tensor> {
+        let branches = b.branches(self.weight);
+        let touches = |branch: &Branch| branch.rows.start < range.end && range.start < branch.rows.end;
+        if !branches.iter().any(touches) {
+            return self.product(b, weight, x, bias);
+        }
+        let y = Matrix { b, weight: self.weight, branches, x, wide: self.wide }
+            .added(self.product(b, weight, x, None)?, range)?;
+        bias.map_or(Ok(y), |bias| b.g.add(y, bias))
     }
 
     fn product(&self, b: &Build<'_>, weight: Tensor, x: Tensor, bias: Option<Tensor>) -> Result<Tensor> {
@@ -181,19 +204,22 @@ impl Conv2d {
 
     /// `x [w, h, inputs, n]` gives `[w', h', outputs, n]`.
     pub fn build(&self, b: &Build<'_>, x: Tensor) -> Result<Tensor> {
-        match b.g.convolve(&self.convolution(b, [self.padding; 2])?, x, None, None)? {
-            Some(y) => Ok(y),
-            None => self.biased(b, b.g.conv_2d(b.weight(self.weight)?, x, self.stride, self.padding)?),
-        }
+        let y = match b.g.convolve(&self.convolution(b, [self.padding; 2])?, x, None, None)? {
+            Some(y) => y,
+            None => self.biased(b, b.g.conv_2d(b.weight(self.weight)?, x, self.stride, self.padding)?)?,
+        };
+        self.with_branches(b, x, y, self.padding, 0)
     }
 
     /// `x`, the strip's rows and [`halo`](Self::halo) more but at the picture's edges, gives the strip's rows. For a
     /// stride of 1.
     pub fn build_rows(&self, b: &Build<'_>, x: Tensor) -> Result<Tensor> {
-        match b.g.convolve(&self.convolution(b, self.zeros(b))?, x, None, None)? {
-            Some(y) => Ok(y),
-            None => self.by_ggml(b, x),
-        }
+        let y = match b.g.convolve(&self.convolution(b, self.zeros(b))?, x, None, None)? {
+            Some(y) => y,
+            None => self.by_ggml(b, x)?,
+        };
+        let zeros = self.zeros_by_ggml(b);
+        self.with_branches(b, x, y, zeros, if zeros > 0 { self.padding } else { 0 })
     }
 
     /// As [`build_rows`](Self::build_rows), of `x` normalised by `norm` as all of `map`, and through SiLU, with `added` added.
@@ -221,7 +247,9 @@ impl Conv2d {
         x: Tensor,
         added: Option<Tensor>,
     ) -> Result<Tensor> {
-        if let Some(statistics) = statistics {
+        // A branch takes the normalised map as well: it has to be there.
+        let alone = b.branches(self.weight).is_empty();
+        if let Some(statistics) = statistics.filter(|_| alone) {
             let normal = norm.normalisation(b, statistics)?;
             if let Some(y) = b.g.convolve(&self.convolution(b, self.zeros(b))?, x, Some(&normal), added)? {
                 return Ok(y);
@@ -231,7 +259,8 @@ impl Conv2d {
             Some((mean, scale)) => norm.scaled(b, b.g.mul(b.g.sub(x, mean)?, scale)?)?,
             None => norm.build(b, x)?,
         };
-        let y = self.by_ggml(b, b.g.silu(normal)?)?;
+        let activated = b.g.silu(normal)?;
+        let y = if alone { self.by_ggml(b, activated)? } else { self.build_rows(b, activated)? };
         added.map_or(Ok(y), |added| b.g.add(added, y))
     }
 
@@ -239,6 +268,9 @@ impl Conv2d {
     pub fn build_doubled(&self, b: &Build<'_>, x: Tensor) -> Result<Tensor> {
         let [_, h, ..] = b.g.shape(x)?.dims();
         let doubled = b.rows_of_doubled(h, self.padding)?;
+        if !b.branches(self.weight).is_empty() {
+            return self.build_rows(b, b.g.slice(b.g.upscale_2x(x)?, 1, doubled[0], doubled[1])?);
+        }
         let convolution = Convolution { doubled: Some(doubled), ..self.convolution(b, self.zeros(b))? };
         match b.g.convolve(&convolution, x, None, None)? {
             Some(y) => Ok(y),
@@ -249,8 +281,8 @@ impl Conv2d {
     /// Of every pixel of `x` doubled both ways, of which `[w, h]` columns and rows count: all of them, or all except the last.
     pub fn build_doubled_to(&self, b: &Build<'_>, x: Tensor, [w, h]: [usize; 2]) -> Result<Tensor> {
         let [columns, ..] = b.g.shape(x)?.dims();
-        // Pinhole's kernels leave out rows only.
-        if w == 2 * columns {
+        // Pinhole's kernels leave out rows only, and a branch takes the doubled map as well.
+        if w == 2 * columns && b.branches(self.weight).is_empty() {
             let convolution = Convolution { doubled: Some([0, h]), ..self.convolution(b, [self.padding; 2])? };
             if let Some(y) = b.g.convolve(&convolution, x, None, None)? {
                 return Ok(y);
@@ -271,9 +303,30 @@ impl Conv2d {
         [top, bottom].map(|at_edge| if at_edge { self.padding } else { 0 })
     }
 
+    /// Rows of zeros above and below, by ggml, which knows one number for both.
+    fn zeros_by_ggml(&self, b: &Build<'_>) -> usize {
+        self.zeros(b).into_iter().max().unwrap_or(0)
+    }
+
+    /// `y`, the convolution of `x`, with all that branches add. They are computed with `rows` rows of zeros above and below, and
+    /// are then cut as a strip with `halo` rows more.
+    fn with_branches(&self, b: &Build<'_>, x: Tensor, y: Tensor, rows: usize, halo: usize) -> Result<Tensor> {
+        let branches = b.branches(self.weight);
+        if branches.is_empty() {
+            return Ok(y);
+        }
+        let bias = b.g.reshape(b.weight(self.bias)?, &[1, 1, self.channels])?;
+        let kernel = Kernel { b, branches, x, stride: self.stride, padding: [self.padding, rows], halo };
+        // Only a product of its own asks for what the convolution is without its bias.
+        if branches.iter().all(|branch| branch.form != Form::Product) {
+            return kernel.added(y);
+        }
+        b.g.add(kernel.added(b.g.sub(y, bias)?)?, bias)
+    }
+
     /// [`build_rows`](Self::build_rows) where pinhole has no kernel for it.
     fn by_ggml(&self, b: &Build<'_>, x: Tensor) -> Result<Tensor> {
-        let zeros = self.zeros(b).into_iter().max().unwrap_or(0);
+        let zeros = self.zeros_by_ggml(b);
         let y = b.g.conv_2d_padded(b.weight(self.weight)?, x, self.stride, [self.padding, zeros])?;
         // Zeros go above and below: on the side that has neighbours they made rows that are none.
         let y = if zeros > 0 { b.crop(y, self.padding)? } else { y };

@@ -2,6 +2,7 @@
 
 mod attention;
 pub mod autoencoder_kl;
+mod branches;
 pub mod clip;
 mod config;
 pub mod flux;

@@ -82,8 +82,8 @@ fn open(source: Source, additions: &Additions) -> Result<Opened> {
     for component in source.components() {
         component.require_configuration()?;
     }
-    let transformer = networks::flux(source.component(&TRANSFORMER)?)?;
-    let encoders = FluxEncoders {
+    let mut transformer = networks::flux(source.component(&TRANSFORMER)?)?;
+    let mut encoders = FluxEncoders {
         clip: ClipEncoder::open(&source, &TEXT_ENCODER)?,
         t5: T5Encoder::open(&source, &TEXT_ENCODER_2)?,
     };
@@ -96,6 +96,8 @@ fn open(source: Source, additions: &Additions) -> Result<Opened> {
     };
     let rules = rules(takes_guidance, encoders.t5.reader().length).read(&source, GuidanceScale::Input)?;
     check(&source, &transformer, &encoders, &vae)?;
+    let FluxEncoders { clip, t5 } = &mut encoders;
+    let loras = additions.apply(&mut [transformer.target(), clip.part.target(), t5.part.target()])?;
     Ok(Opened {
         family: &FLUX,
         encoders: Box::new(encoders),
@@ -103,6 +105,7 @@ fn open(source: Source, additions: &Additions) -> Result<Opened> {
         autoencoder: Box::new(vae),
         scheduler,
         rules,
+        loras,
         source,
     })
 }

@@ -148,6 +148,9 @@ impl Pipeline {
             run.warn(text)?;
         }
         warn_of_unused_blocks(&model, &mut run)?;
+        for text in model.loras.iter().filter_map(|lora| lora.warning()) {
+            run.warn(text)?;
+        }
         if let Some(text) = budget_note {
             run.warn(text)?;
         }

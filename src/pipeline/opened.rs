@@ -1,12 +1,14 @@
 //! An opened model, and the three parts in which families differ.
 
 use std::ops::Range;
+use std::path::PathBuf;
 
 use super::family::Family;
 use super::rules::Rules;
 use super::run::{Run, Running};
 use super::settings::passes;
 use super::{Phase, Settings};
+use crate::bind::lora;
 use crate::exec::Session;
 use crate::plan::Runs;
 use crate::plan::measure::Subject;
@@ -32,6 +34,8 @@ pub struct Opened {
     pub scheduler: Scheduler,
     /// What requests may say, and what they mean if they do not.
     pub rules: Rules,
+    /// What became of the LoRAs that it was opened with.
+    pub loras: Vec<lora::Report>,
 }
 
 impl Opened {
@@ -49,6 +53,22 @@ impl Opened {
 pub struct Additions {
     /// How many of the last layers of CLIP the prompt does not go through, as diffusers counts them; `None` is the model's way.
     pub clip_skip: Option<usize>,
+    /// LoRAs, each with its strength. Their changes add up.
+    pub loras: Vec<(PathBuf, f32)>,
+}
+
+impl Additions {
+    /// Adds the LoRAs to the networks that they may change.
+    ///
+    /// # Errors
+    /// As [`lora::add`].
+    pub(super) fn apply(&self, targets: &mut [lora::Target<'_>]) -> Result<Vec<lora::Report>> {
+        let mut reports = Vec::with_capacity(self.loras.len());
+        for (path, strength) in &self.loras {
+            reports.push(lora::add(path, *strength, targets)?);
+        }
+        Ok(reports)
+    }
 }
 
 /// A prompt as the denoiser takes it: the numbers of each of [`Encoders::arrays`].

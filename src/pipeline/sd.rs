@@ -65,15 +65,16 @@ fn open(source: Source, additions: &Additions) -> Result<Opened> {
     for component in source.components() {
         component.require_configuration()?;
     }
-    let unet = networks::unet(source.component(&UNET)?)?;
+    let mut unet = networks::unet(source.component(&UNET)?)?;
     let output = Output { skipped: additions.clip_skip.unwrap_or(0), ..Output::LAST };
-    let clip = ClipEncoder::open_with(&source, &TEXT_ENCODER, output)?;
+    let mut clip = ClipEncoder::open_with(&source, &TEXT_ENCODER, output)?;
     let vae = networks::autoencoder_kl(source.component(&VAE)?)?;
     let scheduler = match &source.scheduler {
         Some(Text { text, origin }) => Scheduler::from_json(text, origin)?,
         None => Scheduler::Discrete(DiscreteConfig::stable_diffusion()),
     };
     check(&source, &unet, &clip, &vae)?;
+    let loras = additions.apply(&mut [unet.target(), clip.part.target()])?;
     let side = sample_size(source.component(&UNET)?) * vae.factor();
     let rules = rules(side, vae.factor(), clip.reader().length).read(&source, GuidanceScale::Free)?;
     Ok(Opened {
@@ -83,6 +84,7 @@ fn open(source: Source, additions: &Additions) -> Result<Opened> {
         autoencoder: Box::new(vae),
         scheduler: as_published(scheduler),
         rules,
+        loras,
         source,
     })
 }

@@ -58,7 +58,7 @@ impl DryRun {
         let weights = weights_nowhere(model, dtype, &nowhere);
         let dry = |stage: &Stage| {
             let graph = backend.graph(STAGE_TENSORS)?;
-            let b = Build::new(&graph, dims, &weights, &ports).in_parts(tokens);
+            let b = Build::new(&graph, model, dims, &weights, &ports).in_parts(tokens);
             stage.block.build(&b)?;
             let touched = b.finish()?;
             let positions = |ports: &[crate::stage::Port]| ports.iter().map(|port| port.index()).collect();

@@ -20,6 +20,10 @@ macro_rules! has_model {
             fn model(&self) -> &Model {
                 &self.model
             }
+
+            fn model_mut(&mut self) -> &mut Model {
+                &mut self.model
+            }
         })*
     };
 }
@@ -42,7 +46,7 @@ pub fn flux(component: &Component) -> Result<Part<Flux>> {
             Error::mismatch(&component.origin, "transformer", "the weights of FLUX", found)
         })?,
     };
-    let part = Part::new(Flux::new(&config)?, component, &alias::FLUX, &alias::flux, &config)?;
+    let part = Part::new(Flux::new(&config)?, component, &alias::FLUX, alias::flux, &config)?;
     let derived = flux::Config::from_shapes(|name| part.shape(name));
     Ok(part.compared(derived))
 }
@@ -61,8 +65,8 @@ pub fn unet(component: &Component) -> Result<Part<Unet>> {
         }
     };
     let layout = alias::UnetLayout { layers_per_block: config.layers_per_block };
-    let aliases = |name: &str| alias::unet(layout, name);
-    let part = Part::new(Unet::new(&config)?, component, &alias::UNET, &aliases, &config)?;
+    let aliases = move |name: &str| alias::unet(layout, name);
+    let part = Part::new(Unet::new(&config)?, component, &alias::UNET, aliases, &config)?;
     let derived = unet::Config::from_shapes(|name| part.shape(name), Path::new("")).ok();
     Ok(part.compared(derived))
 }
@@ -88,7 +92,7 @@ pub fn clip_with(component: &Component, output: Output) -> Result<(Part<Clip>, c
         let expected = format!("less than the {} layers of CLIP", config.num_hidden_layers);
         return Err(Error::option("--clip-skip", expected, output.skipped.to_string()));
     }
-    let part = Part::new(Clip::with(&config, output)?, component, &alias::CLIP, &alias::clip, &config)?;
+    let part = Part::new(Clip::with(&config, output)?, component, &alias::CLIP, alias::clip, &config)?;
     let derived = clip::Config::from_shapes(|name| part.shape(name), Path::new("")).ok();
     Ok((part.compared(derived), config))
 }
@@ -102,7 +106,7 @@ pub fn t5(component: &Component) -> Result<(Part<T5>, t5::Config)> {
         Some(Text { text, origin }) => t5::Config::from_json(text, origin)?,
         None => t5::Config::from_shapes(shapes(component, &alias::t5), &component.origin)?,
     };
-    let part = Part::new(T5::new(&config)?, component, &alias::T5, &alias::t5, &config)?;
+    let part = Part::new(T5::new(&config)?, component, &alias::T5, alias::t5, &config)?;
     let derived = t5::Config::from_shapes(|name| part.shape(name), Path::new("")).ok();
     Ok((part.compared(derived), config))
 }
@@ -138,11 +142,10 @@ pub fn autoencoder_kl(component: &Component) -> Result<AutoencoderKl> {
             autoencoder_kl::Config::from_shapes(shapes(component, &aliases), &component.origin)?
         }
     };
-    let aliases = alias::autoencoder_kl(config.levels());
-    let kind = &alias::AUTOENCODER_KL;
-    let decoder = Part::new(Decoder::new(&config)?, component, kind, &aliases, &config)?;
-    let encoder = match shapes(component, &aliases)("encoder.conv_in.weight") {
-        Some(_) => Some(Part::new(Encoder::new(&config)?, component, kind, &aliases, &config)?),
+    let (levels, kind) = (config.levels(), &alias::AUTOENCODER_KL);
+    let decoder = Part::new(Decoder::new(&config)?, component, kind, alias::autoencoder_kl(levels), &config)?;
+    let encoder = match shapes(component, &alias::autoencoder_kl(levels))("encoder.conv_in.weight") {
+        Some(_) => Some(Part::new(Encoder::new(&config)?, component, kind, alias::autoencoder_kl(levels), &config)?),
         None => None,
     };
     Ok(AutoencoderKl { decoder, encoder, config })

@@ -5,8 +5,8 @@ use serde_json::Value;
 
 use super::{Component, Slot};
 use crate::Result;
-use crate::bind::Bound;
-use crate::bind::alias::{Aliases, Kind};
+use crate::bind::alias::{Alternative, Kind};
+use crate::bind::{Bound, lora};
 use crate::stage::Model;
 use crate::tensor::Shape;
 
@@ -14,7 +14,13 @@ use crate::tensor::Shape;
 pub trait HasModel: Send + Sync {
     /// Its stages, ports and weights.
     fn model(&self) -> &Model;
+
+    /// The same, to be given more weights.
+    fn model_mut(&mut self) -> &mut Model;
 }
+
+/// What files call the weights of a network: [`Aliases`](crate::bind::alias::Aliases) that it owns.
+pub(super) type OwnAliases = Box<dyn Fn(&str) -> Vec<Alternative> + Send + Sync>;
 
 /// A network and where its weights are.
 pub struct Part<M> {
@@ -30,6 +36,7 @@ pub struct Part<M> {
     pub config: Value,
     /// Whether the settings are those that are read off the shapes if a file brings none.
     pub from_shapes: bool,
+    aliases: OwnAliases,
 }
 
 impl<M: HasModel> Part<M> {
@@ -41,14 +48,14 @@ impl<M: HasModel> Part<M> {
         net: M,
         component: &Component,
         kind: &'static Kind,
-        aliases: Aliases<'_>,
+        aliases: impl Fn(&str) -> Vec<Alternative> + Send + Sync + 'static,
         config: &impl Serialize,
     ) -> Result<Part<M>> {
         let Component { index, prefix, origin, slot, .. } = component;
-        let bound = Bound::new(net.model().manifest(), index, prefix, aliases, origin)?;
+        let bound = Bound::new(net.model().manifest(), index, prefix, &aliases, origin)?;
         // A plain struct of numbers and names holds nothing that JSON lacks.
         let config = serde_json::to_value(config).unwrap_or_default();
-        Ok(Part { net, bound, slot, kind, config, from_shapes: false })
+        Ok(Part { net, bound, slot, kind, config, from_shapes: false, aliases: Box::new(aliases) })
     }
 
     /// The same, with `from_shapes` set if `config`, which was read off the shapes of the weights, gives its settings.
@@ -56,6 +63,12 @@ impl<M: HasModel> Part<M> {
     pub(super) fn compared(self, config: Option<impl Serialize>) -> Part<M> {
         let derived = config.and_then(|config| serde_json::to_value(config).ok());
         Part { from_shapes: derived.is_some_and(|derived| derived == self.config), ..self }
+    }
+
+    /// What a LoRA may change of it.
+    pub fn target(&mut self) -> lora::Target<'_> {
+        let Part { net, bound, slot, aliases, .. } = self;
+        lora::Target { slot: slot.name, model: net.model_mut(), bound, aliases }
     }
 
     /// The shape of its weight `name`, in ggml order.
@@ -90,7 +103,7 @@ pub trait Networks: Send + Sync {
 
 impl<M: HasModel> Networks for Part<M> {
     fn networks(&self) -> Vec<Network<'_>> {
-        let Part { net, bound, slot, kind, config, from_shapes } = self;
+        let Part { net, bound, slot, kind, config, from_shapes, .. } = self;
         vec![Network { slot, kind, model: net.model(), bound, config, from_shapes: *from_shapes }]
     }
 }

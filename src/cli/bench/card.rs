@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use pinhole::Error;
 use pinhole::ggml::{Buffer, CopyQueue, Device, Ledger, Staging};
-use pinhole::pipeline::Pipeline;
 use pinhole::pipeline::{Event, Phase, Request};
 use serde::{Deserialize, Serialize};
 

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use pinhole::memory;
-use pinhole::pipeline::Pipeline;
 use pinhole::pipeline::{Event, Request};
 use serde::Serialize;
 

@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use pinhole::Result;
 use pinhole::ggml::CancelFlag;
 use pinhole::memory::PeakMemory;
-use pinhole::pipeline::Pipeline;
 use pinhole::pipeline::{Event, Observer};
 
 use super::failure::Failure;

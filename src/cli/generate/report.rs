@@ -16,6 +16,7 @@ use super::outputs::{PngText, Written};
 use crate::cli::failure::Failure;
 use crate::cli::plan::PlanReport;
 use crate::cli::printer::Printer;
+use crate::cli::request::Lora;
 use crate::cli::{model, units};
 
 /// Where the time went.
@@ -75,6 +76,10 @@ struct Parameters<'a> {
     guidance: Option<f32>,
     cfg_scale: f32,
     sampler: &'static str,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    loras: &'a [Lora],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    clip_skip: Option<usize>,
     /// The file of `--image`.
     #[serde(skip_serializing_if = "Option::is_none")]
     image: Option<&'a PathBuf>,
@@ -103,6 +108,8 @@ impl Run<'_> {
             guidance,
             cfg_scale,
             sampler: sampler.name(),
+            loras: &self.args.request.loras,
+            clip_skip: self.args.request.clip_skip,
             image: self.args.request.image.as_ref(),
             mask: self.args.request.mask.as_ref(),
             strength,

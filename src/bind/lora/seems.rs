@@ -1,0 +1,75 @@
+//! Which family of models a LoRA seems to be for, by names that only one family has.
+
+/// Parts of names, with underscores for dots, and whose they are. The first line decides of which a file has all.
+const SIGNS: [(&[&str], &str); 22] = [
+    (&["double_stream_modulation_img"], "FLUX.2"),
+    (&["single_transformer_blocks_", "attn_to_qkv_mlp_proj"], "FLUX.2"),
+    (&["content_mode_blocks_"], "FLUX 3"),
+    (&["distilled_guidance_layer"], "Chroma"),
+    (&["double_blocks_", "img_attn"], "FLUX.1"),
+    (&["double_blocks_", "processor_qkv_lora"], "FLUX.1"),
+    (&["single_blocks_", "linear1"], "FLUX.1"),
+    (&["single_transformer_blocks_"], "FLUX.1"),
+    (&["joint_blocks_"], "SD3"),
+    (&["transformer_blocks_", "img_mlp"], "Qwen-Image"),
+    (&["transformer_blocks_", "img_mod"], "Qwen-Image"),
+    (&["transformer_blocks_", "ff_context"], "SD3"),
+    (&["transformer_blocks_", "norm1_context"], "SD3"),
+    (&["cross_attn", "self_attn", "blocks_"], "Wan"),
+    (&["layers_", "feed_forward_w1"], "Z-Image"),
+    (&["layers_", "attention_qkv"], "Z-Image"),
+    (&["layers_", "attention_to_q"], "Z-Image"),
+    (&["input_blocks_4_1_transformer_blocks_1"], "SDXL"),
+    (&["down_blocks_2_attentions_0_transformer_blocks_1"], "SDXL"),
+    (&["mid_block_attentions_0_transformer_blocks_1"], "SDXL"),
+    (&["middle_block_1_transformer_blocks_1"], "SDXL"),
+    (&["transformer_blocks_", "add_q_proj"], "Qwen-Image or SD3"),
+];
+
+/// Inputs of a UNet's cross-attention, which are as wide as the model's text encoders.
+const CONTEXTS: [(usize, &str); 3] = [(768, "SD1.5"), (1024, "SD2"), (2048, "SDXL")];
+
+/// The family of a file with the modules `names`. `columns` gives the inputs of one of them.
+pub(super) fn family<'n>(
+    names: impl Iterator<Item = &'n str> + Clone,
+    columns: impl Fn(&str) -> Option<usize>,
+) -> Option<&'static str> {
+    let flat: Vec<String> = names.clone().map(|name| name.replace('.', "_")).collect();
+    for (parts, family) in SIGNS {
+        if parts.iter().all(|part| flat.iter().any(|name| name.contains(part))) {
+            return Some(family);
+        }
+    }
+    for (name, flat) in names.zip(&flat) {
+        if flat.ends_with("attn2_to_k") || flat.ends_with("attn2_to_v") {
+            let inputs = columns(name)?;
+            return CONTEXTS.iter().find(|(context, _)| *context == inputs).map(|(_, family)| *family);
+        }
+    }
+    let is_text =
+        |name: &String| name.contains("self_attn_q_proj") || name.contains("SelfAttention") || name.contains("mlp_fc");
+    flat.iter().any(is_text).then_some("text encoders alone")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn families_are_known_by_their_names() {
+        for (names, columns, expected) in [
+            (&["lora_unet_double_blocks_0_img_attn_qkv"][..], 0, Some("FLUX.1")),
+            (&["transformer.single_transformer_blocks.0.attn.to_q"], 0, Some("FLUX.1")),
+            (&["lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"], 768, Some("SD1.5")),
+            (&["unet.down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"], 2048, Some("SDXL")),
+            (&["lora_unet_input_blocks_4_1_transformer_blocks_1_attn1_to_q"], 0, Some("SDXL")),
+            (&["diffusion_model.blocks.0.self_attn.q", "diffusion_model.blocks.0.cross_attn.q"], 0, Some("Wan")),
+            (&["transformer_blocks.0.attn.add_q_proj", "transformer_blocks.0.img_mlp.net.2"], 0, Some("Qwen-Image")),
+            (&["layers.0.attention.to_q"], 0, Some("Z-Image")),
+            (&["lora_te_text_model_encoder_layers_0_self_attn_q_proj"], 0, Some("text encoders alone")),
+            (&["something.else"], 0, None),
+        ] {
+            assert_eq!(family(names.iter().copied(), |_| Some(columns)), expected, "{names:?}");
+        }
+    }
+}
