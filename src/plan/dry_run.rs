@@ -11,7 +11,7 @@ use crate::weights::WeightId;
 use crate::{Error, Result};
 
 /// How many tensors a stage's graph may have. Contexts take room for it in address space; only what is used is touched.
-pub(crate) const STAGE_TENSORS: usize = 2048;
+pub(crate) const STAGE_TENSORS: usize = 8192;
 
 /// The maps that a stage touches, by position: ports first.
 #[derive(Clone, Debug, Default)]

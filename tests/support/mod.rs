@@ -9,6 +9,7 @@ pub(crate) mod diffusers;
 pub(crate) mod foreign;
 pub(crate) mod formula;
 pub(crate) mod golden;
+pub(crate) mod lora;
 pub(crate) mod numbers;
 pub(crate) mod parts;
 pub(crate) mod synth;

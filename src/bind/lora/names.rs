@@ -75,17 +75,11 @@ impl Names {
     }
 }
 
-/// `name` with `#` for every number.
+/// The flat `name` with `#` for every number between underscores: blocks are counted there, and layers within words.
 fn pattern(name: &str) -> String {
-    let mut pattern = String::with_capacity(name.len());
-    for character in name.chars() {
-        match character.is_ascii_digit() {
-            true if pattern.ends_with('#') => {}
-            true => pattern.push('#'),
-            false => pattern.push(character),
-        }
-    }
-    pattern
+    let is_number = |part: &&str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    let parts = name.split('_').map(|part| if is_number(&part) { "#" } else { part });
+    parts.collect::<Vec<_>>().join("_")
 }
 
 /// Which of a file tensor's `outputs` a part takes.
