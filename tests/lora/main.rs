@@ -240,6 +240,33 @@ fn what_does_not_fit_is_refused_by_name() {
     assert!(error.contains("attn.to_k.lora_B.weight") && error.contains("1792 outputs"), "{error}");
 }
 
+/// Rows of tables that stay on the host are looked up with their change.
+#[test]
+fn tables_on_the_host_change_as_well() {
+    let case = Case::new();
+    let name = "lora_te1_text_model_embeddings_token_embedding";
+    let mut model = case.model();
+    let [table, width] = [model.clip_config.vocab_size, model.clip_config.hidden_size];
+    let numbers = |shape: [usize; 2]| {
+        let values = (0..shape[0] * shape[1]).map(|i| (i % 13) as f32 * 0.01).collect();
+        Tensor { shape: shape.to_vec(), values }
+    };
+    let (down, up) = (numbers([2, width]), numbers([table, 2]));
+    let tensors = [(format!("{name}.lora_down.weight"), down.clone()), (format!("{name}.lora_up.weight"), up.clone())];
+    let path = support::lora::write(case.dir.path(), "table", &tensors.into(), Vec::new());
+    let rows = |model: &FluxModel| model.clip.bound.gather(model.clip.net.token_embedding, width, &[5, 690]).unwrap();
+    let was = rows(&model);
+    model.add_loras(&[(path, -0.5)]).unwrap();
+    let now = rows(&model);
+    for (row, id) in [5, 690].into_iter().enumerate() {
+        for column in 0..width {
+            let change: f32 = (0..2).map(|r| up.values[2 * id + r] * down.values[r * width + column]).sum();
+            let expected = was[row * width + column] - 0.5 * change;
+            assert!((now[row * width + column] - expected).abs() < 1e-6, "row {id}, column {column}");
+        }
+    }
+}
+
 #[test]
 fn another_familys_lora_is_known_for_what_it_is() {
     let case = Case::new();

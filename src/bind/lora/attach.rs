@@ -220,9 +220,9 @@ impl Attaching<'_, '_> {
     fn side(&mut self, side: &Side, part: &str, point: As, spatial: As) -> Result<Vec<WeightId>> {
         match side {
             Side::Whole(factor) => Ok(vec![self.file(factor, part, spatial)?]),
-            Side::Pair(Pair { a, b, core: None, .. }) => {
-                let first = self.file(b, &format!("{part}_b"), spatial)?;
-                Ok(vec![first, self.file(a, &format!("{part}_a"), point)?])
+            Side::Pair(pair) if pair.core.is_none() => {
+                let first = self.file(&pair.b, &format!("{part}_b"), spatial)?;
+                Ok(vec![first, self.file(&pair.a, &format!("{part}_a"), point)?])
             }
             Side::Pair(pair) => {
                 let [a, b] = pair.read()?;

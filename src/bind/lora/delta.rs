@@ -78,6 +78,13 @@ pub(super) struct Pair {
 }
 
 impl Pair {
+    /// Rows and columns of the product.
+    pub(super) fn extents(&self) -> [usize; 2] {
+        let rows = if self.a_by_rank { self.a.columns } else { self.a.rows };
+        let pixels = self.core.as_ref().map_or(1, |core| core.columns / self.b.rows.max(1));
+        [rows, self.b.columns * pixels]
+    }
+
     /// The outer matrices, `[outputs, rank]` and `[rank, columns]`.
     pub(super) fn read(&self) -> Result<[Matrix; 2]> {
         let a = self.a.read()?;
@@ -112,7 +119,7 @@ pub(super) enum Form {
     /// As large as the weight.
     Dense(Factor),
     /// LoHa: two products, multiplied number by number.
-    Hadamard([Pair; 2]),
+    Hadamard(Box<[Pair; 2]>),
     /// LoKr: every number of the left matrix is a block of the right one's.
     Kronecker { left: Side, right: Side },
 }
@@ -121,7 +128,7 @@ pub(super) enum Form {
 #[derive(Clone, Debug)]
 pub(super) enum Side {
     Whole(Factor),
-    Pair(Pair),
+    Pair(Box<Pair>),
 }
 
 impl Side {
@@ -135,33 +142,16 @@ impl Side {
         }
     }
 
-    /// Rows, and columns for kernels of `pixels` pixels.
+    /// Rows and columns.
     pub(super) fn extents(&self) -> [usize; 2] {
         match self {
             Side::Whole(factor) => [factor.rows, factor.columns],
-            Side::Pair(Pair { a, b, core: None, .. }) => [a.rows, b.columns],
-            Side::Pair(Pair { a, b, core: Some(core), .. }) => [a.columns, b.columns * (core.columns / b.rows.max(1))],
+            Side::Pair(pair) => pair.extents(),
         }
     }
 }
 
 impl Form {
-    /// How many outputs it changes.
-    pub(super) fn outputs(&self) -> usize {
-        match self {
-            Form::LowRank { up, .. } => up.rows,
-            Form::Dense(factor) => factor.rows,
-            Form::Hadamard([pair, _]) => {
-                if pair.a_by_rank {
-                    pair.a.columns
-                } else {
-                    pair.a.rows
-                }
-            }
-            Form::Kronecker { left, right } => left.extents()[0] * right.extents()[0],
-        }
-    }
-
     /// What its rows are made of, in memory.
     pub(super) fn read(&self) -> Result<Loaded> {
         Ok(match self {
@@ -171,7 +161,7 @@ impl Form {
                 Loaded::LowRank([up.read()?, tucker(&mid, &down)?])
             }
             Form::Dense(factor) => Loaded::Dense(factor.clone()),
-            Form::Hadamard([one, other]) => Loaded::Hadamard([one.read()?, other.read()?]),
+            Form::Hadamard(pairs) => Loaded::Hadamard([pairs[0].read()?, pairs[1].read()?]),
             Form::Kronecker { left, right } => Loaded::Kronecker([left.read()?, right.read()?]),
         })
     }

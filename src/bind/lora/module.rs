@@ -166,15 +166,15 @@ impl Reader<'_> {
                 self.pair([Part::HadaW1A, Part::HadaW1B, Part::HadaT1], true)?,
                 self.pair([Part::HadaW2A, Part::HadaW2B, Part::HadaT2], true)?,
             ];
-            let outputs = Form::Hadamard(pairs.clone()).outputs();
+            let [outputs, _] = pairs[0].extents();
             for (pair, part) in pairs.iter().zip([Part::HadaW1B, Part::HadaW2B]) {
-                let [rows, found] = Side::Pair(pair.clone()).extents();
+                let [rows, found] = pair.extents();
                 if found != columns || rows != outputs {
                     return Err(self.wrong(part, format!("{columns} columns, {of}"), found.to_string()));
                 }
             }
             let rank = pairs[0].b.rows;
-            return Ok(Some((Form::Hadamard(pairs), self.scale(rank)?)));
+            return Ok(Some((Form::Hadamard(Box::new(pairs)), self.scale(rank)?)));
         }
         if self.has(Part::LokrW1) || self.has(Part::LokrW1A) {
             return self.kronecker(columns, &of).map(Some);
@@ -232,7 +232,7 @@ impl Reader<'_> {
             }
             let pair = self.pair(parts, true)?;
             let rank = pair.b.rows;
-            Ok((Side::Pair(pair), Some(rank)))
+            Ok((Side::Pair(Box::new(pair)), Some(rank)))
         };
         // Of the left matrix there is no core, and its part is nobody's.
         let (left, left_rank) = side(Part::LokrW1, [Part::LokrW1A, Part::LokrW1B, Part::Mid])?;
