@@ -1,9 +1,9 @@
-//! pinhole's matrix kernels: right numbers at any size, the same bits however the work is shared, and errors no larger than
-//! ggml's.
-#![allow(clippy::unwrap_used)]
+//! pinhole's kernels for matrix products and nonlinear functions: right numbers at any size, the same bits however the work is
+//! shared, and errors no larger than ggml's.
+#![allow(clippy::print_stdout, clippy::unwrap_used)]
 
 use pinhole::ggml::{Arena, Backend, Buffer, CancelFlag, Device, Graph, Ledger, Placed};
-use pinhole::kernels::{Columns, Kernel, Product, Workspace, supports};
+use pinhole::kernels::{Columns, Kernel, Nonlinearity, Product, Workspace, supports};
 use pinhole::tensor::Shape;
 use pinhole_quant::{DType, rows};
 use proptest::prelude::*;
@@ -291,4 +291,139 @@ fn products_that_do_not_exist() {
     assert!(Product::new(k, DType::Q6_K, 256, 1, 1).is_none(), "no kernel for the format");
     assert!(Product::new(k, DType::Q8_0, 1 << 62, 1 << 10, 1).is_none(), "too large");
     assert!(Product::new(k, DType::Q8_0, 1 << 40, 1, 1 << 40).is_none(), "too large");
+}
+
+/// `exp(z^2)` times the complementary error function of `z >= 0`.
+fn scaled_erfc(z: f64) -> f64 {
+    if z > 2.0 {
+        // The continued fraction, from its end.
+        let fraction = (1..200).rev().fold(z, |below, n| z + f64::from(n) / 2.0 / below);
+        return 1.0 / (fraction * std::f64::consts::PI.sqrt());
+    }
+    let (mut term, mut sum) = (z, z);
+    for n in 1..80 {
+        term *= -z * z / f64::from(n);
+        sum += term / f64::from(2 * n + 1);
+    }
+    (z * z).exp() * (1.0 - sum * std::f64::consts::FRAC_2_SQRT_PI)
+}
+
+fn exact(function: Nonlinearity, x: f64) -> f64 {
+    let by_sigmoid = |z: f64| x / (1.0 + (-z).exp());
+    match function {
+        Nonlinearity::Silu => by_sigmoid(x),
+        Nonlinearity::GeluQuick => by_sigmoid(1.702 * x),
+        Nonlinearity::GeluTanh => by_sigmoid(2.0 * (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))),
+        Nonlinearity::GeluErf => {
+            let tail = 0.5 * (-0.5 * x * x).exp() * scaled_erfc(x.abs() * std::f64::consts::FRAC_1_SQRT_2);
+            x * if x < 0.0 { tail } else { 1.0 - tail }
+        }
+    }
+}
+
+const FUNCTIONS: [Nonlinearity; 4] =
+    [Nonlinearity::Silu, Nonlinearity::GeluTanh, Nonlinearity::GeluErf, Nonlinearity::GeluQuick];
+
+/// Numbers of every size, and more of those between -128 and 128.
+fn arguments() -> Vec<f32> {
+    let of_every_size = (0..=u32::MAX).step_by(65_521).map(f32::from_bits);
+    let middle = (-1_280_000..=1_280_000).step_by(7).map(|i| i as f32 / 10_000.0);
+    of_every_size.chain(middle).filter(|x| x.is_finite()).collect()
+}
+
+#[test]
+fn functions_are_exact_to_the_last_bits() {
+    for function in FUNCTIONS {
+        let arguments = arguments();
+        let mut found = arguments.clone();
+        function.apply(Kernel::best().unwrap_or(Kernel::Portable), &mut found);
+        let (mut most, mut relative): (f64, f64) = (0.0, 0.0);
+        for (x, found) in arguments.into_iter().zip(found) {
+            let exact = exact(function, f64::from(x));
+            // The distance from the nearest single-precision number to the next.
+            let nearest = (exact as f32).abs();
+            let unit = f64::from(nearest.next_up()) - f64::from(nearest);
+            let error = (f64::from(found) - exact).abs() / unit;
+            let limit = if function == Nonlinearity::Silu { 2.5 } else { 0.6 };
+            assert!(error < limit, "{function:?} of {x:e}: {found:e}, not {exact:e}, {error} units off");
+            most = most.max(error);
+            if nearest >= f32::MIN_POSITIVE {
+                relative = relative.max(error * unit / exact.abs());
+            }
+        }
+        println!("{function:?}: within {most:.3} units in the last place, {relative:.2e} of normal numbers");
+        assert!(relative < 3e-7, "{function:?}: {relative:e}");
+    }
+}
+
+#[test]
+fn functions_of_what_is_not_finite() {
+    for (function, kernel) in FUNCTIONS.into_iter().flat_map(|f| Kernel::available().map(move |kernel| (f, kernel))) {
+        // Eight of each, so that vectors and single numbers meet them.
+        let mut numbers = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, f32::MIN, 0.0, -0.0].map(|x| [x; 9]);
+        for numbers in &mut numbers {
+            function.apply(kernel, numbers);
+        }
+        let [nan, infinity, minus_infinity, most, least, zero, minus_zero] = numbers;
+        assert!(nan.iter().chain(&minus_infinity).all(|x| x.is_nan()), "{function:?} {}", kernel.name());
+        assert_eq!((infinity, most), ([f32::INFINITY; 9], [f32::MAX; 9]), "{function:?} {}", kernel.name());
+        assert_eq!(least.map(f32::to_bits), [(-0f32).to_bits(); 9], "{function:?} {}", kernel.name());
+        assert_eq!((zero.map(f32::to_bits), minus_zero.map(f32::to_bits)), ([0; 9], [(-0f32).to_bits(); 9]));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Kernels, and places in a vector, give the same bits.
+    #[test]
+    fn functions_are_the_same_however_they_are_split(count in 1..200usize, split in 0..200usize, seed: u64) {
+        let numbers: Vec<f32> = numbers(seed).take(count).map(|x| 12.0 * x).collect();
+        for function in FUNCTIONS {
+            let mut one_by_one = numbers.clone();
+            for number in &mut one_by_one {
+                function.apply(Kernel::Portable, std::slice::from_mut(number));
+            }
+            for kernel in Kernel::available() {
+                let mut split_up = numbers.clone();
+                let (left, right) = split_up.split_at_mut(split.min(count));
+                function.apply(kernel, left);
+                function.apply(kernel, right);
+                prop_assert_eq!(&one_by_one, &split_up, "{:?} {}", function, kernel.name());
+            }
+        }
+    }
+}
+
+/// Own functions and ggml's, as many numbers as FLUX's GELU takes in 128 tokens, on one thread. Times are of the fastest of
+/// many rounds: `cargo test --release --test kernels how_fast -- --ignored --nocapture`.
+#[test]
+#[ignore = "measures"]
+fn how_fast_functions_are() {
+    let (device, ledger) = (Device::cpu().unwrap(), Ledger::new());
+    let mut backend = Backend::new(device, 1, CancelFlag::new()).unwrap();
+    let (shape, functions) = (Shape::new(&[12_288, 128]).unwrap(), ["silu", "gelu_tanh", "gelu_erf", "gelu_quick"]);
+    let places = [(); 2].map(|()| {
+        let buffer = Buffer::allocate(device, shape.bytes(DType::F32).unwrap(), &ledger, "ports").unwrap();
+        Placed::new(&buffer, 0, DType::F32, shape).unwrap()
+    });
+    let bytes: Vec<u8> = numbers(4).take(shape.elements()).flat_map(|x| (4.0 * x).to_ne_bytes()).collect();
+    places[0].write(&bytes).unwrap();
+    let build = [Graph::silu, Graph::gelu_tanh, Graph::gelu_erf, Graph::gelu_quick];
+    for (name, build) in functions.into_iter().zip(build) {
+        let [own, ggml] = [Kernel::best(), None].map(|kernel| {
+            let graph = Graph::new(device, 8).unwrap();
+            graph.set_kernel(kernel);
+            graph.store_alone(build(&graph, graph.leaf(&places[0]).unwrap()).unwrap(), &places[1]).unwrap();
+            let mut arena = Arena::new(device, &ledger).unwrap();
+            arena.assign(&[&graph]).unwrap();
+            let times = [(); 60].map(|()| {
+                let started = std::time::Instant::now();
+                backend.compute(&graph, &mut arena).unwrap();
+                started.elapsed().as_secs_f64()
+            });
+            times.into_iter().fold(f64::INFINITY, f64::min) * 1e9 / shape.elements() as f64
+        });
+        println!("{name}: {own:.2} ns a number, ggml {ggml:.2} ns");
+    }
 }

@@ -9,6 +9,7 @@ use std::path::Path;
 use pinhole::exec::{DeviceWeights, Session};
 use pinhole::ggml::{Backend, CancelFlag, Device, Ledger};
 use pinhole::image::Image;
+use pinhole::kernels::Kernel;
 use pinhole::models::autoencoder_kl::{self, Decoder, Encoder};
 use pinhole::models::clip::causal_mask;
 use pinhole::models::flux::sinusoid;
@@ -25,6 +26,12 @@ use support::{Golden, Layout, Parts};
 
 /// Two threads, as many as the smallest machine that runs the tests has.
 const THREADS: usize = 2;
+
+/// The most that single precision may differ from diffusers', where only sums are in another order: 6e-12 is what is seen. A
+/// processor for which pinhole has no kernels computes GELU by ggml's tables of F16 numbers.
+fn exact() -> f64 {
+    if Kernel::best().is_some() { 1e-10 } else { 1e-6 }
+}
 
 /// A golden's model on disk, opened.
 struct Case {
@@ -128,9 +135,9 @@ fn clip_equals_transformers() {
             },
         );
         let states = session.get(clip.net.hidden).unwrap();
-        assert_nmse(&format!("{name} clip"), &golden.f32("clip.last_hidden_state"), &states, 1e-6);
+        assert_nmse(&format!("{name} clip"), &golden.f32("clip.last_hidden_state"), &states, exact());
         let row = model.clip_config.pooled_position(&ids) * width;
-        assert_nmse(&format!("{name} pooled"), &golden.f32("clip.pooled"), &states[row..row + width], 1e-6);
+        assert_nmse(&format!("{name} pooled"), &golden.f32("clip.pooled"), &states[row..row + width], exact());
     }
 }
 
@@ -154,7 +161,7 @@ fn t5_states(Case { golden, model, .. }: &Case) -> Vec<f32> {
 fn t5_equals_transformers() {
     for name in CASES {
         let case = case(name);
-        assert_nmse(&format!("{name} t5"), &case.golden.f32("t5.last_hidden_state"), &t5_states(&case), 1e-6);
+        assert_nmse(&format!("{name} t5"), &case.golden.f32("t5.last_hidden_state"), &t5_states(&case), exact());
     }
 }
 
@@ -211,7 +218,7 @@ fn one_forward_of_the_transformer_equals_diffusers() {
             },
         );
         let velocity = session.get(ports.velocity).unwrap();
-        assert_nmse(&format!("{name} forward"), &golden.f32("forward.output"), &velocity, 1e-6);
+        assert_nmse(&format!("{name} forward"), &golden.f32("forward.output"), &velocity, exact());
     }
 }
 
@@ -237,8 +244,13 @@ fn pictures_equal_diffusers() {
         assert!(metrics::max_error(&noise, &drawn).unwrap() <= 1e-6, "{name}: the noise differs from torch's");
         let generated = generate(model, &request);
         let last = format!("latents.{}", generated.settings.steps - 1);
-        assert_nmse(&format!("{name} {last}"), &golden.f32(&last), &generated.latents, 1e-5);
-        assert_psnr(&format!("{name} picture"), &golden.u8("picture"), &generated.images[0], 50.0);
+        assert_nmse(&format!("{name} {last}"), &golden.f32(&last), &generated.latents, exact());
+        assert_psnr(
+            &format!("{name} picture"),
+            &golden.u8("picture"),
+            &generated.images[0],
+            if Kernel::best().is_some() { 75.0 } else { 50.0 },
+        );
     }
 }
 
@@ -270,8 +282,8 @@ fn autoencoders_equal_diffusers() {
         );
         let moments = session.get(encoder.net.moments).unwrap();
         let (mean, logvar) = moments.split_at(moments.len() / 2);
-        assert_nmse(&format!("{name} encoder mean"), &golden.f32("encoder.mean"), mean, 1e-6);
-        assert_nmse(&format!("{name} encoder logvar"), &golden.f32("encoder.logvar"), logvar, 1e-6);
+        assert_nmse(&format!("{name} encoder mean"), &golden.f32("encoder.mean"), mean, exact());
+        assert_nmse(&format!("{name} encoder logvar"), &golden.f32("encoder.logvar"), logvar, exact());
 
         let (latents, picture, shape) = if name == "odd_vae" {
             (golden.f32("decoder.input"), golden.f32("decoder.output"), golden.shape("decoder.input"))
@@ -288,6 +300,6 @@ fn autoencoders_equal_diffusers() {
                 session.set(decoder.net.latents, &latents).unwrap();
             },
         );
-        assert_nmse(&format!("{name} decoder"), &picture, &session.get(decoder.net.picture).unwrap(), 1e-6);
+        assert_nmse(&format!("{name} decoder"), &picture, &session.get(decoder.net.picture).unwrap(), exact());
     }
 }

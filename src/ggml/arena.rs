@@ -67,19 +67,21 @@ impl Arena {
     /// [`Error::Graph`] if ggml fails.
     pub fn measure(graph: &Graph) -> Result<usize> {
         let mut scratch = Arena::new(graph.device(), &Ledger::new())?;
-        let measured = guarded("measure", || {
-            let mut bytes = 0;
-            // SAFETY: one buffer type, so one size; null id lists mean buffer 0 for everything.
-            unsafe {
-                sys::ggml_gallocr_reserve_n_size(
-                    scratch.raw.as_ptr(),
-                    graph.cgraph(),
-                    std::ptr::null(),
-                    std::ptr::null(),
-                    &mut bytes,
-                );
-            }
-            bytes
+        let measured = graph.while_in_place(|| {
+            guarded("measure", || {
+                let mut bytes = 0;
+                // SAFETY: one buffer type, so one size; null id lists mean buffer 0 for everything.
+                unsafe {
+                    sys::ggml_gallocr_reserve_n_size(
+                        scratch.raw.as_ptr(),
+                        graph.cgraph(),
+                        std::ptr::null(),
+                        std::ptr::null(),
+                        &mut bytes,
+                    );
+                }
+                bytes
+            })
         });
         scratch.broken = measured.is_err();
         measured
@@ -121,9 +123,11 @@ impl Arena {
         self.ledger.enter("activations", bytes)?;
         self.entered = bytes;
         let (reserved, memory) = account::watch_block(|| {
-            guarded("reserve", || {
-                // SAFETY: both are live.
-                unsafe { sys::ggml_gallocr_reserve(self.raw.as_ptr(), largest.cgraph()) }
+            largest.while_in_place(|| {
+                guarded("reserve", || {
+                    // SAFETY: both are live.
+                    unsafe { sys::ggml_gallocr_reserve(self.raw.as_ptr(), largest.cgraph()) }
+                })
             })
         });
         self.broken = reserved.is_err();
@@ -179,14 +183,16 @@ impl Arena {
 
     fn assign_one(&mut self, graph: &Graph) -> Result<()> {
         let (assigned, grown) = account::watch_block(|| {
-            guarded("assign", || {
-                // Reserved once more: ggml would take a graph of as many tensors for the one before, and use a plan under
-                // which results are overwritten too early.
-                // SAFETY: both are live; the graph's leaves have buffers of their own.
-                unsafe {
-                    sys::ggml_gallocr_reserve(self.raw.as_ptr(), graph.cgraph())
-                        && sys::ggml_gallocr_alloc_graph(self.raw.as_ptr(), graph.cgraph())
-                }
+            graph.while_in_place(|| {
+                guarded("assign", || {
+                    // Reserved once more: ggml would take a graph of as many tensors for the one before, and use a plan under
+                    // which results are overwritten too early.
+                    // SAFETY: both are live; the graph's leaves have buffers of their own.
+                    unsafe {
+                        sys::ggml_gallocr_reserve(self.raw.as_ptr(), graph.cgraph())
+                            && sys::ggml_gallocr_alloc_graph(self.raw.as_ptr(), graph.cgraph())
+                    }
+                })
             })
         });
         self.broken = assigned.is_err();

@@ -10,6 +10,7 @@ use ggml_sys as sys;
 use pinhole_quant::DType;
 
 use super::convolve::Convolutions;
+use super::elementwise::Elementwise;
 use super::product::Products;
 use super::{Buffer, Device, Placed, guarded};
 use crate::tensor::Shape;
@@ -44,6 +45,8 @@ pub struct Graph {
     pub(super) products: RefCell<Products>,
     /// Convolutions that are not ggml's.
     pub(super) convolutions: RefCell<Convolutions>,
+    /// Functions of single numbers that are not ggml's.
+    pub(super) elementwise: RefCell<Vec<Elementwise>>,
     /// The block in which it has its memory, once it has: see [`Arena`](super::Arena).
     pub(super) block: Cell<Option<u64>>,
     /// Whether a leaf has no memory, so that the graph can be measured and nothing else.
@@ -107,6 +110,7 @@ impl Graph {
             lookups: RefCell::default(),
             products: RefCell::new(Products::new()),
             convolutions: RefCell::default(),
+            elementwise: RefCell::default(),
             block: Cell::new(None),
             measured_only: Cell::new(false),
         })

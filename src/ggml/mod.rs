@@ -18,6 +18,7 @@ mod backend;
 mod buffer;
 mod convolve;
 mod device;
+mod elementwise;
 mod graph;
 mod ledger;
 pub mod log;

@@ -6,6 +6,7 @@ use ggml_sys as sys;
 use pinhole_quant::DType;
 
 use super::{Graph, Tensor, support};
+use crate::kernels::Nonlinearity;
 use crate::tensor::Shape;
 use crate::{Error, Result};
 
@@ -52,22 +53,22 @@ impl Graph {
 
     /// `a * sigmoid(a)`.
     pub fn silu(&self, a: Tensor) -> Result<Tensor> {
-        self.unary("silu", sys::ggml_silu, a)
+        self.unary("silu", Nonlinearity::Silu, sys::ggml_silu, a)
     }
 
     /// The tanh approximation of GELU.
     pub fn gelu_tanh(&self, a: Tensor) -> Result<Tensor> {
-        self.unary("gelu", sys::ggml_gelu, a)
+        self.unary("gelu", Nonlinearity::GeluTanh, sys::ggml_gelu, a)
     }
 
     /// GELU by the error function.
     pub fn gelu_erf(&self, a: Tensor) -> Result<Tensor> {
-        self.unary("gelu_erf", sys::ggml_gelu_erf, a)
+        self.unary("gelu_erf", Nonlinearity::GeluErf, sys::ggml_gelu_erf, a)
     }
 
     /// `a * sigmoid(1.702 a)`.
     pub fn gelu_quick(&self, a: Tensor) -> Result<Tensor> {
-        self.unary("gelu_quick", sys::ggml_gelu_quick, a)
+        self.unary("gelu_quick", Nonlinearity::GeluQuick, sys::ggml_gelu_quick, a)
     }
 
     /// `w [k, m]` times `x [k, n, ..]` gives `[m, n, ..]`: PyTorch's `x @ w.T`. `w` may have any matrix format of
@@ -125,12 +126,16 @@ impl Graph {
         Ok(product)
     }
 
-    fn unary(&self, op: &'static str, function: Unary, a: Tensor) -> Result<Tensor> {
+    /// `function` of each number, by a kernel of pinhole's if the graph has one, or by `ggml`'s operation.
+    fn unary(&self, op: &'static str, function: Nonlinearity, ggml: Unary, a: Tensor) -> Result<Tensor> {
         self.require_f32(op, a)?;
         let a = self.contiguous(a)?;
+        if let Some(own) = self.own_function(op, function, a)? {
+            return Ok(own);
+        }
         let raw = self.raw(a)?;
         // SAFETY: a live, contiguous F32 tensor.
-        self.node(op, |context| unsafe { function(context, raw) })
+        self.node(op, |context| unsafe { ggml(context, raw) })
     }
 
     fn broadcast(&self, op: &'static str, function: Binary, a: Tensor, b: Tensor) -> Result<Tensor> {

@@ -33,12 +33,14 @@ mod dotprod;
 mod format;
 #[cfg(target_arch = "aarch64")]
 mod i8mm;
+mod nonlinearity;
 mod panel;
 mod portable;
 mod product;
 
 pub use activations::Layout;
 pub use convolution::{Added, Convolution, Geometry, MOST_SIDE, Moments, Normal, Planes, Source, Weights};
+pub use nonlinearity::Nonlinearity;
 pub use product::{Columns, Product, Tile, Workspace};
 
 use pinhole_quant::DType;

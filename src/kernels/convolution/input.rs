@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::super::nonlinearity::silu;
 use super::{Area, Geometry, MOST_SIDE, PIXELS};
 
 /// One picture.
@@ -149,49 +150,5 @@ impl Normal<'_> {
         for pixel in pixels {
             *pixel = silu((*pixel - mean) * scale * weight + bias);
         }
-    }
-}
-
-/// `x * sigmoid(x)`.
-#[inline(always)]
-fn silu(x: f32) -> f32 {
-    x / (1.0 + exp(-x))
-}
-
-/// `e^x` to within 2 in the last place, for numbers whose power is a normal number; others are taken for the nearest such
-/// number. Without branches, so that many are computed at once. The polynomial is Cephes's (`expf`).
-#[inline(always)]
-fn exp(x: f32) -> f32 {
-    // 1.5 * 2^23: added, it leaves a whole number in the last bits.
-    const ROUND: f32 = 12_582_912.0;
-    const LN_2_HIGH: f32 = 0.693_359_4;
-    const LN_2_LOW: f32 = -2.121_944_4e-4;
-    let x = x.clamp(-87.0, 88.0);
-    let rounded = x * std::f32::consts::LOG2_E + ROUND;
-    let n = rounded - ROUND;
-    let r = x - n * LN_2_HIGH - n * LN_2_LOW;
-    let mut p = 1.987_569_1e-4;
-    for c in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
-        p = p * r + c;
-    }
-    let power = f32::from_bits((rounded.to_bits() << 23).wrapping_add(1f32.to_bits()));
-    (p * r * r + r + 1.0) * power
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn powers_are_those_of_the_library() {
-        for i in -87_000..88_000 {
-            let x = i as f32 / 1000.0;
-            let exact = f64::from(x).exp();
-            assert!((f64::from(exp(x)) / exact - 1.0).abs() < 2.5e-7, "{x}: {} for {exact}", exp(x));
-        }
-        assert_eq!(exp(0.0), 1.0);
-        assert!(silu(f32::NAN).is_nan());
-        assert_eq!(silu(-1000.0), -1000.0 / (1.0 + exp(88.0)));
-        assert_eq!(silu(1000.0), 1000.0);
     }
 }
