@@ -4,17 +4,18 @@ use super::BLOCK;
 
 /// How a kernel wants its activations: tiles of `tokens` tokens and `stretch` columns, codes of one byte or two.
 ///
-/// A tile is a record for each block of 32 columns: the codes, a few bytes of each token in turn, mostly 4 so that one 32-bit
-/// broadcast meets 4 (or 2) columns of the weights; then a scale of each token, f32; then the sum of its codes, i32.
+/// A tile is a record for each block of 32 columns: the codes, tokens interleaved by `turn` bytes; then a scale of each token,
+/// f32; then the sum of each token's codes, i32. A turn mostly has 4 bytes: one 32-bit broadcast meets 4 (or 2) columns of the
+/// weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
     /// Tokens in a tile.
     pub tokens: usize,
     /// Bytes of a code.
     pub code_bytes: usize,
-    /// Bytes of a token in its turn: 4, or 8 where codes have one byte.
+    /// Bytes of a turn: tokens are interleaved in chunks of this size. 4, or 8 if codes have one byte.
     pub turn: usize,
-    /// Columns of a tile, as many as a panel of weights has.
+    /// Columns of a tile, and of a panel of weights.
     pub stretch: usize,
 }
 

@@ -4,8 +4,8 @@ use std::arch::x86_64::*;
 
 use super::BLOCK;
 use super::format::{EIGHT, Format};
+use super::micro::Micro;
 use super::panel::Panel;
-use super::product::Micro;
 
 /// Codes of 4 and 5 bits, in unsigned bytes. `RUN` groups of four columns fit into 16 bits: 8 of 4-bit codes (at most
 /// 8 * 2 * 15 * 127 = 30480) and 4 of 5-bit codes (4 * 2 * 31 * 127 = 31496). `OFFSET` is the format's; 0 means that

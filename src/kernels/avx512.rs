@@ -6,8 +6,8 @@ use std::arch::x86_64::*;
 use super::BLOCK;
 use super::avx2::turns;
 use super::format::Format;
+use super::micro::Micro;
 use super::panel::Panel;
-use super::product::Micro;
 
 /// Unsigned codes times signed activations, summed in 32 bits. Codes have this `OFFSET`; 0 means that weights have shifts.
 pub(super) struct Vnni<const OFFSET: i32>;

@@ -6,8 +6,8 @@ use std::arch::asm;
 
 use super::BLOCK;
 use super::format::Format;
+use super::micro::Micro;
 use super::panel::{Panel, turns};
-use super::product::Micro;
 
 /// Signed codes, of which offsets are already taken, times signed activations, summed in 32 bits. Weights may be `SHIFTED`.
 pub(super) struct I8mm<const SHIFTED: bool>;

@@ -1,4 +1,7 @@
-//! Matrix products of block-quantized weights with f32 activations, where ggml has no fast kernel.
+//! Kernels for the CPU where ggml's are slow or inexact: matrix products of block-quantized weights with f32 activations,
+//! convolutions (`convolution`), GELU and SiLU (`nonlinearity.rs`).
+//!
+//! # Products
 //!
 //! Every format here stores blocks of 32 weights as `w = scale * (code - offset) + shift` with whole codes, an offset that is
 //! the format's and a shift that is the block's (no format has both). Activations are quantized once per product, as ggml
@@ -9,15 +12,50 @@
 //! sum w x = scale * d * (sum(code * q) - offset * sum q) + shift * (d * sum q)
 //! ```
 //!
-//! with exact sums of whole numbers. What makes it fast is that codes are unpacked once for all tokens, into a *panel* (a few rows,
-//! a stretch of the columns, 16 KiB) that stays in the first-level cache while every *tile* of tokens passes over it.
-//! Weights are read where they lie, eight rows side by side; nothing is repacked beyond the panel. Sums stay in a buffer beside
-//! it until they are whole; both are on the stack of their thread.
+//! with exact sums of whole numbers. What makes it fast: codes are unpacked once for all tokens, and what meets in the innermost
+//! loop is in the first-level cache.
 //!
-//! A number of the result is summed in one order, whatever thread computes it and whatever stands beside it: one thread and
+//! | term | what it is |
+//! |---|---|
+//! | code | a whole number that stands for a weight or an activation |
+//! | block | 32 neighbouring columns of one row or one token: their codes share a scale |
+//! | panel | some rows of the weights over one stretch, unpacked: 16 KiB of codes (`Panel`) |
+//! | group | the tokens that a kernel multiplies at once |
+//! | tile | one group over one stretch, quantized (`Tile`) |
+//! | stretch | the columns of one panel, whole blocks |
+//! | record | one block of a tile: codes of all its tokens, their scales, the sums of their codes |
+//! | turn | 4 or 8 neighbouring bytes of one row of a panel, or token of a record; those of the next follow |
+//! | eight | eight rows, which are read and unpacked side by side |
+//! | share | the groups whose sums fit the buffer together, if not all do |
+//!
+//! One panel meets one tile:
+//!
+//! ```text
+//!            a tile: one record for each block of the stretch
+//!            +-----------------+-----------------+---
+//!            | t0 t1 t2 t3     | t0 t1 t2 t3     |        tokens of one group,
+//!            | t0 t1 t2 t3 ..  | t0 t1 t2 t3 ..  | ..     in turns of 4 codes;
+//!            | scales, sums    | scales, sums    |        one turn is broadcast
+//!            +-----------------+-----------------+---
+//!                     |                 |
+//!            +-----------------+-----------------+---
+//!            | r0 r1 r2 .. r15 | r0 r1 r2 .. r15 |        rows of one panel,
+//!            | r0 r1 r2 .. r15 | r0 r1 r2 .. r15 | ..     in turns of 4 codes;
+//!            | scales, shifts  | scales, shifts  |        a vector holds turns of
+//!            +-----------------+-----------------+---     eight rows, or more
+//!                     |                 |
+//!                     v                 v
+//!            sums [tokens][rows] += block 0, then block 1, ..
+//! ```
+//!
+//! Weights are read where they lie; nothing is repacked beyond the panel. Sums stay in a buffer of their own until they are
+//! whole. The panel and the buffer are on the stack of their thread.
+//!
+//! A number of the result is summed in one order, whatever thread computes it and whatever stands next to it: one thread and
 //! many, tokens alone or in company, and one kernel or another, give the same bits.
 //!
-//! This module knows no ggml: slices in, numbers out. `src/ggml/product.rs` makes operations of a graph of it.
+//! This module knows no ggml: slices in, numbers out. `src/ggml/product.rs`, `convolve.rs` and `elementwise.rs` make operations of
+//! a graph of it.
 
 // Vector instructions are reached through `unsafe`; every block names what it rests on.
 #![allow(unsafe_code)]
@@ -33,6 +71,7 @@ mod dotprod;
 mod format;
 #[cfg(target_arch = "aarch64")]
 mod i8mm;
+mod micro;
 mod nonlinearity;
 mod panel;
 mod portable;

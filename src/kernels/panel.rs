@@ -9,8 +9,8 @@ const CODES: usize = 16 << 10;
 /// The most scales of a panel: those of one-byte codes.
 const SCALES: usize = CODES / BLOCK;
 
-/// Unpacked weights: for each block of 32 columns the codes, 4 or 8 bytes of each row in turn; beside them a scale and a shift
-/// of each row.
+/// Unpacked weights. For each block of 32 columns: the codes, rows interleaved by 4 or 8 bytes; a scale of each row; a shift of
+/// each row.
 #[repr(C, align(64))]
 pub(super) struct Panel {
     pub(super) codes: [u8; CODES],
@@ -30,8 +30,8 @@ impl Panel {
         Panel { codes: [0; CODES], scales: [0.0; SCALES], shifts: [0.0; SCALES] }
     }
 
-    /// Unpacks `rows`, at most `ROWS` of them, each the bytes of as many blocks; what is kept of rows beyond has no meaning. `lay`
-    /// puts the codes of a block of eight rows, the first of which comes first in its turns, where they belong.
+    /// Unpacks `rows`, at most `ROWS`, each the bytes of equally many blocks. Rows of the panel beyond them have no meaning.
+    /// `lay` stores the codes of one block of eight rows, interleaved; its slice begins at the turn of the first of them.
     #[inline(always)]
     pub(super) fn unpack<const ROWS: usize, const TURN: usize, const CODE_BYTES: usize>(
         &mut self,
@@ -83,7 +83,8 @@ impl Panel {
     }
 }
 
-/// The codes of a block of eight rows in turns of `TURN` bytes, of `ROWS` rows each, with `more` added, modulo 256.
+/// Stores the codes of one block of eight rows, interleaved by `TURN` bytes in a panel of `ROWS` rows. Adds `more` to each code,
+/// modulo 256.
 #[inline(always)]
 pub(super) fn turns<const ROWS: usize, const TURN: usize>(eight: &[[u8; BLOCK]; EIGHT], more: u8, codes: &mut [u8]) {
     for (turn, places) in codes.chunks_mut(ROWS * TURN).enumerate() {

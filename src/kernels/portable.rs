@@ -2,8 +2,8 @@
 
 use super::BLOCK;
 use super::format::Format;
+use super::micro::Micro;
 use super::panel::{Panel, turns};
-use super::product::Micro;
 
 /// 8 rows by 4 tokens.
 pub(super) struct Portable;

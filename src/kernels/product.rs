@@ -6,47 +6,14 @@ use pinhole_quant::DType;
 
 use super::activations::Layout;
 use super::format::Format;
-use super::panel::{self, Panel};
+use super::micro::Micro;
+use super::panel::Panel;
 use super::portable::Portable;
 use super::{BLOCK, Kernel};
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
 #[cfg(target_arch = "aarch64")]
 use super::{dotprod, i8mm};
-
-/// What differs between instruction sets: a tile of `ROWS` rows by `TOKENS` tokens.
-pub(super) trait Micro<const ROWS: usize, const TOKENS: usize> {
-    /// Bytes of a code, in panels and in tiles of tokens.
-    const CODE_BYTES: usize;
-    /// Bytes of a row, and of a token, in its turn.
-    const TURN: usize = 4;
-    /// How activations lie.
-    const LAYOUT: Layout = Layout {
-        tokens: TOKENS,
-        code_bytes: Self::CODE_BYTES,
-        turn: Self::TURN,
-        stretch: panel::blocks(ROWS, Self::CODE_BYTES) * BLOCK,
-    };
-
-    /// [`Panel::unpack`], compiled for the instruction set.
-    ///
-    /// # Safety
-    /// The processor has the instructions.
-    unsafe fn unpack(panel: &mut Panel, format: Format, rows: &[&[u8]]);
-
-    /// [`Layout::pack`], compiled for the instruction set.
-    ///
-    /// # Safety
-    /// The processor has the instructions.
-    unsafe fn pack(rows: &[&[f32]], tile: &mut [u8]);
-
-    /// Adds to `sums`, by token and row, the products of the panel, whose weights were of `format`, with a tile's `records`, which
-    /// are whole and no more than the panel has blocks.
-    ///
-    /// # Safety
-    /// The processor has the instructions.
-    unsafe fn tile(format: Format, panel: &Panel, records: &[u8], sums: &mut [[f32; ROWS]; TOKENS]);
-}
 
 /// Where a product's result goes: for each token, the rows of one panel.
 pub trait Columns {
@@ -255,8 +222,8 @@ impl Workspace {
     }
 }
 
-/// The loops around the kernel `M`: as many groups of tokens as have room, stretches of columns, and for each the tiles of all
-/// those groups.
+/// The loops around the kernel `M`: over shares of the groups, as many groups as the buffer has room for; over the stretches of
+/// columns; and over the share's groups, one tile each.
 ///
 /// Sums stay in a buffer of their own until they are whole. The result's columns lie a whole row of it apart, mostly a multiple
 /// of the page: to go back to them after every stretch is to miss the caches and the translation of addresses each time.

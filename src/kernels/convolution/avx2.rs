@@ -2,8 +2,8 @@
 
 use std::arch::x86_64::*;
 
+use super::geometry::{OUTPUTS, PIXELS};
 use super::micro::Micro;
-use super::{OUTPUTS, PIXELS};
 
 pub(super) struct Avx2;
 

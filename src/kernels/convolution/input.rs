@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::super::nonlinearity::silu;
-use super::{Area, Geometry, MOST_SIDE, PIXELS};
+use super::geometry::{Area, Geometry, MOST_SIDE, PIXELS};
 
 /// One picture.
 #[derive(Clone, Copy, Debug)]

@@ -1,6 +1,6 @@
 //! The innermost loop.
 
-use super::{OUTPUTS, PIXELS};
+use super::geometry::{OUTPUTS, PIXELS};
 
 /// Sums of neighbouring pixels for a few outputs.
 pub(super) trait Micro {

@@ -10,6 +10,7 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+mod geometry;
 mod input;
 mod micro;
 mod moments;
@@ -20,19 +21,17 @@ use std::ops::Range;
 use pinhole_quant::DType;
 
 use super::Kernel;
+use geometry::{Area, OUTPUTS, PIXELS};
 use input::Patch;
 use micro::{Micro, Portable};
 use weights::WeightBlock;
 
+pub use geometry::{Geometry, MOST_SIDE, Weights};
 pub use input::{Normal, Source};
 pub use moments::Moments;
 
 /// Channels of the input that are summed at a time.
 const CHANNELS: usize = 32;
-/// Neighbouring pixels that are computed together.
-const PIXELS: usize = 16;
-/// Outputs that are computed together.
-const OUTPUTS: usize = 6;
 /// Outputs whose weights are reordered together: a multiple of [`OUTPUTS`].
 const GROUP: usize = 16 * OUTPUTS;
 /// Pixels of a tile, across and in all.
@@ -41,41 +40,6 @@ const TILE_PIXELS: usize = 2048;
 /// Tiles that there should be, so that many threads have something to do, of at least so many pixels.
 const TILES: usize = 32;
 const LEAST_PIXELS: usize = 256;
-/// The largest side of a kernel.
-pub const MOST_SIDE: usize = 7;
-
-/// What is convolved with what.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Geometry {
-    /// Channels of the input.
-    pub inputs: usize,
-    /// Channels of the result.
-    pub outputs: usize,
-    /// The kernel's width and height, at most [`MOST_SIDE`].
-    pub side: [usize; 2],
-    /// From one pixel of the result to the next, in pixels of the input, both ways: 1 or 2.
-    pub stride: usize,
-    /// Columns of zeros left of the input, and rows above it.
-    pub padding: [usize; 2],
-    /// The input's width and height, after doubling.
-    pub input: [usize; 2],
-    /// The result's width and height.
-    pub result: [usize; 2],
-    /// Whether every pixel that is stored is read twice, both ways.
-    pub doubled: bool,
-    /// The first row of the doubled input that counts, or of the input as it is stored.
-    pub first_row: usize,
-}
-
-/// Weights `[kw, kh, inputs, outputs]`, contiguous, as their file has them.
-#[derive(Clone, Copy, Debug)]
-pub struct Weights<'a> {
-    /// F32, F16 or BF16.
-    pub dtype: DType,
-    /// All of them.
-    pub bytes: &'a [u8],
-}
-
 /// What is added to the result.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Added<'a> {
@@ -160,12 +124,6 @@ impl Convolution {
 #[target_feature(enable = "avx2,fma,f16c")]
 fn compute_avx2(work: &Work<'_>, result: &mut impl Planes) -> Result<(), usize> {
     work.compute::<avx2::Avx2>(result)
-}
-
-/// A part of the result.
-struct Area {
-    columns: Range<usize>,
-    rows: Range<usize>,
 }
 
 /// One tile.

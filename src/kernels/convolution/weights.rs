@@ -6,8 +6,8 @@ use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use half::{bf16, f16};
 use pinhole_quant::DType;
 
+use super::geometry::{Geometry, OUTPUTS, Weights};
 use super::input::room;
-use super::{Geometry, OUTPUTS, Weights};
 
 /// The weights of some channels for some outputs: `[OUTPUTS, taps, channels]` for one set of outputs after the other, zeros
 /// where a set has fewer.

@@ -1,0 +1,50 @@
+//! What is convolved: sizes, weights, and the part that is computed together.
+
+use std::ops::Range;
+
+use pinhole_quant::DType;
+
+/// Neighbouring pixels that are computed together.
+pub(super) const PIXELS: usize = 16;
+/// Outputs that are computed together.
+pub(super) const OUTPUTS: usize = 6;
+/// The largest side of a kernel.
+pub const MOST_SIDE: usize = 7;
+
+/// What is convolved with what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    /// Channels of the input.
+    pub inputs: usize,
+    /// Channels of the result.
+    pub outputs: usize,
+    /// The kernel's width and height, at most [`MOST_SIDE`].
+    pub side: [usize; 2],
+    /// From one pixel of the result to the next, in pixels of the input, both ways: 1 or 2.
+    pub stride: usize,
+    /// Columns of zeros left of the input, and rows above it.
+    pub padding: [usize; 2],
+    /// The input's width and height, after doubling.
+    pub input: [usize; 2],
+    /// The result's width and height.
+    pub result: [usize; 2],
+    /// Whether every pixel that is stored is read twice, both ways.
+    pub doubled: bool,
+    /// The first row of the doubled input that counts, or of the input as it is stored.
+    pub first_row: usize,
+}
+
+/// Weights `[kw, kh, inputs, outputs]`, contiguous, as their file has them.
+#[derive(Clone, Copy, Debug)]
+pub struct Weights<'a> {
+    /// F32, F16 or BF16.
+    pub dtype: DType,
+    /// All of them.
+    pub bytes: &'a [u8],
+}
+
+/// A part of the result.
+pub(super) struct Area {
+    pub(super) columns: Range<usize>,
+    pub(super) rows: Range<usize>,
+}
