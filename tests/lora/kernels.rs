@@ -66,9 +66,9 @@ impl Net {
         let map = |model: &mut Model, name: &str, channels: usize, side: pinhole::stage::Extent| {
             model.port(name, &[side, side, channels.into(), 1.into()], DType::F32, Lifetime::Pass)
         };
-        let wide = if stride == 1 { Symbol::LatentWidth.into() } else { Symbol::LatentWidth * 2 };
+        let wide = if stride == 1 { Symbol::LATENT_WIDTH.into() } else { Symbol::LATENT_WIDTH * 2 };
         let from = map(&mut model, "x", INPUTS, wide);
-        let to = map(&mut model, "y", OUTPUTS, Symbol::LatentWidth.into());
+        let to = map(&mut model, "y", OUTPUTS, Symbol::LATENT_WIDTH.into());
         let padding = size / 2;
         model
             .stage("conv", Cadence::Step, |s| {
@@ -80,7 +80,7 @@ impl Net {
             [("conv.weight".into(), kernel.clone()), ("conv.bias".into(), numbers("bias", &[OUTPUTS]))].into();
         let path = files::write(dir.path(), "model", &tensors, Vec::new());
         let index = pinhole::safetensors::open(&path).unwrap();
-        let bound = Bound::new(model.manifest(), &index, "", |name| vec![vec![Part::all(name)]], &path).unwrap();
+        let bound = Bound::new(model.manifest(), &index, "", &|name: &str| vec![vec![Part::all(name)]], &path).unwrap();
         Net { model, bound, ports: [from, to], _dir: dir }
     }
 
@@ -92,7 +92,8 @@ impl Net {
     fn run(&self, device: &str, way: Way) -> Vec<f32> {
         let mut backend = Backend::new(Device::by_name(device).unwrap(), 2, CancelFlag::new()).unwrap();
         let ledger = Ledger::new();
-        let dims = Dims::new().with(Symbol::LatentWidth, SIDE).with(Symbol::LatentHeight, SIDE);
+        let dims =
+            Dims::new().with(Symbol::BATCH, 1).with(Symbol::LATENT_WIDTH, SIDE).with(Symbol::LATENT_HEIGHT, SIDE);
         let weights = DeviceWeights::load(&self.model, &self.bound, backend.device(), &ledger).unwrap();
         let mut session = Session::in_way(way, &self.model, &weights, &dims, &backend, &ledger).unwrap();
         let count = self.model.ports()[self.ports[0].index()].shape(&dims).unwrap().elements();

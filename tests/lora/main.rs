@@ -13,15 +13,13 @@ use pinhole::bind::lora;
 use pinhole::convert::{self, WriteOptions};
 use pinhole::error::Error;
 use pinhole::ggml::{CancelFlag, Device};
-use pinhole::pipeline::flux::FluxPipeline;
-use pinhole::pipeline::{Event, Generated, MemoryOptions};
+use pinhole::pipeline::{self, Additions, Generated, MemoryOptions, Pipeline};
 use pinhole::plan::Offload;
 use pinhole::source::Source;
-use pinhole::source::flux::FluxModel;
 use pinhole_quant::metrics;
 use pinhole_quant::recipe::FileType;
 use support::lora::Tensor;
-use support::{Golden, Layout};
+use support::{Golden, Layout, Parts};
 
 /// What single precision and the order of sums make of latents at most.
 const MOST: f64 = 1e-7;
@@ -39,8 +37,13 @@ impl Case {
         Case { golden: Golden::load("lora"), dir }
     }
 
-    fn model(&self) -> FluxModel {
-        FluxModel::open(&Source::open(&self.dir.path().join("dev")).unwrap()).unwrap()
+    fn source(&self) -> Source {
+        Source::open(&self.dir.path().join("dev")).unwrap()
+    }
+
+    /// The parts of the model, to be looked into.
+    fn parts(&self) -> Parts {
+        Parts::open(&self.source()).unwrap()
     }
 
     /// Writes a file of a set.
@@ -60,18 +63,19 @@ impl Case {
         self.golden.at(&format!("/sets/{set}")).as_object().unwrap().keys().cloned().collect()
     }
 
-    fn pipeline(&self, mut model: FluxModel, loras: &[(PathBuf, f32)], device: &str) -> FluxPipeline {
-        let reports = model.add_loras(loras).unwrap();
-        reports.iter().for_each(|report| assert_eq!(report.unused, [""; 0], "{}", report.path.display()));
-        FluxPipeline::new(model, Device::by_name(device).unwrap(), 2, CancelFlag::new()).unwrap()
+    fn pipeline(&self, source: &Source, loras: &[(PathBuf, f32)], device: &str) -> Pipeline {
+        let additions = Additions { loras: loras.to_vec(), ..Additions::default() };
+        let model = pipeline::open_with(source, &additions).unwrap();
+        model.loras.iter().for_each(|report| assert_eq!(report.unused, [""; 0], "{}", report.path.display()));
+        Pipeline::with_threads(model, Device::by_name(device).unwrap(), 2, CancelFlag::new()).unwrap()
     }
 
-    fn draw(&self, pipeline: &mut FluxPipeline) -> Generated {
-        pipeline.generate(&self.golden.request("/generate"), &mut |_: Event| Ok(())).unwrap()
+    fn draw(&self, pipeline: &mut Pipeline) -> Generated {
+        pipeline.generate(&self.golden.request("/generate")).unwrap()
     }
 
     fn latents(&self, loras: &[(PathBuf, f32)]) -> Vec<f32> {
-        self.draw(&mut self.pipeline(self.model(), loras, "cpu")).latents
+        self.draw(&mut self.pipeline(&self.source(), loras, "cpu")).latents
     }
 
     #[track_caller]
@@ -82,7 +86,7 @@ impl Case {
     }
 
     fn refused(&self, path: &Path) -> Error {
-        self.model().add_loras(&[(path.to_owned(), 1.0)]).unwrap_err()
+        lora::add(path, 1.0, &mut self.parts().lora_targets()).unwrap_err()
     }
 }
 
@@ -114,7 +118,7 @@ fn merged_weights_are_those_of_the_recorded_latents() {
     for (set, file) in
         [("plain", "kohya"), ("dora", "dora-kohya"), ("loha", "loha"), ("lokr", "lokr"), ("diffs", "diffs")]
     {
-        let mut model = case.model();
+        let mut model = case.parts();
         let targets = model.lora_targets();
         let (merged, _) = lora::merged(&[(case.file(set, file), 1.0)], &targets).unwrap();
         let (target, merged) = (&targets[0], &merged[0]);
@@ -139,23 +143,22 @@ fn merged_weights_are_those_of_the_recorded_latents() {
 #[test]
 fn quantized_weights_differ_by_their_own_error_alone() {
     let case = Case::new();
-    let model = case.model();
-    let source = Source::open(&case.dir.path().join("dev")).unwrap();
+    let model = pipeline::open(&case.source()).unwrap();
     let lora = [(case.file("plain", "kohya"), 1.0)];
     for name in ["f16", "bf16", "q8_0", "q4_k_s"] {
         let path = case.dir.path().join(format!("{name}.gguf"));
         let file_type = name.parse::<FileType>().unwrap();
-        let plan = convert::plan(&source, &model.networks(), file_type).unwrap();
+        let plan = convert::plan(&model.source, &model.networks(), file_type).unwrap();
         plan.write(&path, WriteOptions::default(), &mut |_| Ok(())).unwrap();
-        let open = || FluxModel::open(&Source::open(&path).unwrap()).unwrap();
-        let alone = case.draw(&mut case.pipeline(open(), &[], "cpu")).latents;
-        let with = case.draw(&mut case.pipeline(open(), &lora, "cpu")).latents;
+        let open = || Source::open(&path).unwrap();
+        let alone = case.draw(&mut case.pipeline(&open(), &[], "cpu")).latents;
+        let with = case.draw(&mut case.pipeline(&open(), &lora, "cpu")).latents;
         let own = metrics::nmse(&case.golden.f32("base"), &alone).unwrap();
         let nmse = metrics::nmse(&case.golden.f32("plain"), &with).unwrap();
         println!("{name}: nmse {nmse:.2e} with a LoRA, {own:.2e} without");
         assert!(nmse < 3.0 * own, "{name}: {nmse:e} with a LoRA, {own:e} without");
 
-        let mut card = case.pipeline(open(), &lora, "cpu:discrete");
+        let mut card = case.pipeline(&open(), &lora, "cpu:discrete");
         card.set_remembered_bytes(0);
         let mut drawn = Vec::new();
         for offload in [Offload::None, Offload::Model, Offload::Sequential] {
@@ -177,7 +180,7 @@ fn every_form_streams_as_it_stays() {
     for (set, file) in
         [("dora", "dora-kohya"), ("loha", "loha"), ("lokr", "lokr"), ("diffs", "diffs"), ("text", "text-kohya")]
     {
-        let mut card = case.pipeline(case.model(), &[(case.file(set, file), 1.0)], "cpu:discrete");
+        let mut card = case.pipeline(&case.source(), &[(case.file(set, file), 1.0)], "cpu:discrete");
         card.set_remembered_bytes(0);
         let mut drawn = Vec::new();
         for offload in [Offload::None, Offload::Sequential] {
@@ -245,7 +248,7 @@ fn what_does_not_fit_is_refused_by_name() {
 fn tables_on_the_host_change_as_well() {
     let case = Case::new();
     let name = "lora_te1_text_model_embeddings_token_embedding";
-    let mut model = case.model();
+    let mut model = case.parts();
     let [table, width] = [model.clip_config.vocab_size, model.clip_config.hidden_size];
     let numbers = |shape: [usize; 2]| {
         let values = (0..shape[0] * shape[1]).map(|i| (i % 13) as f32 * 0.01).collect();
@@ -254,9 +257,9 @@ fn tables_on_the_host_change_as_well() {
     let (down, up) = (numbers([2, width]), numbers([table, 2]));
     let tensors = [(format!("{name}.lora_down.weight"), down.clone()), (format!("{name}.lora_up.weight"), up.clone())];
     let path = support::lora::write(case.dir.path(), "table", &tensors.into(), Vec::new());
-    let rows = |model: &FluxModel| model.clip.bound.gather(model.clip.net.token_embedding, width, &[5, 690]).unwrap();
+    let rows = |model: &Parts| model.clip.bound.gather(model.clip.net.token_embedding, width, &[5, 690]).unwrap();
     let was = rows(&model);
-    model.add_loras(&[(path, -0.5)]).unwrap();
+    lora::add(&path, -0.5, &mut model.lora_targets()).unwrap();
     let now = rows(&model);
     for (row, id) in [5, 690].into_iter().enumerate() {
         for column in 0..width {
@@ -290,7 +293,7 @@ fn another_familys_lora_is_known_for_what_it_is() {
         known.extend(tensors("lora_unet_something_else"));
         known.insert("something".into(), one());
     });
-    let report = case.model().add_loras(&[(path, 1.0)]).unwrap().remove(0);
+    let report = lora::add(&path, 1.0, &mut case.parts().lora_targets()).unwrap();
     assert_eq!((report.unused.len(), report.family), (3, Some("FLUX.1")));
     assert!(report.warning().unwrap().contains("3 of its 57 tensors fit nothing"), "{:?}", report.warning());
 }

@@ -1,6 +1,7 @@
 //! The networks of a FLUX model, each as its own type: what tests look into.
 
 use pinhole::Result;
+use pinhole::bind::lora;
 use pinhole::models::flux::Flux;
 use pinhole::models::{clip, t5};
 use pinhole::source::networks::{self, AutoencoderKl};
@@ -31,5 +32,10 @@ impl Parts {
             t5_config,
             vae: networks::autoencoder_kl(source.component(&VAE)?)?,
         })
+    }
+
+    /// What LoRAs change: the transformer and the text encoders.
+    pub(crate) fn lora_targets(&mut self) -> [lora::Target<'_>; 3] {
+        [self.transformer.target(), self.clip.target(), self.t5.target()]
     }
 }
