@@ -1,11 +1,13 @@
 //! The denoising loop, once for all families.
 
-use super::opened::{Given, Opened, Prompt};
+use super::opened::{Given, Opened};
 use super::preview::Painter;
-use super::run::{Run, Running, finite};
+use super::progress::Event;
+use super::prompts::Prompt;
+use super::request::Settings;
+use super::run::{Run, Running, finite, stage_runs};
 use super::start::Start;
-use super::{Event, Phase, Settings};
-use crate::plan::measure::Subject;
+use crate::plan::Phase;
 use crate::sample::{Levels, SolverOptions, classifier_free_guidance};
 use crate::stage::Cadence;
 use crate::{Result, reserve};
@@ -110,10 +112,4 @@ impl Loop<'_> {
         }
         Ok(())
     }
-}
-
-/// How many stages run for `subject` in one request.
-pub(super) fn stage_runs(subject: &Subject<'_>) -> usize {
-    let count = |cadence| subject.model.at(cadence).len() * subject.runs.of(cadence);
-    count(Cadence::Request) + count(Cadence::Step)
 }

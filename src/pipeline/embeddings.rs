@@ -1,27 +1,16 @@
 //! Prompts that went through the text encoders, kept for other requests.
 
 use std::collections::VecDeque;
-use std::path::Path;
 use std::sync::Arc;
 
-use super::opened::{Opened, Prompt};
+use super::opened::Opened;
 use super::prompt_cache::PromptCache;
+use super::prompts::{Embeddings, Prompt};
+use super::request::{Request, Settings};
 use super::run::Run;
-use super::{Event, Observer, Phase, Pipeline, Request, Settings};
+use crate::plan::Phase;
 use crate::text::Encoded;
 use crate::{Error, Result};
-
-/// A prompt, with a negative one where there is one, as the denoiser takes it. Requests that are given it need no text
-/// encoder, and draw what they would have drawn.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Embeddings {
-    /// The prompt, and behind it the negative one.
-    prompts: Vec<Prompt>,
-    /// The text of the negative prompt.
-    negative: Option<String>,
-    /// Tokens of each prompt.
-    tokens: usize,
-}
 
 /// Bytes of prompts that a pipeline remembers by itself: several of the longest.
 const REMEMBERED_BYTES: usize = 64 << 20;
@@ -30,7 +19,7 @@ const REMEMBERED_BYTES: usize = 64 << 20;
 pub(super) struct Remembered {
     /// The last one first.
     prompts: VecDeque<(String, Arc<Embeddings>, Vec<String>)>,
-    most_bytes: usize,
+    pub(super) most_bytes: usize,
 }
 
 impl Default for Remembered {
@@ -58,7 +47,7 @@ impl Remembered {
     }
 
     /// Forgets the oldest beyond what may be kept.
-    fn forget(&mut self) {
+    pub(super) fn forget(&mut self) {
         let mut bytes = 0;
         let most = self.most_bytes;
         self.prompts.retain(|(_, embeddings, _)| {
@@ -116,50 +105,6 @@ fn numbers(counts: &[usize]) -> String {
     format!("{} numbers", counts.join(" and "))
 }
 
-impl Pipeline {
-    /// Sends the prompts of `request` through the text encoders, and nothing further. A negative prompt goes with them if
-    /// `cfg_scale` is above 1.
-    ///
-    /// # Errors
-    /// As [`generate`](Pipeline::generate).
-    pub fn embed(&mut self, request: &Request, observer: &mut dyn Observer) -> Result<Embeddings> {
-        let request = Request { embeddings: None, ..request.clone() };
-        let settings = self.settings(&request)?;
-        let plan = self.plan_encoders(&settings)?;
-        let model = Arc::clone(&self.model);
-        let Pipeline { machine, prompt_cache, .. } = self;
-        let mut run = Run::new(machine, observer, &plan);
-        run.event(Event::Planned(plan.clone()))?;
-        run.machine.ledger.set_limit(plan.limit);
-        let kept = run.machine.keep(&plan, &model.encoders.subjects(&settings));
-        let made = kept.and_then(|()| embeddings(&model, prompt_cache.as_deref(), (&request, &settings), &mut run));
-        if made.is_err() {
-            // They may be half there.
-            self.machine.kept.clear();
-        }
-        made
-    }
-
-    /// Caches encoded prompts in host memory, up to `bytes` (64 MiB by default), the oldest dropped first. A request with one of
-    /// them, the same negative prompt and the same number of tokens runs no text encoder. 0 turns the cache off.
-    pub fn set_remembered_bytes(&mut self, bytes: usize) {
-        self.remembered.most_bytes = bytes;
-        self.remembered.forget();
-    }
-
-    /// Keeps encoded prompts in `folder` too, for other processes with the same text encoders and device: at most 1 GiB of them,
-    /// the oldest dropped first. `None` turns that off.
-    ///
-    /// # Errors
-    /// [`Error::Io`] if the folder cannot be made.
-    pub fn set_prompt_cache(&mut self, folder: Option<&Path>) -> Result<()> {
-        let device = self.machine.backend.device();
-        let cache = folder.map(|folder| PromptCache::open(folder, &self.model, device));
-        self.prompt_cache = cache.transpose()?.map(Arc::new);
-        Ok(())
-    }
-}
-
 /// What the prompts of a request are to the denoiser: remembered, or made.
 pub(super) fn embedded(
     model: &Opened,
@@ -180,7 +125,8 @@ pub(super) fn embedded(
     Ok(embeddings)
 }
 
-fn embeddings(
+/// The prompts of a request, from the folder or made.
+pub(super) fn embeddings(
     model: &Opened,
     cache: Option<&PromptCache>,
     (request, settings): (&Request, &Settings),

@@ -1,12 +1,11 @@
 //! Text encoders that families share.
 
-use super::Phase;
 use super::opened::Reader;
 use super::run::{Run, finite};
 use crate::models::clip::{self, Output, causal_mask};
 use crate::models::t5;
-use crate::plan::Runs;
 use crate::plan::measure::Subject;
+use crate::plan::{Phase, Runs};
 use crate::source::{Part, Slot, Source, Text, TokenizerFiles, networks};
 use crate::stage::{Cadence, Dims, Symbol};
 use crate::text::{ClipTokenizer, Encoded, T5Tokenizer, TokenizerConfig};

@@ -3,19 +3,18 @@
 use std::path::Path;
 
 use super::encoders::{ClipEncoder, T5Encoder};
-use super::family::Family;
 use super::opened::{
-    Additions, ArraySpec, Autoencoder, Denoiser, Encoders, Given, Opened, Prompt, Reader, StepPorts, subject, texts,
+    Additions, Autoencoder, Denoiser, Encoders, Family, Given, Opened, Reader, StepPorts, subject, texts,
 };
+use super::prompts::{ArraySpec, Prompt};
+use super::request::Settings;
 use super::rules::{Defaults, GuidanceScale, Rules, Use};
 use super::run::Run;
-use super::settings::passes;
-use super::{Phase, Settings};
 use crate::bind::alias;
 use crate::exec::Session;
 use crate::models::flux::{Flux, pack_latents, sinusoid, unpack_latents};
-use crate::plan::Runs;
 use crate::plan::measure::Subject;
+use crate::plan::{Phase, Runs};
 use crate::sample::{FlowMatchConfig, Scheduler};
 use crate::source::networks::{self, AutoencoderKl};
 use crate::source::slot::{TEXT_ENCODER, TEXT_ENCODER_2, TRANSFORMER, VAE};
@@ -194,7 +193,7 @@ impl Networks for FluxDenoiser {
 impl Denoiser for FluxDenoiser {
     fn subjects(&self, settings: &Settings, _: [usize; 4], evaluations: usize) -> Vec<Subject<'_>> {
         let image = settings.width / SIDE * (settings.height / SIDE);
-        let (text, passes) = (settings.max_sequence_length, passes(settings));
+        let (text, passes) = (settings.max_sequence_length, settings.passes());
         let dims = Dims::new()
             .with(Symbol::BATCH, settings.batch * passes)
             .with(Symbol::IMAGE_TOKENS, image)

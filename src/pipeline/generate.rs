@@ -3,19 +3,20 @@
 use std::num::NonZero;
 use std::sync::Arc;
 
-use super::denoise::{Loop, stage_runs};
+use super::denoise::Loop;
 use super::embeddings::Remembered;
 use super::opened::{Direction, Opened};
 use super::preview::Fit;
+use super::progress::{Event, Observer};
 use super::prompt_cache::PromptCache;
-use super::run::{Machine, Run};
+use super::request::{Generated, MemoryOptions, Request, Settings};
+use super::run::{Machine, Run, stage_runs};
 use super::settings::{levels, settings, without_effect};
 use super::start::Start;
-use super::{Event, Generated, MemoryOptions, Observer, Phase, Request, Settings};
 use crate::Result;
 use crate::ggml::{Backend, CancelFlag, Device, Ledger};
 use crate::image::Image;
-use crate::plan::Plan;
+use crate::plan::{Phase, Plan};
 use crate::source::unused;
 
 /// The most threads that a pipeline takes unless it is told.

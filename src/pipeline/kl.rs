@@ -1,8 +1,9 @@
 //! The KL autoencoder as a part of a model.
 
 use super::opened::{Autoencoder, Direction, once, subject};
+use super::request::Settings;
 use super::run::{Run, Running};
-use super::{Phase, Settings};
+use crate::plan::Phase;
 use crate::plan::measure::Subject;
 use crate::source::networks::AutoencoderKl;
 use crate::stage::{Cadence, Dims, Symbol};

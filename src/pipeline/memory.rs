@@ -1,8 +1,9 @@
 //! What a request takes on the device, and what to do where that is too much.
 
+use super::generate::Pipeline;
 use super::opened::{Direction, Opened};
+use super::request::{MemoryOptions, Request, Settings};
 use super::settings::levels;
-use super::{MemoryOptions, Pipeline, Request, Settings};
 use crate::ggml::{Device, DeviceKind};
 use crate::plan::host::{self, HostLimits, HostRefusal};
 use crate::plan::measure::Subject;

@@ -6,9 +6,9 @@
 //! on the device; the memory of a phase is given back before the next begins.
 
 mod denoise;
+mod embed;
 mod embeddings;
 mod encoders;
-mod family;
 mod flux;
 mod generate;
 mod kl;
@@ -17,6 +17,8 @@ mod opened;
 mod preview;
 mod progress;
 mod prompt_cache;
+mod prompts;
+mod registry;
 mod request;
 mod rules;
 mod run;
@@ -25,13 +27,13 @@ mod settings;
 mod start;
 
 pub use crate::plan::Phase;
-pub use embeddings::Embeddings;
-pub use family::{FAMILIES, Family, component, family_of, open, open_with};
 pub use generate::Pipeline;
 pub use opened::{
-    Additions, ArraySpec, Autoencoder, Denoiser, Direction, Encoders, Given, Opened, Prompt, Reader, StepPorts, once,
+    Additions, Autoencoder, Denoiser, Direction, Encoders, Family, Given, Opened, Reader, StepPorts, once,
 };
 pub use progress::{Event, Observer};
+pub use prompts::{ArraySpec, Embeddings, Prompt};
+pub use registry::{FAMILIES, component, family_of, open, open_with};
 pub use request::{Generated, MemoryOptions, PhaseMemory, Posterior, Request, Settings, Timings};
 pub use rules::{Defaults, Rules, Use};
 pub use run::{Run, Running};

@@ -3,20 +3,32 @@
 use std::ops::Range;
 use std::path::PathBuf;
 
-use super::family::Family;
+use super::prompts::{ArraySpec, Prompt};
+use super::request::Settings;
 use super::rules::Rules;
 use super::run::{Run, Running};
-use super::settings::passes;
-use super::{Phase, Settings};
 use crate::bind::lora;
 use crate::exec::Session;
+use crate::plan::Phase;
 use crate::plan::Runs;
 use crate::plan::measure::Subject;
 use crate::sample::{Levels, Scheduler};
-use crate::source::{HasModel, Network, Networks, Part, Source};
+use crate::source::{HasModel, Network, Networks, Part, Place, Source};
 use crate::stage::{Dims, Port};
 use crate::text::Encoded;
 use crate::{Result, reserve};
+
+/// A family of models: what one is on disk, and how it is opened.
+pub struct Family {
+    /// As in GGUF's `general.architecture`.
+    pub name: &'static str,
+    /// The classes of diffusers' pipelines.
+    pub classes: &'static [&'static str],
+    /// The places that its networks take, in the order of bundles; the denoiser is the first.
+    pub places: &'static [Place],
+    /// Opens a source whose networks are at their places.
+    pub open: fn(Source, &Additions) -> Result<Opened>,
+}
 
 /// A model whose weights are found, ready for a pipeline. Only headers and configurations were read.
 pub struct Opened {
@@ -68,26 +80,6 @@ impl Additions {
             reports.push(lora::add(path, *strength, targets)?);
         }
         Ok(reports)
-    }
-}
-
-/// A prompt as the denoiser takes it: the numbers of each of [`Encoders::arrays`].
-#[derive(Clone, Debug, PartialEq)]
-pub struct Prompt(pub Vec<Vec<f32>>);
-
-/// An array of a [`Prompt`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ArraySpec {
-    /// Its name in files.
-    pub name: &'static str,
-    /// Its extents in ggml order.
-    pub dims: Vec<usize>,
-}
-
-impl ArraySpec {
-    /// How many numbers it has.
-    pub fn elements(&self) -> usize {
-        self.dims.iter().product()
     }
 }
 
@@ -293,5 +285,5 @@ pub(super) fn subject<'a, M: HasModel>(
 
 /// How many texts of a request go through the encoders.
 pub(super) fn texts(settings: &Settings) -> Runs {
-    once(passes(settings))
+    once(settings.passes())
 }

@@ -5,8 +5,8 @@
 //! (ComfyUI's `latent_formats.py`, "latent_rgb_factors"); a fit needs no table and knows every autoencoder.
 
 use super::opened::{Direction, Opened};
+use super::request::{Request, Settings};
 use super::run::{Run, finite};
-use super::{Request, Settings};
 use crate::image::Image;
 use crate::sample::randn;
 use crate::{Error, Result, reserve};

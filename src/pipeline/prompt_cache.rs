@@ -16,7 +16,8 @@ use pinhole_quant::output::AtomicFile;
 use safetensors::tensor::{Dtype, TensorView, serialize};
 use sha2::{Digest, Sha256};
 
-use super::opened::{ArraySpec, Opened, Prompt};
+use super::opened::Opened;
+use super::prompts::{ArraySpec, Prompt};
 use crate::bind::Bound;
 use crate::ggml::Device;
 use crate::index::FileTensor;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Embeddings;
+use super::prompts::Embeddings;
 use crate::ggml::Usage;
 use crate::image::{Image, Picture};
 use crate::plan::{Offload, Phase, Plan};
@@ -138,6 +138,11 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// How many prompts go through the text encoders, and passes through the denoiser.
+    pub fn passes(&self) -> usize {
+        1 + usize::from(self.negative_prompt.is_some())
+    }
+
     /// By the names that AUTOMATIC1111's web UI gives them (and its fork Forge, for FLUX's guidance); of the noise, the `seed` or
     /// where else it came from.
     pub fn named(&self, seed: u64, noise: Option<&str>) -> Vec<(&'static str, String)> {

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Event, MemoryOptions, Observer, Phase, PhaseMemory, Timings};
+use super::progress::{Event, Observer};
+use super::request::{MemoryOptions, PhaseMemory, Timings};
 use crate::exec::{DeviceWeights, Session};
 use crate::ggml::{Backend, Ledger, Usage, device_peak, restart_device_peak};
 use crate::plan::measure::Subject;
-use crate::plan::{ComponentPlan, Plan};
+use crate::plan::{ComponentPlan, Phase, Plan};
 use crate::stage::{Cadence, Port};
 use crate::text::Encoded;
 use crate::{Error, Result};
@@ -221,6 +222,12 @@ impl<'a> Run<'a> {
         });
         &mut self.phases[position]
     }
+}
+
+/// How many stages run for `subject` in one request.
+pub(super) fn stage_runs(subject: &Subject<'_>) -> usize {
+    let count = |cadence| subject.model.at(cadence).len() * subject.runs.of(cadence);
+    count(Cadence::Request) + count(Cadence::Step)
 }
 
 /// The beginning of a long text.

@@ -1,21 +1,20 @@
 //! Stable Diffusion 1: diffusers' `StableDiffusionPipeline`. Models of version 2 that lie in its layout are the same but for sizes.
 
 use super::encoders::ClipEncoder;
-use super::family::Family;
 use super::opened::{
-    Additions, ArraySpec, Autoencoder, Denoiser, Encoders, Given, Opened, Prompt, Reader, StepPorts, subject, texts,
+    Additions, Autoencoder, Denoiser, Encoders, Family, Given, Opened, Reader, StepPorts, subject, texts,
 };
+use super::prompts::{ArraySpec, Prompt};
+use super::request::Settings;
 use super::rules::{Defaults, GuidanceScale, Rules, Use};
 use super::run::Run;
-use super::settings::passes;
-use super::{Phase, Settings};
 use crate::bind::alias;
 use crate::exec::Session;
 use crate::models::clip::Output;
 use crate::models::layers::sinusoid;
 use crate::models::unet::{Size, Unet};
-use crate::plan::Runs;
 use crate::plan::measure::Subject;
+use crate::plan::{Phase, Runs};
 use crate::sample::{DiscreteConfig, Scheduler};
 use crate::source::networks::{self, AutoencoderKl};
 use crate::source::slot::{TEXT_ENCODER, UNET, VAE};
@@ -177,7 +176,7 @@ impl Networks for UnetDenoiser {
 
 impl Denoiser for UnetDenoiser {
     fn subjects(&self, settings: &Settings, latents: [usize; 4], evaluations: usize) -> Vec<Subject<'_>> {
-        let ([width, height, ..], passes) = (latents, passes(settings));
+        let ([width, height, ..], passes) = (latents, settings.passes());
         let dims = self.0.net.dims(Size {
             width,
             height,

@@ -2,8 +2,8 @@
 
 use super::opened::Direction;
 use super::opened::Opened;
+use super::request::{Request, Settings};
 use super::rules::Use;
-use super::{Request, Settings};
 use crate::sample::Levels;
 use crate::{Error, Result};
 
@@ -59,11 +59,6 @@ pub fn settings(model: &Opened, request: &Request) -> Result<Settings> {
         Some(embeddings) => embeddings.fill_in(settings, request, model),
         None => Ok(settings),
     }
-}
-
-/// How many prompts go through the text encoders, and passes through the denoiser.
-pub(super) fn passes(settings: &Settings) -> usize {
-    1 + usize::from(settings.negative_prompt.is_some())
 }
 
 /// The noise levels of a request.

@@ -1,10 +1,9 @@
 //! What denoising begins with: noise, or a picture under noise.
 
-use super::denoise::stage_runs;
 use super::opened::{Direction, Opened};
-use super::request::Posterior;
-use super::run::Run;
-use super::{Phase, Request, Settings};
+use super::request::{Posterior, Request, Settings};
+use super::run::{Run, stage_runs};
+use crate::plan::Phase;
 use crate::sample::{Levels, Noise};
 use crate::{Error, Result, reserve};
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::{Architecture, Blueprint, Options, Planned, Published};
+use super::{Architecture, Blueprint, Options, Planned, Published, clip};
 use crate::Result;
 use crate::bind::alias;
 use crate::models::autoencoder_kl::{self, Decoder, Encoder};
@@ -54,15 +54,6 @@ fn blueprint(options: &Options, published: flux::Config, tokens: usize) -> Resul
         ],
         scheduler: None,
         defaults,
-    })
-}
-
-/// CLIP ViT-L's text encoder.
-fn clip() -> Value {
-    json!({
-        "vocab_size": 49408, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
-        "num_attention_heads": 12, "max_position_embeddings": 77, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5,
-        "eos_token_id": 2,
     })
 }
 

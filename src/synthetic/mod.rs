@@ -2,6 +2,7 @@
 //! the published weights are not at hand. They draw noise.
 
 mod flux;
+mod sd;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -16,7 +17,7 @@ use pinhole_quant::output::AtomicFile;
 use pinhole_quant::recipe::{self, FileType, Recipe};
 use pinhole_quant::{DType, rows};
 use rayon::prelude::*;
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
 use crate::bind::alias::Kind;
 use crate::builtin;
@@ -75,7 +76,7 @@ impl Blueprint {
 
 impl Architecture {
     /// All of them.
-    pub const ALL: &[Architecture] = &[Architecture::FLUX_DEV, Architecture::FLUX_SCHNELL];
+    pub const ALL: &[Architecture] = &[Architecture::FLUX_DEV, Architecture::FLUX_SCHNELL, Architecture::SD15];
 
     /// Its name on the command line.
     pub fn name(self) -> &'static str {
@@ -277,6 +278,15 @@ fn metadata(blueprint: &Blueprint, options: &Options) -> Result<Vec<(String, Val
     metadata.extend(blueprint.scheduler.iter().map(|config| (keys::SCHEDULER.into(), config.to_string().into())));
     metadata.push((keys::DEFAULTS.into(), blueprint.defaults.to_string().into()));
     Ok(metadata)
+}
+
+/// CLIP ViT-L's text encoder.
+fn clip() -> Json {
+    json!({
+        "vocab_size": 49408, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
+        "num_attention_heads": 12, "max_position_embeddings": 77, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5,
+        "eos_token_id": 2,
+    })
 }
 
 #[cfg(test)]

@@ -1,21 +1,9 @@
 //! The registry of families, and how a model finds its own.
 
-use super::opened::{Additions, Opened};
+use super::opened::{Additions, Family, Opened};
 use super::{flux, sd};
-use crate::source::{Networks, Place, Slot, Source};
+use crate::source::{Layout, Networks, Place, Slot, Source};
 use crate::{Error, Result};
-
-/// A family of models: what one is on disk, and how it is opened.
-pub struct Family {
-    /// As in GGUF's `general.architecture`.
-    pub name: &'static str,
-    /// The classes of diffusers' pipelines.
-    pub classes: &'static [&'static str],
-    /// The places that its networks take, in the order of bundles; the denoiser is the first.
-    pub places: &'static [Place],
-    /// Opens a source whose networks are at their places.
-    pub open: fn(Source, &Additions) -> Result<Opened>,
-}
 
 /// Every family that pinhole runs.
 pub static FAMILIES: &[&Family] = &[&flux::FLUX, &sd::SD1];
@@ -71,7 +59,7 @@ pub fn family_of(source: &Source) -> Result<&'static Family> {
 
 fn unknown(source: &Source, says: &str) -> Error {
     let (names, found) = match source.layout {
-        crate::source::Layout::Diffusers => {
+        Layout::Diffusers => {
             let classes = FAMILIES.iter().flat_map(|family| family.classes).copied().collect::<Vec<_>>();
             (classes, format!("a diffusers directory of a {says}"))
         }

@@ -1,0 +1,58 @@
+//! Prompts without pictures: encoded ahead, and kept for other requests and processes.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::generate::Pipeline;
+use super::progress::{Event, Observer};
+use super::prompt_cache::PromptCache;
+use super::prompts::Embeddings;
+use super::request::Request;
+use super::run::Run;
+use crate::Result;
+
+impl Pipeline {
+    /// Sends the prompts of `request` through the text encoders, and nothing further. A negative prompt goes with them if
+    /// `cfg_scale` is above 1.
+    ///
+    /// # Errors
+    /// As [`generate`](Pipeline::generate).
+    pub fn embed(&mut self, request: &Request, observer: &mut dyn Observer) -> Result<Embeddings> {
+        let request = Request { embeddings: None, ..request.clone() };
+        let settings = self.settings(&request)?;
+        let plan = self.plan_encoders(&settings)?;
+        let model = Arc::clone(&self.model);
+        let Pipeline { machine, prompt_cache, .. } = self;
+        let mut run = Run::new(machine, observer, &plan);
+        run.event(Event::Planned(plan.clone()))?;
+        run.machine.ledger.set_limit(plan.limit);
+        let kept = run.machine.keep(&plan, &model.encoders.subjects(&settings));
+        let made = kept.and_then(|()| {
+            super::embeddings::embeddings(&model, prompt_cache.as_deref(), (&request, &settings), &mut run)
+        });
+        if made.is_err() {
+            // They may be half there.
+            self.machine.kept.clear();
+        }
+        made
+    }
+
+    /// Caches encoded prompts in host memory, up to `bytes` (64 MiB by default), the oldest dropped first. A request with one of
+    /// them, the same negative prompt and the same number of tokens runs no text encoder. 0 turns the cache off.
+    pub fn set_remembered_bytes(&mut self, bytes: usize) {
+        self.remembered.most_bytes = bytes;
+        self.remembered.forget();
+    }
+
+    /// Keeps encoded prompts in `folder` too, for other processes with the same text encoders and device: at most 1 GiB of them,
+    /// the oldest dropped first. `None` turns that off.
+    ///
+    /// # Errors
+    /// [`Error::Io`](crate::Error::Io) if the folder cannot be made.
+    pub fn set_prompt_cache(&mut self, folder: Option<&Path>) -> Result<()> {
+        let device = self.machine.backend.device();
+        let cache = folder.map(|folder| PromptCache::open(folder, &self.model, device));
+        self.prompt_cache = cache.transpose()?.map(Arc::new);
+        Ok(())
+    }
+}

@@ -1,0 +1,33 @@
+//! Prompts as the denoiser takes them.
+
+/// A prompt as the denoiser takes it: the numbers of each of [`Encoders::arrays`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Prompt(pub Vec<Vec<f32>>);
+
+/// An array of a [`Prompt`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ArraySpec {
+    /// Its name in files.
+    pub name: &'static str,
+    /// Its extents in ggml order.
+    pub dims: Vec<usize>,
+}
+
+impl ArraySpec {
+    /// How many numbers it has.
+    pub fn elements(&self) -> usize {
+        self.dims.iter().product()
+    }
+}
+
+/// A prompt, with a negative one where there is one, as the denoiser takes it. Requests that are given it need no text
+/// encoder, and draw what they would have drawn.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Embeddings {
+    /// The prompt, and behind it the negative one.
+    pub(super) prompts: Vec<Prompt>,
+    /// The text of the negative prompt.
+    pub(super) negative: Option<String>,
+    /// Tokens of each prompt.
+    pub(super) tokens: usize,
+}
