@@ -1,5 +1,22 @@
 //! Diffusion models through a 4 GB pinhole.
 //!
+//! ```
+//! use pinhole::ggml::Device;
+//! use pinhole::pipeline::{Pipeline, Request};
+//!
+//! # let dir = tempfile::tempdir().unwrap();
+//! # std::env::set_current_dir(&dir).unwrap();
+//! let model = pinhole::open("mini")?; // or a bundle, a diffusers directory, a folder with a model's files
+//! let mut pipeline = Pipeline::new(model, Device::best()?)?;
+//! let generated = pipeline.generate(&Request::new("a red heart"))?;
+//! generated.images[0].save("heart.png")?;
+//! # std::env::set_current_dir("..").unwrap();
+//! # Ok::<(), pinhole::Error>(())
+//! ```
+//!
+//! [`Pipeline::set_memory`](pipeline::Pipeline::set_memory) sets a ceiling: what a request takes on the device is planned before
+//! anything is loaded ([`Pipeline::plan`](pipeline::Pipeline::plan)), and never exceeds it. `examples/draw.rs` does a little more.
+//!
 //! pinhole reads image and video diffusion models from GGUF bundles, diffusers directories and files of other tools, maps
 //! them into memory and runs them through ggml. Data goes one way: file, map, index, bind, stages, plan, executor, latents,
 //! autoencoder, picture.
@@ -41,28 +58,35 @@
 pub mod bind;
 pub mod builtin;
 pub mod convert;
+#[doc(hidden)]
 pub mod entries;
 pub mod error;
+#[doc(hidden)]
 pub mod exec;
 pub mod ggml;
 pub mod gguf;
 pub mod image;
+#[doc(hidden)]
 pub mod index;
 pub mod inspect;
+#[doc(hidden)]
 pub mod kernels;
 pub mod memory;
 pub mod models;
 pub mod pipeline;
 pub mod plan;
+#[doc(hidden)]
 pub mod reserve;
 pub mod safetensors;
 pub mod sample;
 pub mod size;
 pub mod source;
 pub mod stage;
+#[doc(hidden)]
 pub mod synthetic;
 pub mod tensor;
 pub mod text;
+#[doc(hidden)]
 pub mod weights;
 
 pub use error::{Error, Result};

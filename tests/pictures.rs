@@ -285,7 +285,7 @@ fn pictures_survive_every_format_with_their_texts() {
     let dir = tempfile::tempdir().unwrap();
     for name in ["a.png", "a.webp", "a.jpg"] {
         let path = dir.path().join(name);
-        image.save(&path, &[(PARAMETERS, PROMPT), (PINHOLE, JSON)]).unwrap();
+        image.save_with(&path, &[(PARAMETERS, PROMPT), (PINHOLE, JSON)]).unwrap();
         let again = Picture::open(&path).unwrap();
         assert!(again.notes().is_empty());
         if name != "a.jpg" {
@@ -300,8 +300,8 @@ fn pictures_survive_every_format_with_their_texts() {
         }
     }
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3, "no temporary file is left");
-    assert!(matches!(image.save(&dir.path().join("a.gif"), &[]), Err(Error::Option { .. })));
-    assert!(matches!(image.save(&dir.path().join("none/a.png"), &[]), Err(Error::Io { .. })));
+    assert!(matches!(image.save(&dir.path().join("a.gif")), Err(Error::Option { .. })));
+    assert!(matches!(image.save(&dir.path().join("none/a.png")), Err(Error::Io { .. })));
 }
 
 #[test]

@@ -122,6 +122,14 @@ impl Device {
         })
     }
 
+    /// The best device there is: a GPU if ggml was built for one and finds it, the CPU otherwise.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if there is none.
+    pub fn best() -> Result<Device> {
+        Device::by_name("auto")
+    }
+
     /// The device called `name` (`cpu`, `cpu:discrete`, `cuda0`, `vulkan0`, ...); `auto` is the best there is.
     /// `cpu:discrete@10G` has a link of 10 GiB a second.
     ///

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use ::image::codecs::{jpeg::JpegEncoder, webp::WebPEncoder};
 use ::image::{ExtendedColorType, ImageEncoder, ImageError};
-use pinhole_quant::output::{AtomicFile, OutputError};
+use pinhole_quant::output::AtomicFile;
 
 use super::{Image, exif};
 use crate::{Error, Result};
@@ -85,24 +85,25 @@ impl Image {
         })
     }
 
-    /// Writes the file at `path` in the format of its name, with `text` as [`write`](Image::write) has it. The file appears
-    /// whole or not at all, and replaces one that is there.
+    /// Writes the file at `path` in the format that its name ends in: PNG, JPEG or WebP. The file appears whole or not at all,
+    /// and replaces one that is there.
     ///
     /// # Errors
     /// Those of [`Format::of`]; [`Error::Io`] if the file cannot be written.
-    pub fn save(&self, path: &Path, text: &[(&str, &str)]) -> Result<()> {
-        let format = Format::of(path)?;
-        let mut file = AtomicFile::create(path, true).map_err(output_error)?;
-        self.write(format, &mut file, text).map_err(|error| Error::io("write", path, error))?;
-        file.commit().map_err(output_error)
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        self.save_with(path.as_ref(), &[])
     }
-}
 
-fn output_error(error: OutputError) -> Error {
-    match error {
-        OutputError::Io { action, path, source } => Error::Io { action, path, source },
+    /// As [`save`](Image::save), with `text` inside as [`write`](Image::write) has it.
+    ///
+    /// # Errors
+    /// As [`save`](Image::save).
+    pub fn save_with(&self, path: &Path, text: &[(&str, &str)]) -> Result<()> {
+        let format = Format::of(path)?;
         // The file may be there already: it is replaced.
-        other => Error::graph("output", other.to_string()),
+        let mut file = AtomicFile::create(path, true).map_err(Error::output)?;
+        self.write(format, &mut file, text).map_err(|error| Error::io("write", path, error))?;
+        file.commit().map_err(Error::output)
     }
 }
 
