@@ -9,8 +9,8 @@ use super::{Graph, Tensor};
 use crate::Result;
 use crate::kernels::{Kernel, Nonlinearity};
 
-/// Numbers that are computed together, so that they are still in the first-level cache after they were copied.
-const CHUNK: usize = 1024;
+/// Threads share out the numbers in whole chunks, so that no two of them write to the same line of a cache.
+const CHUNK: usize = 256;
 
 /// An operation of a graph that applies a [`Nonlinearity`].
 pub(super) struct Elementwise {
@@ -80,16 +80,16 @@ unsafe extern "C-unwind" fn apply(dst: *mut sys::ggml_tensor, ith: c_int, nth: c
     let count: usize = dst.ne.iter().map(|extent| extent.unsigned_abs() as usize).product();
     let (from, to) = (x.data.cast::<f32>().cast_const(), dst.data.cast::<f32>());
     let chunks = count.div_ceil(CHUNK);
-    for start in (chunks * ith / nth..chunks * (ith + 1) / nth).map(|chunk| chunk * CHUNK) {
-        let len = CHUNK.min(count - start);
-        // SAFETY: both tensors are contiguous and have `count` numbers. This part of `dst` is this thread's alone. It lies
-        // where the same part of `x` does or shares nothing with `x`: ggml's allocator knows no other places.
-        let numbers = unsafe {
-            if from != to.cast_const() {
-                std::ptr::copy_nonoverlapping(from.add(start), to.add(start), len);
-            }
-            std::slice::from_raw_parts_mut(to.add(start), len)
-        };
-        plan.function.apply(plan.kernel, numbers);
+    let (start, end) = (chunks * ith / nth * CHUNK, count.min(chunks * (ith + 1) / nth * CHUNK));
+    // SAFETY: both tensors are contiguous and have `count` numbers, and this part of the result is this thread's alone. ggml's
+    // allocator has put the result in the operand's place, and then no slice of the operand is made, or in memory that shares
+    // nothing with it.
+    let (operand, numbers) = unsafe {
+        let operand = (from != to.cast_const()).then(|| std::slice::from_raw_parts(from.add(start), end - start));
+        (operand, std::slice::from_raw_parts_mut(to.add(start), end - start))
+    };
+    match operand {
+        Some(operand) => plan.function.apply_to(plan.kernel, operand, numbers),
+        None => plan.function.apply(plan.kernel, numbers),
     }
 }

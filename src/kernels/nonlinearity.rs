@@ -28,49 +28,59 @@ impl Nonlinearity {
     ///
     /// A `kernel` that the processor does not have is taken for [`Kernel::Portable`].
     pub fn apply(self, kernel: Kernel, numbers: &mut [f32]) {
+        self.apply_by(kernel, None, numbers);
+    }
+
+    /// As [`apply`](Self::apply), of the numbers `from`, into `to`. If one is longer, the rest of it is left alone.
+    pub fn apply_to(self, kernel: Kernel, from: &[f32], to: &mut [f32]) {
+        self.apply_by(kernel, Some(from), to);
+    }
+
+    fn apply_by(self, kernel: Kernel, from: Option<&[f32]>, to: &mut [f32]) {
         match kernel {
             #[cfg(target_arch = "x86_64")]
             Kernel::Avx2 if kernel.is_available() => {
                 // SAFETY: the processor has the instructions, as was just seen.
-                unsafe { by_avx2(self, numbers) }
+                unsafe { by_avx2(self, from, to) }
             }
             #[cfg(target_arch = "x86_64")]
             Kernel::Avx512Vnni if kernel.is_available() => {
                 // SAFETY: as above.
-                unsafe { by_avx512(self, numbers) }
+                unsafe { by_avx512(self, from, to) }
             }
-            _ => by_any(self, numbers),
+            _ => by_any(self, from, to),
         }
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-fn by_avx2(function: Nonlinearity, numbers: &mut [f32]) {
-    by_any(function, numbers);
+fn by_avx2(function: Nonlinearity, from: Option<&[f32]>, to: &mut [f32]) {
+    by_any(function, from, to);
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx2,fma")]
-fn by_avx512(function: Nonlinearity, numbers: &mut [f32]) {
-    by_any(function, numbers);
+fn by_avx512(function: Nonlinearity, from: Option<&[f32]>, to: &mut [f32]) {
+    by_any(function, from, to);
 }
 
 // Inlined where the instructions are enabled, as everything is that it calls.
 #[inline(always)]
-fn by_any(function: Nonlinearity, numbers: &mut [f32]) {
+fn by_any(function: Nonlinearity, from: Option<&[f32]>, to: &mut [f32]) {
     match function {
-        Nonlinearity::Silu => each(numbers, silu),
-        Nonlinearity::GeluTanh => each(numbers, gelu_tanh),
-        Nonlinearity::GeluErf => each(numbers, gelu_erf),
-        Nonlinearity::GeluQuick => each(numbers, gelu_quick),
+        Nonlinearity::Silu => each(from, to, silu),
+        Nonlinearity::GeluTanh => each(from, to, gelu_tanh),
+        Nonlinearity::GeluErf => each(from, to, gelu_erf),
+        Nonlinearity::GeluQuick => each(from, to, gelu_quick),
     }
 }
 
 #[inline(always)]
-fn each(numbers: &mut [f32], function: impl Fn(f32) -> f32) {
-    for number in numbers {
-        *number = function(*number);
+fn each(from: Option<&[f32]>, to: &mut [f32], function: impl Fn(f32) -> f32) {
+    match from {
+        Some(from) => to.iter_mut().zip(from).for_each(|(to, from)| *to = function(*from)),
+        None => to.iter_mut().for_each(|number| *number = function(*number)),
     }
 }
 
@@ -86,7 +96,7 @@ pub(super) fn silu(x: f32) -> f32 {
     /// What `ln 2` has beyond single precision.
     const LN_2_REST: f32 = (std::f64::consts::LN_2 - std::f32::consts::LN_2 as f64) as f32;
     // From there on the power is infinite and the result is zero, and `n` still fits an exponent.
-    let y = -x.clamp(-110.9, 87.0);
+    let y = (-x).clamp(-87.0, 110.9);
     let scale = if x < -64.0 { SMALL } else { 1.0 };
     let rounded = y.mul_add(std::f32::consts::LOG2_E, ROUNDER);
     let n = rounded - ROUNDER;
