@@ -26,7 +26,7 @@ use clap::{Parser, Subcommand};
 use failure::Failure;
 use printer::Printer;
 
-/// Diffusion models through a 4 GB pinhole: FLUX.1 on ggml, from one GGUF file or a diffusers directory.
+/// Diffusion models through a 4 GB pinhole: FLUX.1 and Stable Diffusion on ggml, from one GGUF file or a diffusers directory.
 #[derive(Parser)]
 #[command(name = "pinhole", version, max_term_width = 100, after_help = EXAMPLES)]
 struct Cli {

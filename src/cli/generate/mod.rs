@@ -33,7 +33,7 @@ pub(super) struct Args {
     prompt: String,
     /// The picture to write, or with --batch the pictures OUT-1.png, OUT-2.png, ...; files that exist are replaced
     /// [default: pinhole-SEED.png, or the next free name like it]
-    #[arg(short, long, value_name = "OUT.png")]
+    #[arg(short, long, value_name = "OUT.png|jpg|webp")]
     output: Option<PathBuf>,
     #[command(flatten)]
     request: RequestArgs,
@@ -69,6 +69,8 @@ Examples:
       --text-encoder-2 t5-v1_1-xxl-encoder-Q8_0.gguf --vae ae.safetensors -p \"a lighthouse\"
   pinhole generate -m dev.gguf --transformer finetune.safetensors -p \"a lighthouse at dusk\"
   pinhole generate -m dev.gguf -p \"a lighthouse\" --vram 4G
+  pinhole generate -m mini -p \"a blue heart\" --image heart.png --strength 0.7 -o blue.png
+  pinhole generate -m dev.gguf -p \"a lighthouse\" --lora style.safetensors:0.8
   pinhole generate -m dev.gguf -p \"a lighthouse\" --prompt-cache ~/.cache/pinhole --seed 2";
 
 pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
