@@ -43,7 +43,7 @@ pub(super) struct RequestArgs {
     cfg_scale: Option<f32>,
     /// How steps are taken: euler, euler_a, ddim, pndm, dpm++_2m or dpm++_2m_karras, as far as the model's schedule has it
     /// [default: as the model was published]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = sampler)]
     sampler: Option<Sampler>,
     /// A LoRA, and how strongly it works [default: 1]; several are added up: --lora a.safetensors --lora b.safetensors:0.6
     #[arg(long = "lora", value_name = "FILE[:STRENGTH]", value_parser = lora)]
@@ -99,6 +99,11 @@ fn budget(text: &str) -> Result<Budget, String> {
         return Ok(Budget(None));
     }
     text.parse().map(|size| Budget(Some(size))).map_err(|error| format!("{error}, or auto"))
+}
+
+fn sampler(name: &str) -> Result<Sampler, String> {
+    let names: Vec<&str> = Sampler::ALL.iter().map(|sampler| sampler.name()).collect();
+    name.parse().map_err(|_| format!("expected one of {}", names.join(", ")))
 }
 
 /// A LoRA's file and its strength.

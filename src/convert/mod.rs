@@ -151,6 +151,15 @@ pub fn plan<'a>(source: &Source, networks: &[Network<'a>], options: impl Into<Op
     Ok(Plan { total_bytes: layout.total_bytes(), layout, types, tensors, requantized, left_out, weights, sources })
 }
 
+impl Plan<'_> {
+    /// The type that was asked for each component: `transformer=q4_k_s,text_encoder=f16`.
+    pub fn requested(&self) -> String {
+        let entries: Vec<String> =
+            self.types.iter().map(|(slot, file_type)| format!("{}={file_type}", slot.name)).collect();
+        entries.join(",")
+    }
+}
+
 /// `weight`, as a recipe sees it.
 fn seen<'a>(network: &Network<'_>, id: WeightId, weight: &'a Weight) -> recipe::Weight<'a> {
     recipe::Weight {

@@ -51,6 +51,10 @@ pub fn family_of(source: &Source) -> Result<&'static Family> {
         let named = FAMILIES.iter().find(|family| family.name == says || family.classes.contains(&says));
         return named.copied().ok_or_else(|| unknown(source, says));
     }
+    if source.layout == Layout::Bundle {
+        // Names of components say nothing of what lies there.
+        return Err(unknown(source, ""));
+    }
     let denoiser = |place: &Place| source.has(place.slot) || source.has_loose(place.kind);
     let by_denoiser = FAMILIES.iter().find(|family| family.places.first().is_some_and(denoiser));
     let by_part = || FAMILIES.iter().find(|family| family.places.iter().any(denoiser));

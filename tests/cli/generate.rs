@@ -132,7 +132,7 @@ fn pictures_carry_what_made_them() {
     let texts = texts(&place.path("a.png"));
     let text = |keyword: &str| &texts.iter().find(|(other, _)| other == keyword).unwrap().1;
     let expected = format!(
-        "a red circle\nNegative prompt: grün\nSteps: 2, Sampler: euler, CFG scale: 2.5, Seed: 3, Size: 64x48, \
+        "a red circle\nNegative prompt: grün\nSteps: 2, Sampler: Euler, CFG scale: 2.5, Seed: 3, Size: 64x48, \
          Model: mini, Version: pinhole {}",
         env!("CARGO_PKG_VERSION")
     );

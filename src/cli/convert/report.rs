@@ -85,7 +85,7 @@ pub(super) fn print(args: &Args, plan: &Plan<'_>, time: Duration, printer: &Prin
         version: env!("CARGO_PKG_VERSION"),
         source: args.parts.name(args.source.as_deref()),
         output: &args.output,
-        requested: requested(plan),
+        requested: plan.requested(),
         written: !args.dry_run,
         tensors: plan.tensors.len(),
         parameters: rows.iter().map(|row| row.parameters).sum(),
@@ -98,13 +98,6 @@ pub(super) fn print(args: &Args, plan: &Plan<'_>, time: Duration, printer: &Prin
         warnings: printer.warnings(),
     };
     if printer.json() { printer.object(&report) } else { text(&report, printer) }
-}
-
-/// `transformer=q4_k_s,text_encoder=f16`
-fn requested(plan: &Plan<'_>) -> String {
-    let entries: Vec<String> =
-        plan.types.iter().map(|(slot, file_type)| format!("{}={file_type}", slot.name)).collect();
-    entries.join(",")
 }
 
 fn tensor_row<'a>((tensor, dims): (&'a PlannedTensor, &'a [usize; 4])) -> TensorRow<'a> {

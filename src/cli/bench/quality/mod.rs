@@ -189,11 +189,11 @@ impl Bench<'_> {
         let Studio { printer, cancel, device, threads, place } = self.studio;
         let types = self.types(file_type)?;
         let name = self.name(file_type);
-        let bundle = place.bundle(&name, &self.model, types.clone(), (printer, cancel))?;
+        let bundle = place.bundle(&name, &self.model, types, (printer, cancel))?;
         let model = pipeline::open(&bundle.source)?;
         let weights = weights::compare(&self.model, &model, file_type.dtype(), cancel)?;
         let mut pipeline = Pipeline::with_threads(model, device, threads, cancel.clone())?;
-        let components = types.to_string();
+        let components = bundle.types.clone();
         let pictures = self.studio.draw((&name, &components), &mut pipeline, &self.requests)?;
         let (bytes, bundle) = (bundle.bytes, bundle.kept);
         Ok((Measured { name: file_type.name(), components, bytes, bundle, weights }, pictures))

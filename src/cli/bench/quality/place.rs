@@ -35,6 +35,8 @@ pub(super) enum Place {
 /// A bundle in a [`Place`].
 pub(super) struct Bundle {
     pub(super) source: Source,
+    /// The type of each component.
+    pub(super) types: String,
     /// Of the file.
     pub(super) bytes: u64,
     /// Where it stays, if it does.
@@ -123,7 +125,7 @@ impl Place {
             let _ = fs::remove_file(&path);
         }
         let kept = matches!(self, Place::Kept(_)).then_some(path);
-        Ok(Bundle { source, bytes: plan.total_bytes, kept })
+        Ok(Bundle { source, types: plan.requested(), bytes: plan.total_bytes, kept })
     }
 
     /// The path of picture `number` of the bundle `name`, where pictures are kept.
