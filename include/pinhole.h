@@ -168,7 +168,7 @@ PINHOLE_API int32_t pinhole_error_code(const pinhole_error *error);
 PINHOLE_API const char *pinhole_error_message(const pinhole_error *error);
 
 /* What to do about the error; "" if there is no hint, and for NULL. Hints name options as on the command line: --vram is
- * `vram` here, --cfg-scale is `cfg_scale`. */
+ * `vram` here, --cfg-scale is `cfg_scale`, --image is an input for PINHOLE_INPUT_IMAGE. */
 PINHOLE_API const char *pinhole_error_hint(const pinhole_error *error);
 
 PINHOLE_API void pinhole_error_free(pinhole_error *error);
@@ -257,6 +257,8 @@ typedef struct pinhole_files {
     const char *tokenizer;
     /* T5's: a tokenizer.json, a folder with one, or a GGUF of T5. NULL: the model's, or the text encoder's. */
     const char *tokenizer_2;
+    /* The denoiser of models that have a UNet and no transformer. */
+    const char *unet;
 } pinhole_files;
 
 PINHOLE_API int32_t pinhole_files_init(pinhole_files *files, size_t struct_size);
@@ -380,7 +382,9 @@ enum {
     /* The autoencoder turns latents into pictures. */
     PINHOLE_PHASE_DECODE = 3,
     /* A conversion writes its file. */
-    PINHOLE_PHASE_CONVERT = 4
+    PINHOLE_PHASE_CONVERT = 4,
+    /* The autoencoder turns the picture of a request into latents. Comes after ENCODE and before DENOISE. */
+    PINHOLE_PHASE_CONDITION = 5
 };
 
 /* How far a request is. */
@@ -408,8 +412,8 @@ typedef struct pinhole_progress {
 /* Called when a phase begins, and after each stage and step. Return 0 to go on, anything else to cancel. */
 typedef int32_t (*pinhole_progress_fn)(const pinhole_progress *progress, void *user_data);
 
-/* Called with a warning: a prompt is cut, or an option has no effect. The request goes on. The text lives until the callback
- * returns. Return 0 to go on, anything else to cancel. */
+/* Called with a warning: a prompt is cut, an option has no effect, or an animation gives its first frame only. The request
+ * goes on. The text lives until the callback returns. Return 0 to go on, anything else to cancel. */
 typedef int32_t (*pinhole_warning_fn)(const char *message, void *user_data);
 
 /* A picture; see "Image". */
@@ -424,8 +428,68 @@ typedef int32_t (*pinhole_preview_fn)(const pinhole_image *image, int32_t index,
 typedef struct pinhole_embeddings pinhole_embeddings;
 
 enum {
+    /* As the model was published: Euler's method for FLUX. */
+    PINHOLE_SAMPLER_DEFAULT = 0,
+    /* The older name of PINHOLE_SAMPLER_DEFAULT: both are 0. Euler's method for any model is PINHOLE_SAMPLER_EULER_DISCRETE. */
+    PINHOLE_SAMPLER_EULER = 0,
+    /* Euler's method, with fresh noise after each step. */
+    PINHOLE_SAMPLER_EULER_A = 1,
+    PINHOLE_SAMPLER_DDIM = 2,
+    PINHOLE_SAMPLER_PNDM = 3,
+    /* DPM-Solver++ of second order, multistep. */
+    PINHOLE_SAMPLER_DPMPP_2M = 4,
+    /* The same over the sigmas of Karras et al. */
+    PINHOLE_SAMPLER_DPMPP_2M_KARRAS = 5,
     /* Euler's method. */
-    PINHOLE_SAMPLER_EULER = 0
+    PINHOLE_SAMPLER_EULER_DISCRETE = 6
+};
+
+enum {
+    /* A picture to begin with, resized to the size that is drawn. */
+    PINHOLE_INPUT_IMAGE = 0,
+    /* Which part of that picture is painted anew: white. What is black stays as it is. A mask has as many pixels as its
+     * picture. */
+    PINHOLE_INPUT_MASK = 1
+};
+
+/* A picture that a request is given. Set exactly one of `path`, `data` and `pixels`. To change a part of a photo:
+ *
+ *     pinhole_input photo, part;
+ *     const pinhole_input *inputs[2];
+ *     pinhole_input_init(&photo, sizeof photo);
+ *     pinhole_input_init(&part, sizeof part);
+ *     photo.path = "photo.jpg";
+ *     part.use = PINHOLE_INPUT_MASK;
+ *     part.path = "part.png";
+ *     inputs[0] = &photo;
+ *     inputs[1] = &part;
+ *     request.inputs = inputs;
+ *     request.input_count = 2;
+ */
+typedef struct pinhole_input {
+    size_t struct_size;
+    /* What the picture is for: PINHOLE_INPUT_... */
+    int32_t use;
+    /* Always 0 in this version. */
+    int32_t reserved;
+    /* A PNG, JPEG or WebP file. */
+    const char *path;
+    /* The bytes of such a file, and how many these are. */
+    const void *data;
+    size_t size;
+    /* Pixels as PINHOLE_RGB8, row by row from the top without gaps; and how many there are across and down, 1 to 16384. */
+    const uint8_t *pixels;
+    int32_t width;
+    int32_t height;
+} pinhole_input;
+
+PINHOLE_API int32_t pinhole_input_init(pinhole_input *input, size_t struct_size);
+
+enum {
+    /* A draw from the seed's noise, as diffusers does it. */
+    PINHOLE_POSTERIOR_SAMPLE = 0,
+    /* The mean. */
+    PINHOLE_POSTERIOR_MEAN = 1
 };
 
 /* What to draw. */
@@ -449,7 +513,7 @@ typedef struct pinhole_request {
     /* Classifier-free guidance with the negative prompt. 1 turns it off; a larger value takes twice the time.
      * Negative: the model's default, which init sets. */
     float cfg_scale;
-    /* PINHOLE_SAMPLER_... */
+    /* PINHOLE_SAMPLER_... A sampler that the model's schedule does not have is refused. */
     int32_t sampler;
     /* Tokens that T5 reads. 0: the model's default. */
     int32_t max_sequence_length;
@@ -471,6 +535,15 @@ typedef struct pinhole_request {
     int32_t preview_interval;
     /* Always 0 in this version. */
     int32_t reserved;
+    /* Pictures to draw from, and how many: at most one for each PINHOLE_INPUT_..., in any order. A mask needs its picture.
+     * Each is read in the call. NULL: none. */
+    const pinhole_input *const *inputs;
+    size_t input_count;
+    /* How far from the picture the result may be: the share of the steps that are taken, above 0 and up to 1. It needs a
+     * picture. Negative: the model's default, which init sets. */
+    float strength;
+    /* Which latents the picture has, of the distribution that the autoencoder gives for it: PINHOLE_POSTERIOR_... */
+    int32_t posterior;
 } pinhole_request;
 
 PINHOLE_API int32_t pinhole_request_init(pinhole_request *request, size_t struct_size);
@@ -556,7 +629,7 @@ PINHOLE_API int32_t pinhole_plan_get_info(const pinhole_plan *plan, pinhole_plan
 /* A component of the model. Components are in the order in which they run. */
 typedef struct pinhole_plan_component {
     size_t struct_size;
-    /* "clip", "t5", "transformer", "decoder". */
+    /* "clip", "t5", "transformer", "decoder"; "encoder" if the request has a picture. */
     char name[32];
     /* PINHOLE_PHASE_... */
     int32_t phase;

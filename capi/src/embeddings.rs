@@ -20,9 +20,9 @@ pub unsafe extern "C" fn pinhole_embeddings_new(
 ) -> i32 {
     let work = || {
         // SAFETY: the header's contract.
-        let (session, Read { wanted, mut watch, cancel }) = unsafe {
+        let (session, Read { wanted, mut watch, cancel, .. }) = unsafe {
             handle::clear(out, "out")?;
-            (handle::get(session.cast_const(), "session")?, Request::read(request)?)
+            (handle::get(session.cast_const(), "session")?, Request::read_prompts(request)?)
         };
         let embeddings = session.with(cancel, |pipeline| Ok(pipeline.embed(&wanted, &mut watch)?))?;
         // SAFETY: the header's contract.

@@ -19,6 +19,7 @@ pub mod device;
 pub mod embeddings;
 pub mod error;
 pub mod image;
+pub mod input;
 pub mod log;
 pub mod model;
 pub mod plan;

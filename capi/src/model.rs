@@ -1,7 +1,7 @@
 //! `pinhole_model`: weights, tokenizers, a schedule, defaults.
 
 use std::ffi::{c_char, c_void};
-use std::mem::size_of;
+use std::mem::{offset_of, size_of};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -38,6 +38,7 @@ pub struct Files {
     pub vae: *const c_char,
     pub tokenizer: *const c_char,
     pub tokenizer_2: *const c_char,
+    pub unet: *const c_char,
 }
 
 const NO_FILES: Files = {
@@ -51,9 +52,10 @@ const NO_FILES: Files = {
         vae: null,
         tokenizer: null,
         tokenizer_2: null,
+        unet: null,
     }
 };
-versioned!(Files, "pinhole_files", size_of::<Files>(), NO_FILES);
+versioned!(Files, "pinhole_files", offset_of!(Files, unet), NO_FILES);
 
 /// `pinhole_model_info`
 #[derive(Clone, Copy)]
@@ -101,6 +103,7 @@ impl Files {
         let base = path(self.base, "base")?;
         let named = [
             (self.transformer, "transformer"),
+            (self.unet, "unet"),
             (self.text_encoder, "text_encoder"),
             (self.text_encoder_2, "text_encoder_2"),
             (self.vae, "vae"),

@@ -22,7 +22,7 @@ pub(crate) unsafe trait Versioned: Copy {
     fn initial() -> Self;
 }
 
-/// Implements [`Versioned`] for structs that have not grown yet. `$initial` is the value that init functions give.
+/// Implements [`Versioned`]. `$first` is the size of the struct's first version, `$initial` the value that init functions give.
 macro_rules! versioned {
     ($type:ty, $name:literal, $first:expr, $initial:expr) => {
         // SAFETY: see the struct: C's layout, numbers and pointers only, the size first.

@@ -1,7 +1,7 @@
 //! `pinhole_request`: what to draw.
 
 use std::ffi::{c_char, c_void};
-use std::mem::size_of;
+use std::mem::{offset_of, size_of};
 use std::ptr;
 use std::sync::Arc;
 
@@ -13,6 +13,7 @@ use pinhole::sample::Sampler;
 use crate::cancel::{self, Cancel};
 use crate::embeddings::Embeddings;
 use crate::error::{Error, Failure};
+use crate::input::{Input, Pictures};
 use crate::options::{self, versioned};
 use crate::progress::{Callbacks, PreviewFn, ProgressFn, WarningFn, Watch};
 use crate::result::Outcome;
@@ -46,6 +47,10 @@ pub struct Request {
     pub user_data: *mut c_void,
     pub preview_interval: i32,
     pub reserved: i32,
+    pub inputs: *const *const Input,
+    pub input_count: usize,
+    pub strength: f32,
+    pub posterior: i32,
 }
 
 const DEFAULT: Request = Request {
@@ -71,14 +76,31 @@ const DEFAULT: Request = Request {
     user_data: ptr::null_mut(),
     preview_interval: 0,
     reserved: 0,
+    inputs: ptr::null(),
+    input_count: 0,
+    strength: -1.0,
+    posterior: 0,
 };
-versioned!(Request, "pinhole_request", size_of::<Request>(), DEFAULT);
+versioned!(Request, "pinhole_request", offset_of!(Request, inputs), DEFAULT);
+
+/// The samplers by the header's numbers. `None` is as the model was published.
+pub const SAMPLERS: [Option<Sampler>; 7] = [
+    None,
+    Some(Sampler::EulerAncestral),
+    Some(Sampler::Ddim),
+    Some(Sampler::Pndm),
+    Some(Sampler::Dpm2m),
+    Some(Sampler::Dpm2mKarras),
+    Some(Sampler::Euler),
+];
 
 /// A request as the pipeline takes it, and who watches it.
 pub(crate) struct Read {
     pub(crate) wanted: Wanted,
     pub(crate) watch: Watch,
     pub(crate) cancel: CancelFlag,
+    /// What to warn of before the work begins.
+    pub(crate) notes: Vec<String>,
 }
 
 /// A number that is 0 where the model decides.
@@ -95,10 +117,22 @@ fn number(given: f32) -> Option<f32> {
     if given < 0.0 { None } else { Some(given) }
 }
 
-fn sampler(given: i32) -> Result<Sampler, Failure> {
+fn sampler(given: i32) -> Result<Option<Sampler>, Failure> {
+    if let Some(sampler) = usize::try_from(given).ok().and_then(|given| SAMPLERS.get(given)) {
+        return Ok(*sampler);
+    }
+    let mut known = Vec::new();
+    for (number, sampler) in SAMPLERS.iter().enumerate() {
+        known.push(format!("{number} ({})", sampler.map_or("default", Sampler::name)));
+    }
+    Err(E::option("--sampler", format!("one of: {}", known.join(", ")), given.to_string()).into())
+}
+
+fn posterior(given: i32) -> Result<Posterior, Failure> {
     // The header's numbers are the order of the list.
-    let found = usize::try_from(given).ok().and_then(|given| Sampler::FLOW.get(given).copied());
-    found.ok_or_else(|| E::option("--sampler", "PINHOLE_SAMPLER_...", given.to_string()).into())
+    let found = usize::try_from(given).ok().and_then(|given| Posterior::ALL.get(given).copied());
+    let expected = "PINHOLE_POSTERIOR_SAMPLE (0) or PINHOLE_POSTERIOR_MEAN (1)";
+    found.ok_or_else(|| E::option("--posterior", expected, given.to_string()).into())
 }
 
 /// # Safety
@@ -124,7 +158,25 @@ impl Request {
     /// The header's contract for `request` and all that it points to.
     pub(crate) unsafe fn read(request: *const Request) -> Result<Read, Failure> {
         // SAFETY: the caller's promise.
+        unsafe { options::read(request)?.resolve() }
+    }
+
+    /// The same for text encoders alone, which take no pictures.
+    ///
+    /// # Safety
+    /// As [`read`](Request::read).
+    pub(crate) unsafe fn read_prompts(request: *const Request) -> Result<Read, Failure> {
+        let Request { inputs, input_count, strength, posterior, .. } = DEFAULT;
+        // SAFETY: the caller's promise.
         let request = unsafe { options::read(request) }?;
+        // SAFETY: the caller's promise.
+        unsafe { Request { inputs, input_count, strength, posterior, ..request }.resolve() }
+    }
+
+    /// # Safety
+    /// The header's contract for every member.
+    unsafe fn resolve(self) -> Result<Read, Failure> {
+        let request = self;
         // SAFETY: the caller's promise.
         let (embeddings, prompt, negative_prompt, noise, cancel) = unsafe {
             let embeddings = request.embeddings.as_ref().map(|embeddings| Arc::clone(&embeddings.0));
@@ -136,6 +188,11 @@ impl Request {
             let noise = noise(request.noise, request.noise_count)?;
             (embeddings, prompt.to_owned(), negative_prompt, noise, cancel::flag(request.cancel))
         };
+        // SAFETY: the caller's promise.
+        let pictures = unsafe { Pictures::read(request.inputs, request.input_count, &cancel) }?;
+        // A struct of zeros asks for a picture from noise, as it did before there was a strength.
+        let strength = number(request.strength).filter(|&strength| strength != 0.0 || pictures.image.is_some());
+        let notes = pictures.notes();
         let interval = count("preview_interval", request.preview_interval)?.unwrap_or(1);
         let wanted = Wanted {
             prompt,
@@ -146,11 +203,11 @@ impl Request {
             seed: request.seed,
             guidance: number(request.guidance),
             cfg_scale: number(request.cfg_scale),
-            sampler: Some(sampler(request.sampler)?),
-            image: None,
-            mask: None,
-            strength: None,
-            posterior: Posterior::default(),
+            sampler: sampler(request.sampler)?,
+            image: pictures.image,
+            mask: pictures.mask,
+            strength,
+            posterior: posterior(request.posterior)?,
             max_sequence_length: count("--max-sequence-length", request.max_sequence_length)?,
             batch: count("--batch", request.batch)?.unwrap_or(1),
             noise,
@@ -159,7 +216,7 @@ impl Request {
         };
         let Request { progress, warning, preview, user_data, .. } = request;
         let watch = Watch::new(Callbacks { progress, warning, preview, user_data }, cancel.clone());
-        Ok(Read { wanted, watch, cancel })
+        Ok(Read { wanted, watch, cancel, notes })
     }
 }
 
@@ -180,11 +237,16 @@ pub unsafe extern "C" fn pinhole_generate(
 ) -> i32 {
     let work = || {
         // SAFETY: the header's contract.
-        let (session, Read { wanted, mut watch, cancel }) = unsafe {
+        let (session, Read { wanted, mut watch, cancel, notes }) = unsafe {
             handle::clear(out, "out")?;
             (handle::get(session.cast_const(), "session")?, Request::read(request)?)
         };
-        let generated = session.with(cancel, |pipeline| Ok(pipeline.generate_watched(&wanted, &mut watch)?))?;
+        let generated = session.with(cancel, |pipeline| {
+            for note in notes {
+                watch.warn(note)?;
+            }
+            Ok(pipeline.generate_watched(&wanted, &mut watch)?)
+        })?;
         // SAFETY: the header's contract.
         unsafe { handle::give(out, Outcome::new(generated, &wanted)) }
     };

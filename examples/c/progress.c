@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <time.h>
 
-static const char *const phases[] = {"prepare", "encode", "denoise", "decode", "convert"};
+static const char *const phases[] = {"prepare", "encode", "denoise", "decode", "convert", "condition"};
 
 /* Answering anything but 0 would cancel as well. */
 static int32_t on_progress(const pinhole_progress *now, void *user_data) {

@@ -1,4 +1,4 @@
-"""pinhole from Python, through ctypes and nothing else: python pinhole.py PROMPT OUT.png [SEED]
+"""pinhole from Python, through ctypes and nothing else: python pinhole.py PROMPT OUT.png [SEED [STRENGTH IMAGE [MASK]]]
 
 The library is found by its soname; PINHOLE_LIBRARY names another file.
 """
@@ -20,7 +20,20 @@ class Request(c.Structure):
         ("max_sequence_length", c.c_int32), ("noise", c.c_void_p), ("noise_count", c.c_size_t),
         ("embeddings", c.c_void_p), ("cancel", c.c_void_p), ("progress", c.c_void_p), ("warning", c.c_void_p),
         ("preview", c.c_void_p), ("user_data", c.c_void_p), ("preview_interval", c.c_int32), ("reserved", c.c_int32),
+        ("inputs", c.c_void_p), ("input_count", c.c_size_t), ("strength", c.c_float), ("posterior", c.c_int32),
     ]  # fmt: skip
+
+
+class Input(c.Structure):
+    """pinhole_input; `use` is a number of USES."""
+
+    _fields_ = [
+        ("struct_size", c.c_size_t), ("use", c.c_int32), ("reserved", c.c_int32), ("path", c.c_char_p),
+        ("data", c.c_void_p), ("size", c.c_size_t), ("pixels", c.c_void_p), ("width", c.c_int32), ("height", c.c_int32),
+    ]  # fmt: skip
+
+
+USES = {"image": 0, "mask": 1}
 
 
 for name in ("pinhole_error_message", "pinhole_error_hint", "pinhole_status_name"):
@@ -59,11 +72,25 @@ def check(function, *arguments):
         raise PinholeError(f"{name}: {message}" + (f"\nhint: {hint}" if hint else ""))
 
 
-def generate(session, prompt, path, **options):
-    """Draws `prompt` into the PNG file `path`; returns (width, height, bytes of RGB)."""
+def read_input(use, path):
+    """An input for `use`, a key of USES: the file at `path`."""
+    picture = Input()
+    lib.pinhole_input_init(c.byref(picture), c.c_size_t(c.sizeof(picture)))
+    picture.use, picture.path = USES[use], path.encode()
+    return picture
+
+
+def generate(session, prompt, path, pictures={}, **options):
+    """Draws `prompt` into the PNG file `path`; returns (width, height, bytes of RGB).
+
+    `pictures` has the files to draw from: {"image": "photo.jpg", "mask": "part.png"}.
+    """
     request = Request()
     lib.pinhole_request_init(c.byref(request), c.c_size_t(c.sizeof(request)))
     request.prompt = prompt.encode()
+    inputs = [read_input(use, file) for use, file in pictures.items()]
+    pointers = (c.c_void_p * len(inputs))(*map(c.addressof, inputs))
+    request.inputs, request.input_count = c.addressof(pointers), len(inputs)
     for name, value in options.items():
         setattr(request, name, value)
     result = Handle("result", lib.pinhole_generate, session, c.byref(request))
@@ -79,8 +106,11 @@ if __name__ == "__main__":
     try:
         model = Handle("model", lib.pinhole_model_open_builtin)
         session = Handle("session", lib.pinhole_session_new, model, None)
-        seed = int(sys.argv[3]) if len(sys.argv) > 3 else 0
-        width, height, pixels = generate(session, sys.argv[1], sys.argv[2], seed=seed)
+        options = {"seed": int(sys.argv[3]) if len(sys.argv) > 3 else 0}
+        if len(sys.argv) > 5:
+            options["strength"] = float(sys.argv[4])
+            options["pictures"] = dict(zip(USES, sys.argv[5:]))
+        width, height, pixels = generate(session, sys.argv[1], sys.argv[2], **options)
     except PinholeError as error:
         sys.exit(str(error))
     print(f"{sys.argv[2]}: {width}x{height}, {len(set(zip(*[iter(pixels)] * 3)))} colours")

@@ -78,6 +78,7 @@ static void struct_sizes(pinhole_session *session) {
         pinhole_request request;
         char tail[64];
     } newer;
+    const size_t first = offsetof(pinhole_request, inputs);
     pinhole_result *result = NULL;
     pinhole_plan *plan = NULL;
     struct {
@@ -88,7 +89,7 @@ static void struct_sizes(pinhole_session *session) {
 
     memset(&newer, 0, sizeof newer);
     CHECK(pinhole_request_init(&newer.request, 0) == PINHOLE_E_ARGUMENT);
-    CHECK(pinhole_request_init(&newer.request, sizeof newer.request - 8) == PINHOLE_E_ARGUMENT);
+    CHECK(pinhole_request_init(&newer.request, first - 8) == PINHOLE_E_ARGUMENT);
     memset(&newer, 0xAA, sizeof newer);
     CHECK(pinhole_request_init(&newer.request, sizeof newer) == PINHOLE_OK);
     CHECK(newer.request.struct_size == sizeof newer && newer.tail[0] == 0 && newer.tail[63] == 0);
@@ -96,7 +97,7 @@ static void struct_sizes(pinhole_session *session) {
     newer.request = small_request();
     newer.request.struct_size = 0;
     FAILS(pinhole_plan_new(session, &newer.request, &plan, &error), PINHOLE_E_ARGUMENT, "found 0", 1);
-    newer.request.struct_size = sizeof newer.request - 8;
+    newer.request.struct_size = first - 8;
     FAILS(pinhole_plan_new(session, &newer.request, &plan, &error), PINHOLE_E_ARGUMENT, "struct_size", 1);
     newer.request.struct_size = (size_t)-1;
     FAILS(pinhole_plan_new(session, &newer.request, &plan, &error), PINHOLE_E_ARGUMENT, "struct_size", 1);
@@ -109,6 +110,25 @@ static void struct_sizes(pinhole_session *session) {
         CHECK(!result);
         newer.tail[i] = 0;
     }
+
+    /* A program from before there were pictures: what lies behind its struct is not read. */
+    memset(&newer, 0xAA, sizeof newer);
+    CHECK(pinhole_request_init(&newer.request, first) == PINHOLE_OK);
+    CHECK(newer.request.posterior == (int32_t)0xAAAAAAAA);
+    newer.request.prompt = "a red heart";
+    newer.request.width = newer.request.height = 32;
+    newer.request.steps = 1;
+    newer.request.max_sequence_length = 8;
+    OK(pinhole_generate(session, &newer.request, &result, &error));
+    pinhole_result_free(result);
+    /* And one that fills its struct with zeros. */
+    memset(&newer, 0, sizeof newer);
+    newer.request.struct_size = sizeof newer;
+    newer.request.prompt = "a red heart";
+    OK(pinhole_plan_new(session, &newer.request, &plan, &error));
+    pinhole_plan_free(plan);
+    newer.request = small_request();
+    newer.request.struct_size = sizeof newer;
 
     /* Structs that the library fills in. */
     OK(pinhole_plan_new(session, &newer.request, &plan, &error));
@@ -205,7 +225,12 @@ static void options_that_cannot_work(const pinhole_model *model, pinhole_session
     REFUSED(cfg_scale, (float)NAN, "--cfg-scale", 0);
     REFUSED(cfg_scale, 1e9f, "--cfg-scale", 0);
     REFUSED(guidance, INFINITY, "--guidance", 0);
-    REFUSED(sampler, 9, "--sampler", 0);
+    REFUSED(sampler, -1, "--sampler", 0);
+    REFUSED(sampler, 9, "6 (euler)", 0);
+    /* Known, and not for this model. */
+    REFUSED(sampler, PINHOLE_SAMPLER_DPMPP_2M_KARRAS, "found `dpm++_2m_karras`", 0);
+    REFUSED(posterior, 2, "--posterior", 0);
+    REFUSED(strength, 0.5f, "--strength", 1);
     REFUSED(max_sequence_length, -5, "--max-sequence-length", 0);
     REFUSED(max_sequence_length, 1 << 30, "--max-sequence-length", 0);
     REFUSED(preview_interval, -1, "preview_interval", 0);
@@ -224,6 +249,98 @@ static void options_that_cannot_work(const pinhole_model *model, pinhole_session
     FAILS(pinhole_plan_new(other, &request, &plan, &error), PINHOLE_E_OVER_BUDGET, "4.00 KiB", 1);
     FAILS(pinhole_generate(other, &request, &result, &error), PINHOLE_E_OVER_BUDGET, "needs", 1);
     pinhole_session_free(other);
+}
+
+/* What `inputs` give is refused. */
+static void refused(pinhole_session *session, const pinhole_input *const *inputs, size_t count, float strength,
+                    int32_t code, const char *part, int hint) {
+    pinhole_request request = small_request();
+    pinhole_result *result = NULL;
+    request.inputs = inputs;
+    request.input_count = count;
+    request.strength = strength;
+    FAILS(pinhole_generate(session, &request, &result, &error), code, part, hint);
+    CHECK(!result);
+}
+
+static void inputs_that_cannot_work(pinhole_session *session, const char *directory) {
+    static const uint8_t pixels[32 * 32 * 3] = {0};
+    char path[4096];
+    struct {
+        pinhole_input input;
+        char tail[8];
+    } newer;
+    pinhole_input image = input_for(PINHOLE_INPUT_IMAGE), mask = input_for(PINHOLE_INPUT_MASK);
+    const pinhole_input *both[2], *alone[1], *none[1] = {NULL};
+    pinhole_request request;
+    pinhole_result *result = NULL;
+
+    CHECK(pinhole_input_init(NULL, sizeof image) == PINHOLE_E_ARGUMENT);
+    CHECK(pinhole_input_init(&image, sizeof image - 8) == PINHOLE_E_ARGUMENT);
+    both[0] = &image;
+    both[1] = &mask;
+    alone[0] = &mask;
+    refused(session, NULL, 1, -1, PINHOLE_E_ARGUMENT, "inputs", 0);
+    refused(session, none, 1, -1, PINHOLE_E_ARGUMENT, "pinhole_input", 0);
+    refused(session, both, 1, -1, PINHOLE_E_ARGUMENT, "inputs[0]: expected one of path, data and pixels, found none", 1);
+    image.pixels = pixels;
+    refused(session, both, 1, -1, PINHOLE_E_ARGUMENT, "found 0x0", 0);
+    image.width = 32;
+    image.height = 16385;
+    refused(session, both, 1, -1, PINHOLE_E_ARGUMENT, "1 to 16384, found 32x16385", 0);
+    image.height = -32;
+    refused(session, both, 1, -1, PINHOLE_E_ARGUMENT, "found 32x-32", 0);
+    image.height = 32;
+    image.path = "photo.png";
+    refused(session, both, 1, -1, PINHOLE_E_ARGUMENT, "found path and pixels", 1);
+    image.pixels = NULL;
+    image.path = "caf\xE9";
+    refused(session, both, 1, -1, PINHOLE_E_ARGUMENT, "UTF-8", 1);
+    image.path = join(path, sizeof path, directory, "missing.png");
+    refused(session, both, 1, -1, PINHOLE_E_IO, "missing.png", 0);
+    image.path = join(path, sizeof path, directory, "letter.png");
+    write_file(path, "a letter", 8);
+    refused(session, both, 1, -1, PINHOLE_E_MISMATCH, "letter.png", 0);
+    image.path = NULL;
+    image.data = pixels;
+    refused(session, both, 1, -1, PINHOLE_E_MISMATCH, "inputs[0]", 0);
+    image.size = (size_t)-1;
+    refused(session, both, 1, -1, PINHOLE_E_ARGUMENT, "inputs[0].size", 0);
+    image.data = NULL;
+    image.pixels = pixels;
+    image.use = 7;
+    refused(session, both, 1, -1, PINHOLE_E_OPTION, "PINHOLE_INPUT_MASK (1), found 7", 0);
+    image.use = PINHOLE_INPUT_IMAGE;
+
+    refused(session, both, 1, (float)NAN, PINHOLE_E_OPTION, "--strength: expected 0 to 1", 0);
+    refused(session, both, 1, 1.5f, PINHOLE_E_OPTION, "--strength: expected 0 to 1", 0);
+    refused(session, both, 1, 0, PINHOLE_E_OPTION, "--strength", 0);
+    mask.pixels = pixels;
+    mask.width = mask.height = 16;
+    refused(session, alone, 1, -1, PINHOLE_E_OPTION, "--mask", 1);
+    refused(session, both, 2, 1, PINHOLE_E_MISMATCH, "expected 32x32 pixels, as picture has, found 16x16", 1);
+    mask.use = PINHOLE_INPUT_IMAGE;
+    refused(session, both, 2, 1, PINHOLE_E_ARGUMENT, "expected one PINHOLE_INPUT_IMAGE, found another at index 1", 0);
+
+    /* Elements may be larger than this library's. */
+    memset(&newer, 0, sizeof newer);
+    newer.input = image;
+    newer.input.struct_size = sizeof newer;
+    newer.tail[7] = 1;
+    both[0] = &newer.input;
+    refused(session, both, 1, 1, PINHOLE_E_ARGUMENT, "pinhole_input: expected zeros beyond", 1);
+    newer.input.struct_size = sizeof newer.input - 8;
+    refused(session, both, 1, 1, PINHOLE_E_ARGUMENT, "pinhole_input.struct_size", 1);
+
+    /* After all that the session draws, with the larger struct, too. */
+    newer.input.struct_size = sizeof newer;
+    newer.tail[7] = 0;
+    request = small_request();
+    request.inputs = both;
+    request.input_count = 1;
+    request.strength = 1;
+    OK(pinhole_generate(session, &request, &result, &error));
+    pinhole_result_free(result);
 }
 
 static void outputs_that_cannot_be_written(const char *bundle, const char *directory) {
@@ -276,6 +393,7 @@ int main(int argc, char **argv) {
     text_that_is_not_utf_8(session, model);
     files_that_are_no_models(argv[2]);
     options_that_cannot_work(model, session);
+    inputs_that_cannot_work(session, argv[2]);
     outputs_that_cannot_be_written(argv[1], argv[2]);
     pinhole_session_free(session);
     pinhole_model_free(model);

@@ -59,6 +59,14 @@ static inline pinhole_request small_request(void) {
     return request;
 }
 
+/* An input at its defaults, for `use`. */
+static inline pinhole_input input_for(int32_t use) {
+    pinhole_input input;
+    CHECK(pinhole_input_init(&input, sizeof input) == PINHOLE_OK);
+    input.use = use;
+    return input;
+}
+
 static inline pinhole_session_options one_thread(void) {
     pinhole_session_options options;
     CHECK(pinhole_session_options_init(&options, sizeof options) == PINHOLE_OK);

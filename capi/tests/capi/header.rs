@@ -3,6 +3,9 @@
 use std::fs;
 use std::process::Command;
 
+use pinhole::sample::Sampler;
+use pinhole_capi::request::SAMPLERS;
+
 use crate::rig::{folder, has, root, run};
 
 /// In every language and standard that it promises, by both compilers, without a warning.
@@ -37,6 +40,27 @@ fn the_codes_are_those_of_the_header() {
     let known = pinhole_capi::error::CODES.iter();
     let known: Vec<_> = known.map(|(code, name)| (*code, name.to_str().unwrap().to_owned())).collect();
     assert_eq!(found.collect::<Vec<_>>(), known);
+}
+
+/// The samplers with their numbers are those of the implementation.
+#[test]
+fn the_samplers_are_those_of_the_header() {
+    let header = fs::read_to_string(root().join("include/pinhole.h")).unwrap();
+    let mut found = vec![None; SAMPLERS.len()];
+    for line in header.lines() {
+        let line = line.trim().trim_end_matches(',');
+        let Some((name, number)) = line.strip_prefix("PINHOLE_SAMPLER_").and_then(|line| line.split_once(" = ")) else {
+            continue;
+        };
+        let number: usize = number.parse().unwrap();
+        match name {
+            "DEFAULT" | "EULER" => assert_eq!(number, 0),
+            // Every other name is a spelling that the command line reads.
+            name => found[number] = Some(name.parse::<Sampler>().unwrap()),
+        }
+    }
+    assert_eq!(found, SAMPLERS);
+    assert!(Sampler::ALL.iter().all(|sampler| SAMPLERS.contains(&Some(*sampler))));
 }
 
 /// The program of the overview is the example, word for word.

@@ -6,7 +6,7 @@ use std::fs;
 use std::mem::{align_of, offset_of, size_of};
 use std::process::Command;
 
-use pinhole_capi::{convert, device, model, plan, request, result, session};
+use pinhole_capi::{convert, device, input, model, plan, request, result, session};
 
 use crate::rig::{STRICT, folder, root, run};
 
@@ -33,7 +33,7 @@ fn rust() -> Layouts {
             struct_size, name, description, kind, is_default, memory_free, memory_total,
         }
         "pinhole_files" = model::Files {
-            struct_size, base, transformer, text_encoder, text_encoder_2, vae, tokenizer, tokenizer_2,
+            struct_size, base, transformer, text_encoder, text_encoder_2, vae, tokenizer, tokenizer_2, unet,
         }
         "pinhole_model_info" = model::ModelInfo {
             struct_size, architecture, width, height, steps, max_sequence_length, guidance, cfg_scale, takes_guidance,
@@ -46,8 +46,9 @@ fn rust() -> Layouts {
         "pinhole_request" = request::Request {
             struct_size, prompt, negative_prompt, width, height, steps, batch, seed, guidance, cfg_scale, sampler,
             max_sequence_length, noise, noise_count, embeddings, cancel, progress, warning, preview, user_data,
-            preview_interval, reserved,
+            preview_interval, reserved, inputs, input_count, strength, posterior,
         }
+        "pinhole_input" = input::Input { struct_size, use_, reserved, path, data, size, pixels, width, height }
         "pinhole_result_info" = result::ResultInfo {
             struct_size, seed, width, height, steps, batch, guidance, cfg_scale, max_sequence_length, reserved, peak_bytes,
             planned_peak_bytes, bytes_moved, bytes_mapped, seconds_encode, seconds_denoise, seconds_decode,

@@ -1,10 +1,12 @@
-//! One prompt and seed through the command line, the C library and the Python example: the same pixels.
+//! One request through the command line, the C library and the Python example: the same pixels.
 
+use std::fs::File;
+use std::path::Path;
 use std::process::Command;
 
 use pinhole::image::Image;
 
-use crate::rig::{command, compile, folder, has, left_out, prefix, profile_dir, root, run};
+use crate::rig::{c_test, command, compile, folder, has, left_out, prefix, profile_dir, root, run};
 
 const PROMPT: &str = "a small yellow star on a blue background";
 
@@ -18,6 +20,20 @@ fn pinhole() -> Command {
     }
     run(&mut build);
     Command::new(profile_dir().join("pinhole"))
+}
+
+/// The Python example with the installed library.
+fn python() -> Command {
+    let mut script = Command::new("python3");
+    script.env("PINHOLE_LIBRARY", prefix().join("lib/libpinhole.so.0")).arg(root().join("examples/python/pinhole.py"));
+    script
+}
+
+/// Writes a mask of 128x128 pixels: white in its left half and black in its right.
+fn write_mask(path: &Path) {
+    let row = [[255u8; 64 * 3], [0; 64 * 3]].concat();
+    let mask = Image::new(128, 128, row.repeat(128)).unwrap();
+    mask.write_png(File::create(path).unwrap(), &[]).unwrap();
 }
 
 /// A program outside of the workspace, built with what pkg-config says and nothing else, makes the miniature's picture; and so
@@ -39,10 +55,39 @@ fn all_draw_the_same_pixels() {
     assert!(cli.width() == 128 && cli.height() == 128);
     assert!(cli == open("c.png"), "the C library draws something else");
     if has("python3") {
-        let python = root().join("examples/python/pinhole.py");
-        let mut script = Command::new("python3");
-        script.env("PINHOLE_LIBRARY", prefix().join("lib/libpinhole.so.0")).arg(python).arg(PROMPT);
-        run(script.arg(out.join("python.png")));
+        run(python().arg(PROMPT).arg(out.join("python.png")));
         assert!(cli == open("python.png"), "the Python example draws something else");
+    }
+}
+
+/// A picture and a mask go in. The C program gives them as files, as bytes and as pixels, and compares these itself.
+#[test]
+fn all_paint_a_part_of_a_picture_anew() {
+    if left_out("the same libraries were compared without it") {
+        return;
+    }
+    let out = folder("pictures");
+    let open = |name: &str| Image::open_png(&out.join(name)).unwrap_or_else(|error| panic!("{error}"));
+    let (star, mask) = (out.join("star.png"), out.join("mask.png"));
+    let generate = |prompt: &str, seed: &str, name: &str| {
+        let mut generate = pinhole();
+        generate.args(["generate", "-m", "mini", "-p", prompt, "--seed", seed, "-o"]).arg(out.join(name));
+        generate
+    };
+    run(&mut generate(PROMPT, "0", "star.png"));
+    write_mask(&mask);
+    let mut paint = generate("a red heart", "5", "cli.png");
+    run(paint.arg("--image").arg(&star).arg("--mask").arg(&mask).args(["--strength", "0.5"]));
+
+    let animation = root().join("tests/goldens/pictures/animated.webp");
+    c_test("pictures", [star.clone(), mask.clone(), out.join("c.png"), animation]);
+    let cli = open("cli.png");
+    assert!(cli != open("star.png"));
+    assert!(cli == open("c.png"), "the C library paints something else");
+    if has("python3") {
+        let mut script = python();
+        script.arg("a red heart").arg(out.join("python.png")).args(["5", "0.5"]).arg(&star).arg(&mask);
+        run(&mut script);
+        assert!(cli == open("python.png"), "the Python example paints something else");
     }
 }
