@@ -259,6 +259,11 @@ typedef struct pinhole_files {
     const char *tokenizer_2;
     /* The denoiser of models that have a UNet and no transformer. */
     const char *unet;
+    /* LoRAs, the strength of each, and how many there are. Their changes add up. NULL strengths: 1 for each. If tensors of a
+     * LoRA fit nothing in the model, each request warns of it. */
+    const char *const *loras;
+    const float *lora_strengths;
+    size_t lora_count;
 } pinhole_files;
 
 PINHOLE_API int32_t pinhole_files_init(pinhole_files *files, size_t struct_size);
@@ -280,7 +285,7 @@ PINHOLE_API int32_t pinhole_model_open_memory(const void *data, size_t size, int
 
 typedef struct pinhole_model_info {
     size_t struct_size;
-    /* As in GGUF's general.architecture: "flux". */
+    /* As in GGUF's general.architecture: "flux", "sd1". */
     char architecture[32];
     /* The defaults of requests. */
     int32_t width;
@@ -292,7 +297,7 @@ typedef struct pinhole_model_info {
     /* Whether `guidance` in a request has an effect. */
     int32_t takes_guidance;
     int32_t latent_channels;
-    /* Bytes of all files, and the number of weights in them. */
+    /* Bytes of all files except LoRAs, and the number of weights, those of LoRAs included. */
     uint64_t file_size;
     uint64_t parameters;
 } pinhole_model_info;
@@ -499,7 +504,7 @@ typedef struct pinhole_request {
     const char *prompt;
     /* What not to draw; has an effect with a cfg_scale above 1. NULL: the model's default. */
     const char *negative_prompt;
-    /* Pixels, multiples of 16. 0: the model's default. */
+    /* Pixels, multiples of 16 (8 for Stable Diffusion). 0: the model's default. */
     int32_t width;
     int32_t height;
     /* Denoising steps. 0: the model's default. */
@@ -629,7 +634,7 @@ PINHOLE_API int32_t pinhole_plan_get_info(const pinhole_plan *plan, pinhole_plan
 /* A component of the model. Components are in the order in which they run. */
 typedef struct pinhole_plan_component {
     size_t struct_size;
-    /* "clip", "t5", "transformer", "decoder"; "encoder" if the request has a picture. */
+    /* "clip", "t5", "transformer" or "unet", "decoder"; "encoder" if the request has a picture. */
     char name[32];
     /* PINHOLE_PHASE_... */
     int32_t phase;
@@ -726,7 +731,7 @@ PINHOLE_API void pinhole_embeddings_free(pinhole_embeddings *embeddings);
 
 typedef struct pinhole_convert_options {
     size_t struct_size;
-    /* What to convert: `base`, loose files, or both. Must not be NULL, and must live until the call returns. */
+    /* What to convert: `base`, loose files, or both; no LoRAs. Must not be NULL, and must live until the call returns. */
     const pinhole_files *source;
     /* The file to write; it appears whole or not at all. */
     const char *output;

@@ -89,7 +89,12 @@ impl ConvertOptions {
             let types = text::required(self.type_, "type")?;
             let component = text::optional(self.component, "component")?.map(component).transpose()?;
             let patterns = self.patterns()?;
-            (options::read(self.source)?.open()?, output, types, component, patterns, cancel::flag(self.cancel))
+            let files = options::read(self.source)?;
+            if files.lora_count > 0 {
+                let found = format!("{} of them", files.lora_count);
+                return Err(E::option("loras", "none, since a conversion merges no LoRAs", found).into());
+            }
+            (files.open()?, output, types, component, patterns, cancel::flag(self.cancel))
         };
         let options = Options {
             types: types.parse()?,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use pinhole::builtin;
 use pinhole::index::Map;
 use pinhole::inspect::{Report, Subject};
-use pinhole::pipeline::{self, Opened, Request};
+use pinhole::pipeline::{self, Additions, Opened, Request};
 use pinhole::source::{Files as Parts, Source};
 
 use crate::buffer::Buffer;
@@ -39,6 +39,9 @@ pub struct Files {
     pub tokenizer: *const c_char,
     pub tokenizer_2: *const c_char,
     pub unet: *const c_char,
+    pub loras: *const *const c_char,
+    pub lora_strengths: *const f32,
+    pub lora_count: usize,
 }
 
 const NO_FILES: Files = {
@@ -53,6 +56,9 @@ const NO_FILES: Files = {
         tokenizer: null,
         tokenizer_2: null,
         unet: null,
+        loras: std::ptr::null(),
+        lora_strengths: std::ptr::null(),
+        lora_count: 0,
     }
 };
 versioned!(Files, "pinhole_files", offset_of!(Files, unet), NO_FILES);
@@ -125,11 +131,31 @@ impl Files {
             base => Ok(Source::assemble(base.as_deref().map(Source::open).transpose()?, &parts)?),
         }
     }
+
+    /// What the model is opened with beside its own files.
+    ///
+    /// # Safety
+    /// The header's contract for every member.
+    unsafe fn additions(&self) -> Result<Additions, Failure> {
+        if self.loras.is_null() && self.lora_count > 0 {
+            return Err(Failure::null("loras"));
+        }
+        let mut loras = Vec::new();
+        for i in 0..self.lora_count {
+            // SAFETY: the caller promises `lora_count` texts, and as many strengths unless there are none.
+            let (path, strength) = unsafe {
+                let strength = if self.lora_strengths.is_null() { 1.0 } else { *self.lora_strengths.add(i) };
+                (text::required(*self.loras.add(i), "loras")?, strength)
+            };
+            loras.push((PathBuf::from(path), strength));
+        }
+        Ok(Additions { loras, ..Additions::default() })
+    }
 }
 
 impl Model {
-    fn new(source: &Source) -> Result<Model, Failure> {
-        let model = Arc::new(pipeline::open(source)?);
+    fn new(source: &Source, additions: &Additions) -> Result<Model, Failure> {
+        let model = Arc::new(pipeline::open_with(source, additions)?);
         Ok(Model { model, bytes: source.bytes() as u64 })
     }
 
@@ -154,16 +180,21 @@ impl Model {
     }
 }
 
-/// Opens what `source` gives.
+/// Opens what `source` gives, with the additions beside it.
 ///
 /// # Safety
 /// The header's contract for `out` and `error`.
-unsafe fn open(out: *mut *mut Model, error: *mut *mut Error, source: impl FnOnce() -> Result<Source, Failure>) -> i32 {
+unsafe fn open(
+    out: *mut *mut Model,
+    error: *mut *mut Error,
+    source: impl FnOnce() -> Result<(Source, Additions), Failure>,
+) -> i32 {
     let work = || {
         // SAFETY: the caller's promise.
         unsafe {
             handle::clear(out, "out")?;
-            handle::give(out, Model::new(&source()?)?)
+            let (source, additions) = source()?;
+            handle::give(out, Model::new(&source, &additions)?)
         }
     };
     // SAFETY: the caller's promise.
@@ -174,14 +205,14 @@ unsafe fn open(out: *mut *mut Model, error: *mut *mut Error, source: impl FnOnce
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pinhole_model_open(path: *const c_char, out: *mut *mut Model, error: *mut *mut Error) -> i32 {
     // SAFETY: the header's contract.
-    unsafe { open(out, error, || Ok(Source::open(Path::new(text::required(path, "path")?))?)) }
+    unsafe { open(out, error, || Ok((Source::open(Path::new(text::required(path, "path")?))?, Additions::default()))) }
 }
 
 /// See the header.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pinhole_model_open_builtin(out: *mut *mut Model, error: *mut *mut Error) -> i32 {
     // SAFETY: the header's contract.
-    unsafe { open(out, error, || Ok(builtin::mini()?)) }
+    unsafe { open(out, error, || Ok((builtin::mini()?, Additions::default()))) }
 }
 
 /// See the header.
@@ -198,8 +229,15 @@ pub unsafe extern "C" fn pinhole_model_open_files(
     out: *mut *mut Model,
     error: *mut *mut Error,
 ) -> i32 {
+    let source = || {
+        // SAFETY: the header's contract.
+        unsafe {
+            let files = options::read(files)?;
+            Ok((files.open()?, files.additions()?))
+        }
+    };
     // SAFETY: the header's contract.
-    unsafe { open(out, error, || options::read(files)?.open()) }
+    unsafe { open(out, error, source) }
 }
 
 /// See the header.
@@ -233,7 +271,7 @@ pub unsafe extern "C" fn pinhole_model_open_memory(
                 return Err(pinhole::Error::option("mode", expected, other.to_string()).into());
             }
         };
-        Ok(Source::from_map(map)?)
+        Ok((Source::from_map(map)?, Additions::default()))
     };
     // SAFETY: the header's contract.
     unsafe { open(out, error, source) }

@@ -192,6 +192,38 @@ static void files_that_are_no_models(const char *directory) {
     CHECK(!model && !json);
 }
 
+static void loras_that_cannot_work(const char *bundle, const char *directory) {
+    char path[4096];
+    pinhole_model *model = NULL;
+    pinhole_files files;
+    pinhole_convert_options options;
+    const char *loras[1] = {NULL};
+    float strength = 1;
+
+    pinhole_files_init(&files, sizeof files);
+    files.base = bundle;
+    files.lora_count = 1;
+    FAILS(pinhole_model_open_files(&files, &model, &error), PINHOLE_E_ARGUMENT, "loras", 0);
+    files.loras = loras;
+    FAILS(pinhole_model_open_files(&files, &model, &error), PINHOLE_E_ARGUMENT, "loras", 0);
+    loras[0] = join(path, sizeof path, directory, "missing.safetensors");
+    FAILS(pinhole_model_open_files(&files, &model, &error), PINHOLE_E_IO, "missing.safetensors", 0);
+    join(path, sizeof path, directory, "lora.safetensors");
+    write_lora(path);
+    files.lora_strengths = &strength;
+    strength = (float)NAN;
+    FAILS(pinhole_model_open_files(&files, &model, &error), PINHOLE_E_OPTION, "--lora", 0);
+    strength = 1;
+    OK(pinhole_model_open_files(&files, &model, &error));
+    pinhole_model_free(model);
+
+    pinhole_convert_options_init(&options, sizeof options);
+    options.source = &files;
+    options.output = "/nowhere/at/all.gguf";
+    options.type = "q8_0";
+    FAILS(pinhole_convert(&options, &error), PINHOLE_E_OPTION, "loras", 0);
+}
+
 static void options_that_cannot_work(const pinhole_model *model, pinhole_session *session) {
     pinhole_session_options options = one_thread();
     pinhole_session *other = NULL;
@@ -392,6 +424,7 @@ int main(int argc, char **argv) {
     struct_sizes(session);
     text_that_is_not_utf_8(session, model);
     files_that_are_no_models(argv[2]);
+    loras_that_cannot_work(argv[1], argv[2]);
     options_that_cannot_work(model, session);
     inputs_that_cannot_work(session, argv[2]);
     outputs_that_cannot_be_written(argv[1], argv[2]);

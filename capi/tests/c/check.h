@@ -93,6 +93,22 @@ static inline void write_file(const char *path, const void *bytes, size_t size) 
     CHECK(file && fwrite(bytes, 1, size, file) == size && fclose(file) == 0);
 }
 
+/* Writes a LoRA of the miniature's first layer, with a tensor that fits nothing. */
+static inline void write_lora(const char *path) {
+    static const char header[] =
+        "{\"diffusion_model.img_in.lora_A.weight\":{\"dtype\":\"F32\",\"shape\":[1,64],\"data_offsets\":[0,256]},"
+        "\"diffusion_model.img_in.lora_B.weight\":{\"dtype\":\"F32\",\"shape\":[256,1],\"data_offsets\":[256,1280]},"
+        "\"nothing_like_this\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[1280,1284]}}";
+    unsigned char bytes[8 + sizeof header - 1 + 1284] = {0};
+    float numbers[321];
+    size_t i;
+    for (i = 0; i < 321; i++) numbers[i] = (float)(i % 5) / 8.0f - 0.25f;
+    for (i = 0; i < 8; i++) bytes[i] = (unsigned char)((uint64_t)(sizeof header - 1) >> (8 * i));
+    memcpy(bytes + 8, header, sizeof header - 1);
+    memcpy(bytes + 8 + sizeof header - 1, numbers, sizeof numbers);
+    write_file(path, bytes, sizeof bytes);
+}
+
 static inline const char *join(char *into, size_t size, const char *directory, const char *name) {
     int length = snprintf(into, size, "%s/%s", directory, name);
     CHECK(length > 0 && (size_t)length < size);

@@ -85,6 +85,67 @@ static void ways_to_open(const char *bundle) {
     free(bytes);
 }
 
+/* Whether no pixel differs by more than a shade. */
+static int near(const pinhole_result *a, const pinhole_result *b) {
+    const uint8_t *one = pinhole_image_pixels(pinhole_result_image(a, 0));
+    const uint8_t *two = pinhole_image_pixels(pinhole_result_image(b, 0));
+    size_t i;
+    for (i = 0; i < 32 * 32 * 3; i++) {
+        if (abs(one[i] - two[i]) > 1) return 0;
+    }
+    return 1;
+}
+
+static int32_t hear(const char *message, void *user_data) {
+    *(int *)user_data += strstr(message, "nothing_like_this") != NULL;
+    return 0;
+}
+
+/* A LoRA without strength changes nothing. One at full strength changes the picture, and twice at half of it does the same. */
+static void loras(const char *bundle, const char *directory) {
+    static const float strengths[3] = {0, 0.5f, 0.5f};
+    char path[4096];
+    const char *paths[3];
+    pinhole_request request = small_request();
+    pinhole_result *plain = NULL, *result = NULL;
+    pinhole_model *model = NULL;
+    pinhole_files files;
+    int warned = 0, i;
+
+    for (i = 0; i < 3; i++) paths[i] = join(path, sizeof path, directory, "lora.safetensors");
+    write_lora(path);
+    pinhole_files_init(&files, sizeof files);
+    files.base = bundle;
+    OK(pinhole_model_open_files(&files, &model, &error));
+    draw(model, &request, &plain);
+    pinhole_model_free(model);
+    files.loras = paths;
+    for (i = 0; i < 2; i++) {
+        /* Without strengths it is 1. */
+        files.lora_strengths = i == 0 ? strengths : NULL;
+        files.lora_count = 1;
+        OK(pinhole_model_open_files(&files, &model, &error));
+        request.warning = hear;
+        request.user_data = &warned;
+        draw(model, &request, &result);
+        CHECK(warned == i + 1);
+        CHECK((memcmp(pinhole_image_pixels(pinhole_result_image(plain, 0)),
+                      pinhole_image_pixels(pinhole_result_image(result, 0)), 32 * 32 * 3) == 0) == (i == 0));
+        pinhole_model_free(model);
+        if (i == 0) pinhole_result_free(result);
+    }
+    pinhole_result_free(plain);
+    /* All three are used: 0 and 0.5 and 0.5. */
+    files.lora_strengths = strengths;
+    files.lora_count = 3;
+    OK(pinhole_model_open_files(&files, &model, &error));
+    draw(model, &request, &plain);
+    CHECK(near(plain, result));
+    pinhole_model_free(model);
+    pinhole_result_free(plain);
+    pinhole_result_free(result);
+}
+
 static void batches_seeds_and_noise(pinhole_session *session) {
     pinhole_request request = small_request();
     pinhole_result *both = NULL, *second = NULL, *again = NULL;
@@ -358,6 +419,7 @@ int main(int argc, char **argv) {
     pinhole_set_log(PINHOLE_LOG_INFO, count_log, &logged);
     devices();
     ways_to_open(argv[1]);
+    loras(argv[1], argv[2]);
     pinhole_set_log(0, NULL, NULL);
     OK(pinhole_model_open_builtin(&model, &error));
     OK(pinhole_session_new(model, &options, &session, &error));

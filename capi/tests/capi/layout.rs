@@ -34,6 +34,7 @@ fn rust() -> Layouts {
         }
         "pinhole_files" = model::Files {
             struct_size, base, transformer, text_encoder, text_encoder_2, vae, tokenizer, tokenizer_2, unet,
+            loras, lora_strengths, lora_count,
         }
         "pinhole_model_info" = model::ModelInfo {
             struct_size, architecture, width, height, steps, max_sequence_length, guidance, cfg_scale, takes_guidance,
