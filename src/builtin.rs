@@ -1,4 +1,4 @@
-//! The model that pinhole carries: a trained miniature of FLUX's architecture that draws coloured shapes.
+//! The model that pinhole carries: a trained miniature that draws coloured shapes.
 
 use crate::Result;
 use crate::index::Map;

@@ -68,11 +68,11 @@ pub struct Output {
 }
 
 impl Output {
-    /// The last layer's, normalised: FLUX.1's and, without clip skip, Stable Diffusion 1's.
+    /// The last layer's, normalised.
     pub const LAST: Output = Output { skipped: 0, normalised: true, projected: false };
-    /// The last but one layer's as they are: those of Stable Diffusion XL's first encoder.
+    /// The last but one layer's as they are.
     pub const SECOND_LAST: Output = Output { skipped: 1, normalised: false, projected: false };
-    /// The same, and the projected pooled vector: Stable Diffusion XL's second encoder.
+    /// The same, and the projected pooled vector.
     pub const SECOND_LAST_PROJECTED: Output = Output { projected: true, ..Output::SECOND_LAST };
 }
 

@@ -113,7 +113,7 @@ pub struct RmsNorm {
 }
 
 impl RmsNorm {
-    /// Over rows of `width`; `name` is that of the scale (`weight`, or `scale` in original FLUX files).
+    /// Over rows of `width`; `name` is that of the scale, `weight` or `scale`.
     pub fn declare(scope: &mut Scope<'_>, name: &str, width: usize, eps: f32) -> Result<RmsNorm> {
         Ok(RmsNorm { weight: scope.weight(name, &[width], Role::Vector)?, eps })
     }

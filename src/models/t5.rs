@@ -2,8 +2,8 @@
 //! bias on attention's scores by distance.
 //!
 //! Follows `T5EncoderModel` of transformers (`models/t5/modeling_t5.py`); the weights have llama.cpp's names. See Raffel
-//! et al., *Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer* (arXiv:1910.10683). As in
-//! FLUX.1, nothing is masked: padding is attended to and kept.
+//! et al., *Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer* (arXiv:1910.10683). Nothing
+//! is masked: padding is attended to and kept.
 //!
 //! Legend: `D` model width, `H` heads, `K` width of a head (`H K` need not be `D`), `F` inner width of the feed-forward
 //! layers, `T` tokens, `B` batch.

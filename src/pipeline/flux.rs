@@ -90,8 +90,8 @@ fn open(source: Source, additions: &Additions) -> Result<Opened> {
     let takes_guidance = transformer.net.config().guidance_embeds;
     let scheduler = match &source.scheduler {
         Some(Text { text, origin }) => flow(Scheduler::from_json(text, origin)?, origin)?,
-        None if takes_guidance => Scheduler::Flow(FlowMatchConfig::flux_dev()),
-        None => Scheduler::Flow(FlowMatchConfig::flux_schnell()),
+        None if takes_guidance => Scheduler::Flow(dev_schedule()),
+        None => Scheduler::Flow(schnell_schedule()),
     };
     let rules = rules(takes_guidance, encoders.t5.reader().length).read(&source, GuidanceScale::Input)?;
     check(&source, &transformer, &encoders, &vae)?;
@@ -107,6 +107,16 @@ fn open(source: Source, additions: &Additions) -> Result<Opened> {
         loras,
         source,
     })
+}
+
+/// FLUX.1-dev's, as published: the shift grows with the picture.
+fn dev_schedule() -> FlowMatchConfig {
+    FlowMatchConfig { shift: 3.0, use_dynamic_shifting: true, ..FlowMatchConfig::default() }
+}
+
+/// FLUX.1-schnell's, as published: no shift.
+fn schnell_schedule() -> FlowMatchConfig {
+    FlowMatchConfig::default()
 }
 
 /// Refuses a schedule of discrete timesteps: the model predicts a flow.

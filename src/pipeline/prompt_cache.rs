@@ -27,8 +27,8 @@ use crate::text::Encoded;
 use crate::weights::Manifest;
 use crate::{Error, Result};
 
-/// Bytes of all files in a folder: beyond them, those that were not used for longest go. A prompt of FLUX.1-dev takes
-/// 8 MiB.
+/// Bytes of all files in a folder: beyond them, those that were not used for longest go. A prompt of 512 tokens with
+/// 4096 numbers each takes 8 MiB.
 const MOST_BYTES: u64 = 1 << 30;
 /// How the names of its files begin and end. Nothing else in the folder is touched.
 const PREFIX: &str = "prompt-";

@@ -72,7 +72,7 @@ impl Default for FlowMatchConfig {
     }
 }
 
-/// Settings that change the schedule or the step in ways that are not built. Off in every published FLUX.
+/// Settings that change the schedule or the step in ways that are not built. Off in the published models.
 #[derive(Deserialize)]
 #[serde(default)]
 struct Unsupported {
@@ -122,16 +122,6 @@ impl Unsupported {
 }
 
 impl FlowMatchConfig {
-    /// FLUX.1-dev as published: the shift grows with the picture.
-    pub fn flux_dev() -> Self {
-        FlowMatchConfig { shift: 3.0, use_dynamic_shifting: true, ..Self::default() }
-    }
-
-    /// FLUX.1-schnell as published: no shift.
-    pub fn flux_schnell() -> Self {
-        Self::default()
-    }
-
     /// Reads the text of a `scheduler_config.json`. `origin`, the file that the text came from, is for messages. Keys
     /// that mean nothing here are passed over; a `null` stands for the default.
     ///
@@ -177,12 +167,13 @@ impl FlowMatchConfig {
     }
 
     /// The `steps + 1` sigmas of a request: from 1 (or just below) down to the last, and then 0. `image_tokens` is
-    /// how many tokens the transformer has for the picture, (width / 16) x (height / 16) in FLUX.
+    /// how many tokens the transformer has for the picture.
     ///
     /// # Errors
     ///
     /// [`Error::Option`] where `steps` is 0 or above [`MAX_STEPS`], or is 1 in a schedule that is stretched between
-    /// its ends; [`Error::NotFinite`] where the shift overflows, as FLUX's does above half a million tokens.
+    /// its ends; [`Error::NotFinite`] if the shift overflows: one that grows with the picture does above half a
+    /// million tokens.
     pub fn sigmas(&self, steps: usize, image_tokens: usize) -> Result<Vec<f32>> {
         let least = if self.terminal().is_some() { 2 } else { 1 };
         if !(least..=MAX_STEPS).contains(&steps) {
@@ -255,7 +246,7 @@ fn linear(steps: usize) -> Vec<f32> {
     sigmas
 }
 
-/// Stretches 1 - sigma so that the schedule ends at `last` (LTX-Video's `rf.py`, by way of diffusers).
+/// Stretches 1 - sigma so that the schedule ends at `last` (diffusers' `stretch_shift_to_terminal`).
 fn stretch_to(sigmas: &mut [f32], last: f32) {
     let Some(&end) = sigmas.last() else { return };
     let scale = (1.0 - end) / (1.0 - last);
@@ -267,6 +258,11 @@ fn stretch_to(sigmas: &mut [f32], last: f32) {
 mod tests {
     use super::super::reference::SCHEDULES;
     use super::*;
+
+    /// With a shift that grows with the picture.
+    fn shifted() -> FlowMatchConfig {
+        FlowMatchConfig { shift: 3.0, use_dynamic_shifting: true, ..FlowMatchConfig::default() }
+    }
 
     fn read(text: &str) -> Result<FlowMatchConfig> {
         FlowMatchConfig::from_json(text, Path::new("scheduler_config.json"))
@@ -289,8 +285,8 @@ mod tests {
         let file = r#"{"_class_name": "FlowMatchEulerDiscreteScheduler", "_diffusers_version": "0.30.0.dev0",
             "base_image_seq_len": 256, "base_shift": 0.5, "max_image_seq_len": 4096, "max_shift": 1.15,
             "num_train_timesteps": 1000, "shift": 3.0, "use_dynamic_shifting": true}"#;
-        assert_eq!(read(file).unwrap(), FlowMatchConfig::flux_dev());
-        assert_eq!(read(r#"{"shift": 1.0, "shift_terminal": null}"#).unwrap(), FlowMatchConfig::flux_schnell());
+        assert_eq!(read(file).unwrap(), shifted());
+        assert_eq!(read(r#"{"shift": 1.0, "shift_terminal": null}"#).unwrap(), FlowMatchConfig::default());
         assert_eq!(read("{}").unwrap(), FlowMatchConfig::default());
     }
 
@@ -340,6 +336,6 @@ mod tests {
 
     #[test]
     fn a_shift_that_overflows_is_an_error() {
-        assert!(matches!(FlowMatchConfig::flux_dev().sigmas(4, 1 << 20), Err(Error::NotFinite { .. })));
+        assert!(matches!(shifted().sigmas(4, 1 << 20), Err(Error::NotFinite { .. })));
     }
 }

@@ -10,7 +10,7 @@ use crate::{Error, Result};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Sampler {
-    /// Euler's method, the one that FLUX and SDXL are published with.
+    /// Euler's method, the one that most models are published with.
     #[default]
     Euler,
     /// Euler's method, with fresh noise after each step.

@@ -35,12 +35,12 @@ fn sign_of<'a>(kind: &'static Kind, names: impl Iterator<Item = &'a str> + Clone
     kind.signs.iter().find(|sign| names.clone().any(|name| sign.prefix_in(name).is_some()))
 }
 
-/// `FLUX transformer, original names`
+/// `T5 encoder, llama.cpp names`
 fn described(what: &str, naming: &str) -> String {
     if naming.is_empty() { what.to_owned() } else { format!("{what}, {naming}") }
 }
 
-/// What a file with tensors of these names holds: `FLUX transformer, original names`.
+/// What a file with tensors of these names holds: `T5 encoder, llama.cpp names`.
 pub fn recognise<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Vec<String> {
     let (mut found, mut known) = (Vec::new(), Vec::new());
     for kind in KINDS {

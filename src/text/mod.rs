@@ -9,8 +9,8 @@
 //! for T5, [`t5_tokenizer_json`] makes it from the metadata of a GGUF file ([`t5_gguf_metadata`] is the way back); for
 //! CLIP, [`openai_clip_tokenizer_json`] gives OpenAI's own, which is built in.
 //!
-//! diffusers' `FluxPipeline` calls both with `padding="max_length"` and `truncation=True`, and passes on no attention
-//! mask: the text encoders see the padding. The reference is transformers 5, which builds both kinds on the
+//! The pipelines of diffusers that use both call them with `padding="max_length"` and `truncation=True`, and pass on no
+//! attention mask: the text encoders see the padding. The reference is transformers 5, which builds both kinds on the
 //! `tokenizers` library. Its version 4 had a slow CLIP tokenizer besides, which set Chinese characters apart by
 //! spaces and dropped control characters; that one is not followed.
 //!

@@ -15,7 +15,7 @@ const MERGES: &str = include_str!(concat!(env!("OUT_DIR"), "/clip_merges.txt"));
 /// The `tokenizer.json` of OpenAI's CLIP, for [`ClipTokenizer`](super::ClipTokenizer) and bundles: 49 408 tokens. Made anew
 /// at each call.
 ///
-/// It is that of CLIP-L. CLIP-G, as SDXL has it, has the same ids, and pads with `!` instead of the end mark.
+/// It is that of CLIP-L. CLIP-G's has the same ids, and pads with `!` instead of the end mark.
 ///
 /// # Errors
 ///

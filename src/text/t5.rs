@@ -11,7 +11,8 @@ use super::vocabulary::Vocabulary;
 use super::{Encoded, TokenizerConfig};
 use crate::{Error, Result};
 
-/// The longest T5 input that diffusers' FLUX pipelines allow, and the default where the tokenizer names no length.
+/// The longest T5 input that diffusers' pipelines allow (`max_sequence_length`), and the default if the tokenizer names no
+/// length.
 pub const MAX_SEQUENCE_LENGTH: usize = 512;
 
 /// Turns prompts into T5's ids: the text, the end mark, padding.

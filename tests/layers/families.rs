@@ -15,62 +15,31 @@ pub(crate) const FOLDERS: &[&str] = &["src", "capi/src", "quant/src"];
 /// Where a family may be named: what a path begins with, and why.
 const PLACES: &[(&str, &str)] = &[
     ("src/models/flux/", "the family's own"),
+    ("src/models/unet/", "the family's own"),
     ("src/models/mod.rs", "the list of models"),
     ("src/bind/alias", "the table of names in files, by family"),
+    ("src/bind/lora/keys.rs", "the table of spellings in LoRAs, by who wrote them and for what"),
+    ("src/bind/lora/seems.rs", "the table of what a LoRA seems to be for"),
+    ("src/source/networks.rs", "the list of loaders"),
+    ("src/source/recognise.rs", "the table of networks that are described and not run"),
+    ("src/synthetic/flux.rs", "the family's own"),
+    ("src/synthetic/sd.rs", "the family's own"),
+    ("src/synthetic/mod.rs", "the list of models that can be made"),
     ("src/pipeline/flux", "the family's own"),
+    ("src/pipeline/sd.rs", "the family's own"),
     ("src/pipeline/family.rs", "the list of families"),
+    ("src/pipeline/mod.rs", "the list of the families' files"),
+    ("src/cli/bench/denoiser.rs", "a bench of one family's transformer"),
     ("src/sample/reference.rs", "numbers that only tests use"),
     ("quant/src/recipe.rs", "the table of mixes, by architecture"),
 ];
 
+/// Where a family may be named in help: in texts, and in comments that begin with `///`, from which clap makes help. People
+/// look for the model that they have, so help and its examples say which models an option is for.
+const HELP: &str = "src/cli/";
+
 /// Files that still name a family and should not. The list only ever becomes shorter.
-pub(crate) const NOT_YET: &[&str] = &[
-    "capi/src/convert.rs",
-    "capi/src/embeddings.rs",
-    "capi/src/model.rs",
-    "capi/src/session.rs",
-    "src/builtin.rs",
-    "src/cli/bench/card.rs",
-    "src/cli/bench/denoiser.rs",
-    "src/cli/bench/load.rs",
-    "src/cli/bench/mod.rs",
-    "src/cli/bench/model.rs",
-    "src/cli/bench/quality/mod.rs",
-    "src/cli/bench/quality/pictures.rs",
-    "src/cli/bench/quality/place.rs",
-    "src/cli/bench/quality/weights.rs",
-    "src/cli/bench/steady.rs",
-    "src/cli/bench/step/mod.rs",
-    "src/cli/bench/ways/decode.rs",
-    "src/cli/bench/ways/encode.rs",
-    "src/cli/convert/mod.rs",
-    "src/cli/generate/mod.rs",
-    "src/cli/inspect/mod.rs",
-    "src/cli/mod.rs",
-    "src/cli/plan.rs",
-    "src/cli/request.rs",
-    "src/convert/metadata.rs",
-    "src/convert/mod.rs",
-    "src/inspect/report.rs",
-    "src/models/autoencoder_kl/config.rs",
-    "src/models/autoencoder_kl/mod.rs",
-    "src/models/layers.rs",
-    "src/models/t5.rs",
-    "src/pipeline/mod.rs",
-    "src/pipeline/request.rs",
-    "src/sample/flow.rs",
-    "src/sample/solver.rs",
-    "src/source/diffusers.rs",
-    "src/source/files.rs",
-    "src/source/flux.rs",
-    "src/source/mod.rs",
-    "src/source/recognise.rs",
-    "src/source/weight_file.rs",
-    "src/synthetic.rs",
-    "src/text/mod.rs",
-    "src/text/openai_clip.rs",
-    "src/text/t5.rs",
-];
+pub(crate) const NOT_YET: &[&str] = &[];
 
 /// What is wrong with `files`, given as name and text.
 pub(crate) fn misplaced<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>, not_yet: &[&str]) -> Vec<String> {
@@ -80,7 +49,7 @@ pub(crate) fn misplaced<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>,
         if PLACES.iter().any(|(place, _)| file.starts_with(place)) {
             continue;
         }
-        let found = named(text);
+        let found = named(text, file.starts_with(HELP));
         if not_yet.contains(&file) {
             if !found.is_empty() {
                 waiting.retain(|other| *other != file);
@@ -105,8 +74,9 @@ pub(crate) fn misplaced<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>,
     wrong
 }
 
-/// The lines of a file, outside its tests, that name a family; each with the first name in it.
-fn named(text: &str) -> Vec<(usize, String)> {
+/// The lines of a file, outside its tests and, if it `helps`, outside its help, that name a family; each with the first name
+/// in it.
+fn named(text: &str, helps: bool) -> Vec<(usize, String)> {
     let code = Code::read(text);
     let mut found = Vec::new();
     for (i, line) in text.lines().enumerate() {
@@ -114,7 +84,9 @@ fn named(text: &str) -> Vec<(usize, String)> {
         if code.test_lines.iter().any(|lines| lines.contains(&number)) {
             continue;
         }
-        for word in words(line) {
+        let comment = line.trim_start().starts_with("//") && !line.trim_start().starts_with("///");
+        let looked_at = if helps && !comment { code.names(number) } else { line.to_owned() };
+        for word in words(&looked_at) {
             // With its version, or without: Wan2, Qwen3.
             let stem = word.trim_end_matches(|c: char| c.is_ascii_digit());
             if FAMILIES.contains(&word.as_str()) || FAMILIES.contains(&stem) {
@@ -157,7 +129,7 @@ mod tests {
             words("FluxModel flux_dev SDXLModel SD1.5 (Qwen2)"),
             ["flux", "model", "flux", "dev", "sdxl", "model", "sd1", "5", "qwen2"]
         );
-        let found = |line: &str| named(line).into_iter().map(|(_, name)| name).collect::<Vec<_>>();
+        let found = |line: &str| named(line, false).into_iter().map(|(_, name)| name).collect::<Vec<_>>();
         assert_eq!(
             found("let x: FluxModel;\nx // as in Wan2.1\nSDXL and FLUX.1-schnell\nSD1.5"),
             ["flux", "wan2", "sdxl", "sd1"]
@@ -173,6 +145,16 @@ mod tests {
         assert_eq!(wrong.len(), 1);
         assert!(wrong[0].starts_with("src/plan/mod.rs:3: names the family `flux`"), "{wrong:?}");
         assert!(misplaced([("src/plan/mod.rs", plan), own], &["src/plan/mod.rs"]).is_empty());
+    }
+
+    #[test]
+    fn help_may_name_a_family() {
+        let help = "/// For FLUX.\nguidance: f32,\nconst EXAMPLES: &str = \"\n  -m FLUX.1-dev\";\n";
+        assert_eq!(misplaced([("src/cli/request.rs", help)], &[]), [] as [&str; 0]);
+        assert_eq!(misplaced([("src/plan/mod.rs", help)], &[]).len(), 1);
+        for code in ["// As FLUX does.\n", "//! For FLUX.\n", "let x: Flux = 1;\n"] {
+            assert_eq!(misplaced([("src/cli/request.rs", code)], &[]).len(), 1, "{code}");
+        }
     }
 
     #[test]

@@ -48,6 +48,12 @@ impl Code {
         }
         code
     }
+
+    /// The names in a line, with spaces between them: no comments, no texts.
+    pub(crate) fn names(&self, line: usize) -> String {
+        let here = self.tokens.iter().filter(|token| token.line == line && token.is_name());
+        here.map(|token| token.text.as_str()).collect::<Vec<&str>>().join(" ")
+    }
 }
 
 /// Every token of `text`, tests included.

@@ -64,7 +64,7 @@ impl Bench {
     }
 }
 
-/// Refuses sides that FLUX cannot draw.
+/// Refuses sides that do not fall into the image tokens of the models measured here.
 fn check_size(width: usize, height: usize) -> Result<(), Failure> {
     for (option, pixels) in [("--width", width), ("--height", height)] {
         if pixels == 0 || !pixels.is_multiple_of(16) {

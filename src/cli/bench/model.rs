@@ -22,7 +22,7 @@ pub(in crate::cli) struct Args {
     #[arg(short, long, value_name = "OUT.gguf")]
     output: PathBuf,
     /// Whose sizes it has
-    #[arg(long, value_name = "NAME", value_parser = architecture_parser(), default_value = Architecture::FLUX_DEV.name())]
+    #[arg(long, value_name = "NAME", value_parser = architecture_parser(), default_value = Architecture::ALL[0].name())]
     arch: Architecture,
     /// The type of the transformer; the other components follow, as with `pinhole convert`
     #[arg(long = "type", value_name = "TYPE", default_value = "q4_k_s")]

@@ -49,8 +49,8 @@ pub(super) const NORM_EPS: f32 = 1e-6;
 /// More levels than any autoencoder has.
 const MOST_LEVELS: usize = 8;
 
-/// Latents of 16 channels without settings are taken for FLUX.1's: scale and shift.
-const FLUX: (usize, f32, f32) = (16, 0.3611, 0.1159);
+/// Scale and shift as published with 16 channels: taken for latents of 16 channels that come without settings.
+const SIXTEEN_CHANNELS: (f32, f32) = (0.3611, 0.1159);
 
 const DOWN_BLOCK: &str = "DownEncoderBlock2D";
 const UP_BLOCK: &str = "UpDecoderBlock2D";
@@ -95,8 +95,7 @@ impl Config {
     /// Reads the sizes off the weights in the file `origin`, where `shape_of` gives the shape of a canonical name. Where
     /// the file has the encoder, it is asked only for names whose aliases do not depend on the number of levels.
     ///
-    /// What shapes do not tell is as published: groups, and scale and shift, which are FLUX.1's where latents have 16
-    /// channels and Stable Diffusion's otherwise.
+    /// What shapes do not tell is as published: groups, and scale and shift, by the number of latent channels.
     ///
     /// # Errors
     /// [`Error::Mismatch`](crate::Error::Mismatch) where a weight is missing, and those of [`validate`](Config::validate).
@@ -111,8 +110,8 @@ impl Config {
         let kernel = |level, block| format!("{side}.{level}.block.{block}.conv1.weight");
         let levels = shapes.count(|level| kernel(level, 0));
         let channels = |level| Ok(shapes.dims(&kernel(level, 0))?[3]);
-        let (scaling_factor, shift_factor) = match FLUX {
-            (channels, scale, shift) if channels == latent_channels => (scale, shift),
+        let (scaling_factor, shift_factor) = match latent_channels {
+            16 => SIXTEEN_CHANNELS,
             _ => (Config::default().scaling_factor, 0.0),
         };
         let config = Config {

@@ -3,8 +3,8 @@
 //!
 //! Follows `AutoencoderKL` of diffusers (`models/autoencoders/autoencoder_kl.py`, `vae.py`); the weights have the original
 //! names of *High-Resolution Image Synthesis with Latent Diffusion Models* (Rombach et al., arXiv:2112.10752;
-//! `ldm/modules/diffusionmodules/model.py`), which FLUX.1's own `ae.safetensors` has too. Levels count from the picture's
-//! side: level `l` works at `1 / 2^l` of the picture's size.
+//! `ldm/modules/diffusionmodules/model.py`), which files outside diffusers have too. Levels count from the picture's side:
+//! level `l` works at `1 / 2^l` of the picture's size.
 //!
 //! Legend: `w`, `h` extents of the latents; `W`, `H` of the picture, `2^(L-1)` times those for `L` levels; `C` latent
 //! channels; `B` batch.
