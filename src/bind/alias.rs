@@ -5,153 +5,18 @@
 mod autoencoder_kl;
 mod clip;
 mod flux;
+mod kind;
+mod names;
 mod t5;
 mod unet;
-
-/// Which rows of a file's tensor are meant. Of a vector, which elements.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rows {
-    /// All of them.
-    All,
-    /// One of `of` equal parts, counted from 0: halves, thirds of a fused matrix.
-    Part {
-        /// Which part.
-        at: u8,
-        /// How many parts there are.
-        of: u8,
-    },
-}
-
-impl Rows {
-    /// The first half.
-    pub const FIRST: Rows = Rows::Part { at: 0, of: 2 };
-    /// The second half.
-    pub const SECOND: Rows = Rows::Part { at: 1, of: 2 };
-
-    /// The part and the number of parts; all rows are the only part.
-    pub(super) fn fraction(self) -> (usize, usize) {
-        match self {
-            Rows::All => (0, 1),
-            Rows::Part { at, of } => (at.into(), usize::from(of.max(1))),
-        }
-    }
-}
-
-/// A tensor in a file, or a part of it, that gives some rows of a weight.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Part {
-    /// The tensor's name in the file.
-    pub name: String,
-    /// Which of its rows.
-    pub rows: Rows,
-}
-
-impl Part {
-    /// All rows of `name`.
-    pub fn all(name: impl Into<String>) -> Part {
-        Part { name: name.into(), rows: Rows::All }
-    }
-}
-
-/// The parts of which a weight is made, one below the other.
-pub type Alternative = Vec<Part>;
-
-/// For a canonical name, every way in which a file may hold the weight, most usual first. A model's configuration may decide.
-pub type Aliases<'a> = &'a dyn Fn(&str) -> Vec<Alternative>;
 
 pub use autoencoder_kl::{KIND as AUTOENCODER_KL, aliases as autoencoder_kl};
 pub use clip::{KIND as CLIP, aliases as clip};
 pub use flux::{KIND as FLUX, aliases as flux};
+pub use kind::{Follows, Kind, Reads, Sign};
+pub use names::{Aliases, Alternative, Part, Rows};
 pub use t5::{KIND as T5, aliases as t5};
 pub use unet::{KIND as UNET, Layout as UnetLayout, aliases as unet};
 
-/// A tensor by which a kind of network is known.
-#[derive(Clone, Copy, Debug)]
-pub struct Sign {
-    /// Its name, or how all names of such tensors go on: what stands before it in a file is a prefix.
-    pub name: &'static str,
-    /// In whose words the names of the file are, if that has to be said.
-    pub naming: &'static str,
-}
-
-impl Sign {
-    /// The sign `name`, in the only naming there is.
-    pub const fn new(name: &'static str) -> Sign {
-        Sign { name, naming: "" }
-    }
-
-    /// The sign `name`, which stands for the names of `naming`.
-    pub const fn named(name: &'static str, naming: &'static str) -> Sign {
-        Sign { name, naming }
-    }
-
-    /// What stands before the sign in `name`, if `name` begins with a prefix and goes on with the sign.
-    pub fn prefix_in<'a>(&self, name: &'a str) -> Option<&'a str> {
-        let prefix = &name[..name.find(self.name)?];
-        (prefix.is_empty() || prefix.ends_with('.')).then_some(prefix)
-    }
-}
-
-/// How the type of a component follows from that of a quantized denoiser, unless the user gives its type.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Follows {
-    /// It is the same.
-    Same,
-    /// Q8_0, and Q4_K_S beside a denoiser of less than 5.5 bits: text encoders of billions of parameters.
-    Text,
-    /// F16: networks that are small beside the denoiser, and whose errors show.
-    Half,
-}
-
-/// How a text encoder's tokens are made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reads {
-    /// CLIP's byte-level BPE.
-    Clip,
-    /// T5's unigram pieces.
-    T5,
-}
-
-/// A kind of network, as files know it.
-#[derive(Debug)]
-pub struct Kind {
-    /// What it is called in a sentence: `CLIP text encoder`.
-    pub words: &'static str,
-    /// What it is called in a list of what a file holds.
-    pub what: &'static str,
-    /// Tensors that all files with such a network have, one for each naming; the first that a file has decides.
-    pub signs: &'static [Sign],
-    /// Signs of other networks that this kind has as well, and that therefore say nothing beside its own.
-    pub also: &'static [&'static str],
-    /// The settings that `inspect` shows.
-    pub highlights: &'static [&'static str],
-    /// Its type beside a quantized denoiser.
-    pub follows: Follows,
-    /// How its tokens are made, if it reads text.
-    pub reads: Option<Reads>,
-}
-
-impl PartialEq for Kind {
-    fn eq(&self, other: &Kind) -> bool {
-        self.words == other.words
-    }
-}
-
-impl Eq for Kind {}
-
 /// Every kind of network that pinhole runs.
 pub static KINDS: &[&Kind] = &[&FLUX, &UNET, &CLIP, &T5, &AUTOENCODER_KL];
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_sign_stands_behind_a_dot() {
-        let sign = Sign::new("encoder.x");
-        assert_eq!(sign.prefix_in("a.b.encoder.x"), Some("a.b."));
-        assert_eq!(sign.prefix_in("encoder.x"), Some(""));
-        assert_eq!(sign.prefix_in("text_encoder.x"), None);
-        assert_eq!(sign.prefix_in("a.encoder.x.y"), Some("a."));
-    }
-}

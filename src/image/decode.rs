@@ -7,10 +7,15 @@ use ::image::codecs::{jpeg::JpegDecoder, png::PngDecoder, webp::WebPDecoder};
 use ::image::metadata::Orientation;
 use ::image::{ColorType, ImageDecoder, ImageError, ImageResult, Limits};
 
-use super::picture::{MAX_DECODED, MAX_SIDE};
 use super::{CHANNELS, Format, Image};
 use crate::size::Size;
 use crate::{Error, Result, reserve};
+
+/// The most pixels that a side may have.
+pub const MAX_SIDE: usize = 16384;
+
+/// The most bytes that a picture may have when it is decoded, before it becomes 8-bit RGB (1 GiB).
+pub const MAX_DECODED: u64 = 1 << 30;
 
 /// The picture in `bytes` and notes on how it was read.
 pub(super) fn decode(format: Format, bytes: &[u8], path: &Path) -> Result<(Image, Vec<String>)> {

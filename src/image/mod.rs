@@ -11,8 +11,9 @@ mod picture;
 mod prepare;
 mod resize;
 
+pub use decode::{MAX_DECODED, MAX_SIDE};
 pub use format::Format;
-pub use picture::{MAX_DECODED, MAX_FILE, MAX_SIDE, Picture};
+pub use picture::{MAX_FILE, Picture};
 pub use prepare::Mask;
 pub use resize::Filter;
 

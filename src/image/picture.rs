@@ -4,18 +4,13 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use super::{Filter, Image, Mask, content, decode};
+use super::decode::{self, MAX_SIDE};
+use super::{Filter, Image, Mask, content};
 use crate::size::Size;
 use crate::{Error, Result, reserve};
 
-/// The most pixels that a side may have.
-pub const MAX_SIDE: usize = 16384;
-
 /// The most bytes that a picture's file may have (512 MiB).
 pub const MAX_FILE: u64 = 512 << 20;
-
-/// The most bytes that a picture may have when it is decoded, before it becomes 8-bit RGB (1 GiB).
-pub const MAX_DECODED: u64 = 1 << 30;
 
 /// A picture that somebody gave: 8-bit RGB, upright and without transparency.
 #[derive(Clone, Debug, PartialEq)]

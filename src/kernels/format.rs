@@ -4,7 +4,8 @@
 use half::f16;
 use pinhole_quant::DType;
 
-use super::BLOCK;
+/// Numbers that share a scale, in weights and in activations.
+pub const BLOCK: usize = 32;
 
 /// Rows that are unpacked side by side: with 4 bytes of each they fill a vector of 32.
 pub(super) const EIGHT: usize = 8;

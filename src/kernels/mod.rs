@@ -79,13 +79,11 @@ mod product;
 
 pub use activations::Layout;
 pub use convolution::{Added, Convolution, Geometry, MOST_SIDE, Moments, Normal, Planes, Source, Weights};
+pub use format::BLOCK;
 pub use nonlinearity::Nonlinearity;
 pub use product::{Columns, Product, Tile, Workspace};
 
 use pinhole_quant::DType;
-
-/// Numbers that share a scale, in weights and in activations.
-pub const BLOCK: usize = 32;
 
 /// What a processor offers for these products.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

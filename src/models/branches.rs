@@ -5,11 +5,15 @@ use std::ops::Range;
 
 use pinhole_quant::DType;
 
-use super::layers::WIDE_SCALE;
 use crate::ggml::Tensor;
 use crate::stage::{Branch, Build, Form};
 use crate::weights::WeightId;
 use crate::{Error, Result};
+
+/// Inputs of a [`Role::WideMatMul`](crate::weights::Role::WideMatMul) are divided by this before they meet an F16 matrix, for
+/// which ggml rounds them to F16: T5's reach above F16's 65504. A power of two, so that nothing but the smallest numbers is
+/// rounded.
+pub(super) const WIDE_SCALE: f32 = 64.0;
 
 /// A branch with everything computed that does not depend on which outputs are asked for.
 struct Begun<'a> {

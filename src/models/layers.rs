@@ -6,7 +6,7 @@ use std::ops::Range;
 use pinhole_quant::DType;
 use serde::{Deserialize, Serialize};
 
-use super::branches::{Kernel, Matrix};
+use super::branches::{Kernel, Matrix, WIDE_SCALE};
 use crate::ggml::{Convolution, Graph, Normalisation, Tensor};
 use crate::stage::{Branch, Build, FeatureMap, Form, GroupStatistics};
 use crate::weights::{Role, Scope, WeightId};
@@ -19,10 +19,6 @@ pub struct Linear {
     bias: Option<WeightId>,
     wide: bool,
 }
-
-/// Inputs of a [`Role::WideMatMul`] are divided by this before they meet an F16 matrix, for which ggml rounds them to F16:
-/// T5's reach above F16's 65504. A power of two, so that nothing but the smallest numbers is rounded.
-pub(super) const WIDE_SCALE: f32 = 64.0;
 
 impl Linear {
     /// `inputs` to `outputs`, with a bias.

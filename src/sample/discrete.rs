@@ -7,32 +7,15 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::betas::{self, BetaSchedule, Training};
-use super::dpm::{self, SolverType};
-use super::levels::{Levels, Method, Space, shares_of};
+use super::levels::{Levels, Space, shares_of};
+use super::method::{Method, Rule, SolverType};
+use super::prediction::Prediction;
 use super::timesteps::{Spaced, Spacing, Table, karras, sigma};
 use super::{Sampler, python};
 use crate::{Error, Result};
 
 /// The most timesteps of training that a configuration may name. Published models have a thousand.
 const MOST_TIMESTEPS: u32 = 100_000;
-
-/// What the output of a model stands for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Prediction {
-    /// Noise less picture, in a flow.
-    #[serde(skip)]
-    Velocity,
-    /// The noise.
-    #[default]
-    Epsilon,
-    /// `sqrt(alpha) noise - sqrt(1 - alpha) picture` (Salimans and Ho, "Progressive Distillation", 2022).
-    #[serde(rename = "v_prediction")]
-    V,
-    /// The picture.
-    #[serde(alias = "original_sample")]
-    Sample,
-}
 
 /// What the last sigma is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -347,7 +330,7 @@ impl DiscreteConfig {
             (times, sigmas)
         };
         let sigmas = rounded(&exact, self.last_sigma(&table));
-        let rule = dpm::Rule {
+        let rule = Rule {
             solver_type: self.solver_type,
             first_order_last: self.euler_at_final || self.final_sigmas_type == FinalSigmas::Zero,
             lower_order_final: self.lower_order_final,

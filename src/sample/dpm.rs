@@ -1,36 +1,13 @@
 //! DPM-Solver++: Lu et al., "DPM-Solver++: Fast Solver for Guided Sampling of Diffusion Probabilistic Models", 2022.
 
-use serde::Deserialize;
-
 use super::levels::{Levels, shares_of};
+use super::method::{Rule, SolverType};
 use super::solver::{Solver, check_lengths};
 use super::{Noise, Prediction};
 use crate::{Result, reserve};
 
 /// With fewer steps than this, the last one is of first order.
 const FEW: usize = 15;
-
-/// How a step of second order uses the difference of two predictions.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum SolverType {
-    /// Half of the first-order term.
-    #[default]
-    #[serde(alias = "logrho", alias = "bh1", alias = "bh2")]
-    Midpoint,
-    /// The exact integral of a straight line.
-    Heun,
-}
-
-/// What a configuration says about the steps.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Rule {
-    pub(super) solver_type: SolverType,
-    /// Whether the last step is of first order, however many there are.
-    pub(super) first_order_last: bool,
-    /// Whether the last step is of first order if there are few.
-    pub(super) lower_order_final: bool,
-}
 
 /// The multistep solver of second order, as diffusers' `DPMSolverMultistepScheduler` does it.
 #[derive(Clone, Debug)]

@@ -52,16 +52,7 @@ impl Solver for EulerAncestral {
 
 /// The derivative of the latents by sigma.
 fn derivative(predicts: Prediction, sigma: f32, output: f32, x: f32) -> f32 {
-    (x - clean(predicts, sigma, output, x)) / sigma
-}
-
-/// The finished latents that `output` stands for, if noise of standard deviation `sigma` was added to them.
-pub(super) fn clean(predicts: Prediction, sigma: f32, output: f32, x: f32) -> f32 {
-    match predicts {
-        Prediction::Velocity | Prediction::Epsilon => x - sigma * output,
-        Prediction::V => output * (-sigma / (sigma * sigma + 1.0).sqrt()) + x / (sigma * sigma + 1.0),
-        Prediction::Sample => output,
-    }
+    (x - predicts.clean(sigma, output, x)) / sigma
 }
 
 #[cfg(test)]

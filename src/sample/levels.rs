@@ -2,11 +2,9 @@
 
 use std::borrow::Cow;
 
-use super::betas::Training;
-use super::ddim::Ddim;
-use super::dpm::{self, Dpm2m};
-use super::pndm::Pndm;
-use super::{Euler, EulerAncestral, Prediction, Sampler, Solver, SolverOptions, euler};
+use super::method::Method;
+use super::prediction::Prediction;
+use super::sampler::Sampler;
 use crate::{Error, Result, reserve};
 
 /// How latents `x` are mixed of a picture `x0` and noise `e` at a level `sigma`.
@@ -18,16 +16,6 @@ pub enum Space {
     Sigmas,
     /// `x = (x0 + sigma e) / sqrt(sigma^2 + 1)`.
     Alphas,
-}
-
-/// What belongs to one sampler.
-#[derive(Clone, Debug)]
-pub(super) enum Method {
-    Euler,
-    Ancestral,
-    Ddim(Training, Option<f32>),
-    Pndm(Training),
-    Dpm2m(dpm::Rule),
 }
 
 /// The evaluations of the model that a request makes, in their order. There may be more of them than steps.
@@ -172,25 +160,12 @@ impl Levels {
             return Err(Error::graph("levels", format!("{} outputs for {} latents", output.len(), x.len())));
         }
         let clean = x.iter().zip(output).map(|(&x, &out)| match (self.space, self.predicts) {
-            (Space::Flow | Space::Sigmas, predicts) => euler::clean(predicts, sigma, out, x),
+            (Space::Flow | Space::Sigmas, predicts) => predicts.clean(sigma, out, x),
             (Space::Alphas, Prediction::Velocity | Prediction::Epsilon) => (x - spread * out) / signal,
             (Space::Alphas, Prediction::V) => signal * x - spread * out,
             (Space::Alphas, Prediction::Sample) => out,
         });
         reserve::collect("predicted latents", x.len(), clean)
-    }
-
-    /// A solver at the start of its request.
-    pub fn solver(&self, options: &SolverOptions) -> Box<dyn Solver + Send> {
-        match &self.method {
-            Method::Euler => Box::new(Euler),
-            Method::Ancestral => Box::new(EulerAncestral),
-            Method::Ddim(training, clip) => {
-                Box::new(Ddim { training: training.clone(), clip: *clip, eta: options.eta })
-            }
-            Method::Pndm(training) => Box::new(Pndm::new(training.clone())),
-            Method::Dpm2m(rule) => Box::new(Dpm2m::new(*rule)),
-        }
     }
 
     /// How many evaluations there were before any was left out.
@@ -226,7 +201,7 @@ pub(super) fn shares_of(sigma: f32) -> [f32; 2] {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use super::super::{DiscreteConfig, Noise};
+    use super::super::{DiscreteConfig, Noise, SolverOptions};
     use super::*;
 
     fn levels(sampler: Sampler, steps: usize) -> Levels {

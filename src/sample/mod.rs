@@ -21,8 +21,10 @@ mod euler;
 mod flow;
 mod guidance;
 mod levels;
+mod method;
 mod noise;
 mod pndm;
+mod prediction;
 mod python;
 #[cfg(test)]
 #[allow(clippy::approx_constant)] // numbers that happen to be near one
@@ -31,16 +33,18 @@ mod reference;
 mod sampler;
 mod scheduler;
 mod solver;
+mod solvers;
 mod timesteps;
 
 pub use betas::BetaSchedule;
-pub use discrete::{DiscreteConfig, FinalSigmas, Prediction};
-pub use dpm::SolverType;
+pub use discrete::{DiscreteConfig, FinalSigmas};
 pub use euler::{Euler, EulerAncestral};
 pub use flow::{FlowMatchConfig, MAX_STEPS, TimeShift};
 pub use guidance::classifier_free_guidance;
 pub use levels::{Levels, Space};
+pub use method::SolverType;
 pub use noise::{Noise, randn};
+pub use prediction::Prediction;
 pub use sampler::Sampler;
 pub use scheduler::Scheduler;
 pub use solver::{Solver, SolverOptions};

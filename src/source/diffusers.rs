@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::component::list;
 use super::slot::SLOTS;
-use super::{Component, Layout, Slot, Source, Text, TokenizerFiles, list};
+use super::{Component, Layout, Slot, Source, Text, TokenizerFiles};
 use crate::text::{TokenizerConfig, clip_tokenizer_json};
 use crate::{Error, Result, safetensors};
 
@@ -34,7 +35,7 @@ pub(super) fn open(path: &Path) -> Result<Source> {
     for slot in SLOTS {
         let folder = path.join(slot.name);
         if folder.is_dir() {
-            source.components.push(component(&folder, slot)?);
+            source.components.push(Component::open(&folder, slot)?);
         }
         if let Some(name) = slot.tokenizer
             && let Some(files) = tokenizer_in(&path.join(name))?
@@ -45,12 +46,17 @@ pub(super) fn open(path: &Path) -> Result<Source> {
     Ok(source)
 }
 
-/// The component in `folder`: weights, and a configuration where there is one.
-pub(super) fn component(folder: &Path, slot: &'static Slot) -> Result<Component> {
-    let index = Arc::new(safetensors::find(folder, &STEMS)?);
-    let config = read(&folder.join("config.json"))?;
-    let (prefix, layout) = (String::new(), Layout::Diffusers);
-    Ok(Component { slot, index, prefix, layout, config, origin: folder.to_owned() })
+impl Component {
+    /// The component in `folder`, as diffusers lays it out, for the place `slot`.
+    ///
+    /// # Errors
+    /// Those of [`crate::safetensors::find`].
+    pub fn open(folder: &Path, slot: &'static Slot) -> Result<Component> {
+        let index = Arc::new(safetensors::find(folder, &STEMS)?);
+        let config = read(&folder.join("config.json"))?;
+        let (prefix, layout) = (String::new(), Layout::Diffusers);
+        Ok(Component { slot, index, prefix, layout, config, origin: folder.to_owned() })
+    }
 }
 
 /// The text of a file, or `None` where there is no such file.

@@ -3,10 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::component::list;
+use super::model::Given;
 use super::recognise::{self, recognise};
 use super::slot::{self, SLOTS};
 use super::weight_file::WeightFile;
-use super::{Component, Layout, Place, Slot, Source, TokenizerFiles, diffusers, list, tokenizers};
+use super::{Component, Layout, Place, Slot, Source, TokenizerFiles, diffusers, tokenizers};
 use crate::bind::alias::Kind;
 use crate::{Error, Result};
 
@@ -27,17 +29,6 @@ impl Files {
     }
 }
 
-/// What the user gave for a slot.
-#[derive(Clone, Debug)]
-pub(super) enum Given {
-    /// A file with weights, perhaps of several networks.
-    File(Arc<WeightFile>),
-    /// A folder of a diffusers directory.
-    Folder(Box<Component>),
-    /// A whole model, to take a part of.
-    Model(Box<Source>),
-}
-
 impl Given {
     fn open(path: &Path, slot: &'static Slot) -> Result<Given> {
         let metadata = std::fs::metadata(path).map_err(|source| Error::io("open", path, source))?;
@@ -47,16 +38,7 @@ impl Given {
         if diffusers::is_model(path) {
             return Ok(Given::Model(Box::new(diffusers::open(path)?)));
         }
-        Ok(Given::Folder(Box::new(diffusers::component(path, slot)?)))
-    }
-
-    /// Whether a network of `kind` is in it.
-    pub(super) fn holds(&self, kind: &Kind) -> bool {
-        match self {
-            Given::File(file) => file.has(kind),
-            Given::Folder(component) => recognise::parts(&component.index).iter().any(|part| part.kind == kind),
-            Given::Model(_) => false,
-        }
+        Ok(Given::Folder(Box::new(Component::open(path, slot)?)))
     }
 
     /// The network for `place`, with the tokenizer that comes with it.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Component, Layout, Slot, Source, Text, TokenizerFiles, diffusers, keys};
+use super::{Component, Slot, Text, TokenizerFiles, diffusers, keys};
 use crate::bind::alias::{Kind, Reads};
 use crate::bind::{self, alias};
 use crate::gguf::{Gguf, Metadata};
@@ -60,18 +60,4 @@ pub(super) fn public(component: &Component, kind: &Kind) -> Result<Option<Tokeni
     }
     let tokenizer = Text { text: openai_clip_tokenizer_json()?, origin: component.origin.clone() };
     Ok(Some(TokenizerFiles { tokenizer, config: None }))
-}
-
-/// The error for a text encoder at `slot` of `source` that has no tokenizer.
-pub(super) fn missing(source: &Source, slot: &Slot) -> Error {
-    let name = slot.tokenizer.unwrap_or_default();
-    let hint = match source.layout {
-        Layout::Files => {
-            let option = slot.tokenizer_option;
-            format!("give one with {option}: a tokenizer.json, a folder with one, or a GGUF file that carries it")
-        }
-        _ => format!("transformers writes one: AutoTokenizer.from_pretrained(DIR).save_pretrained({name:?})"),
-    };
-    let found = format!("it has no {name} with a tokenizer.json");
-    Error::NotAModel { path: source.path.clone(), found, hint: Some(hint) }
 }

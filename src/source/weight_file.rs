@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::component::list;
 use super::recognise::{self, Recognised, recognise};
-use super::{Component, Layout, Slot, Text, keys, list};
+use super::{Component, Layout, Slot, Text, keys};
 use crate::bind::alias::{KINDS, Kind};
 use crate::gguf::{Gguf, Metadata};
 use crate::index::{Index, Map};

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::Target;
 use super::delta::{Delta, Factor, Form, Loaded, Matrix, Merged, Pair, Side};
+use super::target::Target;
 use crate::bind::Piece;
 use crate::stage::{self, Branch};
 use crate::weights::{Role, WeightId};

@@ -17,43 +17,25 @@
 
 mod attach;
 mod delta;
+mod file;
 mod keys;
 mod module;
 mod names;
 mod places;
 mod seems;
 mod settings;
+mod target;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 pub use delta::{Changes, Delta, Merged};
-use keys::Part;
+pub use file::Lora;
+use file::some_of;
 use names::Names;
 pub use settings::About;
-use settings::Adapter;
+pub use target::Target;
 
-use super::Bound;
-use super::alias::Alternative;
-use crate::index::{FileTensor, quoted, tensor_at};
-use crate::safetensors::Safetensors;
-use crate::stage::Model;
 use crate::{Error, Result};
-
-/// How many names a message gives.
-const NAMED: usize = 4;
-
-/// A model that a LoRA may change, and where its weights come from.
-pub struct Target<'a> {
-    /// Its place in the whole, by diffusers' name of its folder: `transformer`, `unet`, `text_encoder_2`.
-    pub slot: &'static str,
-    /// The model.
-    pub model: &'a mut Model,
-    /// Its weights.
-    pub bound: &'a mut Bound,
-    /// What files call them.
-    pub aliases: &'a dyn Fn(&str) -> Vec<Alternative>,
-}
 
 /// What became of a LoRA.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -83,76 +65,7 @@ impl Report {
     }
 }
 
-/// Some names of many, for a message.
-fn some_of<'n>(names: impl ExactSizeIterator<Item = &'n str>) -> String {
-    let more = names.len().saturating_sub(NAMED);
-    let shown: Vec<String> = names.take(NAMED).map(quoted).collect();
-    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    format!("{}{more}", shown.join(", "))
-}
-
-/// A LoRA's file.
-pub struct Lora {
-    path: PathBuf,
-    file: Safetensors,
-    adapter: Adapter,
-    modules: Vec<Module>,
-    /// Tensors that are part of no change.
-    others: Vec<String>,
-}
-
-/// The change of one module.
-struct Module {
-    key: keys::Module,
-    /// The tensors' names.
-    parts: BTreeMap<Part, String>,
-}
-
 impl Lora {
-    /// Opens the file at `path`. Its numbers are not read.
-    ///
-    /// # Errors
-    /// Those of [`Safetensors::open`]; [`Error::Malformed`] where two tensors are the same part of one module or the training's
-    /// settings cannot be read.
-    pub fn open(path: &Path) -> Result<Lora> {
-        let file = Safetensors::open(path)?;
-        let adapter = Adapter::read(&file.metadata, path)?;
-        let (mut modules, mut others) = (BTreeMap::<String, Module>::new(), Vec::new());
-        for (name, _) in file.index.iter() {
-            let Some((key, part)) = keys::parse(name) else {
-                others.push(name.to_owned());
-                continue;
-            };
-            let module = modules.entry(key.name.clone()).or_insert_with(|| Module { key, parts: BTreeMap::new() });
-            if let Some(first) = module.parts.insert(part, name.to_owned()) {
-                let found = format!("{} too", quoted(&first));
-                return Err(Error::malformed(path, tensor_at(name), "each part of a change once", found));
-            }
-        }
-        let modules = modules.into_values().collect();
-        Ok(Lora { path: path.to_owned(), file, adapter, modules, others })
-    }
-
-    /// What its metadata say about it.
-    pub fn about(&self) -> About {
-        About::read(&self.file.metadata)
-    }
-
-    /// The family of models that it seems to be for, by its names.
-    pub fn family(&self) -> Option<&'static str> {
-        let columns = |name: &str| {
-            let module = self.modules.iter().find(|module| module.key.name == name)?;
-            self.file.index.get(module.parts.get(&Part::Down)?).map(|tensor| tensor.shape.row())
-        };
-        seems::family(self.modules.iter().map(|module| module.key.name.as_str()), columns)
-    }
-
-    /// The tensor `name`, which is there.
-    fn tensor(&self, name: &str) -> Result<&FileTensor> {
-        let missing = || Error::mismatch(&self.path, tensor_at(name), "such a tensor", "none");
-        self.file.index.get(name).ok_or_else(missing)
-    }
-
     /// The report on it when all that fits is known.
     fn report(&self, strength: f32, used: usize, unmatched: Vec<String>) -> Report {
         let unused = unmatched.into_iter().chain(self.others.iter().cloned()).collect();

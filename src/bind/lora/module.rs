@@ -3,9 +3,10 @@
 use pinhole_quant::DType;
 
 use super::delta::{Delta, Factor, Form, Magnitude, Merged, Pair, Side};
+use super::file::Lora;
 use super::keys::Part;
 use super::places::{Placed, Rows, first_extent, matrix, other_extents, with_family};
-use super::{Lora, Target};
+use super::target::Target;
 use crate::bind::{Bound, Piece};
 use crate::index::{Storage, tensor_at};
 use crate::weights::{Role, Weight};

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use super::file::{Lora, Module, some_of};
 use super::keys::{Meant, Part};
 use super::names::{self, Names, Place};
-use super::{Lora, Module, Target, some_of};
+use super::target::Target;
 use crate::index::{quoted, tensor_at};
 use crate::tensor::Shape;
 use crate::weights::{Role, Weight, WeightId};

@@ -34,6 +34,7 @@
 mod config;
 mod embedding;
 mod layout;
+mod ports;
 mod resnet;
 mod transformer;
 
@@ -52,6 +53,7 @@ use crate::weights::Role;
 use crate::{Error, Result};
 
 pub use config::{Config, PerLevel, SIZES};
+pub use ports::Ports;
 
 /// How many tokens the map of each level is.
 const TOKENS: [Symbol; MOST_LEVELS] = [
@@ -64,25 +66,6 @@ const TOKENS: [Symbol; MOST_LEVELS] = [
     Symbol::new("tokens of level 6"),
     Symbol::new("tokens of level 7"),
 ];
-
-/// The ports that carry the request into the model, and the prediction out.
-#[derive(Clone, Copy, Debug)]
-pub struct Ports {
-    /// `[t, N]`: the [`sinusoid`](super::layers::sinusoid) of each condition's time, from 0 to 1000, as wide as
-    /// [`Config::time_width`].
-    pub time: Port,
-    /// `[A, N]`, in a model of kind `text_time`: the pooled prompt of each condition, and behind it the
-    /// [`sinusoid`](super::layers::sinusoid) of each of the [`SIZES`], as wide as [`Config::addition_time_embed_dim`].
-    pub added: Option<Port>,
-    /// `[J, Tt, B]`: the prompt's hidden states.
-    pub context: Port,
-    /// `[B]`, I32: which condition each item of the batch is computed under in this evaluation.
-    pub condition: Port,
-    /// `[w, h, c, B]`: noised latents, scaled as the scheduler says.
-    pub latents: Port,
-    /// `[w, h, c', B]`: the prediction.
-    pub prediction: Port,
-}
 
 /// The sizes of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,0 +1,162 @@
+//! A model on disk, however it is laid out.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::component::list;
+use super::weight_file::WeightFile;
+use super::{Component, Layout, Slot, Text, TokenizerFiles, recognise};
+use crate::bind::alias::Kind;
+use crate::index::{Index, Map};
+use crate::{Error, Result};
+
+/// A model on disk.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// The file or directory.
+    pub path: PathBuf,
+    /// How it is laid out.
+    pub layout: Layout,
+    /// What it says that it is: GGUF's `general.architecture` of a bundle, the pipeline's class of a diffusers directory.
+    pub says: Option<String>,
+    /// The name of its family, as in `general.architecture`; empty until it is [`arranged`](Source::arranged).
+    pub family: &'static str,
+    pub(super) components: Vec<Component>,
+    pub(super) tokenizers: Vec<(&'static Slot, TokenizerFiles)>,
+    /// Files of other tools whose networks have no place yet.
+    pub(super) loose: Vec<Arc<WeightFile>>,
+    /// What the user gave for a slot, opened.
+    pub(super) given: Vec<(&'static Slot, Given)>,
+    /// Where the tokenizers lie that the user gave.
+    pub(super) given_tokenizers: Vec<(&'static Slot, PathBuf)>,
+    /// `scheduler_config.json`.
+    pub scheduler: Option<Text>,
+    /// `generation_config.json`: defaults for requests.
+    pub defaults: Option<Text>,
+}
+
+/// What the user gave for a slot.
+#[derive(Clone, Debug)]
+pub(super) enum Given {
+    /// A file with weights, perhaps of several networks.
+    File(Arc<WeightFile>),
+    /// A folder of a diffusers directory.
+    Folder(Box<Component>),
+    /// A whole model, to take a part of.
+    Model(Box<Source>),
+}
+
+impl Given {
+    /// Whether a network of `kind` is in it.
+    pub(super) fn holds(&self, kind: &Kind) -> bool {
+        match self {
+            Given::File(file) => file.has(kind),
+            Given::Folder(component) => recognise::parts(&component.index).iter().any(|part| part.kind == kind),
+            Given::Model(_) => false,
+        }
+    }
+}
+
+impl Source {
+    /// A model without parts.
+    pub(super) fn empty(path: &Path, layout: Layout) -> Source {
+        Source {
+            path: path.to_owned(),
+            layout,
+            says: None,
+            family: "",
+            components: Vec::new(),
+            tokenizers: Vec::new(),
+            loose: Vec::new(),
+            given: Vec::new(),
+            given_tokenizers: Vec::new(),
+            scheduler: None,
+            defaults: None,
+        }
+    }
+
+    /// Whether a network of `kind` lies in a loose file, or was given for some slot.
+    pub fn has_loose(&self, kind: &Kind) -> bool {
+        let given = self.given.iter().any(|(_, given)| given.holds(kind));
+        given || self.loose.iter().any(|file| file.has(kind))
+    }
+
+    /// Whether there is anything for `slot`: a component, or what the user gave.
+    pub fn has(&self, slot: &Slot) -> bool {
+        self.components.iter().any(|part| part.slot == slot) || self.given.iter().any(|(other, _)| *other == slot)
+    }
+
+    /// The component at `slot`.
+    ///
+    /// # Errors
+    /// [`Error::NotAModel`] if the source has none.
+    pub fn component(&self, slot: &Slot) -> Result<&Component> {
+        self.components.iter().find(|component| component.slot == slot).ok_or_else(|| {
+            let has: Vec<&str> = self.components.iter().map(|component| component.slot.name).collect();
+            let found = match has.as_slice() {
+                [] => "it names no components".to_owned(),
+                has => format!("it has {} and no {}", list(has), slot.name),
+            };
+            let hint = (self.layout == Layout::Files).then(|| format!("give one with {} FILE", slot.option));
+            Error::NotAModel { path: self.path.clone(), found, hint }
+        })
+    }
+
+    /// Every component there is, in the order of bundles.
+    pub fn components(&self) -> impl Iterator<Item = &Component> {
+        self.components.iter()
+    }
+
+    /// The tokenizer of the text encoder at `slot`.
+    pub fn tokenizer(&self, slot: &Slot) -> Option<&TokenizerFiles> {
+        self.tokenizers.iter().find(|(other, _)| *other == slot).map(|(_, files)| files)
+    }
+
+    /// The tokenizer of the text encoder at `slot`, which has to be there.
+    ///
+    /// # Errors
+    /// [`Error::NotAModel`] with what would bring one.
+    pub fn needed_tokenizer(&self, slot: &Slot) -> Result<&TokenizerFiles> {
+        self.tokenizer(slot).ok_or_else(|| missing_tokenizer(self, slot))
+    }
+
+    /// Every index with weights, each once: those of components, and of loose files.
+    pub fn indexes(&self) -> Vec<&Arc<Index>> {
+        let mut indexes: Vec<&Arc<Index>> = Vec::new();
+        let loose = self.loose.iter().map(|file| &file.index);
+        for index in self.components.iter().map(|component| &component.index).chain(loose) {
+            // All components of a bundle share one.
+            if !indexes.iter().any(|known| Arc::ptr_eq(known, index)) {
+                indexes.push(index);
+            }
+        }
+        indexes
+    }
+
+    /// Bytes of all files.
+    pub fn bytes(&self) -> usize {
+        let mut maps: Vec<&Arc<Map>> = self.indexes().into_iter().flat_map(|index| index.maps()).collect();
+        maps.sort_by_key(|map| Arc::as_ptr(map));
+        maps.dedup_by_key(|map| Arc::as_ptr(map));
+        maps.iter().map(|map| map.bytes().len()).sum()
+    }
+
+    pub(super) fn set_tokenizer(&mut self, slot: &'static Slot, files: TokenizerFiles) {
+        self.tokenizers.retain(|(other, _)| *other != slot);
+        self.tokenizers.push((slot, files));
+    }
+}
+
+/// The error for a text encoder at `slot` of `source` that has no tokenizer.
+fn missing_tokenizer(source: &Source, slot: &Slot) -> Error {
+    let name = slot.tokenizer.unwrap_or_default();
+    let hint = match source.layout {
+        Layout::Files => {
+            let option = slot.tokenizer_option;
+            format!("give one with {option}: a tokenizer.json, a folder with one, or a GGUF file that carries it")
+        }
+        _ => format!("transformers writes one: AutoTokenizer.from_pretrained(DIR).save_pretrained({name:?})"),
+    };
+    let found = format!("it has no {name} with a tokenizer.json");
+    Error::NotAModel { path: source.path.clone(), found, hint: Some(hint) }
+}
