@@ -48,12 +48,12 @@
 //! | [`image`] | Pictures, and their PNG files. |
 //! | [`source`] | What a bundle, a directory or loose files hold, and which networks that makes. |
 //! | [`builtin`] | The small model inside the program. |
-//! | [`inspect`] | What a file or directory is, and what is wrong with it. |
 //! | [`convert`] | From a source to a bundle or to the file of a component, a few megabytes at a time. |
 //! | [`synthetic`] | Models of real size with random weights, to plan and to measure with. |
 //! | [`plan`] | What a request has on the device, and when, before anything is read. |
 //! | [`exec`] | The executor: weights and ports to their places, then graphs in order. Knows no model's name. |
 //! | [`pipeline`] | From a request to pictures. |
+//! | [`inspect`] | What a file or directory is, and what is wrong with it. |
 
 pub mod bind;
 pub mod builtin;
