@@ -54,7 +54,7 @@ pub fn flux(component: &Component) -> Result<Part<Flux>> {
 /// The UNet of `component`.
 ///
 /// # Errors
-/// As [`flux`].
+/// As [`flux()`].
 pub fn unet(component: &Component) -> Result<Part<Unet>> {
     let config = match &component.config {
         Some(Text { text, origin }) => unet::Config::from_json(text, origin)?,
@@ -74,7 +74,7 @@ pub fn unet(component: &Component) -> Result<Part<Unet>> {
 /// CLIP's text encoder, as it gives its last hidden states, and its configuration.
 ///
 /// # Errors
-/// As [`flux`].
+/// As [`flux()`].
 pub fn clip(component: &Component) -> Result<(Part<Clip>, clip::Config)> {
     clip_with(component, Output::LAST)
 }
@@ -82,7 +82,7 @@ pub fn clip(component: &Component) -> Result<(Part<Clip>, clip::Config)> {
 /// CLIP's text encoder, as it gives `output`, and its configuration.
 ///
 /// # Errors
-/// As [`flux`]; [`Error::Option`] if more layers are skipped than there are.
+/// As [`flux()`]; [`Error::Option`] if more layers are skipped than there are.
 pub fn clip_with(component: &Component, output: Output) -> Result<(Part<Clip>, clip::Config)> {
     let config = match &component.config {
         Some(Text { text, origin }) => clip::Config::from_json(text, origin)?,
@@ -100,7 +100,7 @@ pub fn clip_with(component: &Component, output: Output) -> Result<(Part<Clip>, c
 /// T5's encoder and its configuration.
 ///
 /// # Errors
-/// As [`flux`].
+/// As [`flux()`].
 pub fn t5(component: &Component) -> Result<(Part<T5>, t5::Config)> {
     let config = match &component.config {
         Some(Text { text, origin }) => t5::Config::from_json(text, origin)?,
@@ -132,7 +132,7 @@ impl Networks for AutoencoderKl {
 /// The KL autoencoder of `component`.
 ///
 /// # Errors
-/// As [`flux`].
+/// As [`flux()`].
 pub fn autoencoder_kl(component: &Component) -> Result<AutoencoderKl> {
     let config = match &component.config {
         Some(Text { text, origin }) => autoencoder_kl::Config::from_json(text, origin)?,
