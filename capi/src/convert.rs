@@ -101,6 +101,7 @@ impl ConvertOptions {
             patterns,
             target: component.map_or(Target::Bundle, Target::Component),
             allow_requantize: self.allow_requantize != 0,
+            merge: Vec::new(),
         };
         let callbacks =
             Callbacks { progress: self.progress, warning: self.warning, preview: None, user_data: self.user_data };

@@ -215,20 +215,30 @@ impl Bound {
     /// # Errors
     /// [`Error::Graph`] where it has fewer; [`Error::Mismatch`] for a storage that holds no weights.
     fn read_numbers(&self, id: WeightId, start: usize, out: &mut [f32]) -> Result<()> {
-        let (mut skipped, mut filled) = (0, 0);
-        for piece in self.pieces(id) {
-            let from = (start + filled).max(skipped) - skipped;
-            let len = piece.len().saturating_sub(from).min(out.len() - filled);
-            if len > 0 {
-                piece.part(from, len).read_f32(&mut out[filled..filled + len])?;
-                filled += len;
-            }
-            skipped += piece.len();
+        let mut filled = 0;
+        for part in self.parts(id, start..start + out.len()) {
+            part.read_f32(&mut out[filled..filled + part.len()])?;
+            filled += part.len();
         }
         match filled == out.len() {
             true => Ok(()),
-            false => Err(Error::graph("read", format!("{} numbers from {start} on of {skipped}", out.len()))),
+            false => {
+                Err(Error::graph("read", format!("{} numbers from {start} on, and {filled} are there", out.len())))
+            }
         }
+    }
+
+    /// What gives `numbers` of `id`: whole blocks of each piece.
+    pub(crate) fn parts(&self, id: WeightId, numbers: Range<usize>) -> Vec<Piece> {
+        let (mut parts, mut first) = (Vec::new(), 0);
+        for piece in self.pieces(id) {
+            let (start, end) = (numbers.start.max(first), numbers.end.min(first + piece.len()));
+            if start < end {
+                parts.push(piece.part(start - first, end - start));
+            }
+            first += piece.len();
+        }
+        parts
     }
 
     /// The tensors of the file, under the prefix, that no weight wanted.

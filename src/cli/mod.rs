@@ -11,6 +11,7 @@ mod failure;
 mod generate;
 mod inspect;
 mod interrupt;
+mod lora;
 mod model;
 mod plan;
 mod printer;

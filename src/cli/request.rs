@@ -13,8 +13,8 @@ use pinhole::sample::Sampler;
 use pinhole::size::Size;
 use pinhole::source::Source;
 use pinhole::{Error, Result};
-use serde::Serialize;
 
+use super::lora::{self, Lora};
 use super::printer::Printer;
 use super::threads;
 
@@ -46,7 +46,7 @@ pub(super) struct RequestArgs {
     #[arg(long, value_name = "NAME", value_parser = sampler)]
     sampler: Option<Sampler>,
     /// A LoRA, and how strongly it works [default: 1]; several are added up: --lora a.safetensors --lora b.safetensors:0.6
-    #[arg(long = "lora", value_name = "FILE[:STRENGTH]", value_parser = lora)]
+    #[arg(long = "lora", value_name = "FILE[:STRENGTH]", value_parser = lora::parse)]
     pub(super) loras: Vec<Lora>,
     /// How many of the last layers of CLIP the prompt does not go through, for Stable Diffusion: 1 is what many fine-tunes were
     /// trained with [default: 0]
@@ -106,27 +106,6 @@ fn sampler(name: &str) -> Result<Sampler, String> {
     name.parse().map_err(|_| format!("expected one of {}", names.join(", ")))
 }
 
-/// A LoRA's file and its strength.
-#[derive(Clone, Debug, Serialize)]
-pub(super) struct Lora {
-    path: PathBuf,
-    strength: f32,
-}
-
-fn lora(text: &str) -> Result<Lora, String> {
-    // A colon may be part of the path, too, if no number follows.
-    if let Some((path, number)) = text.rsplit_once(':')
-        && let Ok(strength) = number.parse::<f32>()
-        && !path.is_empty()
-    {
-        return match strength.is_finite() {
-            true => Ok(Lora { path: path.into(), strength }),
-            false => Err("a strength is a finite number".to_owned()),
-        };
-    }
-    Ok(Lora { path: text.into(), strength: 1.0 })
-}
-
 fn posterior_parser() -> impl TypedValueParser<Value = Posterior> {
     PossibleValuesParser::new(Posterior::ALL.map(Posterior::name)).map(|name| match name.as_str() {
         "mean" => Posterior::Mean,
@@ -179,8 +158,7 @@ impl RequestArgs {
 
     /// What the model is opened with beside its own files.
     pub(super) fn additions(&self) -> Additions {
-        let loras = self.loras.iter().map(|Lora { path, strength }| (path.clone(), *strength)).collect();
-        Additions { clip_skip: self.clip_skip, loras }
+        Additions { clip_skip: self.clip_skip, loras: lora::pairs(&self.loras) }
     }
 
     /// The model of `source` on `device`, with what these options say of its weights and of the memory it may take.

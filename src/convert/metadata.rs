@@ -3,7 +3,9 @@
 use pinhole_quant::gguf::{Array, Strings, Value};
 use pinhole_quant::recipe::FileType;
 
+use super::merge;
 use crate::bind::alias::{Follows, Reads};
+use crate::bind::lora::Report;
 use crate::source::slot::SLOTS;
 use crate::source::{self, Network, Slot, Source, Text, keys};
 use crate::text::t5_gguf_metadata;
@@ -80,6 +82,12 @@ fn general(architecture: &str, file_type: FileType) -> Entries {
         (keys::QUANTIZATION_VERSION.into(), QUANTIZATION_VERSION.into()),
         (keys::FILE_TYPE.into(), file_type.number().into()),
     ]
+}
+
+/// The LoRAs that are part of the weights: those that are part of the source's, and then `loras`.
+pub(super) fn merged(source: &Source, loras: &[Report]) -> Option<(String, Value)> {
+    let names: Strings = source.merged.iter().cloned().chain(loras.iter().map(merge::entry)).collect();
+    (!names.is_empty()).then(|| (keys::MERGED.into(), Value::Array(Array::String(names))))
 }
 
 /// llama.cpp's metadata of a T5 encoder.

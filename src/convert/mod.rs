@@ -4,6 +4,7 @@
 //! then takes one piece of one tensor after the other through memory, reading ahead and writing behind, so that a model
 //! of any size converts in a few dozen megabytes. Tensors are written in stage order: a stage is one contiguous read.
 
+mod merge;
 mod metadata;
 mod pipeline;
 mod requantize;
@@ -19,6 +20,7 @@ use pinhole_quant::pattern::TensorPattern;
 use pinhole_quant::recipe::{self, Fallback, FileType, Recipe};
 
 use crate::bind::Bound;
+use crate::bind::lora::{self, Merged};
 use crate::source::{Network, Slot, Source, unused};
 use crate::tensor::Shape;
 use crate::weights::{Weight, WeightId};
@@ -57,11 +59,19 @@ pub struct Options {
     pub target: Target,
     /// Whether weights that are quantized in the source to less than 8 bits may be quantized again.
     pub allow_requantize: bool,
+    /// LoRAs that become part of the weights, each with its strength. Their changes add up.
+    pub merge: Vec<(PathBuf, f32)>,
 }
 
 impl<T: Into<Types>> From<T> for Options {
     fn from(types: T) -> Options {
-        Options { types: types.into(), patterns: Vec::new(), target: Target::Bundle, allow_requantize: false }
+        Options {
+            types: types.into(),
+            patterns: Vec::new(),
+            target: Target::Bundle,
+            allow_requantize: false,
+            merge: Vec::new(),
+        }
     }
 }
 
@@ -74,6 +84,8 @@ pub struct PlannedTensor {
     pub shape: Shape,
     /// What it is made of: the formats of its pieces in the source.
     pub from: String,
+    /// Whether LoRAs change it.
+    pub merged: bool,
     /// Its format.
     pub to: DType,
     /// The bytes that it takes.
@@ -95,10 +107,22 @@ pub struct Plan<'a> {
     /// Tensors of the source that no such model has, and that are left out: some that others write for their own use, or a
     /// sign that the source is something else.
     pub left_out: Vec<&'a str>,
+    /// What becomes of the LoRAs.
+    pub loras: Vec<lora::Report>,
     layout: Layout,
-    weights: Vec<(&'a Bound, WeightId)>,
-    /// The source, and every file with weights of its.
+    weights: Vec<Planned<'a>>,
+    /// What LoRAs make of the weights of each network.
+    merged: Vec<Merged>,
+    /// The source, every file with weights of its, and the LoRAs.
     sources: Vec<PathBuf>,
+}
+
+/// The weight that a tensor of the output is made of.
+struct Planned<'a> {
+    bound: &'a Bound,
+    id: WeightId,
+    /// The network whose LoRAs change it, if any do.
+    merged: Option<usize>,
 }
 
 /// Plans the conversion of `networks`, which are `source`'s.
@@ -106,7 +130,7 @@ pub struct Plan<'a> {
 /// # Errors
 /// [`Error::Option`] for a pattern that no matrix matches, or a component that has no file of its own;
 /// [`Error::Mismatch`] where the source has a name or a text that no GGUF can hold, or is quantized to less than 8 bits
-/// and may not be quantized again.
+/// and may not be quantized again; those of [`lora::merged`].
 pub fn plan<'a>(source: &Source, networks: &[Network<'a>], options: impl Into<Options>) -> Result<Plan<'a>> {
     let options = options.into();
     let (mut tensors, mut weights) = (Vec::new(), Vec::new());
@@ -116,8 +140,9 @@ pub fn plan<'a>(source: &Source, networks: &[Network<'a>], options: impl Into<Op
         let recipe = Recipe::new(*file_type, source.family).with_patterns(options.patterns.clone());
         recipes.push((*slot, recipe));
     }
+    let (merged, loras) = merge::merge(&options.merge, networks)?;
     let mut unmatched = options.patterns.clone();
-    for network in networks {
+    for (place, network) in networks.iter().enumerate() {
         let recipe = recipes.iter_mut().find(|(slot, _)| *slot == network.slot).map(|(_, recipe)| recipe);
         let recipe = recipe.ok_or_else(|| Error::graph("convert", format!("no recipe for {}", network.slot.name)))?;
         for (id, weight) in network.model.manifest().iter() {
@@ -129,26 +154,29 @@ pub fn plan<'a>(source: &Source, networks: &[Network<'a>], options: impl Into<Op
                 name: name(options.target, network.slot, weight),
                 shape: weight.shape,
                 from: formats(network.bound, id),
+                merged: merged[place].changes(id),
                 to: choice.dtype,
                 bytes: bytes as u64,
                 fallback: choice.fallback,
             });
-            weights.push((network.bound, id));
+            weights.push(Planned { bound: network.bound, id, merged: merged[place].changes(id).then_some(place) });
         }
     }
     if let Some(pattern) = unmatched.first() {
         return Err(no_match(pattern, &tensors));
     }
     let requantized = requantize::check(&tensors, &weights, options.allow_requantize, &source.path)?;
-    let (metadata, alignment) = match options.target {
+    let (mut metadata, alignment) = match options.target {
         Target::Bundle => (metadata::bundle(source, networks, options.types.denoiser()), BUNDLE_ALIGNMENT),
         Target::Component(slot) => (metadata::component(source, networks, slot, &types)?, COMPONENT_ALIGNMENT),
     };
+    metadata.extend(metadata::merged(source, &loras));
     let specs: Vec<TensorSpec> = tensors.iter().map(spec).collect();
     let layout = Layout::new(&metadata, &specs, alignment).map_err(|error| invalid(source, &error))?;
     let left_out = types.iter().flat_map(|(slot, _)| unused(networks, slot)).collect();
-    let sources = sources(source);
-    Ok(Plan { total_bytes: layout.total_bytes(), layout, types, tensors, requantized, left_out, weights, sources })
+    let sources = sources(source, &loras);
+    let total_bytes = layout.total_bytes();
+    Ok(Plan { types, tensors, total_bytes, requantized, left_out, loras, layout, weights, merged, sources })
 }
 
 impl Plan<'_> {
@@ -192,9 +220,13 @@ fn spec(tensor: &PlannedTensor) -> TensorSpec {
     TensorSpec { name: tensor.name.clone(), dims, dtype: tensor.to }
 }
 
-fn sources(source: &Source) -> Vec<PathBuf> {
-    let maps = source.indexes().into_iter().flat_map(|index| index.maps());
-    std::iter::once(source.path.clone()).chain(maps.map(|map| map.path().to_owned())).collect()
+fn sources(source: &Source, loras: &[lora::Report]) -> Vec<PathBuf> {
+    let mut sources = vec![source.path.clone()];
+    for index in source.indexes() {
+        sources.extend(index.maps().iter().map(|map| map.path().to_owned()));
+    }
+    sources.extend(loras.iter().map(|report| report.path.clone()));
+    sources
 }
 
 fn no_match(pattern: &TensorPattern, tensors: &[PlannedTensor]) -> Error {

@@ -26,10 +26,21 @@ pub(super) struct Chunk<'a> {
     pub(super) tensor: usize,
     /// Where the weight comes from, for messages.
     pub(super) bound: &'a Bound,
-    /// The rows.
-    pub(super) part: Piece,
+    /// The rows: of one piece, except if LoRAs change them.
+    pub(super) parts: Vec<Piece>,
+    /// What has these rows, for messages: a tensor of the source, or of the output if LoRAs change it.
+    pub(super) name: String,
+    /// The first of its numbers, counted from the first of what has them.
+    pub(super) start: usize,
     /// Numbers in a row.
     pub(super) row: usize,
+}
+
+impl Chunk<'_> {
+    /// How many numbers it has.
+    pub(super) fn len(&self) -> usize {
+        self.parts.iter().map(Piece::len).sum()
+    }
 }
 
 /// Why the work ended early.
@@ -70,8 +81,10 @@ pub(super) fn run<'a, W: Write + Send>(
 /// Sends every chunk once its pages are in memory. Ends early when nobody takes them any more.
 fn read_ahead<'a>(chunks: impl Iterator<Item = Chunk<'a>>, to_convert: &SyncSender<Chunk<'a>>) {
     for chunk in chunks {
-        let touched = chunk.part.bytes().iter().step_by(PAGE).fold(0u8, |sum, byte| sum.wrapping_add(*byte));
-        std::hint::black_box(touched);
+        for part in &chunk.parts {
+            let touched = part.bytes().iter().step_by(PAGE).fold(0u8, |sum, byte| sum.wrapping_add(*byte));
+            std::hint::black_box(touched);
+        }
         if to_convert.send(chunk).is_err() {
             return;
         }

@@ -8,10 +8,9 @@ use std::path::Path;
 
 use pinhole_quant::DType;
 
-use super::PlannedTensor;
-use crate::bind::{Bound, Piece};
+use super::{Planned, PlannedTensor};
+use crate::bind::Piece;
 use crate::index::Storage;
-use crate::weights::WeightId;
 use crate::{Error, Result};
 
 /// Weights that are quantized a second time.
@@ -31,14 +30,14 @@ pub struct Requantized {
 /// [`Error::Mismatch`] where something is, and may not be.
 pub(super) fn check(
     tensors: &[PlannedTensor],
-    weights: &[(&Bound, WeightId)],
+    weights: &[Planned<'_>],
     allowed: bool,
     origin: &Path,
 ) -> Result<Vec<Requantized>> {
     let mut counts = BTreeMap::new();
     let mut first = None;
-    for (tensor, &(bound, id)) in tensors.iter().zip(weights) {
-        if let Some(from) = bound.pieces(id).iter().find_map(|piece| lossy(piece, tensor.to)) {
+    for (tensor, Planned { bound, id, merged }) in tensors.iter().zip(weights) {
+        if let Some(from) = bound.pieces(*id).iter().find_map(|piece| lossy(piece, tensor.to, merged.is_some())) {
             *counts.entry((from, tensor.to)).or_insert(0) += 1;
             first.get_or_insert((tensor, from));
         }
@@ -56,11 +55,12 @@ pub(super) fn check(
     Ok(counts.into_iter().map(|((from, to), tensors)| Requantized { from, to, tensors }).collect())
 }
 
-/// The format of `piece` where making `to` of it loses something a second time. As it is, and as F32, it loses nothing.
-fn lossy(piece: &Piece, to: DType) -> Option<DType> {
+/// The format of `piece` where making `to` of it loses something a second time. As F32 it loses nothing, nor as it is, except if
+/// it is `changed` before.
+fn lossy(piece: &Piece, to: DType, changed: bool) -> Option<DType> {
     match piece.storage() {
-        Storage::Number(from) if from.is_quantized() && from != DType::Q8_0 && to != from && to != DType::F32 => {
-            Some(from)
+        Storage::Number(from) if from.is_quantized() && from != DType::Q8_0 && to != DType::F32 => {
+            (changed || to != from).then_some(from)
         }
         _ => None,
     }

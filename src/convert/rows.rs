@@ -4,35 +4,65 @@ use pinhole_quant::{DType, rows};
 use rayon::prelude::*;
 
 use super::pipeline::Chunk;
+use crate::bind::Piece;
+use crate::bind::lora::Changes;
 use crate::index::Storage;
-use crate::{Error, Result};
+use crate::{Error, Result, reserve};
 
 /// About how many numbers one task converts: their F32 stays in the second-level cache.
 const TASK: usize = 1 << 16;
 
-/// Appends `chunk` in `to` to `out`, which is empty. Returns how many of its numbers are not finite, which is an error
+/// Appends `chunk`, with the `changes` that LoRAs make, in `to` to `out`, which is empty. Returns how many of its numbers are not finite, which is an error
 /// unless `allow_nonfinite` is set.
 ///
 /// # Errors
 /// [`Error::NotFinite`], [`Error::OutOfMemory`], [`Error::Mismatch`] for a storage that holds no weights.
-pub(super) fn convert(chunk: &Chunk<'_>, to: DType, allow_nonfinite: bool, out: &mut Vec<u8>) -> Result<u64> {
-    let (part, row) = (&chunk.part, chunk.row);
+pub(super) fn convert(
+    chunk: &Chunk<'_>,
+    changes: Option<&Changes<'_>>,
+    to: DType,
+    allow_nonfinite: bool,
+    out: &mut Vec<u8>,
+) -> Result<u64> {
+    let row = chunk.row;
     let row_bytes = to.row_bytes(row).unwrap_or(0);
-    let size = row_bytes.saturating_mul(part.len() / row);
+    let size = row_bytes.saturating_mul(chunk.len() / row);
     let no_memory = |_| Error::OutOfMemory { what: "a part of a weight".into(), bytes: size, hint: None };
     out.try_reserve(size).map_err(no_memory)?;
-    if part.storage() == to && to.is_quantized() {
-        out.extend_from_slice(part.bytes());
-        return Ok(0);
+    let task_numbers = (TASK / row).max(1) * row;
+    let task = |i: usize| Task { chunk, to, start: i * task_numbers, allow_nonfinite };
+    let task_bytes = (task_numbers / row * row_bytes).max(1);
+    match (changes, chunk.parts.as_slice()) {
+        (None, [part]) if part.storage() == to && to.is_quantized() => {
+            out.extend_from_slice(part.bytes());
+            Ok(0)
+        }
+        (None, [part]) => {
+            out.resize(size, 0);
+            let tasks = out.par_chunks_mut(task_bytes).enumerate();
+            let counts = tasks.map_init(Vec::new, |numbers, (i, out)| task(i).convert(part, numbers, out));
+            counts.try_reduce(|| 0, |a, b| Ok(a + b))
+        }
+        (changes, parts) => {
+            out.resize(size, 0);
+            let mut numbers = reserve::zeros("a part of a weight", chunk.len())?;
+            read(parts, &mut numbers)?;
+            changes.map_or(Ok(()), |changes| changes.apply(chunk.start, &mut numbers))?;
+            let tasks = out.par_chunks_mut(task_bytes).zip(numbers.par_chunks_mut(task_numbers)).enumerate();
+            tasks.map(|(i, (out, numbers))| task(i).store(numbers, out)).try_reduce(|| 0, |a, b| Ok(a + b))
+        }
     }
-    out.resize(size, 0);
-    let task_rows = (TASK / row).max(1);
-    let counts =
-        out.par_chunks_mut((task_rows * row_bytes).max(1)).enumerate().map_init(Vec::new, |numbers, (i, out)| {
-            let task = Task { chunk, to, start: i * task_rows * row, allow_nonfinite };
-            task.run(numbers, out)
-        });
-    counts.try_reduce(|| 0, |a, b| Ok(a + b))
+}
+
+/// Reads all numbers of `parts`.
+fn read(parts: &[Piece], numbers: &mut [f32]) -> Result<()> {
+    let mut rest = numbers;
+    for part in parts {
+        let (here, after) = rest.split_at_mut(part.len());
+        part.read_f32(here)?;
+        rest = after;
+    }
+    Ok(())
 }
 
 /// What one thread converts at a time.
@@ -45,23 +75,31 @@ struct Task<'a> {
 }
 
 impl Task<'_> {
-    fn run(&self, numbers: &mut Vec<f32>, out: &mut [u8]) -> Result<u64> {
-        let Chunk { part, bound, row, .. } = self.chunk;
-        let row_bytes = self.to.row_bytes(*row).unwrap_or(1).max(1);
+    /// Fills `out` from `part`, all of the chunk.
+    fn convert(&self, part: &Piece, numbers: &mut Vec<f32>, out: &mut [u8]) -> Result<u64> {
+        let row = self.chunk.row;
+        let row_bytes = self.to.row_bytes(row).unwrap_or(1).max(1);
         let part = part.part(self.start, out.len() / row_bytes * row);
-        crate::reserve::resize("a part of a weight", numbers, part.len())?;
+        reserve::resize("a part of a weight", numbers, part.len())?;
         part.read_f32(numbers)?;
-        let count = self.check(numbers)?;
         if part.storage() == Storage::Number(self.to) {
+            let count = self.check(numbers)?;
             out.copy_from_slice(part.bytes());
             return Ok(count);
         }
+        self.store(numbers, out)
+    }
+
+    /// Fills `out` with `numbers`.
+    fn store(&self, numbers: &mut [f32], out: &mut [u8]) -> Result<u64> {
+        let Chunk { bound, row, name, .. } = self.chunk;
+        let count = self.check(numbers)?;
         if count > 0 && self.to.is_quantized() {
             // ggml's quantizers promise nothing for such numbers, and one would spoil its whole block.
             numbers.iter_mut().filter(|number| !number.is_finite()).for_each(|number| *number = 0.0);
         }
         rows::quantize(self.to, numbers, *row, out).map_err(|error| {
-            Error::mismatch(bound.origin(), format!("tensor {}", part.name()), "rows to convert", error.to_string())
+            Error::mismatch(bound.origin(), format!("tensor {name}"), "rows to convert", error.to_string())
         })?;
         Ok(count)
     }
@@ -75,9 +113,9 @@ impl Task<'_> {
         if self.allow_nonfinite {
             return Ok(numbers.iter().filter(|number| lost(number)).count() as u64);
         }
-        let Chunk { part, bound, .. } = self.chunk;
-        let number = part.start() + self.start + first;
-        let at = format!("number {number} of tensor {} in {}", part.name(), bound.origin().display());
+        let Chunk { name, bound, .. } = self.chunk;
+        let number = self.chunk.start + self.start + first;
+        let at = format!("number {number} of tensor {name} in {}", bound.origin().display());
         if numbers[first].is_finite() {
             let expected = format!("numbers that {} can hold, up to 65504", self.to);
             let error = Error::mismatch(bound.origin(), at, expected, numbers[first].to_string());

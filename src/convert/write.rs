@@ -4,13 +4,18 @@ use std::path::Path;
 
 use pinhole_quant::gguf::{WriteError, Writer};
 use pinhole_quant::output::AtomicFile;
+use rayon::iter::Either;
 
 use super::pipeline::{self, Chunk};
-use super::{Plan, rows};
+use super::{Plan, Planned, PlannedTensor, rows};
+use crate::bind::lora::Changes;
 use crate::{Error, Result};
 
 /// How many numbers go through memory at once: 16 MiB of F32, enough for all threads to share.
 const CHUNK: usize = 4 << 20;
+
+/// How many if LoRAs change them: as they were, as they become, and what is worked out in between are in memory together.
+const MERGED_CHUNK: usize = CHUNK / 4;
 
 /// How a plan is carried out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,10 +67,11 @@ impl Plan<'_> {
         let failed = |error: WriteError| write_error(output, error);
         let writer = Writer::new(file, self.layout.clone()).map_err(failed)?;
         let total = self.tensors.iter().map(|tensor| tensor.bytes).sum();
-        let (mut done, mut found) = (0, Vec::new());
+        let (mut done, mut found, mut changes) = (0, Vec::new(), None);
         let mut convert = |chunk: &Chunk<'_>, bytes: &mut Vec<u8>| {
             let tensor = &self.tensors[chunk.tensor];
-            let count = rows::convert(chunk, tensor.to, options.allow_nonfinite, bytes)?;
+            let changes = self.changes(chunk.tensor, &mut changes)?;
+            let count = rows::convert(chunk, changes, tensor.to, options.allow_nonfinite, bytes)?;
             count_up(&mut found, &tensor.name, count);
             done += bytes.len() as u64;
             observer(Progress { tensor: &tensor.name, done, total })
@@ -81,21 +87,59 @@ impl Plan<'_> {
 
     /// The source, piece by piece, in the order of the output.
     fn chunks(&self) -> impl Iterator<Item = Chunk<'_>> + Send {
-        self.weights.iter().enumerate().flat_map(move |(tensor, &(bound, id))| {
-            let row = self.tensors[tensor].shape.row();
-            bound.pieces(id).iter().flat_map(move |piece| {
-                // A vector may come in two halves, each shorter than its row.
-                let row = row.min(piece.len());
-                let step = (CHUNK / row).max(1) * row;
-                let starts = (0..piece.len()).step_by(step);
-                starts.map(move |start| Chunk {
-                    tensor,
-                    bound,
-                    part: piece.part(start, step.min(piece.len() - start)),
-                    row,
-                })
+        self.weights.iter().enumerate().flat_map(|(tensor, planned)| match planned.merged {
+            None => Either::Left(self.chunks_as_they_are(tensor, planned)),
+            Some(network) => Either::Right(self.chunks_to_change(tensor, planned, network)),
+        })
+    }
+
+    fn chunks_as_they_are<'p>(&'p self, tensor: usize, planned: &'p Planned<'_>) -> impl Iterator<Item = Chunk<'p>> {
+        let Planned { bound, id, .. } = *planned;
+        let row = self.tensors[tensor].shape.row();
+        bound.pieces(id).iter().flat_map(move |piece| {
+            // A vector may come in two halves, each shorter than its row.
+            let row = row.min(piece.len());
+            let step = (CHUNK / row).max(1) * row;
+            (0..piece.len()).step_by(step).map(move |start| {
+                let part = piece.part(start, step.min(piece.len() - start));
+                Chunk { tensor, bound, name: part.name().to_owned(), start: part.start(), parts: vec![part], row }
             })
         })
+    }
+
+    /// The weight that LoRAs change as they need it: rows of the changes are whole, whichever pieces they come from.
+    fn chunks_to_change<'p>(
+        &'p self,
+        tensor: usize,
+        planned: &'p Planned<'_>,
+        network: usize,
+    ) -> impl Iterator<Item = Chunk<'p>> {
+        let Planned { bound, id, .. } = *planned;
+        let PlannedTensor { name, shape, .. } = &self.tensors[tensor];
+        // Of a kernel, the changes have all rows of an output in one.
+        let row = shape.row().max(self.merged[network].row(id));
+        let step = (MERGED_CHUNK / row).max(1) * row;
+        (0..shape.elements()).step_by(step).map(move |start| {
+            let parts = bound.parts(id, start..(start + step).min(shape.elements()));
+            Chunk { tensor, bound, parts, name: format!("{name} with LoRAs"), start, row: shape.row() }
+        })
+    }
+
+    /// What LoRAs change of the tensor at a position. `known` has those of one tensor, with their factors in memory.
+    fn changes<'p, 'k>(
+        &'p self,
+        tensor: usize,
+        known: &'k mut Option<(usize, Changes<'p>)>,
+    ) -> Result<Option<&'k Changes<'p>>> {
+        let Planned { id, merged, .. } = self.weights[tensor];
+        if known.as_ref().is_none_or(|(of, _)| *of != tensor) {
+            // The last tensor's make room first.
+            *known = None;
+            if let Some(network) = merged {
+                *known = Some((tensor, self.merged[network].of(id)?));
+            }
+        }
+        Ok(known.as_ref().map(|(_, changes)| changes))
     }
 
     /// A source must not be written over while it is read: no file of it, nor one of its directory, bundles in it aside.

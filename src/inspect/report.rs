@@ -310,7 +310,10 @@ fn chosen(text: Option<&Text>, keys: &[&str]) -> Entries<Json> {
 /// What a bundle says about itself, beside what the report says elsewhere.
 fn bundle_metadata(metadata: &Metadata) -> Entries<Json> {
     let keys = [keys::NAME, keys::FILE_TYPE, keys::QUANTIZATION_VERSION, keys::VERSION];
-    keys.iter().filter_map(|&key| Some((key, shown(metadata.get(key)?)))).collect()
+    let short = keys.iter().filter_map(|&key| Some((key, shown(metadata.get(key)?))));
+    // A list that was read when the model was opened.
+    let merged = metadata.strings(keys::MERGED).ok().flatten();
+    short.chain(merged.map(|names| (keys::MERGED, names.iter().collect()))).collect()
 }
 
 /// A value from a file, in short.

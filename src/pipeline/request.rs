@@ -138,6 +138,11 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// How many prompts go through the text encoders, and passes through the denoiser.
+    pub fn passes(&self) -> usize {
+        1 + usize::from(self.negative_prompt.is_some())
+    }
+
     /// By the names that AUTOMATIC1111's web UI gives them (and its fork Forge, if guidance is an input of the model); of the
     /// noise, the `seed` or where else it came from.
     pub fn named(&self, seed: u64, noise: Option<&str>) -> Vec<(&'static str, String)> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::slot::SLOTS;
 use super::weight_file::WeightFile;
 use super::{Component, Layout, Source, Text, TokenizerFiles, keys};
-use crate::gguf::Metadata;
+use crate::gguf::{Metadata, Strings};
 use crate::{Error, Result};
 
 /// The layout that this version writes, and the newest that it reads.
@@ -26,6 +26,7 @@ pub(super) fn open(file: WeightFile) -> Result<Source> {
     source.says = metadata.string(keys::ARCHITECTURE)?.map(str::to_owned);
     source.scheduler = text(metadata, keys::SCHEDULER, &path)?;
     source.defaults = text(metadata, keys::DEFAULTS, &path)?;
+    source.merged.extend(metadata.strings(keys::MERGED)?.into_iter().flat_map(Strings::iter).map(str::to_owned));
     for slot in SLOTS {
         if names.is_some_and(|names| names.iter().any(|name| name == slot.name)) {
             let config = text(metadata, &keys::component_config(slot.name), &path)?;

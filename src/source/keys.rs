@@ -16,6 +16,8 @@ pub const COMPONENTS: &str = "pinhole.components";
 pub const SCHEDULER: &str = "pinhole.scheduler.config";
 /// The text of `generation_config.json`.
 pub const DEFAULTS: &str = "pinhole.defaults";
+/// The LoRAs that are part of the weights, each with its strength.
+pub const MERGED: &str = "pinhole.merged";
 
 /// The text of a component's `config.json`.
 pub fn component_config(component: &str) -> String {

@@ -29,6 +29,8 @@ pub struct Source {
     pub(super) given: Vec<(&'static Slot, Given)>,
     /// Where the tokenizers lie that the user gave.
     pub(super) given_tokenizers: Vec<(&'static Slot, PathBuf)>,
+    /// The LoRAs that are part of its weights, each with its strength: `style:0.8`.
+    pub merged: Vec<String>,
     /// `scheduler_config.json`.
     pub scheduler: Option<Text>,
     /// `generation_config.json`: defaults for requests.
@@ -69,6 +71,7 @@ impl Source {
             tokenizers: Vec::new(),
             loose: Vec::new(),
             given: Vec::new(),
+            merged: Vec::new(),
             given_tokenizers: Vec::new(),
             scheduler: None,
             defaults: None,

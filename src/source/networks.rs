@@ -92,6 +92,8 @@ pub fn clip_with(component: &Component, output: Output) -> Result<(Part<Clip>, c
         let expected = format!("less than the {} layers of CLIP", config.num_hidden_layers);
         return Err(Error::option("--clip-skip", expected, output.skipped.to_string()));
     }
+    // A network that projects nothing has no such width.
+    let config = if output.projected { config } else { clip::Config { projection_dim: None, ..config } };
     let part = Part::new(Clip::with(&config, output)?, component, &alias::CLIP, alias::clip, &config)?;
     let derived = clip::Config::from_shapes(|name| part.shape(name), Path::new("")).ok();
     Ok((part.compared(derived), config))

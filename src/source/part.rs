@@ -93,6 +93,15 @@ pub struct Network<'a> {
     pub config: &'a Value,
     /// Whether the settings are those that are read off the shapes if a file brings none.
     pub from_shapes: bool,
+    aliases: &'a OwnAliases,
+}
+
+impl<'a> Network<'a> {
+    /// What a LoRA finds there.
+    pub fn base(&self) -> lora::Base<'a> {
+        let Network { slot, model, bound, aliases, .. } = *self;
+        lora::Base { slot: slot.name, manifest: model.manifest(), bound, aliases }
+    }
 }
 
 /// Something that networks are in.
@@ -103,8 +112,8 @@ pub trait Networks: Send + Sync {
 
 impl<M: HasModel> Networks for Part<M> {
     fn networks(&self) -> Vec<Network<'_>> {
-        let Part { net, bound, slot, kind, config, from_shapes, .. } = self;
-        vec![Network { slot, kind, model: net.model(), bound, config, from_shapes: *from_shapes }]
+        let Part { net, bound, slot, kind, config, from_shapes, aliases } = self;
+        vec![Network { slot, kind, model: net.model(), bound, config, from_shapes: *from_shapes, aliases }]
     }
 }
 

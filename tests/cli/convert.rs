@@ -2,7 +2,7 @@ use std::fs;
 
 use pinhole_quant::recipe::FileType;
 
-use super::run::{Workplace, mini_bytes};
+use super::run::{Workplace, mini_bytes, safetensors};
 
 #[test]
 fn a_bundle_is_written_and_reads_back() {
@@ -44,6 +44,41 @@ fn a_dry_run_lists_every_tensor_and_the_size() {
         let expected = planned["tensor_list"].as_array().unwrap().iter();
         assert!(found.eq(expected.map(|tensor| [&tensor["name"], &tensor["to"], &tensor["bytes"]])), "{file_type}");
     }
+}
+
+/// A LoRA of one layer, and a tensor that fits nothing.
+fn lora(layer: &str, width: usize) -> Vec<u8> {
+    let [down, up] = ["down", "up"].map(|part| format!("{layer}.lora_{part}.weight"));
+    let numbers = vec![0.25; 2 * width];
+    safetensors(&[(&down, &[2, width], &numbers), (&up, &[width, 2], &numbers), ("something", &[1], &[1.0])])
+}
+
+#[test]
+fn loras_are_merged() {
+    let place = Workplace::new();
+    let layer = "text_encoders.t5xxl.transformer.encoder.block.0.layer.0.SelfAttention.q";
+    place.write("style.safetensors", &lora(layer, 256));
+    place.write("other.safetensors", &lora("lora_unet_input_blocks_4_1_transformer_blocks_1_attn1_to_q", 256));
+    let convert = ["convert", "mini", "-o", "merged.gguf", "--type", "q8_0", "--merge"];
+    let merge = |lora: &str, more: &[&str]| place.run(&[&convert[..], &[lora], more].concat());
+    let component = ["--component", "text_encoder_2", "--dry-run"];
+    merge("style.safetensors:0.5", &component).snapshot("convert_merge_dry_run");
+    merge("other.safetensors", &[]).snapshot("convert_merge_other");
+    merge("style.safetensors:inf", &[]).snapshot("convert_merge_strength");
+    merge("missing.safetensors", &[]).snapshot("convert_merge_missing");
+    assert_eq!(place.names(), ["other.safetensors", "style.safetensors"]);
+    let two = ["style.safetensors:0.5", "--merge", "style.safetensors"];
+    let report = place.json(&[&convert[..], &two].concat());
+    let named = serde_json::json!([
+        {"path": "style.safetensors", "strength": 0.5}, {"path": "style.safetensors", "strength": 1.0}
+    ]);
+    assert_eq!((&report["merged"], &report["merged_tensors"]), (&named, &1.into()));
+    assert_eq!(report["warnings"].as_array().unwrap().len(), 2);
+    let metadata = &place.json(&["inspect", "merged.gguf"])["metadata"];
+    assert_eq!(metadata["pinhole.merged"], serde_json::json!(["style:0.5", "style:1"]));
+    let onto_it = ["convert", "mini", "-o", "style.safetensors", "--overwrite", "--type", "q8_0"];
+    let outcome = place.run(&[&onto_it[..], &["--merge", "style.safetensors"]].concat());
+    assert!(outcome.code != 0 && outcome.stderr.contains("part of the source"), "{}", outcome.stderr);
 }
 
 #[test]

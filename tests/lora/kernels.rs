@@ -197,7 +197,8 @@ fn branches_of_kernels_are_merged_kernels() {
             let path = files::write(dir.path(), "lora", &tensors, Vec::new());
             let kernel = numbers("kernel", &[o, i, size, size]);
             let mut branched = Net::new(size, stride, &kernel);
-            let (merged, _) = lora::merged(&[(path.clone(), 0.7)], &branched.target()).unwrap();
+            let (merged, _) =
+                lora::merged(&[(path.clone(), 0.7)], &branched.target().each_ref().map(lora::Target::base)).unwrap();
             let mut values = Vec::new();
             for (id, _) in branched.model.manifest().iter() {
                 values.push(merged[0].read_f32(branched.model.manifest(), &branched.bound, id).unwrap());

@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
 mod kernels;
+mod merge;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -120,7 +121,8 @@ fn merged_weights_are_those_of_the_recorded_latents() {
     {
         let mut model = case.parts();
         let targets = model.lora_targets();
-        let (merged, _) = lora::merged(&[(case.file(set, file), 1.0)], &targets).unwrap();
+        let bases = targets.each_ref().map(lora::Target::base);
+        let (merged, _) = lora::merged(&[(case.file(set, file), 1.0)], &bases).unwrap();
         let (target, merged) = (&targets[0], &merged[0]);
         let mut changed = 0;
         for (id, weight) in target.model.manifest().iter() {

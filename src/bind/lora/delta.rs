@@ -344,6 +344,11 @@ impl Merged {
         self.deltas.iter().any(|delta| delta.id == id) || self.vectors.iter().any(|(vector, ..)| *vector == id)
     }
 
+    /// How many numbers of the weight `id` have to be given to its changes together: as [`Changes::row`].
+    pub fn row(&self, id: WeightId) -> usize {
+        self.deltas.iter().find(|delta| delta.id == id).map_or(1, |delta| delta.columns)
+    }
+
     /// The weight `id` as it is to be applied to any of its rows, with the factors of its changes in memory.
     ///
     /// # Errors

@@ -33,7 +33,7 @@ pub use file::Lora;
 use file::some_of;
 use names::Names;
 pub use settings::About;
-pub use target::Target;
+pub use target::{Base, Target};
 
 use crate::{Error, Result};
 
@@ -82,24 +82,25 @@ impl Lora {
 /// [`Error::NotFinite`] naming one with a NaN or an infinity.
 pub fn add(path: &Path, strength: f32, targets: &mut [Target<'_>]) -> Result<Report> {
     let (lora, fitted) = (&Lora::open(path)?, &mut Vec::new());
-    let report = fit(lora, strength, targets, fitted)?;
+    let bases: Vec<Base<'_>> = targets.iter().map(Target::base).collect();
+    let report = fit(lora, strength, &bases, fitted)?;
     for (target, changes) in targets.iter_mut().zip(fitted.drain(..)) {
         attach::attach(target, changes)?;
     }
     Ok(report)
 }
 
-/// What the LoRAs at `paths`, each with its strength, make of the weights of `targets`, for a conversion: one [`Merged`] for each
-/// target, and a report for each file.
+/// What the LoRAs at `paths`, each with its strength, make of the weights of `bases`, for a conversion: one [`Merged`] for each
+/// of them, and a report for each file.
 ///
 /// # Errors
 /// As [`add`].
-pub fn merged(paths: &[(PathBuf, f32)], targets: &[Target<'_>]) -> Result<(Vec<Merged>, Vec<Report>)> {
-    let mut all: Vec<Merged> = targets.iter().map(|_| Merged::default()).collect();
+pub fn merged(paths: &[(PathBuf, f32)], bases: &[Base<'_>]) -> Result<(Vec<Merged>, Vec<Report>)> {
+    let mut all: Vec<Merged> = bases.iter().map(|_| Merged::default()).collect();
     let mut reports = Vec::with_capacity(paths.len());
     for (path, strength) in paths {
         let mut fitted = Vec::new();
-        reports.push(fit(&Lora::open(path)?, *strength, targets, &mut fitted)?);
+        reports.push(fit(&Lora::open(path)?, *strength, bases, &mut fitted)?);
         for (all, new) in all.iter_mut().zip(fitted) {
             all.deltas.extend(new.deltas);
             all.vectors.extend(new.vectors);
@@ -108,26 +109,26 @@ pub fn merged(paths: &[(PathBuf, f32)], targets: &[Target<'_>]) -> Result<(Vec<M
     Ok((all, reports))
 }
 
-/// Fills `fitted` with what `lora` changes in each of `targets`.
-fn fit(lora: &Lora, strength: f32, targets: &[Target<'_>], fitted: &mut Vec<Merged>) -> Result<Report> {
+/// Fills `fitted` with what `lora` changes in each of `bases`.
+fn fit(lora: &Lora, strength: f32, bases: &[Base<'_>], fitted: &mut Vec<Merged>) -> Result<Report> {
     if !strength.is_finite() {
         return Err(Error::option("--lora", "a strength that is a finite number", strength.to_string()));
     }
-    let names: Vec<Names> = targets.iter().map(|target| Names::new(target.model.manifest(), target.aliases)).collect();
-    let places::Found { found, unmatched } = places::find(lora, targets, &names)?;
-    fitted.extend(targets.iter().map(|_| Merged::default()));
+    let names: Vec<Names> = bases.iter().map(|base| Names::new(base.manifest, base.aliases)).collect();
+    let places::Found { found, unmatched } = places::find(lora, bases, &names)?;
+    fitted.extend(bases.iter().map(|_| Merged::default()));
     let mut used = 0;
     for places in &found {
-        module::read(lora, strength, places, targets, fitted)?;
+        module::read(lora, strength, places, bases, fitted)?;
         used += places.module.parts.len();
     }
-    for (target, merged) in targets.iter().zip(fitted.iter_mut()) {
+    for (base, merged) in bases.iter().zip(fitted.iter_mut()) {
         // A LoRA without strength changes nothing, DoRA's norms included.
         if strength == 0.0 {
             *merged = Merged::default();
         }
         for delta in &mut merged.deltas {
-            delta.set_gains(target.bound)?;
+            delta.set_gains(base.bound)?;
         }
     }
     Ok(lora.report(strength, used, unmatched))

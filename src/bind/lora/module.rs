@@ -6,7 +6,7 @@ use super::delta::{Delta, Factor, Form, Magnitude, Merged, Pair, Side};
 use super::file::Lora;
 use super::keys::Part;
 use super::places::{Placed, Rows, first_extent, matrix, other_extents, with_family};
-use super::target::Target;
+use super::target::Base;
 use crate::bind::{Bound, Piece};
 use crate::index::{Storage, tensor_at};
 use crate::weights::{Role, Weight};
@@ -20,7 +20,7 @@ pub(super) fn read(
     lora: &Lora,
     strength: f32,
     placed: &Placed<'_>,
-    targets: &[Target<'_>],
+    bases: &[Base<'_>],
     fitted: &mut [Merged],
 ) -> Result<()> {
     let reader = Reader { lora, placed };
@@ -29,14 +29,14 @@ pub(super) fn read(
         reader.check_finite(tensor)?;
     }
     for rows in &placed.weights {
-        let weight = targets[rows.target].model.manifest().get(rows.id);
+        let weight = bases[rows.target].manifest.get(rows.id);
         let [_, columns, pixels] = matrix(weight);
         let merged = &mut fitted[rows.target];
         if weight.role == Role::Vector {
             if placed.module.parts.keys().all(|part| *part == Part::DiffBias) {
                 continue;
             }
-            let differences = reader.differences(rows, targets[rows.target].bound)?;
+            let differences = reader.differences(rows, bases[rows.target].bound)?;
             let scaled = differences.into_iter().map(|number| strength * number).collect();
             merged.vectors.push((rows.id, rows.rows.start, scaled));
             continue;

@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::file::{Lora, Module, some_of};
 use super::keys::{Meant, Part};
 use super::names::{self, Names, Place};
-use super::target::Target;
+use super::target::Base;
 use crate::index::{quoted, tensor_at};
 use crate::tensor::Shape;
 use crate::weights::{Role, Weight, WeightId};
@@ -52,14 +52,14 @@ pub(super) struct Found<'a> {
     pub(super) unmatched: Vec<String>,
 }
 
-/// Finds the weights of every module of `lora` in `targets`, whose names are `names`.
-pub(super) fn find<'a>(lora: &'a Lora, targets: &[Target<'_>], names: &[Names]) -> Result<Found<'a>> {
+/// Finds the weights of every module of `lora` in `bases`, whose names are `names`.
+pub(super) fn find<'a>(lora: &'a Lora, bases: &[Base<'_>], names: &[Names]) -> Result<Found<'a>> {
     let (mut matched, mut unmatched, mut beyond) = (Vec::new(), Vec::new(), None);
     for module in &lora.modules {
-        match Match::new(module, targets, names) {
+        match Match::new(module, bases, names) {
             Some(found) => matched.push(found),
             None => {
-                if beyond.is_none() && is_like_others(module, targets, names) {
+                if beyond.is_none() && is_like_others(module, bases, names) {
                     beyond = module.parts.values().next();
                 }
                 unmatched.extend(module.parts.values().cloned());
@@ -76,7 +76,7 @@ pub(super) fn find<'a>(lora: &'a Lora, targets: &[Target<'_>], names: &[Names]) 
     let sizes = Sizes::of(lora, &matched)?;
     let mut found = Vec::with_capacity(matched.len());
     for matched in matched {
-        found.push(sizes.place(lora, matched, targets)?);
+        found.push(sizes.place(lora, matched, bases)?);
     }
     Ok(Found { found, unmatched })
 }
@@ -91,7 +91,7 @@ struct Match<'a> {
 }
 
 impl<'a> Match<'a> {
-    fn new(module: &'a Module, targets: &[Target<'_>], names: &[Names]) -> Option<Match<'a>> {
+    fn new(module: &'a Module, bases: &[Base<'_>], names: &[Names]) -> Option<Match<'a>> {
         for reading in module.key.readings.iter().rev() {
             let mut found = Match {
                 module,
@@ -100,7 +100,7 @@ impl<'a> Match<'a> {
                 weights: Vec::new(),
                 biases: Vec::new(),
             };
-            for target in chosen(reading.meant, &reading.stem, targets, names) {
+            for target in chosen(reading.meant, &reading.stem, bases, names) {
                 let of = |bias| names[target].find(&reading.stem, bias).into_iter().map(move |place| (target, place));
                 found.weights.extend(of(false));
                 found.biases.extend(of(true));
@@ -124,11 +124,11 @@ fn number(slot: &str) -> u8 {
 
 /// The targets that a module so called is for. Trainers count text encoders in different ways, so that the number decides only
 /// where several have such a module.
-fn chosen(meant: Meant, stem: &str, targets: &[Target<'_>], names: &[Names]) -> Vec<usize> {
+fn chosen(meant: Meant, stem: &str, bases: &[Base<'_>], names: &[Names]) -> Vec<usize> {
     let has = |target: &usize| !names[*target].find(stem, false).is_empty();
-    let is_text = |target: &usize| number(targets[*target].slot) > 0;
-    let (texts, denoisers): (Vec<usize>, Vec<usize>) = (0..targets.len()).filter(has).partition(is_text);
-    let exact = |wanted: u8| texts.iter().copied().find(|&target| number(targets[target].slot) == wanted);
+    let is_text = |target: &usize| number(bases[*target].slot) > 0;
+    let (texts, denoisers): (Vec<usize>, Vec<usize>) = (0..bases.len()).filter(has).partition(is_text);
+    let exact = |wanted: u8| texts.iter().copied().find(|&target| number(bases[target].slot) == wanted);
     match meant {
         Meant::Denoiser => denoisers,
         Meant::Any if !denoisers.is_empty() => denoisers,
@@ -141,9 +141,8 @@ fn chosen(meant: Meant, stem: &str, targets: &[Target<'_>], names: &[Names]) -> 
 }
 
 /// Whether a denoiser has such a module in other blocks.
-fn is_like_others(module: &Module, targets: &[Target<'_>], names: &[Names]) -> bool {
-    let mut denoisers =
-        names.iter().zip(targets).filter(|(_, target)| number(target.slot) == 0).map(|(names, _)| names);
+fn is_like_others(module: &Module, bases: &[Base<'_>], names: &[Names]) -> bool {
+    let mut denoisers = names.iter().zip(bases).filter(|(_, target)| number(target.slot) == 0).map(|(names, _)| names);
     let readings = || module.key.readings.iter().filter(|reading| !matches!(reading.meant, Meant::Text(_)));
     denoisers.any(|names| readings().any(|reading| names.has_like(&reading.stem)))
 }
@@ -192,13 +191,10 @@ impl Sizes {
         Ok(Sizes(sizes))
     }
 
-    fn place<'a>(&self, lora: &Lora, found: Match<'a>, targets: &[Target<'_>]) -> Result<Placed<'a>> {
+    fn place<'a>(&self, lora: &Lora, found: Match<'a>, bases: &[Base<'_>]) -> Result<Placed<'a>> {
         let outputs = outputs(lora, found.module)?.map_or(0, |(outputs, _)| outputs);
         let rows = |places: &[(usize, Place)]| -> Result<Vec<Rows>> {
-            places
-                .iter()
-                .map(|(target, place)| self.rows(lora, found.module, *target, place, outputs, targets))
-                .collect()
+            places.iter().map(|(target, place)| self.rows(lora, found.module, *target, place, outputs, bases)).collect()
         };
         let (weights, biases) = (rows(&found.weights)?, rows(&found.biases)?);
         let Match { module, component, stem, .. } = found;
@@ -213,9 +209,9 @@ impl Sizes {
         target: usize,
         place: &Place,
         outputs: usize,
-        targets: &[Target<'_>],
+        bases: &[Base<'_>],
     ) -> Result<Rows> {
-        let weight = targets[target].model.manifest().get(place.id);
+        let weight = bases[target].manifest.get(place.id);
         let [total, ..] = matrix(weight);
         let taken = names::taken(place.parts[place.at].rows, outputs);
         let rows =

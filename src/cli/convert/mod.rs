@@ -13,6 +13,7 @@ use pinhole::{Error, Result};
 use pinhole_quant::pattern::TensorPattern;
 
 use super::failure::Failure;
+use super::lora::{self, Lora};
 use super::printer::{Printer, Talk, Unit};
 use super::{interrupt, model, threads, units};
 
@@ -44,6 +45,9 @@ pub(super) struct Args {
     /// read; the source needs no other then
     #[arg(long, value_name = "COMPONENT", value_parser = component)]
     component: Option<&'static Slot>,
+    /// A LoRA that becomes part of the weights, and how strongly it works [default: 1]; several are added up
+    #[arg(long = "merge", value_name = "FILE[:STRENGTH]", value_parser = lora::parse)]
+    merge: Vec<Lora>,
     /// Quantize again what the source has quantized to less than 8 bits, though it loses more each time
     #[arg(long)]
     allow_requantize: bool,
@@ -73,7 +77,8 @@ Examples:
   pinhole convert --transformer flux1-dev.safetensors --text-encoder clip_l.safetensors \\
       --text-encoder-2 t5xxl_fp16.safetensors --tokenizer-2 tokenizer_2 --vae ae.safetensors \\
       -o dev.gguf --type q6_k
-  pinhole convert flux1-dev.safetensors --component transformer -o dev-Q4_K_S.gguf --type q4_k_s";
+  pinhole convert flux1-dev.safetensors --component transformer -o dev-Q4_K_S.gguf --type q4_k_s
+  pinhole convert FLUX.1-dev --merge style.safetensors:0.8 -o styled.gguf --type q8_0";
 
 /// The component of that name.
 fn component(name: &str) -> Result<&'static Slot, String> {
@@ -114,6 +119,7 @@ impl Args {
             patterns: self.patterns.clone(),
             target: self.component.map_or(Target::Bundle, Target::Component),
             allow_requantize: self.allow_requantize,
+            merge: lora::pairs(&self.merge),
         })
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use pinhole::convert::{Plan, PlannedTensor, Requantized};
 use serde::Serialize;
 
-use super::Args;
+use super::{Args, Lora};
 use crate::cli::failure::Failure;
 use crate::cli::printer::Printer;
 use crate::cli::table::Table;
@@ -20,6 +20,10 @@ struct Report<'a> {
     output: &'a Path,
     /// The type of every component.
     requested: String,
+    /// LoRAs that become part of the weights.
+    merged: &'a [Lora],
+    /// How many tensors they change.
+    merged_tensors: usize,
     /// Whether the file was written.
     written: bool,
     tensors: usize,
@@ -53,6 +57,8 @@ struct TensorRow<'a> {
     shape: &'a [usize],
     from: &'a str,
     to: &'static str,
+    /// Whether LoRAs change it.
+    merged: bool,
     bytes: u64,
 }
 
@@ -74,7 +80,8 @@ pub(super) fn warnings(plan: &Plan<'_>) -> Vec<String> {
              of that of {from}, which stays"
         )
     };
-    plan.requantized.iter().map(warn).collect()
+    let loras = plan.loras.iter().filter_map(pinhole::bind::lora::Report::warning);
+    loras.chain(plan.requantized.iter().map(warn)).collect()
 }
 
 /// Says what was written, or would be.
@@ -86,6 +93,8 @@ pub(super) fn print(args: &Args, plan: &Plan<'_>, time: Duration, printer: &Prin
         source: args.parts.name(args.source.as_deref()),
         output: &args.output,
         requested: plan.requested(),
+        merged: &args.merge,
+        merged_tensors: plan.tensors.iter().filter(|tensor| tensor.merged).count(),
         written: !args.dry_run,
         tensors: plan.tensors.len(),
         parameters: rows.iter().map(|row| row.parameters).sum(),
@@ -101,8 +110,8 @@ pub(super) fn print(args: &Args, plan: &Plan<'_>, time: Duration, printer: &Prin
 }
 
 fn tensor_row<'a>((tensor, dims): (&'a PlannedTensor, &'a [usize; 4])) -> TensorRow<'a> {
-    let PlannedTensor { name, shape, from, to, bytes, .. } = tensor;
-    TensorRow { name, shape: &dims[..shape.rank()], from, to: to.name(), bytes: *bytes }
+    let PlannedTensor { name, shape, from, merged, to, bytes, .. } = tensor;
+    TensorRow { name, shape: &dims[..shape.rank()], from, to: to.name(), merged: *merged, bytes: *bytes }
 }
 
 /// What the plan holds by type, the most bytes first.
@@ -128,6 +137,13 @@ fn fallbacks<'a>(plan: &'a Plan<'_>) -> Vec<FallbackRow<'a>> {
     plan.tensors.iter().filter_map(row).collect()
 }
 
+/// What to say of LoRAs.
+fn merged_note(report: &Report<'_>) -> Option<String> {
+    let loras = report.merged.iter().map(Lora::to_string).collect::<Vec<_>>().join(", ");
+    let count = format!("{} of {}", report.merged_tensors, units::counted(report.tensors, "tensor"));
+    (!report.merged.is_empty()).then(|| format!("{count} changed by {}", units::shown(&loras)))
+}
+
 /// What to say of tensors that are not of the type that was asked for.
 fn fallback_note(fallbacks: &[FallbackRow<'_>]) -> Option<String> {
     let FallbackRow { tensor, dtype, reason } = fallbacks.first()?;
@@ -148,7 +164,8 @@ fn and_more(count: usize) -> String {
 
 fn text(report: &Report<'_>, printer: &Printer) -> Result<(), Failure> {
     let types = type_table(report);
-    for text in [fallback_note(&report.fallbacks), left_out_note(report.left_out)].into_iter().flatten() {
+    let notes = [merged_note(report), fallback_note(&report.fallbacks), left_out_note(report.left_out)];
+    for text in notes.into_iter().flatten() {
         printer.note(&text);
     }
     match &report.tensor_list {
@@ -165,8 +182,9 @@ fn text(report: &Report<'_>, printer: &Printer) -> Result<(), Failure> {
 
 fn tensor_table(tensors: &[TensorRow<'_>]) -> Table<5> {
     let mut table = Table::new(["tensor", "shape", "from", "to", ">bytes"]);
-    for TensorRow { name, shape, from, to, bytes } in tensors {
-        table.row([(*name).to_owned(), format!("{shape:?}"), (*from).to_owned(), (*to).to_owned(), bytes.to_string()]);
+    for TensorRow { name, shape, from, to, merged, bytes } in tensors {
+        let from = if *merged { format!("{from} + LoRA") } else { (*from).to_owned() };
+        table.row([(*name).to_owned(), format!("{shape:?}"), from, (*to).to_owned(), bytes.to_string()]);
     }
     table
 }

@@ -14,9 +14,9 @@ use serde::Serialize;
 use super::Args;
 use super::outputs::{PngText, Written};
 use crate::cli::failure::Failure;
+use crate::cli::lora::Lora;
 use crate::cli::plan::PlanReport;
 use crate::cli::printer::Printer;
-use crate::cli::request::Lora;
 use crate::cli::{model, units};
 
 /// Where the time went.
