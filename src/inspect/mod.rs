@@ -2,9 +2,11 @@
 //! included. Weights are not read, except by [`check()`].
 
 mod check;
+mod lora;
 mod report;
 mod subject;
 
 pub use check::{CheckReport, NotFinite, Unreadable, check};
+pub use lora::LoraReport;
 pub use report::{ComponentReport, Problem, Report, TensorReport, TokenizerReport, TypeReport};
 pub use subject::Subject;

@@ -12,6 +12,7 @@ use serde::Serialize;
 use serde_json::{Map, Value as Json};
 
 use super::check::CheckReport;
+use super::lora::LoraReport;
 use super::subject::Subject;
 use crate::entries::Entries;
 
@@ -32,6 +33,9 @@ pub struct Report {
     pub architecture: Option<String>,
     /// As the tensors' names say, where the file is no model.
     pub holds: Vec<String>,
+    /// What it changes, where it is a LoRA.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lora: Option<LoraReport>,
     /// Of all files.
     pub bytes: u64,
     /// How many there are.
@@ -136,6 +140,7 @@ impl Report {
             kind: "safetensors",
             architecture: None,
             holds: Vec::new(),
+            lora: None,
             bytes: subject.bytes(),
             tensors: tensors.len(),
             parameters: parameters(tensors.iter().map(|(_, tensor)| *tensor)),
@@ -161,6 +166,7 @@ impl Report {
             }
             Subject::Safetensors { metadata, .. } => {
                 report.metadata = metadata.iter().map(|(key, text)| (key, Json::from(shortened(text)))).collect();
+                report.describe_lora();
             }
         }
         if report.components.is_empty() {
@@ -217,6 +223,17 @@ impl Report {
             Ok(model) => self.find_unused(&model),
             // What is missing is said already, and would be the only thing that this error says.
             Err(_) if !self.problems.is_empty() => {}
+            Err(error) => self.problem(&error),
+        }
+    }
+
+    /// A folder or a file with the names of others is no LoRA.
+    fn describe_lora(&mut self) {
+        if self.path.is_dir() || self.path.extension().is_some_and(|extension| extension == "json") {
+            return;
+        }
+        match LoraReport::of(&self.path) {
+            Ok(lora) => self.lora = lora,
             Err(error) => self.problem(&error),
         }
     }

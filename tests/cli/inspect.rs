@@ -1,7 +1,7 @@
 use pinhole_quant::DType;
 use pinhole_quant::gguf::{Layout, TensorSpec, Value, Writer};
 
-use super::run::{Workplace, mini_bytes, safetensors};
+use super::run::{Workplace, mini_bytes, safetensors, safetensors_with};
 
 /// A GGUF file of other tools: one tensor of FLUX, a label.
 fn foreign_gguf() -> Vec<u8> {
@@ -26,6 +26,47 @@ fn success() {
     place.run(&["inspect", "ae.safetensors", "--check"]).snapshot("inspect_safetensors");
     place.run(&["inspect", "vae"]).snapshot("inspect_component_folder");
     place.run(&["inspect", "flux.gguf", "--json"]).snapshot("inspect_json");
+}
+
+#[test]
+fn a_lora_says_what_it_is_for() {
+    let place = Workplace::new();
+    let metadata = [
+        ("modelspec.title", "A style"),
+        ("ss_base_model_version", "flux1"),
+        ("modelspec.trigger_phrase", "in that style"),
+    ];
+    let numbers = [0.5; 16];
+    let (qkv, text) =
+        ("lora_unet_double_blocks_0_img_attn_qkv", "lora_te1_text_model_encoder_layers_0_self_attn_q_proj");
+    let names =
+        [qkv, text].map(|name| ["lora_down.weight", "lora_up.weight", "alpha"].map(|end| format!("{name}.{end}")));
+    let tensors: [(&str, &[usize], &[f32]); 7] = [
+        (&names[0][0], &[4, 4], &numbers),
+        (&names[0][1], &[4, 4], &numbers),
+        (&names[0][2], &[1], &[2.0]),
+        (&names[1][0], &[2, 8], &numbers),
+        (&names[1][1], &[8, 2], &numbers),
+        (&names[1][2], &[1], &[0.5]),
+        ("lora_unet_double_blocks_0_img_attn_norm_query_norm.diff", &[4], &numbers[..4]),
+    ];
+    place.write("style.safetensors", &safetensors_with(&metadata, &tensors));
+    place.run(&["inspect", "style.safetensors"]).snapshot("inspect_lora");
+    let report = place.json(&["inspect", "style.safetensors"])["lora"].clone();
+    let expected = serde_json::json!({
+        "family": "FLUX.1",
+        "title": "A style",
+        "base": "flux1",
+        "triggers": "in that style",
+        "modules": 3,
+        "parts": {"denoiser": 2, "text_encoder": 1},
+        "forms": {"difference": 1, "low rank": 2},
+        "ranks": [2, 4],
+        "alphas": [0.5, 2.0],
+    });
+    assert_eq!(report, expected);
+    place.write("unknown.safetensors", &safetensors(&[("x.lora_A.weight", &[1, 2], &[1.0, 2.0])]));
+    place.run(&["inspect", "unknown.safetensors"]).snapshot("inspect_lora_unknown");
 }
 
 #[test]

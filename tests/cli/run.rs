@@ -1,5 +1,6 @@
 //! Runs the program in an empty directory, and makes what it says the same on every machine.
 
+use std::collections::HashMap;
 use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -97,6 +98,11 @@ pub(crate) fn snapshot(name: &str, text: &str) {
 
 /// A safetensors file with these tensors of float32, whose extents are slowest first.
 pub(crate) fn safetensors(tensors: &[(&str, &[usize], &[f32])]) -> Vec<u8> {
+    safetensors_with(&[], tensors)
+}
+
+/// The same, with metadata.
+pub(crate) fn safetensors_with(metadata: &[(&str, &str)], tensors: &[(&str, &[usize], &[f32])]) -> Vec<u8> {
     use safetensors::{Dtype, tensor::TensorView};
     let bytes: Vec<Vec<u8>> =
         tensors.iter().map(|(_, _, numbers)| numbers.iter().flat_map(|x| x.to_le_bytes()).collect()).collect();
@@ -104,7 +110,8 @@ pub(crate) fn safetensors(tensors: &[(&str, &[usize], &[f32])]) -> Vec<u8> {
         .iter()
         .zip(&bytes)
         .map(|((name, shape, _), bytes)| (*name, TensorView::new(Dtype::F32, shape.to_vec(), bytes).unwrap()));
-    safetensors::serialize(views, None).unwrap()
+    let metadata = metadata.iter().map(|(key, text)| ((*key).to_owned(), (*text).to_owned())).collect();
+    safetensors::serialize(views, Some(metadata).filter(|metadata: &HashMap<_, _>| !metadata.is_empty())).unwrap()
 }
 
 /// The built-in model's file.

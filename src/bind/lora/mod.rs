@@ -21,6 +21,7 @@ mod file;
 mod keys;
 mod module;
 mod names;
+mod outline;
 mod places;
 mod seems;
 mod settings;
@@ -32,6 +33,7 @@ pub use delta::{Changes, Delta, Merged};
 pub use file::Lora;
 use file::some_of;
 use names::Names;
+pub use outline::Outline;
 pub use settings::About;
 pub use target::{Base, Target};
 

@@ -59,6 +59,24 @@ pub(super) fn read(
     reader.biases(strength, fitted)
 }
 
+/// The alpha that `lora` has as its tensor `name`.
+pub(super) fn alpha(lora: &Lora, name: &str) -> Result<f32> {
+    let tensor = lora.tensor(name)?;
+    if tensor.shape.elements() != 1 {
+        let error = Error::mismatch(&lora.path, tensor_at(name), "one number", tensor.shape.elements().to_string());
+        return Err(with_family(error, lora));
+    }
+    let mut alpha = [0.0];
+    match (tensor.storage, tensor.bytes()) {
+        // What PyTorch makes of a whole number.
+        (Storage::Number(DType::I64), bytes) => {
+            alpha[0] = bytes.first_chunk().map_or(0, |bytes| i64::from_le_bytes(*bytes)) as f32;
+        }
+        _ => Piece::whole(name, tensor)?.read_f32(&mut alpha)?,
+    }
+    Ok(alpha[0])
+}
+
 /// Reads the parts of one module.
 struct Reader<'a> {
     lora: &'a Lora,
@@ -257,19 +275,7 @@ impl Reader<'_> {
         let Some(name) = self.placed.module.parts.get(&Part::Alpha) else {
             return Ok(self.lora.adapter.scale(self.placed.component, &self.placed.stem, rank));
         };
-        let tensor = self.lora.tensor(name)?;
-        if tensor.shape.elements() != 1 {
-            return Err(self.wrong(Part::Alpha, "one number", tensor.shape.elements().to_string()));
-        }
-        let mut alpha = [0.0];
-        match (tensor.storage, tensor.bytes()) {
-            // What PyTorch makes of a whole number.
-            (Storage::Number(DType::I64), bytes) => {
-                alpha[0] = bytes.first_chunk().map_or(0, |bytes| i64::from_le_bytes(*bytes)) as f32;
-            }
-            _ => Piece::whole(name, tensor)?.read_f32(&mut alpha)?,
-        }
-        Ok(alpha[0] / rank as f32)
+        Ok(alpha(self.lora, name)? / rank as f32)
     }
 
     /// DoRA's norms, for a module of so many inputs.

@@ -46,9 +46,14 @@ pub(super) fn family<'n>(
             return CONTEXTS.iter().find(|(context, _)| *context == inputs).map(|(_, family)| *family);
         }
     }
-    let is_text =
-        |name: &String| name.contains("self_attn_q_proj") || name.contains("SelfAttention") || name.contains("mlp_fc");
-    flat.iter().any(is_text).then_some("text encoders alone")
+    flat.iter().any(|name| is_of_text(name)).then_some("text encoders alone")
+}
+
+/// Whether the module with the `flat` name is a text encoder's.
+pub(super) fn is_of_text(flat: &str) -> bool {
+    const PARTS: [&str; 6] =
+        ["self_attn_q_proj", "self_attn_k_proj", "self_attn_v_proj", "SelfAttention", "DenseReluDense", "mlp_fc"];
+    PARTS.iter().any(|part| flat.contains(part))
 }
 
 #[cfg(test)]

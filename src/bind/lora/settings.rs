@@ -56,13 +56,18 @@ impl Adapter {
     /// What the change of the module `stem` of `component`, of rank `rank`, is multiplied with: `alpha / rank`, or with rsLoRA
     /// `alpha / sqrt(rank)`. 1 where nothing is said.
     pub(super) fn scale(&self, component: &str, stem: &str, rank: usize) -> f32 {
-        let pattern = self.get(component, "alpha_pattern").and_then(Value::as_object);
-        let special = pattern.and_then(|patterns| patterns.iter().find(|(pattern, _)| matches(pattern, stem)));
-        let alpha = special.map(|(_, alpha)| alpha).or_else(|| self.get(component, "lora_alpha"));
-        let Some(alpha) = alpha.and_then(Value::as_f64) else { return 1.0 };
+        let Some(alpha) = self.alpha(component, stem) else { return 1.0 };
         let is_rs = self.get(component, "use_rslora").and_then(Value::as_bool) == Some(true);
         let rank = rank as f64;
         (alpha / if is_rs { rank.sqrt() } else { rank }) as f32
+    }
+
+    /// The alpha of the module `stem` of `component`, if anything is said.
+    pub(super) fn alpha(&self, component: &str, stem: &str) -> Option<f64> {
+        let pattern = self.get(component, "alpha_pattern").and_then(Value::as_object);
+        let special = pattern.and_then(|patterns| patterns.iter().find(|(pattern, _)| matches(pattern, stem)));
+        let alpha = special.map(|(_, alpha)| alpha).or_else(|| self.get(component, "lora_alpha"));
+        alpha.and_then(Value::as_f64)
     }
 }
 

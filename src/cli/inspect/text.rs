@@ -7,7 +7,9 @@ use serde_json::Value as Json;
 use crate::cli::table::Table;
 use crate::cli::units::{bytes, count, counted, shown};
 use pinhole::entries::Entries;
-use pinhole::inspect::{CheckReport, ComponentReport, Problem, Report, TensorReport, TokenizerReport, TypeReport};
+use pinhole::inspect::{
+    CheckReport, ComponentReport, LoraReport, Problem, Report, TensorReport, TokenizerReport, TypeReport,
+};
 
 /// How many unused tensors are named; `--json` names all.
 const NAMED: usize = 8;
@@ -21,6 +23,7 @@ pub(super) fn render(report: &Report) -> String {
             let _ = write!(text, "\n{heading}\n{body}");
         }
     };
+    section("LoRA", report.lora.as_ref().map(lora).unwrap_or_default());
     section("components", components(&report.components));
     section("types", types(&report.types));
     section("tokenizers", tokenizers(&report.tokenizers));
@@ -45,12 +48,45 @@ fn headline(report: &Report) -> String {
     };
     let mut text = format!("{}: {what}\n", shown(&report.path.display().to_string()));
     if report.components.is_empty() {
-        let holds =
-            if report.holds.is_empty() { "nothing that pinhole recognises".into() } else { report.holds.join("; ") };
+        let holds = match &report.lora {
+            Some(LoraReport { family: Some(family), .. }) => format!("a LoRA, it seems for {family}"),
+            Some(_) => "a LoRA for a model that pinhole does not know".into(),
+            None if report.holds.is_empty() => "nothing that pinhole recognises".into(),
+            None => report.holds.join("; "),
+        };
         text += &format!("  holds {holds}\n");
     }
     let (parameters, size) = (count(report.parameters), bytes(report.bytes));
     text + &format!("  {}, {parameters} parameters, {size}\n", counted(report.tensors, "tensor"))
+}
+
+fn lora(lora: &LoraReport) -> String {
+    let LoraReport { title, base, triggers, modules, parts, forms, ranks, alphas, .. } = lora;
+    let counts = |counts: &Entries<usize>| {
+        counts.iter().map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>().join(", ")
+    };
+    let mut text = String::new();
+    for (what, said) in [("title", title), ("trained on", base), ("trigger words", triggers)] {
+        text += &said.as_ref().map(|said| format!("  {what}: {}\n", shown(said))).unwrap_or_default();
+    }
+    text += &format!("  {}: {}\n", counted(*modules, "module"), counts(parts));
+    text += &format!("  changes: {}\n", counts(forms));
+    if !ranks.is_empty() {
+        text += &format!("  rank: {}\n", span(ranks));
+    }
+    if !alphas.is_empty() {
+        text += &format!("  alpha: {}\n", span(alphas));
+    }
+    text
+}
+
+/// The smallest and the largest of sorted numbers.
+fn span<N: std::fmt::Display>(numbers: &[N]) -> String {
+    match numbers {
+        [] => String::new(),
+        [only] => only.to_string(),
+        [least, .., most] => format!("{least} to {most}"),
+    }
 }
 
 fn components(components: &[ComponentReport]) -> String {
