@@ -43,18 +43,6 @@ pub(crate) const ACCEPTED: &[(&str, &[&str], &str)] = &[
         ],
         "to be cut: `Ports` and `EPS` lie in `mod.rs`",
     ),
-    (
-        "src",
-        &[
-            "pipeline/flux/embeddings.rs",
-            "pipeline/flux/mod.rs",
-            "pipeline/flux/planning.rs",
-            "pipeline/flux/preview.rs",
-            "pipeline/flux/prompt_cache.rs",
-            "pipeline/request.rs",
-        ],
-        "to be cut: a request holds encoded prompts of one family",
-    ),
     ("src", &["safetensors/find.rs", "safetensors/mod.rs"], "to be cut: both name the parts of a sharded file"),
     (
         "src",
