@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::file::{Lora, Module};
 use super::keys::{Meant, Part};
 use super::module::alpha;
-use super::{About, Lora, Module, seems};
+use super::seems;
+use super::settings::About;
 use crate::Result;
 
 /// What a LoRA's file holds.
