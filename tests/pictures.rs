@@ -300,8 +300,8 @@ fn pictures_survive_every_format_with_their_texts() {
         }
     }
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3, "no temporary file is left");
-    assert!(matches!(image.save(&dir.path().join("a.gif")), Err(Error::Option { .. })));
-    assert!(matches!(image.save(&dir.path().join("none/a.png")), Err(Error::Io { .. })));
+    assert!(matches!(image.save(dir.path().join("a.gif")), Err(Error::Option { .. })));
+    assert!(matches!(image.save(dir.path().join("none/a.png")), Err(Error::Io { .. })));
 }
 
 #[test]
