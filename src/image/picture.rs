@@ -94,12 +94,11 @@ impl Picture {
         self.image.resized(width, height, Filter::Lanczos)?.to_samples()
     }
 
-    /// This picture as the mask for `picture`, both resized to `width` by `height`. White is painted anew.
+    /// Refuses this picture as the mask for `picture` if the two differ in size.
     ///
     /// # Errors
-    ///
-    /// [`Error::Mismatch`] if the two pictures differ in size, and those of [`Mask::new`].
-    pub fn mask_for(&self, picture: &Picture, width: usize, height: usize) -> Result<Mask> {
+    /// [`Error::Mismatch`].
+    pub fn require_size_of(&self, picture: &Picture) -> Result<()> {
         let size = |image: &Image| format!("{}x{}", image.width(), image.height());
         let (mine, wanted) = (size(&self.image), size(&picture.image));
         if mine != wanted {
@@ -107,6 +106,15 @@ impl Picture {
             let error = Error::mismatch(&self.name, "mask", expected, mine);
             return Err(error.with_hint("a mask covers its picture pixel by pixel: resize or crop it alike"));
         }
+        Ok(())
+    }
+
+    /// This picture as the mask for `picture`, both resized to `width` by `height`. White is painted anew.
+    ///
+    /// # Errors
+    /// As [`require_size_of`](Picture::require_size_of), and those of [`Mask::new`].
+    pub fn mask_for(&self, picture: &Picture, width: usize, height: usize) -> Result<Mask> {
+        self.require_size_of(picture)?;
         Mask::new(&self.image, width, height, Filter::Lanczos)
     }
 }

@@ -98,6 +98,9 @@ fn strength(model: &Opened, request: &Request) -> Result<Option<f32>> {
         }
         return Ok(None);
     }
+    if let (Some(image), Some(mask)) = (&request.image, &request.mask) {
+        mask.require_size_of(image)?;
+    }
     if !model.autoencoder.goes(Direction::Encode) {
         let error = Error::option("--image", "a model whose autoencoder can encode", "a decoder alone");
         return Err(error.with_hint("give a whole autoencoder with --vae FILE"));
