@@ -68,6 +68,12 @@ impl Golden {
         self.at(pointer).as_array().unwrap_or_else(|| panic!("golden {}: {pointer} is no list", self.name))
     }
 
+    /// Width and height, a list of two whole numbers at a JSON pointer.
+    pub(crate) fn sides(&self, pointer: &str) -> [usize; 2] {
+        let sides = self.list(pointer).iter().map(|v| v.as_u64().unwrap() as usize).collect::<Vec<_>>();
+        sides.try_into().unwrap_or_else(|_| panic!("golden {}: {pointer} is no width and height", self.name))
+    }
+
     /// The request that was recorded, which the value at a JSON pointer describes: `/generate`.
     pub(crate) fn request(&self, at: &str) -> Request {
         let size = |key| Some(self.integer(&format!("{at}/{key}")) as usize);

@@ -8,6 +8,7 @@ pub(crate) mod denoiser;
 pub(crate) mod diffusers;
 pub(crate) mod foreign;
 pub(crate) mod formula;
+pub(crate) mod given;
 pub(crate) mod golden;
 pub(crate) mod lora;
 pub(crate) mod numbers;
