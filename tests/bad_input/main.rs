@@ -8,6 +8,7 @@ mod configs;
 mod conversion;
 mod directories;
 mod disk;
+mod pictures;
 mod requests;
 #[path = "../support/mod.rs"]
 mod support;
