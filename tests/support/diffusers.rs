@@ -129,7 +129,8 @@ fn encode(weight: &Weight, layout: &Layout) -> Vec<u8> {
     }
 }
 
-fn copy_tokenizer(name: &str, to: &Path) {
+/// Copies the tokenizer `name` of the goldens into the folder `to`.
+pub(crate) fn copy_tokenizer(name: &str, to: &Path) {
     let from = golden::directory().join("tokenizers").join(name);
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(&from).unwrap_or_else(|e| panic!("{}: {e}", from.display())) {
@@ -138,6 +139,7 @@ fn copy_tokenizer(name: &str, to: &Path) {
     }
 }
 
-fn write_json(path: &Path, value: &Value) {
+/// Writes `value` with indentation.
+pub(crate) fn write_json(path: &Path, value: &Value) {
     fs::write(path, serde_json::to_string_pretty(value).unwrap()).unwrap();
 }

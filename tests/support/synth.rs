@@ -4,6 +4,8 @@
 //! `(2 u - 1) * scale + offset`, where `u` holds the upper 24 bits of the `i`-th output of splitmix64
 //! (<https://prng.di.unimi.it/splitmix64.c>) seeded with the FNV-1a hash of `component/name`.
 
+use serde_json::Value;
+
 use super::Golden;
 
 /// One weight of a synthetic model, as a golden's header describes it.
@@ -40,18 +42,25 @@ impl Weight {
 /// The weights of one component of a synthetic golden, in the order of its header.
 pub(crate) fn weights(golden: &Golden, component: &str) -> Vec<Weight> {
     let described = golden.list(&format!("/components/{component}/tensors"));
-    described
-        .iter()
-        .map(|tensor| Weight {
-            component: component.to_owned(),
-            name: tensor["name"].as_str().unwrap().to_owned(),
-            shape: tensor["shape"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap() as usize).collect(),
-            scale: tensor["scale"].as_f64().unwrap() as f32,
-            offset: tensor["offset"].as_f64().unwrap() as f32,
-            first: tensor["first"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap() as f32).collect(),
-            checksum: u64::from_str_radix(tensor["checksum"].as_str().unwrap(), 16).unwrap(),
-        })
-        .collect()
+    described.iter().map(|tensor| weight(component, tensor)).collect()
+}
+
+/// A weight as an object describes it, or as a list of name, shape, scale and offset does, where one checksum stands for the
+/// whole component.
+fn weight(component: &str, tensor: &Value) -> Weight {
+    let at = |place: usize, key: &str| if tensor.is_array() { &tensor[place] } else { &tensor[key] };
+    let numbers = |value: &Value| -> Vec<f32> {
+        value.as_array().into_iter().flatten().map(|v| v.as_f64().unwrap() as f32).collect()
+    };
+    Weight {
+        component: component.to_owned(),
+        name: at(0, "name").as_str().unwrap().to_owned(),
+        shape: at(1, "shape").as_array().unwrap().iter().map(|n| n.as_u64().unwrap() as usize).collect(),
+        scale: at(2, "scale").as_f64().unwrap() as f32,
+        offset: at(3, "offset").as_f64().unwrap() as f32,
+        first: numbers(&tensor["first"]),
+        checksum: tensor["checksum"].as_str().map_or(0, |sum| u64::from_str_radix(sum, 16).unwrap()),
+    }
 }
 
 /// The sum over `i` of the bits of value `i` times `2 i + 1`, modulo 2^64: sees every bit and the order.

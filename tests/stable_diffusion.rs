@@ -1,0 +1,238 @@
+//! Stable Diffusion 1 against diffusers in float32: every sampler, requests that begin with a picture, and the same model in
+//! other files. The expected latents were recorded by `tests/reference/stable_diffusion.py`.
+#![allow(clippy::print_stdout, clippy::unwrap_used)]
+
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use pinhole::convert::{self, WriteOptions};
+use pinhole::ggml::{CancelFlag, Device};
+use pinhole::pipeline::{self, Additions, Event, Generated, MemoryOptions, Opened, Pipeline, Request};
+use pinhole::plan::Offload;
+use pinhole::source::{Files, Layout, Source};
+use pinhole_quant::metrics;
+use pinhole_quant::recipe::FileType;
+use support::{Golden, given, golden, sd1, synth};
+
+/// Two threads, as many as the smallest machine that runs the tests has.
+const THREADS: usize = 2;
+
+/// How far the latents of a case may be from diffusers': at most three times what was seen. Weights that are off by 1e-6 move them
+/// by some 2e-10.
+fn most(case: &str) -> f64 {
+    match case {
+        "img2img" | "inpaint_0.7" | "inpaint_pndm" => 6e-11,
+        "without_cfg" => 1.5e-12,
+        _ => 4e-11,
+    }
+}
+
+fn golden() -> Golden {
+    Golden::load("sd1")
+}
+
+/// The request of a case, without its sampler if the case has a schedule of its own, which names it.
+fn request(golden: &Golden, case: &str) -> Request {
+    let at = |key: &str| golden.at(&format!("/cases/{case}/{key}"));
+    let whole = |key: &str| at(key).as_u64().unwrap() as usize;
+    let (width, height) = (whole("width"), whole("height"));
+    let strength = at("strength").as_f64();
+    let masked = at("masked").as_bool().unwrap();
+    Request {
+        prompt: at("prompt").as_str().unwrap().to_owned(),
+        negative_prompt: at("negative_prompt").as_str().map(str::to_owned),
+        width: Some(width),
+        height: Some(height),
+        steps: Some(whole("steps")),
+        seed: at("seed").as_u64().unwrap(),
+        cfg_scale: at("cfg_scale").as_f64().map(|scale| scale as f32),
+        sampler: at("scheduler").is_null().then(|| at("sampler").as_str().unwrap().parse().unwrap()),
+        image: strength.map(|_| given::picture(width, height)),
+        mask: masked.then(|| given::mask(width, height)),
+        strength: strength.map(|strength| strength as f32),
+        batch: whole("batch"),
+        ..Request::default()
+    }
+}
+
+fn on(model: Opened, device: &str) -> Pipeline {
+    let device = Device::by_name(device).unwrap();
+    let mut pipeline = Pipeline::with_threads(model, device, THREADS, CancelFlag::new()).unwrap();
+    // The text encoder is part of what is measured, for every picture.
+    pipeline.set_remembered_bytes(0);
+    pipeline
+}
+
+fn generate(pipeline: &mut Pipeline, request: &Request) -> Generated {
+    let generated = pipeline.generate_watched(request, &mut |_: Event| Ok(())).unwrap();
+    for phase in &generated.phases {
+        assert_eq!(phase.measured.peak, phase.planned, "{:?}: {:?}", phase.phase, phase.measured);
+    }
+    assert_eq!(generated.memory.peak, generated.plan.peak());
+    generated
+}
+
+fn bits(generated: &Generated) -> Vec<u32> {
+    generated.latents.iter().map(|x| x.to_bits()).collect()
+}
+
+/// Compares with diffusers' latents; returns a line for the report if they are too far away.
+fn compare(golden: &Golden, case: &str, generated: &Generated) -> Option<String> {
+    let nmse = metrics::nmse(&golden.f32(&format!("{case}.latents")), &generated.latents);
+    let nmse = nmse.unwrap_or_else(|| panic!("{case}: lengths differ or not finite"));
+    let most = most(case);
+    println!("{case}: nmse {nmse:.2e} (at most {most:.1e})");
+    (nmse > most).then(|| format!("{case}: {nmse:.2e}"))
+}
+
+#[test]
+fn every_weight_equals_pythons() {
+    let golden = golden();
+    for component in golden.at("/components").as_object().unwrap().keys() {
+        let weights = synth::weights(&golden, component);
+        let sum = weights.iter().fold(0u64, |sum, weight| sum.wrapping_add(synth::checksum(&weight.values())));
+        assert_eq!(format!("{sum:016x}"), golden.text(&format!("/components/{component}/checksum")), "{component}");
+    }
+}
+
+#[test]
+fn latents_equal_diffusers() {
+    let golden = golden();
+    let dir = tempfile::tempdir().unwrap();
+    sd1::write_directory(dir.path(), &golden, golden.at("/scheduler"));
+    let source = Source::open(dir.path()).unwrap();
+    let mut pipeline = on(pipeline::open(&source).unwrap(), "cpu");
+    let mut wrong = Vec::new();
+    for (case, described) in golden.at("/cases").as_object().unwrap() {
+        let request = request(&golden, case);
+        let generated = if let Some(skipped) = described["clip_skip"].as_u64() {
+            let additions = Additions { clip_skip: Some(skipped as usize), ..Additions::default() };
+            generate(&mut on(pipeline::open_with(&source, &additions).unwrap(), "cpu"), &request)
+        } else if described["scheduler"].is_null() {
+            generate(&mut pipeline, &request)
+        } else {
+            let dir = tempfile::tempdir().unwrap();
+            sd1::write_directory(dir.path(), &golden, &described["scheduler"]);
+            let model = pipeline::open(&Source::open(dir.path()).unwrap()).unwrap();
+            generate(&mut on(model, "cpu"), &request)
+        };
+        assert_eq!(generated.settings.sampler.name(), described["sampler"], "{case}");
+        wrong.extend(compare(&golden, case, &generated));
+        if described["decoded"].as_bool().unwrap() {
+            let psnr = metrics::psnr(&golden.u8(&format!("{case}.picture")), generated.images[0].rgb()).unwrap();
+            println!("{case}: psnr {psnr:.1} dB");
+            assert!(psnr >= 60.0, "{case}: psnr {psnr}");
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// The model's own sampler is the one that its schedule names.
+#[test]
+fn without_a_sampler_the_model_says() {
+    let golden = golden();
+    let dir = tempfile::tempdir().unwrap();
+    sd1::write_directory(dir.path(), &golden, golden.at("/scheduler"));
+    let mut pipeline = on(pipeline::open(&Source::open(dir.path()).unwrap()).unwrap(), "cpu");
+    let named = Request { steps: Some(2), ..request(&golden, "pndm") };
+    let own = Request { sampler: None, ..named.clone() };
+    assert_eq!(bits(&generate(&mut pipeline, &named)), bits(&generate(&mut pipeline, &own)));
+}
+
+#[test]
+fn streamed_equals_resident() {
+    let golden = golden();
+    let dir = tempfile::tempdir().unwrap();
+    sd1::write_directory(dir.path(), &golden, golden.at("/scheduler"));
+    let mut pipeline = on(pipeline::open(&Source::open(dir.path()).unwrap()).unwrap(), "cpu:discrete");
+    for case in ["empty_negative", "inpaint", "batch"] {
+        let request = Request { steps: Some(2), ..request(&golden, case) };
+        let mut draw = |offload| {
+            pipeline.set_memory(MemoryOptions { vram: None, offload, host: None });
+            generate(&mut pipeline, &request)
+        };
+        let resident = draw(Offload::None);
+        assert!(resident.plan.all_resident);
+        let streamed = draw(Offload::Sequential);
+        assert!(!streamed.plan.all_resident && streamed.memory.peak < resident.memory.peak);
+        assert_eq!(bits(&resident), bits(&streamed), "{case}: other latents");
+        assert!(resident.images == streamed.images, "{case}: other pictures");
+    }
+}
+
+/// Fewer steps than one are refused before anything is loaded.
+#[test]
+fn a_strength_of_no_step() {
+    let golden = golden();
+    let dir = tempfile::tempdir().unwrap();
+    sd1::write_directory(dir.path(), &golden, golden.at("/scheduler"));
+    let mut pipeline = on(pipeline::open(&Source::open(dir.path()).unwrap()).unwrap(), "cpu");
+    let request = Request { steps: Some(4), strength: Some(0.2), ..request(&golden, "img2img") };
+    let mut begun = false;
+    let refused = pipeline.generate_watched(&request, &mut |event: Event| {
+        begun |= matches!(event, Event::Begin { .. });
+        Ok(())
+    });
+    let message = refused.unwrap_err().to_string();
+    assert_eq!(message, "--strength: expected at least 1 of 4 steps, 0.25, found 0.2");
+    assert!(!begun, "something was loaded");
+}
+
+fn tokenizer() -> PathBuf {
+    golden::directory().join("tokenizers/clip")
+}
+
+/// Opens one file, with the tokenizer that belongs to it.
+fn file(path: &Path) -> Source {
+    let mut files = Files::default();
+    files.add("tokenizer", tokenizer());
+    Source::assemble(Some(Source::open(path).unwrap()), &files).unwrap()
+}
+
+/// A file says nothing of its settings: what is published holds.
+#[test]
+fn one_file_with_original_names_is_the_same_model() {
+    let golden = golden();
+    let dir = tempfile::tempdir().unwrap();
+    let (path, directory) = (dir.path().join("model.safetensors"), dir.path().join("directory"));
+    sd1::write_checkpoint(&path, &golden);
+    sd1::write_directory(&directory, &golden, golden.at("/scheduler"));
+    // Of a prompt that is not 768 wide, as it is here, a file's UNet has heads of 64, as those of the versions after the first.
+    let config = directory.join("unet/config.json");
+    let mut settings: serde_json::Value = serde_json::from_slice(&fs::read(&config).unwrap()).unwrap();
+    settings["attention_head_dim"] = serde_json::json!([1, 1, 2]);
+    fs::write(&config, settings.to_string()).unwrap();
+    let source = file(&path);
+    assert_eq!(source.layout, Layout::Files);
+    let request = Request { steps: Some(3), ..request(&golden, "inpaint") };
+    let [a, b] = [source, Source::open(&directory).unwrap()]
+        .map(|source| generate(&mut on(pipeline::open(&source).unwrap(), "cpu"), &request));
+    assert!(bits(&a) == bits(&b), "other latents");
+}
+
+/// How far the latents of a bundle are from those of the model that it was made of, at most.
+const BUNDLES: [(&str, f64); 3] = [("f16", 2e-5), ("q8_0", 6e-3), ("q4_k_s", 1.7e-2)];
+
+#[test]
+fn bundles_stay_near_the_model() {
+    let golden = golden();
+    let dir = tempfile::tempdir().unwrap();
+    let directory = dir.path().join("directory");
+    sd1::write_directory(&directory, &golden, golden.at("/scheduler"));
+    let model = pipeline::open(&Source::open(&directory).unwrap()).unwrap();
+    let request = request(&golden, "empty_negative");
+    for (name, most) in BUNDLES {
+        let path = dir.path().join(format!("{name}.gguf"));
+        let file_type: FileType = name.parse().unwrap();
+        let plan = convert::plan(&model.source, &model.networks(), file_type).unwrap();
+        plan.write(&path, WriteOptions::default(), &mut |_| Ok(())).unwrap();
+        let bundle = pipeline::open(&Source::open(&path).unwrap()).unwrap();
+        assert_eq!(bundle.family.name, "sd1");
+        let generated = generate(&mut on(bundle, "cpu"), &request);
+        let nmse = metrics::nmse(&golden.f32("empty_negative.latents"), &generated.latents).unwrap();
+        println!("{name}: nmse {nmse:.2e} (at most {most:.0e})");
+        assert!(nmse <= most, "{name}: {nmse:e}");
+    }
+}
