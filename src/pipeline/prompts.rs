@@ -1,6 +1,6 @@
 //! Prompts as the denoiser takes them.
 
-/// A prompt as the denoiser takes it: the numbers of each of [`Encoders::arrays`].
+/// A prompt as the denoiser takes it: the numbers of each of `Encoders::arrays`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Prompt(pub Vec<Vec<f32>>);
 
