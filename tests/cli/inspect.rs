@@ -112,7 +112,7 @@ fn failures() {
     place.write("header.gguf", &mini_bytes()[..1000]);
     place.write("data.gguf", &mini_bytes()[..1_000_000]);
     place.write("cut.safetensors", &safetensors(&[("x", &[4], &[0.0; 4])])[..60]);
-    place.write("other/model_index.json", br#"{"_class_name": "StableDiffusionPipeline"}"#);
+    place.write("other/model_index.json", br#"{"_class_name": "StableDiffusion3Pipeline"}"#);
     place.write("control.safetensors", b"\x10\0\0\0\0\0\0\0{\"\x1b[2J\": nonsense");
     for (name, path) in [
         ("missing", "missing.gguf"),

@@ -16,7 +16,8 @@ pub(crate) fn picture(width: usize, height: usize) -> Arc<Picture> {
 /// A white rectangle of which no edge lies between two latents, with some of the darkest gray that counts as white, and around
 /// it the lightest gray that counts as black.
 pub(crate) fn mask(width: usize, height: usize) -> Arc<Picture> {
-    let (left, right, top, bottom) = (width * 4 / 11 | 1, width * 8 / 9 | 1, height / 7 | 1, height * 5 / 8 | 1);
+    let (left, right) = ((width * 4 / 11) | 1, (width * 8 / 9) | 1);
+    let (top, bottom) = ((height / 7) | 1, (height * 5 / 8) | 1);
     drawn(width, height, |x, y, _| {
         let ring = (left..right + 10).contains(&(x + 5)) && (top..bottom + 10).contains(&(y + 5));
         let inside = (left..right).contains(&x) && (top..bottom).contains(&y);
