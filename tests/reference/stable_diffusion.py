@@ -65,7 +65,7 @@ COMPONENTS = {
         use_post_quant_conv=True,
     ),
 }
-# As published beside Stable Diffusion 1.5.
+# As published beside Stable Diffusion 1.5, with PNDM's defaults written out, so that every sampler spaces its timesteps in this way.
 SCHEDULER = {
     "_class_name": "PNDMScheduler",
     "num_train_timesteps": 1000,
