@@ -213,14 +213,14 @@ impl Drop for Refusals {
 #[test]
 fn a_device_that_fills_up_is_an_error_and_the_next_run_works() {
     let _alone = alone();
-    let model = || pinhole::pipeline::open(&builtin::mini().unwrap()).unwrap();
-    let mut denoiser = Denoiser::new(model(), device());
+    let mini = builtin::mini().unwrap();
+    let mut denoiser = Denoiser::new(&mini, device());
     let placement = denoiser.placement(0);
     let expected = bits(&denoiser.run(&placement).unwrap());
     let mut failures = Vec::new();
     for after in 0.. {
         // A new backend, whose own buffers are not there yet.
-        let mut denoiser = Denoiser::new(model(), device());
+        let mut denoiser = Denoiser::new(&mini, device());
         let refusals = Refusals;
         account::refuse_allocations(Memory::Device, after);
         let ran = denoiser.run(&placement);
