@@ -37,6 +37,8 @@ pub(super) struct ClipEncoder {
     pub(super) part: Part<clip::Clip>,
     pub(super) config: clip::Config,
     tokenizer: ClipTokenizer,
+    /// How many tokens the tokenizer knows. Counting them takes memory, so it is done once.
+    vocabulary: usize,
 }
 
 impl ClipEncoder {
@@ -56,19 +58,20 @@ impl ClipEncoder {
         let (part, config) = networks::clip_with(source.component(slot)?, output)?;
         let (files, settings) = tokenizer(source, slot)?;
         let tokenizer = ClipTokenizer::from_json(&files.tokenizer.text, &settings, &files.tokenizer.origin)?;
-        Ok(ClipEncoder { part, config, tokenizer })
+        let vocabulary = tokenizer.vocab_size();
+        Ok(ClipEncoder { part, config, tokenizer, vocabulary })
     }
 
     /// Refuses a network that its tokenizer does not fit.
     pub(super) fn check(&self, source: &Source) -> Result<()> {
-        let ClipEncoder { config, tokenizer, .. } = self;
-        let rows = ("rows of CLIP's token embedding", config.vocab_size, tokenizer.vocab_size());
+        let ClipEncoder { config, tokenizer, vocabulary, .. } = self;
+        let rows = ("rows of CLIP's token embedding", config.vocab_size, *vocabulary);
         covers(source, &[rows, ("CLIP's positions", config.max_position_embeddings, tokenizer.length())])
     }
 
     pub(super) fn reader(&self) -> Reader {
         let tokenizer = self.part.slot.tokenizer.unwrap_or_default();
-        let (vocabulary, length) = (self.tokenizer.vocab_size(), self.tokenizer.length());
+        let (vocabulary, length) = (self.vocabulary, self.tokenizer.length());
         Reader { name: "CLIP", tokenizer, vocabulary, length }
     }
 
@@ -113,7 +116,7 @@ impl ClipEncoder {
         texts: impl Iterator<Item = &'t Encoded>,
         take: impl Fn(Vec<f32>, &[u32]) -> Result<Vec<f32>>,
     ) -> Result<Vec<Vec<f32>>> {
-        let ClipEncoder { part, config, tokenizer } = self;
+        let ClipEncoder { part, config, tokenizer, .. } = self;
         let (tokens, width) = (tokenizer.length(), config.hidden_size);
         let mut running = run.start(subject)?;
         running.set(part.net.mask, &causal_mask(tokens)?)?;
@@ -137,6 +140,8 @@ pub(super) struct T5Encoder {
     pub(super) part: Part<t5::T5>,
     pub(super) config: t5::Config,
     tokenizer: T5Tokenizer,
+    /// As [`ClipEncoder::vocabulary`].
+    vocabulary: usize,
 }
 
 impl T5Encoder {
@@ -148,17 +153,18 @@ impl T5Encoder {
         let (part, config) = networks::t5(source.component(slot)?)?;
         let (files, settings) = tokenizer(source, slot)?;
         let tokenizer = T5Tokenizer::from_json(&files.tokenizer.text, &settings, &files.tokenizer.origin)?;
-        Ok(T5Encoder { part, config, tokenizer })
+        let vocabulary = tokenizer.vocab_size();
+        Ok(T5Encoder { part, config, tokenizer, vocabulary })
     }
 
     /// Refuses a network that its tokenizer does not fit.
     pub(super) fn check(&self, source: &Source) -> Result<()> {
-        covers(source, &[("rows of T5's token embedding", self.config.vocab_size, self.tokenizer.vocab_size())])
+        covers(source, &[("rows of T5's token embedding", self.config.vocab_size, self.vocabulary)])
     }
 
     pub(super) fn reader(&self) -> Reader {
         let tokenizer = self.part.slot.tokenizer.unwrap_or_default();
-        let (vocabulary, length) = (self.tokenizer.vocab_size(), self.tokenizer.default_length());
+        let (vocabulary, length) = (self.vocabulary, self.tokenizer.default_length());
         Reader { name: "T5", tokenizer, vocabulary, length }
     }
 
