@@ -2,8 +2,10 @@
 //! `instant-clip-tokenizer` carries (see Cargo.toml), as `clip_merges.txt` in the output folder.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::{env, fs};
+
+#[path = "vendor/package_dir.rs"]
+mod package_dir;
 
 const PACKAGE: &str = "instant-clip-tokenizer";
 const FILE: &str = "bpe_simple_vocab_16e6.txt";
@@ -14,38 +16,6 @@ const MERGES: usize = 49_408 - 2 * 256 - 2;
 fn cargo_env(name: &str) -> PathBuf {
     // Cargo sets the variables that are asked for here for every build script.
     PathBuf::from(env::var_os(name).unwrap_or_else(|| panic!("{name} is not set: build.rs has to be run by cargo")))
-}
-
-/// The folder of the package that carries the vocabulary. `cargo metadata` fetches and verifies it where that was not
-/// yet done.
-fn package_dir() -> PathBuf {
-    let metadata: serde_json::Value = serde_json::from_slice(&cargo_metadata())
-        .unwrap_or_else(|error| panic!("`cargo metadata` printed no JSON: {error}"));
-    let manifest = metadata["packages"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .find(|package| package["name"] == PACKAGE)
-        .and_then(|package| package["manifest_path"].as_str())
-        .unwrap_or_else(|| panic!("`cargo metadata` lists no package {PACKAGE}; see Cargo.toml"));
-    PathBuf::from(manifest).with_file_name("")
-}
-
-fn cargo_metadata() -> Vec<u8> {
-    let output = Command::new(cargo_env("CARGO"))
-        .args(["metadata", "--format-version", "1", "--locked", "--manifest-path"])
-        .arg(cargo_env("CARGO_MANIFEST_DIR").join("Cargo.toml"))
-        .output()
-        .unwrap_or_else(|error| panic!("cannot run `cargo metadata`: {error}"));
-    if !output.status.success() {
-        panic!(
-            "`cargo metadata --locked` failed, so CLIP's vocabulary was not found:\n{}\n\
-             hint: Cargo.lock pins it and has to be there and up to date; `cargo fetch --locked` brings it for building \
-             without a network",
-            String::from_utf8_lossy(&output.stderr)
-        );
-    }
-    output.stdout
 }
 
 /// The merges that CLIP uses, one pair of pieces a line, the most frequent first. A version line stands before them.
@@ -59,8 +29,9 @@ fn merges(file: &Path) -> String {
 }
 
 fn main() {
-    let file = package_dir().join(FILE);
-    for input in [Path::new("build.rs"), Path::new("Cargo.toml"), &file] {
+    let manifest = cargo_env("CARGO_MANIFEST_DIR").join("Cargo.toml");
+    let file = package_dir::package_dir(PACKAGE, "CLIP's vocabulary", &manifest).join(FILE);
+    for input in [Path::new("build.rs"), Path::new("vendor/package_dir.rs"), Path::new("Cargo.toml"), &file] {
         println!("cargo::rerun-if-changed={}", input.display());
     }
     let output = cargo_env("OUT_DIR").join("clip_merges.txt");

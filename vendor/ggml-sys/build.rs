@@ -11,7 +11,6 @@
 //! - `PINHOLE_CUDA_HOME`, `PINHOLE_CUDA_ARCH`: toolkit and architecture for the feature `cuda`.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::{env, fs};
 
 #[cfg(feature = "cuda")]
@@ -20,6 +19,8 @@ mod cuda;
 #[cfg(feature = "metal")]
 #[path = "build/metal.rs"]
 mod metal;
+#[path = "../package_dir.rs"]
+mod package_dir;
 #[cfg(feature = "vulkan")]
 #[path = "build/vulkan.rs"]
 mod vulkan;
@@ -113,7 +114,10 @@ fn out_dir() -> PathBuf {
 fn ggml_dir() -> PathBuf {
     let dir = match env::var_os("PINHOLE_GGML_DIR") {
         Some(dir) => PathBuf::from(dir),
-        None => package_dir().join("llama.cpp").join("ggml"),
+        None => {
+            let manifest = manifest_dir().join("Cargo.toml");
+            package_dir::package_dir(PACKAGE, "ggml's source", &manifest).join("llama.cpp").join("ggml")
+        }
     };
     if !dir.join("include/ggml.h").is_file() {
         panic!(
@@ -122,38 +126,6 @@ fn ggml_dir() -> PathBuf {
         );
     }
     dir
-}
-
-/// The folder of the package that carries ggml. `cargo metadata` fetches and verifies it where that was not yet done.
-fn package_dir() -> PathBuf {
-    let metadata: serde_json::Value = serde_json::from_slice(&cargo_metadata())
-        .unwrap_or_else(|error| panic!("`cargo metadata` printed no JSON: {error}"));
-    let manifest = metadata["packages"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .find(|package| package["name"] == PACKAGE)
-        .and_then(|package| package["manifest_path"].as_str())
-        .unwrap_or_else(|| panic!("`cargo metadata` lists no package {PACKAGE}; see vendor/ggml-sys/Cargo.toml"));
-    PathBuf::from(manifest).with_file_name("")
-}
-
-fn cargo_metadata() -> Vec<u8> {
-    let output = Command::new(cargo_env("CARGO"))
-        .args(["metadata", "--format-version", "1", "--locked", "--manifest-path"])
-        .arg(manifest_dir().join("Cargo.toml"))
-        .output()
-        .unwrap_or_else(|error| panic!("cannot run `cargo metadata`: {error}"));
-    if !output.status.success() {
-        panic!(
-            "`cargo metadata --locked` failed, so ggml's sources were not found:\n{}\n\
-             hint: Cargo.lock pins them and has to be there and up to date: `cargo generate-lockfile` or `cargo update \
-             --workspace` writes it; `cargo fetch --locked` brings the sources for building without a network; \
-             PINHOLE_GGML_DIR names a ggml folder to use instead",
-            String::from_utf8_lossy(&output.stderr)
-        );
-    }
-    output.stdout
 }
 
 /// The version that ggml's CMakeLists.txt declares.
@@ -305,6 +277,7 @@ fn build_shim(ggml: &Path) {
         // ggml's own header defines functions that nobody here calls.
         new_build(ggml, cpp).extra_warnings(true).flag("-Wno-unused-function").file(file).compile(name);
     }
+    println!("cargo::rerun-if-changed=../package_dir.rs");
     println!("cargo::rerun-if-changed=shim/shim.h");
     println!("cargo::rerun-if-changed=shim/account.h");
 }
