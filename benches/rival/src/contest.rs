@@ -16,7 +16,7 @@ use crate::draw;
 use crate::models::Models;
 use crate::process::{self, Phase, Run};
 use crate::report::{self, Report};
-use crate::{Cli, Work};
+use crate::{Arch, Cli, Work};
 
 /// What one of the two took in a round.
 #[derive(Clone, Debug, Serialize)]
@@ -103,18 +103,32 @@ impl Contest<'_> {
 
     fn draw_with_pinhole(&self, models: &Models) -> Result<Sample> {
         let mut command = Command::new(self.pinhole);
-        command.args(["generate", "--device", "cpu", "--seed", "1", "--guidance", "3.5"]);
-        // As many tokens as stable-diffusion.cpp gives to FLUX.
-        command.args(["--max-sequence-length", "256", "--prompt", "a lighthouse at dusk"]);
+        command.args(["generate", "--device", "cpu", "--seed", "1", "--prompt", "a lighthouse at dusk"]);
+        command.args(["--sampler", "euler", "--cfg-scale", self.cfg_scale()]);
+        if self.work.arch == Arch::Flux {
+            // As many tokens as stable-diffusion.cpp gives to FLUX.
+            command.args(["--guidance", "3.5", "--max-sequence-length", "256"]);
+        }
         let run = self.run(command.arg("--model").arg(&models.bundle), &DENOISE)?;
         self.sample(&run, &DENOISE, &DECODE)
     }
 
     fn draw_with_rival(&self, models: &Models) -> Result<(Sample, String)> {
         let mut command = Command::new(&self.rival);
-        command.arg("draw").arg("--transformer").arg(&models.transformer);
-        let run = self.run(command.arg("--clip").arg(&models.clip).arg("--vae").arg(&models.vae), &draw::DENOISE)?;
+        command.args(["draw", "--cfg-scale", self.cfg_scale()]);
+        for (option, path) in &models.rival {
+            command.arg(option).arg(path);
+        }
+        let run = self.run(&mut command, &draw::DENOISE)?;
         Ok((self.sample(&run, &draw::DENOISE, &draw::DECODE)?, run.text(draw::SYSTEM)?.to_owned()))
+    }
+
+    /// FLUX.1-dev takes guidance as an input, and so has no second pass.
+    fn cfg_scale(&self) -> &'static str {
+        match self.work.arch {
+            Arch::Flux => "1",
+            Arch::Sd => "7.5",
+        }
     }
 
     fn sample(&self, run: &Run, denoise: &Phase, decode: &Phase) -> Result<Sample> {

@@ -11,12 +11,15 @@ use crate::said;
 /// Of the hidden subcommand.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    #[arg(long)]
-    transformer: PathBuf,
-    #[arg(long)]
-    clip: PathBuf,
-    #[arg(long)]
-    vae: PathBuf,
+    /// A whole model
+    #[arg(long, conflicts_with_all = ["transformer", "clip", "vae"])]
+    checkpoint: Option<PathBuf>,
+    #[arg(long, required_unless_present = "checkpoint")]
+    transformer: Option<PathBuf>,
+    #[arg(long, required_unless_present = "checkpoint")]
+    clip: Option<PathBuf>,
+    #[arg(long, required_unless_present = "checkpoint")]
+    vae: Option<PathBuf>,
     #[arg(long)]
     output: PathBuf,
     #[arg(long)]
@@ -27,6 +30,9 @@ pub(crate) struct Args {
     steps: u16,
     #[arg(long)]
     threads: u16,
+    /// Above 1, each step has a second pass
+    #[arg(long)]
+    cfg_scale: f32,
     /// Weights are read into memory, not mapped
     #[arg(long)]
     read: bool,
@@ -48,10 +54,20 @@ pub(crate) const SYSTEM: &str = "System Info:";
 pub(crate) fn run(args: &Args) -> Result<()> {
     said::listen();
     eprintln!("{}", said::system());
-    let mut model = ModelConfigBuilder::default()
-        .diffusion_model(args.transformer.clone())
-        .clip_l(args.clip.clone())
-        .vae(args.vae.clone())
+    let mut model = ModelConfigBuilder::default();
+    if let Some(path) = &args.checkpoint {
+        model.model(path.clone());
+    }
+    if let Some(path) = &args.transformer {
+        model.diffusion_model(path.clone());
+    }
+    if let Some(path) = &args.clip {
+        model.clip_l(path.clone());
+    }
+    if let Some(path) = &args.vae {
+        model.vae(path.clone());
+    }
+    let mut model = model
         .n_threads(args.threads.into())
         .diffusion_flash_attention(true)
         .flash_attention(true)
@@ -67,8 +83,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         .height(i32::from(args.height))
         .steps(i32::from(args.steps))
         .sampling_method(SampleMethod::EULER_SAMPLE_METHOD)
-        // No second pass: FLUX.1-dev takes guidance as an input.
-        .cfg_scale(1.0)
+        .cfg_scale(args.cfg_scale)
         .guidance(3.5)
         .seed(1)
         .build()?;

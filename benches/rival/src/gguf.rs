@@ -13,6 +13,9 @@ const MAGIC: &[u8; 4] = b"GGUF";
 const VERSION: u32 = 3;
 const DEFAULT_ALIGNMENT: u64 = 32;
 
+/// The id of the type F16 of tensors.
+const F16: u32 = 1;
+
 /// Ids of the types of values.
 const STRING: u32 = 8;
 const ARRAY: u32 = 9;
@@ -96,6 +99,16 @@ impl Gguf {
             tensor.bytes = end.checked_sub(tensor.start).context("a tensor lies behind the end")?;
         }
         Ok(Gguf { path: path.to_owned(), entries, tensors, alignment })
+    }
+
+    /// The matrix `tensor` as a convolution of 1x1 in F16, of numbers that stand elsewhere in this file.
+    pub(crate) fn convolution(&self, tensor: &Tensor) -> Result<Tensor> {
+        ensure!(tensor.dims.len() == 2, "{} is no matrix", tensor.name);
+        let dims = vec![1, 1, tensor.dims[0], tensor.dims[1]];
+        let bytes = 2 * tensor.dims[0] * tensor.dims[1];
+        let numbers = self.tensors.iter().find(|other| other.kind == F16 && other.bytes >= bytes);
+        let start = numbers.with_context(|| format!("no numbers for {}", tensor.name))?.start;
+        Ok(Tensor { name: tensor.name.clone(), dims, kind: F16, start, bytes })
     }
 
     /// Writes `path`, with the bytes of this file's `tensors` under the names that they have there.

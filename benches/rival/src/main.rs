@@ -12,11 +12,26 @@ mod said;
 use std::path::PathBuf;
 
 use anyhow::Result;
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 
-/// What each of two draws: the transformer's depth, and the picture.
+/// A model that both draw with.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Arch {
+    /// FLUX.1-dev, with as many blocks as --double and --single say
+    #[value(name = "flux-dev")]
+    Flux,
+    /// Stable Diffusion 1.5, whole, with classifier-free guidance
+    #[value(name = "sd1.5")]
+    Sd,
+}
+
+/// What each of two draws: the model, and the picture.
 #[derive(clap::Args, Clone, Debug, serde::Serialize)]
 struct Work {
+    /// The model
+    #[arg(long, value_name = "NAME", default_value = "flux-dev")]
+    arch: Arch,
     /// Double blocks of the transformer
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=19))]
     double: u16,
@@ -46,7 +61,7 @@ struct Cli {
     /// The program `pinhole` [default: what `cargo build --release` left in pinhole's own target directory]
     #[arg(long, value_name = "PATH")]
     pinhole: Option<PathBuf>,
-    /// Types of the transformer
+    /// Types of the denoiser
     #[arg(long, value_name = "TYPE,...", value_delimiter = ',', default_value = "q4_k_s,q6_k,q8_0,q4_1")]
     types: Vec<String>,
     /// Times that each draws with each type

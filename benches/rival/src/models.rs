@@ -4,6 +4,9 @@
 //! much is left out here. T5-XXL keeps one of its 24 layers for pinhole, and stable-diffusion.cpp, for which the depth of T5
 //! is a constant, gets none at all: it then gives the denoiser zeros, as many as there were tokens. The text encoders run
 //! before what is measured, and at full size would only make every run longer.
+//!
+//! Stable Diffusion 1.5 is whole. stable-diffusion.cpp's transformers begin and end with convolutions of 1x1, whose weights it
+//! has no blocks for: it gets these in F16, with other random numbers.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,36 +14,62 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::Work;
 use crate::gguf::{Entry, Gguf, Tensor};
+use crate::{Arch, Work};
 
 /// The files of one type.
 pub(crate) struct Models {
     /// For pinhole.
     pub(crate) bundle: PathBuf,
-    /// For stable-diffusion.cpp, with the original names.
-    pub(crate) transformer: PathBuf,
-    pub(crate) clip: PathBuf,
-    pub(crate) vae: PathBuf,
+    /// For stable-diffusion.cpp, with the original names: each with the option of `draw` that takes it.
+    pub(crate) rival: Vec<(&'static str, PathBuf)>,
+}
+
+/// The option of `draw` that takes a file, and the prefixes of a bundle that become prefixes of that file.
+type Cut = (&'static str, &'static [(&'static str, &'static str)]);
+
+const FLUX: &[Cut] = &[("--transformer", &[("dit.", "")]), ("--clip", &[("te.", "")]), ("--vae", &[("vae.", "")])];
+
+const SD: &[Cut] = &[(
+    "--checkpoint",
+    &[("u.", "model.diffusion_model."), ("te.", "cond_stage_model.transformer."), ("vae.", "first_stage_model.")],
+)];
+
+impl Arch {
+    /// As `pinhole bench model` calls it.
+    fn name(self) -> &'static str {
+        match self {
+            Arch::Flux => "flux-dev",
+            Arch::Sd => "sd1.5",
+        }
+    }
+
+    fn cuts(self) -> &'static [Cut] {
+        match self {
+            Arch::Flux => FLUX,
+            Arch::Sd => SD,
+        }
+    }
 }
 
 impl Models {
     /// Makes the files of the type `file_type` in `directory`, unless they are there.
     pub(crate) fn make(pinhole: &Path, directory: &Path, file_type: &str, work: &Work) -> Result<Models> {
-        let Work { double, single, .. } = work;
-        let file = |name| directory.join(format!("flux-dev-{double}-{single}-{file_type}-{name}.gguf"));
-        let models =
-            Models { bundle: file("bundle"), transformer: file("transformer"), clip: file("clip"), vae: file("vae") };
+        let Work { arch, double, single, .. } = work;
+        let depth = if *arch == Arch::Flux { format!("-{double}-{single}") } else { String::new() };
+        let file = |name: &str| directory.join(format!("{}{depth}-{file_type}-{name}.gguf", arch.name()));
+        let rival = arch.cuts().iter().map(|(option, _)| (*option, file(option.trim_start_matches('-')))).collect();
+        let models = Models { bundle: file("bundle"), rival };
         if models.files().iter().all(|path| path.exists()) {
             return Ok(models);
         }
         let whole = file("whole");
-        let blocks = double.max(single).to_string();
-        let written = Command::new(pinhole)
-            .args(["bench", "model", "--quiet", "--arch", "flux-dev", "--type", file_type, "--blocks", &blocks, "-o"])
-            .arg(&whole)
-            .output()
-            .with_context(|| format!("{} cannot be run", pinhole.display()))?;
+        let mut command = Command::new(pinhole);
+        command.args(["bench", "model", "--quiet", "--arch", arch.name(), "--type", file_type, "-o"]).arg(&whole);
+        if *arch == Arch::Flux {
+            command.args(["--blocks", &double.max(single).to_string()]);
+        }
+        let written = command.output().with_context(|| format!("{} cannot be run", pinhole.display()))?;
         ensure!(written.status.success(), "{}", String::from_utf8_lossy(&written.stderr));
         models.cut(&Gguf::open(&whole)?, work)?;
         std::fs::remove_file(&whole)?;
@@ -48,8 +77,9 @@ impl Models {
     }
 
     /// All of them.
-    pub(crate) fn files(&self) -> [&Path; 4] {
-        [&self.bundle, &self.transformer, &self.clip, &self.vae]
+    pub(crate) fn files(&self) -> Vec<&Path> {
+        let rival = self.rival.iter().map(|(_, path)| path.as_path());
+        std::iter::once(self.bundle.as_path()).chain(rival).collect()
     }
 
     /// Deletes them.
@@ -58,16 +88,28 @@ impl Models {
     }
 
     fn cut(&self, whole: &Gguf, work: &Work) -> Result<()> {
-        let kept: Vec<Tensor> = whole.tensors.iter().filter(|tensor| is_kept(&tensor.name, work)).cloned().collect();
+        let is_wanted = |tensor: &&Tensor| work.arch != Arch::Flux || is_kept(&tensor.name, work);
+        let kept: Vec<Tensor> = whole.tensors.iter().filter(is_wanted).cloned().collect();
         let entries = whole.entries.iter().map(|entry| shorter(entry, work)).collect::<Result<Vec<Entry>>>()?;
         whole.write(&self.bundle, &entries, &kept)?;
         let general: Vec<Entry> = entries.into_iter().filter(|entry| entry.key == "general.alignment").collect();
-        for (path, prefix) in [(&self.transformer, "dit."), (&self.clip, "te."), (&self.vae, "vae.")] {
-            let part = |tensor: &Tensor| Some(tensor.called(tensor.name.strip_prefix(prefix)?));
-            whole.write(path, &general, &kept.iter().filter_map(part).collect::<Vec<_>>())?;
+        for ((_, path), (_, prefixes)) in self.rival.iter().zip(work.arch.cuts()) {
+            let mut part = Vec::new();
+            for (tensor, (from, to)) in kept.iter().flat_map(|tensor| prefixes.iter().map(move |pair| (tensor, pair))) {
+                let Some(rest) = tensor.name.strip_prefix(from) else { continue };
+                let tensor = tensor.called(&format!("{to}{rest}"));
+                part.push(if is_projection(&tensor.name) { whole.convolution(&tensor)? } else { tensor });
+            }
+            whole.write(path, &general, &part)?;
         }
         Ok(())
     }
+}
+
+/// Whether `name` is what a transformer of Stable Diffusion begins or ends with.
+fn is_projection(name: &str) -> bool {
+    name.starts_with("model.diffusion_model.")
+        && (name.ends_with("proj_in.weight") || name.ends_with("proj_out.weight"))
 }
 
 /// Whether the tensor `name` is in none of the blocks that are left out.
@@ -81,6 +123,9 @@ fn is_kept(name: &str, work: &Work) -> bool {
 
 /// `entry` of the model with fewer blocks.
 fn shorter(entry: &Entry, work: &Work) -> Result<Entry> {
+    if work.arch != Arch::Flux {
+        return Ok(entry.clone());
+    }
     let counts: &[(&str, u16)] = match entry.key.as_str() {
         "pinhole.transformer.config" => &[("num_layers", work.double), ("num_single_layers", work.single)],
         "pinhole.text_encoder_2.config" => &[("num_layers", 1)],
