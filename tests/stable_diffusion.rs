@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -156,6 +157,33 @@ fn streamed_equals_resident() {
 }
 
 /// Fewer steps than one are refused before anything is loaded.
+#[test]
+fn streamed_equals_resident_in_every_type() {
+    let golden = golden();
+    let dir = tempfile::tempdir().unwrap();
+    let directory = dir.path().join("directory");
+    sd1::write_directory(&directory, &golden, golden.at("/scheduler"));
+    let model = pipeline::open(&Source::open(&directory).unwrap()).unwrap();
+    let request = Request { steps: Some(1), ..request(&golden, "empty_negative") };
+    let mut drawn = BTreeSet::new();
+    for file_type in FileType::all() {
+        let path = dir.path().join(format!("{file_type}.gguf"));
+        let plan = convert::plan(&model.source, &model.networks(), file_type).unwrap();
+        plan.write(&path, WriteOptions::default(), &mut |_| Ok(())).unwrap();
+        let mut card = on(pipeline::open(&Source::open(&path).unwrap()).unwrap(), "cpu:discrete");
+        let mut draw = |offload| {
+            card.set_memory(MemoryOptions { vram: None, offload, host: None });
+            generate(&mut card, &request)
+        };
+        let (resident, streamed) = (draw(Offload::None), draw(Offload::Sequential));
+        assert!(resident.plan.all_resident && !streamed.plan.all_resident);
+        assert!(bits(&resident) == bits(&streamed) && resident.images == streamed.images, "{file_type}");
+        drawn.insert(bits(&resident));
+    }
+    // Types differ, so each was computed with.
+    assert_eq!(drawn.len(), FileType::all().count());
+}
+
 #[test]
 fn a_strength_of_no_step() {
     let golden = golden();

@@ -14,7 +14,7 @@ use pinhole::bind::lora;
 use pinhole::convert::{self, WriteOptions};
 use pinhole::error::Error;
 use pinhole::ggml::{CancelFlag, Device};
-use pinhole::pipeline::{self, Additions, Generated, MemoryOptions, Pipeline};
+use pinhole::pipeline::{self, Additions, Generated, MemoryOptions, Pipeline, Request};
 use pinhole::plan::Offload;
 use pinhole::source::Source;
 use pinhole_quant::metrics;
@@ -172,6 +172,31 @@ fn quantized_weights_differ_by_their_own_error_alone() {
             drawn.push(generated.latents);
         }
         assert!(drawn.iter().all(|latents| *latents == drawn[0]), "{name}: streamed is not resident");
+    }
+}
+
+#[test]
+fn every_type_streams_as_it_stays() {
+    let case = Case::new();
+    let model = pipeline::open(&case.source()).unwrap();
+    let loras = [(case.file("plain", "kohya"), 1.0), (case.file("lokr", "lokr"), 0.5)];
+    let request = Request { steps: Some(1), ..case.golden.request("/generate") };
+    for file_type in FileType::all() {
+        let path = case.dir.path().join(format!("{file_type}.gguf"));
+        let plan = convert::plan(&model.source, &model.networks(), file_type).unwrap();
+        plan.write(&path, WriteOptions::default(), &mut |_| Ok(())).unwrap();
+        let mut card = case.pipeline(&Source::open(&path).unwrap(), &loras, "cpu:discrete");
+        card.set_remembered_bytes(0);
+        let mut drawn = Vec::new();
+        for offload in [Offload::None, Offload::Sequential] {
+            card.set_memory(MemoryOptions { vram: None, offload, host: None });
+            let generated = card.generate(&request).unwrap();
+            for phase in &generated.phases {
+                assert_eq!(phase.measured.peak, phase.planned, "{file_type}, {offload:?}, {:?}", phase.phase);
+            }
+            drawn.push(generated.latents);
+        }
+        assert!(drawn[0] == drawn[1], "{file_type}: streamed is not resident");
     }
 }
 
