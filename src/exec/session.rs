@@ -1,5 +1,6 @@
 //! One request's memory and graphs: ports, activations, and a graph for every stage, all made once.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use pinhole_quant::DType;
@@ -10,7 +11,7 @@ use super::strips::StripWork;
 use super::uploads::Uploads;
 use crate::ggml::{Arena, Backend, Buffer, Event, Graph, Ledger, OperationTime, Placed};
 use crate::plan::{DryRun, STAGE_TENSORS, Way};
-use crate::stage::{Build, Cadence, Dims, Model, Port, Stage};
+use crate::stage::{Build, Cadence, Dims, Model, Port};
 use crate::{Error, Result, reserve};
 
 /// A model ready to run at one size.
@@ -36,6 +37,8 @@ struct GraphWork {
     ports: Vec<Placed>,
     graphs: Vec<Graph>,
     arena: Arena,
+    /// What a stage reads before one writes it.
+    inputs: Vec<Port>,
 }
 
 impl GraphWork {
@@ -54,19 +57,22 @@ impl GraphWork {
         let ports = model.ports().iter().zip(block.offsets);
         let ports = ports.map(|(spec, offset)| Placed::new(&buffer, offset, spec.dtype, spec.shape(dims)?));
         let ports = ports.collect::<Result<Vec<_>>>()?;
-        let build = |stage: &Stage| {
+        let mut graphs = Vec::with_capacity(model.stages().len());
+        let (mut inputs, mut seen) = (Vec::new(), HashSet::new());
+        for stage in model.stages() {
             let graph = backend.graph(STAGE_TENSORS)?;
             let b = Build::new(&graph, model, dims, weights.places(), &ports).in_parts(tokens);
             stage.block.build(&b)?;
-            b.finish()?;
-            Ok(graph)
-        };
-        let graphs = model.stages().iter().map(build).collect::<Result<Vec<_>>>()?;
+            let touched = b.finish()?;
+            inputs.extend(touched.read.iter().filter(|port| !seen.contains(*port)));
+            seen.extend(touched.read.into_iter().chain(touched.written));
+            graphs.push(graph);
+        }
         let all: Vec<&Graph> = graphs.iter().collect();
         let mut arena = Arena::new(device, ledger)?;
         arena.assign(&all)?;
         backend.reserve(&all, &mut arena)?;
-        Ok(GraphWork { ports, graphs, arena })
+        Ok(GraphWork { ports, graphs, arena, inputs })
     }
 }
 
@@ -173,6 +179,15 @@ impl<'m> Session<'m> {
     pub fn graphs(&self) -> &[Graph] {
         match &self.work {
             Work::Graphs(work) => &work.graphs,
+            Work::Strips(_) => &[],
+        }
+    }
+
+    /// The ports that the host fills, each once: a stage reads them, and none writes them before. None where stages are
+    /// computed in strips.
+    pub fn inputs(&self) -> &[Port] {
+        match &self.work {
+            Work::Graphs(work) => &work.inputs,
             Work::Strips(_) => &[],
         }
     }

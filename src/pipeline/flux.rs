@@ -33,6 +33,8 @@ pub(super) static FLUX: Family = Family {
         Place::needed(&TEXT_ENCODER_2, &alias::T5, |component| Ok(Box::new(networks::t5(component)?.0))),
         Place::needed(&VAE, &alias::AUTOENCODER_KL, |component| Ok(Box::new(networks::autoencoder_kl(component)?))),
     ],
+    tokens: 512,
+    denoiser: |source| Ok(Box::new(FluxDenoiser(networks::flux(source.component(&TRANSFORMER)?)?))),
     open,
 };
 

@@ -33,7 +33,7 @@ pub use opened::{
 };
 pub use progress::{Event, Observer};
 pub use prompts::{ArraySpec, Embeddings, Prompt};
-pub use registry::{FAMILIES, component, family_of, open, open_with};
+pub use registry::{FAMILIES, component, denoiser, family_of, open, open_with};
 pub use request::{Generated, MemoryOptions, PhaseMemory, Posterior, Request, Settings, Timings};
 pub use rules::{Defaults, Rules, Use};
 pub use run::{Run, Running};

@@ -26,6 +26,10 @@ pub struct Family {
     pub classes: &'static [&'static str],
     /// The places that its networks take, in the order of bundles; the denoiser is the first.
     pub places: &'static [Place],
+    /// How many tokens a prompt has, unless a model says otherwise.
+    pub tokens: usize,
+    /// Finds the denoiser of a source whose networks are at their places, without the rest of the model.
+    pub denoiser: fn(&Source) -> Result<Box<dyn Denoiser>>,
     /// Opens a source whose networks are at their places.
     pub open: fn(Source, &Additions) -> Result<Opened>,
 }

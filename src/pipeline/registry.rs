@@ -1,6 +1,6 @@
 //! The registry of families, and how a model finds its own.
 
-use super::opened::{Additions, Family, Opened};
+use super::opened::{Additions, Denoiser, Family, Opened};
 use super::{flux, sd};
 use crate::source::{Layout, Networks, Place, Slot, Source};
 use crate::{Error, Result};
@@ -39,6 +39,16 @@ pub fn component(source: &Source, slot: &Slot) -> Result<(Source, Box<dyn Networ
     let place = place.ok_or_else(|| Error::graph("component", format!("{} has no {}", family.name, slot.name)))?;
     let networks = (place.load)(component)?;
     Ok((source, networks))
+}
+
+/// The denoiser of `source`, opened without the rest of the model, and the family that it is of.
+///
+/// # Errors
+/// As [`open`].
+pub fn denoiser(source: &Source) -> Result<(&'static Family, Box<dyn Denoiser>)> {
+    let family = family_of(source)?;
+    let source = source.arranged(family.name, family.places)?;
+    Ok((family, (family.denoiser)(&source)?))
 }
 
 /// The family of `source`: the one that it names, or else the one whose denoiser is there, or else the first that has a place

@@ -31,6 +31,8 @@ pub(super) static SD1: Family = Family {
         Place::needed(&TEXT_ENCODER, &alias::CLIP, |component| Ok(Box::new(networks::clip(component)?.0))),
         Place::needed(&VAE, &alias::AUTOENCODER_KL, |component| Ok(Box::new(networks::autoencoder_kl(component)?))),
     ],
+    tokens: 77,
+    denoiser: |source| Ok(Box::new(UnetDenoiser(networks::unet(source.component(&UNET)?)?))),
     open,
 };
 

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use pinhole_quant::DType;
 use serde_json::{Value, json};
 
 use super::{Architecture, Blueprint, Options, Planned, Published, clip};
@@ -13,10 +14,18 @@ use crate::models::flux::{self, Flux};
 use crate::models::t5::{self, T5};
 use crate::source::slot::{TEXT_ENCODER, TEXT_ENCODER_2, TRANSFORMER, VAE};
 
-static DEV: Published =
-    Published { name: "flux-dev", blueprint: |options| blueprint(options, flux::Config::dev(), 512) };
-static SCHNELL: Published =
-    Published { name: "flux-schnell", blueprint: |options| blueprint(options, flux::Config::schnell(), 256) };
+static DEV: Published = Published {
+    name: "flux-dev",
+    denoiser: &TRANSFORMER,
+    source: DType::BF16,
+    blueprint: |options| blueprint(options, flux::Config::dev(), 512),
+};
+static SCHNELL: Published = Published {
+    name: "flux-schnell",
+    denoiser: &TRANSFORMER,
+    source: DType::BF16,
+    blueprint: |options| blueprint(options, flux::Config::schnell(), 256),
+};
 
 impl Architecture {
     /// FLUX.1-dev.

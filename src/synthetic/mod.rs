@@ -36,6 +36,10 @@ pub struct Architecture(&'static Published);
 /// A name, and what is behind it.
 struct Published {
     name: &'static str,
+    /// Where its denoiser is.
+    denoiser: &'static Slot,
+    /// The format of its published weights: what stays unquantized has it.
+    source: DType,
     blueprint: fn(&Options) -> Result<Blueprint>,
 }
 
@@ -81,6 +85,11 @@ impl Architecture {
     /// Its name on the command line.
     pub fn name(self) -> &'static str {
         self.0.name
+    }
+
+    /// Where its denoiser is.
+    pub fn denoiser(self) -> &'static Slot {
+        self.0.denoiser
     }
 }
 
@@ -200,7 +209,7 @@ fn choose<'a>(blueprint: &'a Blueprint, options: &Options) -> Vec<Chosen<'a>> {
                 role: weight.role,
                 row_len: weight.shape.row(),
                 elements: weight.shape.elements(),
-                source: DType::BF16,
+                source: options.architecture.0.source,
             };
             chosen.push(Chosen { slot, weight, dtype: recipe.choose(&seen).dtype });
         }

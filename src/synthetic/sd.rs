@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use pinhole_quant::DType;
 use serde_json::{Value, json};
 
 use super::{Architecture, Blueprint, Options, Planned, Published, clip};
@@ -12,7 +13,7 @@ use crate::models::unet::{self, Unet};
 use crate::source::slot::{TEXT_ENCODER, UNET, VAE};
 use crate::{Error, Result};
 
-static SD15: Published = Published { name: "sd1.5", blueprint };
+static SD15: Published = Published { name: "sd1.5", denoiser: &UNET, source: DType::F16, blueprint };
 
 impl Architecture {
     /// Stable Diffusion 1.5.

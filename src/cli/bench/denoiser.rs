@@ -2,53 +2,34 @@
 
 use std::time::{Duration, Instant};
 
-use pinhole::Result;
 use pinhole::bind::Bound;
 use pinhole::exec::{DeviceWeights, Session};
 use pinhole::ggml::{Backend, CancelFlag, Device, Ledger};
-use pinhole::models::flux::{Flux, sinusoid};
+use pinhole::pipeline::{self, Settings};
 use pinhole::plan::measure::Subject;
-use pinhole::plan::{Component, Phase, Placement, Runs};
-use pinhole::sample::randn;
-use pinhole::source::slot::TRANSFORMER;
-use pinhole::source::{Part, Source, networks};
-use pinhole::stage::{Cadence, Dims, Model, Symbol};
+use pinhole::plan::{Component, Placement, Runs};
+use pinhole::sample::{Sampler, randn};
+use pinhole::source::Source;
+use pinhole::stage::{Cadence, Dims, Lifetime, Model, Port};
+use pinhole::{Error, Result};
+use pinhole_quant::DType;
 
-/// Pixels of a picture to a side of an image token.
-const SIDE: usize = 16;
+/// Pixels of a picture to a side of a latent.
+const FACTOR: usize = 8;
 
 /// What is computed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Size {
     pub(super) width: usize,
     pub(super) height: usize,
-    pub(super) text_tokens: usize,
+    /// As many as the family's prompts have, if `None`.
+    pub(super) text_tokens: Option<usize>,
 }
 
-impl Size {
-    fn rows(self) -> usize {
-        self.height / SIDE
-    }
-
-    fn columns(self) -> usize {
-        self.width / SIDE
-    }
-
-    fn dims(self) -> Dims {
-        let image = self.rows() * self.columns();
-        Dims::new()
-            .with(Symbol::BATCH, 1)
-            .with(Symbol::CONDITIONS, 1)
-            .with(Symbol::IMAGE_TOKENS, image)
-            .with(Symbol::TEXT_TOKENS, self.text_tokens)
-            .with(Symbol::JOINT_TOKENS, self.text_tokens + image)
-    }
-}
-
-/// A transformer, its weights found, and how it is computed.
+/// A denoiser, its weights found, and how it is computed: one picture in one pass.
 pub(super) struct Denoiser {
-    part: Part<Flux>,
-    size: Size,
+    denoiser: Box<dyn pipeline::Denoiser>,
+    settings: Settings,
     threads: usize,
     cancel: CancelFlag,
 }
@@ -74,31 +55,50 @@ impl Steps {
 
 impl Denoiser {
     pub(super) fn open(source: &Source, size: Size, threads: usize, cancel: CancelFlag) -> Result<Denoiser> {
-        let part = networks::flux(source.component(&TRANSFORMER)?)?;
-        Ok(Denoiser { part, size, threads, cancel })
+        let (family, denoiser) = pipeline::denoiser(source)?;
+        let settings = Settings {
+            width: size.width,
+            height: size.height,
+            steps: 1,
+            seed: 0,
+            guidance: None,
+            cfg_scale: 1.0,
+            negative_prompt: None,
+            sampler: Sampler::Euler,
+            max_sequence_length: size.text_tokens.unwrap_or(family.tokens),
+            batch: 1,
+            strength: None,
+            masked: false,
+            embedded: false,
+        };
+        Ok(Denoiser { denoiser, settings, threads, cancel })
+    }
+
+    /// Tokens of the prompt.
+    pub(super) fn text_tokens(&self) -> usize {
+        self.settings.max_sequence_length
+    }
+
+    /// What computes a step. A model of several is measured by the first.
+    fn subject(&self) -> Result<Subject<'_>> {
+        let latents = [self.settings.width / FACTOR, self.settings.height / FACTOR, 0, 1];
+        let first = self.denoiser.subjects(&self.settings, latents, 1).into_iter().next();
+        first.ok_or_else(|| Error::graph("measure", "a denoiser that computes nothing"))
     }
 
     /// What it takes on `device` for `steps` steps.
     pub(super) fn component(&self, device: Device, steps: usize) -> Result<Component> {
-        let Denoiser { part, size, .. } = self;
-        let subject = Subject {
-            name: "transformer",
-            phase: Phase::Denoise,
-            model: &part.net.model,
-            bound: &part.bound,
-            dims: size.dims(),
-            runs: Runs { request: 1, steps },
-        };
+        let subject = Subject { runs: Runs { request: 1, steps }, ..self.subject()? };
         subject.measure(&self.backend(device)?)
     }
 
     /// Runs one step that is not counted, and `steps` that are, with the stages placed as `placement` says.
     pub(super) fn run(&self, device: Device, placement: &Placement, steps: usize) -> Result<Steps> {
-        let Denoiser { part, size, .. } = self;
-        let (mut backend, ledger, model) = (self.backend(device)?, Ledger::new(), &part.net.model);
+        let Subject { model, bound, dims, .. } = self.subject()?;
+        let (mut backend, ledger) = (self.backend(device)?, Ledger::new());
         let runs = Runs { request: 1, steps: steps + 1 };
-        let weights = DeviceWeights::place(model, &part.bound, device, &ledger, placement, runs)?;
-        let mut session = Session::new(model, &weights, &size.dims(), &backend, &ledger)?;
+        let weights = DeviceWeights::place(model, bound, device, &ledger, placement, runs)?;
+        let mut session = Session::new(model, &weights, &dims, &backend, &ledger)?;
         self.fill(&mut session)?;
         session.run(&mut backend, Cadence::Request, |_, _| self.cancel.check())?;
         let mut times = Vec::with_capacity(steps + 1);
@@ -115,43 +115,48 @@ impl Denoiser {
         Backend::new(device, self.threads, self.cancel.clone())
     }
 
-    pub(super) fn model(&self) -> &Model {
-        &self.part.net.model
+    pub(super) fn model(&self) -> Result<&Model> {
+        Ok(self.subject()?.model)
     }
 
-    pub(super) fn bound(&self) -> &Bound {
-        &self.part.bound
+    pub(super) fn bound(&self) -> Result<&Bound> {
+        Ok(self.subject()?.bound)
     }
 
-    pub(super) fn dims(&self) -> Dims {
-        self.size.dims()
+    pub(super) fn dims(&self) -> Result<Dims> {
+        Ok(self.subject()?.dims)
     }
 
     pub(super) fn cancel(&self) -> &CancelFlag {
         &self.cancel
     }
 
-    /// Random inputs of a usual size.
+    /// Fills all that the host fills with random numbers of a usual size.
     pub(super) fn fill(&self, session: &mut Session<'_>) -> Result<()> {
-        let Denoiser { part: Part { net, .. }, size, .. } = self;
-        let (config, ports) = (net.config(), &net.ports);
-        session.set(ports.time, &sinusoid(700.0))?;
-        if let Some(guidance) = ports.guidance {
-            session.set(guidance, &sinusoid(3500.0))?;
+        for port in session.inputs().to_vec() {
+            self.fill_port(session, port)?;
         }
-        session.set(ports.pooled, &randn(1, config.pooled_projection_dim)?)?;
-        session.set(ports.text, &randn(2, config.joint_attention_dim * size.text_tokens)?)?;
-        let (cos, sin) = net.rotary(size.text_tokens, size.rows(), size.columns())?;
-        session.set(ports.cos, &cos)?;
-        session.set(ports.sin, &sin)?;
-        self.fill_step(session)
+        Ok(())
     }
 
     /// The inputs of one step.
     pub(super) fn fill_step(&self, session: &mut Session<'_>) -> Result<()> {
-        let Denoiser { part: Part { net, .. }, size, .. } = self;
-        let image = size.rows() * size.columns();
-        session.set(net.ports.latents, &randn(3, net.config().in_channels * image)?)?;
-        session.set_indices(net.ports.condition, &[0])
+        for port in session.inputs().to_vec() {
+            if self.model()?.ports()[port.index()].lifetime == Lifetime::Pass {
+                self.fill_port(session, port)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn fill_port(&self, session: &mut Session<'_>, port: Port) -> Result<()> {
+        let Subject { model, dims, .. } = self.subject()?;
+        let spec = &model.ports()[port.index()];
+        let count = spec.shape(&dims)?.elements();
+        match spec.dtype {
+            // The only condition.
+            DType::I32 => session.set_indices(port, &vec![0; count]),
+            _ => session.set(port, &randn(port.index() as u64, count)?),
+        }
     }
 }

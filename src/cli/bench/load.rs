@@ -10,7 +10,7 @@ use pinhole::stage::Cadence;
 use serde::Serialize;
 
 use super::matmul::report::median;
-use super::subject::SubjectArgs;
+use super::subject::{Measured, SubjectArgs};
 use crate::cli::failure::Failure;
 use crate::cli::printer::{Printer, Talk, Unit};
 use crate::cli::request::{self, RequestArgs};
@@ -68,7 +68,7 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     let cancel = interrupt::cancel_flag(printer);
     let threads = threads::start(args.request.threads);
     let device = request::device(&args.request.device)?;
-    let subject = args.subject.open(None, (printer, &cancel))?;
+    let subject = args.subject.open(Measured::All, (printer, &cancel))?;
     let request = args.request.request("a small yellow star on a blue background", printer)?;
 
     printer.begin("load", u64::from(args.runs) + 1, Unit::Parts);

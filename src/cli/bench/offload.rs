@@ -42,9 +42,9 @@ pub(in crate::cli) struct Args {
     /// Pixels down, a multiple of 16
     #[arg(long, value_name = "H", default_value_t = 256)]
     height: usize,
-    /// Tokens of the prompt
-    #[arg(long, value_name = "N", default_value_t = 512)]
-    text_tokens: usize,
+    /// Tokens of the prompt [default: as many as models of this family take: 512 for FLUX.1, 77 for Stable Diffusion]
+    #[arg(long, value_name = "N", value_parser = threads::tokens())]
+    text_tokens: Option<usize>,
     /// Steps that are measured of each setting, after one that is not
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     steps: u16,
@@ -134,7 +134,7 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
         threads,
         width: args.width,
         height: args.height,
-        text_tokens: args.text_tokens,
+        text_tokens: denoiser.text_tokens(),
         steps: args.steps,
         streamed_stages: streamed.streamed(),
         moved_each_step_bytes: streamed.moved_each_step,

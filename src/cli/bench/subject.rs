@@ -34,6 +34,14 @@ pub(super) struct SubjectArgs {
     cache: Option<PathBuf>,
 }
 
+/// What of a model is measured. Only that is made.
+#[derive(Clone, Copy)]
+pub(super) enum Measured {
+    All,
+    Denoiser,
+    Part(&'static Slot),
+}
+
 /// An open model.
 pub(super) struct Subject {
     pub(super) source: Source,
@@ -45,10 +53,10 @@ pub(super) struct Subject {
 }
 
 impl SubjectArgs {
-    /// Opens the model; with `--arch`, makes it first. If only one component is measured, only that one is made.
+    /// Opens the model; with `--arch`, makes it first.
     pub(super) fn open(
         &self,
-        only: Option<&'static Slot>,
+        measured: Measured,
         (printer, cancel): (&Printer, &CancelFlag),
     ) -> Result<Subject, Failure> {
         let Some(architecture) = self.arch else {
@@ -57,6 +65,11 @@ impl SubjectArgs {
             return Ok(Subject { source: model::open(path)?, name, path: path.to_owned(), _temporary: None });
         };
         let blocks = self.blocks.map(usize::from);
+        let only = match measured {
+            Measured::All => None,
+            Measured::Denoiser => Some(architecture.denoiser()),
+            Measured::Part(slot) => Some(slot),
+        };
         let options = Options { architecture, file_type: self.file_type, blocks, hollow: false, only };
         let mut name = format!("{}-{}", architecture.name(), self.file_type);
         name += &blocks.map_or(String::new(), |blocks| format!("-{blocks}-blocks"));

@@ -60,9 +60,9 @@ pub(super) fn measure(
     round: impl Fn(),
 ) -> Result<Vec<Measured>> {
     let device = Device::cpu()?;
-    let (model, ledger) = (denoiser.model(), Ledger::new());
+    let (model, ledger) = (denoiser.model()?, Ledger::new());
     let mut backend = denoiser.backend(device)?;
-    let weights = DeviceWeights::load(model, denoiser.bound(), device, &ledger)?;
+    let weights = DeviceWeights::load(model, denoiser.bound()?, device, &ledger)?;
     // Shared by all graphs: they run one after another.
     let mut operands = Operands::new(&ledger, number);
     let way = |by: &Multiplier| Way::new(denoiser, *by, &weights, &mut operands, &mut backend, &ledger);
@@ -90,9 +90,9 @@ impl<'m> Way<'m> {
         backend: &mut Backend,
         ledger: &Ledger,
     ) -> Result<Way<'m>> {
-        let model = denoiser.model();
+        let model = denoiser.model()?;
         backend.set_kernel(by.kernel());
-        let mut session = Session::new(model, weights, &denoiser.dims(), backend, ledger)?;
+        let mut session = Session::new(model, weights, &denoiser.dims()?, backend, ledger)?;
         denoiser.fill(&mut session)?;
         session.run(backend, Cadence::Request, |_, _| denoiser.cancel().check())?;
         let mut alone = Vec::new();
@@ -116,7 +116,7 @@ impl<'m> Way<'m> {
     /// Computes every stage, and after each its operations alone.
     fn step(&mut self, denoiser: &Denoiser, backend: &mut Backend, counted: bool) -> Result<()> {
         let Way { session, alone, arena, measured } = self;
-        let stages = denoiser.model().at(Cadence::Step).zip(&mut measured.stages).zip(alone);
+        let stages = denoiser.model()?.at(Cadence::Step).zip(&mut measured.stages).zip(alone);
         for ((stage, times), alone) in stages {
             let start = Instant::now();
             session.run_stage(backend, stage)?;
@@ -138,7 +138,7 @@ impl<'m> Way<'m> {
 
     /// Times the operations of one more step.
     fn operations(&mut self, denoiser: &Denoiser, backend: &mut Backend) -> Result<()> {
-        for stage in denoiser.model().at(Cadence::Step) {
+        for stage in denoiser.model()?.at(Cadence::Step) {
             for operation in self.session.time_operations(backend, stage)? {
                 let all = self.measured.operations.entry(operation.name).or_default();
                 *all = OperationTimes { count: all.count + 1, time: all.time + operation.time };

@@ -3,11 +3,9 @@
 mod measure;
 mod report;
 
-use pinhole::source::slot::TRANSFORMER;
-
 use super::denoiser::{Denoiser, Size};
 use super::matmul::Multiplier;
-use super::subject::SubjectArgs;
+use super::subject::{Measured, SubjectArgs};
 use crate::cli::failure::Failure;
 use crate::cli::printer::{Printer, Talk, Unit};
 use crate::cli::{interrupt, threads};
@@ -30,9 +28,9 @@ pub(in crate::cli) struct Args {
     /// Pixels down, a multiple of 16
     #[arg(long, value_name = "H", default_value_t = 512)]
     height: usize,
-    /// Tokens of the prompt
-    #[arg(long, value_name = "N", default_value_t = 512, value_parser = threads::tokens())]
-    text_tokens: usize,
+    /// Tokens of the prompt [default: as many as models of this family take: 512 for FLUX.1, 77 for Stable Diffusion]
+    #[arg(long, value_name = "N", value_parser = threads::tokens())]
+    text_tokens: Option<usize>,
     /// Steps that are measured, after one that is not
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     steps: u16,
@@ -55,13 +53,14 @@ pub(in crate::cli) struct Args {
 const EXAMPLES: &str = "\
 Examples:
   pinhole bench step --arch flux-dev --type q4_1 --blocks 2 --against ggml
+  pinhole bench step --arch sd1.5 --type q8_0 --operations
   pinhole bench step -m dev.gguf --width 1024 --height 1024 --steps 3 --operations --json";
 
 pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     let cancel = interrupt::cancel_flag(printer);
     let threads = threads::start(args.threads);
     super::check_size(args.width, args.height)?;
-    let subject = args.subject.open(Some(&TRANSFORMER), (printer, &cancel))?;
+    let subject = args.subject.open(Measured::Denoiser, (printer, &cancel))?;
     let size = Size { width: args.width, height: args.height, text_tokens: args.text_tokens };
     let denoiser = Denoiser::open(&subject.source, size, threads, cancel)?;
     printer.begin("measure", u64::from(args.steps) + 1, Unit::Parts);
@@ -75,7 +74,7 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
         threads,
         width: args.width,
         height: args.height,
-        text_tokens: args.text_tokens,
+        text_tokens: denoiser.text_tokens(),
         steps: args.steps,
         ways: measured.iter().map(report::Way::of).collect(),
         against_over_by: report::against_over_by(&measured),

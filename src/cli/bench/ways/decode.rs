@@ -7,7 +7,7 @@ use pinhole::source::slot::VAE;
 use pinhole::stage::{Dims, Symbol};
 
 use super::{Computed, Report, WayArgs};
-use crate::cli::bench::subject::SubjectArgs;
+use crate::cli::bench::subject::{Measured, SubjectArgs};
 use crate::cli::failure::Failure;
 use crate::cli::printer::{Printer, Talk};
 use crate::cli::{interrupt, threads};
@@ -41,7 +41,7 @@ pub(in crate::cli::bench) fn run(args: &Args, printer: &Printer) -> Result<(), F
     let cancel = interrupt::cancel_flag(printer);
     let threads = threads::start(args.ways.threads);
     crate::cli::bench::check_size(args.width, args.height)?;
-    let subject = args.subject.open(Some(&VAE), (printer, &cancel))?;
+    let subject = args.subject.open(Measured::Part(&VAE), (printer, &cancel))?;
     let AutoencoderKl { decoder, config, .. } = autoencoder_kl(subject.source.component(&VAE)?)?;
     let (w, h) = (args.width / 8, args.height / 8);
     let computed = Computed {

@@ -7,7 +7,7 @@ use pinhole::source::slot::TEXT_ENCODER_2;
 use pinhole::stage::{Dims, Symbol};
 
 use super::{Computed, Report, WayArgs};
-use crate::cli::bench::subject::SubjectArgs;
+use crate::cli::bench::subject::{Measured, SubjectArgs};
 use crate::cli::failure::Failure;
 use crate::cli::printer::{Printer, Talk};
 use crate::cli::{interrupt, threads};
@@ -38,7 +38,7 @@ Examples:
 pub(in crate::cli::bench) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     let cancel = interrupt::cancel_flag(printer);
     let threads = threads::start(args.ways.threads);
-    let subject = args.subject.open(Some(&TEXT_ENCODER_2), (printer, &cancel))?;
+    let subject = args.subject.open(Measured::Part(&TEXT_ENCODER_2), (printer, &cancel))?;
     let (t5, config) = networks::t5(subject.source.component(&TEXT_ENCODER_2)?)?;
     let tokens = args.text_tokens;
     let computed = Computed {
