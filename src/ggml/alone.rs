@@ -159,7 +159,10 @@ impl Graph {
                 sys::GGML_OP_CUSTOM if type_id == sys::GGML_TYPE_I8 => "quantize activations".to_owned(),
                 // SAFETY: as above; every operation of pinhole's has two operands at least, but packings.
                 sys::GGML_OP_CUSTOM if is_packed(unsafe { (*raw).src[1] }) => "matrix product".to_owned(),
-                sys::GGML_OP_CUSTOM => self.elementwise_name(raw).unwrap_or("rotate pairs").to_owned(),
+                sys::GGML_OP_CUSTOM => {
+                    let name = self.elementwise_name(raw).or_else(|| self.convolution_name(raw));
+                    name.unwrap_or("rotate pairs").to_owned()
+                }
                 sys::GGML_OP_MUL_MAT => "matrix product of ggml's".to_owned(),
                 _ => name.to_string_lossy().to_ascii_lowercase(),
             };

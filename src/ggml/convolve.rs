@@ -15,6 +15,9 @@ use super::{Graph, Tensor};
 use crate::kernels::{self, Added, Geometry, MOST_SIDE, Moments, Planes, Source, Weights};
 use crate::{Error, Result};
 
+/// How many pieces of work each thread should have, so that none waits long for the last.
+const TURNS: usize = 3;
+
 /// A convolution with a bias, as a graph is asked for it.
 #[derive(Clone, Copy, Debug)]
 pub struct Convolution {
@@ -53,6 +56,8 @@ pub(super) struct Convolutions {
     plans: Vec<Box<Plan>>,
     #[allow(clippy::vec_box)]
     norms: Vec<Box<Norm>>,
+    /// What their operations make, and what these are called.
+    results: Vec<(Tensor, &'static str)>,
 }
 
 /// A convolution, as its operation knows it.
@@ -118,6 +123,7 @@ impl Graph {
                 )
             }
         })?;
+        self.convolutions.borrow_mut().results.push((both, "group statistics"));
         let half = |i| self.reshape(self.slice(both, 2, i, 1)?, &[1, 1, c, n]);
         Ok(Some((half(0)?, half(1)?)))
     }
@@ -174,8 +180,16 @@ impl Graph {
             // SAFETY: live, contiguous tensors with as many numbers as the geometry says (checked above); the plan lives as
             // long as the graph.
             unsafe { sys::ggml_custom_4d(context, type_id, w, h, outputs, n, raws, count, Some(run), threads, plan) }
-        });
-        result.map(Some)
+        })?;
+        self.convolutions.borrow_mut().results.push((result, "convolution"));
+        Ok(Some(result))
+    }
+
+    /// The name of the operation that makes `raw`, if it is one of these.
+    pub(super) fn convolution_name(&self, raw: *mut sys::ggml_tensor) -> Option<&'static str> {
+        let convolutions = self.convolutions.borrow();
+        let own = convolutions.results.iter().find(|(result, _)| self.raw(*result).is_ok_and(|result| result == raw));
+        own.map(|(_, name)| *name)
     }
 
     /// What `convolution` does with `x`, once it is known that both fit.
@@ -276,13 +290,17 @@ unsafe extern "C-unwind" fn run(dst: *mut sys::ggml_tensor, _ith: c_int, nth: c_
     catch(&plan.failed, || {
         let pictures = dst.ne[3].unsigned_abs() as usize;
         let tiles = plan.convolution.tiles();
+        // Small maps have fewer tiles than threads: outputs are shared out as well. Which bits come out does not depend on it.
+        let wanted = TURNS * nth.unsigned_abs() as usize;
+        let parts = plan.convolution.parts(wanted.div_ceil(tiles * pictures.max(1)));
         loop {
-            let tile = plan.next.fetch_add(1, Ordering::Relaxed);
+            let next = plan.next.fetch_add(1, Ordering::Relaxed);
+            let (tile, part) = (next / parts, next % parts);
             if tile >= tiles * pictures {
                 return Ok(());
             }
-            // SAFETY: operands are as `convolve` checked them, and the tile is this thread's alone.
-            unsafe { plan.tile(dst, tile / tiles, tile % tiles) }?;
+            // SAFETY: operands are as `convolve` checked them, and this part of the tile is this thread's alone.
+            unsafe { plan.tile(dst, tile / tiles, tile % tiles, [part, parts]) }?;
         }
     });
     if plan.done.fetch_add(1, Ordering::AcqRel) + 1 == nth.unsigned_abs() as usize {
@@ -293,11 +311,17 @@ unsafe extern "C-unwind" fn run(dst: *mut sys::ggml_tensor, _ith: c_int, nth: c_
 }
 
 impl Plan {
-    /// Computes one tile of one picture.
+    /// Computes part `part[0]` of `part[1]` of one tile of one picture.
     ///
     /// # Safety
-    /// `dst` and its operands are those of this plan, and no other thread has this tile.
-    unsafe fn tile(&self, dst: &sys::ggml_tensor, picture: usize, tile: usize) -> std::result::Result<(), usize> {
+    /// `dst` and its operands are those of this plan, and no other thread has this part of the tile.
+    unsafe fn tile(
+        &self,
+        dst: &sys::ggml_tensor,
+        picture: usize,
+        tile: usize,
+        part: [usize; 2],
+    ) -> std::result::Result<(), usize> {
         let Geometry { inputs, outputs, result: [w, h], .. } = self.geometry;
         // SAFETY: the caller's promise, for all operands.
         let (x, bias, stored, kernel) =
@@ -322,7 +346,7 @@ impl Plan {
         let start = unsafe { dst.data.cast::<f32>().add(picture * w * h * outputs) };
         let mut planes = PlanesOf { start, width: w, height: h, outputs };
         let weights = Weights { dtype: self.dtype, bytes };
-        self.convolution.compute(tile, &source, weights, Added { bias, map }, &mut planes)
+        self.convolution.compute(tile, part, &source, weights, Added { bias, map }, &mut planes)
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::arch::x86_64::*;
 
-use super::geometry::{OUTPUTS, PIXELS};
-use super::micro::Micro;
+use super::geometry::{OUTPUTS, STRETCHES};
+use super::micro::{Micro, Sums};
 
 pub(super) struct Avx2;
 
@@ -13,19 +13,19 @@ const SQUARE: usize = 9;
 impl Micro for Avx2 {
     #[inline(always)]
     unsafe fn sum(
-        input: *const f32,
+        inputs: [*const f32; STRETCHES],
         offsets: &[usize],
         plane: usize,
         channels: usize,
         weights: &[f32],
-        sums: &mut [[f32; PIXELS]; OUTPUTS],
+        sums: &mut Sums,
     ) {
         debug_assert!(weights.len() >= channels * offsets.len() * OUTPUTS);
         // SAFETY: the caller's promise, for all that is called here.
         unsafe {
             match <&[usize; SQUARE]>::try_from(offsets) {
-                Ok(square) => sum_taps(input, square, plane, channels, weights.as_ptr(), sums),
-                Err(_) => sum_taps(input, offsets, plane, channels, weights.as_ptr(), sums),
+                Ok(square) => sum_taps(inputs, square, plane, channels, weights.as_ptr(), sums),
+                Err(_) => sum_taps(inputs, offsets, plane, channels, weights.as_ptr(), sums),
             }
         }
     }
@@ -36,20 +36,20 @@ impl Micro for Avx2 {
 #[target_feature(enable = "avx2,fma")]
 #[inline]
 unsafe fn sum_taps(
-    input: *const f32,
+    [mut left, mut right]: [*const f32; STRETCHES],
     offsets: &(impl AsRef<[usize]> + ?Sized),
     plane: usize,
     channels: usize,
     mut weights: *const f32,
-    sums: &mut [[f32; PIXELS]; OUTPUTS],
+    sums: &mut Sums,
 ) {
-    let mut all = [[_mm256_setzero_ps(); 2]; OUTPUTS];
-    for channel in 0..channels {
-        for offset in offsets.as_ref() {
+    let mut all = [[_mm256_setzero_ps(); STRETCHES]; OUTPUTS];
+    // Two places that move on together: with one and a multiple of `plane`, registers do not suffice.
+    for _ in 0..channels {
+        for &offset in offsets.as_ref() {
             // SAFETY: the caller's promise.
             unsafe {
-                let pixels = input.add(channel * plane + offset);
-                let (left, right) = (_mm256_loadu_ps(pixels), _mm256_loadu_ps(pixels.add(PIXELS / 2)));
+                let (left, right) = (_mm256_loadu_ps(left.add(offset)), _mm256_loadu_ps(right.add(offset)));
                 for (i, [sum_left, sum_right]) in all.iter_mut().enumerate() {
                     let weight = _mm256_broadcast_ss(&*weights.add(i));
                     *sum_left = _mm256_fmadd_ps(weight, left, *sum_left);
@@ -58,12 +58,12 @@ unsafe fn sum_taps(
                 weights = weights.add(OUTPUTS);
             }
         }
+        (left, right) = (left.wrapping_add(plane), right.wrapping_add(plane));
     }
-    for (sums, [left, right]) in sums.iter_mut().zip(all) {
-        // SAFETY: `PIXELS` numbers.
-        unsafe {
-            _mm256_storeu_ps(sums.as_mut_ptr(), left);
-            _mm256_storeu_ps(sums.as_mut_ptr().add(PIXELS / 2), right);
+    for (sums, all) in sums.iter_mut().zip(all) {
+        for (sums, all) in sums.iter_mut().zip(all) {
+            // SAFETY: `PIXELS` numbers.
+            unsafe { _mm256_storeu_ps(sums.as_mut_ptr(), all) };
         }
     }
 }

@@ -4,8 +4,10 @@ use std::ops::Range;
 
 use pinhole_quant::DType;
 
-/// Neighbouring pixels that are computed together.
-pub(super) const PIXELS: usize = 16;
+/// Neighbouring pixels that are computed together: a vector of most processors.
+pub(super) const PIXELS: usize = 8;
+/// How many such stretches of a tile are computed together. They need not lie in one row, so that narrow maps fill them, too.
+pub(super) const STRETCHES: usize = 2;
 /// Outputs that are computed together.
 pub(super) const OUTPUTS: usize = 6;
 /// The largest side of a kernel.
@@ -47,4 +49,36 @@ pub struct Weights<'a> {
 pub(super) struct Area {
     pub(super) columns: Range<usize>,
     pub(super) rows: Range<usize>,
+}
+
+/// Neighbouring pixels of a row of the result: where the first is, and how many there are.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stretch {
+    pub(super) x: usize,
+    pub(super) y: usize,
+    pub(super) pixels: usize,
+}
+
+impl Stretch {
+    /// Whether `next` begins where this one ends.
+    #[inline(always)]
+    pub(super) fn reaches(self, next: Stretch) -> bool {
+        (self.x + PIXELS, self.y) == (next.x, next.y)
+    }
+}
+
+impl Area {
+    /// How many stretches of at most [`PIXELS`] it is.
+    #[inline(always)]
+    pub(super) fn stretches(&self) -> usize {
+        self.columns.len().div_ceil(PIXELS) * self.rows.len()
+    }
+
+    /// Stretch number `i`, row by row.
+    #[inline(always)]
+    pub(super) fn stretch(&self, i: usize) -> Stretch {
+        let each = self.columns.len().div_ceil(PIXELS);
+        let (x, y) = (self.columns.start + i % each * PIXELS, self.rows.start + i / each);
+        Stretch { x, y, pixels: PIXELS.min(self.columns.end - x) }
+    }
 }

@@ -99,11 +99,17 @@ impl Patch {
         }
     }
 
-    /// The pixels for the result's pixel at `x` and `y` of the tile, and where taps find theirs.
+    /// The pixels for the result's pixel at `x` and `y` of the tile.
     #[inline(always)]
-    pub(super) fn at(&self, x: usize, y: usize) -> (*const f32, &[usize]) {
+    pub(super) fn at(&self, x: usize, y: usize) -> *const f32 {
         let start = y * self.stride * self.phases * self.pitch + x;
-        (self.numbers[start..].as_ptr(), &self.offsets)
+        self.numbers[start..].as_ptr()
+    }
+
+    /// Where the kernel's taps find theirs, from there.
+    #[inline(always)]
+    pub(super) fn offsets(&self) -> &[usize] {
+        &self.offsets
     }
 
     /// Numbers of one channel.
