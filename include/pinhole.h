@@ -549,6 +549,13 @@ typedef struct pinhole_request {
     float strength;
     /* Which latents the picture has, of the distribution that the autoencoder gives for it: PINHOLE_POSTERIOR_... */
     int32_t posterior;
+    /* For models that are told (Stable Diffusion XL): pixels of the picture that this one is like a resized copy of. 0: as many as are
+     * drawn. */
+    int32_t original_width;
+    int32_t original_height;
+    /* For models that are told: how many pixels that copy was cut off on the left and at the top. */
+    int32_t crop_left;
+    int32_t crop_top;
 } pinhole_request;
 
 PINHOLE_API int32_t pinhole_request_init(pinhole_request *request, size_t struct_size);

@@ -51,6 +51,10 @@ pub struct Request {
     pub input_count: usize,
     pub strength: f32,
     pub posterior: i32,
+    pub original_width: i32,
+    pub original_height: i32,
+    pub crop_left: i32,
+    pub crop_top: i32,
 }
 
 const DEFAULT: Request = Request {
@@ -80,6 +84,10 @@ const DEFAULT: Request = Request {
     input_count: 0,
     strength: -1.0,
     posterior: 0,
+    original_width: 0,
+    original_height: 0,
+    crop_left: 0,
+    crop_top: 0,
 };
 versioned!(Request, "pinhole_request", offset_of!(Request, inputs), DEFAULT);
 
@@ -101,6 +109,14 @@ pub(crate) struct Read {
     pub(crate) cancel: CancelFlag,
     /// What to warn of before the work begins.
     pub(crate) notes: Vec<String>,
+}
+
+/// Two numbers that are 0 if the model decides.
+fn pair(option: &'static str, given: [i32; 2]) -> Result<Option<[usize; 2]>, Failure> {
+    match given.map(|number| count(option, number)) {
+        [Ok(None), Ok(None)] => Ok(None),
+        [x, y] => Ok(Some([x?.unwrap_or(0), y?.unwrap_or(0)])),
+    }
 }
 
 /// A number that is 0 where the model decides.
@@ -208,6 +224,8 @@ impl Request {
             mask: pictures.mask,
             strength,
             posterior: posterior(request.posterior)?,
+            original_size: pair("--original-size", [request.original_width, request.original_height])?,
+            crop: pair("--crop", [request.crop_left, request.crop_top])?,
             max_sequence_length: count("--max-sequence-length", request.max_sequence_length)?,
             batch: count("--batch", request.batch)?.unwrap_or(1),
             noise,

@@ -64,6 +64,13 @@ pub(super) struct RequestArgs {
     /// Which latents --image has: a draw of what its autoencoder gives, as diffusers does it, or the mean
     #[arg(long, value_name = "HOW", value_parser = posterior_parser(), default_value = Posterior::Sample.name())]
     pub(super) posterior: Posterior,
+    /// For Stable Diffusion XL: the size of the picture that this one is like a resized copy of; smaller is blurred [default: the size
+    /// that is drawn]
+    #[arg(long, value_name = "WxH", value_parser = |text: &str| two(text, 'x'))]
+    original_size: Option<[usize; 2]>,
+    /// For Stable Diffusion XL: how many pixels that copy was cut off on the left and at the top; more is off centre [default: 0,0]
+    #[arg(long, value_name = "X,Y", value_parser = |text: &str| two(text, ','))]
+    crop: Option<[usize; 2]>,
     /// Tokens that the T5 text encoder reads
     #[arg(long, value_name = "N")]
     max_sequence_length: Option<usize>,
@@ -99,6 +106,12 @@ fn budget(text: &str) -> Result<Budget, String> {
         return Ok(Budget(None));
     }
     text.parse().map(|size| Budget(Some(size))).map_err(|error| format!("{error}, or auto"))
+}
+
+/// Two numbers with `between` between them.
+fn two(text: &str, between: char) -> Result<[usize; 2], String> {
+    let numbers = text.split_once(between).and_then(|(x, y)| Some([x.trim().parse().ok()?, y.trim().parse().ok()?]));
+    numbers.ok_or_else(|| format!("expected two numbers with `{between}` between them"))
 }
 
 fn sampler(name: &str) -> Result<Sampler, String> {
@@ -148,6 +161,8 @@ impl RequestArgs {
             mask: picture(&self.mask, printer)?,
             strength: self.strength,
             posterior: self.posterior,
+            original_size: self.original_size,
+            crop: self.crop,
             max_sequence_length: self.max_sequence_length,
             batch: self.batch,
             noise: None,

@@ -32,7 +32,9 @@ impl Remembered {
     /// What the encoders made of `prompt` under `settings`, and what they had to say.
     fn find(&mut self, prompt: &str, settings: &Settings) -> Option<(Arc<Embeddings>, Vec<String>)> {
         let fits = |embeddings: &Embeddings| {
-            embeddings.negative == settings.negative_prompt && embeddings.tokens == settings.max_sequence_length
+            embeddings.negative == settings.negative_prompt
+                && embeddings.negative_is_zero == settings.negative_is_zero
+                && embeddings.tokens == settings.max_sequence_length
         };
         let known = self.prompts.iter().position(|(text, embeddings, _)| text == prompt && fits(embeddings))?;
         let entry = self.prompts.remove(known)?;
@@ -95,7 +97,8 @@ impl Embeddings {
             }
         }
         let negative_prompt = self.negative.clone().filter(|_| settings.cfg_scale > 1.0);
-        Ok(Settings { negative_prompt, embedded: true, ..settings })
+        let negative_is_zero = self.negative_is_zero && negative_prompt.is_some();
+        Ok(Settings { negative_prompt, negative_is_zero, embedded: true, ..settings })
     }
 }
 
@@ -134,7 +137,7 @@ pub(super) fn embeddings(
 ) -> Result<Embeddings> {
     let negative = settings.negative_prompt.clone();
     let mut texts = Vec::new();
-    for text in std::iter::once(request.prompt.as_str()).chain(negative.as_deref()) {
+    for text in std::iter::once(request.prompt.as_str()).chain(negative.as_deref()).take(settings.texts()) {
         texts.push(model.encoders.tokenize(text, settings)?);
     }
     let readers = model.encoders.readers();
@@ -161,7 +164,12 @@ pub(super) fn embeddings(
             prompts[i] = Some(prompt);
         }
     }
-    Ok(Embeddings { prompts: prompts.into_iter().flatten().collect(), negative, tokens: settings.max_sequence_length })
+    let mut prompts: Vec<Prompt> = prompts.into_iter().flatten().collect();
+    if settings.negative_is_zero {
+        prompts.push(Prompt::zeros(&model.encoders.arrays(settings))?);
+    }
+    let (negative_is_zero, tokens) = (settings.negative_is_zero, settings.max_sequence_length);
+    Ok(Embeddings { prompts, negative, negative_is_zero, tokens })
 }
 
 /// Fills in the prompts that the folder has.

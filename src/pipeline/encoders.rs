@@ -1,7 +1,7 @@
 //! Text encoders that families share.
 
 use super::opened::Reader;
-use super::run::{Run, finite};
+use super::run::{Run, Running, finite};
 use crate::models::clip::{self, Output, causal_mask};
 use crate::models::t5;
 use crate::plan::measure::Subject;
@@ -31,6 +31,9 @@ fn covers(source: &Source, pairs: &[(&str, usize, usize)]) -> Result<()> {
     }
     Ok(())
 }
+
+/// What the only CLIP of a model is called in messages.
+pub(super) const CLIP_NAME: &str = "CLIP";
 
 /// CLIP's text encoder with its tokenizer.
 pub(super) struct ClipEncoder {
@@ -69,10 +72,11 @@ impl ClipEncoder {
         covers(source, &[rows, ("CLIP's positions", config.max_position_embeddings, tokenizer.length())])
     }
 
-    pub(super) fn reader(&self) -> Reader {
+    /// The reader, called `name` in messages.
+    pub(super) fn reader(&self, name: &'static str) -> Reader {
         let tokenizer = self.part.slot.tokenizer.unwrap_or_default();
         let (vocabulary, length) = (self.vocabulary, self.tokenizer.length());
-        Reader { name: "CLIP", tokenizer, vocabulary, length }
+        Reader { name, tokenizer, vocabulary, length }
     }
 
     pub(super) fn tokenize(&self, text: &str) -> Result<Encoded> {
@@ -92,8 +96,8 @@ impl ClipEncoder {
         texts: impl Iterator<Item = &'t Encoded>,
     ) -> Result<Vec<Vec<f32>>> {
         let width = self.config.hidden_size;
-        self.run(run, subject, texts, |hidden, ids| {
-            let row = self.config.pooled_position(ids) * width;
+        self.run(run, subject, texts, |running, ids| {
+            let (hidden, row) = (running.get(self.part.net.states)?, self.config.pooled_position(ids) * width);
             finite(hidden[row..row + width].to_vec(), "CLIP's pooled vector")
         })
     }
@@ -105,17 +109,31 @@ impl ClipEncoder {
         subject: &Subject<'_>,
         texts: impl Iterator<Item = &'t Encoded>,
     ) -> Result<Vec<Vec<f32>>> {
-        self.run(run, subject, texts, |hidden, _| finite(hidden, "CLIP's output"))
+        self.run(run, subject, texts, |running, _| finite(running.get(self.part.net.states)?, "CLIP's output"))
     }
 
-    /// What `take` takes of the hidden states and the tokens of every text.
-    fn run<'t>(
+    /// The hidden states of every text, `[D, tokens]`, and its projected pooled vector, `[P]`, which `subject` computes.
+    pub(super) fn hidden_and_pooled<'t>(
         &self,
         run: &mut Run<'_>,
         subject: &Subject<'_>,
         texts: impl Iterator<Item = &'t Encoded>,
-        take: impl Fn(Vec<f32>, &[u32]) -> Result<Vec<f32>>,
-    ) -> Result<Vec<Vec<f32>>> {
+    ) -> Result<Vec<(Vec<f32>, Vec<f32>)>> {
+        let ports = self.part.net.pooled.ok_or_else(|| Error::graph("encode", "a text encoder without projection"))?;
+        self.run(run, subject, texts, |running, _| {
+            let hidden = finite(running.get(self.part.net.states)?, "CLIP's output")?;
+            Ok((hidden, finite(running.get(ports.pooled)?, "CLIP's pooled vector")?))
+        })
+    }
+
+    /// What `take` takes of what was computed for every text, and of its tokens.
+    fn run<'t, R>(
+        &self,
+        run: &mut Run<'_>,
+        subject: &Subject<'_>,
+        texts: impl Iterator<Item = &'t Encoded>,
+        take: impl Fn(&Running<'_>, &[u32]) -> Result<R>,
+    ) -> Result<Vec<R>> {
         let ClipEncoder { part, config, tokenizer, .. } = self;
         let (tokens, width) = (tokenizer.length(), config.hidden_size);
         let mut running = run.start(subject)?;
@@ -127,8 +145,12 @@ impl ClipEncoder {
             let mut hidden = part.bound.gather(part.net.token_embedding, width, &text.ids)?;
             hidden.iter_mut().zip(&positions).for_each(|(token, position)| *token += position);
             running.set(part.net.hidden, &hidden)?;
+            if let Some(pooled) = part.net.pooled {
+                // A row of a tokenizer's length, which is far below.
+                running.session().set_indices(pooled.end, &[config.pooled_position(&text.ids) as i32])?;
+            }
             run.compute(&mut running, Cadence::Request)?;
-            taken.push(take(running.get(part.net.states)?, &text.ids)?);
+            taken.push(take(&running, &text.ids)?);
         }
         run.finish(running);
         Ok(taken)

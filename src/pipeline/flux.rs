@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::encoders::{ClipEncoder, T5Encoder};
+use super::encoders::{CLIP_NAME, ClipEncoder, T5Encoder};
 use super::opened::{
     Additions, Autoencoder, Denoiser, Encoders, Family, Given, Opened, Reader, StepPorts, subject, texts,
 };
@@ -33,6 +33,7 @@ pub(super) static FLUX: Family = Family {
         Place::needed(&TEXT_ENCODER_2, &alias::T5, |component| Ok(Box::new(networks::t5(component)?.0))),
         Place::needed(&VAE, &alias::AUTOENCODER_KL, |component| Ok(Box::new(networks::autoencoder_kl(component)?))),
     ],
+    marks: &[],
     tokens: 512,
     denoiser: |source| Ok(Box::new(FluxDenoiser(networks::flux(source.component(&TRANSFORMER)?)?))),
     open,
@@ -58,6 +59,8 @@ fn rules(takes_guidance: bool, tokens: usize) -> Rules {
         most_pixels: 16384,
         tokens: 1..=MAX_SEQUENCE_LENGTH,
         guidance,
+        is_told_sizes: false,
+        zeros_without_negative: false,
         inputs: &[Use::Start, Use::Mask],
         defaults: Defaults {
             width: 1024,
@@ -165,7 +168,7 @@ impl Networks for FluxEncoders {
 
 impl Encoders for FluxEncoders {
     fn readers(&self) -> Vec<Reader> {
-        vec![self.clip.reader(), self.t5.reader()]
+        vec![self.clip.reader(CLIP_NAME), self.t5.reader()]
     }
 
     fn tokenize(&self, text: &str, settings: &Settings) -> Result<Vec<Encoded>> {

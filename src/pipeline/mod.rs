@@ -23,6 +23,7 @@ mod request;
 mod rules;
 mod run;
 mod sd;
+mod sdxl;
 mod settings;
 mod start;
 

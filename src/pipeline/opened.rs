@@ -26,6 +26,9 @@ pub struct Family {
     pub classes: &'static [&'static str],
     /// The places that its networks take, in the order of bundles; the denoiser is the first.
     pub places: &'static [Place],
+    /// How the names of tensors end by which its denoiser is told from another family's of the same kind: one of them is there. None
+    /// where no other has to be told apart, or all others have marks.
+    pub marks: &'static [&'static str],
     /// How many tokens a prompt has, unless a model says otherwise.
     pub tokens: usize,
     /// Finds the denoiser of a source whose networks are at their places, without the rest of the model.
@@ -289,5 +292,5 @@ pub(super) fn subject<'a, M: HasModel>(
 
 /// How many texts of a request go through the encoders.
 pub(super) fn texts(settings: &Settings) -> Runs {
-    once(settings.passes())
+    once(settings.texts())
 }

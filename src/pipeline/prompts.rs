@@ -1,8 +1,18 @@
 //! Prompts as the denoiser takes them.
 
+use crate::{Result, reserve};
+
 /// A prompt as the denoiser takes it: the numbers of each of `Encoders::arrays`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Prompt(pub Vec<Vec<f32>>);
+
+impl Prompt {
+    /// A prompt of zeros.
+    pub(super) fn zeros(arrays: &[ArraySpec]) -> Result<Prompt> {
+        let zeros = arrays.iter().map(|array| reserve::repeat("a prompt", &[0.0], array.elements()));
+        Ok(Prompt(zeros.collect::<Result<_>>()?))
+    }
+}
 
 /// An array of a [`Prompt`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +38,8 @@ pub struct Embeddings {
     pub(super) prompts: Vec<Prompt>,
     /// The text of the negative prompt.
     pub(super) negative: Option<String>,
+    /// Whether zeros stand for it.
+    pub(super) negative_is_zero: bool,
     /// Tokens of each prompt.
     pub(super) tokens: usize,
 }

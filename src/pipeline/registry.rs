@@ -1,12 +1,12 @@
 //! The registry of families, and how a model finds its own.
 
 use super::opened::{Additions, Denoiser, Family, Opened};
-use super::{flux, sd};
+use super::{flux, sd, sdxl};
 use crate::source::{Layout, Networks, Place, Slot, Source};
 use crate::{Error, Result};
 
-/// Every family that pinhole runs.
-pub static FAMILIES: &[&Family] = &[&flux::FLUX, &sd::SD1];
+/// Every family that pinhole runs. Those with marks stand before those of the same kind without.
+pub static FAMILIES: &[&Family] = &[&flux::FLUX, &sdxl::SDXL, &sd::SD1];
 
 /// Opens `source` as a model of its family. Reads headers and configurations, no weights.
 ///
@@ -66,7 +66,8 @@ pub fn family_of(source: &Source) -> Result<&'static Family> {
         return Err(unknown(source, ""));
     }
     let denoiser = |place: &Place| source.has(place.slot) || source.has_loose(place.kind);
-    let by_denoiser = FAMILIES.iter().find(|family| family.places.first().is_some_and(denoiser));
+    let is_marked = |family: &Family| family.marks.is_empty() || source.has_tensor(family.marks);
+    let by_denoiser = FAMILIES.iter().find(|family| family.places.first().is_some_and(denoiser) && is_marked(family));
     let by_part = || FAMILIES.iter().find(|family| family.places.iter().any(denoiser));
     by_denoiser.or_else(by_part).copied().ok_or_else(|| unknown(source, ""))
 }

@@ -39,6 +39,11 @@ pub struct Request {
     pub strength: Option<f32>,
     /// Which latents of its distribution the picture has.
     pub posterior: Posterior,
+    /// For models that are told: pixels across and down of the picture that this one is like a resized copy of. As many as are drawn by
+    /// default.
+    pub original_size: Option<[usize; 2]>,
+    /// For models that are told: how many pixels that copy was cut off on the left and at the top.
+    pub crop: Option<[usize; 2]>,
     /// Tokens of the prompt that the text encoder reads.
     pub max_sequence_length: Option<usize>,
     /// How many pictures; 1 by default.
@@ -90,6 +95,8 @@ impl Default for Request {
             mask: None,
             strength: None,
             posterior: Posterior::default(),
+            original_size: None,
+            crop: None,
             max_sequence_length: None,
             batch: 1,
             noise: None,
@@ -123,6 +130,12 @@ pub struct Settings {
     pub cfg_scale: f32,
     /// The negative prompt, where it has an effect.
     pub negative_prompt: Option<String>,
+    /// Whether zeros stand for the negative prompt, which was not given.
+    pub negative_is_zero: bool,
+    /// Pixels across and down of the original, for models that are told.
+    pub original_size: [usize; 2],
+    /// How many pixels it was cut off on the left and at the top, for models that are told.
+    pub crop: [usize; 2],
     /// How steps are taken.
     pub sampler: Sampler,
     /// Tokens of the prompt that the text encoder reads.
@@ -138,9 +151,14 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// How many prompts go through the text encoders, and passes through the denoiser.
+    /// How many prompts, and passes through the denoiser, there are.
     pub fn passes(&self) -> usize {
         1 + usize::from(self.negative_prompt.is_some())
+    }
+
+    /// How many prompts go through the text encoders.
+    pub fn texts(&self) -> usize {
+        if self.negative_is_zero { 1 } else { self.passes() }
     }
 
     /// By the names that AUTOMATIC1111's web UI gives them (and its fork Forge, if guidance is an input of the model); of the
@@ -154,6 +172,12 @@ impl Settings {
         pairs.extend(self.guidance.map(|guidance| ("Distilled CFG Scale", guidance.to_string())));
         pairs.push(noise.map_or_else(|| ("Seed", seed.to_string()), |noise| ("Noise", noise.to_owned())));
         pairs.push(("Size", format!("{}x{}", self.width, self.height)));
+        if self.original_size != [self.width, self.height] {
+            pairs.push(("Original size", format!("{}x{}", self.original_size[0], self.original_size[1])));
+        }
+        if self.crop != [0, 0] {
+            pairs.push(("Crop", format!("{},{}", self.crop[0], self.crop[1])));
+        }
         pairs.extend(self.strength.map(|strength| ("Denoising strength", strength.to_string())));
         pairs
     }

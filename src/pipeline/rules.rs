@@ -18,6 +18,10 @@ pub struct Rules {
     pub tokens: RangeInclusive<usize>,
     /// Guidance as an input of the model, and its default; `None` if the model takes none.
     pub guidance: Option<f32>,
+    /// Whether the model is told the size of an original, and where that was cut off.
+    pub is_told_sizes: bool,
+    /// Whether zeros stand for a negative prompt that is not given.
+    pub zeros_without_negative: bool,
     /// What pictures in a request may be for.
     pub inputs: &'static [Use],
     /// What is not said.

@@ -1,6 +1,6 @@
 //! Stable Diffusion 1: diffusers' `StableDiffusionPipeline`. Models of version 2 that lie in its layout are the same but for sizes.
 
-use super::encoders::ClipEncoder;
+use super::encoders::{CLIP_NAME, ClipEncoder};
 use super::opened::{
     Additions, Autoencoder, Denoiser, Encoders, Family, Given, Opened, Reader, StepPorts, subject, texts,
 };
@@ -31,6 +31,7 @@ pub(super) static SD1: Family = Family {
         Place::needed(&TEXT_ENCODER, &alias::CLIP, |component| Ok(Box::new(networks::clip(component)?.0))),
         Place::needed(&VAE, &alias::AUTOENCODER_KL, |component| Ok(Box::new(networks::autoencoder_kl(component)?))),
     ],
+    marks: &[],
     tokens: 77,
     denoiser: |source| Ok(Box::new(UnetDenoiser(networks::unet(source.component(&UNET)?)?))),
     open,
@@ -48,6 +49,8 @@ fn rules(side: usize, factor: usize, tokens: usize) -> Rules {
         most_pixels: 16384,
         tokens: tokens..=tokens,
         guidance: None,
+        is_told_sizes: false,
+        zeros_without_negative: false,
         inputs: &[Use::Start, Use::Mask],
         defaults: Defaults {
             width: side,
@@ -76,8 +79,8 @@ fn open(source: Source, additions: &Additions) -> Result<Opened> {
     };
     check(&source, &unet, &clip, &vae)?;
     let loras = additions.apply(&mut [unet.target(), clip.part.target()])?;
-    let side = sample_size(source.component(&UNET)?) * vae.factor();
-    let rules = rules(side, vae.factor(), clip.reader().length).read(&source, GuidanceScale::Free)?;
+    let side = sample_size(source.component(&UNET)?, SAMPLE_SIZE) * vae.factor();
+    let rules = rules(side, vae.factor(), clip.reader(CLIP_NAME).length).read(&source, GuidanceScale::Free)?;
     Ok(Opened {
         family: &SD1,
         encoders: Box::new(SdEncoders(clip)),
@@ -100,15 +103,15 @@ fn as_published(scheduler: Scheduler) -> Scheduler {
     }
 }
 
-/// Latents on a side of the picture that the UNet of `component` was trained on.
-fn sample_size(component: &Component) -> usize {
+/// Latents on a side of the picture that the UNet of `component` was trained on; `default` if its configuration does not say.
+pub(super) fn sample_size(component: &Component, default: usize) -> usize {
     let config = component.config.as_ref().and_then(|text| serde_json::from_str::<serde_json::Value>(&text.text).ok());
     let size = config.and_then(|config| config["sample_size"].as_u64()).and_then(|size| usize::try_from(size).ok());
-    size.filter(|size| (8..=1024).contains(size)).unwrap_or(SAMPLE_SIZE)
+    size.filter(|size| (8..=1024).contains(size)).unwrap_or(default)
 }
 
-/// Whether the parts fit together.
-fn check(source: &Source, unet: &Part<Unet>, clip: &ClipEncoder, vae: &AutoencoderKl) -> Result<()> {
+/// Whether the UNet and the autoencoder of a model fit together.
+pub(super) fn check_channels(source: &Source, unet: &Part<Unet>, vae: &AutoencoderKl) -> Result<()> {
     let config = unet.net.config();
     if config.in_channels != vae.channels() {
         let found = format!("{} input channels", config.in_channels);
@@ -118,7 +121,6 @@ fn check(source: &Source, unet: &Part<Unet>, clip: &ClipEncoder, vae: &Autoencod
         );
     }
     let pairs = [
-        ("the width of CLIP and cross_attention_dim", clip.config.hidden_size, config.cross_attention_dim),
         ("the channels that go into and come out of the UNet", config.in_channels, config.out_channels),
         ("the channels of a picture and 3", vae.config.out_channels, 3),
     ];
@@ -127,9 +129,21 @@ fn check(source: &Source, unet: &Part<Unet>, clip: &ClipEncoder, vae: &Autoencod
             return Err(Error::mismatch(&source.path, what, "equal numbers", format!("{a} and {b}")));
         }
     }
+    Ok(())
+}
+
+/// Whether the parts fit together.
+fn check(source: &Source, unet: &Part<Unet>, clip: &ClipEncoder, vae: &AutoencoderKl) -> Result<()> {
+    let config = unet.net.config();
+    check_channels(source, unet, vae)?;
     if config.added_width().is_some() {
         let found = "a UNet that takes a pooled prompt and sizes, as that of Stable Diffusion XL";
         return Err(Error::mismatch(unet.bound.origin(), "UNet", "one of Stable Diffusion 1", found));
+    }
+    if clip.config.hidden_size != config.cross_attention_dim {
+        let (what, found) =
+            ("the width of CLIP and cross_attention_dim", (clip.config.hidden_size, config.cross_attention_dim));
+        return Err(Error::mismatch(&source.path, what, "equal numbers", format!("{} and {}", found.0, found.1)));
     }
     clip.check(source)
 }
@@ -145,7 +159,7 @@ impl Networks for SdEncoders {
 
 impl Encoders for SdEncoders {
     fn readers(&self) -> Vec<Reader> {
-        vec![self.0.reader()]
+        vec![self.0.reader(CLIP_NAME)]
     }
 
     fn tokenize(&self, text: &str, _: &Settings) -> Result<Vec<Encoded>> {
@@ -168,11 +182,30 @@ impl Encoders for SdEncoders {
 }
 
 /// The UNet.
-struct UnetDenoiser(Part<Unet>);
+pub(super) struct UnetDenoiser(pub(super) Part<Unet>);
 
 impl Networks for UnetDenoiser {
     fn networks(&self) -> Vec<Network<'_>> {
         self.0.networks()
+    }
+}
+
+impl UnetDenoiser {
+    /// For every condition, the pooled prompt and behind it the embedded sizes: of the original, where it was cut off, and of the
+    /// picture, down before across. As `_get_add_time_ids` of diffusers' `StableDiffusionXLPipeline`.
+    fn added(&self, given: &Given<'_>) -> Result<Vec<f32>> {
+        let Settings { width, height, original_size, crop, .. } = given.settings;
+        let [original_width, original_height] = original_size;
+        let [left, top] = crop;
+        let size_width = self.0.net.config().addition_time_embed_dim.unwrap_or(0);
+        let mut one = Vec::new();
+        for Prompt(arrays) in given.prompts {
+            one.extend_from_slice(&arrays[1]);
+            for size in [original_height, original_width, top, left, height, width] {
+                one.extend(sinusoid(*size as f32, size_width));
+            }
+        }
+        reserve::repeat("the sizes", &one, given.evaluations.len())
     }
 }
 
@@ -197,6 +230,9 @@ impl Denoiser for UnetDenoiser {
     fn fill(&self, _: usize, session: &mut Session<'_>, given: &Given<'_>) -> Result<()> {
         let (ports, width) = (&self.0.net.ports, self.0.net.config().time_width());
         session.set(ports.time, &given.times(|time| sinusoid(time, width))?)?;
+        if let Some(added) = ports.added {
+            session.set(added, &self.added(given)?)?;
+        }
         session.set(ports.context, &given.prompt(0)?)
     }
 

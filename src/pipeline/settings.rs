@@ -20,6 +20,7 @@ pub fn settings(model: &Opened, request: &Request) -> Result<Settings> {
     let cfg_scale = number("--cfg-scale", request.cfg_scale.unwrap_or(defaults.cfg_scale), 0.0, 100.0)?;
     let guidance = request.guidance.or(rules.guidance).unwrap_or(0.0);
     let guidance = number("--guidance", guidance, 0.0, 1000.0)?;
+    check_original(model, request)?;
     let negative = request.negative_prompt.clone().unwrap_or_else(|| defaults.negative_prompt.clone());
     let negative = (cfg_scale > 1.0).then_some(negative);
     // Whether one step more or less works is the schedule's business; it knows its limits.
@@ -40,14 +41,21 @@ pub fn settings(model: &Opened, request: &Request) -> Result<Settings> {
         return Err(Error::option("--max-sequence-length", expected, tokens.to_string()));
     }
     let side = |option, given: Option<usize>, default| side(option, given.unwrap_or(default), model);
+    let width = side("--width", request.width, defaults.width)?;
+    let height = side("--height", request.height, defaults.height)?;
     let settings = Settings {
-        width: side("--width", request.width, defaults.width)?,
-        height: side("--height", request.height, defaults.height)?,
+        width,
+        height,
         steps,
         seed: request.seed,
         guidance: rules.guidance.map(|_| guidance),
         cfg_scale,
+        negative_is_zero: negative.as_deref() == Some("")
+            && request.negative_prompt.is_none()
+            && rules.zeros_without_negative,
         negative_prompt: negative,
+        original_size: request.original_size.unwrap_or([width, height]),
+        crop: request.crop.unwrap_or([0, 0]),
         sampler,
         strength,
         masked: request.mask.is_some(),
@@ -59,6 +67,27 @@ pub fn settings(model: &Opened, request: &Request) -> Result<Settings> {
         Some(embeddings) => embeddings.fill_in(settings, request, model),
         None => Ok(settings),
     }
+}
+
+/// The most pixels of a side that a model may be told of.
+const MOST_TOLD: usize = 1 << 16;
+
+/// Refuses an original that the model is not told of, or that cannot be.
+fn check_original(model: &Opened, request: &Request) -> Result<()> {
+    for (option, given, least) in [("--original-size", request.original_size, 1), ("--crop", request.crop, 0)] {
+        let Some([x, y]) = given else { continue };
+        if !model.rules.is_told_sizes {
+            return Err(Error::option(option, "a model that is told sizes, as Stable Diffusion XL", "one that is not"));
+        }
+        if [x, y].iter().any(|side| !(least..=MOST_TOLD).contains(side)) {
+            return Err(Error::option(
+                option,
+                format!("two numbers from {least} to {MOST_TOLD}"),
+                format!("{x} and {y}"),
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// The noise levels of a request.

@@ -84,6 +84,18 @@ impl Source {
         given || self.loose.iter().any(|file| file.has(kind))
     }
 
+    /// Whether a tensor, of a component or a loose file or what was given, has a name that ends with one of `ends`.
+    pub fn has_tensor(&self, ends: &[&str]) -> bool {
+        let ends_so = |index: &Index| index.iter().any(|(name, _)| ends.iter().any(|end| name.ends_with(end)));
+        self.components.iter().any(|component| ends_so(&component.index))
+            || self.loose.iter().any(|file| ends_so(&file.index))
+            || self.given.iter().any(|(_, given)| match given {
+                Given::File(file) => ends_so(&file.index),
+                Given::Folder(component) => ends_so(&component.index),
+                Given::Model(source) => source.has_tensor(ends),
+            })
+    }
+
     /// Whether there is anything for `slot`: a component, or what the user gave.
     pub fn has(&self, slot: &Slot) -> bool {
         self.components.iter().any(|part| part.slot == slot) || self.given.iter().any(|(other, _)| *other == slot)

@@ -80,7 +80,8 @@ impl Blueprint {
 
 impl Architecture {
     /// All of them.
-    pub const ALL: &[Architecture] = &[Architecture::FLUX_DEV, Architecture::FLUX_SCHNELL, Architecture::SD15];
+    pub const ALL: &[Architecture] =
+        &[Architecture::FLUX_DEV, Architecture::FLUX_SCHNELL, Architecture::SD15, Architecture::SDXL];
 
     /// Its name on the command line.
     pub fn name(self) -> &'static str {

@@ -38,6 +38,11 @@ impl Golden {
         self.header.pointer(pointer).unwrap_or_else(|| panic!("golden {}: no {pointer}", self.name))
     }
 
+    /// The value at a JSON pointer, if there is one.
+    pub(crate) fn get(&self, pointer: &str) -> Option<&Value> {
+        self.header.pointer(pointer)
+    }
+
     /// The text at a JSON pointer.
     pub(crate) fn text(&self, pointer: &str) -> &str {
         self.at(pointer).as_str().unwrap_or_else(|| panic!("golden {}: {pointer} is no text", self.name))

@@ -1,4 +1,4 @@
-//! Writes the synthetic Stable Diffusion of the golden `sd1`, as a diffusers directory and as one file with original names.
+//! Writes the synthetic Stable Diffusion of the golden `sd1` or `sdxl`, as a diffusers directory and as one file with original names.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -21,7 +21,9 @@ const VAE_LEVELS: usize = 4;
 /// Writes the model into `dir` in the diffusers layout, with this scheduler_config.json.
 pub(crate) fn write_directory(dir: &Path, golden: &Golden, scheduler: &Value) {
     let mut index = Map::new();
-    index.insert("_class_name".into(), json!("StableDiffusionPipeline"));
+    let is_xl = golden.get("/components/text_encoder_2").is_some();
+    let class = if is_xl { "StableDiffusionXLPipeline" } else { "StableDiffusionPipeline" };
+    index.insert("_class_name".into(), json!(class));
     index.insert("_diffusers_version".into(), golden.at("/versions/diffusers").clone());
     index.insert("feature_extractor".into(), json!([null, null]));
     index.insert("safety_checker".into(), json!([null, null]));
@@ -33,6 +35,15 @@ pub(crate) fn write_directory(dir: &Path, golden: &Golden, scheduler: &Value) {
         write_component(&dir.join(key), golden, key, &Layout::default());
     }
     copy_tokenizer("clip", &dir.join("tokenizer"));
+    if is_xl {
+        index.insert("tokenizer_2".into(), json!(["transformers", "CLIPTokenizer"]));
+        let folder = dir.join("tokenizer_2");
+        copy_tokenizer("clip", &folder);
+        let path = folder.join("tokenizer_config.json");
+        let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        config["pad_token"] = golden.at("/pad_2").clone();
+        write_json(&path, &config);
+    }
     fs::create_dir_all(dir.join("scheduler")).unwrap();
     write_json(&dir.join("scheduler/scheduler_config.json"), scheduler);
     write_json(&dir.join("model_index.json"), &Value::Object(index));

@@ -1,0 +1,193 @@
+//! Stable Diffusion XL: diffusers' `StableDiffusionXLPipeline`. Two CLIPs, whose last but one layers the UNet reads side by side; the
+//! second one's pooled vector and six sizes are added to the time.
+
+use super::encoders::ClipEncoder;
+use super::opened::{Additions, Autoencoder, Encoders, Family, Opened, Reader, texts};
+use super::prompts::{ArraySpec, Prompt};
+use super::request::Settings;
+use super::rules::{Defaults, GuidanceScale, Rules, Use};
+use super::run::Run;
+use super::sd::{self, UnetDenoiser};
+use crate::bind::alias;
+use crate::models::clip::Output;
+use crate::models::unet::{SIZES, Unet};
+use crate::plan::measure::Subject;
+use crate::sample::{DiscreteConfig, Scheduler};
+use crate::source::networks::{self, AutoencoderKl};
+use crate::source::slot::{TEXT_ENCODER, TEXT_ENCODER_2, UNET, VAE};
+use crate::source::{Network, Networks, Part, Place, Source, Text};
+use crate::text::Encoded;
+use crate::{Error, Result};
+
+/// Stable Diffusion XL.
+pub(super) static SDXL: Family = Family {
+    name: "sdxl",
+    classes: &["StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline"],
+    places: &[
+        Place::needed(&UNET, &alias::UNET, |component| Ok(Box::new(networks::unet(component)?))),
+        Place::needed(&TEXT_ENCODER, &alias::CLIP, |component| Ok(Box::new(networks::clip(component)?.0))),
+        Place::needed(&TEXT_ENCODER_2, &alias::CLIP, |component| {
+            Ok(Box::new(networks::clip_with(component, Output::SECOND_LAST_PROJECTED)?.0))
+        }),
+        Place::needed(&VAE, &alias::AUTOENCODER_KL, |component| Ok(Box::new(networks::autoencoder_kl(component)?))),
+    ],
+    // The pooled prompt and the sizes, by the original's name and by diffusers'.
+    marks: &["label_emb.0.0.weight", "add_embedding.linear_1.weight"],
+    tokens: 77,
+    denoiser: |source| Ok(Box::new(UnetDenoiser(networks::unet(source.component(&UNET)?)?))),
+    open,
+};
+
+/// Latents on a side of the picture that a model was trained on, if its files do not say.
+const SAMPLE_SIZE: usize = 128;
+
+/// The names of the text encoders' subjects.
+const CLIPS: [&str; 2] = ["clip", "clip_2"];
+
+/// What the text encoders are called in messages.
+const NAMES: [&str; 2] = ["CLIP", "the second CLIP"];
+
+fn rules(side: usize, factor: usize, tokens: usize) -> Rules {
+    Rules {
+        multiple: factor,
+        most_pixels: 16384,
+        tokens: tokens..=tokens,
+        guidance: None,
+        is_told_sizes: true,
+        // `force_zeros_for_empty_prompt` of every published model that takes a negative prompt.
+        zeros_without_negative: true,
+        inputs: &[Use::Start, Use::Mask],
+        defaults: Defaults {
+            width: side,
+            height: side,
+            steps: 50,
+            cfg_scale: 5.0,
+            negative_prompt: String::new(),
+            tokens,
+            strength: 0.3,
+            strength_with_mask: 0.9999,
+        },
+    }
+}
+
+fn open(source: Source, additions: &Additions) -> Result<Opened> {
+    for component in source.components() {
+        component.require_configuration()?;
+    }
+    let mut unet = networks::unet(source.component(&UNET)?)?;
+    // Layers are counted from the last but one, as in diffusers.
+    let skipped = additions.clip_skip.unwrap_or(0).saturating_add(1);
+    let mut clips = [
+        ClipEncoder::open_with(&source, &TEXT_ENCODER, Output { skipped, ..Output::SECOND_LAST })?,
+        ClipEncoder::open_with(&source, &TEXT_ENCODER_2, Output { skipped, ..Output::SECOND_LAST_PROJECTED })?,
+    ];
+    let vae = networks::autoencoder_kl(source.component(&VAE)?)?;
+    let scheduler = match &source.scheduler {
+        Some(Text { text, origin }) => Scheduler::from_json(text, origin)?,
+        None => Scheduler::Discrete(schedule()),
+    };
+    check(&source, &unet, &clips, &vae)?;
+    let [clip, clip_2] = &mut clips;
+    let loras = additions.apply(&mut [unet.target(), clip.part.target(), clip_2.part.target()])?;
+    let side = sd::sample_size(source.component(&UNET)?, SAMPLE_SIZE) * vae.factor();
+    let rules = rules(side, vae.factor(), clips[0].reader(NAMES[0]).length).read(&source, GuidanceScale::Free)?;
+    Ok(Opened {
+        family: &SDXL,
+        encoders: Box::new(SdxlEncoders(clips)),
+        denoiser: Box::new(UnetDenoiser(unet)),
+        autoencoder: Box::new(vae),
+        scheduler,
+        rules,
+        loras,
+        source,
+    })
+}
+
+/// The base model's, as published.
+fn schedule() -> DiscreteConfig {
+    DiscreteConfig { class_name: "EulerDiscreteScheduler".into(), ..DiscreteConfig::stable_diffusion() }
+}
+
+/// Whether the parts fit together.
+fn check(source: &Source, unet: &Part<Unet>, clips: &[ClipEncoder; 2], vae: &AutoencoderKl) -> Result<()> {
+    let (config, [clip, clip_2]) = (unet.net.config(), clips);
+    sd::check_channels(source, unet, vae)?;
+    let Some(added) = config.added_width() else {
+        let found = "a UNet that takes neither a pooled prompt nor sizes, as that of Stable Diffusion 1";
+        return Err(Error::mismatch(unet.bound.origin(), "UNet", "one of Stable Diffusion XL", found));
+    };
+    let Some(pooled) = clip_2.config.projection_dim else {
+        let found = "one without text_projection";
+        return Err(Error::mismatch(clip_2.part.bound.origin(), "text_encoder_2", "CLIP with its projection", found));
+    };
+    let hidden = clip.config.hidden_size + clip_2.config.hidden_size;
+    let sizes = SIZES * config.addition_time_embed_dim.unwrap_or(0);
+    let pairs = [
+        ("the widths of both CLIPs and cross_attention_dim", hidden, config.cross_attention_dim),
+        ("the pooled prompt with six sizes and projection_class_embeddings_input_dim", pooled + sizes, added),
+        ("the tokens of both CLIPs", clip.reader(NAMES[0]).length, clip_2.reader(NAMES[1]).length),
+    ];
+    for (what, a, b) in pairs {
+        if a != b {
+            return Err(Error::mismatch(&source.path, what, "equal numbers", format!("{a} and {b}")));
+        }
+    }
+    clip.check(source)?;
+    clip_2.check(source)
+}
+
+/// Both CLIPs, for the tokens of the prompt; the second for the pooled prompt.
+struct SdxlEncoders([ClipEncoder; 2]);
+
+impl Networks for SdxlEncoders {
+    fn networks(&self) -> Vec<Network<'_>> {
+        self.0.each_ref().map(|clip| clip.part.networks()).concat()
+    }
+}
+
+impl Encoders for SdxlEncoders {
+    fn readers(&self) -> Vec<Reader> {
+        self.0.iter().zip(NAMES).map(|(clip, name)| clip.reader(name)).collect()
+    }
+
+    fn tokenize(&self, text: &str, _: &Settings) -> Result<Vec<Encoded>> {
+        self.0.iter().map(|clip| clip.tokenize(text)).collect()
+    }
+
+    fn subjects(&self, settings: &Settings) -> Vec<Subject<'_>> {
+        self.0.iter().zip(CLIPS).map(|(clip, name)| clip.subject(name, texts(settings))).collect()
+    }
+
+    fn arrays(&self, settings: &Settings) -> Vec<ArraySpec> {
+        let [clip, clip_2] = &self.0;
+        let width = clip.config.hidden_size + clip_2.config.hidden_size;
+        let pooled = clip_2.config.projection_dim.unwrap_or(0);
+        vec![
+            ArraySpec { name: "hidden", dims: vec![width, settings.max_sequence_length] },
+            ArraySpec { name: "pooled", dims: vec![pooled] },
+        ]
+    }
+
+    fn encode(&self, run: &mut Run<'_>, settings: &Settings, texts: &[Vec<Encoded>]) -> Result<Vec<Prompt>> {
+        let ([clip, clip_2], subjects) = (&self.0, self.subjects(settings));
+        let [first, second] = &subjects[..] else { return Err(Error::graph("encode", "two encoders")) };
+        let hidden = clip.hidden(run, first, texts.iter().map(|tokens| &tokens[0]))?;
+        let both = clip_2.hidden_and_pooled(run, second, texts.iter().map(|tokens| &tokens[1]))?;
+        let widths = [clip.config.hidden_size, clip_2.config.hidden_size];
+        let mut prompts = Vec::with_capacity(texts.len());
+        for (first, (second, pooled)) in hidden.iter().zip(both) {
+            prompts.push(Prompt(vec![side_by_side(first, &second, widths)?, pooled]));
+        }
+        Ok(prompts)
+    }
+}
+
+/// The hidden states of each token in `first`, `[widths[0], tokens]`, and behind them those in `second`, `[widths[1], tokens]`.
+fn side_by_side(first: &[f32], second: &[f32], widths: [usize; 2]) -> Result<Vec<f32>> {
+    let mut all = crate::reserve::room("the prompt", first.len() + second.len())?;
+    for (first, second) in first.chunks(widths[0]).zip(second.chunks(widths[1])) {
+        all.extend_from_slice(first);
+        all.extend_from_slice(second);
+    }
+    Ok(all)
+}
