@@ -31,6 +31,7 @@
 //! | [`size`] | Sizes in bytes, as people write and read them. |
 //! | [`entries`] | JSON objects whose members keep their order. |
 //! | [`error`] | The one error type: what was expected, what was found, and what to do. |
+//! | [`file`] | Opens files: regular ones only, with texts of a bounded size. |
 //! | [`reserve`] | Vectors that report an error if there is no memory for them. |
 //! | [`memory`] | The memory that this process takes, by the kernel's account. |
 //! | [`tensor`] | Shapes, in ggml order. |
@@ -63,6 +64,8 @@ pub mod entries;
 pub mod error;
 #[doc(hidden)]
 pub mod exec;
+#[doc(hidden)]
+pub mod file;
 pub mod ggml;
 pub mod gguf;
 pub mod image;

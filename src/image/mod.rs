@@ -17,13 +17,12 @@ pub use picture::{MAX_FILE, Picture};
 pub use prepare::Mask;
 pub use resize::Filter;
 
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, Seek, Write};
 use std::path::Path;
 
 use png::{BitDepth, ColorType, Decoder, DecodingError, Encoder, Transformations};
 
-use crate::{Error, Result, reserve};
+use crate::{Error, Result, file, reserve};
 
 /// The most pixels that a PNG may have to be read (8192 x 8192, 192 MiB): a file of a few bytes can claim any size.
 pub const MAX_PIXELS: usize = 1 << 26;
@@ -130,8 +129,7 @@ impl Image {
     /// [`Error::Io`] where the file cannot be read, [`Error::Malformed`] where it is no PNG, is damaged, or has more
     /// than [`MAX_PIXELS`].
     pub fn open_png(path: &Path) -> Result<Image> {
-        let file = File::open(path).map_err(|source| Error::io("open", path, source))?;
-        Image::read_png(BufReader::new(file), path)
+        Image::read_png(BufReader::new(file::open(path)?.0), path)
     }
 
     /// Reads a PNG as [`open_png`](Image::open_png) does. `origin`, the file that the bytes came from, is for messages.

@@ -1,13 +1,12 @@
 //! Pictures that somebody gives, from files or memory.
 
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::decode::{self, MAX_SIDE};
 use super::{Filter, Image, Mask, content};
 use crate::size::Size;
-use crate::{Error, Result, reserve};
+use crate::{Error, Result, file, reserve};
 
 /// The most bytes that a picture's file may have (512 MiB).
 pub const MAX_FILE: u64 = 512 << 20;
@@ -121,13 +120,7 @@ impl Picture {
 
 /// The bytes of the regular file at `path`.
 fn read(path: &Path) -> Result<Vec<u8>> {
-    let failed = |action, source| Error::io(action, path, source);
-    // Looked at before it is opened: opening a pipe would wait for its writer.
-    regular(&fs::metadata(path).map_err(|source| failed("open", source))?).map_err(|source| failed("open", source))?;
-    let file = File::open(path).map_err(|source| failed("open", source))?;
-    // And again, because another file may have come to its place.
-    let metadata = file.metadata().map_err(|source| failed("open", source))?;
-    regular(&metadata).map_err(|source| failed("open", source))?;
+    let (file, metadata) = file::open(path)?;
     if metadata.len() > MAX_FILE {
         let (expected, found) = (format!("at most {}", Size(MAX_FILE)), Size(metadata.len()).to_string());
         return Err(Error::mismatch(path, "picture", expected, found).with_hint("make the picture smaller"));
@@ -135,16 +128,6 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     let length = metadata.len() as usize;
     let mut bytes = reserve::room("a picture's file", length)?;
     // A file that grows meanwhile is read up to here.
-    file.take(metadata.len()).read_to_end(&mut bytes).map_err(|source| failed("read", source))?;
+    file.take(metadata.len()).read_to_end(&mut bytes).map_err(|source| Error::io("read", path, source))?;
     Ok(bytes)
-}
-
-fn regular(metadata: &fs::Metadata) -> io::Result<()> {
-    if metadata.is_dir() {
-        return Err(io::ErrorKind::IsADirectory.into());
-    }
-    if !metadata.is_file() {
-        return Err(io::Error::other("not a regular file"));
-    }
-    Ok(())
 }

@@ -1,6 +1,6 @@
 //! Read-only bytes of a file.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -9,6 +9,7 @@ use std::sync::Arc;
 use memmap2::{Mmap, MmapMut};
 
 use crate::error::{Error, Result};
+use crate::file;
 
 /// What the first byte of a [`Map`] is aligned to in memory, at least: as much as any backend asks of a host pointer.
 pub const MAP_ALIGNMENT: usize = 64;
@@ -40,17 +41,11 @@ impl Map {
     ///
     /// [`Error::Io`] where there is no such file, it cannot be read, or it is no regular file.
     pub fn open(path: &Path) -> Result<Arc<Map>> {
-        let fail = |source| Error::io("open", path, source);
-        // Looked at before it is opened: opening a pipe would wait for its writer.
-        let metadata = fs::metadata(path).map_err(fail)?;
-        if metadata.is_dir() {
-            return Err(fail(io::ErrorKind::IsADirectory.into()));
-        }
-        if !metadata.is_file() {
-            return Err(fail(io::Error::other("not a regular file")));
-        }
-        let file = File::open(path).map_err(fail)?;
-        let bytes = if metadata.len() == 0 { Bytes::Static(&[]) } else { map(file).map_err(fail)? };
+        let (file, metadata) = file::open(path)?;
+        let bytes = match metadata.len() {
+            0 => Bytes::Static(&[]),
+            _ => map(file).map_err(|source| Error::io("open", path, source))?,
+        };
         Ok(Arc::new(Map { path: path.to_owned(), bytes }))
     }
 
@@ -155,6 +150,8 @@ fn map(file: File) -> io::Result<Bytes> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::fs;
+
     use super::*;
 
     #[test]

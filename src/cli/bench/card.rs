@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::Scope;
 use std::time::{Duration, Instant};
 
-use pinhole::Error;
 use pinhole::ggml::{Buffer, CopyQueue, Device, Ledger, Staging};
 use pinhole::pipeline::{Event, Phase, Request};
+use pinhole::{Error, file};
 use serde::{Deserialize, Serialize};
 
 use crate::cli::failure::Failure;
@@ -202,6 +202,9 @@ fn link_speed(device: Device) -> Result<f64, Error> {
 }
 
 fn append(path: &Path, row: &Row) -> Result<(), Failure> {
+    if file::is_there(path) {
+        file::open(path)?;
+    }
     let file = |error| Error::Io { action: "write", path: path.to_owned(), source: error };
     let mut to = OpenOptions::new().create(true).append(true).open(path).map_err(file)?;
     let line = serde_json::to_string(row).map_err(|error| file(error.into()))?;
@@ -209,9 +212,9 @@ fn append(path: &Path, row: &Row) -> Result<(), Failure> {
 }
 
 fn read(path: &Path) -> Result<Vec<Row>, Failure> {
-    let file = |error| Error::Io { action: "read", path: path.to_owned(), source: error };
-    let text = std::fs::read_to_string(path).map_err(file)?;
-    let rows = text.lines().map(|line| serde_json::from_str(line).map_err(|error| file(error.into())));
+    let text = file::text(path)?;
+    let failed = |error: serde_json::Error| Error::io("read", path, error.into());
+    let rows = text.lines().map(|line| serde_json::from_str(line).map_err(failed));
     Ok(rows.collect::<Result<_, Error>>()?)
 }
 

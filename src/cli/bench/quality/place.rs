@@ -10,7 +10,7 @@ use pinhole::ggml::CancelFlag;
 use pinhole::image::{Image, PINHOLE};
 use pinhole::pipeline::Opened;
 use pinhole::source::Source;
-use pinhole::{Error, Result};
+use pinhole::{Error, Result, file};
 use pinhole_quant::output::{AtomicFile, OutputError};
 use serde::Serialize;
 use tempfile::TempDir;
@@ -68,7 +68,7 @@ impl Place {
         fs::create_dir_all(directory).map_err(failed)?;
         let path = directory.join(IDENTITY);
         let identity = identity(source)?;
-        match fs::read_to_string(&path) {
+        match file::text(&path) {
             Ok(found) if found == identity => {}
             Ok(_) => {
                 let found = "those of another model or version of pinhole";
@@ -165,7 +165,7 @@ fn write(path: &Path, fill: impl FnOnce(&mut AtomicFile) -> std::io::Result<()>)
 
 /// The picture at `path` and the seconds that it took, where it was made with exactly `settings`.
 pub(super) fn read_picture(path: &Path, settings: &str) -> Option<(Image, f64)> {
-    let file = fs::File::open(path).ok()?;
+    let (file, _) = file::open(path).ok()?;
     let reader = png::Decoder::new(std::io::BufReader::new(file)).read_info().ok()?;
     let info = reader.info();
     let ascii = info.uncompressed_latin1_text.iter().map(|chunk| (chunk.keyword.clone(), Some(chunk.text.clone())));

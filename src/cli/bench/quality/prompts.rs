@@ -1,12 +1,11 @@
 //! What is drawn.
 
-use std::fs;
 use std::path::Path;
 
-use pinhole::{Error, Result};
+use pinhole::{Error, Result, file};
 
 /// No list of prompts is larger than this, in bytes.
-const MOST_BYTES: u64 = 1 << 20;
+const MOST_BYTES: usize = 1 << 20;
 
 /// Prompts in the words that the built-in model was trained with: every shape, every colour, sizes, places, pairs. Chosen
 /// before anything was measured with them.
@@ -34,17 +33,15 @@ const BUILT_IN: [&str; 16] = [
 /// # Errors
 /// [`Error::Io`] where the file cannot be read as text, [`Error::Option`] where it holds no prompt or is too large.
 pub(super) fn read(file: Option<&Path>) -> Result<Vec<String>> {
-    let Some(file) = file else { return Ok(BUILT_IN.map(str::to_owned).to_vec()) };
-    let failed = |source| Error::io("read", file, source);
-    let bytes = fs::metadata(file).map_err(failed)?.len();
-    if bytes > MOST_BYTES {
-        let (expected, found) = (format!("at most {MOST_BYTES} bytes"), format!("{} with {bytes}", file.display()));
-        return Err(Error::option("--prompts", expected, found));
+    let Some(path) = file else { return Ok(BUILT_IN.map(str::to_owned).to_vec()) };
+    let text = file::text(path)?;
+    if text.len() > MOST_BYTES {
+        let found = format!("{} with {}", path.display(), text.len());
+        return Err(Error::option("--prompts", format!("at most {MOST_BYTES} bytes"), found));
     }
-    let text = fs::read_to_string(file).map_err(failed)?;
     let prompts: Vec<String> = text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect();
     if prompts.is_empty() {
-        let found = format!("{} without one", file.display());
+        let found = format!("{} without one", path.display());
         return Err(Error::option("--prompts", "a text file with a prompt on each line", found));
     }
     Ok(prompts)
