@@ -30,6 +30,7 @@
 //! |---|---|
 //! | [`size`] | Sizes in bytes, as people write and read them. |
 //! | [`entries`] | JSON objects whose members keep their order. |
+//! | [`json`] | JSON as Python writes it. |
 //! | [`error`] | The one error type: what was expected, what was found, and what to do. |
 //! | [`file`] | Opens files: regular ones only, with texts of a bounded size. |
 //! | [`reserve`] | Vectors that report an error if there is no memory for them. |
@@ -72,6 +73,8 @@ pub mod image;
 #[doc(hidden)]
 pub mod index;
 pub mod inspect;
+#[doc(hidden)]
+pub mod json;
 #[doc(hidden)]
 pub mod kernels;
 pub mod memory;

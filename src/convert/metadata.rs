@@ -9,7 +9,7 @@ use crate::bind::lora::Report;
 use crate::source::slot::SLOTS;
 use crate::source::{self, Network, Slot, Source, Text, keys};
 use crate::text::t5_gguf_metadata;
-use crate::{Error, Result};
+use crate::{Error, Result, json};
 
 /// ggml's version of its quantized formats (`GGML_QNT_VERSION`).
 pub(crate) const QUANTIZATION_VERSION: u32 = 2;
@@ -129,7 +129,7 @@ fn derived(networks: &[Network<'_>], slot: &Slot) -> Option<String> {
 fn without_paths(config: &Text) -> Text {
     let mut config = config.clone();
     // What is not an object was refused when the model was opened.
-    if let Ok(mut settings) = serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&config.text)
+    if let Ok(mut settings) = json::read::<serde_json::Map<String, serde_json::Value>>(&config.text)
         && settings.remove("_name_or_path").is_some()
     {
         config.text = serde_json::Value::Object(settings).to_string();

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::Error;
 use crate::gguf::{Metadata, Value};
 use crate::index::FileTensor;
 use crate::pipeline::{self, Additions, Opened, Reader};
 use crate::source::{Component, Layout, Place, Source, Text, keys, recognise, unused};
+use crate::{Error, json};
 use serde::Serialize;
 use serde_json::{Map, Value as Json};
 
@@ -315,7 +315,7 @@ fn tokenizers(source: &Source, places: &[Place], model: Option<&Opened>) -> Vec<
 
 /// A text as a JSON object; empty where it is none, which opening the model reports.
 fn object(text: Option<&Text>) -> Map<String, Json> {
-    text.and_then(|text| serde_json::from_str(&text.text).ok()).unwrap_or_default()
+    text.and_then(|text| json::read(&text.text).ok()).unwrap_or_default()
 }
 
 /// Those of `keys` that the object has.

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 
 use crate::tensor::{MAX_DIMS, Shape};
-use crate::{Error, Result};
+use crate::{Error, Result, json};
 
 /// More layers than any model has: nothing is counted or believed beyond.
 pub(super) const MOST_LAYERS: usize = 512;
@@ -21,7 +21,7 @@ pub(super) fn from_json<C: DeserializeOwned>(text: &str, origin: &Path) -> Resul
         Error::malformed(origin, "configuration", "a JSON object of settings that pinhole knows", error.to_string())
     };
     // Through a map, since serde would take an array for a struct.
-    let settings: serde_json::Map<_, _> = serde_json::from_str(text).map_err(malformed)?;
+    let settings: serde_json::Map<_, _> = json::read(text).map_err(malformed)?;
     C::deserialize(serde_json::Value::Object(settings)).map_err(malformed)
 }
 

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use serde::Deserialize;
 
 use crate::source::{Source, Text};
-use crate::{Error, Result};
+use crate::{Error, Result, json};
 
 /// Limits and defaults of requests.
 #[derive(Clone, Debug, PartialEq)]
@@ -87,7 +87,7 @@ impl Rules {
     /// [`Error::Malformed`] for a text that is no JSON object of such settings.
     pub(super) fn read(mut self, source: &Source, scale: GuidanceScale) -> Result<Rules> {
         let Some(Text { text, origin }) = &source.defaults else { return Ok(self) };
-        let published: Published = serde_json::from_str(text)
+        let published: Published = json::read(text)
             .map_err(|error| Error::malformed(origin, "generation defaults", "JSON settings", error.to_string()))?;
         let defaults = &mut self.defaults;
         defaults.width = published.width.unwrap_or(defaults.width);

@@ -20,7 +20,7 @@ use crate::source::networks::{self, AutoencoderKl};
 use crate::source::slot::{TEXT_ENCODER, UNET, VAE};
 use crate::source::{Component, Network, Networks, Part, Place, Source, Text};
 use crate::text::Encoded;
-use crate::{Error, Result, reserve};
+use crate::{Error, Result, json, reserve};
 
 /// Stable Diffusion 1.
 pub(super) static SD1: Family = Family {
@@ -105,7 +105,7 @@ fn as_published(scheduler: Scheduler) -> Scheduler {
 
 /// Latents on a side of the picture that the UNet of `component` was trained on; `default` if its configuration does not say.
 pub(super) fn sample_size(component: &Component, default: usize) -> usize {
-    let config = component.config.as_ref().and_then(|text| serde_json::from_str::<serde_json::Value>(&text.text).ok());
+    let config = component.config.as_ref().and_then(|text| json::read::<serde_json::Value>(&text.text).ok());
     let size = config.and_then(|config| config["sample_size"].as_u64()).and_then(|size| usize::try_from(size).ok());
     size.filter(|size| (8..=1024).contains(size)).unwrap_or(default)
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use crate::{Error, Result};
+use crate::{Error, Result, json};
 
 /// What a `tokenizer_config.json` says that matters for ids. Every part may be missing: each tokenizer knows its
 /// family's defaults. [`TokenizerConfig::default`] stands for a missing file.
@@ -17,7 +17,8 @@ pub struct TokenizerConfig {
     pub(super) unk_token: Option<Special>,
     pub(super) pad_token: Option<Special>,
     pub(super) added_tokens_decoder: BTreeMap<String, AddedToken>,
-    /// transformers writes 1e30 for "no limit".
+    /// transformers writes 1e30 for "no limit", others infinity.
+    #[serde(deserialize_with = "json::optional_float")]
     model_max_length: Option<f64>,
 }
 
@@ -66,7 +67,7 @@ impl TokenizerConfig {
         let malformed =
             |error: serde_json::Error| Error::malformed(origin, "tokenizer config", "JSON settings", error.to_string());
         // Through a map, since serde would take an array for a struct.
-        let settings: serde_json::Map<_, _> = serde_json::from_str(text).map_err(malformed)?;
+        let settings: serde_json::Map<_, _> = json::read(text).map_err(malformed)?;
         TokenizerConfig::deserialize(serde_json::Value::Object(settings)).map_err(malformed)
     }
 
@@ -102,9 +103,15 @@ mod tests {
 
     #[test]
     fn lengths_without_meaning_are_no_lengths() {
-        for (text, wanted) in
-            [("77", Some(77)), ("512.0", Some(512)), ("1e30", None), ("0", None), ("-3", None), ("null", None)]
-        {
+        for (text, wanted) in [
+            ("77", Some(77)),
+            ("512.0", Some(512)),
+            ("1e30", None),
+            ("0", None),
+            ("-3", None),
+            ("null", None),
+            ("Infinity", None),
+        ] {
             let config = read(&format!(r#"{{"model_max_length": {text}}}"#)).unwrap();
             assert_eq!(config.max_length(512), wanted, "{text}");
         }

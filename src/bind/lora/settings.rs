@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::{Error, Result};
+use crate::{Error, Result, json};
 
 /// What the metadata of a LoRA say about it, for whoever chooses one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -42,7 +42,7 @@ impl Adapter {
     /// [`Error::Malformed`] where they are no JSON object.
     pub(super) fn read(metadata: &BTreeMap<String, String>, path: &Path) -> Result<Adapter> {
         let Some(text) = metadata.get(KEY) else { return Ok(Adapter::default()) };
-        serde_json::from_str(text).map(Adapter).map_err(|error| {
+        json::read(text).map(Adapter).map_err(|error| {
             let found = error.to_string().escape_debug().to_string();
             Error::malformed(path, format!("metadata `{KEY}`"), "a JSON object of settings", found)
         })
