@@ -3,11 +3,11 @@
 //! | tokenizer | files | ids |
 //! |---|---|---|
 //! | [`ClipTokenizer`] | `tokenizer.json`, or `vocab.json` and `merges.txt` | start, text, end, padded to the model's length (77) |
-//! | [`T5Tokenizer`] | `tokenizer.json` | text, end, padded to a length that the request may choose (512) |
+//! | [`T5Tokenizer`] | `tokenizer.json`, or `spiece.model` | text, end, padded to a length that the request may choose (512) |
 //!
 //! Both are made of a `tokenizer.json`, which is also what a bundle carries. A loose file of weights has none beside it:
-//! for T5, [`t5_tokenizer_json`] makes it from the metadata of a GGUF file ([`t5_gguf_metadata`] is the way back); for
-//! CLIP, [`openai_clip_tokenizer_json`] gives OpenAI's own, which is built in.
+//! for T5, [`t5_tokenizer_json`] makes it from the metadata of a GGUF file ([`t5_gguf_metadata`] is the way back), and
+//! [`t5_spiece_json`] from SentencePiece's own file; for CLIP, [`openai_clip_tokenizer_json`] gives OpenAI's own, which is built in.
 //!
 //! The pipelines of diffusers that use both call them with `padding="max_length"` and `truncation=True`, and pass on no
 //! attention mask: the text encoders see the padding. The reference is transformers 5, which builds both kinds on the
@@ -28,7 +28,7 @@ pub use clip::{ClipTokenizer, clip_tokenizer_json};
 pub use config::TokenizerConfig;
 pub use openai_clip::openai_clip_tokenizer_json;
 pub use t5::{MAX_SEQUENCE_LENGTH, T5Tokenizer};
-pub use t5_gguf::{t5_gguf_metadata, t5_tokenizer_json};
+pub use t5_gguf::{t5_gguf_metadata, t5_spiece_json, t5_tokenizer_json};
 
 /// A prompt as a text encoder takes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -186,6 +186,17 @@ mod tests {
     fn t5_of_a_gguf_file_equals_transformers() {
         let golden = recorded("t5_gguf.json");
         let tokenizer = t5_from(t5_entries(), &TokenizerConfig::default());
+        assert_eq!(json!(tokenizer.vocab_size()), golden["t5"]["tokens"]);
+        check_t5_against(&golden, &tokenizer);
+    }
+
+    /// The golden was recorded from this file itself, which `t5_gguf.py` trained.
+    #[test]
+    fn t5_of_sentencepiece_equals_transformers() {
+        let golden = recorded("t5_gguf.json");
+        let path = goldens().join("tokenizers/spiece/spiece.model");
+        let json = t5_spiece_json(&fs::read(&path).unwrap(), None, &path).unwrap();
+        let tokenizer = T5Tokenizer::from_json(&json, &TokenizerConfig::default(), &path).unwrap();
         assert_eq!(json!(tokenizer.vocab_size()), golden["t5"]["tokens"]);
         check_t5_against(&golden, &tokenizer);
     }

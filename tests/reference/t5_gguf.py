@@ -1,4 +1,5 @@
 """Writes tests/goldens/t5_gguf.gguf and .json: a T5 tokenizer in the metadata of a GGUF file, and transformers' ids for it.
+Writes SentencePiece's own file of it, too: tests/goldens/tokenizers/spiece/spiece.model.
 
     python tests/reference/t5_gguf.py [--out FILE]
 
@@ -89,6 +90,8 @@ def main() -> None:
     options.add_argument("--out", type=Path, default=GOLDENS / "t5_gguf.json")
     options = options.parse_args()
     spiece = train()
+    (options.out.parent / "tokenizers" / "spiece").mkdir(parents=True, exist_ok=True)
+    (options.out.parent / "tokenizers" / "spiece" / "spiece.model").write_bytes(spiece)
     write_gguf(spiece, options.out.with_suffix(".gguf"))
     t5 = read_spiece(spiece)
     cases = []

@@ -16,15 +16,19 @@
 //! A whole `tokenizer.json` can go along under the format's own key, `tokenizer.huggingface.json`. The keys above cannot
 //! say everything that such a file can (another normaliser, how special tokens take the spaces around them), so the
 //! whole is written where reading them would not give the same tokenizer back, and is preferred where it is there.
+//!
+//! SentencePiece's own file holds the same parts and is read by way of them.
 
 mod charsmap;
 mod read;
+mod spiece;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;
 mod write;
 
 pub use read::t5_tokenizer_json;
+pub use spiece::t5_spiece_json;
 pub use write::t5_gguf_metadata;
 
 const MODEL: &str = "tokenizer.ggml.model";

@@ -14,7 +14,7 @@ use crate::index::quoted;
 use crate::{Error, Result};
 
 /// How many `<extra_id_N>` transformers' `T5Tokenizer` adds to SentencePiece's pieces, which have none themselves.
-const SENTINELS: usize = 100;
+pub(super) const SENTINELS: usize = 100;
 
 /// The `tokenizer.json` of a T5 encoder, for [`T5Tokenizer`](crate::text::T5Tokenizer), from the metadata of its GGUF
 /// file. `None` where the file has no tokenizer.
