@@ -1,17 +1,13 @@
 //! What is inspected.
 
-use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::gguf::{Gguf, Metadata};
 use crate::index::{FileTensor, Index, Map};
 use crate::safetensors::{self, Safetensors};
-use crate::source::{Source, keys};
-use crate::{Error, Result};
-
-/// What `index.json` files of sharded safetensors end in.
-const SHARD_INDEX: &str = ".safetensors.index.json";
+use crate::source::{self, Source, keys};
+use crate::{Error, Result, file};
 
 /// Where the weights of a lone component are, in a folder of a diffusers directory.
 const STEMS: [&str; 2] = ["diffusion_pytorch_model", "model"];
@@ -47,14 +43,14 @@ impl Subject {
     /// # Errors
     /// Those of [`Source::open`], [`Gguf::open`] and [`Safetensors::open`].
     pub fn open(path: &Path) -> Result<Subject> {
-        let metadata = fs::metadata(path).map_err(|source| Error::io("open", path, source))?;
-        if metadata.is_dir() {
+        if file::is_directory(path)? {
             return open_directory(path);
         }
-        if path.to_string_lossy().ends_with(SHARD_INDEX) {
+        let map = Map::open(path)?;
+        if safetensors::is_index(path, map.bytes()) {
             return Ok(Subject::Safetensors { metadata: Vec::new(), index: safetensors::open_sharded(path)? });
         }
-        open_map(Map::open(path)?)
+        open_map(map)
     }
 
     /// Every tensor once, in file order, with its name.
@@ -78,10 +74,11 @@ impl Subject {
 }
 
 fn open_directory(path: &Path) -> Result<Subject> {
-    if path.join("model_index.json").exists() {
+    let folder = source::folder_of(path)?;
+    if source::is_model(&folder) {
         return Ok(Subject::model(Source::open(path)?));
     }
-    match safetensors::find(path, &STEMS) {
+    match safetensors::find(&folder, &STEMS) {
         Ok(index) => Ok(Subject::Safetensors { metadata: Vec::new(), index }),
         // The library's message says what lies there.
         Err(Error::NotAModel { .. }) => Ok(Subject::model(Source::open(path)?)),

@@ -1,37 +1,67 @@
 //! The weights in a folder of a diffusers model.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use super::{open, open_sharded};
+use super::file::Safetensors;
+use super::set::{Set, sets};
+use super::sharded::{self, is_index_name, open_sharded};
 use crate::error::{Error, Result};
+use crate::file;
 use crate::index::Index;
 
 /// Precisions that file names carry, the wider range first. Files without one are complete, and come before all.
 const VARIANTS: [&str; 2] = ["bf16", "fp16"];
 
+/// What the files of other tools with weights end in, which may be Python pickles.
+const PICKLED: [&str; 4] = [".bin", ".pt", ".pth", ".ckpt"];
+
 /// Opens the weights in the folder `dir` whose file names begin with one of `stems`, tried in order:
 /// `diffusion_pytorch_model`, `model`, ...
 ///
 /// For each stem it takes the first there is of: one file, shards with an index, and then the same two in `bf16` and
-/// `fp16`.
+/// `fp16`. An index without any of its shards, as a download of one precision leaves it, counts as missing if there is
+/// something else, and so do shards without their index if there is something better.
 ///
 /// # Errors
 ///
-/// [`Error::Io`] where there is no such folder, [`Error::NotAModel`] where there is none of them in it; those of [`open`]
-/// and [`open_sharded`].
+/// [`Error::Io`] where there is no such folder, [`Error::NotAModel`] where there is none of them in it; those of
+/// [`Safetensors::open`] and [`open_sharded`].
 pub fn find(dir: &Path, stems: &[&str]) -> Result<Index> {
-    fs::read_dir(dir).map_err(|source| Error::io("open", dir, source))?;
-    let candidates = stems.iter().flat_map(|stem| candidates(stem)).map(|name| dir.join(name));
-    match candidates.into_iter().find(|path| path.exists()) {
-        Some(path) if path.extension().is_some_and(|extension| extension == "json") => open_sharded(&path),
-        Some(path) => open(&path),
+    let names = names(dir)?;
+    let mut bare = None;
+    for name in stems.iter().flat_map(|stem| candidates(stem)).filter(|name| names.contains(name)) {
+        let path = dir.join(&name);
+        if !is_index_name(&name) {
+            return Ok(Safetensors::open(&path)?.index);
+        }
+        if sharded::shards(&path)?.iter().any(|shard| names.contains(shard)) {
+            return open_sharded(&path);
+        }
+        bare.get_or_insert(path);
+    }
+    for set in sets(dir, names) {
+        if let Set::Shards(_, shards) = &set
+            && stems.iter().any(|stem| shards.stem.split('.').next() == Some(stem))
+        {
+            return set.open();
+        }
+    }
+    match bare {
+        Some(index) => open_sharded(&index),
         None => Err(not_found(dir, stems)),
     }
 }
 
+/// The names in `dir`, those of links to nothing included.
+fn names(dir: &Path) -> Result<Vec<String>> {
+    file::is_directory(dir)?;
+    let entries = fs::read_dir(dir).map_err(|source| Error::io("open", dir, source))?;
+    Ok(entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect())
+}
+
 /// The file names for a stem, in order of preference.
-fn candidates(stem: &str) -> Vec<PathBuf> {
+fn candidates(stem: &str) -> Vec<String> {
     let mut names = vec![format!("{stem}.safetensors"), format!("{stem}.safetensors.index.json")];
     for variant in VARIANTS {
         names.push(format!("{stem}.{variant}.safetensors"));
@@ -40,14 +70,16 @@ fn candidates(stem: &str) -> Vec<PathBuf> {
         names.push(format!("{stem}.safetensors.{variant}.index.json"));
         names.push(format!("{stem}.{variant}.safetensors.index.json"));
     }
-    names.into_iter().map(PathBuf::from).collect()
+    names
 }
 
 fn not_found(dir: &Path, stems: &[&str]) -> Error {
-    let names: Vec<_> = stems.iter().map(|stem| format!("{stem}.safetensors")).collect();
-    let found = format!("no {} in it", names.join(" or "));
-    let pickled = stems.iter().any(|stem| dir.join(format!("{stem}.bin")).exists());
-    let hint =
-        pickled.then(|| "its .bin file is a Python pickle, which can run code: convert it to safetensors".into());
+    let expected: Vec<_> = stems.iter().map(|stem| format!("{stem}.safetensors")).collect();
+    let found = format!("no {} in it", expected.join(" or "));
+    let names = names(dir).unwrap_or_default();
+    let pickle = names.iter().find_map(|name| PICKLED.into_iter().find(|extension| name.ends_with(extension)));
+    let hint = pickle.map(|extension| {
+        format!("its {extension} file is a Python pickle, which can run code: convert it to safetensors")
+    });
     Error::NotAModel { path: dir.to_owned(), found, hint }
 }

@@ -9,16 +9,26 @@
 mod file;
 mod find;
 mod header;
+mod set;
 mod sharded;
 
 use std::path::Path;
 
 pub use file::Safetensors;
 pub use find::find;
+pub use set::{Numbered, Set, sets};
+pub(crate) use sharded::is_index;
 pub use sharded::open_sharded;
 
 use crate::error::Result;
 use crate::index::Index;
+
+/// Whether a file of `length` bytes that begins with `start` begins as these files do: with the length of a header, and the
+/// header.
+pub(crate) fn begins(start: &[u8], length: u64) -> bool {
+    let header = start.first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
+    start.get(8) == Some(&b'{') && header.is_some_and(|header| header < length)
+}
 
 /// The tensors of the file at `path`. [`Safetensors::open`] gives its metadata as well.
 ///

@@ -68,6 +68,31 @@ pub fn open_sharded(index_json: &Path) -> Result<Index> {
     Ok(index)
 }
 
+/// The names of the shards that the index at `index_json` lists.
+///
+/// # Errors
+///
+/// [`Error::Malformed`] where the index is no such index.
+pub(super) fn shards(index_json: &Path) -> Result<BTreeSet<String>> {
+    let WeightMap(files) = read_index(index_json)?;
+    Ok(files.into_values().collect())
+}
+
+/// Whether a file is named as the index of shards is. Some names have a precision in the middle.
+pub(super) fn is_index_name(name: &str) -> bool {
+    name.contains(".safetensors.") && name.contains("index.") && name.ends_with(".json")
+}
+
+/// Whether a file is such an index, by its name or by its content.
+pub(crate) fn is_index(path: &Path, bytes: &[u8]) -> bool {
+    if path.file_name().is_some_and(|name| is_index_name(&name.to_string_lossy())) {
+        return true;
+    }
+    let start = bytes.trim_ascii_start();
+    let key = b"\"weight_map\"";
+    start.starts_with(b"{") && bytes.len() <= MAX_INDEX_BYTES && start.windows(key.len()).any(|part| part == key)
+}
+
 fn read_index(path: &Path) -> Result<WeightMap> {
     let map = Map::open(path)?;
     let length = map.bytes().len();

@@ -1,11 +1,11 @@
 //! The parts of a model on disk, and the texts beside them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Slot;
 use crate::index::Index;
-use crate::{Error, Result};
+use crate::{Error, Result, file};
 
 /// The weights and the configuration of one component.
 #[derive(Clone, Debug)]
@@ -51,10 +51,20 @@ pub struct Text {
     pub origin: PathBuf,
 }
 
+impl Text {
+    /// The text of the file at `path`, if there is one.
+    ///
+    /// # Errors
+    /// Those of [`file::text`].
+    pub(super) fn read(path: &Path) -> Result<Option<Text>> {
+        Ok(file::text_if_there(path)?.map(|text| Text { text, origin: path.to_owned() }))
+    }
+}
+
 /// The files of a tokenizer.
 #[derive(Clone, Debug)]
 pub struct TokenizerFiles {
-    /// `tokenizer.json`.
+    /// `tokenizer.json`, or one that is made of what lies in its place.
     pub tokenizer: Text,
     /// `tokenizer_config.json`.
     pub config: Option<Text>,

@@ -7,18 +7,20 @@ use super::component::list;
 use super::model::Given;
 use super::recognise::{self, recognise};
 use super::slot::{self, SLOTS};
+use super::tokenizers::{self, Lexicon};
 use super::weight_file::WeightFile;
-use super::{Component, Layout, Place, Slot, Source, TokenizerFiles, diffusers, tokenizers};
+use super::{Component, Layout, Place, Slot, Source, bundle, diffusers, folder};
 use crate::bind::alias::Kind;
-use crate::{Error, Result};
+use crate::{Error, Result, file};
 
 /// Files that are given one by one, each for a place in a model.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Files {
-    /// Weights: a file, a folder of a diffusers directory, or a whole model.
+    /// Weights: a file, a folder of a diffusers directory, a folder of files, or a whole model. Of several networks of one kind in
+    /// a file, `FILE:PREFIX` means the one whose names begin so.
     pub parts: Vec<(&'static Slot, PathBuf)>,
-    /// Tokenizers: a `tokenizer.json`, a folder with one (or, for CLIP, with `vocab.json` and `merges.txt`), or a GGUF file that
-    /// carries it.
+    /// Tokenizers: a `tokenizer.json`, for T5 a `spiece.model`, a folder with one (or, for CLIP, with `vocab.json` and
+    /// `merges.txt`), or a GGUF file that carries it.
     pub tokenizers: Vec<(&'static Slot, PathBuf)>,
 }
 
@@ -29,30 +31,60 @@ impl Files {
     }
 }
 
+/// A network with the places where its tokenizer may lie.
+type Found = (Component, Vec<Lexicon>);
+
 impl Given {
     fn open(path: &Path, slot: &'static Slot) -> Result<Given> {
-        let metadata = std::fs::metadata(path).map_err(|source| Error::io("open", path, source))?;
-        if !metadata.is_dir() {
-            return Ok(Given::File(Arc::new(WeightFile::open(path)?)));
+        let (path, prefix) = without_prefix(path);
+        if !file::is_directory(&path)? {
+            return Ok(Given::File(Arc::new(WeightFile::open(&path)?), prefix));
         }
-        if diffusers::is_model(path) {
-            return Ok(Given::Model(Box::new(diffusers::open(path)?)));
+        let folder = folder::of(&path)?;
+        if folder::is_model(&folder) {
+            return Ok(Given::Model(Box::new(diffusers::open(&folder)?)));
         }
-        Ok(Given::Folder(Box::new(Component::open(path, slot)?)))
+        let component = Component::open(&folder, slot);
+        if component.as_ref().is_ok_and(|component| component.config.is_some()) {
+            return Ok(Given::Folder(Box::new(component?)));
+        }
+        // Without a configuration, it is a folder of files like any other.
+        match open_folder(&folder)? {
+            Some(source) => Ok(Given::Model(Box::new(source))),
+            None => Ok(Given::Folder(Box::new(component?))),
+        }
     }
 
-    /// The network for `place`, with the tokenizer that comes with it.
-    fn take(&self, place: &Place) -> Result<(Component, Option<TokenizerFiles>)> {
+    /// The network for `place`.
+    fn take(&self, place: &Place) -> Result<Found> {
         let Place { slot, kind, .. } = *place;
         match self {
-            Given::File(file) => in_file(file, place),
+            Given::File(file, prefix) => in_file(file, place, prefix.as_deref()),
             Given::Folder(component) => {
                 require(component, kind)?;
-                Ok(((**component).clone(), beside(&component.origin, slot)?))
+                let mut lexicons = Lexicon::beside(&component.origin, slot);
+                // The folder of a text encoder by itself has its tokenizer as well.
+                lexicons.insert(1, Lexicon::Among(component.origin.clone()));
+                Ok(((**component).clone(), lexicons))
             }
-            Given::Model(source) => Ok((source.component(slot)?.clone(), source.tokenizer(slot).cloned())),
+            Given::Model(source) => match own(source, place)? {
+                Some(found) => Ok(found),
+                None => Err(source.component(slot).err().unwrap_or_else(|| diffusers::no_model(&source.path))),
+            },
         }
     }
+}
+
+/// `FILE:PREFIX` as a file and what stands before the names of the network in it that is meant; a path alone if something is
+/// there.
+fn without_prefix(path: &Path) -> (PathBuf, Option<String>) {
+    if !file::is_there(path)
+        && let Some((file, prefix)) = path.to_str().and_then(|text| text.rsplit_once(':'))
+        && file::is_there(Path::new(file))
+    {
+        return (file.into(), Some(prefix.to_owned()));
+    }
+    (path.to_owned(), None)
 }
 
 /// `base` with the parts that `files` gives in the place of its own; without a base, what `files` gives.
@@ -78,21 +110,24 @@ pub(super) fn arrange(mut source: Source, places: &[Place]) -> Result<Source> {
     }
     for place in places {
         let found = match source.given.iter().find(|(slot, _)| *slot == place.slot) {
-            Some((_, given)) => Some(given.take(place)?),
-            None if source.has(place.slot) => None,
-            None => loose(&source, place)?,
+            Some((_, given)) => {
+                let (component, mut lexicons) = given.take(place)?;
+                lexicons.extend(source.lexicons(place.slot));
+                Some((component, lexicons))
+            }
+            None => own(&source, place)?,
         };
-        if let Some((component, tokenizer)) = found {
+        if let Some((component, lexicons)) = found {
+            add_tokenizer(&mut source, place, &component, lexicons)?;
             source.components.retain(|other| other.slot != place.slot);
             source.components.push(component);
-            if let Some(files) = tokenizer {
-                source.set_tokenizer(place.slot, files);
-            }
         }
-        add_tokenizer(&mut source, place)?;
     }
     source.components.sort_by_key(|component| slot::order(component.slot));
     source.loose.clear();
+    source.broken.clear();
+    source.unopened.clear();
+    source.lexicons.clear();
     source.given.clear();
     source.given_tokenizers.clear();
     Ok(source)
@@ -107,15 +142,21 @@ fn known(places: &[Place], slot: &Slot, option: &'static str) -> Result<()> {
     Err(Error::option(option, format!("a part of this kind of model: {}", list(&names)), slot.name))
 }
 
-/// Adds the tokenizer that the user gave for `place`, or the public one if there is no other.
-fn add_tokenizer(source: &mut Source, place: &Place) -> Result<()> {
-    let given = source.given_tokenizers.iter().find(|(slot, _)| *slot == place.slot).map(|(_, path)| path.clone());
-    if let Some(path) = given {
-        source.set_tokenizer(place.slot, tokenizers::given(&path, place.slot, place.kind)?);
-        return Ok(());
+/// Adds the tokenizer of `component`, which takes `place`: what the user gave, or else the first at `lexicons`, or else the one
+/// in its place, or else the public one.
+fn add_tokenizer(source: &mut Source, place: &Place, component: &Component, lexicons: Vec<Lexicon>) -> Result<()> {
+    let given = source.given_tokenizers.iter().find(|(slot, _)| *slot == place.slot);
+    let lexicons = match given {
+        Some((_, path)) => vec![Lexicon::Given(path.clone())],
+        None => lexicons,
+    };
+    for lexicon in lexicons {
+        if let Some(files) = lexicon.read(component, place)? {
+            source.set_tokenizer(place.slot, files);
+            return Ok(());
+        }
     }
     if source.tokenizer(place.slot).is_none()
-        && let Ok(component) = source.component(place.slot)
         && let Some(files) = tokenizers::public(component, place.kind)?
     {
         source.set_tokenizer(place.slot, files);
@@ -123,27 +164,37 @@ fn add_tokenizer(source: &mut Source, place: &Place) -> Result<()> {
     Ok(())
 }
 
+/// The network for `place` that `source` has by itself.
+fn own(source: &Source, place: &Place) -> Result<Option<Found>> {
+    if let Ok(component) = source.component(place.slot) {
+        return Ok(Some((component.clone(), source.lexicons(place.slot))));
+    }
+    if let Some((slot, folder)) = source.unopened.iter().find(|(slot, _)| *slot == place.slot) {
+        return Ok(Some((Component::open(folder, slot)?, source.lexicons(place.slot))));
+    }
+    loose(source, place)
+}
+
 /// The network for `place` in the loose files of `source`.
-fn loose(source: &Source, place: &Place) -> Result<Option<(Component, Option<TokenizerFiles>)>> {
+fn loose(source: &Source, place: &Place) -> Result<Option<Found>> {
     let having: Vec<&Arc<WeightFile>> = source.loose.iter().filter(|file| file.has(place.kind)).collect();
     match having[..] {
-        [] => Ok(None),
-        [file] => in_file(file, place).map(Some),
+        [] => {
+            // It may be in a damaged one.
+            source.say_what_is_broken()?;
+            Ok(None)
+        }
+        [file] => in_file(file, place, None).map(Some),
         _ => Err(several(&source.path, place, &having)),
     }
 }
 
-/// The network for `place` in `file`.
-fn in_file(file: &WeightFile, place: &Place) -> Result<(Component, Option<TokenizerFiles>)> {
-    let carried = match &file.metadata {
-        Some(metadata) => tokenizers::carried(metadata, place.slot, place.kind)?,
-        None => None,
-    };
-    let tokenizer = match carried {
-        None => beside(&file.path, place.slot)?,
-        carried => carried,
-    };
-    Ok((file.component(place.slot, place.kind)?, tokenizer))
+/// The network for `place` in `file`: the one with `prefix`, if it is given.
+fn in_file(file: &Arc<WeightFile>, place: &Place, prefix: Option<&str>) -> Result<Found> {
+    let component = file.component(place.slot, place.kind, prefix)?;
+    let mut lexicons = vec![Lexicon::Carried(Arc::clone(file))];
+    lexicons.extend(Lexicon::beside(&file.path, place.slot));
+    Ok((component, lexicons))
 }
 
 /// Refuses a folder whose weights are not those of a `kind`.
@@ -155,13 +206,6 @@ fn require(component: &Component, kind: &Kind) -> Result<()> {
     let held = if held.is_empty() { "nothing that pinhole recognises".to_owned() } else { held.join("; ") };
     let found = format!("a folder that holds {held}, and no {}", kind.words);
     Err(Error::NotAModel { path: component.origin.clone(), found, hint: None })
-}
-
-/// The tokenizer in the folder that diffusers gives it, beside the weights at `path`.
-fn beside(path: &Path, slot: &Slot) -> Result<Option<TokenizerFiles>> {
-    let (Some(parent), Some(name)) = (path.parent(), slot.tokenizer) else { return Ok(None) };
-    let folder = parent.join(name);
-    if folder.is_dir() { diffusers::tokenizer_in(&folder) } else { Ok(None) }
 }
 
 /// The networks in one file.
@@ -178,33 +222,30 @@ pub(super) fn open_file(file: WeightFile) -> Result<Source> {
     Ok(source)
 }
 
-/// The networks in the files of the folder `dir`; `None` if no file there has any.
+/// The networks in the files of the folder `dir`, or the bundle that is alone there; `None` if no file there has any.
+///
+/// # Errors
+/// Those of a damaged file, which may be the one that is wanted, if there is no other.
 pub(super) fn open_folder(dir: &Path) -> Result<Option<Source>> {
     let mut source = Source::empty(dir, Layout::Files);
-    source.loose = weight_files(dir)?;
-    Ok((!source.loose.is_empty()).then_some(source))
-}
-
-/// The files in `dir` with networks that pinhole runs, by name. Files that are no models are passed over, and so are bundles:
-/// each is a model of its own.
-fn weight_files(dir: &Path) -> Result<Vec<Arc<WeightFile>>> {
-    let entries = std::fs::read_dir(dir).map_err(|source| Error::io("open", dir, source))?;
-    let mut paths = Vec::new();
-    for path in entries.flatten().map(|entry| entry.path()) {
-        let extension = path.extension().and_then(|extension| extension.to_str());
-        if matches!(extension, Some("safetensors" | "gguf")) && path.is_file() {
-            paths.push(path);
+    let mut bundles = Vec::new();
+    for set in folder::sets(dir)? {
+        match WeightFile::of(&set) {
+            Ok(file) if file.is_bundle() => bundles.push(file),
+            Ok(file) if file.kinds().next().is_some() => source.loose.push(Arc::new(file)),
+            Ok(_) => {}
+            Err(_) => source.broken.push(set),
         }
     }
-    paths.sort();
-    let mut files = Vec::new();
-    for path in paths {
-        let file = WeightFile::open(&path)?;
-        if file.kinds().next().is_some() && !file.is_bundle() {
-            files.push(Arc::new(file));
-        }
+    if !source.loose.is_empty() {
+        return Ok(Some(source));
     }
-    Ok(files)
+    source.say_what_is_broken()?;
+    // Of several, each is a model of its own.
+    match (bundles.pop(), bundles.pop()) {
+        (Some(only), None) => bundle::open(only).map(Some),
+        _ => Ok(None),
+    }
 }
 
 fn several(dir: &Path, place: &Place, files: &[&Arc<WeightFile>]) -> Error {

@@ -4,10 +4,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::component::list;
+use super::tokenizers::Lexicon;
 use super::weight_file::WeightFile;
 use super::{Component, Layout, Slot, Text, TokenizerFiles, recognise};
 use crate::bind::alias::Kind;
 use crate::index::{Index, Map};
+use crate::safetensors::Set;
 use crate::{Error, Result};
 
 /// A model on disk.
@@ -25,6 +27,12 @@ pub struct Source {
     pub(super) tokenizers: Vec<(&'static Slot, TokenizerFiles)>,
     /// Files of other tools whose networks have no place yet.
     pub(super) loose: Vec<Arc<WeightFile>>,
+    /// Files in the folder that could not be opened.
+    pub(super) broken: Vec<Set>,
+    /// Folders of components that could not be opened.
+    pub(super) unopened: Vec<(&'static Slot, PathBuf)>,
+    /// Where tokenizers may lie.
+    pub(super) lexicons: Vec<(&'static Slot, Lexicon)>,
     /// What the user gave for a slot, opened.
     pub(super) given: Vec<(&'static Slot, Given)>,
     /// Where the tokenizers lie that the user gave.
@@ -40,11 +48,11 @@ pub struct Source {
 /// What the user gave for a slot.
 #[derive(Clone, Debug)]
 pub(super) enum Given {
-    /// A file with weights, perhaps of several networks.
-    File(Arc<WeightFile>),
+    /// A file with weights, perhaps of several networks, and what stands before the names of the one that is meant.
+    File(Arc<WeightFile>, Option<String>),
     /// A folder of a diffusers directory.
     Folder(Box<Component>),
-    /// A whole model, to take a part of.
+    /// A whole model, or a folder of files, to take a part of.
     Model(Box<Source>),
 }
 
@@ -52,9 +60,9 @@ impl Given {
     /// Whether a network of `kind` is in it.
     pub(super) fn holds(&self, kind: &Kind) -> bool {
         match self {
-            Given::File(file) => file.has(kind),
+            Given::File(file, _) => file.has(kind),
             Given::Folder(component) => recognise::parts(&component.index).iter().any(|part| part.kind == kind),
-            Given::Model(_) => false,
+            Given::Model(source) => source.has_loose(kind),
         }
     }
 }
@@ -70,6 +78,9 @@ impl Source {
             components: Vec::new(),
             tokenizers: Vec::new(),
             loose: Vec::new(),
+            broken: Vec::new(),
+            unopened: Vec::new(),
+            lexicons: Vec::new(),
             given: Vec::new(),
             merged: Vec::new(),
             given_tokenizers: Vec::new(),
@@ -156,6 +167,25 @@ impl Source {
         maps.iter().map(|map| map.bytes().len()).sum()
     }
 
+    /// Where the tokenizer for `slot` may lie.
+    pub(super) fn lexicons(&self, slot: &Slot) -> Vec<Lexicon> {
+        let mut found = Vec::new();
+        for (other, lexicon) in &self.lexicons {
+            if *other == slot {
+                found.push(lexicon.clone());
+            }
+        }
+        found
+    }
+
+    /// Gives the error of the first file in the folder that could not be opened.
+    pub(super) fn say_what_is_broken(&self) -> Result<()> {
+        for set in &self.broken {
+            WeightFile::of(set)?;
+        }
+        Ok(())
+    }
+
     pub(super) fn set_tokenizer(&mut self, slot: &'static Slot, files: TokenizerFiles) {
         self.tokenizers.retain(|(other, _)| *other != slot);
         self.tokenizers.push((slot, files));
@@ -168,7 +198,9 @@ fn missing_tokenizer(source: &Source, slot: &Slot) -> Error {
     let hint = match source.layout {
         Layout::Files => {
             let option = slot.tokenizer_option;
-            format!("give one with {option}: a tokenizer.json, a folder with one, or a GGUF file that carries it")
+            format!(
+                "give one with {option}: a tokenizer.json, a spiece.model, a folder with one, or a GGUF file that carries it"
+            )
         }
         _ => format!("transformers writes one: AutoTokenizer.from_pretrained(DIR).save_pretrained({name:?})"),
     };

@@ -4,28 +4,27 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::weight_file::WeightFile;
-use super::{Files, Place, Source, bundle, diffusers, files};
+use super::{Files, Place, Source, bundle, diffusers, files, folder};
 use crate::index::Map;
-use crate::{Error, Result};
+use crate::{Result, file};
 
 impl Source {
-    /// Opens a bundle, a diffusers directory, a file of another tool with parts of a model, or a folder with such files.
+    /// Opens a bundle, a diffusers directory (or the folder that Hugging Face's tools keep one in), a file of another tool with
+    /// parts of a model, or a folder with such files.
     /// Parts may be missing; whoever needs one asks for it.
     ///
     /// # Errors
     /// [`Error::Io`], [`Error::Malformed`], or [`Error::NotAModel`] saying what was recognised.
     pub fn open(path: &Path) -> Result<Source> {
-        let metadata = std::fs::metadata(path).map_err(|source| Error::io("open", path, source))?;
-        if !metadata.is_dir() {
-            return match WeightFile::is_shard_index(path) {
-                true => files::open_file(WeightFile::open(path)?),
-                false => Source::from_map(Map::open(path)?),
-            };
+        if !file::is_directory(path)? {
+            return open_file(WeightFile::open(path)?);
         }
-        if diffusers::is_model(path) {
-            return diffusers::open(path);
-        }
-        files::open_folder(path)?.ok_or_else(|| diffusers::no_model(path))
+        let folder = folder::of(path)?;
+        let source = match folder::is_model(&folder) {
+            true => diffusers::open(&folder)?,
+            false => files::open_folder(&folder)?.ok_or_else(|| diffusers::no_model(path))?,
+        };
+        Ok(Source { path: path.to_owned(), ..source })
     }
 
     /// Opens a file in memory, as [`open`](Source::open) does.
@@ -33,8 +32,7 @@ impl Source {
     /// # Errors
     /// As [`open`](Source::open).
     pub fn from_map(map: Arc<Map>) -> Result<Source> {
-        let file = WeightFile::from_map(map)?;
-        if file.is_bundle() { bundle::open(file) } else { files::open_file(file) }
+        open_file(WeightFile::from_map(map)?)
     }
 
     /// The model at `base`, if there is one, with the parts that `files` gives in the place of its own.
@@ -54,4 +52,8 @@ impl Source {
     pub fn arranged(&self, family: &'static str, places: &[Place]) -> Result<Source> {
         files::arrange(Source { family, ..self.clone() }, places)
     }
+}
+
+fn open_file(file: WeightFile) -> Result<Source> {
+    if file.is_bundle() { bundle::open(file) } else { files::open_file(file) }
 }

@@ -1,48 +1,204 @@
 //! Where tokenizers come from: files and folders, the metadata of a GGUF, or, for CLIP, the vocabulary that is public.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use super::{Component, Slot, Text, TokenizerFiles, diffusers, keys};
+use serde::Deserialize;
+
+use super::weight_file::WeightFile;
+use super::{Component, Place, Slot, Text, TokenizerFiles, folder, keys};
 use crate::bind::alias::{Kind, Reads};
 use crate::bind::{self, alias};
 use crate::gguf::{Gguf, Metadata};
-use crate::text::{openai_clip_tokenizer_json, t5_tokenizer_json};
-use crate::{Error, Result};
+use crate::text::{
+    TokenizerConfig, clip_tokenizer_json, openai_clip_tokenizer_json, t5_spiece_json, t5_tokenizer_json,
+};
+use crate::{Error, Result, file};
 
 /// Tokens of CLIP as OpenAI published it, the rows of its table.
 const OPENAI_TOKENS: usize = 49408;
 
-/// The tokenizer that the user gives for the text encoder at `slot`, which is of `kind`: a `tokenizer.json`, a folder with one, or a GGUF that
-/// carries it.
-///
-/// # Errors
-/// [`Error::NotAModel`] if it is none of these.
-pub(super) fn given(path: &Path, slot: &Slot, kind: &Kind) -> Result<TokenizerFiles> {
-    let metadata = std::fs::metadata(path).map_err(|source| Error::io("open", path, source))?;
-    let found = if metadata.is_dir() {
-        diffusers::tokenizer_in(path)?
-    } else if path.extension().is_some_and(|extension| extension == "gguf") {
-        carried(&Gguf::open(path)?.metadata, slot, kind)?
+/// What SentencePiece's models are called.
+const SPIECES: [&str; 2] = ["spiece.model", "tokenizer.model"];
+
+/// Somewhere that a tokenizer may be. It is read if it is needed.
+#[derive(Clone, Debug)]
+pub(super) enum Lexicon {
+    /// What the user gave: a file or folder that must have one.
+    Given(PathBuf),
+    /// The metadata of a file with weights.
+    Carried(Arc<WeightFile>),
+    /// A folder for a tokenizer.
+    Folder(PathBuf),
+    /// A folder with files of all kinds.
+    Among(PathBuf),
+}
+
+impl Lexicon {
+    /// Where the tokenizer for `slot` may lie beside the weights at `path`: in the folder that diffusers gives it, or among
+    /// the files there.
+    pub(super) fn beside(path: &Path, slot: &Slot) -> Vec<Lexicon> {
+        let (Some(parent), Some(name)) = (path.parent(), slot.tokenizer) else { return Vec::new() };
+        vec![Lexicon::Folder(parent.join(name)), Lexicon::Among(parent.to_owned())]
+    }
+
+    /// The tokenizer for `component`, which takes `place`, if it is here.
+    ///
+    /// # Errors
+    /// What reading it returns; [`Error::NotAModel`] if it must be here and is not.
+    pub(super) fn read(&self, component: &Component, place: &Place) -> Result<Option<TokenizerFiles>> {
+        let Place { slot, kind, .. } = *place;
+        let Some(reads) = kind.reads else { return Ok(None) };
+        let rows = rows(component, reads);
+        match self {
+            Lexicon::Given(path) => given(path, slot, kind, rows).map(Some),
+            Lexicon::Carried(file) => {
+                file.metadata.as_ref().map_or(Ok(None), |metadata| carried(metadata, slot, reads))
+            }
+            Lexicon::Folder(folder) => in_folder(folder, reads, rows),
+            // What lies there may belong to something else, and this vocabulary is public.
+            Lexicon::Among(_) if reads == Reads::Clip && rows == Some(OPENAI_TOKENS) => Ok(None),
+            Lexicon::Among(folder) => {
+                let found = in_folder(folder, reads, rows)?;
+                Ok(found.filter(|files| reads_of(&files.tokenizer.text) == Some(reads)))
+            }
+        }
+    }
+}
+
+/// How many tokens `component` has room for, if it says.
+fn rows(component: &Component, reads: Reads) -> Option<usize> {
+    let Component { index, prefix, .. } = component;
+    let table = match reads {
+        Reads::Clip => bind::shape_of(index, prefix, &alias::clip, "text_model.embeddings.token_embedding.weight"),
+        Reads::T5 => bind::shape_of(index, prefix, &alias::t5, "token_embd.weight"),
+    };
+    table.map(|table| table.rows())
+}
+
+/// What the user gives for the text encoder at `slot`, which is of `kind`. What a file is, its content says.
+fn given(path: &Path, slot: &Slot, kind: &Kind, rows: Option<usize>) -> Result<TokenizerFiles> {
+    let reads = kind.reads.unwrap_or(Reads::Clip);
+    let found = if file::is_directory(path)? {
+        let folder = folder::of(path)?;
+        match in_folder(&folder, reads, rows)? {
+            Some(files) => Some(files),
+            None => in_folder(&folder.join(slot.tokenizer.unwrap_or_default()), reads, rows)?,
+        }
     } else {
-        let config = diffusers::read(&path.with_file_name("tokenizer_config.json"))?;
-        diffusers::read(path)?.map(|tokenizer| TokenizerFiles { tokenizer, config })
+        in_file(path, slot, reads, rows)?
     };
     found.ok_or_else(|| Error::NotAModel {
         path: path.to_owned(),
         found: format!("it has no tokenizer for {}", kind.words),
-        hint: Some("give a tokenizer.json, a folder with one, or a GGUF file that carries the tokenizer".into()),
+        hint: Some(format!("give {}", kinds(reads))),
     })
 }
 
+/// What may be given as a tokenizer.
+pub(super) fn kinds(reads: Reads) -> &'static str {
+    match reads {
+        Reads::Clip => "a tokenizer.json, a folder with one or with vocab.json and merges.txt, or a bundle",
+        Reads::T5 => "a tokenizer.json, a spiece.model, a folder with one, or a GGUF file that carries it",
+    }
+}
+
+fn in_file(path: &Path, slot: &Slot, reads: Reads, rows: Option<usize>) -> Result<Option<TokenizerFiles>> {
+    use std::io::Read;
+    let mut start = Vec::new();
+    let (opened, _) = file::open(path)?;
+    opened.take(64).read_to_end(&mut start).map_err(|source| Error::io("read", path, source))?;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    match start.trim_ascii_start() {
+        [b'G', b'G', b'U', b'F', ..] => carried(&Gguf::open(path)?.metadata, slot, reads),
+        [b'{', ..] => {
+            let tokenizer = Text { text: file::text(path)?, origin: path.to_owned() };
+            if is_vocabulary(&tokenizer.text) && file::is_there(&folder.join("merges.txt")) {
+                return pairs(path, &folder.join("merges.txt"));
+            }
+            Ok(Some(TokenizerFiles { tokenizer, config: config(folder)? }))
+        }
+        // The first piece of a protobuf.
+        _ if start.starts_with(b"\n") => spiece(path, rows).map(Some),
+        _ if start.starts_with(b"#version") => pairs(&folder.join("vocab.json"), path),
+        _ => Ok(None),
+    }
+}
+
+/// The tokenizer in `folder`, if there is one.
+fn in_folder(folder: &Path, reads: Reads, rows: Option<usize>) -> Result<Option<TokenizerFiles>> {
+    if let Some(tokenizer) = Text::read(&folder.join("tokenizer.json"))? {
+        return Ok(Some(TokenizerFiles { tokenizer, config: config(folder)? }));
+    }
+    match reads {
+        Reads::Clip => pairs(&folder.join("vocab.json"), &folder.join("merges.txt")),
+        Reads::T5 => {
+            let there = SPIECES.map(|name| folder.join(name)).into_iter().find(|path| file::is_there(path));
+            there.map(|path| spiece(&path, rows)).transpose()
+        }
+    }
+}
+
+fn config(folder: &Path) -> Result<Option<Text>> {
+    Text::read(&folder.join("tokenizer_config.json"))
+}
+
+/// CLIP's tokenizer in two files, as the published models have it; `None` if one is missing.
+fn pairs(vocab: &Path, merges: &Path) -> Result<Option<TokenizerFiles>> {
+    let (Some(tokens), Some(merges)) = (Text::read(vocab)?, Text::read(merges)?) else { return Ok(None) };
+    let folder = vocab.parent().unwrap_or(Path::new(""));
+    let config = config(folder)?;
+    let parsed = match &config {
+        Some(config) => TokenizerConfig::from_json(&config.text, &config.origin)?,
+        None => TokenizerConfig::default(),
+    };
+    let text = clip_tokenizer_json(&tokens.text, &merges.text, &parsed, folder)?;
+    Ok(Some(TokenizerFiles { tokenizer: Text { text, origin: folder.to_owned() }, config }))
+}
+
+/// T5's tokenizer as SentencePiece wrote it, for a text encoder with `rows` tokens.
+fn spiece(path: &Path, rows: Option<usize>) -> Result<TokenizerFiles> {
+    let text = t5_spiece_json(&file::bytes(path)?, rows, path)?;
+    let config = config(path.parent().unwrap_or(Path::new("")))?;
+    Ok(TokenizerFiles { tokenizer: Text { text, origin: path.to_owned() }, config })
+}
+
+/// The parts of a `tokenizer.json` that say what it is.
+#[derive(Deserialize)]
+struct Outline {
+    model: Option<Model>,
+}
+
+#[derive(Deserialize)]
+struct Model {
+    r#type: Option<String>,
+}
+
+/// Whether the text of a JSON file is a vocabulary alone: it has tokens in the place of a tokenizer's parts.
+fn is_vocabulary(text: &str) -> bool {
+    serde_json::from_str::<Outline>(text).is_ok_and(|outline| outline.model.is_none())
+        || serde_json::from_str::<std::collections::HashMap<String, u32>>(text).is_ok()
+}
+
+/// Whose tokens a `tokenizer.json` makes, as far as it says.
+fn reads_of(text: &str) -> Option<Reads> {
+    let outline: Outline = serde_json::from_str(text).ok()?;
+    match outline.model?.r#type?.as_str() {
+        "BPE" => Some(Reads::Clip),
+        "Unigram" => Some(Reads::T5),
+        _ => None,
+    }
+}
+
 /// The tokenizer in a GGUF's metadata: one of pinhole's own, or T5's as llama.cpp writes it.
-pub(super) fn carried(metadata: &Metadata, slot: &Slot, kind: &Kind) -> Result<Option<TokenizerFiles>> {
+fn carried(metadata: &Metadata, slot: &Slot, reads: Reads) -> Result<Option<TokenizerFiles>> {
     let text = |text: &str| Text { text: text.to_owned(), origin: metadata.path().to_owned() };
     let Some(name) = slot.tokenizer else { return Ok(None) };
     if let Some(tokenizer) = metadata.string(&keys::tokenizer(name))? {
         let config = metadata.string(&keys::tokenizer_config(name))?.map(text);
         return Ok(Some(TokenizerFiles { tokenizer: text(tokenizer), config }));
     }
-    if kind.reads != Some(Reads::T5) {
+    if reads != Reads::T5 {
         return Ok(None);
     }
     Ok(t5_tokenizer_json(metadata)?.map(|json| TokenizerFiles { tokenizer: text(&json), config: None }))
@@ -50,12 +206,7 @@ pub(super) fn carried(metadata: &Metadata, slot: &Slot, kind: &Kind) -> Result<O
 
 /// The tokenizer of `component`, a network of `kind`, if it need not be brought: CLIP's vocabulary is public.
 pub(super) fn public(component: &Component, kind: &Kind) -> Result<Option<TokenizerFiles>> {
-    const EMBEDDING: &str = "text_model.embeddings.token_embedding.weight";
-    if kind.reads != Some(Reads::Clip) {
-        return Ok(None);
-    }
-    let table = bind::shape_of(&component.index, &component.prefix, &alias::clip, EMBEDDING);
-    if table.is_none_or(|table| table.rows() != OPENAI_TOKENS) {
+    if kind.reads != Some(Reads::Clip) || rows(component, Reads::Clip) != Some(OPENAI_TOKENS) {
         return Ok(None);
     }
     let tokenizer = Text { text: openai_clip_tokenizer_json()?, origin: component.origin.clone() };

@@ -9,11 +9,8 @@ use super::{Component, Layout, Slot, Text, keys};
 use crate::bind::alias::{KINDS, Kind};
 use crate::gguf::{Gguf, Metadata};
 use crate::index::{Index, Map};
-use crate::safetensors::{self, Safetensors};
+use crate::safetensors::{self, Numbered, Safetensors, Set};
 use crate::{Error, Result};
-
-/// What `index.json` files of sharded safetensors end in.
-const SHARD_INDEX: &str = ".safetensors.index.json";
 
 /// Weights, where they are, and a GGUF's metadata.
 #[derive(Debug)]
@@ -25,12 +22,25 @@ pub(super) struct WeightFile {
 }
 
 impl WeightFile {
-    /// Opens a GGUF file, a safetensors file, or the index of shards.
+    /// Opens a GGUF file, a safetensors file, or the index of shards. A shard stands for all shards of its model.
     pub(super) fn open(path: &Path) -> Result<WeightFile> {
-        if WeightFile::is_shard_index(path) {
+        let map = Map::open(path)?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if safetensors::is_index(path, map.bytes()) {
             return Ok(WeightFile::new(path, safetensors::open_sharded(path)?, None));
         }
-        WeightFile::from_map(Map::open(path)?)
+        if let (Some(shards), Some(dir)) = (Numbered::parse(&name), path.parent()) {
+            return Ok(WeightFile::new(path, shards.open(dir)?, None));
+        }
+        WeightFile::from_map(map)
+    }
+
+    /// Opens the files of `set`.
+    pub(super) fn of(set: &Set) -> Result<WeightFile> {
+        match set {
+            Set::File(path) => WeightFile::open(path),
+            Set::Index(_) | Set::Shards(..) => Ok(WeightFile::new(&set.path(), set.open()?, None)),
+        }
     }
 
     pub(super) fn from_map(map: Arc<Map>) -> Result<WeightFile> {
@@ -58,11 +68,6 @@ impl WeightFile {
         WeightFile { path: path.to_owned(), index: Arc::new(index), metadata, parts }
     }
 
-    /// Whether `path` is named as the index of shards is.
-    pub(super) fn is_shard_index(path: &Path) -> bool {
-        path.to_string_lossy().ends_with(SHARD_INDEX)
-    }
-
     /// Whether it is one of pinhole's own, with a whole model inside.
     pub(super) fn is_bundle(&self) -> bool {
         self.metadata.as_ref().is_some_and(|metadata| metadata.get(keys::VERSION).is_some())
@@ -78,14 +83,19 @@ impl WeightFile {
         self.parts.iter().any(|part| part.kind == kind)
     }
 
-    /// Its network of `kind`, as the component at `slot`.
+    /// Its network of `kind`, as the component at `slot`: the one whose names begin with `asked`, if it is given. Of several, a
+    /// running average of another is passed over, and CLIP-L, which all families read, comes before others of its kind.
     ///
     /// # Errors
-    /// [`Error::NotAModel`] if it has none or several.
-    pub(super) fn component(&self, slot: &'static Slot, kind: &Kind) -> Result<Component> {
-        let prefixes: Vec<&str> =
+    /// [`Error::NotAModel`] if it has none, or several that the rule does not tell apart.
+    pub(super) fn component(&self, slot: &'static Slot, kind: &Kind, asked: Option<&str>) -> Result<Component> {
+        let all: Vec<&str> =
             self.parts.iter().filter(|part| part.kind == kind).map(|part| part.prefix.as_str()).collect();
-        let [prefix] = prefixes[..] else { return Err(self.not_one(kind, &prefixes)) };
+        let prefixes: Vec<&str> = match asked {
+            Some(asked) => all.iter().copied().filter(|prefix| bare(prefix) == bare(asked)).collect(),
+            None => foremost(&all),
+        };
+        let [prefix] = prefixes[..] else { return Err(self.not_one(kind, slot, &all)) };
         let config = match &self.metadata {
             Some(metadata) => metadata.string(&keys::component_config(slot.name))?,
             None => None,
@@ -100,12 +110,18 @@ impl WeightFile {
         })
     }
 
-    fn not_one(&self, kind: &Kind, prefixes: &[&str]) -> Error {
-        let found = match prefixes {
-            [] => format!("{}, and no {}", self.holds(), kind.words),
-            several => format!("it holds {} of {}, as {}", several.len(), kind.words, list(several)),
+    fn not_one(&self, kind: &Kind, slot: &Slot, prefixes: &[&str]) -> Error {
+        let (found, hint) = match prefixes {
+            [] => (format!("{}, and no {}", self.holds(), kind.words), None),
+            [.., last] => {
+                let bare: Vec<String> = prefixes.iter().map(|prefix| format!("`{}`", bare(prefix))).collect();
+                let names: Vec<&str> = bare.iter().map(String::as_str).collect();
+                let found = format!("it holds {} of {}, as {}", names.len(), kind.words, list(&names));
+                let file = self.path.display();
+                (found, Some(format!("say which with {} {file}:{}", slot.option, self::bare(last))))
+            }
         };
-        Error::NotAModel { path: self.path.clone(), found, hint: None }
+        Error::NotAModel { path: self.path.clone(), found, hint }
     }
 
     /// What is in it, for messages.
@@ -119,6 +135,26 @@ impl WeightFile {
         let more = if self.index.len() > names.len() { ", ..." } else { "" };
         format!("a {format} file whose tensors it does not recognise ({}{more})", list(&names))
     }
+}
+
+/// What stands before the names of a network, without the dot that ends it.
+fn bare(prefix: &str) -> &str {
+    prefix.strip_suffix('.').unwrap_or(prefix)
+}
+
+/// Those of several networks of one kind, by what stands before their names, that come before the others.
+fn foremost<'a>(prefixes: &[&'a str]) -> Vec<&'a str> {
+    let mut left: Vec<&str> = prefixes.iter().copied().filter(|prefix| !prefix.split('.').any(is_average)).collect();
+    if left.is_empty() {
+        left = prefixes.to_vec();
+    }
+    let clip_l = left.iter().position(|prefix| prefix.split('.').any(|word| word == "clip_l"));
+    clip_l.map_or(left.clone(), |at| vec![left[at]])
+}
+
+/// Whether a part of a name says that what is behind it is a running average of other weights.
+fn is_average(word: &str) -> bool {
+    word == "ema" || word.starts_with("ema_") || word.ends_with("_ema")
 }
 
 /// What a file that is neither GGUF nor safetensors looks like.

@@ -43,7 +43,6 @@ pub(crate) const ACCEPTED: &[(&str, &[&str], &str)] = &[
         ],
         "to be cut: `Ports` and `EPS` lie in `mod.rs`",
     ),
-    ("src", &["safetensors/find.rs", "safetensors/mod.rs"], "to be cut: both name the parts of a sharded file"),
     (
         "src",
         &["stage.rs", "stage/branch.rs", "stage/rows.rs"],
