@@ -234,7 +234,8 @@ PINHOLE_API int32_t pinhole_device_get(size_t index, pinhole_device_info *info, 
 /* Weights, tokenizers, a schedule, defaults. Never changes. const: any number of sessions may use one at the same time. */
 typedef struct pinhole_model pinhole_model;
 
-/* Opens a pinhole bundle (.gguf), a diffusers directory, a file of another tool, or a folder with such files. */
+/* Opens a pinhole bundle (.gguf), a diffusers directory (or the folder that Hugging Face's tools keep it in), a file of another
+ * tool, or a folder with such files. */
 PINHOLE_API int32_t pinhole_model_open(const char *path, pinhole_model **out, pinhole_error **error);
 
 /* Opens the model inside the library: a trained miniature that draws coloured shapes, for examples and tests. */
@@ -245,7 +246,8 @@ typedef struct pinhole_files {
     size_t struct_size;
     /* A model as pinhole_model_open takes it. Its parts are used unless another is given below. May be NULL. */
     const char *base;
-    /* GGUF or safetensors, with original or diffusers names. */
+    /* GGUF or safetensors, with original or diffusers names; a folder with it, or a model to take it from. "FILE:PREFIX" is the one
+     * of several in FILE whose tensors' names begin so. All this holds for the parts below, too. */
     const char *transformer;
     /* CLIP. */
     const char *text_encoder;
@@ -253,9 +255,9 @@ typedef struct pinhole_files {
     const char *text_encoder_2;
     /* The autoencoder. */
     const char *vae;
-    /* CLIP's: a tokenizer.json or a folder with one. NULL: the model's, or OpenAI's. */
+    /* CLIP's: a tokenizer.json, or a folder with one or with vocab.json and merges.txt. NULL: the model's, or OpenAI's. */
     const char *tokenizer;
-    /* T5's: a tokenizer.json, a folder with one, or a GGUF of T5. NULL: the model's, or the text encoder's. */
+    /* T5's: a tokenizer.json, a spiece.model, a folder with one, or a GGUF of T5. NULL: the model's, or the text encoder's. */
     const char *tokenizer_2;
     /* The denoiser of models that have a UNet and no transformer. */
     const char *unet;

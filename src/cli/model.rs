@@ -24,10 +24,10 @@ pub(super) struct PartArgs {
     /// The autoencoder
     #[arg(long, value_name = "FILE")]
     vae: Option<PathBuf>,
-    /// CLIP's tokenizer: a tokenizer.json or a folder with one [default: the model's, or OpenAI's]
+    /// CLIP's tokenizer: a tokenizer.json, or a folder with one or with vocab.json and merges.txt [default: the model's, or OpenAI's]
     #[arg(long, value_name = "FILE|DIR")]
     tokenizer: Option<PathBuf>,
-    /// T5's tokenizer: a tokenizer.json, a folder with one, or a GGUF of T5 [default: the model's, or the text encoder's]
+    /// T5's tokenizer: a tokenizer.json, a spiece.model, a folder with one, or a GGUF of T5 [default: the model's, or the text encoder's]
     #[arg(long, value_name = "FILE|DIR")]
     tokenizer_2: Option<PathBuf>,
 }

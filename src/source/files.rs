@@ -62,9 +62,9 @@ impl Given {
             Given::File(file, prefix) => in_file(file, place, prefix.as_deref()),
             Given::Folder(component) => {
                 require(component, kind)?;
-                let mut lexicons = Lexicon::beside(&component.origin, slot);
                 // The folder of a text encoder by itself has its tokenizer as well.
-                lexicons.insert(1, Lexicon::Among(component.origin.clone()));
+                let mut lexicons = vec![Lexicon::Among(component.origin.clone())];
+                lexicons.extend(Lexicon::beside(&component.origin, slot));
                 Ok(((**component).clone(), lexicons))
             }
             Given::Model(source) => match own(source, place)? {
@@ -80,7 +80,7 @@ impl Given {
 fn without_prefix(path: &Path) -> (PathBuf, Option<String>) {
     if !file::is_there(path)
         && let Some((file, prefix)) = path.to_str().and_then(|text| text.rsplit_once(':'))
-        && file::is_there(Path::new(file))
+        && Path::new(file).is_file()
     {
         return (file.into(), Some(prefix.to_owned()));
     }
@@ -90,8 +90,8 @@ fn without_prefix(path: &Path) -> (PathBuf, Option<String>) {
 /// `base` with the parts that `files` gives in the place of its own; without a base, what `files` gives.
 pub(super) fn assemble(base: Option<Source>, files: &Files) -> Result<Source> {
     let mut source = base.unwrap_or_else(|| {
-        let path = files.parts.first().map_or(Path::new(""), |(_, path)| path);
-        Source::empty(path, Layout::Files)
+        let path = files.parts.first().map(|(_, path)| without_prefix(path).0);
+        Source::empty(&path.unwrap_or_default(), Layout::Files)
     });
     for (slot, path) in &files.parts {
         source.given.push((slot, Given::open(path, slot)?));

@@ -5,6 +5,8 @@
 pub struct Slot {
     /// The folder in a diffusers directory, and the name in bundles and options.
     pub name: &'static str,
+    /// What files with several networks of its kind call this one, beside its name.
+    pub also: &'static str,
     /// What stands before its tensors' names in a bundle: short, since ggml keeps 63 characters.
     pub prefix: &'static str,
     /// The option that gives its file.
@@ -24,7 +26,7 @@ impl PartialEq for Slot {
 impl Eq for Slot {}
 
 const fn part(name: &'static str, prefix: &'static str, option: &'static str) -> Slot {
-    Slot { name, prefix, option, tokenizer: None, tokenizer_option: "" }
+    Slot { name, also: "", prefix, option, tokenizer: None, tokenizer_option: "" }
 }
 
 const fn reader(
@@ -34,7 +36,14 @@ const fn reader(
     tokenizer: &'static str,
     tokenizer_option: &'static str,
 ) -> Slot {
-    Slot { name, prefix, option, tokenizer: Some(tokenizer), tokenizer_option }
+    Slot { name, also: "", prefix, option, tokenizer: Some(tokenizer), tokenizer_option }
+}
+
+impl Slot {
+    /// The same, which files call `also`.
+    const fn called(self, also: &'static str) -> Slot {
+        Slot { also, ..self }
+    }
 }
 
 /// The denoiser of most families.
@@ -44,9 +53,11 @@ pub static TRANSFORMER_2: Slot = part("transformer_2", "dit2.", "--transformer-2
 /// The denoiser of the Stable Diffusion families.
 pub static UNET: Slot = part("unet", "u.", "--unet");
 /// The first text encoder.
-pub static TEXT_ENCODER: Slot = reader("text_encoder", "te.", "--text-encoder", "tokenizer", "--tokenizer");
+pub static TEXT_ENCODER: Slot =
+    reader("text_encoder", "te.", "--text-encoder", "tokenizer", "--tokenizer").called("clip_l");
 /// The second text encoder.
-pub static TEXT_ENCODER_2: Slot = reader("text_encoder_2", "te2.", "--text-encoder-2", "tokenizer_2", "--tokenizer-2");
+pub static TEXT_ENCODER_2: Slot =
+    reader("text_encoder_2", "te2.", "--text-encoder-2", "tokenizer_2", "--tokenizer-2").called("clip_g");
 /// The third text encoder.
 pub static TEXT_ENCODER_3: Slot = reader("text_encoder_3", "te3.", "--text-encoder-3", "tokenizer_3", "--tokenizer-3");
 /// A vision tower.

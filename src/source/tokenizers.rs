@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use super::weight_file::WeightFile;
 use super::{Component, Place, Slot, Text, TokenizerFiles, folder, keys};
@@ -13,13 +14,16 @@ use crate::gguf::{Gguf, Metadata};
 use crate::text::{
     TokenizerConfig, clip_tokenizer_json, openai_clip_tokenizer_json, t5_spiece_json, t5_tokenizer_json,
 };
-use crate::{Error, Result, file};
+use crate::{Error, Result, file, json};
 
 /// Tokens of CLIP as OpenAI published it, the rows of its table.
 const OPENAI_TOKENS: usize = 49408;
 
 /// What SentencePiece's models are called.
 const SPIECES: [&str; 2] = ["spiece.model", "tokenizer.model"];
+
+/// The marks that a `special_tokens_map.json` may name.
+const MARKS: [&str; 4] = ["bos_token", "eos_token", "unk_token", "pad_token"];
 
 /// Somewhere that a tokenizer may be. It is read if it is needed.
 #[derive(Clone, Debug)]
@@ -113,14 +117,14 @@ fn in_file(path: &Path, slot: &Slot, reads: Reads, rows: Option<usize>) -> Resul
         [b'G', b'G', b'U', b'F', ..] => carried(&Gguf::open(path)?.metadata, slot, reads),
         [b'{', ..] => {
             let tokenizer = Text { text: file::text(path)?, origin: path.to_owned() };
-            if is_vocabulary(&tokenizer.text) && file::is_there(&folder.join("merges.txt")) {
+            if reads == Reads::Clip && is_vocabulary(&tokenizer.text) && file::is_there(&folder.join("merges.txt")) {
                 return pairs(path, &folder.join("merges.txt"));
             }
             Ok(Some(TokenizerFiles { tokenizer, config: config(folder)? }))
         }
         // The first piece of a protobuf.
-        _ if start.starts_with(b"\n") => spiece(path, rows).map(Some),
-        _ if start.starts_with(b"#version") => pairs(&folder.join("vocab.json"), path),
+        _ if reads == Reads::T5 && start.starts_with(b"\n") => spiece(path, rows).map(Some),
+        _ if reads == Reads::Clip && start.starts_with(b"#version") => pairs(&folder.join("vocab.json"), path),
         _ => Ok(None),
     }
 }
@@ -139,8 +143,29 @@ fn in_folder(folder: &Path, reads: Reads, rows: Option<usize>) -> Result<Option<
     }
 }
 
+/// The settings of the tokenizer in `folder`: its `tokenizer_config.json`, in which the marks of an older
+/// `special_tokens_map.json` replace others, as transformers has it. Stable Diffusion 2 pads as only the latter says.
 fn config(folder: &Path) -> Result<Option<Text>> {
-    Text::read(&folder.join("tokenizer_config.json"))
+    let config = Text::read(&folder.join("tokenizer_config.json"))?;
+    let Some(marks) = Text::read(&folder.join("special_tokens_map.json"))? else { return Ok(config) };
+    let (text, origin) = match &config {
+        Some(config) => (config.text.as_str(), config.origin.clone()),
+        None => ("{}", marks.origin.clone()),
+    };
+    // What is no object is refused where the settings are used.
+    let Ok(mut settings) = json::read::<Map<String, Value>>(text) else { return Ok(config) };
+    if settings.contains_key("added_tokens_decoder") {
+        return Ok(config);
+    }
+    let marks: Map<String, Value> = json::read(&marks.text).map_err(|error| {
+        Error::malformed(&marks.origin, "special tokens", "a JSON object of tokens", error.to_string())
+    })?;
+    for (name, mark) in marks {
+        if MARKS.contains(&name.as_str()) && !mark.is_null() {
+            settings.insert(name, mark);
+        }
+    }
+    Ok(Some(Text { text: Value::Object(settings).to_string(), origin }))
 }
 
 /// CLIP's tokenizer in two files, as the published models have it; `None` if one is missing.

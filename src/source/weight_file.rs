@@ -84,7 +84,7 @@ impl WeightFile {
     }
 
     /// Its network of `kind`, as the component at `slot`: the one whose names begin with `asked`, if it is given. Of several, a
-    /// running average of another is passed over, and CLIP-L, which all families read, comes before others of its kind.
+    /// running average of another is passed over, and one whose names say that it belongs at `slot` comes first.
     ///
     /// # Errors
     /// [`Error::NotAModel`] if it has none, or several that the rule does not tell apart.
@@ -93,7 +93,7 @@ impl WeightFile {
             self.parts.iter().filter(|part| part.kind == kind).map(|part| part.prefix.as_str()).collect();
         let prefixes: Vec<&str> = match asked {
             Some(asked) => all.iter().copied().filter(|prefix| bare(prefix) == bare(asked)).collect(),
-            None => foremost(&all),
+            None => foremost(&all, slot),
         };
         let [prefix] = prefixes[..] else { return Err(self.not_one(kind, slot, &all)) };
         let config = match &self.metadata {
@@ -142,14 +142,19 @@ fn bare(prefix: &str) -> &str {
     prefix.strip_suffix('.').unwrap_or(prefix)
 }
 
-/// Those of several networks of one kind, by what stands before their names, that come before the others.
-fn foremost<'a>(prefixes: &[&'a str]) -> Vec<&'a str> {
+/// Those of several networks of one kind, by what stands before their names, that come before the others at `slot`.
+fn foremost<'a>(prefixes: &[&'a str], slot: &Slot) -> Vec<&'a str> {
     let mut left: Vec<&str> = prefixes.iter().copied().filter(|prefix| !prefix.split('.').any(is_average)).collect();
     if left.is_empty() {
         left = prefixes.to_vec();
     }
-    let clip_l = left.iter().position(|prefix| prefix.split('.').any(|word| word == "clip_l"));
-    clip_l.map_or(left.clone(), |at| vec![left[at]])
+    for word in [slot.name, slot.also].into_iter().filter(|word| !word.is_empty()) {
+        let mut named = left.iter().copied().filter(|prefix| prefix.split('.').any(|part| part == word));
+        if let (Some(only), None) = (named.next(), named.next()) {
+            return vec![only];
+        }
+    }
+    left
 }
 
 /// Whether a part of a name says that what is behind it is a running average of other weights.

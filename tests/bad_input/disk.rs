@@ -171,7 +171,8 @@ pub(crate) fn pipeline(model: Opened) -> Pipeline {
     Pipeline::with_threads(model, Device::cpu().unwrap(), 1, CancelFlag::new()).unwrap()
 }
 
-fn link(from: &Path, to: &Path) {
+/// Links every file below `from` to its place below `to`.
+pub(crate) fn link(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap().map(|entry| entry.unwrap()) {
         let target = to.join(entry.file_name());

@@ -1,4 +1,5 @@
-//! Whole models and requests that are wrong in one way each: what the user is told, and that nothing is left behind.
+//! Whole models and requests that are wrong in one way each: what the user is told, and that nothing is left behind. And models
+//! that lie in an unusual way, which are not wrong.
 //!
 //! Every message is printed: `cargo test --test bad_input -- --nocapture` shows what people read.
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
@@ -8,8 +9,11 @@ mod configs;
 mod conversion;
 mod directories;
 mod disk;
+mod folders;
+mod layouts;
 mod pictures;
 mod requests;
+mod special;
 #[path = "../support/mod.rs"]
 mod support;
 mod tokenizers;

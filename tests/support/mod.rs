@@ -14,6 +14,7 @@ pub(crate) mod lora;
 pub(crate) mod numbers;
 pub(crate) mod parts;
 pub(crate) mod sd1;
+pub(crate) mod spiece;
 pub(crate) mod synth;
 
 pub(crate) use diffusers::{Layout, write_component, write_model, write_parts};
