@@ -1,5 +1,6 @@
 //! Folders as people and download tools leave them.
 
+use std::fs::DirEntry;
 use std::io::Read;
 use std::path::{Component as Step, Path, PathBuf};
 
@@ -52,9 +53,19 @@ pub(crate) fn of(path: &Path) -> Result<PathBuf> {
 /// The files in `dir` that have weights, by their names or by how they begin, as they belong together. What is hidden, or goes
 /// on behind the usual ending as unfinished downloads do, is passed over.
 pub(super) fn sets(dir: &Path) -> Result<Vec<Set>> {
-    let mut named = names(dir)?;
-    named.retain(|name| !name.starts_with('.') && !dir.join(name).is_dir());
+    let (mut named, mut unnamed) = (Vec::new(), Vec::new());
+    for entry in entries(dir)? {
+        let path = entry.path();
+        match entry.file_name().into_string() {
+            Ok(name) if name.starts_with('.') => {}
+            _ if path.is_dir() => {}
+            Ok(name) => named.push(name),
+            // What is no text in UTF-8 is no name of a shard.
+            Err(_) => unnamed.push(Set::File(path)),
+        }
+    }
     let mut sets = safetensors::sets(dir, named);
+    sets.append(&mut unnamed);
     sets.retain(|set| match set {
         Set::File(path) => has_weights(path),
         Set::Index(_) | Set::Shards(..) => true,
@@ -64,11 +75,10 @@ pub(super) fn sets(dir: &Path) -> Result<Vec<Set>> {
 
 /// Whether a file has weights, or says so.
 fn has_weights(path: &Path) -> bool {
-    let name = path.to_string_lossy().to_ascii_lowercase();
+    let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
     if ENDINGS.iter().any(|ending| name.ends_with(ending)) {
         return true;
     }
-    let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
     !ENDINGS.iter().any(|ending| name.contains(&format!("{ending}."))) && begins_with_weights(path)
 }
 
@@ -81,6 +91,9 @@ fn begins_with_weights(path: &Path) -> bool {
 
 /// The names in `dir`, those of links to nothing included.
 pub(super) fn names(dir: &Path) -> Result<Vec<String>> {
-    let entries = std::fs::read_dir(dir).map_err(|source| Error::io("open", dir, source))?;
-    Ok(entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect())
+    Ok(entries(dir)?.filter_map(|entry| entry.file_name().into_string().ok()).collect())
+}
+
+fn entries(dir: &Path) -> Result<impl Iterator<Item = DirEntry> + use<>> {
+    Ok(std::fs::read_dir(dir).map_err(|source| Error::io("open", dir, source))?.flatten())
 }

@@ -134,6 +134,14 @@ fn names_are_hints() {
     folder.copy("t5xxl.bin", "t5.gguf.1");
     fs::write(folder.path("notes.txt"), "x".repeat(100)).unwrap();
     folder.open().unwrap();
+    // Nor need names be text.
+    #[cfg(target_os = "linux")]
+    {
+        use std::os::unix::ffi::OsStrExt;
+        let odd = std::ffi::OsStr::from_bytes(b"t5-\xe9.safetensors");
+        fs::rename(folder.path("t5xxl.bin"), folder.0.path().join(odd)).unwrap();
+        folder.open().unwrap();
+    }
     folder.copy("flux1.sft", "flux1");
     refused!(NotAModel, folder.open(), "it has 2 of transformer (flux1, flux1.sft)");
 }
