@@ -48,6 +48,11 @@ impl Given {
         if component.as_ref().is_ok_and(|component| component.config.is_some()) {
             return Ok(Given::Folder(Box::new(component?)));
         }
+        // A part of a download, without what lies at the top.
+        let inner = folder.join(slot.name);
+        if inner.is_dir() {
+            return Ok(Given::Folder(Box::new(Component::open(&inner, slot)?)));
+        }
         // Without a configuration, it is a folder of files like any other.
         match open_folder(&folder)? {
             Some(source) => Ok(Given::Model(Box::new(source))),
@@ -64,7 +69,7 @@ impl Given {
                 require(component, kind)?;
                 // The folder of a text encoder by itself has its tokenizer as well.
                 let mut lexicons = vec![Lexicon::Among(component.origin.clone())];
-                lexicons.extend(Lexicon::beside(&component.origin, slot));
+                lexicons.extend(Lexicon::beside(component.origin.parent(), slot));
                 Ok(((**component).clone(), lexicons))
             }
             Given::Model(source) => match own(source, place)? {
@@ -193,7 +198,7 @@ fn loose(source: &Source, place: &Place) -> Result<Option<Found>> {
 fn in_file(file: &Arc<WeightFile>, place: &Place, prefix: Option<&str>) -> Result<Found> {
     let component = file.component(place.slot, place.kind, prefix)?;
     let mut lexicons = vec![Lexicon::Carried(Arc::clone(file))];
-    lexicons.extend(Lexicon::beside(&file.path, place.slot));
+    lexicons.extend(Lexicon::beside(file.path.parent(), place.slot));
     Ok((component, lexicons))
 }
 
@@ -238,6 +243,11 @@ pub(super) fn open_folder(dir: &Path) -> Result<Option<Source>> {
         }
     }
     if !source.loose.is_empty() {
+        for slot in SLOTS {
+            for lexicon in Lexicon::beside(Some(dir), slot) {
+                source.lexicons.push((slot, lexicon));
+            }
+        }
         return Ok(Some(source));
     }
     source.say_what_is_broken()?;

@@ -1,5 +1,7 @@
 //! Where tokenizers come from: files and folders, the metadata of a GGUF, or, for CLIP, the vocabulary that is public.
 
+use std::collections::HashMap;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -39,11 +41,11 @@ pub(super) enum Lexicon {
 }
 
 impl Lexicon {
-    /// Where the tokenizer for `slot` may lie beside the weights at `path`: in the folder that diffusers gives it, or among
-    /// the files there.
-    pub(super) fn beside(path: &Path, slot: &Slot) -> Vec<Lexicon> {
-        let (Some(parent), Some(name)) = (path.parent(), slot.tokenizer) else { return Vec::new() };
-        vec![Lexicon::Folder(parent.join(name)), Lexicon::Among(parent.to_owned())]
+    /// Where the tokenizer for `slot` may lie in `folder`, beside weights: in the folder that diffusers gives it, or among the
+    /// files there.
+    pub(super) fn beside(folder: Option<&Path>, slot: &Slot) -> Vec<Lexicon> {
+        let (Some(folder), Some(name)) = (folder, slot.tokenizer) else { return Vec::new() };
+        vec![Lexicon::Folder(folder.join(name)), Lexicon::Among(folder.to_owned())]
     }
 
     /// The tokenizer for `component`, which takes `place`, if it is here.
@@ -100,15 +102,15 @@ fn given(path: &Path, slot: &Slot, kind: &Kind, rows: Option<usize>) -> Result<T
 }
 
 /// What may be given as a tokenizer.
-pub(super) fn kinds(reads: Reads) -> &'static str {
+fn kinds(reads: Reads) -> &'static str {
     match reads {
         Reads::Clip => "a tokenizer.json, a folder with one or with vocab.json and merges.txt, or a bundle",
         Reads::T5 => "a tokenizer.json, a spiece.model, a folder with one, or a GGUF file that carries it",
     }
 }
 
+/// The tokenizer that the file at `path` is, or carries, if it does.
 fn in_file(path: &Path, slot: &Slot, reads: Reads, rows: Option<usize>) -> Result<Option<TokenizerFiles>> {
-    use std::io::Read;
     let mut start = Vec::new();
     let (opened, _) = file::open(path)?;
     opened.take(64).read_to_end(&mut start).map_err(|source| Error::io("read", path, source))?;
@@ -202,7 +204,7 @@ struct Model {
 /// Whether the text of a JSON file is a vocabulary alone: it has tokens in the place of a tokenizer's parts.
 fn is_vocabulary(text: &str) -> bool {
     serde_json::from_str::<Outline>(text).is_ok_and(|outline| outline.model.is_none())
-        || serde_json::from_str::<std::collections::HashMap<String, u32>>(text).is_ok()
+        || serde_json::from_str::<HashMap<String, u32>>(text).is_ok()
 }
 
 /// Whose tokens a `tokenizer.json` makes, as far as it says.

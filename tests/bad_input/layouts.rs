@@ -43,6 +43,7 @@ fn what_an_option_replaces_is_not_needed() {
             disk.open().map(|_| ()).unwrap_err();
             // The folder has the configuration; the file alone is read off its shapes.
             with(disk.root(), component, other.path(component)).unwrap();
+            with(disk.root(), component, other.root().to_owned()).unwrap();
             let opened = with(disk.root(), component, file.clone());
             assert!(!opened.is_err_and(|error| error.to_string().contains(disk.root().to_str().unwrap())));
         }
@@ -274,6 +275,17 @@ fn a_text_encoder_brings_its_tokenizer() {
     let model = with(disk.root(), "text_encoder_2", other.path("text_encoder_2")).unwrap();
     let origin = &model.source.tokenizer(&TEXT_ENCODER_2).unwrap().tokenizer.origin;
     assert_eq!(*origin, other.path("text_encoder_2/spiece.model"));
+}
+
+/// Of a download of one component there is only its folder.
+#[test]
+fn a_part_of_a_download() {
+    let (disk, part) = (Disk::new(), tempfile::tempdir().unwrap());
+    link(&disk.path("transformer"), &part.path().join("transformer"));
+    disk.remove("transformer");
+    let model = with(disk.root(), "transformer", part.path().to_owned()).unwrap();
+    assert_eq!(model.source.component(&TRANSFORMER).unwrap().origin, part.path().join("transformer"));
+    refused!(NotAModel, with(disk.root(), "vae", part.path().to_owned()), "no diffusion_pytorch_model.safetensors");
 }
 
 /// JSON has no such numbers, and Python writes them all the same.
