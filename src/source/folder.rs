@@ -25,7 +25,11 @@ pub(crate) fn is_model(path: &Path) -> bool {
 /// [`Error::NotAModel`] if there are several snapshots and none is named, or none at all.
 pub(crate) fn of(path: &Path) -> Result<PathBuf> {
     let snapshots = path.join("snapshots");
-    if !snapshots.is_dir() || is_model(path) || names(path)?.iter().any(|name| path.join(name).is_file()) {
+    if !snapshots.is_dir() || is_model(path) {
+        return Ok(path.to_owned());
+    }
+    // Such a download has folders only, and what is hidden.
+    if names(path)?.iter().any(|name| !name.starts_with('.') && path.join(name).is_file()) {
         return Ok(path.to_owned());
     }
     if let Some(named) = file::text_if_there(&path.join("refs").join("main"))? {

@@ -72,6 +72,7 @@ fn a_folder_of_a_download_stands_for_its_snapshot() {
     refused!(NotAModel, open(), "nothing in its `snapshots`");
     let whole = Disk::new();
     link(whole.root(), &snapshot("aaaa"));
+    fs::write(root.join(".DS_Store"), "").unwrap();
     // With one snapshot, no reference is needed.
     let model = open().unwrap();
     assert_eq!(model.source.path, root);
