@@ -12,7 +12,7 @@ use fixtures::{
 };
 use pinhole::error::{Error, Result};
 use pinhole::gguf::Gguf;
-use pinhole::index::{Index, Map};
+use pinhole::index::{Index, Map, Other};
 use pinhole::safetensors::{Safetensors, find, open_sharded};
 
 /// The message of an error that [`Error`] has for what is wrong inside a file.
@@ -21,6 +21,15 @@ fn message<T>(result: Result<T>) -> String {
         Err(error @ (Error::Malformed { .. } | Error::Mismatch { .. } | Error::NotAModel { .. })) => error.to_string(),
         other => panic!("{other:?}"),
     }
+}
+
+/// The only tensor of an index, which no weight can be read from.
+#[track_caller]
+fn only_other(index: &Index) -> Other {
+    check_index(index);
+    assert!(index.is_empty() && index.names().eq(["w"]) && index.has("w") && index.get("w").is_none());
+    assert_eq!(index.others().len(), 1);
+    index.other("w").unwrap().clone()
 }
 
 fn contains(message: &str, parts: &[&str]) {
@@ -47,6 +56,16 @@ mod gguf {
     #[track_caller]
     fn refused_tensor(tensor: RawTensor, parts: &[&str]) {
         refused(&RawGguf::with_tensors(&[tensor]), parts);
+    }
+
+    /// Opens a file with one tensor, `w`, which no weight can be read from, and looks for `parts` in what is said where a weight
+    /// needs it.
+    #[track_caller]
+    fn of_no_use(tensor: RawTensor, parts: &[&str]) {
+        let other = only_other(&open(&RawGguf::with_tensors(&[tensor]).bytes()).unwrap().index);
+        let message = other.refusal().to_string();
+        contains(&message, &["bad.gguf: tensor `w`"]);
+        contains(&message, parts);
     }
 
     #[test]
@@ -240,20 +259,34 @@ mod gguf {
     fn retired_and_unknown_types() {
         let retired = [(4, "q4_2"), (5, "q4_3"), (31, "q4_0_4_4"), (33, "q4_0_8_8"), (36, "iq4_nl_4_4")];
         for (id, name) in retired {
-            refused_tensor(RawTensor::new("w", &[256], id, 0), &["tensor `w`", &format!("type {id} ({name})")]);
+            of_no_use(RawTensor::new("w", &[256], id, 0), &[&format!("found type {id} ({name})")]);
         }
         for id in [43, 1000, u32::MAX] {
-            refused_tensor(RawTensor::new("w", &[256], id, 0), &["tensor `w`", &format!("found type {id}")]);
+            of_no_use(RawTensor::new("w", &[256], id, 0), &[&format!("found type {id}")]);
         }
+        refused_tensor(RawTensor::new("w", &[256], 43, 1 << 40), &["tensor `w`", "a file of"]);
+        refused_tensor(RawTensor::new("w", &[256], 43, 16), &["tensor `w`", "multiple of 32, found 16"]);
     }
 
     #[test]
-    fn impossible_ranks_and_extents() {
-        refused_tensor(RawTensor::new("w", &[], 0, 0), &["tensor `w`", "1 to 5 dimensions, found 0"]);
-        refused_tensor(RawTensor::new("w", &[1; 6], 0, 0), &["1 to 5 dimensions, found 6"]);
+    fn unusual_ranks_and_extents() {
+        let shape = |dims: &[u64]| {
+            let file = open(&RawGguf::with_tensors(&[RawTensor::new("w", dims, 0, 0)]).bytes()).unwrap();
+            check_index(&file.index);
+            file.index.get("w").unwrap().shape.dims()
+        };
+        assert_eq!(shape(&[]), [1; 4]);
+        assert_eq!(shape(&[2, 1, 3, 1, 1, 2, 1]), [2, 1, 3, 2]);
+        assert_eq!(shape(&[1; 64]), [1; 4]);
+        refused_tensor(RawTensor::new("w", &[1; 65], 0, 0), &["at most 64 dimensions, found 65"]);
         let rank = Some(u32::MAX);
         refused_tensor(RawTensor { rank, ..RawTensor::new("w", &[1], 0, 0) }, &["found 4294967295"]);
-        refused_tensor(RawTensor::new("w", &[3, 0], 0, 0), &["tensor `w`", "at least 1, found f32 [3, 0]"]);
+        of_no_use(RawTensor::new("w", &[3, 0], 0, 0), &["at least 1, found f32 [3, 0]"]);
+        of_no_use(RawTensor::new("w", &[0, u64::MAX, u64::MAX], 8, 0), &["at least 1"]);
+        // Where the padding behind the last tensor is missing, an empty one lies behind the end.
+        let mut file = RawGguf::with_tensors(&[RawTensor::new("a", &[1], 0, 0), RawTensor::new("w", &[0], 0, 32)]);
+        file.data.truncate(4);
+        assert_eq!(open(&file.bytes()).unwrap().index.others().len(), 1);
     }
 
     #[test]
@@ -266,8 +299,8 @@ mod gguf {
 
     #[test]
     fn rows_that_blocks_do_not_divide() {
-        refused_tensor(RawTensor::new("w", &[33], 8, 0), &["multiple of 32 numbers, found q8_0 [33]"]);
-        refused_tensor(RawTensor::new("w", &[128, 2], 12, 0), &["multiple of 256 numbers, found q4_k [128, 2]"]);
+        of_no_use(RawTensor::new("w", &[33], 8, 0), &["multiple of 32 numbers, found q8_0 [33]"]);
+        of_no_use(RawTensor::new("w", &[128, 2], 12, 0), &["multiple of 256 numbers, found q4_k [128, 2]"]);
     }
 
     #[test]
@@ -308,6 +341,15 @@ mod st {
         let message = message(open(&safetensors(header, data)));
         contains(&message, &["bad.safetensors: "]);
         contains(&message, parts);
+    }
+
+    /// Opens a file with one tensor, `w`, which no weight can be read from, and looks for `found` in what is said where a weight
+    /// needs it.
+    #[track_caller]
+    fn of_no_use(header: &str, data: usize, found: &str) {
+        let other = only_other(&open(&safetensors(header, data)).unwrap().index);
+        assert_eq!(other.bytes, data);
+        contains(&other.refusal().to_string(), &["bad.safetensors: tensor `w`", &format!("found {found}")]);
     }
 
     /// A header with one tensor, `w`.
@@ -409,9 +451,15 @@ mod st {
 
     #[test]
     fn other_number_formats() {
-        refused(&one("C64", "[1]", "[0,8]"), 8, &["tensor `w`", "found `C64`"]);
-        refused(&one("F4", "[2]", "[0,1]"), 1, &["tensor `w`", "found `F4`"]);
-        refused(&one("Q99", "[1]", "[0,1]"), 1, &["`w`", "unknown variant"]);
+        of_no_use(&one("C64", "[1]", "[0,8]"), 8, "`C64`");
+        of_no_use(&one("F4", "[2]", "[0,1]"), 1, "`F4`");
+        of_no_use(&one("F8_E8M0", "[3,2]", "[0,6]"), 6, "`F8_E8M0`");
+        of_no_use(&one("Q99", "[1]", "[0,1]"), 1, "`Q99`");
+        of_no_use(&one("Q99", "[9,0]", "[0,0]"), 0, "`Q99`");
+        of_no_use(&one("", "[]", "[0,5]"), 5, "``");
+        refused(&one("F4", "[2]", "[0,1]"), 0, &["tensor `w`: expected 1 bytes", "a file of"]);
+        refused(&one("F4", "[2]", "[1,0]"), 0, &["tensor `w`"]);
+        refused(&one("F4", "[2]", "[0,18446744073709551615]"), 0, &["tensor `w`", "a file of"]);
     }
 
     #[test]
@@ -420,8 +468,10 @@ mod st {
         refused(&one("F32", "[3]", "[12,0]"), 12, &["tensor `w`"]);
         refused(&one("F32", "[4611686018427387904]", "[0,8]"), 8, &["tensor `w`", "memory can hold"]);
         refused(&one("U8", "[4294967296,4294967296]", "[0,8]"), 8, &["tensor `w`", "memory can hold"]);
-        refused(&one("F32", "[2,0]", "[0,0]"), 0, &["tensor `w`", "at least 1"]);
-        refused(&one("U8", "[1,1,1,1,1,1,1,1,1]", "[0,1]"), 1, &["at most 8 dimensions, found 9"]);
+        refused(&one("F32", "[2,0]", "[0,4]"), 4, &["tensor `w`: expected 0 bytes for f32 [2, 0], found 0..4"]);
+        of_no_use(&one("F32", "[2,0]", "[0,0]"), 0, "f32 [2, 0]");
+        of_no_use(&one("F8_E4M3", "[0]", "[0,0]"), 0, "f8_e4m3 [0]");
+        assert!(open(&safetensors(&one("U8", "[1,1,1,1,1,1,1,1,1]", "[0,1]"), 1)).is_ok());
     }
 
     #[test]

@@ -16,7 +16,7 @@ use alias::{Aliases, Alternative, Rows};
 use pinhole_quant::fp8::Fp8;
 use pinhole_quant::{DType, rows};
 
-use crate::index::{FileTensor, Form, Index, Map, Storage};
+use crate::index::{FileTensor, Form, Index, Map, Other, Storage};
 use crate::tensor::Shape;
 use crate::weights::{Manifest, Weight, WeightId};
 use crate::{Error, Result};
@@ -176,13 +176,16 @@ impl Bound {
                     }
                     pieces.push(found);
                 }
-                None => missing.push(weight.name.as_str()),
+                None => match unreadable(index, prefix, aliases(&weight.name)) {
+                    Some(other) => return Err(other.refusal()),
+                    None => missing.push(weight.name.as_str()),
+                },
             }
         }
         if !missing.is_empty() {
             return Err(missing_error(&missing, manifest.len(), origin));
         }
-        let unused = index.iter().map(|(name, _)| name).filter(|name| name.starts_with(prefix));
+        let unused = index.names().filter(|name| name.starts_with(prefix));
         let unused = unused.filter(|name| !used.contains(*name)).map(str::to_owned).collect();
         Ok(Bound { pieces, on_tables: Vec::new(), unused, origin: origin.to_owned() })
     }
@@ -365,16 +368,23 @@ fn resolve<'a>(index: &'a Index, prefix: &str, alternatives: Vec<Alternative>) -
     })
 }
 
+/// The first tensor of `alternatives` that is in the index and that no weight can be read from.
+fn unreadable<'a>(index: &'a Index, prefix: &str, alternatives: Vec<Alternative>) -> Option<&'a Other> {
+    alternatives.into_iter().flatten().find_map(|part| index.other(&format!("{prefix}{}", part.name)))
+}
+
 /// The shape that `name` has in `index`, so that a configuration can be read off the weights. Parts are taken as rows one
-/// below the other.
+/// below the other. Whether weights can be read from them is not asked here: [`Bound::new`] says it of each that it needs.
 pub fn shape_of(index: &Index, prefix: &str, aliases: Aliases<'_>, name: &str) -> Option<Shape> {
-    let found = resolve(index, prefix, aliases(name))?;
-    let [(_, first, rows), rest @ ..] = found.as_slice() else { return None };
+    let shape = |part: &alias::Part| Some((index.shape(&format!("{prefix}{}", part.name))?, part.rows));
+    let shapes = |parts: Alternative| parts.iter().map(shape).collect::<Option<Vec<_>>>();
+    let found = aliases(name).into_iter().filter(|parts| !parts.is_empty()).find_map(shapes)?;
+    let [(first, rows), rest @ ..] = found.as_slice() else { return None };
     if rest.is_empty() && *rows == Rows::All {
-        return Some(first.shape);
+        return Some(*first);
     }
-    let rows = found.iter().map(|(_, tensor, rows)| tensor.shape.rows() / rows.fraction().1);
-    Shape::new(&[first.shape.row(), rows.sum::<usize>()])
+    let rows = found.iter().map(|(shape, rows)| shape.rows() / rows.fraction().1);
+    Shape::new(&[first.row(), rows.sum::<usize>()])
 }
 
 /// Checks that the parts make up the weight, and turns them into pieces.

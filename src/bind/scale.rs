@@ -28,6 +28,9 @@ pub(super) fn of(index: &Index, name: &str, tensor: &FileTensor, origin: &Path) 
     let mut scale = Scale { factor: 1.0, beside: Vec::new() };
     let (true, Some(stem)) = (is_fp8(tensor.storage), name.strip_suffix(".weight")) else { return Ok(scale) };
     for name in SCALES.map(|end| format!("{stem}{end}")) {
+        if let Some(other) = index.other(&name) {
+            return Err(other.refusal());
+        }
         if let Some(tensor) = index.get(&name) {
             scale.factor = number(tensor).ok_or_else(|| {
                 let found = format!("{} {}", tensor.storage, tensor.shape);
@@ -37,7 +40,7 @@ pub(super) fn of(index: &Index, name: &str, tensor: &FileTensor, origin: &Path) 
         }
     }
     let beside = BESIDE.map(|end| format!("{stem}{end}"));
-    scale.beside.extend(beside.into_iter().filter(|name| index.get(name).is_some()));
+    scale.beside.extend(beside.into_iter().filter(|name| index.has(name)));
     Ok(scale)
 }
 
@@ -75,7 +78,7 @@ mod tests {
             ("a.weight", TensorView::new(Dtype::F8_E4M3, vec![2, 4], &matrix).unwrap()),
             ("a.scale_weight", TensorView::new(Dtype::F32, extents, &scale).unwrap()),
             ("a.scale_input", TensorView::new(Dtype::F32, vec![], &[0; 4]).unwrap()),
-            ("scaled_fp8", TensorView::new(Dtype::F8_E4M3, vec![1], &[0]).unwrap()),
+            ("scaled_fp8", TensorView::new(Dtype::F8_E4M3, vec![0], &[]).unwrap()),
         ];
         let map = Map::from_bytes("scaled.safetensors", &serialize(tensors, None).unwrap()).unwrap();
         Safetensors::from_map(map).unwrap().index

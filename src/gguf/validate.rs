@@ -1,6 +1,5 @@
 //! What a header claims, held against the file: types, shapes, alignment, places.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use pinhole_quant::DType;
@@ -9,7 +8,7 @@ use pinhole_quant::gguf::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT};
 use super::metadata::Metadata;
 use super::walk::TensorEntry;
 use crate::error::{Error, Result};
-use crate::index::{FileTensor, Form, Index, Map, check_name, tensor_at};
+use crate::index::{Entry, Form, Index, Map, Other, check_name, extents_needed, tensor_at};
 
 /// Type ids that old files may hold and ggml reads no more, with their names.
 const RETIRED: &[(u32, &str)] = &[
@@ -43,8 +42,8 @@ pub(super) fn alignment(metadata: &Metadata) -> Result<u64> {
 ///
 /// # Errors
 ///
-/// [`Error::Malformed`], with the tensor's name, where a name is empty, too long or there twice, a type is unknown or
-/// retired, a shape is impossible, or bytes are misaligned, outside the file or shared with another tensor.
+/// [`Error::Malformed`], with the tensor's name, where a name is empty, too long or there twice, a size is impossible, or
+/// bytes are misaligned, outside the file or shared with another tensor.
 pub(super) fn index(map: &Arc<Map>, entries: Vec<TensorEntry>, header: usize, alignment: u64) -> Result<Index> {
     // A header has at most `MAX_HEADER_BYTES` and an alignment at most 2^31: no overflow in 64 bits.
     let data = (header as u64).next_multiple_of(alignment);
@@ -58,9 +57,8 @@ pub(super) fn index(map: &Arc<Map>, entries: Vec<TensorEntry>, header: usize, al
     Ok(index)
 }
 
-fn tensor(map: &Arc<Map>, entry: &TensorEntry, data: u64, alignment: u64) -> Result<FileTensor> {
+fn tensor(map: &Arc<Map>, entry: &TensorEntry, data: u64, alignment: u64) -> Result<Entry> {
     let fail = |expected: String, found: String| Error::malformed(map.path(), tensor_at(&entry.name), expected, found);
-    let dtype = dtype(map.path(), entry)?;
     let dims = entry.dims.iter().map(|&extent| usize::try_from(extent)).collect::<Result<Vec<_>, _>>();
     let dims = dims.map_err(|_| fail("a size that memory can hold".into(), format!("{:?}", entry.dims)))?;
     if !entry.offset.is_multiple_of(alignment) {
@@ -68,15 +66,26 @@ fn tensor(map: &Arc<Map>, entry: &TensorEntry, data: u64, alignment: u64) -> Res
     }
     let start = data.checked_add(entry.offset).and_then(|start| usize::try_from(start).ok());
     let start = start.ok_or_else(|| fail("an offset inside the file".into(), entry.offset.to_string()))?;
-    Form::new(map.path(), &entry.name, dtype.into(), dims)?.place(map, &entry.name, start)
+    // What cannot be read has no size that is known. At the end of a file, its place may be behind padding that is not there.
+    let limit = map.bytes().len().next_multiple_of(usize::try_from(alignment).unwrap_or(1));
+    let Some(dtype) = DType::from_id(entry.type_id) else {
+        return unknown(map, entry).placed(dims, start, 0, limit).map(Entry::Other);
+    };
+    if let Some(expected) = extents_needed(dtype.into(), &dims) {
+        let other = Other::new(map, &entry.name, dtype.name().into(), &expected, format!("{dtype} {dims:?}"));
+        return other.placed(dims, start, 0, limit).map(Entry::Other);
+    }
+    Form::new(map.path(), &entry.name, dtype.into(), dims)?.place(map, &entry.name, start).map(Entry::Tensor)
 }
 
-fn dtype(path: &Path, entry: &TensorEntry) -> Result<DType> {
-    DType::from_id(entry.type_id).ok_or_else(|| {
-        let found = match RETIRED.iter().find(|retired| retired.0 == entry.type_id) {
-            Some((id, name)) => format!("type {id} ({name}), which was retired: quantize the model again"),
-            None => format!("type {}, which ggml 0.26 does not know", entry.type_id),
-        };
-        Error::malformed(path, tensor_at(&entry.name), "a type of ggml", found)
-    })
+/// The tensor of an `entry` with a type that ggml does not have.
+fn unknown(map: &Arc<Map>, entry: &TensorEntry) -> Other {
+    let id = entry.type_id;
+    let (storage, found) = match RETIRED.iter().find(|retired| retired.0 == id) {
+        Some((_, name)) => {
+            ((*name).to_owned(), format!("type {id} ({name}), which was retired: quantize the model again"))
+        }
+        None => (format!("type {id}"), format!("type {id}, which ggml 0.26 does not know")),
+    };
+    Other::new(map, &entry.name, storage, "a type of ggml", found)
 }

@@ -14,8 +14,8 @@ use super::cursor::{At, Cursor};
 use crate::error::Result;
 use crate::index::quoted;
 
-/// Most dimensions of a tensor. ggml has four; converters of video models keep a fifth.
-const MAX_FILE_DIMS: u32 = 5;
+/// Most dimensions of a tensor: those of PyTorch. ggml has four, and files have more.
+const MAX_FILE_DIMS: u32 = 64;
 /// Fewest bytes of a metadata entry: the length of the key, the type, the value.
 const MIN_ENTRY_BYTES: usize = 8 + 4 + 1;
 /// Fewest bytes of a tensor entry: the length of the name, the number of dimensions, the type, the offset.
@@ -34,7 +34,7 @@ pub(super) struct Header {
 /// One entry of the tensor list as it stands in the file.
 pub(super) struct TensorEntry {
     pub(super) name: String,
-    /// One to five extents, fastest first.
+    /// Its extents, fastest first; none for a single number.
     pub(super) dims: Vec<u64>,
     pub(super) type_id: u32,
     /// Counted from the start of the data.
@@ -198,8 +198,8 @@ fn tensor(cursor: &mut Cursor<'_>, position: usize) -> Result<TensorEntry> {
     let name = cursor.string(MAX_KEY_BYTES, At::TensorEntry(position))?;
     let at = At::Tensor(&name);
     let rank = cursor.u32(at)?;
-    if !(1..=MAX_FILE_DIMS).contains(&rank) {
-        return Err(cursor.fail(at, format!("1 to {MAX_FILE_DIMS} dimensions"), rank.to_string()));
+    if rank > MAX_FILE_DIMS {
+        return Err(cursor.fail(at, format!("at most {MAX_FILE_DIMS} dimensions"), rank.to_string()));
     }
     let dims = (0..rank).map(|_| cursor.u64(at)).collect::<Result<_>>()?;
     let type_id = cursor.u32(at)?;

@@ -2,9 +2,11 @@
 //!
 //! The readers of the two formats ([`crate::gguf`], [`crate::safetensors`]) check a file's header once and give an
 //! [`Index`]. Whoever holds one may rely on it: names are unique, every [`FileTensor`] has a shape that ggml can hold,
-//! and exactly the bytes that its shape and storage take, inside the file and shared with no other tensor.
+//! and exactly the bytes that its shape and storage take, inside the file and shared with no other tensor. A tensor that is
+//! empty or in an unknown format is an [`Other`]: only a model that needs it is refused.
 
 mod map;
+mod other;
 mod storage;
 
 use std::collections::HashMap;
@@ -13,6 +15,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use map::{MAP_ALIGNMENT, Map};
+pub use other::Other;
+pub(crate) use other::{Entry, extents_needed};
 pub use storage::Storage;
 
 use crate::error::{Error, Result};
@@ -60,8 +64,16 @@ impl FileTensor {
 #[derive(Clone, Debug, Default)]
 pub struct Index {
     tensors: Vec<(Arc<str>, FileTensor)>,
-    by_name: HashMap<Arc<str>, usize>,
+    others: Vec<Other>,
+    by_name: HashMap<Arc<str>, At>,
     maps: Vec<Arc<Map>>,
+}
+
+/// Where in an index a tensor is.
+#[derive(Clone, Copy, Debug)]
+enum At {
+    Tensor(usize),
+    Other(usize),
 }
 
 impl Index {
@@ -70,17 +82,52 @@ impl Index {
         Index { maps: vec![Arc::clone(map)], ..Index::default() }
     }
 
-    /// The tensor `name`.
+    /// The tensor `name`, if weights can be read from it.
     pub fn get(&self, name: &str) -> Option<&FileTensor> {
-        self.by_name.get(name).map(|&position| &self.tensors[position].1)
+        match self.by_name.get(name)? {
+            At::Tensor(position) => Some(&self.tensors[*position].1),
+            At::Other(_) => None,
+        }
     }
 
-    /// All tensors with their names, in file order.
+    /// The tensor `name`, if no weight can be read from it.
+    pub fn other(&self, name: &str) -> Option<&Other> {
+        match self.by_name.get(name)? {
+            At::Tensor(_) => None,
+            At::Other(position) => Some(&self.others[*position]),
+        }
+    }
+
+    /// The shape of the tensor `name`, of whichever kind; `None` also if it is empty.
+    pub fn shape(&self, name: &str) -> Option<Shape> {
+        match self.by_name.get(name)? {
+            At::Tensor(position) => Some(self.tensors[*position].1.shape),
+            At::Other(position) => self.others[*position].shape(),
+        }
+    }
+
+    /// Whether there is a tensor `name` of whichever kind.
+    pub fn has(&self, name: &str) -> bool {
+        self.by_name.contains_key(name)
+    }
+
+    /// The tensors that no weight can be read from, in file order.
+    pub fn others(&self) -> &[Other] {
+        &self.others
+    }
+
+    /// The names of all tensors: those that weights can be read from, then the others.
+    pub fn names(&self) -> impl Iterator<Item = &str> + Clone {
+        let others = self.others.iter().map(|other| other.name.as_ref());
+        self.tensors.iter().map(|(name, _)| name.as_ref()).chain(others)
+    }
+
+    /// All tensors that weights can be read from, with their names, in file order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &FileTensor)> + Clone {
         self.tensors.iter().map(|(name, tensor)| (name.as_ref(), tensor))
     }
 
-    /// How many tensors there are.
+    /// How many tensors there are that weights can be read from.
     pub fn len(&self) -> usize {
         self.tensors.len()
     }
@@ -102,18 +149,36 @@ impl Index {
     /// [`Error::Malformed`] where a name is in both. The index is incomplete then.
     pub fn append(&mut self, other: Index) -> Result<()> {
         self.maps.extend(other.maps);
-        other.tensors.into_iter().try_for_each(|(name, tensor)| self.insert(name, tensor))
+        for (name, tensor) in other.tensors {
+            self.insert(name, Entry::Tensor(tensor))?;
+        }
+        other.others.into_iter().try_for_each(|other| self.insert(Arc::clone(&other.name), Entry::Other(other)))
     }
 
     /// Adds a tensor at the end. Its map must be among the index's.
-    pub(crate) fn insert(&mut self, name: Arc<str>, tensor: FileTensor) -> Result<()> {
-        if let Some(first) = self.get(&name) {
-            let found = format!("another in {}", first.path().display());
-            return Err(Error::malformed(tensor.path(), tensor_at(&name), "a name that is used once", found));
+    pub(crate) fn insert(&mut self, name: Arc<str>, entry: Entry) -> Result<()> {
+        if let Some(first) = self.by_name.get(&name) {
+            let found = format!("another in {}", self.path_at(*first).display());
+            return Err(Error::malformed(entry.path(), tensor_at(&name), "a name that is used once", found));
         }
-        self.by_name.insert(Arc::clone(&name), self.tensors.len());
-        self.tensors.push((name, tensor));
+        match entry {
+            Entry::Tensor(tensor) => {
+                self.by_name.insert(Arc::clone(&name), At::Tensor(self.tensors.len()));
+                self.tensors.push((name, tensor));
+            }
+            Entry::Other(other) => {
+                self.by_name.insert(name, At::Other(self.others.len()));
+                self.others.push(other);
+            }
+        }
         Ok(())
+    }
+
+    fn path_at(&self, at: At) -> &Path {
+        match at {
+            At::Tensor(position) => self.tensors[position].1.path(),
+            At::Other(position) => self.others[position].path(),
+        }
     }
 
     /// Refuses tensors that share bytes. For the index of a single file.
@@ -151,13 +216,10 @@ impl Form {
             let found = format!("{storage} {file_shape:?}");
             Error::malformed(path, tensor_at(name), expected, found)
         };
-        if file_shape.contains(&0) {
-            return Err(fail("extents of at least 1".into()));
+        if let Some(expected) = extents_needed(storage, &file_shape) {
+            return Err(fail(expected));
         }
         let shape = fold(&file_shape).ok_or_else(|| fail("a size that memory can hold".into()))?;
-        if !shape.row().is_multiple_of(storage.block_size()) {
-            return Err(fail(format!("rows of a multiple of {} numbers", storage.block_size())));
-        }
         let bytes = storage.bytes(&shape).ok_or_else(|| fail("a size that memory can hold".into()))?;
         if file_shape.is_empty() {
             file_shape.push(1);
@@ -176,11 +238,8 @@ impl Form {
     ///
     /// [`Error::Malformed`] where it does not end inside the map.
     pub(crate) fn place(self, map: &Arc<Map>, name: &str, start: usize) -> Result<FileTensor> {
-        let length = map.bytes().len();
-        let end = start.checked_add(self.bytes).filter(|&end| end <= length).ok_or_else(|| {
-            let expected = format!("{} bytes from byte {start} on", self.bytes);
-            Error::malformed(map.path(), tensor_at(name), expected, format!("a file of {length} bytes"))
-        })?;
+        let end = start.checked_add(self.bytes).filter(|&end| end <= map.bytes().len());
+        let end = end.ok_or_else(|| other::past_the_end(map, name, start, self.bytes))?;
         let Form { storage, shape, file_shape, .. } = self;
         Ok(FileTensor { storage, shape, file_shape, map: Arc::clone(map), range: start..end })
     }
@@ -280,7 +339,7 @@ mod tests {
         let tensor = |start| form(Storage::U8, &[10]).unwrap().place(&map, "w", start).unwrap();
         let mut index = Index::of(&map);
         for (name, start) in [("z", 0), ("a", 20), ("m", 10)] {
-            index.insert(name.into(), tensor(start)).unwrap();
+            index.insert(name.into(), Entry::Tensor(tensor(start))).unwrap();
         }
         assert_eq!(index.iter().map(|(name, _)| name).collect::<Vec<_>>(), ["z", "a", "m"]);
         assert_eq!(index.get("m").map(FileTensor::offset), Some(10));
@@ -288,11 +347,11 @@ mod tests {
         index.check_disjoint().unwrap();
 
         let mut other = Index::of(&Map::from_bytes("g", &[]).unwrap());
-        other.insert("a".into(), tensor(95 - 10)).unwrap();
+        other.insert("a".into(), Entry::Tensor(tensor(95 - 10))).unwrap();
         let error = index.clone().append(other).unwrap_err().to_string();
         assert_eq!(error, "f: tensor `a`: expected a name that is used once, found another in f");
 
-        index.insert("late".into(), tensor(29)).unwrap();
+        index.insert("late".into(), Entry::Tensor(tensor(29))).unwrap();
         let error = index.check_disjoint().unwrap_err().to_string();
         assert!(error.contains("from byte 30 on, found byte 29, inside tensor `a`"), "{error}");
     }

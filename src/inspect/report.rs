@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::gguf::{Metadata, Value};
-use crate::index::FileTensor;
+use crate::index::{FileTensor, Index, Other};
 use crate::pipeline::{self, Additions, Opened, Reader};
 use crate::source::{Component, Layout, Place, Source, Text, keys, recognise, unused};
 use crate::{Error, json};
@@ -86,7 +86,7 @@ pub struct ComponentReport {
 pub struct TypeReport {
     /// Its name.
     #[serde(rename = "type")]
-    pub name: &'static str,
+    pub name: String,
     /// How many there are.
     pub tensors: usize,
     /// How many numbers.
@@ -124,7 +124,7 @@ pub struct TensorReport {
     pub name: String,
     /// Its number format.
     #[serde(rename = "type")]
-    pub storage: &'static str,
+    pub storage: String,
     /// In ggml order: fastest first.
     pub shape: Vec<usize>,
     /// Bytes of its weights.
@@ -134,7 +134,7 @@ pub struct TensorReport {
 impl Report {
     /// What `subject` is. Reads headers and configurations, no weights.
     pub fn of(path: &Path, subject: &Subject) -> Report {
-        let tensors = subject.tensors();
+        let tensors = Tensor::of_subject(subject);
         let mut report = Report {
             path: path.to_owned(),
             kind: "safetensors",
@@ -143,9 +143,9 @@ impl Report {
             lora: None,
             bytes: subject.bytes(),
             tensors: tensors.len(),
-            parameters: parameters(tensors.iter().map(|(_, tensor)| *tensor)),
+            parameters: tensors.iter().map(|tensor| tensor.numbers).sum(),
             components: Vec::new(),
-            types: types(tensors.iter().map(|(_, tensor)| *tensor)),
+            types: types(&tensors),
             tokenizers: Vec::new(),
             scheduler: Entries::default(),
             defaults: Entries::default(),
@@ -170,20 +170,20 @@ impl Report {
             }
         }
         if report.components.is_empty() {
-            report.holds = recognise(tensors.iter().map(|(name, _)| *name));
+            report.holds = recognise(tensors.iter().map(|tensor| tensor.name));
         }
         report
     }
 
     /// Lists every tensor.
     pub fn list_tensors(&mut self, subject: &Subject) {
-        let row = |(name, tensor): (&str, &FileTensor)| TensorReport {
-            name: name.to_owned(),
-            storage: tensor.storage.name(),
-            shape: tensor.file_shape.clone(),
-            bytes: tensor.bytes().len(),
+        let row = |tensor: Tensor<'_>| TensorReport {
+            name: tensor.name.to_owned(),
+            storage: tensor.storage.to_owned(),
+            shape: tensor.shape.to_vec(),
+            bytes: tensor.bytes as usize, // was a `usize`
         };
-        self.tensor_list = Some(subject.tensors().into_iter().map(row).collect());
+        self.tensor_list = Some(Tensor::of_subject(subject).into_iter().map(row).collect());
     }
 
     /// How many things are wrong.
@@ -264,19 +264,50 @@ impl Report {
     }
 }
 
-fn parameters<'a>(tensors: impl Iterator<Item = &'a FileTensor>) -> u64 {
-    tensors.map(|tensor| tensor.shape.elements() as u64).sum()
+/// What a report says of a tensor, whether weights can be read from it or not.
+struct Tensor<'a> {
+    name: &'a str,
+    storage: &'a str,
+    shape: &'a [usize],
+    numbers: u64,
+    bytes: u64,
+}
+
+impl<'a> Tensor<'a> {
+    /// All tensors of `subject`: those that weights can be read from, then the others.
+    fn of_subject(subject: &'a Subject) -> Vec<Tensor<'a>> {
+        let readable = subject.tensors().into_iter().map(|(name, tensor)| Tensor::readable(name, tensor));
+        readable.chain(subject.others().into_iter().map(Tensor::other)).collect()
+    }
+
+    /// Those of `index` whose names begin with `prefix`.
+    fn of_index(index: &'a Index, prefix: &str) -> Vec<Tensor<'a>> {
+        let readable = index.iter().map(|(name, tensor)| Tensor::readable(name, tensor));
+        let all = readable.chain(index.others().iter().map(Tensor::other));
+        all.filter(|tensor| tensor.name.starts_with(prefix)).collect()
+    }
+
+    fn readable(name: &'a str, tensor: &'a FileTensor) -> Tensor<'a> {
+        let (numbers, bytes) = (tensor.shape.elements() as u64, tensor.bytes().len() as u64);
+        Tensor { name, storage: tensor.storage.name(), shape: &tensor.file_shape, numbers, bytes }
+    }
+
+    fn other(other: &'a Other) -> Tensor<'a> {
+        let (numbers, bytes) = (other.numbers() as u64, other.bytes as u64);
+        Tensor { name: &other.name, storage: &other.storage, shape: &other.file_shape, numbers, bytes }
+    }
 }
 
 /// By type, the most bytes first.
-fn types<'a>(tensors: impl Iterator<Item = &'a FileTensor>) -> Vec<TypeReport> {
+fn types(tensors: &[Tensor<'_>]) -> Vec<TypeReport> {
     let mut by_name = BTreeMap::new();
     for tensor in tensors {
-        let name = tensor.storage.name();
-        let row = by_name.entry(name).or_insert(TypeReport { name, tensors: 0, parameters: 0, bytes: 0 });
+        let name = tensor.storage;
+        let none = TypeReport { name: name.to_owned(), tensors: 0, parameters: 0, bytes: 0 };
+        let row: &mut TypeReport = by_name.entry(name).or_insert(none);
         row.tensors += 1;
-        row.parameters += tensor.shape.elements() as u64;
-        row.bytes += tensor.bytes().len() as u64;
+        row.parameters += tensor.numbers;
+        row.bytes += tensor.bytes;
     }
     let mut rows: Vec<TypeReport> = by_name.into_values().collect();
     rows.sort_by_key(|row| std::cmp::Reverse(row.bytes));
@@ -284,13 +315,12 @@ fn types<'a>(tensors: impl Iterator<Item = &'a FileTensor>) -> Vec<TypeReport> {
 }
 
 fn component(component: &Component, place: Option<&Place>) -> ComponentReport {
-    let prefixed = component.index.iter().filter(|(name, _)| name.starts_with(&component.prefix));
-    let tensors: Vec<&FileTensor> = prefixed.map(|(_, tensor)| tensor).collect();
+    let tensors = Tensor::of_index(&component.index, &component.prefix);
     ComponentReport {
         name: component.slot.name,
         tensors: tensors.len(),
-        parameters: parameters(tensors.iter().copied()),
-        bytes: tensors.iter().map(|tensor| tensor.bytes().len() as u64).sum(),
+        parameters: tensors.iter().map(|tensor| tensor.numbers).sum(),
+        bytes: tensors.iter().map(|tensor| tensor.bytes).sum(),
         config: chosen(component.config.as_ref(), place.map_or(&[], |place| place.kind.highlights)),
         unused: Vec::new(),
     }

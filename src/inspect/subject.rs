@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::gguf::{Gguf, Metadata};
-use crate::index::{FileTensor, Index, Map};
+use crate::index::{FileTensor, Index, Map, Other};
 use crate::safetensors::{self, Safetensors};
 use crate::source::{self, Source, keys};
 use crate::{Error, Result, file};
@@ -53,12 +53,21 @@ impl Subject {
         open_map(map)
     }
 
-    /// Every tensor once, in file order, with its name.
+    /// Every tensor once that weights can be read from, in file order, with its name.
     pub fn tensors(&self) -> Vec<(&str, &FileTensor)> {
+        self.indexes().into_iter().flat_map(Index::iter).collect()
+    }
+
+    /// Every other tensor.
+    pub fn others(&self) -> Vec<&Other> {
+        self.indexes().into_iter().flat_map(Index::others).collect()
+    }
+
+    fn indexes(&self) -> Vec<&Index> {
         match self {
-            Subject::Model { source, .. } => source.indexes().into_iter().flat_map(|index| index.iter()).collect(),
-            Subject::Gguf(gguf) => gguf.index.iter().collect(),
-            Subject::Safetensors { index, .. } => index.iter().collect(),
+            Subject::Model { source, .. } => source.indexes().into_iter().map(Arc::as_ref).collect(),
+            Subject::Gguf(gguf) => vec![&gguf.index],
+            Subject::Safetensors { index, .. } => vec![index],
         }
     }
 

@@ -5,19 +5,17 @@ use std::path::Path;
 use std::sync::Arc;
 
 use pinhole_quant::DType;
-use safetensors::Dtype;
-use safetensors::tensor::TensorInfo;
 
-use super::header::Header;
+use super::header::{Header, TensorInfo};
 use crate::error::{Error, Result};
-use crate::index::{FileTensor, Form, Index, Map, Storage, check_name, quoted, tensor_at};
+use crate::index::{Entry, Form, Index, Map, Other, Storage, check_name, extents_needed, quoted, tensor_at};
 
 /// Bytes of the header's length.
 const LENGTH_BYTES: usize = 8;
 /// Most bytes of a header: the limit of the format's own reader.
 const MAX_HEADER_BYTES: usize = 100_000_000;
-/// Most dimensions of a tensor. Three-dimensional convolutions have five.
-const MAX_FILE_DIMS: usize = 8;
+/// Most characters of the name of a number format that are kept.
+const MAX_FORMAT_CHARACTERS: usize = 32;
 
 /// An open safetensors file.
 #[derive(Clone, Debug)]
@@ -42,8 +40,7 @@ impl Safetensors {
     ///
     /// # Errors
     ///
-    /// [`Error::Malformed`], which says what and where, for anything that breaks the format;
-    /// [`Error::Mismatch`] for number formats that pinhole does not read, such as complex ones.
+    /// [`Error::Malformed`], which says what and where, for anything that breaks the format.
     pub fn from_map(map: Arc<Map>) -> Result<Safetensors> {
         let (Header { metadata, mut tensors }, data) = read_header(&map)?;
         tensors.sort_by_key(|(_, info)| info.data_offsets);
@@ -51,7 +48,7 @@ impl Safetensors {
         let mut end = data;
         for (name, info) in tensors {
             let tensor = tensor(&map, &name, &info, data, end)?;
-            end += tensor.bytes().len();
+            end += tensor.bytes();
             index.insert(name.into(), tensor)?;
         }
         check_covered(&map, end)?;
@@ -84,48 +81,59 @@ fn read_header(map: &Map) -> Result<(Header, usize)> {
 }
 
 /// The tensor of one entry, whose bytes must begin at byte `start` of the file, where those before it end.
-fn tensor(map: &Arc<Map>, name: &str, info: &TensorInfo, data: usize, start: usize) -> Result<FileTensor> {
+fn tensor(map: &Arc<Map>, name: &str, info: &TensorInfo, data: usize, start: usize) -> Result<Entry> {
     let fail = |expected: String, found: String| Err(Error::malformed(map.path(), tensor_at(name), expected, found));
     check_name(map.path(), name)?;
-    if info.shape.len() > MAX_FILE_DIMS {
-        return fail(format!("at most {MAX_FILE_DIMS} dimensions"), info.shape.len().to_string());
-    }
-    let storage = storage(map.path(), name, info.dtype)?;
     // PyTorch's order has the slowest extent first.
-    let dims = info.shape.iter().rev().copied().collect();
-    let form = Form::new(map.path(), name, storage, dims)?;
+    let dims: Vec<usize> = info.shape.iter().rev().copied().collect();
     let (first, last) = info.data_offsets;
     if first != start - data {
         return fail(format!("data from offset {} on, where that before it ends", start - data), first.to_string());
     }
-    if last.checked_sub(first) != Some(form.bytes()) {
-        return fail(format!("{} bytes for {storage} {:?}", form.bytes(), info.shape), format!("{first}..{last}"));
+    let Some(bytes) = last.checked_sub(first) else {
+        return fail(format!("an end at offset {first} or later"), last.to_string());
+    };
+    let limit = map.bytes().len();
+    let Some(storage) = storage(&info.dtype) else {
+        let format: String = info.dtype.chars().take(MAX_FORMAT_CHARACTERS).collect();
+        let other = Other::new(map, name, format, "a float of 8 to 64 bits, an integer or a bool", quoted(&info.dtype));
+        return other.placed(dims, start, bytes, limit).map(Entry::Other);
+    };
+    let wrong_size =
+        |needed: usize| fail(format!("{needed} bytes for {storage} {:?}", info.shape), format!("{first}..{last}"));
+    if let Some(expected) = extents_needed(storage, &dims) {
+        if bytes != 0 {
+            return wrong_size(0);
+        }
+        let other = Other::new(map, name, storage.name().into(), &expected, format!("{storage} {:?}", info.shape));
+        return other.placed(dims, start, bytes, limit).map(Entry::Other);
     }
-    form.place(map, name, start)
+    let form = Form::new(map.path(), name, storage, dims)?;
+    if bytes != form.bytes() {
+        return wrong_size(form.bytes());
+    }
+    form.place(map, name, start).map(Entry::Tensor)
 }
 
-/// The storage of a number format's name.
-fn storage(path: &Path, name: &str, dtype: Dtype) -> Result<Storage> {
-    Ok(match dtype {
-        Dtype::F64 => DType::F64.into(),
-        Dtype::F32 => DType::F32.into(),
-        Dtype::F16 => DType::F16.into(),
-        Dtype::BF16 => DType::BF16.into(),
-        Dtype::F8_E4M3 => Storage::F8E4M3,
-        Dtype::F8_E5M2 => Storage::F8E5M2,
-        Dtype::I64 => DType::I64.into(),
-        Dtype::I32 => DType::I32.into(),
-        Dtype::I16 => DType::I16.into(),
-        Dtype::I8 => DType::I8.into(),
-        Dtype::U64 => Storage::U64,
-        Dtype::U32 => Storage::U32,
-        Dtype::U16 => Storage::U16,
-        Dtype::U8 => Storage::U8,
-        Dtype::BOOL => Storage::Bool,
-        other => {
-            let expected = "a float of 8 to 64 bits, an integer or a bool";
-            return Err(Error::mismatch(path, tensor_at(name), expected, quoted(&format!("{other:?}"))));
-        }
+/// The storage of a number format's name; `None` for one that pinhole does not read.
+fn storage(dtype: &str) -> Option<Storage> {
+    Some(match dtype {
+        "F64" => DType::F64.into(),
+        "F32" => DType::F32.into(),
+        "F16" => DType::F16.into(),
+        "BF16" => DType::BF16.into(),
+        "F8_E4M3" => Storage::F8E4M3,
+        "F8_E5M2" => Storage::F8E5M2,
+        "I64" => DType::I64.into(),
+        "I32" => DType::I32.into(),
+        "I16" => DType::I16.into(),
+        "I8" => DType::I8.into(),
+        "U64" => Storage::U64,
+        "U32" => Storage::U32,
+        "U16" => Storage::U16,
+        "U8" => Storage::U8,
+        "BOOL" => Storage::Bool,
+        _ => return None,
     })
 }
 

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 
-use safetensors::tensor::TensorInfo;
-use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
+use serde::Deserialize;
+use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 
 use crate::index::quoted;
 
@@ -16,6 +16,17 @@ const METADATA_KEY: &str = "__metadata__";
 pub(super) struct Header {
     pub(super) metadata: BTreeMap<String, String>,
     pub(super) tensors: Vec<(String, TensorInfo)>,
+}
+
+/// What a header says of a tensor. Its fields are those of the format.
+#[derive(Debug, Deserialize)]
+pub(super) struct TensorInfo {
+    /// The name of its number format, whichever it is.
+    pub(super) dtype: String,
+    /// Its extents, slowest first.
+    pub(super) shape: Vec<usize>,
+    /// Where its bytes begin and end, counted from the end of the header.
+    pub(super) data_offsets: (usize, usize),
 }
 
 impl<'de> Deserialize<'de> for Header {
@@ -73,9 +84,7 @@ mod tests {
         let message = |json: &str| serde_json::from_str::<Header>(json).unwrap_err().to_string();
         let entry = r#"{"dtype":"F32","shape":[],"data_offsets":[0,4]}"#;
         assert!(message(&format!(r#"{{"w":{entry},"w":{entry}}}"#)).starts_with("`w` is there twice"));
-        assert!(
-            message(r#"{"w":{"dtype":"F33","shape":[],"data_offsets":[0,4]}}"#).starts_with("`w`: unknown variant")
-        );
+        assert!(message(r#"{"w":{"dtype":33,"shape":[],"data_offsets":[0,4]}}"#).starts_with("`w`: invalid type"));
         assert!(
             message(r#"{"w":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}}"#).starts_with("`w`: invalid value")
         );

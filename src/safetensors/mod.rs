@@ -1,10 +1,8 @@
 //! safetensors files, alone or in shards, validated before anything is used.
 //!
-//! A file is the length of its header (`u64`), a JSON header and the tensors' bytes without gaps. The grammar of the
-//! header's entries is that of the crate `safetensors`; duplicate keys, which it lets pass, and everything between an
-//! entry and the file are checked here, because its errors do not name the tensor.
-//!
-//! Beyond the format's rules, a tensor needs a shape that ggml can hold: no extent is zero.
+//! A file is the length of its header (`u64`), a JSON header and the tensors' bytes without gaps. The crate `safetensors` would
+//! refuse a whole file for one tensor of a format that it does not know, lets duplicate keys pass, and its errors name no tensor:
+//! so headers are read and checked here.
 
 mod file;
 mod find;

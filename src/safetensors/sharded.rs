@@ -136,7 +136,7 @@ fn shard_path(index_json: &Path, file: &str) -> Result<PathBuf> {
 /// Refuses a shard that lacks a tensor which the index says it has.
 fn check_complete(index_json: &Path, files: &BTreeMap<String, String>, file: &str, shard: &Index) -> Result<()> {
     let expected = files.iter().filter(|(_, holder)| *holder == file);
-    match expected.map(|(name, _)| name).find(|name| shard.get(name).is_none()) {
+    match expected.map(|(name, _)| name).find(|name| !shard.has(name)) {
         None => Ok(()),
         Some(name) => {
             let expected = format!("it in {}, as `weight_map` says", quoted(file));

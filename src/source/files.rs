@@ -207,7 +207,7 @@ fn require(component: &Component, kind: &Kind) -> Result<()> {
     if recognise::parts(&component.index).iter().any(|part| part.kind == kind) {
         return Ok(());
     }
-    let held = recognise(component.index.iter().map(|(name, _)| name));
+    let held = recognise(component.index.names());
     let held = if held.is_empty() { "nothing that pinhole recognises".to_owned() } else { held.join("; ") };
     let found = format!("a folder that holds {held}, and no {}", kind.words);
     Err(Error::NotAModel { path: component.origin.clone(), found, hint: None })

@@ -72,7 +72,7 @@ pub(super) struct Recognised {
 /// The networks in `index`, with every prefix under which one is.
 pub(super) fn parts(index: &Index) -> Vec<Recognised> {
     let mut found: Vec<Recognised> = Vec::new();
-    let names = index.iter().map(|(name, _)| name);
+    let names = index.names();
     for kind in KINDS {
         let Some(sign) = sign_of(kind, names.clone()) else { continue };
         let prefixes: BTreeSet<&str> = names.clone().filter_map(|name| sign.prefix_in(name)).collect();

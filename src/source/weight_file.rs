@@ -126,13 +126,13 @@ impl WeightFile {
 
     /// What is in it, for messages.
     pub(super) fn holds(&self) -> String {
-        let found = recognise(self.index.iter().map(|(name, _)| name));
+        let found = recognise(self.index.names());
         let format = if self.metadata.is_some() { "GGUF" } else { "safetensors" };
         if !found.is_empty() {
             return format!("a {format} file that holds {}", found.join("; "));
         }
-        let names: Vec<&str> = self.index.iter().map(|(name, _)| name).take(3).collect();
-        let more = if self.index.len() > names.len() { ", ..." } else { "" };
+        let names: Vec<&str> = self.index.names().take(3).collect();
+        let more = if self.index.names().nth(names.len()).is_some() { ", ..." } else { "" };
         format!("a {format} file whose tensors it does not recognise ({}{more})", list(&names))
     }
 }

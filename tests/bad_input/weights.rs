@@ -72,6 +72,43 @@ fn weights_are_whole_numbers() {
     }
 }
 
+/// What lies beside the weights in the files of other tools: marks without numbers, formats that pinhole does not know.
+const BESIDE: [(&str, Dtype, &[usize], usize); 5] = [
+    ("scaled_fp8", Dtype::F8_E4M3, &[0], 0),
+    ("beside.scale", Dtype::F8_E8M0, &[3], 3),
+    ("beside.packed", Dtype::F4, &[2, 3], 3),
+    ("beside.frequencies", Dtype::C64, &[2], 16),
+    ("beside.video", Dtype::U8, &[1, 2, 1, 2, 1, 2, 1, 2, 1, 2], 32),
+];
+
+#[test]
+fn what_no_weight_is_read_from_refuses_no_file() {
+    let disk = Disk::new();
+    for component in COMPONENTS {
+        disk.edit_tensors(component, |tensors| {
+            for (name, dtype, shape, bytes) in BESIDE {
+                tensors.insert(name.to_owned(), Tensor { dtype, shape: shape.to_vec(), bytes: vec![1; bytes] });
+            }
+        });
+    }
+    let model = disk.open().unwrap();
+    for network in model.networks() {
+        let unused = network.bound.unused();
+        assert!(BESIDE.iter().all(|(name, ..)| unused.iter().any(|other| other == name)), "{unused:?}");
+    }
+    // A weight may not be like that.
+    for (component, tensor) in SOME {
+        for (_, dtype, shape, bytes) in &BESIDE[..4] {
+            let disk = Disk::new();
+            disk.edit_tensors(component, |tensors| {
+                *tensors.get_mut(tensor).unwrap() =
+                    Tensor { dtype: *dtype, shape: shape.to_vec(), bytes: vec![1; *bytes] };
+            });
+            refused!(Mismatch, disk.open(), component, &format!("tensor `{tensor}`"), "expected", "found");
+        }
+    }
+}
+
 #[test]
 fn the_index_of_a_file_lies_about_its_tensors() {
     let disk = Disk::new();

@@ -40,11 +40,14 @@ impl Lora {
         let file = Safetensors::open(path)?;
         let adapter = Adapter::read(&file.metadata, path)?;
         let (mut modules, mut others) = (BTreeMap::<String, Module>::new(), Vec::new());
-        for (name, _) in file.index.iter() {
+        for name in file.index.names() {
             let Some((key, part)) = keys::parse(name) else {
                 others.push(name.to_owned());
                 continue;
             };
+            if let Some(other) = file.index.other(name) {
+                return Err(other.refusal());
+            }
             let module = modules.entry(key.name.clone()).or_insert_with(|| Module { key, parts: BTreeMap::new() });
             if let Some(first) = module.parts.insert(part, name.to_owned()) {
                 let found = format!("{} too", quoted(&first));

@@ -107,7 +107,7 @@ fn components(components: &[ComponentReport]) -> String {
 fn types(types: &[TypeReport]) -> String {
     let mut table = Table::new(["type", ">tensors", ">parameters", ">size"]);
     for row in types {
-        table.row([row.name.into(), row.tensors.to_string(), count(row.parameters), bytes(row.bytes)]);
+        table.row([shown(&row.name), row.tensors.to_string(), count(row.parameters), bytes(row.bytes)]);
     }
     if types.is_empty() { String::new() } else { table.to_string() }
 }
@@ -147,7 +147,7 @@ fn tensors(tensors: &[TensorReport]) -> String {
     let mut table = Table::new(["name", "type", "shape", ">size"]);
     for tensor in tensors {
         let size = bytes(tensor.bytes as u64);
-        table.row([shown(&tensor.name), tensor.storage.into(), format!("{:?}", tensor.shape), size]);
+        table.row([shown(&tensor.name), shown(&tensor.storage), format!("{:?}", tensor.shape), size]);
     }
     table.to_string()
 }

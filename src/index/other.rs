@@ -1,0 +1,106 @@
+//! Tensors that no weight can be read from.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::{FileTensor, Map, Storage, fold, tensor_at};
+use crate::error::{Error, Result};
+use crate::tensor::Shape;
+
+/// A tensor that a header names and that no weight can be read from: it is empty, or its numbers are in a format that pinhole
+/// does not know. It matters only to a model that needs it.
+#[derive(Clone, Debug)]
+pub struct Other {
+    /// Its name.
+    pub name: Arc<str>,
+    /// What the file calls its number format: `F4`, `type 43`.
+    pub storage: String,
+    /// Its extents as the file gives them, in ggml order.
+    pub file_shape: Vec<usize>,
+    /// How many bytes the file says that it takes; 0 if only its format would tell.
+    pub bytes: usize,
+    map: Arc<Map>,
+    expected: String,
+    found: String,
+}
+
+impl Other {
+    /// The tensor `name` of `map`, of which `expected` and `found` say why no weight can be read from it.
+    pub(crate) fn new(map: &Arc<Map>, name: &str, storage: String, expected: &str, found: String) -> Other {
+        let (name, map, expected) = (name.into(), Arc::clone(map), expected.to_owned());
+        Other { name, storage, file_shape: Vec::new(), bytes: 0, map, expected, found }
+    }
+
+    /// The same with its extents and its bytes, which begin at byte `start`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Malformed`] where they do not end at byte `limit` or before.
+    pub(crate) fn placed(self, file_shape: Vec<usize>, start: usize, bytes: usize, limit: usize) -> Result<Other> {
+        if start.checked_add(bytes).is_none_or(|end| end > limit) {
+            return Err(past_the_end(&self.map, &self.name, start, bytes));
+        }
+        Ok(Other { file_shape, bytes, ..self })
+    }
+
+    /// Its shape; `None` if it is empty.
+    pub fn shape(&self) -> Option<Shape> {
+        fold(&self.file_shape)
+    }
+
+    /// How many numbers it has.
+    pub fn numbers(&self) -> usize {
+        self.shape().map_or(0, |shape| shape.elements())
+    }
+
+    /// The file that holds it.
+    pub fn path(&self) -> &Path {
+        self.map.path()
+    }
+
+    /// Why no weight can be read from it.
+    pub fn refusal(&self) -> Error {
+        Error::mismatch(self.map.path(), tensor_at(&self.name), &self.expected, &self.found)
+    }
+}
+
+/// The error for a tensor that ends behind its file.
+pub(super) fn past_the_end(map: &Map, name: &str, start: usize, bytes: usize) -> Error {
+    let found = format!("a file of {} bytes", map.bytes().len());
+    Error::malformed(map.path(), tensor_at(name), format!("{bytes} bytes from byte {start} on"), found)
+}
+
+/// A tensor of a header.
+pub(crate) enum Entry {
+    /// One that weights can be read from.
+    Tensor(FileTensor),
+    /// One that they cannot be read from.
+    Other(Other),
+}
+
+impl Entry {
+    /// How many bytes it takes.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Entry::Tensor(tensor) => tensor.bytes().len(),
+            Entry::Other(other) => other.bytes,
+        }
+    }
+
+    /// The file that holds it.
+    pub(super) fn path(&self) -> &Path {
+        match self {
+            Entry::Tensor(tensor) => tensor.path(),
+            Entry::Other(other) => other.path(),
+        }
+    }
+}
+
+/// What is asked of the extents of a tensor so that weights can be read from it, if `extents` are not like that.
+pub(crate) fn extents_needed(storage: Storage, extents: &[usize]) -> Option<String> {
+    if extents.contains(&0) {
+        return Some("extents of at least 1".into());
+    }
+    let (row, block) = (extents.first().copied().unwrap_or(1), storage.block_size());
+    (!row.is_multiple_of(block)).then(|| format!("rows of a multiple of {block} numbers"))
+}
