@@ -36,6 +36,8 @@ pub enum Error {
         expected: String,
         /// What is there.
         found: String,
+        /// What to do. In a box, so that the error is no larger for it.
+        hint: Option<Box<str>>,
     },
     /// A path holds nothing that pinhole can load.
     #[error("{} is no model that pinhole knows: {found}", path.display())]
@@ -151,6 +153,7 @@ impl Error {
     /// A lower-case fact or instruction that helps to get past the error.
     pub fn hint(&self) -> Option<&str> {
         match self {
+            Error::Malformed { hint, .. } => hint.as_deref(),
             Error::NotAModel { hint, .. }
             | Error::Mismatch { hint, .. }
             | Error::NotFinite { hint, .. }
@@ -169,14 +172,15 @@ impl Error {
         Error::Io { action, path: path.to_owned(), source }
     }
 
-    /// An [`Error::Malformed`].
+    /// An [`Error::Malformed`] without a hint.
     pub fn malformed(
         path: &Path,
         at: impl Into<String>,
         expected: impl Into<String>,
         found: impl Into<String>,
     ) -> Error {
-        Error::Malformed { path: path.to_owned(), at: at.into(), expected: expected.into(), found: found.into() }
+        let (path, at) = (path.to_owned(), at.into());
+        Error::Malformed { path, at, expected: expected.into(), found: found.into(), hint: None }
     }
 
     /// An [`Error::Mismatch`] without a hint.
@@ -217,7 +221,10 @@ impl Error {
     /// The same error with `text` as its hint, where its kind carries one.
     #[must_use]
     pub fn with_hint(mut self, text: impl Into<String>) -> Error {
-        if let Error::NotAModel { hint, .. }
+        let text = text.into();
+        if let Error::Malformed { hint, .. } = &mut self {
+            *hint = Some(text.into_boxed_str());
+        } else if let Error::NotAModel { hint, .. }
         | Error::Mismatch { hint, .. }
         | Error::NotFinite { hint, .. }
         | Error::Option { hint, .. }
@@ -227,7 +234,7 @@ impl Error {
         | Error::OutOfMemory { hint, .. }
         | Error::OverBudget { hint, .. } = &mut self
         {
-            *hint = Some(text.into());
+            *hint = Some(text);
         }
         self
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 use pinhole_quant::gguf::MAX_HEADER_BYTES;
 
 use crate::error::{Error, Result};
-use crate::index::quoted;
+use crate::index::{CUT_SHORT, quoted};
 
 /// What is being read, for messages.
 #[derive(Clone, Copy)]
@@ -82,7 +82,8 @@ impl<'a> Cursor<'a> {
         if self.bytes.len() > MAX_HEADER_BYTES {
             return self.fail(at, format!("a header of at most {MAX_HEADER_BYTES} bytes"), expected);
         }
-        self.fail(at, expected, format!("the end of the file at byte {}", self.bytes.len()))
+        let found = format!("the end of the file at byte {}", self.bytes.len());
+        self.fail(at, expected, found).with_hint(CUT_SHORT)
     }
 
     fn array<const N: usize>(&mut self, at: At<'_>) -> Result<[u8; N]> {
@@ -110,7 +111,7 @@ impl<'a> Cursor<'a> {
             Ok(count) if count <= room.min(limit) => Ok(count),
             _ if room < limit => {
                 let expected = format!("at most {room} {what} in the {} bytes that are left", self.remaining());
-                Err(self.fail(at, expected, count.to_string()))
+                Err(self.fail(at, expected, count.to_string()).with_hint(CUT_SHORT))
             }
             _ => Err(self.fail(at, format!("at most {limit} {what}"), count.to_string())),
         }

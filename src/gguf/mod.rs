@@ -23,7 +23,7 @@ pub use metadata::Metadata;
 pub use pinhole_quant::gguf::{Array, Kind, Strings, Value};
 
 use crate::error::Result;
-use crate::index::{Index, Map};
+use crate::index::{Index, Map, failed_weights};
 
 /// An open GGUF file.
 #[derive(Clone, Debug)]
@@ -54,8 +54,11 @@ impl Gguf {
     ///
     /// [`Error::Malformed`](crate::error::Error::Malformed), which says what and where, for anything that breaks the
     /// format or reaches outside the file; [`Error::Mismatch`](crate::error::Error::Mismatch) where the alignment is
-    /// no `u32`.
+    /// no `u32`; [`Error::NotAModel`](crate::error::Error::NotAModel) for what a download that failed leaves.
     pub fn from_map(map: Arc<Map>) -> Result<Gguf> {
+        if let Some(error) = failed_weights(map.path(), map.bytes()).filter(|_| !map.bytes().starts_with(b"GGUF")) {
+            return Err(error);
+        }
         let header = walk::walk(map.path(), map.bytes())?;
         let metadata = Metadata::new(map.path(), header.metadata)?;
         let alignment = validate::alignment(&metadata)?;

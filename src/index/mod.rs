@@ -5,7 +5,10 @@
 //! and exactly the bytes that its shape and storage take, inside the file and shared with no other tensor. A tensor that is
 //! empty or in an unknown format is an [`Other`]: only a model that needs it is refused.
 
+mod download;
+mod extents;
 mod map;
+mod name;
 mod other;
 mod storage;
 
@@ -14,13 +17,16 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
+pub(crate) use download::{CUT_SHORT, failed_text, failed_weights};
+pub(crate) use extents::extents_needed;
+use extents::fold;
 pub use map::{MAP_ALIGNMENT, Map};
+pub(crate) use name::{check_name, quoted, tensor_at};
 pub use other::Other;
-pub(crate) use other::{Entry, extents_needed};
 pub use storage::Storage;
 
 use crate::error::{Error, Result};
-use crate::tensor::{MAX_DIMS, Shape};
+use crate::tensor::Shape;
 
 /// A tensor in a file.
 #[derive(Clone, Debug)]
@@ -98,7 +104,7 @@ impl Index {
         }
     }
 
-    /// The shape of the tensor `name`, of whichever kind; `None` also if it is empty.
+    /// The shape of the tensor `name`, whether weights can be read from it or not; `None` also if it is empty.
     pub fn shape(&self, name: &str) -> Option<Shape> {
         match self.by_name.get(name)? {
             At::Tensor(position) => Some(self.tensors[*position].1.shape),
@@ -106,7 +112,7 @@ impl Index {
         }
     }
 
-    /// Whether there is a tensor `name` of whichever kind.
+    /// Whether there is a tensor `name`, whether weights can be read from it or not.
     pub fn has(&self, name: &str) -> bool {
         self.by_name.contains_key(name)
     }
@@ -197,6 +203,32 @@ impl Index {
     }
 }
 
+/// A tensor of a header.
+pub(crate) enum Entry {
+    /// One that weights can be read from.
+    Tensor(FileTensor),
+    /// One that they cannot be read from.
+    Other(Other),
+}
+
+impl Entry {
+    /// How many bytes it takes.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Entry::Tensor(tensor) => tensor.bytes().len(),
+            Entry::Other(other) => other.bytes,
+        }
+    }
+
+    /// The file that holds it.
+    pub(super) fn path(&self) -> &Path {
+        match self {
+            Entry::Tensor(tensor) => tensor.path(),
+            Entry::Other(other) => other.path(),
+        }
+    }
+}
+
 /// What a header says of one tensor, found possible: everything but its place.
 pub(crate) struct Form {
     storage: Storage,
@@ -243,45 +275,6 @@ impl Form {
         let Form { storage, shape, file_shape, .. } = self;
         Ok(FileTensor { storage, shape, file_shape, map: Arc::clone(map), range: start..end })
     }
-}
-
-/// A shape of at most four extents with the same bytes: the slowest are merged.
-fn fold(extents: &[usize]) -> Option<Shape> {
-    if extents.len() <= MAX_DIMS {
-        return Shape::new(extents);
-    }
-    let (kept, merged) = extents.split_at(MAX_DIMS - 1);
-    let slowest = merged.iter().try_fold(1usize, |product, &extent| product.checked_mul(extent))?;
-    Shape::new(&[kept, &[slowest]].concat())
-}
-
-/// Most bytes of a tensor's name. GGUF asks for 64 at most and stock ggml keeps 63, but builds with room for 127 write
-/// files too, and names in safetensors have no limit.
-const MAX_NAME_BYTES: usize = 512;
-
-/// Refuses a tensor's name that is empty, too long, or would play tricks on a terminal.
-pub(crate) fn check_name(path: &Path, name: &str) -> Result<()> {
-    let fail = |expected: String, found: String| Err(Error::malformed(path, tensor_at(name), expected, found));
-    if name.is_empty() || name.len() > MAX_NAME_BYTES {
-        return fail(format!("a name of 1 to {MAX_NAME_BYTES} bytes"), format!("{} bytes", name.len()));
-    }
-    if name.contains(char::is_control) {
-        return fail("a name without control characters".into(), "some".into());
-    }
-    Ok(())
-}
-
-/// A tensor as the place of an error.
-pub(crate) fn tensor_at(name: &str) -> String {
-    format!("tensor {}", quoted(name))
-}
-
-/// Text from a file, fit for a message: in backticks, shortened, control characters escaped.
-pub(crate) fn quoted(text: &str) -> String {
-    const SHOWN: usize = 80;
-    let more = if text.chars().nth(SHOWN).is_some() { "..." } else { "" };
-    let shown: String = text.chars().take(SHOWN).collect();
-    format!("`{}{more}`", shown.escape_debug())
 }
 
 #[cfg(test)]
@@ -354,15 +347,5 @@ mod tests {
         index.insert("late".into(), Entry::Tensor(tensor(29))).unwrap();
         let error = index.check_disjoint().unwrap_err().to_string();
         assert!(error.contains("from byte 30 on, found byte 29, inside tensor `a`"), "{error}");
-    }
-
-    #[test]
-    fn names_are_shown_harmless() {
-        assert_eq!(quoted("a\x1b[2J"), "`a\\u{1b}[2J`");
-        assert_eq!(quoted(&"x".repeat(81)).len(), 85);
-        assert!(check_name(Path::new("f"), "a\x1bb").is_err());
-        assert!(check_name(Path::new("f"), "").is_err());
-        assert!(check_name(Path::new("f"), &"é".repeat(256)).is_ok());
-        assert!(check_name(Path::new("f"), &"é".repeat(257)).is_err());
     }
 }

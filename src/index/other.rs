@@ -3,7 +3,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{FileTensor, Map, Storage, fold, tensor_at};
+use super::download::CUT_SHORT;
+use super::extents::fold;
+use super::map::Map;
+use super::name::tensor_at;
 use crate::error::{Error, Result};
 use crate::tensor::Shape;
 
@@ -25,7 +28,7 @@ pub struct Other {
 }
 
 impl Other {
-    /// The tensor `name` of `map`, of which `expected` and `found` say why no weight can be read from it.
+    /// The tensor `name` of `map`. `expected` and `found` say why no weight can be read from it.
     pub(crate) fn new(map: &Arc<Map>, name: &str, storage: String, expected: &str, found: String) -> Other {
         let (name, map, expected) = (name.into(), Arc::clone(map), expected.to_owned());
         Other { name, storage, file_shape: Vec::new(), bytes: 0, map, expected, found }
@@ -67,40 +70,6 @@ impl Other {
 /// The error for a tensor that ends behind its file.
 pub(super) fn past_the_end(map: &Map, name: &str, start: usize, bytes: usize) -> Error {
     let found = format!("a file of {} bytes", map.bytes().len());
-    Error::malformed(map.path(), tensor_at(name), format!("{bytes} bytes from byte {start} on"), found)
-}
-
-/// A tensor of a header.
-pub(crate) enum Entry {
-    /// One that weights can be read from.
-    Tensor(FileTensor),
-    /// One that they cannot be read from.
-    Other(Other),
-}
-
-impl Entry {
-    /// How many bytes it takes.
-    pub(crate) fn bytes(&self) -> usize {
-        match self {
-            Entry::Tensor(tensor) => tensor.bytes().len(),
-            Entry::Other(other) => other.bytes,
-        }
-    }
-
-    /// The file that holds it.
-    pub(super) fn path(&self) -> &Path {
-        match self {
-            Entry::Tensor(tensor) => tensor.path(),
-            Entry::Other(other) => other.path(),
-        }
-    }
-}
-
-/// What is asked of the extents of a tensor so that weights can be read from it, if `extents` are not like that.
-pub(crate) fn extents_needed(storage: Storage, extents: &[usize]) -> Option<String> {
-    if extents.contains(&0) {
-        return Some("extents of at least 1".into());
-    }
-    let (row, block) = (extents.first().copied().unwrap_or(1), storage.block_size());
-    (!row.is_multiple_of(block)).then(|| format!("rows of a multiple of {block} numbers"))
+    let error = Error::malformed(map.path(), tensor_at(name), format!("{bytes} bytes from byte {start} on"), found);
+    error.with_hint(CUT_SHORT)
 }

@@ -8,7 +8,9 @@ use pinhole_quant::DType;
 
 use super::header::{Header, TensorInfo};
 use crate::error::{Error, Result};
-use crate::index::{Entry, Form, Index, Map, Other, Storage, check_name, extents_needed, quoted, tensor_at};
+use crate::index::{
+    CUT_SHORT, Entry, Form, Index, Map, Other, Storage, check_name, extents_needed, failed_weights, quoted, tensor_at,
+};
 
 /// Bytes of the header's length.
 const LENGTH_BYTES: usize = 8;
@@ -40,8 +42,12 @@ impl Safetensors {
     ///
     /// # Errors
     ///
-    /// [`Error::Malformed`], which says what and where, for anything that breaks the format.
+    /// [`Error::Malformed`], which says what and where, for anything that breaks the format; [`Error::NotAModel`] for what a
+    /// download that failed leaves.
     pub fn from_map(map: Arc<Map>) -> Result<Safetensors> {
+        if let Some(error) = failed_weights(map.path(), map.bytes()) {
+            return Err(error);
+        }
         let (Header { metadata, mut tensors }, data) = read_header(&map)?;
         tensors.sort_by_key(|(_, info)| info.data_offsets);
         let mut index = Index::of(&map);
@@ -61,13 +67,14 @@ fn read_header(map: &Map) -> Result<(Header, usize)> {
     let (path, bytes) = (map.path(), map.bytes());
     let Some(length) = bytes.first_chunk::<LENGTH_BYTES>() else {
         let found = format!("a file of {} bytes", bytes.len());
-        return Err(Error::malformed(path, "header length", format!("{LENGTH_BYTES} bytes"), found));
+        let error = Error::malformed(path, "header length", format!("{LENGTH_BYTES} bytes"), found);
+        return Err(error.with_hint(CUT_SHORT));
     };
     let length = u64::from_le_bytes(*length);
     let fits = (bytes.len() - LENGTH_BYTES).min(MAX_HEADER_BYTES);
     let Some(length) = usize::try_from(length).ok().filter(|&length| length <= fits) else {
         let expected = format!("at most {fits}, for a file of {} bytes", bytes.len());
-        return Err(Error::malformed(path, "header length", expected, length.to_string()));
+        return Err(Error::malformed(path, "header length", expected, length.to_string()).with_hint(CUT_SHORT));
     };
     let data = LENGTH_BYTES + length;
     // Copied before it is checked: the file may change between the two, and a `str` must stay UTF-8.

@@ -9,7 +9,7 @@ use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 
 use super::Safetensors;
 use crate::error::{Error, Result};
-use crate::index::{Index, Map, quoted, tensor_at};
+use crate::index::{Index, Map, failed_text, quoted, tensor_at};
 
 /// Most bytes of an index. The largest models have a few thousand tensors, of about a hundred bytes each.
 const MAX_INDEX_BYTES: usize = 64 << 20;
@@ -102,6 +102,9 @@ fn read_index(path: &Path) -> Result<WeightMap> {
     }
     // Copied before it is checked: the file may change between the two, and a `str` must stay UTF-8.
     let text = map.bytes().to_vec();
+    if let Some(error) = failed_text(path, &text) {
+        return Err(error);
+    }
     let index: ShardIndex = serde_json::from_slice(&text).map_err(|error| {
         let found = error.to_string().escape_debug().to_string();
         Error::malformed(path, "index", "a JSON object with a `weight_map`", found)

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Slot;
-use crate::index::Index;
+use crate::index::{Index, failed_text};
 use crate::{Error, Result, file};
 
 /// The weights and the configuration of one component.
@@ -55,9 +55,13 @@ impl Text {
     /// The text of the file at `path`, if there is one.
     ///
     /// # Errors
-    /// Those of [`file::text`].
+    /// Those of [`file::text`]; [`Error::NotAModel`] if it is what a download that failed leaves.
     pub(super) fn read(path: &Path) -> Result<Option<Text>> {
-        Ok(file::text_if_there(path)?.map(|text| Text { text, origin: path.to_owned() }))
+        let Some(text) = file::text_if_there(path)? else { return Ok(None) };
+        match failed_text(path, text.as_bytes()) {
+            Some(error) => Err(error),
+            None => Ok(Some(Text { text, origin: path.to_owned() })),
+        }
     }
 }
 

@@ -114,6 +114,9 @@ fn in_file(path: &Path, slot: &Slot, reads: Reads, rows: Option<usize>) -> Resul
     let mut start = Vec::new();
     let (opened, _) = file::open(path)?;
     opened.take(64).read_to_end(&mut start).map_err(|source| Error::io("read", path, source))?;
+    if let Some(error) = failed_text(path, &start) {
+        return Err(error);
+    }
     let folder = path.parent().unwrap_or(Path::new(""));
     match start.trim_ascii_start() {
         [b'G', b'G', b'U', b'F', ..] => carried(&Gguf::open(path)?.metadata, slot, reads),

@@ -50,7 +50,47 @@ fn files_of_other_kinds() {
     refused!(NotAModel, open(b"PK\x03\x04"), "zip archive");
     refused!(Malformed, open(b"\x80\x00\x00\x00\x00\x00\x00\x00{\"a\""), "header length");
     refused!(NotAModel, open(b"\x02\x00\x00\x00\x00\x00\x00\x00{}"), "safetensors");
-    refused!(NotAModel, open(b"<html>404</html>"), "unknown kind");
+    refused!(NotAModel, open(b"\xff\xfe\xfd\xfc"), "unknown kind");
+    refused!(NotAModel, open(b"\x80\x02}q\x00"), "Python pickle");
+    refused!(NotAModel, open(b"\x1f\x8b\x08\x00"), "an archive");
+}
+
+/// What people find where a download failed.
+const FAILED: [(&[u8], &str); 5] = [
+    (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0a\nsize 246144152\n",
+        "a pointer of Git LFS to a file of 246144152",
+    ),
+    (b"<!DOCTYPE html>\n<html><title>Sign in</title>", "a web page"),
+    (br#"{"error":"Invalid credentials in Authorization header"}"#, "an answer and not the file, `{\\\"error"),
+    (b"Entry not found", "an answer and not the file, `Entry not found`"),
+    (&[0; 1 << 12], "zeros"),
+];
+
+#[test]
+fn failed_downloads_are_called_that() {
+    let directory = tempfile::tempdir().unwrap();
+    for (bytes, found) in FAILED {
+        for name in ["model.safetensors", "model.gguf"] {
+            let path = directory.path().join(name);
+            fs::write(&path, bytes).unwrap();
+            let error = refused!(NotAModel, Source::open(&path), name, found);
+            assert!(error.hint().unwrap().contains("download"), "{:?}", error.hint());
+        }
+        for component in ["transformer", "text_encoder", "text_encoder_2", "vae"] {
+            let disk = Disk::new();
+            disk.write(&weights_of(component), bytes);
+            refused!(NotAModel, disk.open(), &weights_of(component), found);
+        }
+    }
+    // Texts may be JSON; they may be no pages, pointers or answers.
+    for name in ["transformer/config.json", "tokenizer_2/tokenizer.json", "model_index.json"] {
+        for (bytes, found) in &FAILED[..4] {
+            let disk = Disk::new();
+            disk.write(name, bytes);
+            refused!(NotAModel, disk.open(), name, found);
+        }
+    }
 }
 
 #[test]

@@ -24,7 +24,8 @@ fn a_file_is_cut_off() {
         let bytes = fs::read(disk.path(&weights_of(component))).unwrap();
         for length in [0, 7, 8, 100, bytes.len() / 2, bytes.len() - 1] {
             disk.write(&weights_of(component), &bytes[..length]);
-            refused!(Malformed, disk.open(), &weights_of(component), "expected", "found");
+            let error = refused!(Malformed, disk.open(), &weights_of(component), "expected", "found");
+            assert!(error.hint().unwrap().contains("cut short"), "{:?}", error.hint());
         }
     }
 }
