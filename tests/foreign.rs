@@ -156,6 +156,35 @@ fn every_set_is_checked() {
     }
 }
 
+/// The same files with other usual names: norms as ComfyUI saves them, a T5 encoder that was saved by itself.
+#[test]
+fn layers_have_other_usual_names() {
+    let (foreign, dir) = (Foreign::load("loose"), tempfile::tempdir().unwrap());
+    let source = open(&foreign, dir.path(), "original");
+    let known = generate(&foreign, pinhole::pipeline::open(&source).unwrap()).latents;
+    rename(&dir.path().join("flux1.safetensors"), |name| name.replace("_norm.scale", "_norm.weight"));
+    rename(&dir.path().join("t5xxl.safetensors"), |name| name.strip_prefix("encoder.").unwrap_or(name).to_owned());
+    let mut files = Files::default();
+    for (slot, file) in ["transformer", "text_encoder", "text_encoder_2", "vae"].iter().zip(foreign.files("original")) {
+        files.add(slot, dir.path().join(file));
+    }
+    files.add("tokenizer", tokenizer("clip"));
+    files.add("tokenizer_2", tokenizer("t5"));
+    let model = pinhole::pipeline::open(&Source::assemble(None, &files).unwrap()).unwrap();
+    assert_weights("other names", &foreign, "original", &model);
+    assert_eq!(generate(&foreign, model).latents, known);
+}
+
+/// Gives the tensors of the safetensors file at `path` other names, at least one of them.
+fn rename(path: &Path, name_of: impl Fn(&str) -> String) {
+    let bytes = std::fs::read(path).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let renamed: Vec<_> = file.iter().map(|(name, view)| (name_of(name), view)).collect();
+    assert!(renamed.iter().any(|(name, _)| !file.names().contains(&name.as_str())));
+    std::fs::remove_file(path).unwrap();
+    safetensors::serialize_to_file(renamed, None, path).unwrap();
+}
+
 /// Files together in a folder, with folders of tokenizers beside them, need no options.
 #[test]
 fn a_folder_of_files_is_a_model() {

@@ -10,7 +10,7 @@ mod names;
 mod t5;
 mod unet;
 
-pub use autoencoder_kl::{KIND as AUTOENCODER_KL, aliases as autoencoder_kl};
+pub use autoencoder_kl::{KIND as AUTOENCODER_KL, aliases as autoencoder_kl, levels as autoencoder_levels};
 pub use clip::{KIND as CLIP, aliases as clip};
 pub use flux::{KIND as FLUX, aliases as flux};
 pub use kind::{Follows, Kind, Reads, Sign};

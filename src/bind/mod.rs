@@ -4,6 +4,7 @@
 //! one tensor as it is, three for a fused `qkv`, two swapped halves. Nothing is read while binding.
 
 pub mod alias;
+mod lacking;
 pub mod lora;
 mod scale;
 
@@ -13,16 +14,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use alias::{Aliases, Alternative, Rows};
+pub use lacking::{missing, refuse_parts_of_blocks, strays};
 use pinhole_quant::fp8::Fp8;
 use pinhole_quant::{DType, rows};
 
-use crate::index::{FileTensor, Form, Index, Map, Other, Storage};
+use crate::index::{FileTensor, Form, Index, Map, Storage};
 use crate::tensor::Shape;
 use crate::weights::{Manifest, Weight, WeightId};
 use crate::{Error, Result};
-
-/// How many missing tensors an error names.
-const NAMED: usize = 4;
 
 /// Consecutive rows of a tensor in a file. Of a vector, consecutive elements.
 #[derive(Clone, Debug)]
@@ -176,14 +175,14 @@ impl Bound {
                     }
                     pieces.push(found);
                 }
-                None => match unreadable(index, prefix, aliases(&weight.name)) {
+                None => match lacking::unreadable(index, prefix, aliases(&weight.name)) {
                     Some(other) => return Err(other.refusal()),
                     None => missing.push(weight.name.as_str()),
                 },
             }
         }
         if !missing.is_empty() {
-            return Err(missing_error(&missing, manifest.len(), origin));
+            return Err(lacking::several(index, prefix, aliases, (&missing, manifest), origin));
         }
         let unused = index.names().filter(|name| name.starts_with(prefix));
         let unused = unused.filter(|name| !used.contains(*name)).map(str::to_owned).collect();
@@ -368,11 +367,6 @@ fn resolve<'a>(index: &'a Index, prefix: &str, alternatives: Vec<Alternative>) -
     })
 }
 
-/// The first tensor of `alternatives` that is in the index and that no weight can be read from.
-fn unreadable<'a>(index: &'a Index, prefix: &str, alternatives: Vec<Alternative>) -> Option<&'a Other> {
-    alternatives.into_iter().flatten().find_map(|part| index.other(&format!("{prefix}{}", part.name)))
-}
-
 /// The shape that `name` has in `index`, so that a configuration can be read off the weights. Parts are taken as rows one
 /// below the other. Whether weights can be read from them is not asked here: [`Bound::new`] says it of each that it needs.
 pub fn shape_of(index: &Index, prefix: &str, aliases: Aliases<'_>, name: &str) -> Option<Shape> {
@@ -432,12 +426,4 @@ fn holds_weights(storage: Storage) -> bool {
 /// The extents that are not 1: a 1x1 convolution kernel is a matrix.
 fn squeezed(shape: Shape) -> Vec<usize> {
     shape.dims().into_iter().filter(|&extent| extent != 1).collect()
-}
-
-fn missing_error(missing: &[&str], total: usize, origin: &Path) -> Error {
-    let named = missing.iter().take(NAMED).copied().collect::<Vec<_>>().join(", ");
-    let more = if missing.len() > NAMED { format!(" and {} more", missing.len() - NAMED) } else { String::new() };
-    let found = format!("{} of them", total - missing.len());
-    let error = Error::mismatch(origin, "weights", format!("{total} tensors"), found);
-    error.with_hint(format!("missing: {named}{more}"))
 }

@@ -65,12 +65,25 @@ impl<'a> Shapes<'a> {
     /// The extents of `name` in ggml order, or [`Error::Mismatch`] where the file lacks it.
     pub(super) fn dims(&self, name: &str) -> Result<[usize; MAX_DIMS]> {
         let shape = (self.shape_of)(name);
-        shape.map(|shape| shape.dims()).ok_or_else(|| Error::mismatch(self.origin, name, "a tensor", "none"))
+        shape.map(|shape| shape.dims()).ok_or_else(|| Error::mismatch(self.origin, name, TENSOR, NONE))
     }
 
-    /// How many of `name(0)`, `name(1)`, ... the file has, up to the first that it lacks.
+    /// How many of `name(0)`, `name(1)`, ... the file has, up to the last. One between them that it lacks is counted, so that it
+    /// is missed later.
     pub(super) fn count(&self, name: impl Fn(usize) -> String) -> usize {
-        (0..MOST_LAYERS).take_while(|&i| self.has(&name(i))).count()
+        (0..MOST_LAYERS).rev().find(|&i| self.has(&name(i))).map_or(0, |last| last + 1)
+    }
+}
+
+/// What [`Shapes::dims`] expects, and what it finds.
+const TENSOR: &str = "a tensor";
+const NONE: &str = "none";
+
+/// The canonical name of the weight that a file lacks, if `error` is what reading settings off its shapes returned for it.
+pub fn missing_tensor(error: &Error) -> Option<&str> {
+    match error {
+        Error::Mismatch { at, expected, found, .. } if expected == TENSOR && found == NONE => Some(at),
+        _ => None,
     }
 }
 
@@ -101,11 +114,15 @@ mod tests {
     }
 
     #[test]
-    fn shapes_are_counted_to_the_first_gap() {
+    fn shapes_are_counted_beyond_gaps() {
         let shape_of = |name: &str| ["a.0", "a.1", "a.3"].contains(&name).then(|| Shape::new(&[2, 3]).unwrap());
         let shapes = Shapes::new(&shape_of, Path::new("f"));
-        assert_eq!(shapes.count(|i| format!("a.{i}")), 2);
+        assert_eq!(shapes.count(|i| format!("a.{i}")), 4);
+        assert_eq!(shapes.count(|i| format!("b.{i}")), 0);
         assert_eq!(shapes.dims("a.3").unwrap(), [2, 3, 1, 1]);
-        assert_eq!(shapes.dims("a.2").unwrap_err().to_string(), "f: a.2: expected a tensor, found none");
+        let error = shapes.dims("a.2").unwrap_err();
+        assert_eq!(error.to_string(), "f: a.2: expected a tensor, found none");
+        assert_eq!(missing_tensor(&error), Some("a.2"));
+        assert_eq!(missing_tensor(&limit(Path::new("f"), "width", 9, 1..=8).unwrap_err()), None);
     }
 }

@@ -9,3 +9,5 @@ pub mod flux;
 pub mod layers;
 pub mod t5;
 pub mod unet;
+
+pub use config::missing_tensor;

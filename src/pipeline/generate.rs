@@ -17,7 +17,6 @@ use crate::Result;
 use crate::ggml::{Backend, CancelFlag, Device, Ledger};
 use crate::image::Image;
 use crate::plan::{Phase, Plan};
-use crate::source::unused;
 
 /// The most threads that a pipeline takes unless it is told.
 const MOST_THREADS: usize = 512;
@@ -198,15 +197,12 @@ fn decode(model: &Opened, settings: &Settings, latents: &[f32], run: &mut Run<'_
     Ok(images)
 }
 
-/// Warns of blocks in the file that the configuration leaves unused. Other tensors that nothing uses are common: a projection of
-/// a text encoder, a table of positions.
+/// Warns of blocks in the file that the configuration leaves unused. Other tensors that nothing uses are common: the vision tower
+/// of a CLIP, the decoder of a T5, a table of positions.
 fn warn_of_unused_blocks(model: &Opened, run: &mut Run<'_>) -> Result<()> {
-    let networks = model.networks();
-    for place in model.family.places {
-        let numbered = |name: &&str| name.split('.').any(|part| part.parse::<usize>().is_ok());
-        let blocks: Vec<&str> = unused(&networks, place.slot).into_iter().filter(numbered).collect();
-        if let Some(first) = blocks.first() {
-            let (count, name) = (blocks.len(), place.slot.name);
+    for network in model.networks() {
+        if let Some(first) = network.strays.first() {
+            let (count, name) = (network.strays.len(), network.slot.name);
             run.warn(format!("{name}: its configuration leaves {count} tensors of blocks unused, {first} for one"))?;
         }
     }

@@ -25,7 +25,7 @@ pub use component::{Component, Layout, Text, TokenizerFiles};
 pub use files::Files;
 pub(crate) use folder::{is_model, of as folder_of};
 pub use model::Source;
-pub use part::{HasModel, Network, Networks, Part, unused};
+pub use part::{HasModel, Network, Networks, Part, left_over, unused};
 pub use place::Place;
 pub use recognise::recognise;
 pub use slot::Slot;

@@ -8,6 +8,7 @@ use crate::bind::alias::{self, Aliases};
 use crate::models::autoencoder_kl::{self, Decoder, Encoder};
 use crate::models::clip::{self, Clip, Output};
 use crate::models::flux::{self, Flux};
+use crate::models::missing_tensor;
 use crate::models::t5::{self, T5};
 use crate::models::unet::{self, Unet};
 use crate::stage::Model;
@@ -34,6 +35,15 @@ fn shapes<'a>(component: &'a Component, aliases: Aliases<'a>) -> impl Fn(&str) -
     move |name| bind::shape_of(&component.index, &component.prefix, aliases, name)
 }
 
+/// What reading settings off the shapes of `component` returned; a weight that is missing has the name that its file would give it.
+fn read_off<C>(read: Result<C>, component: &Component, aliases: Aliases<'_>) -> Result<C> {
+    let Component { index, prefix, origin, .. } = component;
+    read.map_err(|error| match missing_tensor(&error) {
+        Some(name) => bind::missing(index, prefix, aliases, name, origin),
+        None => error,
+    })
+}
+
 /// The FLUX transformer of `component`.
 ///
 /// # Errors
@@ -41,13 +51,14 @@ fn shapes<'a>(component: &'a Component, aliases: Aliases<'a>) -> impl Fn(&str) -
 pub fn flux(component: &Component) -> Result<Part<Flux>> {
     let config = match &component.config {
         Some(Text { text, origin }) => flux::Config::from_json(text, origin)?,
-        None => flux::Config::from_shapes(shapes(component, &alias::flux)).ok_or_else(|| {
-            let found = "weights without its input or output layers";
-            Error::mismatch(&component.origin, "transformer", "the weights of FLUX", found)
-        })?,
+        None => {
+            let config = flux::Config::from_shapes(shapes(component, &alias::flux), &component.origin);
+            read_off(config, component, &alias::flux)?
+        }
     };
     let part = Part::new(Flux::new(&config)?, component, &alias::FLUX, alias::flux, &config)?;
-    let derived = flux::Config::from_shapes(|name| part.shape(name));
+    let part = part.without_strays(component)?;
+    let derived = flux::Config::from_shapes(|name| part.shape(name), Path::new("")).ok();
     Ok(part.compared(derived))
 }
 
@@ -61,12 +72,12 @@ pub fn unet(component: &Component) -> Result<Part<Unet>> {
         // Files without a configuration have the original names, which do not depend on the layout.
         None => {
             let aliases = |name: &str| alias::unet(alias::UnetLayout { layers_per_block: 2 }, name);
-            unet::Config::from_shapes(shapes(component, &aliases), &component.origin)?
+            read_off(unet::Config::from_shapes(shapes(component, &aliases), &component.origin), component, &aliases)?
         }
     };
     let layout = alias::UnetLayout { layers_per_block: config.layers_per_block };
     let aliases = move |name: &str| alias::unet(layout, name);
-    let part = Part::new(Unet::new(&config)?, component, &alias::UNET, aliases, &config)?;
+    let part = Part::new(Unet::new(&config)?, component, &alias::UNET, aliases, &config)?.without_strays(component)?;
     let derived = unet::Config::from_shapes(|name| part.shape(name), Path::new("")).ok();
     Ok(part.compared(derived))
 }
@@ -86,7 +97,10 @@ pub fn clip(component: &Component) -> Result<(Part<Clip>, clip::Config)> {
 pub fn clip_with(component: &Component, output: Output) -> Result<(Part<Clip>, clip::Config)> {
     let config = match &component.config {
         Some(Text { text, origin }) => clip::Config::from_json(text, origin)?,
-        None => clip::Config::from_shapes(shapes(component, &alias::clip), &component.origin)?,
+        None => {
+            let config = clip::Config::from_shapes(shapes(component, &alias::clip), &component.origin);
+            read_off(config, component, &alias::clip)?
+        }
     };
     if output.skipped >= config.num_hidden_layers {
         let expected = format!("less than the {} layers of CLIP", config.num_hidden_layers);
@@ -95,6 +109,9 @@ pub fn clip_with(component: &Component, output: Output) -> Result<(Part<Clip>, c
     // A network that projects nothing has no such width.
     let config = if output.projected { config } else { clip::Config { projection_dim: None, ..config } };
     let part = Part::new(Clip::with(&config, output)?, component, &alias::CLIP, alias::clip, &config)?;
+    // Layers that are skipped are no strays.
+    let whole = Clip::with(&config, Output { skipped: 0, ..output })?;
+    let part = part.without_strays_of(whole.model.manifest(), component)?;
     let derived = clip::Config::from_shapes(|name| part.shape(name), Path::new("")).ok();
     Ok((part.compared(derived), config))
 }
@@ -106,9 +123,12 @@ pub fn clip_with(component: &Component, output: Output) -> Result<(Part<Clip>, c
 pub fn t5(component: &Component) -> Result<(Part<T5>, t5::Config)> {
     let config = match &component.config {
         Some(Text { text, origin }) => t5::Config::from_json(text, origin)?,
-        None => t5::Config::from_shapes(shapes(component, &alias::t5), &component.origin)?,
+        None => {
+            let config = t5::Config::from_shapes(shapes(component, &alias::t5), &component.origin);
+            read_off(config, component, &alias::t5)?
+        }
     };
-    let part = Part::new(T5::new(&config)?, component, &alias::T5, alias::t5, &config)?;
+    let part = Part::new(T5::new(&config)?, component, &alias::T5, alias::t5, &config)?.without_strays(component)?;
     let derived = t5::Config::from_shapes(|name| part.shape(name), Path::new("")).ok();
     Ok((part.compared(derived), config))
 }
@@ -138,16 +158,20 @@ impl Networks for AutoencoderKl {
 pub fn autoencoder_kl(component: &Component) -> Result<AutoencoderKl> {
     let config = match &component.config {
         Some(Text { text, origin }) => autoencoder_kl::Config::from_json(text, origin)?,
-        // Files without a configuration have the original names, which do not depend on the number of levels.
         None => {
-            let aliases = alias::autoencoder_kl(1);
-            autoencoder_kl::Config::from_shapes(shapes(component, &aliases), &component.origin)?
+            let aliases = alias::autoencoder_kl(alias::autoencoder_levels(&component.index, &component.prefix));
+            let config = autoencoder_kl::Config::from_shapes(shapes(component, &aliases), &component.origin);
+            read_off(config, component, &aliases)?
         }
     };
     let (levels, kind) = (config.levels(), &alias::AUTOENCODER_KL);
     let decoder = Part::new(Decoder::new(&config)?, component, kind, alias::autoencoder_kl(levels), &config)?;
+    let decoder = decoder.without_strays(component)?;
     let encoder = match shapes(component, &alias::autoencoder_kl(levels))("encoder.conv_in.weight") {
-        Some(_) => Some(Part::new(Encoder::new(&config)?, component, kind, alias::autoencoder_kl(levels), &config)?),
+        Some(_) => {
+            let encoder = Part::new(Encoder::new(&config)?, component, kind, alias::autoencoder_kl(levels), &config)?;
+            Some(encoder.without_strays(component)?)
+        }
         None => None,
     };
     Ok(AutoencoderKl { decoder, encoder, config })

@@ -6,9 +6,10 @@ use serde_json::Value;
 use super::{Component, Slot};
 use crate::Result;
 use crate::bind::alias::{Alternative, Kind};
-use crate::bind::{Bound, lora};
+use crate::bind::{self, Bound, lora};
 use crate::stage::Model;
 use crate::tensor::Shape;
+use crate::weights::Manifest;
 
 /// A network that is a list of stages.
 pub trait HasModel: Send + Sync {
@@ -36,6 +37,10 @@ pub struct Part<M> {
     pub config: Value,
     /// Whether the settings are those that are read off the shapes if a file brings none.
     pub from_shapes: bool,
+    /// Tensors of blocks that its configuration does not have.
+    pub strays: Vec<String>,
+    /// What stands before its names in the file.
+    prefix: String,
     aliases: OwnAliases,
 }
 
@@ -55,7 +60,35 @@ impl<M: HasModel> Part<M> {
         let bound = Bound::new(net.model().manifest(), index, prefix, &aliases, origin)?;
         // A plain struct of numbers and names holds nothing that JSON lacks.
         let config = serde_json::to_value(config).unwrap_or_default();
-        Ok(Part { net, bound, slot, kind, config, from_shapes: false, aliases: Box::new(aliases) })
+        let (strays, prefix, aliases) = (Vec::new(), prefix.clone(), Box::new(aliases));
+        Ok(Part { net, bound, slot, kind, config, from_shapes: false, strays, prefix, aliases })
+    }
+
+    /// The same with what the file of `component` has of more blocks.
+    ///
+    /// # Errors
+    /// Those of [`bind::refuse_parts_of_blocks`] if the component has no configuration: a network of fewer blocks would draw
+    /// something else.
+    pub(super) fn without_strays(self, component: &Component) -> Result<Part<M>> {
+        let strays = self.strays_of(self.net.model().manifest(), component);
+        self.with_strays(strays, component)
+    }
+
+    /// As [`without_strays`](Part::without_strays), where the whole network has the weights of `manifest`.
+    pub(super) fn without_strays_of(self, manifest: &Manifest, component: &Component) -> Result<Part<M>> {
+        let strays = self.strays_of(manifest, component);
+        self.with_strays(strays, component)
+    }
+
+    fn strays_of(&self, manifest: &Manifest, component: &Component) -> Vec<String> {
+        bind::strays(manifest, &component.index, &component.prefix, &self.aliases)
+    }
+
+    fn with_strays(self, strays: Vec<String>, component: &Component) -> Result<Part<M>> {
+        if component.config.is_none() {
+            bind::refuse_parts_of_blocks(&strays, &component.origin)?;
+        }
+        Ok(Part { strays, ..self })
     }
 
     /// The same, with `from_shapes` set if `config`, which was read off the shapes of the weights, gives its settings.
@@ -93,6 +126,10 @@ pub struct Network<'a> {
     pub config: &'a Value,
     /// Whether the settings are those that are read off the shapes if a file brings none.
     pub from_shapes: bool,
+    /// Tensors of blocks that its configuration does not have.
+    pub strays: &'a [String],
+    /// What stands before its names in the file.
+    prefix: &'a str,
     aliases: &'a OwnAliases,
 }
 
@@ -112,9 +149,17 @@ pub trait Networks: Send + Sync {
 
 impl<M: HasModel> Networks for Part<M> {
     fn networks(&self) -> Vec<Network<'_>> {
-        let Part { net, bound, slot, kind, config, from_shapes, aliases } = self;
-        vec![Network { slot, kind, model: net.model(), bound, config, from_shapes: *from_shapes, aliases }]
+        let Part { net, bound, slot, kind, config, from_shapes, strays, prefix, aliases } = self;
+        let (model, from_shapes) = (net.model(), *from_shapes);
+        vec![Network { slot, kind, model, bound, config, from_shapes, strays, prefix, aliases }]
     }
+}
+
+/// As [`unused`], without what whole models of this kind have besides.
+pub fn left_over<'a>(networks: &[Network<'a>], slot: &Slot) -> Vec<&'a str> {
+    let Some(network) = networks.iter().find(|network| network.slot == slot) else { return Vec::new() };
+    let own = |name: &str| network.kind.has_beside(name.strip_prefix(network.prefix).unwrap_or(name));
+    unused(networks, slot).into_iter().filter(|name| !own(name)).collect()
 }
 
 /// The tensors of the component at `slot` that no weight of `networks` is read from.

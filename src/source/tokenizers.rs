@@ -13,6 +13,7 @@ use super::{Component, Place, Slot, Text, TokenizerFiles, folder, keys};
 use crate::bind::alias::{Kind, Reads};
 use crate::bind::{self, alias};
 use crate::gguf::{Gguf, Metadata};
+use crate::index::failed_text;
 use crate::text::{
     TokenizerConfig, clip_tokenizer_json, openai_clip_tokenizer_json, t5_spiece_json, t5_tokenizer_json,
 };
@@ -113,7 +114,7 @@ fn kinds(reads: Reads) -> &'static str {
 fn in_file(path: &Path, slot: &Slot, reads: Reads, rows: Option<usize>) -> Result<Option<TokenizerFiles>> {
     let mut start = Vec::new();
     let (opened, _) = file::open(path)?;
-    opened.take(64).read_to_end(&mut start).map_err(|source| Error::io("read", path, source))?;
+    opened.take(4096).read_to_end(&mut start).map_err(|source| Error::io("read", path, source))?;
     if let Some(error) = failed_text(path, &start) {
         return Err(error);
     }

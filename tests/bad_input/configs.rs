@@ -11,11 +11,11 @@ use crate::requests::small;
 #[test]
 fn more_layers_than_weights() {
     for (component, key, missing) in [
-        ("transformer", "num_layers", "double_blocks.1."),
-        ("transformer", "num_single_layers", "single_blocks.3."),
-        ("text_encoder", "num_hidden_layers", "layers.2."),
-        ("text_encoder_2", "num_layers", "enc.blk.3."),
-        ("vae", "layers_per_block", "block.2."),
+        ("transformer", "num_layers", "missing: transformer_blocks.1."),
+        ("transformer", "num_single_layers", "missing: single_transformer_blocks.3."),
+        ("text_encoder", "num_hidden_layers", "missing: encoder.layers.2."),
+        ("text_encoder_2", "num_layers", "missing: encoder.block.3."),
+        ("vae", "layers_per_block", "_blocks."),
     ] {
         let disk = Disk::new();
         disk.edit(&format!("{component}/config.json"), |config| {

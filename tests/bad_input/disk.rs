@@ -129,20 +129,24 @@ impl Disk {
 
     /// Changes the tensors of a component's file.
     pub(crate) fn edit_tensors(&self, component: &str, change: impl FnOnce(&mut Tensors)) {
-        let name = weights_of(component);
-        let bytes = fs::read(self.path(&name)).unwrap();
-        let mut tensors: Tensors = SafeTensors::deserialize(&bytes)
-            .unwrap()
-            .iter()
-            .map(|(name, view)| (name.to_owned(), Tensor::of(&view)))
-            .collect();
-        change(&mut tensors);
-        fs::remove_file(self.path(&name)).unwrap();
-        let views = tensors.iter().map(|(name, Tensor { dtype, shape, bytes })| {
-            (name.as_str(), TensorView::new(*dtype, shape.clone(), bytes).unwrap())
-        });
-        serialize_to_file(views, None, &self.path(&name)).unwrap();
+        edit_file(&self.path(&weights_of(component)), change);
     }
+}
+
+/// Changes the tensors of the safetensors file at `path`; a link's other end stays as it is.
+pub(crate) fn edit_file(path: &Path, change: impl FnOnce(&mut Tensors)) {
+    let bytes = fs::read(path).unwrap();
+    let mut tensors: Tensors = SafeTensors::deserialize(&bytes)
+        .unwrap()
+        .iter()
+        .map(|(name, view)| (name.to_owned(), Tensor::of(&view)))
+        .collect();
+    change(&mut tensors);
+    fs::remove_file(path).unwrap();
+    let views = tensors.iter().map(|(name, Tensor { dtype, shape, bytes })| {
+        (name.as_str(), TensorView::new(*dtype, shape.clone(), bytes).unwrap())
+    });
+    serialize_to_file(views, None, path).unwrap();
 }
 
 /// The weights of a component, relative to the model.

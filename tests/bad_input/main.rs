@@ -11,6 +11,7 @@ mod directories;
 mod disk;
 mod folders;
 mod layouts;
+mod loose;
 mod pictures;
 mod requests;
 mod special;

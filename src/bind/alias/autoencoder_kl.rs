@@ -2,6 +2,7 @@
 //! others again.
 
 use super::{Alternative, Follows, Kind, Part, Sign};
+use crate::index::Index;
 
 /// The KL autoencoder, as files know it.
 pub static KIND: Kind = Kind {
@@ -10,13 +11,27 @@ pub static KIND: Kind = Kind {
     signs: &[
         Sign::named("decoder.up.0.block.0.", "original names"),
         Sign::named("decoder.up_blocks.0.resnets.0.", "diffusers names"),
+        // Of files that lack their first block.
+        Sign::named("decoder.up.1.block.0.", "original names"),
+        Sign::named("decoder.up_blocks.1.resnets.0.", "diffusers names"),
     ],
     also: &[],
+    beside: &["loss.", "model_ema."],
     highlights: &["latent_channels", "block_out_channels", "norm_num_groups", "scaling_factor", "shift_factor"],
     // Its colours are sensitive, and it is small.
     follows: Follows::Half,
     reads: None,
 };
+
+/// More levels than any autoencoder has.
+const MOST_LEVELS: usize = 16;
+
+/// How many levels the decoder under `prefix` of `index` has if its names are diffusers'; 1 if they are others, which do not
+/// depend on it.
+pub fn levels(index: &Index, prefix: &str) -> usize {
+    let block = |level: &usize| index.has(&format!("{prefix}decoder.up_blocks.{level}.resnets.0.conv1.weight"));
+    (0..MOST_LEVELS).rev().find(block).map_or(1, |last| last + 1)
+}
 
 /// The [`Aliases`](super::Aliases) of an autoencoder of `levels` levels: diffusers counts the decoder's from the other end.
 pub fn aliases(levels: usize) -> impl Fn(&str) -> Vec<Alternative> {

@@ -11,7 +11,16 @@ pub static KIND: Kind = Kind {
         // transformers 5 leaves out the first part of the names.
         Sign::new("embeddings.token_embedding.weight"),
     ],
-    also: &[],
+    also: &["vision_model.embeddings.patch_embedding."],
+    beside: &[
+        "vision_model.",
+        "visual_projection.",
+        "logit_scale",
+        "text_projection",
+        "text_model.text_projection",
+        "text_model.embeddings.position_ids",
+        "embeddings.position_ids",
+    ],
     highlights: &[
         "num_hidden_layers",
         "hidden_size",

@@ -9,8 +9,12 @@ pub static KIND: Kind = Kind {
     signs: &[
         Sign::named("double_blocks.0.img_attn.qkv.weight", "original names"),
         Sign::named("single_transformer_blocks.0.norm.linear.weight", "diffusers names"),
+        // Of files that lack their first block.
+        Sign::named("single_blocks.0.linear1.weight", "original names"),
+        Sign::named("single_transformer_blocks.1.norm.linear.weight", "diffusers names"),
     ],
     also: &["transformer_blocks.0.ff_context."],
+    beside: &[],
     highlights: &[
         "num_layers",
         "num_single_layers",
@@ -28,7 +32,29 @@ pub static KIND: Kind = Kind {
 
 /// See [`Aliases`](super::Aliases).
 pub fn aliases(name: &str) -> Vec<Alternative> {
-    std::iter::once(vec![Part::all(name)]).chain(diffusers(name)).collect()
+    let own = std::iter::once(name.to_owned()).chain(repacked(name)).map(|name| vec![Part::all(name)]);
+    own.chain(fused(name)).chain(diffusers(name)).collect()
+}
+
+/// What ComfyUI calls the scales of norms, in files that it saved since early 2026.
+fn repacked(name: &str) -> Option<String> {
+    Some(format!("{}.weight", name.strip_suffix(".scale")?))
+}
+
+/// The parts in diffusers' layout after its `fuse_qkv_projections`, with queries, keys and values in one.
+fn fused(name: &str) -> Option<Alternative> {
+    let (path, kind) = name.rsplit_once('.')?;
+    if let Some((block, layer)) = path.strip_prefix("double_blocks.").and_then(|rest| rest.split_once('.')) {
+        let theirs = match layer {
+            "img_attn.qkv" => "to_qkv",
+            "txt_attn.qkv" => "to_added_qkv",
+            _ => return None,
+        };
+        return Some(vec![Part::all(format!("transformer_blocks.{block}.attn.{theirs}.{kind}"))]);
+    }
+    let block = path.strip_prefix("single_blocks.")?.strip_suffix(".linear1")?;
+    let parts = ["attn.to_qkv", "proj_mlp"];
+    Some(parts.map(|part| Part::all(format!("single_transformer_blocks.{block}.{part}.{kind}"))).into())
 }
 
 /// The parts in diffusers' layout, which has queries, keys and values apart, and scale before shift at the end.
@@ -122,6 +148,20 @@ mod tests {
             ["transformer_blocks.0.attn.norm_added_k.weight"]
         );
         assert_eq!(in_diffusers("guidance_in.out_layer.weight"), ["time_text_embed.guidance_embedder.linear_2.weight"]);
+    }
+
+    #[test]
+    fn scales_and_queries_have_more_names() {
+        let all = |name: &str| -> Vec<Vec<String>> {
+            aliases(name).into_iter().map(|parts| parts.into_iter().map(|part| part.name).collect()).collect()
+        };
+        let norm = "single_blocks.7.norm.query_norm";
+        assert_eq!(all(&format!("{norm}.scale"))[..2], [[format!("{norm}.scale")], [format!("{norm}.weight")]]);
+        let fused = all("double_blocks.0.txt_attn.qkv.bias");
+        assert_eq!(fused[1], ["transformer_blocks.0.attn.to_added_qkv.bias"]);
+        let single = ["single_transformer_blocks.3.attn.to_qkv.weight", "single_transformer_blocks.3.proj_mlp.weight"];
+        assert_eq!(all("single_blocks.3.linear1.weight")[1], single);
+        assert_eq!(all("img_in.weight").len(), 2);
     }
 
     #[test]

@@ -54,10 +54,12 @@ pub struct Kind {
     pub words: &'static str,
     /// What it is called in a list of what a file holds.
     pub what: &'static str,
-    /// Tensors that all files with such a network have, one for each naming; the first that a file has decides.
+    /// Tensors that files with such a network have, of each naming; the first that a file has decides.
     pub signs: &'static [Sign],
     /// Signs of other networks that this kind has as well, and that therefore say nothing beside its own.
     pub also: &'static [&'static str],
+    /// How names of tensors begin, behind the prefix, that whole models of its kind have besides: a vision tower, a decoder.
+    pub beside: &'static [&'static str],
     /// The settings that `inspect` shows.
     pub highlights: &'static [&'static str],
     /// Its type beside a quantized denoiser.
@@ -73,6 +75,16 @@ impl PartialEq for Kind {
 }
 
 impl Eq for Kind {}
+
+/// Marks that tools leave in files of any kind.
+const MARKS: [&str; 3] = ["scaled_fp8", "__x0__", "__index_timestep_zero__"];
+
+impl Kind {
+    /// Whether files of this kind rightly have a tensor that is called `own` behind its prefix, though no weight is read from it.
+    pub fn has_beside(&self, own: &str) -> bool {
+        MARKS.contains(&own) || self.beside.iter().any(|start| own.starts_with(start))
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -9,8 +9,24 @@ pub static KIND: Kind = Kind {
     signs: &[
         Sign::named("encoder.block.0.layer.0.SelfAttention.q.weight", "transformers names"),
         Sign::named("enc.blk.0.attn_q.weight", "llama.cpp names"),
+        // Of files that lack their first block.
+        Sign::named("encoder.block.1.layer.0.SelfAttention.q.weight", "transformers names"),
+        Sign::named("enc.blk.1.attn_q.weight", "llama.cpp names"),
+        // An encoder that was saved by itself.
+        Sign::named("block.0.layer.0.SelfAttention.q.weight", "transformers names"),
     ],
     also: &["token_embd.weight"],
+    beside: &[
+        "decoder.",
+        "dec.",
+        "lm_head.",
+        "output.weight",
+        "spiece_model",
+        // The table of tokens, which files hold under one or two names.
+        "shared.",
+        "encoder.embed_tokens.",
+        "embed_tokens.",
+    ],
     highlights: &["num_layers", "d_model", "num_heads", "d_ff", "feed_forward_proj", "vocab_size"],
     follows: Follows::Text,
     reads: Some(Reads::T5),
@@ -18,20 +34,31 @@ pub static KIND: Kind = Kind {
 
 /// See [`Aliases`](super::Aliases).
 pub fn aliases(canonical: &str) -> Vec<Alternative> {
-    let checkpoints = match canonical {
-        // Tied: files hold either or both.
-        "token_embd.weight" => vec!["shared.weight".into(), "encoder.embed_tokens.weight".into()],
-        "enc.output_norm.weight" => vec!["encoder.final_layer_norm.weight".into()],
-        _ => in_block(canonical).into_iter().collect(),
-    };
-    std::iter::once(canonical.to_owned()).chain(checkpoints).map(|name| vec![Part::all(name)]).collect()
+    let mut names = vec![canonical.to_owned()];
+    // Tied: files hold either or both.
+    if canonical == "token_embd.weight" {
+        names.push("shared.weight".into());
+    }
+    if let Some(name) = in_transformers(canonical) {
+        names.extend([format!("encoder.{name}"), name]);
+    }
+    names.into_iter().map(|name| vec![Part::all(name)]).collect()
 }
 
-/// The name in transformers of a weight of a block, `enc.blk.3.attn_q.weight`.
+/// The name in transformers' encoder.
+fn in_transformers(canonical: &str) -> Option<String> {
+    match canonical {
+        "token_embd.weight" => Some("embed_tokens.weight".into()),
+        "enc.output_norm.weight" => Some("final_layer_norm.weight".into()),
+        _ => in_block(canonical),
+    }
+}
+
+/// The name in transformers' encoder of a weight of a block, `enc.blk.3.attn_q.weight`.
 fn in_block(canonical: &str) -> Option<String> {
     let (block, weight) = canonical.strip_prefix("enc.blk.")?.split_once('.')?;
     let (_, name) = WEIGHTS.iter().find(|(ours, _)| weight.strip_suffix(".weight") == Some(ours))?;
-    Some(format!("encoder.block.{block}.{name}.weight"))
+    Some(format!("block.{block}.{name}.weight"))
 }
 
 /// What llama.cpp and transformers call the weights of a block.
@@ -58,7 +85,8 @@ mod tests {
 
     #[test]
     fn blocks_have_both_kinds_of_names() {
-        let q = ["enc.blk.12.attn_q.weight", "encoder.block.12.layer.0.SelfAttention.q.weight"];
+        let theirs = "block.12.layer.0.SelfAttention.q.weight";
+        let q = ["enc.blk.12.attn_q.weight", &format!("encoder.{theirs}"), theirs];
         assert_eq!(names("enc.blk.12.attn_q.weight"), q);
         let down = ["enc.blk.0.ffn_down.weight", "encoder.block.0.layer.1.DenseReluDense.wo.weight"];
         assert_eq!(names("enc.blk.0.ffn_down.weight")[..2], down);

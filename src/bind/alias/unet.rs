@@ -11,6 +11,7 @@ pub static KIND: Kind = Kind {
         Sign::named("down_blocks.0.resnets.0.time_emb_proj.weight", "diffusers names"),
     ],
     also: &["mid_block.attentions.0.transformer_blocks."],
+    beside: &[],
     highlights: &[
         "in_channels",
         "block_out_channels",

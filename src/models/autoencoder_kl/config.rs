@@ -108,7 +108,9 @@ impl Config {
         let in_channels = if encoder { shapes.dims("encoder.conv_in.weight")?[2] } else { out_channels };
         let (side, more) = if encoder { ("encoder.down", 0) } else { ("decoder.up", 1) };
         let kernel = |level, block| format!("{side}.{level}.block.{block}.conv1.weight");
-        let levels = shapes.count(|level| kernel(level, 0));
+        // A level that one side lacks is missed later.
+        let levels = shapes.count(|level| format!("decoder.up.{level}.block.0.conv1.weight"));
+        let levels = levels.max(shapes.count(|level| kernel(level, 0)));
         let channels = |level| Ok(shapes.dims(&kernel(level, 0))?[3]);
         let (scaling_factor, shift_factor) = match latent_channels {
             16 => SIXTEEN_CHANNELS,

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
-use crate::models::config;
+use crate::models::config::{self, Shapes};
 use crate::tensor::Shape;
 
 /// Hyperparameters, named as in diffusers' `config.json`.
@@ -75,28 +75,33 @@ impl Config {
         Ok(config)
     }
 
-    /// Read off the weights of a file without a configuration. `shape` gives the shape of a canonical name.
-    pub fn from_shapes(shape: impl Fn(&str) -> Option<Shape>) -> Option<Config> {
-        let count =
-            |block: &str, weight: &str| (0..).take_while(|i| shape(&format!("{block}.{i}.{weight}")).is_some()).count();
-        let extents = |name: &str| shape(name).map(|shape| shape.dims());
-        let [in_channels, hidden, ..] = extents("img_in.weight")?;
-        let [_, out_channels, ..] = extents("final_layer.linear.weight")?;
-        let head = extents("double_blocks.0.img_attn.norm.query_norm.scale")
-            .or_else(|| extents("single_blocks.0.norm.query_norm.scale"))?[0];
-        Some(Config {
+    /// Reads the sizes off the weights in the file `origin`, where `shape_of` gives the shape of a canonical name.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`](crate::Error::Mismatch) where a weight is missing, and those of [`validate`](Config::validate).
+    pub fn from_shapes(shape_of: impl Fn(&str) -> Option<Shape>, origin: &Path) -> Result<Config> {
+        const DOUBLE: &str = "double_blocks.0.img_attn.norm.query_norm.scale";
+        const SINGLE: &str = "single_blocks.0.norm.query_norm.scale";
+        let shapes = Shapes::new(&shape_of, origin);
+        let [in_channels, hidden, ..] = shapes.dims("img_in.weight")?;
+        let [_, out_channels, ..] = shapes.dims("final_layer.linear.weight")?;
+        // Files without blocks of one kind have lost them.
+        let ([head, ..], _) = (shapes.dims(DOUBLE)?, shapes.dims(SINGLE)?);
+        let config = Config {
             in_channels,
             out_channels: (out_channels != in_channels).then_some(out_channels),
-            num_layers: count("double_blocks", "img_attn.qkv.weight"),
-            num_single_layers: count("single_blocks", "linear1.weight"),
+            num_layers: shapes.count(|i| format!("double_blocks.{i}.img_attn.qkv.weight")),
+            num_single_layers: shapes.count(|i| format!("single_blocks.{i}.linear1.weight")),
             attention_head_dim: head,
-            num_attention_heads: hidden / head,
-            joint_attention_dim: extents("txt_in.weight")?[0],
-            pooled_projection_dim: extents("vector_in.in_layer.weight")?[0],
-            guidance_embeds: shape("guidance_in.in_layer.weight").is_some(),
+            num_attention_heads: hidden / head, // extents are never 0
+            joint_attention_dim: shapes.dims("txt_in.weight")?[0],
+            pooled_projection_dim: shapes.dims("vector_in.in_layer.weight")?[0],
+            guidance_embeds: shapes.has("guidance_in.in_layer.weight"),
             axes_dims_rope: vec![head / 8, head * 7 / 16, head * 7 / 16],
             patch_size: 1,
-        })
+        };
+        config.validate(origin)?;
+        Ok(config)
     }
 
     /// `D`.

@@ -330,20 +330,19 @@ impl Levels {
         let depth = |at: &str| shapes.count(|i| format!("{at}.transformer_blocks.{i}.norm1.weight"));
         let mut levels = Levels { channels: vec![first], attends: vec![false], depths: vec![1], layers: 0 };
         let mut blocks = 0;
-        for n in 1..MOST_LAYERS {
+        let kernel = |n: usize| format!("input_blocks.{n}.0.in_layers.2.weight");
+        // By two of its weights, so that a block that lacks one is missed.
+        let end = shapes.count(kernel).max(shapes.count(|n| format!("input_blocks.{n}.0.out_layers.3.weight")));
+        for n in 1..end {
             if shapes.has(&format!("input_blocks.{n}.0.op.weight")) {
                 levels.channels.push(0);
                 levels.attends.push(false);
                 levels.depths.push(1);
                 continue;
             }
-            let kernel = format!("input_blocks.{n}.0.in_layers.2.weight");
-            if !shapes.has(&kernel) {
-                break;
-            }
             blocks += 1;
             let last = levels.channels.len() - 1;
-            levels.channels[last] = shapes.dims(&kernel)?[3];
+            levels.channels[last] = shapes.dims(&kernel(n))?[3];
             let found = depth(&format!("input_blocks.{n}.1"));
             levels.attends[last] = found > 0;
             levels.depths[last] = found.max(1);
