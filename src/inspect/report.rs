@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use crate::bind::alias::Kind;
 use crate::gguf::{Metadata, Value};
 use crate::index::{FileTensor, Index, Other};
-use crate::pipeline::{self, Additions, Opened, Reader};
-use crate::source::{Component, Layout, Place, Source, Text, keys, recognise, unused};
+use crate::pipeline::{self, Additions, FAMILIES, Opened, Reader};
+use crate::source::{Component, Layout, Place, Source, Text, keys, kinds_in, not_run, recognise, unused};
 use crate::{Error, json};
 use serde::Serialize;
 use serde_json::{Map, Value as Json};
@@ -163,10 +165,14 @@ impl Report {
                 report.kind = "gguf";
                 report.architecture = gguf.metadata.string(keys::ARCHITECTURE).ok().flatten().map(str::to_owned);
                 report.metadata = gguf.metadata.iter().map(|(key, value)| (key, shown(value))).collect();
+                report.try_parts(&gguf.index);
             }
-            Subject::Safetensors { metadata, .. } => {
+            Subject::Safetensors { metadata, index } => {
                 report.metadata = metadata.iter().map(|(key, text)| (key, Json::from(shortened(text)))).collect();
                 report.describe_lora();
+                if report.lora.is_none() {
+                    report.try_parts(index);
+                }
             }
         }
         if report.components.is_empty() {
@@ -235,6 +241,25 @@ impl Report {
         match LoraReport::of(&self.path) {
             Ok(lora) => self.lora = lora,
             Err(error) => self.problem(&error),
+        }
+    }
+
+    /// What would be said where the networks in `index` are used as parts of a model.
+    fn try_parts(&mut self, index: &Index) {
+        let kinds: Vec<(&Kind, String)> = kinds_in(index).collect();
+        if kinds.is_empty()
+            && let Some(error) = not_run(&self.path, index)
+        {
+            self.problem(&error);
+        }
+        let index = Arc::new(index.clone());
+        for (kind, prefix) in kinds {
+            let mut places = FAMILIES.iter().flat_map(|family| family.places);
+            let Some(place) = places.find(|place| place.kind == kind) else { continue };
+            let component = Component::lone(&self.path, &index, prefix, place.slot);
+            if let Err(error) = component.and_then(|component| (place.load)(&component)) {
+                self.problem(&error);
+            }
         }
     }
 

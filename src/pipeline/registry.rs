@@ -2,7 +2,7 @@
 
 use super::opened::{Additions, Denoiser, Family, Opened};
 use super::{flux, sd, sdxl};
-use crate::source::{Layout, Networks, Place, Slot, Source};
+use crate::source::{Layout, Networks, Place, Slot, Source, pipeline_not_run};
 use crate::{Error, Result};
 
 /// Every family that pinhole runs. Those with marks stand before those of the same kind without.
@@ -76,7 +76,12 @@ fn unknown(source: &Source, says: &str) -> Error {
     let (names, found) = match source.layout {
         Layout::Diffusers => {
             let classes = FAMILIES.iter().flat_map(|family| family.classes).copied().collect::<Vec<_>>();
-            (classes, format!("a diffusers directory of a {says}"))
+            let found = format!("a diffusers directory of a {says}");
+            if let Some((what, instead)) = pipeline_not_run(says) {
+                let (found, hint) = (format!("{found}, {what}"), format!("{instead}; {}", runs(&classes)));
+                return Error::NotAModel { path: source.path.clone(), found, hint: Some(hint) };
+            }
+            (classes, found)
         }
         _ => {
             let names = FAMILIES.iter().map(|family| family.name).collect::<Vec<_>>();
@@ -87,6 +92,9 @@ fn unknown(source: &Source, says: &str) -> Error {
             (names, found)
         }
     };
-    let hint = Some(format!("this version runs: {}", names.join(", ")));
-    Error::NotAModel { path: source.path.clone(), found, hint }
+    Error::NotAModel { path: source.path.clone(), found, hint: Some(runs(&names)) }
+}
+
+fn runs(names: &[&str]) -> String {
+    format!("this version runs: {}", names.join(", "))
 }

@@ -216,11 +216,11 @@ fn require(component: &Component, kind: &Kind) -> Result<()> {
 /// The networks in one file.
 pub(super) fn open_file(file: WeightFile) -> Result<Source> {
     if file.kinds().next().is_none() {
-        return Err(Error::NotAModel {
+        return Err(recognise::not_run(&file.path, &file.index).unwrap_or_else(|| Error::NotAModel {
             path: file.path.clone(),
             found: file.holds(),
             hint: Some("`pinhole inspect` says more".into()),
-        });
+        }));
     }
     let mut source = Source::empty(&file.path, Layout::Files);
     source.loose.push(Arc::new(file));

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use super::{Component, HasModel, Network, Networks, Part, Text};
+use super::{Component, HasModel, Network, Networks, Part, Text, packing, strangers};
 use crate::bind;
-use crate::bind::alias::{self, Aliases};
+use crate::bind::alias::{self, Aliases, Kind};
 use crate::models::autoencoder_kl::{self, Decoder, Encoder};
 use crate::models::clip::{self, Clip, Output};
 use crate::models::flux::{self, Flux};
@@ -35,6 +35,12 @@ fn shapes<'a>(component: &'a Component, aliases: Aliases<'a>) -> impl Fn(&str) -
     move |name| bind::shape_of(&component.index, &component.prefix, aliases, name)
 }
 
+/// Refuses a `component` that is like a network of `kind` and another, or packed in a way that is not read.
+fn runnable(component: &Component, kind: &Kind) -> Result<()> {
+    strangers::refuse(component, kind)?;
+    packing::refuse(component)
+}
+
 /// What reading settings off the shapes of `component` returned; a weight that is missing has the name that its file would give it.
 fn read_off<C>(read: Result<C>, component: &Component, aliases: Aliases<'_>) -> Result<C> {
     let Component { index, prefix, origin, .. } = component;
@@ -47,8 +53,10 @@ fn read_off<C>(read: Result<C>, component: &Component, aliases: Aliases<'_>) -> 
 /// The FLUX transformer of `component`.
 ///
 /// # Errors
-/// [`Error::Mismatch`] if weights are missing or of another shape, and what reading a configuration returns.
+/// [`Error::Mismatch`] if weights are missing or of another shape, [`Error::NotAModel`] for a network that is like it and not run
+/// and for weights that are packed in a way that is not read, and what reading a configuration returns.
 pub fn flux(component: &Component) -> Result<Part<Flux>> {
+    runnable(component, &alias::FLUX)?;
     let config = match &component.config {
         Some(Text { text, origin }) => flux::Config::from_json(text, origin)?,
         None => {
@@ -56,6 +64,7 @@ pub fn flux(component: &Component) -> Result<Part<Flux>> {
             read_off(config, component, &alias::flux)?
         }
     };
+    strangers::refuse_pictures_beside(&component.origin, config.in_channels, config.out_channels())?;
     let part = Part::new(Flux::new(&config)?, component, &alias::FLUX, alias::flux, &config)?;
     let part = part.without_strays(component)?;
     let derived = flux::Config::from_shapes(|name| part.shape(name), Path::new("")).ok();
@@ -67,6 +76,7 @@ pub fn flux(component: &Component) -> Result<Part<Flux>> {
 /// # Errors
 /// As [`flux()`].
 pub fn unet(component: &Component) -> Result<Part<Unet>> {
+    runnable(component, &alias::UNET)?;
     let config = match &component.config {
         Some(Text { text, origin }) => unet::Config::from_json(text, origin)?,
         // Files without a configuration have the original names, which do not depend on the layout.
@@ -75,6 +85,7 @@ pub fn unet(component: &Component) -> Result<Part<Unet>> {
             read_off(unet::Config::from_shapes(shapes(component, &aliases), &component.origin), component, &aliases)?
         }
     };
+    strangers::refuse_pictures_beside(&component.origin, config.in_channels, config.out_channels)?;
     let layout = alias::UnetLayout { layers_per_block: config.layers_per_block };
     let aliases = move |name: &str| alias::unet(layout, name);
     let part = Part::new(Unet::new(&config)?, component, &alias::UNET, aliases, &config)?.without_strays(component)?;
@@ -95,6 +106,7 @@ pub fn clip(component: &Component) -> Result<(Part<Clip>, clip::Config)> {
 /// # Errors
 /// As [`flux()`]; [`Error::Option`] if more layers are skipped than there are.
 pub fn clip_with(component: &Component, output: Output) -> Result<(Part<Clip>, clip::Config)> {
+    runnable(component, &alias::CLIP)?;
     let config = match &component.config {
         Some(Text { text, origin }) => clip::Config::from_json(text, origin)?,
         None => {
@@ -121,6 +133,7 @@ pub fn clip_with(component: &Component, output: Output) -> Result<(Part<Clip>, c
 /// # Errors
 /// As [`flux()`].
 pub fn t5(component: &Component) -> Result<(Part<T5>, t5::Config)> {
+    runnable(component, &alias::T5)?;
     let config = match &component.config {
         Some(Text { text, origin }) => t5::Config::from_json(text, origin)?,
         None => {
@@ -156,6 +169,7 @@ impl Networks for AutoencoderKl {
 /// # Errors
 /// As [`flux()`].
 pub fn autoencoder_kl(component: &Component) -> Result<AutoencoderKl> {
+    runnable(component, &alias::AUTOENCODER_KL)?;
     let config = match &component.config {
         Some(Text { text, origin }) => autoencoder_kl::Config::from_json(text, origin)?,
         None => {

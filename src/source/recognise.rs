@@ -1,33 +1,13 @@
 //! What weights belong to, by the names of their tensors: files are mislabelled, or carry no label at all.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
+use super::packing;
+use super::strangers::{self, STRANGERS, Stranger};
+use crate::Error;
 use crate::bind::alias::{KINDS, Kind, Sign};
 use crate::index::Index;
-
-/// A network that pinhole does not run, only to be described.
-struct Other {
-    /// How names of its tensors go on. It may stand anywhere in a name.
-    sign: &'static str,
-    /// What it is.
-    what: &'static str,
-    /// In whose words the names are, if that has to be said.
-    naming: &'static str,
-}
-
-const fn other(sign: &'static str, what: &'static str, naming: &'static str) -> Other {
-    Other { sign, what, naming }
-}
-
-/// From the files that people exchange. Of each network the first sign that is found decides.
-const OTHERS: &[Other] = &[
-    other("joint_blocks.0.", "Stable Diffusion 3 transformer", "original names"),
-    other("transformer_blocks.0.ff_context.", "MMDiT transformer", "diffusers names"),
-    other("blocks.0.cross_attn.k.weight", "Wan transformer", ""),
-    other("token_embd.weight", "language model", "llama.cpp names"),
-    other("lora_A.", "LoRA", ""),
-    other("lora_down.", "LoRA", ""),
-];
 
 /// The first sign of `kind` that a file with tensors of these names has, so that a shorter one does not find the same network
 /// under another prefix.
@@ -40,25 +20,47 @@ fn described(what: &str, naming: &str) -> String {
     if naming.is_empty() { what.to_owned() } else { format!("{what}, {naming}") }
 }
 
+/// A network in a file: what it is, and the stranger that it is.
+struct Found {
+    what: String,
+    stranger: Option<&'static Stranger>,
+}
+
+/// What a file with tensors of these names holds: networks of a kind that pinhole runs, then others.
+fn found<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Vec<Found> {
+    let shown = STRANGERS.iter().filter(|stranger| names.clone().any(|name| stranger.is_shown_by(name)));
+    let mut strangers: Vec<&Stranger> = shown.collect();
+    let mut all = Vec::new();
+    for kind in KINDS {
+        let Some(sign) = sign_of(kind, names.clone()) else { continue };
+        let stranger = strangers.iter().find(|stranger| stranger.passes_for(kind)).copied();
+        let what = stranger.map_or_else(|| described(kind.what, sign.naming), |stranger| stranger.what.to_owned());
+        all.push(Found { what, stranger });
+        // Signs of strangers that this kind has as well say nothing more.
+        strangers.retain(|stranger| {
+            !stranger.passes_for(kind) && !stranger.signs.iter().any(|sign| kind.also.contains(sign))
+        });
+    }
+    for stranger in strangers.into_iter().filter(|stranger| stranger.alone) {
+        all.push(Found { what: stranger.what.to_owned(), stranger: Some(stranger) });
+    }
+    all
+}
+
 /// What a file with tensors of these names holds: `T5 encoder, llama.cpp names`.
 pub fn recognise<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Vec<String> {
-    let (mut found, mut known) = (Vec::new(), Vec::new());
-    for kind in KINDS {
-        if let Some(sign) = sign_of(kind, names.clone()) {
-            found.push(described(kind.what, sign.naming));
-            known.push(*kind);
-        }
+    found(names).into_iter().map(|found| found.what).collect()
+}
+
+/// The error for what lies at `path`, with the tensors of `index`, if it holds something that pinhole does not run, or weights that
+/// are packed so that nothing else is recognised.
+pub fn not_run(path: &Path, index: &Index) -> Option<Error> {
+    let strangers = found(index.names()).into_iter().filter_map(|found| found.stranger);
+    let refused = strangers.into_iter().find_map(|stranger| Some((stranger.what, stranger.instead?)));
+    match refused {
+        Some((what, instead)) => Some(strangers::refusal(path, what, instead)),
+        None => packing::refusal(path, index, ""),
     }
-    let mut others: Vec<&str> = Vec::new();
-    for Other { sign, what, naming } in OTHERS {
-        let explained =
-            others.contains(what) || known.iter().any(|kind| kind.what == *what || kind.also.contains(sign));
-        if !explained && names.clone().any(|name| name.contains(sign)) {
-            found.push(described(what, naming));
-            others.push(what);
-        }
-    }
-    found
 }
 
 /// A network in a file.
@@ -67,6 +69,11 @@ pub(super) struct Recognised {
     pub(super) kind: &'static Kind,
     /// What stands before its names.
     pub(super) prefix: String,
+}
+
+/// The kinds of networks in `index`, each with what stands before its names.
+pub fn kinds_in(index: &Index) -> impl Iterator<Item = (&'static Kind, String)> {
+    parts(index).into_iter().map(|part| (part.kind, part.prefix))
 }
 
 /// The networks in `index`, with every prefix under which one is.
@@ -93,6 +100,16 @@ mod tests {
         ];
         let expected = ["FLUX transformer, original names", "autoencoder, original names"];
         assert_eq!(recognise(names.into_iter()), expected);
+    }
+
+    #[test]
+    fn relatives_are_not_taken_for_what_they_are_like() {
+        let chroma = ["double_blocks.0.img_attn.qkv.weight", "distilled_guidance_layer.in_proj.weight"];
+        assert_eq!(recognise(chroma.into_iter()), ["Chroma transformer"]);
+        let flux = ["single_transformer_blocks.0.norm.linear.weight", "transformer_blocks.0.ff_context.net.2.bias"];
+        assert_eq!(recognise(flux.into_iter()), ["FLUX transformer, diffusers names"]);
+        assert_eq!(recognise(flux[1..].iter().copied()), ["MMDiT transformer, diffusers names"]);
+        assert_eq!(recognise(["blocks.0.cross_attn.k.weight"].into_iter()), ["Wan transformer"]);
     }
 
     #[test]

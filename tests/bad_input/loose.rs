@@ -1,5 +1,7 @@
 //! Files without configurations, each given for its place: what they are, and what they lack, is seen by what they have.
 
+use std::path::{Path, PathBuf};
+
 use pinhole::Result;
 use pinhole::pipeline::Opened;
 use pinhole::source::{Files, Source};
@@ -103,6 +105,32 @@ fn a_block_of_a_unet_is_missing() {
 }
 
 #[test]
+fn unets_of_other_models_are_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("sd.safetensors");
+    let named = |change: &dyn Fn(&mut Tensors), what: &str| {
+        sd1::write_checkpoint(&path, &Golden::load("sd1"));
+        edit_file(&path, |tensors| change(tensors));
+        let opened = Source::open(&path).and_then(|source| pinhole::pipeline::open(&source));
+        refused!(NotAModel, opened, "sd.safetensors", what);
+    };
+    let with = |name: &'static str| {
+        move |tensors: &mut Tensors| {
+            let tensor = Tensor { dtype: Dtype::F32, shape: vec![1], bytes: vec![0; 4] };
+            tensors.insert(format!("model.diffusion_model.{name}"), tensor);
+        }
+    };
+    named(&with("label_emb.0.0.weight"), "Stable Diffusion XL");
+    named(&with("input_hint_block.0.weight"), "ControlNet");
+    let widened = |tensors: &mut Tensors| {
+        let Tensor { shape, bytes, .. } = tensors.get_mut("model.diffusion_model.input_blocks.0.0.weight").unwrap();
+        bytes.resize(bytes.len() / shape[1] * 9, 0);
+        shape[1] = 9;
+    };
+    named(&widened, "inpainting");
+}
+
+#[test]
 fn a_layer_that_is_missing_has_the_name_of_its_file() {
     for (component, weight) in [
         ("transformer", "x_embedder.weight"),
@@ -126,4 +154,136 @@ fn a_layer_that_is_missing_has_the_name_of_its_file() {
         tensors.insert("x_embedder.weight".into(), empty);
     });
     refused!(Mismatch, open(&disk), "transformer", "tensor `x_embedder.weight`", "extents of at least 1");
+}
+
+/// A transformer with `columns` in its first layer.
+fn widened(columns: usize) -> Disk {
+    changed("transformer", |tensors| {
+        let Tensor { shape, bytes, .. } = tensors.get_mut("x_embedder.weight").unwrap();
+        bytes.resize(bytes.len() / shape[1] * columns, 0);
+        shape[1] = columns;
+    })
+}
+
+#[test]
+fn models_like_flux_are_named() {
+    let named = |change: fn(&mut Tensors), what: &str| {
+        let disk = changed("transformer", change);
+        for opened in [open(&disk), disk.open(), open_with(Some(&Disk::new()), &disk, &["transformer"])] {
+            let error = refused!(NotAModel, opened, "transformer", what);
+            assert!(error.hint().unwrap().contains("FLUX.1") || error.hint().unwrap().contains("alone"));
+        }
+    };
+    fn add(tensors: &mut Tensors, name: &str) {
+        tensors.insert(name.to_owned(), Tensor { dtype: Dtype::F32, shape: vec![1], bytes: vec![0; 4] });
+    }
+    named(|tensors| add(tensors, "distilled_guidance_layer.in_proj.weight"), "Chroma");
+    named(|tensors| add(tensors, "double_stream_modulation_img.linear.weight"), "FLUX.2");
+    named(|tensors| add(tensors, "double_blocks.0.img_mlp.gate_proj.weight"), "Ovis");
+    named(|tensors| add(tensors, "controlnet_x_embedder.weight"), "ControlNet");
+    for (columns, what) in [(384, "FLUX.1 Fill"), (128, "Canny or Depth"), (196, "Flex.2")] {
+        let disk = widened(columns);
+        refused!(NotAModel, open(&disk), &weights_of("transformer"), what);
+        disk.edit("transformer/config.json", |config| {
+            config["in_channels"] = columns.into();
+            config["out_channels"] = 64.into();
+        });
+        refused!(NotAModel, disk.open(), "transformer", what);
+        refused!(NotAModel, open_with(Some(&Disk::new()), &disk, &["transformer"]), &weights_of("transformer"), what);
+    }
+    let disk = Disk::new();
+    disk.edit("model_index.json", |index| index["_class_name"] = "FluxFillPipeline".into());
+    let error = refused!(NotAModel, disk.open(), "FluxFillPipeline, FLUX.1 Fill");
+    assert!(error.hint().unwrap().contains("--mask"));
+}
+
+/// A packing, and the tensors that take the place of a matrix in it: how their names end, their type, their bytes.
+type Packing = (&'static str, &'static [(&'static str, Dtype, usize)]);
+
+const PACKINGS: [Packing; 6] = [
+    (
+        "bitsandbytes NF4",
+        &[
+            (".weight", Dtype::U8, 64),
+            (".weight.absmax", Dtype::U8, 8),
+            (".weight.quant_map", Dtype::F32, 64),
+            (".weight.quant_state.bitsandbytes__nf4", Dtype::U8, 32),
+        ],
+    ),
+    ("bitsandbytes int8", &[(".weight", Dtype::I8, 64), (".SCB", Dtype::F32, 8)]),
+    ("NVFP4", &[(".weight", Dtype::U8, 64), (".weight_scale", Dtype::F8_E4M3, 8), (".weight_scale_2", Dtype::F32, 4)]),
+    ("SVDQuant", &[(".qweight", Dtype::I8, 64), (".wscales", Dtype::BF16, 8), (".smooth", Dtype::BF16, 8)]),
+    ("GPTQ", &[(".qweight", Dtype::I32, 64), (".qzeros", Dtype::I32, 8), (".g_idx", Dtype::I32, 8)]),
+    ("quanto", &[(".weight._data", Dtype::I8, 64), (".weight._scale", Dtype::BF16, 8)]),
+];
+
+#[test]
+fn packed_weights_are_named() {
+    let matrices = [
+        ("transformer", "single_transformer_blocks.1.proj_mlp"),
+        ("text_encoder", "encoder.layers.1.mlp.fc1"),
+        ("text_encoder_2", "encoder.block.1.layer.1.DenseReluDense.wo"),
+    ];
+    for (packing, parts) in PACKINGS {
+        for (component, stem) in matrices {
+            let disk = changed(component, |tensors| {
+                tensors.remove(&format!("{stem}.weight")).unwrap();
+                for (end, dtype, bytes) in parts {
+                    let shape = vec![bytes * 8 / dtype.bitsize()];
+                    tensors.insert(format!("{stem}{end}"), Tensor { dtype: *dtype, shape, bytes: vec![1; *bytes] });
+                }
+            });
+            for opened in [open(&disk), disk.open()] {
+                let error = refused!(NotAModel, opened, component, packing, stem);
+                assert!(error.hint().unwrap().contains("GGUF"));
+            }
+        }
+    }
+}
+
+/// A scale in a format that is not read is no scale of 1.
+#[test]
+fn scales_that_cannot_be_read_are_not_passed_over() {
+    let stem = "single_transformer_blocks.1.proj_mlp";
+    let scaled = |name: &str, dtype: Dtype, bytes: usize| {
+        changed("transformer", |tensors| {
+            let weight = tensors.get_mut(&format!("{stem}.weight")).unwrap();
+            let numbers = weight.bytes.len() / 2;
+            *weight = Tensor { dtype: Dtype::F8_E4M3, shape: weight.shape.clone(), bytes: vec![0x38; numbers] };
+            let shape = vec![bytes * 8 / dtype.bitsize()];
+            tensors.insert(format!("{stem}.{name}"), Tensor { dtype, shape, bytes: vec![1; bytes] });
+        })
+    };
+    refused!(NotAModel, scaled("weight_scale", Dtype::F8_E8M0, 8).open(), "transformer", "MXFP8", stem);
+    let at = format!("tensor `{stem}.scale_weight`");
+    refused!(Mismatch, scaled("scale_weight", Dtype::C64, 8).open(), "transformer", &at, "C64");
+    refused!(Mismatch, scaled("scale_weight", Dtype::F32, 0).open(), "transformer", &at, "extents of at least 1");
+}
+
+/// Other networks are called what they are, in files by themselves.
+#[test]
+fn files_of_other_networks() {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |tensors: &[&str]| -> PathBuf {
+        let path = directory.path().join("file.safetensors");
+        let bytes = [0; 4];
+        let views = tensors
+            .iter()
+            .map(|name| (*name, safetensors::tensor::TensorView::new(Dtype::F32, vec![1], &bytes).unwrap()));
+        safetensors::serialize_to_file(views, None, &path).unwrap();
+        path
+    };
+    for (name, what) in [
+        ("model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight", "Stable Diffusion 3"),
+        ("blocks.0.cross_attn.norm_k.weight", "Wan"),
+        ("transformer_blocks.0.img_mod.1.weight", "Qwen-Image"),
+        ("cap_embedder.0.weight", "Z-Image"),
+    ] {
+        let path: &Path = &write(&[name]);
+        let error = refused!(NotAModel, Source::open(path), "file.safetensors", what, "does not run");
+        assert!(error.hint().unwrap().contains("FLUX.1"));
+    }
+    // Packed so that no matrix has its name.
+    let path = write(&["transformer_blocks.0.qkv_proj.qweight", "transformer_blocks.0.qkv_proj.wscales"]);
+    refused!(NotAModel, Source::open(&path), "file.safetensors", "SVDQuant");
 }

@@ -18,14 +18,61 @@ fn foreign_gguf() -> Vec<u8> {
 #[test]
 fn success() {
     let place = Workplace::new();
-    place.write("flux.gguf", &foreign_gguf());
-    place.write("ae.safetensors", &safetensors(&[("decoder.up.0.block.0.conv1.bias", &[3], &[1.0, 2.0, 3.0])]));
     place.write("vae/diffusion_pytorch_model.safetensors", &safetensors(&[("x", &[1, 2], &[1.0, 2.0])]));
     place.run(&["inspect", "mini"]).snapshot("inspect_mini");
+    place.run(&["inspect", "vae"]).snapshot("inspect_component_folder");
+}
+
+#[test]
+fn parts_that_are_not_whole() {
+    let place = Workplace::new();
+    place.write("flux.gguf", &foreign_gguf());
+    place.write("ae.safetensors", &safetensors(&[("decoder.up.0.block.0.conv1.bias", &[3], &[1.0, 2.0, 3.0])]));
     place.run(&["inspect", "flux.gguf", "--tensors"]).snapshot("inspect_foreign_gguf");
     place.run(&["inspect", "ae.safetensors", "--check"]).snapshot("inspect_safetensors");
-    place.run(&["inspect", "vae"]).snapshot("inspect_component_folder");
     place.run(&["inspect", "flux.gguf", "--json"]).snapshot("inspect_json");
+}
+
+#[test]
+fn tensors_that_no_weight_is_read_from_are_shown() {
+    let header = r#"{"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},
+        "scaled_fp8":{"dtype":"F8_E4M3","shape":[0],"data_offsets":[4,4]},
+        "packed":{"dtype":"F4","shape":[2,4],"data_offsets":[4,8]}}"#;
+    let place = Workplace::new();
+    let length = (header.len() as u64).to_le_bytes();
+    place.write("odd.safetensors", &[&length[..], header.as_bytes(), &[0; 8]].concat());
+    place.run(&["inspect", "odd.safetensors", "--tensors", "--check"]).snapshot("inspect_others");
+}
+
+#[test]
+fn what_is_not_run_is_a_problem() {
+    let place = Workplace::new();
+    let (qkv, numbers) = ("double_blocks.0.img_attn.qkv.weight", &[1.0, 2.0][..]);
+    let one = |names: &[&str]| {
+        let tensors: Vec<(&str, &[usize], &[f32])> = names.iter().map(|name| (*name, &[1, 2][..], numbers)).collect();
+        safetensors(&tensors)
+    };
+    let packed = format!("{qkv}.quant_state.bitsandbytes__nf4");
+    place.write("nf4.safetensors", &one(&[qkv, &packed]));
+    place.write("chroma.safetensors", &one(&[qkv, "distilled_guidance_layer.in_proj.weight"]));
+    place.write("sd3.safetensors", &one(&["joint_blocks.0.x_block.attn.qkv.weight"]));
+    let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0a\nsize 9524621312\n";
+    place.write("pointer.safetensors", pointer);
+    place.write("model/model_index.json", br#"{"_class_name": "FluxPipeline"}"#);
+    place.write("model/text_encoder_2/model.safetensors", pointer);
+    place.write("fill/model_index.json", br#"{"_class_name": "FluxFillPipeline"}"#);
+    for (name, path) in [
+        ("packed", "nf4.safetensors"),
+        ("relative", "chroma.safetensors"),
+        ("not_run", "sd3.safetensors"),
+        ("pointer", "pointer.safetensors"),
+        ("pointer_inside", "model"),
+        ("fill", "fill"),
+    ] {
+        let outcome = place.run(&["inspect", path]);
+        assert_eq!(outcome.code, 1, "{path}");
+        outcome.snapshot(&format!("inspect_{name}"));
+    }
 }
 
 #[test]

@@ -21,7 +21,7 @@ const PLACES: &[(&str, &str)] = &[
     ("src/bind/lora/keys.rs", "the table of spellings in LoRAs, by who wrote them and for what"),
     ("src/bind/lora/seems.rs", "the table of what a LoRA seems to be for"),
     ("src/source/networks.rs", "the list of loaders"),
-    ("src/source/recognise.rs", "the table of networks that are described and not run"),
+    ("src/source/strangers.rs", "the table of networks that are described and not run"),
     ("src/synthetic/flux.rs", "the family's own"),
     ("src/synthetic/sd.rs", "the family's own"),
     ("src/synthetic/mod.rs", "the list of models that can be made"),

@@ -1,0 +1,242 @@
+//! Models that pinhole does not run: how files show that they are of one, and what to take instead.
+
+use std::path::Path;
+
+use super::Component;
+use crate::bind::alias::{AUTOENCODER_KL, CLIP, FLUX, Kind, T5, UNET};
+use crate::{Error, Result};
+
+/// A network that pinhole does not run.
+pub(super) struct Stranger {
+    /// The kind of network whose signs it has as well.
+    like: Option<&'static Kind>,
+    /// Whether its own signs say what it is without those of that kind.
+    pub(super) alone: bool,
+    /// How names of its tensors go on behind a prefix, one for each naming.
+    pub(super) signs: &'static [&'static str],
+    /// What it is.
+    pub(super) what: &'static str,
+    /// What to take instead; `None` for one that is not mistaken for a model.
+    pub(super) instead: Option<&'static str>,
+}
+
+const fn like(
+    kind: &'static Kind,
+    signs: &'static [&'static str],
+    what: &'static str,
+    instead: &'static str,
+) -> Stranger {
+    Stranger { like: Some(kind), alone: false, signs, what, instead: Some(instead) }
+}
+
+const fn relative(
+    kind: &'static Kind,
+    signs: &'static [&'static str],
+    what: &'static str,
+    instead: &'static str,
+) -> Stranger {
+    Stranger { alone: true, ..like(kind, signs, what, instead) }
+}
+
+const fn other(signs: &'static [&'static str], what: &'static str, instead: &'static str) -> Stranger {
+    Stranger { like: None, alone: true, signs, what, instead: Some(instead) }
+}
+
+const fn beside(signs: &'static [&'static str], what: &'static str) -> Stranger {
+    Stranger { like: None, alone: true, signs, what, instead: None }
+}
+
+const FLUX_1: &str = "take FLUX.1-dev or FLUX.1-schnell";
+const SD_1: &str = "take Stable Diffusion 1";
+const RUNS: &str = "this version runs FLUX.1-dev, FLUX.1-schnell and Stable Diffusion 1";
+const ALONE: &str = "it goes beside a model, and this version runs none: take the model alone";
+
+/// From the files that people exchange. Of each network the first sign that is found decides; those that have signs of others come
+/// before them.
+pub(super) static STRANGERS: &[Stranger] = &[
+    other(&["early_stream_modulations.image."], "FLUX.3 transformer", FLUX_1),
+    relative(&FLUX, &["double_stream_modulation_img."], "FLUX.2 transformer", FLUX_1),
+    relative(
+        &FLUX,
+        &["double_blocks.0.img_mlp.gate_proj.", "context_embedder_norm."],
+        "Ovis-Image transformer",
+        FLUX_1,
+    ),
+    relative(&FLUX, &["nerf_image_embedder."], "Chroma Radiance transformer", FLUX_1),
+    relative(&FLUX, &["distilled_guidance_layer."], "Chroma transformer", FLUX_1),
+    relative(
+        &FLUX,
+        &["double_blocks.0.img_attn_q", "context_embedder.token_refiner."],
+        "HunyuanVideo transformer",
+        RUNS,
+    ),
+    relative(
+        &FLUX,
+        &["controlnet_x_embedder.", "controlnet_blocks.0.", "pos_embed_input."],
+        "ControlNet of FLUX.1",
+        ALONE,
+    ),
+    like(
+        &UNET,
+        &["input_hint_block.0.", "zero_convs.0.", "controlnet_cond_embedding.", "controlnet_down_blocks.0."],
+        "ControlNet of Stable Diffusion",
+        ALONE,
+    ),
+    like(&UNET, &["label_emb.0.0.", "add_embedding.linear_1."], "Stable Diffusion XL UNet", SD_1),
+    like(
+        &UNET,
+        &["input_blocks.1.0.time_stack.", "down_blocks.0.resnets.0.temporal_res_block."],
+        "Stable Video Diffusion UNet",
+        SD_1,
+    ),
+    like(&UNET, &["down_blocks.0.motion_modules.0."], "AnimateDiff UNet", SD_1),
+    like(&AUTOENCODER_KL, &["bn.running_mean"], "autoencoder of FLUX.2", "take FLUX.1's: ae.safetensors"),
+    like(
+        &AUTOENCODER_KL,
+        &["decoder.time_conv_out.", "decoder.up.0.block.0.time_stack."],
+        "video autoencoder",
+        "take one of pictures",
+    ),
+    like(&AUTOENCODER_KL, &["quantize.embedding."], "vector-quantized autoencoder", "take a KL autoencoder"),
+    like(&CLIP, &["text_model.head."], "SigLIP text encoder", "take CLIP-L: clip_l.safetensors"),
+    like(
+        &T5,
+        &["enc.blk.1.attn_rel_b.", "encoder.block.1.layer.0.SelfAttention.relative_attention_bias."],
+        "UMT5 encoder",
+        "take T5 v1.1 XXL: t5xxl_fp16.safetensors",
+    ),
+    other(&["txt_in.text_norm."], "Qwen-Image 2.1 transformer", RUNS),
+    other(&["transformer_blocks.0.img_mod.1."], "Qwen-Image transformer", RUNS),
+    other(&["cap_embedder.0."], "Z-Image or Lumina transformer", RUNS),
+    other(&["joint_blocks.0."], "Stable Diffusion 3 transformer", RUNS),
+    other(&["transformer_blocks.0.ff_context."], "MMDiT transformer, diffusers names", RUNS),
+    other(&["blocks.0.cross_attn.norm_k.weight", "blocks.0.cross_attn.k.weight"], "Wan transformer", RUNS),
+    other(&["llm_adapter.blocks.0."], "Anima transformer", RUNS),
+    other(&["txtfusion.projector."], "Krea 2 transformer", RUNS),
+    other(&["adaln_single.emb.timestep_embedder."], "PixArt or LTX transformer", RUNS),
+    other(&["double_stream_blocks.0."], "HiDream transformer", RUNS),
+    other(&["double_layers.0."], "AuraFlow transformer", RUNS),
+    other(&["decoder.middle.0.residual."], "autoencoder of Wan or Qwen-Image", "take FLUX.1's: ae.safetensors"),
+    other(
+        &["transformer.resblocks.0.attn.in_proj_weight"],
+        "CLIP text encoder, OpenCLIP names",
+        "take it with the names of transformers",
+    ),
+    other(&["decoder.layers.1.conv."], "tiny autoencoder", "take FLUX.1's: ae.safetensors"),
+    other(&["redux_up."], "Redux adapter of FLUX.1", ALONE),
+    other(&["ip_adapter.1.", "ip_adapter_proj_model.", "ip_adapter_double_stream_"], "IP-Adapter", ALONE),
+    other(&["pulid_ca.0.", "id_adapter_attn_layers.0."], "PuLID adapter", ALONE),
+    beside(&["vision_model.embeddings.patch_embedding."], "CLIP vision tower"),
+    beside(&["token_embd.weight"], "language model, llama.cpp names"),
+    beside(&["lora_A.", "lora_down."], "LoRA"),
+];
+
+impl Stranger {
+    /// Whether a tensor `name` is its sign, whatever stands before.
+    pub(super) fn is_shown_by(&self, name: &str) -> bool {
+        self.signs.iter().any(|sign| name.match_indices(sign).any(|(at, _)| at == 0 || name[..at].ends_with('.')))
+    }
+
+    /// Whether a tensor `name` is its sign behind `prefix`.
+    fn is_behind(&self, prefix: &str, name: &str) -> bool {
+        name.strip_prefix(prefix).is_some_and(|own| self.signs.iter().any(|sign| own.starts_with(sign)))
+    }
+
+    /// Whether it is in the place of a network of `kind`, whose signs it has.
+    pub(super) fn passes_for(&self, kind: &Kind) -> bool {
+        self.like.is_some_and(|like| like == kind)
+    }
+}
+
+/// Refuses a `component` that has the signs of `kind` and is something else.
+///
+/// # Errors
+/// [`Error::NotAModel`] saying what it is.
+pub(super) fn refuse(component: &Component, kind: &Kind) -> Result<()> {
+    let Component { index, prefix, origin, .. } = component;
+    for stranger in STRANGERS.iter().filter(|stranger| stranger.passes_for(kind)) {
+        if index.names().any(|name| stranger.is_behind(prefix, name)) {
+            return Err(refusal(origin, stranger.what, stranger.instead.unwrap_or(RUNS)));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses the denoiser at `origin` if it takes more channels than it gives: pictures beside the latents.
+///
+/// # Errors
+/// [`Error::NotAModel`] saying what it is.
+pub(super) fn refuse_pictures_beside(origin: &Path, taken: usize, given: usize) -> Result<()> {
+    let (what, instead) = match (taken, given) {
+        (384, 64) => (
+            "FLUX.1 Fill transformer, which takes a masked picture and its mask beside the latents",
+            "take FLUX.1-dev or FLUX.1-schnell: with --image and --mask they paint within a mask",
+        ),
+        (128, 64) => ("FLUX.1 Canny or Depth transformer, which takes a control picture beside the latents", FLUX_1),
+        (196, 64) => ("Flex.2 transformer, which takes a control picture and a mask beside the latents", FLUX_1),
+        (9, 4) => (
+            "UNet for inpainting, which takes a masked picture and its mask beside the latents",
+            "take a model of 4 channels: with --image and --mask it paints within a mask",
+        ),
+        (8, 4) => (
+            "UNet that edits pictures, as InstructPix2Pix does",
+            "take a model of 4 channels: with --image it changes a picture",
+        ),
+        (5, 4) => ("UNet that takes a map of depth beside the latents", "take a model of 4 channels"),
+        _ => return Ok(()),
+    };
+    Err(refusal(origin, what, instead))
+}
+
+pub(super) fn refusal(path: &Path, what: &str, instead: &str) -> Error {
+    let found = format!("it holds {what}, which this version does not run");
+    Error::NotAModel { path: path.to_owned(), found, hint: Some(instead.to_owned()) }
+}
+
+/// The class of a pipeline that pinhole does not run, what it is, and what to take instead.
+type Pipeline = (&'static str, &'static str, &'static str);
+
+const PIPELINES: &[Pipeline] = &[
+    ("FluxFillPipeline", "FLUX.1 Fill", "FLUX.1-dev with --image and --mask paints within a mask"),
+    ("FluxControlPipeline", "FLUX.1 Canny or Depth", FLUX_1),
+    ("FluxControlNetPipeline", "FLUX.1 with a ControlNet", "take the model alone"),
+    ("FluxKontextPipeline", "FLUX.1 Kontext", FLUX_1),
+    ("FluxPriorReduxPipeline", "FLUX.1 Redux", FLUX_1),
+    ("ChromaPipeline", "Chroma", FLUX_1),
+    ("Flux2Pipeline", "FLUX.2", FLUX_1),
+    ("Flux2KleinPipeline", "FLUX.2 klein", FLUX_1),
+    ("OvisImagePipeline", "Ovis-Image", FLUX_1),
+    ("StableDiffusionInstructPix2PixPipeline", "InstructPix2Pix", "Stable Diffusion 1 with --image changes a picture"),
+    ("StableDiffusionControlNetPipeline", "Stable Diffusion with a ControlNet", "take the model alone"),
+];
+
+/// What the pipeline `class` of diffusers is, and what to take instead.
+pub fn pipeline(class: &str) -> Option<(&'static str, &'static str)> {
+    PIPELINES.iter().find(|(name, ..)| *name == class).map(|(_, what, instead)| (*what, *instead))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signs_stand_behind_a_prefix() {
+        let shown = |name: &str| {
+            let found = STRANGERS.iter().filter(|stranger| stranger.is_shown_by(name));
+            found.map(|stranger| stranger.what).collect::<Vec<_>>()
+        };
+        assert_eq!(shown("model.diffusion_model.distilled_guidance_layer.in_proj.weight"), ["Chroma transformer"]);
+        assert_eq!(shown("undistilled_guidance_layer.in_proj.weight"), [""; 0]);
+        assert_eq!(shown("double_blocks.0.img_attn.qkv.weight"), [""; 0]);
+    }
+
+    #[test]
+    fn transformers_that_take_pictures_are_named() {
+        let error = refuse_pictures_beside(Path::new("f"), 9, 4).unwrap_err();
+        assert!(error.to_string().contains("inpainting") && error.hint().unwrap().contains("--mask"));
+        let error = refuse_pictures_beside(Path::new("f"), 384, 64).unwrap_err();
+        assert!(error.to_string().contains("FLUX.1 Fill") && error.hint().unwrap().contains("--mask"));
+        assert!(refuse_pictures_beside(Path::new("f"), 64, 64).is_ok());
+    }
+}
