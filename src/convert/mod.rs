@@ -21,7 +21,7 @@ use pinhole_quant::recipe::{self, Fallback, FileType, Recipe};
 
 use crate::bind::Bound;
 use crate::bind::lora::{self, Merged};
-use crate::source::{Network, Slot, Source, unused};
+use crate::source::{Network, Slot, Source, left_over};
 use crate::tensor::Shape;
 use crate::weights::{Weight, WeightId};
 use crate::{Error, Result};
@@ -165,7 +165,7 @@ pub fn plan<'a>(source: &Source, networks: &[Network<'a>], options: impl Into<Op
     if let Some(pattern) = unmatched.first() {
         return Err(no_match(pattern, &tensors));
     }
-    let requantized = requantize::check(&tensors, &weights, options.allow_requantize, &source.path)?;
+    let requantized = requantize::check(&tensors, &weights, options.allow_requantize)?;
     let (mut metadata, alignment) = match options.target {
         Target::Bundle => (metadata::bundle(source, networks, options.types.denoiser()), BUNDLE_ALIGNMENT),
         Target::Component(slot) => (metadata::component(source, networks, slot, &types)?, COMPONENT_ALIGNMENT),
@@ -173,7 +173,7 @@ pub fn plan<'a>(source: &Source, networks: &[Network<'a>], options: impl Into<Op
     metadata.extend(metadata::merged(source, &loras));
     let specs: Vec<TensorSpec> = tensors.iter().map(spec).collect();
     let layout = Layout::new(&metadata, &specs, alignment).map_err(|error| invalid(source, &error))?;
-    let left_out = types.iter().flat_map(|(slot, _)| unused(networks, slot)).collect();
+    let left_out = types.iter().flat_map(|(slot, _)| left_over(networks, slot)).collect();
     let sources = sources(source, &loras);
     let total_bytes = layout.total_bytes();
     Ok(Plan { types, tensors, total_bytes, requantized, left_out, loras, layout, weights, merged, sources })

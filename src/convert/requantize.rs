@@ -4,7 +4,6 @@
 //! error to the first, and the result is worse than the same type made from the original.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use pinhole_quant::DType;
 
@@ -28,21 +27,16 @@ pub struct Requantized {
 ///
 /// # Errors
 /// [`Error::Mismatch`] where something is, and may not be.
-pub(super) fn check(
-    tensors: &[PlannedTensor],
-    weights: &[Planned<'_>],
-    allowed: bool,
-    origin: &Path,
-) -> Result<Vec<Requantized>> {
+pub(super) fn check(tensors: &[PlannedTensor], weights: &[Planned<'_>], allowed: bool) -> Result<Vec<Requantized>> {
     let mut counts = BTreeMap::new();
     let mut first = None;
     for (tensor, Planned { bound, id, merged }) in tensors.iter().zip(weights) {
         if let Some(from) = bound.pieces(*id).iter().find_map(|piece| lossy(piece, tensor.to, merged.is_some())) {
             *counts.entry((from, tensor.to)).or_insert(0) += 1;
-            first.get_or_insert((tensor, from));
+            first.get_or_insert((tensor, from, bound.origin()));
         }
     }
-    if let (Some((tensor, from)), false) = (first, allowed) {
+    if let (Some((tensor, from, origin)), false) = (first, allowed) {
         let count: usize = counts.values().sum();
         let more = if count > 1 { format!(" (and {} more)", count - 1) } else { String::new() };
         let expected = format!("f32, f16, bf16, q8_0 or 8-bit floats to make {} of", tensor.to);

@@ -1,5 +1,6 @@
 //! Text encoders that families share.
 
+use super::fit;
 use super::opened::Reader;
 use super::run::{Run, Running, finite};
 use crate::models::clip::{self, Output, causal_mask};
@@ -9,7 +10,6 @@ use crate::plan::{Phase, Runs};
 use crate::source::{Part, Slot, Source, Text, TokenizerFiles, networks};
 use crate::stage::{Cadence, Dims, Symbol};
 use crate::text::{ClipTokenizer, Encoded, T5Tokenizer, TokenizerConfig};
-use crate::{Error, Result};
 
 /// The tokenizer of the text encoder at `slot`, with its configuration.
 fn tokenizer<'a>(source: &'a Source, slot: &Slot) -> Result<(&'a TokenizerFiles, TokenizerConfig)> {
@@ -19,17 +19,6 @@ fn tokenizer<'a>(source: &'a Source, slot: &Slot) -> Result<(&'a TokenizerFiles,
         None => TokenizerConfig::default(),
     };
     Ok((files, config))
-}
-
-/// Refuses a network with fewer rows or positions than its tokenizer needs.
-fn covers(source: &Source, pairs: &[(&str, usize, usize)]) -> Result<()> {
-    for (what, has, needs) in pairs {
-        if has < needs {
-            let expected = format!("at least {needs}, which the tokenizer needs");
-            return Err(Error::mismatch(&source.path, *what, expected, has.to_string()));
-        }
-    }
-    Ok(())
 }
 
 /// What the only CLIP of a model is called in messages.
@@ -67,9 +56,9 @@ impl ClipEncoder {
 
     /// Refuses a network that its tokenizer does not fit.
     pub(super) fn check(&self, source: &Source) -> Result<()> {
-        let ClipEncoder { config, tokenizer, vocabulary, .. } = self;
-        let rows = ("rows of CLIP's token embedding", config.vocab_size, *vocabulary);
-        covers(source, &[rows, ("CLIP's positions", config.max_position_embeddings, tokenizer.length())])
+        let ClipEncoder { part, config, tokenizer, vocabulary } = self;
+        fit::at_least(source, part, "rows of CLIP's token embedding", config.vocab_size, *vocabulary)?;
+        fit::at_least(source, part, "positions of CLIP", config.max_position_embeddings, tokenizer.length())
     }
 
     /// The reader, called `name` in messages.
@@ -181,7 +170,8 @@ impl T5Encoder {
 
     /// Refuses a network that its tokenizer does not fit.
     pub(super) fn check(&self, source: &Source) -> Result<()> {
-        covers(source, &[("rows of T5's token embedding", self.config.vocab_size, self.vocabulary)])
+        let rows = "rows of T5's token embedding";
+        fit::at_least(source, &self.part, rows, self.config.vocab_size, self.vocabulary)
     }
 
     pub(super) fn reader(&self) -> Reader {

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::encoders::{CLIP_NAME, ClipEncoder, T5Encoder};
+use super::fit::{self, Side};
 use super::opened::{
     Additions, Autoencoder, Denoiser, Encoders, Family, Given, Opened, Reader, StepPorts, subject, texts,
 };
@@ -137,19 +138,17 @@ fn flow(scheduler: Scheduler, origin: &Path) -> Result<Scheduler> {
 /// Whether the parts fit together.
 fn check(source: &Source, transformer: &Part<Flux>, encoders: &FluxEncoders, vae: &AutoencoderKl) -> Result<()> {
     let (flux, FluxEncoders { clip, t5 }) = (transformer.net.config(), encoders);
-    let pairs = [
-        ("the width of CLIP and pooled_projection_dim", clip.config.hidden_size, flux.pooled_projection_dim),
-        ("the width of T5 and joint_attention_dim", t5.config.d_model, flux.joint_attention_dim),
-        ("four times the latent channels and in_channels", 4 * vae.channels(), flux.in_channels),
-        ("the channels that go into and come out of the transformer", flux.in_channels, flux.out_channels()),
-        ("the channels of a picture and 3", vae.config.out_channels, 3),
-        ("pixels to a latent and 8", vae.factor(), SIDE / 2),
-    ];
-    for (what, a, b) in pairs {
-        if a != b {
-            return Err(Error::mismatch(&source.path, what, "equal numbers", format!("{a} and {b}")));
-        }
-    }
+    let side = |what, number| Side::of(transformer, what, number);
+    let pooled = side("pooled_projection_dim of the transformer", flux.pooled_projection_dim);
+    fit::equal(source, pooled, Side::of(&clip.part, "the width of CLIP", clip.config.hidden_size))?;
+    let joint = side("joint_attention_dim of the transformer", flux.joint_attention_dim);
+    fit::equal(source, joint, Side::of(&t5.part, "the width of T5", t5.config.d_model))?;
+    let channels = side("in_channels of the transformer", flux.in_channels);
+    let latents = Side::of(&vae.decoder, "four times the latent channels of the autoencoder", 4 * vae.channels());
+    fit::equal(source, channels, latents)?;
+    fit::exactly(transformer, "out_channels of the transformer", flux.out_channels(), flux.in_channels)?;
+    fit::exactly(&vae.decoder, "channels of a picture", vae.config.out_channels, 3)?;
+    fit::exactly(&vae.decoder, "pixels to a latent", vae.factor(), SIDE / 2)?;
     clip.check(source)?;
     t5.check(source)
 }

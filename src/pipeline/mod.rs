@@ -9,6 +9,7 @@ mod denoise;
 mod embed;
 mod embeddings;
 mod encoders;
+mod fit;
 mod flux;
 mod generate;
 mod kl;

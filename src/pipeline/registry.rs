@@ -24,6 +24,7 @@ pub fn open(source: &Source) -> Result<Opened> {
 pub fn open_with(source: &Source, additions: &Additions) -> Result<Opened> {
     let family = family_of(source)?;
     let source = source.arranged(family.name, family.places)?;
+    source.require(family.places)?;
     (family.open)(source, additions)
 }
 

@@ -1,6 +1,7 @@
 //! Stable Diffusion 1: diffusers' `StableDiffusionPipeline`. Models of version 2 that lie in its layout are the same but for sizes.
 
 use super::encoders::{CLIP_NAME, ClipEncoder};
+use super::fit::{self, Side};
 use super::opened::{
     Additions, Autoencoder, Denoiser, Encoders, Family, Given, Opened, Reader, StepPorts, subject, texts,
 };
@@ -113,38 +114,23 @@ pub(super) fn sample_size(component: &Component, default: usize) -> usize {
 /// Whether the UNet and the autoencoder of a model fit together.
 pub(super) fn check_channels(source: &Source, unet: &Part<Unet>, vae: &AutoencoderKl) -> Result<()> {
     let config = unet.net.config();
-    if config.in_channels != vae.channels() {
-        let found = format!("{} input channels", config.in_channels);
-        let error = Error::mismatch(unet.bound.origin(), "UNet", format!("{} input channels", vae.channels()), found);
-        return Err(
-            error.with_hint("9 channels are a model for inpainting alone, 8 one that edits: neither is run yet")
-        );
-    }
-    let pairs = [
-        ("the channels that go into and come out of the UNet", config.in_channels, config.out_channels),
-        ("the channels of a picture and 3", vae.config.out_channels, 3),
-    ];
-    for (what, a, b) in pairs {
-        if a != b {
-            return Err(Error::mismatch(&source.path, what, "equal numbers", format!("{a} and {b}")));
-        }
-    }
-    Ok(())
+    let channels = Side::of(unet, "in_channels of the UNet", config.in_channels);
+    let latents = Side::of(&vae.decoder, "the latent channels of the autoencoder", vae.channels());
+    fit::equal(source, channels, latents)?;
+    fit::exactly(unet, "out_channels of the UNet", config.out_channels, config.in_channels)?;
+    fit::exactly(&vae.decoder, "channels of a picture", vae.config.out_channels, 3)
 }
 
 /// Whether the parts fit together.
 fn check(source: &Source, unet: &Part<Unet>, clip: &ClipEncoder, vae: &AutoencoderKl) -> Result<()> {
     let config = unet.net.config();
-    check_channels(source, unet, vae)?;
     if config.added_width().is_some() {
         let found = "a UNet that takes a pooled prompt and sizes, as that of Stable Diffusion XL";
         return Err(Error::mismatch(unet.bound.origin(), "UNet", "one of Stable Diffusion 1", found));
     }
-    if clip.config.hidden_size != config.cross_attention_dim {
-        let (what, found) =
-            ("the width of CLIP and cross_attention_dim", (clip.config.hidden_size, config.cross_attention_dim));
-        return Err(Error::mismatch(&source.path, what, "equal numbers", format!("{} and {}", found.0, found.1)));
-    }
+    check_channels(source, unet, vae)?;
+    let context = Side::of(unet, "cross_attention_dim of the UNet", config.cross_attention_dim);
+    fit::equal(source, context, Side::of(&clip.part, "the width of CLIP", clip.config.hidden_size))?;
     clip.check(source)
 }
 

@@ -2,6 +2,7 @@
 //! second one's pooled vector and six sizes are added to the time.
 
 use super::encoders::ClipEncoder;
+use super::fit::{self, Side};
 use super::opened::{Additions, Autoencoder, Encoders, Family, Opened, Reader, texts};
 use super::prompts::{ArraySpec, Prompt};
 use super::request::Settings;
@@ -121,17 +122,14 @@ fn check(source: &Source, unet: &Part<Unet>, clips: &[ClipEncoder; 2], vae: &Aut
         return Err(Error::mismatch(clip_2.part.bound.origin(), "text_encoder_2", "CLIP with its projection", found));
     };
     let hidden = clip.config.hidden_size + clip_2.config.hidden_size;
+    let context = Side::of(unet, "cross_attention_dim of the UNet", config.cross_attention_dim);
+    fit::equal(source, context, Side::of(&clip_2.part, "the widths of both CLIPs", hidden))?;
     let sizes = SIZES * config.addition_time_embed_dim.unwrap_or(0);
-    let pairs = [
-        ("the widths of both CLIPs and cross_attention_dim", hidden, config.cross_attention_dim),
-        ("the pooled prompt with six sizes and projection_class_embeddings_input_dim", pooled + sizes, added),
-        ("the tokens of both CLIPs", clip.reader(NAMES[0]).length, clip_2.reader(NAMES[1]).length),
-    ];
-    for (what, a, b) in pairs {
-        if a != b {
-            return Err(Error::mismatch(&source.path, what, "equal numbers", format!("{a} and {b}")));
-        }
-    }
+    let added = Side::of(unet, "projection_class_embeddings_input_dim of the UNet", added);
+    fit::equal(source, added, Side::of(&clip_2.part, "the pooled prompt with six sizes", pooled + sizes))?;
+    let tokens = Side::of(&clip.part, "the tokens of CLIP", clip.reader(NAMES[0]).length);
+    let tokens_2 = Side::of(&clip_2.part, "the tokens of the second CLIP", clip_2.reader(NAMES[1]).length);
+    fit::equal(source, tokens, tokens_2)?;
     clip.check(source)?;
     clip_2.check(source)
 }

@@ -133,7 +133,7 @@ pub(super) fn arrange(mut source: Source, places: &[Place]) -> Result<Source> {
     source.broken.clear();
     source.unopened.clear();
     source.lexicons.clear();
-    source.given.clear();
+    source.given_slots.extend(source.given.drain(..).map(|(slot, _)| slot));
     source.given_tokenizers.clear();
     Ok(source)
 }
@@ -157,6 +157,9 @@ fn add_tokenizer(source: &mut Source, place: &Place, component: &Component, lexi
     };
     for lexicon in lexicons {
         if let Some(files) = lexicon.read(component, place)? {
+            if matches!(lexicon, Lexicon::Given(_)) {
+                source.given_readers.push(place.slot);
+            }
             source.set_tokenizer(place.slot, files);
             return Ok(());
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::component::list;
 use super::tokenizers::Lexicon;
 use super::weight_file::WeightFile;
-use super::{Component, Layout, Slot, Text, TokenizerFiles, recognise};
+use super::{Component, Layout, Place, Slot, Text, TokenizerFiles, recognise};
 use crate::bind::alias::Kind;
 use crate::index::{Index, Map};
 use crate::safetensors::Set;
@@ -35,6 +35,10 @@ pub struct Source {
     pub(super) lexicons: Vec<(&'static Slot, Lexicon)>,
     /// What the user gave for a slot, opened.
     pub(super) given: Vec<(&'static Slot, Given)>,
+    /// The slots for which the user gave something, in the order in which it was given.
+    pub(super) given_slots: Vec<&'static Slot>,
+    /// The slots for which the user gave a tokenizer.
+    pub(super) given_readers: Vec<&'static Slot>,
     /// Where the tokenizers lie that the user gave.
     pub(super) given_tokenizers: Vec<(&'static Slot, PathBuf)>,
     /// The LoRAs that are part of its weights, each with its strength: `style:0.8`.
@@ -82,6 +86,8 @@ impl Source {
             unopened: Vec::new(),
             lexicons: Vec::new(),
             given: Vec::new(),
+            given_slots: Vec::new(),
+            given_readers: Vec::new(),
             merged: Vec::new(),
             given_tokenizers: Vec::new(),
             scheduler: None,
@@ -112,20 +118,46 @@ impl Source {
         self.components.iter().any(|part| part.slot == slot) || self.given.iter().any(|(other, _)| *other == slot)
     }
 
+    /// When the user gave something for `slot`, in the place of what the model has: 1 for what was given first, 0 if nothing was.
+    pub fn given_at(&self, slot: &Slot) -> usize {
+        self.given_slots.iter().rposition(|given| *given == slot).map_or(0, |at| at + 1)
+    }
+
+    /// Whether the user gave a tokenizer for `slot`.
+    pub fn was_given_tokenizer(&self, slot: &Slot) -> bool {
+        self.given_readers.contains(&slot)
+    }
+
     /// The component at `slot`.
     ///
     /// # Errors
     /// [`Error::NotAModel`] if the source has none.
     pub fn component(&self, slot: &Slot) -> Result<&Component> {
-        self.components.iter().find(|component| component.slot == slot).ok_or_else(|| {
-            let has: Vec<&str> = self.components.iter().map(|component| component.slot.name).collect();
-            let found = match has.as_slice() {
-                [] => "it names no components".to_owned(),
-                has => format!("it has {} and no {}", list(has), slot.name),
-            };
-            let hint = (self.layout == Layout::Files).then(|| format!("give one with {} FILE", slot.option));
-            Error::NotAModel { path: self.path.clone(), found, hint }
-        })
+        let found = self.components.iter().find(|component| component.slot == slot);
+        found.ok_or_else(|| missing(self, &[(slot.name, slot.option)]))
+    }
+
+    /// Refuses a model without a part that one of `places` needs. All that are missing are named, and tokenizers of text encoders
+    /// that are there.
+    ///
+    /// # Errors
+    /// [`Error::NotAModel`].
+    pub fn require(&self, places: &[Place]) -> Result<()> {
+        let (mut parts, mut tokenizers) = (Vec::new(), Vec::new());
+        for Place { slot, kind, .. } in places.iter().filter(|place| place.needed) {
+            if !self.components.iter().any(|part| part.slot == *slot) {
+                parts.push((slot.name, slot.option));
+            } else if let Some(name) = slot.tokenizer.filter(|_| kind.reads.is_some() && self.tokenizer(slot).is_none())
+            {
+                tokenizers.push((name, slot.tokenizer_option));
+            }
+        }
+        // What would bring a single tokenizer is said where it is asked for.
+        if parts.is_empty() && tokenizers.len() < 2 {
+            return Ok(());
+        }
+        parts.extend(tokenizers);
+        Err(missing(self, &parts))
     }
 
     /// Every component there is, in the order of bundles.
@@ -190,6 +222,21 @@ impl Source {
         self.tokenizers.retain(|(other, _)| *other != slot);
         self.tokenizers.push((slot, files));
     }
+}
+
+/// The error for `source`, which lacks parts of these names, each given by its option.
+fn missing(source: &Source, parts: &[(&str, &str)]) -> Error {
+    let has: Vec<&str> = source.components.iter().map(|component| component.slot.name).collect();
+    let lacks: Vec<&str> = parts.iter().map(|(name, _)| *name).collect();
+    let found = match has.as_slice() {
+        [] if source.layout == Layout::Bundle => "it names no components".to_owned(),
+        [] => format!("it has no {}", list(&lacks)),
+        has => format!("it has {} and no {}", list(has), list(&lacks)),
+    };
+    let options: Vec<String> = parts.iter().map(|(_, option)| format!("{option} FILE")).collect();
+    let hint = format!("give {} with {}", if parts.len() == 1 { "one" } else { "them" }, options.join(", "));
+    let hint = (source.layout != Layout::Bundle).then_some(hint);
+    Error::NotAModel { path: source.path.clone(), found, hint }
 }
 
 /// The error for a text encoder at `slot` of `source` that has no tokenizer.

@@ -3,11 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use pinhole::Result;
-use pinhole::pipeline::Opened;
+use pinhole::pipeline::{Event, Opened};
 use pinhole::source::{Files, Source};
+use pinhole_quant::recipe::FileType;
 use safetensors::Dtype;
 
 use crate::disk::{Disk, Tensor, Tensors, edit_file, refused, weights_of};
+use crate::requests::small;
 use crate::support::{Golden, golden, sd1};
 
 const COMPONENTS: [&str; 4] = ["transformer", "text_encoder", "text_encoder_2", "vae"];
@@ -156,6 +158,44 @@ fn a_layer_that_is_missing_has_the_name_of_its_file() {
     refused!(Mismatch, open(&disk), "transformer", "tensor `x_embedder.weight`", "extents of at least 1");
 }
 
+/// A whole CLIP and a whole T5 have more than their text encoders, and nobody is warned of that.
+#[test]
+fn what_whole_models_have_beside_is_no_cause_for_a_warning() {
+    let disk = Disk::new();
+    let beside = |component: &str, names: &[&str]| {
+        disk.edit_tensors(component, |tensors| {
+            for name in names {
+                let tensor = Tensor { dtype: Dtype::F32, shape: vec![1], bytes: vec![0; 4] };
+                tensors.insert((*name).to_owned(), tensor);
+            }
+        });
+    };
+    let clip = ["vision_model.encoder.layers.0.mlp.fc1.weight", "logit_scale", "visual_projection.weight"];
+    beside("text_encoder", &clip);
+    beside(
+        "text_encoder",
+        &["embeddings.position_ids", "vision_model.post_layernorm.weight", "text_projection.weight"],
+    );
+    beside("text_encoder_2", &["decoder.block.0.layer.0.SelfAttention.q.weight", "decoder.embed_tokens.weight"]);
+    beside("text_encoder_2", &["decoder.block.23.layer.2.DenseReluDense.wo.weight", "lm_head.weight", "scaled_fp8"]);
+    let model = disk.open().unwrap();
+    let networks = model.networks();
+    let plan = pinhole::convert::plan(&model.source, &networks, FileType::F16).unwrap();
+    assert_eq!(plan.left_out, [""; 0]);
+    for model in [disk.open(), open(&disk)] {
+        let mut warnings = Vec::new();
+        let mut listen = |event: Event| {
+            warnings.extend(match event {
+                Event::Warning(text) => Some(text),
+                _ => None,
+            });
+            Ok(())
+        };
+        crate::disk::pipeline(model.unwrap()).generate_watched(&small(), &mut listen).unwrap();
+        assert_eq!(warnings, [""; 0]);
+    }
+}
+
 /// A transformer with `columns` in its first layer.
 fn widened(columns: usize) -> Disk {
     changed("transformer", |tensors| {
@@ -163,6 +203,41 @@ fn widened(columns: usize) -> Disk {
         bytes.resize(bytes.len() / shape[1] * columns, 0);
         shape[1] = columns;
     })
+}
+
+#[test]
+fn the_file_that_does_not_fit_is_blamed() {
+    let base = Disk::new();
+    // The transformer is given to a model that is good.
+    let (disk, file) = (widened(72), weights_of("transformer"));
+    let given = refused!(Mismatch, open_with(Some(&base), &disk, &["transformer"]), &file, "in_channels", "64", "72");
+    assert!(!given.to_string().starts_with(base.root().to_str().unwrap()), "{given}");
+    assert!(given.to_string().contains(base.path("vae").to_str().unwrap()), "{given}");
+    // The autoencoder is, to a model of which the transformer is another.
+    disk.edit("transformer/config.json", |config| {
+        config["in_channels"] = 72.into();
+        config["out_channels"] = 64.into();
+    });
+    let given = refused!(Mismatch, open_with(Some(&disk), &base, &["vae"]), &weights_of("vae"), "64", "72");
+    assert!(given.to_string().starts_with(base.root().to_str().unwrap()), "{given}");
+    // Nothing is given.
+    refused!(Mismatch, disk.open(), "/transformer: in_channels of the transformer", "/vae", "64", "72");
+}
+
+#[test]
+fn all_parts_that_are_missing_are_named() {
+    let disk = Disk::new();
+    let error =
+        refused!(NotAModel, open_with(None, &disk, &["vae"]), "vae and no transformer, text_encoder, text_encoder_2");
+    let hint = error.hint().unwrap();
+    assert!(
+        ["--transformer FILE", "--text-encoder FILE", "--text-encoder-2 FILE"]
+            .iter()
+            .all(|option| hint.contains(option))
+    );
+    disk.remove("text_encoder");
+    disk.remove("vae");
+    refused!(NotAModel, disk.open(), "it has transformer, text_encoder_2 and no text_encoder, vae");
 }
 
 #[test]
