@@ -10,6 +10,7 @@ use crate::plan::{Phase, Runs};
 use crate::source::{Part, Slot, Source, Text, TokenizerFiles, networks};
 use crate::stage::{Cadence, Dims, Symbol};
 use crate::text::{ClipTokenizer, Encoded, T5Tokenizer, TokenizerConfig};
+use crate::{Error, Result};
 
 /// The tokenizer of the text encoder at `slot`, with its configuration.
 fn tokenizer<'a>(source: &'a Source, slot: &Slot) -> Result<(&'a TokenizerFiles, TokenizerConfig)> {

@@ -50,7 +50,7 @@ impl Component {
             Err(error @ Error::NotAModel { .. }) => only_weights(folder)?.ok_or(error)?,
             found => Arc::new(found?),
         };
-        let config = Text::Text::read(&folder.join("config.json"))?;
+        let config = Text::read(&folder.join("config.json"))?;
         let (prefix, layout) = (String::new(), Layout::Diffusers);
         Ok(Component { slot, index, prefix, layout, config, origin: folder.to_owned() })
     }
@@ -61,7 +61,7 @@ impl Component {
     /// What reading its configuration returns.
     pub fn lone(origin: &Path, index: &Arc<Index>, prefix: String, slot: &'static Slot) -> Result<Component> {
         let folder = if origin.is_dir() { Some(origin) } else { None };
-        let config = folder.map(|folder| read(&folder.join("config.json"))).transpose()?.flatten();
+        let config = folder.map(|folder| Text::read(&folder.join("config.json"))).transpose()?.flatten();
         let (index, layout, origin) = (Arc::clone(index), Layout::Files, origin.to_owned());
         Ok(Component { slot, index, prefix, layout, config, origin })
     }

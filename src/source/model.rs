@@ -107,7 +107,7 @@ impl Source {
         self.components.iter().any(|component| ends_so(&component.index))
             || self.loose.iter().any(|file| ends_so(&file.index))
             || self.given.iter().any(|(_, given)| match given {
-                Given::File(file) => ends_so(&file.index),
+                Given::File(file, _) => ends_so(&file.index),
                 Given::Folder(component) => ends_so(&component.index),
                 Given::Model(source) => source.has_tensor(ends),
             })

@@ -47,7 +47,7 @@ const fn beside(signs: &'static [&'static str], what: &'static str) -> Stranger 
 }
 
 const FLUX_1: &str = "take FLUX.1-dev or FLUX.1-schnell";
-const SD_1: &str = "take Stable Diffusion 1";
+const SD_1: &str = "take Stable Diffusion 1 or XL";
 const RUNS: &str = "this version runs FLUX.1-dev, FLUX.1-schnell and Stable Diffusion 1";
 const ALONE: &str = "it goes beside a model, and this version runs none: take the model alone";
 
@@ -82,7 +82,6 @@ pub(super) static STRANGERS: &[Stranger] = &[
         "ControlNet of Stable Diffusion",
         ALONE,
     ),
-    like(&UNET, &["label_emb.0.0.", "add_embedding.linear_1."], "Stable Diffusion XL UNet", SD_1),
     like(
         &UNET,
         &["input_blocks.1.0.time_stack.", "down_blocks.0.resnets.0.temporal_res_block."],

@@ -121,7 +121,8 @@ impl WeightFile {
                 (found, Some(format!("say which with {} {file}:{}", slot.option, self::bare(last))))
             }
         };
-        let hint = recognise::not_run(&self.path, &self.index).and_then(|error| error.hint().map(str::to_owned)).or(hint);
+        let hint =
+            recognise::not_run(&self.path, &self.index).and_then(|error| error.hint().map(str::to_owned)).or(hint);
         Error::NotAModel { path: self.path.clone(), found, hint }
     }
 

@@ -122,7 +122,6 @@ fn unets_of_other_models_are_named() {
             tensors.insert(format!("model.diffusion_model.{name}"), tensor);
         }
     };
-    named(&with("label_emb.0.0.weight"), "Stable Diffusion XL");
     named(&with("input_hint_block.0.weight"), "ControlNet");
     let widened = |tensors: &mut Tensors| {
         let Tensor { shape, bytes, .. } = tensors.get_mut("model.diffusion_model.input_blocks.0.0.weight").unwrap();

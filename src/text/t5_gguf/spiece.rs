@@ -141,7 +141,9 @@ impl Model {
 fn in_its_words(error: Error) -> Error {
     let rename = |at: String| at.replace("metadata `tokenizer.ggml.", "").replace('`', "");
     match error {
-        Error::Malformed { path, at, expected, found } => Error::Malformed { path, at: rename(at), expected, found },
+        Error::Malformed { path, at, expected, found, hint } => {
+            Error::Malformed { path, at: rename(at), expected, found, hint }
+        }
         Error::Mismatch { path, at, expected, found, hint } => {
             Error::Mismatch { path, at: rename(at), expected, found, hint }
         }
