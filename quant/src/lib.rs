@@ -11,5 +11,6 @@ pub mod output;
 pub mod pattern;
 pub mod recipe;
 pub mod rows;
+mod temporary;
 
 pub use dtype::{DType, UnknownDType};

@@ -1,20 +1,15 @@
 //! Output files that appear whole or not at all.
 
-use std::ffi::{OsStr, OsString};
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use tempfile::{NamedTempFile, TempPath};
+use crate::temporary::{self, Temporary};
 
-/// What temporary names have between the output's name and six random characters.
-const MARK: &str = ".pinhole-";
-/// How temporary names end.
-const SUFFIX: &str = ".part";
-/// How many random characters there are.
-const RANDOM: usize = 6;
-/// How much of the output's own name goes into the temporary one, in bytes: names end at 255 on most systems.
-const MAX_STEM: usize = 200;
+/// The mode of outputs: as readable as any other new file, since the umask still applies.
+const PUBLIC: u32 = 0o666;
+/// The mode of files that only this user may read.
+const PRIVATE: u32 = 0o600;
 
 /// Why an output file cannot be written.
 #[derive(Debug, thiserror::Error)]
@@ -44,18 +39,24 @@ impl OutputError {
     }
 }
 
-/// An output file under construction: a temporary file beside it, `.NAME.pinhole-XXXXXX.part`, that
-/// [`commit`](AtomicFile::commit) gives its name.
+/// An output file under construction: on Linux a file without a name, if the file system has such, elsewhere a temporary file
+/// beside it, `.NAME.pinhole-XXXXXX.part`. [`commit`](AtomicFile::commit) gives it its name.
 ///
-/// Dropped without a commit, it is removed. The file is locked while it is written, so that the next start can tell
-/// what a killed process left behind, and removes it.
+/// Dropped without a commit, it is gone. A temporary file is locked while it is written, so that the next start can tell what a
+/// killed process left behind, and removes it.
 #[derive(Debug)]
 pub struct AtomicFile {
     /// Removes the file when it is dropped, which is before the lock goes.
-    temporary: TempPath,
+    temporary: Temporary,
     file: BufWriter<File>,
     target: PathBuf,
     overwrite: bool,
+}
+
+/// Removes the temporary files of this process, for one that ends at once. What is written to an [`AtomicFile`] afterwards is
+/// lost.
+pub fn remove_temporary_files() {
+    temporary::remove_all();
 }
 
 impl AtomicFile {
@@ -67,12 +68,32 @@ impl AtomicFile {
     /// [`OutputError::Exists`] where there is a file and `overwrite` is false; [`OutputError::Io`] where `target` is a
     /// directory or a device, or its directory is missing or not writable.
     pub fn create(target: &Path, overwrite: bool) -> Result<AtomicFile, OutputError> {
-        let target = resolve(target, overwrite)?;
-        let directory = directory_of(&target);
-        let stem = stem_of(&target)?;
-        remove_stale(directory, &stem);
+        AtomicFile::begin(resolve(target, overwrite)?, overwrite, PUBLIC)
+    }
+
+    /// Creates a file that only this user may read. [`commit`](AtomicFile::commit) puts it in the place of whatever has the name
+    /// of `target`: of a symbolic link itself, and not of what it names.
+    ///
+    /// # Errors
+    ///
+    /// [`OutputError::Io`] where the directory is missing or not writable.
+    pub fn create_private(target: &Path) -> Result<AtomicFile, OutputError> {
+        AtomicFile::begin(target.to_owned(), true, PRIVATE)
+    }
+
+    /// Creates a file for `target` or another name beside it, which is chosen with
+    /// [`commit_to_first_free`](AtomicFile::commit_to_first_free). What has the name of `target` now does not matter.
+    ///
+    /// # Errors
+    ///
+    /// [`OutputError::Io`] where the directory is missing or not writable.
+    pub fn create_beside(target: &Path) -> Result<AtomicFile, OutputError> {
+        AtomicFile::begin(target.to_owned(), false, PUBLIC)
+    }
+
+    fn begin(target: PathBuf, overwrite: bool, mode: u32) -> Result<AtomicFile, OutputError> {
         let (file, temporary) =
-            create_locked(directory, &stem).map_err(|source| OutputError::io("create", &target, source))?.into_parts();
+            Temporary::create(&target, mode).map_err(|source| OutputError::io("create", &target, source))?;
         Ok(AtomicFile { temporary, file: BufWriter::new(file), target, overwrite })
     }
 
@@ -88,20 +109,34 @@ impl AtomicFile {
     /// [`OutputError::Io`] where the disk is full or the rename fails, [`OutputError::Exists`] where somebody else made
     /// the file meanwhile and `overwrite` is false. The temporary file is gone then.
     pub fn commit(self) -> Result<(), OutputError> {
-        let AtomicFile { temporary, file, target, overwrite } = self;
-        let fail = |action, source| OutputError::io(action, &target, source);
+        let target = self.target.clone();
+        self.commit_as(std::iter::once(target)).map(|_| ())
+    }
+
+    /// As [`commit`](AtomicFile::commit), with the first of `names` that no file has: choosing and taking it is one step, so that
+    /// of two processes which choose at the same time both get one. All are names in the target's directory. Returns the name.
+    ///
+    /// # Errors
+    ///
+    /// [`OutputError::Io`] where the disk is full or the file cannot be named, [`OutputError::Exists`] where all are taken.
+    pub fn commit_to_first_free(self, names: impl Iterator<Item = PathBuf>) -> Result<PathBuf, OutputError> {
+        AtomicFile { overwrite: false, ..self }.commit_as(names)
+    }
+
+    fn commit_as(self, names: impl Iterator<Item = PathBuf>) -> Result<PathBuf, OutputError> {
+        let AtomicFile { mut temporary, file, target, overwrite } = self;
         // The handle, and with it the lock, lives until the file has its name: else it could pass for a stale one.
-        let file = file.into_inner().map_err(|error| fail("write", error.into_error()))?;
+        let file = file.into_inner().map_err(|error| OutputError::io("write", &target, error.into_error()))?;
         // Some file systems report a full disk only here.
-        file.sync_all().map_err(|source| fail("write", source))?;
-        let renamed = if overwrite { temporary.persist(&target) } else { temporary.persist_noclobber(&target) };
-        match renamed.map_err(|error| error.error) {
-            Ok(()) => Ok(()),
-            Err(error) if !overwrite && error.kind() == io::ErrorKind::AlreadyExists => {
-                Err(OutputError::Exists { path: target })
+        file.sync_all().map_err(|source| OutputError::io("write", &target, source))?;
+        for name in names {
+            match temporary.place(&file, &name, overwrite) {
+                Ok(()) => return Ok(name),
+                Err(error) if !overwrite && error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(source) => return Err(OutputError::io("rename", &name, source)),
             }
-            Err(source) => Err(fail("rename", source)),
         }
+        Err(OutputError::Exists { path: target })
     }
 }
 
@@ -135,96 +170,11 @@ fn resolve(target: &Path, overwrite: bool) -> Result<PathBuf, OutputError> {
     fs::canonicalize(target).map_err(|source| OutputError::io("resolve", target, source))
 }
 
-fn directory_of(target: &Path) -> &Path {
-    match target.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    }
-}
-
-/// The temporary name up to its random characters: `.NAME.pinhole-`.
-fn stem_of(target: &Path) -> Result<OsString, OutputError> {
-    let no_name = || OutputError::io("create", target, io::Error::new(io::ErrorKind::InvalidInput, "no file name"));
-    let name = target.file_name().ok_or_else(no_name)?;
-    let mut stem = OsString::from(".");
-    match name.to_str() {
-        Some(text) => stem.push(shortened(text)),
-        None => stem.push(name),
-    }
-    stem.push(MARK);
-    Ok(stem)
-}
-
-/// `name` without what lies behind [`MAX_STEM`] bytes.
-fn shortened(name: &str) -> &str {
-    let end = (0..=MAX_STEM.min(name.len())).rev().find(|&end| name.is_char_boundary(end));
-    &name[..end.unwrap_or(0)]
-}
-
-/// Creates and locks a temporary file.
-fn create_locked(directory: &Path, stem: &OsStr) -> io::Result<NamedTempFile> {
-    // Between creating and locking, another process may take the file for a stale one. It then holds the lock, or has
-    // removed the file: either way the next attempt has a new name.
-    const ATTEMPTS: usize = 16;
-    for _ in 0..ATTEMPTS {
-        let file = create_temporary(directory, stem)?;
-        match file.as_file().try_lock() {
-            Err(TryLockError::WouldBlock) => continue,
-            // A file system without locks: its stale files stay, since no process can lock them either.
-            Err(TryLockError::Error(_)) => return Ok(file),
-            Ok(()) if fs::exists(file.path())? => return Ok(file),
-            Ok(()) => continue,
-        }
-    }
-    Err(io::Error::other("other processes keep removing the temporary file"))
-}
-
-fn create_temporary(directory: &Path, stem: &OsStr) -> io::Result<NamedTempFile> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(stem).suffix(SUFFIX).rand_bytes(RANDOM);
-    // Outputs are as readable as any other new file; the umask still applies.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    builder.tempfile_in(directory).map_err(plain)
-}
-
-/// The system's own error, where `tempfile` has put the temporary file's path around it.
-fn plain(error: io::Error) -> io::Error {
-    let inner = error.get_ref().and_then(|wrapped| wrapped.source());
-    let code = inner.and_then(|inner| inner.downcast_ref::<io::Error>()).and_then(io::Error::raw_os_error);
-    code.map_or(error, io::Error::from_raw_os_error)
-}
-
-/// Removes the temporary files of `stem` that no process holds a lock on. Whatever fails is left for the next start.
-fn remove_stale(directory: &Path, stem: &OsStr) {
-    let Ok(entries) = fs::read_dir(directory) else { return };
-    for entry in entries.flatten() {
-        if is_temporary(&entry.file_name(), stem) && entry.file_type().is_ok_and(|kind| kind.is_file()) {
-            remove_if_unlocked(&entry.path());
-        }
-    }
-}
-
-fn is_temporary(name: &OsStr, stem: &OsStr) -> bool {
-    name.as_encoded_bytes()
-        .strip_prefix(stem.as_encoded_bytes())
-        .and_then(|rest| rest.strip_suffix(SUFFIX.as_bytes()))
-        .is_some_and(|random| random.len() == RANDOM && random.iter().all(u8::is_ascii_alphanumeric))
-}
-
-fn remove_if_unlocked(path: &Path) {
-    // Removed while the lock is held, so that its creator, if it is alive and about to lock it, notices.
-    if let Ok(file) = File::options().write(true).open(path)
-        && file.try_lock().is_ok()
-    {
-        let _ = fs::remove_file(path);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::temporary::tests::WITH_NAMES;
 
     fn names(directory: &Path) -> Vec<String> {
         let mut names: Vec<_> =
@@ -233,31 +183,94 @@ mod tests {
         names
     }
 
+    /// Runs `test` with files that have no name before they have their own, where there are such, and with temporary names.
+    fn both_ways(test: impl Fn()) {
+        for with_names in [false, true] {
+            WITH_NAMES.set(with_names);
+            test();
+        }
+        WITH_NAMES.set(false);
+    }
+
     #[test]
     fn the_file_appears_with_the_commit() {
-        let directory = tempfile::tempdir().unwrap();
-        let target = directory.path().join("out.gguf");
-        let mut file = AtomicFile::create(&target, false).unwrap();
-        file.write_all(b"pinhole").unwrap();
-        assert!(!target.exists());
-        let temporary = names(directory.path()).pop().unwrap();
-        assert!(temporary.starts_with(".out.gguf.pinhole-") && temporary.ends_with(".part"), "{temporary}");
-        file.commit().unwrap();
-        assert_eq!(fs::read(&target).unwrap(), b"pinhole");
-        assert_eq!(names(directory.path()), ["out.gguf"]);
+        both_ways(|| {
+            let directory = tempfile::tempdir().unwrap();
+            let target = directory.path().join("out.gguf");
+            let mut file = AtomicFile::create(&target, false).unwrap();
+            file.write_all(b"pinhole").unwrap();
+            assert!(!target.exists());
+            match names(directory.path()).pop() {
+                None => assert!(!WITH_NAMES.get()),
+                Some(name) => assert!(name.starts_with(".out.gguf.pinhole-") && name.ends_with(".part"), "{name}"),
+            }
+            file.commit().unwrap();
+            assert_eq!(fs::read(&target).unwrap(), b"pinhole");
+            assert_eq!(names(directory.path()), ["out.gguf"]);
+        });
     }
 
     #[test]
     fn a_drop_leaves_nothing() {
+        both_ways(|| {
+            let directory = tempfile::tempdir().unwrap();
+            let mut file = AtomicFile::create(&directory.path().join("out.png"), false).unwrap();
+            file.write_all(b"half").unwrap();
+            drop(file);
+            assert_eq!(names(directory.path()), [""; 0]);
+        });
+    }
+
+    /// As a process does that has no time to drop anything.
+    #[test]
+    fn temporary_files_can_be_removed_from_outside() {
+        WITH_NAMES.set(true);
         let directory = tempfile::tempdir().unwrap();
-        let mut file = AtomicFile::create(&directory.path().join("out.png"), false).unwrap();
-        file.write_all(b"half").unwrap();
+        let file = AtomicFile::create(&directory.path().join("out.png"), false).unwrap();
+        let name = directory.path().join(names(directory.path()).pop().unwrap());
+        // Only this one: other tests have theirs.
+        assert!(temporary::known().contains(&name));
         drop(file);
-        assert_eq!(names(directory.path()), [""; 0]);
+        assert!(!temporary::known().contains(&name));
+        let file = AtomicFile::create(&directory.path().join("out.png"), false).unwrap();
+        file.commit().unwrap();
+        assert!(!temporary::known().iter().any(|known| known.starts_with(directory.path())));
+    }
+
+    /// Sixteen at once, who all want the same name.
+    #[test]
+    fn everybody_gets_a_name_of_their_own() {
+        for with_names in [false, true] {
+            let directory = tempfile::tempdir().unwrap();
+            let target = directory.path().join("out.png");
+            let numbered =
+                |i: usize| directory.path().join(if i == 1 { "out.png".into() } else { format!("out-{i}.png") });
+            let write = |i: u8| {
+                WITH_NAMES.set(with_names);
+                let mut file = AtomicFile::create_beside(&target).unwrap();
+                file.write_all(&[i]).unwrap();
+                file.commit_to_first_free((1..=16).map(numbered)).unwrap()
+            };
+            std::thread::scope(|scope| {
+                for i in 0..16 {
+                    scope.spawn(move || write(i));
+                }
+            });
+            let mut found: Vec<u8> = (1..=16).map(|i| fs::read(numbered(i)).unwrap()[0]).collect();
+            found.sort_unstable();
+            assert_eq!(found, (0..16).collect::<Vec<u8>>());
+            let full = AtomicFile::create_beside(&target).unwrap().commit_to_first_free((1..=16).map(numbered));
+            assert!(matches!(full, Err(OutputError::Exists { .. })));
+            assert_eq!(names(directory.path()).len(), 16);
+        }
     }
 
     #[test]
     fn overwriting_has_to_be_asked_for() {
+        both_ways(overwriting);
+    }
+
+    fn overwriting() {
         let directory = tempfile::tempdir().unwrap();
         let target = directory.path().join("out");
         fs::write(&target, "old").unwrap();
@@ -271,6 +284,10 @@ mod tests {
 
     #[test]
     fn a_file_that_appears_meanwhile_is_kept() {
+        both_ways(meanwhile);
+    }
+
+    fn meanwhile() {
         let directory = tempfile::tempdir().unwrap();
         let target = directory.path().join("out");
         let file = AtomicFile::create(&target, false).unwrap();
@@ -282,6 +299,7 @@ mod tests {
 
     #[test]
     fn only_stale_files_of_the_same_output_are_removed() {
+        WITH_NAMES.set(true);
         let directory = tempfile::tempdir().unwrap();
         let path = |name: &str| directory.path().join(name);
         let kept = [".other.pinhole-abc123.part", ".out.pinhole-abc12.part", ".out.pinhole-abc-23.part", "out.part"];
@@ -310,6 +328,10 @@ mod tests {
 
     #[test]
     fn long_names_have_short_temporaries() {
+        both_ways(long_names);
+    }
+
+    fn long_names() {
         let directory = tempfile::tempdir().unwrap();
         let target = directory.path().join("ż".repeat(127));
         AtomicFile::create(&target, false).unwrap().commit().unwrap();
@@ -319,6 +341,11 @@ mod tests {
     #[cfg(unix)]
     #[test]
     fn links_are_followed_and_modes_are_usual() {
+        both_ways(links_and_modes);
+    }
+
+    #[cfg(unix)]
+    fn links_and_modes() {
         use std::os::unix::fs::{PermissionsExt, symlink};
         let directory = tempfile::tempdir().unwrap();
         let (real, link) = (directory.path().join("real"), directory.path().join("link"));
@@ -331,5 +358,12 @@ mod tests {
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
         assert_eq!(fs::read(&real).unwrap(), b"new");
         assert_eq!(fs::metadata(&real).unwrap().permissions().mode(), usual);
+        // A private file is none of what a link leads to, and takes its place.
+        let mut file = AtomicFile::create_private(&link).unwrap();
+        file.write_all(b"mine").unwrap();
+        file.commit().unwrap();
+        let about = fs::symlink_metadata(&link).unwrap();
+        assert_eq!((about.is_file(), about.permissions().mode() & 0o777), (true, 0o600));
+        assert_eq!((fs::read(&real).unwrap(), fs::read(&link).unwrap()), (b"new".to_vec(), b"mine".to_vec()));
     }
 }

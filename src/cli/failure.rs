@@ -8,7 +8,7 @@ use pinhole::Error;
 use pinhole_quant::output::OutputError;
 
 /// Something failed.
-const FAILED: u8 = 1;
+pub(super) const FAILED: u8 = 1;
 /// An option has a value that cannot work; clap's code for arguments that it refuses.
 const USAGE: u8 = 2;
 /// What a shell gives for a process that SIGINT ended: 128 + 2.

@@ -82,6 +82,7 @@ impl Command {
 
 /// Runs the command that the arguments name.
 pub(crate) fn main() -> ExitCode {
+    interrupt::prepare();
     let command = Cli::parse().command;
     let printer = Printer::new(command.talk());
     match command.run(&printer) {

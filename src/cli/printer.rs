@@ -3,6 +3,8 @@
 use std::cell::{Cell, RefCell};
 use std::env;
 use std::io::{self, IsTerminal, Write};
+#[cfg(unix)]
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -166,6 +168,13 @@ impl Printer {
 /// Says that Ctrl-C was heard. From the handler's thread, which no [`Printer`] belongs to.
 pub(super) fn interrupting() {
     let _ = writeln!(io::stderr(), "\nstopping (Ctrl-C again ends at once)");
+}
+
+/// Says that pages of a mapped file cannot be had any more. From a thread which no [`Printer`] belongs to.
+#[cfg(unix)]
+pub(super) fn lost(path: Option<&Path>) {
+    let path = path.map_or("a mapped file".to_owned(), |path| units::shown(&path.display().to_string()));
+    let _ = writeln!(io::stderr(), "error: {path}: it was cut short while it was in use, or its disk failed");
 }
 
 impl Unit {

@@ -1,8 +1,7 @@
 //! Read ahead, convert, write behind: three stages that work at the same time, a few chunks apart.
 //!
-//! The converting thread shares its work with all cores, and should wait for nothing. So one thread touches the pages of
-//! the source before they are needed, which is where a mapped file waits for the disk, and one hands finished bytes to the
-//! system. Both queues are short, and buffers go round, so that memory is bounded whatever the size of the model.
+//! The converting thread shares its work with all cores, and should wait for nothing. So one thread waits for the disk before
+//! the pages of the source are needed, and one hands finished bytes to the system. Both queues are short, and buffers go round, so that memory is bounded whatever the size of the model.
 
 use std::io::Write;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -16,9 +15,6 @@ use crate::{Error, Result};
 
 /// How many chunks each queue holds.
 const AHEAD: usize = 4;
-
-/// The distance at which bytes are touched: no system has smaller pages.
-const PAGE: usize = 4096;
 
 /// Some rows of one tensor of the output, as they lie in the source.
 pub(super) struct Chunk<'a> {
@@ -82,8 +78,10 @@ pub(super) fn run<'a, W: Write + Send>(
 fn read_ahead<'a>(chunks: impl Iterator<Item = Chunk<'a>>, to_convert: &SyncSender<Chunk<'a>>) {
     for chunk in chunks {
         for part in &chunk.parts {
-            let touched = part.bytes().iter().step_by(PAGE).fold(0u8, |sum, byte| sum.wrapping_add(*byte));
-            std::hint::black_box(touched);
+            let (map, span) = part.span();
+            map.will_read(span.clone());
+            // What cannot be read is said by the thread that needs it.
+            let _ = map.populate(span);
         }
         if to_convert.send(chunk).is_err() {
             return;

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 
+use crate::Result;
 use crate::bind::Bound;
 use crate::index::Map;
 use crate::stage::Stage;
@@ -34,6 +35,14 @@ impl Pages {
     /// Has them read, before somebody touches them.
     pub(crate) fn will_read(&self) {
         self.0.iter().for_each(|(map, range)| map.will_read(range.clone()));
+    }
+
+    /// Has them read now, if they are not in memory: what cannot be read is an error here, and a signal where it is touched.
+    ///
+    /// # Errors
+    /// As [`Map::populate`].
+    pub(crate) fn populate(&self) -> Result<()> {
+        self.0.iter().try_for_each(|(map, range)| map.populate(range.clone()))
     }
 
     /// Gives their memory back to the system.

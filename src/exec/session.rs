@@ -6,7 +6,7 @@ use std::sync::Arc;
 use pinhole_quant::DType;
 
 use super::DeviceWeights;
-use super::pages::Pager;
+use super::pages::{Pager, Pages};
 use super::strips::StripWork;
 use super::uploads::Uploads;
 use crate::ggml::{Arena, Backend, Buffer, Event, Graph, Ledger, OperationTime, Placed};
@@ -22,6 +22,8 @@ pub struct Session<'m> {
     uploads: Option<Arc<Uploads>>,
     /// Where weights are used in the file's map.
     pager: Option<Pager>,
+    /// The pages of these weights, by stage.
+    in_place: Option<Arc<[Pages]>>,
     /// What keeps the host from running away, on a device that computes by itself.
     ahead: Option<[Event; AHEAD]>,
 }
@@ -112,7 +114,8 @@ impl<'m> Session<'m> {
         let device = backend.device();
         let overlaps = !device.is_cpu() && device.features()?.overlaps();
         let ahead = overlaps.then(|| Ok::<_, Error>([Event::new(device)?, Event::new(device)?])).transpose()?;
-        Ok(Session { model, work, uploads: weights.uploads().cloned(), pager: weights.pager(), ahead })
+        let (uploads, pager, in_place) = (weights.uploads().cloned(), weights.pager(), weights.in_place());
+        Ok(Session { model, work, uploads, pager, in_place, ahead })
     }
 
     /// Fills an F32 port.
@@ -250,6 +253,9 @@ impl<'m> Session<'m> {
         }
         if let Some(pager) = &self.pager {
             pager.before(next);
+        }
+        if let Some(pages) = self.in_place.as_ref().and_then(|pages| pages.get(i)) {
+            pages.populate()?;
         }
         if let Some(uploads) = &self.uploads {
             uploads.acquire(i, backend)?;

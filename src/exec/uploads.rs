@@ -240,6 +240,7 @@ impl Worker {
                 if !begin(shared, stage, *slot)? {
                     continue;
                 }
+                pages.populate()?;
                 link.begin(*slot)?;
                 feed.bring(link.as_mut(), &mut conversion)?;
                 link.finish(*slot)?;

@@ -105,6 +105,11 @@ impl DeviceWeights {
         (self.mapped > 0).then(|| Pager::start(Arc::clone(&self.pages), self.dropped.clone())).flatten()
     }
 
+    /// The pages of every stage, if any weights are used where they lie in the file.
+    pub(super) fn in_place(&self) -> Option<Arc<[Pages]>> {
+        (self.mapped > 0).then(|| Arc::clone(&self.pages))
+    }
+
     /// Bytes that are used where they lie in the file.
     pub fn mapped_bytes(&self) -> usize {
         self.mapped

@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use memmap2::{Mmap, MmapMut};
 
+use super::lost;
+use super::stamp::Stamp;
 use crate::error::{Error, Result};
 use crate::file;
 
@@ -19,7 +21,9 @@ pub const MAP_ALIGNMENT: usize = 64;
 /// The map sees the file as it was when it was opened, as long as nobody changes it. Bytes that another process
 /// overwrites may change under the reader, which can make weights wrong and nothing worse: headers are validated and
 /// copied once. Where another process **truncates** the file, touching the missing pages ends this process with
-/// `SIGBUS` (on Unix). Replacing a file by a rename, as pinhole writes its own, does neither: the map keeps the old one.
+/// `SIGBUS` (on Unix). [`populate`](Map::populate) and [`read`](Map::read) notice it before, and a program that calls
+/// [`on_lost_page`](super::on_lost_page) can still say which file it was. Replacing a file by a rename, as pinhole writes its own,
+/// does neither: the map keeps the old one.
 #[derive(Debug)]
 pub struct Map {
     path: PathBuf,
@@ -46,7 +50,9 @@ impl Map {
             0 => Bytes::Static(&[]),
             _ => map(file).map_err(|source| Error::io("open", path, source))?,
         };
-        Ok(Arc::new(Map { path: path.to_owned(), bytes }))
+        let map = Map { path: path.to_owned(), bytes };
+        lost::mapped(map.bytes(), path);
+        Ok(Arc::new(map))
     }
 
     /// Bytes in memory as if they were the file `name`; they are copied once, to an aligned place.
@@ -90,6 +96,50 @@ impl Map {
         }
     }
 
+    /// What tells the file, as it is now, from every other. `None` for bytes in memory, and where the system cannot say.
+    pub fn stamp(&self) -> Option<Stamp> {
+        #[cfg(unix)]
+        if let Bytes::File(_, file) = &self.bytes {
+            return file.metadata().ok().as_ref().map(Stamp::of);
+        }
+        None
+    }
+
+    /// Copies the bytes from `start` on to `out`, past the map: where the file was cut short, that is an error and no signal,
+    /// and no page of the map stays in memory.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] where the bytes cannot be read, or are not there any more.
+    ///
+    /// # Panics
+    /// Where they were not in the file when it was opened.
+    pub fn read(&self, start: usize, out: &mut [u8]) -> Result<()> {
+        let range = start..start + out.len();
+        assert!(range.end <= self.bytes().len(), "{range:?} of {}", self.bytes().len());
+        #[cfg(unix)]
+        if let Bytes::File(_, file) = &self.bytes {
+            use std::os::unix::fs::FileExt;
+            return file.read_exact_at(out, start as u64).map_err(|error| self.lost(&range, error));
+        }
+        out.copy_from_slice(&self.bytes()[range]);
+        Ok(())
+    }
+
+    /// What is wrong with a file whose bytes in `range` are not to be had.
+    #[cfg(unix)]
+    fn lost(&self, range: &Range<usize>, error: io::Error) -> Error {
+        let now = match &self.bytes {
+            Bytes::File(_, file) => file.metadata().map_or(u64::MAX, |about| about.len()),
+            _ => u64::MAX,
+        };
+        if now < range.end as u64 {
+            let found = format!("{now}: it was cut short while it was in use");
+            return Error::malformed(&self.path, "size", format!("{} bytes", self.bytes().len()), found);
+        }
+        Error::io("read", &self.path, error)
+    }
+
     /// Has the system read `range` from the disk, before somebody touches it. Returns once that is under way; where the
     /// system cannot, the first touch reads.
     pub fn will_read(&self, range: Range<usize>) {
@@ -104,6 +154,29 @@ impl Map {
         let _ = range;
     }
 
+    /// Reads `range` from the disk, as far as it is not in memory, and returns when all of it is there: where the file was cut short
+    /// or the disk fails, that is an error, and a touch would have been a signal. Where the system cannot say, the touch will.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Malformed`] for a file that was cut short, [`Error::Io`] where it cannot be read.
+    pub fn populate(&self, range: Range<usize>) -> Result<()> {
+        #[cfg(target_os = "linux")]
+        if let Bytes::File(map, _) = &self.bytes
+            && range.end <= map.len()
+            && let Err(error) = map.advise_range(memmap2::Advice::PopulateRead, range.start, range.len())
+        {
+            let error = rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::INVAL);
+            // Others are of systems and file systems that cannot.
+            if matches!(error, rustix::io::Errno::FAULT | rustix::io::Errno::HWPOISON | rustix::io::Errno::IO) {
+                return Err(self.lost(&range, error.into()));
+            }
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = range;
+        Ok(())
+    }
+
     /// Gives the memory of all whole pages of `range` back to the system, which reads them from the disk again when
     /// somebody touches them. Does nothing where the system cannot.
     pub fn give_back(&self, range: Range<usize>) {
@@ -115,6 +188,14 @@ impl Map {
         }
         #[cfg(not(target_os = "linux"))]
         let _ = range;
+    }
+}
+
+impl Drop for Map {
+    fn drop(&mut self) {
+        if let Bytes::File(map, _) = &self.bytes {
+            lost::unmapped(map);
+        }
     }
 }
 
@@ -180,6 +261,43 @@ mod tests {
             assert_eq!(map.bytes(), bytes);
         }
         Map::from_bytes("memory", &bytes).unwrap().give_back(0..bytes.len());
+    }
+
+    #[test]
+    fn bytes_are_read_past_the_map() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        fs::write(&path, b"0123456789").unwrap();
+        let (map, memory) = (Map::open(&path).unwrap(), Map::from_bytes("memory", b"0123456789").unwrap());
+        for map in [&map, &memory] {
+            let mut four = [0; 4];
+            map.read(3, &mut four).unwrap();
+            assert_eq!(&four, b"3456");
+        }
+        assert!(memory.stamp().is_none());
+        #[cfg(unix)]
+        {
+            assert!(map.stamp().is_some());
+            File::options().write(true).open(&path).unwrap().set_len(6).unwrap();
+            let error = map.read(3, &mut [0; 4]).unwrap_err().to_string();
+            assert!(
+                error.ends_with("size: expected 10 bytes, found 6: it was cut short while it was in use"),
+                "{error}"
+            );
+            map.read(2, &mut [0; 4]).unwrap();
+        }
+        // Whole pages that are gone; the rest of the last page that is there reads as zeros.
+        #[cfg(target_os = "linux")]
+        {
+            let page = rustix::param::page_size();
+            fs::write(&path, vec![1; 4 * page]).unwrap();
+            let map = Map::open(&path).unwrap();
+            map.populate(0..4 * page).unwrap();
+            File::options().write(true).open(&path).unwrap().set_len(page as u64 + 6).unwrap();
+            map.populate(0..2 * page).unwrap();
+            let error = map.populate(page..3 * page).unwrap_err().to_string();
+            assert!(error.contains("it was cut short while it was in use"), "{error}");
+        }
     }
 
     #[cfg(target_os = "linux")]

@@ -7,9 +7,11 @@
 
 mod download;
 mod extents;
+mod lost;
 mod map;
 mod name;
 mod other;
+mod stamp;
 mod storage;
 
 use std::collections::HashMap;
@@ -20,9 +22,12 @@ use std::sync::Arc;
 pub(crate) use download::{CUT_SHORT, failed_text, failed_weights};
 pub(crate) use extents::extents_needed;
 use extents::fold;
+#[cfg(unix)]
+pub use lost::on_lost_page;
 pub use map::{MAP_ALIGNMENT, Map};
 pub(crate) use name::{check_name, quoted, tensor_at};
 pub use other::Other;
+pub use stamp::Stamp;
 pub use storage::Storage;
 
 use crate::error::{Error, Result};

@@ -123,21 +123,36 @@ fn what_is_quantized_is_quantized_again_only_where_asked_for() {
     assert!(first[first.len() - tail..] == same[same.len() - tail..]);
 }
 
-/// A conversion that takes a while, begun: the temporary file is there.
+/// A conversion that takes a while, begun: it has a temporary file, or one without a name.
 #[cfg(unix)]
 fn begun(place: &Workplace) -> std::process::Child {
+    // ggml makes these formats slowly.
+    started(place, &["convert", "mini", "-o", "out.gguf", "--type", "iq4_nl,text_encoder=iq4_xs", "--threads", "1"], 0)
+}
+
+/// A command that has begun its output, in a place with as many `files` before.
+#[cfg(unix)]
+fn started(place: &Workplace, arguments: &[&str], files: usize) -> std::process::Child {
     use std::process::Stdio;
     use std::time::{Duration, Instant};
 
-    // ggml makes these formats slowly.
-    let arguments = ["convert", "mini", "-o", "out.gguf", "--type", "iq4_nl,text_encoder=iq4_xs", "--threads", "1"];
-    let child = place.command(&arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let child = place.command(arguments).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let patience = Instant::now() + Duration::from_secs(60);
-    while place.names().is_empty() {
+    while place.names().len() == files && !has_a_file_without_a_name(&child) {
         assert!(Instant::now() < patience, "no output was begun");
         std::thread::sleep(Duration::from_millis(1));
     }
     child
+}
+
+/// Whether a process has a file open that no directory has.
+#[cfg(unix)]
+fn has_a_file_without_a_name(child: &std::process::Child) -> bool {
+    let Ok(open) = fs::read_dir(format!("/proc/{}/fd", child.id())) else { return false };
+    let paths = open.flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
+    paths
+        .into_iter()
+        .any(|path| path.to_string_lossy().contains("/#") && path.to_string_lossy().ends_with(" (deleted)"))
 }
 
 #[cfg(unix)]
@@ -148,12 +163,21 @@ fn signal(child: &std::process::Child, name: &str) {
 
 #[test]
 #[cfg(unix)]
-fn an_interrupt_leaves_nothing_behind() {
-    let place = Workplace::new();
-    let mut child = begun(&place);
-    signal(&child, "-INT");
-    assert_eq!(child.wait().unwrap().code(), Some(130));
-    assert_eq!(place.names(), [""; 0]);
+fn signals_that_ask_for_an_end_leave_nothing_behind() {
+    for name in ["-INT", "-TERM", "-HUP"] {
+        let place = Workplace::new();
+        let mut child = begun(&place);
+        signal(&child, name);
+        assert_eq!(child.wait().unwrap().code(), Some(130), "{name}");
+        assert_eq!(place.names(), [""; 0], "{name}");
+        // Whoever is in a hurry.
+        let mut child = begun(&place);
+        for _ in 0..5 {
+            signal(&child, name);
+        }
+        assert_eq!(child.wait().unwrap().code(), Some(130), "{name}");
+        assert_eq!(place.names(), [""; 0], "{name}");
+    }
 }
 
 #[test]
@@ -163,24 +187,51 @@ fn what_a_killed_conversion_left_is_removed_by_the_next() {
     let mut child = begun(&place);
     signal(&child, "-KILL");
     assert_eq!(child.wait().unwrap().code(), None);
+    // Nothing, where the system has files without a name; so one as others leave it.
     let left = place.names();
-    assert!(left.len() == 1 && left[0].ends_with(".part"), "{left:?}");
+    assert!(left.iter().all(|name| name.ends_with(".part")), "{left:?}");
+    fs::write(place.path(".out.gguf.pinhole-Stale1.part"), "left").unwrap();
     assert_eq!(place.run(&["convert", "mini", "-o", "out.gguf", "--type", "q8_0", "-q"]).code, 0);
     assert_eq!(place.names(), ["out.gguf"]);
 }
 
-/// A limit on the size of files stands for a full disk: the write fails half-way.
+/// A source that somebody cuts short while it is read is named, and nothing is left behind.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_source_that_is_cut_short_is_named() {
+    let draw = ["-p", "a red circle", "--steps", "200", "--threads", "1", "-o", "out.png"];
+    let convert = ["-o", "out.gguf", "--type", "iq4_nl,text_encoder=iq4_xs", "--threads", "1"];
+    for arguments in
+        [[&["generate", "-m", "model.gguf"][..], &draw].concat(), [&["convert", "model.gguf"][..], &convert].concat()]
+    {
+        let place = Workplace::new();
+        place.write("model.gguf", &mini_bytes());
+        let child = started(&place, &arguments, 1);
+        let model = fs::File::options().write(true).open(place.path("model.gguf")).unwrap();
+        model.set_len(1 << 16).unwrap();
+        let output = child.wait_with_output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {stderr}");
+        assert!(stderr.contains("model.gguf: ") && stderr.contains("it was cut short while it was in use"), "{stderr}");
+        assert_eq!(place.names(), ["model.gguf"]);
+    }
+}
+
+/// A limit on the size of files stands for a full disk: the write fails half-way. The signal that comes with it ends nothing.
 #[test]
 #[cfg(unix)]
 fn a_disk_that_fills_up_leaves_nothing_behind() {
-    let place = Workplace::new();
-    let pinhole = env!("CARGO_BIN_EXE_pinhole");
-    let script = format!("trap '' XFSZ; ulimit -f 8192; exec '{pinhole}' convert mini -o out.gguf --type f32");
-    let output = std::process::Command::new("sh").args(["-c", &script]).current_dir(place.path(".")).output().unwrap();
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{stderr}");
-    assert!(stderr.starts_with("error: cannot write out.gguf: File too large"), "{stderr}");
-    assert_eq!(place.names(), [""; 0]);
+    for trap in ["trap '' XFSZ; ", ""] {
+        let place = Workplace::new();
+        let pinhole = env!("CARGO_BIN_EXE_pinhole");
+        let script = format!("{trap}ulimit -f 8192; exec '{pinhole}' convert mini -o out.gguf --type f32");
+        let output = std::process::Command::new("sh").args(["-c", &script]).current_dir(place.path(".")).output();
+        let output = output.unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{trap}: {stderr}");
+        assert!(stderr.starts_with("error: cannot write out.gguf: File too large"), "{trap}: {stderr}");
+        assert_eq!(place.names(), [""; 0]);
+    }
 }
 
 #[test]
