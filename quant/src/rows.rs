@@ -11,7 +11,7 @@ use crate::{DType, ffi};
 const TASK: usize = 1 << 16;
 
 /// Why rows could not be converted.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RowError {
     /// Rows that blocks do not divide.
@@ -51,6 +51,16 @@ pub enum RowError {
     /// A format that ggml writes with an importance matrix only.
     #[error("{0} needs an importance matrix, which is not supported")]
     NeedsImportance(DType),
+    /// Finite numbers whose block has a scale that is none: in the format, they would become NaN, infinity or something else.
+    #[error("number {at}, {number:e}, is too large for {dtype}, whose blocks have a scale of their own format")]
+    TooLarge {
+        /// The format.
+        dtype: DType,
+        /// The largest number of the first such block, counted from the first that was given.
+        at: usize,
+        /// The number.
+        number: f32,
+    },
     /// ggml gave up, as it may on numbers that are not finite.
     #[error("cannot convert {dtype}: {message}")]
     Ggml {
@@ -102,11 +112,12 @@ pub fn dequantize_parallel(dtype: DType, bytes: &[u8], out: &mut [f32]) -> Resul
 
 /// Writes `rows`, which are rows of `row_len` numbers, in `dtype` to `out`, with no importance matrix.
 ///
-/// Numbers that are not finite give some bytes or an error; see [`first_non_finite`].
+/// Numbers that are not finite give some bytes or an error; see [`first_non_finite`]. Of formats without blocks, those that are
+/// too large become infinite.
 ///
 /// # Errors
 ///
-/// [`RowError::RowLength`] where blocks do not divide a row, [`RowError::PartialRow`] and [`RowError::Bytes`] where `rows`
+/// [`RowError::TooLarge`] where the scale of a block overflows, [`RowError::RowLength`] where blocks do not divide a row, [`RowError::PartialRow`] and [`RowError::Bytes`] where `rows`
 /// or `out` have another length, [`RowError::Unwritable`] or [`RowError::NeedsImportance`] for formats that are not
 /// written.
 pub fn quantize(dtype: DType, rows: &[f32], row_len: usize, out: &mut [u8]) -> Result<(), RowError> {
@@ -114,7 +125,45 @@ pub fn quantize(dtype: DType, rows: &[f32], row_len: usize, out: &mut [u8]) -> R
     if rows.is_empty() {
         return Ok(());
     }
-    ffi::quantize(dtype, rows, row_len, out).map_err(|caught| RowError::Ggml { dtype, message: caught.message })
+    ffi::quantize(dtype, rows, row_len, out).map_err(|caught| RowError::Ggml { dtype, message: caught.message })?;
+    check_scales(dtype, rows, out)
+}
+
+/// Below this, no block of any format overflows: scales are F16 at least, and no larger than the largest number. NVFP4's are E4M3,
+/// up to 448, and its numbers up to 6.
+fn safe(dtype: DType) -> f32 {
+    if dtype == DType::NVFP4 { 6.0 * 448.0 } else { 32_768.0 }
+}
+
+/// Refuses `bytes` if `numbers`, which they were made of, did not fit: a block whose scale overflowed.
+fn check_scales(dtype: DType, numbers: &[f32], bytes: &[u8]) -> Result<(), RowError> {
+    let (block, block_bytes, safe) = (dtype.block_size(), dtype.block_bytes(), safe(dtype));
+    if block == 1 || numbers.iter().all(|number| number.abs() <= safe) {
+        return Ok(());
+    }
+    let mut back = vec![0.0; block];
+    for (i, (numbers, bytes)) in numbers.chunks_exact(block).zip(bytes.chunks_exact(block_bytes)).enumerate() {
+        let (mut largest, mut at) = (0f32, 0);
+        for (j, number) in numbers.iter().enumerate() {
+            if number.abs() > largest {
+                (largest, at) = (number.abs(), j);
+            }
+        }
+        // What was not finite before is the caller's.
+        if largest <= safe || numbers.iter().any(|number| !number.is_finite()) {
+            continue;
+        }
+        dequantize(dtype, bytes, &mut back)?;
+        // The scale may also stay at its largest, as NVFP4's does, or vanish where squares of numbers overflow. A block of one bit
+        // for each number has their mean.
+        let most = back.iter().fold(0f32, |most, number| most.max(number.abs()));
+        let finite = back.iter().all(|number| number.is_finite());
+        let kept = finite && most >= largest / (4.0 * block as f32) && most / 4.0 <= largest;
+        if dtype == DType::NVFP4 || !kept {
+            return Err(RowError::TooLarge { dtype, at: i * block + at, number: numbers[at] });
+        }
+    }
+    Ok(())
 }
 
 /// [`quantize`] on all threads of the current rayon pool, with the same bytes.
@@ -127,7 +176,15 @@ pub fn quantize_parallel(dtype: DType, rows: &[f32], row_len: usize, out: &mut [
     let task_rows = (TASK / row_len.max(1)).max(1);
     rows.par_chunks((task_rows * row_len).max(1))
         .zip(out.par_chunks_mut((task_rows * row_bytes).max(1)))
-        .try_for_each(|(rows, out)| quantize(dtype, rows, row_len, out))
+        .enumerate()
+        .try_for_each(|(i, (rows, out))| {
+            quantize(dtype, rows, row_len, out).map_err(|error| match error {
+                RowError::TooLarge { dtype, at, number } => {
+                    RowError::TooLarge { dtype, at: i * task_rows * row_len + at, number }
+                }
+                other => other,
+            })
+        })
 }
 
 /// The index of the first NaN or infinity.
@@ -389,6 +446,40 @@ mod tests {
                 let _ = quantize(dtype, &numbers, 512, &mut bytes);
                 dequantized(dtype, &bytes, 512);
             }
+        }
+    }
+
+    /// In every format that is written: what comes back is finite, or it was said to be too large.
+    #[test]
+    fn scales_that_overflow_are_errors() {
+        for dtype in writable().filter(|dtype| dtype.block_size() > 1) {
+            let block = dtype.block_size();
+            let mut refused = 0;
+            for exponent in 0..=38 {
+                let mut numbers = wave(4 * block);
+                numbers[2 * block + 3] = 1.5 * 10f32.powi(exponent);
+                let mut bytes = vec![0; dtype.row_bytes(numbers.len()).unwrap()];
+                let largest = match quantize(dtype, &numbers, 2 * block, &mut bytes) {
+                    Ok(()) => {
+                        let back = dequantized(dtype, &bytes, numbers.len());
+                        assert!(back.iter().all(|number| number.is_finite()), "{dtype}: 1e{exponent}");
+                        let largest = back.iter().fold(0f32, |most, number| most.max(number.abs()));
+                        assert!(
+                            largest > 0.01 * numbers[2 * block + 3].max(1.0) / block as f32,
+                            "{dtype}: 1e{exponent}"
+                        );
+                        continue;
+                    }
+                    Err(RowError::TooLarge { at, number, .. }) => (at, number),
+                    Err(other) => panic!("{dtype}: {other}"),
+                };
+                assert_eq!(largest, (2 * block + 3, numbers[2 * block + 3]), "{dtype}");
+                let parallel = quantize_parallel(dtype, &numbers, 2 * block, &mut bytes).unwrap_err();
+                assert_eq!(parallel, RowError::TooLarge { dtype, at: largest.0, number: largest.1 });
+                refused += 1;
+            }
+            // Only MXFP4's scales have F32's range.
+            assert!(refused > 20 || dtype == DType::MXFP4, "{dtype}: {refused}");
         }
     }
 

@@ -4,6 +4,7 @@
 //! one tensor as it is, three for a fused `qkv`, two swapped halves. Nothing is read while binding.
 
 pub mod alias;
+mod contents;
 mod lacking;
 pub mod lora;
 mod scale;
@@ -14,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use alias::{Aliases, Alternative, Rows};
+pub(crate) use contents::Content;
 pub use lacking::{missing, refuse_parts_of_blocks, strays};
 use pinhole_quant::fp8::Fp8;
 use pinhole_quant::{DType, rows};
@@ -119,7 +121,25 @@ impl Piece {
     /// # Errors
     /// [`Error::Mismatch`] for a storage that holds no weights.
     pub fn read_f32(&self, out: &mut [f32]) -> Result<()> {
-        read_f32(self.storage(), self.bytes(), out).map_err(|found| self.unreadable(found))?;
+        self.convert_f32(self.bytes(), out)
+    }
+
+    /// Copies its bytes to `out`, past the map: as [`Map::read`].
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`], and those of [`Map::read`].
+    pub fn copy(&self, out: &mut Vec<u8>) -> Result<()> {
+        let (map, span) = self.span();
+        crate::reserve::resize("a part of a weight", out, span.len())?;
+        map.read(span.start, out)
+    }
+
+    /// Makes all its numbers, as f32, of the bytes that [`copy`](Piece::copy) gives.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] for a storage that holds no weights.
+    pub fn convert_f32(&self, bytes: &[u8], out: &mut [f32]) -> Result<()> {
+        read_f32(self.storage(), bytes, out).map_err(|found| self.unreadable(found))?;
         if self.scale != 1.0 {
             out.iter_mut().for_each(|number| *number *= self.scale);
         }

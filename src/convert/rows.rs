@@ -1,6 +1,7 @@
 //! Rows of the source in the format of the output, on all threads.
 
-use pinhole_quant::{DType, rows};
+use pinhole_quant::DType;
+use pinhole_quant::rows::{self, RowError};
 use rayon::prelude::*;
 
 use super::pipeline::Chunk;
@@ -11,6 +12,8 @@ use crate::{Error, Result, reserve};
 
 /// About how many numbers one task converts: their F32 stays in the second-level cache.
 const TASK: usize = 1 << 16;
+/// F16's largest number, which is also the largest scale of most formats with blocks.
+const LARGEST: f32 = 65504.0;
 
 /// Appends `chunk`, with the `changes` that LoRAs make, in `to` to `out`, which is empty. Returns how many of its numbers are not finite, which is an error
 /// unless `allow_nonfinite` is set.
@@ -34,13 +37,13 @@ pub(super) fn convert(
     let task_bytes = (task_numbers / row * row_bytes).max(1);
     match (changes, chunk.parts.as_slice()) {
         (None, [part]) if part.storage() == to && to.is_quantized() => {
-            out.extend_from_slice(part.bytes());
+            part.copy(out)?;
             Ok(0)
         }
         (None, [part]) => {
             out.resize(size, 0);
             let tasks = out.par_chunks_mut(task_bytes).enumerate();
-            let counts = tasks.map_init(Vec::new, |numbers, (i, out)| task(i).convert(part, numbers, out));
+            let counts = tasks.map_init(Room::default, |room, (i, out)| task(i).convert(part, room, out));
             counts.try_reduce(|| 0, |a, b| Ok(a + b))
         }
         (changes, parts) => {
@@ -56,13 +59,21 @@ pub(super) fn convert(
 
 /// Reads all numbers of `parts`.
 fn read(parts: &[Piece], numbers: &mut [f32]) -> Result<()> {
-    let mut rest = numbers;
+    let (mut rest, mut bytes) = (numbers, Vec::new());
     for part in parts {
         let (here, after) = rest.split_at_mut(part.len());
-        part.read_f32(here)?;
+        part.copy(&mut bytes)?;
+        part.convert_f32(&bytes, here)?;
         rest = after;
     }
     Ok(())
+}
+
+/// What one thread uses again and again. Bytes come past the map: a source that is cut short meanwhile is an error then.
+#[derive(Default)]
+struct Room {
+    bytes: Vec<u8>,
+    numbers: Vec<f32>,
 }
 
 /// What one thread converts at a time.
@@ -76,15 +87,16 @@ struct Task<'a> {
 
 impl Task<'_> {
     /// Fills `out` from `part`, all of the chunk.
-    fn convert(&self, part: &Piece, numbers: &mut Vec<f32>, out: &mut [u8]) -> Result<u64> {
+    fn convert(&self, part: &Piece, Room { bytes, numbers }: &mut Room, out: &mut [u8]) -> Result<u64> {
         let row = self.chunk.row;
         let row_bytes = self.to.row_bytes(row).unwrap_or(1).max(1);
         let part = part.part(self.start, out.len() / row_bytes * row);
         reserve::resize("a part of a weight", numbers, part.len())?;
-        part.read_f32(numbers)?;
+        part.copy(bytes)?;
+        part.convert_f32(bytes, numbers)?;
         if part.storage() == Storage::Number(self.to) {
             let count = self.check(numbers)?;
-            out.copy_from_slice(part.bytes());
+            out.copy_from_slice(bytes);
             return Ok(count);
         }
         self.store(numbers, out)
@@ -98,29 +110,63 @@ impl Task<'_> {
             // ggml's quantizers promise nothing for such numbers, and one would spoil its whole block.
             numbers.iter_mut().filter(|number| !number.is_finite()).for_each(|number| *number = 0.0);
         }
-        rows::quantize(self.to, numbers, *row, out).map_err(|error| {
-            Error::mismatch(bound.origin(), format!("tensor {name}"), "rows to convert", error.to_string())
-        })?;
-        Ok(count)
+        let mut zeroed = 0;
+        loop {
+            match rows::quantize(self.to, numbers, *row, out) {
+                Ok(()) => return Ok(count + zeroed),
+                Err(RowError::TooLarge { number, .. }) if self.allow_nonfinite => {
+                    // By octaves: every turn leaves smaller ones, and there are not many turns.
+                    let half = number.abs() / 2.0;
+                    let limit = if half > LARGEST { half } else { number.abs() };
+                    for value in numbers.iter_mut().filter(|value| value.abs() >= limit) {
+                        *value = 0.0;
+                        zeroed += 1;
+                    }
+                }
+                Err(RowError::TooLarge { at, number, .. }) => return Err(self.too_large(at, number)),
+                Err(error) => {
+                    let at = format!("tensor {name}");
+                    return Err(Error::mismatch(bound.origin(), at, "rows to convert", error.to_string()));
+                }
+            }
+        }
+    }
+
+    /// What is wrong with number `at` of the task.
+    fn too_large(&self, at: usize, number: f32) -> Error {
+        let expected = match self.to {
+            DType::F16 => format!("numbers that {} can hold, up to {LARGEST}", self.to),
+            to => format!("numbers that {to} can hold"),
+        };
+        let error = Error::mismatch(self.chunk.bound.origin(), self.place(at), expected, number.to_string());
+        let becomes = if self.to.is_quantized() { "0" } else { "infinite" };
+        let room = if self.to == DType::BF16 { "f32 has" } else { "bf16 and f32 have" };
+        error.with_hint(format!("{room} room for it; --allow-nonfinite makes it {becomes}"))
+    }
+
+    /// Number `at` of the task, for a message.
+    fn place(&self, at: usize) -> String {
+        let Chunk { name, bound, start, .. } = self.chunk;
+        format!("number {} of tensor {name} in {}", start + self.start + at, bound.origin().display())
     }
 
     /// How many numbers have no finite value in the output.
     fn check(&self, numbers: &[f32]) -> Result<u64> {
-        // F16's largest number is 65504; from half a step above it on, numbers round to infinity.
-        let limit = if self.to == DType::F16 { 65520.0 } else { f32::INFINITY };
+        // From half a step above the largest number on, numbers round to infinity.
+        let limit = match self.to {
+            DType::F16 => 65520.0,
+            DType::BF16 => f32::from_bits(0x7f7f_8000),
+            _ => f32::INFINITY,
+        };
         let lost = |number: &f32| number.is_nan() || number.abs() >= limit;
         let Some(first) = numbers.iter().position(lost) else { return Ok(0) };
         if self.allow_nonfinite {
             return Ok(numbers.iter().filter(|number| lost(number)).count() as u64);
         }
-        let Chunk { name, bound, .. } = self.chunk;
-        let number = self.chunk.start + self.start + first;
-        let at = format!("number {number} of tensor {name} in {}", bound.origin().display());
         if numbers[first].is_finite() {
-            let expected = format!("numbers that {} can hold, up to 65504", self.to);
-            let error = Error::mismatch(bound.origin(), at, expected, numbers[first].to_string());
-            return Err(error.with_hint("bf16 and f32 have room for it; --allow-nonfinite makes it infinite"));
+            return Err(self.too_large(first, numbers[first]));
         }
+        let at = self.place(first);
         let hint = "the file is damaged, or was saved from a training run that diverged; --allow-nonfinite converts it \
                     all the same";
         Err(Error::NotFinite { at, hint: Some(hint.into()) })

@@ -118,6 +118,36 @@ fn spoilt(number: usize, bits: u16) -> Disk {
     disk
 }
 
+/// Weights near 1e28, whose blocks would have an infinite scale.
+#[test]
+fn blocks_whose_scale_overflows_are_named_and_let_through_where_asked_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let output = directory.path().join("out.gguf");
+    let disk = spoilt(700, 0x6e01);
+    let source = Source::open(disk.root()).unwrap();
+    let model = pinhole::pipeline::open(&source).unwrap();
+    for name in ["q8_0", "q4_k_s", "q4_1", "q2_k", "iq4_nl"] {
+        let plan = convert::plan(&model.source, &model.networks(), name.parse::<FileType>().unwrap()).unwrap();
+        let planned = plan.tensors.iter().find(|tensor| tensor.name == "dit.img_in.weight").unwrap();
+        assert!(planned.to.is_quantized(), "{name}");
+        let write =
+            |allow_nonfinite| plan.write(&output, WriteOptions { overwrite: true, allow_nonfinite }, &mut |_| Ok(()));
+        let error = write(false).unwrap_err();
+        show(&error);
+        let message = error.to_string();
+        assert!(message.contains("number 700 of tensor x_embedder.weight") && message.contains("998"), "{message}");
+        assert_eq!(error.hint(), Some("bf16 and f32 have room for it; --allow-nonfinite makes it 0"));
+        assert_eq!(names(directory.path()), [""; 0]);
+        assert_eq!(write(true).unwrap(), [NonFinite { tensor: "dit.img_in.weight".into(), count: 1 }]);
+        let written = Source::open(&output).unwrap();
+        let written = pinhole::pipeline::open(&written).unwrap();
+        let network = &written.networks()[0];
+        let (id, _) = network.model.manifest().iter().find(|(_, weight)| weight.name == "img_in.weight").unwrap();
+        assert!(network.bound.read_f32(id).unwrap().iter().all(|number| number.is_finite()));
+        fs::remove_file(&output).unwrap();
+    }
+}
+
 #[test]
 fn weights_that_are_not_finite_are_named_and_let_through_where_asked_for() {
     let directory = tempfile::tempdir().unwrap();

@@ -16,6 +16,7 @@
 //! What is in memory is F32 and belongs to the model's weights from then on: planned, placed and streamed as they are.
 
 mod attach;
+mod contents;
 mod delta;
 mod file;
 mod keys;
