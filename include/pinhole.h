@@ -66,8 +66,8 @@
  *
  * What a library must not do to its host. No function ends the process, prints anything, installs signal handlers,
  * changes the locale, the working directory, or the floating-point mode of a thread of yours. A panic inside comes back as
- * PINHOLE_E_PANIC. What can still end the process: a model file that is truncated while it is mapped (SIGBUS; replacing
- * it by a rename is safe), a system that overcommits memory and kills, and a failed assertion of ggml's on one of its
+ * PINHOLE_E_PANIC. What can still end the process: a model file that is truncated while it is mapped (SIGBUS, unless it
+ * is noticed before its weights are used; replacing it by a rename is safe), a system that overcommits memory and kills, and a failed assertion of ggml's on one of its
  * worker threads during a computation. To prevent such assertions, shapes and formats are checked beforehand. After fork(),
  * a child must not use handles that it inherited.
  */
@@ -351,8 +351,8 @@ typedef struct pinhole_session_options {
     /* The most bytes to take on the host, including resident pages of the model's files. Weights that do not fit are read from the
      * disk in every step. 0: what the system has available. */
     uint64_t host_memory;
-    /* Folder for cached prompt encodings, shared between processes; created if missing; holds at most 1 GiB. A cached prompt
-     * needs no text encoder. NULL: the session caches its last prompts in memory only. */
+    /* Folder for cached prompt encodings, shared between processes of this user; created if missing; holds at most 1 GiB. A
+     * cached prompt needs no text encoder. A folder of another user, or one that others may write to, is refused. NULL: the session caches its last prompts in memory only. */
     const char *prompt_cache;
 } pinhole_session_options;
 
@@ -714,6 +714,10 @@ PINHOLE_API int32_t pinhole_image_write_png(const pinhole_image *image, const ch
  *
  * Embeddings are encoded prompts. Any number of requests, in any session of the same model, can use them. Such requests need
  * neither the time of the text encoders nor their memory, and draw the same pictures. const.
+ *
+ * Embeddings carry a digest of the text encoders and their LoRAs. A session with others refuses them with
+ * PINHOLE_E_OPTION, even if their numbers would fit. To know, each process reads all weights of the text encoders
+ * once; it remembers the digest while the files do not change.
  */
 
 /* Sends the prompts of `request` through the text encoders. Reads these members: prompt, negative_prompt, cfg_scale

@@ -302,6 +302,12 @@ fn prompts_are_kept_for_other_processes() {
         assert_eq!(warned, warnings + 2);
         assert!(!draw(&mini, &first).1);
     }
+    // Numbers that are as good as any, and not those that were written.
+    let zeroed = [&whole[..whole.len() - 64], &[0; 64]].concat();
+    files().iter().for_each(|path| std::fs::write(path, &zeroed).unwrap());
+    let (again, encoded, warned) = draw(&mini, &first);
+    assert!(encoded && again.latents == drawn.latents && warned == warnings + 2);
+
     // Where nothing can be kept, only that is said.
     let key = files();
     key.iter().for_each(|path| {
@@ -310,6 +316,76 @@ fn prompts_are_kept_for_other_processes() {
     });
     let (again, encoded, warned) = draw(&mini, &first);
     assert!(encoded && again.latents == drawn.latents && warned > warnings);
+}
+
+/// Two models whose T5s differ in one byte, which is neither among the first nor in the middle of its tensor, share no prompts.
+#[test]
+fn prompts_of_other_text_encoders_are_not_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let one = bundle(&builtin::mini().unwrap(), FileType::F32, &dir, "one.gguf");
+    let path = dir.path().join("other.gguf");
+    let mut bytes = fs::read(dir.path().join("one.gguf")).unwrap();
+    let gguf = pinhole::gguf::Gguf::open(&dir.path().join("one.gguf")).unwrap();
+    let (_, tensor) = gguf.index.iter().find(|(name, _)| *name == "te2.enc.blk.0.attn_q.weight").unwrap();
+    let place = tensor.offset() + tensor.bytes().len() / 5 / 4 * 4;
+    bytes[place..place + 4].copy_from_slice(&1f32.to_le_bytes());
+    fs::write(&path, bytes).unwrap();
+    let other = Source::open(&path).unwrap();
+
+    let folder = dir.path().join("cache");
+    let draw = |source: &Source| {
+        let mut pipeline = pipeline(source);
+        pipeline.set_prompt_cache(Some(&folder)).unwrap();
+        let (generated, encoded, warnings) = generate_and_listen(&mut pipeline, &small_request());
+        assert_eq!(warnings, 0);
+        (generated.latents, encoded)
+    };
+    let (drawn, encoded) = draw(&one);
+    assert!(encoded && !draw(&one).1);
+    let (theirs, encoded) = draw(&other);
+    assert!(encoded && theirs != drawn, "{encoded}");
+    assert_eq!((draw(&one), draw(&other)), ((drawn, false), (theirs, false)));
+    // A copy is the same model.
+    fs::copy(dir.path().join("one.gguf"), dir.path().join("copy.gguf")).unwrap();
+    let copy = Source::open(&dir.path().join("copy.gguf")).unwrap();
+    assert!(!draw(&copy).1);
+
+    // Embeddings know it too.
+    let ours = pipeline(&one).embed(&small_request(), &mut |_: Event| Ok(())).unwrap();
+    let request = Request { embeddings: Some(ours.into()), ..small_request() };
+    pipeline(&copy).settings(&request).unwrap();
+    let error = pipeline(&other).settings(&request).unwrap_err();
+    assert!(error.to_string().starts_with("embeddings: expected text encoders with the digest "), "{error}");
+    assert_eq!(error.hint(), Some("they were made by another model, or with other LoRAs"));
+}
+
+/// A digest of a file that nobody writes to any more is found again, by any process.
+#[cfg(unix)]
+#[test]
+fn digests_are_remembered_while_files_stay_as_they_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = bundle(&builtin::mini().unwrap(), FileType::Q8_0, &dir, "model.gguf");
+    let folder = dir.path().join("cache");
+    let digests = || {
+        let names = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.starts_with("encoders-")).count()
+    };
+    let draw = || {
+        let mut pipeline = pipeline(&source);
+        pipeline.set_prompt_cache(Some(&folder)).unwrap();
+        generate_and_listen(&mut pipeline, &small_request()).1
+    };
+    assert!(draw());
+    assert_eq!(digests(), 0, "it was written just now");
+    std::thread::sleep(std::time::Duration::from_millis(2500));
+    assert!(!draw());
+    assert_eq!(digests(), 1);
+    // Whoever writes another digest there, and not its check, is not believed.
+    let mine = |name: &str| name.starts_with("encoders-");
+    let path = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+    let path = path.into_iter().find(|path| mine(path.file_name().unwrap().to_str().unwrap())).unwrap();
+    fs::write(&path, [0; 64]).unwrap();
+    assert!(!draw());
 }
 
 /// A request that takes a moment, with true CFG.

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::digest;
 use super::generate::Pipeline;
 use super::progress::{Event, Observer};
 use super::prompt_cache::PromptCache;
@@ -13,7 +14,8 @@ use crate::Result;
 
 impl Pipeline {
     /// Sends the prompts of `request` through the text encoders, and nothing further. A negative prompt goes with them if
-    /// `cfg_scale` is above 1.
+    /// `cfg_scale` is above 1. What is made carries a digest of the text encoders, for which all their weights are read once, so
+    /// that a model with others refuses it.
     ///
     /// # Errors
     /// As [`generate`](Pipeline::generate).
@@ -28,7 +30,10 @@ impl Pipeline {
         run.machine.ledger.set_limit(plan.limit);
         let kept = run.machine.keep(&plan, &model.encoders.subjects(&settings));
         let made = kept.and_then(|()| {
-            super::embeddings::embeddings(&model, prompt_cache.as_deref(), (&request, &settings), &mut run)
+            let made = super::embeddings::embeddings(&model, prompt_cache.as_deref(), (&request, &settings), &mut run)?;
+            let encoders =
+                digest::of(&model, prompt_cache.as_deref().map(|cache| cache as _), run.machine.backend.cancel())?;
+            Ok(Embeddings { encoders: Some(encoders), ..made })
         });
         if made.is_err() {
             // They may be half there.
@@ -47,11 +52,14 @@ impl Pipeline {
     /// Keeps encoded prompts in `folder` too, for other processes with the same text encoders and device: at most 1 GiB of them,
     /// the oldest dropped first. `None` turns that off.
     ///
+    /// Only this user may write to the folder, which is made that way if it is missing: what lies there decides what is drawn.
+    ///
     /// # Errors
-    /// [`Error::Io`](crate::Error::Io) if the folder cannot be made.
+    /// [`Error::Io`](crate::Error::Io) if the folder cannot be made, [`Error::Mismatch`](crate::Error::Mismatch) if other users may
+    /// write to it.
     pub fn set_prompt_cache(&mut self, folder: Option<&Path>) -> Result<()> {
         let device = self.machine.backend.device();
-        let cache = folder.map(|folder| PromptCache::open(folder, &self.model, device));
+        let cache = folder.map(|folder| PromptCache::open(folder, device));
         self.prompt_cache = cache.transpose()?.map(Arc::new);
         Ok(())
     }

@@ -3,11 +3,13 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::digest::{self, Digest, hex};
 use super::opened::Opened;
-use super::prompt_cache::PromptCache;
+use super::prompt_cache::{Key, PromptCache};
 use super::prompts::{Embeddings, Prompt};
 use super::request::{Request, Settings};
 use super::run::Run;
+use crate::ggml::CancelFlag;
 use crate::plan::Phase;
 use crate::text::Encoded;
 use crate::{Error, Result};
@@ -73,6 +75,18 @@ impl Embeddings {
         }
     }
 
+    /// Refuses a model whose text encoders are not those that made them: their numbers would mean something else.
+    fn check_encoders(&self, model: &Opened) -> Result<()> {
+        let Some(made_by) = self.encoders else { return Ok(()) };
+        let found = digest::of(model, None, &CancelFlag::new())?;
+        if found != made_by {
+            let short = |digest: &Digest| format!("text encoders with the digest {}", hex(&digest[..8]));
+            let error = Error::option("embeddings", short(&found), short(&made_by));
+            return Err(error.with_hint("they were made by another model, or with other LoRAs"));
+        }
+        Ok(())
+    }
+
     /// The `settings` of `request` with what these embeddings say of them.
     ///
     /// # Errors
@@ -96,6 +110,7 @@ impl Embeddings {
                 return Err(error.with_hint("they were made by another model"));
             }
         }
+        self.check_encoders(model)?;
         let negative_prompt = self.negative.clone().filter(|_| settings.cfg_scale > 1.0);
         let negative_is_zero = self.negative_is_zero && negative_prompt.is_some();
         Ok(Settings { negative_prompt, negative_is_zero, embedded: true, ..settings })
@@ -147,9 +162,10 @@ pub(super) fn embeddings(
         }
     }
     let mut prompts: Vec<Option<Prompt>> = vec![None; texts.len()];
-    if let Some(cache) = cache {
-        look_up(model, cache, settings, &texts, &mut prompts, run)?;
-    }
+    let keys = match cache {
+        Some(cache) => look_up(model, cache, settings, &texts, &mut prompts, run)?,
+        None => Vec::new(),
+    };
     let missing: Vec<usize> = (0..texts.len()).filter(|&i| prompts[i].is_none()).collect();
     if !missing.is_empty() {
         let wanted: Vec<Vec<Encoded>> = missing.iter().map(|&i| texts[i].clone()).collect();
@@ -157,7 +173,7 @@ pub(super) fn embeddings(
         for (&i, prompt) in missing.iter().zip(made) {
             // A folder that fails costs only time.
             if let Some(cache) = cache
-                && let Err(error) = cache.keep(&cache.key(&texts[i]), &prompt, &model.encoders.arrays(settings))
+                && let Err(error) = cache.keep(&keys[i], &prompt, &model.encoders.arrays(settings))
             {
                 run.warn(format!("the prompt is not kept: {error}"))?;
             }
@@ -169,10 +185,10 @@ pub(super) fn embeddings(
         prompts.push(Prompt::zeros(&model.encoders.arrays(settings))?);
     }
     let (negative_is_zero, tokens) = (settings.negative_is_zero, settings.max_sequence_length);
-    Ok(Embeddings { prompts, negative, negative_is_zero, tokens })
+    Ok(Embeddings { prompts, negative, negative_is_zero, tokens, encoders: None })
 }
 
-/// Fills in the prompts that the folder has.
+/// Fills in the prompts that the folder has. Returns the key of each.
 fn look_up(
     model: &Opened,
     cache: &PromptCache,
@@ -180,14 +196,17 @@ fn look_up(
     texts: &[Vec<Encoded>],
     prompts: &mut [Option<Prompt>],
     run: &mut Run<'_>,
-) -> Result<()> {
+) -> Result<Vec<Key>> {
+    let mut keys = Vec::with_capacity(texts.len());
     for (tokens, prompt) in texts.iter().zip(prompts) {
-        match cache.find(&cache.key(tokens), &model.encoders.arrays(settings)) {
+        let key = cache.key(model, tokens, run.machine.backend.cancel())?;
+        match cache.find(&key, &model.encoders.arrays(settings)) {
             Ok(found) => *prompt = found,
             Err(error) => run.warn(format!("the prompt goes through the text encoders again: {error}"))?,
         }
+        keys.push(key);
     }
-    Ok(())
+    Ok(keys)
 }
 
 /// Sends texts through the encoders: a phase of its own.

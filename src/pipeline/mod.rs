@@ -6,6 +6,7 @@
 //! on the device; the memory of a phase is given back before the next begins.
 
 mod denoise;
+mod digest;
 mod embed;
 mod embeddings;
 mod encoders;
@@ -16,6 +17,7 @@ mod kl;
 mod memory;
 mod opened;
 mod preview;
+mod private_folder;
 mod progress;
 mod prompt_cache;
 mod prompts;

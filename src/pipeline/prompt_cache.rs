@@ -1,98 +1,113 @@
 //! Prompts that went through the text encoders, kept in a folder for other processes.
 //!
 //! A file holds what became of one prompt, under a name made of everything that it depends on: the prompt's tokens, the
-//! weights of the text encoders, the device, this version. Of the weights a few bytes of each are read, so that a cached
-//! prompt spares the gigabytes that they are.
+//! [digest](super::digest) of the text encoders, the device, this version. The folder is this user's alone, and every file
+//! carries a checksum.
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
-use std::fmt::Write as _;
-use std::fs::{self, File};
-use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::fs;
+use std::io;
+use std::path::Path;
 
 use pinhole_quant::DType;
-use pinhole_quant::output::AtomicFile;
 use safetensors::tensor::{Dtype, TensorView, serialize};
-use sha2::{Digest, Sha256};
+use sha2::{Digest as _, Sha256};
 
+use super::digest::{self, Digest, Memory, add, hex};
 use super::opened::Opened;
+use super::private_folder::PrivateFolder;
 use super::prompts::{ArraySpec, Prompt};
-use crate::bind::Bound;
-use crate::ggml::Device;
-use crate::index::FileTensor;
+use crate::ggml::{CancelFlag, Device};
+use crate::index::{FileTensor, Map};
 use crate::kernels::Kernel;
+use crate::safetensors::Safetensors;
 use crate::tensor::Shape;
 use crate::text::Encoded;
-use crate::weights::Manifest;
 use crate::{Error, Result};
 
 /// Bytes of all files in a folder: beyond them, those that were not used for longest go. A prompt of 512 tokens with
 /// 4096 numbers each takes 8 MiB.
 const MOST_BYTES: u64 = 1 << 30;
+/// Bytes of a file beside its numbers.
+const HEADER: usize = 1 << 16;
 /// How the names of its files begin and end. Nothing else in the folder is touched.
 const PREFIX: &str = "prompt-";
 const SUFFIX: &str = ".safetensors";
-/// Bytes of each weight that stand for it.
-const SAMPLE: usize = 64;
+/// The same of files with the digest of text encoders.
+const ENCODERS: &str = "encoders-";
+const DIGEST: &str = ".sha256";
+/// What a file says of its numbers, under this name.
+const CHECKSUM: &str = "sha256";
 
-/// A folder with prompts, for a model on a device.
+/// A folder with prompts, for models on a device.
 pub(super) struct PromptCache {
-    folder: PathBuf,
-    /// What all keys depend on.
-    encoders: Sha256,
+    folder: PrivateFolder,
+    /// What keys depend on beside the model.
+    device: [String; 3],
+    /// The digest of the text encoders, once it was needed.
+    encoders: OnceCell<Digest>,
 }
 
 /// What a file is named after.
 pub(super) struct Key(String);
 
 impl PromptCache {
-    /// That in `folder`, which is made where there is none.
+    /// That in `folder`, which is made if there is none.
     ///
     /// # Errors
-    /// [`Error::Io`] where it cannot be made.
-    pub(super) fn open(folder: &Path, model: &Opened, device: Device) -> Result<PromptCache> {
-        fs::create_dir_all(folder).map_err(|error| Error::io("create", folder, error))?;
-        let mut encoders = Sha256::new();
-        for part in [env!("CARGO_PKG_VERSION"), &device.name(), &device.description(), kernel(device)] {
-            add_bytes(&mut encoders, part.as_bytes());
-        }
-        for network in model.encoders.networks() {
-            add_bytes(&mut encoders, network.config.to_string().as_bytes());
-            add_weights(&mut encoders, network.model.manifest(), network.bound);
-        }
-        Ok(PromptCache { folder: folder.to_owned(), encoders })
+    /// As [`PrivateFolder::open`].
+    pub(super) fn open(folder: &Path, device: Device) -> Result<PromptCache> {
+        let device = [device.name(), device.description(), kernel(device).to_owned()];
+        Ok(PromptCache { folder: PrivateFolder::open(folder)?, device, encoders: OnceCell::new() })
     }
 
-    /// The key of the prompt that has these tokens.
-    pub(super) fn key(&self, tokens: &[Encoded]) -> Key {
-        let mut hash = self.encoders.clone();
+    /// The key of the prompt that has these tokens, for the text encoders of `model`, which is always the same.
+    ///
+    /// # Errors
+    /// As [`digest::of`].
+    pub(super) fn key(&self, model: &Opened, tokens: &[Encoded], cancel: &CancelFlag) -> Result<Key> {
+        let encoders = match self.encoders.get() {
+            Some(known) => known,
+            None => {
+                let digest = digest::of(model, Some(self), cancel)?;
+                self.encoders.get_or_init(|| digest)
+            }
+        };
+        let mut hash = Sha256::new();
+        add(&mut hash, env!("CARGO_PKG_VERSION").as_bytes());
+        for part in &self.device {
+            add(&mut hash, part.as_bytes());
+        }
+        add(&mut hash, encoders);
         for encoded in tokens {
             let ids: Vec<u8> = encoded.ids.iter().flat_map(|id| id.to_le_bytes()).collect();
-            add_bytes(&mut hash, &ids);
+            add(&mut hash, &ids);
         }
-        let mut name = String::with_capacity(64);
-        for byte in hash.finalize() {
-            // Writing to a string never fails.
-            let _ = write!(name, "{byte:02x}");
-        }
-        Key(name)
+        Ok(Key(hex(&hash.finalize())))
     }
 
     /// The prompt of `key`, which consists of `arrays`, if it is there.
     ///
     /// # Errors
-    /// Those of [`crate::safetensors::open`], and [`Error::Mismatch`], for a file that is there and is none of ours.
+    /// Those of [`PrivateFolder::read`] and [`Safetensors::from_map`], and [`Error::Mismatch`], for a file that is there and is
+    /// none of ours.
     pub(super) fn find(&self, key: &Key, arrays: &[ArraySpec]) -> Result<Option<Prompt>> {
-        let path = self.path(key);
-        if !path.try_exists().map_err(|error| Error::io("open", &path, error))? {
-            return Ok(None);
+        let numbers_bytes = arrays.iter().map(|array| array.elements() * size_of::<f32>()).sum::<usize>();
+        let Some(bytes) = self.folder.read(&key.file(), numbers_bytes + HEADER)? else { return Ok(None) };
+        let path = self.folder.path_of(&key.file());
+        let file = Safetensors::from_map(Map::from_bytes(&path, &bytes)?)?;
+        let mut prompt = Vec::with_capacity(arrays.len());
+        for array in arrays {
+            prompt.push(numbers(&path, array.name, file.index.get(array.name), &array.dims)?);
         }
-        // Where it cannot be marked as used, as in a folder that others fill, it goes earlier.
-        let _ = File::options().append(true).open(&path).and_then(|file| file.set_modified(SystemTime::now()));
-        let index = crate::safetensors::open(&path)?;
-        let numbers = |array: &ArraySpec| numbers(&path, array.name, index.get(array.name), &array.dims);
-        Ok(Some(Prompt(arrays.iter().map(numbers).collect::<Result<_>>()?)))
+        let prompt = Prompt(prompt);
+        let (expected, found) = (checksum(key, &prompt), file.metadata.get(CHECKSUM));
+        match found {
+            Some(found) if *found == expected => Ok(Some(prompt)),
+            Some(found) => Err(Error::mismatch(&path, "checksum", expected, found)),
+            None => Err(Error::mismatch(&path, "checksum", expected, "none")),
+        }
     }
 
     /// Keeps `prompt`, which consists of `arrays`, under `key`, and forgets what was not used for longest if that is too much.
@@ -100,7 +115,7 @@ impl PromptCache {
     /// # Errors
     /// [`Error::Io`] if the file cannot be written.
     pub(super) fn keep(&self, key: &Key, prompt: &Prompt, arrays: &[ArraySpec]) -> Result<()> {
-        let path = self.path(key);
+        let path = self.folder.path_of(&key.file());
         let malformed = |error: safetensors::SafeTensorError| Error::io("write", &path, io::Error::other(error));
         let bytes: Vec<Vec<u8>> = prompt.0.iter().map(|numbers| to_bytes(numbers)).collect();
         let mut tensors = Vec::new();
@@ -108,64 +123,76 @@ impl PromptCache {
             let extents = array.dims.iter().rev().copied().collect();
             tensors.push((array.name, TensorView::new(Dtype::F32, extents, bytes).map_err(malformed)?));
         }
-        let about = HashMap::from([("pinhole".to_owned(), env!("CARGO_PKG_VERSION").to_owned())]);
+        let about = HashMap::from([
+            ("pinhole".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
+            (CHECKSUM.to_owned(), checksum(key, prompt)),
+        ]);
         let contents = serialize(tensors, Some(about)).map_err(malformed)?;
-        write(&path, &contents)?;
+        self.folder.write(&key.file(), &contents)?;
         self.forget(&path);
         Ok(())
     }
 
-    fn path(&self, Key(key): &Key) -> PathBuf {
-        self.folder.join(format!("{PREFIX}{key}{SUFFIX}"))
-    }
-
-    /// Removes the files that were not used for longest beyond [`MOST_BYTES`], but for `newest`.
+    /// Removes the files that were not used for longest beyond [`MOST_BYTES`], except `newest`.
     fn forget(&self, newest: &Path) {
-        let Ok(entries) = fs::read_dir(&self.folder) else { return };
-        let ours = |name: &str| name.starts_with(PREFIX) && name.ends_with(SUFFIX);
-        let entries = entries.flatten().filter(|entry| entry.file_name().to_str().is_some_and(ours));
-        let mut files: Vec<(SystemTime, u64, PathBuf)> = entries
-            .filter_map(|entry| {
-                let about = entry.metadata().ok()?;
-                Some((about.modified().ok()?, about.len(), entry.path()))
-            })
-            .collect();
-        files.sort_unstable_by(|one, other| other.cmp(one));
+        let ours = |name: &str| {
+            (name.starts_with(PREFIX) && name.ends_with(SUFFIX))
+                || (name.starts_with(ENCODERS) && name.ends_with(DIGEST))
+        };
+        let mut files = self.folder.files(ours);
+        files.sort_unstable_by(|one, other| (other.used, &other.path).cmp(&(one.used, &one.path)));
         let mut bytes = 0;
-        for (_, size, path) in files {
-            bytes += size;
-            if bytes > MOST_BYTES && path != newest {
+        for file in files {
+            bytes += file.bytes;
+            if bytes > MOST_BYTES && file.path != newest {
                 // Another process may have removed it meanwhile.
-                let _ = fs::remove_file(path);
+                let _ = fs::remove_file(file.path);
             }
         }
     }
 }
 
+/// A file of a digest has the digest, and behind it the digest of the file's name and itself.
+impl Memory for PromptCache {
+    fn recall(&self, key: &Digest) -> Option<Digest> {
+        let bytes = self.folder.read(&digest_file(key), 2 * size_of::<Digest>()).ok()??;
+        let (digest, check) = bytes.split_first_chunk()?;
+        (check == seal(key, digest)).then_some(*digest)
+    }
+
+    fn remember(&self, key: &Digest, digest: &Digest) {
+        // If it cannot be written, it is found anew the next time.
+        let _ = self.folder.write(&digest_file(key), &[*digest, seal(key, digest)].concat());
+    }
+}
+
+fn digest_file(key: &Digest) -> String {
+    format!("{ENCODERS}{}{DIGEST}", hex(key))
+}
+
+fn seal(key: &Digest, digest: &Digest) -> Digest {
+    Sha256::digest([*key, *digest].concat()).into()
+}
+
+impl Key {
+    fn file(&self) -> String {
+        format!("{PREFIX}{}{SUFFIX}", self.0)
+    }
+}
+
+/// That of the numbers of `prompt` under `key`.
+fn checksum(Key(key): &Key, prompt: &Prompt) -> String {
+    let mut hash = Sha256::new();
+    add(&mut hash, key.as_bytes());
+    for numbers in &prompt.0 {
+        add(&mut hash, &to_bytes(numbers));
+    }
+    hex(&hash.finalize())
+}
+
 /// Whose matrix products the encoders are computed with.
 fn kernel(device: Device) -> &'static str {
     if device.is_cpu() { Kernel::best().map_or("ggml", Kernel::name) } else { "ggml" }
-}
-
-fn add_bytes(hash: &mut Sha256, bytes: &[u8]) {
-    // With their number, so that no two lists of texts run together to the same.
-    hash.update((bytes.len() as u64).to_le_bytes());
-    hash.update(bytes);
-}
-
-/// Names, formats and some bytes from the middle of every weight.
-fn add_weights(hash: &mut Sha256, manifest: &Manifest, bound: &Bound) {
-    for (id, weight) in manifest.iter() {
-        add_bytes(hash, weight.name.as_bytes());
-        for piece in bound.pieces(id) {
-            let bytes = piece.bytes();
-            let middle = bytes.len() / 2;
-            add_bytes(hash, piece.storage().name().as_bytes());
-            hash.update((piece.start() as u64).to_le_bytes());
-            hash.update((bytes.len() as u64).to_le_bytes());
-            add_bytes(hash, &bytes[middle..bytes.len().min(middle + SAMPLE)]);
-        }
-    }
 }
 
 /// The numbers of `tensor`, which is to have these extents, fastest first.
@@ -187,10 +214,4 @@ fn numbers(path: &Path, name: &str, tensor: Option<&FileTensor>, dims: &[usize])
 
 fn to_bytes(numbers: &[f32]) -> Vec<u8> {
     numbers.iter().flat_map(|number| number.to_le_bytes()).collect()
-}
-
-fn write(path: &Path, contents: &[u8]) -> Result<()> {
-    let mut file = AtomicFile::create(path, true).map_err(Error::output)?;
-    file.write_all(contents).map_err(|error| Error::io("write", path, error))?;
-    file.commit().map_err(Error::output)
 }

@@ -42,4 +42,6 @@ pub struct Embeddings {
     pub(super) negative_is_zero: bool,
     /// Tokens of each prompt.
     pub(super) tokens: usize,
+    /// The digest of the text encoders that made them, if they go from one pipeline to another.
+    pub(super) encoders: Option<[u8; 32]>,
 }

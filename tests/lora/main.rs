@@ -297,6 +297,46 @@ fn tables_on_the_host_change_as_well() {
     }
 }
 
+/// What changes a vector or a table of a text encoder in memory changes the key of a kept prompt, and so does its strength.
+#[test]
+fn prompts_are_kept_apart_by_loras_and_their_strengths() {
+    let case = Case::new();
+    let model = case.parts();
+    let [table, width] = [model.clip_config.vocab_size, model.clip_config.hidden_size];
+    let numbers = |shape: &[usize]| {
+        let values = (0..shape.iter().product()).map(|i| (i % 13) as f32 * 0.01).collect();
+        Tensor { shape: shape.to_vec(), values }
+    };
+    let vector = "lora_te1_text_model_final_layer_norm.diff";
+    let rows = "lora_te1_text_model_embeddings_token_embedding";
+    let tables = [
+        (format!("{rows}.lora_down.weight"), numbers(&[2, width])),
+        (format!("{rows}.lora_up.weight"), numbers(&[table, 2])),
+    ];
+    let vector =
+        support::lora::write(case.dir.path(), "vector", &[(vector.to_owned(), numbers(&[width]))].into(), Vec::new());
+    let table = support::lora::write(case.dir.path(), "table", &tables.into(), Vec::new());
+    let folder = case.dir.path().join("cache");
+    let source = case.source();
+    let mut drawn: Vec<Vec<f32>> = Vec::new();
+    for loras in [vec![], vec![(&vector, 1.0)], vec![(&vector, 0.5)], vec![(&table, 1.0)], vec![(&table, 0.5)]] {
+        let loras: Vec<(PathBuf, f32)> = loras.into_iter().map(|(path, strength)| (path.clone(), strength)).collect();
+        for again in [false, true] {
+            let mut pipeline = case.pipeline(&source, &loras, "cpu");
+            pipeline.set_prompt_cache(Some(&folder)).unwrap();
+            let generated = case.draw(&mut pipeline);
+            assert_eq!(generated.timings.contains_key("encode"), !again, "{loras:?}");
+            match again {
+                true => assert_eq!(drawn.last(), Some(&generated.latents), "{loras:?}"),
+                false => {
+                    assert!(!drawn.contains(&generated.latents), "{loras:?}");
+                    drawn.push(generated.latents);
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn another_familys_lora_is_known_for_what_it_is() {
     let case = Case::new();
