@@ -33,6 +33,7 @@
 //! | [`json`] | JSON as Python writes it. |
 //! | [`error`] | The one error type: what was expected, what was found, and what to do. |
 //! | [`file`] | Opens files: regular ones only, with texts of a bounded size. |
+//! | [`quiet`] | Panics of other people's code that are caught: they say nothing. |
 //! | [`reserve`] | Vectors that report an error if there is no memory for them. |
 //! | [`memory`] | The memory that this process takes, by the kernel's account. |
 //! | [`tensor`] | Shapes, in ggml order. |
@@ -81,6 +82,8 @@ pub mod memory;
 pub mod models;
 pub mod pipeline;
 pub mod plan;
+#[doc(hidden)]
+pub mod quiet;
 #[doc(hidden)]
 pub mod reserve;
 pub mod safetensors;

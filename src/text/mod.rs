@@ -14,12 +14,22 @@
 //! `tokenizers` library. Its version 4 had a slow CLIP tokenizer besides, which set Chinese characters apart by
 //! spaces and dropped control characters; that one is not followed.
 //!
+//! A `tokenizer.json` is a program that another wrote. What of it reaches the library, and how long it may make a text, is
+//! decided before: `BPE` and `Unigram` models, with the rules that the text encoders of image models have.
+//!
 //! Truncation and padding that a `tokenizer.json` sets for itself are ignored: the length is the text encoder's
 //! business.
 
+mod bounds;
+mod charsmap;
 mod clip;
 mod config;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod hostile;
 mod openai_clip;
+mod patterns;
+mod rules;
 mod t5;
 mod t5_gguf;
 mod vocabulary;
@@ -237,6 +247,16 @@ mod tests {
         let entries = t5_gguf_metadata(&json, 160, Path::new("t5")).unwrap();
         assert_eq!(entries.last().unwrap(), &("tokenizer.huggingface.json".to_owned(), json.into()));
         check_t5(&t5_from(entries, &config("t5")));
+    }
+
+    /// gguf-rs switches on a feature of serde_json for the whole program: numbers are kept as they were written. All ids in here are
+    /// those of transformers with it; without it, or with one more feature, they have to be looked at again.
+    #[test]
+    fn numbers_are_kept_as_text_while_ids_are_compared() {
+        let large: Value = serde_json::from_str("1e400").unwrap();
+        assert_eq!(large.to_string(), "1e400", "arbitrary_precision is off");
+        let sorted: Value = serde_json::from_str(r#"{"b": 1, "a": 2}"#).unwrap();
+        assert_eq!(sorted.to_string(), r#"{"a":2,"b":1}"#, "preserve_order is on");
     }
 
     #[test]

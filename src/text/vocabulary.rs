@@ -1,25 +1,29 @@
 //! A `tokenizer.json` in use: text to ids and back, with the library's failures as our errors.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use tokenizers::Tokenizer;
 
-use crate::{Error, Result};
+use super::rules::{self, Checked};
+use crate::{Error, Result, quiet};
+
+/// How many bytes the library may have of one text, after its rules. It takes a hundred times as much.
+const MOST_BYTES: u64 = 4 << 20;
 
 /// A tokenizer without marks, padding or truncation, and the file that it came from.
 pub(super) struct Vocabulary {
     tokenizer: Tokenizer,
+    /// How many times as long as a text its pieces are, at most.
+    growth: u64,
     origin: PathBuf,
 }
 
 impl Vocabulary {
     pub(super) fn from_json(json: &str, origin: &Path) -> Result<Vocabulary> {
-        let mut tokenizer = guarded(origin, || Tokenizer::from_str(json))?;
-        tokenizer.with_padding(None);
-        guarded(origin, || tokenizer.with_truncation(None).map(|_| ()))?;
-        Ok(Vocabulary { tokenizer, origin: origin.to_owned() })
+        let Checked { json, growth } = rules::check(json, origin)?;
+        let tokenizer = guarded(origin, || Tokenizer::from_str(&json))?;
+        Ok(Vocabulary { tokenizer, growth, origin: origin.to_owned() })
     }
 
     /// The whole tokenizer as a `tokenizer.json`.
@@ -46,6 +50,11 @@ impl Vocabulary {
 
     /// The ids of `text` alone.
     pub(super) fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        let most = MOST_BYTES / self.growth.max(1);
+        if text.len() as u64 > most {
+            let expected = format!("at most {most} bytes, of which the tokenizer could make {MOST_BYTES}");
+            return Err(Error::option("--prompt", expected, text.len().to_string()));
+        }
         let encoding = guarded(&self.origin, || self.tokenizer.encode_fast(text, false))?;
         Ok(encoding.get_ids().to_vec())
     }
@@ -56,15 +65,14 @@ impl Vocabulary {
     }
 }
 
-/// Runs a part of the library over a file's rules. It is written for files that its own trainer made, and indexes
-/// without checking in places (the character map of T5's normaliser, for one), so a hostile file can make it panic.
-/// That ends here: every call goes through a shared reference, and what a panic leaves behind is at most a poisoned
-/// cache.
+/// Runs a part of the library over rules that were looked at. It indexes without checking in places (the character map of
+/// T5's normaliser, for one), so a hostile file can make it panic. That ends here, and says nothing: every call goes through a
+/// shared reference, and what a panic leaves behind is at most a poisoned cache.
 fn guarded<T>(origin: &Path, call: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
     let malformed = |found: String| Error::malformed(origin, "tokenizer", "a tokenizer.json that works", found);
-    match catch_unwind(AssertUnwindSafe(call)) {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(malformed(error.to_string())),
-        Err(_) => Err(malformed("rules that contradict each other".into())),
+    match quiet::caught(call) {
+        Some(Ok(value)) => Ok(value),
+        Some(Err(error)) => Err(malformed(error.to_string())),
+        None => Err(malformed("rules that contradict each other".into())),
     }
 }

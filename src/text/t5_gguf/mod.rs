@@ -19,7 +19,6 @@
 //!
 //! SentencePiece's own file holds the same parts and is read by way of them.
 
-mod charsmap;
 mod read;
 mod spiece;
 #[cfg(test)]

@@ -7,10 +7,11 @@ use serde_json::{Value as Json, json};
 
 use super::{
     ADDED_SCORE, CHARSMAP, END, EOS, Kind, MAX_PIECE_BYTES, MAX_TOKENS, MODEL, PAD, PADDING, SCORES, SPACE_PREFIX,
-    TOKENS, TYPES, UNKNOWN, WHOLE, at, charsmap, is_filler,
+    TOKENS, TYPES, UNKNOWN, WHOLE, at, is_filler,
 };
 use crate::gguf::{Array, Metadata, Strings, Value};
 use crate::index::quoted;
+use crate::text::charsmap;
 use crate::{Error, Result};
 
 /// How many `<extra_id_N>` transformers' `T5Tokenizer` adds to SentencePiece's pieces, which have none themselves.
@@ -248,8 +249,8 @@ fn read_charsmap(metadata: &Metadata) -> Result<Option<Vec<u8>>> {
     if map.is_empty() {
         return Ok(None);
     }
-    match charsmap::fault(&map) {
-        None => Ok(Some(map)),
-        Some(found) => Err(malformed(metadata, at(CHARSMAP), "SentencePiece's map of characters", found)),
+    match charsmap::growth(&map) {
+        Ok(_) => Ok(Some(map)),
+        Err(found) => Err(malformed(metadata, at(CHARSMAP), "SentencePiece's map of characters", found)),
     }
 }

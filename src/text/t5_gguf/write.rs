@@ -192,11 +192,9 @@ fn charsmap(normalizer: &Json, origin: &Path) -> Result<Option<Vec<u8>>> {
     let Some(text) = map.and_then(|rule| rule["precompiled_charsmap"].as_str()) else { return Ok(None) };
     let map = base64::decode(text)
         .map_err(|error| Error::malformed(origin, "precompiled_charsmap", "base64", error.to_string()))?;
-    match super::charsmap::fault(&map) {
-        None => Ok(Some(map)),
-        Some(found) => {
-            Err(Error::malformed(origin, "precompiled_charsmap", "SentencePiece's map of characters", found))
-        }
+    match crate::text::charsmap::growth(&map) {
+        Ok(_) => Ok(Some(map)),
+        Err(found) => Err(Error::malformed(origin, "precompiled_charsmap", "SentencePiece's map of characters", found)),
     }
 }
 
