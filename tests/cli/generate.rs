@@ -70,6 +70,57 @@ fn parts_in_files_of_their_own_draw_the_same() {
 }
 
 #[test]
+fn outputs_replace_nothing_else() {
+    let place = Workplace::new();
+    place.write("mini.gguf", &mini_bytes());
+    place.write("other.gguf", &mini_bytes());
+    let of_mini = |more: &[&str]| {
+        let arguments = [&["generate", "-m", "mini.gguf", "-p", "a red circle"], &SMALL[5..], more].concat();
+        place.run(&arguments)
+    };
+    assert_eq!(&SMALL[..4], ["generate", "-m", "mini", "-p"]);
+    let refused = |name: &str, more: &[&str]| {
+        let before = place.names();
+        of_mini(more).snapshot(&format!("generate_destroys_{name}"));
+        assert_eq!(place.names(), before);
+        assert!(fs::read(place.path("mini.gguf")).unwrap() == mini_bytes());
+        assert!(fs::read(place.path("other.gguf")).unwrap() == mini_bytes());
+    };
+    refused("model", &["--save-latents", "mini.gguf"]);
+    refused("other_model", &["--save-latents", "other.gguf"]);
+    refused("picture", &["-o", "x.png", "--save-latents", "x.png"]);
+    assert_eq!(of_mini(&["-o", "x.png", "--save-latents", "x.safetensors", "--seed", "1"]).code, 0);
+    refused("image", &["-o", "x.png", "--image", "x.png"]);
+    refused("latents", &["-o", "y.png", "--save-latents", "x.png"]);
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink("other.gguf", place.path("link.png")).unwrap();
+        refused("link", &["-o", "link.png"]);
+    }
+    // The same again is what it always was.
+    assert_eq!(of_mini(&["-o", "x.png", "--save-latents", "x.safetensors", "--seed", "1"]).code, 0);
+}
+
+/// Without a name, each picture gets one of its own, however many begin at once.
+#[test]
+fn pictures_without_a_name_lose_none() {
+    let place = Workplace::new();
+    let children: Vec<_> = (0..4)
+        .map(|_| {
+            let mut command = place.command(&small(&["--seed", "7"]));
+            command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::null()).spawn().unwrap()
+        })
+        .collect();
+    let mut said: Vec<String> = children
+        .into_iter()
+        .map(|child| String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap().trim().to_owned())
+        .collect();
+    said.sort();
+    assert_eq!(said, ["pinhole-7-2.png", "pinhole-7-3.png", "pinhole-7-4.png", "pinhole-7.png"]);
+    assert_eq!(place.names(), said);
+}
+
+#[test]
 fn wrong_parts() {
     let place = Workplace::new();
     place.write("ae.safetensors", &safetensors(&[("decoder.up.0.block.0.conv1.bias", &[3], &[1.0, 2.0, 3.0])]));

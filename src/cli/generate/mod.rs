@@ -1,5 +1,6 @@
 //! `pinhole generate`: from a prompt to pictures.
 
+mod destinations;
 mod latents;
 mod outputs;
 mod report;
@@ -9,12 +10,13 @@ use std::path::{Path, PathBuf};
 use pinhole::Result;
 use pinhole::ggml::CancelFlag;
 use pinhole::memory::PeakMemory;
-use pinhole::pipeline::{Event, Observer};
+use pinhole::pipeline::{Event, Observer, Opened};
 
 use super::failure::Failure;
 use super::printer::{Printer, Talk, Unit};
 use super::request::{self, RequestArgs};
 use super::{interrupt, model, threads};
+use destinations::Named;
 use outputs::Outputs;
 use report::{Clock, Run};
 
@@ -44,7 +46,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE.safetensors")]
     save_latents: Option<PathBuf>,
     /// Keep what the text encoders make of prompts in this folder, at most 1 GiB of it, and take it from there when a prompt
-    /// comes again: the encoders then need not be loaded
+    /// comes again: the encoders then need not be loaded. Only you may be able to write to the folder
     #[arg(long, value_name = "DIR")]
     prompt_cache: Option<PathBuf>,
     #[command(flatten)]
@@ -54,6 +56,22 @@ pub(super) struct Args {
 }
 
 impl Args {
+    /// The files that the command reads: those of the model, and those that options name.
+    fn inputs(&self, model: &Opened) -> Vec<Named> {
+        let mut inputs = Vec::new();
+        for map in model.source.indexes().into_iter().flat_map(|index| index.maps()) {
+            inputs.push(Named { option: "--model", path: map.path().to_owned() });
+        }
+        for lora in &model.loras {
+            inputs.push(Named { option: "--lora", path: lora.path.clone() });
+        }
+        let Args { request, noise, .. } = self;
+        for (option, path) in [("--image", &request.image), ("--mask", &request.mask), ("--noise", noise)] {
+            inputs.extend(path.iter().map(|path| Named { option, path: path.clone() }));
+        }
+        inputs
+    }
+
     /// What to call the model.
     fn model_name(&self) -> &Path {
         self.parts.name(self.model.as_deref())
@@ -94,7 +112,8 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
         request.noise = Some(latents::read_noise(path, dims)?);
     }
     // Before the work: nobody should wait for pictures that cannot be written.
-    let mut outputs = Outputs::create(args.output.as_deref(), args.save_latents.as_deref(), &settings)?;
+    let inputs = args.inputs(pipeline.model());
+    let mut outputs = Outputs::create(args.output.as_deref(), args.save_latents.as_deref(), &inputs, &settings)?;
     clock.lap("open");
 
     let generated = pipeline.generate_watched(&request, &mut Watch { printer, cancel: &cancel })?;

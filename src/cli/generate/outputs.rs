@@ -6,14 +6,17 @@ use std::path::{Path, PathBuf};
 use pinhole::Error;
 use pinhole::image::{Format, PARAMETERS, PINHOLE};
 use pinhole::pipeline::{Generated, Settings};
-use pinhole_quant::output::{AtomicFile, OutputError};
+use pinhole_quant::output::AtomicFile;
 
+use super::destinations::{self, Kind, Named};
 use super::latents;
 use crate::cli::failure::Failure;
 
 /// Files under construction. Dropped, they leave nothing behind.
 pub(super) struct Outputs {
     pictures: Vec<(AtomicFile, u64)>,
+    /// Whether they get the names that were given, and not the first that are free in the end.
+    named: bool,
     format: Format,
     latents: Option<AtomicFile>,
 }
@@ -35,27 +38,37 @@ pub(super) struct PngText {
 }
 
 impl Outputs {
-    /// Creates every file that `settings` will fill.
+    /// Creates every file that `settings` will fill, none of which is one of `inputs`.
     ///
     /// # Errors
-    /// Where one cannot be written.
+    /// Where one cannot be written, or would replace something else.
     pub(super) fn create(
         output: Option<&Path>,
         latents: Option<&Path>,
+        inputs: &[Named],
         settings: &Settings,
     ) -> Result<Outputs, Failure> {
-        let seeds = (0..settings.batch as u64).map(|i| settings.seed.wrapping_add(i));
         let format = output.map_or(Ok(Format::Png), Format::of)?;
-        let names: Vec<PathBuf> = match output {
-            Some(output) => given_names(output, settings.batch),
-            None => seeds.clone().map(|seed| free_name(seed, |path| path.exists())).collect(),
-        };
-        let create = |(name, seed): (PathBuf, u64)| Ok((AtomicFile::create(&name, true)?, seed));
-        Ok(Outputs {
-            pictures: names.into_iter().zip(seeds).map(create).collect::<Result<_, OutputError>>()?,
-            format,
-            latents: latents.map(|path| AtomicFile::create(path, true)).transpose()?,
-        })
+        let names = output.map(|output| given_names(output, settings.batch)).unwrap_or_default();
+        let mut places = Vec::new();
+        for path in &names {
+            places.push((Named { option: "--output", path: path.clone() }, Kind::Picture));
+        }
+        if let Some(path) = latents {
+            places.push((Named { option: "--save-latents", path: path.to_owned() }, Kind::Latents));
+        }
+        destinations::check(&places, inputs)?;
+        let mut pictures = Vec::with_capacity(settings.batch);
+        for i in 0..settings.batch {
+            let seed = settings.seed.wrapping_add(i as u64);
+            let file = match names.get(i) {
+                Some(name) => AtomicFile::create(name, true)?,
+                None => AtomicFile::create_beside(&free_name(seed, 1))?,
+            };
+            pictures.push((file, seed));
+        }
+        let latents = latents.map(|path| AtomicFile::create(path, true)).transpose()?;
+        Ok(Outputs { pictures, named: output.is_some(), format, latents })
     }
 
     /// Writes the pictures, with what `about` says inside, and the latents.
@@ -69,7 +82,10 @@ impl Outputs {
             let path = file.target().to_owned();
             let text = [(PARAMETERS, parameters.as_str()), (PINHOLE, json.as_str())];
             image.write(self.format, &mut file, &text).map_err(|error| Error::io("write", &path, error))?;
-            file.commit()?;
+            let path = match self.named {
+                true => file.commit().map(|()| path)?,
+                false => file.commit_to_first_free((1..=u32::MAX).map(|i| free_name(seed, i)))?,
+            };
             pictures.push((path, seed));
         }
         let latents = self.latents.take().map(|file| write_latents(generated, file)).transpose()?;
@@ -100,15 +116,13 @@ fn numbered(stem: &OsStr, number: usize, extension: &OsStr) -> OsString {
     name
 }
 
-/// `pinhole-SEED.png` in the working directory, or `pinhole-SEED-2.png`, ... where that exists: a picture that nobody
-/// named is none to replace.
-fn free_name(seed: u64, exists: impl Fn(&Path) -> bool) -> PathBuf {
-    let first = PathBuf::from(format!("pinhole-{seed}.png"));
-    if !exists(&first) {
-        return first;
+/// What a picture without a given name is called in the working directory: `pinhole-SEED.png`, or `pinhole-SEED-2.png`, ... if
+/// that is taken.
+fn free_name(seed: u64, attempt: u32) -> PathBuf {
+    match attempt {
+        1 => format!("pinhole-{seed}.png").into(),
+        _ => format!("pinhole-{seed}-{attempt}.png").into(),
     }
-    let next = (2..=u32::MAX).map(|i| PathBuf::from(format!("pinhole-{seed}-{i}.png")));
-    next.into_iter().find(|path| !exists(path)).unwrap_or(first)
 }
 
 #[cfg(test)]
@@ -123,9 +137,10 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_nobody_chose_is_free() {
-        assert_eq!(free_name(7, |_| false), Path::new("pinhole-7.png"));
-        let taken = ["pinhole-7.png", "pinhole-7-2.png"];
-        assert_eq!(free_name(7, |path| taken.iter().any(|name| path == Path::new(name))), Path::new("pinhole-7-3.png"));
+    fn names_that_are_not_given_count_on() {
+        assert_eq!(
+            [1, 2, 3].map(|i| free_name(7, i)),
+            ["pinhole-7.png", "pinhole-7-2.png", "pinhole-7-3.png"].map(PathBuf::from)
+        );
     }
 }
