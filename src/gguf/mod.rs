@@ -4,9 +4,8 @@
 //! `validate` holds what it says against the file and gives an [`Index`]. What comes out has no surprises left:
 //! known types, shapes that ggml can hold (a fifth dimension is folded), aligned bytes inside the file, unique names.
 //!
-//! No other parser follows them: the walk has seen every byte of the header by then, values included. The tests hold
-//! it against the crate `gguf-rs`, which would bring `serde_json`'s `arbitrary_precision` into every build (it changes
-//! how numbers deserialize elsewhere), reads no arrays in arrays, no 5-D tensors and not all types.
+//! No other parser needs to follow them: the walk has seen every byte of the header by then, values included. `inspect --check`
+//! holds it against the crate `gguf-rs`, which reads no arrays in arrays, no 5-D tensors and not all types.
 //!
 //! What is read beyond stock ggml, because such files exist: five dimensions, names longer than 63 bytes, tensors in
 //! any order with gaps between them, no padding behind the last one.

@@ -1,12 +1,15 @@
 //! `--check`: reads every number, a slice at a time.
 
+use std::ops::Range;
+
 use crate::index::{FileTensor, Storage};
 use pinhole_quant::fp8::Fp8;
 use pinhole_quant::rows;
 use serde::Serialize;
 
+use super::second::{self, SecondReading};
 use super::subject::Subject;
-use crate::Result;
+use crate::{Result, reserve};
 
 /// About how many numbers are in memory at once. A multiple of every format's block.
 const SLICE: usize = 1 << 22;
@@ -20,6 +23,16 @@ pub struct CheckReport {
     pub not_finite: Vec<NotFinite>,
     /// Tensors in formats that cannot be read.
     pub unreadable: Vec<Unreadable>,
+    /// What a second reader made of the header of each GGUF file.
+    pub headers: Vec<SecondReading>,
+}
+
+impl CheckReport {
+    /// How many things are wrong.
+    pub fn faults(&self) -> usize {
+        let differences: usize = self.headers.iter().map(|header| header.differences.len()).sum();
+        self.not_finite.len() + self.unreadable.len() + differences
+    }
 }
 
 /// A tensor with numbers that are not finite.
@@ -44,24 +57,31 @@ pub struct Unreadable {
     pub reason: String,
 }
 
-/// Reads every number of `subject`. `observer` hears how many bytes are read, and of how many; an error that it returns ends
-/// the work.
+/// Reads every number of `subject`, and the headers of GGUF files a second time. `observer` hears how many bytes are read, and of
+/// how many; an error that it returns ends the work.
 ///
 /// # Errors
-/// The observer's.
+/// The observer's, and what reading the files returns.
 pub fn check(subject: &Subject, observer: &mut dyn FnMut(u64, u64) -> Result<()>) -> Result<CheckReport> {
     let tensors = subject.tensors();
-    let mut report = CheckReport { numbers: 0, not_finite: Vec::new(), unreadable: Vec::new() };
-    let mut buffer = Vec::new();
+    let mut headers = Vec::new();
+    for map in subject.maps() {
+        headers.extend(second::read(&map)?);
+    }
+    let mut report = CheckReport { numbers: 0, not_finite: Vec::new(), unreadable: Vec::new(), headers };
+    let (mut buffer, mut bytes) = (Vec::new(), Vec::new());
     let total = tensors.iter().map(|(_, tensor)| tensor.bytes().len() as u64).sum();
     let mut done = 0;
     observer(done, total)?;
     for (name, tensor) in tensors {
         let mut found = NotFinite { tensor: name.to_owned(), nan: 0, infinite: 0, first: 0 };
         let mut position = 0;
-        for (bytes, len) in slices(tensor) {
-            buffer.resize(len, 0.0);
-            if let Err(reason) = read(tensor.storage, bytes, &mut buffer) {
+        for (range, len) in slices(tensor) {
+            reserve::resize("a slice of a tensor", &mut buffer, len)?;
+            reserve::resize("a slice of a tensor", &mut bytes, range.len())?;
+            // Past the map: where the file is cut short meanwhile, that is an error.
+            tensor.map().read(range.start, &mut bytes)?;
+            if let Err(reason) = read(tensor.storage, &bytes, &mut buffer) {
                 report.unreadable.push(Unreadable { tensor: name.to_owned(), reason });
                 break;
             }
@@ -78,12 +98,16 @@ pub fn check(subject: &Subject, observer: &mut dyn FnMut(u64, u64) -> Result<()>
     Ok(report)
 }
 
-/// The bytes of `tensor`, a slice of whole blocks at a time, and how many numbers each holds.
-fn slices(tensor: &FileTensor) -> impl Iterator<Item = (&[u8], usize)> {
-    let (all, bytes) = (tensor.shape.elements(), tensor.bytes());
+/// Where the bytes of `tensor` lie in its file, a slice of whole blocks at a time, and how many numbers each holds.
+fn slices(tensor: &FileTensor) -> impl Iterator<Item = (Range<usize>, usize)> {
+    let (all, start) = (tensor.shape.elements(), tensor.offset());
+    let bytes = tensor.bytes().len();
     // Whole: blocks divide rows, as the index has checked, and `SLICE`.
-    let slice_bytes = bytes.len() / (all / tensor.storage.block_size()) * (SLICE / tensor.storage.block_size());
-    bytes.chunks(slice_bytes).enumerate().map(move |(i, bytes)| (bytes, SLICE.min(all - i * SLICE)))
+    let slice_bytes = bytes / (all / tensor.storage.block_size()) * (SLICE / tensor.storage.block_size());
+    (0..bytes)
+        .step_by(slice_bytes)
+        .enumerate()
+        .map(move |(i, first)| (start + first..start + bytes.min(first + slice_bytes), SLICE.min(all - i * SLICE)))
 }
 
 /// Reads numbers as f32. Integers need no reading: they are finite, and read as 0.

@@ -4,9 +4,11 @@
 mod check;
 mod lora;
 mod report;
+mod second;
 mod subject;
 
 pub use check::{CheckReport, NotFinite, Unreadable, check};
 pub use lora::LoraReport;
 pub use report::{ComponentReport, Problem, Report, TensorReport, TokenizerReport, TypeReport};
+pub use second::SecondReading;
 pub use subject::Subject;

@@ -194,7 +194,7 @@ impl Report {
 
     /// How many things are wrong.
     pub fn faults(&self) -> usize {
-        self.problems.len() + self.check.as_ref().map_or(0, |check| check.not_finite.len() + check.unreadable.len())
+        self.problems.len() + self.check.as_ref().map_or(0, CheckReport::faults)
     }
 
     fn describe_model(&mut self, source: &Source) {

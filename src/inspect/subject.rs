@@ -71,6 +71,17 @@ impl Subject {
         }
     }
 
+    /// Its files, each once.
+    pub(super) fn maps(&self) -> Vec<Arc<Map>> {
+        let mut maps: Vec<Arc<Map>> = Vec::new();
+        for (_, tensor) in self.tensors() {
+            if !maps.iter().any(|known| Arc::ptr_eq(known, tensor.map())) {
+                maps.push(Arc::clone(tensor.map()));
+            }
+        }
+        maps
+    }
+
     /// Bytes of all its files.
     pub fn bytes(&self) -> u64 {
         let of = |index: &Index| index.maps().iter().map(|map| map.bytes().len() as u64).sum();

@@ -23,7 +23,7 @@ pub(super) struct Args {
     /// List every tensor
     #[arg(long)]
     tensors: bool,
-    /// Read every number, and report those that are not finite
+    /// Read every number, and report those that are not finite; read headers of GGUF files a second time, with another reader
     #[arg(long)]
     check: bool,
     /// Threads of --check [default: one for each core]

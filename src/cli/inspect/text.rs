@@ -8,7 +8,7 @@ use crate::cli::table::Table;
 use crate::cli::units::{bytes, count, counted, shown};
 use pinhole::entries::Entries;
 use pinhole::inspect::{
-    CheckReport, ComponentReport, LoraReport, Problem, Report, TensorReport, TokenizerReport, TypeReport,
+    CheckReport, ComponentReport, LoraReport, Problem, Report, SecondReading, TensorReport, TokenizerReport, TypeReport,
 };
 
 /// How many unused tensors are named; `--json` names all.
@@ -153,15 +153,29 @@ fn tensors(tensors: &[TensorReport]) -> String {
 }
 
 fn check(check: &CheckReport) -> String {
+    let headers: String = check.headers.iter().map(header).collect();
     if check.not_finite.is_empty() && check.unreadable.is_empty() {
-        return format!("  all {} numbers are finite\n", check.numbers);
+        return format!("{headers}  all {} numbers are finite\n", check.numbers);
     }
     let broken = check.not_finite.iter().map(|found| {
         let (name, nan, infinite, first) = (shown(&found.tensor), found.nan, found.infinite, found.first);
         format!("  {name}: {nan} NaN, {infinite} infinite, the first at number {first}\n")
     });
     let unreadable = check.unreadable.iter().map(|found| format!("  {}: {}\n", shown(&found.tensor), found.reason));
-    broken.chain(unreadable).collect()
+    headers + &broken.chain(unreadable).collect::<String>()
+}
+
+/// What the second reader made of a header.
+fn header(reading: &SecondReading) -> String {
+    let (entries, tensors) = (counted(reading.entries, "value"), counted(reading.tensors, "tensor"));
+    let lines = |lines: &[String]| lines.iter().map(|line| format!("    {}\n", shown(line))).collect::<String>();
+    match (reading.differences.as_slice(), reading.unread.as_slice()) {
+        ([], []) => format!("  header: {entries} and {tensors}, the same to a second reader (gguf-rs)\n"),
+        ([], unread) => format!("  header: the second reader (gguf-rs) does not read such files\n{}", lines(unread)),
+        (differences, _) => {
+            format!("  header: the second reader (gguf-rs) sees something else\n{}", lines(differences))
+        }
+    }
 }
 
 fn problems(report: &Report) -> String {
