@@ -2,7 +2,11 @@
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
+#[path = "malformed/bend.rs"]
+mod bend;
 mod fixtures;
+#[path = "malformed/texts.rs"]
+mod texts;
 
 use std::fs;
 

@@ -82,7 +82,7 @@ impl Command {
 
 /// Runs the command that the arguments name.
 pub(crate) fn main() -> ExitCode {
-    interrupt::prepare();
+    interrupt::block_size_limit();
     let command = Cli::parse().command;
     let printer = Printer::new(command.talk());
     match command.run(&printer) {

@@ -49,6 +49,8 @@ mod signal {
     use nix::libc;
     use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
+    /// Enough for the thread that waits.
+    const STACK: usize = 256 << 10;
     /// Where the handler writes the address to.
     static TO: AtomicI32 = AtomicI32::new(-1);
 
@@ -61,7 +63,7 @@ mod signal {
                 act(usize::from_ne_bytes(address));
             }
         };
-        thread::Builder::new().name("lost pages".into()).spawn(wait)?;
+        thread::Builder::new().name("lost pages".into()).stack_size(STACK).spawn(wait)?;
         TO.store(to.into_raw_fd(), Ordering::Relaxed);
         let action = SigAction::new(SigHandler::SigAction(lost), SaFlags::SA_SIGINFO, SigSet::empty());
         // SAFETY: `lost` does only what a signal handler may: an atomic load and the calls `write`, `signal` and `pause`.

@@ -34,7 +34,7 @@ struct Unit(usize);
 
 impl Unit {
     fn has_leaf(self) -> bool {
-        self.0 >> 8 & 1 == 1
+        (self.0 >> 8) & 1 == 1
     }
 
     fn value(self) -> usize {
@@ -46,7 +46,7 @@ impl Unit {
     }
 
     fn offset(self) -> usize {
-        (self.0 >> 10) << ((self.0 & 1 << 9) >> 6)
+        (self.0 >> 10) << ((self.0 & (1 << 9)) >> 6)
     }
 }
 

@@ -165,6 +165,13 @@ fn rules_that_multiply_are_refused() {
         let nested = json!({ "type": "Sequence", "processors": [{ "type": "Sequence", "processors": [template] }] });
         refused(&file(bpe(), json!({ "post_processor": nested })), ", post_processor", "2 of them the text");
     }
+    // The library goes by the type here, and there by the members.
+    let mut both = many.clone();
+    both["normalizers"] = json!([]);
+    refused(&file(bpe(), json!({ "normalizer": both })), ", normalizer", "`Replace`");
+    let both =
+        json!({ "type": "Sequence", "processors": [], "single": [text, text], "pair": [], "special_tokens": {} });
+    refused(&file(bpe(), json!({ "post_processor": both })), ", post_processor", "2 of them the text");
     let rules = sequence("normalizers", &vec![json!({ "type": "Strip" }); 40]);
     refused(&file(bpe(), json!({ "normalizer": rules })), ", normalizer", "found more");
 }

@@ -188,20 +188,23 @@ fn links(part: &Part, rule: &Value, left: &mut usize) -> Growth {
     let Some(next) = left.checked_sub(1) else { return refused(format!("at most {MAX_RULES} rules"), "more") };
     *left = next;
     let kind = fields.get("type").and_then(Value::as_str).unwrap_or_default();
-    // Whatever its type says: the library may go by the list.
     match fields.get(part.list) {
-        Some(Value::Array(rules)) => {
-            let mut growth = 1u64;
+        Some(Value::Array(rules)) if kind == SEQUENCE => {
+            // The library goes by the members of some rules and not by their type.
+            let mut growth = (part.growth)(kind, fields)?;
             for rule in rules {
                 growth = growth.saturating_mul(links(part, rule, left)?);
             }
             Ok(growth)
         }
-        Some(_) => refused("a list of rules", "another value"),
+        Some(_) => refused(format!("a list `{}` in a Sequence", part.list), quoted(kind)),
         None if part.kinds.contains(&kind) => (part.growth)(kind, fields),
         None => refused(format!("one of {}, or a Sequence of them", part.kinds.join(", ")), quoted(kind)),
     }
 }
+
+/// The kind of several rules in a row.
+const SEQUENCE: &str = "Sequence";
 
 /// The furthest that Unicode's forms stretch UTF-8 is from its annex 15.
 fn normalizer(kind: &str, fields: &Map<String, Value>) -> Growth {
@@ -246,7 +249,7 @@ fn decoder(kind: &str, fields: &Map<String, Value>) -> Growth {
     }
 }
 
-/// The library goes by the members and not by the type. Only a template can repeat the text.
+/// Only a template can repeat the text. Whatever the type says: the library goes by the members here.
 fn post_processor(_: &str, fields: &Map<String, Value>) -> Growth {
     let Some(template) = fields.get("single") else { return Ok(1) };
     let Value::Array(pieces) = template else { return refused("a list of pieces", "another value") };
