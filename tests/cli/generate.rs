@@ -79,23 +79,28 @@ fn outputs_replace_nothing_else() {
         place.run(&arguments)
     };
     assert_eq!(&SMALL[..4], ["generate", "-m", "mini", "-p"]);
-    let refused = |name: &str, more: &[&str]| {
+    let refused = |more: &[&str], code: i32, said: &str| {
         let before = place.names();
-        of_mini(more).snapshot(&format!("generate_destroys_{name}"));
+        let ran = of_mini(more);
+        assert_eq!(ran.code, code, "{more:?}: {}", ran.stderr);
+        assert!(ran.stderr.contains(said), "{more:?}: {}", ran.stderr);
         assert_eq!(place.names(), before);
         assert!(fs::read(place.path("mini.gguf")).unwrap() == mini_bytes());
         assert!(fs::read(place.path("other.gguf")).unwrap() == mini_bytes());
     };
-    refused("model", &["--save-latents", "mini.gguf"]);
-    refused("other_model", &["--save-latents", "other.gguf"]);
-    refused("picture", &["-o", "x.png", "--save-latents", "x.png"]);
+    let model = "--save-latents: expected another file than that of --model, found mini.gguf";
+    refused(&["--save-latents", "mini.gguf"], 2, model);
+    refused(&["--save-latents", "other.gguf"], 1, "other.gguf exists already");
+    let output = "--save-latents: expected another file than that of --output, found x.png";
+    refused(&["-o", "x.png", "--save-latents", "x.png"], 2, output);
     assert_eq!(of_mini(&["-o", "x.png", "--save-latents", "x.safetensors", "--seed", "1"]).code, 0);
-    refused("image", &["-o", "x.png", "--image", "x.png"]);
-    refused("latents", &["-o", "y.png", "--save-latents", "x.png"]);
+    let image = "--output: expected another file than that of --image, found x.png";
+    refused(&["-o", "x.png", "--image", "x.png"], 2, image);
+    refused(&["-o", "y.png", "--save-latents", "x.png"], 1, "hint: it holds no latents, so it is not replaced");
     #[cfg(unix)]
     {
         std::os::unix::fs::symlink("other.gguf", place.path("link.png")).unwrap();
-        refused("link", &["-o", "link.png"]);
+        refused(&["-o", "link.png"], 1, "hint: it is no picture, so it is not replaced");
     }
     // The same again is what it always was.
     assert_eq!(of_mini(&["-o", "x.png", "--save-latents", "x.safetensors", "--seed", "1"]).code, 0);
