@@ -37,7 +37,8 @@ const BASE_CPP: &[&str] = &["ggml-backend.cpp", "ggml-backend-meta.cpp", "ggml-t
 /// The list of backends and devices.
 const REGISTRY_CPP: &[&str] = &["ggml-backend-reg.cpp", "ggml-backend-dl.cpp"];
 
-const CPU_C: &[&str] = &["ggml-cpu/ggml-cpu.c", "ggml-cpu/quants.c"];
+/// Except ggml-cpu.c, which is part of shim/cpu.c.
+const CPU_C: &[&str] = &["ggml-cpu/quants.c"];
 const CPU_CPP: &[&str] = &[
     "ggml-cpu/ops.cpp",
     "ggml-cpu/llamafile/sgemm.cpp",
@@ -262,6 +263,8 @@ fn build_cpu(ggml: &Path) {
         sources(&mut cpp, ggml, &["ggml-cpu/arch/arm/repack.cpp"]);
     }
     sources(&mut c, ggml, CPU_C);
+    println!("cargo::rerun-if-changed={}", ggml.join("src/ggml-cpu/ggml-cpu.c").display());
+    c.file("shim/cpu.c");
     sources(&mut cpp, ggml, CPU_CPP);
     c.compile("pinhole_ggml_cpu_c");
     cpp.compile("pinhole_ggml_cpu");
@@ -278,6 +281,7 @@ fn build_shim(ggml: &Path) {
         new_build(ggml, cpp).extra_warnings(true).flag("-Wno-unused-function").file(file).compile(name);
     }
     println!("cargo::rerun-if-changed=../package_dir.rs");
+    println!("cargo::rerun-if-changed=shim/cpu.c");
     println!("cargo::rerun-if-changed=shim/shim.h");
     println!("cargo::rerun-if-changed=shim/account.h");
 }

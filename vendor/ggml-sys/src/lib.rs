@@ -34,7 +34,7 @@
 //! - A backend whose **compute** was caught (the CPU backend: `std::bad_alloc` for its work buffer, which it has freed and not
 //!   forgotten) must neither be used nor freed again: leak it.
 //! - An allocator (`ggml_gallocr`) whose reserve was caught may have freed a buffer it still names: leak it.
-//! - `ggml_threadpool_new` that could not start a thread leaks the pool with those it started; they sleep.
+//! - `ggml_threadpool_new` that could not start a thread has ended those it started, and freed the pool.
 //! - ggml's one global lock is held only over code that asserts nothing, except for the IQ grids above.
 
 pub mod account;
