@@ -114,11 +114,11 @@ pub enum Error {
         hint: Option<String>,
     },
     /// An allocation failed.
-    #[error("cannot allocate {bytes} bytes for {what}")]
+    #[error("cannot allocate {} for {what}", memory(*bytes))]
     OutOfMemory {
         /// What the memory was for.
         what: String,
-        /// How much was asked for.
+        /// How much was asked for; 0 if that is not known.
         bytes: usize,
         /// What to do.
         hint: Option<String>,
@@ -147,6 +147,11 @@ pub enum Error {
     /// The caller asked for a stop.
     #[error("cancelled")]
     Cancelled,
+}
+
+/// `bytes` in words.
+fn memory(bytes: usize) -> String {
+    if bytes == 0 { "memory".to_owned() } else { format!("{bytes} bytes") }
 }
 
 impl Error {
@@ -211,6 +216,13 @@ impl Error {
             OutputError::Io { action, path, source } => Error::Io { action, path, source },
             other => Error::graph("output", other.to_string()),
         }
+    }
+
+    /// The system starts no thread, for want of memory or because of a limit.
+    pub fn no_thread() -> Error {
+        let hint = "take fewer threads, close other programs, or raise the limits of processes and of memory: \
+                    `ulimit -u` and `ulimit -v` show them";
+        Error::OutOfMemory { what: "a thread".into(), bytes: 0, hint: Some(hint.into()) }
     }
 
     /// An [`Error::Graph`].

@@ -36,6 +36,7 @@
 //! | [`quiet`] | Panics of other people's code that are caught: they say nothing. |
 //! | [`reserve`] | Vectors that report an error if there is no memory for them. |
 //! | [`memory`] | The memory that this process takes, by the kernel's account. |
+//! | [`processors`] | The processors that this process may use. |
 //! | [`tensor`] | Shapes, in ggml order. |
 //! | [`index`] | Which tensor lies where in a mapped file. |
 //! | [`gguf`] | Reads and validates GGUF files. |
@@ -82,6 +83,7 @@ pub mod memory;
 pub mod models;
 pub mod pipeline;
 pub mod plan;
+pub mod processors;
 #[doc(hidden)]
 pub mod quiet;
 #[doc(hidden)]

@@ -27,6 +27,7 @@ use pinhole::source::slot::TRANSFORMER;
 use pinhole::source::{Files, Source};
 use pinhole_quant::recipe::FileType;
 use pinhole_quant::rows;
+use pinhole_quant::workers::Workers;
 use serde_json::json;
 
 #[derive(Parser)]
@@ -61,7 +62,7 @@ const POOL: usize = 64 << 20;
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments = Arguments::parse();
     let threads = arguments.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
-    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
+    let _inside = Workers::new(threads).enter();
     let file_type: FileType = arguments.file_type.parse()?;
 
     let dev = Config::dev();

@@ -13,6 +13,7 @@ use pinhole::source::Slot;
 use pinhole::source::slot::{self, SLOTS};
 use pinhole::{Error as E, Result};
 use pinhole_quant::pattern::TensorPattern;
+use pinhole_quant::workers::Workers;
 
 use crate::cancel::{self, Cancel};
 use crate::error::{Error, Failure};
@@ -146,23 +147,22 @@ impl Work<'_> {
             watch.warn(format!("{count} tensors that no such model has are left out, {first} for one"))?;
         }
         watch.begin(CONVERT, 0, 0)?;
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-        let pool = pool.map_err(|_| Failure::out_of_memory("threads", 0))?;
-        // Callbacks belong on the caller's thread and the work on those of the pool, so each report crosses over and waits for
+        // Callbacks belong on the caller's thread and the work on a thread of its own, so each report crosses over and waits for
         // its answer.
         let (report, reports) = sync_channel(0);
         let (answer, answers) = sync_channel::<Result<()>>(0);
         let written: Result<Vec<NonFinite>> = thread::scope(|scope| {
             let write = move || {
+                let _inside = Workers::new(threads).enter();
                 plan.write(output, options, &mut |progress| {
                     let gone = |_| E::Cancelled;
                     report.send((progress.done, progress.total)).map_err(gone)?;
                     answers.recv().unwrap_or(Err(E::Cancelled))
                 })
             };
-            let work = thread::Builder::new().name("convert".into()).spawn_scoped(scope, move || pool.install(write));
+            let work = thread::Builder::new().name("convert".into()).spawn_scoped(scope, write);
             let Ok(work) = work else {
-                return Err(E::OutOfMemory { what: "a thread".into(), bytes: 0, hint: None });
+                return Err(E::no_thread());
             };
             for (done, total) in reports {
                 // Fails only where the work is over.

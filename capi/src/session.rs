@@ -2,23 +2,19 @@
 
 use std::ffi::c_char;
 use std::mem::size_of;
-use std::num::NonZero;
 use std::path::Path;
 use std::sync::{Mutex, TryLockError};
-use std::thread;
 
 use pinhole::ggml::{CancelFlag, Device};
 use pinhole::pipeline::MemoryOptions;
 use pinhole::pipeline::Pipeline;
 use pinhole::plan::Offload;
+use pinhole::processors::{self, MOST_THREADS};
 
 use crate::error::{Error, Failure};
 use crate::model::Model;
 use crate::options::{self, Versioned, versioned};
 use crate::{entry, handle, text};
-
-/// ggml's own limit (`GGML_MAX_N_THREADS`).
-const MOST_THREADS: usize = 512;
 
 /// `pinhole_session`
 pub struct Session {
@@ -86,7 +82,7 @@ impl Session {
 /// How many threads `given` means.
 pub(crate) fn threads(given: i32) -> Result<usize, Failure> {
     match usize::try_from(given) {
-        Ok(0) => Ok(thread::available_parallelism().map_or(1, NonZero::get).min(MOST_THREADS)),
+        Ok(0) => Ok(processors::cores()),
         Ok(threads) if threads <= MOST_THREADS => Ok(threads),
         _ => Err(pinhole::Error::option("--threads", format!("1 to {MOST_THREADS}, or 0"), given.to_string()).into()),
     }

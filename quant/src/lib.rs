@@ -12,5 +12,6 @@ pub mod pattern;
 pub mod recipe;
 pub mod rows;
 mod temporary;
+pub mod workers;
 
 pub use dtype::{DType, UnknownDType};

@@ -3,9 +3,7 @@
 //! ggml does the work for everything in blocks, so that files have exactly the bytes that its own tools write, on every
 //! machine. Rows are contiguous, lengths are in numbers, and bytes may lie at any address.
 
-use rayon::prelude::*;
-
-use crate::{DType, ffi};
+use crate::{DType, ffi, workers};
 
 /// Numbers that one task of the parallel functions converts, about. A multiple of every block.
 const TASK: usize = 1 << 16;
@@ -96,7 +94,7 @@ pub fn dequantize(dtype: DType, bytes: &[u8], out: &mut [f32]) -> Result<(), Row
     done.map_err(|caught| RowError::Ggml { dtype, message: caught.message })
 }
 
-/// [`dequantize`] on all threads of the current rayon pool, with the same result.
+/// [`dequantize`] on the threads of the [current](workers::Workers::current) workers, with the same result.
 ///
 /// # Errors
 ///
@@ -104,10 +102,8 @@ pub fn dequantize(dtype: DType, bytes: &[u8], out: &mut [f32]) -> Result<(), Row
 pub fn dequantize_parallel(dtype: DType, bytes: &[u8], out: &mut [f32]) -> Result<(), RowError> {
     check_bytes(dtype, out.len(), bytes.len())?;
     let task_bytes = TASK / dtype.block_size() * dtype.block_bytes();
-    bytes
-        .par_chunks(task_bytes)
-        .zip(out.par_chunks_mut(TASK))
-        .try_for_each(|(bytes, out)| dequantize(dtype, bytes, out))
+    let tasks = bytes.chunks(task_bytes).zip(out.chunks_mut(TASK)).collect();
+    workers::try_for_each(tasks, |(bytes, out)| dequantize(dtype, bytes, out))
 }
 
 /// Writes `rows`, which are rows of `row_len` numbers, in `dtype` to `out`, with no importance matrix.
@@ -166,7 +162,7 @@ fn check_scales(dtype: DType, numbers: &[f32], bytes: &[u8]) -> Result<(), RowEr
     Ok(())
 }
 
-/// [`quantize`] on all threads of the current rayon pool, with the same bytes.
+/// [`quantize`] on the threads of the [current](workers::Workers::current) workers, with the same bytes.
 ///
 /// # Errors
 ///
@@ -174,17 +170,16 @@ fn check_scales(dtype: DType, numbers: &[f32], bytes: &[u8]) -> Result<(), RowEr
 pub fn quantize_parallel(dtype: DType, rows: &[f32], row_len: usize, out: &mut [u8]) -> Result<(), RowError> {
     let row_bytes = check_quantize(dtype, rows.len(), row_len, out.len())?;
     let task_rows = (TASK / row_len.max(1)).max(1);
-    rows.par_chunks((task_rows * row_len).max(1))
-        .zip(out.par_chunks_mut((task_rows * row_bytes).max(1)))
-        .enumerate()
-        .try_for_each(|(i, (rows, out))| {
-            quantize(dtype, rows, row_len, out).map_err(|error| match error {
-                RowError::TooLarge { dtype, at, number } => {
-                    RowError::TooLarge { dtype, at: i * task_rows * row_len + at, number }
-                }
-                other => other,
-            })
+    let (numbers, bytes) = ((task_rows * row_len).max(1), (task_rows * row_bytes).max(1));
+    let tasks = rows.chunks(numbers).zip(out.chunks_mut(bytes)).enumerate().collect();
+    workers::try_for_each(tasks, |(i, (rows, out)): (usize, (&[f32], &mut [u8]))| {
+        quantize(dtype, rows, row_len, out).map_err(|error| match error {
+            RowError::TooLarge { dtype, at, number } => {
+                RowError::TooLarge { dtype, at: i * task_rows * row_len + at, number }
+            }
+            other => other,
         })
+    })
 }
 
 /// The index of the first NaN or infinity.

@@ -116,7 +116,7 @@ impl Piece {
         Piece { numbers: start..start + len, ..self.clone() }
     }
 
-    /// Reads all its numbers as f32, on all threads of the current rayon pool.
+    /// Reads all its numbers as f32, on the threads of the current [`Workers`](pinhole_quant::workers::Workers).
     ///
     /// # Errors
     /// [`Error::Mismatch`] for a storage that holds no weights.

@@ -119,7 +119,7 @@ struct Report {
 
 pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     let cancel = interrupt::cancel_flag(printer);
-    let threads = threads::start(args.request.threads);
+    let (threads, _inside) = threads::start(args.request.threads);
     let device = request::device(&args.request.device)?;
     let source = args.parts.open(args.model.as_deref(), "--model")?;
     let pipeline = args.request.pipeline(&source, device, threads, cancel)?;

@@ -3,7 +3,7 @@
 //! The converting thread shares its work with all cores, and should wait for nothing. So one thread waits for the disk before
 //! the pages of the source are needed, and one hands finished bytes to the system. Both queues are short, and buffers go round, so that memory is bounded whatever the size of the model.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
@@ -62,8 +62,9 @@ pub(super) fn run<'a, W: Write + Send>(
     // Never full: there are as many buffers as both ends can hold.
     let (back, buffers) = sync_channel(2 * AHEAD + 2);
     thread::scope(|scope| {
-        scope.spawn(move || read_ahead(chunks, &to_convert));
-        let writing = scope.spawn(move || write_behind(writer, tensors, &finished, &back));
+        thread::Builder::new().spawn_scoped(scope, move || read_ahead(chunks, &to_convert)).map_err(no_thread)?;
+        let write = move || write_behind(writer, tensors, &finished, &back);
+        let writing = thread::Builder::new().spawn_scoped(scope, write).map_err(no_thread)?;
         let converted = convert_all(&read, convert, &to_write, &buffers);
         // Ends the reader, and then the writer once it has what is in its queue.
         drop((read, to_write));
@@ -72,6 +73,10 @@ pub(super) fn run<'a, W: Write + Send>(
         converted.map_err(Stopped::Convert)?;
         written.map_err(Stopped::Write)
     })
+}
+
+fn no_thread(_: io::Error) -> Stopped {
+    Stopped::Convert(Error::no_thread())
 }
 
 /// Sends every chunk once its pages are in memory. Ends early when nobody takes them any more.

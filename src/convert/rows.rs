@@ -1,8 +1,9 @@
-//! Rows of the source in the format of the output, on all threads.
+//! Rows of the source in the format of the output, on the threads of the current workers.
 
-use pinhole_quant::DType;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use pinhole_quant::rows::{self, RowError};
-use rayon::prelude::*;
+use pinhole_quant::{DType, workers};
 
 use super::pipeline::Chunk;
 use crate::bind::Piece;
@@ -42,19 +43,28 @@ pub(super) fn convert(
         }
         (None, [part]) => {
             out.resize(size, 0);
-            let tasks = out.par_chunks_mut(task_bytes).enumerate();
-            let counts = tasks.map_init(Room::default, |room, (i, out)| task(i).convert(part, room, out));
-            counts.try_reduce(|| 0, |a, b| Ok(a + b))
+            let tasks = out.chunks_mut(task_bytes).enumerate().collect();
+            count(tasks, |(i, out): (usize, &mut [u8])| task(i).convert(part, out))
         }
         (changes, parts) => {
             out.resize(size, 0);
             let mut numbers = reserve::zeros("a part of a weight", chunk.len())?;
             read(parts, &mut numbers)?;
             changes.map_or(Ok(()), |changes| changes.apply(chunk.start, &mut numbers))?;
-            let tasks = out.par_chunks_mut(task_bytes).zip(numbers.par_chunks_mut(task_numbers)).enumerate();
-            tasks.map(|(i, (out, numbers))| task(i).store(numbers, out)).try_reduce(|| 0, |a, b| Ok(a + b))
+            let tasks = out.chunks_mut(task_bytes).zip(numbers.chunks_mut(task_numbers)).enumerate().collect();
+            count(tasks, |(i, (out, numbers)): (usize, (&mut [u8], &mut [f32]))| task(i).store(numbers, out))
         }
     }
+}
+
+/// Does `work` with every task, and adds up what it counts.
+fn count<T: Send>(tasks: Vec<T>, work: impl Fn(T) -> Result<u64> + Sync + Send) -> Result<u64> {
+    let sum = AtomicU64::new(0);
+    workers::try_for_each(tasks, |task| {
+        sum.fetch_add(work(task)?, Ordering::Relaxed);
+        Ok(())
+    })?;
+    Ok(sum.into_inner())
 }
 
 /// Reads all numbers of `parts`.
@@ -69,13 +79,6 @@ fn read(parts: &[Piece], numbers: &mut [f32]) -> Result<()> {
     Ok(())
 }
 
-/// What one thread uses again and again. Bytes come past the map: a source that is cut short meanwhile is an error then.
-#[derive(Default)]
-struct Room {
-    bytes: Vec<u8>,
-    numbers: Vec<f32>,
-}
-
 /// What one thread converts at a time.
 struct Task<'a> {
     chunk: &'a Chunk<'a>,
@@ -87,19 +90,20 @@ struct Task<'a> {
 
 impl Task<'_> {
     /// Fills `out` from `part`, all of the chunk.
-    fn convert(&self, part: &Piece, Room { bytes, numbers }: &mut Room, out: &mut [u8]) -> Result<u64> {
+    fn convert(&self, part: &Piece, out: &mut [u8]) -> Result<u64> {
         let row = self.chunk.row;
         let row_bytes = self.to.row_bytes(row).unwrap_or(1).max(1);
         let part = part.part(self.start, out.len() / row_bytes * row);
-        reserve::resize("a part of a weight", numbers, part.len())?;
-        part.copy(bytes)?;
-        part.convert_f32(bytes, numbers)?;
+        let (mut numbers, mut bytes) = (reserve::zeros("a part of a weight", part.len())?, Vec::new());
+        // Past the map: a source that is cut short meanwhile is an error then.
+        part.copy(&mut bytes)?;
+        part.convert_f32(&bytes, &mut numbers)?;
         if part.storage() == Storage::Number(self.to) {
-            let count = self.check(numbers)?;
-            out.copy_from_slice(bytes);
+            let count = self.check(&numbers)?;
+            out.copy_from_slice(&bytes);
             return Ok(count);
         }
-        self.store(numbers, out)
+        self.store(&mut numbers, out)
     }
 
     /// Fills `out` with `numbers`.

@@ -4,7 +4,6 @@ use std::path::Path;
 
 use pinhole_quant::gguf::{WriteError, Writer};
 use pinhole_quant::output::AtomicFile;
-use rayon::iter::Either;
 
 use super::pipeline::{self, Chunk};
 use super::{Plan, Planned, PlannedTensor, rows};
@@ -87,9 +86,11 @@ impl Plan<'_> {
 
     /// The source, piece by piece, in the order of the output.
     fn chunks(&self) -> impl Iterator<Item = Chunk<'_>> + Send {
-        self.weights.iter().enumerate().flat_map(|(tensor, planned)| match planned.merged {
-            None => Either::Left(self.chunks_as_they_are(tensor, planned)),
-            Some(network) => Either::Right(self.chunks_to_change(tensor, planned, network)),
+        self.weights.iter().enumerate().flat_map(|(tensor, planned)| -> Box<dyn Iterator<Item = Chunk<'_>> + Send> {
+            match planned.merged {
+                None => Box::new(self.chunks_as_they_are(tensor, planned)),
+                Some(network) => Box::new(self.chunks_to_change(tensor, planned, network)),
+            }
         })
     }
 

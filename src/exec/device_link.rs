@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rayon::prelude::*;
+use pinhole_quant::workers;
 
 use super::link::Link;
 use crate::ggml::{Buffer, CopyQueue, Device, Event, SlotEvents, Staging};
@@ -95,9 +95,8 @@ impl Link for DeviceLink {
             let len = (PIECE - piece.used).min(bytes.len() - done);
             let from = self.current * PIECE + piece.used;
             let target = &mut self.staging.bytes()[from..][..len];
-            target.par_chunks_mut(PART).zip(bytes[done..][..len].par_chunks(PART)).for_each(|(to, from)| {
-                to.copy_from_slice(from);
-            });
+            let parts = target.chunks_mut(PART).zip(bytes[done..][..len].chunks(PART)).collect();
+            workers::for_each(parts, |(to, from): (&mut [u8], &[u8])| to.copy_from_slice(from));
             self.queue.copy(&self.staging, from, len, to, offset + done)?;
             piece.used = (piece.used + len).next_multiple_of(ALIGNMENT);
             done += len;

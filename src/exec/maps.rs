@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use rayon::prelude::*;
+use pinhole_quant::workers;
 
 use crate::ggml::Ledger;
 use crate::kernels::Moments;
@@ -102,8 +102,8 @@ impl Maps {
             plane[part.clone()].copy_from_slice(new);
         }
         let moments = &mut self.maps[position].moments;
-        let channels = new.par_chunks(CHANNELS * part.len());
-        moments.par_chunks_mut(CHANNELS).zip(channels).for_each(|(moments, channels)| {
+        let parts = moments.chunks_mut(CHANNELS).zip(new.chunks(CHANNELS * part.len())).collect();
+        workers::for_each(parts, |(moments, channels): (&mut [Moments], &[u8])| {
             for (moments, channel) in moments.iter_mut().zip(channels.chunks_exact(part.len())) {
                 let rows = channel.as_chunks::<4>().0;
                 *moments = moments.with_rows(rows, w, |number| f32::from_ne_bytes(*number));

@@ -10,6 +10,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use pinhole_quant::workers::Workers;
+
 use super::feed::{Conversion, Feed};
 use super::link::Link;
 use super::pages::Pages;
@@ -99,8 +101,12 @@ impl Uploads {
             waited: AtomicU64::new(0),
         });
         let worker = Worker { shared: Arc::clone(&shared), uploads, passes, link };
-        let thread = thread::Builder::new().name("uploads".into()).spawn(move || worker.run());
-        let thread = thread.map_err(|_| Error::OutOfMemory { what: "a thread".into(), bytes: 0, hint: None })?;
+        let workers = Workers::current();
+        let run = move || {
+            let _inside = workers.enter();
+            worker.run();
+        };
+        let thread = thread::Builder::new().name("uploads".into()).spawn(run).map_err(|_| Error::no_thread())?;
         Ok(Uploads { shared, ring, slots, thread: Some(thread) })
     }
 

@@ -82,7 +82,7 @@ impl Backend {
     /// Starts `device`. On the CPU, with `threads` threads that live as long as the backend.
     ///
     /// # Errors
-    /// [`Error::Device`] where the device does not start.
+    /// [`Error::Device`] where the device does not start; [`Error::OutOfMemory`] where its threads do not.
     pub fn new(device: Device, threads: usize, cancel: CancelFlag) -> Result<Backend> {
         let raw = Cell::new(start(device)?);
         let mut backend = Backend {
@@ -106,12 +106,13 @@ impl Backend {
             // SAFETY: the parameters are ggml's defaults for this many threads; ggml copies them.
             unsafe {
                 let mut params = sys::ggml_threadpool_params_default(threads);
+                // Between graphs they sleep: to poll takes time from whoever works.
+                params.poll = 0;
                 sys::ggml_threadpool_new(&mut params)
             }
-        })?;
-        let Some(pool) = NonNull::new(pool) else {
-            return Err(Error::Device { device: "cpu".into(), message: "cannot start threads".into(), hint: None });
-        };
+        });
+        // An assertion fails in there if a thread cannot be started. Those before it have ended then (see the shim).
+        let pool = pool.ok().and_then(NonNull::new).ok_or_else(Error::no_thread)?;
         self.pool = Some(Pool { raw: pool, threads });
         // SAFETY: this is the CPU backend. The pool is freed after the backend (see `Drop`), and the flag that the
         // abort callback reads is kept alive by `self.cancel`.

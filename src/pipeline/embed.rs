@@ -24,6 +24,7 @@ impl Pipeline {
         let settings = self.settings(&request)?;
         let plan = self.plan_encoders(&settings)?;
         let model = Arc::clone(&self.model);
+        let _inside = self.machine.workers.enter();
         let Pipeline { machine, prompt_cache, .. } = self;
         let mut run = Run::new(machine, observer, &plan);
         run.event(Event::Planned(plan.clone()))?;

@@ -1,7 +1,8 @@
 //! A model on a device, ready for requests.
 
-use std::num::NonZero;
 use std::sync::Arc;
+
+use pinhole_quant::workers::Workers;
 
 use super::denoise::Loop;
 use super::embeddings::Remembered;
@@ -13,13 +14,11 @@ use super::request::{Generated, MemoryOptions, Request, Settings};
 use super::run::{Machine, Run, stage_runs};
 use super::settings::{levels, settings, without_effect};
 use super::start::Start;
-use crate::Result;
 use crate::ggml::{Backend, CancelFlag, Device, Ledger};
 use crate::image::Image;
 use crate::plan::{Phase, Plan};
-
-/// The most threads that a pipeline takes unless it is told.
-const MOST_THREADS: usize = 512;
+use crate::source::unused;
+use crate::{Result, processors};
 
 /// A model on a device, ready for requests.
 ///
@@ -49,14 +48,15 @@ impl Pipeline {
     /// # Errors
     /// [`Error::Device`](crate::Error::Device) if the device does not start.
     pub fn new(model: impl Into<Arc<Opened>>, device: Device) -> Result<Pipeline> {
-        let threads = std::thread::available_parallelism().map_or(1, NonZero::get).min(MOST_THREADS);
-        Pipeline::with_threads(model, device, threads, CancelFlag::new())
+        Pipeline::with_threads(model, device, processors::cores(), CancelFlag::new())
     }
 
-    /// As [`new`](Pipeline::new), on the CPU with `threads` threads. `cancel` stops it between operations.
+    /// As [`new`](Pipeline::new), on the CPU with `threads` threads, the caller's among them. `cancel` stops it between
+    /// operations.
     ///
     /// # Errors
-    /// [`Error::Device`](crate::Error::Device) if the device does not start.
+    /// [`Error::Device`](crate::Error::Device) if the device does not start, [`Error::OutOfMemory`](crate::Error::OutOfMemory)
+    /// if its threads do not.
     pub fn with_threads(
         model: impl Into<Arc<Opened>>,
         device: Device,
@@ -64,7 +64,8 @@ impl Pipeline {
         cancel: CancelFlag,
     ) -> Result<Pipeline> {
         let (backend, ledger) = (Backend::new(device, threads, cancel)?, Ledger::new());
-        let machine = Machine { backend, ledger, options: MemoryOptions::default(), kept: Vec::new() };
+        let workers = Workers::new(threads);
+        let machine = Machine { backend, workers, ledger, options: MemoryOptions::default(), kept: Vec::new() };
         let remembered = Remembered::default();
         Ok(Pipeline { model: model.into(), machine, preview: None, remembered, prompt_cache: None })
     }
@@ -85,6 +86,14 @@ impl Pipeline {
     /// [`Error::Option`](crate::Error::Option) for the first value that cannot work.
     pub fn settings(&self, request: &Request) -> Result<Settings> {
         settings(&self.model, request)
+    }
+
+    /// What there is to say of the threads: that they are more than the cores.
+    fn threads_note(&self) -> Option<String> {
+        let Machine { backend, workers, .. } = &self.machine;
+        let (threads, cores) = (workers.threads(), processors::cores());
+        let text = || format!("{threads} threads compute on {cores} cores: more than one on a core take longer");
+        (backend.device().is_cpu() && threads > cores).then(text)
     }
 
     /// Makes the pictures of `request`.
@@ -122,6 +131,7 @@ impl Pipeline {
         settings: Settings,
         observer: &mut dyn Observer,
     ) -> Result<Generated> {
+        let _inside = self.machine.workers.enter();
         self.machine.backend.recover()?;
         let generated = self.run(plan, request, settings, observer);
         if generated.is_err() {
@@ -139,7 +149,7 @@ impl Pipeline {
         observer: &mut dyn Observer,
     ) -> Result<Generated> {
         let model = Arc::clone(&self.model);
-        let budget_note = self.budget_note()?;
+        let notes = [self.budget_note()?, self.threads_note()];
         let subjects = self.subjects(&model, &settings)?;
         let Pipeline { machine, preview, remembered, prompt_cache, .. } = self;
         let mut run = Run::new(machine, observer, &plan);
@@ -151,7 +161,7 @@ impl Pipeline {
         for text in model.loras.iter().filter_map(|lora| lora.warning()) {
             run.warn(text)?;
         }
-        if let Some(text) = budget_note {
+        for text in notes.into_iter().flatten() {
             run.warn(text)?;
         }
 

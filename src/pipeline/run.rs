@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use pinhole_quant::workers::Workers;
+
 use super::progress::{Event, Observer};
 use super::request::{MemoryOptions, PhaseMemory, Timings};
 use crate::exec::{DeviceWeights, Session};
@@ -16,6 +18,8 @@ use crate::{Error, Result};
 /// A device, the account of its memory, and the weights that stay there.
 pub(super) struct Machine {
     pub(super) backend: Backend,
+    /// What else computes on the CPU. Of both, only one works at a time.
+    pub(super) workers: Workers,
     pub(super) ledger: Ledger,
     pub(super) options: MemoryOptions,
     /// Weights that stay on the device between components and requests, by the names of their subjects.

@@ -15,8 +15,7 @@ use std::str::FromStr;
 use pinhole_quant::gguf::{Array, Layout, Strings, TensorSpec, Value, WriteError, Writer};
 use pinhole_quant::output::AtomicFile;
 use pinhole_quant::recipe::{self, FileType, Recipe};
-use pinhole_quant::{DType, rows};
-use rayon::prelude::*;
+use pinhole_quant::{DType, rows, workers};
 use serde_json::{Value as Json, json};
 
 use crate::bind::alias::Kind;
@@ -252,7 +251,8 @@ fn random(weight: &Weight, len: usize, is_scale: bool) -> Vec<f32> {
         _ => ((3.0 / weight.shape.row() as f32).sqrt(), 0.0),
     };
     let mut numbers = vec![0.0; len];
-    numbers.par_chunks_mut(1 << 16).enumerate().for_each(|(chunk, numbers)| {
+    let chunks = numbers.chunks_mut(1 << 16).enumerate().collect();
+    workers::for_each(chunks, |(chunk, numbers): (usize, &mut [f32])| {
         let mut state = (weight.shape.row() as u64) << 32 | (chunk as u64) << 1 | 1;
         for number in numbers {
             // Marsaglia's xorshift64.

@@ -55,11 +55,6 @@ pub(crate) const ACCEPTED: &[(&str, &[&str], &str)] = &[
     ),
     (
         "src",
-        &["cli/bench/mod.rs", "cli/bench/offload.rs", "cli/bench/step/mod.rs", "cli/bench/ways/decode.rs"],
-        "the list of benchmarks has each, and they share what lies beside it",
-    ),
-    (
-        "src",
         &["cli/convert/mod.rs", "cli/convert/report.rs"],
         "one command in two files: its arguments lie in `mod.rs`",
     ),

@@ -5,11 +5,14 @@
 use std::ops::Range;
 use std::path::PathBuf;
 
-use rayon::prelude::*;
+use pinhole_quant::workers;
 
 use crate::bind::{Bound, Piece};
 use crate::weights::{Manifest, WeightId};
 use crate::{Error, Result, reserve};
+
+/// How many rows a thread works out at once.
+const ROWS: usize = 8;
 
 /// A tensor of a LoRA's file as a matrix: PyTorch's first extent counts rows.
 #[derive(Clone, Debug)]
@@ -185,9 +188,14 @@ impl Loaded {
             out.iter_mut().zip(numbers).for_each(|(out, number)| *out += factor * number);
             return Ok(());
         }
-        out.par_chunks_exact_mut(columns.max(1))
-            .enumerate()
-            .for_each_init(|| vec![0.0; columns], |room, (row, out)| self.add_row(first + row, factor, room, out));
+        let columns = columns.max(1);
+        let tasks = out.chunks_mut(ROWS * columns).enumerate().collect();
+        workers::for_each(tasks, |(task, out): (usize, &mut [f32])| {
+            let mut room = vec![0.0; columns];
+            for (row, out) in out.chunks_exact_mut(columns).enumerate() {
+                self.add_row(first + ROWS * task + row, factor, &mut room, out);
+            }
+        });
         Ok(())
     }
 

@@ -113,7 +113,7 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
 
 fn measure(args: &Args, printer: &Printer) -> Result<Row, Failure> {
     let cancel = interrupt::cancel_flag(printer);
-    let threads = threads::start(args.request.threads);
+    let (threads, _inside) = threads::start(args.request.threads);
     let device = request::device(&args.request.device)?;
     let link = link_speed(device)?;
     let source = args.parts.open(Some(&args.model), "--model")?;

@@ -26,6 +26,16 @@ pub(super) struct Size {
     pub(super) text_tokens: Option<usize>,
 }
 
+/// Refuses sides that do not fall into the image tokens of the models measured here.
+pub(super) fn check_size(width: usize, height: usize) -> Result<()> {
+    for (option, pixels) in [("--width", width), ("--height", height)] {
+        if pixels == 0 || !pixels.is_multiple_of(2 * FACTOR) {
+            return Err(Error::option(option, "a multiple of 16", pixels.to_string()));
+        }
+    }
+    Ok(())
+}
+
 /// A denoiser, its weights found, and how it is computed: one picture in one pass.
 pub(super) struct Denoiser {
     denoiser: Box<dyn pipeline::Denoiser>,

@@ -66,7 +66,7 @@ struct Part {
 
 pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     let cancel = interrupt::cancel_flag(printer);
-    let threads = threads::start(args.request.threads);
+    let (threads, _inside) = threads::start(args.request.threads);
     let device = request::device(&args.request.device)?;
     let subject = args.subject.open(Measured::All, (printer, &cancel))?;
     let request = args.request.request("a small yellow star on a blue background", printer)?;

@@ -1,5 +1,6 @@
 //! `pinhole bench`: measurements that anyone can repeat, each a subcommand that prints a table or, with `--json`, one object.
 
+mod busy;
 mod card;
 mod denoiser;
 mod load;
@@ -13,13 +14,13 @@ mod subject;
 mod ways;
 
 use clap::Subcommand;
-use pinhole::Error;
 
 use super::failure::Failure;
 use super::printer::{Printer, Talk};
 
 #[derive(Subcommand)]
 pub(super) enum Bench {
+    Busy(busy::Args),
     Card(card::Args),
     Decode(ways::decode::Args),
     Encode(ways::encode::Args),
@@ -35,6 +36,7 @@ pub(super) enum Bench {
 impl Bench {
     pub(super) fn talk(&self) -> &Talk {
         match self {
+            Bench::Busy(args) => &args.talk,
             Bench::Card(args) => &args.talk,
             Bench::Decode(args) => &args.talk,
             Bench::Encode(args) => &args.talk,
@@ -50,6 +52,7 @@ impl Bench {
 
     pub(super) fn run(&self, printer: &Printer) -> Result<(), Failure> {
         match self {
+            Bench::Busy(args) => busy::run(args, printer),
             Bench::Card(args) => card::run(args, printer),
             Bench::Decode(args) => ways::decode::run(args, printer),
             Bench::Encode(args) => ways::encode::run(args, printer),
@@ -62,14 +65,4 @@ impl Bench {
             Bench::Step(args) => step::run(args, printer),
         }
     }
-}
-
-/// Refuses sides that do not fall into the image tokens of the models measured here.
-fn check_size(width: usize, height: usize) -> Result<(), Failure> {
-    for (option, pixels) in [("--width", width), ("--height", height)] {
-        if pixels == 0 || !pixels.is_multiple_of(16) {
-            return Err(Error::option(option, "a multiple of 16", pixels.to_string()).into());
-        }
-    }
-    Ok(())
 }

@@ -62,7 +62,7 @@ struct Report {
 
 pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     let cancel = interrupt::cancel_flag(printer);
-    threads::start(args.threads);
+    let (_, _inside) = threads::start(args.threads);
     let options = Options {
         architecture: args.arch,
         file_type: args.file_type,

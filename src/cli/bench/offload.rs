@@ -11,7 +11,7 @@ use pinhole::source::Source;
 use pinhole::stage::Cadence;
 use serde::Serialize;
 
-use super::denoiser::{Denoiser, Size, Steps};
+use super::denoiser::{self, Denoiser, Size, Steps};
 use crate::cli::failure::Failure;
 use crate::cli::printer::{Printer, Talk, Unit};
 use crate::cli::table::Table;
@@ -97,9 +97,9 @@ struct Row {
 
 pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     let cancel = interrupt::cancel_flag(printer);
-    let cores = threads::start(None);
+    let (cores, _inside) = threads::start(None);
     let threads = args.threads.unwrap_or(cores.saturating_sub(1).max(1));
-    super::check_size(args.width, args.height)?;
+    denoiser::check_size(args.width, args.height)?;
     let source = Source::open(&args.model)?;
     let size = Size { width: args.width, height: args.height, text_tokens: args.text_tokens };
     let denoiser = Denoiser::open(&source, size, threads, cancel)?;

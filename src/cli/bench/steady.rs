@@ -70,7 +70,7 @@ struct End {
 
 pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     let cancel = interrupt::cancel_flag(printer);
-    let threads = threads::start(args.request.threads);
+    let (threads, _inside) = threads::start(args.request.threads);
     let device = request::device(&args.request.device)?;
     let source = args.parts.open(Some(&args.model), "--model")?;
     let mut pipeline = args.request.pipeline(&source, device, threads, cancel.clone())?;

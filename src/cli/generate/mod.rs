@@ -94,7 +94,7 @@ Examples:
 pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     let (mut clock, memory) = (Clock::start(), PeakMemory::watch());
     let cancel = interrupt::cancel_flag(printer);
-    let threads = threads::start(args.request.threads);
+    let (threads, _inside) = threads::start(args.request.threads);
     let device = request::device(&args.request.device)?;
     let source = args.parts.open(args.model.as_deref(), "--model")?;
     let mut pipeline = args.request.pipeline(&source, device, threads, cancel.clone())?;

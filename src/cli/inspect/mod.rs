@@ -49,7 +49,7 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
         report.list_tensors(&subject);
     }
     if args.check {
-        threads::start(args.threads);
+        let (_, _inside) = threads::start(args.threads);
         report.check = Some(check(&subject, printer)?);
     }
     if printer.json() {

@@ -108,7 +108,7 @@ impl FromStr for Size {
 
 pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     let cancel = interrupt::cancel_flag(printer);
-    let threads = threads::start(args.threads);
+    let (threads, _inside) = threads::start(args.threads);
     let types = types(&args.types, args.size)?;
     let tokens: Vec<usize> = args.tokens.iter().map(|&tokens| tokens as usize).collect();
     let multipliers = [Some(args.by), args.against];

@@ -91,7 +91,7 @@ Examples:
 pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     let started = Instant::now();
     let cancel = interrupt::cancel_flag(printer);
-    let threads = threads::start(args.threads);
+    let (threads, _inside) = threads::start(args.threads);
     let device = request::device(&args.device)?;
     let types = types(args.types.as_deref())?;
     let prompts = prompts::read(args.prompts.as_deref())?;

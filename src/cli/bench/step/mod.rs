@@ -3,7 +3,7 @@
 mod measure;
 mod report;
 
-use super::denoiser::{Denoiser, Size};
+use super::denoiser::{self, Denoiser, Size};
 use super::matmul::Multiplier;
 use super::subject::{Measured, SubjectArgs};
 use crate::cli::failure::Failure;
@@ -58,8 +58,8 @@ Examples:
 
 pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     let cancel = interrupt::cancel_flag(printer);
-    let threads = threads::start(args.threads);
-    super::check_size(args.width, args.height)?;
+    let (threads, _inside) = threads::start(args.threads);
+    denoiser::check_size(args.width, args.height)?;
     let subject = args.subject.open(Measured::Denoiser, (printer, &cancel))?;
     let size = Size { width: args.width, height: args.height, text_tokens: args.text_tokens };
     let denoiser = Denoiser::open(&subject.source, size, threads, cancel)?;

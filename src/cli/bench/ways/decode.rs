@@ -39,8 +39,8 @@ Examples:
 
 pub(in crate::cli::bench) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     let cancel = interrupt::cancel_flag(printer);
-    let threads = threads::start(args.ways.threads);
-    crate::cli::bench::check_size(args.width, args.height)?;
+    let (threads, _inside) = threads::start(args.ways.threads);
+    crate::cli::bench::denoiser::check_size(args.width, args.height)?;
     let subject = args.subject.open(Measured::Part(&VAE), (printer, &cancel))?;
     let AutoencoderKl { decoder, config, .. } = autoencoder_kl(subject.source.component(&VAE)?)?;
     let (w, h) = (args.width / 8, args.height / 8);

@@ -37,7 +37,7 @@ Examples:
 
 pub(in crate::cli::bench) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     let cancel = interrupt::cancel_flag(printer);
-    let threads = threads::start(args.ways.threads);
+    let (threads, _inside) = threads::start(args.ways.threads);
     let subject = args.subject.open(Measured::Part(&TEXT_ENCODER_2), (printer, &cancel))?;
     let (t5, config) = networks::t5(subject.source.component(&TEXT_ENCODER_2)?)?;
     let tokens = args.text_tokens;
