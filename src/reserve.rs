@@ -32,6 +32,14 @@ pub fn resize<T: Clone + Default>(what: &'static str, vec: &mut Vec<T>, len: usi
     Ok(())
 }
 
+/// Whether there is memory for `bytes` of `what`, which something takes that does not ask, and would end the process without it.
+///
+/// # Errors
+/// [`Error::OutOfMemory`].
+pub fn probe(what: &'static str, bytes: usize) -> Result<()> {
+    room::<u8>(what, bytes).map(|_| ())
+}
+
 /// `len` zeros.
 ///
 /// # Errors

@@ -33,9 +33,16 @@ fn what_does_not_fit_is_read_again_and_draws_the_same() {
         let mut pipeline = Pipeline::with_threads(model, device, 1, CancelFlag::new()).unwrap();
         let all = draw(&mut pipeline, &request, None);
         let before = resident_pages(&path);
-        let least = least(&mut pipeline, &request);
         // What the process holds moves by a little between two looks.
-        let short = draw(&mut pipeline, &request, Some(least + (4 << 20)));
+        let some = 4 << 20;
+        let least = least(&mut pipeline, &request);
+        draw(&mut pipeline, &request, Some(least + some));
+        // Enough to compute every component as a whole, with the pages of the decoder.
+        let pages = |name| all.plan.component(name).unwrap().pages;
+        let every: usize = all.plan.components.iter().map(|component| component.pages).sum();
+        let enough = all.plan.host.unwrap().peak - every + pages("decoder") + some;
+        assert!(least < enough, "{least} and {enough}");
+        let short = draw(&mut pipeline, &request, Some(enough));
         let after = resident_pages(&path);
 
         assert!(short.plan.components.iter().any(|component| component.placement.dropped.contains(&true)));

@@ -83,6 +83,8 @@ impl Command {
 /// Runs the command that the arguments name.
 pub(crate) fn main() -> ExitCode {
     interrupt::block_size_limit();
+    // Before there are threads.
+    pinhole::ggml::share_heap();
     let command = Cli::parse().command;
     let printer = Printer::new(command.talk());
     match command.run(&printer) {

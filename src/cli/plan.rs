@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use pinhole::entries::Entries;
-use pinhole::plan::{ComponentPlan, Plan};
+use pinhole::plan::{ComponentPlan, HostUse, Plan};
 use pinhole::size::Size;
 use serde::Serialize;
 
@@ -25,7 +25,7 @@ pub(super) struct Args {
     #[arg(short, long, value_name = "MODEL")]
     model: Option<PathBuf>,
     /// What to draw; changes nothing
-    #[arg(short, long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    #[arg(short, long, value_name = "TEXT", default_value = "", hide_default_value = true, allow_hyphen_values = true)]
     prompt: String,
     #[command(flatten)]
     request: RequestArgs,
@@ -53,6 +53,9 @@ pub(super) struct PlanReport {
     limit_bytes: Option<usize>,
     peak_bytes: usize,
     all_resident: bool,
+    /// Of host memory, all that the process holds counted, if that is known.
+    host_limit_bytes: Option<usize>,
+    host_peak_bytes: Option<usize>,
     components: Vec<ComponentReport>,
 }
 
@@ -100,6 +103,8 @@ impl PlanReport {
             limit_bytes: plan.limit,
             peak_bytes: plan.peak(),
             all_resident: plan.all_resident,
+            host_limit_bytes: plan.host.map(|host| host.limit),
+            host_peak_bytes: plan.host.map(|host| host.peak),
             components: plan.components.iter().map(component).collect(),
         }
     }
@@ -144,9 +149,13 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     }
     printer.data(&table(&plan).to_string())?;
     let peak = units::bytes(plan.peak() as u64);
-    let limit = plan.limit.map_or("no limit".to_owned(), |limit| format!("of {}", units::bytes(limit as u64)));
+    let limit = plan.limit.map_or(String::new(), |limit| format!(", of {}", units::bytes(limit as u64)));
     let size = format!("{}x{}, {}", settings.width, settings.height, units::counted(settings.steps, "step"));
-    printer.note(&format!("\n{size} on {}: {peak} at most, {limit}", device.name()));
+    printer.note(&format!("\n{size} on {}: {peak} at most{limit}", device.name()));
+    if let Some(HostUse { peak, limit }) = plan.host {
+        let [peak, limit] = [peak, limit].map(|bytes| units::bytes(bytes as u64));
+        printer.note(&format!("in host memory, with all that the program holds: {peak} at most, of {limit}"));
+    }
     printer.note(&format!("the least that works is --vram {}", Size(least as u64).rounded_up()));
     for component in plan.components.iter().filter(|component| component.moved() > 0) {
         printer.note(&moved(component, link));

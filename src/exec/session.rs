@@ -14,6 +14,12 @@ use crate::plan::{DryRun, STAGE_TENSORS, Way};
 use crate::stage::{Build, Cadence, Dims, Model, Port};
 use crate::{Error, Result, reserve};
 
+/// Bytes of a number in a port.
+const NUMBER: usize = 4;
+
+/// How many bytes of a port are on their way at once.
+const PART: usize = 1 << 20;
+
 /// A model ready to run at one size.
 pub struct Session<'m> {
     model: &'m Model,
@@ -123,8 +129,7 @@ impl<'m> Session<'m> {
     /// # Errors
     /// [`Error::Graph`] where the length differs.
     pub fn set(&mut self, port: Port, values: &[f32]) -> Result<()> {
-        let bytes = values.iter().flat_map(|value| value.to_ne_bytes());
-        self.fill(port, DType::F32, &reserve::collect("a port's numbers", size_of_val(values), bytes)?)
+        self.fill(port, DType::F32, values, f32::to_ne_bytes)
     }
 
     /// Fills an I32 port.
@@ -132,8 +137,7 @@ impl<'m> Session<'m> {
     /// # Errors
     /// [`Error::Graph`] where the length differs.
     pub fn set_indices(&mut self, port: Port, values: &[i32]) -> Result<()> {
-        let bytes = values.iter().flat_map(|value| value.to_ne_bytes());
-        self.fill(port, DType::I32, &reserve::collect("a port's numbers", size_of_val(values), bytes)?)
+        self.fill(port, DType::I32, values, i32::to_ne_bytes)
     }
 
     /// What an F32 port holds.
@@ -142,35 +146,57 @@ impl<'m> Session<'m> {
     /// [`Error::Graph`] for a port of another model or of indices.
     pub fn get(&self, port: Port) -> Result<Vec<f32>> {
         self.check(port, DType::F32)?;
-        let floats = |bytes: &[u8]| {
-            let values = bytes.as_chunks::<4>().0.iter().map(|&value| f32::from_ne_bytes(value));
-            reserve::collect("a port's numbers", bytes.len() / 4, values)
+        let bytes = match &self.work {
+            Work::Graphs(work) => work.ports[port.index()].bytes(),
+            Work::Strips(work) => work.map(port.index()).len(),
         };
+        let mut values = reserve::room("a port's numbers", bytes / NUMBER)?;
+        let mut take = |bytes: &[u8]| values.extend(bytes.as_chunks().0.iter().map(|&value| f32::from_ne_bytes(value)));
         match &self.work {
             Work::Graphs(work) => {
-                let place = &work.ports[port.index()];
-                let mut bytes = reserve::zeros("a port's numbers", place.bytes())?;
-                place.read(&mut bytes)?;
-                floats(&bytes)
+                let mut part = reserve::zeros("a port's numbers", bytes.min(PART))?;
+                for start in (0..bytes).step_by(PART) {
+                    let part = &mut part[..PART.min(bytes - start)];
+                    work.ports[port.index()].read_part(start, part)?;
+                    take(part);
+                }
             }
-            Work::Strips(work) => floats(work.map(port.index())),
+            Work::Strips(work) => take(work.map(port.index())),
         }
+        Ok(values)
     }
 
-    fn fill(&mut self, port: Port, dtype: DType, bytes: &[u8]) -> Result<()> {
+    fn fill<T: Copy>(
+        &mut self,
+        port: Port,
+        dtype: DType,
+        values: &[T],
+        bytes_of: impl Fn(T) -> [u8; NUMBER],
+    ) -> Result<()> {
         self.check(port, dtype)?;
-        match &mut self.work {
-            Work::Graphs(work) => work.ports[port.index()].write(bytes),
-            Work::Strips(work) => {
-                let map = work.map_mut(port.index());
-                if map.len() != bytes.len() {
-                    let message = format!("{} bytes given for a port of {}", bytes.len(), map.len());
-                    return Err(Error::graph("port", message));
-                }
-                map.copy_from_slice(bytes);
-                Ok(())
-            }
+        let bytes = match &self.work {
+            Work::Graphs(work) => work.ports[port.index()].bytes(),
+            Work::Strips(work) => work.map(port.index()).len(),
+        };
+        if NUMBER * values.len() != bytes {
+            let message = format!("{} bytes given for a port of {bytes}", NUMBER * values.len());
+            return Err(Error::graph("port", message));
         }
+        let put = |to: &mut [u8], values: &[T]| {
+            to.as_chunks_mut().0.iter_mut().zip(values).for_each(|(to, &value)| *to = bytes_of(value));
+        };
+        match &mut self.work {
+            Work::Graphs(work) => {
+                let mut part = reserve::zeros("a port's numbers", bytes.min(PART))?;
+                for (i, values) in values.chunks(PART / NUMBER).enumerate() {
+                    let part = &mut part[..NUMBER * values.len()];
+                    put(part, values);
+                    work.ports[port.index()].write_part(i * PART, part)?;
+                }
+            }
+            Work::Strips(work) => put(work.map_mut(port.index()), values),
+        }
+        Ok(())
     }
 
     fn check(&self, port: Port, dtype: DType) -> Result<()> {

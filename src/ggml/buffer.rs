@@ -295,6 +295,34 @@ impl Placed {
         self.buffer.read_at(self.offset, out)
     }
 
+    /// Copies `data` from the host to what lies `start` bytes into it. As [`write`](Placed::write) otherwise.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] where that leaves the place, or the place is a file's; a failing device.
+    pub fn write_part(&self, start: usize, data: &[u8]) -> Result<()> {
+        self.check_part("write", start, data.len())?;
+        self.buffer.write_at(self.offset + start, data)
+    }
+
+    /// Copies what lies `start` bytes into it to the host.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] where `out` leaves the place; a failing device.
+    pub fn read_part(&self, start: usize, out: &mut [u8]) -> Result<()> {
+        self.check_part("read", start, out.len())?;
+        self.buffer.read_at(self.offset + start, out)
+    }
+
+    fn check_part(&self, op: &'static str, start: usize, len: usize) -> Result<()> {
+        if self.buffer.is_nowhere() {
+            return Err(Error::graph(op, "the place has no memory"));
+        }
+        match start.checked_add(len) {
+            Some(end) if end <= self.bytes() => Ok(()),
+            _ => Err(Error::graph(op, format!("{len} bytes at {start} leave a place of {}", self.bytes()))),
+        }
+    }
+
     fn check_length(&self, op: &'static str, len: usize) -> Result<()> {
         if self.buffer.is_nowhere() {
             return Err(Error::graph(op, "the place has no memory"));

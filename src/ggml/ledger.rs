@@ -1,6 +1,7 @@
 //! The account of what pinhole allocates on a device.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ggml_sys::account::{self, Memory};
@@ -33,6 +34,21 @@ pub fn device_peak() -> usize {
 /// The peak of [`device_peak`] is what is held now.
 pub fn restart_device_peak() {
     account::reset_peak(Memory::Device);
+}
+
+/// Whether threads of this process share one heap.
+static SHARED_HEAP: AtomicBool = AtomicBool::new(false);
+
+/// Has all threads of the process share one heap. The C library gives each its own, for which it takes 64 MiB of address space that
+/// a limit may not have. For a program that has little of it, not for a library.
+pub fn share_heap() {
+    account::share_heap();
+    SHARED_HEAP.store(true, Ordering::Relaxed);
+}
+
+/// Whether [`share_heap`] was called.
+pub(crate) fn shares_heap() -> bool {
+    SHARED_HEAP.load(Ordering::Relaxed)
 }
 
 /// What a [`Ledger`] holds at one moment, in bytes.

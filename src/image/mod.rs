@@ -28,7 +28,7 @@ use crate::{Error, Result, file, reserve};
 pub const MAX_PIXELS: usize = 1 << 26;
 
 /// Bytes of a pixel.
-const CHANNELS: usize = 3;
+pub(crate) const CHANNELS: usize = 3;
 
 /// A picture of 8-bit RGB, row by row from the top, three bytes a pixel.
 #[derive(Clone, PartialEq, Eq)]
@@ -150,10 +150,11 @@ impl Image {
             return Err(Error::malformed(origin, "picture", expected, found));
         }
         let samples = reader.output_color_type().0.samples();
-        let mut bytes = vec![0; width * height * samples];
+        let mut bytes = reserve::zeros("a picture", width * height * samples)?;
         reader.next_frame(&mut bytes).map_err(failed)?;
-        let unusual = || Error::malformed(origin, "picture", "8-bit samples", format!("{} bytes", bytes.len()));
-        Image::new(width, height, to_rgb(&bytes, samples)).ok_or_else(unusual)
+        let unusual = || Error::malformed(origin, "picture", "8-bit samples", format!("{samples} samples a pixel"));
+        let rgb = if samples == CHANNELS { bytes } else { to_rgb(&bytes, samples)? };
+        Image::new(width, height, rgb).ok_or_else(unusual)
     }
 }
 
@@ -163,11 +164,11 @@ fn to_byte(sample: f32) -> u8 {
 }
 
 /// Pixels of one (gray), two (gray, alpha), three or four (RGB, alpha) samples, as RGB.
-fn to_rgb(bytes: &[u8], samples: usize) -> Vec<u8> {
-    bytes
+fn to_rgb(bytes: &[u8], samples: usize) -> Result<Vec<u8>> {
+    let rgb = bytes
         .chunks_exact(samples)
-        .flat_map(|pixel| if samples < CHANNELS { [pixel[0]; 3] } else { [pixel[0], pixel[1], pixel[2]] })
-        .collect()
+        .flat_map(|pixel| if samples < CHANNELS { [pixel[0]; 3] } else { [pixel[0], pixel[1], pixel[2]] });
+    reserve::collect("a picture", bytes.len() / samples * CHANNELS, rgb)
 }
 
 fn decoding_error(error: DecodingError, origin: &Path) -> Error {
@@ -188,15 +189,38 @@ pub const PINHOLE: &str = "pinhole";
 
 /// What made a picture, in the layout that AUTOMATIC1111's web UI writes and other tools read back: the prompt, a
 /// line for the negative prompt, and a line of `Name: value` pairs. `settings` are those pairs, such as `("Steps",
-/// "20")`; a value with a comma, colon or line break is quoted as JSON.
+/// "20")`; a value with a comma, colon, quote or control character is quoted as JSON.
+///
+/// A line of a prompt that begins as a line of that layout does gets a space before its colon, and control characters other than
+/// line breaks become spaces: those who read the text back would take them for something else.
 pub fn parameters_text(prompt: &str, negative_prompt: Option<&str>, settings: &[(&str, &str)]) -> String {
-    let negative = negative_prompt.map(|text| format!("\nNegative prompt: {text}")).unwrap_or_default();
-    let quote = |value: &str| match value.contains([',', ':', '\n']) {
-        true => serde_json::Value::from(value).to_string(),
-        false => value.to_owned(),
-    };
-    let settings: Vec<_> = settings.iter().map(|(name, value)| format!("{name}: {}", quote(value))).collect();
+    let (prompt, negative) = (plain(prompt), negative_prompt.map(plain));
+    let negative = negative.map(|text| format!("\nNegative prompt: {text}")).unwrap_or_default();
+    let settings: Vec<_> = settings.iter().map(|(name, value)| format!("{name}: {}", quoted(value))).collect();
     format!("{prompt}{negative}\n{}", settings.join(", "))
+}
+
+/// How lines begin that are not a prompt's own, in small letters, without their colons.
+const MARKS: [&str; 2] = ["negative prompt", "steps"];
+
+/// A prompt, of which no line can pass for another part of [`parameters_text`].
+fn plain(text: &str) -> String {
+    let text = text.replace("\r\n", "\n").replace('\r', "\n");
+    let mut lines = Vec::new();
+    for line in text.split('\n') {
+        let line: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        lines.push(match line.split_once(':') {
+            Some((name, rest)) if MARKS.contains(&name.trim().to_lowercase().as_str()) => format!("{name} :{rest}"),
+            _ => line,
+        });
+    }
+    lines.join("\n")
+}
+
+/// A value of a setting.
+fn quoted(value: &str) -> String {
+    let unusual = |c: char| matches!(c, ',' | ':' | '"' | '\\') || c.is_control();
+    if value.contains(unusual) { serde_json::Value::from(value).to_string() } else { value.to_owned() }
 }
 
 #[cfg(test)]
@@ -342,5 +366,10 @@ mod tests {
             "a star\nor two\nNegative prompt: blur\nSteps: 20, Sampler: euler, Size: 128x96, Model: \"a, b: \\\"c\\\"\""
         );
         assert_eq!(parameters_text("", None, &[("Seed", "1")]), "\nSeed: 1");
+        // As other tools read it: the first line that begins so ends the prompt.
+        let prompt = "Negative prompt: a\r\nnegative prompt : b\n  Steps: 3, Seed: 4\u{1b}[2J\0\nmy steps: c";
+        let expected = "Negative prompt : a\nnegative prompt  : b\n  Steps : 3, Seed: 4 [2J \nmy steps: c\
+                        \nNegative prompt: Steps : 5\nModel: \"\\\"a\\\"\"";
+        assert_eq!(parameters_text(prompt, Some("Steps: 5"), &[("Model", "\"a\"")]), expected);
     }
 }

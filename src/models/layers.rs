@@ -431,15 +431,15 @@ pub fn attention_with_bias(g: &Graph, q: Tensor, k: Tensor, v: Tensor, bias: Ten
 ///
 /// # Errors
 /// [`Error::Graph`] where the coordinates do not match the axes.
-pub fn rotary_tables(axes: &[usize], theta: f64, positions: &[Vec<u32>]) -> Result<(Vec<f32>, Vec<f32>)> {
-    if positions.iter().any(|position| position.len() != axes.len()) {
+pub fn rotary_tables(axes: &[usize], theta: f64, positions: &[impl AsRef<[u32]>]) -> Result<(Vec<f32>, Vec<f32>)> {
+    if positions.iter().any(|position| position.as_ref().len() != axes.len()) {
         return Err(Error::graph("rotary", format!("positions do not have {} coordinates", axes.len())));
     }
     let numbers = positions.len().saturating_mul(axes.iter().sum());
     let mut cos = reserve::room("the rotary tables", numbers)?;
     let mut sin = reserve::room("the rotary tables", numbers)?;
     for position in positions {
-        for (&width, &coordinate) in axes.iter().zip(position) {
+        for (&width, &coordinate) in axes.iter().zip(position.as_ref()) {
             for pair in 0..width / 2 {
                 let angle = f64::from(coordinate) / theta.powf(2.0 * pair as f64 / width as f64);
                 cos.extend([angle.cos() as f32; 2]);

@@ -238,6 +238,14 @@ impl Denoiser for FluxDenoiser {
         session.set(ports.sin, &sin)
     }
 
+    fn filled_bytes(&self, settings: &Settings) -> usize {
+        // The rotary tables, cosine and sine, and the positions that they are made from.
+        let image = settings.width / SIDE * (settings.height / SIDE);
+        let axes = &self.0.net.config().axes_dims_rope;
+        let each = 2 * size_of::<f32>() * axes.iter().sum::<usize>() + size_of::<u32>() * axes.len();
+        (settings.max_sequence_length + image).saturating_mul(each)
+    }
+
     fn pack(&self, latents: &[f32], [w, h, channels, _]: [usize; 4]) -> Result<Vec<f32>> {
         pack_latents(latents, w, h, channels)
     }

@@ -3,11 +3,12 @@
 use super::generate::Pipeline;
 use super::opened::{Direction, Opened};
 use super::request::{MemoryOptions, Request, Settings};
+use super::run::Machine;
 use super::settings::levels;
-use crate::ggml::{Device, DeviceKind};
-use crate::plan::host::{self, HostLimits, HostRefusal};
+use crate::ggml::{Device, DeviceKind, shares_heap};
+use crate::image::CHANNELS;
 use crate::plan::measure::Subject;
-use crate::plan::{Component, Limits, Phase, Plan, Refusal, budget};
+use crate::plan::{Component, HostBound, HostLimit, Limits, Phase, Plan, Refusal, budget};
 use crate::size::Size;
 use crate::{Error, Result, memory};
 
@@ -18,9 +19,24 @@ const SIDES: [usize; 14] = [4096, 3072, 2048, 1536, 1280, 1024, 896, 768, 640, 5
 const MARGIN_PART: usize = 32;
 const LEAST_MARGIN: usize = 128 << 20;
 
-/// What the host needs beside what the process holds and what a plan counts: the program's own pages, graphs, tokens, latents,
-/// pictures on their way to a file.
-const HOST_RESERVE: usize = 128 << 20;
+/// What the host needs beside what the process holds and what a plan counts: the program's own pages, tokens, weights on their way;
+/// and what a graph takes of memory. Measured with the miniature: 15 MiB in all.
+const HOST_RESERVE: usize = 24 << 20;
+const GRAPH: usize = 256 << 10;
+
+/// One part of so many of a process's memory is what the system takes to map it: 8 bytes for a page of 4 KiB, and twice that to be
+/// sure.
+const PAGE_TABLES: usize = 256;
+
+/// The same of address space: a graph takes as much as the largest would, and each thread a stack and, unless they share one, a
+/// heap.
+const ADDRESS_RESERVE: usize = 32 << 20;
+const GRAPH_ADDRESSES: usize = 4 << 20;
+const STACK: usize = 3 << 20;
+const HEAP: usize = 64 << 20;
+
+/// Threads that a request starts beside those that compute: the readers of weights and of pages.
+const READERS: usize = 2;
 
 impl Pipeline {
     /// Sets how much memory requests may take from now on.
@@ -41,7 +57,7 @@ impl Pipeline {
     /// # Errors
     /// As [`plan`](Pipeline::plan), except that no budget is too small.
     pub fn least_budget(&self, request: &Request) -> Result<usize> {
-        let limits = limits(self.machine.backend.device(), &self.machine.options)?;
+        let limits = self.limits()?;
         Ok(budget::least(&self.measure(&self.settings(request)?)?, self.machine.options.offload, &limits))
     }
 
@@ -61,34 +77,20 @@ impl Pipeline {
     }
 
     pub(super) fn plan_settings(&self, settings: &Settings) -> Result<Plan> {
-        let limits = limits(self.machine.backend.device(), &self.machine.options)?;
-        let components = self.measure(settings)?;
-        let mut plan = match budget::plan(&components, self.machine.options.offload, &limits) {
-            Ok(plan) => plan,
-            Err(refusal) => return Err(self.refusal(&refusal, settings, &limits)?),
-        };
-        if let Some(limits) = self.host_limits() {
-            let refused = |refusal: HostRefusal| Error::OverBudget {
-                what: format!("the {} at {}x{} in host memory", refusal.component, settings.width, settings.height),
-                needed: refusal.least,
-                given: limits.bytes,
-                hint: Some(format!("try --host-memory {}", Size(refusal.least as u64).rounded_up())),
-            };
-            host::bound(&mut plan, &components, &limits).map_err(refused)?;
-        }
-        Ok(plan)
+        let limits = self.limits()?;
+        let planned = budget::plan(&self.measure(settings)?, self.machine.options.offload, &limits);
+        planned.or_else(|refusal| Err(self.refusal(&refusal, settings, &limits)?))
     }
 
     /// What the text encoders alone will have on the device.
     pub(super) fn plan_encoders(&self, settings: &Settings) -> Result<Plan> {
-        let limits = limits(self.machine.backend.device(), &self.machine.options)?;
+        let limits = self.limits()?;
         let mut components = self.measure(settings)?;
         components.retain(|component| component.phase == Phase::Encode);
-        budget::plan(&components, self.machine.options.offload, &limits).map_err(|refusal| {
-            let budget = Size(refusal.least as u64).rounded_up();
-            let hint = Some(format!("try --vram {budget}, or a shorter --max-sequence-length"));
+        let planned = budget::plan(&components, self.machine.options.offload, &limits);
+        planned.map_err(|refusal| {
             let what = format!("the {}", refusal.component);
-            Error::OverBudget { what, needed: refusal.least, given: refusal.given, hint }
+            self.over_budget(&refusal, what, "a shorter --max-sequence-length, or ")
         })
     }
 
@@ -97,8 +99,12 @@ impl Pipeline {
     /// # Errors
     /// [`Error::Graph`] if a stage cannot be built at this size.
     pub fn measure(&self, settings: &Settings) -> Result<Vec<Component>> {
-        let subjects = self.subjects(&self.model, settings)?;
-        subjects.iter().map(|subject| subject.measure(&self.machine.backend)).collect()
+        let mut components = Vec::new();
+        for subject in self.subjects(&self.model, settings)? {
+            let measured = subject.measure(&self.machine.backend)?;
+            components.push(Component { beside: arrays(&self.model, settings, subject.phase), ..measured });
+        }
+        Ok(components)
     }
 
     /// What runs in a request, in order.
@@ -116,30 +122,75 @@ impl Pipeline {
         Ok(subjects)
     }
 
-    /// What the host allows; `None` where nobody asked and the system does not say what it has.
-    fn host_limits(&self) -> Option<HostLimits> {
+    /// What a plan has to keep to now.
+    fn limits(&self) -> Result<Limits> {
+        let of_host = self.host_limits();
+        Ok(Limits { of_host, ..limits(self.machine.backend.device(), &self.machine.options)? })
+    }
+
+    /// What the host allows, as far as somebody asked or the system says what it has.
+    fn host_limits(&self) -> [Option<HostLimit>; 2] {
+        let Machine { backend, ledger, workers, options, .. } = &self.machine;
         let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
-        let shared = self.machine.backend.device().is_cpu();
+        let shared = backend.device().is_cpu();
         let held = memory::resident().map_or(0, |resident| bytes(resident.anonymous));
-        let limit =
-            self.machine.options.host.or_else(|| memory::available().map(|left| bytes(left).saturating_add(held)))?;
         // What a plan counts is not counted twice.
-        let planned = if shared { self.machine.ledger.usage().total } else { 0 };
-        let process = held.saturating_sub(planned).saturating_add(HOST_RESERVE);
-        Some(HostLimits { bytes: limit, process, shared, strict: self.machine.options.host.is_some() })
+        let planned = if shared { ledger.usage().total } else { 0 };
+        let process = held.saturating_sub(planned);
+        let room = memory::room();
+        let [free, most, addresses] = [room.free, room.most, room.addresses].map(|left| {
+            // All that there is for this process.
+            left.map(|left| bytes(left).saturating_add(held))
+        });
+        let memory = match options.host {
+            Some(given) => Some(given.min(most.unwrap_or(usize::MAX))),
+            // The system's own tables of the pages count in control groups, too.
+            None => free.map(|free| free - free / PAGE_TABLES),
+        };
+        let threads = READERS + if workers.threads() > 1 { workers.threads() } else { 0 };
+        let of_a_thread = STACK + if shares_heap() { 0 } else { HEAP };
+        let limit = |bound, bytes, reserve: usize, graph| HostLimit {
+            bound,
+            bytes,
+            process: process.saturating_add(reserve),
+            graph,
+            shared,
+        };
+        [
+            memory.map(|bytes| limit(HostBound::Memory, bytes, HOST_RESERVE, GRAPH)),
+            addresses.map(|bytes| {
+                limit(HostBound::Addresses, bytes, ADDRESS_RESERVE + threads * of_a_thread, GRAPH_ADDRESSES)
+            }),
+        ]
     }
 
     /// The refusal as an error, with a picture that would fit and a budget that would do.
     fn refusal(&self, refusal: &Refusal, settings: &Settings, limits: &Limits) -> Result<Error> {
         let smaller = self.largest_that_fits(settings, limits)?;
         let smaller = smaller.map_or(String::new(), |(width, height)| format!("{width}x{height}, or "));
-        let budget = Size(refusal.least as u64).rounded_up();
-        let hint = match self.machine.options.vram {
-            None => format!("try {smaller}a device with at least {budget} free"),
-            Some(_) => format!("try {smaller}--vram {budget}"),
-        };
         let what = format!("the {} at {}x{}", refusal.component, settings.width, settings.height);
-        Ok(Error::OverBudget { what, needed: refusal.least, given: refusal.given, hint: Some(hint) })
+        Ok(self.over_budget(refusal, what, &smaller))
+    }
+
+    /// The refusal of `what` as an error. `instead` is what else would help.
+    fn over_budget(&self, refusal: &Refusal, what: String, instead: &str) -> Error {
+        let budget = Size(refusal.least as u64).rounded_up();
+        let MemoryOptions { vram, host, .. } = self.machine.options;
+        let (place, way) = match refusal.bound {
+            None if vram.is_none() => ("", format!("a device with at least {budget} free")),
+            None => ("", format!("--vram {budget}")),
+            Some(HostBound::Memory) if host.is_some_and(|host| host <= refusal.given) => {
+                (" in host memory", format!("--host-memory {budget}"))
+            }
+            Some(HostBound::Memory) => {
+                (" in host memory", format!("a machine or control group with at least {budget}"))
+            }
+            Some(HostBound::Addresses) => {
+                (" in address space", "a higher limit of address space (`ulimit -v` shows it)".to_owned())
+            }
+        };
+        let hint = Some(format!("try {instead}{way}"));
+        Error::OverBudget { what: format!("{what}{place}"), needed: refusal.least, given: refusal.given, hint }
     }
 
     /// The largest usual size of the picture's shape for which there is a plan.
@@ -158,8 +209,34 @@ impl Pipeline {
     }
 }
 
-/// What `options` allow on `device`: no more than it has, and without a budget what is free less a margin. In host memory
-/// without a budget there is no limit: the system decides.
+/// Bytes of the arrays that `phase` has in host memory beside the ports of its networks, at most.
+fn arrays(model: &Opened, settings: &Settings, phase: Phase) -> usize {
+    const NUMBER: usize = size_of::<f32>();
+    let sum = |bytes: &[usize]| bytes.iter().copied().fold(0, usize::saturating_add);
+    let latents = NUMBER * model.autoencoder.latents(settings).into_iter().fold(1, usize::saturating_mul);
+    let picture = CHANNELS * settings.width * settings.height;
+    let samples = NUMBER * picture;
+    let prompt = NUMBER * model.encoders.arrays(settings).iter().map(|array| array.elements()).sum::<usize>();
+    let prompts = prompt * settings.passes();
+    // What came of the prompts stays throughout.
+    match phase {
+        // The numbers of a text, and what they become.
+        Phase::Encode => 4 * prompts,
+        // The picture resized, its samples, and the latents that it has.
+        Phase::Condition => sum(&[prompts, 2 * picture, samples, 5 * latents]),
+        // The prompts of every item of the batch; what is denoised, predicted and added, and what solvers remember of it.
+        Phase::Denoise => {
+            let passes = settings.passes() + 1;
+            let fixed = model.denoiser.filled_bytes(settings);
+            sum(&[prompts * (1 + settings.batch), (12 + 3 * passes) * latents, fixed])
+        }
+        // The samples of a picture, and the pictures that are done.
+        Phase::Decode => sum(&[prompts, 4 * latents, samples, picture * (1 + settings.batch)]),
+    }
+}
+
+/// What `options` allow on `device`: no more than it has, and without a budget what is free less a margin. On a device that
+/// computes in host memory, the host's limits do.
 pub(super) fn limits(device: Device, options: &MemoryOptions) -> Result<Limits> {
     let host = device.kind() == DeviceKind::Cpu;
     let (free, total) = device.memory()?;
@@ -169,5 +246,5 @@ pub(super) fn limits(device: Device, options: &MemoryOptions) -> Result<Limits> 
         None if host => None,
         None => Some(free.saturating_sub((free / MARGIN_PART).max(LEAST_MARGIN))),
     };
-    Ok(Limits { bytes, host, overhead: device.overhead()? })
+    Ok(Limits { bytes, host, overhead: device.overhead()?, ..Limits::default() })
 }

@@ -214,6 +214,12 @@ pub trait Denoiser: Networks {
     /// What filling ports returns.
     fn fill(&self, subject: usize, session: &mut Session<'_>, given: &Given<'_>) -> Result<()>;
 
+    /// Bytes of the arrays that [`fill`](Denoiser::fill) makes beside those of the prompts, as far as they grow with the picture.
+    fn filled_bytes(&self, settings: &Settings) -> usize {
+        let _ = settings;
+        0
+    }
+
     /// The latents of one picture, `[w, h, C]`, as the denoiser takes them.
     ///
     /// # Errors

@@ -186,13 +186,13 @@ impl Settings {
 /// How much of the device requests may take.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MemoryOptions {
-    /// The most bytes at once. Without: what the device has free, less a margin; on a device that computes in host memory
-    /// there is no limit then.
+    /// The most bytes at once. Without: what the device has free, less a margin; on a device that computes in host memory, as much
+    /// as `host` allows.
     pub vram: Option<usize>,
     /// How the device is shared.
     pub offload: Offload,
-    /// The most bytes of host memory at once: the process's own and resident pages of files together. Without: what the
-    /// system has available decides how many pages of the model stay, and nothing is refused.
+    /// The most bytes of host memory at once: the process's own and resident pages of files together. Without: what is
+    /// free, within the limits of the process and of its control groups.
     pub host: Option<usize>,
 }
 

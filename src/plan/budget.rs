@@ -3,38 +3,25 @@
 //! A component is **resident** (all its stages stay on the device while it runs) or **streamed**: some stages stay, the
 //! others go round a ring of slots, each as large as the largest streamed stage.
 
-use super::place::{Streamed, bytes_of, least_weights, moved, place};
-use super::{Component, ComponentPlan, Offload, Parts, Placement, Plan, Variant};
-
-/// What a plan has to keep to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Limits {
-    /// The most bytes at once; `None` without a limit.
-    pub bytes: Option<usize>,
-    /// Whether the device computes in host memory, where weights that stay in the map cost nothing.
-    pub host: bool,
-    /// What the backend takes before anything is allocated: its context, staging on the device.
-    pub overhead: usize,
-}
-
-/// No placement fits.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    /// The component that needs most.
-    pub component: &'static str,
-    /// The least budget that works.
-    pub least: usize,
-    /// The budget that was given.
-    pub given: usize,
-}
+use super::place::{Streamed, bytes_of, moved, place};
+use super::{Component, ComponentPlan, Limits, Offload, Parts, Placement, Plan, Refusal, host};
 
 /// The fastest plan that `offload` allows and that fits; everything resident before one component at a time before streaming.
 /// Of a component's variants it takes the first for which a placement fits, and of the placements the one that moves
-/// the fewest bytes.
+/// the fewest bytes. Says of the pages of files, too, which of them stay.
 ///
 /// # Errors
 /// [`Refusal`] if nothing fits.
 pub fn plan(components: &[Component], offload: Offload, limits: &Limits) -> Result<Plan, Refusal> {
+    let mut plan = placed(components, offload, limits)?;
+    for limit in limits.of_host.iter().flatten() {
+        host::bound(&mut plan, components, limit);
+    }
+    Ok(plan)
+}
+
+/// The plan without what pages of files take.
+fn placed(components: &[Component], offload: Offload, limits: &Limits) -> Result<Plan, Refusal> {
     // In host memory the map is there anyway: to keep converted weights as well would only take more.
     if offload == Offload::None || (offload == Offload::Auto && !limits.host) {
         let resident = all_resident(components, limits);
@@ -42,52 +29,36 @@ pub fn plan(components: &[Component], offload: Offload, limits: &Limits) -> Resu
             return resident;
         }
     }
-    let most = limits.bytes.unwrap_or(usize::MAX);
     let fitted = components.iter().map(|component| {
         component.variants.iter().enumerate().find_map(|(i, variant)| {
-            let available = most.checked_sub(variant.bytes().saturating_add(limits.overhead))?;
+            let available = limits.left(component, variant)?;
             Some(component_plan(component, i, place(component, offload, available)?, 0, limits))
         })
     });
     match fitted.collect() {
-        Some(plans) => Ok(Plan { components: plans, all_resident: false, limit: limits.bytes }),
-        None => Err(refusal(components, offload, limits)),
+        Some(plans) => Ok(Plan { components: plans, all_resident: false, limit: limits.bytes, host: None }),
+        None => Err(limits.refusal(components, offload)),
     }
 }
 
 /// Every component's weights on the device throughout.
 fn all_resident(components: &[Component], limits: &Limits) -> Result<Plan, Refusal> {
-    let most = limits.bytes.unwrap_or(usize::MAX);
     let all = components.iter().map(Component::weights).fold(0, usize::saturating_add);
     let fitted = components.iter().map(|component| {
-        let fixed = all.saturating_add(limits.overhead);
-        let variant = component.variants.iter().position(|variant| variant.bytes().saturating_add(fixed) <= most)?;
+        let fits = |variant| limits.left(component, variant).is_some_and(|left| all <= left);
+        let variant = component.variants.iter().position(fits)?;
         let nothing = vec![false; component.stages.len()];
         Some(component_plan(component, variant, nothing, all - component.weights(), limits))
     });
     match fitted.collect() {
-        Some(plans) => Ok(Plan { components: plans, all_resident: true, limit: limits.bytes }),
-        None => Err(refusal(components, Offload::None, limits)),
+        Some(plans) => Ok(Plan { components: plans, all_resident: true, limit: limits.bytes, host: None }),
+        None => Err(limits.refusal(components, Offload::None)),
     }
 }
 
-/// The least budget, in bytes, for which [`plan`] finds a plan, whatever `limits` allow now.
+/// The least budget of the device, in bytes, for which [`plan`] finds a plan, whatever `limits` allow now.
 pub fn least(components: &[Component], offload: Offload, limits: &Limits) -> usize {
-    refusal(components, offload, limits).least
-}
-
-/// The refusal if nothing fits: the component that needs most decides.
-fn refusal(components: &[Component], offload: Offload, limits: &Limits) -> Refusal {
-    let all = components.iter().map(Component::weights).fold(0, usize::saturating_add);
-    let least = |component: &Component| {
-        let weights = if offload == Offload::None { all } else { least_weights(component, offload) };
-        let leanest = component.variants.iter().map(Variant::bytes).min().unwrap_or(0);
-        leanest.saturating_add(weights).saturating_add(limits.overhead)
-    };
-    let most_needed =
-        components.iter().map(|component| (least(component), component.name)).max_by_key(|(least, _)| *least);
-    let (least, component) = most_needed.unwrap_or_default();
-    Refusal { component, least, given: limits.bytes.unwrap_or(usize::MAX) }
+    limits.least(components, offload)
 }
 
 fn component_plan(
@@ -139,11 +110,12 @@ fn slots_round(streamed: &[bool], slots: usize) -> Vec<Option<usize>> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use proptest::prelude::*;
 
     use super::super::place::SLOTS;
-    use super::super::{Runs, StageBytes, Way};
+    use super::super::{HostBound, HostLimit, Runs, StageBytes, Variant, Way};
     use super::*;
     use crate::stage::Cadence;
 
@@ -172,6 +144,7 @@ mod tests {
             ports,
             activations,
             scratch,
+            graphs: 0,
         });
         let component = (stages(), prop::collection::vec(variant, 1..3), 1usize..3, 1usize..5);
         let component = component.prop_map(|(stages, variants, request, steps)| Component {
@@ -180,6 +153,7 @@ mod tests {
             stages,
             variants,
             runs: Runs { request, steps },
+            beside: 0,
         });
         prop::collection::vec(component, 1..4)
     }
@@ -210,18 +184,53 @@ mod tests {
             components in components(), limit in 0usize..30_000, mode in 0usize..4, host: bool, overhead in 0usize..100
         ) {
             let offload = Offload::ALL[mode];
-            let with = |limit| plan(&components, offload, &Limits { bytes: Some(limit), host, overhead });
+            let limits = |bytes| Limits { bytes, host, overhead, ..Limits::default() };
+            let with = |limit| plan(&components, offload, &limits(Some(limit)));
             match with(limit) {
                 Ok(plan) => check(&plan, &components)?,
                 Err(refusal) => {
                     prop_assert!(refusal.least > limit);
-                    prop_assert_eq!(refusal.least, least(&components, offload, &Limits { bytes: None, host, overhead }));
+                    prop_assert_eq!(refusal.least, least(&components, offload, &limits(None)));
                     let enough = with(refusal.least);
                     prop_assert!(enough.is_ok(), "{refusal:?}");
                     check(&enough.unwrap(), &components)?;
                     prop_assert!(with(refusal.least - 1).is_err());
                 }
             }
+        }
+
+        #[test]
+        fn a_plan_keeps_to_the_host_s_memory_too(
+            components in components(), limit in 0usize..30_000, memory in 0usize..30_000, addresses in 0usize..30_000,
+            beside in 0usize..500, mode in 0usize..4, shared: bool
+        ) {
+            let components: Vec<Component> = components.into_iter().map(|c| Component { beside, ..c }).collect();
+            let offload = Offload::ALL[mode];
+            let of_host = |memory, addresses| {
+                [(HostBound::Memory, memory), (HostBound::Addresses, addresses)]
+                    .map(|(bound, bytes)| Some(HostLimit { bound, bytes, process: 50, graph: 0, shared }))
+            };
+            let mut limits = Limits { bytes: Some(limit), host: shared, overhead: 0, of_host: of_host(memory, addresses) };
+            // As often as there are bounds, a refusal may name the next.
+            for _ in 0..4 {
+                match plan(&components, offload, &limits) {
+                    Ok(plan) => {
+                        check(&plan, &components)?;
+                        let used = plan.host.unwrap();
+                        prop_assert!(used.peak <= used.limit, "{used:?}");
+                        return Ok(());
+                    }
+                    Err(refusal) => {
+                        prop_assert!(refusal.least > refusal.given);
+                        match refusal.bound {
+                            None => limits.bytes = Some(refusal.least),
+                            Some(HostBound::Memory) => limits.of_host[0].as_mut().unwrap().bytes = refusal.least,
+                            Some(HostBound::Addresses) => limits.of_host[1].as_mut().unwrap().bytes = refusal.least,
+                        }
+                    }
+                }
+            }
+            prop_assert!(false, "no plan for {limits:?}");
         }
 
         #[test]
@@ -253,13 +262,14 @@ mod tests {
         };
         let mut stages = vec![stage(500, Cadence::Request)];
         stages.extend(step.iter().map(|&weights| stage(weights, Cadence::Step)));
-        let variants = vec![Variant { way: Way::Whole, host: 0, ports: 10, activations: 20, scratch: 5 }];
+        let variants = vec![Variant { way: Way::Whole, host: 0, ports: 10, activations: 20, scratch: 5, graphs: 0 }];
         Component {
             name: "c",
             phase: crate::plan::Phase::Encode,
             stages,
             variants,
             runs: Runs { request: 1, steps: 10 },
+            beside: 0,
         }
     }
 

@@ -46,12 +46,14 @@ pub struct Variant {
     pub way: Way,
     /// Bytes of all ports, packed, or of what a strip exchanges with them.
     pub ports: usize,
-    /// Bytes of ports that are in host memory, where that is not the device's.
+    /// Bytes of ports that are in host memory beside the device's.
     pub host: usize,
     /// Bytes of the largest stage's intermediate results.
     pub activations: usize,
     /// Bytes that the backend takes beside, for the stage that needs most.
     pub scratch: usize,
+    /// How many graphs there are.
+    pub graphs: usize,
 }
 
 impl Variant {
@@ -74,9 +76,22 @@ pub struct Component {
     pub variants: Vec<Variant>,
     /// How often its stages run.
     pub runs: Runs,
+    /// Bytes of host memory that the request takes beside it at the same time: numbers on their way to its ports and from there.
+    pub beside: usize,
 }
 
 impl Component {
+    /// All its pages of files, in bytes.
+    pub(super) fn pages(&self) -> usize {
+        self.stages.iter().map(|stage| stage.file).fold(0, usize::saturating_add)
+    }
+
+    /// Those that are resident at least: of the stage that computes and of the one that is read meanwhile, if there are two.
+    pub(super) fn least_pages(&self) -> usize {
+        let largest = self.stages.iter().map(|stage| stage.file).max().unwrap_or(0);
+        largest.saturating_mul(2).min(self.pages())
+    }
+
     /// Bytes of all its weights that are copied.
     pub(super) fn weights(&self) -> usize {
         self.stages.iter().map(|stage| stage.weights).fold(0, usize::saturating_add)

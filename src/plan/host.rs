@@ -5,65 +5,38 @@
 //! model. So a prefix of the stages stays, and the pages of the others are given back right after their use: every step reads
 //! only what does not fit.
 
-use super::{Component, ComponentPlan, Plan, StageBytes};
+use super::{Component, ComponentPlan, HostBound, HostLimit, HostUse, Plan, StageBytes};
 
-/// Memory of the host that a plan has to keep to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HostLimits {
-    /// The most bytes at once, anonymous memory and resident pages of files together.
-    pub bytes: usize,
-    /// Bytes that the process holds already.
-    pub process: usize,
-    /// Whether the device's memory is host memory too.
-    pub shared: bool,
-    /// Whether the user set the limit. If so, a plan that cannot keep to it is refused; otherwise it keeps as little as it can.
-    pub strict: bool,
-}
-
-/// Even with one stage in memory at a time, it does not fit.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HostRefusal {
-    /// The component that needs most.
-    pub component: &'static str,
-    /// The least that works.
-    pub least: usize,
-}
-
-/// Says which stages' pages stay, so that `plan` keeps to `limits`. A plan that fits as it is stays as it is.
-///
-/// # Errors
-/// [`HostRefusal`] if the limits are strict and nothing fits.
-pub fn bound(plan: &mut Plan, components: &[Component], limits: &HostLimits) -> Result<(), HostRefusal> {
-    let held = |plan: &ComponentPlan| {
-        let device = if limits.shared { plan.parts.total() } else { 0 };
-        limits.process.saturating_add(plan.host).saturating_add(device)
+/// Says which stages' pages stay, so that `plan`, which fits with two stages' pages at a time, keeps to `limit`. If all pages fit,
+/// all may stay.
+pub(super) fn bound(plan: &mut Plan, components: &[Component], limit: &HostLimit) {
+    if limit.bound != HostBound::Memory {
+        return;
+    }
+    let held = |plan: &ComponentPlan, component: &Component| {
+        let device = if limit.shared { plan.parts.total() } else { 0 };
+        let graphs = component.variants.get(plan.placement.variant).map_or(0, |variant| variant.graphs);
+        [component.beside, plan.host, device, limit.graph.saturating_mul(graphs)]
+            .into_iter()
+            .fold(limit.process, usize::saturating_add)
     };
-    let all: usize =
-        components.iter().map(|component| component.stages.iter().map(|stage| stage.file).sum::<usize>()).sum();
-    let most_held = plan.components.iter().map(held).max().unwrap_or(0);
-    if most_held.saturating_add(all) <= limits.bytes {
-        return Ok(());
+    let all = components.iter().map(Component::pages).fold(0, usize::saturating_add);
+    let each = plan.components.iter().zip(components).map(|(plan, component)| held(plan, component));
+    let peak = each.max().unwrap_or(0).saturating_add(all);
+    plan.host = Some(HostUse { peak, limit: limit.bytes });
+    if peak <= limit.bytes {
+        return;
     }
-    let mut refusal: Option<HostRefusal> = None;
+    let mut peak = 0;
     for (plan, component) in plan.components.iter_mut().zip(components) {
-        let least = held(plan).saturating_add(two_largest(component));
-        if least > limits.bytes && limits.strict {
-            if refusal.as_ref().is_none_or(|refusal| refusal.least < least) {
-                refusal = Some(HostRefusal { component: component.name, least });
-            }
-            continue;
-        }
-        let available = limits.bytes.saturating_sub(least);
-        plan.placement.dropped = dropped(component, plan, available);
-        plan.pages = two_largest(component) + kept(component, &plan.placement.dropped);
+        let held = held(plan, component);
+        let least = held.saturating_add(component.least_pages());
+        plan.placement.dropped = dropped(component, plan, limit.bytes.saturating_sub(least));
+        plan.pages = component.least_pages() + kept(component, &plan.placement.dropped);
         plan.read_each_step = read_each_step(component, &plan.placement.dropped);
+        peak = held.saturating_add(plan.pages).max(peak);
     }
-    refusal.map_or(Ok(()), Err)
-}
-
-/// The stage that computes and the one that is read meanwhile.
-fn two_largest(component: &Component) -> usize {
-    component.stages.iter().map(|stage| stage.file).max().unwrap_or(0).saturating_mul(2)
+    plan.host = Some(HostUse { peak, limit: limit.bytes });
 }
 
 /// All but the longest prefix, of the stages that are read again, that takes at most `available`.
@@ -97,8 +70,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::plan::Way;
-    use crate::plan::{Limits, Offload, Runs, Variant, budget};
+    use crate::plan::{Limits, Offload, Refusal, Runs, Variant, Way, budget};
     use crate::stage::Cadence;
 
     fn component(sizes: &[usize]) -> Component {
@@ -110,36 +82,51 @@ mod tests {
             file,
             shared: false,
         };
-        let variants = vec![Variant { way: Way::Whole, host: 0, ports: 10, activations: 20, scratch: 0 }];
+        let variants = vec![
+            Variant { way: Way::Whole, host: 0, ports: 10, activations: 20, scratch: 0, graphs: 0 },
+            Variant { way: Way::Tokens(1), host: 0, ports: 10, activations: 5, scratch: 0, graphs: 0 },
+        ];
         Component {
             name: "c",
             phase: crate::plan::Phase::Encode,
             stages: sizes.iter().map(stage).collect(),
             variants,
             runs: Runs { request: 1, steps: 4 },
+            beside: 7,
         }
     }
 
-    fn bounded(components: &[Component], bytes: usize) -> Result<Plan, HostRefusal> {
-        let limits = Limits { host: true, ..Limits::default() };
-        let mut plan = budget::plan(components, Offload::Auto, &limits).unwrap();
-        bound(&mut plan, components, &HostLimits { bytes, process: 5, shared: true, strict: true }).map(|()| plan)
+    fn bounded(components: &[Component], bytes: usize) -> Result<Plan, Refusal> {
+        let limit = HostLimit { bound: HostBound::Memory, bytes, process: 5, graph: 0, shared: true };
+        let limits = Limits { host: true, of_host: [Some(limit), None], ..Limits::default() };
+        budget::plan(components, Offload::Auto, &limits)
     }
 
     #[test]
     fn a_prefix_stays() {
         let components = [component(&[100, 50, 60, 40])];
-        // 5 of the process, 30 of the plan, two stages of 100, and what stays.
+        // 12 of the process and beside, 30 of the plan, two stages of 100, and what stays.
         let kept = |bytes| bounded(&components, bytes).map(|plan| plan.components[0].placement.dropped.clone());
-        assert_eq!(kept(234).unwrap_err(), HostRefusal { component: "c", least: 235 });
-        assert_eq!(kept(235).unwrap(), [true; 4]);
-        assert_eq!(bounded(&components, 235).unwrap().components[0].read_each_step, 250);
-        // All 250 fit beside the 35: nothing is dropped.
-        assert_eq!(kept(285).unwrap(), [false; 0]);
+        assert_eq!(kept(242).unwrap(), [true; 4]);
+        let plan = bounded(&components, 242).unwrap();
+        assert_eq!((plan.components[0].way, plan.components[0].read_each_step), (Way::Whole, 250));
+        assert_eq!(plan.host, Some(HostUse { peak: 242, limit: 242 }));
+        // All 250 fit beside the 42: nothing is dropped.
+        assert_eq!(kept(292).unwrap(), [false; 0]);
         let two = [component(&[100, 50, 60, 40]), component(&[300])];
-        let plan = bounded(&two, 585).unwrap();
-        assert!(plan.components.iter().all(|component| component.placement.dropped.is_empty()));
-        assert_eq!(bounded(&two, 584).unwrap_err().least, 635);
+        let dropped = |bytes| bounded(&two, bytes).unwrap().components.iter().any(|c| !c.placement.dropped.is_empty());
+        assert_eq!([dropped(592), dropped(591)], [false, true]);
+    }
+
+    #[test]
+    fn the_host_has_a_leaner_way_and_a_least() {
+        let components = [component(&[100, 50, 60, 40])];
+        let plan = bounded(&components, 241).unwrap();
+        assert_eq!(plan.components[0].way, Way::Tokens(1));
+        let refusal = bounded(&components, 226).unwrap_err();
+        let bound = Some(HostBound::Memory);
+        assert_eq!(refusal, Refusal { component: "c", bound, least: 227, given: 226 });
+        assert!(bounded(&components, 227).is_ok());
     }
 
     proptest! {
@@ -147,9 +134,12 @@ mod tests {
         fn what_stays_fits(sizes in prop::collection::vec(prop::collection::vec(0usize..100, 1..8), 1..4), bytes in 0usize..1500) {
             let components: Vec<Component> = sizes.iter().map(|sizes| component(sizes)).collect();
             match bounded(&components, bytes) {
-                Ok(plan) => for component in plan.components.iter().filter(|c| !c.placement.dropped.is_empty()) {
-                    prop_assert!(5 + component.parts.total() + component.pages <= bytes);
-                },
+                Ok(plan) => {
+                    prop_assert!(plan.host.unwrap().peak <= bytes);
+                    for component in plan.components.iter().filter(|c| !c.placement.dropped.is_empty()) {
+                        prop_assert!(12 + component.parts.total() + component.pages <= bytes);
+                    }
+                }
                 Err(refusal) => prop_assert!(bounded(&components, refusal.least).is_ok() && refusal.least > bytes),
             }
         }

@@ -62,7 +62,7 @@ impl Subject<'_> {
             file: stage.weights.iter().map(in_file).sum(),
             shared: layout.shared,
         });
-        Ok(Component { name, phase, stages: stages.collect(), variants, runs })
+        Ok(Component { name, phase, stages: stages.collect(), variants, runs, beside: 0 })
     }
 
     /// What it takes to compute it that `way`, with weights of the formats `dtypes`.
@@ -75,7 +75,10 @@ impl Subject<'_> {
             let (exchanged, maps) = (Buffer::allocated(device, run.exchanged), run.maps.total);
             // Where the device computes in host memory, maps there are on the device.
             let (ports, host) = if maps_on_host(device) { (exchanged, maps) } else { (exchanged + maps, 0) };
-            return Ok(Variant { way, ports, host, activations: run.activations, scratch: run.scratch });
+            // What is exchanged lies on the host once more.
+            let host = host.saturating_add(run.exchanged);
+            let graphs = run.stages.iter().flatten().map(|pass| pass.shapes.len()).sum();
+            return Ok(Variant { way, ports, host, activations: run.activations, scratch: run.scratch, graphs });
         }
         self.in_tokens(way, &DryRun::new(model, dtype, dims, way.tokens(), backend)?, device)
     }
@@ -83,6 +86,7 @@ impl Subject<'_> {
     /// What it takes to compute it `way`, which is not in strips, as `run` found.
     fn in_tokens(&self, way: Way, run: &DryRun, device: Device) -> Result<Variant> {
         let ports = Buffer::allocated(device, run.pack_ports(self.model, &self.dims, device)?.total);
-        Ok(Variant { way, ports, host: 0, activations: run.activations(), scratch: run.scratch() })
+        let (activations, scratch, graphs) = (run.activations(), run.scratch(), self.model.stages().len());
+        Ok(Variant { way, ports, host: 0, activations, scratch, graphs })
     }
 }

@@ -68,7 +68,7 @@ pub struct ComponentPlan {
     pub phase: Phase,
     /// The way it is computed.
     pub way: Way,
-    /// Bytes of its ports that are in host memory, where that is not the device's.
+    /// Bytes of its ports that are in host memory beside the device's.
     pub host: usize,
     /// Where its stages go.
     pub placement: Placement,
@@ -111,6 +111,17 @@ pub struct Plan {
     pub all_resident: bool,
     /// The most bytes that were allowed.
     pub limit: Option<usize>,
+    /// What it takes of the host's memory, if that is bounded.
+    pub host: Option<HostUse>,
+}
+
+/// What a plan takes of the host's memory, all that the process holds counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostUse {
+    /// The most bytes at once.
+    pub peak: usize,
+    /// The most bytes that were allowed.
+    pub limit: usize,
 }
 
 impl Plan {

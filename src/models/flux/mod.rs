@@ -130,8 +130,8 @@ impl Flux {
         let (rows, columns) =
             (u32::try_from(rows).map_err(|_| too_large())?, u32::try_from(columns).map_err(|_| too_large())?);
         let mut positions = reserve::room("the positions", text.saturating_add(rows as usize * columns as usize))?;
-        positions.extend(std::iter::repeat_n(vec![0, 0, 0], text));
-        positions.extend((0..rows).flat_map(|row| (0..columns).map(move |column| vec![0, row, column])));
+        positions.extend(std::iter::repeat_n([0; 3], text));
+        positions.extend((0..rows).flat_map(|row| (0..columns).map(move |column| [0, row, column])));
         rotary_tables(&self.config.axes_dims_rope, THETA, &positions)
     }
 }

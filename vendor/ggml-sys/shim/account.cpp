@@ -7,6 +7,10 @@
 #include <cstdint>
 #include <mutex>
 
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
 namespace {
 
 struct memory_account {
@@ -75,6 +79,12 @@ extern "C" void ph_refuse_allocations(int memory, size_t after) {
 
 extern "C" void ph_allow_allocations(int memory) {
     ph_refuse_allocations(memory, SIZE_MAX);
+}
+
+extern "C" void ph_share_heap(void) {
+#ifdef __GLIBC__
+    mallopt(M_ARENA_MAX, 1);
+#endif
 }
 
 namespace {

@@ -39,6 +39,10 @@ void ph_account_failed(int memory, size_t bytes);
 void ph_refuse_allocations(int memory, size_t after);
 void ph_allow_allocations(int memory);
 
+// Has all threads of the process share the first one's heap, where the C library would give each its own: of each it takes 64 MiB of
+// address space. For a program, not for a library: it concerns everything in the process.
+void ph_share_heap(void);
+
 // The block of the CPU's allocator that this thread made last, since it was asked to forget: a call that was caught may have lost it.
 void   ph_forget_block(void);
 void * ph_last_block(size_t * size);

@@ -35,9 +35,15 @@ unsafe extern "C" {
     safe fn ph_account_reset_peak(memory: c_int);
     safe fn ph_refuse_allocations(memory: c_int, after: usize);
     safe fn ph_allow_allocations(memory: c_int);
+    safe fn ph_share_heap();
     safe fn ph_forget_block();
     fn ph_last_block(size: *mut usize) -> *mut c_void;
     fn ph_aligned_free(data: *mut c_void, size: usize);
+}
+
+/// Has all threads of the process share one heap, so that none takes address space for its own. For a program, not for a library.
+pub fn share_heap() {
+    ph_share_heap();
 }
 
 /// A block of the CPU's allocator, which ggml frees, or has lost when it was unwound.

@@ -133,7 +133,7 @@ impl Computed<'_> {
         let runs = Runs { request: usize::from(args.runs) + 1, steps: 0 };
         let all = Subject { name, phase, model, bound, dims: dims.clone(), runs }.measure(backend)?;
         let host = backend.device().kind() == pinhole::ggml::DeviceKind::Cpu;
-        let limits = Limits { bytes: args.vram.map(|size| size.0 as usize), host, overhead: 0 };
+        let limits = Limits { bytes: args.vram.map(|size| size.0 as usize), host, ..Limits::default() };
         let plan = |component: Component, offload| {
             budget::plan(&[component], offload, &limits).map_err(|refusal| Error::OverBudget {
                 what: format!("the {}", refusal.component),

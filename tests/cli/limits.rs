@@ -1,0 +1,177 @@
+//! Limits that the system sets: what does not fit is refused, and no command is ended by a signal.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::run::{Workplace, mini_bytes};
+
+/// How a run under a limit went; no code where a signal ended it.
+struct Limited {
+    code: Option<i32>,
+    stderr: String,
+}
+
+/// Runs the program after the shell has done `before`.
+fn run_after(before: &str, place: &Workplace, arguments: &[&str]) -> Limited {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("{before}; exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_pinhole")]).args(arguments);
+    let output = shell.current_dir(place.path(".")).stdin(Stdio::null()).output().unwrap();
+    Limited { code: output.status.code(), stderr: String::from_utf8_lossy(&output.stderr).into_owned() }
+}
+
+/// The same with so much address space.
+fn run_within(kibibytes: usize, place: &Workplace, arguments: &[&str]) -> Limited {
+    run_after(&format!("ulimit -v {kibibytes}"), place, arguments)
+}
+
+/// The least at which the program starts at all.
+fn first_step(place: &Workplace) -> usize {
+    (10_000..200_000).step_by(2_000).find(|&most| run_within(most, place, &["--version"]).code == Some(0)).unwrap()
+}
+
+#[test]
+fn no_command_is_ended_by_a_limit_of_address_space() {
+    let place = Workplace::new();
+    place.write("mini.gguf", &mini_bytes());
+    let big =
+        ["generate", "-m", "mini", "-p", "x", "--width", "1024", "--height", "1024", "--steps", "1", "-o", "a.png"];
+    assert_eq!(place.run(&big).code, 0);
+    let commands: [&[&str]; 9] = [
+        &["inspect", "mini.gguf"],
+        &["inspect", "mini.gguf", "--check"],
+        &["inspect", "mini.gguf", "--tensors", "--json"],
+        &["compare", "a.png", "a.png"],
+        &["devices"],
+        &["plan", "-m", "mini.gguf"],
+        &["generate", "-m", "mini.gguf", "-p", "x", "--steps", "1", "-o", "b.png", "--cfg-scale", "2"],
+        &["convert", "mini.gguf", "-o", "c.gguf", "--type", "q8_0", "--overwrite"],
+        &["bench", "busy", "-m", "mini.gguf", "--load", "1", "--steps", "1"],
+    ];
+    let first = first_step(&place);
+    for step in 0..12 {
+        let most = first + step * step * 1_000;
+        for command in commands {
+            let Limited { code, stderr } = run_within(most, &place, command);
+            assert!(matches!(code, Some(0 | 1)), "{command:?} within {most} KiB: {code:?}, {stderr}");
+            assert!(code == Some(0) || stderr.contains("error: "), "{command:?} within {most} KiB: {stderr}");
+        }
+    }
+}
+
+/// Sizes that fit under the limits below, and some that do not.
+const SIZES: [(&str, &str); 8] = [
+    ("64", "48"),
+    ("384", "256"),
+    ("16", "4096"),
+    ("1024", "1024"),
+    ("2048", "1536"),
+    ("16384", "16"),
+    ("12288", "12288"),
+    ("16384", "16384"),
+];
+
+/// Draws every size with `run`: each gives a picture, or is refused before the first step.
+fn drawn_or_refused(place: &Workplace, run: impl Fn(&[&str]) -> Limited) {
+    let mut drawn = 0;
+    for (width, height) in SIZES {
+        let size = ["--width", width, "--height", height, "--steps", "1", "--threads", "2", "-o", "a.png"];
+        let Limited { code, stderr } = run(&[&["generate", "-m", "mini", "-p", "x"], &size[..]].concat());
+        match code {
+            Some(0) => {
+                drawn += 1;
+                fs::remove_file(place.path("a.png")).unwrap();
+            }
+            Some(1) => assert!(stderr.contains("error: needs ") && stderr.contains("hint: try "), "{stderr}"),
+            other => panic!("{width}x{height}: {other:?}, {stderr}"),
+        }
+        assert!(place.names().is_empty());
+    }
+    assert!((2..SIZES.len()).contains(&drawn), "{drawn} drawn");
+}
+
+#[test]
+fn what_address_space_has_no_room_for_is_refused() {
+    let place = Workplace::new();
+    drawn_or_refused(&place, |arguments| run_within(900_000, &place, arguments));
+}
+
+/// A control group with a limit of memory, gone when this is dropped.
+struct Group(PathBuf);
+
+impl Group {
+    /// `None` where this process may make none.
+    fn new(bytes: usize) -> Option<Group> {
+        for (root, limit) in [("/sys/fs/cgroup", "memory.max"), ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")] {
+            let folder = Path::new(root).join(format!("pinhole-test-{}", std::process::id()));
+            if !Path::new(root).join("cgroup.procs").exists() || fs::create_dir(&folder).is_err() {
+                continue;
+            }
+            let group = Group(folder);
+            if fs::write(group.0.join(limit), bytes.to_string()).is_ok() {
+                return Some(group);
+            }
+        }
+        None
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+#[test]
+fn what_a_control_group_has_no_room_for_is_refused() {
+    let place = Workplace::new();
+    let Some(group) = Group::new(400 << 20) else { return eprintln!("no right to make control groups: not tested") };
+    let enter = format!("echo $$ > {}", group.0.join("cgroup.procs").display());
+    drawn_or_refused(&place, |arguments| run_after(&enter, &place, arguments));
+}
+
+#[test]
+fn threads_that_cannot_start_are_an_error() {
+    let place = Workplace::new();
+    let draw = ["generate", "-m", "mini", "-p", "x", "--steps", "1", "--threads", "400"];
+    let Limited { code, stderr } = run_within(1_000_000, &place, &draw);
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(stderr.starts_with("error: cannot allocate memory for a thread\nhint: take fewer threads"), "{stderr}");
+    assert!(place.names().is_empty());
+}
+
+#[test]
+fn more_threads_than_cores_draw_a_warning() {
+    let place = Workplace::new();
+    let draw = ["generate", "-m", "mini", "-p", "x", "--steps", "1", "--width", "32", "--height", "32", "-o", "a.png"];
+    let quiet = place.run(&draw);
+    assert!(quiet.code == 0 && !quiet.stderr.contains("threads compute on"), "{}", quiet.stderr);
+    let threads = (1 + std::thread::available_parallelism().unwrap().get()).to_string();
+    let warned = place.run(&[&draw[..], &["--threads", &threads]].concat());
+    assert!(warned.stderr.contains(&format!("{threads} threads compute on ")), "{}", warned.stderr);
+}
+
+#[test]
+fn the_host_s_memory_has_leaner_ways_and_a_least_too() {
+    let place = Workplace::new();
+    let plan = |budget: &str| {
+        let arguments = ["plan", "-m", "mini", "--width", "1024", "--height", "1024", "--host-memory", budget];
+        place.run(&[&arguments[..], &["--json"]].concat())
+    };
+    let whole: serde_json::Value = serde_json::from_str(&plan("auto").stdout).unwrap();
+    let refused = plan("1M");
+    assert_eq!(refused.code, 1);
+    assert!(refused.stderr.contains(" in host memory; given "), "{}", refused.stderr);
+    let (_, least) = refused.stderr.trim().split_once("--host-memory ").unwrap();
+    let lean = plan(least);
+    assert_eq!(lean.code, 0, "{least}: {}", lean.stderr);
+    let lean: serde_json::Value = serde_json::from_str(&lean.stdout).unwrap();
+    let [whole, lean] = [whole, lean].map(|mut report| report["plan"].take());
+    assert!(lean["host_peak_bytes"].as_u64().unwrap() <= lean["host_limit_bytes"].as_u64().unwrap());
+    assert!(lean["peak_bytes"].as_u64().unwrap() < whole["peak_bytes"].as_u64().unwrap() / 2, "{lean}");
+    let ways = |plan: &serde_json::Value| plan["components"].as_array().unwrap().last().unwrap()["variant"].to_string();
+    assert!(ways(&whole) == "\"whole\"" && ways(&lean).contains("strips"), "{lean}");
+    // Of what nobody has, no option makes more.
+    let huge = place.run(&["plan", "-m", "mini", "--width", "16384", "--height", "16384", "--host-memory", "900T"]);
+    assert!(huge.code == 1 && huge.stderr.contains(" in host memory"), "{}", huge.stderr);
+}
