@@ -153,6 +153,7 @@ pub(super) fn embeddings(
     let negative = settings.negative_prompt.clone();
     let mut texts = Vec::new();
     for text in std::iter::once(request.prompt.as_str()).chain(negative.as_deref()).take(settings.texts()) {
+        run.machine.backend.cancel().check()?;
         texts.push(model.encoders.tokenize(text, settings)?);
     }
     let readers = model.encoders.readers();

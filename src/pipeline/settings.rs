@@ -5,10 +5,24 @@ use super::opened::Opened;
 use super::request::{Request, Settings};
 use super::rules::Use;
 use crate::sample::Levels;
+use crate::source::Text;
 use crate::{Error, Result};
 
 /// How many pictures one request may make.
 const MOST_BATCH: usize = 64;
+
+/// The longest text that is a prompt, in bytes. Text encoders read some hundred tokens; tokenizers take time and memory for all of
+/// it.
+const MOST_TEXT: usize = 1 << 16;
+
+/// Refuses a `text` that nobody would write.
+fn check_text(option: &'static str, text: &str) -> Result<()> {
+    if text.len() <= MOST_TEXT {
+        return Ok(());
+    }
+    let error = Error::option(option, format!("at most {MOST_TEXT} bytes of text"), format!("{} bytes", text.len()));
+    Err(error.with_hint("text encoders read a few hundred tokens, and nothing of what follows"))
+}
 
 /// `request` with every default of `model` filled in.
 ///
@@ -17,16 +31,23 @@ const MOST_BATCH: usize = 64;
 pub fn settings(model: &Opened, request: &Request) -> Result<Settings> {
     let rules = &model.rules;
     let defaults = &rules.defaults;
-    let cfg_scale = number("--cfg-scale", request.cfg_scale.unwrap_or(defaults.cfg_scale), 0.0, 100.0)?;
-    let guidance = request.guidance.or(rules.guidance).unwrap_or(0.0);
-    let guidance = number("--guidance", guidance, 0.0, 1000.0)?;
+    let own = |key| Default { model, key };
+    check_text("--prompt", &request.prompt)?;
+    let cfg_scale = number("--cfg-scale", request.cfg_scale.unwrap_or(defaults.cfg_scale), 0.0, 100.0);
+    let says = |key| model.source.defaults.as_ref().is_some_and(|defaults| defaults.text.contains(key));
+    let cfg_key = if says("true_cfg_scale") { "true_cfg_scale" } else { "guidance_scale" };
+    let cfg_scale = own(cfg_key).blame(request.cfg_scale.is_some(), cfg_scale)?;
+    let guidance = number("--guidance", request.guidance.or(rules.guidance).unwrap_or(0.0), 0.0, 1000.0);
+    let guidance = own("guidance_scale").blame(request.guidance.is_some(), guidance)?;
+    let negative = request.negative_prompt.as_ref().unwrap_or(&defaults.negative_prompt);
+    own("negative_prompt").blame(request.negative_prompt.is_some(), check_text("--negative-prompt", negative))?;
+    let negative = (cfg_scale > 1.0).then(|| negative.clone());
     check_original(model, request)?;
-    let negative = request.negative_prompt.clone().unwrap_or_else(|| defaults.negative_prompt.clone());
-    let negative = (cfg_scale > 1.0).then_some(negative);
     // Whether one step more or less works is the schedule's business; it knows its limits.
     let steps = request.steps.unwrap_or(defaults.steps);
     let sampler = model.scheduler.sampler(request.sampler)?;
-    let levels = model.scheduler.levels(sampler, steps, 1)?;
+    let levels = model.scheduler.levels(sampler, steps, 1);
+    let levels = own("num_inference_steps").blame(request.steps.is_some(), levels)?;
     let strength = strength(model, request)?;
     if let Some(strength) = strength {
         levels.first_of(strength)?;
@@ -38,11 +59,13 @@ pub fn settings(model: &Opened, request: &Request) -> Result<Settings> {
     if !rules.tokens.contains(&tokens) {
         let (least, most) = (rules.tokens.start(), rules.tokens.end());
         let expected = if least == most { least.to_string() } else { format!("{least} to {most}") };
-        return Err(Error::option("--max-sequence-length", expected, tokens.to_string()));
+        let error = Error::option("--max-sequence-length", expected, tokens.to_string());
+        return own("max_sequence_length").blame(request.max_sequence_length.is_some(), Err(error));
     }
-    let side = |option, given: Option<usize>, default| side(option, given.unwrap_or(default), model);
-    let width = side("--width", request.width, defaults.width)?;
-    let height = side("--height", request.height, defaults.height)?;
+    let width = side("--width", request.width.unwrap_or(defaults.width), model);
+    let height = side("--height", request.height.unwrap_or(defaults.height), model);
+    let width = own("width").blame(request.width.is_some(), width)?;
+    let height = own("height").blame(request.height.is_some(), height)?;
     let settings = Settings {
         width,
         height,
@@ -88,6 +111,28 @@ fn check_original(model: &Opened, request: &Request) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A default that the model brings, by its name there.
+struct Default<'a> {
+    model: &'a Opened,
+    key: &'static str,
+}
+
+impl Default<'_> {
+    /// `checked`, with the blame where it belongs: on the option, if it was given, and on the model's defaults otherwise.
+    fn blame<T>(&self, given: bool, checked: Result<T>) -> Result<T> {
+        let defaults =
+            self.model.source.defaults.as_ref().filter(|defaults| !given && defaults.text.contains(self.key));
+        let Some(Text { origin, .. }) = defaults else { return checked };
+        checked.map_err(|error| match error {
+            Error::Option { option, expected, found, .. } => {
+                let error = Error::mismatch(origin, format!("defaults: {}", self.key), expected, found);
+                error.with_hint(format!("give {option}"))
+            }
+            other => other,
+        })
+    }
 }
 
 /// The noise levels of a request.

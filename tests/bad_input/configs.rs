@@ -244,6 +244,14 @@ fn settings_that_open_give_a_picture_or_an_error() {
 #[test]
 fn defaults_that_make_no_request() {
     let request = Request { batch: 1, ..Request::default() };
+    let disk = Disk::new();
+    disk.write("generation_config.json", json!({ "num_inference_steps": 20000 }).to_string());
+    refused!(
+        Mismatch,
+        disk.pipeline().settings(&request),
+        "generation_config.json: defaults: num_inference_steps",
+        "20000"
+    );
     for key in ["width", "height", "num_inference_steps", "guidance_scale", "true_cfg_scale", "max_sequence_length"] {
         for value in absurdities() {
             let disk = Disk::new();
@@ -253,7 +261,14 @@ fn defaults_that_make_no_request() {
                     Ok(settings) => assert!(settings.cfg_scale.is_finite() && settings.steps > 0, "{key} = {value}"),
                     Err(error) => {
                         show(&error);
-                        assert!(matches!(error, Error::Option { .. }), "{error:?}");
+                        // The model's fault, not that of an option that nobody gave.
+                        assert!(matches!(error, Error::Mismatch { .. }), "{error:?}");
+                        let message = error.to_string();
+                        assert!(
+                            message.contains("generation_config.json: defaults: ") && message.contains(key),
+                            "{error}"
+                        );
+                        assert!(error.hint().is_some_and(|hint| hint.starts_with("give --")), "{error:?}");
                     }
                 },
                 Err(error) => {

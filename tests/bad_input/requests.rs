@@ -49,6 +49,10 @@ fn options_that_cannot_work() {
     refused!(Option, settings(|r| r.cfg_scale = Some(f32::INFINITY)), "--cfg-scale", "inf");
     refused!(Option, settings(|r| r.cfg_scale = Some(-1.0)), "--cfg-scale", "-1");
     refused!(Option, settings(|r| r.guidance = Some(f32::NAN)), "--guidance", "NaN");
+    let long = "--prompt: expected at most 65536 bytes of text, found 32000000 bytes";
+    refused!(Option, settings(|r| r.prompt = "word ".repeat(6_400_000)), long);
+    refused!(Option, settings(|r| r.negative_prompt = Some("a".repeat(65_537))), "--negative-prompt", "65537 bytes");
+    assert!(settings(|r| r.prompt = "a".repeat(65_536)).is_ok());
 }
 
 #[test]
