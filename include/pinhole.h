@@ -57,7 +57,8 @@
  * Threads. Each type says what it allows:
  *     const    its functions may be called from any number of threads at once;
  *     single   its functions may be called from one thread at a time; it need not always be the same thread.
- * Free a handle only after every other use of it has ended.
+ * Free a handle only after every other use of it has ended. A thread that calls a function needs 256 KiB of stack for it. If the
+ * system starts no threads for a session or a conversion, that is PINHOLE_E_OUT_OF_MEMORY, and none is left behind.
  *
  * Text is UTF-8 and ends in a NUL. Text that is not valid UTF-8 is refused, paths included. Sizes are in bytes.
  *
@@ -341,15 +342,16 @@ typedef struct pinhole_session_options {
     size_t struct_size;
     /* A name from pinhole_device_info. NULL: "auto", the best there is. */
     const char *device;
-    /* The most bytes to take on the device: a ceiling that is never exceeded. 0: what is free, less a margin; no limit if the
-     * device computes in host memory. */
+    /* The most bytes to take on the device: a ceiling that is never exceeded. 0: what is free, less a margin; what `host_memory`
+     * allows if the device computes in host memory. */
     uint64_t vram;
     /* PINHOLE_OFFLOAD_... */
     int32_t offload;
     /* Threads of the CPU backend, 1 to 512. 0: one for each core that this process may use. */
     int32_t threads;
     /* The most bytes to take on the host, including resident pages of the model's files. Weights that do not fit are read from the
-     * disk in every step. 0: what the system has available. */
+     * disk in every step; a request that does not fit is refused. 0: what is free, within the limits of the process and of its
+     * control groups, which no number here lifts. */
     uint64_t host_memory;
     /* Folder for cached prompt encodings, shared between processes of this user; created if missing; holds at most 1 GiB. A
      * cached prompt needs no text encoder. A folder of another user, or one that others may write to, is refused. NULL: the session caches its last prompts in memory only. */

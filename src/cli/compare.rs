@@ -4,11 +4,13 @@ use std::path::PathBuf;
 
 use pinhole::Error;
 use pinhole::image::Image;
+use pinhole::reserve;
 use pinhole_quant::metrics;
 use serde::Serialize;
 
 use super::failure::Failure;
 use super::printer::{Printer, Talk};
+use super::units;
 
 /// Compare two pictures of the same size: PSNR, SSIM, largest difference
 ///
@@ -40,7 +42,9 @@ Examples:
 
 #[derive(Serialize)]
 struct Report {
+    #[serde(serialize_with = "units::path")]
     a: PathBuf,
+    #[serde(serialize_with = "units::path")]
     b: PathBuf,
     width: usize,
     height: usize,
@@ -77,6 +81,8 @@ fn compare(args: &Args) -> Result<Report, Error> {
     if (a.width(), a.height()) != (b.width(), b.height()) {
         return Err(mismatch());
     }
+    // The comparison takes a byte for each pixel of both, and some rows.
+    reserve::probe("the comparison", 2 * a.width() * a.height() + (4 << 20))?;
     // Both are there for pictures of one size, which have a pixel at least.
     let psnr = metrics::psnr(a.rgb(), b.rgb()).ok_or_else(mismatch)?;
     let max_error = metrics::max_channel_error(a.rgb(), b.rgb()).ok_or_else(mismatch)?;

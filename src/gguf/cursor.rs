@@ -7,6 +7,7 @@ use pinhole_quant::gguf::MAX_HEADER_BYTES;
 
 use crate::error::{Error, Result};
 use crate::index::{CUT_SHORT, quoted};
+use crate::reserve;
 
 /// What is being read, for messages.
 #[derive(Clone, Copy)]
@@ -120,6 +121,7 @@ impl<'a> Cursor<'a> {
     /// The next string, of at most `limit` bytes, appended to `text` as bytes that are not yet known to be UTF-8.
     pub(super) fn string_bytes(&mut self, text: &mut Vec<u8>, limit: usize, at: At<'_>) -> Result<()> {
         let length = self.count("bytes of text", 1, limit, at)?;
+        reserve::grow("text in a file", text, length)?;
         text.extend_from_slice(self.take(length, at)?);
         Ok(())
     }

@@ -11,10 +11,14 @@ use memmap2::{Mmap, MmapMut};
 use super::lost;
 use super::stamp::Stamp;
 use crate::error::{Error, Result};
-use crate::file;
+use crate::{file, reserve};
 
 /// What the first byte of a [`Map`] is aligned to in memory, at least: as much as any backend asks of a host pointer.
 pub const MAP_ALIGNMENT: usize = 64;
+
+/// What headers, configurations and tokenizers take, about, once they are read: in many small pieces, by code that does not ask
+/// whether there is memory. Where there is not so much, a file is not opened.
+const READ: usize = 16 << 20;
 
 /// The bytes of one file, mapped into memory and never written to.
 ///
@@ -43,13 +47,15 @@ impl Map {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] where there is no such file, it cannot be read, or it is no regular file.
+    /// [`Error::Io`] where there is no such file, it cannot be read, or it is no regular file; [`Error::OutOfMemory`] where there is
+    /// no room for what is read of it.
     pub fn open(path: &Path) -> Result<Arc<Map>> {
         let (file, metadata) = file::open(path)?;
         let bytes = match metadata.len() {
             0 => Bytes::Static(&[]),
             _ => map(file).map_err(|source| Error::io("open", path, source))?,
         };
+        reserve::probe("what is read of a file", READ)?;
         let map = Map { path: path.to_owned(), bytes };
         lost::mapped(map.bytes(), path);
         Ok(Arc::new(map))

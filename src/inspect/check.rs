@@ -77,6 +77,7 @@ pub fn check(subject: &Subject, observer: &mut dyn FnMut(u64, u64) -> Result<()>
         let mut found = NotFinite { tensor: name.to_owned(), nan: 0, infinite: 0, first: 0 };
         let mut position = 0;
         for (range, len) in slices(tensor) {
+            buffer.truncate(len);
             reserve::resize("a slice of a tensor", &mut buffer, len)?;
             reserve::resize("a slice of a tensor", &mut bytes, range.len())?;
             // Past the map: where the file is cut short meanwhile, that is an error.

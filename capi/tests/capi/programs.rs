@@ -23,6 +23,14 @@ fn requests_give_what_they_should() {
     c_test("requests", [bundle(), folder("requests")]);
 }
 
+/// Memory checkers take stack and address space of their own.
+#[test]
+fn little_stack_and_few_threads_are_enough_or_an_error() {
+    if !left_out("it bounds stack and address space") {
+        c_test("stack", [bundle(), folder("stack")]);
+    }
+}
+
 #[test]
 fn requests_stop_at_every_point() {
     let stride = if is_slow() { "17" } else { "1" };
