@@ -211,6 +211,14 @@ mod tests {
     }
 
     #[test]
+    fn messages_name_the_output_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let error = AtomicFile::create(&directory.path().join("none/out.png"), false).unwrap_err();
+        let message = error.to_string();
+        assert!(message.ends_with("none/out.png: No such file or directory (os error 2)"), "{message}");
+    }
+
+    #[test]
     fn a_drop_leaves_nothing() {
         both_ways(|| {
             let directory = tempfile::tempdir().unwrap();

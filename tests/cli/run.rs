@@ -11,7 +11,6 @@ use tempfile::TempDir;
 
 /// What differs from machine to machine and from run to run, and what stands for it in snapshots.
 const REDACTIONS: &[(&str, &str)] = &[
-    (r#" at path "[^"]*""#, ""),
     (r"\d+(\.\d+)? s\b|\d+ min \d+ s", "[time]"),
     (r"\d+(\.\d+)? ([KMG]iB|B)\b", "[size]"),
     (r" +\[size\]", " [size]"),
