@@ -154,6 +154,21 @@ fn memory(bytes: usize) -> String {
     if bytes == 0 { "memory".to_owned() } else { format!("{bytes} bytes") }
 }
 
+/// How many characters of a value a message quotes, and how many of them are its last.
+const MOST_QUOTED: usize = 400;
+const LAST_QUOTED: usize = 100;
+
+/// `text` without its middle, if it is longer than anyone reads: files may hold anything.
+fn shortened(text: String) -> String {
+    let length = text.chars().count();
+    if length <= MOST_QUOTED {
+        return text;
+    }
+    let start: String = text.chars().take(MOST_QUOTED - LAST_QUOTED).collect();
+    let end: String = text.chars().skip(length - LAST_QUOTED).collect();
+    format!("{start} [...] {end}")
+}
+
 impl Error {
     /// A lower-case fact or instruction that helps to get past the error.
     pub fn hint(&self) -> Option<&str> {
@@ -184,8 +199,8 @@ impl Error {
         expected: impl Into<String>,
         found: impl Into<String>,
     ) -> Error {
-        let (path, at) = (path.to_owned(), at.into());
-        Error::Malformed { path, at, expected: expected.into(), found: found.into(), hint: None }
+        let (at, expected, found) = (shortened(at.into()), shortened(expected.into()), shortened(found.into()));
+        Error::Malformed { path: path.to_owned(), at, expected, found, hint: None }
     }
 
     /// An [`Error::Mismatch`] without a hint.
@@ -197,16 +212,16 @@ impl Error {
     ) -> Error {
         Error::Mismatch {
             path: path.to_owned(),
-            at: at.into(),
-            expected: expected.into(),
-            found: found.into(),
+            at: shortened(at.into()),
+            expected: shortened(expected.into()),
+            found: shortened(found.into()),
             hint: None,
         }
     }
 
     /// An [`Error::Option`] without a hint.
     pub fn option(option: &'static str, expected: impl Into<String>, found: impl Into<String>) -> Error {
-        Error::Option { option, expected: expected.into(), found: found.into(), hint: None }
+        Error::Option { option, expected: shortened(expected.into()), found: shortened(found.into()), hint: None }
     }
 
     /// What writing an output returned. It is no `From`, so that `?` in a closure needs no type.
@@ -249,5 +264,25 @@ impl Error {
             *hint = Some(text);
         }
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_of_any_length_make_short_messages() {
+        let long = "\u{e4}".repeat(5000);
+        let path = Path::new("model.gguf");
+        for error in [
+            Error::malformed(path, long.clone(), "a name", long.clone()),
+            Error::mismatch(path, "_class_name", "FluxPipeline", long.clone()),
+            Error::option("--sampler", "euler", long.clone()),
+        ] {
+            let message = error.to_string();
+            assert!(message.chars().count() < 1000 && message.contains(" [...] "), "{message}");
+        }
+        assert_eq!(Error::option("--x", "a", "b").to_string(), "--x: expected a, found b");
     }
 }

@@ -13,6 +13,8 @@ mod cli {
     mod generate;
     mod help;
     mod inspect;
+    mod limits;
     mod plan;
     mod run;
+    mod texts;
 }

@@ -80,6 +80,20 @@ impl PartArgs {
     }
 }
 
+/// Refuses `-` as a file to write: other tools mean stdout by it, which takes no file that appears whole or not at all.
+///
+/// # Errors
+/// [`Error::Option`].
+pub(super) fn refuse_stdout(option: &'static str, path: Option<&Path>) -> Result<()> {
+    match path {
+        Some(path) if path.as_os_str() == "-" => {
+            let error = Error::option(option, "a file", "`-`, which is stdout to other tools");
+            Err(error.with_hint("a file of that name is ./-"))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Whether `name` means the model inside the program. A file or folder of that name is `./mini`.
 pub(super) fn is_built_in(name: &Path) -> bool {
     name.as_os_str() == builtin::MINI_NAME
@@ -91,11 +105,4 @@ pub(super) fn is_built_in(name: &Path) -> bool {
 /// Those of [`Source::open`].
 pub(super) fn open(name: &Path) -> Result<Source> {
     if is_built_in(name) { builtin::mini() } else { Source::open(name) }
-}
-
-/// A short name, for people: that of the file or folder, without what marks its format.
-pub(super) fn short_name(name: &Path) -> String {
-    let last = name.components().next_back().map(|last| last.as_os_str().to_string_lossy().into_owned());
-    let last = last.unwrap_or_else(|| name.display().to_string());
-    last.strip_suffix(".gguf").map(str::to_owned).unwrap_or(last)
 }

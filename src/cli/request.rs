@@ -21,7 +21,7 @@ use super::threads;
 #[derive(clap::Args)]
 pub(super) struct RequestArgs {
     /// What not to draw; has an effect with a --cfg-scale above 1
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     negative_prompt: Option<String>,
     /// Pixels across, a multiple of 16 (8 for Stable Diffusion)
     #[arg(long, value_name = "W")]
@@ -32,9 +32,10 @@ pub(super) struct RequestArgs {
     /// Denoising steps
     #[arg(long, value_name = "N")]
     steps: Option<usize>,
-    /// Seed of the noise, the same noise as PyTorch's CPU generator; picture i of a batch uses SEED + i [default: random]
-    #[arg(long, value_name = "SEED")]
-    pub(super) seed: Option<u64>,
+    /// Seed of the noise, the same noise as PyTorch's CPU generator; picture i of a batch uses SEED + i; -1 is a random one
+    /// [default: random]
+    #[arg(long, value_name = "SEED", value_parser = seed)]
+    seed: Option<Seed>,
     /// Guidance as an input of the model, for those that take it (FLUX.1-dev)
     #[arg(long, value_name = "G")]
     guidance: Option<f32>,
@@ -81,20 +82,36 @@ pub(super) struct RequestArgs {
     #[arg(long, value_name = "NAME", default_value = "auto")]
     pub(super) device: String,
     /// The most memory to take on the device, never exceeded: 4G, 3500M, 1.5G, ... in units of 1024; auto is what is free,
-    /// less a margin
+    /// less a margin, and on the CPU what --host-memory allows
     #[arg(long, value_name = "SIZE", default_value = "auto", value_parser = budget)]
     vram: Budget,
     /// How to share a device that is smaller than the model: none (all of it stays there), model (one component at a
     /// time), sequential (streamed layer by layer), or auto, the fastest that fits
     #[arg(long, value_name = "MODE", value_parser = offload_parser(), default_value = Offload::default().name())]
     offload: Offload,
-    /// The most memory to take on the host, resident pages of the model's files included: what does not fit is read from the
-    /// disk in every step. auto: what the system has available
+    /// The most memory to take on the host, everything counted, resident pages of the model's files too: pages that do not fit are
+    /// read from the disk in every step. auto is what is free, within the limits of the process and of its control group
     #[arg(long, value_name = "SIZE", default_value = "auto", value_parser = budget)]
     host_memory: Budget,
     /// Threads of the CPU [default: one for each core]
     #[arg(long, value_name = "N", value_parser = threads::parser())]
     pub(super) threads: Option<usize>,
+}
+
+/// What `--seed` asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Seed {
+    Random,
+    Given(u64),
+}
+
+/// Other tools take any number below zero for a random seed.
+fn seed(text: &str) -> Result<Seed, String> {
+    match text.parse::<i128>() {
+        Ok(..0) => Ok(Seed::Random),
+        Ok(number) => u64::try_from(number).map(Seed::Given).map_err(|_| format!("the largest is {}", u64::MAX)),
+        Err(_) => Err("expected a whole number, or -1 for a random one".to_owned()),
+    }
 }
 
 /// A budget; `None` for `auto`.
@@ -153,7 +170,7 @@ impl RequestArgs {
             width: self.width,
             height: self.height,
             steps: self.steps,
-            seed: self.seed.unwrap_or_else(random_seed),
+            seed: self.given_seed().unwrap_or_else(random_seed),
             guidance: self.guidance,
             cfg_scale: self.cfg_scale,
             sampler: self.sampler,
@@ -169,6 +186,14 @@ impl RequestArgs {
             embeddings: None,
             preview: None,
         })
+    }
+
+    /// The seed that was asked for, if it is to be no random one.
+    pub(super) fn given_seed(&self) -> Option<u64> {
+        match self.seed {
+            Some(Seed::Given(seed)) => Some(seed),
+            Some(Seed::Random) | None => None,
+        }
     }
 
     /// What the model is opened with beside its own files.

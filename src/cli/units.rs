@@ -1,8 +1,10 @@
 //! Numbers for people.
 
+use std::path::Path;
 use std::time::Duration;
 
 use pinhole::size::Size;
+use serde::Serializer;
 
 /// Bytes in binary units, with three digits: `511 B`, `1.50 MiB`.
 pub(super) fn bytes(count: u64) -> String {
@@ -52,6 +54,19 @@ pub(super) fn time(time: Duration) -> String {
 /// Text from a file, fit for a terminal: without characters that could steer it.
 pub(super) fn shown(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
+}
+
+/// A path in JSON, which holds text only: what is no Unicode in it is shown as such.
+pub(super) fn path<S: Serializer>(path: impl AsRef<Path>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&path.as_ref().display())
+}
+
+/// The same of a path that may not be there.
+pub(super) fn path_if_any<P: AsRef<Path>, S: Serializer>(found: &Option<P>, serializer: S) -> Result<S::Ok, S::Error> {
+    match found {
+        Some(found) => path(found, serializer),
+        None => serializer.serialize_none(),
+    }
 }
 
 #[cfg(test)]

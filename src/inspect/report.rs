@@ -10,7 +10,7 @@ use crate::index::{FileTensor, Index, Other};
 use crate::pipeline::{self, Additions, FAMILIES, Opened, Reader};
 use crate::source::{Component, Layout, Place, Source, Text, keys, kinds_in, not_run, recognise, unused};
 use crate::{Error, json};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Value as Json};
 
 use super::check::CheckReport;
@@ -24,10 +24,15 @@ const SCHEDULE: &[&str] = &["_class_name", "shift", "use_dynamic_shifting", "bas
 /// Longer metadata is cut in the report.
 const MOST_CHARACTERS: usize = 200;
 
+fn shown_path<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&path.display())
+}
+
 /// What something on disk is.
 #[derive(Serialize)]
 pub struct Report {
-    /// Where it lies.
+    /// Where it lies. In JSON, which holds text only, what is no Unicode in it is shown as such.
+    #[serde(serialize_with = "shown_path")]
     pub path: PathBuf,
     /// `bundle`, `diffusers`, `files`, `gguf` or `safetensors`.
     pub kind: &'static str,

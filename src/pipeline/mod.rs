@@ -16,6 +16,7 @@ mod generate;
 mod kl;
 mod memory;
 mod opened;
+mod origins;
 mod preview;
 mod private_folder;
 mod progress;
@@ -35,6 +36,7 @@ pub use generate::Pipeline;
 pub use opened::{
     Additions, Autoencoder, Denoiser, Direction, Encoders, Family, Given, Opened, Reader, StepPorts, once,
 };
+pub use origins::{Origin, model_name, origins};
 pub use progress::{Event, Observer};
 pub use prompts::{ArraySpec, Embeddings, Prompt};
 pub use registry::{FAMILIES, component, denoiser, family_of, open, open_with};

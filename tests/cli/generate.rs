@@ -25,12 +25,12 @@ const SMALL: &[&str] = &[
     "1",
 ];
 
-fn small<'a>(more: &[&'a str]) -> Vec<&'a str> {
+pub(crate) fn small<'a>(more: &[&'a str]) -> Vec<&'a str> {
     [SMALL, more].concat()
 }
 
 /// The texts of a PNG by keyword.
-fn texts(path: &Path) -> Vec<(String, String)> {
+pub(crate) fn texts(path: &Path) -> Vec<(String, String)> {
     let decoder = png::Decoder::new(BufReader::new(fs::File::open(path).unwrap()));
     let reader = decoder.read_info().unwrap();
     let info = reader.info();

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::cli::failure::Failure;
 use crate::cli::printer::{Printer, Talk, Unit};
-use crate::cli::{interrupt, threads, units};
+use crate::cli::{interrupt, model, threads, units};
 
 /// Write a model of real size with random weights, to plan and to measure with
 ///
@@ -53,6 +53,7 @@ pub(super) fn architecture_parser() -> impl TypedValueParser<Value = Architectur
 
 #[derive(Serialize)]
 struct Report {
+    #[serde(serialize_with = "units::path")]
     path: PathBuf,
     architecture: &'static str,
     #[serde(rename = "type")]
@@ -61,6 +62,7 @@ struct Report {
 }
 
 pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
+    model::refuse_stdout("--output", Some(&args.output))?;
     let cancel = interrupt::cancel_flag(printer);
     let (_, _inside) = threads::start(args.threads);
     let options = Options {

@@ -76,7 +76,8 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     let mut pipeline = args.request.pipeline(&source, device, threads, cancel.clone())?;
     // Every picture does all the work.
     pipeline.set_remembered_bytes(0);
-    let request = Request { seed: args.request.seed.unwrap_or(0), ..args.request.request(&args.prompt, printer)? };
+    let request =
+        Request { seed: args.request.given_seed().unwrap_or(0), ..args.request.request(&args.prompt, printer)? };
 
     let runs = usize::from(args.runs);
     let (mut seconds, mut resident) = (Vec::with_capacity(runs), Vec::with_capacity(runs));

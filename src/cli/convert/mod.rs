@@ -87,6 +87,7 @@ fn component(name: &str) -> Result<&'static Slot, String> {
 
 pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     let started = Instant::now();
+    model::refuse_stdout("--output", Some(&args.output))?;
     let (_, _inside) = threads::start(args.threads);
     let options = args.options()?;
     let source = args.parts.open(args.source.as_deref(), "SRC")?;

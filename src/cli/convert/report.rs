@@ -16,7 +16,9 @@ use crate::cli::units;
 #[derive(Serialize)]
 struct Report<'a> {
     version: &'static str,
+    #[serde(serialize_with = "units::path")]
     source: &'a Path,
+    #[serde(serialize_with = "units::path")]
     output: &'a Path,
     /// The type of every component.
     requested: String,

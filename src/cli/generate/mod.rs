@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use pinhole::Result;
 use pinhole::ggml::CancelFlag;
 use pinhole::memory::PeakMemory;
-use pinhole::pipeline::{Event, Observer, Opened};
+use pinhole::pipeline::{self, Event, Observer, Opened};
 
 use super::failure::Failure;
 use super::printer::{Printer, Talk, Unit};
@@ -31,7 +31,7 @@ pub(super) struct Args {
     #[arg(short, long, value_name = "MODEL")]
     model: Option<PathBuf>,
     /// What to draw; may be empty
-    #[arg(short, long, value_name = "TEXT")]
+    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
     prompt: String,
     /// The picture to write, or with --batch the pictures OUT-1.png, OUT-2.png, ...; files that exist are replaced
     /// [default: pinhole-SEED.png, or the next free name like it]
@@ -93,6 +93,8 @@ Examples:
 
 pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     let (mut clock, memory) = (Clock::start(), PeakMemory::watch());
+    model::refuse_stdout("--output", args.output.as_deref())?;
+    model::refuse_stdout("--save-latents", args.save_latents.as_deref())?;
     let cancel = interrupt::cancel_flag(printer);
     let (threads, _inside) = threads::start(args.request.threads);
     let device = request::device(&args.request.device)?;
@@ -104,7 +106,7 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     let settings = pipeline.settings(&request)?;
     // Before anything is loaded or written: what does not fit is refused here.
     pipeline.plan(&request)?;
-    if args.noise.is_some() && args.request.seed.is_some() {
+    if args.noise.is_some() && args.request.given_seed().is_some() {
         printer.warn("--seed has no effect with --noise");
     }
     if let Some(path) = &args.noise {
@@ -119,8 +121,8 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     let generated = pipeline.generate_watched(&request, &mut Watch { printer, cancel: &cancel })?;
     clock.add(&generated.timings);
     clock.resume();
-    let family = pipeline.model().family.name;
-    let run = Run { args, family, settings: &generated.settings, device, threads };
+    let (family, origins) = (pipeline.model().family.name, pipeline::origins(&pipeline.model().source));
+    let run = Run { args, family, origins, settings: &generated.settings, device, threads };
     let files = outputs.write(&generated, |seed| run.png_text(seed))?;
     clock.lap("write");
     report::print(printer, &run, &generated, &files, &clock, &memory)

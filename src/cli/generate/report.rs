@@ -8,7 +8,7 @@ use pinhole::entries::Entries;
 use pinhole::ggml::Device;
 use pinhole::image::parameters_text;
 use pinhole::memory::PeakMemory;
-use pinhole::pipeline::{Generated, Phase, PhaseMemory, Settings, Timings};
+use pinhole::pipeline::{Generated, Origin, Phase, PhaseMemory, Settings, Timings, model_name};
 use serde::Serialize;
 
 use super::Args;
@@ -17,7 +17,7 @@ use crate::cli::failure::Failure;
 use crate::cli::lora::Lora;
 use crate::cli::plan::PlanReport;
 use crate::cli::printer::Printer;
-use crate::cli::{model, units};
+use crate::cli::units;
 
 /// Where the time went.
 pub(super) struct Clock {
@@ -60,6 +60,8 @@ pub(super) struct Run<'a> {
     pub(super) args: &'a Args,
     /// The name of the model's family.
     pub(super) family: &'static str,
+    /// Where its parts come from, if they come from several files.
+    pub(super) origins: Vec<Origin>,
     pub(super) settings: &'a Settings,
     pub(super) device: Device,
     pub(super) threads: usize,
@@ -81,10 +83,10 @@ struct Parameters<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     clip_skip: Option<usize>,
     /// The file of `--image`.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "units::path_if_any")]
     image: Option<&'a PathBuf>,
     /// The file of `--mask`.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "units::path_if_any")]
     mask: Option<&'a PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
     strength: Option<f32>,
@@ -92,6 +94,7 @@ struct Parameters<'a> {
     posterior: Option<&'static str>,
     max_sequence_length: usize,
     /// The file of `--noise`.
+    #[serde(serialize_with = "units::path_if_any")]
     noise: Option<&'a PathBuf>,
 }
 
@@ -122,10 +125,14 @@ impl Run<'_> {
     /// The texts inside the picture of `seed`.
     pub(super) fn png_text(&self, seed: u64) -> PngText {
         let parameters = self.parameters();
-        let model = model::short_name(self.args.model_name());
+        let model = model_name(self.args.model_name());
         let noise = parameters.noise.map(|noise| noise.display().to_string());
         let mut pairs = self.settings.named(seed, noise.as_deref());
         pairs.push(("Model", model.clone()));
+        // What other tools call the files beside that of the denoiser, which comes first.
+        const MODULES: [&str; 4] = ["Module 1", "Module 2", "Module 3", "Module 4"];
+        let others = self.origins.iter().skip(1).map(|origin| model_name(Path::new(&origin.file)));
+        pairs.extend(MODULES.into_iter().zip(others));
         pairs.push(("Version", concat!("pinhole ", env!("CARGO_PKG_VERSION")).to_owned()));
         let pairs: Vec<(&str, &str)> = pairs.iter().map(|(name, value)| (*name, value.as_str())).collect();
 
@@ -133,15 +140,17 @@ impl Run<'_> {
         struct Inside<'a> {
             version: &'static str,
             model: &'a str,
+            #[serde(skip_serializing_if = "<[_]>::is_empty")]
+            parts: &'a [Origin],
             seed: u64,
             #[serde(flatten)]
             parameters: &'a Parameters<'a>,
         }
         let version = env!("CARGO_PKG_VERSION");
-        let inside = Inside { version, model: &model, seed, parameters: &parameters };
+        let inside = Inside { version, model: &model, parts: &self.origins, seed, parameters: &parameters };
         PngText {
             parameters: parameters_text(parameters.prompt, parameters.negative_prompt, &pairs),
-            // Numbers, texts and one path: nothing that JSON has not, unless the path is no Unicode.
+            // Numbers and texts: nothing that JSON has not.
             json: serde_json::to_string(&inside).unwrap_or_default(),
         }
     }
@@ -154,6 +163,7 @@ struct Report<'a> {
     device: String,
     threads: usize,
     images: Vec<ImageReport<'a>>,
+    #[serde(serialize_with = "units::path_if_any")]
     latents: Option<&'a PathBuf>,
     parameters: Parameters<'a>,
     /// By phase.
@@ -165,12 +175,16 @@ struct Report<'a> {
 
 #[derive(Serialize)]
 struct ModelReport<'a> {
+    #[serde(serialize_with = "units::path")]
     path: &'a Path,
     architecture: &'a str,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    parts: &'a [Origin],
 }
 
 #[derive(Serialize)]
 struct ImageReport<'a> {
+    #[serde(serialize_with = "units::path")]
     path: &'a PathBuf,
     seed: u64,
 }
@@ -244,7 +258,7 @@ pub(super) fn print(
     }
     printer.object(&Report {
         version: env!("CARGO_PKG_VERSION"),
-        model: ModelReport { path: run.args.model_name(), architecture: run.family },
+        model: ModelReport { path: run.args.model_name(), architecture: run.family, parts: &run.origins },
         device: run.device.name(),
         threads: run.threads,
         images: files.pictures.iter().map(|(path, seed)| ImageReport { path, seed: *seed }).collect(),

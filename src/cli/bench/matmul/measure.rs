@@ -48,6 +48,7 @@ impl Bench {
         for &dtype in types {
             let weights = self.weights(dtype)?;
             for &tokens in tokens {
+                self.backend.cancel().check()?;
                 let activations = self.activations(tokens)?;
                 let [by, against] = multipliers.map(|multiplier| {
                     multiplier.map(|multiplier| self.timed(&weights, &activations, multiplier)).transpose()
@@ -82,8 +83,13 @@ impl Bench {
         let numbers: Vec<f32> = (0..inputs * distinct).map(number).collect();
         let row_bytes = dtype.row_bytes(inputs).unwrap_or(0); // `types` saw that blocks divide rows
         let mut stripe = vec![0; row_bytes * distinct];
-        let quantized = rows::quantize_parallel(dtype, &numbers, inputs, &mut stripe);
-        quantized.map_err(|error| pinhole::Error::option("--types", "a type that can be made", error.to_string()))?;
+        // A row at a time: some types take minutes, and a stop should be heard.
+        for (numbers, row) in numbers.chunks(inputs).zip(stripe.chunks_mut(row_bytes.max(1))) {
+            self.backend.cancel().check()?;
+            let quantized = rows::quantize(dtype, numbers, inputs, row);
+            quantized
+                .map_err(|error| pinhole::Error::option("--types", "a type that can be made", error.to_string()))?;
+        }
         let place = self.place(dtype, [inputs, outputs])?;
         let bytes: Vec<u8> = stripe.iter().copied().cycle().take(row_bytes * outputs).collect();
         place.write(&bytes)?;

@@ -17,6 +17,7 @@ use crate::cli::units;
 #[derive(Serialize)]
 pub(super) struct Report<'a> {
     pub(super) version: &'static str,
+    #[serde(serialize_with = "units::path")]
     pub(super) model: &'a Path,
     pub(super) device: String,
     pub(super) threads: usize,
