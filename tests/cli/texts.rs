@@ -41,8 +41,10 @@ fn a_picture_names_the_parts_that_made_it() {
     place.write("mini.gguf", &mini_bytes());
     let convert = ["convert", "mini", "-o", "dit-q8.gguf", "--type", "q8_0", "--component", "transformer"];
     assert_eq!(place.run(&convert).code, 0);
-    let parts = ["--transformer", "dit-q8.gguf", "-p", "a\nSteps: 9, Seed: 8", "-o", "a.png"];
-    let report = place.json(&small(&parts));
+    let size = ["--width", "64", "--height", "48", "--steps", "2", "--threads", "1"];
+    let draw = |more: &[&str]| place.json(&[&["generate"], &size[..], more].concat());
+    let prompt = "a\nSteps: 9, Seed: 8";
+    let report = draw(&["-m", "mini", "--transformer", "dit-q8.gguf", "-p", prompt, "-o", "a.png"]);
     let listed = report["model"]["parts"].as_array().unwrap();
     let inside = texts(&place.path("a.png"));
     let text = |keyword: &str| &inside.iter().find(|(other, _)| other == keyword).unwrap().1;
@@ -55,10 +57,10 @@ fn a_picture_names_the_parts_that_made_it() {
     assert_eq!(listed[0]["header_sha256"].as_str().unwrap().len(), 64);
     assert!(listed.len() == 4 && listed[1]["header_sha256"] == listed[2]["header_sha256"]);
     // The prompt stays a prompt, and JSON has it as it was given.
-    assert_eq!(json["prompt"], "a\nSteps: 9, Seed: 8");
+    assert_eq!(json["prompt"], prompt);
     assert!(text(PARAMETERS).starts_with("a\nSteps : 9, Seed: 8\nSteps: 2, "), "{}", text(PARAMETERS));
     // One file has one name.
-    let whole = place.json(&small(&["-m", "mini.gguf", "-o", "b.png"]));
+    let whole = draw(&["-m", "mini.gguf", "-p", "x", "-o", "b.png"]);
     assert_eq!(whole["model"]["parts"], Value::Null);
 }
 
