@@ -7,14 +7,14 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use rayon::prelude::*;
+use pinhole_quant::workers;
 use sha2::{Digest as _, Sha256};
 
 use super::opened::Opened;
 use crate::bind::Content;
 use crate::ggml::CancelFlag;
 use crate::index::{Map, Stamp};
-use crate::{Result, reserve};
+use crate::{Error, Result, reserve};
 
 /// 32 bytes of SHA-256.
 pub(super) type Digest = [u8; 32];
@@ -127,10 +127,12 @@ fn everything(model: &Opened, cancel: &CancelFlag) -> Result<Digest> {
         }
         for batch in stretches.chunks(BATCH) {
             cancel.check()?;
-            let digests = batch.par_iter().map(|(map, range)| stretch(map, range.clone()));
-            for digest in digests.collect::<Result<Vec<Digest>>>()? {
-                hash.update(digest);
-            }
+            let mut digests = vec![Digest::default(); batch.len()];
+            workers::try_for_each(batch.iter().zip(&mut digests).collect(), |((map, range), digest)| {
+                *digest = stretch(map, range.clone())?;
+                Ok::<(), Error>(())
+            })?;
+            digests.iter().for_each(|digest| hash.update(digest));
         }
     }
     Ok(hash.finalize().into())

@@ -17,7 +17,6 @@ use super::start::Start;
 use crate::ggml::{Backend, CancelFlag, Device, Ledger};
 use crate::image::Image;
 use crate::plan::{Phase, Plan};
-use crate::source::unused;
 use crate::{Result, processors};
 
 /// A model on a device, ready for requests.
