@@ -4,11 +4,11 @@
 //! [digest](super::digest) of the text encoders, the device, this version. The folder is this user's alone, and every file
 //! carries a checksum.
 
-use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use pinhole_quant::DType;
 use safetensors::tensor::{Dtype, TensorView, serialize};
@@ -46,7 +46,7 @@ pub(super) struct PromptCache {
     /// What keys depend on beside the model.
     device: [String; 3],
     /// The digest of the text encoders, once it was needed.
-    encoders: OnceCell<Digest>,
+    encoders: OnceLock<Digest>,
 }
 
 /// What a file is named after.
@@ -59,7 +59,7 @@ impl PromptCache {
     /// As [`PrivateFolder::open`].
     pub(super) fn open(folder: &Path, device: Device) -> Result<PromptCache> {
         let device = [device.name(), device.description(), kernel(device).to_owned()];
-        Ok(PromptCache { folder: PrivateFolder::open(folder)?, device, encoders: OnceCell::new() })
+        Ok(PromptCache { folder: PrivateFolder::open(folder)?, device, encoders: OnceLock::new() })
     }
 
     /// The key of the prompt that has these tokens, for the text encoders of `model`, which is always the same.

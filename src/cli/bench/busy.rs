@@ -7,14 +7,13 @@ use std::time::Instant;
 
 use pinhole::exec::{DeviceWeights, Session};
 use pinhole::ggml::{Backend, CancelFlag, Device, Ledger};
-use pinhole::source::slot::TRANSFORMER;
 use pinhole::stage::Cadence;
 use pinhole::{Error, Result};
 use serde::Serialize;
 
 use super::denoiser::{self, Denoiser, Size};
 use super::matmul::report::median;
-use super::subject::SubjectArgs;
+use super::subject::{Measured, SubjectArgs};
 use crate::cli::failure::Failure;
 use crate::cli::printer::{Printer, Talk, Unit};
 use crate::cli::table::Table;
@@ -78,8 +77,8 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     let cancel = interrupt::cancel_flag(printer);
     let (threads, _inside) = threads::start(args.threads);
     denoiser::check_size(args.width, args.height)?;
-    let subject = args.subject.open(Some(&TRANSFORMER), (printer, &cancel))?;
-    let size = Size { width: args.width, height: args.height, text_tokens: args.text_tokens };
+    let subject = args.subject.open(Measured::Denoiser, (printer, &cancel))?;
+    let size = Size { width: args.width, height: args.height, text_tokens: Some(args.text_tokens) };
     let denoiser = Denoiser::open(&subject.source, size, threads, cancel.clone())?;
     printer.begin("measure", u64::from(args.steps) + 1, Unit::Parts);
     let [one_thread_seconds, seconds] = measure(&denoiser, [1, threads], args, (printer, &cancel))?;
@@ -117,12 +116,12 @@ fn measure(
     args: &Args,
     (printer, cancel): (&Printer, &CancelFlag),
 ) -> Result<[f64; 2]> {
-    let (device, ledger, model) = (Device::cpu()?, Ledger::new(), denoiser.model());
-    let weights = DeviceWeights::load(model, denoiser.bound(), device, &ledger)?;
+    let (device, ledger, model) = (Device::cpu()?, Ledger::new(), denoiser.model()?);
+    let weights = DeviceWeights::load(model, denoiser.bound()?, device, &ledger)?;
     let mut ways: Vec<(Backend, Session<'_>, Vec<f64>)> = Vec::new();
     for threads in threads {
         let mut backend = Backend::new(device, threads, cancel.clone())?;
-        let mut session = Session::new(model, &weights, &denoiser.dims(), &backend, &ledger)?;
+        let mut session = Session::new(model, &weights, &denoiser.dims()?, &backend, &ledger)?;
         denoiser.fill(&mut session)?;
         session.run(&mut backend, Cadence::Request, |_, _| cancel.check())?;
         ways.push((backend, session, Vec::new()));
