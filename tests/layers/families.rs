@@ -27,9 +27,9 @@ const PLACES: &[(&str, &str)] = &[
     ("src/synthetic/mod.rs", "the list of models that can be made"),
     ("src/pipeline/flux", "the family's own"),
     ("src/pipeline/sd.rs", "the family's own"),
+    ("src/pipeline/sdxl.rs", "the family's own"),
     ("src/pipeline/registry.rs", "the list of families"),
     ("src/pipeline/mod.rs", "the list of the families' files"),
-    ("src/cli/bench/denoiser.rs", "a bench of one family's transformer"),
     ("src/sample/reference.rs", "numbers that only tests use"),
     ("quant/src/recipe.rs", "the table of mixes, by architecture"),
 ];
