@@ -193,11 +193,12 @@ fn create_temporary(directory: &Path, stem: &OsStr, mode: u32) -> io::Result<Nam
     builder.tempfile_in(directory).map_err(plain)
 }
 
-/// The system's own error, where `tempfile` has put the temporary file's path around it.
+/// The system's own error. `tempfile` puts the temporary file's path behind its text, and keeps its code to itself.
 fn plain(error: io::Error) -> io::Error {
-    let inner = error.get_ref().and_then(|wrapped| wrapped.source());
-    let code = inner.and_then(|inner| inner.downcast_ref::<io::Error>()).and_then(io::Error::raw_os_error);
-    code.map_or(error, io::Error::from_raw_os_error)
+    match error.to_string().split_once(" at path \"") {
+        Some((own, _)) if error.raw_os_error().is_none() => io::Error::new(error.kind(), own),
+        _ => error,
+    }
 }
 
 /// Removes the temporary files of `stem` that no process holds a lock on. Whatever fails is left for the next start.

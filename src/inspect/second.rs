@@ -230,8 +230,8 @@ mod tests {
     fn what_is_not_read_is_listed() {
         let nested = Value::Array(Array::Array(vec![Array::U8(vec![1])]));
         let metadata = [entries(), vec![("a.nested".to_owned(), nested)]].concat();
-        let tensors: [(&str, DType, &[usize]); 2] = [("x", DType::F32, &[1, 2, 3, 4, 5]), ("y", DType::NVFP4, &[64])];
-        let reading = read(&file(&metadata, &tensors)).unwrap().unwrap();
+        let tensors: [(&str, DType, &[usize]); 2] = [("x", DType::F32, &[1, 2, 3, 4]), ("y", DType::NVFP4, &[64])];
+        let reading = read(&with_a_fifth_extent(&file(&metadata, &tensors), "x")).unwrap().unwrap();
         assert_eq!(
             reading.unread,
             ["metadata `a.nested` is an array of arrays", "tensor `x` has 5 dimensions", "tensor `y` is nvfp4"]
@@ -239,6 +239,24 @@ mod tests {
         let many = vec![("a.many".to_owned(), Value::Array(Array::U8(vec![7; VALUES + 1])))];
         let reading = read(&file(&many, &[])).unwrap().unwrap();
         assert_eq!(reading.unread, [format!("{} values in arrays, and {VALUES} are compared at most", VALUES + 1)]);
+    }
+
+    /// The same file, in which the tensor `name` of four extents has a fifth of 1.
+    fn with_a_fifth_extent(file: &Map, name: &str) -> Arc<Map> {
+        let entry = [&(name.len() as u64).to_le_bytes()[..], name.as_bytes(), &4u32.to_le_bytes()].concat();
+        let mut bytes = file.bytes().to_vec();
+        let start = bytes.windows(entry.len()).position(|window| window == entry).unwrap();
+        let behind = start + entry.len() + 4 * 8;
+        bytes[behind - 4 * 8 - 4] = 5;
+        bytes.splice(behind..behind, 1u64.to_le_bytes());
+        // The header's end, behind the last tensor's offset, is padded to a multiple of 32 as before.
+        let last = [&1u64.to_le_bytes()[..], b"y"].concat();
+        let end = bytes.windows(last.len()).rposition(|window| window == last).unwrap() + last.len() + 4 + 8 + 4 + 8;
+        match (end - 8).next_multiple_of(32) - (end - 8) {
+            padding @ 8.. => drop(bytes.drain(end + padding - 8..end + padding)),
+            _ => drop(bytes.splice(end..end, [0; 24])),
+        }
+        Map::from_bytes("f.gguf", &bytes).unwrap()
     }
 
     /// Another header than the one that was read first, as if one of the two were wrong.

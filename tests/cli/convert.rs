@@ -132,7 +132,7 @@ fn begun(place: &Workplace) -> std::process::Child {
 
 /// A command that has begun its output, in a place with as many `files` before.
 #[cfg(unix)]
-fn started(place: &Workplace, arguments: &[&str], files: usize) -> std::process::Child {
+pub(super) fn started(place: &Workplace, arguments: &[&str], files: usize) -> std::process::Child {
     use std::process::Stdio;
     use std::time::{Duration, Instant};
 
