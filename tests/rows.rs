@@ -12,8 +12,9 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use pinhole::gguf::Gguf;
+use pinhole_quant::DType;
 use pinhole_quant::gguf::{Layout, TensorSpec, Writer};
-use pinhole_quant::{DType, rows};
+use pinhole_quant::rows::{self, RowError};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use support::golden;
@@ -78,7 +79,10 @@ fn file() -> Vec<u8> {
     for (spec, numbers) in tensors {
         let row = spec.dims[0];
         let mut bytes = vec![0; spec.dtype.row_bytes(row).unwrap() * (numbers.len() / row)];
-        rows::quantize_parallel(spec.dtype, &numbers, row, &mut bytes).unwrap();
+        let quantized = rows::quantize_parallel(spec.dtype, &numbers, row, &mut bytes);
+        // NVFP4's scales stop at their largest, which is an error, and the bytes are ggml's all the same.
+        let stops = matches!(quantized, Err(RowError::TooLarge { dtype: DType::NVFP4, .. }));
+        assert!(stops || quantized.is_ok(), "{quantized:?}");
         writer.write_tensor(&spec.name, &bytes).unwrap();
     }
     writer.finish().unwrap()

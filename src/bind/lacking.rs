@@ -62,11 +62,12 @@ fn called(index: &Index, prefix: &str, alternatives: Vec<Alternative>, name: &st
     best
 }
 
-/// How many parts two names share before the first and behind the last that differ. Numbers are like each other.
+/// How much two names share: parts before the first that differs count twice, and those behind the last once, since many names end
+/// alike. Numbers are like each other.
 fn shared(one: &str, other: &str) -> usize {
     let same = |(one, other): &(&str, &str)| one == other || (is_number(one) && is_number(other));
     let first = one.split('.').zip(other.split('.')).take_while(same).count();
-    first + one.rsplit('.').zip(other.rsplit('.')).take_while(same).count()
+    2 * first + one.rsplit('.').zip(other.rsplit('.')).take_while(same).count()
 }
 
 fn is_number(part: &str) -> bool {

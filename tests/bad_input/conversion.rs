@@ -110,9 +110,14 @@ fn a_cancelled_conversion_leaves_nothing_behind() {
 
 /// Sets one number of the transformer's first projection, which is BF16.
 fn spoilt(number: usize, bits: u16) -> Disk {
+    spoilt_in("x_embedder.weight", number, bits)
+}
+
+/// Sets one number of the tensor `name` of the transformer, which is BF16.
+fn spoilt_in(name: &str, number: usize, bits: u16) -> Disk {
     let disk = Disk::new();
     disk.edit_tensors("transformer", |tensors| {
-        let tensor = tensors.get_mut("x_embedder.weight").unwrap();
+        let tensor = tensors.get_mut(name).unwrap();
         tensor.bytes[2 * number..][..2].copy_from_slice(&bits.to_le_bytes());
     });
     disk
@@ -123,22 +128,29 @@ fn spoilt(number: usize, bits: u16) -> Disk {
 fn blocks_whose_scale_overflows_are_named_and_let_through_where_asked_for() {
     let directory = tempfile::tempdir().unwrap();
     let output = directory.path().join("out.gguf");
-    let disk = spoilt(700, 0x6e01);
+    let disk = spoilt_in("transformer_blocks.0.ff.net.0.proj.weight", 700, 0x6e01);
     let source = Source::open(disk.root()).unwrap();
     let model = pinhole::pipeline::open(&source).unwrap();
     for name in ["q8_0", "q4_k_s", "q4_1", "q2_k", "iq4_nl"] {
         let plan = convert::plan(&model.source, &model.networks(), name.parse::<FileType>().unwrap()).unwrap();
-        let planned = plan.tensors.iter().find(|tensor| tensor.name == "dit.img_in.weight").unwrap();
+        let planned = plan.tensors.iter().find(|tensor| tensor.name == "dit.double_blocks.0.img_mlp.0.weight").unwrap();
         assert!(planned.to.is_quantized(), "{name}");
         let write =
             |allow_nonfinite| plan.write(&output, WriteOptions { overwrite: true, allow_nonfinite }, &mut |_| Ok(()));
         let error = write(false).unwrap_err();
         show(&error);
         let message = error.to_string();
-        assert!(message.contains("number 700 of tensor x_embedder.weight") && message.contains("998"), "{message}");
+        assert!(
+            message.contains("number 700 of tensor transformer_blocks.0.ff.net.0.proj.weight")
+                && message.contains("998"),
+            "{message}"
+        );
         assert_eq!(error.hint(), Some("bf16 and f32 have room for it; --allow-nonfinite makes it 0"));
         assert_eq!(names(directory.path()), [""; 0]);
-        assert_eq!(write(true).unwrap(), [NonFinite { tensor: "dit.img_in.weight".into(), count: 1 }]);
+        assert_eq!(
+            write(true).unwrap(),
+            [NonFinite { tensor: "dit.double_blocks.0.img_mlp.0.weight".into(), count: 1 }]
+        );
         let written = Source::open(&output).unwrap();
         let written = pinhole::pipeline::open(&written).unwrap();
         let network = &written.networks()[0];

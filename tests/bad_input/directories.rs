@@ -96,8 +96,8 @@ fn failed_downloads_are_called_that() {
 #[test]
 fn another_pipeline() {
     let disk = Disk::new();
-    disk.edit("model_index.json", |index| index["_class_name"] = "StableDiffusionXLPipeline".into());
-    let error = refused!(NotAModel, disk.open(), "StableDiffusionXLPipeline");
+    disk.edit("model_index.json", |index| index["_class_name"] = "StableDiffusion3Pipeline".into());
+    let error = refused!(NotAModel, disk.open(), "StableDiffusion3Pipeline");
     assert!(error.hint().unwrap().contains("FluxPipeline"));
 }
 

@@ -58,11 +58,14 @@ impl Names {
         }
     }
 
-    /// What `stem` stands for: weights, or biases. Of each weight, the first way in which the name is of it.
+    /// What `stem` stands for: weights, or biases. Of each weight, the first way in which the name is of it, among those with the
+    /// most parts: modules beside this one are then parts of the same way.
     pub(super) fn find(&self, stem: &str, bias: bool) -> Vec<Place> {
+        let Some(places) = self.places[usize::from(bias)].get(stem) else { return Vec::new() };
         let mut found: Vec<Place> = Vec::new();
-        for place in self.places[usize::from(bias)].get(stem).into_iter().flatten() {
-            if found.iter().all(|other| other.id != place.id || other.parts == place.parts) {
+        for place in places {
+            let is_finest = places.iter().all(|other| other.id != place.id || other.parts.len() <= place.parts.len());
+            if is_finest && found.iter().all(|other| other.id != place.id || other.parts == place.parts) {
                 found.push(place.clone());
             }
         }
