@@ -14,7 +14,8 @@ impl Source {
     /// Parts may be missing; whoever needs one asks for it.
     ///
     /// # Errors
-    /// [`Error::Io`], [`Error::Malformed`], or [`Error::NotAModel`] saying what was recognised.
+    /// [`Error::Io`](crate::Error::Io), [`Error::Malformed`](crate::Error::Malformed), or
+    /// [`Error::NotAModel`](crate::Error::NotAModel) saying what was recognised.
     pub fn open(path: &Path) -> Result<Source> {
         if !file::is_directory(path)? {
             return open_file(WeightFile::open(path)?);
@@ -47,7 +48,7 @@ impl Source {
     /// what the user gave for it, what is there, or the network of its kind in a loose file.
     ///
     /// # Errors
-    /// [`Error::NotAModel`] if a file does not hold what it is given for, or if several files hold it; [`Error::Option`] if
+    /// [`Error::NotAModel`](crate::Error::NotAModel) if a file does not hold what it is given for, or if several files hold it; [`Error::Option`](crate::Error::Option) if
     /// something is given for which there is no place.
     pub fn arranged(&self, family: &'static str, places: &[Place]) -> Result<Source> {
         files::arrange(Source { family, ..self.clone() }, places)
