@@ -23,8 +23,9 @@ use support::{Golden, given, golden, sd1, synth};
 const THREADS: usize = 2;
 
 /// How far the latents of a case may be from diffusers'. On the processor that the cases were recorded beside, they are 5e-13 to
-/// 3e-11 away; others round in another order, and weights that are off by 1e-6 move them by some 2e-10.
-const MOST: f64 = 2e-10;
+/// 3e-11 away, and up to 8e-11 for the larger model; others round in another order, and weights that are off by 1e-6 move those of the
+/// smaller one by some 2e-10.
+const MOST: [(&str, f64); 2] = [("sd1", 2e-10), ("sdxl", 5e-10)];
 
 /// The synthetic model of each family.
 const MODELS: [&str; 2] = ["sd1", "sdxl"];
@@ -90,8 +91,9 @@ fn bits(generated: &Generated) -> Vec<u32> {
 fn compare(golden: &Golden, case: &str, generated: &Generated) -> Option<String> {
     let nmse = metrics::nmse(&golden.f32(&format!("{case}.latents")), &generated.latents);
     let nmse = nmse.unwrap_or_else(|| panic!("{case}: lengths differ or not finite"));
-    println!("{case}: nmse {nmse:.2e} (at most {MOST:.0e})");
-    (nmse > MOST).then(|| format!("{case}: {nmse:.2e}"))
+    let (_, most) = MOST.into_iter().find(|(name, _)| *name == golden.name).unwrap();
+    println!("{case}: nmse {nmse:.2e} (at most {most:.0e})");
+    (nmse > most).then(|| format!("{case}: {nmse:.2e}"))
 }
 
 #[test]

@@ -18,9 +18,10 @@ use pinhole_quant::recipe::{self, FileType, Recipe};
 use pinhole_quant::{DType, rows, workers};
 use serde_json::{Value as Json, json};
 
-use crate::bind::alias::Kind;
+use crate::bind::alias::{Kind, Reads};
 use crate::builtin;
 use crate::convert::{BUNDLE_ALIGNMENT, QUANTIZATION_VERSION, Types, write_error};
+use crate::source::slot::TEXT_ENCODER;
 use crate::source::{self, HasModel, Slot, keys};
 use crate::weights::{Role, Weight};
 use crate::{Error, Result};
@@ -279,9 +280,10 @@ fn metadata(blueprint: &Blueprint, options: &Options) -> Result<Vec<(String, Val
         (keys::NAME.into(), format!("synthetic {}", options.architecture.name()).into()),
         (keys::COMPONENTS.into(), Value::Array(Array::String(names))),
     ];
-    for Planned { slot, config, .. } in &blueprint.parts {
+    for Planned { slot, kind, config, .. } in &blueprint.parts {
         metadata.push((keys::component_config(slot.name), config.to_string().into()));
-        if let (Some(name), Some(files)) = (slot.tokenizer, mini.tokenizer(slot)) {
+        let reader = if kind.reads == Some(Reads::Clip) { &TEXT_ENCODER } else { *slot };
+        if let (Some(name), Some(files)) = (slot.tokenizer, mini.tokenizer(reader)) {
             metadata.push((keys::tokenizer(name), files.tokenizer.text.as_str().into()));
         }
     }
@@ -322,5 +324,17 @@ mod tests {
         let transformer = source::networks::flux(source.component(&TRANSFORMER).unwrap()).unwrap();
         assert_eq!(transformer.net.model.manifest().parameters(), 11_901_408_320);
         assert!(matches!(write(&path, &options, |_| Ok(())), Err(Error::Io { .. })));
+    }
+
+    #[test]
+    fn every_architecture_opens_as_a_model() {
+        let dir = tempfile::tempdir().unwrap();
+        for &architecture in Architecture::ALL {
+            let path = dir.path().join(architecture.name());
+            let options = Options { architecture, file_type: FileType::Q8_0, blocks: None, hollow: true, only: None };
+            write(&path, &options, |_| Ok(())).unwrap();
+            let model = crate::open(&path).unwrap();
+            assert_eq!(model.family.places[0].slot, architecture.denoiser(), "{architecture:?}");
+        }
     }
 }

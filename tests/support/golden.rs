@@ -17,7 +17,7 @@ pub(crate) fn directory() -> PathBuf {
 
 /// One golden: a JSON header and, beside it, named tensors. Reading what is not there panics with its name.
 pub(crate) struct Golden {
-    name: String,
+    pub(crate) name: String,
     header: Value,
     tensors: Vec<u8>,
 }
