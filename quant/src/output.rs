@@ -366,7 +366,7 @@ mod tests {
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
         assert_eq!(fs::read(&real).unwrap(), b"new");
         assert_eq!(fs::metadata(&real).unwrap().permissions().mode(), usual);
-        // A private file is none of what a link leads to, and takes its place.
+        // A private file takes the place of a link, and leaves alone what the link leads to.
         let mut file = AtomicFile::create_private(&link).unwrap();
         file.write_all(b"mine").unwrap();
         file.commit().unwrap();

@@ -53,8 +53,8 @@ impl Workers {
         if *threads < 2 {
             return None;
         }
-        let start = || ThreadPoolBuilder::new().num_threads(*threads).thread_name(|_| "workers".into()).build().ok();
-        started.get_or_init(start).as_ref()
+        let builder = ThreadPoolBuilder::new().num_threads(*threads).thread_name(|_| "workers".into());
+        started.get_or_init(|| builder.build().ok()).as_ref()
     }
 }
 
@@ -80,7 +80,7 @@ impl Drop for Inside {
 /// Does `work` with each of `parts`, on the threads of the [current](Workers::current) workers.
 ///
 /// # Errors
-/// One of those that `work` returns. What has not begun by then is left out.
+/// One error of those that `work` returns. Parts that no thread has begun when it comes are left out.
 pub fn try_for_each<T: Send, E: Send>(parts: Vec<T>, work: impl Fn(T) -> Result<(), E> + Sync + Send) -> Result<(), E> {
     let workers = Workers::current();
     match workers.pool().filter(|_| parts.len() > 1) {

@@ -106,7 +106,7 @@ impl Backend {
             // SAFETY: the parameters are ggml's defaults for this many threads; ggml copies them.
             unsafe {
                 let mut params = sys::ggml_threadpool_params_default(threads);
-                // Between graphs they sleep: to poll takes time from whoever works.
+                // Between graphs they sleep: threads that poll take time from threads that work.
                 params.poll = 0;
                 sys::ggml_threadpool_new(&mut params)
             }

@@ -39,7 +39,7 @@ pub fn restart_device_peak() {
 /// Whether threads of this process share one heap.
 static SHARED_HEAP: AtomicBool = AtomicBool::new(false);
 
-/// Has all threads of the process share one heap. The C library gives each its own, for which it takes 64 MiB of address space that
+/// Makes all threads of the process share one heap. The C library gives each thread its own heap, and takes 64 MiB of address space that
 /// a limit may not have. For a program that has little of it, not for a library.
 pub fn share_heap() {
     account::share_heap();

@@ -203,7 +203,7 @@ pub fn parameters_text(prompt: &str, negative_prompt: Option<&str>, settings: &[
 /// How lines begin that are not a prompt's own, in small letters, without their colons.
 const MARKS: [&str; 2] = ["negative prompt", "steps"];
 
-/// A prompt, of which no line can pass for another part of [`parameters_text`].
+/// The prompt, changed so that none of its lines looks like another part of [`parameters_text`].
 fn plain(text: &str) -> String {
     let text = text.replace("\r\n", "\n").replace('\r', "\n");
     let mut lines = Vec::new();

@@ -132,7 +132,7 @@ impl Map {
         Ok(())
     }
 
-    /// What is wrong with a file whose bytes in `range` are not to be had.
+    /// The error for a file whose bytes in `range` cannot be read.
     #[cfg(unix)]
     fn lost(&self, range: &Range<usize>, error: io::Error) -> Error {
         let now = match &self.bytes {

@@ -22,7 +22,7 @@ const MAGIC: &[u8; 4] = b"GGUF";
 /// The most dimensions, and the first type, that it does not read.
 const DIMS: usize = 4;
 const TYPES: u32 = 40;
-/// The most values in arrays, each of which it keeps as a value of JSON.
+/// The most values in arrays that are compared: gguf-rs keeps each as a value of JSON.
 const VALUES: usize = 1 << 21;
 /// How many differences are told.
 const TOLD: usize = 20;

@@ -58,8 +58,8 @@ impl Names {
         }
     }
 
-    /// What `stem` stands for: weights, or biases. Of each weight, the first way in which the name is of it, among those with the
-    /// most parts: modules beside this one are then parts of the same way.
+    /// The weights, or biases, that `stem` stands for. If a weight can be parted in several ways, the way with the most parts counts,
+    /// and the first of equals: the modules of one file then part the weight in the same way.
     pub(super) fn find(&self, stem: &str, bias: bool) -> Vec<Place> {
         let Some(places) = self.places[usize::from(bias)].get(stem) else { return Vec::new() };
         let mut found: Vec<Place> = Vec::new();

@@ -38,7 +38,7 @@ pub(super) struct PngText {
 }
 
 impl Outputs {
-    /// Creates every file that `settings` will fill, none of which is one of `inputs`.
+    /// Creates every file that `settings` will fill. Refuses to create one that is among `inputs`.
     ///
     /// # Errors
     /// Where one cannot be written, or would replace something else.

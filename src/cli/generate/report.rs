@@ -150,7 +150,7 @@ impl Run<'_> {
         let inside = Inside { version, model: &model, parts: &self.origins, seed, parameters: &parameters };
         PngText {
             parameters: parameters_text(parameters.prompt, parameters.negative_prompt, &pairs),
-            // Numbers and texts: nothing that JSON has not.
+            // Numbers and texts alone: JSON has all of them.
             json: serde_json::to_string(&inside).unwrap_or_default(),
         }
     }

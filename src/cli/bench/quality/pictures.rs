@@ -127,7 +127,7 @@ impl Studio<'_> {
             cfg_scale: settings.cfg_scale,
             max_sequence_length: settings.max_sequence_length,
         };
-        // Numbers and texts: nothing that JSON has not.
+        // Numbers and texts alone: JSON has all of them.
         serde_json::to_string(&made).unwrap_or_default()
     }
 }
