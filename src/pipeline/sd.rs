@@ -44,7 +44,7 @@ const SAMPLE_SIZE: usize = 64;
 /// The name of the text encoder's subject.
 const CLIP: &str = "clip";
 
-fn rules(side: usize, factor: usize, tokens: usize) -> Rules {
+pub(super) fn rules(side: usize, factor: usize, tokens: usize) -> Rules {
     Rules {
         multiple: factor,
         most_pixels: 16384,

@@ -6,7 +6,7 @@ use super::fit::{self, Side};
 use super::opened::{Additions, Autoencoder, Encoders, Family, Opened, Reader, texts};
 use super::prompts::{ArraySpec, Prompt};
 use super::request::Settings;
-use super::rules::{Defaults, GuidanceScale, Rules, Use};
+use super::rules::{Defaults, GuidanceScale, Rules};
 use super::run::Run;
 use super::sd::{self, UnetDenoiser};
 use crate::bind::alias;
@@ -48,27 +48,12 @@ const CLIPS: [&str; 2] = ["clip", "clip_2"];
 /// What the text encoders are called in messages.
 const NAMES: [&str; 2] = ["CLIP", "the second CLIP"];
 
+/// Those of the family's first version, except what was published otherwise.
 fn rules(side: usize, factor: usize, tokens: usize) -> Rules {
-    Rules {
-        multiple: factor,
-        most_pixels: 16384,
-        tokens: tokens..=tokens,
-        guidance: None,
-        is_told_sizes: true,
-        // `force_zeros_for_empty_prompt` of every published model that takes a negative prompt.
-        zeros_without_negative: true,
-        inputs: &[Use::Start, Use::Mask],
-        defaults: Defaults {
-            width: side,
-            height: side,
-            steps: 50,
-            cfg_scale: 5.0,
-            negative_prompt: String::new(),
-            tokens,
-            strength: 0.3,
-            strength_with_mask: 0.9999,
-        },
-    }
+    let first = sd::rules(side, factor, tokens);
+    let defaults = Defaults { cfg_scale: 5.0, strength: 0.3, strength_with_mask: 0.9999, ..first.defaults };
+    // Zeros are `force_zeros_for_empty_prompt` of every published model that takes a negative prompt.
+    Rules { is_told_sizes: true, zeros_without_negative: true, defaults, ..first }
 }
 
 fn open(source: Source, additions: &Additions) -> Result<Opened> {

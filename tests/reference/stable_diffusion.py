@@ -156,19 +156,9 @@ def schedule(case: Case):
     return getattr(diffusers, name).from_config(SCHEDULER, **told, **case.scheduler)
 
 
-def draw(pipes: dict, case: Case, **changed) -> tuple[np.ndarray, np.ndarray]:
-    """The last latents [batch, C, h, w] and the picture of the first. Every picture of a batch is a run with its own seed."""
-    pipe = pipes["text" if case.strength is None else "mask" if case.masked else "picture"]
-    size, found, pictures = (case.width, case.height), [], []
-    arguments = {} if case.strength is None else {"image": given.picture(*size), "strength": case.strength}
-    if case.masked:
-        arguments["mask_image"] = given.mask(*size)
-    if case.strength is None or case.masked:
-        arguments |= {"width": case.width, "height": case.height}
-    if case.clip_skip and case.cfg_scale > 1:
-        # By itself, diffusers sends the negative prompt through all layers.
-        negative = pipe.encode_prompt(case.negative_prompt, "cpu", 1, False, clip_skip=case.clip_skip)[0]
-        arguments["negative_prompt_embeds"] = negative
+def drawn(pipe, case: Case, schedule, arguments: dict) -> tuple[np.ndarray, np.ndarray]:
+    """What `draw` returns, of a pipeline called with `arguments`; `schedule` makes the scheduler of a case."""
+    found, pictures = [], []
     for i in range(case.batch):
         pipe.scheduler, last = schedule(case), []
 
@@ -184,11 +174,27 @@ def draw(pipes: dict, case: Case, **changed) -> tuple[np.ndarray, np.ndarray]:
             clip_skip=case.clip_skip,
             generator=generate.generator((case.seed + i) % 2**64),
             callback_on_step_end=keep,
-            **(arguments | changed),
+            **arguments,
         )
         found.append(last[0][0].numpy())
         pictures.append(np.asarray(made.images[0]))
     return np.stack(found), pictures[0]
+
+
+def draw(pipes: dict, case: Case, **changed) -> tuple[np.ndarray, np.ndarray]:
+    """The last latents [batch, C, h, w] and the picture of the first. Every picture of a batch is a run with its own seed."""
+    pipe = pipes["text" if case.strength is None else "mask" if case.masked else "picture"]
+    size = (case.width, case.height)
+    arguments = {} if case.strength is None else {"image": given.picture(*size), "strength": case.strength}
+    if case.masked:
+        arguments["mask_image"] = given.mask(*size)
+    if case.strength is None or case.masked:
+        arguments |= {"width": case.width, "height": case.height}
+    if case.clip_skip and case.cfg_scale > 1:
+        # By itself, diffusers sends the negative prompt through all layers.
+        negative = pipe.encode_prompt(case.negative_prompt, "cpu", 1, False, clip_skip=case.clip_skip)[0]
+        arguments["negative_prompt_embeds"] = negative
+    return drawn(pipe, case, schedule, arguments | changed)
 
 
 def health(name: str, pipes: dict, case: Case) -> None:

@@ -18,7 +18,6 @@ import torch
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
 import cases
-import generate
 import given
 import goldenfile
 import models
@@ -144,7 +143,7 @@ def schedule(case: Case):
 def draw(pipes: dict, case: Case) -> tuple[np.ndarray, np.ndarray]:
     """The last latents [batch, C, h, w] and the picture of the first. Every picture of a batch is a run with its own seed."""
     pipe = pipes["text" if case.strength is None else "mask" if case.masked else "picture"]
-    size, found, pictures = (case.width, case.height), [], []
+    size = (case.width, case.height)
     arguments = {} if case.strength is None else {"image": given.picture(*size), "strength": case.strength}
     if case.masked:
         arguments["mask_image"] = given.mask(*size)
@@ -159,26 +158,7 @@ def draw(pipes: dict, case: Case) -> tuple[np.ndarray, np.ndarray]:
         # By itself, diffusers sends the negative prompt through all layers but one.
         negative = pipe.encode_prompt(case.negative_prompt, device="cpu", do_classifier_free_guidance=False, clip_skip=case.clip_skip)
         arguments |= {"negative_prompt_embeds": negative[0], "negative_pooled_prompt_embeds": negative[2]}
-    for i in range(case.batch):
-        pipe.scheduler, last = schedule(case), []
-
-        def keep(_pipe, _step, _timestep, tensors):
-            last[:] = [tensors["latents"].clone()]
-            return {}
-
-        made = pipe(
-            prompt=case.prompt,
-            negative_prompt=None if "negative_prompt_embeds" in arguments else case.negative_prompt,
-            num_inference_steps=case.steps,
-            guidance_scale=case.cfg_scale,
-            clip_skip=case.clip_skip,
-            generator=generate.generator((case.seed + i) % 2**64),
-            callback_on_step_end=keep,
-            **arguments,
-        )
-        found.append(last[0][0].numpy())
-        pictures.append(np.asarray(made.images[0]))
-    return np.stack(found), pictures[0]
+    return sd.drawn(pipe, case, schedule, arguments)
 
 
 def main() -> None:
