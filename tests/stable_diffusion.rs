@@ -1,6 +1,6 @@
-//! Stable Diffusion 1 and XL against diffusers in float32: every sampler, requests that begin with a picture, and the same model in
-//! other files. The expected latents were recorded by `tests/reference/stable_diffusion.py`
-//! and `stable_diffusion_xl.py`.
+//! Stable Diffusion 1, 2 and XL against diffusers in float32: every sampler, requests that begin with a picture, and the same model in
+//! other files. The expected latents were recorded by `tests/reference/stable_diffusion.py`, `stable_diffusion_2.py` and
+//! `stable_diffusion_xl.py`.
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
 mod support;
@@ -17,6 +17,7 @@ use pinhole::plan::Offload;
 use pinhole::source::{Files, Layout, Source};
 use pinhole_quant::metrics;
 use pinhole_quant::recipe::FileType;
+use support::numbers::Format;
 use support::{Golden, given, golden, sd1, synth};
 
 /// Two threads, as many as the smallest machine that runs the tests has.
@@ -25,10 +26,10 @@ const THREADS: usize = 2;
 /// How far the latents of a case may be from diffusers'. On the processor that the cases were recorded beside, they are 5e-13 to
 /// 3e-11 away, and up to 8e-11 for the larger model; others round in another order, and weights that are off by 1e-6 move those of the
 /// smaller one by some 2e-10.
-const MOST: [(&str, f64); 2] = [("sd1", 2e-10), ("sdxl", 5e-10)];
+const MOST: [(&str, f64); 3] = [("sd1", 2e-10), ("sd2", 2e-10), ("sdxl", 5e-10)];
 
 /// The synthetic model of each family.
-const MODELS: [&str; 2] = ["sd1", "sdxl"];
+const MODELS: [&str; 3] = ["sd1", "sd2", "sdxl"];
 
 fn golden() -> Golden {
     Golden::load("sd1")
@@ -163,6 +164,7 @@ fn without_a_sampler_the_model_says() {
 #[test]
 fn streamed_equals_resident() {
     streamed(&Golden::load("sd1"), &["empty_negative", "inpaint", "batch"]);
+    streamed(&Golden::load("sd2"), &["clip_skip", "batch"]);
     streamed(&Golden::load("sdxl"), &["sizes", "inpaint", "batch"]);
 }
 
@@ -188,8 +190,9 @@ fn streamed(golden: &Golden, cases: &[&str]) {
 /// Fewer steps than one are refused before anything is loaded.
 #[test]
 fn streamed_equals_resident_in_every_type() {
-    for golden in MODELS.map(Golden::load) {
-        every_type(&golden);
+    // Version 2's networks are those of version XL.
+    for name in ["sd1", "sdxl"] {
+        every_type(&Golden::load(name));
     }
 }
 
@@ -297,6 +300,75 @@ fn one_file_with_original_names_is_the_same_model() {
     let [a, b] = [source, Source::open(&directory).unwrap()]
         .map(|source| generate(&mut on(pipeline::open(&source).unwrap(), "cpu"), &request));
     assert!(bits(&a) == bits(&b), "other latents");
+}
+
+/// A model's first request, in fewer steps, by a directory whose schedule is the published one of `file`, which says nothing of it.
+fn drawn_alike(golden: &Golden, file: Source, name: &str) -> [Generated; 2] {
+    let dir = tempfile::tempdir().unwrap();
+    let mut scheduler = golden.at("/scheduler").clone();
+    scheduler.as_object_mut().unwrap().remove("timestep_spacing");
+    scheduler["prediction_type"] = serde_json::json!("epsilon");
+    sd1::write_directory(dir.path(), golden, &scheduler);
+    let request = Request { steps: Some(2), negative_prompt: Some("wow!".into()), ..request(golden, name) };
+    [file, Source::open(dir.path()).unwrap()].map(|source| {
+        let model = pipeline::open(&source).unwrap();
+        assert_eq!(model.family.name, if golden.name == "sdxl" { "sdxl" } else { "sd1" });
+        generate(&mut on(model, "cpu"), &request)
+    })
+}
+
+/// Opens `path` with the tokenizers that belong to `golden`, written into `dir`, and `parts` in the place of its own.
+fn with_parts(golden: &Golden, dir: &Path, path: &Path, parts: &[(&str, &Path)]) -> Source {
+    let mut files = Files::default();
+    for (name, pad) in [("tokenizer", "/pad"), ("tokenizer_2", "/pad_2")] {
+        if name == "tokenizer" || golden.get(pad).is_some() {
+            sd1::write_tokenizer(&dir.join(name), golden.get(pad));
+            files.add(name, dir.join(name));
+        }
+    }
+    parts.iter().for_each(|(name, path)| files.add(name, path.to_path_buf()));
+    Source::assemble(Some(Source::open(path).unwrap()), &files).unwrap()
+}
+
+/// Version 2's file has a layer of its text encoder more, fused projections and, in version XL, a projection that lies transposed.
+#[test]
+fn one_file_with_openclip_names_is_the_same_model() {
+    for (name, case) in [("sd2", "euler"), ("sdxl", "sizes")] {
+        let (golden, dir) = (Golden::load(name), tempfile::tempdir().unwrap());
+        let safetensors = dir.path().join("model.safetensors");
+        sd1::write_checkpoint(&safetensors, &golden);
+        // stable-diffusion.cpp keeps names, and writes no metadata.
+        let gguf = dir.path().join("model.gguf");
+        let tensors: Vec<_> = sd1::original_tensors(&golden).into_values().flatten().collect();
+        sd1::write_gguf(&gguf, &tensors, Format::F32, false);
+        for path in [safetensors, gguf] {
+            let source = with_parts(&golden, dir.path(), &path, &[]);
+            let [a, b] = drawn_alike(&golden, source, case);
+            assert!(bits(&a) == bits(&b), "{}: other latents", path.display());
+        }
+    }
+}
+
+/// ComfyUI-GGUF's file has the UNet alone, with tensors in another shape. The other parts lie beside it.
+#[test]
+fn a_folder_with_reshaped_tensors_is_the_same_model() {
+    let (golden, dir) = (Golden::load("sdxl"), tempfile::tempdir().unwrap());
+    let folder = dir.path().join("files");
+    fs::create_dir(&folder).unwrap();
+    let mut parts = sd1::original_tensors(&golden);
+    for (part, file) in [("text_encoder", "clip_l"), ("text_encoder_2", "clip_g"), ("vae", "sdxl_vae")] {
+        sd1::write_tensors(&folder.join(format!("{file}.safetensors")), &parts.remove(part).unwrap());
+    }
+    let unet = folder.join("unet.gguf");
+    sd1::write_gguf(&unet, &parts["unet"], Format::F32, true);
+    let [a, b] = drawn_alike(&golden, with_parts(&golden, dir.path(), &folder, &[]), "sizes");
+    assert!(bits(&a) == bits(&b), "other latents");
+    // Quantized over the ends of rows.
+    sd1::write_gguf(&unet, &parts["unet"], Format::Q8_0, true);
+    let [a, b] = drawn_alike(&golden, with_parts(&golden, dir.path(), &folder, &[]), "sizes");
+    let nmse = metrics::nmse(&b.latents, &a.latents).unwrap();
+    println!("reshaped q8_0: nmse {nmse:.2e}");
+    assert!(nmse > 0.0 && nmse < 6e-3, "{nmse:e}");
 }
 
 /// How far the latents of a bundle are from those of the model that it was made of, at most.

@@ -11,7 +11,7 @@ mod t5;
 mod unet;
 
 pub use autoencoder_kl::{KIND as AUTOENCODER_KL, aliases as autoencoder_kl, levels as autoencoder_levels};
-pub use clip::{KIND as CLIP, aliases as clip};
+pub use clip::{KIND as CLIP, aliases as clip, is_open_clip};
 pub use flux::{KIND as FLUX, aliases as flux};
 pub use kind::{Follows, Kind, Reads, Sign};
 pub use names::{Aliases, Alternative, Part, Rows};

@@ -1,7 +1,8 @@
 //! From a model's weights to the bytes of a file.
 //!
 //! [`Bound`] says, for each weight of a [`Manifest`], which rows of which file tensors make it up, one below the other:
-//! one tensor as it is, three for a fused `qkv`, two swapped halves. Nothing is read while binding.
+//! one tensor as it is, three for a fused `qkv`, two swapped halves. While binding, nothing is read but scales and matrices that
+//! lie transposed.
 
 pub mod alias;
 mod contents;
@@ -50,6 +51,20 @@ impl Piece {
         }
     }
 
+    /// The columns of the matrix `name`, one after the other: read here, since no file has them so. Such matrices are small: one
+    /// projection of a pooled vector.
+    ///
+    /// # Errors
+    /// Those of [`whole`](Piece::whole) and [`in_memory`](Piece::in_memory); [`Error::OutOfMemory`].
+    fn columns(name: &str, tensor: &FileTensor) -> Result<Piece> {
+        let piece = Piece::whole(name, tensor)?;
+        let [row, rows, ..] = tensor.shape.dims();
+        let mut numbers = zeros(piece.len())?;
+        piece.read_f32(&mut numbers)?;
+        let columns = (0..row).flat_map(|column| numbers.iter().skip(column).step_by(row));
+        Piece::in_memory(name, tensor.path(), &crate::reserve::collect("a weight", row * rows, columns.copied())?)
+    }
+
     /// Numbers in memory, as if `path` had them as its tensor `name`.
     ///
     /// # Errors
@@ -89,13 +104,12 @@ impl Piece {
         self.numbers.is_empty()
     }
 
-    /// Its bytes in the file.
+    /// Its bytes in the file: those of all blocks that have one of its numbers.
     pub fn bytes(&self) -> &[u8] {
-        // Whole rows, and blocks divide rows: `Bound::new` made sure.
         let per_block = self.storage().block_size();
         let all = self.tensor.bytes();
         let block_bytes = all.len() / (self.tensor.shape.elements() / per_block);
-        &all[self.numbers.start / per_block * block_bytes..self.numbers.end / per_block * block_bytes]
+        &all[self.numbers.start / per_block * block_bytes..self.numbers.end.div_ceil(per_block) * block_bytes]
     }
 
     /// The map of its file, and where in it its bytes lie.
@@ -105,7 +119,7 @@ impl Piece {
         (self.tensor.map(), start..start + self.bytes().len())
     }
 
-    /// `len` of its numbers, from number `start` on, of which whole blocks.
+    /// `len` of its numbers, from number `start` on.
     ///
     /// # Panics
     /// Where they are not all in the piece.
@@ -139,7 +153,16 @@ impl Piece {
     /// # Errors
     /// [`Error::Mismatch`] for a storage that holds no weights.
     pub fn convert_f32(&self, bytes: &[u8], out: &mut [f32]) -> Result<()> {
-        read_f32(self.storage(), bytes, out).map_err(|found| self.unreadable(found))?;
+        let block = self.storage().block_size();
+        let skipped = self.numbers.start % block;
+        if skipped == 0 && self.numbers.end.is_multiple_of(block) {
+            read_f32(self.storage(), bytes, out).map_err(|found| self.unreadable(found))?;
+        } else {
+            // Blocks that reach over the ends of a row: tensors that were reshaped so that blocks divide them.
+            let mut blocks = zeros((skipped + out.len()).next_multiple_of(block))?;
+            read_f32(self.storage(), bytes, &mut blocks).map_err(|found| self.unreadable(found))?;
+            out.copy_from_slice(&blocks[skipped..skipped + out.len()]);
+        }
         if self.scale != 1.0 {
             out.iter_mut().for_each(|number| *number *= self.scale);
         }
@@ -250,7 +273,7 @@ impl Bound {
         }
     }
 
-    /// What gives `numbers` of `id`: whole blocks of each piece.
+    /// What gives `numbers` of `id`.
     pub(crate) fn parts(&self, id: WeightId, numbers: Range<usize>) -> Vec<Piece> {
         let (mut parts, mut first) = (Vec::new(), 0);
         for piece in self.pieces(id) {
@@ -397,6 +420,9 @@ pub fn shape_of(index: &Index, prefix: &str, aliases: Aliases<'_>, name: &str) -
     if rest.is_empty() && *rows == Rows::All {
         return Some(*first);
     }
+    if rest.is_empty() && *rows == Rows::Columns {
+        return transposed(*first);
+    }
     let rows = found.iter().map(|(shape, rows)| shape.rows() / rows.fraction().1);
     Shape::new(&[first.row(), rows.sum::<usize>()])
 }
@@ -410,6 +436,13 @@ fn fit(weight: &Weight, found: Vec<Found<'_>>, origin: &Path) -> Result<Vec<Piec
     let mut pieces = Vec::with_capacity(found.len());
     let single = found.len() == 1;
     for (name, tensor, rows) in found {
+        if rows == Rows::Columns {
+            if !single || transposed(tensor.shape).is_none_or(|shape| shape != expected) {
+                return Err(wrong());
+            }
+            pieces.push(Piece::columns(&name, tensor)?);
+            continue;
+        }
         let (at, of) = rows.fraction();
         let each = tensor.shape.elements() / of;
         let numbers = at * each..(at + 1) * each;
@@ -432,6 +465,12 @@ fn fit(weight: &Weight, found: Vec<Found<'_>>, origin: &Path) -> Result<Vec<Piec
         }
     }
     Ok(pieces)
+}
+
+/// The shape of the transpose of a matrix of `shape`; `None` if that is no matrix.
+fn transposed(shape: Shape) -> Option<Shape> {
+    let [columns, rows, 1, 1] = shape.dims() else { return None };
+    Shape::new(&[rows, columns])
 }
 
 /// Whether numbers so stored can be weights: floating point, or quantized in a format that can be read back.

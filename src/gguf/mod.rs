@@ -61,7 +61,7 @@ impl Gguf {
         let header = walk::walk(map.path(), map.bytes())?;
         let metadata = Metadata::new(map.path(), header.metadata)?;
         let alignment = validate::alignment(&metadata)?;
-        let index = validate::index(&map, header.tensors, header.bytes, alignment)?;
+        let index = validate::index(&map, &metadata, header.tensors, header.bytes, alignment)?;
         Ok(Gguf { metadata, index, version: header.version, alignment })
     }
 }

@@ -4,7 +4,7 @@ use super::storage::Storage;
 use crate::tensor::{MAX_DIMS, Shape};
 
 /// A shape of at most four extents with the same bytes: the slowest are merged.
-pub(super) fn fold(extents: &[usize]) -> Option<Shape> {
+pub(crate) fn fold(extents: &[usize]) -> Option<Shape> {
     if extents.len() <= MAX_DIMS {
         return Shape::new(extents);
     }

@@ -20,8 +20,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub(crate) use download::{CUT_SHORT, failed_text, failed_weights};
-pub(crate) use extents::extents_needed;
-use extents::fold;
+pub(crate) use extents::{extents_needed, fold};
 #[cfg(unix)]
 pub use lost::on_lost_page;
 pub use map::{MAP_ALIGNMENT, Map};
@@ -39,7 +38,7 @@ pub struct FileTensor {
     /// How the file stores its numbers.
     pub storage: Storage,
     /// Its shape. Where the file has more than four dimensions, the slowest are merged: `[a, b, c, d, e]` is
-    /// `[a, b, c, d*e]`, which leaves the bytes as they are.
+    /// `[a, b, c, d*e]`, which leaves the bytes as they are. Of a tensor that ComfyUI-GGUF reshaped, the shape that it had.
     pub shape: Shape,
     /// Its extents as the file gives them, in ggml order; one `1` for a single number.
     pub file_shape: Vec<usize>,

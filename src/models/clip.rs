@@ -65,13 +65,16 @@ pub struct Output {
     pub normalised: bool,
     /// Whether the pooled vector, of the last layer after the final norm, goes through the `text_projection`.
     pub projected: bool,
+    /// Whether the last layer of OpenCLIP's own files is left out for good, and those before it are counted as if it were not there:
+    /// Stable Diffusion 2 was trained so, and diffusers' directories of it have one layer less.
+    pub shortened: bool,
 }
 
 impl Output {
     /// The last layer's, normalised.
-    pub const LAST: Output = Output { skipped: 0, normalised: true, projected: false };
+    pub const LAST: Output = Output { skipped: 0, normalised: true, projected: false, shortened: false };
     /// The last but one layer's as they are.
-    pub const SECOND_LAST: Output = Output { skipped: 1, normalised: false, projected: false };
+    pub const SECOND_LAST: Output = Output { skipped: 1, normalised: false, ..Output::LAST };
     /// The same, and the projected pooled vector.
     pub const SECOND_LAST_PROJECTED: Output = Output { projected: true, ..Output::SECOND_LAST };
 }
@@ -84,7 +87,7 @@ pub const LEGACY_EOS: u32 = 2;
 const HEAD_WIDTH: usize = 64;
 
 /// The widest encoder that OpenAI published (CLIP-L). The wider ones are OpenCLIP's, with another activation.
-const WIDEST_OF_OPENAI: usize = 768;
+pub(crate) const WIDEST_OF_OPENAI: usize = 768;
 
 impl Default for Config {
     fn default() -> Config {
@@ -352,7 +355,7 @@ impl Clip {
     /// are, for a projection that the model does not have, and for one beside normalised states of an earlier layer.
     pub fn with(config: &Config, output: Output) -> Result<Clip> {
         let layers = config.num_hidden_layers;
-        let Output { skipped, normalised, projected } = output;
+        let Output { skipped, normalised, projected, .. } = output;
         let through = layers.checked_sub(skipped).filter(|&through| through > 0);
         let through =
             through.ok_or_else(|| Error::graph("declare", format!("{skipped} of {layers} layers skipped")))?;

@@ -1,4 +1,5 @@
-//! Stable Diffusion 1: diffusers' `StableDiffusionPipeline`. Models of version 2 that lie in its layout are the same but for sizes.
+//! Stable Diffusion 1 and 2: diffusers' `StableDiffusionPipeline`. Version 2 has another text encoder, OpenCLIP's, and some of its
+//! models predict velocities.
 
 use super::encoders::{CLIP_NAME, ClipEncoder};
 use super::fit::{self, Side};
@@ -16,7 +17,7 @@ use crate::models::layers::sinusoid;
 use crate::models::unet::{Size, Unet};
 use crate::plan::measure::Subject;
 use crate::plan::{Phase, Runs};
-use crate::sample::{DiscreteConfig, Scheduler};
+use crate::sample::{DiscreteConfig, Prediction, Scheduler};
 use crate::source::networks::{self, AutoencoderKl};
 use crate::source::slot::{TEXT_ENCODER, UNET, VAE};
 use crate::source::{Component, Network, Networks, Part, Place, Source, Text};
@@ -29,7 +30,7 @@ pub(super) static SD1: Family = Family {
     classes: &["StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline"],
     places: &[
         Place::needed(&UNET, &alias::UNET, |component| Ok(Box::new(networks::unet(component)?))),
-        Place::needed(&TEXT_ENCODER, &alias::CLIP, |component| Ok(Box::new(networks::clip(component)?.0))),
+        Place::needed(&TEXT_ENCODER, &alias::CLIP, |component| Ok(Box::new(networks::clip_with(component, OUTPUT)?.0))),
         Place::needed(&VAE, &alias::AUTOENCODER_KL, |component| Ok(Box::new(networks::autoencoder_kl(component)?))),
     ],
     marks: &[],
@@ -40,6 +41,11 @@ pub(super) static SD1: Family = Family {
 
 /// Latents on a side of the picture that a model was trained on, if its files do not say.
 const SAMPLE_SIZE: usize = 64;
+/// The same for models of version 2 that predict velocities.
+const LARGER_SAMPLE_SIZE: usize = 96;
+
+/// What the text encoder gives.
+const OUTPUT: Output = Output { shortened: true, ..Output::LAST };
 
 /// The name of the text encoder's subject.
 const CLIP: &str = "clip";
@@ -71,16 +77,18 @@ fn open(source: Source, additions: &Additions) -> Result<Opened> {
         component.require_configuration()?;
     }
     let mut unet = networks::unet(source.component(&UNET)?)?;
-    let output = Output { skipped: additions.clip_skip.unwrap_or(0), ..Output::LAST };
+    let output = Output { skipped: additions.clip_skip.unwrap_or(0), ..OUTPUT };
     let mut clip = ClipEncoder::open_with(&source, &TEXT_ENCODER, output)?;
     let vae = networks::autoencoder_kl(source.component(&VAE)?)?;
     let scheduler = match &source.scheduler {
         Some(Text { text, origin }) => Scheduler::from_json(text, origin)?,
-        None => Scheduler::Discrete(DiscreteConfig::stable_diffusion()),
+        None => Scheduler::Discrete(schedule(&unet)?),
     };
     check(&source, &unet, &clip, &vae)?;
     let loras = additions.apply(&mut [unet.target(), clip.part.target()])?;
-    let side = sample_size(source.component(&UNET)?, SAMPLE_SIZE) * vae.factor();
+    let predicts_v = matches!(&scheduler, Scheduler::Discrete(config) if config.prediction_type == Prediction::V);
+    let trained_on = if predicts_v { LARGER_SAMPLE_SIZE } else { SAMPLE_SIZE };
+    let side = sample_size(source.component(&UNET)?, trained_on) * vae.factor();
     let rules = rules(side, vae.factor(), clip.reader(CLIP_NAME).length).read(&source, GuidanceScale::Free)?;
     Ok(Opened {
         family: &SD1,
@@ -92,6 +100,35 @@ fn open(source: Source, additions: &Additions) -> Result<Opened> {
         loras,
         source,
     })
+}
+
+/// The width of version 2's prompts.
+const WIDTH_OF_2: usize = 1024;
+
+/// Of the versions 2, those that predict velocities have a wider spread than this in the bias of the UNet's last norm before a
+/// self-attention. No file says what its model predicts; ComfyUI tells them apart so.
+const SPREAD_OF_V: f32 = 0.09;
+
+/// The published schedule of a model whose files have none.
+fn schedule(unet: &Part<Unet>) -> Result<DiscreteConfig> {
+    let first = DiscreteConfig::stable_diffusion();
+    let manifest = unet.net.model.manifest();
+    let is_last_norm =
+        |name: &str| name.ends_with(".transformer_blocks.0.norm1.bias") && name.starts_with("up_blocks.");
+    let norm = manifest.iter().filter(|(_, weight)| is_last_norm(&weight.name)).last();
+    let (WIDTH_OF_2, Some((norm, _))) = (unet.net.config().cross_attention_dim, norm) else { return Ok(first) };
+    Ok(match spread(&unet.bound.read_f32(norm)?) > SPREAD_OF_V {
+        true => DiscreteConfig { class_name: "DDIMScheduler".into(), prediction_type: Prediction::V, ..first },
+        false => first,
+    })
+}
+
+/// The standard deviation of `numbers`.
+fn spread(numbers: &[f32]) -> f32 {
+    let count = numbers.len().max(1) as f32;
+    let mean = numbers.iter().sum::<f32>() / count;
+    let squares: f32 = numbers.iter().map(|number| (number - mean).powi(2)).sum();
+    (squares / count).sqrt()
 }
 
 /// What diffusers' pipeline makes of a schedule: files written before these settings existed hold others.
@@ -228,5 +265,16 @@ impl Denoiser for UnetDenoiser {
 
     fn unpack(&self, packed: &[f32], _: [usize; 4]) -> Result<Vec<f32>> {
         reserve::repeat("the latents", packed, 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_spread_is_the_standard_deviation() {
+        assert_eq!(spread(&[1.0, 3.0, 1.0, 3.0]), 1.0);
+        assert_eq!((spread(&[0.5; 320]), spread(&[])), (0.0, 0.0));
     }
 }

@@ -13,10 +13,10 @@ use crate::bind::alias;
 use crate::models::clip::Output;
 use crate::models::unet::{SIZES, Unet};
 use crate::plan::measure::Subject;
-use crate::sample::{DiscreteConfig, Scheduler};
+use crate::sample::{DiscreteConfig, Prediction, Scheduler};
 use crate::source::networks::{self, AutoencoderKl};
 use crate::source::slot::{TEXT_ENCODER, TEXT_ENCODER_2, UNET, VAE};
-use crate::source::{Network, Networks, Part, Place, Source, Text};
+use crate::source::{Component, Network, Networks, Part, Place, Source, Text};
 use crate::text::Encoded;
 use crate::{Error, Result};
 
@@ -30,7 +30,9 @@ pub(super) static SDXL: Family = Family {
         Place::needed(&TEXT_ENCODER_2, &alias::CLIP, |component| {
             Ok(Box::new(networks::clip_with(component, Output::SECOND_LAST_PROJECTED)?.0))
         }),
-        Place::needed(&VAE, &alias::AUTOENCODER_KL, |component| Ok(Box::new(networks::autoencoder_kl(component)?))),
+        Place::needed(&VAE, &alias::AUTOENCODER_KL, |component| {
+            Ok(Box::new(networks::autoencoder_kl_of(component, Some(SCALE))?))
+        }),
     ],
     // The pooled prompt and the sizes, by the original's name and by diffusers'.
     marks: &["label_emb.0.0.weight", "add_embedding.linear_1.weight"],
@@ -41,6 +43,9 @@ pub(super) static SDXL: Family = Family {
 
 /// Latents on a side of the picture that a model was trained on, if its files do not say.
 const SAMPLE_SIZE: usize = 128;
+
+/// What latents are multiplied by, if the autoencoder's file does not say.
+const SCALE: f32 = 0.13025;
 
 /// The names of the text encoders' subjects.
 const CLIPS: [&str; 2] = ["clip", "clip_2"];
@@ -67,10 +72,10 @@ fn open(source: Source, additions: &Additions) -> Result<Opened> {
         ClipEncoder::open_with(&source, &TEXT_ENCODER, Output { skipped, ..Output::SECOND_LAST })?,
         ClipEncoder::open_with(&source, &TEXT_ENCODER_2, Output { skipped, ..Output::SECOND_LAST_PROJECTED })?,
     ];
-    let vae = networks::autoencoder_kl(source.component(&VAE)?)?;
+    let vae = networks::autoencoder_kl_of(source.component(&VAE)?, Some(SCALE))?;
     let scheduler = match &source.scheduler {
         Some(Text { text, origin }) => Scheduler::from_json(text, origin)?,
-        None => Scheduler::Discrete(schedule()),
+        None => Scheduler::Discrete(schedule(source.component(&UNET)?)),
     };
     check(&source, &unet, &clips, &vae)?;
     let [clip, clip_2] = &mut clips;
@@ -89,9 +94,17 @@ fn open(source: Source, additions: &Additions) -> Result<Opened> {
     })
 }
 
-/// The base model's, as published.
-fn schedule() -> DiscreteConfig {
-    DiscreteConfig { class_name: "EulerDiscreteScheduler".into(), ..DiscreteConfig::stable_diffusion() }
+/// The base model's, as published. Files of models that predict velocities, or were trained down to noise alone, say so by an
+/// empty tensor.
+fn schedule(unet: &Component) -> DiscreteConfig {
+    let published =
+        DiscreteConfig { class_name: "EulerDiscreteScheduler".into(), ..DiscreteConfig::stable_diffusion() };
+    let has = |name: &str| ["", unet.prefix.as_str()].iter().any(|prefix| unet.index.has(&format!("{prefix}{name}")));
+    DiscreteConfig {
+        prediction_type: if has("v_pred") { Prediction::V } else { Prediction::Epsilon },
+        rescale_betas_zero_snr: has("ztsnr"),
+        ..published
+    }
 }
 
 /// Whether the parts fit together.

@@ -45,7 +45,8 @@ pub fn wanted(weight: &Weight, stored: DType, device: Device) -> DType {
         Role::ConvKernel if support::convolves(device, stored) => stored,
         // ggml adds and scales in F32 only, and for a kernel in F16 it would round the activations too.
         Role::Vector | Role::ConvKernel => DType::F32,
-        _ if support::matrix(stored) => stored,
+        // Tensors that were reshaped have blocks that reach over the ends of rows.
+        _ if support::matrix(stored) && weight.shape.row().is_multiple_of(stored.block_size()) => stored,
         _ => DType::F32,
     }
 }

@@ -193,8 +193,20 @@ fn loose(source: &Source, place: &Place) -> Result<Option<Found>> {
             Ok(None)
         }
         [file] => in_file(file, place, None).map(Some),
-        _ => Err(several(&source.path, place, &having)),
+        _ => match called_as(&having, place.slot)[..] {
+            [file] => in_file(file, place, None).map(Some),
+            _ => Err(several(&source.path, place, &having)),
+        },
     }
+}
+
+/// Those of `files` that are called what `slot` is called in files: `clip_l.safetensors`.
+fn called_as<'a>(files: &[&'a Arc<WeightFile>], slot: &Slot) -> Vec<&'a Arc<WeightFile>> {
+    let is_called = |file: &&&Arc<WeightFile>| {
+        let stem = file.path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+        slot.also.iter().chain([&slot.name]).any(|name| stem == *name)
+    };
+    files.iter().filter(is_called).copied().collect()
 }
 
 /// The network for `place` in `file`: the one with `prefix`, if it is given.

@@ -8,6 +8,7 @@ use crate::bind::alias::{self, Aliases, Kind};
 use crate::models::autoencoder_kl::{self, Decoder, Encoder};
 use crate::models::clip::{self, Clip, Output};
 use crate::models::flux::{self, Flux};
+use crate::models::layers::Activation;
 use crate::models::missing_tensor;
 use crate::models::t5::{self, T5};
 use crate::models::unet::{self, Unet};
@@ -111,8 +112,17 @@ pub fn clip_with(component: &Component, output: Output) -> Result<(Part<Clip>, c
         Some(Text { text, origin }) => clip::Config::from_json(text, origin)?,
         None => {
             let config = clip::Config::from_shapes(shapes(component, &alias::clip), &component.origin);
-            read_off(config, component, &alias::clip)?
+            let config = read_off(config, component, &alias::clip)?;
+            match alias::is_open_clip(&component.index, &component.prefix) {
+                true => clip::Config { hidden_act: Activation::Gelu, ..config },
+                false => config,
+            }
         }
+    };
+    let published = config.clone();
+    let config = match output.shortened && component.config.is_none() && is_whole_open_clip(component, &config) {
+        true => clip::Config { num_hidden_layers: config.num_hidden_layers - 1, ..config },
+        false => config,
     };
     if output.skipped >= config.num_hidden_layers {
         let expected = format!("less than the {} layers of CLIP", config.num_hidden_layers);
@@ -122,10 +132,20 @@ pub fn clip_with(component: &Component, output: Output) -> Result<(Part<Clip>, c
     let config = if output.projected { config } else { clip::Config { projection_dim: None, ..config } };
     let part = Part::new(Clip::with(&config, output)?, component, &alias::CLIP, alias::clip, &config)?;
     // Layers that are skipped are no strays.
-    let whole = Clip::with(&config, Output { skipped: 0, ..output })?;
+    let whole = Clip::with(&published, Output { skipped: 0, projected: false, ..output })?;
     let part = part.without_strays_of(whole.model.manifest(), component)?;
     let derived = clip::Config::from_shapes(|name| part.shape(name), Path::new("")).ok();
     Ok((part.compared(derived), config))
+}
+
+/// Layers and width of OpenCLIP's ViT-H, as trained.
+const VIT_H: [usize; 2] = [24, 1024];
+
+/// Whether `component` is a text encoder of OpenCLIP with all its layers, by its names or, under those of transformers, by its
+/// sizes.
+fn is_whole_open_clip(component: &Component, config: &clip::Config) -> bool {
+    let named = alias::is_open_clip(&component.index, &component.prefix) && config.num_hidden_layers > 1;
+    named || [config.num_hidden_layers, config.hidden_size] == VIT_H
 }
 
 /// T5's encoder and its configuration.
@@ -169,13 +189,22 @@ impl Networks for AutoencoderKl {
 /// # Errors
 /// As [`flux()`].
 pub fn autoencoder_kl(component: &Component) -> Result<AutoencoderKl> {
+    autoencoder_kl_of(component, None)
+}
+
+/// The KL autoencoder of `component`, with latents that are multiplied by `scale`, if it is given and the file does not say.
+///
+/// # Errors
+/// As [`flux()`].
+pub fn autoencoder_kl_of(component: &Component, scale: Option<f32>) -> Result<AutoencoderKl> {
     runnable(component, &alias::AUTOENCODER_KL)?;
     let config = match &component.config {
         Some(Text { text, origin }) => autoencoder_kl::Config::from_json(text, origin)?,
         None => {
             let aliases = alias::autoencoder_kl(alias::autoencoder_levels(&component.index, &component.prefix));
             let config = autoencoder_kl::Config::from_shapes(shapes(component, &aliases), &component.origin);
-            read_off(config, component, &aliases)?
+            let config = read_off(config, component, &aliases)?;
+            autoencoder_kl::Config { scaling_factor: scale.unwrap_or(config.scaling_factor), ..config }
         }
     };
     let (levels, kind) = (config.levels(), &alias::AUTOENCODER_KL);

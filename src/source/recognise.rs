@@ -76,19 +76,24 @@ pub fn kinds_in(index: &Index) -> impl Iterator<Item = (&'static Kind, String)> 
     parts(index).into_iter().map(|part| (part.kind, part.prefix))
 }
 
-/// The networks in `index`, with every prefix under which one is.
+/// The networks in `index`, with every prefix under which one is. Of one kind, they may have names of several makers.
 pub(super) fn parts(index: &Index) -> Vec<Recognised> {
     let mut found: Vec<Recognised> = Vec::new();
-    let names = index.names();
     for kind in KINDS {
-        let Some(sign) = sign_of(kind, names.clone()) else { continue };
-        let prefixes: BTreeSet<&str> = names.clone().filter_map(|name| sign.prefix_in(name)).collect();
+        let mut prefixes: BTreeSet<&str> = BTreeSet::new();
+        for sign in kind.signs {
+            let mut more: BTreeSet<&str> = index.names().filter_map(|name| sign.prefix_in(name)).collect();
+            // A shorter sign finds the same network under a longer prefix.
+            more.retain(|prefix| !prefixes.iter().any(|known| prefix.starts_with(known)));
+            prefixes.append(&mut more);
+        }
         found.extend(prefixes.into_iter().map(|prefix| Recognised { kind, prefix: prefix.to_owned() }));
     }
     found
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -100,6 +105,25 @@ mod tests {
         ];
         let expected = ["FLUX transformer, original names", "autoencoder, original names"];
         assert_eq!(recognise(names.into_iter()), expected);
+    }
+
+    #[test]
+    fn one_file_may_have_names_of_two_makers() {
+        let mut index = Index::default();
+        let names = [
+            "conditioner.embedders.0.transformer.text_model.embeddings.token_embedding.weight",
+            "conditioner.embedders.1.model.token_embedding.weight",
+            "conditioner.embedders.1.model.ln_final.weight",
+        ];
+        for name in names {
+            let map = crate::index::Map::from_bytes(Path::new("f"), &[0; 4]).unwrap();
+            let form =
+                crate::index::Form::new(Path::new("f"), name, pinhole_quant::DType::F32.into(), vec![1]).unwrap();
+            let tensor = crate::index::Entry::Tensor(form.place(&map, name, 0).unwrap());
+            index.insert(name.into(), tensor).unwrap();
+        }
+        let prefixes: Vec<String> = parts(&index).into_iter().map(|part| part.prefix).collect();
+        assert_eq!(prefixes, ["conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."]);
     }
 
     #[test]

@@ -5,8 +5,8 @@
 pub struct Slot {
     /// The folder in a diffusers directory, and the name in bundles and options.
     pub name: &'static str,
-    /// What files with several networks of its kind call this one, beside its name.
-    pub also: &'static str,
+    /// What files with several networks of its kind call this one, beside its name: parts of what stands before its tensors' names.
+    pub also: &'static [&'static str],
     /// What stands before its tensors' names in a bundle: short, since ggml keeps 63 characters.
     pub prefix: &'static str,
     /// The option that gives its file.
@@ -26,7 +26,7 @@ impl PartialEq for Slot {
 impl Eq for Slot {}
 
 const fn part(name: &'static str, prefix: &'static str, option: &'static str) -> Slot {
-    Slot { name, also: "", prefix, option, tokenizer: None, tokenizer_option: "" }
+    Slot { name, also: &[], prefix, option, tokenizer: None, tokenizer_option: "" }
 }
 
 const fn reader(
@@ -36,15 +36,20 @@ const fn reader(
     tokenizer: &'static str,
     tokenizer_option: &'static str,
 ) -> Slot {
-    Slot { name, also: "", prefix, option, tokenizer: Some(tokenizer), tokenizer_option }
+    Slot { name, also: &[], prefix, option, tokenizer: Some(tokenizer), tokenizer_option }
 }
 
 impl Slot {
     /// The same, which files call `also`.
-    const fn called(self, also: &'static str) -> Slot {
+    const fn called(self, also: &'static [&'static str]) -> Slot {
         Slot { also, ..self }
     }
 }
+
+/// CLIP-L in ComfyUI's files, in those of Stable Diffusion XL, and in stable-diffusion.cpp's.
+const CLIP_L: [&str; 3] = ["clip_l", "embedders.0", "cond_stage_model.transformer"];
+/// CLIP-G in the same files.
+const CLIP_G: [&str; 3] = ["clip_g", "embedders.1", "cond_stage_model.1"];
 
 /// The denoiser of most families.
 pub static TRANSFORMER: Slot = part("transformer", "dit.", "--transformer");
@@ -54,10 +59,10 @@ pub static TRANSFORMER_2: Slot = part("transformer_2", "dit2.", "--transformer-2
 pub static UNET: Slot = part("unet", "u.", "--unet");
 /// The first text encoder.
 pub static TEXT_ENCODER: Slot =
-    reader("text_encoder", "te.", "--text-encoder", "tokenizer", "--tokenizer").called("clip_l");
+    reader("text_encoder", "te.", "--text-encoder", "tokenizer", "--tokenizer").called(&CLIP_L);
 /// The second text encoder.
 pub static TEXT_ENCODER_2: Slot =
-    reader("text_encoder_2", "te2.", "--text-encoder-2", "tokenizer_2", "--tokenizer-2").called("clip_g");
+    reader("text_encoder_2", "te2.", "--text-encoder-2", "tokenizer_2", "--tokenizer-2").called(&CLIP_G);
 /// The third text encoder.
 pub static TEXT_ENCODER_3: Slot = reader("text_encoder_3", "te3.", "--text-encoder-3", "tokenizer_3", "--tokenizer-3");
 /// A vision tower.

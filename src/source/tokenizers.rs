@@ -14,6 +14,7 @@ use crate::bind::alias::{Kind, Reads};
 use crate::bind::{self, alias};
 use crate::gguf::{Gguf, Metadata};
 use crate::index::failed_text;
+use crate::models::clip::WIDEST_OF_OPENAI;
 use crate::text::{
     TokenizerConfig, clip_tokenizer_json, openai_clip_tokenizer_json, t5_spiece_json, t5_tokenizer_json,
 };
@@ -235,11 +236,25 @@ fn carried(metadata: &Metadata, slot: &Slot, reads: Reads) -> Result<Option<Toke
     Ok(t5_tokenizer_json(metadata)?.map(|json| TokenizerFiles { tokenizer: text(&json), config: None }))
 }
 
+/// What is set for OpenCLIP's text encoders: the token with id 0 pads.
+const ZERO_PADDED: &str = r#"{"pad_token": "!"}"#;
+
+/// Whether `component` is one of OpenCLIP's text encoders, by its names or, under those of transformers, by its width.
+fn pads_with_zeros(component: &Component) -> bool {
+    let Component { index, prefix, .. } = component;
+    let table = bind::shape_of(index, prefix, &alias::clip, "text_model.embeddings.token_embedding.weight");
+    alias::is_open_clip(index, prefix) || table.is_some_and(|table| table.row() > WIDEST_OF_OPENAI)
+}
+
 /// The tokenizer of `component`, a network of `kind`, if it need not be brought: CLIP's vocabulary is public.
 pub(super) fn public(component: &Component, kind: &Kind) -> Result<Option<TokenizerFiles>> {
     if kind.reads != Some(Reads::Clip) || rows(component, Reads::Clip) != Some(OPENAI_TOKENS) {
         return Ok(None);
     }
-    let tokenizer = Text { text: openai_clip_tokenizer_json()?, origin: component.origin.clone() };
-    Ok(Some(TokenizerFiles { tokenizer, config: None }))
+    let text = |text: String| Text { text, origin: component.origin.clone() };
+    let (settings, config) = match pads_with_zeros(component) {
+        true => (TokenizerConfig::from_json(ZERO_PADDED, &component.origin)?, Some(text(ZERO_PADDED.to_owned()))),
+        false => (TokenizerConfig::default(), None),
+    };
+    Ok(Some(TokenizerFiles { tokenizer: text(openai_clip_tokenizer_json(&settings)?), config }))
 }

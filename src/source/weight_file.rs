@@ -1,5 +1,6 @@
 //! One file with weights, of whatever format, and what it says of itself.
 
+use std::iter;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -150,8 +151,8 @@ fn foremost<'a>(prefixes: &[&'a str], slot: &Slot) -> Vec<&'a str> {
     if left.is_empty() {
         left = prefixes.to_vec();
     }
-    for word in [slot.name, slot.also].into_iter().filter(|word| !word.is_empty()) {
-        let mut named = left.iter().copied().filter(|prefix| prefix.split('.').any(|part| part == word));
+    for words in iter::once(&slot.name).chain(slot.also) {
+        let mut named = left.iter().copied().filter(|prefix| format!(".{prefix}.").contains(&format!(".{words}.")));
         if let (Some(only), None) = (named.next(), named.next()) {
             return vec![only];
         }

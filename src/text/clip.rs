@@ -44,7 +44,9 @@ impl ClipTokenizer {
     /// [`Error::Malformed`] where the text is no tokenizer, [`Error::Mismatch`] where the vocabulary lacks a special
     /// token or the length has no room for start and end.
     pub fn from_json(json: &str, config: &TokenizerConfig, origin: &Path) -> Result<ClipTokenizer> {
-        let vocabulary = Vocabulary::from_json(json, origin)?;
+        let mut vocabulary = Vocabulary::from_json(json, origin)?;
+        let named = [&config.bos_token, &config.eos_token, &config.pad_token];
+        vocabulary.add_special(&named.into_iter().flatten().map(Special::text).collect::<Vec<_>>())?;
         let length = config.max_length(MAX_LENGTH).unwrap_or(LENGTH);
         if length < 2 {
             return Err(Error::mismatch(origin, "model_max_length", "at least 2", length.to_string()));

@@ -175,7 +175,7 @@ mod tests {
     #[test]
     fn openais_clip_equals_transformers() {
         let golden = recorded("clip_openai.json");
-        let json = openai_clip_tokenizer_json().unwrap();
+        let json = openai_clip_tokenizer_json(&TokenizerConfig::default()).unwrap();
         let tokenizer = ClipTokenizer::from_json(&json, &TokenizerConfig::default(), Path::new("clip")).unwrap();
         assert_eq!(json!(tokenizer.vocab_size()), golden["clip"]["tokens"]);
         check_clip_against(&golden, &tokenizer);

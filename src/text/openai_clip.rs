@@ -15,14 +15,15 @@ const MERGES: &str = include_str!(concat!(env!("OUT_DIR"), "/clip_merges.txt"));
 /// The `tokenizer.json` of OpenAI's CLIP, for [`ClipTokenizer`](super::ClipTokenizer) and bundles: 49 408 tokens. Made anew
 /// at each call.
 ///
-/// It is that of CLIP-L. CLIP-G's has the same ids, and pads with `!` instead of the end mark.
+/// It is that of CLIP-L. CLIP-G's and CLIP-H's have the same ids, and `config` that says that they pad with `!`: it is a token
+/// before all words then.
 ///
 /// # Errors
 ///
 /// Those of [`clip_tokenizer_json`](super::clip_tokenizer_json), which the vocabulary gives no reason for.
-pub fn openai_clip_tokenizer_json() -> Result<String> {
+pub fn openai_clip_tokenizer_json(config: &TokenizerConfig) -> Result<String> {
     let origin = Path::new("OpenAI's CLIP vocabulary");
-    tokenizer_json(&Tokens(tokens().zip(0..).collect()), MERGES, &TokenizerConfig::default(), origin)
+    tokenizer_json(&Tokens(tokens().zip(0..).collect()), MERGES, config, origin)
 }
 
 /// All tokens by id: bytes, bytes at a word's end, merged pairs, marks.
@@ -53,7 +54,7 @@ mod tests {
     #[test]
     fn the_packages_encoder_agrees() {
         let ours = ClipTokenizer::from_json(
-            &openai_clip_tokenizer_json().unwrap(),
+            &openai_clip_tokenizer_json(&TokenizerConfig::default()).unwrap(),
             &TokenizerConfig::default(),
             Path::new("clip"),
         )

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use tokenizers::Tokenizer;
+use tokenizers::{AddedToken, Tokenizer};
 
 use super::rules::{self, Checked};
 use crate::{Error, Result, quiet};
@@ -24,6 +24,18 @@ impl Vocabulary {
         let Checked { json, growth } = rules::check(json, origin)?;
         let tokenizer = guarded(origin, || Tokenizer::from_str(&json))?;
         Ok(Vocabulary { tokenizer, growth, origin: origin.to_owned() })
+    }
+
+    /// Finds `tokens` before all words from now on, if the vocabulary has them, as transformers does with the tokens that a
+    /// `tokenizer_config.json` names.
+    pub(super) fn add_special(&mut self, tokens: &[&str]) -> Result<()> {
+        let known = self.tokenizer.get_added_tokens_decoder();
+        let is_new = |token: &str| known.values().all(|added| added.content != token);
+        let has = |token: &str| self.tokenizer.token_to_id(token).is_some();
+        let new = tokens.iter().filter(|token| is_new(token) && has(token));
+        let added: Vec<AddedToken> = new.map(|token| AddedToken::from(*token, true)).collect();
+        let tokenizer = &mut self.tokenizer;
+        guarded(&self.origin, move || tokenizer.add_special_tokens(added)).map(drop)
     }
 
     /// The whole tokenizer as a `tokenizer.json`.

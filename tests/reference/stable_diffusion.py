@@ -181,7 +181,7 @@ def drawn(pipe, case: Case, schedule, arguments: dict) -> tuple[np.ndarray, np.n
     return np.stack(found), pictures[0]
 
 
-def draw(pipes: dict, case: Case, **changed) -> tuple[np.ndarray, np.ndarray]:
+def draw(pipes: dict, case: Case, schedule=schedule, **changed) -> tuple[np.ndarray, np.ndarray]:
     """The last latents [batch, C, h, w] and the picture of the first. Every picture of a batch is a run with its own seed."""
     pipe = pipes["text" if case.strength is None else "mask" if case.masked else "picture"]
     size = (case.width, case.height)

@@ -6,6 +6,8 @@
 pub(crate) mod bundle;
 pub(crate) mod denoiser;
 pub(crate) mod diffusers;
+#[path = "../fixtures/mod.rs"]
+pub(crate) mod fixtures;
 pub(crate) mod foreign;
 pub(crate) mod formula;
 pub(crate) mod given;

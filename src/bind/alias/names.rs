@@ -12,6 +12,8 @@ pub enum Rows {
         /// How many parts there are.
         of: u8,
     },
+    /// The columns of all of them: the file has the transpose of the matrix.
+    Columns,
 }
 
 impl Rows {
@@ -23,7 +25,7 @@ impl Rows {
     /// The part and the number of parts; all rows are the only part.
     pub(in crate::bind) fn fraction(self) -> (usize, usize) {
         match self {
-            Rows::All => (0, 1),
+            Rows::All | Rows::Columns => (0, 1),
             Rows::Part { at, of } => (at.into(), usize::from(of.max(1))),
         }
     }

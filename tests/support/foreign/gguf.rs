@@ -5,12 +5,8 @@ use std::path::Path;
 
 use serde_json::Value;
 
-#[path = "../../fixtures/mod.rs"]
-mod fixtures;
-
-use fixtures::{BOOL, F32, RawGguf, RawTensor, STRING, U8, U32, array, string, text, typed};
-
 use super::{Foreign, Part, Rules};
+use crate::support::fixtures::{BOOL, F32, RawGguf, RawTensor, STRING, U8, U32, array, string, text, typed};
 use crate::support::golden;
 use crate::support::numbers::Format;
 
