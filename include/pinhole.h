@@ -454,11 +454,13 @@ enum {
 };
 
 enum {
-    /* A picture to begin with, resized to the size that is drawn. */
+    /* A picture to begin with, or to be changed by a model that was trained for that; resized to the size that is drawn. */
     PINHOLE_INPUT_IMAGE = 0,
     /* Which part of that picture is painted anew: white. What is black stays as it is. A mask has as many pixels as its
      * picture. */
-    PINHOLE_INPUT_MASK = 1
+    PINHOLE_INPUT_MASK = 1,
+    /* A picture to be followed, for models that take one beside the latents: edges, a map of depth. */
+    PINHOLE_INPUT_CONTROL = 2
 };
 
 /* A picture that a request is given. Set exactly one of `path`, `data` and `pixels`. To change a part of a photo:
@@ -560,6 +562,11 @@ typedef struct pinhole_request {
     /* For models that are told: how many pixels that copy was cut off on the left and at the top. */
     int32_t crop_left;
     int32_t crop_top;
+    /* For models that change a picture: how closely the result follows it; 1 is off. Negative: the model's default, which init
+     * sets. */
+    float image_cfg_scale;
+    /* Always 0 in this version. */
+    int32_t reserved_2;
 } pinhole_request;
 
 PINHOLE_API int32_t pinhole_request_init(pinhole_request *request, size_t struct_size);

@@ -49,6 +49,7 @@ versioned!(Input, "pinhole_input", size_of::<Input>(), DEFAULT);
 pub(crate) struct Pictures {
     pub(crate) image: Option<Arc<Picture>>,
     pub(crate) mask: Option<Arc<Picture>>,
+    pub(crate) control: Option<Arc<Picture>>,
 }
 
 impl Pictures {
@@ -72,8 +73,9 @@ impl Pictures {
             let (place, name) = match input.use_ {
                 0 => (&mut pictures.image, "PINHOLE_INPUT_IMAGE"),
                 1 => (&mut pictures.mask, "PINHOLE_INPUT_MASK"),
+                2 => (&mut pictures.control, "PINHOLE_INPUT_CONTROL"),
                 other => {
-                    let expected = "PINHOLE_INPUT_IMAGE (0) or PINHOLE_INPUT_MASK (1)";
+                    let expected = "PINHOLE_INPUT_IMAGE (0), PINHOLE_INPUT_MASK (1) or PINHOLE_INPUT_CONTROL (2)";
                     return Err(E::option("use", expected, other.to_string()).into());
                 }
             };
@@ -88,7 +90,7 @@ impl Pictures {
 
     /// What the user should know about how they were read.
     pub(crate) fn notes(&self) -> Vec<String> {
-        let pictures = [&self.image, &self.mask].into_iter().flatten();
+        let pictures = [&self.image, &self.mask, &self.control].into_iter().flatten();
         pictures.flat_map(|picture| picture.notes().iter().cloned()).collect()
     }
 }

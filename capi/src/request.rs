@@ -55,6 +55,8 @@ pub struct Request {
     pub original_height: i32,
     pub crop_left: i32,
     pub crop_top: i32,
+    pub image_cfg_scale: f32,
+    pub reserved_2: i32,
 }
 
 const DEFAULT: Request = Request {
@@ -88,6 +90,8 @@ const DEFAULT: Request = Request {
     original_height: 0,
     crop_left: 0,
     crop_top: 0,
+    image_cfg_scale: -1.0,
+    reserved_2: 0,
 };
 versioned!(Request, "pinhole_request", offset_of!(Request, inputs), DEFAULT);
 
@@ -224,6 +228,9 @@ impl Request {
             mask: pictures.mask,
             strength,
             posterior: posterior(request.posterior)?,
+            control_image: pictures.control,
+            // A struct of zeros leaves it to the model.
+            image_cfg_scale: number(request.image_cfg_scale).filter(|&scale| scale != 0.0),
             original_size: pair("--original-size", [request.original_width, request.original_height])?,
             crop: pair("--crop", [request.crop_left, request.crop_top])?,
             max_sequence_length: count("--max-sequence-length", request.max_sequence_length)?,

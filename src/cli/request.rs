@@ -53,7 +53,8 @@ pub(super) struct RequestArgs {
     /// trained with [default: 0]
     #[arg(long, value_name = "N")]
     pub(super) clip_skip: Option<usize>,
-    /// A picture to begin with: PNG, JPEG or WebP, resized to the size that is drawn
+    /// A picture to begin with, or to be changed by a model that was trained for that: PNG, JPEG or WebP, resized to the size that is
+    /// drawn
     #[arg(long, value_name = "FILE")]
     pub(super) image: Option<PathBuf>,
     /// The part of --image that is painted anew, in white on black; the rest stays
@@ -65,6 +66,12 @@ pub(super) struct RequestArgs {
     /// Which latents --image has: a draw of what its autoencoder gives, as diffusers does it, or the mean
     #[arg(long, value_name = "HOW", value_parser = posterior_parser(), default_value = Posterior::Sample.name())]
     pub(super) posterior: Posterior,
+    /// A picture to be followed, for models that take one beside the latents: edges for FLUX.1 Canny, a map of depth for FLUX.1 Depth
+    #[arg(long, value_name = "FILE")]
+    pub(super) control_image: Option<PathBuf>,
+    /// For models that change --image as the prompt says: how closely the result follows it; 1 is off [default: 1.5]
+    #[arg(long, value_name = "C")]
+    image_cfg_scale: Option<f32>,
     /// For Stable Diffusion XL: the size of the picture that this one is like a resized copy of; smaller is blurred [default: the size
     /// that is drawn]
     #[arg(long, value_name = "WxH", value_parser = |text: &str| two(text, 'x'))]
@@ -178,6 +185,8 @@ impl RequestArgs {
             mask: picture(&self.mask, printer)?,
             strength: self.strength,
             posterior: self.posterior,
+            control_image: picture(&self.control_image, printer)?,
+            image_cfg_scale: self.image_cfg_scale,
             original_size: self.original_size,
             crop: self.crop,
             max_sequence_length: self.max_sequence_length,

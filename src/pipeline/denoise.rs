@@ -8,7 +8,7 @@ use super::request::Settings;
 use super::run::{Run, Running, finite, stage_runs};
 use super::start::Start;
 use crate::plan::Phase;
-use crate::sample::{Levels, SolverOptions, classifier_free_guidance};
+use crate::sample::{Levels, SolverOptions, classifier_free_guidance, guidance_with_picture};
 use crate::stage::Cadence;
 use crate::{Result, reserve};
 
@@ -17,14 +17,15 @@ pub(super) struct Loop<'a> {
     pub(super) model: &'a Opened,
     pub(super) settings: &'a Settings,
     pub(super) levels: &'a Levels,
-    pub(super) prompts: &'a [Prompt],
+    /// That of each pass.
+    pub(super) prompts: &'a [&'a Prompt],
     pub(super) preview: Option<Painter>,
 }
 
 impl Loop<'_> {
     /// The latents after the last step, `[w, h, C, N]`.
     pub(super) fn run(&self, start: Start, run: &mut Run<'_>) -> Result<Vec<f32>> {
-        let Start { mut latents, mut noise, kept } = start;
+        let Start { mut latents, mut noise, kept, beside } = start;
         let Loop { model, settings, levels, prompts, .. } = *self;
         let denoiser = &*model.denoiser;
         let steps = levels.len();
@@ -43,7 +44,7 @@ impl Loop<'_> {
             for evaluation in evaluations.clone() {
                 let condition = evaluation - evaluations.start;
                 let input = solver.input(evaluation, levels, &latents)?;
-                let prediction = self.evaluate(run, &mut running, (at, condition), &input)?;
+                let prediction = self.evaluate(run, &mut running, (at, condition), &input, &beside)?;
                 let clean = self.clean(evaluation, &latents, &prediction)?;
                 solver.step(evaluation, levels, &prediction, &mut latents, &mut noise)?;
                 if let Some(kept) = &kept {
@@ -66,6 +67,7 @@ impl Loop<'_> {
         running: &mut Running<'_>,
         (at, condition): (usize, usize),
         latents: &[f32],
+        beside: &[Vec<f32>],
     ) -> Result<Vec<f32>> {
         let Loop { model, settings, prompts, .. } = *self;
         let (denoiser, passes) = (&*model.denoiser, prompts.len());
@@ -76,14 +78,40 @@ impl Loop<'_> {
         }
         running.session().set_indices(ports.condition, &conditions)?;
         let packed = self.by_picture(latents, |latents, dims| denoiser.pack(latents, dims))?;
-        running.set(ports.latents, &reserve::repeat("the latents", &packed, passes)?)?;
+        let input = match beside {
+            [] => reserve::repeat("the latents", &packed, passes)?,
+            _ => self.with_beside(&packed, beside)?,
+        };
+        running.set(ports.latents, &input)?;
         run.compute(running, Cadence::Step)?;
         let mut prediction = running.get(ports.prediction)?;
-        let (prediction, unconditional) = prediction.split_at_mut(packed.len());
-        if passes == 2 {
-            classifier_free_guidance(prediction, unconditional, settings.cfg_scale)?;
+        let (prediction, others) = prediction.split_at_mut(packed.len());
+        match settings.image_cfg_scale {
+            Some(scale) if passes == 3 => {
+                let (with_picture, without) = others.split_at(packed.len());
+                guidance_with_picture(prediction, with_picture, without, [settings.cfg_scale, scale])?;
+            }
+            _ if passes == 2 => classifier_free_guidance(prediction, others, settings.cfg_scale)?,
+            _ => {}
         }
         self.by_picture(prediction, |packed, dims| denoiser.unpack(packed, dims))
+    }
+
+    /// The latents `packed` of every picture in every pass, each with what stands beside it. The third pass has zeros there.
+    fn with_beside(&self, packed: &[f32], beside: &[Vec<f32>]) -> Result<Vec<f32>> {
+        let (denoiser, passes) = (&*self.model.denoiser, self.prompts.len());
+        let each = packed.len() / self.settings.batch;
+        let numbers: usize = beside.iter().map(Vec::len).sum();
+        let mut all = reserve::room("the latents", passes * (packed.len() + numbers))?;
+        for pass in 0..passes {
+            for (latents, beside) in packed.chunks_exact(each).zip(beside) {
+                all.extend(match pass {
+                    2 => denoiser.joined(latents, &reserve::zeros("the latents", beside.len())?)?,
+                    _ => denoiser.joined(latents, beside)?,
+                });
+            }
+        }
+        Ok(all)
     }
 
     /// What `each` makes of the numbers of every picture, one behind the other.

@@ -68,11 +68,9 @@ impl Embeddings {
     }
 
     /// Those that the passes of a request with `settings` need.
-    pub(super) fn for_passes(&self, settings: &Settings) -> &[Prompt] {
-        match settings.negative_prompt {
-            Some(_) => &self.prompts,
-            None => &self.prompts[..1],
-        }
+    pub(super) fn for_passes(&self, settings: &Settings) -> Vec<&Prompt> {
+        // The negative prompt is that of the third pass, too.
+        (0..settings.passes()).filter_map(|pass| self.prompts.get(pass.min(1))).collect()
     }
 
     /// Refuses a model whose text encoders are not those that made them: their numbers would mean something else.

@@ -9,11 +9,11 @@ use super::opened::{
 };
 use super::prompts::{ArraySpec, Prompt};
 use super::request::Settings;
-use super::rules::{Defaults, GuidanceScale, Rules, Use};
+use super::rules::{Beside, Defaults, GuidanceScale, Rules, Use};
 use super::run::Run;
 use crate::bind::alias;
 use crate::exec::Session;
-use crate::models::flux::{Flux, pack_latents, sinusoid, unpack_latents};
+use crate::models::flux::{Flux, pack_latents, pack_mask, sinusoid, unpack_latents};
 use crate::plan::measure::Subject;
 use crate::plan::{Phase, Runs};
 use crate::sample::{FlowMatchConfig, Scheduler};
@@ -27,7 +27,7 @@ use crate::{Error, Result, reserve};
 /// FLUX.1-dev and -schnell.
 pub(super) static FLUX: Family = Family {
     name: "flux",
-    classes: &["FluxPipeline"],
+    classes: &["FluxPipeline", "FluxFillPipeline", "FluxControlPipeline"],
     places: &[
         Place::needed(&TRANSFORMER, &alias::FLUX, |component| Ok(Box::new(networks::flux(component)?))),
         Place::needed(&TEXT_ENCODER, &alias::CLIP, |component| Ok(Box::new(networks::clip(component)?.0))),
@@ -63,6 +63,7 @@ fn rules(takes_guidance: bool, tokens: usize) -> Rules {
         is_told_sizes: false,
         zeros_without_negative: false,
         inputs: &[Use::Start, Use::Mask],
+        beside: None,
         defaults: Defaults {
             width: 1024,
             height: 1024,
@@ -99,7 +100,9 @@ fn open(source: Source, additions: &Additions) -> Result<Opened> {
         None if takes_guidance => Scheduler::Flow(dev_schedule()),
         None => Scheduler::Flow(schnell_schedule()),
     };
-    let rules = rules(takes_guidance, encoders.t5.reader().length).read(&source, GuidanceScale::Input)?;
+    let beside = beside(&transformer);
+    let rules = rules(takes_guidance, encoders.t5.reader().length).with(beside);
+    let rules = with_defaults(rules, beside).read(&source, GuidanceScale::Input)?;
     check(&source, &transformer, &encoders, &vae)?;
     let FluxEncoders { clip, t5 } = &mut encoders;
     let loras = additions.apply(&mut [transformer.target(), clip.part.target(), t5.part.target()])?;
@@ -113,6 +116,26 @@ fn open(source: Source, additions: &Additions) -> Result<Opened> {
         loras,
         source,
     })
+}
+
+/// What stands beside the packed latents: as many more of a picture that is followed, or those of what a mask leaves, and the mask, of
+/// which each token has its pixels.
+fn beside(transformer: &Part<Flux>) -> Option<Beside> {
+    let config = transformer.net.config();
+    match config.in_channels.checked_sub(config.out_channels()) {
+        Some(more) if more == config.out_channels() => Some(Beside::Control),
+        Some(more) if more == config.out_channels() + SIDE * SIDE => Some(Beside::Masked { draws_picture: true }),
+        _ => None,
+    }
+}
+
+/// With the defaults of FLUX.1 Fill and of FLUX.1 Canny, as their model cards have them.
+fn with_defaults(rules: Rules, beside: Option<Beside>) -> Rules {
+    if beside.is_none() {
+        return rules;
+    }
+    let defaults = Defaults { strength_with_mask: 1.0, ..rules.defaults };
+    Rules { guidance: rules.guidance.map(|_| 30.0), defaults, ..rules }
 }
 
 /// FLUX.1-dev's, as published: the shift grows with the picture.
@@ -143,10 +166,14 @@ fn check(source: &Source, transformer: &Part<Flux>, encoders: &FluxEncoders, vae
     fit::equal(source, pooled, Side::of(&clip.part, "the width of CLIP", clip.config.hidden_size))?;
     let joint = side("joint_attention_dim of the transformer", flux.joint_attention_dim);
     fit::equal(source, joint, Side::of(&t5.part, "the width of T5", t5.config.d_model))?;
-    let channels = side("in_channels of the transformer", flux.in_channels);
+    let more = match beside(transformer) {
+        Some(_) => flux.in_channels - flux.out_channels(),
+        None => 0,
+    };
+    let channels = side("in_channels of the transformer", flux.in_channels - more);
     let latents = Side::of(&vae.decoder, "four times the latent channels of the autoencoder", 4 * vae.channels());
     fit::equal(source, channels, latents)?;
-    fit::exactly(transformer, "out_channels of the transformer", flux.out_channels(), flux.in_channels)?;
+    fit::exactly(transformer, "out_channels of the transformer", flux.out_channels(), 4 * vae.channels())?;
     fit::exactly(&vae.decoder, "channels of a picture", vae.config.out_channels, 3)?;
     fit::exactly(&vae.decoder, "pixels to a latent", vae.factor(), SIDE / 2)?;
     clip.check(source)?;
@@ -193,6 +220,17 @@ impl Encoders for FluxEncoders {
         let hidden = self.t5.hidden(run, t5, tokens, texts.iter().map(|tokens| &tokens[1]))?;
         Ok(hidden.into_iter().zip(pooled).map(|(hidden, pooled)| Prompt(vec![hidden, pooled])).collect())
     }
+}
+
+/// Tokens of `width` numbers in `packed`, each with its share of `beside` behind it.
+fn joined(packed: &[f32], beside: &[f32], width: usize) -> Result<Vec<f32>> {
+    let tokens = packed.len() / width;
+    let mut joined = reserve::room("the latents", packed.len() + beside.len())?;
+    for (token, more) in packed.chunks_exact(width).zip(beside.chunks_exact(beside.len() / tokens)) {
+        joined.extend_from_slice(token);
+        joined.extend_from_slice(more);
+    }
+    Ok(joined)
 }
 
 /// The transformer.
@@ -244,6 +282,23 @@ impl Denoiser for FluxDenoiser {
         let axes = &self.0.net.config().axes_dims_rope;
         let each = 2 * size_of::<f32>() * axes.iter().sum::<usize>() + size_of::<u32>() * axes.len();
         (settings.max_sequence_length + image).saturating_mul(each)
+    }
+
+    fn beside(&self, [w, h, ..]: [usize; 4]) -> usize {
+        let config = self.0.net.config();
+        config.in_channels.saturating_sub(config.out_channels()) * (w / 2) * (h / 2)
+    }
+
+    fn pack_beside(&self, latents: &[f32], mask: Option<&[f32]>, [w, h, channels, _]: [usize; 4]) -> Result<Vec<f32>> {
+        let packed = pack_latents(latents, w, h, channels)?;
+        match mask {
+            None => Ok(packed),
+            Some(mask) => joined(&packed, &pack_mask(mask, w, h)?, 4 * channels),
+        }
+    }
+
+    fn joined(&self, packed: &[f32], beside: &[f32]) -> Result<Vec<f32>> {
+        joined(packed, beside, self.0.net.config().out_channels())
     }
 
     fn pack(&self, latents: &[f32], [w, h, channels, _]: [usize; 4]) -> Result<Vec<f32>> {

@@ -177,7 +177,8 @@ impl Pipeline {
         let levels = levels(&model, &settings)?;
         let start = Start::new(&model, request, &settings, &levels, &mut run)?;
         let prompts = encoded.for_passes(&settings);
-        let denoising = Loop { model: &model, settings: &settings, levels: &levels, prompts, preview: painter };
+        let denoising =
+            Loop { model: &model, settings: &settings, levels: &levels, prompts: &prompts, preview: painter };
         let latents = denoising.run(start, &mut run)?;
         let images = decode(&model, &settings, &latents, &mut run)?;
         let Run { timings, mapped, phases, .. } = run;

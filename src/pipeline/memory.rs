@@ -113,8 +113,8 @@ impl Pipeline {
         if !settings.embedded {
             subjects.extend(model.encoders.subjects(settings));
         }
-        if settings.strength.is_some() {
-            subjects.extend(model.autoencoder.subjects(settings, Direction::Encode, 1));
+        if settings.encoded_pictures > 0 {
+            subjects.extend(model.autoencoder.subjects(settings, Direction::Encode, settings.encoded_pictures));
         }
         let evaluations = levels(model, settings)?.len();
         subjects.extend(model.denoiser.subjects(settings, model.autoencoder.latents(settings), evaluations));
@@ -217,18 +217,26 @@ fn arrays(model: &Opened, settings: &Settings, phase: Phase) -> usize {
     let picture = CHANNELS * settings.width * settings.height;
     let samples = NUMBER * picture;
     let prompt = NUMBER * model.encoders.arrays(settings).iter().map(|array| array.elements()).sum::<usize>();
-    let prompts = prompt * settings.passes();
+    let prompts = prompt * settings.prompts();
+    // Moments of the encoded pictures, and latents that are drawn from them.
+    let encoded = settings.encoded_pictures.saturating_mul(3).saturating_mul(latents);
     // What came of the prompts stays throughout.
     match phase {
         // The numbers of a text, and what they become.
         Phase::Encode => 4 * prompts,
         // The picture resized, its samples, and the latents that it has.
-        Phase::Condition => sum(&[prompts, 2 * picture, samples, 5 * latents]),
+        Phase::Condition => sum(&[prompts, 2 * picture, samples, 2 * latents, encoded]),
         // The prompts of every item of the batch; what is denoised, predicted and added, and what solvers remember of it.
         Phase::Denoise => {
             let passes = settings.passes() + 1;
             let fixed = model.denoiser.filled_bytes(settings);
-            sum(&[prompts * (1 + settings.batch), (12 + 3 * passes) * latents, fixed])
+            // What stands beside the latents: once, and in each pass.
+            let beside = settings
+                .batch
+                .saturating_mul(NUMBER * model.denoiser.beside(model.autoencoder.latents(settings)))
+                .saturating_mul(1 + 3 * passes);
+            let prompts = prompts.saturating_mul(1 + settings.batch * settings.passes() / settings.prompts());
+            sum(&[prompts, (12 + 3 * passes) * latents, beside, fixed])
         }
         // The samples of a picture, and the pictures that are done.
         Phase::Decode => sum(&[prompts, 4 * latents, samples, picture * (1 + settings.batch)]),

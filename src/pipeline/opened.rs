@@ -148,7 +148,7 @@ pub struct Given<'a> {
     /// The evaluations that this subject computes.
     pub evaluations: Range<usize>,
     /// The prompt of each pass: the positive one first.
-    pub prompts: &'a [Prompt],
+    pub prompts: &'a [&'a Prompt],
 }
 
 impl Given<'_> {
@@ -218,6 +218,33 @@ pub trait Denoiser: Networks {
     fn filled_bytes(&self, settings: &Settings) -> usize {
         let _ = settings;
         0
+    }
+
+    /// How many numbers stand beside the latents of one picture.
+    fn beside(&self, dims: [usize; 4]) -> usize {
+        let _ = dims;
+        0
+    }
+
+    /// What stands beside the latents of one picture: latents of another picture, `[w, h, C]`, and a mask for pixels, `[W, H]`, 1
+    /// where the picture is painted anew.
+    ///
+    /// # Errors
+    /// [`Error::Graph`](crate::Error::Graph) if there is no place for them.
+    fn pack_beside(&self, latents: &[f32], mask: Option<&[f32]>, dims: [usize; 4]) -> Result<Vec<f32>> {
+        let _ = (latents, mask, dims);
+        Err(crate::Error::graph("pack", "a denoiser that takes latents alone"))
+    }
+
+    /// The latents of one picture, packed, with what stands beside them.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
+    fn joined(&self, packed: &[f32], beside: &[f32]) -> Result<Vec<f32>> {
+        let mut joined = reserve::room("the latents", packed.len() + beside.len())?;
+        joined.extend_from_slice(packed);
+        joined.extend_from_slice(beside);
+        Ok(joined)
     }
 
     /// The latents of one picture, `[w, h, C]`, as the denoiser takes them.

@@ -31,7 +31,7 @@ pub struct Request {
     pub cfg_scale: Option<f32>,
     /// How steps are taken; `None` is as the model was published.
     pub sampler: Option<Sampler>,
-    /// A picture to begin with.
+    /// A picture to begin with, or to be changed by a model that was trained for that.
     pub image: Option<Arc<Picture>>,
     /// Which part of the picture is painted anew: white.
     pub mask: Option<Arc<Picture>>,
@@ -39,6 +39,10 @@ pub struct Request {
     pub strength: Option<f32>,
     /// Which latents of its distribution the picture has.
     pub posterior: Posterior,
+    /// A picture to be followed, for models that take one: edges, a map of depth.
+    pub control_image: Option<Arc<Picture>>,
+    /// How closely the result follows the picture that is changed, for models that were trained for that: 1 is off.
+    pub image_cfg_scale: Option<f32>,
     /// For models that are told: pixels across and down of the picture that this one is like a resized copy of. As many as are drawn by
     /// default.
     pub original_size: Option<[usize; 2]>,
@@ -95,6 +99,8 @@ impl Default for Request {
             mask: None,
             strength: None,
             posterior: Posterior::default(),
+            control_image: None,
+            image_cfg_scale: None,
             original_size: None,
             crop: None,
             max_sequence_length: None,
@@ -146,19 +152,33 @@ pub struct Settings {
     pub strength: Option<f32>,
     /// Whether a part of that picture stays as it is.
     pub masked: bool,
+    /// How closely the result follows the picture that is changed; `None` for models that change none.
+    pub image_cfg_scale: Option<f32>,
+    /// How many pictures go through the autoencoder before the first step.
+    pub encoded_pictures: usize,
     /// Whether the prompts are encoded already.
     pub embedded: bool,
 }
 
 impl Settings {
-    /// How many prompts, and passes through the denoiser, there are.
+    /// How many passes through the denoiser there are: with the prompt, with the negative one, and, where a picture is changed,
+    /// without that picture.
     pub fn passes(&self) -> usize {
+        match self.negative_prompt {
+            Some(_) if self.image_cfg_scale.is_some() => 3,
+            Some(_) => 2,
+            None => 1,
+        }
+    }
+
+    /// How many prompts there are.
+    pub fn prompts(&self) -> usize {
         1 + usize::from(self.negative_prompt.is_some())
     }
 
     /// How many prompts go through the text encoders.
     pub fn texts(&self) -> usize {
-        if self.negative_is_zero { 1 } else { self.passes() }
+        if self.negative_is_zero { 1 } else { self.prompts() }
     }
 
     /// By the names that AUTOMATIC1111's web UI gives them (and its fork Forge, if guidance is an input of the model); of the
@@ -179,6 +199,7 @@ impl Settings {
             pairs.push(("Crop", format!("{},{}", self.crop[0], self.crop[1])));
         }
         pairs.extend(self.strength.map(|strength| ("Denoising strength", strength.to_string())));
+        pairs.extend(self.image_cfg_scale.map(|scale| ("Image CFG scale", scale.to_string())));
         pairs
     }
 }

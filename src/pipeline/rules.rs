@@ -24,6 +24,8 @@ pub struct Rules {
     pub zeros_without_negative: bool,
     /// What pictures in a request may be for.
     pub inputs: &'static [Use],
+    /// What the denoiser takes in channels of its own beside the latents.
+    pub beside: Option<Beside>,
     /// What is not said.
     pub defaults: Defaults,
 }
@@ -35,6 +37,24 @@ pub enum Use {
     Start,
     /// To say which part of that is painted anew.
     Mask,
+    /// To be changed as the prompt says.
+    Edit,
+    /// To be followed: edges, a map of depth.
+    Control,
+}
+
+/// What a denoiser takes in channels of its own beside the latents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Beside {
+    /// The mask, and the picture without what is under it.
+    Masked {
+        /// Whether diffusers draws the picture's own latents even where none of them is left at the start.
+        draws_picture: bool,
+    },
+    /// The picture to be changed: its mean, as the autoencoder has it. A third pass goes without it.
+    Edited,
+    /// The picture to be followed.
+    Control,
 }
 
 /// What a request means if it does not say.
@@ -81,6 +101,16 @@ struct Published {
 }
 
 impl Rules {
+    /// The same of a denoiser that takes `beside`, and therefore other pictures.
+    pub(super) fn with(self, beside: Option<Beside>) -> Rules {
+        let inputs: &[Use] = match beside {
+            None | Some(Beside::Masked { .. }) => self.inputs,
+            Some(Beside::Edited) => &[Use::Edit],
+            Some(Beside::Control) => &[Use::Start, Use::Control],
+        };
+        Rules { inputs, beside, ..self }
+    }
+
     /// The same with what the model's own files say of its defaults.
     ///
     /// # Errors

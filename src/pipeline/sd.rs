@@ -8,7 +8,7 @@ use super::opened::{
 };
 use super::prompts::{ArraySpec, Prompt};
 use super::request::Settings;
-use super::rules::{Defaults, GuidanceScale, Rules, Use};
+use super::rules::{Beside, Defaults, GuidanceScale, Rules, Use};
 use super::run::Run;
 use crate::bind::alias;
 use crate::exec::Session;
@@ -27,7 +27,12 @@ use crate::{Error, Result, json, reserve};
 /// Stable Diffusion 1.
 pub(super) static SD1: Family = Family {
     name: "sd1",
-    classes: &["StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline"],
+    classes: &[
+        "StableDiffusionPipeline",
+        "StableDiffusionImg2ImgPipeline",
+        "StableDiffusionInpaintPipeline",
+        "StableDiffusionInstructPix2PixPipeline",
+    ],
     places: &[
         Place::needed(&UNET, &alias::UNET, |component| Ok(Box::new(networks::unet(component)?))),
         Place::needed(&TEXT_ENCODER, &alias::CLIP, |component| Ok(Box::new(networks::clip_with(component, OUTPUT)?.0))),
@@ -59,6 +64,7 @@ pub(super) fn rules(side: usize, factor: usize, tokens: usize) -> Rules {
         is_told_sizes: false,
         zeros_without_negative: false,
         inputs: &[Use::Start, Use::Mask],
+        beside: None,
         defaults: Defaults {
             width: side,
             height: side,
@@ -89,7 +95,8 @@ fn open(source: Source, additions: &Additions) -> Result<Opened> {
     let predicts_v = matches!(&scheduler, Scheduler::Discrete(config) if config.prediction_type == Prediction::V);
     let trained_on = if predicts_v { LARGER_SAMPLE_SIZE } else { SAMPLE_SIZE };
     let side = sample_size(source.component(&UNET)?, trained_on) * vae.factor();
-    let rules = rules(side, vae.factor(), clip.reader(CLIP_NAME).length).read(&source, GuidanceScale::Free)?;
+    let rules = rules(side, vae.factor(), clip.reader(CLIP_NAME).length).with(beside(&unet, &vae));
+    let rules = rules.read(&source, GuidanceScale::Free)?;
     Ok(Opened {
         family: &SD1,
         encoders: Box::new(SdEncoders(clip)),
@@ -148,13 +155,28 @@ pub(super) fn sample_size(component: &Component, default: usize) -> usize {
     size.filter(|size| (8..=1024).contains(size)).unwrap_or(default)
 }
 
+/// What stands beside the latents: a mask and what it leaves of a picture, a picture to be changed, or nothing.
+pub(super) fn beside(unet: &Part<Unet>, vae: &AutoencoderKl) -> Option<Beside> {
+    let (taken, channels) = (unet.net.config().in_channels, vae.channels());
+    match taken.checked_sub(channels) {
+        Some(more) if more == channels + 1 => Some(Beside::Masked { draws_picture: false }),
+        Some(more) if more == channels => Some(Beside::Edited),
+        _ => None,
+    }
+}
+
 /// Whether the UNet and the autoencoder of a model fit together.
 pub(super) fn check_channels(source: &Source, unet: &Part<Unet>, vae: &AutoencoderKl) -> Result<()> {
     let config = unet.net.config();
-    let channels = Side::of(unet, "in_channels of the UNet", config.in_channels);
+    let more = match beside(unet, vae) {
+        Some(Beside::Masked { .. }) => vae.channels() + 1,
+        Some(_) => vae.channels(),
+        None => 0,
+    };
+    let channels = Side::of(unet, "in_channels of the UNet", config.in_channels - more);
     let latents = Side::of(&vae.decoder, "the latent channels of the autoencoder", vae.channels());
     fit::equal(source, channels, latents)?;
-    fit::exactly(unet, "out_channels of the UNet", config.out_channels, config.in_channels)?;
+    fit::exactly(unet, "out_channels of the UNet", config.out_channels, vae.channels())?;
     fit::exactly(&vae.decoder, "channels of a picture", vae.config.out_channels, 3)
 }
 
@@ -257,6 +279,24 @@ impl Denoiser for UnetDenoiser {
             session.set(added, &self.added(given)?)?;
         }
         session.set(ports.context, &given.prompt(0)?)
+    }
+
+    fn beside(&self, [w, h, ..]: [usize; 4]) -> usize {
+        let config = self.0.net.config();
+        config.in_channels.saturating_sub(config.out_channels) * w * h
+    }
+
+    fn pack_beside(&self, latents: &[f32], mask: Option<&[f32]>, [w, h, ..]: [usize; 4]) -> Result<Vec<f32>> {
+        let mut beside = reserve::room("the latents", latents.len() + w * h)?;
+        if let Some(mask) = mask {
+            // One of the pixels of each latent, as `torch.nn.functional.interpolate` takes it (`mode="nearest"`).
+            let factor = (mask.len() / (w * h)).isqrt();
+            for row in mask.chunks_exact(w * factor).step_by(factor) {
+                beside.extend(row.iter().step_by(factor));
+            }
+        }
+        beside.extend_from_slice(latents);
+        Ok(beside)
     }
 
     fn pack(&self, latents: &[f32], _: [usize; 4]) -> Result<Vec<f32>> {

@@ -81,7 +81,8 @@ fn open(source: Source, additions: &Additions) -> Result<Opened> {
     let [clip, clip_2] = &mut clips;
     let loras = additions.apply(&mut [unet.target(), clip.part.target(), clip_2.part.target()])?;
     let side = sd::sample_size(source.component(&UNET)?, SAMPLE_SIZE) * vae.factor();
-    let rules = rules(side, vae.factor(), clips[0].reader(NAMES[0]).length).read(&source, GuidanceScale::Free)?;
+    let rules = rules(side, vae.factor(), clips[0].reader(NAMES[0]).length).with(sd::beside(&unet, &vae));
+    let rules = rules.read(&source, GuidanceScale::Free)?;
     Ok(Opened {
         family: &SDXL,
         encoders: Box::new(SdxlEncoders(clips)),

@@ -3,7 +3,8 @@
 use super::opened::Direction;
 use super::opened::Opened;
 use super::request::{Request, Settings};
-use super::rules::Use;
+use super::rules::{Beside, Rules, Use};
+use super::start::Inputs;
 use crate::sample::Levels;
 use crate::source::Text;
 use crate::{Error, Result};
@@ -41,7 +42,10 @@ pub fn settings(model: &Opened, request: &Request) -> Result<Settings> {
     let guidance = own("guidance_scale").blame(request.guidance.is_some(), guidance)?;
     let negative = request.negative_prompt.as_ref().unwrap_or(&defaults.negative_prompt);
     own("negative_prompt").blame(request.negative_prompt.is_some(), check_text("--negative-prompt", negative))?;
-    let negative = (cfg_scale > 1.0).then(|| negative.clone());
+    let image_cfg_scale = image_cfg_scale(model, request, cfg_scale)?;
+    // diffusers guides an edit by both, or by neither.
+    let is_guided = cfg_scale > 1.0 && (image_cfg_scale.is_some() || rules.beside != Some(Beside::Edited));
+    let negative = is_guided.then(|| negative.clone());
     check_original(model, request)?;
     // Whether one step more or less works is the schedule's business; it knows its limits.
     let steps = request.steps.unwrap_or(defaults.steps);
@@ -66,7 +70,7 @@ pub fn settings(model: &Opened, request: &Request) -> Result<Settings> {
     let height = side("--height", request.height.unwrap_or(defaults.height), model);
     let width = own("width").blame(request.width.is_some(), width)?;
     let height = own("height").blame(request.height.is_some(), height)?;
-    let settings = Settings {
+    let mut settings = Settings {
         width,
         height,
         steps,
@@ -82,10 +86,13 @@ pub fn settings(model: &Opened, request: &Request) -> Result<Settings> {
         sampler,
         strength,
         masked: request.mask.is_some(),
+        image_cfg_scale,
+        encoded_pictures: 0,
         max_sequence_length: tokens,
         batch: request.batch,
         embedded: false,
     };
+    settings.encoded_pictures = Inputs::of(rules.beside, request, &settings).count();
     match &request.embeddings {
         Some(embeddings) => embeddings.fill_in(settings, request, model),
         None => Ok(settings),
@@ -152,36 +159,90 @@ pub(super) fn levels(model: &Opened, settings: &Settings) -> Result<Levels> {
     }
 }
 
-/// How far from the picture of `request` the result may be; `None` without a picture.
+/// How far from the picture of `request` the result may be; `None` if denoising does not begin with one.
 fn strength(model: &Opened, request: &Request) -> Result<Option<f32>> {
+    check_pictures(model, request)?;
     let rules = &model.rules;
-    let given = [(Use::Start, "--image", request.image.is_some()), (Use::Mask, "--mask", request.mask.is_some())];
-    for (purpose, option, given) in given {
-        if given && !rules.inputs.contains(&purpose) {
-            return Err(Error::option(option, "nothing, since this model takes no such picture", "a picture"));
-        }
-    }
-    if request.image.is_none() {
-        if request.mask.is_some() {
-            let error = Error::option("--mask", "a mask together with its picture", "a mask alone");
-            return Err(error.with_hint("give the picture with --image"));
-        }
+    let begins_with = |picture: &Option<_>| picture.is_some() && rules.inputs.contains(&Use::Start);
+    if !begins_with(&request.image) {
         if request.strength.is_some() {
-            let error = Error::option("--strength", "a strength together with a picture", "a strength alone");
-            return Err(error.with_hint("give the picture with --image"));
+            let error =
+                Error::option("--strength", "a strength together with a picture to begin with", "a strength alone");
+            let hint = "give the picture with --image";
+            return Err(if rules.inputs.contains(&Use::Start) { error.with_hint(hint) } else { error });
         }
         return Ok(None);
-    }
-    if let (Some(image), Some(mask)) = (&request.image, &request.mask) {
-        mask.require_size_of(image)?;
-    }
-    if !model.autoencoder.goes(Direction::Encode) {
-        let error = Error::option("--image", "a model whose autoencoder can encode", "a decoder alone");
-        return Err(error.with_hint("give a whole autoencoder with --vae FILE"));
     }
     let defaults = &rules.defaults;
     let default = if request.mask.is_some() { defaults.strength_with_mask } else { defaults.strength };
     Ok(Some(request.strength.unwrap_or(default)))
+}
+
+/// Refuses pictures that the model does not take, and requests without those that it needs.
+fn check_pictures(model: &Opened, request: &Request) -> Result<()> {
+    let Rules { inputs, beside, .. } = &model.rules;
+    let Request { image, mask, control_image, .. } = request;
+    let takes = |purpose| inputs.contains(&purpose);
+    let given = [
+        ("--image", image, takes(Use::Start) || takes(Use::Edit)),
+        ("--mask", mask, takes(Use::Mask)),
+        ("--control-image", control_image, takes(Use::Control)),
+    ];
+    for (option, picture, is_taken) in given {
+        if picture.is_some() && !is_taken {
+            return Err(Error::option(option, "nothing, since this model takes no such picture", "a picture"));
+        }
+    }
+    let needed =
+        |option: &'static str, expected: &str, hint: &str| Err(Error::option(option, expected, "none").with_hint(hint));
+    match beside {
+        Some(Beside::Masked { .. }) if image.is_none() || mask.is_none() => {
+            let option = if image.is_none() { "--image" } else { "--mask" };
+            return needed(
+                option,
+                "a picture and its mask, since this model paints within one",
+                "give --image and --mask",
+            );
+        }
+        Some(Beside::Edited) if image.is_none() => {
+            return needed("--image", "a picture, since this model changes one", "give the picture with --image");
+        }
+        Some(Beside::Control) if control_image.is_none() => {
+            let expected = "a picture, since this model follows one: edges, or a map of depth";
+            return needed("--control-image", expected, "give the picture with --control-image");
+        }
+        _ => {}
+    }
+    match (image, mask) {
+        (None, Some(_)) => {
+            let error = Error::option("--mask", "a mask together with its picture", "a mask alone");
+            return Err(error.with_hint("give the picture with --image"));
+        }
+        (Some(image), Some(mask)) => mask.require_size_of(image)?,
+        _ => {}
+    }
+    if (image.is_some() || control_image.is_some()) && !model.autoencoder.goes(Direction::Encode) {
+        let option = if image.is_some() { "--image" } else { "--control-image" };
+        let error = Error::option(option, "a model whose autoencoder can encode", "a decoder alone");
+        return Err(error.with_hint("give a whole autoencoder with --vae FILE"));
+    }
+    Ok(())
+}
+
+/// How closely the result follows the picture that is changed; `None` for models that change none, and without guidance.
+fn image_cfg_scale(model: &Opened, request: &Request, cfg_scale: f32) -> Result<Option<f32>> {
+    const DEFAULT: f32 = 1.5;
+    if model.rules.beside != Some(Beside::Edited) {
+        return match request.image_cfg_scale {
+            Some(scale) => {
+                let expected = "nothing, since this model was not trained to change a picture";
+                Err(Error::option("--image-cfg-scale", expected, scale.to_string()))
+            }
+            None => Ok(None),
+        };
+    }
+    let scale = number("--image-cfg-scale", request.image_cfg_scale.unwrap_or(DEFAULT), 0.0, 100.0)?;
+    Ok((cfg_scale > 1.0 && scale >= 1.0).then_some(scale))
 }
 
 /// The options that were given and change nothing, in words.

@@ -1,8 +1,12 @@
 //! What denoising begins with: noise, or a picture under noise.
 
+use std::sync::Arc;
+
 use super::opened::{Direction, Opened};
 use super::request::{Posterior, Request, Settings};
+use super::rules::Beside;
 use super::run::{Run, stage_runs};
+use crate::image::{Mask, Picture};
 use crate::plan::Phase;
 use crate::sample::{Levels, Noise};
 use crate::{Error, Result, reserve};
@@ -18,6 +22,8 @@ pub(super) struct Start {
     pub(super) noise: Noise,
     /// What keeps a part of the picture as it is.
     pub(super) kept: Option<Kept>,
+    /// What stands beside the latents of each picture, as the denoiser takes it.
+    pub(super) beside: Vec<Vec<f32>>,
 }
 
 /// The part of a picture that is not painted anew.
@@ -45,7 +51,8 @@ impl Kept {
 }
 
 impl Start {
-    /// Draws the noise, after what the picture's latents draw, and mixes the two.
+    /// Encodes the pictures of the request, and draws what diffusers draws in its order: the latents of a picture that is followed,
+    /// those of a picture to begin with, the noise, the latents of what a mask leaves.
     pub(super) fn new(
         model: &Opened,
         request: &Request,
@@ -53,30 +60,172 @@ impl Start {
         levels: &Levels,
         run: &mut Run<'_>,
     ) -> Result<Start> {
+        let beside = model.rules.beside;
+        let inputs = Inputs::of(beside, request, settings);
+        let mut encoded = inputs.encode(model, request, settings, run)?;
+        let drawing = Drawing { model, settings, posterior: request.posterior };
         let mut generator = Noise::new(settings.seed, settings.batch);
-        let picture = match &request.image {
-            Some(_) => Some(picture_latents(model, request, settings, &mut generator, run)?),
-            None => None,
-        };
+        let control = encoded.control.take().map(|moments| drawing.latents(&moments, &mut generator)).transpose()?;
+        let mut picture =
+            encoded.picture.take().map(|moments| drawing.latents(&moments, &mut generator)).transpose()?;
+        if beside == (Some(Beside::Masked { draws_picture: true })) && picture.is_none() {
+            drawing.skip(&mut generator)?;
+        }
         let noise = noise(model, request, settings, &mut generator)?;
-        let Some(picture) = picture else {
+        let beside = match beside {
+            None => Vec::new(),
+            Some(Beside::Control) => drawing.beside(&control.unwrap_or_default(), None)?,
+            Some(Beside::Edited) => {
+                drawing.beside(&mean_of(&encoded.edited.take().unwrap_or_default(), settings)?, None)?
+            }
+            Some(Beside::Masked { .. }) => {
+                let masked = drawing.latents(&encoded.masked.take().unwrap_or_default(), &mut generator)?;
+                drawing.beside(&masked, Some(mask_of(request, settings)?.values()))?
+            }
+        };
+        let Some(picture) = picture.take() else {
             let start = levels.start();
             let latents = if start == 1.0 { noise } else { scaled(&noise, start)? };
-            return Ok(Start { latents, noise: generator, kept: None });
+            return Ok(Start { latents, noise: generator, kept: None, beside });
         };
-        let Some(mask) = &request.mask else {
+        if request.mask.is_none() || !beside.is_empty() {
             let latents = levels.mixed(&picture, &noise, 0)?;
-            return Ok(Start { latents, noise: generator, kept: None });
-        };
-        if request.posterior == Posterior::Sample {
-            // diffusers draws the latents of the masked picture, too, and does not use them here.
-            generator.draw(noise.len() / settings.batch)?;
+            return Ok(Start { latents, noise: generator, kept: None, beside });
         }
+        // diffusers draws the latents of the masked picture, too, and does not use them here.
+        drawing.skip(&mut generator)?;
         let whole = settings.strength == Some(1.0);
         let latents = if whole { scaled(&noise, levels.start())? } else { levels.mixed(&picture, &noise, 0)? };
-        let image = request.image.as_ref().ok_or_else(|| Error::graph("mask", "a mask without its picture"))?;
-        let mask = mask.mask_for(image, settings.width, settings.height)?.latents(model.autoencoder.factor())?;
-        Ok(Start { latents, noise: generator, kept: Some(Kept { mask, picture, noise }) })
+        let mask = mask_of(request, settings)?.latents(model.autoencoder.factor())?;
+        Ok(Start { latents, noise: generator, kept: Some(Kept { mask, picture, noise }), beside })
+    }
+}
+
+/// Which pictures of a request go through the autoencoder.
+pub(super) struct Inputs {
+    control: bool,
+    picture: bool,
+    edited: bool,
+    masked: bool,
+}
+
+impl Inputs {
+    /// For a denoiser that takes `beside`.
+    pub(super) fn of(beside: Option<Beside>, request: &Request, settings: &Settings) -> Inputs {
+        let masked = matches!(beside, Some(Beside::Masked { .. }));
+        let edited = beside == Some(Beside::Edited);
+        // Nothing of it is left where the mask's model begins with noise alone.
+        let is_gone = masked && settings.strength == Some(1.0);
+        let picture = request.image.is_some() && !edited && !is_gone;
+        Inputs { control: beside == Some(Beside::Control), picture, edited, masked }
+    }
+
+    /// How many they are.
+    pub(super) fn count(&self) -> usize {
+        [self.control, self.picture, self.edited, self.masked].into_iter().map(usize::from).sum()
+    }
+
+    /// What the autoencoder makes of them.
+    fn encode(&self, model: &Opened, request: &Request, settings: &Settings, run: &mut Run<'_>) -> Result<Encoded> {
+        let subjects = model.autoencoder.subjects(settings, Direction::Encode, self.count());
+        if self.count() == 0 {
+            return Ok(Encoded::default());
+        }
+        let start = run.begin(Phase::Condition, subjects.iter().map(stage_runs).sum(), 0)?;
+        let subject = subjects.first().ok_or_else(|| Error::graph("encode", "the autoencoder has no encoder"))?;
+        let mut running = run.start(subject)?;
+        let mut encode = |wanted: bool, picture: &Option<Arc<Picture>>, mask: Option<&Mask>| {
+            if !wanted {
+                return Ok(None);
+            }
+            let picture = picture.as_ref().ok_or_else(|| Error::graph("encode", "no picture"))?;
+            let mut samples = picture.samples(settings.width, settings.height)?;
+            if let Some(mask) = mask {
+                mask.hide(&mut samples)?;
+            }
+            model.autoencoder.encode(run, &mut running, &samples).map(Some)
+        };
+        let control = encode(self.control, &request.control_image, None)?;
+        let picture = encode(self.picture, &request.image, None)?;
+        let edited = encode(self.edited, &request.image, None)?;
+        let mask = if self.masked { Some(mask_of(request, settings)?) } else { None };
+        let masked = encode(self.masked, &request.image, mask.as_ref())?;
+        run.finish(running);
+        run.end(Phase::Condition, start)?;
+        Ok(Encoded { control, picture, edited, masked })
+    }
+}
+
+/// The moments of the pictures of a request, `[w, h, 2 C]` each.
+#[derive(Default)]
+struct Encoded {
+    control: Option<Vec<f32>>,
+    picture: Option<Vec<f32>>,
+    edited: Option<Vec<f32>>,
+    masked: Option<Vec<f32>>,
+}
+
+/// The mask of a request, at the size that is drawn.
+fn mask_of(request: &Request, settings: &Settings) -> Result<Mask> {
+    let missing = || Error::graph("mask", "a mask without its picture");
+    let (mask, image) = (request.mask.as_ref().ok_or_else(missing)?, request.image.as_ref().ok_or_else(missing)?);
+    mask.mask_for(image, settings.width, settings.height)
+}
+
+/// The mean of `moments`, for each picture of the batch.
+fn mean_of(moments: &[f32], settings: &Settings) -> Result<Vec<f32>> {
+    reserve::repeat("the latents", &moments[..moments.len() / 2], settings.batch)
+}
+
+/// How latents are drawn of a distribution.
+struct Drawing<'a> {
+    model: &'a Opened,
+    settings: &'a Settings,
+    posterior: Posterior,
+}
+
+impl Drawing<'_> {
+    /// How many latents a picture has.
+    fn each(&self) -> usize {
+        let [w, h, channels, _] = self.model.autoencoder.latents(self.settings);
+        w * h * channels
+    }
+
+    /// Draws what the latents of a picture would have taken.
+    fn skip(&self, generator: &mut Noise) -> Result<()> {
+        match self.posterior {
+            Posterior::Sample => generator.draw(self.each()).map(drop),
+            Posterior::Mean => Ok(()),
+        }
+    }
+
+    /// Latents in the denoiser's space, `[w, h, C, N]`: one draw of the distribution of `moments` for each picture of the batch.
+    fn latents(&self, moments: &[f32], generator: &mut Noise) -> Result<Vec<f32>> {
+        let each = self.each();
+        if moments.len() != 2 * each {
+            return Err(Error::graph("encode", format!("{} moments for {each} latents", moments.len())));
+        }
+        let (mean, log_variance) = moments.split_at(each);
+        let mut latents = reserve::room("the latents", each * self.settings.batch)?;
+        match self.posterior {
+            Posterior::Mean => (0..self.settings.batch).for_each(|_| latents.extend_from_slice(mean)),
+            Posterior::Sample => {
+                let [least, most] = LOG_VARIANCES;
+                for drawn in generator.draw(each)?.chunks_exact(each) {
+                    for ((mean, log_variance), drawn) in mean.iter().zip(log_variance).zip(drawn) {
+                        latents.push(mean + (0.5 * log_variance.clamp(least, most)).exp() * drawn);
+                    }
+                }
+            }
+        }
+        self.model.autoencoder.normalize(&mut latents);
+        super::run::finite(latents, "the latents of the picture")
+    }
+
+    /// What stands beside the latents of each picture: `latents [w, h, C, N]`, and `mask`.
+    fn beside(&self, latents: &[f32], mask: Option<&[f32]>) -> Result<Vec<Vec<f32>>> {
+        let dims = self.model.autoencoder.latents(self.settings);
+        latents.chunks_exact(self.each()).map(|latents| self.model.denoiser.pack_beside(latents, mask, dims)).collect()
     }
 }
 
@@ -97,44 +246,4 @@ fn noise(model: &Opened, request: &Request, settings: &Settings, generator: &mut
         return Err(Error::option("--noise", "finite numbers", value.to_string()));
     }
     reserve::repeat("the noise", noise, 1)
-}
-
-/// The latents of the picture in the denoiser's space, `[w, h, C, N]`: one draw of its distribution for each picture of the
-/// batch.
-fn picture_latents(
-    model: &Opened,
-    request: &Request,
-    settings: &Settings,
-    generator: &mut Noise,
-    run: &mut Run<'_>,
-) -> Result<Vec<f32>> {
-    let (autoencoder, [w, h, channels, batch]) = (&*model.autoencoder, model.autoencoder.latents(settings));
-    let image = request.image.as_ref().ok_or_else(|| Error::graph("encode", "no picture"))?;
-    let samples = image.samples(settings.width, settings.height)?;
-    let subjects = autoencoder.subjects(settings, Direction::Encode, 1);
-    let start = run.begin(Phase::Condition, subjects.iter().map(stage_runs).sum(), 0)?;
-    let subject = subjects.first().ok_or_else(|| Error::graph("encode", "the autoencoder has no encoder"))?;
-    let mut running = run.start(subject)?;
-    let moments = autoencoder.encode(run, &mut running, &samples)?;
-    run.finish(running);
-    run.end(Phase::Condition, start)?;
-    let each = w * h * channels;
-    if moments.len() != 2 * each {
-        return Err(Error::graph("encode", format!("{} moments for {each} latents", moments.len())));
-    }
-    let (mean, log_variance) = moments.split_at(each);
-    let mut latents = reserve::room("the latents", each * batch)?;
-    match request.posterior {
-        Posterior::Mean => (0..batch).for_each(|_| latents.extend_from_slice(mean)),
-        Posterior::Sample => {
-            let [least, most] = LOG_VARIANCES;
-            for drawn in generator.draw(each)?.chunks_exact(each) {
-                for ((mean, log_variance), drawn) in mean.iter().zip(log_variance).zip(drawn) {
-                    latents.push(mean + (0.5 * log_variance.clamp(least, most)).exp() * drawn);
-                }
-            }
-        }
-    }
-    autoencoder.normalize(&mut latents);
-    super::run::finite(latents, "the latents of the picture")
 }

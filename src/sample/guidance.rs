@@ -20,6 +20,27 @@ pub fn classifier_free_guidance(conditional: &mut [f32], unconditional: &[f32], 
     Ok(())
 }
 
+/// Classifier-free guidance with a picture that is changed, as diffusers' `StableDiffusionInstructPix2PixPipeline` has it: `conditional`
+/// becomes the guided prediction, out of itself, a prediction `with_picture` and no prompt, and one `without` either. `scales` are
+/// the prompt's and the picture's. See Brooks et al., 2023, equation 3.
+///
+/// # Errors
+/// [`Error::Graph`] where lengths differ.
+pub fn guidance_with_picture(
+    conditional: &mut [f32],
+    with_picture: &[f32],
+    without: &[f32],
+    [scale, picture_scale]: [f32; 2],
+) -> Result<()> {
+    if conditional.len() != with_picture.len() || conditional.len() != without.len() {
+        return Err(Error::graph("guidance", "predictions of different lengths"));
+    }
+    for ((all, picture), none) in conditional.iter_mut().zip(with_picture).zip(without) {
+        *all = none + scale * (*all - picture) + picture_scale * (picture - none);
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {

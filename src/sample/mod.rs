@@ -40,7 +40,7 @@ pub use betas::BetaSchedule;
 pub use discrete::{DiscreteConfig, FinalSigmas};
 pub use euler::{Euler, EulerAncestral};
 pub use flow::{FlowMatchConfig, MAX_STEPS, TimeShift};
-pub use guidance::classifier_free_guidance;
+pub use guidance::{classifier_free_guidance, guidance_with_picture};
 pub use levels::{Levels, Space};
 pub use method::SolverType;
 pub use noise::{Noise, randn};

@@ -200,13 +200,17 @@ fn loose(source: &Source, place: &Place) -> Result<Option<Found>> {
     }
 }
 
-/// Those of `files` that are called what `slot` is called in files: `clip_l.safetensors`.
+/// Those of `files` that are called what `slot` is called in files, if each of them is called what some slot is:
+/// `clip_l.safetensors` beside `clip_g.safetensors`.
 fn called_as<'a>(files: &[&'a Arc<WeightFile>], slot: &Slot) -> Vec<&'a Arc<WeightFile>> {
-    let is_called = |file: &&&Arc<WeightFile>| {
+    let is_called = |file: &WeightFile, slot: &Slot| {
         let stem = file.path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
         slot.also.iter().chain([&slot.name]).any(|name| stem == *name)
     };
-    files.iter().filter(is_called).copied().collect()
+    if files.iter().any(|file| !SLOTS.into_iter().any(|slot| is_called(file, slot))) {
+        return Vec::new();
+    }
+    files.iter().filter(|file| is_called(file, slot)).copied().collect()
 }
 
 /// The network for `place` in `file`: the one with `prefix`, if it is given.

@@ -125,10 +125,10 @@ fn unets_of_other_models_are_named() {
     named(&with("input_hint_block.0.weight"), "ControlNet");
     let widened = |tensors: &mut Tensors| {
         let Tensor { shape, bytes, .. } = tensors.get_mut("model.diffusion_model.input_blocks.0.0.weight").unwrap();
-        bytes.resize(bytes.len() / shape[1] * 9, 0);
-        shape[1] = 9;
+        bytes.resize(bytes.len() / shape[1] * 5, 0);
+        shape[1] = 5;
     };
-    named(&widened, "inpainting");
+    named(&widened, "a map of depth");
 }
 
 #[test]
@@ -255,7 +255,7 @@ fn models_like_flux_are_named() {
     named(|tensors| add(tensors, "double_stream_modulation_img.linear.weight"), "FLUX.2");
     named(|tensors| add(tensors, "double_blocks.0.img_mlp.gate_proj.weight"), "Ovis");
     named(|tensors| add(tensors, "controlnet_x_embedder.weight"), "ControlNet");
-    for (columns, what) in [(384, "FLUX.1 Fill"), (128, "Canny or Depth"), (196, "Flex.2")] {
+    for (columns, what) in [(196, "Flex.2")] {
         let disk = widened(columns);
         refused!(NotAModel, open(&disk), &weights_of("transformer"), what);
         disk.edit("transformer/config.json", |config| {
@@ -266,9 +266,9 @@ fn models_like_flux_are_named() {
         refused!(NotAModel, open_with(Some(&Disk::new()), &disk, &["transformer"]), &weights_of("transformer"), what);
     }
     let disk = Disk::new();
-    disk.edit("model_index.json", |index| index["_class_name"] = "FluxFillPipeline".into());
-    let error = refused!(NotAModel, disk.open(), "FluxFillPipeline, FLUX.1 Fill");
-    assert!(error.hint().unwrap().contains("--mask"));
+    disk.edit("model_index.json", |index| index["_class_name"] = "FluxPriorReduxPipeline".into());
+    let error = refused!(NotAModel, disk.open(), "FluxPriorReduxPipeline, FLUX.1 Redux");
+    assert!(error.hint().unwrap().contains("FLUX.1-dev"));
 }
 
 /// A packing, and the tensors that take the place of a matrix in it: how their names end, their type, their bytes.

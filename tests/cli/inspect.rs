@@ -60,14 +60,14 @@ fn what_is_not_run_is_a_problem() {
     place.write("pointer.safetensors", pointer);
     place.write("model/model_index.json", br#"{"_class_name": "FluxPipeline"}"#);
     place.write("model/text_encoder_2/model.safetensors", pointer);
-    place.write("fill/model_index.json", br#"{"_class_name": "FluxFillPipeline"}"#);
+    place.write("redux/model_index.json", br#"{"_class_name": "FluxPriorReduxPipeline"}"#);
     for (name, path) in [
         ("packed", "nf4.safetensors"),
         ("relative", "chroma.safetensors"),
         ("not_run", "sd3.safetensors"),
         ("pointer", "pointer.safetensors"),
         ("pointer_inside", "model"),
-        ("fill", "fill"),
+        ("redux", "redux"),
     ] {
         let outcome = place.run(&["inspect", path]);
         assert_eq!(outcome.code, 1, "{path}");

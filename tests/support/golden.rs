@@ -30,6 +30,10 @@ impl Golden {
         let header: Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("golden {name}: {e}"));
         assert_eq!(header["format"], FORMAT, "golden {name}: recorded in another format");
         let tensors = fs::read(file("safetensors")).unwrap_or_default();
+        let header = match header["based_on"].as_str() {
+            Some(base) => changed(Golden::load(base).header, &header),
+            None => header,
+        };
         Golden { name: name.to_owned(), header, tensors }
     }
 
@@ -131,4 +135,23 @@ impl Golden {
         let view = file.tensor(tensor).unwrap_or_else(|e| panic!("golden {}: {tensor}: {e}", self.name));
         read(view.dtype(), view.shape(), view.data())
     }
+}
+
+/// The header `base` of a model with the denoiser that `header` describes: another configuration, and another first layer.
+fn changed(mut base: Value, header: &Value) -> Value {
+    let changed = &header["changed"];
+    let component = &mut base["components"][changed["component"].as_str().unwrap()];
+    component["config"] = changed["config"].clone();
+    let (name, described) = (&changed["tensor"]["name"], &changed["tensor"]);
+    for tensor in component["tensors"].as_array_mut().unwrap() {
+        if tensor[0] == *name {
+            *tensor = ["name", "shape", "scale", "offset"].map(|key| described[key].clone()).to_vec().into();
+        } else if tensor["name"] == *name {
+            *tensor = described.clone();
+        }
+    }
+    for key in ["cases", "class"] {
+        base[key] = header[key].clone();
+    }
+    base
 }

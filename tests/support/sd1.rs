@@ -27,7 +27,8 @@ pub(crate) fn write_directory(dir: &Path, golden: &Golden, scheduler: &Value) {
     let mut index = Map::new();
     let is_xl = golden.get("/components/text_encoder_2").is_some();
     let class = if is_xl { "StableDiffusionXLPipeline" } else { "StableDiffusionPipeline" };
-    index.insert("_class_name".into(), json!(class));
+    let class = golden.get("/class").cloned().unwrap_or(json!(class));
+    index.insert("_class_name".into(), class);
     index.insert("_diffusers_version".into(), golden.at("/versions/diffusers").clone());
     index.insert("feature_extractor".into(), json!([null, null]));
     index.insert("safety_checker".into(), json!([null, null]));

@@ -82,6 +82,8 @@ impl Denoiser {
             batch: 1,
             strength: None,
             masked: false,
+            image_cfg_scale: None,
+            encoded_pictures: 0,
             embedded: false,
         };
         Ok(Denoiser { denoiser, settings, threads, cancel })

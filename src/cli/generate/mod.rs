@@ -66,7 +66,12 @@ impl Args {
             inputs.push(Named { option: "--lora", path: lora.path.clone() });
         }
         let Args { request, noise, .. } = self;
-        for (option, path) in [("--image", &request.image), ("--mask", &request.mask), ("--noise", noise)] {
+        for (option, path) in [
+            ("--image", &request.image),
+            ("--mask", &request.mask),
+            ("--control-image", &request.control_image),
+            ("--noise", noise),
+        ] {
             inputs.extend(path.iter().map(|path| Named { option, path: path.clone() }));
         }
         inputs

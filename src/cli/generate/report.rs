@@ -85,6 +85,12 @@ struct Parameters<'a> {
     /// The file of `--image`.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "units::path_if_any")]
     image: Option<&'a PathBuf>,
+    /// The file of `--control-image`.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "units::path_if_any")]
+    control_image: Option<&'a PathBuf>,
+    /// How closely the result follows the picture that is changed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    image_cfg_scale: Option<f32>,
     /// The file of `--mask`.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "units::path_if_any")]
     mask: Option<&'a PathBuf>,
@@ -114,9 +120,11 @@ impl Run<'_> {
             loras: &self.args.request.loras,
             clip_skip: self.args.request.clip_skip,
             image: self.args.request.image.as_ref(),
+            control_image: self.args.request.control_image.as_ref(),
+            image_cfg_scale: self.settings.image_cfg_scale,
             mask: self.args.request.mask.as_ref(),
             strength,
-            posterior: strength.map(|_| self.args.request.posterior.name()),
+            posterior: (self.settings.encoded_pictures > 0).then(|| self.args.request.posterior.name()),
             max_sequence_length,
             noise: self.args.noise.as_ref(),
         }

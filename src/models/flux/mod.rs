@@ -42,7 +42,7 @@ use crate::weights::Role;
 use crate::{Error, Result, reserve};
 
 pub use config::Config;
-pub use latents::{pack_latents, unpack_latents};
+pub use latents::{pack_latents, pack_mask, unpack_latents};
 pub use modulation::sinusoid;
 
 /// Width of the sinusoidal embedding of time and guidance.
