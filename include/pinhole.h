@@ -460,7 +460,18 @@ enum {
      * picture. */
     PINHOLE_INPUT_MASK = 1,
     /* A picture to be followed, for models that take one beside the latents: edges, a map of depth. */
-    PINHOLE_INPUT_CONTROL = 2
+    PINHOLE_INPUT_CONTROL = 2,
+    /* A picture that the model looks at beside the prompt, as FLUX.1 Kontext does at the one that it changes. There may be more than
+     * one, in order, for models that take several. */
+    PINHOLE_INPUT_REFERENCE = 3
+};
+
+/* What size the pictures for PINHOLE_INPUT_REFERENCE have. */
+enum {
+    /* The one nearest in shape that the model was trained with. */
+    PINHOLE_REFERENCE_RESIZE_AUTO = 0,
+    /* Their own. */
+    PINHOLE_REFERENCE_RESIZE_NONE = 1
 };
 
 /* A picture that a request is given. Set exactly one of `path`, `data` and `pixels`. To change a part of a photo:
@@ -546,7 +557,7 @@ typedef struct pinhole_request {
     int32_t preview_interval;
     /* Always 0 in this version. */
     int32_t reserved;
-    /* Pictures to draw from, and how many: at most one for each PINHOLE_INPUT_..., in any order. A mask needs its picture.
+    /* Pictures to draw from, and how many: at most one for each PINHOLE_INPUT_... except references, in any order. A mask needs its picture.
      * Each is read in the call. NULL: none. */
     const pinhole_input *const *inputs;
     size_t input_count;
@@ -565,8 +576,8 @@ typedef struct pinhole_request {
     /* For models that change a picture: how closely the result follows it; 1 is off. Negative: the model's default, which init
      * sets. */
     float image_cfg_scale;
-    /* Always 0 in this version. */
-    int32_t reserved_2;
+    /* What size the pictures have that the model looks at: PINHOLE_REFERENCE_RESIZE_... */
+    int32_t reference_resize;
 } pinhole_request;
 
 PINHOLE_API int32_t pinhole_request_init(pinhole_request *request, size_t struct_size);

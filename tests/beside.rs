@@ -1,5 +1,5 @@
-//! Denoisers that take pictures in channels of their own beside the latents, against diffusers in float32: FLUX.1 Fill, Canny and
-//! Depth, the inpainting UNets of Stable Diffusion 1 and XL, InstructPix2Pix. The expected latents were recorded by
+//! Denoisers that take pictures in channels of their own beside the latents, or as tokens behind them, against diffusers in float32:
+//! FLUX.1 Fill, Canny and Depth, and Kontext, the inpainting UNets of Stable Diffusion 1 and XL, InstructPix2Pix. The expected latents were recorded by
 //! `tests/reference/beside.py`.
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
@@ -10,7 +10,7 @@ use std::path::Path;
 
 use pinhole::convert::{self, WriteOptions};
 use pinhole::ggml::{CancelFlag, Device};
-use pinhole::pipeline::{self, Event, Generated, MemoryOptions, Opened, Phase, Pipeline, Request};
+use pinhole::pipeline::{self, Event, Generated, MemoryOptions, Opened, Phase, Pipeline, ReferenceResize, Request};
 use pinhole::plan::Offload;
 use pinhole::source::Source;
 use pinhole_quant::metrics;
@@ -25,8 +25,14 @@ const THREADS: usize = 2;
 /// The models, and how far their latents may be from diffusers'. On the processor that they were recorded beside, those of Stable
 /// Diffusion are up to 1e-10 away; others round in another order. Those of FLUX are 2e-9 away: a guidance of 30 is an angle of up to
 /// 30,000, and PyTorch's exponential function is off by one unit in the last place for two of the 128 frequencies.
-const MODELS: [(&str, f64); 5] =
-    [("flux_fill", 1e-8), ("flux_control", 1e-8), ("sd1_inpaint", 5e-10), ("sd1_edit", 5e-10), ("sdxl_inpaint", 5e-10)];
+const MODELS: [(&str, f64); 6] = [
+    ("flux_fill", 1e-8),
+    ("flux_control", 1e-8),
+    ("flux_kontext", 1e-10),
+    ("sd1_inpaint", 5e-10),
+    ("sd1_edit", 5e-10),
+    ("sdxl_inpaint", 5e-10),
+];
 
 /// The model of a golden as a directory.
 fn directory(golden: &Golden) -> TempDir {
@@ -55,6 +61,12 @@ fn on(model: Opened, device: &str) -> Pipeline {
     pipeline
 }
 
+/// Two numbers, if they are there.
+fn sides(value: &Value) -> Option<[usize; 2]> {
+    let sides = value.as_array()?;
+    Some([0, 1].map(|i| sides[i].as_u64().unwrap() as usize))
+}
+
 /// The request of a case.
 fn request(golden: &Golden, case: &str) -> Request {
     let at = |key: &str| golden.at(&format!("/cases/{case}/{key}"));
@@ -77,6 +89,8 @@ fn request(golden: &Golden, case: &str) -> Request {
         image: has("image").then(|| given::picture(width, height)),
         mask: has("masked").then(|| given::mask(width, height)),
         control_image: has("control_image").then(|| given::picture(width, height)),
+        references: sides(at("reference")).map(|[width, height]| given::picture(width, height)).into_iter().collect(),
+        reference_resize: if has("resized") { ReferenceResize::Auto } else { ReferenceResize::None },
         batch: whole("batch").unwrap(),
         ..Request::default()
     }
@@ -88,7 +102,8 @@ fn generate(pipeline: &mut Pipeline, request: &Request) -> Generated {
         assert_eq!(phase.measured.peak, phase.planned, "{:?}: {:?}", phase.phase, phase.measured);
     }
     assert_eq!(generated.memory.peak, generated.plan.peak());
-    assert!(generated.phases.iter().any(|phase| phase.phase == Phase::Condition));
+    let given = [&request.image, &request.control_image].into_iter().flatten().chain(&request.references).count();
+    assert_eq!(generated.phases.iter().any(|phase| phase.phase == Phase::Condition), given > 0);
     generated
 }
 
@@ -122,7 +137,12 @@ fn latents_equal_diffusers() {
 
 #[test]
 fn streamed_equals_resident() {
-    for (name, case) in [("flux_fill", "fill_half"), ("flux_control", "control_batch"), ("sd1_edit", "edit_batch")] {
+    for (name, case) in [
+        ("flux_fill", "fill_half"),
+        ("flux_control", "control_batch"),
+        ("flux_kontext", "kontext_batch"),
+        ("sd1_edit", "edit_batch"),
+    ] {
         let golden = Golden::load(name);
         let dir = directory(&golden);
         let request = Request { steps: Some(2), ..request(&golden, case) };

@@ -198,7 +198,7 @@ fn one_forward_of_the_transformer_equals_diffusers() {
             .with(Symbol::TEXT_TOKENS, text)
             .with(Symbol::JOINT_TOKENS, text + rows * columns);
         let ports = flux.net.ports;
-        let (cos, sin) = flux.net.rotary(text, rows, columns).unwrap();
+        let (cos, sin) = flux.net.rotary(text, &[[rows, columns]]).unwrap();
         let session = Machine::new().run(
             flux,
             |net| &net.model,

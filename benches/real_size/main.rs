@@ -144,7 +144,7 @@ fn fill(net: &Flux, session: &mut Session<'_>, rows: usize, columns: usize, text
     session.set(ports.pooled, &randn(1, config.pooled_projection_dim)?)?;
     session.set(ports.text, &randn(2, config.joint_attention_dim * text)?)?;
     session.set(ports.latents, &randn(3, config.in_channels * rows * columns)?)?;
-    let (cos, sin) = net.rotary(text, rows, columns)?;
+    let (cos, sin) = net.rotary(text, &[[rows, columns]])?;
     session.set(ports.cos, &cos)?;
     session.set(ports.sin, &sin)?;
     session.set_indices(ports.condition, &[0])

@@ -50,6 +50,7 @@ pub(crate) struct Pictures {
     pub(crate) image: Option<Arc<Picture>>,
     pub(crate) mask: Option<Arc<Picture>>,
     pub(crate) control: Option<Arc<Picture>>,
+    pub(crate) references: Vec<Arc<Picture>>,
 }
 
 impl Pictures {
@@ -70,27 +71,33 @@ impl Pictures {
             cancel.check()?;
             // SAFETY: the caller promises `count` pointers, each of them to a struct.
             let input = unsafe { options::read(*inputs.add(i)) }?;
+            // SAFETY: the caller's promise for what the struct points to.
+            let read = || unsafe { input.picture(&format!("inputs[{i}]")) }.map(Arc::new);
             let (place, name) = match input.use_ {
                 0 => (&mut pictures.image, "PINHOLE_INPUT_IMAGE"),
                 1 => (&mut pictures.mask, "PINHOLE_INPUT_MASK"),
                 2 => (&mut pictures.control, "PINHOLE_INPUT_CONTROL"),
+                3 => {
+                    pictures.references.push(read()?);
+                    continue;
+                }
                 other => {
-                    let expected = "PINHOLE_INPUT_IMAGE (0), PINHOLE_INPUT_MASK (1) or PINHOLE_INPUT_CONTROL (2)";
+                    let expected = "PINHOLE_INPUT_IMAGE (0), PINHOLE_INPUT_MASK (1), PINHOLE_INPUT_CONTROL (2) or \
+                                    PINHOLE_INPUT_REFERENCE (3)";
                     return Err(E::option("use", expected, other.to_string()).into());
                 }
             };
             if place.is_some() {
                 return Err(Failure::argument(format!("inputs: expected one {name}, found another at index {i}"), ""));
             }
-            // SAFETY: the caller's promise for what the struct points to.
-            *place = Some(Arc::new(unsafe { input.picture(&format!("inputs[{i}]")) }?));
+            *place = Some(read()?);
         }
         Ok(pictures)
     }
 
     /// What the user should know about how they were read.
     pub(crate) fn notes(&self) -> Vec<String> {
-        let pictures = [&self.image, &self.mask, &self.control].into_iter().flatten();
+        let pictures = [&self.image, &self.mask, &self.control].into_iter().flatten().chain(&self.references);
         pictures.flat_map(|picture| picture.notes().iter().cloned()).collect()
     }
 }

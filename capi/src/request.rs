@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use pinhole::Error as E;
 use pinhole::ggml::CancelFlag;
-use pinhole::pipeline::{Posterior, Request as Wanted};
+use pinhole::pipeline::{Posterior, ReferenceResize, Request as Wanted};
 use pinhole::sample::Sampler;
 
 use crate::cancel::{self, Cancel};
@@ -56,7 +56,7 @@ pub struct Request {
     pub crop_left: i32,
     pub crop_top: i32,
     pub image_cfg_scale: f32,
-    pub reserved_2: i32,
+    pub reference_resize: i32,
 }
 
 const DEFAULT: Request = Request {
@@ -91,7 +91,7 @@ const DEFAULT: Request = Request {
     crop_left: 0,
     crop_top: 0,
     image_cfg_scale: -1.0,
-    reserved_2: 0,
+    reference_resize: 0,
 };
 versioned!(Request, "pinhole_request", offset_of!(Request, inputs), DEFAULT);
 
@@ -153,6 +153,13 @@ fn posterior(given: i32) -> Result<Posterior, Failure> {
     let found = usize::try_from(given).ok().and_then(|given| Posterior::ALL.get(given).copied());
     let expected = "PINHOLE_POSTERIOR_SAMPLE (0) or PINHOLE_POSTERIOR_MEAN (1)";
     found.ok_or_else(|| E::option("--posterior", expected, given.to_string()).into())
+}
+
+fn reference_resize(given: i32) -> Result<ReferenceResize, Failure> {
+    // The header's numbers are the order of the list.
+    let found = usize::try_from(given).ok().and_then(|given| ReferenceResize::ALL.get(given).copied());
+    let expected = "PINHOLE_REFERENCE_RESIZE_AUTO (0) or PINHOLE_REFERENCE_RESIZE_NONE (1)";
+    found.ok_or_else(|| E::option("--reference-resize", expected, given.to_string()).into())
 }
 
 /// # Safety
@@ -229,6 +236,8 @@ impl Request {
             strength,
             posterior: posterior(request.posterior)?,
             control_image: pictures.control,
+            references: pictures.references,
+            reference_resize: reference_resize(request.reference_resize)?,
             // A struct of zeros leaves it to the model.
             image_cfg_scale: number(request.image_cfg_scale).filter(|&scale| scale != 0.0),
             original_size: pair("--original-size", [request.original_width, request.original_height])?,

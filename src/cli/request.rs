@@ -1,13 +1,13 @@
 //! The options that say what a request is: those that `generate` and `plan` share.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use pinhole::ggml::{CancelFlag, Device};
 use pinhole::image::Picture;
-use pinhole::pipeline::{self, Additions, MemoryOptions, Pipeline, Posterior, Request};
+use pinhole::pipeline::{self, Additions, MemoryOptions, Pipeline, Posterior, ReferenceResize, Request};
 use pinhole::plan::Offload;
 use pinhole::sample::Sampler;
 use pinhole::size::Size;
@@ -69,6 +69,13 @@ pub(super) struct RequestArgs {
     /// A picture to be followed, for models that take one beside the latents: edges for FLUX.1 Canny, a map of depth for FLUX.1 Depth
     #[arg(long, value_name = "FILE")]
     pub(super) control_image: Option<PathBuf>,
+    /// A picture that the model looks at beside the prompt, as FLUX.1 Kontext does at the one that it changes; more than one, in
+    /// order, for models that take several
+    #[arg(long = "reference", value_name = "FILE")]
+    pub(super) references: Vec<PathBuf>,
+    /// What size they have: auto is the one nearest in shape that the model was trained with, none is their own
+    #[arg(long, value_name = "HOW", value_parser = resize_parser(), default_value = ReferenceResize::Auto.name())]
+    reference_resize: ReferenceResize,
     /// For models that change --image as the prompt says: how closely the result follows it; 1 is off [default: 1.5]
     #[arg(long, value_name = "C")]
     image_cfg_scale: Option<f32>,
@@ -150,14 +157,25 @@ fn posterior_parser() -> impl TypedValueParser<Value = Posterior> {
     })
 }
 
-/// The picture at `path`. What there is to say of how it was read goes to `printer`.
+fn resize_parser() -> impl TypedValueParser<Value = ReferenceResize> {
+    PossibleValuesParser::new(ReferenceResize::ALL.map(ReferenceResize::name)).map(|name| match name.as_str() {
+        "none" => ReferenceResize::None,
+        _ => ReferenceResize::Auto,
+    })
+}
+
+/// The picture at `path`, if there is a path.
 fn picture(path: &Option<PathBuf>, printer: &Printer) -> Result<Option<Arc<Picture>>> {
-    let Some(path) = path else { return Ok(None) };
+    path.as_ref().map(|path| open_picture(path, printer)).transpose()
+}
+
+/// The picture at `path`. What there is to say of how it was read goes to `printer`.
+fn open_picture(path: &Path, printer: &Printer) -> Result<Arc<Picture>> {
     let picture = Picture::open(path)?;
     for note in picture.notes() {
         printer.warn(note);
     }
-    Ok(Some(Arc::new(picture)))
+    Ok(Arc::new(picture))
 }
 
 fn offload_parser() -> impl TypedValueParser<Value = Offload> {
@@ -187,6 +205,8 @@ impl RequestArgs {
             posterior: self.posterior,
             control_image: picture(&self.control_image, printer)?,
             image_cfg_scale: self.image_cfg_scale,
+            references: self.references.iter().map(|path| open_picture(path, printer)).collect::<Result<_>>()?,
+            reference_resize: self.reference_resize,
             original_size: self.original_size,
             crop: self.crop,
             max_sequence_length: self.max_sequence_length,

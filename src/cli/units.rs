@@ -69,6 +69,11 @@ pub(super) fn path_if_any<P: AsRef<Path>, S: Serializer>(found: &Option<P>, seri
     }
 }
 
+/// The same of several.
+pub(super) fn paths<P: AsRef<Path>, S: Serializer>(found: &[P], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(found.iter().map(|found| found.as_ref().to_string_lossy()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,7 +6,7 @@ use super::progress::Event;
 use super::prompts::Prompt;
 use super::request::Settings;
 use super::run::{Run, Running, finite, stage_runs};
-use super::start::Start;
+use super::start::{Company, Start};
 use crate::plan::Phase;
 use crate::sample::{Levels, SolverOptions, classifier_free_guidance, guidance_with_picture};
 use crate::stage::Cadence;
@@ -25,7 +25,7 @@ pub(super) struct Loop<'a> {
 impl Loop<'_> {
     /// The latents after the last step, `[w, h, C, N]`.
     pub(super) fn run(&self, start: Start, run: &mut Run<'_>) -> Result<Vec<f32>> {
-        let Start { mut latents, mut noise, kept, beside } = start;
+        let Start { mut latents, mut noise, kept, company } = start;
         let Loop { model, settings, levels, prompts, .. } = *self;
         let denoiser = &*model.denoiser;
         let steps = levels.len();
@@ -44,7 +44,7 @@ impl Loop<'_> {
             for evaluation in evaluations.clone() {
                 let condition = evaluation - evaluations.start;
                 let input = solver.input(evaluation, levels, &latents)?;
-                let prediction = self.evaluate(run, &mut running, (at, condition), &input, &beside)?;
+                let prediction = self.evaluate(run, &mut running, (at, condition), &input, &company)?;
                 let clean = self.clean(evaluation, &latents, &prediction)?;
                 solver.step(evaluation, levels, &prediction, &mut latents, &mut noise)?;
                 if let Some(kept) = &kept {
@@ -67,7 +67,7 @@ impl Loop<'_> {
         running: &mut Running<'_>,
         (at, condition): (usize, usize),
         latents: &[f32],
-        beside: &[Vec<f32>],
+        company: &Company,
     ) -> Result<Vec<f32>> {
         let Loop { model, settings, prompts, .. } = *self;
         let (denoiser, passes) = (&*model.denoiser, prompts.len());
@@ -78,13 +78,14 @@ impl Loop<'_> {
         }
         running.session().set_indices(ports.condition, &conditions)?;
         let packed = self.by_picture(latents, |latents, dims| denoiser.pack(latents, dims))?;
-        let input = match beside {
-            [] => reserve::repeat("the latents", &packed, passes)?,
-            _ => self.with_beside(&packed, beside)?,
+        let input = match company.is_empty() {
+            true => reserve::repeat("the latents", &packed, passes)?,
+            false => self.with_company(&packed, company)?,
         };
         running.set(ports.latents, &input)?;
         run.compute(running, Cadence::Step)?;
         let mut prediction = running.get(ports.prediction)?;
+        keep_own(&mut prediction, packed.len() / settings.batch, passes * settings.batch);
         let (prediction, others) = prediction.split_at_mut(packed.len());
         match settings.image_cfg_scale {
             Some(scale) if passes == 3 => {
@@ -97,18 +98,22 @@ impl Loop<'_> {
         self.by_picture(prediction, |packed, dims| denoiser.unpack(packed, dims))
     }
 
-    /// The latents `packed` of every picture in every pass, each with what stands beside it. The third pass has zeros there.
-    fn with_beside(&self, packed: &[f32], beside: &[Vec<f32>]) -> Result<Vec<f32>> {
-        let (denoiser, passes) = (&*self.model.denoiser, self.prompts.len());
-        let each = packed.len() / self.settings.batch;
-        let numbers: usize = beside.iter().map(Vec::len).sum();
+    /// The latents `packed` of every picture in every pass, each with what it has beside and behind it. The third pass has zeros
+    /// beside it.
+    fn with_company(&self, packed: &[f32], company: &Company) -> Result<Vec<f32>> {
+        let (denoiser, passes, batch) = (&*self.model.denoiser, self.prompts.len(), self.settings.batch);
+        let numbers = company.beside.iter().map(Vec::len).sum::<usize>() + batch * company.references.len();
         let mut all = reserve::room("the latents", passes * (packed.len() + numbers))?;
         for pass in 0..passes {
-            for (latents, beside) in packed.chunks_exact(each).zip(beside) {
-                all.extend(match pass {
-                    2 => denoiser.joined(latents, &reserve::zeros("the latents", beside.len())?)?,
-                    _ => denoiser.joined(latents, beside)?,
-                });
+            for (i, latents) in packed.chunks_exact(packed.len() / batch).enumerate() {
+                match company.beside.get(i) {
+                    None => all.extend_from_slice(latents),
+                    Some(beside) if pass == 2 => {
+                        all.extend(denoiser.joined(latents, &reserve::zeros("the latents", beside.len())?)?);
+                    }
+                    Some(beside) => all.extend(denoiser.joined(latents, beside)?),
+                }
+                all.extend_from_slice(&company.references);
             }
         }
         Ok(all)
@@ -140,4 +145,13 @@ impl Loop<'_> {
         }
         Ok(())
     }
+}
+
+/// Leaves of `items` predictions the first `each` numbers: those behind them are of pictures that the model looks at.
+fn keep_own(predictions: &mut Vec<f32>, each: usize, items: usize) {
+    let length = predictions.len() / items.max(1);
+    for item in 1..items {
+        predictions.copy_within(item * length..item * length + each, item * each);
+    }
+    predictions.truncate(items * each);
 }

@@ -9,7 +9,7 @@ use super::opened::{
 };
 use super::prompts::{ArraySpec, Prompt};
 use super::request::Settings;
-use super::rules::{Beside, Defaults, GuidanceScale, Rules, Use};
+use super::rules::{Beside, Defaults, GuidanceScale, References, Rules, Use};
 use super::run::Run;
 use crate::bind::alias;
 use crate::exec::Session;
@@ -27,7 +27,7 @@ use crate::{Error, Result, reserve};
 /// FLUX.1-dev and -schnell.
 pub(super) static FLUX: Family = Family {
     name: "flux",
-    classes: &["FluxPipeline", "FluxFillPipeline", "FluxControlPipeline"],
+    classes: &["FluxPipeline", "FluxFillPipeline", "FluxControlPipeline", "FluxKontextPipeline"],
     places: &[
         Place::needed(&TRANSFORMER, &alias::FLUX, |component| Ok(Box::new(networks::flux(component)?))),
         Place::needed(&TEXT_ENCODER, &alias::CLIP, |component| Ok(Box::new(networks::clip(component)?.0))),
@@ -42,6 +42,30 @@ pub(super) static FLUX: Family = Family {
 
 /// Pixels of an image token, in both directions: 8 pixels a latent, 2 latents a token.
 const SIDE: usize = 16;
+
+/// What FLUX.1 Kontext looks at: one picture, of a size that it was trained with (`PREFERRED_KONTEXT_RESOLUTIONS` of diffusers).
+const KONTEXT: References = References {
+    most: 1,
+    sizes: &[
+        [672, 1568],
+        [688, 1504],
+        [720, 1456],
+        [752, 1392],
+        [800, 1328],
+        [832, 1248],
+        [880, 1184],
+        [944, 1104],
+        [1024, 1024],
+        [1104, 944],
+        [1184, 880],
+        [1248, 832],
+        [1328, 800],
+        [1392, 752],
+        [1456, 720],
+        [1504, 688],
+        [1568, 672],
+    ],
+};
 
 /// What times and guidance are multiplied by before they are embedded.
 const TIME_SCALE: f32 = 1000.0;
@@ -64,6 +88,7 @@ fn rules(takes_guidance: bool, tokens: usize) -> Rules {
         zeros_without_negative: false,
         inputs: &[Use::Start, Use::Mask],
         beside: None,
+        references: None,
         defaults: Defaults {
             width: 1024,
             height: 1024,
@@ -102,6 +127,8 @@ fn open(source: Source, additions: &Additions) -> Result<Opened> {
     };
     let beside = beside(&transformer);
     let rules = rules(takes_guidance, encoders.t5.reader().length).with(beside);
+    // Kontext has the layers of the others: what a transformer makes of a picture, only its training tells.
+    let rules = Rules { references: beside.is_none().then_some(KONTEXT), ..rules };
     let rules = with_defaults(rules, beside).read(&source, GuidanceScale::Input)?;
     check(&source, &transformer, &encoders, &vae)?;
     let FluxEncoders { clip, t5 } = &mut encoders;
@@ -222,6 +249,18 @@ impl Encoders for FluxEncoders {
     }
 }
 
+/// Rows and columns of tokens of the picture that is drawn, and of those that the model looks at.
+fn grids(settings: &Settings) -> Vec<[usize; 2]> {
+    let mut grids = vec![[settings.height / SIDE, settings.width / SIDE]];
+    grids.extend(settings.references.iter().map(|[width, height]| [height / SIDE, width / SIDE]));
+    grids
+}
+
+/// How many tokens these are.
+fn image_tokens(settings: &Settings) -> usize {
+    grids(settings).into_iter().map(|[rows, columns]| rows.saturating_mul(columns)).fold(0, usize::saturating_add)
+}
+
 /// Tokens of `width` numbers in `packed`, each with its share of `beside` behind it.
 fn joined(packed: &[f32], beside: &[f32], width: usize) -> Result<Vec<f32>> {
     let tokens = packed.len() / width;
@@ -244,7 +283,7 @@ impl Networks for FluxDenoiser {
 
 impl Denoiser for FluxDenoiser {
     fn subjects(&self, settings: &Settings, _: [usize; 4], evaluations: usize) -> Vec<Subject<'_>> {
-        let image = settings.width / SIDE * (settings.height / SIDE);
+        let image = image_tokens(settings);
         let (text, passes) = (settings.max_sequence_length, settings.passes());
         let dims = Dims::new()
             .with(Symbol::BATCH, settings.batch * passes)
@@ -270,15 +309,14 @@ impl Denoiser for FluxDenoiser {
         }
         session.set(ports.text, &given.prompt(0)?)?;
         session.set(ports.pooled, &given.prompt_by_condition(1)?)?;
-        let (rows, columns) = (settings.height / SIDE, settings.width / SIDE);
-        let (cos, sin) = net.rotary(settings.max_sequence_length, rows, columns)?;
+        let (cos, sin) = net.rotary(settings.max_sequence_length, &grids(settings))?;
         session.set(ports.cos, &cos)?;
         session.set(ports.sin, &sin)
     }
 
     fn filled_bytes(&self, settings: &Settings) -> usize {
         // The rotary tables, cosine and sine, and the positions that they are made from.
-        let image = settings.width / SIDE * (settings.height / SIDE);
+        let image = image_tokens(settings);
         let axes = &self.0.net.config().axes_dims_rope;
         let each = 2 * size_of::<f32>() * axes.iter().sum::<usize>() + size_of::<u32>() * axes.len();
         (settings.max_sequence_length + image).saturating_mul(each)

@@ -5,6 +5,7 @@ use super::opened::{Direction, Opened};
 use super::request::{MemoryOptions, Request, Settings};
 use super::run::Machine;
 use super::settings::levels;
+use super::start;
 use crate::ggml::{Device, DeviceKind, shares_heap};
 use crate::image::CHANNELS;
 use crate::plan::measure::Subject;
@@ -113,9 +114,7 @@ impl Pipeline {
         if !settings.embedded {
             subjects.extend(model.encoders.subjects(settings));
         }
-        if settings.encoded_pictures > 0 {
-            subjects.extend(model.autoencoder.subjects(settings, Direction::Encode, settings.encoded_pictures));
-        }
+        subjects.extend(start::encoders(model, settings));
         let evaluations = levels(model, settings)?.len();
         subjects.extend(model.denoiser.subjects(settings, model.autoencoder.latents(settings), evaluations));
         subjects.extend(model.autoencoder.subjects(settings, Direction::Decode, settings.batch));
@@ -220,21 +219,25 @@ fn arrays(model: &Opened, settings: &Settings, phase: Phase) -> usize {
     let prompts = prompt * settings.prompts();
     // Moments of the encoded pictures, and latents that are drawn from them.
     let encoded = settings.encoded_pictures.saturating_mul(3).saturating_mul(latents);
+    let sizes = settings.references.iter().map(|[width, height]| width.saturating_mul(*height));
+    // Latents of the pictures that the model looks at, and pixels of the largest of all.
+    let looked_at = latents / (settings.batch * settings.width * settings.height) * sizes.clone().sum::<usize>();
+    let largest = sizes.max().map_or(picture, |pixels| picture.max(CHANNELS * pixels));
     // What came of the prompts stays throughout.
     match phase {
         // The numbers of a text, and what they become.
         Phase::Encode => 4 * prompts,
         // The picture resized, its samples, and the latents that it has.
-        Phase::Condition => sum(&[prompts, 2 * picture, samples, 2 * latents, encoded]),
+        Phase::Condition => {
+            sum(&[prompts, 2 * largest, NUMBER * largest, 2 * latents, encoded, looked_at.saturating_mul(3)])
+        }
         // The prompts of every item of the batch; what is denoised, predicted and added, and what solvers remember of it.
         Phase::Denoise => {
             let passes = settings.passes() + 1;
             let fixed = model.denoiser.filled_bytes(settings);
             // What stands beside the latents: once, and in each pass.
-            let beside = settings
-                .batch
-                .saturating_mul(NUMBER * model.denoiser.beside(model.autoencoder.latents(settings)))
-                .saturating_mul(1 + 3 * passes);
+            let beside = NUMBER * model.denoiser.beside(model.autoencoder.latents(settings));
+            let beside = settings.batch.saturating_mul(beside + looked_at).saturating_mul(1 + 3 * passes);
             let prompts = prompts.saturating_mul(1 + settings.batch * settings.passes() / settings.prompts());
             sum(&[prompts, (12 + 3 * passes) * latents, beside, fixed])
         }

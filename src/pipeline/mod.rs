@@ -40,7 +40,7 @@ pub use origins::{Origin, model_name, origins};
 pub use progress::{Event, Observer};
 pub use prompts::{ArraySpec, Embeddings, Prompt};
 pub use registry::{FAMILIES, component, denoiser, family_of, open, open_with};
-pub use request::{Generated, MemoryOptions, PhaseMemory, Posterior, Request, Settings, Timings};
+pub use request::{Generated, MemoryOptions, PhaseMemory, Posterior, ReferenceResize, Request, Settings, Timings};
 pub use rules::{Defaults, Rules, Use};
 pub use run::{Run, Running};
 pub use settings::settings;

@@ -43,6 +43,10 @@ pub struct Request {
     pub control_image: Option<Arc<Picture>>,
     /// How closely the result follows the picture that is changed, for models that were trained for that: 1 is off.
     pub image_cfg_scale: Option<f32>,
+    /// Pictures that the model looks at, as it does at the prompt: for FLUX.1 Kontext, the one that it changes.
+    pub references: Vec<Arc<Picture>>,
+    /// What size these have.
+    pub reference_resize: ReferenceResize,
     /// For models that are told: pixels across and down of the picture that this one is like a resized copy of. As many as are drawn by
     /// default.
     pub original_size: Option<[usize; 2]>,
@@ -83,6 +87,29 @@ impl Posterior {
     }
 }
 
+/// What size the pictures have that a model looks at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReferenceResize {
+    /// One that the model was trained with.
+    #[default]
+    Auto,
+    /// Their own, less what is more than a multiple of what the model's sides are multiples of.
+    None,
+}
+
+impl ReferenceResize {
+    /// All of them.
+    pub const ALL: [ReferenceResize; 2] = [ReferenceResize::Auto, ReferenceResize::None];
+
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            ReferenceResize::Auto => "auto",
+            ReferenceResize::None => "none",
+        }
+    }
+}
+
 impl Default for Request {
     fn default() -> Request {
         Request {
@@ -101,6 +128,8 @@ impl Default for Request {
             posterior: Posterior::default(),
             control_image: None,
             image_cfg_scale: None,
+            references: Vec::new(),
+            reference_resize: ReferenceResize::default(),
             original_size: None,
             crop: None,
             max_sequence_length: None,
@@ -154,8 +183,10 @@ pub struct Settings {
     pub masked: bool,
     /// How closely the result follows the picture that is changed; `None` for models that change none.
     pub image_cfg_scale: Option<f32>,
-    /// How many pictures go through the autoencoder before the first step.
+    /// How many pictures of the size that is drawn go through the autoencoder before the first step.
     pub encoded_pictures: usize,
+    /// Pixels across and down of each picture that the model looks at.
+    pub references: Vec<[usize; 2]>,
     /// Whether the prompts are encoded already.
     pub embedded: bool,
 }

@@ -26,6 +26,8 @@ pub struct Rules {
     pub inputs: &'static [Use],
     /// What the denoiser takes in channels of its own beside the latents.
     pub beside: Option<Beside>,
+    /// Pictures that the model looks at, as it does at the prompt; `None` if it looks at none.
+    pub references: Option<References>,
     /// What is not said.
     pub defaults: Defaults,
 }
@@ -41,6 +43,26 @@ pub enum Use {
     Edit,
     /// To be followed: edges, a map of depth.
     Control,
+}
+
+/// Pictures that a model looks at, as it does at the prompt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct References {
+    /// How many at most.
+    pub most: usize,
+    /// The sizes, across and down, that it was trained with: each picture is resized to the one that is nearest in shape. If there are
+    /// none, pictures keep their size.
+    pub sizes: &'static [[usize; 2]],
+}
+
+impl References {
+    /// The size that a picture of `size` is resized to, if it is to be one that the model was trained with: the one whose quotient
+    /// of width and height is nearest, and of two of these the narrower, as diffusers has it.
+    pub fn nearest(&self, [width, height]: [usize; 2]) -> Option<[usize; 2]> {
+        let shape = width as f64 / height as f64;
+        let distance = |&[w, h]: &[usize; 2]| (shape - w as f64 / h as f64).abs();
+        self.sizes.iter().copied().min_by(|a, b| distance(a).total_cmp(&distance(b)).then(a.cmp(b)))
+    }
 }
 
 /// What a denoiser takes in channels of its own beside the latents.
@@ -135,5 +157,19 @@ impl Rules {
             GuidanceScale::Free => defaults.cfg_scale = published.guidance_scale.unwrap_or(defaults.cfg_scale),
         }
         Ok(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reference_has_the_nearest_shape() {
+        let references = References { most: 1, sizes: &[[672, 1568], [1024, 1024], [1568, 672]] };
+        assert_eq!(references.nearest([512, 512]), Some([1024, 1024]));
+        assert_eq!(references.nearest([4000, 1500]), Some([1568, 672]));
+        assert_eq!(references.nearest([1, 20000]), Some([672, 1568]));
+        assert_eq!(References { most: 1, sizes: &[] }.nearest([512, 512]), None);
     }
 }

@@ -65,6 +65,7 @@ pub(super) fn rules(side: usize, factor: usize, tokens: usize) -> Rules {
         zeros_without_negative: false,
         inputs: &[Use::Start, Use::Mask],
         beside: None,
+        references: None,
         defaults: Defaults {
             width: side,
             height: side,

@@ -2,9 +2,9 @@
 
 use super::opened::Direction;
 use super::opened::Opened;
-use super::request::{Request, Settings};
+use super::request::{ReferenceResize, Request, Settings};
 use super::rules::{Beside, Rules, Use};
-use super::start::Inputs;
+use super::start::{Inputs, MOST_REFERENCES};
 use crate::sample::Levels;
 use crate::source::Text;
 use crate::{Error, Result};
@@ -88,6 +88,7 @@ pub fn settings(model: &Opened, request: &Request) -> Result<Settings> {
         masked: request.mask.is_some(),
         image_cfg_scale,
         encoded_pictures: 0,
+        references: references(model, request)?,
         max_sequence_length: tokens,
         batch: request.batch,
         embedded: false,
@@ -227,6 +228,39 @@ fn check_pictures(model: &Opened, request: &Request) -> Result<()> {
         return Err(error.with_hint("give a whole autoencoder with --vae FILE"));
     }
     Ok(())
+}
+
+/// The sizes of the pictures that the model looks at.
+fn references(model: &Opened, request: &Request) -> Result<Vec<[usize; 2]>> {
+    const OPTION: &str = "--reference";
+    let Request { references, reference_resize, .. } = request;
+    if references.is_empty() {
+        return Ok(Vec::new());
+    }
+    let Some(rules) = model.rules.references else {
+        return Err(Error::option(OPTION, "nothing, since this model looks at no pictures", "a picture"));
+    };
+    let most = rules.most.min(MOST_REFERENCES);
+    if references.len() > most {
+        return Err(Error::option(OPTION, format!("at most {most}"), format!("{} pictures", references.len())));
+    }
+    if !model.autoencoder.goes(Direction::Encode) {
+        let error = Error::option(OPTION, "a model whose autoencoder can encode", "a decoder alone");
+        return Err(error.with_hint("give a whole autoencoder with --vae FILE"));
+    }
+    let multiple = model.rules.multiple;
+    let mut sizes = Vec::with_capacity(references.len());
+    for picture in references {
+        let own = [picture.image().width(), picture.image().height()];
+        let trained = rules.nearest(own).filter(|_| *reference_resize == ReferenceResize::Auto);
+        let size = trained.unwrap_or(own).map(|side| side / multiple * multiple);
+        if size.iter().any(|side| !(multiple..=model.rules.most_pixels).contains(side)) {
+            let expected = format!("sides from {multiple} to {} pixels", model.rules.most_pixels);
+            return Err(Error::option(OPTION, expected, format!("{}x{}", own[0], own[1])));
+        }
+        sizes.push(size);
+    }
+    Ok(sizes)
 }
 
 /// How closely the result follows the picture that is changed; `None` for models that change none, and without guidance.

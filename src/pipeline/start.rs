@@ -8,6 +8,7 @@ use super::rules::Beside;
 use super::run::{Run, stage_runs};
 use crate::image::{Mask, Picture};
 use crate::plan::Phase;
+use crate::plan::measure::Subject;
 use crate::sample::{Levels, Noise};
 use crate::{Error, Result, reserve};
 
@@ -22,8 +23,24 @@ pub(super) struct Start {
     pub(super) noise: Noise,
     /// What keeps a part of the picture as it is.
     pub(super) kept: Option<Kept>,
-    /// What stands beside the latents of each picture, as the denoiser takes it.
+    /// What the denoiser takes with the latents.
+    pub(super) company: Company,
+}
+
+/// What a denoiser takes with the latents.
+#[derive(Default)]
+pub(super) struct Company {
+    /// What stands beside the latents of each picture of the batch, as the denoiser takes it; none if nothing does.
     pub(super) beside: Vec<Vec<f32>>,
+    /// What stands behind the latents of every picture: those of the pictures that the model looks at, packed.
+    pub(super) references: Vec<f32>,
+}
+
+impl Company {
+    /// Whether there is nothing.
+    pub(super) fn is_empty(&self) -> bool {
+        self.beside.is_empty() && self.references.is_empty()
+    }
 }
 
 /// The part of a picture that is not painted anew.
@@ -83,21 +100,22 @@ impl Start {
                 drawing.beside(&masked, Some(mask_of(request, settings)?.values()))?
             }
         };
+        let company = Company { beside, references: drawing.references(&encoded.references)? };
         let Some(picture) = picture.take() else {
             let start = levels.start();
             let latents = if start == 1.0 { noise } else { scaled(&noise, start)? };
-            return Ok(Start { latents, noise: generator, kept: None, beside });
+            return Ok(Start { latents, noise: generator, kept: None, company });
         };
-        if request.mask.is_none() || !beside.is_empty() {
+        if request.mask.is_none() || !company.beside.is_empty() {
             let latents = levels.mixed(&picture, &noise, 0)?;
-            return Ok(Start { latents, noise: generator, kept: None, beside });
+            return Ok(Start { latents, noise: generator, kept: None, company });
         }
         // diffusers draws the latents of the masked picture, too, and does not use them here.
         drawing.skip(&mut generator)?;
         let whole = settings.strength == Some(1.0);
         let latents = if whole { scaled(&noise, levels.start())? } else { levels.mixed(&picture, &noise, 0)? };
         let mask = mask_of(request, settings)?.latents(model.autoencoder.factor())?;
-        Ok(Start { latents, noise: generator, kept: Some(Kept { mask, picture, noise }), beside })
+        Ok(Start { latents, noise: generator, kept: Some(Kept { mask, picture, noise }), company })
     }
 }
 
@@ -125,35 +143,76 @@ impl Inputs {
         [self.control, self.picture, self.edited, self.masked].into_iter().map(usize::from).sum()
     }
 
-    /// What the autoencoder makes of them.
+    /// What the autoencoder makes of them, and of the pictures that the model looks at.
     fn encode(&self, model: &Opened, request: &Request, settings: &Settings, run: &mut Run<'_>) -> Result<Encoded> {
-        let subjects = model.autoencoder.subjects(settings, Direction::Encode, self.count());
-        if self.count() == 0 {
-            return Ok(Encoded::default());
+        let subjects = encoders(model, settings);
+        let mut encoded = Encoded::default();
+        if subjects.is_empty() {
+            return Ok(encoded);
         }
         let start = run.begin(Phase::Condition, subjects.iter().map(stage_runs).sum(), 0)?;
-        let subject = subjects.first().ok_or_else(|| Error::graph("encode", "the autoencoder has no encoder"))?;
-        let mut running = run.start(subject)?;
-        let mut encode = |wanted: bool, picture: &Option<Arc<Picture>>, mask: Option<&Mask>| {
-            if !wanted {
-                return Ok(None);
-            }
-            let picture = picture.as_ref().ok_or_else(|| Error::graph("encode", "no picture"))?;
-            let mut samples = picture.samples(settings.width, settings.height)?;
-            if let Some(mask) = mask {
-                mask.hide(&mut samples)?;
-            }
-            model.autoencoder.encode(run, &mut running, &samples).map(Some)
-        };
-        let control = encode(self.control, &request.control_image, None)?;
-        let picture = encode(self.picture, &request.image, None)?;
-        let edited = encode(self.edited, &request.image, None)?;
-        let mask = if self.masked { Some(mask_of(request, settings)?) } else { None };
-        let masked = encode(self.masked, &request.image, mask.as_ref())?;
-        run.finish(running);
+        let (own, looked_at) = subjects.split_at(usize::from(self.count() > 0));
+        if let [subject] = own {
+            let mut running = run.start(subject)?;
+            let mut encode = |wanted: bool, picture: &Option<Arc<Picture>>, mask: Option<&Mask>| {
+                if !wanted {
+                    return Ok(None);
+                }
+                let picture = picture.as_ref().ok_or_else(|| Error::graph("encode", "no picture"))?;
+                let mut samples = picture.samples(settings.width, settings.height)?;
+                if let Some(mask) = mask {
+                    mask.hide(&mut samples)?;
+                }
+                model.autoencoder.encode(run, &mut running, &samples).map(Some)
+            };
+            let mask = if self.masked { Some(mask_of(request, settings)?) } else { None };
+            encoded.control = encode(self.control, &request.control_image, None)?;
+            encoded.picture = encode(self.picture, &request.image, None)?;
+            encoded.edited = encode(self.edited, &request.image, None)?;
+            encoded.masked = encode(self.masked, &request.image, mask.as_ref())?;
+            run.finish(running);
+        }
+        for ((subject, picture), [width, height]) in looked_at.iter().zip(&request.references).zip(&settings.references)
+        {
+            let mut running = run.start(subject)?;
+            let samples = picture.samples(*width, *height)?;
+            encoded.references.push(model.autoencoder.encode(run, &mut running, &samples)?);
+            run.finish(running);
+        }
         run.end(Phase::Condition, start)?;
-        Ok(Encoded { control, picture, edited, masked })
+        Ok(encoded)
     }
+}
+
+/// What the encoder is called in a plan for each picture that a model looks at. Sizes differ.
+const REFERENCES: [&str; MOST_REFERENCES] = [
+    "reference",
+    "reference 2",
+    "reference 3",
+    "reference 4",
+    "reference 5",
+    "reference 6",
+    "reference 7",
+    "reference 8",
+    "reference 9",
+    "reference 10",
+];
+
+/// How many pictures any model looks at, at most.
+pub(super) const MOST_REFERENCES: usize = 10;
+
+/// What runs before the first step to encode the pictures of a request: first for those of the size that is drawn, if there are any.
+pub(super) fn encoders<'m>(model: &'m Opened, settings: &Settings) -> Vec<Subject<'m>> {
+    let mut subjects = Vec::new();
+    if settings.encoded_pictures > 0 {
+        subjects.extend(model.autoencoder.subjects(settings, Direction::Encode, settings.encoded_pictures));
+    }
+    for (&[width, height], name) in settings.references.iter().zip(REFERENCES) {
+        let sized = Settings { width, height, ..settings.clone() };
+        let own = model.autoencoder.subjects(&sized, Direction::Encode, 1);
+        subjects.extend(own.into_iter().map(|subject| Subject { name, ..subject }));
+    }
+    subjects
 }
 
 /// The moments of the pictures of a request, `[w, h, 2 C]` each.
@@ -163,6 +222,7 @@ struct Encoded {
     picture: Option<Vec<f32>>,
     edited: Option<Vec<f32>>,
     masked: Option<Vec<f32>>,
+    references: Vec<Vec<f32>>,
 }
 
 /// The mask of a request, at the size that is drawn.
@@ -220,6 +280,18 @@ impl Drawing<'_> {
         }
         self.model.autoencoder.normalize(&mut latents);
         super::run::finite(latents, "the latents of the picture")
+    }
+
+    /// The mean latents of the pictures that the model looks at, which have these `moments`, one behind the other.
+    fn references(&self, moments: &[Vec<f32>]) -> Result<Vec<f32>> {
+        let (autoencoder, mut all) = (&self.model.autoencoder, Vec::new());
+        for (moments, &[width, height]) in moments.iter().zip(&self.settings.references) {
+            let dims = autoencoder.latents(&Settings { width, height, ..self.settings.clone() });
+            let mut mean = reserve::repeat("the latents", &moments[..moments.len() / 2], 1)?;
+            autoencoder.normalize(&mut mean);
+            all.extend(self.model.denoiser.pack(&super::run::finite(mean, "the latents of a picture")?, dims)?);
+        }
+        Ok(all)
     }
 
     /// What stands beside the latents of each picture: `latents [w, h, C, N]`, and `mask`.

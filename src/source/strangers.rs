@@ -184,7 +184,6 @@ type Pipeline = (&'static str, &'static str, &'static str);
 
 const PIPELINES: &[Pipeline] = &[
     ("FluxControlNetPipeline", "FLUX.1 with a ControlNet", "take the model alone"),
-    ("FluxKontextPipeline", "FLUX.1 Kontext", FLUX_1),
     ("FluxPriorReduxPipeline", "FLUX.1 Redux", FLUX_1),
     ("ChromaPipeline", "Chroma", FLUX_1),
     ("Flux2Pipeline", "FLUX.2", FLUX_1),

@@ -255,16 +255,15 @@ fn models_like_flux_are_named() {
     named(|tensors| add(tensors, "double_stream_modulation_img.linear.weight"), "FLUX.2");
     named(|tensors| add(tensors, "double_blocks.0.img_mlp.gate_proj.weight"), "Ovis");
     named(|tensors| add(tensors, "controlnet_x_embedder.weight"), "ControlNet");
-    for (columns, what) in [(196, "Flex.2")] {
-        let disk = widened(columns);
-        refused!(NotAModel, open(&disk), &weights_of("transformer"), what);
-        disk.edit("transformer/config.json", |config| {
-            config["in_channels"] = columns.into();
-            config["out_channels"] = 64.into();
-        });
-        refused!(NotAModel, disk.open(), "transformer", what);
-        refused!(NotAModel, open_with(Some(&Disk::new()), &disk, &["transformer"]), &weights_of("transformer"), what);
-    }
+    let (columns, what) = (196, "Flex.2");
+    let disk = widened(columns);
+    refused!(NotAModel, open(&disk), &weights_of("transformer"), what);
+    disk.edit("transformer/config.json", |config| {
+        config["in_channels"] = columns.into();
+        config["out_channels"] = 64.into();
+    });
+    refused!(NotAModel, disk.open(), "transformer", what);
+    refused!(NotAModel, open_with(Some(&Disk::new()), &disk, &["transformer"]), &weights_of("transformer"), what);
     let disk = Disk::new();
     disk.edit("model_index.json", |index| index["_class_name"] = "FluxPriorReduxPipeline".into());
     let error = refused!(NotAModel, disk.open(), "FluxPriorReduxPipeline, FLUX.1 Redux");

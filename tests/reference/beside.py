@@ -1,6 +1,7 @@
-"""Records what diffusers' pipelines draw with denoisers that take pictures in channels of their own beside the latents.
+"""Records what diffusers' pipelines draw with denoisers that take pictures in channels of their own beside the latents, or as tokens
+behind them.
 
-    python beside.py            writes flux_fill, flux_control, sd1_inpaint, sd1_edit and sdxl_inpaint
+    python beside.py            writes flux_fill, flux_control, flux_kontext, sd1_inpaint, sd1_edit and sdxl_inpaint
     python beside.py --check    compares with the committed files instead of writing them
 
 The models are those of cases.py, stable_diffusion.py and stable_diffusion_xl.py, with other first layers.
@@ -44,6 +45,9 @@ class Case:
     # Which picture is given: to begin with or to be changed, or to be followed.
     image: bool = True
     control_image: bool = False
+    # What the picture measures that the model looks at, and whether it is resized to a size that the model was trained with.
+    reference: tuple[int, int] | None = None
+    resized: bool = False
     batch: int = 1
     decoded: bool = False
 
@@ -51,6 +55,7 @@ class Case:
 FLUX = Case(width=112, height=80, guidance_scale=30.0, max_sequence_length=24, seed=11)
 FILL = replace(FLUX, masked=True, strength=1.0)
 CONTROL = replace(FLUX, image=False, control_image=True)
+KONTEXT = replace(FLUX, image=False, guidance_scale=2.5, reference=(96, 64))
 INPAINT = Case(masked=True, strength=1.0, cfg_scale=7.5, negative_prompt="a black cross")
 EDIT = Case(cfg_scale=7.5, image_cfg_scale=1.5, negative_prompt="a black cross")
 GOLDENS = {
@@ -62,6 +67,15 @@ GOLDENS = {
     "flux_control": {
         "control": replace(CONTROL, decoded=True),
         "control_batch": replace(CONTROL, batch=2, width=48, height=64, seed=2**64 - 1),
+    },
+    "flux_kontext": {
+        "kontext": replace(KONTEXT, decoded=True),
+        # Sides that are no multiples of 16 lose what is more.
+        "kontext_cfg": replace(KONTEXT, reference=(150, 61), cfg_scale=2.0, negative_prompt="a black cross", width=80, height=144),
+        "kontext_batch": replace(KONTEXT, batch=2, width=48, height=64, seed=2**64 - 1),
+        "kontext_resized": replace(KONTEXT, reference=(57, 171), resized=True, width=48, height=64, steps=1),
+        "kontext_large": replace(KONTEXT, reference=(672, 1568), width=48, height=64, steps=1),
+        "without_reference": replace(KONTEXT, reference=None, width=48, height=64),
     },
     "sd1_inpaint": {
         "inpaint": replace(INPAINT, decoded=True),
@@ -124,6 +138,7 @@ def sdxl(class_name: str, in_channels: int):
 # The golden that describes the rest of each model, and what makes it.
 MODELS = {
     "flux_fill": ("dev", lambda: flux("FluxFillPipeline", 64 + 64 + 256)),
+    "flux_kontext": ("dev", lambda: flux("FluxKontextPipeline", 64)),
     "flux_control": ("dev", lambda: flux("FluxControlPipeline", 64 + 64)),
     "sd1_inpaint": ("sd1", lambda: sd1("StableDiffusionInpaintPipeline", 9)),
     "sd1_edit": ("sd1", lambda: sd1("StableDiffusionInstructPix2PixPipeline", 8)),
@@ -137,6 +152,10 @@ def draw(pipe, case: Case, is_flux: bool) -> tuple[np.ndarray, np.ndarray]:
     arguments = {"image": given.picture(*size)} if case.image else {}
     arguments |= {"mask_image": given.mask(*size)} if case.masked else {}
     arguments |= {"control_image": given.picture(*size)} if case.control_image else {}
+    if is_flux and "Kontext" in type(pipe).__name__:
+        arguments |= {"image": given.picture(*case.reference)} if case.reference else {}
+        arguments |= {"max_area": case.width * case.height, "_auto_resize": case.resized}
+        arguments |= {"true_cfg_scale": case.cfg_scale, "negative_prompt": case.negative_prompt}
     if not case.image_cfg_scale:
         arguments |= {"width": case.width, "height": case.height}
     told = {"strength": case.strength, "max_sequence_length": case.max_sequence_length, "image_guidance_scale": case.image_cfg_scale}

@@ -35,7 +35,7 @@ pub(crate) fn set_request(session: &mut Session<'_>, net: &Flux, size: Size) -> 
     }
     session.set(ports.pooled, &randn(1, config.pooled_projection_dim)?)?;
     session.set(ports.text, &randn(2, config.joint_attention_dim * size.text)?)?;
-    let (cos, sin) = net.rotary(size.text, size.rows, size.columns)?;
+    let (cos, sin) = net.rotary(size.text, &[[size.rows, size.columns]])?;
     session.set(ports.cos, &cos)?;
     session.set(ports.sin, &sin)?;
     session.set_indices(ports.condition, &[0])

@@ -341,7 +341,7 @@ static void inputs_that_cannot_work(pinhole_session *session, const char *direct
     image.data = NULL;
     image.pixels = pixels;
     image.use = 7;
-    refused(session, both, 1, -1, PINHOLE_E_OPTION, "PINHOLE_INPUT_CONTROL (2), found 7", 0);
+    refused(session, both, 1, -1, PINHOLE_E_OPTION, "PINHOLE_INPUT_REFERENCE (3), found 7", 0);
     image.use = PINHOLE_INPUT_IMAGE;
 
     refused(session, both, 1, (float)NAN, PINHOLE_E_OPTION, "--strength: expected 0 to 1", 0);

@@ -84,6 +84,7 @@ impl Denoiser {
             masked: false,
             image_cfg_scale: None,
             encoded_pictures: 0,
+            references: Vec::new(),
             embedded: false,
         };
         Ok(Denoiser { denoiser, settings, threads, cancel })

@@ -74,6 +74,9 @@ impl Args {
         ] {
             inputs.extend(path.iter().map(|path| Named { option, path: path.clone() }));
         }
+        for path in &request.references {
+            inputs.push(Named { option: "--reference", path: path.clone() });
+        }
         inputs
     }
 

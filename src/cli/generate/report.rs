@@ -85,6 +85,9 @@ struct Parameters<'a> {
     /// The file of `--image`.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "units::path_if_any")]
     image: Option<&'a PathBuf>,
+    /// The files of `--reference`.
+    #[serde(skip_serializing_if = "<[_]>::is_empty", serialize_with = "units::paths")]
+    references: &'a [PathBuf],
     /// The file of `--control-image`.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "units::path_if_any")]
     control_image: Option<&'a PathBuf>,
@@ -120,6 +123,7 @@ impl Run<'_> {
             loras: &self.args.request.loras,
             clip_skip: self.args.request.clip_skip,
             image: self.args.request.image.as_ref(),
+            references: &self.args.request.references,
             control_image: self.args.request.control_image.as_ref(),
             image_cfg_scale: self.settings.image_cfg_scale,
             mask: self.args.request.mask.as_ref(),

@@ -120,18 +120,21 @@ impl Flux {
         &self.config
     }
 
-    /// The rotary tables `(cos, sin)`, `[d, T]` each, of `text` tokens at position (0, 0, 0) and a picture of `rows x
-    /// columns` tokens at (0, row, column).
+    /// The rotary tables `(cos, sin)`, `[d, T]` each, of `text` tokens at position (0, 0, 0) and of pictures of `[rows, columns]`
+    /// tokens: those of picture number `i` are at (i, row, column).
     ///
     /// # Errors
     /// [`Error::Graph`] where a picture has more than 2^32 rows or columns.
-    pub fn rotary(&self, text: usize, rows: usize, columns: usize) -> Result<(Vec<f32>, Vec<f32>)> {
-        let too_large = || Error::graph("rotary", format!("{rows} x {columns} tokens are too many"));
-        let (rows, columns) =
-            (u32::try_from(rows).map_err(|_| too_large())?, u32::try_from(columns).map_err(|_| too_large())?);
-        let mut positions = reserve::room("the positions", text.saturating_add(rows as usize * columns as usize))?;
+    pub fn rotary(&self, text: usize, pictures: &[[usize; 2]]) -> Result<(Vec<f32>, Vec<f32>)> {
+        let tokens = pictures.iter().map(|[rows, columns]| rows.saturating_mul(*columns));
+        let mut positions = reserve::room("the positions", tokens.fold(text, usize::saturating_add))?;
         positions.extend(std::iter::repeat_n([0; 3], text));
-        positions.extend((0..rows).flat_map(|row| (0..columns).map(move |column| [0, row, column])));
+        for (i, &[rows, columns]) in (0..).zip(pictures) {
+            let too_large = || Error::graph("rotary", format!("{rows} x {columns} tokens are too many"));
+            let (rows, columns) =
+                (u32::try_from(rows).map_err(|_| too_large())?, u32::try_from(columns).map_err(|_| too_large())?);
+            positions.extend((0..rows).flat_map(|row| (0..columns).map(move |column| [i, row, column])));
+        }
         rotary_tables(&self.config.axes_dims_rope, THETA, &positions)
     }
 }
