@@ -41,7 +41,7 @@
 //! | [`index`] | Which tensor lies where in a mapped file. |
 //! | [`gguf`] | Reads and validates GGUF files. |
 //! | [`safetensors`] | Reads and validates safetensors files, single or in shards. |
-//! | [`kernels`] | Matrix products and convolutions on the CPU that are faster than ggml's. Knows no ggml. |
+//! | [`kernels`] | Matrix products, convolutions and attention on the CPU that are faster than ggml's. Knows no ggml. |
 //! | [`ggml`] | The safe wrapper over ggml: devices, buffers, graphs, shape-checked operations, the account of memory. |
 //! | [`weights`] | The one list of a model's weights: name, shape, role. |
 //! | [`stage`] | Stages, ports and blocks, which models are written in. |

@@ -23,6 +23,10 @@ impl Graph {
             return Err(self.mismatch("flash_attention", q, k));
         }
         let mask = mask.map(|mask| self.mask_of(mask, [m, n])).transpose()?;
+        let (q, k, v) = (self.rows_contiguous(q)?, self.rows_contiguous(k)?, self.rows_contiguous(v)?);
+        if let Some(attended) = self.own_attention([q, k, v], scale, mask)? {
+            return Ok(attended);
+        }
         match self.attend([q, k, v], scale, mask) {
             Err(Error::Device { .. }) if d < WIDE => self.attend_wide([q, k, v], scale, mask, WIDE),
             attended => attended,
@@ -36,13 +40,12 @@ impl Graph {
         self.contiguous(self.slice(self.attend([q?, k?, v?], scale, mask)?, 0, 0, d)?)
     }
 
-    /// ggml's operation, of operands that were checked.
+    /// ggml's operation, of operands that were checked and have contiguous rows.
     fn attend(&self, [q, k, v]: [Tensor; 3], scale: f32, mask: Option<Tensor>) -> Result<Tensor> {
         let mask = match mask {
             Some(mask) => self.raw(mask)?,
             None => std::ptr::null_mut(),
         };
-        let (q, k, v) = (self.rows_contiguous(q)?, self.rows_contiguous(k)?, self.rows_contiguous(v)?);
         let (q, k, v) = (self.raw(q)?, self.raw(k)?, self.raw(v)?);
         let attended = self.node("flash_attention", |context| {
             // SAFETY: live F32 tensors with contiguous rows, of equal head sizes and batches; groups divide heads; the mask is

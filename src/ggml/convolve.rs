@@ -233,7 +233,7 @@ impl Graph {
 }
 
 /// Runs `work`, and notes a panic: it must not unwind into ggml, whose threads wait for one another.
-fn catch(failed: &AtomicBool, work: impl FnOnce() -> std::result::Result<(), usize>) {
+pub(super) fn catch(failed: &AtomicBool, work: impl FnOnce() -> std::result::Result<(), usize>) {
     // Work space that could not be had is a failure as well.
     if !matches!(catch_unwind(AssertUnwindSafe(work)), Ok(Ok(()))) {
         failed.store(true, Ordering::Relaxed);

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use ggml_sys as sys;
 use pinhole_quant::DType;
 
+use super::attend::Attentions;
 use super::convolve::Convolutions;
 use super::elementwise::Elementwise;
 use super::product::Products;
@@ -45,6 +46,8 @@ pub struct Graph {
     pub(super) products: RefCell<Products>,
     /// Convolutions that are not ggml's.
     pub(super) convolutions: RefCell<Convolutions>,
+    /// Attentions that are not ggml's.
+    pub(super) attentions: RefCell<Attentions>,
     /// Functions of single numbers that are not ggml's.
     pub(super) elementwise: RefCell<Vec<Elementwise>>,
     /// The block in which it has its memory, once it has: see [`Arena`](super::Arena).
@@ -110,6 +113,7 @@ impl Graph {
             lookups: RefCell::default(),
             products: RefCell::new(Products::new()),
             convolutions: RefCell::default(),
+            attentions: RefCell::default(),
             elementwise: RefCell::default(),
             block: Cell::new(None),
             measured_only: Cell::new(false),

@@ -13,6 +13,7 @@
 
 mod alone;
 mod arena;
+mod attend;
 mod attention;
 mod backend;
 mod buffer;

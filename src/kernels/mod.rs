@@ -1,5 +1,5 @@
 //! Kernels for the CPU where ggml's are slow or inexact: matrix products of block-quantized weights with f32 activations,
-//! convolutions (`convolution`), GELU and SiLU (`nonlinearity.rs`).
+//! convolutions (`convolution`), attention (`attention`), GELU and SiLU (`nonlinearity.rs`).
 //!
 //! # Products
 //!
@@ -54,13 +54,14 @@
 //! A number of the result is summed in one order, whatever thread computes it and whatever stands next to it: one thread and
 //! many, tokens alone or in company, and one kernel or another, give the same bits.
 //!
-//! This module knows no ggml: slices in, numbers out. `src/ggml/product.rs`, `convolve.rs` and `elementwise.rs` make operations of
-//! a graph of it.
+//! This module knows no ggml: slices in, numbers out. `src/ggml/product.rs`, `convolve.rs`, `attend.rs` and `elementwise.rs`
+//! make operations of a graph of it.
 
 // Vector instructions are reached through `unsafe`; every block names what it rests on.
 #![allow(unsafe_code)]
 
 mod activations;
+mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -78,6 +79,7 @@ mod portable;
 mod product;
 
 pub use activations::Layout;
+pub use attention::{Attended, Attention, Heads, Outputs, Rows, Space};
 pub use convolution::{Added, Convolution, Geometry, MOST_SIDE, Moments, Normal, Planes, Source, Weights};
 pub use format::BLOCK;
 pub use nonlinearity::Nonlinearity;

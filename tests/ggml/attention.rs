@@ -1,10 +1,16 @@
 //! Softmax and attention.
 
-use pinhole::ggml::Graph;
+use pinhole::ggml::{Backend, CancelFlag, Graph};
+use pinhole::kernels::Kernel;
 use proptest::prelude::*;
 
 use crate::array::{Array, assert_close, assert_nmse};
 use crate::rig::{Operand, Rig, Twist};
+
+/// Attention by ggml and by pinhole, and the squared error that each may have.
+fn ways() -> [(Option<Kernel>, f64); 2] {
+    [(None, 1e-8), (Some(Kernel::best().unwrap_or(Kernel::Portable)), 1e-12)]
+}
 
 fn soft_max(row: &[f64]) -> Vec<f64> {
     let most = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -88,13 +94,16 @@ fn check_flash_attention(
     });
     let mask = masked.then_some(mask);
     let place = mask.as_ref().map(|mask| rig.f32(mask));
-    let attend = |g: &Graph| {
-        let mask = place.as_ref().map(|place| g.to_f16(g.leaf(place)?)).transpose()?;
-        g.flash_attention(q.tensor(g)?, k.tensor(g)?, v.tensor(g)?, scale, mask)
-    };
-    let found = rig.run(attend).unwrap();
     let expected = attention(&q.array, &k.array, &v.array, f64::from(scale), mask.as_ref());
-    assert_nmse(&format!("{d} {n} {m}"), &expected, &found, 1e-8);
+    for (kernel, most) in ways() {
+        let attend = |g: &Graph| {
+            g.set_kernel(kernel);
+            let mask = place.as_ref().map(|place| g.to_f16(g.leaf(place)?)).transpose()?;
+            g.flash_attention(q.tensor(g)?, k.tensor(g)?, v.tensor(g)?, scale, mask)
+        };
+        let found = rig.run(attend).unwrap();
+        assert_nmse(&format!("{d} {n} {m} by {kernel:?}"), &expected, &found, most);
+    }
 }
 
 /// ggml has a path for one query and many keys, and one for many queries that works in tiles.
@@ -106,6 +115,46 @@ fn every_path_of_flash_attention() {
             check_flash_attention(sizes, [2, 2, 1], masked, &twists, 0.125, 21);
             check_flash_attention(sizes, [1, 1, 2], masked, &twists, 0.125, 22);
             check_flash_attention(sizes, [6, 2, 1], masked, &twists, 0.125, 23);
+        }
+    }
+}
+
+/// Any number of threads, and some queries alone, give the bits of the whole.
+#[test]
+fn neither_threads_nor_company_change_a_bit() {
+    let mut rig = Rig::new();
+    let [q, k, v] = [(8, 150), (4, 270), (4, 270)]
+        .map(|(heads, tokens)| Operand::new(&rig, [40, tokens, heads, 2], &Twist::MIDDLE, (heads + tokens) as u64));
+    let whole = rig.run(|g| g.flash_attention(q.tensor(g)?, k.tensor(g)?, v.tensor(g)?, 0.2, None)).unwrap();
+    for threads in 1..=4 {
+        rig.backend = Backend::new(rig.device, threads, CancelFlag::new()).unwrap();
+        for (first, len) in [(0, 150), (0, 1), (37, 61), (149, 1)] {
+            let part = |g: &Graph| {
+                let q = g.slice(q.tensor(g)?, 1, first, len)?;
+                g.flash_attention(q, k.tensor(g)?, v.tensor(g)?, 0.2, None)
+            };
+            let found = rig.run(part).unwrap();
+            assert!(found == whole.slice(2, first, len), "{len} queries from {first} on {threads} threads");
+        }
+    }
+}
+
+/// pinhole gives the numbers that ggml gives.
+#[test]
+fn a_query_that_sees_no_key_gets_zeros() {
+    let mut rig = Rig::new();
+    let [q, k, v] = [1, 2, 3].map(|seed| Operand::new(&rig, [24, 70, 2, 1], &Twist::NONE, seed));
+    let mask = Array::from_fn([70, 70, 1, 1], |[_, i, ..]| if i == 3 { f64::NEG_INFINITY } else { 0.0 });
+    let mask = rig.f32(&mask);
+    for (kernel, _) in ways() {
+        let attend = |g: &Graph| {
+            g.set_kernel(kernel);
+            let mask = g.to_f16(g.leaf(&mask)?)?;
+            g.flash_attention(q.tensor(g)?, k.tensor(g)?, v.tensor(g)?, 0.2, Some(mask))
+        };
+        let found = rig.run(attend).unwrap();
+        for (row, numbers) in found.values.chunks(24).enumerate() {
+            assert_eq!(numbers.iter().all(|number| *number == 0.0), row / 2 == 3, "row {row} by {kernel:?}");
         }
     }
 }

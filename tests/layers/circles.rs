@@ -14,6 +14,7 @@ pub(crate) const ACCEPTED: &[(&str, &[&str], &str)] = &[
         &[
             "ggml/alone.rs",
             "ggml/arena.rs",
+            "ggml/attend.rs",
             "ggml/backend.rs",
             "ggml/buffer.rs",
             "ggml/convolve.rs",

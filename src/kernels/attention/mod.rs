@@ -1,0 +1,309 @@
+//! Attention without a matrix of scores: `softmax(scale * q k^T + mask) v`.
+//!
+//! A *tile* is some queries of the heads that share keys and values. It is computed from a *block* of keys at a time, whose keys and
+//! values are brought into the order in which they are used. Then, for [`TWELVE`] queries after the other, scores are
+//! computed, weighed (`softmax.rs`), and the sums of weighed values are added to those of the blocks before. Scores stay in the
+//! first-level cache, keys and values of the block in the second-level one.
+//!
+//! | | left side | right side | out |
+//! |---|---|---|---|
+//! | scores | six queries, side by side: `[6, width]` | sixteen keys, side by side: `[16, width]` | scores `[keys, 12]` |
+//! | values | six queries' weights `[keys, 12]` | sixteen channels of the values: `[16, keys]` | sums `[width, queries]` |
+//!
+//! Where the width is an odd number of vectors, the last three vectors of the values are one right side for three queries at a
+//! time, and a single vector is one for twelve: there are nine vectors of sums or twelve, which keep the processor busy.
+//!
+//! A number of the result is summed in one order, whatever tile it lies in and whatever thread computes it: blocks begin at
+//! the same keys always, and no query knows of another.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+mod heads;
+mod micro;
+mod pack;
+mod softmax;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
+
+use std::ops::Range;
+
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+
+use super::Kernel;
+use heads::{SIX, SIXTEEN};
+use micro::{LANES, Micro, Portable};
+use softmax::{Row, TOGETHER};
+
+pub use heads::{Attended, Heads, Outputs, Rows};
+
+/// Queries whose scores are in the first-level cache together.
+const TWELVE: usize = 2 * SIX;
+/// Keys of a block at most, and from one query's scores to the next: a little more, so that no two rows begin in one bank of
+/// the cache.
+const MOST_KEYS: usize = 256;
+const PITCH: usize = MOST_KEYS + SIXTEEN;
+/// Numbers of a block's keys at most, if heads are not too wide for [`SIXTEEN`] of them.
+const BLOCK: usize = 32 * 1024;
+/// Numbers of a tile's queries at most, if heads are not too wide for [`TWELVE`] of them; and how many queries.
+const TILE: usize = 90 * 1024;
+const MOST_QUERIES: usize = 128 * TWELVE;
+/// Tiles that there should be, so that many threads have something to do, of at least so many queries.
+const TILES: usize = 32;
+const LEAST_QUERIES: usize = 4 * TWELVE;
+
+/// An attention by one of pinhole's kernels.
+#[derive(Clone, Copy, Debug)]
+pub struct Attention {
+    kernel: Kernel,
+    heads: Heads,
+    scale: f32,
+    /// Queries of a tile, and keys of a block.
+    tile: usize,
+    block: usize,
+}
+
+/// What a thread computes with: about a mebibyte, or more if heads are wider than 1024.
+#[derive(Debug)]
+pub struct Space {
+    queries: Vec<f32>,
+    keys: Vec<f32>,
+    values: Vec<f32>,
+    scores: Vec<f32>,
+    sums: Vec<f32>,
+    rows: Vec<Row>,
+}
+
+impl Attention {
+    /// An attention of these heads by `kernel`, or `None` where there is none.
+    pub fn new(kernel: Kernel, heads: Heads, scale: f32) -> Option<Attention> {
+        let Heads { width, queries, keys, heads: count, groups } = heads;
+        if [width, queries, keys, count, groups].contains(&0) || !count.is_multiple_of(groups) {
+            return None;
+        }
+        let block = (BLOCK / width / SIXTEEN * SIXTEEN).clamp(SIXTEEN, MOST_KEYS);
+        let block = block.min(keys.next_multiple_of(SIXTEEN));
+        let most = (TILE / width / TWELVE * TWELVE).clamp(TWELVE, MOST_QUERIES);
+        let each = queries.checked_mul(count / groups)?;
+        let wanted = (each.saturating_mul(groups) / TILES).max(LEAST_QUERIES).next_multiple_of(TWELVE);
+        Some(Attention { kernel, heads, scale, tile: most.min(wanted).min(each), block })
+    }
+
+    /// How many tiles the result of one item of a batch has.
+    pub fn tiles(&self) -> usize {
+        self.heads.groups * self.tiles_of_group()
+    }
+
+    fn tiles_of_group(&self) -> usize {
+        (self.heads.queries * self.shared()).div_ceil(self.tile)
+    }
+
+    /// How many heads share keys and values.
+    fn shared(&self) -> usize {
+        self.heads.heads / self.heads.groups
+    }
+
+    /// The width of sums: whole vectors.
+    fn padded(&self) -> usize {
+        self.heads.width.next_multiple_of(LANES)
+    }
+
+    /// Room to compute with.
+    ///
+    /// # Errors
+    /// How many bytes could not be had.
+    pub fn space(&self) -> Result<Space, usize> {
+        let Attention { heads: Heads { width, .. }, tile, block, .. } = *self;
+        let tile = tile.next_multiple_of(TWELVE);
+        Ok(Space {
+            queries: room(tile.saturating_mul(width).saturating_add(LANES), 0.0)?,
+            keys: room(block.saturating_mul(width), 0.0)?,
+            values: room(block.saturating_mul(self.padded()), 0.0)?,
+            scores: room(TWELVE * PITCH, 0.0)?,
+            sums: room(tile.saturating_mul(self.padded()), 0.0)?,
+            rows: room(tile, Row::EMPTY)?,
+        })
+    }
+
+    /// Computes tile number `tile` of `result` in `space`, which this attention made.
+    ///
+    /// # Panics
+    /// Where slices are shorter than the heads say.
+    pub fn compute(
+        &self,
+        tile: usize,
+        attended: &Attended<'_, impl Rows>,
+        space: &mut Space,
+        result: &mut impl Outputs,
+    ) {
+        match self.kernel {
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx2 | Kernel::Avx512Vnni => {
+                // SAFETY: a kernel that is not there is not asked for (`Kernel::is_available`).
+                unsafe { compute_avx2(self, tile, attended, space, result) }
+            }
+            _ => self.compute_by::<Portable>(tile, attended, space, result),
+        }
+    }
+
+    // Inlined where the instructions of `M` are enabled, as everything is that it calls.
+    #[inline(always)]
+    fn compute_by<M: Micro>(
+        &self,
+        tile: usize,
+        attended: &Attended<'_, impl Rows>,
+        space: &mut Space,
+        result: &mut impl Outputs,
+    ) {
+        let Heads { width, queries, keys, .. } = self.heads;
+        let (group, first) = (tile / self.tiles_of_group(), tile % self.tiles_of_group() * self.tile);
+        let count = self.tile.min(queries * self.shared() - first);
+        // Which query of which head.
+        let place = |row: usize| ((first + row) % queries, group * self.shared() + (first + row) / queries);
+        let scale = self.scale * std::f32::consts::LOG2_E;
+        // SAFETY: the instructions are there.
+        unsafe { pack::queries::<M>(&attended.q, place, count, width, scale, &mut space.queries) };
+        space.rows.fill(Row::EMPTY);
+        space.sums.fill(0.0);
+        for start in (0..keys).step_by(self.block) {
+            let block = start..keys.min(start + self.block);
+            // SAFETY: the instructions are there.
+            unsafe { pack::keys::<M>(&attended.k, group, block.clone(), width, &mut space.keys) };
+            pack::values::<M>(&attended.v, group, block.clone(), width, panels(width), (&mut space.values, self.block));
+            for row in (0..count).step_by(TWELVE) {
+                let rows = row..count.min(row + TWELVE);
+                let mask = |row: usize| attended.mask.map(|mask| &mask[place(row).0 * keys..][..keys][block.clone()]);
+                self.scores::<M>(rows.clone(), block.len(), space);
+                let factors = weigh(rows.clone(), block.len(), mask, space);
+                self.values::<M>(rows, block.len(), &factors, space);
+            }
+        }
+        for (row, sums) in space.sums.chunks_exact(self.padded()).take(count).enumerate() {
+            let (query, head) = place(row);
+            let reciprocal = space.rows[row].reciprocal();
+            result.row(query, head).iter_mut().zip(sums).for_each(|(out, sum)| *out = sum * reciprocal);
+        }
+    }
+
+    /// The scores of `rows` for the first `keys` of the block.
+    #[inline(always)]
+    fn scores<M: Micro>(&self, rows: Range<usize>, keys: usize, space: &mut Space) {
+        let width = self.heads.width;
+        let left = &space.queries[rows.start * width..][..rows.len().next_multiple_of(SIX) * width];
+        let right = &space.keys[..keys.next_multiple_of(SIXTEEN) * width];
+        for (panel, right) in right.chunks_exact(SIXTEEN * width).enumerate() {
+            for (six, left) in left.chunks_exact(SIX * width).enumerate() {
+                let out = &mut space.scores[six * SIX * PITCH + panel * SIXTEEN..][..(SIX - 1) * PITCH + SIXTEEN];
+                // SAFETY: six queries and sixteen keys of `width` numbers; `out` ends with the last score; the instructions are there.
+                unsafe {
+                    M::multiply::<SIX, 2, SIX, 1>(left.as_ptr(), right.as_ptr(), width, out.as_mut_ptr(), PITCH, None);
+                }
+            }
+        }
+    }
+
+    /// Adds the values of the first `keys` of the block, weighed, to the sums of `rows`, after these are multiplied with `factors`.
+    #[inline(always)]
+    fn values<M: Micro>(&self, rows: Range<usize>, keys: usize, factors: &[f32; TWELVE], space: &mut Space) {
+        let (padded, block) = (self.padded(), self.block);
+        for panel in panels(self.heads.width) {
+            let right = &space.values[panel.start * block..][..panel.len() * keys];
+            let sums = &mut space.sums[rows.start * padded + panel.start..];
+            match panel.len() / LANES {
+                1 => add_values::<M, TWELVE, 1>(&space.scores, right, keys, rows.len(), (sums, padded), factors),
+                2 => add_values::<M, SIX, 2>(&space.scores, right, keys, rows.len(), (sums, padded), factors),
+                _ => add_values::<M, 3, 3>(&space.scores, right, keys, rows.len(), (sums, padded), factors),
+            }
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn compute_avx2(
+    attention: &Attention,
+    tile: usize,
+    attended: &Attended<'_, impl Rows>,
+    space: &mut Space,
+    result: &mut impl Outputs,
+) {
+    attention.compute_by::<avx2::Avx2>(tile, attended, space, result);
+}
+
+/// `ROWS` of the `rows` rows at a time, of up to [`TWELVE`].
+#[inline(always)]
+fn add_values<M: Micro, const ROWS: usize, const VECTORS: usize>(
+    weights: &[f32],
+    right: &[f32],
+    keys: usize,
+    rows: usize,
+    (sums, stride): (&mut [f32], usize),
+    factors: &[f32; TWELVE],
+) {
+    assert!(right.len() >= keys * VECTORS * LANES && keys <= MOST_KEYS && rows <= TWELVE);
+    for first in (0..rows).step_by(ROWS) {
+        let left = &weights[first * PITCH..][..ROWS * PITCH];
+        let out = &mut sums[first * stride..][..(ROWS - 1) * stride + VECTORS * LANES];
+        let factors = &factors[first..first + ROWS];
+        // SAFETY: `ROWS` rows of `PITCH` weights, of which `keys` are used, and as many rows of `right`, as was just seen; `out` ends
+        // with the last sum; the instructions are there.
+        unsafe {
+            M::multiply::<ROWS, VECTORS, 1, PITCH>(
+                left.as_ptr(),
+                right.as_ptr(),
+                keys,
+                out.as_mut_ptr(),
+                stride,
+                Some(factors),
+            );
+        }
+    }
+}
+
+/// Weighs the scores of `rows` for the first `keys` of the block, with a row's `mask` added where there is one, and gives the factors for
+/// the sums of what came before.
+#[inline(always)]
+fn weigh<'a>(
+    rows: Range<usize>,
+    keys: usize,
+    mask: impl Fn(usize) -> Option<&'a [f16]>,
+    space: &mut Space,
+) -> [f32; TWELVE] {
+    let mut factors = [0.0; TWELVE];
+    let states = space.rows[rows.clone()].iter_mut();
+    for (((row, state), factor), scores) in rows.zip(states).zip(&mut factors).zip(space.scores.chunks_exact_mut(PITCH))
+    {
+        let (real, rest) = scores.split_at_mut(keys);
+        if let Some(mask) = mask(row) {
+            let mut numbers = [0.0; MOST_KEYS];
+            mask.convert_to_f32_slice(&mut numbers[..keys]);
+            let scores = real.iter_mut().zip(&numbers);
+            scores.for_each(|(score, number)| *score = number.mul_add(std::f32::consts::LOG2_E, *score));
+        }
+        let whole = keys.next_multiple_of(TOGETHER);
+        rest[..whole - keys].fill(f32::NEG_INFINITY);
+        *factor = state.weigh(scores[..whole].as_chunks_mut().0);
+    }
+    factors
+}
+
+/// The columns of the result that are computed at once.
+#[inline(always)]
+fn panels(width: usize) -> impl Iterator<Item = Range<usize>> + Clone {
+    let vectors = width.div_ceil(LANES);
+    // The last panel takes the odd vector.
+    let count = (vectors / 2).max(1);
+    (0..count).map(move |i| {
+        let end = if i + 1 == count { vectors } else { 2 * i + 2 };
+        2 * i * LANES..end * LANES
+    })
+}
+
+/// `len` numbers.
+fn room<T: Copy>(len: usize, number: T) -> Result<Vec<T>, usize> {
+    let mut numbers = Vec::new();
+    numbers.try_reserve_exact(len).map_err(|_| len.saturating_mul(size_of::<T>()))?;
+    numbers.resize(len, number);
+    Ok(numbers)
+}
