@@ -217,6 +217,41 @@ fn products_that_are_none() {
     }
 }
 
+/// Attentions that take no time.
+const ATTENTIONS: &[&str] = &[
+    "bench",
+    "attention",
+    "--shapes",
+    "16x20x30x2,9x1x5x1",
+    "--rounds",
+    "2",
+    "--threads",
+    "1",
+    "--quiet",
+];
+
+#[test]
+fn attentions() {
+    let place = Workplace::new();
+    let mut report = place.json(&[ATTENTIONS, &["--against", "ggml"]].concat());
+    for attention in report["attentions"].as_array().unwrap() {
+        for (who, most) in [("by", 1e-6), ("against", 1e-3)] {
+            let of = |name: &str| attention[who][name].as_f64().unwrap();
+            assert!(0.0 < of("slowest") && of("slowest") <= of("median") && of("median") <= of("fastest"));
+            assert!(of("error") <= most, "{attention}");
+        }
+    }
+    redact(&mut report, &["slowest", "median", "fastest", "ratio", "error"]);
+    report["kernel"] = json!("[kernel]");
+    snapshot("bench_attention_json", &serde_json::to_string_pretty(&report).unwrap());
+    let table = place.run(ATTENTIONS);
+    let rows: Vec<Vec<&str>> = table.stdout.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(rows[0], ["shape", "pinhole", "spread", "error"]);
+    assert_eq!((rows[1][0], rows[2][0]), ("16x20x30x2", "9x1x5x1"));
+    assert_eq!((rows.len(), rows[2].len(), table.code), (3, 6, 0), "{}", table.stdout);
+    place.run(&["bench", "attention", "--shapes", "16x20x30"]).snapshot("bench_attention_shape");
+}
+
 #[test]
 fn a_card_has_a_row_for_each_run() {
     let place = Workplace::new();

@@ -1,5 +1,6 @@
 //! `pinhole bench`: measurements that anyone can repeat, each a subcommand that prints a table or, with `--json`, one object.
 
+mod attention;
 mod busy;
 mod card;
 mod denoiser;
@@ -20,6 +21,7 @@ use super::printer::{Printer, Talk};
 
 #[derive(Subcommand)]
 pub(super) enum Bench {
+    Attention(attention::Args),
     Busy(busy::Args),
     Card(card::Args),
     Decode(ways::decode::Args),
@@ -36,6 +38,7 @@ pub(super) enum Bench {
 impl Bench {
     pub(super) fn talk(&self) -> &Talk {
         match self {
+            Bench::Attention(args) => &args.talk,
             Bench::Busy(args) => &args.talk,
             Bench::Card(args) => &args.talk,
             Bench::Decode(args) => &args.talk,
@@ -52,6 +55,7 @@ impl Bench {
 
     pub(super) fn run(&self, printer: &Printer) -> Result<(), Failure> {
         match self {
+            Bench::Attention(args) => attention::run(args, printer),
             Bench::Busy(args) => busy::run(args, printer),
             Bench::Card(args) => card::run(args, printer),
             Bench::Decode(args) => ways::decode::run(args, printer),

@@ -8,7 +8,7 @@ use pinhole::ggml::{Arena, Backend, Buffer, CancelFlag, Device, Graph, Ledger, P
 use pinhole::tensor::Shape;
 use pinhole_quant::{DType, rows};
 
-use super::report::{Product, Speed};
+use super::report::{Product, Speed, ratio};
 use super::{Multiplier, Size};
 
 /// Rows that are really made; the others repeat them, which no kernel can tell.
@@ -125,10 +125,4 @@ impl Bench {
 /// Number `i` of a sequence without pattern, in -1 to 1 (Weyl's, with the golden ratio).
 fn number(i: usize) -> f32 {
     ((i as f64 * 0.618_033_988_749_895).fract() * 2.0 - 1.0) as f32
-}
-
-/// The median of how many times faster `by` was than `against`, round by round.
-fn ratio(by: &[f64], against: &[f64]) -> f64 {
-    let mut ratios: Vec<f64> = by.iter().zip(against).map(|(by, against)| against / by).collect();
-    super::report::median(&mut ratios)
 }

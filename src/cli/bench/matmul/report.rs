@@ -35,7 +35,7 @@ pub(super) struct Product {
 
 /// GFLOP/s over all rounds.
 #[derive(Clone, Copy, Serialize)]
-pub(super) struct Speed {
+pub(in crate::cli::bench) struct Speed {
     median: f64,
     slowest: f64,
     fastest: f64,
@@ -43,14 +43,15 @@ pub(super) struct Speed {
 
 impl Speed {
     /// Of `operations` in each of `seconds`.
-    pub(super) fn of(operations: f64, seconds: &[f64]) -> Speed {
+    pub(in crate::cli::bench) fn of(operations: f64, seconds: &[f64]) -> Speed {
         let mut speeds: Vec<f64> = seconds.iter().map(|seconds| operations / seconds / 1e9).collect();
         let median = median(&mut speeds);
         let of = |speed: Option<&f64>| speed.copied().unwrap_or(0.0);
         Speed { median, slowest: of(speeds.first()), fastest: of(speeds.last()) }
     }
 
-    fn cells(speed: Option<Speed>) -> [String; 2] {
+    /// The median, and from the slowest to the fastest.
+    pub(in crate::cli::bench) fn cells(speed: Option<Speed>) -> [String; 2] {
         match speed {
             None => Default::default(),
             Some(Speed { median, slowest, fastest }) => {
@@ -64,6 +65,12 @@ impl Speed {
 pub(in crate::cli::bench) fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len().saturating_sub(1) / 2).copied().unwrap_or(0.0)
+}
+
+/// The median of how many times faster `by` was than `against`, round by round.
+pub(in crate::cli::bench) fn ratio(by: &[f64], against: &[f64]) -> f64 {
+    let mut ratios: Vec<f64> = by.iter().zip(against).map(|(by, against)| against / by).collect();
+    median(&mut ratios)
 }
 
 /// Prints the table, or with `--json` everything.
