@@ -64,7 +64,7 @@ pub struct Attention {
     block: usize,
 }
 
-/// What a thread computes with: about a mebibyte, or more if heads are wider than 1024.
+/// What a thread computes with: about a mebibyte, or more if heads are wider than 2048.
 #[derive(Debug)]
 pub struct Space {
     queries: Vec<f32>,
