@@ -22,6 +22,32 @@ pub(super) trait Micro {
         factors: Option<&[f32]>,
     );
 
+    /// The same for twice as many rows: the second half of `left` begins at `left + half`.
+    ///
+    /// # Safety
+    /// As for [`multiply`](Micro::multiply).
+    #[inline(always)]
+    unsafe fn multiply_both<const ROWS: usize, const VECTORS: usize, const STEP: usize, const ROW: usize>(
+        left: *const f32,
+        half: usize,
+        right: *const f32,
+        depth: usize,
+        out: *mut f32,
+        stride: usize,
+        factors: Option<&[f32]>,
+    ) {
+        let [first, second] = match factors {
+            Some(factors) => [Some(&factors[..ROWS]), Some(&factors[ROWS..])],
+            None => [None, None],
+        };
+        // SAFETY: the caller's promise.
+        unsafe {
+            Self::multiply::<ROWS, VECTORS, STEP, ROW>(left, right, depth, out, stride, first);
+            let (left, out) = (left.add(half), out.add(ROWS * stride));
+            Self::multiply::<ROWS, VECTORS, STEP, ROW>(left, right, depth, out, stride, second);
+        }
+    }
+
     /// Number `i` of row `r` goes to `to[i * stride + r]`, for the `len` numbers of all [`LANES`] rows, in the order of `i`: if
     /// `stride` is less than the rows, the numbers of the last rows are overwritten by the next ones.
     ///

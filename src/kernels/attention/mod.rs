@@ -18,6 +18,8 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod heads;
 mod micro;
 mod pack;
@@ -139,9 +141,14 @@ impl Attention {
     ) {
         match self.kernel {
             #[cfg(target_arch = "x86_64")]
-            Kernel::Avx2 | Kernel::Avx512Vnni => {
+            Kernel::Avx2 => {
                 // SAFETY: a kernel that is not there is not asked for (`Kernel::is_available`).
                 unsafe { compute_avx2(self, tile, attended, space, result) }
+            }
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx512Vnni => {
+                // SAFETY: as above.
+                unsafe { compute_avx512(self, tile, attended, space, result) }
             }
             _ => self.compute_by::<Portable>(tile, attended, space, result),
         }
@@ -193,11 +200,15 @@ impl Attention {
         let left = &space.queries[rows.start * width..][..rows.len().next_multiple_of(SIX) * width];
         let right = &space.keys[..keys.next_multiple_of(SIXTEEN) * width];
         for (panel, right) in right.chunks_exact(SIXTEEN * width).enumerate() {
-            for (six, left) in left.chunks_exact(SIX * width).enumerate() {
-                let out = &mut space.scores[six * SIX * PITCH + panel * SIXTEEN..][..(SIX - 1) * PITCH + SIXTEEN];
-                // SAFETY: six queries and sixteen keys of `width` numbers; `out` ends with the last score; the instructions are there.
-                unsafe {
-                    M::multiply::<SIX, 2, SIX, 1>(left.as_ptr(), right.as_ptr(), width, out.as_mut_ptr(), PITCH, None);
+            let out = &mut space.scores[panel * SIXTEEN..][..(TWELVE - 1) * PITCH + SIXTEEN];
+            let (left_at, right, out) = (left.as_ptr(), right.as_ptr(), out.as_mut_ptr());
+            // SAFETY: six queries or twelve, and sixteen keys, of `width` numbers; `out` ends with the last of twelve scores; the
+            // instructions are there.
+            unsafe {
+                if left.len() == SIX * width {
+                    M::multiply::<SIX, 2, SIX, 1>(left_at, right, width, out, PITCH, None);
+                } else {
+                    M::multiply_both::<SIX, 2, SIX, 1>(left_at, SIX * width, right, width, out, PITCH, None);
                 }
             }
         }
@@ -212,6 +223,23 @@ impl Attention {
             let sums = &mut space.sums[rows.start * padded + panel.start..];
             match panel.len() / LANES {
                 1 => add_values::<M, TWELVE, 1>(&space.scores, right, keys, rows.len(), (sums, padded), factors),
+                2 if rows.len() > SIX => {
+                    let out = &mut sums[..(TWELVE - 1) * padded + SIXTEEN];
+                    let (left, half, right) = (space.scores.as_ptr(), SIX * PITCH, right.as_ptr());
+                    // SAFETY: twelve rows of `PITCH` weights, of which `keys` are used, and as many rows of `right`; `out` ends with
+                    // the last sum; the instructions are there.
+                    unsafe {
+                        M::multiply_both::<SIX, 2, 1, PITCH>(
+                            left,
+                            half,
+                            right,
+                            keys,
+                            out.as_mut_ptr(),
+                            padded,
+                            Some(factors),
+                        );
+                    }
+                }
                 2 => add_values::<M, SIX, 2>(&space.scores, right, keys, rows.len(), (sums, padded), factors),
                 _ => add_values::<M, 3, 3>(&space.scores, right, keys, rows.len(), (sums, padded), factors),
             }
@@ -229,6 +257,18 @@ fn compute_avx2(
     result: &mut impl Outputs,
 ) {
     attention.compute_by::<avx2::Avx2>(tile, attended, space, result);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx2,fma,f16c")]
+fn compute_avx512(
+    attention: &Attention,
+    tile: usize,
+    attended: &Attended<'_, impl Rows>,
+    space: &mut Space,
+    result: &mut impl Outputs,
+) {
+    attention.compute_by::<avx512::Avx512>(tile, attended, space, result);
 }
 
 /// `ROWS` of the `rows` rows at a time, of up to [`TWELVE`].
