@@ -218,17 +218,8 @@ fn products_that_are_none() {
 }
 
 /// Attentions that take no time.
-const ATTENTIONS: &[&str] = &[
-    "bench",
-    "attention",
-    "--shapes",
-    "16x20x30x2,9x1x5x1",
-    "--rounds",
-    "2",
-    "--threads",
-    "1",
-    "--quiet",
-];
+const ATTENTIONS: &[&str] =
+    &["bench", "attention", "--shapes", "16x20x30x2,9x1x5x1", "--rounds", "2", "--threads", "1", "--quiet"];
 
 #[test]
 fn attentions() {
