@@ -12,7 +12,7 @@ use ggml_sys as sys;
 use pinhole_quant::DType;
 
 use super::{Graph, Tensor};
-use crate::kernels::{self, Added, Geometry, MOST_SIDE, Moments, Planes, Source, Weights};
+use crate::kernels::{self, Added, Geometry, MOST_SIDE, Moments, Pieces, Planes, Source, Weights};
 use crate::{Error, Result};
 
 /// How many pieces of work each thread should have, so that none waits long for the last.
@@ -33,6 +33,9 @@ pub struct Convolution {
     pub around: [usize; 2],
     /// Whether every pixel counts twice, both ways; of the rows then, the first that counts, and how many.
     pub doubled: Option<[usize; 2]>,
+    /// Whether the result is a strip of a larger one and begins with an odd row of it: rows are computed in pairs, and a strip that knows
+    /// it has the bits of the whole.
+    pub odd: bool,
 }
 
 /// A group norm of which mean and scale are known, `[.., channels, n]`, with its weight and bias, `[channels]`.
@@ -68,7 +71,7 @@ struct Plan {
     /// Which of the operation's operands are there.
     normal: bool,
     added: bool,
-    /// The next tile that no thread has, and how many threads found none left. The last of them makes both new.
+    /// The next piece that no thread has, and how many threads found none left. The last of them makes both new.
     next: AtomicUsize,
     done: AtomicUsize,
     failed: Arc<AtomicBool>,
@@ -194,8 +197,9 @@ impl Graph {
 
     /// What `convolution` does with `x`, once it is known that both fit.
     fn geometry(&self, convolution: &Convolution, x: Tensor) -> Result<Geometry> {
-        let Convolution { kernel, stride, beside, around: [above, below], doubled, .. } = *convolution;
-        let ([kw, kh, inputs, outputs], [w, h, channels, _]) = (self.shape(kernel)?.dims(), self.shape(x)?.dims());
+        let Convolution { kernel, stride, beside, around: [above, below], doubled, odd, .. } = *convolution;
+        let ([kw, kh, inputs, outputs], [w, h, channels, pictures]) =
+            (self.shape(kernel)?.dims(), self.shape(x)?.dims());
         let wrong = |what: String| Error::graph("conv_2d", what);
         if inputs != channels {
             return Err(wrong(format!("a kernel for {inputs} channels and a picture of {channels}")));
@@ -218,7 +222,7 @@ impl Graph {
         let result = [(padded[0] - kw) / stride + 1, (padded[1] - kh) / stride + 1];
         let (side, padding) = ([kw, kh], [beside, above]);
         let doubled = doubled.is_some();
-        Ok(Geometry { inputs, outputs, side, stride, padding, input, result, doubled, first_row })
+        Ok(Geometry { inputs, outputs, side, stride, padding, input, result, doubled, first_row, odd, pictures })
     }
 
     /// Refuses a tensor that is not `count` contiguous F32.
@@ -282,25 +286,21 @@ unsafe extern "C-unwind" fn measure(dst: *mut sys::ggml_tensor, ith: c_int, nth:
     });
 }
 
-/// Computes tile after tile that no other thread has.
+/// Computes piece after piece that no other thread has.
 unsafe extern "C-unwind" fn run(dst: *mut sys::ggml_tensor, _ith: c_int, nth: c_int, plan: *mut c_void) {
     // SAFETY: ggml hands over the tensor that it computes, and the address that `convolve` gave it, of a plan that the graph
     // keeps.
     let (plan, dst) = unsafe { (&*plan.cast::<Plan>(), &*dst) };
     catch(&plan.failed, || {
-        let pictures = dst.ne[3].unsigned_abs() as usize;
-        let tiles = plan.convolution.tiles();
-        // Small maps have fewer tiles than threads: outputs are shared out as well. Which bits come out does not depend on it.
-        let wanted = TURNS * nth.unsigned_abs() as usize;
-        let parts = plan.convolution.parts(wanted.div_ceil(tiles * pictures.max(1)));
+        // Which bits come out does not depend on how many threads there are.
+        let pieces = plan.convolution.pieces(TURNS * nth.unsigned_abs() as usize);
         loop {
-            let next = plan.next.fetch_add(1, Ordering::Relaxed);
-            let (tile, part) = (next / parts, next % parts);
-            if tile >= tiles * pictures {
+            let piece = plan.next.fetch_add(1, Ordering::Relaxed);
+            if piece >= pieces.count() {
                 return Ok(());
             }
-            // SAFETY: operands are as `convolve` checked them, and this part of the tile is this thread's alone.
-            unsafe { plan.tile(dst, tile / tiles, tile % tiles, [part, parts]) }?;
+            // SAFETY: operands are as `convolve` checked them, and this piece is this thread's alone.
+            unsafe { plan.compute(dst, &pieces, piece) }?;
         }
     });
     if plan.done.fetch_add(1, Ordering::AcqRel) + 1 == nth.unsigned_abs() as usize {
@@ -311,58 +311,47 @@ unsafe extern "C-unwind" fn run(dst: *mut sys::ggml_tensor, _ith: c_int, nth: c_
 }
 
 impl Plan {
-    /// Computes part `part[0]` of `part[1]` of one tile of one picture.
+    /// Computes piece number `piece` of the convolution.
     ///
     /// # Safety
-    /// `dst` and its operands are those of this plan, and no other thread has this part of the tile.
-    unsafe fn tile(
-        &self,
-        dst: &sys::ggml_tensor,
-        picture: usize,
-        tile: usize,
-        part: [usize; 2],
-    ) -> std::result::Result<(), usize> {
-        let Geometry { inputs, outputs, result: [w, h], .. } = self.geometry;
+    /// `dst` and its operands are those of this plan, and no other thread has this piece.
+    unsafe fn compute(&self, dst: &sys::ggml_tensor, pieces: &Pieces, piece: usize) -> std::result::Result<(), usize> {
+        let Geometry { inputs, outputs, side, result: [width, height], pictures, .. } = self.geometry;
         // SAFETY: the caller's promise, for all operands.
-        let (x, bias, stored, kernel) =
-            unsafe { (numbers(dst.src[0]), numbers(dst.src[2]), (*dst.src[0]).ne, &*dst.src[1]) };
-        let stored = [stored[0], stored[1]].map(|extent| extent.unsigned_abs() as usize);
-        let each = stored[0] * stored[1] * inputs;
-        // SAFETY: as above.
         let operand = |i: usize| unsafe { numbers(dst.src[i]) };
-        let normal = self.normal.then(|| {
-            let of_picture = |i| &operand(i)[picture * inputs..][..inputs];
-            kernels::Normal { mean: of_picture(3), scale: of_picture(4), weight: operand(5), bias: operand(6) }
+        // SAFETY: as above.
+        let (stored, kernel) = unsafe { ((*dst.src[0]).ne, &*dst.src[1]) };
+        let stored = [stored[0], stored[1]].map(|extent| extent.unsigned_abs() as usize);
+        let normal = self.normal.then(|| kernels::Normal {
+            mean: operand(3),
+            scale: operand(4),
+            weight: operand(5),
+            bias: operand(6),
         });
-        let source = Source { pixels: &x[picture * each..][..each], stored, normal };
-        let map = self.added.then(|| {
-            let map = operand(if self.normal { 7 } else { 3 });
-            &map[picture * w * h * outputs..][..w * h * outputs]
-        });
-        let count = inputs * outputs * self.geometry.side[0] * self.geometry.side[1];
+        let source = Source { pixels: operand(0), stored, normal };
+        let map = self.added.then(|| operand(if self.normal { 7 } else { 3 }));
+        let count = inputs * outputs * side[0] * side[1];
         // SAFETY: the kernel is contiguous and has as many weights.
         let bytes = unsafe { std::slice::from_raw_parts(kernel.data.cast::<u8>(), count * self.dtype.block_bytes()) };
-        // SAFETY: `dst` has so many numbers before those of this picture.
-        let start = unsafe { dst.data.cast::<f32>().add(picture * w * h * outputs) };
-        let mut planes = PlanesOf { start, width: w, height: h, outputs };
+        let mut planes = PlanesOf { start: dst.data.cast(), width, height, planes: outputs * pictures };
         let weights = Weights { dtype: self.dtype, bytes };
-        self.convolution.compute(tile, part, &source, weights, Added { bias, map }, &mut planes)
+        pieces.compute(piece, &source, weights, Added { bias: operand(2), map }, &mut planes)
     }
 }
 
-/// The planes of one picture of the result.
+/// The planes of the result.
 struct PlanesOf {
     start: *mut f32,
     width: usize,
     height: usize,
-    outputs: usize,
+    planes: usize,
 }
 
 impl Planes for PlanesOf {
     #[inline(always)]
-    fn row(&mut self, output: usize, y: usize, x: usize, len: usize) -> &mut [f32] {
-        assert!(output < self.outputs && y < self.height && x + len <= self.width);
+    fn row(&mut self, plane: usize, y: usize, x: usize, len: usize) -> &mut [f32] {
+        assert!(plane < self.planes && y < self.height && x + len <= self.width);
         // SAFETY: inside the result, as just checked, and in a tile that is this thread's alone.
-        unsafe { std::slice::from_raw_parts_mut(self.start.add((output * self.height + y) * self.width + x), len) }
+        unsafe { std::slice::from_raw_parts_mut(self.start.add((plane * self.height + y) * self.width + x), len) }
     }
 }

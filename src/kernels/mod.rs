@@ -54,6 +54,22 @@
 //! A number of the result is summed in one order, whatever thread computes it and whatever stands next to it: one thread and
 //! many, tokens alone or in company, and one kernel or another, give the same bits.
 //!
+//! # Convolutions
+//!
+//! Their formulas are in `convolution/mod.rs`. Their terms:
+//!
+//! | term | what it is |
+//! |---|---|
+//! | tile | a part of the result that is computed together, for all outputs or a part of them |
+//! | piece | a part of a tile, which one thread computes |
+//! | stretch | eight neighbouring pixels of one row, where every product is computed |
+//! | cell | 4x2 pixels of the result, where a third of the products is computed |
+//! | window | the 6x4 pixels that a cell is computed from |
+//! | position | one of the 24 numbers of a transformed window or kernel |
+//! | span | 16 cells, one after the other through rows and pictures: two vectors |
+//! | run | the cells of one row in one span |
+//! | set | the outputs that are computed together |
+//!
 //! This module knows no ggml: slices in, numbers out. `src/ggml/product.rs`, `convolve.rs`, `attend.rs` and `elementwise.rs`
 //! make operations of a graph of it.
 
@@ -80,7 +96,7 @@ mod product;
 
 pub use activations::Layout;
 pub use attention::{Attended, Attention, Heads, Outputs, Rows, Space};
-pub use convolution::{Added, Convolution, Geometry, MOST_SIDE, Moments, Normal, Planes, Source, Weights};
+pub use convolution::{Added, Convolution, Geometry, MOST_SIDE, Moments, Normal, Pieces, Planes, Source, Weights};
 pub use format::BLOCK;
 pub use nonlinearity::Nonlinearity;
 pub use product::{Columns, Product, Tile, Workspace};

@@ -290,7 +290,8 @@ impl Conv2d {
 
     fn convolution(&self, b: &Build<'_>, around: [usize; 2]) -> Result<Convolution> {
         let (kernel, bias) = (b.weight(self.weight)?, b.weight(self.bias)?);
-        Ok(Convolution { kernel, bias, stride: self.stride, beside: self.padding, around, doubled: None })
+        let odd = b.begins_odd();
+        Ok(Convolution { kernel, bias, stride: self.stride, beside: self.padding, around, doubled: None, odd })
     }
 
     /// Rows of zeros above and below the strip: where it has no neighbours.

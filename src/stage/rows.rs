@@ -108,7 +108,7 @@ const MOST_HALO: usize = 2;
 impl Strip {
     /// Strips of one height for which this is the same have graphs of the same shapes.
     pub(crate) fn shape(&self) -> [usize; 4] {
-        // Near an edge a halo is cut off; doubled rows begin with the first or the second of a pair.
+        // Near an edge a halo is cut off; doubled rows begin with the first or the second of a pair, and convolutions compute rows in pairs.
         let Strip { rows, height, .. } = self;
         [rows.len(), rows.start.min(MOST_HALO), (height - rows.end).min(MOST_HALO), rows.start % 2]
     }
@@ -296,6 +296,11 @@ impl Build<'_> {
         self.strip
             .as_ref()
             .map_or((true, true), |strip| (strip.strip.rows.start == 0, strip.strip.rows.end == strip.strip.height))
+    }
+
+    /// Whether the strip begins with an odd row of the picture: pinhole's convolutions compute rows in pairs.
+    pub fn begins_odd(&self) -> bool {
+        self.strip.as_ref().is_some_and(|strip| strip.strip.rows.start % 2 == 1)
     }
 
     /// `value`, which has `halo` rows more than the strip on either side but at the picture's edges, without them.

@@ -99,7 +99,7 @@ impl Case {
             };
             let Case { stride, beside, around, doubled, .. } = *self;
             let (kernel, bias) = (g.leaf(&weights)?, g.leaf(&bias)?);
-            let convolution = Convolution { kernel, bias, stride, beside, around, doubled };
+            let convolution = Convolution { kernel, bias, stride, beside, around, doubled, odd: false };
             let added = self.added.then(|| g.leaf(&added)).transpose()?;
             Ok(g.convolve(&convolution, x, normal.as_ref(), added)?.unwrap())
         });
@@ -235,7 +235,8 @@ fn rows_equal_the_whole() {
             let normal = Normalisation { mean, scale, weight: g.leaf(&weight)?, bias: g.leaf(&shift)? };
             let (first, last) = (of.start - (1 - around[0]), of.end + (1 - around[1]));
             let (kernel, bias) = (g.leaf(&kernel)?, g.leaf(&bias)?);
-            let convolution = Convolution { kernel, bias, stride: 1, beside: 1, around, doubled: None };
+            let odd = of.start % 2 == 1;
+            let convolution = Convolution { kernel, bias, stride: 1, beside: 1, around, doubled: None, odd };
             Ok(g.convolve(&convolution, g.slice(x, 1, first, last - first)?, Some(&normal), None)?.unwrap())
         })
         .unwrap()
@@ -257,7 +258,8 @@ fn what_does_not_fit_is_refused() {
     let mut refused = |bias: &_, change: fn(Convolution) -> Convolution| {
         let convolved = rig.run(|g| {
             let (kernel, bias) = (g.leaf(&kernel)?, g.leaf(bias)?);
-            let convolution = Convolution { kernel, bias, stride: 1, beside: 1, around: [1, 1], doubled: None };
+            let convolution =
+                Convolution { kernel, bias, stride: 1, beside: 1, around: [1, 1], doubled: None, odd: false };
             Ok(g.convolve(&change(convolution), g.leaf(&x)?, None, None)?.unwrap())
         });
         convolved.map(|_| ())

@@ -34,6 +34,10 @@ pub struct Geometry {
     pub doubled: bool,
     /// The first row of the doubled input that counts, or of the input as it is stored.
     pub first_row: usize,
+    /// Whether the result's first row is an odd one of the whole picture's result, if the input is a strip of it.
+    pub odd: bool,
+    /// How many pictures there are.
+    pub pictures: usize,
 }
 
 /// Weights `[kw, kh, inputs, outputs]`, contiguous, as their file has them.
@@ -45,8 +49,15 @@ pub struct Weights<'a> {
     pub bytes: &'a [u8],
 }
 
-/// A part of the result.
+/// A result that several threads write to, each its own tiles.
+pub trait Planes {
+    /// Some pixels of a row of plane number `plane`, from column `x` on. The planes are the outputs of one picture after the other.
+    fn row(&mut self, plane: usize, y: usize, x: usize, len: usize) -> &mut [f32];
+}
+
+/// A part of the result of one picture.
 pub(super) struct Area {
+    pub(super) picture: usize,
     pub(super) columns: Range<usize>,
     pub(super) rows: Range<usize>,
 }

@@ -5,27 +5,38 @@ use std::ops::Range;
 use super::super::nonlinearity::silu;
 use super::geometry::{Area, Geometry, MOST_SIDE, PIXELS};
 
-/// One picture.
+/// All pictures.
 #[derive(Clone, Copy, Debug)]
 pub struct Source<'a> {
-    /// Its pixels as they are stored, `[w, rows, inputs]`.
+    /// Their pixels as they are stored, `[w, rows, inputs, pictures]`.
     pub pixels: &'a [f32],
     /// Width and rows as they are stored.
     pub stored: [usize; 2],
-    /// What is done with it before it is convolved.
+    /// What is done with them before they are convolved.
     pub normal: Option<Normal<'a>>,
 }
 
-/// A group norm, then SiLU; a number for each channel.
+impl Source<'_> {
+    /// What is stored of row `y` of the padded input, of channel number `plane` of all pictures' channels. `None` above and below them.
+    #[inline(always)]
+    pub(super) fn row(&self, geometry: &Geometry, plane: usize, y: usize) -> Option<&[f32]> {
+        let [w, h] = self.stored;
+        let y = y.checked_sub(geometry.padding[1]).filter(|&y| y < geometry.input[1])?;
+        let row = plane * h + ((y + geometry.first_row) >> usize::from(geometry.doubled));
+        Some(&self.pixels[row * w..][..w])
+    }
+}
+
+/// A group norm, then SiLU.
 #[derive(Clone, Copy, Debug)]
 pub struct Normal<'a> {
-    /// The mean of the channel's group.
+    /// The mean of the channel's group, `[inputs, pictures]`.
     pub mean: &'a [f32],
-    /// One over its standard deviation.
+    /// One over its standard deviation, `[inputs, pictures]`.
     pub scale: &'a [f32],
-    /// The norm's weight.
+    /// The norm's weight, `[inputs]`.
     pub weight: &'a [f32],
-    /// The norm's bias.
+    /// The norm's bias, `[inputs]`.
     pub bias: &'a [f32],
 }
 
@@ -72,28 +83,15 @@ impl Patch {
         Ok(Patch { numbers, offsets, pitch, rows, phases: stride, stride, origin })
     }
 
-    /// Holds the pixels of `channels` from now on.
+    /// Holds the pixels of `channels` of picture number `picture` from now on.
     #[inline(always)]
-    pub(super) fn fill(&mut self, geometry: &Geometry, source: &Source<'_>, channels: Range<usize>) {
-        let [stored_w, stored_h] = source.stored;
-        let halved = usize::from(geometry.doubled);
-        let [w, h] = geometry.input;
+    pub(super) fn fill(&mut self, geometry: &Geometry, source: &Source<'_>, picture: usize, channels: Range<usize>) {
         let planes = self.numbers.chunks_exact_mut(self.pitch * self.phases * self.rows);
         for (channel, plane) in channels.zip(planes) {
-            let pixels = &source.pixels[channel * stored_w * stored_h..][..stored_w * stored_h];
             for (row, lines) in plane.chunks_exact_mut(self.pitch * self.phases).enumerate() {
-                let y = (self.origin[1] + row).checked_sub(geometry.padding[1]).filter(|&y| y < h);
-                let Some(y) = y else {
-                    lines.fill(0.0);
-                    continue;
-                };
-                let stored = &pixels[((y + geometry.first_row) >> halved) * stored_w..][..stored_w];
+                let y = Some(self.origin[1] + row);
                 for (phase, line) in lines.chunks_exact_mut(self.pitch).enumerate() {
-                    let first = self.origin[0] + phase;
-                    let line = fill_line(line, stored, (first, self.stride, geometry.padding[0]), w, halved);
-                    if let Some(normal) = &source.normal {
-                        normal.apply(channel, line);
-                    }
+                    fill_row(line, geometry, source, (picture, channel), (self.origin[0] + phase, self.stride), y);
                 }
             }
         }
@@ -116,6 +114,29 @@ impl Patch {
     #[inline(always)]
     pub(super) fn plane(&self) -> usize {
         self.pitch * self.phases * self.rows
+    }
+}
+
+/// Fills `line` with every `stride`-th pixel of row `y` of the padded input, from column `first` on, normalised. A row that is not there is
+/// zeros.
+#[inline(always)]
+pub(super) fn fill_row(
+    line: &mut [f32],
+    geometry: &Geometry,
+    source: &Source<'_>,
+    (picture, channel): (usize, usize),
+    (first, stride): (usize, usize),
+    y: Option<usize>,
+) {
+    let plane = picture * geometry.inputs + channel;
+    let Some(stored) = y.and_then(|y| source.row(geometry, plane, y)) else {
+        line.fill(0.0);
+        return;
+    };
+    let (padding, halved) = (geometry.padding[0], usize::from(geometry.doubled));
+    let line = fill_line(line, stored, (first, stride, padding), geometry.input[0], halved);
+    if let Some(normal) = &source.normal {
+        normal.apply(plane, channel, line);
     }
 }
 
@@ -148,10 +169,10 @@ fn fill_line<'a>(
 }
 
 impl Normal<'_> {
-    /// Normalises pixels of `channel`, rounded as the operations one after the other are, and applies SiLU.
+    /// Normalises pixels of `channel`, which is number `plane` of all pictures' channels, rounded as the operations one after the other are, and applies SiLU.
     #[inline(always)]
-    fn apply(&self, channel: usize, pixels: &mut [f32]) {
-        let (mean, scale) = (self.mean[channel], self.scale[channel]);
+    fn apply(&self, plane: usize, channel: usize, pixels: &mut [f32]) {
+        let (mean, scale) = (self.mean[plane], self.scale[plane]);
         let (weight, bias) = (self.weight[channel], self.bias[channel]);
         for pixel in pixels {
             *pixel = silu((*pixel - mean) * scale * weight + bias);

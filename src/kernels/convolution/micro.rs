@@ -1,12 +1,22 @@
 //! The innermost loop.
 
+use std::ops::Range;
+
+use super::cells::SPAN;
 use super::geometry::{OUTPUTS, PIXELS, STRETCHES};
+use super::lanes::{Lanes, Plain};
 
 /// What the stretches give to a few outputs.
 pub(super) type Sums = [[[f32; PIXELS]; STRETCHES]; OUTPUTS];
 
-/// Sums of a few stretches of pixels for a few outputs.
+/// What a span gives to a few outputs at one position.
+pub(super) type Products = [[f32; SPAN]; OUTPUTS];
+
+/// Sums of a few stretches of pixels, or of a span of cells, for a few outputs. It is used where the processor has its instructions.
 pub(super) trait Micro {
+    /// Its vectors.
+    type Lanes: Lanes;
+
     /// Fills `sums` with what `channels` channels of the input give: for each, `offsets` say where the kernel's taps find their
     /// pixels behind each of `inputs`; one channel lies `plane` numbers behind the other. `weights` are `[OUTPUTS, taps, channels]`.
     ///
@@ -20,12 +30,20 @@ pub(super) trait Micro {
         weights: &[f32],
         sums: &mut Sums,
     );
+
+    /// Hints that `range` of `numbers` is read soon, if it is there.
+    fn expect<T>(_numbers: &[T], _range: Range<usize>) {}
+
+    /// Fills `products` with the sums over channels of a span's numbers times those of a few outputs, one channel after the other.
+    fn multiply(cells: &[[f32; SPAN]], weights: &[[f32; OUTPUTS]], products: &mut Products);
 }
 
 /// Plain Rust.
 pub(super) struct Portable;
 
 impl Micro for Portable {
+    type Lanes = Plain;
+
     #[inline(always)]
     unsafe fn sum(
         inputs: [*const f32; STRETCHES],
@@ -44,9 +62,20 @@ impl Micro for Portable {
                     // SAFETY: the caller's promise.
                     let pixels = unsafe { &*input.add(channel * plane + offset).cast::<[f32; PIXELS]>() };
                     for (sums, weight) in sums.iter_mut().zip(weights) {
-                        sums[stretch].iter_mut().zip(pixels).for_each(|(sum, pixel)| *sum += weight * pixel);
+                        let sums = sums[stretch].iter_mut().zip(pixels);
+                        sums.for_each(|(sum, pixel)| *sum = weight.mul_add(*pixel, *sum));
                     }
                 }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn multiply(cells: &[[f32; SPAN]], weights: &[[f32; OUTPUTS]], products: &mut Products) {
+        *products = [[0.0; SPAN]; OUTPUTS];
+        for (cells, weights) in cells.iter().zip(weights) {
+            for (products, weight) in products.iter_mut().zip(weights) {
+                products.iter_mut().zip(cells).for_each(|(product, cell)| *product = weight.mul_add(*cell, *product));
             }
         }
     }

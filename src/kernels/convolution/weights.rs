@@ -64,7 +64,7 @@ impl WeightBlock {
 
 /// The weights from number `start` on.
 #[inline(always)]
-fn read(weights: Weights<'_>, start: usize, out: &mut [f32]) {
+pub(super) fn read(weights: Weights<'_>, start: usize, out: &mut [f32]) {
     let Weights { dtype, bytes } = weights;
     match dtype {
         DType::F32 => {
