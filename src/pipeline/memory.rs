@@ -23,6 +23,9 @@ const LEAST_MARGIN: usize = 128 << 20;
 /// What the host needs beside what the process holds and what a plan counts: the program's own pages, tokens, weights on their way;
 /// and what a graph takes of memory. Measured with the miniature: 15 MiB in all.
 const HOST_RESERVE: usize = 24 << 20;
+/// What each thread takes while it computes a convolution (`kernels/convolution`). The reserve has room for so many threads.
+const CONVOLUTION: usize = 5 << 18;
+const RESERVED_THREADS: usize = 8;
 const GRAPH: usize = 256 << 10;
 
 /// One part of so many of a process's memory is what the system takes to map it: 8 bytes for a page of 4 KiB, and twice that to be
@@ -148,6 +151,8 @@ impl Pipeline {
         };
         let threads = READERS + if workers.threads() > 1 { workers.threads() } else { 0 };
         let of_a_thread = STACK + if shares_heap() { 0 } else { HEAP };
+        let more_threads = if shared { workers.threads().saturating_sub(RESERVED_THREADS) } else { 0 };
+        let reserve = HOST_RESERVE.saturating_add(CONVOLUTION.saturating_mul(more_threads));
         let limit = |bound, bytes, reserve: usize, graph| HostLimit {
             bound,
             bytes,
@@ -156,7 +161,7 @@ impl Pipeline {
             shared,
         };
         [
-            memory.map(|bytes| limit(HostBound::Memory, bytes, HOST_RESERVE, GRAPH)),
+            memory.map(|bytes| limit(HostBound::Memory, bytes, reserve, GRAPH)),
             addresses.map(|bytes| {
                 limit(HostBound::Addresses, bytes, ADDRESS_RESERVE + threads * of_a_thread, GRAPH_ADDRESSES)
             }),
