@@ -450,7 +450,40 @@ enum {
     /* The same over the sigmas of Karras et al. */
     PINHOLE_SAMPLER_DPMPP_2M_KARRAS = 5,
     /* Euler's method. */
-    PINHOLE_SAMPLER_EULER_DISCRETE = 6
+    PINHOLE_SAMPLER_EULER_DISCRETE = 6,
+    /* PINHOLE_SAMPLER_DPMPP_2M along the stochastic equation, with fresh noise in each step. */
+    PINHOLE_SAMPLER_DPMPP_2M_SDE = 7,
+    /* DPM-Solver++ of second order, singlestep. */
+    PINHOLE_SAMPLER_DPMPP_2S = 8,
+    /* DPM-Solver++ along the stochastic equation, with the noise of a Brownian tree. */
+    PINHOLE_SAMPLER_DPMPP_SDE = 9,
+    PINHOLE_SAMPLER_DDPM = 10,
+    PINHOLE_SAMPLER_LMS = 11,
+    PINHOLE_SAMPLER_HEUN = 12,
+    /* DPM2 of k-diffusion, and with fresh noise after each step. */
+    PINHOLE_SAMPLER_KDPM2 = 13,
+    PINHOLE_SAMPLER_KDPM2_A = 14,
+    PINHOLE_SAMPLER_DEIS = 15,
+    PINHOLE_SAMPLER_UNIPC = 16,
+    /* For models that were distilled for it. */
+    PINHOLE_SAMPLER_LCM = 17,
+    PINHOLE_SAMPLER_TCD = 18,
+    /* For models that were trained with the preconditioning of Karras et al. */
+    PINHOLE_SAMPLER_EDM_EULER = 19
+};
+
+/* Which levels of noise are visited. docs/samplers.md says which sampler can follow which. */
+enum {
+    /* As the model was published. */
+    PINHOLE_SCHEDULE_DEFAULT = 0,
+    PINHOLE_SCHEDULE_NORMAL = 1,
+    PINHOLE_SCHEDULE_KARRAS = 2,
+    PINHOLE_SCHEDULE_EXPONENTIAL = 3,
+    PINHOLE_SCHEDULE_BETA = 4,
+    PINHOLE_SCHEDULE_SGM_UNIFORM = 5,
+    /* Align Your Steps. */
+    PINHOLE_SCHEDULE_AYS = 6,
+    PINHOLE_SCHEDULE_LU = 7
 };
 
 enum {
@@ -578,6 +611,18 @@ typedef struct pinhole_request {
     float image_cfg_scale;
     /* What size the pictures have that the model looks at: PINHOLE_REFERENCE_RESIZE_... */
     int32_t reference_resize;
+    /* PINHOLE_SCHEDULE_... One that the sampler cannot follow is refused. */
+    int32_t schedule;
+    /* The share of fresh noise in each step, 0 to 1, for DDIM and TCD. Negative: the sampler's default, which init sets. */
+    float eta;
+    /* The levels of noise themselves, one for each step, the largest first, and how many these are. NULL: those of the
+     * schedule. */
+    const float *sigmas;
+    size_t sigma_count;
+    /* How much of the spread that guidance adds to a prediction is taken back, 0 to 1, with a cfg_scale above 1. */
+    float rescale_cfg;
+    /* Always 0 in this version. */
+    int32_t reserved_2;
 } pinhole_request;
 
 PINHOLE_API int32_t pinhole_request_init(pinhole_request *request, size_t struct_size);

@@ -139,7 +139,7 @@ fn compare_cases(golden: &Golden, wrong: &mut Vec<String>) {
             let model = pipeline::open(&Source::open(dir.path()).unwrap()).unwrap();
             generate(&mut on(model, "cpu"), &request)
         };
-        assert_eq!(generated.settings.sampler.name(), described["sampler"], "{case}");
+        assert_eq!(generated.settings.sampling.sampler.name(), described["sampler"], "{case}");
         wrong.extend(compare(golden, case, &generated));
         if described["decoded"].as_bool().unwrap() {
             let psnr = metrics::psnr(&golden.u8(&format!("{case}.picture")), generated.images[0].rgb()).unwrap();

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use pinhole::Error as E;
 use pinhole::ggml::CancelFlag;
 use pinhole::pipeline::{Posterior, ReferenceResize, Request as Wanted};
-use pinhole::sample::Sampler;
+use pinhole::sample::{Sampler, Schedule};
 
 use crate::cancel::{self, Cancel};
 use crate::embeddings::Embeddings;
@@ -57,6 +57,12 @@ pub struct Request {
     pub crop_top: i32,
     pub image_cfg_scale: f32,
     pub reference_resize: i32,
+    pub schedule: i32,
+    pub eta: f32,
+    pub sigmas: *const f32,
+    pub sigma_count: usize,
+    pub rescale_cfg: f32,
+    pub reserved_2: i32,
 }
 
 const DEFAULT: Request = Request {
@@ -92,18 +98,49 @@ const DEFAULT: Request = Request {
     crop_top: 0,
     image_cfg_scale: -1.0,
     reference_resize: 0,
+    schedule: 0,
+    eta: -1.0,
+    sigmas: ptr::null(),
+    sigma_count: 0,
+    rescale_cfg: 0.0,
+    reserved_2: 0,
 };
 versioned!(Request, "pinhole_request", offset_of!(Request, inputs), DEFAULT);
 
-/// The samplers by the header's numbers. `None` is as the model was published.
-pub const SAMPLERS: [Option<Sampler>; 7] = [
+/// The samplers by the header's numbers. `None` is as the model was published. One names its schedule.
+pub const SAMPLERS: [Option<(Sampler, Option<Schedule>)>; 20] = [
     None,
-    Some(Sampler::EulerAncestral),
-    Some(Sampler::Ddim),
-    Some(Sampler::Pndm),
-    Some(Sampler::Dpm2m),
-    Some(Sampler::Dpm2mKarras),
-    Some(Sampler::Euler),
+    Some((Sampler::EulerAncestral, None)),
+    Some((Sampler::Ddim, None)),
+    Some((Sampler::Pndm, None)),
+    Some((Sampler::Dpm2m, None)),
+    Some((Sampler::Dpm2m, Some(Schedule::Karras))),
+    Some((Sampler::Euler, None)),
+    Some((Sampler::Dpm2mSde, None)),
+    Some((Sampler::Dpm2s, None)),
+    Some((Sampler::DpmSde, None)),
+    Some((Sampler::Ddpm, None)),
+    Some((Sampler::Lms, None)),
+    Some((Sampler::Heun, None)),
+    Some((Sampler::Kdpm2, None)),
+    Some((Sampler::Kdpm2Ancestral, None)),
+    Some((Sampler::Deis, None)),
+    Some((Sampler::UniPc, None)),
+    Some((Sampler::Lcm, None)),
+    Some((Sampler::Tcd, None)),
+    Some((Sampler::EdmEuler, None)),
+];
+
+/// The schedules by the header's numbers. `None` is as the model was published.
+pub const SCHEDULES: [Option<Schedule>; 8] = [
+    None,
+    Some(Schedule::Normal),
+    Some(Schedule::Karras),
+    Some(Schedule::Exponential),
+    Some(Schedule::Beta),
+    Some(Schedule::SgmUniform),
+    Some(Schedule::Ays),
+    Some(Schedule::Lu),
 ];
 
 /// A request as the pipeline takes it, and who watches it.
@@ -137,15 +174,38 @@ fn number(given: f32) -> Option<f32> {
     if given < 0.0 { None } else { Some(given) }
 }
 
-fn sampler(given: i32) -> Result<Option<Sampler>, Failure> {
-    if let Some(sampler) = usize::try_from(given).ok().and_then(|given| SAMPLERS.get(given)) {
-        return Ok(*sampler);
+/// The entry of a list by its number in the header.
+fn numbered<T: Copy>(
+    option: &'static str,
+    list: &[Option<T>],
+    given: i32,
+    name: impl Fn(T) -> String,
+) -> Result<Option<T>, Failure> {
+    if let Some(found) = usize::try_from(given).ok().and_then(|given| list.get(given)) {
+        return Ok(*found);
     }
     let mut known = Vec::new();
-    for (number, sampler) in SAMPLERS.iter().enumerate() {
-        known.push(format!("{number} ({})", sampler.map_or("default", Sampler::name)));
+    for (number, entry) in list.iter().enumerate() {
+        known.push(format!("{number} ({})", entry.map_or("default".to_owned(), &name)));
     }
-    Err(E::option("--sampler", format!("one of: {}", known.join(", ")), given.to_string()).into())
+    Err(E::option(option, format!("one of: {}", known.join(", ")), given.to_string()).into())
+}
+
+/// The sampler and the schedule, which the sampler's number may name.
+fn sampler(sampler: i32, schedule: i32) -> Result<(Option<Sampler>, Option<Schedule>), Failure> {
+    let found = numbered("--sampler", &SAMPLERS, sampler, |(sampler, named)| match named {
+        Some(schedule) => format!("{sampler}_{schedule}"),
+        None => sampler.to_string(),
+    })?;
+    let schedule = numbered("--schedule", &SCHEDULES, schedule, |schedule| schedule.to_string())?;
+    match (found, schedule) {
+        (Some((_, Some(named))), Some(other)) if named != other => {
+            let expected = format!("`{named}`, which the sampler names, or the default");
+            Err(E::option("--schedule", expected, format!("`{other}`")).into())
+        }
+        (Some((sampler, named)), other) => Ok((Some(sampler), named.or(other))),
+        (None, other) => Ok((None, other)),
+    }
 }
 
 fn posterior(given: i32) -> Result<Posterior, Failure> {
@@ -162,21 +222,23 @@ fn reference_resize(given: i32) -> Result<ReferenceResize, Failure> {
     found.ok_or_else(|| E::option("--reference-resize", expected, given.to_string()).into())
 }
 
+/// A copy of the numbers of the member `name`.
+///
 /// # Safety
-/// `noise` is NULL or readable for `count` numbers.
-unsafe fn noise(noise: *const f32, count: usize) -> Result<Option<Vec<f32>>, Failure> {
-    if noise.is_null() {
+/// `numbers` is NULL or readable for `count` numbers.
+unsafe fn copied(name: &'static str, numbers: *const f32, count: usize) -> Result<Option<Vec<f32>>, Failure> {
+    if numbers.is_null() {
         return match count {
             0 => Ok(None),
-            _ => Err(Failure::null("noise")),
+            _ => Err(Failure::null(name)),
         };
     }
     let bytes = count.checked_mul(size_of::<f32>()).filter(|&bytes| bytes <= isize::MAX as usize);
-    let bytes = bytes.ok_or_else(|| Failure::argument(format!("noise_count: found {count}"), ""))?;
+    let bytes = bytes.ok_or_else(|| Failure::argument(format!("{name}: found {count} numbers"), ""))?;
     let mut copy = Vec::new();
-    copy.try_reserve_exact(count).map_err(|_| Failure::out_of_memory("the noise", bytes))?;
+    copy.try_reserve_exact(count).map_err(|_| Failure::out_of_memory(name, bytes))?;
     // SAFETY: not NULL, and the caller promises `count` numbers.
-    copy.extend_from_slice(unsafe { std::slice::from_raw_parts(noise, count) });
+    copy.extend_from_slice(unsafe { std::slice::from_raw_parts(numbers, count) });
     Ok(Some(copy))
 }
 
@@ -205,15 +267,16 @@ impl Request {
     unsafe fn resolve(self) -> Result<Read, Failure> {
         let request = self;
         // SAFETY: the caller's promise.
-        let (embeddings, prompt, negative_prompt, noise, cancel) = unsafe {
+        let (embeddings, prompt, negative_prompt, noise, sigmas, cancel) = unsafe {
             let embeddings = request.embeddings.as_ref().map(|embeddings| Arc::clone(&embeddings.0));
             let prompt = match &embeddings {
                 Some(_) => text::optional(request.prompt, "prompt")?.unwrap_or_default(),
                 None => text::required(request.prompt, "prompt")?,
             };
             let negative_prompt = text::optional(request.negative_prompt, "negative_prompt")?.map(str::to_owned);
-            let noise = noise(request.noise, request.noise_count)?;
-            (embeddings, prompt.to_owned(), negative_prompt, noise, cancel::flag(request.cancel))
+            let noise = copied("noise", request.noise, request.noise_count)?;
+            let sigmas = copied("sigmas", request.sigmas, request.sigma_count)?;
+            (embeddings, prompt.to_owned(), negative_prompt, noise, sigmas, cancel::flag(request.cancel))
         };
         // SAFETY: the caller's promise.
         let pictures = unsafe { Pictures::read(request.inputs, request.input_count, &cancel) }?;
@@ -221,6 +284,7 @@ impl Request {
         let strength = number(request.strength).filter(|&strength| strength != 0.0 || pictures.image.is_some());
         let notes = pictures.notes();
         let interval = count("preview_interval", request.preview_interval)?.unwrap_or(1);
+        let (sampler, schedule) = sampler(request.sampler, request.schedule)?;
         let wanted = Wanted {
             prompt,
             negative_prompt,
@@ -230,7 +294,11 @@ impl Request {
             seed: request.seed,
             guidance: number(request.guidance),
             cfg_scale: number(request.cfg_scale),
-            sampler: sampler(request.sampler)?,
+            sampler,
+            schedule,
+            sigmas,
+            eta: number(request.eta),
+            rescale_cfg: Some(request.rescale_cfg),
             image: pictures.image,
             mask: pictures.mask,
             strength,

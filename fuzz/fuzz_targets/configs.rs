@@ -8,7 +8,7 @@ use std::path::Path;
 use libfuzzer_sys::fuzz_target;
 use pinhole::models::{autoencoder_kl, clip, flux, t5, unet};
 use pinhole::pipeline::{Request, settings};
-use pinhole::sample::{Sampler, Scheduler};
+use pinhole::sample::{Sampler, Sampling, Scheduler};
 use pinhole::source::Text;
 use pinhole::text::TokenizerConfig;
 
@@ -30,8 +30,10 @@ fuzz_target!(|bytes: &[u8]| {
 fn schedule(text: &str, origin: &Path) {
     let Ok(scheduler) = Scheduler::from_json(text, origin) else { return };
     for sampler in Sampler::ALL {
-        for steps in [1, 2, 7, 1000] {
-            let _ = scheduler.levels(*sampler, steps, 64);
+        let asked = Sampling { sampler: Some(*sampler), ..Sampling::default() };
+        let Ok(chosen) = scheduler.choose(&asked) else { continue };
+        for steps in [1, 7, 1000] {
+            let _ = scheduler.levels(&chosen, steps, 64);
         }
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use pinhole::entries::Entries;
 use pinhole::plan::{ComponentPlan, HostUse, Plan};
+use pinhole::sample::Chosen;
 use pinhole::size::Size;
 use serde::Serialize;
 
@@ -116,6 +117,10 @@ struct Report {
     width: usize,
     height: usize,
     steps: usize,
+    sampler: &'static str,
+    schedule: &'static str,
+    /// Of the denoiser, for each pass.
+    evaluations: usize,
     /// The least that --vram works with, in this offload mode.
     least_budget_bytes: usize,
     link_bytes_per_second: u64,
@@ -142,6 +147,9 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
             width: settings.width,
             height: settings.height,
             steps: settings.steps,
+            sampler: settings.sampling.sampler.name(),
+            schedule: settings.sampling.schedule.name(),
+            evaluations: pipeline.evaluations(&settings)?,
             least_budget_bytes: least,
             link_bytes_per_second: link,
             plan: PlanReport::new(&plan),
@@ -151,6 +159,11 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     let peak = units::bytes(plan.peak() as u64);
     let limit = plan.limit.map_or(String::new(), |limit| format!(", of {}", units::bytes(limit as u64)));
     let size = format!("{}x{}, {}", settings.width, settings.height, units::counted(settings.steps, "step"));
+    let (Chosen { sampler, schedule, sigmas, .. }, evaluations) =
+        (&settings.sampling, pipeline.evaluations(&settings)?);
+    let over = if sigmas.is_some() { "given sigmas".to_owned() } else { format!("schedule {schedule}") };
+    let evaluations = units::counted(evaluations, "evaluation");
+    let size = format!("{size} of {sampler} over {over} ({evaluations})");
     printer.note(&format!("\n{size} on {}: {peak} at most{limit}", device.name()));
     if let Some(HostUse { peak, limit }) = plan.host {
         let [peak, limit] = [peak, limit].map(|bytes| units::bytes(bytes as u64));

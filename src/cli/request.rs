@@ -9,7 +9,7 @@ use pinhole::ggml::{CancelFlag, Device};
 use pinhole::image::Picture;
 use pinhole::pipeline::{self, Additions, MemoryOptions, Pipeline, Posterior, ReferenceResize, Request};
 use pinhole::plan::Offload;
-use pinhole::sample::Sampler;
+use pinhole::sample::{Sampler, Schedule};
 use pinhole::size::Size;
 use pinhole::source::Source;
 use pinhole::{Error, Result};
@@ -42,10 +42,24 @@ pub(super) struct RequestArgs {
     /// Classifier-free guidance with the negative prompt: 1 is off, more takes twice the time
     #[arg(long, value_name = "C")]
     cfg_scale: Option<f32>,
-    /// How steps are taken: euler, euler_a, ddim, pndm, dpm++_2m or dpm++_2m_karras, as far as the model's schedule has it
+    /// How steps are taken: euler, euler_a, ddim, pndm, dpm++_2m, dpm++_2m_sde, dpm++_2s, dpm++_sde, ddpm, lms, heun, kdpm2,
+    /// kdpm2_a, deis, unipc, lcm, tcd or edm_euler, as far as the model takes it; a schedule may follow, as in "DPM++ 2M Karras"
     /// [default: as the model was published]
     #[arg(long, value_name = "NAME", value_parser = sampler)]
-    sampler: Option<Sampler>,
+    sampler: Option<(Sampler, Option<Schedule>)>,
+    /// Which levels of noise are visited: normal, karras, exponential, beta, sgm_uniform, ays or lu, as far as the sampler
+    /// follows it [default: as the model was published]
+    #[arg(long, value_name = "NAME", value_parser = schedule)]
+    schedule: Option<Schedule>,
+    /// The levels of noise themselves, one for each step, the largest first
+    #[arg(long, value_name = "A,B,..", value_parser = sigmas)]
+    sigmas: Option<Sigmas>,
+    /// The share of fresh noise in each step, 0 to 1, for ddim [default: 0] and tcd [default: 0.3]
+    #[arg(long, value_name = "E")]
+    eta: Option<f32>,
+    /// How much of the spread that guidance adds to a prediction is taken back, 0 to 1, with a --cfg-scale above 1 [default: 0]
+    #[arg(long, value_name = "R")]
+    rescale_cfg: Option<f32>,
     /// A LoRA, and how strongly it works [default: 1]; several are added up: --lora a.safetensors --lora b.safetensors:0.6
     #[arg(long = "lora", value_name = "FILE[:STRENGTH]", value_parser = lora::parse)]
     pub(super) loras: Vec<Lora>,
@@ -145,9 +159,23 @@ fn two(text: &str, between: char) -> Result<[usize; 2], String> {
     numbers.ok_or_else(|| format!("expected two numbers with `{between}` between them"))
 }
 
-fn sampler(name: &str) -> Result<Sampler, String> {
+fn sampler(name: &str) -> Result<(Sampler, Option<Schedule>), String> {
     let names: Vec<&str> = Sampler::ALL.iter().map(|sampler| sampler.name()).collect();
+    Sampler::with_schedule(name).map_err(|_| format!("expected one of {}", names.join(", ")))
+}
+
+fn schedule(name: &str) -> Result<Schedule, String> {
+    let names: Vec<&str> = Schedule::ALL.iter().map(|schedule| schedule.name()).collect();
     name.parse().map_err(|_| format!("expected one of {}", names.join(", ")))
+}
+
+/// What `--sigmas` names.
+#[derive(Clone, Debug)]
+struct Sigmas(Vec<f32>);
+
+fn sigmas(text: &str) -> Result<Sigmas, String> {
+    let numbers: Result<Vec<f32>, _> = text.split(',').map(|number| number.trim().parse()).collect();
+    numbers.map(Sigmas).map_err(|_| "expected numbers with `,` between them".to_owned())
 }
 
 fn posterior_parser() -> impl TypedValueParser<Value = Posterior> {
@@ -187,8 +215,9 @@ impl RequestArgs {
     /// The request for pictures of `prompt`.
     ///
     /// # Errors
-    /// Those of [`Picture::open`].
+    /// Those of [`Picture::open`]; [`Error::Option`] for two schedules.
     pub(super) fn request(&self, prompt: &str, printer: &Printer) -> Result<Request> {
+        let (sampler, schedule) = self.sampler_and_schedule()?;
         Ok(Request {
             prompt: prompt.to_owned(),
             negative_prompt: self.negative_prompt.clone(),
@@ -198,7 +227,11 @@ impl RequestArgs {
             seed: self.given_seed().unwrap_or_else(random_seed),
             guidance: self.guidance,
             cfg_scale: self.cfg_scale,
-            sampler: self.sampler,
+            sampler,
+            schedule,
+            sigmas: self.sigmas.as_ref().map(|sigmas| sigmas.0.clone()),
+            eta: self.eta,
+            rescale_cfg: self.rescale_cfg,
             image: picture(&self.image, printer)?,
             mask: picture(&self.mask, printer)?,
             strength: self.strength,
@@ -215,6 +248,18 @@ impl RequestArgs {
             embeddings: None,
             preview: None,
         })
+    }
+
+    /// The schedule may be named by `--sampler`, too.
+    fn sampler_and_schedule(&self) -> Result<(Option<Sampler>, Option<Schedule>)> {
+        let Some((sampler, named)) = self.sampler else { return Ok((None, self.schedule)) };
+        match (named, self.schedule) {
+            (Some(named), Some(other)) if named != other => {
+                let expected = format!("`{named}`, which --sampler names, or nothing");
+                Err(Error::option("--schedule", expected, format!("`{other}`")))
+            }
+            (named, other) => Ok((Some(sampler), named.or(other))),
+        }
     }
 
     /// The seed that was asked for, if it is to be no random one.

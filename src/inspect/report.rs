@@ -19,7 +19,24 @@ use super::subject::Subject;
 use crate::entries::Entries;
 
 /// The settings of a schedule that the report shows.
-const SCHEDULE: &[&str] = &["_class_name", "shift", "use_dynamic_shifting", "base_shift", "max_shift"];
+const SCHEDULE: &[&str] = &[
+    "_class_name",
+    "prediction_type",
+    "shift",
+    "flow_shift",
+    "use_dynamic_shifting",
+    "base_shift",
+    "max_shift",
+    "timestep_spacing",
+    "use_karras_sigmas",
+    "use_exponential_sigmas",
+    "use_beta_sigmas",
+    "use_flow_sigmas",
+    "rescale_betas_zero_snr",
+    "algorithm_type",
+    "solver_order",
+    "solver_type",
+];
 
 /// Longer metadata is cut in the report.
 const MOST_CHARACTERS: usize = 200;

@@ -8,7 +8,7 @@ use super::request::Settings;
 use super::run::{Run, Running, finite, stage_runs};
 use super::start::{Company, Start};
 use crate::plan::Phase;
-use crate::sample::{Levels, SolverOptions, classifier_free_guidance, guidance_with_picture};
+use crate::sample::{Levels, classifier_free_guidance, guidance_with_picture, rescaled};
 use crate::stage::Cadence;
 use crate::{Result, reserve};
 
@@ -32,7 +32,7 @@ impl Loop<'_> {
         let subjects = denoiser.subjects(settings, model.autoencoder.latents(settings), steps);
         let stages = subjects.iter().map(stage_runs).sum();
         let start = run.begin(Phase::Denoise, stages, steps)?;
-        let mut solver = levels.solver(&SolverOptions::default());
+        let mut solver = levels.solver();
         let mut first = 0;
         for (at, subject) in subjects.iter().enumerate() {
             let evaluations = first..first + subject.runs.steps;
@@ -92,10 +92,21 @@ impl Loop<'_> {
                 let (with_picture, without) = others.split_at(packed.len());
                 guidance_with_picture(prediction, with_picture, without, [settings.cfg_scale, scale])?;
             }
-            _ if passes == 2 => classifier_free_guidance(prediction, others, settings.cfg_scale)?,
+            _ if passes == 2 => self.guide(prediction, others)?,
             _ => {}
         }
         self.by_picture(prediction, |packed, dims| denoiser.unpack(packed, dims))
+    }
+
+    /// Guides `prediction` away from the `unconditional` one.
+    fn guide(&self, prediction: &mut [f32], unconditional: &[f32]) -> Result<()> {
+        let (share, batch) = (self.settings.rescale_cfg, self.settings.batch);
+        let conditional = if share == 0.0 { Vec::new() } else { reserve::repeat("the prediction", prediction, 1)? };
+        classifier_free_guidance(prediction, unconditional, self.settings.cfg_scale)?;
+        match share == 0.0 {
+            true => Ok(()),
+            false => rescaled(prediction, &conditional, prediction.len() / batch, share),
+        }
     }
 
     /// The latents `packed` of every picture in every pass, each with what it has beside and behind it. The third pass has zeros

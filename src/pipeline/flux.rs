@@ -16,7 +16,7 @@ use crate::exec::Session;
 use crate::models::flux::{Flux, pack_latents, pack_mask, sinusoid, unpack_latents};
 use crate::plan::measure::Subject;
 use crate::plan::{Phase, Runs};
-use crate::sample::{FlowMatchConfig, Scheduler};
+use crate::sample::{AYS, DiscreteConfig, FlowMatchConfig, Scheduler};
 use crate::source::networks::{self, AutoencoderKl};
 use crate::source::slot::{TEXT_ENCODER, TEXT_ENCODER_2, TRANSFORMER, VAE};
 use crate::source::{Network, Networks, Part, Place, Source, Text};
@@ -85,6 +85,7 @@ fn rules(takes_guidance: bool, tokens: usize) -> Rules {
         tokens: 1..=MAX_SEQUENCE_LENGTH,
         guidance,
         is_told_sizes: false,
+        ays: AYS,
         zeros_without_negative: false,
         inputs: &[Use::Start, Use::Mask],
         beside: None,
@@ -177,11 +178,11 @@ fn schnell_schedule() -> FlowMatchConfig {
 
 /// Refuses a schedule of discrete timesteps: the model predicts a flow.
 fn flow(scheduler: Scheduler, origin: &Path) -> Result<Scheduler> {
+    let refuse = |found: String| Err(Error::mismatch(origin, "_class_name", "FlowMatchEulerDiscreteScheduler", found));
     match scheduler {
         Scheduler::Flow(_) => Ok(scheduler),
-        Scheduler::Discrete(config) => {
-            Err(Error::mismatch(origin, "_class_name", "FlowMatchEulerDiscreteScheduler", config.class_name))
-        }
+        Scheduler::Discrete(DiscreteConfig { class_name, .. }) => refuse(class_name),
+        _ => refuse("EDMEulerScheduler".into()),
     }
 }
 

@@ -111,6 +111,14 @@ impl Pipeline {
         Ok(components)
     }
 
+    /// How often a request asks the denoiser, for each of its passes.
+    ///
+    /// # Errors
+    /// As [`Scheduler::levels`](crate::sample::Scheduler::levels).
+    pub fn evaluations(&self, settings: &Settings) -> Result<usize> {
+        Ok(levels(&self.model, settings)?.len())
+    }
+
     /// What runs in a request, in order.
     pub(super) fn subjects<'m>(&self, model: &'m Opened, settings: &Settings) -> Result<Vec<Subject<'m>>> {
         let mut subjects = Vec::new();

@@ -8,7 +8,7 @@ use super::prompts::Embeddings;
 use crate::ggml::Usage;
 use crate::image::{Image, Picture};
 use crate::plan::{Offload, Phase, Plan};
-use crate::sample::Sampler;
+use crate::sample::{Chosen, Sampler, Sampling, Schedule};
 
 /// What to draw. Everything except the prompt may be left to the model's defaults.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,6 +31,14 @@ pub struct Request {
     pub cfg_scale: Option<f32>,
     /// How steps are taken; `None` is as the model was published.
     pub sampler: Option<Sampler>,
+    /// Which levels of noise are visited; `None` is as the model was published.
+    pub schedule: Option<Schedule>,
+    /// The levels of noise themselves, one for each step, the largest first. A last one of 0 may be left out.
+    pub sigmas: Option<Vec<f32>>,
+    /// The share of fresh noise in each step, for DDIM and TCD: 0 to 1.
+    pub eta: Option<f32>,
+    /// How much of the conditional prediction's spread the guided one is given back, 0 to 1, with a `cfg_scale` above 1.
+    pub rescale_cfg: Option<f32>,
     /// A picture to begin with, or to be changed by a model that was trained for that.
     pub image: Option<Arc<Picture>>,
     /// Which part of the picture is painted anew: white.
@@ -122,6 +130,10 @@ impl Default for Request {
             guidance: None,
             cfg_scale: None,
             sampler: None,
+            schedule: None,
+            sigmas: None,
+            eta: None,
+            rescale_cfg: None,
             image: None,
             mask: None,
             strength: None,
@@ -145,6 +157,11 @@ impl Request {
     /// One picture of `prompt`, with the model's defaults.
     pub fn new(prompt: impl Into<String>) -> Request {
         Request { prompt: prompt.into(), ..Request::default() }
+    }
+
+    /// What it says of sampling.
+    pub fn sampling(&self) -> Sampling {
+        Sampling { sampler: self.sampler, schedule: self.schedule, sigmas: self.sigmas.clone(), eta: self.eta }
     }
 }
 
@@ -172,7 +189,9 @@ pub struct Settings {
     /// How many pixels it was cut off on the left and at the top, for models that are told.
     pub crop: [usize; 2],
     /// How steps are taken.
-    pub sampler: Sampler,
+    pub sampling: Chosen,
+    /// How much of the conditional prediction's spread the guided one is given back; 0 is nothing.
+    pub rescale_cfg: f32,
     /// Tokens of the prompt that the text encoder reads.
     pub max_sequence_length: usize,
     /// How many pictures.
@@ -217,9 +236,17 @@ impl Settings {
     pub fn named(&self, seed: u64, noise: Option<&str>) -> Vec<(&'static str, String)> {
         let mut pairs = vec![
             ("Steps", self.steps.to_string()),
-            ("Sampler", self.sampler.label().to_owned()),
+            ("Sampler", self.sampling.sampler.label().to_owned()),
             ("CFG scale", self.cfg_scale.to_string()),
         ];
+        match &self.sampling.sigmas {
+            Some(sigmas) => pairs.insert(2, ("Sigmas", numbers(sigmas))),
+            None => pairs.insert(2, ("Schedule type", self.sampling.schedule.label().to_owned())),
+        }
+        pairs.extend(self.sampling.eta.map(|eta| ("Eta", eta.to_string())));
+        if self.rescale_cfg != 0.0 {
+            pairs.push(("CFG rescale", self.rescale_cfg.to_string()));
+        }
         pairs.extend(self.guidance.map(|guidance| ("Distilled CFG Scale", guidance.to_string())));
         pairs.push(noise.map_or_else(|| ("Seed", seed.to_string()), |noise| ("Noise", noise.to_owned())));
         pairs.push(("Size", format!("{}x{}", self.width, self.height)));
@@ -233,6 +260,12 @@ impl Settings {
         pairs.extend(self.image_cfg_scale.map(|scale| ("Image CFG scale", scale.to_string())));
         pairs
     }
+}
+
+/// `numbers` as `--sigmas` takes them.
+fn numbers(numbers: &[f32]) -> String {
+    let numbers: Vec<String> = numbers.iter().map(f32::to_string).collect();
+    numbers.join(",")
 }
 
 /// How much of the device requests may take.

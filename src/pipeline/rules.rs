@@ -22,6 +22,8 @@ pub struct Rules {
     pub is_told_sizes: bool,
     /// Whether zeros stand for a negative prompt that is not given.
     pub zeros_without_negative: bool,
+    /// The timesteps of [`Schedule::Ays`](crate::sample::Schedule::Ays).
+    pub ays: [u16; 10],
     /// What pictures in a request may be for.
     pub inputs: &'static [Use],
     /// What the denoiser takes in channels of its own beside the latents.

@@ -17,7 +17,7 @@ use crate::models::layers::sinusoid;
 use crate::models::unet::{Size, Unet};
 use crate::plan::measure::Subject;
 use crate::plan::{Phase, Runs};
-use crate::sample::{DiscreteConfig, Prediction, Scheduler};
+use crate::sample::{AYS, DiscreteConfig, Prediction, Scheduler};
 use crate::source::networks::{self, AutoencoderKl};
 use crate::source::slot::{TEXT_ENCODER, UNET, VAE};
 use crate::source::{Component, Network, Networks, Part, Place, Source, Text};
@@ -62,6 +62,7 @@ pub(super) fn rules(side: usize, factor: usize, tokens: usize) -> Rules {
         tokens: tokens..=tokens,
         guidance: None,
         is_told_sizes: false,
+        ays: AYS,
         zeros_without_negative: false,
         inputs: &[Use::Start, Use::Mask],
         beside: None,
@@ -145,7 +146,7 @@ fn as_published(scheduler: Scheduler) -> Scheduler {
         Scheduler::Discrete(config) => {
             Scheduler::Discrete(DiscreteConfig { steps_offset: 1, clip_sample: Some(false), ..config })
         }
-        flow @ Scheduler::Flow(_) => flow,
+        other => other,
     }
 }
 

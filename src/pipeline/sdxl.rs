@@ -13,7 +13,7 @@ use crate::bind::alias;
 use crate::models::clip::Output;
 use crate::models::unet::{SIZES, Unet};
 use crate::plan::measure::Subject;
-use crate::sample::{DiscreteConfig, Prediction, Scheduler};
+use crate::sample::{AYS_XL, DiscreteConfig, Prediction, Scheduler};
 use crate::source::networks::{self, AutoencoderKl};
 use crate::source::slot::{TEXT_ENCODER, TEXT_ENCODER_2, UNET, VAE};
 use crate::source::{Component, Network, Networks, Part, Place, Source, Text};
@@ -58,7 +58,7 @@ fn rules(side: usize, factor: usize, tokens: usize) -> Rules {
     let first = sd::rules(side, factor, tokens);
     let defaults = Defaults { cfg_scale: 5.0, strength: 0.3, strength_with_mask: 0.9999, ..first.defaults };
     // Zeros are `force_zeros_for_empty_prompt` of every published model that takes a negative prompt.
-    Rules { is_told_sizes: true, zeros_without_negative: true, defaults, ..first }
+    Rules { is_told_sizes: true, ays: AYS_XL, zeros_without_negative: true, defaults, ..first }
 }
 
 fn open(source: Source, additions: &Additions) -> Result<Opened> {

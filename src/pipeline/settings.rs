@@ -5,7 +5,7 @@ use super::opened::Opened;
 use super::request::{ReferenceResize, Request, Settings};
 use super::rules::{Beside, Rules, Use};
 use super::start::{Inputs, MOST_REFERENCES};
-use crate::sample::Levels;
+use crate::sample::{Chosen, Levels};
 use crate::source::Text;
 use crate::{Error, Result};
 
@@ -48,10 +48,17 @@ pub fn settings(model: &Opened, request: &Request) -> Result<Settings> {
     let negative = is_guided.then(|| negative.clone());
     check_original(model, request)?;
     // Whether one step more or less works is the schedule's business; it knows its limits.
-    let steps = request.steps.unwrap_or(defaults.steps);
-    let sampler = model.scheduler.sampler(request.sampler)?;
-    let levels = model.scheduler.levels(sampler, steps, 1);
-    let levels = own("num_inference_steps").blame(request.steps.is_some(), levels)?;
+    let sampling = Chosen { ays: rules.ays, ..model.scheduler.choose(&request.sampling())? };
+    let told = sampling.sigmas.as_ref().map(Vec::len);
+    let steps = request.steps.or(told).unwrap_or(defaults.steps);
+    let rescale_cfg = number("--rescale-cfg", request.rescale_cfg.unwrap_or(0.0), 0.0, 1.0)?;
+    let levels = model.scheduler.levels(&sampling, steps, 1);
+    let levels = match levels {
+        Err(error @ Error::Option { option: "--steps", .. }) => {
+            own("num_inference_steps").blame(request.steps.or(told).is_some(), Err(error))?
+        }
+        levels => levels?,
+    };
     let strength = strength(model, request)?;
     if let Some(strength) = strength {
         levels.first_of(strength)?;
@@ -83,7 +90,8 @@ pub fn settings(model: &Opened, request: &Request) -> Result<Settings> {
         negative_prompt: negative,
         original_size: request.original_size.unwrap_or([width, height]),
         crop: request.crop.unwrap_or([0, 0]),
-        sampler,
+        sampling,
+        rescale_cfg: if cfg_scale > 1.0 { rescale_cfg } else { 0.0 },
         strength,
         masked: request.mask.is_some(),
         image_cfg_scale,
@@ -150,7 +158,7 @@ impl Default<'_> {
 pub(super) fn levels(model: &Opened, settings: &Settings) -> Result<Levels> {
     let multiple = model.rules.multiple;
     let tokens = (settings.width / multiple) * (settings.height / multiple);
-    let levels = model.scheduler.levels(settings.sampler, settings.steps, tokens)?;
+    let levels = model.scheduler.levels(&settings.sampling, settings.steps, tokens)?;
     match settings.strength {
         Some(strength) => {
             let first = levels.first_of(strength)?;
@@ -287,6 +295,12 @@ pub(super) fn without_effect(request: &Request, settings: &Settings) -> Vec<Stri
     }
     if request.guidance.is_some() && settings.guidance.is_none() {
         found.push("this model takes no guidance: --guidance has no effect".to_owned());
+    }
+    if request.eta.is_some_and(|eta| eta > 0.0) && settings.sampling.eta.is_none() {
+        found.push(format!("the sampler {} takes no eta: --eta has no effect", settings.sampling.sampler));
+    }
+    if request.rescale_cfg.is_some_and(|share| share > 0.0) && settings.rescale_cfg == 0.0 {
+        found.push("--rescale-cfg has no effect without a --cfg-scale above 1".to_owned());
     }
     found
 }

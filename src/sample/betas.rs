@@ -68,11 +68,11 @@ fn cosine(i: usize, count: usize) -> f32 {
 }
 
 /// `torch.linspace`: from the nearer end, the product and the sum rounded together.
-fn linspace(start: f32, end: f32, count: usize) -> Vec<f32> {
+pub(super) fn linspace(start: f32, end: f32, count: usize) -> Vec<f32> {
     let step = (end - start) / (count.max(2) - 1) as f32;
     let mut values = Vec::with_capacity(count);
     for i in 0..count {
-        values.push(if i < count / 2 {
+        values.push(if i < count / 2 || count == 1 {
             step.mul_add(i as f32, start)
         } else {
             (-step).mul_add((count - 1 - i) as f32, end)

@@ -1,19 +1,17 @@
 //! Denoising diffusion implicit models: Song, Meng and Ermon, 2020.
 
 use super::betas::Training;
+use super::clip::Clip;
 use super::levels::Levels;
 use super::solver::{Solver, check_lengths, draw};
 use super::{Noise, Prediction};
-use crate::Result;
+use crate::{Result, reserve};
 
 /// As diffusers' `DDIMScheduler` does it. Keeps nothing from step to step.
 #[derive(Clone, Debug)]
 pub(super) struct Ddim {
     pub(super) training: Training,
-    /// What finished latents are cut to on both sides of 0.
-    pub(super) clip: Option<f32>,
-    /// The share of fresh noise in each step.
-    pub(super) eta: f32,
+    pub(super) clip: Clip,
 }
 
 impl Solver for Ddim {
@@ -24,19 +22,26 @@ impl Solver for Ddim {
         let next = self.training.alpha(time - self.training.stride)?;
         let (root, beta_root) = (alpha.sqrt(), (1.0 - alpha).sqrt());
         let variance = (1.0 - next) / (1.0 - alpha) * (1.0 - alpha / next);
-        let deviation = self.eta * variance.sqrt();
+        // The share of fresh noise in each step: 0 is none, 1 as much as DDPM.
+        let eta = levels.eta.unwrap_or(0.0);
+        let deviation = eta * variance.sqrt();
         let direction = (1.0 - next - deviation * deviation).sqrt();
         let next_root = next.sqrt();
-        let clip = self.clip.unwrap_or(f32::INFINITY);
+        let mut predicted = reserve::room("predicted latents", x.len())?;
         for (x, &out) in x.iter_mut().zip(output) {
             let (clean, epsilon) = match levels.predicts {
                 Prediction::Velocity | Prediction::Epsilon => ((*x - beta_root * out) / root, out),
                 Prediction::Sample => (out, (*x - root * out) / beta_root),
                 Prediction::V => (root * *x - beta_root * out, root * out + beta_root * *x),
             };
-            *x = next_root * clean.clamp(-clip, clip) + direction * epsilon;
+            predicted.push(clean);
+            *x = epsilon;
         }
-        if self.eta > 0.0 {
+        self.clip.cut("ddim", &mut predicted, noise)?;
+        for (x, clean) in x.iter_mut().zip(&predicted) {
+            *x = next_root * clean + direction * *x;
+        }
+        if eta > 0.0 {
             let fresh = draw("ddim", noise, x)?;
             for (x, fresh) in x.iter_mut().zip(&fresh) {
                 *x += deviation * fresh;

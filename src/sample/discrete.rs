@@ -1,224 +1,36 @@
-//! Schedules of models that were trained on discrete timesteps, as diffusers' schedulers make them.
+//! Levels of models that were trained on discrete timesteps, as diffusers' schedulers make them: those of samplers that
+//! count in whole timesteps, and of those that count in sigmas.
 
-use std::path::Path;
 use std::sync::Arc;
 
-use serde::Deserialize;
-use serde_json::{Map, Value};
-
 use super::betas::{self, BetaSchedule, Training};
-use super::levels::{Levels, Space, shares_of};
-use super::method::{Method, Rule, SolverType};
+use super::clip::Clip;
+use super::config::{DiscreteConfig, FinalSigmas};
+use super::dpm_sde::middle_sigma;
+use super::euler::down_and_up;
+use super::levels::{Levels, Space};
+use super::method::Method;
 use super::prediction::Prediction;
-use super::timesteps::{Spaced, Spacing, Table, karras, sigma};
-use super::{Sampler, python};
+use super::rounding::{exp, log};
+use super::timesteps::{Spaced, Spacing, Table, between, respaced, sigma};
+use super::{Chosen, Sampler, Schedule};
 use crate::{Error, Result};
 
-/// The most timesteps of training that a configuration may name. Published models have a thousand.
-const MOST_TIMESTEPS: u32 = 100_000;
-
-/// What the last sigma is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum FinalSigmas {
-    /// 0.
-    #[default]
-    Zero,
-    /// That of the first timestep of training.
-    SigmaMin,
-}
-
-/// What a `scheduler_config.json` says. `None` if it says nothing and diffusers' schedulers have different defaults:
-/// then the default is that of the scheduler of the sampler in use.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(default)]
-pub struct DiscreteConfig {
-    /// diffusers' class.
-    #[serde(rename = "_class_name")]
-    pub class_name: String,
-    /// Timesteps of training.
-    pub num_train_timesteps: u32,
-    /// The noise that the first timestep adds, a variance.
-    #[serde(deserialize_with = "python::float")]
-    pub beta_start: f64,
-    /// The noise that the last timestep adds, a variance.
-    #[serde(deserialize_with = "python::float")]
-    pub beta_end: f64,
-    /// What lies between the two.
-    pub beta_schedule: BetaSchedule,
-    /// Instead of these three, the variance of each timestep.
-    #[serde(deserialize_with = "python::optional_floats")]
-    pub trained_betas: Option<Vec<f64>>,
-    /// What the output of the model stands for.
-    pub prediction_type: Prediction,
-    /// How timesteps are chosen. DDIM and PNDM: leading, the others: linspace.
-    pub timestep_spacing: Option<Spacing>,
-    /// What is added to leading timesteps.
-    pub steps_offset: u32,
-    /// Whether betas are bent so that the last timestep is noise alone. PNDM passes it over.
-    pub rescale_betas_zero_snr: bool,
-    /// Whether DDIM cuts predicted latents to a range. DDIM: true.
-    pub clip_sample: Option<bool>,
-    /// That range, on both sides of 0.
-    #[serde(deserialize_with = "python::float")]
-    pub clip_sample_range: f64,
-    /// Whether the step from the first timestep ends at the picture. DDIM: true, PNDM: false.
-    pub set_alpha_to_one: Option<bool>,
-    /// Whether PNDM begins without Runge-Kutta steps. pinhole's always does.
-    pub skip_prk_steps: bool,
-    /// Whether sigmas are those of Karras et al., 2022. DPM-Solver: then `dpm++_2m_karras` is the model's sampler.
-    pub use_karras_sigmas: bool,
-    /// The least of Karras's sigmas, instead of the schedule's own.
-    #[serde(deserialize_with = "python::optional_float")]
-    pub sigma_min: Option<f64>,
-    /// The largest of Karras's sigmas, instead of the schedule's own.
-    #[serde(deserialize_with = "python::optional_float")]
-    pub sigma_max: Option<f64>,
-    /// What the last sigma is, for Euler and DPM-Solver.
-    pub final_sigmas_type: FinalSigmas,
-    /// DPM-Solver's variant: `dpmsolver++` is built.
-    pub algorithm_type: String,
-    /// DPM-Solver's order: 2 is built.
-    pub solver_order: u32,
-    /// How DPM-Solver uses the prediction before.
-    pub solver_type: SolverType,
-    /// Whether DPM-Solver's last step is of first order if there are fewer than 15.
-    pub lower_order_final: bool,
-    /// Whether DPM-Solver's last step is of first order.
-    pub euler_at_final: bool,
-    /// DPM-Solver leaves out timesteps at which half the logarithm of the signal-to-noise ratio is below this.
-    #[serde(deserialize_with = "python::float")]
-    pub lambda_min_clipped: f64,
-}
-
-impl Default for DiscreteConfig {
-    fn default() -> Self {
-        DiscreteConfig {
-            class_name: String::new(),
-            num_train_timesteps: 1000,
-            beta_start: 0.0001,
-            beta_end: 0.02,
-            beta_schedule: BetaSchedule::Linear,
-            trained_betas: None,
-            prediction_type: Prediction::Epsilon,
-            timestep_spacing: None,
-            steps_offset: 0,
-            rescale_betas_zero_snr: false,
-            clip_sample: None,
-            clip_sample_range: 1.0,
-            set_alpha_to_one: None,
-            skip_prk_steps: false,
-            use_karras_sigmas: false,
-            sigma_min: None,
-            sigma_max: None,
-            final_sigmas_type: FinalSigmas::Zero,
-            algorithm_type: "dpmsolver++".into(),
-            solver_order: 2,
-            solver_type: SolverType::Midpoint,
-            lower_order_final: true,
-            euler_at_final: false,
-            lambda_min_clipped: f64::NEG_INFINITY,
-        }
-    }
-}
-
-/// Flags that change the schedule or the step in ways that are not built.
-const UNSUPPORTED_FLAGS: [&str; 6] = [
-    "thresholding",
-    "use_exponential_sigmas",
-    "use_beta_sigmas",
-    "use_lu_lambdas",
-    "use_flow_sigmas",
-    "use_dynamic_shifting",
-];
-
-/// Words that change them, and the one that does not.
-const UNSUPPORTED_WORDS: [(&str, &str, &[&str]); 3] = [
-    ("interpolation_type", "linear", &["log_linear"]),
-    ("timestep_type", "discrete", &["continuous"]),
-    ("variance_type", "a fixed variance", &["learned", "learned_range"]),
-];
-
 impl DiscreteConfig {
-    /// Stable Diffusion 1.5 as published.
-    pub fn stable_diffusion() -> Self {
-        DiscreteConfig {
-            class_name: "PNDMScheduler".into(),
-            beta_start: 0.00085,
-            beta_end: 0.012,
-            beta_schedule: BetaSchedule::ScaledLinear,
-            steps_offset: 1,
-            clip_sample: Some(false),
-            set_alpha_to_one: Some(false),
-            skip_prk_steps: true,
-            ..Self::default()
-        }
-    }
-
-    /// Reads settings that [`python::settings`] gave. `origin` is for messages.
-    pub(super) fn from_settings(settings: Map<String, Value>, origin: &Path) -> Result<Self> {
-        for flag in UNSUPPORTED_FLAGS {
-            if settings.get(flag).is_some_and(|value| *value != Value::Bool(false)) {
-                return Err(Error::mismatch(origin, flag, "false", settings[flag].to_string()));
-            }
-        }
-        for (key, expected, refused) in UNSUPPORTED_WORDS {
-            if let Some(word) = settings.get(key).and_then(Value::as_str).filter(|word| refused.contains(word)) {
-                return Err(Error::mismatch(origin, key, expected, word));
-            }
-        }
-        let config = Self::deserialize(Value::Object(settings)).map_err(|error| python::malformed(origin, &error))?;
-        config.check(origin)?;
-        Ok(config)
-    }
-
-    fn check(&self, origin: &Path) -> Result<()> {
-        let refuse = |at, expected: &str, found: String| Err(Error::mismatch(origin, at, expected, found));
-        let count = self.num_train_timesteps;
-        if !(2..=MOST_TIMESTEPS).contains(&count) {
-            return refuse("num_train_timesteps", &format!("2 to {MOST_TIMESTEPS}"), count.to_string());
-        }
-        if self.steps_offset >= count {
-            return refuse("steps_offset", &format!("less than {count}"), self.steps_offset.to_string());
-        }
-        let is_beta = |beta: f64| beta > 0.0 && beta < 1.0;
-        for (at, beta) in [("beta_start", self.beta_start), ("beta_end", self.beta_end)] {
-            if !is_beta(beta) {
-                return refuse(at, "more than 0 and less than 1", beta.to_string());
-            }
-        }
-        if let Some(betas) = &self.trained_betas {
-            if betas.len() != count as usize {
-                return refuse("trained_betas", &format!("{count} numbers"), betas.len().to_string());
-            }
-            if let Some(beta) = betas.iter().find(|&&beta| !is_beta(beta)) {
-                return refuse("trained_betas", "numbers above 0 and below 1", beta.to_string());
-            }
-        }
-        for (at, sigma) in [("sigma_min", self.sigma_min), ("sigma_max", self.sigma_max)] {
-            if let Some(sigma) = sigma.filter(|sigma| !(sigma.is_finite() && *sigma > 0.0)) {
-                return refuse(at, "a number above 0", sigma.to_string());
-            }
-        }
-        if self.lambda_min_clipped.is_nan() {
-            return refuse("lambda_min_clipped", "a number", "NaN".into());
-        }
-        if self.clip_sample_range.is_nan() || self.clip_sample_range < 0.0 {
-            return refuse("clip_sample_range", "a number from 0", self.clip_sample_range.to_string());
-        }
-        Ok(())
-    }
-
-    /// The levels of a request for `sampler`, which is one of [`Sampler::DISCRETE`].
+    /// The levels of a request for a sampler of [`Sampler::DISCRETE`], over a schedule that it can follow.
     ///
     /// # Errors
     ///
-    /// [`Error::Option`] if `steps` is 0 or more than there are timesteps of training, or the sampler has no rule for
-    /// what the model predicts; [`Error::NotFinite`] if a timestep is noise alone and that has no solution.
-    pub fn levels(&self, sampler: Sampler, steps: usize) -> Result<Levels> {
-        let most = self.num_train_timesteps as usize;
+    /// [`Error::Option`] if `steps` is 0, more than there are timesteps of training or another number than there are
+    /// sigmas, or the sampler has no rule for what the model predicts or for another of its settings;
+    /// [`Error::NotFinite`] if a timestep is noise alone and that has no solution.
+    pub fn levels(&self, chosen: &Chosen, steps: usize) -> Result<Levels> {
+        let (sampler, most) = (chosen.sampler, self.num_train_timesteps as usize);
         if !(1..=most).contains(&steps) {
             return Err(Error::option("--steps", format!("1 to {most}"), steps.to_string()));
+        }
+        if let Some(sigmas) = chosen.sigmas.as_ref().filter(|sigmas| sigmas.len() != steps) {
+            return Err(Error::option("--steps", format!("{}, as many as --sigmas", sigmas.len()), steps.to_string()));
         }
         if !sampler.takes(self.prediction_type) {
             let known: Vec<Sampler> =
@@ -226,19 +38,43 @@ impl DiscreteConfig {
             let found = format!("`{sampler}` for a model that predicts pictures");
             return Err(Error::option("--sampler", Sampler::list(&known), found));
         }
-        match sampler {
-            Sampler::Ddim | Sampler::Pndm => self.whole_levels(sampler, steps),
-            Sampler::Euler | Sampler::EulerAncestral => self.euler_levels(sampler, steps),
-            Sampler::Dpm2m | Sampler::Dpm2mKarras => self.dpm_levels(sampler, steps),
+        if chosen.schedule == Schedule::Ays && most <= usize::from(chosen.ays[0]) {
+            let expected = format!("a model with {} timesteps of training", chosen.ays[0] + 1);
+            return Err(Error::option("--schedule", expected, format!("`{}` for one with {most}", Schedule::Ays)));
         }
+        let mut levels = match sampler {
+            Sampler::Ddim | Sampler::Ddpm | Sampler::Pndm | Sampler::Lcm | Sampler::Tcd => {
+                self.whole_levels(chosen, steps)?
+            }
+            Sampler::Dpm2m | Sampler::Dpm2mSde | Sampler::Dpm2s | Sampler::Deis | Sampler::UniPc => {
+                self.log_snr_levels(chosen, steps, None)?
+            }
+            _ => self.sigma_levels(chosen, steps)?,
+        };
+        levels.predicts = self.prediction_type;
+        levels.eta = chosen.eta;
+        Ok(levels)
     }
 
     /// `alphas_cumprod`, for samplers that count in timesteps or, `finite`, in sigmas.
-    fn alphas(&self, rescale: bool, finite: bool) -> Vec<f32> {
+    pub(super) fn alphas(&self, sampler: Sampler, finite: bool) -> Vec<f32> {
+        use Sampler::{Ddim, Ddpm, DpmSde, Euler, EulerAncestral, Heun, Kdpm2, Kdpm2Ancestral, Lcm, Tcd, UniPc};
+        let is_distilled = matches!(sampler, Lcm | Tcd);
+        let is_stable_diffusion = is_distilled || matches!(sampler, Heun | Kdpm2 | Kdpm2Ancestral | DpmSde);
+        let [start, end] = if is_stable_diffusion { [0.00085, 0.012] } else { [0.0001, 0.02] };
+        let schedule = if is_distilled { BetaSchedule::ScaledLinear } else { BetaSchedule::Linear };
         let mut betas = match &self.trained_betas {
             Some(betas) => betas.iter().map(|&beta| beta as f32).collect(),
-            None => betas::betas(self.beta_schedule, self.beta_start, self.beta_end, self.num_train_timesteps as usize),
+            None => betas::betas(
+                self.beta_schedule.unwrap_or(schedule),
+                self.beta_start.unwrap_or(start),
+                self.beta_end.unwrap_or(end),
+                self.num_train_timesteps as usize,
+            ),
         };
+        let can_rescale = is_distilled
+            || matches!(sampler, Ddim | Ddpm | Euler | EulerAncestral | UniPc | Sampler::Dpm2m | Sampler::Dpm2mSde);
+        let rescale = self.rescale_betas_zero_snr && can_rescale;
         if rescale {
             betas::rescale_to_zero_snr(&mut betas);
         }
@@ -249,26 +85,50 @@ impl DiscreteConfig {
         alphas
     }
 
-    fn spaced(&self, steps: usize, default: Spacing) -> Spaced {
+    /// How timesteps are spaced for a schedule. `default` is what the sampler's class does by itself.
+    pub(super) fn spaced(&self, schedule: Schedule, steps: usize, default: Spacing) -> Spaced {
+        let own = self.timestep_spacing.unwrap_or(default);
         Spaced {
-            spacing: self.timestep_spacing.unwrap_or(default),
+            spacing: if schedule == Schedule::SgmUniform { Spacing::Trailing } else { own },
             training: self.num_train_timesteps as usize,
             offset: self.steps_offset as usize,
             steps,
         }
     }
 
-    /// DDIM and PNDM: whole timesteps.
-    fn whole_levels(&self, sampler: Sampler, steps: usize) -> Result<Levels> {
-        let is_ddim = sampler == Sampler::Ddim;
-        let alphas: Arc<[f32]> = self.alphas(self.rescale_betas_zero_snr && is_ddim, false).into();
-        let last = if self.set_alpha_to_one.unwrap_or(is_ddim) { 1.0 } else { alphas[0] };
+    /// How predicted latents are cut: if `can_threshold`, by dynamic thresholding, and otherwise to a range, if `default`
+    /// says so.
+    pub(super) fn clip(&self, can_threshold: bool, default: Option<bool>) -> Clip {
+        if self.thresholding && can_threshold {
+            let [ratio, most] = [self.dynamic_thresholding_ratio, self.sample_max_value].map(|number| number as f32);
+            return Clip::Dynamic { ratio, most };
+        }
+        match default {
+            Some(default) if self.clip_sample.unwrap_or(default) => Clip::Range(self.clip_sample_range as f32),
+            _ => Clip::None,
+        }
+    }
+
+    /// DDIM, DDPM, PNDM, LCM and TCD: whole timesteps.
+    fn whole_levels(&self, chosen: &Chosen, steps: usize) -> Result<Levels> {
+        let sampler = chosen.sampler;
+        let alphas: Arc<[f32]> = self.alphas(sampler, false).into();
+        let ends_clean = match sampler {
+            Sampler::Ddpm => true,
+            _ => self.set_alpha_to_one.unwrap_or(sampler != Sampler::Pndm),
+        };
+        let last = if ends_clean { 1.0 } else { alphas[0] };
         let training = Training { alphas, last, stride: i64::from(self.num_train_timesteps) / steps as i64 };
-        let mut times: Vec<f32> =
-            self.spaced(steps, Spacing::Leading).times().iter().map(|time| time.round_ties_even() as f32).collect();
-        if !is_ddim && times.len() > 1 {
+        let mut times = match sampler {
+            Sampler::Lcm | Sampler::Tcd => self.distilled_times(steps)?,
+            _ if chosen.schedule == Schedule::Ays => ays(&chosen.ays, &Table::new(&training.alphas), steps),
+            _ => self.spaced(chosen.schedule, steps, Spacing::Leading).times(),
+        };
+        times.iter_mut().for_each(|time| *time = time.round_ties_even());
+        if sampler == Sampler::Pndm && times.len() > 1 {
             times.insert(1, times[1]);
         }
+        let times: Vec<f32> = times.into_iter().map(|time| time as f32).collect();
         let (mut sigmas, mut shares) = (Vec::new(), Vec::new());
         for &time in &times {
             let alpha = training.alpha(time as i64)?;
@@ -282,110 +142,162 @@ impl DiscreteConfig {
             shares.push([alpha.sqrt(), (1.0 - alpha).sqrt()]);
         }
         sigmas.push(sigma(last));
-        let method = if is_ddim {
-            let clips = self.clip_sample.unwrap_or(true);
-            Method::Ddim(training, clips.then_some(self.clip_sample_range as f32))
-        } else {
-            Method::Pndm(training)
+        let method = match sampler {
+            Sampler::Ddpm => {
+                Method::Ddpm(training, self.clip(true, Some(true)), self.variance_type.unwrap_or_default())
+            }
+            Sampler::Pndm => Method::Pndm(training),
+            Sampler::Lcm => Method::Lcm(training, self.clip(true, Some(false)), self.timestep_scaling as f32),
+            Sampler::Tcd => Method::Tcd(training),
+            _ => Method::Ddim(training, self.clip(true, Some(true))),
         };
-        Ok(self.made(sampler, steps, Space::Alphas, times, sigmas, shares, method, 1.0))
+        let levels = Levels::new(sampler, method, times, sigmas, Space::Alphas);
+        Ok(Levels { shares, steps, ..levels })
     }
 
-    /// Both of Euler's: timesteps that need not be whole.
-    fn euler_levels(&self, sampler: Sampler, steps: usize) -> Result<Levels> {
-        let alphas = self.alphas(self.rescale_betas_zero_snr, true);
-        let (table, spaced) = (Table::new(&alphas), self.spaced(steps, Spacing::Linspace));
-        let mut times: Vec<f32> = spaced.times().iter().map(|&time| time as f32).collect();
-        let mut exact: Vec<f64> = times.iter().map(|&time| table.sigma_at(f64::from(time))).collect();
-        let (mut last, mut method) = (0.0, Method::Ancestral);
-        if sampler == Sampler::Euler {
-            method = Method::Euler;
-            if self.use_karras_sigmas {
-                exact = karras(self.karras_ends([exact[exact.len() - 1], exact[0]]), steps);
-                times = exact.iter().map(|&sigma| table.time_at(sigma) as f32).collect();
-            }
-            last = self.last_sigma(&table);
+    /// The timesteps of LCM and TCD: of those that the model was distilled for.
+    fn distilled_times(&self, steps: usize) -> Result<Vec<f64>> {
+        let original = self.original_inference_steps.min(self.num_train_timesteps);
+        if steps > original as usize {
+            let expected = format!("1 to {original}, original_inference_steps of the model");
+            return Err(Error::option("--steps", expected, steps.to_string()));
         }
+        let (stride, share) = (self.num_train_timesteps / original, f64::from(original) / steps as f64);
+        let place = |i| f64::from(original) - (i as f64 * share).floor();
+        Ok((0..steps).map(|i| place(i) * f64::from(stride) - 1.0).collect())
+    }
+
+    /// Euler's, Heun's, LMS, both of KDPM2, DPM++ SDE: timesteps that need not be whole, and latents whose noise has the
+    /// standard deviation sigma.
+    fn sigma_levels(&self, chosen: &Chosen, steps: usize) -> Result<Levels> {
+        let (sampler, schedule) = (chosen.sampler, chosen.schedule);
+        let table = Table::new(&self.alphas(sampler, true));
+        let spaced = self.spaced(schedule, steps, Spacing::Linspace);
+        let mut times = spaced.times();
+        if schedule == Schedule::Ays {
+            times = ays(&chosen.ays, &table, steps);
+        }
+        if sampler != Sampler::DpmSde {
+            times.iter_mut().for_each(|time| *time = f64::from(*time as f32));
+        }
+        let mut exact: Vec<f64> = times.iter().map(|&time| table.sigma_at(time)).collect();
+        let own = [exact[exact.len() - 1], exact[0]];
+        let ignores_ends = schedule == Schedule::Karras && matches!(sampler, Sampler::Lms | Sampler::DpmSde);
+        let ends = if ignores_ends { own } else { self.ends(own) };
+        let told = chosen.sigmas.as_ref().map(|sigmas| sigmas.iter().copied().map(f64::from).collect());
+        if let Some(other) = told.or_else(|| respaced(schedule, ends, steps)) {
+            exact = other;
+            times = exact.iter().map(|&sigma| table.time_at(sigma)).collect();
+        }
+        if schedule == Schedule::Karras && matches!(sampler, Sampler::Kdpm2 | Sampler::Kdpm2Ancestral) {
+            times.iter_mut().for_each(|time| *time = time.round_ties_even());
+        }
+        let last = if sampler == Sampler::Euler && chosen.sigmas.is_none() { self.last_sigma(&table) } else { 0.0 };
         let sigmas = rounded(&exact, last);
         let most = sigmas.iter().copied().fold(0.0, f32::max);
         let start = match spaced.spacing {
             Spacing::Linspace | Spacing::Trailing => most,
             Spacing::Leading => (most * most + 1.0).sqrt(),
         };
-        let shares = sigmas.iter().map(|&sigma| [1.0, sigma]).collect();
-        finite(self.made(sampler, steps, Space::Sigmas, times, sigmas, shares, method, start))
+        let levels = match sampler {
+            Sampler::Euler => plain(sampler, Method::Euler, &times, sigmas),
+            Sampler::EulerAncestral => plain(sampler, Method::Ancestral, &times, sigmas),
+            Sampler::Lms => plain(sampler, Method::Lms, &times, sigmas),
+            _ => self.doubled(sampler, &table, (&times, &exact), &sigmas),
+        };
+        finite(Levels { start, steps, ..levels })
     }
 
-    /// DPM-Solver: whole timesteps, and sigmas that need not be theirs.
-    fn dpm_levels(&self, sampler: Sampler, steps: usize) -> Result<Levels> {
-        let alphas = self.alphas(self.rescale_betas_zero_snr, true);
-        let table = Table::new(&alphas);
-        let (times, exact): (Vec<f64>, Vec<f64>) = if sampler == Sampler::Dpm2mKarras {
-            let sigmas = karras(self.karras_ends(table.ends()), steps);
-            (sigmas.iter().map(|&sigma| self.whole_time(table.time_at(sigma))).collect(), sigmas)
-        } else {
-            let used = alphas.iter().rposition(|&alpha| f64::from(lambda(alpha)) >= self.lambda_min_clipped);
-            let times = self.spaced(steps, Spacing::Linspace).times_of_dpm(used.map_or(1, |last| last + 1));
-            let sigmas = times.iter().map(|&time| table.sigma_at(time)).collect();
-            (times, sigmas)
+    /// Levels of samplers that evaluate the model twice in each step except the last.
+    fn doubled(&self, sampler: Sampler, table: &Table, exact: (&[f64], &[f64]), sigmas: &[f32]) -> Levels {
+        let (times, exact_sigmas) = exact;
+        let (mut all_times, mut all_sigmas, mut at) = (Vec::new(), Vec::new(), Vec::new());
+        for (k, &time) in times.iter().enumerate() {
+            all_times.push(time);
+            all_sigmas.push(sigmas[k]);
+            at.push(sigmas[k]);
+            let Some(&next_time) = times.get(k + 1) else { break };
+            let (sigma, next) = (sigmas[k], sigmas[k + 1]);
+            all_sigmas.push(next);
+            let (middle, time) = match sampler {
+                Sampler::Heun => (next, next_time),
+                Sampler::DpmSde => (middle_sigma(sigma, next), table.time_at(log_middle(exact_sigmas, k))),
+                _ => {
+                    let is_ancestral = sampler == Sampler::Kdpm2Ancestral;
+                    let middle = if is_ancestral { below(sigma, next) } else { halfway(next, sigma) };
+                    (middle, table.time_at(f64::from(middle)))
+                }
+            };
+            at.push(middle);
+            all_times.push(time);
+        }
+        all_sigmas.push(0.0);
+        at.push(0.0);
+        let method = match sampler {
+            Sampler::Heun => Method::Heun(self.clip(false, Some(false))),
+            Sampler::DpmSde => Method::DpmSde(self.noise_sampler_seed),
+            _ => Method::Kdpm2(sampler == Sampler::Kdpm2Ancestral),
         };
-        let sigmas = rounded(&exact, self.last_sigma(&table));
-        let rule = Rule {
-            solver_type: self.solver_type,
-            first_order_last: self.euler_at_final || self.final_sigmas_type == FinalSigmas::Zero,
-            lower_order_final: self.lower_order_final,
-        };
-        let times = times.iter().map(|&time| time as f32).collect();
-        let shares = sigmas.iter().map(|&sigma| shares_of(sigma)).collect();
-        finite(self.made(sampler, steps, Space::Alphas, times, sigmas, shares, Method::Dpm2m(rule), 1.0))
+        Levels { at, ..plain(sampler, method, &all_times, all_sigmas) }
     }
 
-    fn karras_ends(&self, [least, most]: [f64; 2]) -> [f64; 2] {
+    /// The least and the largest sigma of a schedule, unless the configuration says other ones.
+    pub(super) fn ends(&self, [least, most]: [f64; 2]) -> [f64; 2] {
         [self.sigma_min.unwrap_or(least), self.sigma_max.unwrap_or(most)]
     }
 
-    /// DPM-Solver rounds the timesteps of Karras's sigmas, except under the cosine schedule, where it cuts them off.
-    fn whole_time(&self, time: f64) -> f64 {
-        if self.beta_schedule == BetaSchedule::Cosine { time.trunc() } else { time.round_ties_even() }
-    }
-
-    fn last_sigma(&self, table: &Table) -> f64 {
+    pub(super) fn last_sigma(&self, table: &Table) -> f64 {
         match self.final_sigmas_type {
             FinalSigmas::Zero => 0.0,
             FinalSigmas::SigmaMin => table.ends()[0],
         }
     }
+}
 
-    #[allow(clippy::too_many_arguments)] // each is a field
-    fn made(
-        &self,
-        sampler: Sampler,
-        steps: usize,
-        space: Space,
-        times: Vec<f32>,
-        sigmas: Vec<f32>,
-        shares: Vec<[f32; 2]>,
-        method: Method,
-        start: f32,
-    ) -> Levels {
-        let predicts = self.prediction_type;
-        Levels { times, sigmas, space, predicts, sampler, shares, method, start, steps, skipped: 0 }
+fn plain(sampler: Sampler, method: Method, times: &[f64], sigmas: Vec<f32>) -> Levels {
+    Levels::new(sampler, method, times.iter().map(|&time| time as f32).collect(), sigmas, Space::Sigmas)
+}
+
+/// The sigma in the middle of a step, in double precision.
+fn log_middle(sigmas: &[f64], k: usize) -> f64 {
+    let [from, to] = [sigmas[k], sigmas[k + 1]].map(|sigma| -sigma.ln());
+    (-(from + (to - from) * 0.5)).exp()
+}
+
+/// The sigma halfway between the logarithms of two: `torch.lerp`, which begins at the end.
+fn halfway(from: f32, to: f32) -> f32 {
+    let [from, to] = [from, to].map(log);
+    exp(to - (to - from) * 0.5)
+}
+
+/// The sigma halfway to where an ancestral step aims.
+fn below(sigma: f32, next: f32) -> f32 {
+    halfway(sigma, down_and_up(sigma, next)[0])
+}
+
+/// `steps` timesteps: the ten of `ays`, or so many between them at equal distances along the logarithm of sigma.
+pub(super) fn ays(ays: &[u16; 10], table: &Table, steps: usize) -> Vec<f64> {
+    if steps == ays.len() {
+        return ays.iter().copied().map(f64::from).collect();
     }
+    let last = ays.len() - 1;
+    let logs: Vec<f64> = ays.iter().map(|&time| table.sigma_at(f64::from(time)).ln()).collect();
+    let mut times = Vec::new();
+    for place in between(0.0, last as f64, steps) {
+        let below = (place as usize).min(last - 1);
+        let log = logs[below] + (logs[below + 1] - logs[below]) * (place - below as f64);
+        times.push(table.time_at(log.exp()));
+    }
+    times
 }
 
-/// Half the logarithm of the signal-to-noise ratio.
-fn lambda(alpha: f32) -> f32 {
-    let log = |x: f32| f64::from(x).ln() as f32;
-    log(alpha.sqrt()) - log((1.0 - alpha).sqrt())
-}
-
-fn rounded(sigmas: &[f64], last: f64) -> Vec<f32> {
+pub(super) fn rounded(sigmas: &[f64], last: f64) -> Vec<f32> {
     sigmas.iter().chain([&last]).map(|&sigma| sigma as f32).collect()
 }
 
 /// Refuses levels at which numbers are not finite.
-fn finite(levels: Levels) -> Result<Levels> {
-    if levels.times.iter().chain(&levels.sigmas).all(|number| number.is_finite()) {
+pub(super) fn finite(levels: Levels) -> Result<Levels> {
+    if levels.times.iter().chain(&levels.sigmas).chain(&levels.at).all(|number| number.is_finite()) {
         return Ok(levels);
     }
     let at = format!("the schedule of {} steps for {}", levels.steps, levels.sampler);
@@ -397,67 +309,8 @@ fn finite(levels: Levels) -> Result<Levels> {
 mod tests {
     use super::*;
 
-    fn read(text: &str) -> Result<DiscreteConfig> {
-        let origin = Path::new("scheduler_config.json");
-        DiscreteConfig::from_settings(python::settings(text, origin)?, origin)
-    }
-
-    #[test]
-    fn stable_diffusion_is_what_is_in_its_file() {
-        let file = r#"{"_class_name": "PNDMScheduler", "_diffusers_version": "0.6.0", "beta_end": 0.012,
-            "beta_schedule": "scaled_linear", "beta_start": 0.00085, "num_train_timesteps": 1000, "set_alpha_to_one": false,
-            "skip_prk_steps": true, "steps_offset": 1, "trained_betas": null, "clip_sample": false}"#;
-        assert_eq!(read(file).unwrap(), DiscreteConfig::stable_diffusion());
-    }
-
-    #[test]
-    fn what_is_not_built_is_refused_by_name() {
-        for flag in UNSUPPORTED_FLAGS {
-            let error = read(&format!(r#"{{"{flag}": true}}"#)).unwrap_err();
-            assert_eq!(error.to_string(), format!("scheduler_config.json: {flag}: expected false, found true"));
-            assert!(read(&format!(r#"{{"{flag}": false}}"#)).is_ok());
-        }
-        for (key, _, refused) in UNSUPPORTED_WORDS {
-            for word in refused {
-                let error = read(&format!(r#"{{"{key}": "{word}"}}"#)).unwrap_err();
-                assert!(matches!(error, Error::Mismatch { at, .. } if at == key));
-            }
-        }
-        assert!(
-            read(r#"{"interpolation_type": "linear", "timestep_type": "discrete", "variance_type": "fixed_small"}"#)
-                .is_ok()
-        );
-    }
-
-    #[test]
-    fn settings_that_cannot_work_are_refused() {
-        for text in [
-            r#"{"num_train_timesteps": 1}"#,
-            r#"{"num_train_timesteps": 100001}"#,
-            r#"{"steps_offset": 1000}"#,
-            r#"{"beta_start": NaN}"#,
-            r#"{"beta_start": 0}"#,
-            r#"{"beta_end": Infinity}"#,
-            r#"{"beta_end": 1.0}"#,
-            r#"{"trained_betas": [0.1]}"#,
-            r#"{"trained_betas": [0.1, NaN], "num_train_timesteps": 2}"#,
-            r#"{"sigma_min": 0}"#,
-            r#"{"sigma_max": -Infinity}"#,
-            r#"{"lambda_min_clipped": NaN}"#,
-            r#"{"clip_sample_range": -1}"#,
-        ] {
-            assert!(matches!(read(text), Err(Error::Mismatch { .. })), "{text}");
-        }
-        for text in [
-            r#"{"beta_start": "low"}"#,
-            r#"{"beta_schedule": "sigmoid"}"#,
-            r#"{"prediction_type": "flow_prediction"}"#,
-            r#"{"timestep_spacing": 3}"#,
-            r#"{"steps_offset": -1}"#,
-            r#"{"trained_betas": 3}"#,
-        ] {
-            assert!(matches!(read(text), Err(Error::Malformed { .. })), "{text}");
-        }
+    fn levels(config: &DiscreteConfig, sampler: Sampler, steps: usize) -> Result<Levels> {
+        config.levels(&sampler.into(), steps)
     }
 
     #[test]
@@ -465,24 +318,39 @@ mod tests {
         let config = DiscreteConfig::stable_diffusion();
         for &sampler in Sampler::DISCRETE {
             for steps in [0, 1001, usize::MAX] {
-                let error = config.levels(sampler, steps).unwrap_err();
+                let error = levels(&config, sampler, steps).unwrap_err();
                 assert_eq!(error.to_string(), format!("--steps: expected 1 to 1000, found {steps}"));
             }
-            for steps in [1, 2, 499] {
-                let wanted = steps + usize::from(sampler == Sampler::Pndm && steps > 1);
-                let levels = config.levels(sampler, steps).unwrap();
-                assert_eq!((levels.len(), levels.sigmas.len()), (wanted, wanted + 1), "{sampler}, {steps} steps");
+            for steps in [1, 2, 49] {
+                let more =
+                    if sampler == Sampler::Pndm { usize::from(steps > 1) } else { (steps - 1) * (sampler.order() - 1) };
+                let levels = levels(&config, sampler, steps).unwrap();
+                assert_eq!((levels.len(), levels.steps()), (steps + more, steps), "{sampler}, {steps} steps");
+                assert_eq!((levels.sigmas.len(), levels.at.len()), (levels.len() + 1, levels.len() + 1), "{sampler}");
             }
         }
+        let error = levels(&config, Sampler::Lcm, 51).unwrap_err().to_string();
+        assert_eq!(error, "--steps: expected 1 to 50, original_inference_steps of the model, found 51");
     }
 
     #[test]
     fn a_picture_is_not_predicted_for_every_sampler() {
         let config = DiscreteConfig { prediction_type: Prediction::Sample, ..DiscreteConfig::default() };
-        let error = config.levels(Sampler::Pndm, 5).unwrap_err();
-        let wanted = "--sampler: expected one of: euler, ddim, dpm++_2m, dpm++_2m_karras, found `pndm` for a model that \
-                      predicts pictures";
-        assert_eq!(error.to_string(), wanted);
+        for sampler in [Sampler::Pndm, Sampler::EulerAncestral, Sampler::Kdpm2, Sampler::DpmSde] {
+            let error = levels(&config, sampler, 5).unwrap_err().to_string();
+            let known = "euler, ddim, dpm++_2m, dpm++_2m_sde, dpm++_2s, ddpm, lms, heun, deis, unipc, lcm, tcd";
+            let found = format!("`{sampler}` for a model that predicts pictures");
+            assert_eq!(error, format!("--sampler: expected one of: {known}, found {found}"));
+        }
+    }
+
+    #[test]
+    fn sigmas_are_as_many_as_steps() {
+        let config = DiscreteConfig::stable_diffusion();
+        let chosen = Chosen { sigmas: Some(vec![10.0, 2.0]), ..Sampler::Euler.into() };
+        let error = config.levels(&chosen, 3).unwrap_err().to_string();
+        assert_eq!(error, "--steps: expected 2, as many as --sigmas, found 3");
+        assert_eq!(config.levels(&chosen, 2).unwrap().sigmas, [10.0, 2.0, 0.0]);
     }
 
     #[test]
@@ -492,14 +360,19 @@ mod tests {
             timestep_spacing: Some(Spacing::Trailing),
             ..DiscreteConfig::default()
         };
-        assert!(matches!(config.levels(Sampler::Ddim, 5), Err(Error::NotFinite { .. })));
-        assert!(config.levels(Sampler::Euler, 5).is_ok());
+        for sampler in [Sampler::Ddim, Sampler::Ddpm, Sampler::Lcm, Sampler::Tcd] {
+            assert!(matches!(levels(&config, sampler, 5), Err(Error::NotFinite { .. })), "{sampler}");
+        }
+        assert!(levels(&config, Sampler::Euler, 5).is_ok());
     }
 
     #[test]
     fn betas_that_leave_nothing_are_an_error() {
-        let config = DiscreteConfig { beta_start: 0.9, beta_end: 0.99, ..DiscreteConfig::default() };
-        assert!(matches!(config.levels(Sampler::Euler, 5), Err(Error::NotFinite { .. })));
-        assert!(matches!(config.levels(Sampler::Dpm2m, 5), Err(Error::NotFinite { .. })));
+        let config = DiscreteConfig { beta_start: Some(0.9), beta_end: Some(0.99), ..DiscreteConfig::default() };
+        for sampler in
+            [Sampler::Euler, Sampler::Heun, Sampler::Kdpm2Ancestral, Sampler::DpmSde, Sampler::Dpm2m, Sampler::UniPc]
+        {
+            assert!(matches!(levels(&config, sampler, 5), Err(Error::NotFinite { .. })), "{sampler}");
+        }
     }
 }

@@ -37,9 +37,7 @@ impl Solver for EulerAncestral {
     fn step(&mut self, i: usize, levels: &Levels, output: &[f32], x: &mut [f32], noise: &mut Noise) -> Result<()> {
         check_lengths("euler_a", output, x)?;
         let [sigma, next] = levels.pair(i)?;
-        let [from, to] = [sigma * sigma, next * next];
-        let up = (to * (from - to) / from).sqrt();
-        let down = (to - up * up).sqrt();
+        let [down, up] = down_and_up(sigma, next);
         let dt = down - sigma;
         // Drawn in the last step too, in which it counts nothing.
         let fresh = draw("euler_a", noise, x)?;
@@ -50,19 +48,84 @@ impl Solver for EulerAncestral {
     }
 }
 
+/// The same along a flow, as diffusers' `LTXEulerAncestralRFScheduler` does it with an eta of 1.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct FlowEulerAncestral;
+
+/// What keeps quotients finite there.
+const TINY: f32 = 1e-12;
+
+/// What is no noise any more.
+const NO_SIGMA: f32 = 1e-8;
+
+impl Solver for FlowEulerAncestral {
+    fn step(&mut self, i: usize, levels: &Levels, output: &[f32], x: &mut [f32], noise: &mut Noise) -> Result<()> {
+        check_lengths("euler_a", output, x)?;
+        let [sigma, next] = levels.pair(i)?;
+        if next.abs() < NO_SIGMA {
+            x.iter_mut().zip(output).for_each(|(x, v)| *x -= sigma * v);
+            return Ok(());
+        }
+        let down = next * (1.0 + (next / sigma - 1.0));
+        let (signal, signal_down, ratio) = (1.0 - next, 1.0 - down, down / sigma);
+        let rest = next * next - down * down * (signal * signal) / (signal_down * signal_down + TINY);
+        let (keep, up) = (signal / (signal_down + TINY), rest.max(0.0).sqrt());
+        let fresh = draw("euler_a", noise, x)?;
+        for ((x, v), fresh) in x.iter_mut().zip(output).zip(&fresh) {
+            let clean = *x - sigma * v;
+            *x = keep * (ratio * *x + (1.0 - ratio) * clean) + fresh * up;
+        }
+        Ok(())
+    }
+}
+
+/// Euler's method over the preconditioning of Karras et al., 2022, as diffusers' `EDMEulerScheduler` does it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct EdmEuler;
+
+impl Solver for EdmEuler {
+    fn step(&mut self, i: usize, levels: &Levels, output: &[f32], x: &mut [f32], _: &mut Noise) -> Result<()> {
+        check_lengths("edm_euler", output, x)?;
+        let [sigma, next] = levels.pair(i)?;
+        let dt = next - sigma;
+        for (x, out) in x.iter_mut().zip(output) {
+            *x += (*x - levels.predicts.preconditioned(sigma, levels.data, *out, *x)) / sigma * dt;
+        }
+        Ok(())
+    }
+}
+
 /// The derivative of the latents by sigma.
-fn derivative(predicts: Prediction, sigma: f32, output: f32, x: f32) -> f32 {
+pub(super) fn derivative(predicts: Prediction, sigma: f32, output: f32, x: f32) -> f32 {
     (x - predicts.clean(sigma, output, x)) / sigma
+}
+
+/// Which sigma an ancestral step from `sigma` to `next` aims for, and how much fresh noise leads from there to `next`.
+pub(super) fn down_and_up(sigma: f32, next: f32) -> [f32; 2] {
+    let [from, to] = [sigma * sigma, next * next];
+    let up = (to * (from - to) / from).sqrt();
+    [(to - up * up).sqrt(), up]
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use super::super::Sampler;
+    use super::super::method::Method;
     use super::super::reference::{AFTER, LATENTS, SIGMAS, VELOCITY};
     use super::*;
 
     fn flow(sigmas: &[f32]) -> (Levels, Noise) {
-        (Levels::flow(sigmas.to_vec(), sigmas.to_vec()), Noise::new(0, 1))
+        (
+            Levels::new(
+                Sampler::Euler,
+                Method::Euler,
+                sigmas[..sigmas.len() - 1].to_vec(),
+                sigmas.to_vec(),
+                Space::Flow,
+            ),
+            Noise::new(0, 1),
+        )
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Sigma schedules of flow-matching models, as diffusers' `FlowMatchEulerDiscreteScheduler` makes them.
+//! Sigma schedules of flow-matching models, as diffusers' `FlowMatchEulerDiscreteScheduler` makes them, and for samplers with
+//! schedules of their own, their classes with `use_flow_sigmas`.
 //!
 //! Sigma is the share of noise in the latents: 1 is noise alone, 0 the finished picture. The operations, their order
 //! and their precision are diffusers': a linear schedule in double precision, rounded to f32, then everything in f32.
@@ -8,15 +9,37 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::{Levels, python};
+use super::clip::Clip;
+use super::config::DiscreteConfig;
+use super::levels::{Levels, Space};
+use super::log_snr_levels::Shift;
+use super::method::Method;
+use super::timesteps::{between, respaced};
+use super::{Chosen, Sampler, python};
 use crate::{Error, Result};
 
 /// The most steps a request can have. Published schedules have at most a thousand; work done once per step is held
 /// for all of them, so a slip of the finger must not become an allocation.
 pub const MAX_STEPS: usize = 10_000;
 
-/// The class that a `scheduler_config.json` must name.
-const CLASS: &str = "FlowMatchEulerDiscreteScheduler";
+/// Classes along a flow alone, and their samplers.
+pub(super) const CLASSES: [(&str, Sampler); 4] = [
+    ("FlowMatchEulerDiscreteScheduler", Sampler::Euler),
+    ("FlowMatchHeunDiscreteScheduler", Sampler::Heun),
+    ("FlowMatchLCMScheduler", Sampler::Lcm),
+    ("LTXEulerAncestralRFScheduler", Sampler::EulerAncestral),
+];
+
+/// Classes along a flow if `use_flow_sigmas` is on, and their samplers.
+pub(super) const FLOW_SIGMAS: [(&str, Sampler); 4] = [
+    ("UniPCMultistepScheduler", Sampler::UniPc),
+    ("DPMSolverMultistepScheduler", Sampler::Dpm2m),
+    ("DPMSolverSinglestepScheduler", Sampler::Dpm2s),
+    ("DEISMultistepScheduler", Sampler::Deis),
+];
+
+/// What these then predict.
+const FLOW_PREDICTION: &str = "flow_prediction";
 
 /// By what a diffusers pipeline divides a timestep for the transformer, whatever `num_train_timesteps` says.
 const TIMESTEP_SCALE: f32 = 1000.0;
@@ -38,8 +61,11 @@ pub enum TimeShift {
 pub struct FlowMatchConfig {
     /// How many timesteps sigma 0..1 was divided into in training.
     pub num_train_timesteps: u32,
-    /// The shift `k` of `k sigma / (1 + (k - 1) sigma)`. Counts only without `use_dynamic_shifting`.
+    /// The shift `k` of `k sigma / (1 + (k - 1) sigma)`. Counts only without `use_dynamic_shifting`, except for Heun's method,
+    /// which knows no other.
     pub shift: f64,
+    /// The same by its name in UniPC's, DPM-Solver's and DEIS's configurations.
+    pub flow_shift: Option<f64>,
     /// Whether the shift depends on how many image tokens there are.
     pub use_dynamic_shifting: bool,
     /// `mu` at `base_image_seq_len` image tokens.
@@ -54,6 +80,11 @@ pub struct FlowMatchConfig {
     pub time_shift_type: TimeShift,
     /// Where the schedule is stretched so that its last sigma before 0 has this value.
     pub shift_terminal: Option<f64>,
+    /// Whether fresh noise lies under each predicted picture: what [`Sampler::Lcm`] does.
+    pub stochastic_sampling: bool,
+    /// What the configuration says besides, for UniPC, DPM-Solver and DEIS.
+    #[serde(skip)]
+    pub solver: DiscreteConfig,
 }
 
 impl Default for FlowMatchConfig {
@@ -61,6 +92,7 @@ impl Default for FlowMatchConfig {
         FlowMatchConfig {
             num_train_timesteps: 1000,
             shift: 1.0,
+            flow_shift: None,
             use_dynamic_shifting: false,
             base_shift: 0.5,
             max_shift: 1.15,
@@ -68,57 +100,35 @@ impl Default for FlowMatchConfig {
             max_image_seq_len: 4096,
             time_shift_type: TimeShift::Exponential,
             shift_terminal: None,
-        }
-    }
-}
-
-/// Settings that change the schedule or the step in ways that are not built. Off in the published models.
-#[derive(Deserialize)]
-#[serde(default)]
-struct Unsupported {
-    #[serde(rename = "_class_name")]
-    class_name: String,
-    use_karras_sigmas: bool,
-    use_exponential_sigmas: bool,
-    use_beta_sigmas: bool,
-    invert_sigmas: bool,
-    stochastic_sampling: bool,
-}
-
-impl Default for Unsupported {
-    fn default() -> Self {
-        Unsupported {
-            class_name: CLASS.to_owned(),
-            use_karras_sigmas: false,
-            use_exponential_sigmas: false,
-            use_beta_sigmas: false,
-            invert_sigmas: false,
             stochastic_sampling: false,
+            solver: DiscreteConfig::default(),
         }
     }
 }
 
-impl Unsupported {
-    fn flags(&self) -> [(&'static str, bool); 5] {
-        [
-            ("use_karras_sigmas", self.use_karras_sigmas),
-            ("use_exponential_sigmas", self.use_exponential_sigmas),
-            ("use_beta_sigmas", self.use_beta_sigmas),
-            ("invert_sigmas", self.invert_sigmas),
-            ("stochastic_sampling", self.stochastic_sampling),
-        ]
-    }
+/// Settings that change the schedule or the step in ways that are not built, and the only value that is.
+const UNSUPPORTED: [(&str, &str); 4] =
+    [("invert_sigmas", "false"), ("scale_factors", "[]"), ("eta", "1.0"), ("s_noise", "1.0")];
 
-    fn check(&self, origin: &Path) -> Result<()> {
-        if self.class_name != CLASS {
-            return Err(Error::mismatch(origin, "_class_name", CLASS, &self.class_name));
-        }
-        match self.flags().into_iter().find(|(_, on)| *on) {
-            Some((flag, _)) => Err(Error::mismatch(origin, flag, "false", "true")
-                .with_hint("pinhole has no such schedule; the model's own sigmas are the plain ones")),
-            None => Ok(()),
+/// Refuses classes that follow no flow, and what is not built.
+fn check_supported(settings: &Map<String, Value>, origin: &Path) -> Result<()> {
+    let class = settings.get("_class_name").and_then(Value::as_str).unwrap_or(CLASSES[0].0);
+    let is_flow_alone = CLASSES.iter().any(|(known, _)| *known == class);
+    if !is_flow_alone && !FLOW_SIGMAS.iter().any(|(known, _)| *known == class) {
+        let known: Vec<&str> = CLASSES.iter().chain(&FLOW_SIGMAS).map(|(class, _)| *class).collect();
+        return Err(Error::mismatch(origin, "_class_name", format!("one of: {}", known.join(", ")), class));
+    }
+    for (key, only) in UNSUPPORTED {
+        if let Some(value) = settings.get(key).map(Value::to_string).filter(|value| value != only && value != "1") {
+            return Err(Error::mismatch(origin, key, only, value));
         }
     }
+    let predicts = settings.get("prediction_type").and_then(Value::as_str).unwrap_or("epsilon");
+    if !is_flow_alone && predicts != FLOW_PREDICTION {
+        let error = Error::mismatch(origin, "prediction_type", FLOW_PREDICTION, predicts);
+        return Err(error.with_hint("use_flow_sigmas is for models that predict a flow"));
+    }
+    Ok(())
 }
 
 impl FlowMatchConfig {
@@ -134,13 +144,40 @@ impl FlowMatchConfig {
     }
 
     /// Reads settings that [`python::settings`] gave.
-    pub(super) fn from_settings(settings: Map<String, Value>, origin: &Path) -> Result<Self> {
-        let settings = Value::Object(settings);
-        let malformed = |error| python::malformed(origin, &error);
-        Unsupported::deserialize(&settings).map_err(malformed)?.check(origin)?;
-        let config = Self::deserialize(&settings).map_err(malformed)?;
+    pub(super) fn from_settings(mut settings: Map<String, Value>, origin: &Path) -> Result<Self> {
+        check_supported(&settings, origin)?;
+        let config = Self::deserialize(&Value::Object(settings.clone()));
+        let mut config = config.map_err(|error| python::malformed(origin, &error))?;
         config.check(origin)?;
+        for known in ["use_flow_sigmas", "use_dynamic_shifting", "prediction_type"] {
+            settings.remove(known);
+        }
+        config.solver = DiscreteConfig::from_settings(settings, origin)?;
         Ok(config)
+    }
+
+    /// Whether settings of a class that also does without are those of a flow.
+    pub(super) fn is_in(settings: &Map<String, Value>) -> bool {
+        let class = settings.get("_class_name").and_then(Value::as_str).unwrap_or_default();
+        CLASSES.iter().any(|(known, _)| *known == class)
+            || FLOW_SIGMAS.iter().any(|(known, _)| *known == class)
+                && settings.get("use_flow_sigmas") == Some(&Value::Bool(true))
+    }
+
+    /// The sampler that the configuration names.
+    pub(super) fn sampler(&self) -> Sampler {
+        let class = self.solver.class_name.as_str();
+        let known = CLASSES.iter().chain(&FLOW_SIGMAS).find(|(known, _)| *known == class);
+        match known.map_or(Sampler::Euler, |(_, sampler)| *sampler) {
+            Sampler::Euler if self.stochastic_sampling => Sampler::Lcm,
+            Sampler::Dpm2m if self.solver.algorithm_type.unwrap_or_default().draws() => Sampler::Dpm2mSde,
+            sampler => sampler,
+        }
+    }
+
+    /// The shift that does not depend on the picture.
+    fn fixed_shift(&self) -> f64 {
+        self.flow_shift.unwrap_or(self.shift)
     }
 
     fn check(&self, origin: &Path) -> Result<()> {
@@ -148,8 +185,10 @@ impl FlowMatchConfig {
         if self.num_train_timesteps == 0 {
             return refuse("num_train_timesteps", "at least 1", "0".into());
         }
-        if !(self.shift.is_finite() && self.shift > 0.0) {
-            return refuse("shift", "a number above 0", self.shift.to_string());
+        for (at, shift) in [("shift", Some(self.shift)), ("flow_shift", self.flow_shift)] {
+            if let Some(shift) = shift.filter(|shift| !(shift.is_finite() && *shift > 0.0)) {
+                return refuse(at, "a number above 0", shift.to_string());
+            }
         }
         for (at, mu) in [("base_shift", self.base_shift), ("max_shift", self.max_shift)] {
             if !mu.is_finite() {
@@ -166,8 +205,8 @@ impl FlowMatchConfig {
         }
     }
 
-    /// The `steps + 1` sigmas of a request: from 1 (or just below) down to the last, and then 0. `image_tokens` is
-    /// how many tokens the transformer has for the picture.
+    /// The `steps + 1` sigmas of a request for Euler's method: from 1 (or just below) down to the last, and then 0.
+    /// `image_tokens` is how many tokens the transformer has for the picture.
     ///
     /// # Errors
     ///
@@ -175,31 +214,94 @@ impl FlowMatchConfig {
     /// its ends; [`Error::NotFinite`] if the shift overflows: one that grows with the picture does above half a
     /// million tokens.
     pub fn sigmas(&self, steps: usize, image_tokens: usize) -> Result<Vec<f32>> {
-        let least = if self.terminal().is_some() { 2 } else { 1 };
-        if !(least..=MAX_STEPS).contains(&steps) {
-            return Err(Error::option("--steps", format!("{least} to {MAX_STEPS}"), steps.to_string()));
-        }
-        let mut sigmas = linear(steps);
-        self.apply_shift(&mut sigmas, image_tokens);
-        if let Some(last) = self.terminal() {
-            stretch_to(&mut sigmas, last as f32);
-        }
-        sigmas.push(0.0);
-        if sigmas.iter().all(|sigma| sigma.is_finite()) {
-            return Ok(sigmas);
-        }
-        let at = format!("the schedule of {steps} steps for {image_tokens} image tokens");
-        Err(Error::NotFinite { at, hint: Some("the shift that the model asks for is too large for this size".into()) })
+        Ok(self.levels(&Sampler::Euler.into(), steps, image_tokens)?.sigmas)
     }
 
-    /// The levels of a request for Euler's method, from [`FlowMatchConfig::sigmas`].
+    fn spaced_sigmas(&self, chosen: &Chosen, steps: usize, image_tokens: usize) -> Result<Vec<f32>> {
+        let mut sigmas = chosen.sigmas.clone().unwrap_or_else(|| linear(steps));
+        if chosen.sigmas.is_none() || chosen.sampler != Sampler::EulerAncestral {
+            self.apply_shift(&mut sigmas, image_tokens);
+            if let Some(last) = self.terminal() {
+                stretch_to(&mut sigmas, last as f32);
+            }
+        }
+        let ends = [sigmas[sigmas.len() - 1], sigmas[0]].map(f64::from);
+        if let Some(respaced) = respaced(chosen.schedule, ends, sigmas.len()) {
+            sigmas = respaced.into_iter().map(|sigma| sigma as f32).collect();
+        }
+        sigmas.push(0.0);
+        finite(&sigmas, steps, image_tokens)?;
+        Ok(sigmas)
+    }
+
+    /// The levels of a request for a sampler of [`Sampler::FLOW`], over a schedule that it can follow.
     ///
     /// # Errors
     ///
-    /// As [`FlowMatchConfig::sigmas`].
-    pub fn levels(&self, steps: usize, image_tokens: usize) -> Result<Levels> {
-        let sigmas = self.sigmas(steps, image_tokens)?;
-        Ok(Levels::flow(sigmas[..steps].iter().map(|&sigma| self.timestep(sigma)).collect(), sigmas))
+    /// As [`FlowMatchConfig::sigmas`]; [`Error::Option`] if there are as many sigmas as another number than `steps`, or one
+    /// is above 1, or the sampler has no rule for another setting.
+    pub fn levels(&self, chosen: &Chosen, steps: usize, image_tokens: usize) -> Result<Levels> {
+        let least = if self.terminal().is_some() && chosen.sampler != Sampler::Heun { 2 } else { 1 };
+        if !(least..=MAX_STEPS).contains(&steps) {
+            return Err(Error::option("--steps", format!("{least} to {MAX_STEPS}"), steps.to_string()));
+        }
+        if let Some(sigmas) = &chosen.sigmas {
+            if sigmas.len() != steps {
+                let expected = format!("{}, as many as --sigmas", sigmas.len());
+                return Err(Error::option("--steps", expected, steps.to_string()));
+            }
+            if sigmas[0] > 1.0 {
+                return Err(Error::option("--sigmas", "at most 1 along a flow", sigmas[0].to_string()));
+            }
+        }
+        let method = match chosen.sampler {
+            Sampler::EulerAncestral => Method::FlowAncestral,
+            Sampler::Lcm => Method::FlowLcm,
+            Sampler::Heun => return self.heun_levels(steps),
+            Sampler::Euler => Method::Euler,
+            _ => return self.solver_levels(chosen, steps, image_tokens),
+        };
+        let sigmas = self.spaced_sigmas(chosen, steps, image_tokens)?;
+        let times = sigmas[..steps].iter().map(|&sigma| self.timestep(sigma)).collect();
+        Ok(Levels::new(chosen.sampler, method, times, sigmas, Space::Flow))
+    }
+
+    /// UniPC, DPM-Solver and DEIS.
+    fn solver_levels(&self, chosen: &Chosen, steps: usize, image_tokens: usize) -> Result<Levels> {
+        let mu = self.use_dynamic_shifting.then(|| self.mu(image_tokens));
+        if mu.is_some() && self.time_shift_type == TimeShift::Linear && chosen.sampler != Sampler::UniPc {
+            let expected = "a model with a time_shift_type of exponential";
+            return Err(Error::option("--sampler", expected, format!("`{}` for linear", chosen.sampler)));
+        }
+        let shift =
+            Shift { fixed: self.fixed_shift(), dynamic: mu.map(|mu| self.weight(mu)), terminal: self.terminal() };
+        let levels = self.solver.log_snr_levels(chosen, steps, Some(shift))?;
+        finite(&levels.sigmas, steps, image_tokens)?;
+        Ok(levels)
+    }
+
+    /// Heun's method: between sigmas of training, which are shifted when they are made, and again.
+    fn heun_levels(&self, steps: usize) -> Result<Levels> {
+        let (shift, less_one) = (self.fixed_shift() as f32, (self.fixed_shift() - 1.0) as f32);
+        let count = self.num_train_timesteps as f32;
+        let of_training = |time: f32| f64::from(shift * (time / count) / (1.0 + less_one * (time / count)));
+        let training = f64::from(self.num_train_timesteps);
+        let [first, last] = [of_training(count), of_training(1.0)].map(|sigma| sigma * training);
+        let shifted = |time: f64| {
+            let sigma = time / training;
+            (self.fixed_shift() * sigma / (1.0 + (self.fixed_shift() - 1.0) * sigma)) as f32
+        };
+        let sigmas: Vec<f32> = between(first, last, steps).into_iter().map(shifted).collect();
+        let (mut doubled, mut times) = (Vec::new(), Vec::new());
+        for (k, &sigma) in sigmas.iter().enumerate() {
+            let twice = if k == 0 { 1 } else { 2 };
+            doubled.extend(std::iter::repeat_n(sigma, twice));
+            times.extend(std::iter::repeat_n(self.timestep(sigma), twice));
+        }
+        // The last step has one evaluation, and no noise is left after it.
+        doubled.push(0.0);
+        let levels = Levels::new(Sampler::Heun, Method::Heun(Clip::None), times, doubled, Space::Flow);
+        Ok(Levels { steps, ..levels })
     }
 
     /// What the transformer is given as its timestep at `sigma`, again in 0..=1: the scheduler multiplies by
@@ -220,19 +322,31 @@ impl FlowMatchConfig {
         image_tokens as f64 * slope + (self.base_shift - slope * base)
     }
 
+    fn weight(&self, mu: f64) -> f64 {
+        match self.time_shift_type {
+            TimeShift::Exponential => mu.exp(),
+            TimeShift::Linear => mu,
+        }
+    }
+
     fn apply_shift(&self, sigmas: &mut [f32], image_tokens: usize) {
         if self.use_dynamic_shifting {
-            let mu = self.mu(image_tokens);
-            let weight = match self.time_shift_type {
-                TimeShift::Exponential => mu.exp(),
-                TimeShift::Linear => mu,
-            } as f32;
+            let weight = self.weight(self.mu(image_tokens)) as f32;
             sigmas.iter_mut().for_each(|sigma| *sigma = weight / (weight + (1.0 / *sigma - 1.0)));
         } else {
-            let (shift, less_one) = (self.shift as f32, (self.shift - 1.0) as f32);
+            let (shift, less_one) = (self.fixed_shift() as f32, (self.fixed_shift() - 1.0) as f32);
             sigmas.iter_mut().for_each(|sigma| *sigma = shift * *sigma / (1.0 + less_one * *sigma));
         }
     }
+}
+
+/// Refuses sigmas that are no numbers.
+fn finite(sigmas: &[f32], steps: usize, image_tokens: usize) -> Result<()> {
+    if sigmas.iter().all(|sigma| sigma.is_finite()) {
+        return Ok(());
+    }
+    let at = format!("the schedule of {steps} steps for {image_tokens} image tokens");
+    Err(Error::NotFinite { at, hint: Some("the shift that the model asks for is too large for this size".into()) })
 }
 
 /// `numpy.linspace(1, 1 / steps, steps)`, rounded to f32: each value is a multiple of the step, and the last is set.
@@ -285,22 +399,45 @@ mod tests {
         let file = r#"{"_class_name": "FlowMatchEulerDiscreteScheduler", "_diffusers_version": "0.30.0.dev0",
             "base_image_seq_len": 256, "base_shift": 0.5, "max_image_seq_len": 4096, "max_shift": 1.15,
             "num_train_timesteps": 1000, "shift": 3.0, "use_dynamic_shifting": true}"#;
-        assert_eq!(read(file).unwrap(), shifted());
+        let mut wanted = shifted();
+        wanted.solver.class_name = CLASSES[0].0.into();
+        assert_eq!(read(file).unwrap(), wanted);
         assert_eq!(read(r#"{"shift": 1.0, "shift_terminal": null}"#).unwrap(), FlowMatchConfig::default());
         assert_eq!(read("{}").unwrap(), FlowMatchConfig::default());
     }
 
     #[test]
     fn what_is_not_built_is_refused_by_name() {
-        for flag in
-            ["use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "invert_sigmas", "stochastic_sampling"]
-        {
-            let error = read(&format!(r#"{{"{flag}": true}}"#)).unwrap_err();
-            assert_eq!(error.to_string(), format!("scheduler_config.json: {flag}: expected false, found true"));
-            assert!(read(&format!(r#"{{"{flag}": false}}"#)).is_ok());
+        for (key, value, only) in [
+            ("invert_sigmas", "true", "false"),
+            ("scale_factors", "[0.5]", "[]"),
+            ("eta", "0.5", "1.0"),
+            ("s_noise", "0", "1.0"),
+        ] {
+            let error = read(&format!(r#"{{"{key}": {value}}}"#)).unwrap_err();
+            assert_eq!(error.to_string(), format!("scheduler_config.json: {key}: expected {only}, found {value}"));
+            assert!(read(&format!(r#"{{"{key}": {only}}}"#)).is_ok());
         }
-        let error = read(r#"{"_class_name": "UniPCMultistepScheduler"}"#).unwrap_err();
+        let error = read(r#"{"_class_name": "DDIMScheduler"}"#).unwrap_err();
         assert!(matches!(error, Error::Mismatch { at, .. } if at == "_class_name"));
+        let error = read(r#"{"_class_name": "UniPCMultistepScheduler", "use_flow_sigmas": true}"#).unwrap_err();
+        let wanted = "prediction_type: expected flow_prediction, found epsilon";
+        assert!(error.to_string().starts_with(&format!("scheduler_config.json: {wanted}")), "{error}");
+    }
+
+    #[test]
+    fn sigmas_that_are_told_lie_along_the_flow() {
+        let told = |sampler: Sampler, sigmas: &[f32], steps| {
+            let chosen = Chosen { sigmas: Some(sigmas.to_vec()), ..sampler.into() };
+            FlowMatchConfig { shift: 3.0, ..FlowMatchConfig::default() }.levels(&chosen, steps, 64)
+        };
+        // diffusers shifts them, except for the ancestral sampler.
+        assert_eq!(told(Sampler::Euler, &[1.0, 0.5], 2).unwrap().sigmas, [1.0, 0.75, 0.0]);
+        assert_eq!(told(Sampler::EulerAncestral, &[1.0, 0.5], 2).unwrap().sigmas, [1.0, 0.5, 0.0]);
+        let error = told(Sampler::Euler, &[1.5, 0.5], 2).unwrap_err().to_string();
+        assert_eq!(error, "--sigmas: expected at most 1 along a flow, found 1.5");
+        let error = told(Sampler::UniPc, &[1.0, 0.5], 3).unwrap_err().to_string();
+        assert_eq!(error, "--steps: expected 2, as many as --sigmas, found 3");
     }
 
     #[test]

@@ -41,6 +41,35 @@ pub fn guidance_with_picture(
     Ok(())
 }
 
+/// Gives each picture of `guided`, a prediction after guidance, back so much of the spread that its `conditional` one had: 1
+/// is all of it. diffusers' `rescale_noise_cfg` (Lin et al., "Common Diffusion Noise Schedules and Sample Steps are
+/// Flawed", 2023, section 3.4). `each` is how many numbers a picture has.
+///
+/// # Errors
+///
+/// [`Error::Graph`] where the two differ in length, or no pictures come out.
+pub fn rescaled(guided: &mut [f32], conditional: &[f32], each: usize, share: f32) -> Result<()> {
+    if guided.len() != conditional.len() || each == 0 || !guided.len().is_multiple_of(each) {
+        let message = format!("{} guided and {} conditional, {each} a picture", guided.len(), conditional.len());
+        return Err(Error::graph("rescaled guidance", message));
+    }
+    for (guided, conditional) in guided.chunks_exact_mut(each).zip(conditional.chunks_exact(each)) {
+        let ratio = deviation(conditional) / deviation(guided);
+        for x in guided {
+            *x = share * (*x * ratio) + (1.0 - share) * *x;
+        }
+    }
+    Ok(())
+}
+
+/// The standard deviation, with Bessel's correction.
+fn deviation(numbers: &[f32]) -> f32 {
+    let count = numbers.len() as f64;
+    let mean = numbers.iter().copied().map(f64::from).sum::<f64>() / count;
+    let squares: f64 = numbers.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum();
+    (squares / (count - 1.0)).sqrt() as f32
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -57,5 +86,16 @@ mod tests {
     #[test]
     fn lengths_that_differ_are_refused() {
         assert!(classifier_free_guidance(&mut [0.0; 2], &[0.0; 3], 2.0).is_err());
+        assert!(rescaled(&mut [0.0; 2], &[0.0; 3], 1, 0.5).is_err());
+        assert!(rescaled(&mut [0.0; 3], &[0.0; 3], 2, 0.5).is_err());
+    }
+
+    #[test]
+    fn the_spread_comes_back() {
+        let (mut guided, conditional) = ([1.0, 5.0, 9.0, -4.0, 0.0, 4.0], [1.0, 2.0, 3.0, 0.0, 2.0, 4.0]);
+        rescaled(&mut guided, &conditional, 3, 1.0).unwrap();
+        assert_eq!(guided, [0.25, 1.25, 2.25, -2.0, 0.0, 2.0]);
+        rescaled(&mut guided, &conditional, 3, 0.0).unwrap();
+        assert_eq!(guided, [0.25, 1.25, 2.25, -2.0, 0.0, 2.0]);
     }
 }

@@ -16,6 +16,9 @@ pub enum Space {
     Sigmas,
     /// `x = (x0 + sigma e) / sqrt(sigma^2 + 1)`.
     Alphas,
+    /// `x = x0 + sigma e`. The model is given `x / sqrt(sigma^2 + data^2)`, and what it says is mixed with `x`: `data` is the
+    /// standard deviation of the pictures of training (Karras et al., 2022, table 1).
+    Edm,
 }
 
 /// The evaluations of the model that a request makes, in their order. There may be more of them than steps.
@@ -35,6 +38,15 @@ pub struct Levels {
     pub sampler: Sampler,
     /// Shares of picture and noise in latents, for each evaluation.
     pub(super) shares: Vec<[f32; 2]>,
+    /// The level of noise that the model is asked about in each evaluation, and behind them 0. Other than `sigmas` in the
+    /// middle of a step.
+    pub(super) at: Vec<f32>,
+    /// What the standard deviation of the pictures of training is, in [`Space::Edm`].
+    pub(super) data: f32,
+    /// The share of fresh noise that was asked for.
+    pub(super) eta: Option<f32>,
+    /// Sigmas of evaluations that were left out.
+    pub(super) earlier: Vec<f32>,
     pub(super) method: Method,
     pub(super) start: f32,
     pub(super) steps: usize,
@@ -43,17 +55,27 @@ pub struct Levels {
 }
 
 impl Levels {
-    /// Euler's method along a flow.
-    pub(super) fn flow(times: Vec<f32>, sigmas: Vec<f32>) -> Levels {
+    /// Levels from noise alone, whose evaluations are at their sigmas.
+    pub(super) fn new(sampler: Sampler, method: Method, times: Vec<f32>, sigmas: Vec<f32>, space: Space) -> Levels {
+        let shares = |&sigma: &f32| match space {
+            Space::Flow => [1.0 - sigma, sigma],
+            Space::Sigmas | Space::Edm => [1.0, sigma],
+            Space::Alphas => shares_of(sigma),
+        };
+        let predicts = if space == Space::Flow { Prediction::Velocity } else { Prediction::Epsilon };
         Levels {
             steps: times.len(),
-            shares: sigmas.iter().map(|&sigma| [1.0 - sigma, sigma]).collect(),
+            shares: sigmas.iter().map(shares).collect(),
+            at: sigmas.clone(),
             times,
             sigmas,
-            space: Space::Flow,
-            predicts: Prediction::Velocity,
-            sampler: Sampler::Euler,
-            method: Method::Euler,
+            space,
+            predicts,
+            sampler,
+            data: 1.0,
+            eta: None,
+            earlier: Vec::new(),
+            method,
             start: 1.0,
             skipped: 0,
         }
@@ -91,7 +113,7 @@ impl Levels {
         let taken = steps * strength;
         let first = match self.space {
             Space::Flow => (steps - taken.min(steps)).max(0.0) as usize,
-            Space::Sigmas | Space::Alphas => self.steps - (taken as usize).min(self.steps),
+            Space::Sigmas | Space::Alphas | Space::Edm => self.steps - (taken as usize).min(self.steps),
         };
         if first < self.steps {
             return Ok(first * self.sampler.order());
@@ -110,8 +132,9 @@ impl Levels {
             return Err(self.no_such(first));
         }
         self.times.drain(..first);
-        self.sigmas.drain(..first);
+        self.at.drain(..first);
         self.shares.drain(..first);
+        self.earlier.extend(self.sigmas.drain(..first));
         self.skipped += first;
         Ok(self)
     }
@@ -141,11 +164,15 @@ impl Levels {
     ///
     /// [`Error::Graph`] if there is no evaluation `i`, [`Error::OutOfMemory`].
     pub fn input<'a>(&self, i: usize, x: &'a [f32]) -> Result<Cow<'a, [f32]>> {
-        let [sigma, _] = self.pair(i)?;
-        if self.space != Space::Sigmas {
-            return Ok(Cow::Borrowed(x));
-        }
-        let scale = (sigma * sigma + 1.0).sqrt();
+        let sigma = self.at(i)?;
+        let scale = match self.space {
+            Space::Flow | Space::Alphas => return Ok(Cow::Borrowed(x)),
+            Space::Sigmas => (sigma * sigma + 1.0).sqrt(),
+            Space::Edm => {
+                let scale = 1.0 / (sigma * sigma + self.data * self.data).sqrt();
+                return Ok(Cow::Owned(reserve::collect("the model's input", x.len(), x.iter().map(|x| x * scale))?));
+            }
+        };
         Ok(Cow::Owned(reserve::collect("the model's input", x.len(), x.iter().map(|x| x / scale))?))
     }
 
@@ -155,11 +182,12 @@ impl Levels {
     ///
     /// [`Error::Graph`] if there is no evaluation `i`, or the lengths differ; [`Error::OutOfMemory`].
     pub fn clean(&self, i: usize, x: &[f32], output: &[f32]) -> Result<Vec<f32>> {
-        let ([sigma, _], [signal, spread]) = (self.pair(i)?, self.shares(i)?);
+        let (sigma, [signal, spread]) = (self.at(i)?, self.shares(i)?);
         if x.len() != output.len() {
             return Err(Error::graph("levels", format!("{} outputs for {} latents", output.len(), x.len())));
         }
         let clean = x.iter().zip(output).map(|(&x, &out)| match (self.space, self.predicts) {
+            (Space::Edm, predicts) => predicts.preconditioned(sigma, self.data, out, x),
             (Space::Flow | Space::Sigmas, predicts) => predicts.clean(sigma, out, x),
             (Space::Alphas, Prediction::Velocity | Prediction::Epsilon) => (x - spread * out) / signal,
             (Space::Alphas, Prediction::V) => signal * x - spread * out,
@@ -176,6 +204,11 @@ impl Levels {
     /// The sigma of evaluation `i`, and the next.
     pub(super) fn pair(&self, i: usize) -> Result<[f32; 2]> {
         self.sigmas.get(i..).and_then(|rest| rest.first_chunk()).copied().ok_or_else(|| self.no_such(i))
+    }
+
+    /// The level of noise that the model is asked about in evaluation `i`; 0 behind the last one.
+    pub(super) fn at(&self, i: usize) -> Result<f32> {
+        self.at.get(i).copied().filter(|_| i <= self.len()).ok_or_else(|| self.no_such(i))
     }
 
     /// The timestep of evaluation `i`, for samplers whose timesteps are whole.
@@ -201,11 +234,11 @@ pub(super) fn shares_of(sigma: f32) -> [f32; 2] {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use super::super::{DiscreteConfig, Noise, SolverOptions};
+    use super::super::{DiscreteConfig, Noise};
     use super::*;
 
     fn levels(sampler: Sampler, steps: usize) -> Levels {
-        DiscreteConfig::stable_diffusion().levels(sampler, steps).unwrap()
+        DiscreteConfig::stable_diffusion().levels(&sampler.into(), steps).unwrap()
     }
 
     #[test]
@@ -213,7 +246,7 @@ mod tests {
         for (steps, strength, first) in [(20, 0.8, 4), (50, 0.3, 35), (50, 0.58, 22), (10, 1.0, 0), (7, 0.999, 1)] {
             assert_eq!(levels(Sampler::Ddim, steps).first_of(strength).unwrap(), first, "{steps} {strength}");
         }
-        let flow = Levels::flow(vec![0.0; 20], vec![0.0; 21]);
+        let flow = Levels::new(Sampler::Euler, Method::Euler, vec![0.0; 20], vec![0.0; 21], Space::Flow);
         assert_eq!([0.8, 0.99, 0.01].map(|strength| flow.first_of(strength).unwrap()), [4, 0, 19]);
     }
 
@@ -259,12 +292,13 @@ mod tests {
             assert!(levels.mixed(&[0.0], &[0.0], beyond + 1).is_err());
             assert!(levels.clean(beyond, &[0.0], &[0.0]).is_err());
             assert!(levels.clean(0, &[0.0], &[]).is_err());
-            let mut solver = levels.solver(&SolverOptions::default());
+            let mut solver = levels.solver();
             assert!(solver.input(beyond, &levels, &[0.0]).is_err());
             assert!(solver.step(beyond, &levels, &[0.0], &mut [0.0], &mut Noise::new(0, 1)).is_err());
             assert!(solver.step(0, &levels, &[0.0; 2], &mut [0.0], &mut Noise::new(0, 1)).is_err());
             solver.step(0, &levels, &[0.0], &mut [0.0], &mut Noise::new(0, 1)).unwrap();
-            if matches!(sampler, Sampler::Pndm | Sampler::Dpm2m | Sampler::Dpm2mKarras) {
+            if sampler.order() == 2 || matches!(sampler, Sampler::Pndm | Sampler::Dpm2m | Sampler::Lms | Sampler::UniPc)
+            {
                 assert!(solver.step(1, &levels, &[0.0; 2], &mut [0.0; 2], &mut Noise::new(0, 1)).is_err());
             }
         }

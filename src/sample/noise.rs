@@ -37,6 +37,7 @@ pub fn randn(seed: u64, n: usize) -> Result<Vec<f32>> {
 #[derive(Clone, Debug)]
 pub struct Noise {
     generators: Vec<Generator>,
+    seed: u64,
 }
 
 /// PyTorch's CPU generator.
@@ -53,12 +54,17 @@ impl Noise {
     pub fn new(seed: u64, batch: usize) -> Noise {
         // Truncation is the rule: PyTorch's engine keeps 32 bits of the seed.
         let generator = |i| Generator { engine: Mt::new(seed.wrapping_add(i as u64) as u32), spare: None };
-        Noise { generators: (0..batch).map(generator).collect() }
+        Noise { generators: (0..batch).map(generator).collect(), seed }
     }
 
     /// How many pictures there are.
     pub fn batch(&self) -> usize {
         self.generators.len()
+    }
+
+    /// The seed of each picture.
+    pub(super) fn seeds(&self) -> impl Iterator<Item = u64> {
+        (0..self.batch()).map(|i| self.seed.wrapping_add(i as u64))
     }
 
     /// The next `each` numbers of every picture, one picture behind the other: `torch.randn(each, generator=...)` for

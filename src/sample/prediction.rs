@@ -29,4 +29,15 @@ impl Prediction {
             Prediction::Sample => output,
         }
     }
+
+    /// The same for a model with the preconditioning of Karras et al., 2022 (table 1), whose pictures of training have the
+    /// standard deviation `data`.
+    pub(super) fn preconditioned(self, sigma: f32, data: f32, output: f32, x: f32) -> f32 {
+        let total = sigma * sigma + data * data;
+        let scale = match self {
+            Prediction::V => -sigma * data / total.sqrt(),
+            _ => sigma * data / total.sqrt(),
+        };
+        data * data / total * x + scale * output
+    }
 }

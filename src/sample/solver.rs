@@ -29,13 +29,6 @@ pub trait Solver {
     fn step(&mut self, i: usize, levels: &Levels, output: &[f32], x: &mut [f32], noise: &mut Noise) -> Result<()>;
 }
 
-/// What a request can say about a solver.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct SolverOptions {
-    /// DDIM's eta: the share of fresh noise in each step. 0 is none, 1 as much as DDPM. Other solvers pass it over.
-    pub eta: f32,
-}
-
 /// Refuses an `output` that does not fit the latents.
 pub(super) fn check_lengths(solver: &'static str, output: &[f32], x: &[f32]) -> Result<()> {
     if output.len() == x.len() {
@@ -44,11 +37,17 @@ pub(super) fn check_lengths(solver: &'static str, output: &[f32], x: &[f32]) -> 
     Err(Error::graph(solver, format!("{} outputs for {} latents", output.len(), x.len())))
 }
 
-/// Fresh noise for all of `x`.
-pub(super) fn draw(solver: &'static str, noise: &mut Noise, x: &[f32]) -> Result<Vec<f32>> {
+/// How many numbers of `x` belong to each picture.
+pub(super) fn each(solver: &'static str, noise: &Noise, x: &[f32]) -> Result<usize> {
     let batch = noise.batch();
     if batch == 0 || !x.len().is_multiple_of(batch) {
         return Err(Error::graph(solver, format!("{} latents for {batch} pictures", x.len())));
     }
-    noise.draw(x.len() / batch)
+    Ok(x.len() / batch)
+}
+
+/// Fresh noise for all of `x`.
+pub(super) fn draw(solver: &'static str, noise: &mut Noise, x: &[f32]) -> Result<Vec<f32>> {
+    let each = each(solver, noise, x)?;
+    noise.draw(each)
 }

@@ -2,8 +2,12 @@
 
 use serde::Deserialize;
 
+use super::Schedule;
+use super::beta_quantile::beta_quantile;
+use super::rounding::log;
+
 /// Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models", 2022: the exponent of equation 5.
-const RHO: f64 = 7.0;
+pub(super) const RHO: f64 = 7.0;
 
 /// How the timesteps of a request lie in those of training. Table 2 of Lin et al., "Common Diffusion Noise Schedules and
 /// Sample Steps are Flawed", 2023.
@@ -80,7 +84,7 @@ impl Spaced {
 }
 
 /// `numpy.linspace(0, stop, count)`.
-fn linspace(stop: f64, count: usize) -> Vec<f64> {
+pub(super) fn linspace(stop: f64, count: usize) -> Vec<f64> {
     let step = stop / (count.max(2) - 1) as f64;
     let mut values: Vec<f64> = (0..count).map(|i| i as f64 * step).collect();
     if count > 1 {
@@ -135,7 +139,47 @@ impl Table {
 }
 
 /// `count` sigmas from `most` to `least`, close together near the least.
-pub(super) fn karras([least, most]: [f64; 2], count: usize) -> Vec<f64> {
-    let [low, high] = [least, most].map(|sigma| sigma.powf(1.0 / RHO));
-    linspace(1.0, count).into_iter().map(|share| (high + share * (low - high)).powf(RHO)).collect()
+pub(super) fn karras([least, most]: [f64; 2], count: usize, rho: f64) -> Vec<f64> {
+    let [low, high] = [least, most].map(|sigma| sigma.powf(1.0 / rho));
+    linspace(1.0, count).into_iter().map(|share| (high + share * (low - high)).powf(rho)).collect()
+}
+
+/// `count` sigmas from `most` to `least` at equal distances of their logarithms.
+fn exponential([least, most]: [f64; 2], count: usize) -> Vec<f64> {
+    between(most.ln(), least.ln(), count).into_iter().map(f64::exp).collect()
+}
+
+/// `count` sigmas from `most` to `least`, close together at both ends.
+fn beta([least, most]: [f64; 2], count: usize) -> Vec<f64> {
+    let quantiles = linspace(1.0, count).into_iter().map(|share| beta_quantile(1.0 - share));
+    quantiles.map(|quantile| least + quantile * (most - least)).collect()
+}
+
+/// `count` sigmas from `most` to `least` with logarithms at equal distances, in the operations of diffusers'
+/// `_convert_to_lu`.
+fn lu(ends: [f64; 2], count: usize) -> Vec<f64> {
+    let [low, high] = ends.map(|sigma| f64::from(log(sigma as f32)));
+    linspace(1.0, count).into_iter().map(|share| (high + share * (low - high)).exp()).collect()
+}
+
+/// `numpy.linspace(start, stop, count)`.
+pub(super) fn between(start: f64, stop: f64, count: usize) -> Vec<f64> {
+    let step = (stop - start) / (count.max(2) - 1) as f64;
+    let mut values: Vec<f64> = (0..count).map(|i| i as f64 * step + start).collect();
+    if count > 1 {
+        values[count - 1] = stop;
+    }
+    values
+}
+
+/// The sigmas of a schedule that begins and ends with `ends`, the least first. `None` if the schedule takes those of its
+/// timesteps.
+pub(super) fn respaced(schedule: Schedule, ends: [f64; 2], count: usize) -> Option<Vec<f64>> {
+    match schedule {
+        Schedule::Normal | Schedule::SgmUniform | Schedule::Ays => None,
+        Schedule::Karras => Some(karras(ends, count, RHO)),
+        Schedule::Exponential => Some(exponential(ends, count)),
+        Schedule::Beta => Some(beta(ends, count)),
+        Schedule::Lu => Some(lu(ends, count)),
+    }
 }

@@ -182,7 +182,7 @@ fn every_setting_of_the_scheduler() {
     sweep("scheduler/scheduler_config.json", |disk| {
         let model = disk.open()?;
         for (steps, tokens) in [(1, 1), (4, 256), (50, 4096)] {
-            match model.scheduler.levels(Sampler::Euler, steps, tokens).map(|levels| levels.sigmas) {
+            match model.scheduler.levels(&Sampler::Euler.into(), steps, tokens).map(|levels| levels.sigmas) {
                 Ok(sigmas) => assert!(sigmas.iter().all(|sigma| sigma.is_finite()) && sigmas.len() == steps + 1),
                 Err(error) => assert!(matches!(error, Error::NotFinite { .. } | Error::Option { .. }), "{error:?}"),
             }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use pinhole::builtin;
 use pinhole::models::{autoencoder_kl, clip, flux, t5, unet};
 use pinhole::pipeline::{Request, settings};
-use pinhole::sample::{Sampler, Scheduler};
+use pinhole::sample::{Sampler, Sampling, Scheduler};
 use pinhole::source::Text;
 use pinhole::text::{ClipTokenizer, T5Tokenizer, TokenizerConfig, t5_gguf_metadata};
 
@@ -83,7 +83,7 @@ fn bent_configurations() {
         let _ = autoencoder_kl::Config::from_json(text, origin);
     });
     let mut schedules: Vec<String> = source.scheduler.iter().map(|text| text.text.clone()).collect();
-    for class in ["PNDM", "DDIM", "EulerDiscrete", "EulerAncestralDiscrete", "DPMSolverMultistep"] {
+    for class in ["PNDM", "DDIM", "EulerDiscrete", "UniPCMultistep", "DPMSolverMultistep"] {
         schedules.push(format!(
             r#"{{"_class_name":"{class}Scheduler","beta_start":0.00085,"beta_end":0.012,"beta_schedule":"scaled_linear",
             "num_train_timesteps":1000,"prediction_type":"epsilon","steps_offset":1,"skip_prk_steps":true,"solver_order":2,
@@ -93,8 +93,10 @@ fn bent_configurations() {
     tried(&schedules, 1_500, |text| {
         let Ok(scheduler) = Scheduler::from_json(text, origin) else { return };
         for sampler in Sampler::ALL {
+            let asked = Sampling { sampler: Some(*sampler), ..Sampling::default() };
+            let Ok(chosen) = scheduler.choose(&asked) else { continue };
             for steps in [1, 7, 1000] {
-                let _ = scheduler.levels(*sampler, steps, 64);
+                let _ = scheduler.levels(&chosen, steps, 64);
             }
         }
     });

@@ -258,9 +258,17 @@ static void options_that_cannot_work(const pinhole_model *model, pinhole_session
     REFUSED(cfg_scale, 1e9f, "--cfg-scale", 0);
     REFUSED(guidance, INFINITY, "--guidance", 0);
     REFUSED(sampler, -1, "--sampler", 0);
-    REFUSED(sampler, 9, "6 (euler)", 0);
+    REFUSED(sampler, 99, "6 (euler)", 0);
     /* Known, and not for this model. */
-    REFUSED(sampler, PINHOLE_SAMPLER_DPMPP_2M_KARRAS, "found `dpm++_2m_karras`", 0);
+    REFUSED(sampler, PINHOLE_SAMPLER_DPMPP_2M_KARRAS, "found `karras` for `dpm++_2m`", 0);
+    REFUSED(sampler, PINHOLE_SAMPLER_DDIM, "found `ddim`", 0);
+    REFUSED(schedule, 99, "6 (ays)", 0);
+    REFUSED(schedule, -1, "--schedule", 0);
+    REFUSED(schedule, PINHOLE_SCHEDULE_AYS, "found `ays` for `euler`", 0);
+    REFUSED(eta, (float)NAN, "--eta", 0);
+    REFUSED(eta, 1.5f, "--eta", 0);
+    REFUSED(rescale_cfg, -0.5f, "--rescale-cfg", 0);
+    REFUSED(sigma_count, 2, "sigmas", 0);
     REFUSED(posterior, 2, "--posterior", 0);
     REFUSED(strength, 0.5f, "--strength", 1);
     REFUSED(max_sequence_length, -5, "--max-sequence-length", 0);

@@ -3,8 +3,8 @@
 use std::fs;
 use std::process::Command;
 
-use pinhole::sample::Sampler;
-use pinhole_capi::request::SAMPLERS;
+use pinhole::sample::{Sampler, Schedule};
+use pinhole_capi::request::{SAMPLERS, SCHEDULES};
 
 use crate::rig::{folder, has, root, run};
 
@@ -56,11 +56,27 @@ fn the_samplers_are_those_of_the_header() {
         match name {
             "DEFAULT" | "EULER" => assert_eq!(number, 0),
             // Every other name is a spelling that the command line reads.
-            name => found[number] = Some(name.parse::<Sampler>().unwrap()),
+            name => found[number] = Some(Sampler::with_schedule(name).unwrap()),
         }
     }
     assert_eq!(found, SAMPLERS);
-    assert!(Sampler::ALL.iter().all(|sampler| SAMPLERS.contains(&Some(*sampler))));
+    assert!(Sampler::ALL.iter().all(|sampler| SAMPLERS.contains(&Some((*sampler, None)))));
+}
+
+/// And so are the schedules.
+#[test]
+fn the_schedules_are_those_of_the_header() {
+    let header = fs::read_to_string(root().join("include/pinhole.h")).unwrap();
+    let mut found = vec![None; SCHEDULES.len()];
+    for line in header.lines() {
+        let line = line.trim().trim_end_matches(',');
+        let named = line.strip_prefix("PINHOLE_SCHEDULE_").and_then(|line| line.split_once(" = "));
+        if let Some((name, number)) = named.filter(|(name, _)| *name != "DEFAULT") {
+            found[number.parse::<usize>().unwrap()] = Some(name.parse::<Schedule>().unwrap());
+        }
+    }
+    assert_eq!(found, SCHEDULES);
+    assert!(Schedule::ALL.iter().all(|schedule| SCHEDULES.contains(&Some(*schedule))));
 }
 
 /// The program of the overview is the example, word for word.

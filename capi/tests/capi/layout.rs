@@ -48,7 +48,8 @@ fn rust() -> Layouts {
             struct_size, prompt, negative_prompt, width, height, steps, batch, seed, guidance, cfg_scale, sampler,
             max_sequence_length, noise, noise_count, embeddings, cancel, progress, warning, preview, user_data,
             preview_interval, reserved, inputs, input_count, strength, posterior, original_width, original_height,
-            crop_left, crop_top, image_cfg_scale, reference_resize,
+            crop_left, crop_top, image_cfg_scale, reference_resize, schedule, eta, sigmas, sigma_count, rescale_cfg,
+            reserved_2,
         }
         "pinhole_input" = input::Input { struct_size, use_, reserved, path, data, size, pixels, width, height }
         "pinhole_result_info" = result::ResultInfo {

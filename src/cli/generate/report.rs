@@ -78,6 +78,13 @@ struct Parameters<'a> {
     guidance: Option<f32>,
     cfg_scale: f32,
     sampler: &'static str,
+    schedule: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sigmas: Option<&'a [f32]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    eta: Option<f32>,
+    #[serde(skip_serializing_if = "is_zero")]
+    rescale_cfg: f32,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     loras: &'a [Lora],
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -107,10 +114,16 @@ struct Parameters<'a> {
     noise: Option<&'a PathBuf>,
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde asks")]
+fn is_zero(number: &f32) -> bool {
+    *number == 0.0
+}
+
 impl Run<'_> {
     fn parameters(&self) -> Parameters<'_> {
-        let Settings { width, height, steps, guidance, cfg_scale, sampler, strength, max_sequence_length, .. } =
+        let Settings { width, height, steps, guidance, cfg_scale, rescale_cfg, strength, max_sequence_length, .. } =
             *self.settings;
+        let sampling = &self.settings.sampling;
         Parameters {
             prompt: &self.args.prompt,
             negative_prompt: self.settings.negative_prompt.as_deref(),
@@ -119,7 +132,11 @@ impl Run<'_> {
             steps,
             guidance,
             cfg_scale,
-            sampler: sampler.name(),
+            sampler: sampling.sampler.name(),
+            schedule: sampling.schedule.name(),
+            sigmas: sampling.sigmas.as_deref(),
+            eta: sampling.eta,
+            rescale_cfg,
             loras: &self.args.request.loras,
             clip_skip: self.args.request.clip_skip,
             image: self.args.request.image.as_ref(),
