@@ -4,11 +4,14 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::env;
+use std::fs;
 use std::path::Path;
 
 use pinhole::Result;
 use pinhole::sample::{
-    DiscreteConfig, FlowMatchConfig, Levels, Noise, Sampler, Sampling, Scheduler, Space, Spacing, randn,
+    DiscreteConfig, FlowMatchConfig, Levels, Noise, Prediction, Sampler, Sampling, Schedule, Scheduler, Space, Spacing,
+    randn,
 };
 use pinhole_quant::metrics;
 use serde_json::Value;
@@ -260,4 +263,63 @@ fn noise_goes_on_as_torchs_generators_do() {
         drawn.extend(noise.draw(each as usize).unwrap());
     }
     assert_close("draws", &golden.f32("draws"), &drawn);
+}
+
+/// The table of `docs/samplers.md`.
+fn table() -> String {
+    let mut table = "| sampler | elsewhere | over timesteps: Stable Diffusion | along a flow: FLUX.1 | evaluations | what it needs |\n|---|---|---|---|---|---|\n".to_owned();
+    for &sampler in Sampler::ALL {
+        let schedules = |is_flow| {
+            let names: Vec<&str> = sampler.schedules(is_flow).iter().copied().map(Schedule::name).collect();
+            if names.is_empty() { "-".to_owned() } else { names.join(", ") }
+        };
+        let [discrete, flow] = sampler.classes();
+        let mut elsewhere = vec![sampler.label().to_owned()];
+        elsewhere.extend([discrete, flow].iter().filter(|class| !class.is_empty()).map(|class| format!("`{class}`")));
+        elsewhere.dedup();
+        let evaluations = match (sampler, sampler.order()) {
+            (Sampler::Pndm, _) => "N + 1",
+            (_, 2) => "2N - 1",
+            _ => "N",
+        };
+        let mut needs = Vec::new();
+        match sampler {
+            Sampler::Lcm | Sampler::Tcd => needs.push("a model that was distilled for it"),
+            Sampler::EdmEuler => needs.push("a model with the preconditioning of Karras et al."),
+            _ if !sampler.takes(Prediction::Sample) => needs.push("a model that predicts noise or v"),
+            _ => {}
+        }
+        if sampler.draws() {
+            needs.push("fresh noise");
+        } else if sampler.most_eta().is_some() {
+            needs.push("fresh noise if eta is above 0");
+        }
+        if needs.is_empty() {
+            needs.push("-");
+        }
+        let cells = [
+            sampler.name().to_owned(),
+            elsewhere.join(", "),
+            schedules(false),
+            schedules(true),
+            evaluations.into(),
+            needs.join("; "),
+        ];
+        table += &format!("| `{}` | {} |\n", cells[0], cells[1..].join(" | "));
+    }
+    table
+}
+
+#[test]
+fn the_table_of_the_documentation_is_that_of_the_samplers() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/samplers.md");
+    let text = fs::read_to_string(&file).unwrap();
+    let [begin, end] = ["<!-- table -->\n", "<!-- end of the table -->"].map(|mark| text.find(mark).unwrap());
+    let begin = begin + "<!-- table -->\n".len();
+    if env::var_os("PINHOLE_WRITE_DOCS").is_some() {
+        fs::write(&file, [&text[..begin], &table(), &text[end..]].concat()).unwrap();
+        return;
+    }
+    let hint = "PINHOLE_WRITE_DOCS=1 cargo test --release --test sampling table";
+    assert_eq!(text[begin..end], table(), "docs/samplers.md is out of date: {hint}");
 }

@@ -14,9 +14,11 @@ use pinhole::convert::{self, WriteOptions};
 use pinhole::ggml::{CancelFlag, Device};
 use pinhole::pipeline::{self, Additions, Event, Generated, MemoryOptions, Opened, Pipeline, Request};
 use pinhole::plan::Offload;
+use pinhole::sample::Sampler;
 use pinhole::source::{Files, Layout, Source};
 use pinhole_quant::metrics;
 use pinhole_quant::recipe::FileType;
+use serde_json::Value;
 use support::numbers::Format;
 use support::{Golden, given, golden, sd1, synth};
 
@@ -38,10 +40,13 @@ fn golden() -> Golden {
 /// The request of a case, without its sampler if the case has a schedule of its own, which names it.
 fn request(golden: &Golden, case: &str) -> Request {
     let at = |key: &str| golden.at(&format!("/cases/{case}/{key}"));
+    let maybe = |key: &str| golden.get(&format!("/cases/{case}/{key}"));
     let whole = |key: &str| at(key).as_u64().unwrap() as usize;
     let (width, height) = (whole("width"), whole("height"));
     let strength = at("strength").as_f64();
     let masked = at("masked").as_bool().unwrap();
+    let named = at("scheduler").is_null().then(|| Sampler::with_schedule(at("sampler").as_str().unwrap()).unwrap());
+    let number = |value: &Value| value.as_f64().unwrap() as f32;
     Request {
         prompt: at("prompt").as_str().unwrap().to_owned(),
         negative_prompt: at("negative_prompt").as_str().map(str::to_owned),
@@ -50,7 +55,11 @@ fn request(golden: &Golden, case: &str) -> Request {
         steps: Some(whole("steps")),
         seed: at("seed").as_u64().unwrap(),
         cfg_scale: at("cfg_scale").as_f64().map(|scale| scale as f32),
-        sampler: at("scheduler").is_null().then(|| at("sampler").as_str().unwrap().parse().unwrap()),
+        sampler: named.map(|(sampler, _)| sampler),
+        schedule: named.and_then(|(_, schedule)| schedule),
+        sigmas: maybe("sigmas").and_then(Value::as_array).map(|list| list.iter().map(number).collect()),
+        eta: maybe("eta").map(number).filter(|&eta| eta > 0.0),
+        rescale_cfg: maybe("rescale_cfg").map(number),
         image: strength.map(|_| given::picture(width, height)),
         mask: masked.then(|| given::mask(width, height)),
         strength: strength.map(|strength| strength as f32),
@@ -139,7 +148,9 @@ fn compare_cases(golden: &Golden, wrong: &mut Vec<String>) {
             let model = pipeline::open(&Source::open(dir.path()).unwrap()).unwrap();
             generate(&mut on(model, "cpu"), &request)
         };
-        assert_eq!(generated.settings.sampling.sampler.name(), described["sampler"], "{case}");
+        let (sampler, schedule) = Sampler::with_schedule(described["sampler"].as_str().unwrap()).unwrap();
+        assert_eq!(generated.settings.sampling.sampler, sampler, "{case}");
+        assert!(schedule.is_none_or(|schedule| generated.settings.sampling.schedule == schedule), "{case}");
         wrong.extend(compare(golden, case, &generated));
         if described["decoded"].as_bool().unwrap() {
             let psnr = metrics::psnr(&golden.u8(&format!("{case}.picture")), generated.images[0].rgb()).unwrap();

@@ -1,8 +1,6 @@
 //! What predicted pictures are held within.
 
-use super::Noise;
-use super::solver::each;
-use crate::{Result, reserve};
+use crate::{Error, Result, reserve};
 
 /// How predicted latents are cut before they are used.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -23,14 +21,16 @@ pub(super) enum Clip {
 }
 
 impl Clip {
-    /// Cuts `clean`, the predicted latents of as many pictures as `noise` is for.
-    pub(super) fn cut(self, solver: &'static str, clean: &mut [f32], noise: &Noise) -> Result<()> {
+    /// Cuts `clean`, the predicted latents of so many `pictures`.
+    pub(super) fn cut(self, solver: &'static str, clean: &mut [f32], pictures: usize) -> Result<()> {
         match self {
             Clip::None => {}
             Clip::Range(range) => clean.iter_mut().for_each(|x| *x = x.clamp(-range, range)),
             Clip::Dynamic { ratio, most } => {
-                let each = each(solver, noise, clean)?;
-                for picture in clean.chunks_exact_mut(each.max(1)) {
+                if pictures == 0 || !clean.len().is_multiple_of(pictures) {
+                    return Err(Error::graph(solver, format!("{} latents for {pictures} pictures", clean.len())));
+                }
+                for picture in clean.chunks_exact_mut((clean.len() / pictures).max(1)) {
                     threshold(picture, ratio, most)?;
                 }
             }

@@ -29,7 +29,7 @@ impl Solver for Lcm {
         check_lengths("lcm", output, x)?;
         let time = levels.timestep(i)?;
         let mut clean = ddpm::clean(levels.predicts, self.training.alpha(time)?, (output, x))?;
-        self.clip.cut("lcm", &mut clean, noise)?;
+        self.clip.cut("lcm", &mut clean, noise.batch())?;
         let scaled = time as f32 * self.scaling;
         let total = scaled * scaled + DATA * DATA;
         let (of_x, of_clean) = (DATA * DATA / total, scaled / total.sqrt());

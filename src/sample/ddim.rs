@@ -37,7 +37,7 @@ impl Solver for Ddim {
             predicted.push(clean);
             *x = epsilon;
         }
-        self.clip.cut("ddim", &mut predicted, noise)?;
+        self.clip.cut("ddim", &mut predicted, noise.batch())?;
         for (x, clean) in x.iter_mut().zip(&predicted) {
             *x = next_root * clean + direction * *x;
         }

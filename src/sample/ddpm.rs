@@ -30,7 +30,7 @@ impl Solver for Ddpm {
         let (alpha, next) = (self.training.alpha(time)?, self.training.alpha(before)?);
         let (beta, next_beta, step) = (1.0 - alpha, 1.0 - next, alpha / next);
         let mut clean = clean(levels.predicts, alpha, (output, x))?;
-        self.clip.cut(NAME, &mut clean, noise)?;
+        self.clip.cut(NAME, &mut clean, noise.batch())?;
         let of_clean = next.sqrt() * (1.0 - step) / beta;
         let keep = step.sqrt() * next_beta / beta;
         for (x, clean) in x.iter_mut().zip(&clean) {

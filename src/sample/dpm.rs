@@ -24,7 +24,7 @@ pub(super) fn multistep_order(rule: &Rule, i: usize, levels: &Levels, kept: usiz
         return 1;
     }
     let most = if left == 2 && few { 2 } else { rule.order };
-    most.min(kept).max(1)
+    most.min(kept).min(i + 1)
 }
 
 /// The multistep solver of up to third order, as diffusers' `DPMSolverMultistepScheduler` does it.
@@ -111,7 +111,7 @@ impl Singlestep {
     fn order(&self, i: usize, levels: &Levels) -> Result<usize> {
         let order = self.orders.get(levels.skipped + i).copied();
         let order = order.ok_or_else(|| Error::graph(NAME, format!("evaluation {i} of {}", levels.len())))?;
-        Ok(order.min(self.history.len()))
+        Ok(order.min(self.history.len()).min(i + 1))
     }
 }
 

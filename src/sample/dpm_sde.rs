@@ -56,7 +56,7 @@ impl Solver for DpmSde {
         }
         let begin = self.begin.take();
         let [sigma, next] =
-            if begin.is_some() { [levels.pair(i - 1)?[0], levels.pair(i)?[0]] } else { levels.pair(i)? };
+            if begin.is_some() { [levels.pair(i.wrapping_sub(1))?[0], levels.pair(i)?[0]] } else { levels.pair(i)? };
         let asked = levels.at(i)?;
         let clean = x.iter().zip(output).map(|(x, out)| levels.predicts.clean(asked, *out, *x));
         let clean = reserve::collect("predicted latents", x.len(), clean)?;

@@ -48,7 +48,7 @@ impl Solver for EulerAncestral {
     }
 }
 
-/// The same along a flow, as diffusers' `LTXEulerAncestralRFScheduler` does it with an eta of 1.
+/// The same along a flow, as the class of [`Sampler::classes`](super::Sampler::classes) does it with an eta of 1.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct FlowEulerAncestral;
 

@@ -14,6 +14,7 @@ use super::config::DiscreteConfig;
 use super::levels::{Levels, Space};
 use super::log_snr_levels::Shift;
 use super::method::Method;
+use super::sampler::{FLOW_CLASSES, FLOW_SIGMAS};
 use super::timesteps::{between, respaced};
 use super::{Chosen, Sampler, python};
 use crate::{Error, Result};
@@ -21,22 +22,6 @@ use crate::{Error, Result};
 /// The most steps a request can have. Published schedules have at most a thousand; work done once per step is held
 /// for all of them, so a slip of the finger must not become an allocation.
 pub const MAX_STEPS: usize = 10_000;
-
-/// Classes along a flow alone, and their samplers.
-pub(super) const CLASSES: [(&str, Sampler); 4] = [
-    ("FlowMatchEulerDiscreteScheduler", Sampler::Euler),
-    ("FlowMatchHeunDiscreteScheduler", Sampler::Heun),
-    ("FlowMatchLCMScheduler", Sampler::Lcm),
-    ("LTXEulerAncestralRFScheduler", Sampler::EulerAncestral),
-];
-
-/// Classes along a flow if `use_flow_sigmas` is on, and their samplers.
-pub(super) const FLOW_SIGMAS: [(&str, Sampler); 4] = [
-    ("UniPCMultistepScheduler", Sampler::UniPc),
-    ("DPMSolverMultistepScheduler", Sampler::Dpm2m),
-    ("DPMSolverSinglestepScheduler", Sampler::Dpm2s),
-    ("DEISMultistepScheduler", Sampler::Deis),
-];
 
 /// What these then predict.
 const FLOW_PREDICTION: &str = "flow_prediction";
@@ -112,10 +97,10 @@ const UNSUPPORTED: [(&str, &str); 4] =
 
 /// Refuses classes that follow no flow, and what is not built.
 fn check_supported(settings: &Map<String, Value>, origin: &Path) -> Result<()> {
-    let class = settings.get("_class_name").and_then(Value::as_str).unwrap_or(CLASSES[0].0);
-    let is_flow_alone = CLASSES.iter().any(|(known, _)| *known == class);
+    let class = settings.get("_class_name").and_then(Value::as_str).unwrap_or(FLOW_CLASSES[0].0);
+    let is_flow_alone = FLOW_CLASSES.iter().any(|(known, _)| *known == class);
     if !is_flow_alone && !FLOW_SIGMAS.iter().any(|(known, _)| *known == class) {
-        let known: Vec<&str> = CLASSES.iter().chain(&FLOW_SIGMAS).map(|(class, _)| *class).collect();
+        let known: Vec<&str> = FLOW_CLASSES.iter().chain(&FLOW_SIGMAS).map(|(class, _)| *class).collect();
         return Err(Error::mismatch(origin, "_class_name", format!("one of: {}", known.join(", ")), class));
     }
     for (key, only) in UNSUPPORTED {
@@ -159,7 +144,7 @@ impl FlowMatchConfig {
     /// Whether settings of a class that also does without are those of a flow.
     pub(super) fn is_in(settings: &Map<String, Value>) -> bool {
         let class = settings.get("_class_name").and_then(Value::as_str).unwrap_or_default();
-        CLASSES.iter().any(|(known, _)| *known == class)
+        FLOW_CLASSES.iter().any(|(known, _)| *known == class)
             || FLOW_SIGMAS.iter().any(|(known, _)| *known == class)
                 && settings.get("use_flow_sigmas") == Some(&Value::Bool(true))
     }
@@ -167,7 +152,7 @@ impl FlowMatchConfig {
     /// The sampler that the configuration names.
     pub(super) fn sampler(&self) -> Sampler {
         let class = self.solver.class_name.as_str();
-        let known = CLASSES.iter().chain(&FLOW_SIGMAS).find(|(known, _)| *known == class);
+        let known = FLOW_CLASSES.iter().chain(&FLOW_SIGMAS).find(|(known, _)| *known == class);
         match known.map_or(Sampler::Euler, |(_, sampler)| *sampler) {
             Sampler::Euler if self.stochastic_sampling => Sampler::Lcm,
             Sampler::Dpm2m if self.solver.algorithm_type.unwrap_or_default().draws() => Sampler::Dpm2mSde,
@@ -400,7 +385,7 @@ mod tests {
             "base_image_seq_len": 256, "base_shift": 0.5, "max_image_seq_len": 4096, "max_shift": 1.15,
             "num_train_timesteps": 1000, "shift": 3.0, "use_dynamic_shifting": true}"#;
         let mut wanted = shifted();
-        wanted.solver.class_name = CLASSES[0].0.into();
+        wanted.solver.class_name = FLOW_CLASSES[0].0.into();
         assert_eq!(read(file).unwrap(), wanted);
         assert_eq!(read(r#"{"shift": 1.0, "shift_terminal": null}"#).unwrap(), FlowMatchConfig::default());
         assert_eq!(read("{}").unwrap(), FlowMatchConfig::default());

@@ -28,7 +28,7 @@ impl Solver for Heun {
         let [sigma, next] = levels.pair(i)?;
         let clean = x.iter().zip(output).map(|(x, out)| levels.predicts.clean(sigma, *out, *x));
         let mut derivatives = reserve::collect("derivatives", x.len(), clean)?;
-        self.clip.cut("heun", &mut derivatives, noise)?;
+        self.clip.cut("heun", &mut derivatives, noise.batch())?;
         derivatives.iter_mut().zip(&*x).for_each(|(clean, x)| *clean = (x - *clean) / sigma);
         let Some([begin, first]) = self.begin.take() else {
             let begin = reserve::repeat("the latents", x, 1)?;
@@ -38,7 +38,7 @@ impl Solver for Heun {
             return Ok(());
         };
         check_lengths("heun", &begin, x)?;
-        let [from, _] = levels.pair(i - 1)?;
+        let [from, _] = levels.pair(i.wrapping_sub(1))?;
         let dt = sigma - from;
         for (((x, begin), first), second) in x.iter_mut().zip(&begin).zip(&first).zip(&derivatives) {
             *x = begin + (first + second) / 2.0 * dt;
@@ -77,7 +77,7 @@ impl Solver for Kdpm2 {
             return Ok(());
         };
         check_lengths(NAME, &begin, x)?;
-        let ([sigma, _], [next, _]) = (levels.pair(i - 1)?, levels.pair(i)?);
+        let ([sigma, _], [next, _]) = (levels.pair(i.wrapping_sub(1))?, levels.pair(i)?);
         let [to, up] = if self.is_ancestral { down_and_up(sigma, next) } else { [next, 0.0] };
         let dt = to - sigma;
         for ((x, out), begin) in x.iter_mut().zip(output).zip(&begin) {

@@ -164,6 +164,7 @@ impl Levels {
     ///
     /// [`Error::Graph`] if there is no evaluation `i`, [`Error::OutOfMemory`].
     pub fn input<'a>(&self, i: usize, x: &'a [f32]) -> Result<Cow<'a, [f32]>> {
+        self.pair(i)?;
         let sigma = self.at(i)?;
         let scale = match self.space {
             Space::Flow | Space::Alphas => return Ok(Cow::Borrowed(x)),
@@ -182,6 +183,7 @@ impl Levels {
     ///
     /// [`Error::Graph`] if there is no evaluation `i`, or the lengths differ; [`Error::OutOfMemory`].
     pub fn clean(&self, i: usize, x: &[f32], output: &[f32]) -> Result<Vec<f32>> {
+        self.pair(i)?;
         let (sigma, [signal, spread]) = (self.at(i)?, self.shares(i)?);
         if x.len() != output.len() {
             return Err(Error::graph("levels", format!("{} outputs for {} latents", output.len(), x.len())));
@@ -274,8 +276,9 @@ mod tests {
         let (picture, noise) = ([0.5, -2.0, 1.0], [1.5, 0.25, -1.0]);
         for &sampler in Sampler::DISCRETE {
             let levels = levels(sampler, 8);
-            let mixed = levels.mixed(&picture, &noise, 5).unwrap();
-            let clean = levels.clean(5, &mixed, &noise).unwrap();
+            // Not in the middle of a step.
+            let mixed = levels.mixed(&picture, &noise, 4).unwrap();
+            let clean = levels.clean(4, &mixed, &noise).unwrap();
             for (clean, picture) in clean.iter().zip(&picture) {
                 assert!((clean - picture).abs() < 1e-5, "{sampler}: {clean} for {picture}");
             }
@@ -296,6 +299,12 @@ mod tests {
             assert!(solver.input(beyond, &levels, &[0.0]).is_err());
             assert!(solver.step(beyond, &levels, &[0.0], &mut [0.0], &mut Noise::new(0, 1)).is_err());
             assert!(solver.step(0, &levels, &[0.0; 2], &mut [0.0], &mut Noise::new(0, 1)).is_err());
+            for _ in 0..4 {
+                // Out of order: the answer means nothing, and is one.
+                let _ = levels.solver().step(1, &levels, &[0.0], &mut [0.0], &mut Noise::new(0, 1));
+                let _ = solver.step(0, &levels, &[0.0], &mut [0.0], &mut Noise::new(0, 1));
+            }
+            let mut solver = levels.solver();
             solver.step(0, &levels, &[0.0], &mut [0.0], &mut Noise::new(0, 1)).unwrap();
             if sampler.order() == 2 || matches!(sampler, Sampler::Pndm | Sampler::Dpm2m | Sampler::Lms | Sampler::UniPc)
             {

@@ -33,7 +33,7 @@ impl Solver for Lms {
         // diffusers takes the polynomial through sigmas that a request with a picture leaves out, too.
         let sigmas: Vec<f32> = levels.earlier.iter().chain(&levels.sigmas[..=i]).rev().take(ORDER).copied().collect();
         let mut kept = Vec::new();
-        for back in 0..self.history.len() {
+        for back in 0..self.history.len().min(sigmas.len()) {
             let coefficient = coefficient(&sigmas, back, f64::from(next)) as f32;
             kept.push((coefficient, self.history.ago(NAME, back, x.len())?));
         }

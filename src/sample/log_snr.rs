@@ -42,6 +42,7 @@ pub(super) fn converted(
     noise: &Noise,
 ) -> Result<Vec<f32>> {
     check_lengths(solver, output, x)?;
+    levels.pair(i)?;
     let Point { alpha, spread, .. } = Point::of(levels, i)?;
     let pairs = || x.iter().zip(output);
     if as_noise && clip == Clip::None {
@@ -59,7 +60,7 @@ pub(super) fn converted(
         Prediction::V => alpha * x - spread * out,
     });
     let mut clean = reserve::collect("predicted latents", x.len(), clean)?;
-    clip.cut(solver, &mut clean, noise)?;
+    clip.cut(solver, &mut clean, noise.batch())?;
     if as_noise {
         clean.iter_mut().zip(x).for_each(|(clean, x)| *clean = (x - alpha * *clean) / spread);
     }

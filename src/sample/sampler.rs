@@ -253,6 +253,22 @@ const ROWS: &[Row] = &[
     },
 ];
 
+/// Classes along a flow alone, and their samplers.
+pub(super) const FLOW_CLASSES: [(&str, Sampler); 4] = [
+    ("FlowMatchEulerDiscreteScheduler", Sampler::Euler),
+    ("FlowMatchHeunDiscreteScheduler", Sampler::Heun),
+    ("FlowMatchLCMScheduler", Sampler::Lcm),
+    ("LTXEulerAncestralRFScheduler", Sampler::EulerAncestral),
+];
+
+/// Classes along a flow if `use_flow_sigmas` is on, and their samplers.
+pub(super) const FLOW_SIGMAS: [(&str, Sampler); 4] = [
+    ("UniPCMultistepScheduler", Sampler::UniPc),
+    ("DPMSolverMultistepScheduler", Sampler::Dpm2m),
+    ("DPMSolverSinglestepScheduler", Sampler::Dpm2s),
+    ("DEISMultistepScheduler", Sampler::Deis),
+];
+
 impl Sampler {
     /// Every sampler.
     pub const ALL: &[Sampler] = &[
@@ -365,10 +381,10 @@ impl Sampler {
         if let Some(sampler) = named(&wanted) {
             return Ok((sampler, None));
         }
-        if let Some((rest, schedule)) = Schedule::at_the_end_of(&wanted)
-            && let Some(sampler) = named(rest)
-        {
-            return Ok((sampler, Some(schedule)));
+        for (rest, schedule) in Schedule::at_the_end_of(&wanted) {
+            if let Some(sampler) = named(rest) {
+                return Ok((sampler, Some(schedule)));
+            }
         }
         Err(Error::option("--sampler", Sampler::list(Sampler::ALL), format!("`{name}`")))
     }

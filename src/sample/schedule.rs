@@ -81,16 +81,16 @@ impl Schedule {
         format!("one of: {}", names.join(", "))
     }
 
-    /// What a sampler's name, without case and punctuation, says in front of the name of a schedule.
-    pub(super) fn at_the_end_of(name: &str) -> Option<(&str, Schedule)> {
+    /// What a sampler's name, without case and punctuation, says in front of the name of a schedule, for every one that it may
+    /// end with.
+    pub(super) fn at_the_end_of(name: &str) -> Vec<(&str, Schedule)> {
+        let mut found = Vec::new();
         for &(schedule, own, label, others) in ROWS {
             for ending in [plain(own), plain(label)].iter().map(String::as_str).chain(others.iter().copied()) {
-                if let Some(rest) = name.strip_suffix(ending).filter(|rest| !rest.is_empty()) {
-                    return Some((rest, schedule));
-                }
+                found.extend(name.strip_suffix(ending).map(|rest| (rest, schedule)));
             }
         }
-        None
+        found
     }
 }
 

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::flow::{self, FlowMatchConfig};
+use super::flow::FlowMatchConfig;
+use super::sampler::FLOW_CLASSES;
 use super::{AYS, Chosen, DiscreteConfig, EdmConfig, Levels, Prediction, Sampler, Sampling, Schedule, python};
 use crate::{Error, Result};
 
@@ -216,7 +217,7 @@ fn refuse_flow(settings: &Map<String, Value>, origin: &Path) -> Result<()> {
 
 fn known_classes() -> String {
     let discrete = DISCRETE.iter().map(|(class, _)| *class);
-    let classes: Vec<&str> = flow::CLASSES.iter().map(|(class, _)| *class).chain(discrete).chain([EDM]).collect();
+    let classes: Vec<&str> = FLOW_CLASSES.iter().map(|(class, _)| *class).chain(discrete).chain([EDM]).collect();
     format!("one of: {}", classes.join(", "))
 }
 
@@ -268,7 +269,7 @@ mod tests {
             let chosen = class(name, more).unwrap().choose(&Sampling::default()).unwrap();
             assert_eq!((chosen.sampler, chosen.schedule), (sampler, schedule), "{name} {more}");
         }
-        for (name, sampler) in DISCRETE.iter().chain(&flow::CLASSES) {
+        for (name, sampler) in DISCRETE.iter().chain(&FLOW_CLASSES) {
             let skips = r#", "skip_prk_steps": true"#;
             assert_eq!(class(name, skips).unwrap().sampler(None).unwrap(), *sampler, "{name}");
         }

@@ -93,7 +93,7 @@ impl UniPc {
 
     fn order(&self, i: usize, levels: &Levels) -> usize {
         let left = if self.rule.lower_order_final { levels.len() - i } else { usize::MAX };
-        self.rule.order.min(left).min(self.history.len())
+        self.rule.order.min(left).min(self.history.len()).min(i + 1)
     }
 }
 

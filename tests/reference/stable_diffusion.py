@@ -23,6 +23,7 @@ import generate
 import given
 import goldenfile
 import models
+import samplers
 from cases import Component
 from unet import DOWN, UNET, UP
 
@@ -80,15 +81,16 @@ SCHEDULER = {
     "timestep_spacing": "leading",
     "steps_offset": 1,
 }
-# By pinhole's names: the class, and what it is told beside the model's own configuration.
-SAMPLERS = {
-    "euler": ("EulerDiscreteScheduler", {}),
-    "euler_a": ("EulerAncestralDiscreteScheduler", {}),
-    "ddim": ("DDIMScheduler", {}),
-    "pndm": ("PNDMScheduler", {}),
-    "dpm++_2m": ("DPMSolverMultistepScheduler", {}),
-    "dpm++_2m_karras": ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
+# By pinhole's names, with and without a schedule: the class, and what it is told beside the model's own configuration.
+SAMPLERS = {name: (kind, samplers.FORCED.get(name, {})) for name, kind in samplers.CLASSES.items()}
+SAMPLERS |= {
+    f"{name}_{schedule}": (kind, samplers.FORCED.get(name, {}) | samplers.SCHEDULES[schedule])
+    for name, kind in samplers.CLASSES.items()
+    for schedule in samplers.schedules(name)
 }
+SAMPLERS["edm_euler"] = ("EDMEulerScheduler", {})
+# Those with the whole set of checks.
+FIRST = ("euler", "euler_a", "ddim", "pndm", "dpm++_2m", "dpm++_2m_karras")
 V_PREDICTION = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
 
 
@@ -109,13 +111,19 @@ class Case:
     strength: float | None = None
     masked: bool = False
     batch: int = 1
+    eta: float = 0.0
+    rescale_cfg: float = 0.0
+    sigmas: list | None = None
     # What the model's scheduler is told beside its configuration.
     scheduler: dict = field(default_factory=dict)
     # Whether the picture that comes out is stored, too.
     decoded: bool = False
 
 
-CASES = {sampler: Case(sampler=sampler, decoded=sampler == "pndm") for sampler in SAMPLERS} | {
+# Samplers over small pictures: what they do step by step is in the golden `samplers`.
+SMALL = ("dpm++_2m_sde_karras", "dpm++_2s", "dpm++_sde_karras", "ddpm", "lms_karras", "heun_exponential", "kdpm2_karras", "kdpm2_a",
+         "deis", "unipc_beta", "lcm", "tcd", "euler_sgm_uniform", "dpm++_2m_lu")
+CASES = {sampler: Case(sampler=sampler, decoded=sampler == "pndm") for sampler in FIRST} | {
     "without_cfg": Case(width=40, height=56, cfg_scale=1.0, negative_prompt=None, sampler="euler", steps=4),
     # A negative prompt that is not given is the empty one.
     "empty_negative": Case(width=40, height=56, negative_prompt=None, sampler="ddim", steps=4),
@@ -130,7 +138,13 @@ CASES = {sampler: Case(sampler=sampler, decoded=sampler == "pndm") for sampler i
     "clip_skip": Case(clip_skip=1, width=56, height=40, steps=4),
     "clip_skip_without_cfg": Case(clip_skip=1, width=56, height=40, steps=4, cfg_scale=1.0, negative_prompt=None),
     "batch": Case(batch=2, sampler="euler_a", width=56, height=40, steps=4, seed=2**64 - 1),
-}
+    "batch_sde": Case(batch=2, sampler="dpm++_sde", width=56, height=40, steps=3),
+    "img2img_heun": Case(strength=0.6, sampler="heun", width=40, height=56),
+    "inpaint_kdpm2_a": Case(strength=0.75, masked=True, sampler="kdpm2_a_karras", width=40, height=56, steps=4),
+    "rescaled": Case(sampler="ddim", scheduler=V_PREDICTION, eta=0.5, rescale_cfg=0.7, width=40, height=56),
+    "sigmas": Case(sampler="euler", sigmas=[14.5, 6.0, 2.0, 0.75, 0.25], steps=5, width=40, height=56),
+    "edm": Case(sampler="edm_euler", scheduler={"sigma_max": 20.0, "sigma_min": 0.05}, width=40, height=56),
+} | {sampler: Case(sampler=sampler, width=40, height=56) for sampler in SMALL}
 
 
 def pipelines() -> tuple[dict, dict]:
@@ -153,14 +167,17 @@ def pipelines() -> tuple[dict, dict]:
 def schedule(case: Case):
     """The scheduler of a case: the model's configuration, read by the class of the sampler."""
     name, told = SAMPLERS[case.sampler]
-    return getattr(diffusers, name).from_config(SCHEDULER, **told, **case.scheduler)
+    made = getattr(diffusers, name).from_config(SCHEDULER, **told, **case.scheduler)
+    if name == "DPMSolverSDEScheduler":
+        made.noise_sampler_seed = [case.seed]
+    return made
 
 
 def drawn(pipe, case: Case, schedule, arguments: dict) -> tuple[np.ndarray, np.ndarray]:
     """What `draw` returns, of a pipeline called with `arguments`; `schedule` makes the scheduler of a case."""
     found, pictures = [], []
     for i in range(case.batch):
-        pipe.scheduler, last = schedule(case), []
+        pipe.scheduler, last = schedule(replace(case, seed=(case.seed + i) % 2**64)), []
 
         def keep(_pipe, _step, _timestep, tensors):
             last[:] = [tensors["latents"].clone()]
@@ -169,7 +186,7 @@ def drawn(pipe, case: Case, schedule, arguments: dict) -> tuple[np.ndarray, np.n
         made = pipe(
             prompt=case.prompt,
             negative_prompt=None if "negative_prompt_embeds" in arguments else case.negative_prompt,
-            num_inference_steps=case.steps,
+            **({"sigmas": [*case.sigmas, 0.0]} if getattr(case, "sigmas", None) else {"num_inference_steps": case.steps}),
             guidance_scale=case.cfg_scale,
             clip_skip=case.clip_skip,
             generator=generate.generator((case.seed + i) % 2**64),
@@ -190,6 +207,10 @@ def draw(pipes: dict, case: Case, schedule=schedule, **changed) -> tuple[np.ndar
         arguments["mask_image"] = given.mask(*size)
     if case.strength is None or case.masked:
         arguments |= {"width": case.width, "height": case.height}
+    if case.eta:
+        arguments["eta"] = case.eta
+    if case.rescale_cfg:
+        arguments["guidance_rescale"] = case.rescale_cfg
     if case.clip_skip and case.cfg_scale > 1:
         # By itself, diffusers sends the negative prompt through all layers.
         negative = pipe.encode_prompt(case.negative_prompt, "cpu", 1, False, clip_skip=case.clip_skip)[0]
@@ -204,7 +225,7 @@ def health(name: str, pipes: dict, case: Case) -> None:
     cases["clip_skip"] = replace(case, clip_skip=None if case.clip_skip else 1)
     if case.cfg_scale > 1:
         cases |= {"negative prompt": replace(case, negative_prompt="the moon"), "cfg": replace(case, cfg_scale=case.cfg_scale + 0.1)}
-    for sampler in SAMPLERS.keys() - {case.sampler}:
+    for sampler in set(FIRST) - {case.sampler}:
         cases[sampler] = replace(case, sampler=sampler)
     if case.strength is not None:
         cases["strength"] = replace(case, strength=case.strength / 2)
