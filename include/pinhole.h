@@ -613,7 +613,7 @@ typedef struct pinhole_request {
     int32_t reference_resize;
     /* PINHOLE_SCHEDULE_... One that the sampler cannot follow is refused. */
     int32_t schedule;
-    /* The share of fresh noise in each step, 0 to 1, for DDIM and TCD. Negative: the sampler's default, which init sets. */
+    /* The share of fresh noise in each step, 0 to 1, for DDIM and TCD. Negative, which init sets: none. */
     float eta;
     /* The levels of noise themselves, one for each step, the largest first, and how many these are. NULL: those of the
      * schedule. */

@@ -161,9 +161,8 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     let size = format!("{}x{}, {}", settings.width, settings.height, units::counted(settings.steps, "step"));
     let (Chosen { sampler, schedule, sigmas, .. }, evaluations) =
         (&settings.sampling, pipeline.evaluations(&settings)?);
-    let over = if sigmas.is_some() { "given sigmas".to_owned() } else { format!("schedule {schedule}") };
-    let evaluations = units::counted(evaluations, "evaluation");
-    let size = format!("{size} of {sampler} over {over} ({evaluations})");
+    let over = if sigmas.is_some() { "given sigmas" } else { schedule.name() };
+    let size = format!("{size} ({sampler}, {over}, {})", units::counted(evaluations, "evaluation"));
     printer.note(&format!("\n{size} on {}: {peak} at most{limit}", device.name()));
     if let Some(HostUse { peak, limit }) = plan.host {
         let [peak, limit] = [peak, limit].map(|bytes| units::bytes(bytes as u64));

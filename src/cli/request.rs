@@ -54,7 +54,7 @@ pub(super) struct RequestArgs {
     /// The levels of noise themselves, one for each step, the largest first
     #[arg(long, value_name = "A,B,..", value_parser = sigmas)]
     sigmas: Option<Sigmas>,
-    /// The share of fresh noise in each step, 0 to 1, for ddim [default: 0] and tcd [default: 0.3]
+    /// The share of fresh noise in each step, 0 to 1, for ddim and tcd [default: 0]
     #[arg(long, value_name = "E")]
     eta: Option<f32>,
     /// How much of the spread that guidance adds to a prediction is taken back, 0 to 1, with a --cfg-scale above 1 [default: 0]

@@ -11,9 +11,6 @@ use crate::Result;
 /// The standard deviation of the data that the boundary condition assumes: diffusers' number.
 const DATA: f32 = 0.5;
 
-/// The eta of [`Tcd`] if none is asked for: diffusers' number.
-const DEFAULT_ETA: f32 = 0.3;
-
 /// Luo et al., "Latent Consistency Models", 2023, as diffusers' `LCMScheduler` does it: the predicted picture, under fresh
 /// noise of the next level.
 #[derive(Clone, Debug)]
@@ -75,7 +72,7 @@ impl Solver for Tcd {
         check_lengths("tcd", output, x)?;
         let is_last = i + 1 >= levels.len();
         let next = if is_last { 0 } else { levels.timestep(i + 1)? };
-        let eta = levels.eta.unwrap_or(DEFAULT_ETA);
+        let eta = levels.eta.unwrap_or(0.0);
         let below = (kept_share(eta) * next as f32).floor() as i64;
         let alpha = self.training.alpha(levels.timestep(i)?)?;
         let [next, below] = [self.training.alpha(next)?, self.training.alpha(below)?];

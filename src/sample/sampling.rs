@@ -35,7 +35,7 @@ pub struct Chosen {
     pub schedule: Schedule,
     /// The levels of noise themselves, without the 0 that they end in.
     pub sigmas: Option<Vec<f32>>,
-    /// The share of fresh noise in each step, for samplers that have one. `None` is diffusers' default.
+    /// The share of fresh noise in each step, for samplers that have one. `None` is 0, as in diffusers' pipelines.
     pub eta: Option<f32>,
     /// The timesteps of [`Schedule::Ays`], which differ from model to model.
     pub ays: [u16; 10],

@@ -151,10 +151,11 @@ fn solved(places: &[f32], sums: &[f32]) -> Vec<f32> {
             }
         }
         rows.swap(column, pivot);
-        for row in column + 1..n {
-            let factor = rows[row][column] / rows[column][column];
-            for k in column..=n {
-                rows[row][k] -= factor * rows[column][k];
+        let (above, below) = rows.split_at_mut(column + 1);
+        for row in below {
+            let factor = row[column] / above[column][column];
+            for (x, pivot) in row.iter_mut().zip(&above[column]).skip(column) {
+                *x -= factor * pivot;
             }
         }
     }

@@ -190,13 +190,32 @@ fn pictures_carry_what_made_them() {
     let texts = texts(&place.path("a.png"));
     let text = |keyword: &str| &texts.iter().find(|(other, _)| other == keyword).unwrap().1;
     let expected = format!(
-        "a red circle\nNegative prompt: grün\nSteps: 2, Sampler: Euler, CFG scale: 2.5, Seed: 3, Size: 64x48, \
+        "a red circle\nNegative prompt: grün\nSteps: 2, Sampler: Euler, Schedule type: Normal, CFG scale: 2.5, Seed: 3, Size: 64x48, \
          Model: mini, Version: pinhole {}",
         env!("CARGO_PKG_VERSION")
     );
     assert_eq!(text("parameters"), &expected);
     let inside: Value = serde_json::from_str(text("pinhole")).unwrap();
     assert_eq!((&inside["seed"], &inside["cfg_scale"], &inside["width"]), (&json!(3), &json!(2.5), &json!(64)));
+}
+
+/// What a picture says of its sampler makes the same picture again.
+#[test]
+fn samplers_and_schedules_are_read_back() {
+    let place = Workplace::new();
+    let parameters = |file: &str| {
+        let texts = texts(&place.path(file));
+        texts.into_iter().find(|(keyword, _)| keyword == "parameters").unwrap().1
+    };
+    place.run(&small(&["--seed", "3", "-o", "a.png", "--sampler", "UniPC Karras"]));
+    assert!(parameters("a.png").contains("Sampler: UniPC, Schedule type: Karras,"), "{}", parameters("a.png"));
+    place.run(&small(&["--seed", "3", "-o", "b.png", "--sampler", "unipc", "--schedule", "Karras"]));
+    let open = |name| Image::open_png(&place.path(name)).unwrap();
+    assert!(open("a.png") == open("b.png"));
+    let sigmas = ["--cfg-scale", "2", "--rescale-cfg", "0.5", "--sigmas", "1, 0.25"];
+    place.run(&small(&[&["--seed", "3", "-o", "c.png"], &sigmas[..]].concat()));
+    let said = parameters("c.png");
+    assert!(said.contains("Sampler: Euler, Sigmas: \"1,0.25\", CFG scale: 2, CFG rescale: 0.5,"), "{said}");
 }
 
 #[test]
@@ -274,6 +293,16 @@ fn wrong_options() {
         ("width", &["--width", "100"][..]),
         ("steps", &["--steps", "0"]),
         ("sampler", &["--sampler", "dpm++"]),
+        ("sampler_for", &["--sampler", "DDIM"]),
+        ("schedule", &["--schedule", "kl optimal"]),
+        ("schedule_for", &["--sampler", "heun", "--schedule", "karras"]),
+        ("schedules", &["--sampler", "UniPC Karras", "--schedule", "beta"]),
+        ("sigmas", &["--sigmas", "0.5,1"]),
+        ("sigmas_words", &["--sigmas", "high,low"]),
+        ("sigmas_steps", &["--sigmas", "1,0.5", "--steps", "3"]),
+        ("eta", &["--eta", "-0.5"]),
+        ("eta_nan", &["--eta", "nan"]),
+        ("rescale_cfg", &["--rescale-cfg", "2"]),
         ("device", &["--device", "gpu7"]),
         ("batch", &["--batch", "0"]),
         ("guidance", &["--guidance", "-1"]),

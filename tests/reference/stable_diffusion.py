@@ -9,6 +9,7 @@ Weights follow from the formula of synth.py, pictures and masks from that of giv
 """
 
 import argparse
+import contextlib
 import json
 import sys
 from dataclasses import asdict, dataclass, field, replace
@@ -122,7 +123,7 @@ class Case:
 
 # Samplers over small pictures: what they do step by step is in the golden `samplers`.
 SMALL = ("dpm++_2m_sde_karras", "dpm++_2s", "dpm++_sde_karras", "ddpm", "lms_karras", "heun_exponential", "kdpm2_karras", "kdpm2_a",
-         "deis", "unipc_beta", "lcm", "tcd", "euler_sgm_uniform", "dpm++_2m_lu")
+         "deis", "unipc_karras", "lcm", "tcd", "euler_sgm_uniform", "dpm++_2m_lu")
 CASES = {sampler: Case(sampler=sampler, decoded=sampler == "pndm") for sampler in FIRST} | {
     "without_cfg": Case(width=40, height=56, cfg_scale=1.0, negative_prompt=None, sampler="euler", steps=4),
     # A negative prompt that is not given is the empty one.
@@ -140,7 +141,8 @@ CASES = {sampler: Case(sampler=sampler, decoded=sampler == "pndm") for sampler i
     "batch": Case(batch=2, sampler="euler_a", width=56, height=40, steps=4, seed=2**64 - 1),
     "batch_sde": Case(batch=2, sampler="dpm++_sde", width=56, height=40, steps=3),
     "img2img_heun": Case(strength=0.6, sampler="heun", width=40, height=56),
-    "inpaint_kdpm2_a": Case(strength=0.75, masked=True, sampler="kdpm2_a_karras", width=40, height=56, steps=4),
+    "inpaint_kdpm2_a": Case(strength=0.75, masked=True, sampler="kdpm2_a", width=40, height=56, steps=6),
+    "tcd_eta": Case(sampler="tcd", eta=0.3, width=40, height=56, batch=2, steps=4),
     "rescaled": Case(sampler="ddim", scheduler=V_PREDICTION, eta=0.5, rescale_cfg=0.7, width=40, height=56),
     "sigmas": Case(sampler="euler", sigmas=[14.5, 6.0, 2.0, 0.75, 0.25], steps=5, width=40, height=56),
     "edm": Case(sampler="edm_euler", scheduler={"sigma_max": 20.0, "sigma_min": 0.05}, width=40, height=56),
@@ -183,16 +185,19 @@ def drawn(pipe, case: Case, schedule, arguments: dict) -> tuple[np.ndarray, np.n
             last[:] = [tensors["latents"].clone()]
             return {}
 
-        made = pipe(
-            prompt=case.prompt,
-            negative_prompt=None if "negative_prompt_embeds" in arguments else case.negative_prompt,
-            **({"sigmas": [*case.sigmas, 0.0]} if getattr(case, "sigmas", None) else {"num_inference_steps": case.steps}),
-            guidance_scale=case.cfg_scale,
-            clip_skip=case.clip_skip,
-            generator=generate.generator((case.seed + i) % 2**64),
-            callback_on_step_end=keep,
-            **arguments,
-        )
+        # The noise of a Brownian tree jumps where a time that is off by the last digit is rounded to the next millionth.
+        exact = isinstance(pipe.scheduler, diffusers.DPMSolverSDEScheduler)
+        with samplers.rounding_once() if exact else contextlib.nullcontext():
+            made = pipe(
+                prompt=case.prompt,
+                negative_prompt=None if "negative_prompt_embeds" in arguments else case.negative_prompt,
+                **({"sigmas": [*case.sigmas, 0.0]} if getattr(case, "sigmas", None) else {"num_inference_steps": case.steps}),
+                guidance_scale=case.cfg_scale,
+                clip_skip=case.clip_skip,
+                generator=generate.generator((case.seed + i) % 2**64),
+                callback_on_step_end=keep,
+                **arguments,
+            )
         found.append(last[0][0].numpy())
         pictures.append(np.asarray(made.images[0]))
     return np.stack(found), pictures[0]
