@@ -252,7 +252,8 @@ fn arrays(model: &Opened, settings: &Settings, phase: Phase) -> usize {
             let beside = NUMBER * model.denoiser.beside(model.autoencoder.latents(settings));
             let beside = settings.batch.saturating_mul(beside + looked_at).saturating_mul(1 + 3 * passes);
             let prompts = prompts.saturating_mul(1 + settings.batch * settings.passes() / settings.prompts());
-            sum(&[prompts, (12 + 3 * passes) * latents, beside, fixed])
+            let held = 12 + 3 * passes + settings.sampling.sampler.held();
+            sum(&[prompts, held * latents, beside, fixed])
         }
         // The samples of a picture, and the pictures that are done.
         Phase::Decode => sum(&[prompts, 4 * latents, samples, picture * (1 + settings.batch)]),

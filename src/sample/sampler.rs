@@ -346,6 +346,17 @@ impl Sampler {
         self.row().draws
     }
 
+    /// How many arrays of the latents' size its solver holds at most, beside those of all solvers.
+    pub fn held(self) -> usize {
+        match self {
+            // One for each time that the interval of its Brownian motion is halved.
+            Sampler::DpmSde => 36,
+            // The predictions of its largest order.
+            Sampler::UniPc => 8,
+            _ => 0,
+        }
+    }
+
     /// The largest eta, for samplers that have one.
     pub fn most_eta(self) -> Option<f32> {
         self.row().eta
