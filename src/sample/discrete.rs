@@ -163,8 +163,12 @@ impl DiscreteConfig {
             return Err(Error::option("--steps", expected, steps.to_string()));
         }
         let (stride, share) = (self.num_train_timesteps / original, f64::from(original) / steps as f64);
-        let place = |i| f64::from(original) - (i as f64 * share).floor();
-        Ok((0..steps).map(|i| place(i) * f64::from(stride) - 1.0).collect())
+        let mut times = Vec::with_capacity(steps);
+        for i in 0..steps {
+            let place = f64::from(original) - (i as f64 * share).floor();
+            times.push(place * f64::from(stride) - 1.0);
+        }
+        Ok(times)
     }
 
     /// Euler's, Heun's, LMS, both of KDPM2, DPM++ SDE: timesteps that need not be whole, and latents whose noise has the

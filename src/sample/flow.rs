@@ -272,11 +272,11 @@ impl FlowMatchConfig {
         let of_training = |time: f32| f64::from(shift * (time / count) / (1.0 + less_one * (time / count)));
         let training = f64::from(self.num_train_timesteps);
         let [first, last] = [of_training(count), of_training(1.0)].map(|sigma| sigma * training);
-        let shifted = |time: f64| {
+        let mut sigmas: Vec<f32> = Vec::with_capacity(steps);
+        for time in between(first, last, steps) {
             let sigma = time / training;
-            (self.fixed_shift() * sigma / (1.0 + (self.fixed_shift() - 1.0) * sigma)) as f32
-        };
-        let sigmas: Vec<f32> = between(first, last, steps).into_iter().map(shifted).collect();
+            sigmas.push((self.fixed_shift() * sigma / (1.0 + (self.fixed_shift() - 1.0) * sigma)) as f32);
+        }
         let (mut doubled, mut times) = (Vec::new(), Vec::new());
         for (k, &sigma) in sigmas.iter().enumerate() {
             let twice = if k == 0 { 1 } else { 2 };

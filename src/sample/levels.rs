@@ -57,15 +57,18 @@ pub struct Levels {
 impl Levels {
     /// Levels from noise alone, whose evaluations are at their sigmas.
     pub(super) fn new(sampler: Sampler, method: Method, times: Vec<f32>, sigmas: Vec<f32>, space: Space) -> Levels {
-        let shares = |&sigma: &f32| match space {
-            Space::Flow => [1.0 - sigma, sigma],
-            Space::Sigmas | Space::Edm => [1.0, sigma],
-            Space::Alphas => shares_of(sigma),
-        };
+        let mut shares = Vec::with_capacity(sigmas.len());
+        for &sigma in &sigmas {
+            shares.push(match space {
+                Space::Flow => [1.0 - sigma, sigma],
+                Space::Sigmas | Space::Edm => [1.0, sigma],
+                Space::Alphas => shares_of(sigma),
+            });
+        }
         let predicts = if space == Space::Flow { Prediction::Velocity } else { Prediction::Epsilon };
         Levels {
             steps: times.len(),
-            shares: sigmas.iter().map(shares).collect(),
+            shares,
             at: sigmas.clone(),
             times,
             sigmas,

@@ -21,6 +21,15 @@ pub(super) struct Shift {
     pub(super) terminal: Option<f64>,
 }
 
+impl Shift {
+    fn apply(self, sigma: f64) -> f64 {
+        match self.dynamic {
+            Some(weight) => weight / (weight + (1.0 / sigma - 1.0)),
+            None => self.fixed * sigma / (1.0 + (self.fixed - 1.0) * sigma),
+        }
+    }
+}
+
 /// How far UniPC keeps away from noise alone, which has no logarithm of the signal-to-noise ratio.
 const NEAR_NOISE: f64 = 1e-6;
 
@@ -93,10 +102,6 @@ impl DiscreteConfig {
     /// Timesteps and sigmas along a flow.
     fn flow_times(&self, chosen: &Chosen, steps: usize, shift: Shift, table: &Table) -> (Vec<f64>, Vec<f64>) {
         let training = f64::from(self.num_train_timesteps);
-        let shifted = |sigma: f64| match shift.dynamic {
-            Some(weight) => weight / (weight + (1.0 / sigma - 1.0)),
-            None => shift.fixed * sigma / (1.0 + (shift.fixed - 1.0) * sigma),
-        };
         let mut sigmas: Vec<f64>;
         if chosen.sampler != Sampler::UniPc {
             // In ascending order, without the first one, which is 0.
@@ -112,7 +117,7 @@ impl DiscreteConfig {
                 Some(sigmas) => sigmas.iter().copied().map(f64::from).collect(),
                 None => between(1.0, 1.0 / training, steps + 1)[..steps].to_vec(),
             };
-            sigmas.iter_mut().for_each(|sigma| *sigma = shifted(*sigma));
+            sigmas.iter_mut().for_each(|sigma| *sigma = shift.apply(*sigma));
             if let Some(terminal) = shift.terminal {
                 let scale = (1.0 - sigmas[steps - 1]) / (1.0 - terminal);
                 sigmas.iter_mut().for_each(|sigma| *sigma = 1.0 - (1.0 - *sigma) / scale);
