@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use pinhole::Error as E;
 use pinhole::ggml::CancelFlag;
-use pinhole::pipeline::{Posterior, ReferenceResize, Request as Wanted};
+use pinhole::pipeline::{Posterior, ReferenceResize, Request as Wanted, named_parts, origins};
 use pinhole::sample::{Sampler, Schedule};
+use pinhole::source::model_name;
 
 use crate::cancel::{self, Cancel};
 use crate::embeddings::Embeddings;
@@ -343,14 +344,16 @@ pub unsafe extern "C" fn pinhole_generate(
             handle::clear(out, "out")?;
             (handle::get(session.cast_const(), "session")?, Request::read(request)?)
         };
-        let generated = session.with(cancel, |pipeline| {
+        let (generated, parts) = session.with(cancel, |pipeline| {
             for note in notes {
                 watch.warn(note)?;
             }
-            Ok(pipeline.generate_watched(&wanted, &mut watch)?)
+            let generated = pipeline.generate_watched(&wanted, &mut watch)?;
+            let source = &pipeline.model().source;
+            Ok((generated, named_parts(model_name(&source.path), &origins(source))))
         })?;
         // SAFETY: the header's contract.
-        unsafe { handle::give(out, Outcome::new(generated, &wanted)) }
+        unsafe { handle::give(out, Outcome::new(generated, &wanted, &parts)) }
     };
     // SAFETY: the header's contract.
     unsafe { entry::call(error, work) }

@@ -62,11 +62,12 @@ const NOTHING: ResultInfo = ResultInfo {
 versioned!(ResultInfo, "pinhole_result_info", size_of::<ResultInfo>(), NOTHING);
 
 impl Outcome {
-    /// What `request` gave.
-    pub(crate) fn new(mut generated: Generated, request: &Request) -> Outcome {
+    /// What `request` gave. `parts` are the names of the model and of its parts.
+    pub(crate) fn new(mut generated: Generated, request: &Request, parts: &[(&'static str, String)]) -> Outcome {
         let settings = generated.settings.clone();
         let text = |seed: u64| {
             let mut pairs = settings.named(seed, request.noise.as_ref().map(|_| "given"));
+            pairs.extend(parts.iter().cloned());
             pairs.push(("Version", concat!("pinhole ", env!("CARGO_PKG_VERSION")).to_owned()));
             let pairs: Vec<(&str, &str)> = pairs.iter().map(|(name, value)| (*name, value.as_str())).collect();
             parameters_text(&request.prompt, settings.negative_prompt.as_deref(), &pairs)

@@ -23,9 +23,7 @@ pub(super) fn bundle(source: &Source, networks: &[Network<'_>], file_type: FileT
     let mut metadata = general(source.family, file_type);
     metadata.push((keys::VERSION.into(), source::VERSION.into()));
     metadata.push((keys::COMPONENTS.into(), Value::Array(Array::String(names))));
-    if let Some(name) = source.path.file_stem() {
-        metadata.push((keys::NAME.into(), name.to_string_lossy().into_owned().into()));
-    }
+    metadata.push((keys::NAME.into(), source::model_name(&source.path).into()));
     let mut text = |key: String, text: Option<&Text>| {
         metadata.extend(text.map(|text| (key, text.text.as_str().into())));
     };

@@ -32,11 +32,12 @@ mod settings;
 mod start;
 
 pub use crate::plan::Phase;
+pub use crate::source::model_name;
 pub use generate::Pipeline;
 pub use opened::{
     Additions, Autoencoder, Denoiser, Direction, Encoders, Family, Given, Opened, Reader, StepPorts, once,
 };
-pub use origins::{Origin, model_name, origins};
+pub use origins::{Origin, named_parts, origins};
 pub use progress::{Event, Observer};
 pub use prompts::{ArraySpec, Embeddings, Prompt};
 pub use registry::{FAMILIES, component, denoiser, family_of, open, open_with};

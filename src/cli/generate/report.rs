@@ -8,7 +8,7 @@ use pinhole::entries::Entries;
 use pinhole::ggml::Device;
 use pinhole::image::parameters_text;
 use pinhole::memory::PeakMemory;
-use pinhole::pipeline::{Generated, Origin, Phase, PhaseMemory, Settings, Timings, model_name};
+use pinhole::pipeline::{Generated, Origin, Phase, PhaseMemory, Settings, Timings, model_name, named_parts};
 use serde::Serialize;
 
 use super::Args;
@@ -157,11 +157,7 @@ impl Run<'_> {
         let model = model_name(self.args.model_name());
         let noise = parameters.noise.map(|noise| noise.display().to_string());
         let mut pairs = self.settings.named(seed, noise.as_deref());
-        pairs.push(("Model", model.clone()));
-        // What other tools call the files beside that of the denoiser, which comes first.
-        const MODULES: [&str; 4] = ["Module 1", "Module 2", "Module 3", "Module 4"];
-        let others = self.origins.iter().skip(1).map(|origin| model_name(Path::new(&origin.file)));
-        pairs.extend(MODULES.into_iter().zip(others));
+        pairs.extend(named_parts(model.clone(), &self.origins));
         pairs.push(("Version", concat!("pinhole ", env!("CARGO_PKG_VERSION")).to_owned()));
         let pairs: Vec<(&str, &str)> = pairs.iter().map(|(name, value)| (*name, value.as_str())).collect();
 
