@@ -154,7 +154,7 @@ impl Write for AtomicFile {
 fn resolve(target: &Path, overwrite: bool) -> Result<PathBuf, OutputError> {
     let existing = match fs::metadata(target) {
         Ok(existing) => existing,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(target.to_owned()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(linked(target)),
         Err(error) => return Err(OutputError::io("create", target, error)),
     };
     if existing.is_dir() {
@@ -168,6 +168,19 @@ fn resolve(target: &Path, overwrite: bool) -> Result<PathBuf, OutputError> {
         return Err(OutputError::Exists { path: target.to_owned() });
     }
     fs::canonicalize(target).map_err(|source| OutputError::io("resolve", target, source))
+}
+
+/// The most links in a row: Linux follows as many.
+const MOST_LINKS: usize = 40;
+
+/// Where a link to a file that is not there leads; `target` itself, if it is no link.
+fn linked(target: &Path) -> PathBuf {
+    let mut path = target.to_owned();
+    for _ in 0..MOST_LINKS {
+        let Ok(next) = fs::read_link(&path) else { break };
+        path = path.with_file_name("").join(next);
+    }
+    path
 }
 
 #[cfg(test)]
@@ -366,6 +379,19 @@ mod tests {
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
         assert_eq!(fs::read(&real).unwrap(), b"new");
         assert_eq!(fs::metadata(&real).unwrap().permissions().mode(), usual);
+        // One that leads to nothing yet says where the file is to be.
+        let (later, chain) = (directory.path().join("later"), directory.path().join("chain"));
+        symlink("later", &chain).unwrap();
+        let mut file = AtomicFile::create(&chain, false).unwrap();
+        file.write_all(b"new").unwrap();
+        file.commit().unwrap();
+        assert!(fs::symlink_metadata(&chain).unwrap().is_symlink() && fs::read(&later).unwrap() == b"new");
+        fs::remove_file(&chain).unwrap();
+        fs::remove_file(&later).unwrap();
+        symlink("no/such/folder", &chain).unwrap();
+        assert!(AtomicFile::create(&chain, true).is_err());
+        fs::remove_file(&chain).unwrap();
+
         // A private file takes the place of a link, and leaves alone what the link leads to.
         let mut file = AtomicFile::create_private(&link).unwrap();
         file.write_all(b"mine").unwrap();

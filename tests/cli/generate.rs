@@ -102,8 +102,9 @@ fn outputs_replace_nothing_else() {
         std::os::unix::fs::symlink("other.gguf", place.path("link.png")).unwrap();
         refused(&["-o", "link.png"], 1, "hint: it is no picture, so it is not replaced");
     }
-    // The same again is what it always was.
-    assert_eq!(of_mini(&["-o", "x.png", "--save-latents", "x.safetensors", "--seed", "1"]).code, 0);
+    // The same again is what it always was, and is called what it was called.
+    let again = of_mini(&["-o", "x.png", "--save-latents", "x.safetensors", "--seed", "1"]);
+    assert_eq!((again.code, again.stdout.as_str()), (0, "x.png\n"));
 }
 
 /// Without a name, each picture gets one of its own, however many begin at once.

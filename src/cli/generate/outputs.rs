@@ -15,10 +15,11 @@ use crate::cli::failure::Failure;
 /// Files under construction. Dropped, they leave nothing behind.
 pub(super) struct Outputs {
     pictures: Vec<(AtomicFile, u64)>,
-    /// Whether they get the names that were given, and not the first that are free in the end.
-    named: bool,
+    /// The names that were given. Without, each gets the first that is free in the end.
+    names: Vec<PathBuf>,
     format: Format,
-    latents: Option<AtomicFile>,
+    /// With the name that was given.
+    latents: Option<(AtomicFile, PathBuf)>,
 }
 
 /// What was written.
@@ -67,8 +68,11 @@ impl Outputs {
             };
             pictures.push((file, seed));
         }
-        let latents = latents.map(|path| AtomicFile::create(path, true)).transpose()?;
-        Ok(Outputs { pictures, named: output.is_some(), format, latents })
+        let latents = match latents {
+            Some(path) => Some((AtomicFile::create(path, true)?, path.to_owned())),
+            None => None,
+        };
+        Ok(Outputs { pictures, names, format, latents })
     }
 
     /// Writes the pictures, with what `about` says inside, and the latents.
@@ -77,24 +81,25 @@ impl Outputs {
     /// Where one cannot be written; those before it stay.
     pub(super) fn write(&mut self, generated: &Generated, about: impl Fn(u64) -> PngText) -> Result<Written, Failure> {
         let mut pictures = Vec::with_capacity(self.pictures.len());
-        for ((mut file, seed), image) in self.pictures.drain(..).zip(&generated.images) {
+        for (i, ((mut file, seed), image)) in self.pictures.drain(..).zip(&generated.images).enumerate() {
             let PngText { parameters, json } = about(seed);
-            let path = file.target().to_owned();
+            // The file's own target is where a link leads.
+            let name = self.names.get(i);
+            let path = name.map_or(file.target(), PathBuf::as_path).to_owned();
             let text = [(PARAMETERS, parameters.as_str()), (PINHOLE, json.as_str())];
             image.write(self.format, &mut file, &text).map_err(|error| Error::io("write", &path, error))?;
-            let path = match self.named {
-                true => file.commit().map(|()| path)?,
-                false => file.commit_to_first_free((1..=u32::MAX).map(|i| free_name(seed, i)))?,
+            let path = match name {
+                Some(_) => file.commit().map(|()| path)?,
+                None => file.commit_to_first_free((1..=u32::MAX).map(|i| free_name(seed, i)))?,
             };
             pictures.push((path, seed));
         }
-        let latents = self.latents.take().map(|file| write_latents(generated, file)).transpose()?;
+        let latents = self.latents.take().map(|(file, path)| write_latents(generated, file, path)).transpose()?;
         Ok(Written { pictures, latents })
     }
 }
 
-fn write_latents(generated: &Generated, mut file: AtomicFile) -> Result<PathBuf, Failure> {
-    let path = file.target().to_owned();
+fn write_latents(generated: &Generated, mut file: AtomicFile, path: PathBuf) -> Result<PathBuf, Failure> {
     latents::write(generated, &mut file).map_err(|error| Error::io("write", &path, error))?;
     file.commit()?;
     Ok(path)
