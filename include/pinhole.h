@@ -768,7 +768,8 @@ PINHOLE_API int32_t pinhole_image_copy(const pinhole_image *image, int32_t forma
 /* The image as a PNG file, which carries the parameters that made it. */
 PINHOLE_API int32_t pinhole_image_encode_png(const pinhole_image *image, pinhole_buffer **png, pinhole_error **error);
 
-/* Writes the same to a file. An existing file is replaced. The file appears whole or not at all. */
+/* Writes the same to a file. A picture that is there is replaced; of anything else, PINHOLE_E_EXISTS says so. The file appears whole
+ * or not at all. */
 PINHOLE_API int32_t pinhole_image_write_png(const pinhole_image *image, const char *path, pinhole_error **error);
 
 /* Advanced

@@ -4,7 +4,7 @@ use std::ffi::{c_char, c_void};
 use std::io::{self, Write};
 use std::path::Path;
 
-use pinhole::image::PARAMETERS;
+use pinhole::image::{PARAMETERS, check_replaced};
 use pinhole_quant::output::AtomicFile;
 
 use crate::buffer::Buffer;
@@ -186,6 +186,7 @@ pub unsafe extern "C" fn pinhole_image_write_png(
     let work = || {
         // SAFETY: the header's contract.
         let (image, path) = unsafe { (handle::get(image, "image")?, Path::new(text::required(path, "path")?)) };
+        check_replaced(path)?;
         let mut file = AtomicFile::create(path, true)?;
         image.image.write_png(&mut file, &image.chunks()).map_err(|source| Failure::io("write", path, source))?;
         file.commit()?;

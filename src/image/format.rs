@@ -1,7 +1,8 @@
 //! Formats of picture files, and writing them.
 
 use std::fmt;
-use std::io::{self, Write};
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
 use std::path::Path;
 
 use ::image::codecs::{jpeg::JpegEncoder, webp::WebPEncoder};
@@ -45,6 +46,32 @@ impl Format {
     }
 }
 
+/// Refuses to put a picture in the place of something else. What is at `path` may be a picture, an empty file, or nothing; what is
+/// no file is for [`AtomicFile::create`] to refuse.
+///
+/// # Errors
+/// [`Error::Exists`].
+pub fn check_replaced(path: &Path) -> Result<()> {
+    if is_picture(path) || !fs::metadata(path).is_ok_and(|about| about.is_file() && about.len() > 0) {
+        return Ok(());
+    }
+    let hint = "it is no picture, so it is not replaced: choose another name";
+    Err(Error::Exists { path: path.to_owned(), hint: Some(hint.into()) })
+}
+
+/// Whether there is a file that begins as those of PNG, JPEG and WebP do.
+fn is_picture(path: &Path) -> bool {
+    if !fs::metadata(path).is_ok_and(|about| about.is_file()) {
+        return false;
+    }
+    let mut first = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(12).read_to_end(&mut first));
+    read.is_ok()
+        && (first.starts_with(b"\x89PNG\r\n\x1a\n")
+            || first.starts_with(b"\xff\xd8\xff")
+            || (first.starts_with(b"RIFF") && first.ends_with(b"WEBP")))
+}
+
 impl fmt::Display for Format {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -86,10 +113,11 @@ impl Image {
     }
 
     /// Writes the file at `path` in the format that its name ends in: PNG, JPEG or WebP. The file appears whole or not at all,
-    /// and replaces one that is there.
+    /// and replaces a picture that is there.
     ///
     /// # Errors
-    /// Those of [`Format::of`]; [`Error::Io`] if the file cannot be written.
+    /// Those of [`Format::of`]; [`Error::Exists`] if something else than a picture is there; [`Error::Io`] if the file cannot be
+    /// written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         self.save_with(path.as_ref(), &[])
     }
@@ -100,7 +128,7 @@ impl Image {
     /// As [`save`](Image::save).
     pub fn save_with(&self, path: &Path, text: &[(&str, &str)]) -> Result<()> {
         let format = Format::of(path)?;
-        // The file may be there already: it is replaced.
+        check_replaced(path)?;
         let mut file = AtomicFile::create(path, true).map_err(Error::output)?;
         self.write(format, &mut file, text).map_err(|error| Error::io("write", path, error))?;
         file.commit().map_err(Error::output)
@@ -125,6 +153,27 @@ mod tests {
         }
         for name in ["a", "a.gif", "a/", "png", ".png", "", "a.png/b", "a.pngx", "a."] {
             assert!(matches!(Format::of(Path::new(name)), Err(Error::Option { .. })), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_picture_replaces_a_picture_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let image = Image::new(1, 1, vec![7; 3]).unwrap();
+        fs::write(at("empty.png"), "").unwrap();
+        fs::write(at("model.png"), "GGUF").unwrap();
+        fs::write(at("other.png"), b"RIFF....WEBPVP8 ").unwrap();
+        for name in ["new.png", "new.png", "empty.png", "other.png", "new.jpg"] {
+            image.save(at(name)).unwrap();
+        }
+        let error = image.save(at("model.png")).unwrap_err();
+        assert!(matches!(error, Error::Exists { .. }) && error.hint().is_some_and(|hint| hint.contains("no picture")));
+        assert_eq!(fs::read(at("model.png")).unwrap(), b"GGUF");
+        #[cfg(unix)]
+        {
+            std::os::unix::fs::symlink(at("model.png"), at("link.png")).unwrap();
+            assert!(matches!(image.save(at("link.png")), Err(Error::Exists { .. })));
         }
     }
 }

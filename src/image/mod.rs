@@ -12,7 +12,7 @@ mod prepare;
 mod resize;
 
 pub use decode::{MAX_DECODED, MAX_SIDE};
-pub use format::Format;
+pub use format::{Format, check_replaced};
 pub use picture::{MAX_FILE, Picture};
 pub use prepare::Mask;
 pub use resize::Filter;

@@ -291,6 +291,16 @@ static void embeddings_draw_the_same(pinhole_session *session) {
     pinhole_embeddings_free(embeddings);
 }
 
+/* Whether `text` is among the bytes of a file. */
+static int has_text(const void *file, size_t size, const char *text) {
+    const char *bytes = file;
+    size_t i, length = strlen(text);
+    for (i = 0; i + length <= size; i++) {
+        if (!memcmp(bytes + i, text, length)) return 1;
+    }
+    return 0;
+}
+
 static void pixels_and_files(pinhole_session *session, const char *directory) {
     char path[4096];
     pinhole_request request = small_request();
@@ -334,8 +344,16 @@ static void pixels_and_files(pinhole_session *session, const char *directory) {
     file = read_file(path, &size);
     CHECK(size == pinhole_buffer_size(png) && !memcmp(file, pinhole_buffer_data(png), size));
     CHECK(!memcmp(file, "\x89PNG", 4));
+    CHECK(has_text(file, size, "Model: "));
     free(file);
     pinhole_buffer_free(png);
+    /* A picture replaces a picture, and nothing else. */
+    OK(pinhole_image_write_png(image, path, &error));
+    write_file(path, "GGUF and so on", 14);
+    FAILS(pinhole_image_write_png(image, path, &error), PINHOLE_E_EXISTS, "heart.png", 1);
+    file = read_file(path, &size);
+    CHECK(size == 14 && !memcmp(file, "GGUF and so on", size));
+    free(file);
     FAILS(pinhole_image_write_png(image, "/nowhere/at/all.png", &error), PINHOLE_E_IO, "/nowhere", 0);
     FAILS(pinhole_image_write_png(image, NULL, &error), PINHOLE_E_ARGUMENT, "path", 0);
     pinhole_result_free(result);

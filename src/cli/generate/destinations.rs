@@ -1,11 +1,10 @@
 //! Where outputs may go: nowhere that something else is lost.
 
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use pinhole::safetensors::Safetensors;
-use pinhole::{Error, Result};
+use pinhole::{Error, Result, image};
 
 /// A file that a command reads or writes, and the option that says so.
 #[derive(Clone, Debug)]
@@ -34,9 +33,7 @@ pub(super) fn check(outputs: &[(Named, Kind)], inputs: &[Named]) -> Result<()> {
                 return Err(Error::option(output.option, expected, output.path.display().to_string()));
             }
         }
-        if let Some(hint) = other_kind(&output.path, *kind) {
-            return Err(Error::Exists { path: output.path.clone(), hint: Some(hint.into()) });
-        }
+        check_kind(&output.path, *kind)?;
     }
     Ok(())
 }
@@ -60,34 +57,25 @@ fn place(path: &Path) -> Option<PathBuf> {
     Some(fs::canonicalize(folder).ok()?.join(path.file_name()?))
 }
 
-/// Why a file that is there is not to be replaced by one of `kind`.
-fn other_kind(path: &Path, kind: Kind) -> Option<&'static str> {
-    // What is no file is refused where it is created.
-    if !fs::metadata(path).is_ok_and(|about| about.is_file() && about.len() > 0) {
-        return None;
-    }
-    let same = match kind {
-        Kind::Picture => is_picture(path),
-        Kind::Latents => Safetensors::open(path).is_ok_and(|file| {
-            let names: Vec<&str> = file.index.iter().map(|(name, _)| name).collect();
-            names == ["latents"]
-        }),
-    };
+/// Refuses to replace a file that is there by one of another `kind`.
+fn check_kind(path: &Path, kind: Kind) -> Result<()> {
     match kind {
-        _ if same => None,
-        Kind::Picture => Some("it is no picture, so it is not replaced: choose another name"),
-        Kind::Latents => Some("it holds no latents, so it is not replaced: choose another name"),
+        Kind::Picture => image::check_replaced(path),
+        Kind::Latents => check_latents(path),
     }
 }
 
-/// By the first bytes of PNG, JPEG and WebP files.
-fn is_picture(path: &Path) -> bool {
-    let mut first = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(12).read_to_end(&mut first));
-    read.is_ok()
-        && (first.starts_with(b"\x89PNG\r\n\x1a\n")
-            || first.starts_with(b"\xff\xd8\xff")
-            || (first.starts_with(b"RIFF") && first.ends_with(b"WEBP")))
+fn check_latents(path: &Path) -> Result<()> {
+    // What is no file is refused where it is created.
+    if !fs::metadata(path).is_ok_and(|about| about.is_file() && about.len() > 0) {
+        return Ok(());
+    }
+    let names = |file: Safetensors| file.index.iter().map(|(name, _)| name.to_owned()).collect::<Vec<_>>();
+    if Safetensors::open(path).is_ok_and(|file| names(file) == ["latents"]) {
+        return Ok(());
+    }
+    let hint = "it holds no latents, so it is not replaced: choose another name";
+    Err(Error::Exists { path: path.to_owned(), hint: Some(hint.into()) })
 }
 
 #[cfg(test)]
