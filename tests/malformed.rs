@@ -307,6 +307,42 @@ mod gguf {
         of_no_use(RawTensor::new("w", &[128, 2], 12, 0), &["multiple of 256 numbers, found q4_k [128, 2]"]);
     }
 
+    /// ComfyUI-GGUF cuts tensors into rows that blocks divide, and writes down what they were.
+    #[test]
+    fn rows_that_were_cut_otherwise() {
+        const I32: u32 = 5;
+        let with = |dims: &[u64], type_id, extents: &[i32], kind| {
+            let mut file = RawGguf::with_tensors(&[RawTensor::new("w", dims, type_id, 0)]);
+            let list: Vec<u8> = extents.iter().flat_map(|extent| extent.to_le_bytes()).collect();
+            file.push("comfy.gguf.orig_shape.w", array(kind, extents.len() as u64, &list));
+            open(&file.bytes()).unwrap().index
+        };
+        let shape = |index: &Index| {
+            check_index(index);
+            index.get("w").unwrap().shape.dims()
+        };
+        let index = with(&[6, 7], 0, &[3, 14], I32);
+        assert_eq!((shape(&index), &index.get("w").unwrap().file_shape[..]), ([14, 3, 1, 1], &[6, 7][..]));
+        assert_eq!(shape(&with(&[42], 0, &[2, 3, 7, 1, 1], U32)), [1, 1, 7, 6]);
+        assert_eq!(shape(&with(&[32, 2], 8, &[64], I32)), [64, 1, 1, 1]);
+        // Blocks may go on in the next row.
+        let index = with(&[32, 2], 8, &[4, 16], I32);
+        assert_eq!(index.get("w").unwrap().shape.dims(), [16, 4, 1, 1]);
+        for (extents, kind) in [
+            (&[5][..], I32),
+            (&[], I32),
+            (&[0, 64], I32),
+            (&[-8, -8], I32),
+            (&[8, 8], 6),
+            (&[i32::MAX; 4], I32),
+            (&[i32::MAX; 9], I32),
+        ] {
+            let index = with(&[32, 2], 8, extents, kind);
+            let refusal = only_other(&index).refusal();
+            contains(&refusal.to_string(), &["tensor `w`", "a shape of 64 numbers", "comfy.gguf.orig_shape.w"]);
+        }
+    }
+
     #[test]
     fn misplaced_tensors() {
         refused_tensor(RawTensor::new("w", &[1], 0, 16), &["tensor `w`", "multiple of 32, found 16"]);

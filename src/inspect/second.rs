@@ -97,6 +97,9 @@ fn unread(gguf: &Gguf) -> Vec<String> {
             other => reasons.push(format!("tensor {} is {other}", quoted(name))),
         }
     }
+    for other in gguf.index.others() {
+        reasons.push(format!("tensor {} is {} {:?}", quoted(&other.name), other.storage, other.file_shape));
+    }
     cut(reasons)
 }
 
