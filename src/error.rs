@@ -154,12 +154,19 @@ fn memory(bytes: usize) -> String {
     if bytes == 0 { "memory".to_owned() } else { format!("{bytes} bytes") }
 }
 
+/// What to do about a malformed file, unless more is known.
+const DAMAGED: &str = "the file is damaged, or no file of this kind: copy or download it again";
+
+/// What to do about a file that does not match, unless more is known.
+const OTHER: &str =
+    "the file goes with another model, or with another version of it: take one that goes with the others";
+
 /// How many characters of a value a message quotes, and how many of them are its last.
 const MOST_QUOTED: usize = 400;
 const LAST_QUOTED: usize = 100;
 
 /// `text` without its middle, if it is longer than anyone reads: files may hold anything.
-fn shortened(text: String) -> String {
+pub fn shortened(text: String) -> String {
     let length = text.chars().count();
     if length <= MOST_QUOTED {
         return text;
@@ -173,9 +180,9 @@ impl Error {
     /// A lower-case fact or instruction that helps to get past the error.
     pub fn hint(&self) -> Option<&str> {
         match self {
-            Error::Malformed { hint, .. } => hint.as_deref(),
+            Error::Malformed { hint, .. } => hint.as_deref().or(Some(DAMAGED)),
+            Error::Mismatch { hint, .. } => hint.as_deref().or(Some(OTHER)),
             Error::NotAModel { hint, .. }
-            | Error::Mismatch { hint, .. }
             | Error::NotFinite { hint, .. }
             | Error::Option { hint, .. }
             | Error::Exists { hint, .. }

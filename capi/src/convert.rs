@@ -9,8 +9,8 @@ use std::thread;
 
 use pinhole::convert::{self, NonFinite, Options, Plan, Target, WriteOptions};
 use pinhole::pipeline;
-use pinhole::source::Slot;
 use pinhole::source::slot::{self, SLOTS};
+use pinhole::source::{Slot, Source};
 use pinhole::{Error as E, Result};
 use pinhole_quant::pattern::TensorPattern;
 use pinhole_quant::workers::Workers;
@@ -115,10 +115,12 @@ impl ConvertOptions {
         match component {
             None => {
                 let model = pipeline::open(&source)?;
+                warn(&model.source, &mut watch)?;
                 work.run(&convert::plan(&model.source, &model.networks(), options)?, &mut watch)
             }
             Some(slot) => {
                 let (source, networks) = pipeline::component(&source, slot)?;
+                warn(&source, &mut watch)?;
                 work.run(&convert::plan(&source, &networks.networks(), options)?, &mut watch)
             }
         }
@@ -130,6 +132,14 @@ fn component(name: &str) -> Result<&'static Slot, Failure> {
         let expected = format!("one of {}", SLOTS.map(|slot| slot.name).join(", "));
         E::option("--component", expected, format!("`{name}`")).into()
     })
+}
+
+/// Warns of files that nothing is read from.
+fn warn(source: &Source, watch: &mut Watch) -> Result<(), Failure> {
+    for text in source.passed_over() {
+        watch.warn(text.clone())?;
+    }
+    Ok(())
 }
 
 /// A conversion that is planned.

@@ -171,7 +171,8 @@ impl Piece {
 
     fn unreadable(&self, found: String) -> Error {
         let at = format!("tensor {}", self.name);
-        Error::mismatch(self.tensor.path(), at, "numbers that can be weights", found)
+        let error = Error::mismatch(self.tensor.path(), at, "numbers that can be weights", found);
+        error.with_hint("take a file with this model in another format, such as F16 or Q8_0")
     }
 }
 

@@ -136,6 +136,9 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     let request = args.request.request(&args.prompt, printer)?;
     let settings = pipeline.settings(&request)?;
     let plan = pipeline.plan(&request)?;
+    for text in pipeline.model().source.passed_over() {
+        printer.warn(text);
+    }
     if let Some(note) = pipeline.budget_note()? {
         printer.warn(&note);
     }

@@ -63,7 +63,11 @@ impl Other {
 
     /// Why no weight can be read from it.
     pub fn refusal(&self) -> Error {
-        Error::mismatch(self.map.path(), tensor_at(&self.name), &self.expected, &self.found)
+        let hint = match self.shape() {
+            Some(_) => "take a file with this model in another format, such as F16 or Q8_0",
+            None => "the file is incomplete: take another with this model",
+        };
+        Error::mismatch(self.map.path(), tensor_at(&self.name), &self.expected, &self.found).with_hint(hint)
     }
 }
 

@@ -8,7 +8,7 @@ use crate::bind::alias::Kind;
 use crate::gguf::{Metadata, Value};
 use crate::index::{FileTensor, Index, Other};
 use crate::pipeline::{self, Additions, FAMILIES, Opened, Reader};
-use crate::source::{Component, Layout, Place, Source, Text, keys, kinds_in, not_run, recognise, unused};
+use crate::source::{Component, Layout, Place, Source, Text, keys, kinds_in, not_run, piece, recognise, unused};
 use crate::{Error, json};
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value as Json};
@@ -187,7 +187,10 @@ impl Report {
                 report.kind = "gguf";
                 report.architecture = gguf.metadata.string(keys::ARCHITECTURE).ok().flatten().map(str::to_owned);
                 report.metadata = gguf.metadata.iter().map(|(key, value)| (key, shown(value))).collect();
-                report.try_parts(&gguf.index);
+                match piece(&gguf.metadata) {
+                    Some(error) => report.problem(&error),
+                    None => report.try_parts(&gguf.index),
+                }
             }
             Subject::Safetensors { metadata, index } => {
                 report.metadata = metadata.iter().map(|(key, text)| (key, Json::from(shortened(text)))).collect();
@@ -244,6 +247,9 @@ impl Report {
             let place = family.places.iter().find(|place| place.slot == component.slot);
             self.components.push(self::component(component, place));
         }
+        for text in source.passed_over() {
+            self.problems.push(Problem { message: text.clone(), hint: None });
+        }
         self.missing(&source, family.places);
         let model = (family.open)(source.clone(), &Additions::default());
         self.tokenizers = tokenizers(&source, family.places, model.as_ref().ok());
@@ -290,15 +296,18 @@ impl Report {
     }
 
     fn missing(&mut self, source: &Source, places: &[Place]) {
-        let mut names = Vec::new();
+        let mut lacking = Vec::new();
         for place in places.iter().filter(|place| place.needed && source.component(place.slot).is_err()) {
-            names.push(place.slot.name);
+            lacking.push((place.slot.name, place.slot.option));
         }
-        for place in places.iter().filter(|place| place.kind.reads.is_some() && place.needed) {
-            names.extend(place.slot.tokenizer.filter(|_| source.tokenizer(place.slot).is_none()));
+        for Place { slot, .. } in places.iter().filter(|place| place.kind.reads.is_some() && place.needed) {
+            let tokenizer = slot.tokenizer.filter(|_| source.tokenizer(slot).is_none());
+            lacking.extend(tokenizer.map(|name| (name, slot.tokenizer_option)));
         }
-        self.problems
-            .extend(names.into_iter().map(|name| Problem { message: format!("{name} is missing"), hint: None }));
+        for (name, option) in lacking {
+            let hint = format!("{option} FILE gives it to other commands");
+            self.problems.push(Problem { message: format!("{name} is missing"), hint: Some(hint) });
+        }
     }
 
     fn find_unused(&mut self, model: &Opened) {

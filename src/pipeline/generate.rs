@@ -156,6 +156,9 @@ impl Pipeline {
         for text in without_effect(request, &settings) {
             run.warn(text)?;
         }
+        for text in model.source.passed_over() {
+            run.warn(text.clone())?;
+        }
         warn_of_unused_blocks(&model, &mut run)?;
         for text in model.loras.iter().filter_map(|lora| lora.warning()) {
             run.warn(text)?;

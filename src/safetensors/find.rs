@@ -78,8 +78,11 @@ fn not_found(dir: &Path, stems: &[&str]) -> Error {
     let found = format!("no {} in it", expected.join(" or "));
     let names = names(dir).unwrap_or_default();
     let pickle = names.iter().find_map(|name| PICKLED.into_iter().find(|extension| name.ends_with(extension)));
-    let hint = pickle.map(|extension| {
-        format!("its {extension} file is a Python pickle, which can run code: convert it to safetensors")
-    });
-    Error::NotAModel { path: dir.to_owned(), found, hint }
+    let hint = match pickle {
+        Some(extension) => {
+            format!("its {extension} file is a Python pickle, which can run code: convert it to safetensors")
+        }
+        None => "the folder is incomplete, or another one is meant: download what is missing".to_owned(),
+    };
+    Error::NotAModel { path: dir.to_owned(), found, hint: Some(hint) }
 }

@@ -129,6 +129,12 @@ pub(super) fn arrange(mut source: Source, places: &[Place]) -> Result<Source> {
         }
     }
     source.components.sort_by_key(|component| slot::order(component.slot));
+    source.passed_over.extend(source.broken_files());
+    for (_, given) in &source.given {
+        if let Given::Model(model) = given {
+            source.passed_over.extend(model.broken_files());
+        }
+    }
     source.loose.clear();
     source.broken.clear();
     source.unopened.clear();
@@ -229,7 +235,7 @@ fn require(component: &Component, kind: &Kind) -> Result<()> {
     let held = recognise(component.index.names());
     let held = if held.is_empty() { "nothing that pinhole recognises".to_owned() } else { held.join("; ") };
     let found = format!("a folder that holds {held}, and no {}", kind.words);
-    Err(Error::NotAModel { path: component.origin.clone(), found, hint: None })
+    Err(Error::NotAModel { path: component.origin.clone(), found, hint: Some("`pinhole inspect` says more".into()) })
 }
 
 /// The networks in one file.

@@ -29,6 +29,8 @@ pub struct Source {
     pub(super) loose: Vec<Arc<WeightFile>>,
     /// Files in the folder that could not be opened.
     pub(super) broken: Vec<Set>,
+    /// What is wrong with files that could not be opened, and that nothing was missing without.
+    pub(super) passed_over: Vec<String>,
     /// Folders of components that could not be opened.
     pub(super) unopened: Vec<(&'static Slot, PathBuf)>,
     /// Where tokenizers may lie.
@@ -83,6 +85,7 @@ impl Source {
             tokenizers: Vec::new(),
             loose: Vec::new(),
             broken: Vec::new(),
+            passed_over: Vec::new(),
             unopened: Vec::new(),
             lexicons: Vec::new(),
             given: Vec::new(),
@@ -218,6 +221,20 @@ impl Source {
         Ok(())
     }
 
+    /// What is wrong with files beside those that the model is made of, which nothing is read from: a warning each.
+    pub fn passed_over(&self) -> &[String] {
+        &self.passed_over
+    }
+
+    /// What is wrong with the files that could not be opened.
+    pub(super) fn broken_files(&self) -> Vec<String> {
+        let mut said = Vec::new();
+        for error in self.broken.iter().filter_map(|set| WeightFile::of(set).err()) {
+            said.push(format!("{error}; nothing is read from it"));
+        }
+        said
+    }
+
     pub(super) fn set_tokenizer(&mut self, slot: &'static Slot, files: TokenizerFiles) {
         self.tokenizers.retain(|(other, _)| *other != slot);
         self.tokenizers.push((slot, files));
@@ -235,8 +252,11 @@ fn missing(source: &Source, parts: &[(&str, &str)]) -> Error {
     };
     let options: Vec<String> = parts.iter().map(|(_, option)| format!("{option} FILE")).collect();
     let hint = format!("give {} with {}", if parts.len() == 1 { "one" } else { "them" }, options.join(", "));
-    let hint = (source.layout != Layout::Bundle).then_some(hint);
-    Error::NotAModel { path: source.path.clone(), found, hint }
+    let hint = match source.layout {
+        Layout::Bundle => "the bundle is incomplete: make it again with `pinhole convert`".to_owned(),
+        Layout::Diffusers | Layout::Files => hint,
+    };
+    Error::NotAModel { path: source.path.clone(), found, hint: Some(hint) }
 }
 
 /// The error for a text encoder at `slot` of `source` that has no tokenizer.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::component::list;
 use super::recognise::{self, Recognised, recognise};
-use super::{Component, Layout, Slot, Text, keys};
+use super::{Component, Layout, Slot, Text, keys, pieces::piece};
 use crate::bind::alias::{KINDS, Kind};
 use crate::gguf::{Gguf, Metadata};
 use crate::index::{Index, Map, failed_weights};
@@ -48,6 +48,9 @@ impl WeightFile {
         match map.bytes() {
             [b'G', b'G', b'U', b'F', ..] => {
                 let Gguf { index, metadata, .. } = Gguf::from_map(map)?;
+                if let Some(error) = piece(&metadata) {
+                    return Err(error);
+                }
                 let path = metadata.path().to_owned();
                 Ok(WeightFile::new(&path, index, Some(metadata)))
             }
@@ -113,18 +116,17 @@ impl WeightFile {
 
     fn not_one(&self, kind: &Kind, slot: &Slot, prefixes: &[&str]) -> Error {
         let (found, hint) = match prefixes {
-            [] => (format!("{}, and no {}", self.holds(), kind.words), None),
+            [] => (format!("{}, and no {}", self.holds(), kind.words), "`pinhole inspect` says more".to_owned()),
             [.., last] => {
                 let bare: Vec<String> = prefixes.iter().map(|prefix| format!("`{}`", bare(prefix))).collect();
                 let names: Vec<&str> = bare.iter().map(String::as_str).collect();
                 let found = format!("it holds {} of {}, as {}", names.len(), kind.words, list(&names));
                 let file = self.path.display();
-                (found, Some(format!("say which with {} {file}:{}", slot.option, self::bare(last))))
+                (found, format!("say which with {} {file}:{}", slot.option, self::bare(last)))
             }
         };
-        let hint =
-            recognise::not_run(&self.path, &self.index).and_then(|error| error.hint().map(str::to_owned)).or(hint);
-        Error::NotAModel { path: self.path.clone(), found, hint }
+        let instead = recognise::not_run(&self.path, &self.index).and_then(|error| error.hint().map(str::to_owned));
+        Error::NotAModel { path: self.path.clone(), found, hint: Some(instead.unwrap_or(hint)) }
     }
 
     /// What is in it, for messages.

@@ -104,6 +104,9 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
         }
     };
     let plan = convert::plan(source, &networks, options)?;
+    for warning in source.passed_over() {
+        printer.warn(warning);
+    }
     for warning in report::warnings(&plan) {
         printer.warn(&warning);
     }
