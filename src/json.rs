@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// The words that Python writes where JSON has no number. The longer one comes before what it ends with.
 const WORDS: [&str; 3] = ["-Infinity", "Infinity", "NaN"];
@@ -15,6 +15,16 @@ const WORDS: [&str; 3] = ["-Infinity", "Infinity", "NaN"];
 /// Those of [`serde_json::from_str`].
 pub fn read<T: DeserializeOwned>(text: &str) -> serde_json::Result<T> {
     serde_json::from_str(&quoted(text))
+}
+
+/// What the JSON object `text` holds, as [`read`] does it. A struct would be read off a list as well, field by field.
+///
+/// # Errors
+/// As [`read`], also if `text` is something else than an object.
+pub fn object<T: DeserializeOwned>(text: &str) -> serde_json::Result<T> {
+    let _: Map<String, Value> = read(text)?;
+    // Not of what was read there, which has lost the lines that errors name.
+    read(text)
 }
 
 /// A number, NaN and the infinities included.
@@ -98,6 +108,20 @@ mod tests {
             ("", ""),
         ] {
             assert_eq!(quoted(text), wanted);
+        }
+    }
+
+    #[test]
+    fn a_list_is_no_object() {
+        #[derive(Debug, Deserialize, PartialEq)]
+        struct Size {
+            width: usize,
+            height: usize,
+        }
+        assert_eq!(object::<Size>(r#"{"width": 1, "height": 2}"#).unwrap(), Size { width: 1, height: 2 });
+        assert_eq!(read::<Size>("[1, 2]").unwrap(), Size { width: 1, height: 2 });
+        for text in ["[1, 2]", "1", "null", "", "{"] {
+            assert!(object::<Size>(text).is_err(), "{text}");
         }
     }
 

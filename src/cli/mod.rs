@@ -22,7 +22,9 @@ mod units;
 
 use std::process::ExitCode;
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{Parser, Subcommand};
+use pinhole::error::shortened;
 
 use failure::Failure;
 use printer::Printer;
@@ -85,7 +87,7 @@ pub(crate) fn main() -> ExitCode {
     interrupt::block_size_limit();
     // Before there are threads.
     pinhole::ggml::share_heap();
-    let command = Cli::parse().command;
+    let command = Cli::try_parse().unwrap_or_else(|error| quoting_less(error).exit()).command;
     let printer = Printer::new(command.talk());
     match command.run(&printer) {
         Ok(()) => ExitCode::SUCCESS,
@@ -94,6 +96,16 @@ pub(crate) fn main() -> ExitCode {
             failure.exit_code()
         }
     }
+}
+
+/// The refusal of arguments, with no more of a long one than anyone reads.
+fn quoting_less(mut error: clap::Error) -> clap::Error {
+    for kind in [ContextKind::InvalidArg, ContextKind::InvalidValue, ContextKind::InvalidSubcommand] {
+        if let Some(ContextValue::String(text)) = error.get(kind).cloned() {
+            error.insert(kind, ContextValue::String(shortened(text)));
+        }
+    }
+    error
 }
 
 #[cfg(test)]

@@ -141,7 +141,7 @@ impl Rules {
     /// [`Error::Malformed`] for a text that is no JSON object of such settings.
     pub(super) fn read(mut self, source: &Source, scale: GuidanceScale) -> Result<Rules> {
         let Some(Text { text, origin }) = &source.defaults else { return Ok(self) };
-        let published: Published = json::read(text)
+        let published: Published = json::object(text)
             .map_err(|error| Error::malformed(origin, "generation defaults", "JSON settings", error.to_string()))?;
         let defaults = &mut self.defaults;
         defaults.width = published.width.unwrap_or(defaults.width);

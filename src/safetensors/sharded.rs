@@ -105,10 +105,13 @@ fn read_index(path: &Path) -> Result<WeightMap> {
     if let Some(error) = failed_text(path, &text) {
         return Err(error);
     }
-    let index: ShardIndex = serde_json::from_slice(&text).map_err(|error| {
-        let found = error.to_string().escape_debug().to_string();
-        Error::malformed(path, "index", "a JSON object with a `weight_map`", found)
-    })?;
+    let malformed = |found: String| Error::malformed(path, "index", "a JSON object with a `weight_map`", found);
+    // A struct would be read off a list as well.
+    if text.trim_ascii_start().starts_with(b"[") {
+        return Err(malformed("a list".into()));
+    }
+    let index: ShardIndex =
+        serde_json::from_slice(&text).map_err(|error| malformed(error.to_string().escape_debug().to_string()))?;
     Ok(index.weight_map)
 }
 

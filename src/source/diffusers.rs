@@ -86,9 +86,12 @@ fn class_of(model_index: &Text) -> Result<String> {
 pub(super) fn no_model(path: &Path) -> Error {
     let mut names = folder::names(path).unwrap_or_default();
     names.sort();
-    let hint = match names.iter().find(|name| name.starts_with("models--")) {
-        Some(first) => format!("it is a cache of downloads: give the folder of one model, such as {first}"),
-        None => "give a pinhole bundle, a diffusers directory, or a folder with a model's files".into(),
+    let download = names.iter().find(|name| name.starts_with("models--"));
+    let inner = names.iter().map(|name| path.join(name)).find(|inner| folder::is_model(inner));
+    let hint = match (download, inner) {
+        (Some(first), _) => format!("it is a cache of downloads: give the folder of one model, such as {first}"),
+        (None, Some(inner)) => format!("a model is in it: give {}", inner.display()),
+        (None, None) => "give a pinhole bundle, a diffusers directory, or a folder with a model's files".into(),
     };
     names.truncate(5);
     let names: Vec<&str> = names.iter().map(String::as_str).collect();

@@ -32,7 +32,8 @@ pub(crate) fn of(path: &Path) -> Result<PathBuf> {
     if names(path)?.iter().any(|name| !name.starts_with('.') && path.join(name).is_file()) {
         return Ok(path.to_owned());
     }
-    if let Some(named) = file::text_if_there(&path.join("refs").join("main"))? {
+    // What cannot be read names none.
+    if let Ok(Some(named)) = file::text_if_there(&path.join("refs").join("main")) {
         let named = Path::new(named.trim());
         let is_name = matches!(named.components().collect::<Vec<_>>()[..], [Step::Normal(_)]);
         if is_name && snapshots.join(named).is_dir() {

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::config::{AddedToken, Special};
 use super::vocabulary::Vocabulary;
 use super::{Encoded, TokenizerConfig};
+use crate::index::CUT_SHORT;
 use crate::{Error, Result};
 
 /// The tokens that mark start and end (ids 49406 and 49407 in OpenAI's vocabulary). The end is also the unknown token
@@ -167,8 +168,17 @@ struct Tokenizer<'a> {
     model: Model<'a>,
 }
 
+/// How many tokens are made by no merge, at most: every byte, also at the end of a word, the marks, and some that people add.
+const UNMERGED: usize = 2 * 256 + 2 + 126;
+
 /// The same from ids that are read already.
 pub(super) fn tokenizer_json(vocab: &Tokens, merges: &str, config: &TokenizerConfig, origin: &Path) -> Result<String> {
+    let merges = read_merges(merges, origin)?;
+    if merges.len() + UNMERGED < vocab.0.len() {
+        let expected = format!("the merges that make the {} tokens of vocab.json", vocab.0.len());
+        let error = Error::malformed(origin, "merges.txt", expected, format!("{} of them", merges.len()));
+        return Err(error.with_hint(CUT_SHORT));
+    }
     let model = Model {
         r#type: "BPE",
         dropout: None,
@@ -178,7 +188,7 @@ pub(super) fn tokenizer_json(vocab: &Tokens, merges: &str, config: &TokenizerCon
         fuse_unk: false,
         byte_fallback: false,
         vocab,
-        merges: read_merges(merges, origin)?,
+        merges,
     };
     serde_json::to_string(&Tokenizer { rules: rules(vocab, config, origin)?, model })
         .map_err(|error| Error::malformed(origin, "tokenizer", "what can be written as JSON", error.to_string()))

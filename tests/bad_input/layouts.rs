@@ -74,6 +74,9 @@ fn a_folder_of_a_download_stands_for_its_snapshot() {
     link(whole.root(), &snapshot("aaaa"));
     fs::write(root.join(".DS_Store"), "").unwrap();
     // With one snapshot, no reference is needed.
+    fs::write(root.join("refs/main"), b"\xff").unwrap();
+    open().unwrap();
+    fs::remove_file(root.join("refs/main")).unwrap();
     let model = open().unwrap();
     assert_eq!(model.source.path, root);
     assert_eq!(model.source.component(&TRANSFORMER).unwrap().origin, snapshot("aaaa/transformer"));
@@ -82,10 +85,12 @@ fn a_folder_of_a_download_stands_for_its_snapshot() {
     assert!(error.hint().unwrap().contains("snapshots/aaaa"));
     fs::write(root.join("refs/main"), "aaaa\n").unwrap();
     open().unwrap();
-    for other in ["cccc", "../snapshots/aaaa", "", "\u{0}"] {
+    for other in [&b"cccc"[..], b"../snapshots/aaaa", b"", b"\0", b"\xff"] {
         fs::write(root.join("refs/main"), other).unwrap();
         refused!(NotAModel, open(), "several snapshots");
     }
+    let error = refused!(NotAModel, Source::open(&root.join("snapshots")), "it holds aaaa, bbbb");
+    assert!(error.hint().unwrap().ends_with("snapshots/aaaa"));
     fs::write(root.join("refs/main"), "aaaa").unwrap();
     // As a part, as a tokenizer, and for `inspect`.
     let disk = Disk::new();

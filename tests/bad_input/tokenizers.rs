@@ -26,6 +26,14 @@ fn clip_s_may_come_in_two_files() {
     refused!(Mismatch, disk.open(), "tokenizer");
     disk.remove("tokenizer/vocab.json");
     refused!(NotAModel, disk.open(), "tokenizer");
+    // Without its merges a vocabulary would read every word letter by letter.
+    for merges in ["", "#version: 0.2\n", "#version: 0.2\na b\n"] {
+        let disk = Disk::new();
+        disk.remove("tokenizer/tokenizer.json");
+        disk.write("tokenizer/merges.txt", merges);
+        let error = refused!(Malformed, disk.open(), "merges.txt", "of them");
+        assert!(error.hint().unwrap().contains("cut short"));
+    }
 }
 
 #[test]

@@ -65,6 +65,29 @@ fn a_picture_names_the_parts_that_made_it() {
     assert_eq!(whole["model"]["parts"], Value::Null);
 }
 
+#[test]
+fn long_arguments_are_not_quoted_whole() {
+    let place = Workplace::new();
+    let long = "x".repeat(5000);
+    for arguments in [
+        &["plan", "-m", "mini", "--width", &long][..],
+        &["plan", "-m", "mini", "--device", &long],
+        &["plan", "-m", "mini", "--seed", &long],
+        &["plan", "-m", "mini", "--offload", &long],
+        &["plan", "-m", "mini", &long],
+        &["plan", &format!("--{long}")],
+        &["convert", "mini", "-o", "a.gguf", "--type", "q8_0", "--component", &long],
+        &["convert", "mini", "-o", "a.gguf", "--type", &long],
+        &["convert", "mini", "-o", "a.gguf", "--type", "q8_0", "--tensor", &long],
+        &["generate", "-m", "mini", "-p", "x", "--lora", &format!("a:{long}")],
+        &[&long],
+    ] {
+        let refused = place.run(arguments);
+        assert!(refused.code == 2 && refused.stderr.starts_with("error: "), "{}: {}", refused.code, refused.stderr);
+        assert!(refused.stderr.len() < 1000 && refused.stderr.contains("xxx"), "{}", refused.stderr);
+    }
+}
+
 #[cfg(unix)]
 #[test]
 fn a_path_need_not_be_unicode() {
