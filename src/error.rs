@@ -158,8 +158,7 @@ fn memory(bytes: usize) -> String {
 const DAMAGED: &str = "the file is damaged, or no file of this kind: copy or download it again";
 
 /// What to do about a file that does not match, unless more is known.
-const OTHER: &str =
-    "the file goes with another model, or with another version of it: take one that goes with the others";
+const OTHER: &str = "this file was made for something else: take one that fits";
 
 /// How many characters of a value a message quotes, and how many of them are its last.
 const MOST_QUOTED: usize = 400;

@@ -67,6 +67,14 @@ pub struct Room {
     pub addresses: Option<u64>,
 }
 
+/// Address space that a thread takes, at least: its stack, and what the standard library needs there for signals.
+const THREAD: u64 = 3 << 20;
+
+/// Whether there is address space for `count` more threads.
+pub fn has_room_for_threads(count: u64) -> bool {
+    room().addresses.is_none_or(|left| left >= count * THREAD)
+}
+
 /// What this process may still take.
 pub fn room() -> Room {
     let read = |path: &str| fs::read_to_string(path).ok();
@@ -136,7 +144,11 @@ impl PeakMemory {
             }
         };
         // Without a thread to spare, only the moments count at which somebody asks.
-        PeakMemory { shared, thread: thread::Builder::new().name("memory".into()).spawn(watch).ok() }
+        let mut thread = None;
+        if has_room_for_threads(1) {
+            thread = thread::Builder::new().name("memory".into()).spawn(watch).ok();
+        }
+        PeakMemory { shared, thread }
     }
 
     /// The most that was seen; `None` on systems that do not say.

@@ -4,6 +4,7 @@
 use std::process;
 
 use pinhole::ggml::CancelFlag;
+use pinhole::memory;
 use pinhole_quant::output::remove_temporary_files;
 
 #[cfg(unix)]
@@ -29,6 +30,11 @@ pub(super) fn block_size_limit() {
 /// A second one ends the process at once. From now on, a lost page of a mapped file ends it too, with the file's name.
 pub(super) fn cancel_flag(printer: &Printer) -> CancelFlag {
     let flag = CancelFlag::new();
+    // What follows takes a thread each. One that has room for its stack and no more ends the process as it starts, so that signals
+    // then do what they always do.
+    if !memory::has_room_for_threads(2) {
+        return flag;
+    }
     let (raised, talks) = (flag.clone(), printer.animated());
     let handler = move || {
         if raised.is_raised() {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use pinhole::convert::{self, NonFinite, Options, Plan, Progress, Target, WriteOptions};
+use pinhole::error::shortened;
 use pinhole::pipeline;
 use pinhole::source::Slot;
 use pinhole::source::slot::{self, SLOTS};
@@ -39,7 +40,7 @@ pub(super) struct Args {
     types: String,
     /// The format of the matrices whose names match: `single_blocks.*.linear1=q5_k`; may be given several times, and the last
     /// that matches decides
-    #[arg(long = "tensor", value_name = "NAME=FORMAT")]
+    #[arg(long = "tensor", value_name = "NAME=FORMAT", value_parser = pattern)]
     patterns: Vec<TensorPattern>,
     /// Write only this component, transformer or text_encoder_2, under the names that ComfyUI-GGUF and stable-diffusion.cpp
     /// read; the source needs no other then
@@ -114,6 +115,11 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
         write(args, &plan, printer)?;
     }
     report::print(args, &plan, started.elapsed(), printer)
+}
+
+/// What `--tensor` gives.
+fn pattern(text: &str) -> Result<TensorPattern, String> {
+    text.parse::<TensorPattern>().map_err(|error| shortened(error.to_string()))
 }
 
 impl Args {
