@@ -3,8 +3,10 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
+use std::cell::{Cell, RefCell};
 use std::fs;
 use std::path::Path;
+use std::sync::Mutex;
 
 use pinhole::builtin;
 use pinhole::convert::{self, WriteOptions};
@@ -14,9 +16,15 @@ use pinhole::pipeline::Pipeline;
 use pinhole::pipeline::{Event, Generated, MemoryOptions, Request};
 use pinhole::source::Source;
 use pinhole_quant::recipe::FileType;
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
+
+/// Held by each test: they look at the whole process.
+static ALONE: Mutex<()> = Mutex::new(());
 
 #[test]
 fn what_does_not_fit_is_read_again_and_draws_the_same() {
+    let _alone = ALONE.lock();
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("mini.gguf");
     let mini = builtin::mini().unwrap();
@@ -61,6 +69,62 @@ fn what_does_not_fit_is_read_again_and_draws_the_same() {
         assert!(before > size / 2, "{before} of {size}");
         assert!(after < size / 4 && at_the_end < size / 4, "{after} and {at_the_end} of {size}");
     }
+}
+
+/// Sides from 16 to 16384, as many small as large ones.
+fn side() -> impl Strategy<Value = usize> {
+    prop_oneof![4 => (0.0f64..10.0).prop_map(|power| 16 * power.exp2() as usize), 1 => Just(16384), 1 => Just(16)]
+}
+
+/// Any size within any budget: a plan that keeps to it, or a refusal with what would do, and not less.
+#[test]
+fn random_sizes_fit_or_the_least_is_named() {
+    let _alone = ALONE.lock();
+    let model = pinhole::pipeline::open(&builtin::mini().unwrap()).unwrap();
+    let pipeline = Pipeline::with_threads(model, Device::cpu().unwrap(), 2, CancelFlag::new()).unwrap();
+    let pipeline = RefCell::new(pipeline);
+    let machine = pinhole::memory::room().most.unwrap() as usize;
+    // What the process holds moves by a little between two looks.
+    let some = 2 << 20;
+    let cases = ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() };
+    let (planned, refused) = (Cell::new(0), Cell::new(0));
+    let plan = |width: usize, height: usize, batch: usize, budget: Option<usize>| {
+        let mut pipeline = pipeline.borrow_mut();
+        pipeline.set_memory(MemoryOptions { host: budget, ..MemoryOptions::default() });
+        let (width, height, steps) = (Some(width), Some(height), Some(1));
+        pipeline.plan(&Request { prompt: "x".into(), width, height, steps, batch, ..Request::default() })
+    };
+    let sizes = (side(), side(), 1usize..4, (25.0f64..34.0).prop_map(|power| power.exp2() as usize));
+    let result = TestRunner::new(cases).run(&sizes, |(width, height, batch, budget)| {
+        match plan(width, height, batch, Some(budget)) {
+            Ok(plan) => {
+                planned.set(planned.get() + 1);
+                let host = plan.host.unwrap();
+                prop_assert!(host.limit <= budget && host.peak <= host.limit, "{host:?} of {budget}");
+            }
+            Err(error @ Error::OverBudget { .. }) => {
+                refused.set(refused.get() + 1);
+                let Error::OverBudget { needed, given, .. } = &error else { unreachable!() };
+                prop_assert!(*given <= budget && needed > given, "{error}");
+                prop_assert!(error.hint().is_some_and(|hint| hint.starts_with("try ")), "{error}");
+                if *needed < machine - some {
+                    prop_assert!(plan(width, height, batch, Some(needed + some)).is_ok(), "{error}: not enough");
+                }
+                prop_assert!(plan(width, height, batch, Some(needed - some)).is_err(), "{error}: not the least");
+            }
+            Err(other) => prop_assert!(false, "{other}"),
+        }
+        // Without a budget, what is free bounds it.
+        match plan(width, height, batch, None) {
+            Ok(plan) => prop_assert!(plan.host.is_some_and(|host| host.peak <= machine)),
+            Err(error) => prop_assert!(matches!(error, Error::OverBudget { .. }), "{error}"),
+        }
+        Ok(())
+    });
+    let (planned, refused) = (planned.get(), refused.get());
+    println!("{planned} planned, {refused} refused");
+    result.unwrap();
+    assert!(planned > 10 && refused > 10, "{planned} planned, {refused} refused");
 }
 
 fn draw(pipeline: &mut Pipeline, request: &Request, host: Option<usize>) -> Generated {

@@ -95,6 +95,53 @@ fn what_address_space_has_no_room_for_is_refused() {
     drawn_or_refused(&place, |arguments| run_within(900_000, &place, arguments));
 }
 
+/// Numbers that look random, the same in every run.
+struct Dice(u64);
+
+impl Dice {
+    /// A number below `sides`.
+    fn below(&mut self, sides: usize) -> usize {
+        // Knuth's MMIX generator; its high bits are the good ones.
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % sides
+    }
+
+    /// A side from 16 to 16384 pixels, as many small as large ones.
+    fn side(&mut self) -> usize {
+        let power = self.below(11);
+        (16 << power) + if power < 10 { 16 * self.below(1 << power) } else { 0 }
+    }
+}
+
+/// What `plan` has room for is drawn, as far as that takes no time; what it has none for, `generate` refuses, too.
+#[test]
+fn random_sizes_under_random_limits_are_drawn_or_refused() {
+    let (place, mut dice, mut drawn, mut refused) = (Workplace::new(), Dice(7), 0, 0);
+    for _ in 0..24 {
+        let (width, height) = (dice.side(), dice.side());
+        let limit = 1000 * (250 + dice.below(1250));
+        let [w, h] = [width, height].map(|side| side.to_string());
+        let size = ["-m", "mini", "-p", "x", "--width", &w, "--height", &h, "--steps", "1", "--threads", "2"];
+        let what = format!("{width}x{height} within {limit} KiB");
+        let planned = run_within(limit, &place, &[&["plan"], &size[..]].concat());
+        let fits = planned.code == Some(0);
+        assert!(fits || (planned.code == Some(1) && planned.stderr.contains("error: needs ")), "{what}");
+        if fits && width * height > 1 << 17 {
+            continue;
+        }
+        let Limited { code, stderr } = run_within(limit, &place, &[&["generate", "-o", "a.png"], &size[..]].concat());
+        assert_eq!(code, Some(i32::from(!fits)), "{what}: {stderr}");
+        match fits {
+            true => fs::remove_file(place.path("a.png")).unwrap(),
+            // Before the first step, and before the prompt.
+            false => assert!(stderr.contains("error: needs ") && !stderr.contains("encode"), "{what}: {stderr}"),
+        }
+        *(if fits { &mut drawn } else { &mut refused }) += 1;
+        assert!(place.names().is_empty(), "{what}: {:?}", place.names());
+    }
+    assert!(drawn > 3 && refused > 3, "{drawn} drawn, {refused} refused");
+}
+
 /// A control group with a limit of memory, gone when this is dropped.
 struct Group(PathBuf);
 
