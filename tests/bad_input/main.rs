@@ -9,6 +9,7 @@ mod configs;
 mod conversion;
 mod directories;
 mod disk;
+mod every_command;
 mod folders;
 mod layouts;
 mod loose;

@@ -12,6 +12,8 @@ pub(crate) mod foreign;
 pub(crate) mod formula;
 pub(crate) mod given;
 pub(crate) mod golden;
+#[cfg(unix)]
+pub(crate) mod hostile;
 pub(crate) mod lora;
 pub(crate) mod numbers;
 pub(crate) mod parts;

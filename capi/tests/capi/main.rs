@@ -10,7 +10,11 @@
 
 mod exports;
 mod header;
+mod hostile;
 mod layout;
 mod parity;
 mod programs;
 mod rig;
+#[cfg(unix)]
+#[path = "../../../tests/support/hostile/mod.rs"]
+mod suite;
