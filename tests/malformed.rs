@@ -449,6 +449,22 @@ mod st {
     }
 
     #[test]
+    fn files_of_other_formats_are_called_that() {
+        for (begin, named) in [
+            (&b"GGUF\x03\0\0\0\x05"[..], "a GGUF file"),
+            (b"PK\x03\x04archive/", "a zip archive or a Python pickle"),
+            (b"\x80\x02}q\x01(X\x05\0\0", "a zip archive or a Python pickle"),
+            (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "a picture"),
+        ] {
+            let error = open(begin).unwrap_err();
+            contains(&message(Err::<(), _>(error)), &["bad.safetensors is no model", named]);
+        }
+        // Lengths of headers that begin in the same way.
+        let header = format!("{{{}}}", " ".repeat(0x280 - 2));
+        assert!(open(&safetensors(&header, 0)).is_ok());
+    }
+
+    #[test]
     fn headers_that_are_no_json() {
         refused("", 0, &["header: expected a JSON object of tensors, found EOF"]);
         refused("{", 0, &["header", "EOF"]);

@@ -83,6 +83,25 @@ fn error(path: &Path, found: String) -> Error {
     Error::NotAModel { path: path.to_owned(), found, hint: Some(hint.into()) }
 }
 
+/// What a file that is not of safetensors looks like, by its first bytes; `None` if it may be of it, or of no kind that is known.
+pub(crate) fn looks_like(bytes: &[u8]) -> Option<&'static str> {
+    Some(match bytes {
+        // The header of a safetensors file, behind its length.
+        [_, _, _, _, _, _, _, _, b'{', ..] => return None,
+        [] => "an empty file",
+        [b'G', b'G', b'U', b'F', ..] => "a GGUF file",
+        [b'P', b'K', ..] | [0x80, 2..=5, ..] => "a zip archive or a Python pickle",
+        [0x1f, 0x8b, ..] | [0x28, 0xb5, 0x2f, 0xfd, ..] | [b'7', b'z', 0xbc, ..] | [b'R', b'a', b'r', b'!', ..] => {
+            "an archive: unpack it first"
+        }
+        [0x89, b'P', b'N', b'G', ..] | [0xff, 0xd8, 0xff, ..] => "a picture",
+        [b'l', b'm', b'g', b'g', ..] | [b't', b'j', b'g', b'g', ..] | [b'f', b'm', b'g', b'g', ..] => {
+            "a file of ggml from before GGUF"
+        }
+        _ => return None,
+    })
+}
+
 fn size_in_pointer(text: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix("size ")?.trim().parse().ok())
 }

@@ -19,7 +19,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-pub(crate) use download::{CUT_SHORT, failed_text, failed_weights};
+pub(crate) use download::{CUT_SHORT, failed_text, failed_weights, looks_like};
 pub(crate) use extents::{extents_needed, fold};
 #[cfg(unix)]
 pub use lost::on_lost_page;

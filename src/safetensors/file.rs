@@ -9,7 +9,8 @@ use pinhole_quant::DType;
 use super::header::{Header, TensorInfo};
 use crate::error::{Error, Result};
 use crate::index::{
-    CUT_SHORT, Entry, Form, Index, Map, Other, Storage, check_name, extents_needed, failed_weights, quoted, tensor_at,
+    CUT_SHORT, Entry, Form, Index, Map, Other, Storage, check_name, extents_needed, failed_weights, looks_like, quoted,
+    tensor_at,
 };
 
 /// Bytes of the header's length.
@@ -43,10 +44,15 @@ impl Safetensors {
     /// # Errors
     ///
     /// [`Error::Malformed`], which says what and where, for anything that breaks the format; [`Error::NotAModel`] for what a
-    /// download that failed leaves.
+    /// download that failed leaves, and for files of other formats.
     pub fn from_map(map: Arc<Map>) -> Result<Safetensors> {
         if let Some(error) = failed_weights(map.path(), map.bytes()) {
             return Err(error);
+        }
+        // Too short a file may begin like anything.
+        if let Some(found) = looks_like(map.bytes()).filter(|_| map.bytes().len() > LENGTH_BYTES) {
+            let hint = Some("a safetensors file is needed here".into());
+            return Err(Error::NotAModel { path: map.path().to_owned(), found: found.into(), hint });
         }
         let (Header { metadata, mut tensors }, data) = read_header(&map)?;
         tensors.sort_by_key(|(_, info)| info.data_offsets);

@@ -9,7 +9,7 @@ use super::recognise::{self, Recognised, recognise};
 use super::{Component, Layout, Slot, Text, keys, pieces::piece};
 use crate::bind::alias::{KINDS, Kind};
 use crate::gguf::{Gguf, Metadata};
-use crate::index::{Index, Map, failed_weights};
+use crate::index::{Index, Map, failed_weights, looks_like};
 use crate::safetensors::{self, Numbered, Safetensors, Set};
 use crate::{Error, Result};
 
@@ -61,7 +61,7 @@ impl WeightFile {
             }
             bytes => Err(failed_weights(map.path(), bytes).unwrap_or_else(|| Error::NotAModel {
                 path: map.path().to_owned(),
-                found: unknown(bytes).into(),
+                found: looks_like(bytes).unwrap_or("a file of an unknown kind").into(),
                 hint: Some("give a GGUF or safetensors file, or a diffusers directory (with model_index.json)".into()),
             })),
         }
@@ -165,20 +165,4 @@ fn foremost<'a>(prefixes: &[&'a str], slot: &Slot) -> Vec<&'a str> {
 /// Whether a part of a name says that what is behind it is a running average of other weights.
 fn is_average(word: &str) -> bool {
     word == "ema" || word.starts_with("ema_") || word.ends_with("_ema")
-}
-
-/// What a file that is neither GGUF nor safetensors looks like.
-fn unknown(bytes: &[u8]) -> &'static str {
-    match bytes {
-        [] => "an empty file",
-        [b'P', b'K', ..] | [0x80, 2..=5, ..] => "a zip archive or a Python pickle",
-        [0x1f, 0x8b, ..] | [0x28, 0xb5, 0x2f, 0xfd, ..] | [b'7', b'z', 0xbc, ..] | [b'R', b'a', b'r', b'!', ..] => {
-            "an archive: unpack it first"
-        }
-        [0x89, b'P', b'N', b'G', ..] | [0xff, 0xd8, 0xff, ..] => "a picture",
-        [b'l', b'm', b'g', b'g', ..] | [b't', b'j', b'g', b'g', ..] | [b'f', b'm', b'g', b'g', ..] => {
-            "a file of ggml from before GGUF"
-        }
-        _ => "a file of an unknown kind",
-    }
 }

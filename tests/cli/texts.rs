@@ -79,7 +79,7 @@ fn long_arguments_are_not_quoted_whole() {
         &["convert", "mini", "-o", "a.gguf", "--type", "q8_0", "--component", &long],
         &["convert", "mini", "-o", "a.gguf", "--type", &long],
         &["convert", "mini", "-o", "a.gguf", "--type", "q8_0", "--tensor", &long],
-        &["generate", "-m", "mini", "-p", "x", "--lora", &format!("a:{long}")],
+        &["generate", "-m", "mini", "-p", "x", "--sampler", &long],
         &[&long],
     ] {
         let refused = place.run(arguments);
