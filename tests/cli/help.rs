@@ -8,8 +8,20 @@ fn help() {
         place.run(&[command, "--help"]).snapshot(&format!("help_{command}"));
     }
     place.run(&["bench", "--help"]).snapshot("help_bench");
-    for bench in ["attention", "busy", "card", "decode", "encode", "load", "matmul", "model", "offload", "quality", "steady", "step"]
-    {
+    for bench in [
+        "attention",
+        "busy",
+        "card",
+        "decode",
+        "encode",
+        "load",
+        "matmul",
+        "model",
+        "offload",
+        "quality",
+        "steady",
+        "step",
+    ] {
         place.run(&["bench", bench, "--help"]).snapshot(&format!("help_bench_{bench}"));
     }
 }
