@@ -231,6 +231,7 @@ static void options_that_cannot_work(const pinhole_model *model, pinhole_session
     pinhole_plan *plan = NULL;
     pinhole_request request;
     float noise[4] = {0, 0, 0, 0};
+    const float rising[2] = {0.5f, 1};
 
     options.device = "abacus";
     FAILS(pinhole_session_new(model, &options, &other, &error), PINHOLE_E_DEVICE, "abacus", 1);
@@ -268,7 +269,6 @@ static void options_that_cannot_work(const pinhole_model *model, pinhole_session
     REFUSED(eta, (float)NAN, "--eta", 0);
     REFUSED(eta, 1.5f, "--eta", 0);
     REFUSED(rescale_cfg, -0.5f, "--rescale-cfg", 0);
-    REFUSED(sigma_count, 2, "sigmas", 0);
     REFUSED(posterior, 2, "--posterior", 0);
     REFUSED(strength, 0.5f, "--strength", 1);
     REFUSED(max_sequence_length, -5, "--max-sequence-length", 0);
@@ -278,6 +278,11 @@ static void options_that_cannot_work(const pinhole_model *model, pinhole_session
     request.noise = noise;
     request.noise_count = 4;
     FAILS(pinhole_generate(session, &request, &result, &error), PINHOLE_E_OPTION, "--noise", 0);
+    request = small_request();
+    request.sigma_count = 2;
+    FAILS(pinhole_generate(session, &request, &result, &error), PINHOLE_E_ARGUMENT, "sigmas", 0);
+    request.sigmas = rising;
+    FAILS(pinhole_generate(session, &request, &result, &error), PINHOLE_E_OPTION, "--sigmas", 0);
     CHECK(!result);
 
     /* A budget that cannot work: on a device with memory of its own, and with nothing to share. */
