@@ -85,7 +85,7 @@ fn random_sizes_fit_or_the_least_is_named() {
     let pipeline = RefCell::new(pipeline);
     let machine = pinhole::memory::room().most.unwrap() as usize;
     // What the process holds moves by a little between two looks.
-    let some = 2 << 20;
+    let some = 16 << 20;
     let cases = ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() };
     let (planned, refused) = (Cell::new(0), Cell::new(0));
     let plan = |width: usize, height: usize, batch: usize, budget: Option<usize>| {

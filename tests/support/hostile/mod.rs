@@ -6,6 +6,7 @@
 #![allow(dead_code, clippy::unwrap_used)]
 
 mod bytes;
+#[allow(clippy::duplicate_mod, reason = "the tests of the C library include this module alone")]
 #[path = "../../fixtures/mod.rs"]
 mod fixtures;
 mod folders;
