@@ -101,7 +101,8 @@ fn fault(case: &Case, purpose: Use, ended: &Ended, left: &[String]) -> Option<St
         return Some(format!("left behind: {left:?}"));
     }
     let is_json = serde_json::from_str::<serde_json::Value>(stdout).is_ok();
-    if !is_json && !(stdout.is_empty() && !allowed) {
+    let is_fit = is_json || (stdout.is_empty() && !allowed);
+    if !is_fit {
         return Some("stdout is neither empty nor JSON".into());
     }
     let said = format!("{stderr}{stdout}");
