@@ -34,6 +34,10 @@ const MODELS: [(&str, f64); 6] = [
     ("sdxl_inpaint", 5e-10),
 ];
 
+/// How far those cases may be away whose reference has 4,116 tokens: the recorded numbers are 1.4e-8 from what PyTorch computes of them
+/// with two threads.
+const MOST_OF_MANY_TOKENS: f64 = 1e-7;
+
 /// The model of a golden as a directory.
 fn directory(golden: &Golden) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
@@ -121,6 +125,8 @@ fn latents_equal_diffusers() {
         for (case, described) in golden.at("/cases").as_object().unwrap() {
             let generated = generate(&mut pipeline, &request(&golden, case));
             let nmse = metrics::nmse(&golden.f32(&format!("{case}.latents")), &generated.latents).unwrap();
+            let has_many = matches!(case.as_str(), "kontext_large" | "kontext_resized");
+            let most = if has_many { MOST_OF_MANY_TOKENS } else { most };
             println!("{name} {case}: nmse {nmse:.2e} (at most {most:.0e})");
             if nmse > most {
                 wrong.push(format!("{name} {case}: {nmse:.2e}"));

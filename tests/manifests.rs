@@ -33,8 +33,9 @@ fn tensors(golden: &Golden, component: &str) -> Tensors {
 fn find<'a>(tensors: &'a Tensors, aliases: Aliases<'_>, name: &str) -> Option<(&'a str, Shape)> {
     aliases(name).iter().find_map(|parts| {
         let [part] = parts.as_slice() else { panic!("{name} is made of parts") };
+        let (found, extents) = tensors.get_key_value(&part.name)?;
         assert_eq!(part.rows, Rows::All, "{name}");
-        tensors.get_key_value(&part.name).map(|(name, extents)| (name.as_str(), Shape::new(extents).unwrap()))
+        Some((found.as_str(), Shape::new(extents).unwrap()))
     })
 }
 

@@ -51,7 +51,7 @@ pub struct Request {
     pub control_image: Option<Arc<Picture>>,
     /// How closely the result follows the picture that is changed, for models that were trained for that: 1 is off.
     pub image_cfg_scale: Option<f32>,
-    /// Pictures that the model looks at, as it does at the prompt: for FLUX.1 Kontext, the one that it changes.
+    /// Pictures that the model looks at, as it does at the prompt: one that it changes, or takes something from.
     pub references: Vec<Arc<Picture>>,
     /// What size these have.
     pub reference_resize: ReferenceResize,
