@@ -45,6 +45,11 @@ impl Pages {
         self.0.iter().try_for_each(|(map, range)| map.populate(range.clone()))
     }
 
+    /// Lets go of them: the system keeps them as long as it has room.
+    pub(crate) fn let_go(&self) {
+        self.0.iter().for_each(|(map, range)| map.let_go(range.clone()));
+    }
+
     /// Gives their memory back to the system.
     pub(crate) fn give_back(&self) {
         self.0.iter().for_each(|(map, range)| map.give_back(range.clone()));

@@ -100,6 +100,13 @@ impl DeviceWeights {
         self.pages.iter().for_each(Pages::give_back);
     }
 
+    /// Lets go of the pages of weights that are used where they lie in the file: the system keeps them as long as it has room.
+    pub fn let_go_of_pages(&self) {
+        if self.mapped > 0 {
+            self.pages.iter().for_each(Pages::let_go);
+        }
+    }
+
     /// What reads ahead of computations in the map, and gives back behind them; `None` where nothing is used there.
     pub(super) fn pager(&self) -> Option<Pager> {
         (self.mapped > 0).then(|| Pager::start(Arc::clone(&self.pages), self.dropped.clone())).flatten()

@@ -183,6 +183,19 @@ impl Map {
         Ok(())
     }
 
+    /// Lets go of all whole pages of `range`: they count no longer as this process's, and stay in the system's cache as long as that
+    /// has room. Does nothing where the system cannot.
+    pub fn let_go(&self, range: Range<usize>) {
+        #[cfg(target_os = "linux")]
+        if let Bytes::File(map, _) = &self.bytes
+            && range.end <= map.len()
+        {
+            let_go(map, whole_pages(range));
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = range;
+    }
+
     /// Gives the memory of all whole pages of `range` back to the system, which reads them from the disk again when
     /// somebody touches them. Does nothing where the system cannot.
     pub fn give_back(&self, range: Range<usize>) {
@@ -215,11 +228,19 @@ fn whole_pages(range: Range<usize>) -> Range<usize> {
 
 #[cfg(target_os = "linux")]
 #[allow(unsafe_code)]
-fn give_back(map: &Mmap, file: &File, range: Range<usize>) {
-    let Some(len) = std::num::NonZeroU64::new(range.len() as u64) else { return };
+fn let_go(map: &Mmap, range: Range<usize>) {
+    if range.is_empty() {
+        return;
+    }
     // SAFETY: the map is of a file, shared with it and never written to: pages that are dropped come back with the file's
     // bytes, so no slice of the map changes.
     let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len()) };
+}
+
+#[cfg(target_os = "linux")]
+fn give_back(map: &Mmap, file: &File, range: Range<usize>) {
+    let Some(len) = std::num::NonZeroU64::new(range.len() as u64) else { return };
+    let_go(map, range.clone());
     // Only what no process has mapped leaves the system's cache, hence after the first.
     let _ = rustix::fs::fadvise(file, range.start as u64, Some(len), rustix::fs::Advice::DontNeed);
 }

@@ -199,6 +199,10 @@ impl<'a> Run<'a> {
     /// Lets go of what was computed with.
     pub fn finish(&mut self, running: Running<'_>) {
         let Running { weights, phase, .. } = running;
+        if phase == Phase::Encode {
+            // A prompt is read once, and what follows needs the room.
+            weights.let_go_of_pages();
+        }
         self.mapped += weights.mapped_bytes();
         let (moved, waited): (u64, Duration) = (weights.moved_bytes(), weights.waited());
         let phase = self.phase(phase);
