@@ -149,15 +149,16 @@ CASES = {sampler: Case(sampler=sampler, decoded=sampler == "pndm") for sampler i
 } | {sampler: Case(sampler=sampler, width=40, height=56) for sampler in SMALL}
 
 
-def pipelines() -> tuple[dict, dict]:
-    """The three pipelines over the model, and the `components` entry of the header."""
+def pipelines(components=COMPONENTS, scheduler=SCHEDULER, **tokenizer) -> tuple[dict, dict]:
+    """The three pipelines over a model, whose tokenizer is told what is given, and the `components` entry of the header."""
     models.DIFFUSERS["UNet2DConditionModel"] = diffusers.UNet2DConditionModel
-    networks, components = models.synthesise(cases.Case(components=COMPONENTS))
+    networks, components = models.synthesise(cases.Case(components=components))
     for component in components.values():
         component["checksum"] = f"{sum(int(tensor['checksum'], 16) for tensor in component['tensors']) % 2**64:016x}"
         component["tensors"] = [[tensor[key] for key in ("name", "shape", "scale", "offset")] for tensor in component["tensors"]]
-    tokenizer = CLIPTokenizer.from_pretrained(goldenfile.DIRECTORY / "tokenizers" / "clip")
-    parts = networks | {"tokenizer": tokenizer, "scheduler": diffusers.PNDMScheduler.from_config(SCHEDULER)}
+    made = getattr(diffusers, scheduler["_class_name"]).from_config(scheduler)
+    read = CLIPTokenizer.from_pretrained(goldenfile.DIRECTORY / "tokenizers" / "clip", **tokenizer)
+    parts = networks | {"tokenizer": read, "scheduler": made}
     parts |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     classes = {"text": "StableDiffusionPipeline", "picture": "StableDiffusionImg2ImgPipeline", "mask": "StableDiffusionInpaintPipeline"}
     made = {kind: getattr(diffusers, name)(**parts) for kind, name in classes.items()}

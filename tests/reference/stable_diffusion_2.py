@@ -14,11 +14,10 @@ from dataclasses import asdict, dataclass
 import diffusers
 import numpy as np
 import torch
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel
 
 import cases
 import goldenfile
-import models
 import stable_diffusion as sd
 from cases import Component
 from unet import DOWN, UNET, UP
@@ -95,23 +94,6 @@ CASES = {
 }
 
 
-def pipelines() -> tuple[dict, dict]:
-    """The three pipelines over the model, and the `components` entry of the header."""
-    models.DIFFUSERS["UNet2DConditionModel"] = diffusers.UNet2DConditionModel
-    networks, components = models.synthesise(cases.Case(components=COMPONENTS))
-    for component in components.values():
-        component["checksum"] = f"{sum(int(tensor['checksum'], 16) for tensor in component['tensors']) % 2**64:016x}"
-        component["tensors"] = [[tensor[key] for key in ("name", "shape", "scale", "offset")] for tensor in component["tensors"]]
-    tokenizer = CLIPTokenizer.from_pretrained(goldenfile.DIRECTORY / "tokenizers" / "clip", pad_token=PAD)
-    parts = networks | {"tokenizer": tokenizer, "scheduler": diffusers.DDIMScheduler.from_config(SCHEDULER)}
-    parts |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-    classes = {"text": "StableDiffusionPipeline", "picture": "StableDiffusionImg2ImgPipeline", "mask": "StableDiffusionInpaintPipeline"}
-    made = {kind: getattr(diffusers, name)(**parts) for kind, name in classes.items()}
-    for pipe in made.values():
-        pipe.set_progress_bar_config(disable=True)
-    return made, components
-
-
 def schedule(case: Case):
     """The scheduler of a case: the model's configuration, read by the class of the sampler."""
     name, told = sd.SAMPLERS[case.sampler]
@@ -128,7 +110,7 @@ def main() -> None:
         CLIPTextModel.text_model = property(lambda encoder: encoder)
     tensors, described = {}, {}
     with torch.no_grad():
-        pipes, components = pipelines()
+        pipes, components = sd.pipelines(COMPONENTS, SCHEDULER, pad_token=PAD)
         for name, case in CASES.items():
             latents, picture = sd.draw(pipes, case, schedule=schedule)
             tensors[f"{name}.latents"], described[name] = latents, asdict(case)
