@@ -20,6 +20,20 @@ static DEV: Published = Published {
     source: DType::BF16,
     blueprint: |options| blueprint(options, flux::Config::dev(), 512),
 };
+/// FLUX.1-dev's transformer, with the latents of what a mask leaves, and the mask, beside its own.
+static FILL: Published = Published {
+    name: "flux-fill",
+    denoiser: &TRANSFORMER,
+    source: DType::BF16,
+    blueprint: |options| blueprint(options, wider(384), 512),
+};
+/// FLUX.1-dev's transformer, with the latents of a picture that is followed beside its own: Canny and Depth.
+static CANNY: Published = Published {
+    name: "flux-canny",
+    denoiser: &TRANSFORMER,
+    source: DType::BF16,
+    blueprint: |options| blueprint(options, wider(128), 512),
+};
 static SCHNELL: Published = Published {
     name: "flux-schnell",
     denoiser: &TRANSFORMER,
@@ -30,8 +44,18 @@ static SCHNELL: Published = Published {
 impl Architecture {
     /// FLUX.1-dev.
     pub const FLUX_DEV: Architecture = Architecture(&DEV);
+    /// FLUX.1 Fill.
+    pub const FLUX_FILL: Architecture = Architecture(&FILL);
+    /// FLUX.1 Canny, and FLUX.1 Depth.
+    pub const FLUX_CANNY: Architecture = Architecture(&CANNY);
     /// FLUX.1-schnell.
     pub const FLUX_SCHNELL: Architecture = Architecture(&SCHNELL);
+}
+
+/// FLUX.1-dev's, with `in_channels` in place of 64.
+fn wider(in_channels: usize) -> flux::Config {
+    let dev = flux::Config::dev();
+    flux::Config { in_channels, out_channels: Some(dev.in_channels), ..dev }
 }
 
 fn blueprint(options: &Options, published: flux::Config, tokens: usize) -> Result<Blueprint> {

@@ -80,8 +80,14 @@ impl Blueprint {
 
 impl Architecture {
     /// All of them.
-    pub const ALL: &[Architecture] =
-        &[Architecture::FLUX_DEV, Architecture::FLUX_SCHNELL, Architecture::SD15, Architecture::SDXL];
+    pub const ALL: &[Architecture] = &[
+        Architecture::FLUX_DEV,
+        Architecture::FLUX_SCHNELL,
+        Architecture::FLUX_FILL,
+        Architecture::FLUX_CANNY,
+        Architecture::SD15,
+        Architecture::SDXL,
+    ];
 
     /// Its name on the command line.
     pub fn name(self) -> &'static str {
