@@ -16,7 +16,7 @@ use pinhole::stage::Cadence;
 use pinhole_quant::metrics;
 use support::{Golden, formula};
 
-const CASES: [&str; 3] = ["unet_sd1", "unet_sd2", "unet_sdxl"];
+const CASES: [&str; 5] = ["unet_sd1", "unet_sd2", "unet_sdxl", "unet_tiny", "unet_ssd"];
 
 /// A golden's model with its weights.
 struct Case {
@@ -35,8 +35,8 @@ fn case(name: &'static str) -> Case {
     formula::write(&path, &golden, "unet");
     let config = Config::from_json(&golden.at("/unet/config").to_string(), &path).unwrap();
     let net = Unet::new(&config).unwrap();
-    let layout = UnetLayout { layers_per_block: config.layers_per_block };
-    let aliases = |name: &str| alias::unet(layout, name);
+    let layout = UnetLayout { layers: config.layers_by_level() };
+    let aliases = |name: &str| alias::unet(&layout, name);
     let index = pinhole::safetensors::open(&path).unwrap();
     let bound = Bound::new(net.model.manifest(), &index, "", &aliases, &path).unwrap();
     assert!(bound.unused().is_empty(), "{name}: nothing wants {:?}", bound.unused());

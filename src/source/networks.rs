@@ -80,15 +80,16 @@ pub fn unet(component: &Component) -> Result<Part<Unet>> {
     runnable(component, &alias::UNET)?;
     let config = match &component.config {
         Some(Text { text, origin }) => unet::Config::from_json(text, origin)?,
-        // Files without a configuration have the original names, which do not depend on the layout.
         None => {
-            let aliases = |name: &str| alias::unet(alias::UnetLayout { layers_per_block: 2 }, name);
+            // The original names do not depend on the layout; of diffusers', only the published one can be told.
+            let layout = alias::UnetLayout { layers: vec![2; unet::MOST_LEVELS] };
+            let aliases = |name: &str| alias::unet(&layout, name);
             read_off(unet::Config::from_shapes(shapes(component, &aliases), &component.origin), component, &aliases)?
         }
     };
     strangers::refuse_pictures_beside(&component.origin, config.in_channels, config.out_channels)?;
-    let layout = alias::UnetLayout { layers_per_block: config.layers_per_block };
-    let aliases = move |name: &str| alias::unet(layout, name);
+    let layout = alias::UnetLayout { layers: config.layers_by_level() };
+    let aliases = move |name: &str| alias::unet(&layout, name);
     let part = Part::new(Unet::new(&config)?, component, &alias::UNET, aliases, &config)?.without_strays(component)?;
     let derived = unet::Config::from_shapes(|name| part.shape(name), Path::new("")).ok();
     Ok(part.compared(derived))

@@ -1,6 +1,6 @@
 """Records what diffusers' UNet2DConditionModel computes in one forward, for small models of each kind.
 
-    python unet.py            writes unet_sd1, unet_sd2 and unet_sdxl
+    python unet.py            writes unet_sd1, unet_sd2, unet_sdxl, unet_tiny and unet_ssd
     python unet.py --check    compares with the committed files instead of writing them
     python unet.py --health   says how far the output moves where something of the model or of its input moves
 
@@ -105,6 +105,47 @@ CASES = {
         height=14,
         text_tokens=31,
         timesteps=(1.0, 732.0),
+        sizes=((1024, 768, 0, 0, 1024, 1024), (512, 512, 64, 128, 896, 1152)),
+    ),
+    # As BK-SDM's and SDXS': nothing in the middle, another number of residual blocks at each level.
+    "unet_tiny": Case(
+        config={
+            "block_out_channels": [40, 80, 80],
+            "down_block_types": [DOWN, DOWN, DOWN],
+            "up_block_types": [UP, UP, UP],
+            "layers_per_block": [1, 2, 1],
+            "mid_block_type": None,
+            "attention_head_dim": 5,
+            "cross_attention_dim": 48,
+            "norm_num_groups": 10,
+        },
+        width=9,
+        height=10,
+        text_tokens=21,
+        timesteps=(981.0, 41.5),
+    ),
+    # As SSD-1B's: one residual block in the middle, and transformers of a level that differ.
+    "unet_ssd": Case(
+        config={
+            "block_out_channels": [24, 48, 96],
+            "down_block_types": ["DownBlock2D", DOWN, DOWN],
+            "up_block_types": [UP, UP, "UpBlock2D"],
+            "layers_per_block": 2,
+            "mid_block_type": "UNetMidBlock2D",
+            "transformer_layers_per_block": [1, [2, 1], [1, 3]],
+            "reverse_transformer_layers_per_block": [[1, 2, 3], [2, 1, 1], 1],
+            "attention_head_dim": [1, 3, 6],
+            "cross_attention_dim": 56,
+            "norm_num_groups": 8,
+            "use_linear_projection": True,
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 16,
+            "projection_class_embeddings_input_dim": 20 + 6 * 16,
+        },
+        width=10,
+        height=7,
+        text_tokens=18,
+        timesteps=(12.0, 801.0),
         sizes=((1024, 768, 0, 0, 1024, 1024), (512, 512, 64, 128, 896, 1152)),
     ),
 }

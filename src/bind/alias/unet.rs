@@ -26,14 +26,27 @@ pub static KIND: Kind = Kind {
 };
 
 /// What diffusers' names depend on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
-    /// How many residual blocks a level has on the way down.
-    pub layers_per_block: usize,
+    /// How many residual blocks each level has on the way down.
+    pub layers: Vec<usize>,
+}
+
+impl Layout {
+    /// The level of block `n` and its place there, where the levels have `blocks` blocks.
+    fn place(blocks: impl Iterator<Item = usize>, mut n: usize) -> Option<(usize, usize)> {
+        for (level, blocks) in blocks.enumerate() {
+            match n.checked_sub(blocks) {
+                Some(left) => n = left,
+                None => return Some((level, n)),
+            }
+        }
+        None
+    }
 }
 
 /// For a canonical name of a UNet of this `layout`, every way in which a file may hold the weight.
-pub fn aliases(layout: Layout, canonical: &str) -> Vec<Alternative> {
+pub fn aliases(layout: &Layout, canonical: &str) -> Vec<Alternative> {
     let other = diffusers(layout, canonical);
     std::iter::once(canonical.to_owned()).chain(other).map(|name| vec![Part::all(name)]).collect()
 }
@@ -60,7 +73,7 @@ const ENDS: [(&str, &str); 7] = [
 ];
 
 /// The name in diffusers; `None` for a name that is not one of a UNet's.
-fn diffusers(layout: Layout, canonical: &str) -> Option<String> {
+fn diffusers(layout: &Layout, canonical: &str) -> Option<String> {
     let (path, leaf) = canonical.rsplit_once('.')?;
     if let Some((_, theirs)) = ENDS.iter().find(|(ours, _)| *ours == path) {
         return Some(format!("{theirs}.{leaf}"));
@@ -71,13 +84,12 @@ fn diffusers(layout: Layout, canonical: &str) -> Option<String> {
             let (n, inside) = rest.split_once('.')?;
             // Block 0 is the first convolution; a level ends in a block that is its downsampling.
             let n = n.parse::<usize>().ok()?.checked_sub(1)?;
-            let (level, block) = (n / (layout.layers_per_block + 1), n % (layout.layers_per_block + 1));
+            let (level, block) = Layout::place(layout.layers.iter().map(|layers| layers + 1), n)?;
             (Place { blocks: format!("down_blocks.{level}"), block }, inside)
         }
         "output_blocks" => {
             let (n, inside) = rest.split_once('.')?;
-            let n: usize = n.parse().ok()?;
-            let (level, block) = (n / (layout.layers_per_block + 1), n % (layout.layers_per_block + 1));
+            let (level, block) = Layout::place(layout.layers.iter().rev().map(|layers| layers + 1), n.parse().ok()?)?;
             (Place { blocks: format!("up_blocks.{level}"), block }, inside)
         }
         "middle_block" => return middle(rest).map(|name| format!("{name}.{leaf}")),
@@ -126,7 +138,7 @@ mod tests {
     use super::*;
 
     fn in_diffusers(canonical: &str) -> Option<String> {
-        let aliases = aliases(Layout { layers_per_block: 2 }, canonical);
+        let aliases = aliases(&Layout { layers: vec![2; 4] }, canonical);
         aliases.into_iter().nth(1).and_then(|parts| parts.into_iter().next()).map(|part| part.name)
     }
 
@@ -159,7 +171,7 @@ mod tests {
     fn unknown_names_stand_for_themselves() {
         for name in ["input_blocks.x.0.op.weight", "middle_block.7.norm.weight", "other.weight", "other"] {
             assert_eq!(in_diffusers(name), None);
-            assert_eq!(aliases(Layout { layers_per_block: 2 }, name), [vec![Part::all(name)]]);
+            assert_eq!(aliases(&Layout { layers: vec![2; 4] }, name), [vec![Part::all(name)]]);
         }
     }
 }

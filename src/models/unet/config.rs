@@ -5,9 +5,9 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::Result;
 use crate::models::config::{self as settings, MOST_LAYERS, MOST_WIDTH, Shapes};
 use crate::tensor::Shape;
+use crate::{Error, Result};
 
 /// The settings of a UNet, by their names in diffusers' `config.json` and with its defaults.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -20,13 +20,18 @@ pub struct Config {
     /// Channels of each level, that of the latents' own size first.
     pub block_out_channels: Vec<usize>,
     /// How many residual blocks a level has on the way down. It has one more on the way up.
-    pub layers_per_block: usize,
+    pub layers_per_block: PerLevel,
     /// What each level is on the way down: with attention or without.
     pub down_block_types: Vec<String>,
     /// What each level is on the way up, the smallest pixels' first.
     pub up_block_types: Vec<String>,
+    /// What stands between the ways: a transformer between two residual blocks, one residual block, or, in `None`, nothing.
+    pub mid_block_type: Option<String>,
     /// How many blocks each transformer of a level has. The middle has as many as the last level.
-    pub transformer_layers_per_block: PerLevel,
+    pub transformer_layers_per_block: Depths,
+    /// How many they are on the way up, the smallest pixels' level first; by default as on the way down.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reverse_transformer_layers_per_block: Option<Depths>,
     /// How many heads attention has. That the name says something else is an old mistake of diffusers', which all files keep.
     pub attention_head_dim: PerLevel,
     /// Width of the prompt's hidden states.
@@ -65,8 +70,36 @@ impl PerLevel {
     }
 }
 
+/// How many blocks transformers have: all, those of each level, or each by itself.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(untagged)]
+pub enum Depths {
+    /// All of them.
+    All(usize),
+    /// Those of each level: the same, or each by itself.
+    Each(Vec<PerLevel>),
+}
+
+impl Depths {
+    /// The number of transformer `block` of `level`.
+    pub fn at(&self, level: usize, block: usize) -> usize {
+        match self {
+            Depths::All(number) => *number,
+            Depths::Each(levels) => levels.get(level).map_or(0, |level| level.at(block)),
+        }
+    }
+
+    /// Whether all transformers of a level have as many.
+    fn is_even(&self) -> bool {
+        match self {
+            Depths::All(_) => true,
+            Depths::Each(levels) => levels.iter().all(|level| matches!(level, PerLevel::All(_))),
+        }
+    }
+}
+
 /// More levels than any UNet has.
-pub(super) const MOST_LEVELS: usize = 8;
+pub const MOST_LEVELS: usize = 8;
 
 /// How many sizes are embedded beside the pooled prompt: the original's, the crop's corner, the target's, two numbers each.
 pub const SIZES: usize = 6;
@@ -82,9 +115,10 @@ const HEAD_WIDTH: usize = 64;
 
 const ATTENDS: [&str; 2] = ["CrossAttnDownBlock2D", "CrossAttnUpBlock2D"];
 const PLAIN: [&str; 2] = ["DownBlock2D", "UpBlock2D"];
+const MIDDLES: [&str; 2] = ["UNetMidBlock2DCrossAttn", "UNetMidBlock2D"];
 
 /// Settings that change the network and that pinhole knows one value of, which is diffusers' default.
-const FIXED: [(&str, &str); 29] = [
+const FIXED: [(&str, &str); 27] = [
     ("act_fn", "\"silu\""),
     ("attention_type", "\"default\""),
     ("center_input_sample", "false"),
@@ -101,14 +135,12 @@ const FIXED: [(&str, &str); 29] = [
     ("freq_shift", "0"),
     ("mid_block_only_cross_attention", "null"),
     ("mid_block_scale_factor", "1"),
-    ("mid_block_type", "\"UNetMidBlock2DCrossAttn\""),
     ("num_attention_heads", "null"),
     ("num_class_embeds", "null"),
     ("only_cross_attention", "false"),
     ("resnet_out_scale_factor", "1"),
     ("resnet_skip_time_act", "false"),
     ("resnet_time_scale_shift", "\"default\""),
-    ("reverse_transformer_layers_per_block", "null"),
     ("time_cond_proj_dim", "null"),
     ("time_embedding_act_fn", "null"),
     ("time_embedding_dim", "null"),
@@ -124,10 +156,12 @@ impl Default for Config {
             in_channels: 4,
             out_channels: 4,
             block_out_channels: vec![320, 640, 1280, 1280],
-            layers_per_block: 2,
+            layers_per_block: PerLevel::All(2),
             down_block_types: vec![down.clone(), down.clone(), down, last],
             up_block_types: vec![first, up.clone(), up.clone(), up],
-            transformer_layers_per_block: PerLevel::All(1),
+            mid_block_type: Some(MIDDLES[0].into()),
+            transformer_layers_per_block: Depths::All(1),
+            reverse_transformer_layers_per_block: None,
             attention_head_dim: PerLevel::All(8),
             cross_attention_dim: 1280,
             norm_num_groups: 32,
@@ -164,7 +198,7 @@ impl Config {
             block_out_channels: vec![320, 640, 1280],
             down_block_types: vec![first, down.clone(), down],
             up_block_types: vec![up.clone(), up, last],
-            transformer_layers_per_block: PerLevel::Each(vec![1, 2, 10]),
+            transformer_layers_per_block: Depths::Each([1, 2, 10].map(PerLevel::All).into()),
             attention_head_dim: PerLevel::Each(vec![5, 10, 20]),
             cross_attention_dim: 2048,
             use_linear_projection: true,
@@ -178,7 +212,7 @@ impl Config {
     /// Reads the text of a `config.json`, which `origin` holds, and validates it.
     ///
     /// # Errors
-    /// [`Error::Malformed`](crate::Error::Malformed) where it is not such a configuration, [`Error::Mismatch`](crate::Error::Mismatch) for a setting with a value that pinhole
+    /// [`Error::Malformed`] where it is not such a configuration, [`Error::Mismatch`] for a setting with a value that pinhole
     /// does not compute, and those of [`validate`](Config::validate).
     pub fn from_json(text: &str, origin: &Path) -> Result<Config> {
         let all: serde_json::Map<String, Value> = settings::from_json(text, origin)?;
@@ -199,28 +233,36 @@ impl Config {
     /// of 64 otherwise.
     ///
     /// # Errors
-    /// [`Error::Mismatch`](crate::Error::Mismatch) where a weight is missing, and those of [`validate`](Config::validate).
+    /// [`Error::Mismatch`] where a weight is missing, and those of [`validate`](Config::validate).
     pub fn from_shapes(shape_of: impl Fn(&str) -> Option<Shape>, origin: &Path) -> Result<Config> {
         let shapes = Shapes::new(&shape_of, origin);
         let [_, _, in_channels, first] = shapes.dims("input_blocks.0.0.weight")?;
         let [_, _, _, out_channels] = shapes.dims("out.2.weight")?;
         let levels = Levels::read(&shapes, first)?;
-        let [cross_attention_dim, ..] = shapes.dims("middle_block.1.transformer_blocks.0.attn2.to_k.weight")?;
+        let Some(transformer) = levels.transformers().next() else {
+            return Err(Error::mismatch(origin, "UNet", "one with attention to a prompt", "one without"));
+        };
+        let to_k = format!("{transformer}.transformer_blocks.0.attn2.to_k.weight");
+        let [cross_attention_dim, ..] = shapes.dims(&to_k)?;
         let heads = |channels: &usize| match cross_attention_dim {
             FIRST_CONTEXT => FIRST_HEADS,
             _ => channels / HEAD_WIDTH,
         };
-        let projection = shapes.dims("middle_block.1.proj_in.weight")?;
+        let projection = shapes.dims(&format!("{transformer}.proj_in.weight"))?;
         let added = shapes.has("label_emb.0.0.weight").then(|| shapes.dims("label_emb.0.0.weight")).transpose()?;
-        let kinds = |side: usize| levels.attends.iter().map(move |&attends| kind(side, attends));
+        let kinds = |side: usize, ways: &[Vec<usize>]| {
+            ways.iter().map(|way| kind(side, way.iter().any(|&depth| depth > 0))).collect()
+        };
         let config = Config {
             in_channels,
             out_channels,
-            layers_per_block: levels.layers,
-            down_block_types: kinds(0).collect(),
-            up_block_types: kinds(1).rev().collect(),
-            transformer_layers_per_block: PerLevel::Each(levels.depths),
+            down_block_types: kinds(0, &levels.down),
+            up_block_types: kinds(1, &levels.up),
             attention_head_dim: PerLevel::Each(levels.channels.iter().map(heads).collect()),
+            layers_per_block: levels.layers_per_block(),
+            mid_block_type: levels.middle.map(|depth| MIDDLES[usize::from(depth == 0)].into()),
+            transformer_layers_per_block: levels.depths_down(),
+            reverse_transformer_layers_per_block: levels.depths_up(),
             block_out_channels: levels.channels,
             cross_attention_dim,
             use_linear_projection: projection[2..] == [1, 1],
@@ -248,6 +290,35 @@ impl Config {
         self.addition_embed_type.as_ref().and(self.projection_class_embeddings_input_dim)
     }
 
+    /// How many residual blocks each level has on the way down.
+    pub fn layers_by_level(&self) -> Vec<usize> {
+        (0..self.levels()).map(|level| self.layers(level)).collect()
+    }
+
+    /// How many residual blocks `level` has on the way down.
+    pub(super) fn layers(&self, level: usize) -> usize {
+        self.layers_per_block.at(level)
+    }
+
+    /// How many blocks transformer `block` of `level` has on the way down.
+    pub(super) fn depth_down(&self, level: usize, block: usize) -> usize {
+        self.transformer_layers_per_block.at(level, block)
+    }
+
+    /// The same on the way up.
+    pub(super) fn depth_up(&self, level: usize, block: usize) -> usize {
+        match &self.reverse_transformer_layers_per_block {
+            Some(depths) => depths.at(self.levels() - 1 - level, block),
+            None => self.transformer_layers_per_block.at(level, block),
+        }
+    }
+
+    /// How many blocks the transformer in the middle has; `None` if there is none.
+    pub(super) fn depth_of_middle(&self) -> Option<usize> {
+        let has = self.mid_block_type.as_deref() == Some(MIDDLES[0]);
+        has.then(|| self.transformer_layers_per_block.at(self.levels() - 1, 0))
+    }
+
     /// Whether `level` has attention on the way down.
     pub(super) fn attends_down(&self, level: usize) -> bool {
         self.down_block_types.get(level).is_some_and(|kind| kind == ATTENDS[0])
@@ -261,12 +332,11 @@ impl Config {
     /// Checks that the settings, which `origin` holds, make a UNet that pinhole computes.
     ///
     /// # Errors
-    /// [`Error::Mismatch`](crate::Error::Mismatch) for the first that does not.
+    /// [`Error::Mismatch`] for the first that does not.
     pub fn validate(&self, origin: &Path) -> Result<()> {
         let limit = |key, value, most| settings::limit(origin, key, value, 1..=most);
         limit("in_channels", self.in_channels, MOST_WIDTH)?;
         limit("out_channels", self.out_channels, MOST_WIDTH)?;
-        limit("layers_per_block", self.layers_per_block, MOST_LAYERS)?;
         limit("number of block_out_channels", self.levels(), MOST_LEVELS)?;
         limit("cross_attention_dim", self.cross_attention_dim, MOST_WIDTH)?;
         limit("norm_num_groups", self.norm_num_groups, MOST_WIDTH)?;
@@ -276,8 +346,8 @@ impl Config {
             let whole = channels.is_multiple_of(groups);
             let expected = || format!("multiples of norm_num_groups, {groups}");
             settings::require(origin, "block_out_channels", whole, expected, channels)?;
-            let (heads, depth) = (self.attention_head_dim.at(level), self.transformer_layers_per_block.at(level));
-            limit("transformer_layers_per_block", depth, MOST_LAYERS)?;
+            limit("layers_per_block", self.layers(level), MOST_LAYERS)?;
+            let heads = self.attention_head_dim.at(level);
             let whole = heads > 0 && channels.is_multiple_of(heads);
             settings::require(origin, "attention_head_dim", whole, || format!("a divisor of {channels}"), heads)?;
         }
@@ -286,7 +356,33 @@ impl Config {
         let positive = self.norm_eps.is_finite() && self.norm_eps > 0.0;
         settings::require(origin, "norm_eps", positive, || "a positive number".into(), self.norm_eps)?;
         self.validate_kinds(origin)?;
+        self.validate_depths(origin)?;
         self.validate_added(origin)
+    }
+
+    /// Every transformer has blocks.
+    fn validate_depths(&self, origin: &Path) -> Result<()> {
+        const KEY: &str = "transformer_layers_per_block";
+        const REVERSE: &str = "reverse_transformer_layers_per_block";
+        let told = self.transformer_layers_per_block.is_even() || self.reverse_transformer_layers_per_block.is_some();
+        let expected = || "numbers for the way up, if transformers of a level differ".into();
+        settings::require(origin, REVERSE, told, expected, "none")?;
+        for level in 0..self.levels() {
+            for block in 0..self.layers(level) {
+                if self.attends_down(level) {
+                    settings::limit(origin, KEY, self.depth_down(level, block), 1..=MOST_LAYERS)?;
+                }
+            }
+            for block in 0..=self.layers(level) {
+                if self.attends_up(level) {
+                    settings::limit(origin, REVERSE, self.depth_up(level, block), 1..=MOST_LAYERS)?;
+                }
+            }
+        }
+        if let Some(depth) = self.depth_of_middle() {
+            settings::limit(origin, KEY, depth, 1..=MOST_LAYERS)?;
+        }
+        Ok(())
     }
 
     fn validate_kinds(&self, origin: &Path) -> Result<()> {
@@ -297,7 +393,9 @@ impl Config {
             let expected = || format!("{} or {}, {} times", ATTENDS[side], PLAIN[side], self.levels());
             settings::require(origin, key, known, expected, kinds.join(", "))?;
         }
-        Ok(())
+        let Some(middle) = &self.mid_block_type else { return Ok(()) };
+        let known = MIDDLES.contains(&middle.as_str());
+        settings::require(origin, "mid_block_type", known, || format!("{}, {} or null", MIDDLES[0], MIDDLES[1]), middle)
     }
 
     /// The sizes and the pooled prompt are there together or not at all.
@@ -319,40 +417,111 @@ fn kind(side: usize, attends: bool) -> String {
 /// What the names and shapes of a file say of its levels.
 struct Levels {
     channels: Vec<usize>,
-    attends: Vec<bool>,
-    depths: Vec<usize>,
-    layers: usize,
+    /// How many blocks the transformer behind each residual block has, on the way down by level; 0 where there is none.
+    down: Vec<Vec<usize>>,
+    /// The same on the way up, the last level first.
+    up: Vec<Vec<usize>>,
+    /// The same of the middle; `None` if there is no middle.
+    middle: Option<usize>,
+    /// Names of the transformers, in order.
+    names: Vec<String>,
 }
 
 impl Levels {
-    /// Walks down `input_blocks`, where a convolution `op` begins a level. `first` is the width of the first.
+    /// Walks down `input_blocks`, where a convolution `op` begins a level, and up `output_blocks`. `first` is the width of the first.
     fn read(shapes: &Shapes<'_>, first: usize) -> Result<Levels> {
-        let depth = |at: &str| shapes.count(|i| format!("{at}.transformer_blocks.{i}.norm1.weight"));
-        let mut levels = Levels { channels: vec![first], attends: vec![false], depths: vec![1], layers: 0 };
-        let mut blocks = 0;
+        let mut levels =
+            Levels { channels: vec![first], down: vec![Vec::new()], up: Vec::new(), middle: None, names: Vec::new() };
         let kernel = |n: usize| format!("input_blocks.{n}.0.in_layers.2.weight");
         // By two of its weights, so that a block that lacks one is missed.
         let end = shapes.count(kernel).max(shapes.count(|n| format!("input_blocks.{n}.0.out_layers.3.weight")));
         for n in 1..end {
             if shapes.has(&format!("input_blocks.{n}.0.op.weight")) {
                 levels.channels.push(0);
-                levels.attends.push(false);
-                levels.depths.push(1);
+                levels.down.push(Vec::new());
                 continue;
             }
-            blocks += 1;
+            let depth = levels.depth(shapes, format!("input_blocks.{n}.1"));
             let last = levels.channels.len() - 1;
             levels.channels[last] = shapes.dims(&kernel(n))?[3];
-            let found = depth(&format!("input_blocks.{n}.1"));
-            levels.attends[last] = found > 0;
-            levels.depths[last] = found.max(1);
+            levels.down[last].push(depth);
         }
-        // A last level without attention says nothing of the middle's.
-        if let Some(last) = levels.depths.last_mut() {
-            *last = depth("middle_block.1");
+        let middle = ["middle_block.0.in_layers.2.weight", "middle_block.2.in_layers.2.weight"];
+        if middle.iter().any(|name| shapes.has(name)) {
+            levels.middle = Some(levels.depth(shapes, "middle_block.1".into()));
         }
-        levels.layers = blocks / levels.channels.len();
+        let mut n = 0;
+        for level in (0..levels.down.len()).rev() {
+            let mut depths = Vec::new();
+            for _ in 0..=levels.down[level].len() {
+                depths.push(levels.depth(shapes, format!("output_blocks.{n}.1")));
+                n += 1;
+            }
+            levels.up.push(depths);
+        }
         Ok(levels)
+    }
+
+    /// How many blocks the transformer `name` has.
+    fn depth(&mut self, shapes: &Shapes<'_>, name: String) -> usize {
+        let depth = shapes.count(|i| format!("{name}.transformer_blocks.{i}.norm1.weight"));
+        if depth > 0 {
+            self.names.push(name);
+        }
+        depth
+    }
+
+    /// Names of the transformers, in order.
+    fn transformers(&self) -> impl Iterator<Item = &String> {
+        self.names.iter()
+    }
+
+    fn layers_per_block(&self) -> PerLevel {
+        let layers: Vec<usize> = self.down.iter().map(Vec::len).collect();
+        match layers.windows(2).all(|pair| pair[0] == pair[1]) {
+            true => PerLevel::All(layers.first().copied().unwrap_or(0)),
+            false => PerLevel::Each(layers),
+        }
+    }
+
+    /// Of each level on the way down. A last level without transformers has the number of the middle, and so has a level that has some
+    /// on the way up alone.
+    fn depths_down(&self) -> Depths {
+        let mut depths = Vec::new();
+        for (level, own) in self.down.iter().enumerate() {
+            let above = &self.up[self.up.len() - 1 - level];
+            let is_last = level + 1 == self.down.len();
+            depths.push(match own.iter().all(|&depth| depth == 0) {
+                true if is_last && self.middle.is_some_and(|depth| depth > 0) => {
+                    PerLevel::All(self.middle.unwrap_or(1))
+                }
+                true => PerLevel::All(above[0].max(1)),
+                false => each_or_all(own),
+            });
+        }
+        Depths::Each(depths)
+    }
+
+    /// Of each level on the way up, if that does not follow from the way down.
+    fn depths_up(&self) -> Option<Depths> {
+        let down = self.depths_down();
+        let levels = self.up.len();
+        let follows = self.up.iter().enumerate().all(|(level, own)| {
+            own.iter().enumerate().all(|(block, &depth)| depth == 0 || depth == down.at(levels - 1 - level, block))
+        });
+        if down.is_even() && follows {
+            return None;
+        }
+        Some(Depths::Each(self.up.iter().map(|own| each_or_all(own)).collect()))
+    }
+}
+
+/// One number for all of a level, if they are the same; at least 1, which is diffusers' number for a level without.
+fn each_or_all(depths: &[usize]) -> PerLevel {
+    let first = depths.first().copied().unwrap_or(1);
+    match depths.iter().all(|&depth| depth == first) {
+        true => PerLevel::All(first.max(1)),
+        false => PerLevel::Each(depths.to_vec()),
     }
 }
 
@@ -369,28 +538,60 @@ mod tests {
     #[test]
     fn settings_are_read_with_their_defaults() {
         assert_eq!(read(r#"{"cross_attention_dim": 768, "sample_size": 64}"#).unwrap(), Config::sd1());
-        for config in [Config::sd1(), Config::sd2(), Config::sdxl()] {
+        for config in [Config::sd1(), Config::sd2(), Config::sdxl(), distilled(), tiny()] {
             assert_eq!(read(&serde_json::to_string(&config).unwrap()).unwrap(), config);
+        }
+    }
+
+    /// As SSD-1B's.
+    fn distilled() -> Config {
+        let each = |numbers: &[usize]| PerLevel::Each(numbers.to_vec());
+        Config {
+            mid_block_type: Some("UNetMidBlock2D".into()),
+            transformer_layers_per_block: Depths::Each(vec![PerLevel::All(1), PerLevel::All(2), each(&[4, 3])]),
+            reverse_transformer_layers_per_block: Some(Depths::Each(vec![
+                each(&[4, 4, 10]),
+                each(&[2, 1, 1]),
+                PerLevel::All(1),
+            ])),
+            ..Config::sdxl()
+        }
+    }
+
+    /// As BK-SDM's smallest.
+    fn tiny() -> Config {
+        Config {
+            block_out_channels: vec![320, 640, 1280],
+            down_block_types: vec![ATTENDS[0].into(); 3],
+            up_block_types: vec![ATTENDS[1].into(); 3],
+            layers_per_block: PerLevel::Each(vec![1, 2, 1]),
+            mid_block_type: None,
+            ..Config::sd1()
         }
     }
 
     #[test]
     fn shapes_tell_the_sizes() {
-        for config in [Config::sd1(), Config::sd2(), Config::sdxl(), Config { in_channels: 9, ..Config::sd1() }] {
+        let inpaint = Config { in_channels: 9, ..Config::sd1() };
+        for config in [Config::sd1(), Config::sd2(), Config::sdxl(), inpaint, distilled(), tiny()] {
             let net = Unet::new(&config).unwrap();
             let shape_of = |name: &str| {
                 let shape = net.model.manifest().iter().find(|(_, weight)| weight.name == name);
                 shape.map(|(_, weight)| weight.shape)
             };
             let found = Config::from_shapes(shape_of, Path::new("sd.safetensors")).unwrap();
+            let layers = |config: &Config| {
+                let net = Unet::new(config).unwrap();
+                net.model.manifest().iter().map(|(_, weight)| (weight.name.clone(), weight.shape)).collect::<Vec<_>>()
+            };
+            assert_eq!(layers(&found), layers(&config));
             for level in 0..config.levels() {
                 assert_eq!(found.attention_head_dim.at(level), config.attention_head_dim.at(level));
-                let depths = [&found, &config].map(|config| config.transformer_layers_per_block.at(level));
-                assert!(depths[0] == depths[1] || !config.attends_down(level));
             }
             let same = Config {
                 attention_head_dim: config.attention_head_dim.clone(),
                 transformer_layers_per_block: config.transformer_layers_per_block.clone(),
+                reverse_transformer_layers_per_block: config.reverse_transformer_layers_per_block.clone(),
                 use_linear_projection: config.use_linear_projection,
                 ..found
             };
@@ -421,7 +622,9 @@ mod tests {
         assert!(refusal(r#"{"addition_embed_type": "image"}"#).contains("expected text_time or null, found image"));
         assert!(refusal(r#"{"addition_embed_type": "text_time"}"#).contains("addition_time_embed_dim"));
         assert!(refusal(r#"{"block_out_channels": []}"#).contains("number of block_out_channels"));
-        assert!(refusal(r#"{"transformer_layers_per_block": [[1]]}"#).contains("configuration"));
+        assert!(refusal(r#"{"transformer_layers_per_block": [[1]]}"#).contains("reverse_transformer_layers_per_block"));
+        assert!(refusal(r#"{"transformer_layers_per_block": [[[1]]]}"#).contains("configuration"));
+        assert!(refusal(r#"{"mid_block_type": "UNetMidBlock2DSimpleCrossAttn"}"#).contains("UNetMidBlock2D or null"));
         // As other versions of diffusers write them.
         read(r#"{"downsample_padding": 1, "mid_block_scale_factor": 1.0, "upcast_attention": true}"#).unwrap();
     }

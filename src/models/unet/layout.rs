@@ -50,9 +50,8 @@ impl Layout<'_> {
         self.layers.push(Layer { name, level, kind, kept: false });
     }
 
-    fn transformer(&mut self, name: String, level: usize) {
+    fn transformer(&mut self, name: String, level: usize, depth: usize) {
         let heads = self.config.attention_head_dim.at(level);
-        let depth = self.config.transformer_layers_per_block.at(level);
         self.push(name, level, Kind::Transformer { channels: self.channels, heads, depth });
     }
 
@@ -74,11 +73,11 @@ impl Layout<'_> {
     fn down(&mut self) {
         let mut n = 0;
         for (level, &outputs) in self.config.block_out_channels.iter().enumerate() {
-            for _ in 0..self.config.layers_per_block {
+            for block in 0..self.config.layers(level) {
                 n += 1;
                 self.resnet(format!("input_blocks.{n}.0"), level, None, outputs);
                 if self.config.attends_down(level) {
-                    self.transformer(format!("input_blocks.{n}.1"), level);
+                    self.transformer(format!("input_blocks.{n}.1"), level, self.config.depth_down(level, block));
                 }
                 self.keep();
             }
@@ -91,23 +90,28 @@ impl Layout<'_> {
     }
 
     fn middle(&mut self) {
+        if self.config.mid_block_type.is_none() {
+            return;
+        }
         let level = self.config.levels() - 1;
         self.resnet("middle_block.0".into(), level, None, self.channels);
-        self.transformer("middle_block.1".into(), level);
-        self.resnet("middle_block.2".into(), level, None, self.channels);
+        if let Some(depth) = self.config.depth_of_middle() {
+            self.transformer("middle_block.1".into(), level, depth);
+            self.resnet("middle_block.2".into(), level, None, self.channels);
+        }
     }
 
     fn up(&mut self) {
         let mut n = 0;
         for (level, &outputs) in self.config.block_out_channels.iter().enumerate().rev() {
-            for block in 0..=self.config.layers_per_block {
+            for block in 0..=self.config.layers(level) {
                 let joined = self.kept.pop();
                 self.resnet(format!("output_blocks.{n}.0"), level, joined, outputs);
                 let attends = self.config.attends_up(level);
                 if attends {
-                    self.transformer(format!("output_blocks.{n}.1"), level);
+                    self.transformer(format!("output_blocks.{n}.1"), level, self.config.depth_up(level, block));
                 }
-                if block == self.config.layers_per_block && level > 0 {
+                if block == self.config.layers(level) && level > 0 {
                     let place = if attends { 2 } else { 1 };
                     self.push(format!("output_blocks.{n}.{place}"), level - 1, Kind::Upsample { channels: outputs });
                 }

@@ -42,7 +42,6 @@ use std::path::Path;
 
 use pinhole_quant::DType;
 
-use self::config::MOST_LEVELS;
 use self::embedding::{Embedding, Projection, embedding_width};
 use self::layout::{Kind, Layer, layers};
 use self::resnet::{Convolve, Out, Resnet, ResnetPlaces, Upsample};
@@ -52,7 +51,7 @@ use crate::stage::{Cadence, Dims, Extent, Lifetime, Model, Port, Symbol};
 use crate::weights::Role;
 use crate::{Error, Result};
 
-pub use config::{Config, PerLevel, SIZES};
+pub use config::{Config, Depths, MOST_LEVELS, PerLevel, SIZES};
 pub use ports::Ports;
 
 /// How many tokens the map of each level is.
