@@ -246,8 +246,23 @@ fn no_negative_prompt_is_not_an_empty_one() {
     assert!(zeros.settings.negative_is_zero && !text.settings.negative_is_zero);
     assert!(bits(&zeros) != bits(&text) && bits(&zeros) == bits(&zeros_again));
     let made = pipeline.embed(&request, &mut |_: Event| Ok(())).unwrap();
-    let embedded = Request { embeddings: Some(Arc::new(made)), ..request };
+    let embedded = Request { embeddings: Some(Arc::new(made)), ..request.clone() };
     assert!(bits(&generate(&mut pipeline, &embedded)) == bits(&zeros));
+
+    // A model says if it was not trained for zeros, and a bundle of it says so too.
+    let index = dir.path().join("model_index.json");
+    let mut says: Value = serde_json::from_str(&std::fs::read_to_string(&index).unwrap()).unwrap();
+    says["force_zeros_for_empty_prompt"] = false.into();
+    std::fs::write(&index, says.to_string()).unwrap();
+    let model = pipeline::open(&Source::open(dir.path()).unwrap()).unwrap();
+    let bundle = dir.path().join("f32.gguf");
+    let plan = convert::plan(&model.source, &model.networks(), FileType::F32).unwrap();
+    plan.write(&bundle, WriteOptions::default(), &mut |_| Ok(())).unwrap();
+    for model in [model, pipeline::open(&Source::open(&bundle).unwrap()).unwrap()] {
+        let mut pipeline = Pipeline::with_threads(model, Device::cpu().unwrap(), THREADS, CancelFlag::new()).unwrap();
+        let drawn = generate(&mut pipeline, &request);
+        assert!(!drawn.settings.negative_is_zero && bits(&drawn) == bits(&text));
+    }
 }
 
 #[test]

@@ -47,6 +47,10 @@ const SAMPLE_SIZE: usize = 128;
 /// What latents are multiplied by, if the autoencoder's file does not say.
 const SCALE: f32 = 0.13025;
 
+/// The setting of the pipeline that says whether zeros stand for a negative prompt that was not given. They do in the base model,
+/// and in files that do not say.
+const FORCE_ZEROS: &str = "force_zeros_for_empty_prompt";
+
 /// The names of the text encoders' subjects.
 const CLIPS: [&str; 2] = ["clip", "clip_2"];
 
@@ -57,7 +61,6 @@ const NAMES: [&str; 2] = ["CLIP", "the second CLIP"];
 fn rules(side: usize, factor: usize, tokens: usize) -> Rules {
     let first = sd::rules(side, factor, tokens);
     let defaults = Defaults { cfg_scale: 5.0, strength: 0.3, strength_with_mask: 0.9999, ..first.defaults };
-    // Zeros are `force_zeros_for_empty_prompt` of every published model that takes a negative prompt.
     Rules { is_told_sizes: true, ays: AYS_XL, zeros_without_negative: true, defaults, ..first }
 }
 
@@ -82,6 +85,8 @@ fn open(source: Source, additions: &Additions) -> Result<Opened> {
     let loras = additions.apply(&mut [unet.target(), clip.part.target(), clip_2.part.target()])?;
     let side = sd::sample_size(source.component(&UNET)?, SAMPLE_SIZE) * vae.factor();
     let rules = rules(side, vae.factor(), clips[0].reader(NAMES[0]).length).with(sd::beside(&unet, &vae));
+    let zeros = source.pipeline_setting(FORCE_ZEROS).and_then(|setting| setting.as_bool());
+    let rules = Rules { zeros_without_negative: zeros.unwrap_or(rules.zeros_without_negative), ..rules };
     let rules = rules.read(&source, GuidanceScale::Free)?;
     Ok(Opened {
         family: &SDXL,

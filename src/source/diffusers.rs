@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::component::list;
 use super::folder::{self, MODEL_INDEX};
@@ -20,7 +20,9 @@ pub(super) const STEMS: [&str; 2] = ["diffusion_pytorch_model", "model"];
 pub(super) fn open(path: &Path) -> Result<Source> {
     let Some(text) = Text::read(&path.join(MODEL_INDEX))? else { return Err(no_model(path)) };
     let mut source = Source::empty(path, Layout::Diffusers);
-    source.says = Some(class_of(&text)?);
+    let index = model_index(&text)?;
+    source.says = Some(class_of(&index, &text)?);
+    source.pipeline = settings_of(index, &text);
     source.scheduler = Text::read(&path.join("scheduler/scheduler_config.json"))?;
     source.defaults = Text::read(&path.join("generation_config.json"))?;
     for slot in SLOTS {
@@ -75,11 +77,31 @@ fn only_weights(folder: &Path) -> Result<Option<Arc<Index>>> {
     }
 }
 
-fn class_of(model_index: &Text) -> Result<String> {
-    let parsed: Result<Value, _> = json::read(&model_index.text);
-    let malformed = |found: String| Error::malformed(&model_index.origin, "_class_name", "a pipeline's name", found);
-    let value = parsed.map_err(|error| malformed(error.to_string()))?;
-    value["_class_name"].as_str().map(str::to_owned).ok_or_else(|| malformed(value["_class_name"].to_string()))
+/// The key of the pipeline's name.
+const CLASS_NAME: &str = "_class_name";
+
+fn model_index(text: &Text) -> Result<Map<String, Value>> {
+    let parsed: serde_json::Result<Value> = json::read(&text.text);
+    let malformed = |found: String| Error::malformed(&text.origin, CLASS_NAME, "a pipeline's name", found);
+    match parsed.map_err(|error| malformed(error.to_string()))? {
+        Value::Object(index) => Ok(index),
+        other => Err(malformed(other.to_string())),
+    }
+}
+
+fn class_of(index: &Map<String, Value>, text: &Text) -> Result<String> {
+    let found = index.get(CLASS_NAME).unwrap_or(&Value::Null);
+    let malformed = || Error::malformed(&text.origin, CLASS_NAME, "a pipeline's name", found.to_string());
+    found.as_str().map(str::to_owned).ok_or_else(malformed)
+}
+
+/// What is left of `index` without components, which are lists, and without what names begin with an underscore.
+fn settings_of(mut index: Map<String, Value>, text: &Text) -> Option<Text> {
+    index.retain(|key, value| !key.starts_with('_') && !value.is_array() && !value.is_object() && !value.is_null());
+    if index.is_empty() {
+        return None;
+    }
+    Some(Text { text: Value::Object(index).to_string(), origin: text.origin.clone() })
 }
 
 /// The error for a directory in which nothing of a model was found.

@@ -16,6 +16,8 @@ pub const COMPONENTS: &str = "pinhole.components";
 pub const SCHEDULER: &str = "pinhole.scheduler.config";
 /// The text of `generation_config.json`.
 pub const DEFAULTS: &str = "pinhole.defaults";
+/// The settings of diffusers' pipeline, as a JSON object.
+pub const PIPELINE: &str = "pinhole.pipeline";
 /// The LoRAs that are part of the weights, each with its strength.
 pub const MERGED: &str = "pinhole.merged";
 

@@ -10,7 +10,7 @@ use super::{Component, Layout, Place, Slot, Text, TokenizerFiles, recognise};
 use crate::bind::alias::Kind;
 use crate::index::{Index, Map};
 use crate::safetensors::Set;
-use crate::{Error, Result};
+use crate::{Error, Result, json};
 
 /// A model on disk.
 #[derive(Clone, Debug)]
@@ -49,6 +49,8 @@ pub struct Source {
     pub scheduler: Option<Text>,
     /// `generation_config.json`: defaults for requests.
     pub defaults: Option<Text>,
+    /// What a `model_index.json` says beside the components: the settings of diffusers' pipeline, as a JSON object.
+    pub pipeline: Option<Text>,
 }
 
 /// What the user gave for a slot.
@@ -95,7 +97,14 @@ impl Source {
             given_tokenizers: Vec::new(),
             scheduler: None,
             defaults: None,
+            pipeline: None,
         }
+    }
+
+    /// The setting `name` of diffusers' pipeline, if the model has it.
+    pub fn pipeline_setting(&self, name: &str) -> Option<serde_json::Value> {
+        let settings: serde_json::Map<String, serde_json::Value> = json::read(&self.pipeline.as_ref()?.text).ok()?;
+        settings.get(name).cloned()
     }
 
     /// Whether a network of `kind` lies in a loose file, or was given for some slot.
