@@ -197,6 +197,31 @@ proptest! {
     }
 }
 
+/// Columns of a result that is wanted until the first of them comes.
+struct Unwanted(usize);
+
+impl Columns for Unwanted {
+    fn put(&mut self, _: usize, _: &[f32]) {
+        self.0 += 1;
+    }
+
+    fn wanted(&self) -> bool {
+        self.0 == 0
+    }
+}
+
+#[test]
+fn a_product_that_is_not_wanted_any_more_ends_early() {
+    let tokens = 100_000;
+    for kernel in Kernel::available() {
+        let product = Product::new(kernel, DType::Q8_0, 32, 1, tokens).unwrap();
+        let (row, packed) = (vec![0; product.row_bytes()], vec![0; product.packed_bytes()]);
+        let mut columns = Unwanted(0);
+        product.multiply(&[&row], &packed, &mut Workspace::new(), &mut columns);
+        assert!(columns.0 > 0 && columns.0 < tokens / 10, "{}: {} of {tokens}", kernel.name(), columns.0);
+    }
+}
+
 /// More tokens than there are sums kept at a time, and a last tile that is not whole: every token is what it is alone.
 #[test]
 fn many_tokens_are_what_few_are() {

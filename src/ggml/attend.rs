@@ -3,13 +3,13 @@
 
 use std::ffi::{c_int, c_void};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ggml_sys as sys;
 use half::f16;
 
-use super::convolve::catch;
-use super::{Graph, Tensor};
+use super::halt::Halt;
+use super::{CancelFlag, Graph, Tensor};
 use crate::Result;
 use crate::kernels::{Attended, Attention, Heads, Outputs, Rows};
 
@@ -30,7 +30,7 @@ struct Plan {
     /// The next tile that no thread has, and how many threads found none left. The last of them makes both new.
     next: AtomicUsize,
     done: AtomicUsize,
-    failed: Arc<AtomicBool>,
+    halt: Arc<Halt>,
 }
 
 impl Graph {
@@ -47,7 +47,7 @@ impl Graph {
             heads: sizes,
             next: AtomicUsize::new(0),
             done: AtomicUsize::new(0),
-            failed: self.products.borrow().failure(),
+            halt: self.products.borrow().halt(),
         });
         let address: *const Plan = &raw const *plan;
         self.attentions.borrow_mut().plans.push(plan);
@@ -75,13 +75,13 @@ unsafe extern "C-unwind" fn run(dst: *mut sys::ggml_tensor, _ith: c_int, nth: c_
     // SAFETY: ggml hands over the tensor that it computes, and the address that `own_attention` gave it, of a plan that the graph
     // keeps.
     let (plan, dst) = unsafe { (&*plan.cast::<Plan>(), &*dst) };
-    catch(&plan.failed, || {
+    plan.halt.catch(|cancel| {
         let tiles = plan.attention.tiles();
         let all = tiles * dst.ne[3].unsigned_abs() as usize;
         let mut space = None;
         loop {
             let next = plan.next.fetch_add(1, Ordering::Relaxed);
-            if next >= all {
+            if next >= all || cancel.is_raised() {
                 return Ok(());
             }
             let space = match &mut space {
@@ -89,7 +89,7 @@ unsafe extern "C-unwind" fn run(dst: *mut sys::ggml_tensor, _ith: c_int, nth: c_
                 none => none.insert(plan.attention.space()?),
             };
             // SAFETY: operands are as `own_attention` describes them, and this tile is this thread's alone.
-            let (attended, mut outputs) = unsafe { plan.item(dst, next / tiles) };
+            let (attended, mut outputs) = unsafe { plan.item(dst, next / tiles, cancel) };
             plan.attention.compute(next % tiles, &attended, space, &mut outputs);
         }
     });
@@ -105,7 +105,12 @@ impl Plan {
     ///
     /// # Safety
     /// `dst` is the result of this plan's operation, and nobody else writes to the rows that the caller does.
-    unsafe fn item<'a>(&self, dst: &'a sys::ggml_tensor, item: usize) -> (Attended<'a, RowsOf<'a>>, OutputsOf) {
+    unsafe fn item<'a>(
+        &self,
+        dst: &'a sys::ggml_tensor,
+        item: usize,
+        cancel: &'a CancelFlag,
+    ) -> (Attended<'a, RowsOf<'a>>, OutputsOf<'a>) {
         let Heads { width, queries, keys, heads, .. } = self.heads;
         // SAFETY: the operation has three operands or four.
         let operand = |i: usize| unsafe { dst.src[i].as_ref() };
@@ -117,7 +122,7 @@ impl Plan {
         // SAFETY: `dst` has so many numbers before those of this item.
         let start = unsafe { dst.data.cast::<f32>().add(item * width * heads * queries) };
         let attended = Attended { q: rows(0), k: rows(1), v: rows(2), mask };
-        (attended, OutputsOf { start, width, heads, queries })
+        (attended, OutputsOf { start, width, heads, queries, cancel })
     }
 }
 
@@ -141,19 +146,25 @@ impl Rows for RowsOf<'_> {
 }
 
 /// The result's rows of one item of the batch.
-struct OutputsOf {
+struct OutputsOf<'a> {
     start: *mut f32,
     width: usize,
     heads: usize,
     queries: usize,
+    cancel: &'a CancelFlag,
 }
 
-impl Outputs for OutputsOf {
+impl Outputs for OutputsOf<'_> {
     #[inline(always)]
     fn row(&mut self, query: usize, head: usize) -> &mut [f32] {
         assert!(query < self.queries && head < self.heads);
         let start = (query * self.heads + head) * self.width;
         // SAFETY: inside the result, as just checked, and in a tile that is this thread's alone.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(start), self.width) }
+    }
+
+    #[inline(always)]
+    fn wanted(&self) -> bool {
+        !self.cancel.is_raised()
     }
 }

@@ -10,38 +10,9 @@ use std::time::Instant;
 use ggml_sys as sys;
 use ggml_sys::account;
 
-use super::{Arena, Device, Event, Graph, OperationTime, Scratch, guarded, nodes, queue};
+use super::{Arena, CancelFlag, Device, Event, Graph, OperationTime, Scratch, guarded, nodes, queue};
 use crate::kernels::Kernel;
 use crate::{Error, Result};
-
-/// A flag that any thread may raise to stop a computation between two operations.
-#[derive(Clone, Debug, Default)]
-pub struct CancelFlag(Arc<AtomicBool>);
-
-impl CancelFlag {
-    /// A flag that is not raised.
-    pub fn new() -> CancelFlag {
-        CancelFlag::default()
-    }
-
-    /// Asks for a stop. Safe in a signal handler: it is one atomic store.
-    pub fn raise(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether a stop was asked for.
-    pub fn is_raised(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    /// [`Error::Cancelled`] where a stop was asked for.
-    ///
-    /// # Errors
-    /// As said.
-    pub fn check(&self) -> Result<()> {
-        if self.is_raised() { Err(Error::Cancelled) } else { Ok(()) }
-    }
-}
 
 /// A device's compute queue; on the CPU, a pool of threads.
 pub struct Backend {
@@ -179,6 +150,8 @@ impl Backend {
     /// As [`compute`](Backend::compute).
     pub(crate) fn begin(&mut self, graph: &Graph, arena: &mut Arena) -> Result<()> {
         self.compute_checks(graph, arena)?;
+        let halt = graph.products.borrow().halt();
+        halt.listen(&self.cancel);
         let before = account::read(self.device.memory_kind());
         let computed = match self.cpu_plan(graph)? {
             Some(plan) => self.compute_planned(graph, plan, arena.scratch(plan.work_size)?),
@@ -191,8 +164,12 @@ impl Backend {
             }),
         };
         let computed = computed.map_err(|caught| self.unwound(&caught, before))?;
-        if graph.products.borrow().take_failure() {
-            return Err(self.failed("a matrix kernel failed"));
+        if halt.take_failure() {
+            return Err(self.failed("a kernel failed"));
+        }
+        if self.pool.is_some() {
+            // An operation of pinhole's may have ended early after ggml had looked for the last time.
+            self.cancel.check()?;
         }
         match computed {
             sys::GGML_STATUS_SUCCESS => Ok(()),
@@ -230,6 +207,8 @@ impl Backend {
         self.compute_checks(graph, arena)?;
         let plan = self.cpu_plan(graph)?;
         let mut plan = plan.ok_or_else(|| Error::graph("compute", "operations are timed on the CPU only"))?;
+        let halt = graph.products.borrow().halt();
+        halt.listen(&self.cancel);
         let names = graph.operations();
         let mut ends = Ends { cancel: self.cancel.clone(), times: Vec::with_capacity(graph.nodes()) };
         plan.work_data = arena.scratch(plan.work_size)?.as_mut_ptr();
@@ -243,7 +222,7 @@ impl Backend {
         });
         let computed = computed.map_err(|caught| self.unwound(&caught, before))?;
         self.cancel.check()?;
-        if computed != sys::GGML_STATUS_SUCCESS || graph.products.borrow().take_failure() {
+        if computed != sys::GGML_STATUS_SUCCESS || halt.take_failure() {
             return Err(self.failed(&format!("failed while computing (status {computed})")));
         }
         if names.len() != ends.times.len() {

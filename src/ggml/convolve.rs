@@ -4,13 +4,13 @@
 //! more. Here a norm is only measured by an operation of its own, and applied where a convolution reads its pixels.
 
 use std::ffi::{c_int, c_void};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ggml_sys as sys;
 use pinhole_quant::DType;
 
+use super::halt::Halt;
 use super::{Graph, Tensor};
 use crate::kernels::{self, Added, Geometry, MOST_SIDE, Moments, Pieces, Planes, Source, Weights};
 use crate::{Error, Result};
@@ -74,14 +74,14 @@ struct Plan {
     /// The next piece that no thread has, and how many threads found none left. The last of them makes both new.
     next: AtomicUsize,
     done: AtomicUsize,
-    failed: Arc<AtomicBool>,
+    halt: Arc<Halt>,
 }
 
 /// A group norm, as its operation knows it.
 struct Norm {
     groups: usize,
     eps: f32,
-    failed: Arc<AtomicBool>,
+    halt: Arc<Halt>,
 }
 
 impl Graph {
@@ -101,7 +101,7 @@ impl Graph {
         if groups == 0 || !c.is_multiple_of(groups) || !eps.is_finite() || eps < 0.0 {
             return Err(Error::graph("group_norm", format!("{groups} groups of {c} channels, epsilon {eps}")));
         }
-        let norm = Box::new(Norm { groups, eps, failed: self.products.borrow().failure() });
+        let norm = Box::new(Norm { groups, eps, halt: self.products.borrow().halt() });
         let address: *const Norm = &raw const *norm;
         self.convolutions.borrow_mut().norms.push(norm);
         let mut operand = self.raw(self.contiguous(x)?)?;
@@ -171,7 +171,7 @@ impl Graph {
             added: added.is_some(),
             next: AtomicUsize::new(0),
             done: AtomicUsize::new(0),
-            failed: self.products.borrow().failure(),
+            halt: self.products.borrow().halt(),
         });
         let address: *const Plan = &raw const *plan;
         self.convolutions.borrow_mut().plans.push(plan);
@@ -236,14 +236,6 @@ impl Graph {
     }
 }
 
-/// Runs `work`, and notes a panic: it must not unwind into ggml, whose threads wait for one another.
-pub(super) fn catch(failed: &AtomicBool, work: impl FnOnce() -> std::result::Result<(), usize>) {
-    // Work space that could not be had is a failure as well.
-    if !matches!(catch_unwind(AssertUnwindSafe(work)), Ok(Ok(()))) {
-        failed.store(true, Ordering::Relaxed);
-    }
-}
-
 /// All numbers of a contiguous F32 tensor.
 ///
 /// # Safety
@@ -265,11 +257,14 @@ unsafe extern "C-unwind" fn measure(dst: *mut sys::ggml_tensor, ith: c_int, nth:
         (&*norm.cast::<Norm>(), dst, numbers(x), (*x).ne)
     };
     let [w, h, c, n] = shape.map(|extent| extent.unsigned_abs() as usize);
-    catch(&norm.failed, || {
+    norm.halt.catch(|cancel| {
         let each = c / norm.groups;
         let groups = norm.groups * n;
         let (ith, nth) = (ith.unsigned_abs() as usize, nth.unsigned_abs() as usize);
         for group in groups * ith / nth..groups * (ith + 1) / nth {
+            if cancel.is_raised() {
+                break;
+            }
             let planes = x[group * each * w * h..][..each * w * h].chunks_exact(w * h);
             // By channel first, as strips are counted.
             let channels = planes.map(|plane| Moments::default().with_rows(plane, w, |number| *number));
@@ -291,12 +286,12 @@ unsafe extern "C-unwind" fn run(dst: *mut sys::ggml_tensor, _ith: c_int, nth: c_
     // SAFETY: ggml hands over the tensor that it computes, and the address that `convolve` gave it, of a plan that the graph
     // keeps.
     let (plan, dst) = unsafe { (&*plan.cast::<Plan>(), &*dst) };
-    catch(&plan.failed, || {
+    plan.halt.catch(|cancel| {
         // Which bits come out does not depend on how many threads there are.
         let pieces = plan.convolution.pieces(TURNS * nth.unsigned_abs() as usize);
         loop {
             let piece = plan.next.fetch_add(1, Ordering::Relaxed);
-            if piece >= pieces.count() {
+            if piece >= pieces.count() || cancel.is_raised() {
                 return Ok(());
             }
             // SAFETY: operands are as `convolve` checked them, and this piece is this thread's alone.

@@ -2,15 +2,20 @@
 //! round more often.
 
 use std::ffi::{c_int, c_void};
+use std::sync::Arc;
 
 use ggml_sys as sys;
 
+use super::halt::Halt;
 use super::{Graph, Tensor};
 use crate::Result;
 use crate::kernels::{Kernel, Nonlinearity};
 
 /// Threads share out the numbers in whole chunks, so that no two of them write to the same line of a cache.
 const CHUNK: usize = 256;
+
+/// Numbers between two looks at whether they are still wanted: a millisecond's.
+const STRETCH: usize = 1024 * CHUNK;
 
 /// An operation of a graph that applies a [`Nonlinearity`].
 pub(super) struct Elementwise {
@@ -24,6 +29,7 @@ pub(super) struct Elementwise {
 struct Plan {
     function: Nonlinearity,
     kernel: Kernel,
+    halt: Arc<Halt>,
 }
 
 impl Graph {
@@ -31,7 +37,7 @@ impl Graph {
     pub(super) fn own_function(&self, name: &'static str, function: Nonlinearity, a: Tensor) -> Result<Option<Tensor>> {
         let kernel = self.products.borrow().kernel().filter(|_| self.device().is_cpu());
         let Some(kernel) = kernel else { return Ok(None) };
-        let plan = Box::new(Plan { function, kernel });
+        let plan = Box::new(Plan { function, kernel, halt: self.products.borrow().halt() });
         let address: *const Plan = &raw const *plan;
         let mut operand = self.raw(a)?;
         let [n0, n1, n2, n3] = self.shape(a)?.dims().map(|extent| extent as i64);
@@ -81,15 +87,24 @@ unsafe extern "C-unwind" fn apply(dst: *mut sys::ggml_tensor, ith: c_int, nth: c
     let (from, to) = (x.data.cast::<f32>().cast_const(), dst.data.cast::<f32>());
     let chunks = count.div_ceil(CHUNK);
     let (start, end) = (chunks * ith / nth * CHUNK, count.min(chunks * (ith + 1) / nth * CHUNK));
-    // SAFETY: both tensors are contiguous and have `count` numbers, and this part of the result is this thread's alone. ggml's
-    // allocator has put the result in the operand's place, and then no slice of the operand is made, or in memory that shares
-    // nothing with it.
-    let (operand, numbers) = unsafe {
-        let operand = (from != to.cast_const()).then(|| std::slice::from_raw_parts(from.add(start), end - start));
-        (operand, std::slice::from_raw_parts_mut(to.add(start), end - start))
-    };
-    match operand {
-        Some(operand) => plan.function.apply_to(plan.kernel, operand, numbers),
-        None => plan.function.apply(plan.kernel, numbers),
-    }
+    plan.halt.catch(|cancel| {
+        for first in (start..end).step_by(STRETCH) {
+            if cancel.is_raised() {
+                break;
+            }
+            let len = STRETCH.min(end - first);
+            // SAFETY: both tensors are contiguous and have `count` numbers, and this part of the result is this thread's alone. ggml's
+            // allocator has put the result in the operand's place, and then no slice of the operand is made, or in memory that shares
+            // nothing with it.
+            let (operand, numbers) = unsafe {
+                let operand = (from != to.cast_const()).then(|| std::slice::from_raw_parts(from.add(first), len));
+                (operand, std::slice::from_raw_parts_mut(to.add(first), len))
+            };
+            match operand {
+                Some(operand) => plan.function.apply_to(plan.kernel, operand, numbers),
+                None => plan.function.apply(plan.kernel, numbers),
+            }
+        }
+        Ok(())
+    });
 }

@@ -5,13 +5,13 @@
 //! graph's memory, so that nothing is allocated on the way and what a graph takes is known before it runs.
 
 use std::ffi::{c_int, c_void};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use ggml_sys as sys;
 
-use super::{Graph, Tensor};
+use super::halt::Halt;
+use super::{CancelFlag, Graph, Tensor};
 use crate::kernels::{BLOCK, Columns, Kernel, Layout, Product, Tile, Workspace};
 use crate::{Error, Result};
 
@@ -33,8 +33,7 @@ struct Claims {
 /// A product, as its operations know it.
 pub(super) struct Plan {
     product: Product,
-    /// Set where a kernel panicked: the result is no result then.
-    failed: Arc<AtomicBool>,
+    halt: Arc<Halt>,
 }
 
 /// The products of a graph.
@@ -47,7 +46,7 @@ pub(super) struct Products {
     packed: Vec<(Tensor, Layout, Tensor)>,
     /// Rows that are two one after the other: these need not be joined before they are quantized.
     concats: Vec<(Tensor, [Tensor; 2])>,
-    failed: Arc<AtomicBool>,
+    halt: Arc<Halt>,
 }
 
 impl Products {
@@ -57,7 +56,7 @@ impl Products {
             plans: Vec::new(),
             packed: Vec::new(),
             concats: Vec::new(),
-            failed: Arc::default(),
+            halt: Arc::default(),
         }
     }
 
@@ -71,19 +70,14 @@ impl Products {
         self.concats.push((joined, parts));
     }
 
-    /// The flag that is set where a kernel fails.
-    pub(super) fn failure(&self) -> Arc<AtomicBool> {
-        self.failed.clone()
-    }
-
-    /// Whether a kernel panicked since this was asked last.
-    pub(super) fn take_failure(&self) -> bool {
-        self.failed.swap(false, Ordering::Relaxed)
+    /// What ends operations before they are done.
+    pub(super) fn halt(&self) -> Arc<Halt> {
+        self.halt.clone()
     }
 
     /// An address for operations, valid as long as this value.
     fn plan(&mut self, product: Product) -> *mut c_void {
-        let plan = Box::new(Plan { product, failed: self.failed.clone() });
+        let plan = Box::new(Plan { product, halt: self.halt.clone() });
         let address: *const Plan = &raw const *plan;
         self.plans.push(plan);
         address.cast_mut().cast()
@@ -189,21 +183,12 @@ impl Graph {
     }
 }
 
-impl Plan {
-    /// Runs `work`, and notes a panic: it must not unwind into ggml, whose threads wait for one another.
-    fn catch(&self, work: impl FnOnce()) {
-        if catch_unwind(AssertUnwindSafe(work)).is_err() {
-            self.failed.store(true, Ordering::Relaxed);
-        }
-    }
-}
-
 /// Quantizes the activations `dst.src[0]` into `dst`: thread `ith` of `nth` takes its share of the tiles.
 unsafe extern "C-unwind" fn pack(dst: *mut sys::ggml_tensor, ith: c_int, nth: c_int, plan: *mut c_void) {
     // SAFETY: ggml hands over the tensor that it computes, and the address that `packed` gave it, of a plan that the graph
     // keeps.
     let (plan, dst) = unsafe { (&*plan.cast::<Plan>(), &*dst) };
-    plan.catch(|| {
+    plan.halt.catch(|cancel| {
         let product = &plan.product;
         if ith == 0 {
             // SAFETY: `dst` begins with `HEADER` bytes, and no other thread touches them during this operation.
@@ -211,6 +196,9 @@ unsafe extern "C-unwind" fn pack(dst: *mut sys::ggml_tensor, ith: c_int, nth: c_
         }
         let (ith, nth) = (ith.unsigned_abs() as usize, nth.unsigned_abs() as usize);
         for i in product.tiles() * ith / nth..product.tiles() * (ith + 1) / nth {
+            if cancel.is_raised() {
+                break;
+            }
             let tile = product.tile(i);
             // SAFETY: `dst` has all tiles behind its header, and each belongs to one thread.
             let records = unsafe {
@@ -219,6 +207,7 @@ unsafe extern "C-unwind" fn pack(dst: *mut sys::ggml_tensor, ith: c_int, nth: c_
             // SAFETY: the operands of this operation, whose rows, joined, are the activations that the product was made for.
             unsafe { pack_tile(product, &tile, &[dst.src[0], dst.src[1]], records) };
         }
+        Ok(())
     });
 }
 
@@ -268,7 +257,7 @@ unsafe extern "C-unwind" fn multiply(dst: *mut sys::ggml_tensor, _ith: c_int, nt
     };
     // SAFETY: `pack` has written the header, and during this operation all threads use it by these atomics.
     let claims = unsafe { &*packed.data.cast::<Claims>() };
-    plan.catch(|| {
+    plan.halt.catch(|cancel| {
         let product = &plan.product;
         // SAFETY: as many bytes follow the header; `pack` wrote them, and nobody writes to them now.
         let packed =
@@ -276,12 +265,12 @@ unsafe extern "C-unwind" fn multiply(dst: *mut sys::ggml_tensor, _ith: c_int, nt
         let mut workspace = Workspace::new();
         loop {
             let panel = claims.next.fetch_add(1, Ordering::Relaxed) as usize;
-            if panel >= product.panels() {
-                break;
+            if panel >= product.panels() || cancel.is_raised() {
+                return Ok(());
             }
             // SAFETY: `w` has the product's rows and `dst` its rows and tokens, a third operand as many numbers as there are
             // rows; `panel` is this thread's alone.
-            unsafe { multiply_panel(product, panel, w, packed, &mut workspace, dst) };
+            unsafe { multiply_panel(product, panel, w, packed, &mut workspace, dst, cancel) };
         }
     });
     if claims.done.fetch_add(1, Ordering::AcqRel) + 1 == nth.unsigned_abs() {
@@ -302,6 +291,7 @@ unsafe fn multiply_panel(
     packed: &[u8],
     workspace: &mut Workspace,
     dst: &sys::ggml_tensor,
+    cancel: &CancelFlag,
 ) {
     let first = panel * product.panel_rows();
     let rows = product.panel_rows().min(product.rows() - first);
@@ -316,7 +306,7 @@ unsafe fn multiply_panel(
         unsafe { dst.src[2].as_ref().map(|bias| std::slice::from_raw_parts(bias.data.cast::<f32>().add(first), rows)) };
     // SAFETY: `first` is below the number of rows.
     let start = unsafe { dst.data.cast::<f32>().add(first) };
-    let mut columns = PanelOf { start, stride: product.rows(), rows, tokens: product.tokens(), bias };
+    let mut columns = PanelOf { start, stride: product.rows(), rows, tokens: product.tokens(), bias, cancel };
     product.multiply(&weights[..rows], packed, workspace, &mut columns);
 }
 
@@ -328,6 +318,7 @@ struct PanelOf<'a> {
     tokens: usize,
     /// What is added to every token's numbers.
     bias: Option<&'a [f32]>,
+    cancel: &'a CancelFlag,
 }
 
 impl Columns for PanelOf<'_> {
@@ -340,23 +331,8 @@ impl Columns for PanelOf<'_> {
             None => column.copy_from_slice(numbers),
         }
     }
-}
 
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use pinhole_quant::DType;
-
-    use super::*;
-
-    #[test]
-    fn a_panic_is_noted_and_goes_no_further() {
-        let products = Products::new();
-        let product = Product::new(Kernel::Portable, DType::Q8_0, 32, 1, 1).unwrap();
-        let plan = Plan { product, failed: products.failed.clone() };
-        plan.catch(|| {});
-        assert!(!products.take_failure());
-        plan.catch(|| panic!("on purpose"));
-        assert!(products.take_failure() && !products.take_failure());
+    fn wanted(&self) -> bool {
+        !self.cancel.is_raised()
     }
 }

@@ -19,6 +19,11 @@ use super::{dotprod, i8mm};
 pub trait Columns {
     /// Takes the numbers of `token`, as many as the panel has rows. It comes once for every token.
     fn put(&mut self, token: usize, numbers: &[f32]);
+
+    /// Whether the result is still wanted. If not, tokens that have not come yet may never come.
+    fn wanted(&self) -> bool {
+        true
+    }
 }
 
 /// A part of the packed activations: as many tokens as the kernel takes at once (the last may be fewer), over a stretch of the
@@ -239,6 +244,9 @@ fn multiply<M: Micro<R, T>, const R: usize, const T: usize>(
     // Shares of equal size: a small last one would not be worth its unpacking.
     let share = groups.div_ceil(groups.div_ceil(sums.len()).max(1)).max(1);
     for first in (0..groups).step_by(share) {
+        if !out.wanted() {
+            return;
+        }
         let sums = &mut sums[..share.min(groups - first)];
         sums.fill([[0.0; R]; T]);
         add_stretches::<M, R, T>(product, panel, weights, packed, first, sums);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use ggml_sys::testing::{ph_test_assert, ph_test_throw};
 use pinhole::Error;
-use pinhole::ggml::{Arena, Backend, Buffer, CancelFlag, Device, Graph};
+use pinhole::ggml::{Arena, Backend, Buffer, CancelFlag, Convolution, Device, Graph, Tensor};
 
 use crate::array::Array;
 use crate::rig::{Rig, read};
@@ -116,6 +116,20 @@ fn a_raised_flag_stops_before_anything_is_computed() {
     assert!(matches!(rig.cancel.check(), Err(Error::Cancelled)));
 }
 
+/// How long `graph` goes on after its flag was raised, a tenth of a second after it began.
+fn late(rig: &mut Rig, graph: &Graph, arena: &mut Arena) -> Duration {
+    let flag = rig.cancel.clone();
+    let raised = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(100));
+        flag.raise();
+        Instant::now()
+    });
+    let error = rig.backend.compute(graph, arena).unwrap_err();
+    let late = raised.join().unwrap().elapsed();
+    assert!(matches!(error, Error::Cancelled), "{error:?}");
+    late
+}
+
 #[test]
 fn a_flag_raised_meanwhile_stops_between_two_operations() {
     const COUNT: usize = 2000;
@@ -123,15 +137,7 @@ fn a_flag_raised_meanwhile_stops_between_two_operations() {
     let graph = long_graph(&rig, 512, COUNT);
     let mut arena = Arena::new(rig.device, &rig.ledger).unwrap();
     arena.assign(&[&graph]).unwrap();
-    let flag = rig.cancel.clone();
-    let raised = thread::spawn(move || {
-        thread::sleep(Duration::from_millis(100));
-        flag.raise();
-        Instant::now()
-    });
-    let error = rig.backend.compute(&graph, &mut arena).unwrap_err();
-    let late = raised.join().unwrap().elapsed();
-    assert!(matches!(error, Error::Cancelled), "{error:?}");
+    let late = late(&mut rig, &graph, &mut arena);
     // One product of that size takes milliseconds, all of them many seconds.
     assert!(late < Duration::from_secs(2), "{late:?}");
     // The graph and its memory are as good as before.
@@ -139,4 +145,36 @@ fn a_flag_raised_meanwhile_stops_between_two_operations() {
     let short = long_graph(&rig, 16, 3);
     arena.assign(&[&short]).unwrap();
     fresh.compute(&short, &mut arena).unwrap();
+}
+
+/// Computes one operation, of many seconds, and stops it in the middle.
+#[track_caller]
+fn assert_stops_inside(build: impl FnOnce(&Graph, &dyn Fn([usize; 4]) -> Tensor) -> Option<Tensor>) {
+    let mut rig = Rig::new();
+    let graph = rig.graph();
+    let leaf = |dims| graph.leaf(&rig.f32(&Array::from_fn(dims, |_| 0.001))).unwrap();
+    // Where the operation is ggml's, it ends when it is done.
+    let Some(result) = build(&graph, &leaf) else { return };
+    graph.output(result).unwrap();
+    let mut arena = Arena::new(rig.device, &rig.ledger).unwrap();
+    arena.assign(&[&graph]).unwrap();
+    let late = late(&mut rig, &graph, &mut arena);
+    assert!(late < Duration::from_secs(2), "{late:?}");
+}
+
+#[test]
+fn a_flag_raised_meanwhile_stops_in_the_middle_of_an_attention() {
+    assert_stops_inside(|graph, leaf| {
+        let x = leaf([64, 1 << 15, 8, 1]);
+        graph.convolves().then(|| graph.flash_attention(x, x, x, 0.1, None).unwrap())
+    });
+}
+
+#[test]
+fn a_flag_raised_meanwhile_stops_in_the_middle_of_a_convolution() {
+    assert_stops_inside(|graph, leaf| {
+        let (kernel, bias) = (leaf([7, 7, 256, 256]), leaf([256, 1, 1, 1]));
+        let around = Convolution { kernel, bias, stride: 1, beside: 3, around: [3, 3], doubled: None, odd: false };
+        graph.convolve(&around, leaf([384, 384, 256, 1]), None, None).unwrap()
+    });
 }

@@ -47,4 +47,10 @@ pub struct Attended<'a, R> {
 pub trait Outputs {
     /// The row of a query of a head.
     fn row(&mut self, query: usize, head: usize) -> &mut [f32];
+
+    /// Whether the result is still wanted. If not, its rows may be anything.
+    #[inline(always)]
+    fn wanted(&self) -> bool {
+        true
+    }
 }

@@ -174,6 +174,9 @@ impl Attention {
         space.rows.fill(Row::EMPTY);
         space.sums.fill(0.0);
         for start in (0..keys).step_by(self.block) {
+            if !result.wanted() {
+                return;
+            }
             let block = start..keys.min(start + self.block);
             // SAFETY: the instructions are there.
             unsafe { pack::keys::<M>(&attended.k, group, block.clone(), width, &mut space.keys) };
