@@ -170,6 +170,11 @@ pub(super) fn interrupting() {
     let _ = writeln!(io::stderr(), "\nstopping (Ctrl-C again ends at once)");
 }
 
+/// Says that it was heard, where nothing else said so. From a thread which no [`Printer`] belongs to.
+pub(super) fn interrupted() {
+    let _ = writeln!(io::stderr(), "error: interrupted");
+}
+
 /// Says that pages of a mapped file cannot be had any more. From a thread which no [`Printer`] belongs to.
 #[cfg(unix)]
 pub(super) fn lost(path: Option<&Path>) {

@@ -179,6 +179,28 @@ fn an_interrupt_leaves_nothing_behind() {
     assert_eq!(entries(&place.path("temporary")), 0);
 }
 
+/// Ctrl-C in the middle of a product of ggml's, which takes many seconds and looks at no flag.
+#[cfg(unix)]
+#[test]
+fn an_interrupt_ends_what_does_not_listen() {
+    use std::process::{Command, Stdio};
+    use std::thread;
+    use std::time::{Duration, Instant};
+
+    let place = workplace();
+    let product = ["--types", "q6_k", "--size", "4096x4096", "--tokens", "8192", "--threads", "1", "--by", "ggml"];
+    let mut command = place.command(&[&["bench", "matmul"][..], &product].concat());
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    thread::sleep(Duration::from_millis(1500));
+    assert!(child.try_wait().unwrap().is_none(), "it is done already");
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let asked = Instant::now();
+    let output = child.wait_with_output().unwrap();
+    assert!(asked.elapsed() < Duration::from_secs(3), "{:?}", asked.elapsed());
+    assert_eq!(output.status.code(), Some(130));
+    assert!(String::from_utf8(output.stderr).unwrap().ends_with("error: interrupted\n"));
+}
+
 /// Products that take no time.
 const PRODUCTS: &[&str] =
     &["bench", "matmul", "--size", "64x40", "--tokens", "1,17", "--rounds", "3", "--threads", "1", "--quiet"];

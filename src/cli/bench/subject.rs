@@ -7,10 +7,10 @@ use pinhole::ggml::CancelFlag;
 use pinhole::source::{Slot, Source};
 use pinhole::synthetic::{self, Architecture, Options};
 use pinhole_quant::recipe::FileType;
-use tempfile::TempDir;
 
 use super::model::architecture_parser;
 use crate::cli::failure::Failure;
+use crate::cli::interrupt::TemporaryFolder;
 use crate::cli::model;
 use crate::cli::printer::{Printer, Unit};
 
@@ -49,7 +49,7 @@ pub(super) struct Subject {
     pub(super) name: String,
     path: PathBuf,
     /// Where it lies, if nobody keeps it.
-    _temporary: Option<TempDir>,
+    _temporary: Option<TemporaryFolder>,
 }
 
 impl SubjectArgs {
@@ -75,14 +75,9 @@ impl SubjectArgs {
         name += &blocks.map_or(String::new(), |blocks| format!("-{blocks}-blocks"));
         let temporary = match &self.cache {
             Some(_) => None,
-            None => Some(
-                tempfile::Builder::new()
-                    .prefix("pinhole-bench-")
-                    .tempdir()
-                    .map_err(|error| Error::io("write to", &std::env::temp_dir(), error))?,
-            ),
+            None => Some(TemporaryFolder::new()?),
         };
-        let directory = self.cache.as_deref().or(temporary.as_ref().map(TempDir::path)).unwrap_or(".".as_ref());
+        let directory = self.cache.as_deref().or(temporary.as_ref().map(TemporaryFolder::path)).unwrap_or(".".as_ref());
         std::fs::create_dir_all(directory).map_err(|error| Error::io("create", directory, error))?;
         let file = name.clone() + &only.map_or(String::new(), |slot| format!("-{}", slot.name)) + ".gguf";
         let path = directory.join(file);

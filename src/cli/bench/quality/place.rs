@@ -13,9 +13,9 @@ use pinhole::source::Source;
 use pinhole::{Error, Result, file};
 use pinhole_quant::output::{AtomicFile, OutputError};
 use serde::Serialize;
-use tempfile::TempDir;
 
 use crate::cli::failure::Failure;
+use crate::cli::interrupt::TemporaryFolder;
 use crate::cli::printer::{Printer, Unit};
 
 /// The file in a kept directory that says what its files were made of.
@@ -27,7 +27,7 @@ const SECONDS: &str = "seconds";
 /// A directory for bundles and pictures.
 pub(super) enum Place {
     /// Gone when this is dropped.
-    Temporary(TempDir),
+    Temporary(TemporaryFolder),
     /// Named by the user, and used again.
     Kept(PathBuf),
 }
@@ -61,8 +61,7 @@ impl Place {
     /// [`Error::Io`] where it cannot be made, [`Error::Mismatch`] where it holds what another source made.
     pub(super) fn open(keep: Option<&Path>, source: &Source) -> Result<Place, Failure> {
         let Some(directory) = keep else {
-            let made = tempfile::Builder::new().prefix("pinhole-bench-").tempdir();
-            return Ok(Place::Temporary(made.map_err(|error| Error::io("write to", &std::env::temp_dir(), error))?));
+            return Ok(Place::Temporary(TemporaryFolder::new()?));
         };
         let failed = |error| Error::io("create", directory, error);
         fs::create_dir_all(directory).map_err(failed)?;
