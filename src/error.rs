@@ -1,5 +1,6 @@
 //! The one error type of the library.
 
+use std::fmt::Display;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -16,7 +17,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// The operating system refused something.
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}: {source}", brief(path.display()))]
     Io {
         /// A verb: `open`, `read`, `write`, ...
         action: &'static str,
@@ -26,7 +27,7 @@ pub enum Error {
         source: io::Error,
     },
     /// A file breaks the rules of its own format.
-    #[error("{}: {at}: expected {expected}, found {found}", path.display())]
+    #[error("{}: {}: expected {}, found {}", brief(path.display()), brief(at), brief(expected), brief(found))]
     Malformed {
         /// The file.
         path: PathBuf,
@@ -40,7 +41,7 @@ pub enum Error {
         hint: Option<Box<str>>,
     },
     /// A path holds nothing that pinhole can load.
-    #[error("{} is no model that pinhole knows: {found}", path.display())]
+    #[error("{} is no model that pinhole knows: {}", brief(path.display()), brief(found))]
     NotAModel {
         /// The file or directory.
         path: PathBuf,
@@ -50,7 +51,7 @@ pub enum Error {
         hint: Option<String>,
     },
     /// A well-formed file holds weights or settings that do not fit the model.
-    #[error("{}: {at}: expected {expected}, found {found}", path.display())]
+    #[error("{}: {}: expected {}, found {}", brief(path.display()), brief(at), brief(expected), brief(found))]
     Mismatch {
         /// The file or directory.
         path: PathBuf,
@@ -64,7 +65,7 @@ pub enum Error {
         hint: Option<String>,
     },
     /// A weight or an intermediate result is not a finite number.
-    #[error("{at} holds a value that is not finite")]
+    #[error("{} holds a value that is not finite", brief(at))]
     NotFinite {
         /// The tensor, with its file where it has one.
         at: String,
@@ -72,7 +73,7 @@ pub enum Error {
         hint: Option<String>,
     },
     /// An option has a value that cannot work.
-    #[error("{option}: expected {expected}, found {found}")]
+    #[error("{option}: expected {}, found {}", brief(expected), brief(found))]
     Option {
         /// The option, as it is spelt on the command line.
         option: &'static str,
@@ -84,7 +85,7 @@ pub enum Error {
         hint: Option<String>,
     },
     /// An output exists already, and the caller did not ask to replace it.
-    #[error("{} exists already", path.display())]
+    #[error("{} exists already", brief(path.display()))]
     Exists {
         /// The output.
         path: PathBuf,
@@ -92,7 +93,7 @@ pub enum Error {
         hint: Option<String>,
     },
     /// A disk has no room for an output.
-    #[error("{} needs {needed} bytes, and its disk has {available} left", path.display())]
+    #[error("{} needs {needed} bytes, and its disk has {available} left", brief(path.display()))]
     NoSpace {
         /// The output.
         path: PathBuf,
@@ -104,7 +105,7 @@ pub enum Error {
         hint: Option<String>,
     },
     /// A device is unknown, or failed.
-    #[error("device {device}: {message}")]
+    #[error("device {}: {}", brief(device), brief(message))]
     Device {
         /// The device's name.
         device: String,
@@ -114,7 +115,7 @@ pub enum Error {
         hint: Option<String>,
     },
     /// An allocation failed.
-    #[error("cannot allocate {} for {what}", memory(*bytes))]
+    #[error("cannot allocate {} for {}", memory(*bytes), brief(what))]
     OutOfMemory {
         /// What the memory was for.
         what: String,
@@ -124,7 +125,7 @@ pub enum Error {
         hint: Option<String>,
     },
     /// A request takes more device memory than it may.
-    #[error("needs {} for {what}; given {}", Size(*needed as u64), Size(*given as u64))]
+    #[error("needs {} for {}; given {}", Size(*needed as u64), brief(what), Size(*given as u64))]
     OverBudget {
         /// The component and the size of the picture.
         what: String,
@@ -137,7 +138,7 @@ pub enum Error {
     },
     /// A graph operation was called with tensors that it cannot take, or ggml failed below it. A bug in pinhole
     /// unless a file's shapes led here.
-    #[error("{op}: {message}")]
+    #[error("{op}: {}", brief(message))]
     Graph {
         /// The operation.
         op: &'static str,
@@ -160,19 +161,31 @@ const DAMAGED: &str = "the file is damaged, or no file of this kind: copy or dow
 /// What to do about a file that does not match, unless more is known.
 const OTHER: &str = "this file was made for something else: take one that fits";
 
-/// How many characters of a value a message quotes, and how many of them are its last.
+/// How many characters of a value or a path a message quotes, and how many of them are its last.
 const MOST_QUOTED: usize = 400;
 const LAST_QUOTED: usize = 100;
 
-/// `text` without its middle, if it is longer than anyone reads: files may hold anything.
+/// How many characters a hint has at most: it may be a list of names.
+const MOST_OF_HINT: usize = 900;
+
+/// `text` without its middle, and how many bytes it has, if it is longer than anyone reads: files and options may hold anything.
 pub fn shortened(text: String) -> String {
+    shortened_to(MOST_QUOTED, text)
+}
+
+fn shortened_to(most: usize, text: String) -> String {
     let length = text.chars().count();
-    if length <= MOST_QUOTED {
+    if length <= most {
         return text;
     }
-    let start: String = text.chars().take(MOST_QUOTED - LAST_QUOTED).collect();
+    let start: String = text.chars().take(most - LAST_QUOTED).collect();
     let end: String = text.chars().skip(length - LAST_QUOTED).collect();
-    format!("{start} [...] {end}")
+    format!("{start} [...] {end} ({} bytes)", text.len())
+}
+
+/// What a message has of a value or a path.
+fn brief(text: impl Display) -> String {
+    shortened(text.to_string())
 }
 
 impl Error {
@@ -205,8 +218,13 @@ impl Error {
         expected: impl Into<String>,
         found: impl Into<String>,
     ) -> Error {
-        let (at, expected, found) = (shortened(at.into()), shortened(expected.into()), shortened(found.into()));
-        Error::Malformed { path: path.to_owned(), at, expected, found, hint: None }
+        Error::Malformed {
+            path: path.to_owned(),
+            at: at.into(),
+            expected: expected.into(),
+            found: found.into(),
+            hint: None,
+        }
     }
 
     /// An [`Error::Mismatch`] without a hint.
@@ -218,16 +236,16 @@ impl Error {
     ) -> Error {
         Error::Mismatch {
             path: path.to_owned(),
-            at: shortened(at.into()),
-            expected: shortened(expected.into()),
-            found: shortened(found.into()),
+            at: at.into(),
+            expected: expected.into(),
+            found: found.into(),
             hint: None,
         }
     }
 
     /// An [`Error::Option`] without a hint.
     pub fn option(option: &'static str, expected: impl Into<String>, found: impl Into<String>) -> Error {
-        Error::Option { option, expected: shortened(expected.into()), found: shortened(found.into()), hint: None }
+        Error::Option { option, expected: expected.into(), found: found.into(), hint: None }
     }
 
     /// What writing an output returned. It is no `From`, so that `?` in a closure needs no type.
@@ -254,7 +272,7 @@ impl Error {
     /// The same error with `text` as its hint, where its kind carries one.
     #[must_use]
     pub fn with_hint(mut self, text: impl Into<String>) -> Error {
-        let text = text.into();
+        let text = shortened_to(MOST_OF_HINT, text.into());
         if let Error::Malformed { hint, .. } = &mut self {
             *hint = Some(text.into_boxed_str());
         } else if let Error::NotAModel { hint, .. }
@@ -278,16 +296,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_of_any_length_make_short_messages() {
+    fn values_and_paths_of_any_length_make_short_messages() {
         let long = "\u{e4}".repeat(5000);
-        let path = Path::new("model.gguf");
+        let (short_path, long_path) = (Path::new("model.gguf"), Path::new(&long));
+        let not_found = || io::Error::from(io::ErrorKind::NotFound);
         for error in [
-            Error::malformed(path, long.clone(), "a name", long.clone()),
-            Error::mismatch(path, "_class_name", "FluxPipeline", long.clone()),
-            Error::option("--sampler", "euler", long.clone()),
+            Error::malformed(short_path, long.clone(), "a name", long.clone()),
+            Error::malformed(long_path, "header", "a name", "none"),
+            Error::mismatch(short_path, "_class_name", "FluxPipeline", long.clone()),
+            Error::option("--sampler", "euler", long.clone()).with_hint(long.clone()),
+            Error::Option { option: "--lora", expected: long.clone(), found: long.clone(), hint: None },
+            Error::NotAModel { path: long_path.to_owned(), found: long.clone(), hint: None },
+            Error::NotFinite { at: long.clone(), hint: None },
+            Error::io("open", long_path, not_found()),
+            Error::output(OutputError::Io { action: "create", path: long_path.to_owned(), source: not_found() }),
+            Error::output(OutputError::Exists { path: long_path.to_owned() }),
+            Error::NoSpace { path: long_path.to_owned(), needed: 1, available: 0, hint: None },
+            Error::Device { device: long.clone(), message: long.clone(), hint: None },
+            Error::OutOfMemory { what: long.clone(), bytes: 0, hint: None },
+            Error::OverBudget { what: long.clone(), needed: 1, given: 0, hint: None },
+            Error::graph("add", long.clone()),
         ] {
             let message = error.to_string();
             assert!(message.chars().count() < 1000 && message.contains(" [...] "), "{message}");
+            assert!(message.contains("\u{e4} (10000 bytes)"), "{message}");
+            assert!(error.hint().is_none_or(|hint| hint.chars().count() < 1000));
         }
         assert_eq!(Error::option("--x", "a", "b").to_string(), "--x: expected a, found b");
     }

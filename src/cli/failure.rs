@@ -19,8 +19,6 @@ pub(super) const INTERRUPTED: u8 = 130;
 pub(super) enum Failure {
     /// The library refused.
     Library(Error),
-    /// An output file cannot be written.
-    Output(OutputError),
     /// What the command was asked to check does not hold.
     Check(String),
     /// stdout does not take what is written to it.
@@ -48,7 +46,6 @@ impl Failure {
     pub(super) fn hint(&self) -> Option<&str> {
         match self {
             Failure::Library(error) => error.hint(),
-            Failure::Output(OutputError::Exists { .. }) => Some("--overwrite replaces it"),
             _ => None,
         }
     }
@@ -59,7 +56,6 @@ impl fmt::Display for Failure {
         match self {
             Failure::Library(Error::Cancelled) => f.write_str("interrupted"),
             Failure::Library(error) => error.fmt(f),
-            Failure::Output(error) => error.fmt(f),
             Failure::Check(text) => f.write_str(text),
             Failure::Stdout(error) => write!(f, "cannot write to stdout: {error}"),
         }
@@ -74,6 +70,6 @@ impl From<Error> for Failure {
 
 impl From<OutputError> for Failure {
     fn from(error: OutputError) -> Failure {
-        Failure::Output(error)
+        Failure::Library(Error::output(error))
     }
 }

@@ -88,6 +88,42 @@ fn long_arguments_are_not_quoted_whole() {
     }
 }
 
+#[test]
+fn long_paths_are_not_quoted_whole() {
+    let place = Workplace::new();
+    let (folder, list) = ("x/".repeat(2500), "1,".repeat(2500) + "x");
+    let [picture, tensors, bundle] = ["a.png", "a.safetensors", "a.gguf"].map(|name| folder.clone() + name);
+    let drawn = |option, value| ["generate", "-m", "mini", "-p", "x", "-o", "a.png", option, value];
+    for arguments in [
+        &["plan", "-m", &folder][..],
+        &["inspect", &bundle],
+        &["convert", &folder, "-o", "a.gguf", "--type", "q8_0"],
+        &["convert", "mini", "-o", &bundle, "--type", "q8_0"],
+        &["convert", "mini", "-o", "a.gguf", "--type", "q8_0", "--merge", &tensors],
+        &["compare", &picture, &picture],
+        &["generate", "-m", "mini", "-p", "x", "-o", &picture],
+        &drawn("--save-latents", &tensors),
+        &drawn("--noise", &tensors),
+        &drawn("--prompt-cache", &folder),
+        &drawn("--image", &picture),
+        &drawn("--reference", &picture),
+        &drawn("--control-image", &picture),
+        &drawn("--lora", &tensors),
+        &drawn("--vae", &tensors),
+        &drawn("--text-encoder-2", &tensors),
+        &drawn("--sigmas", &list),
+        &["bench", "step", "-m", &bundle],
+        &["bench", "matmul", "--types", &folder],
+        &["bench", "matmul", "--size", &folder],
+    ] {
+        let refused = place.run(arguments);
+        let said = &refused.stderr;
+        assert!((1..=2).contains(&refused.code) && said.starts_with("error: "), "{}: {said}", refused.code);
+        assert!(said.len() < 1500 && said.contains(" [...] ") && said.contains(" bytes)"), "{arguments:?}: {said}");
+    }
+    assert_eq!(place.names(), [""; 0]);
+}
+
 #[cfg(unix)]
 #[test]
 fn a_path_need_not_be_unicode() {
