@@ -730,6 +730,10 @@ typedef struct pinhole_plan_component {
     /* Weights that move to the device once in a request, and in every step. */
     uint64_t moved_once_bytes;
     uint64_t moved_each_step_bytes;
+    /* How often its stages run in one step, and for how many pictures of a guidance pass at once: 1, and all of them, if memory has room
+     * for the whole batch. */
+    int32_t parts_each_step;
+    int32_t pictures_at_once;
 } pinhole_plan_component;
 
 /* The component at `index`. PINHOLE_E_ARGUMENT past the end. */

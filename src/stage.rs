@@ -55,6 +55,12 @@ impl PortSpec {
     pub fn shape(&self, dims: &Dims) -> Result<Shape> {
         resolve(&self.name, &self.extents, dims)
     }
+
+    /// Whether there is more of it where there are more guidance passes.
+    pub(crate) fn grows_with_passes(&self) -> bool {
+        let grows = |extent: &Extent| extent.is_of(Symbol::BATCH) || extent.is_of(Symbol::CONDITIONS);
+        self.extents.iter().any(grows)
+    }
 }
 
 /// The shape of what is called `name`.
@@ -166,6 +172,11 @@ impl Model {
     /// The ports.
     pub fn ports(&self) -> &[PortSpec] {
         &self.ports
+    }
+
+    /// The port at `position` among them.
+    pub(crate) fn port_at(&self, position: usize) -> Port {
+        Port(position)
     }
 
     /// The stages.

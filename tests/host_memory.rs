@@ -15,6 +15,7 @@ use pinhole::ggml::{CancelFlag, Device};
 use pinhole::pipeline::Pipeline;
 use pinhole::pipeline::{Event, Generated, MemoryOptions, Request};
 use pinhole::source::Source;
+use pinhole_quant::metrics;
 use pinhole_quant::recipe::FileType;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
@@ -69,6 +70,32 @@ fn what_does_not_fit_is_read_again_and_draws_the_same() {
         assert!(before > size / 2, "{before} of {size}");
         assert!(after < size / 4 && at_the_end < size / 4, "{after} and {at_the_end} of {size}");
     }
+}
+
+#[test]
+fn a_small_host_computes_passes_one_after_the_other() {
+    let _alone = ALONE.lock();
+    let model = pinhole::pipeline::open(&builtin::mini().unwrap()).unwrap();
+    let mut pipeline = Pipeline::with_threads(model, Device::cpu().unwrap(), 1, CancelFlag::new()).unwrap();
+    // Of all phases, that of the denoiser takes most.
+    let request = Request {
+        prompt: "a red ring".into(),
+        negative_prompt: Some("blue".into()),
+        cfg_scale: Some(2.0),
+        width: Some(64),
+        height: Some(64),
+        steps: Some(1),
+        batch: 24,
+        ..Request::default()
+    };
+    let all = draw(&mut pipeline, &request, None);
+    let least = least(&mut pipeline, &request);
+    let parts = draw(&mut pipeline, &request, Some(least + (4 << 20)));
+    let batch = parts.plan.component("transformer").unwrap().batch;
+    println!("at least {least} bytes: {batch}");
+    assert!(batch.parts_each_step() > 1, "{batch:?}");
+    assert!(parts.plan.peak() < all.plan.peak());
+    assert!(metrics::nmse(&all.latents, &parts.latents).unwrap() < 1e-6);
 }
 
 /// Sides from 16 to 16384, as many small as large ones.

@@ -1,7 +1,7 @@
 //! `pinhole_plan`: what a request will have on the device, and when.
 
 use std::ffi::c_char;
-use std::mem::size_of;
+use std::mem::{offset_of, size_of};
 
 use pinhole::plan::ComponentPlan;
 
@@ -53,6 +53,8 @@ pub struct PlanComponent {
     pub mapped_bytes: u64,
     pub moved_once_bytes: u64,
     pub moved_each_step_bytes: u64,
+    pub parts_each_step: i32,
+    pub pictures_at_once: i32,
 }
 
 const NO_COMPONENT: PlanComponent = PlanComponent {
@@ -73,8 +75,10 @@ const NO_COMPONENT: PlanComponent = PlanComponent {
     mapped_bytes: 0,
     moved_once_bytes: 0,
     moved_each_step_bytes: 0,
+    parts_each_step: 0,
+    pictures_at_once: 0,
 };
-versioned!(PlanComponent, "pinhole_plan_component", size_of::<PlanComponent>(), NO_COMPONENT);
+versioned!(PlanComponent, "pinhole_plan_component", offset_of!(PlanComponent, parts_each_step), NO_COMPONENT);
 
 fn component(plan: &ComponentPlan) -> PlanComponent {
     let parts = &plan.parts;
@@ -95,6 +99,8 @@ fn component(plan: &ComponentPlan) -> PlanComponent {
         mapped_bytes: plan.mapped as u64,
         moved_once_bytes: plan.moved_once as u64,
         moved_each_step_bytes: plan.moved_each_step as u64,
+        parts_each_step: plan.batch.parts_each_step() as i32,
+        pictures_at_once: plan.batch.pictures_at_once() as i32,
         ..NO_COMPONENT
     }
 }

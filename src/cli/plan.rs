@@ -79,6 +79,9 @@ struct ComponentReport {
     read_each_step_bytes: usize,
     moved_once_bytes: usize,
     moved_each_step_bytes: usize,
+    /// How much of the batch is computed at once, and how often the stages of a step run in one step.
+    batch: String,
+    parts_each_step: usize,
 }
 
 impl PlanReport {
@@ -99,6 +102,8 @@ impl PlanReport {
             read_each_step_bytes: plan.read_each_step,
             moved_once_bytes: plan.moved_once,
             moved_each_step_bytes: plan.moved_each_step,
+            batch: plan.batch.to_string(),
+            parts_each_step: plan.batch.parts_each_step(),
         };
         PlanReport {
             limit_bytes: plan.limit,
@@ -172,6 +177,9 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
         printer.note(&format!("in host memory, with all that the program holds: {peak} at most, of {limit}"));
     }
     printer.note(&format!("the least that works is --vram {}", Size(least as u64).rounded_up()));
+    for component in plan.components.iter().filter(|component| component.batch.at_once.is_some()) {
+        printer.note(&in_parts(component));
+    }
     for component in plan.components.iter().filter(|component| component.moved() > 0) {
         printer.note(&moved(component, link));
     }
@@ -220,6 +228,16 @@ fn table(plan: &Plan) -> Table<12> {
         ]);
     }
     table
+}
+
+/// How much of the batch a component computes at once, and what that costs.
+fn in_parts(component: &ComponentPlan) -> String {
+    let (name, batch, parts) = (component.name, component.batch, component.batch.parts_each_step());
+    let cost = match component.moved_each_step {
+        0 => String::new(),
+        _ => format!("; what streams is brought {parts} times in each step"),
+    };
+    format!("{name}: {batch}{cost}")
 }
 
 /// What moves for a component, and how long that takes.

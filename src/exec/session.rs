@@ -47,6 +47,8 @@ struct GraphWork {
     arena: Arena,
     /// What a stage reads before one writes it.
     inputs: Vec<Port>,
+    /// What the stages of a request leave to those of a step, for each pass something else.
+    of_a_pass: Vec<Port>,
 }
 
 impl GraphWork {
@@ -60,6 +62,7 @@ impl GraphWork {
     ) -> Result<GraphWork> {
         let device = backend.device();
         let block = DryRun::new(model, |id| weights.dtype(id), dims, tokens, backend)?;
+        let of_a_pass = block.of_a_pass(model);
         let block = block.pack_ports(model, dims, device)?;
         let buffer = Buffer::allocate(device, block.total, ledger, "ports")?;
         let ports = model.ports().iter().zip(block.offsets);
@@ -80,7 +83,7 @@ impl GraphWork {
         let mut arena = Arena::new(device, ledger)?;
         arena.assign(&all)?;
         backend.reserve(&all, &mut arena)?;
-        Ok(GraphWork { ports, graphs, arena, inputs })
+        Ok(GraphWork { ports, graphs, arena, inputs, of_a_pass })
     }
 }
 
@@ -219,6 +222,30 @@ impl<'m> Session<'m> {
             Work::Graphs(work) => &work.inputs,
             Work::Strips(_) => &[],
         }
+    }
+
+    /// What the stages of a request made ready for the passes that it was filled for. Steps of other passes begin with
+    /// [`put_back`](Session::put_back).
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`]; what the device says.
+    pub fn put_aside(&self) -> Result<Vec<(Port, Vec<f32>)>> {
+        let ports = match &self.work {
+            Work::Graphs(work) => &work.of_a_pass[..],
+            Work::Strips(_) => &[],
+        };
+        ports.iter().map(|&port| Ok((port, self.get(port)?))).collect()
+    }
+
+    /// The way back from [`put_aside`](Session::put_aside).
+    ///
+    /// # Errors
+    /// [`Error::Graph`] if it is of a session of another model or size; what the device says.
+    pub fn put_back(&mut self, aside: &[(Port, Vec<f32>)]) -> Result<()> {
+        for (port, values) in aside {
+            self.set(*port, values)?;
+        }
+        Ok(())
     }
 
     /// Computes the stage number `stage` once, on the CPU and with weights that are all there, and says how long each of its

@@ -1,5 +1,7 @@
 //! The denoising loop, once for all families.
 
+use std::ops::Range;
+
 use super::opened::{Given, Opened};
 use super::preview::Painter;
 use super::progress::Event;
@@ -7,10 +9,13 @@ use super::prompts::Prompt;
 use super::request::Settings;
 use super::run::{Run, Running, finite, stage_runs};
 use super::start::{Company, Start};
-use crate::plan::Phase;
+use crate::plan::{BatchPart, Phase};
 use crate::sample::{Levels, classifier_free_guidance, guidance_with_picture, rescaled};
-use crate::stage::Cadence;
+use crate::stage::{Cadence, Port};
 use crate::{Result, reserve};
+
+/// What is ready for one pass, while another is computed.
+type Aside = Vec<(Port, Vec<f32>)>;
 
 /// Latents on their way, and what they are denoised with.
 pub(super) struct Loop<'a> {
@@ -26,11 +31,11 @@ impl Loop<'_> {
     /// The latents after the last step, `[w, h, C, N]`.
     pub(super) fn run(&self, start: Start, run: &mut Run<'_>) -> Result<Vec<f32>> {
         let Start { mut latents, mut noise, kept, company } = start;
-        let Loop { model, settings, levels, prompts, .. } = *self;
+        let Loop { model, settings, levels, .. } = *self;
         let denoiser = &*model.denoiser;
         let steps = levels.len();
         let subjects = denoiser.subjects(settings, model.autoencoder.latents(settings), steps);
-        let stages = subjects.iter().map(stage_runs).sum();
+        let stages = subjects.iter().map(|subject| stage_runs(run.plan, subject)).sum();
         let start = run.begin(Phase::Denoise, stages, steps)?;
         let mut solver = levels.solver();
         let mut first = 0;
@@ -38,13 +43,11 @@ impl Loop<'_> {
             let evaluations = first..first + subject.runs.steps;
             first = evaluations.end;
             let mut running = run.start(subject)?;
-            let given = Given { settings, levels, evaluations: evaluations.clone(), prompts };
-            denoiser.fill(at, running.session(), &given)?;
-            run.compute(&mut running, Cadence::Request)?;
+            let ready = self.prepare(run, &mut running, at, &evaluations)?;
             for evaluation in evaluations.clone() {
                 let condition = evaluation - evaluations.start;
                 let input = solver.input(evaluation, levels, &latents)?;
-                let prediction = self.evaluate(run, &mut running, (at, condition), &input, &company)?;
+                let prediction = self.evaluate(run, &mut running, (at, condition), (&input, &company), &ready)?;
                 let clean = self.clean(evaluation, &latents, &prediction)?;
                 solver.step(evaluation, levels, &prediction, &mut latents, &mut noise)?;
                 if let Some(kept) = &kept {
@@ -60,32 +63,64 @@ impl Loop<'_> {
         Ok(latents)
     }
 
-    /// What the model, subject number `at` of the denoiser, says of `latents` in its evaluation number `condition`.
+    /// Fills what holds for the `evaluations` of subject number `at`, and computes what depends on that. If passes are computed one
+    /// after the other, this is done for each, and what came of it is returned, in their order.
+    fn prepare(
+        &self,
+        run: &mut Run<'_>,
+        running: &mut Running<'_>,
+        at: usize,
+        evaluations: &Range<usize>,
+    ) -> Result<Vec<Aside>> {
+        let Loop { model, settings, levels, prompts, .. } = *self;
+        let batch = running.batch();
+        let (sharing, pictures) = (batch.sharing(), batch.pictures_at_once());
+        let mut ready = Vec::with_capacity(sharing.len());
+        for passes in &sharing {
+            let prompts = prompts.get(passes.clone()).unwrap_or(prompts);
+            let given = Given { settings, levels, evaluations: evaluations.clone(), prompts, pictures };
+            model.denoiser.fill(at, running.session(), &given)?;
+            run.compute(running, Cadence::Request)?;
+            if sharing.len() > 1 {
+                ready.push(running.session().put_aside()?);
+            }
+        }
+        Ok(ready)
+    }
+
+    /// What the model, subject number `at` of the denoiser, says of `latents` in its evaluation number `condition`. `ready` is what
+    /// [`prepare`](Loop::prepare) returned.
     fn evaluate(
         &self,
         run: &mut Run<'_>,
         running: &mut Running<'_>,
         (at, condition): (usize, usize),
-        latents: &[f32],
-        company: &Company,
+        (latents, company): (&[f32], &Company),
+        ready: &[Aside],
     ) -> Result<Vec<f32>> {
         let Loop { model, settings, prompts, .. } = *self;
         let (denoiser, passes) = (&*model.denoiser, prompts.len());
-        let ports = denoiser.ports(at);
-        let mut conditions = Vec::with_capacity(passes * settings.batch);
-        for pass in 0..passes {
-            conditions.extend(std::iter::repeat_n((condition * passes + pass) as i32, settings.batch));
-        }
-        running.session().set_indices(ports.condition, &conditions)?;
         let packed = self.by_picture(latents, |latents, dims| denoiser.pack(latents, dims))?;
         let input = match company.is_empty() {
             true => reserve::repeat("the latents", &packed, passes)?,
             false => self.with_company(&packed, company)?,
         };
-        running.set(ports.latents, &input)?;
-        run.compute(running, Cadence::Step)?;
-        let mut prediction = running.get(ports.prediction)?;
-        keep_own(&mut prediction, packed.len() / settings.batch, passes * settings.batch);
+        let (items, each) = (passes * settings.batch, packed.len() / settings.batch);
+        let mut prediction = reserve::room("the prediction", items * each)?;
+        let mut pass = None;
+        for part in running.batch().parts() {
+            if pass != Some(part.passes.start) {
+                pass = Some(part.passes.start);
+                running.session().put_back(ready.get(part.passes.start).map_or(&[], Vec::as_slice))?;
+            }
+            let found = self.evaluate_part(run, running, (at, condition), (&input, items), &part)?;
+            let length = found.len() / running.batch().items_at_once();
+            // Behind a picture's own numbers are those of pictures that the model looks at.
+            found
+                .chunks_exact(length)
+                .take(part.items.len())
+                .for_each(|item| prediction.extend_from_slice(&item[..each]));
+        }
         let (prediction, others) = prediction.split_at_mut(packed.len());
         match settings.image_cfg_scale {
             Some(scale) if passes == 3 => {
@@ -96,6 +131,37 @@ impl Loop<'_> {
             _ => {}
         }
         self.by_picture(prediction, |packed, dims| denoiser.unpack(packed, dims))
+    }
+
+    /// What the model says of `part` of the `items` that `input` has. The last item is there again where the part is shorter than
+    /// others.
+    fn evaluate_part(
+        &self,
+        run: &mut Run<'_>,
+        running: &mut Running<'_>,
+        (at, condition): (usize, usize),
+        (input, items): (&[f32], usize),
+        part: &BatchPart,
+    ) -> Result<Vec<f32>> {
+        let ports = self.model.denoiser.ports(at);
+        let (width, pictures) = (input.len() / items, self.settings.batch);
+        let BatchPart { passes, items } = part;
+        let missing = running.batch().items_at_once() - items.len();
+        let condition_of = |item: usize| (condition * passes.len() + item / pictures - passes.start) as i32;
+        let mut conditions: Vec<i32> = items.clone().map(condition_of).collect();
+        conditions.extend(std::iter::repeat_n(condition_of(items.end - 1), missing));
+        running.session().set_indices(ports.condition, &conditions)?;
+        let input = &input[width * items.start..width * items.end];
+        if missing == 0 {
+            running.set(ports.latents, input)?;
+        } else {
+            let mut filled = reserve::room("the latents", width * conditions.len())?;
+            filled.extend_from_slice(input);
+            (0..missing).for_each(|_| filled.extend_from_slice(&input[input.len() - width..]));
+            running.set(ports.latents, &filled)?;
+        }
+        run.compute(running, Cadence::Step)?;
+        running.get(ports.prediction)
     }
 
     /// Guides `prediction` away from the `unconditional` one.
@@ -156,13 +222,4 @@ impl Loop<'_> {
         }
         Ok(())
     }
-}
-
-/// Leaves of `items` predictions the first `each` numbers: those behind them are of pictures that the model looks at.
-fn keep_own(predictions: &mut Vec<f32>, each: usize, items: usize) {
-    let length = predictions.len() / items.max(1);
-    for item in 1..items {
-        predictions.copy_within(item * length..item * length + each, item * each);
-    }
-    predictions.truncate(items * each);
 }

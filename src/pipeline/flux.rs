@@ -287,6 +287,7 @@ impl Denoiser for FluxDenoiser {
         let image = image_tokens(settings);
         let (text, passes) = (settings.max_sequence_length, settings.passes());
         let dims = Dims::new()
+            .with(Symbol::PASSES, passes)
             .with(Symbol::BATCH, settings.batch * passes)
             .with(Symbol::IMAGE_TOKENS, image)
             .with(Symbol::TEXT_TOKENS, text)

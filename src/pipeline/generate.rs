@@ -195,7 +195,7 @@ impl Pipeline {
 /// The pictures of `latents`, `[w, h, C, N]`.
 fn decode(model: &Opened, settings: &Settings, latents: &[f32], run: &mut Run<'_>) -> Result<Vec<Image>> {
     let subjects = model.autoencoder.subjects(settings, Direction::Decode, settings.batch);
-    let start = run.begin(Phase::Decode, subjects.iter().map(stage_runs).sum(), 0)?;
+    let start = run.begin(Phase::Decode, subjects.iter().map(|subject| stage_runs(run.plan, subject)).sum(), 0)?;
     let [w, h, channels, _] = model.autoencoder.latents(settings);
     let mut images = Vec::with_capacity(settings.batch);
     for subject in &subjects {

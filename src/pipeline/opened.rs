@@ -135,7 +135,7 @@ pub struct StepPorts {
     /// What the model says of it, in the same shape.
     pub prediction: Port,
     /// Which condition each item of the batch takes: `[B]`, I32. Condition `evaluation * passes + pass` belongs to that pass of
-    /// that evaluation.
+    /// that evaluation, where `passes` are computed at once.
     pub condition: Port,
 }
 
@@ -147,8 +147,10 @@ pub struct Given<'a> {
     pub levels: &'a Levels,
     /// The evaluations that this subject computes.
     pub evaluations: Range<usize>,
-    /// The prompt of each pass: the positive one first.
+    /// The prompt of each pass that is computed at once: the positive one first.
     pub prompts: &'a [&'a Prompt],
+    /// How many pictures are computed at once in each of these passes.
+    pub pictures: usize,
 }
 
 impl Given<'_> {
@@ -177,9 +179,9 @@ impl Given<'_> {
     /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
     pub fn prompt(&self, at: usize) -> Result<Vec<f32>> {
         let each: usize = self.prompts.iter().map(|Prompt(arrays)| arrays[at].len()).sum();
-        let mut all = reserve::room("the prompts", each * self.settings.batch)?;
+        let mut all = reserve::room("the prompts", each * self.pictures)?;
         for Prompt(arrays) in self.prompts {
-            for _ in 0..self.settings.batch {
+            for _ in 0..self.pictures {
                 all.extend_from_slice(&arrays[at]);
             }
         }

@@ -10,7 +10,7 @@ use super::request::{MemoryOptions, PhaseMemory, Timings};
 use crate::exec::{DeviceWeights, Session};
 use crate::ggml::{Backend, Ledger, Usage, device_peak, restart_device_peak};
 use crate::plan::measure::Subject;
-use crate::plan::{ComponentPlan, Phase, Plan};
+use crate::plan::{Batch, ComponentPlan, Phase, Plan};
 use crate::stage::{Cadence, Port};
 use crate::text::Encoded;
 use crate::{Error, Result};
@@ -32,9 +32,9 @@ impl Machine {
         if let Some((_, kept)) = self.kept.iter().find(|(name, _)| *name == subject.name) {
             return Ok(Arc::clone(kept));
         }
-        let placement = &planned(plan, subject.name)?.placement;
-        let device = self.backend.device();
-        DeviceWeights::place(subject.model, subject.bound, device, &self.ledger, placement, subject.runs).map(Arc::new)
+        let ComponentPlan { placement, batch, .. } = planned(plan, subject.name)?;
+        let (device, runs) = (self.backend.device(), batch.runs(subject.runs));
+        DeviceWeights::place(subject.model, subject.bound, device, &self.ledger, placement, runs).map(Arc::new)
     }
 
     /// Keeps the weights of all `subjects` on the device if the plan says so, and none of an earlier plan otherwise.
@@ -94,6 +94,7 @@ pub struct Run<'a> {
 pub struct Running<'m> {
     session: Session<'m>,
     weights: Arc<DeviceWeights>,
+    batch: Batch,
     phase: Phase,
     /// Whether the listener hears of its stages.
     heard: bool,
@@ -103,6 +104,11 @@ impl<'m> Running<'m> {
     /// Its ports.
     pub fn session(&mut self) -> &mut Session<'m> {
         &mut self.session
+    }
+
+    /// How much of the batch its session computes at once.
+    pub fn batch(&self) -> Batch {
+        self.batch
     }
 
     /// Fills an F32 port.
@@ -163,10 +169,10 @@ impl<'a> Run<'a> {
     /// [`Error::Graph`] if the plan has no such component; what the device returns.
     pub fn start<'m>(&self, subject: &Subject<'m>) -> Result<Running<'m>> {
         let weights = self.machine.weights(self.plan, subject)?;
-        let way = planned(self.plan, subject.name)?.way;
+        let &ComponentPlan { way, batch, .. } = planned(self.plan, subject.name)?;
         let Machine { backend, ledger, .. } = &*self.machine;
-        let session = Session::in_way(way, subject.model, &weights, &subject.dims, backend, ledger)?;
-        Ok(Running { session, weights, phase: subject.phase, heard: true })
+        let session = Session::in_way(way, subject.model, &weights, &batch.dims(&subject.dims), backend, ledger)?;
+        Ok(Running { session, weights, batch, phase: subject.phase, heard: true })
     }
 
     /// As [`start`](Run::start), of work that is in no phase and that nobody hears of.
@@ -232,9 +238,10 @@ impl<'a> Run<'a> {
     }
 }
 
-/// How many stages run for `subject` in one request.
-pub(super) fn stage_runs(subject: &Subject<'_>) -> usize {
-    let count = |cadence| subject.model.at(cadence).len() * subject.runs.of(cadence);
+/// How many stages run for `subject` in one request that follows `plan`.
+pub(super) fn stage_runs(plan: &Plan, subject: &Subject<'_>) -> usize {
+    let runs = plan.component(subject.name).map_or(subject.runs, |component| component.batch.runs(subject.runs));
+    let count = |cadence| subject.model.at(cadence).len() * runs.of(cadence);
     count(Cadence::Request) + count(Cadence::Step)
 }
 

@@ -21,6 +21,7 @@ use crate::sample::{AYS, DiscreteConfig, Prediction, Scheduler};
 use crate::source::networks::{self, AutoencoderKl};
 use crate::source::slot::{TEXT_ENCODER, UNET, VAE};
 use crate::source::{Component, Network, Networks, Part, Place, Source, Text};
+use crate::stage::Symbol;
 use crate::text::Encoded;
 use crate::{Error, Result, json, reserve};
 
@@ -266,6 +267,7 @@ impl Denoiser for UnetDenoiser {
             text_tokens: settings.max_sequence_length,
             conditions: evaluations * passes,
         });
+        let dims = dims.with(Symbol::PASSES, passes);
         vec![subject(&self.0, UNET.name, Phase::Denoise, dims, Runs { request: 1, steps: evaluations })]
     }
 

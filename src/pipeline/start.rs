@@ -150,7 +150,8 @@ impl Inputs {
         if subjects.is_empty() {
             return Ok(encoded);
         }
-        let start = run.begin(Phase::Condition, subjects.iter().map(stage_runs).sum(), 0)?;
+        let start =
+            run.begin(Phase::Condition, subjects.iter().map(|subject| stage_runs(run.plan, subject)).sum(), 0)?;
         let (own, looked_at) = subjects.split_at(usize::from(self.count() > 0));
         if let [subject] = own {
             let mut running = run.start(subject)?;

@@ -32,7 +32,8 @@ fn placed(components: &[Component], offload: Offload, limits: &Limits) -> Result
     let fitted = components.iter().map(|component| {
         component.variants.iter().enumerate().find_map(|(i, variant)| {
             let available = limits.left(component, variant)?;
-            Some(component_plan(component, i, place(component, offload, available)?, 0, limits))
+            let streamed = place(&component.in_variant(i), offload, available)?;
+            Some(component_plan(component, i, streamed, 0, limits))
         })
     });
     match fitted.collect() {
@@ -69,7 +70,7 @@ fn component_plan(
     limits: &Limits,
 ) -> ComponentPlan {
     let (resident_bytes, slots, slot_bytes) = bytes_of(component, &streamed);
-    let (moved_once, moved_each_step) = moved(component, &streamed);
+    let (moved_once, moved_each_run) = moved(&component.in_variant(variant), &streamed);
     let chosen = &component.variants[variant];
     let parts = Parts {
         weights: resident_bytes,
@@ -85,6 +86,7 @@ fn component_plan(
         name: component.name,
         phase: component.phase,
         way: chosen.way,
+        batch: chosen.batch,
         host: chosen.host,
         placement: Placement { variant, slot_of, slots, slot_bytes, resident_bytes, dropped: Vec::new() },
         runs: component.runs,
@@ -94,7 +96,7 @@ fn component_plan(
         read_each_step: 0,
         copied_stages: component.stages.iter().filter(|stage| stage.weights > 0).count(),
         moved_once,
-        moved_each_step,
+        moved_each_step: moved_each_run.saturating_mul(chosen.batch.parts_each_step()),
     }
 }
 
@@ -115,7 +117,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::place::SLOTS;
-    use super::super::{HostBound, HostLimit, Runs, StageBytes, Variant, Way};
+    use super::super::{Batch, HostBound, HostLimit, Runs, StageBytes, Variant, Way};
     use super::*;
     use crate::stage::Cadence;
 
@@ -140,6 +142,7 @@ mod tests {
     fn components() -> impl Strategy<Value = Vec<Component>> {
         let variant = (0usize..500, 0usize..3000, 0usize..200).prop_map(|(ports, activations, scratch)| Variant {
             way: Way::Whole,
+            batch: Batch::default(),
             host: 0,
             ports,
             activations,
@@ -262,7 +265,15 @@ mod tests {
         };
         let mut stages = vec![stage(500, Cadence::Request)];
         stages.extend(step.iter().map(|&weights| stage(weights, Cadence::Step)));
-        let variants = vec![Variant { way: Way::Whole, host: 0, ports: 10, activations: 20, scratch: 5, graphs: 0 }];
+        let variants = vec![Variant {
+            way: Way::Whole,
+            batch: Batch::default(),
+            host: 0,
+            ports: 10,
+            activations: 20,
+            scratch: 5,
+            graphs: 0,
+        }];
         Component {
             name: "c",
             phase: crate::plan::Phase::Encode,

@@ -1,6 +1,6 @@
 //! What a plan is made from: the bytes of a component's stages and of the ways to compute it.
 
-use super::{Phase, Way};
+use super::{Batch, Phase, Way};
 use crate::stage::Cadence;
 
 /// How often the stages of a component run in one request.
@@ -44,9 +44,11 @@ pub struct StageBytes {
 pub struct Variant {
     /// What it is.
     pub way: Way,
+    /// How much of the batch is computed at once.
+    pub batch: Batch,
     /// Bytes of all ports, packed, or of what a strip exchanges with them.
     pub ports: usize,
-    /// Bytes of ports that are in host memory beside the device's.
+    /// Bytes of ports that are in host memory beside the device's, or wait there for their turn.
     pub host: usize,
     /// Bytes of the largest stage's intermediate results.
     pub activations: usize,
@@ -74,13 +76,19 @@ pub struct Component {
     pub stages: Vec<StageBytes>,
     /// The ways to compute it, fastest first; at least one.
     pub variants: Vec<Variant>,
-    /// How often its stages run.
+    /// How often its stages run if all is computed at once.
     pub runs: Runs,
     /// Bytes of host memory that the request takes beside it at the same time: numbers on their way to its ports and from there.
     pub beside: usize,
 }
 
 impl Component {
+    /// The same where its variant number `variant` is computed: its stages run as often as that takes.
+    pub(super) fn in_variant(&self, variant: usize) -> Component {
+        let runs = self.variants.get(variant).map_or(self.runs, |variant| variant.batch.runs(self.runs));
+        Component { runs, ..self.clone() }
+    }
+
     /// All its pages of files, in bytes.
     pub(super) fn pages(&self) -> usize {
         self.stages.iter().map(|stage| stage.file).fold(0, usize::saturating_add)

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use pinhole_quant::DType;
 
 use crate::ggml::{Arena, Backend, Buffer, Device, Placed, Scratch};
-use crate::stage::{Build, Dims, FeatureMap, Lifetime, Model, Stage, shape_of};
+use crate::stage::{Build, Cadence, Dims, FeatureMap, Lifetime, Model, Port, Stage, shape_of};
 use crate::weights::WeightId;
 use crate::{Error, Result};
 
@@ -61,7 +61,7 @@ impl DryRun {
             let b = Build::new(&graph, model, dims, &weights, &ports).in_parts(tokens);
             stage.block.build(&b)?;
             let touched = b.finish()?;
-            let positions = |ports: &[crate::stage::Port]| ports.iter().map(|port| port.index()).collect();
+            let positions = |ports: &[Port]| ports.iter().map(|port| port.index()).collect();
             let touch = Touch { read: positions(&touched.read), written: positions(&touched.written) };
             let (activations, scratch) = (Arena::measure(&graph)?, backend.scratch(&graph)?);
             Ok(Found { touch, activations, scratch, tokens: touched.tokens })
@@ -72,6 +72,19 @@ impl DryRun {
     /// Bytes that the intermediate results of the largest stage take.
     pub(crate) fn activations(&self) -> usize {
         self.stages.iter().map(|found| found.activations).max().unwrap_or(0)
+    }
+
+    /// The ports that the stages of a step read and that hold something else for each pass, as the stages of a request left it.
+    pub(crate) fn of_a_pass(&self, model: &Model) -> Vec<Port> {
+        let steps = self.stages.get(model.at(Cadence::Step)).unwrap_or_default();
+        let mut read: Vec<usize> = steps.iter().flat_map(|found| found.touch.read.iter().copied()).collect();
+        read.sort_unstable();
+        read.dedup();
+        let is_of_a_pass = |port: &Port| {
+            let spec = &model.ports()[port.index()];
+            spec.lifetime == Lifetime::Request && spec.grows_with_passes()
+        };
+        read.into_iter().map(|position| model.port_at(position)).filter(is_of_a_pass).collect()
     }
 
     /// The most tokens that any stage can compute in pieces; 0 if none does.

@@ -33,7 +33,8 @@ pub(super) fn bound(plan: &mut Plan, components: &[Component], limit: &HostLimit
         let least = held.saturating_add(component.least_pages());
         plan.placement.dropped = dropped(component, plan, limit.bytes.saturating_sub(least));
         plan.pages = component.least_pages() + kept(component, &plan.placement.dropped);
-        plan.read_each_step = read_each_step(component, &plan.placement.dropped);
+        let read_each_run = read_each_run(component, &plan.placement.dropped);
+        plan.read_each_step = read_each_run.saturating_mul(plan.batch.parts_each_step());
         peak = held.saturating_add(plan.pages).max(peak);
     }
     plan.host = Some(HostUse { peak, limit: limit.bytes });
@@ -41,10 +42,10 @@ pub(super) fn bound(plan: &mut Plan, components: &[Component], limit: &HostLimit
 
 /// All but the longest prefix, of the stages that are read again, that takes at most `available`.
 fn dropped(component: &Component, plan: &ComponentPlan, available: usize) -> Vec<bool> {
-    let mut left = Some(available);
+    let (mut left, runs) = (Some(available), plan.batch.runs(component.runs));
     let stages = component.stages.iter().zip(&plan.placement.slot_of);
     let drop = |(stage, slot): (&StageBytes, &Option<usize>)| {
-        let again = component.runs.of(stage.cadence) > 1 && (slot.is_some() || stage.mapped > 0);
+        let again = runs.of(stage.cadence) > 1 && (slot.is_some() || stage.mapped > 0);
         if !again {
             return true;
         }
@@ -58,7 +59,7 @@ fn kept(component: &Component, dropped: &[bool]) -> usize {
     component.stages.iter().zip(dropped).filter(|(_, dropped)| !**dropped).map(|(stage, _)| stage.file).sum()
 }
 
-fn read_each_step(component: &Component, dropped: &[bool]) -> usize {
+fn read_each_run(component: &Component, dropped: &[bool]) -> usize {
     let each_step = |stage: &StageBytes| stage.cadence == crate::stage::Cadence::Step;
     let dropped = component.stages.iter().zip(dropped).filter(|(stage, dropped)| **dropped && each_step(stage));
     dropped.map(|(stage, _)| stage.file).sum()
@@ -70,7 +71,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::plan::{Limits, Offload, Refusal, Runs, Variant, Way, budget};
+    use crate::plan::{Batch, Limits, Offload, Refusal, Runs, Variant, Way, budget};
     use crate::stage::Cadence;
 
     fn component(sizes: &[usize]) -> Component {
@@ -82,9 +83,10 @@ mod tests {
             file,
             shared: false,
         };
+        let batch = Batch::default();
         let variants = vec![
-            Variant { way: Way::Whole, host: 0, ports: 10, activations: 20, scratch: 0, graphs: 0 },
-            Variant { way: Way::Tokens(1), host: 0, ports: 10, activations: 5, scratch: 0, graphs: 0 },
+            Variant { way: Way::Whole, batch, host: 0, ports: 10, activations: 20, scratch: 0, graphs: 0 },
+            Variant { way: Way::Tokens(1), batch, host: 0, ports: 10, activations: 5, scratch: 0, graphs: 0 },
         ];
         Component {
             name: "c",

@@ -3,7 +3,7 @@
 
 use pinhole_quant::DType;
 
-use super::{Component, Phase, Runs, StageBytes, Variant};
+use super::{Batch, Component, Phase, Runs, StageBytes, Variant};
 use super::{DryRun, StripRun, Way, layout};
 use crate::Result;
 use crate::bind::Bound;
@@ -46,12 +46,13 @@ impl Subject<'_> {
         let dtypes: Vec<_> =
             manifest.iter().map(|(id, weight)| layout::wanted(weight, bound.dtype(id), device)).collect();
         let in_file = |id: &WeightId| bound.pieces(*id).iter().map(|piece| piece.bytes().len()).sum::<usize>();
-        let whole = DryRun::new(model, |id| dtypes.get(id.index()).copied(), dims, usize::MAX, backend)?;
-        let mut variants: Vec<Variant> = vec![self.in_tokens(Way::Whole, &whole, device)?];
-        for way in Way::all(model, whole.tokens()).into_iter().skip(1) {
-            let variant = self.variant(way, &dtypes, backend)?;
-            if variants.last().is_none_or(|last| variant.bytes() < last.bytes()) {
-                variants.push(variant);
+        let mut variants: Vec<Variant> = Vec::new();
+        for batch in Batch::of(dims).all() {
+            let part = Subject { dims: batch.dims(dims), ..self.clone() };
+            for variant in part.variants(batch, &dtypes, backend)? {
+                if variants.last().is_none_or(|last| variant.bytes() < last.bytes()) {
+                    variants.push(variant);
+                }
             }
         }
         let stages = model.stages().iter().zip(layouts).map(|(stage, layout)| StageBytes {
@@ -65,8 +66,18 @@ impl Subject<'_> {
         Ok(Component { name, phase, stages: stages.collect(), variants, runs, beside: 0 })
     }
 
+    /// The ways to compute it, which is what is computed at once of `batch`, with weights of the formats `dtypes`.
+    fn variants(&self, batch: Batch, dtypes: &[DType], backend: &Backend) -> Result<Vec<Variant>> {
+        let whole = DryRun::new(self.model, |id| dtypes.get(id.index()).copied(), &self.dims, usize::MAX, backend)?;
+        let mut variants = vec![self.in_tokens((Way::Whole, batch), &whole, backend.device())?];
+        for way in Way::all(self.model, whole.tokens()).into_iter().skip(1) {
+            variants.push(self.variant((way, batch), dtypes, backend)?);
+        }
+        Ok(variants)
+    }
+
     /// What it takes to compute it that `way`, with weights of the formats `dtypes`.
-    fn variant(&self, way: Way, dtypes: &[DType], backend: &Backend) -> Result<Variant> {
+    fn variant(&self, (way, batch): (Way, Batch), dtypes: &[DType], backend: &Backend) -> Result<Variant> {
         let Subject { model, ref dims, .. } = *self;
         let device = backend.device();
         let dtype = |id: WeightId| dtypes.get(id.index()).copied();
@@ -78,15 +89,24 @@ impl Subject<'_> {
             // What is exchanged lies on the host once more.
             let host = host.saturating_add(run.exchanged);
             let graphs = run.stages.iter().flatten().map(|pass| pass.shapes.len()).sum();
-            return Ok(Variant { way, ports, host, activations: run.activations, scratch: run.scratch, graphs });
+            return Ok(Variant { way, batch, ports, host, activations: run.activations, scratch: run.scratch, graphs });
         }
-        self.in_tokens(way, &DryRun::new(model, dtype, dims, way.tokens(), backend)?, device)
+        self.in_tokens((way, batch), &DryRun::new(model, dtype, dims, way.tokens(), backend)?, device)
     }
 
     /// What it takes to compute it `way`, which is not in strips, as `run` found.
-    fn in_tokens(&self, way: Way, run: &DryRun, device: Device) -> Result<Variant> {
+    fn in_tokens(&self, (way, batch): (Way, Batch), run: &DryRun, device: Device) -> Result<Variant> {
         let ports = Buffer::allocated(device, run.pack_ports(self.model, &self.dims, device)?.total);
         let (activations, scratch, graphs) = (run.activations(), run.scratch(), self.model.stages().len());
-        Ok(Variant { way, ports, host: 0, activations, scratch, graphs })
+        // What is ready for the passes that have to wait.
+        let mut host = 0usize;
+        if batch.sharing().len() > 1 {
+            for port in run.of_a_pass(self.model) {
+                let spec = &self.model.ports()[port.index()];
+                host = host.saturating_add(spec.shape(&self.dims)?.bytes(spec.dtype).unwrap_or(usize::MAX));
+            }
+            host = host.saturating_mul(batch.passes);
+        }
+        Ok(Variant { way, batch, ports, host, activations, scratch, graphs })
     }
 }

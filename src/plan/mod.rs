@@ -4,6 +4,7 @@
 //! [`budget`] decides, by arithmetic alone, what is resident and what streams. The executor does what the [`Plan`]
 //! says.
 
+mod batch;
 pub mod budget;
 mod component;
 mod dry_run;
@@ -18,6 +19,7 @@ mod placed;
 mod strips;
 mod way;
 
+pub use batch::{Batch, BatchPart};
 pub use component::{Component, Runs, StageBytes, Variant};
 pub(crate) use dry_run::{DryRun, STAGE_TENSORS};
 pub use limits::{HostBound, HostLimit, Limits, Refusal};

@@ -1,6 +1,6 @@
 //! What a plan says: where stages go, what a peak consists of, what moves.
 
-use super::{Phase, Runs, Way};
+use super::{Batch, Phase, Runs, Way};
 
 /// Where the stages of a component go.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -68,11 +68,13 @@ pub struct ComponentPlan {
     pub phase: Phase,
     /// The way it is computed.
     pub way: Way,
-    /// Bytes of its ports that are in host memory beside the device's.
+    /// How much of the batch is computed at once.
+    pub batch: Batch,
+    /// Bytes of its ports that are in host memory beside the device's, or wait there for their turn.
     pub host: usize,
     /// Where its stages go.
     pub placement: Placement,
-    /// How often its stages run.
+    /// How often its stages run if all is computed at once.
     pub runs: Runs,
     /// What its peak consists of.
     pub parts: Parts,

@@ -13,6 +13,9 @@ pub struct Symbol(&'static str);
 impl Symbol {
     /// Pictures computed side by side: images times guidance passes.
     pub const BATCH: Symbol = Symbol("batch");
+    /// Guidance passes. If a request says how many, they may be computed one after the other: then [`Symbol::BATCH`] is a multiple of
+    /// it, and [`Symbol::CONDITIONS`] too.
+    pub const PASSES: Symbol = Symbol("passes");
     /// Tokens of the picture.
     pub const IMAGE_TOKENS: Symbol = Symbol("image tokens");
     /// Tokens of the prompt.
@@ -104,6 +107,11 @@ impl Mul<usize> for Symbol {
 }
 
 impl Extent {
+    /// Whether it is made of `symbol`.
+    pub(crate) fn is_of(self, symbol: Symbol) -> bool {
+        self.symbol == Some(symbol)
+    }
+
     /// Its value in a request of size `dims`: `ceil(n / 2^halved) * factor` for a symbol of value `n`. [`usize::MAX`] where
     /// it is more than can be counted.
     ///

@@ -62,7 +62,8 @@ fn rust() -> Layouts {
         "pinhole_plan_component" = plan::PlanComponent {
             struct_size, name, phase, stages, streamed_stages, slots, peak_bytes, weight_bytes, slot_bytes,
             other_weight_bytes, port_bytes, activation_bytes, scratch_bytes, overhead_bytes, mapped_bytes,
-            moved_once_bytes, moved_each_step_bytes,
+            moved_once_bytes, moved_each_step_bytes, parts_each_step,
+            pictures_at_once,
         }
         "pinhole_convert_options" = convert::ConvertOptions {
             struct_size, source, output, type_, component, tensors, tensor_count, allow_requantize, allow_nonfinite,

@@ -1,0 +1,186 @@
+//! How much of a batch is computed at once: everything; or the guidance passes one after the other, so many pictures at a time.
+
+use std::fmt;
+use std::ops::Range;
+
+use super::Runs;
+use crate::stage::{Dims, Symbol};
+
+/// The items of a batch, and which of them are computed at once. Item `pass * pictures + i` is picture `i` of that pass.
+///
+/// Parts of a batch are equally large, since a session has one size. If the pictures of a pass do not fill its last part, the last
+/// of them stands there again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// Guidance passes.
+    pub passes: usize,
+    /// Pictures in each pass.
+    pub pictures: usize,
+    /// How many pictures of one pass are computed at once; `None` for all pictures of all passes.
+    pub at_once: Option<usize>,
+}
+
+/// What is computed at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BatchPart {
+    /// The passes.
+    pub passes: Range<usize>,
+    /// The items.
+    pub items: Range<usize>,
+}
+
+impl Default for Batch {
+    fn default() -> Batch {
+        Batch { passes: 1, pictures: 1, at_once: None }
+    }
+}
+
+impl Batch {
+    /// All of a request of size `dims` at once.
+    pub(crate) fn of(dims: &Dims) -> Batch {
+        let passes = dims.get(Symbol::PASSES).unwrap_or(1).max(1);
+        let items = dims.get(Symbol::BATCH).unwrap_or(1);
+        match dims.get(Symbol::PASSES) {
+            Ok(_) => Batch { passes, pictures: (items / passes).max(1), at_once: None },
+            // Nothing says what the items are.
+            Err(_) => Batch::default(),
+        }
+    }
+
+    /// The ways to compute it: all at once, a pass at once, and then half of the pictures again and again.
+    pub(crate) fn all(self) -> Vec<Batch> {
+        let mut batches = vec![self];
+        if self.passes > 1 {
+            batches.push(Batch { at_once: Some(self.pictures), ..self });
+        }
+        let mut pictures = self.pictures;
+        while pictures > 1 {
+            pictures = pictures.div_ceil(2);
+            batches.push(Batch { at_once: Some(pictures), ..self });
+        }
+        batches
+    }
+
+    /// What is computed at once, one after the other.
+    pub fn parts(self) -> Vec<BatchPart> {
+        let Batch { passes, pictures, at_once } = self;
+        let Some(most) = at_once else { return vec![BatchPart { passes: 0..passes, items: 0..passes * pictures }] };
+        let mut parts = Vec::new();
+        for pass in 0..passes {
+            for first in (0..pictures).step_by(most.max(1)) {
+                let items = pass * pictures + first..pass * pictures + pictures.min(first + most.max(1));
+                parts.push(BatchPart { passes: pass..pass + 1, items });
+            }
+        }
+        parts
+    }
+
+    /// The passes that share what holds for all steps: all, or each by itself.
+    pub fn sharing(self) -> Vec<Range<usize>> {
+        match self.at_once {
+            None => std::iter::once(0..self.passes).collect(),
+            Some(_) => (0..self.passes).map(|pass| pass..pass + 1).collect(),
+        }
+    }
+
+    /// How many pictures of a pass are computed at once.
+    pub fn pictures_at_once(self) -> usize {
+        self.at_once.unwrap_or(self.pictures)
+    }
+
+    /// How many items a session has.
+    pub fn items_at_once(self) -> usize {
+        self.at_once.unwrap_or(self.passes * self.pictures)
+    }
+
+    /// How often the stages run of a component that would run so often if all were computed at once.
+    pub fn runs(self, runs: Runs) -> Runs {
+        let steps = runs.steps.saturating_mul(self.parts_each_step());
+        Runs { request: runs.request.saturating_mul(self.sharing().len()), steps }
+    }
+
+    /// How often the stages of a step run in one step.
+    pub fn parts_each_step(self) -> usize {
+        self.at_once.map_or(1, |most| self.passes.saturating_mul(self.pictures.div_ceil(most.max(1))))
+    }
+
+    /// The sizes of a session for a request of size `dims`.
+    pub(crate) fn dims(self, dims: &Dims) -> Dims {
+        let Some(pictures) = self.at_once else { return dims.clone() };
+        let one = dims.clone().with(Symbol::PASSES, 1).with(Symbol::BATCH, pictures);
+        match dims.get(Symbol::CONDITIONS) {
+            Ok(conditions) => one.with(Symbol::CONDITIONS, conditions / self.passes),
+            Err(_) => one,
+        }
+    }
+}
+
+impl fmt::Display for Batch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Batch { passes, pictures, at_once } = *self;
+        let Some(most) = at_once else { return f.write_str("all at once") };
+        if passes > 1 {
+            write!(f, "{passes} passes, one after the other")?;
+        }
+        if most < pictures {
+            let separator = if passes > 1 { ", " } else { "" };
+            write!(f, "{separator}{most} of {pictures} pictures at a time")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch(passes: usize, pictures: usize) -> Batch {
+        let items = passes * pictures;
+        let dims =
+            Dims::new().with(Symbol::PASSES, passes).with(Symbol::BATCH, items).with(Symbol::CONDITIONS, 6 * passes);
+        Batch::of(&dims)
+    }
+
+    #[test]
+    fn passes_come_apart_before_pictures() {
+        let at_once = |passes, pictures| {
+            let batches = batch(passes, pictures).all().into_iter();
+            batches.map(|batch| batch.at_once).collect::<Vec<_>>()
+        };
+        assert_eq!(at_once(1, 1), [None]);
+        assert_eq!(at_once(2, 1), [None, Some(1)]);
+        assert_eq!(at_once(3, 5), [None, Some(5), Some(3), Some(2), Some(1)]);
+        assert_eq!(at_once(1, 4), [None, Some(2), Some(1)]);
+        assert_eq!(Batch::of(&Dims::new().with(Symbol::BATCH, 3)).all(), [Batch::default()]);
+    }
+
+    #[test]
+    fn every_item_is_in_one_part() {
+        for (passes, pictures) in [(1, 1), (2, 1), (1, 7), (2, 5), (3, 3)] {
+            for batch in batch(passes, pictures).all() {
+                let parts = batch.parts();
+                assert_eq!(parts.len(), batch.parts_each_step(), "{batch:?}");
+                let items: Vec<usize> = parts.iter().flat_map(|part| part.items.clone()).collect();
+                assert!(items.into_iter().eq(0..passes * pictures), "{batch:?}");
+                for part in parts {
+                    assert!(part.items.len() <= batch.items_at_once() && batch.sharing().contains(&part.passes));
+                    assert!(part.items.clone().all(|item| part.passes.contains(&(item / pictures))), "{batch:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_part_has_the_conditions_of_its_pass() {
+        let all = batch(3, 5);
+        let dims = Dims::new().with(Symbol::PASSES, 3).with(Symbol::BATCH, 15).with(Symbol::CONDITIONS, 18);
+        let two = Batch { at_once: Some(2), ..all };
+        let found = [Symbol::PASSES, Symbol::BATCH, Symbol::CONDITIONS].map(|symbol| two.dims(&dims).get(symbol).ok());
+        assert_eq!(found, [Some(1), Some(2), Some(6)]);
+        assert_eq!(all.dims(&dims), dims);
+        assert_eq!(two.runs(Runs { request: 1, steps: 6 }), Runs { request: 3, steps: 54 });
+        assert_eq!(two.to_string(), "3 passes, one after the other, 2 of 5 pictures at a time");
+        assert_eq!(Batch { at_once: Some(5), ..all }.to_string(), "3 passes, one after the other");
+        assert_eq!(Batch { at_once: Some(1), ..batch(1, 4) }.to_string(), "1 of 4 pictures at a time");
+    }
+}
