@@ -280,6 +280,11 @@ impl<'a> Build<'a> {
         self.dims.get(symbol)
     }
 
+    /// The value of `symbol`, if this request has one.
+    pub fn dim_if_any(&self, symbol: Symbol) -> Option<usize> {
+        self.dims.find(symbol)
+    }
+
     /// The weight `id`.
     ///
     /// # Errors

@@ -5,18 +5,25 @@
 mod autoencoder_kl;
 mod clip;
 mod flux;
+mod flux_ip;
 mod kind;
 mod names;
+mod redux;
 mod t5;
 mod unet;
+mod vision;
 
 pub use autoencoder_kl::{KIND as AUTOENCODER_KL, aliases as autoencoder_kl, levels as autoencoder_levels};
 pub use clip::{KIND as CLIP, aliases as clip, is_open_clip};
 pub use flux::{KIND as FLUX, aliases as flux};
+pub use flux_ip::{KIND as FLUX_IP, aliases as flux_ip};
 pub use kind::{Follows, Kind, Reads, Sign};
 pub use names::{Aliases, Alternative, Part, Rows};
+pub use redux::{KIND as REDUX, aliases as redux};
 pub use t5::{KIND as T5, aliases as t5};
 pub use unet::{KIND as UNET, Layout as UnetLayout, aliases as unet};
+pub use vision::{CLIP as CLIP_VISION, SIGLIP as SIGLIP_VISION, aliases as vision};
 
 /// Every kind of network that pinhole runs.
-pub static KINDS: &[&Kind] = &[&FLUX, &UNET, &CLIP, &T5, &AUTOENCODER_KL];
+pub static KINDS: &[&Kind] =
+    &[&FLUX, &UNET, &CLIP, &T5, &AUTOENCODER_KL, &CLIP_VISION, &SIGLIP_VISION, &REDUX, &FLUX_IP];

@@ -10,7 +10,7 @@ mod lacking;
 pub mod lora;
 mod scale;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -231,6 +231,27 @@ impl Bound {
         let unused = index.names().filter(|name| name.starts_with(prefix));
         let unused = unused.filter(|name| !used.contains(*name)).map(str::to_owned).collect();
         Ok(Bound { pieces, on_tables: Vec::new(), unused, origin: origin.to_owned() })
+    }
+
+    /// The weights of `manifest`, which are those of several networks, each given by what stands before its names, with its own
+    /// manifest and where its weights are. The first is the network whose file or directory this is.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] where a weight is in none of them.
+    pub fn joined(manifest: &Manifest, networks: &[(&str, &Manifest, &Bound)]) -> Result<Bound> {
+        let mut by_name = HashMap::new();
+        for (prefix, own, bound) in networks {
+            for (id, weight) in own.iter() {
+                by_name.insert(format!("{prefix}{}", weight.name), &bound.pieces[id.index()]);
+            }
+        }
+        let [(.., first), ..] = networks else { return Err(Error::graph("bind", "no networks")) };
+        let mut pieces = Vec::with_capacity(manifest.len());
+        for (_, weight) in manifest.iter() {
+            let found = by_name.get(&weight.name).map(|found| (*found).clone());
+            pieces.push(found.ok_or_else(|| Error::graph("bind", format!("no network has {}", weight.name)))?);
+        }
+        Ok(Bound { pieces, on_tables: Vec::new(), unused: first.unused.clone(), origin: first.origin.clone() })
     }
 
     /// The pieces of `id`, first rows first.

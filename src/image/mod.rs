@@ -7,12 +7,14 @@ mod content;
 mod decode;
 mod exif;
 mod format;
+mod patches;
 mod picture;
 mod prepare;
 mod resize;
 
 pub use decode::{MAX_DECODED, MAX_SIDE};
 pub use format::{Format, check_replaced};
+pub use patches::View;
 pub use picture::{MAX_FILE, Picture};
 pub use prepare::Mask;
 pub use resize::Filter;

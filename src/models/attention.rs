@@ -9,18 +9,33 @@ use crate::stage::Build;
 pub(super) struct Attention {
     k: Tensor, // [d, H, T, B]
     v: Tensor, // [d, H, T, B]
+    narrower: Option<Narrower>,
+}
+
+/// Items of the batch that do not look at all tokens.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Narrower {
+    /// The first of them. All behind it are like it.
+    pub(super) item: usize,
+    /// The first token that they look at.
+    pub(super) token: usize,
 }
 
 impl Attention {
     /// To tokens whose keys and values, `dims` of `[d, H, T, B]`, come with [`set`](Attention::set): all of them before the first
     /// query looks at them.
     pub(super) fn new(b: &Build<'_>, dims: [usize; 4]) -> Result<Attention> {
-        Ok(Attention { k: b.g.unfilled(&dims)?, v: b.g.unfilled(&dims)? })
+        Ok(Attention { k: b.g.unfilled(&dims)?, v: b.g.unfilled(&dims)?, narrower: None })
     }
 
     /// To tokens whose keys and values, `[d, H, T, B]` each, are there.
     pub(super) fn of(k: Tensor, v: Tensor) -> Attention {
-        Attention { k, v }
+        Attention { k, v, narrower: None }
+    }
+
+    /// The same, with some items of the batch that look at less.
+    pub(super) fn narrowed(self, narrower: Option<Narrower>) -> Attention {
+        Attention { narrower, ..self }
     }
 
     /// The keys and values of the tokens from `start` on.
@@ -31,9 +46,20 @@ impl Attention {
 
     /// What some queries `q [d, H, n, B]` see: `[D, n, B]`.
     pub(super) fn attend(&self, b: &Build<'_>, q: Tensor) -> Result<Tensor> {
-        let [d, ..] = b.g.shape(q)?.dims();
-        let tokens_second = |x| b.g.permute(x, [0, 2, 1, 3]);
-        let (q, k, v) = (tokens_second(q)?, tokens_second(self.k)?, tokens_second(self.v)?);
-        join_heads(b.g, b.g.flash_attention(q, k, v, 1.0 / (d as f32).sqrt(), None)?)
+        let Some(Narrower { item, token }) = self.narrower else { return see(b, [q, self.k, self.v]) };
+        let [_, _, tokens, items] = b.g.shape(self.k)?.dims();
+        let of = |x, start, count| b.g.slice(x, 3, start, count);
+        let all = see(b, [of(q, 0, item)?, of(self.k, 0, item)?, of(self.v, 0, item)?])?;
+        let others = |x| b.g.slice(of(x, item, items - item)?, 2, token, tokens - token);
+        let less = see(b, [of(q, item, items - item)?, others(self.k)?, others(self.v)?])?;
+        b.g.concat(all, less, 2)
     }
+}
+
+/// What queries see of keys and values, `[d, H, .., B]` each: `[D, n, B]`.
+fn see(b: &Build<'_>, [q, k, v]: [Tensor; 3]) -> Result<Tensor> {
+    let [d, ..] = b.g.shape(q)?.dims();
+    let tokens_second = |x| b.g.permute(x, [0, 2, 1, 3]);
+    let (q, k, v) = (tokens_second(q)?, tokens_second(k)?, tokens_second(v)?);
+    join_heads(b.g, b.g.flash_attention(q, k, v, 1.0 / (d as f32).sqrt(), None)?)
 }

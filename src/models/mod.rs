@@ -7,7 +7,9 @@ pub mod clip;
 mod config;
 pub mod flux;
 pub mod layers;
+pub mod redux;
 pub mod t5;
 pub mod unet;
+pub mod vision;
 
 pub use config::missing_tensor;

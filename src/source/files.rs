@@ -80,6 +80,17 @@ impl Given {
     }
 }
 
+/// The network for `place` in what lies at `path`, which is given beside a model: a file, a folder of files, or a folder of a
+/// diffusers directory or all of one.
+///
+/// # Errors
+/// As [`Source::open`]; [`Error::NotAModel`] if there is no such network.
+pub fn beside(path: &Path, place: &Place) -> Result<Component> {
+    let (component, _) = Given::open(path, place.slot)?.take(place)?;
+    require(&component, place.kind)?;
+    Ok(component)
+}
+
 /// `FILE:PREFIX` as a file and what stands before the names of the network in it that is meant; a path alone if something is
 /// there.
 fn without_prefix(path: &Path) -> (PathBuf, Option<String>) {

@@ -26,7 +26,7 @@ mod weight_file;
 
 pub(crate) use bundle::VERSION;
 pub use component::{Component, Layout, Text, TokenizerFiles};
-pub use files::Files;
+pub use files::{Files, beside};
 pub(crate) use folder::{is_model, of as folder_of};
 pub use model::Source;
 pub use naming::model_name;

@@ -113,6 +113,14 @@ impl Source {
         given || self.loose.iter().any(|file| file.has(kind))
     }
 
+    /// Whether a network of the kind that `place` is for is there: at its slot, or in a loose file.
+    pub fn holds(&self, place: &Place) -> bool {
+        let at_slot = self.components.iter().any(|part| {
+            part.slot == place.slot && recognise::parts(&part.index).iter().any(|found| found.kind == place.kind)
+        });
+        at_slot || self.has_loose(place.kind)
+    }
+
     /// Whether a tensor, of a component or a loose file or what was given, has a name that ends with one of `ends`.
     pub fn has_tensor(&self, ends: &[&str]) -> bool {
         let ends_so = |index: &Index| index.iter().any(|(name, _)| ends.iter().any(|end| name.ends_with(end)));

@@ -4,14 +4,17 @@ use std::path::Path;
 
 use super::{Component, HasModel, Network, Networks, Part, Text, packing, strangers};
 use crate::bind;
+use crate::bind::Bound;
 use crate::bind::alias::{self, Aliases, Kind};
 use crate::models::autoencoder_kl::{self, Decoder, Encoder};
 use crate::models::clip::{self, Clip, Output};
-use crate::models::flux::{self, Flux};
+use crate::models::flux::{self, Flux, IpAdapter};
 use crate::models::layers::Activation;
 use crate::models::missing_tensor;
+use crate::models::redux::{self, Redux};
 use crate::models::t5::{self, T5};
 use crate::models::unet::{self, Unet};
+use crate::models::vision::{self, Vision};
 use crate::stage::Model;
 use crate::tensor::Shape;
 use crate::{Error, Result};
@@ -29,7 +32,7 @@ macro_rules! has_model {
         })*
     };
 }
-has_model!(Flux, Unet, Clip, T5, Decoder, Encoder);
+has_model!(Flux, Unet, Clip, T5, Decoder, Encoder, Vision, Redux, IpAdapter);
 
 /// Shapes of a component's weights by canonical name.
 fn shapes<'a>(component: &'a Component, aliases: Aliases<'a>) -> impl Fn(&str) -> Option<Shape> + 'a {
@@ -219,4 +222,90 @@ pub fn autoencoder_kl_of(component: &Component, scale: Option<f32>) -> Result<Au
         None => None,
     };
     Ok(AutoencoderKl { decoder, encoder, config })
+}
+
+/// The vision tower of `component`, which is one of `family`, as it gives `output`.
+///
+/// # Errors
+/// As [`flux()`].
+pub fn vision(component: &Component, family: vision::Family, output: vision::Output) -> Result<Part<Vision>> {
+    let kind = match family {
+        vision::Family::Clip => &alias::CLIP_VISION,
+        vision::Family::Siglip => &alias::SIGLIP_VISION,
+    };
+    runnable(component, kind)?;
+    let config = match &component.config {
+        Some(Text { text, origin }) => vision::Config::from_json(text, origin, family)?,
+        None => {
+            let config = vision::Config::from_shapes(shapes(component, &alias::vision), &component.origin, family);
+            read_off(config, component, &alias::vision)?
+        }
+    };
+    if output == (vision::Output::Pooled { projected: true }) && config.projection_dim.is_none() {
+        let name = "visual_projection.weight";
+        return Err(bind::missing(&component.index, &component.prefix, &alias::vision, name, &component.origin));
+    }
+    let part = Part::new(Vision::new(&config, output)?, component, kind, alias::vision, &config)?;
+    // Layers that are skipped are no strays.
+    let whole = Vision::new(&config, vision::Output::LAST)?;
+    let part = part.without_strays_of(whole.model.manifest(), component)?;
+    let derived = vision::Config::from_shapes(|name| part.shape(name), Path::new(""), family).ok();
+    Ok(part.compared(derived))
+}
+
+/// The vision tower of `component` with all that its file has.
+///
+/// # Errors
+/// As [`flux()`].
+pub fn whole_vision(component: &Component, family: vision::Family) -> Result<Part<Vision>> {
+    let has = |name| shapes(component, &alias::vision)(name).is_some();
+    let output = match family {
+        vision::Family::Clip => vision::Output::Pooled { projected: has("visual_projection.weight") },
+        vision::Family::Siglip if has("vision_model.head.probe") => vision::Output::Pooled { projected: false },
+        vision::Family::Siglip => vision::Output::LAST,
+    };
+    vision(component, family, output)
+}
+
+/// The embedder of FLUX.1 Redux in `component`.
+///
+/// # Errors
+/// As [`flux()`].
+pub fn redux(component: &Component) -> Result<Part<Redux>> {
+    runnable(component, &alias::REDUX)?;
+    let config = match &component.config {
+        Some(Text { text, origin }) => redux::Config::from_json(text, origin)?,
+        None => {
+            let config = redux::Config::from_shapes(shapes(component, &alias::redux), &component.origin);
+            read_off(config, component, &alias::redux)?
+        }
+    };
+    let part = Part::new(Redux::new(&config)?, component, &alias::REDUX, alias::redux, &config)?;
+    let derived = redux::Config::from_shapes(|name| part.shape(name), Path::new("")).ok();
+    Ok(part.compared(derived))
+}
+
+/// The IP-Adapter of FLUX.1 in `component`, for a transformer that `beside` describes.
+///
+/// # Errors
+/// As [`flux()`]; [`Error::Mismatch`] for an adapter of another transformer.
+pub fn flux_ip(component: &Component, beside: &flux::Config) -> Result<Part<IpAdapter>> {
+    runnable(component, &alias::FLUX_IP)?;
+    let double = beside.num_layers;
+    let aliases = move |name: &str| alias::flux_ip(double, name);
+    let config = flux::IpConfig::from_shapes(shapes(component, &aliases), &component.origin, beside);
+    let config = read_off(config, component, &aliases)?;
+    Part::new(IpAdapter::new(&config)?, component, &alias::FLUX_IP, aliases, &config)
+}
+
+/// `transformer` with `adapter` within it.
+///
+/// # Errors
+/// As [`Flux::with_ip`].
+pub fn flux_with_ip(transformer: Part<Flux>, adapter: &Part<IpAdapter>) -> Result<Part<Flux>> {
+    let net = Flux::with_ip(transformer.net.config(), Some(adapter.net.config()))?;
+    let (own, beside) = (transformer.net.model.manifest(), adapter.net.model.manifest());
+    let networks = [("", own, &transformer.bound), ("", beside, &adapter.bound)];
+    let bound = Bound::joined(net.model.manifest(), &networks)?;
+    Ok(transformer.made_anew(net, bound))
 }

@@ -80,6 +80,11 @@ impl<M: HasModel> Part<M> {
         self.with_strays(strays, component)
     }
 
+    /// The same network made anew as `net`, with more weights, which `bound` finds.
+    pub(super) fn made_anew(self, net: M, bound: Bound) -> Part<M> {
+        Part { net, bound, ..self }
+    }
+
     fn strays_of(&self, manifest: &Manifest, component: &Component) -> Vec<String> {
         bind::strays(manifest, &component.index, &component.prefix, &self.aliases)
     }

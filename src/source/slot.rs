@@ -67,12 +67,25 @@ pub static TEXT_ENCODER_2: Slot =
 pub static TEXT_ENCODER_3: Slot = reader("text_encoder_3", "te3.", "--text-encoder-3", "tokenizer_3", "--tokenizer-3");
 /// A vision tower.
 pub static IMAGE_ENCODER: Slot = part("image_encoder", "ie.", "--image-encoder");
+/// What makes tokens beside those of the prompt of what a vision tower gives.
+pub static IMAGE_EMBEDDER: Slot = part("image_embedder", "re.", "--redux");
+/// What goes beside a denoiser, so that it looks at pictures. No folder and no bundle has it.
+pub static IP_ADAPTER: Slot = part("ip_adapter", "ip.", "--ip-adapter");
 /// The autoencoder.
 pub static VAE: Slot = part("vae", "vae.", "--vae");
 
 /// All of them, in the order in which bundles hold them.
-pub static SLOTS: [&Slot; 8] =
-    [&TRANSFORMER, &TRANSFORMER_2, &UNET, &TEXT_ENCODER, &TEXT_ENCODER_2, &TEXT_ENCODER_3, &IMAGE_ENCODER, &VAE];
+pub static SLOTS: [&Slot; 9] = [
+    &TRANSFORMER,
+    &TRANSFORMER_2,
+    &UNET,
+    &TEXT_ENCODER,
+    &TEXT_ENCODER_2,
+    &TEXT_ENCODER_3,
+    &IMAGE_ENCODER,
+    &IMAGE_EMBEDDER,
+    &VAE,
+];
 
 /// The slot `name`.
 pub fn slot(name: &str) -> Option<&'static Slot> {
@@ -92,7 +105,9 @@ mod tests {
     fn slots_are_told_apart_by_name_and_by_prefix() {
         for (i, one) in SLOTS.iter().enumerate() {
             assert_eq!(order(one), i);
-            assert_eq!(one.option, format!("--{}", one.name.replace('_', "-")));
+            // What Redux has in that place is called what it is.
+            let is_named = one.option == format!("--{}", one.name.replace('_', "-"));
+            assert_eq!(is_named, *one != &IMAGE_EMBEDDER);
             assert!(SLOTS.iter().skip(i + 1).all(|other| other.name != one.name && other.prefix != one.prefix));
         }
         assert_eq!(slot("vae"), Some(&VAE));

@@ -122,10 +122,8 @@ pub(super) static STRANGERS: &[Stranger] = &[
         "take it with the names of transformers",
     ),
     other(&["decoder.layers.1.conv."], "tiny autoencoder", "take FLUX.1's: ae.safetensors"),
-    other(&["redux_up."], "Redux adapter of FLUX.1", ALONE),
-    other(&["ip_adapter.1.", "ip_adapter_proj_model.", "ip_adapter_double_stream_"], "IP-Adapter", ALONE),
+    other(&["ip_adapter.1."], "IP-Adapter of Stable Diffusion", ALONE),
     other(&["pulid_ca.0.", "id_adapter_attn_layers.0."], "PuLID adapter", ALONE),
-    beside(&["vision_model.embeddings.patch_embedding."], "CLIP vision tower"),
     beside(&["token_embd.weight"], "language model, llama.cpp names"),
     beside(&["lora_A.", "lora_down."], "LoRA"),
 ];
@@ -184,7 +182,7 @@ type Pipeline = (&'static str, &'static str, &'static str);
 
 const PIPELINES: &[Pipeline] = &[
     ("FluxControlNetPipeline", "FLUX.1 with a ControlNet", "take the model alone"),
-    ("FluxPriorReduxPipeline", "FLUX.1 Redux", FLUX_1),
+    ("FluxPriorReduxPipeline", "FLUX.1 Redux", "give it with --redux, beside FLUX.1-dev"),
     ("ChromaPipeline", "Chroma", FLUX_1),
     ("Flux2Pipeline", "FLUX.2", FLUX_1),
     ("Flux2KleinPipeline", "FLUX.2 klein", FLUX_1),

@@ -68,13 +68,17 @@ impl Dims {
         self
     }
 
+    /// The value of `symbol`, if the request has one: for sizes that only some requests have.
+    pub fn find(&self, symbol: Symbol) -> Option<usize> {
+        self.0.iter().find(|(known, _)| *known == symbol).map(|(_, value)| *value)
+    }
+
     /// The value of `symbol`.
     ///
     /// # Errors
     /// [`Error::Graph`] if the request has no value for it.
     pub fn get(&self, symbol: Symbol) -> Result<usize> {
-        let known = self.0.iter().find(|(known, _)| *known == symbol);
-        known.map(|(_, value)| *value).ok_or_else(|| Error::graph("dims", format!("the request has no {symbol}")))
+        self.find(symbol).ok_or_else(|| Error::graph("dims", format!("the request has no {symbol}")))
     }
 }
 

@@ -17,7 +17,7 @@ pub static KIND: Kind = Kind {
         // Its vision tower has no such norm.
         Sign::named(OPEN_CLIP, "OpenCLIP names"),
     ],
-    also: &["vision_model.embeddings.patch_embedding."],
+    also: &[],
     beside: &[
         "vision_model.",
         "visual_projection.",

@@ -1,9 +1,9 @@
 //! What both kinds of blocks do for their attention.
 
-use super::{Config, EPS, Ports};
+use super::{Config, EPS, Ports, SEEN_BY, UNSEEN};
 use crate::Result;
 use crate::ggml::Tensor;
-use crate::models::attention::Attention;
+use crate::models::attention::{Attention, Narrower};
 use crate::models::layers::{Linear, RmsNorm};
 use crate::stage::{Build, Port, Symbol};
 use crate::weights::Scope;
@@ -49,7 +49,12 @@ impl QkNorm {
 
     /// Attention to `tokens` tokens.
     pub(super) fn attention(&self, b: &Build<'_>, tokens: usize) -> Result<Attention> {
-        Attention::new(b, [self.width, self.heads, tokens, b.dim(Symbol::BATCH)?])
+        let items = b.dim(Symbol::BATCH)?;
+        let narrower = match (b.dim_if_any(SEEN_BY), b.dim_if_any(UNSEEN)) {
+            (Some(item), Some(token)) if item < items => Some(Narrower { item, token }),
+            _ => None,
+        };
+        Ok(Attention::new(b, [self.width, self.heads, tokens, items])?.narrowed(narrower))
     }
 
     /// The queries, `[d, H, n, B]`, of `x [D, n, B]`. `qkv` is the layer that makes queries, keys and values, in this order.

@@ -2,6 +2,7 @@
 
 use super::Config;
 use super::attention::{QkNorm, Rotary};
+use super::ip::Beside;
 use super::modulation::Modulation;
 use crate::Result;
 use crate::models::layers::Linear;
@@ -46,29 +47,35 @@ pub(super) struct DoubleBlock {
     pub(super) txt: Stream,
     pub(super) rotary: Rotary,
     pub(super) condition: Port,
+    /// What the image's queries see beside.
+    pub(super) ip: Option<Beside>,
 }
 
 impl Block for DoubleBlock {
     fn build(&self, b: &Build<'_>) -> Result<()> {
         let modulation = |stream: &Stream| Modulation::read(b, stream.modulation, self.condition, 6);
         // Text first: its tokens stand before the image's.
-        let streams =
-            [(&self.txt, modulation(&self.txt)?, 0), (&self.img, modulation(&self.img)?, b.dim(Symbol::TEXT_TOKENS)?)];
+        let streams = [
+            (&self.txt, modulation(&self.txt)?, 0, None),
+            (&self.img, modulation(&self.img)?, b.dim(Symbol::TEXT_TOKENS)?, self.ip),
+        ];
         let attention = self.img.norm.attention(b, b.dim(Symbol::JOINT_TOKENS)?)?;
-        for (stream, m, first) in &streams {
+        for (stream, m, first, _) in &streams {
             b.tokens(stream.from, |x, at| {
                 let start = first + at.start;
                 let (k, v) = stream.norm.keys_and_values(b, &stream.qkv, m.modulate(x, 0)?)?;
                 attention.set(b, start, (self.rotary.turn(b, k, start)?, v))
             })?;
         }
-        for (stream, m, first) in &streams {
+        for (stream, m, first, ip) in &streams {
             b.tokens(stream.from, |x, at| {
                 let q = stream.norm.queries(b, &stream.qkv, m.modulate(x, 0)?)?;
-                let q = self.rotary.turn(b, q, first + at.start)?;
-                let x = m.gated(x, stream.proj.build(b, attention.attend(b, q)?)?, 2)?;
+                let attended = attention.attend(b, self.rotary.turn(b, q, first + at.start)?)?;
+                let attended = Beside::to_attended(*ip, b, attended, q)?;
+                let x = m.gated(x, stream.proj.build(b, attended)?, 2)?;
                 let inner = b.g.gelu_tanh(stream.mlp_0.build(b, m.modulate(x, 3)?)?)?; // [M, n, B]
-                b.write_tokens(stream.to, at.start, m.gated(x, stream.mlp_2.build(b, inner)?, 5)?)
+                let x = m.gated(x, stream.mlp_2.build(b, inner)?, 5)?;
+                b.write_tokens(stream.to, at.start, Beside::to_result(*ip, b, x, q)?)
             })?;
         }
         Ok(())

@@ -13,6 +13,7 @@
 //! | `vector`            | request | `time`, `guidance` [256, N], `pooled` [P, N] | `vector` [D, N]                    |
 //! | `modulation.*`      | request | `vector`                                    | one port per block, [6D or 3D, N]  |
 //! | `context`           | request | `text` [J, Tt, B]                           | `context` [D, Tt, B]               |
+//! | `ip.*`              | request | see `ip.rs`, of a model with an IP-Adapter  |                                    |
 //! | `embed`             | step    | `latents` [C, Ti, B]                        | `img` [D, Ti, B]                   |
 //! | `double.0..`        | step    | `img`, `context` or `txt`, modulation       | `img`, `txt` [D, Tt, B]            |
 //! | `join`              | step    | `txt`, `img`                                | `joint` [D, T, B]                  |
@@ -23,6 +24,7 @@ mod attention;
 mod config;
 mod double;
 mod ends;
+mod ip;
 mod latents;
 mod modulation;
 mod single;
@@ -34,6 +36,7 @@ use pinhole_quant::DType;
 use self::attention::Rotary;
 use self::double::{DoubleBlock, Stream};
 use self::ends::{Embed, FinalLayer, Join};
+use self::ip::Declared;
 use self::modulation::{ModulationOut, VectorIn};
 use self::single::SingleBlock;
 use super::layers::{Linear, rotary_tables};
@@ -42,6 +45,7 @@ use crate::weights::Role;
 use crate::{Error, Result, reserve};
 
 pub use config::Config;
+pub use ip::{IP_PICTURES, IpAdapter, IpConfig, IpForm, IpPorts};
 pub use latents::{pack_latents, pack_mask, unpack_latents};
 pub use modulation::sinusoid;
 
@@ -53,6 +57,12 @@ const EPS: f32 = 1e-6;
 
 /// Base of the rotary frequencies.
 const THETA: f64 = 10000.0;
+
+/// How many items of the batch see all tokens, if some do not: those of the prompt that begin with tokens of pictures.
+pub const SEEN_BY: Symbol = Symbol::new("items that see all tokens");
+
+/// How many of the first tokens the other items do not see.
+pub const UNSEEN: Symbol = Symbol::new("tokens that some items do not see");
 
 /// The ports that carry the request into the model, and the velocity out.
 #[derive(Clone, Copy, Debug)]
@@ -75,6 +85,8 @@ pub struct Ports {
     pub latents: Port,
     /// `[C', Ti, B]`: the prediction.
     pub velocity: Port,
+    /// Those of an IP-Adapter, if the model is made with one.
+    pub ip: Option<IpPorts>,
 }
 
 /// The transformer: its stages and where to put things.
@@ -92,9 +104,18 @@ impl Flux {
     /// # Errors
     /// [`Error::Mismatch`] for a configuration that makes none.
     pub fn new(config: &Config) -> Result<Flux> {
+        Flux::with_ip(config, None)
+    }
+
+    /// The same, with an IP-Adapter if `ip` describes one.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] for a configuration that makes none.
+    pub fn with_ip(config: &Config, ip: Option<&IpConfig>) -> Result<Flux> {
         config.validate(Path::new("transformer"))?;
         let mut model = Model::new();
-        let ports = Ports {
+        let mut ports = Ports {
+            ip: None,
             time: input(&mut model, "time", &[TIME_WIDTH.into(), Symbol::CONDITIONS.into()]),
             guidance: config
                 .guidance_embeds
@@ -111,7 +132,7 @@ impl Flux {
             latents: carried(&mut model, "latents", config.in_channels, Symbol::IMAGE_TOKENS),
             velocity: carried(&mut model, "velocity", config.out_channels(), Symbol::IMAGE_TOKENS),
         };
-        declare_stages(&mut model, config, &ports)?;
+        ports.ip = declare_stages(&mut model, config, &ports, ip)?;
         Ok(Flux { model, ports, config: config.clone() })
     }
 
@@ -148,7 +169,8 @@ fn carried(model: &mut Model, name: &str, width: usize, tokens: Symbol) -> Port 
     model.port(name, &[width.into(), tokens.into(), Symbol::BATCH.into()], DType::F32, Lifetime::Pass)
 }
 
-fn declare_stages(model: &mut Model, config: &Config, ports: &Ports) -> Result<()> {
+/// Declares the stages, and gives the ports of the IP-Adapter if `ip` describes one.
+fn declare_stages(model: &mut Model, config: &Config, ports: &Ports, ip: Option<&IpConfig>) -> Result<Option<IpPorts>> {
     let hidden = config.hidden();
     let conditions = |width: usize| [Extent::from(width), Symbol::CONDITIONS.into()];
     let vector = input(model, "vector", &conditions(hidden));
@@ -195,6 +217,7 @@ fn declare_stages(model: &mut Model, config: &Config, ports: &Ports) -> Result<(
         let linear = Linear::declare(&mut s.sub("txt_in"), config.joint_attention_dim, hidden, Role::SensitiveMatMul)?;
         Ok(Embed { linear, from: ports.text, to: context })
     })?;
+    let ip = ip.map(|ip| Declared::declare(model, ip)).transpose()?;
 
     let img = carried(model, "img", hidden, Symbol::IMAGE_TOKENS);
     let txt = carried(model, "txt", hidden, Symbol::TEXT_TOKENS);
@@ -213,6 +236,7 @@ fn declare_stages(model: &mut Model, config: &Config, ports: &Ports) -> Result<(
                 txt: Stream::declare(&mut s, "txt", config, (txt_from, txt), txt_modulation)?,
                 rotary: Rotary::of(ports),
                 condition: ports.condition,
+                ip: ip.as_ref().and_then(|ip| ip.double(i)),
             })
         })?;
     }
@@ -221,14 +245,16 @@ fn declare_stages(model: &mut Model, config: &Config, ports: &Ports) -> Result<(
     for (i, &modulation) in single.iter().enumerate() {
         model.stage(format!("single.{i}"), Cadence::Step, |s| {
             let mut s = s.sub("single_blocks");
-            SingleBlock::declare(&mut s.sub(i), config, joint, modulation, ports)
+            let block = SingleBlock::declare(&mut s.sub(i), config, joint, modulation, ports)?;
+            Ok(block.beside(ip.as_ref().and_then(|ip| ip.single(i))))
         })?;
     }
     model.stage("final", Cadence::Step, |s| {
         let mut s = s.sub("final_layer.linear");
         let linear = Linear::declare(&mut s, hidden, config.out_channels(), Role::SensitiveMatMul)?;
         Ok(FinalLayer { linear, joint, modulation: last, condition: ports.condition, velocity: ports.velocity })
-    })
+    })?;
+    Ok(ip.map(|ip| ip.ports))
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Single blocks: text and image in one sequence.
 
 use super::attention::{QkNorm, Rotary};
+use super::ip::Beside;
 use super::modulation::Modulation;
 use super::{Config, Ports};
 use crate::Result;
@@ -19,6 +20,8 @@ pub(super) struct SingleBlock {
     modulation: Port,
     rotary: Rotary,
     condition: Port,
+    /// What queries see beside.
+    ip: Option<Beside>,
 }
 
 impl SingleBlock {
@@ -43,7 +46,13 @@ impl SingleBlock {
             modulation,
             rotary: Rotary::of(ports),
             condition: ports.condition,
+            ip: None,
         })
+    }
+
+    /// The same with `ip` beside it.
+    pub(super) fn beside(self, ip: Option<Beside>) -> SingleBlock {
+        SingleBlock { ip, ..self }
     }
 }
 
@@ -58,8 +67,9 @@ impl Block for SingleBlock {
         let mlp_outputs = 3 * self.hidden..3 * self.hidden + self.feed_forward;
         b.tokens(self.joint, |x, at| {
             let modulated = m.modulate(x, 0)?;
-            let q = self.rotary.turn(b, self.norm.queries(b, &self.linear1, modulated)?, at.start)?;
-            let attended = attention.attend(b, q)?; // [D, n, B]
+            let q = self.norm.queries(b, &self.linear1, modulated)?;
+            let attended = attention.attend(b, self.rotary.turn(b, q, at.start)?)?; // [D, n, B]
+            let attended = Beside::to_attended(self.ip, b, attended, q)?;
             let mlp = b.g.gelu_tanh(self.linear1.build_outputs(b, modulated, mlp_outputs.clone())?)?; // [M, n, B]
             let y = self.linear2.build(b, b.g.concat(attended, mlp, 0)?)?;
             b.write_tokens(self.joint, at.start, m.gated(x, y, 2)?)
