@@ -7,23 +7,38 @@ mod clip;
 mod flux;
 mod flux_ip;
 mod kind;
+mod language_model;
 mod names;
 mod redux;
 mod t5;
 mod unet;
 mod vision;
+mod z_image;
 
 pub use autoencoder_kl::{KIND as AUTOENCODER_KL, aliases as autoencoder_kl, levels as autoencoder_levels};
 pub use clip::{KIND as CLIP, aliases as clip, is_open_clip};
 pub use flux::{KIND as FLUX, aliases as flux};
 pub use flux_ip::{KIND as FLUX_IP, aliases as flux_ip};
 pub use kind::{Follows, Kind, Reads, Sign};
+pub use language_model::{KIND as LANGUAGE_MODEL, aliases as language_model};
 pub use names::{Aliases, Alternative, Part, Rows};
 pub use redux::{KIND as REDUX, aliases as redux};
 pub use t5::{KIND as T5, aliases as t5};
 pub use unet::{KIND as UNET, Layout as UnetLayout, aliases as unet};
 pub use vision::{CLIP as CLIP_VISION, SIGLIP as SIGLIP_VISION, aliases as vision};
+pub use z_image::{KIND as Z_IMAGE, aliases as z_image};
 
 /// Every kind of network that pinhole runs.
-pub static KINDS: &[&Kind] =
-    &[&FLUX, &UNET, &CLIP, &T5, &AUTOENCODER_KL, &CLIP_VISION, &SIGLIP_VISION, &REDUX, &FLUX_IP];
+pub static KINDS: &[&Kind] = &[
+    &FLUX,
+    &UNET,
+    &Z_IMAGE,
+    &CLIP,
+    &T5,
+    &LANGUAGE_MODEL,
+    &AUTOENCODER_KL,
+    &CLIP_VISION,
+    &SIGLIP_VISION,
+    &REDUX,
+    &FLUX_IP,
+];

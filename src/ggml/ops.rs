@@ -56,6 +56,14 @@ impl Graph {
         self.unary("silu", Nonlinearity::Silu, sys::ggml_silu, a)
     }
 
+    /// The hyperbolic tangent.
+    pub fn tanh(&self, a: Tensor) -> Result<Tensor> {
+        self.require_f32("tanh", a)?;
+        let raw = self.raw(self.contiguous(a)?)?;
+        // SAFETY: a live, contiguous F32 tensor.
+        self.node("tanh", |context| unsafe { sys::ggml_tanh(context, raw) })
+    }
+
     /// The tanh approximation of GELU.
     pub fn gelu_tanh(&self, a: Tensor) -> Result<Tensor> {
         self.unary("gelu", Nonlinearity::GeluTanh, sys::ggml_gelu, a)

@@ -6,10 +6,12 @@ mod branches;
 pub mod clip;
 mod config;
 pub mod flux;
+pub mod language_model;
 pub mod layers;
 pub mod redux;
 pub mod t5;
 pub mod unet;
 pub mod vision;
+pub mod z_image;
 
 pub use config::missing_tensor;

@@ -168,7 +168,9 @@ impl Loop<'_> {
     fn guide(&self, prediction: &mut [f32], unconditional: &[f32]) -> Result<()> {
         let (share, batch) = (self.settings.rescale_cfg, self.settings.batch);
         let conditional = if share == 0.0 { Vec::new() } else { reserve::repeat("the prediction", prediction, 1)? };
-        classifier_free_guidance(prediction, unconditional, self.settings.cfg_scale)?;
+        // Where the reference counts from 0, no guidance is 1 all the same.
+        let scale = self.settings.cfg_scale + 1.0 - self.settings.guided_above;
+        classifier_free_guidance(prediction, unconditional, scale)?;
         match share == 0.0 {
             true => Ok(()),
             false => rescaled(prediction, &conditional, prediction.len() / batch, share),

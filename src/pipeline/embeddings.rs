@@ -95,13 +95,15 @@ impl Embeddings {
             let expected = format!("{tokens}, as the embeddings were made with");
             return Err(Error::option("--max-sequence-length", expected, length.to_string()));
         }
-        if settings.cfg_scale > 1.0 && self.negative.is_none() {
-            let error = Error::option("--cfg-scale", "at most 1", settings.cfg_scale.to_string());
-            return Err(error.with_hint("the embeddings have no negative prompt: make them with a --cfg-scale above 1"));
+        if settings.is_guided() && self.negative.is_none() {
+            let above = settings.guided_above;
+            let error = Error::option("--cfg-scale", format!("at most {above}"), settings.cfg_scale.to_string());
+            let hint = format!("the embeddings have no negative prompt: make them with a --cfg-scale above {above}");
+            return Err(error.with_hint(hint));
         }
         let settings = Settings { max_sequence_length: tokens, ..settings };
-        let expected: Vec<usize> = model.encoders.arrays(&settings).iter().map(|array| array.elements()).collect();
-        for Prompt(arrays) in &self.prompts {
+        for (Prompt(arrays), &length) in self.prompts.iter().zip(&self.lengths) {
+            let expected: Vec<usize> = model.encoders.arrays(length).iter().map(|array| array.elements()).collect();
             let found: Vec<usize> = arrays.iter().map(Vec::len).collect();
             if found != expected {
                 let error = Error::option("embeddings", numbers(&expected), numbers(&found));
@@ -109,9 +111,11 @@ impl Embeddings {
             }
         }
         self.check_encoders(model)?;
-        let negative_prompt = self.negative.clone().filter(|_| settings.cfg_scale > 1.0);
+        let negative_prompt = self.negative.clone().filter(|_| settings.is_guided());
         let negative_is_zero = self.negative_is_zero && negative_prompt.is_some();
-        Ok(Settings { negative_prompt, negative_is_zero, embedded: true, ..settings })
+        let settings = Settings { negative_prompt, negative_is_zero, embedded: true, ..settings };
+        let text_tokens = self.lengths.iter().copied().take(settings.prompts()).collect();
+        Ok(Settings { text_tokens, ..settings })
     }
 }
 
@@ -172,7 +176,7 @@ pub(super) fn embeddings(
         for (&i, prompt) in missing.iter().zip(made) {
             // A folder that fails costs only time.
             if let Some(cache) = cache
-                && let Err(error) = cache.keep(&keys[i], &prompt, &model.encoders.arrays(settings))
+                && let Err(error) = cache.keep(&keys[i], &prompt, &model.encoders.arrays(settings.text_tokens[i]))
             {
                 run.warn(format!("the prompt is not kept: {error}"))?;
             }
@@ -181,10 +185,11 @@ pub(super) fn embeddings(
     }
     let mut prompts: Vec<Prompt> = prompts.into_iter().flatten().collect();
     if settings.negative_is_zero {
-        prompts.push(Prompt::zeros(&model.encoders.arrays(settings))?);
+        prompts.push(Prompt::zeros(&model.encoders.arrays(settings.most_text_tokens()))?);
     }
     let (negative_is_zero, tokens) = (settings.negative_is_zero, settings.max_sequence_length);
-    Ok(Embeddings { prompts, negative, negative_is_zero, tokens, encoders: None })
+    let lengths = settings.text_tokens.clone();
+    Ok(Embeddings { prompts, negative, negative_is_zero, tokens, lengths, encoders: None })
 }
 
 /// Fills in the prompts that the folder has. Returns the key of each.
@@ -197,9 +202,9 @@ fn look_up(
     run: &mut Run<'_>,
 ) -> Result<Vec<Key>> {
     let mut keys = Vec::with_capacity(texts.len());
-    for (tokens, prompt) in texts.iter().zip(prompts) {
+    for ((tokens, prompt), &length) in texts.iter().zip(prompts).zip(&settings.text_tokens) {
         let key = cache.key(model, tokens, run.machine.backend.cancel())?;
-        match cache.find(&key, &model.encoders.arrays(settings)) {
+        match cache.find(&key, &model.encoders.arrays(length)) {
             Ok(found) => *prompt = found,
             Err(error) => run.warn(format!("the prompt goes through the text encoders again: {error}"))?,
         }

@@ -84,6 +84,7 @@ fn rules(takes_guidance: bool, tokens: usize) -> Rules {
         most_pixels: 16384,
         tokens: 1..=MAX_SEQUENCE_LENGTH,
         guidance,
+        guided_above: 1.0,
         is_told_sizes: false,
         ays: AYS,
         zeros_without_negative: false,
@@ -177,7 +178,7 @@ fn schnell_schedule() -> FlowMatchConfig {
 }
 
 /// Refuses a schedule of discrete timesteps: the model predicts a flow.
-fn flow(scheduler: Scheduler, origin: &Path) -> Result<Scheduler> {
+pub(super) fn flow(scheduler: Scheduler, origin: &Path) -> Result<Scheduler> {
     let refuse = |found: String| Err(Error::mismatch(origin, "_class_name", "FlowMatchEulerDiscreteScheduler", found));
     match scheduler {
         Scheduler::Flow(_) => Ok(scheduler),
@@ -234,8 +235,8 @@ impl Encoders for FluxEncoders {
         vec![self.clip.subject(CLIP, runs), self.t5.subject(T5, tokens, runs)]
     }
 
-    fn arrays(&self, settings: &Settings) -> Vec<ArraySpec> {
-        let hidden = vec![self.t5.config.d_model, settings.max_sequence_length];
+    fn arrays(&self, tokens: usize) -> Vec<ArraySpec> {
+        let hidden = vec![self.t5.config.d_model, tokens];
         let pooled = vec![self.clip.config.hidden_size];
         vec![ArraySpec { name: "hidden", dims: hidden }, ArraySpec { name: "pooled", dims: pooled }]
     }

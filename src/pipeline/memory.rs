@@ -228,8 +228,8 @@ fn arrays(model: &Opened, settings: &Settings, phase: Phase) -> usize {
     let latents = NUMBER * model.autoencoder.latents(settings).into_iter().fold(1, usize::saturating_mul);
     let picture = CHANNELS * settings.width * settings.height;
     let samples = NUMBER * picture;
-    let prompt = NUMBER * model.encoders.arrays(settings).iter().map(|array| array.elements()).sum::<usize>();
-    let prompts = prompt * settings.prompts();
+    let prompt = |tokens: &usize| model.encoders.arrays(*tokens).iter().map(|array| array.elements()).sum::<usize>();
+    let prompts = NUMBER * settings.text_tokens.iter().map(prompt).sum::<usize>();
     // Moments of the encoded pictures, and latents that are drawn from them.
     let encoded = settings.encoded_pictures.saturating_mul(3).saturating_mul(latents);
     let sizes = settings.references.iter().map(|[width, height]| width.saturating_mul(*height));

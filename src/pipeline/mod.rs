@@ -14,6 +14,7 @@ mod fit;
 mod flux;
 mod generate;
 mod kl;
+mod language_model;
 mod memory;
 mod opened;
 mod origins;
@@ -30,6 +31,7 @@ mod sd;
 mod sdxl;
 mod settings;
 mod start;
+mod z_image;
 
 pub use crate::plan::Phase;
 pub use crate::source::model_name;

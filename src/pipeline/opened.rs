@@ -114,11 +114,20 @@ pub trait Encoders: Networks {
     /// What the tokenizers return.
     fn tokenize(&self, text: &str, settings: &Settings) -> Result<Vec<Encoded>>;
 
+    /// How many tokens `text` becomes for the denoiser.
+    ///
+    /// # Errors
+    /// What the tokenizers return.
+    fn tokens(&self, text: &str, settings: &Settings) -> Result<usize> {
+        let _ = text;
+        Ok(settings.max_sequence_length)
+    }
+
     /// What runs, in order, for each text.
     fn subjects(&self, settings: &Settings) -> Vec<Subject<'_>>;
 
-    /// What becomes of a text.
-    fn arrays(&self, settings: &Settings) -> Vec<ArraySpec>;
+    /// What becomes of a text of so many tokens.
+    fn arrays(&self, tokens: usize) -> Vec<ArraySpec>;
 
     /// Sends texts, given as the tokens of each reader, through the encoders.
     ///

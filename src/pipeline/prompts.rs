@@ -40,8 +40,10 @@ pub struct Embeddings {
     pub(super) negative: Option<String>,
     /// Whether zeros stand for it.
     pub(super) negative_is_zero: bool,
-    /// Tokens of each prompt.
+    /// Tokens that were read of each prompt, at most.
     pub(super) tokens: usize,
+    /// Tokens of each prompt.
+    pub(super) lengths: Vec<usize>,
     /// The digest of the text encoders that made them, if they go from one pipeline to another.
     pub(super) encoders: Option<[u8; 32]>,
 }

@@ -1,12 +1,12 @@
 //! The registry of families, and how a model finds its own.
 
 use super::opened::{Additions, Denoiser, Family, Opened};
-use super::{flux, sd, sdxl};
+use super::{flux, sd, sdxl, z_image};
 use crate::source::{Layout, Networks, Place, Slot, Source, pipeline_not_run};
 use crate::{Error, Result};
 
 /// Every family that pinhole runs. Those with marks stand before those of the same kind without.
-pub static FAMILIES: &[&Family] = &[&flux::FLUX, &sdxl::SDXL, &sd::SD1];
+pub static FAMILIES: &[&Family] = &[&flux::FLUX, &sdxl::SDXL, &sd::SD1, &z_image::Z_IMAGE];
 
 /// Opens `source` as a model of its family. Reads headers and configurations, no weights.
 ///

@@ -208,6 +208,10 @@ pub struct Settings {
     pub references: Vec<[usize; 2]>,
     /// Whether the prompts are encoded already.
     pub embedded: bool,
+    /// Tokens of each prompt as the denoiser is given it, the negative one last.
+    pub text_tokens: Vec<usize>,
+    /// Above which `cfg_scale` there is guidance: 1 or 0, which is off.
+    pub guided_above: f32,
 }
 
 impl Settings {
@@ -224,6 +228,16 @@ impl Settings {
     /// How many prompts there are.
     pub fn prompts(&self) -> usize {
         1 + usize::from(self.negative_prompt.is_some())
+    }
+
+    /// Tokens of the longest prompt.
+    pub fn most_text_tokens(&self) -> usize {
+        self.text_tokens.iter().copied().max().unwrap_or(self.max_sequence_length)
+    }
+
+    /// Whether there is classifier-free guidance, if there is a negative prompt.
+    pub fn is_guided(&self) -> bool {
+        self.cfg_scale > self.guided_above
     }
 
     /// How many prompts go through the text encoders.

@@ -18,6 +18,8 @@ pub struct Rules {
     pub tokens: RangeInclusive<usize>,
     /// Guidance as an input of the model, and its default; `None` if the model takes none.
     pub guidance: Option<f32>,
+    /// Above which scale there is classifier-free guidance: 1, or 0 where the reference counts from there.
+    pub guided_above: f32,
     /// Whether the model is told the size of an original, and where that was cut off.
     pub is_told_sizes: bool,
     /// Whether zeros stand for a negative prompt that is not given.

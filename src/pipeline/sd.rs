@@ -62,6 +62,7 @@ pub(super) fn rules(side: usize, factor: usize, tokens: usize) -> Rules {
         most_pixels: 16384,
         tokens: tokens..=tokens,
         guidance: None,
+        guided_above: 1.0,
         is_told_sizes: false,
         ays: AYS,
         zeros_without_negative: false,
@@ -218,8 +219,8 @@ impl Encoders for SdEncoders {
         vec![self.0.subject(CLIP, texts(settings))]
     }
 
-    fn arrays(&self, settings: &Settings) -> Vec<ArraySpec> {
-        vec![ArraySpec { name: "hidden", dims: vec![self.0.config.hidden_size, settings.max_sequence_length] }]
+    fn arrays(&self, tokens: usize) -> Vec<ArraySpec> {
+        vec![ArraySpec { name: "hidden", dims: vec![self.0.config.hidden_size, tokens] }]
     }
 
     fn encode(&self, run: &mut Run<'_>, settings: &Settings, texts: &[Vec<Encoded>]) -> Result<Vec<Prompt>> {

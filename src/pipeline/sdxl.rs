@@ -160,14 +160,11 @@ impl Encoders for SdxlEncoders {
         self.0.iter().zip(CLIPS).map(|(clip, name)| clip.subject(name, texts(settings))).collect()
     }
 
-    fn arrays(&self, settings: &Settings) -> Vec<ArraySpec> {
+    fn arrays(&self, tokens: usize) -> Vec<ArraySpec> {
         let [clip, clip_2] = &self.0;
         let width = clip.config.hidden_size + clip_2.config.hidden_size;
         let pooled = clip_2.config.projection_dim.unwrap_or(0);
-        vec![
-            ArraySpec { name: "hidden", dims: vec![width, settings.max_sequence_length] },
-            ArraySpec { name: "pooled", dims: vec![pooled] },
-        ]
+        vec![ArraySpec { name: "hidden", dims: vec![width, tokens] }, ArraySpec { name: "pooled", dims: vec![pooled] }]
     }
 
     fn encode(&self, run: &mut Run<'_>, settings: &Settings, texts: &[Vec<Encoded>]) -> Result<Vec<Prompt>> {

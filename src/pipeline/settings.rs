@@ -44,7 +44,8 @@ pub fn settings(model: &Opened, request: &Request) -> Result<Settings> {
     own("negative_prompt").blame(request.negative_prompt.is_some(), check_text("--negative-prompt", negative))?;
     let image_cfg_scale = image_cfg_scale(model, request, cfg_scale)?;
     // diffusers guides an edit by both, or by neither.
-    let is_guided = cfg_scale > 1.0 && (image_cfg_scale.is_some() || rules.beside != Some(Beside::Edited));
+    let is_guided =
+        cfg_scale > rules.guided_above && (image_cfg_scale.is_some() || rules.beside != Some(Beside::Edited));
     let negative = is_guided.then(|| negative.clone());
     check_original(model, request)?;
     // Whether one step more or less works is the schedule's business; it knows its limits.
@@ -91,7 +92,7 @@ pub fn settings(model: &Opened, request: &Request) -> Result<Settings> {
         original_size: request.original_size.unwrap_or([width, height]),
         crop: request.crop.unwrap_or([0, 0]),
         sampling,
-        rescale_cfg: if cfg_scale > 1.0 { rescale_cfg } else { 0.0 },
+        rescale_cfg: if is_guided { rescale_cfg } else { 0.0 },
         strength,
         masked: request.mask.is_some(),
         image_cfg_scale,
@@ -100,11 +101,18 @@ pub fn settings(model: &Opened, request: &Request) -> Result<Settings> {
         max_sequence_length: tokens,
         batch: request.batch,
         embedded: false,
+        text_tokens: Vec::new(),
+        guided_above: rules.guided_above,
     };
     settings.encoded_pictures = Inputs::of(rules.beside, request, &settings).count();
     match &request.embeddings {
         Some(embeddings) => embeddings.fill_in(settings, request, model),
-        None => Ok(settings),
+        None => {
+            for text in std::iter::once(&request.prompt).chain(&settings.negative_prompt.clone()) {
+                settings.text_tokens.push(model.encoders.tokens(text, &settings)?);
+            }
+            Ok(settings)
+        }
     }
 }
 
@@ -291,7 +299,7 @@ fn image_cfg_scale(model: &Opened, request: &Request, cfg_scale: f32) -> Result<
 pub(super) fn without_effect(request: &Request, settings: &Settings) -> Vec<String> {
     let mut found = Vec::new();
     if request.negative_prompt.as_ref().is_some_and(|text| !text.is_empty()) && settings.negative_prompt.is_none() {
-        found.push("the negative prompt has no effect without a --cfg-scale above 1".to_owned());
+        found.push(format!("the negative prompt has no effect without a --cfg-scale above {}", settings.guided_above));
     }
     if request.guidance.is_some() && settings.guidance.is_none() {
         found.push("this model takes no guidance: --guidance has no effect".to_owned());
@@ -300,7 +308,7 @@ pub(super) fn without_effect(request: &Request, settings: &Settings) -> Vec<Stri
         found.push(format!("the sampler {} takes no eta: --eta has no effect", settings.sampling.sampler));
     }
     if request.rescale_cfg.is_some_and(|share| share > 0.0) && settings.rescale_cfg == 0.0 {
-        found.push("--rescale-cfg has no effect without a --cfg-scale above 1".to_owned());
+        found.push(format!("--rescale-cfg has no effect without a --cfg-scale above {}", settings.guided_above));
     }
     found
 }

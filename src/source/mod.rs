@@ -10,6 +10,7 @@ mod diffusers;
 mod files;
 mod folder;
 pub mod keys;
+mod llama;
 mod model;
 mod naming;
 pub mod networks;

@@ -9,12 +9,14 @@ use crate::bind::alias::{self, Aliases, Kind};
 use crate::models::autoencoder_kl::{self, Decoder, Encoder};
 use crate::models::clip::{self, Clip, Output};
 use crate::models::flux::{self, Flux, IpAdapter};
+use crate::models::language_model::{self, LanguageModel, Taps};
 use crate::models::layers::Activation;
 use crate::models::missing_tensor;
 use crate::models::redux::{self, Redux};
 use crate::models::t5::{self, T5};
 use crate::models::unet::{self, Unet};
 use crate::models::vision::{self, Vision};
+use crate::models::z_image::{self, ZImage};
 use crate::stage::Model;
 use crate::tensor::Shape;
 use crate::{Error, Result};
@@ -32,7 +34,7 @@ macro_rules! has_model {
         })*
     };
 }
-has_model!(Flux, Unet, Clip, T5, Decoder, Encoder, Vision, Redux, IpAdapter);
+has_model!(Flux, Unet, ZImage, Clip, T5, LanguageModel, Decoder, Encoder, Vision, Redux, IpAdapter);
 
 /// Shapes of a component's weights by canonical name.
 fn shapes<'a>(component: &'a Component, aliases: Aliases<'a>) -> impl Fn(&str) -> Option<Shape> + 'a {
@@ -168,6 +170,57 @@ pub fn t5(component: &Component) -> Result<(Part<T5>, t5::Config)> {
     let part = Part::new(T5::new(&config)?, component, &alias::T5, alias::t5, &config)?.without_strays(component)?;
     let derived = t5::Config::from_shapes(|name| part.shape(name), Path::new("")).ok();
     Ok((part.compared(derived), config))
+}
+
+/// The language model of `component`, as it gives `taps` of its layers, and its configuration.
+///
+/// # Errors
+/// As [`flux()`]; [`Error::Mismatch`] if it has fewer layers than are tapped.
+pub fn language_model(
+    component: &Component,
+    taps: fn(usize) -> Taps,
+) -> Result<(Part<LanguageModel>, language_model::Config)> {
+    runnable(component, &alias::LANGUAGE_MODEL)?;
+    let aliases = alias::language_model;
+    let config = match &component.config {
+        Some(Text { text, origin }) => language_model::Config::from_json(text, origin)?,
+        None => {
+            let config = language_model::Config::from_shapes(shapes(component, &aliases), &component.origin);
+            read_off(config, component, &aliases)?
+        }
+    };
+    let (layers, origin) = (config.num_hidden_layers, &component.origin);
+    let taps = taps(layers);
+    let last = taps.after.last().copied().unwrap_or(0);
+    if !(1..=layers).contains(&last) {
+        let expected = format!("at least {} layers, since a later one is read", last.max(2));
+        return Err(Error::mismatch(origin, "num_hidden_layers", expected, layers.to_string()));
+    }
+    let part = Part::new(LanguageModel::new(&config, &taps)?, component, &alias::LANGUAGE_MODEL, aliases, &config)?;
+    // Layers that are not read are no strays.
+    let whole = LanguageModel::new(&config, &Taps { after: vec![layers], normalised: true })?;
+    let part = part.without_strays_of(whole.model.manifest(), component)?;
+    let derived = language_model::Config::from_shapes(|name| part.shape(name), Path::new("")).ok();
+    Ok((part.compared(derived), config))
+}
+
+/// The Z-Image transformer of `component`.
+///
+/// # Errors
+/// As [`flux()`].
+pub fn z_image(component: &Component) -> Result<Part<ZImage>> {
+    runnable(component, &alias::Z_IMAGE)?;
+    let config = match &component.config {
+        Some(Text { text, origin }) => z_image::Config::from_json(text, origin)?,
+        None => {
+            let config = z_image::Config::from_shapes(shapes(component, &alias::z_image), &component.origin);
+            read_off(config, component, &alias::z_image)?
+        }
+    };
+    let part = Part::new(ZImage::new(&config)?, component, &alias::Z_IMAGE, alias::z_image, &config)?;
+    let part = part.without_strays(component)?;
+    let derived = z_image::Config::from_shapes(|name| part.shape(name), Path::new("")).ok();
+    Ok(part.compared(derived))
 }
 
 /// A KL autoencoder: from latents to pictures, and back if the file has the weights.

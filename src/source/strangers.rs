@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::Component;
-use crate::bind::alias::{AUTOENCODER_KL, CLIP, FLUX, Kind, T5, UNET};
+use crate::bind::alias::{AUTOENCODER_KL, CLIP, FLUX, Kind, T5, UNET, Z_IMAGE};
 use crate::{Error, Result};
 
 /// A network that pinhole does not run.
@@ -48,7 +48,7 @@ const fn beside(signs: &'static [&'static str], what: &'static str) -> Stranger 
 
 const FLUX_1: &str = "take FLUX.1-dev or FLUX.1-schnell";
 const SD_1: &str = "take Stable Diffusion 1 or XL";
-const RUNS: &str = "this version runs FLUX.1-dev, FLUX.1-schnell and Stable Diffusion 1";
+const RUNS: &str = "this version runs FLUX.1-dev, FLUX.1-schnell, Stable Diffusion 1, 2 and XL, and Z-Image";
 const ALONE: &str = "it goes beside a model, and this version runs none: take the model alone";
 
 /// From the files that people exchange. Of each network the first sign that is found decides; those that have signs of others come
@@ -106,7 +106,14 @@ pub(super) static STRANGERS: &[Stranger] = &[
     ),
     other(&["txt_in.text_norm."], "Qwen-Image 2.1 transformer", RUNS),
     other(&["transformer_blocks.0.img_mod.1."], "Qwen-Image transformer", RUNS),
-    other(&["cap_embedder.0."], "Z-Image or Lumina transformer", RUNS),
+    relative(
+        &Z_IMAGE,
+        &["control_all_x_embedder.", "control_layers.0.", "control_noise_refiner.0."],
+        "ControlNet of Z-Image",
+        ALONE,
+    ),
+    relative(&Z_IMAGE, &["siglip_embedder."], "Z-Image Omni transformer", "take Z-Image or Z-Image-Turbo"),
+    other(&["cap_embedder.0."], "Lumina transformer", RUNS),
     other(&["joint_blocks.0."], "Stable Diffusion 3 transformer", RUNS),
     other(&["transformer_blocks.0.ff_context."], "MMDiT transformer, diffusers names", RUNS),
     other(&["blocks.0.cross_attn.norm_k.weight", "blocks.0.cross_attn.k.weight"], "Wan transformer", RUNS),
@@ -187,6 +194,8 @@ const PIPELINES: &[Pipeline] = &[
     ("Flux2Pipeline", "FLUX.2", FLUX_1),
     ("Flux2KleinPipeline", "FLUX.2 klein", FLUX_1),
     ("OvisImagePipeline", "Ovis-Image", FLUX_1),
+    ("ZImageControlNetPipeline", "Z-Image with a ControlNet", "take the model alone"),
+    ("ZImageOmniPipeline", "Z-Image Omni", "take Z-Image or Z-Image-Turbo"),
     ("StableDiffusionControlNetPipeline", "Stable Diffusion with a ControlNet", "take the model alone"),
 ];
 

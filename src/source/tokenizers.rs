@@ -16,7 +16,8 @@ use crate::gguf::{Gguf, Metadata};
 use crate::index::failed_text;
 use crate::models::clip::WIDEST_OF_OPENAI;
 use crate::text::{
-    TokenizerConfig, clip_tokenizer_json, openai_clip_tokenizer_json, t5_spiece_json, t5_tokenizer_json,
+    TokenizerConfig, byte_level_gguf_json, byte_level_tokenizer_json, clip_tokenizer_json, openai_clip_tokenizer_json,
+    t5_spiece_json, t5_tokenizer_json,
 };
 use crate::{Error, Result, file, json};
 
@@ -80,6 +81,7 @@ fn rows(component: &Component, reads: Reads) -> Option<usize> {
     let table = match reads {
         Reads::Clip => bind::shape_of(index, prefix, &alias::clip, "text_model.embeddings.token_embedding.weight"),
         Reads::T5 => bind::shape_of(index, prefix, &alias::t5, "token_embd.weight"),
+        Reads::Words => bind::shape_of(index, prefix, &alias::language_model, "token_embd.weight"),
     };
     table.map(|table| table.rows())
 }
@@ -107,6 +109,9 @@ fn given(path: &Path, slot: &Slot, kind: &Kind, rows: Option<usize>) -> Result<T
 fn kinds(reads: Reads) -> &'static str {
     match reads {
         Reads::Clip => "a tokenizer.json, a folder with one or with vocab.json and merges.txt, or a bundle",
+        Reads::Words => {
+            "a tokenizer.json, a folder with one or with vocab.json and merges.txt, or a GGUF file that carries it"
+        }
         Reads::T5 => "a tokenizer.json, a spiece.model, a folder with one, or a GGUF file that carries it",
     }
 }
@@ -124,14 +129,15 @@ fn in_file(path: &Path, slot: &Slot, reads: Reads, rows: Option<usize>) -> Resul
         [b'G', b'G', b'U', b'F', ..] => carried(&Gguf::open(path)?.metadata, slot, reads),
         [b'{', ..] => {
             let tokenizer = Text { text: file::text(path)?, origin: path.to_owned() };
-            if reads == Reads::Clip && is_vocabulary(&tokenizer.text) && file::is_there(&folder.join("merges.txt")) {
-                return pairs(path, &folder.join("merges.txt"));
+            let is_bpe = reads != Reads::T5;
+            if is_bpe && is_vocabulary(&tokenizer.text) && file::is_there(&folder.join("merges.txt")) {
+                return pairs(path, &folder.join("merges.txt"), reads);
             }
             Ok(Some(TokenizerFiles { tokenizer, config: config(folder)? }))
         }
         // The first piece of a protobuf.
         _ if reads == Reads::T5 && start.starts_with(b"\n") => spiece(path, rows).map(Some),
-        _ if reads == Reads::Clip && start.starts_with(b"#version") => pairs(&folder.join("vocab.json"), path),
+        _ if reads != Reads::T5 && start.starts_with(b"#version") => pairs(&folder.join("vocab.json"), path, reads),
         _ => Ok(None),
     }
 }
@@ -142,7 +148,7 @@ fn in_folder(folder: &Path, reads: Reads, rows: Option<usize>) -> Result<Option<
         return Ok(Some(TokenizerFiles { tokenizer, config: config(folder)? }));
     }
     match reads {
-        Reads::Clip => pairs(&folder.join("vocab.json"), &folder.join("merges.txt")),
+        Reads::Clip | Reads::Words => pairs(&folder.join("vocab.json"), &folder.join("merges.txt"), reads),
         Reads::T5 => {
             let there = SPIECES.map(|name| folder.join(name)).into_iter().find(|path| file::is_there(path));
             there.map(|path| spiece(&path, rows)).transpose()
@@ -175,8 +181,8 @@ fn config(folder: &Path) -> Result<Option<Text>> {
     Ok(Some(Text { text: Value::Object(settings).to_string(), origin }))
 }
 
-/// CLIP's tokenizer in two files, as the published models have it; `None` if one is missing.
-fn pairs(vocab: &Path, merges: &Path) -> Result<Option<TokenizerFiles>> {
+/// A BPE in two files, as the published models have it; `None` if one is missing.
+fn pairs(vocab: &Path, merges: &Path, reads: Reads) -> Result<Option<TokenizerFiles>> {
     let (Some(tokens), Some(merges)) = (Text::read(vocab)?, Text::read(merges)?) else { return Ok(None) };
     let folder = vocab.parent().unwrap_or(Path::new(""));
     let config = config(folder)?;
@@ -184,7 +190,10 @@ fn pairs(vocab: &Path, merges: &Path) -> Result<Option<TokenizerFiles>> {
         Some(config) => TokenizerConfig::from_json(&config.text, &config.origin)?,
         None => TokenizerConfig::default(),
     };
-    let text = clip_tokenizer_json(&tokens.text, &merges.text, &parsed, folder)?;
+    let text = match reads {
+        Reads::Words => byte_level_tokenizer_json(&tokens.text, &merges.text, &parsed, folder)?,
+        _ => clip_tokenizer_json(&tokens.text, &merges.text, &parsed, folder)?,
+    };
     Ok(Some(TokenizerFiles { tokenizer: Text { text, origin: folder.to_owned() }, config }))
 }
 
@@ -204,6 +213,7 @@ struct Outline {
 #[derive(Deserialize)]
 struct Model {
     r#type: Option<String>,
+    end_of_word_suffix: Option<String>,
 }
 
 /// Whether the text of a JSON file is a vocabulary alone: it has tokens in the place of a tokenizer's parts.
@@ -215,14 +225,17 @@ fn is_vocabulary(text: &str) -> bool {
 /// Whose tokens a `tokenizer.json` makes, as far as it says.
 fn reads_of(text: &str) -> Option<Reads> {
     let outline: Outline = serde_json::from_str(text).ok()?;
-    match outline.model?.r#type?.as_str() {
-        "BPE" => Some(Reads::Clip),
+    let model = outline.model?;
+    match model.r#type?.as_str() {
+        // Only CLIP's pieces show that a word ends with them.
+        "BPE" if model.end_of_word_suffix.is_some_and(|suffix| !suffix.is_empty()) => Some(Reads::Clip),
+        "BPE" => Some(Reads::Words),
         "Unigram" => Some(Reads::T5),
         _ => None,
     }
 }
 
-/// The tokenizer in a GGUF's metadata: one of pinhole's own, or T5's as llama.cpp writes it.
+/// The tokenizer in a GGUF's metadata: one of pinhole's own, or that of T5 or a language model as llama.cpp writes it.
 fn carried(metadata: &Metadata, slot: &Slot, reads: Reads) -> Result<Option<TokenizerFiles>> {
     let text = |text: &str| Text { text: text.to_owned(), origin: metadata.path().to_owned() };
     let Some(name) = slot.tokenizer else { return Ok(None) };
@@ -230,10 +243,12 @@ fn carried(metadata: &Metadata, slot: &Slot, reads: Reads) -> Result<Option<Toke
         let config = metadata.string(&keys::tokenizer_config(name))?.map(text);
         return Ok(Some(TokenizerFiles { tokenizer: text(tokenizer), config }));
     }
-    if reads != Reads::T5 {
-        return Ok(None);
-    }
-    Ok(t5_tokenizer_json(metadata)?.map(|json| TokenizerFiles { tokenizer: text(&json), config: None }))
+    let json = match reads {
+        Reads::Clip => None,
+        Reads::T5 => t5_tokenizer_json(metadata)?,
+        Reads::Words => byte_level_gguf_json(metadata)?,
+    };
+    Ok(json.map(|json| TokenizerFiles { tokenizer: text(&json), config: None }))
 }
 
 /// What is set for OpenCLIP's text encoders: the token with id 0 pads.

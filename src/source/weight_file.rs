@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use super::component::list;
 use super::recognise::{self, Recognised, recognise};
-use super::{Component, Layout, Slot, Text, keys, pieces::piece};
-use crate::bind::alias::{KINDS, Kind};
+use super::{Component, Layout, Slot, Text, keys, llama, pieces::piece};
+use crate::bind;
+use crate::bind::alias::{self, KINDS, Kind, Reads};
 use crate::gguf::{Gguf, Metadata};
 use crate::index::{Index, Map, failed_weights, looks_like};
 use crate::safetensors::{self, Numbered, Safetensors, Set};
@@ -104,12 +105,20 @@ impl WeightFile {
             Some(metadata) => metadata.string(&keys::component_config(slot.name))?,
             None => None,
         };
+        let own = config.map(|text| Text { text: text.to_owned(), origin: self.path.clone() });
+        let config = match (&self.metadata, own) {
+            (Some(metadata), None) if kind.reads == Some(Reads::Words) => {
+                let table = bind::shape_of(&self.index, prefix, &alias::language_model, "token_embd.weight");
+                llama::config(metadata, table.map_or(0, |table| table.rows()))?
+            }
+            (_, own) => own,
+        };
         Ok(Component {
             slot,
             index: Arc::clone(&self.index),
             prefix: prefix.to_owned(),
             layout: Layout::Files,
-            config: config.map(|text| Text { text: text.to_owned(), origin: self.path.clone() }),
+            config,
             origin: self.path.clone(),
         })
     }

@@ -224,7 +224,7 @@ fn rules(vocab: &Tokens, config: &TokenizerConfig, origin: &Path) -> Result<Valu
 }
 
 /// `merges.txt`: a version line, then one pair a line, the most frequent first.
-fn read_merges<'a>(text: &'a str, origin: &Path) -> Result<Vec<(&'a str, &'a str)>> {
+pub(super) fn read_merges<'a>(text: &'a str, origin: &Path) -> Result<Vec<(&'a str, &'a str)>> {
     let lines = text.lines().enumerate().filter(|(_, line)| !line.is_empty() && !line.starts_with("#version"));
     lines
         .map(|(i, line)| match line.split_once(' ') {
@@ -266,7 +266,7 @@ fn added_tokens(vocab: &Tokens, config: &TokenizerConfig, origin: &Path) -> Resu
     Ok(tokens.into_iter().map(|(id, token)| added_token(id, &token)).collect())
 }
 
-fn added_token(id: u32, token: &AddedToken) -> Value {
+pub(super) fn added_token(id: u32, token: &AddedToken) -> Value {
     json!({
         "id": id, "content": token.content, "single_word": token.single_word, "lstrip": token.lstrip,
         "rstrip": token.rstrip, "normalized": token.normalized, "special": token.special,

@@ -4,10 +4,12 @@
 //! |---|---|---|
 //! | [`ClipTokenizer`] | `tokenizer.json`, or `vocab.json` and `merges.txt` | start, text, end, padded to the model's length (77) |
 //! | [`T5Tokenizer`] | `tokenizer.json`, or `spiece.model` | text, end, padded to a length that the request may choose (512) |
+//! | [`ByteLevelTokenizer`] | `tokenizer.json`, or `vocab.json` and `merges.txt` | text, as a template has it, as long as it is |
 //!
 //! Both are made of a `tokenizer.json`, which is also what a bundle carries. A loose file of weights has none beside it:
 //! for T5, [`t5_tokenizer_json`] makes it from the metadata of a GGUF file ([`t5_gguf_metadata`] is the way back), and
-//! [`t5_spiece_json`] from SentencePiece's own file; for CLIP, [`openai_clip_tokenizer_json`] gives OpenAI's own, which is built in.
+//! [`t5_spiece_json`] from SentencePiece's own file; for CLIP, [`openai_clip_tokenizer_json`] gives OpenAI's own, which is built in;
+//! for language models, [`byte_level_gguf_json`] makes it from the metadata of a GGUF file.
 //!
 //! The pipelines of diffusers that use both call them with `padding="max_length"` and `truncation=True`, and pass on no
 //! attention mask: the text encoders see the padding. The reference is transformers 5, which builds both kinds on the
@@ -21,6 +23,7 @@
 //! business.
 
 mod bounds;
+mod byte_level;
 mod charsmap;
 mod clip;
 mod config;
@@ -34,6 +37,7 @@ mod t5;
 mod t5_gguf;
 mod vocabulary;
 
+pub use byte_level::{ByteLevelTokenizer, byte_level_gguf_json, byte_level_tokenizer_json};
 pub use clip::{ClipTokenizer, clip_tokenizer_json};
 pub use config::TokenizerConfig;
 pub use openai_clip::openai_clip_tokenizer_json;

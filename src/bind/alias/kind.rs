@@ -45,6 +45,8 @@ pub enum Reads {
     Clip,
     /// T5's unigram pieces.
     T5,
+    /// A language model's byte-level BPE.
+    Words,
 }
 
 /// A kind of network, as files know it.

@@ -87,6 +87,8 @@ impl Denoiser {
             encoded_pictures: 0,
             references: Vec::new(),
             embedded: false,
+            text_tokens: vec![size.text_tokens.unwrap_or(family.tokens)],
+            guided_above: 1.0,
         };
         Ok(Denoiser { denoiser, settings, threads, cancel })
     }

@@ -1,0 +1,339 @@
+//! The Z-Image transformer, Turbo and Base (Tongyi-MAI; reference: diffusers' `ZImageTransformer2DModel`, with the original files'
+//! names).
+//!
+//! Predicts the negated velocity of a rectified flow from noised latents, a prompt and a time. Two refiners bring picture and prompt
+//! into one space, each by itself; then both are one sequence, the picture first. Both are filled up to a multiple of [`MULTIPLE`]
+//! tokens with learned ones. What happens to the prompt before it meets the picture does not depend on time: it is computed once a
+//! request.
+//!
+//! `D` hidden, `H` heads, `d = D/H`, `F` inner width of the feed-forward, `A` width of the time, `Ti` image tokens, `Tt` text tokens,
+//! both filled up, `T = Ti + Tt`, `B` batch (images times guidance passes), `N` conditions (steps times guidance passes). Shapes in
+//! ggml order.
+//!
+//! | stage                 | when    | carried in                                          | carried out                       |
+//! |-----------------------|---------|-----------------------------------------------------|-----------------------------------|
+//! | `time`                | request | `time` [256, N]                                     | `vector` [A, N]                   |
+//! | `context`             | request | `text` [J, Tt, B], `text_kept` [1, Tt, B]           | `context` [D, Tt, B]              |
+//! | `context_refiner.0..` | request | `context`                                           | `context`                         |
+//! | `embed`               | step    | `latents` [C, Ti, B], `image_kept` [1, Ti]          | `img` [D, Ti, B]                  |
+//! | `noise_refiner.0..`   | step    | `img`, `vector`                                     | `img`                             |
+//! | `join`                | step    | `img`, `context`                                    | `joint` [D, T, B]                 |
+//! | `layers.0..`          | step    | `joint`, `vector`                                   | `joint`                           |
+//! | `final`               | step    | `joint`, `vector`                                   | `prediction` [C, Ti, B]           |
+//!
+//! Prompts of two passes may have different lengths. Then the text of one pass ends before `Tt`, and what stands behind it is not
+//! looked at: see [`TEXT_OF_PASSES`].
+
+mod block;
+mod config;
+mod ends;
+mod latents;
+
+use pinhole_quant::DType;
+
+use self::block::{Block, Stream};
+use self::ends::{Context, Embed, FinalLayer, Join, TimeIn};
+use crate::models::layers;
+use crate::stage::{Cadence, Dims, Extent, Lifetime, Model, Port, Symbol};
+use crate::{Result, reserve};
+
+pub use config::Config;
+pub use latents::{pack_latents, unpack_latents};
+
+/// Width of the sinusoidal embedding of time.
+pub const TIME_WIDTH: usize = 256;
+
+/// What picture and prompt are filled up to a multiple of, in tokens.
+pub const MULTIPLE: usize = 32;
+
+/// The epsilon of queries' and keys' norms.
+const HEAD_EPS: f32 = 1e-5;
+
+/// The epsilon of the last norm.
+const FINAL_EPS: f32 = 1e-6;
+
+/// How many guidance passes there are: 1 or 2.
+pub const PASSES: Symbol = Symbol::new("passes");
+
+/// Tokens of the text of each pass, filled up. The longest is [`Symbol::TEXT_TOKENS`].
+pub const TEXT_OF_PASSES: [Symbol; 2] =
+    [Symbol::new("text tokens of the first pass"), Symbol::new("text tokens of the second pass")];
+
+/// Rotary tables: one, or one for each item of the batch if texts have different lengths, since the picture stands behind the text.
+pub const TABLES: Symbol = Symbol::new("tables");
+
+/// The sinusoidal embedding of `t` (already times 1000), [`TIME_WIDTH`] numbers, cosines first.
+pub fn sinusoid(t: f32) -> Vec<f32> {
+    layers::sinusoid(t, TIME_WIDTH)
+}
+
+/// `tokens` filled up to a multiple of [`MULTIPLE`].
+pub fn filled_up(tokens: usize) -> usize {
+    tokens.div_ceil(MULTIPLE).saturating_mul(MULTIPLE)
+}
+
+/// The ports that carry the request into the model, and the prediction out.
+#[derive(Clone, Copy, Debug)]
+pub struct Ports {
+    /// `[256, N]`: [`sinusoid`] of each condition's time.
+    pub time: Port,
+    /// `[J, Tt, B]`: the prompt's hidden states, zeros behind them.
+    pub text: Port,
+    /// `[1, Tt, B]`: 1 for tokens of the prompt, 0 for those behind them.
+    pub text_kept: Port,
+    /// `[1, Ti]`: 1 for tokens of the picture, 0 for those behind them.
+    pub image_kept: Port,
+    /// `[d, 1, T, tables]`: see [`ZImage::rotary`].
+    pub cos: Port,
+    /// `[d, 1, T, tables]`: see [`ZImage::rotary`].
+    pub sin: Port,
+    /// `[B]`, I32: which condition each item of the batch is computed under in this step.
+    pub condition: Port,
+    /// `[C, Ti, B]`: packed latents, zeros behind them.
+    pub latents: Port,
+    /// `[C, Ti, B]`: the negated velocity. What stands behind the picture's tokens means nothing.
+    pub prediction: Port,
+}
+
+/// The sizes of a request: `batch` pictures, of `image` tokens each, and the prompt of each pass, in tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// Pictures.
+    pub batch: usize,
+    /// Rows and columns of tokens of a picture.
+    pub image: [usize; 2],
+    /// Tokens of each pass's prompt.
+    pub texts: Vec<usize>,
+}
+
+impl Sizes {
+    /// `Ti`
+    pub fn image_tokens(&self) -> usize {
+        filled_up(self.image[0].saturating_mul(self.image[1]))
+    }
+
+    /// `Tt`
+    pub fn text_tokens(&self) -> usize {
+        self.texts.iter().map(|&tokens| filled_up(tokens)).max().unwrap_or(0)
+    }
+
+    /// Whether texts have different lengths.
+    fn differ(&self) -> bool {
+        self.texts.iter().any(|&tokens| filled_up(tokens) != self.text_tokens())
+    }
+
+    /// How many rotary tables there are.
+    pub fn tables(&self) -> usize {
+        if self.differ() { self.batch * self.texts.len() } else { 1 }
+    }
+
+    /// The sizes for `evaluations` evaluations.
+    pub fn dims(&self, evaluations: usize) -> Dims {
+        let passes = self.texts.len();
+        let (image, text) = (self.image_tokens(), self.text_tokens());
+        let mut dims = Dims::new()
+            .with(Symbol::BATCH, self.batch * passes)
+            .with(Symbol::IMAGE_TOKENS, image)
+            .with(Symbol::TEXT_TOKENS, text)
+            .with(Symbol::JOINT_TOKENS, image.saturating_add(text))
+            .with(Symbol::CONDITIONS, evaluations * passes)
+            .with(PASSES, passes)
+            .with(TABLES, self.tables());
+        for (symbol, &tokens) in TEXT_OF_PASSES.into_iter().zip(&self.texts) {
+            dims = dims.with(symbol, filled_up(tokens));
+        }
+        dims
+    }
+}
+
+/// The transformer: its stages and where to put things.
+pub struct ZImage {
+    /// The stages.
+    pub model: Model,
+    /// Where to put things.
+    pub ports: Ports,
+    config: Config,
+}
+
+impl ZImage {
+    /// The model that `config` describes.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`](crate::Error::Mismatch) for a configuration that makes none.
+    pub fn new(config: &Config) -> Result<ZImage> {
+        config.validate(std::path::Path::new("transformer"))?;
+        let mut model = Model::new();
+        let batch = Extent::from(Symbol::BATCH);
+        let table = [config.head_width().into(), 1.into(), Symbol::JOINT_TOKENS.into(), TABLES.into()];
+        let ports = Ports {
+            time: input(&mut model, "time", &[TIME_WIDTH.into(), Symbol::CONDITIONS.into()]),
+            text: input(&mut model, "text", &[config.cap_feat_dim.into(), Symbol::TEXT_TOKENS.into(), batch]),
+            text_kept: input(&mut model, "text_kept", &[1.into(), Symbol::TEXT_TOKENS.into(), batch]),
+            image_kept: input(&mut model, "image_kept", &[1.into(), Symbol::IMAGE_TOKENS.into()]),
+            cos: input(&mut model, "cos", &table),
+            sin: input(&mut model, "sin", &table),
+            condition: model.port("condition", &[batch], DType::I32, Lifetime::Pass),
+            latents: carried(&mut model, "latents", config.token_width(), Symbol::IMAGE_TOKENS),
+            prediction: carried(&mut model, "prediction", config.token_width(), Symbol::IMAGE_TOKENS),
+        };
+        declare_stages(&mut model, config, &ports)?;
+        Ok(ZImage { model, ports, config: config.clone() })
+    }
+
+    /// The hyperparameters.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The rotary tables `(cos, sin)`, `[d, T, tables]` each. Token `n` of a text, and of what fills it up, is at (1 + n, 0, 0); a
+    /// picture's tokens are at (1 + text, row, column), and what fills it up is at (0, 0, 0).
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
+    pub fn rotary(&self, sizes: &Sizes) -> Result<(Vec<f32>, Vec<f32>)> {
+        let (image, text) = (sizes.image_tokens(), sizes.text_tokens());
+        let numbers = sizes.tables().saturating_mul(image + text).saturating_mul(self.config.head_width());
+        let mut cos = reserve::room("the rotary tables", numbers)?;
+        let mut sin = reserve::room("the rotary tables", numbers)?;
+        let repeated = if sizes.tables() == 1 { 1 } else { sizes.batch };
+        let texts = if sizes.tables() == 1 { &sizes.texts[..1] } else { &sizes.texts };
+        for &tokens in texts {
+            let start = cos.len();
+            let [rows, columns] = sizes.image;
+            for token in 0..image {
+                let at = match token < rows * columns {
+                    true => [filled_up(tokens) + 1, token / columns, token % columns],
+                    false => [0; 3],
+                };
+                self.turn(at, &mut cos, &mut sin);
+            }
+            (0..text).for_each(|token| self.turn([1 + token, 0, 0], &mut cos, &mut sin));
+            for _ in 1..repeated {
+                let length = (image + text) * self.config.head_width();
+                cos.extend_from_within(start..start + length);
+                sin.extend_from_within(start..start + length);
+            }
+        }
+        Ok((cos, sin))
+    }
+
+    /// Adds the rows of the tables for a position. Angles are rounded to single precision, as in the reference.
+    fn turn(&self, at: [usize; 3], cos: &mut Vec<f32>, sin: &mut Vec<f32>) {
+        for (&width, coordinate) in self.config.axes_dims.iter().zip(at) {
+            for pair in 0..width / 2 {
+                let frequency = 1.0 / self.config.rope_theta.powf(2.0 * pair as f64 / width as f64);
+                let angle = (coordinate as f64 * frequency) as f32;
+                cos.extend([angle.cos(); 2]);
+                sin.extend([-angle.sin(), angle.sin()]);
+            }
+        }
+    }
+}
+
+fn input(model: &mut Model, name: &str, extents: &[Extent]) -> Port {
+    model.port(name, extents, DType::F32, Lifetime::Request)
+}
+
+/// A port of `[width, tokens, B]` that is carried through a step.
+fn carried(model: &mut Model, name: &str, width: usize, tokens: Symbol) -> Port {
+    model.port(name, &[width.into(), tokens.into(), Symbol::BATCH.into()], DType::F32, Lifetime::Pass)
+}
+
+fn declare_stages(model: &mut Model, config: &Config, ports: &Ports) -> Result<()> {
+    let hidden = config.dim;
+    let vector = input(model, "vector", &[config.time_width().into(), Symbol::CONDITIONS.into()]);
+    let context = input(model, "context", &[hidden.into(), Symbol::TEXT_TOKENS.into(), Symbol::BATCH.into()]);
+    model.stage("time", Cadence::Request, |s| TimeIn::declare(s, config, ports.time, vector))?;
+    model.stage("context", Cadence::Request, |s| Context::declare(s, config, ports, context))?;
+    for i in 0..config.n_refiner_layers {
+        model.stage(format!("context_refiner.{i}"), Cadence::Request, |s| {
+            let mut s = s.sub("context_refiner");
+            Block::declare(&mut s.sub(i), config, Stream::text(context), ports, None)
+        })?;
+    }
+    let img = carried(model, "img", hidden, Symbol::IMAGE_TOKENS);
+    let joint = carried(model, "joint", hidden, Symbol::JOINT_TOKENS);
+    model.stage("embed", Cadence::Step, |s| Embed::declare(s, config, ports, img))?;
+    for i in 0..config.n_refiner_layers {
+        model.stage(format!("noise_refiner.{i}"), Cadence::Step, |s| {
+            let mut s = s.sub("noise_refiner");
+            Block::declare(&mut s.sub(i), config, Stream::image(img), ports, Some(vector))
+        })?;
+    }
+    model.stage("join", Cadence::Step, |_| Ok(Join { img, context, joint }))?;
+    for i in 0..config.n_layers {
+        model.stage(format!("layers.{i}"), Cadence::Step, |s| {
+            let mut s = s.sub("layers");
+            Block::declare(&mut s.sub(i), config, Stream::joint(joint), ports, Some(vector))
+        })?;
+    }
+    model.stage("final", Cadence::Step, |s| FinalLayer::declare(s, config, ports, (joint, vector)))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::tensor::Shape;
+
+    #[test]
+    fn published_size() {
+        assert_eq!(ZImage::new(&Config::default()).unwrap().model.manifest().parameters(), 6_154_908_736);
+    }
+
+    #[test]
+    fn configuration_is_read_off_the_shapes() {
+        for config in [
+            Config::default(),
+            Config { n_layers: 2, n_refiner_layers: 1, dim: 1536, n_heads: 12, n_kv_heads: 12, ..Config::default() },
+        ] {
+            let model = ZImage::new(&config).unwrap().model;
+            let shapes: std::collections::HashMap<String, Shape> =
+                model.manifest().iter().map(|(_, weight)| (weight.name.clone(), weight.shape)).collect();
+            let found = Config::from_shapes(|name| shapes.get(name).copied(), Path::new("z.gguf"));
+            assert_eq!(found.unwrap(), config);
+        }
+        let error = Config::from_shapes(|_| None, Path::new("z.gguf")).unwrap_err();
+        assert_eq!(error.to_string(), "z.gguf: x_embedder.weight: expected a tensor, found none");
+    }
+
+    #[test]
+    fn impossible_configurations_are_refused() {
+        let broken = [
+            Config { axes_dims: vec![32, 48, 49], ..Config::default() },
+            Config { axes_dims: vec![128], ..Config::default() },
+            Config { n_kv_heads: 8, ..Config::default() },
+            Config { n_heads: 0, ..Config::default() },
+            Config { all_patch_size: vec![4], ..Config::default() },
+            Config { qk_norm: false, ..Config::default() },
+            Config { siglip_feat_dim: Some(1152), ..Config::default() },
+            Config { axes_lens: vec![64], ..Config::default() },
+            Config { dim: usize::MAX, ..Config::default() },
+        ];
+        for config in broken {
+            assert!(ZImage::new(&config).is_err(), "{config:?}");
+        }
+    }
+
+    #[test]
+    fn the_picture_stands_behind_its_own_text() {
+        let config = Config { n_layers: 1, n_refiner_layers: 1, ..Config::default() };
+        let net = ZImage::new(&config).unwrap();
+        let sizes = |texts: &[usize]| Sizes { batch: 2, image: [3, 5], texts: texts.to_vec() };
+        let one = sizes(&[33, 40]);
+        assert_eq!((one.image_tokens(), one.text_tokens(), one.tables()), (32, 64, 1));
+        let two = sizes(&[33, 32]);
+        assert_eq!((two.text_tokens(), two.tables()), (64, 4));
+        let (cos, _) = net.rotary(&two).unwrap();
+        assert_eq!(cos.len(), 4 * 96 * 128);
+        // The first pair of the first axis turns by the position itself.
+        let first = |table: usize, token: usize| cos[(table * 96 + token) * 128];
+        assert_eq!(
+            [first(0, 0), first(1, 14), first(2, 0), first(3, 15)],
+            [65f32.cos(), 65f32.cos(), 33f32.cos(), 1.0]
+        );
+        assert_eq!([first(0, 32), first(3, 95)], [1f32.cos(), 64f32.cos()]);
+    }
+}

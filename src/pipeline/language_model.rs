@@ -1,0 +1,116 @@
+//! Language models as text encoders, which families share.
+
+use super::fit;
+use super::opened::{Reader, subject};
+use super::run::{Run, finite};
+use crate::models::language_model::{Config, LanguageModel, Taps, causal_mask};
+use crate::plan::measure::Subject;
+use crate::plan::{Phase, Runs};
+use crate::source::{Part, Slot, Source, Text, networks};
+use crate::stage::{Cadence, Dims, Symbol};
+use crate::text::{ByteLevelTokenizer, Encoded, TokenizerConfig};
+use crate::{Error, Result, reserve};
+
+/// A language model with its tokenizer. Texts are as long as they are.
+pub(super) struct LanguageEncoder {
+    pub(super) part: Part<LanguageModel>,
+    pub(super) config: Config,
+    tokenizer: ByteLevelTokenizer,
+    /// How many tokens the tokenizer knows. Counting them takes memory, so it is done once.
+    vocabulary: usize,
+}
+
+impl LanguageEncoder {
+    /// The one at `slot`, of whose layers `taps` are read.
+    ///
+    /// # Errors
+    /// As [`open`](super::open).
+    pub(super) fn open(source: &Source, slot: &Slot, taps: fn(usize) -> Taps) -> Result<LanguageEncoder> {
+        let (part, config) = networks::language_model(source.component(slot)?, taps)?;
+        let files = source.needed_tokenizer(slot)?;
+        let settings = match &files.config {
+            Some(Text { text, origin }) => TokenizerConfig::from_json(text, origin)?,
+            None => TokenizerConfig::default(),
+        };
+        let Text { text, origin } = &files.tokenizer;
+        let tokenizer = ByteLevelTokenizer::from_json(text, &settings, origin)?;
+        let vocabulary = tokenizer.vocab_size();
+        Ok(LanguageEncoder { part, config, tokenizer, vocabulary })
+    }
+
+    /// Refuses a network that its tokenizer does not fit, and a tokenizer without the `marks` of a template.
+    pub(super) fn check(&self, source: &Source, marks: &[&str]) -> Result<()> {
+        let rows = "rows of the language model's token embedding";
+        fit::at_least(source, &self.part, rows, self.config.vocab_size, self.vocabulary)?;
+        marks.iter().try_for_each(|mark| self.tokenizer.id(mark).map(drop))
+    }
+
+    /// The reader, called `name` in messages, which reads `length` tokens unless a request says otherwise.
+    pub(super) fn reader(&self, name: &'static str, length: usize) -> Reader {
+        let tokenizer = self.part.slot.tokenizer.unwrap_or_default();
+        Reader { name, tokenizer, vocabulary: self.vocabulary, length }
+    }
+
+    /// The first `most` tokens of `text`.
+    pub(super) fn tokenize(&self, text: &str, most: usize) -> Result<Encoded> {
+        self.tokenizer.encode(text, most)
+    }
+
+    /// How many numbers a token becomes.
+    pub(super) fn width(&self) -> usize {
+        self.config.hidden_size * self.part.net.states.len()
+    }
+
+    /// What reads texts of up to `tokens` tokens.
+    pub(super) fn subject(&self, name: &'static str, tokens: usize, runs: Runs) -> Subject<'_> {
+        let dims = Dims::new().with(Symbol::BATCH, 1).with(Symbol::TEXT_TOKENS, tokens);
+        subject(&self.part, name, Phase::Encode, dims, runs)
+    }
+
+    /// The hidden states of every text, `[width, its tokens]`, which `subject` computes, of up to `tokens` tokens.
+    pub(super) fn hidden<'t>(
+        &self,
+        run: &mut Run<'_>,
+        subject: &Subject<'_>,
+        tokens: usize,
+        texts: impl Iterator<Item = &'t Encoded>,
+    ) -> Result<Vec<Vec<f32>>> {
+        let LanguageEncoder { part, config, .. } = self;
+        let (net, width) = (&part.net, config.hidden_size);
+        let mut running = run.start(subject)?;
+        running.set(net.positions.mask, &causal_mask(tokens)?)?;
+        let (cos, sin) = config.rotary(tokens)?;
+        running.set(net.positions.cos, &cos)?;
+        running.set(net.positions.sin, &sin)?;
+        let mut states = Vec::new();
+        for text in texts {
+            let mut ids = text.ids.clone();
+            let last = ids.last().copied().ok_or_else(|| Error::graph("encode", "a text without tokens"))?;
+            // No token sees those behind it.
+            ids.resize(tokens, last);
+            running.set(net.hidden, &part.bound.gather(net.token_embedding, width, &ids)?)?;
+            run.compute(&mut running, Cadence::Request)?;
+            let mut tapped = Vec::with_capacity(net.states.len());
+            for &port in &net.states {
+                let mut found = finite(running.get(port)?, "the language model's output")?;
+                found.truncate(text.ids.len() * width);
+                tapped.push(found);
+            }
+            states.push(side_by_side(tapped, width)?);
+        }
+        run.finish(running);
+        Ok(states)
+    }
+}
+
+/// The states of each tap, `[D, T]`, side by side for each token: `[D taps, T]`.
+fn side_by_side(mut tapped: Vec<Vec<f32>>, width: usize) -> Result<Vec<f32>> {
+    if let [_] = tapped[..] {
+        return Ok(tapped.pop().unwrap_or_default());
+    }
+    let mut all = reserve::room("the prompt", tapped.iter().map(Vec::len).sum())?;
+    for token in 0..tapped.first().map_or(0, |states| states.len() / width) {
+        tapped.iter().for_each(|states| all.extend_from_slice(&states[token * width..(token + 1) * width]));
+    }
+    Ok(all)
+}

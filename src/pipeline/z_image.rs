@@ -1,0 +1,283 @@
+//! Z-Image, Turbo and Base: diffusers' `ZImagePipeline`. A language model reads the prompt inside a template.
+
+use std::path::Path;
+
+use super::fit::{self, Side};
+use super::language_model::LanguageEncoder;
+use super::opened::{
+    Additions, Autoencoder, Denoiser, Encoders, Family, Given, Opened, Reader, StepPorts, subject, texts,
+};
+use super::prompts::{ArraySpec, Prompt};
+use super::request::Settings;
+use super::rules::{Defaults, GuidanceScale, Rules, Use};
+use super::run::Run;
+use crate::bind::alias;
+use crate::exec::Session;
+use crate::models::language_model::Taps;
+use crate::models::z_image::{self, Sizes, ZImage, filled_up, pack_latents, sinusoid, unpack_latents};
+use crate::plan::measure::Subject;
+use crate::plan::{Phase, Runs};
+use crate::sample::{AYS, FlowMatchConfig, Scheduler};
+use crate::source::networks::{self, AutoencoderKl};
+use crate::source::slot::{TEXT_ENCODER, TRANSFORMER, VAE};
+use crate::source::{Network, Networks, Part, Place, Source, Text, model_name};
+use crate::text::Encoded;
+use crate::{Error, Result, reserve};
+
+/// Z-Image and Z-Image-Turbo.
+pub(super) static Z_IMAGE: Family = Family {
+    name: "z_image",
+    classes: &["ZImagePipeline", "ZImageImg2ImgPipeline", "ZImageInpaintPipeline"],
+    places: &[
+        Place::needed(&TRANSFORMER, &alias::Z_IMAGE, |component| Ok(Box::new(networks::z_image(component)?))),
+        Place::needed(&TEXT_ENCODER, &alias::LANGUAGE_MODEL, |component| {
+            Ok(Box::new(networks::language_model(component, taps)?.0))
+        }),
+        Place::needed(&VAE, &alias::AUTOENCODER_KL, |component| Ok(Box::new(networks::autoencoder_kl(component)?))),
+    ],
+    marks: &[],
+    tokens: MOST_TOKENS,
+    denoiser: |source| Ok(Box::new(ZImageDenoiser(networks::z_image(source.component(&TRANSFORMER)?)?))),
+    open,
+};
+
+/// Pixels of an image token, in both directions: 8 pixels a latent, 2 latents a token.
+const SIDE: usize = 16;
+
+/// The most tokens of a prompt, with its template.
+const MOST_TOKENS: usize = 512;
+
+/// The names of its subject, and of what reads.
+const LANGUAGE_MODEL: &str = "language model";
+
+/// What stands before and behind a prompt: a user's turn and the beginning of the answer, as the template of Qwen3 has it if thinking is
+/// not turned off.
+const BEFORE: &str = "<|im_start|>user\n";
+const AFTER: &str = "<|im_end|>\n<|im_start|>assistant\n";
+const MARKS: [&str; 2] = ["<|im_start|>", "<|im_end|>"];
+
+/// The hidden states before the last layer.
+fn taps(layers: usize) -> Taps {
+    Taps::after(layers.saturating_sub(1))
+}
+
+/// What Base was published with: diffusers' own defaults.
+fn rules(config: &z_image::Config) -> Rules {
+    // Positions of the rotary axes: those of texts, of rows, of columns.
+    let rows = config.axes_lens[1..].iter().copied().min().unwrap_or(1);
+    let tokens = (config.axes_lens[0] - 2) / z_image::MULTIPLE * z_image::MULTIPLE;
+    let tokens = tokens.min(MOST_TOKENS);
+    Rules {
+        multiple: SIDE,
+        most_pixels: rows.saturating_mul(SIDE),
+        tokens: 1..=tokens,
+        guidance: None,
+        guided_above: 0.0,
+        is_told_sizes: false,
+        ays: AYS,
+        zeros_without_negative: false,
+        inputs: &[Use::Start, Use::Mask],
+        beside: None,
+        references: None,
+        defaults: Defaults {
+            width: 1024,
+            height: 1024,
+            steps: 50,
+            cfg_scale: 5.0,
+            negative_prompt: String::new(),
+            tokens,
+            strength: 0.6,
+            strength_with_mask: 1.0,
+        },
+    }
+}
+
+/// The defaults of Turbo, which only its name tells from Base: the model card's steps, and no guidance.
+const TURBO: &str = r#"{"num_inference_steps": 8, "guidance_scale": 0.0}"#;
+
+/// Whether `source` or its transformer is called Turbo.
+fn is_turbo(source: &Source) -> Result<bool> {
+    let transformer = source.component(&TRANSFORMER)?;
+    let is_called = |path: &Path| model_name(path).to_lowercase().contains("turbo");
+    Ok(is_called(&source.path) || is_called(&transformer.origin))
+}
+
+fn open(mut source: Source, additions: &Additions) -> Result<Opened> {
+    if additions.clip_skip.is_some() {
+        return Err(Error::option("--clip-skip", "a model that reads CLIP's hidden states", "one without CLIP"));
+    }
+    for component in source.components() {
+        component.require_configuration()?;
+    }
+    let mut transformer = networks::z_image(source.component(&TRANSFORMER)?)?;
+    let mut encoder = LanguageEncoder::open(&source, &TEXT_ENCODER, taps)?;
+    let vae = networks::autoencoder_kl(source.component(&VAE)?)?;
+    let scheduler = match &source.scheduler {
+        Some(Text { text, origin }) => super::flux::flow(Scheduler::from_json(text, origin)?, origin)?,
+        None => Scheduler::Flow(schedule()),
+    };
+    if source.defaults.is_none() && is_turbo(&source)? {
+        source.defaults = Some(Text { text: TURBO.into(), origin: source.path.clone() });
+    }
+    let rules = rules(transformer.net.config()).read(&source, GuidanceScale::Free)?;
+    check(&source, &transformer, &encoder, &vae)?;
+    let loras = additions.apply(&mut [transformer.target(), encoder.part.target()])?;
+    Ok(Opened {
+        family: &Z_IMAGE,
+        encoders: Box::new(ZImageEncoder(encoder)),
+        denoiser: Box::new(ZImageDenoiser(transformer)),
+        autoencoder: Box::new(vae),
+        scheduler,
+        rules,
+        loras,
+        source,
+    })
+}
+
+/// As published: one shift for all sizes.
+fn schedule() -> FlowMatchConfig {
+    FlowMatchConfig { shift: 3.0, ..FlowMatchConfig::default() }
+}
+
+/// Whether the parts fit together.
+fn check(source: &Source, transformer: &Part<ZImage>, encoder: &LanguageEncoder, vae: &AutoencoderKl) -> Result<()> {
+    let config = transformer.net.config();
+    let side = |what, number| Side::of(transformer, what, number);
+    let text = side("cap_feat_dim of the transformer", config.cap_feat_dim);
+    fit::equal(source, text, Side::of(&encoder.part, "the width of the language model", encoder.width()))?;
+    let channels = side("in_channels of the transformer", config.in_channels);
+    fit::equal(source, channels, Side::of(&vae.decoder, "the latent channels of the autoencoder", vae.channels()))?;
+    fit::exactly(&vae.decoder, "channels of a picture", vae.config.out_channels, 3)?;
+    fit::exactly(&vae.decoder, "pixels to a latent", vae.factor(), SIDE / 2)?;
+    encoder.check(source, &MARKS)
+}
+
+/// A language model, for the tokens of the prompt.
+struct ZImageEncoder(LanguageEncoder);
+
+impl Networks for ZImageEncoder {
+    fn networks(&self) -> Vec<Network<'_>> {
+        self.0.part.networks()
+    }
+}
+
+impl Encoders for ZImageEncoder {
+    fn readers(&self) -> Vec<Reader> {
+        vec![self.0.reader(LANGUAGE_MODEL, MOST_TOKENS)]
+    }
+
+    fn tokenize(&self, text: &str, settings: &Settings) -> Result<Vec<Encoded>> {
+        let mut encoded = self.0.tokenize(&format!("{BEFORE}{text}{AFTER}"), settings.max_sequence_length)?;
+        // What is not seen of the template is not worth a word.
+        encoded.cut =
+            encoded.cut.and_then(|cut| Some(cut.strip_suffix(AFTER)?.to_owned())).filter(|cut| !cut.is_empty());
+        Ok(vec![encoded])
+    }
+
+    fn tokens(&self, text: &str, settings: &Settings) -> Result<usize> {
+        Ok(self.tokenize(text, settings)?.iter().map(|encoded| encoded.used).sum())
+    }
+
+    fn subjects(&self, settings: &Settings) -> Vec<Subject<'_>> {
+        vec![self.0.subject(LANGUAGE_MODEL, settings.most_text_tokens(), texts(settings))]
+    }
+
+    fn arrays(&self, tokens: usize) -> Vec<ArraySpec> {
+        vec![ArraySpec { name: "hidden", dims: vec![self.0.width(), tokens] }]
+    }
+
+    fn encode(&self, run: &mut Run<'_>, settings: &Settings, texts: &[Vec<Encoded>]) -> Result<Vec<Prompt>> {
+        let subjects = self.subjects(settings);
+        let [subject] = &subjects[..] else { return Err(Error::graph("encode", "one encoder")) };
+        let texts = texts.iter().map(|tokens| &tokens[0]);
+        let hidden = self.0.hidden(run, subject, settings.most_text_tokens(), texts)?;
+        Ok(hidden.into_iter().map(|hidden| Prompt(vec![hidden])).collect())
+    }
+}
+
+/// The sizes of a request.
+fn sizes(settings: &Settings) -> Sizes {
+    let image = [settings.height / SIDE, settings.width / SIDE];
+    Sizes { batch: settings.batch, image, texts: settings.text_tokens[..settings.passes()].to_vec() }
+}
+
+/// The transformer.
+struct ZImageDenoiser(Part<ZImage>);
+
+impl Networks for ZImageDenoiser {
+    fn networks(&self) -> Vec<Network<'_>> {
+        self.0.networks()
+    }
+}
+
+impl ZImageDenoiser {
+    /// The prompt of every item of the batch, filled up with zeros, and which tokens are there.
+    fn texts(&self, given: &Given<'_>, sizes: &Sizes) -> Result<(Vec<f32>, Vec<f32>)> {
+        let (width, room) = (self.0.net.config().cap_feat_dim, sizes.text_tokens());
+        let items = sizes.batch * sizes.texts.len();
+        let mut text = reserve::room("the prompts", items.saturating_mul(room * width))?;
+        let mut kept = reserve::room("the prompts", items.saturating_mul(room))?;
+        for (i, Prompt(arrays)) in given.prompts.iter().enumerate() {
+            let tokens = arrays[0].len() / width;
+            for item in 0..sizes.batch {
+                text.extend_from_slice(&arrays[0]);
+                kept.resize(kept.len() + tokens, 1.0);
+                let behind = (i * sizes.batch + item + 1) * room;
+                text.resize(behind * width, 0.0);
+                kept.resize(behind, 0.0);
+            }
+        }
+        Ok((text, kept))
+    }
+}
+
+impl Denoiser for ZImageDenoiser {
+    fn subjects(&self, settings: &Settings, _: [usize; 4], evaluations: usize) -> Vec<Subject<'_>> {
+        let dims = sizes(settings).dims(evaluations);
+        vec![subject(&self.0, TRANSFORMER.name, Phase::Denoise, dims, Runs { request: 1, steps: evaluations })]
+    }
+
+    fn ports(&self, _: usize) -> StepPorts {
+        let ports = &self.0.net.ports;
+        StepPorts { latents: ports.latents, prediction: ports.prediction, condition: ports.condition }
+    }
+
+    fn fill(&self, _: usize, session: &mut Session<'_>, given: &Given<'_>) -> Result<()> {
+        let (net, sizes) = (&self.0.net, sizes(given.settings));
+        let (ports, scale) = (&net.ports, net.config().t_scale);
+        // Time runs the other way, in thousandths.
+        session.set(ports.time, &given.times(|sigma| sinusoid((1000.0 - sigma * 1000.0) / 1000.0 * scale))?)?;
+        let (text, kept) = self.texts(given, &sizes)?;
+        session.set(ports.text, &text)?;
+        session.set(ports.text_kept, &kept)?;
+        let tokens = sizes.image_tokens();
+        let mut kept = reserve::repeat("the picture's tokens", &[1.0], sizes.image[0] * sizes.image[1])?;
+        kept.resize(tokens, 0.0);
+        session.set(ports.image_kept, &kept)?;
+        let (cos, sin) = net.rotary(&sizes)?;
+        session.set(ports.cos, &cos)?;
+        session.set(ports.sin, &sin)
+    }
+
+    fn filled_bytes(&self, settings: &Settings) -> usize {
+        let (config, sizes) = (self.0.net.config(), sizes(settings));
+        let tokens = sizes.image_tokens().saturating_add(sizes.text_tokens());
+        // The rotary tables, cosine and sine, and which of the picture's tokens are there.
+        let tables =
+            sizes.tables().saturating_mul(tokens).saturating_mul(2 * config.head_width()).saturating_add(tokens);
+        // The prompts, filled up.
+        let items = sizes.batch * sizes.texts.len();
+        let prompts = items.saturating_mul(filled_up(sizes.text_tokens())).saturating_mul(config.cap_feat_dim + 1);
+        tables.saturating_add(prompts).saturating_mul(size_of::<f32>())
+    }
+
+    fn pack(&self, latents: &[f32], [w, h, channels, _]: [usize; 4]) -> Result<Vec<f32>> {
+        pack_latents(latents, w, h, channels)
+    }
+
+    fn unpack(&self, packed: &[f32], [w, h, channels, _]: [usize; 4]) -> Result<Vec<f32>> {
+        let mut velocity = unpack_latents(packed, w, h, channels)?;
+        velocity.iter_mut().for_each(|number| *number = -*number);
+        Ok(velocity)
+    }
+}

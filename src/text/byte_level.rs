@@ -1,0 +1,238 @@
+//! The tokenizers of language models: byte-level BPE, as a `tokenizer.json`.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::clip::{Tokens, added_token, read_merges};
+use super::config::Special;
+use super::vocabulary::Vocabulary;
+use super::{Encoded, TokenizerConfig};
+use crate::gguf::{Metadata, Strings};
+use crate::index::quoted;
+use crate::{Error, Result};
+
+/// How texts are split into words. From the `tokenizer.json` of Qwen2 and later, and of Mistral's models with the tekken vocabulary.
+const QWEN: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+/// How a vocabulary's texts are cleaned and split.
+#[derive(Clone, Copy)]
+struct Rules {
+    /// Its name in `tokenizer.ggml.pre`.
+    name: &'static str,
+    words: &'static str,
+    /// Whether letters are composed first.
+    composes: bool,
+    /// Whether a word that is a token needs no merges.
+    whole_words: bool,
+}
+
+static RULES: [Rules; 2] = [
+    Rules { name: "qwen2", words: QWEN, composes: true, whole_words: false },
+    Rules { name: "tekken", words: TEKKEN, composes: false, whole_words: true },
+];
+
+/// Turns texts into the ids of a language model, without marks: those are part of the text that a template makes.
+pub struct ByteLevelTokenizer {
+    vocabulary: Vocabulary,
+}
+
+impl ByteLevelTokenizer {
+    /// Reads the text of a `tokenizer.json`, with its `tokenizer_config.json` or [`TokenizerConfig::default`].
+    /// `origin`, the file or directory that they came from, is for messages.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Malformed`] where the text is no tokenizer.
+    pub fn from_json(json: &str, config: &TokenizerConfig, origin: &Path) -> Result<ByteLevelTokenizer> {
+        let mut vocabulary = Vocabulary::from_json(json, origin)?;
+        let named = [&config.eos_token, &config.pad_token].into_iter().flatten().map(Special::text);
+        let listed = config.added_tokens_decoder.values().filter(|token| token.special);
+        let marks: Vec<&str> = named.chain(listed.map(|token| token.content.as_str())).collect();
+        vocabulary.add_special(&marks)?;
+        Ok(ByteLevelTokenizer { vocabulary })
+    }
+
+    /// How many rows the model's embedding needs for every id.
+    pub fn vocab_size(&self) -> usize {
+        self.vocabulary.size()
+    }
+
+    /// The id of `token`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Mismatch`] where the vocabulary lacks it.
+    pub fn id(&self, token: &str) -> Result<u32> {
+        self.vocabulary.id(token, "the template's marks")
+    }
+
+    /// The ids of `text`, the first `most` of them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Malformed`] where the tokenizer's rules do not work.
+    pub fn encode(&self, text: &str, most: usize) -> Result<Encoded> {
+        let mut ids = self.vocabulary.encode(text)?;
+        let cut = match ids.get(most..) {
+            None | Some([]) => None,
+            Some(left) => Some(self.vocabulary.decode(left)?),
+        };
+        ids.truncate(most);
+        Ok(Encoded { used: ids.len(), ids, cut })
+    }
+}
+
+/// The long part of a `tokenizer.json`.
+#[derive(Serialize)]
+struct Model<'a> {
+    r#type: &'a str,
+    dropout: Option<f32>,
+    unk_token: Option<&'a str>,
+    continuing_subword_prefix: &'a str,
+    end_of_word_suffix: &'a str,
+    fuse_unk: bool,
+    byte_fallback: bool,
+    ignore_merges: bool,
+    vocab: &'a Tokens,
+    merges: Vec<(&'a str, &'a str)>,
+}
+
+#[derive(Serialize)]
+struct Tokenizer<'a> {
+    #[serde(flatten)]
+    rules: Value,
+    model: Model<'a>,
+}
+
+/// The `tokenizer.json` of a vocabulary and its merges.
+fn tokenizer_json(
+    rules: Rules,
+    vocab: &Tokens,
+    merges: Vec<(&str, &str)>,
+    added_tokens: Vec<Value>,
+    origin: &Path,
+) -> Result<String> {
+    let byte_level =
+        json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false });
+    let normalizer = if rules.composes { json!({ "type": "NFC" }) } else { Value::Null };
+    let parts = json!({
+        "version": "1.0",
+        "truncation": null,
+        "padding": null,
+        "added_tokens": added_tokens,
+        "normalizer": normalizer,
+        "pre_tokenizer": { "type": "Sequence", "pretokenizers": [
+            { "type": "Split", "pattern": { "Regex": rules.words }, "behavior": "Isolated", "invert": false },
+            byte_level,
+        ] },
+        "post_processor": byte_level,
+        "decoder": byte_level,
+    });
+    let model = Model {
+        r#type: "BPE",
+        dropout: None,
+        unk_token: None,
+        continuing_subword_prefix: "",
+        end_of_word_suffix: "",
+        fuse_unk: false,
+        byte_fallback: false,
+        ignore_merges: rules.whole_words,
+        vocab,
+        merges,
+    };
+    serde_json::to_string(&Tokenizer { rules: parts, model })
+        .map_err(|error| Error::malformed(origin, "tokenizer", "what can be written as JSON", error.to_string()))
+}
+
+/// The `tokenizer.json` that belongs to a `vocab.json` and a `merges.txt` of Qwen's, with the rules of transformers' `Qwen2Tokenizer` and
+/// the added tokens that `config` lists. `origin`, the directory that they came from, is for messages.
+///
+/// # Errors
+///
+/// [`Error::Malformed`] where the vocabulary is no JSON object of ids or a line of the merges is no pair.
+pub fn byte_level_tokenizer_json(vocab: &str, merges: &str, config: &TokenizerConfig, origin: &Path) -> Result<String> {
+    let vocab: HashMap<String, u32> = serde_json::from_str(vocab)
+        .map_err(|error| Error::malformed(origin, "vocab.json", "tokens with their ids", error.to_string()))?;
+    let mut vocab = Tokens(vocab.into_iter().collect());
+    vocab.0.sort_by(|(token, id), (other, other_id)| id.cmp(other_id).then_with(|| token.cmp(other)));
+    let mut added = Vec::new();
+    for (id, token) in &config.added_tokens_decoder {
+        let id: u32 = id
+            .parse()
+            .map_err(|_| Error::malformed(origin, "added_tokens_decoder", "ids as keys", format!("`{id}`")))?;
+        added.push((id, added_token(id, token)));
+    }
+    added.sort_by_key(|(id, _)| *id);
+    let added = added.into_iter().map(|(_, token)| token).collect();
+    tokenizer_json(RULES[0], &vocab, read_merges(merges, origin)?, added, origin)
+}
+
+const MODEL: &str = "tokenizer.ggml.model";
+const PRE: &str = "tokenizer.ggml.pre";
+const TOKENS: &str = "tokenizer.ggml.tokens";
+const TYPES: &str = "tokenizer.ggml.token_type";
+const MERGES: &str = "tokenizer.ggml.merges";
+
+/// llama.cpp's types of tokens that are looked for before all else, with whether they are special.
+const ADDED: [(i64, bool); 2] = [(3, true), (4, false)];
+/// Its type of tokens that only fill up the list.
+const UNUSED: i64 = 5;
+
+/// The `tokenizer.json` of a language model from the metadata of its GGUF file, as llama.cpp writes it. `None` where the file has no
+/// tokenizer.
+///
+/// # Errors
+///
+/// [`Error::Mismatch`] where a key has another type or the tokenizer is of another kind; [`Error::Malformed`] where a part is missing or
+/// the parts contradict each other.
+pub fn byte_level_gguf_json(metadata: &Metadata) -> Result<Option<String>> {
+    let path = metadata.path();
+    let Some(model) = metadata.string(MODEL)? else { return Ok(None) };
+    if model != "gpt2" {
+        return Err(Error::mismatch(path, at(MODEL), "`gpt2`, a byte-level BPE", quoted(model)));
+    }
+    let pre = metadata.string(PRE)?.unwrap_or_default();
+    let names = RULES.map(|rules| format!("`{}`", rules.name)).join(" or ");
+    let Some(rules) = RULES.iter().find(|rules| rules.name == pre) else {
+        let error = Error::mismatch(path, at(PRE), names, quoted(pre));
+        return Err(error.with_hint("give the model's tokenizer.json with the option for its tokenizer"));
+    };
+    let missing = |key: &str| Error::malformed(path, at(key), "a list", "none");
+    let tokens = metadata.strings(TOKENS)?.ok_or_else(|| missing(TOKENS))?;
+    let merges = metadata.strings(MERGES)?.ok_or_else(|| missing(MERGES))?;
+    let types = metadata.integers(TYPES)?.unwrap_or_default();
+    if !types.is_empty() && types.len() != tokens.len() {
+        return Err(Error::malformed(path, at(TYPES), format!("{} of them", tokens.len()), types.len().to_string()));
+    }
+    let (mut vocab, mut added) = (Vec::with_capacity(tokens.len()), Vec::new());
+    for (id, token) in (0u32..).zip(tokens.iter()) {
+        let kind = types.get(id as usize).copied().unwrap_or(1);
+        match ADDED.iter().find(|(known, _)| *known == kind) {
+            Some((_, special)) => added.push(json!({
+                "id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false,
+                "normalized": false, "special": special,
+            })),
+            None if kind == UNUSED => {}
+            None => vocab.push((token.to_owned(), id)),
+        }
+    }
+    let merges = merges_of(merges, path)?;
+    tokenizer_json(*rules, &Tokens(vocab), merges, added, path).map(Some)
+}
+
+fn merges_of<'a>(merges: &'a Strings, path: &Path) -> Result<Vec<(&'a str, &'a str)>> {
+    let pair = |merge: &'a str| {
+        // A space of a text is another sign here, so that the only one stands between the pieces.
+        merge.split_once(' ').ok_or_else(|| Error::malformed(path, at(MERGES), "two pieces", quoted(merge)))
+    };
+    merges.iter().map(pair).collect()
+}
+
+fn at(key: &str) -> String {
+    format!("metadata `{key}`")
+}
