@@ -8,7 +8,6 @@ mod config;
 pub mod flux;
 pub mod language_model;
 pub mod layers;
-pub mod redux;
 pub mod t5;
 pub mod unet;
 pub mod vision;

@@ -27,6 +27,7 @@ mod ends;
 mod ip;
 mod latents;
 mod modulation;
+pub mod redux;
 mod single;
 
 use std::path::Path;

@@ -12,9 +12,9 @@ use std::path::Path;
 use pinhole_quant::DType;
 use serde::{Deserialize, Serialize};
 
-use super::config::{self, MOST_WIDTH, Shapes};
-use super::layers::Linear;
 use crate::Result;
+use crate::models::config::{self, MOST_WIDTH, Shapes};
+use crate::models::layers::Linear;
 use crate::stage::{Block, Build, Cadence, Lifetime, Model, Port, Symbol};
 use crate::tensor::Shape;
 use crate::weights::Role;
