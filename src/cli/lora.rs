@@ -14,17 +14,36 @@ pub(super) struct Lora {
 
 /// Parses `FILE` or `FILE:STRENGTH`.
 pub(super) fn parse(text: &str) -> Result<Lora, String> {
+    let (path, strength) = with_number(text, "strength")?;
+    Ok(Lora { path, strength })
+}
+
+/// A picture's file and its weight.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Weighted {
+    pub(super) path: PathBuf,
+    pub(super) weight: f32,
+}
+
+/// Parses `FILE` or `FILE:WEIGHT`.
+pub(super) fn weighted(text: &str) -> Result<Weighted, String> {
+    let (path, weight) = with_number(text, "weight")?;
+    Ok(Weighted { path, weight })
+}
+
+/// `FILE:NUMBER`, or `FILE`, which is as if the number were 1.
+fn with_number(text: &str, what: &str) -> Result<(PathBuf, f32), String> {
     // A colon may be part of the path, too, if no number follows.
     if let Some((path, number)) = text.rsplit_once(':')
-        && let Ok(strength) = number.parse::<f32>()
+        && let Ok(number) = number.parse::<f32>()
         && !path.is_empty()
     {
-        return match strength.is_finite() {
-            true => Ok(Lora { path: path.into(), strength }),
-            false => Err("a strength is a finite number".to_owned()),
+        return match number.is_finite() {
+            true => Ok((path.into(), number)),
+            false => Err(format!("a {what} is a finite number")),
         };
     }
-    Ok(Lora { path: text.into(), strength: 1.0 })
+    Ok((text.into(), 1.0))
 }
 
 /// The files and their strengths, as the library takes them.

@@ -26,8 +26,8 @@ pub(super) struct Args {
     #[arg(short, long, value_name = "MODEL")]
     model: Option<PathBuf>,
     /// What to draw; changes nothing
-    #[arg(short, long, value_name = "TEXT", default_value = "", hide_default_value = true, allow_hyphen_values = true)]
-    prompt: String,
+    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
+    prompt: Option<String>,
     #[command(flatten)]
     request: RequestArgs,
     /// Bytes a second that reach the device, for the time that moving takes [default: 12G, as PCIe 3.0 x16 gives]
@@ -138,7 +138,7 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     let device = request::device(&args.request.device)?;
     let source = args.parts.open(args.model.as_deref(), "--model")?;
     let pipeline = args.request.pipeline(&source, device, threads, cancel)?;
-    let request = args.request.request(&args.prompt, printer)?;
+    let request = args.request.request(args.prompt.as_deref(), printer)?;
     let settings = pipeline.settings(&request)?;
     let plan = pipeline.plan(&request)?;
     for text in pipeline.model().source.passed_over() {

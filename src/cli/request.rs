@@ -14,7 +14,7 @@ use pinhole::size::Size;
 use pinhole::source::Source;
 use pinhole::{Error, Result};
 
-use super::lora::{self, Lora};
+use super::lora::{self, Lora, Weighted};
 use super::printer::Printer;
 use super::threads;
 
@@ -93,6 +93,25 @@ pub(super) struct RequestArgs {
     /// For models that change --image as the prompt says: how closely the result follows it; 1 is off [default: 1.5]
     #[arg(long, value_name = "C")]
     image_cfg_scale: Option<f32>,
+    /// FLUX.1 Redux, which makes a prompt of pictures: its file, a diffusers directory, or a folder with it and its image encoder
+    #[arg(long, value_name = "FILE|DIR", requires = "redux_images")]
+    pub(super) redux: Option<PathBuf>,
+    /// A picture that Redux makes a prompt of, and how much it counts [default: 1]; of several, what becomes of them is added up
+    #[arg(long = "redux-image", value_name = "FILE[:WEIGHT]", value_parser = lora::weighted, requires = "redux")]
+    pub(super) redux_images: Vec<lora::Weighted>,
+    /// An IP-Adapter of FLUX.1, of XLabs or InstantX
+    #[arg(long, value_name = "FILE", requires = "ip_images")]
+    pub(super) ip_adapter: Option<PathBuf>,
+    /// A picture that the IP-Adapter lets the model look at; several are looked at together
+    #[arg(long = "ip-image", value_name = "FILE", requires = "ip_adapter")]
+    pub(super) ip_images: Vec<PathBuf>,
+    /// How much these pictures count [default: 1]
+    #[arg(long, value_name = "S")]
+    pub(super) ip_scale: Option<f32>,
+    /// What sees pictures for --redux, if that has none, and for --ip-adapter: a vision tower of SigLIP (for Redux and InstantX) or CLIP
+    /// (for XLabs); one of each if both are needed
+    #[arg(long = "image-encoder", value_name = "FILE|DIR")]
+    pub(super) image_encoders: Vec<PathBuf>,
     /// For Stable Diffusion XL: the size of the picture that this one is like a resized copy of; smaller is blurred [default: the size
     /// that is drawn]
     #[arg(long, value_name = "WxH", value_parser = |text: &str| two(text, 'x'))]
@@ -212,14 +231,14 @@ fn offload_parser() -> impl TypedValueParser<Value = Offload> {
 }
 
 impl RequestArgs {
-    /// The request for pictures of `prompt`.
+    /// The request for pictures of `prompt`, or of none.
     ///
     /// # Errors
     /// Those of [`Picture::open`]; [`Error::Option`] for two schedules.
-    pub(super) fn request(&self, prompt: &str, printer: &Printer) -> Result<Request> {
+    pub(super) fn request(&self, prompt: Option<&str>, printer: &Printer) -> Result<Request> {
         let (sampler, schedule) = self.sampler_and_schedule()?;
         Ok(Request {
-            prompt: prompt.to_owned(),
+            prompt: prompt.unwrap_or_default().to_owned(),
             negative_prompt: self.negative_prompt.clone(),
             width: self.width,
             height: self.height,
@@ -247,7 +266,20 @@ impl RequestArgs {
             noise: None,
             embeddings: None,
             preview: None,
+            redux: self.redux_pictures(printer)?,
+            ip_images: self.ip_images.iter().map(|path| open_picture(path, printer)).collect::<Result<_>>()?,
+            ip_scale: self.ip_scale,
+            without_prompt: prompt.is_none() && !self.redux_images.is_empty(),
         })
+    }
+
+    /// The pictures of `--redux-image`, each with its weight.
+    fn redux_pictures(&self, printer: &Printer) -> Result<Vec<(Arc<Picture>, f32)>> {
+        let mut pictures = Vec::with_capacity(self.redux_images.len());
+        for Weighted { path, weight } in &self.redux_images {
+            pictures.push((open_picture(path, printer)?, *weight));
+        }
+        Ok(pictures)
     }
 
     /// The schedule may be named by `--sampler`, too.
@@ -272,7 +304,13 @@ impl RequestArgs {
 
     /// What the model is opened with beside its own files.
     pub(super) fn additions(&self) -> Additions {
-        Additions { clip_skip: self.clip_skip, loras: lora::pairs(&self.loras) }
+        Additions {
+            clip_skip: self.clip_skip,
+            loras: lora::pairs(&self.loras),
+            redux: self.redux.clone(),
+            image_encoders: self.image_encoders.clone(),
+            ip_adapter: self.ip_adapter.clone(),
+        }
     }
 
     /// The model of `source` on `device`, with what these options say of its weights and of the memory it may take.

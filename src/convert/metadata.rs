@@ -65,7 +65,8 @@ pub(super) fn component(
         (None, Follows::Same) => general(source.family, file_type),
         _ => {
             let found = format!("{}, which other tools read from safetensors only", slot.name);
-            return Err(Error::option("--component", "the denoiser, or text_encoder_2 if it is T5", found));
+            let expected = "the denoiser, text_encoder_2 if it is T5, image_encoder or image_embedder";
+            return Err(Error::option("--component", expected, found));
         }
     };
     // Only if shapes do not say the same: published models need no word of ours.

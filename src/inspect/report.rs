@@ -7,7 +7,8 @@ use std::sync::Arc;
 use crate::bind::alias::Kind;
 use crate::gguf::{Metadata, Value};
 use crate::index::{FileTensor, Index, Other};
-use crate::pipeline::{self, Additions, FAMILIES, Opened, Reader};
+use crate::pipeline::{self, Additions, BESIDE, FAMILIES, Opened, PRIOR, Reader};
+use crate::source::slot::IMAGE_EMBEDDER;
 use crate::source::{Component, Layout, Place, Source, Text, keys, kinds_in, not_run, piece, recognise, unused};
 use crate::{Error, json};
 use serde::{Serialize, Serializer};
@@ -228,6 +229,9 @@ impl Report {
             Layout::Diffusers => "diffusers",
             Layout::Files => "files",
         };
+        if source.says.as_deref() == Some(PRIOR[0]) {
+            return self.describe_prior(source);
+        }
         let family = pipeline::family_of(source);
         self.architecture = family.as_ref().map(|family| family.name.to_owned()).ok().or_else(|| source.says.clone());
         let opened = family.and_then(|family| {
@@ -261,6 +265,22 @@ impl Report {
         }
     }
 
+    /// What a directory has that goes beside a model.
+    fn describe_prior(&mut self, source: &Source) {
+        self.architecture = Some(PRIOR[1].to_owned());
+        for component in source.components() {
+            let place = BESIDE.iter().find(|place| place.slot == component.slot && source.holds(place));
+            self.components.push(self::component(component, place));
+            if let Some(Err(error)) = place.map(|place| (place.load)(component)) {
+                self.problem(&error);
+            }
+        }
+        if source.component(&IMAGE_EMBEDDER).is_err() {
+            let message = format!("{} is missing", IMAGE_EMBEDDER.name);
+            self.problems.push(Problem { message, hint: Some("the folder is incomplete: download it again".into()) });
+        }
+    }
+
     /// A folder or a file with the names of others is no LoRA.
     fn describe_lora(&mut self) {
         if self.path.is_dir() || self.path.extension().is_some_and(|extension| extension == "json") {
@@ -282,7 +302,7 @@ impl Report {
         }
         let index = Arc::new(index.clone());
         for (kind, prefix) in kinds {
-            let mut places = FAMILIES.iter().flat_map(|family| family.places);
+            let mut places = FAMILIES.iter().flat_map(|family| family.places).chain(&BESIDE);
             let Some(place) = places.find(|place| place.kind == kind) else { continue };
             let component = Component::lone(&self.path, &index, prefix, place.slot);
             if let Err(error) = component.and_then(|component| (place.load)(&component)) {

@@ -25,6 +25,8 @@ pub(super) struct Loop<'a> {
     /// That of each pass.
     pub(super) prompts: &'a [&'a Prompt],
     pub(super) preview: Option<Painter>,
+    /// What an IP-Adapter is given for each pass.
+    pub(super) ip: &'a [Vec<f32>],
 }
 
 impl Loop<'_> {
@@ -78,7 +80,8 @@ impl Loop<'_> {
         let mut ready = Vec::with_capacity(sharing.len());
         for passes in &sharing {
             let prompts = prompts.get(passes.clone()).unwrap_or(prompts);
-            let given = Given { settings, levels, evaluations: evaluations.clone(), prompts, pictures };
+            let ip = self.ip.get(passes.clone()).unwrap_or(self.ip);
+            let given = Given { settings, levels, evaluations: evaluations.clone(), prompts, ip, pictures };
             model.denoiser.fill(at, running.session(), &given)?;
             run.compute(running, Cadence::Request)?;
             if sharing.len() > 1 {

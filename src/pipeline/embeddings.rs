@@ -36,6 +36,7 @@ impl Remembered {
         let fits = |embeddings: &Embeddings| {
             embeddings.negative == settings.negative_prompt
                 && embeddings.negative_is_zero == settings.negative_is_zero
+                && embeddings.is_zero == settings.prompt_is_zero
                 && embeddings.tokens == settings.max_sequence_length
         };
         let known = self.prompts.iter().position(|(text, embeddings, _)| text == prompt && fits(embeddings))?;
@@ -113,7 +114,8 @@ impl Embeddings {
         self.check_encoders(model)?;
         let negative_prompt = self.negative.clone().filter(|_| settings.is_guided());
         let negative_is_zero = self.negative_is_zero && negative_prompt.is_some();
-        let settings = Settings { negative_prompt, negative_is_zero, embedded: true, ..settings };
+        let prompt_is_zero = false;
+        let settings = Settings { negative_prompt, negative_is_zero, prompt_is_zero, embedded: true, ..settings };
         let text_tokens = self.lengths.iter().copied().take(settings.prompts()).collect();
         Ok(Settings { text_tokens, ..settings })
     }
@@ -154,7 +156,9 @@ pub(super) fn embeddings(
 ) -> Result<Embeddings> {
     let negative = settings.negative_prompt.clone();
     let mut texts = Vec::new();
-    for text in std::iter::once(request.prompt.as_str()).chain(negative.as_deref()).take(settings.texts()) {
+    let prompt = Some(request.prompt.as_str()).filter(|_| !settings.prompt_is_zero);
+    let other = negative.as_deref().filter(|_| !settings.negative_is_zero);
+    for text in prompt.into_iter().chain(other) {
         run.machine.backend.cancel().check()?;
         texts.push(model.encoders.tokenize(text, settings)?);
     }
@@ -184,12 +188,15 @@ pub(super) fn embeddings(
         }
     }
     let mut prompts: Vec<Prompt> = prompts.into_iter().flatten().collect();
+    if settings.prompt_is_zero {
+        prompts.insert(0, Prompt::zeros(&model.encoders.arrays(settings.most_text_tokens()))?);
+    }
     if settings.negative_is_zero {
         prompts.push(Prompt::zeros(&model.encoders.arrays(settings.most_text_tokens()))?);
     }
-    let (negative_is_zero, tokens) = (settings.negative_is_zero, settings.max_sequence_length);
+    let Settings { negative_is_zero, prompt_is_zero: is_zero, max_sequence_length: tokens, .. } = *settings;
     let lengths = settings.text_tokens.clone();
-    Ok(Embeddings { prompts, negative, negative_is_zero, tokens, lengths, encoders: None })
+    Ok(Embeddings { prompts, negative, negative_is_zero, is_zero, tokens, lengths, encoders: None })
 }
 
 /// Fills in the prompts that the folder has. Returns the key of each.

@@ -4,8 +4,9 @@ use std::path::Path;
 
 use super::encoders::{CLIP_NAME, ClipEncoder, T5Encoder};
 use super::fit::{self, Side};
+use super::flux_image_prompts::FluxImagePrompts;
 use super::opened::{
-    Additions, Autoencoder, Denoiser, Encoders, Family, Given, Opened, Reader, StepPorts, subject, texts,
+    Additions, Autoencoder, Denoiser, Encoders, Family, Given, ImagePrompts, Opened, Reader, StepPorts, subject, texts,
 };
 use super::prompts::{ArraySpec, Prompt};
 use super::request::Settings;
@@ -13,7 +14,7 @@ use super::rules::{Beside, Defaults, GuidanceScale, References, Rules, Use};
 use super::run::Run;
 use crate::bind::alias;
 use crate::exec::Session;
-use crate::models::flux::{Flux, pack_latents, pack_mask, sinusoid, unpack_latents};
+use crate::models::flux::{Flux, IP_PICTURES, SEEN_BY, UNSEEN, pack_latents, pack_mask, sinusoid, unpack_latents};
 use crate::plan::measure::Subject;
 use crate::plan::{Phase, Runs};
 use crate::sample::{AYS, DiscreteConfig, FlowMatchConfig, Scheduler};
@@ -133,6 +134,13 @@ fn open(source: Source, additions: &Additions) -> Result<Opened> {
     let rules = Rules { references: beside.is_none().then_some(KONTEXT), ..rules };
     let rules = with_defaults(rules, beside).read(&source, GuidanceScale::Input)?;
     check(&source, &transformer, &encoders, &vae)?;
+    let mut image_prompts: Option<Box<dyn ImagePrompts>> = None;
+    if let Some((pictures, adapter)) = FluxImagePrompts::open(additions, transformer.net.config())? {
+        if let Some(adapter) = &adapter {
+            transformer = networks::flux_with_ip(transformer, adapter)?;
+        }
+        image_prompts = Some(Box::new(pictures));
+    }
     let FluxEncoders { clip, t5 } = &mut encoders;
     let loras = additions.apply(&mut [transformer.target(), clip.part.target(), t5.part.target()])?;
     Ok(Opened {
@@ -143,6 +151,7 @@ fn open(source: Source, additions: &Additions) -> Result<Opened> {
         scheduler,
         rules,
         loras,
+        image_prompts,
         source,
     })
 }
@@ -286,14 +295,23 @@ impl Networks for FluxDenoiser {
 impl Denoiser for FluxDenoiser {
     fn subjects(&self, settings: &Settings, _: [usize; 4], evaluations: usize) -> Vec<Subject<'_>> {
         let image = image_tokens(settings);
-        let (text, passes) = (settings.max_sequence_length, settings.passes());
-        let dims = Dims::new()
-            .with(Symbol::PASSES, passes)
+        let (text, passes) = (settings.prompt_tokens(), settings.passes());
+        let mut dims = Dims::new()
             .with(Symbol::BATCH, settings.batch * passes)
             .with(Symbol::IMAGE_TOKENS, image)
             .with(Symbol::TEXT_TOKENS, text)
             .with(Symbol::JOINT_TOKENS, text + image)
             .with(Symbol::CONDITIONS, evaluations * passes);
+        if settings.redux_tokens > 0 && passes > 1 {
+            // The negative prompt has no pictures.
+            dims = dims.with(SEEN_BY, settings.batch).with(UNSEEN, settings.redux_tokens);
+        } else {
+            // Passes alike can be computed one after the other.
+            dims = dims.with(Symbol::PASSES, passes);
+        }
+        if self.0.net.ports.ip.is_some() {
+            dims = dims.with(IP_PICTURES, settings.ip_images.max(1));
+        }
         vec![subject(&self.0, TRANSFORMER.name, Phase::Denoise, dims, Runs { request: 1, steps: evaluations })]
     }
 
@@ -310,9 +328,13 @@ impl Denoiser for FluxDenoiser {
             let conditions = given.evaluations.len() * given.prompts.len();
             session.set(port, &reserve::repeat("the guidance", &sinusoid(guidance * TIME_SCALE), conditions)?)?;
         }
+        if let Some(ip) = &ports.ip {
+            session.set(ip.seen, &given.ip()?)?;
+            session.set(ip.scale, &[settings.ip_scale])?;
+        }
         session.set(ports.text, &given.prompt(0)?)?;
         session.set(ports.pooled, &given.prompt_by_condition(1)?)?;
-        let (cos, sin) = net.rotary(settings.max_sequence_length, &grids(settings))?;
+        let (cos, sin) = net.rotary(settings.prompt_tokens(), &grids(settings))?;
         session.set(ports.cos, &cos)?;
         session.set(ports.sin, &sin)
     }
@@ -322,7 +344,7 @@ impl Denoiser for FluxDenoiser {
         let image = image_tokens(settings);
         let axes = &self.0.net.config().axes_dims_rope;
         let each = 2 * size_of::<f32>() * axes.iter().sum::<usize>() + size_of::<u32>() * axes.len();
-        (settings.max_sequence_length + image).saturating_mul(each)
+        (settings.prompt_tokens() + image).saturating_mul(each)
     }
 
     fn beside(&self, [w, h, ..]: [usize; 4]) -> usize {

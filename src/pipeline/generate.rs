@@ -12,6 +12,7 @@ use super::progress::{Event, Observer};
 use super::prompt_cache::PromptCache;
 use super::request::{Generated, MemoryOptions, Request, Settings};
 use super::run::{Machine, Run, stage_runs};
+use super::seen::Seen;
 use super::settings::{levels, settings, without_effect};
 use super::start::Start;
 use crate::ggml::{Backend, CancelFlag, Device, Ledger};
@@ -177,11 +178,28 @@ impl Pipeline {
                 super::embeddings::embedded(&model, remembered, cache, (request, &settings), &mut run)?
             }
         };
+        let seen = match &model.image_prompts {
+            Some(pictures) => pictures.look(request, &settings, &mut run)?,
+            None => Seen::default(),
+        };
         let levels = levels(&model, &settings)?;
         let start = Start::new(&model, request, &settings, &levels, &mut run)?;
-        let prompts = encoded.for_passes(&settings);
-        let denoising =
-            Loop { model: &model, settings: &settings, levels: &levels, prompts: &prompts, preview: painter };
+        let joined;
+        let prompts = match encoded.for_passes(&settings) {
+            plain if settings.redux_tokens == 0 => plain,
+            plain => {
+                joined = seen.joined(&plain, &settings)?;
+                joined.iter().collect()
+            }
+        };
+        let denoising = Loop {
+            model: &model,
+            settings: &settings,
+            levels: &levels,
+            prompts: &prompts,
+            preview: painter,
+            ip: &seen.ip,
+        };
         let latents = denoising.run(start, &mut run)?;
         let images = decode(&model, &settings, &latents, &mut run)?;
         let Run { timings, mapped, phases, .. } = run;

@@ -122,9 +122,10 @@ impl Pipeline {
     /// What runs in a request, in order.
     pub(super) fn subjects<'m>(&self, model: &'m Opened, settings: &Settings) -> Result<Vec<Subject<'m>>> {
         let mut subjects = Vec::new();
-        if !settings.embedded {
+        if !settings.embedded && settings.texts() > 0 {
             subjects.extend(model.encoders.subjects(settings));
         }
+        subjects.extend(model.image_prompts.iter().flat_map(|pictures| pictures.subjects(settings)));
         subjects.extend(start::encoders(model, settings));
         let evaluations = levels(model, settings)?.len();
         subjects.extend(model.denoiser.subjects(settings, model.autoencoder.latents(settings), evaluations));
@@ -228,7 +229,10 @@ fn arrays(model: &Opened, settings: &Settings, phase: Phase) -> usize {
     let latents = NUMBER * model.autoencoder.latents(settings).into_iter().fold(1, usize::saturating_mul);
     let picture = CHANNELS * settings.width * settings.height;
     let samples = NUMBER * picture;
-    let prompt = |tokens: &usize| model.encoders.arrays(*tokens).iter().map(|array| array.elements()).sum::<usize>();
+    // Tokens of pictures are as wide as those of the text.
+    let seen = settings.prompt_tokens().saturating_sub(settings.max_sequence_length);
+    let prompt =
+        |tokens: &usize| model.encoders.arrays(tokens + seen).iter().map(|array| array.elements()).sum::<usize>();
     let prompts = NUMBER * settings.text_tokens.iter().map(prompt).sum::<usize>();
     // Moments of the encoded pictures, and latents that are drawn from them.
     let encoded = settings.encoded_pictures.saturating_mul(3).saturating_mul(latents);
@@ -239,7 +243,7 @@ fn arrays(model: &Opened, settings: &Settings, phase: Phase) -> usize {
     // What came of the prompts stays throughout.
     match phase {
         // The numbers of a text, and what they become.
-        Phase::Encode => 4 * prompts,
+        Phase::Encode => 4 * prompts + model.image_prompts.as_ref().map_or(0, |pictures| pictures.bytes(settings)),
         // The picture resized, its samples, and the latents that it has.
         Phase::Condition => {
             sum(&[prompts, 2 * largest, NUMBER * largest, 2 * latents, encoded, looked_at.saturating_mul(3)])

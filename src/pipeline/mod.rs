@@ -12,6 +12,7 @@ mod embeddings;
 mod encoders;
 mod fit;
 mod flux;
+mod flux_image_prompts;
 mod generate;
 mod kl;
 mod language_model;
@@ -29,15 +30,17 @@ mod rules;
 mod run;
 mod sd;
 mod sdxl;
+mod seen;
 mod settings;
 mod start;
 mod z_image;
 
 pub use crate::plan::Phase;
 pub use crate::source::model_name;
+pub use flux_image_prompts::{BESIDE, PRIOR};
 pub use generate::Pipeline;
 pub use opened::{
-    Additions, Autoencoder, Denoiser, Direction, Encoders, Family, Given, Opened, Reader, StepPorts, once,
+    Additions, Autoencoder, Denoiser, Direction, Encoders, Family, Given, ImagePrompts, Opened, Reader, StepPorts, once,
 };
 pub use origins::{Origin, named_parts, origins};
 pub use progress::{Event, Observer};
@@ -46,4 +49,5 @@ pub use registry::{FAMILIES, component, denoiser, family_of, open, open_with};
 pub use request::{Generated, MemoryOptions, PhaseMemory, Posterior, ReferenceResize, Request, Settings, Timings};
 pub use rules::{Defaults, Rules, Use};
 pub use run::{Run, Running};
+pub use seen::Seen;
 pub use settings::settings;

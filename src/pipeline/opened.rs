@@ -4,9 +4,10 @@ use std::ops::Range;
 use std::path::PathBuf;
 
 use super::prompts::{ArraySpec, Prompt};
-use super::request::Settings;
+use super::request::{Request, Settings};
 use super::rules::Rules;
 use super::run::{Run, Running};
+use super::seen::Seen;
 use crate::bind::lora;
 use crate::exec::Session;
 use crate::plan::Phase;
@@ -55,6 +56,8 @@ pub struct Opened {
     pub rules: Rules,
     /// What became of the LoRAs that it was opened with.
     pub loras: Vec<lora::Report>,
+    /// What it was opened with for pictures that take part in a prompt.
+    pub image_prompts: Option<Box<dyn ImagePrompts>>,
 }
 
 impl Opened {
@@ -62,6 +65,7 @@ impl Opened {
     pub fn networks(&self) -> Vec<Network<'_>> {
         let mut networks = self.denoiser.networks();
         networks.extend(self.encoders.networks());
+        networks.extend(self.image_prompts.iter().flat_map(|pictures| pictures.networks()));
         networks.extend(self.autoencoder.networks());
         networks
     }
@@ -74,9 +78,34 @@ pub struct Additions {
     pub clip_skip: Option<usize>,
     /// LoRAs, each with its strength. Their changes add up.
     pub loras: Vec<(PathBuf, f32)>,
+    /// Redux: a file, a diffusers directory or a folder of files.
+    pub redux: Option<PathBuf>,
+    /// Vision towers, for what looks at pictures and brings none of its own: files, or folders with one.
+    pub image_encoders: Vec<PathBuf>,
+    /// An IP-Adapter.
+    pub ip_adapter: Option<PathBuf>,
 }
 
 impl Additions {
+    /// Refuses what lets pictures take part in a prompt, beside a model that has no place for it.
+    ///
+    /// # Errors
+    /// [`Error::Option`](crate::Error::Option).
+    pub(super) fn refuse_image_prompts(&self) -> Result<()> {
+        let given = [
+            ("--redux", self.redux.as_ref()),
+            ("--ip-adapter", self.ip_adapter.as_ref()),
+            ("--image-encoder", self.image_encoders.first()),
+        ];
+        for (option, path) in given {
+            if let Some(path) = path {
+                let expected = "nothing, since it does not go beside this kind of model";
+                return Err(crate::Error::option(option, expected, path.display().to_string()));
+            }
+        }
+        Ok(())
+    }
+
     /// Adds the LoRAs to the networks that they may change.
     ///
     /// # Errors
@@ -136,6 +165,27 @@ pub trait Encoders: Networks {
     fn encode(&self, run: &mut Run<'_>, settings: &Settings, texts: &[Vec<Encoded>]) -> Result<Vec<Prompt>>;
 }
 
+/// What sees the pictures that take part in a prompt, beside a model.
+pub trait ImagePrompts: Networks {
+    /// How many tokens come of such pictures before those of the text; `None` if none do.
+    fn prompt_tokens(&self) -> Option<usize>;
+
+    /// Whether the denoiser looks at pictures in its blocks.
+    fn looks_in_blocks(&self) -> bool;
+
+    /// What runs, in the order in which it does.
+    fn subjects(&self, settings: &Settings) -> Vec<Subject<'_>>;
+
+    /// Bytes of the arrays in host memory beside what the networks have, at most.
+    fn bytes(&self, settings: &Settings) -> usize;
+
+    /// Looks at the pictures of `request`: a part of the phase in which prompts are encoded.
+    ///
+    /// # Errors
+    /// What the device returns; [`Error::NotFinite`](crate::Error::NotFinite) if numbers overflow.
+    fn look(&self, request: &Request, settings: &Settings, run: &mut Run<'_>) -> Result<Seen>;
+}
+
 /// The ports of a denoiser that the loop uses in every evaluation.
 #[derive(Clone, Copy, Debug)]
 pub struct StepPorts {
@@ -158,6 +208,8 @@ pub struct Given<'a> {
     pub evaluations: Range<usize>,
     /// The prompt of each pass that is computed at once: the positive one first.
     pub prompts: &'a [&'a Prompt],
+    /// What an IP-Adapter is given for each pass.
+    pub ip: &'a [Vec<f32>],
     /// How many pictures are computed at once in each of these passes.
     pub pictures: usize,
 }
@@ -193,6 +245,18 @@ impl Given<'_> {
             for _ in 0..self.pictures {
                 all.extend_from_slice(&arrays[at]);
             }
+        }
+        Ok(all)
+    }
+
+    /// What an IP-Adapter is given, for every item of the batch.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
+    pub fn ip(&self) -> Result<Vec<f32>> {
+        let mut all = Vec::new();
+        for pass in self.ip {
+            all.extend(reserve::repeat("what is seen of a picture", pass, self.pictures)?);
         }
         Ok(all)
     }

@@ -40,6 +40,8 @@ pub struct Embeddings {
     pub(super) negative: Option<String>,
     /// Whether zeros stand for it.
     pub(super) negative_is_zero: bool,
+    /// Whether zeros stand for the prompt.
+    pub(super) is_zero: bool,
     /// Tokens that were read of each prompt, at most.
     pub(super) tokens: usize,
     /// Tokens of each prompt.

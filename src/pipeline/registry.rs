@@ -1,5 +1,6 @@
 //! The registry of families, and how a model finds its own.
 
+use super::flux_image_prompts::BESIDE;
 use super::opened::{Additions, Denoiser, Family, Opened};
 use super::{flux, sd, sdxl, z_image};
 use crate::source::{Layout, Networks, Place, Slot, Source, pipeline_not_run};
@@ -33,6 +34,11 @@ pub fn open_with(source: &Source, additions: &Additions) -> Result<Opened> {
 /// # Errors
 /// As [`open`].
 pub fn component(source: &Source, slot: &Slot) -> Result<(Source, Box<dyn Networks>)> {
+    if let Some(place) = beside(source, slot) {
+        let source = source.arranged(place.slot.name, std::slice::from_ref(place))?;
+        let networks = (place.load)(source.component(slot)?)?;
+        return Ok((source, networks));
+    }
     let family = family_of(source)?;
     let source = source.arranged(family.name, family.places)?;
     let component = source.component(slot)?;
@@ -40,6 +46,11 @@ pub fn component(source: &Source, slot: &Slot) -> Result<(Source, Box<dyn Networ
     let place = place.ok_or_else(|| Error::graph("component", format!("{} has no {}", family.name, slot.name)))?;
     let networks = (place.load)(component)?;
     Ok((source, networks))
+}
+
+/// The place of what goes beside a model at `slot`, if `source` has it: in a loose file, or in a folder of Redux's directory.
+fn beside(source: &Source, slot: &Slot) -> Option<&'static Place> {
+    BESIDE.iter().filter(|place| place.slot == slot).find(|place| source.holds(place))
 }
 
 /// The denoiser of `source`, opened without the rest of the model, and the family that it is of.
@@ -83,6 +94,13 @@ fn unknown(source: &Source, says: &str) -> Error {
                 return Error::NotAModel { path: source.path.clone(), found, hint: Some(hint) };
             }
             (classes, found)
+        }
+        Layout::Files if says.is_empty() => {
+            let what = BESIDE.iter().filter(|place| source.has_loose(place.kind));
+            let words: Vec<&str> = what.map(|place| place.kind.words).collect();
+            let hint = "it goes beside a model: give it with --redux or --image-encoder; `pinhole convert --component` takes it alone";
+            let found = format!("it holds {}", words.join(", "));
+            return Error::NotAModel { path: source.path.clone(), found, hint: Some(hint.to_owned()) };
         }
         _ => {
             let names = FAMILIES.iter().map(|family| family.name).collect::<Vec<_>>();

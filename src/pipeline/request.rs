@@ -70,6 +70,14 @@ pub struct Request {
     pub embeddings: Option<Arc<Embeddings>>,
     /// [`Event::Preview`](super::Event::Preview) after every so many steps.
     pub preview: Option<usize>,
+    /// Pictures that take part in the prompt, for a model that was opened with Redux, each with its weight.
+    pub redux: Vec<(Arc<Picture>, f32)>,
+    /// With such pictures: whether zeros stand for the prompt, which is not read, as in diffusers without text encoders.
+    pub without_prompt: bool,
+    /// Pictures that the model looks at in its blocks, if it was opened with an IP-Adapter.
+    pub ip_images: Vec<Arc<Picture>>,
+    /// How much they count; 1 by default.
+    pub ip_scale: Option<f32>,
 }
 
 /// Which latents a picture has, of the distribution that the autoencoder gives for it.
@@ -149,6 +157,10 @@ impl Default for Request {
             noise: None,
             embeddings: None,
             preview: None,
+            redux: Vec::new(),
+            without_prompt: false,
+            ip_images: Vec::new(),
+            ip_scale: None,
         }
     }
 }
@@ -212,6 +224,16 @@ pub struct Settings {
     pub text_tokens: Vec<usize>,
     /// Above which `cfg_scale` there is guidance: 1 or 0, which is off.
     pub guided_above: f32,
+    /// The weights of the pictures that Redux makes tokens of.
+    pub redux: Vec<f32>,
+    /// How many tokens that makes; 0 without pictures.
+    pub redux_tokens: usize,
+    /// Whether zeros stand for the prompt.
+    pub prompt_is_zero: bool,
+    /// How many pictures an IP-Adapter is given.
+    pub ip_images: usize,
+    /// How much they count; 0 without pictures.
+    pub ip_scale: f32,
 }
 
 impl Settings {
@@ -223,6 +245,11 @@ impl Settings {
             Some(_) => 2,
             None => 1,
         }
+    }
+
+    /// How many tokens the denoiser is given as a prompt: those of pictures, and those of the text.
+    pub fn prompt_tokens(&self) -> usize {
+        self.redux_tokens + self.max_sequence_length
     }
 
     /// How many prompts there are.
@@ -242,7 +269,7 @@ impl Settings {
 
     /// How many prompts go through the text encoders.
     pub fn texts(&self) -> usize {
-        if self.negative_is_zero { 1 } else { self.prompts() }
+        self.prompts() - usize::from(self.negative_is_zero) - usize::from(self.prompt_is_zero)
     }
 
     /// By the names that AUTOMATIC1111's web UI gives them (and its fork Forge, if guidance is an input of the model); of the
@@ -272,6 +299,12 @@ impl Settings {
         }
         pairs.extend(self.strength.map(|strength| ("Denoising strength", strength.to_string())));
         pairs.extend(self.image_cfg_scale.map(|scale| ("Image CFG scale", scale.to_string())));
+        if !self.redux.is_empty() {
+            pairs.push(("Redux weights", numbers(&self.redux)));
+        }
+        if self.ip_images > 0 {
+            pairs.push(("IP-Adapter scale", self.ip_scale.to_string()));
+        }
         pairs
     }
 }

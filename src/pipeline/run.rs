@@ -221,9 +221,13 @@ impl<'a> Run<'a> {
         let measured = self.machine.ledger.usage();
         let on_gpu = !self.machine.backend.device().is_cpu();
         let entry = self.phase(phase);
-        entry.measured = measured;
-        entry.allocated = on_gpu.then(device_peak);
-        self.timings.insert(phase.name(), start.elapsed());
+        // Prompts and pictures are encoded one after the other, in one phase.
+        if measured.peak >= entry.measured.peak {
+            entry.measured = measured;
+        }
+        let allocated = entry.allocated.unwrap_or(0).max(device_peak());
+        entry.allocated = on_gpu.then_some(allocated);
+        *self.timings.entry(phase.name()).or_default() += start.elapsed();
         self.event(Event::End { phase })
     }
 

@@ -83,6 +83,7 @@ pub(super) fn rules(side: usize, factor: usize, tokens: usize) -> Rules {
 }
 
 fn open(source: Source, additions: &Additions) -> Result<Opened> {
+    additions.refuse_image_prompts()?;
     for component in source.components() {
         component.require_configuration()?;
     }
@@ -109,6 +110,7 @@ fn open(source: Source, additions: &Additions) -> Result<Opened> {
         scheduler: as_published(scheduler),
         rules,
         loras,
+        image_prompts: None,
         source,
     })
 }

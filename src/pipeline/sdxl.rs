@@ -65,6 +65,7 @@ fn rules(side: usize, factor: usize, tokens: usize) -> Rules {
 }
 
 fn open(source: Source, additions: &Additions) -> Result<Opened> {
+    additions.refuse_image_prompts()?;
     for component in source.components() {
         component.require_configuration()?;
     }
@@ -96,6 +97,7 @@ fn open(source: Source, additions: &Additions) -> Result<Opened> {
         scheduler,
         rules,
         loras,
+        image_prompts: None,
         source,
     })
 }

@@ -12,6 +12,9 @@ use crate::{Error, Result};
 /// How many pictures one request may make.
 const MOST_BATCH: usize = 64;
 
+/// How many pictures may take part in one prompt, or be looked at by an IP-Adapter.
+const MOST_PROMPTING: usize = 64;
+
 /// The longest text that is a prompt, in bytes. Text encoders read some hundred tokens; tokenizers take time and memory for all of
 /// it.
 const MOST_TEXT: usize = 1 << 16;
@@ -103,6 +106,11 @@ pub fn settings(model: &Opened, request: &Request) -> Result<Settings> {
         embedded: false,
         text_tokens: Vec::new(),
         guided_above: rules.guided_above,
+        redux: redux_weights(model, request)?,
+        prompt_is_zero: request.without_prompt,
+        ip_images: request.ip_images.len(),
+        ip_scale: ip_scale(model, request)?,
+        redux_tokens: if request.redux.is_empty() { 0 } else { prompt_tokens(model).unwrap_or(0) },
     };
     settings.encoded_pictures = Inputs::of(rules.beside, request, &settings).count();
     match &request.embeddings {
@@ -277,6 +285,54 @@ fn references(model: &Opened, request: &Request) -> Result<Vec<[usize; 2]>> {
         sizes.push(size);
     }
     Ok(sizes)
+}
+
+/// How many tokens pictures become in a prompt of `model`, if they do.
+fn prompt_tokens(model: &Opened) -> Option<usize> {
+    model.image_prompts.as_ref()?.prompt_tokens()
+}
+
+/// The weights of the pictures that take part in the prompt.
+fn redux_weights(model: &Opened, request: &Request) -> Result<Vec<f32>> {
+    const OPTION: &str = "--redux-image";
+    let pictures = request.redux.len();
+    if pictures > 0 && prompt_tokens(model).is_none() {
+        let error = Error::option(OPTION, "nothing, since the model was opened without Redux", "a picture");
+        return Err(error.with_hint("give its file with --redux"));
+    }
+    if pictures == 0 && request.without_prompt {
+        return Err(Error::option("--prompt", "a prompt, or a picture with --redux-image", "neither"));
+    }
+    if pictures > MOST_PROMPTING {
+        return Err(Error::option(OPTION, format!("at most {MOST_PROMPTING}"), format!("{pictures} pictures")));
+    }
+    match request.redux.iter().find(|(_, weight)| !weight.is_finite()) {
+        Some((_, weight)) => Err(Error::option(OPTION, "weights that are finite numbers", weight.to_string())),
+        None => Ok(request.redux.iter().map(|(_, weight)| *weight).collect()),
+    }
+}
+
+/// How much the pictures of an IP-Adapter count.
+fn ip_scale(model: &Opened, request: &Request) -> Result<f32> {
+    const OPTION: &str = "--ip-image";
+    let pictures = request.ip_images.len();
+    if pictures == 0 {
+        return match request.ip_scale {
+            Some(_) => {
+                let error = Error::option("--ip-scale", "a scale together with a picture to look at", "a scale alone");
+                Err(error.with_hint("give the picture with --ip-image"))
+            }
+            None => Ok(0.0),
+        };
+    }
+    if !model.image_prompts.as_ref().is_some_and(|pictures| pictures.looks_in_blocks()) {
+        let error = Error::option(OPTION, "nothing, since the model was opened without an IP-Adapter", "a picture");
+        return Err(error.with_hint("give its file with --ip-adapter"));
+    }
+    if pictures > MOST_PROMPTING {
+        return Err(Error::option(OPTION, format!("at most {MOST_PROMPTING}"), format!("{pictures} pictures")));
+    }
+    number("--ip-scale", request.ip_scale.unwrap_or(1.0), -100.0, 100.0)
 }
 
 /// How closely the result follows the picture that is changed; `None` for models that change none, and without guidance.

@@ -103,6 +103,7 @@ fn is_turbo(source: &Source) -> Result<bool> {
 }
 
 fn open(mut source: Source, additions: &Additions) -> Result<Opened> {
+    additions.refuse_image_prompts()?;
     if additions.clip_skip.is_some() {
         return Err(Error::option("--clip-skip", "a model that reads CLIP's hidden states", "one without CLIP"));
     }
@@ -130,6 +131,7 @@ fn open(mut source: Source, additions: &Additions) -> Result<Opened> {
         scheduler,
         rules,
         loras,
+        image_prompts: None,
         source,
     })
 }

@@ -120,7 +120,7 @@ fn measure(args: &Args, printer: &Printer) -> Result<Row, Failure> {
     let mut pipeline = args.request.pipeline(&source, device, threads, cancel.clone())?;
     let memory = args.request.memory();
     let request =
-        Request { seed: args.request.given_seed().unwrap_or(0), ..args.request.request(&args.prompt, printer)? };
+        Request { seed: args.request.given_seed().unwrap_or(0), ..args.request.request(Some(&args.prompt), printer)? };
     let (used, done) = (AtomicUsize::new(0), AtomicBool::new(false));
     printer.begin("draw", 1, Unit::Parts);
     let (generated, total) = std::thread::scope(|scope| {

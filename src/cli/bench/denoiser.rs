@@ -89,6 +89,11 @@ impl Denoiser {
             embedded: false,
             text_tokens: vec![size.text_tokens.unwrap_or(family.tokens)],
             guided_above: 1.0,
+            redux: Vec::new(),
+            redux_tokens: 0,
+            prompt_is_zero: false,
+            ip_images: 0,
+            ip_scale: 0.0,
         };
         Ok(Denoiser { denoiser, settings, threads, cancel })
     }

@@ -69,7 +69,7 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     let (threads, _inside) = threads::start(args.request.threads);
     let device = request::device(&args.request.device)?;
     let subject = args.subject.open(Measured::All, (printer, &cancel))?;
-    let request = args.request.request("a small yellow star on a blue background", printer)?;
+    let request = args.request.request(Some("a small yellow star on a blue background"), printer)?;
 
     printer.begin("load", u64::from(args.runs) + 1, Unit::Parts);
     let mut all: BTreeMap<&str, Vec<f64>> = BTreeMap::new();

@@ -77,7 +77,7 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     // Every picture does all the work.
     pipeline.set_remembered_bytes(0);
     let request =
-        Request { seed: args.request.given_seed().unwrap_or(0), ..args.request.request(&args.prompt, printer)? };
+        Request { seed: args.request.given_seed().unwrap_or(0), ..args.request.request(Some(&args.prompt), printer)? };
 
     let runs = usize::from(args.runs);
     let (mut seconds, mut resident) = (Vec::with_capacity(runs), Vec::with_capacity(runs));

@@ -43,7 +43,7 @@ pub(super) struct Args {
     #[arg(long = "tensor", value_name = "NAME=FORMAT", value_parser = pattern)]
     patterns: Vec<TensorPattern>,
     /// Write only this component, transformer or text_encoder_2, under the names that ComfyUI-GGUF and stable-diffusion.cpp
-    /// read; the source needs no other then
+    /// read; the source needs no other then. image_encoder and image_embedder (of FLUX.1 Redux) are written alone, too
     #[arg(long, value_name = "COMPONENT", value_parser = component)]
     component: Option<&'static Slot>,
     /// A LoRA that becomes part of the weights, and how strongly it works [default: 1]; several are added up

@@ -30,9 +30,9 @@ pub(super) struct Args {
     /// is built in; not needed where all parts are given one by one
     #[arg(short, long, value_name = "MODEL")]
     model: Option<PathBuf>,
-    /// What to draw; may be empty
-    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
-    prompt: String,
+    /// What to draw; may be empty, and with --redux-image it may be left out: zeros stand for it then
+    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true, required_unless_present = "redux_images")]
+    prompt: Option<String>,
     /// The picture to write, or with --batch the pictures OUT-1.png, OUT-2.png, ...; files that exist are replaced
     /// [default: pinhole-SEED.png, or the next free name like it]
     #[arg(short, long, value_name = "OUT.png|jpg|webp")]
@@ -74,6 +74,17 @@ impl Args {
         ] {
             inputs.extend(path.iter().map(|path| Named { option, path: path.clone() }));
         }
+        for (option, paths) in [
+            ("--redux", request.redux.as_slice()),
+            ("--ip-adapter", request.ip_adapter.as_slice()),
+            ("--ip-image", request.ip_images.as_slice()),
+            ("--image-encoder", request.image_encoders.as_slice()),
+        ] {
+            inputs.extend(paths.iter().map(|path| Named { option, path: path.clone() }));
+        }
+        for picture in &request.redux_images {
+            inputs.push(Named { option: "--redux-image", path: picture.path.clone() });
+        }
         for path in &request.references {
             inputs.push(Named { option: "--reference", path: path.clone() });
         }
@@ -110,7 +121,7 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     let mut pipeline = args.request.pipeline(&source, device, threads, cancel.clone())?;
     pipeline.set_prompt_cache(args.prompt_cache.as_deref())?;
 
-    let mut request = args.request.request(&args.prompt, printer)?;
+    let mut request = args.request.request(args.prompt.as_deref(), printer)?;
     let settings = pipeline.settings(&request)?;
     // Before anything is loaded or written: what does not fit is refused here.
     pipeline.plan(&request)?;

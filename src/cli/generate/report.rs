@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::Args;
 use super::outputs::{PngText, Written};
 use crate::cli::failure::Failure;
-use crate::cli::lora::Lora;
+use crate::cli::lora::{Lora, Weighted};
 use crate::cli::plan::PlanReport;
 use crate::cli::printer::Printer;
 use crate::cli::units;
@@ -104,6 +104,24 @@ struct Parameters<'a> {
     /// The file of `--mask`.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "units::path_if_any")]
     mask: Option<&'a PathBuf>,
+    /// The file of `--redux`.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "units::path_if_any")]
+    redux: Option<&'a PathBuf>,
+    /// The pictures of `--redux-image`.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    redux_images: &'a [Weighted],
+    /// The file of `--ip-adapter`.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "units::path_if_any")]
+    ip_adapter: Option<&'a PathBuf>,
+    /// The files of `--ip-image`.
+    #[serde(skip_serializing_if = "<[_]>::is_empty", serialize_with = "units::paths")]
+    ip_images: &'a [PathBuf],
+    /// How much these count.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ip_scale: Option<f32>,
+    /// The files of `--image-encoder`.
+    #[serde(skip_serializing_if = "<[_]>::is_empty", serialize_with = "units::paths")]
+    image_encoders: &'a [PathBuf],
     #[serde(skip_serializing_if = "Option::is_none")]
     strength: Option<f32>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -125,7 +143,7 @@ impl Run<'_> {
             *self.settings;
         let sampling = &self.settings.sampling;
         Parameters {
-            prompt: &self.args.prompt,
+            prompt: self.args.prompt.as_deref().unwrap_or_default(),
             negative_prompt: self.settings.negative_prompt.as_deref(),
             width,
             height,
@@ -144,6 +162,12 @@ impl Run<'_> {
             control_image: self.args.request.control_image.as_ref(),
             image_cfg_scale: self.settings.image_cfg_scale,
             mask: self.args.request.mask.as_ref(),
+            redux: self.args.request.redux.as_ref(),
+            redux_images: &self.args.request.redux_images,
+            ip_adapter: self.args.request.ip_adapter.as_ref(),
+            ip_images: &self.args.request.ip_images,
+            ip_scale: (self.settings.ip_images > 0).then_some(self.settings.ip_scale),
+            image_encoders: &self.args.request.image_encoders,
             strength,
             posterior: (self.settings.encoded_pictures > 0).then(|| self.args.request.posterior.name()),
             max_sequence_length,
