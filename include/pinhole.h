@@ -267,6 +267,14 @@ typedef struct pinhole_files {
     const char *const *loras;
     const float *lora_strengths;
     size_t lora_count;
+    /* FLUX.1 Redux, for pictures for PINHOLE_INPUT_STYLE: a file, a diffusers directory, or a folder of files. May be NULL. */
+    const char *redux;
+    /* An IP-Adapter of FLUX.1, for pictures for PINHOLE_INPUT_IP. May be NULL. */
+    const char *ip_adapter;
+    /* Vision towers that see those pictures, and how many there are: SigLIP's for Redux, unless that brings its own, and for InstantX'
+     * adapter, CLIP's for XLabs'. NULL: none. */
+    const char *const *image_encoders;
+    size_t image_encoder_count;
 } pinhole_files;
 
 PINHOLE_API int32_t pinhole_files_init(pinhole_files *files, size_t struct_size);
@@ -496,7 +504,12 @@ enum {
     PINHOLE_INPUT_CONTROL = 2,
     /* A picture that the model looks at beside the prompt, as FLUX.1 Kontext does at the one that it changes. There may be more than
      * one, in order, for models that take several. */
-    PINHOLE_INPUT_REFERENCE = 3
+    PINHOLE_INPUT_REFERENCE = 3,
+    /* A picture that takes part in the prompt, for a model that was opened with Redux. There may be more than one: what becomes of them is
+     * added up, each times its weight. The prompt may be NULL then: zeros stand for it. */
+    PINHOLE_INPUT_STYLE = 4,
+    /* A picture that the model looks at in its blocks, if it was opened with an IP-Adapter. There may be more than one. */
+    PINHOLE_INPUT_IP = 5
 };
 
 /* What size the pictures for PINHOLE_INPUT_REFERENCE have. */
@@ -536,6 +549,10 @@ typedef struct pinhole_input {
     const uint8_t *pixels;
     int32_t width;
     int32_t height;
+    /* How much a picture for PINHOLE_INPUT_STYLE counts. Init sets 1, and 0 is 1. */
+    float weight;
+    /* Always 0 in this version. */
+    int32_t reserved_2;
 } pinhole_input;
 
 PINHOLE_API int32_t pinhole_input_init(pinhole_input *input, size_t struct_size);
@@ -590,7 +607,8 @@ typedef struct pinhole_request {
     int32_t preview_interval;
     /* Always 0 in this version. */
     int32_t reserved;
-    /* Pictures to draw from, and how many: at most one for each PINHOLE_INPUT_... except references, in any order. A mask needs its picture.
+    /* Pictures to draw from, and how many: at most one for each PINHOLE_INPUT_... except references and
+     * those for Redux and IP-Adapters, in any order. A mask needs its picture.
      * Each is read in the call. NULL: none. */
     const pinhole_input *const *inputs;
     size_t input_count;
@@ -623,6 +641,10 @@ typedef struct pinhole_request {
     float rescale_cfg;
     /* Always 0 in this version. */
     int32_t reserved_2;
+    /* How much pictures for PINHOLE_INPUT_IP count. Negative, which init sets: 1. */
+    float ip_scale;
+    /* Always 0 in this version. */
+    int32_t reserved_3;
 } pinhole_request;
 
 PINHOLE_API int32_t pinhole_request_init(pinhole_request *request, size_t struct_size);

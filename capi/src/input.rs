@@ -1,7 +1,7 @@
 //! `pinhole_input`: a picture that a request is given.
 
 use std::ffi::{c_char, c_void};
-use std::mem::size_of;
+use std::mem::{offset_of, size_of};
 use std::path::Path;
 use std::ptr;
 use std::slice;
@@ -29,6 +29,8 @@ pub struct Input {
     pub pixels: *const u8,
     pub width: i32,
     pub height: i32,
+    pub weight: f32,
+    pub reserved_2: i32,
 }
 
 const DEFAULT: Input = Input {
@@ -41,8 +43,10 @@ const DEFAULT: Input = Input {
     pixels: ptr::null(),
     width: 0,
     height: 0,
+    weight: 1.0,
+    reserved_2: 0,
 };
-versioned!(Input, "pinhole_input", size_of::<Input>(), DEFAULT);
+versioned!(Input, "pinhole_input", offset_of!(Input, weight), DEFAULT);
 
 /// The pictures of a request, by what they are for.
 #[derive(Default)]
@@ -51,6 +55,8 @@ pub(crate) struct Pictures {
     pub(crate) mask: Option<Arc<Picture>>,
     pub(crate) control: Option<Arc<Picture>>,
     pub(crate) references: Vec<Arc<Picture>>,
+    pub(crate) redux: Vec<(Arc<Picture>, f32)>,
+    pub(crate) ip_images: Vec<Arc<Picture>>,
 }
 
 impl Pictures {
@@ -81,9 +87,19 @@ impl Pictures {
                     pictures.references.push(read()?);
                     continue;
                 }
+                4 => {
+                    // A struct of zeros has no other weight than the usual one.
+                    let weight = if input.weight == 0.0 { 1.0 } else { input.weight };
+                    pictures.redux.push((read()?, weight));
+                    continue;
+                }
+                5 => {
+                    pictures.ip_images.push(read()?);
+                    continue;
+                }
                 other => {
-                    let expected = "PINHOLE_INPUT_IMAGE (0), PINHOLE_INPUT_MASK (1), PINHOLE_INPUT_CONTROL (2) or \
-                                    PINHOLE_INPUT_REFERENCE (3)";
+                    let expected = "PINHOLE_INPUT_IMAGE (0), PINHOLE_INPUT_MASK (1), PINHOLE_INPUT_CONTROL (2), \
+                                    PINHOLE_INPUT_REFERENCE (3), PINHOLE_INPUT_STYLE (4) or PINHOLE_INPUT_IP (5)";
                     return Err(E::option("use", expected, other.to_string()).into());
                 }
             };
@@ -98,6 +114,7 @@ impl Pictures {
     /// What the user should know about how they were read.
     pub(crate) fn notes(&self) -> Vec<String> {
         let pictures = [&self.image, &self.mask, &self.control].into_iter().flatten().chain(&self.references);
+        let pictures = pictures.chain(self.redux.iter().map(|(picture, _)| picture)).chain(&self.ip_images);
         pictures.flat_map(|picture| picture.notes().iter().cloned()).collect()
     }
 }

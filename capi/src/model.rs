@@ -42,6 +42,10 @@ pub struct Files {
     pub loras: *const *const c_char,
     pub lora_strengths: *const f32,
     pub lora_count: usize,
+    pub redux: *const c_char,
+    pub ip_adapter: *const c_char,
+    pub image_encoders: *const *const c_char,
+    pub image_encoder_count: usize,
 }
 
 const NO_FILES: Files = {
@@ -59,6 +63,10 @@ const NO_FILES: Files = {
         loras: std::ptr::null(),
         lora_strengths: std::ptr::null(),
         lora_count: 0,
+        redux: null,
+        ip_adapter: null,
+        image_encoders: std::ptr::null(),
+        image_encoder_count: 0,
     }
 };
 versioned!(Files, "pinhole_files", offset_of!(Files, unet), NO_FILES);
@@ -149,7 +157,19 @@ impl Files {
             };
             loras.push((PathBuf::from(path), strength));
         }
-        Ok(Additions { loras, ..Additions::default() })
+        if self.image_encoders.is_null() && self.image_encoder_count > 0 {
+            return Err(Failure::null("image_encoders"));
+        }
+        let mut image_encoders = Vec::new();
+        for i in 0..self.image_encoder_count {
+            // SAFETY: the caller promises `image_encoder_count` texts.
+            let path = unsafe { text::required(*self.image_encoders.add(i), "image_encoders") }?;
+            image_encoders.push(PathBuf::from(path));
+        }
+        // SAFETY: the caller's promise.
+        let path = |text, name| unsafe { text::optional(text, name) }.map(|path| path.map(PathBuf::from));
+        let (redux, ip_adapter) = (path(self.redux, "redux")?, path(self.ip_adapter, "ip_adapter")?);
+        Ok(Additions { loras, redux, ip_adapter, image_encoders, ..Additions::default() })
     }
 }
 

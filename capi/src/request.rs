@@ -64,6 +64,8 @@ pub struct Request {
     pub sigma_count: usize,
     pub rescale_cfg: f32,
     pub reserved_2: i32,
+    pub ip_scale: f32,
+    pub reserved_3: i32,
 }
 
 const DEFAULT: Request = Request {
@@ -105,6 +107,8 @@ const DEFAULT: Request = Request {
     sigma_count: 0,
     rescale_cfg: 0.0,
     reserved_2: 0,
+    ip_scale: -1.0,
+    reserved_3: 0,
 };
 versioned!(Request, "pinhole_request", offset_of!(Request, inputs), DEFAULT);
 
@@ -256,11 +260,11 @@ impl Request {
     /// # Safety
     /// As [`read`](Request::read).
     pub(crate) unsafe fn read_prompts(request: *const Request) -> Result<Read, Failure> {
-        let Request { inputs, input_count, strength, posterior, .. } = DEFAULT;
+        let Request { inputs, input_count, strength, posterior, ip_scale, .. } = DEFAULT;
         // SAFETY: the caller's promise.
         let request = unsafe { options::read(request) }?;
         // SAFETY: the caller's promise.
-        unsafe { Request { inputs, input_count, strength, posterior, ..request }.resolve() }
+        unsafe { Request { inputs, input_count, strength, posterior, ip_scale, ..request }.resolve() }
     }
 
     /// # Safety
@@ -270,24 +274,27 @@ impl Request {
         // SAFETY: the caller's promise.
         let (embeddings, prompt, negative_prompt, noise, sigmas, cancel) = unsafe {
             let embeddings = request.embeddings.as_ref().map(|embeddings| Arc::clone(&embeddings.0));
-            let prompt = match &embeddings {
-                Some(_) => text::optional(request.prompt, "prompt")?.unwrap_or_default(),
-                None => text::required(request.prompt, "prompt")?,
-            };
+            let prompt = text::optional(request.prompt, "prompt")?;
             let negative_prompt = text::optional(request.negative_prompt, "negative_prompt")?.map(str::to_owned);
             let noise = copied("noise", request.noise, request.noise_count)?;
             let sigmas = copied("sigmas", request.sigmas, request.sigma_count)?;
-            (embeddings, prompt.to_owned(), negative_prompt, noise, sigmas, cancel::flag(request.cancel))
+            (embeddings, prompt.map(str::to_owned), negative_prompt, noise, sigmas, cancel::flag(request.cancel))
         };
         // SAFETY: the caller's promise.
         let pictures = unsafe { Pictures::read(request.inputs, request.input_count, &cancel) }?;
+        // Zeros may stand for the prompt beside pictures that Redux makes a prompt of.
+        if prompt.is_none() && embeddings.is_none() && pictures.redux.is_empty() {
+            return Err(Failure::null("prompt"));
+        }
+        let without_prompt = prompt.is_none() && embeddings.is_none();
         // A struct of zeros asks for a picture from noise, as it did before there was a strength.
         let strength = number(request.strength).filter(|&strength| strength != 0.0 || pictures.image.is_some());
         let notes = pictures.notes();
         let interval = count("preview_interval", request.preview_interval)?.unwrap_or(1);
         let (sampler, schedule) = sampler(request.sampler, request.schedule)?;
         let wanted = Wanted {
-            prompt,
+            prompt: prompt.unwrap_or_default(),
+            without_prompt,
             negative_prompt,
             width: count("--width", request.width)?,
             height: count("--height", request.height)?,
@@ -306,6 +313,10 @@ impl Request {
             posterior: posterior(request.posterior)?,
             control_image: pictures.control,
             references: pictures.references,
+            // As with the strength, a struct of zeros is one without such pictures.
+            ip_scale: number(request.ip_scale).filter(|&scale| scale != 0.0 || !pictures.ip_images.is_empty()),
+            redux: pictures.redux,
+            ip_images: pictures.ip_images,
             reference_resize: reference_resize(request.reference_resize)?,
             // A struct of zeros leaves it to the model.
             image_cfg_scale: number(request.image_cfg_scale).filter(|&scale| scale != 0.0),

@@ -34,7 +34,7 @@ fn rust() -> Layouts {
         }
         "pinhole_files" = model::Files {
             struct_size, base, transformer, text_encoder, text_encoder_2, vae, tokenizer, tokenizer_2, unet,
-            loras, lora_strengths, lora_count,
+            loras, lora_strengths, lora_count, redux, ip_adapter, image_encoders, image_encoder_count,
         }
         "pinhole_model_info" = model::ModelInfo {
             struct_size, architecture, width, height, steps, max_sequence_length, guidance, cfg_scale, takes_guidance,
@@ -49,9 +49,11 @@ fn rust() -> Layouts {
             max_sequence_length, noise, noise_count, embeddings, cancel, progress, warning, preview, user_data,
             preview_interval, reserved, inputs, input_count, strength, posterior, original_width, original_height,
             crop_left, crop_top, image_cfg_scale, reference_resize, schedule, eta, sigmas, sigma_count, rescale_cfg,
-            reserved_2,
+            reserved_2, ip_scale, reserved_3,
         }
-        "pinhole_input" = input::Input { struct_size, use_, reserved, path, data, size, pixels, width, height }
+        "pinhole_input" = input::Input {
+            struct_size, use_, reserved, path, data, size, pixels, width, height, weight, reserved_2,
+        }
         "pinhole_result_info" = result::ResultInfo {
             struct_size, seed, width, height, steps, batch, guidance, cfg_scale, max_sequence_length, reserved, peak_bytes,
             planned_peak_bytes, bytes_moved, bytes_mapped, seconds_encode, seconds_denoise, seconds_decode,
