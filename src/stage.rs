@@ -126,6 +126,8 @@ pub struct Model {
     stages: Vec<Stage>,
     host_weights: Vec<WeightId>,
     branches: branch::Branches,
+    /// What stands before the names of all that is declared now.
+    prefix: String,
 }
 
 impl Model {
@@ -136,8 +138,20 @@ impl Model {
 
     /// Adds a port.
     pub fn port(&mut self, name: impl Into<String>, extents: &[Extent], dtype: DType, lifetime: Lifetime) -> Port {
-        self.ports.push(PortSpec { name: name.into(), extents: extents.to_vec(), dtype, lifetime });
+        let name = format!("{}{}", self.prefix, name.into());
+        self.ports.push(PortSpec { name, extents: extents.to_vec(), dtype, lifetime });
         Port(self.ports.len() - 1)
+    }
+
+    /// Declares a network within this one: `prefix` stands before the names of its ports, stages and weights.
+    ///
+    /// # Errors
+    /// What `declare` returns.
+    pub fn within<R>(&mut self, prefix: &str, declare: impl FnOnce(&mut Model) -> Result<R>) -> Result<R> {
+        let before = std::mem::replace(&mut self.prefix, prefix.to_owned());
+        let declared = declare(self);
+        self.prefix = before;
+        declared
     }
 
     /// Adds a stage, whose block `declare` makes.
@@ -151,8 +165,8 @@ impl Model {
         declare: impl FnOnce(&mut Scope<'_>) -> Result<B>,
     ) -> Result<()> {
         let mut weights = Vec::new();
-        let block = Box::new(declare(&mut Scope::root(&mut self.manifest, &mut weights))?);
-        self.stages.push(Stage { name: name.into(), cadence, weights, block });
+        let block = Box::new(declare(&mut Scope::below(&mut self.manifest, &mut weights, &self.prefix))?);
+        self.stages.push(Stage { name: format!("{}{}", self.prefix, name.into()), cadence, weights, block });
         Ok(())
     }
 
@@ -161,7 +175,7 @@ impl Model {
     /// # Errors
     /// What `declare` returns.
     pub fn on_host<R>(&mut self, declare: impl FnOnce(&mut Scope<'_>) -> Result<R>) -> Result<R> {
-        declare(&mut Scope::root(&mut self.manifest, &mut self.host_weights))
+        declare(&mut Scope::below(&mut self.manifest, &mut self.host_weights, &self.prefix))
     }
 
     /// The weights.

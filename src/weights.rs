@@ -76,7 +76,12 @@ pub struct Scope<'a> {
 impl<'a> Scope<'a> {
     /// The root: ids of what is declared below it are added to `declared`.
     pub(crate) fn root(manifest: &'a mut Manifest, declared: &'a mut Vec<WeightId>) -> Scope<'a> {
-        Scope { manifest, declared, prefix: String::new() }
+        Scope::below(manifest, declared, "")
+    }
+
+    /// As [`root`](Scope::root), with `prefix` before every name.
+    pub(crate) fn below(manifest: &'a mut Manifest, declared: &'a mut Vec<WeightId>, prefix: &str) -> Scope<'a> {
+        Scope { manifest, declared, prefix: prefix.to_owned() }
     }
 
     /// The scope `name` below this one.

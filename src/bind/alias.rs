@@ -5,6 +5,7 @@
 mod autoencoder_kl;
 mod clip;
 mod flux;
+mod flux_control;
 mod flux_ip;
 mod kind;
 mod language_model;
@@ -18,6 +19,7 @@ mod z_image;
 pub use autoencoder_kl::{KIND as AUTOENCODER_KL, aliases as autoencoder_kl, levels as autoencoder_levels};
 pub use clip::{KIND as CLIP, aliases as clip, is_open_clip};
 pub use flux::{KIND as FLUX, aliases as flux};
+pub use flux_control::{KIND as FLUX_CONTROL, aliases as flux_control};
 pub use flux_ip::{KIND as FLUX_IP, aliases as flux_ip};
 pub use kind::{Follows, Kind, Reads, Sign};
 pub use language_model::{KIND as LANGUAGE_MODEL, aliases as language_model};
@@ -30,6 +32,7 @@ pub use z_image::{KIND as Z_IMAGE, aliases as z_image};
 
 /// Every kind of network that pinhole runs.
 pub static KINDS: &[&Kind] = &[
+    &FLUX_CONTROL,
     &FLUX,
     &UNET,
     &Z_IMAGE,
@@ -42,3 +45,6 @@ pub static KINDS: &[&Kind] = &[
     &REDUX,
     &FLUX_IP,
 ];
+
+/// Kinds of networks that have the signs of another, each with that one: a file with the first does not have the second.
+pub static PASS_FOR: &[(&Kind, &Kind)] = &[(&FLUX_CONTROL, &FLUX)];

@@ -67,6 +67,21 @@ impl Mask {
         Ok(latents)
     }
 
+    /// Sets the part of a picture that will be painted anew to -1, which is black: what inpainting ControlNets take beside
+    /// the mask. `samples` is `[width, height, 3]`, as [`Image::to_samples`] gives it.
+    ///
+    /// # Errors
+    /// As [`hide`](Mask::hide).
+    pub fn blacken(&self, samples: &mut [f32]) -> Result<()> {
+        self.hide(samples)?;
+        for plane in samples.chunks_exact_mut(self.values.len()) {
+            for (sample, &masked) in plane.iter_mut().zip(&self.values) {
+                *sample -= masked;
+            }
+        }
+        Ok(())
+    }
+
     /// Sets the part of a picture that will be painted anew to 0, which is middle gray: the "masked image" that inpainting models
     /// take beside the mask. `samples` is `[width, height, 3]`, as [`Image::to_samples`] gives it.
     ///

@@ -45,7 +45,7 @@ impl Loop<'_> {
             let evaluations = first..first + subject.runs.steps;
             first = evaluations.end;
             let mut running = run.start(subject)?;
-            let ready = self.prepare(run, &mut running, at, &evaluations)?;
+            let ready = self.prepare(run, &mut running, (at, &evaluations), &company.followed)?;
             for evaluation in evaluations.clone() {
                 let condition = evaluation - evaluations.start;
                 let input = solver.input(evaluation, levels, &latents)?;
@@ -71,8 +71,8 @@ impl Loop<'_> {
         &self,
         run: &mut Run<'_>,
         running: &mut Running<'_>,
-        at: usize,
-        evaluations: &Range<usize>,
+        (at, evaluations): (usize, &Range<usize>),
+        controls: &[Vec<f32>],
     ) -> Result<Vec<Aside>> {
         let Loop { model, settings, levels, prompts, .. } = *self;
         let batch = running.batch();
@@ -81,7 +81,7 @@ impl Loop<'_> {
         for passes in &sharing {
             let prompts = prompts.get(passes.clone()).unwrap_or(prompts);
             let ip = self.ip.get(passes.clone()).unwrap_or(self.ip);
-            let given = Given { settings, levels, evaluations: evaluations.clone(), prompts, ip, pictures };
+            let given = Given { settings, levels, evaluations: evaluations.clone(), prompts, ip, controls, pictures };
             model.denoiser.fill(at, running.session(), &given)?;
             run.compute(running, Cadence::Request)?;
             if sharing.len() > 1 {

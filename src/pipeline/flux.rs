@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::controls;
 use super::encoders::{CLIP_NAME, ClipEncoder, T5Encoder};
 use super::fit::{self, Side};
 use super::flux_image_prompts::FluxImagePrompts;
@@ -10,16 +11,18 @@ use super::opened::{
 };
 use super::prompts::{ArraySpec, Prompt};
 use super::request::Settings;
-use super::rules::{Beside, Defaults, GuidanceScale, References, Rules, Use};
+use super::rules::{Beside, ControlRules, Defaults, GuidanceScale, References, Rules, Takes, Use};
 use super::run::Run;
 use crate::bind::alias;
 use crate::exec::Session;
-use crate::models::flux::{Flux, IP_PICTURES, SEEN_BY, UNSEEN, pack_latents, pack_mask, sinusoid, unpack_latents};
+use crate::models::flux::{
+    ControlConfig, ControlNet, Flux, IP_PICTURES, SEEN_BY, UNSEEN, pack_latents, pack_mask, sinusoid, unpack_latents,
+};
 use crate::plan::measure::Subject;
 use crate::plan::{Phase, Runs};
 use crate::sample::{AYS, DiscreteConfig, FlowMatchConfig, Scheduler};
 use crate::source::networks::{self, AutoencoderKl};
-use crate::source::slot::{TEXT_ENCODER, TEXT_ENCODER_2, TRANSFORMER, VAE};
+use crate::source::slot::{CONTROLNET, TEXT_ENCODER, TEXT_ENCODER_2, TRANSFORMER, VAE};
 use crate::source::{Network, Networks, Part, Place, Source, Text};
 use crate::stage::{Dims, Symbol};
 use crate::text::{Encoded, MAX_SEQUENCE_LENGTH};
@@ -35,11 +38,23 @@ pub(super) static FLUX: Family = Family {
         Place::needed(&TEXT_ENCODER_2, &alias::T5, |component| Ok(Box::new(networks::t5(component)?.0))),
         Place::needed(&VAE, &alias::AUTOENCODER_KL, |component| Ok(Box::new(networks::autoencoder_kl(component)?))),
     ],
+    beside: &[CONTROL],
     marks: &[],
     tokens: 512,
-    denoiser: |source| Ok(Box::new(FluxDenoiser(networks::flux(source.component(&TRANSFORMER)?)?))),
+    denoiser: |source| Ok(Box::new(FluxDenoiser::new(networks::flux(source.component(&TRANSFORMER)?)?, &[]))),
     open,
 };
+
+/// ControlNets, which run beside it.
+const CONTROL: Place = Place {
+    slot: &CONTROLNET,
+    kind: &alias::FLUX_CONTROL,
+    needed: false,
+    load: |component| Ok(Box::new(networks::flux_control(component)?)),
+};
+
+/// What InstantX's and Shakker's union ControlNets call the kinds of pictures that they tell apart.
+const MODES: &[&str] = &["canny", "tile", "depth", "blur", "pose", "gray", "lq"];
 
 /// Pixels of an image token, in both directions: 8 pixels a latent, 2 latents a token.
 const SIDE: usize = 16;
@@ -68,6 +83,9 @@ const KONTEXT: References = References {
     ],
 };
 
+/// FLUX.1-dev's guidance.
+const GUIDANCE: f32 = 3.5;
+
 /// What times and guidance are multiplied by before they are embedded.
 const TIME_SCALE: f32 = 1000.0;
 
@@ -77,7 +95,7 @@ const T5: &str = "t5";
 
 /// What a model was published with, if its file brings no defaults: the model cards of FLUX.1-dev and -schnell.
 fn rules(takes_guidance: bool, tokens: usize) -> Rules {
-    let (steps, guidance) = if takes_guidance { (50, Some(3.5)) } else { (4, None) };
+    let (steps, guidance) = if takes_guidance { (50, Some(GUIDANCE)) } else { (4, None) };
     let negative_prompt = String::new();
     Rules {
         multiple: SIDE,
@@ -92,6 +110,7 @@ fn rules(takes_guidance: bool, tokens: usize) -> Rules {
         inputs: &[Use::Start, Use::Mask],
         beside: None,
         references: None,
+        controls: Vec::new(),
         defaults: Defaults {
             width: 1024,
             height: 1024,
@@ -116,7 +135,8 @@ fn open(source: Source, additions: &Additions) -> Result<Opened> {
     for component in source.components() {
         component.require_configuration()?;
     }
-    let mut transformer = networks::flux(source.component(&TRANSFORMER)?)?;
+    let transformer = networks::flux(source.component(&TRANSFORMER)?)?;
+    let controls = open_controls(additions)?;
     let mut encoders = FluxEncoders {
         clip: ClipEncoder::open(&source, &TEXT_ENCODER)?,
         t5: T5Encoder::open(&source, &TEXT_ENCODER_2)?,
@@ -132,21 +152,21 @@ fn open(source: Source, additions: &Additions) -> Result<Opened> {
     let rules = rules(takes_guidance, encoders.t5.reader().length).with(beside);
     // Kontext has the layers of the others: what a transformer makes of a picture, only its training tells.
     let rules = Rules { references: beside.is_none().then_some(KONTEXT), ..rules };
-    let rules = with_defaults(rules, beside).read(&source, GuidanceScale::Input)?;
+    let rules = with_controls(with_defaults(rules, beside), &controls).read(&source, GuidanceScale::Input)?;
     check(&source, &transformer, &encoders, &vae)?;
     let mut image_prompts: Option<Box<dyn ImagePrompts>> = None;
-    if let Some((pictures, adapter)) = FluxImagePrompts::open(additions, transformer.net.config())? {
-        if let Some(adapter) = &adapter {
-            transformer = networks::flux_with_ip(transformer, adapter)?;
-        }
+    let mut adapter = None;
+    if let Some((pictures, with)) = FluxImagePrompts::open(additions, transformer.net.config())? {
         image_prompts = Some(Box::new(pictures));
+        adapter = with;
     }
+    let mut transformer = networks::flux_with(transformer, &controls, adapter.as_ref())?;
     let FluxEncoders { clip, t5 } = &mut encoders;
     let loras = additions.apply(&mut [transformer.target(), clip.part.target(), t5.part.target()])?;
     Ok(Opened {
         family: &FLUX,
         encoders: Box::new(encoders),
-        denoiser: Box::new(FluxDenoiser(transformer)),
+        denoiser: Box::new(FluxDenoiser::new(transformer, &controls)),
         autoencoder: Box::new(vae),
         scheduler,
         rules,
@@ -154,6 +174,31 @@ fn open(source: Source, additions: &Additions) -> Result<Opened> {
         image_prompts,
         source,
     })
+}
+
+/// The ControlNets of `additions`.
+fn open_controls(additions: &Additions) -> Result<Vec<Part<ControlNet>>> {
+    controls::check_count(additions.controls.len())?;
+    additions.controls.iter().map(|path| networks::flux_control(&Source::lone(path, &CONTROL)?)).collect()
+}
+
+/// With what `controls` follow, and take.
+fn with_controls(mut rules: Rules, controls: &[Part<ControlNet>]) -> Rules {
+    for control in controls {
+        let config = control.net.config();
+        let takes = match (config.takes_pixels(), config.takes_mask()) {
+            (true, _) => Takes::Pixels,
+            (false, true) => Takes::Masked,
+            (false, false) => Takes::Latents,
+        };
+        let (path, modes) = (control.bound.origin().to_owned(), config.num_mode.unwrap_or(0));
+        rules.controls.push(ControlRules { path, takes, modes, mode_names: MODES });
+        // Beside a model that takes no guidance, a ControlNet may.
+        rules.guidance = rules.guidance.or(config.net.guidance_embeds.then_some(GUIDANCE));
+        // Their residuals are for the tokens of the picture that is drawn.
+        rules.references = None;
+    }
+    rules
 }
 
 /// What stands beside the packed latents: as many more of a picture that is followed, or those of what a mask leaves, and the mask, of
@@ -283,17 +328,51 @@ fn joined(packed: &[f32], beside: &[f32], width: usize) -> Result<Vec<f32>> {
     Ok(joined)
 }
 
-/// The transformer.
-struct FluxDenoiser(Part<Flux>);
+/// The transformer, with the ControlNets that run beside it.
+struct FluxDenoiser {
+    part: Part<Flux>,
+    controls: Vec<ControlConfig>,
+}
+
+impl FluxDenoiser {
+    fn new(part: Part<Flux>, controls: &[Part<ControlNet>]) -> FluxDenoiser {
+        FluxDenoiser { part, controls: controls.iter().map(|control| control.net.config().clone()).collect() }
+    }
+
+    /// Fills the ports of the ControlNets.
+    fn fill_controls(&self, session: &mut Session<'_>, given: &Given<'_>) -> Result<()> {
+        let (net, settings) = (&self.part.net, given.settings);
+        let count = given.levels.len();
+        for ((ports, picture), control) in net.controls.iter().zip(given.controls).zip(&settings.controls) {
+            session.set(ports.picture, picture)?;
+            let mut factors = Vec::with_capacity(given.evaluations.len() * given.prompts.len());
+            for evaluation in given.evaluations.clone() {
+                factors.extend(std::iter::repeat_n(control.factor(evaluation, count), given.prompts.len()));
+            }
+            session.set(ports.scale, &factors)?;
+            if let (Some((table, port)), Some(mode)) = (ports.mode, control.mode) {
+                let mode = u32::try_from(mode).unwrap_or(u32::MAX);
+                let row = self.part.bound.gather(table, net.config().hidden(), &[mode])?;
+                session.set(port, &reserve::repeat("the mode", &row, settings.batch)?)?;
+            }
+            if let Some([cos, sin]) = ports.rotary {
+                let tables = net.rotary(settings.prompt_tokens() + 1, &grids(settings))?;
+                session.set(cos, &tables.0)?;
+                session.set(sin, &tables.1)?;
+            }
+        }
+        Ok(())
+    }
+}
 
 impl Networks for FluxDenoiser {
     fn networks(&self) -> Vec<Network<'_>> {
-        self.0.networks()
+        self.part.networks()
     }
 }
 
 impl Denoiser for FluxDenoiser {
-    fn subjects(&self, settings: &Settings, _: [usize; 4], evaluations: usize) -> Vec<Subject<'_>> {
+    fn subjects(&self, settings: &Settings, latents: [usize; 4], evaluations: usize) -> Vec<Subject<'_>> {
         let image = image_tokens(settings);
         let (text, passes) = (settings.prompt_tokens(), settings.passes());
         let mut dims = Dims::new()
@@ -305,23 +384,28 @@ impl Denoiser for FluxDenoiser {
         if settings.redux_tokens > 0 && passes > 1 {
             // The negative prompt has no pictures.
             dims = dims.with(SEEN_BY, settings.batch).with(UNSEEN, settings.redux_tokens);
-        } else {
-            // Passes alike can be computed one after the other.
+        } else if self.controls.is_empty() {
+            // Passes alike can be computed one after the other. ControlNets run in that of the prompt alone.
             dims = dims.with(Symbol::PASSES, passes);
         }
-        if self.0.net.ports.ip.is_some() {
+        if self.part.net.ports.ip.is_some() {
             dims = dims.with(IP_PICTURES, settings.ip_images.max(1));
         }
-        vec![subject(&self.0, TRANSFORMER.name, Phase::Denoise, dims, Runs { request: 1, steps: evaluations })]
+        if !self.controls.is_empty() {
+            for (symbol, size) in ControlConfig::sizes(settings.batch, text, image, [latents[0], latents[1]]) {
+                dims = dims.with(symbol, size);
+            }
+        }
+        vec![subject(&self.part, TRANSFORMER.name, Phase::Denoise, dims, Runs { request: 1, steps: evaluations })]
     }
 
     fn ports(&self, _: usize) -> StepPorts {
-        let ports = &self.0.net.ports;
+        let ports = &self.part.net.ports;
         StepPorts { latents: ports.latents, prediction: ports.velocity, condition: ports.condition }
     }
 
     fn fill(&self, _: usize, session: &mut Session<'_>, given: &Given<'_>) -> Result<()> {
-        let (net, settings) = (&self.0.net, given.settings);
+        let (net, settings) = (&self.part.net, given.settings);
         let ports = &net.ports;
         session.set(ports.time, &given.times(|time| sinusoid(time * TIME_SCALE))?)?;
         if let (Some(port), Some(guidance)) = (ports.guidance, settings.guidance) {
@@ -334,6 +418,7 @@ impl Denoiser for FluxDenoiser {
         }
         session.set(ports.text, &given.prompt(0)?)?;
         session.set(ports.pooled, &given.prompt_by_condition(1)?)?;
+        self.fill_controls(session, given)?;
         let (cos, sin) = net.rotary(settings.prompt_tokens(), &grids(settings))?;
         session.set(ports.cos, &cos)?;
         session.set(ports.sin, &sin)
@@ -342,13 +427,13 @@ impl Denoiser for FluxDenoiser {
     fn filled_bytes(&self, settings: &Settings) -> usize {
         // The rotary tables, cosine and sine, and the positions that they are made from.
         let image = image_tokens(settings);
-        let axes = &self.0.net.config().axes_dims_rope;
+        let axes = &self.part.net.config().axes_dims_rope;
         let each = 2 * size_of::<f32>() * axes.iter().sum::<usize>() + size_of::<u32>() * axes.len();
         (settings.prompt_tokens() + image).saturating_mul(each)
     }
 
     fn beside(&self, [w, h, ..]: [usize; 4]) -> usize {
-        let config = self.0.net.config();
+        let config = self.part.net.config();
         config.in_channels.saturating_sub(config.out_channels()) * (w / 2) * (h / 2)
     }
 
@@ -361,7 +446,16 @@ impl Denoiser for FluxDenoiser {
     }
 
     fn joined(&self, packed: &[f32], beside: &[f32]) -> Result<Vec<f32>> {
-        joined(packed, beside, self.0.net.config().out_channels())
+        joined(packed, beside, self.part.net.config().out_channels())
+    }
+
+    fn pack_followed(&self, latents: &[f32], mask: Option<&[f32]>, dims: [usize; 4]) -> Result<Vec<f32>> {
+        let [w, h, channels, _] = dims;
+        let packed = pack_latents(latents, w, h, channels)?;
+        let Some(mask) = mask else { return Ok(packed) };
+        // It says what is left of the picture.
+        let left = reserve::collect("the mask", mask.len(), mask.iter().map(|masked| 1.0 - masked))?;
+        joined(&packed, &pack_latents(&left, w, h, 1)?, 4 * channels)
     }
 
     fn pack(&self, latents: &[f32], [w, h, channels, _]: [usize; 4]) -> Result<Vec<f32>> {

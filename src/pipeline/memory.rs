@@ -3,6 +3,7 @@
 use super::generate::Pipeline;
 use super::opened::{Direction, Opened};
 use super::request::{MemoryOptions, Request, Settings};
+use super::rules::Takes;
 use super::run::Machine;
 use super::settings::levels;
 use super::start;
@@ -240,13 +241,16 @@ fn arrays(model: &Opened, settings: &Settings, phase: Phase) -> usize {
     // Latents of the pictures that the model looks at, and pixels of the largest of all.
     let looked_at = latents / (settings.batch * settings.width * settings.height) * sizes.clone().sum::<usize>();
     let largest = sizes.max().map_or(picture, |pixels| picture.max(CHANNELS * pixels));
+    // What ControlNets are given of their pictures.
+    let of_control = |takes| if takes == Takes::Pixels { samples } else { latents.saturating_add(latents / 8) };
+    let followed = sum(&model.rules.controls.iter().map(|control| of_control(control.takes)).collect::<Vec<_>>());
     // What came of the prompts stays throughout.
     match phase {
         // The numbers of a text, and what they become.
         Phase::Encode => 4 * prompts + model.image_prompts.as_ref().map_or(0, |pictures| pictures.bytes(settings)),
         // The picture resized, its samples, and the latents that it has.
         Phase::Condition => {
-            sum(&[prompts, 2 * largest, NUMBER * largest, 2 * latents, encoded, looked_at.saturating_mul(3)])
+            sum(&[prompts, 2 * largest, NUMBER * largest, 2 * latents, encoded, looked_at.saturating_mul(3), followed])
         }
         // The prompts of every item of the batch; what is denoised, predicted and added, and what solvers remember of it.
         Phase::Denoise => {
@@ -257,7 +261,7 @@ fn arrays(model: &Opened, settings: &Settings, phase: Phase) -> usize {
             let beside = settings.batch.saturating_mul(beside + looked_at).saturating_mul(1 + 3 * passes);
             let prompts = prompts.saturating_mul(1 + settings.batch * settings.passes() / settings.prompts());
             let held = 12 + 3 * passes + settings.sampling.sampler.held();
-            sum(&[prompts, held * latents, beside, fixed])
+            sum(&[prompts, held * latents, beside, fixed, followed])
         }
         // The samples of a picture, and the pictures that are done.
         Phase::Decode => sum(&[prompts, 4 * latents, samples, picture * (1 + settings.batch)]),

@@ -5,6 +5,7 @@
 //! and checks, the plan, remembered prompts, the denoising loop, previews. Encoders, denoiser and autoencoder take their turns
 //! on the device; the memory of a phase is given back before the next begins.
 
+mod controls;
 mod denoise;
 mod digest;
 mod embed;
@@ -45,9 +46,12 @@ pub use opened::{
 pub use origins::{Origin, named_parts, origins};
 pub use progress::{Event, Observer};
 pub use prompts::{ArraySpec, Embeddings, Prompt};
-pub use registry::{FAMILIES, component, denoiser, family_of, open, open_with};
-pub use request::{Generated, MemoryOptions, PhaseMemory, Posterior, ReferenceResize, Request, Settings, Timings};
-pub use rules::{Defaults, Rules, Use};
+pub use registry::{Alone, FAMILIES, alone, component, denoiser, family_of, open, open_with};
+pub use request::{
+    Control, ControlSettings, Generated, MemoryOptions, PhaseMemory, Posterior, ReferenceResize, Request, Settings,
+    Timings,
+};
+pub use rules::{ControlRules, Defaults, Rules, Takes, Use};
 pub use run::{Run, Running};
 pub use seen::Seen;
 pub use settings::settings;

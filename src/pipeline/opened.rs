@@ -17,7 +17,7 @@ use crate::sample::{Levels, Scheduler};
 use crate::source::{HasModel, Network, Networks, Part, Place, Source};
 use crate::stage::{Dims, Port};
 use crate::text::Encoded;
-use crate::{Result, reserve};
+use crate::{Error, Result, reserve};
 
 /// A family of models: what one is on disk, and how it is opened.
 pub struct Family {
@@ -27,6 +27,8 @@ pub struct Family {
     pub classes: &'static [&'static str],
     /// The places that its networks take, in the order of bundles; the denoiser is the first.
     pub places: &'static [Place],
+    /// What goes beside its models, each in a file of its own.
+    pub beside: &'static [Place],
     /// How the names of tensors end by which its denoiser is told from another family's of the same kind: one of them is there. None
     /// where no other has to be told apart, or all others have marks.
     pub marks: &'static [&'static str],
@@ -84,13 +86,15 @@ pub struct Additions {
     pub image_encoders: Vec<PathBuf>,
     /// An IP-Adapter.
     pub ip_adapter: Option<PathBuf>,
+    /// ControlNets: a file or a folder of a diffusers directory each.
+    pub controls: Vec<PathBuf>,
 }
 
 impl Additions {
     /// Refuses what lets pictures take part in a prompt, beside a model that has no place for it.
     ///
     /// # Errors
-    /// [`Error::Option`](crate::Error::Option).
+    /// [`Error::Option`].
     pub(super) fn refuse_image_prompts(&self) -> Result<()> {
         let given = [
             ("--redux", self.redux.as_ref()),
@@ -100,10 +104,21 @@ impl Additions {
         for (option, path) in given {
             if let Some(path) = path {
                 let expected = "nothing, since it does not go beside this kind of model";
-                return Err(crate::Error::option(option, expected, path.display().to_string()));
+                return Err(Error::option(option, expected, path.display().to_string()));
             }
         }
         Ok(())
+    }
+
+    /// Refuses ControlNets beside a model that runs none.
+    pub(super) fn refuse_controls(&self) -> Result<()> {
+        match self.controls.first() {
+            Some(path) => {
+                let found = path.display().to_string();
+                Err(Error::option("--control", "nothing, since this kind of model runs no ControlNets yet", found))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Adds the LoRAs to the networks that they may change.
@@ -161,7 +176,7 @@ pub trait Encoders: Networks {
     /// Sends texts, given as the tokens of each reader, through the encoders.
     ///
     /// # Errors
-    /// What the device returns; [`Error::NotFinite`](crate::Error::NotFinite) if numbers overflow.
+    /// What the device returns; [`Error::NotFinite`] if numbers overflow.
     fn encode(&self, run: &mut Run<'_>, settings: &Settings, texts: &[Vec<Encoded>]) -> Result<Vec<Prompt>>;
 }
 
@@ -208,6 +223,8 @@ pub struct Given<'a> {
     pub evaluations: Range<usize>,
     /// The prompt of each pass that is computed at once: the positive one first.
     pub prompts: &'a [&'a Prompt],
+    /// What each ControlNet is given of its picture.
+    pub controls: &'a [Vec<f32>],
     /// What an IP-Adapter is given for each pass.
     pub ip: &'a [Vec<f32>],
     /// How many pictures are computed at once in each of these passes.
@@ -218,7 +235,7 @@ impl Given<'_> {
     /// What `embed` makes of the time of each evaluation, once for each pass: `[width, conditions]`.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
+    /// [`Error::OutOfMemory`].
     pub fn times(&self, embed: impl Fn(f32) -> Vec<f32>) -> Result<Vec<f32>> {
         let passes = self.prompts.len();
         let mut all = Vec::new();
@@ -237,7 +254,7 @@ impl Given<'_> {
     /// Array `at` of the prompts, for every item of the batch: item `pass * batch + i` is picture `i` of that pass.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
+    /// [`Error::OutOfMemory`].
     pub fn prompt(&self, at: usize) -> Result<Vec<f32>> {
         let each: usize = self.prompts.iter().map(|Prompt(arrays)| arrays[at].len()).sum();
         let mut all = reserve::room("the prompts", each * self.pictures)?;
@@ -264,7 +281,7 @@ impl Given<'_> {
     /// Array `at` of the prompts, for every condition.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
+    /// [`Error::OutOfMemory`].
     pub fn prompt_by_condition(&self, at: usize) -> Result<Vec<f32>> {
         let mut one = Vec::new();
         for Prompt(arrays) in self.prompts {
@@ -305,16 +322,16 @@ pub trait Denoiser: Networks {
     /// where the picture is painted anew.
     ///
     /// # Errors
-    /// [`Error::Graph`](crate::Error::Graph) if there is no place for them.
+    /// [`Error::Graph`] if there is no place for them.
     fn pack_beside(&self, latents: &[f32], mask: Option<&[f32]>, dims: [usize; 4]) -> Result<Vec<f32>> {
         let _ = (latents, mask, dims);
-        Err(crate::Error::graph("pack", "a denoiser that takes latents alone"))
+        Err(Error::graph("pack", "a denoiser that takes latents alone"))
     }
 
     /// The latents of one picture, packed, with what stands beside them.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
+    /// [`Error::OutOfMemory`].
     fn joined(&self, packed: &[f32], beside: &[f32]) -> Result<Vec<f32>> {
         let mut joined = reserve::room("the latents", packed.len() + beside.len())?;
         joined.extend_from_slice(packed);
@@ -322,10 +339,20 @@ pub trait Denoiser: Networks {
         Ok(joined)
     }
 
+    /// The latents of one picture, `[w, h, C]`, as a ControlNet takes them: those of the picture that it follows, and a mask for
+    /// latents, `[w, h]`, if it takes one.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] if there is no place for them.
+    fn pack_followed(&self, latents: &[f32], mask: Option<&[f32]>, dims: [usize; 4]) -> Result<Vec<f32>> {
+        let _ = (latents, mask, dims);
+        Err(Error::graph("pack", "a denoiser without ControlNets"))
+    }
+
     /// The latents of one picture, `[w, h, C]`, as the denoiser takes them.
     ///
     /// # Errors
-    /// [`Error::Graph`](crate::Error::Graph) if their size is another.
+    /// [`Error::Graph`] if their size is another.
     fn pack(&self, latents: &[f32], dims: [usize; 4]) -> Result<Vec<f32>>;
 
     /// The way back from [`pack`](Denoiser::pack).
@@ -375,7 +402,7 @@ pub trait Autoencoder: Networks {
     /// variance of each, `[w, h, 2 C]`, in the autoencoder's space.
     ///
     /// # Errors
-    /// What the device returns; [`Error::NotAModel`](crate::Error::NotAModel) if it cannot encode.
+    /// What the device returns; [`Error::NotAModel`] if it cannot encode.
     fn encode(&self, run: &mut Run<'_>, running: &mut Running<'_>, samples: &[f32]) -> Result<Vec<f32>>;
 
     /// Brings latents from the autoencoder's space into the denoiser's.

@@ -48,6 +48,35 @@ pub fn component(source: &Source, slot: &Slot) -> Result<(Source, Box<dyn Networ
     Ok((source, networks))
 }
 
+/// A network that goes beside models, by itself.
+pub struct Alone {
+    /// The source, with the network as its only component.
+    pub source: Source,
+    /// Its place.
+    pub slot: &'static Slot,
+    /// The network.
+    pub networks: Box<dyn Networks>,
+}
+
+/// The network that `source` has, if it is one that goes beside models and no part of any is there.
+///
+/// # Errors
+/// What reading it returns.
+pub fn alone(source: &Source) -> Result<Option<Alone>> {
+    for family in FAMILIES {
+        let is_there = |place: &&Place| source.has_loose(place.kind);
+        let Some(place) = family.beside.iter().find(is_there) else { continue };
+        let has_part = |place: &Place| source.has(place.slot) || source.has_loose(place.kind);
+        if FAMILIES.iter().any(|family| family.places.iter().any(has_part)) {
+            return Ok(None);
+        }
+        let source = Source::alone(&source.path, family.name, place)?;
+        let networks = (place.load)(source.component(place.slot)?)?;
+        return Ok(Some(Alone { source, slot: place.slot, networks }));
+    }
+    Ok(None)
+}
+
 /// The place of what goes beside a model at `slot`, if `source` has it: in a loose file, or in a folder of Redux's directory.
 fn beside(source: &Source, slot: &Slot) -> Option<&'static Place> {
     BESIDE.iter().filter(|place| place.slot == slot).find(|place| source.holds(place))

@@ -78,6 +78,30 @@ pub struct Request {
     pub ip_images: Vec<Arc<Picture>>,
     /// How much they count; 1 by default.
     pub ip_scale: Option<f32>,
+    /// What each ControlNet of the model follows. Of a model with one alone, `control_image` may stand for it.
+    pub controls: Vec<Control>,
+}
+
+/// What a ControlNet follows, and how.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Control {
+    /// The picture: edges, a map of depth, a picture to be completed.
+    pub image: Arc<Picture>,
+    /// What the ControlNet's share is multiplied with.
+    pub scale: f32,
+    /// From which part of the steps on it is followed, 0 to 1.
+    pub start: f64,
+    /// Up to which part of the steps it is followed, 0 to 1.
+    pub end: f64,
+    /// What kind of picture it is, for a ControlNet that is told: a name or a number.
+    pub mode: Option<String>,
+}
+
+impl Control {
+    /// `image`, followed in all steps.
+    pub fn new(image: Arc<Picture>) -> Control {
+        Control { image, scale: 1.0, start: 0.0, end: 1.0, mode: None }
+    }
 }
 
 /// Which latents a picture has, of the distribution that the autoencoder gives for it.
@@ -161,6 +185,7 @@ impl Default for Request {
             without_prompt: false,
             ip_images: Vec::new(),
             ip_scale: None,
+            controls: Vec::new(),
         }
     }
 }
@@ -234,6 +259,54 @@ pub struct Settings {
     pub ip_images: usize,
     /// How much they count; 0 without pictures.
     pub ip_scale: f32,
+    /// How each ControlNet follows its picture.
+    pub controls: Vec<ControlSettings>,
+}
+
+/// How a ControlNet follows its picture.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ControlSettings {
+    /// The ControlNet's name.
+    pub name: String,
+    /// What its share is multiplied with.
+    pub scale: f32,
+    /// From which part of the steps on it is followed.
+    pub start: f64,
+    /// Up to which part of the steps it is followed.
+    pub end: f64,
+    /// The number of the kind of its picture, if it is told.
+    pub mode: Option<usize>,
+    /// What that is called, if it has a name.
+    pub mode_name: Option<&'static str>,
+}
+
+/// What the web UI calls ControlNets in a picture's parameters. No model has more.
+pub(super) const CONTROL_NETS: [&str; 8] = [
+    "ControlNet 0",
+    "ControlNet 1",
+    "ControlNet 2",
+    "ControlNet 3",
+    "ControlNet 4",
+    "ControlNet 5",
+    "ControlNet 6",
+    "ControlNet 7",
+];
+
+impl ControlSettings {
+    /// What its share is multiplied with in evaluation `i` of `count`: as diffusers, nothing in an evaluation that is not wholly
+    /// between start and end.
+    pub fn factor(&self, i: usize, count: usize) -> f32 {
+        let [begins, ends] = [i, i + 1].map(|at| at as f64 / count as f64);
+        if begins < self.start || ends > self.end { 0.0 } else { self.scale }
+    }
+
+    /// In words, as the web UI has it.
+    fn described(&self) -> String {
+        let ControlSettings { name, scale, start, end, mode, mode_name } = self;
+        let mode = mode.map(|mode| format!(", Mode: {}", mode_name.map_or_else(|| mode.to_string(), str::to_owned)));
+        let mode = mode.unwrap_or_default();
+        format!("Model: {name}, Weight: {scale}, Guidance Start: {start}, Guidance End: {end}{mode}")
+    }
 }
 
 impl Settings {
@@ -305,6 +378,7 @@ impl Settings {
         if self.ip_images > 0 {
             pairs.push(("IP-Adapter scale", self.ip_scale.to_string()));
         }
+        pairs.extend(CONTROL_NETS.into_iter().zip(self.controls.iter().map(ControlSettings::described)));
         pairs
     }
 }

@@ -1,6 +1,7 @@
 //! What requests of a model may say, and what they mean if they do not: data, which the family fills in.
 
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 
 use serde::Deserialize;
 
@@ -32,6 +33,8 @@ pub struct Rules {
     pub beside: Option<Beside>,
     /// Pictures that the model looks at, as it does at the prompt; `None` if it looks at none.
     pub references: Option<References>,
+    /// The ControlNets beside it, in the order in which they were given.
+    pub controls: Vec<ControlRules>,
     /// What is not said.
     pub defaults: Defaults,
 }
@@ -81,6 +84,30 @@ pub enum Beside {
     Edited,
     /// The picture to be followed.
     Control,
+}
+
+/// A ControlNet beside a model, which follows a picture.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ControlRules {
+    /// Its file or folder.
+    pub path: PathBuf,
+    /// As what it takes the picture.
+    pub takes: Takes,
+    /// How many kinds of pictures it tells apart; 0 if it is not told of which its picture is.
+    pub modes: usize,
+    /// What the first of these are called.
+    pub mode_names: &'static [&'static str],
+}
+
+/// As what a ControlNet takes its picture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Takes {
+    /// As its latents.
+    Latents,
+    /// As the latents of what a mask leaves of it, beside the mask.
+    Masked,
+    /// As its pixels.
+    Pixels,
 }
 
 /// What a request means if it does not say.

@@ -39,6 +39,7 @@ pub(super) static SD1: Family = Family {
         Place::needed(&TEXT_ENCODER, &alias::CLIP, |component| Ok(Box::new(networks::clip_with(component, OUTPUT)?.0))),
         Place::needed(&VAE, &alias::AUTOENCODER_KL, |component| Ok(Box::new(networks::autoencoder_kl(component)?))),
     ],
+    beside: &[],
     marks: &[],
     tokens: 77,
     denoiser: |source| Ok(Box::new(UnetDenoiser(networks::unet(source.component(&UNET)?)?))),
@@ -69,6 +70,7 @@ pub(super) fn rules(side: usize, factor: usize, tokens: usize) -> Rules {
         inputs: &[Use::Start, Use::Mask],
         beside: None,
         references: None,
+        controls: Vec::new(),
         defaults: Defaults {
             width: side,
             height: side,
@@ -84,6 +86,7 @@ pub(super) fn rules(side: usize, factor: usize, tokens: usize) -> Rules {
 
 fn open(source: Source, additions: &Additions) -> Result<Opened> {
     additions.refuse_image_prompts()?;
+    additions.refuse_controls()?;
     for component in source.components() {
         component.require_configuration()?;
     }

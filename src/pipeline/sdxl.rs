@@ -35,6 +35,7 @@ pub(super) static SDXL: Family = Family {
         }),
     ],
     // The pooled prompt and the sizes, by the original's name and by diffusers'.
+    beside: &[],
     marks: &["label_emb.0.0.weight", "add_embedding.linear_1.weight"],
     tokens: 77,
     denoiser: |source| Ok(Box::new(UnetDenoiser(networks::unet(source.component(&UNET)?)?))),
@@ -66,6 +67,7 @@ fn rules(side: usize, factor: usize, tokens: usize) -> Rules {
 
 fn open(source: Source, additions: &Additions) -> Result<Opened> {
     additions.refuse_image_prompts()?;
+    additions.refuse_controls()?;
     for component in source.components() {
         component.require_configuration()?;
     }

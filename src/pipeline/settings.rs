@@ -1,10 +1,12 @@
 //! Requests with every default filled in.
 
+use super::controls;
 use super::opened::Direction;
 use super::opened::Opened;
-use super::request::{ReferenceResize, Request, Settings};
-use super::rules::{Beside, Rules, Use};
+use super::request::{Control, ReferenceResize, Request, Settings};
+use super::rules::{Beside, Rules, Takes, Use};
 use super::start::{Inputs, MOST_REFERENCES};
+use crate::image::Picture;
 use crate::sample::{Chosen, Levels};
 use crate::source::Text;
 use crate::{Error, Result};
@@ -111,8 +113,9 @@ pub fn settings(model: &Opened, request: &Request) -> Result<Settings> {
         ip_images: request.ip_images.len(),
         ip_scale: ip_scale(model, request)?,
         redux_tokens: if request.redux.is_empty() { 0 } else { prompt_tokens(model).unwrap_or(0) },
+        controls: controls::settings(rules, &controls::of(rules, request)?)?,
     };
-    settings.encoded_pictures = Inputs::of(rules.beside, request, &settings).count();
+    settings.encoded_pictures = Inputs::of(rules, request, &settings).count();
     match &request.embeddings {
         Some(embeddings) => embeddings.fill_in(settings, request, model),
         None => {
@@ -207,11 +210,12 @@ fn strength(model: &Opened, request: &Request) -> Result<Option<f32>> {
 fn check_pictures(model: &Opened, request: &Request) -> Result<()> {
     let Rules { inputs, beside, .. } = &model.rules;
     let Request { image, mask, control_image, .. } = request;
+    let followed = controls::of(&model.rules, request)?;
     let takes = |purpose| inputs.contains(&purpose);
     let given = [
         ("--image", image, takes(Use::Start) || takes(Use::Edit)),
         ("--mask", mask, takes(Use::Mask)),
-        ("--control-image", control_image, takes(Use::Control)),
+        ("--control-image", control_image, takes(Use::Control) || !followed.is_empty()),
     ];
     for (option, picture, is_taken) in given {
         if picture.is_some() && !is_taken {
@@ -238,8 +242,9 @@ fn check_pictures(model: &Opened, request: &Request) -> Result<()> {
         }
         _ => {}
     }
+    check_followed(model, mask.as_deref(), &followed)?;
     match (image, mask) {
-        (None, Some(_)) => {
+        (None, Some(_)) if controls::masked(&model.rules, &followed).is_none() => {
             let error = Error::option("--mask", "a mask together with its picture", "a mask alone");
             return Err(error.with_hint("give the picture with --image"));
         }
@@ -249,6 +254,24 @@ fn check_pictures(model: &Opened, request: &Request) -> Result<()> {
     if (image.is_some() || control_image.is_some()) && !model.autoencoder.goes(Direction::Encode) {
         let option = if image.is_some() { "--image" } else { "--control-image" };
         let error = Error::option(option, "a model whose autoencoder can encode", "a decoder alone");
+        return Err(error.with_hint("give a whole autoencoder with --vae FILE"));
+    }
+    Ok(())
+}
+
+/// Refuses pictures that ControlNets follow without what has to be there besides.
+fn check_followed(model: &Opened, mask: Option<&Picture>, followed: &[Control]) -> Result<()> {
+    if let Some(picture) = controls::masked(&model.rules, followed) {
+        let Some(mask) = mask else {
+            let expected = "a mask of its picture, since this ControlNet paints within one";
+            let error = Error::option("--mask", expected, "none");
+            return Err(error.with_hint("give it with --mask: white is painted anew"));
+        };
+        mask.require_size_of(picture)?;
+    }
+    let takes_latents = model.rules.controls.iter().any(|rules| rules.takes != Takes::Pixels);
+    if takes_latents && !model.autoencoder.goes(Direction::Encode) {
+        let error = Error::option("--control", "a model whose autoencoder can encode", "a decoder alone");
         return Err(error.with_hint("give a whole autoencoder with --vae FILE"));
     }
     Ok(())

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use super::controls;
 use super::opened::{Direction, Opened};
-use super::request::{Posterior, Request, Settings};
-use super::rules::Beside;
+use super::request::{Control, Posterior, Request, Settings};
+use super::rules::{Beside, Rules, Takes};
 use super::run::{Run, stage_runs};
 use crate::image::{Mask, Picture};
 use crate::plan::Phase;
@@ -34,10 +35,12 @@ pub(super) struct Company {
     pub(super) beside: Vec<Vec<f32>>,
     /// What stands behind the latents of every picture: those of the pictures that the model looks at, packed.
     pub(super) references: Vec<f32>,
+    /// What each ControlNet is given of its picture.
+    pub(super) followed: Vec<Vec<f32>>,
 }
 
 impl Company {
-    /// Whether there is nothing.
+    /// Whether nothing stands beside or behind the latents.
     pub(super) fn is_empty(&self) -> bool {
         self.beside.is_empty() && self.references.is_empty()
     }
@@ -78,11 +81,12 @@ impl Start {
         run: &mut Run<'_>,
     ) -> Result<Start> {
         let beside = model.rules.beside;
-        let inputs = Inputs::of(beside, request, settings);
+        let inputs = Inputs::of(&model.rules, request, settings);
         let mut encoded = inputs.encode(model, request, settings, run)?;
         let drawing = Drawing { model, settings, posterior: request.posterior };
         let mut generator = Noise::new(settings.seed, settings.batch);
         let control = encoded.control.take().map(|moments| drawing.latents(&moments, &mut generator)).transpose()?;
+        let followed = drawing.followed(request, encoded.followed, &mut generator)?;
         let mut picture =
             encoded.picture.take().map(|moments| drawing.latents(&moments, &mut generator)).transpose()?;
         if beside == (Some(Beside::Masked { draws_picture: true })) && picture.is_none() {
@@ -100,7 +104,7 @@ impl Start {
                 drawing.beside(&masked, Some(mask_of(request, settings)?.values()))?
             }
         };
-        let company = Company { beside, references: drawing.references(&encoded.references)? };
+        let company = Company { beside, references: drawing.references(&encoded.references)?, followed };
         let Some(picture) = picture.take() else {
             let start = levels.start();
             let latents = if start == 1.0 { noise } else { scaled(&noise, start)? };
@@ -125,22 +129,27 @@ pub(super) struct Inputs {
     picture: bool,
     edited: bool,
     masked: bool,
+    /// How many ControlNets follow the latents of a picture.
+    followed: usize,
 }
 
 impl Inputs {
-    /// For a denoiser that takes `beside`.
-    pub(super) fn of(beside: Option<Beside>, request: &Request, settings: &Settings) -> Inputs {
+    /// For a model with these `rules`.
+    pub(super) fn of(rules: &Rules, request: &Request, settings: &Settings) -> Inputs {
+        let beside = rules.beside;
+        let followed = rules.controls.iter().filter(|control| control.takes != Takes::Pixels).count();
         let masked = matches!(beside, Some(Beside::Masked { .. }));
         let edited = beside == Some(Beside::Edited);
         // Nothing of it is left where the mask's model begins with noise alone.
         let is_gone = masked && settings.strength == Some(1.0);
         let picture = request.image.is_some() && !edited && !is_gone;
-        Inputs { control: beside == Some(Beside::Control), picture, edited, masked }
+        Inputs { control: beside == Some(Beside::Control), picture, edited, masked, followed }
     }
 
     /// How many they are.
     pub(super) fn count(&self) -> usize {
-        [self.control, self.picture, self.edited, self.masked].into_iter().map(usize::from).sum()
+        let others = [self.control, self.picture, self.edited, self.masked].into_iter().map(usize::from);
+        others.sum::<usize>() + self.followed
     }
 
     /// What the autoencoder makes of them, and of the pictures that the model looks at.
@@ -155,6 +164,12 @@ impl Inputs {
         let (own, looked_at) = subjects.split_at(usize::from(self.count() > 0));
         if let [subject] = own {
             let mut running = run.start(subject)?;
+            for (rules, control) in model.rules.controls.iter().zip(&*controls::of(&model.rules, request)?) {
+                if rules.takes != Takes::Pixels {
+                    let samples = followed(rules.takes, control, request, settings)?;
+                    encoded.followed.push(model.autoencoder.encode(run, &mut running, &samples)?);
+                }
+            }
             let mut encode = |wanted: bool, picture: &Option<Arc<Picture>>, mask: Option<&Mask>| {
                 if !wanted {
                     return Ok(None);
@@ -223,7 +238,19 @@ struct Encoded {
     picture: Option<Vec<f32>>,
     edited: Option<Vec<f32>>,
     masked: Option<Vec<f32>>,
+    followed: Vec<Vec<f32>>,
     references: Vec<Vec<f32>>,
+}
+
+/// The samples of the picture that a ControlNet follows, as the autoencoder or the ControlNet itself takes it: black where a mask
+/// hides it.
+fn followed(takes: Takes, control: &Control, request: &Request, settings: &Settings) -> Result<Vec<f32>> {
+    let sides = [settings.width, settings.height];
+    let mut samples = control.image.samples(sides[0], sides[1])?;
+    if takes == Takes::Masked {
+        controls::mask(request, control, sides)?.blacken(&mut samples)?;
+    }
+    Ok(samples)
 }
 
 /// The mask of a request, at the size that is drawn.
@@ -281,6 +308,30 @@ impl Drawing<'_> {
         }
         self.model.autoencoder.normalize(&mut latents);
         super::run::finite(latents, "the latents of the picture")
+    }
+
+    /// What each ControlNet is given of its picture: `moments` are those of the pictures of which it takes latents.
+    fn followed(&self, request: &Request, moments: Vec<Vec<f32>>, generator: &mut Noise) -> Result<Vec<Vec<f32>>> {
+        let Drawing { model, settings, .. } = *self;
+        let (dims, sides) = (model.autoencoder.latents(settings), [settings.width, settings.height]);
+        let (mut moments, mut all) = (moments.into_iter(), Vec::new());
+        for (rules, control) in model.rules.controls.iter().zip(&*controls::of(&model.rules, request)?) {
+            let mask = match rules.takes {
+                Takes::Pixels => {
+                    all.push(followed(rules.takes, control, request, settings)?);
+                    continue;
+                }
+                Takes::Latents => None,
+                Takes::Masked => Some(controls::mask(request, control, sides)?.latents(model.autoencoder.factor())?),
+            };
+            let latents = self.latents(&moments.next().unwrap_or_default(), generator)?;
+            let mut packed = reserve::room("the latents", latents.len() + latents.len() / 4)?;
+            for latents in latents.chunks_exact(self.each()) {
+                packed.extend(model.denoiser.pack_followed(latents, mask.as_deref(), dims)?);
+            }
+            all.push(packed);
+        }
+        Ok(all)
     }
 
     /// The mean latents of the pictures that the model looks at, which have these `moments`, one behind the other.

@@ -35,6 +35,7 @@ pub(super) static Z_IMAGE: Family = Family {
         }),
         Place::needed(&VAE, &alias::AUTOENCODER_KL, |component| Ok(Box::new(networks::autoencoder_kl(component)?))),
     ],
+    beside: &[],
     marks: &[],
     tokens: MOST_TOKENS,
     denoiser: |source| Ok(Box::new(ZImageDenoiser(networks::z_image(source.component(&TRANSFORMER)?)?))),
@@ -79,6 +80,7 @@ fn rules(config: &z_image::Config) -> Rules {
         inputs: &[Use::Start, Use::Mask],
         beside: None,
         references: None,
+        controls: Vec::new(),
         defaults: Defaults {
             width: 1024,
             height: 1024,
@@ -104,6 +106,7 @@ fn is_turbo(source: &Source) -> Result<bool> {
 
 fn open(mut source: Source, additions: &Additions) -> Result<Opened> {
     additions.refuse_image_prompts()?;
+    additions.refuse_controls()?;
     if additions.clip_skip.is_some() {
         return Err(Error::option("--clip-skip", "a model that reads CLIP's hidden states", "one without CLIP"));
     }

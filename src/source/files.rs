@@ -116,6 +116,11 @@ pub(super) fn assemble(base: Option<Source>, files: &Files) -> Result<Source> {
     Ok(source)
 }
 
+/// See [`Source::lone`].
+pub(super) fn lone(path: &Path, place: &Place) -> Result<Component> {
+    Ok(Given::open(path, place.slot)?.take(place)?.0)
+}
+
 /// See [`Source::arranged`].
 pub(super) fn arrange(mut source: Source, places: &[Place]) -> Result<Source> {
     for (slot, _) in &source.given {

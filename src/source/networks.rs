@@ -9,7 +9,7 @@ use crate::bind::alias::{self, Aliases, Kind};
 use crate::models::autoencoder_kl::{self, Decoder, Encoder};
 use crate::models::clip::{self, Clip, Output};
 use crate::models::flux::redux::{self, Redux};
-use crate::models::flux::{self, Flux, IpAdapter};
+use crate::models::flux::{self, ControlNet, Flux, IpAdapter};
 use crate::models::language_model::{self, LanguageModel, Taps};
 use crate::models::layers::Activation;
 use crate::models::missing_tensor;
@@ -34,7 +34,7 @@ macro_rules! has_model {
         })*
     };
 }
-has_model!(Flux, Unet, ZImage, Clip, T5, LanguageModel, Decoder, Encoder, Vision, Redux, IpAdapter);
+has_model!(Flux, ControlNet, Unet, ZImage, Clip, T5, LanguageModel, Decoder, Encoder, Vision, Redux, IpAdapter);
 
 /// Shapes of a component's weights by canonical name.
 fn shapes<'a>(component: &'a Component, aliases: Aliases<'a>) -> impl Fn(&str) -> Option<Shape> + 'a {
@@ -75,6 +75,77 @@ pub fn flux(component: &Component) -> Result<Part<Flux>> {
     let part = part.without_strays(component)?;
     let derived = flux::Config::from_shapes(|name| part.shape(name), Path::new("")).ok();
     Ok(part.compared(derived))
+}
+
+/// The ControlNet of FLUX.1 in `component`.
+///
+/// # Errors
+/// As [`flux()`].
+pub fn flux_control(component: &Component) -> Result<Part<ControlNet>> {
+    let (kind, aliases) = (&alias::FLUX_CONTROL, alias::flux_control);
+    runnable(component, kind)?;
+    let config = match &component.config {
+        Some(Text { text, origin }) => flux::ControlConfig::from_json(text, origin, shapes(component, &aliases))?,
+        None => {
+            let config = flux::ControlConfig::from_shapes(shapes(component, &aliases), &component.origin);
+            read_off(config, component, &aliases)?
+        }
+    };
+    let part = Part::new(ControlNet::new(&config)?, component, kind, aliases, &config)?.without_strays(component)?;
+    let derived = flux::ControlConfig::from_shapes(|name| part.shape(name), Path::new("")).ok();
+    Ok(part.compared(derived))
+}
+
+/// `transformer` with `controls` beside it, and with the IP-Adapter `ip`, in one model.
+///
+/// # Errors
+/// [`Error::Mismatch`] for one that does not fit the transformer.
+pub fn flux_with(
+    transformer: Part<Flux>,
+    controls: &[Part<ControlNet>],
+    ip: Option<&Part<IpAdapter>>,
+) -> Result<Part<Flux>> {
+    if controls.is_empty() && ip.is_none() {
+        return Ok(transformer);
+    }
+    let config = transformer.net.config();
+    for control in controls {
+        let (own, origin) = (&control.net.config().net, control.bound.origin());
+        for (key, found, expected) in [
+            ("in_channels", own.in_channels, config.in_channels),
+            ("num_attention_heads", own.num_attention_heads, config.num_attention_heads),
+            ("attention_head_dim", own.attention_head_dim, config.attention_head_dim),
+            ("joint_attention_dim", own.joint_attention_dim, config.joint_attention_dim),
+            ("pooled_projection_dim", own.pooled_projection_dim, config.pooled_projection_dim),
+        ] {
+            if found != expected {
+                let expected = format!("{expected}, as the transformer has");
+                let error = Error::mismatch(origin, key, expected, found.to_string());
+                return Err(error.with_hint("this ControlNet was trained for another model"));
+            }
+        }
+        if own.axes_dims_rope != config.axes_dims_rope {
+            let (expected, found) = (format!("{:?}", config.axes_dims_rope), format!("{:?}", own.axes_dims_rope));
+            return Err(Error::mismatch(
+                origin,
+                "axes_dims_rope",
+                format!("{expected}, as the transformer has"),
+                found,
+            ));
+        }
+    }
+    let configs: Vec<flux::ControlConfig> = controls.iter().map(|control| control.net.config().clone()).collect();
+    let net = Flux::with(config, &configs, ip.map(|ip| ip.net.config()))?;
+    let prefixes: Vec<String> = (0..controls.len()).map(ControlNet::prefix).collect();
+    let mut parts = vec![("", transformer.net.model().manifest(), &transformer.bound)];
+    for (prefix, control) in prefixes.iter().zip(controls) {
+        parts.push((prefix, control.net.model().manifest(), &control.bound));
+    }
+    if let Some(ip) = ip {
+        parts.push(("", ip.net.model().manifest(), &ip.bound));
+    }
+    let bound = Bound::joined(net.model.manifest(), &parts)?;
+    Ok(transformer.with_network(net, bound))
 }
 
 /// The UNet of `component`.
@@ -349,16 +420,4 @@ pub fn flux_ip(component: &Component, beside: &flux::Config) -> Result<Part<IpAd
     let config = flux::IpConfig::from_shapes(shapes(component, &aliases), &component.origin, beside);
     let config = read_off(config, component, &aliases)?;
     Part::new(IpAdapter::new(&config)?, component, &alias::FLUX_IP, aliases, &config)
-}
-
-/// `transformer` with `adapter` within it.
-///
-/// # Errors
-/// As [`Flux::with_ip`].
-pub fn flux_with_ip(transformer: Part<Flux>, adapter: &Part<IpAdapter>) -> Result<Part<Flux>> {
-    let net = Flux::with_ip(transformer.net.config(), Some(adapter.net.config()))?;
-    let (own, beside) = (transformer.net.model.manifest(), adapter.net.model.manifest());
-    let networks = [("", own, &transformer.bound), ("", beside, &adapter.bound)];
-    let bound = Bound::joined(net.model.manifest(), &networks)?;
-    Ok(transformer.made_anew(net, bound))
 }

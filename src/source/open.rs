@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::weight_file::WeightFile;
-use super::{Files, Place, Source, bundle, diffusers, files, folder};
+use super::{Component, Files, Layout, Place, Source, bundle, diffusers, files, folder};
 use crate::index::Map;
 use crate::{Result, file};
 
@@ -42,6 +42,24 @@ impl Source {
     /// As [`open`](Source::open).
     pub fn assemble(base: Option<Source>, files: &Files) -> Result<Source> {
         files::assemble(base, files)
+    }
+
+    /// The network for `place` that lies at `path` by itself: a file, or a folder of a diffusers directory. Beside that of a model.
+    ///
+    /// # Errors
+    /// As [`open`](Source::open); [`Error::NotAModel`](crate::Error::NotAModel) if none of its kind is there.
+    pub fn lone(path: &Path, place: &Place) -> Result<Component> {
+        files::lone(path, place)
+    }
+
+    /// The same as a source with nothing else, for a model of `family`.
+    ///
+    /// # Errors
+    /// As [`lone`](Source::lone).
+    pub fn alone(path: &Path, family: &'static str, place: &Place) -> Result<Source> {
+        let mut source = Source { family, ..Source::empty(path, Layout::Files) };
+        source.components.push(Source::lone(path, place)?);
+        Ok(source)
     }
 
     /// The same as a model of `family`, with a component, and with the tokenizer it needs if there is one, at each of `places`:

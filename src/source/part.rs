@@ -44,6 +44,13 @@ pub struct Part<M> {
     aliases: OwnAliases,
 }
 
+impl<M> Part<M> {
+    /// The same with `net`, whose weights are where `bound` says, in its place.
+    pub(super) fn with_network(self, net: M, bound: Bound) -> Part<M> {
+        Part { net, bound, ..self }
+    }
+}
+
 impl<M: HasModel> Part<M> {
     /// Finds the weights of `net`, which has the settings `config`, in `component`.
     ///
@@ -78,11 +85,6 @@ impl<M: HasModel> Part<M> {
     pub(super) fn without_strays_of(self, manifest: &Manifest, component: &Component) -> Result<Part<M>> {
         let strays = self.strays_of(manifest, component);
         self.with_strays(strays, component)
-    }
-
-    /// The same network made anew as `net`, with more weights, which `bound` finds.
-    pub(super) fn made_anew(self, net: M, bound: Bound) -> Part<M> {
-        Part { net, bound, ..self }
     }
 
     fn strays_of(&self, manifest: &Manifest, component: &Component) -> Vec<String> {

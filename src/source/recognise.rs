@@ -6,7 +6,7 @@ use std::path::Path;
 use super::packing;
 use super::strangers::{self, STRANGERS, Stranger};
 use crate::Error;
-use crate::bind::alias::{KINDS, Kind, Sign};
+use crate::bind::alias::{KINDS, Kind, PASS_FOR, Sign};
 use crate::index::Index;
 
 /// The first sign of `kind` that a file with tensors of these names has, so that a shorter one does not find the same network
@@ -31,8 +31,13 @@ fn found<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Vec<Found> {
     let shown = STRANGERS.iter().filter(|stranger| names.clone().any(|name| stranger.is_shown_by(name)));
     let mut strangers: Vec<&Stranger> = shown.collect();
     let mut all = Vec::new();
+    let mut passed_for: Vec<&Kind> = Vec::new();
     for kind in KINDS {
         let Some(sign) = sign_of(kind, names.clone()) else { continue };
+        if passed_for.contains(kind) {
+            continue;
+        }
+        passed_for.extend(PASS_FOR.iter().filter(|(other, _)| other == kind).map(|(_, like)| *like));
         let stranger = strangers.iter().find(|stranger| stranger.passes_for(kind)).copied();
         let what = stranger.map_or_else(|| described(kind.what, sign.naming), |stranger| stranger.what.to_owned());
         all.push(Found { what, stranger });
@@ -88,6 +93,11 @@ pub(super) fn parts(index: &Index) -> Vec<Recognised> {
             prefixes.append(&mut more);
         }
         found.extend(prefixes.into_iter().map(|prefix| Recognised { kind, prefix: prefix.to_owned() }));
+    }
+    for (kind, like) in PASS_FOR {
+        let of_kind: Vec<String> =
+            found.iter().filter(|part| part.kind == *kind).map(|part| part.prefix.clone()).collect();
+        found.retain(|part| part.kind != *like || !of_kind.contains(&part.prefix));
     }
     found
 }

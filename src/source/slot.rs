@@ -74,7 +74,10 @@ pub static IP_ADAPTER: Slot = part("ip_adapter", "ip.", "--ip-adapter");
 /// The autoencoder.
 pub static VAE: Slot = part("vae", "vae.", "--vae");
 
-/// All of them, in the order in which bundles hold them.
+/// ControlNets, each in a file of its own beside the model's.
+pub static CONTROLNET: Slot = part("controlnet", "cn.", "--control");
+
+/// All that are part of a model, in the order in which bundles hold them.
 pub static SLOTS: [&Slot; 9] = [
     &TRANSFORMER,
     &TRANSFORMER_2,

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::Component;
-use crate::bind::alias::{AUTOENCODER_KL, CLIP, FLUX, Kind, T5, UNET, Z_IMAGE};
+use crate::bind::alias::{AUTOENCODER_KL, CLIP, FLUX, FLUX_CONTROL, Kind, T5, UNET, Z_IMAGE};
 use crate::{Error, Result};
 
 /// A network that pinhole does not run.
@@ -74,8 +74,9 @@ pub(super) static STRANGERS: &[Stranger] = &[
         &FLUX,
         &["controlnet_x_embedder.", "controlnet_blocks.0.", "pos_embed_input."],
         "ControlNet of FLUX.1",
-        ALONE,
+        "it goes beside a model: give it with --control",
     ),
+    like(&FLUX_CONTROL, &["transformer_blocks.0.img_mod."], "ControlNet of Qwen-Image", "take one of FLUX.1"),
     like(
         &UNET,
         &["input_hint_block.0.", "zero_convs.0.", "controlnet_cond_embedding.", "controlnet_down_blocks.0."],

@@ -1,25 +1,22 @@
 //! What both kinds of blocks do for their attention.
 
-use super::{Config, EPS, Ports, SEEN_BY, UNSEEN};
+use super::stack::Sizes;
+use super::{Config, EPS, SEEN_BY, UNSEEN};
 use crate::Result;
 use crate::ggml::Tensor;
 use crate::models::attention::{Attention, Narrower};
 use crate::models::layers::{Linear, RmsNorm};
-use crate::stage::{Build, Port, Symbol};
+use crate::stage::{Build, Port};
 use crate::weights::Scope;
 
 /// Where the rotary tables are.
 #[derive(Clone, Copy)]
 pub(super) struct Rotary {
-    cos: Port,
-    sin: Port,
+    pub(super) cos: Port,
+    pub(super) sin: Port,
 }
 
 impl Rotary {
-    pub(super) fn of(ports: &Ports) -> Rotary {
-        Rotary { cos: ports.cos, sin: ports.sin }
-    }
-
     /// Queries or keys `x [d, H, n, B]` of the tokens from `start` on, turned to their positions.
     pub(super) fn turn(self, b: &Build<'_>, x: Tensor, start: usize) -> Result<Tensor> {
         let [_, _, tokens, _] = b.g.shape(x)?.dims();
@@ -47,14 +44,14 @@ impl QkNorm {
         })
     }
 
-    /// Attention to `tokens` tokens.
-    pub(super) fn attention(&self, b: &Build<'_>, tokens: usize) -> Result<Attention> {
-        let items = b.dim(Symbol::BATCH)?;
+    /// Attention to all tokens of text and image.
+    pub(super) fn attention(&self, b: &Build<'_>, sizes: Sizes) -> Result<Attention> {
+        let items = b.dim(sizes.batch)?;
         let narrower = match (b.dim_if_any(SEEN_BY), b.dim_if_any(UNSEEN)) {
             (Some(item), Some(token)) if item < items => Some(Narrower { item, token }),
             _ => None,
         };
-        Ok(Attention::new(b, [self.width, self.heads, tokens, items])?.narrowed(narrower))
+        Ok(Attention::new(b, [self.width, self.heads, b.dim(sizes.joint)?, items])?.narrowed(narrower))
     }
 
     /// The queries, `[d, H, n, B]`, of `x [D, n, B]`. `qkv` is the layer that makes queries, keys and values, in this order.

@@ -1,12 +1,13 @@
 //! Double blocks: text and image in streams of their own.
 
 use super::Config;
-use super::attention::{QkNorm, Rotary};
+use super::attention::QkNorm;
 use super::ip::Beside;
 use super::modulation::Modulation;
+use super::stack::{Shared, with_residuals};
 use crate::Result;
 use crate::models::layers::Linear;
-use crate::stage::{Block, Build, Port, Symbol};
+use crate::stage::{Block, Build, Port};
 use crate::weights::{Role, Scope};
 
 /// One of the two streams of a double block.
@@ -45,37 +46,40 @@ impl Stream {
 pub(super) struct DoubleBlock {
     pub(super) img: Stream,
     pub(super) txt: Stream,
-    pub(super) rotary: Rotary,
-    pub(super) condition: Port,
+    pub(super) shared: Shared,
     /// What the image's queries see beside.
     pub(super) ip: Option<Beside>,
+    /// What ControlNets add to the image's tokens.
+    pub(super) residuals: Vec<Port>,
 }
 
 impl Block for DoubleBlock {
     fn build(&self, b: &Build<'_>) -> Result<()> {
-        let modulation = |stream: &Stream| Modulation::read(b, stream.modulation, self.condition, 6);
+        let Shared { rotary, sizes, .. } = self.shared;
+        let modulation = |stream: &Stream| Modulation::read(b, stream.modulation, &self.shared, 6);
         // Text first: its tokens stand before the image's.
         let streams = [
-            (&self.txt, modulation(&self.txt)?, 0, None),
-            (&self.img, modulation(&self.img)?, b.dim(Symbol::TEXT_TOKENS)?, self.ip),
+            (&self.txt, modulation(&self.txt)?, 0, None, &[][..]),
+            (&self.img, modulation(&self.img)?, b.dim(sizes.text)?, self.ip, &self.residuals[..]),
         ];
-        let attention = self.img.norm.attention(b, b.dim(Symbol::JOINT_TOKENS)?)?;
-        for (stream, m, first, _) in &streams {
+        let attention = self.img.norm.attention(b, sizes)?;
+        for (stream, m, first, ..) in &streams {
             b.tokens(stream.from, |x, at| {
                 let start = first + at.start;
                 let (k, v) = stream.norm.keys_and_values(b, &stream.qkv, m.modulate(x, 0)?)?;
-                attention.set(b, start, (self.rotary.turn(b, k, start)?, v))
+                attention.set(b, start, (rotary.turn(b, k, start)?, v))
             })?;
         }
-        for (stream, m, first, ip) in &streams {
+        for (stream, m, first, ip, residuals) in &streams {
             b.tokens(stream.from, |x, at| {
                 let q = stream.norm.queries(b, &stream.qkv, m.modulate(x, 0)?)?;
-                let attended = attention.attend(b, self.rotary.turn(b, q, first + at.start)?)?;
+                let attended = attention.attend(b, rotary.turn(b, q, first + at.start)?)?;
                 let attended = Beside::to_attended(*ip, b, attended, q)?;
                 let x = m.gated(x, stream.proj.build(b, attended)?, 2)?;
                 let inner = b.g.gelu_tanh(stream.mlp_0.build(b, m.modulate(x, 3)?)?)?; // [M, n, B]
                 let x = m.gated(x, stream.mlp_2.build(b, inner)?, 5)?;
-                b.write_tokens(stream.to, at.start, Beside::to_result(*ip, b, x, q)?)
+                let x = Beside::to_result(*ip, b, x, q)?;
+                b.write_tokens(stream.to, at.start, with_residuals(b, x, at, residuals)?)
             })?;
         }
         Ok(())

@@ -1,6 +1,7 @@
 //! What is before, between and after the blocks.
 
 use super::modulation::Modulation;
+use super::stack::Shared;
 use crate::Result;
 use crate::models::layers::Linear;
 use crate::stage::{Block, Build, Port, Symbol};
@@ -23,12 +24,14 @@ pub(super) struct Join {
     pub(super) txt: Port,
     pub(super) img: Port,
     pub(super) joint: Port,
+    /// Tokens of the text.
+    pub(super) text: Symbol,
 }
 
 impl Block for Join {
     fn build(&self, b: &Build<'_>) -> Result<()> {
         b.write_tokens(self.joint, 0, b.read(self.txt)?)?;
-        b.write_tokens(self.joint, b.dim(Symbol::TEXT_TOKENS)?, b.read(self.img)?)
+        b.write_tokens(self.joint, b.dim(self.text)?, b.read(self.img)?)
     }
 }
 
@@ -37,14 +40,14 @@ pub(super) struct FinalLayer {
     pub(super) linear: Linear,
     pub(super) joint: Port,
     pub(super) modulation: Port,
-    pub(super) condition: Port,
+    pub(super) shared: Shared,
     pub(super) velocity: Port,
 }
 
 impl Block for FinalLayer {
     fn build(&self, b: &Build<'_>) -> Result<()> {
-        let m = Modulation::read(b, self.modulation, self.condition, 2)?;
-        let (text, image) = (b.dim(Symbol::TEXT_TOKENS)?, b.dim(Symbol::IMAGE_TOKENS)?);
+        let m = Modulation::read(b, self.modulation, &self.shared, 2)?;
+        let (text, image) = (b.dim(self.shared.sizes.text)?, b.dim(Symbol::IMAGE_TOKENS)?);
         for piece in b.token_ranges(image) {
             let x = b.g.slice(b.read(self.joint)?, 1, text + piece.start, piece.len())?;
             b.write_tokens(self.velocity, piece.start, self.linear.build(b, m.modulate(x, 0)?)?)?;

@@ -129,7 +129,7 @@ impl IpConfig {
 
 /// An IP-Adapter by itself: what it has of weights.
 pub struct IpAdapter {
-    /// Its stages, ports and weights, as a transformer has them that is made [with](super::Flux::with_ip) it.
+    /// Its stages, ports and weights, as a transformer has them that is made [with](super::Flux::with) it.
     pub model: Model,
     config: IpConfig,
 }
@@ -353,7 +353,7 @@ mod tests {
         for form in [IpForm::Xlabs, IpForm::InstantX] {
             let config = config(form);
             let own = IpAdapter::new(&config).unwrap().model.manifest().parameters();
-            let both = Flux::with_ip(&Config::dev(), Some(&config)).unwrap().model;
+            let both = Flux::with(&Config::dev(), &[], Some(&config)).unwrap().model;
             assert_eq!(both.manifest().parameters(), plain + own);
             let last = both.at(Cadence::Request).end;
             assert!(both.stages()[last..].iter().all(|stage| stage.cadence == Cadence::Step));

@@ -19,9 +19,12 @@
 //! | `join`              | step    | `txt`, `img`                                | `joint` [D, T, B]                  |
 //! | `single.0..`        | step    | `joint`, modulation                         | `joint`                            |
 //! | `final`             | step    | `joint`, modulation                         | `velocity` [C', Ti, B]             |
+//!
+//! ControlNets run within the model, their stages between those of its blocks: see `control`.
 
 mod attention;
 mod config;
+mod control;
 mod double;
 mod ends;
 mod ip;
@@ -29,23 +32,25 @@ mod latents;
 mod modulation;
 pub mod redux;
 mod single;
+mod stack;
 
 use std::path::Path;
 
 use pinhole_quant::DType;
 
 use self::attention::Rotary;
-use self::double::{DoubleBlock, Stream};
-use self::ends::{Embed, FinalLayer, Join};
+use self::control::Running;
+use self::ends::{Embed, FinalLayer};
 use self::ip::Declared;
-use self::modulation::{ModulationOut, VectorIn};
-use self::single::SingleBlock;
+use self::modulation::ModulationOut;
+use self::stack::{Added, Inputs, Shared, Sizes, Stack};
 use super::layers::{Linear, rotary_tables};
 use crate::stage::{Cadence, Extent, Lifetime, Model, Port, Symbol};
 use crate::weights::Role;
 use crate::{Error, Result, reserve};
 
 pub use config::Config;
+pub use control::{Config as ControlConfig, ControlNet, Ports as ControlPorts};
 pub use ip::{IP_PICTURES, IpAdapter, IpConfig, IpForm, IpPorts};
 pub use latents::{pack_latents, pack_mask, unpack_latents};
 pub use modulation::sinusoid;
@@ -70,7 +75,7 @@ pub const UNSEEN: Symbol = Symbol::new("tokens that some items do not see");
 pub struct Ports {
     /// `[256, N]`: [`sinusoid`] of each condition's time.
     pub time: Port,
-    /// `[256, N]`: [`sinusoid`] of the guidance; absent in schnell.
+    /// `[256, N]`: [`sinusoid`] of the guidance; absent in schnell, unless a ControlNet takes it.
     pub guidance: Option<Port>,
     /// `[P, N]`: the pooled prompt of each condition.
     pub pooled: Port,
@@ -86,7 +91,7 @@ pub struct Ports {
     pub latents: Port,
     /// `[C', Ti, B]`: the prediction.
     pub velocity: Port,
-    /// Those of an IP-Adapter, if the model is made with one.
+    /// Of the IP-Adapter, if there is one.
     pub ip: Option<IpPorts>,
 }
 
@@ -96,7 +101,37 @@ pub struct Flux {
     pub model: Model,
     /// Where to put things.
     pub ports: Ports,
+    /// The same for each ControlNet.
+    pub controls: Vec<ControlPorts>,
     config: Config,
+}
+
+impl Ports {
+    /// Those of a model that `config` describes, with guidance if `takes_guidance`.
+    fn declare(model: &mut Model, config: &Config, takes_guidance: bool) -> Ports {
+        let conditions = |width: usize| [width.into(), Symbol::CONDITIONS.into()];
+        let text = [config.joint_attention_dim.into(), Symbol::TEXT_TOKENS.into(), Symbol::BATCH.into()];
+        let rotary = rotary_extents(config, Symbol::JOINT_TOKENS);
+        let (latents, velocity) = (config.in_channels, config.out_channels());
+        Ports {
+            time: input(model, "time", &conditions(TIME_WIDTH)),
+            guidance: takes_guidance.then(|| input(model, "guidance", &conditions(TIME_WIDTH))),
+            pooled: input(model, "pooled", &conditions(config.pooled_projection_dim)),
+            text: input(model, "text", &text),
+            cos: input(model, "cos", &rotary),
+            sin: input(model, "sin", &rotary),
+            condition: model.port("condition", &[Symbol::BATCH.into()], DType::I32, Lifetime::Pass),
+            latents: carried(model, "latents", latents, Symbol::IMAGE_TOKENS, Symbol::BATCH),
+            velocity: carried(model, "velocity", velocity, Symbol::IMAGE_TOKENS, Symbol::BATCH),
+            ip: None,
+        }
+    }
+
+    /// What a network that `config` describes is modulated by.
+    fn inputs(&self, config: &Config) -> Inputs {
+        let guidance = self.guidance.filter(|_| config.guidance_embeds);
+        Inputs { time: self.time, guidance, pooled: self.pooled }
+    }
 }
 
 impl Flux {
@@ -105,36 +140,22 @@ impl Flux {
     /// # Errors
     /// [`Error::Mismatch`] for a configuration that makes none.
     pub fn new(config: &Config) -> Result<Flux> {
-        Flux::with_ip(config, None)
+        Flux::with(config, &[], None)
     }
 
-    /// The same, with an IP-Adapter if `ip` describes one.
+    /// The same with `controls` beside it, and an IP-Adapter if `ip` describes one. The names of number `i` of the ControlNets begin
+    /// with [`ControlNet::prefix`].
     ///
     /// # Errors
-    /// [`Error::Mismatch`] for a configuration that makes none.
-    pub fn with_ip(config: &Config, ip: Option<&IpConfig>) -> Result<Flux> {
+    /// [`Error::Mismatch`] for a configuration that makes no network.
+    pub fn with(config: &Config, controls: &[ControlConfig], ip: Option<&IpConfig>) -> Result<Flux> {
         config.validate(Path::new("transformer"))?;
         let mut model = Model::new();
-        let mut ports = Ports {
-            ip: None,
-            time: input(&mut model, "time", &[TIME_WIDTH.into(), Symbol::CONDITIONS.into()]),
-            guidance: config
-                .guidance_embeds
-                .then(|| input(&mut model, "guidance", &[TIME_WIDTH.into(), Symbol::CONDITIONS.into()])),
-            pooled: input(&mut model, "pooled", &[config.pooled_projection_dim.into(), Symbol::CONDITIONS.into()]),
-            text: input(
-                &mut model,
-                "text",
-                &[config.joint_attention_dim.into(), Symbol::TEXT_TOKENS.into(), Symbol::BATCH.into()],
-            ),
-            cos: input(&mut model, "cos", &[config.attention_head_dim.into(), 1.into(), Symbol::JOINT_TOKENS.into()]),
-            sin: input(&mut model, "sin", &[config.attention_head_dim.into(), 1.into(), Symbol::JOINT_TOKENS.into()]),
-            condition: model.port("condition", &[Symbol::BATCH.into()], DType::I32, Lifetime::Pass),
-            latents: carried(&mut model, "latents", config.in_channels, Symbol::IMAGE_TOKENS),
-            velocity: carried(&mut model, "velocity", config.out_channels(), Symbol::IMAGE_TOKENS),
-        };
-        ports.ip = declare_stages(&mut model, config, &ports, ip)?;
-        Ok(Flux { model, ports, config: config.clone() })
+        let takes_guidance = config.guidance_embeds || controls.iter().any(|control| control.net.guidance_embeds);
+        let mut ports = Ports::declare(&mut model, config, takes_guidance);
+        let (controls, ip) = declare_stages(&mut model, config, &ports, (controls, ip))?;
+        ports.ip = ip;
+        Ok(Flux { model, ports, controls, config: config.clone() })
     }
 
     /// The hyperparameters.
@@ -165,97 +186,70 @@ fn input(model: &mut Model, name: &str, extents: &[Extent]) -> Port {
     model.port(name, extents, DType::F32, Lifetime::Request)
 }
 
-/// A port of `[width, tokens, B]` that is carried through a step.
-fn carried(model: &mut Model, name: &str, width: usize, tokens: Symbol) -> Port {
-    model.port(name, &[width.into(), tokens.into(), Symbol::BATCH.into()], DType::F32, Lifetime::Pass)
+/// A port of `[width, tokens, batch]` that is carried through a step.
+fn carried(model: &mut Model, name: &str, width: usize, tokens: Symbol, batch: Symbol) -> Port {
+    model.port(name, &[width.into(), tokens.into(), batch.into()], DType::F32, Lifetime::Pass)
 }
 
-/// Declares the stages, and gives the ports of the IP-Adapter if `ip` describes one.
-fn declare_stages(model: &mut Model, config: &Config, ports: &Ports, ip: Option<&IpConfig>) -> Result<Option<IpPorts>> {
-    let hidden = config.hidden();
-    let conditions = |width: usize| [Extent::from(width), Symbol::CONDITIONS.into()];
-    let vector = input(model, "vector", &conditions(hidden));
-    let context = model.port(
-        "context",
-        &[hidden.into(), Symbol::TEXT_TOKENS.into(), Symbol::BATCH.into()],
-        DType::F32,
-        Lifetime::Request,
-    );
-    model.stage("vector", Cadence::Request, |s| VectorIn::declare(s, config, ports, vector))?;
+/// The extents of a rotary table for so many tokens.
+fn rotary_extents(config: &Config, tokens: Symbol) -> [Extent; 3] {
+    [config.attention_head_dim.into(), 1.into(), tokens.into()]
+}
 
-    let mut double = Vec::new();
-    for i in 0..config.num_layers {
-        let img = input(model, &format!("modulation.double.{i}.img"), &conditions(6 * hidden));
-        let txt = input(model, &format!("modulation.double.{i}.txt"), &conditions(6 * hidden));
-        model.stage(format!("modulation.double.{i}"), Cadence::Request, |s| {
-            let mut s = s.sub("double_blocks");
-            let mut s = s.sub(i);
-            let projections = vec![
-                (Linear::declare(&mut s.sub("img_mod.lin"), hidden, 6 * hidden, Role::MatMul)?, img),
-                (Linear::declare(&mut s.sub("txt_mod.lin"), hidden, 6 * hidden, Role::MatMul)?, txt),
-            ];
-            Ok(ModulationOut { vector, projections })
-        })?;
-        double.push((img, txt));
-    }
-    let mut single = Vec::new();
-    for i in 0..config.num_single_layers {
-        let out = input(model, &format!("modulation.single.{i}"), &conditions(3 * hidden));
-        model.stage(format!("modulation.single.{i}"), Cadence::Request, |s| {
-            let mut s = s.sub("single_blocks");
-            let lin = Linear::declare(&mut s.sub(i).sub("modulation.lin"), hidden, 3 * hidden, Role::MatMul)?;
-            Ok(ModulationOut { vector, projections: vec![(lin, out)] })
-        })?;
-        single.push(out);
-    }
-    let last = input(model, "modulation.final", &conditions(2 * hidden));
+/// Declares the stages, and gives the ports of what is beside the model.
+fn declare_stages(
+    model: &mut Model,
+    config: &Config,
+    ports: &Ports,
+    (controls, ip): (&[ControlConfig], Option<&IpConfig>),
+) -> Result<(Vec<ControlPorts>, Option<IpPorts>)> {
+    let hidden = config.hidden();
+    let rotary = Rotary { cos: ports.cos, sin: ports.sin };
+    let shared = Shared { rotary, condition: ports.condition, sizes: Sizes::OWN };
+    let stack = Stack::declare(model, config, &ports.inputs(config), shared)?;
+    let last = input(model, "modulation.final", &[(2 * hidden).into(), Symbol::CONDITIONS.into()]);
     model.stage("modulation.final", Cadence::Request, |s| {
         let mut s = s.sub("final_layer.adaLN_modulation.1");
         let lin = Linear::declare(&mut s, hidden, 2 * hidden, Role::SensitiveMatMul)?;
-        Ok(ModulationOut { vector, projections: vec![(lin, last)] })
+        Ok(ModulationOut { vector: stack.vector, projections: vec![(lin, last)] })
     })?;
     model.stage("context", Cadence::Request, |s| {
         let linear = Linear::declare(&mut s.sub("txt_in"), config.joint_attention_dim, hidden, Role::SensitiveMatMul)?;
-        Ok(Embed { linear, from: ports.text, to: context })
+        Ok(Embed { linear, from: ports.text, to: stack.context })
     })?;
     let ip = ip.map(|ip| Declared::declare(model, ip)).transpose()?;
+    let mut running = Vec::with_capacity(controls.len());
+    for (i, control) in controls.iter().enumerate() {
+        running.push(Running::declare(model, ControlNet::prefix(i), control, ports)?);
+    }
 
-    let img = carried(model, "img", hidden, Symbol::IMAGE_TOKENS);
-    let txt = carried(model, "txt", hidden, Symbol::TEXT_TOKENS);
-    let joint = carried(model, "joint", hidden, Symbol::JOINT_TOKENS);
+    let carried = stack.carried(model);
     model.stage("embed", Cadence::Step, |s| {
         let linear = Linear::declare(&mut s.sub("img_in"), config.in_channels, hidden, Role::SensitiveMatMul)?;
-        Ok(Embed { linear, from: ports.latents, to: img })
+        Ok(Embed { linear, from: ports.latents, to: carried.img })
     })?;
-    for (i, &(img_modulation, txt_modulation)) in double.iter().enumerate() {
-        let txt_from = if i == 0 { context } else { txt };
-        model.stage(format!("double.{i}"), Cadence::Step, |s| {
-            let mut s = s.sub("double_blocks");
-            let mut s = s.sub(i);
-            Ok(DoubleBlock {
-                img: Stream::declare(&mut s, "img", config, (img, img), img_modulation)?,
-                txt: Stream::declare(&mut s, "txt", config, (txt_from, txt), txt_modulation)?,
-                rotary: Rotary::of(ports),
-                condition: ports.condition,
-                ip: ip.as_ref().and_then(|ip| ip.double(i)),
-            })
-        })?;
+    for i in 0..config.num_layers {
+        let mut residuals = Vec::new();
+        for control in &mut running {
+            residuals.extend(control.for_double(model, i, config.num_layers)?);
+        }
+        stack.double(model, i, carried, Added { ip: ip.as_ref().and_then(|ip| ip.double(i)), residuals })?;
     }
-    let txt = if double.is_empty() { context } else { txt };
-    model.stage("join", Cadence::Step, |_| Ok(Join { txt, img, joint }))?;
-    for (i, &modulation) in single.iter().enumerate() {
-        model.stage(format!("single.{i}"), Cadence::Step, |s| {
-            let mut s = s.sub("single_blocks");
-            let block = SingleBlock::declare(&mut s.sub(i), config, joint, modulation, ports)?;
-            Ok(block.beside(ip.as_ref().and_then(|ip| ip.single(i))))
-        })?;
+    let joint = stack.join(model, carried)?;
+    for i in 0..config.num_single_layers {
+        let mut residuals = Vec::new();
+        for control in &mut running {
+            residuals.extend(control.for_single(model, i, config.num_single_layers)?);
+        }
+        stack.single(model, i, joint, Added { ip: ip.as_ref().and_then(|ip| ip.single(i)), residuals })?;
     }
     model.stage("final", Cadence::Step, |s| {
         let mut s = s.sub("final_layer.linear");
         let linear = Linear::declare(&mut s, hidden, config.out_channels(), Role::SensitiveMatMul)?;
-        Ok(FinalLayer { linear, joint, modulation: last, condition: ports.condition, velocity: ports.velocity })
+        Ok(FinalLayer { linear, joint, modulation: last, shared, velocity: ports.velocity })
     })?;
-    Ok(ip.map(|ip| ip.ports))
+    let controls = running.into_iter().map(|control| control.finish(model)).collect::<Result<_>>()?;
+    Ok((controls, ip.map(|ip| ip.ports)))
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! From time, guidance and pooled prompt to scales, shifts and gates.
 
-use super::{Config, EPS, Ports, TIME_WIDTH};
+use super::stack::{Inputs, Shared};
+use super::{Config, EPS, TIME_WIDTH};
 use crate::Result;
 use crate::ggml::Tensor;
 use crate::models::layers::{self, Last, Linear};
@@ -41,15 +42,15 @@ pub(super) struct VectorIn {
 }
 
 impl VectorIn {
-    pub(super) fn declare(s: &mut Scope<'_>, config: &Config, ports: &Ports, vector: Port) -> Result<VectorIn> {
+    pub(super) fn declare(s: &mut Scope<'_>, config: &Config, inputs: &Inputs, vector: Port) -> Result<VectorIn> {
         let hidden = config.hidden();
         let time_in = MlpEmbedder::declare(&mut s.sub("time_in"), TIME_WIDTH, hidden)?;
-        let guidance_in = match ports.guidance {
+        let guidance_in = match inputs.guidance {
             Some(port) => Some((MlpEmbedder::declare(&mut s.sub("guidance_in"), TIME_WIDTH, hidden)?, port)),
             None => None,
         };
         let vector_in = MlpEmbedder::declare(&mut s.sub("vector_in"), config.pooled_projection_dim, hidden)?;
-        Ok(VectorIn { time_in, guidance_in, vector_in, time: ports.time, pooled: ports.pooled, vector })
+        Ok(VectorIn { time_in, guidance_in, vector_in, time: inputs.time, pooled: inputs.pooled, vector })
     }
 }
 
@@ -88,8 +89,8 @@ pub(super) struct Modulation<'b, 'a> {
 }
 
 impl<'b, 'a> Modulation<'b, 'a> {
-    pub(super) fn read(b: &'b Build<'a>, port: Port, condition: Port, parts: usize) -> Result<Modulation<'b, 'a>> {
-        let rows = b.g.get_rows(b.read(port)?, b.read(condition)?)?; // [parts * D, B]
+    pub(super) fn read(b: &'b Build<'a>, port: Port, shared: &Shared, parts: usize) -> Result<Modulation<'b, 'a>> {
+        let rows = shared.of_condition(b, port)?; // [parts * D, B]
         let [total, batch, ..] = b.g.shape(rows)?.dims();
         let rows = b.g.reshape(rows, &[total, 1, batch])?;
         Ok(Modulation { b, rows, width: total / parts, last: Last::default() })

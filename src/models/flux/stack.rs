@@ -1,0 +1,188 @@
+//! A stack of blocks with what it is modulated by: the model's own, or that of a ControlNet beside it.
+
+use std::ops::Range;
+
+use super::Config;
+use super::attention::Rotary;
+use super::double::{DoubleBlock, Stream};
+use super::ends::Join;
+use super::ip::Beside;
+use super::modulation::{ModulationOut, VectorIn};
+use super::single::SingleBlock;
+use crate::Result;
+use crate::ggml::Tensor;
+use crate::models::layers::Linear;
+use crate::stage::{Build, Cadence, Extent, Model, Port, Symbol};
+use crate::weights::Role;
+
+/// What the blocks of a stack are as large as. Their image has [`Symbol::IMAGE_TOKENS`].
+#[derive(Clone, Copy)]
+pub(super) struct Sizes {
+    /// Items side by side: those of the first passes of the batch.
+    pub(super) batch: Symbol,
+    /// Tokens of the text.
+    pub(super) text: Symbol,
+    /// Tokens of text and image.
+    pub(super) joint: Symbol,
+}
+
+impl Sizes {
+    /// The model's own.
+    pub(super) const OWN: Sizes =
+        Sizes { batch: Symbol::BATCH, text: Symbol::TEXT_TOKENS, joint: Symbol::JOINT_TOKENS };
+}
+
+/// What all blocks of a stack read.
+#[derive(Clone, Copy)]
+pub(super) struct Shared {
+    pub(super) rotary: Rotary,
+    /// `[B]`, I32: the condition of each item of the model's batch.
+    pub(super) condition: Port,
+    pub(super) sizes: Sizes,
+}
+
+impl Shared {
+    /// The rows of `port [n, N]`, which has one for each condition, that belong to the items: `[n, B]`.
+    pub(super) fn of_condition(&self, b: &Build<'_>, port: Port) -> Result<Tensor> {
+        let rows = b.g.get_rows(b.read(port)?, b.read(self.condition)?)?;
+        first(b, rows, 1, self.sizes.batch)
+    }
+}
+
+/// The first `count` of `x` along dimension `dim`.
+pub(super) fn first(b: &Build<'_>, x: Tensor, dim: usize, count: Symbol) -> Result<Tensor> {
+    let count = b.dim(count)?;
+    if b.g.shape(x)?.dims()[dim] == count { Ok(x) } else { b.g.slice(x, dim, 0, count) }
+}
+
+/// `x [D, n, B]`, the tokens `at` of the image, with those of `residuals [D, Ti, B']` added. Each of their items counts for every
+/// pass.
+pub(super) fn with_residuals(b: &Build<'_>, x: Tensor, at: Range<usize>, residuals: &[Port]) -> Result<Tensor> {
+    let mut sum = x;
+    for &residual in residuals {
+        sum = b.g.add(sum, b.g.slice(b.read(residual)?, 1, at.start, at.len())?)?;
+    }
+    Ok(sum)
+}
+
+/// What a stack is modulated by: ports that the host fills.
+#[derive(Clone, Copy)]
+pub(super) struct Inputs {
+    pub(super) time: Port,
+    pub(super) guidance: Option<Port>,
+    pub(super) pooled: Port,
+}
+
+/// The ports of a stack that its stages hand on.
+pub(super) struct Stack {
+    pub(super) config: Config,
+    pub(super) shared: Shared,
+    /// `[D, N]`
+    pub(super) vector: Port,
+    /// `[D, Tt, B]`: the text before the first block.
+    pub(super) context: Port,
+    /// Of image and text, for each double block.
+    double: Vec<[Port; 2]>,
+    single: Vec<Port>,
+}
+
+/// The ports that are carried through the double blocks.
+#[derive(Clone, Copy)]
+pub(super) struct Carried {
+    pub(super) img: Port,
+    pub(super) txt: Port,
+}
+
+/// What is added to a block from beside the model.
+#[derive(Default)]
+pub(super) struct Added {
+    /// What an IP-Adapter's pictures are to the block.
+    pub(super) ip: Option<Beside>,
+    /// What ControlNets add to the image's tokens.
+    pub(super) residuals: Vec<Port>,
+}
+
+impl Stack {
+    /// Declares what is computed once a request: `vector`, and from it the modulation of every block.
+    pub(super) fn declare(model: &mut Model, config: &Config, inputs: &Inputs, shared: Shared) -> Result<Stack> {
+        let hidden = config.hidden();
+        let conditions = |width: usize| [Extent::from(width), Symbol::CONDITIONS.into()];
+        let vector = super::input(model, "vector", &conditions(hidden));
+        let context =
+            super::input(model, "context", &[hidden.into(), shared.sizes.text.into(), shared.sizes.batch.into()]);
+        model.stage("vector", Cadence::Request, |s| VectorIn::declare(s, config, inputs, vector))?;
+        let mut double = Vec::new();
+        for i in 0..config.num_layers {
+            let img = super::input(model, &format!("modulation.double.{i}.img"), &conditions(6 * hidden));
+            let txt = super::input(model, &format!("modulation.double.{i}.txt"), &conditions(6 * hidden));
+            model.stage(format!("modulation.double.{i}"), Cadence::Request, |s| {
+                let mut s = s.sub("double_blocks");
+                let mut s = s.sub(i);
+                let projections = vec![
+                    (Linear::declare(&mut s.sub("img_mod.lin"), hidden, 6 * hidden, Role::MatMul)?, img),
+                    (Linear::declare(&mut s.sub("txt_mod.lin"), hidden, 6 * hidden, Role::MatMul)?, txt),
+                ];
+                Ok(ModulationOut { vector, projections })
+            })?;
+            double.push([img, txt]);
+        }
+        let mut single = Vec::new();
+        for i in 0..config.num_single_layers {
+            let out = super::input(model, &format!("modulation.single.{i}"), &conditions(3 * hidden));
+            model.stage(format!("modulation.single.{i}"), Cadence::Request, |s| {
+                let mut s = s.sub("single_blocks");
+                let lin = Linear::declare(&mut s.sub(i).sub("modulation.lin"), hidden, 3 * hidden, Role::MatMul)?;
+                Ok(ModulationOut { vector, projections: vec![(lin, out)] })
+            })?;
+            single.push(out);
+        }
+        Ok(Stack { config: config.clone(), shared, vector, context, double, single })
+    }
+
+    /// Declares the ports that are carried through the double blocks.
+    pub(super) fn carried(&self, model: &mut Model) -> Carried {
+        let (hidden, sizes) = (self.config.hidden(), self.shared.sizes);
+        let img = super::carried(model, "img", hidden, Symbol::IMAGE_TOKENS, sizes.batch);
+        let txt = super::carried(model, "txt", hidden, sizes.text, sizes.batch);
+        Carried { img, txt }
+    }
+
+    /// Declares double block `i`, with `added` to its image.
+    pub(super) fn double(&self, model: &mut Model, i: usize, carried: Carried, added: Added) -> Result<()> {
+        let Carried { img, txt } = carried;
+        let [img_modulation, txt_modulation] = self.double[i];
+        let (config, shared) = (&self.config, self.shared);
+        let txt_from = if i == 0 { self.context } else { txt };
+        model.stage(format!("double.{i}"), Cadence::Step, |s| {
+            let mut s = s.sub("double_blocks");
+            let mut s = s.sub(i);
+            Ok(DoubleBlock {
+                img: Stream::declare(&mut s, "img", config, (img, img), img_modulation)?,
+                txt: Stream::declare(&mut s, "txt", config, (txt_from, txt), txt_modulation)?,
+                shared,
+                ip: added.ip,
+                residuals: added.residuals,
+            })
+        })
+    }
+
+    /// Declares that text and image become one sequence, behind the double blocks, and gives its port.
+    pub(super) fn join(&self, model: &mut Model, Carried { img, txt }: Carried) -> Result<Port> {
+        let Sizes { batch, text, joint } = self.shared.sizes;
+        let joint = super::carried(model, "joint", self.config.hidden(), joint, batch);
+        let txt = if self.double.is_empty() { self.context } else { txt };
+        model.stage("join", Cadence::Step, |_| Ok(Join { txt, img, joint, text }))?;
+        Ok(joint)
+    }
+
+    /// Declares single block `i`, with `added` to it.
+    pub(super) fn single(&self, model: &mut Model, i: usize, joint: Port, added: Added) -> Result<()> {
+        model.stage(format!("single.{i}"), Cadence::Step, |s| {
+            let mut s = s.sub("single_blocks");
+            let modulation = self.single[i];
+            let block =
+                SingleBlock::declare(&mut s.sub(i), &self.config, joint, modulation, self.shared, added.residuals);
+            Ok(block?.beside(added.ip))
+        })
+    }
+}

@@ -1,0 +1,126 @@
+//! ControlNets in a request: the picture that each follows, and how.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use super::request::{CONTROL_NETS, Control, ControlSettings, Request};
+use super::rules::{ControlRules, Rules, Takes};
+use crate::image::{Mask, Picture};
+use crate::source::model_name;
+use crate::{Error, Result};
+
+const IMAGE: &str = "--control-image";
+const SCALE: &str = "--control-scale";
+const START: &str = "--control-start";
+const END: &str = "--control-end";
+const MODE: &str = "--control-mode";
+
+/// The largest factor of a ControlNet's share.
+const MOST_SCALE: f32 = 100.0;
+
+/// Refuses more ControlNets than a model runs with.
+pub(super) fn check_count(count: usize) -> Result<()> {
+    if count <= CONTROL_NETS.len() {
+        return Ok(());
+    }
+    Err(Error::option("--control", format!("at most {} ControlNets", CONTROL_NETS.len()), count.to_string()))
+}
+
+/// What each ControlNet of a model follows in `request`.
+pub(super) fn of<'r>(rules: &Rules, request: &'r Request) -> Result<Cow<'r, [Control]>> {
+    let alone = match (&rules.controls[..], &request.control_image) {
+        ([_], Some(image)) if request.controls.is_empty() => Some(Control::new(Arc::clone(image))),
+        _ => None,
+    };
+    let controls = alone.map_or(Cow::Borrowed(&request.controls[..]), |control| Cow::Owned(vec![control]));
+    let (expected, found) = (rules.controls.len(), controls.len());
+    if found == expected {
+        return Ok(controls);
+    }
+    let found = if found == 0 { "none".to_owned() } else { found.to_string() };
+    let error = match expected {
+        0 => return Err(Error::option(IMAGE, "nothing, since the model was opened without a ControlNet", found)),
+        1 => Error::option(IMAGE, "a picture for the ControlNet to follow", found),
+        _ => Error::option(IMAGE, format!("a picture for each of the {expected} ControlNets"), found),
+    };
+    Err(error.with_hint("give one with --control-image behind each --control"))
+}
+
+/// How each of `controls` is followed.
+pub(super) fn settings(rules: &Rules, controls: &[Control]) -> Result<Vec<ControlSettings>> {
+    rules.controls.iter().zip(controls).map(|(rules, control)| one(rules, control)).collect()
+}
+
+fn one(rules: &ControlRules, control: &Control) -> Result<ControlSettings> {
+    let Control { scale, start, end, .. } = *control;
+    if !(-MOST_SCALE..=MOST_SCALE).contains(&scale) {
+        let expected = format!("a number from {} to {MOST_SCALE}", -MOST_SCALE);
+        return Err(Error::option(SCALE, expected, scale.to_string()));
+    }
+    if !(0.0..=1.0).contains(&start) {
+        return Err(Error::option(START, "a number from 0 to 1", start.to_string()));
+    }
+    if !(start..=1.0).contains(&end) {
+        return Err(Error::option(END, format!("a number from the start, {start}, to 1"), end.to_string()));
+    }
+    let mode = mode(rules, control.mode.as_deref())?;
+    let mode_name = mode.and_then(|mode| rules.mode_names.get(mode).copied());
+    Ok(ControlSettings { name: model_name(&rules.path), scale, start, end, mode, mode_name })
+}
+
+/// The number of the mode `given`.
+fn mode(rules: &ControlRules, given: Option<&str>) -> Result<Option<usize>> {
+    let ControlRules { modes, mode_names, .. } = *rules;
+    if modes == 0 {
+        return match given {
+            Some(mode) => Err(Error::option(MODE, "nothing, since this ControlNet has no modes", format!("`{mode}`"))),
+            None => Ok(None),
+        };
+    }
+    let named = given.and_then(|given| mode_names.iter().position(|name| name.eq_ignore_ascii_case(given)));
+    let number = named.or_else(|| given.and_then(|given| given.parse().ok())).filter(|&mode| mode < modes);
+    if number.is_some() {
+        return Ok(number);
+    }
+    let names = mode_names.get(..modes.min(mode_names.len())).unwrap_or_default().join(", ");
+    let numbers = format!("a number from 0 to {}", modes - 1);
+    let expected = if names.is_empty() { numbers } else { format!("one of {names}, or {numbers}") };
+    Err(Error::option(MODE, expected, given.map_or("none".to_owned(), |given| format!("`{given}`"))))
+}
+
+/// The picture that the mask of `request` has to cover for a ControlNet, if one of them takes it.
+pub(super) fn masked<'c>(rules: &Rules, controls: &'c [Control]) -> Option<&'c Arc<Picture>> {
+    let mut all = rules.controls.iter().zip(controls);
+    all.find(|(rules, _)| rules.takes == Takes::Masked).map(|(_, control)| &control.image)
+}
+
+/// The mask of `request` for `control`, at the size that is drawn.
+pub(super) fn mask(request: &Request, control: &Control, [width, height]: [usize; 2]) -> Result<Mask> {
+    let mask = request.mask.as_ref().ok_or_else(|| Error::graph("mask", "a ControlNet without its mask"))?;
+    mask.mask_for(&control.image, width, height)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modes_have_names_and_numbers() {
+        let rules = |modes| ControlRules {
+            path: "c".into(),
+            takes: Takes::Latents,
+            modes,
+            mode_names: &["canny", "tile", "depth"],
+        };
+        assert_eq!(mode(&rules(10), Some("Depth")).unwrap(), Some(2));
+        assert_eq!(mode(&rules(10), Some("9")).unwrap(), Some(9));
+        assert_eq!(mode(&rules(0), None).unwrap(), None);
+        for (modes, given) in [(10, Some("10")), (10, None), (2, Some("depth")), (0, Some("canny")), (10, Some("-1"))] {
+            assert!(mode(&rules(modes), given).is_err(), "{modes} {given:?}");
+        }
+        let error = mode(&rules(10), Some("pose")).unwrap_err().to_string();
+        let expected = "expected one of canny, tile, depth, or a number from 0 to 9, found `pose`";
+        assert!(error.contains(expected), "{error}");
+    }
+}
