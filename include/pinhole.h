@@ -275,6 +275,10 @@ typedef struct pinhole_files {
      * adapter, CLIP's for XLabs'. NULL: none. */
     const char *const *image_encoders;
     size_t image_encoder_count;
+    /* ControlNets, each a file or a folder of diffusers, and how many there are. Each request gives a picture for each of them to
+     * follow: see pinhole_control. */
+    const char *const *controls;
+    size_t control_count;
 } pinhole_files;
 
 PINHOLE_API int32_t pinhole_files_init(pinhole_files *files, size_t struct_size);
@@ -500,7 +504,8 @@ enum {
     /* Which part of that picture is painted anew: white. What is black stays as it is. A mask has as many pixels as its
      * picture. */
     PINHOLE_INPUT_MASK = 1,
-    /* A picture to be followed, for models that take one beside the latents: edges, a map of depth. */
+    /* A picture to be followed, for models that take one beside the latents and for ControlNets: edges, a map of depth. With
+     * several ControlNets there is one for each, in their order. */
     PINHOLE_INPUT_CONTROL = 2,
     /* A picture that the model looks at beside the prompt, as FLUX.1 Kontext does at the one that it changes. There may be more than
      * one, in order, for models that take several. */
@@ -556,6 +561,24 @@ typedef struct pinhole_input {
 } pinhole_input;
 
 PINHOLE_API int32_t pinhole_input_init(pinhole_input *input, size_t struct_size);
+
+/* How a ControlNet follows its picture. */
+typedef struct pinhole_control {
+    size_t struct_size;
+    /* From which part of the steps on it works, and up to which, 0 to 1. By default 0 and 1. */
+    double start;
+    double end;
+    /* What its share is multiplied with. By default 1. */
+    float scale;
+    /* Always 0 in this version. */
+    int32_t reserved;
+    /* What kind of picture it follows, for a union ControlNet: "canny", "tile", "depth", "blur", "pose", "gray", "lq", or its
+     * number as text. NULL for one that is not told. */
+    const char *mode;
+} pinhole_control;
+
+/* Fills in the defaults. */
+PINHOLE_API int32_t pinhole_control_init(pinhole_control *control, size_t struct_size);
 
 enum {
     /* A draw from the seed's noise, as diffusers does it. */
@@ -645,6 +668,10 @@ typedef struct pinhole_request {
     float ip_scale;
     /* Always 0 in this version. */
     int32_t reserved_3;
+    /* How each ControlNet of the model follows its picture, in their order, and how many there are: as many as inputs with
+     * PINHOLE_INPUT_CONTROL. NULL: with the defaults. */
+    const pinhole_control *const *controls;
+    size_t control_count;
 } pinhole_request;
 
 PINHOLE_API int32_t pinhole_request_init(pinhole_request *request, size_t struct_size);

@@ -53,7 +53,7 @@ versioned!(Input, "pinhole_input", offset_of!(Input, weight), DEFAULT);
 pub(crate) struct Pictures {
     pub(crate) image: Option<Arc<Picture>>,
     pub(crate) mask: Option<Arc<Picture>>,
-    pub(crate) control: Option<Arc<Picture>>,
+    pub(crate) controls: Vec<Arc<Picture>>,
     pub(crate) references: Vec<Arc<Picture>>,
     pub(crate) redux: Vec<(Arc<Picture>, f32)>,
     pub(crate) ip_images: Vec<Arc<Picture>>,
@@ -82,7 +82,10 @@ impl Pictures {
             let (place, name) = match input.use_ {
                 0 => (&mut pictures.image, "PINHOLE_INPUT_IMAGE"),
                 1 => (&mut pictures.mask, "PINHOLE_INPUT_MASK"),
-                2 => (&mut pictures.control, "PINHOLE_INPUT_CONTROL"),
+                2 => {
+                    pictures.controls.push(read()?);
+                    continue;
+                }
                 3 => {
                     pictures.references.push(read()?);
                     continue;
@@ -113,8 +116,9 @@ impl Pictures {
 
     /// What the user should know about how they were read.
     pub(crate) fn notes(&self) -> Vec<String> {
-        let pictures = [&self.image, &self.mask, &self.control].into_iter().flatten().chain(&self.references);
-        let pictures = pictures.chain(self.redux.iter().map(|(picture, _)| picture)).chain(&self.ip_images);
+        let several = self.controls.iter().chain(&self.references);
+        let several = several.chain(self.redux.iter().map(|(picture, _)| picture)).chain(&self.ip_images);
+        let pictures = [&self.image, &self.mask].into_iter().flatten().chain(several);
         pictures.flat_map(|picture| picture.notes().iter().cloned()).collect()
     }
 }

@@ -14,6 +14,7 @@
 
 pub mod buffer;
 pub mod cancel;
+pub mod control;
 pub mod convert;
 pub mod device;
 pub mod embeddings;

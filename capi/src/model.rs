@@ -46,6 +46,8 @@ pub struct Files {
     pub ip_adapter: *const c_char,
     pub image_encoders: *const *const c_char,
     pub image_encoder_count: usize,
+    pub controls: *const *const c_char,
+    pub control_count: usize,
 }
 
 const NO_FILES: Files = {
@@ -67,6 +69,8 @@ const NO_FILES: Files = {
         ip_adapter: null,
         image_encoders: std::ptr::null(),
         image_encoder_count: 0,
+        controls: std::ptr::null(),
+        control_count: 0,
     }
 };
 versioned!(Files, "pinhole_files", offset_of!(Files, unet), NO_FILES);
@@ -169,7 +173,16 @@ impl Files {
         // SAFETY: the caller's promise.
         let path = |text, name| unsafe { text::optional(text, name) }.map(|path| path.map(PathBuf::from));
         let (redux, ip_adapter) = (path(self.redux, "redux")?, path(self.ip_adapter, "ip_adapter")?);
-        Ok(Additions { loras, redux, ip_adapter, image_encoders, ..Additions::default() })
+        if self.controls.is_null() && self.control_count > 0 {
+            return Err(Failure::null("controls"));
+        }
+        let mut controls = Vec::new();
+        for i in 0..self.control_count {
+            // SAFETY: the caller promises `control_count` texts.
+            let path = unsafe { text::required(*self.controls.add(i), "controls")? };
+            controls.push(PathBuf::from(path));
+        }
+        Ok(Additions { loras, redux, ip_adapter, image_encoders, controls, ..Additions::default() })
     }
 }
 

@@ -12,6 +12,7 @@ use pinhole::sample::{Sampler, Schedule};
 use pinhole::source::model_name;
 
 use crate::cancel::{self, Cancel};
+use crate::control::{Control, Followed};
 use crate::embeddings::Embeddings;
 use crate::error::{Error, Failure};
 use crate::input::{Input, Pictures};
@@ -66,6 +67,8 @@ pub struct Request {
     pub reserved_2: i32,
     pub ip_scale: f32,
     pub reserved_3: i32,
+    pub controls: *const *const Control,
+    pub control_count: usize,
 }
 
 const DEFAULT: Request = Request {
@@ -109,6 +112,8 @@ const DEFAULT: Request = Request {
     reserved_2: 0,
     ip_scale: -1.0,
     reserved_3: 0,
+    controls: ptr::null(),
+    control_count: 0,
 };
 versioned!(Request, "pinhole_request", offset_of!(Request, inputs), DEFAULT);
 
@@ -260,11 +265,13 @@ impl Request {
     /// # Safety
     /// As [`read`](Request::read).
     pub(crate) unsafe fn read_prompts(request: *const Request) -> Result<Read, Failure> {
-        let Request { inputs, input_count, strength, posterior, ip_scale, .. } = DEFAULT;
+        let Request { inputs, input_count, strength, posterior, ip_scale, controls, control_count, .. } = DEFAULT;
         // SAFETY: the caller's promise.
         let request = unsafe { options::read(request) }?;
+        let request =
+            Request { inputs, input_count, strength, posterior, ip_scale, controls, control_count, ..request };
         // SAFETY: the caller's promise.
-        unsafe { Request { inputs, input_count, strength, posterior, ip_scale, ..request }.resolve() }
+        unsafe { request.resolve() }
     }
 
     /// # Safety
@@ -290,6 +297,8 @@ impl Request {
         // A struct of zeros asks for a picture from noise, as it did before there was a strength.
         let strength = number(request.strength).filter(|&strength| strength != 0.0 || pictures.image.is_some());
         let notes = pictures.notes();
+        // SAFETY: the caller's promise.
+        let followed = unsafe { Followed::read(pictures.controls, request.controls, request.control_count) }?;
         let interval = count("preview_interval", request.preview_interval)?.unwrap_or(1);
         let (sampler, schedule) = sampler(request.sampler, request.schedule)?;
         let wanted = Wanted {
@@ -311,7 +320,8 @@ impl Request {
             mask: pictures.mask,
             strength,
             posterior: posterior(request.posterior)?,
-            control_image: pictures.control,
+            control_image: followed.image,
+            controls: followed.controls,
             references: pictures.references,
             // As with the strength, a struct of zeros is one without such pictures.
             ip_scale: number(request.ip_scale).filter(|&scale| scale != 0.0 || !pictures.ip_images.is_empty()),

@@ -5,6 +5,7 @@
 
 mod bench;
 mod compare;
+mod control;
 mod convert;
 mod devices;
 mod failure;
@@ -13,6 +14,7 @@ mod inspect;
 mod interrupt;
 mod lora;
 mod model;
+mod pictures;
 mod plan;
 mod printer;
 mod request;

@@ -1,6 +1,6 @@
 //! The options that say what a request is: those that `generate` and `plan` share.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -14,7 +14,9 @@ use pinhole::size::Size;
 use pinhole::source::Source;
 use pinhole::{Error, Result};
 
+use super::control::ControlArgs;
 use super::lora::{self, Lora, Weighted};
+use super::pictures::{open_picture, picture};
 use super::printer::Printer;
 use super::threads;
 
@@ -80,9 +82,8 @@ pub(super) struct RequestArgs {
     /// Which latents --image has: a draw of what its autoencoder gives, as diffusers does it, or the mean
     #[arg(long, value_name = "HOW", value_parser = posterior_parser(), default_value = Posterior::Sample.name())]
     pub(super) posterior: Posterior,
-    /// A picture to be followed, for models that take one beside the latents: edges for FLUX.1 Canny, a map of depth for FLUX.1 Depth
-    #[arg(long, value_name = "FILE")]
-    pub(super) control_image: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) control: ControlArgs,
     /// A picture that the model looks at beside the prompt, as FLUX.1 Kontext does at the one that it changes; more than one, in
     /// order, for models that take several
     #[arg(long = "reference", value_name = "FILE")]
@@ -211,20 +212,6 @@ fn resize_parser() -> impl TypedValueParser<Value = ReferenceResize> {
     })
 }
 
-/// The picture at `path`, if there is a path.
-fn picture(path: &Option<PathBuf>, printer: &Printer) -> Result<Option<Arc<Picture>>> {
-    path.as_ref().map(|path| open_picture(path, printer)).transpose()
-}
-
-/// The picture at `path`. What there is to say of how it was read goes to `printer`.
-fn open_picture(path: &Path, printer: &Printer) -> Result<Arc<Picture>> {
-    let picture = Picture::open(path)?;
-    for note in picture.notes() {
-        printer.warn(note);
-    }
-    Ok(Arc::new(picture))
-}
-
 fn offload_parser() -> impl TypedValueParser<Value = Offload> {
     let names = Offload::ALL.iter().map(|offload| offload.name());
     PossibleValuesParser::new(names).try_map(|name| name.parse::<Offload>().map_err(std::io::Error::other))
@@ -255,7 +242,7 @@ impl RequestArgs {
             mask: picture(&self.mask, printer)?,
             strength: self.strength,
             posterior: self.posterior,
-            control_image: picture(&self.control_image, printer)?,
+            control_image: picture(&self.control.image, printer)?,
             image_cfg_scale: self.image_cfg_scale,
             references: self.references.iter().map(|path| open_picture(path, printer)).collect::<Result<_>>()?,
             reference_resize: self.reference_resize,
@@ -270,6 +257,7 @@ impl RequestArgs {
             ip_images: self.ip_images.iter().map(|path| open_picture(path, printer)).collect::<Result<_>>()?,
             ip_scale: self.ip_scale,
             without_prompt: prompt.is_none() && !self.redux_images.is_empty(),
+            controls: self.control.read(printer)?,
         })
     }
 
@@ -310,6 +298,7 @@ impl RequestArgs {
             redux: self.redux.clone(),
             image_encoders: self.image_encoders.clone(),
             ip_adapter: self.ip_adapter.clone(),
+            controls: self.control.paths(),
         }
     }
 

@@ -9,7 +9,9 @@ use crate::gguf::{Metadata, Value};
 use crate::index::{FileTensor, Index, Other};
 use crate::pipeline::{self, Additions, BESIDE, FAMILIES, Opened, PRIOR, Reader};
 use crate::source::slot::IMAGE_EMBEDDER;
-use crate::source::{Component, Layout, Place, Source, Text, keys, kinds_in, not_run, piece, recognise, unused};
+use crate::source::{
+    Component, Layout, Network, Place, Source, Text, keys, kinds_in, not_run, piece, recognise, unused,
+};
 use crate::{Error, json};
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value as Json};
@@ -61,6 +63,9 @@ pub struct Report {
     /// What it changes, where it is a LoRA.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lora: Option<LoraReport>,
+    /// How large it is, where it goes beside a model: blocks, widths, kinds of pictures.
+    #[serde(skip_serializing_if = "Entries::is_empty")]
+    pub settings: Entries<Json>,
     /// Of all files.
     pub bytes: u64,
     /// How many there are.
@@ -166,6 +171,7 @@ impl Report {
             architecture: None,
             holds: Vec::new(),
             lora: None,
+            settings: Entries::default(),
             bytes: subject.bytes(),
             tensors: tensors.len(),
             parameters: tensors.iter().map(|tensor| tensor.numbers).sum(),
@@ -302,13 +308,23 @@ impl Report {
         }
         let index = Arc::new(index.clone());
         for (kind, prefix) in kinds {
-            let mut places = FAMILIES.iter().flat_map(|family| family.places).chain(&BESIDE);
+            let own = FAMILIES.iter().flat_map(|family| family.places.iter().chain(family.beside));
+            let mut places = own.chain(&BESIDE);
             let Some(place) = places.find(|place| place.kind == kind) else { continue };
             let component = Component::lone(&self.path, &index, prefix, place.slot);
-            if let Err(error) = component.and_then(|component| (place.load)(&component)) {
-                self.problem(&error);
+            match component.and_then(|component| (place.load)(&component)) {
+                Err(error) => self.problem(&error),
+                Ok(loaded) if !place.needed => self.describe(&loaded.networks(), place),
+                Ok(_) => {}
             }
         }
+    }
+
+    /// What says how large the first of `networks` is, which goes beside a model.
+    fn describe(&mut self, networks: &[Network<'_>], place: &Place) {
+        let Some(config) = networks.first().and_then(|network| network.config.as_object()) else { return };
+        let shown = |key: &&'static str| Some((*key, config.get(*key).filter(|value| !value.is_null())?.clone()));
+        self.settings = place.kind.highlights.iter().filter_map(shown).collect();
     }
 
     fn problem(&mut self, error: &Error) {

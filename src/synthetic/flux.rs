@@ -10,9 +10,9 @@ use crate::Result;
 use crate::bind::alias;
 use crate::models::autoencoder_kl::{self, Decoder, Encoder};
 use crate::models::clip::{self, Clip};
-use crate::models::flux::{self, Flux};
+use crate::models::flux::{self, ControlNet, Flux};
 use crate::models::t5::{self, T5};
-use crate::source::slot::{TEXT_ENCODER, TEXT_ENCODER_2, TRANSFORMER, VAE};
+use crate::source::slot::{CONTROLNET, TEXT_ENCODER, TEXT_ENCODER_2, TRANSFORMER, VAE};
 
 static DEV: Published = Published {
     name: "flux-dev",
@@ -41,7 +41,12 @@ static SCHNELL: Published = Published {
     blueprint: |options| blueprint(options, flux::Config::schnell(), 256),
 };
 
+static UNION: Published =
+    Published { name: "flux-controlnet-union", denoiser: &CONTROLNET, source: DType::BF16, blueprint: union };
+
 impl Architecture {
+    /// Shakker's and InstantX's union ControlNet of FLUX.1-dev, a file of its own.
+    pub const FLUX_CONTROLNET_UNION: Architecture = Architecture(&UNION);
     /// FLUX.1-dev.
     pub const FLUX_DEV: Architecture = Architecture(&DEV);
     /// FLUX.1 Fill.
@@ -87,7 +92,19 @@ fn blueprint(options: &Options, published: flux::Config, tokens: usize) -> Resul
         ],
         scheduler: None,
         defaults,
+        alone: false,
     })
+}
+
+/// Five double and ten single blocks, or as many of each as asked for, and ten kinds of pictures.
+fn union(options: &Options) -> Result<Blueprint> {
+    let [num_layers, num_single_layers] = options.blocks.map_or([5, 10], |blocks| [blocks; 2]);
+    let net = flux::Config { num_layers, num_single_layers, ..flux::Config::dev() };
+    let config = flux::ControlConfig { net, num_mode: Some(10), ..flux::ControlConfig::default() };
+    let settings = serde_json::to_value(&config).unwrap_or_default();
+    let network = ControlNet::new(&config)?;
+    let part = Planned::new(&CONTROLNET, &alias::FLUX_CONTROL, settings, vec![Box::new(network)]);
+    Ok(Blueprint { family: "flux", parts: vec![part], scheduler: None, defaults: Value::Null, alone: true })
 }
 
 /// T5 v1.1 XXL's encoder.

@@ -53,6 +53,15 @@ struct Blueprint {
     scheduler: Option<Json>,
     /// The text of `generation_config.json`.
     defaults: Json,
+    /// Whether it goes beside models: a network in a file of its own, without anything before its names.
+    alone: bool,
+}
+
+impl Blueprint {
+    /// What stands before the names of the component at `slot`.
+    fn prefix(&self, slot: &Slot) -> &'static str {
+        if self.alone { "" } else { slot.prefix }
+    }
 }
 
 /// A component of a blueprint.
@@ -79,7 +88,7 @@ impl Blueprint {
 }
 
 impl Architecture {
-    /// All of them.
+    /// All models.
     pub const ALL: &[Architecture] = &[
         Architecture::FLUX_DEV,
         Architecture::FLUX_SCHNELL,
@@ -88,6 +97,9 @@ impl Architecture {
         Architecture::SD15,
         Architecture::SDXL,
     ];
+
+    /// Those that go beside models.
+    pub const BESIDE: &[Architecture] = &[Architecture::FLUX_CONTROLNET_UNION];
 
     /// Its name on the command line.
     pub fn name(self) -> &'static str {
@@ -110,8 +122,9 @@ impl FromStr for Architecture {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Architecture, String> {
-        let found = Architecture::ALL.iter().find(|architecture| architecture.name() == name);
-        let names: Vec<&str> = Architecture::ALL.iter().map(|architecture| architecture.name()).collect();
+        let all = || Architecture::ALL.iter().chain(Architecture::BESIDE);
+        let found = all().find(|architecture| architecture.name() == name);
+        let names: Vec<&str> = all().map(|architecture| architecture.name()).collect();
         found.copied().ok_or_else(|| format!("`{name}` is none of {}", names.join(", ")))
     }
 }
@@ -183,7 +196,8 @@ fn hollow(path: &Path, layout: &Layout) -> Result<()> {
 
 /// A weight with its format.
 struct Chosen<'a> {
-    slot: &'static Slot,
+    /// What stands before its name.
+    prefix: &'static str,
     weight: &'a Weight,
     dtype: DType,
 }
@@ -192,7 +206,7 @@ impl Chosen<'_> {
     fn spec(&self) -> TensorSpec {
         let shape = self.weight.shape;
         TensorSpec {
-            name: format!("{}{}", self.slot.prefix, self.weight.name),
+            name: format!("{}{}", self.prefix, self.weight.name),
             dims: shape.dims()[..shape.rank()].to_vec(),
             dtype: self.dtype,
         }
@@ -211,14 +225,14 @@ fn choose<'a>(blueprint: &'a Blueprint, options: &Options) -> Vec<Chosen<'a>> {
         let mut recipe = Recipe::new(types.of(slot, kind), blueprint.family);
         for (_, weight) in networks.iter().flat_map(|network| network.model().manifest().iter()) {
             let seen = recipe::Weight {
-                prefix: slot.prefix,
+                prefix: blueprint.prefix(slot),
                 name: &weight.name,
                 role: weight.role,
                 row_len: weight.shape.row(),
                 elements: weight.shape.elements(),
                 source: options.architecture.0.source,
             };
-            chosen.push(Chosen { slot, weight, dtype: recipe.choose(&seen).dtype });
+            chosen.push(Chosen { prefix: blueprint.prefix(slot), weight, dtype: recipe.choose(&seen).dtype });
         }
     }
     chosen
@@ -275,6 +289,13 @@ fn random(weight: &Weight, len: usize, is_scale: bool) -> Vec<f32> {
 /// The metadata of a bundle, with the miniature's tokenizers: they know fewer words than the published ones, and every id
 /// of theirs is one here.
 fn metadata(blueprint: &Blueprint, options: &Options) -> Result<Vec<(String, Value)>> {
+    if blueprint.alone {
+        return Ok(vec![
+            (keys::ARCHITECTURE.into(), blueprint.family.into()),
+            (keys::QUANTIZATION_VERSION.into(), QUANTIZATION_VERSION.into()),
+            (keys::FILE_TYPE.into(), options.file_type.number().into()),
+        ]);
+    }
     let mini = builtin::mini()?;
     let mut names = Strings::with_capacity(blueprint.parts.len());
     blueprint.parts.iter().for_each(|part| names.push(part.slot.name));
@@ -341,6 +362,18 @@ mod tests {
             write(&path, &options, |_| Ok(())).unwrap();
             let model = crate::open(&path).unwrap();
             assert_eq!(model.family.places[0].slot, architecture.denoiser(), "{architecture:?}");
+        }
+    }
+
+    #[test]
+    fn what_goes_beside_models_opens_by_itself() {
+        let dir = tempfile::tempdir().unwrap();
+        for &architecture in Architecture::BESIDE {
+            let path = dir.path().join(architecture.name());
+            let options = Options { architecture, file_type: FileType::Q8_0, blocks: None, hollow: true, only: None };
+            write(&path, &options, |_| Ok(())).unwrap();
+            let alone = crate::pipeline::alone(&crate::source::Source::open(&path).unwrap()).unwrap().unwrap();
+            assert_eq!(alone.slot, architecture.denoiser(), "{architecture:?}");
         }
     }
 }

@@ -48,6 +48,7 @@ fn xl(options: &Options) -> Result<Blueprint> {
         ],
         scheduler: None,
         defaults: json!({ "num_inference_steps": 50, "guidance_scale": 5.0, "width": 1024, "height": 1024 }),
+        alone: false,
     })
 }
 
@@ -90,6 +91,7 @@ fn blueprint(options: &Options) -> Result<Blueprint> {
         ],
         scheduler: None,
         defaults: json!({ "num_inference_steps": 50, "guidance_scale": 7.5 }),
+        alone: false,
     })
 }
 

@@ -34,18 +34,6 @@ pub(crate) const ACCEPTED: &[(&str, &[&str], &str)] = &[
     ),
     (
         "src",
-        &[
-            "models/flux/attention.rs",
-            "models/flux/double.rs",
-            "models/flux/ends.rs",
-            "models/flux/mod.rs",
-            "models/flux/modulation.rs",
-            "models/flux/single.rs",
-        ],
-        "to be cut: `Ports` and `EPS` lie in `mod.rs`",
-    ),
-    (
-        "src",
         &["stage.rs", "stage/branch.rs", "stage/rows.rs"],
         "`Model` and `Build` in three files: what a model declares is computed as a whole, by rows, and with branches",
     ),

@@ -6,7 +6,7 @@ use std::fs;
 use std::mem::{align_of, offset_of, size_of};
 use std::process::Command;
 
-use pinhole_capi::{convert, device, input, model, plan, request, result, session};
+use pinhole_capi::{control, convert, device, input, model, plan, request, result, session};
 
 use crate::rig::{STRICT, folder, root, run};
 
@@ -34,7 +34,8 @@ fn rust() -> Layouts {
         }
         "pinhole_files" = model::Files {
             struct_size, base, transformer, text_encoder, text_encoder_2, vae, tokenizer, tokenizer_2, unet,
-            loras, lora_strengths, lora_count, redux, ip_adapter, image_encoders, image_encoder_count,
+            loras, lora_strengths, lora_count, redux, ip_adapter, image_encoders, image_encoder_count, controls,
+            control_count,
         }
         "pinhole_model_info" = model::ModelInfo {
             struct_size, architecture, width, height, steps, max_sequence_length, guidance, cfg_scale, takes_guidance,
@@ -49,8 +50,9 @@ fn rust() -> Layouts {
             max_sequence_length, noise, noise_count, embeddings, cancel, progress, warning, preview, user_data,
             preview_interval, reserved, inputs, input_count, strength, posterior, original_width, original_height,
             crop_left, crop_top, image_cfg_scale, reference_resize, schedule, eta, sigmas, sigma_count, rescale_cfg,
-            reserved_2, ip_scale, reserved_3,
+            reserved_2, ip_scale, reserved_3, controls, control_count,
         }
+        "pinhole_control" = control::Control { struct_size, start, end, scale, reserved, mode }
         "pinhole_input" = input::Input {
             struct_size, use_, reserved, path, data, size, pixels, width, height, weight, reserved_2,
         }

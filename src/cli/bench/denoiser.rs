@@ -94,6 +94,7 @@ impl Denoiser {
             prompt_is_zero: false,
             ip_images: 0,
             ip_scale: 0.0,
+            controls: Vec::new(),
         };
         Ok(Denoiser { denoiser, settings, threads, cancel })
     }

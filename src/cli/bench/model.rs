@@ -22,7 +22,7 @@ pub(in crate::cli) struct Args {
     #[arg(short, long, value_name = "OUT.gguf")]
     output: PathBuf,
     /// Whose sizes it has
-    #[arg(long, value_name = "NAME", value_parser = architecture_parser(), default_value = Architecture::ALL[0].name())]
+    #[arg(long, value_name = "NAME", value_parser = any_architecture(), default_value = Architecture::ALL[0].name())]
     arch: Architecture,
     /// The type of the transformer; the other components follow, as with `pinhole convert`
     #[arg(long = "type", value_name = "TYPE", default_value = "q4_k_s")]
@@ -44,10 +44,21 @@ const EXAMPLES: &str = "\
 Examples:
   pinhole bench model -o dev.gguf --type q4_k_s
   pinhole bench model -o plan.gguf --type bf16 --hollow
-  pinhole plan -m plan.gguf --vram 4G --device cpu:discrete";
+  pinhole plan -m plan.gguf --vram 4G --device cpu:discrete
+  pinhole bench model -o union.gguf --arch flux-controlnet-union --type q8_0";
 
+/// Takes the name of a model.
 pub(super) fn architecture_parser() -> impl TypedValueParser<Value = Architecture> {
-    let names = Architecture::ALL.iter().map(|architecture| architecture.name());
+    parser(Architecture::ALL.iter())
+}
+
+/// Takes the name of a model, or of what goes beside one.
+fn any_architecture() -> impl TypedValueParser<Value = Architecture> {
+    parser(Architecture::ALL.iter().chain(Architecture::BESIDE))
+}
+
+fn parser(all: impl Iterator<Item = &'static Architecture>) -> impl TypedValueParser<Value = Architecture> {
+    let names = all.map(|architecture| architecture.name());
     PossibleValuesParser::new(names).try_map(|name| name.parse::<Architecture>().map_err(std::io::Error::other))
 }
 

@@ -27,7 +27,7 @@ use super::{interrupt, model, threads, units};
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
     /// A diffusers directory, a bundle, a GGUF or safetensors file of another tool, or a folder with such files; not needed
-    /// where all parts are given one by one
+    /// where all parts are given one by one. A ControlNet becomes a file of its own
     #[arg(value_name = "SRC")]
     source: Option<PathBuf>,
     /// The file to write
@@ -79,6 +79,7 @@ Examples:
       --text-encoder-2 t5xxl_fp16.safetensors --tokenizer-2 tokenizer_2 --vae ae.safetensors \\
       -o dev.gguf --type q6_k
   pinhole convert flux1-dev.safetensors --component transformer -o dev-Q4_K_S.gguf --type q4_k_s
+  pinhole convert FLUX.1-dev-ControlNet-Union-Pro -o union.gguf --type q8_0
   pinhole convert FLUX.1-dev --merge style.safetensors:0.8 -o styled.gguf --type q8_0";
 
 /// The component of that name.
@@ -90,14 +91,20 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     let started = Instant::now();
     model::refuse_stdout("--output", Some(&args.output))?;
     let (_, _inside) = threads::start(args.threads);
-    let options = args.options()?;
+    let mut options = args.options()?;
     let source = args.parts.open(args.source.as_deref(), "SRC")?;
     // Which of the two is there decides what lives long enough.
-    let (whole, lone);
+    let (whole, alone, lone);
     let (source, networks) = match args.component {
         None => {
-            whole = pipeline::open(&source)?;
-            (&whole.source, whole.networks())
+            alone = pipeline::alone(&source)?;
+            if let Some(alone) = &alone {
+                options.target = Target::Component(alone.slot);
+                (&alone.source, alone.networks.networks())
+            } else {
+                whole = pipeline::open(&source)?;
+                (&whole.source, whole.networks())
+            }
         }
         Some(slot) => {
             lone = pipeline::component(&source, slot)?;

@@ -66,12 +66,7 @@ impl Args {
             inputs.push(Named { option: "--lora", path: lora.path.clone() });
         }
         let Args { request, noise, .. } = self;
-        for (option, path) in [
-            ("--image", &request.image),
-            ("--mask", &request.mask),
-            ("--control-image", &request.control_image),
-            ("--noise", noise),
-        ] {
+        for (option, path) in [("--image", &request.image), ("--mask", &request.mask), ("--noise", noise)] {
             inputs.extend(path.iter().map(|path| Named { option, path: path.clone() }));
         }
         for (option, paths) in [
@@ -84,6 +79,12 @@ impl Args {
         }
         for picture in &request.redux_images {
             inputs.push(Named { option: "--redux-image", path: picture.path.clone() });
+        }
+        for path in request.control.paths() {
+            inputs.push(Named { option: "--control", path });
+        }
+        for path in request.control.images() {
+            inputs.push(Named { option: "--control-image", path: path.clone() });
         }
         for path in &request.references {
             inputs.push(Named { option: "--reference", path: path.clone() });
@@ -108,6 +109,7 @@ Examples:
   pinhole generate -m dev.gguf -p \"a lighthouse\" --vram 4G
   pinhole generate -m mini -p \"a blue heart\" --image heart.png --strength 0.7 -o blue.png
   pinhole generate -m dev.gguf -p \"a lighthouse\" --lora style.safetensors:0.8
+  pinhole generate -m dev.gguf -p \"a lighthouse\" --control union.gguf --control-image edges.png --control-mode canny
   pinhole generate -m dev.gguf -p \"a lighthouse\" --prompt-cache ~/.cache/pinhole --seed 2";
 
 pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {

@@ -8,7 +8,9 @@ use pinhole::entries::Entries;
 use pinhole::ggml::Device;
 use pinhole::image::parameters_text;
 use pinhole::memory::PeakMemory;
-use pinhole::pipeline::{Generated, Origin, Phase, PhaseMemory, Settings, Timings, model_name, named_parts};
+use pinhole::pipeline::{
+    ControlSettings, Generated, Origin, Phase, PhaseMemory, Settings, Timings, model_name, named_parts,
+};
 use serde::Serialize;
 
 use super::Args;
@@ -98,6 +100,9 @@ struct Parameters<'a> {
     /// The file of `--control-image`.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "units::path_if_any")]
     control_image: Option<&'a PathBuf>,
+    /// The ControlNets.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    controls: Vec<ControlParameters<'a>>,
     /// How closely the result follows the picture that is changed.
     #[serde(skip_serializing_if = "Option::is_none")]
     image_cfg_scale: Option<f32>,
@@ -132,6 +137,22 @@ struct Parameters<'a> {
     noise: Option<&'a PathBuf>,
 }
 
+/// A ControlNet in JSON.
+#[derive(Serialize)]
+struct ControlParameters<'a> {
+    /// The file of `--control`.
+    #[serde(serialize_with = "units::path")]
+    control: &'a PathBuf,
+    /// The file of its `--control-image`.
+    #[serde(serialize_with = "units::path_if_any")]
+    image: Option<&'a PathBuf>,
+    scale: f32,
+    start: f64,
+    end: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mode: Option<usize>,
+}
+
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde asks")]
 fn is_zero(number: &f32) -> bool {
     *number == 0.0
@@ -159,7 +180,8 @@ impl Run<'_> {
             clip_skip: self.args.request.clip_skip,
             image: self.args.request.image.as_ref(),
             references: &self.args.request.references,
-            control_image: self.args.request.control_image.as_ref(),
+            control_image: self.args.request.control.image.as_ref(),
+            controls: self.controls(),
             image_cfg_scale: self.settings.image_cfg_scale,
             mask: self.args.request.mask.as_ref(),
             redux: self.args.request.redux.as_ref(),
@@ -173,6 +195,15 @@ impl Run<'_> {
             max_sequence_length,
             noise: self.args.noise.as_ref(),
         }
+    }
+
+    fn controls(&self) -> Vec<ControlParameters<'_>> {
+        let mut all = Vec::new();
+        for (net, settings) in self.args.request.control.nets.iter().zip(&self.settings.controls) {
+            let ControlSettings { scale, start, end, mode, .. } = *settings;
+            all.push(ControlParameters { control: &net.path, image: net.image.as_ref(), scale, start, end, mode });
+        }
+        all
     }
 
     /// The texts inside the picture of `seed`.

@@ -24,6 +24,7 @@ pub(super) fn render(report: &Report) -> String {
         }
     };
     section("LoRA", report.lora.as_ref().map(lora).unwrap_or_default());
+    section("settings", pairs(&report.settings));
     section("components", components(&report.components));
     section("types", types(&report.types));
     section("tokenizers", tokenizers(&report.tokenizers));

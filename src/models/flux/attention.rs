@@ -1,29 +1,14 @@
 //! What both kinds of blocks do for their attention.
 
-use super::stack::Sizes;
-use super::{Config, EPS, SEEN_BY, UNSEEN};
+use super::config::Config;
+use super::ports::EPS;
+use super::shared::{SEEN_BY, Sizes, UNSEEN};
 use crate::Result;
 use crate::ggml::Tensor;
 use crate::models::attention::{Attention, Narrower};
 use crate::models::layers::{Linear, RmsNorm};
-use crate::stage::{Build, Port};
+use crate::stage::Build;
 use crate::weights::Scope;
-
-/// Where the rotary tables are.
-#[derive(Clone, Copy)]
-pub(super) struct Rotary {
-    pub(super) cos: Port,
-    pub(super) sin: Port,
-}
-
-impl Rotary {
-    /// Queries or keys `x [d, H, n, B]` of the tokens from `start` on, turned to their positions.
-    pub(super) fn turn(self, b: &Build<'_>, x: Tensor, start: usize) -> Result<Tensor> {
-        let [_, _, tokens, _] = b.g.shape(x)?.dims();
-        let of = |table| b.g.slice(b.read(table)?, 2, start, tokens);
-        b.g.rotate_pairs(x, of(self.cos)?, of(self.sin)?)
-    }
-}
 
 /// The normalisation of queries and keys.
 pub(super) struct QkNorm {

@@ -1,10 +1,10 @@
 //! Double blocks: text and image in streams of their own.
 
-use super::Config;
 use super::attention::QkNorm;
+use super::config::Config;
 use super::ip::Beside;
 use super::modulation::Modulation;
-use super::stack::{Shared, with_residuals};
+use super::shared::{Shared, with_residuals};
 use crate::Result;
 use crate::models::layers::Linear;
 use crate::stage::{Block, Build, Port};

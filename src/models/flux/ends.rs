@@ -1,7 +1,7 @@
 //! What is before, between and after the blocks.
 
 use super::modulation::Modulation;
-use super::stack::Shared;
+use super::shared::Shared;
 use crate::Result;
 use crate::models::layers::Linear;
 use crate::stage::{Block, Build, Port, Symbol};

@@ -16,7 +16,7 @@ use std::path::Path;
 use pinhole_quant::DType;
 use serde::Serialize;
 
-use super::Config;
+use super::config::Config;
 use crate::ggml::Tensor;
 use crate::models::attention::Attention;
 use crate::models::config::{self, MOST_LAYERS, MOST_WIDTH, Shapes};

@@ -30,22 +30,23 @@ mod ends;
 mod ip;
 mod latents;
 mod modulation;
+mod ports;
 pub mod redux;
+mod shared;
 mod single;
 mod stack;
 
 use std::path::Path;
 
-use pinhole_quant::DType;
-
-use self::attention::Rotary;
 use self::control::Running;
 use self::ends::{Embed, FinalLayer};
 use self::ip::Declared;
 use self::modulation::ModulationOut;
-use self::stack::{Added, Inputs, Shared, Sizes, Stack};
+use self::ports::input;
+use self::shared::{Rotary, Shared, Sizes};
+use self::stack::{Added, Stack};
 use super::layers::{Linear, rotary_tables};
-use crate::stage::{Cadence, Extent, Lifetime, Model, Port, Symbol};
+use crate::stage::{Cadence, Model, Symbol};
 use crate::weights::Role;
 use crate::{Error, Result, reserve};
 
@@ -54,46 +55,11 @@ pub use control::{Config as ControlConfig, ControlNet, Ports as ControlPorts};
 pub use ip::{IP_PICTURES, IpAdapter, IpConfig, IpForm, IpPorts};
 pub use latents::{pack_latents, pack_mask, unpack_latents};
 pub use modulation::sinusoid;
-
-/// Width of the sinusoidal embedding of time and guidance.
-pub const TIME_WIDTH: usize = 256;
-
-/// The epsilon of every normalisation.
-const EPS: f32 = 1e-6;
+pub use ports::{Ports, TIME_WIDTH};
+pub use shared::{SEEN_BY, UNSEEN};
 
 /// Base of the rotary frequencies.
 const THETA: f64 = 10000.0;
-
-/// How many items of the batch see all tokens, if some do not: those of the prompt that begin with tokens of pictures.
-pub const SEEN_BY: Symbol = Symbol::new("items that see all tokens");
-
-/// How many of the first tokens the other items do not see.
-pub const UNSEEN: Symbol = Symbol::new("tokens that some items do not see");
-
-/// The ports that carry the request into the model, and the velocity out.
-#[derive(Clone, Copy, Debug)]
-pub struct Ports {
-    /// `[256, N]`: [`sinusoid`] of each condition's time.
-    pub time: Port,
-    /// `[256, N]`: [`sinusoid`] of the guidance; absent in schnell, unless a ControlNet takes it.
-    pub guidance: Option<Port>,
-    /// `[P, N]`: the pooled prompt of each condition.
-    pub pooled: Port,
-    /// `[J, Tt, B]`: the prompt's hidden states.
-    pub text: Port,
-    /// `[d, 1, T]`: see [`Flux::rotary`].
-    pub cos: Port,
-    /// `[d, 1, T]`: see [`Flux::rotary`].
-    pub sin: Port,
-    /// `[B]`, I32: which condition each item of the batch is computed under in this step.
-    pub condition: Port,
-    /// `[C, Ti, B]`: packed latents.
-    pub latents: Port,
-    /// `[C', Ti, B]`: the prediction.
-    pub velocity: Port,
-    /// Of the IP-Adapter, if there is one.
-    pub ip: Option<IpPorts>,
-}
 
 /// The transformer: its stages and where to put things.
 pub struct Flux {
@@ -104,34 +70,6 @@ pub struct Flux {
     /// The same for each ControlNet.
     pub controls: Vec<ControlPorts>,
     config: Config,
-}
-
-impl Ports {
-    /// Those of a model that `config` describes, with guidance if `takes_guidance`.
-    fn declare(model: &mut Model, config: &Config, takes_guidance: bool) -> Ports {
-        let conditions = |width: usize| [width.into(), Symbol::CONDITIONS.into()];
-        let text = [config.joint_attention_dim.into(), Symbol::TEXT_TOKENS.into(), Symbol::BATCH.into()];
-        let rotary = rotary_extents(config, Symbol::JOINT_TOKENS);
-        let (latents, velocity) = (config.in_channels, config.out_channels());
-        Ports {
-            time: input(model, "time", &conditions(TIME_WIDTH)),
-            guidance: takes_guidance.then(|| input(model, "guidance", &conditions(TIME_WIDTH))),
-            pooled: input(model, "pooled", &conditions(config.pooled_projection_dim)),
-            text: input(model, "text", &text),
-            cos: input(model, "cos", &rotary),
-            sin: input(model, "sin", &rotary),
-            condition: model.port("condition", &[Symbol::BATCH.into()], DType::I32, Lifetime::Pass),
-            latents: carried(model, "latents", latents, Symbol::IMAGE_TOKENS, Symbol::BATCH),
-            velocity: carried(model, "velocity", velocity, Symbol::IMAGE_TOKENS, Symbol::BATCH),
-            ip: None,
-        }
-    }
-
-    /// What a network that `config` describes is modulated by.
-    fn inputs(&self, config: &Config) -> Inputs {
-        let guidance = self.guidance.filter(|_| config.guidance_embeds);
-        Inputs { time: self.time, guidance, pooled: self.pooled }
-    }
 }
 
 impl Flux {
@@ -182,21 +120,6 @@ impl Flux {
     }
 }
 
-fn input(model: &mut Model, name: &str, extents: &[Extent]) -> Port {
-    model.port(name, extents, DType::F32, Lifetime::Request)
-}
-
-/// A port of `[width, tokens, batch]` that is carried through a step.
-fn carried(model: &mut Model, name: &str, width: usize, tokens: Symbol, batch: Symbol) -> Port {
-    model.port(name, &[width.into(), tokens.into(), batch.into()], DType::F32, Lifetime::Pass)
-}
-
-/// The extents of a rotary table for so many tokens.
-fn rotary_extents(config: &Config, tokens: Symbol) -> [Extent; 3] {
-    [config.attention_head_dim.into(), 1.into(), tokens.into()]
-}
-
-/// Declares the stages, and gives the ports of what is beside the model.
 fn declare_stages(
     model: &mut Model,
     config: &Config,

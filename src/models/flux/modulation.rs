@@ -1,7 +1,8 @@
 //! From time, guidance and pooled prompt to scales, shifts and gates.
 
-use super::stack::{Inputs, Shared};
-use super::{Config, EPS, TIME_WIDTH};
+use super::config::Config;
+use super::ports::{EPS, TIME_WIDTH};
+use super::shared::{Inputs, Shared};
 use crate::Result;
 use crate::ggml::Tensor;
 use crate::models::layers::{self, Last, Linear};

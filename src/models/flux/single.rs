@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
-use super::Config;
 use super::attention::QkNorm;
+use super::config::Config;
 use super::ip::Beside;
 use super::modulation::Modulation;
-use super::stack::{Shared, with_residuals};
+use super::shared::{Shared, with_residuals};
 use crate::Result;
 use crate::ggml::Tensor;
 use crate::models::layers::Linear;

@@ -1,77 +1,17 @@
 //! A stack of blocks with what it is modulated by: the model's own, or that of a ControlNet beside it.
 
-use std::ops::Range;
-
-use super::Config;
-use super::attention::Rotary;
+use super::config::Config;
 use super::double::{DoubleBlock, Stream};
 use super::ends::Join;
 use super::ip::Beside;
 use super::modulation::{ModulationOut, VectorIn};
+use super::ports::{self, input};
+use super::shared::{Inputs, Shared, Sizes};
 use super::single::SingleBlock;
 use crate::Result;
-use crate::ggml::Tensor;
 use crate::models::layers::Linear;
-use crate::stage::{Build, Cadence, Extent, Model, Port, Symbol};
+use crate::stage::{Cadence, Extent, Model, Port, Symbol};
 use crate::weights::Role;
-
-/// What the blocks of a stack are as large as. Their image has [`Symbol::IMAGE_TOKENS`].
-#[derive(Clone, Copy)]
-pub(super) struct Sizes {
-    /// Items side by side: those of the first passes of the batch.
-    pub(super) batch: Symbol,
-    /// Tokens of the text.
-    pub(super) text: Symbol,
-    /// Tokens of text and image.
-    pub(super) joint: Symbol,
-}
-
-impl Sizes {
-    /// The model's own.
-    pub(super) const OWN: Sizes =
-        Sizes { batch: Symbol::BATCH, text: Symbol::TEXT_TOKENS, joint: Symbol::JOINT_TOKENS };
-}
-
-/// What all blocks of a stack read.
-#[derive(Clone, Copy)]
-pub(super) struct Shared {
-    pub(super) rotary: Rotary,
-    /// `[B]`, I32: the condition of each item of the model's batch.
-    pub(super) condition: Port,
-    pub(super) sizes: Sizes,
-}
-
-impl Shared {
-    /// The rows of `port [n, N]`, which has one for each condition, that belong to the items: `[n, B]`.
-    pub(super) fn of_condition(&self, b: &Build<'_>, port: Port) -> Result<Tensor> {
-        let rows = b.g.get_rows(b.read(port)?, b.read(self.condition)?)?;
-        first(b, rows, 1, self.sizes.batch)
-    }
-}
-
-/// The first `count` of `x` along dimension `dim`.
-pub(super) fn first(b: &Build<'_>, x: Tensor, dim: usize, count: Symbol) -> Result<Tensor> {
-    let count = b.dim(count)?;
-    if b.g.shape(x)?.dims()[dim] == count { Ok(x) } else { b.g.slice(x, dim, 0, count) }
-}
-
-/// `x [D, n, B]`, the tokens `at` of the image, with those of `residuals [D, Ti, B']` added. Each of their items counts for every
-/// pass.
-pub(super) fn with_residuals(b: &Build<'_>, x: Tensor, at: Range<usize>, residuals: &[Port]) -> Result<Tensor> {
-    let mut sum = x;
-    for &residual in residuals {
-        sum = b.g.add(sum, b.g.slice(b.read(residual)?, 1, at.start, at.len())?)?;
-    }
-    Ok(sum)
-}
-
-/// What a stack is modulated by: ports that the host fills.
-#[derive(Clone, Copy)]
-pub(super) struct Inputs {
-    pub(super) time: Port,
-    pub(super) guidance: Option<Port>,
-    pub(super) pooled: Port,
-}
 
 /// The ports of a stack that its stages hand on.
 pub(super) struct Stack {
@@ -107,14 +47,13 @@ impl Stack {
     pub(super) fn declare(model: &mut Model, config: &Config, inputs: &Inputs, shared: Shared) -> Result<Stack> {
         let hidden = config.hidden();
         let conditions = |width: usize| [Extent::from(width), Symbol::CONDITIONS.into()];
-        let vector = super::input(model, "vector", &conditions(hidden));
-        let context =
-            super::input(model, "context", &[hidden.into(), shared.sizes.text.into(), shared.sizes.batch.into()]);
+        let vector = input(model, "vector", &conditions(hidden));
+        let context = input(model, "context", &[hidden.into(), shared.sizes.text.into(), shared.sizes.batch.into()]);
         model.stage("vector", Cadence::Request, |s| VectorIn::declare(s, config, inputs, vector))?;
         let mut double = Vec::new();
         for i in 0..config.num_layers {
-            let img = super::input(model, &format!("modulation.double.{i}.img"), &conditions(6 * hidden));
-            let txt = super::input(model, &format!("modulation.double.{i}.txt"), &conditions(6 * hidden));
+            let img = input(model, &format!("modulation.double.{i}.img"), &conditions(6 * hidden));
+            let txt = input(model, &format!("modulation.double.{i}.txt"), &conditions(6 * hidden));
             model.stage(format!("modulation.double.{i}"), Cadence::Request, |s| {
                 let mut s = s.sub("double_blocks");
                 let mut s = s.sub(i);
@@ -128,7 +67,7 @@ impl Stack {
         }
         let mut single = Vec::new();
         for i in 0..config.num_single_layers {
-            let out = super::input(model, &format!("modulation.single.{i}"), &conditions(3 * hidden));
+            let out = input(model, &format!("modulation.single.{i}"), &conditions(3 * hidden));
             model.stage(format!("modulation.single.{i}"), Cadence::Request, |s| {
                 let mut s = s.sub("single_blocks");
                 let lin = Linear::declare(&mut s.sub(i).sub("modulation.lin"), hidden, 3 * hidden, Role::MatMul)?;
@@ -142,8 +81,8 @@ impl Stack {
     /// Declares the ports that are carried through the double blocks.
     pub(super) fn carried(&self, model: &mut Model) -> Carried {
         let (hidden, sizes) = (self.config.hidden(), self.shared.sizes);
-        let img = super::carried(model, "img", hidden, Symbol::IMAGE_TOKENS, sizes.batch);
-        let txt = super::carried(model, "txt", hidden, sizes.text, sizes.batch);
+        let img = ports::carried(model, "img", hidden, Symbol::IMAGE_TOKENS, sizes.batch);
+        let txt = ports::carried(model, "txt", hidden, sizes.text, sizes.batch);
         Carried { img, txt }
     }
 
@@ -169,7 +108,7 @@ impl Stack {
     /// Declares that text and image become one sequence, behind the double blocks, and gives its port.
     pub(super) fn join(&self, model: &mut Model, Carried { img, txt }: Carried) -> Result<Port> {
         let Sizes { batch, text, joint } = self.shared.sizes;
-        let joint = super::carried(model, "joint", self.config.hidden(), joint, batch);
+        let joint = ports::carried(model, "joint", self.config.hidden(), joint, batch);
         let txt = if self.double.is_empty() { self.context } else { txt };
         model.stage("join", Cadence::Step, |_| Ok(Join { txt, img, joint, text }))?;
         Ok(joint)

@@ -4,13 +4,22 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::Network;
+use super::super::config::Config as Network;
+use super::super::shared::Sizes;
 use crate::Result;
 use crate::models::config::{self, Shapes};
+use crate::stage::Symbol;
 use crate::tensor::Shape;
 
 /// Pixels of a latent patch that is a token: two by two latents.
 const PATCH: usize = 4;
+
+/// Pictures of a request.
+pub(super) const PICTURES: Symbol = Symbol::new("pictures");
+/// Tokens of a text with one for a mode.
+const TEXT_WITH_MODE: Symbol = Symbol::new("text tokens with a mode");
+/// Tokens of such a text and the picture together.
+const JOINT_WITH_MODE: Symbol = Symbol::new("joint tokens with a mode");
 
 /// Hyperparameters, named as in diffusers' `config.json`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -81,6 +90,25 @@ impl Config {
         };
         config.validate(origin)?;
         Ok(config)
+    }
+
+    /// The sizes of a request of `pictures` pictures with so many tokens of `text` and `image` that ControlNets need beside the
+    /// model's. Latents are `[width, height]`.
+    pub fn sizes(pictures: usize, text: usize, image: usize, [width, height]: [usize; 2]) -> [(Symbol, usize); 5] {
+        [
+            (PICTURES, pictures),
+            (TEXT_WITH_MODE, text + 1),
+            (JOINT_WITH_MODE, text + 1 + image),
+            (Symbol::LATENT_WIDTH, width),
+            (Symbol::LATENT_HEIGHT, height),
+        ]
+    }
+
+    pub(super) fn own_sizes(&self) -> Sizes {
+        match self.num_mode {
+            Some(_) => Sizes { batch: PICTURES, text: TEXT_WITH_MODE, joint: JOINT_WITH_MODE },
+            None => Sizes { batch: PICTURES, ..Sizes::OWN },
+        }
     }
 
     /// Whether it takes the pixels of a picture, and not its latents.

@@ -1,6 +1,7 @@
 //! What is before and behind the blocks of a ControlNet.
 
-use super::super::stack::{Shared, Sizes, first};
+use super::super::shared::{Shared, Sizes, first};
+use super::config::PICTURES;
 use crate::Result;
 use crate::models::layers::Linear;
 use crate::stage::{Block, Build, Port, Symbol};
@@ -17,7 +18,7 @@ pub(super) struct Context {
 
 impl Block for Context {
     fn build(&self, b: &Build<'_>) -> Result<()> {
-        let text = first(b, b.read(self.from)?, 2, super::PICTURES)?;
+        let text = first(b, b.read(self.from)?, 2, PICTURES)?;
         let text = self.linear.build(b, text)?;
         match self.mode {
             Some(mode) => b.write(self.to, b.g.concat(b.read(mode)?, text, 1)?),

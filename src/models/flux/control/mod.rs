@@ -21,11 +21,12 @@ mod config;
 mod ends;
 mod hint;
 
+use self::config::PICTURES;
 use self::ends::{Context, Embed, Residual};
 use self::hint::Hint;
-use super::attention::Rotary;
-use super::stack::{Added, Carried, Shared, Sizes, Stack};
-use super::{Config as Network, Ports as ModelPorts, rotary_extents};
+use super::ports::{self, Ports as ModelPorts, input, rotary_extents};
+use super::shared::{Rotary, Shared};
+use super::stack::{Added, Carried, Stack};
 use crate::Result;
 use crate::models::layers::Linear;
 use crate::stage::{Cadence, Model, Port, Symbol};
@@ -74,34 +75,6 @@ impl ControlNet {
     /// What stands before the names of ControlNet number `i` of a model.
     pub fn prefix(i: usize) -> String {
         format!("control.{i}.")
-    }
-}
-
-/// Pictures of a request.
-const PICTURES: Symbol = Symbol::new("pictures");
-/// Tokens of a text with one for a mode.
-const TEXT_WITH_MODE: Symbol = Symbol::new("text tokens with a mode");
-/// Tokens of such a text and the picture together.
-const JOINT_WITH_MODE: Symbol = Symbol::new("joint tokens with a mode");
-
-impl Config {
-    /// The sizes of a request of `pictures` pictures with so many tokens of `text` and `image` that ControlNets need beside the
-    /// model's. Latents are `[width, height]`.
-    pub fn sizes(pictures: usize, text: usize, image: usize, [width, height]: [usize; 2]) -> [(Symbol, usize); 5] {
-        [
-            (PICTURES, pictures),
-            (TEXT_WITH_MODE, text + 1),
-            (JOINT_WITH_MODE, text + 1 + image),
-            (Symbol::LATENT_WIDTH, width),
-            (Symbol::LATENT_HEIGHT, height),
-        ]
-    }
-
-    fn own_sizes(&self) -> Sizes {
-        match self.num_mode {
-            Some(_) => Sizes { batch: PICTURES, text: TEXT_WITH_MODE, joint: JOINT_WITH_MODE },
-            None => Sizes { batch: PICTURES, ..Sizes::OWN },
-        }
     }
 }
 
@@ -220,7 +193,7 @@ impl Running {
         let (scale, shared) = (self.ports.scale, self.stack.shared);
         let name = format!("residual.{name}");
         model.within(&self.prefix, |model| {
-            let to = super::carried(model, &name, hidden, Symbol::IMAGE_TOKENS, PICTURES);
+            let to = ports::carried(model, &name, hidden, Symbol::IMAGE_TOKENS, PICTURES);
             model.stage(&name, Cadence::Step, |s| {
                 let linear = Linear::declare(&mut s.sub(weights), hidden, hidden, Role::MatMul)?;
                 Ok(Residual { linear, from, is_joint, to, scale, shared })
@@ -236,16 +209,16 @@ fn declare(model: &mut Model, config: &Config, of_model: &ModelPorts) -> Result<
     let hidden = net.hidden();
     let own_rotary = config.num_mode.map(|_| {
         let extents = rotary_extents(net, sizes.joint);
-        ["cos", "sin"].map(|name| super::input(model, name, &extents))
+        ["cos", "sin"].map(|name| input(model, name, &extents))
     });
     let [cos, sin] = own_rotary.unwrap_or([of_model.cos, of_model.sin]);
     let shared = Shared { rotary: Rotary { cos, sin }, condition: of_model.condition, sizes };
-    let scale = super::input(model, "scale", &[1.into(), Symbol::CONDITIONS.into()]);
+    let scale = input(model, "scale", &[1.into(), Symbol::CONDITIONS.into()]);
     let mode = match config.num_mode {
         Some(modes) => {
             let table = model
                 .on_host(|s| s.sub("controlnet_mode_embedder").weight("weight", &[hidden, modes], Role::Embedding))?;
-            Some((table, super::input(model, "mode", &[hidden.into(), 1.into(), PICTURES.into()])))
+            Some((table, input(model, "mode", &[hidden.into(), 1.into(), PICTURES.into()])))
         }
         None => None,
     };
@@ -257,8 +230,7 @@ fn declare(model: &mut Model, config: &Config, of_model: &ModelPorts) -> Result<
     let (picture, seen) = match config.conditioning_embedding_channels {
         None => {
             let channels = config.picture_channels();
-            let picture =
-                super::input(model, "picture", &[channels.into(), Symbol::IMAGE_TOKENS.into(), PICTURES.into()]);
+            let picture = input(model, "picture", &[channels.into(), Symbol::IMAGE_TOKENS.into(), PICTURES.into()]);
             (picture, picture)
         }
         Some(channels) => hint(model, config, channels)?,
@@ -270,8 +242,8 @@ fn declare(model: &mut Model, config: &Config, of_model: &ModelPorts) -> Result<
 fn hint(model: &mut Model, config: &Config, channels: usize) -> Result<(Port, Port)> {
     const RGB: usize = 3;
     let sides = [Symbol::LATENT_WIDTH, Symbol::LATENT_HEIGHT].map(|side| side * Hint::FACTOR);
-    let picture = super::input(model, "picture", &[sides[0], sides[1], RGB.into(), 1.into()]);
-    let seen = super::input(model, "hint", &[config.net.in_channels.into(), Symbol::IMAGE_TOKENS.into(), 1.into()]);
+    let picture = input(model, "picture", &[sides[0], sides[1], RGB.into(), 1.into()]);
+    let seen = input(model, "hint", &[config.net.in_channels.into(), Symbol::IMAGE_TOKENS.into(), 1.into()]);
     model.stage("hint", Cadence::Request, |s| {
         Hint::declare(&mut s.sub("input_hint_block"), (RGB, channels), config.net.patch_size, (picture, seen))
     })?;
