@@ -22,9 +22,9 @@ class Request(c.Structure):
         ("preview", c.c_void_p), ("user_data", c.c_void_p), ("preview_interval", c.c_int32), ("reserved", c.c_int32),
         ("inputs", c.c_void_p), ("input_count", c.c_size_t), ("strength", c.c_float), ("posterior", c.c_int32),
         ("original_width", c.c_int32), ("original_height", c.c_int32), ("crop_left", c.c_int32), ("crop_top", c.c_int32),
-        ("image_cfg_scale", c.c_float), ("reference_resize", c.c_int32),
-        ("schedule", c.c_int32), ("eta", c.c_float), ("sigmas", c.c_void_p), ("sigma_count", c.c_size_t),
-        ("rescale_cfg", c.c_float), ("reserved_2", c.c_int32), ("ip_scale", c.c_float), ("reserved_3", c.c_int32),
+        ("image_cfg_scale", c.c_float), ("reference_resize", c.c_int32), ("schedule", c.c_int32), ("eta", c.c_float),
+        ("sigmas", c.c_void_p), ("sigma_count", c.c_size_t), ("rescale_cfg", c.c_float), ("reserved_2", c.c_int32),
+        ("ip_scale", c.c_float), ("reserved_3", c.c_int32), ("controls", c.c_void_p), ("control_count", c.c_size_t),
     ]  # fmt: skip
 
 
