@@ -517,6 +517,19 @@ enum {
     PINHOLE_INPUT_IP = 5
 };
 
+/* How evaluations of the denoiser are skipped that would change little. */
+enum {
+    PINHOLE_CACHE_NONE = 0,
+    /* By how much the change differs that the first block makes. */
+    PINHOLE_CACHE_FIRST_BLOCK = 1,
+    /* By how much the input of the first block differs, rescaled and added up. */
+    PINHOLE_CACHE_TEACACHE = 2,
+    /* By magnitudes that were measured once for the model. */
+    PINHOLE_CACHE_MAGCACHE = 3,
+    /* At fixed intervals; the prediction is extrapolated. */
+    PINHOLE_CACHE_TAYLORSEER = 4
+};
+
 /* What size the pictures for PINHOLE_INPUT_REFERENCE have. */
 enum {
     /* The one nearest in shape that the model was trained with. */
@@ -672,6 +685,11 @@ typedef struct pinhole_request {
      * PINHOLE_INPUT_CONTROL. NULL: with the defaults. */
     const pinhole_control *const *controls;
     size_t control_count;
+    /* PINHOLE_CACHE_... One that is not defined for the model is refused. */
+    int32_t cache;
+    /* The larger it is, the more evaluations are skipped; for PINHOLE_CACHE_TAYLORSEER every so many are computed. 0: the one that
+     * the cache was published with. */
+    float cache_threshold;
 } pinhole_request;
 
 PINHOLE_API int32_t pinhole_request_init(pinhole_request *request, size_t struct_size);
@@ -720,6 +738,9 @@ PINHOLE_API const pinhole_image *pinhole_result_image(const pinhole_result *resu
 /* The latents after the last step, before the autoencoder's scale and shift are undone. `extents`, which may be NULL, becomes
  * batch, channels, height/8, width/8; the last is fastest. NULL for NULL. */
 PINHOLE_API const float *pinhole_result_latents(const pinhole_result *result, size_t extents[4]);
+
+/* How many evaluations of the denoiser a step cache skipped, those of all passes together. 0 for NULL. */
+PINHOLE_API size_t pinhole_result_skipped(const pinhole_result *result);
 
 PINHOLE_API void pinhole_result_free(pinhole_result *result);
 

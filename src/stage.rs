@@ -7,6 +7,7 @@
 mod branch;
 mod dims;
 mod rows;
+mod skip;
 
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
@@ -18,6 +19,7 @@ pub use branch::{Branch, Form};
 pub use dims::{Dims, Extent, Symbol};
 pub(crate) use rows::{Exchanged, RowsRead, Strip, shape_of};
 pub use rows::{FeatureMap, GroupStatistics, Inner, Reach, Strips};
+pub use skip::Part;
 
 use crate::ggml::{Buffer, Graph, Placed, Tensor};
 use crate::tensor::{MAX_DIMS, Shape};
@@ -29,8 +31,9 @@ use crate::{Error, Result};
 pub enum Lifetime {
     /// To the end of the request, once it is written: modulation, rotary tables, position bias.
     Request,
-    /// Within one pass over the stages of a cadence: alive from its writer to its last reader. If the host fills it, it is alive from
-    /// the start of the pass; if the host reads it, to the end. Undefined in the next pass.
+    /// Within one pass over the stages of a request or of a step: alive from its writer to its last reader. If the host fills it, it
+    /// is alive from the start of the pass; if the host reads it, to the end, or to where it is [decided](Part) what a step skips, if
+    /// it is written before that. Undefined in the next pass.
     Pass,
 }
 
@@ -103,9 +106,21 @@ pub enum Cadence {
     Request,
     /// Once in every step.
     Step,
+    /// In every step that does not skip it.
+    Skippable,
+    /// In every step that skips what is [`Skippable`](Cadence::Skippable), in its place.
+    Instead,
+}
+
+impl Cadence {
+    /// Whether it is of steps, and not of the request.
+    pub fn is_of_steps(self) -> bool {
+        self != Cadence::Request
+    }
 }
 
 /// One piece of a model.
+#[derive(Clone)]
 pub struct Stage {
     /// Its name: `double.3`.
     pub name: String,
@@ -114,11 +129,11 @@ pub struct Stage {
     /// Its weights, in the order of the manifest.
     pub weights: Vec<WeightId>,
     /// What it computes.
-    pub block: Box<dyn Block>,
+    pub block: Arc<dyn Block>,
 }
 
 /// A model: weights, ports, and stages in the order in which they run.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Model {
     manifest: Manifest,
     ports: Vec<PortSpec>,
@@ -165,7 +180,7 @@ impl Model {
         declare: impl FnOnce(&mut Scope<'_>) -> Result<B>,
     ) -> Result<()> {
         let mut weights = Vec::new();
-        let block = Box::new(declare(&mut Scope::below(&mut self.manifest, &mut weights, &self.prefix))?);
+        let block = Arc::new(declare(&mut Scope::below(&mut self.manifest, &mut weights, &self.prefix))?);
         self.stages.push(Stage { name: format!("{}{}", self.prefix, name.into()), cadence, weights, block });
         Ok(())
     }
@@ -198,9 +213,10 @@ impl Model {
         &self.stages
     }
 
-    /// The stages that run at `cadence`. A model lists all of a cadence one after the other.
+    /// The stages of a request, or those of a step, among them what a step may skip. A model lists all of either one after the other.
     pub fn at(&self, cadence: Cadence) -> Range<usize> {
-        let mut positions = (0..self.stages.len()).filter(|&i| self.stages[i].cadence == cadence);
+        let is_of = |i: &usize| self.stages[*i].cadence.is_of_steps() == cadence.is_of_steps();
+        let mut positions = (0..self.stages.len()).filter(is_of);
         let first = positions.next();
         first.map_or(0..0, |first| first..positions.next_back().unwrap_or(first) + 1)
     }

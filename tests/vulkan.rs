@@ -18,13 +18,14 @@ use pinhole::error::Error;
 use pinhole::exec::{DeviceWeights, Session};
 use pinhole::ggml::{Backend, Buffer, CancelFlag, Device, Ledger};
 use pinhole::models::flux::Flux;
+use pinhole::models::step_cache::{Cached, DecidedBy};
 use pinhole::plan::Phase;
 use pinhole::plan::measure::Subject;
 use pinhole::plan::{Component, Limits, Offload, Placement, Runs, budget};
 use pinhole::source::Source;
 use pinhole::source::slot::TRANSFORMER;
 use pinhole::source::{Part, networks};
-use pinhole::stage::Cadence;
+use pinhole::stage::{self, Cadence, Model};
 use pinhole_quant::recipe::FileType;
 use support::denoiser::{self, Size};
 use tempfile::TempDir;
@@ -65,15 +66,35 @@ fn converted(dir: &Path, file_type: &str) -> Source {
 struct Denoiser {
     size: Size,
     transformer: Part<Flux>,
+    /// The same with a step cache, of which every second step is skipped.
+    cached: Option<Cached>,
     backend: Backend,
     ledger: Ledger,
+}
+
+/// What runs of `transformer`.
+fn model_of<'a>(transformer: &'a Part<Flux>, cached: &'a Option<Cached>) -> &'a Model {
+    cached.as_ref().map_or(&transformer.net.model, |cached| &cached.model)
+}
+
+/// Computes a step, or what is not skipped of one.
+fn step(session: &mut Session<'_>, backend: &mut Backend, cached: &Option<Cached>, skipped: bool) -> Result<(), Error> {
+    let Some(Cached { ports, .. }) = cached else { return session.run(backend, Cadence::Step, |_, _| Ok(())) };
+    session.run_part(backend, stage::Part::Lead, |_, _| Ok(()))?;
+    let probe = session.get(ports.probe.unwrap())?;
+    assert!(probe.iter().all(|x| x.is_finite()) && probe.iter().any(|&x| x != 0.0));
+    if skipped {
+        return session.run_part(backend, stage::Part::Shortcut, |_, _| Ok(()));
+    }
+    session.set(ports.computed, &vec![1.0; ports.width])?;
+    session.run_part(backend, stage::Part::Rest, |_, _| Ok(()))
 }
 
 impl Denoiser {
     fn new(source: &Source, device: Device) -> Denoiser {
         let transformer = networks::flux(source.component(&TRANSFORMER).unwrap()).unwrap();
         let backend = Backend::new(device, 2, CancelFlag::new()).unwrap();
-        Denoiser { size: SMALL, transformer, backend, ledger: Ledger::new() }
+        Denoiser { size: SMALL, transformer, cached: None, backend, ledger: Ledger::new() }
     }
 
     fn component(&self) -> Component {
@@ -81,7 +102,7 @@ impl Denoiser {
         let subject = Subject {
             name: "transformer",
             phase: Phase::Denoise,
-            model: &transformer.net.model,
+            model: model_of(transformer, &self.cached),
             bound: &transformer.bound,
             dims: self.size.dims(),
             runs: RUNS,
@@ -108,16 +129,19 @@ impl Denoiser {
         let begun = Instant::now();
         self.backend.recover()?;
         let transformer = &self.transformer;
-        let net = &transformer.net;
+        let (net, model) = (&transformer.net, model_of(transformer, &self.cached));
         let weights =
-            DeviceWeights::place(&net.model, &transformer.bound, self.backend.device(), &self.ledger, placement, RUNS)?;
-        let mut session = Session::new(&net.model, &weights, &self.size.dims(), &self.backend, &self.ledger)?;
+            DeviceWeights::place(model, &transformer.bound, self.backend.device(), &self.ledger, placement, RUNS)?;
+        let mut session = Session::new(model, &weights, &self.size.dims(), &self.backend, &self.ledger)?;
         denoiser::set_request(&mut session, net, self.size)?;
+        if let Some(cached) = &self.cached {
+            session.clear(cached.ports.residual)?;
+        }
         session.run(&mut self.backend, Cadence::Request, |_, _| Ok(()))?;
         let (mut latents, mut all) = (denoiser::latents(net, self.size, 3)?, Vec::new());
-        for _ in 0..STEPS {
+        for i in 0..STEPS {
             session.set(net.ports.latents, &latents)?;
-            session.run(&mut self.backend, Cadence::Step, |_, _| Ok(()))?;
+            step(&mut session, &mut self.backend, &self.cached, i % 2 == 1)?;
             let velocity = session.get(net.ports.velocity)?;
             latents.iter_mut().zip(&velocity).for_each(|(x, v)| *x -= 0.3 * v);
             all.extend(velocity);
@@ -160,6 +184,25 @@ fn streamed_equals_resident() {
         }
         println!("{file_type}: of {} stages, streamed {streamed:?}", resident.slot_of.len());
         assert!(streamed[0] > streamed[PARTS - 1] && streamed[0] == streamed[PARTS]);
+    }
+}
+
+#[test]
+fn streamed_equals_resident_where_steps_are_skipped() {
+    let _alone = alone();
+    let dir = TempDir::new().unwrap();
+    let source = converted(dir.path(), "q4_k_s");
+    let run = |decided: Option<DecidedBy>, part| {
+        let mut denoiser = Denoiser::new(&source, device());
+        denoiser.cached = decided.map(|by| denoiser.transformer.net.cached(by).unwrap());
+        let placement = denoiser.placement(part);
+        bits(&denoiser.run(&placement).unwrap())
+    };
+    let whole = run(None, PARTS);
+    for decided in [DecidedBy::FirstBlock, DecidedBy::Input] {
+        let resident = run(Some(decided), PARTS);
+        assert!(resident != whole, "{decided:?}: nothing was skipped");
+        assert!(run(Some(decided), 0) == resident, "{decided:?}");
     }
 }
 

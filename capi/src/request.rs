@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use pinhole::Error as E;
 use pinhole::ggml::CancelFlag;
-use pinhole::pipeline::{Posterior, ReferenceResize, Request as Wanted, named_parts, origins};
+use pinhole::pipeline::{Cache, CacheKind, Posterior, ReferenceResize, Request as Wanted, named_parts, origins};
 use pinhole::sample::{Sampler, Schedule};
 use pinhole::source::model_name;
 
@@ -69,6 +69,8 @@ pub struct Request {
     pub reserved_3: i32,
     pub controls: *const *const Control,
     pub control_count: usize,
+    pub cache: i32,
+    pub cache_threshold: f32,
 }
 
 const DEFAULT: Request = Request {
@@ -114,6 +116,8 @@ const DEFAULT: Request = Request {
     reserved_3: 0,
     controls: ptr::null(),
     control_count: 0,
+    cache: 0,
+    cache_threshold: 0.0,
 };
 versioned!(Request, "pinhole_request", offset_of!(Request, inputs), DEFAULT);
 
@@ -151,6 +155,15 @@ pub const SCHEDULES: [Option<Schedule>; 8] = [
     Some(Schedule::SgmUniform),
     Some(Schedule::Ays),
     Some(Schedule::Lu),
+];
+
+/// The step caches by the header's numbers. `None` is none.
+pub const CACHES: [Option<CacheKind>; 5] = [
+    None,
+    Some(CacheKind::FirstBlock),
+    Some(CacheKind::TeaCache),
+    Some(CacheKind::MagCache),
+    Some(CacheKind::TaylorSeer),
 ];
 
 /// A request as the pipeline takes it, and who watches it.
@@ -216,6 +229,12 @@ fn sampler(sampler: i32, schedule: i32) -> Result<(Option<Sampler>, Option<Sched
         (Some((sampler, named)), other) => Ok((Some(sampler), named.or(other))),
         (None, other) => Ok((None, other)),
     }
+}
+
+/// The step cache, with the threshold that it was published with if the one that is given is 0.
+fn step_cache(cache: i32, threshold: f32) -> Result<Option<Cache>, Failure> {
+    let kind = numbered("--cache", &CACHES, cache, |kind| kind.name().to_owned())?;
+    Ok(kind.map(|kind| if threshold == 0.0 { Cache::new(kind) } else { Cache { kind, threshold } }))
 }
 
 fn posterior(given: i32) -> Result<Posterior, Failure> {
@@ -337,6 +356,7 @@ impl Request {
             noise,
             embeddings,
             preview: request.preview.map(|_| interval),
+            cache: step_cache(request.cache, request.cache_threshold)?,
         };
         let Request { progress, warning, preview, user_data, .. } = request;
         let watch = Watch::new(Callbacks { progress, warning, preview, user_data }, cancel.clone());

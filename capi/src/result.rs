@@ -3,7 +3,7 @@
 use std::mem::size_of;
 
 use pinhole::image::parameters_text;
-use pinhole::pipeline::{Generated, Phase, Request};
+use pinhole::pipeline::{Generated, Phase, Request, skipped, skipped_in_words};
 
 use crate::error::Error;
 use crate::image::Image;
@@ -65,8 +65,10 @@ impl Outcome {
     /// What `request` gave. `parts` are the names of the model and of its parts.
     pub(crate) fn new(mut generated: Generated, request: &Request, parts: &[(&'static str, String)]) -> Outcome {
         let settings = generated.settings.clone();
+        let skipped = skipped_in_words(&generated.computed);
         let text = |seed: u64| {
             let mut pairs = settings.named(seed, request.noise.as_ref().map(|_| "given"));
+            pairs.extend(skipped.clone().map(|numbers| ("Skipped evaluations", numbers)));
             pairs.extend(parts.iter().cloned());
             pairs.push(("Version", concat!("pinhole ", env!("CARGO_PKG_VERSION")).to_owned()));
             let pairs: Vec<(&str, &str)> = pairs.iter().map(|(name, value)| (*name, value.as_str())).collect();
@@ -140,6 +142,13 @@ pub unsafe extern "C" fn pinhole_result_latents(result: *const Outcome, extents:
         extents.reverse();
     }
     result.generated.latents.as_ptr()
+}
+
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pinhole_result_skipped(result: *const Outcome) -> usize {
+    // SAFETY: the header's contract.
+    unsafe { result.as_ref() }.map_or(0, |result| skipped(&result.generated.computed))
 }
 
 /// See the header.

@@ -10,6 +10,7 @@ use pinhole::size::Size;
 use serde::Serialize;
 
 use super::failure::Failure;
+use super::generate::CacheReport;
 use super::printer::{Printer, Talk};
 use super::request::{self, RequestArgs};
 use super::table::Table;
@@ -129,6 +130,11 @@ struct Report {
     /// The least that --vram works with, in this offload mode.
     least_budget_bytes: usize,
     link_bytes_per_second: u64,
+    /// A step cache, and how many bytes of the denoiser's ports it has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cache: Option<CacheReport>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cache_bytes: Option<usize>,
     plan: PlanReport,
 }
 
@@ -160,6 +166,8 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
             evaluations: pipeline.evaluations(&settings)?,
             least_budget_bytes: least,
             link_bytes_per_second: link,
+            cache: settings.cache.map(CacheReport::new),
+            cache_bytes: settings.cache.map(|_| pipeline.cache_bytes(&settings)).transpose()?,
             plan: PlanReport::new(&plan),
         });
     }
@@ -179,6 +187,11 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     printer.note(&format!("the least that works is --vram {}", Size(least as u64).rounded_up()));
     for component in plan.components.iter().filter(|component| component.batch.at_once.is_some()) {
         printer.note(&in_parts(component));
+    }
+    if let Some(cache) = settings.cache {
+        let bytes = units::bytes(pipeline.cache_bytes(&settings)? as u64);
+        printer
+            .note(&format!("the step cache {cache} has {bytes} of the ports; in steps that it skips, nothing moves"));
     }
     for component in plan.components.iter().filter(|component| component.moved() > 0) {
         printer.note(&moved(component, link));

@@ -7,7 +7,7 @@ use std::time::Instant;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use pinhole::ggml::{CancelFlag, Device};
 use pinhole::image::Picture;
-use pinhole::pipeline::{self, Additions, MemoryOptions, Pipeline, Posterior, ReferenceResize, Request};
+use pinhole::pipeline::{self, Additions, Cache, MemoryOptions, Pipeline, Posterior, ReferenceResize, Request};
 use pinhole::plan::Offload;
 use pinhole::sample::{Sampler, Schedule};
 use pinhole::size::Size;
@@ -62,6 +62,11 @@ pub(super) struct RequestArgs {
     /// How much of the spread that guidance adds to a prediction is taken back, 0 to 1, with a --cfg-scale above 1 [default: 0]
     #[arg(long, value_name = "R")]
     rescale_cfg: Option<f32>,
+    /// Skip evaluations that change little: first-block, teacache, magcache or taylorseer, as far as the model takes it. A larger
+    /// THRESHOLD skips more [default: as published: first-block:0.05, teacache:0.6, magcache:0.06]; taylorseer computes every fifth,
+    /// or as many as the number says. none computes all [default: none]
+    #[arg(long, value_name = "KIND[:THRESHOLD]", value_parser = cache)]
+    cache: Option<CacheArg>,
     /// A LoRA, and how strongly it works [default: 1]; several are added up: --lora a.safetensors --lora b.safetensors:0.6
     #[arg(long = "lora", value_name = "FILE[:STRENGTH]", value_parser = lora::parse)]
     pub(super) loras: Vec<Lora>,
@@ -198,6 +203,14 @@ fn sigmas(text: &str) -> Result<Sigmas, String> {
     numbers.map(Sigmas).map_err(|_| "expected numbers with `,` between them".to_owned())
 }
 
+/// What `--cache` names; `None` for `none`.
+#[derive(Clone, Copy, Debug)]
+struct CacheArg(Option<Cache>);
+
+fn cache(text: &str) -> Result<CacheArg, String> {
+    if text == "none" { Ok(CacheArg(None)) } else { text.parse().map(|cache| CacheArg(Some(cache))) }
+}
+
 fn posterior_parser() -> impl TypedValueParser<Value = Posterior> {
     PossibleValuesParser::new(Posterior::ALL.map(Posterior::name)).map(|name| match name.as_str() {
         "mean" => Posterior::Mean,
@@ -258,6 +271,7 @@ impl RequestArgs {
             ip_scale: self.ip_scale,
             without_prompt: prompt.is_none() && !self.redux_images.is_empty(),
             controls: self.control.read(printer)?,
+            cache: self.cache.and_then(|cache| cache.0),
         })
     }
 

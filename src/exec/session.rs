@@ -11,7 +11,7 @@ use super::strips::StripWork;
 use super::uploads::Uploads;
 use crate::ggml::{Arena, Backend, Buffer, Event, Graph, Ledger, OperationTime, Placed};
 use crate::plan::{DryRun, STAGE_TENSORS, Way};
-use crate::stage::{Build, Cadence, Dims, Model, Port};
+use crate::stage::{Build, Cadence, Dims, Model, Part, Port};
 use crate::{Error, Result, reserve};
 
 /// Bytes of a number in a port.
@@ -125,6 +125,30 @@ impl<'m> Session<'m> {
         let ahead = overlaps.then(|| Ok::<_, Error>([Event::new(device)?, Event::new(device)?])).transpose()?;
         let (uploads, pager, in_place) = (weights.uploads().cloned(), weights.pager(), weights.in_place());
         Ok(Session { model, work, uploads, pager, in_place, ahead })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &'m Model {
+        self.model
+    }
+
+    /// Fills an F32 port with zeros.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] for a port of another model or of indices.
+    pub fn clear(&mut self, port: Port) -> Result<()> {
+        self.check(port, DType::F32)?;
+        match &mut self.work {
+            Work::Graphs(work) => {
+                let place = &work.ports[port.index()];
+                let zeros = reserve::zeros("a port's numbers", place.bytes().min(PART))?;
+                for start in (0..place.bytes()).step_by(PART) {
+                    place.write_part(start, &zeros[..PART.min(place.bytes() - start)])?;
+                }
+            }
+            Work::Strips(work) => work.map_mut(port.index()).fill(0),
+        }
+        Ok(())
     }
 
     /// Fills an F32 port.
@@ -263,7 +287,8 @@ impl<'m> Session<'m> {
         backend.compute_timed(graph, arena)
     }
 
-    /// Runs the stages of `cadence` in order. `after` hears of each that is done: how many, and of how many.
+    /// Runs the stages of a request, or those of a step that skips nothing, in order. `after` hears of each that is done: how many,
+    /// and of how many.
     ///
     /// # Errors
     /// [`Error::Cancelled`], or what the device says.
@@ -271,15 +296,55 @@ impl<'m> Session<'m> {
         &mut self,
         backend: &mut Backend,
         cadence: Cadence,
+        after: impl FnMut(usize, usize) -> Result<()>,
+    ) -> Result<()> {
+        let stages = self.model.stages();
+        let order: Vec<usize> = self.model.at(cadence).filter(|&i| stages[i].cadence != Cadence::Instead).collect();
+        self.run_in_order(backend, &order, order.first().copied(), after)
+    }
+
+    /// As [`run`](Session::run), of `part` of a step. A step is its lead, and then its rest or the shortcut. What the shortcut skips
+    /// moves no bytes.
+    ///
+    /// # Errors
+    /// As [`run`](Session::run).
+    pub fn run_part(
+        &mut self,
+        backend: &mut Backend,
+        part: Part,
+        after: impl FnMut(usize, usize) -> Result<()>,
+    ) -> Result<()> {
+        let next = match part {
+            Part::Lead => None,
+            Part::Rest | Part::Shortcut => Some(self.model.at(Cadence::Step).start),
+        };
+        self.run_in_order(backend, &self.model.part(part), next, after)?;
+        if part == Part::Shortcut {
+            self.skip_step();
+        }
+        Ok(())
+    }
+
+    /// Says that one of the planned steps brings no weights.
+    pub fn skip_step(&self) {
+        if let Some(uploads) = &self.uploads {
+            uploads.skip_pass();
+        }
+    }
+
+    /// Runs the stages `order`. `next` is the one that follows them, if that is known.
+    fn run_in_order(
+        &mut self,
+        backend: &mut Backend,
+        order: &[usize],
+        next: Option<usize>,
         mut after: impl FnMut(usize, usize) -> Result<()>,
     ) -> Result<()> {
-        let range = self.model.at(cadence);
-        let total = range.len();
         let flight = InFlight(backend);
-        for (done, i) in range.clone().enumerate() {
-            let next = if i + 1 < range.end { i + 1 } else { range.start };
+        for (done, &i) in order.iter().enumerate() {
+            let next = order.get(done + 1).copied().or(next);
             self.begin_stage(flight.0, i, done % AHEAD, next)?;
-            after(done + 1, total)?;
+            after(done + 1, order.len())?;
         }
         flight.0.finish()
     }
@@ -294,17 +359,17 @@ impl<'m> Session<'m> {
             return Err(Error::graph("run", format!("stage {stage} of {stages}")));
         }
         let flight = InFlight(backend);
-        self.begin_stage(flight.0, stage, 0, (stage + 1) % stages)?;
+        self.begin_stage(flight.0, stage, 0, Some((stage + 1) % stages))?;
         flight.0.finish()
     }
 
-    /// Begins stage `i`; `next` is likely the next. `event` keeps the host from running away.
-    fn begin_stage(&mut self, backend: &mut Backend, i: usize, event: usize, next: usize) -> Result<()> {
+    /// Begins stage `i`; `next` is likely the next, if there is one. `event` keeps the host from running away.
+    fn begin_stage(&mut self, backend: &mut Backend, i: usize, event: usize, next: Option<usize>) -> Result<()> {
         let ahead = self.ahead.as_ref().map(|events| &events[event]);
         if let Some(event) = ahead {
             event.synchronize()?;
         }
-        if let Some(pager) = &self.pager {
+        if let (Some(pager), Some(next)) = (&self.pager, next) {
             pager.before(next);
         }
         if let Some(pages) = self.in_place.as_ref().and_then(|pages| pages.get(i)) {

@@ -2,10 +2,11 @@
 //!
 //! It follows the order in which stages will run: a stage that stays is brought when its turn comes first, a streamed one
 //! in every pass, into its slot as soon as the stage before it there has been computed. So the last slots of a step take the
-//! first stages of the next, and the first stage of all may run while the second is on its way.
+//! first stages of the next, and the first stage of all may run while the second is on its way. If a step skips the stages that
+//! stream, they wait in their slots for the step after it.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -55,6 +56,8 @@ struct Shared {
     state: Mutex<State>,
     changed: Condvar,
     stop: Arc<AtomicBool>,
+    /// How many runs of the last pass will not come.
+    skipped: AtomicUsize,
     moved: AtomicU64,
     waited: AtomicU64,
 }
@@ -73,7 +76,7 @@ struct State {
 
 impl Uploads {
     /// Begins to bring `uploads` (by stage; `None` where there is nothing to bring), in the order of `passes`, each a list of
-    /// stages and how often it runs.
+    /// stages and how often it runs at most.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] where there is no thread to be had; what `link` says.
@@ -97,6 +100,7 @@ impl Uploads {
             state: Mutex::new(state),
             changed: Condvar::new(),
             stop,
+            skipped: AtomicUsize::new(0),
             moved: AtomicU64::new(0),
             waited: AtomicU64::new(0),
         });
@@ -174,6 +178,11 @@ impl Uploads {
         Ok(())
     }
 
+    /// One of the planned runs of the last pass will not come.
+    pub(crate) fn skip_pass(&self) {
+        self.shared.skipped.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Bytes that were brought so far.
     pub(crate) fn moved(&self) -> u64 {
         self.shared.moved.load(Ordering::Relaxed)
@@ -238,33 +247,51 @@ impl Worker {
     fn bring_all(&mut self) -> Result<()> {
         let Worker { shared, uploads, passes, link } = self;
         let mut conversion = Conversion::default();
-        for (stages, runs) in passes.iter() {
-            for &stage in (0..*runs).flat_map(|_| stages) {
-                let Some(Upload { feed, slot, pages, drop_pages }) = &uploads[stage] else { continue };
-                // The disk reads while there is no slot yet.
-                pages.will_read();
-                if !begin(shared, stage, *slot)? {
-                    continue;
+        let last = passes.len().saturating_sub(1);
+        for (at, (stages, most)) in passes.iter().enumerate() {
+            let skipped = || if at == last { shared.skipped.load(Ordering::Relaxed) } else { 0 };
+            let mut runs = 0;
+            while runs + skipped() < *most {
+                for &stage in stages {
+                    bring(shared, stage, &uploads[stage], link.as_mut(), &mut conversion)?;
                 }
-                pages.populate()?;
-                link.begin(*slot)?;
-                feed.bring(link.as_mut(), &mut conversion)?;
-                link.finish(*slot)?;
-                if *drop_pages {
-                    pages.give_back();
-                }
-                shared.moved.fetch_add(feed.bytes as u64, Ordering::Relaxed);
-                let mut state = shared.lock();
-                match slot {
-                    Some(_) => state.filled.push_back(stage),
-                    None => state.loaded[stage] = true,
-                }
-                drop(state);
-                shared.changed.notify_all();
+                runs += 1;
             }
         }
         Ok(())
     }
+}
+
+/// Brings what `upload` says for `stage`, if there is anything to bring.
+fn bring(
+    shared: &Shared,
+    stage: usize,
+    upload: &Option<Upload>,
+    link: &mut dyn Link,
+    conversion: &mut Conversion,
+) -> Result<()> {
+    let Some(Upload { feed, slot, pages, drop_pages }) = upload else { return Ok(()) };
+    // The disk reads while there is no slot yet.
+    pages.will_read();
+    if !begin(shared, stage, *slot)? {
+        return Ok(());
+    }
+    pages.populate()?;
+    link.begin(*slot)?;
+    feed.bring(link, conversion)?;
+    link.finish(*slot)?;
+    if *drop_pages {
+        pages.give_back();
+    }
+    shared.moved.fetch_add(feed.bytes as u64, Ordering::Relaxed);
+    let mut state = shared.lock();
+    match slot {
+        Some(_) => state.filled.push_back(stage),
+        None => state.loaded[stage] = true,
+    }
+    drop(state);
+    shared.changed.notify_all();
+    Ok(())
 }
 
 /// Waits until `stage` may be brought, and takes its slot; `false` where it is there already.

@@ -30,6 +30,8 @@ pub struct DeviceWeights {
     copied: usize,
     /// By stage.
     pages: Arc<[Pages]>,
+    /// The weights of each stage.
+    stages: Vec<Vec<WeightId>>,
     /// As the [`Placement`] has it.
     dropped: Vec<bool>,
 }
@@ -79,6 +81,11 @@ impl DeviceWeights {
             weights.uploads = Some(Arc::new(uploads));
         }
         Ok(weights)
+    }
+
+    /// Whether they are placed for the stages of `model`, in its order.
+    pub fn are_of(&self, model: &Model) -> bool {
+        self.stages.iter().eq(model.stages().iter().map(|stage| &stage.weights))
     }
 
     /// By id; `None` for weights that stay on the host.
@@ -167,6 +174,7 @@ fn allocate(
         mapped: 0,
         copied: 0,
         pages,
+        stages: model.stages().iter().map(|stage| stage.weights.clone()).collect(),
         dropped: placement.dropped.clone(),
     };
     let (mut uploads, mut next) = (Vec::with_capacity(layouts.len()), 0);

@@ -8,10 +8,11 @@ use super::progress::Event;
 use super::prompts::Prompt;
 use super::request::Settings;
 use super::run::{Run, Running, finite, stage_runs};
+use super::skipping::Skipping;
 use super::start::{Company, Start};
 use crate::plan::{BatchPart, Phase};
 use crate::sample::{Levels, classifier_free_guidance, guidance_with_picture, rescaled};
-use crate::stage::{Cadence, Port};
+use crate::stage::{Cadence, Part, Port};
 use crate::{Result, reserve};
 
 /// What is ready for one pass, while another is computed.
@@ -30,8 +31,8 @@ pub(super) struct Loop<'a> {
 }
 
 impl Loop<'_> {
-    /// The latents after the last step, `[w, h, C, N]`.
-    pub(super) fn run(&self, start: Start, run: &mut Run<'_>) -> Result<Vec<f32>> {
+    /// The latents after the last step, `[w, h, C, N]`, and, with a step cache, which evaluations of each pass were computed.
+    pub(super) fn run(&self, start: Start, run: &mut Run<'_>) -> Result<(Vec<f32>, Vec<Vec<bool>>)> {
         let Start { mut latents, mut noise, kept, company } = start;
         let Loop { model, settings, levels, .. } = *self;
         let denoiser = &*model.denoiser;
@@ -40,16 +41,23 @@ impl Loop<'_> {
         let stages = subjects.iter().map(|subject| stage_runs(run.plan, subject)).sum();
         let start = run.begin(Phase::Denoise, stages, steps)?;
         let mut solver = levels.solver();
+        let skipping = |cache| Skipping::new(cache, &model.rules.caches, steps, self.prompts.len());
+        let mut skipping = settings.cache.map(skipping).transpose()?;
         let mut first = 0;
         for (at, subject) in subjects.iter().enumerate() {
             let evaluations = first..first + subject.runs.steps;
             first = evaluations.end;
             let mut running = run.start(subject)?;
+            if let Some(ports) = denoiser.cache(at, settings) {
+                // What was not kept yet is multiplied by 0.
+                running.session().clear(ports.residual)?;
+            }
             let ready = self.prepare(run, &mut running, (at, &evaluations), &company.followed)?;
+            let prepared = Prepared { company: &company, ready: &ready };
             for evaluation in evaluations.clone() {
-                let condition = evaluation - evaluations.start;
                 let input = solver.input(evaluation, levels, &latents)?;
-                let prediction = self.evaluate(run, &mut running, (at, condition), (&input, &company), &ready)?;
+                let asked = Asked { subject: at, evaluation, condition: evaluation - evaluations.start };
+                let prediction = self.evaluate(run, &mut running, asked, &input, &prepared, &mut skipping)?;
                 let clean = self.clean(evaluation, &latents, &prediction)?;
                 solver.step(evaluation, levels, &prediction, &mut latents, &mut noise)?;
                 if let Some(kept) = &kept {
@@ -62,7 +70,7 @@ impl Loop<'_> {
             run.finish(running);
         }
         run.end(Phase::Denoise, start)?;
-        Ok(latents)
+        Ok((latents, skipping.map(|skipping| skipping.computed).unwrap_or_default()))
     }
 
     /// Fills what holds for the `evaluations` of subject number `at`, and computes what depends on that. If passes are computed one
@@ -91,40 +99,35 @@ impl Loop<'_> {
         Ok(ready)
     }
 
-    /// What the model, subject number `at` of the denoiser, says of `latents` in its evaluation number `condition`. `ready` is what
-    /// [`prepare`](Loop::prepare) returned.
+    /// What the model says of `latents`.
     fn evaluate(
         &self,
         run: &mut Run<'_>,
         running: &mut Running<'_>,
-        (at, condition): (usize, usize),
-        (latents, company): (&[f32], &Company),
-        ready: &[Aside],
+        asked: Asked,
+        latents: &[f32],
+        prepared: &Prepared<'_>,
+        skipping: &mut Option<Skipping>,
     ) -> Result<Vec<f32>> {
-        let Loop { model, settings, prompts, .. } = *self;
-        let (denoiser, passes) = (&*model.denoiser, prompts.len());
-        let packed = self.by_picture(latents, |latents, dims| denoiser.pack(latents, dims))?;
-        let input = match company.is_empty() {
-            true => reserve::repeat("the latents", &packed, passes)?,
-            false => self.with_company(&packed, company)?,
-        };
-        let (items, each) = (passes * settings.batch, packed.len() / settings.batch);
-        let mut prediction = reserve::room("the prediction", items * each)?;
-        let mut pass = None;
-        for part in running.batch().parts() {
-            if pass != Some(part.passes.start) {
-                pass = Some(part.passes.start);
-                running.session().put_back(ready.get(part.passes.start).map_or(&[], Vec::as_slice))?;
+        let packed = self.by_picture(latents, |latents, dims| self.model.denoiser.pack(latents, dims))?;
+        let mut prediction = match skipping {
+            Some(skipping) if skipping.extrapolates() => {
+                match skipping.decide(asked.evaluation, &[])?.contains(&true) {
+                    true => {
+                        let prediction = self.predict(run, running, asked, &packed, prepared, None)?;
+                        skipping.learn(asked.evaluation, &prediction)?;
+                        prediction
+                    }
+                    false => {
+                        run.skip(running)?;
+                        skipping.extrapolated(asked.evaluation)?
+                    }
+                }
             }
-            let found = self.evaluate_part(run, running, (at, condition), (&input, items), &part)?;
-            let length = found.len() / running.batch().items_at_once();
-            // Behind a picture's own numbers are those of pictures that the model looks at.
-            found
-                .chunks_exact(length)
-                .take(part.items.len())
-                .for_each(|item| prediction.extend_from_slice(&item[..each]));
-        }
+            skipping => self.predict(run, running, asked, &packed, prepared, skipping.as_mut())?,
+        };
         let (prediction, others) = prediction.split_at_mut(packed.len());
+        let (passes, settings) = (self.prompts.len(), self.settings);
         match settings.image_cfg_scale {
             Some(scale) if passes == 3 => {
                 let (with_picture, without) = others.split_at(packed.len());
@@ -133,20 +136,56 @@ impl Loop<'_> {
             _ if passes == 2 => self.guide(prediction, others)?,
             _ => {}
         }
-        self.by_picture(prediction, |packed, dims| denoiser.unpack(packed, dims))
+        self.by_picture(prediction, |packed, dims| self.model.denoiser.unpack(packed, dims))
     }
 
-    /// What the model says of `part` of the `items` that `input` has. The last item is there again where the part is shorter than
-    /// others.
-    fn evaluate_part(
+    /// What the model says of the latents `packed` in each pass.
+    fn predict(
         &self,
         run: &mut Run<'_>,
         running: &mut Running<'_>,
-        (at, condition): (usize, usize),
+        asked: Asked,
+        packed: &[f32],
+        Prepared { company, ready }: &Prepared<'_>,
+        mut skipping: Option<&mut Skipping>,
+    ) -> Result<Vec<f32>> {
+        let (passes, batch) = (self.prompts.len(), self.settings.batch);
+        let input = match company.is_empty() {
+            true => reserve::repeat("the latents", packed, passes)?,
+            false => self.with_company(packed, company)?,
+        };
+        let (items, each) = (passes * batch, packed.len() / batch);
+        let mut prediction = reserve::room("the prediction", items * each)?;
+        let mut pass = None;
+        for part in running.batch().parts() {
+            if pass != Some(part.passes.start) {
+                pass = Some(part.passes.start);
+                running.session().put_back(ready.get(part.passes.start).map_or(&[], Vec::as_slice))?;
+            }
+            self.set_part(running, asked, (&input, items), &part)?;
+            match &mut skipping {
+                Some(skipping) => self.step(run, running, asked, skipping)?,
+                None => run.compute(running, Cadence::Step)?,
+            }
+            let found = running.get(self.model.denoiser.ports(asked.subject).prediction)?;
+            let length = found.len() / running.batch().items_at_once();
+            // Behind a picture's own numbers are those of pictures that the model looks at.
+            for item in found.chunks_exact(length).take(part.items.len()) {
+                prediction.extend_from_slice(&item[..each]);
+            }
+        }
+        Ok(prediction)
+    }
+
+    /// Sets `part` of the `items` that `input` has. The last item is there again where the part is shorter than others.
+    fn set_part(
+        &self,
+        running: &mut Running<'_>,
+        Asked { subject, condition, .. }: Asked,
         (input, items): (&[f32], usize),
         part: &BatchPart,
-    ) -> Result<Vec<f32>> {
-        let ports = self.model.denoiser.ports(at);
+    ) -> Result<()> {
+        let ports = self.model.denoiser.ports(subject);
         let (width, pictures) = (input.len() / items, self.settings.batch);
         let BatchPart { passes, items } = part;
         let missing = running.batch().items_at_once() - items.len();
@@ -156,15 +195,35 @@ impl Loop<'_> {
         running.session().set_indices(ports.condition, &conditions)?;
         let input = &input[width * items.start..width * items.end];
         if missing == 0 {
-            running.set(ports.latents, input)?;
-        } else {
-            let mut filled = reserve::room("the latents", width * conditions.len())?;
-            filled.extend_from_slice(input);
-            (0..missing).for_each(|_| filled.extend_from_slice(&input[input.len() - width..]));
-            running.set(ports.latents, &filled)?;
+            return running.set(ports.latents, input);
         }
-        run.compute(running, Cadence::Step)?;
-        running.get(ports.prediction)
+        let mut filled = reserve::room("the latents", width * conditions.len())?;
+        filled.extend_from_slice(input);
+        for _ in 0..missing {
+            filled.extend_from_slice(&input[input.len() - width..]);
+        }
+        running.set(ports.latents, &filled)
+    }
+
+    /// Computes a step, or, if no pass has to be computed, what is not skipped of it. If some have to, all are: those that do not take
+    /// what is kept.
+    fn step(&self, run: &mut Run<'_>, running: &mut Running<'_>, asked: Asked, skipping: &mut Skipping) -> Result<()> {
+        let Some(ports) = self.model.denoiser.cache(asked.subject, self.settings) else {
+            return run.compute(running, Cadence::Step);
+        };
+        run.compute_part(running, Part::Lead)?;
+        let probe = ports.probe.map(|probe| running.get(probe)).transpose()?.unwrap_or_default();
+        let passes = skipping.decide(asked.evaluation, &probe)?;
+        if !passes.contains(&true) {
+            return run.compute_part(running, Part::Shortcut);
+        }
+        let each = self.settings.batch * ports.width;
+        let mut computed = reserve::room("a step cache", passes.len() * each)?;
+        for computes in passes {
+            computed.extend(std::iter::repeat_n(f32::from(computes), each));
+        }
+        running.set(ports.computed, &computed)?;
+        run.compute_part(running, Part::Rest)
     }
 
     /// Guides `prediction` away from the `unconditional` one.
@@ -227,4 +286,23 @@ impl Loop<'_> {
         }
         Ok(())
     }
+}
+
+/// What a model is asked.
+#[derive(Clone, Copy)]
+struct Asked {
+    /// Which of the denoiser's subjects it is.
+    subject: usize,
+    /// The number of the evaluation among all.
+    evaluation: usize,
+    /// The same among those of the subject.
+    condition: usize,
+}
+
+/// What is ready for all steps of a subject.
+struct Prepared<'a> {
+    /// What the denoiser takes with the latents.
+    company: &'a Company,
+    /// What [`Loop::prepare`] returned.
+    ready: &'a [Aside],
 }

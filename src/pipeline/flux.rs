@@ -13,11 +13,13 @@ use super::prompts::{ArraySpec, Prompt};
 use super::request::Settings;
 use super::rules::{Beside, ControlRules, Defaults, GuidanceScale, References, Rules, Takes, Use};
 use super::run::Run;
+use super::step_cache::{CacheKind, Caches};
 use crate::bind::alias;
 use crate::exec::Session;
 use crate::models::flux::{
     ControlConfig, ControlNet, Flux, IP_PICTURES, SEEN_BY, UNSEEN, pack_latents, pack_mask, sinusoid, unpack_latents,
 };
+use crate::models::step_cache::{CachePorts, Cached, DecidedBy};
 use crate::plan::measure::Subject;
 use crate::plan::{Phase, Runs};
 use crate::sample::{AYS, DiscreteConfig, FlowMatchConfig, Scheduler};
@@ -111,6 +113,7 @@ fn rules(takes_guidance: bool, tokens: usize) -> Rules {
         beside: None,
         references: None,
         controls: Vec::new(),
+        caches: Caches::NONE,
         defaults: Defaults {
             width: 1024,
             height: 1024,
@@ -152,7 +155,8 @@ fn open(source: Source, additions: &Additions) -> Result<Opened> {
     let rules = rules(takes_guidance, encoders.t5.reader().length).with(beside);
     // Kontext has the layers of the others: what a transformer makes of a picture, only its training tells.
     let rules = Rules { references: beside.is_none().then_some(KONTEXT), ..rules };
-    let rules = with_controls(with_defaults(rules, beside), &controls).read(&source, GuidanceScale::Input)?;
+    let rules = Rules { caches: caches(&transformer.net), ..with_controls(with_defaults(rules, beside), &controls) };
+    let rules = rules.read(&source, GuidanceScale::Input)?;
     check(&source, &transformer, &encoders, &vae)?;
     let mut image_prompts: Option<Box<dyn ImagePrompts>> = None;
     let mut adapter = None;
@@ -199,6 +203,28 @@ fn with_controls(mut rules: Rules, controls: &[Part<ControlNet>]) -> Rules {
         rules.references = None;
     }
     rules
+}
+
+/// What TeaCache's script for FLUX rescales the change of the first block's modulated input by.
+const TEACACHE: [f64; 5] = [4.98651651e+02, -2.83781631e+02, 5.58554382e+01, -3.82021401e+00, 2.64230861e-01];
+
+/// `FLUX_MAG_RATIOS` of diffusers.
+const MAGNITUDES: [f32; 28] = [
+    1.0, 1.21094, 1.11719, 1.07812, 1.0625, 1.03906, 1.03125, 1.03906, 1.02344, 1.03125, 1.02344, 0.98047, 1.01562,
+    1.00781, 1.0, 1.00781, 1.0, 1.00781, 1.0, 1.0, 0.99609, 0.99609, 0.98047, 0.98828, 0.96484, 0.95703, 0.93359,
+    0.89062,
+];
+
+/// The step caches that a transformer has the blocks for.
+fn caches(transformer: &Flux) -> Caches {
+    let config = transformer.config();
+    let blocks = config.num_layers + config.num_single_layers;
+    Caches {
+        first_block: blocks > 1,
+        teacache: (config.num_layers > 0).then_some(TEACACHE),
+        magcache: (blocks > 0).then_some(&MAGNITUDES),
+        taylorseer: true,
+    }
 }
 
 /// What stands beside the packed latents: as many more of a picture that is followed, or those of what a mask leaves, and the mask, of
@@ -328,15 +354,29 @@ fn joined(packed: &[f32], beside: &[f32], width: usize) -> Result<Vec<f32>> {
     Ok(joined)
 }
 
-/// The transformer, with the ControlNets that run beside it.
+/// The transformer, with the ControlNets that run beside it, and the same with each of the caches that it has the blocks for.
 struct FluxDenoiser {
     part: Part<Flux>,
     controls: Vec<ControlConfig>,
+    cached: Vec<(CacheKind, Cached)>,
 }
 
 impl FluxDenoiser {
     fn new(part: Part<Flux>, controls: &[Part<ControlNet>]) -> FluxDenoiser {
-        FluxDenoiser { part, controls: controls.iter().map(|control| control.net.config().clone()).collect() }
+        let by = [
+            (CacheKind::FirstBlock, DecidedBy::FirstBlock),
+            (CacheKind::TeaCache, DecidedBy::Input),
+            (CacheKind::MagCache, DecidedBy::Host),
+        ];
+        let cached = by.into_iter().filter_map(|(kind, by)| Some((kind, part.net.cached(by)?))).collect();
+        let controls = controls.iter().map(|control| control.net.config().clone()).collect();
+        FluxDenoiser { part, controls, cached }
+    }
+
+    /// The one with the cache of a request, if anything of that is on the device.
+    fn cached(&self, settings: &Settings) -> Option<&Cached> {
+        let kind = settings.cache?.kind;
+        self.cached.iter().find(|(known, _)| *known == kind).map(|(_, cached)| cached)
     }
 
     /// Fills the ports of the ControlNets.
@@ -384,8 +424,9 @@ impl Denoiser for FluxDenoiser {
         if settings.redux_tokens > 0 && passes > 1 {
             // The negative prompt has no pictures.
             dims = dims.with(SEEN_BY, settings.batch).with(UNSEEN, settings.redux_tokens);
-        } else if self.controls.is_empty() {
-            // Passes alike can be computed one after the other. ControlNets run in that of the prompt alone.
+        } else if self.controls.is_empty() && settings.cache.is_none() {
+            // Passes alike can be computed one after the other. ControlNets run in that of the prompt alone, and a step cache decides
+            // and keeps for all at once.
             dims = dims.with(Symbol::PASSES, passes);
         }
         if self.part.net.ports.ip.is_some() {
@@ -396,7 +437,18 @@ impl Denoiser for FluxDenoiser {
                 dims = dims.with(symbol, size);
             }
         }
-        vec![subject(&self.part, TRANSFORMER.name, Phase::Denoise, dims, Runs { request: 1, steps: evaluations })]
+        let plain =
+            subject(&self.part, TRANSFORMER.name, Phase::Denoise, dims, Runs { request: 1, steps: evaluations });
+        let model = self.cached(settings).map_or(plain.model, |cached| &cached.model);
+        vec![Subject { model, ..plain }]
+    }
+
+    fn cache(&self, _: usize, settings: &Settings) -> Option<CachePorts> {
+        self.cached(settings).map(|cached| cached.ports)
+    }
+
+    fn probed(&self, settings: &Settings) -> usize {
+        image_tokens(settings).saturating_mul(self.part.net.config().hidden())
     }
 
     fn ports(&self, _: usize) -> StepPorts {

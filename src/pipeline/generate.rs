@@ -200,13 +200,14 @@ impl Pipeline {
             preview: painter,
             ip: &seen.ip,
         };
-        let latents = denoising.run(start, &mut run)?;
+        let (latents, computed) = denoising.run(start, &mut run)?;
         let images = decode(&model, &settings, &latents, &mut run)?;
         let Run { timings, mapped, phases, .. } = run;
         let highest = phases.iter().map(|phase| &phase.measured).max_by_key(|usage| usage.peak);
         let memory = self.machine.left_after(highest);
         let latent_dims = model.autoencoder.latents(&settings);
-        Ok(Generated { images, latent_dims, latents, settings, timings, memory, phases, mapped_bytes: mapped, plan })
+        let mapped_bytes = mapped;
+        Ok(Generated { images, latent_dims, latents, settings, timings, memory, phases, mapped_bytes, plan, computed })
     }
 }
 

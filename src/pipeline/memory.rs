@@ -7,6 +7,7 @@ use super::rules::Takes;
 use super::run::Machine;
 use super::settings::levels;
 use super::start;
+use super::step_cache::CacheKind;
 use crate::ggml::{Device, DeviceKind, shares_heap};
 use crate::image::CHANNELS;
 use crate::plan::measure::Subject;
@@ -118,6 +119,30 @@ impl Pipeline {
     /// As [`Scheduler::levels`](crate::sample::Scheduler::levels).
     pub fn evaluations(&self, settings: &Settings) -> Result<usize> {
         Ok(levels(&self.model, settings)?.len())
+    }
+
+    /// Bytes of the denoiser's ports that are there for a step cache.
+    ///
+    /// # Errors
+    /// As [`evaluations`](Pipeline::evaluations); [`Error::Graph`] for a picture of impossible size.
+    pub fn cache_bytes(&self, settings: &Settings) -> Result<usize> {
+        let denoiser = &self.model.denoiser;
+        let latents = self.model.autoencoder.latents(settings);
+        let mut most = 0;
+        for (at, subject) in denoiser.subjects(settings, latents, self.evaluations(settings)?).iter().enumerate() {
+            let Some(ports) = denoiser.cache(at, settings) else { continue };
+            let mut bytes = 0usize;
+            for port in
+                [Some(ports.computed), Some(ports.residual), Some(ports.before), ports.probe].into_iter().flatten()
+            {
+                let shape =
+                    subject.model.ports().get(port.index()).map(|spec| spec.shape(&subject.dims)).transpose()?;
+                let numbers = shape.map_or(0, |shape| shape.elements());
+                bytes = bytes.saturating_add(numbers.saturating_mul(size_of::<f32>()));
+            }
+            most = most.max(bytes);
+        }
+        Ok(most)
     }
 
     /// What runs in a request, in order.
@@ -261,10 +286,24 @@ fn arrays(model: &Opened, settings: &Settings, phase: Phase) -> usize {
             let beside = settings.batch.saturating_mul(beside + looked_at).saturating_mul(1 + 3 * passes);
             let prompts = prompts.saturating_mul(1 + settings.batch * settings.passes() / settings.prompts());
             let held = 12 + 3 * passes + settings.sampling.sampler.held();
-            sum(&[prompts, held * latents, beside, fixed, followed])
+            sum(&[prompts, held * latents, beside, fixed, followed, cached(model, settings, latents)])
         }
         // The samples of a picture, and the pictures that are done.
         Phase::Decode => sum(&[prompts, 4 * latents, samples, picture * (1 + settings.batch)]),
+    }
+}
+
+/// Bytes that the step cache of a request has in host memory, at most, if its latents have `latents` bytes.
+fn cached(model: &Opened, settings: &Settings, latents: usize) -> usize {
+    let items = settings.batch.saturating_mul(settings.passes());
+    match settings.cache.map(|cache| cache.kind) {
+        None | Some(CacheKind::MagCache) => 0,
+        // What was looked at before, and now.
+        Some(CacheKind::FirstBlock | CacheKind::TeaCache) => {
+            (2 * size_of::<f32>()).saturating_mul(model.denoiser.probed(settings)).saturating_mul(items)
+        }
+        // The last prediction of each pass, how it changed, and both again.
+        Some(CacheKind::TaylorSeer) => latents.saturating_mul(4 * settings.passes()),
     }
 }
 

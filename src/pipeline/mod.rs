@@ -33,7 +33,9 @@ mod sd;
 mod sdxl;
 mod seen;
 mod settings;
+mod skipping;
 mod start;
+mod step_cache;
 mod z_image;
 
 pub use crate::plan::Phase;
@@ -55,3 +57,4 @@ pub use rules::{ControlRules, Defaults, Rules, Takes, Use};
 pub use run::{Run, Running};
 pub use seen::Seen;
 pub use settings::settings;
+pub use step_cache::{Cache, CacheKind, Caches, skipped, skipped_in_words};

@@ -10,6 +10,7 @@ use super::run::{Run, Running};
 use super::seen::Seen;
 use crate::bind::lora;
 use crate::exec::Session;
+use crate::models::step_cache::CachePorts;
 use crate::plan::Phase;
 use crate::plan::Runs;
 use crate::plan::measure::Subject;
@@ -308,6 +309,18 @@ pub trait Denoiser: Networks {
 
     /// Bytes of the arrays that [`fill`](Denoiser::fill) makes beside those of the prompts, as far as they grow with the picture.
     fn filled_bytes(&self, settings: &Settings) -> usize {
+        let _ = settings;
+        0
+    }
+
+    /// The ports of a step cache that subject number `subject` has in a request of these `settings`, if it has one.
+    fn cache(&self, subject: usize, settings: &Settings) -> Option<CachePorts> {
+        let _ = (subject, settings);
+        None
+    }
+
+    /// How many numbers a step cache looks at for each item of the batch.
+    fn probed(&self, settings: &Settings) -> usize {
         let _ = settings;
         0
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::prompts::Embeddings;
+use super::step_cache::Cache;
 use crate::ggml::Usage;
 use crate::image::{Image, Picture};
 use crate::plan::{Offload, Phase, Plan};
@@ -80,6 +81,8 @@ pub struct Request {
     pub ip_scale: Option<f32>,
     /// What each ControlNet of the model follows. Of a model with one alone, `control_image` may stand for it.
     pub controls: Vec<Control>,
+    /// How evaluations are skipped that would change little; `None` computes all.
+    pub cache: Option<Cache>,
 }
 
 /// What a ControlNet follows, and how.
@@ -186,6 +189,7 @@ impl Default for Request {
             ip_images: Vec::new(),
             ip_scale: None,
             controls: Vec::new(),
+            cache: None,
         }
     }
 }
@@ -261,6 +265,8 @@ pub struct Settings {
     pub ip_scale: f32,
     /// How each ControlNet follows its picture.
     pub controls: Vec<ControlSettings>,
+    /// How evaluations are skipped that would change little.
+    pub cache: Option<Cache>,
 }
 
 /// How a ControlNet follows its picture.
@@ -379,6 +385,7 @@ impl Settings {
             pairs.push(("IP-Adapter scale", self.ip_scale.to_string()));
         }
         pairs.extend(CONTROL_NETS.into_iter().zip(self.controls.iter().map(ControlSettings::described)));
+        pairs.extend(self.cache.map(|cache| ("Step cache", cache.to_string())));
         pairs
     }
 }
@@ -443,6 +450,8 @@ pub struct Generated {
     pub plan: Plan,
     /// Bytes of weights that were used where they lie in the file.
     pub mapped_bytes: usize,
+    /// With a step cache, for each pass, which evaluations were computed; empty without one.
+    pub computed: Vec<Vec<bool>>,
 }
 
 impl Generated {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
+use super::step_cache::Caches;
 use crate::source::{Source, Text};
 use crate::{Error, Result, json};
 
@@ -35,6 +36,8 @@ pub struct Rules {
     pub references: Option<References>,
     /// The ControlNets beside it, in the order in which they were given.
     pub controls: Vec<ControlRules>,
+    /// Step caches that are defined for it.
+    pub caches: Caches,
     /// What is not said.
     pub defaults: Defaults,
 }

@@ -11,7 +11,7 @@ use crate::exec::{DeviceWeights, Session};
 use crate::ggml::{Backend, Ledger, Usage, device_peak, restart_device_peak};
 use crate::plan::measure::Subject;
 use crate::plan::{Batch, ComponentPlan, Phase, Plan};
-use crate::stage::{Cadence, Port};
+use crate::stage::{Cadence, Part, Port};
 use crate::text::Encoded;
 use crate::{Error, Result};
 
@@ -43,8 +43,11 @@ impl Machine {
             self.kept.clear();
             return Ok(());
         }
-        // What an earlier plan had room for, and this one does not count.
-        self.kept.retain(|(name, _)| plan.component(name).is_some());
+        // What an earlier plan had room for, and this one does not count; or what was placed for other stages.
+        self.kept.retain(|(name, weights)| {
+            let subject = subjects.iter().find(|subject| subject.name == *name);
+            plan.component(name).is_some() && subject.is_none_or(|subject| weights.are_of(subject.model))
+        });
         for subject in subjects {
             if !self.kept.iter().any(|(name, _)| *name == subject.name) {
                 let weights = self.weights(plan, subject)?;
@@ -180,11 +183,44 @@ impl<'a> Run<'a> {
         Ok(Running { heard: false, ..self.start(subject)? })
     }
 
-    /// Computes the stages of `cadence` once.
+    /// Computes the stages of a request, or those of a step that skips nothing.
     ///
     /// # Errors
     /// [`Error::Cancelled`], or what the device says.
     pub fn compute(&mut self, running: &mut Running<'_>, cadence: Cadence) -> Result<()> {
+        self.compute_some(running, Some(cadence), Part::Lead)
+    }
+
+    /// Computes `part` of a step. Stages that are skipped count as done.
+    ///
+    /// # Errors
+    /// As [`compute`](Run::compute).
+    pub(super) fn compute_part(&mut self, running: &mut Running<'_>, part: Part) -> Result<()> {
+        self.compute_some(running, None, part)?;
+        if part != Part::Shortcut {
+            return Ok(());
+        }
+        let [rest, shortcut] = [Part::Rest, part].map(|part| running.session.model().part(part).len());
+        self.pass_over(running, rest.saturating_sub(shortcut))
+    }
+
+    /// Skips a whole step.
+    pub(super) fn skip(&mut self, running: &mut Running<'_>) -> Result<()> {
+        running.session.skip_step();
+        let stages = running.session.model().part(Part::Lead).len();
+        self.pass_over(running, stages)
+    }
+
+    /// So many stages are done that were not computed.
+    fn pass_over(&mut self, running: &Running<'_>, stages: usize) -> Result<()> {
+        for _ in 0..if running.heard { stages } else { 0 } {
+            self.event(Event::Stage)?;
+        }
+        Ok(())
+    }
+
+    /// Computes all stages of `cadence`, or, without one, `part` of a step.
+    fn compute_some(&mut self, running: &mut Running<'_>, cadence: Option<Cadence>, part: Part) -> Result<()> {
         let before = if running.heard { self.phase(running.phase).moved } else { 0 };
         let Run { machine, observer, moved, .. } = self;
         let Running { session, weights, heard, .. } = running;
@@ -199,7 +235,10 @@ impl<'a> Run<'a> {
             *moved = bytes;
             observer.event(Event::Stage)
         };
-        session.run(&mut machine.backend, cadence, after)
+        match cadence {
+            Some(cadence) => session.run(&mut machine.backend, cadence, after),
+            None => session.run_part(&mut machine.backend, part, after),
+        }
     }
 
     /// Lets go of what was computed with.
@@ -245,8 +284,9 @@ impl<'a> Run<'a> {
 /// How many stages run for `subject` in one request that follows `plan`.
 pub(super) fn stage_runs(plan: &Plan, subject: &Subject<'_>) -> usize {
     let runs = plan.component(subject.name).map_or(subject.runs, |component| component.batch.runs(subject.runs));
-    let count = |cadence| subject.model.at(cadence).len() * runs.of(cadence);
-    count(Cadence::Request) + count(Cadence::Step)
+    let model = subject.model;
+    let step = model.part(Part::Lead).len() + model.part(Part::Rest).len();
+    model.at(Cadence::Request).len() * runs.request + step * runs.steps
 }
 
 /// The beginning of a long text.

@@ -10,6 +10,7 @@ use super::prompts::{ArraySpec, Prompt};
 use super::request::Settings;
 use super::rules::{Beside, Defaults, GuidanceScale, Rules, Use};
 use super::run::Run;
+use super::step_cache::Caches;
 use crate::bind::alias;
 use crate::exec::Session;
 use crate::models::clip::Output;
@@ -71,6 +72,7 @@ pub(super) fn rules(side: usize, factor: usize, tokens: usize) -> Rules {
         beside: None,
         references: None,
         controls: Vec::new(),
+        caches: Caches::NONE,
         defaults: Defaults {
             width: side,
             height: side,

@@ -114,6 +114,7 @@ pub fn settings(model: &Opened, request: &Request) -> Result<Settings> {
         ip_scale: ip_scale(model, request)?,
         redux_tokens: if request.redux.is_empty() { 0 } else { prompt_tokens(model).unwrap_or(0) },
         controls: controls::settings(rules, &controls::of(rules, request)?)?,
+        cache: rules.caches.checked(request.cache)?,
     };
     settings.encoded_pictures = Inputs::of(rules, request, &settings).count();
     match &request.embeddings {

@@ -11,6 +11,7 @@ use super::prompts::{ArraySpec, Prompt};
 use super::request::Settings;
 use super::rules::{Defaults, GuidanceScale, Rules, Use};
 use super::run::Run;
+use super::step_cache::Caches;
 use crate::bind::alias;
 use crate::exec::Session;
 use crate::models::language_model::Taps;
@@ -81,6 +82,7 @@ fn rules(config: &z_image::Config) -> Rules {
         beside: None,
         references: None,
         controls: Vec::new(),
+        caches: Caches::NONE,
         defaults: Defaults {
             width: 1024,
             height: 1024,

@@ -127,13 +127,13 @@ mod tests {
         prop::collection::vec(stage, 1..20).prop_map(|mut stages| {
             // A model lists all of a cadence one after the other.
             stages.sort_by_key(|&(_, step, _)| step);
-            let stage = |(i, (weights, step, shared))| StageBytes {
+            let stage = |(i, (weights, step, stays))| StageBytes {
                 name: format!("{i}"),
                 cadence: if step { Cadence::Step } else { Cadence::Request },
                 weights,
                 mapped: 0,
                 file: weights,
-                shared,
+                stays,
             };
             stages.into_iter().enumerate().map(stage).collect()
         })
@@ -167,7 +167,7 @@ mod tests {
             let placement = &plan.placement;
             for (stage, slot) in component.stages.iter().zip(&placement.slot_of) {
                 if let Some(slot) = slot {
-                    prop_assert!(stage.weights > 0 && stage.weights <= placement.slot_bytes && !stage.shared);
+                    prop_assert!(stage.weights > 0 && stage.weights <= placement.slot_bytes && !stage.stays);
                     prop_assert!(*slot < placement.slots);
                 }
             }
@@ -261,7 +261,7 @@ mod tests {
             weights,
             mapped: 0,
             file: weights,
-            shared: false,
+            stays: false,
         };
         let mut stages = vec![stage(500, Cadence::Request)];
         stages.extend(step.iter().map(|&weights| stage(weights, Cadence::Step)));

@@ -8,7 +8,7 @@ use crate::stage::Cadence;
 pub struct Runs {
     /// Those of [`Cadence::Request`].
     pub request: usize,
-    /// Those of [`Cadence::Step`].
+    /// Those of steps: at most, if steps may skip some.
     pub steps: usize,
 }
 
@@ -17,7 +17,7 @@ impl Runs {
     pub fn of(self, cadence: Cadence) -> usize {
         match cadence {
             Cadence::Request => self.request,
-            Cadence::Step => self.steps,
+            Cadence::Step | Cadence::Skippable | Cadence::Instead => self.steps,
         }
     }
 }
@@ -35,8 +35,8 @@ pub struct StageBytes {
     pub mapped: usize,
     /// All of them in the file.
     pub file: usize,
-    /// Whether another stage uses its weights too: then they stay.
-    pub shared: bool,
+    /// Whether its weights have to stay: another stage uses them too, or it runs in steps that skip others.
+    pub stays: bool,
 }
 
 /// A way to compute a component: the same result for less memory and more time.

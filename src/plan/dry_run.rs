@@ -138,13 +138,17 @@ impl Lives<'_> {
         let (Some(first), Some(last)) = (first, last) else { return 0..stages.len() };
         // What lies between two passes of a stage begins and ends there.
         let Some(spec) = model.ports().get(position) else { return first..last + 1 };
-        if spec.lifetime == Lifetime::Request || stages[first].cadence != stages[last].cadence {
+        let is_of_steps = stages[first].cadence.is_of_steps();
+        if spec.lifetime == Lifetime::Request || is_of_steps != stages[last].cadence.is_of_steps() {
             return 0..stages.len();
         }
-        // What is read first was filled by the host before the pass; what is written last is fetched after it.
-        let pass_of = |stage: usize| model.at(stages[stage].cadence);
-        let start = if reads(&first) { pass_of(first).start } else { first };
-        let end = if writes(&last) { pass_of(last).end } else { last + 1 };
+        let pass = model.at(stages[first].cadence);
+        // What is read first was filled by the host before the pass; what is written last is fetched after it, or where it is decided
+        // what is skipped, if it is there by then.
+        let decided = if is_of_steps { model.decided(&pass) } else { pass.end };
+        let fetched = if last < decided { decided } else { pass.end };
+        let start = if reads(&first) { pass.start } else { first };
+        let end = if writes(&last) { fetched } else { last + 1 };
         start..end
     }
 

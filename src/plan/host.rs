@@ -60,7 +60,7 @@ fn kept(component: &Component, dropped: &[bool]) -> usize {
 }
 
 fn read_each_run(component: &Component, dropped: &[bool]) -> usize {
-    let each_step = |stage: &StageBytes| stage.cadence == crate::stage::Cadence::Step;
+    let each_step = |stage: &StageBytes| stage.cadence.is_of_steps();
     let dropped = component.stages.iter().zip(dropped).filter(|(stage, dropped)| **dropped && each_step(stage));
     dropped.map(|(stage, _)| stage.file).sum()
 }
@@ -81,7 +81,7 @@ mod tests {
             weights: 0,
             mapped: file,
             file,
-            shared: false,
+            stays: false,
         };
         let batch = Batch::default();
         let variants = vec![

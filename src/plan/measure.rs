@@ -8,7 +8,7 @@ use super::{DryRun, StripRun, Way, layout};
 use crate::Result;
 use crate::bind::Bound;
 use crate::ggml::{Backend, Buffer, Device, DeviceKind};
-use crate::stage::{Dims, Model};
+use crate::stage::{Cadence, Dims, Model};
 use crate::weights::WeightId;
 
 /// Whether host memory is not the memory of `device`.
@@ -61,7 +61,8 @@ impl Subject<'_> {
             weights: layout.bytes,
             mapped: layout.mapped_bytes,
             file: stage.weights.iter().map(in_file).sum(),
-            shared: layout.shared,
+            // A ring goes round in one order, which a stage between skipped ones would break.
+            stays: layout.shared || (model.can_skip() && stage.cadence == Cadence::Step),
         });
         Ok(Component { name, phase, stages: stages.collect(), variants, runs, beside: 0 })
     }

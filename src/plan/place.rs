@@ -32,7 +32,7 @@ fn slot_sizes(component: &Component) -> Vec<usize> {
 
 /// The placement that streams every stage that fits into a slot of `size` bytes.
 fn streamed_up_to(component: &Component, size: usize) -> Streamed {
-    component.stages.iter().map(|stage| stage.weights > 0 && stage.weights <= size && !stage.shared).collect()
+    component.stages.iter().map(|stage| stage.weights > 0 && stage.weights <= size && !stage.stays).collect()
 }
 
 /// Bytes of the stages that stay, number of slots, bytes of each.
@@ -52,15 +52,15 @@ fn footprint(component: &Component, streamed: &[bool]) -> usize {
     resident.saturating_add(slot.saturating_mul(slots))
 }
 
-/// Bytes that move in a request: once a request, and in each step.
+/// Bytes that move in a request: once a request, and in each step that skips nothing.
 pub(super) fn moved(component: &Component, streamed: &[bool]) -> (usize, usize) {
     let (mut once, mut each_step) = (0usize, 0usize);
     for (stage, streams) in component.stages.iter().zip(streamed) {
         match (streams, stage.cadence) {
-            (true, Cadence::Step) => each_step = each_step.saturating_add(stage.weights),
             (true, Cadence::Request) => {
                 once = once.saturating_add(stage.weights.saturating_mul(component.runs.request))
             }
+            (true, _) => each_step = each_step.saturating_add(stage.weights),
             (false, _) => once = once.saturating_add(stage.weights),
         }
     }
@@ -146,7 +146,9 @@ fn grow(component: &Component, streamed: &mut Streamed, available: usize) {
 fn even_out(component: &Component, streamed: &mut Streamed, available: usize) {
     let size = |i: &usize| component.stages[*i].weights;
     for cadence in [Cadence::Step, Cadence::Request] {
-        let of_pass: Vec<usize> = (0..streamed.len()).filter(|&i| component.stages[i].cadence == cadence).collect();
+        let of_pass: Vec<usize> = (0..streamed.len())
+            .filter(|&i| component.stages[i].cadence.is_of_steps() == cadence.is_of_steps())
+            .collect();
         let count = of_pass.iter().filter(|&&i| streamed[i]).count();
         let (_, slots, slot) = bytes_of(component, streamed);
         if component.runs.of(cadence) < 2 || slots < SLOTS || count.is_multiple_of(SLOTS) {
@@ -159,7 +161,7 @@ fn even_out(component: &Component, streamed: &mut Streamed, available: usize) {
                 continue;
             }
         }
-        let can_stream = |i: &usize| size(i) > 0 && size(i) <= slot && !component.stages[*i].shared;
+        let can_stream = |i: &usize| size(i) > 0 && size(i) <= slot && !component.stages[*i].stays;
         let stayed = of_pass.iter().copied().filter(|&i| !streamed[i]).filter(can_stream);
         if let Some(smallest) = stayed.min_by_key(size) {
             streamed[smallest] = true;

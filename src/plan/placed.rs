@@ -88,7 +88,7 @@ pub struct ComponentPlan {
     pub copied_stages: usize,
     /// Bytes that move to the device once a request.
     pub moved_once: usize,
-    /// Bytes that move to the device in every step.
+    /// Bytes that move to the device in every step that skips nothing.
     pub moved_each_step: usize,
 }
 
@@ -98,7 +98,7 @@ impl ComponentPlan {
         self.placement.slot_of.iter().flatten().count()
     }
 
-    /// Bytes that move to the device in one request.
+    /// Bytes that move to the device in one request: at most, if steps may skip some.
     pub fn moved(&self) -> usize {
         self.moved_once.saturating_add(self.moved_each_step.saturating_mul(self.runs.steps))
     }

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use pinhole::Error;
 use pinhole::ggml::{CancelFlag, Device};
 use pinhole::pipeline::Pipeline;
-use pinhole::pipeline::{Event, Phase, Request};
+use pinhole::pipeline::{Cache, Event, Phase, Request};
 
 use crate::disk::{Disk, refused};
 
@@ -49,6 +49,12 @@ fn options_that_cannot_work() {
     refused!(Option, settings(|r| r.cfg_scale = Some(f32::INFINITY)), "--cfg-scale", "inf");
     refused!(Option, settings(|r| r.cfg_scale = Some(-1.0)), "--cfg-scale", "-1");
     refused!(Option, settings(|r| r.guidance = Some(f32::NAN)), "--guidance", "NaN");
+    let cache = |text: &str| text.parse::<Cache>().ok();
+    for text in ["teacache:-1", "first-block:inf", "magcache:NaN", "taylorseer:0", "taylorseer:1.5"] {
+        let request = Request { cache: cache(text), ..small() };
+        refused!(Option, pipeline.settings(&request), "--cache", text.split_once(':').unwrap().1);
+    }
+    assert!(cache("tea").is_none() && cache("teacache:").is_none() && cache("teacache:1,magcache").is_none());
     let long = "--prompt: expected at most 65536 bytes of text, found 32000000 bytes";
     refused!(Option, settings(|r| r.prompt = "word ".repeat(6_400_000)), long);
     refused!(Option, settings(|r| r.negative_prompt = Some("a".repeat(65_537))), "--negative-prompt", "65537 bytes");

@@ -220,6 +220,29 @@ fn samplers_and_schedules_are_read_back() {
 }
 
 #[test]
+fn what_a_cache_skipped_is_said() {
+    let place = Workplace::new();
+    let run = |cache: &str| {
+        let size = ["--width", "64", "--height", "48", "--steps", "6", "--cfg-scale", "2", "--seed", "3"];
+        let report = place.json(&[&SMALL[..5], &size, &["-o", "a.png", "--cache", cache]].concat());
+        let inside = texts(&place.path("a.png"));
+        let text = |keyword: &str| inside.iter().find(|(other, _)| other == keyword).unwrap().1.clone();
+        let json: Value = serde_json::from_str(&text("pinhole")).unwrap();
+        assert_eq!(json["computed"], report["computed"]);
+        assert_eq!(json["cache"], report["parameters"]["cache"]);
+        (report, text("parameters"))
+    };
+    let (report, parameters) = run("none");
+    assert!(report["computed"].is_null() && report["parameters"]["cache"].is_null());
+    assert!(!parameters.contains("cache") && !parameters.contains("Skipped"), "{parameters}");
+    // Both passes skip the same.
+    let (report, parameters) = run("taylorseer:2");
+    assert_eq!(report["computed"], json!([true, true, true, false, true, false]));
+    assert_eq!(report["parameters"]["cache"], json!({"kind": "taylorseer", "threshold": 2.0}));
+    assert!(parameters.contains("Step cache: \"taylorseer:2\", Skipped evaluations: 4/6,"), "{parameters}");
+}
+
+#[test]
 fn a_batch_is_its_seeds_one_after_the_other() {
     let place = Workplace::new();
     let batch = place.run(&small(&["--seed", "5", "--batch", "2", "-o", "b.png"]));
@@ -304,6 +327,10 @@ fn wrong_options() {
         ("eta", &["--eta", "-0.5"]),
         ("eta_nan", &["--eta", "nan"]),
         ("rescale_cfg", &["--rescale-cfg", "2"]),
+        ("cache", &["--cache", "tea"]),
+        ("cache_threshold", &["--cache", "teacache:-0.5"]),
+        ("cache_words", &["--cache", "teacache:high"]),
+        ("caches", &["--cache", "teacache", "--cache", "first-block"]),
         ("device", &["--device", "gpu7"]),
         ("batch", &["--batch", "0"]),
         ("guidance", &["--guidance", "-1"]),

@@ -18,6 +18,7 @@ fn success() {
     with("none", &["--offload", "none"]);
     with("model", &["--offload", "model"]);
     with("sequential", &["--offload", "sequential", "--vram", "64M", "--link", "1G"]);
+    with("cache", &["--offload", "sequential", "--vram", "64M", "--link", "1G", "--cache", "teacache"]);
     place.run(&["plan", "-m", "mini", "--threads", "1"]).snapshot("plan_cpu");
 }
 

@@ -269,6 +269,17 @@ static void options_that_cannot_work(const pinhole_model *model, pinhole_session
     REFUSED(eta, (float)NAN, "--eta", 0);
     REFUSED(eta, 1.5f, "--eta", 0);
     REFUSED(rescale_cfg, -0.5f, "--rescale-cfg", 0);
+    REFUSED(cache, 5, "4 (taylorseer)", 0);
+    REFUSED(cache, -1, "--cache", 0);
+    request = small_request();
+    request.cache = PINHOLE_CACHE_TEACACHE;
+    request.cache_threshold = -0.5f;
+    FAILS(pinhole_generate(session, &request, &result, &error), PINHOLE_E_OPTION, "found -0.5", 0);
+    request.cache_threshold = (float)NAN;
+    FAILS(pinhole_generate(session, &request, &result, &error), PINHOLE_E_OPTION, "found NaN", 0);
+    request.cache = PINHOLE_CACHE_TAYLORSEER;
+    request.cache_threshold = 2.5f;
+    FAILS(pinhole_generate(session, &request, &result, &error), PINHOLE_E_OPTION, "a whole number", 0);
     REFUSED(posterior, 2, "--posterior", 0);
     REFUSED(strength, 0.5f, "--strength", 1);
     REFUSED(max_sequence_length, -5, "--max-sequence-length", 0);

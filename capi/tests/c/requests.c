@@ -146,6 +146,34 @@ static void loras(const char *bundle, const char *directory) {
     pinhole_result_free(result);
 }
 
+/* A cache skips evaluations, and without one none is. */
+static void step_caches(pinhole_session *session) {
+    pinhole_request request = small_request();
+    pinhole_result *whole = NULL, *some = NULL;
+
+    request.steps = 6;
+    OK(pinhole_generate(session, &request, &whole, &error));
+    CHECK(pinhole_result_skipped(whole) == 0 && pinhole_result_skipped(NULL) == 0);
+    request.cache = PINHOLE_CACHE_TAYLORSEER;
+    request.cache_threshold = 3;
+    OK(pinhole_generate(session, &request, &some, &error));
+    CHECK(pinhole_result_skipped(some) == 2);
+    CHECK(memcmp(pinhole_result_latents(whole, NULL), pinhole_result_latents(some, NULL), 16 * 4 * 4 * sizeof(float)));
+    pinhole_result_free(some);
+    request.cache = PINHOLE_CACHE_FIRST_BLOCK;
+    request.cache_threshold = 1e9f;
+    OK(pinhole_generate(session, &request, &some, &error));
+    CHECK(pinhole_result_skipped(some) == 5);
+    pinhole_result_free(some);
+    /* As it was published. */
+    request.cache = PINHOLE_CACHE_TEACACHE;
+    request.cache_threshold = 0;
+    OK(pinhole_generate(session, &request, &some, &error));
+    CHECK(pinhole_result_skipped(some) <= 4);
+    pinhole_result_free(some);
+    pinhole_result_free(whole);
+}
+
 static void batches_seeds_and_noise(pinhole_session *session) {
     pinhole_request request = small_request();
     pinhole_result *both = NULL, *second = NULL, *again = NULL;
@@ -442,6 +470,7 @@ int main(int argc, char **argv) {
     OK(pinhole_model_open_builtin(&model, &error));
     OK(pinhole_session_new(model, &options, &session, &error));
     batches_seeds_and_noise(session);
+    step_caches(session);
     pictures_in_memory(session);
     embeddings_draw_the_same(session);
     pixels_and_files(session, argv[2]);

@@ -3,8 +3,9 @@
 use std::fs;
 use std::process::Command;
 
+use pinhole::pipeline::{Cache, CacheKind};
 use pinhole::sample::{Sampler, Schedule};
-use pinhole_capi::request::{SAMPLERS, SCHEDULES};
+use pinhole_capi::request::{CACHES, SAMPLERS, SCHEDULES};
 
 use crate::rig::{folder, has, root, run};
 
@@ -77,6 +78,23 @@ fn the_schedules_are_those_of_the_header() {
     }
     assert_eq!(found, SCHEDULES);
     assert!(Schedule::ALL.iter().all(|schedule| SCHEDULES.contains(&Some(*schedule))));
+}
+
+/// And so are the step caches.
+#[test]
+fn the_step_caches_are_those_of_the_header() {
+    let header = fs::read_to_string(root().join("include/pinhole.h")).unwrap();
+    let mut found = vec![None; CACHES.len()];
+    for line in header.lines() {
+        let line = line.trim().trim_end_matches(',');
+        let named = line.strip_prefix("PINHOLE_CACHE_").and_then(|line| line.split_once(" = "));
+        if let Some((name, number)) = named.filter(|(name, _)| *name != "NONE") {
+            let name = name.to_lowercase().replace('_', "-");
+            found[number.parse::<usize>().unwrap()] = Some(name.parse::<Cache>().unwrap().kind);
+        }
+    }
+    assert_eq!(found, CACHES);
+    assert!(CacheKind::ALL.iter().all(|kind| CACHES.contains(&Some(*kind))));
 }
 
 /// The program of the overview is the example, word for word.

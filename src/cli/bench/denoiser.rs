@@ -95,6 +95,7 @@ impl Denoiser {
             ip_images: 0,
             ip_scale: 0.0,
             controls: Vec::new(),
+            cache: None,
         };
         Ok(Denoiser { denoiser, settings, threads, cancel })
     }

@@ -18,6 +18,7 @@ use super::request::{self, RequestArgs};
 use super::{interrupt, model, threads};
 use destinations::Named;
 use outputs::Outputs;
+pub(super) use report::CacheReport;
 use report::{Clock, Run};
 
 /// Draw pictures of a prompt
@@ -110,6 +111,7 @@ Examples:
   pinhole generate -m mini -p \"a blue heart\" --image heart.png --strength 0.7 -o blue.png
   pinhole generate -m dev.gguf -p \"a lighthouse\" --lora style.safetensors:0.8
   pinhole generate -m dev.gguf -p \"a lighthouse\" --control union.gguf --control-image edges.png --control-mode canny
+  pinhole generate -m dev.gguf -p \"a lighthouse\" --cache teacache:0.4
   pinhole generate -m dev.gguf -p \"a lighthouse\" --prompt-cache ~/.cache/pinhole --seed 2";
 
 pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
@@ -143,7 +145,8 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     clock.add(&generated.timings);
     clock.resume();
     let (family, origins) = (pipeline.model().family.name, pipeline::origins(&pipeline.model().source));
-    let run = Run { args, family, origins, settings: &generated.settings, device, threads };
+    let run =
+        Run { args, family, origins, settings: &generated.settings, computed: &generated.computed, device, threads };
     let files = outputs.write(&generated, |seed| run.png_text(seed))?;
     clock.lap("write");
     report::print(printer, &run, &generated, &files, &clock, &memory)

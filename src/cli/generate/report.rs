@@ -9,7 +9,8 @@ use pinhole::ggml::Device;
 use pinhole::image::parameters_text;
 use pinhole::memory::PeakMemory;
 use pinhole::pipeline::{
-    ControlSettings, Generated, Origin, Phase, PhaseMemory, Settings, Timings, model_name, named_parts,
+    Cache, ControlSettings, Generated, Origin, Phase, PhaseMemory, Settings, Timings, model_name, named_parts, skipped,
+    skipped_in_words,
 };
 use serde::Serialize;
 
@@ -65,6 +66,8 @@ pub(super) struct Run<'a> {
     /// Where its parts come from, if they come from several files.
     pub(super) origins: Vec<Origin>,
     pub(super) settings: &'a Settings,
+    /// For each pass, which evaluations were computed.
+    pub(super) computed: &'a [Vec<bool>],
     pub(super) device: Device,
     pub(super) threads: usize,
 }
@@ -135,6 +138,38 @@ struct Parameters<'a> {
     /// The file of `--noise`.
     #[serde(serialize_with = "units::path_if_any")]
     noise: Option<&'a PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cache: Option<CacheReport>,
+}
+
+/// A step cache.
+#[derive(Serialize)]
+pub(in crate::cli) struct CacheReport {
+    kind: &'static str,
+    threshold: f32,
+}
+
+impl CacheReport {
+    pub(in crate::cli) fn new(cache: Cache) -> CacheReport {
+        CacheReport { kind: cache.kind.name(), threshold: cache.threshold }
+    }
+}
+
+/// Which evaluations were computed: one list if all passes have the same, and otherwise one for each.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Computed<'a> {
+    Alike(&'a [bool]),
+    Each(&'a [Vec<bool>]),
+}
+
+impl Computed<'_> {
+    /// `None` without a step cache.
+    fn of(passes: &[Vec<bool>]) -> Option<Computed<'_>> {
+        let (first, others) = passes.split_first()?;
+        let alike = others.iter().all(|other| other == first);
+        Some(if alike { Computed::Alike(first) } else { Computed::Each(passes) })
+    }
 }
 
 /// A ControlNet in JSON.
@@ -194,6 +229,7 @@ impl Run<'_> {
             posterior: (self.settings.encoded_pictures > 0).then(|| self.args.request.posterior.name()),
             max_sequence_length,
             noise: self.args.noise.as_ref(),
+            cache: self.settings.cache.map(CacheReport::new),
         }
     }
 
@@ -212,6 +248,7 @@ impl Run<'_> {
         let model = model_name(self.args.model_name());
         let noise = parameters.noise.map(|noise| noise.display().to_string());
         let mut pairs = self.settings.named(seed, noise.as_deref());
+        pairs.extend(skipped_in_words(self.computed).map(|numbers| ("Skipped evaluations", numbers)));
         pairs.extend(named_parts(model.clone(), &self.origins));
         pairs.push(("Version", concat!("pinhole ", env!("CARGO_PKG_VERSION")).to_owned()));
         let pairs: Vec<(&str, &str)> = pairs.iter().map(|(name, value)| (*name, value.as_str())).collect();
@@ -225,9 +262,11 @@ impl Run<'_> {
             seed: u64,
             #[serde(flatten)]
             parameters: &'a Parameters<'a>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            computed: Option<Computed<'a>>,
         }
-        let version = env!("CARGO_PKG_VERSION");
-        let inside = Inside { version, model: &model, parts: &self.origins, seed, parameters: &parameters };
+        let (version, computed) = (env!("CARGO_PKG_VERSION"), Computed::of(self.computed));
+        let inside = Inside { version, model: &model, parts: &self.origins, seed, parameters: &parameters, computed };
         PngText {
             parameters: parameters_text(parameters.prompt, parameters.negative_prompt, &pairs),
             // Numbers and texts alone: JSON has all of them.
@@ -246,6 +285,8 @@ struct Report<'a> {
     #[serde(serialize_with = "units::path_if_any")]
     latents: Option<&'a PathBuf>,
     parameters: Parameters<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    computed: Option<Computed<'a>>,
     /// By phase.
     seconds: Entries<f64>,
     memory: Memory<'a>,
@@ -344,6 +385,7 @@ pub(super) fn print(
         images: files.pictures.iter().map(|(path, seed)| ImageReport { path, seed: *seed }).collect(),
         latents: files.latents.as_ref(),
         parameters: run.parameters(),
+        computed: Computed::of(run.computed),
         seconds: clock.seconds(),
         memory,
         plan: PlanReport::new(&generated.plan),
@@ -358,5 +400,9 @@ fn summarize(printer: &Printer, run: &Run<'_>, memory: &Memory<'_>, clock: &Cloc
     let steps = units::counted(steps, "step");
     let origin = if run.args.noise.is_some() { "given noise".to_owned() } else { format!("seed {seed}") };
     printer.note(&format!("{origin}, {width}x{height}, {steps}, {total} in all"));
+    if let Some(cache) = run.settings.cache {
+        let all: usize = run.computed.iter().map(Vec::len).sum();
+        printer.note(&format!("{cache} skipped {} of {}", skipped(run.computed), units::counted(all, "evaluation")));
+    }
     printer.note(&format!("{} held {device} at most; {mapped} of weights stayed in the file", run.device.name()));
 }

@@ -23,6 +23,7 @@
 //! ControlNets run within the model, their stages between those of its blocks: see `control`.
 
 mod attention;
+mod cache;
 mod config;
 mod control;
 mod double;
@@ -40,13 +41,13 @@ use std::path::Path;
 
 use self::control::Running;
 use self::ends::{Embed, FinalLayer};
-use self::ip::Declared;
+use self::ip::Declared as DeclaredIp;
 use self::modulation::ModulationOut;
 use self::ports::input;
 use self::shared::{Rotary, Shared, Sizes};
 use self::stack::{Added, Stack};
 use super::layers::{Linear, rotary_tables};
-use crate::stage::{Cadence, Model, Symbol};
+use crate::stage::{Cadence, Model, Port, Symbol};
 use crate::weights::Role;
 use crate::{Error, Result, reserve};
 
@@ -70,6 +71,27 @@ pub struct Flux {
     /// The same for each ControlNet.
     pub controls: Vec<ControlPorts>,
     config: Config,
+    hidden: Hidden,
+}
+
+/// The ports between stages that a [cache](Flux::cached) is put between.
+#[derive(Clone, Copy)]
+struct Hidden {
+    /// `[D, Ti, B]`
+    img: Port,
+    /// `[D, T, B]`
+    joint: Port,
+    /// `[6D, N]`: that of the image in the first double block.
+    first_modulation: Option<Port>,
+    /// What blocks read.
+    shared: Shared,
+}
+
+/// What was declared beside the ports of the request.
+struct Declared {
+    controls: Vec<ControlPorts>,
+    ip: Option<IpPorts>,
+    hidden: Hidden,
 }
 
 impl Flux {
@@ -91,9 +113,9 @@ impl Flux {
         let mut model = Model::new();
         let takes_guidance = config.guidance_embeds || controls.iter().any(|control| control.net.guidance_embeds);
         let mut ports = Ports::declare(&mut model, config, takes_guidance);
-        let (controls, ip) = declare_stages(&mut model, config, &ports, (controls, ip))?;
+        let Declared { controls, ip, hidden } = declare_stages(&mut model, config, &ports, (controls, ip))?;
         ports.ip = ip;
-        Ok(Flux { model, ports, controls, config: config.clone() })
+        Ok(Flux { model, ports, controls, config: config.clone(), hidden })
     }
 
     /// The hyperparameters.
@@ -125,7 +147,7 @@ fn declare_stages(
     config: &Config,
     ports: &Ports,
     (controls, ip): (&[ControlConfig], Option<&IpConfig>),
-) -> Result<(Vec<ControlPorts>, Option<IpPorts>)> {
+) -> Result<Declared> {
     let hidden = config.hidden();
     let rotary = Rotary { cos: ports.cos, sin: ports.sin };
     let shared = Shared { rotary, condition: ports.condition, sizes: Sizes::OWN };
@@ -140,7 +162,7 @@ fn declare_stages(
         let linear = Linear::declare(&mut s.sub("txt_in"), config.joint_attention_dim, hidden, Role::SensitiveMatMul)?;
         Ok(Embed { linear, from: ports.text, to: stack.context })
     })?;
-    let ip = ip.map(|ip| Declared::declare(model, ip)).transpose()?;
+    let ip = ip.map(|ip| DeclaredIp::declare(model, ip)).transpose()?;
     let mut running = Vec::with_capacity(controls.len());
     for (i, control) in controls.iter().enumerate() {
         running.push(Running::declare(model, ControlNet::prefix(i), control, ports)?);
@@ -172,7 +194,8 @@ fn declare_stages(
         Ok(FinalLayer { linear, joint, modulation: last, shared, velocity: ports.velocity })
     })?;
     let controls = running.into_iter().map(|control| control.finish(model)).collect::<Result<_>>()?;
-    Ok((controls, ip.map(|ip| ip.ports)))
+    let hidden = Hidden { img: carried.img, joint, shared, first_modulation: stack.first_modulation() };
+    Ok(Declared { controls, ip: ip.map(|ip| ip.ports), hidden })
 }
 
 #[cfg(test)]

@@ -78,6 +78,11 @@ impl Stack {
         Ok(Stack { config: config.clone(), shared, vector, context, double, single })
     }
 
+    /// The modulation of the image in the first double block, if there is one.
+    pub(super) fn first_modulation(&self) -> Option<Port> {
+        self.double.first().map(|&[img, _]| img)
+    }
+
     /// Declares the ports that are carried through the double blocks.
     pub(super) fn carried(&self, model: &mut Model) -> Carried {
         let (hidden, sizes) = (self.config.hidden(), self.shared.sizes);
