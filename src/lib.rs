@@ -40,7 +40,9 @@
 //! | [`tensor`] | Shapes, in ggml order. |
 //! | [`index`] | Which tensor lies where in a mapped file. |
 //! | [`gguf`] | Reads and validates GGUF files. |
+//! | [`pickle`] | Reads PyTorch's own files, and runs nothing that is in them. |
 //! | [`safetensors`] | Reads and validates safetensors files, single or in shards. |
+//! | [`npy`] | Reads NumPy's arrays of floats. |
 //! | [`kernels`] | Matrix products, convolutions and attention on the CPU that are faster than ggml's. Knows no ggml. |
 //! | [`ggml`] | The safe wrapper over ggml: devices, buffers, graphs, shape-checked operations, the account of memory. |
 //! | [`weights`] | The one list of a model's weights: name, shape, role. |
@@ -81,6 +83,8 @@ pub mod json;
 pub mod kernels;
 pub mod memory;
 pub mod models;
+pub mod npy;
+pub mod pickle;
 pub mod pipeline;
 pub mod plan;
 pub mod processors;

@@ -5,6 +5,8 @@
 #[path = "malformed/bend.rs"]
 mod bend;
 mod fixtures;
+#[path = "malformed/pickles.rs"]
+mod pickles;
 #[path = "malformed/texts.rs"]
 mod texts;
 
@@ -452,8 +454,8 @@ mod st {
     fn files_of_other_formats_are_called_that() {
         for (begin, named) in [
             (&b"GGUF\x03\0\0\0\x05"[..], "a GGUF file"),
-            (b"PK\x03\x04archive/", "a zip archive or a Python pickle"),
-            (b"\x80\x02}q\x01(X\x05\0\0", "a zip archive or a Python pickle"),
+            (b"PK\x03\x04archive/", "a zip archive or a file of PyTorch's"),
+            (b"\x80\x02}q\x01(X\x05\0\0", "a zip archive or a file of PyTorch's"),
             (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "a picture"),
         ] {
             let error = open(begin).unwrap_err();
@@ -657,7 +659,7 @@ mod folders {
         contains(&message(find(directory.path(), &["a", "b"])), &["no a.safetensors or b.safetensors in it"]);
         let directory = folder(&[("model.bin", vec![])]);
         let error = find(directory.path(), &["model"]).unwrap_err();
-        contains(error.hint().unwrap(), &["pickle"]);
+        contains(error.hint().unwrap(), &["model.bin in it has an unusual name"]);
         let missing = find(&directory.path().join("missing"), &["model"]);
         assert!(matches!(missing, Err(Error::Io { action: "open", .. })));
     }

@@ -14,6 +14,7 @@ fn main() -> Result<()> {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
     write(&corpus.join("gguf"), gguf())?;
     write(&corpus.join("safetensors"), safetensors())?;
+    write(&corpus.join("pickles"), pickles()?)?;
     write(&corpus.join("pictures"), pictures()?)?;
     write(&corpus.join("tokenizer"), tokenizers())?;
     write(&corpus.join("configs"), configs())
@@ -75,6 +76,19 @@ fn safetensors() -> Vec<Vec<u8>> {
         r#"{"w":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"w":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}"#;
     seeds.push(fixtures::safetensors(twice, 1));
     seeds
+}
+
+/// The files that PyTorch wrote for the tests.
+fn pickles() -> Result<Vec<Vec<u8>>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/goldens/pickles");
+    let mut seeds = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension != "safetensors") {
+            seeds.push(fs::read(path)?);
+        }
+    }
+    Ok(seeds)
 }
 
 fn pictures() -> Result<Vec<Vec<u8>>> {

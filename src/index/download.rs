@@ -90,7 +90,7 @@ pub(crate) fn looks_like(bytes: &[u8]) -> Option<&'static str> {
         [_, _, _, _, _, _, _, _, b'{', ..] => return None,
         [] => "an empty file",
         [b'G', b'G', b'U', b'F', ..] => "a GGUF file",
-        [b'P', b'K', ..] | [0x80, 2..=5, ..] => "a zip archive or a Python pickle",
+        [b'P', b'K', ..] | [0x80, 2..=5, ..] => "a zip archive or a file of PyTorch's",
         [0x1f, 0x8b, ..] | [0x28, 0xb5, 0x2f, 0xfd, ..] | [b'7', b'z', 0xbc, ..] | [b'R', b'a', b'r', b'!', ..] => {
             "an archive: unpack it first"
         }

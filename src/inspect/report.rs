@@ -54,7 +54,7 @@ pub struct Report {
     /// Where it lies. In JSON, which holds text only, what is no Unicode in it is shown as such.
     #[serde(serialize_with = "shown_path")]
     pub path: PathBuf,
-    /// `bundle`, `diffusers`, `files`, `gguf` or `safetensors`.
+    /// `bundle`, `diffusers`, `files`, `gguf`, `safetensors` or `pytorch`.
     pub kind: &'static str,
     /// As the file says.
     pub architecture: Option<String>,
@@ -199,7 +199,8 @@ impl Report {
                     None => report.try_parts(&gguf.index),
                 }
             }
-            Subject::Safetensors { metadata, index } => {
+            Subject::Safetensors { kind, metadata, index } => {
+                report.kind = kind;
                 report.metadata = metadata.iter().map(|(key, text)| (key, Json::from(shortened(text)))).collect();
                 report.describe_lora();
                 if report.lora.is_none() {

@@ -7,10 +7,13 @@ use crate::gguf::{Gguf, Metadata};
 use crate::index::{FileTensor, Index, Map, Other};
 use crate::safetensors::{self, Safetensors};
 use crate::source::{self, Source, keys};
-use crate::{Error, Result, file};
+use crate::{Error, Result, file, pickle};
 
 /// Where the weights of a lone component are, in a folder of a diffusers directory.
 const STEMS: [&str; 2] = ["diffusion_pytorch_model", "model"];
+
+/// The kind of a safetensors file.
+const SAFETENSORS: &str = "safetensors";
 
 /// Something with tensors.
 pub enum Subject {
@@ -23,8 +26,10 @@ pub enum Subject {
     },
     /// A GGUF file that is no bundle.
     Gguf(Gguf),
-    /// Weights in safetensors files that are no whole model.
+    /// Weights in safetensors files, or in PyTorch's own, that are no whole model.
     Safetensors {
+        /// `safetensors` or `pytorch`.
+        kind: &'static str,
         /// What the file says about itself.
         metadata: Vec<(String, String)>,
         /// Its tensors.
@@ -41,16 +46,20 @@ impl Subject {
     /// Opens whatever lies at `path`.
     ///
     /// # Errors
-    /// Those of [`Source::open`], [`Gguf::open`] and [`Safetensors::open`].
+    /// Those of [`Source::open`], [`Gguf::open`] and [`safetensors::open`].
     pub fn open(path: &Path) -> Result<Subject> {
         if file::is_directory(path)? {
             return open_directory(path);
         }
         let map = Map::open(path)?;
         if safetensors::is_index(path, map.bytes()) {
-            return Ok(Subject::Safetensors { metadata: Vec::new(), index: safetensors::open_sharded(path)? });
+            return Ok(Subject::of_index(safetensors::open_sharded(path)?));
         }
         open_map(map)
+    }
+
+    fn of_index(index: Index) -> Subject {
+        Subject::Safetensors { kind: SAFETENSORS, metadata: Vec::new(), index }
     }
 
     /// Every tensor once that weights can be read from, in file order, with its name.
@@ -99,7 +108,7 @@ fn open_directory(path: &Path) -> Result<Subject> {
         return Ok(Subject::model(Source::open(path)?));
     }
     match safetensors::find(&folder, &STEMS) {
-        Ok(index) => Ok(Subject::Safetensors { metadata: Vec::new(), index }),
+        Ok(index) => Ok(Subject::of_index(index)),
         // The library's message says what lies there.
         Err(Error::NotAModel { .. }) => Ok(Subject::model(Source::open(path)?)),
         Err(error) => Err(error),
@@ -121,7 +130,10 @@ fn open_map(map: Arc<Map>) -> Result<Subject> {
     // The header of a safetensors file, behind its length.
     if bytes.get(8) == Some(&b'{') {
         let Safetensors { metadata, index } = Safetensors::from_map(map)?;
-        return Ok(Subject::Safetensors { metadata: metadata.into_iter().collect(), index });
+        return Ok(Subject::Safetensors { kind: SAFETENSORS, metadata: metadata.into_iter().collect(), index });
+    }
+    if pickle::begins(bytes) {
+        return Ok(Subject::Safetensors { kind: "pytorch", metadata: Vec::new(), index: pickle::from_map(&map)? });
     }
     // The library's message says what the file looks like.
     Ok(Subject::model(Source::from_map(map)?))

@@ -7,21 +7,21 @@ use super::file::Safetensors;
 use super::set::{Set, sets};
 use super::sharded::{self, is_index_name, open_sharded};
 use crate::error::{Error, Result};
-use crate::file;
 use crate::index::Index;
+use crate::{file, pickle};
 
 /// Precisions that file names carry, the wider range first. Files without one are complete, and come before all.
 const VARIANTS: [&str; 2] = ["bf16", "fp16"];
 
-/// What the files of other tools with weights end in, which may be Python pickles.
-const PICKLED: [&str; 4] = [".bin", ".pt", ".pth", ".ckpt"];
+/// What the files of PyTorch are called in a diffusers directory and in one of transformers.
+const PICKLED: [&str; 2] = ["diffusion_pytorch_model.bin", "pytorch_model.bin"];
 
 /// Opens the weights in the folder `dir` whose file names begin with one of `stems`, tried in order:
 /// `diffusion_pytorch_model`, `model`, ...
 ///
 /// For each stem it takes the first there is of: one file, shards with an index, and then the same two in `bf16` and
 /// `fp16`. An index without any of its shards, as a download of one precision leaves it, counts as missing if there is
-/// something else, and so do shards without their index if there is something better.
+/// something else, and so do shards without their index if there is something better. PyTorch's own files come last.
 ///
 /// # Errors
 ///
@@ -40,11 +40,20 @@ pub fn find(dir: &Path, stems: &[&str]) -> Result<Index> {
         }
         bare.get_or_insert(path);
     }
-    for set in sets(dir, names) {
+    for set in sets(dir, names.clone()) {
         if let Set::Shards(_, shards) = &set
             && stems.iter().any(|stem| shards.stem.split('.').next() == Some(stem))
         {
             return set.open();
+        }
+    }
+    for name in PICKLED {
+        let (path, index) = (dir.join(name), format!("{name}.index.json"));
+        if names.iter().any(|known| known == name) {
+            return pickle::open(&path);
+        }
+        if names.contains(&index) {
+            return open_sharded(&dir.join(index));
         }
     }
     match bare {
@@ -77,11 +86,8 @@ fn not_found(dir: &Path, stems: &[&str]) -> Error {
     let expected: Vec<_> = stems.iter().map(|stem| format!("{stem}.safetensors")).collect();
     let found = format!("no {} in it", expected.join(" or "));
     let names = names(dir).unwrap_or_default();
-    let pickle = names.iter().find_map(|name| PICKLED.into_iter().find(|extension| name.ends_with(extension)));
-    let hint = match pickle {
-        Some(extension) => {
-            format!("its {extension} file is a Python pickle, which can run code: convert it to safetensors")
-        }
+    let hint = match names.iter().find(|name| pickle::is_named(name)) {
+        Some(name) => format!("{name} in it has an unusual name: give it by itself"),
         None => "the folder is incomplete, or another one is meant: download what is missing".to_owned(),
     };
     Error::NotAModel { path: dir.to_owned(), found, hint: Some(hint) }

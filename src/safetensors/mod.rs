@@ -10,6 +10,7 @@ mod header;
 mod set;
 mod sharded;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 pub use file::Safetensors;
@@ -19,7 +20,8 @@ pub(crate) use sharded::is_index;
 pub use sharded::open_sharded;
 
 use crate::error::Result;
-use crate::index::Index;
+use crate::index::{Index, Map};
+use crate::pickle;
 
 /// Whether a file of `length` bytes that begins with `start` begins as these files do: with the length of a header, and the
 /// header.
@@ -28,11 +30,24 @@ pub(crate) fn begins(start: &[u8], length: u64) -> bool {
     start.get(8) == Some(&b'{') && header.is_some_and(|header| header < length)
 }
 
-/// The tensors of the file at `path`. [`Safetensors::open`] gives its metadata as well.
+/// The tensors of the file at `path`, which may also be one of PyTorch's own. [`Safetensors::open`] gives a file's metadata as well.
 ///
 /// # Errors
 ///
-/// Those of [`Safetensors::open`].
+/// Those of [`Safetensors::open`] and [`pickle::from_map`].
 pub fn open(path: &Path) -> Result<Index> {
-    Ok(Safetensors::open(path)?.index)
+    Ok(open_described(path)?.index)
+}
+
+/// As [`open`], with the metadata; PyTorch's files have none.
+///
+/// # Errors
+///
+/// As [`open`].
+pub fn open_described(path: &Path) -> Result<Safetensors> {
+    let map = Map::open(path)?;
+    if pickle::begins(map.bytes()) {
+        return Ok(Safetensors { metadata: BTreeMap::new(), index: pickle::from_map(&map)? });
+    }
+    Safetensors::from_map(map)
 }

@@ -3,14 +3,13 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::file::Safetensors;
 use super::sharded::{self, is_index_name, open_sharded};
 use crate::error::{Error, Result};
 use crate::file;
 use crate::index::Index;
 
 /// What shards end in.
-const EXTENSIONS: [&str; 2] = [".safetensors", ".sft"];
+const EXTENSIONS: [&str; 3] = [".safetensors", ".sft", ".bin"];
 
 /// The name of a shard: `model-00002-of-00003.safetensors`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,7 +49,7 @@ impl Numbered {
     ///
     /// # Errors
     /// [`Error::Mismatch`] if one is missing, [`Error::Malformed`] if two have a tensor of the same name; those of
-    /// [`Safetensors::open`].
+    /// [`open`](super::open).
     pub fn open(&self, dir: &Path) -> Result<Index> {
         let mut index = Index::default();
         for name in self.names() {
@@ -61,7 +60,7 @@ impl Numbered {
                     error.with_hint("the model is incomplete: download the missing file into the same directory")
                 );
             }
-            index.append(Safetensors::open(&path)?.index)?;
+            index.append(super::open(&path)?)?;
         }
         Ok(index)
     }
@@ -85,13 +84,13 @@ pub enum Set {
 }
 
 impl Set {
-    /// Its tensors. A file has to be of safetensors.
+    /// Its tensors. A file has to be of safetensors, or PyTorch's own.
     ///
     /// # Errors
-    /// Those of [`Safetensors::open`], [`open_sharded`] and [`Numbered::open`].
+    /// Those of [`open`](super::open), [`open_sharded`] and [`Numbered::open`].
     pub fn open(&self) -> Result<Index> {
         match self {
-            Set::File(path) => Ok(Safetensors::open(path)?.index),
+            Set::File(path) => super::open(path),
             Set::Index(path) => open_sharded(path),
             Set::Shards(dir, shards) => shards.open(dir),
         }

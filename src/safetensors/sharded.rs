@@ -7,14 +7,13 @@ use std::path::{Component, Path, PathBuf};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 
-use super::Safetensors;
 use crate::error::{Error, Result};
 use crate::index::{Index, Map, failed_text, quoted, tensor_at};
 
 /// Most bytes of an index. The largest models have a few thousand tensors, of about a hundred bytes each.
 const MAX_INDEX_BYTES: usize = 64 << 20;
 
-/// A `*.safetensors.index.json`.
+/// A `*.safetensors.index.json`, or a `*.bin.index.json`.
 #[derive(Deserialize)]
 struct ShardIndex {
     weight_map: WeightMap,
@@ -56,7 +55,7 @@ impl<'de> Visitor<'de> for WeightMapVisitor {
 ///
 /// [`Error::Malformed`] where the index is no such index, a shard's name is more than a file name, or a tensor is in two
 /// shards; [`Error::Mismatch`] where a shard is missing or lacks a tensor that it should hold; those of
-/// [`Safetensors::open`].
+/// [`open`](super::open).
 pub fn open_sharded(index_json: &Path) -> Result<Index> {
     let WeightMap(files) = read_index(index_json)?;
     let mut index = Index::default();
@@ -80,7 +79,7 @@ pub(super) fn shards(index_json: &Path) -> Result<BTreeSet<String>> {
 
 /// Whether a file is named as the index of shards is. Some names have a precision in the middle.
 pub(super) fn is_index_name(name: &str) -> bool {
-    name.contains(".safetensors.") && name.contains("index.") && name.ends_with(".json")
+    (name.contains(".safetensors.") || name.contains(".bin.")) && name.contains("index.") && name.ends_with(".json")
 }
 
 /// Whether a file is such an index, by its name or by its content.
@@ -117,8 +116,8 @@ fn read_index(path: &Path) -> Result<WeightMap> {
 
 fn open_shard(index_json: &Path, file: &str) -> Result<Index> {
     let path = shard_path(index_json, file)?;
-    match Safetensors::open(&path) {
-        Ok(shard) => Ok(shard.index),
+    match super::open(&path) {
+        Ok(shard) => Ok(shard),
         Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
             let at = format!("shard {}", quoted(file));
             let error = Error::mismatch(index_json, at, "the file beside the index", "none");

@@ -207,7 +207,11 @@ fn own(source: &Source, place: &Place) -> Result<Option<Found>> {
 
 /// The network for `place` in the loose files of `source`.
 fn loose(source: &Source, place: &Place) -> Result<Option<Found>> {
-    let having: Vec<&Arc<WeightFile>> = source.loose.iter().filter(|file| file.has(place.kind)).collect();
+    let mut having: Vec<&Arc<WeightFile>> = source.loose.iter().filter(|file| file.has(place.kind)).collect();
+    // PyTorch's own file lies beside the same network in another format.
+    if having.iter().any(|file| !file.is_pickle) {
+        having.retain(|file| !file.is_pickle);
+    }
     match having[..] {
         [] => {
             // It may be in a damaged one.

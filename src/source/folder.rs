@@ -6,7 +6,7 @@ use std::path::{Component as Step, Path, PathBuf};
 
 use super::component::list;
 use crate::safetensors::{self, Set};
-use crate::{Error, Result, file};
+use crate::{Error, Result, file, pickle};
 
 /// What files with weights usually end in.
 const ENDINGS: [&str; 3] = [".safetensors", ".sft", ".gguf"];
@@ -84,14 +84,19 @@ fn has_weights(path: &Path) -> bool {
     if ENDINGS.iter().any(|ending| name.ends_with(ending)) {
         return true;
     }
-    !ENDINGS.iter().any(|ending| name.contains(&format!("{ending}."))) && begins_with_weights(path)
+    !ENDINGS.iter().any(|ending| name.contains(&format!("{ending}."))) && begins_with_weights(path, &name)
 }
 
-/// Whether a file begins as one with weights does.
-fn begins_with_weights(path: &Path) -> bool {
+/// Whether a file called `name` begins as one with weights does.
+fn begins_with_weights(path: &Path, name: &str) -> bool {
     let Ok((mut file, metadata)) = file::open(path) else { return false };
     let mut start = [0; 9];
-    file.read_exact(&mut start).is_ok() && (start.starts_with(b"GGUF") || safetensors::begins(&start, metadata.len()))
+    if file.read_exact(&mut start).is_err() {
+        return false;
+    }
+    // Archives and pickles of all kinds begin as PyTorch's do.
+    let is_pickle = pickle::is_named(name) && pickle::begins(&start);
+    is_pickle || start.starts_with(b"GGUF") || safetensors::begins(&start, metadata.len())
 }
 
 /// The names in `dir`, those of links to nothing included.

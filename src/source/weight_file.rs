@@ -12,7 +12,7 @@ use crate::bind::alias::{self, KINDS, Kind, Reads};
 use crate::gguf::{Gguf, Metadata};
 use crate::index::{Index, Map, failed_weights, looks_like};
 use crate::safetensors::{self, Numbered, Safetensors, Set};
-use crate::{Error, Result};
+use crate::{Error, Result, pickle};
 
 /// Weights, where they are, and a GGUF's metadata.
 #[derive(Debug)]
@@ -20,11 +20,13 @@ pub(super) struct WeightFile {
     pub(super) path: PathBuf,
     pub(super) index: Arc<Index>,
     pub(super) metadata: Option<Metadata>,
+    /// Whether it is one of PyTorch's own.
+    pub(super) is_pickle: bool,
     parts: Vec<Recognised>,
 }
 
 impl WeightFile {
-    /// Opens a GGUF file, a safetensors file, or the index of shards. A shard stands for all shards of its model.
+    /// Opens a GGUF file, a safetensors file, one of PyTorch's own, or the index of shards. A shard stands for all shards of its model.
     pub(super) fn open(path: &Path) -> Result<WeightFile> {
         let map = Map::open(path)?;
         let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -60,6 +62,10 @@ impl WeightFile {
                 let path = map.path().to_owned();
                 Ok(WeightFile::new(&path, Safetensors::from_map(map)?.index, None))
             }
+            bytes if pickle::begins(bytes) => {
+                let path = map.path().to_owned();
+                Ok(WeightFile { is_pickle: true, ..WeightFile::new(&path, pickle::from_map(&map)?, None) })
+            }
             bytes => Err(failed_weights(map.path(), bytes).unwrap_or_else(|| Error::NotAModel {
                 path: map.path().to_owned(),
                 found: looks_like(bytes).unwrap_or("a file of an unknown kind").into(),
@@ -70,7 +76,7 @@ impl WeightFile {
 
     fn new(path: &Path, index: Index, metadata: Option<Metadata>) -> WeightFile {
         let parts = recognise::parts(&index);
-        WeightFile { path: path.to_owned(), index: Arc::new(index), metadata, parts }
+        WeightFile { path: path.to_owned(), index: Arc::new(index), metadata, is_pickle: false, parts }
     }
 
     /// Whether it is one of pinhole's own, with a whole model inside.
@@ -141,7 +147,11 @@ impl WeightFile {
     /// What is in it, for messages.
     pub(super) fn holds(&self) -> String {
         let found = recognise(self.index.names());
-        let format = if self.metadata.is_some() { "GGUF" } else { "safetensors" };
+        let format = match (&self.metadata, self.is_pickle) {
+            (Some(_), _) => "GGUF",
+            (None, true) => "PyTorch",
+            (None, false) => "safetensors",
+        };
         if !found.is_empty() {
             return format!("a {format} file that holds {}", found.join("; "));
         }

@@ -7,7 +7,7 @@ use super::keys::{self, Part};
 use super::seems;
 use super::settings::{About, Adapter};
 use crate::index::{FileTensor, quoted, tensor_at};
-use crate::safetensors::Safetensors;
+use crate::safetensors::{self, Safetensors};
 use crate::{Error, Result};
 
 /// How many names a message gives.
@@ -34,10 +34,10 @@ impl Lora {
     /// Opens the file at `path`. Its numbers are not read.
     ///
     /// # Errors
-    /// Those of [`Safetensors::open`]; [`Error::Malformed`] where two tensors are the same part of one module or the training's
+    /// Those of [`safetensors::open`]; [`Error::Malformed`] where two tensors are the same part of one module or the training's
     /// settings cannot be read.
     pub fn open(path: &Path) -> Result<Lora> {
-        let file = Safetensors::open(path)?;
+        let file = safetensors::open_described(path)?;
         let adapter = Adapter::read(&file.metadata, path)?;
         let (mut modules, mut others) = (BTreeMap::<String, Module>::new(), Vec::new());
         for name in file.index.names() {
