@@ -538,6 +538,14 @@ enum {
     PINHOLE_REFERENCE_RESIZE_NONE = 1
 };
 
+/* What is made of the picture for PINHOLE_INPUT_CONTROL before it is followed. */
+enum {
+    /* Nothing: it shows what is to be followed. */
+    PINHOLE_CONTROL_PREPROCESS_NONE = 0,
+    /* Its edges, by Canny's method. */
+    PINHOLE_CONTROL_PREPROCESS_CANNY = 1
+};
+
 /* A picture that a request is given. Set exactly one of `path`, `data` and `pixels`. To change a part of a photo:
  *
  *     pinhole_input photo, part;
@@ -583,11 +591,14 @@ typedef struct pinhole_control {
     double end;
     /* What its share is multiplied with. By default 1. */
     float scale;
-    /* Always 0 in this version. */
-    int32_t reserved;
+    /* What is made of the picture first: PINHOLE_CONTROL_PREPROCESS_... */
+    int32_t preprocess;
     /* What kind of picture it follows, for a union ControlNet: "canny", "tile", "depth", "blur", "pose", "gray", "lq", or its
      * number as text. NULL for one that is not told. */
     const char *mode;
+    /* For edges: one has a gradient above canny_high, and goes on as long as that is above canny_low. Both 0: 100 and 200. */
+    float canny_low;
+    float canny_high;
 } pinhole_control;
 
 /* Fills in the defaults. */
@@ -690,6 +701,13 @@ typedef struct pinhole_request {
     /* The larger it is, the more evaluations are skipped; for PINHOLE_CACHE_TAYLORSEER every so many are computed. 0: the one that
      * the cache was published with. */
     float cache_threshold;
+    /* What is made of the picture that is followed: PINHOLE_CONTROL_PREPROCESS_... */
+    int32_t control_preprocess;
+    /* For edges: one has a gradient above canny_high, and goes on as long as that is above canny_low. Both 0: 100 and 200. */
+    float canny_low;
+    float canny_high;
+    /* Always 0 in this version. */
+    int32_t reserved_4;
 } pinhole_request;
 
 PINHOLE_API int32_t pinhole_request_init(pinhole_request *request, size_t struct_size);

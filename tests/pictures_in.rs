@@ -7,6 +7,7 @@ mod support;
 use std::path::Path;
 
 use pinhole::ggml::{CancelFlag, Device};
+use pinhole::image::Thresholds;
 use pinhole::pipeline::{Event, Generated, MemoryOptions, Phase, Pipeline, Posterior, Request};
 use pinhole::plan::Offload;
 use pinhole::source::Source;
@@ -61,6 +62,21 @@ fn generate(pipeline: &mut Pipeline, request: &Request) -> Generated {
 /// How far a case may be from diffusers. On the processor that the cases were recorded beside, they are 7e-13 to 1e-11 away;
 /// others round in another order, and weights that are off by 1e-6 move the latents by 5e-11.
 const MOST: f64 = 1e-10;
+
+/// The edges that OpenCV found, recorded by `tests/reference/canny.py`.
+#[test]
+fn edges_equal_opencv() {
+    let golden = Golden::load("canny");
+    for case in golden.at("/cases").as_object().unwrap().keys() {
+        let at = format!("/cases/{case}");
+        let (width, height) = (golden.integer(&format!("{at}/width")), golden.integer(&format!("{at}/height")));
+        let [low, high] = ["low", "high"].map(|name| golden.number(&format!("{at}/{name}")));
+        let picture = given::picture(width as usize, height as usize);
+        let edges = picture.image().canny(Thresholds { low, high }).unwrap();
+        let expected: Vec<u8> = golden.u8(case).iter().flat_map(|value| [*value; 3]).collect();
+        assert!(edges.rgb() == expected, "{case}");
+    }
+}
 
 const CASES: [&str; 9] = [
     "img2img",

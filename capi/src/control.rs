@@ -5,8 +5,9 @@ use std::mem::size_of;
 use std::ptr;
 use std::sync::Arc;
 
-use pinhole::image::Picture;
-use pinhole::pipeline;
+use pinhole::Error as E;
+use pinhole::image::{Picture, Thresholds};
+use pinhole::pipeline::{self, Preprocess};
 
 use crate::error::Failure;
 use crate::options::{self, versioned};
@@ -21,12 +22,22 @@ pub struct Control {
     pub start: f64,
     pub end: f64,
     pub scale: f32,
-    pub reserved: i32,
+    pub preprocess: i32,
     pub mode: *const c_char,
+    pub canny_low: f32,
+    pub canny_high: f32,
 }
 
-const DEFAULT: Control =
-    Control { struct_size: size_of::<Control>(), start: 0.0, end: 1.0, scale: 1.0, reserved: 0, mode: ptr::null() };
+const DEFAULT: Control = Control {
+    struct_size: size_of::<Control>(),
+    start: 0.0,
+    end: 1.0,
+    scale: 1.0,
+    preprocess: 0,
+    mode: ptr::null(),
+    canny_low: 0.0,
+    canny_high: 0.0,
+};
 versioned!(Control, "pinhole_control", size_of::<Control>(), DEFAULT);
 
 /// The pictures of a request that are followed.
@@ -70,10 +81,24 @@ impl Followed {
             let given = unsafe { options::read(*controls.add(i)) }?;
             // SAFETY: the caller's promise for what the struct points to.
             let mode = unsafe { text::optional(given.mode, "mode") }?.map(str::to_owned);
-            let Control { start, end, scale, .. } = given;
-            followed.controls.push(pipeline::Control { start, end, scale, mode, ..control });
+            let Control { start, end, scale, canny_low, canny_high, .. } = given;
+            let preprocess = preprocess(given.preprocess, canny_low, canny_high)?;
+            followed.controls.push(pipeline::Control { start, end, scale, mode, preprocess, ..control });
         }
         Ok(followed)
+    }
+}
+
+/// Thresholds that are both 0, as in a struct of zeros, are the usual ones.
+pub(crate) fn preprocess(given: i32, low: f32, high: f32) -> Result<Preprocess, Failure> {
+    match given {
+        0 => Ok(Preprocess::None),
+        1 if low == 0.0 && high == 0.0 => Ok(Preprocess::Canny(Thresholds::default())),
+        1 => Ok(Preprocess::Canny(Thresholds { low, high })),
+        _ => {
+            let expected = "PINHOLE_CONTROL_PREPROCESS_NONE (0) or PINHOLE_CONTROL_PREPROCESS_CANNY (1)";
+            Err(E::option("--control-preprocess", expected, given.to_string()).into())
+        }
     }
 }
 

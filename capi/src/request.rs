@@ -12,7 +12,7 @@ use pinhole::sample::{Sampler, Schedule};
 use pinhole::source::model_name;
 
 use crate::cancel::{self, Cancel};
-use crate::control::{Control, Followed};
+use crate::control::{Control, Followed, preprocess};
 use crate::embeddings::Embeddings;
 use crate::error::{Error, Failure};
 use crate::input::{Input, Pictures};
@@ -71,6 +71,10 @@ pub struct Request {
     pub control_count: usize,
     pub cache: i32,
     pub cache_threshold: f32,
+    pub control_preprocess: i32,
+    pub canny_low: f32,
+    pub canny_high: f32,
+    pub reserved_4: i32,
 }
 
 const DEFAULT: Request = Request {
@@ -118,6 +122,10 @@ const DEFAULT: Request = Request {
     control_count: 0,
     cache: 0,
     cache_threshold: 0.0,
+    control_preprocess: 0,
+    canny_low: 0.0,
+    canny_high: 0.0,
+    reserved_4: 0,
 };
 versioned!(Request, "pinhole_request", offset_of!(Request, inputs), DEFAULT);
 
@@ -341,6 +349,7 @@ impl Request {
             posterior: posterior(request.posterior)?,
             control_image: followed.image,
             controls: followed.controls,
+            control_preprocess: preprocess(request.control_preprocess, request.canny_low, request.canny_high)?,
             references: pictures.references,
             // As with the strength, a struct of zeros is one without such pictures.
             ip_scale: number(request.ip_scale).filter(|&scale| scale != 0.0 || !pictures.ip_images.is_empty()),

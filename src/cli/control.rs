@@ -2,8 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use clap::builder::PossibleValuesParser;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
-use pinhole::pipeline::Control;
+use pinhole::image::Thresholds;
+use pinhole::pipeline::{Control, Preprocess};
 use pinhole::{Error, Result};
 
 use super::pictures::open_picture;
@@ -32,6 +34,12 @@ struct Options {
     /// What kind of picture it follows, for a union ControlNet: canny, tile, depth, blur, pose, gray, lq, or its number
     #[arg(long = "control-mode", value_name = "NAME|N")]
     modes: Vec<String>,
+    /// What is made of the picture first: canny is its edges, for what follows edges [default: none]
+    #[arg(long = "control-preprocess", value_name = "HOW", value_parser = PossibleValuesParser::new(Preprocess::NAMES))]
+    preprocesses: Vec<String>,
+    /// For canny: an edge has a gradient above HIGH, and goes on as long as that is above LOW [default: 100,200]
+    #[arg(long = "canny-thresholds", value_name = "LOW,HIGH", value_parser = thresholds, allow_hyphen_values = true)]
+    thresholds: Vec<Thresholds>,
 }
 
 /// A value of one of these options.
@@ -42,6 +50,31 @@ enum Given {
     Start(f64),
     End(f64),
     Mode(String),
+    Preprocess(String),
+    Thresholds(Thresholds),
+}
+
+/// What is made of a picture first, as options say it.
+#[derive(Clone, Debug, Default)]
+struct Made {
+    how: Option<String>,
+    thresholds: Option<Thresholds>,
+}
+
+impl Made {
+    /// # Errors
+    /// [`Error::Option`] for thresholds of edges that are not made.
+    fn read(&self) -> Result<Preprocess> {
+        match (self.how.as_deref(), self.thresholds) {
+            (Some("canny"), thresholds) => Ok(Preprocess::Canny(thresholds.unwrap_or_default())),
+            (_, None) => Ok(Preprocess::None),
+            (_, Some(Thresholds { low, high })) => {
+                let expected = "thresholds of edges that are made";
+                let error = Error::option("--canny-thresholds", expected, format!("{low},{high}"));
+                Err(error.with_hint("add --control-preprocess canny"))
+            }
+        }
+    }
 }
 
 /// What the options ask for.
@@ -51,6 +84,8 @@ pub(super) struct ControlArgs {
     pub(super) nets: Vec<ControlNet>,
     /// A picture that no ControlNet follows.
     pub(super) image: Option<PathBuf>,
+    /// What is made of that.
+    made: Made,
     /// An option that stands where it means nothing, and what was expected.
     wrong: Option<(&'static str, &'static str)>,
 }
@@ -64,9 +99,18 @@ pub(super) struct ControlNet {
     start: Option<f64>,
     end: Option<f64>,
     mode: Option<String>,
+    made: Made,
 }
 
 impl ControlArgs {
+    /// What is made of the picture that no ControlNet follows.
+    ///
+    /// # Errors
+    /// [`Error::Option`] for thresholds of edges that are not made.
+    pub(super) fn preprocess(&self) -> Result<Preprocess> {
+        self.made.read()
+    }
+
     /// The files of the ControlNets.
     pub(super) fn paths(&self) -> Vec<PathBuf> {
         self.nets.iter().map(|net| net.path.clone()).collect()
@@ -93,7 +137,7 @@ impl ControlArgs {
     /// Takes the next value on the command line.
     fn take(&mut self, given: Given) {
         let behind = "one behind each --control";
-        let (net, image) = (self.nets.last_mut(), &mut self.image);
+        let (net, image, made) = (self.nets.last_mut(), &mut self.image, &mut self.made);
         let (option, is_first) = match (given, net) {
             (Given::Net(path), _) => {
                 self.nets.push(ControlNet::new(&path));
@@ -105,6 +149,14 @@ impl ControlArgs {
             (Given::Start(start), Some(net)) => ("--control-start", net.start.replace(start).is_none()),
             (Given::End(end), Some(net)) => ("--control-end", net.end.replace(end).is_none()),
             (Given::Mode(mode), Some(net)) => ("--control-mode", net.mode.replace(mode).is_none()),
+            (Given::Preprocess(how), net) => {
+                let made = net.map_or(made, |net| &mut net.made);
+                ("--control-preprocess", made.how.replace(how).is_none())
+            }
+            (Given::Thresholds(thresholds), net) => {
+                let made = net.map_or(made, |net| &mut net.made);
+                ("--canny-thresholds", made.thresholds.replace(thresholds).is_none())
+            }
             (Given::Scale(_), None) => ("--control-scale", false),
             (Given::Start(_), None) => ("--control-start", false),
             (Given::End(_), None) => ("--control-end", false),
@@ -118,11 +170,12 @@ impl ControlArgs {
 
 impl ControlNet {
     fn new(path: &Path) -> ControlNet {
-        ControlNet { path: path.to_owned(), image: None, scale: None, start: None, end: None, mode: None }
+        let (path, made) = (path.to_owned(), Made::default());
+        ControlNet { path, image: None, scale: None, start: None, end: None, mode: None, made }
     }
 
     fn read(&self, printer: &Printer) -> Result<Control> {
-        let ControlNet { path, image, scale, start, end, mode } = self;
+        let ControlNet { path, image, scale, start, end, mode, made } = self;
         let Some(image) = image else {
             let expected = format!("a picture for {} to follow", path.display());
             let error = Error::option("--control-image", expected, "none");
@@ -134,6 +187,7 @@ impl ControlNet {
             start: start.unwrap_or(control.start),
             end: end.unwrap_or(control.end),
             mode: mode.clone(),
+            preprocess: made.read()?,
             ..control
         })
     }
@@ -141,7 +195,8 @@ impl ControlNet {
 
 impl FromArgMatches for ControlArgs {
     fn from_arg_matches(matches: &ArgMatches) -> Result<ControlArgs, clap::Error> {
-        let Options { controls, images, scales, starts, ends, modes } = Options::from_arg_matches(matches)?;
+        let Options { controls, images, scales, starts, ends, modes, preprocesses, thresholds } =
+            Options::from_arg_matches(matches)?;
         let mut given: Vec<(usize, Given)> = Vec::new();
         let at = |id: &str| matches.indices_of(id).into_iter().flatten();
         given.extend(at("controls").zip(controls.into_iter().map(Given::Net)));
@@ -150,6 +205,8 @@ impl FromArgMatches for ControlArgs {
         given.extend(at("starts").zip(starts.into_iter().map(Given::Start)));
         given.extend(at("ends").zip(ends.into_iter().map(Given::End)));
         given.extend(at("modes").zip(modes.into_iter().map(Given::Mode)));
+        given.extend(at("preprocesses").zip(preprocesses.into_iter().map(Given::Preprocess)));
+        given.extend(at("thresholds").zip(thresholds.into_iter().map(Given::Thresholds)));
         given.sort_by_key(|(place, _)| *place);
         let mut read = ControlArgs::default();
         given.into_iter().for_each(|(_, given)| read.take(given));
@@ -170,6 +227,13 @@ impl Args for ControlArgs {
     fn augment_args_for_update(command: Command) -> Command {
         Options::augment_args_for_update(command)
     }
+}
+
+fn thresholds(text: &str) -> Result<Thresholds, String> {
+    let numbers =
+        text.split_once(',').and_then(|(low, high)| Some([low.trim().parse().ok()?, high.trim().parse().ok()?]));
+    let [low, high] = numbers.ok_or_else(|| "expected two numbers with `,` between them".to_owned())?;
+    Ok(Thresholds { low, high })
 }
 
 #[cfg(test)]
@@ -198,12 +262,15 @@ mod tests {
             "0.8",
             "--control-mode",
             "canny",
+            "--control-preprocess",
+            "canny",
             "--control-image",
             "b.png",
         ]);
         let [a, b] = &read.nets[..] else { panic!("{read:?}") };
         assert_eq!((a.scale, a.end, a.mode.as_deref()), (Some(0.5), None, None));
         assert_eq!((b.scale, b.end, b.mode.as_deref()), (None, Some(0.8), Some("canny")));
+        assert_eq!((a.made.read().unwrap(), b.made.read().unwrap().name()), (Preprocess::None, "canny"));
         assert_eq!(read.images().map(|path| path.to_str().unwrap()).collect::<Vec<_>>(), ["a.png", "b.png"]);
         assert_eq!((read.image, read.wrong), (None, None));
     }

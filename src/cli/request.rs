@@ -256,6 +256,7 @@ impl RequestArgs {
             strength: self.strength,
             posterior: self.posterior,
             control_image: picture(&self.control.image, printer)?,
+            control_preprocess: self.control.preprocess()?,
             image_cfg_scale: self.image_cfg_scale,
             references: self.references.iter().map(|path| open_picture(path, printer)).collect::<Result<_>>()?,
             reference_resize: self.reference_resize,

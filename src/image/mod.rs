@@ -3,6 +3,7 @@
 //! [`Picture`] is what somebody gives, [`Image`] is the pixels, [`Mask`] says which of them are painted anew, [`Format`] is how a file
 //! holds them. Decoding goes through the crate `image`. PNG is written by the crate `png`, which writes text, too.
 
+mod canny;
 mod content;
 mod decode;
 mod exif;
@@ -12,6 +13,7 @@ mod picture;
 mod prepare;
 mod resize;
 
+pub use canny::Thresholds;
 pub use decode::{MAX_DECODED, MAX_SIDE};
 pub use format::{Format, check_replaced};
 pub use patches::View;

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::request::{CONTROL_NETS, Control, ControlSettings, Request};
+use super::request::{CONTROL_NETS, Control, ControlSettings, Preprocess, Request};
 use super::rules::{ControlRules, Rules, Takes};
 use crate::image::{Mask, Picture};
 use crate::source::model_name;
@@ -29,7 +29,9 @@ pub(super) fn check_count(count: usize) -> Result<()> {
 /// What each ControlNet of a model follows in `request`.
 pub(super) fn of<'r>(rules: &Rules, request: &'r Request) -> Result<Cow<'r, [Control]>> {
     let alone = match (&rules.controls[..], &request.control_image) {
-        ([_], Some(image)) if request.controls.is_empty() => Some(Control::new(Arc::clone(image))),
+        ([_], Some(image)) if request.controls.is_empty() => {
+            Some(Control { preprocess: request.control_preprocess, ..Control::new(Arc::clone(image)) })
+        }
         _ => None,
     };
     let controls = alone.map_or(Cow::Borrowed(&request.controls[..]), |control| Cow::Owned(vec![control]));
@@ -65,7 +67,11 @@ fn one(rules: &ControlRules, control: &Control) -> Result<ControlSettings> {
     }
     let mode = mode(rules, control.mode.as_deref())?;
     let mode_name = mode.and_then(|mode| rules.mode_names.get(mode).copied());
-    Ok(ControlSettings { name: model_name(&rules.path), scale, start, end, mode, mode_name })
+    if let Preprocess::Canny(thresholds) = control.preprocess {
+        thresholds.check("--canny-thresholds")?;
+    }
+    let (name, preprocess) = (model_name(&rules.path), control.preprocess);
+    Ok(ControlSettings { name, scale, start, end, mode, mode_name, preprocess })
 }
 
 /// The number of the mode `given`.

@@ -50,8 +50,8 @@ pub use progress::{Event, Observer};
 pub use prompts::{ArraySpec, Embeddings, Prompt};
 pub use registry::{Alone, FAMILIES, alone, component, denoiser, family_of, open, open_with};
 pub use request::{
-    Control, ControlSettings, Generated, MemoryOptions, PhaseMemory, Posterior, ReferenceResize, Request, Settings,
-    Timings,
+    Control, ControlSettings, Generated, MemoryOptions, PhaseMemory, Posterior, Preprocess, ReferenceResize, Request,
+    Settings, Timings,
 };
 pub use rules::{ControlRules, Defaults, Rules, Takes, Use};
 pub use run::{Run, Running};

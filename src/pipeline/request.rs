@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::prompts::Embeddings;
 use super::step_cache::Cache;
 use crate::ggml::Usage;
-use crate::image::{Image, Picture};
+use crate::image::{Image, Picture, Thresholds};
 use crate::plan::{Offload, Phase, Plan};
 use crate::sample::{Chosen, Sampler, Sampling, Schedule};
 
@@ -50,6 +50,8 @@ pub struct Request {
     pub posterior: Posterior,
     /// A picture to be followed, for models that take one: edges, a map of depth.
     pub control_image: Option<Arc<Picture>>,
+    /// What is made of that picture first.
+    pub control_preprocess: Preprocess,
     /// How closely the result follows the picture that is changed, for models that were trained for that: 1 is off.
     pub image_cfg_scale: Option<f32>,
     /// Pictures that the model looks at, as it does at the prompt: one that it changes, or takes something from.
@@ -98,12 +100,14 @@ pub struct Control {
     pub end: f64,
     /// What kind of picture it is, for a ControlNet that is told: a name or a number.
     pub mode: Option<String>,
+    /// What is made of the picture first.
+    pub preprocess: Preprocess,
 }
 
 impl Control {
     /// `image`, followed in all steps.
     pub fn new(image: Arc<Picture>) -> Control {
-        Control { image, scale: 1.0, start: 0.0, end: 1.0, mode: None }
+        Control { image, scale: 1.0, start: 0.0, end: 1.0, mode: None, preprocess: Preprocess::None }
     }
 }
 
@@ -126,6 +130,29 @@ impl Posterior {
         match self {
             Posterior::Sample => "sample",
             Posterior::Mean => "mean",
+        }
+    }
+}
+
+/// What is made of a picture before it is followed.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Preprocess {
+    /// Nothing: it shows what is to be followed.
+    #[default]
+    None,
+    /// Its edges, once it has the size that is drawn.
+    Canny(Thresholds),
+}
+
+impl Preprocess {
+    /// The names that the command line has for them.
+    pub const NAMES: [&str; 2] = ["none", "canny"];
+
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Preprocess::None => "none",
+            Preprocess::Canny(_) => "canny",
         }
     }
 }
@@ -174,6 +201,7 @@ impl Default for Request {
             strength: None,
             posterior: Posterior::default(),
             control_image: None,
+            control_preprocess: Preprocess::default(),
             image_cfg_scale: None,
             references: Vec::new(),
             reference_resize: ReferenceResize::default(),
@@ -247,6 +275,8 @@ pub struct Settings {
     pub encoded_pictures: usize,
     /// Pixels across and down of each picture that the model looks at.
     pub references: Vec<[usize; 2]>,
+    /// What is made of the picture that is followed.
+    pub control_preprocess: Preprocess,
     /// Whether the prompts are encoded already.
     pub embedded: bool,
     /// Tokens of each prompt as the denoiser is given it, the negative one last.
@@ -284,6 +314,8 @@ pub struct ControlSettings {
     pub mode: Option<usize>,
     /// What that is called, if it has a name.
     pub mode_name: Option<&'static str>,
+    /// What is made of its picture first.
+    pub preprocess: Preprocess,
 }
 
 /// What the web UI calls ControlNets in a picture's parameters. No model has more.
@@ -308,10 +340,16 @@ impl ControlSettings {
 
     /// In words, as the web UI has it.
     fn described(&self) -> String {
-        let ControlSettings { name, scale, start, end, mode, mode_name } = self;
+        let ControlSettings { name, scale, start, end, mode, mode_name, preprocess } = self;
         let mode = mode.map(|mode| format!(", Mode: {}", mode_name.map_or_else(|| mode.to_string(), str::to_owned)));
         let mode = mode.unwrap_or_default();
-        format!("Model: {name}, Weight: {scale}, Guidance Start: {start}, Guidance End: {end}{mode}")
+        let made = match preprocess {
+            Preprocess::None => String::new(),
+            Preprocess::Canny(Thresholds { low, high }) => {
+                format!("Module: canny, Threshold A: {low}, Threshold B: {high}, ")
+            }
+        };
+        format!("{made}Model: {name}, Weight: {scale}, Guidance Start: {start}, Guidance End: {end}{mode}")
     }
 }
 
@@ -386,6 +424,9 @@ impl Settings {
         }
         pairs.extend(CONTROL_NETS.into_iter().zip(self.controls.iter().map(ControlSettings::described)));
         pairs.extend(self.cache.map(|cache| ("Step cache", cache.to_string())));
+        if let Preprocess::Canny(Thresholds { low, high }) = self.control_preprocess {
+            pairs.push(("Control preprocess", format!("canny {low},{high}")));
+        }
         pairs
     }
 }

@@ -3,7 +3,7 @@
 use super::controls;
 use super::opened::Direction;
 use super::opened::Opened;
-use super::request::{Control, ReferenceResize, Request, Settings};
+use super::request::{Control, Preprocess, ReferenceResize, Request, Settings};
 use super::rules::{Beside, Rules, Takes, Use};
 use super::start::{Inputs, MOST_REFERENCES};
 use crate::image::Picture;
@@ -103,6 +103,7 @@ pub fn settings(model: &Opened, request: &Request) -> Result<Settings> {
         image_cfg_scale,
         encoded_pictures: 0,
         references: references(model, request)?,
+        control_preprocess: control_preprocess(request)?,
         max_sequence_length: tokens,
         batch: request.batch,
         embedded: false,
@@ -258,6 +259,19 @@ fn check_pictures(model: &Opened, request: &Request) -> Result<()> {
         return Err(error.with_hint("give a whole autoencoder with --vae FILE"));
     }
     Ok(())
+}
+
+/// What is made of the picture that is followed.
+fn control_preprocess(request: &Request) -> Result<Preprocess> {
+    if let Preprocess::Canny(thresholds) = request.control_preprocess {
+        if request.control_image.is_none() {
+            let expected = "a picture that edges are made from";
+            let error = Error::option("--control-preprocess", expected, "none");
+            return Err(error.with_hint("give the picture with --control-image"));
+        }
+        thresholds.check("--canny-thresholds")?;
+    }
+    Ok(request.control_preprocess)
 }
 
 /// Refuses pictures that ControlNets follow without what has to be there besides.

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use super::controls;
 use super::opened::{Direction, Opened};
-use super::request::{Control, Posterior, Request, Settings};
+use super::request::{Control, Posterior, Preprocess, Request, Settings};
 use super::rules::{Beside, Rules, Takes};
 use super::run::{Run, stage_runs};
-use crate::image::{Mask, Picture};
+use crate::image::{Filter, Mask, Picture};
 use crate::plan::Phase;
 use crate::plan::measure::Subject;
 use crate::sample::{Levels, Noise};
@@ -182,7 +182,10 @@ impl Inputs {
                 model.autoencoder.encode(run, &mut running, &samples).map(Some)
             };
             let mask = if self.masked { Some(mask_of(request, settings)?) } else { None };
-            encoded.control = encode(self.control, &request.control_image, None)?;
+            let control = request.control_image.as_ref();
+            let made = settings.control_preprocess;
+            let control = control.map(|picture| preprocessed(picture, made, settings)).transpose()?;
+            encoded.control = encode(self.control, &control, None)?;
             encoded.picture = encode(self.picture, &request.image, None)?;
             encoded.edited = encode(self.edited, &request.image, None)?;
             encoded.masked = encode(self.masked, &request.image, mask.as_ref())?;
@@ -197,6 +200,18 @@ impl Inputs {
         }
         run.end(Phase::Condition, start)?;
         Ok(encoded)
+    }
+}
+
+/// The picture that is followed, once it shows what is to be followed.
+fn preprocessed(picture: &Arc<Picture>, preprocess: Preprocess, settings: &Settings) -> Result<Arc<Picture>> {
+    match preprocess {
+        Preprocess::None => Ok(Arc::clone(picture)),
+        Preprocess::Canny(thresholds) => {
+            let Settings { width, height, .. } = *settings;
+            let edges = picture.image().resized(width, height, Filter::Lanczos)?.canny(thresholds)?;
+            Picture::from_rgb8(width, height, edges.rgb()).map(Arc::new)
+        }
     }
 }
 
@@ -246,7 +261,7 @@ struct Encoded {
 /// hides it.
 fn followed(takes: Takes, control: &Control, request: &Request, settings: &Settings) -> Result<Vec<f32>> {
     let sides = [settings.width, settings.height];
-    let mut samples = control.image.samples(sides[0], sides[1])?;
+    let mut samples = preprocessed(&control.image, control.preprocess, settings)?.samples(sides[0], sides[1])?;
     if takes == Takes::Masked {
         controls::mask(request, control, sides)?.blacken(&mut samples)?;
     }

@@ -50,9 +50,12 @@ fn rust() -> Layouts {
             max_sequence_length, noise, noise_count, embeddings, cancel, progress, warning, preview, user_data,
             preview_interval, reserved, inputs, input_count, strength, posterior, original_width, original_height,
             crop_left, crop_top, image_cfg_scale, reference_resize, schedule, eta, sigmas, sigma_count, rescale_cfg,
-            reserved_2, ip_scale, reserved_3, controls, control_count, cache, cache_threshold,
+            reserved_2, ip_scale, reserved_3, controls, control_count, cache, cache_threshold, control_preprocess, canny_low,
+            canny_high, reserved_4,
         }
-        "pinhole_control" = control::Control { struct_size, start, end, scale, reserved, mode }
+        "pinhole_control" = control::Control {
+            struct_size, start, end, scale, preprocess, mode, canny_low, canny_high,
+        }
         "pinhole_input" = input::Input {
             struct_size, use_, reserved, path, data, size, pixels, width, height, weight, reserved_2,
         }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use pinhole::bind::Bound;
 use pinhole::exec::{DeviceWeights, Session};
 use pinhole::ggml::{Backend, CancelFlag, Device, Ledger};
-use pinhole::pipeline::{self, Settings};
+use pinhole::pipeline::{self, Preprocess, Settings};
 use pinhole::plan::measure::Subject;
 use pinhole::plan::{Component, Placement, Runs};
 use pinhole::sample::{Sampler, randn};
@@ -86,6 +86,7 @@ impl Denoiser {
             image_cfg_scale: None,
             encoded_pictures: 0,
             references: Vec::new(),
+            control_preprocess: Preprocess::None,
             embedded: false,
             text_tokens: vec![size.text_tokens.unwrap_or(family.tokens)],
             guided_above: 1.0,

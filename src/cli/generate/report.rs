@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use pinhole::entries::Entries;
 use pinhole::ggml::Device;
-use pinhole::image::parameters_text;
+use pinhole::image::{Thresholds, parameters_text};
 use pinhole::memory::PeakMemory;
 use pinhole::pipeline::{
-    Cache, ControlSettings, Generated, Origin, Phase, PhaseMemory, Settings, Timings, model_name, named_parts, skipped,
-    skipped_in_words,
+    Cache, ControlSettings, Generated, Origin, Phase, PhaseMemory, Preprocess, Settings, Timings, model_name,
+    named_parts, skipped, skipped_in_words,
 };
 use serde::Serialize;
 
@@ -106,6 +106,12 @@ struct Parameters<'a> {
     /// The ControlNets.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     controls: Vec<ControlParameters<'a>>,
+    /// What was made of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    control_preprocess: Option<&'static str>,
+    /// The lower and the upper threshold of its edges.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    canny_thresholds: Option<[f32; 2]>,
     /// How closely the result follows the picture that is changed.
     #[serde(skip_serializing_if = "Option::is_none")]
     image_cfg_scale: Option<f32>,
@@ -198,6 +204,10 @@ impl Run<'_> {
         let Settings { width, height, steps, guidance, cfg_scale, rescale_cfg, strength, max_sequence_length, .. } =
             *self.settings;
         let sampling = &self.settings.sampling;
+        let thresholds = match self.settings.control_preprocess {
+            Preprocess::None => None,
+            Preprocess::Canny(Thresholds { low, high }) => Some([low, high]),
+        };
         Parameters {
             prompt: self.args.prompt.as_deref().unwrap_or_default(),
             negative_prompt: self.settings.negative_prompt.as_deref(),
@@ -217,6 +227,8 @@ impl Run<'_> {
             references: &self.args.request.references,
             control_image: self.args.request.control.image.as_ref(),
             controls: self.controls(),
+            control_preprocess: thresholds.map(|_| self.settings.control_preprocess.name()),
+            canny_thresholds: thresholds,
             image_cfg_scale: self.settings.image_cfg_scale,
             mask: self.args.request.mask.as_ref(),
             redux: self.args.request.redux.as_ref(),
