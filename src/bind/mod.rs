@@ -277,6 +277,33 @@ impl Bound {
         Ok(())
     }
 
+    /// Gives the rows of `name`, which are as long as `before` has them, zeros until they are as long as `after` has them. Nothing else
+    /// differs between the two.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] for manifests that differ in more; those of [`read_f32`](Bound::read_f32).
+    pub(crate) fn widen(&mut self, before: &Manifest, after: &Manifest, name: &str) -> Result<()> {
+        let mut widened = None;
+        for ((id, was), (_, is)) in before.iter().zip(after.iter()) {
+            if was.name == name && is.name == name {
+                widened = Some((id, was.shape, is.shape));
+            } else if (&was.name, was.shape) != (&is.name, is.shape) {
+                return Err(Error::graph("widen", format!("{} and {}", was.name, is.name)));
+            }
+        }
+        let Some((id, was, is)) = widened.filter(|_| before.len() == after.len()) else {
+            return Err(Error::graph("widen", format!("no {name}")));
+        };
+        let mut numbers = zeros(is.elements())?;
+        let narrow = self.read_f32(id)?;
+        for (row, narrow) in numbers.chunks_exact_mut(is.row()).zip(narrow.chunks_exact(was.row())) {
+            let kept = narrow.len().min(row.len());
+            row[..kept].copy_from_slice(&narrow[..kept]);
+        }
+        self.pieces[id.index()] = vec![Piece::in_memory(name, &self.origin, &numbers)?];
+        Ok(())
+    }
+
     /// Reads the numbers of `id` from number `start` on.
     ///
     /// # Errors

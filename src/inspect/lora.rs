@@ -13,6 +13,12 @@ use crate::entries::Entries;
 pub struct LoraReport {
     /// The family of models that it seems to be for.
     pub family: Option<&'static str>,
+    /// What it makes of a model, in words.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub purpose: Vec<String>,
+    /// What its metadata say of the requests that it is for.
+    #[serde(skip_serializing_if = "Entries::is_empty")]
+    pub settings: Entries<String>,
     /// Its title, as its metadata say.
     pub title: Option<String>,
     /// The model that it was trained on, as its metadata say.
@@ -41,9 +47,12 @@ impl LoraReport {
         if !lora.is_lora() {
             return Ok(None);
         }
-        let Outline { family, about, modules, parts, forms, ranks, alphas } = lora.outline()?;
-        let About { title, base, triggers } = about;
+        let Outline { family, purpose, about, modules, parts, forms, ranks, alphas } = lora.outline()?;
+        let About { title, base, triggers, settings } = about;
+        let settings = settings.into_iter().collect();
         let (parts, forms) = (parts.into_iter().collect(), forms.into_iter().collect());
-        Ok(Some(LoraReport { family, title, base, triggers, modules, parts, forms, ranks, alphas }))
+        let report =
+            LoraReport { family, purpose, settings, title, base, triggers, modules, parts, forms, ranks, alphas };
+        Ok(Some(report))
     }
 }

@@ -14,7 +14,7 @@ use super::request::Settings;
 use super::rules::{Beside, ControlRules, Defaults, GuidanceScale, References, Rules, Takes, Use};
 use super::run::Run;
 use super::step_cache::{CacheKind, Caches};
-use crate::bind::alias;
+use crate::bind::{alias, lora};
 use crate::exec::Session;
 use crate::models::flux::{
     ControlConfig, ControlNet, Flux, IP_PICTURES, SEEN_BY, UNSEEN, pack_latents, pack_mask, sinusoid, unpack_latents,
@@ -138,7 +138,7 @@ fn open(source: Source, additions: &Additions) -> Result<Opened> {
     for component in source.components() {
         component.require_configuration()?;
     }
-    let transformer = networks::flux(source.component(&TRANSFORMER)?)?;
+    let transformer = following(networks::flux(source.component(&TRANSFORMER)?)?, additions)?;
     let controls = open_controls(additions)?;
     let mut encoders = FluxEncoders {
         clip: ClipEncoder::open(&source, &TEXT_ENCODER)?,
@@ -224,6 +224,17 @@ fn caches(transformer: &Flux) -> Caches {
         teacache: (config.num_layers > 0).then_some(TEACACHE),
         magcache: (blocks > 0).then_some(&MAGNITUDES),
         taylorseer: true,
+    }
+}
+
+/// A plain `transformer` as a control LoRA takes it, if one is among `additions`: the latents of a picture stand beside those that are
+/// denoised.
+fn following(transformer: Part<Flux>, additions: &Additions) -> Result<Part<Flux>> {
+    let channels = transformer.net.config().in_channels;
+    let is_plain = channels == transformer.net.config().out_channels();
+    match additions.inputs(&lora::FIRST_LAYERS)? {
+        Some(inputs) if is_plain && inputs == 2 * channels => networks::flux_reading(transformer, inputs),
+        _ => Ok(transformer),
     }
 }
 

@@ -122,6 +122,18 @@ impl Additions {
         }
     }
 
+    /// The most inputs that a LoRA gives a layer that is called one of `names`.
+    ///
+    /// # Errors
+    /// As [`lora::Lora::open`].
+    pub(super) fn inputs(&self, names: &[&str]) -> Result<Option<usize>> {
+        let mut most = None;
+        for (path, _) in &self.loras {
+            most = most.max(lora::Lora::open(path)?.inputs(names));
+        }
+        Ok(most)
+    }
+
     /// Adds the LoRAs to the networks that they may change.
     ///
     /// # Errors

@@ -148,6 +148,17 @@ pub fn flux_with(
     Ok(transformer.with_network(net, bound))
 }
 
+/// The same transformer with a first layer that reads `channels` numbers of each token: of those that are more, it makes nothing yet.
+///
+/// # Errors
+/// [`Error::OutOfMemory`], and what declaring a network returns.
+pub fn flux_reading(part: Part<Flux>, channels: usize) -> Result<Part<Flux>> {
+    let config = part.net.config();
+    let out_channels = Some(config.out_channels());
+    let config = flux::Config { in_channels: channels, out_channels, ..config.clone() };
+    part.widened(Flux::new(&config)?, "img_in.weight", &config)
+}
+
 /// The UNet of `component`.
 ///
 /// # Errors

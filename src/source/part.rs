@@ -105,6 +105,17 @@ impl<M: HasModel> Part<M> {
         Part { from_shapes: derived.is_some_and(|derived| derived == self.config), ..self }
     }
 
+    /// The same as the network `net`, which has the settings `config` and the same weights, except that `name` has more columns:
+    /// zeros, at the end of each row.
+    ///
+    /// # Errors
+    /// Those of [`Bound::widen`].
+    pub(super) fn widened(mut self, net: M, name: &str, config: &impl Serialize) -> Result<Part<M>> {
+        self.bound.widen(self.net.model().manifest(), net.model().manifest(), name)?;
+        self.config = serde_json::to_value(config).unwrap_or_default();
+        Ok(Part { net, from_shapes: false, ..self })
+    }
+
     /// What a LoRA may change of it.
     pub fn target(&mut self) -> lora::Target<'_> {
         let Part { net, bound, slot, aliases, .. } = self;

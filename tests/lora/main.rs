@@ -2,6 +2,7 @@
 //! streamed as resident, and planned as measured; and files that are refused.
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
+mod control;
 mod kernels;
 mod merge;
 #[path = "../support/mod.rs"]

@@ -72,6 +72,14 @@ impl Lora {
         seems::family(self.modules.iter().map(|module| module.key.name.as_str()), columns)
     }
 
+    /// How many inputs its low-rank change of a module has that is called one of `names`; `None` if it changes none of them.
+    pub fn inputs(&self, names: &[&str]) -> Option<usize> {
+        let is_named =
+            |module: &&Module| module.key.readings.iter().any(|reading| names.contains(&reading.stem.as_str()));
+        let down = self.modules.iter().find(is_named)?.parts.get(&Part::Down)?;
+        self.file.index.get(down).map(|tensor| tensor.shape.row())
+    }
+
     /// The tensor `name`, which is there.
     pub(super) fn tensor(&self, name: &str) -> Result<&FileTensor> {
         let missing = || Error::mismatch(&self.path, tensor_at(name), "such a tensor", "none");

@@ -32,6 +32,8 @@ pub(super) enum Part {
     UpBias,
     /// What takes the weight's place.
     Set,
+    /// What takes the place of a norm's scales, however strongly the rest works: they belong to the other changes.
+    Scales,
 }
 
 /// The model that a name is meant for.
@@ -114,6 +116,16 @@ const ENDS: [(&str, Part); 45] = [
     (".lora_magnitude_vector.default.weight", Part::Magnitude),
 ];
 
+/// How the scales of norms end that lie in a file as they are: in the files of Black Forest Labs, and in diffusers'.
+const SCALES: [(&str, &str); 6] = [
+    ("_norm.scale", ".scale"),
+    (".norm_q.weight", ".weight"),
+    (".norm_k.weight", ".weight"),
+    (".norm_added_q.weight", ".weight"),
+    (".norm_added_k.weight", ".weight"),
+    ("_norm.weight", ".weight"),
+];
+
 /// What stands before a module's name in its model, whose it then is, and what PEFT's settings call that.
 const PREFIXES: [(&str, Meant, &str); 24] = [
     ("base_model.model.", Meant::Any, ""),
@@ -159,8 +171,15 @@ pub(super) fn parse(name: &str) -> Option<(Module, Part)> {
         return Some((module(&format!("{stem}.modulation")), Part::Diff));
     }
     let known = ENDS.iter().filter_map(|(end, part)| Some((name.strip_suffix(end)?, *part)));
-    let (stem, part) = known.min_by_key(|(stem, _)| stem.len()).or_else(|| of_adapter(name))?;
+    let (stem, part) =
+        known.min_by_key(|(stem, _)| stem.len()).or_else(|| of_adapter(name)).or_else(|| of_norm(name))?;
     (!stem.is_empty()).then(|| (module(stem), part))
+}
+
+/// The module whose scales the tensor `name` has, if they lie in the file as they are.
+fn of_norm(name: &str) -> Option<(&str, Part)> {
+    let (_, leaf) = SCALES.iter().find(|(end, _)| name.ends_with(end))?;
+    name.strip_suffix(leaf).map(|stem| (stem, Part::Scales))
 }
 
 /// `MODULE.lora_A.ADAPTER.weight`, where PEFT saved an adapter with its name.

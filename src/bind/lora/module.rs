@@ -37,7 +37,8 @@ pub(super) fn read(
                 continue;
             }
             let differences = reader.differences(rows, bases[rows.target].bound)?;
-            let scaled = differences.into_iter().map(|number| strength * number).collect();
+            let factor = if reader.has(Part::Scales) { 1.0 } else { strength };
+            let scaled = differences.into_iter().map(|number| factor * number).collect();
             merged.vectors.push((rows.id, rows.rows.start, scaled));
             continue;
         }
@@ -123,7 +124,7 @@ impl Reader<'_> {
                 return Err(self.wrong(*part, "the other factor of the Kronecker product beside it", "none"));
             }
         }
-        let forms = [Part::Down, Part::HadaW1A, Part::Diff, Part::Set];
+        let forms = [Part::Down, Part::HadaW1A, Part::Diff, Part::Set, Part::Scales];
         let lokr = self.has(Part::LokrW1) || self.has(Part::LokrW1A);
         let count = forms.iter().filter(|part| self.has(**part)).count() + usize::from(lokr);
         if count > 1 {
@@ -310,7 +311,8 @@ impl Reader<'_> {
         if let Some(differences) = self.vector(Part::Diff, rows)? {
             return Ok(differences);
         }
-        let Some(mut numbers) = self.vector(Part::Set, rows)? else {
+        let set = if self.has(Part::Scales) { Part::Scales } else { Part::Set };
+        let Some(mut numbers) = self.vector(set, rows)? else {
             let part = self.placed.module.parts.keys().next().copied().unwrap_or(Part::Down);
             return Err(self.wrong(part, "a difference of a vector", "the change of a matrix"));
         };

@@ -9,11 +9,16 @@ use super::seems;
 use super::settings::About;
 use crate::Result;
 
+/// What FLUX.1's first layer is called by its publisher and by diffusers.
+pub const FIRST_LAYERS: [&str; 2] = ["img_in", "x_embedder"];
+
 /// What a LoRA's file holds.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Outline {
     /// The family of models that it seems to be for.
     pub family: Option<&'static str>,
+    /// What it makes of a model, in words.
+    pub purpose: Vec<String>,
     /// What its metadata say.
     pub about: About,
     /// How many modules it changes.
@@ -36,6 +41,10 @@ impl Lora {
     pub fn outline(&self) -> Result<Outline> {
         let mut outline =
             Outline { family: self.family(), about: self.about(), modules: self.modules.len(), ..Outline::default() };
+        let title = outline.about.title.clone().unwrap_or_default();
+        let stem = self.path.file_stem().unwrap_or_default().to_string_lossy();
+        outline.purpose.extend(outline.family.and_then(|family| seems::pictures(family, self.inputs(&FIRST_LAYERS))));
+        outline.purpose.extend(seems::few_steps(&stem).or_else(|| seems::few_steps(&title)));
         let (mut ranks, mut alphas) = (BTreeSet::new(), Vec::new());
         for module in &self.modules {
             *outline.parts.entry(part(module)).or_default() += 1;

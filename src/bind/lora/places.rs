@@ -249,7 +249,7 @@ fn outputs(lora: &Lora, module: &Module) -> Result<Option<(usize, String)>> {
         let Some(name) = module.parts.get(&part) else { return Ok(None) };
         Ok(Some((first_extent(&lora.tensor(name)?.file_shape), name.clone())))
     };
-    for part in [Part::Up, Part::Diff, Part::Set] {
+    for part in [Part::Up, Part::Diff, Part::Set, Part::Scales] {
         if let Some(found) = rows(part)? {
             return Ok(Some(found));
         }

@@ -49,6 +49,34 @@ pub(super) fn family<'n>(
     flat.iter().any(|name| is_of_text(name)).then_some("text encoders alone")
 }
 
+/// What a LoRA of `family` has to do with pictures if its first layer has so many `inputs`.
+pub(super) fn pictures(family: &str, inputs: Option<usize>) -> Option<String> {
+    let what = match (family, inputs?) {
+        ("FLUX.1", 128) => "makes a plain model follow a picture, as FLUX.1 Canny and Depth do",
+        ("FLUX.1", 384) => "is for FLUX.1 Fill, which paints within a picture",
+        _ => return None,
+    };
+    Some(what.to_owned())
+}
+
+/// Words in the names of LoRAs with which a model draws in few steps.
+const FEW_STEPS: [&str; 6] = ["turbo", "hyper", "lightning", "lcm", "dmd2", "schnell"];
+
+/// What the name of a LoRA says of steps.
+pub(super) fn few_steps(name: &str) -> Option<String> {
+    let name = name.to_ascii_lowercase();
+    if let Some((before, _)) = name.split_once("step") {
+        let before = before.trim_end_matches(['-', '_', ' ']);
+        let start = before.rfind(|c: char| !c.is_ascii_digit()).map_or(0, |at| at + 1);
+        if let Ok(steps @ 1..=64) = before[start..].parse::<u8>() {
+            return Some(format!("draws in {steps} steps, as its name says"));
+        }
+    }
+    let words = name.split(|c: char| !c.is_ascii_alphanumeric());
+    let mut known = words.filter(|word| FEW_STEPS.contains(word));
+    known.next().map(|word| format!("draws in few steps, as `{word}` in its name says"))
+}
+
 /// Whether the module with the `flat` name is a text encoder's.
 pub(super) fn is_of_text(flat: &str) -> bool {
     const PARTS: [&str; 6] =
@@ -59,6 +87,17 @@ pub(super) fn is_of_text(flat: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_say_how_many_steps() {
+        let says = |name: &str| few_steps(name).unwrap_or_default();
+        assert_eq!(says("Hyper-FLUX.1-dev-8steps-lora"), "draws in 8 steps, as its name says");
+        assert_eq!(says("sdxl_lightning_4step_lora"), "draws in 4 steps, as its name says");
+        assert_eq!(says("FLUX.1-Turbo-Alpha"), "draws in few steps, as `turbo` in its name says");
+        assert_eq!(says("style-step"), "");
+        assert_eq!(says("hyperreal"), "");
+        assert_eq!(pictures("FLUX.1", Some(64)), None);
+    }
 
     #[test]
     fn families_are_known_by_their_names() {

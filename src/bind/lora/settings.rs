@@ -16,13 +16,32 @@ pub struct About {
     pub base: Option<String>,
     /// Words in a prompt that bring it out.
     pub triggers: Option<String>,
+    /// What it says of the requests that it is for: each key and its text.
+    pub settings: Vec<(String, String)>,
+}
+
+/// Words in the keys of such settings.
+const SETTINGS: [&str; 9] =
+    ["usage_hint", "recommended", "steps", "guidance", "cfg", "sampler", "scheduler", "strength", "weight"];
+
+/// What keys of trainers begin with that say how a LoRA was trained.
+const TRAINING: [&str; 2] = ["ss_", "sshs_"];
+
+fn is_setting(key: &str) -> bool {
+    let key = key.to_ascii_lowercase();
+    key != KEY && !TRAINING.iter().any(|start| key.starts_with(start)) && SETTINGS.iter().any(|word| key.contains(word))
 }
 
 impl About {
     pub(super) fn read(metadata: &BTreeMap<String, String>) -> About {
         let first =
             |keys: &[&str]| keys.iter().find_map(|key| metadata.get(*key).filter(|text| !text.trim().is_empty()));
+        let mut settings = Vec::new();
+        for (key, text) in metadata.iter().filter(|(key, text)| is_setting(key) && !text.trim().is_empty()) {
+            settings.push((key.clone(), text.clone()));
+        }
         About {
+            settings,
             title: first(&["modelspec.title", "ss_output_name", "name"]).cloned(),
             base: first(&["ss_base_model_version", "modelspec.architecture", "ss_sd_model_name"]).cloned(),
             triggers: first(&["modelspec.trigger_phrase", "trigger_phrase", "trigger_words", "trigger_word"]).cloned(),
@@ -115,7 +134,9 @@ mod tests {
         let text = |key: &str, value: &str| (key.to_owned(), value.to_owned());
         let metadata =
             [text("ss_base_model_version", "flux1"), text("modelspec.trigger_phrase", "xyz"), text("name", " ")];
-        let about = About::read(&metadata.into());
+        let training = [text("ss_steps", "900"), text("modelspec.usage_hint", "strength 0.125"), text("Steps", "8")];
+        let about = About::read(&metadata.into_iter().chain(training).collect());
+        assert_eq!(about.settings, [text("Steps", "8"), text("modelspec.usage_hint", "strength 0.125")]);
         assert_eq!((about.title, about.base.as_deref(), about.triggers.as_deref()), (None, Some("flux1"), Some("xyz")));
     }
 }

@@ -45,6 +45,7 @@ fn headline(report: &Report) -> String {
         ("files", Some(architecture)) => format!("files of {}", shown(architecture)),
         ("gguf", Some(architecture)) => format!("GGUF, says `{}`", shown(architecture)),
         ("gguf", None) => "GGUF, of no named architecture".into(),
+        ("pytorch", _) => "file of PyTorch's".into(),
         _ => "safetensors".into(),
     };
     let mut text = format!("{}: {what}\n", shown(&report.path.display().to_string()));
@@ -62,13 +63,19 @@ fn headline(report: &Report) -> String {
 }
 
 fn lora(lora: &LoraReport) -> String {
-    let LoraReport { title, base, triggers, modules, parts, forms, ranks, alphas, .. } = lora;
+    let LoraReport { title, base, triggers, modules, parts, forms, ranks, alphas, purpose, settings, .. } = lora;
     let counts = |counts: &Entries<usize>| {
         counts.iter().map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>().join(", ")
     };
     let mut text = String::new();
+    for purpose in purpose {
+        text += &format!("  it {}\n", shown(purpose));
+    }
     for (what, said) in [("title", title), ("trained on", base), ("trigger words", triggers)] {
         text += &said.as_ref().map(|said| format!("  {what}: {}\n", shown(said))).unwrap_or_default();
+    }
+    for (key, said) in settings.iter() {
+        text += &format!("  says {}: {}\n", shown(key), shown(said));
     }
     text += &format!("  {}: {}\n", counted(*modules, "module"), counts(parts));
     text += &format!("  changes: {}\n", counts(forms));
