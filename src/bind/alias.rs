@@ -11,6 +11,7 @@ mod kind;
 mod language_model;
 mod names;
 mod redux;
+mod resampler;
 mod t5;
 mod unet;
 mod vision;
@@ -25,6 +26,7 @@ pub use kind::{Follows, Kind, Reads, Sign};
 pub use language_model::{KIND as LANGUAGE_MODEL, aliases as language_model};
 pub use names::{Aliases, Alternative, Part, Rows};
 pub use redux::{KIND as REDUX, aliases as redux};
+pub use resampler::{KIND as RESAMPLER, aliases as resampler};
 pub use t5::{KIND as T5, aliases as t5};
 pub use unet::{KIND as UNET, Layout as UnetLayout, aliases as unet};
 pub use vision::{CLIP as CLIP_VISION, SIGLIP as SIGLIP_VISION, aliases as vision};
@@ -44,6 +46,7 @@ pub static KINDS: &[&Kind] = &[
     &SIGLIP_VISION,
     &REDUX,
     &FLUX_IP,
+    &RESAMPLER,
 ];
 
 /// Kinds of networks that have the signs of another, each with that one: a file with the first does not have the second.

@@ -8,6 +8,7 @@ mod config;
 pub mod flux;
 pub mod language_model;
 pub mod layers;
+pub mod resampler;
 pub mod step_cache;
 pub mod t5;
 pub mod unet;

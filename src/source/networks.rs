@@ -13,6 +13,7 @@ use crate::models::flux::{self, ControlNet, Flux, IpAdapter};
 use crate::models::language_model::{self, LanguageModel, Taps};
 use crate::models::layers::Activation;
 use crate::models::missing_tensor;
+use crate::models::resampler::{self, Resampler};
 use crate::models::t5::{self, T5};
 use crate::models::unet::{self, Unet};
 use crate::models::vision::{self, Vision};
@@ -34,7 +35,21 @@ macro_rules! has_model {
         })*
     };
 }
-has_model!(Flux, ControlNet, Unet, ZImage, Clip, T5, LanguageModel, Decoder, Encoder, Vision, Redux, IpAdapter);
+has_model!(
+    Flux,
+    ControlNet,
+    Unet,
+    ZImage,
+    Clip,
+    T5,
+    LanguageModel,
+    Decoder,
+    Encoder,
+    Vision,
+    Redux,
+    IpAdapter,
+    Resampler
+);
 
 /// Shapes of a component's weights by canonical name.
 fn shapes<'a>(component: &'a Component, aliases: Aliases<'a>) -> impl Fn(&str) -> Option<Shape> + 'a {
@@ -303,6 +318,19 @@ pub fn z_image(component: &Component) -> Result<Part<ZImage>> {
     let part = part.without_strays(component)?;
     let derived = z_image::Config::from_shapes(|name| part.shape(name), Path::new("")).ok();
     Ok(part.compared(derived))
+}
+
+/// The resampler of `component`, and its configuration.
+///
+/// # Errors
+/// As [`flux()`].
+pub fn resampler(component: &Component) -> Result<(Part<Resampler>, resampler::Config)> {
+    runnable(component, &alias::RESAMPLER)?;
+    let config = resampler::Config::from_shapes(shapes(component, &alias::resampler), &component.origin);
+    let config = read_off(config, component, &alias::resampler)?;
+    let net = Resampler::new(&config)?;
+    let part = Part::new(net, component, &alias::RESAMPLER, alias::resampler, &config)?.without_strays(component)?;
+    Ok((part.compared(Some(&config)), config))
 }
 
 /// A KL autoencoder: from latents to pictures, and back if the file has the weights.
