@@ -89,6 +89,12 @@ pub(super) struct RequestArgs {
     pub(super) posterior: Posterior,
     #[command(flatten)]
     pub(super) control: ControlArgs,
+    /// A face, for InfiniteYou: the embedding of ArcFace that --id-projector takes, or tokens; .npy, safetensors or PyTorch's
+    #[arg(long, value_name = "FILE")]
+    pub(super) id_embedding: Option<PathBuf>,
+    /// What makes tokens of --id-embedding: InfiniteYou's image_proj_model.bin. Its network is the first --control
+    #[arg(long, value_name = "FILE")]
+    pub(super) id_projector: Option<PathBuf>,
     /// A picture that the model looks at beside the prompt, as FLUX.1 Kontext does at the one that it changes; more than one, in
     /// order, for models that take several
     #[arg(long = "reference", value_name = "FILE")]
@@ -257,6 +263,7 @@ impl RequestArgs {
             posterior: self.posterior,
             control_image: picture(&self.control.image, printer)?,
             control_preprocess: self.control.preprocess()?,
+            id_embedding: self.id_embedding.as_deref().map(pipeline::read_id_embedding).transpose()?,
             image_cfg_scale: self.image_cfg_scale,
             references: self.references.iter().map(|path| open_picture(path, printer)).collect::<Result<_>>()?,
             reference_resize: self.reference_resize,
@@ -314,6 +321,8 @@ impl RequestArgs {
             image_encoders: self.image_encoders.clone(),
             ip_adapter: self.ip_adapter.clone(),
             controls: self.control.paths(),
+            id_projector: self.id_projector.clone(),
+            takes_id: self.id_embedding.is_some(),
         }
     }
 

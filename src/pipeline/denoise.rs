@@ -52,7 +52,7 @@ impl Loop<'_> {
                 // What was not kept yet is multiplied by 0.
                 running.session().clear(ports.residual)?;
             }
-            let ready = self.prepare(run, &mut running, (at, &evaluations), &company.followed)?;
+            let ready = self.prepare(run, &mut running, (at, &evaluations), &company)?;
             let prepared = Prepared { company: &company, ready: &ready };
             for evaluation in evaluations.clone() {
                 let input = solver.input(evaluation, levels, &latents)?;
@@ -80,7 +80,7 @@ impl Loop<'_> {
         run: &mut Run<'_>,
         running: &mut Running<'_>,
         (at, evaluations): (usize, &Range<usize>),
-        controls: &[Vec<f32>],
+        company: &Company,
     ) -> Result<Vec<Aside>> {
         let Loop { model, settings, levels, prompts, .. } = *self;
         let batch = running.batch();
@@ -89,7 +89,8 @@ impl Loop<'_> {
         for passes in &sharing {
             let prompts = prompts.get(passes.clone()).unwrap_or(prompts);
             let ip = self.ip.get(passes.clone()).unwrap_or(self.ip);
-            let given = Given { settings, levels, evaluations: evaluations.clone(), prompts, ip, controls, pictures };
+            let (evaluations, controls, face) = (evaluations.clone(), &company.followed, &company.face[..]);
+            let given = Given { settings, levels, evaluations, prompts, controls, face, ip, pictures };
             model.denoiser.fill(at, running.session(), &given)?;
             run.compute(running, Cadence::Request)?;
             if sharing.len() > 1 {

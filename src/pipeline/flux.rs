@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::controls;
 use super::encoders::{CLIP_NAME, ClipEncoder, T5Encoder};
+use super::face::Face;
 use super::fit::{self, Side};
 use super::flux_image_prompts::FluxImagePrompts;
 use super::opened::{
@@ -158,6 +159,7 @@ fn open(source: Source, additions: &Additions) -> Result<Opened> {
     let rules = Rules { caches: caches(&transformer.net), ..with_controls(with_defaults(rules, beside), &controls) };
     let rules = rules.read(&source, GuidanceScale::Input)?;
     check(&source, &transformer, &encoders, &vae)?;
+    let face = Face::open(additions, transformer.net.config().joint_attention_dim, &controls)?;
     let mut image_prompts: Option<Box<dyn ImagePrompts>> = None;
     let mut adapter = None;
     if let Some((pictures, with)) = FluxImagePrompts::open(additions, transformer.net.config())? {
@@ -176,6 +178,7 @@ fn open(source: Source, additions: &Additions) -> Result<Opened> {
         rules,
         loras,
         image_prompts,
+        face,
         source,
     })
 }
@@ -183,7 +186,17 @@ fn open(source: Source, additions: &Additions) -> Result<Opened> {
 /// The ControlNets of `additions`.
 fn open_controls(additions: &Additions) -> Result<Vec<Part<ControlNet>>> {
     controls::check_count(additions.controls.len())?;
-    additions.controls.iter().map(|path| networks::flux_control(&Source::lone(path, &CONTROL)?)).collect()
+    let mut controls = Vec::with_capacity(additions.controls.len());
+    for path in &additions.controls {
+        controls.push(networks::flux_control(&Source::lone(path, &CONTROL)?)?);
+    }
+    // The first of several is InfiniteYou's network.
+    if let Some(first) = controls.first_mut()
+        && (additions.takes_id || additions.id_projector.is_some())
+    {
+        first.net.read_face();
+    }
+    Ok(controls)
 }
 
 /// With what `controls` follow, and take.
@@ -406,8 +419,12 @@ impl FluxDenoiser {
                 let row = self.part.bound.gather(table, net.config().hidden(), &[mode])?;
                 session.set(port, &reserve::repeat("the mode", &row, settings.batch)?)?;
             }
+            if let Some(port) = ports.face {
+                session.set(port, &reserve::repeat("a face", given.face, settings.batch)?)?;
+            }
             if let Some([cos, sin]) = ports.rotary {
-                let tables = net.rotary(settings.prompt_tokens() + 1, &grids(settings))?;
+                let text = if ports.face.is_some() { settings.id_tokens } else { settings.prompt_tokens() + 1 };
+                let tables = net.rotary(text, &grids(settings))?;
                 session.set(cos, &tables.0)?;
                 session.set(sin, &tables.1)?;
             }
@@ -445,6 +462,9 @@ impl Denoiser for FluxDenoiser {
         }
         if !self.controls.is_empty() {
             for (symbol, size) in ControlConfig::sizes(settings.batch, text, image, [latents[0], latents[1]]) {
+                dims = dims.with(symbol, size);
+            }
+            for (symbol, size) in ControlConfig::face_sizes(settings.id_tokens, image) {
                 dims = dims.with(symbol, size);
             }
         }

@@ -183,7 +183,9 @@ impl Pipeline {
             None => Seen::default(),
         };
         let levels = levels(&model, &settings)?;
-        let start = Start::new(&model, request, &settings, &levels, &mut run)?;
+        let face = model.face.as_ref().map(|face| face.look(request, &settings, &mut run)).transpose()?;
+        let mut start = Start::new(&model, request, &settings, &levels, &mut run)?;
+        start.company.face = face.unwrap_or_default();
         let joined;
         let prompts = match encoded.for_passes(&settings) {
             plain if settings.redux_tokens == 0 => plain,

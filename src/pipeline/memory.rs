@@ -152,6 +152,7 @@ impl Pipeline {
             subjects.extend(model.encoders.subjects(settings));
         }
         subjects.extend(model.image_prompts.iter().flat_map(|pictures| pictures.subjects(settings)));
+        subjects.extend(model.face.as_ref().and_then(|face| face.subject(settings)));
         subjects.extend(start::encoders(model, settings));
         let evaluations = levels(model, settings)?.len();
         subjects.extend(model.denoiser.subjects(settings, model.autoencoder.latents(settings), evaluations));
@@ -272,7 +273,10 @@ fn arrays(model: &Opened, settings: &Settings, phase: Phase) -> usize {
     // What came of the prompts stays throughout.
     match phase {
         // The numbers of a text, and what they become.
-        Phase::Encode => 4 * prompts + model.image_prompts.as_ref().map_or(0, |pictures| pictures.bytes(settings)),
+        Phase::Encode => {
+            let of_pictures = model.image_prompts.as_ref().map_or(0, |pictures| pictures.bytes(settings));
+            4 * prompts + of_pictures + model.face.as_ref().map_or(0, |face| face.bytes(settings))
+        }
         // The picture resized, its samples, and the latents that it has.
         Phase::Condition => {
             sum(&[prompts, 2 * largest, NUMBER * largest, 2 * latents, encoded, looked_at.saturating_mul(3), followed])

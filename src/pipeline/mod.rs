@@ -11,6 +11,7 @@ mod digest;
 mod embed;
 mod embeddings;
 mod encoders;
+mod face;
 mod fit;
 mod flux;
 mod flux_image_prompts;
@@ -40,6 +41,7 @@ mod z_image;
 
 pub use crate::plan::Phase;
 pub use crate::source::model_name;
+pub use face::{Face, read_id_embedding};
 pub use flux_image_prompts::{BESIDE, PRIOR};
 pub use generate::Pipeline;
 pub use opened::{

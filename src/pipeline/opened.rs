@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::path::PathBuf;
 
+use super::face::Face;
 use super::prompts::{ArraySpec, Prompt};
 use super::request::{Request, Settings};
 use super::rules::Rules;
@@ -61,6 +62,8 @@ pub struct Opened {
     pub loras: Vec<lora::Report>,
     /// What it was opened with for pictures that take part in a prompt.
     pub image_prompts: Option<Box<dyn ImagePrompts>>,
+    /// What makes tokens of a face, if a ControlNet reads one.
+    pub face: Option<Face>,
 }
 
 impl Opened {
@@ -69,6 +72,7 @@ impl Opened {
         let mut networks = self.denoiser.networks();
         networks.extend(self.encoders.networks());
         networks.extend(self.image_prompts.iter().flat_map(|pictures| pictures.networks()));
+        networks.extend(self.face.iter().flat_map(Networks::networks));
         networks.extend(self.autoencoder.networks());
         networks
     }
@@ -89,6 +93,10 @@ pub struct Additions {
     pub ip_adapter: Option<PathBuf>,
     /// ControlNets: a file or a folder of a diffusers directory each.
     pub controls: Vec<PathBuf>,
+    /// InfiniteYou's projector, which makes tokens of a face: a file.
+    pub id_projector: Option<PathBuf>,
+    /// Whether the first ControlNet reads a face in the prompt's place, with or without a projector.
+    pub takes_id: bool,
 }
 
 impl Additions {
@@ -113,6 +121,9 @@ impl Additions {
 
     /// Refuses ControlNets beside a model that runs none.
     pub(super) fn refuse_controls(&self) -> Result<()> {
+        if self.takes_id || self.id_projector.is_some() {
+            return Err(Error::option("--id-embedding", "a model that runs InfiniteYou: FLUX.1", "another"));
+        }
         match self.controls.first() {
             Some(path) => {
                 let found = path.display().to_string();
@@ -242,6 +253,8 @@ pub struct Given<'a> {
     pub ip: &'a [Vec<f32>],
     /// How many pictures are computed at once in each of these passes.
     pub pictures: usize,
+    /// The tokens of a face, for the ControlNet that reads it; none without one.
+    pub face: &'a [f32],
 }
 
 impl Given<'_> {

@@ -85,6 +85,8 @@ pub struct Request {
     pub controls: Vec<Control>,
     /// How evaluations are skipped that would change little; `None` computes all.
     pub cache: Option<Cache>,
+    /// A face, for a model that was opened for one: the embedding that its projector takes, or tokens, one behind the other.
+    pub id_embedding: Option<Vec<f32>>,
 }
 
 /// What a ControlNet follows, and how.
@@ -218,6 +220,7 @@ impl Default for Request {
             ip_scale: None,
             controls: Vec::new(),
             cache: None,
+            id_embedding: None,
         }
     }
 }
@@ -297,6 +300,10 @@ pub struct Settings {
     pub controls: Vec<ControlSettings>,
     /// How evaluations are skipped that would change little.
     pub cache: Option<Cache>,
+    /// How many tokens a face becomes; 0 without one.
+    pub id_tokens: usize,
+    /// Whether the projector makes them.
+    pub id_projected: bool,
 }
 
 /// How a ControlNet follows its picture.
@@ -426,6 +433,9 @@ impl Settings {
         pairs.extend(self.cache.map(|cache| ("Step cache", cache.to_string())));
         if let Preprocess::Canny(Thresholds { low, high }) = self.control_preprocess {
             pairs.push(("Control preprocess", format!("canny {low},{high}")));
+        }
+        if self.id_tokens > 0 {
+            pairs.push(("ID tokens", self.id_tokens.to_string()));
         }
         pairs
     }

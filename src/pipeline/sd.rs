@@ -116,6 +116,7 @@ fn open(source: Source, additions: &Additions) -> Result<Opened> {
         rules,
         loras,
         image_prompts: None,
+        face: None,
         source,
     })
 }

@@ -100,6 +100,7 @@ fn open(source: Source, additions: &Additions) -> Result<Opened> {
         rules,
         loras,
         image_prompts: None,
+        face: None,
         source,
     })
 }

@@ -83,7 +83,10 @@ pub fn settings(model: &Opened, request: &Request) -> Result<Settings> {
     let height = side("--height", request.height.unwrap_or(defaults.height), model);
     let width = own("width").blame(request.width.is_some(), width)?;
     let height = own("height").blame(request.height.is_some(), height)?;
+    let (id_tokens, id_projected) = super::face::settings(model.face.as_ref(), request)?;
     let mut settings = Settings {
+        id_tokens,
+        id_projected,
         width,
         height,
         steps,

@@ -37,6 +37,8 @@ pub(super) struct Company {
     pub(super) references: Vec<f32>,
     /// What each ControlNet is given of its picture.
     pub(super) followed: Vec<Vec<f32>>,
+    /// The tokens of a face, for the ControlNet that reads it.
+    pub(super) face: Vec<f32>,
 }
 
 impl Company {
@@ -104,7 +106,8 @@ impl Start {
                 drawing.beside(&masked, Some(mask_of(request, settings)?.values()))?
             }
         };
-        let company = Company { beside, references: drawing.references(&encoded.references)?, followed };
+        let company =
+            Company { beside, references: drawing.references(&encoded.references)?, followed, face: Vec::new() };
         let Some(picture) = picture.take() else {
             let start = levels.start();
             let latents = if start == 1.0 { noise } else { scaled(&noise, start)? };

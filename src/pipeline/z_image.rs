@@ -137,6 +137,7 @@ fn open(mut source: Source, additions: &Additions) -> Result<Opened> {
         rules,
         loras,
         image_prompts: None,
+        face: None,
         source,
     })
 }

@@ -77,6 +77,9 @@ pub static VAE: Slot = part("vae", "vae.", "--vae");
 /// ControlNets, each in a file of its own beside the model's.
 pub static CONTROLNET: Slot = part("controlnet", "cn.", "--control");
 
+/// What makes tokens of a face for a ControlNet, in a file of its own.
+pub static ID_PROJECTOR: Slot = part("id_projector", "idp.", "--id-projector");
+
 /// All that are part of a model, in the order in which bundles hold them.
 pub static SLOTS: [&Slot; 9] = [
     &TRANSFORMER,

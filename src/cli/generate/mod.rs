@@ -67,7 +67,13 @@ impl Args {
             inputs.push(Named { option: "--lora", path: lora.path.clone() });
         }
         let Args { request, noise, .. } = self;
-        for (option, path) in [("--image", &request.image), ("--mask", &request.mask), ("--noise", noise)] {
+        for (option, path) in [
+            ("--image", &request.image),
+            ("--mask", &request.mask),
+            ("--id-embedding", &request.id_embedding),
+            ("--id-projector", &request.id_projector),
+            ("--noise", noise),
+        ] {
             inputs.extend(path.iter().map(|path| Named { option, path: path.clone() }));
         }
         for (option, paths) in [

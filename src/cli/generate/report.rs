@@ -106,6 +106,11 @@ struct Parameters<'a> {
     /// The ControlNets.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     controls: Vec<ControlParameters<'a>>,
+    /// The files of `--id-embedding` and `--id-projector`.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "units::path_if_any")]
+    id_embedding: Option<&'a PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "units::path_if_any")]
+    id_projector: Option<&'a PathBuf>,
     /// What was made of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     control_preprocess: Option<&'static str>,
@@ -227,6 +232,8 @@ impl Run<'_> {
             references: &self.args.request.references,
             control_image: self.args.request.control.image.as_ref(),
             controls: self.controls(),
+            id_embedding: self.args.request.id_embedding.as_ref(),
+            id_projector: self.args.request.id_projector.as_ref(),
             control_preprocess: thresholds.map(|_| self.settings.control_preprocess.name()),
             canny_thresholds: thresholds,
             image_cfg_scale: self.settings.image_cfg_scale,

@@ -21,6 +21,11 @@ const TEXT_WITH_MODE: Symbol = Symbol::new("text tokens with a mode");
 /// Tokens of such a text and the picture together.
 const JOINT_WITH_MODE: Symbol = Symbol::new("joint tokens with a mode");
 
+/// Tokens of a face.
+pub(super) const FACE_TOKENS: Symbol = Symbol::new("tokens of a face");
+/// Such tokens and the picture's together.
+const JOINT_WITH_FACE: Symbol = Symbol::new("joint tokens with a face");
+
 /// Hyperparameters, named as in diffusers' `config.json`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default)]
@@ -34,6 +39,9 @@ pub struct Config {
     pub conditioning_embedding_channels: Option<usize>,
     /// Channels of a mask beside the latents of a picture: those of a patch.
     pub extra_condition_channels: usize,
+    /// Whether it reads tokens of a face in the prompt's place. No file says so.
+    #[serde(skip)]
+    pub reads_face: bool,
 }
 
 impl Config {
@@ -87,9 +95,15 @@ impl Config {
             num_mode: if shapes.has(modes) { Some(shapes.dims(modes)?[1]) } else { None },
             conditioning_embedding_channels: channels,
             extra_condition_channels: columns.saturating_sub(in_channels),
+            reads_face: false,
         };
         config.validate(origin)?;
         Ok(config)
+    }
+
+    /// The sizes of a request with so many tokens of a `face` and `image` that a ControlNet needs which reads a face.
+    pub fn face_sizes(face: usize, image: usize) -> [(Symbol, usize); 2] {
+        [(FACE_TOKENS, face), (JOINT_WITH_FACE, face + image)]
     }
 
     /// The sizes of a request of `pictures` pictures with so many tokens of `text` and `image` that ControlNets need beside the
@@ -106,6 +120,7 @@ impl Config {
 
     pub(super) fn own_sizes(&self) -> Sizes {
         match self.num_mode {
+            None if self.reads_face => Sizes { batch: PICTURES, text: FACE_TOKENS, joint: JOINT_WITH_FACE },
             Some(_) => Sizes { batch: PICTURES, text: TEXT_WITH_MODE, joint: JOINT_WITH_MODE },
             None => Sizes { batch: PICTURES, ..Sizes::OWN },
         }

@@ -6,7 +6,8 @@
 //! residual is made right before the first block that needs it, so that few are there at a time. It runs for the prompt alone, and
 //! its residuals count in the pass of the negative prompt, too.
 //!
-//! `N` pictures, otherwise as for the model. Its tokens of text are the prompt's, and before them one for the mode if it has modes.
+//! `N` pictures, otherwise as for the model. Its tokens of text are the prompt's, and before them one for the mode if it has modes; or
+//! those of a face instead (InfiniteYou's InfuseNet).
 //!
 //! | stage                   | when    | carried in                             | carried out                 |
 //! |-------------------------|---------|----------------------------------------|-----------------------------|
@@ -21,7 +22,7 @@ mod config;
 mod ends;
 mod hint;
 
-use self::config::PICTURES;
+use self::config::{FACE_TOKENS, PICTURES};
 use self::ends::{Context, Embed, Residual};
 use self::hint::Hint;
 use super::ports::{self, Ports as ModelPorts, input, rotary_extents};
@@ -43,8 +44,10 @@ pub struct Ports {
     pub scale: Port,
     /// The table of modes `[D, modes]`, which stays on the host, and `[D, 1, N]`: the row of the mode that the picture is of.
     pub mode: Option<(WeightId, Port)>,
-    /// `[d, 1, T]` each: the rotary tables, if its text is longer than the model's.
+    /// `[d, 1, T]` each: the rotary tables, if its text is not as long as the model's.
     pub rotary: Option<[Port; 2]>,
+    /// `[J, n, N]`: the tokens of a face, if it reads one in the prompt's place.
+    pub face: Option<Port>,
 }
 
 /// A ControlNet by itself: its weights, as its file has them.
@@ -70,6 +73,11 @@ impl ControlNet {
     /// The hyperparameters.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// Has it read the tokens of a face in the prompt's place from now on.
+    pub fn read_face(&mut self) {
+        self.config.reads_face = true;
     }
 
     /// What stands before the names of ControlNet number `i` of a model.
@@ -207,10 +215,13 @@ impl Running {
 fn declare(model: &mut Model, config: &Config, of_model: &ModelPorts) -> Result<(Stack, Ports, Port)> {
     let (net, sizes) = (&config.net, config.own_sizes());
     let hidden = net.hidden();
-    let own_rotary = config.num_mode.map(|_| {
+    let has_own_text = config.num_mode.is_some() || config.reads_face;
+    let own_rotary = has_own_text.then(|| {
         let extents = rotary_extents(net, sizes.joint);
         ["cos", "sin"].map(|name| input(model, name, &extents))
     });
+    let face_extents = [net.joint_attention_dim.into(), FACE_TOKENS.into(), PICTURES.into()];
+    let face = config.reads_face.then(|| input(model, "face", &face_extents));
     let [cos, sin] = own_rotary.unwrap_or([of_model.cos, of_model.sin]);
     let shared = Shared { rotary: Rotary { cos, sin }, condition: of_model.condition, sizes };
     let scale = input(model, "scale", &[1.into(), Symbol::CONDITIONS.into()]);
@@ -225,7 +236,8 @@ fn declare(model: &mut Model, config: &Config, of_model: &ModelPorts) -> Result<
     let stack = Stack::declare(model, net, &of_model.inputs(net), shared)?;
     model.stage("context", Cadence::Request, |s| {
         let linear = Linear::declare(&mut s.sub("txt_in"), net.joint_attention_dim, hidden, Role::SensitiveMatMul)?;
-        Ok(Context { linear, from: of_model.text, mode: mode.map(|(_, port)| port), to: stack.context })
+        let from = face.unwrap_or(of_model.text);
+        Ok(Context { linear, from, mode: mode.map(|(_, port)| port), to: stack.context })
     })?;
     let (picture, seen) = match config.conditioning_embedding_channels {
         None => {
@@ -235,7 +247,7 @@ fn declare(model: &mut Model, config: &Config, of_model: &ModelPorts) -> Result<
         }
         Some(channels) => hint(model, config, channels)?,
     };
-    Ok((stack, Ports { picture, scale, mode, rotary: own_rotary }, seen))
+    Ok((stack, Ports { picture, scale, mode, rotary: own_rotary, face }, seen))
 }
 
 /// Declares what becomes of a picture's pixels: their port, and that of tokens.

@@ -1,0 +1,195 @@
+//! A face that a ControlNet reads in the prompt's place: InfiniteYou.
+//!
+//! A program that recognises faces makes an **embedding** of one: a few hundred numbers. A resampler, the **projector**, makes tokens of
+//! them, which are as wide as a prompt's. The tokens may also be given as they are.
+
+use std::path::Path;
+
+use super::opened::{Additions, once};
+use super::request::{Request, Settings};
+use super::run::{Run, finite};
+use crate::bind::alias;
+use crate::index::tensor_at;
+use crate::models::flux::ControlNet;
+use crate::models::resampler::{self, Resampler};
+use crate::plan::Phase;
+use crate::plan::measure::Subject;
+use crate::source::slot::ID_PROJECTOR;
+use crate::source::{Network, Networks, Part, Place, Source, networks};
+use crate::stage::{Cadence, Dims, Symbol};
+use crate::{Error, Result, npy, reserve, safetensors};
+
+/// What gives the face, and what makes tokens of it.
+const EMBEDDING: &str = "--id-embedding";
+const PROJECTOR: &str = "--id-projector";
+
+/// What its subject is called in a plan.
+const NAME: &str = "id projector";
+
+/// More tokens than any face has.
+const MOST_TOKENS: usize = 512;
+
+/// More bytes than a file with a face has.
+const MOST_BYTES: usize = 64 << 20;
+
+/// The place of the projector.
+const PLACE: Place = Place {
+    slot: &ID_PROJECTOR,
+    kind: &alias::RESAMPLER,
+    needed: false,
+    load: |component| Ok(Box::new(networks::resampler(component)?.0)),
+};
+
+/// What makes tokens of a face for a model.
+pub struct Face {
+    projector: Option<(Part<Resampler>, resampler::Config)>,
+    /// Numbers of a token.
+    width: usize,
+}
+
+impl Face {
+    /// For a model whose prompts have tokens of `width` numbers and that runs with `controls`; `None` if it is opened without
+    /// a face.
+    ///
+    /// # Errors
+    /// [`Error::Option`] without a ControlNet that could read it; what opening the projector returns; [`Error::Mismatch`] if its tokens
+    /// have another width.
+    pub(super) fn open(additions: &Additions, width: usize, controls: &[Part<ControlNet>]) -> Result<Option<Face>> {
+        let Additions { id_projector, takes_id, .. } = additions;
+        if id_projector.is_none() && !takes_id {
+            return Ok(None);
+        }
+        let option = if id_projector.is_some() { PROJECTOR } else { EMBEDDING };
+        let hint = "give InfiniteYou's InfuseNet with --control";
+        let Some(reader) = controls.first() else {
+            return Err(Error::option(option, "a ControlNet that reads the face", "none").with_hint(hint));
+        };
+        if reader.net.config().num_mode.is_some() {
+            let expected = "a first ControlNet without modes, which reads the face";
+            let found = reader.bound.origin().display().to_string();
+            return Err(Error::option(option, expected, found).with_hint(hint));
+        }
+        let Some(path) = id_projector else { return Ok(Some(Face { projector: None, width })) };
+        let (part, config) = networks::resampler(&Source::lone(path, &PLACE)?)?;
+        if config.output_dim != width {
+            let expected = format!("tokens of {width} numbers, as the transformer reads");
+            return Err(Error::mismatch(path, "proj_out.weight", expected, config.output_dim.to_string()));
+        }
+        Ok(Some(Face { projector: Some((part, config)), width }))
+    }
+
+    /// How many tokens `embedding` becomes, and whether the projector makes them of it.
+    ///
+    /// # Errors
+    /// [`Error::Option`] if it is neither an embedding that the projector takes nor whole tokens, or not finite.
+    pub(super) fn tokens(&self, embedding: &[f32]) -> Result<(usize, bool)> {
+        if let Some(number) = embedding.iter().find(|number| !number.is_finite()) {
+            return Err(Error::option(EMBEDDING, "finite numbers", number.to_string()));
+        }
+        let (found, tokens) = (embedding.len(), embedding.len() / self.width.max(1));
+        if let Some((_, config)) = &self.projector
+            && found == config.embedding_dim
+        {
+            return Ok((config.num_queries, true));
+        }
+        if found == tokens * self.width && (1..=MOST_TOKENS).contains(&tokens) {
+            return Ok((tokens, false));
+        }
+        let tokens = format!("tokens of {} numbers each", self.width);
+        let (expected, hint) = match &self.projector {
+            Some((_, config)) => {
+                (format!("{} numbers, or {tokens}", config.embedding_dim), "give the embedding of one face")
+            }
+            None => {
+                (tokens, "an embedding needs a projector: give InfiniteYou's image_proj_model.bin with --id-projector")
+            }
+        };
+        Err(Error::option(EMBEDDING, expected, format!("{found} numbers")).with_hint(hint))
+    }
+
+    /// What runs once for a request with a face that is projected.
+    pub(super) fn subject(&self, settings: &Settings) -> Option<Subject<'_>> {
+        let (part, _) = self.projector.as_ref().filter(|_| settings.id_projected)?;
+        let dims = Dims::new().with(Symbol::IMAGE_TOKENS, 1);
+        Some(super::opened::subject(part, NAME, Phase::Encode, dims, once(1)))
+    }
+
+    /// The tokens of the face of `request`, one behind the other; none without a face.
+    ///
+    /// # Errors
+    /// What the device returns; [`Error::NotFinite`] if numbers overflow.
+    pub(super) fn look(&self, request: &Request, settings: &Settings, run: &mut Run<'_>) -> Result<Vec<f32>> {
+        let embedding = request.id_embedding.as_deref().unwrap_or_default();
+        let Some((subject, (part, _))) = self.subject(settings).zip(self.projector.as_ref()) else {
+            return reserve::repeat("a face", embedding, 1);
+        };
+        let start = run.begin(Phase::Encode, super::run::stage_runs(&subject), 0)?;
+        let mut running = run.start(&subject)?;
+        running.set(part.net.seen, embedding)?;
+        run.compute(&mut running, Cadence::Request)?;
+        let tokens = finite(running.get(part.net.tokens)?, "the tokens of the face")?;
+        run.finish(running);
+        run.end(Phase::Encode, start)?;
+        Ok(tokens)
+    }
+
+    /// Bytes of the arrays that this makes in host memory.
+    pub(super) fn bytes(&self, settings: &Settings) -> usize {
+        2 * size_of::<f32>() * self.width * settings.id_tokens
+    }
+}
+
+impl Networks for Face {
+    fn networks(&self) -> Vec<Network<'_>> {
+        self.projector.as_ref().map(|(part, _)| part.networks()).unwrap_or_default()
+    }
+}
+
+/// Refuses a face without what reads it, and the reverse. Returns how many tokens it becomes, and whether the projector makes them.
+pub(super) fn settings(face: Option<&Face>, request: &Request) -> Result<(usize, bool)> {
+    match (face, &request.id_embedding) {
+        (None, None) => Ok((0, false)),
+        (Some(face), Some(embedding)) => face.tokens(embedding),
+        (Some(_), None) => {
+            let error = Error::option(EMBEDDING, "the face that the ControlNet reads in the prompt's place", "none");
+            Err(error.with_hint("give its embedding with --id-embedding FILE, or leave --id-projector out"))
+        }
+        (None, Some(_)) => {
+            let expected = "nothing, since the model was opened without what reads a face";
+            let error = Error::option(EMBEDDING, expected, "a face");
+            Err(error.with_hint("give InfiniteYou's network with --control and its projector with --id-projector"))
+        }
+    }
+}
+
+/// The numbers of a face in the file at `path`: NumPy's array, or the only tensor of a safetensors file or of one of PyTorch's.
+///
+/// # Errors
+/// Those of [`npy::read`] and [`safetensors::open`]; [`Error::Mismatch`] for several tensors, or one that holds no numbers.
+pub fn read_id_embedding(path: &Path) -> Result<Vec<f32>> {
+    let map = crate::index::Map::open(path)?;
+    if map.bytes().len() > MOST_BYTES {
+        let expected = format!("at most {MOST_BYTES} bytes");
+        return Err(Error::mismatch(path, "face", expected, map.bytes().len().to_string()));
+    }
+    if npy::begins(map.bytes()) {
+        return Ok(npy::read(path, map.bytes())?.numbers);
+    }
+    let index = safetensors::open(path)?;
+    let mut tensors = index.iter();
+    let (Some((name, tensor)), None) = (tensors.next(), tensors.next()) else {
+        let names: Vec<&str> = index.iter().map(|(name, _)| name).take(5).collect();
+        let found = if names.is_empty() { "none".to_owned() } else { format!("several: {}", names.join(", ")) };
+        return Err(Error::mismatch(path, "face", "one tensor", found));
+    };
+    let mut numbers = reserve::zeros("a face", tensor.shape.elements())?;
+    let unreadable = |error: String| Error::mismatch(path, tensor_at(name), "floats", error);
+    match tensor.storage {
+        crate::index::Storage::Number(dtype) => {
+            pinhole_quant::rows::dequantize_parallel(dtype, tensor.bytes(), &mut numbers)
+                .map_err(|error| unreadable(error.to_string()))?;
+        }
+        other => return Err(unreadable(other.to_string())),
+    }
+    Ok(numbers)
+}
