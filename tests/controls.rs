@@ -2,6 +2,8 @@
 //! XLabs', and two at once. The expected latents were recorded by `tests/reference/controls.py`.
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
+#[path = "controls/face.rs"]
+mod face;
 mod support;
 
 use std::path::{Path, PathBuf};

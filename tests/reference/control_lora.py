@@ -94,7 +94,7 @@ def main() -> None:
                 moved = goldenfile.nmse(beside.draw(pipeline(1.0, part), CASE, True)[0], found["whole.latents"])
                 print(f"without {part}: {moved:.1e}")
             return
-    body = {"made_by": "tests/reference/control_lora.py", "class": "FluxControlPipeline", "based_on": "dev"}
+    body = {"made_by": "tests/reference/control_lora.py", "class": "FluxControlPipeline"}
     body |= {"generate": asdict(CASE), "strengths": STRENGTHS, "sets": {"control": {"bfl": {"tensors": tensors()}}}}
     problems = goldenfile.compare("control_lora", body, found) if options.check else goldenfile.write("control_lora", body, found)
     print("\n".join(problems or []), end="\n" if problems else "")
