@@ -279,6 +279,12 @@ typedef struct pinhole_files {
      * follow: see pinhole_control. */
     const char *const *controls;
     size_t control_count;
+    /* InfiniteYou's projector, which makes tokens of the id_embedding of requests. The first ControlNet reads them. */
+    const char *id_projector;
+    /* 1 without a projector if requests have tokens of a face as their id_embedding. */
+    int32_t takes_id;
+    /* Always 0 in this version. */
+    int32_t reserved;
 } pinhole_files;
 
 PINHOLE_API int32_t pinhole_files_init(pinhole_files *files, size_t struct_size);
@@ -708,6 +714,10 @@ typedef struct pinhole_request {
     float canny_high;
     /* Always 0 in this version. */
     int32_t reserved_4;
+    /* A face, for a model that was opened for one: the embedding that its projector takes, or tokens, one behind the other; and how
+     * many numbers these are. */
+    const float *id_embedding;
+    size_t id_embedding_count;
 } pinhole_request;
 
 PINHOLE_API int32_t pinhole_request_init(pinhole_request *request, size_t struct_size);

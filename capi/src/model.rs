@@ -48,6 +48,9 @@ pub struct Files {
     pub image_encoder_count: usize,
     pub controls: *const *const c_char,
     pub control_count: usize,
+    pub id_projector: *const c_char,
+    pub takes_id: i32,
+    pub reserved: i32,
 }
 
 const NO_FILES: Files = {
@@ -71,6 +74,9 @@ const NO_FILES: Files = {
         image_encoder_count: 0,
         controls: std::ptr::null(),
         control_count: 0,
+        id_projector: null,
+        takes_id: 0,
+        reserved: 0,
     }
 };
 versioned!(Files, "pinhole_files", offset_of!(Files, unet), NO_FILES);
@@ -182,7 +188,11 @@ impl Files {
             let path = unsafe { text::required(*self.controls.add(i), "controls")? };
             controls.push(PathBuf::from(path));
         }
-        Ok(Additions { loras, redux, ip_adapter, image_encoders, controls, ..Additions::default() })
+        // SAFETY: the caller's promise.
+        let id_projector = unsafe { text::optional(self.id_projector, "id_projector") }?.map(PathBuf::from);
+        let takes_id = self.takes_id != 0;
+        let clip_skip = None;
+        Ok(Additions { clip_skip, loras, redux, ip_adapter, image_encoders, controls, id_projector, takes_id })
     }
 }
 

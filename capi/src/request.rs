@@ -75,6 +75,8 @@ pub struct Request {
     pub canny_low: f32,
     pub canny_high: f32,
     pub reserved_4: i32,
+    pub id_embedding: *const f32,
+    pub id_embedding_count: usize,
 }
 
 const DEFAULT: Request = Request {
@@ -126,6 +128,8 @@ const DEFAULT: Request = Request {
     canny_low: 0.0,
     canny_high: 0.0,
     reserved_4: 0,
+    id_embedding: ptr::null(),
+    id_embedding_count: 0,
 };
 versioned!(Request, "pinhole_request", offset_of!(Request, inputs), DEFAULT);
 
@@ -306,13 +310,14 @@ impl Request {
     unsafe fn resolve(self) -> Result<Read, Failure> {
         let request = self;
         // SAFETY: the caller's promise.
-        let (embeddings, prompt, negative_prompt, noise, sigmas, cancel) = unsafe {
+        let (embeddings, prompt, negative_prompt, noise, sigmas, id_embedding, cancel) = unsafe {
             let embeddings = request.embeddings.as_ref().map(|embeddings| Arc::clone(&embeddings.0));
             let prompt = text::optional(request.prompt, "prompt")?;
             let negative_prompt = text::optional(request.negative_prompt, "negative_prompt")?.map(str::to_owned);
             let noise = copied("noise", request.noise, request.noise_count)?;
             let sigmas = copied("sigmas", request.sigmas, request.sigma_count)?;
-            (embeddings, prompt.map(str::to_owned), negative_prompt, noise, sigmas, cancel::flag(request.cancel))
+            let face = copied("id_embedding", request.id_embedding, request.id_embedding_count)?;
+            (embeddings, prompt.map(str::to_owned), negative_prompt, noise, sigmas, face, cancel::flag(request.cancel))
         };
         // SAFETY: the caller's promise.
         let pictures = unsafe { Pictures::read(request.inputs, request.input_count, &cancel) }?;
@@ -366,6 +371,7 @@ impl Request {
             embeddings,
             preview: request.preview.map(|_| interval),
             cache: step_cache(request.cache, request.cache_threshold)?,
+            id_embedding,
         };
         let Request { progress, warning, preview, user_data, .. } = request;
         let watch = Watch::new(Callbacks { progress, warning, preview, user_data }, cancel.clone());

@@ -2,7 +2,7 @@
 
 use pinhole_quant::DType;
 
-use super::value::Format;
+use super::format::Format;
 use crate::index::Storage;
 
 /// Something with a name in Python that is known here.

@@ -6,8 +6,9 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use super::format::Format;
 use super::globals::{self, Global};
-use super::value::{Format, Heap, Stored, Value, Viewed};
+use super::value::{Heap, Stored, Value, Viewed};
 use crate::error::{Error, Result};
 use crate::index::{CUT_SHORT, quoted};
 

@@ -13,6 +13,7 @@
 //! training's other state is no part of a model.
 
 mod archive;
+mod format;
 mod globals;
 mod legacy;
 mod machine;

@@ -3,8 +3,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::format::Format;
 use super::machine::Made;
-use super::value::{Format, Heap, Value, Viewed};
+use super::value::{Heap, Value, Viewed};
 use crate::error::{Error, Result};
 use crate::index::{Entry, FileTensor, Form, Index, Map, Other, Storage, check_name, extents_needed, tensor_at};
 use crate::reserve;

@@ -1,7 +1,7 @@
 //! What a pickle makes.
 
+use super::format::Format;
 use super::globals::Global;
-use crate::index::Storage;
 
 /// A value on the machine's stack. What is large lies in the [`Heap`]: values may hold each other in circles, and nothing is ever freed
 /// one by one.
@@ -20,30 +20,6 @@ pub(super) enum Value {
     Global(Global),
     Storage(usize),
     Tensor(usize),
-}
-
-/// How the numbers of a tensor are stored: in one of the formats that are known, or in another one of this name.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Format {
-    Known(Storage),
-    /// The name, and bytes of each number.
-    Other(&'static str, usize),
-    /// Bytes, which each tensor says the format of.
-    Untyped,
-}
-
-impl Format {
-    /// Bytes of each number.
-    pub(super) fn width(&self) -> usize {
-        match self {
-            Format::Known(Storage::Number(dtype)) => dtype.block_bytes(),
-            Format::Known(Storage::U16) => 2,
-            Format::Known(Storage::U32) => 4,
-            Format::Known(Storage::U64) => 8,
-            Format::Known(_) | Format::Untyped => 1,
-            Format::Other(_, width) => *width,
-        }
-    }
 }
 
 /// Numbers that lie together in the file.

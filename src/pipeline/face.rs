@@ -5,15 +5,13 @@
 
 use std::path::Path;
 
-use super::opened::{Additions, once};
 use super::request::{Request, Settings};
 use super::run::{Run, finite};
 use crate::bind::alias;
 use crate::index::tensor_at;
-use crate::models::flux::ControlNet;
 use crate::models::resampler::{self, Resampler};
-use crate::plan::Phase;
 use crate::plan::measure::Subject;
+use crate::plan::{Phase, Runs};
 use crate::source::slot::ID_PROJECTOR;
 use crate::source::{Network, Networks, Part, Place, Source, networks};
 use crate::stage::{Cadence, Dims, Symbol};
@@ -48,28 +46,31 @@ pub struct Face {
 }
 
 impl Face {
-    /// For a model whose prompts have tokens of `width` numbers and that runs with `controls`; `None` if it is opened without
-    /// a face.
+    /// For a model whose prompts have tokens of `width` numbers, with the projector of the file `projector`; `None` without one, unless the
+    /// model `takes_tokens`. The `reader` is its first ControlNet: the file, and whether it has modes.
     ///
     /// # Errors
     /// [`Error::Option`] without a ControlNet that could read it; what opening the projector returns; [`Error::Mismatch`] if its tokens
     /// have another width.
-    pub(super) fn open(additions: &Additions, width: usize, controls: &[Part<ControlNet>]) -> Result<Option<Face>> {
-        let Additions { id_projector, takes_id, .. } = additions;
-        if id_projector.is_none() && !takes_id {
+    pub(super) fn open(
+        projector: Option<&Path>,
+        takes_tokens: bool,
+        width: usize,
+        reader: Option<(&Path, bool)>,
+    ) -> Result<Option<Face>> {
+        if projector.is_none() && !takes_tokens {
             return Ok(None);
         }
-        let option = if id_projector.is_some() { PROJECTOR } else { EMBEDDING };
+        let option = if projector.is_some() { PROJECTOR } else { EMBEDDING };
         let hint = "give InfiniteYou's InfuseNet with --control";
-        let Some(reader) = controls.first() else {
+        let Some((origin, has_modes)) = reader else {
             return Err(Error::option(option, "a ControlNet that reads the face", "none").with_hint(hint));
         };
-        if reader.net.config().num_mode.is_some() {
+        if has_modes {
             let expected = "a first ControlNet without modes, which reads the face";
-            let found = reader.bound.origin().display().to_string();
-            return Err(Error::option(option, expected, found).with_hint(hint));
+            return Err(Error::option(option, expected, origin.display().to_string()).with_hint(hint));
         }
-        let Some(path) = id_projector else { return Ok(Some(Face { projector: None, width })) };
+        let Some(path) = projector else { return Ok(Some(Face { projector: None, width })) };
         let (part, config) = networks::resampler(&Source::lone(path, &PLACE)?)?;
         if config.output_dim != width {
             let expected = format!("tokens of {width} numbers, as the transformer reads");
@@ -111,7 +112,8 @@ impl Face {
     pub(super) fn subject(&self, settings: &Settings) -> Option<Subject<'_>> {
         let (part, _) = self.projector.as_ref().filter(|_| settings.id_projected)?;
         let dims = Dims::new().with(Symbol::IMAGE_TOKENS, 1);
-        Some(super::opened::subject(part, NAME, Phase::Encode, dims, once(1)))
+        let (model, bound, runs) = (&part.net.model, &part.bound, Runs { request: 1, steps: 0 });
+        Some(Subject { name: NAME, phase: Phase::Encode, model, bound, dims, runs })
     }
 
     /// The tokens of the face of `request`, one behind the other; none without a face.

@@ -159,7 +159,9 @@ fn open(source: Source, additions: &Additions) -> Result<Opened> {
     let rules = Rules { caches: caches(&transformer.net), ..with_controls(with_defaults(rules, beside), &controls) };
     let rules = rules.read(&source, GuidanceScale::Input)?;
     check(&source, &transformer, &encoders, &vae)?;
-    let face = Face::open(additions, transformer.net.config().joint_attention_dim, &controls)?;
+    let reader = controls.first().map(|control| (control.bound.origin(), control.net.config().num_mode.is_some()));
+    let width = transformer.net.config().joint_attention_dim;
+    let face = Face::open(additions.id_projector.as_deref(), additions.takes_id, width, reader)?;
     let mut image_prompts: Option<Box<dyn ImagePrompts>> = None;
     let mut adapter = None;
     if let Some((pictures, with)) = FluxImagePrompts::open(additions, transformer.net.config())? {

@@ -122,7 +122,7 @@ impl Additions {
     /// Refuses ControlNets beside a model that runs none.
     pub(super) fn refuse_controls(&self) -> Result<()> {
         if self.takes_id || self.id_projector.is_some() {
-            return Err(Error::option("--id-embedding", "a model that runs InfiniteYou: FLUX.1", "another"));
+            return Err(Error::option("--id-embedding", "a model that runs ControlNets", "another"));
         }
         match self.controls.first() {
             Some(path) => {

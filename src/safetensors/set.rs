@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use super::open::open;
 use super::sharded::{self, is_index_name, open_sharded};
 use crate::error::{Error, Result};
 use crate::file;
@@ -60,7 +61,7 @@ impl Numbered {
                     error.with_hint("the model is incomplete: download the missing file into the same directory")
                 );
             }
-            index.append(super::open(&path)?)?;
+            index.append(open(&path)?)?;
         }
         Ok(index)
     }
@@ -90,7 +91,7 @@ impl Set {
     /// Those of [`open`](super::open), [`open_sharded`] and [`Numbered::open`].
     pub fn open(&self) -> Result<Index> {
         match self {
-            Set::File(path) => super::open(path),
+            Set::File(path) => open(path),
             Set::Index(path) => open_sharded(path),
             Set::Shards(dir, shards) => shards.open(dir),
         }

@@ -7,6 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 
+use super::open::open;
 use crate::error::{Error, Result};
 use crate::index::{Index, Map, failed_text, quoted, tensor_at};
 
@@ -116,7 +117,7 @@ fn read_index(path: &Path) -> Result<WeightMap> {
 
 fn open_shard(index_json: &Path, file: &str) -> Result<Index> {
     let path = shard_path(index_json, file)?;
-    match super::open(&path) {
+    match open(&path) {
         Ok(shard) => Ok(shard),
         Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
             let at = format!("shard {}", quoted(file));

@@ -34,7 +34,8 @@ pub use delta::{Changes, Delta, Merged};
 pub use file::Lora;
 use file::some_of;
 use names::Names;
-pub use outline::{FIRST_LAYERS, Outline};
+pub use outline::Outline;
+pub use seems::FIRST_LAYERS;
 pub use settings::About;
 pub use target::{Base, Target};
 

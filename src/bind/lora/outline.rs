@@ -9,9 +9,6 @@ use super::seems;
 use super::settings::About;
 use crate::Result;
 
-/// What FLUX.1's first layer is called by its publisher and by diffusers.
-pub const FIRST_LAYERS: [&str; 2] = ["img_in", "x_embedder"];
-
 /// What a LoRA's file holds.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Outline {
@@ -43,7 +40,9 @@ impl Lora {
             Outline { family: self.family(), about: self.about(), modules: self.modules.len(), ..Outline::default() };
         let title = outline.about.title.clone().unwrap_or_default();
         let stem = self.path.file_stem().unwrap_or_default().to_string_lossy();
-        outline.purpose.extend(outline.family.and_then(|family| seems::pictures(family, self.inputs(&FIRST_LAYERS))));
+        outline
+            .purpose
+            .extend(outline.family.and_then(|family| seems::pictures(family, self.inputs(&seems::FIRST_LAYERS))));
         outline.purpose.extend(seems::few_steps(&stem).or_else(|| seems::few_steps(&title)));
         let (mut ranks, mut alphas) = (BTreeSet::new(), Vec::new());
         for module in &self.modules {

@@ -49,6 +49,9 @@ pub(super) fn family<'n>(
     flat.iter().any(|name| is_of_text(name)).then_some("text encoders alone")
 }
 
+/// What FLUX.1's first layer is called by its publisher and by diffusers.
+pub const FIRST_LAYERS: [&str; 2] = ["img_in", "x_embedder"];
+
 /// What a LoRA of `family` has to do with pictures if its first layer has so many `inputs`.
 pub(super) fn pictures(family: &str, inputs: Option<usize>) -> Option<String> {
     let what = match (family, inputs?) {
