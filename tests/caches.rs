@@ -188,14 +188,16 @@ fn skipped_steps_move_nothing() {
         pipeline.set_memory(MemoryOptions { vram: Some(least), offload: Offload::Sequential, host: None });
         let streamed = generate(&mut pipeline, &request);
         let plan = streamed.plan.component("transformer").unwrap();
-        let steps = streamed.computed[0].iter().filter(|computed| **computed).count();
+        // The miniature has two passes, side by side: a step is computed if one of them is.
+        let is_computed = |step: &usize| streamed.computed.iter().any(|pass| pass[*step]);
+        let steps = (0..10).filter(is_computed).count();
         let measured = streamed.phases.iter().find(|phase| phase.phase == Phase::Denoise).unwrap().moved as usize;
         let bytes = moved(plan, steps);
         println!("{kind:?}: {steps} of 10 steps, {measured} of {bytes} bytes, {} each step", plan.moved_each_step);
         assert!(plan.placement.slots == 2 && steps < 10 && steps > 0);
         assert_eq!(plan.moved(), moved(plan, 10));
         // What is planned counts alignment; and if the last step is skipped, its first stages have come already.
-        let ahead = if streamed.computed[0][9] { 0 } else { 2 * plan.placement.slot_bytes };
+        let ahead = if is_computed(&9) { 0 } else { 2 * plan.placement.slot_bytes };
         assert!(measured <= bytes + ahead && measured > bytes * 9 / 10, "{measured} of {bytes}");
     }
 }
@@ -219,7 +221,7 @@ fn every_evaluation_of_a_sampler_is_decided() {
         assert!(generated.computed[0][0], "{cache}");
     }
     // Nothing is skipped: not a bit changes.
-    for cache in ["first-block:0", "magcache:0", "taylorseer:1"] {
+    for cache in ["first-block:0", "taylorseer:1"] {
         let generated = generate(&mut pipeline, &request(Some(cache)));
         assert_eq!(skipped(&generated.computed), 0, "{cache}");
         assert!(bits(&generated) == bits(&whole), "{cache}");
