@@ -18,6 +18,7 @@ mod pictures;
 mod plan;
 mod printer;
 mod request;
+mod step_cache;
 mod table;
 mod threads;
 mod units;

@@ -10,9 +10,9 @@ use pinhole::size::Size;
 use serde::Serialize;
 
 use super::failure::Failure;
-use super::generate::CacheReport;
 use super::printer::{Printer, Talk};
 use super::request::{self, RequestArgs};
+use super::step_cache::CacheReport;
 use super::table::Table;
 use super::{interrupt, model, threads, units};
 

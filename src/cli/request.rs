@@ -7,7 +7,7 @@ use std::time::Instant;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use pinhole::ggml::{CancelFlag, Device};
 use pinhole::image::Picture;
-use pinhole::pipeline::{self, Additions, Cache, MemoryOptions, Pipeline, Posterior, ReferenceResize, Request};
+use pinhole::pipeline::{self, Additions, MemoryOptions, Pipeline, Posterior, ReferenceResize, Request};
 use pinhole::plan::Offload;
 use pinhole::sample::{Sampler, Schedule};
 use pinhole::size::Size;
@@ -18,7 +18,7 @@ use super::control::ControlArgs;
 use super::lora::{self, Lora, Weighted};
 use super::pictures::{open_picture, picture};
 use super::printer::Printer;
-use super::threads;
+use super::{step_cache, threads};
 
 #[derive(clap::Args)]
 pub(super) struct RequestArgs {
@@ -65,8 +65,8 @@ pub(super) struct RequestArgs {
     /// Skip evaluations that change little: first-block, teacache, magcache or taylorseer, as far as the model takes it. A larger
     /// THRESHOLD skips more [default: as published: first-block:0.05, teacache:0.6, magcache:0.06]; taylorseer computes every fifth,
     /// or as many as the number says. none computes all [default: none]
-    #[arg(long, value_name = "KIND[:THRESHOLD]", value_parser = cache)]
-    cache: Option<CacheArg>,
+    #[arg(long, value_name = "KIND[:THRESHOLD]", value_parser = step_cache::parse)]
+    cache: Option<step_cache::Given>,
     /// A LoRA, and how strongly it works [default: 1]; several are added up: --lora a.safetensors --lora b.safetensors:0.6
     #[arg(long = "lora", value_name = "FILE[:STRENGTH]", value_parser = lora::parse)]
     pub(super) loras: Vec<Lora>,
@@ -207,14 +207,6 @@ struct Sigmas(Vec<f32>);
 fn sigmas(text: &str) -> Result<Sigmas, String> {
     let numbers: Result<Vec<f32>, _> = text.split(',').map(|number| number.trim().parse()).collect();
     numbers.map(Sigmas).map_err(|_| "expected numbers with `,` between them".to_owned())
-}
-
-/// What `--cache` names; `None` for `none`.
-#[derive(Clone, Copy, Debug)]
-struct CacheArg(Option<Cache>);
-
-fn cache(text: &str) -> Result<CacheArg, String> {
-    if text == "none" { Ok(CacheArg(None)) } else { text.parse().map(|cache| CacheArg(Some(cache))) }
 }
 
 fn posterior_parser() -> impl TypedValueParser<Value = Posterior> {

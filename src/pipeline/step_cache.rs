@@ -34,7 +34,7 @@ impl CacheKind {
         }
     }
 
-    /// The threshold of a request that does not say: those of diffusers, and of TeaCache's script for FLUX.
+    /// The threshold of a request that does not say: those of diffusers, and of the script of TeaCache's authors.
     pub fn threshold(self) -> f32 {
         match self {
             CacheKind::FirstBlock => 0.05,

@@ -18,7 +18,6 @@ use super::request::{self, RequestArgs};
 use super::{interrupt, model, threads};
 use destinations::Named;
 use outputs::Outputs;
-pub(super) use report::CacheReport;
 use report::{Clock, Run};
 
 /// Draw pictures of a prompt

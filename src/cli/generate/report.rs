@@ -9,8 +9,8 @@ use pinhole::ggml::Device;
 use pinhole::image::{Thresholds, parameters_text};
 use pinhole::memory::PeakMemory;
 use pinhole::pipeline::{
-    Cache, ControlSettings, Generated, Origin, Phase, PhaseMemory, Preprocess, Settings, Timings, model_name,
-    named_parts, skipped, skipped_in_words,
+    ControlSettings, Generated, Origin, Phase, PhaseMemory, Preprocess, Settings, Timings, model_name, named_parts,
+    skipped, skipped_in_words,
 };
 use serde::Serialize;
 
@@ -20,6 +20,7 @@ use crate::cli::failure::Failure;
 use crate::cli::lora::{Lora, Weighted};
 use crate::cli::plan::PlanReport;
 use crate::cli::printer::Printer;
+use crate::cli::step_cache::{CacheReport, Computed};
 use crate::cli::units;
 
 /// Where the time went.
@@ -151,36 +152,6 @@ struct Parameters<'a> {
     noise: Option<&'a PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
     cache: Option<CacheReport>,
-}
-
-/// A step cache.
-#[derive(Serialize)]
-pub(in crate::cli) struct CacheReport {
-    kind: &'static str,
-    threshold: f32,
-}
-
-impl CacheReport {
-    pub(in crate::cli) fn new(cache: Cache) -> CacheReport {
-        CacheReport { kind: cache.kind.name(), threshold: cache.threshold }
-    }
-}
-
-/// Which evaluations were computed: one list if all passes have the same, and otherwise one for each.
-#[derive(Serialize)]
-#[serde(untagged)]
-enum Computed<'a> {
-    Alike(&'a [bool]),
-    Each(&'a [Vec<bool>]),
-}
-
-impl Computed<'_> {
-    /// `None` without a step cache.
-    fn of(passes: &[Vec<bool>]) -> Option<Computed<'_>> {
-        let (first, others) = passes.split_first()?;
-        let alike = others.iter().all(|other| other == first);
-        Some(if alike { Computed::Alike(first) } else { Computed::Each(passes) })
-    }
 }
 
 /// A ControlNet in JSON.
