@@ -113,17 +113,7 @@ impl Loop<'_> {
         let packed = self.by_picture(latents, |latents, dims| self.model.denoiser.pack(latents, dims))?;
         let mut prediction = match skipping {
             Some(skipping) if skipping.extrapolates() => {
-                match skipping.decide(asked.evaluation, &[])?.contains(&true) {
-                    true => {
-                        let prediction = self.predict(run, running, asked, &packed, prepared, None)?;
-                        skipping.learn(asked.evaluation, &prediction)?;
-                        prediction
-                    }
-                    false => {
-                        run.skip(running)?;
-                        skipping.extrapolated(asked.evaluation)?
-                    }
-                }
+                self.extrapolate(run, running, asked, &packed, prepared, skipping)?
             }
             skipping => self.predict(run, running, asked, &packed, prepared, skipping.as_mut())?,
         };
@@ -138,6 +128,25 @@ impl Loop<'_> {
             _ => {}
         }
         self.by_picture(prediction, |packed, dims| self.model.denoiser.unpack(packed, dims))
+    }
+
+    /// What the model says of the latents `packed` in each pass, or what it would say in a step that is skipped.
+    fn extrapolate(
+        &self,
+        run: &mut Run<'_>,
+        running: &mut Running<'_>,
+        asked: Asked,
+        packed: &[f32],
+        prepared: &Prepared<'_>,
+        skipping: &mut Skipping,
+    ) -> Result<Vec<f32>> {
+        if !skipping.decide(asked.evaluation, &[])?.contains(&true) {
+            run.skip(running)?;
+            return skipping.extrapolated(asked.evaluation);
+        }
+        let prediction = self.predict(run, running, asked, packed, prepared, None)?;
+        skipping.learn(asked.evaluation, &prediction)?;
+        Ok(prediction)
     }
 
     /// What the model says of the latents `packed` in each pass.
@@ -206,8 +215,8 @@ impl Loop<'_> {
         running.set(ports.latents, &filled)
     }
 
-    /// Computes a step, or, if no pass has to be computed, what is not skipped of it. If some have to, all are: those that do not take
-    /// what is kept.
+    /// Computes a step, or, if no pass has to be computed, what is not skipped of it. If only some have to, all are computed, and the
+    /// others take what is kept.
     fn step(&self, run: &mut Run<'_>, running: &mut Running<'_>, asked: Asked, skipping: &mut Skipping) -> Result<()> {
         let Some(ports) = self.model.denoiser.cache(asked.subject, self.settings) else {
             return run.compute(running, Cadence::Step);

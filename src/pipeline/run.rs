@@ -188,7 +188,7 @@ impl<'a> Run<'a> {
     /// # Errors
     /// [`Error::Cancelled`], or what the device says.
     pub fn compute(&mut self, running: &mut Running<'_>, cadence: Cadence) -> Result<()> {
-        self.compute_some(running, Some(cadence), Part::Lead)
+        self.compute_stages(running, Stages::Of(cadence))
     }
 
     /// Computes `part` of a step. Stages that are skipped count as done.
@@ -196,7 +196,7 @@ impl<'a> Run<'a> {
     /// # Errors
     /// As [`compute`](Run::compute).
     pub(super) fn compute_part(&mut self, running: &mut Running<'_>, part: Part) -> Result<()> {
-        self.compute_some(running, None, part)?;
+        self.compute_stages(running, Stages::In(part))?;
         if part != Part::Shortcut {
             return Ok(());
         }
@@ -219,8 +219,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Computes all stages of `cadence`, or, without one, `part` of a step.
-    fn compute_some(&mut self, running: &mut Running<'_>, cadence: Option<Cadence>, part: Part) -> Result<()> {
+    fn compute_stages(&mut self, running: &mut Running<'_>, stages: Stages) -> Result<()> {
         let before = if running.heard { self.phase(running.phase).moved } else { 0 };
         let Run { machine, observer, moved, .. } = self;
         let Running { session, weights, heard, .. } = running;
@@ -235,9 +234,9 @@ impl<'a> Run<'a> {
             *moved = bytes;
             observer.event(Event::Stage)
         };
-        match cadence {
-            Some(cadence) => session.run(&mut machine.backend, cadence, after),
-            None => session.run_part(&mut machine.backend, part, after),
+        match stages {
+            Stages::Of(cadence) => session.run(&mut machine.backend, cadence, after),
+            Stages::In(part) => session.run_part(&mut machine.backend, part, after),
         }
     }
 
@@ -279,6 +278,14 @@ impl<'a> Run<'a> {
         });
         &mut self.phases[position]
     }
+}
+
+/// What is computed at once.
+enum Stages {
+    /// Those of a request, or those of a step that skips nothing.
+    Of(Cadence),
+    /// Those in a part of a step.
+    In(Part),
 }
 
 /// How many stages run for `subject` in one request that follows `plan`.

@@ -75,7 +75,7 @@ impl Skipping {
 
     /// The model has predicted this in `evaluation`.
     pub(super) fn learn(&mut self, evaluation: usize, prediction: &[f32]) -> Result<()> {
-        if self.extrapolates() { self.series.learn(evaluation, prediction) } else { Ok(()) }
+        self.series.learn(evaluation, prediction)
     }
 
     /// What it would predict in `evaluation`.
