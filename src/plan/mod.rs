@@ -16,15 +16,17 @@ mod offload;
 mod phase;
 mod place;
 mod placed;
+mod runs;
 mod strips;
 mod way;
 
 pub use batch::{Batch, BatchPart};
-pub use component::{Component, Runs, StageBytes, Variant};
+pub use component::{Component, StageBytes, Variant};
 pub(crate) use dry_run::{DryRun, STAGE_TENSORS};
 pub use limits::{HostBound, HostLimit, Limits, Refusal};
 pub use offload::Offload;
 pub use phase::Phase;
 pub use placed::{ComponentPlan, HostUse, Parts, Placement, Plan};
+pub use runs::Runs;
 pub(crate) use strips::{PassCut, StripRun};
 pub use way::Way;

@@ -38,6 +38,28 @@ fn failures() {
 }
 
 #[test]
+fn passes_come_one_after_the_other_where_memory_is_short() {
+    let place = Workplace::new();
+    let guided = ["--cfg-scale", "3", "--batch", "3", "--width", "512", "--height", "512"];
+    let whole = plan(&place, &guided);
+    let one = place.json(&[&DISCRETE[..], &guided[..0], &["--width", "512", "--height", "512"]].concat());
+    let all = place.json(&[&DISCRETE[..], &guided].concat());
+    // The decoder takes one picture at a time in any case.
+    assert!(all["least_budget_bytes"].as_u64() <= one["least_budget_bytes"].as_u64().map(|least| least * 5 / 4));
+    let of = |plan: &Value| {
+        let components = plan["components"].as_array().unwrap().clone();
+        components.into_iter().find(|component| component["phase"] == "denoise").unwrap()
+    };
+    assert_eq!((&of(&whole)["batch"], &of(&whole)["parts_each_step"]), (&Value::from("all at once"), &Value::from(1)));
+    let least = all["least_budget_bytes"].to_string();
+    let short = [&["--vram", &least], &guided[..]].concat();
+    assert!(of(&plan(&place, &short))["parts_each_step"].as_u64() > Some(1));
+    let ran = place.run(&[&DISCRETE[..], &short].concat());
+    assert!(ran.stderr.contains("transformer: 2 passes, one after the other"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("times in each step"), "{}", ran.stderr);
+}
+
+#[test]
 fn units_are_all_the_same() {
     let place = Workplace::new();
     for budget in ["4GB", "4GiB", "4g", "4096M", "4294967296"] {
