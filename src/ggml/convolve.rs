@@ -18,13 +18,13 @@ use crate::{Error, Result};
 /// How many pieces of work each thread should have, so that none waits long for the last.
 const TURNS: usize = 3;
 
-/// A convolution with a bias, as a graph is asked for it.
+/// A convolution, as a graph is asked for it.
 #[derive(Clone, Copy, Debug)]
 pub struct Convolution {
     /// `[kw, kh, inputs, outputs]`
     pub kernel: Tensor,
     /// `[outputs]`
-    pub bias: Tensor,
+    pub bias: Option<Tensor>,
     /// 1 or 2.
     pub stride: usize,
     /// Columns of zeros on either side.
@@ -71,6 +71,7 @@ struct Plan {
     /// Which of the operation's operands are there.
     normal: bool,
     added: bool,
+    bias: bool,
     /// The next piece that no thread has, and how many threads found none left. The last of them makes both new.
     next: AtomicUsize,
     done: AtomicUsize,
@@ -148,8 +149,7 @@ impl Graph {
         let [.., n] = self.shape(x)?.dims();
         let dims = [geometry.result[0], geometry.result[1], geometry.outputs, n];
         let x = self.contiguous(x)?;
-        let mut operands = vec![x, convolution.kernel, convolution.bias];
-        self.expect_numbers(convolution.bias, geometry.outputs)?;
+        let mut operands = vec![x, convolution.kernel];
         if let Some(normal) = normal {
             self.expect_numbers(normal.mean, geometry.inputs * n)?;
             self.expect_numbers(normal.scale, geometry.inputs * n)?;
@@ -163,12 +163,17 @@ impl Graph {
             }
             operands.push(self.contiguous(added)?);
         }
+        if let Some(bias) = convolution.bias {
+            self.expect_numbers(bias, geometry.outputs)?;
+            operands.push(bias);
+        }
         let plan = Box::new(Plan {
             convolution: own,
             geometry,
             dtype,
             normal: normal.is_some(),
             added: added.is_some(),
+            bias: convolution.bias.is_some(),
             next: AtomicUsize::new(0),
             done: AtomicUsize::new(0),
             halt: self.products.borrow().halt(),
@@ -318,19 +323,20 @@ impl Plan {
         let (stored, kernel) = unsafe { ((*dst.src[0]).ne, &*dst.src[1]) };
         let stored = [stored[0], stored[1]].map(|extent| extent.unsigned_abs() as usize);
         let normal = self.normal.then(|| kernels::Normal {
-            mean: operand(3),
-            scale: operand(4),
-            weight: operand(5),
-            bias: operand(6),
+            mean: operand(2),
+            scale: operand(3),
+            weight: operand(4),
+            bias: operand(5),
         });
         let source = Source { pixels: operand(0), stored, normal };
-        let map = self.added.then(|| operand(if self.normal { 7 } else { 3 }));
+        let map = self.added.then(|| operand(if self.normal { 6 } else { 2 }));
+        let bias = self.bias.then(|| operand(2 + if self.normal { 4 } else { 0 } + usize::from(self.added)));
         let count = inputs * outputs * side[0] * side[1];
         // SAFETY: the kernel is contiguous and has as many weights.
         let bytes = unsafe { std::slice::from_raw_parts(kernel.data.cast::<u8>(), count * self.dtype.block_bytes()) };
         let mut planes = PlanesOf { start: dst.data.cast(), width, height, planes: outputs * pictures };
         let weights = Weights { dtype: self.dtype, bytes };
-        pieces.compute(piece, &source, weights, Added { bias: operand(2), map }, &mut planes)
+        pieces.compute(piece, &source, weights, Added { bias, map }, &mut planes)
     }
 }
 

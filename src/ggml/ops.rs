@@ -79,6 +79,11 @@ impl Graph {
         self.unary("gelu_quick", Nonlinearity::GeluQuick, sys::ggml_gelu_quick, a)
     }
 
+    /// `a`, or 0 where it is negative.
+    pub fn relu(&self, a: Tensor) -> Result<Tensor> {
+        self.unary("relu", Nonlinearity::Relu, sys::ggml_relu, a)
+    }
+
     /// `w [k, m]` times `x [k, n, ..]` gives `[m, n, ..]`: PyTorch's `x @ w.T`. `w` may have any matrix format of
     /// the [table](support::matrix); its third and fourth extents are repeated over those of `x`.
     pub fn mul_mat(&self, w: Tensor, x: Tensor) -> Result<Tensor> {

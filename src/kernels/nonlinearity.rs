@@ -20,6 +20,8 @@ pub enum Nonlinearity {
     GeluErf,
     /// `x * sigmoid(1.702 x)`
     GeluQuick,
+    /// `x`, or 0 where it is negative.
+    Relu,
 }
 
 impl Nonlinearity {
@@ -73,6 +75,8 @@ fn by_any(function: Nonlinearity, from: Option<&[f32]>, to: &mut [f32]) {
         Nonlinearity::GeluTanh => each(from, to, gelu_tanh),
         Nonlinearity::GeluErf => each(from, to, gelu_erf),
         Nonlinearity::GeluQuick => each(from, to, gelu_quick),
+        // NaN stays.
+        Nonlinearity::Relu => each(from, to, |x| if x < 0.0 { 0.0 } else { x }),
     }
 }
 

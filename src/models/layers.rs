@@ -174,11 +174,11 @@ impl GroupNorm {
     }
 }
 
-/// A square convolution with a bias.
+/// A square convolution.
 #[derive(Clone, Copy, Debug)]
 pub struct Conv2d {
     weight: WeightId,
-    bias: WeightId,
+    bias: Option<WeightId>,
     channels: usize,
     stride: usize,
     padding: usize,
@@ -188,8 +188,14 @@ impl Conv2d {
     /// A kernel of `size x size`, with zeros around so that a stride of 1 keeps the picture's size.
     pub fn declare(scope: &mut Scope<'_>, inputs: usize, outputs: usize, size: usize) -> Result<Conv2d> {
         let weight = scope.weight("weight", &[size, size, inputs, outputs], Role::ConvKernel)?;
-        let bias = scope.weight("bias", &[outputs], Role::Vector)?;
+        let bias = Some(scope.weight("bias", &[outputs], Role::Vector)?);
         Ok(Conv2d { weight, bias, channels: outputs, stride: 1, padding: size / 2 })
+    }
+
+    /// The same without a bias.
+    pub fn without_bias(scope: &mut Scope<'_>, inputs: usize, outputs: usize, size: usize) -> Result<Conv2d> {
+        let weight = scope.weight("weight", &[size, size, inputs, outputs], Role::ConvKernel)?;
+        Ok(Conv2d { weight, bias: None, channels: outputs, stride: 1, padding: size / 2 })
     }
 
     /// The same with another stride and padding.
@@ -289,7 +295,7 @@ impl Conv2d {
     }
 
     fn convolution(&self, b: &Build<'_>, around: [usize; 2]) -> Result<Convolution> {
-        let (kernel, bias) = (b.weight(self.weight)?, b.weight(self.bias)?);
+        let (kernel, bias) = (b.weight(self.weight)?, self.bias.map(|bias| b.weight(bias)).transpose()?);
         let odd = b.begins_odd();
         Ok(Convolution { kernel, bias, stride: self.stride, beside: self.padding, around, doubled: None, odd })
     }
@@ -312,12 +318,12 @@ impl Conv2d {
         if branches.is_empty() {
             return Ok(y);
         }
-        let bias = b.g.reshape(b.weight(self.bias)?, &[1, 1, self.channels])?;
         let kernel = Kernel { b, branches, x, stride: self.stride, padding: [self.padding, rows], halo };
         // Only a product of its own asks for what the convolution is without its bias.
         if branches.iter().all(|branch| branch.form != Form::Product) {
             return kernel.added(y);
         }
+        let Some(bias) = self.bias_by_channel(b)? else { return kernel.added(y) };
         b.g.add(kernel.added(b.g.sub(y, bias)?)?, bias)
     }
 
@@ -336,7 +342,12 @@ impl Conv2d {
     }
 
     fn biased(&self, b: &Build<'_>, y: Tensor) -> Result<Tensor> {
-        b.g.add(y, b.g.reshape(b.weight(self.bias)?, &[1, 1, self.channels])?)
+        self.bias_by_channel(b)?.map_or(Ok(y), |bias| b.g.add(y, bias))
+    }
+
+    /// The bias, `[1, 1, outputs]`.
+    fn bias_by_channel(&self, b: &Build<'_>) -> Result<Option<Tensor>> {
+        self.bias.map(|bias| b.g.reshape(b.weight(bias)?, &[1, 1, self.channels])).transpose()
     }
 }
 

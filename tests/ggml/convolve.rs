@@ -99,7 +99,7 @@ impl Case {
             };
             let Case { stride, beside, around, doubled, .. } = *self;
             let (kernel, bias) = (g.leaf(&weights)?, g.leaf(&bias)?);
-            let convolution = Convolution { kernel, bias, stride, beside, around, doubled, odd: false };
+            let convolution = Convolution { kernel, bias: Some(bias), stride, beside, around, doubled, odd: false };
             let added = self.added.then(|| g.leaf(&added)).transpose()?;
             Ok(g.convolve(&convolution, x, normal.as_ref(), added)?.unwrap())
         });
@@ -236,7 +236,8 @@ fn rows_equal_the_whole() {
             let (first, last) = (of.start - (1 - around[0]), of.end + (1 - around[1]));
             let (kernel, bias) = (g.leaf(&kernel)?, g.leaf(&bias)?);
             let odd = of.start % 2 == 1;
-            let convolution = Convolution { kernel, bias, stride: 1, beside: 1, around, doubled: None, odd };
+            let convolution =
+                Convolution { kernel, bias: Some(bias), stride: 1, beside: 1, around, doubled: None, odd };
             Ok(g.convolve(&convolution, g.slice(x, 1, first, last - first)?, Some(&normal), None)?.unwrap())
         })
         .unwrap()
@@ -258,8 +259,15 @@ fn what_does_not_fit_is_refused() {
     let mut refused = |bias: &_, change: fn(Convolution) -> Convolution| {
         let convolved = rig.run(|g| {
             let (kernel, bias) = (g.leaf(&kernel)?, g.leaf(bias)?);
-            let convolution =
-                Convolution { kernel, bias, stride: 1, beside: 1, around: [1, 1], doubled: None, odd: false };
+            let convolution = Convolution {
+                kernel,
+                bias: Some(bias),
+                stride: 1,
+                beside: 1,
+                around: [1, 1],
+                doubled: None,
+                odd: false,
+            };
             Ok(g.convolve(&change(convolution), g.leaf(&x)?, None, None)?.unwrap())
         });
         convolved.map(|_| ())
@@ -274,7 +282,7 @@ fn what_does_not_fit_is_refused() {
         |c| Convolution { doubled: Some([0, 13]), ..c },
         |c| Convolution { doubled: Some([usize::MAX, 2]), ..c },
         |c| Convolution { doubled: Some([0, 0]), around: [0, 0], ..c },
-        |c| Convolution { kernel: c.bias, ..c },
+        |c| Convolution { kernel: c.bias.unwrap(), ..c },
     ] {
         refused(&bias, change).unwrap_err();
     }

@@ -52,8 +52,9 @@ fn mean_square_one(row: &[f64], eps: f32) -> Vec<f64> {
 
 type Function = (&'static str, fn(&Graph, Tensor) -> Result<Tensor>, fn(f64) -> f64, f64);
 
-const FUNCTIONS: [Function; 5] = [
+const FUNCTIONS: [Function; 6] = [
     ("scale_bias", |g, a| g.scale_bias(a, -1.75, 0.5), |x| -1.75 * x + 0.5, F32),
+    ("relu", Graph::relu, |x| x.max(0.0), LAST_BITS),
     ("silu", Graph::silu, |x| x * sigmoid(x), LAST_BITS),
     (
         "gelu_tanh",

@@ -5,8 +5,8 @@ use super::geometry::Geometry;
 /// What is added to the result.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Added<'a> {
-    /// To every output.
-    pub bias: &'a [f32],
+    /// To every output, if there is a bias.
+    pub bias: Option<&'a [f32]>,
     /// Maps of the result's shape, one picture after the other.
     pub map: Option<&'a [f32]>,
 }
@@ -22,7 +22,7 @@ impl Added<'_> {
         (plane, output): (usize, usize),
         [x, y]: [usize; 2],
     ) {
-        let bias = self.bias[output];
+        let bias = self.bias.map_or(0.0, |bias| bias[output]);
         match self.map {
             None => row.iter_mut().zip(sums).for_each(|(out, sum)| *out = sum + bias),
             Some(map) => {

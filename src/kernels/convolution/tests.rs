@@ -132,7 +132,7 @@ impl Case {
         let normal = self.normal.then_some(Normal { mean, scale, weight, bias });
         let source = Source { pixels: &numbers.pixels, stored: numbers.stored, normal };
         let weights = Weights { dtype: self.dtype, bytes: &numbers.bytes };
-        let added = Added { bias: &numbers.bias, map: self.added.then_some(&numbers.map) };
+        let added = Added { bias: Some(&numbers.bias), map: self.added.then_some(&numbers.map) };
         let mut whole = Whole { values: vec![f32::NAN; result[0] * result[1] * outputs * pictures], size: result };
         for piece in 0..pieces.count() {
             pieces.compute(piece, &source, weights, added, &mut whole).unwrap();
