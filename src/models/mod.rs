@@ -9,6 +9,7 @@ pub mod flux;
 pub mod language_model;
 pub mod layers;
 pub mod resampler;
+mod route;
 pub mod step_cache;
 pub mod t5;
 pub mod unet;

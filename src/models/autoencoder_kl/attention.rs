@@ -4,10 +4,10 @@
 use std::ops::Range;
 
 use super::config::NORM_EPS;
-use super::route::Layer;
 use crate::Result;
 use crate::ggml::{Graph, Tensor};
 use crate::models::layers::{GroupNorm, Linear};
+use crate::models::route::Layer;
 use crate::stage::{Build, Inner, Port, Reach};
 use crate::weights::{Role, Scope};
 

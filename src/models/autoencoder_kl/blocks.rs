@@ -2,9 +2,9 @@
 
 use super::attention::MidAttention;
 use super::config::{Config, NORM_EPS};
-use super::route::{Layer, Pixels, Route};
 use crate::Result;
 use crate::models::layers::{Conv2d, GroupNorm};
+use crate::models::route::{Layer, Pixels, Route};
 use crate::stage::{Build, Inner, Port, Reach};
 use crate::weights::Scope;
 

@@ -2,7 +2,7 @@
 
 use super::Config;
 use super::blocks::{ConvIn, ConvOut, Downsample};
-use super::route::{Pixels, Route};
+use crate::models::route::{Pixels, Route};
 use crate::stage::{Model, Port};
 use crate::{Error, Result};
 

@@ -32,7 +32,6 @@ mod blocks;
 mod config;
 mod decoder;
 mod encoder;
-mod route;
 
 pub use config::Config;
 pub use decoder::Decoder;
