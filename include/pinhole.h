@@ -285,6 +285,9 @@ typedef struct pinhole_files {
     int32_t takes_id;
     /* Always 0 in this version. */
     int32_t reserved;
+    /* A tiny autoencoder (TAESD, TAESDXL, TAEF1). It makes the previews, and the pictures in the autoencoder's stead, which is then not
+     * needed: see tiny_vae_for of requests. */
+    const char *tiny_vae;
 } pinhole_files;
 
 PINHOLE_API int32_t pinhole_files_init(pinhole_files *files, size_t struct_size);
@@ -552,6 +555,14 @@ enum {
     PINHOLE_CONTROL_PREPROCESS_CANNY = 1
 };
 
+/* What a tiny autoencoder is used for. */
+enum {
+    /* Previews and the pictures: the other autoencoder decodes nothing. */
+    PINHOLE_TINY_VAE_ALL = 0,
+    /* Previews alone. */
+    PINHOLE_TINY_VAE_PREVIEW = 1
+};
+
 /* A picture that a request is given. Set exactly one of `path`, `data` and `pixels`. To change a part of a photo:
  *
  *     pinhole_input photo, part;
@@ -718,6 +729,10 @@ typedef struct pinhole_request {
      * many numbers these are. */
     const float *id_embedding;
     size_t id_embedding_count;
+    /* What the model's tiny autoencoder is used for, if it has one: PINHOLE_TINY_VAE_... */
+    int32_t tiny_vae_for;
+    /* Always 0 in this version. */
+    int32_t reserved_5;
 } pinhole_request;
 
 PINHOLE_API int32_t pinhole_request_init(pinhole_request *request, size_t struct_size);
@@ -806,7 +821,8 @@ PINHOLE_API int32_t pinhole_plan_get_info(const pinhole_plan *plan, pinhole_plan
 /* A component of the model. Components are in the order in which they run. */
 typedef struct pinhole_plan_component {
     size_t struct_size;
-    /* "clip", "t5", "transformer" or "unet", "decoder"; "encoder" if the request has a picture. */
+    /* "clip", "t5", "transformer" or "unet", "decoder"; "encoder" if the request has a picture. "tiny_decoder" in the decoder's stead, and
+     * "preview", if the model has a tiny autoencoder. */
     char name[32];
     /* PINHOLE_PHASE_... */
     int32_t phase;
@@ -902,6 +918,9 @@ PINHOLE_API void pinhole_embeddings_free(pinhole_embeddings *embeddings);
  * into colours by a linear fit of the model's own autoencoder. A preview is good enough to judge a request by. It takes almost no
  * time, and no memory beyond the plan. The fit is made once for each session, in the first request
  * that asks for previews, by decoding a small picture.
+ *
+ * A model that was opened with a tiny autoencoder has previews of the picture's own size, made by that. They take the time and the
+ * memory of its small network: the plan names it "preview", and the phase in which it runs has room for both.
  */
 
 /* Convert

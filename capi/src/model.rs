@@ -51,6 +51,7 @@ pub struct Files {
     pub id_projector: *const c_char,
     pub takes_id: i32,
     pub reserved: i32,
+    pub tiny_vae: *const c_char,
 }
 
 const NO_FILES: Files = {
@@ -77,6 +78,7 @@ const NO_FILES: Files = {
         id_projector: null,
         takes_id: 0,
         reserved: 0,
+        tiny_vae: null,
     }
 };
 versioned!(Files, "pinhole_files", offset_of!(Files, unet), NO_FILES);
@@ -131,6 +133,7 @@ impl Files {
             (self.text_encoder, "text_encoder"),
             (self.text_encoder_2, "text_encoder_2"),
             (self.vae, "vae"),
+            (self.tiny_vae, "tiny_vae"),
             (self.tokenizer, "tokenizer"),
             (self.tokenizer_2, "tokenizer_2"),
         ];

@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use pinhole::Error as E;
 use pinhole::ggml::CancelFlag;
-use pinhole::pipeline::{Cache, CacheKind, Posterior, ReferenceResize, Request as Wanted, named_parts, origins};
+use pinhole::pipeline::{
+    Cache, CacheKind, Posterior, ReferenceResize, Request as Wanted, TinyUse, named_parts, origins,
+};
 use pinhole::sample::{Sampler, Schedule};
 use pinhole::source::model_name;
 
@@ -77,6 +79,8 @@ pub struct Request {
     pub reserved_4: i32,
     pub id_embedding: *const f32,
     pub id_embedding_count: usize,
+    pub tiny_vae_for: i32,
+    pub reserved_5: i32,
 }
 
 const DEFAULT: Request = Request {
@@ -130,6 +134,8 @@ const DEFAULT: Request = Request {
     reserved_4: 0,
     id_embedding: ptr::null(),
     id_embedding_count: 0,
+    tiny_vae_for: 0,
+    reserved_5: 0,
 };
 versioned!(Request, "pinhole_request", offset_of!(Request, inputs), DEFAULT);
 
@@ -263,6 +269,18 @@ fn reference_resize(given: i32) -> Result<ReferenceResize, Failure> {
     found.ok_or_else(|| E::option("--reference-resize", expected, given.to_string()).into())
 }
 
+/// 0, as in a struct of zeros, leaves it to the model.
+fn tiny_use(given: i32) -> Result<Option<TinyUse>, Failure> {
+    match given {
+        0 => Ok(None),
+        1 => Ok(Some(TinyUse::Preview)),
+        _ => {
+            let expected = "PINHOLE_TINY_VAE_ALL (0) or PINHOLE_TINY_VAE_PREVIEW (1)";
+            Err(E::option("--tiny-vae-for", expected, given.to_string()).into())
+        }
+    }
+}
+
 /// A copy of the numbers of the member `name`.
 ///
 /// # Safety
@@ -372,6 +390,7 @@ impl Request {
             preview: request.preview.map(|_| interval),
             cache: step_cache(request.cache, request.cache_threshold)?,
             id_embedding,
+            tiny_vae: tiny_use(request.tiny_vae_for)?,
         };
         let Request { progress, warning, preview, user_data, .. } = request;
         let watch = Watch::new(Callbacks { progress, warning, preview, user_data }, cancel.clone());

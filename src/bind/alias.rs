@@ -3,6 +3,7 @@
 //! One file per model family; each gives, for a canonical name, the alternatives in which a file may hold that weight.
 
 mod autoencoder_kl;
+mod autoencoder_tiny;
 mod clip;
 mod flux;
 mod flux_control;
@@ -18,6 +19,7 @@ mod vision;
 mod z_image;
 
 pub use autoencoder_kl::{KIND as AUTOENCODER_KL, aliases as autoencoder_kl, levels as autoencoder_levels};
+pub use autoencoder_tiny::{KIND as AUTOENCODER_TINY, aliases as autoencoder_tiny};
 pub use clip::{KIND as CLIP, aliases as clip, is_open_clip};
 pub use flux::{KIND as FLUX, aliases as flux};
 pub use flux_control::{KIND as FLUX_CONTROL, aliases as flux_control};
@@ -47,6 +49,7 @@ pub static KINDS: &[&Kind] = &[
     &REDUX,
     &FLUX_IP,
     &RESAMPLER,
+    &AUTOENCODER_TINY,
 ];
 
 /// Kinds of networks that have the signs of another, each with that one: a file with the first does not have the second.

@@ -16,6 +16,7 @@ mod lora;
 mod model;
 mod pictures;
 mod plan;
+mod preview;
 mod printer;
 mod request;
 mod step_cache;

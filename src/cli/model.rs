@@ -24,6 +24,10 @@ pub(super) struct PartArgs {
     /// The autoencoder
     #[arg(long, value_name = "FILE")]
     vae: Option<PathBuf>,
+    /// A tiny autoencoder (TAESD, TAESDXL, TAEF1), which decodes in the autoencoder's stead and makes the previews: a file, or a folder
+    /// of a diffusers directory
+    #[arg(long, value_name = "FILE")]
+    tiny_vae: Option<PathBuf>,
     /// CLIP's tokenizer: a tokenizer.json, or a folder with one or with vocab.json and merges.txt [default: the model's, or OpenAI's]
     #[arg(long, value_name = "FILE|DIR")]
     tokenizer: Option<PathBuf>,
@@ -68,14 +72,15 @@ impl PartArgs {
     }
 
     /// What is given for each place with weights.
-    fn parts(&self) -> [(&'static str, &Option<PathBuf>); 5] {
-        let PartArgs { transformer, unet, text_encoder, text_encoder_2, vae, .. } = self;
+    fn parts(&self) -> [(&'static str, &Option<PathBuf>); 6] {
+        let PartArgs { transformer, unet, text_encoder, text_encoder_2, vae, tiny_vae, .. } = self;
         [
             ("transformer", transformer),
             ("unet", unet),
             ("text_encoder", text_encoder),
             ("text_encoder_2", text_encoder_2),
             ("vae", vae),
+            ("tiny_vae", tiny_vae),
         ]
     }
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use pinhole::ggml::{CancelFlag, Device};
 use pinhole::image::Picture;
-use pinhole::pipeline::{self, Additions, MemoryOptions, Pipeline, Posterior, ReferenceResize, Request};
+use pinhole::pipeline::{self, Additions, MemoryOptions, Pipeline, Posterior, ReferenceResize, Request, TinyUse};
 use pinhole::plan::Offload;
 use pinhole::sample::{Sampler, Schedule};
 use pinhole::size::Size;
@@ -17,6 +17,7 @@ use pinhole::{Error, Result};
 use super::control::ControlArgs;
 use super::lora::{self, Lora, Weighted};
 use super::pictures::{open_picture, picture};
+use super::preview::{self, Preview};
 use super::printer::Printer;
 use super::{step_cache, threads};
 
@@ -137,6 +138,12 @@ pub(super) struct RequestArgs {
     /// How many pictures
     #[arg(long, value_name = "N", default_value_t = 1)]
     batch: usize,
+    /// What --tiny-vae is used for: all is the picture and previews, preview is those alone [default: all]
+    #[arg(long, value_name = "WHAT", value_parser = tiny_parser())]
+    tiny_vae_for: Option<TinyUse>,
+    /// Write what the picture looks like after every EVERY steps to this file, which is replaced each time [default: after each]
+    #[arg(long, value_name = "FILE[:EVERY]", value_parser = preview::parse)]
+    pub(super) preview: Option<Preview>,
     /// Where to compute: auto, or a device that `pinhole devices` lists
     #[arg(long, value_name = "NAME", default_value = "auto")]
     pub(super) device: String,
@@ -216,6 +223,13 @@ fn posterior_parser() -> impl TypedValueParser<Value = Posterior> {
     })
 }
 
+fn tiny_parser() -> impl TypedValueParser<Value = TinyUse> {
+    PossibleValuesParser::new(TinyUse::ALL.map(TinyUse::name)).map(|name| match name.as_str() {
+        "preview" => TinyUse::Preview,
+        _ => TinyUse::All,
+    })
+}
+
 fn resize_parser() -> impl TypedValueParser<Value = ReferenceResize> {
     PossibleValuesParser::new(ReferenceResize::ALL.map(ReferenceResize::name)).map(|name| match name.as_str() {
         "none" => ReferenceResize::None,
@@ -265,13 +279,14 @@ impl RequestArgs {
             batch: self.batch,
             noise: None,
             embeddings: None,
-            preview: None,
             redux: self.redux_pictures(printer)?,
             ip_images: self.ip_images.iter().map(|path| open_picture(path, printer)).collect::<Result<_>>()?,
             ip_scale: self.ip_scale,
             without_prompt: prompt.is_none() && !self.redux_images.is_empty(),
             controls: self.control.read(printer)?,
             cache: self.cache.and_then(|cache| cache.0),
+            preview: self.preview.as_ref().map(|preview| preview.every),
+            tiny_vae: self.tiny_vae_for,
         })
     }
 

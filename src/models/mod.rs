@@ -2,6 +2,7 @@
 
 mod attention;
 pub mod autoencoder_kl;
+pub mod autoencoder_tiny;
 mod branches;
 pub mod clip;
 mod config;

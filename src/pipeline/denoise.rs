@@ -40,6 +40,10 @@ impl Loop<'_> {
         let subjects = denoiser.subjects(settings, model.autoencoder.latents(settings), steps);
         let stages = subjects.iter().map(|subject| stage_runs(run.plan, subject)).sum();
         let start = run.begin(Phase::Denoise, stages, steps)?;
+        let mut painting = match &self.preview {
+            Some(painter) => painter.start(model, settings, run)?,
+            None => None,
+        };
         let mut solver = levels.solver();
         let skipping = |cache| Skipping::new(cache, &model.rules.caches, steps, self.prompts.len());
         let mut skipping = settings.cache.map(skipping).transpose()?;
@@ -65,9 +69,12 @@ impl Loop<'_> {
                 }
                 latents = finite(latents, &format!("latents after step {}", evaluation + 1))?;
                 run.event(Event::Step { done: evaluation + 1, steps })?;
-                self.show(run, evaluation + 1, clean)?;
+                self.show(run, painting.as_mut(), evaluation + 1, clean)?;
             }
             run.finish(running);
+        }
+        if let Some(painting) = painting {
+            run.finish(painting);
         }
         run.end(Phase::Denoise, start)?;
         Ok((latents, skipping.map(|skipping| skipping.computed).unwrap_or_default()))
@@ -287,11 +294,17 @@ impl Loop<'_> {
     }
 
     /// Shows what the pictures look like after `done` evaluations.
-    fn show(&self, run: &mut Run<'_>, done: usize, clean: Option<Vec<f32>>) -> Result<()> {
+    fn show(
+        &self,
+        run: &mut Run<'_>,
+        mut painting: Option<&mut Running<'_>>,
+        done: usize,
+        clean: Option<Vec<f32>>,
+    ) -> Result<()> {
         let (Some(painter), Some(clean)) = (&self.preview, clean) else { return Ok(()) };
         let [w, h, channels, _] = self.model.autoencoder.latents(self.settings);
         for (index, latents) in clean.chunks_exact(w * h * channels).enumerate() {
-            let image = painter.paint(w, h, latents)?;
+            let image = painter.paint((self.model, &mut *run), painting.as_deref_mut(), [w, h], latents)?;
             run.event(Event::Preview { image, index, done, steps: self.levels.len() })?;
         }
         Ok(())

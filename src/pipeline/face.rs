@@ -31,12 +31,8 @@ const MOST_TOKENS: usize = 512;
 const MOST_BYTES: usize = 64 << 20;
 
 /// The place of the projector.
-const PLACE: Place = Place {
-    slot: &ID_PROJECTOR,
-    kind: &alias::RESAMPLER,
-    needed: false,
-    load: |component| Ok(Box::new(networks::resampler(component)?.0)),
-};
+const PLACE: Place =
+    Place::given(&ID_PROJECTOR, &alias::RESAMPLER, |component| Ok(Box::new(networks::resampler(component)?.0)));
 
 /// What makes tokens of a face for a model.
 pub struct Face {
@@ -125,7 +121,7 @@ impl Face {
         let Some((subject, (part, _))) = self.subject(settings).zip(self.projector.as_ref()) else {
             return reserve::repeat("a face", embedding, 1);
         };
-        let start = run.begin(Phase::Encode, super::run::stage_runs(&subject), 0)?;
+        let start = run.begin(Phase::Encode, super::run::stage_runs(run.plan, &subject), 0)?;
         let mut running = run.start(&subject)?;
         running.set(part.net.seen, embedding)?;
         run.compute(&mut running, Cadence::Request)?;

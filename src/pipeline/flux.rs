@@ -8,13 +8,14 @@ use super::face::Face;
 use super::fit::{self, Side};
 use super::flux_image_prompts::FluxImagePrompts;
 use super::opened::{
-    Additions, Autoencoder, Denoiser, Encoders, Family, Given, ImagePrompts, Opened, Reader, StepPorts, subject, texts,
+    Additions, Denoiser, Encoders, Family, Given, ImagePrompts, Opened, Reader, StepPorts, subject, texts,
 };
 use super::prompts::{ArraySpec, Prompt};
 use super::request::Settings;
 use super::rules::{Beside, ControlRules, Defaults, GuidanceScale, References, Rules, Takes, Use};
 use super::run::Run;
 use super::step_cache::{CacheKind, Caches};
+use super::vae::Vae;
 use crate::bind::{alias, lora};
 use crate::exec::Session;
 use crate::models::flux::{
@@ -24,8 +25,8 @@ use crate::models::step_cache::{CachePorts, Cached, DecidedBy};
 use crate::plan::measure::Subject;
 use crate::plan::{Phase, Runs};
 use crate::sample::{AYS, DiscreteConfig, FlowMatchConfig, Scheduler};
-use crate::source::networks::{self, AutoencoderKl};
-use crate::source::slot::{CONTROLNET, TEXT_ENCODER, TEXT_ENCODER_2, TRANSFORMER, VAE};
+use crate::source::networks;
+use crate::source::slot::{CONTROLNET, TEXT_ENCODER, TEXT_ENCODER_2, TINY_VAE, TRANSFORMER, VAE};
 use crate::source::{Network, Networks, Part, Place, Source, Text};
 use crate::stage::{Dims, Symbol};
 use crate::text::{Encoded, MAX_SEQUENCE_LENGTH};
@@ -39,7 +40,11 @@ pub(super) static FLUX: Family = Family {
         Place::needed(&TRANSFORMER, &alias::FLUX, |component| Ok(Box::new(networks::flux(component)?))),
         Place::needed(&TEXT_ENCODER, &alias::CLIP, |component| Ok(Box::new(networks::clip(component)?.0))),
         Place::needed(&TEXT_ENCODER_2, &alias::T5, |component| Ok(Box::new(networks::t5(component)?.0))),
-        Place::needed(&VAE, &alias::AUTOENCODER_KL, |component| Ok(Box::new(networks::autoencoder_kl(component)?))),
+        Place::needed(&VAE, &alias::AUTOENCODER_KL, |component| Ok(Box::new(networks::autoencoder_kl(component)?)))
+            .unless(&TINY_VAE),
+        Place::given(&TINY_VAE, &alias::AUTOENCODER_TINY, |component| {
+            Ok(Box::new(networks::autoencoder_tiny(component)?))
+        }),
     ],
     beside: &[CONTROL],
     marks: &[],
@@ -49,12 +54,8 @@ pub(super) static FLUX: Family = Family {
 };
 
 /// ControlNets, which run beside it.
-const CONTROL: Place = Place {
-    slot: &CONTROLNET,
-    kind: &alias::FLUX_CONTROL,
-    needed: false,
-    load: |component| Ok(Box::new(networks::flux_control(component)?)),
-};
+const CONTROL: Place =
+    Place::given(&CONTROLNET, &alias::FLUX_CONTROL, |component| Ok(Box::new(networks::flux_control(component)?)));
 
 /// What InstantX's and Shakker's union ControlNets call the kinds of pictures that they tell apart.
 const MODES: &[&str] = &["canny", "tile", "depth", "blur", "pose", "gray", "lq"];
@@ -145,7 +146,7 @@ fn open(source: Source, additions: &Additions) -> Result<Opened> {
         clip: ClipEncoder::open(&source, &TEXT_ENCODER)?,
         t5: T5Encoder::open(&source, &TEXT_ENCODER_2)?,
     };
-    let vae = networks::autoencoder_kl(source.component(&VAE)?)?;
+    let vae = Vae::open(&source, None)?;
     let takes_guidance = transformer.net.config().guidance_embeds;
     let scheduler = match &source.scheduler {
         Some(Text { text, origin }) => flow(Scheduler::from_json(text, origin)?, origin)?,
@@ -175,7 +176,8 @@ fn open(source: Source, additions: &Additions) -> Result<Opened> {
         family: &FLUX,
         encoders: Box::new(encoders),
         denoiser: Box::new(FluxDenoiser::new(transformer, &controls)),
-        autoencoder: Box::new(vae),
+        tiny: vae.tiny(&source)?,
+        autoencoder: vae.boxed(),
         scheduler,
         rules,
         loras,
@@ -294,7 +296,7 @@ pub(super) fn flow(scheduler: Scheduler, origin: &Path) -> Result<Scheduler> {
 }
 
 /// Whether the parts fit together.
-fn check(source: &Source, transformer: &Part<Flux>, encoders: &FluxEncoders, vae: &AutoencoderKl) -> Result<()> {
+fn check(source: &Source, transformer: &Part<Flux>, encoders: &FluxEncoders, vae: &Vae) -> Result<()> {
     let (flux, FluxEncoders { clip, t5 }) = (transformer.net.config(), encoders);
     let side = |what, number| Side::of(transformer, what, number);
     let pooled = side("pooled_projection_dim of the transformer", flux.pooled_projection_dim);
@@ -306,11 +308,10 @@ fn check(source: &Source, transformer: &Part<Flux>, encoders: &FluxEncoders, vae
         None => 0,
     };
     let channels = side("in_channels of the transformer", flux.in_channels - more);
-    let latents = Side::of(&vae.decoder, "four times the latent channels of the autoencoder", 4 * vae.channels());
+    let latents = vae.side("four times the latent channels of the autoencoder", 4 * vae.channels());
     fit::equal(source, channels, latents)?;
     fit::exactly(transformer, "out_channels of the transformer", flux.out_channels(), 4 * vae.channels())?;
-    fit::exactly(&vae.decoder, "channels of a picture", vae.config.out_channels, 3)?;
-    fit::exactly(&vae.decoder, "pixels to a latent", vae.factor(), SIDE / 2)?;
+    vae.exactly("pixels to a latent", vae.factor(), SIDE / 2)?;
     clip.check(source)?;
     t5.check(source)
 }

@@ -215,14 +215,15 @@ impl Pipeline {
 
 /// The pictures of `latents`, `[w, h, C, N]`.
 fn decode(model: &Opened, settings: &Settings, latents: &[f32], run: &mut Run<'_>) -> Result<Vec<Image>> {
-    let subjects = model.autoencoder.subjects(settings, Direction::Decode, settings.batch);
+    let decoder = model.decoder(settings);
+    let subjects = decoder.subjects(settings, Direction::Decode, settings.batch);
     let start = run.begin(Phase::Decode, subjects.iter().map(|subject| stage_runs(run.plan, subject)).sum(), 0)?;
     let [w, h, channels, _] = model.autoencoder.latents(settings);
     let mut images = Vec::with_capacity(settings.batch);
     for subject in &subjects {
         let mut running = run.start(subject)?;
         for latents in latents.chunks_exact(w * h * channels) {
-            let samples = model.autoencoder.decode(run, &mut running, latents)?;
+            let samples = decoder.decode(run, &mut running, latents)?;
             images.push(Image::from_samples(settings.width, settings.height, &samples)?);
         }
         run.finish(running);

@@ -6,8 +6,8 @@ use super::request::{MemoryOptions, Request, Settings};
 use super::rules::Takes;
 use super::run::Machine;
 use super::settings::levels;
-use super::start;
 use super::step_cache::CacheKind;
+use super::{preview, start};
 use crate::ggml::{Device, DeviceKind, shares_heap};
 use crate::image::CHANNELS;
 use crate::plan::measure::Subject;
@@ -84,8 +84,7 @@ impl Pipeline {
 
     pub(super) fn plan_settings(&self, settings: &Settings) -> Result<Plan> {
         let limits = self.limits()?;
-        let planned = budget::plan(&self.measure(settings)?, self.machine.options.offload, &limits);
-        planned.or_else(|refusal| Err(self.refusal(&refusal, settings, &limits)?))
+        self.planned(settings, &limits)?.or_else(|refusal| Err(self.refusal(&refusal, settings, &limits)?))
     }
 
     /// What the text encoders alone will have on the device.
@@ -100,17 +99,40 @@ impl Pipeline {
         })
     }
 
-    /// What every component takes at the request's size. Computes nothing, and reads no weight.
+    /// What every component takes at the request's size, beside what makes previews at its leanest. Computes nothing, and reads no
+    /// weight.
     ///
     /// # Errors
     /// [`Error::Graph`] if a stage cannot be built at this size.
     pub fn measure(&self, settings: &Settings) -> Result<Vec<Component>> {
+        let components = self.measure_alone(settings)?;
+        Ok(match self.measure_previews(settings)? {
+            Some(previews) => budget::in_company(&components, &previews, previews.variants.len().saturating_sub(1)),
+            None => components,
+        })
+    }
+
+    /// The same without what makes previews.
+    fn measure_alone(&self, settings: &Settings) -> Result<Vec<Component>> {
         let mut components = Vec::new();
         for subject in self.subjects(&self.model, settings)? {
             let measured = subject.measure(&self.machine.backend)?;
             components.push(Component { beside: arrays(&self.model, settings, subject.phase), ..measured });
         }
         Ok(components)
+    }
+
+    /// What makes previews, if that is a network.
+    fn measure_previews(&self, settings: &Settings) -> Result<Option<Component>> {
+        let Some(subject) = preview::subject(&self.model, settings) else { return Ok(None) };
+        let measured = subject.measure(&self.machine.backend)?;
+        Ok(Some(Component { beside: preview::arrays(settings), ..measured }))
+    }
+
+    /// The plan of a request, or the refusal if nothing fits.
+    fn planned(&self, settings: &Settings, limits: &Limits) -> Result<std::result::Result<Plan, Refusal>> {
+        let (components, previews) = (self.measure_alone(settings)?, self.measure_previews(settings)?);
+        Ok(budget::plan_in_company(&components, previews.as_ref(), self.machine.options.offload, limits))
     }
 
     /// How often a request asks the denoiser, for each of its passes.
@@ -145,7 +167,7 @@ impl Pipeline {
         Ok(most)
     }
 
-    /// What runs in a request, in order.
+    /// What runs in a request, in order, except for what makes previews.
     pub(super) fn subjects<'m>(&self, model: &'m Opened, settings: &Settings) -> Result<Vec<Subject<'m>>> {
         let mut subjects = Vec::new();
         if !settings.embedded && settings.texts() > 0 {
@@ -156,7 +178,7 @@ impl Pipeline {
         subjects.extend(start::encoders(model, settings));
         let evaluations = levels(model, settings)?.len();
         subjects.extend(model.denoiser.subjects(settings, model.autoencoder.latents(settings), evaluations));
-        subjects.extend(model.autoencoder.subjects(settings, Direction::Decode, settings.batch));
+        subjects.extend(model.decoder(settings).subjects(settings, Direction::Decode, settings.batch));
         Ok(subjects)
     }
 
@@ -241,7 +263,7 @@ impl Pipeline {
             let scaled = |extent: usize| ((extent * side / longer) / multiple * multiple).max(multiple);
             let smaller =
                 Settings { width: scaled(settings.width), height: scaled(settings.height), ..settings.clone() };
-            if budget::plan(&self.measure(&smaller)?, self.machine.options.offload, limits).is_ok() {
+            if self.planned(&smaller, limits)?.is_ok() {
                 return Ok(Some((smaller.width, smaller.height)));
             }
         }

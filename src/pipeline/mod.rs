@@ -37,6 +37,7 @@ mod settings;
 mod skipping;
 mod start;
 mod step_cache;
+mod vae;
 mod z_image;
 
 pub use crate::plan::Phase;
@@ -53,7 +54,7 @@ pub use prompts::{ArraySpec, Embeddings, Prompt};
 pub use registry::{Alone, FAMILIES, alone, component, denoiser, family_of, open, open_with};
 pub use request::{
     Control, ControlSettings, Generated, MemoryOptions, PhaseMemory, Posterior, Preprocess, ReferenceResize, Request,
-    Settings, Timings,
+    Settings, Timings, TinyUse,
 };
 pub use rules::{ControlRules, Defaults, Rules, Takes, Use};
 pub use run::{Run, Running};

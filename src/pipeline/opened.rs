@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::face::Face;
 use super::prompts::{ArraySpec, Prompt};
-use super::request::{Request, Settings};
+use super::request::{Request, Settings, TinyUse};
 use super::rules::Rules;
 use super::run::{Run, Running};
 use super::seen::Seen;
@@ -16,6 +16,7 @@ use crate::plan::Phase;
 use crate::plan::Runs;
 use crate::plan::measure::Subject;
 use crate::sample::{Levels, Scheduler};
+use crate::source::slot::VAE;
 use crate::source::{HasModel, Network, Networks, Part, Place, Source};
 use crate::stage::{Dims, Port};
 use crate::text::Encoded;
@@ -54,6 +55,8 @@ pub struct Opened {
     pub denoiser: Box<dyn Denoiser>,
     /// From latents to pictures, and back.
     pub autoencoder: Box<dyn Autoencoder>,
+    /// A tiny one, for previews or in its stead. If the model has no other, that is `autoencoder`, too.
+    pub tiny: Option<Box<dyn Autoencoder>>,
     /// How sigmas are spaced.
     pub scheduler: Scheduler,
     /// What requests may say, and what they mean if they do not.
@@ -74,7 +77,23 @@ impl Opened {
         networks.extend(self.image_prompts.iter().flat_map(|pictures| pictures.networks()));
         networks.extend(self.face.iter().flat_map(Networks::networks));
         networks.extend(self.autoencoder.networks());
+        if self.has_full_autoencoder() {
+            networks.extend(self.tiny.iter().flat_map(|tiny| tiny.networks()));
+        }
         networks
+    }
+
+    /// Whether its autoencoder is not the tiny one.
+    pub fn has_full_autoencoder(&self) -> bool {
+        self.source.has(&VAE)
+    }
+
+    /// What makes the pictures of a request.
+    pub fn decoder(&self, settings: &Settings) -> &dyn Autoencoder {
+        match &self.tiny {
+            Some(tiny) if settings.tiny_vae == Some(TinyUse::All) => &**tiny,
+            _ => &*self.autoencoder,
+        }
     }
 }
 

@@ -1,4 +1,5 @@
-//! Pictures of latents on the way, without a decoder: one linear map for every latent, fitted to the model's own autoencoder.
+//! Pictures of latents on the way: by a tiny autoencoder, if the model has one; or without a decoder, by one linear map for every
+//! latent, fitted to the model's own autoencoder.
 //!
 //! The decoder draws a few small pictures of smooth noise once; each latent of them and the mean colour of the 8x8 pixels that
 //! came of it are a pair of the fit. Other tools carry tables of such factors for each model
@@ -6,8 +7,10 @@
 
 use super::opened::{Direction, Opened};
 use super::request::{Request, Settings};
-use super::run::{Run, finite};
-use crate::image::Image;
+use super::run::{Run, Running, finite};
+use crate::image::{CHANNELS, Image};
+use crate::plan::Phase;
+use crate::plan::measure::Subject;
 use crate::sample::randn;
 use crate::{Error, Result, reserve};
 
@@ -24,10 +27,34 @@ const RIDGE: f64 = 1e-3;
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Fit([Vec<f64>; 3]);
 
+/// The name of what makes previews, if that is a network.
+const PREVIEW: &str = "preview";
+
+/// The network that makes the previews of a request, if there is one.
+pub(super) fn subject<'m>(model: &'m Opened, settings: &Settings) -> Option<Subject<'m>> {
+    let tiny = model.tiny.as_ref().filter(|_| settings.previewed)?;
+    // Its weights stay: how often it runs changes nothing.
+    let subject = tiny.subjects(settings, Direction::Decode, settings.batch).into_iter().next()?;
+    Some(Subject { name: PREVIEW, phase: Phase::Denoise, ..subject })
+}
+
+/// Bytes of the arrays that it has in host memory beside its ports, at most: samples, what they become, and the latents that are shown.
+pub(super) fn arrays(settings: &Settings) -> usize {
+    let samples = CHANNELS.saturating_mul(settings.width).saturating_mul(settings.height);
+    samples.saturating_mul(3 * size_of::<f32>()).saturating_add(samples)
+}
+
 /// Previews of one request.
 pub(super) struct Painter {
-    fit: Fit,
+    way: Paint,
     interval: usize,
+}
+
+/// How they are made.
+enum Paint {
+    Fitted(Fit),
+    /// By the model's tiny autoencoder.
+    Tiny,
 }
 
 impl Painter {
@@ -36,8 +63,40 @@ impl Painter {
         done.is_multiple_of(self.interval)
     }
 
-    /// The picture of `latents`, `[w, h, C]`.
-    pub(super) fn paint(&self, w: usize, h: usize, latents: &[f32]) -> Result<Image> {
+    /// Brings the network that makes them, if there is one.
+    pub(super) fn start<'m>(
+        &self,
+        model: &'m Opened,
+        settings: &Settings,
+        run: &Run<'_>,
+    ) -> Result<Option<Running<'m>>> {
+        match (&self.way, subject(model, settings)) {
+            (Paint::Tiny, Some(subject)) => run.start_unheard(&subject).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// The picture of `latents`, `[w, h, C]`. `running` is what [`start`](Painter::start) returned.
+    pub(super) fn paint(
+        &self,
+        (model, run): (&Opened, &mut Run<'_>),
+        running: Option<&mut Running<'_>>,
+        [w, h]: [usize; 2],
+        latents: &[f32],
+    ) -> Result<Image> {
+        match (&self.way, &model.tiny, running) {
+            (Paint::Fitted(fit), ..) => fit.paint(w, h, latents),
+            (Paint::Tiny, Some(tiny), Some(running)) => {
+                let samples = tiny.decode(run, running, latents)?;
+                Image::from_samples(w * tiny.factor(), h * tiny.factor(), &samples)
+            }
+            _ => Err(Error::graph("preview", "the tiny autoencoder is not there")),
+        }
+    }
+}
+
+impl Fit {
+    fn paint(&self, w: usize, h: usize, latents: &[f32]) -> Result<Image> {
         let each = w * h;
         let colour = |factors: &Vec<f64>| {
             let at = move |i: usize| {
@@ -48,7 +107,7 @@ impl Painter {
             };
             (0..each).map(at).collect::<Vec<f32>>()
         };
-        let samples = reserve::collect("a preview", 3 * each, self.fit.0.iter().flat_map(colour))?;
+        let samples = reserve::collect("a preview", 3 * each, self.0.iter().flat_map(colour))?;
         Image::from_samples(w, h, &samples)
     }
 }
@@ -62,12 +121,16 @@ pub(super) fn painter(
     run: &mut Run<'_>,
 ) -> Result<Option<Painter>> {
     let Some(interval) = request.preview else { return Ok(None) };
+    let interval = interval.max(1);
+    if model.tiny.is_some() {
+        return Ok(Some(Painter { way: Paint::Tiny, interval }));
+    }
     let found = match fit {
         Some(fit) => fit.clone(),
         None => make(model, settings, run)?,
     };
     *fit = Some(found.clone());
-    Ok(Some(Painter { fit: found, interval: interval.max(1) }))
+    Ok(Some(Painter { way: Paint::Fitted(found), interval }))
 }
 
 /// Fits the map. The pictures are no larger than the request's, so that they need no more than its plan has.

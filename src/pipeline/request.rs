@@ -87,6 +87,8 @@ pub struct Request {
     pub cache: Option<Cache>,
     /// A face, for a model that was opened for one: the embedding that its projector takes, or tokens, one behind the other.
     pub id_embedding: Option<Vec<f32>>,
+    /// What the model's tiny autoencoder is used for, if it has one; `None` is for all.
+    pub tiny_vae: Option<TinyUse>,
 }
 
 /// What a ControlNet follows, and how.
@@ -182,6 +184,29 @@ impl ReferenceResize {
     }
 }
 
+/// What a tiny autoencoder is used for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TinyUse {
+    /// For previews and for the picture: the other autoencoder decodes nothing.
+    #[default]
+    All,
+    /// For previews alone.
+    Preview,
+}
+
+impl TinyUse {
+    /// All of them.
+    pub const ALL: [TinyUse; 2] = [TinyUse::All, TinyUse::Preview];
+
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            TinyUse::All => "all",
+            TinyUse::Preview => "preview",
+        }
+    }
+}
+
 impl Default for Request {
     fn default() -> Request {
         Request {
@@ -221,6 +246,7 @@ impl Default for Request {
             controls: Vec::new(),
             cache: None,
             id_embedding: None,
+            tiny_vae: None,
         }
     }
 }
@@ -304,6 +330,10 @@ pub struct Settings {
     pub id_tokens: usize,
     /// Whether the projector makes them.
     pub id_projected: bool,
+    /// Whether previews are shown.
+    pub previewed: bool,
+    /// What the model's tiny autoencoder is used for; `None` if it has none.
+    pub tiny_vae: Option<TinyUse>,
 }
 
 /// How a ControlNet follows its picture.
@@ -436,6 +466,9 @@ impl Settings {
         }
         if self.id_tokens > 0 {
             pairs.push(("ID tokens", self.id_tokens.to_string()));
+        }
+        if self.tiny_vae == Some(TinyUse::All) {
+            pairs.push(("VAE Decoder", "TAESD".to_owned()));
         }
         pairs
     }

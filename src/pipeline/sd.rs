@@ -3,14 +3,13 @@
 
 use super::encoders::{CLIP_NAME, ClipEncoder};
 use super::fit::{self, Side};
-use super::opened::{
-    Additions, Autoencoder, Denoiser, Encoders, Family, Given, Opened, Reader, StepPorts, subject, texts,
-};
+use super::opened::{Additions, Denoiser, Encoders, Family, Given, Opened, Reader, StepPorts, subject, texts};
 use super::prompts::{ArraySpec, Prompt};
 use super::request::Settings;
 use super::rules::{Beside, Defaults, GuidanceScale, Rules, Use};
 use super::run::Run;
 use super::step_cache::Caches;
+use super::vae::Vae;
 use crate::bind::alias;
 use crate::exec::Session;
 use crate::models::clip::Output;
@@ -19,8 +18,8 @@ use crate::models::unet::{Size, Unet};
 use crate::plan::measure::Subject;
 use crate::plan::{Phase, Runs};
 use crate::sample::{AYS, DiscreteConfig, Prediction, Scheduler};
-use crate::source::networks::{self, AutoencoderKl};
-use crate::source::slot::{TEXT_ENCODER, UNET, VAE};
+use crate::source::networks;
+use crate::source::slot::{TEXT_ENCODER, TINY_VAE, UNET, VAE};
 use crate::source::{Component, Network, Networks, Part, Place, Source, Text};
 use crate::stage::Symbol;
 use crate::text::Encoded;
@@ -38,7 +37,11 @@ pub(super) static SD1: Family = Family {
     places: &[
         Place::needed(&UNET, &alias::UNET, |component| Ok(Box::new(networks::unet(component)?))),
         Place::needed(&TEXT_ENCODER, &alias::CLIP, |component| Ok(Box::new(networks::clip_with(component, OUTPUT)?.0))),
-        Place::needed(&VAE, &alias::AUTOENCODER_KL, |component| Ok(Box::new(networks::autoencoder_kl(component)?))),
+        Place::needed(&VAE, &alias::AUTOENCODER_KL, |component| Ok(Box::new(networks::autoencoder_kl(component)?)))
+            .unless(&TINY_VAE),
+        Place::given(&TINY_VAE, &alias::AUTOENCODER_TINY, |component| {
+            Ok(Box::new(networks::autoencoder_tiny(component)?))
+        }),
     ],
     beside: &[],
     marks: &[],
@@ -95,7 +98,7 @@ fn open(source: Source, additions: &Additions) -> Result<Opened> {
     let mut unet = networks::unet(source.component(&UNET)?)?;
     let output = Output { skipped: additions.clip_skip.unwrap_or(0), ..OUTPUT };
     let mut clip = ClipEncoder::open_with(&source, &TEXT_ENCODER, output)?;
-    let vae = networks::autoencoder_kl(source.component(&VAE)?)?;
+    let vae = Vae::open(&source, None)?;
     let scheduler = match &source.scheduler {
         Some(Text { text, origin }) => Scheduler::from_json(text, origin)?,
         None => Scheduler::Discrete(schedule(&unet)?),
@@ -111,7 +114,8 @@ fn open(source: Source, additions: &Additions) -> Result<Opened> {
         family: &SD1,
         encoders: Box::new(SdEncoders(clip)),
         denoiser: Box::new(UnetDenoiser(unet)),
-        autoencoder: Box::new(vae),
+        tiny: vae.tiny(&source)?,
+        autoencoder: vae.boxed(),
         scheduler: as_published(scheduler),
         rules,
         loras,
@@ -168,7 +172,7 @@ pub(super) fn sample_size(component: &Component, default: usize) -> usize {
 }
 
 /// What stands beside the latents: a mask and what it leaves of a picture, a picture to be changed, or nothing.
-pub(super) fn beside(unet: &Part<Unet>, vae: &AutoencoderKl) -> Option<Beside> {
+pub(super) fn beside(unet: &Part<Unet>, vae: &Vae) -> Option<Beside> {
     let (taken, channels) = (unet.net.config().in_channels, vae.channels());
     match taken.checked_sub(channels) {
         Some(more) if more == channels + 1 => Some(Beside::Masked { draws_picture: false }),
@@ -178,7 +182,7 @@ pub(super) fn beside(unet: &Part<Unet>, vae: &AutoencoderKl) -> Option<Beside> {
 }
 
 /// Whether the UNet and the autoencoder of a model fit together.
-pub(super) fn check_channels(source: &Source, unet: &Part<Unet>, vae: &AutoencoderKl) -> Result<()> {
+pub(super) fn check_channels(source: &Source, unet: &Part<Unet>, vae: &Vae) -> Result<()> {
     let config = unet.net.config();
     let more = match beside(unet, vae) {
         Some(Beside::Masked { .. }) => vae.channels() + 1,
@@ -186,14 +190,13 @@ pub(super) fn check_channels(source: &Source, unet: &Part<Unet>, vae: &Autoencod
         None => 0,
     };
     let channels = Side::of(unet, "in_channels of the UNet", config.in_channels - more);
-    let latents = Side::of(&vae.decoder, "the latent channels of the autoencoder", vae.channels());
+    let latents = vae.side("the latent channels of the autoencoder", vae.channels());
     fit::equal(source, channels, latents)?;
-    fit::exactly(unet, "out_channels of the UNet", config.out_channels, vae.channels())?;
-    fit::exactly(&vae.decoder, "channels of a picture", vae.config.out_channels, 3)
+    fit::exactly(unet, "out_channels of the UNet", config.out_channels, vae.channels())
 }
 
 /// Whether the parts fit together.
-fn check(source: &Source, unet: &Part<Unet>, clip: &ClipEncoder, vae: &AutoencoderKl) -> Result<()> {
+fn check(source: &Source, unet: &Part<Unet>, clip: &ClipEncoder, vae: &Vae) -> Result<()> {
     let config = unet.net.config();
     if config.added_width().is_some() {
         let found = "a UNet that takes a pooled prompt and sizes, as that of Stable Diffusion XL";

@@ -3,19 +3,20 @@
 
 use super::encoders::ClipEncoder;
 use super::fit::{self, Side};
-use super::opened::{Additions, Autoencoder, Encoders, Family, Opened, Reader, texts};
+use super::opened::{Additions, Encoders, Family, Opened, Reader, texts};
 use super::prompts::{ArraySpec, Prompt};
 use super::request::Settings;
 use super::rules::{Defaults, GuidanceScale, Rules};
 use super::run::Run;
 use super::sd::{self, UnetDenoiser};
+use super::vae::Vae;
 use crate::bind::alias;
 use crate::models::clip::Output;
 use crate::models::unet::{SIZES, Unet};
 use crate::plan::measure::Subject;
 use crate::sample::{AYS_XL, DiscreteConfig, Prediction, Scheduler};
-use crate::source::networks::{self, AutoencoderKl};
-use crate::source::slot::{TEXT_ENCODER, TEXT_ENCODER_2, UNET, VAE};
+use crate::source::networks;
+use crate::source::slot::{TEXT_ENCODER, TEXT_ENCODER_2, TINY_VAE, UNET, VAE};
 use crate::source::{Component, Network, Networks, Part, Place, Source, Text};
 use crate::text::Encoded;
 use crate::{Error, Result};
@@ -32,6 +33,10 @@ pub(super) static SDXL: Family = Family {
         }),
         Place::needed(&VAE, &alias::AUTOENCODER_KL, |component| {
             Ok(Box::new(networks::autoencoder_kl_of(component, Some(SCALE))?))
+        })
+        .unless(&TINY_VAE),
+        Place::given(&TINY_VAE, &alias::AUTOENCODER_TINY, |component| {
+            Ok(Box::new(networks::autoencoder_tiny(component)?))
         }),
     ],
     // The pooled prompt and the sizes, by the original's name and by diffusers'.
@@ -78,7 +83,7 @@ fn open(source: Source, additions: &Additions) -> Result<Opened> {
         ClipEncoder::open_with(&source, &TEXT_ENCODER, Output { skipped, ..Output::SECOND_LAST })?,
         ClipEncoder::open_with(&source, &TEXT_ENCODER_2, Output { skipped, ..Output::SECOND_LAST_PROJECTED })?,
     ];
-    let vae = networks::autoencoder_kl_of(source.component(&VAE)?, Some(SCALE))?;
+    let vae = Vae::open(&source, Some(SCALE))?;
     let scheduler = match &source.scheduler {
         Some(Text { text, origin }) => Scheduler::from_json(text, origin)?,
         None => Scheduler::Discrete(schedule(source.component(&UNET)?)),
@@ -95,7 +100,8 @@ fn open(source: Source, additions: &Additions) -> Result<Opened> {
         family: &SDXL,
         encoders: Box::new(SdxlEncoders(clips)),
         denoiser: Box::new(UnetDenoiser(unet)),
-        autoencoder: Box::new(vae),
+        tiny: vae.tiny(&source)?,
+        autoencoder: vae.boxed(),
         scheduler,
         rules,
         loras,
@@ -119,7 +125,7 @@ fn schedule(unet: &Component) -> DiscreteConfig {
 }
 
 /// Whether the parts fit together.
-fn check(source: &Source, unet: &Part<Unet>, clips: &[ClipEncoder; 2], vae: &AutoencoderKl) -> Result<()> {
+fn check(source: &Source, unet: &Part<Unet>, clips: &[ClipEncoder; 2], vae: &Vae) -> Result<()> {
     let (config, [clip, clip_2]) = (unet.net.config(), clips);
     sd::check_channels(source, unet, vae)?;
     let Some(added) = config.added_width() else {

@@ -3,7 +3,7 @@
 use super::controls;
 use super::opened::Direction;
 use super::opened::Opened;
-use super::request::{Control, Preprocess, ReferenceResize, Request, Settings};
+use super::request::{Control, Preprocess, ReferenceResize, Request, Settings, TinyUse};
 use super::rules::{Beside, Rules, Takes, Use};
 use super::start::{Inputs, MOST_REFERENCES};
 use crate::image::Picture;
@@ -119,6 +119,8 @@ pub fn settings(model: &Opened, request: &Request) -> Result<Settings> {
         redux_tokens: if request.redux.is_empty() { 0 } else { prompt_tokens(model).unwrap_or(0) },
         controls: controls::settings(rules, &controls::of(rules, request)?)?,
         cache: rules.caches.checked(request.cache)?,
+        previewed: request.preview.is_some(),
+        tiny_vae: tiny_use(model, request)?,
     };
     settings.encoded_pictures = Inputs::of(rules, request, &settings).count();
     match &request.embeddings {
@@ -129,6 +131,26 @@ pub fn settings(model: &Opened, request: &Request) -> Result<Settings> {
             }
             Ok(settings)
         }
+    }
+}
+
+/// What the tiny autoencoder of `model` is used for.
+fn tiny_use(model: &Opened, request: &Request) -> Result<Option<TinyUse>> {
+    const OPTION: &str = "--tiny-vae-for";
+    let asked = request.tiny_vae;
+    match &model.tiny {
+        None => match asked {
+            None => Ok(None),
+            Some(asked) => {
+                let error = Error::option(OPTION, "a tiny autoencoder", format!("`{}` and none", asked.name()));
+                Err(error.with_hint("give one with --tiny-vae FILE"))
+            }
+        },
+        Some(_) if asked == Some(TinyUse::Preview) && !model.has_full_autoencoder() => {
+            let error = Error::option(OPTION, "`all`, since the model has no other autoencoder", "`preview`");
+            Err(error.with_hint("give a whole autoencoder with --vae FILE"))
+        }
+        Some(_) => Ok(Some(asked.unwrap_or_default())),
     }
 }
 

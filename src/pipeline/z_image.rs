@@ -4,14 +4,13 @@ use std::path::Path;
 
 use super::fit::{self, Side};
 use super::language_model::LanguageEncoder;
-use super::opened::{
-    Additions, Autoencoder, Denoiser, Encoders, Family, Given, Opened, Reader, StepPorts, subject, texts,
-};
+use super::opened::{Additions, Denoiser, Encoders, Family, Given, Opened, Reader, StepPorts, subject, texts};
 use super::prompts::{ArraySpec, Prompt};
 use super::request::Settings;
 use super::rules::{Defaults, GuidanceScale, Rules, Use};
 use super::run::Run;
 use super::step_cache::Caches;
+use super::vae::Vae;
 use crate::bind::alias;
 use crate::exec::Session;
 use crate::models::language_model::Taps;
@@ -19,8 +18,8 @@ use crate::models::z_image::{self, Sizes, ZImage, filled_up, pack_latents, sinus
 use crate::plan::measure::Subject;
 use crate::plan::{Phase, Runs};
 use crate::sample::{AYS, FlowMatchConfig, Scheduler};
-use crate::source::networks::{self, AutoencoderKl};
-use crate::source::slot::{TEXT_ENCODER, TRANSFORMER, VAE};
+use crate::source::networks;
+use crate::source::slot::{TEXT_ENCODER, TINY_VAE, TRANSFORMER, VAE};
 use crate::source::{Network, Networks, Part, Place, Source, Text, model_name};
 use crate::text::Encoded;
 use crate::{Error, Result, reserve};
@@ -34,7 +33,11 @@ pub(super) static Z_IMAGE: Family = Family {
         Place::needed(&TEXT_ENCODER, &alias::LANGUAGE_MODEL, |component| {
             Ok(Box::new(networks::language_model(component, taps)?.0))
         }),
-        Place::needed(&VAE, &alias::AUTOENCODER_KL, |component| Ok(Box::new(networks::autoencoder_kl(component)?))),
+        Place::needed(&VAE, &alias::AUTOENCODER_KL, |component| Ok(Box::new(networks::autoencoder_kl(component)?)))
+            .unless(&TINY_VAE),
+        Place::given(&TINY_VAE, &alias::AUTOENCODER_TINY, |component| {
+            Ok(Box::new(networks::autoencoder_tiny(component)?))
+        }),
     ],
     beside: &[],
     marks: &[],
@@ -117,7 +120,7 @@ fn open(mut source: Source, additions: &Additions) -> Result<Opened> {
     }
     let mut transformer = networks::z_image(source.component(&TRANSFORMER)?)?;
     let mut encoder = LanguageEncoder::open(&source, &TEXT_ENCODER, taps)?;
-    let vae = networks::autoencoder_kl(source.component(&VAE)?)?;
+    let vae = Vae::open(&source, None)?;
     let scheduler = match &source.scheduler {
         Some(Text { text, origin }) => super::flux::flow(Scheduler::from_json(text, origin)?, origin)?,
         None => Scheduler::Flow(schedule()),
@@ -132,7 +135,8 @@ fn open(mut source: Source, additions: &Additions) -> Result<Opened> {
         family: &Z_IMAGE,
         encoders: Box::new(ZImageEncoder(encoder)),
         denoiser: Box::new(ZImageDenoiser(transformer)),
-        autoencoder: Box::new(vae),
+        tiny: vae.tiny(&source)?,
+        autoencoder: vae.boxed(),
         scheduler,
         rules,
         loras,
@@ -148,15 +152,14 @@ fn schedule() -> FlowMatchConfig {
 }
 
 /// Whether the parts fit together.
-fn check(source: &Source, transformer: &Part<ZImage>, encoder: &LanguageEncoder, vae: &AutoencoderKl) -> Result<()> {
+fn check(source: &Source, transformer: &Part<ZImage>, encoder: &LanguageEncoder, vae: &Vae) -> Result<()> {
     let config = transformer.net.config();
     let side = |what, number| Side::of(transformer, what, number);
     let text = side("cap_feat_dim of the transformer", config.cap_feat_dim);
     fit::equal(source, text, Side::of(&encoder.part, "the width of the language model", encoder.width()))?;
     let channels = side("in_channels of the transformer", config.in_channels);
-    fit::equal(source, channels, Side::of(&vae.decoder, "the latent channels of the autoencoder", vae.channels()))?;
-    fit::exactly(&vae.decoder, "channels of a picture", vae.config.out_channels, 3)?;
-    fit::exactly(&vae.decoder, "pixels to a latent", vae.factor(), SIDE / 2)?;
+    fit::equal(source, channels, vae.side("the latent channels of the autoencoder", vae.channels()))?;
+    vae.exactly("pixels to a latent", vae.factor(), SIDE / 2)?;
     encoder.check(source, &MARKS)
 }
 

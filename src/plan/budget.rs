@@ -20,6 +20,47 @@ pub fn plan(components: &[Component], offload: Offload, limits: &Limits) -> Resu
     Ok(plan)
 }
 
+/// As [`plan`], where `company` takes its room at the same time as the components of its phase, all of its weights on the device: in
+/// the first of its variants for which the others fit.
+///
+/// # Errors
+/// As [`plan`].
+pub fn plan_in_company(
+    components: &[Component],
+    company: Option<&Component>,
+    offload: Offload,
+    limits: &Limits,
+) -> Result<Plan, Refusal> {
+    let Some(company) = company else { return plan(components, offload, limits) };
+    let last = company.variants.len().saturating_sub(1);
+    let mut refused = plan(&in_company(components, company, last), offload, limits).err();
+    for variant in 0..company.variants.len() {
+        match plan(&in_company(components, company, variant), offload, limits) {
+            Ok(mut plan) => {
+                let nothing = vec![false; company.stages.len()];
+                let at = plan.components.iter().rposition(|component| component.phase == company.phase);
+                let own = component_plan(company, variant, nothing, 0, limits);
+                plan.components.insert(at.map_or(plan.components.len(), |at| at + 1), own);
+                return Ok(plan);
+            }
+            Err(refusal) => refused = refused.or(Some(refusal)),
+        }
+    }
+    match refused {
+        Some(refusal) => Err(refusal),
+        None => plan(components, offload, limits),
+    }
+}
+
+/// `components`, those of its phase in the company of `company`, which is computed as its variant number `variant`.
+pub(crate) fn in_company(components: &[Component], company: &Component, variant: usize) -> Vec<Component> {
+    let in_phase = |component: &Component| match component.phase == company.phase {
+        true => component.beside(company, variant),
+        false => component.clone(),
+    };
+    components.iter().map(in_phase).collect()
+}
+
 /// The plan without what pages of files take.
 fn placed(components: &[Component], offload: Offload, limits: &Limits) -> Result<Plan, Refusal> {
     // In host memory the map is there anyway: to keep converted weights as well would only take more.
@@ -75,7 +116,7 @@ fn component_plan(
     let parts = Parts {
         weights: resident_bytes,
         slots: slots.saturating_mul(slot_bytes),
-        others,
+        others: others.saturating_add(component.company),
         ports: chosen.ports,
         activations: chosen.activations,
         scratch: chosen.scratch,
@@ -157,6 +198,7 @@ mod tests {
             variants,
             runs: Runs { request, steps },
             beside: 0,
+            company: 0,
         });
         prop::collection::vec(component, 1..4)
     }
@@ -281,6 +323,7 @@ mod tests {
             variants,
             runs: Runs { request: 1, steps: 10 },
             beside: 0,
+            company: 0,
         }
     }
 

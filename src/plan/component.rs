@@ -61,6 +61,8 @@ pub struct Component {
     pub runs: Runs,
     /// Bytes of host memory that the request takes beside it at the same time: numbers on their way to its ports and from there.
     pub beside: usize,
+    /// Bytes on the device that something else takes at the same time: what makes previews.
+    pub company: usize,
 }
 
 impl Component {
@@ -68,6 +70,22 @@ impl Component {
     pub(super) fn in_variant(&self, variant: usize) -> Component {
         let runs = self.variants.get(variant).map_or(self.runs, |variant| variant.batch.runs(self.runs));
         Component { runs, ..self.clone() }
+    }
+
+    /// The same beside `other`, computed as its variant number `variant` with all of its weights on the device.
+    pub(super) fn beside(&self, other: &Component, variant: usize) -> Component {
+        let Some(chosen) = other.variants.get(variant) else { return self.clone() };
+        let mut variants = self.variants.clone();
+        for own in &mut variants {
+            own.graphs = own.graphs.saturating_add(chosen.graphs);
+        }
+        let of_host = [self.beside, other.beside, other.pages(), chosen.host];
+        Component {
+            variants,
+            company: self.company.saturating_add(other.weights()).saturating_add(chosen.bytes()),
+            beside: of_host.into_iter().fold(0, usize::saturating_add),
+            ..self.clone()
+        }
     }
 
     /// All its pages of files, in bytes.

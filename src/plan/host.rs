@@ -95,6 +95,7 @@ mod tests {
             variants,
             runs: Runs { request: 1, steps: 4 },
             beside: 7,
+            company: 0,
         }
     }
 

@@ -43,7 +43,7 @@ pub struct HostLimit {
 impl HostLimit {
     /// What `component`, computed as `variant`, takes of it at least, except for weights that are copied.
     fn taken(&self, component: &Component, variant: &Variant) -> usize {
-        let device = if self.shared { variant.bytes() } else { 0 };
+        let device = if self.shared { variant.bytes().saturating_add(component.company) } else { 0 };
         let pages = match self.bound {
             HostBound::Memory => component.least_pages(),
             HostBound::Addresses => 0,
@@ -76,7 +76,7 @@ impl Limits {
     /// What is left for copies of weights beside `component`, computed as `variant`; `None` where not even that fits.
     pub(super) fn left(&self, component: &Component, variant: &Variant) -> Option<usize> {
         let most = self.bytes.unwrap_or(usize::MAX);
-        let mut left = most.checked_sub(variant.bytes().saturating_add(self.overhead))?;
+        let mut left = most.checked_sub(self.beside_weights(component, variant))?;
         for limit in self.of_host.iter().flatten() {
             let rest = limit.bytes.checked_sub(limit.taken(component, variant))?;
             if limit.shared {
@@ -84,6 +84,11 @@ impl Limits {
             }
         }
         Some(left)
+    }
+
+    /// What is on the device while `component` is computed as `variant`, except for copies of weights.
+    fn beside_weights(&self, component: &Component, variant: &Variant) -> usize {
+        variant.bytes().saturating_add(component.company).saturating_add(self.overhead)
     }
 
     /// The refusal if nothing fits. Of the first bound that is too little, the component that needs most decides; ways to compute
@@ -154,7 +159,7 @@ impl Limits {
     fn needed(&self, component: &Component, variant: &Variant, weights: usize, limit: Option<&HostLimit>) -> usize {
         match limit {
             Some(limit) => limit.needed(component, variant, weights),
-            None => variant.bytes().saturating_add(weights).saturating_add(self.overhead),
+            None => self.beside_weights(component, variant).saturating_add(weights),
         }
     }
 }

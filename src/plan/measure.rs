@@ -64,7 +64,7 @@ impl Subject<'_> {
             // A ring goes round in one order, which a stage between skipped ones would break.
             stays: layout.shared || (model.can_skip() && stage.cadence == Cadence::Step),
         });
-        Ok(Component { name, phase, stages: stages.collect(), variants, runs, beside: 0 })
+        Ok(Component { name, phase, stages: stages.collect(), variants, runs, beside: 0, company: 0 })
     }
 
     /// The ways to compute it, which is what is computed at once of `batch`, with weights of the formats `dtypes`.

@@ -26,7 +26,7 @@ pub struct Parts {
     pub weights: usize,
     /// The ring.
     pub slots: usize,
-    /// Weights of other components that stay meanwhile.
+    /// What others take meanwhile: weights of other components that stay, and all of what makes previews.
     pub others: usize,
     /// Tensors between stages.
     pub ports: usize,

@@ -202,7 +202,7 @@ fn own(source: &Source, place: &Place) -> Result<Option<Found>> {
     if let Some((slot, folder)) = source.unopened.iter().find(|(slot, _)| *slot == place.slot) {
         return Ok(Some((Component::open(folder, slot)?, source.lexicons(place.slot))));
     }
-    loose(source, place)
+    if place.found { loose(source, place) } else { Ok(None) }
 }
 
 /// The network for `place` in the loose files of `source`.

@@ -164,8 +164,10 @@ impl Source {
     /// [`Error::NotAModel`].
     pub fn require(&self, places: &[Place]) -> Result<()> {
         let (mut parts, mut tokenizers) = (Vec::new(), Vec::new());
-        for Place { slot, kind, .. } in places.iter().filter(|place| place.needed) {
-            if !self.components.iter().any(|part| part.slot == *slot) {
+        let is_taken = |slot: &Slot| self.components.iter().any(|part| part.slot == slot);
+        let needed = places.iter().filter(|place| place.needed && !place.unless.is_some_and(is_taken));
+        for Place { slot, kind, .. } in needed {
+            if !is_taken(slot) {
                 parts.push((slot.name, slot.option));
             } else if let Some(name) = slot.tokenizer.filter(|_| kind.reads.is_some() && self.tokenizer(slot).is_none())
             {

@@ -7,6 +7,7 @@ use crate::bind;
 use crate::bind::Bound;
 use crate::bind::alias::{self, Aliases, Kind};
 use crate::models::autoencoder_kl::{self, Decoder, Encoder};
+use crate::models::autoencoder_tiny::{self, TinyDecoder};
 use crate::models::clip::{self, Clip, Output};
 use crate::models::flux::redux::{self, Redux};
 use crate::models::flux::{self, ControlNet, Flux, IpAdapter};
@@ -48,7 +49,8 @@ has_model!(
     Vision,
     Redux,
     IpAdapter,
-    Resampler
+    Resampler,
+    TinyDecoder
 );
 
 /// Shapes of a component's weights by canonical name.
@@ -459,4 +461,39 @@ pub fn flux_ip(component: &Component, beside: &flux::Config) -> Result<Part<IpAd
     let config = flux::IpConfig::from_shapes(shapes(component, &aliases), &component.origin, beside);
     let config = read_off(config, component, &aliases)?;
     Part::new(IpAdapter::new(&config)?, component, &alias::FLUX_IP, aliases, &config)
+}
+
+/// A tiny autoencoder: from latents to pictures. Nothing is encoded with it.
+pub struct AutoencoderTiny {
+    /// From latents to pictures.
+    pub decoder: Part<TinyDecoder>,
+    /// The settings.
+    pub config: autoencoder_tiny::Config,
+}
+
+impl Networks for AutoencoderTiny {
+    fn networks(&self) -> Vec<Network<'_>> {
+        self.decoder.networks()
+    }
+}
+
+/// The tiny autoencoder of `component`.
+///
+/// # Errors
+/// As [`flux()`].
+pub fn autoencoder_tiny(component: &Component) -> Result<AutoencoderTiny> {
+    runnable(component, &alias::AUTOENCODER_TINY)?;
+    let config = match &component.config {
+        Some(Text { text, origin }) => autoencoder_tiny::Config::from_json(text, origin)?,
+        None => {
+            let aliases = &alias::autoencoder_tiny;
+            let config = autoencoder_tiny::Config::from_shapes(shapes(component, aliases), &component.origin);
+            read_off(config, component, aliases)?
+        }
+    };
+    let kind = &alias::AUTOENCODER_TINY;
+    let decoder = Part::new(TinyDecoder::new(&config)?, component, kind, alias::autoencoder_tiny, &config)?;
+    let decoder = decoder.without_strays(component)?;
+    let derived = autoencoder_tiny::Config::from_shapes(|name| decoder.shape(name), Path::new("")).ok();
+    Ok(AutoencoderTiny { decoder: decoder.compared(derived), config })
 }

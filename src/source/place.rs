@@ -12,6 +12,10 @@ pub struct Place {
     pub kind: &'static Kind,
     /// Whether models of the family cannot do without it.
     pub needed: bool,
+    /// The place that makes this one unnecessary, if it is taken.
+    pub unless: Option<&'static Slot>,
+    /// Whether a file that lies beside others takes it, without being given for it.
+    pub found: bool,
     /// Finds its networks in a component, without the rest of a model.
     pub load: fn(&Component) -> Result<Box<dyn Networks>>,
 }
@@ -23,6 +27,21 @@ impl Place {
         kind: &'static Kind,
         load: fn(&Component) -> Result<Box<dyn Networks>>,
     ) -> Place {
-        Place { slot, kind, needed: true, load }
+        Place { slot, kind, needed: true, unless: None, found: true, load }
+    }
+
+    /// A place that need not be taken, and that is taken by what is given for it alone.
+    pub const fn given(
+        slot: &'static Slot,
+        kind: &'static Kind,
+        load: fn(&Component) -> Result<Box<dyn Networks>>,
+    ) -> Place {
+        Place { needed: false, found: false, ..Place::needed(slot, kind, load) }
+    }
+
+    /// The same, unnecessary if `other` is taken.
+    #[must_use]
+    pub const fn unless(self, other: &'static Slot) -> Place {
+        Place { unless: Some(other), ..self }
     }
 }

@@ -73,6 +73,8 @@ pub static IMAGE_EMBEDDER: Slot = part("image_embedder", "re.", "--redux");
 pub static IP_ADAPTER: Slot = part("ip_adapter", "ip.", "--ip-adapter");
 /// The autoencoder.
 pub static VAE: Slot = part("vae", "vae.", "--vae");
+/// A tiny autoencoder, for previews or in the autoencoder's stead.
+pub static TINY_VAE: Slot = part("tiny_vae", "tvae.", "--tiny-vae");
 
 /// ControlNets, each in a file of its own beside the model's.
 pub static CONTROLNET: Slot = part("controlnet", "cn.", "--control");
@@ -81,7 +83,7 @@ pub static CONTROLNET: Slot = part("controlnet", "cn.", "--control");
 pub static ID_PROJECTOR: Slot = part("id_projector", "idp.", "--id-projector");
 
 /// All that are part of a model, in the order in which bundles hold them.
-pub static SLOTS: [&Slot; 9] = [
+pub static SLOTS: [&Slot; 10] = [
     &TRANSFORMER,
     &TRANSFORMER_2,
     &UNET,
@@ -91,6 +93,7 @@ pub static SLOTS: [&Slot; 9] = [
     &IMAGE_ENCODER,
     &IMAGE_EMBEDDER,
     &VAE,
+    &TINY_VAE,
 ];
 
 /// The slot `name`.

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::Component;
-use crate::bind::alias::{AUTOENCODER_KL, CLIP, FLUX, FLUX_CONTROL, Kind, T5, UNET, Z_IMAGE};
+use crate::bind::alias::{AUTOENCODER_KL, AUTOENCODER_TINY, CLIP, FLUX, FLUX_CONTROL, Kind, T5, UNET, Z_IMAGE};
 use crate::{Error, Result};
 
 /// A network that pinhole does not run.
@@ -129,7 +129,19 @@ pub(super) static STRANGERS: &[Stranger] = &[
         "CLIP text encoder, OpenCLIP names",
         "take it with the names of transformers",
     ),
-    other(&["decoder.layers.1.conv."], "tiny autoencoder", "take FLUX.1's: ae.safetensors"),
+    like(
+        &AUTOENCODER_TINY,
+        &[
+            "decoder.layers.2.pool.",
+            "decoder.layers.3.pool.",
+            "decoder.layers.4.pool.",
+            "3.pool.",
+            "4.pool.",
+            "5.pool.",
+        ],
+        "tiny autoencoder of FLUX.2",
+        "take FLUX.1's: taef1_decoder.safetensors",
+    ),
     other(&["ip_adapter.1."], "IP-Adapter of Stable Diffusion", ALONE),
     other(&["pulid_ca.0.", "id_adapter_attn_layers.0."], "PuLID adapter", ALONE),
     beside(&["token_embd.weight"], "language model, llama.cpp names"),

@@ -2,7 +2,7 @@ use std::fs;
 use std::io::BufReader;
 use std::path::Path;
 
-use pinhole::image::Image;
+use pinhole::image::{Image, Picture};
 use pinhole::sample::randn;
 use serde_json::{Value, json};
 
@@ -105,6 +105,34 @@ fn outputs_replace_nothing_else() {
     // The same again is what it always was, and is called what it was called.
     let again = of_mini(&["-o", "x.png", "--save-latents", "x.safetensors", "--seed", "1"]);
     assert_eq!((again.code, again.stdout.as_str()), (0, "x.png\n"));
+}
+
+#[test]
+fn previews_stay_as_the_last_left_them() {
+    let place = Workplace::new();
+    let ran = place.json(&small(&["--seed", "1", "--batch", "2", "-o", "x.png", "--preview", "now.jpg:2"]));
+    let names = ["now-1.jpg", "now-2.jpg"];
+    assert_eq!(ran["previews"], json!(names));
+    assert_eq!(place.names(), ["now-1.jpg", "now-2.jpg", "x-1.png", "x-2.png"]);
+    for name in names {
+        let picture = Picture::open(&place.path(name)).unwrap();
+        // A pixel for each latent.
+        assert_eq!((picture.image().width(), picture.image().height()), (8, 6));
+    }
+    let refused = |more: &[&str], code: i32, said: &str| {
+        let ran = place.run(&small(more));
+        assert_eq!(ran.code, code, "{more:?}: {}", ran.stderr);
+        assert!(ran.stderr.contains(said), "{more:?}: {}", ran.stderr);
+        assert_eq!(place.names().len(), 4);
+    };
+    let output = "--preview: expected another file than that of --output, found y.png";
+    refused(&["-o", "y.png", "--preview", "y.png"], 2, output);
+    let image = "--preview: expected another file than that of --image, found x-1.png";
+    refused(&["-o", "y.png", "--image", "x-1.png", "--preview", "x-1.png"], 2, image);
+    refused(&["-o", "y.png", "--preview", "y.png:0"], 2, "EVERY is a number of steps from 1 on");
+    refused(&["-o", "y.png", "--preview", "y.txt"], 2, "y.txt");
+    refused(&["-o", "y.png", "--preview", "none/y.png"], 1, "none");
+    refused(&["-o", "y.png", "--tiny-vae-for", "preview"], 2, "hint: give one with --tiny-vae FILE");
 }
 
 /// Without a name, each picture gets one of its own, however many begin at once.

@@ -98,8 +98,9 @@ impl Denoiser {
             prompt_is_zero: false,
             ip_images: 0,
             ip_scale: 0.0,
-            controls: Vec::new(),
             cache: None,
+            previewed: false,
+            tiny_vae: None,
         };
         Ok(Denoiser { denoiser, settings, threads, cancel })
     }

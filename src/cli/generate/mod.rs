@@ -117,12 +117,15 @@ Examples:
   pinhole generate -m dev.gguf -p \"a lighthouse\" --lora style.safetensors:0.8
   pinhole generate -m dev.gguf -p \"a lighthouse\" --control union.gguf --control-image edges.png --control-mode canny
   pinhole generate -m dev.gguf -p \"a lighthouse\" --cache teacache:0.4
+  pinhole generate -m dev.gguf -p \"a lighthouse\" --preview now.png --tiny-vae taef1 --tiny-vae-for preview
   pinhole generate -m dev.gguf -p \"a lighthouse\" --prompt-cache ~/.cache/pinhole --seed 2";
 
 pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     let (mut clock, memory) = (Clock::start(), PeakMemory::watch());
     model::refuse_stdout("--output", args.output.as_deref())?;
     model::refuse_stdout("--save-latents", args.save_latents.as_deref())?;
+    let preview = args.request.preview.as_ref().map(|preview| preview.path.as_path());
+    model::refuse_stdout("--preview", preview)?;
     let cancel = interrupt::cancel_flag(printer);
     let (threads, _inside) = threads::start(args.request.threads);
     let device = request::device(&args.request.device)?;
@@ -143,10 +146,11 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     }
     // Before the work: nobody should wait for pictures that cannot be written.
     let inputs = args.inputs(pipeline.model());
-    let mut outputs = Outputs::create(args.output.as_deref(), args.save_latents.as_deref(), &inputs, &settings)?;
+    let beside = (args.save_latents.as_deref(), preview);
+    let mut outputs = Outputs::create(args.output.as_deref(), beside, &inputs, &settings)?;
     clock.lap("open");
 
-    let generated = pipeline.generate_watched(&request, &mut Watch { printer, cancel: &cancel })?;
+    let generated = pipeline.generate_watched(&request, &mut Watch { printer, cancel: &cancel, outputs: &outputs })?;
     clock.add(&generated.timings);
     clock.resume();
     let (family, origins) = (pipeline.model().family.name, pipeline::origins(&pipeline.model().source));
@@ -161,6 +165,7 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
 struct Watch<'a> {
     printer: &'a Printer,
     cancel: &'a CancelFlag,
+    outputs: &'a Outputs,
 }
 
 impl Observer for Watch<'_> {
@@ -177,6 +182,7 @@ impl Observer for Watch<'_> {
             Event::Step { done, steps } => printer.doing(format!("step {}/{steps},", (done + 1).min(steps))),
             Event::End { phase } => printer.end(phase.name()),
             Event::Warning(text) => printer.warn(&text),
+            Event::Preview { image, index, .. } => self.outputs.show(index, &image)?,
             _ => {}
         }
         self.cancel.check()

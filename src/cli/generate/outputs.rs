@@ -4,13 +4,14 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use pinhole::Error;
-use pinhole::image::{Format, PARAMETERS, PINHOLE};
+use pinhole::image::{Format, Image, PARAMETERS, PINHOLE};
 use pinhole::pipeline::{Generated, Settings};
 use pinhole_quant::output::AtomicFile;
 
 use super::destinations::{self, Kind, Named};
 use super::latents;
 use crate::cli::failure::Failure;
+use crate::cli::preview::Previews;
 
 /// Files under construction. Dropped, they leave nothing behind.
 pub(super) struct Outputs {
@@ -20,6 +21,7 @@ pub(super) struct Outputs {
     format: Format,
     /// With the name that was given.
     latents: Option<(AtomicFile, PathBuf)>,
+    previews: Previews,
 }
 
 /// What was written.
@@ -28,6 +30,8 @@ pub(super) struct Written {
     pub(super) pictures: Vec<(PathBuf, u64)>,
     /// The file of `--save-latents`.
     pub(super) latents: Option<PathBuf>,
+    /// The files of `--preview`, one for each picture.
+    pub(super) previews: Vec<PathBuf>,
 }
 
 /// The two texts that a picture carries.
@@ -45,7 +49,7 @@ impl Outputs {
     /// Where one cannot be written, or would replace something else.
     pub(super) fn create(
         output: Option<&Path>,
-        latents: Option<&Path>,
+        (latents, preview): (Option<&Path>, Option<&Path>),
         inputs: &[Named],
         settings: &Settings,
     ) -> Result<Outputs, Failure> {
@@ -57,6 +61,10 @@ impl Outputs {
         }
         if let Some(path) = latents {
             places.push((Named { option: "--save-latents", path: path.to_owned() }, Kind::Latents));
+        }
+        let previews = preview.map(|preview| given_names(preview, settings.batch)).unwrap_or_default();
+        for path in &previews {
+            places.push((Named { option: "--preview", path: path.clone() }, Kind::Picture));
         }
         destinations::check(&places, inputs)?;
         let mut pictures = Vec::with_capacity(settings.batch);
@@ -72,7 +80,15 @@ impl Outputs {
             Some(path) => Some((AtomicFile::create(path, true)?, path.to_owned())),
             None => None,
         };
-        Ok(Outputs { pictures, names, format, latents })
+        Ok(Outputs { pictures, names, format, latents, previews: Previews::create(previews)? })
+    }
+
+    /// Shows `image` of picture number `index`, as it looks so far.
+    ///
+    /// # Errors
+    /// Where its file cannot be written.
+    pub(super) fn show(&self, index: usize, image: &Image) -> Result<(), Error> {
+        self.previews.show(index, image)
     }
 
     /// Writes the pictures, with what `about` says inside, and the latents.
@@ -95,7 +111,7 @@ impl Outputs {
             pictures.push((path, seed));
         }
         let latents = self.latents.take().map(|(file, path)| write_latents(generated, file, path)).transpose()?;
-        Ok(Written { pictures, latents })
+        Ok(Written { pictures, latents, previews: self.previews.paths().to_vec() })
     }
 }
 

@@ -9,8 +9,8 @@ use pinhole::ggml::Device;
 use pinhole::image::{Thresholds, parameters_text};
 use pinhole::memory::PeakMemory;
 use pinhole::pipeline::{
-    ControlSettings, Generated, Origin, Phase, PhaseMemory, Preprocess, Settings, Timings, model_name, named_parts,
-    skipped, skipped_in_words,
+    ControlSettings, Generated, Origin, Phase, PhaseMemory, Preprocess, Settings, Timings, TinyUse, model_name,
+    named_parts, skipped, skipped_in_words,
 };
 use serde::Serialize;
 
@@ -146,6 +146,9 @@ struct Parameters<'a> {
     strength: Option<f32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     posterior: Option<&'static str>,
+    /// What a tiny autoencoder was used for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tiny_vae: Option<&'static str>,
     max_sequence_length: usize,
     /// The file of `--noise`.
     #[serde(serialize_with = "units::path_if_any")]
@@ -217,6 +220,7 @@ impl Run<'_> {
             image_encoders: &self.args.request.image_encoders,
             strength,
             posterior: (self.settings.encoded_pictures > 0).then(|| self.args.request.posterior.name()),
+            tiny_vae: self.settings.tiny_vae.map(TinyUse::name),
             max_sequence_length,
             noise: self.args.noise.as_ref(),
             cache: self.settings.cache.map(CacheReport::new),
@@ -274,6 +278,9 @@ struct Report<'a> {
     images: Vec<ImageReport<'a>>,
     #[serde(serialize_with = "units::path_if_any")]
     latents: Option<&'a PathBuf>,
+    /// The files of `--preview`.
+    #[serde(skip_serializing_if = "<[_]>::is_empty", serialize_with = "units::paths")]
+    previews: &'a [PathBuf],
     parameters: Parameters<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     computed: Option<Computed<'a>>,
@@ -374,6 +381,7 @@ pub(super) fn print(
         threads: run.threads,
         images: files.pictures.iter().map(|(path, seed)| ImageReport { path, seed: *seed }).collect(),
         latents: files.latents.as_ref(),
+        previews: &files.previews,
         parameters: run.parameters(),
         computed: Computed::of(run.computed),
         seconds: clock.seconds(),

@@ -1,0 +1,149 @@
+//! The autoencoders of a model: the full one, and a tiny one for previews or in its stead.
+
+use super::fit::{self, Side};
+use super::opened::{Autoencoder, Direction, once, subject};
+use super::request::Settings;
+use super::run::{Run, Running};
+use crate::models::autoencoder_tiny::softened;
+use crate::plan::Phase;
+use crate::plan::measure::Subject;
+use crate::source::Source;
+use crate::source::networks::{self, AutoencoderKl, AutoencoderTiny};
+use crate::source::slot::{TINY_VAE, VAE};
+use crate::stage::{Cadence, Dims, Symbol};
+use crate::{Error, Result, reserve};
+
+/// The name of its subject.
+const TINY_DECODER: &str = "tiny_decoder";
+
+/// The autoencoder that a model has: the full one, or, if it has none, the tiny one.
+pub(super) enum Vae {
+    Kl(AutoencoderKl),
+    Tiny(AutoencoderTiny),
+}
+
+impl Vae {
+    /// That of `source`, with latents that are multiplied by `scale`, if it is given and the file of a full one does not say.
+    ///
+    /// # Errors
+    /// [`Error::NotAModel`] if there is none; [`Error::Mismatch`] if it makes no pictures in colour.
+    pub(super) fn open(source: &Source, scale: Option<f32>) -> Result<Vae> {
+        let vae = match source.has(&TINY_VAE) && !source.has(&VAE) {
+            true => Vae::Tiny(networks::autoencoder_tiny(source.component(&TINY_VAE)?)?),
+            false => Vae::Kl(networks::autoencoder_kl_of(source.component(&VAE)?, scale)?),
+        };
+        let channels = match &vae {
+            Vae::Kl(kl) => kl.config.out_channels,
+            Vae::Tiny(tiny) => tiny.config.out_channels,
+        };
+        vae.exactly("channels of a picture", channels, 3)?;
+        Ok(vae)
+    }
+
+    /// The tiny one of `source` beside it, or once more; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] if it is for other latents.
+    pub(super) fn tiny(&self, source: &Source) -> Result<Option<Box<dyn Autoencoder>>> {
+        if !source.has(&TINY_VAE) {
+            return Ok(None);
+        }
+        let tiny = networks::autoencoder_tiny(source.component(&TINY_VAE)?)?;
+        let side = |what, number| Side::of(&tiny.decoder, what, number);
+        let latents = self.side("the latent channels of the autoencoder", self.channels());
+        fit::equal(source, side("latent channels of the tiny autoencoder", tiny.channels()), latents)?;
+        fit::exactly(&tiny.decoder, "channels of a picture", tiny.config.out_channels, 3)?;
+        fit::exactly(&tiny.decoder, "pixels to a latent", tiny.factor(), self.factor())?;
+        Ok(Some(Box::new(tiny)))
+    }
+
+    /// `number`, which is `what` of it.
+    pub(super) fn side<'a>(&'a self, what: &'a str, number: usize) -> Side<'a> {
+        match self {
+            Vae::Kl(kl) => Side::of(&kl.decoder, what, number),
+            Vae::Tiny(tiny) => Side::of(&tiny.decoder, what, number),
+        }
+    }
+
+    /// Refuses `number`, which is `what` of it, unless it is `only`.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`].
+    pub(super) fn exactly(&self, what: &str, number: usize, only: usize) -> Result<()> {
+        match self {
+            Vae::Kl(kl) => fit::exactly(&kl.decoder, what, number, only),
+            Vae::Tiny(tiny) => fit::exactly(&tiny.decoder, what, number, only),
+        }
+    }
+
+    /// Channels of the latents.
+    pub(super) fn channels(&self) -> usize {
+        self.autoencoder().channels()
+    }
+
+    /// Pixels of a latent, in both directions.
+    pub(super) fn factor(&self) -> usize {
+        self.autoencoder().factor()
+    }
+
+    fn autoencoder(&self) -> &dyn Autoencoder {
+        match self {
+            Vae::Kl(kl) => kl,
+            Vae::Tiny(tiny) => tiny,
+        }
+    }
+
+    /// As the part of an opened model.
+    pub(super) fn boxed(self) -> Box<dyn Autoencoder> {
+        match self {
+            Vae::Kl(kl) => Box::new(kl),
+            Vae::Tiny(tiny) => Box::new(tiny),
+        }
+    }
+}
+
+impl Autoencoder for AutoencoderTiny {
+    fn channels(&self) -> usize {
+        self.config.latent_channels
+    }
+
+    fn factor(&self) -> usize {
+        self.config.factor()
+    }
+
+    fn goes(&self, direction: Direction) -> bool {
+        direction == Direction::Decode
+    }
+
+    fn subjects(&self, settings: &Settings, direction: Direction, pictures: usize) -> Vec<Subject<'_>> {
+        let [w, h, ..] = self.latents(settings);
+        let dims = Dims::new().with(Symbol::BATCH, 1).with(Symbol::LATENT_WIDTH, w).with(Symbol::LATENT_HEIGHT, h);
+        match direction {
+            Direction::Decode => vec![subject(&self.decoder, TINY_DECODER, Phase::Decode, dims, once(pictures))],
+            Direction::Encode => Vec::new(),
+        }
+    }
+
+    fn decode(&self, run: &mut Run<'_>, running: &mut Running<'_>, latents: &[f32]) -> Result<Vec<f32>> {
+        let (net, config) = (&self.decoder.net, &self.config);
+        let scaled = latents.iter().map(|x| softened(x / config.scaling_factor + config.shift_factor));
+        running.set(net.latents, &reserve::collect("the latents", latents.len(), scaled)?)?;
+        run.compute(running, Cadence::Request)?;
+        let mut samples = running.get(net.picture)?;
+        for sample in &mut samples {
+            *sample = 2.0 * *sample - 1.0;
+        }
+        Ok(samples)
+    }
+
+    fn encode(&self, _: &mut Run<'_>, _: &mut Running<'_>, _: &[f32]) -> Result<Vec<f32>> {
+        Err(Error::graph("encode", "the tiny autoencoder has no encoder"))
+    }
+
+    fn normalize(&self, latents: &mut [f32]) {
+        let config = &self.config;
+        for x in latents {
+            *x = (*x - config.shift_factor) * config.scaling_factor;
+        }
+    }
+}
