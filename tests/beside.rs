@@ -220,7 +220,10 @@ fn in_parts(pipeline: &mut Pipeline, request: &Request, what: &str) {
         Request { batch: 1, negative_prompt: None, cfg_scale: Some(1.0), image_cfg_scale: None, ..request.clone() };
     let alone = denoiser(&pipeline.measure(&pipeline.settings(&one).unwrap()).unwrap());
     let least = |component: &Component| component.variants.iter().map(Variant::bytes).min();
-    assert_eq!(least(&denoiser(&components)), least(&alone), "{what}");
+    // A single condition is there twice, to be rounded as several are.
+    if pipeline.evaluations(&pipeline.settings(request).unwrap()).unwrap() > 1 {
+        assert_eq!(least(&denoiser(&components)), least(&alone), "{what}");
+    }
     pipeline.set_memory(MemoryOptions { vram: Some(1), ..MemoryOptions::default() });
     let needed = match pipeline.plan(request).unwrap_err() {
         Error::OverBudget { needed, .. } => needed,

@@ -94,10 +94,23 @@ impl Loop<'_> {
         let (sharing, pictures) = (batch.sharing(), batch.pictures_at_once());
         let mut ready = Vec::with_capacity(sharing.len());
         for passes in &sharing {
-            let prompts = prompts.get(passes.clone()).unwrap_or(prompts);
-            let ip = self.ip.get(passes.clone()).unwrap_or(self.ip);
-            let (evaluations, controls, face) = (evaluations.clone(), &company.followed, &company.face[..]);
-            let given = Given { settings, levels, evaluations, prompts, controls, face, ip, pictures };
+            let mut prompts = prompts.get(passes.clone()).unwrap_or(prompts).to_vec();
+            // A single condition may have to be there twice.
+            let conditions = batch.conditions(evaluations.len()) / evaluations.len().max(1);
+            if let Some(&first) = prompts.first() {
+                prompts.resize(conditions.max(prompts.len()), first);
+            }
+            let given = Given {
+                settings,
+                levels,
+                evaluations: evaluations.clone(),
+                prompts: &prompts,
+                passes: passes.len(),
+                controls: &company.followed,
+                face: &company.face,
+                ip: self.ip.get(passes.clone()).unwrap_or(self.ip),
+                pictures,
+            };
             model.denoiser.fill(at, running.session(), &given)?;
             run.compute(running, Cadence::Request)?;
             if sharing.len() > 1 {

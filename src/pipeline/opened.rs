@@ -264,12 +264,15 @@ pub struct Given<'a> {
     pub levels: &'a Levels,
     /// The evaluations that this subject computes.
     pub evaluations: Range<usize>,
-    /// The prompt of each pass that is computed at once: the positive one first.
+    /// The prompt of each pass that is computed at once: the positive one first. Behind them may be others, which are those of conditions
+    /// alone and have no items.
     pub prompts: &'a [&'a Prompt],
     /// What each ControlNet is given of its picture.
     pub controls: &'a [Vec<f32>],
     /// What an IP-Adapter is given for each pass.
     pub ip: &'a [Vec<f32>],
+    /// How many passes are computed at once.
+    pub passes: usize,
     /// How many pictures are computed at once in each of these passes.
     pub pictures: usize,
     /// The tokens of a face, for the ControlNet that reads it; none without one.
@@ -301,9 +304,10 @@ impl Given<'_> {
     /// # Errors
     /// [`Error::OutOfMemory`].
     pub fn prompt(&self, at: usize) -> Result<Vec<f32>> {
-        let each: usize = self.prompts.iter().map(|Prompt(arrays)| arrays[at].len()).sum();
+        let prompts = self.prompts.get(..self.passes).unwrap_or(self.prompts);
+        let each: usize = prompts.iter().map(|Prompt(arrays)| arrays[at].len()).sum();
         let mut all = reserve::room("the prompts", each * self.pictures)?;
-        for Prompt(arrays) in self.prompts {
+        for Prompt(arrays) in prompts {
             for _ in 0..self.pictures {
                 all.extend_from_slice(&arrays[at]);
             }

@@ -104,12 +104,21 @@ impl Batch {
         self.at_once.map_or(1, |most| self.passes.saturating_mul(self.pictures.div_ceil(most.max(1))))
     }
 
+    /// How many conditions a session has for a request of so many `evaluations` in each pass. A product with one column is rounded
+    /// in another way than one with several: where there are several for all passes, there are for one.
+    pub fn conditions(self, evaluations: usize) -> usize {
+        match self.at_once {
+            None => evaluations.saturating_mul(self.passes),
+            Some(_) => evaluations.max(self.passes.min(2)),
+        }
+    }
+
     /// The sizes of a session for a request of size `dims`.
     pub(crate) fn dims(self, dims: &Dims) -> Dims {
         let Some(pictures) = self.at_once else { return dims.clone() };
         let one = dims.clone().with(Symbol::PASSES, 1).with(Symbol::BATCH, pictures);
         match dims.get(Symbol::CONDITIONS) {
-            Ok(conditions) => one.with(Symbol::CONDITIONS, conditions / self.passes),
+            Ok(conditions) => one.with(Symbol::CONDITIONS, self.conditions(conditions / self.passes)),
             Err(_) => one,
         }
     }
@@ -178,6 +187,8 @@ mod tests {
         let found = [Symbol::PASSES, Symbol::BATCH, Symbol::CONDITIONS].map(|symbol| two.dims(&dims).get(symbol).ok());
         assert_eq!(found, [Some(1), Some(2), Some(6)]);
         assert_eq!(all.dims(&dims), dims);
+        assert_eq!([1, 2, 9].map(|evaluations| two.conditions(evaluations)), [2, 2, 9]);
+        assert_eq!(Batch { at_once: Some(1), ..batch(1, 4) }.conditions(1), 1);
         assert_eq!(two.runs(Runs { request: 1, steps: 6 }), Runs { request: 3, steps: 54 });
         assert_eq!(two.to_string(), "3 passes, one after the other, 2 of 5 pictures at a time");
         assert_eq!(Batch { at_once: Some(5), ..all }.to_string(), "3 passes, one after the other");
