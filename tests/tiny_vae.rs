@@ -292,7 +292,7 @@ fn others_are_refused() {
     tensors.retain(|tensor| !tensor.name.contains("pool") && tensor.name != "decoder.layers.11.weight");
     write_tensors(&file, &tensors);
     let refused = said(&file);
-    assert!(refused.contains("decoder.layers.11.weight: expected a tensor, found none"), "{refused}");
+    assert!(refused.contains("tensor `decoder.layers.11.weight`: expected a tensor, found none"), "{refused}");
     let request = Request { tiny_vae: Some(TinyUse::Preview), ..request("sd1") };
     let model = pipeline::open(&Source::open(dir.path()).unwrap()).unwrap();
     let said = pipeline::settings(&model, &request).unwrap_err().to_string();

@@ -117,7 +117,7 @@ Examples:
   pinhole generate -m dev.gguf -p \"a lighthouse\" --lora style.safetensors:0.8
   pinhole generate -m dev.gguf -p \"a lighthouse\" --control union.gguf --control-image edges.png --control-mode canny
   pinhole generate -m dev.gguf -p \"a lighthouse\" --cache teacache:0.4
-  pinhole generate -m dev.gguf -p \"a lighthouse\" --preview now.png --tiny-vae taef1 --tiny-vae-for preview
+  pinhole generate -m dev.gguf -p \"a lighthouse\" --preview now.png --tiny-vae taef1
   pinhole generate -m dev.gguf -p \"a lighthouse\" --prompt-cache ~/.cache/pinhole --seed 2";
 
 pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
