@@ -337,6 +337,7 @@ fn exact(function: Nonlinearity, x: f64) -> f64 {
     let by_sigmoid = |z: f64| x / (1.0 + (-z).exp());
     match function {
         Nonlinearity::Silu => by_sigmoid(x),
+        Nonlinearity::Relu => x.max(0.0),
         Nonlinearity::GeluQuick => by_sigmoid(1.702 * x),
         Nonlinearity::GeluTanh => by_sigmoid(2.0 * (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))),
         Nonlinearity::GeluErf => {
@@ -346,6 +347,7 @@ fn exact(function: Nonlinearity, x: f64) -> f64 {
     }
 }
 
+/// The smooth ones.
 const FUNCTIONS: [Nonlinearity; 4] =
     [Nonlinearity::Silu, Nonlinearity::GeluTanh, Nonlinearity::GeluErf, Nonlinearity::GeluQuick];
 
@@ -378,6 +380,16 @@ fn functions_are_exact_to_the_last_bits() {
         }
         println!("{function:?}: within {most:.3} units in the last place, {relative:.2e} of normal numbers");
         assert!(relative < 3e-7, "{function:?}: {relative:e}");
+    }
+}
+
+#[test]
+fn relu_keeps_what_is_not_negative() {
+    for kernel in Kernel::available() {
+        let mut numbers = [f32::NAN, f32::NEG_INFINITY, f32::MIN, -1e-40, 0.0, 1e-40, f32::MAX, f32::INFINITY, -2.0];
+        Nonlinearity::Relu.apply(kernel, &mut numbers);
+        assert!(numbers[0].is_nan(), "{}", kernel.name());
+        assert_eq!(numbers[1..], [0.0, 0.0, 0.0, 0.0, 1e-40, f32::MAX, f32::INFINITY, 0.0], "{}", kernel.name());
     }
 }
 

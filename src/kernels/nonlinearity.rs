@@ -26,7 +26,8 @@ pub enum Nonlinearity {
 
 impl Nonlinearity {
     /// Replaces each of `numbers` by the function of it: GELU within 0.6 units in the last place, SiLU within 2.5, subnormal
-    /// results included. NaN stays NaN. Positive infinity stays, and the negative one becomes NaN, as in PyTorch's formulas.
+    /// results included, ReLU exactly. NaN stays NaN. Positive infinity stays, and the negative one becomes NaN, as in PyTorch's
+    /// formulas; ReLU makes 0 of it.
     ///
     /// A `kernel` that the processor does not have is taken for [`Kernel::Portable`].
     pub fn apply(self, kernel: Kernel, numbers: &mut [f32]) {
