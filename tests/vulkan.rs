@@ -17,17 +17,21 @@ use pinhole::convert::{self, WriteOptions};
 use pinhole::error::Error;
 use pinhole::exec::{DeviceWeights, Session};
 use pinhole::ggml::{Backend, Buffer, CancelFlag, Device, Ledger};
+use pinhole::image::View;
 use pinhole::models::flux::Flux;
 use pinhole::models::step_cache::{Cached, DecidedBy};
+use pinhole::models::vision::{Family, Output, Vision};
 use pinhole::plan::Phase;
 use pinhole::plan::measure::Subject;
 use pinhole::plan::{Component, Limits, Offload, Placement, Runs, budget};
 use pinhole::source::Source;
-use pinhole::source::slot::TRANSFORMER;
+use pinhole::source::slot::{IMAGE_ENCODER, TRANSFORMER};
 use pinhole::source::{Part, networks};
-use pinhole::stage::{self, Cadence, Model};
+use pinhole::stage::{self, Cadence, Dims, Model};
+use pinhole_quant::metrics;
 use pinhole_quant::recipe::FileType;
 use support::denoiser::{self, Size};
+use support::{Golden, Layout};
 use tempfile::TempDir;
 
 const SMALL: Size = Size { columns: 3, rows: 2, text: 5 };
@@ -228,6 +232,38 @@ fn the_device_computes_what_the_cpu_computes() {
     println!("nmse {nmse:.1e}");
     assert!(nmse < NMSE_OF_F16, "{nmse:.1e}");
     assert!(nmse > 0.0, "the same device computed both");
+}
+
+/// What a vision tower makes of a picture on `device`, with weights in F32.
+fn seen(tower: &Part<Vision>, device: Device) -> Vec<f32> {
+    let (mut backend, ledger) = (Backend::new(device, 2, CancelFlag::new()).unwrap(), Ledger::new());
+    let (model, dims, runs) = (&tower.net.model, Dims::new(), Runs { request: 1, steps: 0 });
+    let subject = Subject { name: "tower", phase: Phase::Encode, model, bound: &tower.bound, dims: dims.clone(), runs };
+    let plan = budget::plan(&[subject.measure(&backend).unwrap()], Offload::Model, &Limits::default()).unwrap();
+    let placement = &plan.components[0].placement;
+    let weights = DeviceWeights::place(model, &tower.bound, device, &ledger, placement, runs).unwrap();
+    let mut session = Session::new(model, &weights, &dims, &backend, &ledger).unwrap();
+    let config = tower.net.config();
+    let view = View::siglip(config.image_size, config.patch_size);
+    let picture = support::given::picture(config.image_size, config.image_size);
+    session.set(tower.net.pixels, &picture.image().patches(&view).unwrap()).unwrap();
+    session.run(&mut backend, Cadence::Request, |_, _| Ok(())).unwrap();
+    session.get(tower.net.result).unwrap()
+}
+
+#[test]
+fn a_vision_tower_sees_what_it_sees_on_the_cpu() {
+    let _alone = alone();
+    let dir = TempDir::new().unwrap();
+    support::write_component(dir.path(), &Golden::load("redux"), "image_encoder", &Layout::default());
+    let component = pinhole::source::Component::open(dir.path(), &IMAGE_ENCODER).unwrap();
+    for output in [Output::LAST, Output::Pooled { projected: false }] {
+        let tower = networks::vision(&component, Family::Siglip, output).unwrap();
+        let (cpu, vulkan) = (seen(&tower, Device::cpu().unwrap()), seen(&tower, device()));
+        let nmse = metrics::nmse(&cpu, &vulkan).unwrap();
+        println!("{output:?}: nmse {nmse:.1e}");
+        assert!(nmse < NMSE_OF_F16, "{output:?}: {nmse:.1e}");
+    }
 }
 
 #[test]
