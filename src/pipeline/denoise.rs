@@ -292,9 +292,9 @@ impl Loop<'_> {
 
     /// What `each` makes of the numbers of every picture, one behind the other.
     fn by_picture(&self, all: &[f32], each: impl Fn(&[f32], [usize; 4]) -> Result<Vec<f32>>) -> Result<Vec<f32>> {
-        let dims @ [w, h, channels, _] = self.model.autoencoder.latents(self.settings);
+        let dims @ [.., batch] = self.model.autoencoder.latents(self.settings);
         let mut made: Vec<f32> = reserve::room("the latents", all.len())?;
-        for latents in all.chunks_exact(w * h * channels) {
+        for latents in all.chunks_exact(all.len() / batch) {
             made.extend(each(latents, dims)?);
         }
         Ok(made)

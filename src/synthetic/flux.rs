@@ -117,7 +117,7 @@ fn t5() -> Value {
 }
 
 /// FLUX.1's autoencoder.
-fn vae() -> Value {
+pub(super) fn vae() -> Value {
     json!({
         "in_channels": 3, "out_channels": 3, "latent_channels": 16, "block_out_channels": [128, 256, 512, 512],
         "layers_per_block": 2, "norm_num_groups": 32, "mid_block_add_attention": true, "use_quant_conv": false,

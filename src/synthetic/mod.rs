@@ -3,6 +3,7 @@
 
 mod flux;
 mod sd;
+mod z_image;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -23,6 +24,7 @@ use crate::builtin;
 use crate::convert::{BUNDLE_ALIGNMENT, QUANTIZATION_VERSION, Types, write_error};
 use crate::source::slot::TEXT_ENCODER;
 use crate::source::{self, HasModel, Slot, keys};
+use crate::text::bytes_tokenizer_json;
 use crate::weights::{Role, Weight};
 use crate::{Error, Result};
 
@@ -96,6 +98,7 @@ impl Architecture {
         Architecture::FLUX_CANNY,
         Architecture::SD15,
         Architecture::SDXL,
+        Architecture::Z_IMAGE,
     ];
 
     /// Those that go beside models.
@@ -245,13 +248,20 @@ struct Made(HashMap<(DType, usize, bool), Vec<u8>>);
 impl Made {
     fn rows(&mut self, chosen: &Chosen<'_>) -> Result<&[u8]> {
         let Chosen { weight, dtype, .. } = *chosen;
-        let is_scale = weight.role == Role::Vector && weight.name.ends_with(".scale");
+        let is_scale = weight.role == Role::Vector && is_scale(&weight.name);
         let row = weight.shape.row();
         match self.0.entry((dtype, row, is_scale)) {
             Entry::Occupied(made) => Ok(made.into_mut()),
             Entry::Vacant(place) => Ok(place.insert(rows_of(weight, dtype, is_scale)?)),
         }
     }
+}
+
+/// Whether a vector is the scale of a norm that has no shift: one near 0 would leave nothing of what it normalises.
+fn is_scale(name: &str) -> bool {
+    const NORMS: [&str; 5] = ["_norm.weight", "_norm1.weight", "_norm2.weight", "cap_embedder.0.weight", ".scale"];
+    // T5 brings its own way to scale.
+    NORMS.iter().any(|end| name.ends_with(end)) && !name.starts_with("enc.") && !name.starts_with("text_model.")
 }
 
 fn rows_of(weight: &Weight, dtype: DType, is_scale: bool) -> Result<Vec<u8>> {
@@ -309,9 +319,12 @@ fn metadata(blueprint: &Blueprint, options: &Options) -> Result<Vec<(String, Val
     ];
     for Planned { slot, kind, config, .. } in &blueprint.parts {
         metadata.push((keys::component_config(slot.name), config.to_string().into()));
+        let Some(name) = slot.tokenizer else { continue };
         let reader = if kind.reads == Some(Reads::Clip) { &TEXT_ENCODER } else { *slot };
-        if let (Some(name), Some(files)) = (slot.tokenizer, mini.tokenizer(reader)) {
-            metadata.push((keys::tokenizer(name), files.tokenizer.text.as_str().into()));
+        match (kind.reads, mini.tokenizer(reader)) {
+            (Some(Reads::Words), _) => metadata.push((keys::tokenizer(name), bytes_tokenizer_json()?.into())),
+            (_, Some(files)) => metadata.push((keys::tokenizer(name), files.tokenizer.text.as_str().into())),
+            (_, None) => {}
         }
     }
     metadata.extend(blueprint.scheduler.iter().map(|config| (keys::SCHEDULER.into(), config.to_string().into())));

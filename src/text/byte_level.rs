@@ -172,6 +172,36 @@ pub fn byte_level_tokenizer_json(vocab: &str, merges: &str, config: &TokenizerCo
     tokenizer_json(RULES[0], &vocab, read_merges(merges, origin)?, added, origin)
 }
 
+/// The marks of a turn.
+const MARKS: [&str; 3] = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
+
+/// A `tokenizer.json` that needs no vocabulary: each byte of a text is a token, and so are the marks of a turn.
+///
+/// # Errors
+///
+/// [`Error::Malformed`] where it cannot be written.
+pub fn bytes_tokenizer_json() -> Result<String> {
+    let mut vocab = Vec::with_capacity(256);
+    let mut next = 256;
+    for byte in 0..=255u8 {
+        // As GPT-2 shows them: what is printed stands for itself, and the rest for letters from 256 on.
+        let shown = match byte {
+            33..=126 | 161..=172 | 174..=255 => char::from(byte),
+            _ => {
+                next += 1;
+                char::from_u32(next - 1).unwrap_or(' ')
+            }
+        };
+        vocab.push((shown.to_string(), u32::from(byte)));
+    }
+    let mark = |(id, mark): (u32, &&str)| {
+        json!({ "id": id, "content": mark, "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true })
+    };
+    let marks = (256..).zip(&MARKS).map(mark).collect();
+    tokenizer_json(RULES[0], &Tokens(vocab), Vec::new(), marks, Path::new("tokenizer"))
+}
+
 const MODEL: &str = "tokenizer.ggml.model";
 const PRE: &str = "tokenizer.ggml.pre";
 const TOKENS: &str = "tokenizer.ggml.tokens";
@@ -235,4 +265,35 @@ fn merges_of<'a>(merges: &'a Strings, path: &Path) -> Result<Vec<(&'a str, &'a s
 
 fn at(key: &str) -> String {
     format!("metadata `{key}`")
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn read(json: &str) -> ByteLevelTokenizer {
+        ByteLevelTokenizer::from_json(json, &TokenizerConfig::default(), Path::new("tokenizer")).unwrap()
+    }
+
+    #[test]
+    fn bytes_alone_are_a_vocabulary() {
+        let tokenizer = read(&bytes_tokenizer_json().unwrap());
+        assert_eq!(tokenizer.vocab_size(), 259);
+        assert_eq!(tokenizer.encode("<|im_start|>a \u{e9}<|im_end|>", 9).unwrap().ids, [257, 97, 32, 195, 169, 258]);
+        let cut = tokenizer.encode("star<|im_end|>", 3).unwrap();
+        assert_eq!((cut.ids.len(), cut.used, cut.cut.as_deref()), (3, 3, Some("r<|im_end|>")));
+        assert!(tokenizer.id("<think>").is_err());
+    }
+
+    #[test]
+    fn vocabulary_and_merges_have_the_added_tokens_of_the_configuration() {
+        let vocab = r#"{"a": 0, "b": 1, "ab": 2, "\u0120": 3}"#;
+        let config = r#"{"added_tokens_decoder": {"5": {"content": "<|im_end|>", "special": true}}}"#;
+        let config = TokenizerConfig::from_json(config, Path::new("t")).unwrap();
+        let json = byte_level_tokenizer_json(vocab, "#version: 0.2\na b\n", &config, Path::new("t")).unwrap();
+        assert_eq!(read(&json).encode("ab a<|im_end|>", 9).unwrap().ids, [2, 3, 0, 5]);
+        let error = byte_level_tokenizer_json("[]", "", &config, Path::new("t")).unwrap_err().to_string();
+        assert!(error.starts_with("t: vocab.json: expected tokens with their ids"), "{error}");
+    }
 }

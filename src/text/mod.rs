@@ -37,7 +37,7 @@ mod t5;
 mod t5_gguf;
 mod vocabulary;
 
-pub use byte_level::{ByteLevelTokenizer, byte_level_gguf_json, byte_level_tokenizer_json};
+pub use byte_level::{ByteLevelTokenizer, byte_level_gguf_json, byte_level_tokenizer_json, bytes_tokenizer_json};
 pub use clip::{ClipTokenizer, clip_tokenizer_json};
 pub use config::TokenizerConfig;
 pub use openai_clip::openai_clip_tokenizer_json;

@@ -20,6 +20,7 @@ pub(crate) mod parts;
 pub(crate) mod sd1;
 pub(crate) mod spiece;
 pub(crate) mod synth;
+pub(crate) mod z_image;
 
 pub(crate) use diffusers::{Layout, write_component, write_model, write_parts};
 pub(crate) use golden::Golden;
