@@ -18,7 +18,7 @@ use pinhole::stage::{Cadence, Dims, Symbol};
 use pinhole_quant::metrics;
 use pinhole_quant::recipe::FileType;
 use support::numbers::Format;
-use support::z_image::{write_directory, write_gguf, write_llama, write_original};
+use support::z_image::{write_directory, write_gguf, write_llama, write_loud, write_original};
 use support::{Golden, given};
 use tempfile::TempDir;
 
@@ -228,6 +228,25 @@ fn streamed_equals_resident() {
             assert!(bits(&resident) == bits(&streamed), "{case} {file_type:?}: other latents");
             assert!(resident.images == streamed.images, "{case} {file_type:?}: other pictures");
         }
+    }
+}
+
+/// Numbers beyond F16's range between the layers draw what others do, in every type.
+#[test]
+fn loud_layers_stay_finite() {
+    let (golden, dir) = model();
+    write_loud(&dir.path().join("loud.safetensors"), &golden, 2f32.powi(18));
+    let case = request(&golden, "one_step");
+    let expected = golden.f32("one_step.latents");
+    for (file_type, most) in [("f32", 1e-9), ("f16", 1e-5), ("bf16", 1e-3), ("q8_0", 1e-3), ("q4_k_s", 5e-2)] {
+        let model = with(dir.path(), &[(&TRANSFORMER, "loud.safetensors")]).unwrap();
+        let path = dir.path().join("loud.gguf");
+        let plan = convert::plan(&model.source, &model.networks(), file_type.parse::<FileType>().unwrap()).unwrap();
+        plan.write(&path, WriteOptions { overwrite: true, ..WriteOptions::default() }, &mut |_| Ok(())).unwrap();
+        let generated = generate(&mut on(open(&path), "cpu"), &case);
+        let nmse = metrics::nmse(&expected, &generated.latents).unwrap();
+        println!("{file_type}: nmse {nmse:.2e}");
+        assert!(nmse <= most, "{file_type}: {nmse:e}");
     }
 }
 

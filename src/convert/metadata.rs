@@ -62,6 +62,7 @@ pub(super) fn component(
     let network = network.ok_or_else(|| Error::graph("convert", format!("no network of {}", slot.name)))?;
     let mut metadata = match (network.kind.reads, network.kind.follows) {
         (Some(Reads::T5), _) => t5(source, network, file_type)?,
+        (None, Follows::Same) if !network.kind.label.is_empty() => general(network.kind.label, file_type),
         (None, Follows::Same) => general(source.family, file_type),
         _ => {
             let found = format!("{}, which other tools read from safetensors only", slot.name);

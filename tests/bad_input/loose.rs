@@ -350,7 +350,7 @@ fn files_of_other_networks() {
         ("model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight", "Stable Diffusion 3"),
         ("blocks.0.cross_attn.norm_k.weight", "Wan"),
         ("transformer_blocks.0.img_mod.1.weight", "Qwen-Image"),
-        ("cap_embedder.0.weight", "Z-Image"),
+        ("cap_embedder.0.weight", "Lumina"),
     ] {
         let path: &Path = &write(&[name]);
         let error = refused!(NotAModel, Source::open(path), "file.safetensors", what, "does not run");

@@ -50,6 +50,17 @@ pub(crate) fn write_original(path: &Path, golden: &Golden, prefix: &str) {
     write_tensors(path, &original(golden, prefix));
 }
 
+/// The same with what leaves attention and feed-forward layers `factor` times as large. The norms behind them take that back.
+pub(crate) fn write_loud(path: &Path, golden: &Golden, factor: f32) {
+    let mut all = original(golden, "");
+    for tensor in &mut all {
+        if tensor.name.ends_with("attention.out.weight") || tensor.name.ends_with("feed_forward.w2.weight") {
+            tensor.values.iter_mut().for_each(|value| *value *= factor);
+        }
+    }
+    write_tensors(path, &all);
+}
+
 /// The tensors of the transformer with the names of its first publisher, behind `prefix`.
 pub(crate) fn original(golden: &Golden, prefix: &str) -> Vec<Tensor> {
     let mut found = Vec::new();

@@ -20,6 +20,7 @@ pub static KIND: Kind = Kind {
     highlights: &["latent_channels", "block_out_channels", "norm_num_groups", "scaling_factor", "shift_factor"],
     // Its colours are sensitive, and it is small.
     follows: Follows::Half,
+    label: "",
     reads: None,
 };
 

@@ -37,6 +37,7 @@ pub static KIND: Kind = Kind {
     ],
     // CLIP's pooled vector is sensitive, and CLIP small.
     follows: Follows::Half,
+    label: "",
     reads: Some(Reads::Clip),
 };
 

@@ -66,6 +66,8 @@ pub struct Kind {
     pub highlights: &'static [&'static str],
     /// Its type beside a quantized denoiser.
     pub follows: Follows,
+    /// The architecture that other tools name in a GGUF of it, if that is not the family's name.
+    pub label: &'static str,
     /// How its tokens are made, if it reads text.
     pub reads: Option<Reads>,
 }

@@ -46,6 +46,7 @@ pub static KIND: Kind = Kind {
         "vocab_size",
     ],
     follows: Follows::Text,
+    label: "",
     reads: Some(Reads::Words),
 };
 

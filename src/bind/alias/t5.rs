@@ -29,6 +29,7 @@ pub static KIND: Kind = Kind {
     ],
     highlights: &["num_layers", "d_model", "num_heads", "d_ff", "feed_forward_proj", "vocab_size"],
     follows: Follows::Text,
+    label: "",
     reads: Some(Reads::T5),
 };
 

@@ -22,6 +22,7 @@ pub static KIND: Kind = Kind {
         "addition_embed_type",
     ],
     follows: Follows::Same,
+    label: "",
     reads: None,
 };
 

@@ -18,6 +18,7 @@ pub static KIND: Kind = Kind {
     beside: &["norm_final.weight", "final_layer.norm_final."],
     highlights: &["n_layers", "n_refiner_layers", "dim", "n_heads", "in_channels", "cap_feat_dim", "axes_dims"],
     follows: Follows::Same,
+    label: "lumina2",
     reads: None,
 };
 

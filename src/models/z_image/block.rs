@@ -1,6 +1,7 @@
 //! One kind of block for picture, prompt, and both in one sequence.
 
-use super::{Config, HEAD_EPS, PASSES, Ports, TEXT_OF_PASSES};
+use super::config::Config;
+use super::ports::{HEAD_EPS, PASSES, Ports, TEXT_OF_PASSES};
 use crate::Result;
 use crate::ggml::Tensor;
 use crate::models::attention::Attention;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::TIME_WIDTH;
+use super::ports::{MULTIPLE, TIME_WIDTH};
 use crate::Result;
 use crate::models::config::{self, Shapes};
 use crate::tensor::Shape;
@@ -167,9 +167,8 @@ impl Config {
         let expected = || format!("three even numbers with the sum dim / n_heads, {head}");
         config::require(origin, "axes_dims", shared_out, expected, format!("{:?}", self.axes_dims))?;
         // A text of 32 tokens, and the picture behind it.
-        let room =
-            self.axes_lens.len() == 3 && self.axes_lens[0] >= super::MULTIPLE + 2 && !self.axes_lens.contains(&0);
-        let expected = || format!("three numbers, the first at least {}", super::MULTIPLE + 2);
+        let room = self.axes_lens.len() == 3 && self.axes_lens[0] >= MULTIPLE + 2 && !self.axes_lens.contains(&0);
+        let expected = || format!("three numbers, the first at least {}", MULTIPLE + 2);
         config::require(origin, "axes_lens", room, expected, format!("{:?}", self.axes_lens))
     }
 }

@@ -1,6 +1,7 @@
 //! What is before, between and after the blocks.
 
-use super::{Config, FINAL_EPS, Ports, TIME_WIDTH};
+use super::config::Config;
+use super::ports::{FINAL_EPS, Ports, TIME_WIDTH};
 use crate::Result;
 use crate::ggml::Tensor;
 use crate::models::layers::{Linear, RmsNorm};

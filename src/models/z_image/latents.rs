@@ -1,6 +1,6 @@
 //! Latents as tokens, and back.
 
-use super::filled_up;
+use super::ports::filled_up;
 use crate::{Result, reserve};
 
 /// Latents `[w, h, channels]` as tokens `[4 channels, (w/2)(h/2)]`: each token holds a 2x2 patch, place by place with all channels.
