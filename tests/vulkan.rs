@@ -21,12 +21,13 @@ use pinhole::image::View;
 use pinhole::models::flux::Flux;
 use pinhole::models::step_cache::{Cached, DecidedBy};
 use pinhole::models::vision::{Family, Output, Vision};
+use pinhole::pipeline::FAMILIES;
 use pinhole::plan::Phase;
 use pinhole::plan::measure::Subject;
 use pinhole::plan::{Component, Limits, Offload, Placement, Runs, budget};
 use pinhole::source::Source;
-use pinhole::source::slot::{IMAGE_ENCODER, TRANSFORMER};
-use pinhole::source::{Part, networks};
+use pinhole::source::slot::{CONTROLNET, IMAGE_ENCODER, TRANSFORMER};
+use pinhole::source::{Part, Slot, networks};
 use pinhole::stage::{self, Cadence, Dims, Model};
 use pinhole_quant::metrics;
 use pinhole_quant::recipe::FileType;
@@ -96,7 +97,10 @@ fn step(session: &mut Session<'_>, backend: &mut Backend, cached: &Option<Cached
 
 impl Denoiser {
     fn new(source: &Source, device: Device) -> Denoiser {
-        let transformer = networks::flux(source.component(&TRANSFORMER).unwrap()).unwrap();
+        Denoiser::of(networks::flux(source.component(&TRANSFORMER).unwrap()).unwrap(), device)
+    }
+
+    fn of(transformer: Part<Flux>, device: Device) -> Denoiser {
         let backend = Backend::new(device, 2, CancelFlag::new()).unwrap();
         Denoiser { size: SMALL, transformer, cached: None, backend, ledger: Ledger::new() }
     }
@@ -264,6 +268,39 @@ fn a_vision_tower_sees_what_it_sees_on_the_cpu() {
         println!("{output:?}: nmse {nmse:.1e}");
         assert!(nmse < NMSE_OF_F16, "{output:?}: {nmse:.1e}");
     }
+}
+
+/// The transformer of the golden with its ControlNet that has modes.
+fn with_control(dir: &Path) -> Part<Flux> {
+    let golden = support::Golden::load("flux_controls");
+    for component in ["transformer", "union"] {
+        support::write_component(&dir.join(component), &golden, component, &support::Layout::default());
+    }
+    let places = || FAMILIES.iter().flat_map(|family| family.places.iter().chain(family.beside));
+    let at = |slot: &Slot, folder: &str| {
+        let place = places().find(|place| place.slot == slot).unwrap();
+        Source::lone(&dir.join(folder), place).unwrap()
+    };
+    let control = networks::flux_control(&at(&CONTROLNET, "union")).unwrap();
+    networks::flux_with(networks::flux(&at(&TRANSFORMER, "transformer")).unwrap(), &[control], None).unwrap()
+}
+
+#[test]
+fn a_control_net_runs_beside_the_transformer() {
+    let _alone = alone();
+    let dir = TempDir::new().unwrap();
+    let run = |device: Device, part: usize| {
+        let mut denoiser = Denoiser::of(with_control(dir.path()), device);
+        let placement = denoiser.placement(part);
+        denoiser.run(&placement).unwrap()
+    };
+    let (cpu, resident) = (run(Device::cpu().unwrap(), PARTS), run(device(), PARTS));
+    assert!(bits(&run(device(), 0)) == bits(&resident));
+    let square = |x: f32| f64::from(x).powi(2);
+    let error: f64 = cpu.iter().zip(&resident).map(|(a, b)| square(a - b)).sum();
+    let nmse = error / cpu.iter().map(|&x| square(x)).sum::<f64>();
+    println!("nmse {nmse:.1e}");
+    assert!(nmse < NMSE_OF_F16, "{nmse:.1e}");
 }
 
 #[test]

@@ -86,8 +86,8 @@ pub(super) struct ControlArgs {
     pub(super) image: Option<PathBuf>,
     /// What is made of that.
     made: Made,
-    /// An option that stands where it means nothing, and what was expected.
-    wrong: Option<(&'static str, &'static str)>,
+    /// An option that stands where it means nothing, what was expected, and what was found.
+    wrong: Option<[&'static str; 3]>,
 }
 
 /// A ControlNet with what stands behind it.
@@ -121,8 +121,8 @@ impl ControlArgs {
     /// # Errors
     /// [`Error::Option`] for one without a picture, and for an option at a wrong place; those of reading pictures.
     pub(super) fn read(&self, printer: &Printer) -> Result<Vec<Control>> {
-        if let Some((option, expected)) = self.wrong {
-            return Err(Error::option(option, expected, "another"));
+        if let Some([option, expected, found]) = self.wrong {
+            return Err(Error::option(option, expected, found));
         }
         self.nets.iter().map(|net| net.read(printer)).collect()
     }
@@ -136,8 +136,8 @@ impl ControlArgs {
 impl ControlArgs {
     /// Takes the next value on the command line.
     fn take(&mut self, given: Given) {
-        let behind = "one behind each --control";
         let (net, image, made) = (self.nets.last_mut(), &mut self.image, &mut self.made);
+        let is_behind = net.is_some();
         let (option, is_first) = match (given, net) {
             (Given::Net(path), _) => {
                 self.nets.push(ControlNet::new(&path));
@@ -163,7 +163,12 @@ impl ControlArgs {
             (Given::Mode(_), None) => ("--control-mode", false),
         };
         if !is_first {
-            self.wrong = self.wrong.or(Some((option, behind)));
+            let [expected, found] = match (is_behind, option) {
+                (true, _) => ["one behind each --control", "two"],
+                (false, "--control-image") => ["a --control before each of several", "none"],
+                (false, _) => ["a --control before it", "none"],
+            };
+            self.wrong = self.wrong.or(Some([option, expected, found]));
         }
     }
 }
@@ -283,7 +288,7 @@ mod tests {
             (&["--control", "a", "--control-end", "1", "--control-end", "0.5"], "--control-end"),
             (&["--control-image", "a.png", "--control-image", "b.png"], "--control-image"),
         ] {
-            assert_eq!(read(words).wrong.unwrap().0, option);
+            assert_eq!(read(words).wrong.unwrap()[0], option);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use pinhole::Result;
 use pinhole::exec::Session;
-use pinhole::models::flux::{Flux, sinusoid};
+use pinhole::models::flux::{ControlConfig, Flux, sinusoid};
 use pinhole::sample::randn;
 use pinhole::stage::{Dims, Symbol};
 
@@ -17,12 +17,15 @@ pub(crate) struct Size {
 impl Size {
     pub(crate) fn dims(self) -> Dims {
         let image = self.columns * self.rows;
-        Dims::new()
+        let dims = Dims::new()
             .with(Symbol::BATCH, 1)
             .with(Symbol::CONDITIONS, 1)
             .with(Symbol::IMAGE_TOKENS, image)
             .with(Symbol::TEXT_TOKENS, self.text)
-            .with(Symbol::JOINT_TOKENS, self.text + image)
+            .with(Symbol::JOINT_TOKENS, self.text + image);
+        let latents = [2 * self.columns, 2 * self.rows];
+        let of_controls = ControlConfig::sizes(1, self.text, image, latents);
+        of_controls.into_iter().fold(dims, |dims, (symbol, size)| dims.with(symbol, size))
     }
 }
 
@@ -38,6 +41,18 @@ pub(crate) fn set_request(session: &mut Session<'_>, net: &Flux, size: Size) -> 
     let (cos, sin) = net.rotary(size.text, &[[size.rows, size.columns]])?;
     session.set(ports.cos, &cos)?;
     session.set(ports.sin, &sin)?;
+    for control in &net.controls {
+        session.set(control.picture, &randn(4, config.in_channels * size.columns * size.rows)?)?;
+        session.set(control.scale, &[0.7])?;
+        if let Some((_, mode)) = control.mode {
+            session.set(mode, &randn(5, config.hidden())?)?;
+        }
+        if let Some([cos, sin]) = control.rotary {
+            let tables = net.rotary(size.text + 1, &[[size.rows, size.columns]])?;
+            session.set(cos, &tables.0)?;
+            session.set(sin, &tables.1)?;
+        }
+    }
     session.set_indices(ports.condition, &[0])
 }
 
