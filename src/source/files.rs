@@ -255,7 +255,8 @@ fn require(component: &Component, kind: &Kind) -> Result<()> {
     let held = recognise(component.index.names());
     let held = if held.is_empty() { "nothing that pinhole recognises".to_owned() } else { held.join("; ") };
     let found = format!("a folder that holds {held}, and no {}", kind.words);
-    Err(Error::NotAModel { path: component.origin.clone(), found, hint: Some("`pinhole inspect` says more".into()) })
+    let hint = recognise::instead(&component.index).unwrap_or("`pinhole inspect` says more").to_owned();
+    Err(Error::NotAModel { path: component.origin.clone(), found, hint: Some(hint) })
 }
 
 /// The networks in one file.

@@ -68,6 +68,12 @@ pub fn not_run(path: &Path, index: &Index) -> Option<Error> {
     }
 }
 
+/// What to do with a file with the tensors of `index` that is no network of another kind, if it has one that passes for such.
+pub(super) fn instead(index: &Index) -> Option<&'static str> {
+    let passes = parts(index).iter().any(|part| PASS_FOR.iter().any(|(kind, _)| *kind == part.kind));
+    if passes { strangers::instead(index) } else { None }
+}
+
 /// A network in a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Recognised {

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::Component;
 use crate::bind::alias::{AUTOENCODER_KL, AUTOENCODER_TINY, CLIP, FLUX, FLUX_CONTROL, Kind, T5, UNET, Z_IMAGE};
+use crate::index::Index;
 use crate::{Error, Result};
 
 /// A network that pinhole does not run.
@@ -74,7 +75,7 @@ pub(super) static STRANGERS: &[Stranger] = &[
         &FLUX,
         &["controlnet_x_embedder.", "controlnet_blocks.0.", "pos_embed_input."],
         "ControlNet of FLUX.1",
-        "it goes beside a model: give it with --control",
+        "it goes beside FLUX.1: give it with --control",
     ),
     like(&FLUX_CONTROL, &["transformer_blocks.0.img_mod."], "ControlNet of Qwen-Image", "take one of FLUX.1"),
     like(
@@ -165,6 +166,12 @@ impl Stranger {
     }
 }
 
+/// What to do with the networks in `index`, by the first sign of a stranger.
+pub(super) fn instead(index: &Index) -> Option<&'static str> {
+    let shown = STRANGERS.iter().filter(|stranger| index.names().any(|name| stranger.is_shown_by(name)));
+    shown.into_iter().find_map(|stranger| stranger.instead)
+}
+
 /// Refuses a `component` that has the signs of `kind` and is something else.
 ///
 /// # Errors
@@ -201,7 +208,11 @@ pub(super) fn refusal(path: &Path, what: &str, instead: &str) -> Error {
 type Pipeline = (&'static str, &'static str, &'static str);
 
 const PIPELINES: &[Pipeline] = &[
-    ("FluxControlNetPipeline", "FLUX.1 with a ControlNet", "take the model alone"),
+    (
+        "FluxControlNetPipeline",
+        "FLUX.1 with a ControlNet",
+        "take the model alone, and its controlnet folder with --control",
+    ),
     ("FluxPriorReduxPipeline", "FLUX.1 Redux", "give it with --redux, beside FLUX.1-dev"),
     ("ChromaPipeline", "Chroma", FLUX_1),
     ("Flux2Pipeline", "FLUX.2", FLUX_1),

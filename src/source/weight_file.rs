@@ -140,7 +140,11 @@ impl WeightFile {
                 (found, format!("say which with {} {file}:{}", slot.option, self::bare(last)))
             }
         };
-        let instead = recognise::not_run(&self.path, &self.index).and_then(|error| error.hint().map(str::to_owned));
+        let not_run = recognise::not_run(&self.path, &self.index).and_then(|error| error.hint().map(str::to_owned));
+        let instead = not_run.or_else(|| match prefixes {
+            [] => recognise::instead(&self.index).map(str::to_owned),
+            _ => None,
+        });
         Error::NotAModel { path: self.path.clone(), found, hint: Some(instead.unwrap_or(hint)) }
     }
 
