@@ -120,11 +120,19 @@ impl<'de> Visitor<'de> for VocabularyVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Vocabulary, A::Error> {
-        let mut count = Count::default();
+        let (mut count, mut taken) = (Count::default(), Vec::new());
         while let Some((token, id)) = map.next_entry::<String, u64>()? {
             count.add(token.len())?;
-            if id >= Model::MAX_TOKENS as u64 {
+            let index = usize::try_from(id).unwrap_or(usize::MAX);
+            if index >= Model::MAX_TOKENS {
                 return Err(A::Error::custom(format!("the id {id}, and ids are below {}", Model::MAX_TOKENS)));
+            }
+            if index >= taken.len() {
+                taken.resize(index + 1, false);
+            }
+            // The library would keep either of them, by lot.
+            if std::mem::replace(&mut taken[index], true) {
+                return Err(A::Error::custom(format!("two tokens with the id {id}")));
             }
         }
         Ok(Vocabulary::Map)

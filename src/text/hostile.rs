@@ -226,6 +226,7 @@ fn models_out_of_proportion_are_refused() {
     };
     refused(&with(&|m| m["vocab"]["z"] = json!(u32::MAX), bpe()), ", model", "4294967295");
     refused(&with(&|m| m["vocab"]["z"] = json!(-1), bpe()), ", model", "");
+    refused(&with(&|m| m["vocab"]["z"] = json!(10), bpe()), ", model", "two tokens with the id 10");
     refused(&with(&|m| m["dropout"] = json!(0.5), bpe()), ", model", "by lot");
     refused(&with(&|m| m["end_of_word_suffix"] = json!("x".repeat(1000)), bpe()), ", model", "a mark of 1000 bytes");
     refused(&with(&|m| m["other"] = json!([0, 1]), bpe()), ", model", "unknown field");
