@@ -16,7 +16,7 @@ pub(crate) fn small() -> Request {
         height: Some(48),
         steps: Some(2),
         max_sequence_length: Some(16),
-        batch: 1,
+        // One picture.
         ..Request::default()
     }
 }

@@ -201,6 +201,14 @@ fn an_interrupt_ends_what_does_not_listen() {
     assert!(String::from_utf8(output.stderr).unwrap().ends_with("error: interrupted\n"));
 }
 
+#[test]
+fn a_step_beside_other_threads() {
+    let place = Workplace::new();
+    let report = place.json(&["bench", "busy", "-m", "mini", "--load", "2", "--threads", "2", "--steps", "1"]);
+    let [one, two, ratio] = ["one_thread_seconds", "seconds", "ratio"].map(|name| report[name].as_f64().unwrap());
+    assert!(one > 0.0 && two > 0.0 && (ratio - two / one).abs() < 1e-9, "{report}");
+}
+
 /// Products that take no time.
 const PRODUCTS: &[&str] =
     &["bench", "matmul", "--size", "64x40", "--tokens", "1,17", "--rounds", "3", "--threads", "1", "--quiet"];
