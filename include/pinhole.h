@@ -883,7 +883,8 @@ PINHOLE_API const uint8_t *pinhole_image_pixels(const pinhole_image *image);
 PINHOLE_API int32_t pinhole_image_copy(const pinhole_image *image, int32_t format, void *pixels, size_t size,
                                        size_t stride, pinhole_error **error);
 
-/* The image as a PNG file, which carries the parameters that made it. */
+/* The image as a PNG file, which carries the parameters that made it: as text for other tools, and as JSON under the keyword "pinhole".
+ * Previews carry none. */
 PINHOLE_API int32_t pinhole_image_encode_png(const pinhole_image *image, pinhole_buffer **png, pinhole_error **error);
 
 /* Writes the same to a file. A picture that is there is replaced; of anything else, PINHOLE_E_EXISTS says so. The file appears whole

@@ -4,18 +4,19 @@ use std::ffi::{c_char, c_void};
 use std::io::{self, Write};
 use std::path::Path;
 
-use pinhole::image::{PARAMETERS, check_replaced};
+use pinhole::image::{PARAMETERS, PINHOLE, check_replaced};
 use pinhole_quant::output::AtomicFile;
 
 use crate::buffer::Buffer;
 use crate::error::{Error, Failure};
+use crate::made::Texts;
 use crate::{entry, handle, text};
 
 /// `pinhole_image`
 pub struct Image {
     image: pinhole::image::Image,
     /// What made it; empty for previews.
-    parameters: String,
+    texts: Texts,
 }
 
 /// How pixels lie in memory: the header's numbers.
@@ -44,17 +45,17 @@ impl Format {
 }
 
 impl Image {
-    pub(crate) fn new(image: pinhole::image::Image, parameters: String) -> Image {
-        Image { image, parameters }
+    pub(crate) fn new(image: pinhole::image::Image, texts: Texts) -> Image {
+        Image { image, texts }
     }
 
     pub(crate) fn preview(image: pinhole::image::Image) -> Image {
-        Image::new(image, String::new())
+        Image::new(image, Texts::default())
     }
 
     fn chunks(&self) -> Vec<(&str, &str)> {
-        let parameters = Some((PARAMETERS, self.parameters.as_str()));
-        parameters.filter(|(_, text)| !text.is_empty()).into_iter().collect()
+        let texts = [(PARAMETERS, self.texts.parameters.as_str()), (PINHOLE, self.texts.json.as_str())];
+        texts.into_iter().filter(|(_, text)| !text.is_empty()).collect()
     }
 
     /// Bytes between the beginnings of two rows, where `stride` was asked for and `size` bytes are there.

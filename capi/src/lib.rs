@@ -32,6 +32,7 @@ pub mod version;
 mod entry;
 mod failure;
 mod handle;
+mod made;
 mod options;
 mod panics;
 mod progress;

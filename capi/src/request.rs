@@ -7,17 +7,15 @@ use std::sync::Arc;
 
 use pinhole::Error as E;
 use pinhole::ggml::CancelFlag;
-use pinhole::pipeline::{
-    Cache, CacheKind, Posterior, ReferenceResize, Request as Wanted, TinyUse, named_parts, origins,
-};
+use pinhole::pipeline::{Cache, CacheKind, Posterior, ReferenceResize, Request as Wanted, TinyUse};
 use pinhole::sample::{Sampler, Schedule};
-use pinhole::source::model_name;
 
 use crate::cancel::{self, Cancel};
 use crate::control::{Control, Followed, preprocess};
 use crate::embeddings::Embeddings;
 use crate::error::{Error, Failure};
 use crate::input::{Input, Pictures};
+use crate::made::Made;
 use crate::options::{self, versioned};
 use crate::progress::{Callbacks, PreviewFn, ProgressFn, WarningFn, Watch};
 use crate::result::Outcome;
@@ -419,16 +417,15 @@ pub unsafe extern "C" fn pinhole_generate(
             handle::clear(out, "out")?;
             (handle::get(session.cast_const(), "session")?, Request::read(request)?)
         };
-        let (generated, parts) = session.with(cancel, |pipeline| {
+        let (generated, made) = session.with(cancel, |pipeline| {
             for note in notes {
                 watch.warn(note)?;
             }
             let generated = pipeline.generate_watched(&wanted, &mut watch)?;
-            let source = &pipeline.model().source;
-            Ok((generated, named_parts(model_name(&source.path), &origins(source))))
+            Ok((generated, Made::by(pipeline.model())))
         })?;
         // SAFETY: the header's contract.
-        unsafe { handle::give(out, Outcome::new(generated, &wanted, &parts)) }
+        unsafe { handle::give(out, Outcome::new(generated, &wanted, &made)) }
     };
     // SAFETY: the header's contract.
     unsafe { entry::call(error, work) }

@@ -2,11 +2,11 @@
 
 use std::mem::size_of;
 
-use pinhole::image::parameters_text;
-use pinhole::pipeline::{Generated, Phase, Request, skipped, skipped_in_words};
+use pinhole::pipeline::{Generated, Phase, Request, skipped};
 
 use crate::error::Error;
 use crate::image::Image;
+use crate::made::Made;
 use crate::options::{self, versioned};
 use crate::{entry, handle};
 
@@ -62,20 +62,14 @@ const NOTHING: ResultInfo = ResultInfo {
 versioned!(ResultInfo, "pinhole_result_info", size_of::<ResultInfo>(), NOTHING);
 
 impl Outcome {
-    /// What `request` gave. `parts` are the names of the model and of its parts.
-    pub(crate) fn new(mut generated: Generated, request: &Request, parts: &[(&'static str, String)]) -> Outcome {
+    /// What `request` gave, of the model that `made` it.
+    pub(crate) fn new(mut generated: Generated, request: &Request, made: &Made) -> Outcome {
         let settings = generated.settings.clone();
-        let skipped = skipped_in_words(&generated.computed);
-        let text = |seed: u64| {
-            let mut pairs = settings.named(seed, request.noise.as_ref().map(|_| "given"));
-            pairs.extend(skipped.clone().map(|numbers| ("Skipped evaluations", numbers)));
-            pairs.extend(parts.iter().cloned());
-            pairs.push(("Version", concat!("pinhole ", env!("CARGO_PKG_VERSION")).to_owned()));
-            let pairs: Vec<(&str, &str)> = pairs.iter().map(|(name, value)| (*name, value.as_str())).collect();
-            parameters_text(&request.prompt, settings.negative_prompt.as_deref(), &pairs)
-        };
-        let images = std::mem::take(&mut generated.images).into_iter().zip(0u64..);
-        let images = images.map(|(image, i)| Image::new(image, text(settings.seed.wrapping_add(i)))).collect();
+        let mut images = Vec::with_capacity(generated.images.len());
+        for (image, i) in std::mem::take(&mut generated.images).into_iter().zip(0u64..) {
+            let texts = made.texts(request, &settings, settings.seed.wrapping_add(i), &generated.computed);
+            images.push(Image::new(image, texts));
+        }
         Outcome { images, generated }
     }
 

@@ -67,6 +67,11 @@ impl Picture {
         Ok(Picture { name: "picture".into(), image, notes: Vec::new() })
     }
 
+    /// Its file, or what else it is called in messages.
+    pub fn name(&self) -> &Path {
+        &self.name
+    }
+
     /// The pixels.
     pub fn image(&self) -> &Image {
         &self.image

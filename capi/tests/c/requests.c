@@ -373,6 +373,7 @@ static void pixels_and_files(pinhole_session *session, const char *directory) {
     CHECK(size == pinhole_buffer_size(png) && !memcmp(file, pinhole_buffer_data(png), size));
     CHECK(!memcmp(file, "\x89PNG", 4));
     CHECK(has_text(file, size, "Model: "));
+    CHECK(has_text(file, size, "\"width\":48,\"height\":32"));
     free(file);
     pinhole_buffer_free(png);
     /* A picture replaces a picture, and nothing else. */

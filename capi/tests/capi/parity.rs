@@ -36,6 +36,15 @@ fn write_mask(path: &Path) {
     mask.write_png(File::create(path).unwrap(), &[]).unwrap();
 }
 
+/// What the picture at `path` says of how it was made.
+fn inside(path: &Path) -> String {
+    const CHUNK: &[u8] = b"tEXtpinhole\0";
+    let file = std::fs::read(path).unwrap();
+    let start = file.windows(CHUNK.len()).position(|bytes| bytes == CHUNK).expect("a chunk of pinhole's");
+    let length = u32::from_be_bytes(file[start - 4..start].try_into().unwrap()) as usize;
+    String::from_utf8(file[start + 4..][..length].to_vec()).unwrap()
+}
+
 /// A program outside of the workspace, built with what pkg-config says and nothing else, makes the miniature's picture; and so
 /// do the others.
 #[test]
@@ -54,6 +63,7 @@ fn all_draw_the_same_pixels() {
     let cli = open("cli.png");
     assert!(cli.width() == 128 && cli.height() == 128);
     assert!(cli == open("c.png"), "the C library draws something else");
+    assert_eq!(inside(&out.join("c.png")), inside(&out.join("cli.png")));
     if has("python3") {
         run(python().arg(PROMPT).arg(out.join("python.png")));
         assert!(cli == open("python.png"), "the Python example draws something else");

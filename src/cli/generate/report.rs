@@ -171,6 +171,12 @@ struct ControlParameters<'a> {
     end: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     mode: Option<usize>,
+    /// What was made of that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    preprocess: Option<&'static str>,
+    /// The lower and the upper threshold of its edges.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    canny_thresholds: Option<[f32; 2]>,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde asks")]
@@ -178,15 +184,20 @@ fn is_zero(number: &f32) -> bool {
     *number == 0.0
 }
 
+/// The thresholds of edges, if these are made of a picture.
+fn thresholds(preprocess: Preprocess) -> Option<[f32; 2]> {
+    match preprocess {
+        Preprocess::None => None,
+        Preprocess::Canny(Thresholds { low, high }) => Some([low, high]),
+    }
+}
+
 impl Run<'_> {
     fn parameters(&self) -> Parameters<'_> {
         let Settings { width, height, steps, guidance, cfg_scale, rescale_cfg, strength, max_sequence_length, .. } =
             *self.settings;
         let sampling = &self.settings.sampling;
-        let thresholds = match self.settings.control_preprocess {
-            Preprocess::None => None,
-            Preprocess::Canny(Thresholds { low, high }) => Some([low, high]),
-        };
+        let thresholds = thresholds(self.settings.control_preprocess);
         Parameters {
             prompt: self.args.prompt.as_deref().unwrap_or_default(),
             negative_prompt: self.settings.negative_prompt.as_deref(),
@@ -230,8 +241,18 @@ impl Run<'_> {
     fn controls(&self) -> Vec<ControlParameters<'_>> {
         let mut all = Vec::new();
         for (net, settings) in self.args.request.control.nets.iter().zip(&self.settings.controls) {
-            let ControlSettings { scale, start, end, mode, .. } = *settings;
-            all.push(ControlParameters { control: &net.path, image: net.image.as_ref(), scale, start, end, mode });
+            let ControlSettings { scale, start, end, mode, preprocess, .. } = *settings;
+            let thresholds = thresholds(preprocess);
+            all.push(ControlParameters {
+                control: &net.path,
+                image: net.image.as_ref(),
+                scale,
+                start,
+                end,
+                mode,
+                preprocess: thresholds.map(|_| preprocess.name()),
+                canny_thresholds: thresholds,
+            });
         }
         all
     }
