@@ -27,7 +27,7 @@ const PICKLE: &str = "data.pkl";
 
 /// The tensors of a mapped archive.
 pub(super) fn read(map: &Arc<Map>) -> Result<Index> {
-    let mut entries = entries(map)?;
+    let entries = entries(map)?;
     let path = map.path();
     let mut pickles = entries.keys().filter(|name| name.split_once('/').is_some_and(|(_, rest)| rest == PICKLE));
     let (Some(name), None) = (pickles.next().cloned(), pickles.next()) else {
@@ -43,13 +43,22 @@ pub(super) fn read(map: &Arc<Map>) -> Result<Index> {
         let hint = Some("save its state_dict as safetensors".into());
         return Err(Error::NotAModel { path: path.to_owned(), found, hint });
     }
-    if let Some(order) = entries.get(&format!("{folder}byteorder"))
+    let stored = |name: &str| match entries.get(name) {
+        Some(Entry::Stored(range)) => Ok(Some(range.clone())),
+        Some(Entry::Packed) => {
+            let expected = "an entry that is stored as it is";
+            let found = "one that is compressed, or encrypted";
+            Err(Error::malformed(path, format!("entry {}", quoted(name)), expected, found))
+        }
+        None => Ok(None),
+    };
+    if let Some(order) = stored(&format!("{folder}byteorder"))?
         && map.bytes()[order.clone()] != *b"little"
     {
-        let found = quoted(&String::from_utf8_lossy(&map.bytes()[order.clone()]));
+        let found = quoted(&String::from_utf8_lossy(&map.bytes()[order]));
         return Err(Error::malformed(path, "byteorder", "`little`", found));
     }
-    let range = entries.remove(&name).unwrap_or_default();
+    let range = stored(&name)?.unwrap_or_default();
     if range.len() > MAX_BYTES {
         let expected = format!("a pickle of at most {MAX_BYTES} bytes");
         return Err(Error::malformed(path, PICKLE, expected, format!("{} bytes", range.len())));
@@ -57,11 +66,19 @@ pub(super) fn read(map: &Arc<Map>) -> Result<Index> {
     // Copied before it is read: the file may change meanwhile.
     let bytes = map.bytes()[range].to_vec();
     let made = machine::read(path, PICKLE, &bytes)?;
-    tensors::index(map, &made, &|key| entries.get(&format!("{folder}data/{key}")).cloned())
+    tensors::index(map, &made, &|key| stored(&format!("{folder}data/{key}")))
 }
 
-/// Where the bytes of each entry lie, by its name.
-fn entries(map: &Map) -> Result<HashMap<String, Range<usize>>> {
+/// An entry of an archive.
+enum Entry {
+    /// One whose bytes lie there as they are.
+    Stored(Range<usize>),
+    /// One that is compressed or encrypted: such entries are never unpacked.
+    Packed,
+}
+
+/// The entries, by their names.
+fn entries(map: &Map) -> Result<HashMap<String, Entry>> {
     let path = map.path();
     check_end(path, map.bytes())?;
     let config = Config { archive_offset: ArchiveOffset::Known(0) };
@@ -78,11 +95,10 @@ fn entries(map: &Map) -> Result<HashMap<String, Range<usize>>> {
         let fail = |expected: &str, found: String| {
             Err(Error::malformed(path, format!("entry {}", quoted(&name)), expected, found))
         };
-        if entry.compression() != CompressionMethod::Stored
-            || entry.encrypted()
-            || entry.size() != entry.compressed_size()
-        {
-            return fail("an entry that is stored as it is", "one that is compressed, or encrypted".into());
+        let is_packed = entry.compression() != CompressionMethod::Stored || entry.encrypted();
+        if is_packed || entry.size() != entry.compressed_size() {
+            entries.insert(name, Entry::Packed);
+            continue;
         }
         let start = entry.data_start().and_then(|start| usize::try_from(start).ok());
         let size = usize::try_from(entry.size()).ok();
@@ -94,7 +110,7 @@ fn entries(map: &Map) -> Result<HashMap<String, Range<usize>>> {
         if !range.is_empty() {
             by_start.push((range.start, range.end));
         }
-        entries.insert(name, range);
+        entries.insert(name, Entry::Stored(range));
     }
     by_start.sort_unstable();
     if let Some(pair) = by_start.windows(2).find(|pair| pair[0].1 > pair[1].0) {

@@ -49,7 +49,7 @@ pub(super) fn read(map: &Arc<Map>) -> Result<Index> {
     }
     let (made, keys) = (next("object")?, next("keys")?);
     let places = places(map, &made.heap, &keys, at)?;
-    tensors::index(map, &made, &|key| places.get(key).cloned())
+    tensors::index(map, &made, &|key| Ok(places.get(key).cloned()))
 }
 
 /// Whether the machine that wrote a file has the highest byte of a number first.

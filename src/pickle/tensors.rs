@@ -26,7 +26,7 @@ const MAX_VALUES: usize = 1 << 20;
 const MAX_COPIED: usize = 256 << 20;
 
 /// Where the bytes of the storage with a key lie.
-type Places<'a> = &'a dyn Fn(&str) -> Option<Range<usize>>;
+type Places<'a> = &'a dyn Fn(&str) -> Result<Option<Range<usize>>>;
 
 /// The tensors of `made`, whose storages lie in `map` as `places` says.
 pub(super) fn index(map: &Arc<Map>, made: &Made, places: Places<'_>) -> Result<Index> {
@@ -126,7 +126,7 @@ impl Placing<'_> {
         let path = self.map.path();
         let stored = &self.heap.storages[tensor.storage];
         let fail = |expected: String, found: String| Err(Error::malformed(path, tensor_at(name), expected, found));
-        let Some(place) = (self.places)(&stored.key) else {
+        let Some(place) = (self.places)(&stored.key)? else {
             return fail("the numbers of its storage".into(), "none in the file".into());
         };
         if stored.count.checked_mul(stored.format.width()) != Some(place.len()) {

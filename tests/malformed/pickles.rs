@@ -114,7 +114,7 @@ fn functions_are_refused_by_name_and_nothing_runs() {
     refused(hidden, &[], &["found `os.system`"]);
     refused(b"cos\nsystem\n", &[], &["found `os.system`"]);
     refused(b"(i__main__\nX\n", &[], &["expected an opcode that tensors are made with, found opcode 0x69"]);
-    refused(b"K\x01", &[], &["without a tensor"]);
+    contains(&message(open(&older(b"K\x01", &[]))), &["without a tensor"]);
 }
 
 #[test]
@@ -143,7 +143,6 @@ fn views_lie_inside_their_storage() {
         b"K\x07K\x01\x85K\x01\x85",
         b"K\x00K\x02\x85K\x06\x85",
         b"K\x00\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x7f\x85K\x01\x85",
-        b"K\x00\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x7f\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x7f\x86K\x00K\x00\x86",
         b"\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x7fK\x01\x85K\x01\x85",
     ] {
         contains(
@@ -153,6 +152,9 @@ fn views_lie_inside_their_storage() {
     }
     refused(&one(6, b"K\x00K\x02K\x02\x86K\x01\x85"), &keys, &["expected 2 strides, found 1"]);
     refused(&one(6, b"J\xff\xff\xff\xffK\x02\x85K\x01\x85"), &keys, &["none below 0"]);
+    let endless =
+        b"K\x00\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x7f\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x7f\x86K\x00K\x00\x86";
+    refused(&one(6, endless), &keys, &["numbers that lie in the file once each"]);
     refused(&one(6, b"K\x00K\x07\x85K\x00\x85"), &keys, &["numbers that lie in the file once each"]);
     refused(
         &one(7, b"K\x00K\x02\x85K\x01\x85"),
@@ -219,12 +221,11 @@ fn archives_are_stored_as_they_are() {
         &["entry `views/data.pkl`: expected an entry that is stored as it is"],
     );
     // The second storage begins where the first does.
-    let (first, second) = (at(b"PK\x01\x02", 3), at(b"PK\x01\x02", 4));
+    let (first, second) = (at(b"PK\x01\x02", 4), at(b"PK\x01\x02", 5));
     let start = file[first + 42..first + 46].to_vec();
     contains(&bent(second + 42, &start), &["archive"]);
-    // A directory of more entries than there are.
-    let end = file.len() - 22;
-    contains(&bent(end + 8, &[0xff; 4]), &["archive"]);
+    // The record at the end.
+    contains(&bent(file.len() - 22, b"XX"), &["archive: expected a zip archive that ends with its directory"]);
     let order = at(b"little", 0);
     contains(&bent(order, b"biglit"), &["byteorder: expected `little`, found `biglit`"]);
 }
