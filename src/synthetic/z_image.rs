@@ -48,5 +48,6 @@ fn blueprint(options: &Options) -> Result<Blueprint> {
         ],
         scheduler: None,
         defaults: json!({ "num_inference_steps": 8, "guidance_scale": 0.0 }),
+        alone: false,
     })
 }

@@ -174,7 +174,8 @@ fn a_flag_raised_meanwhile_stops_in_the_middle_of_an_attention() {
 fn a_flag_raised_meanwhile_stops_in_the_middle_of_a_convolution() {
     assert_stops_inside(|graph, leaf| {
         let (kernel, bias) = (leaf([7, 7, 256, 256]), leaf([256, 1, 1, 1]));
-        let around = Convolution { kernel, bias, stride: 1, beside: 3, around: [3, 3], doubled: None, odd: false };
+        let around =
+            Convolution { kernel, bias: Some(bias), stride: 1, beside: 3, around: [3, 3], doubled: None, odd: false };
         graph.convolve(&around, leaf([384, 384, 256, 1]), None, None).unwrap()
     });
 }

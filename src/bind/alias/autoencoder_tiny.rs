@@ -16,6 +16,7 @@ pub static KIND: Kind = Kind {
     highlights: &["latent_channels", "num_decoder_blocks", "decoder_block_out_channels"],
     // Its colours are sensitive, and it is small.
     follows: Follows::Half,
+    label: "",
     reads: None,
 };
 

@@ -26,6 +26,7 @@ pub static KIND: Kind = Kind {
         "guidance_embeds",
     ],
     follows: Follows::Same,
+    label: "",
     reads: None,
 };
 

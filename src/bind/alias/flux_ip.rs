@@ -15,6 +15,7 @@ pub static KIND: Kind = Kind {
     beside: &[],
     highlights: &[],
     follows: Follows::Same,
+    label: "",
     reads: None,
 };
 

@@ -11,6 +11,7 @@ pub static KIND: Kind = Kind {
     beside: &[],
     highlights: &["redux_dim", "txt_in_features"],
     follows: Follows::Same,
+    label: "",
     reads: None,
 };
 

@@ -11,6 +11,7 @@ pub static KIND: Kind = Kind {
     beside: &[],
     highlights: &["embedding_dim", "dim", "depth", "heads", "num_queries", "output_dim"],
     follows: Follows::Half,
+    label: "",
     reads: None,
 };
 

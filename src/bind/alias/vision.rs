@@ -38,6 +38,7 @@ pub static CLIP: Kind = Kind {
     beside: BESIDE,
     highlights: HIGHLIGHTS,
     follows: Follows::Same,
+    label: "",
     reads: None,
 };
 
