@@ -319,6 +319,38 @@ static void refused(pinhole_session *session, const pinhole_input *const *inputs
     CHECK(!result);
 }
 
+/* What ControlNets are told, beside a model that was opened without one. */
+static void controls_that_cannot_work(pinhole_session *session) {
+    static const uint8_t pixels[32 * 32 * 3] = {0};
+    pinhole_input image = input_for(PINHOLE_INPUT_CONTROL);
+    const pinhole_input *inputs[2];
+    pinhole_control control;
+    const pinhole_control *controls[1];
+    pinhole_request request = small_request();
+    pinhole_result *result = NULL;
+
+    CHECK(pinhole_control_init(NULL, sizeof control) == PINHOLE_E_ARGUMENT);
+    CHECK(pinhole_control_init(&control, sizeof control) == PINHOLE_OK);
+    CHECK(control.start == 0 && control.end == 1 && control.scale == 1 && !control.mode);
+    image.pixels = pixels;
+    image.width = image.height = 32;
+    inputs[0] = inputs[1] = &image;
+    controls[0] = &control;
+    request.control_count = 1;
+    FAILS(pinhole_generate(session, &request, &result, &error), PINHOLE_E_ARGUMENT, "controls", 0);
+    request.controls = controls;
+    FAILS(pinhole_generate(session, &request, &result, &error), PINHOLE_E_ARGUMENT, "one for each picture, 0, found 1", 1);
+    request.inputs = inputs;
+    request.input_count = 1;
+    FAILS(pinhole_generate(session, &request, &result, &error), PINHOLE_E_OPTION, "without a ControlNet, found 1", 0);
+    control.mode = "caf\xE9";
+    FAILS(pinhole_generate(session, &request, &result, &error), PINHOLE_E_ARGUMENT, "UTF-8", 1);
+    request.control_count = 0;
+    request.input_count = 2;
+    FAILS(pinhole_generate(session, &request, &result, &error), PINHOLE_E_OPTION, "without a ControlNet, found 2", 0);
+    CHECK(!result);
+}
+
 static void inputs_that_cannot_work(pinhole_session *session, const char *directory) {
     static const uint8_t pixels[32 * 32 * 3] = {0};
     char path[4096];
@@ -451,6 +483,7 @@ int main(int argc, char **argv) {
     loras_that_cannot_work(argv[1], argv[2]);
     options_that_cannot_work(model, session);
     inputs_that_cannot_work(session, argv[2]);
+    controls_that_cannot_work(session);
     outputs_that_cannot_be_written(argv[1], argv[2]);
     pinhole_session_free(session);
     pinhole_model_free(model);
