@@ -21,9 +21,9 @@ use tempfile::TempDir;
 /// Two threads, as many as the smallest machine that runs the tests has.
 const THREADS: usize = 2;
 
-/// How far latents may be from diffusers'; further if a picture is resized on the way.
-const MOST: f64 = 1e-9;
-const MOST_RESIZED: f64 = 1e-9;
+/// How far latents may be from diffusers', resized pictures included. On the processor that they were recorded beside they are up to 3e-12
+/// away; others round in another order.
+const MOST: f64 = 1e-10;
 
 /// The model, and what goes beside it.
 struct Files {
@@ -125,21 +125,14 @@ fn bits(generated: &Generated) -> Vec<u32> {
     generated.latents.iter().map(|x| x.to_bits()).collect()
 }
 
-/// Whether all pictures of a case have the size that the image encoder sees.
-fn is_exact(golden: &Golden, case: &str) -> bool {
-    let pictures = golden.at(&format!("/cases/{case}/pictures"));
-    pictures.as_array().unwrap().iter().all(|size| size[0] == 58 && size[1] == 58)
-}
-
 fn equal_diffusers(golden: &Golden, additions: &Additions, files: &Files) {
     let mut pipeline = on(open(&files.model(), additions), "cpu");
     let mut wrong = Vec::new();
     for (case, described) in golden.at("/cases").as_object().unwrap() {
         let generated = generate(&mut pipeline, &request(golden, case));
         let nmse = metrics::nmse(&golden.f32(&format!("{case}.latents")), &generated.latents).unwrap();
-        let most = if is_exact(golden, case) { MOST } else { MOST_RESIZED };
-        println!("{} {case}: nmse {nmse:.2e} (at most {most:.0e})", golden.name);
-        if nmse > most {
+        println!("{} {case}: nmse {nmse:.2e} (at most {MOST:.0e})", golden.name);
+        if nmse > MOST {
             wrong.push(format!("{case}: {nmse:.2e}"));
         }
         if described["decoded"].as_bool().unwrap() {
@@ -208,8 +201,6 @@ fn streamed_equals_resident() {
         assert!(resident.plan.all_resident && !streamed.plan.all_resident);
         assert!(bits(&resident) == bits(&streamed), "{file_type:?}: other latents");
         assert!(resident.images == streamed.images, "{file_type:?}: other pictures");
-        let nmse = metrics::nmse(&golden.f32("cfg.latents"), &resident.latents).unwrap();
-        println!("{file_type:?}: nmse {nmse:.2e} of other steps");
     }
 }
 

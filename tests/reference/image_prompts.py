@@ -322,7 +322,7 @@ def main() -> None:
                     tensors[f"{name}.picture"] = picture
                 problems += without_effect(of, f"{golden} {name}", case, latents)
                 print(f"{golden} {name}: rms {np.sqrt(np.square(latents).mean()):.2f}, picture std {picture.std():.0f}", flush=True)
-        body = {"made_by": "tests/reference/image_prompts.py", "based_on": "dev", "components": of.components, "cases": described}
+        body = {"made_by": "tests/reference/image_prompts.py", "model": "dev", "components": of.components, "cases": described}
         problems += (goldenfile.compare(golden, body, tensors) if options.check else goldenfile.write(golden, body, tensors)) or []
     print("\n".join(problems), end="\n" if problems else "")
     sys.exit(bool(problems))
