@@ -286,7 +286,7 @@ mod tests {
     #[test]
     fn configuration_is_read_off_the_shapes() {
         let qwen2 =
-            Config { model_type: "qwen2".into(), head_dim: Some(128), num_attention_heads: 20, ..Config::qwen3_4b() };
+            Config { model_type: "qwen2".into(), head_dim: Some(128), num_attention_heads: 24, ..Config::qwen3_4b() };
         let mistral = Config { model_type: "mistral".into(), rms_norm_eps: 1e-5, ..Config::qwen3_4b() };
         for config in [Config::qwen3_4b(), qwen2, mistral] {
             let whole = Taps { after: vec![36], normalised: true };
