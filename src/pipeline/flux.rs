@@ -157,7 +157,10 @@ fn open(source: Source, additions: &Additions) -> Result<Opened> {
     let rules = rules(takes_guidance, encoders.t5.reader().length).with(beside);
     // Kontext has the layers of the others: what a transformer makes of a picture, only its training tells.
     let rules = Rules { references: beside.is_none().then_some(KONTEXT), ..rules };
-    let rules = Rules { caches: caches(&transformer.net), ..with_controls(with_defaults(rules, beside), &controls) };
+    let rules = Rules {
+        caches: caches(&transformer.net, controls.len()),
+        ..with_controls(with_defaults(rules, beside), &controls)
+    };
     let rules = rules.read(&source, GuidanceScale::Input)?;
     check(&source, &transformer, &encoders, &vae)?;
     let reader = controls.first().map(|control| (control.bound.origin(), control.net.config().num_mode.is_some()));
@@ -232,14 +235,15 @@ const MAGNITUDES: [f32; 28] = [
     0.89062,
 ];
 
-/// The step caches that a transformer has the blocks for.
-fn caches(transformer: &Flux) -> Caches {
+/// The step caches that a transformer has the blocks for, with so many ControlNets beside it. What these add would be in what is kept, and
+/// diffusers adds it once more in the steps that are skipped.
+fn caches(transformer: &Flux, controls: usize) -> Caches {
     let config = transformer.config();
     let blocks = config.num_layers + config.num_single_layers;
     Caches {
-        first_block: blocks > 1,
+        first_block: blocks > 1 && controls == 0,
         teacache: (config.num_layers > 0).then_some(TEACACHE),
-        magcache: (blocks > 0).then_some(&MAGNITUDES),
+        magcache: (blocks > 0 && controls == 0).then_some(&MAGNITUDES),
         taylorseer: true,
     }
 }
