@@ -451,6 +451,7 @@ impl Denoiser for FluxDenoiser {
         let image = image_tokens(settings);
         let (text, passes) = (settings.prompt_tokens(), settings.passes());
         let mut dims = Dims::new()
+            .with(Symbol::PASSES, passes)
             .with(Symbol::BATCH, settings.batch * passes)
             .with(Symbol::IMAGE_TOKENS, image)
             .with(Symbol::TEXT_TOKENS, text)
@@ -459,10 +460,12 @@ impl Denoiser for FluxDenoiser {
         if settings.redux_tokens > 0 && passes > 1 {
             // The negative prompt has no pictures.
             dims = dims.with(SEEN_BY, settings.batch).with(UNSEEN, settings.redux_tokens);
-        } else if self.controls.is_empty() && settings.cache.is_none() {
-            // Passes alike can be computed one after the other. ControlNets run in that of the prompt alone, and a step cache decides
-            // and keeps for all at once.
-            dims = dims.with(Symbol::PASSES, passes);
+        }
+        // Passes alike can be computed one after the other. ControlNets run in that of the prompt alone, and a step cache decides and
+        // keeps for all at once.
+        let unlike = settings.redux_tokens > 0 && passes > 1;
+        if unlike || !self.controls.is_empty() || settings.cache.is_some() {
+            dims = dims.with(Symbol::UNDIVIDED, 1);
         }
         if self.part.net.ports.ip.is_some() {
             dims = dims.with(IP_PICTURES, settings.ip_images.max(1));

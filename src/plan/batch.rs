@@ -47,9 +47,12 @@ impl Batch {
         }
     }
 
-    /// The ways to compute it: all at once, a pass at once, and then half of the pictures again and again.
-    pub(crate) fn all(self) -> Vec<Batch> {
+    /// The ways to compute it in a request of size `dims`: all at once, a pass at once, and then half of the pictures again and again.
+    pub(crate) fn all(self, dims: &Dims) -> Vec<Batch> {
         let mut batches = vec![self];
+        if dims.get(Symbol::UNDIVIDED).is_ok() {
+            return batches;
+        }
         if self.passes > 1 {
             batches.push(Batch { at_once: Some(self.pictures), ..self });
         }
@@ -153,20 +156,23 @@ mod tests {
     #[test]
     fn passes_come_apart_before_pictures() {
         let at_once = |passes, pictures| {
-            let batches = batch(passes, pictures).all().into_iter();
+            let batches = batch(passes, pictures).all(&Dims::new()).into_iter();
             batches.map(|batch| batch.at_once).collect::<Vec<_>>()
         };
         assert_eq!(at_once(1, 1), [None]);
         assert_eq!(at_once(2, 1), [None, Some(1)]);
         assert_eq!(at_once(3, 5), [None, Some(5), Some(3), Some(2), Some(1)]);
         assert_eq!(at_once(1, 4), [None, Some(2), Some(1)]);
-        assert_eq!(Batch::of(&Dims::new().with(Symbol::BATCH, 3)).all(), [Batch::default()]);
+        let unknown = Dims::new().with(Symbol::BATCH, 3);
+        assert_eq!(Batch::of(&unknown).all(&unknown), [Batch::default()]);
+        let undivided = unknown.with(Symbol::PASSES, 3).with(Symbol::UNDIVIDED, 1);
+        assert_eq!(Batch::of(&undivided).all(&undivided), [batch(3, 1)]);
     }
 
     #[test]
     fn every_item_is_in_one_part() {
         for (passes, pictures) in [(1, 1), (2, 1), (1, 7), (2, 5), (3, 3)] {
-            for batch in batch(passes, pictures).all() {
+            for batch in batch(passes, pictures).all(&Dims::new()) {
                 let parts = batch.parts();
                 assert_eq!(parts.len(), batch.parts_each_step(), "{batch:?}");
                 let items: Vec<usize> = parts.iter().flat_map(|part| part.items.clone()).collect();

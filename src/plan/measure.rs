@@ -47,7 +47,7 @@ impl Subject<'_> {
             manifest.iter().map(|(id, weight)| layout::wanted(weight, bound.dtype(id), device)).collect();
         let in_file = |id: &WeightId| bound.pieces(*id).iter().map(|piece| piece.bytes().len()).sum::<usize>();
         let mut variants: Vec<Variant> = Vec::new();
-        for batch in Batch::of(dims).all() {
+        for batch in Batch::of(dims).all(dims) {
             let part = Subject { dims: batch.dims(dims), ..self.clone() };
             for variant in part.variants(batch, &dtypes, backend)? {
                 if variants.last().is_none_or(|last| variant.bytes() < last.bytes()) {

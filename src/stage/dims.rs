@@ -16,6 +16,8 @@ impl Symbol {
     /// Guidance passes. If a request says how many, they may be computed one after the other: then [`Symbol::BATCH`] is a multiple of
     /// it, and [`Symbol::CONDITIONS`] too.
     pub const PASSES: Symbol = Symbol("passes");
+    /// There if all passes have to be computed at once.
+    pub const UNDIVIDED: Symbol = Symbol("undivided");
     /// Tokens of the picture.
     pub const IMAGE_TOKENS: Symbol = Symbol("image tokens");
     /// Tokens of the prompt.

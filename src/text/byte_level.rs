@@ -289,10 +289,10 @@ mod tests {
     #[test]
     fn vocabulary_and_merges_have_the_added_tokens_of_the_configuration() {
         let vocab = r#"{"a": 0, "b": 1, "ab": 2, "\u0120": 3}"#;
-        let config = r#"{"added_tokens_decoder": {"5": {"content": "<|im_end|>", "special": true}}}"#;
+        let config = r#"{"added_tokens_decoder": {"4": {"content": "<|im_end|>", "special": true}}}"#;
         let config = TokenizerConfig::from_json(config, Path::new("t")).unwrap();
         let json = byte_level_tokenizer_json(vocab, "#version: 0.2\na b\n", &config, Path::new("t")).unwrap();
-        assert_eq!(read(&json).encode("ab a<|im_end|>", 9).unwrap().ids, [2, 3, 0, 5]);
+        assert_eq!(read(&json).encode("ab a<|im_end|>", 9).unwrap().ids, [2, 3, 0, 4]);
         let error = byte_level_tokenizer_json("[]", "", &config, Path::new("t")).unwrap_err().to_string();
         assert!(error.starts_with("t: vocab.json: expected tokens with their ids"), "{error}");
     }

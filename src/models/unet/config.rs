@@ -448,7 +448,9 @@ impl Levels {
         }
         let middle = ["middle_block.0.in_layers.2.weight", "middle_block.2.in_layers.2.weight"];
         if middle.iter().any(|name| shapes.has(name)) {
-            levels.middle = Some(levels.depth(shapes, "middle_block.1".into()));
+            // A second residual block has a transformer before it.
+            let least = usize::from(shapes.has(middle[1]));
+            levels.middle = Some(levels.depth(shapes, "middle_block.1".into()).max(least));
         }
         let mut n = 0;
         for level in (0..levels.down.len()).rev() {

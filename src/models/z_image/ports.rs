@@ -89,6 +89,9 @@ impl Sizes {
         let passes = self.texts.len();
         let (image, text) = (self.image_tokens(), self.text_tokens());
         let mut dims = Dims::new()
+            .with(Symbol::PASSES, passes)
+            // Prompts have lengths of their own.
+            .with(Symbol::UNDIVIDED, 1)
             .with(Symbol::BATCH, self.batch * passes)
             .with(Symbol::IMAGE_TOKENS, image)
             .with(Symbol::TEXT_TOKENS, text)
