@@ -167,10 +167,13 @@ fn refused(made: &Made, case: &str, change: impl Fn(&mut Request)) -> String {
     pipeline::settings(&made.open(made.folders(case)).unwrap(), &request).unwrap_err().to_string()
 }
 
+/// A case, what is changed in its request, and what is said of that.
+type Wrong = (&'static str, fn(&mut Request), &'static str);
+
 #[test]
 fn requests_that_cannot_work() {
     let made = Made::new();
-    let cases: &[(&str, fn(&mut Request), &str)] = &[
+    let cases: &[Wrong] = &[
         (
             "plain",
             |r| r.controls.clear(),

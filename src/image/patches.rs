@@ -31,7 +31,7 @@ impl View {
 
     /// CLIP's.
     pub const fn clip(side: usize, patch: usize) -> View {
-        let (mean, deviation) = ([0.481_454_66, 0.457_827_5, 0.408_210_73], [0.268_629_54, 0.261_302_58, 0.275_777_11]);
+        let (mean, deviation) = ([0.481_454_66, 0.457_827_5, 0.408_210_73], [0.268_629_54, 0.261_302_6, 0.275_777_1]);
         View { side, patch, cropped: true, mean, deviation }
     }
 }

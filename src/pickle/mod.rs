@@ -1,6 +1,6 @@
 //! Weights in PyTorch's own files (`.pt`, `.pth`, `.bin`, `.ckpt`), read without running anything that is in them.
 //!
-//! `torch.save` writes a Python pickle: a program for a small stack machine, which may call any function of Python. The [machine]
+//! `torch.save` writes a Python pickle: a program for a small stack machine, which may call any function of Python. The machine
 //! here knows dictionaries, lists, texts, numbers and what PyTorch makes tensors of, and no more: a file that names another function is refused
 //! with that name. It gives where each tensor's numbers lie, and the tensors stay in the mapped file.
 //!

@@ -18,8 +18,8 @@ const TINY_DECODER: &str = "tiny_decoder";
 
 /// The autoencoder that a model has: the full one, or, if it has none, the tiny one.
 pub(super) enum Vae {
-    Kl(AutoencoderKl),
-    Tiny(AutoencoderTiny),
+    Kl(Box<AutoencoderKl>),
+    Tiny(Box<AutoencoderTiny>),
 }
 
 impl Vae {
@@ -29,8 +29,8 @@ impl Vae {
     /// [`Error::NotAModel`] if there is none; [`Error::Mismatch`] if it makes no pictures in colour.
     pub(super) fn open(source: &Source, scale: Option<f32>) -> Result<Vae> {
         let vae = match source.has(&TINY_VAE) && !source.has(&VAE) {
-            true => Vae::Tiny(networks::autoencoder_tiny(source.component(&TINY_VAE)?)?),
-            false => Vae::Kl(networks::autoencoder_kl_of(source.component(&VAE)?, scale)?),
+            true => Vae::Tiny(Box::new(networks::autoencoder_tiny(source.component(&TINY_VAE)?)?)),
+            false => Vae::Kl(Box::new(networks::autoencoder_kl_of(source.component(&VAE)?, scale)?)),
         };
         let channels = match &vae {
             Vae::Kl(kl) => kl.config.out_channels,
@@ -88,16 +88,16 @@ impl Vae {
 
     fn autoencoder(&self) -> &dyn Autoencoder {
         match self {
-            Vae::Kl(kl) => kl,
-            Vae::Tiny(tiny) => tiny,
+            Vae::Kl(kl) => &**kl,
+            Vae::Tiny(tiny) => &**tiny,
         }
     }
 
     /// As the part of an opened model.
     pub(super) fn boxed(self) -> Box<dyn Autoencoder> {
         match self {
-            Vae::Kl(kl) => Box::new(kl),
-            Vae::Tiny(tiny) => Box::new(tiny),
+            Vae::Kl(kl) => kl,
+            Vae::Tiny(tiny) => tiny,
         }
     }
 }

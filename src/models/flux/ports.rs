@@ -16,17 +16,17 @@ pub(super) const EPS: f32 = 1e-6;
 /// The ports that carry the request into the model, and the velocity out.
 #[derive(Clone, Copy, Debug)]
 pub struct Ports {
-    /// `[256, N]`: [`sinusoid`] of each condition's time.
+    /// `[256, N]`: [`sinusoid`](super::sinusoid) of each condition's time.
     pub time: Port,
-    /// `[256, N]`: [`sinusoid`] of the guidance; absent in schnell, unless a ControlNet takes it.
+    /// `[256, N]`: [`sinusoid`](super::sinusoid) of the guidance; absent in schnell, unless a ControlNet takes it.
     pub guidance: Option<Port>,
     /// `[P, N]`: the pooled prompt of each condition.
     pub pooled: Port,
     /// `[J, Tt, B]`: the prompt's hidden states.
     pub text: Port,
-    /// `[d, 1, T]`: see [`Flux::rotary`].
+    /// `[d, 1, T]`: see [`Flux::rotary`](super::Flux::rotary).
     pub cos: Port,
-    /// `[d, 1, T]`: see [`Flux::rotary`].
+    /// `[d, 1, T]`: see [`Flux::rotary`](super::Flux::rotary).
     pub sin: Port,
     /// `[B]`, I32: which condition each item of the batch is computed under in this step.
     pub condition: Port,

@@ -12,7 +12,7 @@ use crate::{Error, Result, json, reserve};
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default)]
 pub struct Config {
-    /// The family, which says whether heads are normalised and whether projections have biases: see [`FAMILIES`].
+    /// The family, which says whether heads are normalised and whether projections have biases: see `FAMILIES`.
     pub model_type: String,
     /// How many tokens have an embedding.
     pub vocab_size: usize,
