@@ -3,6 +3,7 @@
 
 #include <limits.h>
 #include <math.h>
+#include <stddef.h>
 
 static void null_where_it_is_not_allowed(const pinhole_model *model, pinhole_session *session) {
     pinhole_model *no_model = NULL;
@@ -364,7 +365,7 @@ static void inputs_that_cannot_work(pinhole_session *session, const char *direct
     pinhole_result *result = NULL;
 
     CHECK(pinhole_input_init(NULL, sizeof image) == PINHOLE_E_ARGUMENT);
-    CHECK(pinhole_input_init(&image, sizeof image - 8) == PINHOLE_E_ARGUMENT);
+    CHECK(pinhole_input_init(&image, offsetof(pinhole_input, weight) - 8) == PINHOLE_E_ARGUMENT);
     both[0] = &image;
     both[1] = &mask;
     alone[0] = &mask;
