@@ -398,7 +398,7 @@ static void inputs_that_cannot_work(pinhole_session *session, const char *direct
     image.data = NULL;
     image.pixels = pixels;
     image.use = 7;
-    refused(session, both, 1, -1, PINHOLE_E_OPTION, "PINHOLE_INPUT_REFERENCE (3), found 7", 0);
+    refused(session, both, 1, -1, PINHOLE_E_OPTION, "PINHOLE_INPUT_IP (5), found 7", 0);
     image.use = PINHOLE_INPUT_IMAGE;
 
     refused(session, both, 1, (float)NAN, PINHOLE_E_OPTION, "--strength: expected 0 to 1", 0);
@@ -418,7 +418,7 @@ static void inputs_that_cannot_work(pinhole_session *session, const char *direct
     newer.tail[7] = 1;
     both[0] = &newer.input;
     refused(session, both, 1, 1, PINHOLE_E_ARGUMENT, "pinhole_input: expected zeros beyond", 1);
-    newer.input.struct_size = sizeof newer.input - 8;
+    newer.input.struct_size = offsetof(pinhole_input, weight) - 8;
     refused(session, both, 1, 1, PINHOLE_E_ARGUMENT, "pinhole_input.struct_size", 1);
 
     /* After all that the session draws, with the larger struct, too. */
