@@ -6,8 +6,8 @@ use std::sync::{PoisonError, RwLock};
 
 use super::CancelFlag;
 
-/// What the operations of a graph look at between two pieces of their work, and where they note that they failed. A result after
-/// either is no result: whoever computes the graph looks as well.
+/// What the operations of a graph look at between two pieces of their work, and where they note that they failed. If one of them has
+/// stopped or failed, its numbers mean nothing: the code that computes the graph checks for both afterwards.
 #[derive(Default)]
 pub(super) struct Halt {
     failed: AtomicBool,

@@ -61,7 +61,7 @@ impl States {
 }
 
 impl Cached {
-    /// `model`, of which steps may skip `stages` as `by` decides. Behind them, the hidden states of `width` numbers a token are `after`.
+    /// `model` with a cache: steps may skip `stages`, as `by` decides. Behind them, the hidden states of `width` numbers a token are `after`.
     /// Stages before them have yet to be inserted that fill [`probe`](CachePorts::probe) and [`before`](CachePorts::before).
     pub(super) fn new(model: &Model, width: usize, stages: Range<usize>, after: States, by: DecidedBy) -> Cached {
         let mut model = model.clone();

@@ -8,7 +8,7 @@
 //!
 //! | stage | in | out |
 //! |---|---|---|
-//! | `layers.0` | `latents [w, h, C, B]`, of which [`softened`] made numbers from -3 to 3 | `layers.0 [w, h, c, B]` |
+//! | `layers.0` | `latents [w, h, C, B]`, after [`softened`]: from -3 to 3 | `layers.0 [w, h, c, B]` |
 //! | `layers.N` (three convolutions, added to what came in) | a level's pixels | the same |
 //! | `layers.N` (every pixel doubled both ways, and a convolution) | a level's pixels | twice as wide and high |
 //! | `layers.N`, the last | the last level's pixels | `picture [W, H, 3, B]`, 0 to 1 (and a little beyond: it is not clamped) |
