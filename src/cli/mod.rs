@@ -29,9 +29,10 @@ use std::process::ExitCode;
 use clap::error::{ContextKind, ContextValue};
 use clap::{Parser, Subcommand};
 use pinhole::error::shortened;
+use pinhole::reserve;
 
 use failure::Failure;
-use printer::Printer;
+use printer::{Printer, Talk};
 
 /// Diffusion models through a 4 GB pinhole: FLUX.1 and Stable Diffusion on ggml, from one GGUF file or a diffusers directory.
 #[derive(Parser)]
@@ -61,7 +62,7 @@ enum Command {
 }
 
 impl Command {
-    fn talk(&self) -> &printer::Talk {
+    fn talk(&self) -> &Talk {
         match self {
             Command::Generate(args) => &args.talk,
             Command::Plan(args) => &args.talk,
@@ -86,11 +87,20 @@ impl Command {
     }
 }
 
+/// What a command takes in small pieces, none of which is asked for: arguments, texts, headers. With less it does not begin.
+const SMALL_PIECES: usize = 4 << 20;
+
 /// Runs the command that the arguments name.
 pub(crate) fn main() -> ExitCode {
     interrupt::block_size_limit();
     // Before there are threads.
     pinhole::ggml::share_heap();
+    if let Err(error) = reserve::probe("the program itself", SMALL_PIECES) {
+        let failure =
+            Failure::from(error.with_hint("close other programs, or raise the limit of memory: `ulimit -v` shows it"));
+        Printer::new(&Talk::default()).failure(&failure);
+        return failure.exit_code();
+    }
     let command = Cli::try_parse().unwrap_or_else(|error| quoting_less(error).exit()).command;
     let printer = Printer::new(command.talk());
     match command.run(&printer) {

@@ -17,7 +17,7 @@ use super::units;
 const TICK: Duration = Duration::from_millis(250);
 
 /// The options about output that every command has.
-#[derive(clap::Args)]
+#[derive(clap::Args, Default)]
 #[command(next_help_heading = "Output")]
 pub(super) struct Talk {
     /// Print one JSON object on stdout

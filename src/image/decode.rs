@@ -17,6 +17,11 @@ pub const MAX_SIDE: usize = 16384;
 /// The most bytes that a picture may have when it is decoded, before it becomes 8-bit RGB (1 GiB).
 pub const MAX_DECODED: u64 = 1 << 30;
 
+/// How many times the decoded picture a decoder takes itself, without asking, at most: JPEG's has the coefficients of a progressive
+/// picture in 16 bits, and planes before they become RGB; WebP's has planes and an alpha channel. Beside that its tables.
+const DECODER_COPIES: usize = 4;
+const DECODER_BYTES: usize = 2 << 20;
+
 /// The picture in `bytes` and notes on how it was read.
 pub(super) fn decode(format: Format, bytes: &[u8], path: &Path) -> Result<(Image, Vec<String>)> {
     let failed = |error| decoding_error(error, format, path);
@@ -34,7 +39,9 @@ pub(super) fn decode(format: Format, bytes: &[u8], path: &Path) -> Result<(Image
     let orientation = orientation(&mut *decoder).map_err(failed)?;
     let (width, height) = decoder.dimensions();
     let color = decoder.color_type();
-    let mut samples = reserve::zeros("a picture", decoder.total_bytes() as usize)?;
+    let bytes = decoder.total_bytes() as usize;
+    reserve::probe("a picture's decoder", bytes.saturating_mul(DECODER_COPIES).saturating_add(DECODER_BYTES))?;
+    let mut samples = reserve::zeros("a picture", bytes)?;
     decoder.read_image(&mut samples).map_err(failed)?;
 
     let (rgb, is_transparent) = to_rgb(&samples, color)?;

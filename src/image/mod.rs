@@ -154,12 +154,19 @@ impl Image {
             return Err(Error::malformed(origin, "picture", expected, found));
         }
         let samples = reader.output_color_type().0.samples();
+        reserve::probe("a PNG's decoder", png_decoder_bytes(width))?;
         let mut bytes = reserve::zeros("a picture", width * height * samples)?;
         reader.next_frame(&mut bytes).map_err(failed)?;
         let unusual = || Error::malformed(origin, "picture", "8-bit samples", format!("{samples} samples a pixel"));
         let rgb = if samples == CHANNELS { bytes } else { to_rgb(&bytes, samples)? };
         Image::new(width, height, rgb).ok_or_else(unusual)
     }
+}
+
+/// The most that PNG's decoder takes itself, without asking, for rows of `width` pixels: a window that slides over four rows, or over
+/// 128 KiB, and doubles as it grows; the row before; its tables. A pixel has 8 bytes at most.
+fn png_decoder_bytes(width: usize) -> usize {
+    (1 << 20) + 16 * (8 * width)
 }
 
 fn to_byte(sample: f32) -> u8 {

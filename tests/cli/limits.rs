@@ -48,6 +48,14 @@ fn no_command_is_ended_by_a_limit_of_address_space() {
         &["bench", "busy", "-m", "mini.gguf", "--load", "1", "--steps", "1"],
     ];
     let first = first_step(&place);
+    // From what is too little for the program itself.
+    for most in (first.saturating_sub(4_000)..first + 12_000).step_by(250) {
+        let Limited { code, stderr } = run_within(most, &place, &["compare", "a.png", "a.png"]);
+        // Below that, the system does not load it.
+        let loaded = code == Some(0) || stderr.contains("error: ");
+        assert!(most < first || (loaded && matches!(code, Some(0 | 1))), "{most} KiB: {code:?}, {stderr}");
+        assert!(!stderr.contains("memory allocation"), "{most} KiB: {stderr}");
+    }
     for step in 0..12 {
         let most = first + step * step * 1_000;
         for command in commands {
