@@ -146,7 +146,7 @@ fn check_version(version: &str) {
     if version != BINDINGS_VERSION && cfg!(not(feature = "bindgen")) {
         panic!(
             "these sources are ggml {version}, and src/bindings.rs is for ggml {BINDINGS_VERSION}\n\
-             hint: build with `--features bindgen` to make bindings for them, and change BINDINGS_VERSION in build.rs"
+             hint: `cargo check -p pinhole-ggml-sys --features bindgen` makes bindings for them; change BINDINGS_VERSION in build.rs"
         );
     }
 }
@@ -305,7 +305,7 @@ fn build_bindings(ggml: &Path) {
         .merge_extern_blocks(true)
         .generate_comments(false)
         .disable_header_comment()
-        .raw_line("// Made by bindgen from ggml's headers; `cargo build -p pinhole-ggml-sys --features bindgen` makes it anew.")
+        .raw_line("// Made by bindgen from ggml's headers; `cargo check -p pinhole-ggml-sys --features bindgen` makes it anew.")
         .formatter(bindgen::Formatter::Rustfmt)
         .rustfmt_configuration_file(Some(root.join("../../rustfmt.toml")))
         .generate()
@@ -353,6 +353,10 @@ fn main() {
 
     #[cfg(feature = "bindgen")]
     build_bindings(&ggml);
+    if cfg!(feature = "bindgen") {
+        // The bindings are all that this feature is for: nothing links with what it builds.
+        return;
+    }
     build_shim(&ggml);
     build_registry(&ggml);
     #[cfg(feature = "cuda")]

@@ -1,4 +1,4 @@
-// Made by bindgen from ggml's headers; `cargo build -p pinhole-ggml-sys --features bindgen` makes it anew.
+// Made by bindgen from ggml's headers; `cargo check -p pinhole-ggml-sys --features bindgen` makes it anew.
 
 pub const GGML_FILE_MAGIC: u32 = 1734831468;
 pub const GGML_FILE_VERSION: u32 = 2;
