@@ -309,7 +309,9 @@ fn a_step_by_stage() {
         assert_eq!(way["by"], by);
         let seconds = |row: &Value, name: &str| row[name].as_f64().unwrap();
         let step = &way["step"];
-        assert!(seconds(step, "over_alone") > 1.0, "more than its products and attentions: {step}");
+        // A machine that is busy while one of them is measured makes it longer than the whole.
+        assert!(seconds(step, "over_alone") > 0.0, "{step}");
+        assert_eq!(seconds(step, "over_alone") > 1.0, seconds(step, "outside") > 0.0, "{step}");
         assert!(seconds(step, "products_gflops") > 0.0 && seconds(step, "attentions_gflops") > 0.0);
         let kinds: Vec<&str> =
             way["kinds"].as_array().unwrap().iter().map(|row| row["name"].as_str().unwrap()).collect();
