@@ -127,6 +127,9 @@ impl Graph {
                 sys::GGML_OP_CUSTOM if self.is_own_attention(raw) => {
                     Some(Node { what: Heavy::Attentions, operands: operands(raw, 3) })
                 }
+                sys::GGML_OP_CUSTOM if self.is_float_product(raw) => {
+                    Some(Node { what: Heavy::Products, operands: operands(raw, 2) })
+                }
                 sys::GGML_OP_CUSTOM if type_id == sys::GGML_TYPE_F32 => {
                     let [w, packed]: [_; 2] = operands(raw, 2).try_into().ok()?;
                     if !is_packed(packed) {
@@ -162,6 +165,7 @@ impl Graph {
                 sys::GGML_OP_CUSTOM if type_id == sys::GGML_TYPE_I8 => "quantize activations".to_owned(),
                 // SAFETY: as above; every operation of pinhole's has two operands at least, but packings.
                 sys::GGML_OP_CUSTOM if is_packed(unsafe { (*raw).src[1] }) => "matrix product".to_owned(),
+                sys::GGML_OP_CUSTOM if self.is_float_product(raw) => "matrix product".to_owned(),
                 sys::GGML_OP_CUSTOM if self.is_own_attention(raw) => "attention".to_owned(),
                 sys::GGML_OP_CUSTOM => {
                     let name = self.elementwise_name(raw).or_else(|| self.convolution_name(raw));

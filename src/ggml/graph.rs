@@ -12,6 +12,7 @@ use pinhole_quant::DType;
 use super::attend::Attentions;
 use super::convolve::Convolutions;
 use super::elementwise::Elementwise;
+use super::floats::FloatProducts;
 use super::product::Products;
 use super::{Buffer, Device, Placed, guarded};
 use crate::tensor::Shape;
@@ -44,6 +45,8 @@ pub struct Graph {
     lookups: RefCell<Vec<(Placed, usize)>>,
     /// Matrix products that are not ggml's.
     pub(super) products: RefCell<Products>,
+    /// The same, of weights in floating point.
+    pub(super) floats: RefCell<FloatProducts>,
     /// Convolutions that are not ggml's.
     pub(super) convolutions: RefCell<Convolutions>,
     /// Attentions that are not ggml's.
@@ -112,6 +115,7 @@ impl Graph {
             leaves: RefCell::default(),
             lookups: RefCell::default(),
             products: RefCell::new(Products::new()),
+            floats: RefCell::default(),
             convolutions: RefCell::default(),
             attentions: RefCell::default(),
             elementwise: RefCell::default(),

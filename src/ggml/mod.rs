@@ -21,6 +21,7 @@ mod cancel;
 mod convolve;
 mod device;
 mod elementwise;
+mod floats;
 mod graph;
 mod halt;
 mod ledger;

@@ -1,5 +1,5 @@
-//! Kernels for the CPU where ggml's are slow or inexact: matrix products of block-quantized weights with f32 activations,
-//! convolutions (`convolution`), attention (`attention`), GELU and SiLU (`nonlinearity.rs`).
+//! Kernels for the CPU where ggml's are slow or inexact: matrix products of block-quantized weights with f32 activations, products of
+//! weights in floating point (`floats`), convolutions (`convolution`), attention (`attention`), GELU and SiLU (`nonlinearity.rs`).
 //!
 //! # Products
 //!
@@ -70,7 +70,7 @@
 //! | run | the cells of one row in one span |
 //! | set | the outputs that are computed together |
 //!
-//! This module knows no ggml: slices in, numbers out. `src/ggml/product.rs`, `convolve.rs`, `attend.rs` and `elementwise.rs`
+//! This module knows no ggml: slices in, numbers out. `src/ggml/product.rs`, `floats.rs`, `convolve.rs`, `attend.rs` and `elementwise.rs`
 //! make operations of a graph of it.
 
 // Vector instructions are reached through `unsafe`; every block names what it rests on.
@@ -85,6 +85,7 @@ mod avx512;
 mod convolution;
 #[cfg(target_arch = "aarch64")]
 mod dotprod;
+mod floats;
 mod format;
 #[cfg(target_arch = "aarch64")]
 mod i8mm;
@@ -97,6 +98,7 @@ mod product;
 pub use activations::Layout;
 pub use attention::{Attended, Attention, Heads, Outputs, Rows, Space};
 pub use convolution::{Added, Convolution, Geometry, MOST_SIDE, Moments, Normal, Pieces, Planes, Source, Weights};
+pub use floats::{FloatProduct, FloatSpace, Tokens};
 pub use format::BLOCK;
 pub use nonlinearity::Nonlinearity;
 pub use product::{Columns, Product, Tile, Workspace};

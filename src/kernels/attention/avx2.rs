@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use super::micro::{LANES, Micro, Portable};
 
-pub(super) struct Avx2;
+pub(in crate::kernels) struct Avx2;
 
 impl Micro for Avx2 {
     #[inline(always)]

@@ -1,10 +1,10 @@
 //! The innermost loops.
 
 /// Numbers of a vector of most processors: rows are as many, or a multiple of it, wide.
-pub(super) const LANES: usize = 8;
+pub(in crate::kernels) const LANES: usize = 8;
 
 /// Products of small matrices, and what brings rows into the order in which they are multiplied.
-pub(super) trait Micro {
+pub(in crate::kernels) trait Micro {
     /// `out = factor * out + left * right` for `ROWS` rows of `VECTORS` times [`LANES`] numbers, `stride` apart in `out`; each row
     /// has a factor. Without factors, `out = left * right`.
     ///
@@ -60,7 +60,7 @@ pub(super) trait Micro {
 }
 
 /// Plain Rust.
-pub(super) struct Portable;
+pub(in crate::kernels) struct Portable;
 
 impl Micro for Portable {
     #[inline(always)]

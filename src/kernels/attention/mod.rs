@@ -17,11 +17,11 @@
 //! the same keys always, and no query knows of another.
 
 #[cfg(target_arch = "x86_64")]
-mod avx2;
+pub(super) mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod heads;
-mod micro;
+pub(super) mod micro;
 mod pack;
 mod softmax;
 #[cfg(test)]

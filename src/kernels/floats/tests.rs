@@ -1,0 +1,141 @@
+//! Against sums in double precision, and bits against bits.
+
+use half::{bf16, f16};
+use proptest::prelude::*;
+
+use super::*;
+
+/// Rows of numbers that look random, in -1 to 1.
+struct Matrix {
+    numbers: Vec<f32>,
+    width: usize,
+}
+
+impl Matrix {
+    fn new(width: usize, rows: usize, seed: u64) -> Matrix {
+        let number = |i: usize| {
+            let mixed = (i as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ seed.wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            let mixed = (mixed ^ mixed >> 29).wrapping_mul(0x94D0_49BB_1331_11EB);
+            (mixed >> 40) as f32 / (1 << 23) as f32 - 1.0
+        };
+        Matrix { numbers: (0..width * rows).map(number).collect(), width }
+    }
+
+    fn row(&self, i: usize) -> &[f32] {
+        &self.numbers[i * self.width..][..self.width]
+    }
+}
+
+impl Tokens for Matrix {
+    fn token(&self, i: usize) -> &[f32] {
+        self.row(i)
+    }
+}
+
+/// Weights in bytes of `dtype`, and what these stand for.
+fn stored(weights: &Matrix, dtype: DType) -> (Vec<u8>, Matrix) {
+    let (mut bytes, mut numbers) = (Vec::new(), Vec::new());
+    for &number in &weights.numbers {
+        match dtype {
+            DType::F16 => {
+                let half = f16::from_f32(number);
+                bytes.extend(half.to_ne_bytes());
+                numbers.push(half.to_f32());
+            }
+            DType::BF16 => {
+                let half = bf16::from_f32(number);
+                bytes.extend(half.to_ne_bytes());
+                numbers.push(half.to_f32());
+            }
+            _ => {
+                bytes.extend(number.to_ne_bytes());
+                numbers.push(number);
+            }
+        }
+    }
+    (bytes, Matrix { numbers, width: weights.width })
+}
+
+/// The product in the order of its pieces, `[rows, tokens]`.
+fn product(kernel: Kernel, dtype: DType, bytes: &[u8], [k, rows]: [usize; 2], tokens: &Matrix) -> Vec<f32> {
+    let count = tokens.numbers.len() / k;
+    let product = FloatProduct::new(kernel, dtype, k, rows, count).unwrap();
+    let mut space = product.space().unwrap();
+    let mut result = vec![f32::NAN; rows * count];
+    for i in 0..product.pieces() {
+        let [of, _] = product.piece(i);
+        let row = |row: usize| &bytes[row * product.row_bytes()..][..product.row_bytes()];
+        product.compute(i, row, tokens, &mut space, |token, numbers| {
+            result[token * rows + of.start..][..of.len()].copy_from_slice(numbers);
+        });
+    }
+    result
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn every_kernel_gives_the_sums_of_double_precision(
+        k in 1usize..600, rows in 1usize..90, tokens in prop_oneof![1usize..30, 380usize..400], seed: u64,
+        dtype in prop_oneof![Just(DType::F32), Just(DType::F16), Just(DType::BF16)],
+    ) {
+        let (bytes, weights) = stored(&Matrix::new(k, rows, seed), dtype);
+        let activations = Matrix::new(k, tokens, seed ^ 1);
+        let plain = product(Kernel::Portable, dtype, &bytes, [k, rows], &activations);
+        for token in 0..tokens {
+            for row in 0..rows {
+                let pairs = weights.row(row).iter().zip(activations.row(token));
+                let (mut sum, mut most) = (0.0, 0.0);
+                for (&w, &x) in pairs {
+                    sum += f64::from(w) * f64::from(x);
+                    most += (f64::from(w) * f64::from(x)).abs();
+                }
+                let found = f64::from(plain[token * rows + row]);
+                prop_assert!((found - sum).abs() <= 1e-6 * most, "{found} {sum}");
+            }
+        }
+        for kernel in Kernel::available() {
+            let own = product(kernel, dtype, &bytes, [k, rows], &activations);
+            prop_assert!(own.iter().zip(&plain).all(|(a, b)| a.to_bits() == b.to_bits()), "{kernel:?}");
+        }
+    }
+
+    #[test]
+    fn some_tokens_and_some_rows_are_those_of_the_whole(
+        k in 1usize..300, rows in 2usize..200, tokens in 2usize..60, seed: u64, cut: prop::sample::Index,
+    ) {
+        let weights = Matrix::new(k, rows, seed);
+        let (bytes, _) = stored(&weights, DType::F32);
+        let activations = Matrix::new(k, tokens, seed ^ 1);
+        for kernel in Kernel::available() {
+            let whole = product(kernel, DType::F32, &bytes, [k, rows], &activations);
+            let first = cut.index(tokens - 1) + 1;
+            let part = Matrix { numbers: activations.numbers[..first * k].to_vec(), width: k };
+            prop_assert_eq!(&whole[..first * rows], &product(kernel, DType::F32, &bytes, [k, rows], &part));
+            let one = cut.index(rows);
+            let row = product(kernel, DType::F32, &bytes[one * 4 * k..][..4 * k], [k, 1], &activations);
+            let column: Vec<f32> = (0..tokens).map(|token| whole[token * rows + one]).collect();
+            prop_assert_eq!(column, row);
+        }
+    }
+}
+
+#[test]
+fn what_is_not_there_is_not_made() {
+    let sizes = [[0, 1, 1], [1, 0, 1], [1, 1, 0], [usize::MAX, 2, 1], [1, usize::MAX, 2]];
+    for [k, rows, tokens] in sizes {
+        assert!(FloatProduct::new(Kernel::Portable, DType::F32, k, rows, tokens).is_none());
+    }
+    assert!(FloatProduct::new(Kernel::Portable, DType::Q8_0, 32, 1, 1).is_none());
+}
+
+#[test]
+fn pieces_cover_the_result_once() {
+    for (rows, tokens) in [(1, 1), (16, 24), (17, 25), (3072, 4608), (320, 4096), (65, 385)] {
+        let product = FloatProduct::new(Kernel::Portable, DType::F32, 8, rows, tokens).unwrap();
+        let covered: usize = (0..product.pieces()).map(|i| product.piece(i)).map(|[r, t]| r.len() * t.len()).sum();
+        assert_eq!(covered, rows * tokens);
+        assert!(product.pieces() >= PIECES || product.band == PANEL);
+    }
+}
