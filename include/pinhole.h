@@ -731,8 +731,8 @@ typedef struct pinhole_request {
     size_t id_embedding_count;
     /* What the model's tiny autoencoder is used for, if it has one: PINHOLE_TINY_VAE_... */
     int32_t tiny_vae_for;
-    /* Always 0 in this version. */
-    int32_t reserved_5;
+    /* How a flow is bent towards noise, whatever the size of the picture. 0: as the model has it. */
+    float shift;
 } pinhole_request;
 
 PINHOLE_API int32_t pinhole_request_init(pinhole_request *request, size_t struct_size);

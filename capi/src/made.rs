@@ -56,6 +56,8 @@ struct Inside<'a> {
     sigmas: Option<&'a [f32]>,
     #[serde(skip_serializing_if = "Option::is_none")]
     eta: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shift: Option<f32>,
     #[serde(skip_serializing_if = "is_zero")]
     rescale_cfg: f32,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
@@ -186,6 +188,7 @@ impl Made {
             schedule: settings.sampling.schedule.name(),
             sigmas: settings.sampling.sigmas.as_deref(),
             eta: settings.sampling.eta,
+            shift: settings.sampling.shift,
             rescale_cfg,
             loras: &self.loras,
             image: request.image.as_ref().map(name),

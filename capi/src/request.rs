@@ -78,7 +78,7 @@ pub struct Request {
     pub id_embedding: *const f32,
     pub id_embedding_count: usize,
     pub tiny_vae_for: i32,
-    pub reserved_5: i32,
+    pub shift: f32,
 }
 
 const DEFAULT: Request = Request {
@@ -133,7 +133,7 @@ const DEFAULT: Request = Request {
     id_embedding: ptr::null(),
     id_embedding_count: 0,
     tiny_vae_for: 0,
-    reserved_5: 0,
+    shift: 0.0,
 };
 versioned!(Request, "pinhole_request", offset_of!(Request, inputs), DEFAULT);
 
@@ -363,6 +363,8 @@ impl Request {
             schedule,
             sigmas,
             eta: number(request.eta),
+            // A struct of zeros leaves it to the model.
+            shift: number(request.shift).filter(|&shift| shift != 0.0),
             rescale_cfg: Some(request.rescale_cfg),
             image: pictures.image,
             mask: pictures.mask,

@@ -60,6 +60,10 @@ pub(super) struct RequestArgs {
     /// The share of fresh noise in each step, 0 to 1, for ddim and tcd [default: 0]
     #[arg(long, value_name = "E")]
     eta: Option<f32>,
+    /// How a flow is bent towards noise, whatever the size of the picture: FLUX, Z-Image, Qwen-Image. LoRAs for few steps name one, such
+    /// as 3 [default: as the model was published]
+    #[arg(long, value_name = "K")]
+    shift: Option<f32>,
     /// How much of the spread that guidance adds to a prediction is taken back, 0 to 1, with a --cfg-scale above 1 [default: 0]
     #[arg(long, value_name = "R")]
     rescale_cfg: Option<f32>,
@@ -262,6 +266,7 @@ impl RequestArgs {
             schedule,
             sigmas: self.sigmas.as_ref().map(|sigmas| sigmas.0.clone()),
             eta: self.eta,
+            shift: self.shift,
             rescale_cfg: self.rescale_cfg,
             image: picture(&self.image, printer)?,
             mask: picture(&self.mask, printer)?,

@@ -38,6 +38,9 @@ pub struct Request {
     pub sigmas: Option<Vec<f32>>,
     /// The share of fresh noise in each step, for DDIM and TCD: 0 to 1.
     pub eta: Option<f32>,
+    /// How a flow is bent towards noise, whatever the size of the picture; `None` is as the model was published. LoRAs for few steps
+    /// name one.
+    pub shift: Option<f32>,
     /// How much of the conditional prediction's spread the guided one is given back, 0 to 1, with a `cfg_scale` above 1.
     pub rescale_cfg: Option<f32>,
     /// A picture to begin with, or to be changed by a model that was trained for that.
@@ -222,6 +225,7 @@ impl Default for Request {
             schedule: None,
             sigmas: None,
             eta: None,
+            shift: None,
             rescale_cfg: None,
             image: None,
             mask: None,
@@ -259,7 +263,13 @@ impl Request {
 
     /// What it says of sampling.
     pub fn sampling(&self) -> Sampling {
-        Sampling { sampler: self.sampler, schedule: self.schedule, sigmas: self.sigmas.clone(), eta: self.eta }
+        Sampling {
+            sampler: self.sampler,
+            schedule: self.schedule,
+            sigmas: self.sigmas.clone(),
+            eta: self.eta,
+            shift: self.shift,
+        }
     }
 }
 
@@ -439,6 +449,7 @@ impl Settings {
             None => pairs.insert(2, ("Schedule type", self.sampling.schedule.label().to_owned())),
         }
         pairs.extend(self.sampling.eta.map(|eta| ("Eta", eta.to_string())));
+        pairs.extend(self.sampling.shift.map(|shift| ("Shift", shift.to_string())));
         if self.rescale_cfg != 0.0 {
             pairs.push(("CFG rescale", self.rescale_cfg.to_string()));
         }

@@ -226,6 +226,10 @@ impl FlowMatchConfig {
     /// As [`FlowMatchConfig::sigmas`]; [`Error::Option`] if there are as many sigmas as another number than `steps`, or one
     /// is above 1, or the sampler has no rule for another setting.
     pub fn levels(&self, chosen: &Chosen, steps: usize, image_tokens: usize) -> Result<Levels> {
+        if let Some(shift) = chosen.shift {
+            let chosen = Chosen { shift: None, ..chosen.clone() };
+            return self.shifted_by(shift).levels(&chosen, steps, image_tokens);
+        }
         let least = if self.terminal().is_some() && chosen.sampler != Sampler::Heun { 2 } else { 1 };
         if !(least..=MAX_STEPS).contains(&steps) {
             return Err(Error::option("--steps", format!("{least} to {MAX_STEPS}"), steps.to_string()));
@@ -249,6 +253,12 @@ impl FlowMatchConfig {
         let sigmas = self.spaced_sigmas(chosen, steps, image_tokens)?;
         let times = sigmas[..steps].iter().map(|&sigma| self.timestep(sigma)).collect();
         Ok(Levels::new(chosen.sampler, method, times, sigmas, Space::Flow))
+    }
+
+    /// The same with `shift` for all sizes of pictures, and a schedule that is not stretched.
+    fn shifted_by(&self, shift: f32) -> FlowMatchConfig {
+        let shift = f64::from(shift);
+        FlowMatchConfig { shift, flow_shift: None, use_dynamic_shifting: false, shift_terminal: None, ..self.clone() }
     }
 
     /// UniPC, DPM-Solver and DEIS.
@@ -365,6 +375,21 @@ mod tests {
 
     fn read(text: &str) -> Result<FlowMatchConfig> {
         FlowMatchConfig::from_json(text, Path::new("scheduler_config.json"))
+    }
+
+    #[test]
+    fn a_shift_that_is_told_holds_for_all_sizes() {
+        let config = FlowMatchConfig { shift_terminal: Some(0.02), ..shifted() };
+        let chosen = Chosen { shift: Some(3.0), ..Sampler::Euler.into() };
+        let plain = FlowMatchConfig { shift: 3.0, ..FlowMatchConfig::default() };
+        for tokens in [256, 4096] {
+            let expected = plain.levels(&Sampler::Euler.into(), 4, tokens).unwrap().sigmas;
+            assert_eq!(config.levels(&chosen, 4, tokens).unwrap().sigmas, expected);
+        }
+        // What a dynamic shift with mu = ln 3 on both ends makes.
+        let same = FlowMatchConfig { base_shift: 3f64.ln(), max_shift: 3f64.ln(), ..shifted() };
+        let (fixed, dynamic) = (config.levels(&chosen, 4, 256).unwrap().sigmas, same.sigmas(4, 256).unwrap());
+        assert!(fixed.iter().zip(&dynamic).all(|(one, other)| (one - other).abs() < 1e-6), "{fixed:?} {dynamic:?}");
     }
 
     #[test]

@@ -12,6 +12,9 @@ pub const AYS_XL: [u16; 10] = [999, 845, 730, 587, 443, 310, 193, 116, 53, 13];
 /// The most sigmas that a request may name.
 const MOST_SIGMAS: usize = 1000;
 
+/// The largest shift that a request may name: beyond, all steps but the last are at noise alone.
+const MOST_SHIFT: f32 = 1000.0;
+
 /// What a request says of sampling; `None` is as the model was published.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Sampling {
@@ -23,6 +26,8 @@ pub struct Sampling {
     pub sigmas: Option<Vec<f32>>,
     /// The share of fresh noise in each step, for samplers that have one.
     pub eta: Option<f32>,
+    /// How a flow is bent towards noise, whatever the size of the picture: `k sigma / (1 + (k - 1) sigma)`, and no end but 0.
+    pub shift: Option<f32>,
 }
 
 /// What holds for a request: [`Sampling`] with the model's own choices filled in, which
@@ -37,6 +42,8 @@ pub struct Chosen {
     pub sigmas: Option<Vec<f32>>,
     /// The share of fresh noise in each step, for samplers that have one. `None` is 0, as in diffusers' pipelines.
     pub eta: Option<f32>,
+    /// A shift in the place of the model's own.
+    pub shift: Option<f32>,
     /// The timesteps of [`Schedule::Ays`], which differ from model to model.
     pub ays: [u16; 10],
 }
@@ -44,7 +51,7 @@ pub struct Chosen {
 impl From<Sampler> for Chosen {
     /// The sampler over timesteps as the model's configuration spaces them.
     fn from(sampler: Sampler) -> Chosen {
-        Chosen { sampler, schedule: Schedule::Normal, sigmas: None, eta: None, ays: AYS }
+        Chosen { sampler, schedule: Schedule::Normal, sigmas: None, eta: None, shift: None, ays: AYS }
     }
 }
 
@@ -53,6 +60,13 @@ impl Sampling {
     pub(super) fn check(&self) -> Result<()> {
         if let Some(eta) = self.eta.filter(|eta| !(0.0..=1.0).contains(eta)) {
             return Err(Error::option("--eta", "0 to 1", eta.to_string()));
+        }
+        if let Some(shift) = self.shift.filter(|shift| !(shift.is_finite() && *shift > 0.0 && *shift <= MOST_SHIFT)) {
+            return Err(Error::option(
+                "--shift",
+                format!("a number above 0, and at most {MOST_SHIFT}"),
+                shift.to_string(),
+            ));
         }
         self.sigmas.as_deref().map_or(Ok(()), check_sigmas)
     }
@@ -115,6 +129,10 @@ mod tests {
         for eta in [-0.1, 1.1, f32::NAN] {
             let error = Sampling { eta: Some(eta), ..Sampling::default() }.check().unwrap_err().to_string();
             assert_eq!(error, format!("--eta: expected 0 to 1, found {eta}"));
+        }
+        for shift in [0.0, -1.0, 1000.5, f32::NAN] {
+            let error = Sampling { shift: Some(shift), ..Sampling::default() }.check().unwrap_err().to_string();
+            assert_eq!(error, format!("--shift: expected a number above 0, and at most 1000, found {shift}"));
         }
     }
 }

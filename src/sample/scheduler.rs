@@ -177,6 +177,9 @@ impl Scheduler {
                 return Err(Error::option("--schedule", "a schedule or sigmas", found));
             }
         }
+        if let (Some(shift), false) = (asked.shift, is_flow) {
+            return Err(Error::option("--shift", "a model that follows a flow", shift.to_string()));
+        }
         // Sigmas that are told stay what they are.
         let own = if asked.sigmas.is_some() { Schedule::Normal } else { self.own_schedule(sampler) };
         Ok(Chosen {
@@ -184,6 +187,7 @@ impl Scheduler {
             schedule: asked.schedule.unwrap_or(own),
             sigmas: asked.sigmas(),
             eta: asked.eta.filter(|_| sampler.most_eta().is_some()),
+            shift: asked.shift,
             ays: AYS,
         })
     }

@@ -52,7 +52,7 @@ fn rust() -> Layouts {
             crop_left, crop_top, image_cfg_scale, reference_resize, schedule, eta, sigmas, sigma_count, rescale_cfg,
             reserved_2, ip_scale, reserved_3, controls, control_count, cache, cache_threshold, control_preprocess, canny_low,
             canny_high, reserved_4, id_embedding, id_embedding_count, tiny_vae_for,
-            reserved_5,
+            shift,
         }
         "pinhole_control" = control::Control {
             struct_size, start, end, scale, preprocess, mode, canny_low, canny_high,

@@ -89,6 +89,8 @@ struct Parameters<'a> {
     sigmas: Option<&'a [f32]>,
     #[serde(skip_serializing_if = "Option::is_none")]
     eta: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shift: Option<f32>,
     #[serde(skip_serializing_if = "is_zero")]
     rescale_cfg: f32,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
@@ -210,6 +212,7 @@ impl Run<'_> {
             schedule: sampling.schedule.name(),
             sigmas: sampling.sigmas.as_deref(),
             eta: sampling.eta,
+            shift: sampling.shift,
             rescale_cfg,
             loras: &self.args.request.loras,
             clip_skip: self.args.request.clip_skip,
