@@ -58,6 +58,11 @@ pub enum Fallback {
     },
     /// Its products may exceed F16's range.
     Range,
+    /// The model's answers depend on it more than on others.
+    Finer {
+        /// The format asked for.
+        wanted: DType,
+    },
 }
 
 impl fmt::Display for Fallback {
@@ -67,6 +72,7 @@ impl fmt::Display for Fallback {
                 write!(f, "{wanted} has blocks of {}, which do not divide its rows of {row_len}", wanted.block_size())
             }
             Fallback::Range => f.write_str("its products may exceed the range of f16"),
+            Fallback::Finer { wanted } => write!(f, "in {wanted} it would cost more quality than it saves room"),
         }
     }
 }
@@ -171,12 +177,60 @@ const MIXES: &[Mix] = &[
     Mix::new("wan", FileType::Q4_K_S, ALL, ".ffn.2.weight", DType::Q5_K),
 ];
 
+/// What is not as coarse as the rest of a model of `architecture`: modulation, which says what a prompt changes, and the blocks at both
+/// ends.
+#[derive(Debug)]
+struct Finer {
+    architecture: &'static str,
+    /// How the names of modulation end, and the coarsest format that they have.
+    modulation: [&'static str; 2],
+    least: DType,
+    /// How the names of blocks begin; their number follows.
+    blocks: &'static str,
+    /// The formats of the first and the last block by those of the others: the bits of a number up to which the others have, finest
+    /// last.
+    ends: [(f64, DType); 2],
+}
+
+/// Which families need that. Without it, edits of 2 to 4 bits lose the instruction.
+const FINER: &[Finer] = &[Finer {
+    architecture: "qwen_image",
+    modulation: [".img_mod.1.weight", ".txt_mod.1.weight"],
+    least: DType::Q8_0,
+    blocks: "transformer_blocks.",
+    ends: [(4.0, DType::Q4_K), (5.2, DType::Q5_K)],
+}];
+
+impl Finer {
+    /// The format of the weight `name` where `wanted` is asked for, if that is too coarse. `last` is the number of the last block.
+    fn than(&self, wanted: DType, name: &str, last: Option<usize>) -> Option<DType> {
+        if !wanted.is_quantized() {
+            return None;
+        }
+        if self.modulation.iter().any(|end| name.ends_with(end)) {
+            return (wanted.bits_per_weight() < self.least.bits_per_weight()).then_some(self.least);
+        }
+        let number = block(self.blocks, name)?;
+        let is_end = number == 0 || Some(number) == last;
+        let finer = self.ends.iter().find(|(bits, _)| wanted.bits_per_weight() < *bits);
+        finer.filter(|_| is_end).map(|(_, finer)| *finer)
+    }
+}
+
+/// The number of the block that `name` is of.
+fn block(start: &str, name: &str) -> Option<usize> {
+    name.strip_prefix(start)?.split('.').next()?.parse().ok()
+}
+
 /// The recipe for one file: [`choose`], the mix of the file's type and architecture, and patterns that overrule both.
 #[derive(Debug)]
 pub struct Recipe {
     file_type: FileType,
     /// The lines of the mix that apply, each with how many weights it still takes.
     mixes: Vec<(&'static Mix, usize)>,
+    finer: Option<&'static Finer>,
+    /// The number of the last block.
+    last: Option<usize>,
     patterns: Vec<TensorPattern>,
 }
 
@@ -186,7 +240,15 @@ impl Recipe {
     pub fn new(file_type: FileType, architecture: &str) -> Recipe {
         let applies = |mix: &&Mix| mix.architecture == architecture && mix.file_type == file_type;
         let mixes = MIXES.iter().filter(applies).map(|mix| (mix, mix.first)).collect();
-        Recipe { file_type, mixes, patterns: Vec::new() }
+        let finer = FINER.iter().find(|finer| finer.architecture == architecture);
+        Recipe { file_type, mixes, finer, last: None, patterns: Vec::new() }
+    }
+
+    /// The same for a file with weights of these `names`: which block is the last is read off them.
+    #[must_use]
+    pub fn for_names<'n>(self, names: impl Iterator<Item = &'n str>) -> Recipe {
+        let last = self.finer.and_then(|finer| names.filter_map(|name| block(finer.blocks, name)).max());
+        Recipe { last: self.last.max(last), ..self }
     }
 
     /// The same with `patterns`, of which the last that matches a weight decides its format. They reach matrices, those that
@@ -206,7 +268,18 @@ impl Recipe {
         let mixed = self.mixed(weight.name);
         match self.patterns.iter().rfind(|pattern| reaches(pattern, weight)) {
             Some(pattern) => choose_as(pattern.dtype(), &Weight { role: asked_for(weight.role), ..*weight }),
-            None => choose_as(mixed.unwrap_or(self.file_type.dtype()), weight),
+            None => {
+                let wanted = mixed.unwrap_or(self.file_type.dtype());
+                match self.finer.and_then(|finer| finer.than(wanted, weight.name, self.last)) {
+                    Some(finer)
+                        if matches!(weight.role, Role::MatMul | Role::WideMatMul) && weight.elements > SMALL =>
+                    {
+                        let choice = choose_as(finer, weight);
+                        Choice { fallback: choice.fallback.or(Some(Fallback::Finer { wanted })), ..choice }
+                    }
+                    _ => choose_as(wanted, weight),
+                }
+            }
         }
     }
 
@@ -328,6 +401,39 @@ mod tests {
             assert_eq!(wan.choose(&ffn).dtype, DType::Q5_K);
         }
         assert_eq!(wan.file_type(), FileType::Q4_K_S);
+    }
+
+    #[test]
+    fn modulation_and_the_ends_of_a_model_are_finer() {
+        let names = [
+            "transformer_blocks.0.img_mod.1.weight",
+            "transformer_blocks.0.attn.to_q.weight",
+            "transformer_blocks.1.txt_mod.1.weight",
+            "transformer_blocks.1.attn.to_q.weight",
+            "transformer_blocks.12.img_mlp.net.2.weight",
+            "transformer_blocks.12.img_mod.1.bias",
+        ];
+        let formats = |file_type, architecture| {
+            let mut recipe = Recipe::new(file_type, architecture).for_names(names.into_iter());
+            let role = |name: &str| if name.ends_with("bias") { Role::Vector } else { Role::MatMul };
+            names
+                .map(|name| recipe.choose(&weight(name, role(name), 256, 256 * 256, DType::BF16)).dtype.name())
+                .join(" ")
+        };
+        assert_eq!(formats(FileType::Q4_K_S, "qwen_image"), "q8_0 q5_k q8_0 q4_k q5_k f32");
+        assert_eq!(formats(FileType::Q2_K, "qwen_image"), "q8_0 q4_k q8_0 q2_k q4_k f32");
+        assert_eq!(formats(FileType::Q5_K_S, "qwen_image"), "q8_0 q5_k q8_0 q5_k q5_k f32");
+        assert_eq!(formats(FileType::Q8_0, "qwen_image"), "q8_0 q8_0 q8_0 q8_0 q8_0 f32");
+        assert_eq!(formats(FileType::BF16, "qwen_image"), "bf16 bf16 bf16 bf16 bf16 f32");
+        assert_eq!(formats(FileType::Q4_K_S, "flux"), "q4_k q4_k q4_k q4_k q4_k f32");
+        let mut recipe = Recipe::new(FileType::Q4_K_S, "qwen_image").for_names(names.into_iter());
+        let choice = recipe.choose(&weight(names[0], Role::MatMul, 256, 256 * 256, DType::BF16));
+        let reason = choice.fallback.map(|fallback| fallback.to_string());
+        assert_eq!(reason.as_deref(), Some("in q4_k it would cost more quality than it saves room"));
+        // Who asks for a format gets it.
+        let patterns = "*=q4_k_s".parse().into_iter().collect();
+        let mut asked = Recipe::new(FileType::Q8_0, "qwen_image").with_patterns(patterns);
+        assert_eq!(asked.choose(&weight(names[0], Role::MatMul, 256, 256 * 256, DType::BF16)).dtype, DType::Q4_K);
     }
 
     #[test]

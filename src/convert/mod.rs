@@ -137,7 +137,9 @@ pub fn plan<'a>(source: &Source, networks: &[Network<'a>], options: impl Into<Op
     let types = options.types.of_all(networks)?;
     let mut recipes = Vec::with_capacity(types.len());
     for (slot, file_type) in &types {
-        let recipe = Recipe::new(*file_type, source.family).with_patterns(options.patterns.clone());
+        let own = networks.iter().filter(|network| network.slot == *slot);
+        let names = own.flat_map(|network| network.model.manifest().iter().map(|(_, weight)| weight.name.as_str()));
+        let recipe = Recipe::new(*file_type, source.family).for_names(names).with_patterns(options.patterns.clone());
         recipes.push((*slot, recipe));
     }
     let (merged, loras) = merge::merge(&options.merge, networks)?;
