@@ -14,7 +14,8 @@ pub(crate) struct Content<'a> {
 impl<'a> Content<'a> {
     pub(super) fn new(what: &str, piece: &'a Piece) -> Content<'a> {
         let (storage, scale) = (piece.storage(), piece.scale);
-        Content { what: format!("{what}: {} {storage} times {scale:?}", piece.len()), piece }
+        let planes = piece.planes.map_or(String::new(), |planes| format!(", last of {} planes", planes.of));
+        Content { what: format!("{what}: {} {storage} times {scale:?}{planes}", piece.len()), piece }
     }
 }
 

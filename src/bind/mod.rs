@@ -26,15 +26,33 @@ use crate::tensor::Shape;
 use crate::weights::{Manifest, Weight, WeightId};
 use crate::{Error, Result};
 
-/// Consecutive rows of a tensor in a file. Of a vector, consecutive elements.
+/// Consecutive rows of a tensor in a file. Of a vector, consecutive elements. Of a kernel over time, a part of its last plane.
 #[derive(Clone, Debug)]
 pub struct Piece {
     name: String,
     tensor: FileTensor,
-    /// Which numbers of the tensor, counted from its first.
+    /// Which numbers of the tensor, counted from its first; of its last planes alone, if it has planes.
     numbers: Range<usize>,
+    /// How the planes of a kernel over time lie; `None` if all numbers count.
+    planes: Option<Planes>,
     /// What they are multiplied by; 1 but for 8-bit floats.
     scale: f32,
+}
+
+/// Kernels over time: planes of width by height, of which the last counts.
+#[derive(Clone, Copy, Debug)]
+struct Planes {
+    /// Numbers of a plane.
+    each: usize,
+    /// How many there are for each channel.
+    of: usize,
+}
+
+impl Planes {
+    /// Where in the tensor number `i` of the last planes is.
+    fn place(self, i: usize) -> usize {
+        (i / self.each * self.of + self.of - 1) * self.each + i % self.each
+    }
 }
 
 impl Piece {
@@ -43,12 +61,44 @@ impl Piece {
     /// # Errors
     /// [`Error::Mismatch`] for a storage that holds no weights.
     fn whole(name: &str, tensor: &FileTensor) -> Result<Piece> {
-        let piece =
-            Piece { name: name.to_owned(), tensor: tensor.clone(), numbers: 0..tensor.shape.elements(), scale: 1.0 };
+        let piece = Piece {
+            name: name.to_owned(),
+            tensor: tensor.clone(),
+            numbers: 0..tensor.shape.elements(),
+            planes: None,
+            scale: 1.0,
+        };
         match holds_weights(piece.storage()) {
             true => Ok(piece),
             false => Err(piece.unreadable(piece.storage().to_string())),
         }
+    }
+
+    /// The last planes of the kernel `name`, which make a kernel of `expected`; `None` if they do not.
+    fn last_planes(name: &str, tensor: &FileTensor, expected: Shape) -> Option<Piece> {
+        let [w, h, inputs, outputs] = expected.dims();
+        let of = tensor.shape.elements() / expected.elements();
+        let fits = match tensor.file_shape[..] {
+            [a, b, planes, c, d] => [a, b, c, d] == [w, h, inputs, outputs] && planes == of,
+            // Two of five extents may have been folded.
+            [a, b, c, d] => {
+                [a, b, c, d] == [w, h, inputs, outputs] || ([a, b, c] == [w, h, of] && d == inputs * outputs)
+            }
+            _ => false,
+        };
+        let is_matrix = of == 1 && squeezed(tensor.shape) == squeezed(expected);
+        // Blocks would have numbers of several planes.
+        if !(fits || is_matrix) || (of > 1 && tensor.storage.block_size() != 1) {
+            return None;
+        }
+        let planes = (of > 1).then_some(Planes { each: w * h, of });
+        Some(Piece {
+            name: name.to_owned(),
+            tensor: tensor.clone(),
+            numbers: 0..expected.elements(),
+            planes,
+            scale: 1.0,
+        })
     }
 
     /// The columns of the matrix `name`, one after the other: read here, since no file has them so. Such matrices are small: one
@@ -104,12 +154,27 @@ impl Piece {
         self.numbers.is_empty()
     }
 
-    /// Its bytes in the file: those of all blocks that have one of its numbers.
+    /// Whether its bytes are its numbers in `dtype`, and nothing else.
+    pub fn is_stored_as(&self, dtype: DType) -> bool {
+        self.storage() == dtype && self.planes.is_none()
+    }
+
+    /// The numbers of the tensor from the first to the last of its own.
+    fn spread(&self) -> Range<usize> {
+        match self.planes {
+            Some(planes) if !self.is_empty() => {
+                planes.place(self.numbers.start)..planes.place(self.numbers.end - 1) + 1
+            }
+            _ => self.numbers.clone(),
+        }
+    }
+
+    /// Its bytes in the file: those of all blocks that have one of its numbers, and of what lies between these.
     pub fn bytes(&self) -> &[u8] {
-        let per_block = self.storage().block_size();
+        let (per_block, spread) = (self.storage().block_size(), self.spread());
         let all = self.tensor.bytes();
         let block_bytes = all.len() / (self.tensor.shape.elements() / per_block);
-        &all[self.numbers.start / per_block * block_bytes..self.numbers.end.div_ceil(per_block) * block_bytes]
+        &all[spread.start / per_block * block_bytes..spread.end.div_ceil(per_block) * block_bytes]
     }
 
     /// The map of its file, and where in it its bytes lie.
@@ -155,7 +220,14 @@ impl Piece {
     pub fn convert_f32(&self, bytes: &[u8], out: &mut [f32]) -> Result<()> {
         let block = self.storage().block_size();
         let skipped = self.numbers.start % block;
-        if skipped == 0 && self.numbers.end.is_multiple_of(block) {
+        if let Some(planes) = self.planes {
+            let spread = self.spread();
+            let mut all = zeros(spread.len())?;
+            read_f32(self.storage(), bytes, &mut all).map_err(|found| self.unreadable(found))?;
+            for (i, out) in self.numbers.clone().zip(out.iter_mut()) {
+                *out = all[planes.place(i) - spread.start];
+            }
+        } else if skipped == 0 && self.numbers.end.is_multiple_of(block) {
             read_f32(self.storage(), bytes, out).map_err(|found| self.unreadable(found))?;
         } else {
             // Blocks that reach over the ends of a row: tensors that were reshaped so that blocks divide them.
@@ -387,7 +459,7 @@ impl Bound {
     /// [`Error::OutOfMemory`], or [`Error::Mismatch`] for a storage that holds no weights.
     pub fn read_as(&self, id: WeightId, row: usize, dtype: DType) -> Result<Vec<u8>> {
         let pieces = self.pieces(id);
-        if pieces.iter().all(|piece| piece.storage() == dtype) {
+        if pieces.iter().all(|piece| piece.is_stored_as(dtype)) {
             let mut bytes = Vec::new();
             let total = pieces.iter().map(|piece| piece.bytes().len()).sum();
             bytes.try_reserve_exact(total).map_err(|_| no_memory(total))?;
@@ -460,13 +532,13 @@ fn resolve<'a>(index: &'a Index, prefix: &str, alternatives: Vec<Alternative>) -
 }
 
 /// The shape that `name` has in `index`, so that a configuration can be read off the weights. Parts are taken as rows one
-/// below the other. Whether weights can be read from them is not asked here: [`Bound::new`] says it of each that it needs.
+/// below the other, and kernels over time as they lie. Whether weights can be read from them is not asked here: [`Bound::new`] says it of each that it needs.
 pub fn shape_of(index: &Index, prefix: &str, aliases: Aliases<'_>, name: &str) -> Option<Shape> {
     let shape = |part: &alias::Part| Some((index.shape(&format!("{prefix}{}", part.name))?, part.rows));
     let shapes = |parts: Alternative| parts.iter().map(shape).collect::<Option<Vec<_>>>();
     let found = aliases(name).into_iter().filter(|parts| !parts.is_empty()).find_map(shapes)?;
     let [(first, rows), rest @ ..] = found.as_slice() else { return None };
-    if rest.is_empty() && *rows == Rows::All {
+    if rest.is_empty() && matches!(rows, Rows::All | Rows::LastPlane) {
         return Some(*first);
     }
     if rest.is_empty() && *rows == Rows::Columns {
@@ -492,6 +564,10 @@ fn fit(weight: &Weight, found: Vec<Found<'_>>, origin: &Path) -> Result<Vec<Piec
             pieces.push(Piece::columns(&name, tensor)?);
             continue;
         }
+        if rows == Rows::LastPlane {
+            pieces.push(Piece::last_planes(&name, tensor, expected).filter(|_| single).ok_or_else(wrong)?);
+            continue;
+        }
         let (at, of) = rows.fraction();
         let each = tensor.shape.elements() / of;
         let numbers = at * each..(at + 1) * each;
@@ -503,7 +579,7 @@ fn fit(weight: &Weight, found: Vec<Found<'_>>, origin: &Path) -> Result<Vec<Piec
         if !same || !whole_blocks || !tensor.shape.elements().is_multiple_of(of) {
             return Err(wrong());
         }
-        pieces.push(Piece { name, tensor: tensor.clone(), numbers, scale: 1.0 });
+        pieces.push(Piece { name, tensor: tensor.clone(), numbers, planes: None, scale: 1.0 });
     }
     if pieces.iter().map(Piece::len).sum::<usize>() != expected.elements() {
         return Err(wrong());

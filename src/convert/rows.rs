@@ -8,7 +8,6 @@ use pinhole_quant::{DType, workers};
 use super::pipeline::Chunk;
 use crate::bind::Piece;
 use crate::bind::lora::Changes;
-use crate::index::Storage;
 use crate::{Error, Result, reserve};
 
 /// About how many numbers one task converts: their F32 stays in the second-level cache.
@@ -37,7 +36,7 @@ pub(super) fn convert(
     let task = |i: usize| Task { chunk, to, start: i * task_numbers, allow_nonfinite };
     let task_bytes = (task_numbers / row * row_bytes).max(1);
     match (changes, chunk.parts.as_slice()) {
-        (None, [part]) if part.storage() == to && to.is_quantized() => {
+        (None, [part]) if part.is_stored_as(to) && to.is_quantized() => {
             part.copy(out)?;
             Ok(0)
         }
@@ -98,7 +97,7 @@ impl Task<'_> {
         // Past the map: a source that is cut short meanwhile is an error then.
         part.copy(&mut bytes)?;
         part.convert_f32(&bytes, &mut numbers)?;
-        if part.storage() == Storage::Number(self.to) {
+        if part.is_stored_as(self.to) {
             let count = self.check(&numbers)?;
             out.copy_from_slice(&bytes);
             return Ok(count);

@@ -55,7 +55,7 @@ impl Feed {
     pub(crate) fn bring(&self, link: &mut dyn Link, conversion: &mut Conversion) -> Result<()> {
         for weight in &self.weights {
             let mut offset = weight.offset;
-            let direct = weight.pieces.iter().all(|piece| piece.storage() == weight.dtype);
+            let direct = weight.pieces.iter().all(|piece| piece.is_stored_as(weight.dtype));
             for piece in &weight.pieces {
                 offset += match direct {
                     true => {

@@ -60,7 +60,8 @@ pub struct Kind {
     pub signs: &'static [Sign],
     /// Signs of other networks that this kind has as well, and that therefore say nothing beside its own.
     pub also: &'static [&'static str],
-    /// How names of tensors begin, behind the prefix, that whole models of its kind have besides: a vision tower, a decoder.
+    /// How names of tensors begin, behind the prefix, that whole models of its kind have besides: a vision tower, a decoder. What begins
+    /// with a dot stands anywhere in them.
     pub beside: &'static [&'static str],
     /// The settings that `inspect` shows.
     pub highlights: &'static [&'static str],
@@ -86,7 +87,8 @@ const MARKS: [&str; 3] = ["scaled_fp8", "__x0__", "__index_timestep_zero__"];
 impl Kind {
     /// Whether files of this kind rightly have a tensor that is called `own` behind its prefix, though no weight is read from it.
     pub fn has_beside(&self, own: &str) -> bool {
-        MARKS.contains(&own) || self.beside.iter().any(|start| own.starts_with(start))
+        let is_beside = |part: &&str| if part.starts_with('.') { own.contains(*part) } else { own.starts_with(*part) };
+        MARKS.contains(&own) || self.beside.iter().any(is_beside)
     }
 }
 

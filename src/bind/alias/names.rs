@@ -14,6 +14,8 @@ pub enum Rows {
     },
     /// The columns of all of them: the file has the transpose of the matrix.
     Columns,
+    /// Of a kernel over width, height and time, the last plane in time; of one without time, all.
+    LastPlane,
 }
 
 impl Rows {
@@ -25,7 +27,7 @@ impl Rows {
     /// The part and the number of parts; all rows are the only part.
     pub(in crate::bind) fn fraction(self) -> (usize, usize) {
         match self {
-            Rows::All | Rows::Columns => (0, 1),
+            Rows::All | Rows::Columns | Rows::LastPlane => (0, 1),
             Rows::Part { at, of } => (at.into(), usize::from(of.max(1))),
         }
     }
@@ -44,6 +46,11 @@ impl Part {
     /// All rows of `name`.
     pub fn all(name: impl Into<String>) -> Part {
         Part { name: name.into(), rows: Rows::All }
+    }
+
+    /// The last plane of the kernel `name`.
+    pub fn last_plane(name: impl Into<String>) -> Part {
+        Part { name: name.into(), rows: Rows::LastPlane }
     }
 }
 
