@@ -4,6 +4,7 @@
 
 mod autoencoder_kl;
 mod autoencoder_tiny;
+mod autoencoder_wan;
 mod clip;
 mod flux;
 mod flux_control;
@@ -11,6 +12,7 @@ mod flux_ip;
 mod kind;
 mod language_model;
 mod names;
+mod qwen_image;
 mod redux;
 mod resampler;
 mod t5;
@@ -20,6 +22,7 @@ mod z_image;
 
 pub use autoencoder_kl::{KIND as AUTOENCODER_KL, aliases as autoencoder_kl, levels as autoencoder_levels};
 pub use autoencoder_tiny::{KIND as AUTOENCODER_TINY, aliases as autoencoder_tiny};
+pub use autoencoder_wan::{KIND as AUTOENCODER_WAN, aliases as autoencoder_wan, blocks as autoencoder_wan_blocks};
 pub use clip::{KIND as CLIP, aliases as clip, is_open_clip};
 pub use flux::{KIND as FLUX, aliases as flux};
 pub use flux_control::{KIND as FLUX_CONTROL, aliases as flux_control};
@@ -27,6 +30,7 @@ pub use flux_ip::{KIND as FLUX_IP, aliases as flux_ip};
 pub use kind::{Follows, Kind, Reads, Sign};
 pub use language_model::{KIND as LANGUAGE_MODEL, aliases as language_model};
 pub use names::{Aliases, Alternative, Part, Rows};
+pub use qwen_image::{KIND as QWEN_IMAGE, aliases as qwen_image};
 pub use redux::{KIND as REDUX, aliases as redux};
 pub use resampler::{KIND as RESAMPLER, aliases as resampler};
 pub use t5::{KIND as T5, aliases as t5};
@@ -40,9 +44,11 @@ pub static KINDS: &[&Kind] = &[
     &FLUX,
     &UNET,
     &Z_IMAGE,
+    &QWEN_IMAGE,
     &CLIP,
     &T5,
     &LANGUAGE_MODEL,
+    &AUTOENCODER_WAN,
     &AUTOENCODER_KL,
     &CLIP_VISION,
     &SIGLIP_VISION,
@@ -53,4 +59,4 @@ pub static KINDS: &[&Kind] = &[
 ];
 
 /// Kinds of networks that have the signs of another, each with that one: a file with the first does not have the second.
-pub static PASS_FOR: &[(&Kind, &Kind)] = &[(&FLUX_CONTROL, &FLUX)];
+pub static PASS_FOR: &[(&Kind, &Kind)] = &[(&FLUX_CONTROL, &FLUX), (&AUTOENCODER_WAN, &AUTOENCODER_KL)];

@@ -3,12 +3,15 @@
 mod attention;
 pub mod autoencoder_kl;
 pub mod autoencoder_tiny;
+pub mod autoencoder_wan;
 mod branches;
 pub mod clip;
 mod config;
 pub mod flux;
 pub mod language_model;
 pub mod layers;
+mod pixel_attention;
+pub mod qwen_image;
 pub mod resampler;
 mod route;
 pub mod step_cache;

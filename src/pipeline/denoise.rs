@@ -11,7 +11,7 @@ use super::run::{Run, Running, finite, stage_runs};
 use super::skipping::Skipping;
 use super::start::{Company, Start};
 use crate::plan::{BatchPart, Phase};
-use crate::sample::{Levels, classifier_free_guidance, guidance_with_picture, rescaled};
+use crate::sample::{Levels, classifier_free_guidance, guidance_with_picture, rescaled, with_lengths_of};
 use crate::stage::{Cadence, Part, Port};
 use crate::{Result, reserve};
 
@@ -219,7 +219,11 @@ impl Loop<'_> {
         let (width, pictures) = (input.len() / items, self.settings.batch);
         let BatchPart { passes, items } = part;
         let missing = running.batch().items_at_once() - items.len();
-        let condition_of = |item: usize| (condition * passes.len() + item / pictures - passes.start) as i32;
+        let are_times = self.model.denoiser.conditions_are_times();
+        let condition_of = |item: usize| match are_times {
+            true => condition as i32,
+            false => (condition * passes.len() + item / pictures - passes.start) as i32,
+        };
         let mut conditions: Vec<i32> = items.clone().map(condition_of).collect();
         conditions.extend(std::iter::repeat_n(condition_of(items.end - 1), missing));
         running.session().set_indices(ports.condition, &conditions)?;
@@ -259,10 +263,15 @@ impl Loop<'_> {
     /// Guides `prediction` away from the `unconditional` one.
     fn guide(&self, prediction: &mut [f32], unconditional: &[f32]) -> Result<()> {
         let (share, batch) = (self.settings.rescale_cfg, self.settings.batch);
-        let conditional = if share == 0.0 { Vec::new() } else { reserve::repeat("the prediction", prediction, 1)? };
+        let width = self.model.denoiser.guided_width();
+        let keeps = share == 0.0 && width.is_none();
+        let conditional = if keeps { Vec::new() } else { reserve::repeat("the prediction", prediction, 1)? };
         // Where the reference counts from 0, no guidance is 1 all the same.
         let scale = self.settings.cfg_scale + 1.0 - self.settings.guided_above;
         classifier_free_guidance(prediction, unconditional, scale)?;
+        if let Some(width) = width {
+            with_lengths_of(prediction, &conditional, width)?;
+        }
         match share == 0.0 {
             true => Ok(()),
             false => rescaled(prediction, &conditional, prediction.len() / batch, share),

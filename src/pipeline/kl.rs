@@ -59,7 +59,7 @@ impl Autoencoder for AutoencoderKl {
         running.get(encoder.net.moments)
     }
 
-    fn normalize(&self, latents: &mut [f32]) {
+    fn normalize(&self, latents: &mut [f32], _: [usize; 2]) {
         let config = &self.config;
         for x in latents {
             *x = (*x - config.shift_factor) * config.scaling_factor;

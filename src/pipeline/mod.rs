@@ -5,6 +5,7 @@
 //! and checks, the plan, remembered prompts, the denoising loop, previews. Encoders, denoiser and autoencoder take their turns
 //! on the device; the memory of a phase is given back before the next begins.
 
+mod causal;
 mod controls;
 mod denoise;
 mod digest;
@@ -26,6 +27,7 @@ mod private_folder;
 mod progress;
 mod prompt_cache;
 mod prompts;
+mod qwen_image;
 mod registry;
 mod request;
 mod rules;

@@ -349,6 +349,16 @@ pub trait Denoiser: Networks {
     /// The ports of subject number `subject`.
     fn ports(&self, subject: usize) -> StepPorts;
 
+    /// Whether conditions are times alone, and the same in all passes: then number `evaluation` is that of all passes of that evaluation.
+    fn conditions_are_times(&self) -> bool {
+        false
+    }
+
+    /// How many neighbouring numbers of a packed prediction keep their length when they are guided; `None` if guidance changes it.
+    fn guided_width(&self) -> Option<usize> {
+        None
+    }
+
     /// Fills the ports of subject number `subject` that hold for all of its steps.
     ///
     /// # Errors
@@ -466,8 +476,8 @@ pub trait Autoencoder: Networks {
     /// What the device returns; [`Error::NotAModel`] if it cannot encode.
     fn encode(&self, run: &mut Run<'_>, running: &mut Running<'_>, samples: &[f32]) -> Result<Vec<f32>>;
 
-    /// Brings latents from the autoencoder's space into the denoiser's.
-    fn normalize(&self, latents: &mut [f32]);
+    /// Brings latents, `[w, h, C, N]`, from the autoencoder's space into the denoiser's.
+    fn normalize(&self, latents: &mut [f32], sides: [usize; 2]);
 }
 
 /// Runs of something that runs once for each of `times` texts or pictures.

@@ -2,12 +2,12 @@
 
 use super::flux_image_prompts::BESIDE;
 use super::opened::{Additions, Denoiser, Family, Opened};
-use super::{flux, sd, sdxl, z_image};
+use super::{flux, qwen_image, sd, sdxl, z_image};
 use crate::source::{Layout, Networks, Place, Slot, Source, pipeline_not_run};
 use crate::{Error, Result};
 
 /// Every family that pinhole runs. Those with marks stand before those of the same kind without.
-pub static FAMILIES: &[&Family] = &[&flux::FLUX, &sdxl::SDXL, &sd::SD1, &z_image::Z_IMAGE];
+pub static FAMILIES: &[&Family] = &[&flux::FLUX, &sdxl::SDXL, &sd::SD1, &z_image::Z_IMAGE, &qwen_image::QWEN_IMAGE];
 
 /// Opens `source` as a model of its family. Reads headers and configurations, no weights.
 ///

@@ -324,7 +324,8 @@ impl Drawing<'_> {
                 }
             }
         }
-        self.model.autoencoder.normalize(&mut latents);
+        let [w, h, ..] = self.model.autoencoder.latents(self.settings);
+        self.model.autoencoder.normalize(&mut latents, [w, h]);
         super::run::finite(latents, "the latents of the picture")
     }
 
@@ -358,7 +359,7 @@ impl Drawing<'_> {
         for (moments, &[width, height]) in moments.iter().zip(&self.settings.references) {
             let dims = autoencoder.latents(&Settings { width, height, ..self.settings.clone() });
             let mut mean = reserve::repeat("the latents", &moments[..moments.len() / 2], 1)?;
-            autoencoder.normalize(&mut mean);
+            autoencoder.normalize(&mut mean, [dims[0], dims[1]]);
             all.extend(self.model.denoiser.pack(&super::run::finite(mean, "the latents of a picture")?, dims)?);
         }
         Ok(all)

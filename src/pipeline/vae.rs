@@ -8,7 +8,7 @@ use crate::models::autoencoder_tiny::softened;
 use crate::plan::Phase;
 use crate::plan::measure::Subject;
 use crate::source::Source;
-use crate::source::networks::{self, AutoencoderKl, AutoencoderTiny};
+use crate::source::networks::{self, AutoencoderCausal, AutoencoderKl, AutoencoderTiny};
 use crate::source::slot::{TINY_VAE, VAE};
 use crate::stage::{Cadence, Dims, Symbol};
 use crate::{Error, Result, reserve};
@@ -19,6 +19,7 @@ const TINY_DECODER: &str = "tiny_decoder";
 /// The autoencoder that a model has: the full one, or, if it has none, the tiny one.
 pub(super) enum Vae {
     Kl(Box<AutoencoderKl>),
+    Causal(Box<AutoencoderCausal>),
     Tiny(Box<AutoencoderTiny>),
 }
 
@@ -34,10 +35,24 @@ impl Vae {
         };
         let channels = match &vae {
             Vae::Kl(kl) => kl.config.out_channels,
+            Vae::Causal(causal) => causal.config.input_channels,
             Vae::Tiny(tiny) => tiny.config.out_channels,
         };
         vae.exactly("channels of a picture", channels, 3)?;
         Ok(vae)
+    }
+
+    /// That of `source`, of a family whose full one is causal.
+    ///
+    /// # Errors
+    /// As [`open`](Vae::open).
+    pub(super) fn open_causal(source: &Source) -> Result<Vae> {
+        if source.has(&TINY_VAE) && !source.has(&VAE) {
+            return Vae::open(source, None);
+        }
+        let causal = networks::autoencoder_causal(source.component(&VAE)?)?;
+        fit::exactly(&causal.decoder, "channels of a picture", causal.config.input_channels, 3)?;
+        Ok(Vae::Causal(Box::new(causal)))
     }
 
     /// The tiny one of `source` beside it, or once more; `None` if there is none.
@@ -61,6 +76,7 @@ impl Vae {
     pub(super) fn side<'a>(&'a self, what: &'a str, number: usize) -> Side<'a> {
         match self {
             Vae::Kl(kl) => Side::of(&kl.decoder, what, number),
+            Vae::Causal(causal) => Side::of(&causal.decoder, what, number),
             Vae::Tiny(tiny) => Side::of(&tiny.decoder, what, number),
         }
     }
@@ -72,6 +88,7 @@ impl Vae {
     pub(super) fn exactly(&self, what: &str, number: usize, only: usize) -> Result<()> {
         match self {
             Vae::Kl(kl) => fit::exactly(&kl.decoder, what, number, only),
+            Vae::Causal(causal) => fit::exactly(&causal.decoder, what, number, only),
             Vae::Tiny(tiny) => fit::exactly(&tiny.decoder, what, number, only),
         }
     }
@@ -89,6 +106,7 @@ impl Vae {
     fn autoencoder(&self) -> &dyn Autoencoder {
         match self {
             Vae::Kl(kl) => &**kl,
+            Vae::Causal(causal) => &**causal,
             Vae::Tiny(tiny) => &**tiny,
         }
     }
@@ -97,6 +115,7 @@ impl Vae {
     pub(super) fn boxed(self) -> Box<dyn Autoencoder> {
         match self {
             Vae::Kl(kl) => kl,
+            Vae::Causal(causal) => causal,
             Vae::Tiny(tiny) => tiny,
         }
     }
@@ -140,7 +159,7 @@ impl Autoencoder for AutoencoderTiny {
         Err(Error::graph("encode", "the tiny autoencoder has no encoder"))
     }
 
-    fn normalize(&self, latents: &mut [f32]) {
+    fn normalize(&self, latents: &mut [f32], _: [usize; 2]) {
         let config = &self.config;
         for x in latents {
             *x = (*x - config.shift_factor) * config.scaling_factor;

@@ -62,6 +62,29 @@ pub fn rescaled(guided: &mut [f32], conditional: &[f32], each: usize, share: f32
     Ok(())
 }
 
+/// Gives every `width` neighbouring numbers of `guided`, a prediction after guidance, the length that they had in its `conditional` one,
+/// as some pipelines of diffusers have it for each token.
+///
+/// # Errors
+///
+/// [`Error::Graph`] where the two differ in length, or no whole tokens come out.
+pub fn with_lengths_of(guided: &mut [f32], conditional: &[f32], width: usize) -> Result<()> {
+    if guided.len() != conditional.len() || width == 0 || !guided.len().is_multiple_of(width) {
+        let message = format!("{} guided and {} conditional, {width} a token", guided.len(), conditional.len());
+        return Err(Error::graph("guidance", message));
+    }
+    for (guided, conditional) in guided.chunks_exact_mut(width).zip(conditional.chunks_exact(width)) {
+        let ratio = length(conditional) / length(guided);
+        guided.iter_mut().for_each(|x| *x *= ratio);
+    }
+    Ok(())
+}
+
+/// The Euclidean length.
+fn length(numbers: &[f32]) -> f32 {
+    numbers.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt() as f32
+}
+
 /// The standard deviation, with Bessel's correction.
 fn deviation(numbers: &[f32]) -> f32 {
     let count = numbers.len() as f64;
@@ -88,6 +111,15 @@ mod tests {
         assert!(classifier_free_guidance(&mut [0.0; 2], &[0.0; 3], 2.0).is_err());
         assert!(rescaled(&mut [0.0; 2], &[0.0; 3], 1, 0.5).is_err());
         assert!(rescaled(&mut [0.0; 3], &[0.0; 3], 2, 0.5).is_err());
+    }
+
+    #[test]
+    fn tokens_keep_their_lengths() {
+        let (mut guided, conditional) = ([6.0, 8.0, 0.0, -2.0], [3.0, -4.0, 1.0, 0.0]);
+        with_lengths_of(&mut guided, &conditional, 2).unwrap();
+        assert_eq!(guided, [3.0, 4.0, 0.0, -1.0]);
+        assert!(with_lengths_of(&mut guided, &conditional, 3).is_err());
+        assert!(with_lengths_of(&mut guided, &conditional[..2], 2).is_err());
     }
 
     #[test]

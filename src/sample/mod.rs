@@ -62,7 +62,7 @@ pub use config::{DiscreteConfig, FinalSigmas};
 pub use edm::{EdmConfig, SigmaSchedule};
 pub use euler::{Euler, EulerAncestral};
 pub use flow::{FlowMatchConfig, MAX_STEPS, TimeShift};
-pub use guidance::{classifier_free_guidance, guidance_with_picture, rescaled};
+pub use guidance::{classifier_free_guidance, guidance_with_picture, rescaled, with_lengths_of};
 pub use levels::{Levels, Space};
 pub use method::{Algorithm, SolverType, Variance};
 pub use noise::{Noise, randn};

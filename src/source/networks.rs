@@ -8,12 +8,14 @@ use crate::bind::Bound;
 use crate::bind::alias::{self, Aliases, Kind};
 use crate::models::autoencoder_kl::{self, Decoder, Encoder};
 use crate::models::autoencoder_tiny::{self, TinyDecoder};
+use crate::models::autoencoder_wan;
 use crate::models::clip::{self, Clip, Output};
 use crate::models::flux::redux::{self, Redux};
 use crate::models::flux::{self, ControlNet, Flux, IpAdapter};
 use crate::models::language_model::{self, LanguageModel, Taps};
 use crate::models::layers::Activation;
 use crate::models::missing_tensor;
+use crate::models::qwen_image::{self, QwenImage};
 use crate::models::resampler::{self, Resampler};
 use crate::models::t5::{self, T5};
 use crate::models::unet::{self, Unet};
@@ -41,11 +43,14 @@ has_model!(
     ControlNet,
     Unet,
     ZImage,
+    QwenImage,
     Clip,
     T5,
     LanguageModel,
     Decoder,
     Encoder,
+    autoencoder_wan::Decoder,
+    autoencoder_wan::Encoder,
     Vision,
     Redux,
     IpAdapter,
@@ -322,6 +327,25 @@ pub fn z_image(component: &Component) -> Result<Part<ZImage>> {
     Ok(part.compared(derived))
 }
 
+/// The Qwen-Image transformer of `component`.
+///
+/// # Errors
+/// As [`flux()`].
+pub fn qwen_image(component: &Component) -> Result<Part<QwenImage>> {
+    runnable(component, &alias::QWEN_IMAGE)?;
+    let config = match &component.config {
+        Some(Text { text, origin }) => qwen_image::Config::from_json(text, origin)?,
+        None => {
+            let config = qwen_image::Config::from_shapes(shapes(component, &alias::qwen_image), &component.origin);
+            read_off(config, component, &alias::qwen_image)?
+        }
+    };
+    let part = Part::new(QwenImage::new(&config)?, component, &alias::QWEN_IMAGE, alias::qwen_image, &config)?;
+    let part = part.without_strays(component)?;
+    let derived = qwen_image::Config::from_shapes(|name| part.shape(name), Path::new("")).ok();
+    Ok(part.compared(derived))
+}
+
 /// The resampler of `component`, and its configuration.
 ///
 /// # Errors
@@ -387,6 +411,52 @@ pub fn autoencoder_kl_of(component: &Component, scale: Option<f32>) -> Result<Au
         None => None,
     };
     Ok(AutoencoderKl { decoder, encoder, config })
+}
+
+/// The causal autoencoder for one frame: from latents to pictures, and back if the file has the weights.
+pub struct AutoencoderCausal {
+    /// From latents to pictures.
+    pub decoder: Part<autoencoder_wan::Decoder>,
+    /// From pictures to latents.
+    pub encoder: Option<Part<autoencoder_wan::Encoder>>,
+    /// The settings.
+    pub config: autoencoder_wan::Config,
+}
+
+impl Networks for AutoencoderCausal {
+    fn networks(&self) -> Vec<Network<'_>> {
+        let mut networks = self.decoder.networks();
+        networks.extend(self.encoder.iter().flat_map(Networks::networks));
+        networks
+    }
+}
+
+/// The causal autoencoder of `component`.
+///
+/// # Errors
+/// As [`flux()`].
+pub fn autoencoder_causal(component: &Component) -> Result<AutoencoderCausal> {
+    let kind = &alias::AUTOENCODER_WAN;
+    runnable(component, kind)?;
+    let config = match &component.config {
+        Some(Text { text, origin }) => autoencoder_wan::Config::from_json(text, origin)?,
+        None => {
+            let aliases = alias::autoencoder_wan(alias::autoencoder_wan_blocks(&component.index, &component.prefix));
+            let config = autoencoder_wan::Config::from_shapes(shapes(component, &aliases), &component.origin);
+            read_off(config, component, &aliases)?
+        }
+    };
+    let aliases = || alias::autoencoder_wan(config.num_res_blocks + 1);
+    let decoder = Part::new(autoencoder_wan::Decoder::new(&config)?, component, kind, aliases(), &config)?;
+    let decoder = decoder.without_strays(component)?;
+    let encoder = match shapes(component, &aliases())("encoder.conv1.bias") {
+        Some(_) => {
+            let encoder = Part::new(autoencoder_wan::Encoder::new(&config)?, component, kind, aliases(), &config)?;
+            Some(encoder.without_strays(component)?)
+        }
+        None => None,
+    };
+    Ok(AutoencoderCausal { decoder, encoder, config })
 }
 
 /// The vision tower of `component`, which is one of `family`, as it gives `output`.

@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use super::Component;
-use crate::bind::alias::{AUTOENCODER_KL, AUTOENCODER_TINY, CLIP, FLUX, FLUX_CONTROL, Kind, T5, UNET, Z_IMAGE};
+use crate::bind::alias::{
+    AUTOENCODER_KL, AUTOENCODER_TINY, AUTOENCODER_WAN, CLIP, FLUX, FLUX_CONTROL, Kind, QWEN_IMAGE, T5, UNET, Z_IMAGE,
+};
 use crate::index::Index;
 use crate::{Error, Result};
 
@@ -49,7 +51,8 @@ const fn beside(signs: &'static [&'static str], what: &'static str) -> Stranger 
 
 const FLUX_1: &str = "take FLUX.1-dev or FLUX.1-schnell";
 const SD_1: &str = "take Stable Diffusion 1 or XL";
-const RUNS: &str = "this version runs FLUX.1-dev, FLUX.1-schnell, Stable Diffusion 1, 2 and XL, and Z-Image";
+const RUNS: &str =
+    "this version runs FLUX.1-dev, FLUX.1-schnell, Stable Diffusion 1, 2 and XL, Z-Image, and Qwen-Image";
 const ALONE: &str = "it goes beside a model, and this version runs none: take the model alone";
 
 /// From the files that people exchange. Of each network the first sign that is found decides; those that have signs of others come
@@ -107,7 +110,7 @@ pub(super) static STRANGERS: &[Stranger] = &[
         "take T5 v1.1 XXL: t5xxl_fp16.safetensors",
     ),
     other(&["txt_in.text_norm."], "Qwen-Image 2.1 transformer", RUNS),
-    other(&["transformer_blocks.0.img_mod.1."], "Qwen-Image transformer", RUNS),
+    like(&QWEN_IMAGE, &["time_text_embed.addition_t_embedding."], "Qwen-Image-Layered transformer", "take Qwen-Image"),
     relative(
         &Z_IMAGE,
         &["control_all_x_embedder.", "control_layers.0.", "control_noise_refiner.0."],
@@ -124,7 +127,12 @@ pub(super) static STRANGERS: &[Stranger] = &[
     other(&["adaln_single.emb.timestep_embedder."], "PixArt or LTX transformer", RUNS),
     other(&["double_stream_blocks.0."], "HiDream transformer", RUNS),
     other(&["double_layers.0."], "AuraFlow transformer", RUNS),
-    other(&["decoder.middle.0.residual."], "autoencoder of Wan or Qwen-Image", "take FLUX.1's: ae.safetensors"),
+    relative(
+        &AUTOENCODER_WAN,
+        &["decoder.upsamples.0.upsamples.", "decoder.up_blocks.0.upsampler."],
+        "autoencoder of Wan 2.2",
+        "take that of Wan 2.1 or Qwen-Image: qwen_image_vae.safetensors",
+    ),
     other(
         &["transformer.resblocks.0.attn.in_proj_weight"],
         "CLIP text encoder, OpenCLIP names",
@@ -220,6 +228,8 @@ const PIPELINES: &[Pipeline] = &[
     ("OvisImagePipeline", "Ovis-Image", FLUX_1),
     ("ZImageControlNetPipeline", "Z-Image with a ControlNet", "take the model alone"),
     ("ZImageOmniPipeline", "Z-Image Omni", "take Z-Image or Z-Image-Turbo"),
+    ("QwenImageControlNetPipeline", "Qwen-Image with a ControlNet", "take the model alone"),
+    ("QwenImageLayeredPipeline", "Qwen-Image-Layered", "take Qwen-Image"),
     ("StableDiffusionControlNetPipeline", "Stable Diffusion with a ControlNet", "take the model alone"),
 ];
 

@@ -2,6 +2,7 @@
 //! the published weights are not at hand. They draw noise.
 
 mod flux;
+mod qwen_image;
 mod sd;
 mod z_image;
 
@@ -99,6 +100,7 @@ impl Architecture {
         Architecture::SD15,
         Architecture::SDXL,
         Architecture::Z_IMAGE,
+        Architecture::QWEN_IMAGE,
     ];
 
     /// Those that go beside models.
@@ -225,7 +227,9 @@ fn choose<'a>(blueprint: &'a Blueprint, options: &Options) -> Vec<Chosen<'a>> {
     let types = Types::from(options.file_type);
     let mut chosen = Vec::new();
     for Planned { slot, kind, networks, .. } in &blueprint.parts {
-        let mut recipe = Recipe::new(types.of(slot, kind), blueprint.family);
+        let all = networks.iter().flat_map(|network| network.model().manifest().iter());
+        let names = all.map(|(_, weight)| weight.name.as_str());
+        let mut recipe = Recipe::new(types.of(slot, kind), blueprint.family).for_names(names);
         for (_, weight) in networks.iter().flat_map(|network| network.model().manifest().iter()) {
             let seen = recipe::Weight {
                 prefix: blueprint.prefix(slot),
@@ -259,7 +263,18 @@ impl Made {
 
 /// Whether a vector is the scale of a norm that has no shift: one near 0 would leave nothing of what it normalises.
 fn is_scale(name: &str) -> bool {
-    const NORMS: [&str; 5] = ["_norm.weight", "_norm1.weight", "_norm2.weight", "cap_embedder.0.weight", ".scale"];
+    const NORMS: [&str; 10] = [
+        "_norm.weight",
+        "_norm1.weight",
+        "_norm2.weight",
+        "cap_embedder.0.weight",
+        ".scale",
+        ".norm_q.weight",
+        ".norm_k.weight",
+        ".norm_added_q.weight",
+        ".norm_added_k.weight",
+        ".gamma",
+    ];
     // T5 brings its own way to scale.
     NORMS.iter().any(|end| name.ends_with(end)) && !name.starts_with("enc.") && !name.starts_with("text_model.")
 }

@@ -17,6 +17,7 @@ pub(crate) mod hostile;
 pub(crate) mod lora;
 pub(crate) mod numbers;
 pub(crate) mod parts;
+pub(crate) mod qwen_image;
 pub(crate) mod sd1;
 pub(crate) mod spiece;
 pub(crate) mod synth;

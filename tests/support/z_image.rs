@@ -36,7 +36,7 @@ pub(crate) fn write_directory(dir: &Path, golden: &Golden) {
 }
 
 /// The tensors of a component, as PyTorch has them.
-fn tensors(golden: &Golden, component: &str) -> Vec<Tensor> {
+pub(crate) fn tensors(golden: &Golden, component: &str) -> Vec<Tensor> {
     let named = |weight: super::synth::Weight| Tensor {
         name: weight.name.clone(),
         shape: weight.shape.clone(),
@@ -123,7 +123,7 @@ pub(crate) fn write_llama(path: &Path, golden: &Golden, format: Format) {
 }
 
 /// llama.cpp's name of a weight.
-fn in_llama(name: &str) -> String {
+pub(crate) fn in_llama(name: &str) -> String {
     let mut name = name.strip_prefix("model.").unwrap_or(name).replace("layers.", "blk.");
     for (theirs, ours) in [
         ("embed_tokens", "token_embd"),
@@ -145,7 +145,7 @@ fn in_llama(name: &str) -> String {
 }
 
 /// The metadata of the tokenizer.
-fn push_tokenizer(file: &mut RawGguf) {
+pub(crate) fn push_tokenizer(file: &mut RawGguf) {
     let path = golden::directory().join("tokenizers/qwen/tokenizer.json");
     let json: serde_json::Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
     let mut tokens: Vec<(u64, String, i32)> = Vec::new();
@@ -180,7 +180,7 @@ fn push_tokenizer(file: &mut RawGguf) {
 }
 
 /// Adds `tensors` in `format`, as far as they have more than one extent and its blocks divide their rows.
-fn push(file: &mut RawGguf, tensors: &[Tensor], format: Format) {
+pub(crate) fn push(file: &mut RawGguf, tensors: &[Tensor], format: Format) {
     for tensor in tensors {
         let dims: Vec<u64> = tensor.shape.iter().rev().map(|&extent| extent as u64).collect();
         let fits = dims.len() > 1 && dims[0].is_multiple_of(format.block() as u64);

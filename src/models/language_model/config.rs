@@ -123,6 +123,21 @@ impl Config {
         }
     }
 
+    /// The language model of Qwen2.5-VL-7B, the text encoder of Qwen-Image.
+    pub fn qwen2_5_vl_7b() -> Config {
+        Config {
+            model_type: "qwen2".into(),
+            vocab_size: 152_064,
+            hidden_size: 3584,
+            intermediate_size: 18944,
+            num_hidden_layers: 28,
+            num_attention_heads: 28,
+            num_key_value_heads: Some(4),
+            head_dim: Some(HEAD_WIDTH),
+            ..Config::default()
+        }
+    }
+
     /// Reads the text of a `config.json`, which `origin` holds, and validates it. Of a model that sees as well, the settings of its
     /// text part count.
     ///

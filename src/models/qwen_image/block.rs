@@ -1,0 +1,201 @@
+//! Double blocks: text and picture in streams of their own, attending to each other.
+
+use super::config::Config;
+use super::modulation::{At, Modulation};
+use super::ports::{DRAWN_TOKENS, EPS, PASSES, Ports, TEXT_OF_PASSES};
+use crate::Result;
+use crate::ggml::Tensor;
+use crate::models::attention::Attention;
+use crate::models::layers::{Linear, RmsNorm};
+use crate::stage::{Build, Port, Symbol};
+use crate::weights::{Role, Scope};
+
+/// What the layers of a stream are called.
+pub(super) struct Names {
+    /// Queries, keys and values.
+    qkv: [&'static str; 3],
+    /// The norms of queries and keys.
+    norms: [&'static str; 2],
+    out: &'static str,
+    mlp: &'static str,
+}
+
+/// Those of the picture.
+pub(super) const IMAGE: Names =
+    Names { qkv: ["to_q", "to_k", "to_v"], norms: ["norm_q", "norm_k"], out: "to_out.0", mlp: "img_mlp" };
+
+/// Those of the text.
+pub(super) const TEXT: Names = Names {
+    qkv: ["add_q_proj", "add_k_proj", "add_v_proj"],
+    norms: ["norm_added_q", "norm_added_k"],
+    out: "to_add_out",
+    mlp: "txt_mlp",
+};
+
+/// One of the two streams of a block.
+pub(super) struct Stream {
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    norm_q: RmsNorm,
+    norm_k: RmsNorm,
+    out: Linear,
+    mlp_0: Linear,
+    mlp_2: Linear,
+    heads: usize,
+    port: Port,
+    modulation: Port,
+}
+
+impl Stream {
+    pub(super) fn declare(
+        s: &mut Scope<'_>,
+        config: &Config,
+        names: &Names,
+        (port, modulation): (Port, Port),
+    ) -> Result<Stream> {
+        let (hidden, inner, width) = (config.hidden(), config.feed_forward(), config.attention_head_dim);
+        let mut attn = s.sub("attn");
+        let [q, k, v] = names.qkv;
+        let mut linear = |name| Linear::declare(&mut attn.sub(name), hidden, hidden, Role::MatMul);
+        let (q, k, v) = (linear(q)?, linear(k)?, linear(v)?);
+        let mut norm = |name| RmsNorm::declare(&mut attn.sub(name), "weight", width, EPS);
+        let (norm_q, norm_k) = (norm(names.norms[0])?, norm(names.norms[1])?);
+        // What comes out of these two leaves F16's range.
+        let out = Linear::declare(&mut attn.sub(names.out), hidden, hidden, Role::WideMatMul)?;
+        let mut mlp = s.sub(names.mlp);
+        let mlp_0 = Linear::declare(&mut mlp.sub("net.0.proj"), hidden, inner, Role::MatMul)?;
+        let mlp_2 = Linear::declare(&mut mlp.sub("net.2"), inner, hidden, Role::WideMatMul)?;
+        let heads = config.num_attention_heads;
+        Ok(Stream { q, k, v, norm_q, norm_k, out, mlp_0, mlp_2, heads, port, modulation })
+    }
+
+    /// The keys and values, `[d, H, n, B]` each, of `x [D, n, B]`.
+    fn keys_and_values(&self, b: &Build<'_>, x: Tensor) -> Result<(Tensor, Tensor)> {
+        let k = self.norm_k.build(b, b.g.split_rows(self.k.build(b, x)?, self.heads)?)?;
+        Ok((k, b.g.split_rows(self.v.build(b, x)?, self.heads)?))
+    }
+
+    /// The queries, `[d, H, n, B]`, of `x [D, n, B]`.
+    fn queries(&self, b: &Build<'_>, x: Tensor) -> Result<Tensor> {
+        self.norm_q.build(b, b.g.split_rows(self.q.build(b, x)?, self.heads)?)
+    }
+}
+
+/// Some tokens of a stream that are modulated alike.
+struct Tokens<'s, 'b, 'a> {
+    stream: &'s Stream,
+    modulation: Modulation<'b, 'a>,
+    /// The first of them in their stream, and how many they are.
+    first: usize,
+    count: usize,
+    /// Where their stream begins among all tokens.
+    start: usize,
+}
+
+/// Text and picture with weights of their own, attending to each other.
+pub(super) struct DoubleBlock {
+    pub(super) img: Stream,
+    pub(super) txt: Stream,
+    pub(super) ports: Ports,
+    pub(super) width: usize,
+    /// Whether what stands behind the picture that is drawn is modulated as at the last of all times.
+    pub(super) zero_cond_t: bool,
+}
+
+/// Where shift, scale and gate of attention, and of the feed-forward layer, stand in a modulation.
+const ATTENTION: [usize; 3] = [0, 1, 2];
+const FEED_FORWARD: [usize; 3] = [3, 4, 5];
+
+impl DoubleBlock {
+    /// All tokens, by how they are modulated. Those of the picture stand before the text's, so that texts may end early.
+    fn tokens<'s, 'b, 'a>(&'s self, b: &'b Build<'a>) -> Result<Vec<Tokens<'s, 'b, 'a>>> {
+        let (image, text) = (b.dim(Symbol::IMAGE_TOKENS)?, b.dim(Symbol::TEXT_TOKENS)?);
+        let drawn = if self.zero_cond_t { b.dim(DRAWN_TOKENS)? } else { image };
+        let step = At::Step(self.ports.condition);
+        let of = |stream: &'s Stream, at, first, count, start| {
+            let modulation = Modulation::read(b, stream.modulation, at, 6)?;
+            Ok::<_, crate::Error>(Tokens { stream, modulation, first, count, start })
+        };
+        let mut all = vec![of(&self.img, step, 0, drawn, 0)?];
+        if drawn < image {
+            all.push(of(&self.img, At::Last, drawn, image - drawn, 0)?);
+        }
+        all.push(of(&self.txt, step, 0, text, image)?);
+        Ok(all)
+    }
+
+    /// Items of the batch and their tokens, for each pass in turn; none if all have as many as there is room for.
+    fn lengths(&self, b: &Build<'_>) -> Result<Vec<[usize; 2]>> {
+        let passes = b.dim(PASSES)?;
+        let (items, longest) = (b.dim(Symbol::BATCH)? / passes, b.dim(Symbol::TEXT_TOKENS)?);
+        let image = b.dim(Symbol::IMAGE_TOKENS)?;
+        let texts = TEXT_OF_PASSES.iter().take(passes).map(|&symbol| b.dim(symbol)).collect::<Result<Vec<_>>>()?;
+        if texts.iter().all(|&text| text == longest) {
+            return Ok(Vec::new());
+        }
+        Ok(texts.into_iter().map(|text| [items, image + text]).collect())
+    }
+
+    /// Queries or keys `x [d, H, n, B]` of the tokens from `start` on, turned to their positions.
+    fn turn(&self, b: &Build<'_>, x: Tensor, start: usize) -> Result<Tensor> {
+        let [_, _, tokens, _] = b.g.shape(x)?.dims();
+        let of = |table| b.g.slice(b.read(table)?, 2, start, tokens);
+        b.g.rotate_pairs(x, of(self.ports.cos)?, of(self.ports.sin)?)
+    }
+}
+
+impl Tokens<'_, '_, '_> {
+    /// Calls `compute` for a piece of them at a time, with where it begins in their stream.
+    fn pieces(&self, b: &Build<'_>, mut compute: impl FnMut(Tensor, usize) -> Result<()>) -> Result<()> {
+        let all = b.read(self.stream.port)?;
+        let [_, tokens, ..] = b.g.shape(all)?.dims();
+        for piece in b.token_ranges(self.count) {
+            let start = self.first + piece.start;
+            let x = if piece.len() == tokens { all } else { b.g.slice(all, 1, start, piece.len())? };
+            compute(x, start)?;
+        }
+        Ok(())
+    }
+
+    /// `x`, modulated for attention or the feed-forward layer.
+    fn modulate(&self, x: Tensor, [shift, scale, _]: [usize; 3]) -> Result<Tensor> {
+        self.modulation.modulate(x, (shift, scale))
+    }
+
+    /// `x` with what attention or the feed-forward layer made of it added.
+    fn gated(&self, x: Tensor, y: Tensor, [.., gate]: [usize; 3]) -> Result<Tensor> {
+        self.modulation.gated(x, y, gate)
+    }
+}
+
+impl crate::stage::Block for DoubleBlock {
+    fn build(&self, b: &Build<'_>) -> Result<()> {
+        let (all, lengths) = (self.tokens(b)?, self.lengths(b)?);
+        let dims = [self.width, self.img.heads, b.dim(Symbol::JOINT_TOKENS)?, b.dim(Symbol::BATCH)?];
+        let attention = Attention::new(b, dims)?;
+        for tokens in &all {
+            tokens.pieces(b, |x, at| {
+                let (k, v) = tokens.stream.keys_and_values(b, tokens.modulate(x, ATTENTION)?)?;
+                let start = tokens.start + at;
+                attention.set(b, start, (self.turn(b, k, start)?, v))
+            })?;
+        }
+        for tokens in &all {
+            let stream = tokens.stream;
+            tokens.pieces(b, |x, at| {
+                let q = stream.queries(b, tokens.modulate(x, ATTENTION)?)?;
+                let q = self.turn(b, q, tokens.start + at)?;
+                let attended = match lengths.is_empty() {
+                    true => attention.attend(b, q)?,
+                    false => attention.attend_each(b, q, &lengths)?,
+                };
+                let x = tokens.gated(x, stream.out.build(b, attended)?, ATTENTION)?;
+                let inner = stream.mlp_0.build(b, tokens.modulate(x, FEED_FORWARD)?)?; // [F, n, B]
+                let y = stream.mlp_2.build(b, b.g.gelu_tanh(inner)?)?;
+                b.write_tokens(stream.port, at, tokens.gated(x, y, FEED_FORWARD)?)
+            })?;
+        }
+        Ok(())
+    }
+}

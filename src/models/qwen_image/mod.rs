@@ -1,0 +1,238 @@
+//! The Qwen-Image transformer, and those of its edit models (Qwen; reference: diffusers' `QwenImageTransformer2DModel`, whose names all
+//! files have).
+//!
+//! Predicts the velocity of a rectified flow from noised latents, a prompt and a time. Modulation (a shift, a scale and a gate for
+//! every block and both of its streams) depends on time alone: it is computed for all steps before the first, so that a third of the
+//! weights is touched once a request. What leaves a block is far beyond F16's range.
+//!
+//! `D` hidden, `H` heads, `d = D/H`, `F` inner width of the feed-forward, `J` width of the prompt, `Ti` image tokens, `Tt` text tokens,
+//! `T = Ti + Tt`, `B` batch (images times guidance passes). Shapes in ggml order.
+//!
+//! | stage             | when    | carried in                          | carried out                             |
+//! |-------------------|---------|-------------------------------------|-----------------------------------------|
+//! | `time`            | request | `time` [256, times]                 | `vector` [D, times]                     |
+//! | `modulation.*`    | request | `vector`                            | two ports for each block, [6D, times]   |
+//! | `context`         | request | `text` [J, Tt, B]                   | `context` [D, Tt, B]                    |
+//! | `embed`           | step    | `latents` [C, Ti, B], `context`     | `img` [D, Ti, B], `txt` [D, Tt, B]      |
+//! | `block.0..`       | step    | `img`, `txt`, modulation            | `img`, `txt`                            |
+//! | `final`           | step    | `img`, modulation                   | `prediction` [C, Ti, B]                 |
+//!
+//! Prompts of two passes may have different lengths. Then the text of one pass ends before `Tt`, and what stands behind it is not
+//! looked at: see [`TEXT_OF_PASSES`].
+
+mod block;
+mod config;
+mod ends;
+mod modulation;
+mod ports;
+
+use pinhole_quant::DType;
+
+use self::block::{DoubleBlock, IMAGE, Stream, TEXT};
+use self::ends::{Context, Embed, FinalLayer};
+use self::modulation::{ModulationOut, TimeIn};
+use crate::models::layers::Linear;
+use crate::stage::{Cadence, Extent, Lifetime, Model, Port, Symbol};
+use crate::weights::Role;
+use crate::{Result, reserve};
+
+pub use config::Config;
+pub use modulation::sinusoid;
+pub use ports::{DRAWN_TOKENS, PASSES, Ports, Sizes, TEXT_OF_PASSES, TIME_WIDTH, TIMES};
+
+/// The base of the rotary frequencies.
+const THETA: f32 = 10000.0;
+
+/// The transformer: its stages and where to put things.
+pub struct QwenImage {
+    /// The stages.
+    pub model: Model,
+    /// Where to put things.
+    pub ports: Ports,
+    config: Config,
+}
+
+impl QwenImage {
+    /// The model that `config` describes.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`](crate::Error::Mismatch) for a configuration that makes none.
+    pub fn new(config: &Config) -> Result<QwenImage> {
+        config.validate(std::path::Path::new("transformer"))?;
+        let mut model = Model::new();
+        let batch = Extent::from(Symbol::BATCH);
+        let table = [config.attention_head_dim.into(), 1.into(), Symbol::JOINT_TOKENS.into()];
+        let ports = Ports {
+            time: input(&mut model, "time", &[TIME_WIDTH.into(), TIMES.into()]),
+            text: input(&mut model, "text", &[config.joint_attention_dim.into(), Symbol::TEXT_TOKENS.into(), batch]),
+            cos: input(&mut model, "cos", &table),
+            sin: input(&mut model, "sin", &table),
+            condition: model.port("condition", &[batch], DType::I32, Lifetime::Pass),
+            latents: carried(&mut model, "latents", config.in_channels, Symbol::IMAGE_TOKENS),
+            prediction: carried(&mut model, "prediction", config.in_channels, Symbol::IMAGE_TOKENS),
+        };
+        declare_stages(&mut model, config, &ports)?;
+        Ok(QwenImage { model, ports, config: config.clone() })
+    }
+
+    /// The hyperparameters.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The rotary tables `(cos, sin)`, `[d, T]` each. Tokens of picture number `i` are at (i, row, column), counted from its middle;
+    /// those of the text stand on all axes behind half of the longest side.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
+    pub fn rotary(&self, sizes: &Sizes) -> Result<(Vec<f32>, Vec<f32>)> {
+        let tokens = sizes.image_tokens().saturating_add(sizes.text_tokens());
+        let numbers = tokens.saturating_mul(self.config.attention_head_dim);
+        let mut cos = reserve::room("the rotary tables", numbers)?;
+        let mut sin = reserve::room("the rotary tables", numbers)?;
+        let mut behind = 0;
+        for (i, &[rows, columns]) in sizes.pictures.iter().enumerate() {
+            behind = behind.max(rows / 2).max(columns / 2);
+            // One more stands before the middle than behind it, if their number is odd.
+            let centred = |at: usize, of: usize| at as f32 - of.div_ceil(2) as f32;
+            for row in 0..rows {
+                for column in 0..columns {
+                    self.turn([i as f32, centred(row, rows), centred(column, columns)], &mut cos, &mut sin);
+                }
+            }
+        }
+        for token in 0..sizes.text_tokens() {
+            self.turn([(behind + token) as f32; 3], &mut cos, &mut sin);
+        }
+        Ok((cos, sin))
+    }
+
+    /// Adds the rows of the tables for a position: in single precision, as the reference computes them.
+    fn turn(&self, at: [f32; 3], cos: &mut Vec<f32>, sin: &mut Vec<f32>) {
+        for (&width, coordinate) in self.config.axes_dims_rope.iter().zip(at) {
+            for pair in 0..width / 2 {
+                let angle = coordinate * (1.0 / THETA.powf((2 * pair) as f32 / width as f32));
+                cos.extend([angle.cos(); 2]);
+                sin.extend([-angle.sin(), angle.sin()]);
+            }
+        }
+    }
+}
+
+fn input(model: &mut Model, name: &str, extents: &[Extent]) -> Port {
+    model.port(name, extents, DType::F32, Lifetime::Request)
+}
+
+/// A port of `[width, tokens, B]` that is carried through a step.
+fn carried(model: &mut Model, name: &str, width: usize, tokens: Symbol) -> Port {
+    model.port(name, &[width.into(), tokens.into(), Symbol::BATCH.into()], DType::F32, Lifetime::Pass)
+}
+
+fn declare_stages(model: &mut Model, config: &Config, ports: &Ports) -> Result<()> {
+    let hidden = config.hidden();
+    let vector = input(model, "vector", &[hidden.into(), TIMES.into()]);
+    model.stage("time", Cadence::Request, |s| TimeIn::declare(s, hidden, ports.time, vector))?;
+    let mut modulations = Vec::with_capacity(config.num_layers);
+    for i in 0..config.num_layers {
+        let [img, txt] = ["img", "txt"]
+            .map(|of| input(model, &format!("modulation.{i}.{of}"), &[(6 * hidden).into(), TIMES.into()]));
+        model.stage(format!("modulation.{i}"), Cadence::Request, |s| {
+            let mut s = s.sub("transformer_blocks");
+            let mut s = s.sub(i);
+            let img_mod = Linear::declare(&mut s.sub("img_mod.1"), hidden, 6 * hidden, Role::MatMul)?;
+            let txt_mod = Linear::declare(&mut s.sub("txt_mod.1"), hidden, 6 * hidden, Role::MatMul)?;
+            Ok(ModulationOut { vector, projections: vec![(img_mod, img), (txt_mod, txt)] })
+        })?;
+        modulations.push([img, txt]);
+    }
+    let last = input(model, "modulation.final", &[(2 * hidden).into(), TIMES.into()]);
+    model.stage("modulation.final", Cadence::Request, |s| {
+        let linear = Linear::declare(&mut s.sub("norm_out.linear"), hidden, 2 * hidden, Role::SensitiveMatMul)?;
+        Ok(ModulationOut { vector, projections: vec![(linear, last)] })
+    })?;
+    let context = input(model, "context", &[hidden.into(), Symbol::TEXT_TOKENS.into(), Symbol::BATCH.into()]);
+    model.stage("context", Cadence::Request, |s| Context::declare(s, config, ports.text, context))?;
+    let img = carried(model, "img", hidden, Symbol::IMAGE_TOKENS);
+    let txt = carried(model, "txt", hidden, Symbol::TEXT_TOKENS);
+    model.stage("embed", Cadence::Step, |s| Embed::declare(s, config, (ports.latents, img), (context, txt)))?;
+    for (i, [img_mod, txt_mod]) in modulations.into_iter().enumerate() {
+        model.stage(format!("block.{i}"), Cadence::Step, |s| {
+            let mut s = s.sub("transformer_blocks");
+            let mut s = s.sub(i);
+            let image = Stream::declare(&mut s, config, &IMAGE, (img, img_mod))?;
+            let text = Stream::declare(&mut s, config, &TEXT, (txt, txt_mod))?;
+            let (width, zero_cond_t) = (config.attention_head_dim, config.zero_cond_t);
+            Ok(DoubleBlock { img: image, txt: text, ports: *ports, width, zero_cond_t })
+        })?;
+    }
+    model.stage("final", Cadence::Step, |s| FinalLayer::declare(s, config, ports, (img, last)))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::tensor::Shape;
+
+    #[test]
+    fn published_size() {
+        assert_eq!(QwenImage::new(&Config::default()).unwrap().model.manifest().parameters(), 20_430_401_088);
+    }
+
+    #[test]
+    fn configuration_is_read_off_the_shapes() {
+        let other = Config {
+            num_layers: 2,
+            num_attention_heads: 3,
+            attention_head_dim: 64,
+            axes_dims_rope: vec![8, 28, 28],
+            in_channels: 48,
+            out_channels: Some(12),
+            ..Config::default()
+        };
+        for config in [Config::default(), other] {
+            let model = QwenImage::new(&config).unwrap().model;
+            let shapes: std::collections::HashMap<String, Shape> =
+                model.manifest().iter().map(|(_, weight)| (weight.name.clone(), weight.shape)).collect();
+            let found = Config::from_shapes(|name| shapes.get(name).copied(), Path::new("qwen.gguf"));
+            assert_eq!(found.unwrap(), config);
+        }
+        let error = Config::from_shapes(|_| None, Path::new("qwen.gguf")).unwrap_err();
+        assert_eq!(error.to_string(), "qwen.gguf: img_in.weight: expected a tensor, found none");
+    }
+
+    #[test]
+    fn impossible_configurations_are_refused() {
+        let broken = [
+            Config { axes_dims_rope: vec![16, 56, 57], ..Config::default() },
+            Config { axes_dims_rope: vec![128], ..Config::default() },
+            Config { num_attention_heads: 0, ..Config::default() },
+            Config { num_attention_heads: usize::MAX, ..Config::default() },
+            Config { patch_size: 4, ..Config::default() },
+            Config { out_channels: Some(4), ..Config::default() },
+            Config { guidance_embeds: true, ..Config::default() },
+            Config { use_additional_t_cond: true, ..Config::default() },
+            Config { use_layer3d_rope: true, ..Config::default() },
+        ];
+        for config in broken {
+            assert!(QwenImage::new(&config).is_err(), "{config:?}");
+        }
+    }
+
+    #[test]
+    fn positions_are_counted_from_the_middle() {
+        let net = QwenImage::new(&Config { num_layers: 1, ..Config::default() }).unwrap();
+        let sizes = Sizes { batch: 1, pictures: vec![[3, 5], [2, 2]], texts: vec![4] };
+        assert_eq!((sizes.image_tokens(), sizes.drawn_tokens(), sizes.text_tokens()), (19, 15, 4));
+        let (cos, _) = net.rotary(&sizes).unwrap();
+        // The first pair of an axis turns by the position itself.
+        let at = |token: usize| [0, 16, 72].map(|axis| cos[token * 128 + axis]);
+        let of = |position: [f32; 3]| position.map(f32::cos);
+        assert_eq!(at(0), of([0.0, -2.0, -3.0]));
+        assert_eq!(at(14), of([0.0, 0.0, 1.0]));
+        assert_eq!(at(15), of([1.0, -1.0, -1.0]));
+        assert_eq!([at(19), at(22)], [of([2.0; 3]), of([5.0; 3])]);
+    }
+}

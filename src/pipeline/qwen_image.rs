@@ -1,0 +1,296 @@
+//! Qwen-Image: diffusers' `QwenImagePipeline`. A language model reads the prompt inside a template, and the first tokens of that are not
+//! given to the denoiser.
+
+use super::fit::{self, Side};
+use super::language_model::LanguageEncoder;
+use super::opened::{Additions, Denoiser, Encoders, Family, Given, Opened, Reader, StepPorts, subject, texts};
+use super::prompts::{ArraySpec, Prompt};
+use super::request::Settings;
+use super::rules::{Defaults, GuidanceScale, Rules, Use};
+use super::run::Run;
+use super::step_cache::Caches;
+use super::vae::Vae;
+use crate::bind::alias;
+use crate::exec::Session;
+use crate::models::flux::{pack_latents, unpack_latents};
+use crate::models::language_model::Taps;
+use crate::models::qwen_image::{QwenImage, Sizes, sinusoid};
+use crate::plan::measure::Subject;
+use crate::plan::{Phase, Runs};
+use crate::sample::{AYS, FlowMatchConfig, Scheduler};
+use crate::source::networks;
+use crate::source::slot::{TEXT_ENCODER, TINY_VAE, TRANSFORMER, VAE};
+use crate::source::{Network, Networks, Part, Place, Source, Text};
+use crate::text::Encoded;
+use crate::{Error, Result, reserve};
+
+/// Qwen-Image.
+pub(super) static QWEN_IMAGE: Family = Family {
+    name: "qwen_image",
+    classes: &["QwenImagePipeline", "QwenImageImg2ImgPipeline", "QwenImageInpaintPipeline"],
+    places: &[
+        Place::needed(&TRANSFORMER, &alias::QWEN_IMAGE, |component| Ok(Box::new(networks::qwen_image(component)?))),
+        Place::needed(&TEXT_ENCODER, &alias::LANGUAGE_MODEL, |component| {
+            Ok(Box::new(networks::language_model(component, taps)?.0))
+        }),
+        Place::needed(&VAE, &alias::AUTOENCODER_WAN, |component| {
+            Ok(Box::new(networks::autoencoder_causal(component)?))
+        })
+        .unless(&TINY_VAE),
+        Place::given(&TINY_VAE, &alias::AUTOENCODER_TINY, |component| {
+            Ok(Box::new(networks::autoencoder_tiny(component)?))
+        }),
+    ],
+    beside: &[],
+    marks: &[],
+    tokens: TOKENS,
+    denoiser: |source| Ok(Box::new(QwenImageDenoiser(networks::qwen_image(source.component(&TRANSFORMER)?)?))),
+    open,
+};
+
+/// Pixels of an image token, in both directions: 8 pixels a latent, 2 latents a token.
+const SIDE: usize = 16;
+
+/// Positions that the reference has tables for, on every axis and in both directions.
+const POSITIONS: usize = 4096;
+
+/// Tokens of a prompt for the denoiser, with what stands behind the prompt: usually at most, and at all.
+const TOKENS: usize = 512;
+const MOST_TOKENS: usize = 1024;
+
+/// The names of its subject, and of what reads.
+const LANGUAGE_MODEL: &str = "language model";
+
+/// What stands before and behind a prompt.
+const BEFORE: &str = "<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, quantity, text, spatial \
+                      relationships of the objects and background:<|im_end|>\n<|im_start|>user\n";
+const AFTER: &str = "<|im_end|>\n<|im_start|>assistant\n";
+const MARKS: [&str; 2] = ["<|im_start|>", "<|im_end|>"];
+
+/// How many of the first tokens the denoiser is not given: those of what stands before the prompt.
+const DROPPED: usize = 34;
+
+/// The hidden states behind the last norm.
+fn taps(layers: usize) -> Taps {
+    Taps { after: vec![layers], normalised: true }
+}
+
+/// What the model was published with: as its card and diffusers have it.
+fn rules() -> Rules {
+    Rules {
+        multiple: SIDE,
+        most_pixels: POSITIONS * SIDE,
+        tokens: 1..=MOST_TOKENS,
+        guidance: None,
+        guided_above: 1.0,
+        is_told_sizes: false,
+        ays: AYS,
+        zeros_without_negative: false,
+        inputs: &[Use::Start, Use::Mask],
+        beside: None,
+        references: None,
+        controls: Vec::new(),
+        caches: Caches::NONE,
+        defaults: Defaults {
+            width: 1024,
+            height: 1024,
+            steps: 50,
+            cfg_scale: 4.0,
+            negative_prompt: " ".into(),
+            tokens: TOKENS,
+            strength: 0.6,
+            strength_with_mask: 0.6,
+        },
+    }
+}
+
+fn open(source: Source, additions: &Additions) -> Result<Opened> {
+    additions.refuse_image_prompts()?;
+    additions.refuse_controls()?;
+    if additions.clip_skip.is_some() {
+        return Err(Error::option("--clip-skip", "a model that reads CLIP's hidden states", "one without CLIP"));
+    }
+    for component in source.components() {
+        component.require_configuration()?;
+    }
+    let mut transformer = networks::qwen_image(source.component(&TRANSFORMER)?)?;
+    let mut encoder = LanguageEncoder::open(&source, &TEXT_ENCODER, taps)?;
+    let vae = Vae::open_causal(&source)?;
+    let scheduler = match &source.scheduler {
+        Some(Text { text, origin }) => super::flux::flow(Scheduler::from_json(text, origin)?, origin)?,
+        None => Scheduler::Flow(schedule()),
+    };
+    let rules = rules().read(&source, GuidanceScale::Input)?;
+    check(&source, &transformer, &encoder, &vae)?;
+    let loras = additions.apply(&mut [transformer.target(), encoder.part.target()])?;
+    Ok(Opened {
+        family: &QWEN_IMAGE,
+        encoders: Box::new(QwenEncoder(encoder)),
+        denoiser: Box::new(QwenImageDenoiser(transformer)),
+        tiny: vae.tiny(&source)?,
+        autoencoder: vae.boxed(),
+        scheduler,
+        rules,
+        loras,
+        image_prompts: None,
+        face: None,
+        source,
+    })
+}
+
+/// As published: a shift that grows with the picture, and a schedule that is stretched to end at 0.02.
+fn schedule() -> FlowMatchConfig {
+    FlowMatchConfig {
+        use_dynamic_shifting: true,
+        base_shift: 0.5,
+        max_shift: 0.9,
+        max_image_seq_len: 8192,
+        shift_terminal: Some(0.02),
+        ..FlowMatchConfig::default()
+    }
+}
+
+/// Whether the parts fit together.
+fn check(source: &Source, transformer: &Part<QwenImage>, encoder: &LanguageEncoder, vae: &Vae) -> Result<()> {
+    let config = transformer.net.config();
+    let side = |what, number| Side::of(transformer, what, number);
+    let text = side("joint_attention_dim of the transformer", config.joint_attention_dim);
+    fit::equal(source, text, Side::of(&encoder.part, "the width of the language model", encoder.width()))?;
+    let channels = side("out_channels of the transformer", config.latent_channels());
+    fit::equal(source, channels, vae.side("the latent channels of the autoencoder", vae.channels()))?;
+    vae.exactly("pixels to a latent", vae.factor(), SIDE / 2)?;
+    encoder.check(source, &MARKS)
+}
+
+/// A language model, for the tokens of the prompt.
+struct QwenEncoder(LanguageEncoder);
+
+impl Networks for QwenEncoder {
+    fn networks(&self) -> Vec<Network<'_>> {
+        self.0.part.networks()
+    }
+}
+
+impl Encoders for QwenEncoder {
+    fn readers(&self) -> Vec<Reader> {
+        vec![self.0.reader(LANGUAGE_MODEL, DROPPED + TOKENS)]
+    }
+
+    fn tokenize(&self, text: &str, settings: &Settings) -> Result<Vec<Encoded>> {
+        let most = DROPPED + settings.max_sequence_length;
+        let mut encoded = self.0.tokenize(&format!("{BEFORE}{text}{AFTER}"), most)?;
+        // What is not seen of the template is not worth a word.
+        encoded.cut =
+            encoded.cut.and_then(|cut| Some(cut.strip_suffix(AFTER)?.to_owned())).filter(|cut| !cut.is_empty());
+        Ok(vec![encoded])
+    }
+
+    fn tokens(&self, text: &str, settings: &Settings) -> Result<usize> {
+        let tokens: usize = self.tokenize(text, settings)?.iter().map(|encoded| encoded.used).sum();
+        Ok(tokens.saturating_sub(DROPPED))
+    }
+
+    fn subjects(&self, settings: &Settings) -> Vec<Subject<'_>> {
+        vec![self.0.subject(LANGUAGE_MODEL, DROPPED + settings.most_text_tokens(), texts(settings))]
+    }
+
+    fn arrays(&self, tokens: usize) -> Vec<ArraySpec> {
+        vec![ArraySpec { name: "hidden", dims: vec![self.0.width(), tokens] }]
+    }
+
+    fn encode(&self, run: &mut Run<'_>, settings: &Settings, texts: &[Vec<Encoded>]) -> Result<Vec<Prompt>> {
+        let subjects = self.subjects(settings);
+        let [subject] = &subjects[..] else { return Err(Error::graph("encode", "one encoder")) };
+        let texts = texts.iter().map(|tokens| &tokens[0]);
+        let mut prompts = Vec::new();
+        for mut hidden in self.0.hidden(run, subject, DROPPED + settings.most_text_tokens(), texts)? {
+            hidden.drain(..hidden.len().min(DROPPED * self.0.width()));
+            prompts.push(Prompt(vec![hidden]));
+        }
+        Ok(prompts)
+    }
+}
+
+/// The sizes of a request.
+fn sizes(settings: &Settings) -> Sizes {
+    let pictures = vec![[settings.height / SIDE, settings.width / SIDE]];
+    Sizes { batch: settings.batch, pictures, texts: settings.text_tokens[..settings.passes()].to_vec() }
+}
+
+/// The transformer.
+struct QwenImageDenoiser(Part<QwenImage>);
+
+impl Networks for QwenImageDenoiser {
+    fn networks(&self) -> Vec<Network<'_>> {
+        self.0.networks()
+    }
+}
+
+impl QwenImageDenoiser {
+    /// The prompt of every item of the batch, filled up with zeros.
+    fn texts(&self, given: &Given<'_>, sizes: &Sizes) -> Result<Vec<f32>> {
+        let each = sizes.text_tokens() * self.0.net.config().joint_attention_dim;
+        let items = sizes.batch * sizes.texts.len();
+        let mut text = reserve::room("the prompts", items.saturating_mul(each))?;
+        for Prompt(arrays) in given.prompts {
+            for _ in 0..sizes.batch {
+                let behind = text.len() + each;
+                text.extend_from_slice(&arrays[0]);
+                text.resize(behind, 0.0);
+            }
+        }
+        Ok(text)
+    }
+}
+
+impl Denoiser for QwenImageDenoiser {
+    fn subjects(&self, settings: &Settings, _: [usize; 4], evaluations: usize) -> Vec<Subject<'_>> {
+        let dims = sizes(settings).dims(evaluations);
+        vec![subject(&self.0, TRANSFORMER.name, Phase::Denoise, dims, Runs { request: 1, steps: evaluations })]
+    }
+
+    fn ports(&self, _: usize) -> StepPorts {
+        let ports = &self.0.net.ports;
+        StepPorts { latents: ports.latents, prediction: ports.prediction, condition: ports.condition }
+    }
+
+    fn conditions_are_times(&self) -> bool {
+        true
+    }
+
+    fn guided_width(&self) -> Option<usize> {
+        Some(self.0.net.config().in_channels)
+    }
+
+    fn fill(&self, _: usize, session: &mut Session<'_>, given: &Given<'_>) -> Result<()> {
+        let (net, sizes) = (&self.0.net, sizes(given.settings));
+        let ports = &net.ports;
+        let mut times = Vec::new();
+        for &time in &given.levels.times[given.evaluations.clone()] {
+            times.extend(sinusoid(time));
+        }
+        session.set(ports.time, &times)?;
+        session.set(ports.text, &self.texts(given, &sizes)?)?;
+        let (cos, sin) = net.rotary(&sizes)?;
+        session.set(ports.cos, &cos)?;
+        session.set(ports.sin, &sin)
+    }
+
+    fn filled_bytes(&self, settings: &Settings) -> usize {
+        let (config, sizes) = (self.0.net.config(), sizes(settings));
+        let tokens = sizes.image_tokens().saturating_add(sizes.text_tokens());
+        // The rotary tables, cosine and sine, and the prompts, filled up.
+        let tables = tokens.saturating_mul(2 * config.attention_head_dim);
+        let items = sizes.batch * sizes.texts.len();
+        let prompts = items.saturating_mul(sizes.text_tokens()).saturating_mul(config.joint_attention_dim);
+        tables.saturating_add(prompts).saturating_mul(size_of::<f32>())
+    }
+
+    fn pack(&self, latents: &[f32], [w, h, channels, _]: [usize; 4]) -> Result<Vec<f32>> {
+        pack_latents(latents, w, h, channels)
+    }
+
+    fn unpack(&self, packed: &[f32], [w, h, channels, _]: [usize; 4]) -> Result<Vec<f32>> {
+        unpack_latents(packed, w, h, channels)
+    }
+}
