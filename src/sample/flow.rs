@@ -67,6 +67,9 @@ pub struct FlowMatchConfig {
     pub shift_terminal: Option<f64>,
     /// Whether fresh noise lies under each predicted picture: what [`Sampler::Lcm`] does.
     pub stochastic_sampling: bool,
+    /// Whether `mu` follows the number of steps as well, by a line that its publisher fitted: no configuration says so.
+    #[serde(skip)]
+    pub empirical_shift: bool,
     /// What the configuration says besides, for UniPC, DPM-Solver and DEIS.
     #[serde(skip)]
     pub solver: DiscreteConfig,
@@ -86,6 +89,7 @@ impl Default for FlowMatchConfig {
             time_shift_type: TimeShift::Exponential,
             shift_terminal: None,
             stochastic_sampling: false,
+            empirical_shift: false,
             solver: DiscreteConfig::default(),
         }
     }
@@ -205,7 +209,7 @@ impl FlowMatchConfig {
     fn spaced_sigmas(&self, chosen: &Chosen, steps: usize, image_tokens: usize) -> Result<Vec<f32>> {
         let mut sigmas = chosen.sigmas.clone().unwrap_or_else(|| linear(steps));
         if chosen.sigmas.is_none() || chosen.sampler != Sampler::EulerAncestral {
-            self.apply_shift(&mut sigmas, image_tokens);
+            self.apply_shift(&mut sigmas, steps, image_tokens);
             if let Some(last) = self.terminal() {
                 stretch_to(&mut sigmas, last as f32);
             }
@@ -263,7 +267,7 @@ impl FlowMatchConfig {
 
     /// UniPC, DPM-Solver and DEIS.
     fn solver_levels(&self, chosen: &Chosen, steps: usize, image_tokens: usize) -> Result<Levels> {
-        let mu = self.use_dynamic_shifting.then(|| self.mu(image_tokens));
+        let mu = self.use_dynamic_shifting.then(|| self.mu(steps, image_tokens));
         if mu.is_some() && self.time_shift_type == TimeShift::Linear && chosen.sampler != Sampler::UniPc {
             let expected = "a model with a time_shift_type of exponential";
             return Err(Error::option("--sampler", expected, format!("`{}` for linear", chosen.sampler)));
@@ -310,8 +314,11 @@ impl FlowMatchConfig {
         self.shift_terminal.filter(|&last| last != 0.0)
     }
 
-    /// `mu`, on the line through (`base_image_seq_len`, `base_shift`) and (`max_image_seq_len`, `max_shift`).
-    fn mu(&self, image_tokens: usize) -> f64 {
+    /// `mu`, on the line through (`base_image_seq_len`, `base_shift`) and (`max_image_seq_len`, `max_shift`), or as fitted.
+    fn mu(&self, steps: usize, image_tokens: usize) -> f64 {
+        if self.empirical_shift {
+            return empirical_mu(steps, image_tokens);
+        }
         let base = f64::from(self.base_image_seq_len);
         let slope = (self.max_shift - self.base_shift) / (f64::from(self.max_image_seq_len) - base);
         image_tokens as f64 * slope + (self.base_shift - slope * base)
@@ -324,15 +331,28 @@ impl FlowMatchConfig {
         }
     }
 
-    fn apply_shift(&self, sigmas: &mut [f32], image_tokens: usize) {
+    fn apply_shift(&self, sigmas: &mut [f32], steps: usize, image_tokens: usize) {
         if self.use_dynamic_shifting {
-            let weight = self.weight(self.mu(image_tokens)) as f32;
+            let weight = self.weight(self.mu(steps, image_tokens)) as f32;
             sigmas.iter_mut().for_each(|sigma| *sigma = weight / (weight + (1.0 / *sigma - 1.0)));
         } else {
             let (shift, less_one) = (self.fixed_shift() as f32, (self.fixed_shift() - 1.0) as f32);
             sigmas.iter_mut().for_each(|sigma| *sigma = shift * *sigma / (1.0 + less_one * *sigma));
         }
     }
+}
+
+/// `mu` as diffusers' `compute_empirical_mu` has it: for each number of tokens on a line through that of 10 steps and that of 200
+/// steps, and from so many tokens on that of 200 steps.
+fn empirical_mu(steps: usize, image_tokens: usize) -> f64 {
+    const MANY_TOKENS: usize = 4300;
+    let tokens = image_tokens as f64;
+    let (of_200, of_10) = (0.00016927 * tokens + 0.45666666, 8.73809524e-05 * tokens + 1.89833333);
+    if image_tokens > MANY_TOKENS {
+        return of_200;
+    }
+    let slope = (of_200 - of_10) / 190.0;
+    slope * steps as f64 + (of_200 - 200.0 * slope)
 }
 
 /// Refuses sigmas that are no numbers.
@@ -371,6 +391,26 @@ mod tests {
     /// With a shift that grows with the picture.
     fn shifted() -> FlowMatchConfig {
         FlowMatchConfig { shift: 3.0, use_dynamic_shifting: true, ..FlowMatchConfig::default() }
+    }
+
+    /// Of diffusers' `compute_empirical_mu`.
+    #[test]
+    fn a_fitted_shift_follows_tokens_and_steps() {
+        for (tokens, steps, mu) in [
+            (35, 4, 1.9468274702813895),
+            (4096, 4, 2.291179894115571),
+            (4096, 50, 2.0233511571292637),
+            (4300, 28, 2.170851489658105),
+            (4301, 28, 1.18469693),
+            (6400, 4, 1.53999466),
+        ] {
+            let config = FlowMatchConfig { empirical_shift: true, ..shifted() };
+            assert!((config.mu(steps, tokens) - mu).abs() < 1e-12, "{tokens} {steps}");
+            let first = mu.exp() as f32;
+            let sigmas = config.sigmas(steps, tokens).unwrap();
+            let second = 1.0 - 1.0 / steps as f32;
+            assert!((sigmas[1] - first / (first + 1.0 / second - 1.0)).abs() < 1e-6 && sigmas[0] == 1.0);
+        }
     }
 
     fn read(text: &str) -> Result<FlowMatchConfig> {
