@@ -21,6 +21,26 @@ impl Image {
     }
 }
 
+impl Image {
+    /// The middle of it, `width` by `height` pixels, which are no more than it has. Of an odd rest, the larger part is cut off at the
+    /// right and at the bottom, as diffusers does it where it crops and does not resize.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] for a part that is larger; [`Error::OutOfMemory`].
+    pub fn center(&self, width: usize, height: usize) -> Result<Image> {
+        let (whole_width, whole_height) = (self.width(), self.height());
+        let (Some(right), Some(below)) = (whole_width.checked_sub(width), whole_height.checked_sub(height)) else {
+            let message = format!("{width}x{height} pixels of {whole_width}x{whole_height}");
+            return Err(Error::graph("crop", message));
+        };
+        let mut rgb = reserve::room("a picture", width * height * CHANNELS)?;
+        for row in self.rgb.chunks_exact(whole_width * CHANNELS).skip(below / 2).take(height) {
+            rgb.extend_from_slice(&row[right / 2 * CHANNELS..][..width * CHANNELS]);
+        }
+        Image::new(width, height, rgb).ok_or_else(|| Error::graph("crop", "a part without pixels"))
+    }
+}
+
 /// Which part of a picture is painted anew: 1 there, 0 in the part that stays.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Mask {
@@ -67,6 +87,23 @@ impl Mask {
         Ok(latents)
     }
 
+    /// The same with the mean of the four pixels in the middle of each latent, as `torch.nn.functional.interpolate` has it with
+    /// `mode="bilinear"`.
+    ///
+    /// # Errors
+    /// As [`latents`](Mask::latents); `factor` is even.
+    pub fn between(&self, factor: usize) -> Result<Vec<f32>> {
+        let first = self.latents(factor)?;
+        let (columns, middle) = (self.width / factor, (factor / 2).saturating_sub(1));
+        let mut latents = reserve::room("a mask", first.len())?;
+        for at in 0..first.len() {
+            let corner = (at / columns * factor + middle) * self.width + at % columns * factor + middle;
+            let four = [corner, corner + 1, corner + self.width, corner + self.width + 1];
+            latents.push(four.iter().map(|&at| self.values[at]).sum::<f32>() / 4.0);
+        }
+        Ok(latents)
+    }
+
     /// Sets the part of a picture that will be painted anew to -1, which is black: what inpainting ControlNets take beside
     /// the mask. `samples` is `[width, height, 3]`, as [`Image::to_samples`] gives it.
     ///
@@ -106,4 +143,34 @@ fn luma(pixel: &[u8]) -> u8 {
     let [red, green, blue] = [pixel[0], pixel[1], pixel[2]].map(u32::from);
     // The weights add up to 2^16, so that this is at most 255.
     ((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16) as u8
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_middle_leaves_less_at_the_left_and_above() {
+        let rgb: Vec<u8> = (0..5 * 4).flat_map(|pixel| [pixel, 0, 0]).collect();
+        let image = Image::new(5, 4, rgb).unwrap();
+        let middle = image.center(2, 1).unwrap();
+        assert_eq!((middle.width(), middle.height()), (2, 1));
+        assert_eq!(middle.rgb(), [6, 0, 0, 7, 0, 0]);
+        assert_eq!(image.center(5, 4).unwrap(), image);
+        assert!(image.center(6, 4).is_err());
+    }
+
+    #[test]
+    fn a_mask_between_pixels_is_the_mean_of_the_middle() {
+        let mut values = vec![0.0; 8 * 4];
+        // Of the first latent, two of the pixels in its middle and one beside them; of the second, all.
+        for at in [8 + 1, 2 * 8 + 1, 0, 8 + 5, 8 + 6, 2 * 8 + 5, 2 * 8 + 6] {
+            values[at] = 1.0;
+        }
+        let mask = Mask { width: 8, height: 4, values };
+        assert_eq!(mask.between(4).unwrap(), [0.5, 1.0]);
+        assert_eq!(mask.latents(4).unwrap(), [1.0, 0.0]);
+        assert!(mask.between(3).is_err());
+    }
 }
