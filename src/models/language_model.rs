@@ -13,11 +13,14 @@
 //! | `layer.0`, `layer.1`, ... | `hidden`, `mask`, `cos`, `sin` | `hidden`, or where it is tapped, `states.N` |
 //! | `final_norm` (if the last tap asks for it) | `hidden` | `hidden` |
 //!
-//! No token sees a later one, so that what stands behind a text changes nothing of it: shorter texts are filled up with any token.
+//! No token sees a later one, so that what stands behind a text changes nothing of it: shorter texts are filled up with any token. Where
+//! the states of what fills up a text are read as well, they see the text alone: [`mask_of`].
 
 mod config;
 
 pub use config::Config;
+
+use std::ops::Range;
 
 use pinhole_quant::DType;
 
@@ -49,7 +52,21 @@ impl Taps {
 /// # Errors
 /// [`Error::OutOfMemory`].
 pub fn causal_mask(tokens: usize) -> Result<Vec<f32>> {
-    let seen_by = |seeing| move |seen| if seen <= seeing { 0.0 } else { f32::NEG_INFINITY };
+    mask_of(tokens, &(0..tokens))
+}
+
+/// The same where only the tokens of `text` are seen. Those before it, which see none, see themselves, so that the scores stay finite;
+/// what they see is not [`kept`](Positions::kept).
+///
+/// # Errors
+/// [`Error::OutOfMemory`].
+pub fn mask_of(tokens: usize, text: &Range<usize>) -> Result<Vec<f32>> {
+    let seen_by = |seeing| {
+        move |seen| {
+            let is_seen = seen <= seeing && text.contains(&seen) || seen == seeing && seeing < text.start;
+            if is_seen { 0.0 } else { f32::NEG_INFINITY }
+        }
+    };
     let mask = (0..tokens).flat_map(|seeing| (0..tokens).map(seen_by(seeing)));
     reserve::collect("a mask", tokens.saturating_mul(tokens), mask)
 }
@@ -63,6 +80,9 @@ pub struct Positions {
     pub cos: Port,
     /// `[d, 1, T]`: see [`Config::rotary`].
     pub sin: Port,
+    /// `[1, T]`: 0 for tokens before a text, of which attention leaves nothing, and 1 for the others. Of models whose texts are
+    /// [filled up on the left](Config::fills_left).
+    pub kept: Option<Port>,
 }
 
 /// Attention of every token to itself and those before. Neighbouring heads share keys and values.
@@ -115,7 +135,12 @@ impl SelfAttention {
         let k = self.turned(b, self.k.build(b, x)?, self.groups, self.k_norm.as_ref())?;
         let v = b.g.split_rows(self.v.build(b, x)?, self.groups)?; // [d, G, T, B]
         let mask = b.g.to_f16(b.read(self.positions.mask)?)?;
-        self.output.build(b, Attention::of(k, v).attend_masked(b, q, Some(mask))?) // [D, T, B]
+        let attended = Attention::of(k, v).attend_masked(b, q, Some(mask))?; // [d H, T, B]
+        let attended = match self.positions.kept {
+            Some(kept) => b.g.mul(attended, b.read(kept)?)?,
+            None => attended,
+        };
+        self.output.build(b, attended) // [D, T, B]
     }
 }
 
@@ -220,6 +245,7 @@ impl LanguageModel {
             mask: model.port("mask", &[tokens, tokens], DType::F32, Lifetime::Request),
             cos: model.port("cos", &table, DType::F32, Lifetime::Request),
             sin: model.port("sin", &table, DType::F32, Lifetime::Request),
+            kept: config.fills_left().then(|| model.port("kept", &[1.into(), tokens], DType::F32, Lifetime::Request)),
         };
         let (mut from, mut tapped) = (hidden, Vec::new());
         for i in 0..through {
@@ -269,6 +295,14 @@ mod tests {
     }
 
     #[test]
+    fn what_fills_up_a_text_is_not_seen() {
+        const NO: f32 = f32::NEG_INFINITY;
+        assert_eq!(mask_of(3, &(0..2)).unwrap(), [0.0, NO, NO, 0.0, 0.0, NO, 0.0, 0.0, NO]);
+        assert_eq!(mask_of(3, &(1..3)).unwrap(), [0.0, NO, NO, NO, 0.0, NO, NO, 0.0, 0.0]);
+        assert_eq!(causal_mask(2).unwrap(), [0.0, NO, 0.0, 0.0]);
+    }
+
+    #[test]
     fn impossible_taps_are_refused() {
         for (after, normalised) in [
             (vec![], false),
@@ -287,7 +321,8 @@ mod tests {
     fn configuration_is_read_off_the_shapes() {
         let qwen2 =
             Config { model_type: "qwen2".into(), head_dim: Some(128), num_attention_heads: 24, ..Config::qwen3_4b() };
-        let mistral = Config { model_type: "mistral".into(), rms_norm_eps: 1e-5, ..Config::qwen3_4b() };
+        let mistral =
+            Config { model_type: "mistral".into(), rms_norm_eps: 1e-5, rope_theta: 1e9, ..Config::qwen3_4b() };
         for config in [Config::qwen3_4b(), qwen2, mistral] {
             let whole = Taps { after: vec![36], normalised: true };
             let model = LanguageModel::new(&config, &whole).unwrap().model;

@@ -3,7 +3,7 @@
 use super::fit;
 use super::opened::{Reader, subject};
 use super::run::{Run, finite};
-use crate::models::language_model::{Config, LanguageModel, Taps, causal_mask};
+use crate::models::language_model::{Config, LanguageModel, Taps, mask_of};
 use crate::plan::measure::Subject;
 use crate::plan::{Phase, Runs};
 use crate::source::{Part, Slot, Source, Text, networks};
@@ -56,6 +56,11 @@ impl LanguageEncoder {
         self.tokenizer.encode(text, most)
     }
 
+    /// The same, filled up with the token `pad` unless the tokenizer names another.
+    pub(super) fn tokenize_filled(&self, text: &str, length: usize, pad: &str) -> Result<Encoded> {
+        self.tokenizer.encode_filled(text, length, pad, self.config.fills_left())
+    }
+
     /// How many numbers a token becomes.
     pub(super) fn width(&self) -> usize {
         self.config.hidden_size * self.part.net.states.len()
@@ -67,7 +72,8 @@ impl LanguageEncoder {
         subject(&self.part, name, Phase::Encode, dims, runs)
     }
 
-    /// The hidden states of every text, `[width, its tokens]`, which `subject` computes, of up to `tokens` tokens.
+    /// The hidden states of every text, `[width, its tokens]`, which `subject` computes, of up to `tokens` tokens. What fills up a text
+    /// is not seen, and has states as well.
     pub(super) fn hidden<'t>(
         &self,
         run: &mut Run<'_>,
@@ -78,7 +84,6 @@ impl LanguageEncoder {
         let LanguageEncoder { part, config, .. } = self;
         let (net, width) = (&part.net, config.hidden_size);
         let mut running = run.start(subject)?;
-        running.set(net.positions.mask, &causal_mask(tokens)?)?;
         let (cos, sin) = config.rotary(tokens)?;
         running.set(net.positions.cos, &cos)?;
         running.set(net.positions.sin, &sin)?;
@@ -86,8 +91,15 @@ impl LanguageEncoder {
         for text in texts {
             let mut ids = text.ids.clone();
             let last = ids.last().copied().ok_or_else(|| Error::graph("encode", "a text without tokens"))?;
+            let filled = ids.len() - text.used;
+            let words = if config.fills_left() { filled..ids.len() } else { 0..text.used };
             // No token sees those behind it.
             ids.resize(tokens, last);
+            running.set(net.positions.mask, &mask_of(tokens, &words)?)?;
+            if let Some(port) = net.positions.kept {
+                let kept = (0..tokens).map(|token| f32::from(token >= words.start));
+                running.set(port, &reserve::collect("a mask", tokens, kept)?)?;
+            }
             running.set(net.hidden, &part.bound.gather(net.token_embedding, width, &ids)?)?;
             run.compute(&mut running, Cadence::Request)?;
             let mut tapped = Vec::with_capacity(net.states.len());

@@ -39,6 +39,8 @@ static RULES: [Rules; 2] = [
 /// Turns texts into the ids of a language model, without marks: those are part of the text that a template makes.
 pub struct ByteLevelTokenizer {
     vocabulary: Vocabulary,
+    /// What fills up texts, as far as the settings say.
+    pad: Option<String>,
 }
 
 impl ByteLevelTokenizer {
@@ -54,7 +56,7 @@ impl ByteLevelTokenizer {
         let listed = config.added_tokens_decoder.values().filter(|token| token.special);
         let marks: Vec<&str> = named.chain(listed.map(|token| token.content.as_str())).collect();
         vocabulary.add_special(&marks)?;
-        Ok(ByteLevelTokenizer { vocabulary })
+        Ok(ByteLevelTokenizer { vocabulary, pad: config.pad_token.as_ref().map(|token| token.text().to_owned()) })
     }
 
     /// How many rows the model's embedding needs for every id.
@@ -69,6 +71,20 @@ impl ByteLevelTokenizer {
     /// [`Error::Mismatch`] where the vocabulary lacks it.
     pub fn id(&self, token: &str) -> Result<u32> {
         self.vocabulary.id(token, "the template's marks")
+    }
+
+    /// The ids of `text`, the first `length` of them, and as many others as are missing: of the token that the settings name for it, or
+    /// else `pad`. They stand behind the text, or before it if it is filled up on the `left`.
+    ///
+    /// # Errors
+    ///
+    /// As [`encode`](ByteLevelTokenizer::encode); [`Error::Mismatch`] where the vocabulary lacks the token that fills up.
+    pub fn encode_filled(&self, text: &str, length: usize, pad: &str, left: bool) -> Result<Encoded> {
+        let mut encoded = self.encode(text, length)?;
+        let pad = self.id(self.pad.as_deref().unwrap_or(pad))?;
+        let missing = std::iter::repeat_n(pad, length - encoded.used);
+        encoded.ids.splice(if left { 0..0 } else { encoded.used..encoded.used }, missing);
+        Ok(encoded)
     }
 
     /// The ids of `text`, the first `most` of them.
@@ -284,6 +300,11 @@ mod tests {
         let cut = tokenizer.encode("star<|im_end|>", 3).unwrap();
         assert_eq!((cut.ids.len(), cut.used, cut.cut.as_deref()), (3, 3, Some("r<|im_end|>")));
         assert!(tokenizer.id("<think>").is_err());
+        let filled = |left| tokenizer.encode_filled("ab", 4, "<|endoftext|>", left).unwrap();
+        assert_eq!((filled(false).ids, filled(false).used), (vec![97, 98, 256, 256], 2));
+        assert_eq!(filled(true).ids, [256, 256, 97, 98]);
+        let cut = tokenizer.encode_filled("abc", 2, "<|endoftext|>", true).unwrap();
+        assert_eq!((cut.ids, cut.cut.as_deref()), (vec![97, 98], Some("c")));
     }
 
     #[test]

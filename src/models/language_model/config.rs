@@ -47,17 +47,29 @@ struct Family {
     has_head_norms: bool,
     /// Whether queries, keys and values have biases.
     has_biases: bool,
+    /// Whether what fills up a text stands before it.
+    fills_left: bool,
+    /// The base of the rotary frequencies, where shapes do not tell.
+    rope_theta: f64,
 }
 
 /// The families, by their names in transformers and llama.cpp.
 static FAMILIES: [Family; 3] = [
-    Family { names: &["qwen3"], has_head_norms: true, has_biases: false },
+    Family { names: &["qwen3"], has_head_norms: true, has_biases: false, fills_left: false, rope_theta: 1e6 },
     Family {
         names: &["qwen2", "qwen2_5_vl_text", "qwen2_5_vl", "qwen2_vl_text", "qwen2vl"],
         has_head_norms: false,
         has_biases: true,
+        fills_left: false,
+        rope_theta: 1e6,
     },
-    Family { names: &["mistral", "llama"], has_head_norms: false, has_biases: false },
+    Family {
+        names: &["mistral", "llama"],
+        has_head_norms: false,
+        has_biases: false,
+        fills_left: true,
+        rope_theta: 1e9,
+    },
 ];
 
 /// The width of a head, where shapes do not tell.
@@ -138,6 +150,33 @@ impl Config {
         }
     }
 
+    /// Qwen3-8B, the text encoder of FLUX.2 klein 9B.
+    pub fn qwen3_8b() -> Config {
+        Config {
+            intermediate_size: 12288,
+            num_hidden_layers: 36,
+            num_key_value_heads: Some(8),
+            head_dim: Some(HEAD_WIDTH),
+            ..Config::default()
+        }
+    }
+
+    /// The language model of Mistral-Small-3.2-24B, the text encoder of FLUX.2 dev.
+    pub fn mistral_small() -> Config {
+        Config {
+            model_type: "mistral".into(),
+            vocab_size: 131_072,
+            hidden_size: 5120,
+            intermediate_size: 32768,
+            num_hidden_layers: 40,
+            num_key_value_heads: Some(8),
+            head_dim: Some(HEAD_WIDTH),
+            rms_norm_eps: 1e-5,
+            rope_theta: 1e9,
+            ..Config::default()
+        }
+    }
+
     /// Reads the text of a `config.json`, which `origin` holds, and validates it. Of a model that sees as well, the settings of its
     /// text part count.
     ///
@@ -199,6 +238,8 @@ impl Config {
             rms_norm_eps: if model_type == "mistral" { 1e-5 } else { 1e-6 },
             ..Config::default()
         };
+        let rope_theta = config.family().map_or(config.rope_theta, |family| family.rope_theta);
+        let config = Config { rope_theta, ..config };
         config.validate(origin)?;
         Ok(config)
     }
@@ -234,6 +275,11 @@ impl Config {
         FAMILIES.iter().find(|family| family.names.contains(&self.model_type.as_str()))
     }
 
+    /// Whether it is of the family that `name` is one of the names of.
+    pub fn is_like(&self, name: &str) -> bool {
+        self.family().is_some_and(|family| family.names.contains(&name))
+    }
+
     /// Whether queries and keys of each head are normalised.
     pub fn has_head_norms(&self) -> bool {
         self.family().is_some_and(|family| family.has_head_norms)
@@ -242,6 +288,11 @@ impl Config {
     /// Whether queries, keys and values have biases.
     pub fn has_biases(&self) -> bool {
         self.family().is_some_and(|family| family.has_biases)
+    }
+
+    /// Whether what fills up a text stands before it.
+    pub fn fills_left(&self) -> bool {
+        self.family().is_some_and(|family| family.fills_left)
     }
 
     /// `d`
