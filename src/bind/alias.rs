@@ -7,6 +7,7 @@ mod autoencoder_tiny;
 mod autoencoder_wan;
 mod clip;
 mod flux;
+mod flux2;
 mod flux_control;
 mod flux_ip;
 mod kind;
@@ -27,6 +28,7 @@ pub use clip::{KIND as CLIP, aliases as clip, is_open_clip};
 pub use flux::{KIND as FLUX, aliases as flux};
 pub use flux_control::{KIND as FLUX_CONTROL, aliases as flux_control};
 pub use flux_ip::{KIND as FLUX_IP, aliases as flux_ip};
+pub use flux2::{KIND as FLUX2, aliases as flux2};
 pub use kind::{Follows, Kind, Reads, Sign};
 pub use language_model::{KIND as LANGUAGE_MODEL, aliases as language_model};
 pub use names::{Aliases, Alternative, Part, Rows};
@@ -41,6 +43,7 @@ pub use z_image::{KIND as Z_IMAGE, aliases as z_image};
 /// Every kind of network that pinhole runs.
 pub static KINDS: &[&Kind] = &[
     &FLUX_CONTROL,
+    &FLUX2,
     &FLUX,
     &UNET,
     &Z_IMAGE,
@@ -59,4 +62,5 @@ pub static KINDS: &[&Kind] = &[
 ];
 
 /// Kinds of networks that have the signs of another, each with that one: a file with the first does not have the second.
-pub static PASS_FOR: &[(&Kind, &Kind)] = &[(&FLUX_CONTROL, &FLUX), (&AUTOENCODER_WAN, &AUTOENCODER_KL)];
+pub static PASS_FOR: &[(&Kind, &Kind)] =
+    &[(&FLUX_CONTROL, &FLUX), (&AUTOENCODER_WAN, &AUTOENCODER_KL), (&FLUX2, &FLUX)];

@@ -20,13 +20,14 @@ pub(super) struct QkNorm {
 
 impl QkNorm {
     pub(super) fn declare(s: &mut Scope<'_>, config: &Config) -> Result<QkNorm> {
-        let width = config.attention_head_dim;
-        Ok(QkNorm {
-            query_norm: RmsNorm::declare(&mut s.sub("query_norm"), "scale", width, EPS)?,
-            key_norm: RmsNorm::declare(&mut s.sub("key_norm"), "scale", width, EPS)?,
-            width,
-            heads: config.num_attention_heads,
-        })
+        QkNorm::sized(s, config.attention_head_dim, config.num_attention_heads)
+    }
+
+    /// Of `heads` heads of `width` numbers.
+    pub(super) fn sized(s: &mut Scope<'_>, width: usize, heads: usize) -> Result<QkNorm> {
+        let query_norm = RmsNorm::declare(&mut s.sub("query_norm"), "scale", width, EPS)?;
+        let key_norm = RmsNorm::declare(&mut s.sub("key_norm"), "scale", width, EPS)?;
+        Ok(QkNorm { query_norm, key_norm, width, heads })
     }
 
     /// Attention to all tokens of text and image.

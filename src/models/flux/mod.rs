@@ -28,6 +28,7 @@ mod config;
 mod control;
 mod double;
 mod ends;
+pub mod flux2;
 mod ip;
 mod latents;
 mod modulation;

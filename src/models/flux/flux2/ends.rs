@@ -1,0 +1,58 @@
+//! What is computed of time and guidance.
+
+use super::config::Config;
+use super::ports::Ports;
+use crate::Result;
+use crate::ggml::Tensor;
+use crate::models::layers::Linear;
+use crate::stage::{Block, Build, Port};
+use crate::weights::{Role, Scope};
+
+/// Two linear layers with SiLU between them.
+struct MlpEmbedder {
+    in_layer: Linear,
+    out_layer: Linear,
+}
+
+impl MlpEmbedder {
+    fn declare(s: &mut Scope<'_>, config: &Config) -> Result<MlpEmbedder> {
+        let (inputs, hidden) = (config.timestep_guidance_channels, config.hidden());
+        let in_layer = Linear::declare_unbiased(&mut s.sub("in_layer"), inputs, hidden, Role::SensitiveMatMul)?;
+        let out_layer = Linear::declare_unbiased(&mut s.sub("out_layer"), hidden, hidden, Role::SensitiveMatMul)?;
+        Ok(MlpEmbedder { in_layer, out_layer })
+    }
+
+    fn build(&self, b: &Build<'_>, x: Tensor) -> Result<Tensor> {
+        self.out_layer.build(b, b.g.silu(self.in_layer.build(b, x)?)?)
+    }
+}
+
+/// What all modulation depends on: time and guidance, added up.
+pub(super) struct VectorIn {
+    time_in: MlpEmbedder,
+    guidance_in: Option<(MlpEmbedder, Port)>,
+    time: Port,
+    vector: Port,
+}
+
+impl VectorIn {
+    pub(super) fn declare(s: &mut Scope<'_>, config: &Config, ports: &Ports, vector: Port) -> Result<VectorIn> {
+        let time_in = MlpEmbedder::declare(&mut s.sub("time_in"), config)?;
+        let guidance_in = match ports.guidance {
+            Some(port) => Some((MlpEmbedder::declare(&mut s.sub("guidance_in"), config)?, port)),
+            None => None,
+        };
+        Ok(VectorIn { time_in, guidance_in, time: ports.time, vector })
+    }
+}
+
+impl Block for VectorIn {
+    fn build(&self, b: &Build<'_>) -> Result<()> {
+        let mut vector = self.time_in.build(b, b.read(self.time)?)?;
+        if let Some((guidance_in, guidance)) = &self.guidance_in {
+            vector = b.g.add(vector, guidance_in.build(b, b.read(*guidance)?)?)?;
+        }
+        // Every modulation begins with the same SiLU.
+        b.write(self.vector, b.g.silu(vector)?)
+    }
+}
