@@ -104,7 +104,7 @@ pub(super) struct RequestArgs {
     /// order, for models that take several
     #[arg(long = "reference", value_name = "FILE")]
     pub(super) references: Vec<PathBuf>,
-    /// What size they have: auto is the one nearest in shape that the model was trained with, none is their own
+    /// What size they have: auto is one that the model was trained with, none is their own
     #[arg(long, value_name = "HOW", value_parser = resize_parser(), default_value = ReferenceResize::Auto.name())]
     reference_resize: ReferenceResize,
     /// For models that change --image as the prompt says: how closely the result follows it; 1 is off [default: 1.5]

@@ -59,11 +59,13 @@ impl Autoencoder for AutoencoderCausal {
         running.get(encoder.net.moments)
     }
 
-    fn normalize(&self, latents: &mut [f32], [w, h]: [usize; 2]) {
+    fn normalize(&self, latents: &mut [f32]) -> Result<()> {
         let config = &self.config;
-        let statistics = config.latents_mean.iter().zip(&config.latents_std).cycle();
-        for (plane, (mean, std)) in latents.chunks_exact_mut((w * h).max(1)).zip(statistics) {
+        let plane = (latents.len() / config.latents_mean.len().max(1)).max(1);
+        let statistics = config.latents_mean.iter().zip(&config.latents_std);
+        for (plane, (mean, std)) in latents.chunks_exact_mut(plane).zip(statistics) {
             plane.iter_mut().for_each(|x| *x = (*x - mean) * (1.0 / std));
         }
+        Ok(())
     }
 }

@@ -12,7 +12,7 @@ use super::opened::{
 };
 use super::prompts::{ArraySpec, Prompt};
 use super::request::Settings;
-use super::rules::{Beside, ControlRules, Defaults, GuidanceScale, References, Rules, Takes, Use};
+use super::rules::{Beside, ControlRules, Defaults, GuidanceScale, References, Rules, Starts, Takes, Use};
 use super::run::Run;
 use super::step_cache::{CacheKind, Caches};
 use super::vae::Vae;
@@ -85,6 +85,7 @@ const KONTEXT: References = References {
         [1504, 688],
         [1568, 672],
     ],
+    cropped: None,
 };
 
 /// FLUX.1-dev's guidance.
@@ -114,6 +115,7 @@ fn rules(takes_guidance: bool, tokens: usize) -> Rules {
         inputs: &[Use::Start, Use::Mask],
         beside: None,
         references: None,
+        starts: Starts::Drawn,
         controls: Vec::new(),
         caches: Caches::NONE,
         defaults: Defaults {

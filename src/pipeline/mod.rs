@@ -15,6 +15,7 @@ mod encoders;
 mod face;
 mod fit;
 mod flux;
+mod flux2;
 mod flux_image_prompts;
 mod generate;
 mod kl;
@@ -58,7 +59,7 @@ pub use request::{
     Control, ControlSettings, Generated, MemoryOptions, PhaseMemory, Posterior, Preprocess, ReferenceResize, Request,
     Settings, Timings, TinyUse,
 };
-pub use rules::{ControlRules, Defaults, Rules, Takes, Use};
+pub use rules::{ControlRules, Cropped, Defaults, References, Rules, Starts, Takes, Use};
 pub use run::{Run, Running};
 pub use seen::Seen;
 pub use settings::settings;

@@ -476,8 +476,11 @@ pub trait Autoencoder: Networks {
     /// What the device returns; [`Error::NotAModel`] if it cannot encode.
     fn encode(&self, run: &mut Run<'_>, running: &mut Running<'_>, samples: &[f32]) -> Result<Vec<f32>>;
 
-    /// Brings latents, `[w, h, C, N]`, from the autoencoder's space into the denoiser's.
-    fn normalize(&self, latents: &mut [f32], sides: [usize; 2]);
+    /// Brings the latents of one picture, `[w, h, C]`, from the autoencoder's space into the denoiser's.
+    ///
+    /// # Errors
+    /// What reading its statistics returns, if it has any.
+    fn normalize(&self, latents: &mut [f32]) -> Result<()>;
 }
 
 /// Runs of something that runs once for each of `times` texts or pictures.

@@ -2,12 +2,13 @@
 
 use super::flux_image_prompts::BESIDE;
 use super::opened::{Additions, Denoiser, Family, Opened};
-use super::{flux, qwen_image, sd, sdxl, z_image};
+use super::{flux, flux2, qwen_image, sd, sdxl, z_image};
 use crate::source::{Layout, Networks, Place, Slot, Source, pipeline_not_run};
 use crate::{Error, Result};
 
 /// Every family that pinhole runs. Those with marks stand before those of the same kind without.
-pub static FAMILIES: &[&Family] = &[&flux::FLUX, &sdxl::SDXL, &sd::SD1, &z_image::Z_IMAGE, &qwen_image::QWEN_IMAGE];
+pub static FAMILIES: &[&Family] =
+    &[&flux::FLUX, &sdxl::SDXL, &sd::SD1, &z_image::Z_IMAGE, &flux2::FLUX2, &qwen_image::QWEN_IMAGE];
 
 /// Opens `source` as a model of its family. Reads headers and configurations, no weights.
 ///
@@ -108,7 +109,11 @@ pub fn family_of(source: &Source) -> Result<&'static Family> {
     }
     let denoiser = |place: &Place| source.has(place.slot) || source.has_loose(place.kind);
     let is_marked = |family: &Family| family.marks.is_empty() || source.has_tensor(family.marks);
-    let by_denoiser = FAMILIES.iter().find(|family| family.places.first().is_some_and(denoiser) && is_marked(family));
+    let first_of = |is_there: &dyn Fn(&Place) -> bool| {
+        FAMILIES.iter().find(|family| family.places.first().is_some_and(is_there) && is_marked(family))
+    };
+    // What was given for a place may be a network of any kind: those that are known come first.
+    let by_denoiser = first_of(&|place| source.has_loose(place.kind)).or_else(|| first_of(&denoiser));
     let by_part = || FAMILIES.iter().find(|family| family.places.iter().any(denoiser));
     by_denoiser.or_else(by_part).copied().ok_or_else(|| unknown(source, ""))
 }

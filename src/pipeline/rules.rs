@@ -34,6 +34,8 @@ pub struct Rules {
     pub beside: Option<Beside>,
     /// Pictures that the model looks at, as it does at the prompt; `None` if it looks at none.
     pub references: Option<References>,
+    /// How a picture to begin with becomes latents.
+    pub starts: Starts,
     /// The ControlNets beside it, in the order in which they were given.
     pub controls: Vec<ControlRules>,
     /// Step caches that are defined for it.
@@ -55,6 +57,16 @@ pub enum Use {
     Control,
 }
 
+/// How a picture to begin with, and its mask, become latents.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Starts {
+    /// Latents are drawn from their distribution, if the request does not say otherwise. The first pixel of each latent masks it.
+    #[default]
+    Drawn,
+    /// They are the mean, whatever the request says. The pixels in the middle of each latent mask it.
+    Mean,
+}
+
 /// Pictures that a model looks at, as it does at the prompt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct References {
@@ -63,6 +75,37 @@ pub struct References {
     /// The sizes, across and down, that it was trained with: each picture is resized to the one that is nearest in shape. If there are
     /// none, pictures keep their size.
     pub sizes: &'static [[usize; 2]],
+    /// How they are cut to whole tokens, if that is not done by resizing.
+    pub cropped: Option<Cropped>,
+}
+
+/// Pictures that keep their size if it is not too large, without what is more than whole tokens on all sides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cropped {
+    /// The most pixels of one. Larger ones are resized to that.
+    pub area: usize,
+    /// The shortest side that one may have.
+    pub least_side: usize,
+    /// How many times as long as the shorter side the longer one may be.
+    pub most_quotient: usize,
+}
+
+impl Cropped {
+    /// Whether a picture of `size` is neither too small nor too narrow.
+    pub fn takes(&self, [width, height]: [usize; 2]) -> bool {
+        let (short, long) = (width.min(height), width.max(height));
+        short >= self.least_side && long <= short.saturating_mul(self.most_quotient)
+    }
+
+    /// The size that a picture of `size` is resized to before it is cut.
+    pub fn whole(&self, [width, height]: [usize; 2]) -> [usize; 2] {
+        let pixels = width.saturating_mul(height);
+        if pixels <= self.area {
+            return [width, height];
+        }
+        let scale = (self.area as f64 / pixels as f64).sqrt();
+        [width, height].map(|side| (side as f64 * scale) as usize)
+    }
 }
 
 impl References {
@@ -200,10 +243,18 @@ mod tests {
 
     #[test]
     fn a_reference_has_the_nearest_shape() {
-        let references = References { most: 1, sizes: &[[672, 1568], [1024, 1024], [1568, 672]] };
+        let references = References { most: 1, sizes: &[[672, 1568], [1024, 1024], [1568, 672]], cropped: None };
         assert_eq!(references.nearest([512, 512]), Some([1024, 1024]));
         assert_eq!(references.nearest([4000, 1500]), Some([1568, 672]));
         assert_eq!(references.nearest([1, 20000]), Some([672, 1568]));
-        assert_eq!(References { most: 1, sizes: &[] }.nearest([512, 512]), None);
+        assert_eq!(References { sizes: &[], ..references }.nearest([512, 512]), None);
+    }
+
+    #[test]
+    fn large_references_become_smaller() {
+        let cropped = Cropped { area: 1 << 20, least_side: 64, most_quotient: 8 };
+        assert_eq!(cropped.whole([1200, 903]), [1180, 888]);
+        assert_eq!(cropped.whole([1024, 1024]), [1024, 1024]);
+        assert!(cropped.takes([512, 64]) && !cropped.takes([513, 64]) && !cropped.takes([63, 64]));
     }
 }

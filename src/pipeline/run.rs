@@ -11,7 +11,7 @@ use crate::exec::{DeviceWeights, Session};
 use crate::ggml::{Backend, Ledger, Usage, device_peak, restart_device_peak};
 use crate::plan::measure::Subject;
 use crate::plan::{Batch, ComponentPlan, Phase, Plan};
-use crate::stage::{Cadence, Part, Port};
+use crate::stage::{Cadence, Dims, Part, Port, Symbol};
 use crate::text::Encoded;
 use crate::{Error, Result};
 
@@ -97,6 +97,7 @@ pub struct Run<'a> {
 pub struct Running<'m> {
     session: Session<'m>,
     weights: Arc<DeviceWeights>,
+    dims: Dims,
     batch: Batch,
     phase: Phase,
     /// Whether the listener hears of its stages.
@@ -112,6 +113,14 @@ impl<'m> Running<'m> {
     /// How much of the batch its session computes at once.
     pub fn batch(&self) -> Batch {
         self.batch
+    }
+
+    /// What `symbol` is in the size that is computed at once.
+    ///
+    /// # Errors
+    /// [`Error::Graph`](crate::Error::Graph) if its subject has no such symbol.
+    pub fn dim(&self, symbol: Symbol) -> Result<usize> {
+        self.dims.get(symbol)
     }
 
     /// Fills an F32 port.
@@ -174,8 +183,9 @@ impl<'a> Run<'a> {
         let weights = self.machine.weights(self.plan, subject)?;
         let &ComponentPlan { way, batch, .. } = planned(self.plan, subject.name)?;
         let Machine { backend, ledger, .. } = &*self.machine;
-        let session = Session::in_way(way, subject.model, &weights, &batch.dims(&subject.dims), backend, ledger)?;
-        Ok(Running { session, weights, batch, phase: subject.phase, heard: true })
+        let dims = batch.dims(&subject.dims);
+        let session = Session::in_way(way, subject.model, &weights, &dims, backend, ledger)?;
+        Ok(Running { session, weights, dims, batch, phase: subject.phase, heard: true })
     }
 
     /// As [`start`](Run::start), of work that is in no phase and that nobody hears of.

@@ -6,7 +6,7 @@ use super::fit::{self, Side};
 use super::opened::{Additions, Denoiser, Encoders, Family, Given, Opened, Reader, StepPorts, subject, texts};
 use super::prompts::{ArraySpec, Prompt};
 use super::request::Settings;
-use super::rules::{Beside, Defaults, GuidanceScale, Rules, Use};
+use super::rules::{Beside, Defaults, GuidanceScale, Rules, Starts, Use};
 use super::run::Run;
 use super::step_cache::Caches;
 use super::vae::Vae;
@@ -74,6 +74,7 @@ pub(super) fn rules(side: usize, factor: usize, tokens: usize) -> Rules {
         inputs: &[Use::Start, Use::Mask],
         beside: None,
         references: None,
+        starts: Starts::Drawn,
         controls: Vec::new(),
         caches: Caches::NONE,
         defaults: Defaults {

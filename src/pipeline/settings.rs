@@ -4,7 +4,7 @@ use super::controls;
 use super::opened::Direction;
 use super::opened::Opened;
 use super::request::{Control, Preprocess, ReferenceResize, Request, Settings, TinyUse};
-use super::rules::{Beside, Rules, Takes, Use};
+use super::rules::{Beside, Cropped, Rules, Takes, Use};
 use super::start::{Inputs, MOST_REFERENCES};
 use crate::image::Picture;
 use crate::sample::{Chosen, Levels};
@@ -79,8 +79,12 @@ pub fn settings(model: &Opened, request: &Request) -> Result<Settings> {
         let error = Error::option("--max-sequence-length", expected, tokens.to_string());
         return own("max_sequence_length").blame(request.max_sequence_length.is_some(), Err(error));
     }
-    let width = side("--width", request.width.unwrap_or(defaults.width), model);
-    let height = side("--height", request.height.unwrap_or(defaults.height), model);
+    let references = references(model, request)?;
+    // As diffusers has it where pictures keep their size, the first one gives that of the result.
+    let first = references.first().filter(|_| rules.references.is_some_and(|rules| rules.cropped.is_some()));
+    let [width, height] = first.copied().unwrap_or([defaults.width, defaults.height]);
+    let width = side("--width", request.width.unwrap_or(width), model);
+    let height = side("--height", request.height.unwrap_or(height), model);
     let width = own("width").blame(request.width.is_some(), width)?;
     let height = own("height").blame(request.height.is_some(), height)?;
     let (id_tokens, id_projected) = super::face::settings(model.face.as_ref(), request)?;
@@ -105,7 +109,7 @@ pub fn settings(model: &Opened, request: &Request) -> Result<Settings> {
         masked: request.mask.is_some(),
         image_cfg_scale,
         encoded_pictures: 0,
-        references: references(model, request)?,
+        references,
         control_preprocess: control_preprocess(request)?,
         max_sequence_length: tokens,
         batch: request.batch,
@@ -339,7 +343,13 @@ fn references(model: &Opened, request: &Request) -> Result<Vec<[usize; 2]>> {
     let mut sizes = Vec::with_capacity(references.len());
     for picture in references {
         let own = [picture.image().width(), picture.image().height()];
-        let trained = rules.nearest(own).filter(|_| *reference_resize == ReferenceResize::Auto);
+        if let Some(Cropped { least_side, most_quotient, .. }) = rules.cropped.filter(|rules| !rules.takes(own)) {
+            let expected =
+                format!("sides of at least {least_side} pixels, one at most {most_quotient} times the other");
+            return Err(Error::option(OPTION, expected, format!("{}x{}", own[0], own[1])));
+        }
+        let trained = rules.nearest(own).or(rules.cropped.map(|rules| rules.whole(own)));
+        let trained = trained.filter(|_| *reference_resize == ReferenceResize::Auto);
         let size = trained.unwrap_or(own).map(|side| side / multiple * multiple);
         if size.iter().any(|side| !(multiple..=model.rules.most_pixels).contains(side)) {
             let expected = format!("sides from {multiple} to {} pixels", model.rules.most_pixels);

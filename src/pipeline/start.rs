@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::controls;
 use super::opened::{Direction, Opened};
-use super::request::{Control, Posterior, Preprocess, Request, Settings};
-use super::rules::{Beside, Rules, Takes};
+use super::request::{Control, Posterior, Preprocess, ReferenceResize, Request, Settings};
+use super::rules::{Beside, Rules, Starts, Takes};
 use super::run::{Run, stage_runs};
 use crate::image::{Filter, Mask, Picture};
 use crate::plan::Phase;
@@ -85,7 +85,8 @@ impl Start {
         let beside = model.rules.beside;
         let inputs = Inputs::of(&model.rules, request, settings);
         let mut encoded = inputs.encode(model, request, settings, run)?;
-        let drawing = Drawing { model, settings, posterior: request.posterior };
+        let posterior = if model.rules.starts == Starts::Mean { Posterior::Mean } else { request.posterior };
+        let drawing = Drawing { model, settings, posterior };
         let mut generator = Noise::new(settings.seed, settings.batch);
         let control = encoded.control.take().map(|moments| drawing.latents(&moments, &mut generator)).transpose()?;
         let followed = drawing.followed(request, encoded.followed, &mut generator)?;
@@ -121,7 +122,11 @@ impl Start {
         drawing.skip(&mut generator)?;
         let whole = settings.strength == Some(1.0);
         let latents = if whole { scaled(&noise, levels.start())? } else { levels.mixed(&picture, &noise, 0)? };
-        let mask = mask_of(request, settings)?.latents(model.autoencoder.factor())?;
+        let (mask, factor) = (mask_of(request, settings)?, model.autoencoder.factor());
+        let mask = match model.rules.starts {
+            Starts::Drawn => mask.latents(factor)?,
+            Starts::Mean => mask.between(factor)?,
+        };
         Ok(Start { latents, noise: generator, kept: Some(Kept { mask, picture, noise }), company })
     }
 }
@@ -197,7 +202,7 @@ impl Inputs {
         for ((subject, picture), [width, height]) in looked_at.iter().zip(&request.references).zip(&settings.references)
         {
             let mut running = run.start(subject)?;
-            let samples = picture.samples(*width, *height)?;
+            let samples = reference(model, request, picture, [*width, *height])?;
             encoded.references.push(model.autoencoder.encode(run, &mut running, &samples)?);
             run.finish(running);
         }
@@ -216,6 +221,21 @@ fn preprocessed(picture: &Arc<Picture>, preprocess: Preprocess, settings: &Setti
             Picture::from_rgb8(width, height, edges.rgb()).map(Arc::new)
         }
     }
+}
+
+/// The samples of a picture that the model looks at in the size `sides`.
+fn reference(model: &Opened, request: &Request, picture: &Picture, sides: [usize; 2]) -> Result<Vec<f32>> {
+    let [width, height] = sides;
+    let Some(cropped) = model.rules.references.and_then(|rules| rules.cropped) else {
+        return picture.samples(width, height);
+    };
+    let image = picture.image();
+    let own = [image.width(), image.height()];
+    let [whole_width, whole_height] = match request.reference_resize {
+        ReferenceResize::Auto => cropped.whole(own),
+        ReferenceResize::None => own,
+    };
+    image.resized(whole_width, whole_height, Filter::Lanczos)?.center(width, height)?.to_samples()
 }
 
 /// What the encoder is called in a plan for each picture that a model looks at. Sizes differ.
@@ -324,8 +344,9 @@ impl Drawing<'_> {
                 }
             }
         }
-        let [w, h, ..] = self.model.autoencoder.latents(self.settings);
-        self.model.autoencoder.normalize(&mut latents, [w, h]);
+        for latents in latents.chunks_exact_mut(each) {
+            self.model.autoencoder.normalize(latents)?;
+        }
         super::run::finite(latents, "the latents of the picture")
     }
 
@@ -359,7 +380,7 @@ impl Drawing<'_> {
         for (moments, &[width, height]) in moments.iter().zip(&self.settings.references) {
             let dims = autoencoder.latents(&Settings { width, height, ..self.settings.clone() });
             let mut mean = reserve::repeat("the latents", &moments[..moments.len() / 2], 1)?;
-            autoencoder.normalize(&mut mean, [dims[0], dims[1]]);
+            autoencoder.normalize(&mut mean)?;
             all.extend(self.model.denoiser.pack(&super::run::finite(mean, "the latents of a picture")?, dims)?);
         }
         Ok(all)

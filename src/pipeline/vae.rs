@@ -159,10 +159,11 @@ impl Autoencoder for AutoencoderTiny {
         Err(Error::graph("encode", "the tiny autoencoder has no encoder"))
     }
 
-    fn normalize(&self, latents: &mut [f32], _: [usize; 2]) {
+    fn normalize(&self, latents: &mut [f32]) -> Result<()> {
         let config = &self.config;
         for x in latents {
             *x = (*x - config.shift_factor) * config.scaling_factor;
         }
+        Ok(())
     }
 }

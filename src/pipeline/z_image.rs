@@ -7,7 +7,7 @@ use super::language_model::LanguageEncoder;
 use super::opened::{Additions, Denoiser, Encoders, Family, Given, Opened, Reader, StepPorts, subject, texts};
 use super::prompts::{ArraySpec, Prompt};
 use super::request::Settings;
-use super::rules::{Defaults, GuidanceScale, Rules, Use};
+use super::rules::{Defaults, GuidanceScale, Rules, Starts, Use};
 use super::run::Run;
 use super::step_cache::Caches;
 use super::vae::Vae;
@@ -84,6 +84,7 @@ fn rules(config: &z_image::Config) -> Rules {
         inputs: &[Use::Start, Use::Mask],
         beside: None,
         references: None,
+        starts: Starts::Drawn,
         controls: Vec::new(),
         caches: Caches::NONE,
         defaults: Defaults {

@@ -10,6 +10,7 @@ use crate::models::autoencoder_kl::{self, Decoder, Encoder};
 use crate::models::autoencoder_tiny::{self, TinyDecoder};
 use crate::models::autoencoder_wan;
 use crate::models::clip::{self, Clip, Output};
+use crate::models::flux::flux2::{self, Flux2};
 use crate::models::flux::redux::{self, Redux};
 use crate::models::flux::{self, ControlNet, Flux, IpAdapter};
 use crate::models::language_model::{self, LanguageModel, Taps};
@@ -40,6 +41,7 @@ macro_rules! has_model {
 }
 has_model!(
     Flux,
+    Flux2,
     ControlNet,
     Unet,
     ZImage,
@@ -96,6 +98,25 @@ pub fn flux(component: &Component) -> Result<Part<Flux>> {
     let part = Part::new(Flux::new(&config)?, component, &alias::FLUX, alias::flux, &config)?;
     let part = part.without_strays(component)?;
     let derived = flux::Config::from_shapes(|name| part.shape(name), Path::new("")).ok();
+    Ok(part.compared(derived))
+}
+
+/// The FLUX.2 transformer of `component`.
+///
+/// # Errors
+/// As [`flux()`].
+pub fn flux2(component: &Component) -> Result<Part<Flux2>> {
+    runnable(component, &alias::FLUX2)?;
+    let config = match &component.config {
+        Some(Text { text, origin }) => flux2::Config::from_json(text, origin)?,
+        None => {
+            let config = flux2::Config::from_shapes(shapes(component, &alias::flux2), &component.origin);
+            read_off(config, component, &alias::flux2)?
+        }
+    };
+    let part = Part::new(Flux2::new(&config)?, component, &alias::FLUX2, alias::flux2, &config)?;
+    let part = part.without_strays(component)?;
+    let derived = flux2::Config::from_shapes(|name| part.shape(name), Path::new("")).ok();
     Ok(part.compared(derived))
 }
 
@@ -392,7 +413,7 @@ pub fn autoencoder_kl(component: &Component) -> Result<AutoencoderKl> {
 pub fn autoencoder_kl_of(component: &Component, scale: Option<f32>) -> Result<AutoencoderKl> {
     runnable(component, &alias::AUTOENCODER_KL)?;
     let config = match &component.config {
-        Some(Text { text, origin }) => autoencoder_kl::Config::from_json(text, origin)?,
+        Some(Text { text, origin }) => with_statistics(autoencoder_kl::Config::from_json(text, origin)?, component),
         None => {
             let aliases = alias::autoencoder_kl(alias::autoencoder_levels(&component.index, &component.prefix));
             let config = autoencoder_kl::Config::from_shapes(shapes(component, &aliases), &component.origin);
@@ -457,6 +478,13 @@ pub fn autoencoder_causal(component: &Component) -> Result<AutoencoderCausal> {
         None => None,
     };
     Ok(AutoencoderCausal { decoder, encoder, config })
+}
+
+/// `config` of an autoencoder whose file normalises latents, though its settings do not say so.
+fn with_statistics(config: autoencoder_kl::Config, component: &Component) -> autoencoder_kl::Config {
+    let has_statistics = shapes(component, &alias::autoencoder_kl(config.levels()))("bn.running_mean").is_some();
+    let eps = config.batch_norm_eps.or(has_statistics.then_some(autoencoder_kl::BATCH_NORM_EPS));
+    autoencoder_kl::Config { batch_norm_eps: eps, ..config }
 }
 
 /// The vision tower of `component`, which is one of `family`, as it gives `output`.

@@ -52,14 +52,14 @@ const fn beside(signs: &'static [&'static str], what: &'static str) -> Stranger 
 const FLUX_1: &str = "take FLUX.1-dev or FLUX.1-schnell";
 const SD_1: &str = "take Stable Diffusion 1 or XL";
 const RUNS: &str =
-    "this version runs FLUX.1-dev, FLUX.1-schnell, Stable Diffusion 1, 2 and XL, Z-Image, and Qwen-Image";
+    "this version runs FLUX.1-dev, FLUX.1-schnell, FLUX.2, Stable Diffusion 1, 2 and XL, Z-Image, and Qwen-Image";
 const ALONE: &str = "it goes beside a model, and this version runs none: take the model alone";
 
 /// From the files that people exchange. Of each network the first sign that is found decides; those that have signs of others come
 /// before them.
 pub(super) static STRANGERS: &[Stranger] = &[
     other(&["early_stream_modulations.image."], "FLUX.3 transformer", FLUX_1),
-    relative(&FLUX, &["double_stream_modulation_img."], "FLUX.2 transformer", FLUX_1),
+    relative(&FLUX, &["double_stream_modulation_img."], "FLUX.2 transformer", "it goes with FLUX.2's other files"),
     relative(
         &FLUX,
         &["double_blocks.0.img_mlp.gate_proj.", "context_embedder_norm."],
@@ -94,7 +94,6 @@ pub(super) static STRANGERS: &[Stranger] = &[
         SD_1,
     ),
     like(&UNET, &["down_blocks.0.motion_modules.0."], "AnimateDiff UNet", SD_1),
-    like(&AUTOENCODER_KL, &["bn.running_mean"], "autoencoder of FLUX.2", "take FLUX.1's: ae.safetensors"),
     like(
         &AUTOENCODER_KL,
         &["decoder.time_conv_out.", "decoder.up.0.block.0.time_stack."],
@@ -223,8 +222,11 @@ const PIPELINES: &[Pipeline] = &[
     ),
     ("FluxPriorReduxPipeline", "FLUX.1 Redux", "give it with --redux, beside FLUX.1-dev"),
     ("ChromaPipeline", "Chroma", FLUX_1),
-    ("Flux2Pipeline", "FLUX.2", FLUX_1),
-    ("Flux2KleinPipeline", "FLUX.2 klein", FLUX_1),
+    (
+        "Flux2KleinKVPipeline",
+        "FLUX.2 klein KV, which remembers its references",
+        "take FLUX.2 klein 4B or 9B without KV in its name",
+    ),
     ("OvisImagePipeline", "Ovis-Image", FLUX_1),
     ("ZImageControlNetPipeline", "Z-Image with a ControlNet", "take the model alone"),
     ("ZImageOmniPipeline", "Z-Image Omni", "take Z-Image or Z-Image-Turbo"),

@@ -2,6 +2,7 @@
 //! the published weights are not at hand. They draw noise.
 
 mod flux;
+mod flux2;
 mod qwen_image;
 mod sd;
 mod z_image;
@@ -101,6 +102,8 @@ impl Architecture {
         Architecture::SDXL,
         Architecture::Z_IMAGE,
         Architecture::QWEN_IMAGE,
+        Architecture::FLUX2_KLEIN_4B,
+        Architecture::FLUX2_KLEIN_9B,
     ];
 
     /// Those that go beside models.

@@ -252,7 +252,6 @@ fn models_like_flux_are_named() {
         tensors.insert(name.to_owned(), Tensor { dtype: Dtype::F32, shape: vec![1], bytes: vec![0; 4] });
     }
     named(|tensors| add(tensors, "distilled_guidance_layer.in_proj.weight"), "Chroma");
-    named(|tensors| add(tensors, "double_stream_modulation_img.linear.weight"), "FLUX.2");
     named(|tensors| add(tensors, "double_blocks.0.img_mlp.gate_proj.weight"), "Ovis");
     named(|tensors| add(tensors, "controlnet_x_embedder.weight"), "ControlNet");
     let (columns, what) = (196, "Flex.2");

@@ -28,7 +28,7 @@ const PLACES: &[(&str, &str)] = &[
     ("src/source/llama.rs", "the table of architectures in llama.cpp's files"),
     ("src/text/byte_level.rs", "the table of rules by vocabulary"),
     ("src/source/strangers.rs", "the table of networks that are described and not run"),
-    ("src/synthetic/flux.rs", "the family's own"),
+    ("src/synthetic/flux", "the family's own"),
     ("src/synthetic/sd.rs", "the family's own"),
     ("src/synthetic/z_image.rs", "the family's own"),
     ("src/synthetic/qwen_image.rs", "the family's own"),

@@ -16,7 +16,7 @@ pub static KIND: Kind = Kind {
         Sign::named("decoder.up_blocks.1.resnets.0.", "diffusers names"),
     ],
     also: &[],
-    beside: &["loss.", "model_ema."],
+    beside: &["loss.", "model_ema.", "bn.num_batches_tracked"],
     highlights: &["latent_channels", "block_out_channels", "norm_num_groups", "scaling_factor", "shift_factor"],
     // Its colours are sensitive, and it is small.
     follows: Follows::Half,
@@ -43,6 +43,11 @@ fn of(canonical: &str, levels: usize) -> Vec<Alternative> {
     let (path, leaf) = canonical.rsplit_once('.').unwrap_or(("", canonical));
     let mut names = vec![canonical.to_owned()];
     names.extend([&NAMES, &OLD].into_iter().filter_map(|layers| diffusers(path, leaf, levels, layers)));
+    names.extend(match path {
+        "quant_conv" => Some(format!("encoder.{canonical}")),
+        "post_quant_conv" => Some(format!("decoder.{canonical}")),
+        _ => None,
+    });
     names.dedup();
     names.into_iter().map(|name| vec![Part::all(name)]).collect()
 }
@@ -141,9 +146,12 @@ mod tests {
 
     #[test]
     fn some_names_are_everywhere_the_same() {
-        for name in ["post_quant_conv.weight", "decoder.conv_in.weight", "encoder.conv_out.bias"] {
+        for name in ["decoder.conv_in.weight", "encoder.conv_out.bias", "bn.running_var"] {
             assert_eq!(names(name, 4), [name]);
         }
+        // Beside those of the side that they belong to, in files of autoencoders with statistics.
+        assert_eq!(names("post_quant_conv.weight", 4), ["post_quant_conv.weight", "decoder.post_quant_conv.weight"]);
+        assert_eq!(names("quant_conv.bias", 4), ["quant_conv.bias", "encoder.quant_conv.bias"]);
         assert_eq!(names("decoder.norm_out.weight", 4)[1], "decoder.conv_norm_out.weight");
     }
 }

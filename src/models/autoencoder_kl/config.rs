@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::patches::PATCH;
 use crate::Result;
 use crate::models::config::{self as settings, MOST_LAYERS, MOST_WIDTH, Shapes};
 use crate::tensor::Shape;
@@ -37,6 +38,16 @@ pub struct Config {
     pub use_post_quant_conv: bool,
     /// Whether the middle has attention.
     pub mid_block_add_attention: bool,
+    /// Channels of each level of the decoder, if these are not the encoder's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decoder_block_out_channels: Option<Vec<usize>>,
+    /// What is added to the variance of latents in patches of 2x2, by which these are normalised for the denoiser; `None` if latents
+    /// are scaled and shifted instead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub batch_norm_eps: Option<f32>,
+    /// Height and width of these patches: 2 and 2.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub patch_size: Option<Vec<usize>>,
     /// The kinds of the encoder's levels, all `DownEncoderBlock2D`.
     pub down_block_types: Vec<String>,
     /// The kinds of the decoder's levels, all `UpDecoderBlock2D`.
@@ -46,11 +57,17 @@ pub struct Config {
 /// What is added to the variance in norms: diffusers' encoders and decoders have no setting for it.
 pub(super) const NORM_EPS: f32 = 1e-6;
 
+/// [`batch_norm_eps`](Config::batch_norm_eps) as published: taken if latents are normalised and no setting says more.
+pub const BATCH_NORM_EPS: f32 = 1e-4;
+
 /// More levels than any autoencoder has.
 const MOST_LEVELS: usize = 8;
 
 /// Scale and shift as published with 16 channels: taken for latents of 16 channels that come without settings.
 const SIXTEEN_CHANNELS: (f32, f32) = (0.3611, 0.1159);
+
+/// Mean and variance of patches of latents, by channel.
+pub(super) const STATISTICS: [&str; 2] = ["bn.running_mean", "bn.running_var"];
 
 const DOWN_BLOCK: &str = "DownEncoderBlock2D";
 const UP_BLOCK: &str = "UpDecoderBlock2D";
@@ -70,6 +87,9 @@ impl Default for Config {
             use_quant_conv: true,
             use_post_quant_conv: true,
             mid_block_add_attention: true,
+            decoder_block_out_channels: None,
+            batch_norm_eps: None,
+            patch_size: None,
             down_block_types: vec![DOWN_BLOCK.into()],
             up_block_types: vec![UP_BLOCK.into()],
         }
@@ -93,7 +113,8 @@ impl Config {
     }
 
     /// Reads the sizes off the weights in the file `origin`, where `shape_of` gives the shape of a canonical name. Where
-    /// the file has the encoder, it is asked only for names whose aliases do not depend on the number of levels.
+    /// the file has the encoder and its latents are scaled, it is asked only for names whose aliases do not depend on the number of
+    /// levels.
     ///
     /// What shapes do not tell is as published: groups, and scale and shift, by the number of latent channels.
     ///
@@ -112,14 +133,25 @@ impl Config {
         let levels = shapes.count(|level| format!("decoder.up.{level}.block.0.conv1.weight"));
         let levels = levels.max(shapes.count(|level| kernel(level, 0)));
         let channels = |level| Ok(shapes.dims(&kernel(level, 0))?[3]);
+        let block_out_channels = (0..levels).map(channels).collect::<Result<Vec<usize>>>()?;
+        let is_normalised = shapes.has(STATISTICS[0]);
+        let mut decoder_block_out_channels = None;
+        if is_normalised && encoder {
+            let channels = |level| Ok(shapes.dims(&format!("decoder.up.{level}.block.0.conv1.weight"))?[3]);
+            let own = (0..levels).map(channels).collect::<Result<Vec<usize>>>()?;
+            decoder_block_out_channels = (own != block_out_channels).then_some(own);
+        }
         let (scaling_factor, shift_factor) = match latent_channels {
+            _ if is_normalised => (1.0, 0.0),
             16 => SIXTEEN_CHANNELS,
             _ => (Config::default().scaling_factor, 0.0),
         };
         let config = Config {
             in_channels,
             out_channels,
-            block_out_channels: (0..levels).map(channels).collect::<Result<_>>()?,
+            block_out_channels,
+            decoder_block_out_channels,
+            batch_norm_eps: is_normalised.then_some(BATCH_NORM_EPS),
             layers_per_block: shapes.count(|block| kernel(0, block)).saturating_sub(more),
             latent_channels,
             scaling_factor,
@@ -148,10 +180,22 @@ impl Config {
         limit("number of block_out_channels", self.levels(), MOST_LEVELS)?;
         let groups = self.norm_num_groups;
         limit("norm_num_groups", groups, MOST_WIDTH)?;
-        for &channels in &self.block_out_channels {
+        for &channels in self.block_out_channels.iter().chain(self.decoder_channels()) {
             limit("block_out_channels", channels, MOST_WIDTH)?;
             let expected = || format!("multiples of norm_num_groups, {groups}");
             settings::require(origin, "block_out_channels", channels.is_multiple_of(groups), expected, channels)?;
+        }
+        let own_levels = self.decoder_channels().len();
+        let levels = || format!("{}, as many as block_out_channels", self.levels());
+        let key = "number of decoder_block_out_channels";
+        settings::require(origin, key, own_levels == self.levels(), levels, own_levels)?;
+        if let Some(eps) = self.batch_norm_eps {
+            let adds = eps.is_finite() && eps > 0.0;
+            settings::require(origin, "batch_norm_eps", adds, || "a positive number".into(), eps)?;
+        }
+        if let Some(sides) = &self.patch_size {
+            let known = sides[..] == [PATCH; 2];
+            settings::require(origin, "patch_size", known, || "[2, 2]".into(), format!("{sides:?}"))?;
         }
         self.validate_kinds(origin, "down_block_types", &self.down_block_types, DOWN_BLOCK)?;
         self.validate_kinds(origin, "up_block_types", &self.up_block_types, UP_BLOCK)?;
@@ -166,6 +210,11 @@ impl Config {
     fn validate_kinds(&self, origin: &Path, key: &str, kinds: &[String], known: &str) -> Result<()> {
         let right = kinds.len() == self.levels() && kinds.iter().all(|kind| kind == known);
         settings::require(origin, key, right, || format!("{known} {} times", self.levels()), kinds.join(", "))
+    }
+
+    /// Channels of each level of the decoder.
+    pub(super) fn decoder_channels(&self) -> &[usize] {
+        self.decoder_block_out_channels.as_ref().unwrap_or(&self.block_out_channels)
     }
 
     /// How many levels there are.

@@ -2,8 +2,11 @@
 
 use super::Config;
 use super::blocks::{ConvIn, ConvOut, Upsample};
+use super::config::STATISTICS;
+use super::patches::PATCH;
 use crate::models::route::{Pixels, Route};
 use crate::stage::{Model, Port};
+use crate::weights::{Role, WeightId};
 use crate::{Error, Result};
 
 /// The decoder.
@@ -14,6 +17,8 @@ pub struct Decoder {
     pub latents: Port,
     /// `[W, H, 3, B]`: out, the picture, from -1 to 1 (and a little beyond: it is not clamped).
     pub picture: Port,
+    /// `[4 C]` each, on the host: mean and variance of patches of latents, if these are normalised by them.
+    pub statistics: Option<[WeightId; 2]>,
 }
 
 impl Decoder {
@@ -22,7 +27,7 @@ impl Decoder {
     /// # Errors
     /// [`Error::Graph`] for settings that [`Config::validate`] refuses.
     pub fn new(config: &Config) -> Result<Decoder> {
-        let last = config.block_out_channels.last().copied();
+        let last = config.decoder_channels().last().copied();
         let channels = last.ok_or_else(|| Error::graph("declare", "an autoencoder without levels"))?;
         let mut route = Route::new("latents", Pixels { channels: config.latent_channels, factor: 1 });
         let latents = route.at();
@@ -30,7 +35,7 @@ impl Decoder {
             ConvIn::decoder(scope, config, channels)
         })?;
         route.middle("decoder", config)?;
-        for (level, &channels) in config.block_out_channels.iter().enumerate().rev() {
+        for (level, &channels) in config.decoder_channels().iter().enumerate().rev() {
             up(&mut route, config, level, channels)?;
         }
         let Pixels { channels, factor } = route.pixels();
@@ -38,7 +43,16 @@ impl Decoder {
             ConvOut::decoder(scope, config, channels)
         })?;
         let picture = route.at();
-        Ok(Decoder { model: route.finish(), latents, picture })
+        let mut model = route.finish();
+        let mut statistics = None;
+        if config.batch_norm_eps.is_some() {
+            let channels = PATCH * PATCH * config.latent_channels;
+            let [mean, variance] = STATISTICS;
+            statistics = Some(model.on_host(|s| {
+                Ok([s.weight(mean, &[channels], Role::Vector)?, s.weight(variance, &[channels], Role::Vector)?])
+            })?);
+        }
+        Ok(Decoder { model, latents, picture, statistics })
     }
 }
 

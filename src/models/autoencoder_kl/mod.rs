@@ -32,7 +32,9 @@ mod blocks;
 mod config;
 mod decoder;
 mod encoder;
+mod patches;
 
-pub use config::Config;
+pub use config::{BATCH_NORM_EPS, Config};
 pub use decoder::Decoder;
 pub use encoder::Encoder;
+pub use patches::{PATCH, patched, unpatched};

@@ -1,0 +1,382 @@
+//! FLUX.2, klein and dev: diffusers' `Flux2KleinPipeline` and `Flux2Pipeline`. A language model reads the prompt inside a template, and
+//! what fills it up.
+
+use std::path::Path;
+
+use super::fit::{self, Side};
+use super::language_model::LanguageEncoder;
+use super::opened::{Additions, Denoiser, Encoders, Family, Given, Opened, Reader, StepPorts, subject, texts};
+use super::prompts::{ArraySpec, Prompt};
+use super::request::Settings;
+use super::rules::{Cropped, Defaults, GuidanceScale, References, Rules, Starts, Use};
+use super::run::Run;
+use super::step_cache::Caches;
+use super::vae::Vae;
+use crate::bind::alias;
+use crate::exec::Session;
+use crate::models::flux::flux2::{Flux2, pack_latents, unpack_latents};
+use crate::models::language_model::Taps;
+use crate::plan::measure::Subject;
+use crate::plan::{Phase, Runs};
+use crate::sample::{AYS, FlowMatchConfig, Scheduler};
+use crate::source::networks;
+use crate::source::slot::{TEXT_ENCODER, TRANSFORMER, VAE};
+use crate::source::{Layout, Network, Networks, Part, Place, Source, Text, model_name};
+use crate::stage::{Dims, Symbol};
+use crate::text::Encoded;
+use crate::{Error, Result, reserve};
+
+/// FLUX.2 klein, distilled and base, and FLUX.2 dev.
+pub(super) static FLUX2: Family = Family {
+    name: "flux2",
+    classes: &["Flux2KleinPipeline", "Flux2KleinInpaintPipeline", "Flux2Pipeline"],
+    places: &[
+        Place::needed(&TRANSFORMER, &alias::FLUX2, |component| Ok(Box::new(networks::flux2(component)?))),
+        Place::needed(&TEXT_ENCODER, &alias::LANGUAGE_MODEL, |component| {
+            Ok(Box::new(networks::language_model(component, taps)?.0))
+        }),
+        Place::needed(&VAE, &alias::AUTOENCODER_KL, |component| Ok(Box::new(networks::autoencoder_kl(component)?))),
+    ],
+    beside: &[],
+    marks: &[],
+    tokens: MOST_TOKENS,
+    denoiser: |source| Ok(Box::new(Flux2Denoiser(networks::flux2(source.component(&TRANSFORMER)?)?))),
+    open,
+};
+
+/// Pixels of an image token, in both directions: 8 pixels a latent, 2 latents a token.
+const SIDE: usize = 16;
+
+/// The most tokens of a prompt, with its template and what fills it up.
+const MOST_TOKENS: usize = 512;
+
+/// The names of its subject, and of what reads.
+const LANGUAGE_MODEL: &str = "language model";
+
+/// What times and guidance are multiplied by before they are embedded.
+const TIME_SCALE: f32 = 1000.0;
+
+/// What it looks at: pictures of any shape, up to a megapixel each.
+const REFERENCES: References =
+    References { most: 10, sizes: &[], cropped: Some(Cropped { area: 1024 * 1024, least_side: 64, most_quotient: 8 }) };
+
+/// How a model reads a prompt.
+struct Reading {
+    /// What stands before and behind a prompt.
+    before: &'static str,
+    after: &'static str,
+    /// Marks that the vocabulary must have.
+    marks: &'static [&'static str],
+    /// What fills it up.
+    pad: &'static str,
+    /// What is not to be in it: marks of pictures.
+    removed: Option<&'static str>,
+    /// The family of language models, as a `config.json` calls it.
+    family: &'static str,
+    taps: fn(usize) -> Taps,
+}
+
+/// klein's: a user's turn and the beginning of the answer, as the template of Qwen3 has it if thinking is turned off.
+static KLEIN: Reading = Reading {
+    before: "<|im_start|>user\n",
+    after: "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n",
+    marks: &["<|im_start|>", "<|im_end|>"],
+    pad: "<|endoftext|>",
+    removed: None,
+    family: "qwen3",
+    taps: |_| Taps { after: vec![9, 18, 27], normalised: false },
+};
+
+/// dev's: a system's turn and a user's, as the template of Mistral Small has them.
+static DEV: Reading = Reading {
+    before: "<s>[SYSTEM_PROMPT]You are an AI that reasons about image descriptions. You give structured responses focusing on object \
+             relationships, object\nattribution and actions without speculation.[/SYSTEM_PROMPT][INST]",
+    after: "[/INST]",
+    marks: &["<s>", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[INST]", "[/INST]"],
+    pad: "<pad>",
+    removed: Some("[IMG]"),
+    family: "mistral",
+    taps: |_| Taps { after: vec![10, 20, 30], normalised: false },
+};
+
+/// How many layers dev's language model has as published, and klein's have not.
+const LAYERS_OF_DEV: usize = 40;
+
+/// The hidden states that are read of a language model by itself, of so many layers.
+fn taps(layers: usize) -> Taps {
+    let reading = if layers >= LAYERS_OF_DEV { &DEV } else { &KLEIN };
+    (reading.taps)(layers)
+}
+
+/// The widths that prompts have in the published models, and the language models that give them.
+const ENCODERS: [(usize, &str); 3] = [(7680, "Qwen3-4B"), (12288, "Qwen3-8B"), (15360, "Mistral-Small-3.2-24B")];
+
+/// The versions, which differ in what they were published with.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Version {
+    /// klein in few steps, without guidance.
+    Distilled,
+    /// klein in many steps, with classifier-free guidance.
+    Base,
+    /// Guidance is an input.
+    Dev,
+}
+
+impl Version {
+    /// That of `transformer`. What its layers do not tell, the settings of diffusers' pipeline say, whose own default is not distilled.
+    /// Of other files, the name does.
+    fn of(source: &Source, transformer: &Part<Flux2>) -> Result<Version> {
+        if transformer.net.config().guidance_embeds {
+            return Ok(Version::Dev);
+        }
+        let origin = &source.component(&TRANSFORMER)?.origin;
+        let is_base = |path: &Path| model_name(path).to_lowercase().contains("base");
+        let is_distilled = match source.pipeline_setting("is_distilled") {
+            Some(told) => told.as_bool().unwrap_or(false),
+            None if source.layout == Layout::Diffusers => false,
+            None => !is_base(&source.path) && !is_base(origin),
+        };
+        Ok(if is_distilled { Version::Distilled } else { Version::Base })
+    }
+
+    fn reading(self) -> &'static Reading {
+        if self == Version::Dev { &DEV } else { &KLEIN }
+    }
+
+    /// Steps and classifier-free guidance: those of the model cards.
+    fn defaults(self) -> (usize, f32) {
+        match self {
+            Version::Distilled => (4, 1.0),
+            Version::Base => (50, 4.0),
+            Version::Dev => (50, 1.0),
+        }
+    }
+
+    /// What `guidance_scale` is in its files.
+    fn scale(self) -> GuidanceScale {
+        if self == Version::Dev { GuidanceScale::Input } else { GuidanceScale::Free }
+    }
+}
+
+fn rules(version: Version) -> Rules {
+    let (steps, cfg_scale) = version.defaults();
+    Rules {
+        multiple: SIDE,
+        most_pixels: 16384,
+        tokens: 1..=MOST_TOKENS,
+        guidance: (version == Version::Dev).then_some(4.0),
+        guided_above: 1.0,
+        is_told_sizes: false,
+        ays: AYS,
+        zeros_without_negative: false,
+        inputs: &[Use::Start, Use::Mask],
+        beside: None,
+        references: Some(REFERENCES),
+        starts: Starts::Mean,
+        controls: Vec::new(),
+        caches: Caches::NONE,
+        defaults: Defaults {
+            width: 1024,
+            height: 1024,
+            steps,
+            cfg_scale,
+            negative_prompt: String::new(),
+            tokens: MOST_TOKENS,
+            strength: 0.6,
+            strength_with_mask: 0.8,
+        },
+    }
+}
+
+fn open(mut source: Source, additions: &Additions) -> Result<Opened> {
+    additions.refuse_image_prompts()?;
+    additions.refuse_controls()?;
+    if additions.clip_skip.is_some() {
+        return Err(Error::option("--clip-skip", "a model that reads CLIP's hidden states", "one without CLIP"));
+    }
+    for component in source.components() {
+        component.require_configuration()?;
+    }
+    let mut transformer = networks::flux2(source.component(&TRANSFORMER)?)?;
+    let version = Version::of(&source, &transformer)?;
+    if source.pipeline.is_none() && version != Version::Dev {
+        // A bundle has another name.
+        let told = format!("{{\"is_distilled\": {}}}", version == Version::Distilled);
+        source.pipeline = Some(Text { text: told, origin: source.path.clone() });
+    }
+    let mut encoder = LanguageEncoder::open(&source, &TEXT_ENCODER, version.reading().taps)?;
+    let vae = Vae::open(&source, None)?;
+    let scheduler = match &source.scheduler {
+        Some(Text { text, origin }) => super::flux::flow(Scheduler::from_json(text, origin)?, origin)?,
+        None => Scheduler::Flow(schedule()),
+    };
+    let scheduler = match scheduler {
+        Scheduler::Flow(config) => Scheduler::Flow(FlowMatchConfig { empirical_shift: true, ..config }),
+        other => other,
+    };
+    let rules = rules(version).read(&source, version.scale())?;
+    check(&source, &transformer, &encoder, &vae, version.reading())?;
+    let loras = additions.apply(&mut [transformer.target(), encoder.part.target()])?;
+    Ok(Opened {
+        family: &FLUX2,
+        encoders: Box::new(Flux2Encoder { encoder, reading: version.reading() }),
+        denoiser: Box::new(Flux2Denoiser(transformer)),
+        tiny: None,
+        autoencoder: vae.boxed(),
+        scheduler,
+        rules,
+        loras,
+        image_prompts: None,
+        face: None,
+        source,
+    })
+}
+
+/// As published: the shift follows the picture and the steps.
+fn schedule() -> FlowMatchConfig {
+    FlowMatchConfig { shift: 3.0, use_dynamic_shifting: true, ..FlowMatchConfig::default() }
+}
+
+/// Whether the parts fit together.
+fn check(
+    source: &Source,
+    transformer: &Part<Flux2>,
+    encoder: &LanguageEncoder,
+    vae: &Vae,
+    reading: &Reading,
+) -> Result<()> {
+    let config = transformer.net.config();
+    let side = |what, number| Side::of(transformer, what, number);
+    let width = config.joint_attention_dim;
+    let needed = ENCODERS.iter().find(|(known, _)| *known == width).map(|(_, name)| *name);
+    let hint = needed.map(|name| format!("this transformer was trained with {name}: give that with --text-encoder"));
+    let hinted = |error: Error| match &hint {
+        Some(hint) => error.with_hint(hint.clone()),
+        None => error,
+    };
+    let found = &encoder.config.model_type;
+    if !encoder.config.is_like(reading.family) {
+        return Err(hinted(Error::mismatch(encoder.part.bound.origin(), "model_type", reading.family, found.clone())));
+    }
+    let text = side("joint_attention_dim of the transformer", width);
+    let tapped = Side::of(&encoder.part, "the width of the three layers of the language model", encoder.width());
+    fit::equal(source, text, tapped).map_err(hinted)?;
+    let channels = side("in_channels of the transformer", config.in_channels);
+    fit::equal(source, channels, vae.side("channels of a patch of the autoencoder's latents", vae.channels()))?;
+    vae.exactly("pixels to a patch of latents", vae.factor(), SIDE)?;
+    encoder.check(source, reading.marks)
+}
+
+/// A language model, for the tokens of the prompt and what fills them up.
+struct Flux2Encoder {
+    encoder: LanguageEncoder,
+    reading: &'static Reading,
+}
+
+impl Networks for Flux2Encoder {
+    fn networks(&self) -> Vec<Network<'_>> {
+        self.encoder.part.networks()
+    }
+}
+
+impl Encoders for Flux2Encoder {
+    fn readers(&self) -> Vec<Reader> {
+        vec![self.encoder.reader(LANGUAGE_MODEL, MOST_TOKENS)]
+    }
+
+    fn tokenize(&self, text: &str, settings: &Settings) -> Result<Vec<Encoded>> {
+        let Reading { before, after, pad, removed, .. } = *self.reading;
+        let text = removed.map_or_else(|| text.to_owned(), |mark| text.replace(mark, ""));
+        let whole = format!("{before}{text}{after}");
+        let mut encoded = self.encoder.tokenize_filled(&whole, settings.max_sequence_length, pad)?;
+        // What is not seen of the template is not worth a word.
+        encoded.cut =
+            encoded.cut.and_then(|cut| Some(cut.strip_suffix(after)?.to_owned())).filter(|cut| !cut.is_empty());
+        Ok(vec![encoded])
+    }
+
+    fn subjects(&self, settings: &Settings) -> Vec<Subject<'_>> {
+        vec![self.encoder.subject(LANGUAGE_MODEL, settings.max_sequence_length, texts(settings))]
+    }
+
+    fn arrays(&self, tokens: usize) -> Vec<ArraySpec> {
+        vec![ArraySpec { name: "hidden", dims: vec![self.encoder.width(), tokens] }]
+    }
+
+    fn encode(&self, run: &mut Run<'_>, settings: &Settings, texts: &[Vec<Encoded>]) -> Result<Vec<Prompt>> {
+        let subjects = self.subjects(settings);
+        let [subject] = &subjects[..] else { return Err(Error::graph("encode", "one encoder")) };
+        let texts = texts.iter().map(|tokens| &tokens[0]);
+        let hidden = self.encoder.hidden(run, subject, settings.max_sequence_length, texts)?;
+        Ok(hidden.into_iter().map(|hidden| Prompt(vec![hidden])).collect())
+    }
+}
+
+/// Rows and columns of tokens of the picture that is drawn, and of those that the model looks at.
+fn grids(settings: &Settings) -> Vec<[usize; 2]> {
+    let mut grids = vec![[settings.height / SIDE, settings.width / SIDE]];
+    grids.extend(settings.references.iter().map(|[width, height]| [height / SIDE, width / SIDE]));
+    grids
+}
+
+/// How many tokens these are.
+fn image_tokens(settings: &Settings) -> usize {
+    grids(settings).into_iter().map(|[rows, columns]| rows.saturating_mul(columns)).fold(0, usize::saturating_add)
+}
+
+/// The transformer.
+struct Flux2Denoiser(Part<Flux2>);
+
+impl Networks for Flux2Denoiser {
+    fn networks(&self) -> Vec<Network<'_>> {
+        self.0.networks()
+    }
+}
+
+impl Denoiser for Flux2Denoiser {
+    fn subjects(&self, settings: &Settings, _: [usize; 4], evaluations: usize) -> Vec<Subject<'_>> {
+        let (image, text, passes) = (image_tokens(settings), settings.prompt_tokens(), settings.passes());
+        let dims = Dims::new()
+            .with(Symbol::PASSES, passes)
+            .with(Symbol::BATCH, settings.batch * passes)
+            .with(Symbol::IMAGE_TOKENS, image)
+            .with(Symbol::TEXT_TOKENS, text)
+            .with(Symbol::JOINT_TOKENS, text.saturating_add(image))
+            .with(Symbol::CONDITIONS, evaluations * passes);
+        vec![subject(&self.0, TRANSFORMER.name, Phase::Denoise, dims, Runs { request: 1, steps: evaluations })]
+    }
+
+    fn ports(&self, _: usize) -> StepPorts {
+        let ports = &self.0.net.ports;
+        StepPorts { latents: ports.latents, prediction: ports.velocity, condition: ports.condition }
+    }
+
+    fn fill(&self, _: usize, session: &mut Session<'_>, given: &Given<'_>) -> Result<()> {
+        let (net, settings) = (&self.0.net, given.settings);
+        let ports = &net.ports;
+        session.set(ports.time, &given.times(|time| net.sinusoid(time * TIME_SCALE))?)?;
+        if let (Some(port), Some(guidance)) = (ports.guidance, settings.guidance) {
+            let conditions = given.evaluations.len() * given.prompts.len();
+            session.set(port, &reserve::repeat("the guidance", &net.sinusoid(guidance * TIME_SCALE), conditions)?)?;
+        }
+        session.set(ports.text, &given.prompt(0)?)?;
+        let (cos, sin) = net.rotary(settings.prompt_tokens(), &grids(settings))?;
+        session.set(ports.cos, &cos)?;
+        session.set(ports.sin, &sin)
+    }
+
+    fn filled_bytes(&self, settings: &Settings) -> usize {
+        // The rotary tables, cosine and sine, and the positions that they are made from.
+        let axes = &self.0.net.config().axes_dims_rope;
+        let each = 2 * size_of::<f32>() * axes.iter().sum::<usize>() + size_of::<u32>() * axes.len();
+        settings.prompt_tokens().saturating_add(image_tokens(settings)).saturating_mul(each)
+    }
+
+    fn pack(&self, latents: &[f32], [w, h, ..]: [usize; 4]) -> Result<Vec<f32>> {
+        pack_latents(latents, w * h)
+    }
+
+    fn unpack(&self, packed: &[f32], [w, h, ..]: [usize; 4]) -> Result<Vec<f32>> {
+        unpack_latents(packed, w * h)
+    }
+}
