@@ -74,3 +74,60 @@ pub(crate) fn write(
     serialize_to_file(views, Some(metadata.into_iter().collect()), &path).unwrap();
     path
 }
+
+/// The rank of the changes of [`Module`]s.
+pub(crate) const RANK: usize = 3;
+
+/// How names of both matrices end, in PEFT's words and in kohya's.
+pub(crate) const A_B: [&str; 2] = [".lora_A.weight", ".lora_B.weight"];
+pub(crate) const DOWN_UP: [&str; 2] = [".lora_down.weight", ".lora_up.weight"];
+
+/// A change of one matrix: `up [outputs, RANK]` times `down [RANK, inputs]`.
+#[derive(Clone)]
+pub(crate) struct Module {
+    pub(crate) name: String,
+    pub(crate) down: Vec<f32>,
+    pub(crate) up: Vec<f32>,
+    pub(crate) inputs: usize,
+    pub(crate) outputs: usize,
+}
+
+/// Numbers without a pattern, within `scale` of 0.
+pub(crate) fn numbers(seed: usize, count: usize, scale: f32) -> Vec<f32> {
+    let whole = |i: usize| ((i + 1) * 7919 * (seed + 3) + 12345) % 2003;
+    (0..count).map(|i| (whole(i) as f32 / 1001.5 - 1.0) * scale).collect()
+}
+
+/// `modules` with underscores for the dots of their names.
+pub(crate) fn flat(modules: Vec<Module>) -> Vec<Module> {
+    modules.into_iter().map(|module| Module { name: module.name.replace('.', "_"), ..module }).collect()
+}
+
+/// Writes a LoRA of `modules` behind `prefix`. Kohya's names have an alpha of twice the rank, and half of the change.
+pub(crate) fn write_lora(dir: &Path, name: &str, prefix: &str, modules: Vec<Module>, ends: [&str; 2]) -> PathBuf {
+    let mut tensors = BTreeMap::new();
+    for Module { name, down, up, inputs, outputs } in modules {
+        let has_alpha = ends == DOWN_UP;
+        let up = up.into_iter().map(|x| if has_alpha { x / 2.0 } else { x }).collect();
+        let of = |end: &str| format!("{prefix}{name}{end}");
+        tensors.insert(of(ends[0]), Tensor { shape: vec![RANK, inputs], values: down });
+        tensors.insert(of(ends[1]), Tensor { shape: vec![outputs, RANK], values: up });
+        if has_alpha {
+            tensors.insert(of(".alpha"), Tensor { shape: Vec::new(), values: vec![2.0 * RANK as f32] });
+        }
+    }
+    write(dir, name, &tensors, Vec::new())
+}
+
+/// Adds `modules`, `strength` times, to the weights of these names.
+pub(crate) fn merge(weights: &mut [super::sd1::Tensor], modules: &[Module], strength: f32) {
+    for Module { name, down, up, inputs, .. } in modules {
+        let weight = weights.iter_mut().find(|tensor| tensor.name == format!("{name}.weight")).unwrap();
+        for (row, up) in weight.values.chunks_mut(*inputs).zip(up.chunks(RANK)) {
+            for (column, value) in row.iter_mut().enumerate() {
+                let change: f64 = (0..RANK).map(|r| f64::from(up[r]) * f64::from(down[r * inputs + column])).sum();
+                *value = (f64::from(*value) + change * f64::from(strength)) as f32;
+            }
+        }
+    }
+}

@@ -8,6 +8,7 @@ pub(crate) mod denoiser;
 pub(crate) mod diffusers;
 #[path = "../fixtures/mod.rs"]
 pub(crate) mod fixtures;
+pub(crate) mod flux2;
 pub(crate) mod foreign;
 pub(crate) mod formula;
 pub(crate) mod given;

@@ -117,7 +117,8 @@ pub(crate) fn write_tensors(path: &Path, tensors: &[Tensor]) {
     write_safetensors(path, &stored);
 }
 
-fn write_safetensors(path: &Path, stored: &BTreeMap<&str, (Dtype, Vec<usize>, Vec<u8>)>) {
+/// Writes tensors, each with its type, shape and bytes, into a safetensors file.
+pub(crate) fn write_safetensors(path: &Path, stored: &BTreeMap<&str, (Dtype, Vec<usize>, Vec<u8>)>) {
     let views = stored
         .iter()
         .map(|(name, (dtype, shape, bytes))| (*name, TensorView::new(*dtype, shape.clone(), bytes).unwrap()));
