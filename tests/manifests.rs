@@ -5,13 +5,16 @@
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use pinhole::bind::alias::{self, Aliases, Rows};
 use pinhole::models::autoencoder_kl::{self, Decoder, Encoder};
 use pinhole::models::clip::{self, Clip};
+use pinhole::models::flux::flux2::{self, Flux2};
+use pinhole::models::language_model::{self, LanguageModel, Taps};
 use pinhole::models::t5::{self, T5};
+use pinhole::models::z_image::{self, ZImage};
 use pinhole::stage::Model;
 use pinhole::tensor::Shape;
 use pinhole::weights::{Manifest, Weight};
@@ -121,5 +124,73 @@ fn names_fit_into_gguf() {
     let (decoder, encoder) = (Decoder::new(&config).unwrap(), Encoder::new(&config).unwrap());
     for (_, weight) in [&clip.model, &decoder.model, &encoder.model].iter().flat_map(|model| model.manifest().iter()) {
         assert!(weight.name.len() <= 59, "{}", weight.name);
+    }
+}
+
+/// Asserts that the weights of `model` are the tensors of the file, each once: whole, or part for part.
+fn assert_made_of(what: &str, tensors: &Tensors, aliases: Aliases<'_>, model: &Model) {
+    let mut left: BTreeSet<&str> = tensors.keys().map(String::as_str).collect();
+    for (_, weight) in model.manifest().iter() {
+        let all = aliases(&weight.name);
+        let parts = all.iter().find(|parts| parts.iter().all(|part| tensors.contains_key(&part.name)));
+        let parts = parts.unwrap_or_else(|| panic!("{what}: no {}", weight.name));
+        let (mut rows, mut row) = (0, 0);
+        for part in parts {
+            let (at, of) = match part.rows {
+                Rows::Part { at, of } => (at, usize::from(of)),
+                _ => (0, 1),
+            };
+            let extents = &tensors[&part.name];
+            row = extents[0];
+            rows += extents.get(1).copied().unwrap_or(1) / of;
+            // Of a tensor that is read in parts, the first stands for all.
+            if at == 0 {
+                assert!(left.remove(part.name.as_str()), "{what}: {} is used twice", part.name);
+            }
+        }
+        let [width, height, ..] = weight.shape.dims();
+        assert_eq!([row, rows], [width, height], "{what}: {}", weight.name);
+    }
+    assert!(left.is_empty(), "{what}: nothing wants {left:?}");
+}
+
+#[test]
+fn transformers_that_read_with_a_language_model_are_covered() {
+    for case in ["flux2_klein", "flux2_dev"] {
+        let golden = Golden::load(case);
+        let config = flux2::Config::from_json(&config(&golden, "transformer"), Path::new(case)).unwrap();
+        let net = Flux2::new(&config).unwrap();
+        assert_made_of(case, &tensors(&golden, "transformer"), &alias::flux2, &net.model);
+    }
+    let golden = Golden::load("z_image");
+    let config = z_image::Config::from_json(&config(&golden, "transformer"), Path::new("z_image")).unwrap();
+    let net = ZImage::new(&config).unwrap();
+    assert_made_of("z_image", &tensors(&golden, "transformer"), &alias::z_image, &net.model);
+}
+
+#[test]
+fn language_models_are_covered() {
+    for case in ["z_image", "flux2_klein", "flux2_dev"] {
+        let golden = Golden::load(case);
+        let config = language_model::Config::from_json(&config(&golden, "text_encoder"), Path::new(case)).unwrap();
+        let whole = Taps { after: vec![config.num_hidden_layers], normalised: true };
+        let net = LanguageModel::new(&config, &whole).unwrap();
+        assert_made_of(case, &tensors(&golden, "text_encoder"), &alias::language_model, &net.model);
+    }
+}
+
+#[test]
+fn autoencoders_with_statistics_are_covered() {
+    for component in ["vae", "vae_small"] {
+        let (golden, origin) = (Golden::load("flux2_klein"), Path::new(component));
+        let tensors = tensors(&golden, component);
+        let config = autoencoder_kl::Config::from_json(&config(&golden, component), origin).unwrap();
+        let aliases = alias::autoencoder_kl(config.levels());
+        let (decoder, encoder) = (Decoder::new(&config).unwrap(), Encoder::new(&config).unwrap());
+        assert_covered(component, &tensors, &aliases, &[&decoder.model, &encoder.model]);
+        let shape_of = |name: &str| find(&tensors, &aliases, name).map(|(_, shape)| shape);
+        let detected = autoencoder_kl::Config::from_shapes(shape_of, origin).unwrap();
+        let detected = Decoder::new(&detected).unwrap();
+        assert_eq!(weights(detected.model.manifest()), weights(decoder.model.manifest()), "{component}");
     }
 }

@@ -10,15 +10,18 @@ use pinhole::convert::{self, WriteOptions};
 use pinhole::exec::{DeviceWeights, Session};
 use pinhole::ggml::{Backend, CancelFlag, Device, Ledger};
 use pinhole::models::language_model::{Taps, causal_mask};
-use pinhole::pipeline::{self, Event, Generated, MemoryOptions, Opened, Pipeline, Request};
+use pinhole::pipeline::{self, Additions, Event, Generated, MemoryOptions, Opened, Pipeline, Request};
 use pinhole::plan::Offload;
-use pinhole::source::slot::{TEXT_ENCODER, TRANSFORMER};
+use pinhole::source::slot::{TEXT_ENCODER, TRANSFORMER, VAE};
 use pinhole::source::{Files, Source, networks};
 use pinhole::stage::{Cadence, Dims, Symbol};
 use pinhole_quant::metrics;
 use pinhole_quant::recipe::FileType;
+use support::flux2::write_vae;
+use support::lora::{A_B, DOWN_UP, Module, RANK, flat, merge, numbers, write_lora};
 use support::numbers::Format;
-use support::z_image::{write_directory, write_gguf, write_llama, write_loud, write_original};
+use support::sd1::write_tensors;
+use support::z_image::{tensors, write_directory, write_gguf, write_llama, write_loud, write_original};
 use support::{Golden, given};
 use tempfile::TempDir;
 
@@ -321,5 +324,75 @@ fn real_ids_equal_transformers() {
         let text = format!("<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n");
         let found = tokenizer.encode(&text, 512).unwrap().ids;
         assert_eq!(serde_json::json!(found), case["ids"], "{}", case["text"]);
+    }
+}
+
+/// ComfyUI's files in one folder, with the tokenizer beside them, are a model without a word on what is what.
+#[test]
+fn a_folder_of_loose_files_is_a_model() {
+    let (golden, dir) = model();
+    let loose = tempfile::tempdir().unwrap();
+    write_original(&loose.path().join("z_image_turbo_bf16.safetensors"), &golden, "");
+    write_tensors(&loose.path().join("qwen_3_4b.safetensors"), &tensors(&golden, "text_encoder"));
+    write_vae(&loose.path().join("ae.safetensors"), &golden, "vae");
+    let said = Source::open(loose.path()).and_then(|source| pipeline::open(&source)).err().unwrap();
+    assert!(said.hint().unwrap().contains("--tokenizer"), "{said}");
+    fs::copy(dir.path().join("tokenizer/tokenizer.json"), loose.path().join("tokenizer.json")).unwrap();
+    let case = Request { steps: Some(1), ..request(&golden, "base") };
+    let expected = generate(&mut on(open(dir.path()), "cpu"), &case);
+    let folder = open(loose.path());
+    assert_eq!((folder.family.name, folder.rules.defaults.steps), ("z_image", 8));
+    assert!(bits(&expected) == bits(&generate(&mut on(folder, "cpu"), &case)));
+    // Given one by one, without a model below them.
+    let of = |name: &str| loose.path().join(name);
+    let parts = vec![
+        (&TRANSFORMER, of("z_image_turbo_bf16.safetensors")),
+        (&TEXT_ENCODER, of("qwen_3_4b.safetensors")),
+        (&VAE, of("ae.safetensors")),
+    ];
+    let alone = pipeline::open(&Source::assemble(None, &Files { parts, tokenizers: Vec::new() }).unwrap()).unwrap();
+    assert!(bits(&expected) == bits(&generate(&mut on(alone, "cpu"), &case)));
+}
+
+#[test]
+fn loras_in_every_spelling_draw_what_merged_weights_draw() {
+    let (golden, dir) = model();
+    let case = Request { steps: Some(1), ..request(&golden, "base") };
+    let (down, up) = (numbers(1, RANK * 384, 0.1), numbers(2, RANK * 1152, 0.1));
+    let module = |name: &str, up: &[f32], outputs| Module {
+        name: name.to_owned(),
+        down: down.clone(),
+        up: up.to_vec(),
+        inputs: 384,
+        outputs,
+    };
+    let original = vec![
+        module("layers.1.attention.qkv", &up, 1152),
+        module("layers.0.feed_forward.w1", &up[..RANK * 1024], 1024),
+        module("noise_refiner.0.attention.out", &up[..RANK * 384], 384),
+    ];
+    let mut theirs: Vec<Module> = original.iter().skip(1).cloned().collect();
+    theirs[1].name = "noise_refiner.0.attention.to_out.0".into();
+    for (part, up) in ["to_q", "to_k", "to_v"].iter().zip(up.chunks(RANK * 384)) {
+        theirs.push(module(&format!("layers.1.attention.{part}"), up, 384));
+    }
+    let mut merged = support::z_image::original(&golden, "");
+    merge(&mut merged, &original, 0.5);
+    write_tensors(&dir.path().join("merged.safetensors"), &merged);
+    let expected = generate(&mut on(with(dir.path(), &[(&TRANSFORMER, "merged.safetensors")]).unwrap(), "cpu"), &case);
+    let files = [
+        write_lora(dir.path(), "diffusers", "transformer.", theirs.clone(), A_B),
+        write_lora(dir.path(), "toolkit", "diffusion_model.", original.clone(), A_B),
+        write_lora(dir.path(), "comfy", "diffusion_model.", theirs.clone(), DOWN_UP),
+        write_lora(dir.path(), "kohya", "lora_unet_", flat(theirs), DOWN_UP),
+        write_lora(dir.path(), "musubi", "lora_unet_", flat(original), DOWN_UP),
+    ];
+    for file in files {
+        let additions = Additions { loras: vec![(file.clone(), 0.5)], ..Additions::default() };
+        let model = pipeline::open_with(&Source::open(dir.path()).unwrap(), &additions).unwrap();
+        assert_eq!(model.loras[0].warning(), None, "{}", file.display());
+        let nmse = metrics::nmse(&expected.latents, &generate(&mut on(model, "cpu"), &case).latents).unwrap();
+        println!("{}: nmse {nmse:.2e}", file.display());
+        assert!(nmse <= 1e-9, "{}: {nmse:e}", file.display());
     }
 }
