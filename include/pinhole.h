@@ -288,6 +288,13 @@ typedef struct pinhole_files {
     /* A tiny autoencoder (TAESD, TAESDXL, TAEF1). It makes the previews, and the pictures in the autoencoder's stead, which is then not
      * needed: see tiny_vae_for of requests. */
     const char *tiny_vae;
+    /* Words that the text encoders of Stable Diffusion were taught (textual inversion): files of diffusers or of the web UI, the word of
+     * each, and how many there are. NULL words, or a NULL among them: the file's own. A prompt brings one in by its word. */
+    const char *const *embeddings;
+    const char *const *embedding_words;
+    size_t embedding_count;
+    /* A folder with such files, each for the word that is its name. May be NULL. */
+    const char *embeddings_folder;
 } pinhole_files;
 
 PINHOLE_API int32_t pinhole_files_init(pinhole_files *files, size_t struct_size);
@@ -563,6 +570,15 @@ enum {
     PINHOLE_TINY_VAE_PREVIEW = 1
 };
 
+/* How the text of a prompt is read. */
+enum {
+    /* As it stands. */
+    PINHOLE_PROMPT_PLAIN = 0,
+    /* As AUTOMATIC1111's web UI reads it, for Stable Diffusion: "(word:1.2)", "(word)" and "[word]" count more or less, BREAK begins a
+     * chunk, and long prompts become chunks of 75 tokens. */
+    PINHOLE_PROMPT_A1111 = 1
+};
+
 /* A picture that a request is given. Set exactly one of `path`, `data` and `pixels`. To change a part of a photo:
  *
  *     pinhole_input photo, part;
@@ -733,6 +749,10 @@ typedef struct pinhole_request {
     int32_t tiny_vae_for;
     /* How a flow is bent towards noise, whatever the size of the picture. 0: as the model has it. */
     float shift;
+    /* How the texts of prompts are read: PINHOLE_PROMPT_... */
+    int32_t prompt_syntax;
+    /* Always 0 in this version. */
+    int32_t reserved_5;
 } pinhole_request;
 
 PINHOLE_API int32_t pinhole_request_init(pinhole_request *request, size_t struct_size);

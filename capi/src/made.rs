@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use pinhole::image::{Picture, Thresholds, parameters_text};
 use pinhole::pipeline::{
-    Opened, Origin, Preprocess, Request, Settings, TinyUse, model_name, named_parts, origins, skipped_in_words,
+    Opened, Origin, Preprocess, PromptSyntax, Request, Settings, TinyUse, model_name, named_parts, origins,
+    skipped_in_words,
 };
 use serde::Serialize;
 
@@ -90,6 +91,10 @@ struct Inside<'a> {
     posterior: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     tiny_vae: Option<&'static str>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    taught_words: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_syntax: Option<&'static str>,
     max_sequence_length: usize,
     noise: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -205,6 +210,8 @@ impl Made {
             strength,
             posterior: (settings.encoded_pictures > 0).then(|| request.posterior.name()),
             tiny_vae: settings.tiny_vae.map(TinyUse::name),
+            taught_words: &settings.taught,
+            prompt_syntax: (settings.prompt_syntax != PromptSyntax::Plain).then(|| settings.prompt_syntax.name()),
             max_sequence_length,
             noise,
             cache: settings.cache.map(|cache| StepCache { kind: cache.kind.name(), threshold: cache.threshold }),

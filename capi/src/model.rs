@@ -52,6 +52,10 @@ pub struct Files {
     pub takes_id: i32,
     pub reserved: i32,
     pub tiny_vae: *const c_char,
+    pub embeddings: *const *const c_char,
+    pub embedding_words: *const *const c_char,
+    pub embedding_count: usize,
+    pub embeddings_folder: *const c_char,
 }
 
 const NO_FILES: Files = {
@@ -79,6 +83,10 @@ const NO_FILES: Files = {
         takes_id: 0,
         reserved: 0,
         tiny_vae: null,
+        embeddings: std::ptr::null(),
+        embedding_words: std::ptr::null(),
+        embedding_count: 0,
+        embeddings_folder: null,
     }
 };
 versioned!(Files, "pinhole_files", offset_of!(Files, unet), NO_FILES);
@@ -194,8 +202,41 @@ impl Files {
         // SAFETY: the caller's promise.
         let id_projector = unsafe { text::optional(self.id_projector, "id_projector") }?.map(PathBuf::from);
         let takes_id = self.takes_id != 0;
-        let clip_skip = None;
-        Ok(Additions { clip_skip, loras, redux, ip_adapter, image_encoders, controls, id_projector, takes_id })
+        // SAFETY: the caller's promise.
+        let (embeddings, folder) =
+            unsafe { (self.taught_words()?, text::optional(self.embeddings_folder, "embeddings_folder")?) };
+        Ok(Additions {
+            clip_skip: None,
+            loras,
+            redux,
+            ip_adapter,
+            image_encoders,
+            controls,
+            id_projector,
+            takes_id,
+            embeddings,
+            embeddings_folder: folder.map(PathBuf::from),
+        })
+    }
+
+    /// The files of taught words, each with its word if that is named.
+    ///
+    /// # Safety
+    /// The header's contract for every member.
+    unsafe fn taught_words(&self) -> Result<Vec<(PathBuf, Option<String>)>, Failure> {
+        if self.embeddings.is_null() && self.embedding_count > 0 {
+            return Err(Failure::null("embeddings"));
+        }
+        let mut words = Vec::new();
+        for i in 0..self.embedding_count {
+            // SAFETY: the caller promises `embedding_count` texts, and as many words, each of which may be NULL, unless there are none.
+            let (path, word) = unsafe {
+                let word = if self.embedding_words.is_null() { std::ptr::null() } else { *self.embedding_words.add(i) };
+                (text::required(*self.embeddings.add(i), "embeddings")?, text::optional(word, "embedding_words")?)
+            };
+            words.push((PathBuf::from(path), word.map(str::to_owned)));
+        }
+        Ok(words)
     }
 }
 

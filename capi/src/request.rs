@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use pinhole::Error as E;
 use pinhole::ggml::CancelFlag;
-use pinhole::pipeline::{Cache, CacheKind, Posterior, ReferenceResize, Request as Wanted, TinyUse};
+use pinhole::pipeline::{Cache, CacheKind, Posterior, PromptSyntax, ReferenceResize, Request as Wanted, TinyUse};
 use pinhole::sample::{Sampler, Schedule};
 
 use crate::cancel::{self, Cancel};
@@ -79,6 +79,8 @@ pub struct Request {
     pub id_embedding_count: usize,
     pub tiny_vae_for: i32,
     pub shift: f32,
+    pub prompt_syntax: i32,
+    pub reserved_5: i32,
 }
 
 const DEFAULT: Request = Request {
@@ -134,6 +136,8 @@ const DEFAULT: Request = Request {
     id_embedding_count: 0,
     tiny_vae_for: 0,
     shift: 0.0,
+    prompt_syntax: 0,
+    reserved_5: 0,
 };
 versioned!(Request, "pinhole_request", offset_of!(Request, inputs), DEFAULT);
 
@@ -267,6 +271,13 @@ fn reference_resize(given: i32) -> Result<ReferenceResize, Failure> {
     found.ok_or_else(|| E::option("--reference-resize", expected, given.to_string()).into())
 }
 
+fn prompt_syntax(given: i32) -> Result<PromptSyntax, Failure> {
+    // The header's numbers are the order of the list.
+    let found = usize::try_from(given).ok().and_then(|given| PromptSyntax::ALL.get(given).copied());
+    let expected = "PINHOLE_PROMPT_PLAIN (0) or PINHOLE_PROMPT_A1111 (1)";
+    found.ok_or_else(|| E::option("--prompt-syntax", expected, given.to_string()).into())
+}
+
 /// 0, as in a struct of zeros, leaves it to the model.
 fn tiny_use(given: i32) -> Result<Option<TinyUse>, Failure> {
     match given {
@@ -391,6 +402,7 @@ impl Request {
             cache: step_cache(request.cache, request.cache_threshold)?,
             id_embedding,
             tiny_vae: tiny_use(request.tiny_vae_for)?,
+            prompt_syntax: prompt_syntax(request.prompt_syntax)?,
         };
         let Request { progress, warning, preview, user_data, .. } = request;
         let watch = Watch::new(Callbacks { progress, warning, preview, user_data }, cancel.clone());

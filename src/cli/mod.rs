@@ -19,6 +19,7 @@ mod plan;
 mod preview;
 mod printer;
 mod request;
+mod stable_diffusion;
 mod step_cache;
 mod table;
 mod threads;

@@ -19,6 +19,7 @@ use super::lora::{self, Lora, Weighted};
 use super::pictures::{open_picture, picture};
 use super::preview::{self, Preview};
 use super::printer::Printer;
+use super::stable_diffusion::StableDiffusionArgs;
 use super::{step_cache, threads};
 
 #[derive(clap::Args)]
@@ -75,6 +76,8 @@ pub(super) struct RequestArgs {
     /// A LoRA, and how strongly it works [default: 1]; several are added up: --lora a.safetensors --lora b.safetensors:0.6
     #[arg(long = "lora", value_name = "FILE[:STRENGTH]", value_parser = lora::parse)]
     pub(super) loras: Vec<Lora>,
+    #[command(flatten)]
+    pub(super) stable_diffusion: StableDiffusionArgs,
     /// How many of the last layers of CLIP the prompt does not go through, for Stable Diffusion: 1 is what many fine-tunes were
     /// trained with [default: 0]
     #[arg(long, value_name = "N")]
@@ -292,6 +295,7 @@ impl RequestArgs {
             cache: self.cache.and_then(|cache| cache.0),
             preview: self.preview.as_ref().map(|preview| preview.every),
             tiny_vae: self.tiny_vae_for,
+            prompt_syntax: self.stable_diffusion.prompt_syntax(),
         })
     }
 
@@ -326,7 +330,7 @@ impl RequestArgs {
 
     /// What the model is opened with beside its own files.
     pub(super) fn additions(&self) -> Additions {
-        Additions {
+        self.stable_diffusion.add_to(Additions {
             clip_skip: self.clip_skip,
             loras: lora::pairs(&self.loras),
             redux: self.redux.clone(),
@@ -335,7 +339,8 @@ impl RequestArgs {
             controls: self.control.paths(),
             id_projector: self.id_projector.clone(),
             takes_id: self.id_embedding.is_some(),
-        }
+            ..Additions::default()
+        })
     }
 
     /// The model of `source` on `device`, with what these options say of its weights and of the memory it may take.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::bind::alias::Kind;
 use crate::gguf::{Metadata, Value};
 use crate::index::{FileTensor, Index, Other};
-use crate::pipeline::{self, Additions, BESIDE, FAMILIES, Opened, PRIOR, Reader};
+use crate::pipeline::{self, Additions, BESIDE, FAMILIES, Opened, PRIOR, Reader, is_textual_inversion, own_word};
 use crate::source::slot::IMAGE_EMBEDDER;
 use crate::source::{
     Component, Layout, Network, Place, Source, Text, keys, kinds_in, not_run, piece, recognise, unused,
@@ -203,12 +203,15 @@ impl Report {
                 report.kind = kind;
                 report.metadata = metadata.iter().map(|(key, text)| (key, Json::from(shortened(text)))).collect();
                 report.describe_lora();
-                if report.lora.is_none() {
+                let is_word = report.lora.is_none() && is_textual_inversion(index);
+                if is_word {
+                    report.describe_word(index);
+                } else if report.lora.is_none() {
                     report.try_parts(index);
                 }
             }
         }
-        if report.components.is_empty() {
+        if report.components.is_empty() && report.holds.is_empty() {
             report.holds = recognise(tensors.iter().map(|tensor| tensor.name));
         }
         report
@@ -297,6 +300,22 @@ impl Report {
             Ok(lora) => self.lora = lora,
             Err(error) => self.problem(&error),
         }
+    }
+
+    /// What a textual inversion is.
+    fn describe_word(&mut self, index: &Index) {
+        self.holds = vec!["a textual inversion: a word that text encoders were taught".to_owned()];
+        let mut settings: Vec<(&str, Json)> = Vec::new();
+        settings.extend(own_word(index).map(|word| ("word", word.into())));
+        for (name, tensor) in index.iter().filter(|(name, _)| !name.starts_with("string_to_token")) {
+            let [width, vectors, ..] = tensor.shape.dims();
+            let widths = if name == "clip_g" { "width of the second" } else { "width" };
+            if name != "clip_g" {
+                settings.push(("vectors", vectors.into()));
+            }
+            settings.push((widths, width.into()));
+        }
+        self.settings = settings.into_iter().collect();
     }
 
     /// What would be said where the networks in `index` are used as parts of a model.

@@ -38,6 +38,7 @@ impl Remembered {
                 && embeddings.negative_is_zero == settings.negative_is_zero
                 && embeddings.is_zero == settings.prompt_is_zero
                 && embeddings.tokens == settings.max_sequence_length
+                && embeddings.syntax == settings.prompt_syntax
         };
         let known = self.prompts.iter().position(|(text, embeddings, _)| text == prompt && fits(embeddings))?;
         let entry = self.prompts.remove(known)?;
@@ -115,7 +116,9 @@ impl Embeddings {
         let negative_prompt = self.negative.clone().filter(|_| settings.is_guided());
         let negative_is_zero = self.negative_is_zero && negative_prompt.is_some();
         let prompt_is_zero = false;
-        let settings = Settings { negative_prompt, negative_is_zero, prompt_is_zero, embedded: true, ..settings };
+        let prompt_syntax = self.syntax;
+        let settings =
+            Settings { negative_prompt, negative_is_zero, prompt_is_zero, prompt_syntax, embedded: true, ..settings };
         let text_tokens = self.lengths.iter().copied().take(settings.prompts()).collect();
         Ok(Settings { text_tokens, ..settings })
     }
@@ -195,8 +198,8 @@ pub(super) fn embeddings(
         prompts.push(Prompt::zeros(&model.encoders.arrays(settings.most_text_tokens()))?);
     }
     let Settings { negative_is_zero, prompt_is_zero: is_zero, max_sequence_length: tokens, .. } = *settings;
-    let lengths = settings.text_tokens.clone();
-    Ok(Embeddings { prompts, negative, negative_is_zero, is_zero, tokens, lengths, encoders: None })
+    let (lengths, syntax) = (settings.text_tokens.clone(), settings.prompt_syntax);
+    Ok(Embeddings { prompts, negative, negative_is_zero, is_zero, tokens, lengths, syntax, encoders: None })
 }
 
 /// Fills in the prompts that the folder has. Returns the key of each.
@@ -224,7 +227,8 @@ fn look_up(
 fn encode(model: &Opened, settings: &Settings, texts: &[Vec<Encoded>], run: &mut Run<'_>) -> Result<Vec<Prompt>> {
     let mut stages = 0;
     for subject in model.encoders.subjects(settings) {
-        stages += subject.model.stages().len() * texts.len();
+        let of_a_text = subject.runs.request / settings.texts().max(1);
+        stages += subject.model.stages().len() * texts.len() * of_a_text;
     }
     let start = run.begin(Phase::Encode, stages, 0)?;
     let prompts = model.encoders.encode(run, settings, texts)?;

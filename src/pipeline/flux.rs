@@ -132,6 +132,7 @@ fn rules(takes_guidance: bool, tokens: usize) -> Rules {
 }
 
 fn open(source: Source, additions: &Additions) -> Result<Opened> {
+    additions.refuse_embeddings()?;
     if additions.clip_skip.is_some() {
         return Err(Error::option(
             "--clip-skip",

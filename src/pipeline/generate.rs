@@ -154,7 +154,7 @@ impl Pipeline {
         let Pipeline { machine, preview, remembered, prompt_cache, .. } = self;
         let mut run = Run::new(machine, observer, &plan);
         run.event(Event::Planned(plan.clone()))?;
-        for text in without_effect(request, &settings) {
+        for text in without_effect(&model, request, &settings) {
             run.warn(text)?;
         }
         for text in model.source.passed_over() {

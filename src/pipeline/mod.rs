@@ -40,11 +40,13 @@ mod settings;
 mod skipping;
 mod start;
 mod step_cache;
+mod textual_inversion;
 mod vae;
 mod z_image;
 
 pub use crate::plan::Phase;
 pub use crate::source::model_name;
+pub use crate::text::PromptSyntax;
 pub use face::{Face, read_id_embedding};
 pub use flux_image_prompts::{BESIDE, PRIOR};
 pub use generate::Pipeline;
@@ -64,3 +66,4 @@ pub use run::{Run, Running};
 pub use seen::Seen;
 pub use settings::settings;
 pub use step_cache::{Cache, CacheKind, Caches, skipped, skipped_in_words};
+pub use textual_inversion::{Words, is_textual_inversion, own_word};

@@ -9,6 +9,7 @@ use super::request::{Request, Settings, TinyUse};
 use super::rules::Rules;
 use super::run::{Run, Running};
 use super::seen::Seen;
+use super::textual_inversion::Words;
 use crate::bind::lora;
 use crate::exec::Session;
 use crate::models::step_cache::CachePorts;
@@ -19,7 +20,7 @@ use crate::sample::{Levels, Scheduler};
 use crate::source::slot::VAE;
 use crate::source::{HasModel, Network, Networks, Part, Place, Source};
 use crate::stage::{Dims, Port};
-use crate::text::Encoded;
+use crate::text::{Encoded, PromptSyntax};
 use crate::{Error, Result, reserve};
 
 /// A family of models: what one is on disk, and how it is opened.
@@ -116,6 +117,10 @@ pub struct Additions {
     pub id_projector: Option<PathBuf>,
     /// Whether the first ControlNet reads a face in the prompt's place, with or without a projector.
     pub takes_id: bool,
+    /// Words that text encoders were taught: the file of each, and the word, if it is not the file's own.
+    pub embeddings: Vec<(PathBuf, Option<String>)>,
+    /// A folder with such files, each for the word that is its name.
+    pub embeddings_folder: Option<PathBuf>,
 }
 
 impl Additions {
@@ -150,6 +155,19 @@ impl Additions {
             }
             None => Ok(()),
         }
+    }
+
+    /// Refuses taught words beside a model whose text encoders take none.
+    pub(super) fn refuse_embeddings(&self) -> Result<()> {
+        let (first, folder) = (self.embeddings.first(), self.embeddings_folder.as_ref());
+        let given = [("--embedding", first.map(|(path, _)| path)), ("--embeddings", folder)];
+        for (option, path) in given {
+            if let Some(path) = path {
+                let expected = "nothing, since this kind of model takes no textual inversions";
+                return Err(Error::option(option, expected, path.display().to_string()));
+            }
+        }
+        Ok(())
     }
 
     /// The most inputs that a LoRA gives a layer that is called one of `names`.
@@ -201,13 +219,31 @@ pub trait Encoders: Networks {
     /// What the tokenizers return.
     fn tokenize(&self, text: &str, settings: &Settings) -> Result<Vec<Encoded>>;
 
-    /// How many tokens `text` becomes for the denoiser.
+    /// How many tokens each of `texts` becomes for the denoiser: the prompt, and the negative one if there is one.
     ///
     /// # Errors
-    /// What the tokenizers return.
-    fn tokens(&self, text: &str, settings: &Settings) -> Result<usize> {
-        let _ = text;
-        Ok(settings.max_sequence_length)
+    /// What the tokenizers return; [`Error::Option`] for a prompt that cannot be read.
+    fn tokens(&self, texts: &[&str], settings: &Settings) -> Result<Vec<usize>> {
+        Ok(vec![settings.max_sequence_length; texts.len()])
+    }
+
+    /// Whether it reads prompts in `syntax`.
+    fn reads(&self, syntax: PromptSyntax) -> bool {
+        syntax == PromptSyntax::Plain
+    }
+
+    /// The words that it was taught.
+    fn words(&self) -> Option<&Words> {
+        None
+    }
+
+    /// The vectors of taught words among `tokens`, which are those of each reader for a text.
+    ///
+    /// # Errors
+    /// What reading their files returns.
+    fn taught(&self, tokens: &[Encoded]) -> Result<Vec<f32>> {
+        let _ = tokens;
+        Ok(Vec::new())
     }
 
     /// What runs, in order, for each text.

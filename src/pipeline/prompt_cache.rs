@@ -83,6 +83,13 @@ impl PromptCache {
         for encoded in tokens {
             let ids: Vec<u8> = encoded.ids.iter().flat_map(|id| id.to_le_bytes()).collect();
             add(&mut hash, &ids);
+            if !encoded.weights.is_empty() {
+                add(&mut hash, &to_bytes(&encoded.weights));
+            }
+        }
+        let taught = model.encoders.taught(tokens)?;
+        if !taught.is_empty() {
+            add(&mut hash, &to_bytes(&taught));
         }
         Ok(Key(hex(&hash.finalize())))
     }

@@ -1,5 +1,6 @@
 //! Prompts as the denoiser takes them.
 
+use crate::text::PromptSyntax;
 use crate::{Result, reserve};
 
 /// A prompt as the denoiser takes it: the numbers of each of `Encoders::arrays`.
@@ -46,6 +47,8 @@ pub struct Embeddings {
     pub(super) tokens: usize,
     /// Tokens of each prompt.
     pub(super) lengths: Vec<usize>,
+    /// How their texts were read.
+    pub(super) syntax: PromptSyntax,
     /// The digest of the text encoders that made them, if they go from one pipeline to another.
     pub(super) encoders: Option<[u8; 32]>,
 }

@@ -10,6 +10,7 @@ use crate::ggml::Usage;
 use crate::image::{Image, Picture, Thresholds};
 use crate::plan::{Offload, Phase, Plan};
 use crate::sample::{Chosen, Sampler, Sampling, Schedule};
+use crate::text::PromptSyntax;
 
 /// What to draw. Everything except the prompt may be left to the model's defaults.
 #[derive(Clone, Debug, PartialEq)]
@@ -92,6 +93,8 @@ pub struct Request {
     pub id_embedding: Option<Vec<f32>>,
     /// What the model's tiny autoencoder is used for, if it has one; `None` is for all.
     pub tiny_vae: Option<TinyUse>,
+    /// How the texts of prompts are read.
+    pub prompt_syntax: PromptSyntax,
 }
 
 /// What a ControlNet follows, and how.
@@ -251,6 +254,7 @@ impl Default for Request {
             cache: None,
             id_embedding: None,
             tiny_vae: None,
+            prompt_syntax: PromptSyntax::default(),
         }
     }
 }
@@ -344,6 +348,10 @@ pub struct Settings {
     pub previewed: bool,
     /// What the model's tiny autoencoder is used for; `None` if it has none.
     pub tiny_vae: Option<TinyUse>,
+    /// How the texts of prompts are read.
+    pub prompt_syntax: PromptSyntax,
+    /// The taught words in them.
+    pub taught: Vec<String>,
 }
 
 /// How a ControlNet follows its picture.
@@ -477,6 +485,12 @@ impl Settings {
         }
         if self.id_tokens > 0 {
             pairs.push(("ID tokens", self.id_tokens.to_string()));
+        }
+        if self.prompt_syntax != PromptSyntax::Plain {
+            pairs.push(("Prompt syntax", self.prompt_syntax.name().to_owned()));
+        }
+        if !self.taught.is_empty() {
+            pairs.push(("TI", self.taught.join(", ")));
         }
         if self.tiny_vae == Some(TinyUse::All) {
             pairs.push(("VAE Decoder", "TAESD".to_owned()));

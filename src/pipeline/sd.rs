@@ -1,14 +1,15 @@
 //! Stable Diffusion 1 and 2: diffusers' `StableDiffusionPipeline`. Version 2 has another text encoder, OpenCLIP's, and some of its
 //! models predict velocities.
 
-use super::encoders::{CLIP_NAME, ClipEncoder};
+use super::encoders::{self, CLIP_NAME, ClipEncoder};
 use super::fit::{self, Side};
-use super::opened::{Additions, Denoiser, Encoders, Family, Given, Opened, Reader, StepPorts, subject, texts};
+use super::opened::{Additions, Denoiser, Encoders, Family, Given, Opened, Reader, StepPorts, subject};
 use super::prompts::{ArraySpec, Prompt};
 use super::request::Settings;
 use super::rules::{Beside, Defaults, GuidanceScale, Rules, Starts, Use};
 use super::run::Run;
 use super::step_cache::Caches;
+use super::textual_inversion::Words;
 use super::vae::Vae;
 use crate::bind::alias;
 use crate::exec::Session;
@@ -22,7 +23,7 @@ use crate::source::networks;
 use crate::source::slot::{TEXT_ENCODER, TINY_VAE, UNET, VAE};
 use crate::source::{Component, Network, Networks, Part, Place, Source, Text};
 use crate::stage::Symbol;
-use crate::text::Encoded;
+use crate::text::{Encoded, PromptSyntax};
 use crate::{Error, Result, json, reserve};
 
 /// Stable Diffusion 1.
@@ -105,6 +106,7 @@ fn open(source: Source, additions: &Additions) -> Result<Opened> {
         None => Scheduler::Discrete(schedule(&unet)?),
     };
     check(&source, &unet, &clip, &vae)?;
+    encoders::teach(&mut [&mut clip], additions)?;
     let loras = additions.apply(&mut [unet.target(), clip.part.target()])?;
     let predicts_v = matches!(&scheduler, Scheduler::Discrete(config) if config.prediction_type == Prediction::V);
     let trained_on = if predicts_v { LARGER_SAMPLE_SIZE } else { SAMPLE_SIZE };
@@ -223,12 +225,28 @@ impl Encoders for SdEncoders {
         vec![self.0.reader(CLIP_NAME)]
     }
 
-    fn tokenize(&self, text: &str, _: &Settings) -> Result<Vec<Encoded>> {
-        Ok(vec![self.0.tokenize(text)?])
+    fn tokenize(&self, text: &str, settings: &Settings) -> Result<Vec<Encoded>> {
+        Ok(vec![self.0.read(encoders::PROMPTS[0], text, settings)?])
+    }
+
+    fn tokens(&self, texts: &[&str], settings: &Settings) -> Result<Vec<usize>> {
+        encoders::tokens(&[&self.0], texts, settings)
+    }
+
+    fn reads(&self, _: PromptSyntax) -> bool {
+        true
+    }
+
+    fn words(&self) -> Option<&Words> {
+        self.0.words()
+    }
+
+    fn taught(&self, tokens: &[Encoded]) -> Result<Vec<f32>> {
+        encoders::taught(&[&self.0], tokens)
     }
 
     fn subjects(&self, settings: &Settings) -> Vec<Subject<'_>> {
-        vec![self.0.subject(CLIP, texts(settings))]
+        vec![self.0.subject(CLIP, self.0.runs(settings))]
     }
 
     fn arrays(&self, tokens: usize) -> Vec<ArraySpec> {
@@ -236,7 +254,7 @@ impl Encoders for SdEncoders {
     }
 
     fn encode(&self, run: &mut Run<'_>, settings: &Settings, texts: &[Vec<Encoded>]) -> Result<Vec<Prompt>> {
-        let subject = self.0.subject(CLIP, super::opened::texts(settings));
+        let subject = self.0.subject(CLIP, self.0.runs(settings));
         let hidden = self.0.hidden(run, &subject, texts.iter().map(|tokens| &tokens[0]))?;
         Ok(hidden.into_iter().map(|hidden| Prompt(vec![hidden])).collect())
     }
@@ -277,7 +295,7 @@ impl Denoiser for UnetDenoiser {
             width,
             height,
             batch: settings.batch * passes,
-            text_tokens: settings.max_sequence_length,
+            text_tokens: settings.most_text_tokens(),
             conditions: evaluations * passes,
         });
         let dims = dims.with(Symbol::PASSES, passes);

@@ -1,14 +1,15 @@
 //! Stable Diffusion XL: diffusers' `StableDiffusionXLPipeline`. Two CLIPs, whose last but one layers the UNet reads side by side; the
 //! second one's pooled vector and six sizes are added to the time.
 
-use super::encoders::ClipEncoder;
+use super::encoders::{self, ClipEncoder};
 use super::fit::{self, Side};
-use super::opened::{Additions, Encoders, Family, Opened, Reader, texts};
+use super::opened::{Additions, Encoders, Family, Opened, Reader};
 use super::prompts::{ArraySpec, Prompt};
 use super::request::Settings;
 use super::rules::{Defaults, GuidanceScale, Rules};
 use super::run::Run;
 use super::sd::{self, UnetDenoiser};
+use super::textual_inversion::Words;
 use super::vae::Vae;
 use crate::bind::alias;
 use crate::models::clip::Output;
@@ -18,7 +19,7 @@ use crate::sample::{AYS_XL, DiscreteConfig, Prediction, Scheduler};
 use crate::source::networks;
 use crate::source::slot::{TEXT_ENCODER, TEXT_ENCODER_2, TINY_VAE, UNET, VAE};
 use crate::source::{Component, Network, Networks, Part, Place, Source, Text};
-use crate::text::Encoded;
+use crate::text::{Encoded, PromptSyntax};
 use crate::{Error, Result};
 
 /// Stable Diffusion XL.
@@ -90,6 +91,7 @@ fn open(source: Source, additions: &Additions) -> Result<Opened> {
     };
     check(&source, &unet, &clips, &vae)?;
     let [clip, clip_2] = &mut clips;
+    encoders::teach(&mut [clip, clip_2], additions)?;
     let loras = additions.apply(&mut [unet.target(), clip.part.target(), clip_2.part.target()])?;
     let side = sd::sample_size(source.component(&UNET)?, SAMPLE_SIZE) * vae.factor();
     let rules = rules(side, vae.factor(), clips[0].reader(NAMES[0]).length).with(sd::beside(&unet, &vae));
@@ -163,12 +165,28 @@ impl Encoders for SdxlEncoders {
         self.0.iter().zip(NAMES).map(|(clip, name)| clip.reader(name)).collect()
     }
 
-    fn tokenize(&self, text: &str, _: &Settings) -> Result<Vec<Encoded>> {
-        self.0.iter().map(|clip| clip.tokenize(text)).collect()
+    fn tokenize(&self, text: &str, settings: &Settings) -> Result<Vec<Encoded>> {
+        self.0.iter().map(|clip| clip.read(encoders::PROMPTS[0], text, settings)).collect()
+    }
+
+    fn tokens(&self, texts: &[&str], settings: &Settings) -> Result<Vec<usize>> {
+        encoders::tokens(&self.0.each_ref(), texts, settings)
+    }
+
+    fn reads(&self, _: PromptSyntax) -> bool {
+        true
+    }
+
+    fn words(&self) -> Option<&Words> {
+        self.0[0].words()
+    }
+
+    fn taught(&self, tokens: &[Encoded]) -> Result<Vec<f32>> {
+        encoders::taught(&self.0.each_ref(), tokens)
     }
 
     fn subjects(&self, settings: &Settings) -> Vec<Subject<'_>> {
-        self.0.iter().zip(CLIPS).map(|(clip, name)| clip.subject(name, texts(settings))).collect()
+        self.0.iter().zip(CLIPS).map(|(clip, name)| clip.subject(name, clip.runs(settings))).collect()
     }
 
     fn arrays(&self, tokens: usize) -> Vec<ArraySpec> {

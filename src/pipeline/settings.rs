@@ -6,9 +6,11 @@ use super::opened::Opened;
 use super::request::{Control, Preprocess, ReferenceResize, Request, Settings, TinyUse};
 use super::rules::{Beside, Cropped, Rules, Takes, Use};
 use super::start::{Inputs, MOST_REFERENCES};
+use super::textual_inversion::Words;
 use crate::image::Picture;
 use crate::sample::{Chosen, Levels};
 use crate::source::Text;
+use crate::text::PromptSyntax;
 use crate::{Error, Result};
 
 /// How many pictures one request may make.
@@ -125,17 +127,44 @@ pub fn settings(model: &Opened, request: &Request) -> Result<Settings> {
         cache: rules.caches.checked(request.cache)?,
         previewed: request.preview.is_some(),
         tiny_vae: tiny_use(model, request)?,
+        prompt_syntax: prompt_syntax(model, request)?,
+        taught: Vec::new(),
     };
     settings.encoded_pictures = Inputs::of(rules, request, &settings).count();
     match &request.embeddings {
         Some(embeddings) => embeddings.fill_in(settings, request, model),
         None => {
-            for text in std::iter::once(&request.prompt).chain(&settings.negative_prompt.clone()) {
-                settings.text_tokens.push(model.encoders.tokens(text, &settings)?);
-            }
-            Ok(settings)
+            let mut texts = vec![request.prompt.as_str()];
+            texts.extend(settings.negative_prompt.as_deref());
+            let text_tokens = model.encoders.tokens(&texts, &settings)?;
+            let taught = taught(model, &texts)?;
+            Ok(Settings { text_tokens, taught, ..settings })
         }
     }
+}
+
+/// How the texts of `request` are read.
+fn prompt_syntax(model: &Opened, request: &Request) -> Result<PromptSyntax> {
+    let syntax = request.prompt_syntax;
+    if model.encoders.reads(syntax) {
+        return Ok(syntax);
+    }
+    let expected = "plain, since weights are for models whose prompts CLIP alone reads: Stable Diffusion 1, 2 and XL";
+    Err(Error::option("--prompt-syntax", expected, syntax.name()))
+}
+
+/// The taught words in `texts`, each once.
+fn taught(model: &Opened, texts: &[&str]) -> Result<Vec<String>> {
+    let mut found: Vec<String> = Vec::new();
+    let Some(words) = model.encoders.words() else { return Ok(found) };
+    for text in texts {
+        for word in words.of(text)? {
+            if !found.iter().any(|known| known == word) {
+                found.push(word.to_owned());
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// What the tiny autoencoder of `model` is used for.
@@ -425,7 +454,7 @@ fn image_cfg_scale(model: &Opened, request: &Request, cfg_scale: f32) -> Result<
 }
 
 /// The options that were given and change nothing, in words.
-pub(super) fn without_effect(request: &Request, settings: &Settings) -> Vec<String> {
+pub(super) fn without_effect(model: &Opened, request: &Request, settings: &Settings) -> Vec<String> {
     let mut found = Vec::new();
     if request.negative_prompt.as_ref().is_some_and(|text| !text.is_empty()) && settings.negative_prompt.is_none() {
         found.push(format!("the negative prompt has no effect without a --cfg-scale above {}", settings.guided_above));
@@ -438,6 +467,11 @@ pub(super) fn without_effect(request: &Request, settings: &Settings) -> Vec<Stri
     }
     if request.rescale_cfg.is_some_and(|share| share > 0.0) && settings.rescale_cfg == 0.0 {
         found.push(format!("--rescale-cfg has no effect without a --cfg-scale above {}", settings.guided_above));
+    }
+    for word in model.encoders.words().into_iter().flat_map(Words::given) {
+        if !settings.taught.iter().any(|known| known == word) && !settings.embedded {
+            found.push(format!("no prompt has the word `{word}`: its --embedding has no effect"));
+        }
     }
     found
 }

@@ -113,6 +113,7 @@ fn is_turbo(source: &Source) -> Result<bool> {
 fn open(mut source: Source, additions: &Additions) -> Result<Opened> {
     additions.refuse_image_prompts()?;
     additions.refuse_controls()?;
+    additions.refuse_embeddings()?;
     if additions.clip_skip.is_some() {
         return Err(Error::option("--clip-skip", "a model that reads CLIP's hidden states", "one without CLIP"));
     }
@@ -186,8 +187,12 @@ impl Encoders for ZImageEncoder {
         Ok(vec![encoded])
     }
 
-    fn tokens(&self, text: &str, settings: &Settings) -> Result<usize> {
-        Ok(self.tokenize(text, settings)?.iter().map(|encoded| encoded.used).sum())
+    fn tokens(&self, texts: &[&str], settings: &Settings) -> Result<Vec<usize>> {
+        let mut tokens = Vec::with_capacity(texts.len());
+        for text in texts {
+            tokens.push(self.tokenize(text, settings)?.iter().map(|encoded| encoded.used).sum());
+        }
+        Ok(tokens)
     }
 
     fn subjects(&self, settings: &Settings) -> Vec<Subject<'_>> {

@@ -99,7 +99,7 @@ impl ByteLevelTokenizer {
             Some(left) => Some(self.vocabulary.decode(left)?),
         };
         ids.truncate(most);
-        Ok(Encoded { used: ids.len(), ids, cut })
+        Ok(Encoded { used: ids.len(), ids, cut, weights: Vec::new() })
     }
 }
 

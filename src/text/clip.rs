@@ -1,6 +1,7 @@
 //! CLIP's tokenizer: byte-level BPE over lower-case words.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::path::Path;
 
 use serde::{Serialize, Serializer};
@@ -23,6 +24,10 @@ pub(super) const WORD_END: &str = "</w>";
 /// Words, single digits and runs of other signs; spaces separate and vanish. From transformers' `CLIPTokenizer`.
 const WORDS: &str = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
 
+/// The token of a comma behind a word: a chunk ends rather behind one, if it is among its last tokens.
+const COMMA: &str = ",</w>";
+const LAST_TOKENS: usize = 20;
+
 /// CLIP's own length, and the longest that is believed of a tokenizer made for a longer text encoder.
 const LENGTH: usize = 77;
 const MAX_LENGTH: usize = 512;
@@ -33,7 +38,26 @@ pub struct ClipTokenizer {
     bos: u32,
     eos: u32,
     pad: u32,
+    comma: Option<u32>,
     length: usize,
+}
+
+/// A part of a prompt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Span<'t> {
+    /// Text that becomes tokens of the vocabulary.
+    Text(&'t str),
+    /// A word that a text encoder was taught, by the ids that stand for it.
+    Taught(Range<u32>),
+}
+
+/// Parts of a prompt that count alike.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Weighted<'t> {
+    /// What follows begins a chunk of its own.
+    Break,
+    /// These, so much.
+    Spans(Vec<Span<'t>>, f32),
 }
 
 impl ClipTokenizer {
@@ -57,6 +81,7 @@ impl ClipTokenizer {
             bos: vocabulary.id(text_or(&config.bos_token, START), "bos_token")?,
             eos: vocabulary.id(eos, "eos_token")?,
             pad: vocabulary.id(text_or(&config.pad_token, eos), "pad_token")?,
+            comma: vocabulary.id(COMMA, "comma").ok(),
             length,
             vocabulary,
         })
@@ -102,13 +127,125 @@ impl ClipTokenizer {
     ///
     /// [`Error::Malformed`] where the tokenizer's rules do not work.
     pub fn encode(&self, prompt: &str) -> Result<Encoded> {
-        let content = self.vocabulary.encode(prompt)?;
+        self.encode_spans(&[Span::Text(prompt)])
+    }
+
+    /// The same of a prompt with taught words.
+    ///
+    /// # Errors
+    ///
+    /// As [`encode`](ClipTokenizer::encode).
+    pub fn encode_spans(&self, prompt: &[Span<'_>]) -> Result<Encoded> {
+        let content = self.content(prompt)?.concat();
         let (mut encoded, left) = Encoded::frame(Some(self.bos), &content, self.eos, self.pad, self.length);
         if !left.is_empty() {
             // The byte-level decoder leaves the marks of word ends in the text.
             encoded.cut = Some(self.vocabulary.decode(left)?.replace(WORD_END, " ").trim().to_owned());
         }
         Ok(encoded)
+    }
+
+    /// The ids of a prompt of any length: chunks of [`length`](ClipTokenizer::length) ids, each with start and end, and at least one.
+    /// As AUTOMATIC1111's web UI: a chunk that is full ends behind its last comma, if that is one of its last 20 tokens, and a
+    /// taught word is in one chunk.
+    ///
+    /// # Errors
+    ///
+    /// As [`encode`](ClipTokenizer::encode).
+    pub fn encode_chunks(&self, prompt: &[Weighted<'_>]) -> Result<Encoded> {
+        let all = Encoded { ids: Vec::new(), used: 0, cut: None, weights: Vec::new() };
+        let mut chunks = Chunks { tokenizer: self, all, open: Vec::new(), comma: None };
+        for part in prompt {
+            match part {
+                Weighted::Break => chunks.close(),
+                Weighted::Spans(spans, weight) => {
+                    for word in self.content(spans)? {
+                        chunks.add(&word, *weight);
+                    }
+                }
+            }
+        }
+        if !chunks.open.is_empty() || chunks.all.ids.is_empty() {
+            chunks.close();
+        }
+        Ok(chunks.all)
+    }
+
+    /// Adds chunks without text to `encoded`, up to `chunks` of them.
+    pub fn pad(&self, encoded: &mut Encoded, chunks: usize) {
+        for _ in encoded.ids.len() / self.length..chunks {
+            let (chunk, _) = Encoded::frame(Some(self.bos), &[], self.eos, self.pad, self.length);
+            encoded.ids.extend(chunk.ids);
+            if !encoded.weights.is_empty() {
+                encoded.weights.resize(encoded.ids.len(), 1.0);
+            }
+        }
+    }
+
+    /// The tokens of `spans`: single ones, and those of taught words together.
+    fn content(&self, spans: &[Span<'_>]) -> Result<Vec<Vec<u32>>> {
+        let mut content = Vec::new();
+        for span in spans {
+            match span {
+                Span::Text(text) => content.extend(self.vocabulary.encode(text)?.into_iter().map(|id| vec![id])),
+                Span::Taught(ids) => content.push(ids.clone().collect()),
+            }
+        }
+        Ok(content)
+    }
+}
+
+/// Chunks of a prompt that is being read.
+struct Chunks<'a> {
+    tokenizer: &'a ClipTokenizer,
+    /// Those that are full.
+    all: Encoded,
+    /// Tokens of the next one, each with its weight.
+    open: Vec<(u32, f32)>,
+    /// Where in it the last comma stands.
+    comma: Option<usize>,
+}
+
+impl Chunks<'_> {
+    /// How many tokens a chunk has room for.
+    fn room(&self) -> usize {
+        self.tokenizer.length - 2
+    }
+
+    /// Adds a token, or those of a taught word.
+    fn add(&mut self, word: &[u32], weight: f32) {
+        let is_comma = word.first().is_some_and(|id| Some(*id) == self.tokenizer.comma);
+        if is_comma {
+            self.comma = Some(self.open.len());
+        } else if let Some(comma) = self.comma
+            && self.open.len() == self.room()
+            && self.open.len() - comma <= LAST_TOKENS
+        {
+            let moved = self.open.split_off(comma + 1);
+            self.close();
+            self.open = moved;
+        }
+        if self.open.len() + word.len() > self.room() && !self.open.is_empty() {
+            self.close();
+        }
+        // No chunk has room for the rest of a longer word.
+        self.open.extend(word.iter().take(self.room()).map(|&id| (id, weight)));
+    }
+
+    /// Ends the open chunk, with what it has.
+    fn close(&mut self) {
+        let ClipTokenizer { bos, eos, pad, length, .. } = *self.tokenizer;
+        let content: Vec<u32> = self.open.iter().map(|(id, _)| *id).collect();
+        let (chunk, _) = Encoded::frame(Some(bos), &content, eos, pad, length);
+        let all = &mut self.all;
+        let before = all.ids.len();
+        all.used = before + chunk.used;
+        all.ids.extend(chunk.ids);
+        all.weights.push(1.0);
+        all.weights.extend(self.open.iter().map(|(_, weight)| weight));
+        all.weights.resize(all.ids.len(), 1.0);
+        self.open.clear();
+        self.comma = None;
     }
 }
 
@@ -295,6 +432,47 @@ mod tests {
         encoded.ids[..encoded.used].to_vec()
     }
 
+    fn encoded(ids: &[u32], used: usize, cut: &str) -> Encoded {
+        Encoded { ids: ids.to_vec(), used, cut: Some(cut.to_owned()), weights: Vec::new() }
+    }
+
+    #[test]
+    fn taught_words_are_among_the_tokens() {
+        let tokenizer = build(VOCAB, MERGES, r#"{"model_max_length": 6}"#).unwrap();
+        let spans = [Span::Text("a "), Span::Taught(100..102), Span::Text("b ab")];
+        assert_eq!(tokenizer.encode_spans(&spans).unwrap(), encoded(&[7, 3, 100, 101, 4, 8], 6, "ab"));
+    }
+
+    #[test]
+    fn long_prompts_become_chunks() {
+        let vocab = VOCAB.replace(r#""ab</w>": 6"#, r#""ab</w>": 6, ",": 9, ",</w>": 10"#);
+        let tokenizer = build(&vocab, MERGES, r#"{"model_max_length": 6, "pad_token": "!"}"#).unwrap();
+        let chunks = |parts: &[Weighted<'_>]| {
+            let Encoded { ids, weights, cut: None, .. } = tokenizer.encode_chunks(parts).unwrap() else {
+                panic!("a chunk is cut")
+            };
+            assert_eq!(ids.len(), weights.len());
+            (ids.chunks(6).map(<[u32]>::to_vec).collect::<Vec<_>>(), weights)
+        };
+        let text = |text| Weighted::Spans(vec![Span::Text(text)], 1.0);
+        assert_eq!(chunks(&[]).0, [[7, 8, 2, 2, 2, 2]]);
+        assert_eq!(chunks(&[text("")]).0, [[7, 8, 2, 2, 2, 2]]);
+        assert_eq!(chunks(&[text("a b a b")]).0, [[7, 3, 4, 3, 4, 8]]);
+        assert_eq!(chunks(&[text("a b a b a")]).0, [[7, 3, 4, 3, 4, 8], [7, 3, 8, 2, 2, 2]]);
+        // What follows the last comma goes along.
+        assert_eq!(chunks(&[text("a, b a b")]).0, [[7, 3, 10, 8, 2, 2], [7, 4, 3, 4, 8, 2]]);
+        assert_eq!(chunks(&[text("a b a b, a")]).0, [[7, 3, 4, 3, 4, 8], [7, 10, 3, 8, 2, 2]]);
+        assert_eq!(chunks(&[text("a"), Weighted::Break, text("b")]).0, [[7, 3, 8, 2, 2, 2], [7, 4, 8, 2, 2, 2]]);
+        assert_eq!(chunks(&[Weighted::Break]).0.len(), 1);
+        let taught = Weighted::Spans(vec![Span::Text("b"), Span::Taught(90..92), Span::Text("a")], 0.5);
+        let (ids, weights) = chunks(&[text("a a"), taught]);
+        assert_eq!(ids, [[7, 3, 3, 4, 8, 2], [7, 90, 91, 3, 8, 2]]);
+        assert_eq!(weights, [1.0, 1.0, 1.0, 0.5, 1.0, 1.0, 1.0, 0.5, 0.5, 0.5, 1.0, 1.0]);
+        let mut padded = tokenizer.encode_chunks(&[text("a")]).unwrap();
+        tokenizer.pad(&mut padded, 2);
+        assert_eq!((&padded.ids[6..], padded.weights.len()), (&[7, 8, 2, 2, 2, 2][..], 12));
+    }
+
     #[test]
     fn defaults_are_clips_own() {
         let tokenizer = build(VOCAB, MERGES, "{}").unwrap();
@@ -307,10 +485,10 @@ mod tests {
     fn a_prompt_that_does_not_fit_is_cut_before_the_end_mark() {
         let tokenizer = build(VOCAB, MERGES, r#"{"model_max_length": 4}"#).unwrap();
         let encoded = tokenizer.encode("a b ab a!").unwrap();
-        assert_eq!(encoded, Encoded { ids: vec![7, 3, 4, 8], used: 4, cut: Some("ab a !".into()) });
+        assert_eq!(encoded, encoded(&[7, 3, 4, 8], 4, "ab a !"));
         assert_eq!(tokenizer.encode("a b").unwrap().cut, None);
         let tokenizer = build(VOCAB, MERGES, r#"{"model_max_length": 2}"#).unwrap();
-        assert_eq!(tokenizer.encode("a").unwrap(), Encoded { ids: vec![7, 8], used: 2, cut: Some("a".into()) });
+        assert_eq!(tokenizer.encode("a").unwrap(), encoded(&[7, 8], 2, "a"));
     }
 
     /// SDXL's second tokenizer pads with `!`, which the configuration makes a special token, found before the words

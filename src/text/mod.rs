@@ -27,6 +27,7 @@ mod byte_level;
 mod charsmap;
 mod clip;
 mod config;
+mod emphasis;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod hostile;
@@ -38,22 +39,25 @@ mod t5_gguf;
 mod vocabulary;
 
 pub use byte_level::{ByteLevelTokenizer, byte_level_gguf_json, byte_level_tokenizer_json, bytes_tokenizer_json};
-pub use clip::{ClipTokenizer, clip_tokenizer_json};
+pub use clip::{ClipTokenizer, Span, Weighted, clip_tokenizer_json};
 pub use config::TokenizerConfig;
+pub use emphasis::{Piece, PromptSyntax, pieces};
 pub use openai_clip::openai_clip_tokenizer_json;
 pub use t5::{MAX_SEQUENCE_LENGTH, T5Tokenizer};
 pub use t5_gguf::{t5_gguf_metadata, t5_spiece_json, t5_tokenizer_json};
 
 /// A prompt as a text encoder takes it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Encoded {
-    /// Token ids, padded to the full length.
+    /// Token ids, padded to the full length, or to that of every chunk.
     pub ids: Vec<u32>,
     /// How many of them are not padding; start and end marks count.
     pub used: usize,
     /// The end of the prompt, where it did not fit: what was left out, decoded from its ids, and so normalised
     /// (CLIP's is in lower case). The text that diffusers warns of.
     pub cut: Option<String>,
+    /// How much each token counts; none if all count alike.
+    pub weights: Vec<f32>,
 }
 
 impl Encoded {
@@ -65,7 +69,7 @@ impl Encoded {
         let mut ids: Vec<u32> = start.into_iter().chain(kept.iter().copied()).chain([end]).collect();
         let used = ids.len();
         ids.resize(length.max(used), pad);
-        (Encoded { ids, used, cut: None }, left)
+        (Encoded { ids, used, cut: None, weights: Vec::new() }, left)
     }
 }
 

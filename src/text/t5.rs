@@ -114,17 +114,18 @@ mod tests {
         T5Tokenizer::from_json(json, &TokenizerConfig::from_json(config, origin)?, origin)
     }
 
+    fn encoded(ids: &[u32], used: usize, cut: Option<&str>) -> Encoded {
+        Encoded { ids: ids.to_vec(), used, cut: cut.map(str::to_owned), weights: Vec::new() }
+    }
+
     #[test]
     fn a_request_may_choose_the_length() {
         let tokenizer = build(&unigrams(Value::Null), r#"{"model_max_length": 5}"#).unwrap();
         assert_eq!((tokenizer.default_length(), tokenizer.vocab_size()), (5, 6));
-        assert_eq!(tokenizer.encode("star s", None).unwrap(), Encoded { ids: vec![3, 4, 5, 1, 0], used: 4, cut: None });
+        assert_eq!(tokenizer.encode("star s", None).unwrap(), encoded(&[3, 4, 5, 1, 0], 4, None));
         let cut = tokenizer.encode("star star", Some(2)).unwrap();
-        assert_eq!(cut, Encoded { ids: vec![3, 1], used: 2, cut: Some("star".into()) });
-        assert_eq!(
-            tokenizer.encode("", Some(8)).unwrap(),
-            Encoded { ids: vec![1, 0, 0, 0, 0, 0, 0, 0], used: 1, cut: None }
-        );
+        assert_eq!(cut, encoded(&[3, 1], 2, Some("star")));
+        assert_eq!(tokenizer.encode("", Some(8)).unwrap(), encoded(&[1, 0, 0, 0, 0, 0, 0, 0], 1, None));
         for length in [0, 513, usize::MAX] {
             let message = tokenizer.encode("star", Some(length)).unwrap_err().to_string();
             assert_eq!(message, format!("--max-sequence-length: expected 1 to 512, found {length}"));

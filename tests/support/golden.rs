@@ -140,18 +140,22 @@ impl Golden {
 /// The header `base` of a model with the denoiser that `header` describes: another configuration, and another first layer.
 fn changed(mut base: Value, header: &Value) -> Value {
     let changed = &header["changed"];
-    let component = &mut base["components"][changed["component"].as_str().unwrap()];
-    component["config"] = changed["config"].clone();
-    let (name, described) = (&changed["tensor"]["name"], &changed["tensor"]);
-    for tensor in component["tensors"].as_array_mut().unwrap() {
-        if tensor[0] == *name {
-            *tensor = ["name", "shape", "scale", "offset"].map(|key| described[key].clone()).to_vec().into();
-        } else if tensor["name"] == *name {
-            *tensor = described.clone();
+    if let Some(component) = changed["component"].as_str() {
+        let component = &mut base["components"][component];
+        component["config"] = changed["config"].clone();
+        let (name, described) = (&changed["tensor"]["name"], &changed["tensor"]);
+        for tensor in component["tensors"].as_array_mut().unwrap() {
+            if tensor[0] == *name {
+                *tensor = ["name", "shape", "scale", "offset"].map(|key| described[key].clone()).to_vec().into();
+            } else if tensor["name"] == *name {
+                *tensor = described.clone();
+            }
         }
     }
-    for key in ["cases", "class"] {
-        base[key] = header[key].clone();
+    for key in ["cases", "class", "taught"] {
+        if let Some(value) = header.get(key) {
+            base[key] = value.clone();
+        }
     }
     base
 }

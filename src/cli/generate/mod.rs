@@ -83,6 +83,9 @@ impl Args {
         ] {
             inputs.extend(paths.iter().map(|path| Named { option, path: path.clone() }));
         }
+        for (option, path) in request.stable_diffusion.files() {
+            inputs.push(Named { option, path });
+        }
         for picture in &request.redux_images {
             inputs.push(Named { option: "--redux-image", path: picture.path.clone() });
         }

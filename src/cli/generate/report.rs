@@ -20,6 +20,7 @@ use crate::cli::failure::Failure;
 use crate::cli::lora::{Lora, Weighted};
 use crate::cli::plan::PlanReport;
 use crate::cli::printer::Printer;
+use crate::cli::stable_diffusion;
 use crate::cli::step_cache::{CacheReport, Computed};
 use crate::cli::units;
 
@@ -95,6 +96,8 @@ struct Parameters<'a> {
     rescale_cfg: f32,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     loras: &'a [Lora],
+    #[serde(flatten)]
+    stable_diffusion: stable_diffusion::Parameters<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     clip_skip: Option<usize>,
     /// The file of `--image`.
@@ -215,6 +218,7 @@ impl Run<'_> {
             shift: sampling.shift,
             rescale_cfg,
             loras: &self.args.request.loras,
+            stable_diffusion: self.args.request.stable_diffusion.parameters(self.settings),
             clip_skip: self.args.request.clip_skip,
             image: self.args.request.image.as_ref(),
             references: &self.args.request.references,
