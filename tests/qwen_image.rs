@@ -5,20 +5,24 @@ mod support;
 
 use std::path::Path;
 
+use pinhole::bind::alias;
 use pinhole::convert::{self, WriteOptions};
 use pinhole::exec::{DeviceWeights, Session};
 use pinhole::ggml::{Backend, CancelFlag, Device, Ledger};
 use pinhole::models::language_model::{Taps, causal_mask};
 use pinhole::models::qwen_image::{Sizes, sinusoid};
-use pinhole::pipeline::{self, Event, Generated, MemoryOptions, Opened, Pipeline, Request};
+use pinhole::models::qwen_vl::Grid;
+use pinhole::pipeline::{self, Event, Generated, MemoryOptions, Opened, Pipeline, ReferenceResize, Request};
 use pinhole::plan::Offload;
-use pinhole::source::slot::{TEXT_ENCODER, TRANSFORMER, VAE};
-use pinhole::source::{Files, Slot, Source, networks};
+use pinhole::source::slot::{IMAGE_ENCODER, TEXT_ENCODER, TRANSFORMER, VAE};
+use pinhole::source::{Files, Slot, Source, kinds_in, networks};
 use pinhole::stage::{Cadence, Dims, Symbol};
 use pinhole_quant::metrics;
 use pinhole_quant::recipe::FileType;
 use support::numbers::Format;
-use support::qwen_image::{write_directory, write_gguf, write_llama, write_loud, write_original_vae, write_single};
+use support::qwen_image::{
+    make_edit, write_directory, write_gguf, write_llama, write_loud, write_original_vae, write_projector, write_single,
+};
 use support::{Golden, given};
 use tempfile::TempDir;
 
@@ -280,7 +284,9 @@ fn streamed_equals_resident() {
         let smallest = generate(&mut pipeline, &request);
         println!("{file_type:?}: {} bytes, and {least} at least", largest.plan.peak());
         let nmse = metrics::nmse(&largest.latents, &smallest.latents).unwrap();
-        assert!(nmse < 1e-9, "{nmse:e}");
+        // Kernels over quantized weights round otherwise for other numbers of tokens.
+        let most = if file_type == Some("q4_k_s") { 1e-4 } else { 1e-9 };
+        assert!(nmse < most, "{nmse:e}");
     }
 }
 
@@ -315,6 +321,154 @@ fn pictures_do_not_depend_on_company() {
     let embedded = pipeline.embed(&case, &mut |_: Event| Ok(())).unwrap();
     let given = Request { embeddings: Some(std::sync::Arc::new(embedded)), ..case };
     assert!(bits(&both) == bits(&pipeline.generate(&given).unwrap()));
+}
+
+/// The golden of the edits, and the model as one of them.
+fn edits(class: &str, zero_cond_t: bool) -> (Golden, TempDir) {
+    let (_, dir) = model();
+    let golden = Golden::load("qwen_image_edit");
+    make_edit(dir.path(), &golden, class, zero_cond_t);
+    (golden, dir)
+}
+
+const CLASSES: [&str; 2] = ["QwenImageEditPipeline", "QwenImageEditPlusPipeline"];
+
+/// The request of a case of an edit: pictures keep their size for the autoencoder.
+fn edit_request(golden: &Golden, case: &str) -> Request {
+    let at = |key: &str| golden.at(&format!("/cases/{case}/{key}"));
+    let whole = |key: &str| at(key).as_u64().map(|number| number as usize);
+    let sizes = at("references").as_array().unwrap().iter();
+    let references = sizes.map(|size| {
+        let [width, height] = [0, 1].map(|i| size[i].as_u64().unwrap() as usize);
+        given::picture(width, height)
+    });
+    Request {
+        prompt: at("prompt").as_str().unwrap().to_owned(),
+        negative_prompt: at("negative_prompt").as_str().map(str::to_owned),
+        width: whole("width"),
+        height: whole("height"),
+        steps: whole("steps"),
+        seed: at("seed").as_u64().unwrap(),
+        cfg_scale: at("cfg_scale").as_f64().map(|number| number as f32),
+        batch: whole("batch").unwrap(),
+        references: references.collect(),
+        reference_resize: ReferenceResize::None,
+        ..Request::default()
+    }
+}
+
+#[test]
+fn edits_equal_diffusers() {
+    let golden = Golden::load("qwen_image_edit");
+    let mut wrong = Vec::new();
+    for (class, zero_cond_t) in [(CLASSES[0], false), (CLASSES[1], false), (CLASSES[1], true)] {
+        let (_, dir) = edits(class, zero_cond_t);
+        let mut pipeline = on(open(dir.path()), "cpu");
+        for (case, described) in golden.at("/cases").as_object().unwrap() {
+            let is_plus = described["plus"].as_bool().unwrap();
+            if (is_plus, &described["zero_cond_t"]) != (class == CLASSES[1], &zero_cond_t.into()) {
+                continue;
+            }
+            let generated = generate(&mut pipeline, &edit_request(&golden, case));
+            let nmse = metrics::nmse(&golden.f32(&format!("{case}.latents")), &generated.latents).unwrap();
+            println!("{case}: nmse {nmse:.2e}");
+            // Pictures are resized in bytes.
+            if nmse.is_nan() || nmse > 1e-6 {
+                wrong.push(format!("{case}: {nmse:.2e}"));
+            }
+            if described["decoded"].as_bool().unwrap() {
+                let psnr = metrics::psnr(&golden.u8(&format!("{case}.picture")), generated.images[0].rgb()).unwrap();
+                assert!(psnr >= 50.0, "{case}: psnr {psnr}");
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// What the vision tower of `component` makes of the golden's picture.
+fn seen(component: &pinhole::source::Component) -> Vec<f32> {
+    let part = networks::qwen_vl(component).unwrap();
+    let (net, ledger, grid) = (&part.net, Ledger::new(), Grid { rows: 13, columns: 9 });
+    let mut backend = Backend::new(Device::cpu().unwrap(), THREADS, CancelFlag::new()).unwrap();
+    let weights = DeviceWeights::load(&net.model, &part.bound, backend.device(), &ledger).unwrap();
+    let dims = grid.dims(net.config());
+    let mut session = Session::new(&net.model, &weights, &dims, &backend, &ledger).unwrap();
+    let picture = given::picture(9 * 28, 13 * 28);
+    session.set(net.pixels, &net.patches(grid, picture.image().rgb()).unwrap()).unwrap();
+    let (cos, sin) = net.rotary(grid).unwrap();
+    session.set(net.positions.cos, &cos).unwrap();
+    session.set(net.positions.sin, &sin).unwrap();
+    session.run(&mut backend, Cadence::Request, |_, _| Ok(())).unwrap();
+    net.in_rows(grid, &session.get(net.tokens).unwrap()).unwrap()
+}
+
+#[test]
+fn the_vision_tower_equals_transformers() {
+    let (golden, dir) = edits(CLASSES[1], false);
+    let model = open(dir.path());
+    let reader = model.source.component(&TEXT_ENCODER).unwrap();
+    let (kind, prefix) = kinds_in(&reader.index).find(|(kind, _)| **kind == alias::QWEN_VL_VISION).unwrap();
+    assert_eq!((kind.what, prefix.as_str()), ("Qwen2.5-VL vision tower", "model."));
+    let nmse = |found: &[f32]| metrics::nmse(&golden.f32("vision"), found).unwrap();
+    let found = nmse(&seen(&pinhole::source::Component { prefix, ..reader.clone() }));
+    println!("vision tower: nmse {found:.2e}");
+    assert!(found <= 1e-10, "{found:e}");
+    // In a file of its own beside that of the language model.
+    let base = Golden::load("qwen_image");
+    write_llama(&dir.path().join("Qwen2.5-VL-7B-F32.gguf"), &base, Format::F32);
+    let alone = with(dir.path(), &[(&TEXT_ENCODER, "Qwen2.5-VL-7B-F32.gguf")]).err().unwrap();
+    assert!(alone.hint().unwrap().contains("mmproj"), "{alone}");
+    for (name, format, most) in [("mmproj-F32.gguf", Format::F32, 1e-10), ("mmproj-F16.gguf", Format::F16, 1e-6)] {
+        let path = dir.path().join(name);
+        write_projector(&path, &base, format);
+        let place = pinhole::source::Place::needed(&IMAGE_ENCODER, &alias::QWEN_VL_VISION, |_| unreachable!());
+        let mut component = pinhole::source::beside(&path, &place).unwrap();
+        // Neither the heads nor which blocks see the whole picture can be read off the tensors of so small a tower.
+        let text = base.at("/components/text_encoder/config").to_string();
+        component.config = Some(pinhole::source::Text { text, origin: "config.json".into() });
+        let found = nmse(&seen(&component));
+        println!("{name}: nmse {found:.2e}");
+        assert!(found <= most, "{name}: {found:e}");
+        std::fs::remove_file(path).unwrap();
+    }
+}
+
+#[test]
+fn edits_stream_as_they_are_resident() {
+    let (golden, dir) = edits(CLASSES[1], true);
+    for file_type in ["f32", "q8_0", "q4_k_s"] {
+        let path = dir.path().join("bundle.gguf");
+        bundle(&open(dir.path()), &path, file_type);
+        let model = open(&path);
+        assert_eq!(model.rules.references.unwrap().most, 10);
+        let mut pipeline = on(model, "cpu:discrete");
+        let request = Request { steps: Some(2), ..edit_request(&golden, "plus_zero") };
+        let mut draw = |offload| {
+            pipeline.set_memory(MemoryOptions { vram: None, offload, host: None });
+            generate(&mut pipeline, &request)
+        };
+        let (resident, streamed) = (draw(Offload::None), draw(Offload::Sequential));
+        assert!(bits(&resident) == bits(&streamed), "{file_type}: other latents");
+        assert!(resident.images == streamed.images, "{file_type}: other pictures");
+    }
+}
+
+#[test]
+fn edits_ask_for_pictures() {
+    let (golden, dir) = edits(CLASSES[1], false);
+    let model = open(dir.path());
+    let refused = |request: Request| pipeline::settings(&model, &request).unwrap_err();
+    let request = edit_request(&golden, "plus");
+    let none = refused(Request { references: Vec::new(), ..request.clone() });
+    assert_eq!(none.to_string(), "--reference: expected a picture, since this model changes one, found none");
+    let eleven = refused(Request { references: vec![given::picture(64, 64); 11], ..request.clone() });
+    assert_eq!(eleven.to_string(), "--reference: expected at most 10, found 11 pictures");
+    let long = refused(Request { references: vec![given::picture(8000, 16)], ..request.clone() });
+    assert!(long.to_string().contains("200 times"), "{long}");
+    // Without a word, the result has the shape of the last picture, and that is given a million pixels.
+    let usual = Request { width: None, height: None, reference_resize: ReferenceResize::Auto, ..request };
+    let settings = pipeline::settings(&model, &usual).unwrap();
+    assert_eq!(([settings.width, settings.height], settings.references), ([1248, 832], vec![[1248, 832]]));
 }
 
 #[test]

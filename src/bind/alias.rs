@@ -14,6 +14,7 @@ mod kind;
 mod language_model;
 mod names;
 mod qwen_image;
+mod qwen_vl;
 mod redux;
 mod resampler;
 mod t5;
@@ -33,6 +34,7 @@ pub use kind::{Follows, Kind, Reads, Sign};
 pub use language_model::{KIND as LANGUAGE_MODEL, aliases as language_model};
 pub use names::{Aliases, Alternative, Part, Rows};
 pub use qwen_image::{KIND as QWEN_IMAGE, aliases as qwen_image};
+pub use qwen_vl::{KIND as QWEN_VL_VISION, aliases as qwen_vl};
 pub use redux::{KIND as REDUX, aliases as redux};
 pub use resampler::{KIND as RESAMPLER, aliases as resampler};
 pub use t5::{KIND as T5, aliases as t5};
@@ -55,6 +57,7 @@ pub static KINDS: &[&Kind] = &[
     &AUTOENCODER_KL,
     &CLIP_VISION,
     &SIGLIP_VISION,
+    &QWEN_VL_VISION,
     &REDUX,
     &FLUX_IP,
     &RESAMPLER,
@@ -63,4 +66,4 @@ pub static KINDS: &[&Kind] = &[
 
 /// Kinds of networks that have the signs of another, each with that one: a file with the first does not have the second.
 pub static PASS_FOR: &[(&Kind, &Kind)] =
-    &[(&FLUX_CONTROL, &FLUX), (&AUTOENCODER_WAN, &AUTOENCODER_KL), (&FLUX2, &FLUX)];
+    &[(&FLUX_CONTROL, &FLUX), (&FLUX_CONTROL, &QWEN_IMAGE), (&AUTOENCODER_WAN, &AUTOENCODER_KL), (&FLUX2, &FLUX)];

@@ -14,7 +14,7 @@ pub(crate) struct Content<'a> {
 impl<'a> Content<'a> {
     pub(super) fn new(what: &str, piece: &'a Piece) -> Content<'a> {
         let (storage, scale) = (piece.storage(), piece.scale);
-        let planes = piece.planes.map_or(String::new(), |planes| format!(", last of {} planes", planes.of));
+        let planes = piece.planes.map_or(String::new(), |planes| format!(", plane {} of {}", planes.at, planes.of));
         Content { what: format!("{what}: {} {storage} times {scale:?}{planes}", piece.len()), piece }
     }
 }

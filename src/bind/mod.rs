@@ -39,19 +39,21 @@ pub struct Piece {
     scale: f32,
 }
 
-/// Kernels over time: planes of width by height, of which the last counts.
+/// Kernels over time: planes of width by height, of which one counts.
 #[derive(Clone, Copy, Debug)]
 struct Planes {
     /// Numbers of a plane.
     each: usize,
     /// How many there are for each channel.
     of: usize,
+    /// Which of them counts.
+    at: usize,
 }
 
 impl Planes {
-    /// Where in the tensor number `i` of the last planes is.
+    /// Where in the tensor number `i` of the planes that count is.
     fn place(self, i: usize) -> usize {
-        (i / self.each * self.of + self.of - 1) * self.each + i % self.each
+        (i / self.each * self.of + self.at) * self.each + i % self.each
     }
 }
 
@@ -74,8 +76,9 @@ impl Piece {
         }
     }
 
-    /// The last planes of the kernel `name`, which make a kernel of `expected`; `None` if they do not.
-    fn last_planes(name: &str, tensor: &FileTensor, expected: Shape) -> Option<Piece> {
+    /// The planes of the kernel `name` that are number `at` of all, or the last of them, which make a kernel of `expected`; `None` if
+    /// they do not.
+    fn planes(name: &str, tensor: &FileTensor, expected: Shape, at: Option<usize>) -> Option<Piece> {
         let [w, h, inputs, outputs] = expected.dims();
         let of = tensor.shape.elements() / expected.elements();
         let fits = match tensor.file_shape[..] {
@@ -88,10 +91,11 @@ impl Piece {
         };
         let is_matrix = of == 1 && squeezed(tensor.shape) == squeezed(expected);
         // Blocks would have numbers of several planes.
-        if !(fits || is_matrix) || (of > 1 && tensor.storage.block_size() != 1) {
+        let at = at.unwrap_or(of.saturating_sub(1));
+        if at >= of || !(fits || is_matrix) || (of > 1 && tensor.storage.block_size() != 1) {
             return None;
         }
-        let planes = (of > 1).then_some(Planes { each: w * h, of });
+        let planes = (of > 1).then_some(Planes { each: w * h, of, at });
         Some(Piece {
             name: name.to_owned(),
             tensor: tensor.clone(),
@@ -538,7 +542,7 @@ pub fn shape_of(index: &Index, prefix: &str, aliases: Aliases<'_>, name: &str) -
     let shapes = |parts: Alternative| parts.iter().map(shape).collect::<Option<Vec<_>>>();
     let found = aliases(name).into_iter().filter(|parts| !parts.is_empty()).find_map(shapes)?;
     let [(first, rows), rest @ ..] = found.as_slice() else { return None };
-    if rest.is_empty() && matches!(rows, Rows::All | Rows::LastPlane) {
+    if rest.is_empty() && matches!(rows, Rows::All | Rows::LastPlane | Rows::Plane(_)) {
         return Some(*first);
     }
     if rest.is_empty() && *rows == Rows::Columns {
@@ -564,8 +568,8 @@ fn fit(weight: &Weight, found: Vec<Found<'_>>, origin: &Path) -> Result<Vec<Piec
             pieces.push(Piece::columns(&name, tensor)?);
             continue;
         }
-        if rows == Rows::LastPlane {
-            pieces.push(Piece::last_planes(&name, tensor, expected).filter(|_| single).ok_or_else(wrong)?);
+        if let Some(at) = plane_of(rows) {
+            pieces.push(Piece::planes(&name, tensor, expected, at).filter(|_| single).ok_or_else(wrong)?);
             continue;
         }
         let (at, of) = rows.fraction();
@@ -590,6 +594,15 @@ fn fit(weight: &Weight, found: Vec<Found<'_>>, origin: &Path) -> Result<Vec<Piec
         }
     }
     Ok(pieces)
+}
+
+/// Which plane of a kernel over time is meant, if one is; `Some(None)` for the last.
+fn plane_of(rows: Rows) -> Option<Option<usize>> {
+    match rows {
+        Rows::LastPlane => Some(None),
+        Rows::Plane(at) => Some(Some(at.into())),
+        _ => None,
+    }
 }
 
 /// The shape of the transpose of a matrix of `shape`; `None` if that is no matrix.

@@ -103,8 +103,8 @@ pub(super) struct RequestArgs {
     /// What makes tokens of --id-embedding: InfiniteYou's image_proj_model.bin. Its network is the first --control
     #[arg(long, value_name = "FILE")]
     pub(super) id_projector: Option<PathBuf>,
-    /// A picture that the model looks at beside the prompt, as FLUX.1 Kontext does at the one that it changes; more than one, in
-    /// order, for models that take several
+    /// A picture that the model looks at beside the prompt, as FLUX.1 Kontext and Qwen-Image-Edit do at the one that they change; more
+    /// than one, in order, for models that take several
     #[arg(long = "reference", value_name = "FILE")]
     pub(super) references: Vec<PathBuf>,
     /// What size they have: auto is one that the model was trained with, none is their own
@@ -129,7 +129,7 @@ pub(super) struct RequestArgs {
     #[arg(long, value_name = "S")]
     pub(super) ip_scale: Option<f32>,
     /// What sees pictures for --redux, if that has none, and for --ip-adapter: a vision tower of SigLIP (for Redux and InstantX) or CLIP
-    /// (for XLabs); one of each if both are needed
+    /// (for XLabs); one of each if both are needed. For Qwen-Image-Edit: its `mmproj`, if that does not lie beside the text encoder
     #[arg(long = "image-encoder", value_name = "FILE|DIR")]
     pub(super) image_encoders: Vec<PathBuf>,
     /// For Stable Diffusion XL: the size of the picture that this one is like a resized copy of; smaller is blurred [default: the size

@@ -12,6 +12,7 @@ pub mod language_model;
 pub mod layers;
 mod pixel_attention;
 pub mod qwen_image;
+pub mod qwen_vl;
 pub mod resampler;
 mod route;
 pub mod step_cache;

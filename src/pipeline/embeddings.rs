@@ -138,6 +138,10 @@ pub(super) fn embedded(
     (request, settings): (&Request, &Settings),
     run: &mut Run<'_>,
 ) -> Result<Arc<Embeddings>> {
+    let sees = model.encoders.see() && !request.references.is_empty();
+    if sees {
+        return embeddings(model, None, (request, settings), run).map(Arc::new);
+    }
     if let Some((embeddings, warnings)) = remembered.find(&request.prompt, settings) {
         for text in warnings {
             run.warn(text)?;
@@ -179,7 +183,7 @@ pub(super) fn embeddings(
     let missing: Vec<usize> = (0..texts.len()).filter(|&i| prompts[i].is_none()).collect();
     if !missing.is_empty() {
         let wanted: Vec<Vec<Encoded>> = missing.iter().map(|&i| texts[i].clone()).collect();
-        let made = encode(model, settings, &wanted, run)?;
+        let made = encode(model, (request, settings), &wanted, run)?;
         for (&i, prompt) in missing.iter().zip(made) {
             // A folder that fails costs only time.
             if let Some(cache) = cache
@@ -224,14 +228,20 @@ fn look_up(
 }
 
 /// Sends texts through the encoders: a phase of its own.
-fn encode(model: &Opened, settings: &Settings, texts: &[Vec<Encoded>], run: &mut Run<'_>) -> Result<Vec<Prompt>> {
+fn encode(
+    model: &Opened,
+    (request, settings): (&Request, &Settings),
+    texts: &[Vec<Encoded>],
+    run: &mut Run<'_>,
+) -> Result<Vec<Prompt>> {
     let mut stages = 0;
     for subject in model.encoders.subjects(settings) {
-        let of_a_text = subject.runs.request / settings.texts().max(1);
-        stages += subject.model.stages().len() * texts.len() * of_a_text;
+        // Some read each text, some pictures that all texts are read with.
+        let times = (subject.runs.request * texts.len()).div_ceil(settings.texts().max(1));
+        stages += subject.model.stages().len() * times;
     }
     let start = run.begin(Phase::Encode, stages, 0)?;
-    let prompts = model.encoders.encode(run, settings, texts)?;
+    let prompts = model.encoders.encode_seeing(run, settings, texts, &request.references)?;
     run.end(Phase::Encode, start)?;
     Ok(prompts)
 }

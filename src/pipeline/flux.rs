@@ -86,6 +86,8 @@ const KONTEXT: References = References {
         [1568, 672],
     ],
     cropped: None,
+    area: None,
+    needed: false,
 };
 
 /// FLUX.1-dev's guidance.

@@ -58,7 +58,13 @@ const TIME_SCALE: f32 = 1000.0;
 
 /// What it looks at: pictures of any shape, up to a megapixel each.
 const REFERENCES: References =
-    References { most: 10, sizes: &[], cropped: Some(Cropped { area: 1024 * 1024, least_side: 64, most_quotient: 8 }) };
+    References {
+    most: 10,
+    sizes: &[],
+    cropped: Some(Cropped { area: 1024 * 1024, least_side: 64, most_quotient: 8 }),
+    area: None,
+    needed: false,
+};
 
 /// How a model reads a prompt.
 struct Reading {

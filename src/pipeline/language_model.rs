@@ -11,6 +11,49 @@ use crate::stage::{Cadence, Dims, Symbol};
 use crate::text::{ByteLevelTokenizer, Encoded, TokenizerConfig};
 use crate::{Error, Result, reserve};
 
+/// Pictures that a text has tokens of.
+pub(super) struct SeenInText {
+    /// The token that stands where a vector of a picture belongs.
+    pub(super) mark: u32,
+    /// The vectors of all pictures, `[D, n]`, one behind the other.
+    pub(super) vectors: Vec<f32>,
+    /// Rows and columns of the vectors of each.
+    pub(super) grids: Vec<[usize; 2]>,
+}
+
+impl SeenInText {
+    /// Where the tokens `ids` stand on the axes of time, rows and columns: those of a picture as they lie in it, and what comes behind
+    /// it behind its longer side.
+    fn positions(&self, ids: &[u32]) -> Vec<[usize; 3]> {
+        let (mut positions, mut next, mut grids) = (Vec::with_capacity(ids.len()), 0, self.grids.iter());
+        let mut id = 0;
+        while id < ids.len() {
+            match (ids[id] == self.mark).then(|| grids.next()).flatten() {
+                Some(&[rows, columns]) => {
+                    positions.extend((0..rows * columns).map(|i| [next, next + i / columns, next + i % columns]));
+                    next += rows.max(columns);
+                    id += rows * columns;
+                }
+                None => {
+                    positions.push([next; 3]);
+                    next += 1;
+                    id += 1;
+                }
+            }
+        }
+        positions.truncate(ids.len());
+        positions
+    }
+
+    /// Puts the vectors of pictures into the place of marks in `hidden [width, n]`, the vectors of `ids`.
+    fn place(&self, ids: &[u32], hidden: &mut [f32], width: usize) {
+        let places = hidden.chunks_exact_mut(width).zip(ids).filter(|(_, id)| **id == self.mark);
+        for ((place, _), vector) in places.zip(self.vectors.chunks_exact(width)) {
+            place.copy_from_slice(vector);
+        }
+    }
+}
+
 /// A language model with its tokenizer. Texts are as long as they are.
 pub(super) struct LanguageEncoder {
     pub(super) part: Part<LanguageModel>,
@@ -61,6 +104,11 @@ impl LanguageEncoder {
         self.tokenizer.encode_filled(text, length, pad, self.config.fills_left())
     }
 
+    /// The id of the token `mark`.
+    pub(super) fn id(&self, mark: &str) -> Result<u32> {
+        self.tokenizer.id(mark)
+    }
+
     /// How many numbers a token becomes.
     pub(super) fn width(&self) -> usize {
         self.config.hidden_size * self.part.net.states.len()
@@ -81,6 +129,17 @@ impl LanguageEncoder {
         tokens: usize,
         texts: impl Iterator<Item = &'t Encoded>,
     ) -> Result<Vec<Vec<f32>>> {
+        self.hidden_with(run, subject, tokens, (texts, None))
+    }
+
+    /// The same of texts with pictures between their words.
+    pub(super) fn hidden_with<'t>(
+        &self,
+        run: &mut Run<'_>,
+        subject: &Subject<'_>,
+        tokens: usize,
+        (texts, seen): (impl Iterator<Item = &'t Encoded>, Option<&SeenInText>),
+    ) -> Result<Vec<Vec<f32>>> {
         let LanguageEncoder { part, config, .. } = self;
         let (net, width) = (&part.net, config.hidden_size);
         let mut running = run.start(subject)?;
@@ -100,7 +159,14 @@ impl LanguageEncoder {
                 let kept = (0..tokens).map(|token| f32::from(token >= words.start));
                 running.set(port, &reserve::collect("a mask", tokens, kept)?)?;
             }
-            running.set(net.hidden, &part.bound.gather(net.token_embedding, width, &ids)?)?;
+            let mut hidden = part.bound.gather(net.token_embedding, width, &ids)?;
+            if let Some(seen) = seen {
+                let (cos, sin) = config.rotary_at(&seen.positions(&ids))?;
+                running.set(net.positions.cos, &cos)?;
+                running.set(net.positions.sin, &sin)?;
+                seen.place(&ids, &mut hidden, width);
+            }
+            running.set(net.hidden, &hidden)?;
             run.compute(&mut running, Cadence::Request)?;
             let mut tapped = Vec::with_capacity(net.states.len());
             for &port in &net.states {

@@ -29,6 +29,7 @@ mod progress;
 mod prompt_cache;
 mod prompts;
 mod qwen_image;
+mod qwen_image_edit;
 mod registry;
 mod request;
 mod rules;

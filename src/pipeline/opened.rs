@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::face::Face;
 use super::prompts::{ArraySpec, Prompt};
@@ -12,6 +13,7 @@ use super::seen::Seen;
 use super::textual_inversion::Words;
 use crate::bind::lora;
 use crate::exec::Session;
+use crate::image::Picture;
 use crate::models::step_cache::CachePorts;
 use crate::plan::Phase;
 use crate::plan::Runs;
@@ -257,6 +259,26 @@ pub trait Encoders: Networks {
     /// # Errors
     /// What the device returns; [`Error::NotFinite`] if numbers overflow.
     fn encode(&self, run: &mut Run<'_>, settings: &Settings, texts: &[Vec<Encoded>]) -> Result<Vec<Prompt>>;
+
+    /// Whether they see the pictures that the model looks at. Then prompts are not remembered, since those belong to them.
+    fn see(&self) -> bool {
+        false
+    }
+
+    /// As [`encode`](Encoders::encode), of texts with `pictures` between their words.
+    ///
+    /// # Errors
+    /// As [`encode`](Encoders::encode).
+    fn encode_seeing(
+        &self,
+        run: &mut Run<'_>,
+        settings: &Settings,
+        texts: &[Vec<Encoded>],
+        pictures: &[Arc<Picture>],
+    ) -> Result<Vec<Prompt>> {
+        let _ = pictures;
+        self.encode(run, settings, texts)
+    }
 }
 
 /// What sees the pictures that take part in a prompt, beside a model.

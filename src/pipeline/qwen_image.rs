@@ -1,17 +1,21 @@
-//! Qwen-Image: diffusers' `QwenImagePipeline`. A language model reads the prompt inside a template, and the first tokens of that are not
-//! given to the denoiser.
+//! Qwen-Image and its edits: diffusers' `QwenImagePipeline`, `QwenImageEditPipeline` and `QwenImageEditPlusPipeline`. A language model
+//! reads the prompt inside a template, and the first tokens of that are not given to the denoiser.
+
+use std::sync::Arc;
 
 use super::fit::{self, Side};
 use super::language_model::LanguageEncoder;
 use super::opened::{Additions, Denoiser, Encoders, Family, Given, Opened, Reader, StepPorts, subject, texts};
 use super::prompts::{ArraySpec, Prompt};
+use super::qwen_image_edit::{self as edit, Edits, Eye};
 use super::request::Settings;
-use super::rules::{Defaults, GuidanceScale, Rules, Use};
+use super::rules::{Defaults, GuidanceScale, References, Rules, Use};
 use super::run::Run;
 use super::step_cache::Caches;
 use super::vae::Vae;
 use crate::bind::alias;
 use crate::exec::Session;
+use crate::image::Picture;
 use crate::models::flux::{pack_latents, unpack_latents};
 use crate::models::language_model::Taps;
 use crate::models::qwen_image::{QwenImage, Sizes, sinusoid};
@@ -19,7 +23,7 @@ use crate::plan::measure::Subject;
 use crate::plan::{Phase, Runs};
 use crate::sample::{AYS, FlowMatchConfig, Scheduler};
 use crate::source::networks;
-use crate::source::slot::{TEXT_ENCODER, TINY_VAE, TRANSFORMER, VAE};
+use crate::source::slot::{IMAGE_ENCODER, TEXT_ENCODER, TRANSFORMER, VAE};
 use crate::source::{Network, Networks, Part, Place, Source, Text};
 use crate::text::Encoded;
 use crate::{Error, Result, reserve};
@@ -27,18 +31,27 @@ use crate::{Error, Result, reserve};
 /// Qwen-Image.
 pub(super) static QWEN_IMAGE: Family = Family {
     name: "qwen_image",
-    classes: &["QwenImagePipeline", "QwenImageImg2ImgPipeline", "QwenImageInpaintPipeline"],
+    classes: &[
+        "QwenImagePipeline",
+        "QwenImageImg2ImgPipeline",
+        "QwenImageInpaintPipeline",
+        edit::CLASSES[0],
+        edit::CLASSES[1],
+    ],
     places: &[
         Place::needed(&TRANSFORMER, &alias::QWEN_IMAGE, |component| Ok(Box::new(networks::qwen_image(component)?))),
         Place::needed(&TEXT_ENCODER, &alias::LANGUAGE_MODEL, |component| {
             Ok(Box::new(networks::language_model(component, taps)?.0))
         }),
+        // Of the edits alone.
+        Place {
+            needed: false,
+            ..Place::needed(&IMAGE_ENCODER, &alias::QWEN_VL_VISION, |component| {
+                Ok(Box::new(networks::qwen_vl(component)?))
+            })
+        },
         Place::needed(&VAE, &alias::AUTOENCODER_WAN, |component| {
             Ok(Box::new(networks::autoencoder_causal(component)?))
-        })
-        .unless(&TINY_VAE),
-        Place::given(&TINY_VAE, &alias::AUTOENCODER_TINY, |component| {
-            Ok(Box::new(networks::autoencoder_tiny(component)?))
         }),
     ],
     beside: &[],
@@ -76,7 +89,8 @@ fn taps(layers: usize) -> Taps {
 }
 
 /// What the model was published with: as its card and diffusers have it.
-fn rules() -> Rules {
+fn rules(edits: Option<Edits>) -> Rules {
+    let tokens = if edits.is_some() { MOST_TOKENS } else { TOKENS };
     Rules {
         multiple: SIDE,
         most_pixels: POSITIONS * SIDE,
@@ -86,9 +100,15 @@ fn rules() -> Rules {
         is_told_sizes: false,
         ays: AYS,
         zeros_without_negative: false,
-        inputs: &[Use::Start, Use::Mask],
+        inputs: if edits.is_some() { &[] } else { &[Use::Start, Use::Mask] },
         beside: None,
-        references: None,
+        references: edits.map(|edits| References {
+            most: edits.most(),
+            sizes: &[],
+            cropped: None,
+            area: Some(edit::AREA),
+            needed: true,
+        }),
         controls: Vec::new(),
         caches: Caches::NONE,
         defaults: Defaults {
@@ -97,15 +117,18 @@ fn rules() -> Rules {
             steps: 50,
             cfg_scale: 4.0,
             negative_prompt: " ".into(),
-            tokens: TOKENS,
+            tokens,
             strength: 0.6,
             strength_with_mask: 0.6,
         },
     }
 }
 
-fn open(source: Source, additions: &Additions) -> Result<Opened> {
-    additions.refuse_image_prompts()?;
+fn open(mut source: Source, additions: &Additions) -> Result<Opened> {
+    let edits = edit::of(&source)?;
+    if edits.is_none() {
+        additions.refuse_image_prompts()?;
+    }
     additions.refuse_controls()?;
     if additions.clip_skip.is_some() {
         return Err(Error::option("--clip-skip", "a model that reads CLIP's hidden states", "one without CLIP"));
@@ -115,19 +138,22 @@ fn open(source: Source, additions: &Additions) -> Result<Opened> {
     }
     let mut transformer = networks::qwen_image(source.component(&TRANSFORMER)?)?;
     let mut encoder = LanguageEncoder::open(&source, &TEXT_ENCODER, taps)?;
+    let eye = edits.map(|edits| Eye::open(&source, additions, (edits, &encoder))).transpose()?;
+    edit::note(&mut source, edits);
     let vae = Vae::open_causal(&source)?;
     let scheduler = match &source.scheduler {
         Some(Text { text, origin }) => super::flux::flow(Scheduler::from_json(text, origin)?, origin)?,
         None => Scheduler::Flow(schedule()),
     };
-    let rules = rules().read(&source, GuidanceScale::Input)?;
+    let rules = rules(edits).read(&source, GuidanceScale::Input)?;
     check(&source, &transformer, &encoder, &vae)?;
     let loras = additions.apply(&mut [transformer.target(), encoder.part.target()])?;
     Ok(Opened {
         family: &QWEN_IMAGE,
-        encoders: Box::new(QwenEncoder(encoder)),
+        encoders: Box::new(QwenEncoder { language: encoder, eye }),
         denoiser: Box::new(QwenImageDenoiser(transformer)),
-        tiny: vae.tiny(&source)?,
+        // Those that are published for other latents of 16 channels would draw noise.
+        tiny: None,
         autoencoder: vae.boxed(),
         scheduler,
         rules,
@@ -162,23 +188,39 @@ fn check(source: &Source, transformer: &Part<QwenImage>, encoder: &LanguageEncod
     encoder.check(source, &MARKS)
 }
 
-/// A language model, for the tokens of the prompt.
-struct QwenEncoder(LanguageEncoder);
+/// A language model, for the tokens of the prompt; and in edits, what sees pictures for it.
+struct QwenEncoder {
+    language: LanguageEncoder,
+    eye: Option<Eye>,
+}
 
 impl Networks for QwenEncoder {
     fn networks(&self) -> Vec<Network<'_>> {
-        self.0.part.networks()
+        let mut networks = self.language.part.networks();
+        networks.extend(self.eye.iter().flat_map(Networks::networks));
+        networks
+    }
+}
+
+impl QwenEncoder {
+    /// How many of the first tokens the denoiser is not given.
+    fn dropped(&self) -> usize {
+        if self.eye.is_some() { edit::DROPPED } else { DROPPED }
     }
 }
 
 impl Encoders for QwenEncoder {
     fn readers(&self) -> Vec<Reader> {
-        vec![self.0.reader(LANGUAGE_MODEL, DROPPED + TOKENS)]
+        vec![self.language.reader(LANGUAGE_MODEL, self.dropped() + TOKENS)]
     }
 
     fn tokenize(&self, text: &str, settings: &Settings) -> Result<Vec<Encoded>> {
-        let most = DROPPED + settings.max_sequence_length;
-        let mut encoded = self.0.tokenize(&format!("{BEFORE}{text}{AFTER}"), most)?;
+        let (before, seen) = match &self.eye {
+            Some(eye) => (eye.before(settings)?, eye.tokens(settings)?),
+            None => (BEFORE.to_owned(), 0),
+        };
+        let most = self.dropped() + seen + settings.max_sequence_length;
+        let mut encoded = self.language.tokenize(&format!("{before}{text}{AFTER}"), most)?;
         // What is not seen of the template is not worth a word.
         encoded.cut =
             encoded.cut.and_then(|cut| Some(cut.strip_suffix(AFTER)?.to_owned())).filter(|cut| !cut.is_empty());
@@ -187,24 +229,50 @@ impl Encoders for QwenEncoder {
 
     fn tokens(&self, text: &str, settings: &Settings) -> Result<usize> {
         let tokens: usize = self.tokenize(text, settings)?.iter().map(|encoded| encoded.used).sum();
-        Ok(tokens.saturating_sub(DROPPED))
+        Ok(tokens.saturating_sub(self.dropped()))
     }
 
     fn subjects(&self, settings: &Settings) -> Vec<Subject<'_>> {
-        vec![self.0.subject(LANGUAGE_MODEL, DROPPED + settings.most_text_tokens(), texts(settings))]
+        let mut subjects = self.eye.as_ref().map_or(Vec::new(), |eye| eye.subjects(settings));
+        subjects.push(self.language.subject(
+            LANGUAGE_MODEL,
+            self.dropped() + settings.most_text_tokens(),
+            texts(settings),
+        ));
+        subjects
     }
 
     fn arrays(&self, tokens: usize) -> Vec<ArraySpec> {
-        vec![ArraySpec { name: "hidden", dims: vec![self.0.width(), tokens] }]
+        vec![ArraySpec { name: "hidden", dims: vec![self.language.width(), tokens] }]
     }
 
     fn encode(&self, run: &mut Run<'_>, settings: &Settings, texts: &[Vec<Encoded>]) -> Result<Vec<Prompt>> {
+        self.encode_seeing(run, settings, texts, &[])
+    }
+
+    fn see(&self) -> bool {
+        self.eye.is_some()
+    }
+
+    fn encode_seeing(
+        &self,
+        run: &mut Run<'_>,
+        settings: &Settings,
+        texts: &[Vec<Encoded>],
+        pictures: &[Arc<Picture>],
+    ) -> Result<Vec<Prompt>> {
         let subjects = self.subjects(settings);
-        let [subject] = &subjects[..] else { return Err(Error::graph("encode", "one encoder")) };
+        let Some((subject, towers)) = subjects.split_last() else { return Err(Error::graph("encode", "no encoder")) };
+        let seen = match &self.eye {
+            Some(eye) => Some(eye.look(run, settings, towers, pictures)?),
+            None => None,
+        };
         let texts = texts.iter().map(|tokens| &tokens[0]);
+        let (dropped, width) = (self.dropped(), self.language.width());
+        let tokens = dropped + settings.most_text_tokens();
         let mut prompts = Vec::new();
-        for mut hidden in self.0.hidden(run, subject, DROPPED + settings.most_text_tokens(), texts)? {
-            hidden.drain(..hidden.len().min(DROPPED * self.0.width()));
+        for mut hidden in self.language.hidden_with(run, subject, tokens, (texts, seen.as_ref()))? {
+            hidden.drain(..hidden.len().min(dropped * width));
             prompts.push(Prompt(vec![hidden]));
         }
         Ok(prompts)
@@ -213,7 +281,8 @@ impl Encoders for QwenEncoder {
 
 /// The sizes of a request.
 fn sizes(settings: &Settings) -> Sizes {
-    let pictures = vec![[settings.height / SIDE, settings.width / SIDE]];
+    let mut pictures = vec![[settings.height / SIDE, settings.width / SIDE]];
+    pictures.extend(settings.references.iter().map(|[width, height]| [height / SIDE, width / SIDE]));
     Sizes { batch: settings.batch, pictures, texts: settings.text_tokens[..settings.passes()].to_vec() }
 }
 
@@ -245,7 +314,7 @@ impl QwenImageDenoiser {
 
 impl Denoiser for QwenImageDenoiser {
     fn subjects(&self, settings: &Settings, _: [usize; 4], evaluations: usize) -> Vec<Subject<'_>> {
-        let dims = sizes(settings).dims(evaluations);
+        let dims = sizes(settings).dims(evaluations + usize::from(self.0.net.config().zero_cond_t));
         vec![subject(&self.0, TRANSFORMER.name, Phase::Denoise, dims, Runs { request: 1, steps: evaluations })]
     }
 
@@ -268,6 +337,9 @@ impl Denoiser for QwenImageDenoiser {
         let mut times = Vec::new();
         for &time in &given.levels.times[given.evaluations.clone()] {
             times.extend(sinusoid(time));
+        }
+        if net.config().zero_cond_t {
+            times.extend(sinusoid(0.0));
         }
         session.set(ports.time, &times)?;
         session.set(ports.text, &self.texts(given, &sizes)?)?;

@@ -318,6 +318,8 @@ pub struct Settings {
     pub encoded_pictures: usize,
     /// Pixels across and down of each picture that the model looks at.
     pub references: Vec<[usize; 2]>,
+    /// The same before they are resized.
+    pub reference_sources: Vec<[usize; 2]>,
     /// What is made of the picture that is followed.
     pub control_preprocess: Preprocess,
     /// Whether the prompts are encoded already.

@@ -77,6 +77,10 @@ pub struct References {
     pub sizes: &'static [[usize; 2]],
     /// How they are cut to whole tokens, if that is not done by resizing.
     pub cropped: Option<Cropped>,
+    /// The pixels that a picture is resized to, in its own shape, if there are no such sizes.
+    pub area: Option<usize>,
+    /// Whether a request without one is refused. Then the result has the shape of the last one, unless a request says otherwise.
+    pub needed: bool,
 }
 
 /// Pictures that keep their size if it is not too large, without what is more than whole tokens on all sides.
@@ -108,10 +112,23 @@ impl Cropped {
     }
 }
 
+/// What the sides of a picture are multiples of that is resized to an area.
+const OF_AREA: f64 = 32.0;
+
+/// The size nearest to `area` pixels in the shape of `size`, as the reference rounds it: halves to the even neighbour.
+pub(super) fn of_area(area: usize, [width, height]: [usize; 2]) -> [usize; 2] {
+    let shape = width as f64 / height as f64;
+    let wide = (area as f64 * shape).sqrt();
+    [wide, wide / shape].map(|side| (side / OF_AREA).round_ties_even().max(1.0) as usize * OF_AREA as usize)
+}
+
 impl References {
     /// The size that a picture of `size` is resized to, if it is to be one that the model was trained with: the one whose quotient
     /// of width and height is nearest, and of two of these the narrower, as diffusers has it.
     pub fn nearest(&self, [width, height]: [usize; 2]) -> Option<[usize; 2]> {
+        if let Some(area) = self.area {
+            return Some(of_area(area, [width, height]));
+        }
         let shape = width as f64 / height as f64;
         let distance = |&[w, h]: &[usize; 2]| (shape - w as f64 / h as f64).abs();
         self.sizes.iter().copied().min_by(|a, b| distance(a).total_cmp(&distance(b)).then(a.cmp(b)))
@@ -243,11 +260,20 @@ mod tests {
 
     #[test]
     fn a_reference_has_the_nearest_shape() {
-        let references = References { most: 1, sizes: &[[672, 1568], [1024, 1024], [1568, 672]], cropped: None };
+        let references = References {
+            most: 1,
+            sizes: &[[672, 1568], [1024, 1024], [1568, 672]],
+            cropped: None,
+            area: None,
+            needed: false,
+        };
         assert_eq!(references.nearest([512, 512]), Some([1024, 1024]));
         assert_eq!(references.nearest([4000, 1500]), Some([1568, 672]));
         assert_eq!(references.nearest([1, 20000]), Some([672, 1568]));
         assert_eq!(References { sizes: &[], ..references }.nearest([512, 512]), None);
+        let by_area = References { sizes: &[], area: Some(1024 * 1024), ..references };
+        assert_eq!(by_area.nearest([1920, 1080]), Some([1376, 768]));
+        assert_eq!(by_area.nearest([1, 4000]), Some([32, 64768]));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::controls;
 use super::opened::Direction;
 use super::opened::Opened;
 use super::request::{Control, Preprocess, ReferenceResize, Request, Settings, TinyUse};
-use super::rules::{Beside, Cropped, Rules, Takes, Use};
+use super::rules::{Beside, Cropped, Rules, Takes, Use, of_area};
 use super::start::{Inputs, MOST_REFERENCES};
 use super::textual_inversion::Words;
 use crate::image::Picture;
@@ -82,11 +82,9 @@ pub fn settings(model: &Opened, request: &Request) -> Result<Settings> {
         return own("max_sequence_length").blame(request.max_sequence_length.is_some(), Err(error));
     }
     let references = references(model, request)?;
-    // As diffusers has it where pictures keep their size, the first one gives that of the result.
-    let first = references.first().filter(|_| rules.references.is_some_and(|rules| rules.cropped.is_some()));
-    let [width, height] = first.copied().unwrap_or([defaults.width, defaults.height]);
-    let width = side("--width", request.width.unwrap_or(width), model);
-    let height = side("--height", request.height.unwrap_or(height), model);
+    let own_size = default_size(model, request, &references);
+    let width = side("--width", request.width.unwrap_or(own_size[0]), model);
+    let height = side("--height", request.height.unwrap_or(own_size[1]), model);
     let width = own("width").blame(request.width.is_some(), width)?;
     let height = own("height").blame(request.height.is_some(), height)?;
     let (id_tokens, id_projected) = super::face::settings(model.face.as_ref(), request)?;
@@ -112,6 +110,7 @@ pub fn settings(model: &Opened, request: &Request) -> Result<Settings> {
         image_cfg_scale,
         encoded_pictures: 0,
         references,
+        reference_sources: request.references.iter().map(|picture| size_of(picture)).collect(),
         control_preprocess: control_preprocess(request)?,
         max_sequence_length: tokens,
         batch: request.batch,
@@ -350,11 +349,35 @@ fn check_followed(model: &Opened, mask: Option<&Picture>, followed: &[Control]) 
     Ok(())
 }
 
+fn size_of(picture: &Picture) -> [usize; 2] {
+    [picture.image().width(), picture.image().height()]
+}
+
+/// Pixels across and down of what is drawn, unless the request says: as the model has it, or in the shape of the last picture that is
+/// changed.
+fn default_size(model: &Opened, request: &Request, sizes: &[[usize; 2]]) -> [usize; 2] {
+    let Rules { references, defaults, .. } = &model.rules;
+    // As diffusers has it where pictures keep their size, the first one gives that of the result.
+    let first = sizes.first().filter(|_| references.is_some_and(|rules| rules.cropped.is_some()));
+    if let Some(size) = first {
+        return *size;
+    }
+    let changed = request.references.last().zip(references.filter(|rules| rules.needed).and_then(|rules| rules.area));
+    match changed {
+        Some((picture, area)) if request.width.is_none() && request.height.is_none() => of_area(area, size_of(picture)),
+        _ => [defaults.width, defaults.height],
+    }
+}
+
 /// The sizes of the pictures that the model looks at.
 fn references(model: &Opened, request: &Request) -> Result<Vec<[usize; 2]>> {
     const OPTION: &str = "--reference";
     let Request { references, reference_resize, .. } = request;
     if references.is_empty() {
+        if model.rules.references.is_some_and(|rules| rules.needed) {
+            let error = Error::option(OPTION, "a picture, since this model changes one", "none");
+            return Err(error.with_hint("give the picture with --reference"));
+        }
         return Ok(Vec::new());
     }
     let Some(rules) = model.rules.references else {
@@ -371,7 +394,7 @@ fn references(model: &Opened, request: &Request) -> Result<Vec<[usize; 2]>> {
     let multiple = model.rules.multiple;
     let mut sizes = Vec::with_capacity(references.len());
     for picture in references {
-        let own = [picture.image().width(), picture.image().height()];
+        let own = size_of(picture);
         if let Some(Cropped { least_side, most_quotient, .. }) = rules.cropped.filter(|rules| !rules.takes(own)) {
             let expected =
                 format!("sides of at least {least_side} pixels, one at most {most_quotient} times the other");

@@ -47,9 +47,6 @@ impl Vae {
     /// # Errors
     /// As [`open`](Vae::open).
     pub(super) fn open_causal(source: &Source) -> Result<Vae> {
-        if source.has(&TINY_VAE) && !source.has(&VAE) {
-            return Vae::open(source, None);
-        }
         let causal = networks::autoencoder_causal(source.component(&VAE)?)?;
         fit::exactly(&causal.decoder, "channels of a picture", causal.config.input_channels, 3)?;
         Ok(Vae::Causal(Box::new(causal)))

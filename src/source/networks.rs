@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Component, HasModel, Network, Networks, Part, Text, packing, strangers};
+use super::{Component, HasModel, Network, Networks, Part, Text, model_name, packing, strangers};
 use crate::bind;
 use crate::bind::Bound;
 use crate::bind::alias::{self, Aliases, Kind};
@@ -17,6 +17,7 @@ use crate::models::language_model::{self, LanguageModel, Taps};
 use crate::models::layers::Activation;
 use crate::models::missing_tensor;
 use crate::models::qwen_image::{self, QwenImage};
+use crate::models::qwen_vl::{self, VisionTower};
 use crate::models::resampler::{self, Resampler};
 use crate::models::t5::{self, T5};
 use crate::models::unet::{self, Unet};
@@ -46,6 +47,7 @@ has_model!(
     Unet,
     ZImage,
     QwenImage,
+    VisionTower,
     Clip,
     T5,
     LanguageModel,
@@ -348,6 +350,13 @@ pub fn z_image(component: &Component) -> Result<Part<ZImage>> {
     Ok(part.compared(derived))
 }
 
+/// Whether the Qwen-Image transformer of `component`, which brings no configuration, modulates references as at time 0: a mark in the
+/// file says so, or its name.
+fn is_of_zero(component: &Component) -> bool {
+    let is_marked = component.index.has(&format!("{}__index_timestep_zero__", component.prefix));
+    is_marked || model_name(&component.origin).contains("2511")
+}
+
 /// The Qwen-Image transformer of `component`.
 ///
 /// # Errors
@@ -358,12 +367,31 @@ pub fn qwen_image(component: &Component) -> Result<Part<QwenImage>> {
         Some(Text { text, origin }) => qwen_image::Config::from_json(text, origin)?,
         None => {
             let config = qwen_image::Config::from_shapes(shapes(component, &alias::qwen_image), &component.origin);
-            read_off(config, component, &alias::qwen_image)?
+            let config = read_off(config, component, &alias::qwen_image)?;
+            qwen_image::Config { zero_cond_t: is_of_zero(component), ..config }
         }
     };
     let part = Part::new(QwenImage::new(&config)?, component, &alias::QWEN_IMAGE, alias::qwen_image, &config)?;
     let part = part.without_strays(component)?;
     let derived = qwen_image::Config::from_shapes(|name| part.shape(name), Path::new("")).ok();
+    Ok(part.compared(derived))
+}
+
+/// The vision tower of Qwen2.5-VL in `component`.
+///
+/// # Errors
+/// As [`flux()`].
+pub fn qwen_vl(component: &Component) -> Result<Part<VisionTower>> {
+    runnable(component, &alias::QWEN_VL_VISION)?;
+    let config = match &component.config {
+        Some(Text { text, origin }) => qwen_vl::Config::from_json(text, origin)?,
+        None => {
+            let config = qwen_vl::Config::from_shapes(shapes(component, &alias::qwen_vl), &component.origin);
+            read_off(config, component, &alias::qwen_vl)?
+        }
+    };
+    let part = Part::new(VisionTower::new(&config)?, component, &alias::QWEN_VL_VISION, alias::qwen_vl, &config)?;
+    let derived = qwen_vl::Config::from_shapes(|name| part.shape(name), Path::new("")).ok();
     Ok(part.compared(derived))
 }
 

@@ -108,7 +108,7 @@ COMPONENTS = {
             "attention_head_dim": 64,
             "num_attention_heads": 4,
             "joint_attention_dim": 256,
-            "axes_dims_rope": [16, 24, 24],
+            "axes_dims_rope": [8, 28, 28],
         },
         TRANSFORMER,
     ),

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 
 use super::diffusers::{copy_tokenizer, write_json};
 use super::fixtures::{F32, RawGguf, U32, text, typed};
@@ -28,6 +28,76 @@ pub(crate) fn write_directory(dir: &Path, golden: &Golden) {
     fs::create_dir_all(dir.join("scheduler")).unwrap();
     write_json(&dir.join("scheduler/scheduler_config.json"), golden.at("/scheduler"));
     write_json(&dir.join("model_index.json"), &json!(index));
+}
+
+/// Makes the model in `dir` one of the edits: `class` of diffusers, with the marks of pictures among its words.
+pub(crate) fn make_edit(dir: &Path, edits: &Golden, class: &str, zero_cond_t: bool) {
+    let change = |path: &str, edit: &dyn Fn(&mut Value)| {
+        let path = dir.join(path);
+        let mut value: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        edit(&mut value);
+        fs::write(path, value.to_string()).unwrap();
+    };
+    change("model_index.json", &|index| index["_class_name"] = class.into());
+    change("transformer/config.json", &|config| config["zero_cond_t"] = zero_cond_t.into());
+    change("tokenizer/tokenizer.json", &|tokenizer| {
+        let added = tokenizer["added_tokens"].as_array_mut().unwrap();
+        added.retain(|token| !edits.list("/vision_tokens").contains(&token["content"]));
+        let first = 1 + added.iter().map(|token| token["id"].as_u64().unwrap()).max().unwrap();
+        for (i, content) in edits.list("/vision_tokens").iter().enumerate() {
+            let mut token = added[0].clone();
+            token["id"] = (first + i as u64).into();
+            token["content"] = content.clone();
+            added.push(token);
+        }
+    });
+}
+
+/// Writes the vision tower as llama.cpp does, in a file of its own.
+pub(crate) fn write_projector(path: &Path, golden: &Golden, format: Format) {
+    let mut file = RawGguf::empty();
+    file.push("general.architecture", text(b"clip"));
+    let mut all = Vec::new();
+    for tensor in tensors(golden, "text_encoder") {
+        let Some(name) = tensor.name.strip_prefix("model.visual.") else { continue };
+        let mut name = name.replace("blocks.", "v.blk.").replace("norm1", "ln1").replace("norm2", "ln2");
+        for (theirs, ours) in [
+            ("attn.proj", "attn_out"),
+            ("mlp.gate_proj", "ffn_gate"),
+            ("mlp.up_proj", "ffn_up"),
+            ("mlp.down_proj", "ffn_down"),
+            ("merger.ln_q", "v.post_ln"),
+            ("merger.mlp", "mm"),
+        ] {
+            name = name.replace(theirs, ours);
+        }
+        let parts = |names: &[String], parts: usize| -> Vec<Tensor> {
+            let rows = tensor.shape[0] / parts;
+            let shape: Vec<usize> = std::iter::once(rows).chain(tensor.shape[1..].iter().copied()).collect();
+            let each = tensor.values.len() / parts;
+            let values = tensor.values.chunks_exact(each).map(<[f32]>::to_vec);
+            names
+                .iter()
+                .zip(values)
+                .map(|(name, values)| Tensor { name: name.clone(), shape: shape.clone(), values })
+                .collect()
+        };
+        if let Some(start) = name.strip_suffix("attn.qkv.weight").or(name.strip_suffix("attn.qkv.bias")) {
+            let kind = &name[name.rfind('.').unwrap()..];
+            all.extend(parts(&["attn_q", "attn_k", "attn_v"].map(|part| format!("{start}{part}{kind}")), 3));
+        } else if name == "patch_embed.proj.weight" {
+            let [width, colours, _, side, _] = tensor.shape[..] else { unreachable!() };
+            for (frame, name) in ["v.patch_embd.weight", "v.patch_embd.weight.1"].into_iter().enumerate() {
+                let planes = tensor.values.chunks_exact(side * side).skip(frame).step_by(2);
+                let (shape, values) = (vec![width, colours, side, side], planes.flatten().copied().collect());
+                all.push(Tensor { name: name.to_owned(), shape, values });
+            }
+        } else {
+            all.extend(parts(&[name], 1));
+        }
+    }
+    push(&mut file, &all, format);
+    fs::write(path, file.bytes()).unwrap();
 }
 
 /// Writes the transformer as one file, with names behind `prefix`.

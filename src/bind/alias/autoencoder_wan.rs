@@ -68,9 +68,11 @@ fn diffusers(canonical: &str, blocks: usize) -> Option<String> {
         ["decoder", "upsamples", block, ref rest @ ..] => {
             let block: usize = block.parse().ok()?;
             let (level, block) = (block / (blocks + 1), block % (blocks + 1));
+            // What doubles the pixels is the last of a level.
             match residual(rest) {
-                Some(name) => format!("decoder.up_blocks.{level}.resnets.{block}.{name}"),
-                None => format!("decoder.up_blocks.{level}.upsamplers.0.{}", rest.join(".")),
+                Some(name) if block < blocks => format!("decoder.up_blocks.{level}.resnets.{block}.{name}"),
+                None if block == blocks => format!("decoder.up_blocks.{level}.upsamplers.0.{}", rest.join(".")),
+                _ => return None,
             }
         }
         _ => return None,
@@ -118,5 +120,7 @@ mod tests {
             assert_eq!(in_diffusers(ours, 3), theirs);
         }
         assert_eq!(in_diffusers("decoder.upsamples.4.residual.6.bias", 2), "decoder.up_blocks.1.resnets.1.conv2.bias");
+        let none = "decoder.upsamples.0.resample.1.bias";
+        assert_eq!(in_diffusers(none, 3), none);
     }
 }

@@ -16,6 +16,8 @@ pub enum Rows {
     Columns,
     /// Of a kernel over width, height and time, the last plane in time; of one without time, all.
     LastPlane,
+    /// The plane in time of that number.
+    Plane(u8),
 }
 
 impl Rows {
@@ -27,7 +29,7 @@ impl Rows {
     /// The part and the number of parts; all rows are the only part.
     pub(in crate::bind) fn fraction(self) -> (usize, usize) {
         match self {
-            Rows::All | Rows::Columns | Rows::LastPlane => (0, 1),
+            Rows::All | Rows::Columns | Rows::LastPlane | Rows::Plane(_) => (0, 1),
             Rows::Part { at, of } => (at.into(), usize::from(of.max(1))),
         }
     }
@@ -46,6 +48,11 @@ impl Part {
     /// All rows of `name`.
     pub fn all(name: impl Into<String>) -> Part {
         Part { name: name.into(), rows: Rows::All }
+    }
+
+    /// Plane number `at` of the kernel `name`.
+    pub fn plane(name: impl Into<String>, at: usize) -> Part {
+        Part { name: name.into(), rows: Rows::Plane(at as u8) }
     }
 
     /// The last plane of the kernel `name`.

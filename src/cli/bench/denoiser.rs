@@ -86,6 +86,7 @@ impl Denoiser {
             image_cfg_scale: None,
             encoded_pictures: 0,
             references: Vec::new(),
+            reference_sources: Vec::new(),
             control_preprocess: Preprocess::None,
             controls: Vec::new(),
             id_tokens: 0,

@@ -330,6 +330,34 @@ impl Config {
     }
 }
 
+/// How the pairs of a head are shared out among the axes of a picture, in sixteenths of all: time, row, column.
+const SECTIONS: [usize; 3] = [4, 6, 6];
+
+impl Config {
+    /// The rotary tables of tokens that stand at `positions` on three axes, time, row and column: as [`rotary`](Config::rotary), where
+    /// the axes are the same.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub fn rotary_at(&self, positions: &[[usize; 3]]) -> Result<(Vec<f32>, Vec<f32>)> {
+        let (width, theta) = (self.head_width(), self.rope_theta as f32);
+        let pairs = width / 2;
+        let (time, rows) = (pairs * SECTIONS[0] / 16, pairs * (SECTIONS[0] + SECTIONS[1]) / 16);
+        let mut cos = reserve::room("the rotary tables", positions.len().saturating_mul(width))?;
+        let mut sin = reserve::room("the rotary tables", positions.len().saturating_mul(width))?;
+        for at in positions {
+            let angle = |i: usize| {
+                let axis = usize::from(i >= time) + usize::from(i >= rows);
+                at[axis] as f32 * (1.0 / theta.powf(2.0 * i as f32 / width as f32))
+            };
+            let angles = (0..pairs).map(angle);
+            cos.extend(angles.clone().chain(angles.clone()).map(f32::cos));
+            sin.extend(angles.clone().map(|angle| -angle.sin()).chain(angles.map(f32::sin)));
+        }
+        Ok((cos, sin))
+    }
+}
+
 impl Elsewhere {
     /// Refuses a model in which tokens of a prompt do not see all before them.
     fn check_window(&self, origin: &Path) -> Result<()> {
