@@ -9,7 +9,7 @@ use super::opened::{Additions, Denoiser, Encoders, Family, Given, Opened, Reader
 use super::prompts::{ArraySpec, Prompt};
 use super::qwen_image_edit::{self as edit, Edits, Eye};
 use super::request::Settings;
-use super::rules::{Defaults, GuidanceScale, References, Rules, Use};
+use super::rules::{Defaults, GuidanceScale, References, Rules, Starts, Use};
 use super::run::Run;
 use super::step_cache::Caches;
 use super::vae::Vae;
@@ -101,6 +101,7 @@ fn rules(edits: Option<Edits>) -> Rules {
         ays: AYS,
         zeros_without_negative: false,
         inputs: if edits.is_some() { &[] } else { &[Use::Start, Use::Mask] },
+        starts: Starts::Drawn,
         beside: None,
         references: edits.map(|edits| References {
             most: edits.most(),
@@ -227,9 +228,13 @@ impl Encoders for QwenEncoder {
         Ok(vec![encoded])
     }
 
-    fn tokens(&self, text: &str, settings: &Settings) -> Result<usize> {
-        let tokens: usize = self.tokenize(text, settings)?.iter().map(|encoded| encoded.used).sum();
-        Ok(tokens.saturating_sub(self.dropped()))
+    fn tokens(&self, texts: &[&str], settings: &Settings) -> Result<Vec<usize>> {
+        let mut tokens = Vec::with_capacity(texts.len());
+        for text in texts {
+            let all: usize = self.tokenize(text, settings)?.iter().map(|encoded| encoded.used).sum();
+            tokens.push(all.saturating_sub(self.dropped()));
+        }
+        Ok(tokens)
     }
 
     fn subjects(&self, settings: &Settings) -> Vec<Subject<'_>> {
