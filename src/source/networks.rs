@@ -583,9 +583,11 @@ pub fn redux(component: &Component) -> Result<Part<Redux>> {
 pub fn flux_ip(component: &Component, beside: &flux::Config) -> Result<Part<IpAdapter>> {
     runnable(component, &alias::FLUX_IP)?;
     let double = beside.num_layers;
-    let aliases = move |name: &str| alias::flux_ip(double, name);
-    let config = flux::IpConfig::from_shapes(shapes(component, &aliases), &component.origin, beside);
-    let config = read_off(config, component, &aliases)?;
+    let whole = move |name: &str| alias::flux_ip(double, 0, name);
+    let config = flux::IpConfig::from_shapes(shapes(component, &whole), &component.origin, beside);
+    let config = read_off(config, component, &whole)?;
+    let parts = config.parts();
+    let aliases = move |name: &str| alias::flux_ip(double, parts, name);
     Part::new(IpAdapter::new(&config)?, component, &alias::FLUX_IP, aliases, &config)
 }
 

@@ -1,6 +1,6 @@
 //! IP-Adapters of FLUX.1: XLabs' names and InstantX'. Canonical names are pinhole's own: they stand among those of the transformer.
 
-use super::{Alternative, Follows, Kind, Part, Sign};
+use super::{Alternative, Follows, Kind, Part, Rows, Sign};
 
 /// An IP-Adapter of FLUX.1, as files know it.
 pub static KIND: Kind = Kind {
@@ -19,8 +19,19 @@ pub static KIND: Kind = Kind {
     reads: None,
 };
 
-/// What files call the weight `canonical` of an adapter beside a transformer with `double` double blocks. InstantX counts all blocks.
-pub fn aliases(double: usize, canonical: &str) -> Vec<Alternative> {
+/// What files call the weight `canonical` of an adapter beside a transformer with `double` double blocks. InstantX counts all blocks, and
+/// its last projection, which the adapter has in `parts`, is one matrix.
+pub fn aliases(double: usize, parts: u8, canonical: &str) -> Vec<Alternative> {
+    if let Some((at, leaf)) = canonical.strip_prefix("ip.proj.2.").and_then(|own| own.split_once('.')) {
+        let mut found = vec![vec![Part::all(canonical)]];
+        if let Some(at) = at.parse::<u8>().ok().filter(|at| *at < parts) {
+            for whole in ["ip.proj.2", "ip_adapter_proj_model.proj.2", "image_proj.proj.2"] {
+                let rows = if parts == 1 { Rows::All } else { Rows::Part { at, of: parts } };
+                found.push(vec![Part { name: format!("{whole}.{leaf}"), rows }]);
+            }
+        }
+        return found;
+    }
     let mut names = vec![canonical.to_owned()];
     let own = canonical.strip_prefix("ip.").unwrap_or(canonical);
     let parts: Vec<&str> = own.split('.').collect();
@@ -53,11 +64,23 @@ mod tests {
 
     #[test]
     fn blocks_have_both_kinds_of_names() {
-        let names = |canonical| aliases(19, canonical).into_iter().flatten().map(|part| part.name).collect::<Vec<_>>();
+        let names =
+            |canonical| aliases(19, 4, canonical).into_iter().flatten().map(|part| part.name).collect::<Vec<_>>();
         let xlabs = "double_blocks.3.processor.ip_adapter_double_stream_v_proj.bias";
         assert_eq!(names("ip.double.3.v.bias")[1..], [xlabs, "ip_adapter.3.to_v_ip.bias"]);
         assert_eq!(names("ip.single.2.k.weight")[1..], ["ip_adapter.21.to_k_ip.weight"]);
         assert_eq!(names("ip.double.19.k.weight").len(), 2);
         assert_eq!(names("ip.proj.0.weight")[2], "image_proj.proj.0.weight");
+    }
+
+    #[test]
+    fn the_last_projection_is_cut() {
+        let part = |name: &str| vec![Part { name: name.into(), rows: Rows::Part { at: 3, of: 4 } }];
+        let found = aliases(19, 4, "ip.proj.2.3.bias");
+        assert_eq!(found[0], [Part::all("ip.proj.2.3.bias")]);
+        assert_eq!(found[3], part("image_proj.proj.2.bias"));
+        assert_eq!(aliases(19, 4, "ip.proj.2.4.bias").len(), 1);
+        assert_eq!(aliases(19, 1, "ip.proj.2.0.bias")[1], [Part::all("ip.proj.2.bias")]);
+        assert_eq!(aliases(19, 4, "ip.proj.2.weight")[2], [Part::all("image_proj.proj.2.weight")]);
     }
 }

@@ -9,6 +9,8 @@
 //! | stage | in | out |
 //! |---|---|---|
 //! | `ip.tokens` | `ip.seen [E, P, B]` | `ip.tokens [J, nP, B]` |
+//! | of InstantX: `ip.inner` | `ip.seen` | `ip.inner [2E, P, B]` |
+//! | `ip.tokens.0..`, `ip.tokens` | `ip.inner` | some of `ip.tokens`; all of them, normalised |
 //! | `ip.double.0..`, `ip.single.0..` | `ip.tokens`, `ip.scale [1]` | keys and values of the block, `[D, nP, B]` each |
 
 use std::path::Path;
@@ -31,6 +33,9 @@ pub const IP_PICTURES: Symbol = Symbol::new("pictures of the IP-Adapter");
 
 /// Added to the variance when tokens are normalised, and to the mean square of keys.
 const EPS: f32 = 1e-5;
+
+/// How many parts are enough that one is no larger than a block of the transformer: 72 MiB of InstantX' published adapter in F16.
+const MOST_PARTS: u8 = 32;
 
 /// Whose adapter it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -78,7 +83,15 @@ impl IpConfig {
                 let [inputs, outputs, ..] = shapes.dims("ip.proj.weight")?;
                 [inputs, outputs]
             }
-            IpForm::InstantX => [shapes.dims("ip.proj.0.weight")?[0], shapes.dims("ip.proj.2.weight")?[1]],
+            IpForm::InstantX => {
+                // A file of pinhole's has it in parts, as the stages take it.
+                let parts = shapes.count(|i| format!("ip.proj.2.{i}.weight"));
+                let outputs = match parts {
+                    0 => shapes.dims("ip.proj.2.weight")?[1],
+                    _ => shapes.dims("ip.proj.2.0.weight")?[1] * parts,
+                };
+                [shapes.dims("ip.proj.0.weight")?[0], outputs]
+            }
         };
         let [_, hidden, ..] = shapes.dims("ip.double.0.k.weight")?;
         let config = IpConfig {
@@ -124,6 +137,12 @@ impl IpConfig {
 
     fn numbers(&self) -> usize {
         self.tokens * self.token_dim
+    }
+
+    /// In how many parts the last projection of InstantX is computed, each with its share of a picture's tokens: it is by far the
+    /// largest matrix.
+    pub fn parts(&self) -> u8 {
+        (1..=MOST_PARTS).rev().find(|parts| self.tokens.is_multiple_of(usize::from(*parts))).unwrap_or(1)
     }
 }
 
@@ -175,9 +194,12 @@ impl Declared {
         let mut port = |name: &str, extents: &[_]| model.port(name, extents, DType::F32, Lifetime::Request);
         let ports = IpPorts { seen: port("ip.seen", &seen), scale: port("ip.scale", &[1.into()]) };
         let tokens = port("ip.tokens", &[config.token_dim.into(), IP_PICTURES * config.tokens, batch]);
-        model.stage("ip.tokens", Cadence::Request, |scope| {
-            Tokens::declare(&mut scope.sub("ip"), config, (ports.seen, tokens))
-        })?;
+        match config.form {
+            IpForm::Xlabs => model.stage("ip.tokens", Cadence::Request, |scope| {
+                Tokens::declare(&mut scope.sub("ip"), config, (ports.seen, tokens))
+            })?,
+            IpForm::InstantX => declare_tokens(model, config, (ports.seen, tokens))?,
+        }
         let mut declared = Declared { ports, double: Vec::new(), single: Vec::new() };
         for (kind, count) in [("double", config.double), ("single", config.single)] {
             for i in 0..count {
@@ -207,9 +229,34 @@ impl Declared {
     }
 }
 
-/// The tokens of all pictures.
+/// Declares InstantX' tokens: two layers, the second in parts, and a norm.
+fn declare_tokens(model: &mut Model, config: &IpConfig, (seen, tokens): (Port, Port)) -> Result<()> {
+    let (outside, within) = (config.seen_dim, 2 * config.seen_dim);
+    let extents = [within.into(), IP_PICTURES.into(), Symbol::BATCH.into()];
+    let inner = model.port("ip.inner", &extents, DType::F32, Lifetime::Pass);
+    model.stage("ip.inner", Cadence::Request, |scope| {
+        let linear = Linear::declare(&mut scope.sub("ip").sub("proj").sub(0), outside, within, Role::MatMul)?;
+        Ok(Inner { linear, seen, inner })
+    })?;
+    let parts = usize::from(config.parts());
+    for part in 0..parts {
+        model.stage(format!("ip.tokens.{part}"), Cadence::Request, |scope| {
+            let mut scope = scope.sub("ip");
+            let mut scope = scope.sub("proj");
+            let mut scope = scope.sub(2);
+            let linear = Linear::declare(&mut scope.sub(part), within, config.numbers() / parts, Role::MatMul)?;
+            Ok(SomeTokens { linear, inner, tokens, first: part * config.tokens / parts, of: config.tokens })
+        })?;
+    }
+    model.stage("ip.tokens", Cadence::Request, |scope| {
+        let norm = LayerNorm::declare(&mut scope.sub("ip").sub("norm"), config.token_dim, EPS)?;
+        Ok(Normed { norm, tokens })
+    })
+}
+
+/// XLabs': the tokens of all pictures.
 struct Tokens {
-    layers: Vec<Linear>,
+    proj: Linear,
     norm: LayerNorm,
     seen: Port,
     tokens: Port,
@@ -218,30 +265,66 @@ struct Tokens {
 
 impl Tokens {
     fn declare(scope: &mut Scope<'_>, config: &IpConfig, (seen, tokens): (Port, Port)) -> Result<Tokens> {
-        let (inputs, outputs) = (config.seen_dim, config.numbers());
-        let mut scope_of_proj = scope.sub("proj");
-        let layers = match config.form {
-            IpForm::Xlabs => vec![Linear::declare(&mut scope_of_proj, inputs, outputs, Role::MatMul)?],
-            IpForm::InstantX => vec![
-                Linear::declare(&mut scope_of_proj.sub(0), inputs, 2 * inputs, Role::MatMul)?,
-                Linear::declare(&mut scope_of_proj.sub(2), 2 * inputs, outputs, Role::MatMul)?,
-            ],
-        };
+        let proj = Linear::declare(&mut scope.sub("proj"), config.seen_dim, config.numbers(), Role::MatMul)?;
         let norm = LayerNorm::declare(&mut scope.sub("norm"), config.token_dim, EPS)?;
-        Ok(Tokens { layers, norm, seen, tokens, width: config.token_dim })
+        Ok(Tokens { proj, norm, seen, tokens, width: config.token_dim })
     }
 }
 
 impl Block for Tokens {
     fn build(&self, b: &Build<'_>) -> Result<()> {
-        let mut x = b.read(self.seen)?; // [E, P, B]
-        for (i, layer) in self.layers.iter().enumerate() {
-            let y = if i == 0 { x } else { b.g.gelu_erf(x)? };
-            x = layer.build(b, y)?; // [nJ, P, B] at last
-        }
+        let x = self.proj.build(b, b.read(self.seen)?)?; // [nJ, P, B]
         let [numbers, pictures, batch, _] = b.g.shape(x)?.dims();
         let x = b.g.reshape(x, &[self.width, numbers / self.width * pictures, batch])?;
         b.write(self.tokens, self.norm.build(b, x)?)
+    }
+}
+
+/// The first of InstantX' layers.
+struct Inner {
+    linear: Linear,
+    seen: Port,
+    inner: Port,
+}
+
+impl Block for Inner {
+    fn build(&self, b: &Build<'_>) -> Result<()> {
+        b.write(self.inner, b.g.gelu_erf(self.linear.build(b, b.read(self.seen)?)?)?)
+    }
+}
+
+/// Some of the tokens of every picture, from number `first` on, of so many.
+struct SomeTokens {
+    linear: Linear,
+    inner: Port,
+    tokens: Port,
+    first: usize,
+    of: usize,
+}
+
+impl Block for SomeTokens {
+    fn build(&self, b: &Build<'_>) -> Result<()> {
+        let [width, ..] = b.shape(self.tokens)?.dims();
+        let x = self.linear.build(b, b.read(self.inner)?)?;
+        let [numbers, pictures, batch, _] = b.g.shape(x)?.dims();
+        for picture in 0..pictures {
+            let own = b.g.contiguous(b.g.slice(x, 1, picture, 1)?)?;
+            let own = b.g.reshape(own, &[width, numbers / width, batch])?;
+            b.write_tokens(self.tokens, picture * self.of + self.first, own)?;
+        }
+        Ok(())
+    }
+}
+
+/// The tokens of all pictures, normalised.
+struct Normed {
+    norm: LayerNorm,
+    tokens: Port,
+}
+
+impl Block for Normed {
+    fn build(&self, b: &Build<'_>) -> Result<()> {
+        b.write(self.tokens, self.norm.build(b, b.read(self.tokens)?)?)
     }
 }
 
