@@ -75,6 +75,12 @@ pub(super) static STRANGERS: &[Stranger] = &[
         RUNS,
     ),
     relative(
+        &FLUX_CONTROL,
+        &["input_cond_block."],
+        "MistoLine's ControlNet of FLUX.1",
+        "take one of InstantX, Shakker, alimama or XLabs",
+    ),
+    relative(
         &FLUX,
         &["controlnet_x_embedder.", "controlnet_blocks.0.", "pos_embed_input."],
         "ControlNet of FLUX.1",
