@@ -30,7 +30,7 @@ use tempfile::TempDir;
 const THREADS: usize = 2;
 
 /// The goldens whose models have one.
-const MODELS: [&str; 2] = ["sd1", "flux_control"];
+const MODELS: [&str; 3] = ["sd1", "sdxl", "flux_control"];
 
 /// The tiny autoencoder for the model `name`, as a folder of a diffusers directory.
 fn write_tiny(dir: &Path, name: &str) {
@@ -41,7 +41,7 @@ fn write_tiny(dir: &Path, name: &str) {
 /// The model `name` as a directory.
 fn directory(name: &str) -> TempDir {
     let (golden, dir) = (Golden::load(name), tempfile::tempdir().unwrap());
-    if name == "sd1" {
+    if name != "flux_control" {
         sd1::write_directory(dir.path(), &golden, golden.at("/scheduler"));
         return dir;
     }
@@ -57,14 +57,14 @@ fn directory(name: &str) -> TempDir {
 fn request(name: &str) -> Request {
     let prompt = "a large purple ring above a ##2 cross".into();
     match name {
-        "sd1" => Request {
+        "sd1" | "sdxl" => Request {
             prompt,
             negative_prompt: Some("a black cross, the quick brown fox".into()),
             width: Some(104),
             height: Some(72),
             steps: Some(7),
             seed: 5,
-            cfg_scale: Some(7.5),
+            cfg_scale: Some(if name == "sd1" { 7.5 } else { 5.0 }),
             sampler: Some(Sampler::Euler),
             ..Request::default()
         },
@@ -124,7 +124,11 @@ fn samples_equal_diffusers() {
         let latents = golden.f32(&format!("{name}.latents"));
         let latents: Vec<f32> =
             latents.iter().map(|x| softened(x / config.scaling_factor + config.shift_factor)).collect();
-        let [w, h] = if name == "sd1" { [13, 9] } else { [7, 5] };
+        let [w, h] = match name {
+            "sd1" => [13, 9],
+            "sdxl" => [11, 6],
+            _ => [7, 5],
+        };
         let dims = Dims::new().with(Symbol::BATCH, 1).with(Symbol::LATENT_WIDTH, w).with(Symbol::LATENT_HEIGHT, h);
         let mut backend = Backend::new(Device::cpu().unwrap(), THREADS, CancelFlag::new()).unwrap();
         let ledger = Ledger::new();

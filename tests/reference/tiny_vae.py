@@ -19,9 +19,11 @@ import goldenfile
 import models
 import synth
 
-# By the golden whose model each is for: one as published for Stable Diffusion, and one of other sizes with the latents of FLUX.1.
+# By the golden whose model each is for: one as published for Stable Diffusion and one for XL, whose sizes are the same, and one of other
+# sizes with the latents of FLUX.1.
 MODELS = {
     "sd1": {"latent_channels": 4},
+    "sdxl": {"latent_channels": 4},
     "flux_control": {
         "latent_channels": 16,
         "encoder_block_out_channels": (24, 24, 24, 24),
@@ -33,7 +35,7 @@ MODELS = {
     },
 }
 # The request of that golden whose latents are decoded, and the extents [h, w] of the seed's.
-LATENTS = {"sd1": ("euler", (9, 13)), "flux_control": ("control", (5, 7))}
+LATENTS = {"sd1": ("euler", (9, 13)), "sdxl": ("text", (6, 11)), "flux_control": ("control", (5, 7))}
 
 
 def described(golden: str, config: dict) -> tuple[AutoencoderTiny, dict]:
