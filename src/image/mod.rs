@@ -11,6 +11,7 @@ mod format;
 mod patches;
 mod picture;
 mod prepare;
+mod preprocessor;
 mod resize;
 
 pub use canny::Thresholds;

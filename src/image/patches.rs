@@ -6,7 +6,7 @@ use super::{CHANNELS, Filter, Image};
 use crate::{Error, Result, reserve};
 
 /// What a byte is multiplied by, as transformers writes it down.
-const RESCALE: f64 = 0.003_921_568_627_450_98;
+pub(super) const RESCALE: f64 = 0.003_921_568_627_450_98;
 
 /// How a vision tower sees a picture.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -15,8 +15,12 @@ pub struct View {
     pub side: usize,
     /// Pixels of a patch's sides. What makes no whole patch is not seen.
     pub patch: usize,
-    /// Whether a picture that is no square loses what sticks out on both ends. Otherwise it is stretched.
-    pub cropped: bool,
+    /// Pixels of the shorter side of the picture of which a square is cut out. Without, the picture is stretched.
+    pub shorter: Option<usize>,
+    /// How it gets that size.
+    pub filter: Filter,
+    /// What a byte is multiplied by.
+    pub rescale: f64,
     /// What is taken from each colour, in 0..=1.
     pub mean: [f32; CHANNELS],
     /// What each colour is divided by then.
@@ -26,13 +30,14 @@ pub struct View {
 impl View {
     /// SigLIP's.
     pub const fn siglip(side: usize, patch: usize) -> View {
-        View { side, patch, cropped: false, mean: [0.5; CHANNELS], deviation: [0.5; CHANNELS] }
+        let (filter, rescale) = (Filter::Bicubic, RESCALE);
+        View { side, patch, shorter: None, filter, rescale, mean: [0.5; CHANNELS], deviation: [0.5; CHANNELS] }
     }
 
     /// CLIP's.
     pub const fn clip(side: usize, patch: usize) -> View {
         let (mean, deviation) = ([0.481_454_66, 0.457_827_5, 0.408_210_73], [0.268_629_54, 0.261_302_6, 0.275_777_1]);
-        View { side, patch, cropped: true, mean, deviation }
+        View { side, patch, shorter: Some(side), filter: Filter::Bicubic, rescale: RESCALE, mean, deviation }
     }
 }
 
@@ -53,7 +58,7 @@ impl Image {
                 for y in row..row + patch {
                     let line = &image.rgb[(y * image.width() + column) * CHANNELS..][..patch * CHANNELS];
                     for byte in line.iter().skip(channel).step_by(CHANNELS) {
-                        let value = (f64::from(*byte) * RESCALE) as f32;
+                        let value = (f64::from(*byte) * view.rescale) as f32;
                         numbers.push((value - view.mean[channel]) / view.deviation[channel]);
                     }
                 }
@@ -64,18 +69,16 @@ impl Image {
 
     /// The picture at the size of `view`: what of it is cut off comes last.
     fn seen(&self, view: &View) -> Result<Image> {
-        if !view.cropped {
-            return self.resized(view.side, view.side, Filter::Bicubic);
-        }
+        let Some(shorter) = view.shorter else { return self.resized(view.side, view.side, view.filter) };
         let (short, long) = (self.width().min(self.height()), self.width().max(self.height()));
-        let longer = view.side * long / short;
+        let longer = shorter * long / short;
         if longer > MAX_SIDE {
-            let expected = format!("a picture at most {} times as long as it is wide", MAX_SIDE / view.side);
+            let expected = format!("a picture at most {} times as long as it is wide", MAX_SIDE / shorter);
             return Err(Error::option("picture", expected, format!("{}x{}", self.width(), self.height())));
         }
         match self.width() <= self.height() {
-            true => self.resized(view.side, longer, Filter::Bicubic),
-            false => self.resized(longer, view.side, Filter::Bicubic),
+            true => self.resized(shorter, longer, view.filter),
+            false => self.resized(longer, shorter, view.filter),
         }
     }
 }
@@ -92,7 +95,7 @@ mod tests {
 
     #[test]
     fn patches_come_row_by_row() {
-        let plain = View { side: 4, patch: 2, cropped: false, mean: [0.0; 3], deviation: [(1.0 / 255.0) as f32; 3] };
+        let plain = View { mean: [0.0; 3], deviation: [(1.0 / 255.0) as f32; 3], ..View::siglip(4, 2) };
         let bytes: Vec<f32> = numbered(4, 4).patches(&plain).unwrap().into_iter().map(f32::round).collect();
         assert_eq!(bytes[..12], [0.0, 3.0, 12.0, 15.0, 1.0, 4.0, 13.0, 16.0, 2.0, 5.0, 14.0, 17.0]);
         assert_eq!(bytes[12..16], [6.0, 9.0, 18.0, 21.0]);
@@ -103,7 +106,7 @@ mod tests {
 
     #[test]
     fn ends_that_stick_out_are_cut_off() {
-        let plain = View { side: 2, patch: 2, cropped: true, mean: [0.0; 3], deviation: [(1.0 / 255.0) as f32; 3] };
+        let plain = View { mean: [0.0; 3], deviation: [(1.0 / 255.0) as f32; 3], ..View::clip(2, 2) };
         let first = |image: Image| image.patches(&plain).unwrap()[0].round();
         assert_eq!(first(numbered(7, 2)), 6.0);
         assert_eq!(first(numbered(2, 7)), 12.0);
