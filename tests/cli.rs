@@ -17,4 +17,5 @@ mod cli {
     mod plan;
     mod run;
     mod texts;
+    mod upscale;
 }

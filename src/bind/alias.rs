@@ -17,8 +17,10 @@ mod qwen_image;
 mod qwen_vl;
 mod redux;
 mod resampler;
+mod safety_checker;
 mod t5;
 mod unet;
+mod upscaler;
 mod vision;
 mod z_image;
 
@@ -37,8 +39,10 @@ pub use qwen_image::{KIND as QWEN_IMAGE, aliases as qwen_image};
 pub use qwen_vl::{KIND as QWEN_VL_VISION, aliases as qwen_vl};
 pub use redux::{KIND as REDUX, aliases as redux};
 pub use resampler::{KIND as RESAMPLER, aliases as resampler};
+pub use safety_checker::{KIND as SAFETY_CHECKER, TOWER as SAFETY_TOWER, aliases as safety_checker};
 pub use t5::{KIND as T5, aliases as t5};
 pub use unet::{KIND as UNET, Layout as UnetLayout, aliases as unet};
+pub use upscaler::{KIND as UPSCALER, Layout as UpscalerLayout, aliases as upscaler};
 pub use vision::{CLIP as CLIP_VISION, SIGLIP as SIGLIP_VISION, aliases as vision};
 pub use z_image::{KIND as Z_IMAGE, aliases as z_image};
 
@@ -55,6 +59,7 @@ pub static KINDS: &[&Kind] = &[
     &LANGUAGE_MODEL,
     &AUTOENCODER_WAN,
     &AUTOENCODER_KL,
+    &SAFETY_CHECKER,
     &CLIP_VISION,
     &SIGLIP_VISION,
     &QWEN_VL_VISION,
@@ -62,8 +67,16 @@ pub static KINDS: &[&Kind] = &[
     &FLUX_IP,
     &RESAMPLER,
     &AUTOENCODER_TINY,
+    &UPSCALER,
 ];
 
-/// Kinds of networks that have the signs of another, each with that one: a file with the first does not have the second.
-pub static PASS_FOR: &[(&Kind, &Kind)] =
-    &[(&FLUX_CONTROL, &FLUX), (&FLUX_CONTROL, &QWEN_IMAGE), (&AUTOENCODER_WAN, &AUTOENCODER_KL), (&FLUX2, &FLUX)];
+/// Kinds of networks that have the signs of another, each with that one, and with what stands before its names in the first: a file with
+/// the first does not have the second.
+pub static PASS_FOR: &[(&Kind, &Kind, &str)] = &[
+    (&FLUX_CONTROL, &FLUX, ""),
+    (&FLUX_CONTROL, &QWEN_IMAGE, ""),
+    (&AUTOENCODER_WAN, &AUTOENCODER_KL, ""),
+    (&FLUX2, &FLUX, ""),
+    (&SAFETY_CHECKER, &CLIP_VISION, ""),
+    (&SAFETY_CHECKER, &CLIP_VISION, SAFETY_TOWER),
+];

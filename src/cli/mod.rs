@@ -24,6 +24,7 @@ mod step_cache;
 mod table;
 mod threads;
 mod units;
+mod upscale;
 
 use std::process::ExitCode;
 
@@ -53,6 +54,7 @@ Examples:
 enum Command {
     Generate(generate::Args),
     Plan(plan::Args),
+    Upscale(upscale::Args),
     Convert(convert::Args),
     Inspect(inspect::Args),
     Compare(compare::Args),
@@ -67,6 +69,7 @@ impl Command {
         match self {
             Command::Generate(args) => &args.talk,
             Command::Plan(args) => &args.talk,
+            Command::Upscale(args) => &args.talk,
             Command::Convert(args) => &args.talk,
             Command::Inspect(args) => &args.talk,
             Command::Compare(args) => &args.talk,
@@ -79,6 +82,7 @@ impl Command {
         match self {
             Command::Generate(args) => generate::run(args, printer),
             Command::Plan(args) => plan::run(args, printer),
+            Command::Upscale(args) => upscale::run(args, printer),
             Command::Convert(args) => convert::run(args, printer),
             Command::Inspect(args) => inspect::run(args, printer),
             Command::Compare(args) => compare::run(args, printer),

@@ -28,6 +28,9 @@ pub(super) struct PartArgs {
     /// of a diffusers directory
     #[arg(long, value_name = "FILE")]
     tiny_vae: Option<PathBuf>,
+    /// What judges the pictures that are drawn, Stable Diffusion's safety checker: a file, or a folder of a diffusers directory
+    #[arg(long, value_name = "FILE")]
+    safety_checker: Option<PathBuf>,
     /// CLIP's tokenizer: a tokenizer.json, or a folder with one or with vocab.json and merges.txt [default: the model's, or OpenAI's]
     #[arg(long, value_name = "FILE|DIR")]
     tokenizer: Option<PathBuf>,
@@ -72,8 +75,8 @@ impl PartArgs {
     }
 
     /// What is given for each place with weights.
-    fn parts(&self) -> [(&'static str, &Option<PathBuf>); 6] {
-        let PartArgs { transformer, unet, text_encoder, text_encoder_2, vae, tiny_vae, .. } = self;
+    fn parts(&self) -> [(&'static str, &Option<PathBuf>); 7] {
+        let PartArgs { transformer, unet, text_encoder, text_encoder_2, vae, tiny_vae, safety_checker, .. } = self;
         [
             ("transformer", transformer),
             ("unet", unet),
@@ -81,6 +84,7 @@ impl PartArgs {
             ("text_encoder_2", text_encoder_2),
             ("vae", vae),
             ("tiny_vae", tiny_vae),
+            ("safety_checker", safety_checker),
         ]
     }
 }

@@ -206,7 +206,8 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     Ok(())
 }
 
-fn table(plan: &Plan) -> Table<12> {
+/// What each component takes, line by line.
+pub(super) fn table(plan: &Plan) -> Table<12> {
     let headings = [
         "phase",
         "component",

@@ -7,7 +7,9 @@ use std::time::Instant;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use pinhole::ggml::{CancelFlag, Device};
 use pinhole::image::Picture;
-use pinhole::pipeline::{self, Additions, MemoryOptions, Pipeline, Posterior, ReferenceResize, Request, TinyUse};
+use pinhole::pipeline::{
+    self, Additions, MemoryOptions, Pipeline, Posterior, ReferenceResize, Request, SafetyMode, TinyUse,
+};
 use pinhole::plan::Offload;
 use pinhole::sample::{Sampler, Schedule};
 use pinhole::size::Size;
@@ -148,6 +150,13 @@ pub(super) struct RequestArgs {
     /// What --tiny-vae is used for: all is the picture and previews, preview is those alone [default: all]
     #[arg(long, value_name = "WHAT", value_parser = tiny_parser())]
     tiny_vae_for: Option<TinyUse>,
+    /// What becomes of pictures that the model's safety checker flags: on makes them black, report only says so, off checks none
+    /// [default: on with a model that brings one, off without]
+    #[arg(long, value_name = "HOW", value_parser = safety_parser())]
+    safety: Option<SafetyMode>,
+    /// Make the pictures larger in the end, as `pinhole upscale` does: Real-ESRGAN's or ESRGAN's network
+    #[arg(long, value_name = "FILE")]
+    pub(super) upscaler: Option<PathBuf>,
     /// Write what the picture looks like after every EVERY steps to this file, which is replaced each time [default: after each]
     #[arg(long, value_name = "FILE[:EVERY]", value_parser = preview::parse)]
     pub(super) preview: Option<Preview>,
@@ -189,9 +198,17 @@ fn seed(text: &str) -> Result<Seed, String> {
 
 /// A budget; `None` for `auto`.
 #[derive(Clone, Copy, Debug)]
-struct Budget(Option<Size>);
+pub(super) struct Budget(Option<Size>);
 
-fn budget(text: &str) -> Result<Budget, String> {
+impl Budget {
+    /// In bytes; `None` for `auto`.
+    pub(super) fn bytes(self) -> Option<usize> {
+        self.0.map(|size| usize::try_from(size.0).unwrap_or(usize::MAX))
+    }
+}
+
+/// Parses a budget.
+pub(super) fn budget(text: &str) -> Result<Budget, String> {
     if text.eq_ignore_ascii_case("auto") {
         return Ok(Budget(None));
     }
@@ -237,6 +254,14 @@ fn tiny_parser() -> impl TypedValueParser<Value = TinyUse> {
     })
 }
 
+fn safety_parser() -> impl TypedValueParser<Value = SafetyMode> {
+    PossibleValuesParser::new(["on", "off", "report"]).map(|name| match name.as_str() {
+        "on" => SafetyMode::On,
+        "report" => SafetyMode::Report,
+        _ => SafetyMode::Off,
+    })
+}
+
 fn resize_parser() -> impl TypedValueParser<Value = ReferenceResize> {
     PossibleValuesParser::new(ReferenceResize::ALL.map(ReferenceResize::name)).map(|name| match name.as_str() {
         "none" => ReferenceResize::None,
@@ -244,7 +269,8 @@ fn resize_parser() -> impl TypedValueParser<Value = ReferenceResize> {
     })
 }
 
-fn offload_parser() -> impl TypedValueParser<Value = Offload> {
+/// Parses an offload mode.
+pub(super) fn offload_parser() -> impl TypedValueParser<Value = Offload> {
     let names = Offload::ALL.iter().map(|offload| offload.name());
     PossibleValuesParser::new(names).try_map(|name| name.parse::<Offload>().map_err(std::io::Error::other))
 }
@@ -296,6 +322,7 @@ impl RequestArgs {
             preview: self.preview.as_ref().map(|preview| preview.every),
             tiny_vae: self.tiny_vae_for,
             prompt_syntax: self.stable_diffusion.prompt_syntax(),
+            safety: self.safety,
         })
     }
 
@@ -339,6 +366,7 @@ impl RequestArgs {
             controls: self.control.paths(),
             id_projector: self.id_projector.clone(),
             takes_id: self.id_embedding.is_some(),
+            upscaler: self.upscaler.clone(),
             ..Additions::default()
         })
     }
@@ -362,8 +390,7 @@ impl RequestArgs {
 
     /// How much of the device and the host it may take.
     pub(super) fn memory(&self) -> MemoryOptions {
-        let bytes = |budget: Budget| budget.0.map(|size| usize::try_from(size.0).unwrap_or(usize::MAX));
-        MemoryOptions { vram: bytes(self.vram), offload: self.offload, host: bytes(self.host_memory) }
+        MemoryOptions { vram: self.vram.bytes(), offload: self.offload, host: self.host_memory.bytes() }
     }
 }
 

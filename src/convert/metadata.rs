@@ -44,6 +44,7 @@ pub(super) fn bundle(source: &Source, networks: &[Network<'_>], file_type: FileT
     text(keys::SCHEDULER.into(), source.scheduler.as_ref());
     text(keys::DEFAULTS.into(), source.defaults.as_ref());
     text(keys::PIPELINE.into(), source.pipeline.as_ref());
+    text(keys::FEATURE_EXTRACTOR.into(), source.feature_extractor.as_ref());
     metadata
 }
 

@@ -15,9 +15,11 @@ pub mod qwen_image;
 pub mod qwen_vl;
 pub mod resampler;
 mod route;
+pub mod safety_checker;
 pub mod step_cache;
 pub mod t5;
 pub mod unet;
+pub mod upscaler;
 pub mod vision;
 pub mod z_image;
 

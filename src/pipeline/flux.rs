@@ -14,6 +14,7 @@ use super::prompts::{ArraySpec, Prompt};
 use super::request::Settings;
 use super::rules::{Beside, ControlRules, Defaults, GuidanceScale, References, Rules, Starts, Takes, Use};
 use super::run::Run;
+use super::safety;
 use super::step_cache::{CacheKind, Caches};
 use super::vae::Vae;
 use crate::bind::{alias, lora};
@@ -45,6 +46,7 @@ pub(super) static FLUX: Family = Family {
         Place::given(&TINY_VAE, &alias::AUTOENCODER_TINY, |component| {
             Ok(Box::new(networks::autoencoder_tiny(component)?))
         }),
+        safety::PLACE,
     ],
     beside: &[CONTROL],
     marks: &[],
@@ -191,6 +193,8 @@ fn open(source: Source, additions: &Additions) -> Result<Opened> {
         loras,
         image_prompts,
         face,
+        safety: None,
+        upscaler: None,
         source,
     })
 }

@@ -203,13 +203,33 @@ impl Pipeline {
             ip: &seen.ip,
         };
         let (latents, computed) = denoising.run(start, &mut run)?;
-        let images = decode(&model, &settings, &latents, &mut run)?;
+        let mut images = decode(&model, &settings, &latents, &mut run)?;
+        let verdicts = match &model.safety {
+            Some(safety) => safety.judge(&mut images, &settings, &mut run)?,
+            None => Vec::new(),
+        };
+        if let Some(upscaler) = &model.upscaler {
+            let size = upscaler.size([settings.width, settings.height], None)?;
+            images = super::upscale::larger(upscaler, &images, size, &mut run)?;
+        }
         let Run { timings, mapped, phases, .. } = run;
         let highest = phases.iter().map(|phase| &phase.measured).max_by_key(|usage| usage.peak);
         let memory = self.machine.left_after(highest);
         let latent_dims = model.autoencoder.latents(&settings);
         let mapped_bytes = mapped;
-        Ok(Generated { images, latent_dims, latents, settings, timings, memory, phases, mapped_bytes, plan, computed })
+        Ok(Generated {
+            images,
+            latent_dims,
+            latents,
+            settings,
+            timings,
+            memory,
+            phases,
+            mapped_bytes,
+            plan,
+            computed,
+            verdicts,
+        })
     }
 }
 

@@ -7,6 +7,7 @@ use super::rules::Takes;
 use super::run::Machine;
 use super::settings::levels;
 use super::step_cache::CacheKind;
+use super::upscale::UpscaleModel;
 use super::{preview, start};
 use crate::ggml::{Device, DeviceKind, shares_heap};
 use crate::image::CHANNELS;
@@ -63,7 +64,7 @@ impl Pipeline {
     /// # Errors
     /// As [`plan`](Pipeline::plan), except that no budget is too small.
     pub fn least_budget(&self, request: &Request) -> Result<usize> {
-        let limits = self.limits()?;
+        let limits = self.machine.limits()?;
         Ok(budget::least(&self.measure(&self.settings(request)?)?, self.machine.options.offload, &limits))
     }
 
@@ -72,30 +73,23 @@ impl Pipeline {
     /// # Errors
     /// A device that does not say how much it has.
     pub fn budget_note(&self) -> Result<Option<String>> {
-        let device = self.machine.backend.device();
-        let (_, total) = device.memory()?;
-        let above = self.machine.options.vram.filter(|&bytes| total > 0 && bytes > total);
-        let text = |bytes| {
-            let [bytes, total] = [bytes, total].map(|bytes| Size(bytes as u64));
-            format!("a budget of {bytes} is more than {} has: {total} count", device.name())
-        };
-        Ok(above.map(text))
+        self.machine.budget_note()
     }
 
     pub(super) fn plan_settings(&self, settings: &Settings) -> Result<Plan> {
-        let limits = self.limits()?;
+        let limits = self.machine.limits()?;
         self.planned(settings, &limits)?.or_else(|refusal| Err(self.refusal(&refusal, settings, &limits)?))
     }
 
     /// What the text encoders alone will have on the device.
     pub(super) fn plan_encoders(&self, settings: &Settings) -> Result<Plan> {
-        let limits = self.limits()?;
+        let limits = self.machine.limits()?;
         let mut components = self.measure(settings)?;
         components.retain(|component| component.phase == Phase::Encode);
         let planned = budget::plan(&components, self.machine.options.offload, &limits);
         planned.map_err(|refusal| {
             let what = format!("the {}", refusal.component);
-            self.over_budget(&refusal, what, "a shorter --max-sequence-length, or ")
+            self.machine.over_budget(&refusal, what, "a shorter --max-sequence-length, or ")
         })
     }
 
@@ -179,18 +173,58 @@ impl Pipeline {
         let evaluations = levels(model, settings)?.len();
         subjects.extend(model.denoiser.subjects(settings, model.autoencoder.latents(settings), evaluations));
         subjects.extend(model.decoder(settings).subjects(settings, Direction::Decode, settings.batch));
+        subjects.extend(model.safety.as_ref().and_then(|safety| safety.subject(settings)));
+        let size = [settings.width, settings.height];
+        subjects.extend(model.upscaler.as_ref().map(|upscaler| upscaler.subject(size, settings.batch)));
         Ok(subjects)
     }
 
+    /// The refusal as an error, with a picture that would fit and a budget that would do.
+    fn refusal(&self, refusal: &Refusal, settings: &Settings, limits: &Limits) -> Result<Error> {
+        let smaller = self.largest_that_fits(settings, limits)?;
+        let smaller = smaller.map_or(String::new(), |(width, height)| format!("{width}x{height}, or "));
+        let what = format!("the {} at {}x{}", refusal.component, settings.width, settings.height);
+        Ok(self.machine.over_budget(refusal, what, &smaller))
+    }
+
+    /// The largest usual size of the picture's shape for which there is a plan.
+    fn largest_that_fits(&self, settings: &Settings, limits: &Limits) -> Result<Option<(usize, usize)>> {
+        let longer = settings.width.max(settings.height);
+        let multiple = self.model.rules.multiple;
+        for side in SIDES.into_iter().filter(|&side| side < longer) {
+            let scaled = |extent: usize| ((extent * side / longer) / multiple * multiple).max(multiple);
+            let smaller =
+                Settings { width: scaled(settings.width), height: scaled(settings.height), ..settings.clone() };
+            if self.planned(&smaller, limits)?.is_ok() {
+                return Ok(Some((smaller.width, smaller.height)));
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl Machine {
+    /// See [`Pipeline::budget_note`].
+    pub(super) fn budget_note(&self) -> Result<Option<String>> {
+        let device = self.backend.device();
+        let (_, total) = device.memory()?;
+        let above = self.options.vram.filter(|&bytes| total > 0 && bytes > total);
+        let text = |bytes| {
+            let [bytes, total] = [bytes, total].map(|bytes| Size(bytes as u64));
+            format!("a budget of {bytes} is more than {} has: {total} count", device.name())
+        };
+        Ok(above.map(text))
+    }
+
     /// What a plan has to keep to now.
-    fn limits(&self) -> Result<Limits> {
+    pub(super) fn limits(&self) -> Result<Limits> {
         let of_host = self.host_limits();
-        Ok(Limits { of_host, ..limits(self.machine.backend.device(), &self.machine.options)? })
+        Ok(Limits { of_host, ..limits(self.backend.device(), &self.options)? })
     }
 
     /// What the host allows, as far as somebody asked or the system says what it has.
     fn host_limits(&self) -> [Option<HostLimit>; 2] {
-        let Machine { backend, ledger, workers, options, .. } = &self.machine;
+        let Machine { backend, ledger, workers, options, .. } = self;
         let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
         let shared = backend.device().is_cpu();
         let held = memory::resident().map_or(0, |resident| bytes(resident.anonymous));
@@ -226,18 +260,10 @@ impl Pipeline {
         ]
     }
 
-    /// The refusal as an error, with a picture that would fit and a budget that would do.
-    fn refusal(&self, refusal: &Refusal, settings: &Settings, limits: &Limits) -> Result<Error> {
-        let smaller = self.largest_that_fits(settings, limits)?;
-        let smaller = smaller.map_or(String::new(), |(width, height)| format!("{width}x{height}, or "));
-        let what = format!("the {} at {}x{}", refusal.component, settings.width, settings.height);
-        Ok(self.over_budget(refusal, what, &smaller))
-    }
-
     /// The refusal of `what` as an error. `instead` is what else would help.
-    fn over_budget(&self, refusal: &Refusal, what: String, instead: &str) -> Error {
+    pub(super) fn over_budget(&self, refusal: &Refusal, what: String, instead: &str) -> Error {
         let budget = Size(refusal.least as u64).rounded_up();
-        let MemoryOptions { vram, host, .. } = self.machine.options;
+        let MemoryOptions { vram, host, .. } = self.options;
         let (place, way) = match refusal.bound {
             None if vram.is_none() => ("", format!("a device with at least {budget} free")),
             None => ("", format!("--vram {budget}")),
@@ -253,21 +279,6 @@ impl Pipeline {
         };
         let hint = Some(format!("try {instead}{way}"));
         Error::OverBudget { what: format!("{what}{place}"), needed: refusal.least, given: refusal.given, hint }
-    }
-
-    /// The largest usual size of the picture's shape for which there is a plan.
-    fn largest_that_fits(&self, settings: &Settings, limits: &Limits) -> Result<Option<(usize, usize)>> {
-        let longer = settings.width.max(settings.height);
-        let multiple = self.model.rules.multiple;
-        for side in SIDES.into_iter().filter(|&side| side < longer) {
-            let scaled = |extent: usize| ((extent * side / longer) / multiple * multiple).max(multiple);
-            let smaller =
-                Settings { width: scaled(settings.width), height: scaled(settings.height), ..settings.clone() };
-            if self.planned(&smaller, limits)?.is_ok() {
-                return Ok(Some((smaller.width, smaller.height)));
-            }
-        }
-        Ok(None)
     }
 }
 
@@ -316,6 +327,15 @@ fn arrays(model: &Opened, settings: &Settings, phase: Phase) -> usize {
         }
         // The samples of a picture, and the pictures that are done.
         Phase::Decode => sum(&[prompts, 4 * latents, samples, picture * (1 + settings.batch)]),
+        Phase::Safety => sum(&[prompts, 4 * latents, model.safety.as_ref().map_or(0, |safety| safety.bytes(settings))]),
+        // Of the others, the pictures before and after.
+        Phase::Upscale => {
+            let size = [settings.width, settings.height];
+            let larger = size.map(|side| side.saturating_mul(model.upscaler.as_ref().map_or(1, UpscaleModel::factor)));
+            let of_one = model.upscaler.as_ref().map_or(0, |upscaler| upscaler.bytes(size, larger));
+            let after = CHANNELS.saturating_mul(larger[0]).saturating_mul(larger[1]);
+            sum(&[prompts, 4 * latents, of_one, settings.batch.saturating_mul(picture.saturating_add(after))])
+        }
     }
 }
 

@@ -34,6 +34,7 @@ mod registry;
 mod request;
 mod rules;
 mod run;
+mod safety;
 mod sd;
 mod sdxl;
 mod seen;
@@ -42,6 +43,7 @@ mod skipping;
 mod start;
 mod step_cache;
 mod textual_inversion;
+mod upscale;
 mod vae;
 mod z_image;
 
@@ -60,11 +62,13 @@ pub use prompts::{ArraySpec, Embeddings, Prompt};
 pub use registry::{Alone, FAMILIES, alone, component, denoiser, family_of, open, open_with};
 pub use request::{
     Control, ControlSettings, Generated, MemoryOptions, PhaseMemory, Posterior, Preprocess, ReferenceResize, Request,
-    Settings, Timings, TinyUse,
+    SafetyMode, Settings, Timings, TinyUse,
 };
 pub use rules::{ControlRules, Cropped, Defaults, References, Rules, Starts, Takes, Use};
 pub use run::{Run, Running};
+pub use safety::Safety;
 pub use seen::Seen;
 pub use settings::settings;
 pub use step_cache::{Cache, CacheKind, Caches, skipped, skipped_in_words};
 pub use textual_inversion::{Words, is_textual_inversion, own_word};
+pub use upscale::{UpscaleModel, Upscaled, Upscaler};

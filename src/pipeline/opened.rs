@@ -9,8 +9,10 @@ use super::prompts::{ArraySpec, Prompt};
 use super::request::{Request, Settings, TinyUse};
 use super::rules::Rules;
 use super::run::{Run, Running};
+use super::safety::Safety;
 use super::seen::Seen;
 use super::textual_inversion::Words;
+use super::upscale::UpscaleModel;
 use crate::bind::lora;
 use crate::exec::Session;
 use crate::image::Picture;
@@ -70,6 +72,10 @@ pub struct Opened {
     pub image_prompts: Option<Box<dyn ImagePrompts>>,
     /// What makes tokens of a face, if a ControlNet reads one.
     pub face: Option<Face>,
+    /// What judges the pictures that are drawn.
+    pub safety: Option<Safety>,
+    /// What makes them larger then.
+    pub upscaler: Option<UpscaleModel>,
 }
 
 impl Opened {
@@ -83,6 +89,7 @@ impl Opened {
         if self.has_full_autoencoder() {
             networks.extend(self.tiny.iter().flat_map(|tiny| tiny.networks()));
         }
+        networks.extend(self.safety.iter().flat_map(Networks::networks));
         networks
     }
 
@@ -123,6 +130,8 @@ pub struct Additions {
     pub embeddings: Vec<(PathBuf, Option<String>)>,
     /// A folder with such files, each for the word that is its name.
     pub embeddings_folder: Option<PathBuf>,
+    /// What makes the pictures larger that were drawn: a file.
+    pub upscaler: Option<PathBuf>,
 }
 
 impl Additions {

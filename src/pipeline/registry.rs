@@ -2,7 +2,10 @@
 
 use super::flux_image_prompts::BESIDE;
 use super::opened::{Additions, Denoiser, Family, Opened};
+use super::safety::Safety;
+use super::upscale::{self, UpscaleModel};
 use super::{flux, flux2, qwen_image, sd, sdxl, z_image};
+use crate::source::slot::UPSCALER;
 use crate::source::{Layout, Networks, Place, Slot, Source, pipeline_not_run};
 use crate::{Error, Result};
 
@@ -27,7 +30,9 @@ pub fn open_with(source: &Source, additions: &Additions) -> Result<Opened> {
     let family = family_of(source)?;
     let source = source.arranged(family.name, family.places)?;
     source.require(family.places)?;
-    (family.open)(source, additions)
+    let model = (family.open)(source, additions)?;
+    let upscaler = additions.upscaler.as_deref().map(UpscaleModel::open).transpose()?;
+    Ok(Opened { safety: Safety::open(&model.source)?, upscaler, ..model })
 }
 
 /// The networks of `source` at `slot`, opened without the others, and the source with its networks at their places.
@@ -64,14 +69,16 @@ pub struct Alone {
 /// # Errors
 /// What reading it returns.
 pub fn alone(source: &Source) -> Result<Option<Alone>> {
-    for family in FAMILIES {
-        let is_there = |place: &&Place| source.has_loose(place.kind);
-        let Some(place) = family.beside.iter().find(is_there) else { continue };
+    let beside = FAMILIES.iter().flat_map(|family| family.beside.iter().map(|place| (family.name, place)));
+    for (name, place) in beside.chain([(UPSCALER.name, &upscale::PLACE)]) {
+        if !source.has_loose(place.kind) {
+            continue;
+        }
         let has_part = |place: &Place| source.has(place.slot) || source.has_loose(place.kind);
         if FAMILIES.iter().any(|family| family.places.iter().any(has_part)) {
             return Ok(None);
         }
-        let source = Source::alone(&source.path, family.name, place)?;
+        let source = Source::alone(&source.path, name, place)?;
         let networks = (place.load)(source.component(place.slot)?)?;
         return Ok(Some(Alone { source, slot: place.slot, networks }));
     }
@@ -128,6 +135,11 @@ fn unknown(source: &Source, says: &str) -> Error {
                 return Error::NotAModel { path: source.path.clone(), found, hint: Some(hint) };
             }
             (classes, found)
+        }
+        Layout::Files if says.is_empty() && source.has_loose(upscale::PLACE.kind) => {
+            let hint = "it makes pictures larger: `pinhole upscale IN OUT -m FILE` does so".to_owned();
+            let found = format!("it holds {}", upscale::PLACE.kind.words);
+            return Error::NotAModel { path: source.path.clone(), found, hint: Some(hint) };
         }
         Layout::Files if says.is_empty() => {
             let what = BESIDE.iter().filter(|place| source.has_loose(place.kind));

@@ -8,6 +8,7 @@ use super::prompts::Embeddings;
 use super::step_cache::Cache;
 use crate::ggml::Usage;
 use crate::image::{Image, Picture, Thresholds};
+use crate::models::safety_checker::Verdict;
 use crate::plan::{Offload, Phase, Plan};
 use crate::sample::{Chosen, Sampler, Sampling, Schedule};
 use crate::text::PromptSyntax;
@@ -95,6 +96,8 @@ pub struct Request {
     pub tiny_vae: Option<TinyUse>,
     /// How the texts of prompts are read.
     pub prompt_syntax: PromptSyntax,
+    /// What becomes of pictures that the model's safety checker flags; `None` is black, if there is one.
+    pub safety: Option<SafetyMode>,
 }
 
 /// What a ControlNet follows, and how.
@@ -213,6 +216,43 @@ impl TinyUse {
     }
 }
 
+/// What becomes of pictures that a safety checker flags.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SafetyMode {
+    /// Nothing is checked.
+    #[default]
+    Off,
+    /// They become black.
+    On,
+    /// They stay as they are, and it is said.
+    Report,
+}
+
+impl SafetyMode {
+    /// All of them.
+    pub const ALL: [SafetyMode; 3] = [SafetyMode::Off, SafetyMode::On, SafetyMode::Report];
+
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            SafetyMode::Off => "off",
+            SafetyMode::On => "on",
+            SafetyMode::Report => "report",
+        }
+    }
+
+    /// In words, for what a picture says of how it was made.
+    pub fn described(self, flagged: bool) -> &'static str {
+        match (self, flagged) {
+            (SafetyMode::Off, _) => "off",
+            (SafetyMode::On, false) => "on",
+            (SafetyMode::On, true) => "on, flagged",
+            (SafetyMode::Report, false) => "report",
+            (SafetyMode::Report, true) => "report, flagged",
+        }
+    }
+}
+
 impl Default for Request {
     fn default() -> Request {
         Request {
@@ -255,6 +295,7 @@ impl Default for Request {
             id_embedding: None,
             tiny_vae: None,
             prompt_syntax: PromptSyntax::default(),
+            safety: None,
         }
     }
 }
@@ -354,6 +395,8 @@ pub struct Settings {
     pub prompt_syntax: PromptSyntax,
     /// The taught words in them.
     pub taught: Vec<String>,
+    /// What becomes of pictures that the safety checker flags.
+    pub safety: SafetyMode,
 }
 
 /// How a ControlNet follows its picture.
@@ -563,11 +606,18 @@ pub struct Generated {
     pub mapped_bytes: usize,
     /// With a step cache, for each pass, which evaluations were computed; empty without one.
     pub computed: Vec<Vec<bool>>,
+    /// What the safety checker says of each picture; empty without one.
+    pub verdicts: Vec<Verdict>,
 }
 
 impl Generated {
     /// How long `phase` took.
     pub fn time(&self, phase: Phase) -> Duration {
         self.timings.get(phase.name()).copied().unwrap_or_default()
+    }
+
+    /// Whether the safety checker flagged each picture; empty without one.
+    pub fn flagged(&self) -> Vec<bool> {
+        self.verdicts.iter().map(|verdict| verdict.flagged).collect()
     }
 }

@@ -8,6 +8,7 @@ use super::prompts::{ArraySpec, Prompt};
 use super::request::Settings;
 use super::rules::{Beside, Defaults, GuidanceScale, Rules, Starts, Use};
 use super::run::Run;
+use super::safety;
 use super::step_cache::Caches;
 use super::textual_inversion::Words;
 use super::vae::Vae;
@@ -43,6 +44,7 @@ pub(super) static SD1: Family = Family {
         Place::given(&TINY_VAE, &alias::AUTOENCODER_TINY, |component| {
             Ok(Box::new(networks::autoencoder_tiny(component)?))
         }),
+        safety::PLACE,
     ],
     beside: &[],
     marks: &[],
@@ -124,6 +126,8 @@ fn open(source: Source, additions: &Additions) -> Result<Opened> {
         loras,
         image_prompts: None,
         face: None,
+        safety: None,
+        upscaler: None,
         source,
     })
 }

@@ -8,6 +8,7 @@ use super::prompts::{ArraySpec, Prompt};
 use super::request::Settings;
 use super::rules::{Defaults, GuidanceScale, Rules};
 use super::run::Run;
+use super::safety;
 use super::sd::{self, UnetDenoiser};
 use super::textual_inversion::Words;
 use super::vae::Vae;
@@ -39,6 +40,7 @@ pub(super) static SDXL: Family = Family {
         Place::given(&TINY_VAE, &alias::AUTOENCODER_TINY, |component| {
             Ok(Box::new(networks::autoencoder_tiny(component)?))
         }),
+        safety::PLACE,
     ],
     // The pooled prompt and the sizes, by the original's name and by diffusers'.
     beside: &[],
@@ -109,6 +111,8 @@ fn open(source: Source, additions: &Additions) -> Result<Opened> {
         loras,
         image_prompts: None,
         face: None,
+        safety: None,
+        upscaler: None,
         source,
     })
 }

@@ -87,6 +87,9 @@ pub fn settings(model: &Opened, request: &Request) -> Result<Settings> {
     let height = side("--height", request.height.unwrap_or(own_size[1]), model);
     let width = own("width").blame(request.width.is_some(), width)?;
     let height = own("height").blame(request.height.is_some(), height)?;
+    if let Some(upscaler) = &model.upscaler {
+        upscaler.size([width, height], None)?;
+    }
     let (id_tokens, id_projected) = super::face::settings(model.face.as_ref(), request)?;
     let mut settings = Settings {
         id_tokens,
@@ -128,6 +131,7 @@ pub fn settings(model: &Opened, request: &Request) -> Result<Settings> {
         tiny_vae: tiny_use(model, request)?,
         prompt_syntax: prompt_syntax(model, request)?,
         taught: Vec::new(),
+        safety: super::safety::mode(model.safety.as_ref(), request.safety)?,
     };
     settings.encoded_pictures = Inputs::of(rules, request, &settings).count();
     match &request.embeddings {

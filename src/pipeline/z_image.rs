@@ -9,6 +9,7 @@ use super::prompts::{ArraySpec, Prompt};
 use super::request::Settings;
 use super::rules::{Defaults, GuidanceScale, Rules, Starts, Use};
 use super::run::Run;
+use super::safety;
 use super::step_cache::Caches;
 use super::vae::Vae;
 use crate::bind::alias;
@@ -38,6 +39,7 @@ pub(super) static Z_IMAGE: Family = Family {
         Place::given(&TINY_VAE, &alias::AUTOENCODER_TINY, |component| {
             Ok(Box::new(networks::autoencoder_tiny(component)?))
         }),
+        safety::PLACE,
     ],
     beside: &[],
     marks: &[],
@@ -144,6 +146,8 @@ fn open(mut source: Source, additions: &Additions) -> Result<Opened> {
         loras,
         image_prompts: None,
         face: None,
+        safety: None,
+        upscaler: None,
         source,
     })
 }

@@ -13,11 +13,16 @@ pub enum Phase {
     Denoise,
     /// The autoencoder makes pictures of latents.
     Decode,
+    /// The safety checker judges the pictures.
+    Safety,
+    /// Pictures become larger.
+    Upscale,
 }
 
 impl Phase {
     /// All of them, in the order in which they run.
-    pub const ALL: [Phase; 4] = [Phase::Encode, Phase::Condition, Phase::Denoise, Phase::Decode];
+    pub const ALL: [Phase; 6] =
+        [Phase::Encode, Phase::Condition, Phase::Denoise, Phase::Decode, Phase::Safety, Phase::Upscale];
 
     /// Its name in tables and JSON.
     pub fn name(self) -> &'static str {
@@ -26,6 +31,8 @@ impl Phase {
             Phase::Condition => "condition",
             Phase::Denoise => "denoise",
             Phase::Decode => "decode",
+            Phase::Safety => "safety",
+            Phase::Upscale => "upscale",
         }
     }
 }

@@ -27,6 +27,7 @@ pub(super) fn open(file: WeightFile) -> Result<Source> {
     source.scheduler = text(metadata, keys::SCHEDULER, &path)?;
     source.defaults = text(metadata, keys::DEFAULTS, &path)?;
     source.pipeline = text(metadata, keys::PIPELINE, &path)?;
+    source.feature_extractor = text(metadata, keys::FEATURE_EXTRACTOR, &path)?;
     source.merged.extend(metadata.strings(keys::MERGED)?.into_iter().flat_map(Strings::iter).map(str::to_owned));
     for slot in SLOTS {
         if names.is_some_and(|names| names.iter().any(|name| name == slot.name)) {

@@ -22,10 +22,11 @@ pub(super) fn open(path: &Path) -> Result<Source> {
     let mut source = Source::empty(path, Layout::Diffusers);
     let index = model_index(&text)?;
     source.says = Some(class_of(&index, &text)?);
+    let slots: Vec<&Slot> = SLOTS.into_iter().filter(|slot| !index.get(slot.name).is_some_and(is_null)).collect();
     source.pipeline = settings_of(index, &text);
     source.scheduler = Text::read(&path.join("scheduler/scheduler_config.json"))?;
     source.defaults = Text::read(&path.join("generation_config.json"))?;
-    for slot in SLOTS {
+    for slot in slots {
         let folder = path.join(slot.name);
         if file::is_there(&folder) {
             match Component::open(&folder, slot) {
@@ -93,6 +94,11 @@ fn class_of(index: &Map<String, Value>, text: &Text) -> Result<String> {
     let found = index.get(CLASS_NAME).unwrap_or(&Value::Null);
     let malformed = || Error::malformed(&text.origin, CLASS_NAME, "a pipeline's name", found.to_string());
     found.as_str().map(str::to_owned).ok_or_else(malformed)
+}
+
+/// Whether a component is none: diffusers writes `[null, null]` for a part that a pipeline was saved without.
+fn is_null(component: &Value) -> bool {
+    component.as_array().is_some_and(|parts| !parts.is_empty() && parts.iter().all(Value::is_null))
 }
 
 /// What is left of `index` without components, which are lists, and without what names begin with an underscore.

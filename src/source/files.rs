@@ -6,10 +6,10 @@ use std::sync::Arc;
 use super::component::list;
 use super::model::Given;
 use super::recognise::{self, recognise};
-use super::slot::{self, SLOTS};
+use super::slot::{self, SAFETY_CHECKER, SLOTS};
 use super::tokenizers::{self, Lexicon};
 use super::weight_file::WeightFile;
-use super::{Component, Layout, Place, Slot, Source, bundle, diffusers, folder};
+use super::{Component, Layout, Place, Slot, Source, Text, bundle, diffusers, folder};
 use crate::bind::alias::Kind;
 use crate::{Error, Result, file};
 
@@ -146,6 +146,8 @@ pub(super) fn arrange(mut source: Source, places: &[Place]) -> Result<Source> {
     }
     source.components.sort_by_key(|component| slot::order(component.slot));
     source.passed_over.extend(source.broken_files());
+    source.passed_over.extend(unopened(&source, places));
+    source.feature_extractor = feature_extractor(&source)?;
     for (_, given) in &source.given {
         if let Given::Model(model) = given {
             source.passed_over.extend(model.broken_files());
@@ -158,6 +160,37 @@ pub(super) fn arrange(mut source: Source, places: &[Place]) -> Result<Source> {
     source.given_slots.extend(source.given.drain(..).map(|(slot, _)| slot));
     source.given_tokenizers.clear();
     Ok(source)
+}
+
+/// What is wrong with folders that could not be opened, and that a model of these `places` can do without.
+fn unopened(source: &Source, places: &[Place]) -> Vec<String> {
+    let mut said = Vec::new();
+    for (slot, folder) in &source.unopened {
+        let is_missed = source.components.iter().all(|component| component.slot != *slot);
+        let passed_over = places.iter().any(|place| place.slot == *slot && place.can_be_passed_over());
+        if let (true, true, Err(error)) = (is_missed, passed_over, Component::open(folder, slot)) {
+            said.push(format!("{error}; nothing is read from it"));
+        }
+    }
+    said
+}
+
+/// How the safety checker of `source` is given pictures: what its model says, or what lies beside it.
+fn feature_extractor(source: &Source) -> Result<Option<Text>> {
+    const FILE: &str = "preprocessor_config.json";
+    let Ok(Component { layout, origin, .. }) = source.component(&SAFETY_CHECKER) else { return Ok(None) };
+    if *layout == Layout::Bundle {
+        return Ok(source.feature_extractor.clone());
+    }
+    let folder = if origin.is_dir() { Some(origin.as_path()) } else { origin.parent() };
+    let Some(folder) = folder else { return Ok(None) };
+    match Text::read(&folder.join(FILE))? {
+        None if origin.is_dir() => {
+            let beside = folder.parent().map(|parent| parent.join("feature_extractor").join(FILE));
+            beside.map_or(Ok(None), |path| Text::read(&path))
+        }
+        own => Ok(own),
+    }
 }
 
 /// Refuses a slot that none of `places` has.
@@ -200,6 +233,9 @@ fn own(source: &Source, place: &Place) -> Result<Option<Found>> {
         return Ok(Some((component.clone(), source.lexicons(place.slot))));
     }
     if let Some((slot, folder)) = source.unopened.iter().find(|(slot, _)| *slot == place.slot) {
+        if place.can_be_passed_over() {
+            return Ok(None);
+        }
         return Ok(Some((Component::open(folder, slot)?, source.lexicons(place.slot))));
     }
     if place.found { loose(source, place) } else { Ok(None) }
@@ -214,8 +250,10 @@ fn loose(source: &Source, place: &Place) -> Result<Option<Found>> {
     }
     match having[..] {
         [] => {
-            // It may be in a damaged one.
-            source.say_what_is_broken()?;
+            if !place.can_be_passed_over() {
+                // It may be in a damaged one.
+                source.say_what_is_broken()?;
+            }
             Ok(None)
         }
         [file] => in_file(file, place, None).map(Some),

@@ -18,6 +18,8 @@ pub const SCHEDULER: &str = "pinhole.scheduler.config";
 pub const DEFAULTS: &str = "pinhole.defaults";
 /// The settings of diffusers' pipeline, as a JSON object.
 pub const PIPELINE: &str = "pinhole.pipeline";
+/// The text of `preprocessor_config.json`.
+pub const FEATURE_EXTRACTOR: &str = "pinhole.feature_extractor.config";
 /// The LoRAs that are part of the weights, each with its strength.
 pub const MERGED: &str = "pinhole.merged";
 

@@ -51,6 +51,8 @@ pub struct Source {
     pub defaults: Option<Text>,
     /// What a `model_index.json` says beside the components: the settings of diffusers' pipeline, as a JSON object.
     pub pipeline: Option<Text>,
+    /// `preprocessor_config.json`: how the safety checker is given pictures.
+    pub feature_extractor: Option<Text>,
 }
 
 /// What the user gave for a slot.
@@ -98,6 +100,7 @@ impl Source {
             scheduler: None,
             defaults: None,
             pipeline: None,
+            feature_extractor: None,
         }
     }
 

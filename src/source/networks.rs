@@ -6,6 +6,7 @@ use super::{Component, HasModel, Network, Networks, Part, Text, model_name, pack
 use crate::bind;
 use crate::bind::Bound;
 use crate::bind::alias::{self, Aliases, Kind};
+use crate::index::tensor_at;
 use crate::models::autoencoder_kl::{self, Decoder, Encoder};
 use crate::models::autoencoder_tiny::{self, TinyDecoder};
 use crate::models::autoencoder_wan;
@@ -19,8 +20,10 @@ use crate::models::missing_tensor;
 use crate::models::qwen_image::{self, QwenImage};
 use crate::models::qwen_vl::{self, VisionTower};
 use crate::models::resampler::{self, Resampler};
+use crate::models::safety_checker::{self, SafetyChecker};
 use crate::models::t5::{self, T5};
 use crate::models::unet::{self, Unet};
+use crate::models::upscaler::{self, Upscaler};
 use crate::models::vision::{self, Vision};
 use crate::models::z_image::{self, ZImage};
 use crate::stage::Model;
@@ -59,7 +62,9 @@ has_model!(
     Redux,
     IpAdapter,
     Resampler,
-    TinyDecoder
+    TinyDecoder,
+    SafetyChecker,
+    Upscaler
 );
 
 /// Shapes of a component's weights by canonical name.
@@ -558,6 +563,28 @@ pub fn whole_vision(component: &Component, family: vision::Family) -> Result<Par
     vision(component, family, output)
 }
 
+/// The safety checker of `component`.
+///
+/// # Errors
+/// As [`flux()`].
+pub fn safety_checker(component: &Component) -> Result<Part<SafetyChecker>> {
+    let (kind, aliases) = (&alias::SAFETY_CHECKER, &alias::safety_checker);
+    runnable(component, kind)?;
+    let config = match &component.config {
+        Some(Text { text, origin }) => safety_checker::Config::from_json(text, origin, shapes(component, aliases)),
+        None => safety_checker::Config::from_shapes(shapes(component, aliases), &component.origin),
+    };
+    let config = read_off(config, component, aliases)?;
+    if config.vision.projection_dim.is_none() {
+        let name = "visual_projection.weight";
+        return Err(bind::missing(&component.index, &component.prefix, aliases, name, &component.origin));
+    }
+    let net = SafetyChecker::new(&config)?;
+    let part = Part::new(net, component, kind, alias::safety_checker, &config)?.without_strays(component)?;
+    let derived = safety_checker::Config::from_shapes(|name| part.shape(name), Path::new("")).ok();
+    Ok(part.compared(derived))
+}
+
 /// The embedder of FLUX.1 Redux in `component`.
 ///
 /// # Errors
@@ -624,4 +651,25 @@ pub fn autoencoder_tiny(component: &Component) -> Result<AutoencoderTiny> {
     let decoder = decoder.without_strays(component)?;
     let derived = autoencoder_tiny::Config::from_shapes(|name| decoder.shape(name), Path::new("")).ok();
     Ok(AutoencoderTiny { decoder: decoder.compared(derived), config })
+}
+
+/// The network of `component` that makes pictures larger.
+///
+/// # Errors
+/// As [`flux()`].
+pub fn upscaler(component: &Component) -> Result<Part<Upscaler>> {
+    runnable(component, &alias::UPSCALER)?;
+    let layout = alias::UpscalerLayout::of(&component.index, &component.prefix);
+    let aliases = alias::upscaler(layout);
+    let config = upscaler::Config::from_shapes(shapes(component, &aliases), &component.origin);
+    let config = read_off(config, component, &aliases)?;
+    let part = Part::new(Upscaler::new(&config)?, component, &alias::UPSCALER, aliases, &config)?;
+    let part = part.without_strays(component)?;
+    // Others are built upon these networks, and have a few layers more.
+    if let Some(more) = part.bound.unused().iter().find(|name| name.ends_with(".weight")) {
+        let expected = "no weight beside those of ESRGAN or of Real-ESRGAN's compact network";
+        return Err(Error::mismatch(&component.origin, tensor_at(more), expected, "one"));
+    }
+    let derived = upscaler::Config::from_shapes(|name| part.shape(name), Path::new("")).ok();
+    Ok(part.compared(derived))
 }

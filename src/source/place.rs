@@ -39,6 +39,20 @@ impl Place {
         Place { needed: false, found: false, ..Place::needed(slot, kind, load) }
     }
 
+    /// A place that need not be taken, and that is taken by what is there. What is there and cannot be opened is passed over.
+    pub const fn found(
+        slot: &'static Slot,
+        kind: &'static Kind,
+        load: fn(&Component) -> Result<Box<dyn Networks>>,
+    ) -> Place {
+        Place { needed: false, ..Place::needed(slot, kind, load) }
+    }
+
+    /// Whether what is there is passed over if it cannot be opened.
+    pub(super) fn can_be_passed_over(&self) -> bool {
+        self.found && !self.needed
+    }
+
     /// The same, unnecessary if `other` is taken.
     #[must_use]
     pub const fn unless(self, other: &'static Slot) -> Place {

@@ -37,7 +37,7 @@ fn found<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Vec<Found> {
         if passed_for.contains(kind) {
             continue;
         }
-        passed_for.extend(PASS_FOR.iter().filter(|(other, _)| other == kind).map(|(_, like)| *like));
+        passed_for.extend(PASS_FOR.iter().filter(|(other, ..)| other == kind).map(|(_, like, _)| *like));
         let stranger = strangers.iter().find(|stranger| stranger.passes_for(kind)).copied();
         let what = stranger.map_or_else(|| described(kind.what, sign.naming), |stranger| stranger.what.to_owned());
         all.push(Found { what, stranger });
@@ -70,7 +70,7 @@ pub fn not_run(path: &Path, index: &Index) -> Option<Error> {
 
 /// What to do with a file with the tensors of `index` that is no network of another kind, if it has one that passes for such.
 pub(super) fn instead(index: &Index) -> Option<&'static str> {
-    let passes = parts(index).iter().any(|part| PASS_FOR.iter().any(|(kind, _)| *kind == part.kind));
+    let passes = parts(index).iter().any(|part| PASS_FOR.iter().any(|(kind, ..)| *kind == part.kind));
     if passes { strangers::instead(index) } else { None }
 }
 
@@ -100,9 +100,9 @@ pub(super) fn parts(index: &Index) -> Vec<Recognised> {
         }
         found.extend(prefixes.into_iter().map(|prefix| Recognised { kind, prefix: prefix.to_owned() }));
     }
-    for (kind, like) in PASS_FOR {
+    for (kind, like, inner) in PASS_FOR {
         let of_kind: Vec<String> =
-            found.iter().filter(|part| part.kind == *kind).map(|part| part.prefix.clone()).collect();
+            found.iter().filter(|part| part.kind == *kind).map(|part| format!("{}{inner}", part.prefix)).collect();
         found.retain(|part| part.kind != *like || !of_kind.contains(&part.prefix));
     }
     found

@@ -76,14 +76,20 @@ pub static VAE: Slot = part("vae", "vae.", "--vae");
 /// A tiny autoencoder, for previews or in the autoencoder's stead.
 pub static TINY_VAE: Slot = part("tiny_vae", "tvae.", "--tiny-vae");
 
+/// What judges the pictures that were drawn.
+pub static SAFETY_CHECKER: Slot = part("safety_checker", "sc.", "--safety-checker");
+
 /// ControlNets, each in a file of its own beside the model's.
 pub static CONTROLNET: Slot = part("controlnet", "cn.", "--control");
+
+/// What makes pictures larger, in a file of its own.
+pub static UPSCALER: Slot = part("upscaler", "up.", "--upscaler");
 
 /// What makes tokens of a face for a ControlNet, in a file of its own.
 pub static ID_PROJECTOR: Slot = part("id_projector", "idp.", "--id-projector");
 
 /// All that are part of a model, in the order in which bundles hold them.
-pub static SLOTS: [&Slot; 10] = [
+pub static SLOTS: [&Slot; 11] = [
     &TRANSFORMER,
     &TRANSFORMER_2,
     &UNET,
@@ -94,6 +100,7 @@ pub static SLOTS: [&Slot; 10] = [
     &IMAGE_EMBEDDER,
     &VAE,
     &TINY_VAE,
+    &SAFETY_CHECKER,
 ];
 
 /// The slot `name`.

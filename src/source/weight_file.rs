@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::component::list;
 use super::recognise::{self, Recognised, recognise};
+use super::slot::UPSCALER;
 use super::{Component, Layout, Slot, Text, keys, llama, pieces::piece};
 use crate::bind;
 use crate::bind::alias::{self, KINDS, Kind, Reads};
@@ -172,6 +173,12 @@ fn bare(prefix: &str) -> &str {
 
 /// Those of several networks of one kind, by what stands before their names, that come before the others at `slot`.
 fn foremost<'a>(prefixes: &[&'a str], slot: &Slot) -> Vec<&'a str> {
+    // Real-ESRGAN's own program takes the average, if both are there.
+    if *slot == UPSCALER
+        && let Some(average) = prefixes.iter().find(|prefix| bare(prefix) == "params_ema")
+    {
+        return vec![average];
+    }
     let mut left: Vec<&str> = prefixes.iter().copied().filter(|prefix| !prefix.split('.').any(is_average)).collect();
     if left.is_empty() {
         left = prefixes.to_vec();

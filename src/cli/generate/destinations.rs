@@ -8,14 +8,14 @@ use pinhole::{Error, Result, image};
 
 /// A file that a command reads or writes, and the option that says so.
 #[derive(Clone, Debug)]
-pub(super) struct Named {
-    pub(super) option: &'static str,
-    pub(super) path: PathBuf,
+pub(in crate::cli) struct Named {
+    pub(in crate::cli) option: &'static str,
+    pub(in crate::cli) path: PathBuf,
 }
 
 /// What an output replaces: what was there before is of the same kind, or it stays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(in crate::cli) enum Kind {
     Picture,
     Latents,
 }
@@ -24,7 +24,7 @@ pub(super) enum Kind {
 ///
 /// # Errors
 /// [`Error::Option`], [`Error::Exists`].
-pub(super) fn check(outputs: &[(Named, Kind)], inputs: &[Named]) -> Result<()> {
+pub(in crate::cli) fn check(outputs: &[(Named, Kind)], inputs: &[Named]) -> Result<()> {
     for (i, (output, kind)) in outputs.iter().enumerate() {
         let earlier = outputs[..i].iter().map(|(other, _)| other);
         for other in earlier.chain(inputs) {

@@ -16,7 +16,7 @@ use super::failure::Failure;
 use super::printer::{Printer, Talk, Unit};
 use super::request::{self, RequestArgs};
 use super::{interrupt, model, threads};
-use destinations::Named;
+pub(super) use destinations::{Kind, Named, check as check_outputs};
 use outputs::Outputs;
 use report::{Clock, Run};
 
@@ -71,6 +71,7 @@ impl Args {
             ("--mask", &request.mask),
             ("--id-embedding", &request.id_embedding),
             ("--id-projector", &request.id_projector),
+            ("--upscaler", &request.upscaler),
             ("--noise", noise),
         ] {
             inputs.extend(path.iter().map(|path| Named { option, path: path.clone() }));
@@ -157,9 +158,18 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     clock.add(&generated.timings);
     clock.resume();
     let (family, origins) = (pipeline.model().family.name, pipeline::origins(&pipeline.model().source));
-    let run =
-        Run { args, family, origins, settings: &generated.settings, computed: &generated.computed, device, threads };
-    let files = outputs.write(&generated, |seed| run.png_text(seed))?;
+    let flagged = generated.flagged();
+    let run = Run {
+        args,
+        family,
+        origins,
+        settings: &generated.settings,
+        computed: &generated.computed,
+        flagged: &flagged,
+        device,
+        threads,
+    };
+    let files = outputs.write(&generated, |index, seed| run.png_text(index, seed))?;
     clock.lap("write");
     report::print(printer, &run, &generated, &files, &clock, &memory)
 }

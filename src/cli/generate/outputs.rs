@@ -95,10 +95,14 @@ impl Outputs {
     ///
     /// # Errors
     /// Where one cannot be written; those before it stay.
-    pub(super) fn write(&mut self, generated: &Generated, about: impl Fn(u64) -> PngText) -> Result<Written, Failure> {
+    pub(super) fn write(
+        &mut self,
+        generated: &Generated,
+        about: impl Fn(usize, u64) -> PngText,
+    ) -> Result<Written, Failure> {
         let mut pictures = Vec::with_capacity(self.pictures.len());
         for (i, ((mut file, seed), image)) in self.pictures.drain(..).zip(&generated.images).enumerate() {
-            let PngText { parameters, json } = about(seed);
+            let PngText { parameters, json } = about(i, seed);
             // The file's own target is where a link leads.
             let name = self.names.get(i);
             let path = name.map_or(file.target(), PathBuf::as_path).to_owned();

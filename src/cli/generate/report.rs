@@ -70,6 +70,8 @@ pub(super) struct Run<'a> {
     pub(super) settings: &'a Settings,
     /// For each pass, which evaluations were computed.
     pub(super) computed: &'a [Vec<bool>],
+    /// Whether each picture was flagged; none without a safety checker.
+    pub(super) flagged: &'a [bool],
     pub(super) device: Device,
     pub(super) threads: usize,
 }
@@ -154,6 +156,12 @@ struct Parameters<'a> {
     /// What a tiny autoencoder was used for.
     #[serde(skip_serializing_if = "Option::is_none")]
     tiny_vae: Option<&'static str>,
+    /// What becomes of pictures that the safety checker flags, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    safety: Option<&'static str>,
+    /// The file of `--upscaler`.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "units::path_if_any")]
+    upscaler: Option<&'a PathBuf>,
     max_sequence_length: usize,
     /// The file of `--noise`.
     #[serde(serialize_with = "units::path_if_any")]
@@ -239,6 +247,8 @@ impl Run<'_> {
             strength,
             posterior: (self.settings.encoded_pictures > 0).then(|| self.args.request.posterior.name()),
             tiny_vae: self.settings.tiny_vae.map(TinyUse::name),
+            safety: (!self.flagged.is_empty()).then(|| self.settings.safety.name()),
+            upscaler: self.args.request.upscaler.as_ref(),
             max_sequence_length,
             noise: self.args.noise.as_ref(),
             cache: self.settings.cache.map(CacheReport::new),
@@ -264,13 +274,16 @@ impl Run<'_> {
         all
     }
 
-    /// The texts inside the picture of `seed`.
-    pub(super) fn png_text(&self, seed: u64) -> PngText {
+    /// The texts inside picture `index`, that of `seed`.
+    pub(super) fn png_text(&self, index: usize, seed: u64) -> PngText {
+        let flagged = self.flagged.get(index).copied();
         let parameters = self.parameters();
         let model = model_name(self.args.model_name());
         let noise = parameters.noise.map(|noise| noise.display().to_string());
         let mut pairs = self.settings.named(seed, noise.as_deref());
         pairs.extend(skipped_in_words(self.computed).map(|numbers| ("Skipped evaluations", numbers)));
+        pairs.extend(flagged.map(|flagged| ("Safety checker", self.settings.safety.described(flagged).to_owned())));
+        pairs.extend(parameters.upscaler.map(|path| ("Hires upscaler", model_name(path))));
         pairs.extend(named_parts(model.clone(), &self.origins));
         pairs.push(("Version", concat!("pinhole ", env!("CARGO_PKG_VERSION")).to_owned()));
         let pairs: Vec<(&str, &str)> = pairs.iter().map(|(name, value)| (*name, value.as_str())).collect();
@@ -286,9 +299,12 @@ impl Run<'_> {
             parameters: &'a Parameters<'a>,
             #[serde(skip_serializing_if = "Option::is_none")]
             computed: Option<Computed<'a>>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            flagged: Option<bool>,
         }
         let (version, computed) = (env!("CARGO_PKG_VERSION"), Computed::of(self.computed));
-        let inside = Inside { version, model: &model, parts: &self.origins, seed, parameters: &parameters, computed };
+        let inside =
+            Inside { version, model: &model, parts: &self.origins, seed, parameters: &parameters, computed, flagged };
         PngText {
             parameters: parameters_text(parameters.prompt, parameters.negative_prompt, &pairs),
             // Numbers and texts alone: JSON has all of them.
@@ -312,6 +328,9 @@ struct Report<'a> {
     parameters: Parameters<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     computed: Option<Computed<'a>>,
+    /// Whether the safety checker flagged each picture.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    flagged: &'a [bool],
     /// By phase.
     seconds: Entries<f64>,
     memory: Memory<'a>,
@@ -412,6 +431,7 @@ pub(super) fn print(
         previews: &files.previews,
         parameters: run.parameters(),
         computed: Computed::of(run.computed),
+        flagged: run.flagged,
         seconds: clock.seconds(),
         memory,
         plan: PlanReport::new(&generated.plan),
