@@ -295,6 +295,10 @@ typedef struct pinhole_files {
     size_t embedding_count;
     /* A folder with such files, each for the word that is its name. May be NULL. */
     const char *embeddings_folder;
+    /* What judges the pictures that are drawn: Stable Diffusion's safety checker. See safety of requests. */
+    const char *safety_checker;
+    /* A network that makes the pictures larger in the end, as pinhole_upscale does. */
+    const char *upscaler;
 } pinhole_files;
 
 PINHOLE_API int32_t pinhole_files_init(pinhole_files *files, size_t struct_size);
@@ -421,7 +425,11 @@ enum {
     /* A conversion writes its file. */
     PINHOLE_PHASE_CONVERT = 4,
     /* The autoencoder turns the picture of a request into latents. Comes after ENCODE and before DENOISE. */
-    PINHOLE_PHASE_CONDITION = 5
+    PINHOLE_PHASE_CONDITION = 5,
+    /* The safety checker judges the pictures. */
+    PINHOLE_PHASE_SAFETY = 6,
+    /* A picture becomes larger. */
+    PINHOLE_PHASE_UPSCALE = 7
 };
 
 /* How far a request is. */
@@ -577,6 +585,18 @@ enum {
     /* As AUTOMATIC1111's web UI reads it, for Stable Diffusion: "(word:1.2)", "(word)" and "[word]" count more or less, BREAK begins a
      * chunk, and long prompts become chunks of 75 tokens. */
     PINHOLE_PROMPT_A1111 = 1
+};
+
+/* What becomes of pictures that the model's safety checker flags. See pinhole_result_flagged. */
+enum {
+    /* They become black if the model has a safety checker; without one nothing is checked. */
+    PINHOLE_SAFETY_MODEL = 0,
+    /* Nothing is checked. */
+    PINHOLE_SAFETY_OFF = 1,
+    /* They become black. PINHOLE_E_OPTION without a safety checker. */
+    PINHOLE_SAFETY_ON = 2,
+    /* They stay as they are. PINHOLE_E_OPTION without a safety checker. */
+    PINHOLE_SAFETY_REPORT = 3
 };
 
 /* A picture that a request is given. Set exactly one of `path`, `data` and `pixels`. To change a part of a photo:
@@ -751,8 +771,8 @@ typedef struct pinhole_request {
     float shift;
     /* How the texts of prompts are read: PINHOLE_PROMPT_... */
     int32_t prompt_syntax;
-    /* Always 0 in this version. */
-    int32_t reserved_5;
+    /* What becomes of pictures that the model's safety checker flags: PINHOLE_SAFETY_... */
+    int32_t safety;
 } pinhole_request;
 
 PINHOLE_API int32_t pinhole_request_init(pinhole_request *request, size_t struct_size);
@@ -804,6 +824,10 @@ PINHOLE_API const float *pinhole_result_latents(const pinhole_result *result, si
 
 /* How many evaluations of the denoiser a step cache skipped, those of all passes together. 0 for NULL. */
 PINHOLE_API size_t pinhole_result_skipped(const pinhole_result *result);
+
+/* What the safety checker says of the image at `index`: 1 if it is flagged, 0 if not. -1 if it was not checked, past the end, and for
+ * NULL. */
+PINHOLE_API int32_t pinhole_result_flagged(const pinhole_result *result, size_t index);
 
 PINHOLE_API void pinhole_result_free(pinhole_result *result);
 
@@ -982,6 +1006,41 @@ typedef struct pinhole_convert_options {
 PINHOLE_API int32_t pinhole_convert_options_init(pinhole_convert_options *options, size_t struct_size);
 
 PINHOLE_API int32_t pinhole_convert(const pinhole_convert_options *options, pinhole_error **error);
+
+/* Upscale
+ * -------
+ *
+ * A network that was trained for that makes a picture larger. No model is needed.
+ */
+
+typedef struct pinhole_upscale_options {
+    size_t struct_size;
+    /* Real-ESRGAN's or ESRGAN's network: safetensors, PyTorch's own file, or GGUF. */
+    const char *model;
+    /* The picture; its `use` and `weight` do not count. Must not be NULL, and must live until the call returns. */
+    const pinhole_input *input;
+    /* The result is resized to so many times the picture's size. 0: what the network gives. */
+    double outscale;
+    /* As in pinhole_session_options, with the same defaults. */
+    const char *device;
+    uint64_t vram;
+    uint64_t host_memory;
+    int32_t offload;
+    int32_t threads;
+    /* As in a request. */
+    pinhole_cancel *cancel;
+    pinhole_progress_fn progress;
+    pinhole_warning_fn warning;
+    void *user_data;
+} pinhole_upscale_options;
+
+PINHOLE_API int32_t pinhole_upscale_options_init(pinhole_upscale_options *options, size_t struct_size);
+
+/* Makes a picture larger. Free the image with pinhole_image_free. */
+PINHOLE_API int32_t pinhole_upscale(const pinhole_upscale_options *options, pinhole_image **out, pinhole_error **error);
+
+/* Frees an image of pinhole_upscale. Images of a result, and those that callbacks receive, are not the caller's to free. */
+PINHOLE_API void pinhole_image_free(pinhole_image *image);
 
 /* Log
  * ---

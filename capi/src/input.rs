@@ -128,7 +128,7 @@ impl Input {
     ///
     /// # Safety
     /// The header's contract for every member.
-    unsafe fn picture(&self, name: &str) -> Result<Picture, Failure> {
+    pub(crate) unsafe fn picture(&self, name: &str) -> Result<Picture, Failure> {
         let sources =
             [("path", !self.path.is_null()), ("data", !self.data.is_null()), ("pixels", !self.pixels.is_null())];
         let given: Vec<&str> = sources.into_iter().filter(|(_, given)| *given).map(|(source, _)| source).collect();

@@ -27,6 +27,7 @@ pub mod plan;
 pub mod request;
 pub mod result;
 pub mod session;
+pub mod upscale;
 pub mod version;
 
 mod entry;

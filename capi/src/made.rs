@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use pinhole::image::{Picture, Thresholds, parameters_text};
 use pinhole::pipeline::{
-    Opened, Origin, Preprocess, PromptSyntax, Request, Settings, TinyUse, model_name, named_parts, origins,
+    Generated, Opened, Origin, Preprocess, PromptSyntax, Request, Settings, TinyUse, model_name, named_parts, origins,
     skipped_in_words,
 };
 use serde::Serialize;
@@ -18,6 +18,8 @@ pub(crate) struct Made {
     loras: Vec<Lora>,
     /// The files of the ControlNets.
     controls: Vec<String>,
+    /// The file of the network that made the pictures larger.
+    upscaler: Option<String>,
 }
 
 /// The two texts that a picture carries.
@@ -95,12 +97,18 @@ struct Inside<'a> {
     taught_words: &'a [String],
     #[serde(skip_serializing_if = "Option::is_none")]
     prompt_syntax: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    safety: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    upscaler: Option<&'a str>,
     max_sequence_length: usize,
     noise: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     cache: Option<StepCache>,
     #[serde(skip_serializing_if = "Option::is_none")]
     computed: Option<Computed<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    flagged: Option<bool>,
 }
 
 /// Which evaluations were computed: one list if all passes have the same, and otherwise one for each.
@@ -161,15 +169,21 @@ impl Made {
         let loras = model.loras.iter();
         let loras = loras.map(|lora| Lora { path: text(&lora.path), strength: lora.strength }).collect();
         let controls = model.rules.controls.iter().map(|control| text(&control.path)).collect();
-        Made { model: model_name(&model.source.path), parts: origins(&model.source), loras, controls }
+        let upscaler = model.upscaler.as_ref().map(|upscaler| text(upscaler.path()));
+        Made { model: model_name(&model.source.path), parts: origins(&model.source), loras, controls, upscaler }
     }
 
-    /// The texts of the picture of `seed` that `request`, of these `settings`, gave. `computed` says which evaluations were computed, if
-    /// there was a step cache.
-    pub(crate) fn texts(&self, request: &Request, settings: &Settings, seed: u64, computed: &[Vec<bool>]) -> Texts {
+    /// The texts of picture `index` of what `request` gave.
+    pub(crate) fn texts(&self, request: &Request, index: usize, generated: &Generated) -> Texts {
+        let Generated { settings, computed, verdicts, .. } = generated;
+        let flagged = verdicts.get(index).map(|verdict| verdict.flagged);
+        let seed = settings.seed.wrapping_add(index as u64);
         let noise = request.noise.as_ref().map(|_| "given");
         let mut pairs = settings.named(seed, noise);
         pairs.extend(skipped_in_words(computed).map(|numbers| ("Skipped evaluations", numbers)));
+        pairs.extend(flagged.map(|flagged| ("Safety checker", settings.safety.described(flagged).to_owned())));
+        let upscaler = self.upscaler.as_ref().map(|path| model_name(Path::new(path)));
+        pairs.extend(upscaler.map(|name| ("Hires upscaler", name)));
         pairs.extend(named_parts(self.model.clone(), &self.parts));
         pairs.push(("Version", concat!("pinhole ", env!("CARGO_PKG_VERSION")).to_owned()));
         let pairs: Vec<(&str, &str)> = pairs.iter().map(|(name, value)| (*name, value.as_str())).collect();
@@ -212,10 +226,13 @@ impl Made {
             tiny_vae: settings.tiny_vae.map(TinyUse::name),
             taught_words: &settings.taught,
             prompt_syntax: (settings.prompt_syntax != PromptSyntax::Plain).then(|| settings.prompt_syntax.name()),
+            safety: flagged.map(|_| settings.safety.name()),
+            upscaler: self.upscaler.as_deref(),
             max_sequence_length,
             noise,
             cache: settings.cache.map(|cache| StepCache { kind: cache.kind.name(), threshold: cache.threshold }),
             computed: Computed::of(computed),
+            flagged,
         };
         Texts {
             parameters: parameters_text(&request.prompt, settings.negative_prompt.as_deref(), &pairs),

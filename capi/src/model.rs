@@ -56,6 +56,8 @@ pub struct Files {
     pub embedding_words: *const *const c_char,
     pub embedding_count: usize,
     pub embeddings_folder: *const c_char,
+    pub safety_checker: *const c_char,
+    pub upscaler: *const c_char,
 }
 
 const NO_FILES: Files = {
@@ -87,6 +89,8 @@ const NO_FILES: Files = {
         embedding_words: std::ptr::null(),
         embedding_count: 0,
         embeddings_folder: null,
+        safety_checker: null,
+        upscaler: null,
     }
 };
 versioned!(Files, "pinhole_files", offset_of!(Files, unet), NO_FILES);
@@ -142,6 +146,7 @@ impl Files {
             (self.text_encoder_2, "text_encoder_2"),
             (self.vae, "vae"),
             (self.tiny_vae, "tiny_vae"),
+            (self.safety_checker, "safety_checker"),
             (self.tokenizer, "tokenizer"),
             (self.tokenizer_2, "tokenizer_2"),
         ];
@@ -205,8 +210,11 @@ impl Files {
         // SAFETY: the caller's promise.
         let (embeddings, folder) =
             unsafe { (self.taught_words()?, text::optional(self.embeddings_folder, "embeddings_folder")?) };
+        // SAFETY: as above.
+        let upscaler = unsafe { text::optional(self.upscaler, "upscaler") }?.map(PathBuf::from);
+        let clip_skip = None;
         Ok(Additions {
-            clip_skip: None,
+            clip_skip,
             loras,
             redux,
             ip_adapter,
@@ -216,6 +224,7 @@ impl Files {
             takes_id,
             embeddings,
             embeddings_folder: folder.map(PathBuf::from),
+            upscaler,
         })
     }
 

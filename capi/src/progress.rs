@@ -47,6 +47,8 @@ pub(crate) fn number(phase: Phase) -> i32 {
         Phase::Denoise => 2,
         Phase::Decode => 3,
         Phase::Condition => 5,
+        Phase::Safety => 6,
+        Phase::Upscale => 7,
         _ => PREPARE,
     }
 }

@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use pinhole::Error as E;
 use pinhole::ggml::CancelFlag;
-use pinhole::pipeline::{Cache, CacheKind, Posterior, PromptSyntax, ReferenceResize, Request as Wanted, TinyUse};
+use pinhole::pipeline::{
+    Cache, CacheKind, Posterior, PromptSyntax, ReferenceResize, Request as Wanted, SafetyMode, TinyUse,
+};
 use pinhole::sample::{Sampler, Schedule};
 
 use crate::cancel::{self, Cancel};
@@ -80,7 +82,7 @@ pub struct Request {
     pub tiny_vae_for: i32,
     pub shift: f32,
     pub prompt_syntax: i32,
-    pub reserved_5: i32,
+    pub safety: i32,
 }
 
 const DEFAULT: Request = Request {
@@ -137,7 +139,7 @@ const DEFAULT: Request = Request {
     tiny_vae_for: 0,
     shift: 0.0,
     prompt_syntax: 0,
-    reserved_5: 0,
+    safety: 0,
 };
 versioned!(Request, "pinhole_request", offset_of!(Request, inputs), DEFAULT);
 
@@ -290,6 +292,21 @@ fn tiny_use(given: i32) -> Result<Option<TinyUse>, Failure> {
     }
 }
 
+/// 0, as in a struct of zeros, leaves it to the model.
+fn safety(given: i32) -> Result<Option<SafetyMode>, Failure> {
+    match given {
+        0 => Ok(None),
+        1 => Ok(Some(SafetyMode::Off)),
+        2 => Ok(Some(SafetyMode::On)),
+        3 => Ok(Some(SafetyMode::Report)),
+        _ => {
+            let expected =
+                "PINHOLE_SAFETY_MODEL (0), PINHOLE_SAFETY_OFF, PINHOLE_SAFETY_ON or PINHOLE_SAFETY_REPORT (3)";
+            Err(E::option("--safety", expected, given.to_string()).into())
+        }
+    }
+}
+
 /// A copy of the numbers of the member `name`.
 ///
 /// # Safety
@@ -403,6 +420,7 @@ impl Request {
             id_embedding,
             tiny_vae: tiny_use(request.tiny_vae_for)?,
             prompt_syntax: prompt_syntax(request.prompt_syntax)?,
+            safety: safety(request.safety)?,
         };
         let Request { progress, warning, preview, user_data, .. } = request;
         let watch = Watch::new(Callbacks { progress, warning, preview, user_data }, cancel.clone());

@@ -64,11 +64,10 @@ versioned!(ResultInfo, "pinhole_result_info", size_of::<ResultInfo>(), NOTHING);
 impl Outcome {
     /// What `request` gave, of the model that `made` it.
     pub(crate) fn new(mut generated: Generated, request: &Request, made: &Made) -> Outcome {
-        let settings = generated.settings.clone();
-        let mut images = Vec::with_capacity(generated.images.len());
-        for (image, i) in std::mem::take(&mut generated.images).into_iter().zip(0u64..) {
-            let texts = made.texts(request, &settings, settings.seed.wrapping_add(i), &generated.computed);
-            images.push(Image::new(image, texts));
+        let pictures = std::mem::take(&mut generated.images);
+        let mut images = Vec::with_capacity(pictures.len());
+        for (index, image) in pictures.into_iter().enumerate() {
+            images.push(Image::new(image, made.texts(request, index, &generated)));
         }
         Outcome { images, generated }
     }
@@ -143,6 +142,14 @@ pub unsafe extern "C" fn pinhole_result_latents(result: *const Outcome, extents:
 pub unsafe extern "C" fn pinhole_result_skipped(result: *const Outcome) -> usize {
     // SAFETY: the header's contract.
     unsafe { result.as_ref() }.map_or(0, |result| skipped(&result.generated.computed))
+}
+
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pinhole_result_flagged(result: *const Outcome, index: usize) -> i32 {
+    // SAFETY: the header's contract.
+    let verdict = unsafe { result.as_ref() }.and_then(|result| result.generated.verdicts.get(index));
+    verdict.map_or(-1, |verdict| i32::from(verdict.flagged))
 }
 
 /// See the header.

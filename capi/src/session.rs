@@ -88,10 +88,16 @@ pub(crate) fn threads(given: i32) -> Result<usize, Failure> {
     }
 }
 
-fn offload(given: i32) -> Result<Offload, Failure> {
+/// What the header's number means.
+pub(crate) fn offload(given: i32) -> Result<Offload, Failure> {
     // The header's numbers are the order of the list.
     let found = usize::try_from(given).ok().and_then(|given| Offload::ALL.get(given).copied());
     found.ok_or_else(|| pinhole::Error::option("--offload", "PINHOLE_OFFLOAD_...", given.to_string()).into())
+}
+
+/// A budget in bytes; 0 is none.
+pub(crate) fn budget(bytes: u64) -> Option<usize> {
+    (bytes > 0).then(|| usize::try_from(bytes).unwrap_or(usize::MAX))
 }
 
 /// # Safety
@@ -104,7 +110,6 @@ unsafe fn new(model: *const Model, options: *const SessionOptions) -> Result<Ses
     };
     // SAFETY: the caller's promise.
     let device = unsafe { text::optional(options.device, "device") }?.unwrap_or("auto");
-    let budget = |bytes: u64| (bytes > 0).then(|| usize::try_from(bytes).unwrap_or(usize::MAX));
     let (vram, host) = (budget(options.vram), budget(options.host_memory));
     let memory = MemoryOptions { vram, offload: offload(options.offload)?, host };
     let (device, threads) = (Device::by_name(device)?, threads(options.threads)?);

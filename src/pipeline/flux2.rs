@@ -10,6 +10,7 @@ use super::prompts::{ArraySpec, Prompt};
 use super::request::Settings;
 use super::rules::{Cropped, Defaults, GuidanceScale, References, Rules, Starts, Use};
 use super::run::Run;
+use super::safety;
 use super::step_cache::Caches;
 use super::vae::Vae;
 use crate::bind::alias;
@@ -36,6 +37,7 @@ pub(super) static FLUX2: Family = Family {
             Ok(Box::new(networks::language_model(component, taps)?.0))
         }),
         Place::needed(&VAE, &alias::AUTOENCODER_KL, |component| Ok(Box::new(networks::autoencoder_kl(component)?))),
+        safety::PLACE,
     ],
     beside: &[],
     marks: &[],
@@ -57,8 +59,7 @@ const LANGUAGE_MODEL: &str = "language model";
 const TIME_SCALE: f32 = 1000.0;
 
 /// What it looks at: pictures of any shape, up to a megapixel each.
-const REFERENCES: References =
-    References {
+const REFERENCES: References = References {
     most: 10,
     sizes: &[],
     cropped: Some(Cropped { area: 1024 * 1024, least_side: 64, most_quotient: 8 }),
@@ -234,6 +235,8 @@ fn open(mut source: Source, additions: &Additions) -> Result<Opened> {
         loras,
         image_prompts: None,
         face: None,
+        safety: None,
+        upscaler: None,
         source,
     })
 }

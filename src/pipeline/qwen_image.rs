@@ -11,6 +11,7 @@ use super::qwen_image_edit::{self as edit, Edits, Eye};
 use super::request::Settings;
 use super::rules::{Defaults, GuidanceScale, References, Rules, Starts, Use};
 use super::run::Run;
+use super::safety;
 use super::step_cache::Caches;
 use super::vae::Vae;
 use crate::bind::alias;
@@ -53,6 +54,7 @@ pub(super) static QWEN_IMAGE: Family = Family {
         Place::needed(&VAE, &alias::AUTOENCODER_WAN, |component| {
             Ok(Box::new(networks::autoencoder_causal(component)?))
         }),
+        safety::PLACE,
     ],
     beside: &[],
     marks: &[],
@@ -161,6 +163,8 @@ fn open(mut source: Source, additions: &Additions) -> Result<Opened> {
         loras,
         image_prompts: None,
         face: None,
+        safety: None,
+        upscaler: None,
         source,
     })
 }

@@ -1,5 +1,6 @@
 /* Pictures as inputs: from a file, from its bytes and from pixels the same is drawn. Arguments: a picture and a mask of 128x128
- * pixels, the mask white in its left half and black in its right; a file to write; an animation. */
+ * pixels, the mask white in its left half and black in its right; a file to write; an animation; a network that makes pictures
+ * three times as large. */
 #include "check.h"
 
 enum { SIDE = 128 };
@@ -171,16 +172,91 @@ static void plans_and_prompts(pinhole_session *session, const char *animation) {
     pinhole_embeddings_free(embeddings);
 }
 
+static int32_t on_upscale(const pinhole_progress *now, void *user_data) {
+    *(int *)user_data += now->phase == PINHOLE_PHASE_UPSCALE;
+    return 0;
+}
+
+static int32_t stop_at_once(const pinhole_progress *now, void *user_data) {
+    (void)now;
+    (void)user_data;
+    return 1;
+}
+
+/* A picture becomes larger; what cannot be is answered. Nothing flags a picture of a model without a safety checker. */
+static void larger(pinhole_session *session, const char *picture, const char *network) {
+    pinhole_upscale_options options;
+    pinhole_input input = input_for(PINHOLE_INPUT_IMAGE);
+    pinhole_request request = request_with(NULL, 0);
+    pinhole_result *result = NULL;
+    pinhole_image *image = NULL, *again = NULL;
+    uint8_t pixels[2 * 3 * 3] = {0};
+    int heard = 0;
+
+    CHECK(pinhole_upscale_options_init(&options, sizeof options) == PINHOLE_OK);
+    CHECK(options.outscale == 0 && !options.model && !options.input);
+    FAILS(pinhole_upscale(&options, &image, &error), PINHOLE_E_ARGUMENT, "model", 0);
+    options.model = network;
+    FAILS(pinhole_upscale(&options, &image, &error), PINHOLE_E_ARGUMENT, "", 0);
+    options.input = &input;
+    input.path = picture;
+    options.threads = 1;
+    options.progress = on_upscale;
+    options.user_data = &heard;
+    OK(pinhole_upscale(&options, &image, &error));
+    CHECK(heard > 2 && pinhole_image_width(image) == 3 * SIDE && pinhole_image_height(image) == 3 * SIDE);
+    options.device = "cpu:discrete";
+    options.offload = PINHOLE_OFFLOAD_SEQUENTIAL;
+    OK(pinhole_upscale(&options, &again, &error));
+    CHECK(!memcmp(pinhole_image_pixels(image), pinhole_image_pixels(again), (size_t)9 * SIDE * SIDE * 3));
+    pinhole_image_free(again);
+    pinhole_image_free(image);
+    pinhole_image_free(NULL);
+
+    input.path = NULL;
+    input.pixels = pixels;
+    input.width = 2;
+    input.height = 3;
+    options.outscale = 5;
+    OK(pinhole_upscale(&options, &image, &error));
+    CHECK(pinhole_image_width(image) == 10 && pinhole_image_height(image) == 15);
+    pinhole_image_free(image);
+    options.outscale = -1;
+    FAILS(pinhole_upscale(&options, &image, &error), PINHOLE_E_OPTION, "--outscale", 0);
+    CHECK(!image);
+    options.outscale = 0;
+    options.vram = 1;
+    FAILS(pinhole_upscale(&options, &image, &error), PINHOLE_E_OVER_BUDGET, "", 1);
+    options.vram = 0;
+    options.progress = stop_at_once;
+    FAILS(pinhole_upscale(&options, &image, &error), PINHOLE_E_CANCELLED, "cancelled", 0);
+    options.progress = NULL;
+    options.model = picture;
+    FAILS(pinhole_upscale(&options, &image, &error), PINHOLE_E_NOT_A_MODEL, "", 1);
+
+    request.strength = -1;
+    request.width = request.height = 32;
+    request.steps = 1;
+    OK(pinhole_generate(session, &request, &result, &error));
+    CHECK(pinhole_result_flagged(result, 0) == -1 && pinhole_result_flagged(NULL, 0) == -1);
+    pinhole_result_free(result);
+    request.safety = PINHOLE_SAFETY_ON;
+    FAILS(pinhole_generate(session, &request, &result, &error), PINHOLE_E_OPTION, "--safety", 1);
+    request.safety = 4;
+    FAILS(pinhole_generate(session, &request, &result, &error), PINHOLE_E_OPTION, "--safety", 0);
+}
+
 int main(int argc, char **argv) {
     pinhole_model *model = NULL;
     pinhole_session *session = NULL;
 
-    CHECK(argc == 5);
+    CHECK(argc == 6);
     OK(pinhole_model_open_builtin(&model, &error));
     OK(pinhole_session_new(model, NULL, &session, &error));
     from_everywhere(session, argv + 1);
     samplers(session);
     plans_and_prompts(session, argv[4]);
+    larger(session, argv[1], argv[5]);
     pinhole_session_free(session);
     pinhole_model_free(model);
     return 0;

@@ -6,7 +6,7 @@ use std::fs;
 use std::mem::{align_of, offset_of, size_of};
 use std::process::Command;
 
-use pinhole_capi::{control, convert, device, input, model, plan, request, result, session};
+use pinhole_capi::{control, convert, device, input, model, plan, request, result, session, upscale};
 
 use crate::rig::{STRICT, folder, root, run};
 
@@ -36,7 +36,7 @@ fn rust() -> Layouts {
             struct_size, base, transformer, text_encoder, text_encoder_2, vae, tokenizer, tokenizer_2, unet,
             loras, lora_strengths, lora_count, redux, ip_adapter, image_encoders, image_encoder_count, controls,
             control_count, id_projector, takes_id, reserved, tiny_vae, embeddings, embedding_words, embedding_count,
-            embeddings_folder,
+            embeddings_folder, safety_checker, upscaler,
         }
         "pinhole_model_info" = model::ModelInfo {
             struct_size, architecture, width, height, steps, max_sequence_length, guidance, cfg_scale, takes_guidance,
@@ -53,7 +53,7 @@ fn rust() -> Layouts {
             crop_left, crop_top, image_cfg_scale, reference_resize, schedule, eta, sigmas, sigma_count, rescale_cfg,
             reserved_2, ip_scale, reserved_3, controls, control_count, cache, cache_threshold, control_preprocess, canny_low,
             canny_high, reserved_4, id_embedding, id_embedding_count, tiny_vae_for,
-            shift, prompt_syntax, reserved_5,
+            shift, prompt_syntax, safety,
         }
         "pinhole_control" = control::Control {
             struct_size, start, end, scale, preprocess, mode, canny_low, canny_high,
@@ -77,6 +77,10 @@ fn rust() -> Layouts {
         "pinhole_convert_options" = convert::ConvertOptions {
             struct_size, source, output, type_, component, tensors, tensor_count, allow_requantize, allow_nonfinite,
             overwrite, threads, cancel, progress, warning, user_data,
+        }
+        "pinhole_upscale_options" = upscale::UpscaleOptions {
+            struct_size, model, input, outscale, device, vram, host_memory, offload, threads, cancel, progress, warning,
+            user_data,
         }
     }
 }

@@ -90,7 +90,8 @@ fn all_paint_a_part_of_a_picture_anew() {
     run(paint.arg("--image").arg(&star).arg("--mask").arg(&mask).args(["--strength", "0.5"]));
 
     let animation = root().join("tests/goldens/pictures/animated.webp");
-    c_test("pictures", [star.clone(), mask.clone(), out.join("c.png"), animation]);
+    let network = root().join("tests/goldens/pickles/upscaler.pth");
+    c_test("pictures", [star.clone(), mask.clone(), out.join("c.png"), animation, network]);
     let cli = open("cli.png");
     assert!(cli != open("star.png"));
     assert!(cli == open("c.png"), "the C library paints something else");
