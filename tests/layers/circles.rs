@@ -20,6 +20,7 @@ pub(crate) const ACCEPTED: &[(&str, &[&str], &str)] = &[
             "ggml/convolve.rs",
             "ggml/device.rs",
             "ggml/elementwise.rs",
+            "ggml/floats.rs",
             "ggml/graph.rs",
             "ggml/nodes.rs",
             "ggml/product.rs",
