@@ -484,8 +484,8 @@ mod tests {
     #[test]
     fn a_prompt_that_does_not_fit_is_cut_before_the_end_mark() {
         let tokenizer = build(VOCAB, MERGES, r#"{"model_max_length": 4}"#).unwrap();
-        let encoded = tokenizer.encode("a b ab a!").unwrap();
-        assert_eq!(encoded, encoded(&[7, 3, 4, 8], 4, "ab a !"));
+        let found = tokenizer.encode("a b ab a!").unwrap();
+        assert_eq!(found, encoded(&[7, 3, 4, 8], 4, "ab a !"));
         assert_eq!(tokenizer.encode("a b").unwrap().cut, None);
         let tokenizer = build(VOCAB, MERGES, r#"{"model_max_length": 2}"#).unwrap();
         assert_eq!(tokenizer.encode("a").unwrap(), encoded(&[7, 8], 2, "a"));
