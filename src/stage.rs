@@ -16,7 +16,7 @@ use std::sync::Arc;
 use pinhole_quant::DType;
 
 pub use branch::{Branch, Form};
-pub use dims::{Dims, Extent, Symbol};
+pub use dims::{Dims, Extent, Span, Symbol};
 pub(crate) use rows::{Exchanged, RowsRead, Strip, shape_of};
 pub use rows::{FeatureMap, GroupStatistics, Inner, Reach, Strips};
 pub use skip::Part;
@@ -48,6 +48,8 @@ pub struct PortSpec {
     pub dtype: DType,
     /// How long its contents are needed.
     pub lifetime: Lifetime,
+    /// Whether it is of a network that computes for the first guidance pass, and whose results count for the others as well.
+    pub of_first_pass: bool,
 }
 
 impl PortSpec {
@@ -59,10 +61,11 @@ impl PortSpec {
         resolve(&self.name, &self.extents, dims)
     }
 
-    /// Whether there is more of it where there are more guidance passes.
-    pub(crate) fn grows_with_passes(&self) -> bool {
-        let grows = |extent: &Extent| extent.is_of(Symbol::BATCH) || extent.is_of(Symbol::CONDITIONS);
-        self.extents.iter().any(grows)
+    /// Whether its contents are those of a guidance pass, or of several.
+    pub(crate) fn differs_between_passes(&self) -> bool {
+        let symbols = [Symbol::BATCH, Symbol::CONDITIONS, Symbol::TABLES];
+        let differs = |extent: &Extent| symbols.iter().any(|&symbol| extent.is_of(symbol));
+        !self.of_first_pass && self.extents.iter().any(differs)
     }
 }
 
@@ -130,6 +133,8 @@ pub struct Stage {
     pub weights: Vec<WeightId>,
     /// What it computes.
     pub block: Arc<dyn Block>,
+    /// A size that steps have in which it runs: where that is 0, it does not. `None` if it always runs.
+    pub runs_if: Option<Symbol>,
 }
 
 /// A model: weights, ports, and stages in the order in which they run.
@@ -143,6 +148,8 @@ pub struct Model {
     branches: branch::Branches,
     /// What stands before the names of all that is declared now.
     prefix: String,
+    /// Whether that is a network within this one, and in which of its steps it runs.
+    within: Option<Option<Symbol>>,
 }
 
 impl Model {
@@ -154,18 +161,25 @@ impl Model {
     /// Adds a port.
     pub fn port(&mut self, name: impl Into<String>, extents: &[Extent], dtype: DType, lifetime: Lifetime) -> Port {
         let name = format!("{}{}", self.prefix, name.into());
-        self.ports.push(PortSpec { name, extents: extents.to_vec(), dtype, lifetime });
+        let of_first_pass = self.within.is_some();
+        self.ports.push(PortSpec { name, extents: extents.to_vec(), dtype, lifetime, of_first_pass });
         Port(self.ports.len() - 1)
     }
 
-    /// Declares a network within this one: `prefix` stands before the names of its ports, stages and weights.
+    /// Declares a network within this one, which computes for the first guidance pass: `prefix` stands before the names of its ports,
+    /// stages and weights. Its stages of steps [run if](Stage::runs_if) that is so.
     ///
     /// # Errors
     /// What `declare` returns.
-    pub fn within<R>(&mut self, prefix: &str, declare: impl FnOnce(&mut Model) -> Result<R>) -> Result<R> {
+    pub fn within<R>(
+        &mut self,
+        (prefix, runs_if): (&str, Option<Symbol>),
+        declare: impl FnOnce(&mut Model) -> Result<R>,
+    ) -> Result<R> {
         let before = std::mem::replace(&mut self.prefix, prefix.to_owned());
+        let outside = self.within.replace(runs_if);
         let declared = declare(self);
-        self.prefix = before;
+        (self.prefix, self.within) = (before, outside);
         declared
     }
 
@@ -181,8 +195,17 @@ impl Model {
     ) -> Result<()> {
         let mut weights = Vec::new();
         let block = Arc::new(declare(&mut Scope::below(&mut self.manifest, &mut weights, &self.prefix))?);
-        self.stages.push(Stage { name: format!("{}{}", self.prefix, name.into()), cadence, weights, block });
+        let name = format!("{}{}", self.prefix, name.into());
+        let runs_if = self.within.flatten().filter(|_| cadence.is_of_steps());
+        self.stages.push(Stage { name, cadence, weights, block, runs_if });
         Ok(())
+    }
+
+    /// Says that the stage that was declared last does not run in steps where `symbol` is 0.
+    pub fn last_runs_if(&mut self, symbol: Symbol) {
+        if let Some(stage) = self.stages.last_mut() {
+            stage.runs_if = Some(symbol);
+        }
     }
 
     /// Declares weights that stay on the host: tables whose rows are gathered there.
@@ -211,6 +234,12 @@ impl Model {
     /// The stages.
     pub fn stages(&self) -> &[Stage] {
         &self.stages
+    }
+
+    /// For each stage, whether it does not run in steps of size `dims`.
+    pub(crate) fn idle(&self, dims: &Dims) -> Vec<bool> {
+        let is_idle = |symbol: Symbol| dims.find(symbol) == Some(0);
+        self.stages.iter().map(|stage| stage.runs_if.is_some_and(is_idle)).collect()
     }
 
     /// The stages of a request, or those of a step, among them what a step may skip. A model lists all of either one after the other.

@@ -5,21 +5,19 @@
 
 mod support;
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
 use pinhole::builtin;
 use pinhole::convert::{self, WriteOptions};
-use pinhole::error::Error;
 use pinhole::ggml::{CancelFlag, Device};
 use pinhole::pipeline::{self, Event, Generated, MemoryOptions, Opened, Phase, Pipeline, ReferenceResize, Request};
-use pinhole::plan::{Component, Limits, Offload, Variant, budget};
+use pinhole::plan::Offload;
 use pinhole::source::Source;
 use pinhole_quant::metrics;
 use pinhole_quant::recipe::FileType;
 use serde_json::Value;
-use support::{Golden, Layout, given, sd1};
+use support::{Golden, Layout, given, in_parts, sd1};
 use tempfile::TempDir;
 
 /// Two threads, as many as the smallest machine that runs the tests has.
@@ -103,16 +101,9 @@ fn request(golden: &Golden, case: &str) -> Request {
     }
 }
 
-fn kept_to_plan(generated: &Generated) {
-    for phase in &generated.phases {
-        assert_eq!(phase.measured.peak, phase.planned, "{:?}: {:?}", phase.phase, phase.measured);
-    }
-    assert_eq!(generated.memory.peak, generated.plan.peak());
-}
-
 fn generate(pipeline: &mut Pipeline, request: &Request) -> Generated {
     let generated = pipeline.generate_watched(request, &mut |_: Event| Ok(())).unwrap();
-    kept_to_plan(&generated);
+    in_parts::kept_to_plan(&generated);
     let given = [&request.image, &request.control_image].into_iter().flatten().chain(&request.references).count();
     assert_eq!(generated.phases.iter().any(|phase| phase.phase == Phase::Condition), given > 0);
     generated
@@ -183,56 +174,6 @@ fn streamed_equals_resident() {
     }
 }
 
-/// Draws `request` all at once, and then in parts: as the same numbers, with what was planned for them, and in no more than one
-/// picture without guidance takes.
-fn in_parts(pipeline: &mut Pipeline, request: &Request, what: &str) {
-    pipeline.set_memory(MemoryOptions { offload: Offload::None, ..MemoryOptions::default() });
-    let whole = generate(pipeline, request);
-    let components = pipeline.measure(&pipeline.settings(request).unwrap()).unwrap();
-    let only_whole =
-        |component: &Component| Component { variants: component.variants[..1].to_vec(), ..component.clone() };
-    let all_at_once: Vec<Component> = components.iter().map(only_whole).collect();
-    for (offload, pictures) in [(Offload::Model, request.batch), (Offload::Sequential, 2), (Offload::Sequential, 1)] {
-        let mut plan = budget::plan(&all_at_once, offload, &Limits::default()).unwrap();
-        let denoiser = plan.components.iter_mut().find(|component| component.phase == Phase::Denoise).unwrap();
-        denoiser.batch.at_once = Some(pictures);
-        let found = pipeline.generate_as(plan, request, &mut |_: Event| Ok(())).unwrap();
-        assert!(bits(&whole) == bits(&found), "{what}, {pictures} at a time: other latents");
-        assert!(whole.images == found.images, "{what}, {pictures} at a time: other pictures");
-    }
-    let denoiser = |components: &[Component]| {
-        components.iter().find(|component| component.phase == Phase::Denoise).unwrap().clone()
-    };
-    let mut counts = BTreeSet::new();
-    for variant in denoiser(&components).variants {
-        let only = |component: &Component| match component.phase {
-            Phase::Denoise => Component { variants: vec![variant.clone()], ..component.clone() },
-            _ => component.clone(),
-        };
-        let components: Vec<Component> = components.iter().map(only).collect();
-        let plan = budget::plan(&components, Offload::Sequential, &Limits::default()).unwrap();
-        let generated = pipeline.generate_as(plan, request, &mut |_: Event| Ok(())).unwrap();
-        kept_to_plan(&generated);
-        counts.insert(generated.plan.components.iter().map(|component| component.batch.parts_each_step()).max());
-    }
-    println!("{what}: parts in a step: {counts:?}");
-    let one =
-        Request { batch: 1, negative_prompt: None, cfg_scale: Some(1.0), image_cfg_scale: None, ..request.clone() };
-    let alone = denoiser(&pipeline.measure(&pipeline.settings(&one).unwrap()).unwrap());
-    let least = |component: &Component| component.variants.iter().map(Variant::bytes).min();
-    // A single condition is there twice, to be rounded as several are.
-    if pipeline.evaluations(&pipeline.settings(request).unwrap()).unwrap() > 1 {
-        assert_eq!(least(&denoiser(&components)), least(&alone), "{what}");
-    }
-    pipeline.set_memory(MemoryOptions { vram: Some(1), ..MemoryOptions::default() });
-    let needed = match pipeline.plan(request).unwrap_err() {
-        Error::OverBudget { needed, .. } => needed,
-        other => panic!("{other}"),
-    };
-    pipeline.set_memory(MemoryOptions { vram: Some(needed), ..MemoryOptions::default() });
-    assert!(generate(pipeline, request).memory.peak <= needed);
-}
-
 #[test]
 fn passes_one_after_the_other_draw_the_same() {
     for (name, case) in [("flux_kontext", "kontext_batch"), ("sd1_edit", "edit_batch"), ("sdxl_inpaint", "inpaint")] {
@@ -245,7 +186,7 @@ fn passes_one_after_the_other_draw_the_same() {
         for &file_type in file_types {
             let mut pipeline = on(open_as(dir.path(), file_type), "cpu:discrete");
             let request = Request { steps, batch, strength: None, ..guided.clone() };
-            in_parts(&mut pipeline, &request, &format!("{name} {file_type:?}"));
+            in_parts::draws_the_same(&mut pipeline, &request, &format!("{name} {file_type:?}"));
         }
     }
     let guided = Request {
@@ -257,8 +198,8 @@ fn passes_one_after_the_other_draw_the_same() {
         ..Request::new("a red circle")
     };
     let mut pipeline = on(pipeline::open(&builtin::mini().unwrap()).unwrap(), "cpu:discrete");
-    in_parts(&mut pipeline, &Request { batch: 5, ..guided.clone() }, "mini");
-    in_parts(
+    in_parts::draws_the_same(&mut pipeline, &Request { batch: 5, ..guided.clone() }, "mini");
+    in_parts::draws_the_same(
         &mut pipeline,
         &Request { batch: 4, negative_prompt: None, cfg_scale: None, ..guided },
         "mini, no guidance",

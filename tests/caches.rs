@@ -12,13 +12,13 @@ use pinhole::ggml::{CancelFlag, Device};
 use pinhole::pipeline::{
     self, Cache, CacheKind, Event, Generated, MemoryOptions, Opened, Phase, Pipeline, ReferenceResize, Request, skipped,
 };
-use pinhole::plan::{ComponentPlan, Offload};
+use pinhole::plan::Offload;
 use pinhole::sample::Sampler;
 use pinhole::source::Source;
 use pinhole_quant::metrics;
 use pinhole_quant::recipe::FileType;
 use serde_json::Value;
-use support::{Golden, Layout, given};
+use support::{Golden, Layout, given, in_parts};
 use tempfile::TempDir;
 
 /// Two threads, as many as the smallest machine that runs the tests has.
@@ -125,11 +125,6 @@ fn latents_and_what_is_skipped_equal_diffusers() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// What moves in the whole request if `computed` of its steps are computed.
-fn moved(plan: &ComponentPlan, computed: usize) -> usize {
-    plan.moved_once + plan.moved_each_step * computed
-}
-
 #[test]
 fn streamed_equals_resident() {
     let golden = Golden::load("flux_cache");
@@ -164,6 +159,18 @@ fn streamed_equals_resident() {
     }
 }
 
+#[test]
+fn passes_one_after_the_other_draw_the_same() {
+    let golden = Golden::load("flux_cache");
+    let dir = directory(&golden);
+    let mut pipeline = on(open(dir.path()), "cpu:discrete");
+    for key in ["teacache_cfg", "first_block_cfg", "magcache_cfg", "taylorseer_cfg"] {
+        let (request, _) = case(&golden, key);
+        let request = Request { batch: 2, width: Some(48), height: Some(48), ..request };
+        in_parts::draws_the_same(&mut pipeline, &request, key);
+    }
+}
+
 /// With a slot for each of two stages, and as little else as there can be on the device.
 #[test]
 fn skipped_steps_move_nothing() {
@@ -188,16 +195,17 @@ fn skipped_steps_move_nothing() {
         pipeline.set_memory(MemoryOptions { vram: Some(least), offload: Offload::Sequential, host: None });
         let streamed = generate(&mut pipeline, &request);
         let plan = streamed.plan.component("transformer").unwrap();
-        // The miniature has two passes, side by side: a step is computed if one of them is.
-        let is_computed = |step: &usize| streamed.computed.iter().any(|pass| pass[*step]);
-        let steps = (0..10).filter(is_computed).count();
+        // The miniature has two passes, one after the other: each brings what it computes with.
+        let (parts, passes) = (plan.batch.parts_each_step(), streamed.computed.len());
+        assert_eq!((parts, passes), (2, 2));
+        let steps = streamed.computed.iter().flatten().filter(|computed| **computed).count();
         let measured = streamed.phases.iter().find(|phase| phase.phase == Phase::Denoise).unwrap().moved as usize;
-        let bytes = moved(plan, steps);
-        println!("{kind:?}: {steps} of 10 steps, {measured} of {bytes} bytes, {} each step", plan.moved_each_step);
-        assert!(plan.placement.slots == 2 && steps < 10 && steps > 0);
-        assert_eq!(plan.moved(), moved(plan, 10));
+        let bytes = plan.moved_once + plan.moved_each_step / parts * steps;
+        println!("{kind:?}: {steps} of 20 steps, {measured} of {bytes} bytes, {} each step", plan.moved_each_step);
+        assert!(plan.placement.slots == 2 && steps < 20 && steps > 0);
+        assert_eq!(plan.moved(), plan.moved_once + 10 * plan.moved_each_step);
         // What is planned counts alignment; and if the last step is skipped, its first stages have come already.
-        let ahead = if is_computed(&9) { 0 } else { 2 * plan.placement.slot_bytes };
+        let ahead = if streamed.computed[1][9] { 0 } else { 2 * plan.placement.slot_bytes };
         assert!(measured <= bytes + ahead && measured > bytes * 9 / 10, "{measured} of {bytes}");
     }
 }

@@ -10,14 +10,16 @@ use std::path::{Path, PathBuf};
 
 use pinhole::convert::{self, WriteOptions};
 use pinhole::ggml::{CancelFlag, Device};
-use pinhole::pipeline::{self, Additions, Control, Event, Generated, MemoryOptions, Opened, Pipeline, Request};
-use pinhole::plan::Offload;
+use pinhole::pipeline::{
+    self, Additions, Cache, Control, Event, Generated, MemoryOptions, Opened, Pipeline, Posterior, Request,
+};
+use pinhole::plan::{Offload, Phase};
 use pinhole::source::Source;
 use pinhole::synthetic::{self, Architecture};
 use pinhole_quant::metrics;
 use pinhole_quant::recipe::FileType;
 use serde_json::Value;
-use support::{Golden, Layout, given};
+use support::{Golden, Layout, given, in_parts};
 use tempfile::TempDir;
 
 /// Two threads, as many as the smallest machine that runs the tests has.
@@ -77,8 +79,18 @@ impl Made {
             mask: is_masked.then(|| given::mask(width, height)),
             batch: whole("batch").unwrap(),
             controls: self.controls(case).iter().map(|control| followed(control, width, height)).collect(),
+            cache: at("cache").as_str().map(|name| {
+                let cache: Cache = name.parse().unwrap();
+                Cache { threshold: number("threshold").unwrap(), ..cache }
+            }),
             ..Request::default()
         }
+    }
+
+    /// Which evaluations a case computes in each pass, if it has a step cache.
+    fn computed(&self, case: &str) -> Vec<Vec<bool>> {
+        let marks = |pass: &Value| pass.as_array().unwrap().iter().map(|mark| mark.as_bool().unwrap()).collect();
+        self.golden.list(&format!("/cases/{case}/computed")).iter().map(marks).collect()
     }
 }
 
@@ -130,6 +142,7 @@ fn latents_equal_diffusers() {
         let generated = generate(&mut pipeline, &made.request(case));
         let nmse = metrics::nmse(&made.golden.f32(&format!("{case}.latents")), &generated.latents).unwrap();
         println!("{case}: nmse {nmse:.2e}");
+        assert_eq!(generated.computed, made.computed(case), "{case}");
         if nmse > MOST {
             wrong.push(format!("{case}: {nmse:.2e}"));
         }
@@ -140,15 +153,17 @@ fn latents_equal_diffusers() {
 #[test]
 fn streamed_equals_resident() {
     let made = Made::new();
-    for case in ["plain_cfg", "two", "inpaint", "pixels_batch"] {
-        let request = Request { steps: Some(2), ..made.request(case) };
+    for case in ["plain_cfg", "two", "inpaint", "pixels_batch", "first_block_cfg", "magcache"] {
+        let request = made.request(case);
+        let steps = if request.cache.is_some() { request.steps } else { Some(2) };
+        let request = Request { steps, ..request };
         for file_type in [None, Some("q8_0"), Some("q4_k_s")] {
-            let folders = made.folders(case);
-            let files = match file_type {
-                None => folders,
-                Some(file_type) => folders.iter().map(|folder| converted(folder, file_type)).collect(),
-            };
-            let mut pipeline = on(made.open(files).unwrap(), "cpu:discrete");
+            let (mut model, mut files) = (made.dir.path().to_owned(), made.folders(case));
+            if let Some(file_type) = file_type {
+                model = bundled(made.dir.path(), file_type);
+                files = files.iter().map(|folder| converted(folder, file_type)).collect();
+            }
+            let mut pipeline = on(open(&model, files).unwrap(), "cpu:discrete");
             let mut draw = |offload| {
                 pipeline.set_memory(MemoryOptions { vram: None, offload, host: None });
                 generate(&mut pipeline, &request)
@@ -156,8 +171,77 @@ fn streamed_equals_resident() {
             let (resident, streamed) = (draw(Offload::None), draw(Offload::Sequential));
             assert!(resident.plan.all_resident && !streamed.plan.all_resident);
             assert!(bits(&resident) == bits(&streamed), "{case} {file_type:?}: other latents");
+            assert_eq!(resident.computed, streamed.computed, "{case} {file_type:?}");
         }
     }
+}
+
+#[test]
+fn passes_one_after_the_other_draw_the_same() {
+    let made = Made::new();
+    let guided = |case: &str, batch| Request {
+        negative_prompt: Some("a black cross".into()),
+        cfg_scale: Some(2.0),
+        steps: Some(2),
+        batch,
+        ..made.request(case)
+    };
+    for (case, request) in [
+        ("plain_cfg", guided("plain_cfg", 3)),
+        ("two", Request { steps: Some(4), ..guided("two", 2) }),
+        ("inpaint", Request { width: Some(48), height: Some(64), ..guided("inpaint", 2) }),
+        ("pixels_batch", guided("pixels_batch", 2)),
+        ("first_block_cfg", Request { steps: Some(8), ..guided("first_block_cfg", 2) }),
+    ] {
+        in_parts::draws_the_same(&mut on(made.open(made.folders(case)).unwrap(), "cpu:discrete"), &request, case);
+    }
+}
+
+/// Outside of the part of the steps in which a ControlNet works, it is not computed, and its weights do not move.
+#[test]
+fn what_does_not_work_does_not_run() {
+    let made = Made::new();
+    let mut pipeline = on(made.open(made.folders("two")).unwrap(), "cpu:discrete");
+    pipeline.set_memory(MemoryOptions { offload: Offload::Sequential, ..MemoryOptions::default() });
+    let mut draw = |spans: [(f64, f64, f32); 2]| {
+        let mut request = Request { posterior: Posterior::Mean, ..made.request("two") };
+        for (control, (start, end, scale)) in request.controls.iter_mut().zip(spans) {
+            (control.start, control.end, control.scale) = (start, end, scale);
+        }
+        let mut stages = (0, 0);
+        let mut count = |event: Event| {
+            match event {
+                Event::Begin { phase: Phase::Denoise, stages: all, .. } => stages = (0, all),
+                Event::Stage => stages.0 += 1,
+                Event::End { phase: Phase::Denoise } => assert_eq!(stages.0, stages.1),
+                _ => {}
+            }
+            Ok(())
+        };
+        let generated = pipeline.generate_watched(&request, &mut count).unwrap();
+        in_parts::kept_to_plan(&generated);
+        let moved = generated.phases.iter().find(|phase| phase.phase == Phase::Denoise).unwrap().moved as usize;
+        let planned = generated.plan.component("transformer").unwrap().moved();
+        // What is planned counts alignment.
+        assert!(moved <= planned && moved > planned * 9 / 10, "{moved} of {planned}");
+        (moved, stages.1, bits(&generated))
+    };
+    let (whole, half) = ((0.0, 1.0, 0.7), (0.0, 0.5, 0.7));
+    let always = draw([whole, whole]);
+    let (first, second) = (draw([half, whole]), draw([whole, half]));
+    let (neither, none) = (draw([half, half]), draw([(0.0, 1.0, 0.0), (0.0, 1.0, 0.0)]));
+    println!("bytes that move: {}, {}, {}, {}, {}", always.0, first.0, second.0, neither.0, none.0);
+    let saved = |of: &(usize, usize, Vec<u32>)| (always.0 - of.0, always.1 - of.1);
+    let sum = (saved(&first).0 + saved(&second).0, saved(&first).1 + saved(&second).1);
+    assert!(saved(&first).0 > 0 && saved(&second).0 > 0 && saved(&neither).0 > sum.0 * 9 / 10);
+    // Where none works, what adds them up does not run, either.
+    assert_eq!(saved(&neither).1, sum.1 + 2);
+    assert!(saved(&none).0 > saved(&neither).0);
+    assert!(first.2 != always.2 && second.2 != always.2 && neither.2 != none.2);
+    // As without any.
+    let plain = open(made.dir.path(), Vec::new()).unwrap();
+    let request = Request { controls: Vec::new(), posterior: Posterior::Mean, ..made.request("two") };
+    assert!(bits(&generate(&mut on(plain, "cpu:discrete"), &request)) == none.2);
 }
 
 /// What is said of `change` to the request of a case.
@@ -265,6 +349,13 @@ fn networks_that_do_not_fit() {
     let source = Source::assemble(Some(Source::open(made.dir.path()).unwrap()), &files).unwrap();
     let error = pipeline::open(&source).err().unwrap().to_string();
     assert!(error.contains("holds ControlNet of FLUX.1, diffusers names, and no transformer"), "{error}");
+    // MistoLine's, which has other layers before its blocks.
+    let theirs = |name: &str| match name.strip_prefix("input_hint_block.") {
+        Some(own) => format!("input_cond_block.encoder.{own}"),
+        None => name.replace("controlnet_x_embedder", "pos_embed_input"),
+    };
+    let error = not_opened(&made, &renamed(&made, "pixels", theirs));
+    assert!(error.contains("it holds MistoLine's ControlNet of FLUX.1, which this version does not run"), "{error}");
     // One of a model with another width.
     let config = at("plain").join("config.json");
     let narrow = std::fs::read_to_string(&config)
@@ -321,6 +412,15 @@ fn single_files_say_the_same() {
         let by_file = generate(&mut on(made.open(vec![file]).unwrap(), "cpu"), &request);
         assert!(bits(&by_folder) == bits(&by_file), "{case}");
     }
+}
+
+/// The model in `dir` as a bundle, beside it.
+fn bundled(dir: &Path, file_type: &str) -> PathBuf {
+    let path = dir.join(format!("{file_type}.gguf"));
+    let model = open(dir, Vec::new()).unwrap();
+    let plan = convert::plan(&model.source, &model.networks(), file_type.parse::<FileType>().unwrap()).unwrap();
+    plan.write(&path, WriteOptions { overwrite: true, ..WriteOptions::default() }, &mut |_| Ok(())).unwrap();
+    path
 }
 
 /// The ControlNet in `folder` as a GGUF of its own, beside it.

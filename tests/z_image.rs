@@ -22,7 +22,7 @@ use support::lora::{A_B, DOWN_UP, Module, RANK, flat, merge, numbers, write_lora
 use support::numbers::Format;
 use support::sd1::write_tensors;
 use support::z_image::{tensors, write_directory, write_gguf, write_llama, write_loud, write_original};
-use support::{Golden, given};
+use support::{Golden, given, in_parts};
 use tempfile::TempDir;
 
 /// Two threads, as many as the smallest machine that runs the tests has.
@@ -202,21 +202,21 @@ fn files_of_other_tools_draw_the_same() {
     }
 }
 
+/// The model in `dir` as a bundle.
+fn bundled(dir: &Path, file_type: &str) -> Opened {
+    let (model, path) = (open(dir), dir.join("bundle.gguf"));
+    let plan = convert::plan(&model.source, &model.networks(), file_type.parse::<FileType>().unwrap()).unwrap();
+    plan.write(&path, WriteOptions { overwrite: true, ..WriteOptions::default() }, &mut |_| Ok(())).unwrap();
+    open(&path)
+}
+
 #[test]
 fn streamed_equals_resident() {
     let (golden, dir) = model();
     for file_type in [None, Some("q8_0"), Some("q4_k_s")] {
-        let path = dir.path().join("bundle.gguf");
         let model = match file_type {
             None => open(dir.path()),
-            Some(file_type) => {
-                let model = open(dir.path());
-                let plan =
-                    convert::plan(&model.source, &model.networks(), file_type.parse::<FileType>().unwrap()).unwrap();
-                plan.write(&path, WriteOptions { overwrite: true, ..WriteOptions::default() }, &mut |_| Ok(()))
-                    .unwrap();
-                open(&path)
-            }
+            Some(file_type) => bundled(dir.path(), file_type),
         };
         assert_eq!(model.family.name, "z_image");
         let mut pipeline = on(model, "cpu:discrete");
@@ -231,6 +231,24 @@ fn streamed_equals_resident() {
             assert!(bits(&resident) == bits(&streamed), "{case} {file_type:?}: other latents");
             assert!(resident.images == streamed.images, "{case} {file_type:?}: other pictures");
         }
+    }
+}
+
+/// Prompts of different lengths, the longer one first and last, and of the same.
+#[test]
+fn passes_one_after_the_other_draw_the_same() {
+    let (golden, dir) = model();
+    for (file_type, negative) in
+        [(None, "blue"), (Some("q8_0"), "blue"), (None, ""), (None, &*"a red ring ".repeat(12))]
+    {
+        let model = match file_type {
+            None => open(dir.path()),
+            Some(file_type) => bundled(dir.path(), file_type),
+        };
+        let mut pipeline = on(model, "cpu:discrete");
+        let negative_prompt = Some(negative.to_owned());
+        let request = Request { steps: Some(2), batch: 2, negative_prompt, ..request(&golden, "base_batch") };
+        in_parts::draws_the_same(&mut pipeline, &request, &format!("{file_type:?}, `{negative}`"));
     }
 }
 

@@ -262,5 +262,10 @@ fn moved(component: &ComponentPlan, link: u64) -> String {
         0 => String::new(),
         bytes => format!(", and {} in each step", said(bytes)),
     };
-    format!("{}: {} move once{step}", component.name, said(component.moved_once))
+    let some = match component.moved_in_some_steps {
+        0 => String::new(),
+        bytes => format!(", {} in those steps that need them", said(bytes)),
+    };
+    let once = component.moved_once.saturating_sub(component.moved_in_some_steps);
+    format!("{}: {} move once{some}{step}", component.name, said(once))
 }

@@ -32,6 +32,10 @@ pub struct Session<'m> {
     in_place: Option<Arc<[Pages]>>,
     /// What keeps the host from running away, on a device that computes by itself.
     ahead: Option<[Event; AHEAD]>,
+    /// For each form, which stages do not run in its steps.
+    idle: Vec<Vec<bool>>,
+    /// The form that is computed.
+    form: usize,
 }
 
 /// What stages are computed with.
@@ -40,9 +44,10 @@ enum Work {
     Strips(StripWork),
 }
 
-/// A graph for every stage, and ports on the device.
+/// A graph for every stage in every form, and ports on the device.
 struct GraphWork {
     ports: Vec<Placed>,
+    /// Those of the first form, then those of the next.
     graphs: Vec<Graph>,
     arena: Arena,
     /// What a stage reads before one writes it.
@@ -55,29 +60,32 @@ impl GraphWork {
     fn new(
         model: &Model,
         weights: &DeviceWeights,
-        dims: &Dims,
+        forms: &[Dims],
         tokens: usize,
         backend: &Backend,
         ledger: &Ledger,
     ) -> Result<GraphWork> {
         let device = backend.device();
-        let block = DryRun::new(model, |id| weights.dtype(id), dims, tokens, backend)?;
+        let [dims, ..] = forms else { return Err(Error::graph("session", "no sizes")) };
+        let block = DryRun::of_forms(model, |id| weights.dtype(id), forms, tokens, backend)?;
         let of_a_pass = block.of_a_pass(model);
         let block = block.pack_ports(model, dims, device)?;
         let buffer = Buffer::allocate(device, block.total, ledger, "ports")?;
         let ports = model.ports().iter().zip(block.offsets);
         let ports = ports.map(|(spec, offset)| Placed::new(&buffer, offset, spec.dtype, spec.shape(dims)?));
         let ports = ports.collect::<Result<Vec<_>>>()?;
-        let mut graphs = Vec::with_capacity(model.stages().len());
+        let mut graphs = Vec::with_capacity(model.stages().len() * forms.len());
         let (mut inputs, mut seen) = (Vec::new(), HashSet::new());
-        for stage in model.stages() {
-            let graph = backend.graph(STAGE_TENSORS)?;
-            let b = Build::new(&graph, model, dims, weights.places(), &ports).in_parts(tokens);
-            stage.block.build(&b)?;
-            let touched = b.finish()?;
-            inputs.extend(touched.read.iter().filter(|port| !seen.contains(*port)));
-            seen.extend(touched.read.into_iter().chain(touched.written));
-            graphs.push(graph);
+        for dims in forms {
+            for stage in model.stages() {
+                let graph = backend.graph(STAGE_TENSORS)?;
+                let b = Build::new(&graph, model, dims, weights.places(), &ports).in_parts(tokens);
+                stage.block.build(&b)?;
+                let touched = b.finish()?;
+                inputs.extend(touched.read.iter().filter(|port| !seen.contains(*port)));
+                seen.extend(touched.read.into_iter().chain(touched.written));
+                graphs.push(graph);
+            }
         }
         let all: Vec<&Graph> = graphs.iter().collect();
         let mut arena = Arena::new(device, ledger)?;
@@ -114,17 +122,53 @@ impl<'m> Session<'m> {
         backend: &Backend,
         ledger: &Ledger,
     ) -> Result<Session<'m>> {
-        let work = match way {
-            Way::Strips(bytes) => Work::Strips(StripWork::new(model, weights, dims, bytes, backend, ledger)?),
-            Way::Whole | Way::Tokens(_) => {
-                Work::Graphs(GraphWork::new(model, weights, dims, way.tokens(), backend, ledger)?)
+        Session::in_forms(way, model, weights, std::slice::from_ref(dims), backend, ledger)
+    }
+
+    /// As [`in_way`](Session::in_way), for requests whose passes or steps are of several `forms`: sizes for which ports are equally
+    /// large. It begins with the first; see [`choose`](Session::choose).
+    ///
+    /// # Errors
+    /// As [`in_way`](Session::in_way); [`Error::Graph`] if there is no form.
+    pub fn in_forms(
+        way: Way,
+        model: &'m Model,
+        weights: &DeviceWeights,
+        forms: &[Dims],
+        backend: &Backend,
+        ledger: &Ledger,
+    ) -> Result<Session<'m>> {
+        let work = match (way, forms) {
+            (Way::Strips(bytes), [dims]) => Work::Strips(StripWork::new(model, weights, dims, bytes, backend, ledger)?),
+            (Way::Strips(_), _) => return Err(Error::graph("session", "strips of several forms")),
+            (Way::Whole | Way::Tokens(_), _) => {
+                Work::Graphs(GraphWork::new(model, weights, forms, way.tokens(), backend, ledger)?)
             }
         };
+        let idle = forms.iter().map(|dims| model.idle(dims)).collect();
         let device = backend.device();
         let overlaps = !device.is_cpu() && device.features()?.overlaps();
         let ahead = overlaps.then(|| Ok::<_, Error>([Event::new(device)?, Event::new(device)?])).transpose()?;
         let (uploads, pager, in_place) = (weights.uploads().cloned(), weights.pager(), weights.in_place());
-        Ok(Session { model, work, uploads, pager, in_place, ahead })
+        Ok(Session { model, work, uploads, pager, in_place, ahead, idle, form: 0 })
+    }
+
+    /// What is computed from now on is of form number `form`.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] if there is none.
+    pub fn choose(&mut self, form: usize) -> Result<()> {
+        if form >= self.idle.len() {
+            return Err(Error::graph("session", format!("form {form} of {}", self.idle.len())));
+        }
+        self.form = form;
+        Ok(())
+    }
+
+    /// The stages of `part` of a step that run, in order.
+    pub fn stages_of(&self, part: Part) -> Vec<usize> {
+        let stages = self.model.part(part).into_iter();
+        stages.filter(|&stage| !self.idle[self.form][stage]).collect()
     }
 
     /// The model.
@@ -231,7 +275,7 @@ impl<'m> Session<'m> {
         known.map(|_| ()).ok_or_else(|| Error::graph("port", format!("{port:?} is no port of {dtype} of this model")))
     }
 
-    /// The graph of every stage; none where stages are computed in strips.
+    /// The graph of every stage, in every form in turn; none where stages are computed in strips.
     pub fn graphs(&self) -> &[Graph] {
         match &self.work {
             Work::Graphs(work) => &work.graphs,
@@ -299,7 +343,9 @@ impl<'m> Session<'m> {
         after: impl FnMut(usize, usize) -> Result<()>,
     ) -> Result<()> {
         let stages = self.model.stages();
-        let order: Vec<usize> = self.model.at(cadence).filter(|&i| stages[i].cadence != Cadence::Instead).collect();
+        let idle = &self.idle[self.form];
+        let runs = |i: &usize| stages[*i].cadence != Cadence::Instead && !idle[*i];
+        let order: Vec<usize> = self.model.at(cadence).filter(runs).collect();
         self.run_in_order(backend, &order, order.first().copied(), after)
     }
 
@@ -318,7 +364,7 @@ impl<'m> Session<'m> {
             Part::Lead => None,
             Part::Rest | Part::Shortcut => Some(self.model.at(Cadence::Step).start),
         };
-        self.run_in_order(backend, &self.model.part(part), next, after)?;
+        self.run_in_order(backend, &self.stages_of(part), next, after)?;
         if part == Part::Shortcut {
             self.skip_step();
         }
@@ -378,8 +424,9 @@ impl<'m> Session<'m> {
         if let Some(uploads) = &self.uploads {
             uploads.acquire(i, backend)?;
         }
+        let of_form = self.form * self.model.stages().len();
         match &mut self.work {
-            Work::Graphs(GraphWork { graphs, arena, .. }) => backend.begin(&graphs[i], arena)?,
+            Work::Graphs(GraphWork { graphs, arena, .. }) => backend.begin(&graphs[of_form + i], arena)?,
             Work::Strips(work) => work.compute(i, backend)?,
         }
         if let Some(uploads) = &self.uploads {

@@ -16,8 +16,8 @@ use crate::bind::Bound;
 use crate::ggml::{Buffer, Device, Ledger, Placed, SlotEvents};
 use crate::index::Map;
 use crate::plan::layout::{self, StageLayout};
-use crate::plan::{Placement, Runs};
-use crate::stage::{Cadence, Model};
+use crate::plan::{Batch, Placement, Runs};
+use crate::stage::{Dims, Model};
 use crate::weights::WeightId;
 use crate::{Error, Result};
 
@@ -72,12 +72,28 @@ impl DeviceWeights {
         placement: &Placement,
         runs: Runs,
     ) -> Result<DeviceWeights> {
+        let order = Batch::default().order(model, &Dims::new(), runs);
+        DeviceWeights::place_in_order(model, bound, device, ledger, placement, order)
+    }
+
+    /// As [`place`](DeviceWeights::place), in the order of a request that runs lists of stages one after the other, each as often as
+    /// it says. Of the last, some runs may be skipped.
+    ///
+    /// # Errors
+    /// As [`place`](DeviceWeights::place).
+    pub fn place_in_order(
+        model: &Model,
+        bound: &Bound,
+        device: Device,
+        ledger: &Ledger,
+        placement: &Placement,
+        order: Vec<(Vec<usize>, usize)>,
+    ) -> Result<DeviceWeights> {
         let layouts = layout::stages(model, bound, device)?;
         let (mut weights, uploads, ring) = allocate(model, bound, device, ledger, placement, &layouts)?;
         if uploads.iter().any(Option::is_some) {
-            let passes = [Cadence::Request, Cadence::Step].map(|at| (model.at(at).collect(), runs.of(at)));
             let events = ring.as_ref().and_then(|ring| ring.events.clone());
-            let uploads = Uploads::start(uploads, passes.into(), ring, |stop| link_to(device, events.as_ref(), stop))?;
+            let uploads = Uploads::start(uploads, order, ring, |stop| link_to(device, events.as_ref(), stop))?;
             weights.uploads = Some(Arc::new(uploads));
         }
         Ok(weights)

@@ -49,6 +49,10 @@ impl Attention {
         let Some(Narrower { item, token }) = self.narrower else { return self.attend_masked(b, q, None) };
         let [_, _, tokens, items] = b.g.shape(self.k)?.dims();
         let of = |x, start, count| b.g.slice(x, 3, start, count);
+        if item == 0 {
+            let narrow = |x| b.g.slice(x, 2, token, tokens - token);
+            return see(b, [q, narrow(self.k)?, narrow(self.v)?], None);
+        }
         let all = see(b, [of(q, 0, item)?, of(self.k, 0, item)?, of(self.v, 0, item)?], None)?;
         let others = |x| b.g.slice(of(x, item, items - item)?, 2, token, tokens - token);
         let less = see(b, [of(q, item, items - item)?, others(self.k)?, others(self.v)?], None)?;

@@ -13,7 +13,7 @@ use super::start::{Company, Start};
 use crate::plan::{BatchPart, Phase};
 use crate::sample::{Levels, classifier_free_guidance, guidance_with_picture, rescaled, with_lengths_of};
 use crate::stage::{Cadence, Part, Port};
-use crate::{Result, reserve};
+use crate::{Error, Result, reserve};
 
 /// What is ready for one pass, while another is computed.
 type Aside = Vec<(Port, Vec<f32>)>;
@@ -93,7 +93,8 @@ impl Loop<'_> {
         let batch = running.batch();
         let (sharing, pictures) = (batch.sharing(), batch.pictures_at_once());
         let mut ready = Vec::with_capacity(sharing.len());
-        for passes in &sharing {
+        // The first comes last: what is its alone stays.
+        for passes in sharing.iter().rev() {
             let mut prompts = prompts.get(passes.clone()).unwrap_or(prompts).to_vec();
             // A single condition may have to be there twice.
             let conditions = batch.conditions(evaluations.len()) / evaluations.len().max(1);
@@ -105,18 +106,21 @@ impl Loop<'_> {
                 levels,
                 evaluations: evaluations.clone(),
                 prompts: &prompts,
+                pass: passes.start,
                 passes: passes.len(),
                 controls: &company.followed,
                 face: &company.face,
                 ip: self.ip.get(passes.clone()).unwrap_or(self.ip),
                 pictures,
             };
+            running.choose(passes.start, 0)?;
             model.denoiser.fill(at, running.session(), &given)?;
             run.compute(running, Cadence::Request)?;
             if sharing.len() > 1 {
                 ready.push(running.session().put_aside()?);
             }
         }
+        ready.reverse();
         Ok(ready)
     }
 
@@ -160,7 +164,7 @@ impl Loop<'_> {
         prepared: &Prepared<'_>,
         skipping: &mut Skipping,
     ) -> Result<Vec<f32>> {
-        if !skipping.decide(asked.evaluation, &[])?.contains(&true) {
+        if !skipping.decide(asked.evaluation, 0..self.prompts.len(), &[])?.contains(&true) {
             run.skip(running)?;
             return skipping.extrapolated(asked.evaluation);
         }
@@ -176,88 +180,149 @@ impl Loop<'_> {
         running: &mut Running<'_>,
         asked: Asked,
         packed: &[f32],
-        Prepared { company, ready }: &Prepared<'_>,
+        prepared: &Prepared<'_>,
         mut skipping: Option<&mut Skipping>,
     ) -> Result<Vec<f32>> {
-        let (passes, batch) = (self.prompts.len(), self.settings.batch);
+        let (passes, batch, Prepared { company, ready }) = (self.prompts.len(), self.settings.batch, prepared);
         let input = match company.is_empty() {
             true => reserve::repeat("the latents", packed, passes)?,
             false => self.with_company(packed, company)?,
         };
         let (items, each) = (passes * batch, packed.len() / batch);
+        let input = Input { all: &input, items, company };
         let mut prediction = reserve::room("the prediction", items * each)?;
-        let mut pass = None;
-        for part in running.batch().parts() {
-            if pass != Some(part.passes.start) {
-                pass = Some(part.passes.start);
-                running.session().put_back(ready.get(part.passes.start).map_or(&[], Vec::as_slice))?;
-            }
-            self.set_part(running, asked, (&input, items), &part)?;
-            match &mut skipping {
-                Some(skipping) => self.step(run, running, asked, skipping)?,
-                None => run.compute(running, Cadence::Step)?,
-            }
-            let found = running.get(self.model.denoiser.ports(asked.subject).prediction)?;
-            let length = found.len() / running.batch().items_at_once();
-            // Behind a picture's own numbers are those of pictures that the model looks at.
-            for item in found.chunks_exact(length).take(part.items.len()) {
-                prediction.extend_from_slice(&item[..each]);
+        let parts = running.batch().parts();
+        let mut number = 0;
+        for parts in parts.chunk_by(|one, next| one.passes == next.passes) {
+            let pass = parts[0].passes.start;
+            running.choose(pass, asked.condition)?;
+            running.session().put_back(ready.get(pass).map_or(&[], Vec::as_slice))?;
+            let computed = match skipping.as_deref_mut() {
+                Some(skipping) => self.decide(run, running, asked, &input, parts, skipping)?,
+                None => Vec::new(),
+            };
+            for part in parts {
+                match skipping.as_deref_mut() {
+                    Some(skipping) => {
+                        if parts.len() > 1 {
+                            self.set_part(running, asked, &input, part)?;
+                            run.compute_part(running, Part::Lead)?;
+                        }
+                        self.step(run, running, asked, (&computed, number), skipping)?;
+                    }
+                    None => {
+                        self.set_part(running, asked, &input, part)?;
+                        run.compute(running, Cadence::Step)?;
+                    }
+                }
+                let found = running.get(self.model.denoiser.ports(asked.subject).prediction)?;
+                let length = found.len() / running.batch().items_at_once();
+                // Behind a picture's own numbers are those of pictures that the model looks at.
+                for item in found.chunks_exact(length).take(part.items.len()) {
+                    prediction.extend_from_slice(&item[..each]);
+                }
+                number += 1;
             }
         }
         Ok(prediction)
     }
 
-    /// Sets `part` of the `items` that `input` has. The last item is there again where the part is shorter than others.
-    fn set_part(
-        &self,
-        running: &mut Running<'_>,
-        Asked { subject, condition, .. }: Asked,
-        (input, items): (&[f32], usize),
-        part: &BatchPart,
-    ) -> Result<()> {
+    /// Sets `part` of `input`. The last item is there again where the part is shorter than others.
+    fn set_part(&self, running: &mut Running<'_>, asked: Asked, input: &Input<'_>, part: &BatchPart) -> Result<()> {
+        let Asked { subject, condition, .. } = asked;
         let ports = self.model.denoiser.ports(subject);
-        let (width, pictures) = (input.len() / items, self.settings.batch);
+        let (width, pictures) = (input.all.len() / input.items, self.settings.batch);
         let BatchPart { passes, items } = part;
-        let missing = running.batch().items_at_once() - items.len();
+        let mut numbers: Vec<usize> = items.clone().collect();
+        numbers.resize(running.batch().items_at_once(), items.end - 1);
         let are_times = self.model.denoiser.conditions_are_times();
-        let condition_of = |item: usize| match are_times {
+        let condition_of = |&item: &usize| match are_times {
             true => condition as i32,
             false => (condition * passes.len() + item / pictures - passes.start) as i32,
         };
-        let mut conditions: Vec<i32> = items.clone().map(condition_of).collect();
-        conditions.extend(std::iter::repeat_n(condition_of(items.end - 1), missing));
+        let conditions: Vec<i32> = numbers.iter().map(condition_of).collect();
         running.session().set_indices(ports.condition, &conditions)?;
-        let input = &input[width * items.start..width * items.end];
-        if missing == 0 {
-            return running.set(ports.latents, input);
+        if running.batch().pictures_at_once() < pictures {
+            let numbers: Vec<usize> = numbers.iter().map(|item| item % pictures).collect();
+            self.model.denoiser.follow(running.session(), (&input.company.followed, pictures), &numbers)?;
         }
-        let mut filled = reserve::room("the latents", width * conditions.len())?;
-        filled.extend_from_slice(input);
-        for _ in 0..missing {
-            filled.extend_from_slice(&input[input.len() - width..]);
+        let own = &input.all[width * items.start..width * items.end];
+        if numbers.len() == items.len() {
+            return running.set(ports.latents, own);
+        }
+        let mut filled = reserve::room("the latents", width * numbers.len())?;
+        filled.extend_from_slice(own);
+        for _ in items.len()..numbers.len() {
+            filled.extend_from_slice(&own[own.len() - width..]);
         }
         running.set(ports.latents, &filled)
     }
 
-    /// Computes a step, or, if no pass has to be computed, what is not skipped of it. If only some have to, all are computed, and the
-    /// others take what is kept.
-    fn step(&self, run: &mut Run<'_>, running: &mut Running<'_>, asked: Asked, skipping: &mut Skipping) -> Result<()> {
+    /// Decides which of the passes that `parts` are of are computed, once the lead of each part has run. What ran last is left as it is.
+    fn decide(
+        &self,
+        run: &mut Run<'_>,
+        running: &mut Running<'_>,
+        asked: Asked,
+        input: &Input<'_>,
+        parts: &[BatchPart],
+        skipping: &mut Skipping,
+    ) -> Result<Vec<bool>> {
+        let ports = self.model.denoiser.cache(asked.subject, self.settings);
+        let mut probe = Vec::new();
+        for part in parts {
+            self.set_part(running, asked, input, part)?;
+            if parts.len() == 1 {
+                run.compute_part(running, Part::Lead)?;
+            }
+            let Some(port) = ports.and_then(|ports| ports.probe) else { continue };
+            if parts.len() > 1 {
+                run.look_ahead(running)?;
+            }
+            let found = running.get(port)?;
+            let own = found.len() / running.batch().items_at_once() * part.items.len();
+            match parts.len() {
+                1 => probe = found,
+                _ => {
+                    reserve::grow("a step cache", &mut probe, own)?;
+                    probe.extend_from_slice(&found[..own]);
+                }
+            }
+        }
+        skipping.decide(asked.evaluation, parts[0].passes.clone(), &probe)
+    }
+
+    /// Computes what follows the lead of a step, or, if none of its passes has to be `computed`, what is not skipped of it. If only some
+    /// have to, all are computed, and the others take what is kept. It is the part of the batch with that `number`.
+    fn step(
+        &self,
+        run: &mut Run<'_>,
+        running: &mut Running<'_>,
+        asked: Asked,
+        (computed, number): (&[bool], usize),
+        skipping: &mut Skipping,
+    ) -> Result<()> {
         let Some(ports) = self.model.denoiser.cache(asked.subject, self.settings) else {
-            return run.compute(running, Cadence::Step);
+            return Err(Error::graph("step cache", "a model without one"));
         };
-        run.compute_part(running, Part::Lead)?;
-        let probe = ports.probe.map(|probe| running.get(probe)).transpose()?.unwrap_or_default();
-        let passes = skipping.decide(asked.evaluation, &probe)?;
-        if !passes.contains(&true) {
+        let is_divided = running.batch().parts_each_step() > 1;
+        if let Some(kept) = skipping.kept.get(number).filter(|_| is_divided) {
+            running.set(ports.residual, kept)?;
+        }
+        if !computed.contains(&true) {
             return run.compute_part(running, Part::Shortcut);
         }
-        let each = self.settings.batch * ports.width;
-        let mut computed = reserve::room("a step cache", passes.len() * each)?;
-        for computes in passes {
-            computed.extend(std::iter::repeat_n(f32::from(computes), each));
+        let each = running.batch().items_at_once() / computed.len() * ports.width;
+        let mut factors = reserve::room("a step cache", computed.len() * each)?;
+        for computes in computed {
+            factors.extend(std::iter::repeat_n(f32::from(*computes), each));
         }
-        running.set(ports.computed, &computed)?;
-        run.compute_part(running, Part::Rest)
+        running.set(ports.computed, &factors)?;
+        run.compute_part(running, Part::Rest)?;
+        if is_divided {
+            skipping.keep(number, running.get(ports.residual)?);
+        }
+        Ok(())
     }
 
     /// Guides `prediction` away from the `unconditional` one.
@@ -342,6 +407,15 @@ struct Asked {
     evaluation: usize,
     /// The same among those of the subject.
     condition: usize,
+}
+
+/// What goes into a model in an evaluation.
+struct Input<'a> {
+    /// The latents of all items, with what they have beside and behind them.
+    all: &'a [f32],
+    /// How many items there are.
+    items: usize,
+    company: &'a Company,
 }
 
 /// What is ready for all steps of a subject.

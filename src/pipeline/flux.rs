@@ -2,17 +2,17 @@
 
 use std::path::Path;
 
-use super::controls;
 use super::encoders::{CLIP_NAME, ClipEncoder, T5Encoder};
 use super::face::Face;
 use super::fit::{self, Side};
+use super::flux_controls;
 use super::flux_image_prompts::FluxImagePrompts;
 use super::opened::{
     Additions, Denoiser, Encoders, Family, Given, ImagePrompts, Opened, Reader, StepPorts, subject, texts,
 };
 use super::prompts::{ArraySpec, Prompt};
 use super::request::Settings;
-use super::rules::{Beside, ControlRules, Defaults, GuidanceScale, References, Rules, Starts, Takes, Use};
+use super::rules::{Beside, Defaults, GuidanceScale, References, Rules, Starts, Use};
 use super::run::Run;
 use super::safety;
 use super::step_cache::{CacheKind, Caches};
@@ -58,9 +58,6 @@ pub(super) static FLUX: Family = Family {
 /// ControlNets, which run beside it.
 const CONTROL: Place =
     Place::given(&CONTROLNET, &alias::FLUX_CONTROL, |component| Ok(Box::new(networks::flux_control(component)?)));
-
-/// What InstantX's and Shakker's union ControlNets call the kinds of pictures that they tell apart.
-const MODES: &[&str] = &["canny", "tile", "depth", "blur", "pose", "gray", "lq"];
 
 /// Pixels of an image token, in both directions: 8 pixels a latent, 2 latents a token.
 const SIDE: usize = 16;
@@ -148,7 +145,7 @@ fn open(source: Source, additions: &Additions) -> Result<Opened> {
         component.require_configuration()?;
     }
     let transformer = following(networks::flux(source.component(&TRANSFORMER)?)?, additions)?;
-    let controls = open_controls(additions)?;
+    let controls = flux_controls::open(additions, &CONTROL)?;
     let mut encoders = FluxEncoders {
         clip: ClipEncoder::open(&source, &TEXT_ENCODER)?,
         t5: T5Encoder::open(&source, &TEXT_ENCODER_2)?,
@@ -165,8 +162,8 @@ fn open(source: Source, additions: &Additions) -> Result<Opened> {
     // Kontext has the layers of the others: what a transformer makes of a picture, only its training tells.
     let rules = Rules { references: beside.is_none().then_some(KONTEXT), ..rules };
     let rules = Rules {
-        caches: caches(&transformer.net, controls.len()),
-        ..with_controls(with_defaults(rules, beside), &controls)
+        caches: caches(&transformer.net),
+        ..flux_controls::followed(with_defaults(rules, beside), &controls, GUIDANCE)
     };
     let rules = rules.read(&source, GuidanceScale::Input)?;
     check(&source, &transformer, &encoders, &vae)?;
@@ -199,41 +196,6 @@ fn open(source: Source, additions: &Additions) -> Result<Opened> {
     })
 }
 
-/// The ControlNets of `additions`.
-fn open_controls(additions: &Additions) -> Result<Vec<Part<ControlNet>>> {
-    controls::check_count(additions.controls.len())?;
-    let mut controls = Vec::with_capacity(additions.controls.len());
-    for path in &additions.controls {
-        controls.push(networks::flux_control(&Source::lone(path, &CONTROL)?)?);
-    }
-    // The first of several is InfiniteYou's network.
-    if let Some(first) = controls.first_mut()
-        && (additions.takes_id || additions.id_projector.is_some())
-    {
-        first.net.read_face();
-    }
-    Ok(controls)
-}
-
-/// With what `controls` follow, and take.
-fn with_controls(mut rules: Rules, controls: &[Part<ControlNet>]) -> Rules {
-    for control in controls {
-        let config = control.net.config();
-        let takes = match (config.takes_pixels(), config.takes_mask()) {
-            (true, _) => Takes::Pixels,
-            (false, true) => Takes::Masked,
-            (false, false) => Takes::Latents,
-        };
-        let (path, modes) = (control.bound.origin().to_owned(), config.num_mode.unwrap_or(0));
-        rules.controls.push(ControlRules { path, takes, modes, mode_names: MODES });
-        // Beside a model that takes no guidance, a ControlNet may.
-        rules.guidance = rules.guidance.or(config.net.guidance_embeds.then_some(GUIDANCE));
-        // Their residuals are for the tokens of the picture that is drawn.
-        rules.references = None;
-    }
-    rules
-}
-
 /// What TeaCache's script for FLUX rescales the change of the first block's modulated input by.
 const TEACACHE: [f64; 5] = [4.98651651e+02, -2.83781631e+02, 5.58554382e+01, -3.82021401e+00, 2.64230861e-01];
 
@@ -244,15 +206,14 @@ const MAGNITUDES: [f32; 28] = [
     0.89062,
 ];
 
-/// The step caches that a transformer has the blocks for, with so many ControlNets beside it. What these add would be in what is kept, and
-/// diffusers adds it once more in the steps that are skipped.
-fn caches(transformer: &Flux, controls: usize) -> Caches {
+/// The step caches that a transformer has the blocks for.
+fn caches(transformer: &Flux) -> Caches {
     let config = transformer.config();
     let blocks = config.num_layers + config.num_single_layers;
     Caches {
-        first_block: blocks > 1 && controls == 0,
+        first_block: blocks > 1,
         teacache: (config.num_layers > 0).then_some(TEACACHE),
-        magcache: (blocks > 0 && controls == 0).then_some(&MAGNITUDES),
+        magcache: (blocks > 0).then_some(&MAGNITUDES),
         taylorseer: true,
     }
 }
@@ -423,8 +384,12 @@ impl FluxDenoiser {
     fn fill_controls(&self, session: &mut Session<'_>, given: &Given<'_>) -> Result<()> {
         let (net, settings) = (&self.part.net, given.settings);
         let count = given.levels.len();
-        for ((ports, picture), control) in net.controls.iter().zip(given.controls).zip(&settings.controls) {
-            session.set(ports.picture, picture)?;
+        let pictures: Vec<usize> = (0..given.pictures).collect();
+        self.follow(session, (given.controls, settings.batch), &pictures)?;
+        for (i, (ports, control)) in net.controls.iter().zip(&settings.controls).enumerate() {
+            if let Some(pixels) = given.controls.get(i).filter(|_| self.controls[i].takes_pixels()) {
+                session.set(ports.picture, pixels)?;
+            }
             let mut factors = Vec::with_capacity(given.evaluations.len() * given.prompts.len());
             for evaluation in given.evaluations.clone() {
                 factors.extend(std::iter::repeat_n(control.factor(evaluation, count), given.prompts.len()));
@@ -433,10 +398,10 @@ impl FluxDenoiser {
             if let (Some((table, port)), Some(mode)) = (ports.mode, control.mode) {
                 let mode = u32::try_from(mode).unwrap_or(u32::MAX);
                 let row = self.part.bound.gather(table, net.config().hidden(), &[mode])?;
-                session.set(port, &reserve::repeat("the mode", &row, settings.batch)?)?;
+                session.set(port, &reserve::repeat("the mode", &row, given.pictures)?)?;
             }
             if let Some(port) = ports.face {
-                session.set(port, &reserve::repeat("a face", given.face, settings.batch)?)?;
+                session.set(port, &reserve::repeat("a face", given.face, given.pictures)?)?;
             }
             if let Some([cos, sin]) = ports.rotary {
                 let text = if ports.face.is_some() { settings.id_tokens } else { settings.prompt_tokens() + 1 };
@@ -468,13 +433,7 @@ impl Denoiser for FluxDenoiser {
             .with(Symbol::CONDITIONS, evaluations * passes);
         if settings.redux_tokens > 0 && passes > 1 {
             // The negative prompt has no pictures.
-            dims = dims.with(SEEN_BY, settings.batch).with(UNSEEN, settings.redux_tokens);
-        }
-        // Passes alike can be computed one after the other. ControlNets run in that of the prompt alone, and a step cache decides and
-        // keeps for all at once.
-        let unlike = settings.redux_tokens > 0 && passes > 1;
-        if unlike || !self.controls.is_empty() || settings.cache.is_some() {
-            dims = dims.with(Symbol::UNDIVIDED, 1);
+            dims = dims.with(SEEN_BY, settings.batch).with(UNSEEN, settings.redux_tokens).with_in_pass(1, SEEN_BY, 0);
         }
         if self.part.net.ports.ip.is_some() {
             dims = dims.with(IP_PICTURES, settings.ip_images.max(1));
@@ -486,6 +445,7 @@ impl Denoiser for FluxDenoiser {
             for (symbol, size) in ControlConfig::face_sizes(settings.id_tokens, image) {
                 dims = dims.with(symbol, size);
             }
+            dims = dims.with_spans(flux_controls::spans(settings, evaluations));
         }
         let plain =
             subject(&self.part, TRANSFORMER.name, Phase::Denoise, dims, Runs { request: 1, steps: evaluations });
@@ -524,6 +484,27 @@ impl Denoiser for FluxDenoiser {
         let (cos, sin) = net.rotary(settings.prompt_tokens(), &grids(settings))?;
         session.set(ports.cos, &cos)?;
         session.set(ports.sin, &sin)
+    }
+
+    fn follow(
+        &self,
+        session: &mut Session<'_>,
+        (followed, batch): (&[Vec<f32>], usize),
+        pictures: &[usize],
+    ) -> Result<()> {
+        for ((ports, followed), config) in self.part.net.controls.iter().zip(followed).zip(&self.controls) {
+            // Pixels are the same for all pictures.
+            if config.takes_pixels() {
+                continue;
+            }
+            let each = followed.len() / batch;
+            let mut own = reserve::room("the latents", each * pictures.len())?;
+            for &picture in pictures {
+                own.extend_from_slice(&followed[picture * each..(picture + 1) * each]);
+            }
+            session.set(ports.picture, &own)?;
+        }
+        Ok(())
     }
 
     fn filled_bytes(&self, settings: &Settings) -> usize {

@@ -338,6 +338,8 @@ pub struct Given<'a> {
     pub controls: &'a [Vec<f32>],
     /// What an IP-Adapter is given for each pass.
     pub ip: &'a [Vec<f32>],
+    /// The first pass of those that are computed at once.
+    pub pass: usize,
     /// How many passes are computed at once.
     pub passes: usize,
     /// How many pictures are computed at once in each of these passes.
@@ -431,6 +433,21 @@ pub trait Denoiser: Networks {
     /// # Errors
     /// What filling ports returns.
     fn fill(&self, subject: usize, session: &mut Session<'_>, given: &Given<'_>) -> Result<()>;
+
+    /// Gives the ControlNets of a session that is filled what they take of some `pictures` of the batch, if it differs between pictures;
+    /// `followed` is that of all, for each ControlNet, and `batch` says how many these are.
+    ///
+    /// # Errors
+    /// What filling ports returns.
+    fn follow(
+        &self,
+        session: &mut Session<'_>,
+        (followed, batch): (&[Vec<f32>], usize),
+        pictures: &[usize],
+    ) -> Result<()> {
+        let _ = (session, followed, batch, pictures);
+        Ok(())
+    }
 
     /// Bytes of the arrays that [`fill`](Denoiser::fill) makes beside those of the prompts, as far as they grow with the picture.
     fn filled_bytes(&self, settings: &Settings) -> usize {

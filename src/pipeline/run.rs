@@ -33,8 +33,14 @@ impl Machine {
             return Ok(Arc::clone(kept));
         }
         let ComponentPlan { placement, batch, .. } = planned(plan, subject.name)?;
-        let (device, runs) = (self.backend.device(), batch.runs(subject.runs));
-        DeviceWeights::place(subject.model, subject.bound, device, &self.ledger, placement, runs).map(Arc::new)
+        let &Subject { model, bound, ref dims, runs, .. } = subject;
+        let (device, ledger) = (self.backend.device(), &self.ledger);
+        if plan.all_resident {
+            // Requests to come may run what this one does not.
+            return DeviceWeights::place(model, bound, device, ledger, placement, batch.runs(runs)).map(Arc::new);
+        }
+        let order = batch.order(model, dims, runs);
+        DeviceWeights::place_in_order(model, bound, device, ledger, placement, order).map(Arc::new)
     }
 
     /// Keeps the weights of all `subjects` on the device if the plan says so, and none of an earlier plan otherwise.
@@ -99,6 +105,8 @@ pub struct Running<'m> {
     weights: Arc<DeviceWeights>,
     dims: Dims,
     batch: Batch,
+    /// The sizes of the request.
+    dims: Dims,
     phase: Phase,
     /// Whether the listener hears of its stages.
     heard: bool,
@@ -121,6 +129,15 @@ impl<'m> Running<'m> {
     /// [`Error::Graph`](crate::Error::Graph) if its subject has no such symbol.
     pub fn dim(&self, symbol: Symbol) -> Result<usize> {
         self.dims.get(symbol)
+    }
+
+    /// What is computed from now on is of guidance pass `pass`, if passes are computed one after the other, in step number `step` of
+    /// the subject.
+    ///
+    /// # Errors
+    /// As [`Session::choose`].
+    pub(super) fn choose(&mut self, pass: usize, step: usize) -> Result<()> {
+        self.session.choose(self.batch.form(&self.dims, pass, step))
     }
 
     /// Fills an F32 port.
@@ -183,9 +200,9 @@ impl<'a> Run<'a> {
         let weights = self.machine.weights(self.plan, subject)?;
         let &ComponentPlan { way, batch, .. } = planned(self.plan, subject.name)?;
         let Machine { backend, ledger, .. } = &*self.machine;
-        let dims = batch.dims(&subject.dims);
-        let session = Session::in_way(way, subject.model, &weights, &dims, backend, ledger)?;
-        Ok(Running { session, weights, dims, batch, phase: subject.phase, heard: true })
+        let forms = batch.forms(&subject.dims);
+        let session = Session::in_forms(way, subject.model, &weights, &forms, backend, ledger)?;
+        Ok(Running { session, weights, batch, dims: subject.dims.clone(), phase: subject.phase, heard: true })
     }
 
     /// As [`start`](Run::start), of work that is in no phase and that nobody hears of.
@@ -210,15 +227,29 @@ impl<'a> Run<'a> {
         if part != Part::Shortcut {
             return Ok(());
         }
-        let [rest, shortcut] = [Part::Rest, part].map(|part| running.session.model().part(part).len());
+        let [rest, shortcut] = [Part::Rest, part].map(|part| running.session.stages_of(part).len());
         self.pass_over(running, rest.saturating_sub(shortcut))
     }
 
-    /// Skips a whole step.
+    /// Computes the lead of a step before its turn: nobody hears of that.
+    ///
+    /// # Errors
+    /// As [`compute`](Run::compute).
+    pub(super) fn look_ahead(&mut self, running: &mut Running<'_>) -> Result<()> {
+        let heard = std::mem::replace(&mut running.heard, false);
+        let looked = self.compute_stages(running, Stages::In(Part::Lead));
+        running.heard = heard;
+        looked
+    }
+
+    /// Skips a whole step, in all its parts.
     pub(super) fn skip(&mut self, running: &mut Running<'_>) -> Result<()> {
-        running.session.skip_step();
-        let stages = running.session.model().part(Part::Lead).len();
-        self.pass_over(running, stages)
+        let stages = running.session.stages_of(Part::Lead).len();
+        for _ in 0..running.batch.parts_each_step() {
+            running.session.skip_step();
+            self.pass_over(running, stages)?;
+        }
+        Ok(())
     }
 
     /// So many stages are done that were not computed.
@@ -300,10 +331,11 @@ enum Stages {
 
 /// How many stages run for `subject` in one request that follows `plan`.
 pub(super) fn stage_runs(plan: &Plan, subject: &Subject<'_>) -> usize {
-    let runs = plan.component(subject.name).map_or(subject.runs, |component| component.batch.runs(subject.runs));
-    let model = subject.model;
-    let step = model.part(Part::Lead).len() + model.part(Part::Rest).len();
-    model.at(Cadence::Request).len() * runs.request + step * runs.steps
+    let batch = plan.component(subject.name).map_or(Batch::default(), |component| component.batch);
+    let stages = subject.model.stages();
+    let runs = |stage: &usize| stages[*stage].cadence != Cadence::Instead;
+    let order = batch.order(subject.model, &subject.dims, subject.runs).into_iter();
+    order.map(|(list, times)| list.iter().copied().filter(runs).count() * times).sum()
 }
 
 /// The beginning of a long text.

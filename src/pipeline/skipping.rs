@@ -1,6 +1,8 @@
 //! Which evaluations a step cache skips: decided on the host, by the same numbers wherever weights are, so that what streams skips what
 //! stays skips. Each pass of an evaluation is decided by itself; pictures of a batch are decided together, as diffusers does it.
 
+use std::ops::Range;
+
 use super::step_cache::{Cache, CacheKind, Caches};
 use crate::{Result, reserve};
 
@@ -22,6 +24,8 @@ pub(super) struct Skipping {
     series: Series,
     /// For each pass, which evaluations were computed.
     pub(super) computed: Vec<Vec<bool>>,
+    /// What the skipped stages added when they were computed last, for each part of a batch that is computed in parts.
+    pub(super) kept: Vec<Vec<f32>>,
 }
 
 /// What one pass is decided by.
@@ -44,28 +48,38 @@ impl Skipping {
         };
         let deciders = (0..passes).map(decider).collect();
         let computed = vec![Vec::new(); passes];
-        Ok(Skipping { cache, evaluations, deciders, series: Series::default(), computed })
+        Ok(Skipping { cache, evaluations, deciders, series: Series::default(), computed, kept: Vec::new() })
     }
 
-    /// Which passes of `evaluation` are computed, if the model's lead gave `probe`, in equal parts for each pass.
-    pub(super) fn decide(&mut self, evaluation: usize, probe: &[f32]) -> Result<Vec<bool>> {
+    /// Which of `passes` of `evaluation` are computed, if the model's lead gave `probe`, in equal parts for each of them.
+    pub(super) fn decide(&mut self, evaluation: usize, passes: Range<usize>, probe: &[f32]) -> Result<Vec<bool>> {
         let threshold = self.cache.threshold;
         let is_last = evaluation + 1 == self.evaluations;
-        let each = probe.len() / self.deciders.len().max(1);
-        let mut passes = Vec::with_capacity(self.deciders.len());
-        for (pass, decider) in self.deciders.iter_mut().enumerate() {
-            let probe = &probe[pass * each..(pass + 1) * each];
-            passes.push(match decider {
+        let each = probe.len() / passes.len().max(1);
+        let mut decided = Vec::with_capacity(passes.len());
+        for (at, pass) in passes.enumerate() {
+            let probe = &probe[at * each..(at + 1) * each];
+            let Some((decider, computed)) = self.deciders.get_mut(pass).zip(self.computed.get_mut(pass)) else {
+                continue;
+            };
+            let computes = match decider {
                 Decider::FirstBlock(first_block) => first_block.computes(probe, threshold)?,
                 Decider::TeaCache(teacache) => teacache.computes(probe, threshold, is_last)?,
                 Decider::MagCache(magcache) => magcache.computes(threshold),
                 Decider::TaylorSeer => Series::computes(evaluation, threshold),
-            });
+            };
+            computed.push(computes);
+            decided.push(computes);
         }
-        for (computed, now) in self.computed.iter_mut().zip(&passes) {
-            computed.push(*now);
+        Ok(decided)
+    }
+
+    /// Keeps `residual` of part number `number`.
+    pub(super) fn keep(&mut self, number: usize, residual: Vec<f32>) {
+        if self.kept.len() <= number {
+            self.kept.resize(number + 1, Vec::new());
         }
-        Ok(passes)
+        self.kept[number] = residual;
     }
 
     /// Whether predictions are extrapolated, so that nothing of a model runs in evaluations that are skipped.
@@ -288,7 +302,7 @@ mod tests {
         let caches = Caches { first_block: true, ..Caches::NONE };
         let cache = Cache { kind: CacheKind::FirstBlock, threshold: 0.25 };
         let mut skipping = Skipping::new(cache, &caches, 4, 2).unwrap();
-        let mut decide = |evaluation, probe: [f32; 4]| skipping.decide(evaluation, &probe).unwrap();
+        let mut decide = |evaluation, probe: [f32; 4]| skipping.decide(evaluation, 0..2, &probe).unwrap();
         assert_eq!(decide(0, [1.0, 1.0, 1.0, 1.0]), [true, true]);
         assert_eq!(decide(1, [1.5, 1.0, 2.0, 1.0]), [false, true]);
         // Compared with what was computed last.

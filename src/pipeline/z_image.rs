@@ -232,13 +232,13 @@ impl Networks for ZImageDenoiser {
 }
 
 impl ZImageDenoiser {
-    /// The prompt of every item of the batch, filled up with zeros, and which tokens are there.
-    fn texts(&self, given: &Given<'_>, sizes: &Sizes) -> Result<(Vec<f32>, Vec<f32>)> {
-        let (width, room) = (self.0.net.config().cap_feat_dim, sizes.text_tokens());
+    /// The prompt of every item of `sizes`, filled up with zeros to `room` tokens, and which tokens are there.
+    fn texts(&self, given: &Given<'_>, sizes: &Sizes, room: usize) -> Result<(Vec<f32>, Vec<f32>)> {
+        let width = self.0.net.config().cap_feat_dim;
         let items = sizes.batch * sizes.texts.len();
         let mut text = reserve::room("the prompts", items.saturating_mul(room * width))?;
         let mut kept = reserve::room("the prompts", items.saturating_mul(room))?;
-        for (i, Prompt(arrays)) in given.prompts.iter().enumerate() {
+        for (i, Prompt(arrays)) in given.prompts.iter().take(given.passes).enumerate() {
             let tokens = arrays[0].len() / width;
             for item in 0..sizes.batch {
                 text.extend_from_slice(&arrays[0]);
@@ -264,18 +264,21 @@ impl Denoiser for ZImageDenoiser {
     }
 
     fn fill(&self, _: usize, session: &mut Session<'_>, given: &Given<'_>) -> Result<()> {
-        let (net, sizes) = (&self.0.net, sizes(given.settings));
+        let (net, all) = (&self.0.net, sizes(given.settings));
+        let room = all.text_tokens();
+        let own = all.texts.get(given.pass..given.pass + given.passes).unwrap_or_default().to_vec();
+        let sizes = Sizes { batch: given.pictures, texts: own, ..all };
         let (ports, scale) = (&net.ports, net.config().t_scale);
         // Time runs the other way, in thousandths.
         session.set(ports.time, &given.times(|sigma| sinusoid((1000.0 - sigma * 1000.0) / 1000.0 * scale))?)?;
-        let (text, kept) = self.texts(given, &sizes)?;
+        let (text, kept) = self.texts(given, &sizes, room)?;
         session.set(ports.text, &text)?;
         session.set(ports.text_kept, &kept)?;
         let tokens = sizes.image_tokens();
         let mut kept = reserve::repeat("the picture's tokens", &[1.0], sizes.image[0] * sizes.image[1])?;
         kept.resize(tokens, 0.0);
         session.set(ports.image_kept, &kept)?;
-        let (cos, sin) = net.rotary(&sizes)?;
+        let (cos, sin) = net.rotary(&sizes, room)?;
         session.set(ports.cos, &cos)?;
         session.set(ports.sin, &sin)
     }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::Range;
 
 use super::Runs;
-use crate::stage::{Dims, Symbol};
+use crate::stage::{Cadence, Dims, Model, Symbol};
 
 /// The items of a batch, and which of them are computed at once. Item `pass * pictures + i` is picture `i` of that pass.
 ///
@@ -47,12 +47,9 @@ impl Batch {
         }
     }
 
-    /// The ways to compute it in a request of size `dims`: all at once, a pass at once, and then half of the pictures again and again.
-    pub(crate) fn all(self, dims: &Dims) -> Vec<Batch> {
+    /// The ways to compute it: all at once, a pass at once, and then half of the pictures again and again.
+    pub(crate) fn all(self) -> Vec<Batch> {
         let mut batches = vec![self];
-        if dims.get(Symbol::UNDIVIDED).is_ok() {
-            return batches;
-        }
         if self.passes > 1 {
             batches.push(Batch { at_once: Some(self.pictures), ..self });
         }
@@ -119,11 +116,48 @@ impl Batch {
     /// The sizes of a session for a request of size `dims`.
     pub(crate) fn dims(self, dims: &Dims) -> Dims {
         let Some(pictures) = self.at_once else { return dims.clone() };
-        let one = dims.clone().with(Symbol::PASSES, 1).with(Symbol::BATCH, pictures);
-        match dims.get(Symbol::CONDITIONS) {
-            Ok(conditions) => one.with(Symbol::CONDITIONS, self.conditions(conditions / self.passes)),
-            Err(_) => one,
+        let mut one = dims.clone().with(Symbol::PASSES, 1).with(Symbol::BATCH, pictures);
+        for (symbol, size) in [(Symbol::PICTURES, pictures), (Symbol::TABLES, 1)] {
+            // Items of one pass share a table.
+            one = if one.find(symbol).is_some() { one.with(symbol, size) } else { one };
         }
+        match dims.find(Symbol::CONDITIONS) {
+            Some(conditions) => one.with(Symbol::CONDITIONS, self.conditions(conditions / self.passes)),
+            None => one,
+        }
+    }
+
+    /// The sizes that a session has graphs for in a request of size `dims`: of each pass, if passes differ and are computed one after
+    /// the other, those of each span of steps. Its ports are equally large in all of them.
+    pub(crate) fn forms(self, dims: &Dims) -> Vec<Dims> {
+        let mut forms = Vec::new();
+        for pass in 0..self.forms_of_passes(dims) {
+            let pass = self.at_once.map(|_| pass);
+            forms.extend(self.dims(&dims.in_pass(pass)).in_spans());
+        }
+        forms
+    }
+
+    /// Which of the forms is that of `pass` in step number `step`.
+    pub(crate) fn form(self, dims: &Dims, pass: usize, step: usize) -> usize {
+        let pass = pass.min(self.forms_of_passes(dims) - 1);
+        pass * dims.span_count() + dims.span_of(step)
+    }
+
+    fn forms_of_passes(self, dims: &Dims) -> usize {
+        if self.at_once.is_some() && dims.passes_differ() { self.passes } else { 1 }
+    }
+
+    /// In which order the stages of `model` run in a request of size `dims`, as often as `runs` says if all is computed at once: lists
+    /// of stages, and how often each runs before the next begins.
+    pub(crate) fn order(self, model: &Model, dims: &Dims, runs: Runs) -> Vec<(Vec<usize>, usize)> {
+        let mut order = vec![(model.at(Cadence::Request).collect(), self.runs(runs).request)];
+        for (form, steps) in dims.in_spans().iter().zip(dims.steps_of_spans(runs.steps)) {
+            let idle = model.idle(form);
+            let stages = model.at(Cadence::Step).filter(|&stage| !idle[stage]).collect();
+            order.push((stages, steps.saturating_mul(self.parts_each_step())));
+        }
+        order
     }
 }
 
@@ -145,6 +179,7 @@ impl fmt::Display for Batch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stage::Span;
 
     fn batch(passes: usize, pictures: usize) -> Batch {
         let items = passes * pictures;
@@ -156,7 +191,7 @@ mod tests {
     #[test]
     fn passes_come_apart_before_pictures() {
         let at_once = |passes, pictures| {
-            let batches = batch(passes, pictures).all(&Dims::new()).into_iter();
+            let batches = batch(passes, pictures).all().into_iter();
             batches.map(|batch| batch.at_once).collect::<Vec<_>>()
         };
         assert_eq!(at_once(1, 1), [None]);
@@ -164,15 +199,13 @@ mod tests {
         assert_eq!(at_once(3, 5), [None, Some(5), Some(3), Some(2), Some(1)]);
         assert_eq!(at_once(1, 4), [None, Some(2), Some(1)]);
         let unknown = Dims::new().with(Symbol::BATCH, 3);
-        assert_eq!(Batch::of(&unknown).all(&unknown), [Batch::default()]);
-        let undivided = unknown.with(Symbol::PASSES, 3).with(Symbol::UNDIVIDED, 1);
-        assert_eq!(Batch::of(&undivided).all(&undivided), [batch(3, 1)]);
+        assert_eq!(Batch::of(&unknown).all(), [Batch::default()]);
     }
 
     #[test]
     fn every_item_is_in_one_part() {
         for (passes, pictures) in [(1, 1), (2, 1), (1, 7), (2, 5), (3, 3)] {
-            for batch in batch(passes, pictures).all(&Dims::new()) {
+            for batch in batch(passes, pictures).all() {
                 let parts = batch.parts();
                 assert_eq!(parts.len(), batch.parts_each_step(), "{batch:?}");
                 let items: Vec<usize> = parts.iter().flat_map(|part| part.items.clone()).collect();
@@ -183,6 +216,29 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn passes_and_spans_have_forms() {
+        const LENGTH: Symbol = Symbol::new("length");
+        const ACTIVE: Symbol = Symbol::new("active");
+        let span = |steps, active| Span { steps, sizes: vec![(ACTIVE, active)] };
+        let dims = Dims::new().with(Symbol::PASSES, 2).with(Symbol::BATCH, 6).with(LENGTH, 9);
+        let dims = dims.with_in_pass(0, LENGTH, 7).with_in_pass(1, LENGTH, 8);
+        let found = |batch: Batch, dims: &Dims| {
+            let of = |form: &Dims| [LENGTH, ACTIVE].map(|symbol| form.find(symbol));
+            batch.forms(dims).iter().map(of).collect::<Vec<_>>()
+        };
+        let (whole, apart) = (Batch::of(&dims), Batch { at_once: Some(3), ..Batch::of(&dims) });
+        assert_eq!(found(whole, &dims), [[Some(9), None]]);
+        assert_eq!(found(apart, &dims), [[Some(7), None], [Some(8), None]]);
+        let spans = dims.clone().with_spans(vec![span(2, 1), span(3, 0)]);
+        assert_eq!(found(whole, &spans), [[Some(9), Some(1)], [Some(9), Some(0)]]);
+        let both = [[Some(7), Some(1)], [Some(7), Some(0)], [Some(8), Some(1)], [Some(8), Some(0)]];
+        assert_eq!(found(apart, &spans), both);
+        assert_eq!([0, 1, 2, 4].map(|step| apart.form(&spans, 1, step)), [2, 2, 3, 3]);
+        assert_eq!([0, 4].map(|step| whole.form(&spans, 1, step)), [0, 1]);
+        assert_eq!(apart.form(&dims, 1, 4), 1);
     }
 
     #[test]

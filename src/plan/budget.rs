@@ -111,7 +111,7 @@ fn component_plan(
     limits: &Limits,
 ) -> ComponentPlan {
     let (resident_bytes, slots, slot_bytes) = bytes_of(component, &streamed);
-    let (moved_once, moved_each_run) = moved(&component.in_variant(variant), &streamed);
+    let [once, moved_in_some_steps, moved_each_run] = moved(&component.in_variant(variant), &streamed);
     let chosen = &component.variants[variant];
     let parts = Parts {
         weights: resident_bytes,
@@ -136,7 +136,8 @@ fn component_plan(
         pages: component.stages.iter().map(|stage| stage.file).fold(0, usize::saturating_add),
         read_each_step: 0,
         copied_stages: component.stages.iter().filter(|stage| stage.weights > 0).count(),
-        moved_once,
+        moved_once: once.saturating_add(moved_in_some_steps),
+        moved_in_some_steps,
         moved_each_step: moved_each_run.saturating_mul(chosen.batch.parts_each_step()),
     }
 }
@@ -175,6 +176,7 @@ mod tests {
                 mapped: 0,
                 file: weights,
                 stays,
+                idle: 0,
             };
             stages.into_iter().enumerate().map(stage).collect()
         })
@@ -304,6 +306,7 @@ mod tests {
             mapped: 0,
             file: weights,
             stays: false,
+            idle: 0,
         };
         let mut stages = vec![stage(500, Cadence::Request)];
         stages.extend(step.iter().map(|&weights| stage(weights, Cadence::Step)));
@@ -343,6 +346,17 @@ mod tests {
         assert_eq!(streamed.placement.slot_of, [Some(0), None, None, Some(1), Some(0), Some(1), Some(0)]);
         assert_eq!(auto(4535).unwrap().streamed(), 0);
         assert_eq!(auto(100).unwrap_err().least, 35 + 2000);
+    }
+
+    #[test]
+    fn stages_move_in_the_steps_in_which_they_run() {
+        let mut component = component(&[1000, 900, 500]);
+        component.stages[1].idle = 4;
+        let plan = within(&component, Offload::Sequential, 2035).unwrap();
+        assert_eq!((plan.streamed(), plan.moved_once, plan.moved_each_step), (4, 500 + 6 * 1000, 1400));
+        component.variants[0].batch = Batch { passes: 2, pictures: 1, at_once: Some(1) };
+        let plan = within(&component, Offload::Sequential, 2035).unwrap();
+        assert_eq!((plan.moved_once, plan.moved_each_step), (2 * 500 + 12 * 1000, 2800));
     }
 
     #[test]

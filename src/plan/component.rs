@@ -18,6 +18,8 @@ pub struct StageBytes {
     pub file: usize,
     /// Whether its weights have to stay: another stage uses them too, or it runs in steps that skip others.
     pub stays: bool,
+    /// In how many steps it does not run, and its weights do not move.
+    pub idle: usize,
 }
 
 /// A way to compute a component: the same result for less memory and more time.
@@ -68,8 +70,14 @@ pub struct Component {
 impl Component {
     /// The same where its variant number `variant` is computed: its stages run as often as that takes.
     pub(super) fn in_variant(&self, variant: usize) -> Component {
-        let runs = self.variants.get(variant).map_or(self.runs, |variant| variant.batch.runs(self.runs));
-        Component { runs, ..self.clone() }
+        let mut component = self.clone();
+        if let Some(variant) = self.variants.get(variant) {
+            component.runs = variant.batch.runs(self.runs);
+            for stage in &mut component.stages {
+                stage.idle = stage.idle.saturating_mul(variant.batch.parts_each_step());
+            }
+        }
+        component
     }
 
     /// The same beside `other`, computed as its variant number `variant` with all of its weights on the device.
@@ -97,6 +105,11 @@ impl Component {
     pub(super) fn least_pages(&self) -> usize {
         let largest = self.stages.iter().map(|stage| stage.file).max().unwrap_or(0);
         largest.saturating_mul(2).min(self.pages())
+    }
+
+    /// How often `stage` runs in a request.
+    pub(super) fn runs_of(&self, stage: &StageBytes) -> usize {
+        self.runs.of(stage.cadence).saturating_sub(stage.idle)
     }
 
     /// Bytes of all its weights that are copied.

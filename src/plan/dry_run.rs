@@ -20,7 +20,19 @@ pub(crate) struct Touch {
     pub(crate) written: Vec<usize>,
 }
 
+impl Touch {
+    /// The maps of both.
+    fn join(&mut self, other: Touch) {
+        for (all, more) in [(&mut self.read, other.read), (&mut self.written, other.written)] {
+            all.extend(more);
+            all.sort_unstable();
+            all.dedup();
+        }
+    }
+}
+
 /// What one stage was found to do and to take.
+#[derive(Clone)]
 struct Found {
     touch: Touch,
     activations: usize,
@@ -69,6 +81,34 @@ impl DryRun {
         Ok(DryRun { stages: model.stages().iter().map(dry).collect::<Result<_>>()? })
     }
 
+    /// The same for each of `forms`, sizes of one session: what a stage takes in the one in which it takes most.
+    ///
+    /// # Errors
+    /// As [`new`](DryRun::new).
+    pub(crate) fn of_forms(
+        model: &Model,
+        dtype: impl Fn(WeightId) -> Option<DType>,
+        forms: &[Dims],
+        tokens: usize,
+        backend: &Backend,
+    ) -> Result<DryRun> {
+        let mut all = DryRun { stages: Vec::new() };
+        for dims in forms {
+            let stages = DryRun::new(model, &dtype, dims, tokens, backend)?.stages;
+            if all.stages.is_empty() {
+                all.stages = stages;
+                continue;
+            }
+            for (most, found) in all.stages.iter_mut().zip(stages) {
+                most.touch.join(found.touch);
+                most.activations = most.activations.max(found.activations);
+                most.scratch = most.scratch.join(found.scratch);
+                most.tokens = most.tokens.max(found.tokens);
+            }
+        }
+        Ok(all)
+    }
+
     /// Bytes that the intermediate results of the largest stage take.
     pub(crate) fn activations(&self) -> usize {
         self.stages.iter().map(|found| found.activations).max().unwrap_or(0)
@@ -76,15 +116,27 @@ impl DryRun {
 
     /// The ports that the stages of a step read and that hold something else for each pass, as the stages of a request left it.
     pub(crate) fn of_a_pass(&self, model: &Model) -> Vec<Port> {
-        let steps = self.stages.get(model.at(Cadence::Step)).unwrap_or_default();
-        let mut read: Vec<usize> = steps.iter().flat_map(|found| found.touch.read.iter().copied()).collect();
-        read.sort_unstable();
-        read.dedup();
+        let kept = self.of_a_part(model);
         let is_of_a_pass = |port: &Port| {
             let spec = &model.ports()[port.index()];
-            spec.lifetime == Lifetime::Request && spec.grows_with_passes()
+            spec.lifetime == Lifetime::Request && spec.differs_between_passes() && !kept.contains(port)
         };
-        read.into_iter().map(|position| model.port_at(position)).filter(is_of_a_pass).collect()
+        self.of_steps(model, |touch| &touch.read).filter(is_of_a_pass).collect()
+    }
+
+    /// The ports that the stages of a step leave to those of the next, for each part of a batch something else.
+    pub(crate) fn of_a_part(&self, model: &Model) -> Vec<Port> {
+        let is_kept = |port: &Port| model.ports()[port.index()].lifetime == Lifetime::Request;
+        self.of_steps(model, |touch| &touch.written).filter(is_kept).collect()
+    }
+
+    /// The ports that the stages of a step touch in a way, each once.
+    fn of_steps(&self, model: &Model, touched: impl Fn(&Touch) -> &Vec<usize>) -> impl Iterator<Item = Port> {
+        let steps = self.stages.get(model.at(Cadence::Step)).unwrap_or_default();
+        let mut positions: Vec<usize> = steps.iter().flat_map(|found| touched(&found.touch).iter().copied()).collect();
+        positions.sort_unstable();
+        positions.dedup();
+        positions.into_iter().map(|position| model.port_at(position))
     }
 
     /// The most tokens that any stage can compute in pieces; 0 if none does.

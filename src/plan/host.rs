@@ -82,6 +82,7 @@ mod tests {
             mapped: file,
             file,
             stays: false,
+            idle: 0,
         };
         let batch = Batch::default();
         let variants = vec![

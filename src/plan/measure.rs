@@ -47,15 +47,15 @@ impl Subject<'_> {
             manifest.iter().map(|(id, weight)| layout::wanted(weight, bound.dtype(id), device)).collect();
         let in_file = |id: &WeightId| bound.pieces(*id).iter().map(|piece| piece.bytes().len()).sum::<usize>();
         let mut variants: Vec<Variant> = Vec::new();
-        for batch in Batch::of(dims).all(dims) {
-            let part = Subject { dims: batch.dims(dims), ..self.clone() };
-            for variant in part.variants(batch, &dtypes, backend)? {
+        for batch in Batch::of(dims).all() {
+            for variant in self.variants(batch, &dtypes, backend)? {
                 if variants.last().is_none_or(|last| variant.bytes() < last.bytes()) {
                     variants.push(variant);
                 }
             }
         }
-        let stages = model.stages().iter().zip(layouts).map(|(stage, layout)| StageBytes {
+        let idle = self.idle_steps();
+        let stages = model.stages().iter().zip(layouts).zip(idle).map(|((stage, layout), idle)| StageBytes {
             name: stage.name.clone(),
             cadence: stage.cadence,
             weights: layout.bytes,
@@ -63,13 +63,26 @@ impl Subject<'_> {
             file: stage.weights.iter().map(in_file).sum(),
             // A ring goes round in one order, which a stage between skipped ones would break.
             stays: layout.shared || (model.can_skip() && stage.cadence == Cadence::Step),
+            idle,
         });
         Ok(Component { name, phase, stages: stages.collect(), variants, runs, beside: 0, company: 0 })
     }
 
+    /// In how many steps each stage does not run.
+    fn idle_steps(&self) -> Vec<usize> {
+        let mut idle = vec![0; self.model.stages().len()];
+        for (form, steps) in self.dims.in_spans().iter().zip(self.dims.steps_of_spans(self.runs.steps)) {
+            for (idle, is_idle) in idle.iter_mut().zip(self.model.idle(form)) {
+                *idle += if is_idle { steps } else { 0 };
+            }
+        }
+        idle
+    }
+
     /// The ways to compute it, which is what is computed at once of `batch`, with weights of the formats `dtypes`.
     fn variants(&self, batch: Batch, dtypes: &[DType], backend: &Backend) -> Result<Vec<Variant>> {
-        let whole = DryRun::new(self.model, |id| dtypes.get(id.index()).copied(), &self.dims, usize::MAX, backend)?;
+        let dtype = |id: WeightId| dtypes.get(id.index()).copied();
+        let whole = DryRun::of_forms(self.model, dtype, &batch.forms(&self.dims), usize::MAX, backend)?;
         let mut variants = vec![self.in_tokens((Way::Whole, batch), &whole, backend.device())?];
         for way in Way::all(self.model, whole.tokens()).into_iter().skip(1) {
             variants.push(self.variant((way, batch), dtypes, backend)?);
@@ -83,7 +96,7 @@ impl Subject<'_> {
         let device = backend.device();
         let dtype = |id: WeightId| dtypes.get(id.index()).copied();
         if let Way::Strips(bytes) = way {
-            let run = StripRun::new(model, dtype, dims, bytes, backend)?;
+            let run = StripRun::new(model, dtype, &batch.dims(dims), bytes, backend)?;
             let (exchanged, maps) = (Buffer::allocated(device, run.exchanged), run.maps.total);
             // Where the device computes in host memory, maps there are on the device.
             let (ports, host) = if maps_on_host(device) { (exchanged, maps) } else { (exchanged + maps, 0) };
@@ -92,21 +105,26 @@ impl Subject<'_> {
             let graphs = run.stages.iter().flatten().map(|pass| pass.shapes.len()).sum();
             return Ok(Variant { way, batch, ports, host, activations: run.activations, scratch: run.scratch, graphs });
         }
-        self.in_tokens((way, batch), &DryRun::new(model, dtype, dims, way.tokens(), backend)?, device)
+        let run = DryRun::of_forms(model, dtype, &batch.forms(dims), way.tokens(), backend)?;
+        self.in_tokens((way, batch), &run, device)
     }
 
     /// What it takes to compute it `way`, which is not in strips, as `run` found.
     fn in_tokens(&self, (way, batch): (Way, Batch), run: &DryRun, device: Device) -> Result<Variant> {
-        let ports = Buffer::allocated(device, run.pack_ports(self.model, &self.dims, device)?.total);
-        let (activations, scratch, graphs) = (run.activations(), run.scratch(), self.model.stages().len());
-        // What is ready for the passes that have to wait.
+        let dims = batch.dims(&self.dims);
+        let ports = Buffer::allocated(device, run.pack_ports(self.model, &dims, device)?.total);
+        let (activations, scratch) = (run.activations(), run.scratch());
+        let graphs = self.model.stages().len().saturating_mul(batch.forms(&self.dims).len());
+        // What is ready for the passes that have to wait, and what is kept of parts.
         let mut host = 0usize;
-        if batch.sharing().len() > 1 {
-            for port in run.of_a_pass(self.model) {
+        for (count, ports) in
+            [(batch.sharing().len(), run.of_a_pass(self.model)), (batch.parts_each_step(), run.of_a_part(self.model))]
+        {
+            for port in if count > 1 { &ports[..] } else { &[] } {
                 let spec = &self.model.ports()[port.index()];
-                host = host.saturating_add(spec.shape(&self.dims)?.bytes(spec.dtype).unwrap_or(usize::MAX));
+                let bytes = spec.shape(&dims)?.bytes(spec.dtype).unwrap_or(usize::MAX);
+                host = host.saturating_add(bytes.saturating_mul(count));
             }
-            host = host.saturating_mul(batch.passes);
         }
         Ok(Variant { way, batch, ports, host, activations, scratch, graphs })
     }

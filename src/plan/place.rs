@@ -52,24 +52,25 @@ fn footprint(component: &Component, streamed: &[bool]) -> usize {
     resident.saturating_add(slot.saturating_mul(slots))
 }
 
-/// Bytes that move in a request: once a request, and in each step that skips nothing.
-pub(super) fn moved(component: &Component, streamed: &[bool]) -> (usize, usize) {
-    let (mut once, mut each_step) = (0usize, 0usize);
+/// Bytes that move in a request: once a request; in all for stages that some steps do without; and in each step that skips nothing.
+pub(super) fn moved(component: &Component, streamed: &[bool]) -> [usize; 3] {
+    let (mut once, mut some, mut each_step) = (0usize, 0usize, 0usize);
     for (stage, streams) in component.stages.iter().zip(streamed) {
         match (streams, stage.cadence) {
             (true, Cadence::Request) => {
                 once = once.saturating_add(stage.weights.saturating_mul(component.runs.request))
             }
-            (true, _) => each_step = each_step.saturating_add(stage.weights),
+            (true, _) if stage.idle == 0 => each_step = each_step.saturating_add(stage.weights),
+            (true, _) => some = some.saturating_add(stage.weights.saturating_mul(component.runs_of(stage))),
             (false, _) => once = once.saturating_add(stage.weights),
         }
     }
-    (once, each_step)
+    [once, some, each_step]
 }
 
 fn all_moved(component: &Component, streamed: &[bool]) -> usize {
-    let (once, each_step) = moved(component, streamed);
-    once.saturating_add(each_step.saturating_mul(component.runs.steps))
+    let [once, some, each_step] = moved(component, streamed);
+    once.saturating_add(some).saturating_add(each_step.saturating_mul(component.runs.steps))
 }
 
 pub(super) fn least_weights(component: &Component, offload: Offload) -> usize {
@@ -123,7 +124,7 @@ fn keep_small(component: &Component, streamed: &mut Streamed, available: usize) 
     let (_, _, slot) = bytes_of(component, streamed);
     for (i, stage) in component.stages.iter().enumerate() {
         let is_small = stage.weights <= slot / SMALL;
-        if streamed[i] && is_small && component.runs.of(stage.cadence) > 1 {
+        if streamed[i] && is_small && component.runs_of(stage) > 1 {
             stay_if_it_fits(component, streamed, i, available);
         }
     }
@@ -132,7 +133,7 @@ fn keep_small(component: &Component, streamed: &mut Streamed, available: usize) 
 /// Lets stages stay that run more than once, as long as they fit: first those that run most often, and of these the largest
 /// first.
 fn grow(component: &Component, streamed: &mut Streamed, available: usize) {
-    let runs = |i: usize| component.runs.of(component.stages[i].cadence);
+    let runs = |i: usize| component.runs_of(&component.stages[i]);
     let mut order: Vec<usize> = (0..streamed.len()).filter(|&i| streamed[i] && runs(i) > 1).collect();
     order.sort_by_key(|&i| (Reverse(runs(i)), Reverse(component.stages[i].weights), i));
     for i in order {

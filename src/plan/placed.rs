@@ -86,8 +86,10 @@ pub struct ComponentPlan {
     pub read_each_step: usize,
     /// How many stages have weights that are copied.
     pub copied_stages: usize,
-    /// Bytes that move to the device once a request.
+    /// Bytes that move to the device in a request beside those of each step.
     pub moved_once: usize,
+    /// Those of them that move in some of the steps.
+    pub moved_in_some_steps: usize,
     /// Bytes that move to the device in every step that skips nothing.
     pub moved_each_step: usize,
 }

@@ -16,8 +16,8 @@ impl Symbol {
     /// Guidance passes. If a request says how many, they may be computed one after the other: then [`Symbol::BATCH`] is a multiple of
     /// it, and [`Symbol::CONDITIONS`] too.
     pub const PASSES: Symbol = Symbol("passes");
-    /// There if all passes have to be computed at once.
-    pub const UNDIVIDED: Symbol = Symbol("undivided");
+    /// Pictures computed side by side in each guidance pass.
+    pub const PICTURES: Symbol = Symbol("pictures");
     /// Tokens of the picture.
     pub const IMAGE_TOKENS: Symbol = Symbol("image tokens");
     /// Tokens of the prompt.
@@ -28,6 +28,8 @@ impl Symbol {
     pub const TEXT_PAIRS: Symbol = Symbol("text pairs");
     /// Conditions that modulation is computed for: evaluations times guidance passes.
     pub const CONDITIONS: Symbol = Symbol("conditions");
+    /// Rotary tables: one, or one for each item of the batch.
+    pub const TABLES: Symbol = Symbol("tables");
     /// Columns of the latent picture.
     pub const LATENT_WIDTH: Symbol = Symbol("latent width");
     /// Rows of the latent picture.
@@ -52,7 +54,22 @@ impl fmt::Display for Symbol {
 
 /// The sizes of one request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Dims(Vec<(Symbol, usize)>);
+pub struct Dims {
+    sizes: Vec<(Symbol, usize)>,
+    /// Those of single passes.
+    of_passes: Vec<(usize, Symbol, usize)>,
+    /// Those of some of the steps.
+    spans: Vec<Span>,
+}
+
+/// Steps one after the other that have sizes of their own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// How many they are.
+    pub steps: usize,
+    /// Their sizes.
+    pub sizes: Vec<(Symbol, usize)>,
+}
 
 impl Dims {
     /// No sizes.
@@ -63,16 +80,78 @@ impl Dims {
     /// The same, with `value` for `symbol`.
     #[must_use]
     pub fn with(mut self, symbol: Symbol, value: usize) -> Dims {
-        match self.0.iter_mut().find(|(known, _)| *known == symbol) {
+        match self.sizes.iter_mut().find(|(known, _)| *known == symbol) {
             Some((_, known)) => *known = value,
-            None => self.0.push((symbol, value)),
+            None => self.sizes.push((symbol, value)),
         }
         self
     }
 
+    /// The same, with `value` for `symbol` if guidance pass number `pass` is computed by itself. No port is larger or smaller for it.
+    #[must_use]
+    pub fn with_in_pass(mut self, pass: usize, symbol: Symbol, value: usize) -> Dims {
+        self.of_passes.push((pass, symbol, value));
+        self
+    }
+
+    /// The same, where the steps are those of `spans`, in turn. No port is larger or smaller for it.
+    #[must_use]
+    pub fn with_spans(self, spans: Vec<Span>) -> Dims {
+        Dims { spans, ..self }
+    }
+
+    /// How many spans of steps there are.
+    pub(crate) fn span_count(&self) -> usize {
+        self.spans.len().max(1)
+    }
+
+    /// Which span step number `step` is of.
+    pub(crate) fn span_of(&self, step: usize) -> usize {
+        let mut end = 0;
+        let is_behind = |span: &&Span| {
+            end += span.steps;
+            end <= step
+        };
+        self.spans.iter().take_while(is_behind).count().min(self.span_count() - 1)
+    }
+
+    /// How many steps each span has, if a request has so many `steps`.
+    pub(crate) fn steps_of_spans(&self, steps: usize) -> Vec<usize> {
+        match self.spans.is_empty() {
+            true => vec![steps],
+            false => self.spans.iter().map(|span| span.steps).collect(),
+        }
+    }
+
+    /// Whether any size is that of a single pass.
+    pub(crate) fn passes_differ(&self) -> bool {
+        !self.of_passes.is_empty()
+    }
+
+    /// The sizes of guidance pass number `pass` by itself; of all of them for `None`.
+    pub(crate) fn in_pass(&self, pass: Option<usize>) -> Dims {
+        let mut one = Dims { of_passes: Vec::new(), ..self.clone() };
+        for &(of, symbol, value) in &self.of_passes {
+            if Some(of) == pass {
+                one = one.with(symbol, value);
+            }
+        }
+        one
+    }
+
+    /// The sizes in each span of steps.
+    pub(crate) fn in_spans(&self) -> Vec<Dims> {
+        let plain = Dims { spans: Vec::new(), ..self.clone() };
+        let with = |span: &Span| span.sizes.iter().fold(plain.clone(), |dims, &(symbol, n)| dims.with(symbol, n));
+        match self.spans.is_empty() {
+            true => vec![plain],
+            false => self.spans.iter().map(with).collect(),
+        }
+    }
+
     /// The value of `symbol`, if the request has one: for sizes that only some requests have.
     pub fn find(&self, symbol: Symbol) -> Option<usize> {
-        self.0.iter().find(|(known, _)| *known == symbol).map(|(_, value)| *value)
+        self.sizes.iter().find(|(known, _)| *known == symbol).map(|(_, value)| *value)
     }
 
     /// The value of `symbol`.

@@ -48,7 +48,8 @@ impl Model {
 
     /// Puts a stage without weights before stage number `before`.
     pub fn insert<B: Block + 'static>(&mut self, before: usize, name: &str, cadence: Cadence, block: B) {
-        let stage = Stage { name: name.to_owned(), cadence, weights: Vec::new(), block: Arc::new(block) };
+        let stage =
+            Stage { name: name.to_owned(), cadence, weights: Vec::new(), block: Arc::new(block), runs_if: None };
         self.stages.insert(before, stage);
     }
 }

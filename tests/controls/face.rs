@@ -16,8 +16,8 @@ use safetensors::tensor::{TensorView, serialize_to_file};
 use tempfile::TempDir;
 
 use super::support::synth::{Weight, weights};
-use super::support::{self, Golden, Layout, given};
-use super::{bits, converted, generate, on};
+use super::support::{self, Golden, Layout, given, in_parts};
+use super::{bits, bundled, converted, generate, on};
 
 const MOST: f64 = 1e-9;
 
@@ -44,9 +44,13 @@ impl Made {
     }
 
     fn opened(&self, projector: Option<&str>, infuse: PathBuf) -> pinhole::Result<Opened> {
+        self.opened_with(&self.path("dev"), projector, infuse)
+    }
+
+    fn opened_with(&self, model: &Path, projector: Option<&str>, infuse: PathBuf) -> pinhole::Result<Opened> {
         let id_projector = projector.map(|name| self.path(name));
         let additions = Additions { controls: vec![infuse], id_projector, takes_id: true, ..Additions::default() };
-        pipeline::open_with(&Source::open(&self.path("dev"))?, &additions)
+        pipeline::open_with(&Source::open(model)?, &additions)
     }
 
     /// The numbers of a face by the formula.
@@ -170,9 +174,12 @@ fn streamed_equals_resident() {
     let made = Made::new();
     let request = Request { steps: Some(2), ..made.request("face_cfg") };
     for file_type in [None, Some("q8_0"), Some("q4_k_s")] {
-        let infuse = made.path("infuse");
-        let infuse = file_type.map_or_else(|| infuse.clone(), |file_type| converted(&infuse, file_type));
-        let mut pipeline = on(made.opened(Some("projector.safetensors"), infuse).unwrap(), "cpu:discrete");
+        let (mut model, mut infuse) = (made.path("dev"), made.path("infuse"));
+        if let Some(file_type) = file_type {
+            (model, infuse) = (bundled(&model, file_type), converted(&infuse, file_type));
+        }
+        let opened = made.opened_with(&model, Some("projector.safetensors"), infuse).unwrap();
+        let mut pipeline = on(opened, "cpu:discrete");
         pipeline.set_remembered_bytes(0);
         let mut draw = |offload| {
             pipeline.set_memory(MemoryOptions { vram: None, offload, host: None });
@@ -181,6 +188,9 @@ fn streamed_equals_resident() {
         let (resident, streamed) = (draw(Offload::None), draw(Offload::Sequential));
         assert!(resident.plan.all_resident && !streamed.plan.all_resident);
         assert!(bits(&resident) == bits(&streamed), "{file_type:?}: other latents");
+        if file_type.is_none() {
+            in_parts::draws_the_same(&mut pipeline, &Request { batch: 2, ..request.clone() }, "InfiniteYou");
+        }
     }
 }
 

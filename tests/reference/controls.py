@@ -7,10 +7,14 @@
 The model is `dev` of cases.py with three blocks of each kind, so that two residuals are not spread evenly. The ControlNet that paints
 within a picture is alimama's, which diffusers does not have: its own pipeline gives the ControlNet the latents of a picture that is black
 under the mask, and behind them, packed alike, what the mask leaves.
+
+Beside a step cache, what ControlNets add is a part of the blocks here, so that it is skipped with them. diffusers adds it outside of what
+its hooks skip: in an evaluation that is skipped, it would be there twice, in what was kept and once more.
 """
 
 import argparse
 import sys
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 
 import diffusers
@@ -20,6 +24,7 @@ from diffusers import FluxControlNetImg2ImgPipeline, FluxControlNetInpaintPipeli
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.models.controlnets.controlnet_flux import FluxMultiControlNetModel
 
+import caches
 import cases
 import generate
 import given
@@ -63,8 +68,12 @@ class Case:
     strength: float | None = None
     masked: bool = False
     batch: int = 1
+    # As in caches.py.
+    cache: str | None = None
+    threshold: float | None = None
 
 
+SHORT = {"steps": 8, "width": 80, "height": 48}
 PLAIN, UNION = Control("plain"), Control("union", mode=2)
 CASES = {
     "plain": Case((replace(PLAIN, scale=0.7),)),
@@ -79,6 +88,12 @@ CASES = {
     "pixels": Case((Control("pixels", scale=0.8),), width=80, height=144),
     "pixels_batch": Case((Control("pixels"),), cfg_scale=1.5, negative_prompt="a black cross", width=48, height=64, batch=2),
     "two": Case((replace(PLAIN, scale=0.6), replace(UNION, scale=0.8, start=0.5, turned=True)), steps=4, width=64, height=80),
+    "first_block": Case((UNION,), cache="first-block", threshold=0.6, **SHORT),
+    "first_block_loosely": Case((UNION,), cache="first-block", threshold=0.8, **SHORT),
+    "first_block_cfg": Case((PLAIN,), cache="first-block", threshold=0.7, cfg_scale=2.0, negative_prompt="a black cross", **SHORT),
+    "magcache": Case((PLAIN,), cache="magcache", threshold=0.2, **SHORT),
+    "magcache_pixels": Case((Control("pixels"),), cache="magcache", threshold=0.1, **SHORT),
+    "teacache": Case((UNION,), cache="teacache", threshold=0.6, **SHORT),
 }
 
 
@@ -132,6 +147,59 @@ def pipeline(case: Case, base: dict, networks: dict):
     return made
 
 
+class Within:
+    """What ControlNets add, within the blocks of a transformer: behind a block as a part of it, except behind the first, which a cache may
+    look at by itself: that is added before the second."""
+
+    def __init__(self, transformer):
+        self.transformer, self.added = transformer, {}
+        self.kinds = {"controlnet_block_samples": transformer.transformer_blocks, "controlnet_single_block_samples": transformer.single_transformer_blocks}
+        self.blocks, self.forward = [block for blocks in self.kinds.values() for block in blocks], transformer.forward
+        for at, block in enumerate(self.blocks):
+            block.forward = self.replaced(at, block.forward)
+        transformer.forward = self.run
+
+    def remove(self) -> None:
+        self.transformer.forward = self.forward
+        for block in self.blocks:
+            block.__dict__.pop("forward", None)
+
+    def run(self, *given_, **named):
+        self.added, first, repeats = {}, 0, named.get("controlnet_blocks_repeat")
+        for name, blocks in self.kinds.items():
+            samples = named.pop(name, None) or []
+            for at in range(len(blocks) if samples else 0):
+                each = -(-len(blocks) // len(samples))
+                which = at % len(samples) if repeats and blocks is self.transformer.transformer_blocks else at // each
+                self.added[first + at] = samples[which]
+            first += len(blocks)
+        return self.forward(*given_, **named)
+
+    def replaced(self, at: int, forward):
+        def run(hidden_states, encoder_hidden_states, temb, **others):
+            if at == 1 and 0 in self.added:
+                hidden_states = hidden_states + self.added[0]
+            text, image = forward(hidden_states=hidden_states, encoder_hidden_states=encoder_hidden_states, temb=temb, **others)
+            return text, image + self.added[at] if at > 0 and at in self.added else image
+
+        return run
+
+
+@contextmanager
+def cached(transformer, case: Case):
+    """`transformer` with the cache of `case`, if it has one; gives which evaluations were computed."""
+    if case.cache is None:
+        yield None
+        return
+    within = Within(transformer)
+    told = caches.Case(case.cache, case.threshold, steps=case.steps, cfg_scale=case.cfg_scale)
+    try:
+        with caches.cached(transformer, told, False) as computed:
+            yield computed
+    finally:
+        within.remove()
+
+
 def under_mask(case: Case, picture, mask) -> tuple[torch.Tensor, torch.Tensor]:
     """The picture's pixels, black under the mask, and what the mask leaves, as tokens."""
     size = {"width": case.width, "height": case.height}
@@ -142,8 +210,9 @@ def under_mask(case: Case, picture, mask) -> tuple[torch.Tensor, torch.Tensor]:
     return pixels, FluxControlNetPipeline._pack_latents(left, 1, 1, case.height // 8, case.width // 8)
 
 
-def draw(case: Case, base: dict, networks: dict, picture=None, mask=None) -> np.ndarray:
-    """The last latents [batch, C, h, w]. Every picture of a batch is a run with its own seed."""
+def draw(case: Case, base: dict, networks: dict, picture=None, mask=None, computed: list | None = None) -> np.ndarray:
+    """The last latents [batch, C, h, w]. Every picture of a batch is a run with its own seed. `computed` is told which evaluations a cache
+    has computed."""
     size = (case.width, case.height)
     picture, mask = picture or given.picture(*size), mask or given.mask(*size)
     pictures = [picture.transpose(0) if control.turned else picture for control in case.controls]
@@ -178,18 +247,21 @@ def draw(case: Case, base: dict, networks: dict, picture=None, mask=None) -> np.
             last[:] = [tensors["latents"].clone()]
             return {}
 
-        pipe(
-            prompt=case.prompt,
-            width=case.width,
-            height=case.height,
-            num_inference_steps=case.steps,
-            guidance_scale=case.guidance_scale,
-            max_sequence_length=case.max_sequence_length,
-            generator=generate.generator((case.seed + i) % 2**64),
-            callback_on_step_end=keep,
-            output_type="latent",
-            **arguments,
-        )
+        with cached(pipe.transformer, case) as found_computed:
+            pipe(
+                prompt=case.prompt,
+                width=case.width,
+                height=case.height,
+                num_inference_steps=case.steps,
+                guidance_scale=case.guidance_scale,
+                max_sequence_length=case.max_sequence_length,
+                generator=generate.generator((case.seed + i) % 2**64),
+                callback_on_step_end=keep,
+                output_type="latent",
+                **arguments,
+            )
+        if computed is not None and found_computed is not None:
+            computed[:] = found_computed
         found.append(pipe._unpack_latents(last[0], case.height, case.width, pipe.vae_scale_factor)[0].numpy())
     net.__dict__.pop("forward", None)
     return np.stack(found)
@@ -231,16 +303,22 @@ def main() -> None:
         parts = {name: networks[name] for name in ("transformer", "text_encoder", "text_encoder_2", "vae")}
         base = models.pipeline(parts, flow, goldenfile.DIRECTORY / "tokenizers").components
         base = {name: part for name, part in base.items() if name not in ("image_encoder", "feature_extractor")}
-        tensors = {}
+        tensors, described_cases, unfit = {}, {}, []
         for name, case in CASES.items():
-            latents = draw(case, base, networks)
+            computed = []
+            latents = draw(case, base, networks, computed=computed)
             tensors[f"{name}.latents"] = latents
+            described_cases[name] = asdict(case) | {"computed": computed}
+            if case.cache is not None:
+                print(f"{name}: " + " ".join("".join("x" if one else "." for one in passed) for passed in computed))
+                whole = draw(replace(case, cache=None), base, networks)
+                told = caches.Case(case.cache, case.threshold, steps=case.steps, cfg_scale=case.cfg_scale)
+                unfit += caches.check(name, told, computed, latents, whole)
             print(f"{name}: rms {np.sqrt(np.square(latents).mean()):.2f}", flush=True)
             if options.health:
                 health(name, case, base, networks, latents)
-    described_cases = {name: asdict(case) for name, case in CASES.items()}
     body = {"made_by": "tests/reference/controls.py", "components": described, "scheduler": scheduler, "cases": described_cases}
-    problems = (goldenfile.compare if options.check else goldenfile.write)(NAME, body, tensors) or []
+    problems = unfit + ((goldenfile.compare if options.check else goldenfile.write)(NAME, body, tensors) or [])
     print("\n".join(problems), end="\n" if problems else "")
     sys.exit(bool(problems))
 

@@ -15,6 +15,7 @@ pub(crate) mod given;
 pub(crate) mod golden;
 #[cfg(unix)]
 pub(crate) mod hostile;
+pub(crate) mod in_parts;
 pub(crate) mod lora;
 pub(crate) mod numbers;
 pub(crate) mod parts;

@@ -7,7 +7,7 @@ use crate::Result;
 use crate::ggml::Tensor;
 use crate::models::attention::{Attention, Narrower};
 use crate::models::layers::{Linear, RmsNorm};
-use crate::stage::Build;
+use crate::stage::{Build, Symbol};
 use crate::weights::Scope;
 
 /// The normalisation of queries and keys.
@@ -34,7 +34,8 @@ impl QkNorm {
     pub(super) fn attention(&self, b: &Build<'_>, sizes: Sizes) -> Result<Attention> {
         let items = b.dim(sizes.batch)?;
         let narrower = match (b.dim_if_any(SEEN_BY), b.dim_if_any(UNSEEN)) {
-            (Some(item), Some(token)) if item < items => Some(Narrower { item, token }),
+            // A ControlNet computes for the prompt, in every pass.
+            (Some(item), Some(token)) if sizes.batch == Symbol::BATCH && item < items => Some(Narrower { item, token }),
             _ => None,
         };
         Ok(Attention::new(b, [self.width, self.heads, b.dim(sizes.joint)?, items])?.narrowed(narrower))

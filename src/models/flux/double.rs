@@ -4,7 +4,7 @@ use super::attention::QkNorm;
 use super::config::Config;
 use super::ip::Beside;
 use super::modulation::Modulation;
-use super::shared::{Shared, with_residuals};
+use super::shared::{Residual, Shared, with_residuals};
 use crate::Result;
 use crate::models::layers::Linear;
 use crate::stage::{Block, Build, Port};
@@ -50,7 +50,7 @@ pub(super) struct DoubleBlock {
     /// What the image's queries see beside.
     pub(super) ip: Option<Beside>,
     /// What ControlNets add to the image's tokens.
-    pub(super) residuals: Vec<Port>,
+    pub(super) residuals: Vec<Residual>,
 }
 
 impl Block for DoubleBlock {

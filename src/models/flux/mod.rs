@@ -40,12 +40,12 @@ mod stack;
 
 use std::path::Path;
 
-use self::control::Running;
+use self::control::{ANY_RUNS, Running};
 use self::ends::{Embed, FinalLayer};
 use self::ip::Declared as DeclaredIp;
 use self::modulation::ModulationOut;
 use self::ports::input;
-use self::shared::{Rotary, Shared, Sizes};
+use self::shared::{Add, Residual, Rotary, Shared, Sizes};
 use self::stack::{Added, Stack};
 use super::layers::{Linear, rotary_tables};
 use crate::stage::{Cadence, Model, Port, Symbol};
@@ -53,7 +53,7 @@ use crate::weights::Role;
 use crate::{Error, Result, reserve};
 
 pub use config::Config;
-pub use control::{Config as ControlConfig, ControlNet, Ports as ControlPorts};
+pub use control::{Config as ControlConfig, ControlNet, Ports as ControlPorts, control_runs};
 pub use ip::{IP_PICTURES, IpAdapter, IpConfig, IpForm, IpPorts};
 pub use latents::{pack_latents, pack_mask, unpack_latents};
 pub use modulation::sinusoid;
@@ -166,7 +166,7 @@ fn declare_stages(
     let ip = ip.map(|ip| DeclaredIp::declare(model, ip)).transpose()?;
     let mut running = Vec::with_capacity(controls.len());
     for (i, control) in controls.iter().enumerate() {
-        running.push(Running::declare(model, ControlNet::prefix(i), control, ports)?);
+        running.push(Running::declare(model, Some(i), control, ports)?);
     }
 
     let carried = stack.carried(model);
@@ -175,19 +175,33 @@ fn declare_stages(
         Ok(Embed { linear, from: ports.latents, to: carried.img })
     })?;
     for i in 0..config.num_layers {
-        let mut residuals = Vec::new();
-        for control in &mut running {
-            residuals.extend(control.for_double(model, i, config.num_layers)?);
+        let mut added = Added { ip: ip.as_ref().and_then(|ip| ip.double(i)), residuals: Vec::new() };
+        if i == 0 {
+            // A step cache looks at what the first block does by itself.
+            stack.double(model, i, carried, std::mem::take(&mut added))?;
         }
-        stack.double(model, i, carried, Added { ip: ip.as_ref().and_then(|ip| ip.double(i)), residuals })?;
+        for control in &mut running {
+            added.residuals.extend(control.for_double(model, i, config.num_layers)?);
+        }
+        match i {
+            0 => add(model, (carried.img, None), added.residuals)?,
+            _ => stack.double(model, i, carried, added)?,
+        }
     }
     let joint = stack.join(model, carried)?;
     for i in 0..config.num_single_layers {
-        let mut residuals = Vec::new();
-        for control in &mut running {
-            residuals.extend(control.for_single(model, i, config.num_single_layers)?);
+        let mut added = Added { ip: ip.as_ref().and_then(|ip| ip.single(i)), residuals: Vec::new() };
+        let is_first = i == 0 && config.num_layers == 0;
+        if is_first {
+            stack.single(model, i, joint, std::mem::take(&mut added))?;
         }
-        stack.single(model, i, joint, Added { ip: ip.as_ref().and_then(|ip| ip.single(i)), residuals })?;
+        for control in &mut running {
+            added.residuals.extend(control.for_single(model, i, config.num_single_layers)?);
+        }
+        match is_first {
+            true => add(model, (joint, Some(Symbol::TEXT_TOKENS)), added.residuals)?,
+            false => stack.single(model, i, joint, added)?,
+        }
     }
     model.stage("final", Cadence::Step, |s| {
         let mut s = s.sub("final_layer.linear");
@@ -197,6 +211,16 @@ fn declare_stages(
     let controls = running.into_iter().map(|control| control.finish(model)).collect::<Result<_>>()?;
     let hidden = Hidden { img: carried.img, joint, shared, first_modulation: stack.first_modulation() };
     Ok(Declared { controls, ip: ip.map(|ip| ip.ports), hidden })
+}
+
+/// Declares that ControlNets add `residuals` to the image behind the first block, which is in a port and behind some tokens there.
+fn add(model: &mut Model, (port, behind): (Port, Option<Symbol>), residuals: Vec<Residual>) -> Result<()> {
+    if residuals.is_empty() {
+        return Ok(());
+    }
+    model.stage("control.add", Cadence::Step, |_| Ok(Add { port, behind, residuals }))?;
+    model.last_runs_if(ANY_RUNS);
+    Ok(())
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::Result;
 use crate::ggml::Tensor;
-use crate::stage::{Build, Port, Symbol};
+use crate::stage::{Block, Build, Port, Symbol};
 
 /// How many items of the batch see all tokens, if some do not: those of the prompt that begin with tokens of pictures.
 pub const SEEN_BY: Symbol = Symbol::new("items that see all tokens");
@@ -68,14 +68,45 @@ pub(super) fn first(b: &Build<'_>, x: Tensor, dim: usize, count: Symbol) -> Resu
     if b.g.shape(x)?.dims()[dim] == count { Ok(x) } else { b.g.slice(x, dim, 0, count) }
 }
 
-/// `x [D, n, B]`, the tokens `at` of the image, with those of `residuals [D, Ti, B']` added. Each of their items counts for every
+/// What a ControlNet adds to the image's tokens: `[D, Ti, B']`.
+#[derive(Clone, Copy)]
+pub(super) struct Residual {
+    pub(super) port: Port,
+    /// Where the ControlNet does not run, this is 0.
+    pub(super) runs_if: Option<Symbol>,
+}
+
+/// `x [D, n, B]`, the tokens `at` of the image, with those of `residuals` added that are there. Each of their items counts for every
 /// pass.
-pub(super) fn with_residuals(b: &Build<'_>, x: Tensor, at: Range<usize>, residuals: &[Port]) -> Result<Tensor> {
+pub(super) fn with_residuals(b: &Build<'_>, x: Tensor, at: Range<usize>, residuals: &[Residual]) -> Result<Tensor> {
     let mut sum = x;
-    for &residual in residuals {
-        sum = b.g.add(sum, b.g.slice(b.read(residual)?, 1, at.start, at.len())?)?;
+    for residual in residuals {
+        if residual.runs_if.and_then(|symbol| b.dim_if_any(symbol)) != Some(0) {
+            sum = b.g.add(sum, b.g.slice(b.read(residual.port)?, 1, at.start, at.len())?)?;
+        }
     }
     Ok(sum)
+}
+
+/// Adds what ControlNets add behind a block, by itself.
+pub(super) struct Add {
+    /// `[D, .., B]`
+    pub(super) port: Port,
+    /// How many tokens stand before those of the image there.
+    pub(super) behind: Option<Symbol>,
+    pub(super) residuals: Vec<Residual>,
+}
+
+impl Block for Add {
+    fn build(&self, b: &Build<'_>) -> Result<()> {
+        let before = self.behind.map_or(Ok(0), |symbol| b.dim(symbol))?;
+        for at in b.token_ranges(b.dim(Symbol::IMAGE_TOKENS)?) {
+            let start = before + at.start;
+            let x = b.g.slice(b.read(self.port)?, 1, start, at.len())?;
+            b.write_tokens(self.port, start, with_residuals(b, x, at, &self.residuals)?)?;
+        }
+        Ok(())
+    }
 }
 
 /// What a stack is modulated by: ports that the host fills.

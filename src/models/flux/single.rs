@@ -6,7 +6,7 @@ use super::attention::QkNorm;
 use super::config::Config;
 use super::ip::Beside;
 use super::modulation::Modulation;
-use super::shared::{Shared, with_residuals};
+use super::shared::{Residual, Shared, with_residuals};
 use crate::Result;
 use crate::ggml::Tensor;
 use crate::models::layers::Linear;
@@ -26,7 +26,7 @@ pub(super) struct SingleBlock {
     /// What queries see beside.
     ip: Option<Beside>,
     /// What ControlNets add to the image's tokens.
-    residuals: Vec<Port>,
+    residuals: Vec<Residual>,
 }
 
 impl SingleBlock {
@@ -36,7 +36,7 @@ impl SingleBlock {
         joint: Port,
         modulation: Port,
         shared: Shared,
-        residuals: Vec<Port>,
+        residuals: Vec<Residual>,
     ) -> Result<SingleBlock> {
         let (hidden, feed_forward) = (config.hidden(), config.feed_forward());
         let linear1 = Linear::declare(&mut s.sub("linear1"), hidden, 3 * hidden + feed_forward, Role::MatMul)?;

@@ -6,7 +6,7 @@ use super::ends::Join;
 use super::ip::Beside;
 use super::modulation::{ModulationOut, VectorIn};
 use super::ports::{self, input};
-use super::shared::{Inputs, Shared, Sizes};
+use super::shared::{Inputs, Residual, Shared, Sizes};
 use super::single::SingleBlock;
 use crate::Result;
 use crate::models::layers::Linear;
@@ -39,7 +39,7 @@ pub(super) struct Added {
     /// What an IP-Adapter's pictures are to the block.
     pub(super) ip: Option<Beside>,
     /// What ControlNets add to the image's tokens.
-    pub(super) residuals: Vec<Port>,
+    pub(super) residuals: Vec<Residual>,
 }
 
 impl Stack {

@@ -1,13 +1,23 @@
 //! One kind of block for picture, prompt, and both in one sequence.
 
 use super::config::Config;
-use super::ports::{HEAD_EPS, PASSES, Ports, TEXT_OF_PASSES};
+use super::ports::{HEAD_EPS, Ports, TEXT_OF_PASSES};
 use crate::Result;
 use crate::ggml::Tensor;
 use crate::models::attention::Attention;
 use crate::models::layers::{Last, Linear, RmsNorm};
 use crate::stage::{Build, Port, Symbol};
 use crate::weights::{Role, Scope};
+
+/// What `linear` makes of `x [A, B]`. With one column, products are rounded in another way than with several: one item is computed twice,
+/// so that a picture is the same in a batch and alone.
+pub(super) fn of_items(b: &Build<'_>, linear: &Linear, x: Tensor) -> Result<Tensor> {
+    let [_, items, ..] = b.g.shape(x)?.dims();
+    match items {
+        1 => b.g.slice(linear.build(b, b.g.concat(x, x, 1)?)?, 1, 0, 1),
+        _ => linear.build(b, x),
+    }
+}
 
 /// The tokens that a block works on.
 #[derive(Clone, Copy)]
@@ -37,8 +47,8 @@ impl Stream {
 
     /// Items of the batch and their tokens, for each pass in turn; none if all have as many as there is room for.
     fn lengths(self, b: &Build<'_>) -> Result<Vec<[usize; 2]>> {
-        let passes = b.dim(PASSES)?;
-        if !self.has_text || passes == 1 {
+        let passes = b.dim(Symbol::PASSES)?;
+        if !self.has_text {
             return Ok(Vec::new());
         }
         let (items, longest) = (b.dim(Symbol::BATCH)? / passes, b.dim(Symbol::TEXT_TOKENS)?);
@@ -176,7 +186,7 @@ impl Block {
         let rows = match &self.modulation {
             Some(Modulation { linear, vector, condition }) => {
                 let vector = b.g.get_rows(b.read(*vector)?, b.read(*condition)?)?; // [A, B]
-                let rows = linear.build(b, vector)?; // [4D, B]
+                let rows = of_items(b, linear, vector)?; // [4D, B]
                 let [width, batch, ..] = b.g.shape(rows)?.dims();
                 Some(b.g.reshape(rows, &[width, 1, batch])?)
             }

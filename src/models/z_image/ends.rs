@@ -1,5 +1,6 @@
 //! What is before, between and after the blocks.
 
+use super::block::of_items;
 use super::config::Config;
 use super::ports::{FINAL_EPS, Ports, TIME_WIDTH};
 use crate::Result;
@@ -147,7 +148,7 @@ impl FinalLayer {
 impl Block for FinalLayer {
     fn build(&self, b: &Build<'_>) -> Result<()> {
         let vector = b.g.silu(b.g.get_rows(b.read(self.vector)?, b.read(self.condition)?)?)?; // [A, B]
-        let scale = self.modulation.build(b, vector)?; // [D, B]
+        let scale = of_items(b, &self.modulation, vector)?; // [D, B]
         let [hidden, batch, ..] = b.g.shape(scale)?.dims();
         let scale = b.g.scale_bias(b.g.reshape(scale, &[hidden, 1, batch])?, 1.0, 1.0)?;
         for piece in b.token_ranges(b.dim(Symbol::IMAGE_TOKENS)?) {

@@ -40,7 +40,7 @@ use crate::{Result, reserve};
 
 pub use config::Config;
 pub use latents::{pack_latents, unpack_latents};
-pub use ports::{MULTIPLE, PASSES, Ports, Sizes, TABLES, TEXT_OF_PASSES, TIME_WIDTH, filled_up};
+pub use ports::{MULTIPLE, Ports, Sizes, TEXT_OF_PASSES, TIME_WIDTH, filled_up};
 
 /// The sinusoidal embedding of `t` (already times 1000), [`TIME_WIDTH`] numbers, cosines first.
 pub fn sinusoid(t: f32) -> Vec<f32> {
@@ -65,7 +65,7 @@ impl ZImage {
         config.validate(std::path::Path::new("transformer"))?;
         let mut model = Model::new();
         let batch = Extent::from(Symbol::BATCH);
-        let table = [config.head_width().into(), 1.into(), Symbol::JOINT_TOKENS.into(), TABLES.into()];
+        let table = [config.head_width().into(), 1.into(), Symbol::JOINT_TOKENS.into(), Symbol::TABLES.into()];
         let ports = Ports {
             time: input(&mut model, "time", &[TIME_WIDTH.into(), Symbol::CONDITIONS.into()]),
             text: input(&mut model, "text", &[config.cap_feat_dim.into(), Symbol::TEXT_TOKENS.into(), batch]),
@@ -86,13 +86,13 @@ impl ZImage {
         &self.config
     }
 
-    /// The rotary tables `(cos, sin)`, `[d, T, tables]` each. Token `n` of a text, and of what fills it up, is at (1 + n, 0, 0); a
+    /// The rotary tables `(cos, sin)`, `[d, T, tables]` each, with room for a text of `text` tokens, filled up. Token `n` of a text, and of what fills it up, is at (1 + n, 0, 0); a
     /// picture's tokens are at (1 + text, row, column), and what fills it up is at (0, 0, 0).
     ///
     /// # Errors
     /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
-    pub fn rotary(&self, sizes: &Sizes) -> Result<(Vec<f32>, Vec<f32>)> {
-        let (image, text) = (sizes.image_tokens(), sizes.text_tokens());
+    pub fn rotary(&self, sizes: &Sizes, text: usize) -> Result<(Vec<f32>, Vec<f32>)> {
+        let image = sizes.image_tokens();
         let numbers = sizes.tables().saturating_mul(image + text).saturating_mul(self.config.head_width());
         let mut cos = reserve::room("the rotary tables", numbers)?;
         let mut sin = reserve::room("the rotary tables", numbers)?;
@@ -227,7 +227,7 @@ mod tests {
         assert_eq!((one.image_tokens(), one.text_tokens(), one.tables()), (32, 64, 1));
         let two = sizes(&[33, 32]);
         assert_eq!((two.text_tokens(), two.tables()), (64, 4));
-        let (cos, _) = net.rotary(&two).unwrap();
+        let (cos, _) = net.rotary(&two, two.text_tokens()).unwrap();
         assert_eq!(cos.len(), 4 * 96 * 128);
         // The first pair of the first axis turns by the position itself.
         let first = |table: usize, token: usize| cos[(table * 96 + token) * 128];

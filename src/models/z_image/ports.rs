@@ -14,15 +14,9 @@ pub(super) const HEAD_EPS: f32 = 1e-5;
 /// The epsilon of the last norm.
 pub(super) const FINAL_EPS: f32 = 1e-6;
 
-/// How many guidance passes there are: 1 or 2.
-pub const PASSES: Symbol = Symbol::new("passes");
-
 /// Tokens of the text of each pass, filled up. The longest is [`Symbol::TEXT_TOKENS`].
 pub const TEXT_OF_PASSES: [Symbol; 2] =
     [Symbol::new("text tokens of the first pass"), Symbol::new("text tokens of the second pass")];
-
-/// Rotary tables: one, or one for each item of the batch if texts have different lengths, since the picture stands behind the text.
-pub const TABLES: Symbol = Symbol::new("tables");
 
 /// `tokens` filled up to a multiple of [`MULTIPLE`].
 pub fn filled_up(tokens: usize) -> usize {
@@ -79,7 +73,8 @@ impl Sizes {
         self.texts.iter().any(|&tokens| filled_up(tokens) != self.text_tokens())
     }
 
-    /// How many rotary tables there are.
+    /// How many rotary tables there are: one, or one for each item of the batch if texts have different lengths, since the picture
+    /// stands behind the text.
     pub fn tables(&self) -> usize {
         if self.differ() { self.batch * self.texts.len() } else { 1 }
     }
@@ -90,17 +85,17 @@ impl Sizes {
         let (image, text) = (self.image_tokens(), self.text_tokens());
         let mut dims = Dims::new()
             .with(Symbol::PASSES, passes)
-            // Prompts have lengths of their own.
-            .with(Symbol::UNDIVIDED, 1)
             .with(Symbol::BATCH, self.batch * passes)
             .with(Symbol::IMAGE_TOKENS, image)
             .with(Symbol::TEXT_TOKENS, text)
             .with(Symbol::JOINT_TOKENS, image.saturating_add(text))
             .with(Symbol::CONDITIONS, evaluations * passes)
-            .with(PASSES, passes)
-            .with(TABLES, self.tables());
-        for (symbol, &tokens) in TEXT_OF_PASSES.into_iter().zip(&self.texts) {
+            .with(Symbol::TABLES, self.tables());
+        for (pass, (symbol, &tokens)) in TEXT_OF_PASSES.into_iter().zip(&self.texts).enumerate() {
             dims = dims.with(symbol, filled_up(tokens));
+            if self.differ() {
+                dims = dims.with_in_pass(pass, TEXT_OF_PASSES[0], filled_up(tokens));
+            }
         }
         dims
     }

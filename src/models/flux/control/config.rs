@@ -14,8 +14,34 @@ use crate::tensor::Shape;
 /// Pixels of a latent patch that is a token: two by two latents.
 const PATCH: usize = 4;
 
-/// Pictures of a request.
-pub(super) const PICTURES: Symbol = Symbol::new("pictures");
+/// Whether a ControlNet runs in a step, for each of them.
+const RUNS: [Symbol; 8] = [
+    Symbol::new("runs of ControlNet 0"),
+    Symbol::new("runs of ControlNet 1"),
+    Symbol::new("runs of ControlNet 2"),
+    Symbol::new("runs of ControlNet 3"),
+    Symbol::new("runs of ControlNet 4"),
+    Symbol::new("runs of ControlNet 5"),
+    Symbol::new("runs of ControlNet 6"),
+    Symbol::new("runs of ControlNet 7"),
+];
+
+/// Whether any of them does.
+pub(in super::super) const ANY_RUNS: Symbol = Symbol::new("runs of any ControlNet");
+
+/// The sizes of steps in which those ControlNets run for which `runs` has a 1, and not those for which it has a 0.
+pub fn control_runs(runs: impl IntoIterator<Item = usize>) -> Vec<(Symbol, usize)> {
+    let mut sizes: Vec<(Symbol, usize)> = RUNS.into_iter().zip(runs).collect();
+    let any = sizes.iter().map(|(_, runs)| *runs).max().unwrap_or(0);
+    sizes.push((ANY_RUNS, any));
+    sizes
+}
+
+/// Where ControlNet number `i` does not run, this is 0.
+pub(super) fn runs_of(i: usize) -> Option<Symbol> {
+    RUNS.get(i).copied()
+}
+
 /// Tokens of a text with one for a mode.
 const TEXT_WITH_MODE: Symbol = Symbol::new("text tokens with a mode");
 /// Tokens of such a text and the picture together.
@@ -110,7 +136,7 @@ impl Config {
     /// model's. Latents are `[width, height]`.
     pub fn sizes(pictures: usize, text: usize, image: usize, [width, height]: [usize; 2]) -> [(Symbol, usize); 5] {
         [
-            (PICTURES, pictures),
+            (Symbol::PICTURES, pictures),
             (TEXT_WITH_MODE, text + 1),
             (JOINT_WITH_MODE, text + 1 + image),
             (Symbol::LATENT_WIDTH, width),
@@ -120,9 +146,9 @@ impl Config {
 
     pub(super) fn own_sizes(&self) -> Sizes {
         match self.num_mode {
-            None if self.reads_face => Sizes { batch: PICTURES, text: FACE_TOKENS, joint: JOINT_WITH_FACE },
-            Some(_) => Sizes { batch: PICTURES, text: TEXT_WITH_MODE, joint: JOINT_WITH_MODE },
-            None => Sizes { batch: PICTURES, ..Sizes::OWN },
+            None if self.reads_face => Sizes { batch: Symbol::PICTURES, text: FACE_TOKENS, joint: JOINT_WITH_FACE },
+            Some(_) => Sizes { batch: Symbol::PICTURES, text: TEXT_WITH_MODE, joint: JOINT_WITH_MODE },
+            None => Sizes { batch: Symbol::PICTURES, ..Sizes::OWN },
         }
     }
 

@@ -1,7 +1,6 @@
 //! What is before and behind the blocks of a ControlNet.
 
 use super::super::shared::{Shared, Sizes, first};
-use super::config::PICTURES;
 use crate::Result;
 use crate::models::layers::Linear;
 use crate::stage::{Block, Build, Port, Symbol};
@@ -18,7 +17,7 @@ pub(super) struct Context {
 
 impl Block for Context {
     fn build(&self, b: &Build<'_>) -> Result<()> {
-        let text = first(b, b.read(self.from)?, 2, PICTURES)?;
+        let text = first(b, b.read(self.from)?, 2, Symbol::PICTURES)?;
         let text = self.linear.build(b, text)?;
         match self.mode {
             Some(mode) => b.write(self.to, b.g.concat(b.read(mode)?, text, 1)?),
@@ -52,7 +51,7 @@ impl Block for Embed {
 }
 
 /// What is added behind blocks of the model.
-pub(super) struct Residual {
+pub(super) struct ResidualOut {
     pub(super) linear: Linear,
     pub(super) from: Port,
     /// Whether the text stands before the image there.
@@ -63,13 +62,14 @@ pub(super) struct Residual {
     pub(super) shared: Shared,
 }
 
-impl Block for Residual {
+impl Block for ResidualOut {
     fn build(&self, b: &Build<'_>) -> Result<()> {
         let scale = self.shared.of_condition(b, self.scale)?; // [1, N]
         let scale = b.g.reshape(scale, &[1, 1, b.dim(self.shared.sizes.batch)?])?;
         let before = if self.is_joint { b.dim(self.shared.sizes.text)? } else { 0 };
         for at in b.token_ranges(b.dim(Symbol::IMAGE_TOKENS)?) {
-            let x = b.g.slice(b.read(self.from)?, 1, before + at.start, at.len())?;
+            // Rows that do not stand one after the other are multiplied in another way: a picture alone would be another than in a batch.
+            let x = b.g.contiguous(b.g.slice(b.read(self.from)?, 1, before + at.start, at.len())?)?;
             b.write_tokens(self.to, at.start, b.g.mul(self.linear.build(b, x)?, scale)?)?;
         }
         Ok(())

@@ -22,18 +22,19 @@ mod config;
 mod ends;
 mod hint;
 
-use self::config::{FACE_TOKENS, PICTURES};
-use self::ends::{Context, Embed, Residual};
+use self::config::{FACE_TOKENS, runs_of};
+use self::ends::{Context, Embed, ResidualOut};
 use self::hint::Hint;
 use super::ports::{self, Ports as ModelPorts, input, rotary_extents};
-use super::shared::{Rotary, Shared};
+use super::shared::{Residual, Rotary, Shared};
 use super::stack::{Added, Carried, Stack};
 use crate::Result;
 use crate::models::layers::Linear;
 use crate::stage::{Cadence, Model, Port, Symbol};
 use crate::weights::{Role, WeightId};
 
-pub use config::Config;
+pub(super) use config::ANY_RUNS;
+pub use config::{Config, control_runs};
 
 /// Where a request is put for a ControlNet.
 #[derive(Clone, Debug)]
@@ -65,7 +66,7 @@ impl ControlNet {
     pub fn new(config: &Config) -> Result<ControlNet> {
         let mut model = Model::new();
         let ports = ModelPorts::declare(&mut model, &config.net, config.net.guidance_embeds);
-        let running = Running::declare(&mut model, String::new(), config, &ports)?;
+        let running = Running::declare(&mut model, None, config, &ports)?;
         running.finish(&mut model)?;
         Ok(ControlNet { model, config: config.clone() })
     }
@@ -89,6 +90,8 @@ impl ControlNet {
 /// A ControlNet whose stages are being declared within a model, each before what needs it.
 pub(super) struct Running {
     prefix: String,
+    /// Where it does not run, this is 0.
+    runs_if: Option<Symbol>,
     config: Config,
     stack: Stack,
     carried: Carried,
@@ -106,32 +109,51 @@ pub(super) struct Running {
 }
 
 impl Running {
-    /// Declares what is computed once a request.
+    /// Declares what is computed once a request, of ControlNet number `number` of a model, or of one by itself.
     pub(super) fn declare(
         model: &mut Model,
-        prefix: String,
+        number: Option<usize>,
         config: &Config,
         of_model: &ModelPorts,
     ) -> Result<Running> {
-        let (stack, ports, seen) = model.within(&prefix, |model| declare(model, config, of_model))?;
-        let carried = model.within(&prefix, |model| Ok(stack.carried(model)))?;
+        let (prefix, runs_if) = (number.map_or(String::new(), ControlNet::prefix), number.and_then(runs_of));
+        let (stack, ports, seen) = model.within((&prefix, runs_if), |model| declare(model, config, of_model))?;
+        let carried = model.within((&prefix, runs_if), |model| Ok(stack.carried(model)))?;
         let (config, latents) = (config.clone(), of_model.latents);
         let (double, single) = (Vec::new(), Vec::new());
-        Ok(Running { prefix, config, stack, carried, ports, latents, seen, begun: false, double, joint: None, single })
+        Ok(Running {
+            prefix,
+            runs_if,
+            config,
+            stack,
+            carried,
+            ports,
+            latents,
+            seen,
+            begun: false,
+            double,
+            joint: None,
+            single,
+        })
+    }
+
+    /// `port`, in the steps in which it runs.
+    fn added(&self, port: Port) -> Residual {
+        Residual { port, runs_if: self.runs_if }
     }
 
     /// The residual behind double block `i` of the `blocks` of a model.
-    pub(super) fn for_double(&mut self, model: &mut Model, i: usize, blocks: usize) -> Result<Option<Port>> {
+    pub(super) fn for_double(&mut self, model: &mut Model, i: usize, blocks: usize) -> Result<Option<Residual>> {
         let Some(which) = self.config.double_residual(i, blocks) else { return Ok(None) };
         self.double_until(model, which + 1)?;
-        Ok(Some(self.double[which]))
+        Ok(Some(self.added(self.double[which])))
     }
 
     /// The residual behind single block `i` of the `blocks` of a model.
-    pub(super) fn for_single(&mut self, model: &mut Model, i: usize, blocks: usize) -> Result<Option<Port>> {
+    pub(super) fn for_single(&mut self, model: &mut Model, i: usize, blocks: usize) -> Result<Option<Residual>> {
         let Some(which) = self.config.single_residual(i, blocks) else { return Ok(None) };
         self.single_until(model, which + 1)?;
-        Ok(Some(self.single[which]))
+        Ok(Some(self.added(self.single[which])))
     }
 
     /// Declares the stages that are left, whose residuals no block of the model takes.
@@ -146,7 +168,7 @@ impl Running {
         self.begin(model)?;
         for i in self.double.len()..end {
             let (stack, carried) = (&self.stack, self.carried);
-            model.within(&self.prefix, |model| stack.double(model, i, carried, Added::default()))?;
+            model.within((&self.prefix, self.runs_if), |model| stack.double(model, i, carried, Added::default()))?;
             let name = format!("double.{i}");
             self.double.push(self.residual(model, &name, &format!("controlnet_blocks.{i}"), (carried.img, false))?);
         }
@@ -162,12 +184,12 @@ impl Running {
         let (stack, carried) = (&self.stack, self.carried);
         let joint = match self.joint {
             Some(joint) => joint,
-            None => model.within(&self.prefix, |model| stack.join(model, carried))?,
+            None => model.within((&self.prefix, self.runs_if), |model| stack.join(model, carried))?,
         };
         self.joint = Some(joint);
         for i in self.single.len()..end {
             let stack = &self.stack;
-            model.within(&self.prefix, |model| stack.single(model, i, joint, Added::default()))?;
+            model.within((&self.prefix, self.runs_if), |model| stack.single(model, i, joint, Added::default()))?;
             let name = format!("single.{i}");
             self.single.push(self.residual(model, &name, &format!("controlnet_single_blocks.{i}"), (joint, true))?);
         }
@@ -179,7 +201,7 @@ impl Running {
         let Running { stack, carried, config, latents, seen, begun, .. } = &*self;
         let hidden = config.net.hidden();
         if !begun {
-            model.within(&self.prefix, |model| {
+            model.within((&self.prefix, self.runs_if), |model| {
                 model.stage("embed", Cadence::Step, |s| {
                     let inputs = config.net.in_channels;
                     let (own, beside) = (inputs, config.picture_channels());
@@ -200,11 +222,11 @@ impl Running {
         let hidden = self.config.net.hidden();
         let (scale, shared) = (self.ports.scale, self.stack.shared);
         let name = format!("residual.{name}");
-        model.within(&self.prefix, |model| {
-            let to = ports::carried(model, &name, hidden, Symbol::IMAGE_TOKENS, PICTURES);
+        model.within((&self.prefix, self.runs_if), |model| {
+            let to = ports::carried(model, &name, hidden, Symbol::IMAGE_TOKENS, Symbol::PICTURES);
             model.stage(&name, Cadence::Step, |s| {
                 let linear = Linear::declare(&mut s.sub(weights), hidden, hidden, Role::MatMul)?;
-                Ok(Residual { linear, from, is_joint, to, scale, shared })
+                Ok(ResidualOut { linear, from, is_joint, to, scale, shared })
             })?;
             Ok(to)
         })
@@ -220,7 +242,7 @@ fn declare(model: &mut Model, config: &Config, of_model: &ModelPorts) -> Result<
         let extents = rotary_extents(net, sizes.joint);
         ["cos", "sin"].map(|name| input(model, name, &extents))
     });
-    let face_extents = [net.joint_attention_dim.into(), FACE_TOKENS.into(), PICTURES.into()];
+    let face_extents = [net.joint_attention_dim.into(), FACE_TOKENS.into(), Symbol::PICTURES.into()];
     let face = config.reads_face.then(|| input(model, "face", &face_extents));
     let [cos, sin] = own_rotary.unwrap_or([of_model.cos, of_model.sin]);
     let shared = Shared { rotary: Rotary { cos, sin }, condition: of_model.condition, sizes };
@@ -229,7 +251,7 @@ fn declare(model: &mut Model, config: &Config, of_model: &ModelPorts) -> Result<
         Some(modes) => {
             let table = model
                 .on_host(|s| s.sub("controlnet_mode_embedder").weight("weight", &[hidden, modes], Role::Embedding))?;
-            Some((table, input(model, "mode", &[hidden.into(), 1.into(), PICTURES.into()])))
+            Some((table, input(model, "mode", &[hidden.into(), 1.into(), Symbol::PICTURES.into()])))
         }
         None => None,
     };
@@ -242,7 +264,8 @@ fn declare(model: &mut Model, config: &Config, of_model: &ModelPorts) -> Result<
     let (picture, seen) = match config.conditioning_embedding_channels {
         None => {
             let channels = config.picture_channels();
-            let picture = input(model, "picture", &[channels.into(), Symbol::IMAGE_TOKENS.into(), PICTURES.into()]);
+            let picture =
+                input(model, "picture", &[channels.into(), Symbol::IMAGE_TOKENS.into(), Symbol::PICTURES.into()]);
             (picture, picture)
         }
         Some(channels) => hint(model, config, channels)?,
