@@ -275,6 +275,11 @@ fn what_it_was_published_as_says_how_it_draws() {
     let path = dir.path().join("distilled.gguf");
     write_bundle(&open(dir.path()), "f16", &path);
     assert_eq!(defaults(open(&path)), (50, 4.0));
+    set_distilled(dir.path(), true);
+    write_original(&dir.path().join("klein_base.safetensors"), &golden, "");
+    let given = with(dir.path(), &[(&TRANSFORMER, "klein_base.safetensors")]).unwrap();
+    write_bundle(&given, "f16", &path);
+    assert_eq!((defaults(given), defaults(open(&path))), ((50, 4.0), (50, 4.0)));
     // Of other files, the name tells.
     let loose = tempfile::tempdir().unwrap();
     let name = loose.path().join("flux-2-klein-4b.safetensors");

@@ -137,8 +137,14 @@ impl Version {
             return Ok(Version::Dev);
         }
         let origin = &source.component(&TRANSFORMER)?.origin;
-        let is_base = |path: &Path| model_name(path).to_lowercase().contains("base");
+        let is_base = |path: &Path| {
+            let name = model_name(path).to_lowercase();
+            name.split(|letter: char| !letter.is_alphanumeric()).any(|word| word == "base")
+        };
+        // What is given in another's place may be the other.
+        let was_given = source.given_at(&TRANSFORMER) > 0;
         let is_distilled = match source.pipeline_setting("is_distilled") {
+            _ if was_given && is_base(origin) => false,
             Some(told) => told.as_bool().unwrap_or(false),
             None if source.layout == Layout::Diffusers => false,
             None => !is_base(&source.path) && !is_base(origin),
@@ -206,10 +212,11 @@ fn open(mut source: Source, additions: &Additions) -> Result<Opened> {
     }
     let mut transformer = networks::flux2(source.component(&TRANSFORMER)?)?;
     let version = Version::of(&source, &transformer)?;
-    if source.pipeline.is_none() && version != Version::Dev {
+    let is_distilled = serde_json::Value::from(version == Version::Distilled);
+    if version != Version::Dev && source.pipeline_setting("is_distilled").as_ref() != Some(&is_distilled) {
         // A bundle has another name.
-        let told = format!("{{\"is_distilled\": {}}}", version == Version::Distilled);
-        source.pipeline = Some(Text { text: told, origin: source.path.clone() });
+        let told = serde_json::json!({ "is_distilled": is_distilled });
+        source.pipeline = Some(Text { text: told.to_string(), origin: source.path.clone() });
     }
     let mut encoder = LanguageEncoder::open(&source, &TEXT_ENCODER, version.reading().taps)?;
     let vae = Vae::open(&source, None)?;
