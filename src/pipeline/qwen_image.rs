@@ -305,13 +305,13 @@ impl Networks for QwenImageDenoiser {
 }
 
 impl QwenImageDenoiser {
-    /// The prompt of every item of the batch, filled up with zeros.
-    fn texts(&self, given: &Given<'_>, sizes: &Sizes) -> Result<Vec<f32>> {
-        let each = sizes.text_tokens() * self.0.net.config().joint_attention_dim;
-        let items = sizes.batch * sizes.texts.len();
+    /// The prompt of every item of a part of the batch, filled up with zeros to `room` tokens.
+    fn texts(&self, given: &Given<'_>, room: usize) -> Result<Vec<f32>> {
+        let each = room * self.0.net.config().joint_attention_dim;
+        let items = given.pictures * given.passes;
         let mut text = reserve::room("the prompts", items.saturating_mul(each))?;
-        for Prompt(arrays) in given.prompts {
-            for _ in 0..sizes.batch {
+        for Prompt(arrays) in given.prompts.iter().take(given.passes) {
+            for _ in 0..given.pictures {
                 let behind = text.len() + each;
                 text.extend_from_slice(&arrays[0]);
                 text.resize(behind, 0.0);
@@ -351,7 +351,7 @@ impl Denoiser for QwenImageDenoiser {
             times.extend(sinusoid(0.0));
         }
         session.set(ports.time, &times)?;
-        session.set(ports.text, &self.texts(given, &sizes)?)?;
+        session.set(ports.text, &self.texts(given, sizes.text_tokens())?)?;
         let (cos, sin) = net.rotary(&sizes)?;
         session.set(ports.cos, &cos)?;
         session.set(ports.sin, &sin)

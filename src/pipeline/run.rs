@@ -103,7 +103,6 @@ pub struct Run<'a> {
 pub struct Running<'m> {
     session: Session<'m>,
     weights: Arc<DeviceWeights>,
-    dims: Dims,
     batch: Batch,
     /// The sizes of the request.
     dims: Dims,

@@ -2,7 +2,7 @@
 
 use super::config::Config;
 use super::modulation::{At, Modulation};
-use super::ports::{DRAWN_TOKENS, EPS, PASSES, Ports, TEXT_OF_PASSES};
+use super::ports::{DRAWN_TOKENS, EPS, Ports, TEXT_OF_PASSES};
 use crate::Result;
 use crate::ggml::Tensor;
 use crate::models::attention::Attention;
@@ -127,7 +127,7 @@ impl DoubleBlock {
 
     /// Items of the batch and their tokens, for each pass in turn; none if all have as many as there is room for.
     fn lengths(&self, b: &Build<'_>) -> Result<Vec<[usize; 2]>> {
-        let passes = b.dim(PASSES)?;
+        let passes = b.dim(Symbol::PASSES)?;
         let (items, longest) = (b.dim(Symbol::BATCH)? / passes, b.dim(Symbol::TEXT_TOKENS)?);
         let image = b.dim(Symbol::IMAGE_TOKENS)?;
         let texts = TEXT_OF_PASSES.iter().take(passes).map(|&symbol| b.dim(symbol)).collect::<Result<Vec<_>>>()?;

@@ -38,7 +38,7 @@ use crate::{Result, reserve};
 
 pub use config::Config;
 pub use modulation::sinusoid;
-pub use ports::{DRAWN_TOKENS, PASSES, Ports, Sizes, TEXT_OF_PASSES, TIME_WIDTH, TIMES};
+pub use ports::{DRAWN_TOKENS, Ports, Sizes, TEXT_OF_PASSES, TIME_WIDTH, TIMES};
 
 /// The base of the rotary frequencies.
 const THETA: f32 = 10000.0;

@@ -12,9 +12,6 @@ pub(super) const EPS: f32 = 1e-6;
 /// 0.
 pub const TIMES: Symbol = Symbol::new("times");
 
-/// How many guidance passes there are: 1 or 2.
-pub const PASSES: Symbol = Symbol::new("passes at once");
-
 /// Tokens of the text of each pass. The longest is [`Symbol::TEXT_TOKENS`].
 pub const TEXT_OF_PASSES: [Symbol; 2] =
     [Symbol::new("tokens of the first pass's text"), Symbol::new("tokens of the second pass's text")];
@@ -79,17 +76,18 @@ impl Sizes {
         let (image, text) = (self.image_tokens(), self.text_tokens());
         let mut dims = Dims::new()
             .with(Symbol::PASSES, passes)
-            // Prompts have lengths of their own.
-            .with(Symbol::UNDIVIDED, 1)
             .with(Symbol::BATCH, self.batch * passes)
             .with(Symbol::IMAGE_TOKENS, image)
             .with(DRAWN_TOKENS, self.drawn_tokens())
             .with(Symbol::TEXT_TOKENS, text)
             .with(Symbol::JOINT_TOKENS, image.saturating_add(text))
-            .with(TIMES, times)
-            .with(PASSES, passes);
-        for (symbol, &tokens) in TEXT_OF_PASSES.into_iter().zip(&self.texts) {
+            .with(TIMES, times);
+        let differ = self.texts.iter().any(|&tokens| tokens != text);
+        for (pass, (symbol, &tokens)) in TEXT_OF_PASSES.into_iter().zip(&self.texts).enumerate() {
             dims = dims.with(symbol, tokens);
+            if differ {
+                dims = dims.with_in_pass(pass, TEXT_OF_PASSES[0], tokens);
+            }
         }
         dims
     }
