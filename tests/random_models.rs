@@ -93,7 +93,7 @@ proptest! {
         mode in 0usize..4,
         part in 0usize..1200,
     ) {
-        let (random, size) = (random(&config, file_type), Size { columns, rows, text });
+        let (random, size) = (random(&config, file_type), Size { columns, rows, text, reference: [0; 2] });
         let mut backend = Backend::new(Device::by_name("cpu:discrete").unwrap(), 2, CancelFlag::new()).unwrap();
         // In one way: parts of an attention may end on other bits than the whole.
         let mut component = measured(&random, size, &backend);

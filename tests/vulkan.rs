@@ -12,6 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use ggml_sys::account::{self, Memory};
+use pinhole::bind::lora;
 use pinhole::builtin;
 use pinhole::convert::{self, WriteOptions};
 use pinhole::error::Error;
@@ -21,12 +22,12 @@ use pinhole::image::View;
 use pinhole::models::flux::Flux;
 use pinhole::models::step_cache::{Cached, DecidedBy};
 use pinhole::models::vision::{Family, Output, Vision};
-use pinhole::pipeline::FAMILIES;
+use pinhole::pipeline::{BESIDE, FAMILIES};
 use pinhole::plan::Phase;
 use pinhole::plan::measure::Subject;
 use pinhole::plan::{Component, Limits, Offload, Placement, Runs, budget};
 use pinhole::source::Source;
-use pinhole::source::slot::{CONTROLNET, IMAGE_ENCODER, TRANSFORMER};
+use pinhole::source::slot::{CONTROLNET, IMAGE_ENCODER, IP_ADAPTER, TRANSFORMER};
 use pinhole::source::{Part, Slot, networks};
 use pinhole::stage::{self, Cadence, Dims, Model};
 use pinhole_quant::metrics;
@@ -35,12 +36,12 @@ use support::denoiser::{self, Size};
 use support::{Golden, Layout};
 use tempfile::TempDir;
 
-const SMALL: Size = Size { columns: 3, rows: 2, text: 5 };
+const SMALL: Size = Size { columns: 3, rows: 2, text: 5, reference: [0; 2] };
 const STEPS: usize = 3;
 const RUNS: Runs = Runs { request: 1, steps: STEPS };
 
 /// Large enough that activations are converted into larger buffers than for [`SMALL`].
-const LARGE: Size = Size { columns: 16, rows: 10, text: 32 };
+const LARGE: Size = Size { columns: 16, rows: 10, text: 32, reference: [0; 2] };
 
 /// Budgets from the least that works to that for all weights.
 const PARTS: usize = 6;
@@ -270,37 +271,96 @@ fn a_vision_tower_sees_what_it_sees_on_the_cpu() {
     }
 }
 
-/// The transformer of the golden with its ControlNet that has modes.
-fn with_control(dir: &Path) -> Part<Flux> {
-    let golden = support::Golden::load("flux_controls");
-    for component in ["transformer", "union"] {
-        support::write_component(&dir.join(component), &golden, component, &support::Layout::default());
-    }
-    let places = || FAMILIES.iter().flat_map(|family| family.places.iter().chain(family.beside));
-    let at = |slot: &Slot, folder: &str| {
-        let place = places().find(|place| place.slot == slot).unwrap();
-        Source::lone(&dir.join(folder), place).unwrap()
-    };
-    let control = networks::flux_control(&at(&CONTROLNET, "union")).unwrap();
-    networks::flux_with(networks::flux(&at(&TRANSFORMER, "transformer")).unwrap(), &[control], None).unwrap()
+/// What runs beside a transformer of FLUX.1, or makes another of it.
+#[derive(Clone, Copy, Debug)]
+enum Beside {
+    /// A ControlNet that has modes.
+    Control,
+    /// InfiniteYou's.
+    Face,
+    Ip,
+    Lora,
+    Fill,
+    /// A picture that it looks at.
+    Kontext,
 }
 
+impl Beside {
+    /// The golden whose transformer it is beside.
+    fn golden(self) -> Golden {
+        Golden::load(match self {
+            Beside::Control => "flux_controls",
+            Beside::Fill => "flux_fill",
+            Beside::Kontext => "flux_kontext",
+            Beside::Face | Beside::Ip | Beside::Lora => "dev",
+        })
+    }
+
+    /// The transformer with it, as files in `dir`.
+    fn transformer(self, dir: &Path) -> Part<Flux> {
+        let write = |golden: &Golden, component: &str| {
+            support::write_component(&dir.join(component), golden, component, &Layout::default());
+        };
+        let places = || FAMILIES.iter().flat_map(|family| family.places.iter().chain(family.beside));
+        let at = |slot: &Slot, folder: &str| {
+            let place = places().find(|place| place.slot == slot).unwrap();
+            Source::lone(&dir.join(folder), place).unwrap()
+        };
+        write(&self.golden(), "transformer");
+        let mut transformer = networks::flux(&at(&TRANSFORMER, "transformer")).unwrap();
+        match self {
+            Beside::Fill | Beside::Kontext => transformer,
+            Beside::Control => {
+                write(&self.golden(), "union");
+                let control = networks::flux_control(&at(&CONTROLNET, "union")).unwrap();
+                networks::flux_with(transformer, &[control], None).unwrap()
+            }
+            Beside::Face => {
+                write(&Golden::load("infinite_you"), "controlnet");
+                let mut control = networks::flux_control(&at(&CONTROLNET, "controlnet")).unwrap();
+                control.net.read_face();
+                networks::flux_with(transformer, &[control], None).unwrap()
+            }
+            Beside::Ip => {
+                write(&Golden::load("ip_adapter_instantx"), "ip_adapter");
+                let file = dir.join("ip_adapter").join("ip_adapter.safetensors");
+                let place = BESIDE.iter().find(|place| *place.slot == IP_ADAPTER).unwrap();
+                let component = pinhole::source::beside(&file, place).unwrap();
+                let adapter = networks::flux_ip(&component, transformer.net.config()).unwrap();
+                networks::flux_with(transformer, &[], Some(&adapter)).unwrap()
+            }
+            Beside::Lora => {
+                let (golden, set) = (Golden::load("lora"), "xlabs");
+                let file = golden.at(&format!("/sets/{set}")).as_object().unwrap().keys().next().unwrap().clone();
+                let (tensors, metadata) = support::lora::file(&golden, set, &file);
+                let path = support::lora::write(dir, &file, &tensors, metadata);
+                lora::add(&path, 0.8, &mut [transformer.target()]).unwrap();
+                transformer
+            }
+        }
+    }
+}
+
+/// With what goes beside it, a transformer on the device is what it is on the CPU, and streamed what it is if it stays.
 #[test]
-fn a_control_net_runs_beside_the_transformer() {
+fn what_goes_beside_the_transformer_runs_there() {
     let _alone = alone();
-    let dir = TempDir::new().unwrap();
-    let run = |device: Device, part: usize| {
-        let mut denoiser = Denoiser::of(with_control(dir.path()), device);
-        let placement = denoiser.placement(part);
-        denoiser.run(&placement).unwrap()
-    };
-    let (cpu, resident) = (run(Device::cpu().unwrap(), PARTS), run(device(), PARTS));
-    assert!(bits(&run(device(), 0)) == bits(&resident));
-    let square = |x: f32| f64::from(x).powi(2);
-    let error: f64 = cpu.iter().zip(&resident).map(|(a, b)| square(a - b)).sum();
-    let nmse = error / cpu.iter().map(|&x| square(x)).sum::<f64>();
-    println!("nmse {nmse:.1e}");
-    assert!(nmse < NMSE_OF_F16, "{nmse:.1e}");
+    let all = [Beside::Control, Beside::Face, Beside::Ip, Beside::Lora, Beside::Fill, Beside::Kontext];
+    for beside in all {
+        let dir = TempDir::new().unwrap();
+        let reference = if matches!(beside, Beside::Kontext) { [1, 4] } else { [0; 2] };
+        let run = |device: Device, part: usize| {
+            let mut denoiser = Denoiser::of(beside.transformer(dir.path()), device);
+            denoiser.size = Size { reference, ..SMALL };
+            let placement = denoiser.placement(part);
+            denoiser.run(&placement).unwrap()
+        };
+        let (cpu, resident) = (run(Device::cpu().unwrap(), PARTS), run(device(), PARTS));
+        assert!(bits(&run(device(), 0)) == bits(&resident), "{beside:?}");
+        let nmse = metrics::nmse(&cpu, &resident).unwrap();
+        println!("{beside:?}: nmse {nmse:.1e}");
+        assert!(nmse < NMSE_OF_F16, "{beside:?}: {nmse:.1e}");
+    }
 }
 
 #[test]
