@@ -299,6 +299,10 @@ typedef struct pinhole_files {
     const char *safety_checker;
     /* A network that makes the pictures larger in the end, as pinhole_upscale does. */
     const char *upscaler;
+    /* The refiner of Stable Diffusion XL, which makes the last steps: a model as pinhole_model_open takes it. May be NULL. */
+    const char *refiner;
+    /* A scheduler_config.json, whose settings are used in the place of the model's own. May be NULL. */
+    const char *scheduler_config;
 } pinhole_files;
 
 PINHOLE_API int32_t pinhole_files_init(pinhole_files *files, size_t struct_size);
@@ -578,6 +582,16 @@ enum {
     PINHOLE_TINY_VAE_PREVIEW = 1
 };
 
+/* What is made larger between two passes. */
+enum {
+    /* Latents, bilinearly. */
+    PINHOLE_UPSCALE_LATENT = 0,
+    /* Latents, each taken several times. */
+    PINHOLE_UPSCALE_LATENT_NEAREST = 1,
+    /* The picture, with Lanczos' filter. */
+    PINHOLE_UPSCALE_PIXEL = 2
+};
+
 /* How the text of a prompt is read. */
 enum {
     /* As it stands. */
@@ -773,6 +787,19 @@ typedef struct pinhole_request {
     int32_t prompt_syntax;
     /* What becomes of pictures that the model's safety checker flags: PINHOLE_SAFETY_... */
     int32_t safety;
+    /* With a refiner: from which part of the steps on it goes on, between 0 and 1; 0: 0.8. */
+    float refiner_start;
+    /* For a refiner: how pleasing the picture is to be, and how pleasing it is not to be; 0 or less: 6 and 2.5. */
+    float aesthetic_score;
+    float negative_aesthetic_score;
+    /* How much larger a second pass makes the picture, across and down, 1 to 8; 0: no second pass. */
+    float upscale;
+    /* How far the second pass may be from the first; 0: 0.4. */
+    float upscale_strength;
+    /* What is made larger: PINHOLE_UPSCALE_... */
+    int32_t upscale_space;
+    /* Denoising steps of the second pass; 0: as many as the first. */
+    int32_t upscale_steps;
 } pinhole_request;
 
 PINHOLE_API int32_t pinhole_request_init(pinhole_request *request, size_t struct_size);

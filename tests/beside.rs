@@ -26,13 +26,14 @@ const THREADS: usize = 2;
 /// The models, and how far their latents may be from diffusers'. On the processor that they were recorded beside, those of Stable
 /// Diffusion are up to 1e-10 away; others round in another order. Those of FLUX are 2e-9 away: a guidance of 30 is an angle of up to
 /// 30,000, and PyTorch's exponential function is off by one unit in the last place for two of the 128 frequencies.
-const MODELS: [(&str, f64); 6] = [
+const MODELS: [(&str, f64); 7] = [
     ("flux_fill", 1e-8),
     ("flux_control", 1e-8),
     ("flux_kontext", 1e-10),
     ("sd1_inpaint", 5e-10),
     ("sd1_edit", 5e-10),
     ("sdxl_inpaint", 5e-10),
+    ("sdxl_edit", 5e-10),
 ];
 
 /// How far those cases may be away whose reference has 4,116 tokens: the recorded numbers are 1.4e-8 from what PyTorch computes of them

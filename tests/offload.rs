@@ -81,7 +81,13 @@ fn each_within(components: &[Component], part: usize, parts: usize) -> Plan {
         let least = within(1).unwrap_err().least;
         within(least + (most - least) * part / parts).unwrap().components.remove(0)
     };
-    Plan { components: components.iter().map(place).collect(), all_resident: false, limit: None, host: None }
+    Plan {
+        components: components.iter().map(place).collect(),
+        all_resident: false,
+        limit: None,
+        host: None,
+        second: None,
+    }
 }
 
 #[test]

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use pinhole::image::{Picture, Thresholds, parameters_text};
 use pinhole::pipeline::{
-    Generated, Opened, Origin, Preprocess, PromptSyntax, Request, Settings, TinyUse, model_name, named_parts, origins,
-    skipped_in_words,
+    Generated, Opened, Origin, Pass, Preprocess, PromptSyntax, Request, Settings, TinyUse, Upscale, model_name,
+    named_parts, origins, skipped_in_words,
 };
 use serde::Serialize;
 
@@ -20,6 +20,8 @@ pub(crate) struct Made {
     controls: Vec<String>,
     /// The file of the network that made the pictures larger.
     upscaler: Option<String>,
+    /// The refiner.
+    refiner: Option<String>,
 }
 
 /// The two texts that a picture carries.
@@ -101,6 +103,14 @@ struct Inside<'a> {
     safety: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     upscaler: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refiner: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refiner_start: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    aesthetic_scores: Option<[f32; 2]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    upscale: Option<Larger>,
     max_sequence_length: usize,
     noise: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -158,6 +168,24 @@ struct StepCache {
     threshold: f32,
 }
 
+/// A second pass that makes the picture larger.
+#[derive(Serialize)]
+struct Larger {
+    factor: f32,
+    strength: f32,
+    space: &'static str,
+    steps: usize,
+    width: usize,
+    height: usize,
+}
+
+impl Larger {
+    fn new(upscale: Upscale, second: &Settings) -> Larger {
+        let (Upscale { factor, strength, space, .. }, Settings { steps, width, height, .. }) = (upscale, second);
+        Larger { factor, strength, space: space.name(), steps: *steps, width: *width, height: *height }
+    }
+}
+
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde asks")]
 fn is_zero(number: &f32) -> bool {
     *number == 0.0
@@ -170,7 +198,9 @@ impl Made {
         let loras = loras.map(|lora| Lora { path: text(&lora.path), strength: lora.strength }).collect();
         let controls = model.rules.controls.iter().map(|control| text(&control.path)).collect();
         let upscaler = model.upscaler.as_ref().map(|upscaler| text(upscaler.path()));
-        Made { model: model_name(&model.source.path), parts: origins(&model.source), loras, controls, upscaler }
+        let refiner = model.refiner.as_ref().map(|refiner| text(&refiner.source.path));
+        let (model, parts) = (model_name(&model.source.path), origins(&model.source));
+        Made { model, parts, loras, controls, upscaler, refiner }
     }
 
     /// The texts of picture `index` of what `request` gave.
@@ -228,6 +258,10 @@ impl Made {
             prompt_syntax: (settings.prompt_syntax != PromptSyntax::Plain).then(|| settings.prompt_syntax.name()),
             safety: flagged.map(|_| settings.safety.name()),
             upscaler: self.upscaler.as_deref(),
+            refiner: self.refiner.as_deref(),
+            refiner_start: if let Pass::Begun(start) = settings.pass { Some(start) } else { None },
+            aesthetic_scores: settings.last().aesthetic,
+            upscale: settings.upscale.map(|upscale| Larger::new(upscale, settings.last())),
             max_sequence_length,
             noise,
             cache: settings.cache.map(|cache| StepCache { kind: cache.kind.name(), threshold: cache.threshold }),

@@ -58,6 +58,8 @@ pub struct Files {
     pub embeddings_folder: *const c_char,
     pub safety_checker: *const c_char,
     pub upscaler: *const c_char,
+    pub refiner: *const c_char,
+    pub scheduler_config: *const c_char,
 }
 
 const NO_FILES: Files = {
@@ -91,6 +93,8 @@ const NO_FILES: Files = {
         embeddings_folder: null,
         safety_checker: null,
         upscaler: null,
+        refiner: null,
+        scheduler_config: null,
     }
 };
 versioned!(Files, "pinhole_files", offset_of!(Files, unet), NO_FILES);
@@ -156,14 +160,18 @@ impl Files {
                 parts.add(name, path);
             }
         }
-        match base {
+        let mut source = match base {
             None if parts.is_empty() => {
                 let hint = "set base, or transformer, text_encoder, text_encoder_2 and vae";
-                Err(Failure::argument("pinhole_files: expected a model or its parts, found neither", hint))
+                return Err(Failure::argument("pinhole_files: expected a model or its parts, found neither", hint));
             }
-            Some(base) if parts.is_empty() => Ok(Source::open(&base)?),
-            base => Ok(Source::assemble(base.as_deref().map(Source::open).transpose()?, &parts)?),
+            Some(base) if parts.is_empty() => Source::open(&base)?,
+            base => Source::assemble(base.as_deref().map(Source::open).transpose()?, &parts)?,
+        };
+        if let Some(path) = path(self.scheduler_config, "scheduler_config")? {
+            source.set_scheduler(&path)?;
         }
+        Ok(source)
     }
 
     /// What the model is opened with beside its own files.
@@ -208,8 +216,10 @@ impl Files {
         let id_projector = unsafe { text::optional(self.id_projector, "id_projector") }?.map(PathBuf::from);
         let takes_id = self.takes_id != 0;
         // SAFETY: the caller's promise.
-        let (embeddings, folder) =
-            unsafe { (self.taught_words()?, text::optional(self.embeddings_folder, "embeddings_folder")?) };
+        let (embeddings, folder, refiner) = unsafe {
+            let folder = text::optional(self.embeddings_folder, "embeddings_folder")?;
+            (self.taught_words()?, folder, text::optional(self.refiner, "refiner")?)
+        };
         // SAFETY: as above.
         let upscaler = unsafe { text::optional(self.upscaler, "upscaler") }?.map(PathBuf::from);
         let clip_skip = None;
@@ -225,6 +235,7 @@ impl Files {
             embeddings,
             embeddings_folder: folder.map(PathBuf::from),
             upscaler,
+            refiner: refiner.map(PathBuf::from),
         })
     }
 

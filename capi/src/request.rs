@@ -8,7 +8,8 @@ use std::sync::Arc;
 use pinhole::Error as E;
 use pinhole::ggml::CancelFlag;
 use pinhole::pipeline::{
-    Cache, CacheKind, Posterior, PromptSyntax, ReferenceResize, Request as Wanted, SafetyMode, TinyUse,
+    Cache, CacheKind, Posterior, PromptSyntax, ReferenceResize, Request as Wanted, SafetyMode, TinyUse, Upscale,
+    UpscaleSpace,
 };
 use pinhole::sample::{Sampler, Schedule};
 
@@ -83,6 +84,13 @@ pub struct Request {
     pub shift: f32,
     pub prompt_syntax: i32,
     pub safety: i32,
+    pub refiner_start: f32,
+    pub aesthetic_score: f32,
+    pub negative_aesthetic_score: f32,
+    pub upscale: f32,
+    pub upscale_strength: f32,
+    pub upscale_space: i32,
+    pub upscale_steps: i32,
 }
 
 const DEFAULT: Request = Request {
@@ -140,6 +148,13 @@ const DEFAULT: Request = Request {
     shift: 0.0,
     prompt_syntax: 0,
     safety: 0,
+    refiner_start: 0.0,
+    aesthetic_score: -1.0,
+    negative_aesthetic_score: -1.0,
+    upscale: 0.0,
+    upscale_strength: 0.0,
+    upscale_space: 0,
+    upscale_steps: 0,
 };
 versioned!(Request, "pinhole_request", offset_of!(Request, inputs), DEFAULT);
 
@@ -217,6 +232,11 @@ fn count(option: &'static str, given: i32) -> Result<Option<usize>, Failure> {
 /// A number that is negative where the model decides. NaN is not, and is refused further on.
 fn number(given: f32) -> Option<f32> {
     if given < 0.0 { None } else { Some(given) }
+}
+
+/// A number that is 0 where the model decides. NaN is not, and is refused further on.
+fn given(given: f32) -> Option<f32> {
+    if given == 0.0 { None } else { Some(given) }
 }
 
 /// The entry of a list by its number in the header.
@@ -328,6 +348,18 @@ unsafe fn copied(name: &'static str, numbers: *const f32, count: usize) -> Resul
 }
 
 impl Request {
+    /// How a second pass makes the picture larger.
+    fn upscaled(&self) -> Result<Option<Upscale>, Failure> {
+        let Some(factor) = given(self.upscale) else { return Ok(None) };
+        let plain = Upscale::new(factor);
+        // The header's numbers are the order of the list.
+        let space = usize::try_from(self.upscale_space).ok().and_then(|given| UpscaleSpace::ALL.get(given).copied());
+        let expected = "PINHOLE_UPSCALE_LATENT (0), PINHOLE_UPSCALE_LATENT_NEAREST (1) or PINHOLE_UPSCALE_PIXEL (2)";
+        let space = space.ok_or_else(|| E::option("--upscale-space", expected, self.upscale_space.to_string()))?;
+        let steps = count("--upscale-steps", self.upscale_steps)?;
+        Ok(Some(Upscale { strength: given(self.upscale_strength).unwrap_or(plain.strength), space, steps, ..plain }))
+    }
+
     /// # Safety
     /// The header's contract for `request` and all that it points to.
     pub(crate) unsafe fn read(request: *const Request) -> Result<Read, Failure> {
@@ -421,6 +453,11 @@ impl Request {
             tiny_vae: tiny_use(request.tiny_vae_for)?,
             prompt_syntax: prompt_syntax(request.prompt_syntax)?,
             safety: safety(request.safety)?,
+            refiner_start: given(request.refiner_start),
+            // A struct of zeros leaves them to the model.
+            aesthetic_score: number(request.aesthetic_score).filter(|&score| score != 0.0),
+            negative_aesthetic_score: number(request.negative_aesthetic_score).filter(|&score| score != 0.0),
+            upscale: request.upscaled()?,
         };
         let Request { progress, warning, preview, user_data, .. } = request;
         let watch = Watch::new(Callbacks { progress, warning, preview, user_data }, cancel.clone());

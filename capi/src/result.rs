@@ -77,8 +77,8 @@ impl Outcome {
         let seconds = |phase| self.generated.time(phase).as_secs_f64();
         ResultInfo {
             seed: settings.seed,
-            width: settings.width as i32,
-            height: settings.height as i32,
+            width: settings.last().width as i32,
+            height: settings.last().height as i32,
             steps: settings.steps as i32,
             batch: settings.batch as i32,
             guidance: settings.guidance.unwrap_or_default(),

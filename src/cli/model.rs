@@ -31,6 +31,9 @@ pub(super) struct PartArgs {
     /// What judges the pictures that are drawn, Stable Diffusion's safety checker: a file, or a folder of a diffusers directory
     #[arg(long, value_name = "FILE")]
     safety_checker: Option<PathBuf>,
+    /// A scheduler_config.json, whose settings are used in the place of the model's own
+    #[arg(long, value_name = "FILE")]
+    scheduler_config: Option<PathBuf>,
     /// CLIP's tokenizer: a tokenizer.json, or a folder with one or with vocab.json and merges.txt [default: the model's, or OpenAI's]
     #[arg(long, value_name = "FILE|DIR")]
     tokenizer: Option<PathBuf>,
@@ -47,14 +50,18 @@ impl PartArgs {
     /// [`Error::Option`] where neither is given, those of [`Source::open`] and [`Source::assemble`].
     pub(super) fn open(&self, base: Option<&Path>, option: &'static str) -> Result<Source> {
         let files = self.files();
-        match base {
+        let mut source = match base {
             Some(base) if files.is_empty() => open(base),
             None if files.is_empty() => {
                 let error = Error::option(option, "a model, or its parts", "neither");
                 Err(error.with_hint("parts are given with --transformer, --text-encoder, --text-encoder-2 and --vae"))
             }
             base => Source::assemble(base.map(open).transpose()?, &files),
+        }?;
+        if let Some(path) = &self.scheduler_config {
+            source.set_scheduler(path)?;
         }
+        Ok(source)
     }
 
     /// What to call the model, for people: the base, or else the transformer or another part.

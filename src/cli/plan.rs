@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use pinhole::entries::Entries;
+use pinhole::pipeline::{Pipeline, Settings};
 use pinhole::plan::{ComponentPlan, HostUse, Plan};
 use pinhole::sample::Chosen;
 use pinhole::size::Size;
@@ -59,6 +60,9 @@ pub(super) struct PlanReport {
     host_limit_bytes: Option<usize>,
     host_peak_bytes: Option<usize>,
     components: Vec<ComponentReport>,
+    /// That of a second pass.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    second: Option<Box<PlanReport>>,
 }
 
 #[derive(Serialize)]
@@ -113,6 +117,7 @@ impl PlanReport {
             host_limit_bytes: plan.host.map(|host| host.limit),
             host_peak_bytes: plan.host.map(|host| host.peak),
             components: plan.components.iter().map(component).collect(),
+            second: plan.second.as_deref().map(PlanReport::new).map(Box::new),
         }
     }
 }
@@ -172,6 +177,9 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
         });
     }
     printer.data(&table(&plan).to_string())?;
+    if let Some(second) = &plan.second {
+        printer.data(&format!("\nsecond pass\n{}", table(second)))?;
+    }
     let peak = units::bytes(plan.peak() as u64);
     let limit = plan.limit.map_or(String::new(), |limit| format!(", of {}", units::bytes(limit as u64)));
     let size = format!("{}x{}, {}", settings.width, settings.height, units::counted(settings.steps, "step"));
@@ -185,7 +193,13 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
         printer.note(&format!("in host memory, with all that the program holds: {peak} at most, of {limit}"));
     }
     printer.note(&format!("the least that works is --vram {}", Size(least as u64).rounded_up()));
-    for component in plan.components.iter().filter(|component| component.batch.at_once.is_some()) {
+    if let Some(second) = &settings.second {
+        let size = format!("{}x{}", second.width, second.height);
+        printer.note(&format!("the second pass, {size}, has {}", evaluated(&pipeline, second)?));
+    }
+    let both = [Some(&plan), plan.second.as_deref()];
+    let components: Vec<&ComponentPlan> = both.into_iter().flatten().flat_map(|plan| &plan.components).collect();
+    for component in components.iter().filter(|component| component.batch.at_once.is_some()) {
         printer.note(&in_parts(component));
     }
     if let Some(cache) = settings.cache {
@@ -193,10 +207,10 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
         printer
             .note(&format!("the step cache {cache} has {bytes} of the ports; in steps that it skips, nothing moves"));
     }
-    for component in plan.components.iter().filter(|component| component.moved() > 0) {
+    for component in components.iter().filter(|component| component.moved() > 0) {
         printer.note(&moved(component, link));
     }
-    for component in plan.components.iter().filter(|component| component.read_each_step > 0) {
+    for component in components.iter().filter(|component| component.read_each_step > 0) {
         let bytes = units::bytes(component.read_each_step as u64);
         printer.note(&format!(
             "{}: {bytes} are read from the disk in each step, since host memory is short",
@@ -204,6 +218,11 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
         ));
     }
     Ok(())
+}
+
+/// How often a pass asks the denoiser.
+fn evaluated(pipeline: &Pipeline, settings: &Settings) -> Result<String, Failure> {
+    Ok(units::counted(pipeline.evaluations(settings)?, "evaluation"))
 }
 
 /// What each component takes, line by line.

@@ -282,7 +282,7 @@ impl RequestArgs {
     /// Those of [`Picture::open`]; [`Error::Option`] for two schedules.
     pub(super) fn request(&self, prompt: Option<&str>, printer: &Printer) -> Result<Request> {
         let (sampler, schedule) = self.sampler_and_schedule()?;
-        Ok(Request {
+        Ok(self.stable_diffusion.told(Request {
             prompt: prompt.unwrap_or_default().to_owned(),
             negative_prompt: self.negative_prompt.clone(),
             width: self.width,
@@ -321,9 +321,9 @@ impl RequestArgs {
             cache: self.cache.and_then(|cache| cache.0),
             preview: self.preview.as_ref().map(|preview| preview.every),
             tiny_vae: self.tiny_vae_for,
-            prompt_syntax: self.stable_diffusion.prompt_syntax(),
             safety: self.safety,
-        })
+            ..Request::default()
+        }))
     }
 
     /// The pictures of `--redux-image`, each with its weight.

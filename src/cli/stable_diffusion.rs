@@ -1,9 +1,9 @@
-//! The options of Stable Diffusion that say how a prompt is read.
+//! The options of Stable Diffusion: how a prompt is read, and what a second pass does.
 
 use std::path::{Path, PathBuf};
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use pinhole::pipeline::{Additions, PromptSyntax, Settings};
+use pinhole::pipeline::{Additions, Pass, PromptSyntax, Request, Settings, Upscale, UpscaleSpace};
 use serde::Serialize;
 
 use super::units;
@@ -22,6 +22,30 @@ pub(super) struct StableDiffusionArgs {
     /// chunk, and long prompts become chunks of 75 tokens; for Stable Diffusion
     #[arg(long, value_name = "HOW", value_parser = syntax_parser(), default_value = PromptSyntax::Plain.name())]
     prompt_syntax: PromptSyntax,
+    /// A model that makes the last steps: the refiner of Stable Diffusion XL. Both are never on the device together
+    #[arg(long, value_name = "FILE|DIR")]
+    refiner: Option<PathBuf>,
+    /// From which part of the steps on the refiner goes on, between 0 and 1 [default: 0.8]
+    #[arg(long, value_name = "P", requires = "refiner")]
+    refiner_start: Option<f32>,
+    /// For the refiner: how pleasing the picture is to be [default: 6]
+    #[arg(long, value_name = "SCORE")]
+    aesthetic_score: Option<f32>,
+    /// For the refiner: how pleasing it is not to be, with the negative prompt [default: 2.5]
+    #[arg(long, value_name = "SCORE")]
+    negative_aesthetic_score: Option<f32>,
+    /// Draw in two passes: the second begins with what the first drew, so many times as large across and down, 1 to 8
+    #[arg(long, value_name = "FACTOR")]
+    upscale: Option<f32>,
+    /// How far from the first pass the second may be: 0 is the same, 1 is as far as without it [default: 0.4]
+    #[arg(long, value_name = "S", requires = "upscale")]
+    upscale_strength: Option<f32>,
+    /// What is made larger between the passes: latent (bilinearly), latent-nearest, or pixel, with Lanczos' filter [default: latent]
+    #[arg(long, value_name = "WHAT", requires = "upscale", value_parser = space_parser())]
+    upscale_space: Option<UpscaleSpace>,
+    /// Denoising steps of the second pass, of which it takes the share of --upscale-strength [default: those of the first]
+    #[arg(long, value_name = "N", requires = "upscale")]
+    upscale_steps: Option<usize>,
 }
 
 /// A file of vectors, and its word.
@@ -58,21 +82,47 @@ fn syntax_parser() -> impl TypedValueParser<Value = PromptSyntax> {
     })
 }
 
+fn space_parser() -> impl TypedValueParser<Value = UpscaleSpace> {
+    PossibleValuesParser::new(UpscaleSpace::ALL.map(UpscaleSpace::name)).map(|name| match name.as_str() {
+        "pixel" => UpscaleSpace::Pixel,
+        "latent-nearest" => UpscaleSpace::LatentNearest,
+        _ => UpscaleSpace::Latent,
+    })
+}
+
 impl StableDiffusionArgs {
     /// `additions` with what these options add to a model.
     pub(super) fn add_to(&self, additions: Additions) -> Additions {
         let embeddings = self.embeddings.iter().map(|Embedding { path, word }| (path.clone(), word.clone())).collect();
-        Additions { embeddings, embeddings_folder: self.folder.clone(), ..additions }
+        let (embeddings_folder, refiner) = (self.folder.clone(), self.refiner.clone());
+        Additions { embeddings, embeddings_folder, refiner, ..additions }
     }
 
-    /// How the texts of prompts are read.
-    pub(super) fn prompt_syntax(&self) -> PromptSyntax {
-        self.prompt_syntax
+    /// `request` with what these options say of it.
+    pub(super) fn told(&self, request: Request) -> Request {
+        let upscale = self.upscale.map(|factor| {
+            let plain = Upscale::new(factor);
+            Upscale {
+                strength: self.upscale_strength.unwrap_or(plain.strength),
+                space: self.upscale_space.unwrap_or(plain.space),
+                steps: self.upscale_steps,
+                ..plain
+            }
+        });
+        Request {
+            prompt_syntax: self.prompt_syntax,
+            refiner_start: self.refiner_start,
+            aesthetic_score: self.aesthetic_score,
+            negative_aesthetic_score: self.negative_aesthetic_score,
+            upscale,
+            ..request
+        }
     }
 
     /// The files that they name, each with its option.
     pub(super) fn files(&self) -> Vec<(&'static str, PathBuf)> {
-        self.embeddings.iter().map(|embedding| ("--embedding", embedding.path.clone())).collect()
+        let embeddings = self.embeddings.iter().map(|embedding| ("--embedding", embedding.path.clone()));
+        embeddings.chain(self.refiner.iter().map(|path| ("--refiner", path.clone()))).collect()
     }
 
     /// What they were in a request with these `settings`.
@@ -83,6 +133,10 @@ impl StableDiffusionArgs {
             embeddings_folder: self.folder.as_ref(),
             taught_words: &settings.taught,
             prompt_syntax: (syntax != PromptSyntax::Plain).then(|| syntax.name()),
+            refiner: self.refiner.as_ref(),
+            refiner_start: if let Pass::Begun(start) = settings.pass { Some(start) } else { None },
+            aesthetic_scores: settings.last().aesthetic,
+            upscale: settings.upscale.zip(settings.second.as_deref()).map(UpscaleParameters::new),
         }
     }
 }
@@ -101,4 +155,33 @@ pub(super) struct Parameters<'a> {
     taught_words: &'a [String],
     #[serde(skip_serializing_if = "Option::is_none")]
     prompt_syntax: Option<&'static str>,
+    /// The file of `--refiner`.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "units::path_if_any")]
+    refiner: Option<&'a PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refiner_start: Option<f64>,
+    /// With the prompt, and with the negative one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    aesthetic_scores: Option<[f32; 2]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    upscale: Option<UpscaleParameters>,
+}
+
+/// A second pass that makes the picture larger, in JSON.
+#[derive(Serialize)]
+struct UpscaleParameters {
+    factor: f32,
+    strength: f32,
+    space: &'static str,
+    steps: usize,
+    width: usize,
+    height: usize,
+}
+
+impl UpscaleParameters {
+    fn new((upscale, second): (Upscale, &Settings)) -> UpscaleParameters {
+        let Upscale { factor, strength, space, .. } = upscale;
+        let Settings { steps, width, height, .. } = *second;
+        UpscaleParameters { factor, strength, space: space.name(), steps, width, height }
+    }
 }

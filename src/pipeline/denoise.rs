@@ -21,6 +21,8 @@ type Aside = Vec<(Port, Vec<f32>)>;
 /// Latents on their way, and what they are denoised with.
 pub(super) struct Loop<'a> {
     pub(super) model: &'a Opened,
+    /// What denoises: the model, or its refiner.
+    pub(super) denoising: &'a Opened,
     pub(super) settings: &'a Settings,
     pub(super) levels: &'a Levels,
     /// That of each pass.
@@ -34,9 +36,9 @@ impl Loop<'_> {
     /// The latents after the last step, `[w, h, C, N]`, and, with a step cache, which evaluations of each pass were computed.
     pub(super) fn run(&self, start: Start, run: &mut Run<'_>) -> Result<(Vec<f32>, Vec<Vec<bool>>)> {
         let Start { mut latents, mut noise, kept, company } = start;
-        let Loop { model, settings, levels, .. } = *self;
-        let denoiser = &*model.denoiser;
-        let steps = levels.len();
+        let Loop { model, denoising, settings, levels, .. } = *self;
+        let denoiser = &*denoising.denoiser;
+        let steps = levels.taken();
         let subjects = denoiser.subjects(settings, model.autoencoder.latents(settings), steps);
         let stages = subjects.iter().map(|subject| stage_runs(run.plan, subject)).sum();
         let start = run.begin(Phase::Denoise, stages, steps)?;
@@ -45,7 +47,7 @@ impl Loop<'_> {
             None => None,
         };
         let mut solver = levels.solver();
-        let skipping = |cache| Skipping::new(cache, &model.rules.caches, steps, self.prompts.len());
+        let skipping = |cache| Skipping::new(cache, &denoising.rules.caches, steps, self.prompts.len());
         let mut skipping = settings.cache.map(skipping).transpose()?;
         let mut first = 0;
         for (at, subject) in subjects.iter().enumerate() {
@@ -89,7 +91,7 @@ impl Loop<'_> {
         (at, evaluations): (usize, &Range<usize>),
         company: &Company,
     ) -> Result<Vec<Aside>> {
-        let Loop { model, settings, levels, prompts, .. } = *self;
+        let Loop { denoising, settings, levels, prompts, .. } = *self;
         let batch = running.batch();
         let (sharing, pictures) = (batch.sharing(), batch.pictures_at_once());
         let mut ready = Vec::with_capacity(sharing.len());
@@ -114,7 +116,7 @@ impl Loop<'_> {
                 pictures,
             };
             running.choose(passes.start, 0)?;
-            model.denoiser.fill(at, running.session(), &given)?;
+            denoising.denoiser.fill(at, running.session(), &given)?;
             run.compute(running, Cadence::Request)?;
             if sharing.len() > 1 {
                 ready.push(running.session().put_aside()?);
@@ -134,7 +136,7 @@ impl Loop<'_> {
         prepared: &Prepared<'_>,
         skipping: &mut Option<Skipping>,
     ) -> Result<Vec<f32>> {
-        let packed = self.by_picture(latents, |latents, dims| self.model.denoiser.pack(latents, dims))?;
+        let packed = self.by_picture(latents, |latents, dims| self.denoising.denoiser.pack(latents, dims))?;
         let mut prediction = match skipping {
             Some(skipping) if skipping.extrapolates() => {
                 self.extrapolate(run, running, asked, &packed, prepared, skipping)?
@@ -151,7 +153,7 @@ impl Loop<'_> {
             _ if passes == 2 => self.guide(prediction, others)?,
             _ => {}
         }
-        self.by_picture(prediction, |packed, dims| self.model.denoiser.unpack(packed, dims))
+        self.by_picture(prediction, |packed, dims| self.denoising.denoiser.unpack(packed, dims))
     }
 
     /// What the model says of the latents `packed` in each pass, or what it would say in a step that is skipped.
@@ -215,7 +217,7 @@ impl Loop<'_> {
                         run.compute(running, Cadence::Step)?;
                     }
                 }
-                let found = running.get(self.model.denoiser.ports(asked.subject).prediction)?;
+                let found = running.get(self.denoising.denoiser.ports(asked.subject).prediction)?;
                 let length = found.len() / running.batch().items_at_once();
                 // Behind a picture's own numbers are those of pictures that the model looks at.
                 for item in found.chunks_exact(length).take(part.items.len()) {
@@ -230,12 +232,12 @@ impl Loop<'_> {
     /// Sets `part` of `input`. The last item is there again where the part is shorter than others.
     fn set_part(&self, running: &mut Running<'_>, asked: Asked, input: &Input<'_>, part: &BatchPart) -> Result<()> {
         let Asked { subject, condition, .. } = asked;
-        let ports = self.model.denoiser.ports(subject);
+        let ports = self.denoising.denoiser.ports(subject);
         let (width, pictures) = (input.all.len() / input.items, self.settings.batch);
         let BatchPart { passes, items } = part;
         let mut numbers: Vec<usize> = items.clone().collect();
         numbers.resize(running.batch().items_at_once(), items.end - 1);
-        let are_times = self.model.denoiser.conditions_are_times();
+        let are_times = self.denoising.denoiser.conditions_are_times();
         let condition_of = |&item: &usize| match are_times {
             true => condition as i32,
             false => (condition * passes.len() + item / pictures - passes.start) as i32,
@@ -244,7 +246,7 @@ impl Loop<'_> {
         running.session().set_indices(ports.condition, &conditions)?;
         if running.batch().pictures_at_once() < pictures {
             let numbers: Vec<usize> = numbers.iter().map(|item| item % pictures).collect();
-            self.model.denoiser.follow(running.session(), (&input.company.followed, pictures), &numbers)?;
+            self.denoising.denoiser.follow(running.session(), (&input.company.followed, pictures), &numbers)?;
         }
         let own = &input.all[width * items.start..width * items.end];
         if numbers.len() == items.len() {
@@ -268,7 +270,7 @@ impl Loop<'_> {
         parts: &[BatchPart],
         skipping: &mut Skipping,
     ) -> Result<Vec<bool>> {
-        let ports = self.model.denoiser.cache(asked.subject, self.settings);
+        let ports = self.denoising.denoiser.cache(asked.subject, self.settings);
         let mut probe = Vec::new();
         for part in parts {
             self.set_part(running, asked, input, part)?;
@@ -302,7 +304,7 @@ impl Loop<'_> {
         (computed, number): (&[bool], usize),
         skipping: &mut Skipping,
     ) -> Result<()> {
-        let Some(ports) = self.model.denoiser.cache(asked.subject, self.settings) else {
+        let Some(ports) = self.denoising.denoiser.cache(asked.subject, self.settings) else {
             return Err(Error::graph("step cache", "a model without one"));
         };
         let is_divided = running.batch().parts_each_step() > 1;
@@ -328,7 +330,7 @@ impl Loop<'_> {
     /// Guides `prediction` away from the `unconditional` one.
     fn guide(&self, prediction: &mut [f32], unconditional: &[f32]) -> Result<()> {
         let (share, batch) = (self.settings.rescale_cfg, self.settings.batch);
-        let width = self.model.denoiser.guided_width();
+        let width = self.denoising.denoiser.guided_width();
         let keeps = share == 0.0 && width.is_none();
         let conditional = if keeps { Vec::new() } else { reserve::repeat("the prediction", prediction, 1)? };
         // Where the reference counts from 0, no guidance is 1 all the same.
@@ -346,7 +348,7 @@ impl Loop<'_> {
     /// The latents `packed` of every picture in every pass, each with what it has beside and behind it. The third pass has zeros
     /// beside it.
     fn with_company(&self, packed: &[f32], company: &Company) -> Result<Vec<f32>> {
-        let (denoiser, passes, batch) = (&*self.model.denoiser, self.prompts.len(), self.settings.batch);
+        let (denoiser, passes, batch) = (&*self.denoising.denoiser, self.prompts.len(), self.settings.batch);
         let numbers = company.beside.iter().map(Vec::len).sum::<usize>() + batch * company.references.len();
         let mut all = reserve::room("the latents", passes * (packed.len() + numbers))?;
         for pass in 0..passes {
@@ -392,7 +394,7 @@ impl Loop<'_> {
         let [w, h, channels, _] = self.model.autoencoder.latents(self.settings);
         for (index, latents) in clean.chunks_exact(w * h * channels).enumerate() {
             let image = painter.paint((self.model, &mut *run), painting.as_deref_mut(), [w, h], latents)?;
-            run.event(Event::Preview { image, index, done, steps: self.levels.len() })?;
+            run.event(Event::Preview { image, index, done, steps: self.levels.taken() })?;
         }
         Ok(())
     }

@@ -46,18 +46,18 @@ pub(super) struct ClipEncoder {
     taught: Option<(Arc<Words>, usize)>,
 }
 
-/// Teaches `encoders` the words of `additions`.
+/// Teaches `encoders` the words of `additions`. Each has the name of its vectors in files for two, if it is one of two.
 ///
 /// # Errors
 /// As [`Words::open`].
-pub(super) fn teach(encoders: &mut [&mut ClipEncoder], additions: &Additions) -> Result<()> {
-    let widths = encoders.iter().map(|encoder| encoder.config.hidden_size).collect();
-    let words = Words::open(&additions.embeddings, additions.embeddings_folder.as_deref(), widths)?;
+pub(super) fn teach(encoders: &mut [(&mut ClipEncoder, Option<&'static str>)], additions: &Additions) -> Result<()> {
+    let readers = encoders.iter().map(|(encoder, name)| (encoder.config.hidden_size, *name)).collect();
+    let words = Words::open(&additions.embeddings, additions.embeddings_folder.as_deref(), readers)?;
     if words.is_empty() {
         return Ok(());
     }
     let words = Arc::new(words);
-    for (at, encoder) in encoders.iter_mut().enumerate() {
+    for (at, (encoder, _)) in encoders.iter_mut().enumerate() {
         encoder.taught = Some((Arc::clone(&words), at));
     }
     Ok(())

@@ -111,6 +111,7 @@ fn rules(takes_guidance: bool, tokens: usize) -> Rules {
         guidance,
         guided_above: 1.0,
         is_told_sizes: false,
+        is_told_scores: false,
         ays: AYS,
         zeros_without_negative: false,
         inputs: &[Use::Start, Use::Mask],
@@ -134,6 +135,7 @@ fn rules(takes_guidance: bool, tokens: usize) -> Rules {
 
 fn open(source: Source, additions: &Additions) -> Result<Opened> {
     additions.refuse_embeddings()?;
+    additions.refuse_refiner()?;
     if additions.clip_skip.is_some() {
         return Err(Error::option(
             "--clip-skip",
@@ -192,6 +194,7 @@ fn open(source: Source, additions: &Additions) -> Result<Opened> {
         face,
         safety: None,
         upscaler: None,
+        refiner: None,
         source,
     })
 }

@@ -180,6 +180,7 @@ fn rules(version: Version) -> Rules {
         guidance: (version == Version::Dev).then_some(4.0),
         guided_above: 1.0,
         is_told_sizes: false,
+        is_told_scores: false,
         ays: AYS,
         zeros_without_negative: false,
         inputs: &[Use::Start, Use::Mask],
@@ -244,6 +245,7 @@ fn open(mut source: Source, additions: &Additions) -> Result<Opened> {
         face: None,
         safety: None,
         upscaler: None,
+        refiner: None,
         source,
     })
 }

@@ -10,13 +10,17 @@ use super::opened::{Direction, Opened};
 use super::preview::Fit;
 use super::progress::{Event, Observer};
 use super::prompt_cache::PromptCache;
-use super::request::{Generated, MemoryOptions, Request, Settings};
+use super::prompts::Embeddings;
+use super::request::{Generated, MemoryOptions, PhaseMemory, Request, Settings, Timings};
 use super::run::{Machine, Run, stage_runs};
 use super::seen::Seen;
-use super::settings::{levels, settings, without_effect};
-use super::start::Start;
+use super::settings::{settings, without_effect};
+use super::start::{Drawn, Start};
+use super::stretch::Pass;
+use super::values::{levels, of_pass};
 use crate::ggml::{Backend, CancelFlag, Device, Ledger};
 use crate::image::Image;
+use crate::models::safety_checker::Verdict;
 use crate::plan::{Phase, Plan};
 use crate::{Result, processors};
 
@@ -148,75 +152,24 @@ impl Pipeline {
         settings: Settings,
         observer: &mut dyn Observer,
     ) -> Result<Generated> {
-        let model = Arc::clone(&self.model);
-        let notes = [self.budget_note()?, self.threads_note()];
-        let subjects = self.subjects(&model, &settings)?;
-        let Pipeline { machine, preview, remembered, prompt_cache, .. } = self;
-        let mut run = Run::new(machine, observer, &plan);
-        run.event(Event::Planned(plan.clone()))?;
-        for text in without_effect(&model, request, &settings) {
-            run.warn(text)?;
-        }
-        for text in model.source.passed_over() {
-            run.warn(text.clone())?;
-        }
-        warn_of_unused_blocks(&model, &mut run)?;
-        for text in model.loras.iter().filter_map(|lora| lora.warning()) {
-            run.warn(text)?;
-        }
-        for text in notes.into_iter().flatten() {
-            run.warn(text)?;
-        }
-
-        run.machine.ledger.set_limit(plan.limit);
-        run.machine.keep(&plan, &subjects)?;
-        let painter = super::preview::painter(preview, &model, request, &settings, &mut run)?;
-        let encoded = match &request.embeddings {
-            Some(embeddings) => Arc::clone(embeddings),
-            None => {
-                let cache = prompt_cache.as_deref();
-                super::embeddings::embedded(&model, remembered, cache, (request, &settings), &mut run)?
+        observer.event(Event::Planned(plan.clone()))?;
+        self.say_what_is_known(request, &settings, observer)?;
+        let mut made = self.pass((&plan, request, &settings), None, observer)?;
+        if let (Some(plan), Some(settings)) = (&plan.second, &settings.second) {
+            let refines = matches!(settings.pass, Pass::Refined(_));
+            if refines {
+                // Never both models at once.
+                self.machine.kept.clear();
             }
-        };
-        let seen = match &model.image_prompts {
-            Some(pictures) => pictures.look(request, &settings, &mut run)?,
-            None => Seen::default(),
-        };
-        let levels = levels(&model, &settings)?;
-        let face = model.face.as_ref().map(|face| face.look(request, &settings, &mut run)).transpose()?;
-        let mut start = Start::new(&model, request, &settings, &levels, &mut run)?;
-        start.company.face = face.unwrap_or_default();
-        let joined;
-        let prompts = match encoded.for_passes(&settings) {
-            plain if settings.redux_tokens == 0 => plain,
-            plain => {
-                joined = seen.joined(&plain, &settings)?;
-                joined.iter().collect()
+            made = self.pass((plan, request, settings), Some(made), observer)?;
+            if refines {
+                self.machine.kept.clear();
             }
-        };
-        let denoising = Loop {
-            model: &model,
-            settings: &settings,
-            levels: &levels,
-            prompts: &prompts,
-            preview: painter,
-            ip: &seen.ip,
-        };
-        let (latents, computed) = denoising.run(start, &mut run)?;
-        let mut images = decode(&model, &settings, &latents, &mut run)?;
-        let verdicts = match &model.safety {
-            Some(safety) => safety.judge(&mut images, &settings, &mut run)?,
-            None => Vec::new(),
-        };
-        if let Some(upscaler) = &model.upscaler {
-            let size = upscaler.size([settings.width, settings.height], None)?;
-            images = super::upscale::larger(upscaler, &images, size, &mut run)?;
         }
-        let Run { timings, mapped, phases, .. } = run;
+        let Made { drawn: Drawn { latents, dims: latent_dims, images }, computed, work, verdicts, .. } = made;
+        let Work { timings, mapped: mapped_bytes, phases } = work;
         let highest = phases.iter().map(|phase| &phase.measured).max_by_key(|usage| usage.peak);
         let memory = self.machine.left_after(highest);
-        let latent_dims = model.autoencoder.latents(&settings);
-        let mapped_bytes = mapped;
         Ok(Generated {
             images,
             latent_dims,
@@ -230,6 +183,156 @@ impl Pipeline {
             computed,
             verdicts,
         })
+    }
+
+    /// Says what the user should know before the work.
+    fn say_what_is_known(&self, request: &Request, settings: &Settings, observer: &mut dyn Observer) -> Result<()> {
+        let model = &self.model;
+        let mut texts = without_effect(model, request, settings);
+        texts.extend(model.source.passed_over().iter().cloned());
+        texts.extend(unused_blocks(model));
+        texts.extend(model.loras.iter().filter_map(|lora| lora.warning()));
+        texts.extend([self.budget_note()?, self.threads_note()].into_iter().flatten());
+        for text in texts {
+            observer.event(Event::Warning(text))?;
+        }
+        Ok(())
+    }
+
+    /// A pass of a request: the only one, the first, or the second behind what the first made.
+    fn pass(
+        &mut self,
+        (plan, request, settings): (&Plan, &Request, &Settings),
+        first: Option<Made>,
+        observer: &mut dyn Observer,
+    ) -> Result<Made> {
+        let model = Arc::clone(&self.model);
+        let denoising = of_pass(&model, settings);
+        let subjects = self.subjects(&model, settings)?;
+        let Pipeline { machine, preview, remembered, prompt_cache, .. } = self;
+        let mut run = Run::new(machine, observer, plan);
+        run.machine.ledger.set_limit(plan.limit);
+        run.machine.keep(plan, &subjects)?;
+        let painter = super::preview::painter(preview, &model, request, settings, &mut run)?;
+        let levels = levels(&model, settings)?;
+        let (told, start, work, mut computed) = match first {
+            None => {
+                let encoded = match &request.embeddings {
+                    Some(embeddings) => Arc::clone(embeddings),
+                    None => {
+                        let cache = prompt_cache.as_deref();
+                        super::embeddings::embedded(&model, remembered, cache, (request, settings), &mut run)?
+                    }
+                };
+                let told = Told::by(&model, request, settings, (encoded, &mut run))?;
+                (told, Start::new(&model, request, settings, &levels, &mut run)?, Work::default(), Vec::new())
+            }
+            Some(Made { drawn, told, work, computed, .. }) => {
+                let told = match settings.pass {
+                    Pass::Refined(_) => {
+                        let made = super::embeddings::embeddings(denoising, None, (request, settings), &mut run)?;
+                        Told { encoded: Arc::new(made), ..Told::default() }
+                    }
+                    _ => told,
+                };
+                (told, Start::second(&model, request, settings, &levels, (drawn, &mut run))?, work, computed)
+            }
+        };
+        let mut start = start;
+        start.company.face.clone_from(&told.face);
+        let joined;
+        let prompts = match told.encoded.for_passes(settings) {
+            plain if settings.redux_tokens == 0 => plain,
+            plain => {
+                joined = told.seen.joined(&plain, settings)?;
+                joined.iter().collect()
+            }
+        };
+        let denoising = Loop {
+            model: &model,
+            denoising,
+            settings,
+            levels: &levels,
+            prompts: &prompts,
+            preview: painter,
+            ip: &told.seen.ip,
+        };
+        let (latents, more) = denoising.run(start, &mut run)?;
+        // Behind those of the first pass.
+        computed.resize(computed.len().max(more.len()), Vec::new());
+        computed.iter_mut().zip(more).for_each(|(all, more)| all.extend(more));
+        let (mut images, mut verdicts) = (Vec::new(), Vec::new());
+        if settings.pass.decodes() {
+            images = decode(&model, settings, &latents, &mut run)?;
+        }
+        if settings.second.is_none() {
+            if let Some(safety) = &model.safety {
+                verdicts = safety.judge(&mut images, settings, &mut run)?;
+            }
+            if let Some(upscaler) = &model.upscaler {
+                let size = upscaler.size([settings.width, settings.height], None)?;
+                images = super::upscale::larger(upscaler, &images, size, &mut run)?;
+            }
+        }
+        let dims = model.autoencoder.latents(settings);
+        let work = work.and(run, settings.pass.is_second());
+        Ok(Made { drawn: Drawn { latents, dims, images }, told, computed, work, verdicts })
+    }
+}
+
+/// What came of a pass.
+struct Made {
+    drawn: Drawn,
+    told: Told,
+    computed: Vec<Vec<bool>>,
+    work: Work,
+    /// What the safety checker says of its pictures, if it is the last.
+    verdicts: Vec<Verdict>,
+}
+
+/// What the denoiser is told of the prompts, and of the pictures that take part in them.
+#[derive(Default)]
+struct Told {
+    encoded: Arc<Embeddings>,
+    seen: Seen,
+    face: Vec<f32>,
+}
+
+impl Told {
+    /// By what looks at the pictures of `request`, beside the prompts `encoded`.
+    fn by(
+        model: &Opened,
+        request: &Request,
+        settings: &Settings,
+        (encoded, run): (Arc<Embeddings>, &mut Run<'_>),
+    ) -> Result<Told> {
+        let seen = match &model.image_prompts {
+            Some(pictures) => pictures.look(request, settings, run)?,
+            None => Seen::default(),
+        };
+        let face = model.face.as_ref().map(|face| face.look(request, settings, run)).transpose()?;
+        Ok(Told { encoded, seen, face: face.unwrap_or_default() })
+    }
+}
+
+/// What passes took.
+#[derive(Default)]
+struct Work {
+    timings: Timings,
+    mapped: usize,
+    phases: Vec<PhaseMemory>,
+}
+
+impl Work {
+    /// The same with what `run` took.
+    fn and(mut self, run: Run<'_>, second: bool) -> Work {
+        let Run { timings, mapped, phases, .. } = run;
+        for (phase, time) in timings {
+            *self.timings.entry(phase).or_default() += time;
+        }
+        self.mapped += mapped;
+        self.phases.extend(phases.into_iter().map(|phase| PhaseMemory { second, ..phase }));
+        self
     }
 }
 
@@ -252,14 +355,15 @@ fn decode(model: &Opened, settings: &Settings, latents: &[f32], run: &mut Run<'_
     Ok(images)
 }
 
-/// Warns of blocks in the file that the configuration leaves unused. Other tensors that nothing uses are common: the vision tower
-/// of a CLIP, the decoder of a T5, a table of positions.
-fn warn_of_unused_blocks(model: &Opened, run: &mut Run<'_>) -> Result<()> {
+/// What there is to say of blocks in the file that the configuration leaves unused. Other tensors that nothing uses are common: the vision
+/// tower of a CLIP, the decoder of a T5, a table of positions.
+fn unused_blocks(model: &Opened) -> Vec<String> {
+    let mut said = Vec::new();
     for network in model.networks() {
         if let Some(first) = network.strays.first() {
             let (count, name) = (network.strays.len(), network.slot.name);
-            run.warn(format!("{name}: its configuration leaves {count} tensors of blocks unused, {first} for one"))?;
+            said.push(format!("{name}: its configuration leaves {count} tensors of blocks unused, {first} for one"));
         }
     }
-    Ok(())
+    said
 }

@@ -5,9 +5,9 @@ use super::opened::{Direction, Opened};
 use super::request::{MemoryOptions, Request, Settings};
 use super::rules::Takes;
 use super::run::Machine;
-use super::settings::levels;
 use super::step_cache::CacheKind;
 use super::upscale::UpscaleModel;
+use super::values::{levels, of_pass};
 use super::{preview, start};
 use crate::ggml::{Device, DeviceKind, shares_heap};
 use crate::image::CHANNELS;
@@ -64,8 +64,12 @@ impl Pipeline {
     /// # Errors
     /// As [`plan`](Pipeline::plan), except that no budget is too small.
     pub fn least_budget(&self, request: &Request) -> Result<usize> {
-        let limits = self.machine.limits()?;
-        Ok(budget::least(&self.measure(&self.settings(request)?)?, self.machine.options.offload, &limits))
+        let (limits, settings) = (self.machine.limits()?, self.settings(request)?);
+        let mut least = 0;
+        for settings in [Some(&settings), settings.second.as_deref()].into_iter().flatten() {
+            least = least.max(budget::least(&self.measure(settings)?, self.machine.options.offload, &limits));
+        }
+        Ok(least)
     }
 
     /// What there is to say of the budget: that it is more than the device has.
@@ -78,7 +82,10 @@ impl Pipeline {
 
     pub(super) fn plan_settings(&self, settings: &Settings) -> Result<Plan> {
         let limits = self.machine.limits()?;
-        self.planned(settings, &limits)?.or_else(|refusal| Err(self.refusal(&refusal, settings, &limits)?))
+        let plan =
+            self.planned(settings, &limits)?.or_else(|refusal| Err(self.refusal(&refusal, settings, &limits)?))?;
+        let second = settings.second.as_ref().map(|settings| self.plan_settings(settings)).transpose()?;
+        Ok(Plan { second: second.map(Box::new), ..plan })
     }
 
     /// What the text encoders alone will have on the device.
@@ -134,7 +141,7 @@ impl Pipeline {
     /// # Errors
     /// As [`Scheduler::levels`](crate::sample::Scheduler::levels).
     pub fn evaluations(&self, settings: &Settings) -> Result<usize> {
-        Ok(levels(&self.model, settings)?.len())
+        Ok(levels(&self.model, settings)?.taken())
     }
 
     /// Bytes of the denoiser's ports that are there for a step cache.
@@ -164,18 +171,26 @@ impl Pipeline {
     /// What runs in a request, in order, except for what makes previews.
     pub(super) fn subjects<'m>(&self, model: &'m Opened, settings: &Settings) -> Result<Vec<Subject<'m>>> {
         let mut subjects = Vec::new();
-        if !settings.embedded && settings.texts() > 0 {
-            subjects.extend(model.encoders.subjects(settings));
+        let denoising = of_pass(model, settings);
+        if !settings.embedded && settings.texts() > 0 && settings.pass.reads_prompts() {
+            subjects.extend(denoising.encoders.subjects(settings));
         }
-        subjects.extend(model.image_prompts.iter().flat_map(|pictures| pictures.subjects(settings)));
-        subjects.extend(model.face.as_ref().and_then(|face| face.subject(settings)));
+        if !settings.pass.is_second() {
+            subjects.extend(model.image_prompts.iter().flat_map(|pictures| pictures.subjects(settings)));
+            subjects.extend(model.face.as_ref().and_then(|face| face.subject(settings)));
+        }
         subjects.extend(start::encoders(model, settings));
-        let evaluations = levels(model, settings)?.len();
-        subjects.extend(model.denoiser.subjects(settings, model.autoencoder.latents(settings), evaluations));
-        subjects.extend(model.decoder(settings).subjects(settings, Direction::Decode, settings.batch));
-        subjects.extend(model.safety.as_ref().and_then(|safety| safety.subject(settings)));
-        let size = [settings.width, settings.height];
-        subjects.extend(model.upscaler.as_ref().map(|upscaler| upscaler.subject(size, settings.batch)));
+        let evaluations = levels(model, settings)?.taken();
+        subjects.extend(denoising.denoiser.subjects(settings, model.autoencoder.latents(settings), evaluations));
+        // Previews without a network of their own are fitted to what the decoder draws.
+        if settings.pass.decodes() || (settings.previewed && model.tiny.is_none()) {
+            subjects.extend(model.decoder(settings).subjects(settings, Direction::Decode, settings.batch));
+        }
+        if settings.second.is_none() {
+            subjects.extend(model.safety.as_ref().and_then(|safety| safety.subject(settings)));
+            let size = [settings.width, settings.height];
+            subjects.extend(model.upscaler.as_ref().map(|upscaler| upscaler.subject(size, settings.batch)));
+        }
         Ok(subjects)
     }
 
@@ -285,6 +300,7 @@ impl Machine {
 /// Bytes of the arrays that `phase` has in host memory beside the ports of its networks, at most.
 fn arrays(model: &Opened, settings: &Settings, phase: Phase) -> usize {
     const NUMBER: usize = size_of::<f32>();
+    let model = of_pass(model, settings);
     let sum = |bytes: &[usize]| bytes.iter().copied().fold(0, usize::saturating_add);
     let latents = NUMBER * model.autoencoder.latents(settings).into_iter().fold(1, usize::saturating_mul);
     let picture = CHANNELS * settings.width * settings.height;

@@ -38,14 +38,18 @@ mod run;
 mod safety;
 mod sd;
 mod sdxl;
+mod second_pass;
 mod seen;
 mod settings;
 mod skipping;
 mod start;
+
 mod step_cache;
+mod stretch;
 mod textual_inversion;
 mod upscale;
 mod vae;
+mod values;
 mod z_image;
 
 pub use crate::plan::Phase;
@@ -71,5 +75,6 @@ pub use safety::Safety;
 pub use seen::Seen;
 pub use settings::settings;
 pub use step_cache::{Cache, CacheKind, Caches, skipped, skipped_in_words};
+pub use stretch::{Pass, Upscale, UpscaleSpace};
 pub use textual_inversion::{Words, is_textual_inversion, own_word};
 pub use upscale::{UpscaleModel, Upscaled, Upscaler};

@@ -76,6 +76,8 @@ pub struct Opened {
     pub safety: Option<Safety>,
     /// What makes them larger then.
     pub upscaler: Option<UpscaleModel>,
+    /// A model that goes on where this one stops, if it was opened with one.
+    pub refiner: Option<Box<Opened>>,
 }
 
 impl Opened {
@@ -132,6 +134,8 @@ pub struct Additions {
     pub embeddings_folder: Option<PathBuf>,
     /// What makes the pictures larger that were drawn: a file.
     pub upscaler: Option<PathBuf>,
+    /// A model that makes the last steps: what [`Source::open`] takes.
+    pub refiner: Option<PathBuf>,
 }
 
 impl Additions {
@@ -163,6 +167,17 @@ impl Additions {
             Some(path) => {
                 let found = path.display().to_string();
                 Err(Error::option("--control", "nothing, since this kind of model runs no ControlNets yet", found))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses a refiner beside a model that has none.
+    pub(super) fn refuse_refiner(&self) -> Result<()> {
+        match &self.refiner {
+            Some(path) => {
+                let expected = "nothing, since refiners are for Stable Diffusion XL";
+                Err(Error::option("--refiner", expected, path.display().to_string()))
             }
             None => Ok(()),
         }

@@ -33,7 +33,7 @@ impl ArraySpec {
 
 /// A prompt, with a negative one where there is one, as the denoiser takes it. Requests that are given it need no text
 /// encoder, and draw what they would have drawn.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Embeddings {
     /// The prompt, and behind it the negative one.
     pub(super) prompts: Vec<Prompt>,

@@ -100,6 +100,7 @@ fn rules(edits: Option<Edits>) -> Rules {
         guidance: None,
         guided_above: 1.0,
         is_told_sizes: false,
+        is_told_scores: false,
         ays: AYS,
         zeros_without_negative: false,
         inputs: if edits.is_some() { &[] } else { &[Use::Start, Use::Mask] },
@@ -165,6 +166,7 @@ fn open(mut source: Source, additions: &Additions) -> Result<Opened> {
         face: None,
         safety: None,
         upscaler: None,
+        refiner: None,
         source,
     })
 }

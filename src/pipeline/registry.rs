@@ -11,7 +11,7 @@ use crate::{Error, Result};
 
 /// Every family that pinhole runs. Those with marks stand before those of the same kind without.
 pub static FAMILIES: &[&Family] =
-    &[&flux::FLUX, &sdxl::SDXL, &sd::SD1, &z_image::Z_IMAGE, &flux2::FLUX2, &qwen_image::QWEN_IMAGE];
+    &[&flux::FLUX, &sdxl::SDXL, &sdxl::REFINER, &sd::SD1, &z_image::Z_IMAGE, &flux2::FLUX2, &qwen_image::QWEN_IMAGE];
 
 /// Opens `source` as a model of its family. Reads headers and configurations, no weights.
 ///
@@ -106,6 +106,13 @@ pub fn denoiser(source: &Source) -> Result<(&'static Family, Box<dyn Denoiser>)>
 /// # Errors
 /// [`Error::NotAModel`] if there is none.
 pub fn family_of(source: &Source) -> Result<&'static Family> {
+    let found = family_by_name_or_place(source)?;
+    // Both have the same classes of pipelines and the same kinds of networks.
+    Ok(if found.name == sdxl::SDXL.name && sdxl::is_refiner(source) { &sdxl::REFINER } else { found })
+}
+
+/// The same, which takes a refiner for what it refines.
+fn family_by_name_or_place(source: &Source) -> Result<&'static Family> {
     if let Some(says) = source.says.as_deref() {
         let named = FAMILIES.iter().find(|family| family.name == says || family.classes.contains(&says));
         return named.copied().ok_or_else(|| unknown(source, says));

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::prompts::Embeddings;
 use super::step_cache::Cache;
+use super::stretch::{Pass, Upscale};
 use crate::ggml::Usage;
 use crate::image::{Image, Picture, Thresholds};
 use crate::models::safety_checker::Verdict;
@@ -98,6 +99,14 @@ pub struct Request {
     pub prompt_syntax: PromptSyntax,
     /// What becomes of pictures that the model's safety checker flags; `None` is black, if there is one.
     pub safety: Option<SafetyMode>,
+    /// From which part of the steps on the refiner goes on that the model was opened with, between 0 and 1; 0.8 by default.
+    pub refiner_start: Option<f32>,
+    /// For models that are told how pleasing a picture is: 6 by default.
+    pub aesthetic_score: Option<f32>,
+    /// The same of the pass with the negative prompt: 2.5 by default.
+    pub negative_aesthetic_score: Option<f32>,
+    /// How a second pass makes the picture larger; `None` is without one.
+    pub upscale: Option<Upscale>,
 }
 
 /// What a ControlNet follows, and how.
@@ -296,6 +305,10 @@ impl Default for Request {
             tiny_vae: None,
             prompt_syntax: PromptSyntax::default(),
             safety: None,
+            refiner_start: None,
+            aesthetic_score: None,
+            negative_aesthetic_score: None,
+            upscale: None,
         }
     }
 }
@@ -397,6 +410,14 @@ pub struct Settings {
     pub taught: Vec<String>,
     /// What becomes of pictures that the safety checker flags.
     pub safety: SafetyMode,
+    /// What the model is told of how pleasing the picture is, and of the pass with the negative prompt; `None` if it is not told.
+    pub aesthetic: Option<[f32; 2]>,
+    /// Which pass this is, if there are two.
+    pub pass: Pass,
+    /// How the second pass makes the picture larger, if it does.
+    pub upscale: Option<Upscale>,
+    /// Those of the second pass, if these are the first one's.
+    pub second: Option<Box<Settings>>,
 }
 
 /// How a ControlNet follows its picture.
@@ -454,6 +475,11 @@ impl ControlSettings {
 }
 
 impl Settings {
+    /// Those of the pass that pictures come of.
+    pub fn last(&self) -> &Settings {
+        self.second.as_deref().unwrap_or(self)
+    }
+
     /// How many passes through the denoiser there are: with the prompt, with the negative one, and, where a picture is changed,
     /// without that picture.
     pub fn passes(&self) -> usize {
@@ -515,7 +541,9 @@ impl Settings {
         if self.crop != [0, 0] {
             pairs.push(("Crop", format!("{},{}", self.crop[0], self.crop[1])));
         }
-        pairs.extend(self.strength.map(|strength| ("Denoising strength", strength.to_string())));
+        if self.upscale.is_none() {
+            pairs.extend(self.strength.map(|strength| ("Denoising strength", strength.to_string())));
+        }
         pairs.extend(self.image_cfg_scale.map(|scale| ("Image CFG scale", scale.to_string())));
         if !self.redux.is_empty() {
             pairs.push(("Redux weights", numbers(&self.redux)));
@@ -530,6 +558,17 @@ impl Settings {
         }
         if self.id_tokens > 0 {
             pairs.push(("ID tokens", self.id_tokens.to_string()));
+        }
+        if let Pass::Begun(start) = self.pass {
+            pairs.push(("Refiner switch at", start.to_string()));
+        }
+        let scores = self.second.as_deref().unwrap_or(self).aesthetic;
+        pairs.extend(scores.map(|[with, without]| ("Aesthetic scores", format!("{with},{without}"))));
+        if let (Some(Upscale { factor, space, strength, .. }), Some(second)) = (self.upscale, &self.second) {
+            pairs.push(("Denoising strength", strength.to_string()));
+            pairs.push(("Hires upscale", factor.to_string()));
+            pairs.push(("Hires steps", second.steps.to_string()));
+            pairs.push(("Hires upscaler", space.label().to_owned()));
         }
         if self.prompt_syntax != PromptSyntax::Plain {
             pairs.push(("Prompt syntax", self.prompt_syntax.name().to_owned()));
@@ -568,6 +607,8 @@ pub struct MemoryOptions {
 pub struct PhaseMemory {
     /// The phase.
     pub phase: Phase,
+    /// Whether it is one of the second pass.
+    pub second: bool,
     /// The planned peak in bytes.
     pub planned: usize,
     /// What was allocated at most.

@@ -24,6 +24,8 @@ pub struct Rules {
     pub guided_above: f32,
     /// Whether the model is told the size of an original, and where that was cut off.
     pub is_told_sizes: bool,
+    /// Whether the model is told how pleasing a picture is.
+    pub is_told_scores: bool,
     /// Whether zeros stand for a negative prompt that is not given.
     pub zeros_without_negative: bool,
     /// The timesteps of [`Schedule::Ays`](crate::sample::Schedule::Ays).

@@ -1,6 +1,8 @@
 //! Stable Diffusion 1 and 2: diffusers' `StableDiffusionPipeline`. Version 2 has another text encoder, OpenCLIP's, and some of its
 //! models predict velocities.
 
+use std::path::Path;
+
 use super::encoders::{self, CLIP_NAME, ClipEncoder};
 use super::fit::{self, Side};
 use super::opened::{Additions, Denoiser, Encoders, Family, Given, Opened, Reader, StepPorts, subject};
@@ -72,6 +74,7 @@ pub(super) fn rules(side: usize, factor: usize, tokens: usize) -> Rules {
         guidance: None,
         guided_above: 1.0,
         is_told_sizes: false,
+        is_told_scores: false,
         ays: AYS,
         zeros_without_negative: false,
         inputs: &[Use::Start, Use::Mask],
@@ -96,6 +99,7 @@ pub(super) fn rules(side: usize, factor: usize, tokens: usize) -> Rules {
 fn open(source: Source, additions: &Additions) -> Result<Opened> {
     additions.refuse_image_prompts()?;
     additions.refuse_controls()?;
+    additions.refuse_refiner()?;
     for component in source.components() {
         component.require_configuration()?;
     }
@@ -104,11 +108,11 @@ fn open(source: Source, additions: &Additions) -> Result<Opened> {
     let mut clip = ClipEncoder::open_with(&source, &TEXT_ENCODER, output)?;
     let vae = Vae::open(&source, None)?;
     let scheduler = match &source.scheduler {
-        Some(Text { text, origin }) => Scheduler::from_json(text, origin)?,
+        Some(Text { text, origin }) => of_noise(Scheduler::from_json(text, origin)?, origin)?,
         None => Scheduler::Discrete(schedule(&unet)?),
     };
     check(&source, &unet, &clip, &vae)?;
-    encoders::teach(&mut [&mut clip], additions)?;
+    encoders::teach(&mut [(&mut clip, None)], additions)?;
     let loras = additions.apply(&mut [unet.target(), clip.part.target()])?;
     let predicts_v = matches!(&scheduler, Scheduler::Discrete(config) if config.prediction_type == Prediction::V);
     let trained_on = if predicts_v { LARGER_SAMPLE_SIZE } else { SAMPLE_SIZE };
@@ -128,6 +132,7 @@ fn open(source: Source, additions: &Additions) -> Result<Opened> {
         face: None,
         safety: None,
         upscaler: None,
+        refiner: None,
         source,
     })
 }
@@ -159,6 +164,18 @@ fn spread(numbers: &[f32]) -> f32 {
     let mean = numbers.iter().sum::<f32>() / count;
     let squares: f32 = numbers.iter().map(|number| (number - mean).powi(2)).sum();
     (squares / count).sqrt()
+}
+
+/// Refuses a schedule of `origin` along flows, which no UNet was trained on.
+pub(super) fn of_noise(scheduler: Scheduler, origin: &Path) -> Result<Scheduler> {
+    match scheduler {
+        Scheduler::Flow(_) => {
+            let expected = "a schedule of noise for a UNet, as EulerDiscreteScheduler is";
+            let error = Error::mismatch(origin, "_class_name", expected, "one along flows");
+            Err(error.with_hint("take the scheduler_config.json of a Stable Diffusion model"))
+        }
+        other => Ok(other),
+    }
 }
 
 /// What diffusers' pipeline makes of a schedule: files written before these settings existed hold others.
@@ -275,17 +292,23 @@ impl Networks for UnetDenoiser {
 
 impl UnetDenoiser {
     /// For every condition, the pooled prompt and behind it the embedded sizes: of the original, where it was cut off, and of the
-    /// picture, down before across. As `_get_add_time_ids` of diffusers' `StableDiffusionXLPipeline`.
+    /// picture, down before across. A refiner is told how pleasing the picture is in the place of its size. As `_get_add_time_ids` of
+    /// diffusers' `StableDiffusionXLPipeline` and `StableDiffusionXLImg2ImgPipeline`.
     fn added(&self, given: &Given<'_>) -> Result<Vec<f32>> {
-        let Settings { width, height, original_size, crop, .. } = given.settings;
+        let Settings { width, height, original_size, crop, aesthetic, .. } = *given.settings;
         let [original_width, original_height] = original_size;
         let [left, top] = crop;
         let size_width = self.0.net.config().addition_time_embed_dim.unwrap_or(0);
         let mut one = Vec::new();
-        for Prompt(arrays) in given.prompts {
+        for (i, Prompt(arrays)) in given.prompts.iter().enumerate() {
             one.extend_from_slice(&arrays[1]);
-            for size in [original_height, original_width, top, left, height, width] {
-                one.extend(sinusoid(*size as f32, size_width));
+            let mut told = [original_height, original_width, top, left].map(|size| size as f32).to_vec();
+            match aesthetic {
+                Some([with, without]) => told.push(if given.pass + i == 0 { with } else { without }),
+                None => told.extend([height, width].map(|size| size as f32)),
+            }
+            for size in told {
+                one.extend(sinusoid(size, size_width));
             }
         }
         reserve::repeat("the sizes", &one, given.evaluations.len())

@@ -5,10 +5,13 @@ use super::opened::Direction;
 use super::opened::Opened;
 use super::request::{Control, Preprocess, ReferenceResize, Request, Settings, TinyUse};
 use super::rules::{Beside, Cropped, Rules, Takes, Use, of_area};
+use super::second_pass::{aesthetic, with_second};
 use super::start::{Inputs, MOST_REFERENCES};
+use super::stretch::Pass;
 use super::textual_inversion::Words;
+use super::values::{number, side, taught};
 use crate::image::Picture;
-use crate::sample::{Chosen, Levels};
+use crate::sample::Chosen;
 use crate::source::Text;
 use crate::text::PromptSyntax;
 use crate::{Error, Result};
@@ -132,9 +135,13 @@ pub fn settings(model: &Opened, request: &Request) -> Result<Settings> {
         prompt_syntax: prompt_syntax(model, request)?,
         taught: Vec::new(),
         safety: super::safety::mode(model.safety.as_ref(), request.safety)?,
+        aesthetic: aesthetic(model, request)?,
+        pass: Pass::Only,
+        upscale: None,
+        second: None,
     };
     settings.encoded_pictures = Inputs::of(rules, request, &settings).count();
-    match &request.embeddings {
+    let settings = match &request.embeddings {
         Some(embeddings) => embeddings.fill_in(settings, request, model),
         None => {
             let mut texts = vec![request.prompt.as_str()];
@@ -143,7 +150,8 @@ pub fn settings(model: &Opened, request: &Request) -> Result<Settings> {
             let taught = taught(model, &texts)?;
             Ok(Settings { text_tokens, taught, ..settings })
         }
-    }
+    }?;
+    with_second(model, request, settings)
 }
 
 /// How the texts of `request` are read.
@@ -154,20 +162,6 @@ fn prompt_syntax(model: &Opened, request: &Request) -> Result<PromptSyntax> {
     }
     let expected = "plain, since weights are for models whose prompts CLIP alone reads: Stable Diffusion 1, 2 and XL";
     Err(Error::option("--prompt-syntax", expected, syntax.name()))
-}
-
-/// The taught words in `texts`, each once.
-fn taught(model: &Opened, texts: &[&str]) -> Result<Vec<String>> {
-    let mut found: Vec<String> = Vec::new();
-    let Some(words) = model.encoders.words() else { return Ok(found) };
-    for text in texts {
-        for word in words.of(text)? {
-            if !found.iter().any(|known| known == word) {
-                found.push(word.to_owned());
-            }
-        }
-    }
-    Ok(found)
 }
 
 /// What the tiny autoencoder of `model` is used for.
@@ -230,23 +224,6 @@ impl Default<'_> {
             }
             other => other,
         })
-    }
-}
-
-/// The noise levels of a request.
-///
-/// # Errors
-/// As [`Scheduler::levels`](crate::sample::Scheduler::levels).
-pub(super) fn levels(model: &Opened, settings: &Settings) -> Result<Levels> {
-    let multiple = model.rules.multiple;
-    let tokens = (settings.width / multiple) * (settings.height / multiple);
-    let levels = model.scheduler.levels(&settings.sampling, settings.steps, tokens)?;
-    match settings.strength {
-        Some(strength) => {
-            let first = levels.first_of(strength)?;
-            levels.starting_at(first)
-        }
-        None => Ok(levels),
     }
 }
 
@@ -501,21 +478,4 @@ pub(super) fn without_effect(model: &Opened, request: &Request, settings: &Setti
         }
     }
     found
-}
-
-fn side(option: &'static str, side: usize, model: &Opened) -> Result<usize> {
-    let (multiple, most) = (model.rules.multiple, model.rules.most_pixels);
-    if side.is_multiple_of(multiple) && (multiple..=most).contains(&side) {
-        return Ok(side);
-    }
-    let nearest = ((side.saturating_add(multiple / 2)) / multiple * multiple).clamp(multiple, most);
-    let expected = format!("a multiple of {multiple} from {multiple} to {most}");
-    Err(Error::option(option, expected, side.to_string()).with_hint(format!("the nearest is {nearest}")))
-}
-
-fn number(option: &'static str, value: f32, least: f32, most: f32) -> Result<f32> {
-    if (least..=most).contains(&value) {
-        return Ok(value);
-    }
-    Err(Error::option(option, format!("a number from {least} to {most}"), value.to_string()))
 }

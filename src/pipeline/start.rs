@@ -7,7 +7,8 @@ use super::opened::{Direction, Opened};
 use super::request::{Control, Posterior, Preprocess, ReferenceResize, Request, Settings};
 use super::rules::{Beside, Rules, Starts, Takes};
 use super::run::{Run, stage_runs};
-use crate::image::{Filter, Mask, Picture};
+use super::stretch::{Pass, UpscaleSpace, stretched};
+use crate::image::{Filter, Image, Mask, Picture};
 use crate::plan::Phase;
 use crate::plan::measure::Subject;
 use crate::sample::{Levels, Noise};
@@ -72,7 +73,42 @@ impl Kept {
     }
 }
 
+/// What a first pass leaves to a second.
+pub(super) struct Drawn {
+    /// `[w, h, C, N]`
+    pub(super) latents: Vec<f32>,
+    /// The extents of these.
+    pub(super) dims: [usize; 4],
+    /// The pictures, if the second pass begins with them.
+    pub(super) images: Vec<Image>,
+}
+
 impl Start {
+    /// What a second pass begins with. A refiner goes on with the latents as they are; otherwise they, or the pictures, are stretched and
+    /// put under noise. Noise is drawn from the seed anew.
+    pub(super) fn second(
+        model: &Opened,
+        request: &Request,
+        settings: &Settings,
+        levels: &Levels,
+        (drawn, run): (Drawn, &mut Run<'_>),
+    ) -> Result<Start> {
+        match settings.pass {
+            Pass::Redrawn(UpscaleSpace::Pixel) => {
+                Start::with(model, request, settings, levels, (Some(Again::Pictures(&drawn.images)), run))
+            }
+            Pass::Redrawn(space) => {
+                let ([from_w, from_h, ..], [w, h, ..]) = (drawn.dims, model.autoencoder.latents(settings));
+                let latents = stretched(space, &drawn.latents, [from_w, from_h], [w, h])?;
+                Start::with(model, request, settings, levels, (Some(Again::Latents(latents)), run))
+            }
+            _ => {
+                let noise = Noise::new(settings.seed, settings.batch);
+                Ok(Start { latents: drawn.latents, noise, kept: None, company: Company::default() })
+            }
+        }
+    }
+
     /// Encodes the pictures of the request, and draws what diffusers draws in its order: the latents of a picture that is followed,
     /// those of a picture to begin with, the noise, the latents of what a mask leaves.
     pub(super) fn new(
@@ -82,20 +118,36 @@ impl Start {
         levels: &Levels,
         run: &mut Run<'_>,
     ) -> Result<Start> {
+        Start::with(model, request, settings, levels, (None, run))
+    }
+
+    /// The same of what is drawn `again` in the place of a picture of the request, if it is.
+    fn with(
+        model: &Opened,
+        request: &Request,
+        settings: &Settings,
+        levels: &Levels,
+        (again, run): (Option<Again<'_>>, &mut Run<'_>),
+    ) -> Result<Start> {
         let beside = model.rules.beside;
         let inputs = Inputs::of(&model.rules, request, settings);
-        let mut encoded = inputs.encode(model, request, settings, run)?;
+        let pictures = if let Some(Again::Pictures(images)) = &again { images } else { [].as_slice() };
+        let mut encoded = inputs.encode(model, request, (settings, pictures), run)?;
         let posterior = if model.rules.starts == Starts::Mean { Posterior::Mean } else { request.posterior };
         let drawing = Drawing { model, settings, posterior };
         let mut generator = Noise::new(settings.seed, settings.batch);
         let control = encoded.control.take().map(|moments| drawing.latents(&moments, &mut generator)).transpose()?;
         let followed = drawing.followed(request, encoded.followed, &mut generator)?;
-        let mut picture =
-            encoded.picture.take().map(|moments| drawing.latents(&moments, &mut generator)).transpose()?;
+        let mut picture = match again {
+            Some(Again::Latents(latents)) => Some(latents),
+            Some(Again::Pictures(_)) => Some(drawing.latents_of(&encoded.again, &mut generator)?),
+            None => encoded.picture.take().map(|moments| drawing.latents(&moments, &mut generator)).transpose()?,
+        };
         if beside == (Some(Beside::Masked { draws_picture: true })) && picture.is_none() {
             drawing.skip(&mut generator)?;
         }
-        let noise = noise(model, request, settings, &mut generator)?;
+        let given = request.noise.as_deref().filter(|_| !settings.pass.is_second());
+        let noise = noise(model, given, settings, &mut generator)?;
         let beside = match beside {
             None => Vec::new(),
             Some(Beside::Control) => drawing.beside(&control.unwrap_or_default(), None)?,
@@ -131,6 +183,14 @@ impl Start {
     }
 }
 
+/// What a second pass begins with.
+enum Again<'a> {
+    /// Latents, `[w, h, C, N]`.
+    Latents(Vec<f32>),
+    /// Pictures, one for each of the batch.
+    Pictures(&'a [Image]),
+}
+
 /// Which pictures of a request go through the autoencoder.
 pub(super) struct Inputs {
     control: bool,
@@ -139,6 +199,8 @@ pub(super) struct Inputs {
     masked: bool,
     /// How many ControlNets follow the latents of a picture.
     followed: usize,
+    /// How many pictures of a first pass there are.
+    again: usize,
 }
 
 impl Inputs {
@@ -150,18 +212,25 @@ impl Inputs {
         let edited = beside == Some(Beside::Edited);
         // Nothing of it is left where the mask's model begins with noise alone.
         let is_gone = masked && settings.strength == Some(1.0);
-        let picture = request.image.is_some() && !edited && !is_gone;
-        Inputs { control: beside == Some(Beside::Control), picture, edited, masked, followed }
+        let picture = request.image.is_some() && !edited && !is_gone && !settings.pass.is_second();
+        let again = if settings.pass == Pass::Redrawn(UpscaleSpace::Pixel) { settings.batch } else { 0 };
+        Inputs { control: beside == Some(Beside::Control), picture, edited, masked, followed, again }
     }
 
     /// How many they are.
     pub(super) fn count(&self) -> usize {
         let others = [self.control, self.picture, self.edited, self.masked].into_iter().map(usize::from);
-        others.sum::<usize>() + self.followed
+        others.sum::<usize>() + self.followed + self.again
     }
 
-    /// What the autoencoder makes of them, and of the pictures that the model looks at.
-    fn encode(&self, model: &Opened, request: &Request, settings: &Settings, run: &mut Run<'_>) -> Result<Encoded> {
+    /// What the autoencoder makes of them, of the pictures of a first pass, and of those that the model looks at.
+    fn encode(
+        &self,
+        model: &Opened,
+        request: &Request,
+        (settings, again): (&Settings, &[Image]),
+        run: &mut Run<'_>,
+    ) -> Result<Encoded> {
         let subjects = encoders(model, settings);
         let mut encoded = Encoded::default();
         if subjects.is_empty() {
@@ -197,6 +266,11 @@ impl Inputs {
             encoded.picture = encode(self.picture, &request.image, None)?;
             encoded.edited = encode(self.edited, &request.image, None)?;
             encoded.masked = encode(self.masked, &request.image, mask.as_ref())?;
+            for image in again {
+                let picture = Picture::from_rgb8(image.width(), image.height(), image.rgb())?;
+                let samples = picture.samples(settings.width, settings.height)?;
+                encoded.again.push(model.autoencoder.encode(run, &mut running, &samples)?);
+            }
             run.finish(running);
         }
         for ((subject, picture), [width, height]) in looked_at.iter().zip(&request.references).zip(&settings.references)
@@ -278,6 +352,7 @@ struct Encoded {
     masked: Option<Vec<f32>>,
     followed: Vec<Vec<f32>>,
     references: Vec<Vec<f32>>,
+    again: Vec<Vec<f32>>,
 }
 
 /// The samples of the picture that a ControlNet follows, as the autoencoder or the ControlNet itself takes it: black where a mask
@@ -327,18 +402,31 @@ impl Drawing<'_> {
 
     /// Latents in the denoiser's space, `[w, h, C, N]`: one draw of the distribution of `moments` for each picture of the batch.
     fn latents(&self, moments: &[f32], generator: &mut Noise) -> Result<Vec<f32>> {
+        self.drawn(&vec![moments; self.settings.batch], generator)
+    }
+
+    /// The same of pictures of their own.
+    fn latents_of(&self, moments: &[Vec<f32>], generator: &mut Noise) -> Result<Vec<f32>> {
+        self.drawn(&moments.iter().map(Vec::as_slice).collect::<Vec<_>>(), generator)
+    }
+
+    /// One draw of each distribution of `moments`.
+    fn drawn(&self, moments: &[&[f32]], generator: &mut Noise) -> Result<Vec<f32>> {
         let each = self.each();
-        if moments.len() != 2 * each {
-            return Err(Error::graph("encode", format!("{} moments for {each} latents", moments.len())));
+        let wrong = moments.iter().find(|moments| moments.len() != 2 * each);
+        if let Some(length) = wrong.map(|moments| moments.len()).or((moments.len() != self.settings.batch).then_some(0))
+        {
+            return Err(Error::graph("encode", format!("{length} moments for {each} latents")));
         }
-        let (mean, log_variance) = moments.split_at(each);
         let mut latents = reserve::room("the latents", each * self.settings.batch)?;
-        match self.posterior {
-            Posterior::Mean => (0..self.settings.batch).for_each(|_| latents.extend_from_slice(mean)),
-            Posterior::Sample => {
-                let [least, most] = LOG_VARIANCES;
-                for drawn in generator.draw(each)?.chunks_exact(each) {
-                    for ((mean, log_variance), drawn) in mean.iter().zip(log_variance).zip(drawn) {
+        let drawn = if self.posterior == Posterior::Sample { generator.draw(each)? } else { Vec::new() };
+        for (at, moments) in moments.iter().enumerate() {
+            let (mean, log_variance) = moments.split_at(each);
+            match self.posterior {
+                Posterior::Mean => latents.extend_from_slice(mean),
+                Posterior::Sample => {
+                    let [least, most] = LOG_VARIANCES;
+                    for ((mean, log_variance), drawn) in mean.iter().zip(log_variance).zip(&drawn[at * each..]) {
                         latents.push(mean + (0.5 * log_variance.clamp(least, most)).exp() * drawn);
                     }
                 }
@@ -398,10 +486,10 @@ fn scaled(noise: &[f32], factor: f32) -> Result<Vec<f32>> {
 }
 
 /// The noise of every picture, `[w, h, C, N]`: given, or drawn.
-fn noise(model: &Opened, request: &Request, settings: &Settings, generator: &mut Noise) -> Result<Vec<f32>> {
+fn noise(model: &Opened, given: Option<&[f32]>, settings: &Settings, generator: &mut Noise) -> Result<Vec<f32>> {
     let dims @ [w, h, channels, batch] = model.autoencoder.latents(settings);
     let each = w * h * channels;
-    let Some(noise) = &request.noise else { return generator.draw(each) };
+    let Some(noise) = given else { return generator.draw(each) };
     if noise.len() != each * batch {
         let expected = format!("{} numbers ({dims:?}, fastest first)", each * batch);
         return Err(Error::option("--noise", expected, format!("{} numbers", noise.len())));

@@ -34,7 +34,7 @@ const MOST_WORD: usize = 256;
 const UNNAMED: [&str; 5] = ["string_to_param.*", "emb_params", "clip_l", "clip_g", "tensor"];
 
 /// What the vectors for each text encoder are called in files for two.
-const BY_ENCODER: [&str; 2] = ["clip_l", "clip_g"];
+pub(super) const BY_ENCODER: [&str; 2] = ["clip_l", "clip_g"];
 
 /// What files of vectors end in.
 const ENDINGS: [&str; 5] = ["safetensors", "pt", "bin", "pth", "ckpt"];
@@ -47,9 +47,12 @@ const FOLDER: &str = "--embeddings";
 pub struct Words {
     /// The longest first.
     words: Vec<Word>,
-    /// How many numbers a vector has, for each text encoder.
-    widths: Vec<usize>,
+    /// How many numbers a vector has, for each text encoder, and what its vectors are called in files for two.
+    readers: Vec<Reader>,
 }
+
+/// How many numbers a vector of a text encoder has, and what its vectors are called in files for two, if it is one of two.
+pub(super) type Reader = (usize, Option<&'static str>);
 
 /// A taught word.
 struct Word {
@@ -64,7 +67,7 @@ struct Word {
 }
 
 impl Words {
-    /// Those of `files`, each with its word if it is named, and of `folder`, for text encoders that read vectors of `widths`.
+    /// Those of `files`, each with its word if it is named, and of `folder`, for the text encoders `readers`.
     /// Files of a folder are opened when their word is in a prompt.
     ///
     /// # Errors
@@ -73,12 +76,12 @@ impl Words {
     pub(super) fn open(
         files: &[(PathBuf, Option<String>)],
         folder: Option<&Path>,
-        widths: Vec<usize>,
+        readers: Vec<Reader>,
     ) -> Result<Words> {
-        let mut words = Words { words: Vec::new(), widths };
+        let mut words = Words { words: Vec::new(), readers };
         for (path, name) in files {
             let index = safetensors::open(path)?;
-            let vectors = vectors(path, &index, &words.widths)?;
+            let vectors = vectors(path, &index, &words.readers)?;
             let name = match name {
                 Some(name) => name.clone(),
                 None => own_word(&index).map_or_else(|| stem(path), str::to_owned),
@@ -195,7 +198,7 @@ impl Words {
     /// How many vectors `word` has.
     fn count(&self, word: &Word) -> Result<usize> {
         let vectors = self.vectors(word)?;
-        Ok(vectors.first().zip(self.widths.first()).map_or(0, |(vectors, width)| vectors.len() / width.max(&1)))
+        Ok(vectors.first().zip(self.readers.first()).map_or(0, |(vectors, (width, _))| vectors.len() / width.max(&1)))
     }
 
     /// The vectors of `word`, which are read if they were not before.
@@ -203,7 +206,7 @@ impl Words {
         if let Some(vectors) = word.vectors.get() {
             return Ok(vectors);
         }
-        let read = vectors(&word.path, &safetensors::open(&word.path)?, &self.widths)?;
+        let read = vectors(&word.path, &safetensors::open(&word.path)?, &self.readers)?;
         Ok(word.vectors.get_or_init(|| read))
     }
 
@@ -215,7 +218,7 @@ impl Words {
         let missing = || Error::graph("encode", format!("no vector has the id {id}"));
         let word = self.words.iter().find(|word| (word.first..word.first + MOST_VECTORS as u32).contains(&id));
         let word = word.ok_or_else(missing)?;
-        let width = *self.widths.get(encoder).ok_or_else(missing)?;
+        let (width, _) = *self.readers.get(encoder).ok_or_else(missing)?;
         let start = (id - word.first) as usize * width;
         let vectors = self.vectors(word)?.get(encoder).ok_or_else(missing)?;
         vectors.get(start..start + width).ok_or_else(missing)
@@ -261,11 +264,12 @@ fn listed(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(found.into_iter().map(|(_, path)| path).collect())
 }
 
-/// The vectors in the file at `path`, for each text encoder that reads vectors of `widths`.
-fn vectors(path: &Path, index: &Index, widths: &[usize]) -> Result<Vec<Vec<f32>>> {
-    let mut all = Vec::with_capacity(widths.len());
-    for (at, &width) in widths.iter().enumerate() {
-        let name = name_for(path, index, (at, widths.len()))?;
+/// The vectors in the file at `path`, for each of `readers`.
+fn vectors(path: &Path, index: &Index, readers: &[Reader]) -> Result<Vec<Vec<f32>>> {
+    let mut all = Vec::with_capacity(readers.len());
+    for &(width, name) in readers {
+        let reader = called(name);
+        let name = name_for(path, index, name)?;
         let Some(tensor) = index.get(name) else {
             return Err(match index.other(name) {
                 Some(other) => other.refusal(),
@@ -274,14 +278,13 @@ fn vectors(path: &Path, index: &Index, widths: &[usize]) -> Result<Vec<Vec<f32>>
         };
         let [row, count, rest @ ..] = tensor.shape.dims();
         if row != width || rest != [1, 1] || count > MOST_VECTORS {
-            let expected =
-                format!("1 to {MOST_VECTORS} vectors of {width} numbers, as {} reads", reader(at, widths.len()));
+            let expected = format!("1 to {MOST_VECTORS} vectors of {width} numbers, as {reader} reads");
             let error = Error::mismatch(path, tensor_at(name), expected, format!("{:?}", tensor.file_shape));
-            return Err(error.with_hint("the embedding was made for another model: take one that was made for this"));
+            return Err(error.with_hint(OTHER));
         }
         all.push(numbers(path, name, tensor)?);
     }
-    if let ([first, second], [width, other]) = (&all[..], widths)
+    if let ([first, second], [(width, _), (other, _)]) = (&all[..], readers)
         && first.len() / width != second.len() / other
     {
         let (expected, found) = (format!("{} vectors, as clip_l", first.len() / width), second.len() / other);
@@ -290,30 +293,31 @@ fn vectors(path: &Path, index: &Index, widths: &[usize]) -> Result<Vec<Vec<f32>>
     Ok(all)
 }
 
-/// What text encoder number `at` of `encoders` is called in messages.
-fn reader(at: usize, encoders: usize) -> &'static str {
-    match (at, encoders) {
-        (_, 1) => "the text encoder",
-        (0, _) => "the first text encoder",
-        _ => "the second text encoder",
+/// What to do about a file for another model.
+const OTHER: &str = "the embedding was made for another model: take one that was made for this";
+
+/// What the text encoder whose vectors have `name` is called in messages.
+fn called(name: Option<&str>) -> &'static str {
+    match name {
+        None => "the text encoder",
+        Some(name) if name == BY_ENCODER[0] => "the first text encoder",
+        Some(_) => "the second text encoder",
     }
 }
 
-/// The name of the tensor for text encoder number `at` of `encoders`.
-fn name_for<'i>(path: &Path, index: &'i Index, (at, encoders): (usize, usize)) -> Result<&'i str> {
+/// The name of the tensor for the text encoder whose vectors are called `wanted` in files for two.
+fn name_for<'i>(path: &Path, index: &'i Index, wanted: Option<&str>) -> Result<&'i str> {
     let names: Vec<&str> = index.names().collect();
     let named = |wanted: &str| names.iter().copied().find(|name| *name == wanted);
-    let hint = "the embedding was made for another model: take one that was made for this";
-    if encoders == 2 {
-        let wanted = BY_ENCODER[at];
+    if let Some(wanted) = wanted {
         return named(wanted).ok_or_else(|| {
-            let expected = format!("vectors for {}, as files for Stable Diffusion XL have", reader(at, encoders));
-            Error::mismatch(path, tensor_at(wanted), expected, some(&names)).with_hint(hint)
+            let expected = format!("vectors for {}, as files for Stable Diffusion XL have", called(Some(wanted)));
+            Error::mismatch(path, tensor_at(wanted), expected, some(&names)).with_hint(OTHER)
         });
     }
     if names.iter().any(|name| BY_ENCODER.contains(name)) {
         let expected = "vectors for one text encoder";
-        return Err(Error::mismatch(path, "embedding", expected, some(&names)).with_hint(hint));
+        return Err(Error::mismatch(path, "embedding", expected, some(&names)).with_hint(OTHER));
     }
     let known = UNNAMED.iter().find_map(|wanted| named(wanted));
     match (known, &names[..]) {
@@ -393,7 +397,7 @@ mod tests {
 
     /// Words of so many vectors of one number each, without files.
     fn words(named: &[(&str, usize)]) -> Words {
-        let mut words = Words { words: Vec::new(), widths: vec![1] };
+        let mut words = Words { words: Vec::new(), readers: vec![(1, None)] };
         for (name, count) in named {
             words.add((*name).to_owned(), Path::new("file"), Some(vec![vec![0.0; *count]])).unwrap();
         }

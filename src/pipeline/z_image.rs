@@ -81,6 +81,7 @@ fn rules(config: &z_image::Config) -> Rules {
         guidance: None,
         guided_above: 0.0,
         is_told_sizes: false,
+        is_told_scores: false,
         ays: AYS,
         zeros_without_negative: false,
         inputs: &[Use::Start, Use::Mask],
@@ -116,6 +117,7 @@ fn open(mut source: Source, additions: &Additions) -> Result<Opened> {
     additions.refuse_image_prompts()?;
     additions.refuse_controls()?;
     additions.refuse_embeddings()?;
+    additions.refuse_refiner()?;
     if additions.clip_skip.is_some() {
         return Err(Error::option("--clip-skip", "a model that reads CLIP's hidden states", "one without CLIP"));
     }
@@ -148,6 +150,7 @@ fn open(mut source: Source, additions: &Additions) -> Result<Opened> {
         face: None,
         safety: None,
         upscaler: None,
+        refiner: None,
         source,
     })
 }

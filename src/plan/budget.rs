@@ -78,7 +78,9 @@ fn placed(components: &[Component], offload: Offload, limits: &Limits) -> Result
         })
     });
     match fitted.collect() {
-        Some(plans) => Ok(Plan { components: plans, all_resident: false, limit: limits.bytes, host: None }),
+        Some(plans) => {
+            Ok(Plan { components: plans, all_resident: false, limit: limits.bytes, host: None, second: None })
+        }
         None => Err(limits.refusal(components, offload)),
     }
 }
@@ -93,7 +95,9 @@ fn all_resident(components: &[Component], limits: &Limits) -> Result<Plan, Refus
         Some(component_plan(component, variant, nothing, all - component.weights(), limits))
     });
     match fitted.collect() {
-        Some(plans) => Ok(Plan { components: plans, all_resident: true, limit: limits.bytes, host: None }),
+        Some(plans) => {
+            Ok(Plan { components: plans, all_resident: true, limit: limits.bytes, host: None, second: None })
+        }
         None => Err(limits.refusal(components, Offload::None)),
     }
 }

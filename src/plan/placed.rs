@@ -117,6 +117,8 @@ pub struct Plan {
     pub limit: Option<usize>,
     /// What it takes of the host's memory, if that is bounded.
     pub host: Option<HostUse>,
+    /// That of a second pass, which begins when this one's is over.
+    pub second: Option<Box<Plan>>,
 }
 
 /// What a plan takes of the host's memory, all that the process holds counted.
@@ -129,9 +131,10 @@ pub struct HostUse {
 }
 
 impl Plan {
-    /// The most bytes at once.
+    /// The most bytes at once, in both passes if there are two.
     pub fn peak(&self) -> usize {
-        self.components.iter().map(|component| component.parts.total()).max().unwrap_or(0)
+        let own = self.components.iter().map(|component| component.parts.total()).max().unwrap_or(0);
+        own.max(self.second.as_ref().map_or(0, |second| second.peak()))
     }
 
     /// The most bytes at once in `phase`.

@@ -52,6 +52,8 @@ pub struct Levels {
     pub(super) steps: usize,
     /// Evaluations that were left out before the first.
     pub(super) skipped: usize,
+    /// How many evaluations are made. Solvers know of the others.
+    pub(super) taken: usize,
 }
 
 impl Levels {
@@ -68,6 +70,7 @@ impl Levels {
         let predicts = if space == Space::Flow { Prediction::Velocity } else { Prediction::Epsilon };
         Levels {
             steps: times.len(),
+            taken: times.len(),
             shares,
             at: sigmas.clone(),
             times,
@@ -88,6 +91,45 @@ impl Levels {
     #[allow(clippy::len_without_is_empty)] // there is always one
     pub fn len(&self) -> usize {
         self.times.len()
+    }
+
+    /// How many evaluations are made: all, unless another model makes the last ones.
+    pub fn taken(&self) -> usize {
+        self.taken
+    }
+
+    /// The levels without the evaluations from time `cut` on, counted from the last: another model makes these. diffusers'
+    /// `denoising_end`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Option`] if no evaluation is left.
+    pub(super) fn until(mut self, cut: f32, option: &'static str) -> Result<Levels> {
+        self.taken = self.times.iter().filter(|&&time| time >= cut).count();
+        match self.taken {
+            0 => Err(Error::option(option, "a part of the steps with at least one of them before", "none before")),
+            _ => Ok(self),
+        }
+    }
+
+    /// The evaluations that [`until`](Levels::until) leaves, for another model: diffusers' `denoising_start`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Option`] if there is none.
+    pub(super) fn from(self, cut: f32, option: &'static str) -> Result<Levels> {
+        let mut left = self.times.iter().filter(|&&time| time < cut).count();
+        if self.sampler.order() == 2 && left.is_multiple_of(2) {
+            // Not in the middle of a step.
+            left += 1;
+        }
+        match left {
+            0 => Err(Error::option(option, "a part of the steps with at least one of them behind", "none behind")),
+            _ => {
+                let first = self.len().saturating_sub(left);
+                self.starting_at(first)
+            }
+        }
     }
 
     /// How many steps were asked for, those that were left out included.
@@ -139,6 +181,7 @@ impl Levels {
         self.shares.drain(..first);
         self.earlier.extend(self.sigmas.drain(..first));
         self.skipped += first;
+        self.taken = self.taken.saturating_sub(first);
         Ok(self)
     }
 

@@ -70,6 +70,6 @@ pub use prediction::Prediction;
 pub use sampler::Sampler;
 pub use sampling::{AYS, AYS_XL, Chosen, Sampling};
 pub use schedule::Schedule;
-pub use scheduler::Scheduler;
+pub use scheduler::{Scheduler, Share};
 pub use solver::Solver;
 pub use timesteps::Spacing;

@@ -44,7 +44,38 @@ pub enum Scheduler {
     Edm(EdmConfig),
 }
 
+/// What says where a refiner begins.
+const REFINER_START: &str = "--refiner-start";
+
+/// Which evaluations of a request one of two models makes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Share {
+    /// Those before this part of the steps.
+    Until(f64),
+    /// Those from this part of the steps on.
+    From(f64),
+}
+
 impl Scheduler {
+    /// The part of `levels` that `share` is. Both parts together are all of them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Option`] if it is none, or for a schedule without timesteps.
+    pub fn shared(&self, levels: Levels, share: Share) -> Result<Levels> {
+        let Scheduler::Discrete(config) = self else {
+            return Err(Error::option(REFINER_START, "a schedule on discrete timesteps", "another"));
+        };
+        let (Share::Until(part) | Share::From(part)) = share;
+        let all = f64::from(config.num_train_timesteps);
+        // As Python rounds.
+        let cut = (all - part * all).round_ties_even() as f32;
+        match share {
+            Share::Until(_) => levels.until(cut, REFINER_START),
+            Share::From(_) => levels.from(cut, REFINER_START),
+        }
+    }
+
     /// Reads the text of a `scheduler_config.json`, with `NaN` and the infinities as Python writes them. `origin`, the
     /// file that the text came from, is for messages. Keys that mean nothing here are passed over; a `null` stands for
     /// the default.

@@ -10,7 +10,8 @@ use super::{Component, Layout, Place, Slot, Text, TokenizerFiles, recognise};
 use crate::bind::alias::Kind;
 use crate::index::{Index, Map};
 use crate::safetensors::Set;
-use crate::{Error, Result, json};
+use crate::sample::Scheduler;
+use crate::{Error, Result, file, json};
 
 /// A model on disk.
 #[derive(Clone, Debug)]
@@ -102,6 +103,17 @@ impl Source {
             pipeline: None,
             feature_extractor: None,
         }
+    }
+
+    /// Takes the settings of the `scheduler_config.json` at `path` in the place of its own.
+    ///
+    /// # Errors
+    /// Those of reading the file; [`Error::Mismatch`] for one that says nothing of a scheduler.
+    pub fn set_scheduler(&mut self, path: &Path) -> Result<()> {
+        let text = file::text(path)?;
+        Scheduler::from_json(&text, path)?;
+        self.scheduler = Some(Text { text, origin: path.to_owned() });
+        Ok(())
     }
 
     /// The setting `name` of diffusers' pipeline, if the model has it.

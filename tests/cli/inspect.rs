@@ -152,6 +152,17 @@ fn a_model_with_parts_missing() {
 }
 
 #[test]
+fn a_taught_word() {
+    let place = Workplace::new();
+    place.write("easy.safetensors", &safetensors(&[("emb_params", &[2, 8], &[0.5; 16])]));
+    place.write("cat.safetensors", &safetensors(&[("<cat>", &[8], &[0.5; 8])]));
+    let easy = place.json(&["inspect", "easy.safetensors"]);
+    assert!(easy["holds"][0].as_str().unwrap().starts_with("a textual inversion"), "{easy}");
+    assert_eq!((&easy["settings"]["vectors"], &easy["settings"]["width"]), (&2.into(), &8.into()));
+    assert_eq!(place.json(&["inspect", "cat.safetensors"])["settings"]["word"], "<cat>");
+}
+
+#[test]
 fn failures() {
     let place = Workplace::new();
     place.write("empty/readme.txt", b"nothing here");

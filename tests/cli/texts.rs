@@ -65,6 +65,31 @@ fn a_picture_names_the_parts_that_made_it() {
     assert_eq!(whole["model"]["parts"], Value::Null);
 }
 
+/// The plan, the report and the picture tell of both passes.
+#[test]
+fn a_second_pass_is_told_of() {
+    let place = Workplace::new();
+    let size = ["-m", "mini", "-p", "a red heart", "--width", "64", "--height", "48", "--steps", "2", "--threads", "1"];
+    let larger = ["--upscale", "1.5", "--upscale-strength", "0.5", "--upscale-space", "pixel"];
+    let plan = place.json(&[&["plan"], &size[..], &larger].concat());
+    let second = &plan["plan"]["second"];
+    assert!(second["peak_bytes"].as_u64().unwrap() <= plan["plan"]["peak_bytes"].as_u64().unwrap());
+    let phases: Vec<&str> =
+        second["components"].as_array().unwrap().iter().map(|part| part["phase"].as_str().unwrap()).collect();
+    assert_eq!(phases, ["condition", "denoise", "decode"]);
+    let report = place.json(&[&["generate"], &size[..], &larger, &["-o", "a.png"]].concat());
+    let upscale = &report["parameters"]["upscale"];
+    assert_eq!((&upscale["width"], &upscale["height"], &upscale["space"]), (&96.into(), &80.into(), &"pixel".into()));
+    let measured = &report["memory"]["phases"];
+    assert_eq!(measured["denoise_2"]["planned_peak_bytes"], measured["denoise_2"]["measured_peak_bytes"]);
+    let inside = texts(&place.path("a.png"));
+    let parameters = &inside.iter().find(|(other, _)| other == PARAMETERS).unwrap().1;
+    for said in ["Size: 64x48", "Denoising strength: 0.5", "Hires upscale: 1.5", "Hires upscaler: Lanczos"] {
+        assert!(parameters.contains(said), "{parameters}");
+    }
+    assert_eq!(place.run(&[&["plan"], &size[..], &["--upscale-strength", "0.5"]].concat()).code, 2);
+}
+
 #[test]
 fn long_arguments_are_not_quoted_whole() {
     let place = Workplace::new();

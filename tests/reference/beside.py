@@ -93,6 +93,11 @@ GOLDENS = {
         "inpaint": replace(INPAINT, cfg_scale=5.0, width=72, height=88),
         "inpaint_half": replace(INPAINT, cfg_scale=5.0, strength=0.6, steps=5, negative_prompt=None),
     },
+    "sdxl_edit": {
+        "edit": replace(EDIT, cfg_scale=5.0, width=72, height=88),
+        "edit_closely": replace(EDIT, cfg_scale=4.0, image_cfg_scale=2.25, negative_prompt=None, width=56, height=40),
+        "edit_batch": replace(EDIT, cfg_scale=5.0, batch=2, width=40, height=56),
+    },
 }
 
 
@@ -143,6 +148,7 @@ MODELS = {
     "sd1_inpaint": ("sd1", lambda: sd1("StableDiffusionInpaintPipeline", 9)),
     "sd1_edit": ("sd1", lambda: sd1("StableDiffusionInstructPix2PixPipeline", 8)),
     "sdxl_inpaint": ("sdxl", lambda: sdxl("StableDiffusionXLInpaintPipeline", 9)),
+    "sdxl_edit": ("sdxl", lambda: sdxl("StableDiffusionXLInstructPix2PixPipeline", 8)),
 }
 
 
@@ -156,7 +162,9 @@ def draw(pipe, case: Case, is_flux: bool) -> tuple[np.ndarray, np.ndarray]:
         arguments |= {"image": given.picture(*case.reference)} if case.reference else {}
         arguments |= {"max_area": case.width * case.height, "_auto_resize": case.resized}
         arguments |= {"true_cfg_scale": case.cfg_scale, "negative_prompt": case.negative_prompt}
-    if not case.image_cfg_scale:
+    # This one still has the callback of before.
+    is_old = type(pipe).__name__ == "StableDiffusionXLInstructPix2PixPipeline"
+    if not case.image_cfg_scale or is_old:
         arguments |= {"width": case.width, "height": case.height}
     told = {"strength": case.strength, "max_sequence_length": case.max_sequence_length, "image_guidance_scale": case.image_cfg_scale}
     arguments |= {name: value for name, value in told.items() if value is not None}
@@ -170,12 +178,15 @@ def draw(pipe, case: Case, is_flux: bool) -> tuple[np.ndarray, np.ndarray]:
             last[:] = [tensors["latents"].clone()]
             return {}
 
+        def keep_old(_step, _timestep, latents):
+            last[:] = [latents.clone()]
+
         made = pipe(
             prompt=case.prompt,
             num_inference_steps=case.steps,
             guidance_scale=case.guidance_scale if is_flux else case.cfg_scale,
             generator=generate.generator((case.seed + i) % 2**64),
-            callback_on_step_end=keep,
+            **({"callback": keep_old, "callback_steps": 1} if is_old else {"callback_on_step_end": keep}),
             **arguments,
         )
         latents = pipe._unpack_latents(last[0], case.height, case.width, pipe.vae_scale_factor) if is_flux else last[0]

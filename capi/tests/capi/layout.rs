@@ -36,7 +36,7 @@ fn rust() -> Layouts {
             struct_size, base, transformer, text_encoder, text_encoder_2, vae, tokenizer, tokenizer_2, unet,
             loras, lora_strengths, lora_count, redux, ip_adapter, image_encoders, image_encoder_count, controls,
             control_count, id_projector, takes_id, reserved, tiny_vae, embeddings, embedding_words, embedding_count,
-            embeddings_folder, safety_checker, upscaler,
+            embeddings_folder, safety_checker, upscaler, refiner, scheduler_config,
         }
         "pinhole_model_info" = model::ModelInfo {
             struct_size, architecture, width, height, steps, max_sequence_length, guidance, cfg_scale, takes_guidance,
@@ -53,7 +53,8 @@ fn rust() -> Layouts {
             crop_left, crop_top, image_cfg_scale, reference_resize, schedule, eta, sigmas, sigma_count, rescale_cfg,
             reserved_2, ip_scale, reserved_3, controls, control_count, cache, cache_threshold, control_preprocess, canny_low,
             canny_high, reserved_4, id_embedding, id_embedding_count, tiny_vae_for,
-            shift, prompt_syntax, safety,
+            shift, prompt_syntax, safety, refiner_start, aesthetic_score, negative_aesthetic_score, upscale, upscale_strength,
+            upscale_space, upscale_steps,
         }
         "pinhole_control" = control::Control {
             struct_size, start, end, scale, preprocess, mode, canny_low, canny_high,

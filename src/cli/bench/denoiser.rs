@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use pinhole::bind::Bound;
 use pinhole::exec::{DeviceWeights, Session};
 use pinhole::ggml::{Backend, CancelFlag, Device, Ledger};
-use pinhole::pipeline::{self, Preprocess, PromptSyntax, SafetyMode, Settings};
+use pinhole::pipeline::{self, Pass, Preprocess, PromptSyntax, SafetyMode, Settings};
 use pinhole::plan::measure::Subject;
 use pinhole::plan::{Component, Placement, Runs};
 use pinhole::sample::{Sampler, randn};
@@ -105,6 +105,10 @@ impl Denoiser {
             prompt_syntax: PromptSyntax::Plain,
             taught: Vec::new(),
             safety: SafetyMode::Off,
+            aesthetic: None,
+            pass: Pass::Only,
+            upscale: None,
+            second: None,
         };
         Ok(Denoiser { denoiser, settings, threads, cancel })
     }

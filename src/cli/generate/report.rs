@@ -397,6 +397,12 @@ struct Memory<'a> {
     process_peak_total_bytes: Option<u64>,
 }
 
+/// What a phase is called, with the number of its pass if that is the second.
+fn phase_name(phase: &PhaseMemory) -> String {
+    let name = phase.phase.name();
+    if phase.second { format!("{name}_2") } else { name.to_owned() }
+}
+
 /// Says what was made: the paths, or with `--json` everything.
 pub(super) fn print(
     printer: &Printer,
@@ -410,7 +416,7 @@ pub(super) fn print(
     let memory = Memory {
         device_peak_bytes: generated.memory.peak,
         device_bytes: &generated.memory.at_peak,
-        phases: generated.phases.iter().map(|phase| (phase.phase.name(), PhaseReport::new(phase))).collect(),
+        phases: generated.phases.iter().map(|phase| (phase_name(phase), PhaseReport::new(phase))).collect(),
         mapped_bytes: generated.mapped_bytes,
         process_peak_anonymous_bytes: peaks.map(|peaks| peaks.anonymous),
         process_peak_file_bytes: peaks.map(|peaks| peaks.file),
@@ -440,7 +446,8 @@ pub(super) fn print(
 }
 
 fn summarize(printer: &Printer, run: &Run<'_>, memory: &Memory<'_>, clock: &Clock) {
-    let Settings { width, height, steps, seed, .. } = *run.settings;
+    let Settings { steps, seed, .. } = *run.settings;
+    let Settings { width, height, .. } = *run.settings.last();
     let [device, mapped] = [memory.device_peak_bytes, memory.mapped_bytes].map(|bytes| units::bytes(bytes as u64));
     let total = units::time(clock.start.elapsed());
     let steps = units::counted(steps, "step");

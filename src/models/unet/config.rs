@@ -104,6 +104,9 @@ pub const MOST_LEVELS: usize = 8;
 /// How many sizes are embedded beside the pooled prompt: the original's, the crop's corner, the target's, two numbers each.
 pub const SIZES: usize = 6;
 
+/// The same of a refiner, which is told how pleasing the picture is in the place of the target's size.
+pub const SIZES_OF_REFINER: usize = 5;
+
 /// Width of the embedding of a size in the published models.
 const SIZE_WIDTH: usize = 256;
 
@@ -406,7 +409,12 @@ impl Config {
         settings::limit(origin, "addition_time_embed_dim", size, 2..=MOST_WIDTH)?;
         settings::require(origin, "addition_time_embed_dim", size.is_multiple_of(2), || "an even number".into(), size)?;
         let width = self.projection_class_embeddings_input_dim.unwrap_or(0);
-        settings::limit(origin, "projection_class_embeddings_input_dim", width, SIZES * size + 1..=MOST_WIDTH)
+        settings::limit(
+            origin,
+            "projection_class_embeddings_input_dim",
+            width,
+            SIZES_OF_REFINER * size + 1..=MOST_WIDTH,
+        )
     }
 }
 

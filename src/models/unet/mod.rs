@@ -51,7 +51,7 @@ use crate::stage::{Cadence, Dims, Extent, Lifetime, Model, Port, Symbol};
 use crate::weights::Role;
 use crate::{Error, Result};
 
-pub use config::{Config, Depths, MOST_LEVELS, PerLevel, SIZES};
+pub use config::{Config, Depths, MOST_LEVELS, PerLevel, SIZES, SIZES_OF_REFINER};
 pub use ports::Ports;
 
 /// How many tokens the map of each level is.
