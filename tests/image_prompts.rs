@@ -12,10 +12,10 @@ use pinhole::ggml::{CancelFlag, Device};
 use pinhole::inspect::{Report, Subject};
 use pinhole::pipeline::{self, Additions, Event, Generated, MemoryOptions, Opened, Phase, Pipeline, Request};
 use pinhole::plan::Offload;
-use pinhole::source::{Slot, Source, slot};
+use pinhole::source::{Network, Networks, Slot, Source, networks, slot};
 use pinhole_quant::metrics;
 use pinhole_quant::recipe::FileType;
-use support::{Golden, Layout, given};
+use support::{Golden, Layout, given, in_parts};
 use tempfile::TempDir;
 
 /// Two threads, as many as the smallest machine that runs the tests has.
@@ -162,9 +162,13 @@ fn ip_adapters_equal_diffusers() {
 /// Writes the network at `slot` in `path` as a file of `file_type`.
 fn converted(path: &Path, slot: &'static Slot, file_type: &str, to: &Path) {
     let (source, networks) = pipeline::component(&Source::assemble(None, &files(slot, path)).unwrap(), slot).unwrap();
+    write_component(&source, &networks.networks(), slot, file_type, to);
+}
+
+/// Writes `networks` of `source`, which are at `slot`, as a file of `file_type`.
+fn write_component(source: &Source, networks: &[Network<'_>], slot: &'static Slot, file_type: &str, to: &Path) {
     let options = Options { target: Target::Component(slot), ..file_type.parse::<FileType>().unwrap().into() };
-    let networks = networks.networks();
-    let plan = convert::plan(&source, &networks, options).unwrap();
+    let plan = convert::plan(source, networks, options).unwrap();
     plan.write(to, WriteOptions::default(), &mut |_| Ok(())).unwrap();
 }
 
@@ -172,35 +176,57 @@ fn files(slot: &'static Slot, path: &Path) -> pinhole::source::Files {
     pinhole::source::Files { parts: vec![(slot, path.to_owned())], tokenizers: Vec::new() }
 }
 
+/// The model and what goes beside it, as files of `file_type` if that says one.
+fn in_type(files: &Files, additions: &Additions, file_type: Option<&str>) -> Opened {
+    let Some(file_type) = file_type else { return open(&files.model(), additions) };
+    let (opened, mut additions) = (open(&files.model(), &Additions::default()), additions.clone());
+    let model = files.dir.path().join(format!("{file_type}.gguf"));
+    let types = file_type.parse::<FileType>().unwrap();
+    let plan = convert::plan(&opened.source, &opened.networks(), types).unwrap();
+    plan.write(&model, WriteOptions::default(), &mut |_| Ok(())).unwrap();
+    let to = |slot: &'static Slot, from: &Path| {
+        let to = files.dir.path().join(format!("{}-{file_type}.gguf", slot.name));
+        converted(from, slot, file_type, &to);
+        to
+    };
+    additions.image_encoders = vec![to(&slot::IMAGE_ENCODER, &additions.image_encoders[0])];
+    additions.redux = additions.redux.map(|path| to(&slot::IMAGE_EMBEDDER, &path));
+    if let Some(path) = &mut additions.ip_adapter {
+        // By itself, an adapter is taken for one of the published transformer.
+        let beside = networks::flux(opened.source.component(&slot::TRANSFORMER).unwrap()).unwrap();
+        let place = pipeline::BESIDE.iter().find(|place| *place.slot == slot::IP_ADAPTER).unwrap();
+        let source = Source::alone(path, "flux", place).unwrap();
+        let adapter = networks::flux_ip(source.component(&slot::IP_ADAPTER).unwrap(), beside.net.config()).unwrap();
+        let to = files.dir.path().join(format!("adapter-{file_type}.gguf"));
+        write_component(&source, &adapter.networks(), &slot::IP_ADAPTER, file_type, &to);
+        *path = to;
+    }
+    open(&model, &additions)
+}
+
+/// Of Redux and of both kinds of adapters: what streams draws what stays, and passes that come one after the other draw what they draw
+/// side by side.
 #[test]
 fn streamed_equals_resident() {
-    let golden = Golden::load("redux");
-    let files = Files::of(&golden);
-    let request = Request { steps: Some(2), ..request(&golden, "cfg") };
-    for file_type in [None, Some("q8_0"), Some("q4_k_s")] {
-        let (mut model, mut additions) = (files.model(), files.redux());
-        if let Some(file_type) = file_type {
-            let opened = open(&files.model(), &Additions::default());
-            model = files.dir.path().join(format!("{file_type}.gguf"));
-            let types = file_type.parse::<FileType>().unwrap();
-            let plan = convert::plan(&opened.source, &opened.networks(), types).unwrap();
-            plan.write(&model, WriteOptions::default(), &mut |_| Ok(())).unwrap();
-            let to = |slot: &Slot| files.dir.path().join(format!("{}-{file_type}.gguf", slot.name));
-            for slot in [&slot::IMAGE_ENCODER, &slot::IMAGE_EMBEDDER] {
-                converted(&files.beside(slot.name), slot, file_type, &to(slot));
+    for name in ["redux", "ip_adapter", "ip_adapter_instantx"] {
+        let golden = Golden::load(name);
+        let files = Files::of(&golden);
+        let additions = if name == "redux" { files.redux() } else { files.ip() };
+        let request = Request { steps: Some(2), ..request(&golden, "cfg") };
+        for file_type in [None, Some("q8_0"), Some("q4_k_s")] {
+            let mut pipeline = on(in_type(&files, &additions, file_type), "cpu:discrete");
+            let mut draw = |offload| {
+                pipeline.set_memory(MemoryOptions { vram: None, offload, host: None });
+                generate(&mut pipeline, &request)
+            };
+            let (resident, streamed) = (draw(Offload::None), draw(Offload::Sequential));
+            assert!(resident.plan.all_resident && !streamed.plan.all_resident);
+            assert!(bits(&resident) == bits(&streamed), "{name} {file_type:?}: other latents");
+            assert!(resident.images == streamed.images, "{name} {file_type:?}: other pictures");
+            if file_type != Some("q4_k_s") {
+                in_parts::draws_the_same(&mut pipeline, &request, &format!("{name} {file_type:?}"));
             }
-            additions.redux = Some(to(&slot::IMAGE_EMBEDDER));
-            additions.image_encoders = vec![to(&slot::IMAGE_ENCODER)];
         }
-        let mut pipeline = on(open(&model, &additions), "cpu:discrete");
-        let mut draw = |offload| {
-            pipeline.set_memory(MemoryOptions { vram: None, offload, host: None });
-            generate(&mut pipeline, &request)
-        };
-        let (resident, streamed) = (draw(Offload::None), draw(Offload::Sequential));
-        assert!(resident.plan.all_resident && !streamed.plan.all_resident);
-        assert!(bits(&resident) == bits(&streamed), "{file_type:?}: other latents");
-        assert!(resident.images == streamed.images, "{file_type:?}: other pictures");
     }
 }
 

@@ -10,6 +10,7 @@ pub static KIND: Kind = Kind {
         Sign::named("ip_adapter_proj_model.proj.weight", "XLabs names"),
         // Those of Stable Diffusion begin with number 1.
         Sign::named("ip_adapter.0.to_k_ip.weight", "InstantX names"),
+        Sign::named("ip.double.0.k.weight", "pinhole's names"),
     ],
     also: &["ip_adapter.1."],
     beside: &[],
