@@ -118,6 +118,7 @@ impl Case {
                 schedule: value["schedule"].as_str().map(|name| name.parse().unwrap()),
                 sigmas: sigmas.map(|list| list.iter().map(|sigma| sigma.as_f64().unwrap() as f32).collect()),
                 eta: number("eta"),
+                shift: None,
             },
             steps: count("steps").unwrap(),
             strength: number("strength"),
