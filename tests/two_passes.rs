@@ -27,8 +27,9 @@ use tempfile::TempDir;
 /// Two threads, as many as the smallest machine that runs the tests has.
 const THREADS: usize = 2;
 
-/// The models, and how far their latents may be: on the processor that they were recorded beside, they are up to 1e-10 away.
-const MODELS: [(&str, f64); 2] = [("sd1_prompts", 1e-9), ("sdxl_prompts", 1e-9)];
+/// The models, and how far their latents may be: on the processor that they were recorded beside, they are up to 4e-11 away, and in one case
+/// 3.5e-9, in which the mean that is kept is far smaller than the numbers.
+const MODELS: [(&str, f64); 2] = [("sd1_prompts", 1e-9), ("sdxl_prompts", 1e-8)];
 
 fn directory(golden: &Golden) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
@@ -271,6 +272,9 @@ fn what_is_no_embedding_of_the_model_is_refused() {
 const TWO_PASSES: [(&str, f64); 4] =
     [("sdxl_refiner", 2e-9), ("sdxl_upscale", 2e-9), ("sd1_upscale", 2e-9), ("flux_upscale", 2e-9)];
 
+/// The same through pixels, of which some round to the next byte: one that does moves the latents by up to 5e-8.
+const THROUGH_PIXELS: f64 = 1e-7;
+
 /// The refiner as a directory, which says that it is one.
 fn refiner(golden: &Golden) -> TempDir {
     let dir = directory(golden);
@@ -358,6 +362,7 @@ fn two_passes_equal_diffusers() {
             };
             let generated = generate(&mut on(model, "cpu"), &request);
             let nmse = metrics::nmse(&golden.f32(&format!("{case}.latents")), &generated.latents).unwrap();
+            let most = if case == "pixel" { THROUGH_PIXELS } else { most };
             println!("{name} {case}: nmse {nmse:.2e} (at most {most:.0e})");
             if nmse > most {
                 wrong.push(format!("{name} {case}: {nmse:.2e}"));

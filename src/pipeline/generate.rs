@@ -213,7 +213,11 @@ impl Pipeline {
         let mut run = Run::new(machine, observer, plan);
         run.machine.ledger.set_limit(plan.limit);
         run.machine.keep(plan, &subjects)?;
-        let painter = super::preview::painter(preview, &model, request, settings, &mut run)?;
+        // A pass without a decoder has none to fit previews to, unless an earlier one had.
+        let painter = match settings.pass.decodes() || model.tiny.is_some() || preview.is_some() {
+            true => super::preview::painter(preview, &model, request, settings, &mut run)?,
+            false => None,
+        };
         let levels = levels(&model, settings)?;
         let (told, start, work, mut computed) = match first {
             None => {

@@ -182,8 +182,7 @@ impl Pipeline {
         subjects.extend(start::encoders(model, settings));
         let evaluations = levels(model, settings)?.taken();
         subjects.extend(denoising.denoiser.subjects(settings, model.autoencoder.latents(settings), evaluations));
-        // Previews without a network of their own are fitted to what the decoder draws.
-        if settings.pass.decodes() || (settings.previewed && model.tiny.is_none()) {
+        if settings.pass.decodes() {
             subjects.extend(model.decoder(settings).subjects(settings, Direction::Decode, settings.batch));
         }
         if settings.second.is_none() {

@@ -302,9 +302,12 @@ impl UnetDenoiser {
         let mut one = Vec::new();
         for (i, Prompt(arrays)) in given.prompts.iter().enumerate() {
             one.extend_from_slice(&arrays[1]);
+            let is_first = given.pass + i == 0;
+            // diffusers tells a refiner of no crop with the negative prompt.
+            let [top, left] = if aesthetic.is_some() && !is_first { [0, 0] } else { [top, left] };
             let mut told = [original_height, original_width, top, left].map(|size| size as f32).to_vec();
             match aesthetic {
-                Some([with, without]) => told.push(if given.pass + i == 0 { with } else { without }),
+                Some([with, without]) => told.push(if is_first { with } else { without }),
                 None => told.extend([height, width].map(|size| size as f32)),
             }
             for size in told {

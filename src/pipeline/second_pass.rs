@@ -128,8 +128,10 @@ fn redrawn(model: &Opened, request: &Request, upscale: Upscale, settings: Settin
         return Err(error.with_hint("give a whole autoencoder with --vae FILE"));
     }
     let multiple = model.rules.multiple;
+    // The number as it was written.
+    let written: f64 = factor.to_string().parse().unwrap_or(f64::from(factor));
     let larger = |side: usize| {
-        let wanted = f64::from(factor) * side as f64 / multiple as f64;
+        let wanted = written * side as f64 / multiple as f64;
         (wanted.round() as usize).max(1) * multiple
     };
     let (width, height) = (larger(settings.width), larger(settings.height));
