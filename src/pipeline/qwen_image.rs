@@ -134,6 +134,8 @@ fn open(mut source: Source, additions: &Additions) -> Result<Opened> {
         additions.refuse_image_prompts()?;
     }
     additions.refuse_controls()?;
+    additions.refuse_embeddings()?;
+    additions.refuse_refiner()?;
     if additions.clip_skip.is_some() {
         return Err(Error::option("--clip-skip", "a model that reads CLIP's hidden states", "one without CLIP"));
     }
