@@ -176,13 +176,17 @@ impl FloatProduct {
             for first in rows.clone().step_by(PANEL) {
                 let some = first..rows.end.min(first + PANEL);
                 self.unpack::<M>(some, &row, columns.clone(), wide, &mut panel[..PANEL * len]);
-                let (mut left, mut sums) = (left.as_slice(), &mut sums[first - rows.start..]);
-                for _ in 0..share.len() / TOGETHER {
-                    meet::<M, TOGETHER>(left, &panel[..PANEL * len], sums, pitch);
-                    (left, sums) = (&left[TOGETHER * PITCH..], &mut sums[TOGETHER * pitch..]);
+                let (at, whole) = (first - rows.start, share.len() / TOGETHER * TOGETHER);
+                for token in (0..whole).step_by(TOGETHER) {
+                    meet::<M, TOGETHER>(
+                        &left[token * PITCH..],
+                        &panel[..PANEL * len],
+                        &mut sums[token * pitch + at..],
+                        pitch,
+                    );
                 }
-                for i in 0..share.len() % TOGETHER {
-                    meet::<M, 1>(&left[i * PITCH..], &panel[..PANEL * len], &mut sums[i * pitch..], pitch);
+                for token in whole..share.len() {
+                    meet::<M, 1>(&left[token * PITCH..], &panel[..PANEL * len], &mut sums[token * pitch + at..], pitch);
                 }
             }
         }

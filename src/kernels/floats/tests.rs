@@ -121,6 +121,25 @@ proptest! {
     }
 }
 
+/// Sizes that proptest does not reach: several panels in a band, several shares of the tokens, whole groups and others.
+#[test]
+fn wide_bands_give_the_same_bits() {
+    for [k, rows, tokens] in [[40, 1024, 12], [40, 1100, 24], [300, 2053, 193], [17, 4096, 6], [8, 512, 385]] {
+        let (bytes, weights) = stored(&Matrix::new(k, rows, 3), DType::F32);
+        let activations = Matrix::new(k, tokens, 4);
+        assert!(FloatProduct::new(Kernel::Portable, DType::F32, k, rows, tokens).unwrap().band > PANEL);
+        let plain = product(Kernel::Portable, DType::F32, &bytes, [k, rows], &activations);
+        for (i, found) in plain.iter().enumerate() {
+            let pairs = weights.row(i % rows).iter().zip(activations.row(i / rows));
+            let sum: f64 = pairs.map(|(&w, &x)| f64::from(w) * f64::from(x)).sum();
+            assert!((f64::from(*found) - sum).abs() < 1e-4, "{rows} by {tokens}: {found} {sum}");
+        }
+        for kernel in Kernel::available() {
+            assert_eq!(plain, product(kernel, DType::F32, &bytes, [k, rows], &activations), "{kernel:?}");
+        }
+    }
+}
+
 #[test]
 fn what_is_not_there_is_not_made() {
     let sizes = [[0, 1, 1], [1, 0, 1], [1, 1, 0], [usize::MAX, 2, 1], [1, usize::MAX, 2]];
