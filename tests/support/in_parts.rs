@@ -69,7 +69,6 @@ pub(crate) fn draws_the_same(pipeline: &mut Pipeline, request: &Request, what: &
         }
         counts.insert(generated.plan.components.iter().map(|component| component.batch.parts_each_step()).max());
     }
-    println!("{what}: parts in a step: {counts:?}");
     assert!(counts.len() > 1, "{what}: never in parts");
     let single = pipeline.measure(&pipeline.settings(&alone(request)).unwrap()).unwrap();
     let least = |component: &Component| component.variants.iter().map(Variant::bytes).min();
