@@ -284,7 +284,8 @@ fn others_are_refused() {
     let said = |tensors: &[Tensor]| {
         let path = dir.path().join("other.safetensors");
         write_tensors(&path, tensors);
-        UpscaleModel::open(&path).map(|_| ()).unwrap_err().to_string()
+        let error = UpscaleModel::open(&path).map(|_| ()).unwrap_err();
+        format!("{error}; {}", error.hint().unwrap_or_default())
     };
     let mut fewer = tensors("x4");
     fewer.retain(|tensor| tensor.name != "conv_up1.weight");

@@ -9,8 +9,8 @@
 //! |---|---|---|
 //! | a few tokens, each a row of `stretch` numbers | sixteen rows of weights, side by side: `[16, stretch]` | sums `[rows, tokens]` |
 //!
-//! A number of the result is summed in one order, whatever piece it lies in and whatever thread computes it: every stretch
-//! begins at the same column and from zero, and no token knows of another.
+//! A number of the result is summed in one order, whatever piece it lies in and whatever thread computes it: every run of columns
+//! begins at the same one and from zero, and no token knows of another.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -31,6 +31,9 @@ use micro::{Micro, PANEL, Portable};
 
 /// Columns of a stretch: a panel then takes 16 KiB, half of a first-level cache.
 const STRETCH: usize = 256;
+/// Columns that are summed one after the other, from zero, before their sum is added: the fewer, the smaller the error, and the more
+/// additions.
+const RUN: usize = 64;
 /// From one token's numbers over a stretch to the next: a little more, so that no two of them begin in one place of the cache.
 const PITCH: usize = STRETCH + PANEL;
 /// Rows of a band and tokens of a piece, at most.
@@ -250,9 +253,12 @@ impl FloatProduct {
 fn meet<M: Micro, const N: usize>(left: &[f32], panel: &[f32], sums: &mut [f32], pitch: usize) {
     let depth = panel.len() / PANEL;
     let (left, out) = (&left[..(N - 1) * PITCH + depth], &mut sums[..(N - 1) * pitch + PANEL]);
-    // SAFETY: `left` ends with the last of `N` rows of `depth` numbers, the panel has as many columns, and `out` ends with the last of `N`
-    // times sixteen sums; the instructions are there.
-    unsafe { M::meet::<N, PITCH>(left.as_ptr(), panel.as_ptr(), depth, out.as_mut_ptr(), pitch) };
+    for start in (0..depth).step_by(RUN) {
+        let (left, panel, depth) = (&left[start..], &panel[start * PANEL..], RUN.min(depth - start));
+        // SAFETY: `left` ends with the last of `N` rows of `depth` numbers or more, the panel has as many columns, and `out` ends with the
+        // last of `N` times sixteen sums; the instructions are there.
+        unsafe { M::meet::<N, PITCH>(left.as_ptr(), panel.as_ptr(), depth, out.as_mut_ptr(), pitch) };
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
