@@ -249,7 +249,7 @@ impl Files {
         }
         let mut words = Vec::new();
         for i in 0..self.embedding_count {
-            // SAFETY: the caller promises `embedding_count` texts, and as many words, each of which may be NULL, unless there are none.
+            // SAFETY: the caller promises `embedding_count` texts, and as many words unless `embedding_words` is NULL. A word may be NULL.
             let (path, word) = unsafe {
                 let word = if self.embedding_words.is_null() { std::ptr::null() } else { *self.embedding_words.add(i) };
                 (text::required(*self.embeddings.add(i), "embeddings")?, text::optional(word, "embedding_words")?)

@@ -39,7 +39,7 @@ pub struct Piece {
     scale: f32,
 }
 
-/// Kernels over time: planes of width by height, of which one counts.
+/// The planes of kernels over time, each of width by height. One of them counts.
 #[derive(Clone, Copy, Debug)]
 struct Planes {
     /// Numbers of a plane.

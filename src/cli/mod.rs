@@ -92,7 +92,8 @@ impl Command {
     }
 }
 
-/// What a command takes in small pieces, none of which is asked for: arguments, texts, headers. With less it does not begin.
+/// Memory for arguments, texts and headers. A command takes it in small pieces and asks for none of them first, so it begins only if there
+/// is this much.
 const SMALL_PIECES: usize = 4 << 20;
 
 /// Runs the command that the arguments name.

@@ -193,7 +193,7 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     if args.dry_run {
         return dry_run(&work, &name, &plan, printer);
     }
-    // Before the work: nobody should wait for a picture that cannot be written.
+    // Before the work, which is in vain if the picture cannot be written.
     check_outputs(&[(Named { option: "OUT", path: args.output.clone() }, Kind::Picture)], &inputs)?;
     let mut file = AtomicFile::create(&args.output, true)?;
     let mut watch = Watch { printer, cancel: &cancel };

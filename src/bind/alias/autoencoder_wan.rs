@@ -30,8 +30,12 @@ const MOST_BLOCKS: usize = 64;
 /// How many residual blocks a level of the decoder under `prefix` of `index` has if its names are diffusers'; 1 if they are others,
 /// which do not depend on it.
 pub fn blocks(index: &Index, prefix: &str) -> usize {
-    let block = |block: &usize| index.has(&format!("{prefix}decoder.up_blocks.0.resnets.{block}.conv1.bias"));
-    (0..MOST_BLOCKS).rev().find(block).map_or(1, |last| last + 1)
+    for last in (0..MOST_BLOCKS).rev() {
+        if index.has(&format!("{prefix}decoder.up_blocks.0.resnets.{last}.conv1.bias")) {
+            return last + 1;
+        }
+    }
+    1
 }
 
 /// The [`Aliases`](super::Aliases) of an autoencoder with so many residual `blocks` on each level of the decoder: diffusers counts these

@@ -76,10 +76,9 @@ mod tests {
 
     #[test]
     fn the_last_projection_is_cut() {
-        let part = |name: &str| vec![Part { name: name.into(), rows: Rows::Part { at: 3, of: 4 } }];
         let found = aliases(19, 4, "ip.proj.2.3.bias");
         assert_eq!(found[0], [Part::all("ip.proj.2.3.bias")]);
-        assert_eq!(found[3], part("image_proj.proj.2.bias"));
+        assert_eq!(found[3], [Part { name: "image_proj.proj.2.bias".into(), rows: Rows::Part { at: 3, of: 4 } }]);
         assert_eq!(aliases(19, 4, "ip.proj.2.4.bias").len(), 1);
         assert_eq!(aliases(19, 1, "ip.proj.2.0.bias")[1], [Part::all("ip.proj.2.bias")]);
         assert_eq!(aliases(19, 4, "ip.proj.2.weight")[2], [Part::all("image_proj.proj.2.weight")]);
