@@ -571,7 +571,9 @@ enum {
     /* Nothing: it shows what is to be followed. */
     PINHOLE_CONTROL_PREPROCESS_NONE = 0,
     /* Its edges, by Canny's method. */
-    PINHOLE_CONTROL_PREPROCESS_CANNY = 1
+    PINHOLE_CONTROL_PREPROCESS_CANNY = 1,
+    /* What the request's mask leaves of it, for inpainting ControlNets of Stable Diffusion. */
+    PINHOLE_CONTROL_PREPROCESS_INPAINT = 2
 };
 
 /* What a tiny autoencoder is used for. */
@@ -800,6 +802,9 @@ typedef struct pinhole_request {
     int32_t upscale_space;
     /* Denoising steps of the second pass; 0: as many as the first. */
     int32_t upscale_steps;
+    /* Not 0: ControlNets of Stable Diffusion guess: only the prompt's pass follows them, and the finest of what they say counts
+     * least. */
+    int32_t control_guess;
 } pinhole_request;
 
 PINHOLE_API int32_t pinhole_request_init(pinhole_request *request, size_t struct_size);

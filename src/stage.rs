@@ -148,8 +148,17 @@ pub struct Model {
     branches: branch::Branches,
     /// What stands before the names of all that is declared now.
     prefix: String,
-    /// Whether that is a network within this one, and in which of its steps it runs.
-    within: Option<Option<Symbol>>,
+    /// The network within this one that it stands for.
+    within: Option<Within>,
+}
+
+/// A network within a model.
+#[derive(Clone, Copy, Debug)]
+struct Within {
+    /// In which steps it runs.
+    runs_if: Option<Symbol>,
+    /// Whether it computes for the first guidance pass alone.
+    of_first_pass: bool,
 }
 
 impl Model {
@@ -161,7 +170,7 @@ impl Model {
     /// Adds a port.
     pub fn port(&mut self, name: impl Into<String>, extents: &[Extent], dtype: DType, lifetime: Lifetime) -> Port {
         let name = format!("{}{}", self.prefix, name.into());
-        let of_first_pass = self.within.is_some();
+        let of_first_pass = self.within.is_some_and(|within| within.of_first_pass);
         self.ports.push(PortSpec { name, extents: extents.to_vec(), dtype, lifetime, of_first_pass });
         Port(self.ports.len() - 1)
     }
@@ -176,8 +185,29 @@ impl Model {
         (prefix, runs_if): (&str, Option<Symbol>),
         declare: impl FnOnce(&mut Model) -> Result<R>,
     ) -> Result<R> {
+        self.declare_within(prefix, Within { runs_if, of_first_pass: true }, declare)
+    }
+
+    /// The same of a network that computes for each guidance pass in which it runs.
+    ///
+    /// # Errors
+    /// What `declare` returns.
+    pub fn within_passes<R>(
+        &mut self,
+        (prefix, runs_if): (&str, Option<Symbol>),
+        declare: impl FnOnce(&mut Model) -> Result<R>,
+    ) -> Result<R> {
+        self.declare_within(prefix, Within { runs_if, of_first_pass: false }, declare)
+    }
+
+    fn declare_within<R>(
+        &mut self,
+        prefix: &str,
+        within: Within,
+        declare: impl FnOnce(&mut Model) -> Result<R>,
+    ) -> Result<R> {
         let before = std::mem::replace(&mut self.prefix, prefix.to_owned());
-        let outside = self.within.replace(runs_if);
+        let outside = self.within.replace(within);
         let declared = declare(self);
         (self.prefix, self.within) = (before, outside);
         declared
@@ -196,7 +226,7 @@ impl Model {
         let mut weights = Vec::new();
         let block = Arc::new(declare(&mut Scope::below(&mut self.manifest, &mut weights, &self.prefix))?);
         let name = format!("{}{}", self.prefix, name.into());
-        let runs_if = self.within.flatten().filter(|_| cadence.is_of_steps());
+        let runs_if = self.within.and_then(|within| within.runs_if).filter(|_| cadence.is_of_steps());
         self.stages.push(Stage { name, cadence, weights, block, runs_if });
         Ok(())
     }

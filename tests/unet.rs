@@ -44,7 +44,7 @@ fn case(name: &'static str) -> Case {
     let batch = golden.list("/request/timesteps").len();
     let (width, height, text_tokens) = (extent("width"), extent("height"), extent("text_tokens"));
     // A condition more than there are items: which is which must matter.
-    let size = Size { width, height, batch, text_tokens, conditions: batch + 1 };
+    let size = Size { width, height, batch, text_tokens, conditions: batch + 1, controlled: batch };
     Case { name, golden, net, bound, size, _dir: dir }
 }
 

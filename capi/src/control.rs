@@ -95,8 +95,10 @@ pub(crate) fn preprocess(given: i32, low: f32, high: f32) -> Result<Preprocess, 
         0 => Ok(Preprocess::None),
         1 if low == 0.0 && high == 0.0 => Ok(Preprocess::Canny(Thresholds::default())),
         1 => Ok(Preprocess::Canny(Thresholds { low, high })),
+        2 => Ok(Preprocess::Inpaint),
         _ => {
-            let expected = "PINHOLE_CONTROL_PREPROCESS_NONE (0) or PINHOLE_CONTROL_PREPROCESS_CANNY (1)";
+            let expected = "PINHOLE_CONTROL_PREPROCESS_NONE (0), PINHOLE_CONTROL_PREPROCESS_CANNY (1) or \
+                            PINHOLE_CONTROL_PREPROCESS_INPAINT (2)";
             Err(E::option("--control-preprocess", expected, given.to_string()).into())
         }
     }

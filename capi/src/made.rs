@@ -75,6 +75,8 @@ struct Inside<'a> {
     control_image: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     controls: Vec<Control>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    control_guess: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     control_preprocess: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -244,6 +246,7 @@ impl Made {
             references: request.references.iter().map(name).collect(),
             control_image: request.control_image.as_ref().map(name),
             controls: self.controls(request, settings),
+            control_guess: settings.control_guess,
             control_preprocess: thresholds.map(|_| settings.control_preprocess.name()),
             canny_thresholds: thresholds,
             image_cfg_scale: settings.image_cfg_scale,
@@ -288,7 +291,7 @@ impl Made {
                 start: set.start,
                 end: set.end,
                 mode: set.mode,
-                preprocess: thresholds.map(|_| set.preprocess.name()),
+                preprocess: (set.preprocess != Preprocess::None).then(|| set.preprocess.name()),
                 canny_thresholds: thresholds,
             });
         }
@@ -299,7 +302,7 @@ impl Made {
 /// The thresholds of edges, if these are made of a picture.
 fn thresholds(preprocess: Preprocess) -> Option<[f32; 2]> {
     match preprocess {
-        Preprocess::None => None,
+        Preprocess::None | Preprocess::Inpaint => None,
         Preprocess::Canny(Thresholds { low, high }) => Some([low, high]),
     }
 }

@@ -91,6 +91,7 @@ pub struct Request {
     pub upscale_strength: f32,
     pub upscale_space: i32,
     pub upscale_steps: i32,
+    pub control_guess: i32,
 }
 
 const DEFAULT: Request = Request {
@@ -155,6 +156,7 @@ const DEFAULT: Request = Request {
     upscale_strength: 0.0,
     upscale_space: 0,
     upscale_steps: 0,
+    control_guess: 0,
 };
 versioned!(Request, "pinhole_request", offset_of!(Request, inputs), DEFAULT);
 
@@ -458,6 +460,7 @@ impl Request {
             aesthetic_score: number(request.aesthetic_score).filter(|&score| score != 0.0),
             negative_aesthetic_score: number(request.negative_aesthetic_score).filter(|&score| score != 0.0),
             upscale: request.upscaled()?,
+            control_guess: request.control_guess != 0,
         };
         let Request { progress, warning, preview, user_data, .. } = request;
         let watch = Watch::new(Callbacks { progress, warning, preview, user_data }, cancel.clone());

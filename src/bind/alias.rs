@@ -18,8 +18,11 @@ mod qwen_vl;
 mod redux;
 mod resampler;
 mod safety_checker;
+mod t2i_adapter;
 mod t5;
 mod unet;
+mod unet_control;
+mod unet_ip;
 mod upscaler;
 mod vision;
 mod z_image;
@@ -40,8 +43,11 @@ pub use qwen_vl::{KIND as QWEN_VL_VISION, aliases as qwen_vl};
 pub use redux::{KIND as REDUX, aliases as redux};
 pub use resampler::{KIND as RESAMPLER, aliases as resampler};
 pub use safety_checker::{KIND as SAFETY_CHECKER, TOWER as SAFETY_TOWER, aliases as safety_checker};
+pub use t2i_adapter::{KIND as T2I_ADAPTER, aliases as t2i_adapter};
 pub use t5::{KIND as T5, aliases as t5};
 pub use unet::{KIND as UNET, Layout as UnetLayout, aliases as unet};
+pub use unet_control::{KIND as UNET_CONTROL, Layout as UnetControlLayout, aliases as unet_control};
+pub use unet_ip::{KIND as UNET_IP, aliases as unet_ip};
 pub use upscaler::{KIND as UPSCALER, Layout as UpscalerLayout, aliases as upscaler};
 pub use vision::{CLIP as CLIP_VISION, SIGLIP as SIGLIP_VISION, aliases as vision};
 pub use z_image::{KIND as Z_IMAGE, aliases as z_image};
@@ -51,6 +57,7 @@ pub static KINDS: &[&Kind] = &[
     &FLUX_CONTROL,
     &FLUX2,
     &FLUX,
+    &UNET_CONTROL,
     &UNET,
     &Z_IMAGE,
     &QWEN_IMAGE,
@@ -65,6 +72,8 @@ pub static KINDS: &[&Kind] = &[
     &QWEN_VL_VISION,
     &REDUX,
     &FLUX_IP,
+    &UNET_IP,
+    &T2I_ADAPTER,
     &RESAMPLER,
     &AUTOENCODER_TINY,
     &UPSCALER,
@@ -77,6 +86,8 @@ pub static PASS_FOR: &[(&Kind, &Kind, &str)] = &[
     (&FLUX_CONTROL, &QWEN_IMAGE, ""),
     (&AUTOENCODER_WAN, &AUTOENCODER_KL, ""),
     (&FLUX2, &FLUX, ""),
+    (&UNET_CONTROL, &UNET, ""),
+    (&FLUX_IP, &UNET_IP, ""),
     (&SAFETY_CHECKER, &CLIP_VISION, ""),
     (&SAFETY_CHECKER, &CLIP_VISION, SAFETY_TOWER),
 ];

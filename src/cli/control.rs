@@ -14,7 +14,7 @@ use super::printer::Printer;
 /// The options as they stand on the command line.
 #[derive(clap::Args)]
 struct Options {
-    /// A ControlNet that runs beside FLUX.1: a safetensors or GGUF file, or a folder of diffusers. Each --control begins one, and the
+    /// A ControlNet that runs beside FLUX.1 or Stable Diffusion: a safetensors or GGUF file, or a folder of diffusers. Each --control begins one, and the
     /// options for it stand behind it: --control canny.gguf --control-image edges.png --control-scale 0.6
     #[arg(long = "control", value_name = "FILE|DIR")]
     controls: Vec<PathBuf>,
@@ -34,7 +34,8 @@ struct Options {
     /// What kind of picture it follows, for a union ControlNet: canny, tile, depth, blur, pose, gray, lq, or its number
     #[arg(long = "control-mode", value_name = "NAME|N")]
     modes: Vec<String>,
-    /// What is made of the picture first: canny is its edges, for what follows edges [default: none]
+    /// What is made of the picture first: canny is its edges, for what follows edges; inpaint is what --mask leaves of it, for
+    /// inpainting ControlNets of Stable Diffusion [default: none]
     #[arg(long = "control-preprocess", value_name = "HOW", value_parser = PossibleValuesParser::new(Preprocess::NAMES))]
     preprocesses: Vec<String>,
     /// For canny: an edge has a gradient above HIGH, and goes on as long as that is above LOW [default: 100,200]
@@ -67,6 +68,7 @@ impl Made {
     fn read(&self) -> Result<Preprocess> {
         match (self.how.as_deref(), self.thresholds) {
             (Some("canny"), thresholds) => Ok(Preprocess::Canny(thresholds.unwrap_or_default())),
+            (Some("inpaint"), None) => Ok(Preprocess::Inpaint),
             (_, None) => Ok(Preprocess::None),
             (_, Some(Thresholds { low, high })) => {
                 let expected = "thresholds of edges that are made";

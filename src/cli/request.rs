@@ -99,6 +99,10 @@ pub(super) struct RequestArgs {
     pub(super) posterior: Posterior,
     #[command(flatten)]
     pub(super) control: ControlArgs,
+    /// For ControlNets of Stable Diffusion: let them guess what a picture shows, without a prompt that says so. Only the prompt's pass
+    /// follows them, and the finest of what they say counts least
+    #[arg(long)]
+    pub(super) control_guess: bool,
     /// A face, for InfiniteYou: the embedding of ArcFace that --id-projector takes, or tokens; .npy, safetensors or PyTorch's
     #[arg(long, value_name = "FILE")]
     pub(super) id_embedding: Option<PathBuf>,
@@ -121,7 +125,7 @@ pub(super) struct RequestArgs {
     /// A picture that Redux makes a prompt of, and how much it counts [default: 1]; of several, what becomes of them is added up
     #[arg(long = "redux-image", value_name = "FILE[:WEIGHT]", value_parser = lora::weighted, requires = "redux")]
     pub(super) redux_images: Vec<lora::Weighted>,
-    /// An IP-Adapter of FLUX.1, of XLabs or InstantX
+    /// An IP-Adapter: of FLUX.1, of XLabs or InstantX; or of Stable Diffusion, plain or Plus
     #[arg(long, value_name = "FILE", requires = "ip_images")]
     pub(super) ip_adapter: Option<PathBuf>,
     /// A picture that the IP-Adapter lets the model look at; several are looked at together
@@ -131,7 +135,7 @@ pub(super) struct RequestArgs {
     #[arg(long, value_name = "S")]
     pub(super) ip_scale: Option<f32>,
     /// What sees pictures for --redux, if that has none, and for --ip-adapter: a vision tower of SigLIP (for Redux and InstantX) or CLIP
-    /// (for XLabs); one of each if both are needed. For Qwen-Image-Edit: its `mmproj`, if that does not lie beside the text encoder
+    /// (for XLabs and Stable Diffusion); one of each if both are needed. For Qwen-Image-Edit: its `mmproj`, if that does not lie beside the text encoder
     #[arg(long = "image-encoder", value_name = "FILE|DIR")]
     pub(super) image_encoders: Vec<PathBuf>,
     /// For Stable Diffusion XL: the size of the picture that this one is like a resized copy of; smaller is blurred [default: the size
@@ -322,6 +326,7 @@ impl RequestArgs {
             preview: self.preview.as_ref().map(|preview| preview.every),
             tiny_vae: self.tiny_vae_for,
             safety: self.safety,
+            control_guess: self.control_guess,
             ..Request::default()
         }))
     }

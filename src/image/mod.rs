@@ -20,6 +20,7 @@ pub use format::{Format, check_replaced};
 pub use patches::View;
 pub use picture::{MAX_FILE, Picture};
 pub use prepare::Mask;
+pub(crate) use prepare::luma;
 pub use resize::Filter;
 
 use std::io::{self, BufRead, BufReader, Seek, Write};

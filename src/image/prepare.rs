@@ -139,7 +139,7 @@ impl Mask {
 }
 
 /// Pillow's `convert("L")`: the weights 0.299, 0.587 and 0.114 with 16 fractional bits.
-fn luma(pixel: &[u8]) -> u8 {
+pub(crate) fn luma(pixel: &[u8]) -> u8 {
     let [red, green, blue] = [pixel[0], pixel[1], pixel[2]].map(u32::from);
     // The weights add up to 2^16, so that this is at most 255.
     ((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16) as u8

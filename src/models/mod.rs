@@ -7,6 +7,7 @@ pub mod autoencoder_wan;
 mod branches;
 pub mod clip;
 mod config;
+pub mod control_runs;
 pub mod flux;
 pub mod language_model;
 pub mod layers;

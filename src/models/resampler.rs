@@ -206,6 +206,15 @@ impl Resampler {
     /// [`Error::Graph`] for sizes that [`Config::validate`] refuses.
     pub fn new(config: &Config) -> Result<Resampler> {
         let mut model = Model::new();
+        let (seen, tokens) = Resampler::declare(&mut model, config)?;
+        Ok(Resampler { model, seen, tokens })
+    }
+
+    /// Declares the stages of one in `model`, and gives the ports `seen` and `tokens`.
+    pub(super) fn declare(model: &mut Model, config: &Config) -> Result<(Port, Port)> {
+        if config.depth == 0 {
+            return Err(Error::graph("declare", "a resampler without layers"));
+        }
         let mut port = |name: &str, extents: &[_]| model.port(name, extents, DType::F32, Lifetime::Pass);
         let tokens = Symbol::IMAGE_TOKENS.into();
         let seen = port("seen", &[config.embedding_dim.into(), tokens]);
@@ -229,10 +238,7 @@ impl Resampler {
             let norm_out = LayerNorm::declare(&mut scope.sub("norm_out"), outputs, EPS)?;
             Ok(Output { proj_out, norm_out, latents: learnt, tokens: out })
         })?;
-        if config.depth == 0 {
-            return Err(Error::graph("declare", "a resampler without layers"));
-        }
-        Ok(Resampler { model, seen, tokens: out })
+        Ok((seen, out))
     }
 }
 

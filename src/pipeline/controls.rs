@@ -1,12 +1,14 @@
-//! ControlNets in a request: the picture that each follows, and how.
+//! ControlNets in a request: the picture that each follows, how, and in which steps.
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::request::{CONTROL_NETS, Control, ControlSettings, Preprocess, Request};
+use super::request::{CONTROL_NETS, Control, ControlSettings, Preprocess, Request, Settings};
 use super::rules::{ControlRules, Rules, Takes};
 use crate::image::{Mask, Picture};
+use crate::models::control_runs::control_runs;
 use crate::source::model_name;
+use crate::stage::Span;
 use crate::{Error, Result};
 
 const IMAGE: &str = "--control-image";
@@ -70,6 +72,10 @@ fn one(rules: &ControlRules, control: &Control) -> Result<ControlSettings> {
     if let Preprocess::Canny(thresholds) = control.preprocess {
         thresholds.check("--canny-thresholds")?;
     }
+    if control.preprocess == Preprocess::Inpaint && rules.takes != Takes::Levels {
+        let expected = "another, since it is for inpainting ControlNets of Stable Diffusion";
+        return Err(Error::option("--control-preprocess", expected, "`inpaint`"));
+    }
     let (name, preprocess) = (model_name(&rules.path), control.preprocess);
     Ok(ControlSettings { name, scale, start, end, mode, mode_name, preprocess })
 }
@@ -94,10 +100,47 @@ fn mode(rules: &ControlRules, given: Option<&str>) -> Result<Option<usize>> {
     Err(Error::option(MODE, expected, given.map_or("none".to_owned(), |given| format!("`{given}`"))))
 }
 
+/// Whether ControlNets guess in `request`: the prompt's pass alone follows them, and what comes in first counts least.
+pub(super) fn guesses(rules: &Rules, request: &Request) -> Result<bool> {
+    const OPTION: &str = "--control-guess";
+    if request.control_guess {
+        if rules.controls.is_empty() {
+            let error = Error::option(OPTION, "a ControlNet that guesses", "none");
+            return Err(error.with_hint("give one with --control"));
+        }
+        if rules.controls.iter().any(|control| control.takes != Takes::Levels) {
+            return Err(Error::option(OPTION, "nothing, since ControlNets of this kind do not guess", "it"));
+        }
+    }
+    // As diffusers, which looks at the first alone.
+    Ok(request.control_guess || rules.controls.first().is_some_and(|control| control.pooled))
+}
+
 /// The picture that the mask of `request` has to cover for a ControlNet, if one of them takes it.
 pub(super) fn masked<'c>(rules: &Rules, controls: &'c [Control]) -> Option<&'c Arc<Picture>> {
-    let mut all = rules.controls.iter().zip(controls);
-    all.find(|(rules, _)| rules.takes == Takes::Masked).map(|(_, control)| &control.image)
+    let takes_mask = |(rules, control): &(&ControlRules, &Control)| {
+        rules.takes == Takes::Masked || control.preprocess == Preprocess::Inpaint
+    };
+    rules.controls.iter().zip(controls).find(takes_mask).map(|(_, control)| &control.image)
+}
+
+/// The steps in which the same ControlNets run, one after the other. With a step cache it is not known before the request which steps
+/// are computed, so that a ControlNet that runs at all runs in each.
+pub(super) fn spans(settings: &Settings, evaluations: usize) -> Vec<Span> {
+    let mut spans: Vec<Span> = Vec::new();
+    for evaluation in 0..evaluations {
+        let runs = |control: &ControlSettings| usize::from(control.factor(evaluation, evaluations) != 0.0);
+        let sizes = control_runs(settings.controls.iter().map(runs));
+        match spans.last_mut() {
+            Some(last) if last.sizes == sizes => last.steps += 1,
+            _ => spans.push(Span { steps: 1, sizes }),
+        }
+    }
+    if settings.cache.is_none() || spans.len() < 2 {
+        return spans;
+    }
+    let runs = |control: usize| spans.iter().map(|span| span.sizes[control].1).max().unwrap_or(0);
+    vec![Span { steps: evaluations, sizes: control_runs((0..settings.controls.len()).map(runs)) }]
 }
 
 /// The mask of `request` for `control`, at the size that is drawn.
@@ -118,6 +161,7 @@ mod tests {
             takes: Takes::Latents,
             modes,
             mode_names: &["canny", "tile", "depth"],
+            pooled: false,
         };
         assert_eq!(mode(&rules(10), Some("Depth")).unwrap(), Some(2));
         assert_eq!(mode(&rules(10), Some("9")).unwrap(), Some(9));

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::controls;
 use super::encoders::{CLIP_NAME, ClipEncoder, T5Encoder};
 use super::face::Face;
 use super::fit::{self, Side};
@@ -448,7 +449,7 @@ impl Denoiser for FluxDenoiser {
             for (symbol, size) in ControlConfig::face_sizes(settings.id_tokens, image) {
                 dims = dims.with(symbol, size);
             }
-            dims = dims.with_spans(flux_controls::spans(settings, evaluations));
+            dims = dims.with_spans(controls::spans(settings, evaluations));
         }
         let plain =
             subject(&self.part, TRANSFORMER.name, Phase::Denoise, dims, Runs { request: 1, steps: evaluations });

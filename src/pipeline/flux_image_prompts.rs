@@ -5,21 +5,23 @@ use std::path::Path;
 use super::opened::{Additions, ImagePrompts, once, subject};
 use super::request::{Request, Settings};
 use super::run::{Run, finite, stage_runs};
+use super::sd_image_prompts;
 use super::seen::Seen;
+use super::towers::{of_a_picture, see, tower_subject};
 use crate::bind::alias;
-use crate::image::{Image, View};
+use crate::image::Image;
 use crate::models::flux::redux::Redux;
 use crate::models::flux::{self, IpAdapter, IpForm};
 use crate::models::vision::{self, Family, Output, Vision};
+use crate::plan::Phase;
 use crate::plan::measure::Subject;
-use crate::plan::{Phase, Runs};
 use crate::source::slot::{IMAGE_EMBEDDER, IMAGE_ENCODER, IP_ADAPTER};
-use crate::source::{self, Component, Network, Networks, Part, Place, networks};
+use crate::source::{self, Network, Networks, Part, Place, networks};
 use crate::stage::{Cadence, Dims, Symbol};
 use crate::{Error, Result, reserve};
 
 /// What goes beside a model, each with all that its file has.
-pub static BESIDE: [Place; 4] = [
+pub static BESIDE: [Place; 5] = [
     Place::needed(&IMAGE_ENCODER, &alias::SIGLIP_VISION, |component| {
         Ok(Box::new(networks::whole_vision(component, Family::Siglip)?))
     }),
@@ -31,6 +33,7 @@ pub static BESIDE: [Place; 4] = [
     Place::needed(&IP_ADAPTER, &alias::FLUX_IP, |component| {
         Ok(Box::new(networks::flux_ip(component, &flux::Config::dev())?))
     }),
+    sd_image_prompts::IP,
 ];
 const SIGLIP: &Place = &BESIDE[0];
 const CLIP: &Place = &BESIDE[1];
@@ -186,12 +189,6 @@ fn seen_width(config: &vision::Config) -> usize {
     }
 }
 
-/// Bytes of a picture on its way to a tower, at most.
-fn of_a_picture(config: &vision::Config) -> usize {
-    let patches = config.patches() * config.patches() * config.patch_numbers();
-    size_of::<f32>() * patches + 2 * 3 * config.image_size * config.image_size
-}
-
 /// What an IP-Adapter is given for each pass: what `tower` sees of the pictures of `request`, and with a negative prompt what it sees
 /// of a black one, as often. diffusers has it once there; the same keys and values again change nothing.
 fn see_for_passes(
@@ -206,7 +203,7 @@ fn see_for_passes(
     if settings.passes() > 1 {
         pictures.push(&black);
     }
-    let seen = see(tower, subject, &pictures, run)?;
+    let seen = see(tower, subject, &pictures, false, run)?;
     let (own, of_black) = seen.split_at(request.ip_images.len());
     let mut passes = vec![own.concat()];
     for _ in 1..settings.passes() {
@@ -241,7 +238,7 @@ impl ReduxPrior {
     /// The weighted sum of what becomes of each picture, as diffusers' `FluxPriorReduxPipeline` has it.
     fn look(&self, request: &Request, [tower, embedder]: [&Subject<'_>; 2], run: &mut Run<'_>) -> Result<Vec<f32>> {
         let pictures: Vec<&Image> = request.redux.iter().map(|(picture, _)| picture.image()).collect();
-        let seen = see(&self.tower, tower, &pictures, run)?;
+        let seen = see(&self.tower, tower, &pictures, false, run)?;
         let (mut running, mut sum) = (run.start(embedder)?, Vec::new());
         for (seen, (_, weight)) in seen.iter().zip(&request.redux) {
             running.set(self.embedder.net.seen, seen)?;
@@ -252,56 +249,5 @@ impl ReduxPrior {
         }
         run.finish(running);
         Ok(sum)
-    }
-}
-
-/// The subject of a vision tower.
-fn tower_subject<'a>(tower: &'a Part<Vision>, name: &'static str, runs: Runs) -> Subject<'a> {
-    subject(tower, name, Phase::Encode, Dims::new(), runs)
-}
-
-/// What `tower` gives for each of `pictures`.
-fn see(tower: &Part<Vision>, subject: &Subject<'_>, pictures: &[&Image], run: &mut Run<'_>) -> Result<Vec<Vec<f32>>> {
-    let (net, mut seen) = (&tower.net, Vec::with_capacity(pictures.len()));
-    let view = view(net.config());
-    let mut running = run.start(subject)?;
-    for picture in pictures {
-        running.set(net.pixels, &picture.patches(&view)?)?;
-        run.compute(&mut running, Cadence::Request)?;
-        seen.push(finite(running.get(net.result)?, "what the image encoder sees")?);
-    }
-    run.finish(running);
-    Ok(seen)
-}
-
-/// How a tower sees pictures.
-fn view(config: &vision::Config) -> View {
-    match config.model_type {
-        Family::Clip => View::clip(config.image_size, config.patch_size),
-        Family::Siglip => View::siglip(config.image_size, config.patch_size),
-    }
-}
-
-impl Additions {
-    /// The encoder for `place`: the first of those that were given, or else the one in what lies at `beside`.
-    ///
-    /// # Errors
-    /// As [`source::beside`].
-    fn image_encoder(&self, place: &Place, beside: &Path) -> Result<Component> {
-        let mut first = None;
-        for path in &self.image_encoders {
-            match source::beside(path, place) {
-                Ok(component) => return Ok(component),
-                Err(error) => first = first.or(Some(error)),
-            }
-        }
-        match first {
-            Some(error) => Err(error),
-            None => source::beside(beside, place).map_err(|_| Error::NotAModel {
-                path: beside.to_owned(),
-                found: format!("there is no {} in it", place.kind.words),
-                hint: Some("give one with --image-encoder FILE".into()),
-            }),
-        }
     }
 }

@@ -160,15 +160,24 @@ impl Additions {
 
     /// Refuses ControlNets beside a model that runs none.
     pub(super) fn refuse_controls(&self) -> Result<()> {
-        if self.takes_id || self.id_projector.is_some() {
-            return Err(Error::option("--id-embedding", "a model that runs ControlNets", "another"));
-        }
+        self.refuse_face()?;
         match self.controls.first() {
             Some(path) => {
                 let found = path.display().to_string();
                 Err(Error::option("--control", "nothing, since this kind of model runs no ControlNets yet", found))
             }
             None => Ok(()),
+        }
+    }
+
+    /// Refuses a face beside a model whose ControlNets read none.
+    ///
+    /// # Errors
+    /// [`Error::Option`].
+    pub(super) fn refuse_face(&self) -> Result<()> {
+        match self.takes_id || self.id_projector.is_some() {
+            true => Err(Error::option("--id-embedding", "a model whose ControlNets may read a face", "another")),
+            false => Ok(()),
         }
     }
 

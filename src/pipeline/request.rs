@@ -107,6 +107,8 @@ pub struct Request {
     pub negative_aesthetic_score: Option<f32>,
     /// How a second pass makes the picture larger; `None` is without one.
     pub upscale: Option<Upscale>,
+    /// Whether ControlNets guess: only the prompt's pass follows them, and the finest of what they say counts least.
+    pub control_guess: bool,
 }
 
 /// What a ControlNet follows, and how.
@@ -164,17 +166,20 @@ pub enum Preprocess {
     None,
     /// Its edges, once it has the size that is drawn.
     Canny(Thresholds),
+    /// What the request's mask leaves of it, for inpainting ControlNets of Stable Diffusion.
+    Inpaint,
 }
 
 impl Preprocess {
     /// The names that the command line has for them.
-    pub const NAMES: [&str; 2] = ["none", "canny"];
+    pub const NAMES: [&str; 3] = ["none", "canny", "inpaint"];
 
     /// Its name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Preprocess::None => "none",
             Preprocess::Canny(_) => "canny",
+            Preprocess::Inpaint => "inpaint",
         }
     }
 }
@@ -309,6 +314,7 @@ impl Default for Request {
             aesthetic_score: None,
             negative_aesthetic_score: None,
             upscale: None,
+            control_guess: false,
         }
     }
 }
@@ -394,6 +400,8 @@ pub struct Settings {
     pub ip_scale: f32,
     /// How each ControlNet follows its picture.
     pub controls: Vec<ControlSettings>,
+    /// Whether only the prompt's pass follows them, and the finest of what they say counts least.
+    pub control_guess: bool,
     /// How evaluations are skipped that would change little.
     pub cache: Option<Cache>,
     /// How many tokens a face becomes; 0 without one.
@@ -466,6 +474,7 @@ impl ControlSettings {
         let mode = mode.unwrap_or_default();
         let made = match preprocess {
             Preprocess::None => String::new(),
+            Preprocess::Inpaint => "Module: inpaint, ".to_owned(),
             Preprocess::Canny(Thresholds { low, high }) => {
                 format!("Module: canny, Threshold A: {low}, Threshold B: {high}, ")
             }
@@ -552,6 +561,9 @@ impl Settings {
             pairs.push(("IP-Adapter scale", self.ip_scale.to_string()));
         }
         pairs.extend(CONTROL_NETS.into_iter().zip(self.controls.iter().map(ControlSettings::described)));
+        if self.control_guess {
+            pairs.push(("ControlNet guess mode", "true".to_owned()));
+        }
         pairs.extend(self.cache.map(|cache| ("Step cache", cache.to_string())));
         if let Preprocess::Canny(Thresholds { low, high }) = self.control_preprocess {
             pairs.push(("Control preprocess", format!("canny {low},{high}")));

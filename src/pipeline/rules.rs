@@ -162,6 +162,8 @@ pub struct ControlRules {
     pub modes: usize,
     /// What the first of these are called.
     pub mode_names: &'static [&'static str],
+    /// Whether its residuals are averaged, which has the prompt's pass alone follow it.
+    pub pooled: bool,
 }
 
 /// As what a ControlNet takes its picture.
@@ -171,8 +173,19 @@ pub enum Takes {
     Latents,
     /// As the latents of what a mask leaves of it, beside the mask.
     Masked,
-    /// As its pixels.
+    /// As its pixels, from -1 to 1.
     Pixels,
+    /// As its pixels, from 0 to 1; what a mask covers of an inpainting ControlNet's picture is -1. Such ControlNets know a guess mode.
+    Levels,
+    /// As its pixels, from 0 to 1, once a request.
+    Features,
+}
+
+impl Takes {
+    /// Whether the autoencoder encodes the picture.
+    pub fn latents(self) -> bool {
+        matches!(self, Takes::Latents | Takes::Masked)
+    }
 }
 
 /// What a request means if it does not say.

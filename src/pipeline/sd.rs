@@ -3,29 +3,35 @@
 
 use std::path::Path;
 
+use super::controls;
 use super::encoders::{self, CLIP_NAME, ClipEncoder};
 use super::fit::{self, Side};
-use super::opened::{Additions, Denoiser, Encoders, Family, Given, Opened, Reader, StepPorts, subject};
+use super::opened::{Additions, Denoiser, Encoders, Family, Given, ImagePrompts, Opened, Reader, StepPorts, subject};
 use super::prompts::{ArraySpec, Prompt};
 use super::request::Settings;
-use super::rules::{Beside, Defaults, GuidanceScale, Rules, Starts, Use};
+use super::rules::{Beside, ControlRules, Defaults, GuidanceScale, Rules, Starts, Takes, Use};
 use super::run::Run;
 use super::safety;
+use super::sd_image_prompts::SdImagePrompts;
 use super::step_cache::Caches;
 use super::textual_inversion::Words;
 use super::vae::Vae;
 use crate::bind::alias;
 use crate::exec::Session;
+use crate::image::{CHANNELS, luma};
 use crate::models::clip::Output;
+use crate::models::control_runs::runs_of;
 use crate::models::layers::sinusoid;
-use crate::models::unet::{Size, Unet};
+use crate::models::unet::adapter;
+use crate::models::unet::control::Colours;
+use crate::models::unet::{IP_PICTURES, SideConfig, Size, Unet};
 use crate::plan::measure::Subject;
 use crate::plan::{Phase, Runs};
 use crate::sample::{AYS, DiscreteConfig, Prediction, Scheduler};
-use crate::source::networks;
-use crate::source::slot::{TEXT_ENCODER, TINY_VAE, UNET, VAE};
+use crate::source::networks::{self, Side as Follower};
+use crate::source::slot::{CONTROLNET, TEXT_ENCODER, TINY_VAE, UNET, VAE};
 use crate::source::{Component, Network, Networks, Part, Place, Source, Text};
-use crate::stage::Symbol;
+use crate::stage::{Dims, Symbol};
 use crate::text::{Encoded, PromptSyntax};
 use crate::{Error, Result, json, reserve};
 
@@ -48,12 +54,20 @@ pub(super) static SD1: Family = Family {
         }),
         safety::PLACE,
     ],
-    beside: &[],
+    beside: &[CONTROL, ADAPTER],
     marks: &[],
     tokens: 77,
-    denoiser: |source| Ok(Box::new(UnetDenoiser(networks::unet(source.component(&UNET)?)?))),
+    denoiser: |source| Ok(Box::new(UnetDenoiser::new(networks::unet(source.component(&UNET)?)?, &[]))),
     open,
 };
+
+/// ControlNets, which run beside it.
+pub(super) const CONTROL: Place =
+    Place::given(&CONTROLNET, &alias::UNET_CONTROL, |component| Ok(Box::new(networks::unet_control(component, None)?)));
+
+/// T2I-Adapters, which do as well.
+pub(super) const ADAPTER: Place =
+    Place::given(&CONTROLNET, &alias::T2I_ADAPTER, |component| Ok(Box::new(networks::t2i_adapter(component)?)));
 
 /// Latents on a side of the picture that a model was trained on, if its files do not say.
 const SAMPLE_SIZE: usize = 64;
@@ -97,13 +111,12 @@ pub(super) fn rules(side: usize, factor: usize, tokens: usize) -> Rules {
 }
 
 fn open(source: Source, additions: &Additions) -> Result<Opened> {
-    additions.refuse_image_prompts()?;
-    additions.refuse_controls()?;
+    additions.refuse_face()?;
     additions.refuse_refiner()?;
     for component in source.components() {
         component.require_configuration()?;
     }
-    let mut unet = networks::unet(source.component(&UNET)?)?;
+    let unet = networks::unet(source.component(&UNET)?)?;
     let output = Output { skipped: additions.clip_skip.unwrap_or(0), ..OUTPUT };
     let mut clip = ClipEncoder::open_with(&source, &TEXT_ENCODER, output)?;
     let vae = Vae::open(&source, None)?;
@@ -113,28 +126,68 @@ fn open(source: Source, additions: &Additions) -> Result<Opened> {
     };
     check(&source, &unet, &clip, &vae)?;
     encoders::teach(&mut [(&mut clip, None)], additions)?;
+    let controls = open_controls(additions, &unet, vae.factor())?;
+    let (image_prompts, ip) = SdImagePrompts::open(additions)?.unzip();
+    let mut unet = networks::unet_with(unet, &controls, ip.as_ref())?;
     let loras = additions.apply(&mut [unet.target(), clip.part.target()])?;
     let predicts_v = matches!(&scheduler, Scheduler::Discrete(config) if config.prediction_type == Prediction::V);
     let trained_on = if predicts_v { LARGER_SAMPLE_SIZE } else { SAMPLE_SIZE };
     let side = sample_size(source.component(&UNET)?, trained_on) * vae.factor();
     let rules = rules(side, vae.factor(), clip.reader(CLIP_NAME).length).with(beside(&unet, &vae));
-    let rules = rules.read(&source, GuidanceScale::Free)?;
+    let rules = with_controls(rules.read(&source, GuidanceScale::Free)?, &controls);
     Ok(Opened {
         family: &SD1,
         encoders: Box::new(SdEncoders(clip)),
-        denoiser: Box::new(UnetDenoiser(unet)),
+        denoiser: Box::new(UnetDenoiser::new(unet, &controls)),
         tiny: vae.tiny(&source)?,
         autoencoder: vae.boxed(),
         scheduler: as_published(scheduler),
         rules,
         loras,
-        image_prompts: None,
+        image_prompts: image_prompts.map(|pictures| Box::new(pictures) as Box<dyn ImagePrompts>),
         face: None,
         safety: None,
         upscaler: None,
         refiner: None,
         source,
     })
+}
+
+/// The ControlNets and T2I-Adapters of `additions`, beside a model with so many pixels to a latent.
+pub(super) fn open_controls(additions: &Additions, unet: &Part<Unet>, factor: usize) -> Result<Vec<Follower>> {
+    controls::check_count(additions.controls.len())?;
+    let mut controls = Vec::with_capacity(additions.controls.len());
+    for path in &additions.controls {
+        if let Ok(component) = Source::lone(path, &ADAPTER) {
+            controls.push(Follower::Adapter(networks::t2i_adapter(&component)?));
+            continue;
+        }
+        let control = networks::unet_control(&Source::lone(path, &CONTROL)?, Some(unet.net.config()))?;
+        let (expected, found) = (factor, control.net.config().pixels());
+        if expected != found {
+            let at = "pixels to one of what the picture becomes";
+            return Err(Error::mismatch(control.bound.origin(), at, expected.to_string(), found.to_string()));
+        }
+        controls.push(Follower::Net(control));
+    }
+    Ok(controls)
+}
+
+/// With what `controls` follow.
+pub(super) fn with_controls(mut rules: Rules, controls: &[Follower]) -> Rules {
+    for control in controls {
+        let (takes, pooled) = match control.config() {
+            SideConfig::Net(config) => (Takes::Levels, config.global_pool_conditions),
+            SideConfig::Adapter(config) => {
+                // The picture is cut into whole squares of so many pixels.
+                rules.multiple = rules.multiple.max(config.downscale_factor);
+                (Takes::Features, false)
+            }
+        };
+        let path = control.bound().origin().to_owned();
+        rules.controls.push(ControlRules { path, takes, modes: 0, mode_names: &[], pooled });
+    }
+    rules
 }
 
 /// The width of version 2's prompts.
@@ -281,16 +334,102 @@ impl Encoders for SdEncoders {
     }
 }
 
-/// The UNet.
-pub(super) struct UnetDenoiser(pub(super) Part<Unet>);
+/// The UNet, with the ControlNets that run beside it.
+pub(super) struct UnetDenoiser {
+    part: Part<Unet>,
+    controls: Vec<SideConfig>,
+}
 
 impl Networks for UnetDenoiser {
     fn networks(&self) -> Vec<Network<'_>> {
-        self.0.networks()
+        self.part.networks()
     }
 }
 
+/// The colours of `picture [W, H, 3]` in the other order.
+fn turned(picture: &[f32]) -> Result<Vec<f32>> {
+    let mut turned = reserve::room("a picture", picture.len())?;
+    let planes = picture.chunks_exact((picture.len() / CHANNELS).max(1));
+    planes.rev().for_each(|plane| turned.extend_from_slice(plane));
+    Ok(turned)
+}
+
+/// `picture [W, H, 3]` as an adapter takes it: the pixels of a square as channels, those of one colour row by row, then those of the next.
+/// PyTorch's `pixel_unshuffle`.
+fn unshuffled(picture: &[f32], width: usize, config: &adapter::Config) -> Result<Vec<f32>> {
+    let adapter::Config { downscale_factor: side, in_channels, .. } = *config;
+    let pixels = picture.len() / CHANNELS;
+    let mut gray = Vec::new();
+    let planes = match in_channels {
+        1 => {
+            // Of bytes, as Pillow makes it.
+            let byte = |i: usize, c: usize| (255.0 * picture[c * pixels + i]).round() as u8;
+            let value = |i: usize| f32::from(luma(&[byte(i, 0), byte(i, 1), byte(i, 2)])) / 255.0;
+            gray.extend(reserve::collect("a picture", pixels, (0..pixels).map(value))?);
+            &gray[..]
+        }
+        _ => picture,
+    };
+    let mut all = reserve::room("a picture", planes.len())?;
+    for plane in planes.chunks_exact(pixels.max(1)) {
+        for (y, x) in (0..side).flat_map(|y| (0..side).map(move |x| (y, x))) {
+            for row in plane.chunks_exact(width).skip(y).step_by(side) {
+                all.extend(row.iter().skip(x).step_by(side));
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// What the residuals of a ControlNet are multiplied with, `count` of them: as diffusers, a guess begins with a tenth for the finest.
+fn residual_scales(count: usize, scale: f32, guesses: bool) -> Vec<f32> {
+    let last = count.saturating_sub(1).max(1) as f64;
+    let factor = |i: usize| if guesses { 10f64.powf(i as f64 / last - 1.0) as f32 } else { 1.0 };
+    (0..count).map(|i| factor(i) * scale).collect()
+}
+
 impl UnetDenoiser {
+    pub(super) fn new(part: Part<Unet>, controls: &[Follower]) -> UnetDenoiser {
+        UnetDenoiser { part, controls: controls.iter().map(Follower::config).collect() }
+    }
+
+    /// `dims` with what ControlNets run in: those steps that each has a part in, and, if they guess, the prompt's pass alone.
+    fn with_runs(&self, mut dims: Dims, settings: &Settings, evaluations: usize) -> Dims {
+        for pass in 1..if settings.control_guess { settings.passes() } else { 0 } {
+            for (i, config) in self.controls.iter().enumerate() {
+                if let (SideConfig::Net(_), Some(runs)) = (config, runs_of(i)) {
+                    dims = dims.with_in_pass(pass, runs, 0);
+                }
+            }
+        }
+        dims.with_spans(controls::spans(settings, evaluations))
+    }
+
+    /// Fills the ports of the ControlNets.
+    fn fill_controls(&self, session: &mut Session<'_>, given: &Given<'_>) -> Result<()> {
+        let (net, settings) = (&self.part.net, given.settings);
+        for (i, (ports, config)) in net.controls.iter().zip(&self.controls).enumerate() {
+            let (Some(picture), Some(control)) = (given.controls.get(i), settings.controls.get(i)) else {
+                return Err(Error::graph("fill", "a ControlNet without its picture"));
+            };
+            let mut guesses = false;
+            match config {
+                SideConfig::Net(config) => {
+                    guesses = settings.control_guess && !config.global_pool_conditions;
+                    match config.controlnet_conditioning_channel_order {
+                        Colours::Rgb => session.set(ports.picture, picture)?,
+                        Colours::Bgr => session.set(ports.picture, &turned(picture)?)?,
+                    }
+                }
+                SideConfig::Adapter(config) => {
+                    session.set(ports.picture, &unshuffled(picture, settings.width, config)?)?;
+                }
+            }
+            session.set(ports.scale, &residual_scales(ports.residuals, control.scale, guesses))?;
+        }
+        Ok(())
+    }
+
     /// For every condition, the pooled prompt and behind it the embedded sizes: of the original, where it was cut off, and of the
     /// picture, down before across. A refiner is told how pleasing the picture is in the place of its size. As `_get_add_time_ids` of
     /// diffusers' `StableDiffusionXLPipeline` and `StableDiffusionXLImg2ImgPipeline`.
@@ -298,7 +437,7 @@ impl UnetDenoiser {
         let Settings { width, height, original_size, crop, aesthetic, .. } = *given.settings;
         let [original_width, original_height] = original_size;
         let [left, top] = crop;
-        let size_width = self.0.net.config().addition_time_embed_dim.unwrap_or(0);
+        let size_width = self.part.net.config().addition_time_embed_dim.unwrap_or(0);
         let mut one = Vec::new();
         for (i, Prompt(arrays)) in given.prompts.iter().enumerate() {
             one.extend_from_slice(&arrays[1]);
@@ -321,24 +460,33 @@ impl UnetDenoiser {
 impl Denoiser for UnetDenoiser {
     fn subjects(&self, settings: &Settings, latents: [usize; 4], evaluations: usize) -> Vec<Subject<'_>> {
         let ([width, height, ..], passes) = (latents, settings.passes());
-        let dims = self.0.net.dims(Size {
+        let dims = self.part.net.dims(Size {
             width,
             height,
             batch: settings.batch * passes,
             text_tokens: settings.most_text_tokens(),
             conditions: evaluations * passes,
+            controlled: settings.batch * if settings.control_guess { 1 } else { passes },
         });
-        let dims = dims.with(Symbol::PASSES, passes);
-        vec![subject(&self.0, UNET.name, Phase::Denoise, dims, Runs { request: 1, steps: evaluations })]
+        let mut dims = dims.with(Symbol::PASSES, passes).with(IP_PICTURES, settings.ip_images.max(1));
+        if !self.controls.is_empty() {
+            dims = self.with_runs(dims, settings, evaluations);
+        }
+        vec![subject(&self.part, UNET.name, Phase::Denoise, dims, Runs { request: 1, steps: evaluations })]
     }
 
     fn ports(&self, _: usize) -> StepPorts {
-        let ports = &self.0.net.ports;
+        let ports = &self.part.net.ports;
         StepPorts { latents: ports.latents, prediction: ports.prediction, condition: ports.condition }
     }
 
     fn fill(&self, _: usize, session: &mut Session<'_>, given: &Given<'_>) -> Result<()> {
-        let (ports, width) = (&self.0.net.ports, self.0.net.config().time_width());
+        let (ports, width) = (&self.part.net.ports, self.part.net.config().time_width());
+        self.fill_controls(session, given)?;
+        if let Some(ip) = &ports.ip {
+            session.set(ip.tokens, &given.ip()?)?;
+            session.set(ip.scale, &[given.settings.ip_scale])?;
+        }
         session.set(ports.time, &given.times(|time| sinusoid(time, width))?)?;
         if let Some(added) = ports.added {
             session.set(added, &self.added(given)?)?;
@@ -346,8 +494,14 @@ impl Denoiser for UnetDenoiser {
         session.set(ports.context, &given.prompt(0)?)
     }
 
+    fn filled_bytes(&self, settings: &Settings) -> usize {
+        // A picture in another order on its way to a ControlNet.
+        let pixels = if self.controls.is_empty() { 0 } else { settings.width.saturating_mul(settings.height) };
+        pixels.saturating_mul((CHANNELS + 1) * size_of::<f32>())
+    }
+
     fn beside(&self, [w, h, ..]: [usize; 4]) -> usize {
-        let config = self.0.net.config();
+        let config = self.part.net.config();
         config.in_channels.saturating_sub(config.out_channels) * w * h
     }
 
@@ -374,8 +528,29 @@ impl Denoiser for UnetDenoiser {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn squares_become_channels() {
+        let config = adapter::Config { downscale_factor: 2, ..adapter::Config::default() };
+        let picture: Vec<f32> = (0..4 * 2 * 3).map(|i| i as f32).collect();
+        let found = unshuffled(&picture, 4, &config).unwrap();
+        assert_eq!(found[..8], [0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0]);
+        let gray = adapter::Config { in_channels: 1, ..config };
+        let found = unshuffled(&[0.2; 4 * 2 * 3], 4, &gray).unwrap();
+        assert!(found.len() == 8 && found.iter().all(|value| (value - 0.2).abs() < 1e-6));
+    }
+
+    #[test]
+    fn guesses_begin_with_a_tenth() {
+        assert_eq!(residual_scales(3, 2.0, false), [2.0; 3]);
+        let expected = [0.2, 2.0 * 0.1f32.sqrt(), 2.0];
+        assert!(
+            residual_scales(3, 2.0, true).iter().zip(expected).all(|(found, expected)| (found - expected).abs() < 1e-6)
+        );
+    }
 
     #[test]
     fn the_spread_is_the_standard_deviation() {

@@ -5,13 +5,14 @@ use std::path::Path;
 
 use super::encoders::{self, ClipEncoder};
 use super::fit::{self, Side};
-use super::opened::{Additions, Encoders, Family, Opened, Reader};
+use super::opened::{Additions, Encoders, Family, ImagePrompts, Opened, Reader};
 use super::prompts::{ArraySpec, Prompt};
 use super::request::Settings;
 use super::rules::{Defaults, GuidanceScale, Rules};
 use super::run::Run;
 use super::safety;
 use super::sd::{self, UnetDenoiser};
+use super::sd_image_prompts::SdImagePrompts;
 use super::textual_inversion::{BY_ENCODER, Words};
 use super::vae::Vae;
 use crate::bind::alias;
@@ -50,10 +51,10 @@ pub(super) static SDXL: Family = Family {
         safety::PLACE,
     ],
     // The pooled prompt and the sizes, by the original's name and by diffusers'.
-    beside: &[],
+    beside: &[sd::CONTROL, sd::ADAPTER],
     marks: &["label_emb.0.0.weight", "add_embedding.linear_1.weight"],
     tokens: 77,
-    denoiser: |source| Ok(Box::new(UnetDenoiser(networks::unet(source.component(&UNET)?)?))),
+    denoiser: |source| Ok(Box::new(UnetDenoiser::new(networks::unet(source.component(&UNET)?)?, &[]))),
     open,
 };
 
@@ -180,7 +181,7 @@ fn open_refiner(source: Source, additions: &Additions) -> Result<Opened> {
     Ok(Opened {
         family: &REFINER,
         encoders: Box::new(SdxlEncoders { first: None, second: clip }),
-        denoiser: Box::new(UnetDenoiser(unet)),
+        denoiser: Box::new(UnetDenoiser::new(unet, &[])),
         tiny: vae.tiny(&source)?,
         autoencoder: vae.boxed(),
         scheduler,
@@ -196,12 +197,11 @@ fn open_refiner(source: Source, additions: &Additions) -> Result<Opened> {
 }
 
 fn open(source: Source, additions: &Additions) -> Result<Opened> {
-    additions.refuse_image_prompts()?;
-    additions.refuse_controls()?;
+    additions.refuse_face()?;
     for component in source.components() {
         component.require_configuration()?;
     }
-    let mut unet = networks::unet(source.component(&UNET)?)?;
+    let unet = networks::unet(source.component(&UNET)?)?;
     // Layers are counted from the last but one, as in diffusers.
     let skipped = additions.clip_skip.unwrap_or(0).saturating_add(1);
     let mut clips = [
@@ -215,6 +215,9 @@ fn open(source: Source, additions: &Additions) -> Result<Opened> {
     };
     check(&source, &unet, &clips, &vae)?;
     let refiner = additions.refiner.as_deref().map(|path| refiner(path, vae.channels(), additions)).transpose()?;
+    let controls = sd::open_controls(additions, &unet, vae.factor())?;
+    let (image_prompts, ip) = SdImagePrompts::open(additions)?.unzip();
+    let mut unet = networks::unet_with(unet, &controls, ip.as_ref())?;
     let [clip, clip_2] = &mut clips;
     encoders::teach(&mut [(clip, Some(BY_ENCODER[0])), (clip_2, Some(BY_ENCODER[1]))], additions)?;
     let loras = additions.apply(&mut [unet.target(), clip.part.target(), clip_2.part.target()])?;
@@ -222,18 +225,18 @@ fn open(source: Source, additions: &Additions) -> Result<Opened> {
     let rules = rules(side, vae.factor(), clips[0].reader(NAMES[0]).length).with(sd::beside(&unet, &vae));
     let zeros = source.pipeline_setting(FORCE_ZEROS).and_then(|setting| setting.as_bool());
     let rules = Rules { zeros_without_negative: zeros.unwrap_or(rules.zeros_without_negative), ..rules };
-    let rules = rules.read(&source, GuidanceScale::Free)?;
+    let rules = sd::with_controls(rules.read(&source, GuidanceScale::Free)?, &controls);
     let [first, second] = clips;
     Ok(Opened {
         family: &SDXL,
         encoders: Box::new(SdxlEncoders { first: Some(first), second }),
-        denoiser: Box::new(UnetDenoiser(unet)),
+        denoiser: Box::new(UnetDenoiser::new(unet, &controls)),
         tiny: vae.tiny(&source)?,
         autoencoder: vae.boxed(),
         scheduler,
         rules,
         loras,
-        image_prompts: None,
+        image_prompts: image_prompts.map(|pictures| Box::new(pictures) as Box<dyn ImagePrompts>),
         face: None,
         safety: None,
         upscaler: None,

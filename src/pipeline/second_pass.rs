@@ -78,6 +78,10 @@ fn refined(model: &Opened, refiner: &Opened, request: &Request, settings: Settin
         strength: None,
         encoded_pictures: 0,
         cache: None,
+        // What is followed or looked at is the model's.
+        controls: Vec::new(),
+        control_guess: false,
+        ip_images: 0,
         text_tokens: Vec::new(),
         ..first.clone()
     };

@@ -4,7 +4,7 @@ use super::controls;
 use super::opened::Direction;
 use super::opened::Opened;
 use super::request::{Control, Preprocess, ReferenceResize, Request, Settings, TinyUse};
-use super::rules::{Beside, Cropped, Rules, Takes, Use, of_area};
+use super::rules::{Beside, Cropped, Rules, Use, of_area};
 use super::second_pass::{aesthetic, with_second};
 use super::start::{Inputs, MOST_REFERENCES};
 use super::stretch::Pass;
@@ -117,7 +117,7 @@ pub fn settings(model: &Opened, request: &Request) -> Result<Settings> {
         encoded_pictures: 0,
         references,
         reference_sources: request.references.iter().map(|picture| size_of(picture)).collect(),
-        control_preprocess: control_preprocess(request)?,
+        control_preprocess: control_preprocess(request, !rules.controls.is_empty())?,
         max_sequence_length: tokens,
         batch: request.batch,
         embedded: false,
@@ -129,6 +129,7 @@ pub fn settings(model: &Opened, request: &Request) -> Result<Settings> {
         ip_scale: ip_scale(model, request)?,
         redux_tokens: if request.redux.is_empty() { 0 } else { prompt_tokens(model).unwrap_or(0) },
         controls: controls::settings(rules, &controls::of(rules, request)?)?,
+        control_guess: controls::guesses(rules, request)?,
         cache: rules.caches.checked(request.cache)?,
         previewed: request.preview.is_some(),
         tiny_vae: tiny_use(model, request)?,
@@ -300,7 +301,7 @@ fn check_pictures(model: &Opened, request: &Request) -> Result<()> {
 }
 
 /// What is made of the picture that is followed.
-fn control_preprocess(request: &Request) -> Result<Preprocess> {
+fn control_preprocess(request: &Request, has_controls: bool) -> Result<Preprocess> {
     if let Preprocess::Canny(thresholds) = request.control_preprocess {
         if request.control_image.is_none() {
             let expected = "a picture that edges are made from";
@@ -308,6 +309,10 @@ fn control_preprocess(request: &Request) -> Result<Preprocess> {
             return Err(error.with_hint("give the picture with --control-image"));
         }
         thresholds.check("--canny-thresholds")?;
+    }
+    if request.control_preprocess == Preprocess::Inpaint && !has_controls {
+        let expected = "another, since it is for inpainting ControlNets of Stable Diffusion";
+        return Err(Error::option("--control-preprocess", expected, "`inpaint`"));
     }
     Ok(request.control_preprocess)
 }
@@ -322,7 +327,7 @@ fn check_followed(model: &Opened, mask: Option<&Picture>, followed: &[Control]) 
         };
         mask.require_size_of(picture)?;
     }
-    let takes_latents = model.rules.controls.iter().any(|rules| rules.takes != Takes::Pixels);
+    let takes_latents = model.rules.controls.iter().any(|rules| rules.takes.latents());
     if takes_latents && !model.autoencoder.goes(Direction::Encode) {
         let error = Error::option("--control", "a model whose autoencoder can encode", "a decoder alone");
         return Err(error.with_hint("give a whole autoencoder with --vae FILE"));

@@ -207,7 +207,7 @@ impl Inputs {
     /// For a model with these `rules`.
     pub(super) fn of(rules: &Rules, request: &Request, settings: &Settings) -> Inputs {
         let beside = rules.beside;
-        let followed = rules.controls.iter().filter(|control| control.takes != Takes::Pixels).count();
+        let followed = rules.controls.iter().filter(|control| control.takes.latents()).count();
         let masked = matches!(beside, Some(Beside::Masked { .. }));
         let edited = beside == Some(Beside::Edited);
         // Nothing of it is left where the mask's model begins with noise alone.
@@ -242,7 +242,7 @@ impl Inputs {
         if let [subject] = own {
             let mut running = run.start(subject)?;
             for (rules, control) in model.rules.controls.iter().zip(&*controls::of(&model.rules, request)?) {
-                if rules.takes != Takes::Pixels {
+                if rules.takes.latents() {
                     let samples = followed(rules.takes, control, request, settings)?;
                     encoded.followed.push(model.autoencoder.encode(run, &mut running, &samples)?);
                 }
@@ -288,7 +288,7 @@ impl Inputs {
 /// The picture that is followed, once it shows what is to be followed.
 fn preprocessed(picture: &Arc<Picture>, preprocess: Preprocess, settings: &Settings) -> Result<Arc<Picture>> {
     match preprocess {
-        Preprocess::None => Ok(Arc::clone(picture)),
+        Preprocess::None | Preprocess::Inpaint => Ok(Arc::clone(picture)),
         Preprocess::Canny(thresholds) => {
             let Settings { width, height, .. } = *settings;
             let edges = picture.image().resized(width, height, Filter::Lanczos)?.canny(thresholds)?;
@@ -362,6 +362,13 @@ fn followed(takes: Takes, control: &Control, request: &Request, settings: &Setti
     let mut samples = preprocessed(&control.image, control.preprocess, settings)?.samples(sides[0], sides[1])?;
     if takes == Takes::Masked {
         controls::mask(request, control, sides)?.blacken(&mut samples)?;
+    }
+    if matches!(takes, Takes::Levels | Takes::Features) {
+        samples.iter_mut().for_each(|sample| *sample = 0.5 * *sample + 0.5);
+        if control.preprocess == Preprocess::Inpaint {
+            let mask = controls::mask(request, control, sides)?;
+            mask.blacken(&mut samples)?;
+        }
     }
     Ok(samples)
 }
@@ -445,7 +452,7 @@ impl Drawing<'_> {
         let (mut moments, mut all) = (moments.into_iter(), Vec::new());
         for (rules, control) in model.rules.controls.iter().zip(&*controls::of(&model.rules, request)?) {
             let mask = match rules.takes {
-                Takes::Pixels => {
+                Takes::Pixels | Takes::Levels | Takes::Features => {
                     all.push(followed(rules.takes, control, request, settings)?);
                     continue;
                 }

@@ -104,6 +104,15 @@ impl Batch {
         self.at_once.map_or(1, |most| self.passes.saturating_mul(self.pictures.div_ceil(most.max(1))))
     }
 
+    /// How often a stage does not run that does not in so many steps: if all is computed at once, and in all passes together if they are
+    /// computed one after the other.
+    pub fn idle(self, [at_once, apart]: [usize; 2]) -> usize {
+        match self.at_once {
+            None => at_once,
+            Some(_) => apart.saturating_mul(self.parts_each_step() / self.passes.max(1)),
+        }
+    }
+
     /// How many conditions a session has for a request of so many `evaluations` in each pass. A product with one column is rounded
     /// in another way than one with several: where there are several for all passes, there are for one.
     pub fn conditions(self, evaluations: usize) -> usize {
@@ -117,7 +126,7 @@ impl Batch {
     pub(crate) fn dims(self, dims: &Dims) -> Dims {
         let Some(pictures) = self.at_once else { return dims.clone() };
         let mut one = dims.clone().with(Symbol::PASSES, 1).with(Symbol::BATCH, pictures);
-        for (symbol, size) in [(Symbol::PICTURES, pictures), (Symbol::TABLES, 1)] {
+        for (symbol, size) in [(Symbol::PICTURES, pictures), (Symbol::CONTROLLED, pictures), (Symbol::TABLES, 1)] {
             // Items of one pass share a table.
             one = if one.find(symbol).is_some() { one.with(symbol, size) } else { one };
         }
@@ -152,10 +161,23 @@ impl Batch {
     /// of stages, and how often each runs before the next begins.
     pub(crate) fn order(self, model: &Model, dims: &Dims, runs: Runs) -> Vec<(Vec<usize>, usize)> {
         let mut order = vec![(model.at(Cadence::Request).collect(), self.runs(runs).request)];
-        for (form, steps) in dims.in_spans().iter().zip(dims.steps_of_spans(runs.steps)) {
-            let idle = model.idle(form);
-            let stages = model.at(Cadence::Step).filter(|&stage| !idle[stage]).collect();
-            order.push((stages, steps.saturating_mul(self.parts_each_step())));
+        let (forms, spans) = (self.forms(dims), dims.span_count());
+        for (span, steps) in dims.steps_of_spans(runs.steps).into_iter().enumerate() {
+            let mut passes: Vec<Vec<usize>> = Vec::new();
+            for form in forms.iter().skip(span).step_by(spans) {
+                let idle = model.idle(form);
+                passes.push(model.at(Cadence::Step).filter(|&stage| !idle[stage]).collect());
+            }
+            let parts = self.parts_each_step();
+            match passes.windows(2).all(|two| two[0] == two[1]) {
+                true => order.extend(passes.into_iter().take(1).map(|stages| (stages, steps.saturating_mul(parts)))),
+                false => {
+                    let parts = parts / passes.len();
+                    for _ in 0..steps {
+                        order.extend(passes.iter().map(|stages| (stages.clone(), parts)));
+                    }
+                }
+            }
         }
         order
     }

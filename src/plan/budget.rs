@@ -181,6 +181,7 @@ mod tests {
                 file: weights,
                 stays,
                 idle: 0,
+                idle_apart: 0,
             };
             stages.into_iter().enumerate().map(stage).collect()
         })
@@ -311,6 +312,7 @@ mod tests {
             file: weights,
             stays: false,
             idle: 0,
+            idle_apart: 0,
         };
         let mut stages = vec![stage(500, Cadence::Request)];
         stages.extend(step.iter().map(|&weights| stage(weights, Cadence::Step)));
@@ -355,7 +357,7 @@ mod tests {
     #[test]
     fn stages_move_in_the_steps_in_which_they_run() {
         let mut component = component(&[1000, 900, 500]);
-        component.stages[1].idle = 4;
+        (component.stages[1].idle, component.stages[1].idle_apart) = (4, 8);
         let plan = within(&component, Offload::Sequential, 2035).unwrap();
         assert_eq!((plan.streamed(), plan.moved_once, plan.moved_each_step), (4, 500 + 6 * 1000, 1400));
         component.variants[0].batch = Batch { passes: 2, pictures: 1, at_once: Some(1) };

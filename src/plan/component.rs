@@ -20,6 +20,8 @@ pub struct StageBytes {
     pub stays: bool,
     /// In how many steps it does not run, and its weights do not move.
     pub idle: usize,
+    /// The same in all passes together, if these are computed one after the other.
+    pub idle_apart: usize,
 }
 
 /// A way to compute a component: the same result for less memory and more time.
@@ -74,7 +76,7 @@ impl Component {
         if let Some(variant) = self.variants.get(variant) {
             component.runs = variant.batch.runs(self.runs);
             for stage in &mut component.stages {
-                stage.idle = stage.idle.saturating_mul(variant.batch.parts_each_step());
+                stage.idle = variant.batch.idle([stage.idle, stage.idle_apart]);
             }
         }
         component

@@ -83,6 +83,7 @@ mod tests {
             file,
             stays: false,
             idle: 0,
+            idle_apart: 0,
         };
         let batch = Batch::default();
         let variants = vec![

@@ -55,28 +55,34 @@ impl Subject<'_> {
             }
         }
         let idle = self.idle_steps();
-        let stages = model.stages().iter().zip(layouts).zip(idle).map(|((stage, layout), idle)| StageBytes {
-            name: stage.name.clone(),
-            cadence: stage.cadence,
-            weights: layout.bytes,
-            mapped: layout.mapped_bytes,
-            file: stage.weights.iter().map(in_file).sum(),
-            // A ring goes round in one order, which a stage between skipped ones would break.
-            stays: layout.shared || (model.can_skip() && stage.cadence == Cadence::Step),
-            idle,
-        });
+        let stages =
+            model.stages().iter().zip(layouts).zip(idle).map(|((stage, layout), [idle, idle_apart])| StageBytes {
+                name: stage.name.clone(),
+                cadence: stage.cadence,
+                weights: layout.bytes,
+                mapped: layout.mapped_bytes,
+                file: stage.weights.iter().map(in_file).sum(),
+                // A ring goes round in one order, which a stage between skipped ones would break.
+                stays: layout.shared || (model.can_skip() && stage.cadence == Cadence::Step),
+                idle,
+                idle_apart,
+            });
         Ok(Component { name, phase, stages: stages.collect(), variants, runs, beside: 0, company: 0 })
     }
 
-    /// In how many steps each stage does not run.
-    fn idle_steps(&self) -> Vec<usize> {
-        let mut idle = vec![0; self.model.stages().len()];
-        for (form, steps) in self.dims.in_spans().iter().zip(self.dims.steps_of_spans(self.runs.steps)) {
-            for (idle, is_idle) in idle.iter_mut().zip(self.model.idle(form)) {
-                *idle += if is_idle { steps } else { 0 };
+    /// In how many steps each stage does not run: if all is computed at once; and in all passes together, if these come one after the other.
+    fn idle_steps(&self) -> Vec<[usize; 2]> {
+        let mut all = vec![[0; 2]; self.model.stages().len()];
+        let passes = Batch::of(&self.dims).passes;
+        let by_itself = (0..passes).map(|pass| (1, self.dims.in_pass(Some(pass))));
+        for (at, dims) in std::iter::once((0, self.dims.in_pass(None))).chain(by_itself) {
+            for (form, steps) in dims.in_spans().iter().zip(dims.steps_of_spans(self.runs.steps)) {
+                for (idle, is_idle) in all.iter_mut().zip(self.model.idle(form)) {
+                    idle[at] += if is_idle { steps } else { 0 };
+                }
             }
         }
-        idle
+        all
     }
 
     /// The ways to compute it, which is what is computed at once of `batch`, with weights of the formats `dtypes`.

@@ -22,7 +22,11 @@ use crate::models::qwen_vl::{self, VisionTower};
 use crate::models::resampler::{self, Resampler};
 use crate::models::safety_checker::{self, SafetyChecker};
 use crate::models::t5::{self, T5};
-use crate::models::unet::{self, Unet};
+use crate::models::unet::adapter::{self, T2iAdapter};
+use crate::models::unet::control::{Config as UnetControlConfig, ControlNet as UnetControl};
+use crate::models::unet::{
+    self, IpAdapter as UnetIp, IpConfig as UnetIpConfig, Projector as UnetIpProjector, SideConfig, Unet,
+};
 use crate::models::upscaler::{self, Upscaler};
 use crate::models::vision::{self, Vision};
 use crate::models::z_image::{self, ZImage};
@@ -47,6 +51,10 @@ has_model!(
     Flux,
     Flux2,
     ControlNet,
+    UnetControl,
+    UnetIp,
+    UnetIpProjector,
+    T2iAdapter,
     Unet,
     ZImage,
     QwenImage,
@@ -230,6 +238,146 @@ pub fn unet(component: &Component) -> Result<Part<Unet>> {
     let part = Part::new(Unet::new(&config)?, component, &alias::UNET, aliases, &config)?.without_strays(component)?;
     let derived = unet::Config::from_shapes(|name| part.shape(name), Path::new("")).ok();
     Ok(part.compared(derived))
+}
+
+/// The ControlNet of Stable Diffusion in `component`. What the shapes of a file without a configuration do not tell is as the UNet `beside`
+/// has it, if that has the same levels.
+///
+/// # Errors
+/// As [`flux()`].
+pub fn unet_control(component: &Component, beside: Option<&unet::Config>) -> Result<Part<UnetControl>> {
+    let kind = &alias::UNET_CONTROL;
+    runnable(component, kind)?;
+    let config = match &component.config {
+        Some(Text { text, origin }) => UnetControlConfig::from_json(text, origin)?,
+        None => {
+            // As with a UNet, of diffusers' layouts only the published one can be told.
+            let unet = alias::UnetLayout { layers: vec![2; unet::MOST_LEVELS] };
+            let hints = 2 * UnetControlConfig::default().conditioning_embedding_out_channels.len();
+            let layout = alias::UnetControlLayout { unet, hints };
+            let aliases = |name: &str| alias::unet_control(&layout, name);
+            let config = UnetControlConfig::from_shapes(shapes(component, &aliases), &component.origin);
+            let config = read_off(config, component, &aliases)?;
+            beside.map_or(config.clone(), |beside| config.like(beside))
+        }
+    };
+    let unet = alias::UnetLayout { layers: config.net.layers_by_level() };
+    let layout = alias::UnetControlLayout { unet, hints: 2 * config.conditioning_embedding_out_channels.len() };
+    let aliases = move |name: &str| alias::unet_control(&layout, name);
+    let part = Part::new(UnetControl::new(&config)?, component, kind, aliases, &config)?.without_strays(component)?;
+    let derived = UnetControlConfig::from_shapes(|name| part.shape(name), Path::new("")).ok();
+    Ok(part.compared(derived))
+}
+
+/// The IP-Adapter of Stable Diffusion in `component`.
+///
+/// # Errors
+/// As [`flux()`].
+pub fn unet_ip(component: &Component) -> Result<Part<UnetIp>> {
+    runnable(component, &alias::UNET_IP)?;
+    let config = UnetIpConfig::from_shapes(shapes(component, &alias::unet_ip), &component.origin);
+    let config = read_off(config, component, &alias::unet_ip)?;
+    Part::new(UnetIp::new(&config)?, component, &alias::UNET_IP, alias::unet_ip, &config)
+}
+
+/// What makes tokens for `adapter`, with its weights.
+///
+/// # Errors
+/// What declaring a network returns.
+pub fn unet_ip_projector(adapter: &Part<UnetIp>) -> Result<Part<UnetIpProjector>> {
+    let net = UnetIpProjector::new(adapter.net.config())?;
+    let bound = Bound::joined(net.model.manifest(), &[("", adapter.net.model().manifest(), &adapter.bound)])?;
+    Ok(adapter.beside(net, bound, alias::unet_ip))
+}
+
+/// The T2I-Adapter in `component`.
+///
+/// # Errors
+/// As [`flux()`].
+pub fn t2i_adapter(component: &Component) -> Result<Part<T2iAdapter>> {
+    let kind = &alias::T2I_ADAPTER;
+    runnable(component, kind)?;
+    let config = match &component.config {
+        Some(Text { text, origin }) => adapter::Config::from_json(text, origin)?,
+        None => {
+            // TencentARC's names depend on how many blocks there are: as published.
+            let blocks = adapter::Config::default().num_res_blocks;
+            let aliases = |name: &str| alias::t2i_adapter(blocks, name);
+            let config = adapter::Config::from_shapes(shapes(component, &aliases), &component.origin);
+            read_off(config, component, &aliases)?
+        }
+    };
+    let blocks = config.num_res_blocks;
+    let aliases = move |name: &str| alias::t2i_adapter(blocks, name);
+    let part = Part::new(T2iAdapter::new(&config)?, component, kind, aliases, &config)?;
+    let derived = adapter::Config::from_shapes(|name| part.shape(name), Path::new("")).ok();
+    Ok(part.compared(derived))
+}
+
+/// What runs beside a UNet and follows a picture.
+pub enum Side {
+    /// A ControlNet.
+    Net(Part<UnetControl>),
+    /// A T2I-Adapter.
+    Adapter(Part<T2iAdapter>),
+}
+
+impl Side {
+    /// What it is.
+    pub fn config(&self) -> SideConfig {
+        match self {
+            Side::Net(net) => SideConfig::Net(net.net.config().clone()),
+            Side::Adapter(adapter) => SideConfig::Adapter(adapter.net.config().clone()),
+        }
+    }
+
+    /// Where its weights are.
+    pub fn bound(&self) -> &Bound {
+        match self {
+            Side::Net(net) => &net.bound,
+            Side::Adapter(adapter) => &adapter.bound,
+        }
+    }
+
+    fn model(&self) -> &Model {
+        match self {
+            Side::Net(net) => net.net.model(),
+            Side::Adapter(adapter) => adapter.net.model(),
+        }
+    }
+}
+
+/// `unet` with `sides` beside it, and with the IP-Adapter `ip`, in one model.
+///
+/// # Errors
+/// [`Error::Mismatch`] for one that does not fit the UNet.
+pub fn unet_with(unet: Part<Unet>, sides: &[Side], ip: Option<&Part<UnetIp>>) -> Result<Part<Unet>> {
+    if sides.is_empty() && ip.is_none() {
+        return Ok(unet);
+    }
+    if let Some(ip) = ip {
+        ip.net.config().fit(ip.bound.origin(), unet.net.config())?;
+    }
+    let mut configs = Vec::with_capacity(sides.len());
+    for side in sides {
+        let config = side.config();
+        match &config {
+            SideConfig::Net(config) => unet::fit_control(unet.net.config(), config, side.bound().origin())?,
+            SideConfig::Adapter(config) => unet::fit_adapter(unet.net.config(), config, side.bound().origin())?,
+        }
+        configs.push(config);
+    }
+    let net = Unet::with(unet.net.config(), &configs, ip.map(|ip| ip.net.config()))?;
+    let prefixes: Vec<String> = (0..sides.len()).map(UnetControl::prefix).collect();
+    let mut parts = vec![("", unet.net.model().manifest(), &unet.bound)];
+    for (prefix, side) in prefixes.iter().zip(sides) {
+        parts.push((prefix, side.model().manifest(), side.bound()));
+    }
+    if let Some(ip) = ip {
+        parts.push(("", ip.net.model().manifest(), &ip.bound));
+    }
+    let bound = Bound::joined(net.model.manifest(), &parts)?;
+    Ok(unet.with_network(net, bound))
 }
 
 /// CLIP's text encoder, as it gives its last hidden states, and its configuration.

@@ -49,6 +49,18 @@ impl<M> Part<M> {
     pub(super) fn with_network(self, net: M, bound: Bound) -> Part<M> {
         Part { net, bound, ..self }
     }
+
+    /// Another network of the same file, which has some of the same weights, where `bound` says.
+    pub(super) fn beside<N>(
+        &self,
+        net: N,
+        bound: Bound,
+        aliases: impl Fn(&str) -> Vec<Alternative> + Send + Sync + 'static,
+    ) -> Part<N> {
+        let Part { slot, kind, ref config, from_shapes, ref strays, ref prefix, .. } = *self;
+        let (config, strays, prefix) = (config.clone(), strays.clone(), prefix.clone());
+        Part { net, bound, slot, kind, config, from_shapes, strays, prefix, aliases: Box::new(aliases) }
+    }
 }
 
 impl<M: HasModel> Part<M> {

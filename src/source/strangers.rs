@@ -4,7 +4,8 @@ use std::path::Path;
 
 use super::Component;
 use crate::bind::alias::{
-    AUTOENCODER_KL, AUTOENCODER_TINY, AUTOENCODER_WAN, CLIP, FLUX, FLUX_CONTROL, Kind, QWEN_IMAGE, T5, UNET, Z_IMAGE,
+    AUTOENCODER_KL, AUTOENCODER_TINY, AUTOENCODER_WAN, CLIP, FLUX, FLUX_CONTROL, Kind, QWEN_IMAGE, T5, UNET,
+    UNET_CONTROL, UNET_IP, Z_IMAGE,
 };
 use crate::index::Index;
 use crate::{Error, Result};
@@ -91,8 +92,16 @@ pub(super) static STRANGERS: &[Stranger] = &[
         &UNET,
         &["input_hint_block.0.", "zero_convs.0.", "controlnet_cond_embedding.", "controlnet_down_blocks.0."],
         "ControlNet of Stable Diffusion",
-        ALONE,
+        "it goes beside Stable Diffusion: give it with --control",
     ),
+    like(
+        &UNET_CONTROL,
+        &["control_add_embedding.", "task_embedding", "transformer_layes.0."],
+        "union ControlNet of Stable Diffusion XL",
+        "take a ControlNet of one kind of pictures",
+    ),
+    other(&["lora_controlnet"], "control LoRA of Stable Diffusion", "take a ControlNet"),
+    other(&["lllite_unet_input_blocks_"], "ControlNet-LLLite of Stable Diffusion XL", "take a ControlNet"),
     like(
         &UNET,
         &["input_blocks.1.0.time_stack.", "down_blocks.0.resnets.0.temporal_res_block."],
@@ -156,7 +165,12 @@ pub(super) static STRANGERS: &[Stranger] = &[
         "tiny autoencoder of FLUX.2",
         "take FLUX.1's: taef1_decoder.safetensors",
     ),
-    other(&["ip_adapter.1."], "IP-Adapter of Stable Diffusion", ALONE),
+    like(
+        &UNET_IP,
+        &["ip_adapter.0.to_k_lora.", "ip_adapter.0.to_q_lora.", "ip_adapter.1.to_q_lora.", "image_proj.proj.2."],
+        "IP-Adapter of Stable Diffusion for faces",
+        "take one for pictures: ip-adapter or ip-adapter-plus",
+    ),
     other(&["pulid_ca.0.", "id_adapter_attn_layers.0."], "PuLID adapter", ALONE),
     beside(&["token_embd.weight"], "language model, llama.cpp names"),
     beside(&["lora_A.", "lora_down."], "LoRA"),
@@ -238,7 +252,16 @@ const PIPELINES: &[Pipeline] = &[
     ("ZImageOmniPipeline", "Z-Image Omni", "take Z-Image or Z-Image-Turbo"),
     ("QwenImageControlNetPipeline", "Qwen-Image with a ControlNet", "take the model alone"),
     ("QwenImageLayeredPipeline", "Qwen-Image-Layered", "take Qwen-Image"),
-    ("StableDiffusionControlNetPipeline", "Stable Diffusion with a ControlNet", "take the model alone"),
+    (
+        "StableDiffusionControlNetPipeline",
+        "Stable Diffusion with a ControlNet",
+        "take the model alone, and its controlnet folder with --control",
+    ),
+    (
+        "StableDiffusionXLControlNetPipeline",
+        "Stable Diffusion XL with a ControlNet",
+        "take the model alone, and its controlnet folder with --control",
+    ),
 ];
 
 /// What the pipeline `class` of diffusers is, and what to take instead.

@@ -18,6 +18,8 @@ impl Symbol {
     pub const PASSES: Symbol = Symbol("passes");
     /// Pictures computed side by side in each guidance pass.
     pub const PICTURES: Symbol = Symbol("pictures");
+    /// Items of the batch that ControlNets see, which are its first: all of them, or those of the first guidance pass.
+    pub const CONTROLLED: Symbol = Symbol("controlled items");
     /// Tokens of the picture.
     pub const IMAGE_TOKENS: Symbol = Symbol("image tokens");
     /// Tokens of the prompt.
@@ -87,7 +89,8 @@ impl Dims {
         self
     }
 
-    /// The same, with `value` for `symbol` if guidance pass number `pass` is computed by itself. No port is larger or smaller for it.
+    /// The same, with `value` for `symbol` in all of its steps if guidance pass number `pass` is computed by itself. No port is larger or
+    /// smaller for it.
     #[must_use]
     pub fn with_in_pass(mut self, pass: usize, symbol: Symbol, value: usize) -> Dims {
         self.of_passes.push((pass, symbol, value));
@@ -134,6 +137,10 @@ impl Dims {
         for &(of, symbol, value) in &self.of_passes {
             if Some(of) == pass {
                 one = one.with(symbol, value);
+                // That of a pass counts more than that of a step.
+                for span in &mut one.spans {
+                    span.sizes.retain(|(of_span, _)| *of_span != symbol);
+                }
             }
         }
         one

@@ -107,7 +107,8 @@ impl Architecture {
     ];
 
     /// Those that go beside models.
-    pub const BESIDE: &[Architecture] = &[Architecture::FLUX_CONTROLNET_UNION];
+    pub const BESIDE: &[Architecture] =
+        &[Architecture::FLUX_CONTROLNET_UNION, Architecture::SD15_CONTROL, Architecture::SDXL_CONTROL];
 
     /// Its name on the command line.
     pub fn name(self) -> &'static str {

@@ -9,15 +9,34 @@ use super::{Architecture, Blueprint, Options, Planned, Published, clip};
 use crate::bind::alias;
 use crate::models::autoencoder_kl::{self, Decoder, Encoder};
 use crate::models::clip::{self, Clip, Output};
+use crate::models::unet::control::{self, ControlNet};
 use crate::models::unet::{self, Unet};
-use crate::source::slot::{TEXT_ENCODER, TEXT_ENCODER_2, UNET, VAE};
+use crate::source::slot::{CONTROLNET, TEXT_ENCODER, TEXT_ENCODER_2, UNET, VAE};
 use crate::{Error, Result};
 
 static SD15: Published = Published { name: "sd1.5", denoiser: &UNET, source: DType::F16, blueprint };
 
 static SDXL: Published = Published { name: "sdxl", denoiser: &UNET, source: DType::F16, blueprint: xl };
 
+static SD15_CONTROL: Published = Published {
+    name: "sd1.5-controlnet",
+    denoiser: &CONTROLNET,
+    source: DType::F16,
+    blueprint: |options| control(options, &SD15_CONTROL, "sd1", unet::Config::sd1()),
+};
+
+static SDXL_CONTROL: Published = Published {
+    name: "sdxl-controlnet",
+    denoiser: &CONTROLNET,
+    source: DType::F16,
+    blueprint: |options| control(options, &SDXL_CONTROL, "sdxl", unet::Config::sdxl()),
+};
+
 impl Architecture {
+    /// A ControlNet of Stable Diffusion 1.5, a file of its own.
+    pub const SD15_CONTROL: Architecture = Architecture(&SD15_CONTROL);
+    /// A ControlNet of Stable Diffusion XL, a file of its own.
+    pub const SDXL_CONTROL: Architecture = Architecture(&SDXL_CONTROL);
     /// Stable Diffusion 1.5.
     pub const SD15: Architecture = Architecture(&SD15);
     /// Stable Diffusion XL.
@@ -50,6 +69,16 @@ fn xl(options: &Options) -> Result<Blueprint> {
         defaults: json!({ "num_inference_steps": 50, "guidance_scale": 5.0, "width": 1024, "height": 1024 }),
         alone: false,
     })
+}
+
+/// A ControlNet beside a UNet that `net` describes.
+fn control(options: &Options, published: &Published, family: &'static str, net: unet::Config) -> Result<Blueprint> {
+    whole(options, published)?;
+    let config = control::Config::of(net);
+    let settings = serde_json::to_value(&config).unwrap_or_default();
+    let network = ControlNet::new(&config)?;
+    let part = Planned::new(&CONTROLNET, &alias::UNET_CONTROL, settings, vec![Box::new(network)]);
+    Ok(Blueprint { family, parts: vec![part], scheduler: None, defaults: Value::Null, alone: true })
 }
 
 /// OpenCLIP ViT-bigG's text encoder.

@@ -233,7 +233,8 @@ fn numbered(path: &str) -> (usize, &str) {
     (number.parse().unwrap_or_else(|_| panic!("no number begins {path}")), rest)
 }
 
-fn unet(golden: &Golden, stem: &str) -> String {
+/// The name in the original files of a layer of a UNet that diffusers calls `stem`.
+pub(crate) fn unet(golden: &Golden, stem: &str) -> String {
     let ends = [
         ("add_embedding.linear_1", "label_emb.0.0"),
         ("add_embedding.linear_2", "label_emb.0.2"),

@@ -86,6 +86,9 @@ fn diffusers(layout: &Layout, canonical: &str) -> Option<String> {
             // Block 0 is the first convolution; a level ends in a block that is its downsampling.
             let n = n.parse::<usize>().ok()?.checked_sub(1)?;
             let (level, block) = Layout::place(layout.layers.iter().map(|layers| layers + 1), n)?;
+            if (inside == "0.op") != (layout.layers.get(level) == Some(&block)) {
+                return None;
+            }
             (Place { blocks: format!("down_blocks.{level}"), block }, inside)
         }
         "output_blocks" => {
@@ -170,6 +173,9 @@ mod tests {
 
     #[test]
     fn unknown_names_stand_for_themselves() {
+        // A level ends in its downsampling, and in that alone.
+        assert_eq!(in_diffusers("input_blocks.4.0.op.weight"), None);
+        assert_eq!(in_diffusers("input_blocks.6.0.in_layers.0.weight"), None);
         for name in ["input_blocks.x.0.op.weight", "middle_block.7.norm.weight", "other.weight", "other"] {
             assert_eq!(in_diffusers(name), None);
             assert_eq!(aliases(&Layout { layers: vec![2; 4] }, name), [vec![Part::all(name)]]);

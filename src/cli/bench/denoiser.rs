@@ -89,6 +89,7 @@ impl Denoiser {
             reference_sources: Vec::new(),
             control_preprocess: Preprocess::None,
             controls: Vec::new(),
+            control_guess: false,
             id_tokens: 0,
             id_projected: false,
             embedded: false,

@@ -114,6 +114,8 @@ struct Parameters<'a> {
     /// The ControlNets.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     controls: Vec<ControlParameters<'a>>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    control_guess: bool,
     /// The files of `--id-embedding` and `--id-projector`.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "units::path_if_any")]
     id_embedding: Option<&'a PathBuf>,
@@ -200,7 +202,7 @@ fn is_zero(number: &f32) -> bool {
 /// The thresholds of edges, if these are made of a picture.
 fn thresholds(preprocess: Preprocess) -> Option<[f32; 2]> {
     match preprocess {
-        Preprocess::None => None,
+        Preprocess::None | Preprocess::Inpaint => None,
         Preprocess::Canny(Thresholds { low, high }) => Some([low, high]),
     }
 }
@@ -232,6 +234,7 @@ impl Run<'_> {
             references: &self.args.request.references,
             control_image: self.args.request.control.image.as_ref(),
             controls: self.controls(),
+            control_guess: self.settings.control_guess,
             id_embedding: self.args.request.id_embedding.as_ref(),
             id_projector: self.args.request.id_projector.as_ref(),
             control_preprocess: thresholds.map(|_| self.settings.control_preprocess.name()),
@@ -267,7 +270,7 @@ impl Run<'_> {
                 start,
                 end,
                 mode,
-                preprocess: thresholds.map(|_| preprocess.name()),
+                preprocess: (preprocess != Preprocess::None).then(|| preprocess.name()),
                 canny_thresholds: thresholds,
             });
         }

@@ -40,20 +40,21 @@ mod stack;
 
 use std::path::Path;
 
-use self::control::{ANY_RUNS, Running};
+use self::control::Running;
 use self::ends::{Embed, FinalLayer};
 use self::ip::Declared as DeclaredIp;
 use self::modulation::ModulationOut;
 use self::ports::input;
 use self::shared::{Add, Residual, Rotary, Shared, Sizes};
 use self::stack::{Added, Stack};
+use super::control_runs::ANY_RUNS;
 use super::layers::{Linear, rotary_tables};
 use crate::stage::{Cadence, Model, Port, Symbol};
 use crate::weights::Role;
 use crate::{Error, Result, reserve};
 
 pub use config::Config;
-pub use control::{Config as ControlConfig, ControlNet, Ports as ControlPorts, control_runs};
+pub use control::{Config as ControlConfig, ControlNet, Ports as ControlPorts};
 pub use ip::{IP_PICTURES, IpAdapter, IpConfig, IpForm, IpPorts};
 pub use latents::{pack_latents, pack_mask, unpack_latents};
 pub use modulation::sinusoid;

@@ -218,6 +218,14 @@ impl Config {
     /// [`Error::Malformed`] where it is not such a configuration, [`Error::Mismatch`] for a setting with a value that pinhole
     /// does not compute, and those of [`validate`](Config::validate).
     pub fn from_json(text: &str, origin: &Path) -> Result<Config> {
+        Config::check_fixed(text, origin)?;
+        let config: Config = settings::from_json(text, origin)?;
+        config.validate(origin)?;
+        Ok(config)
+    }
+
+    /// Refuses a text in which a setting has a value that pinhole does not compute.
+    pub(super) fn check_fixed(text: &str, origin: &Path) -> Result<()> {
         let all: serde_json::Map<String, Value> = settings::from_json(text, origin)?;
         for (key, only) in FIXED {
             let Some(found) = all.get(key) else { continue };
@@ -225,9 +233,13 @@ impl Config {
             let text = found.as_f64().map_or_else(|| found.to_string(), |number| number.to_string());
             settings::require(origin, key, text == only, || only.to_owned(), found)?;
         }
-        let config: Config = settings::from_json(text, origin)?;
-        config.validate(origin)?;
-        Ok(config)
+        Ok(())
+    }
+
+    /// The same with a plain way up, for networks that have none.
+    pub(super) fn without_way_up(self) -> Config {
+        let up_block_types = vec![PLAIN[1].to_owned(); self.levels()];
+        Config { up_block_types, reverse_transformer_layers_per_block: None, ..self }
     }
 
     /// Reads the sizes off the weights in the file `origin`, where `shape_of` gives the shape of a canonical name.
@@ -239,9 +251,19 @@ impl Config {
     /// [`Error::Mismatch`] where a weight is missing, and those of [`validate`](Config::validate).
     pub fn from_shapes(shape_of: impl Fn(&str) -> Option<Shape>, origin: &Path) -> Result<Config> {
         let shapes = Shapes::new(&shape_of, origin);
-        let [_, _, in_channels, first] = shapes.dims("input_blocks.0.0.weight")?;
         let [_, _, _, out_channels] = shapes.dims("out.2.weight")?;
-        let levels = Levels::read(&shapes, first)?;
+        Config::of_levels(&shapes, origin, Some(out_channels))
+    }
+
+    /// The same of a network that has no way up.
+    pub(super) fn of_encoder(shape_of: &dyn Fn(&str) -> Option<Shape>, origin: &Path) -> Result<Config> {
+        Config::of_levels(&Shapes::new(shape_of, origin), origin, None)
+    }
+
+    /// The sizes, where the way up gives `out_channels`, if there is one.
+    fn of_levels(shapes: &Shapes<'_>, origin: &Path, out_channels: Option<usize>) -> Result<Config> {
+        let [_, _, in_channels, first] = shapes.dims("input_blocks.0.0.weight")?;
+        let levels = Levels::read(shapes, first)?;
         let Some(transformer) = levels.transformers().next() else {
             return Err(Error::mismatch(origin, "UNet", "one with attention to a prompt", "one without"));
         };
@@ -258,7 +280,7 @@ impl Config {
         };
         let config = Config {
             in_channels,
-            out_channels,
+            out_channels: out_channels.unwrap_or(in_channels),
             down_block_types: kinds(0, &levels.down),
             up_block_types: kinds(1, &levels.up),
             attention_head_dim: PerLevel::Each(levels.channels.iter().map(heads).collect()),

@@ -13,6 +13,23 @@ pub(super) struct Layer {
     pub(super) kept: bool,
 }
 
+impl Layer {
+    /// Whether it is on the way up.
+    pub(super) fn is_up(&self) -> bool {
+        self.name.starts_with("output_blocks.")
+    }
+
+    /// Channels of its result.
+    pub(super) fn channels(&self) -> usize {
+        match self.kind {
+            Kind::Resnet { outputs, .. } => outputs,
+            Kind::Transformer { channels, .. } | Kind::Downsample { channels } | Kind::Upsample { channels } => {
+                channels
+            }
+        }
+    }
+}
+
 /// What a layer does.
 #[derive(Clone, Copy)]
 pub(super) enum Kind {

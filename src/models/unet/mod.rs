@@ -31,40 +31,38 @@
 //!
 //! Maps and tokens that one stage writes are ports with its name. In ggml order, as all shapes here.
 
+pub mod adapter;
 mod config;
+pub mod control;
 mod embedding;
+mod fit;
+mod ip;
 mod layout;
+mod maps;
+mod path;
 mod ports;
 mod resnet;
 mod transformer;
 
-use std::path::Path;
+use std::path::Path as FilePath;
 
-use pinhole_quant::DType;
-
-use self::embedding::{Embedding, Projection, embedding_width};
-use self::layout::{Kind, Layer, layers};
-use self::resnet::{Convolve, Out, Resnet, ResnetPlaces, Upsample};
-use self::transformer::{ProjIn, ProjOut, TransformerBlock};
-use super::layers::{Conv2d, Linear};
-use crate::stage::{Cadence, Dims, Extent, Lifetime, Model, Port, Symbol};
-use crate::weights::Role;
-use crate::{Error, Result};
+use self::adapter::{Config as AdapterConfig, Declared as DeclaredAdapter, Feature};
+use self::control::{Config as ControlConfig, ControlNet, Declared as DeclaredControl, Ports as ControlPorts};
+use self::fit::adapted;
+use self::ip::Declared as DeclaredIp;
+use self::layout::{Layer, layers};
+use self::maps::{TOKENS, map_of};
+use self::path::{Path, declare_embeddings};
+use self::resnet::{Convolve, Out};
+use super::control_runs::runs_of;
+use super::layers::Conv2d;
+use crate::Result;
+use crate::stage::{Cadence, Dims, Model, Port, Symbol};
 
 pub use config::{Config, Depths, MOST_LEVELS, PerLevel, SIZES, SIZES_OF_REFINER};
+pub use fit::{fit_adapter, fit_control};
+pub use ip::{IP_PICTURES, IpAdapter, IpConfig, IpForm, IpPorts, Projector};
 pub use ports::Ports;
-
-/// How many tokens the map of each level is.
-const TOKENS: [Symbol; MOST_LEVELS] = [
-    Symbol::new("tokens of level 0"),
-    Symbol::new("tokens of level 1"),
-    Symbol::new("tokens of level 2"),
-    Symbol::new("tokens of level 3"),
-    Symbol::new("tokens of level 4"),
-    Symbol::new("tokens of level 5"),
-    Symbol::new("tokens of level 6"),
-    Symbol::new("tokens of level 7"),
-];
 
 /// The sizes of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +77,42 @@ pub struct Size {
     pub text_tokens: usize,
     /// Evaluations times guidance passes.
     pub conditions: usize,
+    /// How many items of the batch ControlNets see.
+    pub controlled: usize,
+}
+
+/// What runs beside a UNet and follows a picture.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SideConfig {
+    /// A ControlNet.
+    Net(ControlConfig),
+    /// A T2I-Adapter.
+    Adapter(AdapterConfig),
+}
+
+/// The same, of which a model has what is computed once a request.
+enum DeclaredSide {
+    Net(DeclaredControl),
+    Adapter(DeclaredAdapter),
+}
+
+impl DeclaredSide {
+    fn declare(model: &mut Model, i: usize, config: &SideConfig, ports: &Ports) -> Result<DeclaredSide> {
+        let name = (ControlNet::prefix(i), runs_of(i));
+        Ok(match config {
+            SideConfig::Net(config) => DeclaredSide::Net(DeclaredControl::declare(model, name, config, ports)?),
+            SideConfig::Adapter(config) => DeclaredSide::Adapter(DeclaredAdapter::declare(model, name, config)?),
+        })
+    }
+
+    fn ports(&self) -> ControlPorts {
+        match self {
+            DeclaredSide::Net(net) => net.ports,
+            DeclaredSide::Adapter(DeclaredAdapter { picture, scale, .. }) => {
+                ControlPorts { picture: *picture, scale: *scale, residuals: 1 }
+            }
+        }
+    }
 }
 
 /// The UNet: its stages and where to put things.
@@ -87,6 +121,8 @@ pub struct Unet {
     pub model: Model,
     /// Where to put things.
     pub ports: Ports,
+    /// The same for each ControlNet.
+    pub controls: Vec<ControlPorts>,
     config: Config,
 }
 
@@ -96,22 +132,29 @@ impl Unet {
     /// # Errors
     /// [`Error::Mismatch`] for a configuration that makes none.
     pub fn new(config: &Config) -> Result<Unet> {
-        config.validate(Path::new("unet"))?;
+        Unet::with(config, &[], None)
+    }
+
+    /// The same with ControlNets and T2I-Adapters, `sides`, beside it, and an IP-Adapter if `ip` describes one. The names of number `i` of
+    /// the former begin with [`ControlNet::prefix`], and its stages of steps run if [`runs_of`] it is not 0.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] for a configuration that makes no network.
+    pub fn with(config: &Config, sides: &[SideConfig], ip: Option<&IpConfig>) -> Result<Unet> {
+        config.validate(FilePath::new("unet"))?;
         let mut model = Model::new();
-        let conditions = |width: usize| [width.into(), Symbol::CONDITIONS.into()];
-        let context = [config.cross_attention_dim.into(), Symbol::TEXT_TOKENS.into(), Symbol::BATCH.into()];
-        let ports = Ports {
-            time: input(&mut model, "time", &conditions(config.time_width())),
-            added: config.added_width().map(|width| input(&mut model, "added", &conditions(width))),
-            context: input(&mut model, "context", &context),
-            condition: model.port("condition", &[Symbol::BATCH.into()], DType::I32, Lifetime::Pass),
-            latents: map(&mut model, "latents", 0, config.in_channels)?,
-            prediction: map(&mut model, "prediction", 0, config.out_channels)?,
-        };
+        let mut ports = Ports::declare(&mut model, config)?;
         let layers = layers(config);
         let added = declare_embeddings(&mut model, config, &ports, &layers)?;
-        declare_layers(&mut model, config, &ports, &layers, added)?;
-        Ok(Unet { model, ports, config: config.clone() })
+        let ip = ip.map(|ip| DeclaredIp::within(&mut model, ip, config)).transpose()?;
+        ports.ip = ip.as_ref().map(|ip| ip.ports);
+        let mut beside = Vec::with_capacity(sides.len());
+        for (i, side) in sides.iter().enumerate() {
+            beside.push(DeclaredSide::declare(&mut model, i, side, &ports)?);
+        }
+        let controls = beside.iter().map(DeclaredSide::ports).collect();
+        declare_layers(&mut model, config, &ports, (&layers, added), (beside, ip.as_ref()))?;
+        Ok(Unet { model, ports, controls, config: config.clone() })
     }
 
     /// The hyperparameters.
@@ -121,13 +164,14 @@ impl Unet {
 
     /// The values of all symbols of the model in a request of this size.
     pub fn dims(&self, size: Size) -> Dims {
-        let Size { width, height, batch, text_tokens, conditions } = size;
+        let Size { width, height, batch, text_tokens, conditions, controlled } = size;
         let dims = Dims::new()
             .with(Symbol::LATENT_WIDTH, width)
             .with(Symbol::LATENT_HEIGHT, height)
             .with(Symbol::BATCH, batch)
             .with(Symbol::TEXT_TOKENS, text_tokens)
-            .with(Symbol::CONDITIONS, conditions);
+            .with(Symbol::CONDITIONS, conditions)
+            .with(Symbol::CONTROLLED, controlled);
         TOKENS.iter().take(self.config.levels()).enumerate().fold(dims, |dims, (level, &symbol)| {
             let [columns, rows] = [width, height].map(|side| side.div_ceil(1 << level));
             dims.with(symbol, columns.saturating_mul(rows))
@@ -135,112 +179,52 @@ impl Unet {
     }
 }
 
-fn input(model: &mut Model, name: &str, extents: &[Extent]) -> Port {
-    model.port(name, extents, DType::F32, Lifetime::Request)
-}
-
-/// The number of a level, as extents count halvings.
-fn halvings(level: usize) -> Result<u8> {
-    u8::try_from(level).map_err(|_| Error::graph("declare", format!("{level} levels")))
-}
-
-/// A map of `channels` channels at `level`.
-fn map(model: &mut Model, name: &str, level: usize, channels: usize) -> Result<Port> {
-    let times = halvings(level)?;
-    let (width, height) = (Symbol::LATENT_WIDTH.halved(times), Symbol::LATENT_HEIGHT.halved(times));
-    Ok(model.port(name, &[width, height, channels.into(), Symbol::BATCH.into()], DType::F32, Lifetime::Pass))
-}
-
-/// The stages of a request. Gives the port of what each residual block adds, in the order of `layers`.
-fn declare_embeddings(model: &mut Model, config: &Config, ports: &Ports, layers: &[Layer]) -> Result<Vec<Port>> {
-    let width = embedding_width(config);
-    let conditions = |width: usize| [width.into(), Symbol::CONDITIONS.into()];
-    let embedding = input(model, "embedding", &conditions(width));
-    model.stage("embedding", Cadence::Request, |s| Embedding::declare(s, config, ports, embedding))?;
-    let mut added = Vec::new();
-    for layer in layers {
-        let Kind::Resnet { outputs, .. } = layer.kind else { continue };
-        let name = format!("{}.embedding", layer.name);
-        let to = input(model, &name, &conditions(outputs));
-        model.stage(name, Cadence::Request, |s| {
-            Projection::declare(&mut s.sub(&layer.name), (width, outputs), (embedding, to))
-        })?;
-        added.push(to);
-    }
-    Ok(added)
-}
-
-/// The stages of a step. `added` are the ports of what residual blocks add.
-fn declare_layers(model: &mut Model, config: &Config, ports: &Ports, layers: &[Layer], added: Vec<Port>) -> Result<()> {
-    let channels = config.time_width();
-    let mut from = map(model, "input_blocks.0.0", 0, channels)?;
+/// The stages of a step. `added` are the ports of what residual blocks add; `controls` add to what the way up is joined to.
+fn declare_layers(
+    model: &mut Model,
+    config: &Config,
+    ports: &Ports,
+    (layers, added): (&[Layer], Vec<Port>),
+    (mut sides, ip): (Vec<DeclaredSide>, Option<&DeclaredIp>),
+) -> Result<()> {
+    let (channels, items) = (config.time_width(), Symbol::BATCH);
+    let from = map_of(model, "input_blocks.0.0", (0, channels), items)?;
     model.stage("input_blocks.0.0", Cadence::Step, |s| {
         let conv = Conv2d::declare(&mut s.sub("input_blocks.0.0"), config.in_channels, channels, 3)?;
         Ok(Convolve { conv, from: ports.latents, to: from })
     })?;
-    let (mut kept, mut added) = (vec![from], added.into_iter());
-    for Layer { name, level, kind, kept: keep } in layers {
-        from = match *kind {
-            Kind::Resnet { inputs, outputs, joins } => {
-                let to = map(model, name, *level, outputs)?;
-                let joined = if joins { kept.pop() } else { None };
-                let added = added.next().ok_or_else(|| Error::graph("declare", format!("{name} has no embedding")))?;
-                let places = ResnetPlaces { from, joined, added, condition: ports.condition, to };
-                model.stage(name, Cadence::Step, |s| {
-                    Resnet::declare(&mut s.sub(name), config, (inputs, outputs), places)
-                })?;
-                to
-            }
-            Kind::Transformer { .. } => transformer(model, config, ports.context, (name, *level, *kind), from)?,
-            Kind::Downsample { channels } => {
-                let to = map(model, name, *level, channels)?;
-                model.stage(name, Cadence::Step, |s| {
-                    let conv = Conv2d::declare(&mut s.sub(name).sub("op"), channels, channels, 3)?.with(2, 1);
-                    Ok(Convolve { conv, from, to })
-                })?;
-                to
-            }
-            Kind::Upsample { channels } => {
-                let to = map(model, name, *level, channels)?;
-                model.stage(name, Cadence::Step, |s| Upsample::declare(&mut s.sub(name), channels, (from, to)))?;
-                to
-            }
-        };
-        if *keep {
-            kept.push(from);
+    let mut path = Path { config, ports, items, from, kept: vec![from], added: added.into_iter(), ip };
+    let up = layers.iter().position(Layer::is_up).unwrap_or(layers.len());
+    let targets = adapted(config, &layers[..up]);
+    for (i, layer) in layers[..up].iter().enumerate() {
+        path.layer(model, layer)?;
+        if targets.contains(&i) {
+            add_features(model, &mut sides, layer, path.from)?;
         }
     }
-    model.stage("out", Cadence::Step, |s| Out::declare(s, config, (from, ports.prediction)))
+    if let Some(middle) = layers[..up].last().filter(|_| config.mid_block_type.is_some()) {
+        add_features(model, &mut sides, middle, path.from)?;
+    }
+    let maps: Vec<Port> = path.kept.iter().copied().chain([path.from]).collect();
+    for side in sides {
+        if let DeclaredSide::Net(control) = side {
+            control.run(model, ports, &maps)?;
+        }
+    }
+    for layer in &layers[up..] {
+        path.layer(model, layer)?;
+    }
+    model.stage("out", Cadence::Step, |s| Out::declare(s, config, (path.from, ports.prediction)))
 }
 
-/// The stages of one transformer, over the map `from`. Gives the map that it leaves.
-fn transformer(
-    model: &mut Model,
-    config: &Config,
-    context: Port,
-    (name, level, kind): (&str, usize, Kind),
-    from: Port,
-) -> Result<Port> {
-    let Kind::Transformer { channels, heads, depth } = kind else { return Ok(from) };
-    let to = map(model, name, level, channels)?;
-    let count = TOKENS.get(level).ok_or_else(|| Error::graph("declare", format!("{level} levels")))?;
-    let extents = [channels.into(), (*count).into(), Symbol::BATCH.into()];
-    let tokens = model.port(format!("{name}.tokens"), &extents, DType::F32, Lifetime::Pass);
-    model.stage(format!("{name}.in"), Cadence::Step, |s| {
-        ProjIn::declare(&mut s.sub(name), config, channels, (from, tokens))
-    })?;
-    for block in 0..depth {
-        model.stage(format!("{name}.{block}"), Cadence::Step, |s| {
-            let mut s = s.sub(name);
-            let mut s = s.sub("transformer_blocks");
-            TransformerBlock::declare(&mut s.sub(block), config, (channels, heads), (tokens, context))
-        })?;
+/// Declares the stages that add the next feature of each T2I-Adapter to `to`, the map that `layer` gave.
+fn add_features(model: &mut Model, sides: &mut [DeclaredSide], layer: &Layer, to: Port) -> Result<()> {
+    for side in sides {
+        if let DeclaredSide::Adapter(adapter) = side {
+            adapter.add(model, Feature { level: layer.level, channels: layer.channels() }, to)?;
+        }
     }
-    model.stage(format!("{name}.out"), Cadence::Step, |s| {
-        let proj_out = Linear::declare(&mut s.sub(name).sub("proj_out"), channels, channels, Role::MatMul)?;
-        Ok(ProjOut { proj_out, tokens, from, to })
-    })?;
-    Ok(to)
+    Ok(())
 }
 
 #[cfg(test)]
@@ -259,7 +243,7 @@ mod tests {
     #[test]
     fn levels_are_halved_and_rounded_up() {
         let net = Unet::new(&Config::sd1()).unwrap();
-        let size = Size { width: 13, height: 10, batch: 2, text_tokens: 77, conditions: 40 };
+        let size = Size { width: 13, height: 10, batch: 2, text_tokens: 77, conditions: 40, controlled: 2 };
         let dims = net.dims(size);
         let shape = |name: &str| {
             let spec = net.model.ports().iter().find(|spec| spec.name == name).unwrap();

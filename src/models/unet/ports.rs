@@ -1,6 +1,12 @@
 //! Where data goes into the UNet and comes out of it.
 
-use crate::stage::Port;
+use pinhole_quant::DType;
+
+use super::config::Config;
+use super::ip::IpPorts;
+use super::maps::{input, map_of};
+use crate::Result;
+use crate::stage::{Lifetime, Model, Port, Symbol};
 
 /// The ports that carry the request into the model, and the prediction out.
 #[derive(Clone, Copy, Debug)]
@@ -19,4 +25,23 @@ pub struct Ports {
     pub latents: Port,
     /// `[w, h, c', B]`: the prediction.
     pub prediction: Port,
+    /// Those of an IP-Adapter, if the model is made with one.
+    pub ip: Option<IpPorts>,
+}
+
+impl Ports {
+    /// Those of a UNet that `config` describes.
+    pub(super) fn declare(model: &mut Model, config: &Config) -> Result<Ports> {
+        let (batch, conditions) = (Symbol::BATCH, |width: usize| [width.into(), Symbol::CONDITIONS.into()]);
+        let context = [config.cross_attention_dim.into(), Symbol::TEXT_TOKENS.into(), batch.into()];
+        Ok(Ports {
+            time: input(model, "time", &conditions(config.time_width())),
+            added: config.added_width().map(|width| input(model, "added", &conditions(width))),
+            context: input(model, "context", &context),
+            condition: model.port("condition", &[batch.into()], DType::I32, Lifetime::Pass),
+            latents: map_of(model, "latents", (0, config.in_channels), batch)?,
+            prediction: map_of(model, "prediction", (0, config.out_channels), batch)?,
+            ip: None,
+        })
+    }
 }

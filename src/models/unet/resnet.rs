@@ -1,6 +1,7 @@
 //! Layers of convolutions.
 
-use super::Config;
+use super::config::Config;
+use super::maps::first;
 use crate::Result;
 use crate::models::layers::{Conv2d, GroupNorm};
 use crate::stage::{Block, Build, Port};
@@ -61,8 +62,9 @@ impl Block for Resnet {
             x = b.g.concat(x, b.read(joined)?, 2)?; // [w, h, C + S, B]
         }
         let y = self.conv1.build_normed(b, &self.norm1, x, None)?; // [w, h, C', B]
-        let added = b.g.get_rows(b.read(added)?, b.read(condition)?)?; // [C', B]
-        let [channels, batch, ..] = b.g.shape(added)?.dims();
+        let [.., batch] = b.shape(to)?.dims();
+        let added = first(b, b.g.get_rows(b.read(added)?, b.read(condition)?)?, 1, batch)?; // [C', B]
+        let [channels, ..] = b.g.shape(added)?.dims();
         let y = b.g.add(y, b.g.reshape(added, &[1, 1, channels, batch])?)?;
         let shortcut = self.skip_connection.map_or(Ok(x), |conv| conv.build(b, x))?;
         b.write(to, self.conv2.build_normed(b, &self.norm2, y, Some(shortcut))?)

@@ -1,6 +1,8 @@
 //! Transformers over all pixels of a map, as tokens.
 
-use super::Config;
+use super::config::Config;
+use super::ip::Beside;
+use super::maps::first;
 use crate::Result;
 use crate::ggml::Tensor;
 use crate::models::attention::Attention;
@@ -127,6 +129,8 @@ pub(super) struct TransformerBlock {
     ff: FeedForward,
     tokens: Port,
     context: Port,
+    /// What the second attention looks at beside the prompt.
+    ip: Option<Beside>,
 }
 
 impl TransformerBlock {
@@ -134,7 +138,7 @@ impl TransformerBlock {
         s: &mut Scope<'_>,
         config: &Config,
         (width, heads): (usize, usize),
-        (tokens, context): (Port, Port),
+        (tokens, context, ip): (Port, Port, Option<Beside>),
     ) -> Result<TransformerBlock> {
         let mut norm = |name| LayerNorm::declare(&mut s.sub(name), width, TOKEN_EPS);
         let [norm1, norm2, norm3] = [norm("norm1")?, norm("norm2")?, norm("norm3")?];
@@ -147,6 +151,7 @@ impl TransformerBlock {
             ff: FeedForward::declare(&mut s.sub("ff"), width)?,
             tokens,
             context,
+            ip,
         })
     }
 }
@@ -156,8 +161,10 @@ impl Block for TransformerBlock {
         let Self { norm1, attn1, norm2, attn2, norm3, ff, .. } = self;
         let [width, tokens, batch, _] = b.shape(self.tokens)?.dims();
         let all = Attention::new(b, [width / attn1.heads, attn1.heads, tokens, batch])?;
-        let (k, v) = attn2.keys_and_values(b, b.read(self.context)?)?;
+        let context = first(b, b.read(self.context)?, 2, batch)?;
+        let (k, v) = attn2.keys_and_values(b, context)?;
         let prompt = Attention::of(k, v);
+        let pictures = self.ip.map(|ip| ip.attention(b, attn2.heads)).transpose()?;
         let normal = Last::default();
         b.tokens(self.tokens, |x, at| {
             let normal = normal.of(x, || norm1.build(b, x))?;
@@ -167,7 +174,11 @@ impl Block for TransformerBlock {
             let normal = normal.of(x, || norm1.build(b, x))?;
             let seen = all.attend(b, attn1.queries(b, normal)?)?; // [C, n, B]
             let x = b.g.add(x, attn1.to_out.build(b, seen)?)?;
-            let seen = prompt.attend(b, attn2.queries(b, norm2.build(b, x)?)?)?;
+            let queries = attn2.queries(b, norm2.build(b, x)?)?;
+            let mut seen = prompt.attend(b, queries)?;
+            if let Some(pictures) = &pictures {
+                seen = b.g.add(seen, pictures.attend(b, queries)?)?;
+            }
             let x = b.g.add(x, attn2.to_out.build(b, seen)?)?;
             let x = b.g.add(x, ff.build(b, norm3.build(b, x)?)?)?;
             b.write_tokens(self.tokens, at.start, x)

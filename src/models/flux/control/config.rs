@@ -14,34 +14,6 @@ use crate::tensor::Shape;
 /// Pixels of a latent patch that is a token: two by two latents.
 const PATCH: usize = 4;
 
-/// Whether a ControlNet runs in a step, for each of them.
-const RUNS: [Symbol; 8] = [
-    Symbol::new("runs of ControlNet 0"),
-    Symbol::new("runs of ControlNet 1"),
-    Symbol::new("runs of ControlNet 2"),
-    Symbol::new("runs of ControlNet 3"),
-    Symbol::new("runs of ControlNet 4"),
-    Symbol::new("runs of ControlNet 5"),
-    Symbol::new("runs of ControlNet 6"),
-    Symbol::new("runs of ControlNet 7"),
-];
-
-/// Whether any of them does.
-pub(in super::super) const ANY_RUNS: Symbol = Symbol::new("runs of any ControlNet");
-
-/// The sizes of steps in which those ControlNets run for which `runs` has a 1, and not those for which it has a 0.
-pub fn control_runs(runs: impl IntoIterator<Item = usize>) -> Vec<(Symbol, usize)> {
-    let mut sizes: Vec<(Symbol, usize)> = RUNS.into_iter().zip(runs).collect();
-    let any = sizes.iter().map(|(_, runs)| *runs).max().unwrap_or(0);
-    sizes.push((ANY_RUNS, any));
-    sizes
-}
-
-/// Where ControlNet number `i` does not run, this is 0.
-pub(super) fn runs_of(i: usize) -> Option<Symbol> {
-    RUNS.get(i).copied()
-}
-
 /// Tokens of a text with one for a mode.
 const TEXT_WITH_MODE: Symbol = Symbol::new("text tokens with a mode");
 /// Tokens of such a text and the picture together.

@@ -22,19 +22,19 @@ mod config;
 mod ends;
 mod hint;
 
-use self::config::{FACE_TOKENS, runs_of};
+use self::config::FACE_TOKENS;
 use self::ends::{Context, Embed, ResidualOut};
 use self::hint::Hint;
 use super::ports::{self, Ports as ModelPorts, input, rotary_extents};
 use super::shared::{Residual, Rotary, Shared};
 use super::stack::{Added, Carried, Stack};
 use crate::Result;
+use crate::models::control_runs::runs_of;
 use crate::models::layers::Linear;
 use crate::stage::{Cadence, Model, Port, Symbol};
 use crate::weights::{Role, WeightId};
 
-pub(super) use config::ANY_RUNS;
-pub use config::{Config, control_runs};
+pub use config::Config;
 
 /// Where a request is put for a ControlNet.
 #[derive(Clone, Debug)]
