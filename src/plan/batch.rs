@@ -199,9 +199,11 @@ impl fmt::Display for Batch {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::stage::Span;
+    use crate::Result;
+    use crate::stage::{Block, Build, Span};
 
     fn batch(passes: usize, pictures: usize) -> Batch {
         let items = passes * pictures;
@@ -261,6 +263,34 @@ mod tests {
         assert_eq!([0, 1, 2, 4].map(|step| apart.form(&spans, 1, step)), [2, 2, 3, 3]);
         assert_eq!([0, 4].map(|step| whole.form(&spans, 1, step)), [0, 1]);
         assert_eq!(apart.form(&dims, 1, 4), 1);
+    }
+
+    struct Nothing;
+
+    impl Block for Nothing {
+        fn build(&self, _: &Build<'_>) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_stage_may_run_in_one_pass_alone() {
+        const RUNS: Symbol = Symbol::new("runs");
+        let mut model = Model::new();
+        model.stage("always", Cadence::Step, |_| Ok(Nothing)).unwrap();
+        model.stage("at times", Cadence::Step, |_| Ok(Nothing)).unwrap();
+        model.last_runs_if(RUNS);
+        let span = |steps, runs| Span { steps, sizes: vec![(RUNS, runs)] };
+        let dims = Dims::new().with(Symbol::PASSES, 2).with(Symbol::BATCH, 4).with(Symbol::CONTROLLED, 2);
+        let dims = dims.with_spans(vec![span(2, 1), span(1, 0)]).with_in_pass(1, RUNS, 0);
+        let (whole, apart) = (Batch::of(&dims), Batch { at_once: Some(1), ..Batch::of(&dims) });
+        let runs = Runs { request: 1, steps: 3 };
+        let (both, one) = (|times| (vec![0, 1], times), |times| (vec![0], times));
+        assert_eq!(whole.order(&model, &dims, runs), [(vec![], 1), both(2), one(1)]);
+        let expected = [(vec![], 2), both(2), one(2), both(2), one(2), one(4)];
+        assert_eq!(apart.order(&model, &dims, runs), expected);
+        assert_eq!([whole, apart].map(|batch| batch.idle([1, 4])), [1, 8]);
+        assert_eq!(apart.dims(&dims).find(Symbol::CONTROLLED), Some(1));
     }
 
     #[test]
