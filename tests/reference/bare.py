@@ -1,4 +1,4 @@
-"""What the file of a FLUX transformer by itself has to look like, for tests/bare.rs.
+"""What the file of a FLUX transformer by itself has to look like, for tests/flux/bare.rs.
 
     bare.py --mini DIR --pinhole PROGRAM [--check]
 

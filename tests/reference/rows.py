@@ -1,4 +1,4 @@
-"""Decodes number formats with the package `gguf`, for tests/rows.rs.
+"""Decodes number formats with the package `gguf`, for tests/parts/rows.rs.
 
     rows.py [--check]
 

@@ -2,7 +2,7 @@
 
     python tests/reference/samplers.py             # --check compares instead of writing
 
-The model is a formula (`model`) that tests/sampling.rs evaluates to the same bits, so that no weights are needed. Requests
+The model is a formula (`model`) that tests/parts/sampling.rs evaluates to the same bits, so that no weights are needed. Requests
 are run as diffusers' pipelines run them: StableDiffusionPipeline, and for a `strength` their img2img siblings.
 """
 

@@ -1,0 +1,544 @@
+//! FLUX.2 against diffusers in float32, and its language model against transformers; recorded by `tests/reference/flux2.py`.
+
+use std::fs;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::support::flux2::{set_distilled, write_directory, write_gguf, write_original, write_vae};
+use crate::support::lora::{A_B, DOWN_UP, Module, RANK, flat, merge, numbers, write_lora};
+use crate::support::numbers::Format;
+use crate::support::z_image::write_llama;
+use crate::support::{self, Golden, given};
+use pinhole::convert::{self, WriteOptions};
+use pinhole::exec::{DeviceWeights, Session};
+use pinhole::ggml::{Backend, CancelFlag, Device, Ledger};
+use pinhole::image::Picture;
+use pinhole::models::language_model::{Taps, mask_of};
+use pinhole::pipeline::{self, Additions, Event, Generated, MemoryOptions, Opened, Pipeline, ReferenceResize, Request};
+use pinhole::plan::{Limits, Offload, budget};
+use pinhole::size::Size;
+use pinhole::source::slot::{TEXT_ENCODER, TRANSFORMER, VAE};
+use pinhole::source::{Files, Slot, Source, networks};
+use pinhole::stage::{Cadence, Dims, Symbol};
+use pinhole::synthetic::{self, Architecture};
+use pinhole_quant::metrics;
+use pinhole_quant::recipe::FileType;
+use tempfile::TempDir;
+
+/// Two threads, as many as the smallest machine that runs the tests has.
+const THREADS: usize = 2;
+
+/// How far latents may be from the reference's.
+const MOST: f64 = 1e-9;
+
+/// The same where a picture is resized: bytes round the other way.
+const MOST_RESIZED: f64 = 1e-6;
+
+const KLEIN: &str = "Flux2KleinPipeline";
+
+/// The golden of klein, and its model as a directory.
+fn model() -> (Golden, TempDir) {
+    let (golden, dir) = (Golden::load("flux2_klein"), tempfile::tempdir().unwrap());
+    write_directory(dir.path(), &golden, KLEIN, "vae");
+    (golden, dir)
+}
+
+/// The same of dev.
+fn dev() -> (Golden, TempDir) {
+    let (golden, dir) = (Golden::load("flux2_dev"), tempfile::tempdir().unwrap());
+    write_directory(dir.path(), &golden, "Flux2Pipeline", "vae");
+    (golden, dir)
+}
+
+fn open(path: &Path) -> Opened {
+    pipeline::open(&Source::open(path).unwrap()).unwrap()
+}
+
+fn on(model: Opened, device: &str) -> Pipeline {
+    let device = Device::by_name(device).unwrap();
+    let mut pipeline = Pipeline::with_threads(model, device, THREADS, CancelFlag::new()).unwrap();
+    // The text encoder is part of what is measured, for every picture.
+    pipeline.set_remembered_bytes(0);
+    pipeline
+}
+
+/// The request of a case.
+fn request(golden: &Golden, case: &str) -> Request {
+    let at = |key: &str| golden.at(&format!("/cases/{case}/{key}"));
+    let whole = |key: &str| at(key).as_u64().map(|number| number as usize);
+    let number = |key: &str| at(key).as_f64().map(|number| number as f32);
+    let (width, height) = (whole("width"), whole("height"));
+    let is_dev = golden.get("/tokenizer").is_some();
+    let own = || given::picture(width.unwrap(), height.unwrap());
+    let image = at("image").as_bool().unwrap().then(own);
+    let mask = at("masked").as_bool().unwrap().then(|| given::mask(width.unwrap(), height.unwrap()));
+    // diffusers lets the model look at the picture that it begins with.
+    let mut references: Vec<Arc<Picture>> = image.iter().map(|_| own()).collect();
+    for size in at("references").as_array().unwrap() {
+        let side = |i: usize| size[i].as_u64().unwrap() as usize;
+        references.push(given::picture(side(0), side(1)));
+    }
+    Request {
+        prompt: at("prompt").as_str().unwrap().to_owned(),
+        width,
+        height,
+        steps: whole("steps"),
+        seed: at("seed").as_u64().unwrap(),
+        // What the pipeline calls guidance_scale is an input of dev.
+        cfg_scale: number("cfg_scale").filter(|_| !is_dev),
+        guidance: number("cfg_scale").filter(|_| is_dev),
+        strength: number("strength"),
+        max_sequence_length: whole("max_sequence_length"),
+        image,
+        mask,
+        references,
+        batch: whole("batch").unwrap(),
+        ..Request::default()
+    }
+}
+
+fn generate(pipeline: &mut Pipeline, request: &Request) -> Generated {
+    let generated = pipeline.generate_watched(request, &mut |_: Event| Ok(())).unwrap();
+    for phase in &generated.phases {
+        assert_eq!(phase.measured.peak, phase.planned, "{:?}: {:?}", phase.phase, phase.measured);
+    }
+    assert_eq!(generated.memory.peak, generated.plan.peak());
+    generated
+}
+
+fn bits(generated: &Generated) -> Vec<u32> {
+    generated.latents.iter().map(|x| x.to_bits()).collect()
+}
+
+fn psnr(golden: &Golden, tensor: &str, generated: &Generated) -> f64 {
+    let psnr = metrics::psnr(&golden.u8(tensor), generated.images[0].rgb()).unwrap();
+    println!("{tensor}: psnr {psnr:.1} dB");
+    psnr
+}
+
+#[test]
+fn latents_equal_diffusers() {
+    for (golden, dir) in [model(), dev()] {
+        check_latents(&golden, &mut on(open(dir.path()), "cpu"));
+    }
+}
+
+fn check_latents(golden: &Golden, pipeline: &mut Pipeline) {
+    let mut wrong = Vec::new();
+    for (case, described) in golden.at("/cases").as_object().unwrap() {
+        let generated = generate(pipeline, &request(golden, case));
+        let nmse = metrics::nmse(&golden.f32(&format!("{case}.latents")), &generated.latents).unwrap();
+        println!("{case}: nmse {nmse:.2e}");
+        if nmse.is_nan() || nmse > if case == "sizes" { MOST_RESIZED } else { MOST } {
+            wrong.push(format!("{case}: {nmse:.2e}"));
+        }
+        if described["decoded"].as_bool().unwrap() {
+            assert!(psnr(golden, &format!("{case}.picture"), &generated) >= 60.0);
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// A decoder with other channels than the encoder, and an epsilon of its own.
+#[test]
+fn small_decoders_draw_as_in_diffusers() {
+    let golden = Golden::load("flux2_klein");
+    let dir = tempfile::tempdir().unwrap();
+    write_directory(dir.path(), &golden, KLEIN, "vae_small");
+    let case = request(&golden, "cut");
+    let expected = generate(&mut on(open(dir.path()), "cpu"), &case);
+    assert!(psnr(&golden, "small_decoder.picture", &expected) >= 60.0);
+    // Its sizes are read off the shapes, except for the epsilon.
+    write_vae(&dir.path().join("small_decoder.safetensors"), &golden, "vae_small");
+    let small = with(dir.path(), &[(&VAE, "small_decoder.safetensors")]).unwrap();
+    assert!(generate(&mut on(small, "cpu"), &case).images[0].rgb() != expected.images[0].rgb());
+    let path = dir.path().join("vae/config.json");
+    fs::write(&path, fs::read_to_string(&path).unwrap().replace("0.01", "0.0001")).unwrap();
+    let (whole, small) = (open(dir.path()), with(dir.path(), &[(&VAE, "small_decoder.safetensors")]).unwrap());
+    let [whole, small] = [whole, small].map(|model| generate(&mut on(model, "cpu"), &case).images);
+    assert!(whole == small);
+}
+
+/// The hidden states that the language model in `source` has of `ids`, of which those in `words` are seen.
+fn hidden(source: &Source, ids: &[u32], words: Range<usize>, taps: fn(usize) -> Taps) -> Vec<f32> {
+    let (part, config) = networks::language_model(source.component(&TEXT_ENCODER).unwrap(), taps).unwrap();
+    let (net, ledger) = (&part.net, Ledger::new());
+    let mut backend = Backend::new(Device::cpu().unwrap(), THREADS, CancelFlag::new()).unwrap();
+    let weights = DeviceWeights::load(&net.model, &part.bound, backend.device(), &ledger).unwrap();
+    let dims = Dims::new().with(Symbol::BATCH, 1).with(Symbol::TEXT_TOKENS, ids.len());
+    let mut session = Session::new(&net.model, &weights, &dims, &backend, &ledger).unwrap();
+    let (cos, sin) = config.rotary(ids.len()).unwrap();
+    session.set(net.hidden, &part.bound.gather(net.token_embedding, config.hidden_size, ids).unwrap()).unwrap();
+    session.set(net.positions.mask, &mask_of(ids.len(), &words).unwrap()).unwrap();
+    if let Some(port) = net.positions.kept {
+        let kept: Vec<f32> = (0..ids.len()).map(|token| f32::from(token >= words.start)).collect();
+        session.set(port, &kept).unwrap();
+    }
+    session.set(net.positions.cos, &cos).unwrap();
+    session.set(net.positions.sin, &sin).unwrap();
+    session.run(&mut backend, Cadence::Request, |_, _| Ok(())).unwrap();
+    let states: Vec<Vec<f32>> = net.states.iter().map(|&port| session.get(port).unwrap()).collect();
+    let token = |i: usize| states.iter().flat_map(move |state| &state[i * config.hidden_size..][..config.hidden_size]);
+    (0..ids.len()).flat_map(token).copied().collect()
+}
+
+/// Texts are read with the template around them, and filled up.
+#[test]
+fn prompts_are_read_as_in_transformers() {
+    let (golden, dir) = dev();
+    let pipeline = on(open(dir.path()), "cpu");
+    check_texts(&golden, &pipeline, 120, |_| Taps { after: vec![10, 20, 30], normalised: false });
+    let (golden, dir) = model();
+    let pipeline = on(open(dir.path()), "cpu");
+    check_texts(&golden, &pipeline, 77, |_| Taps { after: vec![9, 18, 27], normalised: false });
+    let long = Request { max_sequence_length: Some(77), ..Request::new("star ".repeat(600)) };
+    let settings = pipeline.settings(&long).unwrap();
+    let encoded = pipeline.model().encoders.tokenize(&long.prompt, &settings).unwrap().remove(0);
+    assert_eq!((encoded.ids.len(), encoded.used), (77, 77));
+    let cut = encoded.cut.unwrap();
+    assert!(cut.ends_with("star ") && !cut.contains("assistant"), "{cut}");
+}
+
+fn check_texts(golden: &Golden, pipeline: &Pipeline, tokens: usize, taps: fn(usize) -> Taps) {
+    let asked = |text: &str| Request { max_sequence_length: Some(tokens), ..Request::new(text) };
+    for (i, text) in golden.list("/texts").iter().enumerate() {
+        let words = text["text"].as_str().unwrap();
+        let settings = pipeline.settings(&asked(words)).unwrap();
+        let encoded = &pipeline.model().encoders.tokenize(words, &settings).unwrap()[0];
+        assert_eq!(encoded.ids, golden.ids(&format!("/texts/{i}/ids")));
+        if i == 0 {
+            continue;
+        }
+        let words = match golden.get("/tokenizer") {
+            Some(_) => tokens - encoded.used..tokens,
+            None => 0..encoded.used,
+        };
+        let found = hidden(&pipeline.model().source, &encoded.ids, words, taps);
+        let nmse = metrics::nmse(&golden.f32(&format!("hidden.{i}")), &found).unwrap();
+        println!("text {i}: nmse {nmse:.2e}");
+        assert!(nmse <= 1e-10, "text {i}: {nmse:e}");
+    }
+}
+
+/// The model in `dir` with other files in the places of some of its components.
+fn with(dir: &Path, parts: &[(&'static Slot, &str)]) -> pinhole::Result<Opened> {
+    let parts = parts.iter().map(|(slot, name)| (*slot, dir.join(name))).collect();
+    let source = Source::assemble(Some(Source::open(dir)?), &Files { parts, tokenizers: Vec::new() })?;
+    pipeline::open(&source)
+}
+
+#[test]
+fn files_of_other_tools_draw_the_same() {
+    let (golden, dir) = model();
+    let loose = tempfile::tempdir().unwrap();
+    write_original(&loose.path().join("flux-2-klein-base-4b.safetensors"), &golden, "model.diffusion_model.");
+    write_gguf(&dir.path().join("flux2-F32.gguf"), &golden, "flux", Format::F32);
+    write_gguf(&dir.path().join("flux-2-klein-4b-F32.gguf"), &golden, "flux2", Format::F32);
+    write_llama(&loose.path().join("qwen-F32.gguf"), &golden, Format::F32);
+    write_vae(&loose.path().join("flux2-vae.safetensors"), &golden, "vae");
+    let case = Request { steps: Some(1), ..request(&golden, "references_cfg") };
+    let expected = generate(&mut on(open(dir.path()), "cpu"), &case);
+    // In one folder, without a word on what is what.
+    let folder = open(loose.path());
+    assert_eq!((folder.rules.defaults.steps, folder.rules.defaults.cfg_scale), (50, 4.0));
+    let drawn = generate(&mut on(folder, "cpu"), &case);
+    assert!(bits(&expected) == bits(&drawn) && expected.images == drawn.images);
+    for name in ["flux2-F32.gguf", "flux-2-klein-4b-F32.gguf"] {
+        let model = with(dir.path(), &[(&TRANSFORMER, name)]).unwrap();
+        assert!(bits(&expected) == bits(&generate(&mut on(model, "cpu"), &case)), "{name}");
+        // One by one, without a model below them.
+        let parts = vec![
+            (&TRANSFORMER, dir.path().join(name)),
+            (&TEXT_ENCODER, loose.path().join("qwen-F32.gguf")),
+            (&VAE, loose.path().join("flux2-vae.safetensors")),
+        ];
+        let model = pipeline::open(&Source::assemble(None, &Files { parts, tokenizers: Vec::new() }).unwrap()).unwrap();
+        assert_eq!((model.family.name, model.rules.defaults.steps), ("flux2", 4));
+        assert!(bits(&expected) == bits(&generate(&mut on(model, "cpu"), &case)), "{name} alone");
+    }
+}
+
+#[test]
+fn what_it_was_published_as_says_how_it_draws() {
+    let (golden, dir) = model();
+    let defaults = |model: Opened| (model.rules.defaults.steps, model.rules.defaults.cfg_scale);
+    // As diffusers has it, nothing stands for false.
+    assert_eq!(defaults(open(dir.path())), (50, 4.0));
+    set_distilled(dir.path(), true);
+    assert_eq!(defaults(open(dir.path())), (4, 1.0));
+    // A bundle remembers.
+    set_distilled(dir.path(), false);
+    let path = dir.path().join("distilled.gguf");
+    write_bundle(&open(dir.path()), "f16", &path);
+    assert_eq!(defaults(open(&path)), (50, 4.0));
+    set_distilled(dir.path(), true);
+    write_original(&dir.path().join("klein_base.safetensors"), &golden, "");
+    let given = with(dir.path(), &[(&TRANSFORMER, "klein_base.safetensors")]).unwrap();
+    write_bundle(&given, "f16", &path);
+    assert_eq!((defaults(given), defaults(open(&path))), ((50, 4.0), (50, 4.0)));
+    // Of other files, the name tells.
+    let loose = tempfile::tempdir().unwrap();
+    let name = loose.path().join("flux-2-klein-4b.safetensors");
+    write_original(&name, &golden, "");
+    write_llama(&loose.path().join("qwen.gguf"), &golden, Format::F32);
+    write_vae(&loose.path().join("flux2-vae.safetensors"), &golden, "vae");
+    assert_eq!(defaults(open(loose.path())), (4, 1.0));
+    fs::rename(name, loose.path().join("flux-2-klein-base-4b.safetensors")).unwrap();
+    let base = open(loose.path());
+    write_bundle(&base, "f16", &path);
+    assert_eq!((defaults(base), defaults(open(&path))), ((50, 4.0), (50, 4.0)));
+}
+
+fn write_bundle(model: &Opened, file_type: &str, path: &Path) {
+    let plan = convert::plan(&model.source, &model.networks(), file_type.parse::<FileType>().unwrap()).unwrap();
+    plan.write(path, WriteOptions { overwrite: true, ..WriteOptions::default() }, &mut |_| Ok(())).unwrap();
+}
+
+#[test]
+fn streamed_equals_resident() {
+    check_streaming(&model(), &["f32", "q8_0", "q4_k_s"], &["base_batch", "references_cfg", "inpaint_cfg"]);
+    check_streaming(&dev(), &["q8_0"], &["dev_references"]);
+}
+
+fn check_streaming((golden, dir): &(Golden, TempDir), file_types: &[&str], cases: &[&str]) {
+    for file_type in file_types {
+        let path = dir.path().join("bundle.gguf");
+        write_bundle(&open(dir.path()), file_type, &path);
+        let model = open(&path);
+        assert_eq!(model.family.name, "flux2");
+        let mut pipeline = on(model, "cpu:discrete");
+        for case in cases {
+            let request = Request { steps: Some(2), ..request(golden, case) };
+            let mut draw = |offload| {
+                pipeline.set_memory(MemoryOptions { vram: None, offload, host: None });
+                generate(&mut pipeline, &request)
+            };
+            let (resident, streamed) = (draw(Offload::None), draw(Offload::Sequential));
+            assert!(resident.plan.all_resident && !streamed.plan.all_resident);
+            assert!(bits(&resident) == bits(&streamed), "{case} {file_type}: other latents");
+            assert!(resident.images == streamed.images, "{case} {file_type}: other pictures");
+        }
+    }
+}
+
+/// A picture of a batch is what it is alone, and encoded prompts draw the same.
+#[test]
+fn pictures_do_not_depend_on_company() {
+    let (golden, dir) = model();
+    let mut pipeline = on(open(dir.path()), "cpu");
+    pipeline.set_remembered_bytes(1 << 20);
+    let case = Request { steps: Some(1), ..request(&golden, "references_batch") };
+    let both = generate(&mut pipeline, &case);
+    assert!(bits(&both) == bits(&pipeline.generate(&case).unwrap()));
+    let alone = pipeline.generate(&Request { batch: 1, seed: case.seed + 1, ..case.clone() }).unwrap();
+    let nmse = metrics::nmse(&alone.latents, &both.latents[both.latents.len() / 2..]).unwrap();
+    assert!(nmse < 1e-10, "{nmse:e}");
+    let embedded = pipeline.embed(&case, &mut |_: Event| Ok(())).unwrap();
+    let given = Request { embeddings: Some(Arc::new(embedded)), ..case };
+    assert!(bits(&both) == bits(&pipeline.generate(&given).unwrap()));
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    let (golden, dir) = model();
+    let model = open(dir.path());
+    let refused = |request: Request| pipeline::settings(&model, &request).unwrap_err().to_string();
+    let looking = |sizes: &[[usize; 2]]| Request {
+        references: sizes.iter().map(|&[width, height]| given::picture(width, height)).collect(),
+        ..request(&golden, "distilled")
+    };
+    assert_eq!(refused(looking(&[[64, 64]; 11])), "--reference: expected at most 10, found 11 pictures");
+    for size in [[63, 200], [64, 513]] {
+        let message = refused(looking(&[[64, 64], size]));
+        let expected = "--reference: expected sides of at least 64 pixels, one at most 8 times the other, found ";
+        assert_eq!(message, format!("{expected}{}x{}", size[0], size[1]));
+    }
+    let settings = |request: Request| pipeline::settings(&model, &request).unwrap();
+    let whole = Request { reference_resize: ReferenceResize::None, ..looking(&[[1200, 903]]) };
+    assert_eq!(
+        (settings(looking(&[[1200, 903]])).references, settings(whole).references),
+        (vec![[1168, 880]], vec![[1200, 896]])
+    );
+    let unsaid = settings(Request { width: None, ..looking(&[[70, 90], [64, 64]]) });
+    assert_eq!((unsaid.width, unsaid.height), (64, 80));
+    let tokens = refused(Request { max_sequence_length: Some(513), ..request(&golden, "distilled") });
+    assert_eq!(tokens, "--max-sequence-length: expected 1 to 512, found 513");
+    let side = refused(Request { width: Some(1032), ..request(&golden, "distilled") });
+    assert!(side.contains("a multiple of 16"), "{side}");
+}
+
+/// What is said of `dir` after `edit` of the configuration of `component`.
+fn said(dir: &Path, component: &str, edit: &dyn Fn(&mut serde_json::Value)) -> pinhole::Error {
+    let path = dir.join(component).join("config.json");
+    let original = fs::read(&path).unwrap();
+    let mut config: serde_json::Value = serde_json::from_slice(&original).unwrap();
+    edit(&mut config);
+    fs::write(&path, config.to_string()).unwrap();
+    let error = Source::open(dir).and_then(|source| pipeline::open(&source)).err().unwrap();
+    fs::write(&path, original).unwrap();
+    error
+}
+
+#[test]
+fn parts_that_do_not_belong_together_are_refused() {
+    let (golden, dir) = model();
+    let short = said(dir.path(), "text_encoder", &|config| config["num_hidden_layers"] = 26.into()).to_string();
+    assert!(short.contains("num_hidden_layers: expected at least 27 layers"), "{short}");
+    // An encoder of another width, and one of another family.
+    let other = Golden::load("z_image");
+    support::write_component(&dir.path().join("other"), &other, "text_encoder", &support::Layout::default());
+    let wide = with(dir.path(), &[(&TEXT_ENCODER, "other")]).err().unwrap().to_string();
+    assert!(wide.contains("expected at least 27 layers"), "{wide}");
+    let config = |config: &mut serde_json::Value| config["joint_attention_dim"] = 7680.into();
+    let narrow = said(dir.path(), "transformer", &config).to_string();
+    assert!(narrow.contains("context_embedder"), "{narrow}");
+    let dev = said(dir.path(), "transformer", &|config| config["guidance_embeds"] = true.into()).to_string();
+    assert!(dev.contains("expected 47 tensors, found 45 of them"), "{dev}");
+    // The autoencoder of another model, and its own without statistics.
+    support::write_component(&dir.path().join("kl"), &Golden::load("dev"), "vae", &support::Layout::default());
+    let plain = with(dir.path(), &[(&VAE, "kl")]).err().unwrap().to_string();
+    assert!(plain.contains("channels of a patch of the autoencoder's latents: expected 128"), "{plain}");
+    // A transformer in the place of the text encoder.
+    let swapped = with(dir.path(), &[(&TEXT_ENCODER, "transformer")]).err().unwrap().to_string();
+    assert!(swapped.contains("FLUX.2 transformer") && swapped.contains("no language model"), "{swapped}");
+    // Files of this model in another's places.
+    write_original(&dir.path().join("flux2.safetensors"), &golden, "");
+    let flux = tempfile::tempdir().unwrap();
+    support::write_model(flux.path(), &Golden::load("schnell"), &support::Layout::default());
+    let parts = vec![(&TRANSFORMER, dir.path().join("flux2.safetensors"))];
+    let source = Source::assemble(Some(Source::open(flux.path()).unwrap()), &Files { parts, tokenizers: Vec::new() });
+    let other = pipeline::open(&source.unwrap()).err().unwrap().to_string();
+    assert!(other.contains("FLUX.2 transformer"), "{other}");
+}
+
+/// A change of one matrix of rank 3: its name in the original, that in diffusers, inputs, outputs.
+const CHANGED: [(&str, &[&str], usize, usize); 8] = [
+    ("double_blocks.0.img_attn.qkv", &["attn.to_q", "attn.to_k", "attn.to_v"], 256, 768),
+    ("double_blocks.1.txt_attn.qkv", &["attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"], 256, 768),
+    ("double_blocks.0.txt_mlp.0", &["ff_context.linear_in"], 256, 1536),
+    ("single_blocks.1.linear1", &["attn.to_qkv_mlp_proj"], 256, 2304),
+    ("single_blocks.2.linear2", &["attn.to_out"], 1024, 256),
+    ("single_stream_modulation.lin", &["single_stream_modulation.linear"], 256, 768),
+    ("final_layer.adaLN_modulation.1", &["norm_out.linear"], 256, 512),
+    ("img_in", &["x_embedder"], 128, 256),
+];
+
+/// Both matrices of change number `i`.
+fn change(i: usize) -> (Vec<f32>, Vec<f32>) {
+    let (_, _, inputs, outputs) = CHANGED[i];
+    (numbers(2 * i, RANK * inputs, 0.1), numbers(2 * i + 1, RANK * outputs, 0.1))
+}
+
+/// The changes by their original names.
+fn in_original() -> Vec<Module> {
+    let module = |(i, &(name, _, inputs, outputs)): (usize, &(&str, &[&str], usize, usize))| {
+        let (down, up) = change(i);
+        Module { name: name.to_owned(), down, up, inputs, outputs }
+    };
+    CHANGED.iter().enumerate().map(module).collect()
+}
+
+/// The same by diffusers' names: queries, keys and values apart, and scale before shift.
+fn in_diffusers() -> Vec<Module> {
+    let mut modules = Vec::new();
+    for (i, &(name, theirs, inputs, outputs)) in CHANGED.iter().enumerate() {
+        let (down, mut up) = change(i);
+        if name.starts_with("final_layer") {
+            let half = up.len() / 2;
+            up.rotate_left(half);
+        }
+        let block =
+            name.replace("double_blocks", "transformer_blocks").replace("single_blocks", "single_transformer_blocks");
+        let block: Vec<&str> = block.split('.').take(2).collect();
+        let block = if name.contains("_blocks.") { format!("{}.", block.join(".")) } else { String::new() };
+        let rows = outputs / theirs.len();
+        for (part, up) in theirs.iter().zip(up.chunks(RANK * rows)) {
+            let (name, down, up) = (format!("{block}{part}"), down.clone(), up.to_vec());
+            modules.push(Module { name, down, up, inputs, outputs: rows });
+        }
+    }
+    modules
+}
+
+#[test]
+fn loras_in_every_spelling_draw_what_merged_weights_draw() {
+    let (golden, dir) = model();
+    let case = Request { steps: Some(2), ..request(&golden, "references_batch") };
+    let strength = 0.75f32;
+    let mut merged = support::flux2::original(&golden, "");
+    merge(&mut merged, &in_original(), strength);
+    support::sd1::write_tensors(&dir.path().join("merged.safetensors"), &merged);
+    let expected = generate(&mut on(with(dir.path(), &[(&TRANSFORMER, "merged.safetensors")]).unwrap(), "cpu"), &case);
+    let plain = generate(&mut on(open(dir.path()), "cpu"), &case);
+    assert!(metrics::nmse(&plain.latents, &expected.latents).unwrap() > 1e-3);
+    let files = [
+        write_lora(dir.path(), "diffusers", "transformer.", in_diffusers(), A_B),
+        write_lora(dir.path(), "peft", "base_model.model.", in_diffusers(), A_B),
+        write_lora(dir.path(), "comfy", "diffusion_model.", in_original(), A_B),
+        write_lora(dir.path(), "toolkit", "diffusion_model.", in_original(), DOWN_UP),
+        write_lora(dir.path(), "bare", "", in_original(), A_B),
+        write_lora(dir.path(), "kohya", "lora_unet_", flat(in_original()), DOWN_UP),
+        write_lora(dir.path(), "onetrainer", "lora_transformer_", flat(in_diffusers()), DOWN_UP),
+    ];
+    for file in files {
+        let additions = Additions { loras: vec![(file.clone(), strength)], ..Additions::default() };
+        let model = pipeline::open_with(&Source::open(dir.path()).unwrap(), &additions).unwrap();
+        assert_eq!(model.loras[0].warning(), None, "{}", file.display());
+        let generated = generate(&mut on(model, "cpu"), &case);
+        let nmse = metrics::nmse(&expected.latents, &generated.latents).unwrap();
+        println!("{}: nmse {nmse:.2e}", file.display());
+        assert!(nmse <= 1e-9, "{}: {nmse:e}", file.display());
+    }
+}
+
+/// The published sizes at a megapixel, encoding and decoding included, with and without a picture to look at.
+#[test]
+fn klein_fits_a_small_card() {
+    let dir = tempfile::tempdir().unwrap();
+    for (architecture, file_type, most) in [
+        (Architecture::FLUX2_KLEIN_4B, "q4_k_s", 1 << 30),
+        (Architecture::FLUX2_KLEIN_4B, "q8_0", 1 << 30),
+        (Architecture::FLUX2_KLEIN_9B, "q4_k_s", 2 << 30),
+        (Architecture::FLUX2_KLEIN_9B, "q8_0", 2 << 30),
+    ] {
+        let name = format!("{} {file_type}", architecture.name());
+        let path = dir.path().join(&name);
+        let file_type = file_type.parse().unwrap();
+        let options = synthetic::Options { architecture, file_type, blocks: None, hollow: true, only: None };
+        synthetic::write(&path, &options, |_| Ok(())).unwrap();
+        let pipeline = on(open(&path), "cpu:discrete");
+        for references in [Vec::new(), vec![given::picture(1024, 1024)]] {
+            let looks = if references.is_empty() { "" } else { ", with a reference" };
+            let request = Request { width: Some(1024), height: Some(1024), references, ..Request::default() };
+            let components = pipeline.measure(&pipeline.settings(&request).unwrap()).unwrap();
+            let limits = Limits { bytes: Some(1), ..Limits::default() };
+            let refusal = budget::plan(&components, Offload::Auto, &limits).unwrap_err();
+            println!("{name}{looks}: least {}, for the {}", Size(refusal.least as u64), refusal.component);
+            assert!(refusal.least <= most, "{name}{looks}: {}", refusal.least);
+        }
+    }
+}
+
+/// The language model of the other klein is refused, with the name of the one that is needed.
+#[test]
+fn the_other_kleins_encoder_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let sizes = [Architecture::FLUX2_KLEIN_4B, Architecture::FLUX2_KLEIN_9B];
+    let paths = sizes.map(|architecture| {
+        let path = dir.path().join(architecture.name());
+        let file_type = "q4_k_s".parse().unwrap();
+        let options = synthetic::Options { architecture, file_type, blocks: None, hollow: true, only: None };
+        synthetic::write(&path, &options, |_| Ok(())).unwrap();
+        path
+    });
+    for (own, other, needed) in [(0, 1, "Qwen3-4B"), (1, 0, "Qwen3-8B")] {
+        let parts = vec![(&TEXT_ENCODER, paths[other].clone())];
+        let base = Source::open(&paths[own]).unwrap();
+        let source = Source::assemble(Some(base), &Files { parts, tokenizers: Vec::new() }).unwrap();
+        let error = pipeline::open(&source).err().unwrap();
+        let (hint, message) = (error.hint().unwrap(), error.to_string());
+        assert!(hint.contains(needed) && hint.contains("--text-encoder"), "{hint}");
+        assert!(message.contains("the width of the three layers of the language model"), "{message}");
+    }
+}

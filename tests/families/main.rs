@@ -1,0 +1,16 @@
+//! The families beside FLUX.1, against their references. One program, since each costs CI half a minute to link.
+#![allow(clippy::print_stdout, clippy::unwrap_used)]
+
+mod flux2;
+mod qwen_image;
+mod random_models;
+mod safety;
+mod sd_controls;
+mod stable_diffusion;
+#[path = "../support/mod.rs"]
+mod support;
+mod tiny_vae;
+mod two_passes;
+mod unet;
+mod upscale;
+mod z_image;
