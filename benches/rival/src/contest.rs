@@ -123,11 +123,12 @@ impl Contest<'_> {
         Ok((self.sample(&run, &draw::DENOISE, &draw::DECODE)?, run.text(draw::SYSTEM)?.to_owned()))
     }
 
-    /// FLUX.1-dev takes guidance as an input, and so has no second pass.
+    /// FLUX.1-dev takes guidance as an input, and so has no second pass, as Z-Image-Turbo.
     fn cfg_scale(&self) -> &'static str {
         match self.work.arch {
-            Arch::Flux => "1",
-            Arch::Sd => "7.5",
+            // It was distilled to do without.
+            Arch::Flux | Arch::ZImage => "1",
+            Arch::Sd | Arch::SdXl => "7.5",
         }
     }
 

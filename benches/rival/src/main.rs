@@ -24,6 +24,12 @@ enum Arch {
     /// Stable Diffusion 1.5, whole, with classifier-free guidance
     #[value(name = "sd1.5")]
     Sd,
+    /// Stable Diffusion XL, whole, with classifier-free guidance
+    #[value(name = "sdxl")]
+    SdXl,
+    /// Z-Image-Turbo, with as many layers as --layers says
+    #[value(name = "z-image")]
+    ZImage,
 }
 
 /// What each of two draws: the model, and the picture.
@@ -38,6 +44,9 @@ struct Work {
     /// Single blocks of the transformer
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=38))]
     single: u16,
+    /// Layers of Z-Image, beside its refiners
+    #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u16).range(1..=30))]
+    layers: u16,
     /// Pixels across, a multiple of 16
     #[arg(long, value_name = "W", default_value_t = 512)]
     width: u16,

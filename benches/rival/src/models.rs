@@ -5,8 +5,10 @@
 //! is a constant, gets none at all: it then gives the denoiser zeros, as many as there were tokens. The text encoders run
 //! before what is measured, and at full size would only make every run longer.
 //!
-//! Stable Diffusion 1.5 is whole. stable-diffusion.cpp's transformers begin and end with convolutions of 1x1, whose weights it
-//! has no blocks for: it gets these in F16, with other random numbers.
+//! Z-Image keeps as many layers as there are to be, and 2 of the 36 layers of its language model, for both.
+//!
+//! Stable Diffusion 1.5 and XL are whole. In 1.5, stable-diffusion.cpp's transformers begin and end with convolutions of 1x1, whose
+//! weights it has no blocks for: it gets these in F16, with other random numbers.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -25,6 +27,9 @@ pub(crate) struct Models {
     pub(crate) rival: Vec<(&'static str, PathBuf)>,
 }
 
+/// Layers that the language model of Z-Image keeps.
+const READER_LAYERS: u16 = 2;
+
 /// The option of `draw` that takes a file, and the prefixes of a bundle that become prefixes of that file.
 type Cut = (&'static str, &'static [(&'static str, &'static str)]);
 
@@ -35,12 +40,41 @@ const SD: &[Cut] = &[(
     &[("u.", "model.diffusion_model."), ("te.", "cond_stage_model.transformer."), ("vae.", "first_stage_model.")],
 )];
 
+const SDXL: &[Cut] = &[
+    ("--transformer", &[("u.", "")]),
+    ("--clip", &[("te.", "")]),
+    ("--clip-g", &[("te2.", "")]),
+    ("--vae", &[("vae.", "")]),
+];
+
+const Z_IMAGE: &[Cut] = &[("--transformer", &[("dit.", "")]), ("--llm", &[("te.", "")]), ("--vae", &[("vae.", "")])];
+
 impl Arch {
     /// As `pinhole bench model` calls it.
     fn name(self) -> &'static str {
         match self {
             Arch::Flux => "flux-dev",
             Arch::Sd => "sd1.5",
+            Arch::SdXl => "sdxl",
+            Arch::ZImage => "z-image",
+        }
+    }
+
+    /// How its files of fewer blocks are called.
+    fn depth(self, Work { double, single, layers, .. }: &Work) -> String {
+        match self {
+            Arch::Flux => format!("-{double}-{single}"),
+            Arch::ZImage => format!("-{layers}"),
+            Arch::Sd | Arch::SdXl => String::new(),
+        }
+    }
+
+    /// With how many blocks pinhole writes it; `None` for all that it has.
+    fn blocks(self, work: &Work) -> Option<u16> {
+        match self {
+            Arch::Flux => Some(work.double.max(work.single)),
+            Arch::ZImage => Some(work.layers),
+            Arch::Sd | Arch::SdXl => None,
         }
     }
 
@@ -48,6 +82,8 @@ impl Arch {
         match self {
             Arch::Flux => FLUX,
             Arch::Sd => SD,
+            Arch::SdXl => SDXL,
+            Arch::ZImage => Z_IMAGE,
         }
     }
 }
@@ -55,8 +91,8 @@ impl Arch {
 impl Models {
     /// Makes the files of the type `file_type` in `directory`, unless they are there.
     pub(crate) fn make(pinhole: &Path, directory: &Path, file_type: &str, work: &Work) -> Result<Models> {
-        let Work { arch, double, single, .. } = work;
-        let depth = if *arch == Arch::Flux { format!("-{double}-{single}") } else { String::new() };
+        let arch = work.arch;
+        let depth = arch.depth(work);
         let file = |name: &str| directory.join(format!("{}{depth}-{file_type}-{name}.gguf", arch.name()));
         let rival = arch.cuts().iter().map(|(option, _)| (*option, file(option.trim_start_matches('-')))).collect();
         let models = Models { bundle: file("bundle"), rival };
@@ -66,8 +102,8 @@ impl Models {
         let whole = file("whole");
         let mut command = Command::new(pinhole);
         command.args(["bench", "model", "--quiet", "--arch", arch.name(), "--type", file_type, "-o"]).arg(&whole);
-        if *arch == Arch::Flux {
-            command.args(["--blocks", &double.max(single).to_string()]);
+        if let Some(blocks) = arch.blocks(work) {
+            command.args(["--blocks", &blocks.to_string()]);
         }
         let written = command.output().with_context(|| format!("{} cannot be run", pinhole.display()))?;
         ensure!(written.status.success(), "{}", String::from_utf8_lossy(&written.stderr));
@@ -88,8 +124,7 @@ impl Models {
     }
 
     fn cut(&self, whole: &Gguf, work: &Work) -> Result<()> {
-        let is_wanted = |tensor: &&Tensor| work.arch != Arch::Flux || is_kept(&tensor.name, work);
-        let kept: Vec<Tensor> = whole.tensors.iter().filter(is_wanted).cloned().collect();
+        let kept: Vec<Tensor> = whole.tensors.iter().filter(|tensor| is_kept(&tensor.name, work)).cloned().collect();
         let entries = whole.entries.iter().map(|entry| shorter(entry, work)).collect::<Result<Vec<Entry>>>()?;
         whole.write(&self.bundle, &entries, &kept)?;
         let general: Vec<Entry> = entries.into_iter().filter(|entry| entry.key == "general.alignment").collect();
@@ -98,7 +133,11 @@ impl Models {
             for (tensor, (from, to)) in kept.iter().flat_map(|tensor| prefixes.iter().map(move |pair| (tensor, pair))) {
                 let Some(rest) = tensor.name.strip_prefix(from) else { continue };
                 let tensor = tensor.called(&format!("{to}{rest}"));
-                part.push(if is_projection(&tensor.name) { whole.convolution(&tensor)? } else { tensor });
+                part.push(if work.arch == Arch::Sd && is_projection(&tensor.name) { whole.convolution(&tensor)? } else { tensor });
+            }
+            if let Some(norm) = part.iter().find(|tensor| tensor.name == "blk.0.attn_norm.weight") {
+                // pinhole reads no norm behind the last layer, and its file has none; stable-diffusion.cpp asks for one.
+                part.push(norm.called("output_norm.weight"));
             }
             whole.write(path, &general, &part)?;
         }
@@ -114,7 +153,11 @@ fn is_projection(name: &str) -> bool {
 
 /// Whether the tensor `name` is in none of the blocks that are left out.
 fn is_kept(name: &str, work: &Work) -> bool {
-    let limits = [("dit.double_blocks.", work.double), ("dit.single_blocks.", work.single), ("te2.enc.blk.", 1)];
+    let limits: &[(&str, u16)] = match work.arch {
+        Arch::Flux => &[("dit.double_blocks.", work.double), ("dit.single_blocks.", work.single), ("te2.enc.blk.", 1)],
+        Arch::ZImage => &[("te.blk.", READER_LAYERS)],
+        Arch::Sd | Arch::SdXl => &[],
+    };
     limits.iter().all(|(prefix, count)| match name.strip_prefix(prefix).and_then(|rest| rest.split('.').next()) {
         Some(index) => index.parse::<u16>().is_ok_and(|index| index < *count),
         None => true,
@@ -123,12 +166,10 @@ fn is_kept(name: &str, work: &Work) -> bool {
 
 /// `entry` of the model with fewer blocks.
 fn shorter(entry: &Entry, work: &Work) -> Result<Entry> {
-    if work.arch != Arch::Flux {
-        return Ok(entry.clone());
-    }
-    let counts: &[(&str, u16)] = match entry.key.as_str() {
-        "pinhole.transformer.config" => &[("num_layers", work.double), ("num_single_layers", work.single)],
-        "pinhole.text_encoder_2.config" => &[("num_layers", 1)],
+    let counts: &[(&str, u16)] = match (work.arch, entry.key.as_str()) {
+        (Arch::Flux, "pinhole.transformer.config") => &[("num_layers", work.double), ("num_single_layers", work.single)],
+        (Arch::Flux, "pinhole.text_encoder_2.config") => &[("num_layers", 1)],
+        (Arch::ZImage, "pinhole.text_encoder.config") => &[("num_hidden_layers", READER_LAYERS)],
         _ => return Ok(entry.clone()),
     };
     let mut config: Value = serde_json::from_str(entry.text().context("a configuration that is no text")?)?;
