@@ -12,7 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use ggml_sys::account::{self, Memory};
-use pinhole::bind::lora;
+use pinhole::bind::{Bound, lora};
 use pinhole::builtin;
 use pinhole::convert::{self, WriteOptions};
 use pinhole::error::Error;
@@ -26,13 +26,17 @@ use pinhole::pipeline::{BESIDE, FAMILIES};
 use pinhole::plan::Phase;
 use pinhole::plan::measure::Subject;
 use pinhole::plan::{Component, Limits, Offload, Placement, Runs, budget};
+use pinhole::sample::randn;
 use pinhole::source::Source;
-use pinhole::source::slot::{CONTROLNET, IMAGE_ENCODER, IP_ADAPTER, TRANSFORMER};
-use pinhole::source::{Part, Slot, networks};
-use pinhole::stage::{self, Cadence, Dims, Model};
+use pinhole::source::slot::{
+    CONTROLNET, ID_PROJECTOR, IMAGE_EMBEDDER, IMAGE_ENCODER, IP_ADAPTER, TINY_VAE, TRANSFORMER,
+};
+use pinhole::source::{Part, Place, Slot, networks};
+use pinhole::stage::{self, Cadence, Dims, Model, Port, Symbol};
 use pinhole_quant::metrics;
 use pinhole_quant::recipe::FileType;
 use support::denoiser::{self, Size};
+use support::sd1::{Tensor, write_tensors};
 use support::{Golden, Layout};
 use tempfile::TempDir;
 
@@ -239,21 +243,39 @@ fn the_device_computes_what_the_cpu_computes() {
     assert!(nmse > 0.0, "the same device computed both");
 }
 
-/// What a vision tower makes of a picture on `device`, with weights in F32.
-fn seen(tower: &Part<Vision>, device: Device) -> Vec<f32> {
-    let (mut backend, ledger) = (Backend::new(device, 2, CancelFlag::new()).unwrap(), Ledger::new());
-    let (model, dims, runs) = (&tower.net.model, Dims::new(), Runs { request: 1, steps: 0 });
-    let subject = Subject { name: "tower", phase: Phase::Encode, model, bound: &tower.bound, dims: dims.clone(), runs };
-    let plan = budget::plan(&[subject.measure(&backend).unwrap()], Offload::Model, &Limits::default()).unwrap();
-    let placement = &plan.components[0].placement;
-    let weights = DeviceWeights::place(model, &tower.bound, device, &ledger, placement, runs).unwrap();
-    let mut session = Session::new(model, &weights, &dims, &backend, &ledger).unwrap();
-    let config = tower.net.config();
-    let view = View::siglip(config.image_size, config.patch_size);
-    let picture = support::given::picture(config.image_size, config.image_size);
-    session.set(tower.net.pixels, &picture.image().patches(&view).unwrap()).unwrap();
-    session.run(&mut backend, Cadence::Request, |_, _| Ok(())).unwrap();
-    session.get(tower.net.result).unwrap()
+/// A network that makes one array of another.
+struct Function<'a> {
+    model: &'a Model,
+    bound: &'a Bound,
+    dims: Dims,
+    input: (Port, Vec<f32>),
+    output: Port,
+}
+
+impl Function<'_> {
+    /// Its output on `device`.
+    fn on(&self, device: Device) -> Vec<f32> {
+        let Function { model, bound, dims, input: (port, values), output } = self;
+        let (mut backend, ledger) = (Backend::new(device, 2, CancelFlag::new()).unwrap(), Ledger::new());
+        let runs = Runs { request: 1, steps: 0 };
+        let subject = Subject { name: "function", phase: Phase::Encode, model, bound, dims: dims.clone(), runs };
+        let plan = budget::plan(&[subject.measure(&backend).unwrap()], Offload::Model, &Limits::default()).unwrap();
+        let placement = &plan.components[0].placement;
+        let weights = DeviceWeights::place(model, bound, device, &ledger, placement, runs).unwrap();
+        let mut session = Session::new(model, &weights, dims, &backend, &ledger).unwrap();
+        session.set(*port, values).unwrap();
+        session.run(&mut backend, Cadence::Request, |_, _| Ok(())).unwrap();
+        session.get(*output).unwrap()
+    }
+
+    /// Holds the device's output to the CPU's.
+    fn is_the_same_on_both(&self, name: &str) {
+        let (cpu, vulkan) = (self.on(Device::cpu().unwrap()), self.on(device()));
+        let nmse = metrics::nmse(&cpu, &vulkan).unwrap();
+        println!("{name}: nmse {nmse:.1e}");
+        assert!(nmse < NMSE_OF_F16, "{name}: {nmse:.1e}");
+        assert!(nmse > 0.0, "{name}: the same device computed both");
+    }
 }
 
 #[test]
@@ -263,12 +285,62 @@ fn a_vision_tower_sees_what_it_sees_on_the_cpu() {
     support::write_component(dir.path(), &Golden::load("redux"), "image_encoder", &Layout::default());
     let component = pinhole::source::Component::open(dir.path(), &IMAGE_ENCODER).unwrap();
     for output in [Output::LAST, Output::Pooled { projected: false }] {
-        let tower = networks::vision(&component, Family::Siglip, output).unwrap();
-        let (cpu, vulkan) = (seen(&tower, Device::cpu().unwrap()), seen(&tower, device()));
-        let nmse = metrics::nmse(&cpu, &vulkan).unwrap();
-        println!("{output:?}: nmse {nmse:.1e}");
-        assert!(nmse < NMSE_OF_F16, "{output:?}: {nmse:.1e}");
+        let Part { net, bound, .. } = networks::vision(&component, Family::Siglip, output).unwrap();
+        let config = net.config();
+        let view = View::siglip(config.image_size, config.patch_size);
+        let picture = support::given::picture(config.image_size, config.image_size);
+        let input = (net.pixels, picture.image().patches(&view).unwrap());
+        let tower = Function { model: &net.model, bound: &bound, dims: Dims::new(), input, output: net.result };
+        tower.is_the_same_on_both(&format!("{output:?}"));
     }
+}
+
+/// What pictures and faces become in the prompt, and a picture from a tiny autoencoder.
+#[test]
+fn small_networks_compute_what_they_compute_on_the_cpu() {
+    let _alone = alone();
+    let folder = |golden: &str, component: &str, slot: &'static Slot| {
+        let dir = TempDir::new().unwrap();
+        support::write_component(dir.path(), &Golden::load(golden), component, &Layout::default());
+        let component = pinhole::source::Component::open(dir.path(), slot).unwrap();
+        (dir, component)
+    };
+
+    let (_redux, component) = folder("redux", "image_embedder", &IMAGE_EMBEDDER);
+    let Part { net, bound, .. } = networks::redux(&component).unwrap();
+    let tokens = 7;
+    let input = (net.seen, randn(1, tokens * net.config().redux_dim).unwrap());
+    let dims = Dims::new().with(Symbol::IMAGE_TOKENS, tokens);
+    Function { model: &net.model, bound: &bound, dims, input, output: net.tokens }.is_the_same_on_both("Redux");
+
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("projector.safetensors");
+    let mut tensors = Vec::new();
+    for weight in support::synth::weights(&Golden::load("infinite_you"), "projector") {
+        let (name, values) = (format!("image_proj.{}", weight.name), weight.values());
+        tensors.push(Tensor { name, shape: weight.shape.clone(), values });
+    }
+    write_tensors(&path, &tensors);
+    let (part, config) = networks::resampler(&Source::lone(&path, place_of(&ID_PROJECTOR)).unwrap()).unwrap();
+    let Part { net, bound, .. } = part;
+    let input = (net.seen, randn(2, config.embedding_dim).unwrap());
+    let dims = Dims::new().with(Symbol::IMAGE_TOKENS, 1);
+    Function { model: &net.model, bound: &bound, dims, input, output: net.tokens }.is_the_same_on_both("a face");
+
+    let (_tiny, component) = folder("tiny_vae", "tiny_vae of flux_control", &TINY_VAE);
+    let tiny = networks::autoencoder_tiny(&component).unwrap();
+    let Part { net, bound, .. } = tiny.decoder;
+    let (w, h) = (5, 3);
+    let input = (net.latents, randn(3, w * h * tiny.config.latent_channels).unwrap());
+    let dims = Dims::new().with(Symbol::BATCH, 1).with(Symbol::LATENT_WIDTH, w).with(Symbol::LATENT_HEIGHT, h);
+    let decoder = Function { model: &net.model, bound: &bound, dims, input, output: net.picture };
+    decoder.is_the_same_on_both("a tiny autoencoder");
+}
+
+/// The first place of a family that is `slot`.
+fn place_of(slot: &Slot) -> &'static Place {
+    let mut places = FAMILIES.iter().flat_map(|family| family.places.iter().chain(family.beside));
+    places.find(|place| place.slot == slot).unwrap()
 }
 
 /// What runs beside a transformer of FLUX.1, or makes another of it.
@@ -301,11 +373,7 @@ impl Beside {
         let write = |golden: &Golden, component: &str| {
             support::write_component(&dir.join(component), golden, component, &Layout::default());
         };
-        let places = || FAMILIES.iter().flat_map(|family| family.places.iter().chain(family.beside));
-        let at = |slot: &Slot, folder: &str| {
-            let place = places().find(|place| place.slot == slot).unwrap();
-            Source::lone(&dir.join(folder), place).unwrap()
-        };
+        let at = |slot: &Slot, folder: &str| Source::lone(&dir.join(folder), place_of(slot)).unwrap();
         write(&self.golden(), "transformer");
         let mut transformer = networks::flux(&at(&TRANSFORMER, "transformer")).unwrap();
         match self {
