@@ -43,7 +43,7 @@ pub use qwen_vl::{KIND as QWEN_VL_VISION, aliases as qwen_vl};
 pub use redux::{KIND as REDUX, aliases as redux};
 pub use resampler::{KIND as RESAMPLER, aliases as resampler};
 pub use safety_checker::{KIND as SAFETY_CHECKER, TOWER as SAFETY_TOWER, aliases as safety_checker};
-pub use t2i_adapter::{KIND as T2I_ADAPTER, aliases as t2i_adapter};
+pub use t2i_adapter::{KIND as T2I_ADAPTER, Numbers as T2iNumbers, aliases as t2i_adapter};
 pub use t5::{KIND as T5, aliases as t5};
 pub use unet::{KIND as UNET, Layout as UnetLayout, aliases as unet};
 pub use unet_control::{KIND as UNET_CONTROL, Layout as UnetControlLayout, aliases as unet_control};

@@ -297,18 +297,20 @@ pub fn unet_ip_projector(adapter: &Part<UnetIp>) -> Result<Part<UnetIpProjector>
 pub fn t2i_adapter(component: &Component) -> Result<Part<T2iAdapter>> {
     let kind = &alias::T2I_ADAPTER;
     runnable(component, kind)?;
+    let own = component.index.names().filter_map(|name| name.strip_prefix(component.prefix.as_str()));
+    let numbered = |blocks| alias::T2iNumbers::of(own.clone(), blocks);
     let config = match &component.config {
         Some(Text { text, origin }) => adapter::Config::from_json(text, origin)?,
         None => {
             // TencentARC's names depend on how many blocks there are: as published.
-            let blocks = adapter::Config::default().num_res_blocks;
-            let aliases = |name: &str| alias::t2i_adapter(blocks, name);
+            let numbers = numbered(adapter::Config::default().num_res_blocks);
+            let aliases = |name: &str| alias::t2i_adapter(numbers, name);
             let config = adapter::Config::from_shapes(shapes(component, &aliases), &component.origin);
             read_off(config, component, &aliases)?
         }
     };
-    let blocks = config.num_res_blocks;
-    let aliases = move |name: &str| alias::t2i_adapter(blocks, name);
+    let numbers = numbered(config.num_res_blocks);
+    let aliases = move |name: &str| alias::t2i_adapter(numbers, name);
     let part = Part::new(T2iAdapter::new(&config)?, component, kind, aliases, &config)?;
     let derived = adapter::Config::from_shapes(|name| part.shape(name), Path::new("")).ok();
     Ok(part.compared(derived))

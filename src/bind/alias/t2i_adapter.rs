@@ -8,8 +8,9 @@ pub static KIND: Kind = Kind {
     what: "T2I-Adapter",
     signs: &[
         Sign::named("body.0.resnets.0.block1.weight", "diffusers names"),
-        Sign::named("body.0.block1.weight", "original names"),
+        // Before the one that its own end looks like.
         Sign::named("body.0.body.0.block1.weight", "original names"),
+        Sign::named("body.0.block1.weight", "original names"),
     ],
     also: &[],
     beside: &[],
@@ -19,30 +20,56 @@ pub static KIND: Kind = Kind {
     reads: None,
 };
 
-/// What files call the weight `canonical` of an adapter that has `blocks` residual blocks in each body.
-pub fn aliases(blocks: usize, canonical: &str) -> Vec<Alternative> {
-    let mut names = vec![canonical.to_owned()];
+/// What diffusers' names have before them in folders.
+const BEHIND: &str = "adapter.";
+
+/// How a file numbers the residual blocks of an adapter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Numbers {
+    /// In each body anew, by diffusers' names.
+    ByBodies,
+    /// In each body anew, by the publisher's names of light adapters.
+    Light,
+    /// One after the other through all bodies, each of which has so many: there, `body.2` is not diffusers' `body.2`.
+    Through(usize),
+}
+
+impl Numbers {
+    /// Those of a file with tensors of these `names`, if each body has `blocks` blocks.
+    pub fn of<'a>(mut names: impl Iterator<Item = &'a str>, blocks: usize) -> Numbers {
+        let told = |name: &str| match name.strip_prefix(BEHIND).unwrap_or(name) {
+            name if name.contains(".resnets.") => Some(Numbers::ByBodies),
+            name if name.contains(".body.") => Some(Numbers::Light),
+            _ => None,
+        };
+        names.find_map(told).unwrap_or(Numbers::Through(blocks))
+    }
+}
+
+/// What files with these `numbers` call the weight `canonical`.
+pub fn aliases(numbers: Numbers, canonical: &str) -> Vec<Alternative> {
+    let mut name = canonical.to_owned();
     let parts: Vec<&str> = canonical.split('.').collect();
     if let ["body", body, rest @ ..] = &parts[..]
         && let Ok(body) = body.parse::<usize>()
     {
-        match rest {
-            ["resnets", block, layer, leaf] => {
-                // Those of a light one are in a list of their own.
-                names.push(format!("body.{body}.body.{block}.{layer}.{leaf}"));
+        match (numbers, rest) {
+            (Numbers::Light, ["resnets", block, layer, leaf]) => {
+                name = format!("body.{body}.body.{block}.{layer}.{leaf}");
+            }
+            (Numbers::Through(blocks), ["resnets", block, layer, leaf]) => {
                 if let Ok(block) = block.parse::<usize>()
                     && block < blocks
                 {
-                    names.push(format!("body.{}.{layer}.{leaf}", body * blocks + block));
+                    name = format!("body.{}.{layer}.{leaf}", body * blocks + block);
                 }
             }
-            ["in_conv", leaf] if blocks > 1 => names.push(format!("body.{}.in_conv.{leaf}", body * blocks)),
+            (Numbers::Through(blocks), ["in_conv", leaf]) => name = format!("body.{}.in_conv.{leaf}", body * blocks),
             _ => {}
         }
     }
-    // In folders, diffusers' names have a word before them.
-    let behind: Vec<String> = names.iter().map(|name| format!("adapter.{name}")).collect();
-    names.into_iter().chain(behind).map(|name| vec![Part::all(name)]).collect()
+    let behind = format!("{BEHIND}{name}");
+    vec![vec![Part::all(name)], vec![Part::all(behind)]]
 }
 
 #[cfg(test)]
@@ -51,10 +78,24 @@ mod tests {
 
     #[test]
     fn blocks_are_counted() {
-        let names = |canonical| aliases(2, canonical).into_iter().flatten().map(|part| part.name).collect::<Vec<_>>();
+        let name = |numbers, canonical| aliases(numbers, canonical)[0][0].name.clone();
         let block = "body.3.resnets.1.block2.bias";
-        assert_eq!(names(block)[..3], [block, "body.3.body.1.block2.bias", "body.7.block2.bias"]);
-        assert_eq!(names("body.2.in_conv.weight")[1], "body.4.in_conv.weight");
-        assert_eq!(names("conv_in.weight"), ["conv_in.weight", "adapter.conv_in.weight"]);
+        assert_eq!(name(Numbers::ByBodies, block), block);
+        assert_eq!(name(Numbers::Light, block), "body.3.body.1.block2.bias");
+        assert_eq!(name(Numbers::Through(2), block), "body.7.block2.bias");
+        let first = "body.2.in_conv.weight";
+        assert_eq!(name(Numbers::Light, first), first);
+        assert_eq!(name(Numbers::Through(2), "body.0.resnets.2.block1.bias"), "body.0.resnets.2.block1.bias");
+        assert_eq!(name(Numbers::Through(2), first), "body.4.in_conv.weight");
+        assert_eq!(aliases(Numbers::Through(2), "conv_in.weight")[1][0].name, "adapter.conv_in.weight");
+    }
+
+    #[test]
+    fn files_tell_how_they_number() {
+        let of = |names: [&'static str; 2]| Numbers::of(names.into_iter(), 2);
+        assert_eq!(of(["adapter.body.0.block1.weight", "adapter.body.2.in_conv.weight"]), Numbers::Through(2));
+        assert_eq!(of(["adapter.body.0.in_conv.weight", "adapter.body.0.resnets.0.block1.weight"]), Numbers::ByBodies);
+        assert_eq!(of(["body.0.in_conv.weight", "body.0.body.0.block1.weight"]), Numbers::Light);
+        assert_eq!(of(["body.0.block1.weight", "body.2.in_conv.weight"]), Numbers::Through(2));
     }
 }
