@@ -236,6 +236,8 @@ impl Files {
             embeddings_folder: folder.map(PathBuf::from),
             upscaler,
             refiner: refiner.map(PathBuf::from),
+            loras_high: Vec::new(),
+            loras_low: Vec::new(),
         })
     }
 

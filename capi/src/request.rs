@@ -461,6 +461,11 @@ impl Request {
             negative_aesthetic_score: number(request.negative_aesthetic_score).filter(|&score| score != 0.0),
             upscale: request.upscaled()?,
             control_guess: request.control_guess != 0,
+            frames: None,
+            fps: None,
+            last_image: None,
+            cfg_scale_2: None,
+            boundary: None,
         };
         let Request { progress, warning, preview, user_data, .. } = request;
         let watch = Watch::new(Callbacks { progress, warning, preview, user_data }, cancel.clone());

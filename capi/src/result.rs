@@ -130,9 +130,9 @@ pub unsafe extern "C" fn pinhole_result_latents(result: *const Outcome, extents:
         return std::ptr::null();
     };
     if let Some(extents) = extents {
-        // The pipeline's are in ggml's order, fastest first.
-        *extents = result.generated.latent_dims;
-        extents.reverse();
+        // The pipeline's are in ggml's order, fastest first. The frames of a channel are channels here.
+        let [w, h, frames, channels, batch] = result.generated.latent_dims;
+        *extents = [batch, channels * frames, h, w];
     }
     result.generated.latents.as_ptr()
 }

@@ -9,6 +9,9 @@ use crate::source::networks::AutoencoderCausal;
 use crate::stage::{Cadence, Dims, Symbol};
 use crate::{Error, Result, reserve};
 
+/// Frames of a latent frame, from the second on.
+const FRAME_FACTOR: usize = 4;
+
 /// The names of its subjects.
 const ENCODER: &str = "encoder";
 const DECODER: &str = "decoder";
@@ -20,6 +23,10 @@ impl Autoencoder for AutoencoderCausal {
 
     fn factor(&self) -> usize {
         self.config.factor()
+    }
+
+    fn frame_factor(&self) -> usize {
+        FRAME_FACTOR
     }
 
     fn goes(&self, direction: Direction) -> bool {

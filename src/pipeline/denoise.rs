@@ -1,5 +1,6 @@
 //! The denoising loop, once for all families.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use super::opened::{Given, Opened};
@@ -33,7 +34,7 @@ pub(super) struct Loop<'a> {
 }
 
 impl Loop<'_> {
-    /// The latents after the last step, `[w, h, C, N]`, and, with a step cache, which evaluations of each pass were computed.
+    /// The latents after the last step, `[w, h, F, C, N]`, and, with a step cache, which evaluations of each pass were computed.
     pub(super) fn run(&self, start: Start, run: &mut Run<'_>) -> Result<(Vec<f32>, Vec<Vec<bool>>)> {
         let Start { mut latents, mut noise, kept, company } = start;
         let Loop { model, denoising, settings, levels, .. } = *self;
@@ -367,7 +368,7 @@ impl Loop<'_> {
     }
 
     /// What `each` makes of the numbers of every picture, one behind the other.
-    fn by_picture(&self, all: &[f32], each: impl Fn(&[f32], [usize; 4]) -> Result<Vec<f32>>) -> Result<Vec<f32>> {
+    fn by_picture(&self, all: &[f32], each: impl Fn(&[f32], [usize; 5]) -> Result<Vec<f32>>) -> Result<Vec<f32>> {
         let dims @ [.., batch] = self.model.autoencoder.latents(self.settings);
         let mut made: Vec<f32> = reserve::room("the latents", all.len())?;
         for latents in all.chunks_exact(all.len() / batch) {
@@ -391,13 +392,26 @@ impl Loop<'_> {
         clean: Option<Vec<f32>>,
     ) -> Result<()> {
         let (Some(painter), Some(clean)) = (&self.preview, clean) else { return Ok(()) };
-        let [w, h, channels, _] = self.model.autoencoder.latents(self.settings);
-        for (index, latents) in clean.chunks_exact(w * h * channels).enumerate() {
+        let [w, h, frames, channels, _] = self.model.autoencoder.latents(self.settings);
+        for (index, latents) in clean.chunks_exact(w * h * frames * channels).enumerate() {
+            let latents = &*frame(latents, w * h, [frames, frames / 2])?;
             let image = painter.paint((self.model, &mut *run), painting.as_deref_mut(), [w, h], latents)?;
             run.event(Event::Preview { image, index, done, steps: self.levels.taken() })?;
         }
         Ok(())
     }
+}
+
+/// The latents `[w, h, C]` of one frame, number `at` of `frames`, of latents with planes of so many numbers.
+fn frame(latents: &[f32], plane: usize, [frames, at]: [usize; 2]) -> Result<Cow<'_, [f32]>> {
+    if frames == 1 {
+        return Ok(Cow::Borrowed(latents));
+    }
+    let mut one = reserve::room("a preview", latents.len() / frames)?;
+    for plane in latents.chunks_exact(plane).skip(at).step_by(frames) {
+        one.extend_from_slice(plane);
+    }
+    Ok(Cow::Owned(one))
 }
 
 /// What a model is asked.

@@ -121,6 +121,8 @@ fn rules(takes_guidance: bool, tokens: usize) -> Rules {
         starts: Starts::Drawn,
         controls: Vec::new(),
         caches: Caches::NONE,
+        frames: None,
+        experts: None,
         defaults: Defaults {
             width: 1024,
             height: 1024,
@@ -425,7 +427,7 @@ impl Networks for FluxDenoiser {
 }
 
 impl Denoiser for FluxDenoiser {
-    fn subjects(&self, settings: &Settings, latents: [usize; 4], evaluations: usize) -> Vec<Subject<'_>> {
+    fn subjects(&self, settings: &Settings, latents: [usize; 5], evaluations: usize) -> Vec<Subject<'_>> {
         let image = image_tokens(settings);
         let (text, passes) = (settings.prompt_tokens(), settings.passes());
         let mut dims = Dims::new()
@@ -519,12 +521,17 @@ impl Denoiser for FluxDenoiser {
         (settings.prompt_tokens() + image).saturating_mul(each)
     }
 
-    fn beside(&self, [w, h, ..]: [usize; 4]) -> usize {
+    fn beside(&self, [w, h, ..]: [usize; 5]) -> usize {
         let config = self.part.net.config();
         config.in_channels.saturating_sub(config.out_channels()) * (w / 2) * (h / 2)
     }
 
-    fn pack_beside(&self, latents: &[f32], mask: Option<&[f32]>, [w, h, channels, _]: [usize; 4]) -> Result<Vec<f32>> {
+    fn pack_beside(
+        &self,
+        latents: &[f32],
+        mask: Option<&[f32]>,
+        [w, h, _, channels, _]: [usize; 5],
+    ) -> Result<Vec<f32>> {
         let packed = pack_latents(latents, w, h, channels)?;
         match mask {
             None => Ok(packed),
@@ -536,8 +543,8 @@ impl Denoiser for FluxDenoiser {
         joined(packed, beside, self.part.net.config().out_channels())
     }
 
-    fn pack_followed(&self, latents: &[f32], mask: Option<&[f32]>, dims: [usize; 4]) -> Result<Vec<f32>> {
-        let [w, h, channels, _] = dims;
+    fn pack_followed(&self, latents: &[f32], mask: Option<&[f32]>, dims: [usize; 5]) -> Result<Vec<f32>> {
+        let [w, h, _, channels, _] = dims;
         let packed = pack_latents(latents, w, h, channels)?;
         let Some(mask) = mask else { return Ok(packed) };
         // It says what is left of the picture.
@@ -545,11 +552,11 @@ impl Denoiser for FluxDenoiser {
         joined(&packed, &pack_latents(&left, w, h, 1)?, 4 * channels)
     }
 
-    fn pack(&self, latents: &[f32], [w, h, channels, _]: [usize; 4]) -> Result<Vec<f32>> {
+    fn pack(&self, latents: &[f32], [w, h, _, channels, _]: [usize; 5]) -> Result<Vec<f32>> {
         pack_latents(latents, w, h, channels)
     }
 
-    fn unpack(&self, packed: &[f32], [w, h, channels, _]: [usize; 4]) -> Result<Vec<f32>> {
+    fn unpack(&self, packed: &[f32], [w, h, _, channels, _]: [usize; 5]) -> Result<Vec<f32>> {
         unpack_latents(packed, w, h, channels)
     }
 }

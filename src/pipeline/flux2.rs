@@ -189,6 +189,8 @@ fn rules(version: Version) -> Rules {
         starts: Starts::Mean,
         controls: Vec::new(),
         caches: Caches::NONE,
+        frames: None,
+        experts: None,
         defaults: Defaults {
             width: 1024,
             height: 1024,
@@ -354,7 +356,7 @@ impl Networks for Flux2Denoiser {
 }
 
 impl Denoiser for Flux2Denoiser {
-    fn subjects(&self, settings: &Settings, _: [usize; 4], evaluations: usize) -> Vec<Subject<'_>> {
+    fn subjects(&self, settings: &Settings, _: [usize; 5], evaluations: usize) -> Vec<Subject<'_>> {
         let (image, text, passes) = (image_tokens(settings), settings.prompt_tokens(), settings.passes());
         let dims = Dims::new()
             .with(Symbol::PASSES, passes)
@@ -392,11 +394,11 @@ impl Denoiser for Flux2Denoiser {
         settings.prompt_tokens().saturating_add(image_tokens(settings)).saturating_mul(each)
     }
 
-    fn pack(&self, latents: &[f32], [w, h, ..]: [usize; 4]) -> Result<Vec<f32>> {
+    fn pack(&self, latents: &[f32], [w, h, ..]: [usize; 5]) -> Result<Vec<f32>> {
         pack_latents(latents, w * h)
     }
 
-    fn unpack(&self, packed: &[f32], [w, h, ..]: [usize; 4]) -> Result<Vec<f32>> {
+    fn unpack(&self, packed: &[f32], [w, h, ..]: [usize; 5]) -> Result<Vec<f32>> {
         unpack_latents(packed, w * h)
     }
 }

@@ -340,18 +340,27 @@ impl Work {
     }
 }
 
-/// The pictures of `latents`, `[w, h, C, N]`.
+/// The pictures of `latents`, `[w, h, F, C, N]`.
 fn decode(model: &Opened, settings: &Settings, latents: &[f32], run: &mut Run<'_>) -> Result<Vec<Image>> {
     let decoder = model.decoder(settings);
     let subjects = decoder.subjects(settings, Direction::Decode, settings.batch);
     let start = run.begin(Phase::Decode, subjects.iter().map(|subject| stage_runs(run.plan, subject)).sum(), 0)?;
-    let [w, h, channels, _] = model.autoencoder.latents(settings);
-    let mut images = Vec::with_capacity(settings.batch);
+    let [w, h, latent_frames, channels, _] = model.autoencoder.latents(settings);
+    let &Settings { width, height, frames, batch, .. } = settings;
+    let mut images = Vec::with_capacity(batch * frames);
     for subject in &subjects {
         let mut running = run.start(subject)?;
-        for latents in latents.chunks_exact(w * h * channels) {
-            let samples = decoder.decode(run, &mut running, latents)?;
-            images.push(Image::from_samples(settings.width, settings.height, &samples)?);
+        for (index, latents) in latents.chunks_exact(w * h * latent_frames * channels).enumerate() {
+            if settings.fps.is_none() {
+                let samples = decoder.decode(run, &mut running, latents)?;
+                images.push(Image::from_samples(width, height, &samples)?);
+                continue;
+            }
+            decoder.decode_video(run, &mut running, latents, &mut |run, frame, samples| {
+                let image = Image::from_samples(width, height, &samples)?;
+                images.push(image.clone());
+                run.event(Event::Frame { image, index, frame, frames })
+            })?;
         }
         run.finish(running);
     }

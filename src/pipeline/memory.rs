@@ -19,6 +19,9 @@ use crate::{Error, Result, memory};
 /// Longer sides that people use, to find one that fits.
 const SIDES: [usize; 14] = [4096, 3072, 2048, 1536, 1280, 1024, 896, 768, 640, 512, 384, 256, 128, 64];
 
+/// How many frames of a video the autoencoder makes at once, at most.
+const FRAMES_AT_ONCE: usize = 4;
+
 /// Without a budget we leave one part of so many of the free memory, and at least so many bytes, to other programs.
 const MARGIN_PART: usize = 32;
 const LEAST_MARGIN: usize = 128 << 20;
@@ -341,7 +344,12 @@ fn arrays(model: &Opened, settings: &Settings, phase: Phase) -> usize {
             sum(&[prompts, held * latents, beside, fixed, followed, cached(model, settings, latents)])
         }
         // The samples of a picture, and the pictures that are done.
-        Phase::Decode => sum(&[prompts, 4 * latents, samples, picture * (1 + settings.batch)]),
+        Phase::Decode => {
+            // A frame of a video is handed on, too.
+            let done = settings.batch.saturating_mul(settings.frames) + 1 + usize::from(settings.fps.is_some());
+            let samples = samples.saturating_mul(FRAMES_AT_ONCE.min(settings.frames));
+            sum(&[prompts, 4 * latents, samples, picture.saturating_mul(done)])
+        }
         Phase::Safety => sum(&[prompts, 4 * latents, model.safety.as_ref().map_or(0, |safety| safety.bytes(settings))]),
         // Of the others, the pictures before and after.
         Phase::Upscale => {

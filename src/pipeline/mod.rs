@@ -68,10 +68,10 @@ pub use progress::{Event, Observer};
 pub use prompts::{ArraySpec, Embeddings, Prompt};
 pub use registry::{Alone, FAMILIES, alone, component, denoiser, family_of, open, open_with};
 pub use request::{
-    Control, ControlSettings, Generated, MemoryOptions, PhaseMemory, Posterior, Preprocess, ReferenceResize, Request,
-    SafetyMode, Settings, Timings, TinyUse,
+    Control, ControlSettings, Experts, Generated, MemoryOptions, PhaseMemory, Posterior, Preprocess, ReferenceResize,
+    Request, SafetyMode, Settings, Timings, TinyUse, published_extents,
 };
-pub use rules::{ControlRules, Cropped, Defaults, References, Rules, Starts, Takes, Use};
+pub use rules::{ControlRules, Cropped, Defaults, Frames, References, Rules, Starts, Takes, Use};
 pub use run::{Run, Running};
 pub use safety::Safety;
 pub use seen::Seen;

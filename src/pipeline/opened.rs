@@ -136,6 +136,10 @@ pub struct Additions {
     pub upscaler: Option<PathBuf>,
     /// A model that makes the last steps: what [`Source::open`] takes.
     pub refiner: Option<PathBuf>,
+    /// LoRAs of the first of two experts alone, which begins with noise, each with its strength.
+    pub loras_high: Vec<(PathBuf, f32)>,
+    /// LoRAs of the second of two experts alone.
+    pub loras_low: Vec<(PathBuf, f32)>,
 }
 
 impl Additions {
@@ -217,11 +221,17 @@ impl Additions {
         Ok(most)
     }
 
-    /// Adds the LoRAs to the networks that they may change.
+    /// Adds the LoRAs to the networks that they may change, of a model without experts.
     ///
     /// # Errors
-    /// As [`lora::add`].
+    /// As [`lora::add`]; [`Error::Option`] for LoRAs of one expert.
     pub(super) fn apply(&self, targets: &mut [lora::Target<'_>]) -> Result<Vec<lora::Report>> {
+        for (option, loras) in [("--lora-high", &self.loras_high), ("--lora-low", &self.loras_low)] {
+            if let Some((path, _)) = loras.first() {
+                let error = Error::option(option, "a model of two experts", path.display().to_string());
+                return Err(error.with_hint("give it with --lora"));
+            }
+        }
         let mut reports = Vec::with_capacity(self.loras.len());
         for (path, strength) in &self.loras {
             reports.push(lora::add(path, *strength, targets)?);
@@ -435,9 +445,9 @@ impl Given<'_> {
 
 /// The network, or the networks, that turn noise into latents.
 pub trait Denoiser: Networks {
-    /// What runs, one after the other, for latents of the extents `latents`, `[w, h, C, N]`. The `runs.steps` of all add up to
+    /// What runs, one after the other, for latents of the extents `latents`, `[w, h, F, C, N]`. The `runs.steps` of all add up to
     /// the number of evaluations.
-    fn subjects(&self, settings: &Settings, latents: [usize; 4], evaluations: usize) -> Vec<Subject<'_>>;
+    fn subjects(&self, settings: &Settings, latents: [usize; 5], evaluations: usize) -> Vec<Subject<'_>>;
 
     /// The ports of subject number `subject`.
     fn ports(&self, subject: usize) -> StepPorts;
@@ -492,7 +502,7 @@ pub trait Denoiser: Networks {
     }
 
     /// How many numbers stand beside the latents of one picture.
-    fn beside(&self, dims: [usize; 4]) -> usize {
+    fn beside(&self, dims: [usize; 5]) -> usize {
         let _ = dims;
         0
     }
@@ -502,7 +512,7 @@ pub trait Denoiser: Networks {
     ///
     /// # Errors
     /// [`Error::Graph`] if there is no place for them.
-    fn pack_beside(&self, latents: &[f32], mask: Option<&[f32]>, dims: [usize; 4]) -> Result<Vec<f32>> {
+    fn pack_beside(&self, latents: &[f32], mask: Option<&[f32]>, dims: [usize; 5]) -> Result<Vec<f32>> {
         let _ = (latents, mask, dims);
         Err(Error::graph("pack", "a denoiser that takes latents alone"))
     }
@@ -523,7 +533,7 @@ pub trait Denoiser: Networks {
     ///
     /// # Errors
     /// [`Error::Graph`] if there is no place for them.
-    fn pack_followed(&self, latents: &[f32], mask: Option<&[f32]>, dims: [usize; 4]) -> Result<Vec<f32>> {
+    fn pack_followed(&self, latents: &[f32], mask: Option<&[f32]>, dims: [usize; 5]) -> Result<Vec<f32>> {
         let _ = (latents, mask, dims);
         Err(Error::graph("pack", "a denoiser without ControlNets"))
     }
@@ -532,13 +542,13 @@ pub trait Denoiser: Networks {
     ///
     /// # Errors
     /// [`Error::Graph`] if their size is another.
-    fn pack(&self, latents: &[f32], dims: [usize; 4]) -> Result<Vec<f32>>;
+    fn pack(&self, latents: &[f32], dims: [usize; 5]) -> Result<Vec<f32>>;
 
     /// The way back from [`pack`](Denoiser::pack).
     ///
     /// # Errors
     /// As [`pack`](Denoiser::pack).
-    fn unpack(&self, packed: &[f32], dims: [usize; 4]) -> Result<Vec<f32>>;
+    fn unpack(&self, packed: &[f32], dims: [usize; 5]) -> Result<Vec<f32>>;
 }
 
 /// Which way an autoencoder goes.
@@ -558,10 +568,16 @@ pub trait Autoencoder: Networks {
     /// Pixels of a latent, in both directions.
     fn factor(&self) -> usize;
 
-    /// Extents of the latents of a request, `[w, h, C, N]`.
-    fn latents(&self, settings: &Settings) -> [usize; 4] {
-        let factor = self.factor();
-        [settings.width / factor, settings.height / factor, self.channels(), settings.batch]
+    /// Frames of a latent frame, from the second on: the first frame has one of its own.
+    fn frame_factor(&self) -> usize {
+        1
+    }
+
+    /// Extents of the latents of a request, `[w, h, F, C, N]`. A picture has one frame.
+    fn latents(&self, settings: &Settings) -> [usize; 5] {
+        let Settings { width, height, frames, batch, .. } = *settings;
+        let (factor, frames) = (self.factor(), frames.saturating_sub(1) / self.frame_factor() + 1);
+        [width / factor, height / factor, frames, self.channels(), batch]
     }
 
     /// Whether it has weights for `direction`.
@@ -576,6 +592,40 @@ pub trait Autoencoder: Networks {
     /// # Errors
     /// What the device returns.
     fn decode(&self, run: &mut Run<'_>, running: &mut Running<'_>, latents: &[f32]) -> Result<Vec<f32>>;
+
+    /// The frames of one video, `[W, H, 3]` in -1..=1 each, from its latents `[w, h, F, C]` in the denoiser's space. `sink` is given
+    /// each with its number, in order and as soon as it is made.
+    ///
+    /// # Errors
+    /// What the device returns, and what `sink` does.
+    fn decode_video(
+        &self,
+        run: &mut Run<'_>,
+        running: &mut Running<'_>,
+        latents: &[f32],
+        sink: &mut dyn FnMut(&mut Run<'_>, usize, Vec<f32>) -> Result<()>,
+    ) -> Result<()> {
+        let samples = self.decode(run, running, latents)?;
+        sink(run, 0, samples)
+    }
+
+    /// The distribution of the latents of one video of so many `frames`, `[w, h, F, 2 C]`, as [`encode`](Autoencoder::encode) has it.
+    /// `source` is asked for the samples of each frame by its number, in order.
+    ///
+    /// # Errors
+    /// As [`encode`](Autoencoder::encode), and what `source` returns.
+    fn encode_video(
+        &self,
+        run: &mut Run<'_>,
+        running: &mut Running<'_>,
+        frames: usize,
+        source: &mut dyn FnMut(usize) -> Result<Vec<f32>>,
+    ) -> Result<Vec<f32>> {
+        match frames {
+            1 => self.encode(run, running, &source(0)?),
+            _ => Err(Error::graph("encode", "an autoencoder of pictures, and a video")),
+        }
+    }
 
     /// The distribution of the latents of one picture of samples `[W, H, 3]` in -1..=1: the mean and the logarithm of the
     /// variance of each, `[w, h, 2 C]`, in the autoencoder's space.

@@ -37,6 +37,17 @@ pub enum Event {
         /// Of how many.
         steps: usize,
     },
+    /// A frame of a video is decoded.
+    Frame {
+        /// The frame.
+        image: Image,
+        /// Which video of the batch.
+        index: usize,
+        /// Which frame of it.
+        frame: usize,
+        /// Of how many.
+        frames: usize,
+    },
     /// A denoising step is done.
     Step {
         /// How many are done.

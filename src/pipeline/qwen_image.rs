@@ -115,6 +115,8 @@ fn rules(edits: Option<Edits>) -> Rules {
         }),
         controls: Vec::new(),
         caches: Caches::NONE,
+        frames: None,
+        experts: None,
         defaults: Defaults {
             width: 1024,
             height: 1024,
@@ -326,7 +328,7 @@ impl QwenImageDenoiser {
 }
 
 impl Denoiser for QwenImageDenoiser {
-    fn subjects(&self, settings: &Settings, _: [usize; 4], evaluations: usize) -> Vec<Subject<'_>> {
+    fn subjects(&self, settings: &Settings, _: [usize; 5], evaluations: usize) -> Vec<Subject<'_>> {
         let dims = sizes(settings).dims(evaluations + usize::from(self.0.net.config().zero_cond_t));
         vec![subject(&self.0, TRANSFORMER.name, Phase::Denoise, dims, Runs { request: 1, steps: evaluations })]
     }
@@ -371,11 +373,11 @@ impl Denoiser for QwenImageDenoiser {
         tables.saturating_add(prompts).saturating_mul(size_of::<f32>())
     }
 
-    fn pack(&self, latents: &[f32], [w, h, channels, _]: [usize; 4]) -> Result<Vec<f32>> {
+    fn pack(&self, latents: &[f32], [w, h, _, channels, _]: [usize; 5]) -> Result<Vec<f32>> {
         pack_latents(latents, w, h, channels)
     }
 
-    fn unpack(&self, packed: &[f32], [w, h, channels, _]: [usize; 4]) -> Result<Vec<f32>> {
+    fn unpack(&self, packed: &[f32], [w, h, _, channels, _]: [usize; 5]) -> Result<Vec<f32>> {
         unpack_latents(packed, w, h, channels)
     }
 }

@@ -73,7 +73,7 @@ pub struct Request {
     pub max_sequence_length: Option<usize>,
     /// How many pictures; 1 by default.
     pub batch: usize,
-    /// Instead of noise drawn from the seed: `[w/8, h/8, C, batch]`.
+    /// Instead of noise drawn from the seed: `[w/8, h/8, F, C, batch]`.
     pub noise: Option<Vec<f32>>,
     /// Instead of encoding the prompts.
     pub embeddings: Option<Arc<Embeddings>>,
@@ -109,6 +109,18 @@ pub struct Request {
     pub upscale: Option<Upscale>,
     /// Whether ControlNets guess: only the prompt's pass follows them, and the finest of what they say counts least.
     pub control_guess: bool,
+    /// How many frames a video has, one more than a multiple of what the model's [`Rules`](super::Rules) say; `None` is as the model has
+    /// it.
+    pub frames: Option<usize>,
+    /// How many frames of it are shown in a second.
+    pub fps: Option<f32>,
+    /// The last frame of a video, for models that are given one. The first is `image`.
+    pub last_image: Option<Arc<Picture>>,
+    /// Classifier-free guidance of the second expert, which makes the last steps, for models with two; `None` is as the model has it, or
+    /// else as the first.
+    pub cfg_scale_2: Option<f32>,
+    /// Below which share of all noise the second expert takes over, between 0 and 1; `None` is as the model has it.
+    pub boundary: Option<f32>,
 }
 
 /// What a ControlNet follows, and how.
@@ -315,6 +327,11 @@ impl Default for Request {
             negative_aesthetic_score: None,
             upscale: None,
             control_guess: false,
+            frames: None,
+            fps: None,
+            last_image: None,
+            cfg_scale_2: None,
+            boundary: None,
         }
     }
 }
@@ -426,6 +443,21 @@ pub struct Settings {
     pub upscale: Option<Upscale>,
     /// Those of the second pass, if these are the first one's.
     pub second: Option<Box<Settings>>,
+    /// How many frames each picture of the batch has: 1, unless they are videos.
+    pub frames: usize,
+    /// How many frames of a video are shown in a second; `None` for pictures.
+    pub fps: Option<f32>,
+    /// How two experts share the steps; `None` for models of one.
+    pub experts: Option<Experts>,
+}
+
+/// How two experts share the steps of a request.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Experts {
+    /// Below which share of all noise the second one takes over.
+    pub boundary: f32,
+    /// Classifier-free guidance of the second one; 1 is off.
+    pub cfg_scale: f32,
 }
 
 /// How a ControlNet follows its picture.
@@ -544,6 +576,10 @@ impl Settings {
         pairs.extend(self.guidance.map(|guidance| ("Distilled CFG Scale", guidance.to_string())));
         pairs.push(noise.map_or_else(|| ("Seed", seed.to_string()), |noise| ("Noise", noise.to_owned())));
         pairs.push(("Size", format!("{}x{}", self.width, self.height)));
+        if let Some(fps) = self.fps {
+            pairs.push(("Frames", self.frames.to_string()));
+            pairs.push(("FPS", fps.to_string()));
+        }
         if self.original_size != [self.width, self.height] {
             pairs.push(("Original size", format!("{}x{}", self.original_size[0], self.original_size[1])));
         }
@@ -601,6 +637,14 @@ fn numbers(numbers: &[f32]) -> String {
     numbers.join(",")
 }
 
+/// The extents `dims` of latents as they are published: a picture has no frames.
+pub fn published_extents([w, h, frames, channels, batch]: [usize; 5]) -> Vec<usize> {
+    match frames {
+        1 => vec![w, h, channels, batch],
+        _ => vec![w, h, frames, channels, batch],
+    }
+}
+
 /// How much of the device requests may take.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MemoryOptions {
@@ -639,12 +683,12 @@ pub type Timings = BTreeMap<&'static str, Duration>;
 /// What came of a request.
 #[derive(Clone, Debug)]
 pub struct Generated {
-    /// The pictures.
+    /// The pictures. Of videos, all frames of the first, then those of the second: as many as the settings say.
     pub images: Vec<Image>,
-    /// The latents after the last step, in the denoiser's space: `[w/8, h/8, C, batch]`.
+    /// The latents after the last step, in the denoiser's space: `[w/8, h/8, F, C, batch]`.
     pub latents: Vec<f32>,
     /// The extents of `latents`, in ggml order.
-    pub latent_dims: [usize; 4],
+    pub latent_dims: [usize; 5],
     /// The settings that made them.
     pub settings: Settings,
     /// How long each phase took.
@@ -664,6 +708,11 @@ pub struct Generated {
 }
 
 impl Generated {
+    /// The extents of the latents as they are published: without the frames where there is one, `[w/8, h/8, C, batch]`.
+    pub fn latent_extents(&self) -> Vec<usize> {
+        published_extents(self.latent_dims)
+    }
+
     /// How long `phase` took.
     pub fn time(&self, phase: Phase) -> Duration {
         self.timings.get(phase.name()).copied().unwrap_or_default()

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
+use super::request::Experts;
 use super::step_cache::Caches;
 use crate::source::{Source, Text};
 use crate::{Error, Result, json};
@@ -42,8 +43,34 @@ pub struct Rules {
     pub controls: Vec<ControlRules>,
     /// Step caches that are defined for it.
     pub caches: Caches,
+    /// How many frames there are; `None` for models of pictures.
+    pub frames: Option<Frames>,
+    /// How two experts share the steps, unless a request says otherwise; `None` for models of one.
+    pub experts: Option<Experts>,
     /// What is not said.
     pub defaults: Defaults,
+}
+
+/// How many frames a video has.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Frames {
+    /// Unless a request says otherwise.
+    pub default: usize,
+    /// At most.
+    pub most: usize,
+    /// One more than a multiple of this.
+    pub step: usize,
+    /// How many are shown in a second, unless a request says otherwise.
+    pub fps: f32,
+}
+
+impl Frames {
+    /// The possible number of frames that is nearest to `frames`.
+    pub fn nearest(&self, frames: usize) -> usize {
+        let Frames { most, step, .. } = *self;
+        let steps = (frames.saturating_sub(1) + step / 2) / step;
+        (steps * step + 1).min((most - 1) / step * step + 1)
+    }
 }
 
 /// What a picture in a request is for.

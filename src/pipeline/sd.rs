@@ -97,6 +97,8 @@ pub(super) fn rules(side: usize, factor: usize, tokens: usize) -> Rules {
         starts: Starts::Drawn,
         controls: Vec::new(),
         caches: Caches::NONE,
+        frames: None,
+        experts: None,
         defaults: Defaults {
             width: side,
             height: side,
@@ -458,7 +460,7 @@ impl UnetDenoiser {
 }
 
 impl Denoiser for UnetDenoiser {
-    fn subjects(&self, settings: &Settings, latents: [usize; 4], evaluations: usize) -> Vec<Subject<'_>> {
+    fn subjects(&self, settings: &Settings, latents: [usize; 5], evaluations: usize) -> Vec<Subject<'_>> {
         let ([width, height, ..], passes) = (latents, settings.passes());
         let dims = self.part.net.dims(Size {
             width,
@@ -500,12 +502,12 @@ impl Denoiser for UnetDenoiser {
         pixels.saturating_mul((CHANNELS + 1) * size_of::<f32>())
     }
 
-    fn beside(&self, [w, h, ..]: [usize; 4]) -> usize {
+    fn beside(&self, [w, h, ..]: [usize; 5]) -> usize {
         let config = self.part.net.config();
         config.in_channels.saturating_sub(config.out_channels) * w * h
     }
 
-    fn pack_beside(&self, latents: &[f32], mask: Option<&[f32]>, [w, h, ..]: [usize; 4]) -> Result<Vec<f32>> {
+    fn pack_beside(&self, latents: &[f32], mask: Option<&[f32]>, [w, h, ..]: [usize; 5]) -> Result<Vec<f32>> {
         let mut beside = reserve::room("the latents", latents.len() + w * h)?;
         if let Some(mask) = mask {
             // One of the pixels of each latent, as `torch.nn.functional.interpolate` takes it (`mode="nearest"`).
@@ -518,11 +520,11 @@ impl Denoiser for UnetDenoiser {
         Ok(beside)
     }
 
-    fn pack(&self, latents: &[f32], _: [usize; 4]) -> Result<Vec<f32>> {
+    fn pack(&self, latents: &[f32], _: [usize; 5]) -> Result<Vec<f32>> {
         reserve::repeat("the latents", latents, 1)
     }
 
-    fn unpack(&self, packed: &[f32], _: [usize; 4]) -> Result<Vec<f32>> {
+    fn unpack(&self, packed: &[f32], _: [usize; 5]) -> Result<Vec<f32>> {
         reserve::repeat("the latents", packed, 1)
     }
 }

@@ -3,7 +3,7 @@
 use super::controls;
 use super::opened::Direction;
 use super::opened::Opened;
-use super::request::{Control, Preprocess, ReferenceResize, Request, Settings, TinyUse};
+use super::request::{Control, Experts, Preprocess, ReferenceResize, Request, Settings, TinyUse};
 use super::rules::{Beside, Cropped, Rules, Use, of_area};
 use super::second_pass::{aesthetic, with_second};
 use super::start::{Inputs, MOST_REFERENCES};
@@ -93,6 +93,7 @@ pub fn settings(model: &Opened, request: &Request) -> Result<Settings> {
     if let Some(upscaler) = &model.upscaler {
         upscaler.size([width, height], None)?;
     }
+    let (frames, fps) = frames(model, request)?;
     let (id_tokens, id_projected) = super::face::settings(model.face.as_ref(), request)?;
     let mut settings = Settings {
         id_tokens,
@@ -140,6 +141,9 @@ pub fn settings(model: &Opened, request: &Request) -> Result<Settings> {
         pass: Pass::Only,
         upscale: None,
         second: None,
+        frames,
+        fps,
+        experts: experts(model, request, cfg_scale)?,
     };
     settings.encoded_pictures = Inputs::of(rules, request, &settings).count();
     let settings = match &request.embeddings {
@@ -153,6 +157,49 @@ pub fn settings(model: &Opened, request: &Request) -> Result<Settings> {
         }
     }?;
     with_second(model, request, settings)
+}
+
+/// How many frames a video of `request` has, and how many are shown in a second; 1 and nothing for pictures.
+fn frames(model: &Opened, request: &Request) -> Result<(usize, Option<f32>)> {
+    const MOST_FPS: f32 = 240.0;
+    let Request { frames, fps, .. } = *request;
+    let Some(rules) = model.rules.frames else {
+        let pictures = "nothing, since this model makes pictures";
+        return match (frames, fps) {
+            (Some(frames), _) => Err(Error::option("--frames", pictures, frames.to_string())),
+            (None, Some(fps)) => Err(Error::option("--fps", pictures, fps.to_string())),
+            (None, None) => Ok((1, None)),
+        };
+    };
+    let frames = frames.unwrap_or(rules.default);
+    let nearest = rules.nearest(frames);
+    if frames != nearest {
+        let expected = format!("1 to {}, one more than a multiple of {}", rules.most, rules.step);
+        let error = Error::option("--frames", expected, frames.to_string());
+        return Err(error.with_hint(format!("the nearest is {nearest}")));
+    }
+    let fps = fps.unwrap_or(rules.fps);
+    if !(fps > 0.0 && fps <= MOST_FPS) {
+        return Err(Error::option("--fps", format!("more than 0, at most {MOST_FPS}"), fps.to_string()));
+    }
+    Ok((frames, Some(fps)))
+}
+
+/// How two experts share the steps of `request`; `None` for models of one. Its guidance is `cfg_scale`.
+fn experts(model: &Opened, request: &Request, cfg_scale: f32) -> Result<Option<Experts>> {
+    let Request { cfg_scale_2, boundary, .. } = *request;
+    let Some(rules) = model.rules.experts else {
+        for (option, given) in [("--cfg-scale-2", cfg_scale_2), ("--boundary", boundary)] {
+            if let Some(given) = given {
+                return Err(Error::option(option, "nothing, since this model has one expert", given.to_string()));
+            }
+        }
+        return Ok(None);
+    };
+    let own = if request.cfg_scale.is_some() { cfg_scale } else { rules.cfg_scale };
+    let cfg_scale = number("--cfg-scale-2", cfg_scale_2.unwrap_or(own), 0.0, 100.0)?;
+    let boundary = number("--boundary", boundary.unwrap_or(rules.boundary), 0.0, 1.0)?;
+    Ok(Some(Experts { boundary, cfg_scale }))
 }
 
 /// How the texts of `request` are read.

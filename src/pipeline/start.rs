@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::controls;
 use super::opened::{Direction, Opened};
-use super::request::{Control, Posterior, Preprocess, ReferenceResize, Request, Settings};
+use super::request::{Control, Posterior, Preprocess, ReferenceResize, Request, Settings, published_extents};
 use super::rules::{Beside, Rules, Starts, Takes};
 use super::run::{Run, stage_runs};
 use super::stretch::{Pass, UpscaleSpace, stretched};
@@ -19,7 +19,7 @@ const LOG_VARIANCES: [f32; 2] = [-30.0, 20.0];
 
 /// The latents before the first evaluation, and what the loop goes on with.
 pub(super) struct Start {
-    /// `[w, h, C, N]`
+    /// `[w, h, F, C, N]`
     pub(super) latents: Vec<f32>,
     /// Goes on drawing, for samplers with fresh noise.
     pub(super) noise: Noise,
@@ -53,7 +53,7 @@ impl Company {
 pub(super) struct Kept {
     /// `[w, h]`: 1 where the picture is painted anew.
     mask: Vec<f32>,
-    /// The picture's latents, `[w, h, C, N]`.
+    /// The picture's latents, `[w, h, F, C, N]`.
     picture: Vec<f32>,
     /// The noise that lies over them, in the same layout.
     noise: Vec<f32>,
@@ -75,10 +75,10 @@ impl Kept {
 
 /// What a first pass leaves to a second.
 pub(super) struct Drawn {
-    /// `[w, h, C, N]`
+    /// `[w, h, F, C, N]`
     pub(super) latents: Vec<f32>,
     /// The extents of these.
-    pub(super) dims: [usize; 4],
+    pub(super) dims: [usize; 5],
     /// The pictures, if the second pass begins with them.
     pub(super) images: Vec<Image>,
 }
@@ -185,7 +185,7 @@ impl Start {
 
 /// What a second pass begins with.
 enum Again<'a> {
-    /// Latents, `[w, h, C, N]`.
+    /// Latents, `[w, h, F, C, N]`.
     Latents(Vec<f32>),
     /// Pictures, one for each of the batch.
     Pictures(&'a [Image]),
@@ -395,8 +395,8 @@ struct Drawing<'a> {
 impl Drawing<'_> {
     /// How many latents a picture has.
     fn each(&self) -> usize {
-        let [w, h, channels, _] = self.model.autoencoder.latents(self.settings);
-        w * h * channels
+        let [w, h, frames, channels, _] = self.model.autoencoder.latents(self.settings);
+        w * h * frames * channels
     }
 
     /// Draws what the latents of a picture would have taken.
@@ -407,7 +407,7 @@ impl Drawing<'_> {
         }
     }
 
-    /// Latents in the denoiser's space, `[w, h, C, N]`: one draw of the distribution of `moments` for each picture of the batch.
+    /// Latents in the denoiser's space, `[w, h, F, C, N]`: one draw of the distribution of `moments` for each picture of the batch.
     fn latents(&self, moments: &[f32], generator: &mut Noise) -> Result<Vec<f32>> {
         self.drawn(&vec![moments; self.settings.batch], generator)
     }
@@ -481,7 +481,7 @@ impl Drawing<'_> {
         Ok(all)
     }
 
-    /// What stands beside the latents of each picture: `latents [w, h, C, N]`, and `mask`.
+    /// What stands beside the latents of each picture: `latents [w, h, F, C, N]`, and `mask`.
     fn beside(&self, latents: &[f32], mask: Option<&[f32]>) -> Result<Vec<Vec<f32>>> {
         let dims = self.model.autoencoder.latents(self.settings);
         latents.chunks_exact(self.each()).map(|latents| self.model.denoiser.pack_beside(latents, mask, dims)).collect()
@@ -492,13 +492,13 @@ fn scaled(noise: &[f32], factor: f32) -> Result<Vec<f32>> {
     reserve::collect("the latents", noise.len(), noise.iter().map(|x| x * factor))
 }
 
-/// The noise of every picture, `[w, h, C, N]`: given, or drawn.
+/// The noise of every picture, `[w, h, F, C, N]`: given, or drawn.
 fn noise(model: &Opened, given: Option<&[f32]>, settings: &Settings, generator: &mut Noise) -> Result<Vec<f32>> {
-    let dims @ [w, h, channels, batch] = model.autoencoder.latents(settings);
-    let each = w * h * channels;
+    let dims @ [w, h, frames, channels, batch] = model.autoencoder.latents(settings);
+    let each = w * h * frames * channels;
     let Some(noise) = given else { return generator.draw(each) };
     if noise.len() != each * batch {
-        let expected = format!("{} numbers ({dims:?}, fastest first)", each * batch);
+        let expected = format!("{} numbers ({:?}, fastest first)", each * batch, published_extents(dims));
         return Err(Error::option("--noise", expected, format!("{} numbers", noise.len())));
     }
     if let Some(value) = noise.iter().find(|value| !value.is_finite()) {

@@ -90,6 +90,8 @@ fn rules(config: &z_image::Config) -> Rules {
         starts: Starts::Drawn,
         controls: Vec::new(),
         caches: Caches::NONE,
+        frames: None,
+        experts: None,
         defaults: Defaults {
             width: 1024,
             height: 1024,
@@ -256,7 +258,7 @@ impl ZImageDenoiser {
 }
 
 impl Denoiser for ZImageDenoiser {
-    fn subjects(&self, settings: &Settings, _: [usize; 4], evaluations: usize) -> Vec<Subject<'_>> {
+    fn subjects(&self, settings: &Settings, _: [usize; 5], evaluations: usize) -> Vec<Subject<'_>> {
         let dims = sizes(settings).dims(evaluations);
         vec![subject(&self.0, TRANSFORMER.name, Phase::Denoise, dims, Runs { request: 1, steps: evaluations })]
     }
@@ -298,11 +300,11 @@ impl Denoiser for ZImageDenoiser {
         tables.saturating_add(prompts).saturating_mul(size_of::<f32>())
     }
 
-    fn pack(&self, latents: &[f32], [w, h, channels, _]: [usize; 4]) -> Result<Vec<f32>> {
+    fn pack(&self, latents: &[f32], [w, h, _, channels, _]: [usize; 5]) -> Result<Vec<f32>> {
         pack_latents(latents, w, h, channels)
     }
 
-    fn unpack(&self, packed: &[f32], [w, h, channels, _]: [usize; 4]) -> Result<Vec<f32>> {
+    fn unpack(&self, packed: &[f32], [w, h, _, channels, _]: [usize; 5]) -> Result<Vec<f32>> {
         let mut velocity = unpack_latents(packed, w, h, channels)?;
         velocity.iter_mut().for_each(|number| *number = -*number);
         Ok(velocity)

@@ -110,6 +110,9 @@ impl Denoiser {
             pass: Pass::Only,
             upscale: None,
             second: None,
+            frames: 1,
+            fps: None,
+            experts: None,
         };
         Ok(Denoiser { denoiser, settings, threads, cancel })
     }
@@ -121,7 +124,7 @@ impl Denoiser {
 
     /// What computes a step. A model of several is measured by the first.
     fn subject(&self) -> Result<Subject<'_>> {
-        let latents = [self.settings.width / FACTOR, self.settings.height / FACTOR, 0, 1];
+        let latents = [self.settings.width / FACTOR, self.settings.height / FACTOR, self.settings.frames, 0, 1];
         let first = self.denoiser.subjects(&self.settings, latents, 1).into_iter().next();
         first.ok_or_else(|| Error::graph("measure", "a denoiser that computes nothing"))
     }

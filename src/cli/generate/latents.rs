@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use ::safetensors::tensor::{Dtype, TensorView};
-use pinhole::pipeline::Generated;
+use pinhole::pipeline::{Generated, published_extents};
 use pinhole::{Error, Result, safetensors};
 use pinhole_quant::DType;
 
@@ -14,12 +14,12 @@ const NOISE: &str = "noise";
 /// The tensor that `--save-latents` writes.
 const LATENTS: &str = "latents";
 
-/// The noise in the file at `path`, for latents of the extents `dims`: `[w, h, C, N]`.
+/// The noise in the file at `path`, for latents of the extents `dims`: `[w, h, F, C, N]`.
 ///
 /// # Errors
 /// [`Error::Mismatch`] where there is no such tensor, or it has another type or shape; [`Error::NotFinite`]; those of
 /// [`safetensors::open`].
-pub(super) fn read_noise(path: &Path, dims: [usize; 4]) -> Result<Vec<f32>> {
+pub(super) fn read_noise(path: &Path, dims: [usize; 5]) -> Result<Vec<f32>> {
     let index = safetensors::open(path)?;
     let at = format!("tensor `{NOISE}`");
     let Some(tensor) = index.get(NOISE) else {
@@ -27,11 +27,15 @@ pub(super) fn read_noise(path: &Path, dims: [usize; 4]) -> Result<Vec<f32>> {
         let found = if names.is_empty() { "no tensors".into() } else { format!("none; there is {}", names.join(", ")) };
         return Err(Error::mismatch(path, at, "one", found));
     };
-    if tensor.storage != DType::F32 || tensor.shape != dims {
+    let [w, h, frames, channels, batch] = dims;
+    let folded = if frames == 1 { [w, h, channels, batch] } else { [w, h, frames, channels * batch] };
+    if tensor.storage != DType::F32 || tensor.shape != folded {
         let found = format!("{} {:?}", tensor.storage, slowest_first(&tensor.file_shape));
-        let expected = format!("f32 {:?}", slowest_first(&dims));
-        let [w, h, channels, _] = dims;
-        let hint = format!("a picture of this size needs [N, {channels}, {h}, {w}] with N of --batch");
+        let expected = format!("f32 {:?}", slowest_first(&published_extents(dims)));
+        let hint = match frames {
+            1 => format!("a picture of this size needs [N, {channels}, {h}, {w}] with N of --batch"),
+            _ => format!("a video of this size needs [N, {channels}, {frames}, {h}, {w}] with N of --batch"),
+        };
         return Err(Error::mismatch(path, at, expected, found).with_hint(hint));
     }
     let noise: Vec<f32> = tensor.bytes().as_chunks::<4>().0.iter().map(|&number| f32::from_le_bytes(number)).collect();
@@ -47,7 +51,8 @@ pub(super) fn read_noise(path: &Path, dims: [usize; 4]) -> Result<Vec<f32>> {
 /// What `writer` reports.
 pub(super) fn write(generated: &Generated, mut writer: impl Write) -> io::Result<()> {
     let bytes: Vec<u8> = generated.latents.iter().flat_map(|number| number.to_le_bytes()).collect();
-    let view = TensorView::new(Dtype::F32, slowest_first(&generated.latent_dims), &bytes).map_err(io::Error::other)?;
+    let view =
+        TensorView::new(Dtype::F32, slowest_first(&generated.latent_extents()), &bytes).map_err(io::Error::other)?;
     let about = HashMap::from([("seed".to_owned(), generated.settings.seed.to_string())]);
     let file = ::safetensors::serialize([(LATENTS, view)], Some(about)).map_err(io::Error::other)?;
     writer.write_all(&file)
