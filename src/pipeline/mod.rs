@@ -49,6 +49,7 @@ mod step_cache;
 mod stretch;
 mod textual_inversion;
 mod towers;
+mod unet_denoiser;
 mod upscale;
 mod vae;
 mod values;

@@ -188,7 +188,7 @@ pub(crate) fn shape_of(model: &Model, map: FeatureMap, dims: &Dims) -> Result<Sh
             None => Err(Error::graph("map", format!("{port:?} is not of this model"))),
         },
         FeatureMap::Inner(inner) => match model.inners.get(inner.0) {
-            Some((name, extents)) => super::resolve(name, extents, dims),
+            Some((name, extents)) => super::port::resolve(name, extents, dims),
             None => Err(Error::graph("map", format!("{inner:?} is not of this model"))),
         },
     }
