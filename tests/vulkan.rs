@@ -12,7 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use ggml_sys::account::{self, Memory};
-use pinhole::bind::{Bound, lora};
+use pinhole::bind::{Bound, alias, lora};
 use pinhole::builtin;
 use pinhole::convert::{self, WriteOptions};
 use pinhole::error::Error;
@@ -295,6 +295,10 @@ fn a_vision_tower_sees_what_it_sees_on_the_cpu() {
     }
 }
 
+/// What makes tokens of a face, in a file of its own.
+static PROJECTOR: Place =
+    Place::given(&ID_PROJECTOR, &alias::RESAMPLER, |component| Ok(Box::new(networks::resampler(component)?.0)));
+
 /// What pictures and faces become in the prompt, and a picture from a tiny autoencoder.
 #[test]
 fn small_networks_compute_what_they_compute_on_the_cpu() {
@@ -321,7 +325,7 @@ fn small_networks_compute_what_they_compute_on_the_cpu() {
         tensors.push(Tensor { name, shape: weight.shape.clone(), values });
     }
     write_tensors(&path, &tensors);
-    let (part, config) = networks::resampler(&Source::lone(&path, place_of(&ID_PROJECTOR)).unwrap()).unwrap();
+    let (part, config) = networks::resampler(&Source::lone(&path, &PROJECTOR).unwrap()).unwrap();
     let Part { net, bound, .. } = part;
     let input = (net.seen, randn(2, config.embedding_dim).unwrap());
     let dims = Dims::new().with(Symbol::IMAGE_TOKENS, 1);
