@@ -25,6 +25,7 @@ mod unet_control;
 mod unet_ip;
 mod upscaler;
 mod vision;
+mod wan;
 mod z_image;
 
 pub use autoencoder_kl::{KIND as AUTOENCODER_KL, aliases as autoencoder_kl, levels as autoencoder_levels};
@@ -44,12 +45,13 @@ pub use redux::{KIND as REDUX, aliases as redux};
 pub use resampler::{KIND as RESAMPLER, aliases as resampler};
 pub use safety_checker::{KIND as SAFETY_CHECKER, TOWER as SAFETY_TOWER, aliases as safety_checker};
 pub use t2i_adapter::{KIND as T2I_ADAPTER, Numbers as T2iNumbers, aliases as t2i_adapter};
-pub use t5::{KIND as T5, aliases as t5};
+pub use t5::{KIND as T5, UMT5, aliases as t5};
 pub use unet::{KIND as UNET, Layout as UnetLayout, aliases as unet};
 pub use unet_control::{KIND as UNET_CONTROL, Layout as UnetControlLayout, aliases as unet_control};
 pub use unet_ip::{KIND as UNET_IP, aliases as unet_ip};
 pub use upscaler::{KIND as UPSCALER, Layout as UpscalerLayout, aliases as upscaler};
 pub use vision::{CLIP as CLIP_VISION, SIGLIP as SIGLIP_VISION, aliases as vision};
+pub use wan::{KIND as WAN, aliases as wan};
 pub use z_image::{KIND as Z_IMAGE, aliases as z_image};
 
 /// Every kind of network that pinhole runs.
@@ -61,7 +63,9 @@ pub static KINDS: &[&Kind] = &[
     &UNET,
     &Z_IMAGE,
     &QWEN_IMAGE,
+    &WAN,
     &CLIP,
+    &UMT5,
     &T5,
     &LANGUAGE_MODEL,
     &AUTOENCODER_WAN,
@@ -82,6 +86,7 @@ pub static KINDS: &[&Kind] = &[
 /// Kinds of networks that have the signs of another, each with that one, and with what stands before its names in the first: a file with
 /// the first does not have the second.
 pub static PASS_FOR: &[(&Kind, &Kind, &str)] = &[
+    (&UMT5, &T5, ""),
     (&FLUX_CONTROL, &FLUX, ""),
     (&FLUX_CONTROL, &QWEN_IMAGE, ""),
     (&AUTOENCODER_WAN, &AUTOENCODER_KL, ""),

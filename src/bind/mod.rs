@@ -542,7 +542,7 @@ pub fn shape_of(index: &Index, prefix: &str, aliases: Aliases<'_>, name: &str) -
     let shapes = |parts: Alternative| parts.iter().map(shape).collect::<Option<Vec<_>>>();
     let found = aliases(name).into_iter().filter(|parts| !parts.is_empty()).find_map(shapes)?;
     let [(first, rows), rest @ ..] = found.as_slice() else { return None };
-    if rest.is_empty() && matches!(rows, Rows::All | Rows::LastPlane | Rows::Plane(_)) {
+    if rest.is_empty() && matches!(rows, Rows::All | Rows::LastPlane | Rows::Plane(_) | Rows::Flat) {
         return Some(*first);
     }
     if rest.is_empty() && *rows == Rows::Columns {
@@ -577,7 +577,11 @@ fn fit(weight: &Weight, found: Vec<Found<'_>>, origin: &Path) -> Result<Vec<Piec
         let numbers = at * each..(at + 1) * each;
         // A stack of rows needs rows of the weight's length; parts of a row-less vector are fine.
         let stackable = expected.rank() == 1 || tensor.shape.row() == expected.row();
-        let same = if single && rows == Rows::All { squeezed(tensor.shape) == squeezed(expected) } else { stackable };
+        let same = match rows {
+            Rows::All if single => squeezed(tensor.shape) == squeezed(expected),
+            Rows::Flat => single && is_flat(tensor, expected),
+            _ => stackable,
+        };
         let whole_blocks = numbers.start.is_multiple_of(tensor.storage.block_size())
             && numbers.end.is_multiple_of(tensor.storage.block_size());
         if !same || !whole_blocks || !tensor.shape.elements().is_multiple_of(of) {
@@ -594,6 +598,15 @@ fn fit(weight: &Weight, found: Vec<Found<'_>>, origin: &Path) -> Result<Vec<Piec
         }
     }
     Ok(pieces)
+}
+
+/// Whether a kernel, as it lies in a file or with its last two extents put together, has as many numbers for each output as a row of a
+/// matrix of `expected` has.
+fn is_flat(tensor: &FileTensor, expected: Shape) -> bool {
+    let [row, outputs, ..] = expected.dims();
+    let last = tensor.file_shape.last().copied().unwrap_or(0);
+    let is_whole = squeezed(tensor.shape) == squeezed(expected) || last == outputs || last.is_multiple_of(outputs);
+    is_whole && tensor.shape.elements() == row * outputs
 }
 
 /// Which plane of a kernel over time is meant, if one is; `Some(None)` for the last.

@@ -22,6 +22,7 @@ pub mod t5;
 pub mod unet;
 pub mod upscaler;
 pub mod vision;
+pub mod wan;
 pub mod z_image;
 
 pub use config::missing_tensor;

@@ -3,7 +3,8 @@
 //!
 //! Follows `T5EncoderModel` of transformers (`models/t5/modeling_t5.py`); the weights have llama.cpp's names. See Raffel
 //! et al., *Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer* (arXiv:1910.10683). Nothing
-//! is masked: padding is attended to and kept.
+//! is masked: padding is attended to and kept. Its relative umt5 (`models/umt5/modeling_umt5.py`) has a bias in every layer, and its
+//! padding is masked.
 //!
 //! Legend: `D` model width, `H` heads, `K` width of a head (`H K` need not be `D`), `F` inner width of the feed-forward
 //! layers, `T` tokens, `B` batch.
@@ -11,8 +12,8 @@
 //! | stage | in | out |
 //! |---|---|---|
 //! | (host) | token ids | `hidden [D, T, B]`: embeddings; `buckets [T T]` |
-//! | `position_bias` | `buckets` | `position_bias [T, T, H]` |
-//! | `layer.0`, `layer.1`, ... | `hidden`, `position_bias` | `hidden` |
+//! | `position_bias` (not of umt5) | `buckets` | `position_bias [T, T, H]` |
+//! | `layer.0`, `layer.1`, ... | `hidden`, `position_bias`; of umt5 `buckets`, `mask [T]` | `hidden` |
 //! | `final_norm` | `hidden` | `hidden`, the result |
 
 use std::path::Path;
@@ -28,11 +29,14 @@ use crate::tensor::Shape;
 use crate::weights::{Role, Scope, WeightId};
 use crate::{Error, Result};
 
+/// The family whose layers each have a bias of their own.
+const UMT5: &str = "umt5";
+
 /// The settings of an encoder, by their names in transformers' `config.json` and with its defaults.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default)]
 pub struct Config {
-    /// The family: `t5`, or `mt5`, which has the same encoder.
+    /// The family: `t5`, or `mt5`, which has the same encoder, or `umt5`, whose layers have biases of their own.
     pub model_type: String,
     /// How many tokens have an embedding.
     pub vocab_size: usize,
@@ -125,7 +129,7 @@ impl Config {
         let [_, d_ff, ..] = shapes.dims("enc.blk.0.ffn_up.weight")?;
         let gated = shapes.has("enc.blk.0.ffn_gate.weight");
         let config = Config {
-            model_type: if shapes.has("enc.blk.1.attn_rel_b.weight") { "umt5" } else { "t5" }.into(),
+            model_type: if shapes.has("enc.blk.1.attn_rel_b.weight") { UMT5 } else { "t5" }.into(),
             vocab_size,
             d_model,
             d_kv: all_heads / num_heads, // extents are never 0
@@ -145,8 +149,8 @@ impl Config {
     /// # Errors
     /// [`Error::Mismatch`] for the first that does not.
     pub fn validate(&self, origin: &Path) -> Result<()> {
-        let known = ["t5", "mt5"].contains(&self.model_type.as_str());
-        config::require(origin, "model_type", known, || "t5 or mt5".into(), &self.model_type)?;
+        let known = ["t5", "mt5", UMT5].contains(&self.model_type.as_str());
+        config::require(origin, "model_type", known, || "t5, mt5 or umt5".into(), &self.model_type)?;
         let gated = self.feed_forward_proj.activation().is_some();
         config::require(origin, "feed_forward_proj", gated, || "gated-gelu or gated-silu".into(), "relu")
             .map_err(|error| error.with_hint("the original T5 is not supported, version 1.1 is"))?;
@@ -163,6 +167,11 @@ impl Config {
         config::limit(origin, "relative_attention_max_distance", farthest, buckets / 4 + 1..=1 << 24)?;
         let positive = self.layer_norm_epsilon.is_finite() && self.layer_norm_epsilon > 0.0;
         config::require(origin, "layer_norm_epsilon", positive, || "a positive number".into(), self.layer_norm_epsilon)
+    }
+
+    /// Whether every layer has a bias of its own, and padding is not attended to.
+    pub fn is_umt5(&self) -> bool {
+        self.model_type == UMT5
     }
 
     /// The class of the distance of every pair of `tokens` tokens: `[T (seen), T (seeing)]`.
@@ -194,7 +203,7 @@ impl Config {
     }
 }
 
-/// The bias on attention's scores, which all layers share.
+/// The bias on attention's scores: one that all layers share, or that of a layer.
 struct PositionBias {
     buckets: Port,
     position_bias: Port,
@@ -211,13 +220,19 @@ impl PositionBias {
     }
 }
 
-impl Block for PositionBias {
-    fn build(&self, b: &Build<'_>) -> Result<()> {
+impl PositionBias {
+    /// `[T, T, H]`
+    fn bias(&self, b: &Build<'_>) -> Result<Tensor> {
         let tokens = b.dim(Symbol::TEXT_TOKENS)?;
         let bias = b.g.get_rows(b.weight(self.attn_rel_b)?, b.read(self.buckets)?)?; // [H, T T]
         let bias = b.g.reshape(bias, &[self.heads, tokens, tokens])?;
-        let bias = b.g.contiguous(b.g.permute(bias, [2, 0, 1, 3])?)?; // [T, T, H]
-        b.write(self.position_bias, bias)
+        b.g.contiguous(b.g.permute(bias, [2, 0, 1, 3])?)
+    }
+}
+
+impl Block for PositionBias {
+    fn build(&self, b: &Build<'_>) -> Result<()> {
+        b.write(self.position_bias, self.bias(b)?)
     }
 }
 
@@ -290,21 +305,37 @@ impl FeedForward {
 /// One layer: attention and feed-forward, each normalised first and added to what came in.
 struct Layer {
     hidden: Port,
+    /// The bias of all layers, or what hides padding from the layers of umt5.
     position_bias: Port,
+    /// The bias of this layer.
+    own_bias: Option<PositionBias>,
     attention: Attention,
     feed_forward: FeedForward,
 }
 
 impl Layer {
-    fn declare(scope: &mut Scope<'_>, config: &Config, hidden: Port, position_bias: Port) -> Result<Layer> {
+    fn declare(
+        scope: &mut Scope<'_>,
+        config: &Config,
+        hidden: Port,
+        (buckets, position_bias): (Port, Port),
+    ) -> Result<Layer> {
+        let own_bias = match config.is_umt5() {
+            true => Some(PositionBias::declare(scope, config, buckets, position_bias)?),
+            false => None,
+        };
         let attention = Attention::declare(scope, config)?;
-        Ok(Layer { hidden, position_bias, attention, feed_forward: FeedForward::declare(scope, config)? })
+        Ok(Layer { hidden, position_bias, own_bias, attention, feed_forward: FeedForward::declare(scope, config)? })
     }
 }
 
 impl Block for Layer {
     fn build(&self, b: &Build<'_>) -> Result<()> {
-        let (x, bias) = (b.read(self.hidden)?, b.read(self.position_bias)?);
+        let (x, shared) = (b.read(self.hidden)?, b.read(self.position_bias)?);
+        let bias = match &self.own_bias {
+            Some(own) => b.g.add(own.bias(b)?, shared)?,
+            None => shared,
+        };
         let x = b.g.add(x, self.attention.build(b, x, bias)?)?;
         let x = b.g.add(x, self.feed_forward.build(b, x)?)?;
         b.write(self.hidden, x)
@@ -343,6 +374,8 @@ pub struct T5 {
     pub hidden: Port,
     /// `[T T]` whole numbers: in, the [buckets](Config::buckets).
     pub buckets: Port,
+    /// `[T]`, of umt5: in, what is added to the scores of each token that is seen. It hides padding.
+    pub mask: Option<Port>,
 }
 
 impl T5 {
@@ -358,18 +391,24 @@ impl T5 {
         })?;
         let hidden = model.port("hidden", &[width, tokens, Symbol::BATCH.into()], DType::F32, Lifetime::Pass);
         let buckets = model.port("buckets", &[Symbol::TEXT_PAIRS.into()], DType::I32, Lifetime::Request);
-        let position_bias = model.port("position_bias", &[tokens, tokens, heads], DType::F32, Lifetime::Request);
-        model.stage("position_bias", Cadence::Request, |scope| {
-            PositionBias::declare(&mut scope.sub("enc.blk.0"), config, buckets, position_bias)
-        })?;
+        let mask = config.is_umt5().then(|| model.port("mask", &[tokens], DType::F32, Lifetime::Pass));
+        let position_bias = match mask {
+            Some(mask) => mask,
+            None => model.port("position_bias", &[tokens, tokens, heads], DType::F32, Lifetime::Request),
+        };
+        if mask.is_none() {
+            model.stage("position_bias", Cadence::Request, |scope| {
+                PositionBias::declare(&mut scope.sub("enc.blk.0"), config, buckets, position_bias)
+            })?;
+        }
         for i in 0..config.num_layers {
             model.stage(format!("layer.{i}"), Cadence::Request, |scope| {
-                Layer::declare(&mut scope.sub("enc.blk").sub(i), config, hidden, position_bias)
+                Layer::declare(&mut scope.sub("enc.blk").sub(i), config, hidden, (buckets, position_bias))
             })?;
         }
         model
             .stage("final_norm", Cadence::Request, |scope| FinalNorm::declare(&mut scope.sub("enc"), config, hidden))?;
-        Ok(T5 { model, token_embedding, hidden, buckets })
+        Ok(T5 { model, token_embedding, hidden, buckets, mask })
     }
 }
 
@@ -406,6 +445,13 @@ mod tests {
     }
 
     #[test]
+    fn umt5_xxl_has_its_published_size() {
+        let t5 = T5::new(&Config { model_type: UMT5.into(), vocab_size: 256_384, ..xxl() }).unwrap();
+        assert_eq!(t5.model.manifest().parameters(), 5_680_910_336);
+        assert_eq!((t5.model.stages().len(), t5.mask.is_some()), (25, true));
+    }
+
+    #[test]
     fn shapes_tell_the_sizes() {
         let odd = Config { d_model: 96, d_kv: 16, num_heads: 4, relative_attention_num_buckets: 16, ..xxl() };
         for config in [xxl(), odd] {
@@ -425,8 +471,10 @@ mod tests {
         assert!(error.hint().unwrap().contains("version 1.1"));
         // umt5 has a bias in every layer.
         let biased = |name: &str| file(&name.replace("blk.1.attn_rel_b", "blk.0.attn_rel_b"));
-        let error = Config::from_shapes(biased, Path::new("t5.gguf")).unwrap_err();
-        assert_eq!(error.to_string(), "t5.gguf: model_type: expected t5 or mt5, found umt5");
+        let config = Config::from_shapes(biased, Path::new("t5.gguf")).unwrap();
+        assert!(config.is_umt5() && config == Config { model_type: "umt5".into(), ..xxl() });
+        let error = Config { model_type: "long-t5".into(), ..xxl() }.validate(Path::new("t5.gguf")).unwrap_err();
+        assert_eq!(error.to_string(), "t5.gguf: model_type: expected t5, mt5 or umt5, found long-t5");
         assert!(Config::from_shapes(|_| None, Path::new("t5.gguf")).is_err());
     }
 

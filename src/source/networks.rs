@@ -29,6 +29,7 @@ use crate::models::unet::{
 };
 use crate::models::upscaler::{self, Upscaler};
 use crate::models::vision::{self, Vision};
+use crate::models::wan::{self, Wan};
 use crate::models::z_image::{self, ZImage};
 use crate::stage::Model;
 use crate::tensor::Shape;
@@ -58,6 +59,7 @@ has_model!(
     Unet,
     ZImage,
     QwenImage,
+    Wan,
     VisionTower,
     Clip,
     T5,
@@ -436,12 +438,35 @@ fn is_whole_open_clip(component: &Component, config: &clip::Config) -> bool {
     named || [config.num_hidden_layers, config.hidden_size] == VIT_H
 }
 
-/// T5's encoder and its configuration.
+/// The encoder of T5 in `component`, and its configuration.
 ///
 /// # Errors
-/// As [`flux()`].
+/// As [`flux()`]; umt5 is another.
 pub fn t5(component: &Component) -> Result<(Part<T5>, t5::Config)> {
-    runnable(component, &alias::T5)?;
+    let (part, config) = t5_of(component, &alias::T5)?;
+    match config.is_umt5() {
+        true => {
+            Err(strangers::refusal(&component.origin, alias::UMT5.what, "take T5 v1.1 XXL: t5xxl_fp16.safetensors"))
+        }
+        false => Ok((part, config)),
+    }
+}
+
+/// The encoder of umt5 in `component`, and its configuration.
+///
+/// # Errors
+/// As [`flux()`]; T5 is another.
+pub fn umt5(component: &Component) -> Result<(Part<T5>, t5::Config)> {
+    let (part, config) = t5_of(component, &alias::UMT5)?;
+    if config.is_umt5() {
+        return Ok((part, config));
+    }
+    let error = Error::mismatch(&component.origin, "model_type", "umt5", config.model_type);
+    Err(error.with_hint("take umt5-xxl: umt5_xxl_fp16.safetensors"))
+}
+
+fn t5_of(component: &Component, kind: &'static Kind) -> Result<(Part<T5>, t5::Config)> {
+    runnable(component, kind)?;
     let config = match &component.config {
         Some(Text { text, origin }) => t5::Config::from_json(text, origin)?,
         None => {
@@ -449,7 +474,7 @@ pub fn t5(component: &Component) -> Result<(Part<T5>, t5::Config)> {
             read_off(config, component, &alias::t5)?
         }
     };
-    let part = Part::new(T5::new(&config)?, component, &alias::T5, alias::t5, &config)?.without_strays(component)?;
+    let part = Part::new(T5::new(&config)?, component, kind, alias::t5, &config)?.without_strays(component)?;
     let derived = t5::Config::from_shapes(|name| part.shape(name), Path::new("")).ok();
     Ok((part.compared(derived), config))
 }
@@ -510,6 +535,26 @@ pub fn z_image(component: &Component) -> Result<Part<ZImage>> {
 fn is_of_zero(component: &Component) -> bool {
     let is_marked = component.index.has(&format!("{}__index_timestep_zero__", component.prefix));
     is_marked || model_name(&component.origin).contains("2511")
+}
+
+/// The Wan transformer of `component`.
+///
+/// # Errors
+/// As [`flux()`].
+pub fn wan(component: &Component) -> Result<Part<Wan>> {
+    runnable(component, &alias::WAN)?;
+    // The publisher's own `config.json` says less than the shapes do.
+    let config = component.config.as_ref().filter(|config| config.text.contains("attention_head_dim"));
+    let config = match config {
+        Some(Text { text, origin }) => wan::Config::from_json(text, origin)?,
+        None => {
+            let config = wan::Config::from_shapes(shapes(component, &alias::wan), &component.origin);
+            read_off(config, component, &alias::wan)?
+        }
+    };
+    let part = Part::new(Wan::new(&config)?, component, &alias::WAN, alias::wan, &config)?.without_strays(component)?;
+    let derived = wan::Config::from_shapes(|name| part.shape(name), Path::new("")).ok();
+    Ok(part.compared(derived))
 }
 
 /// The Qwen-Image transformer of `component`.

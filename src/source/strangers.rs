@@ -4,8 +4,8 @@ use std::path::Path;
 
 use super::Component;
 use crate::bind::alias::{
-    AUTOENCODER_KL, AUTOENCODER_TINY, AUTOENCODER_WAN, CLIP, FLUX, FLUX_CONTROL, Kind, QWEN_IMAGE, T5, UNET,
-    UNET_CONTROL, UNET_IP, Z_IMAGE,
+    AUTOENCODER_KL, AUTOENCODER_TINY, AUTOENCODER_WAN, CLIP, FLUX, FLUX_CONTROL, Kind, QWEN_IMAGE, UNET, UNET_CONTROL,
+    UNET_IP, WAN, Z_IMAGE,
 };
 use crate::index::Index;
 use crate::{Error, Result};
@@ -53,7 +53,8 @@ const fn beside(signs: &'static [&'static str], what: &'static str) -> Stranger 
 const FLUX_1: &str = "take FLUX.1-dev or FLUX.1-schnell";
 const SD_1: &str = "take Stable Diffusion 1 or XL";
 const RUNS: &str =
-    "this version runs FLUX.1-dev, FLUX.1-schnell, FLUX.2, Stable Diffusion 1, 2 and XL, Z-Image, and Qwen-Image";
+    "this version runs FLUX.1-dev, FLUX.1-schnell, FLUX.2, Stable Diffusion 1, 2 and XL, Z-Image, Qwen-Image, and Wan";
+const WAN_RUNS: &str = "take Wan 2.1 or 2.2: T2V, I2V, FLF2V or TI2V";
 const ALONE: &str = "it goes beside a model, and this version runs none: take the model alone";
 
 /// From the files that people exchange. Of each network the first sign that is found decides; those that have signs of others come
@@ -117,12 +118,6 @@ pub(super) static STRANGERS: &[Stranger] = &[
     ),
     like(&AUTOENCODER_KL, &["quantize.embedding."], "vector-quantized autoencoder", "take a KL autoencoder"),
     like(&CLIP, &["text_model.head."], "SigLIP text encoder", "take CLIP-L: clip_l.safetensors"),
-    like(
-        &T5,
-        &["enc.blk.1.attn_rel_b.", "encoder.block.1.layer.0.SelfAttention.relative_attention_bias."],
-        "UMT5 encoder",
-        "take T5 v1.1 XXL: t5xxl_fp16.safetensors",
-    ),
     other(&["txt_in.text_norm."], "Qwen-Image 2.1 transformer", RUNS),
     like(&QWEN_IMAGE, &["time_text_embed.addition_t_embedding."], "Qwen-Image-Layered transformer", "take Qwen-Image"),
     relative(
@@ -135,7 +130,11 @@ pub(super) static STRANGERS: &[Stranger] = &[
     other(&["cap_embedder.0."], "Lumina transformer", RUNS),
     other(&["joint_blocks.0."], "Stable Diffusion 3 transformer", RUNS),
     other(&["transformer_blocks.0.ff_context."], "MMDiT transformer, diffusers names", RUNS),
-    other(&["blocks.0.cross_attn.norm_k.weight", "blocks.0.cross_attn.k.weight"], "Wan transformer", RUNS),
+    like(&WAN, &["vace_blocks.0.", "vace_patch_embedding."], "Wan VACE transformer", WAN_RUNS),
+    like(&WAN, &["casual_audio_encoder.", "audio_proj."], "Wan transformer that follows sound", WAN_RUNS),
+    like(&WAN, &["face_adapter.", "motion_encoder.", "pose_patch_embedding."], "Wan Animate transformer", WAN_RUNS),
+    like(&WAN, &["ref_conv.", "control_adapter."], "Wan Fun Control transformer", WAN_RUNS),
+    other(&["blocks.0.cross_attn.k.weight"], "Wan transformer", RUNS),
     other(&["llm_adapter.blocks.0."], "Anima transformer", RUNS),
     other(&["txtfusion.projector."], "Krea 2 transformer", RUNS),
     other(&["adaln_single.emb.timestep_embedder."], "PixArt or LTX transformer", RUNS),

@@ -18,6 +18,8 @@ pub enum Rows {
     LastPlane,
     /// The plane in time of that number.
     Plane(u8),
+    /// All of a kernel, each of whose outputs is a row.
+    Flat,
 }
 
 impl Rows {
@@ -29,7 +31,7 @@ impl Rows {
     /// The part and the number of parts; all rows are the only part.
     pub(in crate::bind) fn fraction(self) -> (usize, usize) {
         match self {
-            Rows::All | Rows::Columns | Rows::LastPlane | Rows::Plane(_) => (0, 1),
+            Rows::All | Rows::Columns | Rows::LastPlane | Rows::Plane(_) | Rows::Flat => (0, 1),
             Rows::Part { at, of } => (at.into(), usize::from(of.max(1))),
         }
     }

@@ -33,6 +33,20 @@ pub static KIND: Kind = Kind {
     reads: Some(Reads::T5),
 };
 
+/// The encoder of umt5, which has a relative bias in every layer, as files know it.
+pub static UMT5: Kind = Kind {
+    words: "UMT5 text encoder",
+    what: "UMT5 encoder",
+    signs: &[
+        Sign::named("encoder.block.1.layer.0.SelfAttention.relative_attention_bias.weight", "transformers names"),
+        Sign::named("enc.blk.1.attn_rel_b.weight", "llama.cpp names"),
+        Sign::named("blocks.1.pos_embedding.embedding.weight", "original names"),
+        // An encoder that was saved by itself.
+        Sign::named("block.1.layer.0.SelfAttention.relative_attention_bias.weight", "transformers names"),
+    ],
+    ..KIND
+};
+
 /// See [`Aliases`](super::Aliases).
 pub fn aliases(canonical: &str) -> Vec<Alternative> {
     let mut names = vec![canonical.to_owned()];
@@ -43,7 +57,20 @@ pub fn aliases(canonical: &str) -> Vec<Alternative> {
     if let Some(name) = in_transformers(canonical) {
         names.extend([format!("encoder.{name}"), name]);
     }
+    names.extend(of_wan(canonical));
     names.into_iter().map(|name| vec![Part::all(name)]).collect()
+}
+
+/// The name in the encoder that Wan's publisher gives.
+fn of_wan(canonical: &str) -> Option<String> {
+    match canonical {
+        "token_embd.weight" => return Some("token_embedding.weight".into()),
+        "enc.output_norm.weight" => return Some("norm.weight".into()),
+        _ => {}
+    }
+    let (block, weight) = canonical.strip_prefix("enc.blk.")?.split_once('.')?;
+    let (_, name) = OF_WAN.iter().find(|(ours, _)| weight.strip_suffix(".weight") == Some(ours))?;
+    Some(format!("blocks.{block}.{name}.weight"))
 }
 
 /// The name in transformers' encoder.
@@ -74,6 +101,20 @@ const WEIGHTS: [(&str, &str); 10] = [
     ("ffn_gate", "layer.1.DenseReluDense.wi_0"),
     ("ffn_up", "layer.1.DenseReluDense.wi_1"),
     ("ffn_down", "layer.1.DenseReluDense.wo"),
+];
+
+/// What llama.cpp and Wan's publisher call the weights of a block.
+const OF_WAN: [(&str, &str); 10] = [
+    ("attn_norm", "norm1"),
+    ("attn_q", "attn.q"),
+    ("attn_k", "attn.k"),
+    ("attn_v", "attn.v"),
+    ("attn_o", "attn.o"),
+    ("attn_rel_b", "pos_embedding.embedding"),
+    ("ffn_norm", "norm2"),
+    ("ffn_gate", "ffn.gate.0"),
+    ("ffn_up", "ffn.fc1"),
+    ("ffn_down", "ffn.fc2"),
 ];
 
 #[cfg(test)]

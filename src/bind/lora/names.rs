@@ -88,7 +88,7 @@ fn pattern(name: &str) -> String {
 /// Which of a file tensor's `outputs` a part takes.
 pub(super) fn taken(rows: Rows, outputs: usize) -> Range<usize> {
     match rows {
-        Rows::All | Rows::Columns | Rows::LastPlane | Rows::Plane(_) => 0..outputs,
+        Rows::All | Rows::Columns | Rows::LastPlane | Rows::Plane(_) | Rows::Flat => 0..outputs,
         Rows::Part { at, of } => {
             let each = outputs / usize::from(of.max(1));
             usize::from(at) * each..(usize::from(at) + 1) * each

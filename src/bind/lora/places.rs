@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::file::{Lora, Module, some_of};
-use super::keys::{Meant, Part};
+use super::keys::{Meant, Part, Reading};
 use super::names::{self, Names, Place};
 use super::target::Base;
 use crate::index::{quoted, tensor_at};
@@ -100,7 +100,7 @@ impl<'a> Match<'a> {
                 weights: Vec::new(),
                 biases: Vec::new(),
             };
-            for target in chosen(reading.meant, &reading.stem, bases, names) {
+            for target in chosen(reading, bases, names) {
                 let of = |bias| names[target].find(&reading.stem, bias).into_iter().map(move |place| (target, place));
                 found.weights.extend(of(false));
                 found.biases.extend(of(true));
@@ -122,14 +122,23 @@ fn number(slot: &str) -> u8 {
     }
 }
 
+/// The slot of the second of two denoisers.
+const SECOND: &str = "transformer_2";
+
 /// The targets that a module so called is for. Trainers count text encoders in different ways, so that the number decides only
 /// where several have such a module.
-fn chosen(meant: Meant, stem: &str, bases: &[Base<'_>], names: &[Names]) -> Vec<usize> {
+fn chosen(reading: &Reading, bases: &[Base<'_>], names: &[Names]) -> Vec<usize> {
+    let Reading { meant, stem, component } = reading;
     let has = |target: &usize| !names[*target].find(stem, false).is_empty();
     let is_text = |target: &usize| number(bases[*target].slot) > 0;
     let (texts, denoisers): (Vec<usize>, Vec<usize>) = (0..bases.len()).filter(has).partition(is_text);
     let exact = |wanted: u8| texts.iter().copied().find(|&target| number(bases[target].slot) == wanted);
-    match meant {
+    match *meant {
+        // What names the second of two denoisers is for that one alone.
+        Meant::Denoiser if *component == SECOND => {
+            let second = denoisers.iter().copied().find(|&target| bases[target].slot == SECOND);
+            second.map_or(denoisers, |second| vec![second])
+        }
         Meant::Denoiser => denoisers,
         Meant::Any if !denoisers.is_empty() => denoisers,
         Meant::Any => texts.into_iter().take(1).collect(),

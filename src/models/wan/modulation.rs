@@ -1,0 +1,115 @@
+//! From time to scales, shifts and gates.
+
+use crate::Result;
+use crate::ggml::Tensor;
+use crate::models::layers::{Last, Linear};
+use crate::stage::{Block, Build, Port};
+use crate::weights::{Role, Scope, WeightId};
+
+use super::config::Config;
+
+/// What all modulation depends on: the time itself, and six parts for every block, to which each adds its own.
+pub(super) struct TimeIn {
+    embedding_0: Linear,
+    embedding_2: Linear,
+    projection: Linear,
+    pub(super) time: Port,
+    pub(super) vector: Port,
+    pub(super) projected: Port,
+}
+
+impl TimeIn {
+    pub(super) fn declare(s: &mut Scope<'_>, config: &Config, time: Port, made: [Port; 2]) -> Result<TimeIn> {
+        let hidden = config.hidden();
+        let mut linear =
+            |name, inputs, outputs| Linear::declare(&mut s.sub(name), inputs, outputs, Role::SensitiveMatMul);
+        let embedding_0 = linear("time_embedding.0", config.freq_dim, hidden)?;
+        let embedding_2 = linear("time_embedding.2", hidden, hidden)?;
+        let projection = linear("time_projection.1", hidden, 6 * hidden)?;
+        let [vector, projected] = made;
+        Ok(TimeIn { embedding_0, embedding_2, projection, time, vector, projected })
+    }
+}
+
+impl Block for TimeIn {
+    fn build(&self, b: &Build<'_>) -> Result<()> {
+        let inner = b.g.silu(self.embedding_0.build(b, b.read(self.time)?)?)?;
+        let vector = self.embedding_2.build(b, inner)?; // [D, times]
+        b.write(self.vector, vector)?;
+        b.write(self.projected, self.projection.build(b, b.g.silu(vector)?)?)
+    }
+}
+
+/// Which of all times some tokens are modulated at.
+#[derive(Clone, Copy)]
+pub(super) enum At {
+    /// That of the step: the port says which of all times it is for each item of the batch.
+    Step(Port),
+    /// The last of all, for every item.
+    Last,
+}
+
+/// A table that is added to what time makes: `parts` rows of `[D]`, kept in F32.
+#[derive(Clone, Copy)]
+pub(super) struct Table {
+    weight: WeightId,
+    parts: usize,
+    width: usize,
+}
+
+impl Table {
+    pub(super) fn declare(s: &mut Scope<'_>, width: usize, parts: usize) -> Result<Table> {
+        Ok(Table { weight: s.weight("modulation", &[width, parts], Role::Vector)?, parts, width })
+    }
+
+    /// The modulation of tokens at a time of `port`, `[parts D, times]` or, if all parts get the same, `[D, times]`.
+    pub(super) fn read<'b, 'a>(&self, b: &'b Build<'a>, port: Port, at: At) -> Result<Modulation<'b, 'a>> {
+        let &Table { weight, parts, width } = self;
+        let all = b.read(port)?;
+        let [given, times, ..] = b.g.shape(all)?.dims();
+        let rows = match at {
+            At::Step(condition) => b.g.get_rows(all, b.read(condition)?)?, // [.., B]
+            At::Last => b.g.slice(all, 1, times - 1, 1)?,
+        };
+        let [_, items, ..] = b.g.shape(rows)?.dims();
+        let rows = b.g.reshape(rows, &[width, given / width, items])?;
+        Ok(Modulation { b, table: b.weight(weight)?, parts, rows, own: given > width, last: Last::default() })
+    }
+}
+
+/// The modulation of some tokens.
+pub(super) struct Modulation<'b, 'a> {
+    b: &'b Build<'a>,
+    table: Tensor, // [D, parts]
+    parts: usize,
+    rows: Tensor, // [D, parts or 1, B or 1]
+    /// Whether each part has a row of its own.
+    own: bool,
+    /// Attention asks for what is modulated twice.
+    last: Last<(Tensor, usize)>,
+}
+
+impl Modulation<'_, '_> {
+    /// Part `i`: `[D, 1, B or 1]`.
+    fn part(&self, i: usize) -> Result<Tensor> {
+        debug_assert!(i < self.parts);
+        let g = self.b.g;
+        let rows = if self.own { g.slice(self.rows, 1, i, 1)? } else { self.rows };
+        g.add(rows, g.slice(self.table, 1, i, 1)?)
+    }
+
+    /// `norm(x) (1 + scale) + shift`, with the scale at part `scale` and the shift at part `shift`.
+    pub(super) fn modulate(&self, x: Tensor, [shift, scale]: [usize; 2], eps: f32) -> Result<Tensor> {
+        let g = self.b.g;
+        self.last.of((x, shift), || {
+            let scale = g.scale_bias(self.part(scale)?, 1.0, 1.0)?;
+            g.add(g.mul(g.norm(x, eps)?, scale)?, self.part(shift)?)
+        })
+    }
+
+    /// `x + gate * y`, with the gate at part `i`.
+    pub(super) fn gated(&self, x: Tensor, y: Tensor, i: usize) -> Result<Tensor> {
+        let g = self.b.g;
+        g.add(x, g.mul(y, self.part(i)?)?)
+    }
+}
