@@ -25,6 +25,7 @@
 mod bounds;
 mod byte_level;
 mod charsmap;
+mod cleaned;
 mod clip;
 mod config;
 mod emphasis;
@@ -39,6 +40,7 @@ mod t5_gguf;
 mod vocabulary;
 
 pub use byte_level::{ByteLevelTokenizer, byte_level_gguf_json, byte_level_tokenizer_json, bytes_tokenizer_json};
+pub use cleaned::cleaned;
 pub use clip::{ClipTokenizer, Span, Weighted, clip_tokenizer_json};
 pub use config::TokenizerConfig;
 pub use emphasis::{Piece, PromptSyntax, pieces};
