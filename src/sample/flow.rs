@@ -70,6 +70,10 @@ pub struct FlowMatchConfig {
     /// Whether `mu` follows the number of steps as well, by a line that its publisher fitted: no configuration says so.
     #[serde(skip)]
     pub empirical_shift: bool,
+    /// Whether sigmas are spaced evenly between the ends of those of training, which are shifted when they are made, and again: what the
+    /// scheduler does if a pipeline does not say where they are. No configuration says so.
+    #[serde(skip)]
+    pub spaced_by_training: bool,
     /// What the configuration says besides, for UniPC, DPM-Solver and DEIS.
     #[serde(skip)]
     pub solver: DiscreteConfig,
@@ -90,6 +94,7 @@ impl Default for FlowMatchConfig {
             shift_terminal: None,
             stochastic_sampling: false,
             empirical_shift: false,
+            spaced_by_training: false,
             solver: DiscreteConfig::default(),
         }
     }
@@ -121,6 +126,14 @@ fn check_supported(settings: &Map<String, Value>, origin: &Path) -> Result<()> {
 }
 
 impl FlowMatchConfig {
+    /// The defaults, sampled as a class of UniPC's, DPM-Solver's or DEIS's is that predicts a flow.
+    pub fn of_solver(sampler: Sampler) -> Self {
+        let class = FLOW_SIGMAS.iter().find(|(_, known)| *known == sampler);
+        let class_name = class.map_or(FLOW_CLASSES[0].0, |(class, _)| class).to_owned();
+        let solver = DiscreteConfig { class_name, ..DiscreteConfig::default() };
+        FlowMatchConfig { solver, ..FlowMatchConfig::default() }
+    }
+
     /// Reads the text of a `scheduler_config.json`. `origin`, the file that the text came from, is for messages. Keys
     /// that mean nothing here are passed over; a `null` stands for the default.
     ///
@@ -207,7 +220,8 @@ impl FlowMatchConfig {
     }
 
     fn spaced_sigmas(&self, chosen: &Chosen, steps: usize, image_tokens: usize) -> Result<Vec<f32>> {
-        let mut sigmas = chosen.sigmas.clone().unwrap_or_else(|| linear(steps));
+        let own = || if self.spaced_by_training { self.between_ends(steps) } else { linear(steps) };
+        let mut sigmas = chosen.sigmas.clone().unwrap_or_else(own);
         if chosen.sigmas.is_none() || chosen.sampler != Sampler::EulerAncestral {
             self.apply_shift(&mut sigmas, steps, image_tokens);
             if let Some(last) = self.terminal() {
@@ -277,6 +291,18 @@ impl FlowMatchConfig {
         let levels = self.solver.log_snr_levels(chosen, steps, Some(shift))?;
         finite(&levels.sigmas, steps, image_tokens)?;
         Ok(levels)
+    }
+
+    /// Sigmas evenly between the ends of those of training.
+    fn between_ends(&self, steps: usize) -> Vec<f32> {
+        let training = f64::from(self.num_train_timesteps);
+        let (shift, less_one) = match self.use_dynamic_shifting {
+            true => (1.0, 0.0),
+            false => (self.fixed_shift() as f32, (self.fixed_shift() - 1.0) as f32),
+        };
+        let shifted = |sigma: f32| f64::from(shift * sigma / (1.0 + less_one * sigma));
+        let ends = [1.0, (1.0 / training) as f32].map(|sigma| shifted(sigma) * training);
+        between(ends[0], ends[1], steps).into_iter().map(|time| (time / training) as f32).collect()
     }
 
     /// Heun's method: between sigmas of training, which are shifted when they are made, and again.
