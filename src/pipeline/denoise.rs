@@ -151,7 +151,7 @@ impl Loop<'_> {
                 let (with_picture, without) = others.split_at(packed.len());
                 guidance_with_picture(prediction, with_picture, without, [settings.cfg_scale, scale])?;
             }
-            _ if passes == 2 => self.guide(prediction, others)?,
+            _ if passes == 2 => self.guide(prediction, others, asked.evaluation)?,
             _ => {}
         }
         self.by_picture(prediction, |packed, dims| self.denoising.denoiser.unpack(packed, dims))
@@ -328,14 +328,16 @@ impl Loop<'_> {
         Ok(())
     }
 
-    /// Guides `prediction` away from the `unconditional` one.
-    fn guide(&self, prediction: &mut [f32], unconditional: &[f32]) -> Result<()> {
+    /// Guides `prediction` away from the `unconditional` one, as `evaluation` has it.
+    fn guide(&self, prediction: &mut [f32], unconditional: &[f32], evaluation: usize) -> Result<()> {
         let (share, batch) = (self.settings.rescale_cfg, self.settings.batch);
         let width = self.denoising.denoiser.guided_width();
         let keeps = share == 0.0 && width.is_none();
         let conditional = if keeps { Vec::new() } else { reserve::repeat("the prediction", prediction, 1)? };
         // Where the reference counts from 0, no guidance is 1 all the same.
-        let scale = self.settings.cfg_scale + 1.0 - self.settings.guided_above;
+        let second = self.settings.experts.filter(|experts| evaluation >= experts.evaluations);
+        let own = second.map_or(self.settings.cfg_scale, |second| second.cfg_scale);
+        let scale = own + 1.0 - self.settings.guided_above;
         classifier_free_guidance(prediction, unconditional, scale)?;
         if let Some(width) = width {
             with_lengths_of(prediction, &conditional, width)?;

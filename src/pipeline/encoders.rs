@@ -319,7 +319,18 @@ impl T5Encoder {
     /// # Errors
     /// As [`open`](super::open).
     pub(super) fn open(source: &Source, slot: &Slot) -> Result<T5Encoder> {
-        let (part, config) = networks::t5(source.component(slot)?)?;
+        T5Encoder::with(networks::t5(source.component(slot)?)?, source, slot)
+    }
+
+    /// That of umt5 at `slot`.
+    ///
+    /// # Errors
+    /// As [`open`](super::open).
+    pub(super) fn open_umt5(source: &Source, slot: &Slot) -> Result<T5Encoder> {
+        T5Encoder::with(networks::umt5(source.component(slot)?)?, source, slot)
+    }
+
+    fn with((part, config): (Part<t5::T5>, t5::Config), source: &Source, slot: &Slot) -> Result<T5Encoder> {
         let (files, settings) = tokenizer(source, slot)?;
         let tokenizer = T5Tokenizer::from_json(&files.tokenizer.text, &settings, &files.tokenizer.origin)?;
         let vocabulary = tokenizer.vocab_size();
@@ -348,7 +359,7 @@ impl T5Encoder {
         super::opened::subject(&self.part, name, Phase::Encode, dims, runs)
     }
 
-    /// The hidden states of every text, `[d_model, tokens]`, which `subject` computes.
+    /// The hidden states of every text, `[d_model, tokens]`, which `subject` computes: of umt5 those of its own tokens alone.
     pub(super) fn hidden<'t>(
         &self,
         run: &mut Run<'_>,
@@ -361,10 +372,20 @@ impl T5Encoder {
         running.session().set_indices(part.net.buckets, &config.buckets(tokens)?)?;
         let mut states = Vec::new();
         for text in texts {
-            let embedded = part.bound.gather(part.net.token_embedding, config.d_model, &text.ids)?;
+            let ids = text.ids.get(..tokens).unwrap_or(&text.ids);
+            let embedded = part.bound.gather(part.net.token_embedding, config.d_model, ids)?;
             running.set(part.net.hidden, &embedded)?;
+            let mut seen = tokens;
+            if let Some(mask) = part.net.mask {
+                seen = text.used.min(tokens);
+                let mut hidden = reserve::zeros("a mask", seen)?;
+                hidden.resize(tokens, f32::NEG_INFINITY);
+                running.set(mask, &hidden)?;
+            }
             run.compute(&mut running, Cadence::Request)?;
-            states.push(finite(running.get(part.net.hidden)?, "T5's output")?);
+            let mut hidden = finite(running.get(part.net.hidden)?, "T5's output")?;
+            hidden.truncate(seen * config.d_model);
+            states.push(hidden);
         }
         run.finish(running);
         Ok(states)

@@ -123,6 +123,7 @@ fn rules(takes_guidance: bool, tokens: usize) -> Rules {
         caches: Caches::NONE,
         frames: None,
         experts: None,
+        first: None,
         defaults: Defaults {
             width: 1024,
             height: 1024,

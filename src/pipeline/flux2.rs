@@ -191,6 +191,7 @@ fn rules(version: Version) -> Rules {
         caches: Caches::NONE,
         frames: None,
         experts: None,
+        first: None,
         defaults: Defaults {
             width: 1024,
             height: 1024,

@@ -53,6 +53,8 @@ mod unet_denoiser;
 mod upscale;
 mod vae;
 mod values;
+mod wan;
+mod wan_pictures;
 mod z_image;
 
 pub use crate::plan::Phase;
@@ -72,7 +74,7 @@ pub use request::{
     Control, ControlSettings, Experts, Generated, MemoryOptions, PhaseMemory, Posterior, Preprocess, ReferenceResize,
     Request, SafetyMode, Settings, Timings, TinyUse, published_extents,
 };
-pub use rules::{ControlRules, Cropped, Defaults, Frames, References, Rules, Starts, Takes, Use};
+pub use rules::{ControlRules, Cropped, Defaults, FirstFrame, Frames, References, Rules, Starts, Takes, Use};
 pub use run::{Run, Running};
 pub use safety::Safety;
 pub use seen::Seen;

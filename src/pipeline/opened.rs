@@ -148,12 +148,17 @@ impl Additions {
     /// # Errors
     /// [`Error::Option`].
     pub(super) fn refuse_image_prompts(&self) -> Result<()> {
-        let given = [
-            ("--redux", self.redux.as_ref()),
-            ("--ip-adapter", self.ip_adapter.as_ref()),
-            ("--image-encoder", self.image_encoders.first()),
-        ];
-        for (option, path) in given {
+        self.refuse_image_prompts_except_encoders()?;
+        Additions::refuse(&[("--image-encoder", self.image_encoders.first())])
+    }
+
+    /// The same for a model that may look at pictures by itself.
+    pub(super) fn refuse_image_prompts_except_encoders(&self) -> Result<()> {
+        Additions::refuse(&[("--redux", self.redux.as_ref()), ("--ip-adapter", self.ip_adapter.as_ref())])
+    }
+
+    fn refuse(given: &[(&'static str, Option<&PathBuf>)]) -> Result<()> {
+        for &(option, path) in given {
             if let Some(path) = path {
                 let expected = "nothing, since it does not go beside this kind of model";
                 return Err(Error::option(option, expected, path.display().to_string()));

@@ -117,6 +117,7 @@ fn rules(edits: Option<Edits>) -> Rules {
         caches: Caches::NONE,
         frames: None,
         experts: None,
+        first: None,
         defaults: Defaults {
             width: 1024,
             height: 1024,

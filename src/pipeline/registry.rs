@@ -4,14 +4,22 @@ use super::flux_image_prompts::BESIDE;
 use super::opened::{Additions, Denoiser, Family, Opened};
 use super::safety::Safety;
 use super::upscale::{self, UpscaleModel};
-use super::{flux, flux2, qwen_image, sd, sdxl, z_image};
+use super::{flux, flux2, qwen_image, sd, sdxl, wan, z_image};
 use crate::source::slot::UPSCALER;
 use crate::source::{Layout, Networks, Place, Slot, Source, pipeline_not_run};
 use crate::{Error, Result};
 
 /// Every family that pinhole runs. Those with marks stand before those of the same kind without.
-pub static FAMILIES: &[&Family] =
-    &[&flux::FLUX, &sdxl::SDXL, &sdxl::REFINER, &sd::SD1, &z_image::Z_IMAGE, &flux2::FLUX2, &qwen_image::QWEN_IMAGE];
+pub static FAMILIES: &[&Family] = &[
+    &flux::FLUX,
+    &sdxl::SDXL,
+    &sdxl::REFINER,
+    &sd::SD1,
+    &z_image::Z_IMAGE,
+    &flux2::FLUX2,
+    &qwen_image::QWEN_IMAGE,
+    &wan::WAN,
+];
 
 /// Opens `source` as a model of its family. Reads headers and configurations, no weights.
 ///

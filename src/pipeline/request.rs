@@ -449,6 +449,8 @@ pub struct Settings {
     pub fps: Option<f32>,
     /// How two experts share the steps; `None` for models of one.
     pub experts: Option<Experts>,
+    /// Whether the first frame of a video is given, and the last one.
+    pub given_frames: [bool; 2],
 }
 
 /// How two experts share the steps of a request.
@@ -458,6 +460,8 @@ pub struct Experts {
     pub boundary: f32,
     /// Classifier-free guidance of the second one; 1 is off.
     pub cfg_scale: f32,
+    /// How many evaluations the first one makes.
+    pub evaluations: usize,
 }
 
 /// How a ControlNet follows its picture.
@@ -572,6 +576,10 @@ impl Settings {
         pairs.extend(self.sampling.shift.map(|shift| ("Shift", shift.to_string())));
         if self.rescale_cfg != 0.0 {
             pairs.push(("CFG rescale", self.rescale_cfg.to_string()));
+        }
+        if let Some(Experts { boundary, cfg_scale, .. }) = self.experts {
+            pairs.push(("CFG scale 2", cfg_scale.to_string()));
+            pairs.push(("Boundary", boundary.to_string()));
         }
         pairs.extend(self.guidance.map(|guidance| ("Distilled CFG Scale", guidance.to_string())));
         pairs.push(noise.map_or_else(|| ("Seed", seed.to_string()), |noise| ("Noise", noise.to_owned())));

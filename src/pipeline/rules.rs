@@ -47,6 +47,8 @@ pub struct Rules {
     pub frames: Option<Frames>,
     /// How two experts share the steps, unless a request says otherwise; `None` for models of one.
     pub experts: Option<Experts>,
+    /// How given frames come in; `None` for models that take none.
+    pub first: Option<FirstFrame>,
     /// What is not said.
     pub defaults: Defaults,
 }
@@ -71,6 +73,20 @@ impl Frames {
         let steps = (frames.saturating_sub(1) + step / 2) / step;
         (steps * step + 1).min((most - 1) / step * step + 1)
     }
+}
+
+/// How pictures that are frames of a video come in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FirstFrame {
+    /// Whether a request without a first frame is refused.
+    pub needed: bool,
+    /// Whether the denoiser takes them in channels of their own, in a video that has nothing else; otherwise the first latent frame stays
+    /// what it is.
+    pub beside: bool,
+    /// Whether a last frame may be given.
+    pub last: bool,
+    /// Whether a request without a last frame is refused.
+    pub last_needed: bool,
 }
 
 /// What a picture in a request is for.

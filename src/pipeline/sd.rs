@@ -92,6 +92,7 @@ pub(super) fn rules(side: usize, factor: usize, tokens: usize) -> Rules {
         caches: Caches::NONE,
         frames: None,
         experts: None,
+        first: None,
         defaults: Defaults {
             width: side,
             height: side,

@@ -9,7 +9,7 @@ use super::second_pass::{aesthetic, with_second};
 use super::start::{Inputs, MOST_REFERENCES};
 use super::stretch::Pass;
 use super::textual_inversion::Words;
-use super::values::{number, side, taught};
+use super::values::{levels, number, side, taught};
 use crate::image::Picture;
 use crate::sample::Chosen;
 use crate::source::Text;
@@ -144,7 +144,10 @@ pub fn settings(model: &Opened, request: &Request) -> Result<Settings> {
         frames,
         fps,
         experts: experts(model, request, cfg_scale)?,
+        given_frames: [request.image.is_some(), request.last_image.is_some()]
+            .map(|given| given && rules.first.is_some()),
     };
+    settings.experts = shared_out(model, &settings)?;
     settings.encoded_pictures = Inputs::of(rules, request, &settings).count();
     let settings = match &request.embeddings {
         Some(embeddings) => embeddings.fill_in(settings, request, model),
@@ -199,8 +202,24 @@ fn experts(model: &Opened, request: &Request, cfg_scale: f32) -> Result<Option<E
     let own = if request.cfg_scale.is_some() { cfg_scale } else { rules.cfg_scale };
     let cfg_scale = number("--cfg-scale-2", cfg_scale_2.unwrap_or(own), 0.0, 100.0)?;
     let boundary = number("--boundary", boundary.unwrap_or(rules.boundary), 0.0, 1.0)?;
-    Ok(Some(Experts { boundary, cfg_scale }))
+    Ok(Some(Experts { boundary, cfg_scale, ..rules }))
 }
+
+/// The experts of `settings`, with how many evaluations the first one makes: those at a time not below the boundary.
+fn shared_out(model: &Opened, settings: &Settings) -> Result<Option<Experts>> {
+    let Some(experts) = settings.experts else { return Ok(None) };
+    let levels = levels(model, settings)?;
+    let boundary = f64::from(experts.boundary) * TIMES;
+    // Times that are whole are whole again.
+    let time = |time: f32| (f64::from(time) * TIMES * PARTS).round() / PARTS;
+    let taken = levels.times.iter().take(levels.taken());
+    let evaluations = taken.take_while(|&&of| time(of) >= (boundary * PARTS).round() / PARTS).count();
+    Ok(Some(Experts { evaluations, ..experts }))
+}
+
+/// How many times there are where all noise is one, and parts of these that are told apart.
+const TIMES: f64 = 1000.0;
+const PARTS: f64 = 1000.0;
 
 /// How the texts of `request` are read.
 fn prompt_syntax(model: &Opened, request: &Request) -> Result<PromptSyntax> {
@@ -296,12 +315,13 @@ fn strength(model: &Opened, request: &Request) -> Result<Option<f32>> {
 
 /// Refuses pictures that the model does not take, and requests without those that it needs.
 fn check_pictures(model: &Opened, request: &Request) -> Result<()> {
-    let Rules { inputs, beside, .. } = &model.rules;
-    let Request { image, mask, control_image, .. } = request;
+    let Rules { inputs, beside, first, .. } = &model.rules;
+    let Request { image, mask, control_image, last_image, .. } = request;
     let followed = controls::of(&model.rules, request)?;
     let takes = |purpose| inputs.contains(&purpose);
     let given = [
-        ("--image", image, takes(Use::Start) || takes(Use::Edit)),
+        ("--image", image, takes(Use::Start) || takes(Use::Edit) || first.is_some()),
+        ("--last-image", last_image, first.is_some_and(|first| first.last)),
         ("--mask", mask, takes(Use::Mask)),
         ("--control-image", control_image, takes(Use::Control) || !followed.is_empty()),
     ];
@@ -329,6 +349,14 @@ fn check_pictures(model: &Opened, request: &Request) -> Result<()> {
             return needed("--control-image", expected, "give the picture with --control-image");
         }
         _ => {}
+    }
+    if image.is_none() && (last_image.is_some() || first.is_some_and(|first| first.needed)) {
+        let expected = "a picture, since videos of this model begin with one";
+        return needed("--image", expected, "give the picture with --image");
+    }
+    if last_image.is_none() && first.is_some_and(|first| first.last_needed) {
+        let expected = "a picture, since videos of this model end with one";
+        return needed("--last-image", expected, "give the picture with --last-image");
     }
     check_followed(model, mask.as_deref(), &followed)?;
     match (image, mask) {

@@ -6,9 +6,9 @@ use super::controls;
 use super::opened::{Direction, Opened};
 use super::request::{Control, Posterior, Preprocess, ReferenceResize, Request, Settings, published_extents};
 use super::rules::{Beside, Rules, Starts, Takes};
-use super::run::{Run, stage_runs};
+use super::run::{Run, Running, stage_runs};
 use super::stretch::{Pass, UpscaleSpace, stretched};
-use crate::image::{Filter, Image, Mask, Picture};
+use crate::image::{CHANNELS, Filter, Image, Mask, Picture};
 use crate::plan::Phase;
 use crate::plan::measure::Subject;
 use crate::sample::{Levels, Noise};
@@ -51,11 +51,11 @@ impl Company {
 
 /// The part of a picture that is not painted anew.
 pub(super) struct Kept {
-    /// `[w, h]`: 1 where the picture is painted anew.
+    /// `[w, h]`, or `[w, h, F]`: 1 where the picture is painted anew.
     mask: Vec<f32>,
     /// The picture's latents, `[w, h, F, C, N]`.
     picture: Vec<f32>,
-    /// The noise that lies over them, in the same layout.
+    /// The noise that lies over them, in the same layout; none if they stay as they are.
     noise: Vec<f32>,
 }
 
@@ -63,7 +63,13 @@ impl Kept {
     /// Puts the picture back where it is kept, under the noise of evaluation `next`: diffusers' inpainting of models without
     /// mask channels.
     pub(super) fn restore(&self, levels: &Levels, next: usize, latents: &mut [f32]) -> Result<()> {
-        let under_noise = levels.mixed(&self.picture, &self.noise, next)?;
+        let mixed;
+        let under_noise = if self.noise.is_empty() {
+            &self.picture
+        } else {
+            mixed = levels.mixed(&self.picture, &self.noise, next)?;
+            &mixed
+        };
         for (plane, kept) in latents.chunks_exact_mut(self.mask.len()).zip(under_noise.chunks_exact(self.mask.len())) {
             for ((x, kept), mask) in plane.iter_mut().zip(kept).zip(&self.mask) {
                 *x = (1.0 - mask) * kept + mask * *x;
@@ -148,7 +154,11 @@ impl Start {
         }
         let given = request.noise.as_deref().filter(|_| !settings.pass.is_second());
         let noise = noise(model, given, settings, &mut generator)?;
+        let frames = encoded.frames.take().map(|moments| drawing.frames(&moments)).transpose()?;
         let beside = match beside {
+            None if model.rules.first.is_some_and(|first| first.beside) => {
+                drawing.beside(frames.as_deref().unwrap_or_default(), Some(&given_frames(settings)?))?
+            }
             None => Vec::new(),
             Some(Beside::Control) => drawing.beside(&control.unwrap_or_default(), None)?,
             Some(Beside::Edited) => {
@@ -163,8 +173,12 @@ impl Start {
             Company { beside, references: drawing.references(&encoded.references)?, followed, face: Vec::new() };
         let Some(picture) = picture.take() else {
             let start = levels.start();
-            let latents = if start == 1.0 { noise } else { scaled(&noise, start)? };
-            return Ok(Start { latents, noise: generator, kept: None, company });
+            let mut latents = if start == 1.0 { noise } else { scaled(&noise, start)? };
+            let kept = frames.filter(|_| company.beside.is_empty()).map(|first| drawing.kept(&first)).transpose()?;
+            if let Some(kept) = &kept {
+                kept.restore(levels, 0, &mut latents)?;
+            }
+            return Ok(Start { latents, noise: generator, kept, company });
         };
         if request.mask.is_none() || !company.beside.is_empty() {
             let latents = levels.mixed(&picture, &noise, 0)?;
@@ -201,6 +215,8 @@ pub(super) struct Inputs {
     followed: usize,
     /// How many pictures of a first pass there are.
     again: usize,
+    /// Whether frames of a video are given.
+    frames: bool,
 }
 
 impl Inputs {
@@ -212,14 +228,15 @@ impl Inputs {
         let edited = beside == Some(Beside::Edited);
         // Nothing of it is left where the mask's model begins with noise alone.
         let is_gone = masked && settings.strength == Some(1.0);
-        let picture = request.image.is_some() && !edited && !is_gone && !settings.pass.is_second();
+        let frames = settings.given_frames[0];
+        let picture = request.image.is_some() && !frames && !edited && !is_gone && !settings.pass.is_second();
         let again = if settings.pass == Pass::Redrawn(UpscaleSpace::Pixel) { settings.batch } else { 0 };
-        Inputs { control: beside == Some(Beside::Control), picture, edited, masked, followed, again }
+        Inputs { control: beside == Some(Beside::Control), picture, edited, masked, followed, again, frames }
     }
 
     /// How many they are.
     pub(super) fn count(&self) -> usize {
-        let others = [self.control, self.picture, self.edited, self.masked].into_iter().map(usize::from);
+        let others = [self.control, self.picture, self.edited, self.masked, self.frames].into_iter().map(usize::from);
         others.sum::<usize>() + self.followed + self.again
     }
 
@@ -266,6 +283,9 @@ impl Inputs {
             encoded.picture = encode(self.picture, &request.image, None)?;
             encoded.edited = encode(self.edited, &request.image, None)?;
             encoded.masked = encode(self.masked, &request.image, mask.as_ref())?;
+            if self.frames {
+                encoded.frames = Some(frames(model, request, settings, (run, &mut running))?);
+            }
             for image in again {
                 let picture = Picture::from_rgb8(image.width(), image.height(), image.rgb())?;
                 let samples = picture.samples(settings.width, settings.height)?;
@@ -333,7 +353,8 @@ pub(super) const MOST_REFERENCES: usize = 10;
 pub(super) fn encoders<'m>(model: &'m Opened, settings: &Settings) -> Vec<Subject<'m>> {
     let mut subjects = Vec::new();
     if settings.encoded_pictures > 0 {
-        subjects.extend(model.autoencoder.subjects(settings, Direction::Encode, settings.encoded_pictures));
+        let sized = Settings { frames: encoded_frames(model, settings), ..settings.clone() };
+        subjects.extend(model.autoencoder.subjects(&sized, Direction::Encode, settings.encoded_pictures));
     }
     for (&[width, height], name) in settings.references.iter().zip(REFERENCES) {
         let sized = Settings { width, height, ..settings.clone() };
@@ -353,6 +374,45 @@ struct Encoded {
     followed: Vec<Vec<f32>>,
     references: Vec<Vec<f32>>,
     again: Vec<Vec<f32>>,
+    /// Those of a video, `[w, h, F, 2 C]`.
+    frames: Option<Vec<f32>>,
+}
+
+/// How many frames the video has that is encoded: the first alone, if nothing stands beside the latents.
+fn encoded_frames(model: &Opened, settings: &Settings) -> usize {
+    match model.rules.first {
+        Some(first) if !first.beside => 1,
+        _ => settings.frames,
+    }
+}
+
+/// What the autoencoder makes of a video of the frames that are given, and of zeros where none is.
+fn frames(
+    model: &Opened,
+    request: &Request,
+    settings: &Settings,
+    (run, running): (&mut Run<'_>, &mut Running<'_>),
+) -> Result<Vec<f32>> {
+    let Settings { width, height, .. } = *settings;
+    let count = encoded_frames(model, settings);
+    model.autoencoder.encode_video(run, running, count, &mut |at| {
+        let last = request.last_image.as_ref().filter(|_| at + 1 == count);
+        match last.or(request.image.as_ref().filter(|_| at == 0)) {
+            Some(picture) => picture.samples(width, height),
+            None => reserve::zeros("a frame", CHANNELS * width * height),
+        }
+    })
+}
+
+/// For each frame, whether it is given: 1 if it is.
+fn given_frames(settings: &Settings) -> Result<Vec<f32>> {
+    let mut given = reserve::zeros("the given frames", settings.frames)?;
+    let [first, last] = settings.given_frames.map(f32::from);
+    given[0] = first;
+    if let Some(at) = given.len().checked_sub(1).filter(|at| *at > 0) {
+        given[at] = last;
+    }
+    Ok(given)
 }
 
 /// The samples of the picture that a ControlNet follows, as the autoencoder or the ControlNet itself takes it: black where a mask
@@ -445,6 +505,26 @@ impl Drawing<'_> {
         super::run::finite(latents, "the latents of the picture")
     }
 
+    /// The mean latents `[w, h, F, C]` of a video with these `moments`, in the denoiser's space.
+    fn frames(&self, moments: &[f32]) -> Result<Vec<f32>> {
+        let mut mean = reserve::repeat("the latents", &moments[..moments.len() / 2], 1)?;
+        self.model.autoencoder.normalize(&mut mean)?;
+        super::run::finite(mean, "the latents of the given frames")
+    }
+
+    /// What keeps the first latent frame of each video as it is: `first [w, h, C]`.
+    fn kept(&self, first: &[f32]) -> Result<Kept> {
+        let [w, h, frames, channels, batch] = self.model.autoencoder.latents(self.settings);
+        let mut mask = reserve::repeat("the mask", &[1.0], w * h * frames)?;
+        mask[..w * h].fill(0.0);
+        let mut picture = reserve::zeros("the latents", w * h * frames * channels * batch)?;
+        for (at, channel) in picture.chunks_exact_mut(w * h * frames).enumerate() {
+            let from = at % channels * w * h;
+            channel[..w * h].copy_from_slice(&first[from..from + w * h]);
+        }
+        Ok(Kept { mask, picture, noise: Vec::new() })
+    }
+
     /// What each ControlNet is given of its picture: `moments` are those of the pictures of which it takes latents.
     fn followed(&self, request: &Request, moments: Vec<Vec<f32>>, generator: &mut Noise) -> Result<Vec<Vec<f32>>> {
         let Drawing { model, settings, .. } = *self;
@@ -484,6 +564,11 @@ impl Drawing<'_> {
     /// What stands beside the latents of each picture: `latents [w, h, F, C, N]`, and `mask`.
     fn beside(&self, latents: &[f32], mask: Option<&[f32]>) -> Result<Vec<Vec<f32>>> {
         let dims = self.model.autoencoder.latents(self.settings);
+        if latents.len() == self.each() {
+            // The same for all.
+            let packed = self.model.denoiser.pack_beside(latents, mask, dims)?;
+            return Ok(vec![packed; self.settings.batch]);
+        }
         latents.chunks_exact(self.each()).map(|latents| self.model.denoiser.pack_beside(latents, mask, dims)).collect()
     }
 }

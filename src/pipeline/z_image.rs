@@ -92,6 +92,7 @@ fn rules(config: &z_image::Config) -> Rules {
         caches: Caches::NONE,
         frames: None,
         experts: None,
+        first: None,
         defaults: Defaults {
             width: 1024,
             height: 1024,

@@ -113,6 +113,7 @@ impl Denoiser {
             frames: 1,
             fps: None,
             experts: None,
+            given_frames: [false; 2],
         };
         Ok(Denoiser { denoiser, settings, threads, cancel })
     }
