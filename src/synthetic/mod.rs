@@ -5,6 +5,7 @@ mod flux;
 mod flux2;
 mod qwen_image;
 mod sd;
+mod wan;
 mod z_image;
 
 use std::collections::HashMap;
@@ -102,6 +103,10 @@ impl Architecture {
         Architecture::SDXL,
         Architecture::Z_IMAGE,
         Architecture::QWEN_IMAGE,
+        Architecture::WAN_1_3B,
+        Architecture::WAN_14B,
+        Architecture::WAN_A14B,
+        Architecture::WAN_TI2V_5B,
         Architecture::FLUX2_KLEIN_4B,
         Architecture::FLUX2_KLEIN_9B,
     ];
