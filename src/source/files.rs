@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::component::list;
 use super::model::Given;
 use super::recognise::{self, recognise};
-use super::slot::{self, SAFETY_CHECKER, SLOTS};
+use super::slot::{self, SAFETY_CHECKER, SLOTS, TRANSFORMER, TRANSFORMER_2};
 use super::tokenizers::{self, Lexicon};
 use super::weight_file::WeightFile;
 use super::{Component, Layout, Place, Slot, Source, Text, bundle, diffusers, folder};
@@ -248,6 +248,7 @@ fn loose(source: &Source, place: &Place) -> Result<Option<Found>> {
     if having.iter().any(|file| !file.is_pickle) {
         having.retain(|file| !file.is_pickle);
     }
+    of_two(source, place, &mut having);
     match having[..] {
         [] => {
             if !place.can_be_passed_over() {
@@ -261,6 +262,28 @@ fn loose(source: &Source, place: &Place) -> Result<Option<Found>> {
             [file] => in_file(file, place, None).map(Some),
             _ => Err(several(&source.path, place, &having)),
         },
+    }
+}
+
+/// What the name of a file says, without anything between its letters, of which of two denoisers is in it: the one that begins with noise,
+/// or the one that goes on.
+const EXPERTS: [(&Slot, &str); 2] = [(&TRANSFORMER, "highnoise"), (&TRANSFORMER_2, "lownoise")];
+
+/// Keeps of `files` those that may be for `place`, if it is one of two for denoisers of one kind: nothing in a file says which it is, except
+/// its name.
+fn of_two(source: &Source, place: &Place, files: &mut Vec<&Arc<WeightFile>>) {
+    let says = |file: &WeightFile, slot: &Slot| {
+        let name = file.path.file_stem().unwrap_or_default().to_string_lossy().to_lowercase();
+        let plain: String = name.chars().filter(char::is_ascii_alphanumeric).collect();
+        let said = EXPERTS.iter().any(|(other, word)| *other == slot && plain.contains(word));
+        said || name == slot.name
+    };
+    if place.slot == &TRANSFORMER_2 {
+        let taken = source.component(&TRANSFORMER).map(|first| first.origin.as_path()).unwrap_or(Path::new(""));
+        files.retain(|file| says(file, &TRANSFORMER_2) && file.path != taken);
+    } else if place.slot == &TRANSFORMER && files.len() > 1 {
+        let is_said = files.iter().any(|file| says(file, &TRANSFORMER));
+        files.retain(|file| if is_said { says(file, &TRANSFORMER) } else { !says(file, &TRANSFORMER_2) });
     }
 }
 

@@ -61,9 +61,11 @@ impl Lexicon {
         let rows = rows(component, reads);
         match self {
             Lexicon::Given(path) => given(path, slot, kind, rows).map(Some),
-            Lexicon::Carried(file) => {
-                file.metadata.as_ref().map_or(Ok(None), |metadata| carried(metadata, slot, reads))
-            }
+            Lexicon::Carried(file) => match &file.metadata {
+                Some(metadata) => carried(metadata, slot, reads),
+                None if reads == Reads::T5 => pieces_among(file, rows),
+                None => Ok(None),
+            },
             Lexicon::Folder(folder) => in_folder(folder, reads, rows),
             // What lies there may belong to something else, and this vocabulary is public.
             Lexicon::Among(_) if reads == Reads::Clip && rows == Some(OPENAI_TOKENS) => Ok(None),
@@ -135,6 +137,8 @@ fn in_file(path: &Path, slot: &Slot, reads: Reads, rows: Option<usize>) -> Resul
             }
             Ok(Some(TokenizerFiles { tokenizer, config: config(folder)? }))
         }
+        // Behind the length of a safetensors file's header.
+        _ if reads == Reads::T5 && start.get(8) == Some(&b'{') => pieces_among(&WeightFile::open(path)?, rows),
         // The first piece of a protobuf.
         _ if reads == Reads::T5 && start.starts_with(b"\n") => spiece(path, rows).map(Some),
         _ if reads != Reads::T5 && start.starts_with(b"#version") => pairs(&folder.join("vocab.json"), path, reads),
@@ -195,6 +199,15 @@ fn pairs(vocab: &Path, merges: &Path, reads: Reads) -> Result<Option<TokenizerFi
         _ => clip_tokenizer_json(&tokens.text, &merges.text, &parsed, folder)?,
     };
     Ok(Some(TokenizerFiles { tokenizer: Text { text, origin: folder.to_owned() }, config }))
+}
+
+/// The same among the tensors of a file with weights, if it is there.
+fn pieces_among(file: &WeightFile, rows: Option<usize>) -> Result<Option<TokenizerFiles>> {
+    const TENSOR: &str = "spiece_model";
+    let name = file.index.names().find(|name| name.rsplit('.').next() == Some(TENSOR));
+    let Some(tensor) = name.and_then(|name| file.index.get(name)) else { return Ok(None) };
+    let text = t5_spiece_json(tensor.bytes(), rows, &file.path)?;
+    Ok(Some(TokenizerFiles { tokenizer: Text { text, origin: file.path.clone() }, config: None }))
 }
 
 /// T5's tokenizer as SentencePiece wrote it, for a text encoder with `rows` tokens.
