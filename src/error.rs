@@ -104,6 +104,20 @@ pub enum Error {
         /// What to do.
         hint: Option<String>,
     },
+    /// A film broke off before its last frame.
+    #[error("cannot write {}: {source}: {made} of {frames} frames were made", brief(path.display()))]
+    Unfinished {
+        /// The film.
+        path: PathBuf,
+        /// How many frames were made before.
+        made: usize,
+        /// How many were asked for.
+        frames: usize,
+        /// The system's own error.
+        source: io::Error,
+        /// What became of them.
+        hint: Option<String>,
+    },
     /// A device is unknown, or failed.
     #[error("device {}: {}", brief(device), brief(message))]
     Device {
@@ -199,6 +213,7 @@ impl Error {
             | Error::Option { hint, .. }
             | Error::Exists { hint, .. }
             | Error::NoSpace { hint, .. }
+            | Error::Unfinished { hint, .. }
             | Error::Device { hint, .. }
             | Error::OutOfMemory { hint, .. }
             | Error::OverBudget { hint, .. } => hint.as_deref(),
@@ -281,6 +296,7 @@ impl Error {
         | Error::Option { hint, .. }
         | Error::Exists { hint, .. }
         | Error::NoSpace { hint, .. }
+        | Error::Unfinished { hint, .. }
         | Error::Device { hint, .. }
         | Error::OutOfMemory { hint, .. }
         | Error::OverBudget { hint, .. } = &mut self

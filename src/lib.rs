@@ -52,6 +52,7 @@
 //! | [`sample`] | Noise, schedules, solvers and guidance, in plain f32. |
 //! | [`text`] | Tokenizers. |
 //! | [`image`] | Pictures, and their PNG files. |
+//! | [`video`] | Films: files that grow by frame, and those that are read. |
 //! | [`source`] | What a bundle, a directory or loose files hold, and which networks that makes. |
 //! | [`builtin`] | The small model inside the program. |
 //! | [`convert`] | From a source to a bundle or to the file of a component, a few megabytes at a time. |
@@ -101,6 +102,7 @@ pub mod stage;
 pub mod synthetic;
 pub mod tensor;
 pub mod text;
+pub mod video;
 #[doc(hidden)]
 pub mod weights;
 

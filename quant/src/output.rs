@@ -1,7 +1,7 @@
 //! Output files that appear whole or not at all.
 
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use crate::temporary::{self, Temporary};
@@ -102,6 +102,19 @@ impl AtomicFile {
         &self.target
     }
 
+    /// Makes the file end after its first `length` bytes, and goes on there. What was written before and did not reach the disk, because
+    /// that is full, is given up if it lies behind them.
+    ///
+    /// # Errors
+    /// What the system reports.
+    pub fn truncate(&mut self, length: u64) -> io::Result<()> {
+        let again = BufWriter::new(self.file.get_ref().try_clone()?);
+        // Dropped as it is, the old writer would try once more to write what it holds.
+        let (mut file, _) = std::mem::replace(&mut self.file, again).into_parts();
+        file.set_len(length)?;
+        file.seek(SeekFrom::Start(length)).map(|_| ())
+    }
+
     /// Flushes everything to the disk and gives the file its name.
     ///
     /// # Errors
@@ -147,6 +160,12 @@ impl Write for AtomicFile {
 
     fn flush(&mut self) -> io::Result<()> {
         self.file.flush()
+    }
+}
+
+impl Seek for AtomicFile {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.file.seek(to)
     }
 }
 
@@ -220,6 +239,25 @@ mod tests {
             file.commit().unwrap();
             assert_eq!(fs::read(&target).unwrap(), b"pinhole");
             assert_eq!(names(directory.path()), ["out.gguf"]);
+        });
+    }
+
+    #[test]
+    fn what_was_written_can_be_changed_and_cut_off() {
+        both_ways(|| {
+            let directory = tempfile::tempdir().unwrap();
+            let target = directory.path().join("out");
+            let mut file = AtomicFile::create(&target, false).unwrap();
+            file.write_all(b"pinhole, and more").unwrap();
+            file.seek(SeekFrom::Start(0)).unwrap();
+            file.write_all(b"P").unwrap();
+            file.seek(SeekFrom::End(0)).unwrap();
+            file.flush().unwrap();
+            file.write_all(b"lost").unwrap();
+            file.truncate(7).unwrap();
+            file.write_all(b"!").unwrap();
+            file.commit().unwrap();
+            assert_eq!(fs::read(&target).unwrap(), b"Pinhole!");
         });
     }
 

@@ -118,7 +118,7 @@ fn to_rgb(samples: &[u8], color: ColorType) -> Result<(Vec<u8>, bool)> {
 }
 
 /// `colour` with `alpha` over white, rounded to the nearest, as Pillow's `paste` rounds.
-fn over_white(colour: u8, alpha: u8) -> u8 {
+pub(crate) fn over_white(colour: u8, alpha: u8) -> u8 {
     let (colour, alpha) = (u32::from(colour), u32::from(alpha));
     // A mean of two bytes.
     ((colour * alpha + 255 * (255 - alpha) + 127) / 255) as u8

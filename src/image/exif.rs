@@ -22,7 +22,7 @@ const HEADER: usize = 8;
 
 /// The texts under [`PARAMETERS`] and [`PINHOLE`] as EXIF data of at most `room` bytes. If both are too long, the second is left
 /// out, then the first. Empty if nothing is left.
-pub(super) fn of(text: &[(&str, &str)], room: usize) -> Vec<u8> {
+pub(crate) fn of(text: &[(&str, &str)], room: usize) -> Vec<u8> {
     let mut entries = Vec::new();
     for &(keyword, text) in text {
         match keyword {

@@ -6,7 +6,7 @@
 mod canny;
 mod content;
 mod decode;
-mod exif;
+pub(crate) mod exif;
 mod format;
 mod patches;
 mod picture;
@@ -15,6 +15,7 @@ mod preprocessor;
 mod resize;
 
 pub use canny::Thresholds;
+pub(crate) use decode::over_white;
 pub use decode::{MAX_DECODED, MAX_SIDE};
 pub use format::{Format, check_replaced};
 pub use patches::View;
