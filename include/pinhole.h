@@ -473,6 +473,11 @@ typedef struct pinhole_image pinhole_image;
 typedef int32_t (*pinhole_preview_fn)(const pinhole_image *image, int32_t index, int32_t step, int32_t steps,
                                       void *user_data);
 
+/* Called with frame number `frame` of `frames`, counted from 0, of film `index`, as soon as it is decoded. The picture lives until the
+ * callback returns. Return 0 to go on, anything else to cancel. */
+typedef int32_t (*pinhole_frame_fn)(const pinhole_image *image, int32_t index, int32_t frame, int32_t frames,
+                                    void *user_data);
+
 /* Prompts that went through the text encoders; see "Embeddings". */
 typedef struct pinhole_embeddings pinhole_embeddings;
 
@@ -542,7 +547,9 @@ enum {
      * added up, each times its weight. The prompt may be NULL then: zeros stand for it. */
     PINHOLE_INPUT_STYLE = 4,
     /* A picture that the model looks at in its blocks, if it was opened with an IP-Adapter. There may be more than one. */
-    PINHOLE_INPUT_IP = 5
+    PINHOLE_INPUT_IP = 5,
+    /* The last frame of a film, for models that are given one; the first is PINHOLE_INPUT_IMAGE. */
+    PINHOLE_INPUT_LAST_IMAGE = 6
 };
 
 /* How evaluations of the denoiser are skipped that would change little. */
@@ -805,6 +812,16 @@ typedef struct pinhole_request {
     /* Not 0: ControlNets of Stable Diffusion guess: only the prompt's pass follows them, and the finest of what they say counts
      * least. */
     int32_t control_guess;
+    /* For models of films: how many frames there are, one more than a multiple of 4. 0: the model's default. */
+    int32_t frames;
+    /* How many of them are shown in a second. 0: the model's default. */
+    float fps;
+    /* May be NULL. */
+    pinhole_frame_fn frame;
+    /* For models of two experts: classifier-free guidance of the second one, which makes the last steps. 0 or less: the model's default. */
+    float cfg_scale_2;
+    /* For models of two experts: below which share of all noise the second one takes over, between 0 and 1. 0: the model's default. */
+    float boundary;
 } pinhole_request;
 
 PINHOLE_API int32_t pinhole_request_init(pinhole_request *request, size_t struct_size);
@@ -839,20 +856,32 @@ typedef struct pinhole_result_info {
     double seconds_encode;
     double seconds_denoise;
     double seconds_decode;
+    /* How many images make up a film, and how many of them are shown in a second; 1 and 0 for pictures. */
+    int32_t frames;
+    float fps;
 } pinhole_result_info;
 
 PINHOLE_API int32_t pinhole_result_get_info(const pinhole_result *result, pinhole_result_info *info,
                                             pinhole_error **error);
 
-/* How many images there are. 0 for NULL. */
+/* How many images there are. Of films, these are all frames of the first, then those of the second, and so on. 0 for NULL. */
 PINHOLE_API size_t pinhole_result_image_count(const pinhole_result *result);
 
 /* The image at `index`. NULL past the end and for NULL. */
 PINHOLE_API const pinhole_image *pinhole_result_image(const pinhole_result *result, size_t index);
 
 /* The latents after the last step, before the autoencoder's scale and shift are undone. `extents`, which may be NULL, becomes
- * batch, channels, height/8, width/8; the last is fastest. NULL for NULL. */
+ * batch, channels, height/8, width/8; the last is fastest. Of a film, each channel has all its frames, one behind the other, and they
+ * count as channels. NULL for NULL. */
 PINHOLE_API const float *pinhole_result_latents(const pinhole_result *result, size_t extents[4]);
+
+/* Writes film `index` of the batch to a file, whose name's end chooses the type: .mp4 (H.264), .webp, .gif, .apng or .png, .y4m; or to a
+ * folder (a name that ends in /, or a picture's name with %04d in it) as a picture for each frame. It carries the parameters that made it,
+ * as an image's PNG does, except in .y4m. A film or a picture that is there is replaced; of anything else, PINHOLE_E_EXISTS says so. A
+ * file appears whole or not at all; if the disk fills, it ends after the last frame that there was room for, where its type allows that,
+ * and the error says so. PINHOLE_E_ARGUMENT if the images are pictures. */
+PINHOLE_API int32_t pinhole_result_write_film(const pinhole_result *result, size_t index, const char *path,
+                                              pinhole_error **error);
 
 /* How many evaluations of the denoiser a step cache skipped, those of all passes together. 0 for NULL. */
 PINHOLE_API size_t pinhole_result_skipped(const pinhole_result *result);

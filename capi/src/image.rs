@@ -53,7 +53,12 @@ impl Image {
         Image::new(image, Texts::default())
     }
 
-    fn chunks(&self) -> Vec<(&str, &str)> {
+    pub(crate) fn picture(&self) -> &pinhole::image::Image {
+        &self.image
+    }
+
+    /// The texts inside its file.
+    pub(crate) fn chunks(&self) -> Vec<(&str, &str)> {
         let texts = [(PARAMETERS, self.texts.parameters.as_str()), (PINHOLE, self.texts.json.as_str())];
         texts.into_iter().filter(|(_, text)| !text.is_empty()).collect()
     }

@@ -57,6 +57,7 @@ pub(crate) struct Pictures {
     pub(crate) references: Vec<Arc<Picture>>,
     pub(crate) redux: Vec<(Arc<Picture>, f32)>,
     pub(crate) ip_images: Vec<Arc<Picture>>,
+    pub(crate) last_image: Option<Arc<Picture>>,
 }
 
 impl Pictures {
@@ -100,9 +101,11 @@ impl Pictures {
                     pictures.ip_images.push(read()?);
                     continue;
                 }
+                6 => (&mut pictures.last_image, "PINHOLE_INPUT_LAST_IMAGE"),
                 other => {
                     let expected = "PINHOLE_INPUT_IMAGE (0), PINHOLE_INPUT_MASK (1), PINHOLE_INPUT_CONTROL (2), \
-                                    PINHOLE_INPUT_REFERENCE (3), PINHOLE_INPUT_STYLE (4) or PINHOLE_INPUT_IP (5)";
+                                    PINHOLE_INPUT_REFERENCE (3), PINHOLE_INPUT_STYLE (4), PINHOLE_INPUT_IP (5) or \
+                                    PINHOLE_INPUT_LAST_IMAGE (6)";
                     return Err(E::option("use", expected, other.to_string()).into());
                 }
             };
@@ -118,7 +121,7 @@ impl Pictures {
     pub(crate) fn notes(&self) -> Vec<String> {
         let several = self.controls.iter().chain(&self.references);
         let several = several.chain(self.redux.iter().map(|(picture, _)| picture)).chain(&self.ip_images);
-        let pictures = [&self.image, &self.mask].into_iter().flatten().chain(several);
+        let pictures = [&self.image, &self.mask, &self.last_image].into_iter().flatten().chain(several);
         pictures.flat_map(|picture| picture.notes().iter().cloned()).collect()
     }
 }

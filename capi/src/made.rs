@@ -52,6 +52,10 @@ struct Inside<'a> {
     negative_prompt: Option<&'a str>,
     width: usize,
     height: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    frames: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fps: Option<f32>,
     steps: usize,
     guidance: Option<f32>,
     cfg_scale: f32,
@@ -209,7 +213,8 @@ impl Made {
     pub(crate) fn texts(&self, request: &Request, index: usize, generated: &Generated) -> Texts {
         let Generated { settings, computed, verdicts, .. } = generated;
         let flagged = verdicts.get(index).map(|verdict| verdict.flagged);
-        let seed = settings.seed.wrapping_add(index as u64);
+        // All frames of a film have its seed.
+        let seed = settings.seed.wrapping_add((index / settings.frames.max(1)) as u64);
         let noise = request.noise.as_ref().map(|_| "given");
         let mut pairs = settings.named(seed, noise);
         pairs.extend(skipped_in_words(computed).map(|numbers| ("Skipped evaluations", numbers)));
@@ -232,6 +237,8 @@ impl Made {
             negative_prompt: settings.negative_prompt.as_deref(),
             width,
             height,
+            frames: settings.fps.map(|_| settings.frames),
+            fps: settings.fps,
             steps,
             guidance,
             cfg_scale,

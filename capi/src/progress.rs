@@ -36,6 +36,9 @@ pub(crate) type WarningFn = Option<unsafe extern "C" fn(*const c_char, *mut c_vo
 /// `pinhole_preview_fn`
 pub(crate) type PreviewFn = Option<unsafe extern "C" fn(*const Image, i32, i32, i32, *mut c_void) -> i32>;
 
+/// `pinhole_frame_fn`
+pub(crate) type FrameFn = Option<unsafe extern "C" fn(*const Image, i32, i32, i32, *mut c_void) -> i32>;
+
 /// The header's numbers of phases.
 pub(crate) const PREPARE: i32 = 0;
 pub(crate) const CONVERT: i32 = 4;
@@ -59,6 +62,7 @@ pub(crate) struct Callbacks {
     pub(crate) progress: ProgressFn,
     pub(crate) warning: WarningFn,
     pub(crate) preview: PreviewFn,
+    pub(crate) frame: FrameFn,
     pub(crate) user_data: *mut c_void,
 }
 
@@ -132,9 +136,10 @@ impl Watch {
         self.heed(Some(answer))
     }
 
-    fn show(&mut self, image: &Image, index: usize, step: usize, steps: usize) -> Result<()> {
-        let [index, step, steps] = [index, step, steps].map(|count| i32::try_from(count).unwrap_or(i32::MAX));
-        let show = self.callbacks.preview;
+    /// Gives `show`, the callback for previews or that for frames, picture `index` behind `done` of `all`.
+    fn show(&self, show: PreviewFn, image: pinhole::image::Image, [index, done, all]: [usize; 3]) -> Result<()> {
+        let image = &Image::preview(image);
+        let [index, step, steps] = [index, done, all].map(|count| i32::try_from(count).unwrap_or(i32::MAX));
         // SAFETY: the header's contract for the callback; the image lives through the call.
         let answer = show.map(|show| unsafe { show(image, index, step, steps, self.callbacks.user_data) });
         self.heed(answer)
@@ -167,7 +172,12 @@ impl Observer for Watch {
                 Ok(())
             }
             Event::Warning(message) => self.warn(message),
-            Event::Preview { image, index, done, steps } => self.show(&Image::preview(image), index, done, steps),
+            Event::Preview { image, index, done, steps } => {
+                self.show(self.callbacks.preview, image, [index, done, steps])
+            }
+            Event::Frame { image, index, frame, frames } => {
+                self.show(self.callbacks.frame, image, [index, frame, frames])
+            }
             _ => self.heed(None),
         }
     }

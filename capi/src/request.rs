@@ -20,7 +20,7 @@ use crate::error::{Error, Failure};
 use crate::input::{Input, Pictures};
 use crate::made::Made;
 use crate::options::{self, versioned};
-use crate::progress::{Callbacks, PreviewFn, ProgressFn, WarningFn, Watch};
+use crate::progress::{Callbacks, FrameFn, PreviewFn, ProgressFn, WarningFn, Watch};
 use crate::result::Outcome;
 use crate::session::Session;
 use crate::{entry, handle, text};
@@ -92,6 +92,11 @@ pub struct Request {
     pub upscale_space: i32,
     pub upscale_steps: i32,
     pub control_guess: i32,
+    pub frames: i32,
+    pub fps: f32,
+    pub frame: FrameFn,
+    pub cfg_scale_2: f32,
+    pub boundary: f32,
 }
 
 const DEFAULT: Request = Request {
@@ -157,6 +162,11 @@ const DEFAULT: Request = Request {
     upscale_space: 0,
     upscale_steps: 0,
     control_guess: 0,
+    frames: 0,
+    fps: 0.0,
+    frame: None,
+    cfg_scale_2: -1.0,
+    boundary: 0.0,
 };
 versioned!(Request, "pinhole_request", offset_of!(Request, inputs), DEFAULT);
 
@@ -461,14 +471,15 @@ impl Request {
             negative_aesthetic_score: number(request.negative_aesthetic_score).filter(|&score| score != 0.0),
             upscale: request.upscaled()?,
             control_guess: request.control_guess != 0,
-            frames: None,
-            fps: None,
-            last_image: None,
-            cfg_scale_2: None,
-            boundary: None,
+            frames: count("--frames", request.frames)?,
+            // A struct of zeros leaves them to the model.
+            fps: given(request.fps),
+            last_image: pictures.last_image,
+            cfg_scale_2: number(request.cfg_scale_2).filter(|&scale| scale != 0.0),
+            boundary: given(request.boundary),
         };
-        let Request { progress, warning, preview, user_data, .. } = request;
-        let watch = Watch::new(Callbacks { progress, warning, preview, user_data }, cancel.clone());
+        let Request { progress, warning, preview, frame, user_data, .. } = request;
+        let watch = Watch::new(Callbacks { progress, warning, preview, frame, user_data }, cancel.clone());
         Ok(Read { wanted, watch, cancel, notes })
     }
 }

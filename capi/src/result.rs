@@ -1,14 +1,17 @@
 //! `pinhole_result`: what a request gave.
 
-use std::mem::size_of;
+use std::ffi::c_char;
+use std::mem::offset_of;
+use std::path::Path;
 
 use pinhole::pipeline::{Generated, Phase, Request, skipped};
+use pinhole::video::{Film, Rate, Shape};
 
-use crate::error::Error;
+use crate::error::{Error, Failure};
 use crate::image::Image;
 use crate::made::Made;
 use crate::options::{self, versioned};
-use crate::{entry, handle};
+use crate::{entry, handle, text};
 
 /// `pinhole_result`
 pub struct Outcome {
@@ -38,6 +41,8 @@ pub struct ResultInfo {
     pub seconds_encode: f64,
     pub seconds_denoise: f64,
     pub seconds_decode: f64,
+    pub frames: i32,
+    pub fps: f32,
 }
 
 const NOTHING: ResultInfo = ResultInfo {
@@ -58,8 +63,10 @@ const NOTHING: ResultInfo = ResultInfo {
     seconds_encode: 0.0,
     seconds_denoise: 0.0,
     seconds_decode: 0.0,
+    frames: 0,
+    fps: 0.0,
 };
-versioned!(ResultInfo, "pinhole_result_info", size_of::<ResultInfo>(), NOTHING);
+versioned!(ResultInfo, "pinhole_result_info", offset_of!(ResultInfo, frames), NOTHING);
 
 impl Outcome {
     /// What `request` gave, of the model that `made` it.
@@ -70,6 +77,30 @@ impl Outcome {
             images.push(Image::new(image, made.texts(request, index, &generated)));
         }
         Outcome { images, generated }
+    }
+
+    /// Writes film `index` of the batch.
+    fn write_film(&self, index: usize, path: &Path) -> Result<(), Failure> {
+        let settings = &self.generated.settings;
+        let Some(fps) = settings.fps else {
+            let hint = "this model makes pictures: pinhole_image_write_png writes one";
+            return Err(Failure::argument("result: expected films, found pictures".to_owned(), hint));
+        };
+        let frames = settings.frames;
+        let film = self.images.chunks(frames).nth(index).filter(|film| film.len() == frames);
+        let Some(images) = film else {
+            return Err(Failure::argument(format!("index: expected less than {}, found {index}", settings.batch), ""));
+        };
+        let unusual = || pinhole::Error::option("fps", "more than 0, at most 1000", fps.to_string());
+        let rate = Rate::of(fps.into()).ok_or_else(unusual)?;
+        let (width, height) = (images[0].picture().width(), images[0].picture().height());
+        let mut film = Film::create(path, Shape { width, height, frames, rate })?;
+        film.set_text(&images[0].chunks());
+        for image in images {
+            film.push(image.picture())?;
+        }
+        film.finish()?;
+        Ok(())
     }
 
     fn info(&self) -> ResultInfo {
@@ -91,6 +122,8 @@ impl Outcome {
             seconds_encode: seconds(Phase::Encode),
             seconds_denoise: seconds(Phase::Denoise),
             seconds_decode: seconds(Phase::Decode),
+            frames: settings.frames as i32,
+            fps: settings.fps.unwrap_or_default(),
             ..NOTHING
         }
     }
@@ -135,6 +168,23 @@ pub unsafe extern "C" fn pinhole_result_latents(result: *const Outcome, extents:
         *extents = [batch, channels * frames, h, w];
     }
     result.generated.latents.as_ptr()
+}
+
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pinhole_result_write_film(
+    result: *const Outcome,
+    index: usize,
+    path: *const c_char,
+    error: *mut *mut Error,
+) -> i32 {
+    let work = || {
+        // SAFETY: the header's contract.
+        let (result, path) = unsafe { (handle::get(result, "result")?, Path::new(text::required(path, "path")?)) };
+        result.write_film(index, path)
+    };
+    // SAFETY: the header's contract.
+    unsafe { entry::call(error, work) }
 }
 
 /// See the header.

@@ -38,6 +38,7 @@ static void null_where_it_is_not_allowed(const pinhole_model *model, pinhole_ses
     FAILS(pinhole_plan_get_info(NULL, NULL, &error), PINHOLE_E_ARGUMENT, "plan", 0);
     FAILS(pinhole_plan_get_component(NULL, 0, NULL, &error), PINHOLE_E_ARGUMENT, "plan", 0);
     FAILS(pinhole_result_get_info(NULL, NULL, &error), PINHOLE_E_ARGUMENT, "result", 0);
+    FAILS(pinhole_result_write_film(NULL, 0, "x.mp4", &error), PINHOLE_E_ARGUMENT, "result", 0);
     FAILS(pinhole_image_copy(NULL, PINHOLE_RGB8, &count, sizeof count, 0, &error), PINHOLE_E_ARGUMENT, "image", 0);
     FAILS(pinhole_image_encode_png(NULL, &no_buffer, &error), PINHOLE_E_ARGUMENT, "image", 0);
     FAILS(pinhole_image_write_png(NULL, "x.png", &error), PINHOLE_E_ARGUMENT, "image", 0);
@@ -270,6 +271,12 @@ static void options_that_cannot_work(const pinhole_model *model, pinhole_session
     REFUSED(eta, (float)NAN, "--eta", 0);
     REFUSED(eta, 1.5f, "--eta", 0);
     REFUSED(rescale_cfg, -0.5f, "--rescale-cfg", 0);
+    /* The model makes pictures. */
+    REFUSED(frames, 5, "--frames", 0);
+    REFUSED(frames, -1, "--frames", 0);
+    REFUSED(fps, 16, "--fps", 0);
+    REFUSED(boundary, 0.5f, "--boundary", 0);
+    REFUSED(cfg_scale_2, 3, "--cfg-scale-2", 0);
     REFUSED(cache, 5, "4 (taylorseer)", 0);
     REFUSED(cache, -1, "--cache", 0);
     request = small_request();
@@ -398,7 +405,7 @@ static void inputs_that_cannot_work(pinhole_session *session, const char *direct
     image.data = NULL;
     image.pixels = pixels;
     image.use = 7;
-    refused(session, both, 1, -1, PINHOLE_E_OPTION, "PINHOLE_INPUT_IP (5), found 7", 0);
+    refused(session, both, 1, -1, PINHOLE_E_OPTION, "PINHOLE_INPUT_LAST_IMAGE (6), found 7", 0);
     image.use = PINHOLE_INPUT_IMAGE;
 
     refused(session, both, 1, (float)NAN, PINHOLE_E_OPTION, "--strength: expected 0 to 1", 0);

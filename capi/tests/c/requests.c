@@ -192,6 +192,10 @@ static void batches_seeds_and_noise(pinhole_session *session) {
     OK(pinhole_result_get_info(both, &info, &error));
     CHECK(info.seed == 41 && info.batch == 2 && info.width == 32 && info.steps == 1);
     CHECK(info.peak_bytes > 0 && info.seconds_denoise > 0);
+    /* Pictures are no films. */
+    CHECK(info.frames == 1 && info.fps == 0);
+    FAILS(pinhole_result_write_film(both, 0, NULL, &error), PINHOLE_E_ARGUMENT, "path", 0);
+    FAILS(pinhole_result_write_film(both, 0, "film.mp4", &error), PINHOLE_E_ARGUMENT, "expected films", 1);
     request.seed = 42;
     request.batch = 0;
     OK(pinhole_generate(session, &request, &second, &error));

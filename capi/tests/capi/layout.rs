@@ -54,7 +54,7 @@ fn rust() -> Layouts {
             reserved_2, ip_scale, reserved_3, controls, control_count, cache, cache_threshold, control_preprocess, canny_low,
             canny_high, reserved_4, id_embedding, id_embedding_count, tiny_vae_for,
             shift, prompt_syntax, safety, refiner_start, aesthetic_score, negative_aesthetic_score, upscale, upscale_strength,
-            upscale_space, upscale_steps, control_guess,
+            upscale_space, upscale_steps, control_guess, frames, fps, frame, cfg_scale_2, boundary,
         }
         "pinhole_control" = control::Control {
             struct_size, start, end, scale, preprocess, mode, canny_low, canny_high,
@@ -64,7 +64,7 @@ fn rust() -> Layouts {
         }
         "pinhole_result_info" = result::ResultInfo {
             struct_size, seed, width, height, steps, batch, guidance, cfg_scale, max_sequence_length, reserved, peak_bytes,
-            planned_peak_bytes, bytes_moved, bytes_mapped, seconds_encode, seconds_denoise, seconds_decode,
+            planned_peak_bytes, bytes_moved, bytes_mapped, seconds_encode, seconds_denoise, seconds_decode, frames, fps,
         }
         "pinhole_plan_info" = plan::PlanInfo {
             struct_size, peak_bytes, limit_bytes, all_resident, reserved, components,
