@@ -25,6 +25,7 @@ mod table;
 mod threads;
 mod units;
 mod upscale;
+mod video;
 
 use std::process::ExitCode;
 

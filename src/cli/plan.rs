@@ -127,6 +127,9 @@ struct Report {
     device: String,
     width: usize,
     height: usize,
+    /// Of a film.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    frames: Option<usize>,
     steps: usize,
     sampler: &'static str,
     schedule: &'static str,
@@ -165,6 +168,7 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
             device: device.name(),
             width: settings.width,
             height: settings.height,
+            frames: settings.fps.map(|_| settings.frames),
             steps: settings.steps,
             sampler: settings.sampling.sampler.name(),
             schedule: settings.sampling.schedule.name(),
@@ -182,7 +186,11 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     }
     let peak = units::bytes(plan.peak() as u64);
     let limit = plan.limit.map_or(String::new(), |limit| format!(", of {}", units::bytes(limit as u64)));
-    let size = format!("{}x{}, {}", settings.width, settings.height, units::counted(settings.steps, "step"));
+    let size = match settings.fps {
+        Some(_) => format!("{}x{}, {}", settings.width, settings.height, units::counted(settings.frames, "frame")),
+        None => format!("{}x{}", settings.width, settings.height),
+    };
+    let size = format!("{size}, {}", units::counted(settings.steps, "step"));
     let (Chosen { sampler, schedule, sigmas, .. }, evaluations) =
         (&settings.sampling, pipeline.evaluations(&settings)?);
     let over = if sigmas.is_some() { "given sigmas" } else { schedule.name() };

@@ -22,6 +22,7 @@ use super::pictures::{open_picture, picture};
 use super::preview::{self, Preview};
 use super::printer::Printer;
 use super::stable_diffusion::StableDiffusionArgs;
+use super::video::VideoArgs;
 use super::{step_cache, threads};
 
 #[derive(clap::Args)]
@@ -63,9 +64,9 @@ pub(super) struct RequestArgs {
     /// The share of fresh noise in each step, 0 to 1, for ddim and tcd [default: 0]
     #[arg(long, value_name = "E")]
     eta: Option<f32>,
-    /// How a flow is bent towards noise, whatever the size of the picture: FLUX, Z-Image, Qwen-Image. LoRAs for few steps name one, such
-    /// as 3 [default: as the model was published]
-    #[arg(long, value_name = "K")]
+    /// How a flow is bent towards noise, whatever the size of the picture: FLUX, Z-Image, Qwen-Image, Wan. LoRAs for few steps name one,
+    /// such as 3 [default: as the model was published]
+    #[arg(long, visible_alias = "flow-shift", value_name = "K")]
     shift: Option<f32>,
     /// How much of the spread that guidance adds to a prediction is taken back, 0 to 1, with a --cfg-scale above 1 [default: 0]
     #[arg(long, value_name = "R")]
@@ -80,6 +81,8 @@ pub(super) struct RequestArgs {
     pub(super) loras: Vec<Lora>,
     #[command(flatten)]
     pub(super) stable_diffusion: StableDiffusionArgs,
+    #[command(flatten)]
+    pub(super) video: VideoArgs,
     /// How many of the last layers of CLIP the prompt does not go through, for Stable Diffusion: 1 is what many fine-tunes were
     /// trained with [default: 0]
     #[arg(long, value_name = "N")]
@@ -286,7 +289,7 @@ impl RequestArgs {
     /// Those of [`Picture::open`]; [`Error::Option`] for two schedules.
     pub(super) fn request(&self, prompt: Option<&str>, printer: &Printer) -> Result<Request> {
         let (sampler, schedule) = self.sampler_and_schedule()?;
-        Ok(self.stable_diffusion.told(Request {
+        let request = self.stable_diffusion.told(Request {
             prompt: prompt.unwrap_or_default().to_owned(),
             negative_prompt: self.negative_prompt.clone(),
             width: self.width,
@@ -328,7 +331,8 @@ impl RequestArgs {
             safety: self.safety,
             control_guess: self.control_guess,
             ..Request::default()
-        }))
+        });
+        self.video.told(request, printer)
     }
 
     /// The pictures of `--redux-image`, each with its weight.
@@ -362,7 +366,7 @@ impl RequestArgs {
 
     /// What the model is opened with beside its own files.
     pub(super) fn additions(&self) -> Additions {
-        self.stable_diffusion.add_to(Additions {
+        let additions = self.stable_diffusion.add_to(Additions {
             clip_skip: self.clip_skip,
             loras: lora::pairs(&self.loras),
             redux: self.redux.clone(),
@@ -373,7 +377,8 @@ impl RequestArgs {
             takes_id: self.id_embedding.is_some(),
             upscaler: self.upscaler.clone(),
             ..Additions::default()
-        })
+        });
+        self.video.add_to(additions)
     }
 
     /// The model of `source` on `device`, with what these options say of its weights and of the memory it may take.

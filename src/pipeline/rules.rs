@@ -73,6 +73,19 @@ impl Frames {
         let steps = (frames.saturating_sub(1) + step / 2) / step;
         (steps * step + 1).min((most - 1) / step * step + 1)
     }
+
+    /// What numbers are possible instead of `frames`, which is not: the next smaller and the next larger.
+    pub fn nearest_in_words(&self, frames: usize) -> String {
+        let (most, step) = (self.nearest(self.most), self.step);
+        match frames {
+            0 => "the nearest is 1".to_owned(),
+            _ if frames > most => format!("the nearest is {most}"),
+            _ => {
+                let below = (frames - 1) / step * step + 1;
+                format!("the nearest are {below} and {}", below + step)
+            }
+        }
+    }
 }
 
 /// How pictures that are frames of a video come in.

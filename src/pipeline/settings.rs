@@ -179,7 +179,7 @@ fn frames(model: &Opened, request: &Request) -> Result<(usize, Option<f32>)> {
     if frames != nearest {
         let expected = format!("1 to {}, one more than a multiple of {}", rules.most, rules.step);
         let error = Error::option("--frames", expected, frames.to_string());
-        return Err(error.with_hint(format!("the nearest is {nearest}")));
+        return Err(error.with_hint(rules.nearest_in_words(frames)));
     }
     let fps = fps.unwrap_or(rules.fps);
     if !(fps > 0.0 && fps <= MOST_FPS) {

@@ -365,6 +365,11 @@ fn wrong_options() {
         ("cfg_scale", &["--cfg-scale", "nan"]),
         ("sequence_length", &["--max-sequence-length", "1000"]),
         ("threads", &["--threads", "0"]),
+        ("frames", &["--frames", "5"]),
+        ("fps", &["--fps", "23.976"]),
+        ("fps_zero", &["--fps", "0"]),
+        ("expert", &["--cfg-scale-2", "3"]),
+        ("lora_high", &["--lora-high", "a.safetensors"]),
         ("noise_shape", &["--width", "64", "--height", "48", "--noise", "noise.safetensors"]),
         ("noise_nan", &["--width", "64", "--height", "48", "--noise", "nan.safetensors"]),
         ("noise_missing", &["--noise", "latents.safetensors"]),
@@ -375,6 +380,8 @@ fn wrong_options() {
     let output = |output| place.run(&["generate", "-m", "mini", "-p", "x", "-o", output]);
     output("no/such/a.png").snapshot("generate_unwritable");
     output("a.gif").snapshot("generate_no_format");
+    output("a.tiff").snapshot("generate_unknown_format");
+    output("film/").snapshot("generate_folder_of_frames");
     assert_eq!(place.names(), ["latents.safetensors", "nan.safetensors", "noise.safetensors"]);
 }
 

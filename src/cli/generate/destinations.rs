@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use pinhole::safetensors::Safetensors;
-use pinhole::{Error, Result, image};
+use pinhole::{Error, Result, image, video};
 
 /// A file that a command reads or writes, and the option that says so.
 #[derive(Clone, Debug)]
@@ -17,6 +17,7 @@ pub(in crate::cli) struct Named {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::cli) enum Kind {
     Picture,
+    Film,
     Latents,
 }
 
@@ -61,6 +62,7 @@ fn place(path: &Path) -> Option<PathBuf> {
 fn check_kind(path: &Path, kind: Kind) -> Result<()> {
     match kind {
         Kind::Picture => image::check_replaced(path),
+        Kind::Film => video::check_replaced(path),
         Kind::Latents => check_latents(path),
     }
 }

@@ -1,7 +1,9 @@
 //! `pinhole generate`: from a prompt to pictures.
 
 mod destinations;
+mod films;
 mod latents;
+mod names;
 mod outputs;
 mod report;
 
@@ -17,6 +19,7 @@ use super::printer::{Printer, Talk, Unit};
 use super::request::{self, RequestArgs};
 use super::{interrupt, model, threads};
 pub(super) use destinations::{Kind, Named, check as check_outputs};
+use films::Films;
 use outputs::Outputs;
 use report::{Clock, Run};
 
@@ -34,8 +37,9 @@ pub(super) struct Args {
     #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true, required_unless_present = "redux_images")]
     prompt: Option<String>,
     /// The picture to write, or with --batch the pictures OUT-1.png, OUT-2.png, ...; files that exist are replaced
-    /// [default: pinhole-SEED.png, or the next free name like it]
-    #[arg(short, long, value_name = "OUT.png|jpg|webp")]
+    /// [default: pinhole-SEED.png, or the next free name like it]. The name of a film ends in .mp4, .webp, .gif, .apng, .png or .y4m; a
+    /// folder (OUT/), or a name like OUT-%04d.png, has a picture for each frame; - is Y4M on stdout [default: pinhole-SEED.mp4]
+    #[arg(short, long, value_name = "OUT.png|jpg|webp|mp4|..")]
     output: Option<PathBuf>,
     #[command(flatten)]
     request: RequestArgs,
@@ -84,7 +88,7 @@ impl Args {
         ] {
             inputs.extend(paths.iter().map(|path| Named { option, path: path.clone() }));
         }
-        for (option, path) in request.stable_diffusion.files() {
+        for (option, path) in [request.stable_diffusion.files(), request.video.files()].concat() {
             inputs.push(Named { option, path });
         }
         for picture in &request.redux_images {
@@ -122,11 +126,12 @@ Examples:
   pinhole generate -m dev.gguf -p \"a lighthouse\" --control union.gguf --control-image edges.png --control-mode canny
   pinhole generate -m dev.gguf -p \"a lighthouse\" --cache teacache:0.4
   pinhole generate -m dev.gguf -p \"a lighthouse\" --preview now.png --tiny-vae taef1
-  pinhole generate -m dev.gguf -p \"a lighthouse\" --prompt-cache ~/.cache/pinhole --seed 2";
+  pinhole generate -m dev.gguf -p \"a lighthouse\" --prompt-cache ~/.cache/pinhole --seed 2
+  pinhole generate -m wan.gguf -p \"waves on a beach\" --frames 49 --vram 4G -o waves.mp4
+  pinhole generate -m wan.gguf -p \"waves on a beach\" -o - | ffmpeg -i - -crf 16 waves.mkv";
 
 pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     let (mut clock, memory) = (Clock::start(), PeakMemory::watch());
-    model::refuse_stdout("--output", args.output.as_deref())?;
     model::refuse_stdout("--save-latents", args.save_latents.as_deref())?;
     let preview = args.request.preview.as_ref().map(|preview| preview.path.as_path());
     model::refuse_stdout("--preview", preview)?;
@@ -139,6 +144,9 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
 
     let mut request = args.request.request(args.prompt.as_deref(), printer)?;
     let settings = pipeline.settings(&request)?;
+    if printer.json() || !Films::are_made(&settings, args.output.as_deref()) {
+        model::refuse_stdout("--output", args.output.as_deref())?;
+    }
     // Before anything is loaded or written: what does not fit is refused here.
     pipeline.plan(&request)?;
     if args.noise.is_some() && args.request.given_seed().is_some() {
@@ -151,24 +159,19 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     // Before the work: nobody should wait for pictures that cannot be written.
     let inputs = args.inputs(pipeline.model());
     let beside = (args.save_latents.as_deref(), preview);
-    let mut outputs = Outputs::create(args.output.as_deref(), beside, &inputs, &settings)?;
+    let mut outputs = Outputs::create(args.output.as_deref(), beside, &inputs, (pipeline.model(), &settings))?;
+    let (family, origins) = (pipeline.model().family.name, pipeline::origins(&pipeline.model().source));
+    let run = Run { args, family, origins, settings: &settings, computed: &[], flagged: &[], device, threads };
+    // What films say of themselves comes before their first frame.
+    outputs.describe(|index, seed| run.png_text(index, seed));
     clock.lap("open");
 
-    let generated = pipeline.generate_watched(&request, &mut Watch { printer, cancel: &cancel, outputs: &outputs })?;
+    let generated =
+        pipeline.generate_watched(&request, &mut Watch { printer, cancel: &cancel, outputs: &mut outputs })?;
     clock.add(&generated.timings);
     clock.resume();
-    let (family, origins) = (pipeline.model().family.name, pipeline::origins(&pipeline.model().source));
     let flagged = generated.flagged();
-    let run = Run {
-        args,
-        family,
-        origins,
-        settings: &generated.settings,
-        computed: &generated.computed,
-        flagged: &flagged,
-        device,
-        threads,
-    };
+    let run = Run { settings: &generated.settings, computed: &generated.computed, flagged: &flagged, ..run };
     let files = outputs.write(&generated, |index, seed| run.png_text(index, seed))?;
     clock.lap("write");
     report::print(printer, &run, &generated, &files, &clock, &memory)
@@ -178,7 +181,7 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
 struct Watch<'a> {
     printer: &'a Printer,
     cancel: &'a CancelFlag,
-    outputs: &'a Outputs,
+    outputs: &'a mut Outputs,
 }
 
 impl Observer for Watch<'_> {
@@ -196,6 +199,10 @@ impl Observer for Watch<'_> {
             Event::End { phase } => printer.end(phase.name()),
             Event::Warning(text) => printer.warn(&text),
             Event::Preview { image, index, .. } => self.outputs.show(index, &image)?,
+            Event::Frame { image, index, frame, frames } => {
+                printer.doing(format!("frame {}/{frames},", frame + 1));
+                self.outputs.grow(index, &image)?;
+            }
             _ => {}
         }
         self.cancel.check()

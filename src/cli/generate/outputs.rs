@@ -1,21 +1,25 @@
 //! The files that a request writes: named and created before the work, filled after it.
 
-use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use pinhole::Error;
 use pinhole::image::{Format, Image, PARAMETERS, PINHOLE};
-use pinhole::pipeline::{Generated, Settings};
+use pinhole::pipeline::{Generated, Opened, Settings};
+use pinhole::video;
 use pinhole_quant::output::AtomicFile;
 
 use super::destinations::{self, Kind, Named};
+use super::films::{Films, WrittenFilm};
 use super::latents;
+use super::names::{PngText, given_names};
 use crate::cli::failure::Failure;
 use crate::cli::preview::Previews;
 
 /// Files under construction. Dropped, they leave nothing behind.
 pub(super) struct Outputs {
     pictures: Vec<(AtomicFile, u64)>,
+    /// In the place of pictures.
+    films: Option<Films>,
     /// The names that were given. Without, each gets the first that is free in the end.
     names: Vec<PathBuf>,
     format: Format,
@@ -28,18 +32,11 @@ pub(super) struct Outputs {
 pub(super) struct Written {
     /// Each picture with its seed.
     pub(super) pictures: Vec<(PathBuf, u64)>,
+    pub(super) films: Vec<WrittenFilm>,
     /// The file of `--save-latents`.
     pub(super) latents: Option<PathBuf>,
     /// The files of `--preview`, one for each picture.
     pub(super) previews: Vec<PathBuf>,
-}
-
-/// The two texts that a picture carries.
-pub(super) struct PngText {
-    /// What made it, as other tools write it.
-    pub(super) parameters: String,
-    /// The same as JSON.
-    pub(super) json: String,
 }
 
 impl Outputs {
@@ -51,13 +48,19 @@ impl Outputs {
         output: Option<&Path>,
         (latents, preview): (Option<&Path>, Option<&Path>),
         inputs: &[Named],
-        settings: &Settings,
+        (model, settings): (&Opened, &Settings),
     ) -> Result<Outputs, Failure> {
-        let format = output.map_or(Ok(Format::Png), Format::of)?;
-        let names = output.map(|output| given_names(output, settings.batch)).unwrap_or_default();
+        let films = Films::are_made(settings, output);
+        let (names, format, kind) = match films {
+            true => (Films::names(output, settings.batch)?, Format::Png, Kind::Film),
+            false => {
+                let format = output.map_or(Ok(Format::Png), picture_format)?;
+                (output.map(|output| given_names(output, settings.batch)).unwrap_or_default(), format, Kind::Picture)
+            }
+        };
         let mut places = Vec::new();
         for path in &names {
-            places.push((Named { option: "--output", path: path.clone() }, Kind::Picture));
+            places.push((Named { option: "--output", path: path.clone() }, kind));
         }
         if let Some(path) = latents {
             places.push((Named { option: "--save-latents", path: path.to_owned() }, Kind::Latents));
@@ -67,8 +70,9 @@ impl Outputs {
             places.push((Named { option: "--preview", path: path.clone() }, Kind::Picture));
         }
         destinations::check(&places, inputs)?;
+        let films = films.then(|| Films::create(&names, model, settings)).transpose()?;
         let mut pictures = Vec::with_capacity(settings.batch);
-        for i in 0..settings.batch {
+        for i in (0..settings.batch).filter(|_| films.is_none()) {
             let seed = settings.seed.wrapping_add(i as u64);
             let file = match names.get(i) {
                 Some(name) => AtomicFile::create(name, true)?,
@@ -80,7 +84,7 @@ impl Outputs {
             Some(path) => Some((AtomicFile::create(path, true)?, path.to_owned())),
             None => None,
         };
-        Ok(Outputs { pictures, names, format, latents, previews: Previews::create(previews)? })
+        Ok(Outputs { pictures, films, names, format, latents, previews: Previews::create(previews)? })
     }
 
     /// Shows `image` of picture number `index`, as it looks so far.
@@ -91,7 +95,22 @@ impl Outputs {
         self.previews.show(index, image)
     }
 
-    /// Writes the pictures, with what `about` says inside, and the latents.
+    /// Says what is in the films, if there are any; pictures are told when they are written.
+    pub(super) fn describe(&mut self, about: impl Fn(usize, u64) -> PngText) {
+        if let Some(films) = &mut self.films {
+            films.describe(about);
+        }
+    }
+
+    /// Takes a frame of film `index`.
+    ///
+    /// # Errors
+    /// Where its file cannot be written.
+    pub(super) fn grow(&mut self, index: usize, image: &Image) -> Result<(), Error> {
+        self.films.as_mut().map_or(Ok(()), |films| films.grow(index, image))
+    }
+
+    /// Writes the pictures or films, with what `about` says inside, and the latents.
     ///
     /// # Errors
     /// Where one cannot be written; those before it stay.
@@ -100,6 +119,9 @@ impl Outputs {
         generated: &Generated,
         about: impl Fn(usize, u64) -> PngText,
     ) -> Result<Written, Failure> {
+        // Once more: some films say it behind the frames, when more is known.
+        self.describe(&about);
+        let films = self.films.as_mut().map(|films| films.finish(generated)).transpose()?.unwrap_or_default();
         let mut pictures = Vec::with_capacity(self.pictures.len());
         for (i, ((mut file, seed), image)) in self.pictures.drain(..).zip(&generated.images).enumerate() {
             let PngText { parameters, json } = about(i, seed);
@@ -115,7 +137,7 @@ impl Outputs {
             pictures.push((path, seed));
         }
         let latents = self.latents.take().map(|(file, path)| write_latents(generated, file, path)).transpose()?;
-        Ok(Written { pictures, latents, previews: self.previews.paths().to_vec() })
+        Ok(Written { pictures, films, latents, previews: self.previews.paths().to_vec() })
     }
 }
 
@@ -125,20 +147,15 @@ fn write_latents(generated: &Generated, mut file: AtomicFile, path: PathBuf) -> 
     Ok(path)
 }
 
-/// `OUT.png`, or `OUT-1.png`, `OUT-2.png`, ... for more than one.
-fn given_names(output: &Path, batch: usize) -> Vec<PathBuf> {
-    let (stem, extension) = (output.file_stem().unwrap_or_default(), output.extension().unwrap_or_default());
-    match batch {
-        1 => vec![output.to_owned()],
-        _ => (1..=batch).map(|i| output.with_file_name(numbered(stem, i, extension))).collect(),
-    }
-}
-
-fn numbered(stem: &OsStr, number: usize, extension: &OsStr) -> OsString {
-    let mut name = stem.to_owned();
-    name.push(format!("-{number}."));
-    name.push(extension);
-    name
+/// The format of a picture of this name.
+///
+/// # Errors
+/// [`Error::Option`] for other names, those of films among them.
+fn picture_format(output: &Path) -> Result<Format, Error> {
+    Format::of(output).map_err(|error| match video::Kind::of(output) {
+        Ok(kind) => error.with_hint(format!("{kind} holds films, and this model makes pictures")),
+        Err(_) => error,
+    })
 }
 
 /// What a picture without a given name is called in the working directory: `pinhole-SEED.png`, or `pinhole-SEED-2.png`, ... if
@@ -154,12 +171,6 @@ fn free_name(seed: u64, attempt: u32) -> PathBuf {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_batch_is_numbered() {
-        assert_eq!(given_names(Path::new("a/b.PNG"), 1), [Path::new("a/b.PNG")]);
-        assert_eq!(given_names(Path::new("a/b.c.jpg"), 2), [Path::new("a/b.c-1.jpg"), Path::new("a/b.c-2.jpg")]);
-    }
 
     #[test]
     fn names_that_are_not_given_count_on() {

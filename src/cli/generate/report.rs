@@ -15,14 +15,16 @@ use pinhole::pipeline::{
 use serde::Serialize;
 
 use super::Args;
-use super::outputs::{PngText, Written};
+use super::films::WrittenFilm;
+use super::names::PngText;
+use super::outputs::Written;
 use crate::cli::failure::Failure;
 use crate::cli::lora::{Lora, Weighted};
 use crate::cli::plan::PlanReport;
 use crate::cli::printer::Printer;
-use crate::cli::stable_diffusion;
 use crate::cli::step_cache::{CacheReport, Computed};
 use crate::cli::units;
+use crate::cli::{stable_diffusion, video};
 
 /// Where the time went.
 pub(super) struct Clock {
@@ -100,6 +102,8 @@ struct Parameters<'a> {
     loras: &'a [Lora],
     #[serde(flatten)]
     stable_diffusion: stable_diffusion::Parameters<'a>,
+    #[serde(flatten)]
+    video: video::Parameters<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     clip_skip: Option<usize>,
     /// The file of `--image`.
@@ -229,6 +233,7 @@ impl Run<'_> {
             rescale_cfg,
             loras: &self.args.request.loras,
             stable_diffusion: self.args.request.stable_diffusion.parameters(self.settings),
+            video: self.args.request.video.parameters(self.settings),
             clip_skip: self.args.request.clip_skip,
             image: self.args.request.image.as_ref(),
             references: &self.args.request.references,
@@ -323,6 +328,8 @@ struct Report<'a> {
     device: String,
     threads: usize,
     images: Vec<ImageReport<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    films: Vec<FilmReport<'a>>,
     #[serde(serialize_with = "units::path_if_any")]
     latents: Option<&'a PathBuf>,
     /// The files of `--preview`.
@@ -355,6 +362,21 @@ struct ImageReport<'a> {
     #[serde(serialize_with = "units::path")]
     path: &'a PathBuf,
     seed: u64,
+}
+
+#[derive(Serialize)]
+struct FilmReport<'a> {
+    #[serde(serialize_with = "units::path_if_any")]
+    path: Option<&'a PathBuf>,
+    seed: u64,
+    frames: usize,
+    fps: f32,
+}
+
+impl FilmReport<'_> {
+    fn new(film: &WrittenFilm) -> FilmReport<'_> {
+        FilmReport { path: film.path.as_ref(), seed: film.seed, frames: film.frames, fps: film.fps }
+    }
 }
 
 #[derive(Serialize)]
@@ -427,7 +449,9 @@ pub(super) fn print(
     };
     summarize(printer, run, &memory, clock);
     if !printer.json() {
-        let paths: String = files.pictures.iter().map(|(path, _)| format!("{}\n", path.display())).collect();
+        let pictures = files.pictures.iter().map(|(path, _)| path);
+        let films = files.films.iter().filter_map(|film| film.path.as_ref());
+        let paths: String = pictures.chain(films).map(|path| format!("{}\n", path.display())).collect();
         return printer.data(&paths);
     }
     printer.object(&Report {
@@ -436,6 +460,7 @@ pub(super) fn print(
         device: run.device.name(),
         threads: run.threads,
         images: files.pictures.iter().map(|(path, seed)| ImageReport { path, seed: *seed }).collect(),
+        films: files.films.iter().map(FilmReport::new).collect(),
         latents: files.latents.as_ref(),
         previews: &files.previews,
         parameters: run.parameters(),
@@ -454,8 +479,12 @@ fn summarize(printer: &Printer, run: &Run<'_>, memory: &Memory<'_>, clock: &Cloc
     let [device, mapped] = [memory.device_peak_bytes, memory.mapped_bytes].map(|bytes| units::bytes(bytes as u64));
     let total = units::time(clock.start.elapsed());
     let steps = units::counted(steps, "step");
+    let frames = match run.settings.fps {
+        Some(fps) => format!(", {} at {fps} a second", units::counted(run.settings.frames, "frame")),
+        None => String::new(),
+    };
     let origin = if run.args.noise.is_some() { "given noise".to_owned() } else { format!("seed {seed}") };
-    printer.note(&format!("{origin}, {width}x{height}, {steps}, {total} in all"));
+    printer.note(&format!("{origin}, {width}x{height}{frames}, {steps}, {total} in all"));
     if let Some(cache) = run.settings.cache {
         let all: usize = run.computed.iter().map(Vec::len).sum();
         printer.note(&format!("{cache} skipped {} of {}", skipped(run.computed), units::counted(all, "evaluation")));

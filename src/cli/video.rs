@@ -1,0 +1,105 @@
+//! The options of films.
+
+use std::path::PathBuf;
+
+use pinhole::Result;
+use pinhole::pipeline::{Additions, Request, Settings};
+use pinhole::video::Rate;
+use serde::Serialize;
+
+use super::lora::{self, Lora};
+use super::pictures::picture;
+use super::printer::Printer;
+use super::units;
+
+/// What `generate` and `plan` take for models of films.
+#[derive(clap::Args)]
+pub(super) struct VideoArgs {
+    /// How many frames a film has, one more than a multiple of 4; 1 is a picture [default: the model's]
+    #[arg(long, value_name = "N")]
+    frames: Option<usize>,
+    /// How many frames of it are shown in a second: 16, 23.976, 24000/1001, ... [default: the model's]
+    #[arg(long, value_name = "R", value_parser = |text: &str| text.parse::<Rate>())]
+    fps: Option<Rate>,
+    /// The last frame of a film, for models that are given it; the first is --image
+    #[arg(long, value_name = "FILE")]
+    last_image: Option<PathBuf>,
+    /// For models of two experts: the guidance of the second, which makes the last steps [default: the model's, or --cfg-scale]
+    #[arg(long, value_name = "C")]
+    cfg_scale_2: Option<f32>,
+    /// For models of two experts: below which share of all noise the second one takes over [default: the model's]
+    #[arg(long, value_name = "B")]
+    boundary: Option<f32>,
+    /// As --lora, for the first of two experts alone, the one of high noise
+    #[arg(long = "lora-high", value_name = "FILE[:STRENGTH]", value_parser = lora::parse)]
+    loras_high: Vec<Lora>,
+    /// As --lora, for the second of two experts alone, the one of low noise
+    #[arg(long = "lora-low", value_name = "FILE[:STRENGTH]", value_parser = lora::parse)]
+    loras_low: Vec<Lora>,
+}
+
+impl VideoArgs {
+    /// `additions` with what these options add to a model.
+    pub(super) fn add_to(&self, additions: Additions) -> Additions {
+        let (loras_high, loras_low) = (lora::pairs(&self.loras_high), lora::pairs(&self.loras_low));
+        Additions { loras_high, loras_low, ..additions }
+    }
+
+    /// `request` with what these options say of it.
+    ///
+    /// # Errors
+    /// Those of [`Picture::open`](pinhole::image::Picture::open).
+    pub(super) fn told(&self, request: Request, printer: &Printer) -> Result<Request> {
+        Ok(Request {
+            frames: self.frames,
+            fps: self.fps.map(|rate| rate.fps() as f32),
+            last_image: picture(&self.last_image, printer)?,
+            cfg_scale_2: self.cfg_scale_2,
+            boundary: self.boundary,
+            ..request
+        })
+    }
+
+    /// The files that they name, each with its option.
+    pub(super) fn files(&self) -> Vec<(&'static str, PathBuf)> {
+        let mut files = Vec::new();
+        files.extend(self.last_image.iter().map(|path| ("--last-image", path.clone())));
+        for (option, loras) in [("--lora-high", &self.loras_high), ("--lora-low", &self.loras_low)] {
+            files.extend(lora::pairs(loras).into_iter().map(|(path, _)| (option, path)));
+        }
+        files
+    }
+
+    /// What they were in a request with these `settings`.
+    pub(super) fn parameters(&self, settings: &Settings) -> Parameters<'_> {
+        Parameters {
+            frames: settings.fps.map(|_| settings.frames),
+            fps: settings.fps,
+            last_image: self.last_image.as_ref(),
+            cfg_scale_2: settings.experts.map(|experts| experts.cfg_scale),
+            boundary: settings.experts.map(|experts| experts.boundary),
+            loras_high: &self.loras_high,
+            loras_low: &self.loras_low,
+        }
+    }
+}
+
+/// The same in JSON.
+#[derive(Serialize)]
+pub(super) struct Parameters<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    frames: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fps: Option<f32>,
+    /// The file of `--last-image`.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "units::path_if_any")]
+    last_image: Option<&'a PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cfg_scale_2: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    boundary: Option<f32>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    loras_high: &'a [Lora],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    loras_low: &'a [Lora],
+}
