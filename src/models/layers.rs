@@ -194,7 +194,17 @@ impl Conv2d {
 
     /// The same without a bias.
     pub fn without_bias(scope: &mut Scope<'_>, inputs: usize, outputs: usize, size: usize) -> Result<Conv2d> {
-        let weight = scope.weight("weight", &[size, size, inputs, outputs], Role::ConvKernel)?;
+        Conv2d::kernel(scope, "weight", (inputs, outputs), size)
+    }
+
+    /// The same with a kernel that is called `name`.
+    pub(super) fn kernel(
+        scope: &mut Scope<'_>,
+        name: &str,
+        (inputs, outputs): (usize, usize),
+        size: usize,
+    ) -> Result<Conv2d> {
+        let weight = scope.weight(name, &[size, size, inputs, outputs], Role::ConvKernel)?;
         Ok(Conv2d { weight, bias: None, channels: outputs, stride: 1, padding: size / 2 })
     }
 
@@ -222,6 +232,16 @@ impl Conv2d {
         };
         let zeros = self.zeros_by_ggml(b);
         self.with_branches(b, x, y, zeros, if zeros > 0 { self.padding } else { 0 })
+    }
+
+    /// As [`build_rows`](Self::build_rows), with `added` added.
+    pub(super) fn build_rows_added(&self, b: &Build<'_>, x: Tensor, added: Tensor) -> Result<Tensor> {
+        if b.branches(self.weight).is_empty()
+            && let Some(y) = b.g.convolve(&self.convolution(b, self.zeros(b))?, x, None, Some(added))?
+        {
+            return Ok(y);
+        }
+        b.g.add(self.build_rows(b, x)?, added)
     }
 
     /// As [`build_rows`](Self::build_rows), of `x` normalised by `norm` as all of `map`, and through SiLU, with `added` added.

@@ -27,9 +27,10 @@ pub(super) struct Pixels {
 }
 
 impl Pixels {
-    fn extents(self) -> [Extent; 4] {
+    /// Their extents as a map of so many pictures.
+    fn extents(self, pictures: Extent) -> [Extent; 4] {
         let Pixels { channels, factor } = self;
-        [Symbol::LATENT_WIDTH * factor, Symbol::LATENT_HEIGHT * factor, channels.into(), Symbol::BATCH.into()]
+        [Symbol::LATENT_WIDTH * factor, Symbol::LATENT_HEIGHT * factor, channels.into(), pictures]
     }
 }
 
@@ -38,14 +39,54 @@ pub(super) struct Route {
     model: Model,
     at: Port,
     pixels: Pixels,
+    /// How many pictures a map has.
+    pictures: Extent,
+    /// What stands before the names of stages and of ports.
+    prefix: &'static str,
+    cadence: Cadence,
 }
 
 impl Route {
     /// A chain without layers, whose input is the port `name`.
     pub(super) fn new(name: &str, pixels: Pixels) -> Route {
+        let (pictures, prefix, cadence) = (Symbol::BATCH.into(), "", Cadence::Request);
         let mut model = Model::new();
-        let at = model.port(name, &pixels.extents(), DType::F32, Lifetime::Pass);
-        Route { model, at, pixels }
+        let at = model.port(name, &pixels.extents(pictures), DType::F32, Lifetime::Pass);
+        Route { model, at, pixels, pictures, prefix, cadence }
+    }
+
+    /// As [`new`](Route::new), of `frames` pictures in a row, whose stages run at `cadence`, in a model that may have other chains.
+    /// `prefix` stands before the names of its stages and ports.
+    pub(super) fn of_frames(
+        mut model: Model,
+        (prefix, cadence): (&'static str, Cadence),
+        frames: usize,
+        (name, pixels): (&str, Pixels),
+    ) -> Route {
+        let pictures = frames.into();
+        let at = model.port(format!("{prefix}{name}"), &pixels.extents(pictures), DType::F32, Lifetime::Pass);
+        Route { model, at, pixels, pictures, prefix, cadence }
+    }
+
+    /// What follows has `frames` pictures in a row.
+    pub(super) fn set_frames(&mut self, frames: usize) {
+        self.pictures = frames.into();
+    }
+
+    /// A map of one picture that keeps its contents from run to run. Chains of a model that ask for the same name share it.
+    pub(super) fn kept(&mut self, name: &str, pixels: Pixels) -> Port {
+        let known = self.model.ports().iter().position(|port| port.name == name);
+        match known {
+            Some(position) => self.model.port_at(position),
+            None => self.model.port(name, &pixels.extents(1.into()), DType::F32, Lifetime::Request),
+        }
+    }
+
+    /// All ports that keep their contents.
+    pub(super) fn kept_ports(&self) -> Vec<Port> {
+        let specs = self.model.ports().iter().enumerate();
+        let kept = specs.filter(|(_, spec)| spec.lifetime == Lifetime::Request);
+        kept.map(|(position, _)| self.model.port_at(position)).collect()
     }
 
     /// The port of the last layer's result.
@@ -60,13 +101,13 @@ impl Route {
 
     /// A map between two passes of the layer that comes next.
     pub(super) fn inner(&mut self, name: &str, pixels: Pixels) -> Inner {
-        self.model.inner(name, &pixels.extents())
+        self.model.inner(name, &pixels.extents(self.pictures))
     }
 
     /// The same, with all channels of a pixel side by side: `[channels * w, h, 1, B]`.
     pub(super) fn inner_by_pixels(&mut self, name: &str, Pixels { channels, factor }: Pixels) -> Inner {
         let width = Symbol::LATENT_WIDTH * (factor * channels);
-        self.model.inner(name, &[width, Symbol::LATENT_HEIGHT * factor, 1.into(), Symbol::BATCH.into()])
+        self.model.inner(name, &[width, Symbol::LATENT_HEIGHT * factor, 1.into(), self.pictures])
     }
 
     /// Adds a layer that keeps the shape of the pixels, as the stage `stage`, in place.
@@ -77,7 +118,7 @@ impl Route {
     ) -> Result<()> {
         let port = self.at;
         let through = |scope: &mut Scope<'_>| Ok(Through { from: port, to: port, layer: declare(scope)? });
-        self.model.stage(stage, Cadence::Request, through)
+        self.model.stage(format!("{}{stage}", self.prefix), self.cadence, through)
     }
 
     /// Adds a layer that gives `pixels`, as the stage `stage`, in a new port called `port`.
@@ -87,11 +128,12 @@ impl Route {
         pixels: Pixels,
         declare: impl FnOnce(&mut Scope<'_>) -> Result<L>,
     ) -> Result<()> {
-        let to = self.model.port(port, &pixels.extents(), DType::F32, Lifetime::Pass);
+        let port = format!("{}{port}", self.prefix);
+        let to = self.model.port(port, &pixels.extents(self.pictures), DType::F32, Lifetime::Pass);
         let from = std::mem::replace(&mut self.at, to);
         self.pixels = pixels;
         let through = |scope: &mut Scope<'_>| Ok(Through { from, to, layer: declare(scope)? });
-        self.model.stage(stage, Cadence::Request, through)
+        self.model.stage(format!("{}{stage}", self.prefix), self.cadence, through)
     }
 
     /// The model.

@@ -1,20 +1,80 @@
-//! The causal autoencoder, for one frame, as a part of a model.
+//! The causal autoencoder, for pictures and for films, as a part of a model.
 
 use super::opened::{Autoencoder, Direction, once, subject};
 use super::request::Settings;
 use super::run::{Run, Running};
-use crate::plan::Phase;
+use crate::models::autoencoder_wan::{patched, unpatched};
 use crate::plan::measure::Subject;
+use crate::plan::{Phase, Runs};
 use crate::source::networks::AutoencoderCausal;
-use crate::stage::{Cadence, Dims, Symbol};
+use crate::stage::{Cadence, Dims, Model, Port, Symbol};
 use crate::{Error, Result, reserve};
-
-/// Frames of a latent frame, from the second on.
-const FRAME_FACTOR: usize = 4;
 
 /// The names of its subjects.
 const ENCODER: &str = "encoder";
 const DECODER: &str = "decoder";
+
+impl AutoencoderCausal {
+    /// Latent frame number `frame` of `latents [w, h, F, C]` in the denoiser's space, with planes of so many numbers, as the decoder takes it.
+    fn latent_frame(&self, latents: &[f32], plane: usize, frame: usize) -> Result<Vec<f32>> {
+        let config = &self.config;
+        let mut own = reserve::room("the latents", plane * config.z_dim)?;
+        let channels = latents.chunks_exact((latents.len() / config.z_dim).max(1));
+        for (channel, (mean, std)) in channels.zip(config.latents_mean.iter().zip(&config.latents_std)) {
+            let numbers = channel.iter().skip(frame * plane).take(plane);
+            own.extend(numbers.map(|x| *x / (1.0 / std) + mean));
+        }
+        Ok(own)
+    }
+
+    /// A picture `[W, H, 3]` as the encoder takes it, for latents that are `w` wide.
+    fn taken(&self, samples: Vec<f32>, w: usize) -> Result<Vec<f32>> {
+        match self.config.patch() {
+            1 => Ok(samples),
+            side => patched(&samples, w * self.factor(), self.config.colours(), side),
+        }
+    }
+
+    /// The pictures `[W, H, 3]` of which the decoder gave `samples`, one behind the other.
+    fn given(&self, samples: Vec<f32>, w: usize) -> Result<Vec<f32>> {
+        match self.config.patch() {
+            1 => Ok(samples),
+            side => unpatched(&samples, w * self.factor(), self.config.colours(), side),
+        }
+    }
+
+    /// What the stages of `cadence` give for `input`.
+    fn compute(
+        &self,
+        run: &mut Run<'_>,
+        running: &mut Running<'_>,
+        cadence: Cadence,
+        (from, input, to): (Port, &[f32], Port),
+    ) -> Result<Vec<f32>> {
+        running.set(from, input)?;
+        run.compute(running, cadence)?;
+        running.get(to)
+    }
+
+    /// The decoder's or the encoder's subject for one film of `frames` latent frames.
+    fn film_subject(&self, direction: Direction, dims: Dims, frames: usize) -> Option<Subject<'_>> {
+        let (film, runs) = (self.film.as_ref()?, Runs { request: 1, steps: frames.saturating_sub(1) });
+        match direction {
+            Direction::Decode => Some(subject(&film.decoder, DECODER, Phase::Decode, dims, runs)),
+            Direction::Encode => film.encoder.as_ref().map(|part| subject(part, ENCODER, Phase::Condition, dims, runs)),
+        }
+    }
+}
+
+/// Whether `running` computes `model`.
+fn is_of(running: &mut Running<'_>, model: &Model) -> bool {
+    std::ptr::eq(running.session().model(), model)
+}
+
+/// Zeros what a film may not find of another.
+fn forget(running: &mut Running<'_>, ports: &[Port]) -> Result<()> {
+    ports.iter().try_for_each(|&port| running.session().clear(port))
+}
 
 impl Autoencoder for AutoencoderCausal {
     fn channels(&self) -> usize {
@@ -26,7 +86,7 @@ impl Autoencoder for AutoencoderCausal {
     }
 
     fn frame_factor(&self) -> usize {
-        FRAME_FACTOR
+        self.config.frames_of_latent()
     }
 
     fn goes(&self, direction: Direction) -> bool {
@@ -34,8 +94,11 @@ impl Autoencoder for AutoencoderCausal {
     }
 
     fn subjects(&self, settings: &Settings, direction: Direction, pictures: usize) -> Vec<Subject<'_>> {
-        let [w, h, ..] = self.latents(settings);
+        let [w, h, frames, ..] = self.latents(settings);
         let dims = Dims::new().with(Symbol::BATCH, 1).with(Symbol::LATENT_WIDTH, w).with(Symbol::LATENT_HEIGHT, h);
+        if frames > 1 {
+            return self.film_subject(direction, dims, frames).into_iter().collect();
+        }
         let runs = once(pictures);
         match direction {
             Direction::Decode => vec![subject(&self.decoder, DECODER, Phase::Decode, dims, runs)],
@@ -47,23 +110,98 @@ impl Autoencoder for AutoencoderCausal {
     }
 
     fn decode(&self, run: &mut Run<'_>, running: &mut Running<'_>, latents: &[f32]) -> Result<Vec<f32>> {
-        let (net, config) = (&self.decoder.net, &self.config);
-        let plane = (latents.len() / config.z_dim).max(1);
-        let mut own = reserve::repeat("the latents", latents, 1)?;
-        let statistics = config.latents_mean.iter().zip(&config.latents_std);
-        for (plane, (mean, std)) in own.chunks_exact_mut(plane).zip(statistics) {
-            plane.iter_mut().for_each(|x| *x = *x / (1.0 / std) + mean);
+        let (net, w) = (&self.decoder.net, running.dim(Symbol::LATENT_WIDTH)?);
+        let own = self.latent_frame(latents, latents.len() / self.config.z_dim.max(1), 0)?;
+        let ports = match self.film.as_ref().map(|film| &film.decoder.net) {
+            Some(film) if is_of(running, &film.model) => (film.first_latents, &own[..], film.first_picture),
+            _ => (net.latents, &own[..], net.picture),
+        };
+        self.given(self.compute(run, running, Cadence::Request, ports)?, w)
+    }
+
+    fn decode_video(
+        &self,
+        run: &mut Run<'_>,
+        running: &mut Running<'_>,
+        latents: &[f32],
+        sink: &mut dyn FnMut(&mut Run<'_>, usize, Vec<f32>) -> Result<()>,
+    ) -> Result<()> {
+        let [w, h] = [running.dim(Symbol::LATENT_WIDTH)?, running.dim(Symbol::LATENT_HEIGHT)?];
+        let frames = latents.len() / (w * h * self.config.z_dim).max(1);
+        let film = self.film.as_ref().filter(|film| is_of(running, &film.decoder.net.model));
+        let Some(net) = film.map(|film| &film.decoder.net) else {
+            let samples = self.decode(run, running, latents)?;
+            return sink(run, 0, samples);
+        };
+        forget(running, &net.cleared)?;
+        let mut number = 0;
+        for frame in 0..frames {
+            let own = self.latent_frame(latents, w * h, frame)?;
+            let (cadence, from, to) = match frame {
+                0 => (Cadence::Request, net.first_latents, net.first_picture),
+                _ => (Cadence::Step, net.latents, net.pictures),
+            };
+            let made = self.compute(run, running, cadence, (from, &own, to))?;
+            let count = if frame == 0 { 1 } else { self.frame_factor() };
+            for samples in made.chunks_exact((made.len() / count).max(1)) {
+                let samples = self.given(reserve::repeat("a frame", samples, 1)?, w)?;
+                sink(run, number, samples)?;
+                number += 1;
+            }
         }
-        running.set(net.latents, &own)?;
-        run.compute(running, Cadence::Request)?;
-        running.get(net.picture)
+        Ok(())
     }
 
     fn encode(&self, run: &mut Run<'_>, running: &mut Running<'_>, samples: &[f32]) -> Result<Vec<f32>> {
         let encoder = self.encoder.as_ref().ok_or_else(|| Error::graph("encode", "the autoencoder has no encoder"))?;
-        running.set(encoder.net.picture, samples)?;
-        run.compute(running, Cadence::Request)?;
-        running.get(encoder.net.moments)
+        let w = running.dim(Symbol::LATENT_WIDTH)?;
+        let taken = self.taken(reserve::repeat("a picture", samples, 1)?, w)?;
+        let film = self.film.as_ref().and_then(|film| film.encoder.as_ref()).map(|part| &part.net);
+        let ports = match film {
+            Some(film) if is_of(running, &film.model) => (film.first_picture, &taken[..], film.first_moments),
+            _ => (encoder.net.picture, &taken[..], encoder.net.moments),
+        };
+        self.compute(run, running, Cadence::Request, ports)
+    }
+
+    fn encode_video(
+        &self,
+        run: &mut Run<'_>,
+        running: &mut Running<'_>,
+        frames: usize,
+        source: &mut dyn FnMut(usize) -> Result<Vec<f32>>,
+    ) -> Result<Vec<f32>> {
+        let film = self.film.as_ref().and_then(|film| film.encoder.as_ref()).map(|part| &part.net);
+        let Some(net) = film.filter(|film| is_of(running, &film.model)) else {
+            return match frames {
+                1 => self.encode(run, running, &source(0)?),
+                _ => Err(Error::graph("encode", "an autoencoder of pictures, and a video")),
+            };
+        };
+        forget(running, &net.cleared)?;
+        let [w, h] = [running.dim(Symbol::LATENT_WIDTH)?, running.dim(Symbol::LATENT_HEIGHT)?];
+        let (each, latent_frames) = (self.frame_factor(), frames.saturating_sub(1) / self.frame_factor() + 1);
+        let (plane, channels) = (w * h, 2 * self.config.z_dim);
+        let mut all = reserve::zeros("the latents", plane * latent_frames * channels)?;
+        for frame in 0..latent_frames {
+            let numbers = if frame == 0 { 0..1 } else { 1 + (frame - 1) * each..1 + frame * each };
+            let mut taken = Vec::new();
+            for number in numbers {
+                let samples = self.taken(source(number)?, w)?;
+                if taken.is_empty() {
+                    taken = reserve::room("frames", samples.len() * each)?;
+                }
+                taken.extend_from_slice(&samples);
+            }
+            let (cadence, from, to) = match frame {
+                0 => (Cadence::Request, net.first_picture, net.first_moments),
+                _ => (Cadence::Step, net.pictures, net.moments),
+            };
+            let moments = self.compute(run, running, cadence, (from, &taken, to))?;
+            let planes = all.chunks_exact_mut(plane).skip(frame).step_by(latent_frames);
+            planes.zip(moments.chunks_exact(plane)).for_each(|(to, from)| to.copy_from_slice(from));
+        }
+        Ok(all)
     }
 
     fn normalize(&self, latents: &mut [f32]) -> Result<()> {

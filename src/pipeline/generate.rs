@@ -344,25 +344,32 @@ impl Work {
 fn decode(model: &Opened, settings: &Settings, latents: &[f32], run: &mut Run<'_>) -> Result<Vec<Image>> {
     let decoder = model.decoder(settings);
     let subjects = decoder.subjects(settings, Direction::Decode, settings.batch);
-    let start = run.begin(Phase::Decode, subjects.iter().map(|subject| stage_runs(run.plan, subject)).sum(), 0)?;
-    let [w, h, latent_frames, channels, _] = model.autoencoder.latents(settings);
     let &Settings { width, height, frames, batch, .. } = settings;
+    // Of films, a subject is one: what it left of the last frames is in the way of the next.
+    let films = if frames > 1 { batch } else { 1 };
+    let stages: usize = subjects.iter().map(|subject| stage_runs(run.plan, subject)).sum();
+    let start = run.begin(Phase::Decode, stages * films, 0)?;
+    let [w, h, latent_frames, channels, _] = model.autoencoder.latents(settings);
     let mut images = Vec::with_capacity(batch * frames);
+    let each = w * h * latent_frames * channels;
     for subject in &subjects {
-        let mut running = run.start(subject)?;
-        for (index, latents) in latents.chunks_exact(w * h * latent_frames * channels).enumerate() {
-            if settings.fps.is_none() {
-                let samples = decoder.decode(run, &mut running, latents)?;
-                images.push(Image::from_samples(width, height, &samples)?);
-                continue;
+        for (first, latents) in latents.chunks(each * batch / films).enumerate() {
+            let mut running = run.start(subject)?;
+            for (index, latents) in latents.chunks_exact(each).enumerate() {
+                if settings.fps.is_none() {
+                    let samples = decoder.decode(run, &mut running, latents)?;
+                    images.push(Image::from_samples(width, height, &samples)?);
+                    continue;
+                }
+                let index = first + index;
+                decoder.decode_video(run, &mut running, latents, &mut |run, frame, samples| {
+                    let image = Image::from_samples(width, height, &samples)?;
+                    images.push(image.clone());
+                    run.event(Event::Frame { image, index, frame, frames })
+                })?;
             }
-            decoder.decode_video(run, &mut running, latents, &mut |run, frame, samples| {
-                let image = Image::from_samples(width, height, &samples)?;
-                images.push(image.clone());
-                run.event(Event::Frame { image, index, frame, frames })
-            })?;
+            run.finish(running);
         }
-        run.finish(running);
     }
     run.end(Phase::Decode, start)?;
     Ok(images)

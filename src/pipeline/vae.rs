@@ -35,7 +35,7 @@ impl Vae {
         };
         let channels = match &vae {
             Vae::Kl(kl) => kl.config.out_channels,
-            Vae::Causal(causal) => causal.config.input_channels,
+            Vae::Causal(causal) => causal.config.colours(),
             Vae::Tiny(tiny) => tiny.config.out_channels,
         };
         vae.exactly("channels of a picture", channels, 3)?;
@@ -47,8 +47,19 @@ impl Vae {
     /// # Errors
     /// As [`open`](Vae::open).
     pub(super) fn open_causal(source: &Source) -> Result<Vae> {
-        let causal = networks::autoencoder_causal(source.component(&VAE)?)?;
-        fit::exactly(&causal.decoder, "channels of a picture", causal.config.input_channels, 3)?;
+        Vae::causal(networks::autoencoder_causal(source.component(&VAE)?)?)
+    }
+
+    /// The same, for films.
+    ///
+    /// # Errors
+    /// As [`open`](Vae::open).
+    pub(super) fn open_causal_of_films(source: &Source) -> Result<Vae> {
+        Vae::causal(networks::autoencoder_causal_of_films(source.component(&VAE)?)?)
+    }
+
+    fn causal(causal: AutoencoderCausal) -> Result<Vae> {
+        fit::exactly(&causal.decoder, "channels of a picture", causal.config.colours(), 3)?;
         Ok(Vae::Causal(Box::new(causal)))
     }
 

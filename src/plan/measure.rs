@@ -1,6 +1,8 @@
 //! What a model takes on a device, by asking: its graphs are built at the request's size with no memory behind them.
 //! Nothing is allocated on the device, and no weight is read.
 
+use std::sync::Arc;
+
 use pinhole_quant::DType;
 
 use super::{Batch, Component, Phase, Runs, StageBytes, Variant};
@@ -45,7 +47,6 @@ impl Subject<'_> {
         let manifest = model.manifest();
         let dtypes: Vec<_> =
             manifest.iter().map(|(id, weight)| layout::wanted(weight, bound.dtype(id), device)).collect();
-        let in_file = |id: &WeightId| bound.pieces(*id).iter().map(|piece| piece.bytes().len()).sum::<usize>();
         let mut variants: Vec<Variant> = Vec::new();
         for batch in Batch::of(dims).all() {
             for variant in self.variants(batch, &dtypes, backend)? {
@@ -61,7 +62,7 @@ impl Subject<'_> {
                 cadence: stage.cadence,
                 weights: layout.bytes,
                 mapped: layout.mapped_bytes,
-                file: stage.weights.iter().map(in_file).sum(),
+                file: in_file(bound, &stage.weights),
                 // A ring goes round in one order, which a stage between skipped ones would break.
                 stays: layout.shared || (model.can_skip() && stage.cadence == Cadence::Step),
                 idle,
@@ -134,4 +135,23 @@ impl Subject<'_> {
         }
         Ok(Variant { way, batch, ports, host, activations, scratch, graphs })
     }
+}
+
+/// Bytes of files that hold `weights`, each counted once: the planes of a kernel lie between each other.
+fn in_file(bound: &Bound, weights: &[WeightId]) -> usize {
+    let mut spans = Vec::new();
+    for piece in weights.iter().flat_map(|&id| bound.pieces(id)) {
+        let (map, span) = piece.span();
+        spans.push((Arc::as_ptr(map).addr(), span.start, span.end));
+    }
+    spans.sort_unstable();
+    let (mut bytes, mut file, mut counted) = (0, 0, 0);
+    for (of, start, end) in spans {
+        if of != file {
+            (file, counted) = (of, 0);
+        }
+        bytes += end.saturating_sub(start.max(counted));
+        counted = counted.max(end);
+    }
+    bytes
 }

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use super::Component;
 use crate::bind::alias::{
-    AUTOENCODER_KL, AUTOENCODER_TINY, AUTOENCODER_WAN, CLIP, FLUX, FLUX_CONTROL, Kind, QWEN_IMAGE, UNET, UNET_CONTROL,
-    UNET_IP, WAN, Z_IMAGE,
+    AUTOENCODER_KL, AUTOENCODER_TINY, CLIP, FLUX, FLUX_CONTROL, Kind, QWEN_IMAGE, UNET, UNET_CONTROL, UNET_IP, WAN,
+    Z_IMAGE,
 };
 use crate::index::Index;
 use crate::{Error, Result};
@@ -140,12 +140,6 @@ pub(super) static STRANGERS: &[Stranger] = &[
     other(&["adaln_single.emb.timestep_embedder."], "PixArt or LTX transformer", RUNS),
     other(&["double_stream_blocks.0."], "HiDream transformer", RUNS),
     other(&["double_layers.0."], "AuraFlow transformer", RUNS),
-    relative(
-        &AUTOENCODER_WAN,
-        &["decoder.upsamples.0.upsamples.", "decoder.up_blocks.0.upsampler."],
-        "autoencoder of Wan 2.2",
-        "take that of Wan 2.1 or Qwen-Image: qwen_image_vae.safetensors",
-    ),
     other(
         &["transformer.resblocks.0.attn.in_proj_weight"],
         "CLIP text encoder, OpenCLIP names",

@@ -15,7 +15,7 @@ pub static KIND: Kind = Kind {
         Sign::named("decoder.mid_block.resnets.1.norm1.gamma", "diffusers names"),
     ],
     also: &[],
-    // What the first frame does not go through.
+    // What pictures do not go through.
     beside: &[".time_conv."],
     highlights: &["z_dim", "base_dim", "dim_mult", "num_res_blocks"],
     // Its colours are sensitive, and it is small.
@@ -42,6 +42,11 @@ pub fn blocks(index: &Index, prefix: &str) -> usize {
 /// by level.
 pub fn aliases(blocks: usize) -> impl Fn(&str) -> Vec<Alternative> {
     move |canonical| {
+        if let Some((kernel, plane)) = plane(canonical) {
+            let names = std::iter::once(kernel.to_owned()).chain(diffusers(kernel, blocks));
+            let planes = names.map(|name| vec![Part::plane(name, plane)]);
+            return std::iter::once(vec![Part::all(canonical)]).chain(planes).collect();
+        }
         // Kernels over time lie in files of films and pictures alike.
         let part = |name| match canonical.ends_with(".weight") {
             true => Part::last_plane(name),
@@ -50,6 +55,13 @@ pub fn aliases(blocks: usize) -> impl Fn(&str) -> Vec<Alternative> {
         let names = std::iter::once(canonical.to_owned()).chain(diffusers(canonical, blocks));
         names.map(|name| vec![part(name)]).collect()
     }
+}
+
+/// The kernel that `canonical` is a plane of, beside the last, and the plane's number.
+fn plane(canonical: &str) -> Option<(&str, usize)> {
+    let (kernel, plane) = canonical.rsplit_once('.')?;
+    let plane = plane.parse().ok().filter(|_| kernel.ends_with(".weight"))?;
+    Some((kernel, plane))
 }
 
 /// The name in diffusers.
@@ -66,6 +78,14 @@ fn diffusers(canonical: &str, blocks: usize) -> Option<String> {
             let block = if block == "0" { 0 } else { 1 };
             format!("{side}.mid_block.resnets.{block}.{}", residual(rest)?)
         }
+        ["encoder", "downsamples", level, "downsamples", block, ref rest @ ..] => match residual(rest) {
+            Some(name) => format!("encoder.down_blocks.{level}.resnets.{block}.{name}"),
+            None => format!("encoder.down_blocks.{level}.downsampler.{}", rest.join(".")),
+        },
+        ["decoder", "upsamples", level, "upsamples", block, ref rest @ ..] => match residual(rest) {
+            Some(name) => format!("decoder.up_blocks.{level}.resnets.{block}.{name}"),
+            None => format!("decoder.up_blocks.{level}.upsampler.{}", rest.join(".")),
+        },
         ["encoder", "downsamples", block, ref rest @ ..] => {
             format!("encoder.down_blocks.{block}.{}", residual(rest).unwrap_or_else(|| rest.join(".")))
         }
@@ -120,6 +140,15 @@ mod tests {
             ("decoder.upsamples.4.residual.6.bias", "decoder.up_blocks.1.resnets.0.conv2.bias"),
             ("decoder.upsamples.7.resample.1.weight", "decoder.up_blocks.1.upsamplers.0.resample.1.weight"),
             ("decoder.upsamples.14.residual.2.bias", "decoder.up_blocks.3.resnets.2.conv1.bias"),
+            ("decoder.upsamples.7.time_conv.weight.1", "decoder.up_blocks.1.upsamplers.0.time_conv.weight"),
+            ("encoder.downsamples.5.time_conv.bias", "encoder.down_blocks.5.time_conv.bias"),
+            ("encoder.downsamples.1.downsamples.0.shortcut.bias", "encoder.down_blocks.1.resnets.0.conv_shortcut.bias"),
+            (
+                "encoder.downsamples.1.downsamples.2.resample.1.bias",
+                "encoder.down_blocks.1.downsampler.resample.1.bias",
+            ),
+            ("decoder.upsamples.0.upsamples.2.residual.6.weight.0", "decoder.up_blocks.0.resnets.2.conv2.weight"),
+            ("decoder.upsamples.1.upsamples.3.time_conv.bias", "decoder.up_blocks.1.upsampler.time_conv.bias"),
         ] {
             assert_eq!(in_diffusers(ours, 3), theirs);
         }

@@ -1,6 +1,7 @@
 //! The layers that levels are made of.
 
 use super::attention::MidAttention;
+use super::causal::{CausalConv, Chain, Memory};
 use super::config::Config;
 use super::norm::ChannelNorm;
 use crate::Result;
@@ -12,22 +13,27 @@ use crate::weights::Scope;
 /// Two convolutions, each after a norm and SiLU, added to what came in.
 struct ResidualBlock {
     norm1: ChannelNorm,
-    conv1: Conv2d,
+    conv1: CausalConv,
     norm2: ChannelNorm,
-    conv2: Conv2d,
+    conv2: CausalConv,
     /// What brings the input to the output's channels, if these differ.
     shortcut: Option<Conv2d>,
-    /// What the first convolution gives, `[w, h, outputs, B]`.
+    /// What the first convolution gives, `[w, h, outputs, T]`.
     hidden: Inner,
 }
 
 impl ResidualBlock {
-    fn declare(scope: &mut Scope<'_>, (inputs, outputs): (usize, usize), hidden: Inner) -> Result<ResidualBlock> {
+    fn declare(
+        scope: &mut Scope<'_>,
+        (inputs, outputs): (usize, usize),
+        hidden: Inner,
+        memories: [Memory; 2],
+    ) -> Result<ResidualBlock> {
         Ok(ResidualBlock {
             norm1: ChannelNorm::declare(&mut scope.sub("residual.0"), inputs)?,
-            conv1: Conv2d::declare(&mut scope.sub("residual.2"), inputs, outputs, 3)?,
+            conv1: CausalConv::declare(&mut scope.sub("residual.2"), (inputs, outputs), 3, memories[0])?,
             norm2: ChannelNorm::declare(&mut scope.sub("residual.3"), outputs)?,
-            conv2: Conv2d::declare(&mut scope.sub("residual.6"), outputs, outputs, 3)?,
+            conv2: CausalConv::declare(&mut scope.sub("residual.6"), (outputs, outputs), 3, memories[1])?,
             shortcut: match inputs == outputs {
                 true => None,
                 false => Some(Conv2d::declare(&mut scope.sub("shortcut"), inputs, outputs, 1)?),
@@ -39,151 +45,169 @@ impl ResidualBlock {
 
 impl Layer for ResidualBlock {
     fn passes(&self) -> usize {
-        2
+        1 + self.conv2.passes()
     }
 
     fn build_pass(&self, b: &Build<'_>, pass: usize, from: Port, to: Port) -> Result<()> {
-        if pass == 0 {
-            let x = b.read_rows(from, Reach::Around(self.conv1.halo()))?;
-            return b.write_rows(self.hidden, self.conv1.build_rows(b, self.norm1.activated(b, x)?)?);
+        let ResidualBlock { norm1, conv1, norm2, conv2, hidden, .. } = self;
+        match pass {
+            0 => b.write_rows(*hidden, conv1.build(b, from, |x| norm1.activated(b, x))?),
+            1 => {
+                let y = conv2.build(b, *hidden, |x| norm2.activated(b, x))?;
+                let x = b.read_rows(from, Reach::Around(0))?;
+                let shortcut = self.shortcut.map_or(Ok(x), |conv| conv.build(b, x))?;
+                if conv1.memory.looks_back() {
+                    // Before it is written over.
+                    conv1.memory.leave(b, x)?;
+                }
+                b.write_rows(to, b.g.add(y, shortcut)?)
+            }
+            _ => conv2.memory.leave_map(b, *hidden),
         }
-        let y = b.read_rows(self.hidden, Reach::Around(self.conv2.halo()))?;
-        let x = b.read_rows(from, Reach::Around(0))?;
-        let shortcut = self.shortcut.map_or(Ok(x), |conv| conv.build(b, x))?;
-        let y = self.conv2.build_rows(b, self.norm2.activated(b, y)?)?;
-        b.write_rows(to, b.g.add(y, shortcut)?)
     }
 }
 
-/// Every pixel doubled both ways, then a convolution that halves the channels.
-struct Upsample {
-    conv: Conv2d,
-}
+/// A convolution of single pixels.
+struct Pointwise(Conv2d);
 
-impl Layer for Upsample {
+impl Layer for Pointwise {
     fn build_pass(&self, b: &Build<'_>, _pass: usize, from: Port, to: Port) -> Result<()> {
-        let halo = self.conv.halo();
-        b.write_rows(to, self.conv.build_doubled(b, b.read_rows(from, Reach::Half(halo))?)?)
-    }
-}
-
-/// A convolution at every other pixel, with zeros at the right and at the bottom only.
-struct Downsample {
-    conv: Conv2d,
-}
-
-impl Layer for Downsample {
-    fn build_pass(&self, b: &Build<'_>, _pass: usize, from: Port, to: Port) -> Result<()> {
-        let x = b.read_rows(from, Reach::Twice(1))?;
-        let (_, at_bottom) = b.at_edges();
-        b.write_rows(to, self.conv.build(b, b.g.pad(x, 1, usize::from(at_bottom))?)?)
+        b.write_rows(to, self.0.build(b, b.read_rows(from, Reach::Around(0))?)?)
     }
 }
 
 /// The first convolution; the decoder's has another, of one pixel, before it.
-pub(super) struct First {
+struct First {
+    /// `None` if it is a stage of its own: what was before the first frame is zero behind it.
     before: Option<Conv2d>,
-    conv: Conv2d,
-}
-
-impl First {
-    /// Of the encoder, from a picture to `outputs` channels.
-    pub(super) fn encoder(scope: &mut Scope<'_>, config: &Config, outputs: usize) -> Result<First> {
-        let conv = Conv2d::declare(&mut scope.sub("encoder.conv1"), config.input_channels, outputs, 3)?;
-        Ok(First { before: None, conv })
-    }
-
-    /// Of the decoder, from latents to `outputs` channels.
-    pub(super) fn decoder(scope: &mut Scope<'_>, config: &Config, outputs: usize) -> Result<First> {
-        let before = Conv2d::declare(&mut scope.sub("conv2"), config.z_dim, config.z_dim, 1)?;
-        let conv = Conv2d::declare(&mut scope.sub("decoder.conv1"), config.z_dim, outputs, 3)?;
-        Ok(First { before: Some(before), conv })
-    }
+    conv: CausalConv,
 }
 
 impl Layer for First {
-    fn build_pass(&self, b: &Build<'_>, _pass: usize, from: Port, to: Port) -> Result<()> {
-        let x = b.read_rows(from, Reach::Around(self.conv.halo()))?;
-        let x = self.before.map_or(Ok(x), |conv| conv.build(b, x))?;
-        b.write_rows(to, self.conv.build_rows(b, x)?)
+    fn passes(&self) -> usize {
+        self.conv.passes()
+    }
+
+    fn build_pass(&self, b: &Build<'_>, pass: usize, from: Port, to: Port) -> Result<()> {
+        match pass {
+            0 => {
+                let before = |x| self.before.map_or(Ok(x), |conv| conv.build(b, x));
+                b.write_rows(to, self.conv.build(b, from, before)?)
+            }
+            _ => self.conv.memory.leave_map(b, from),
+        }
     }
 }
 
 /// The last convolution, after a norm and SiLU; the encoder's has another, of one pixel, after it.
-pub(super) struct Head {
+struct Head {
     norm: ChannelNorm,
-    conv: Conv2d,
+    conv: CausalConv,
     after: Option<Conv2d>,
 }
 
-impl Head {
-    /// Of the encoder, from `inputs` channels to the moments.
-    pub(super) fn encoder(scope: &mut Scope<'_>, config: &Config, inputs: usize) -> Result<Head> {
-        let outputs = 2 * config.z_dim;
-        let head = Head::declare(&mut scope.sub("encoder.head"), inputs, outputs)?;
-        let after = Conv2d::declare(&mut scope.sub("conv1"), outputs, outputs, 1)?;
-        Ok(Head { after: Some(after), ..head })
-    }
-
-    /// Of the decoder, from `inputs` channels to the picture.
-    pub(super) fn decoder(scope: &mut Scope<'_>, config: &Config, inputs: usize) -> Result<Head> {
-        Head::declare(&mut scope.sub("decoder.head"), inputs, config.input_channels)
-    }
-
-    fn declare(scope: &mut Scope<'_>, inputs: usize, outputs: usize) -> Result<Head> {
-        let norm = ChannelNorm::declare(&mut scope.sub(0), inputs)?;
-        Ok(Head { norm, conv: Conv2d::declare(&mut scope.sub(2), inputs, outputs, 3)?, after: None })
-    }
-}
-
 impl Layer for Head {
-    fn build_pass(&self, b: &Build<'_>, _pass: usize, from: Port, to: Port) -> Result<()> {
-        let x = b.read_rows(from, Reach::Around(self.conv.halo()))?;
-        let y = self.conv.build_rows(b, self.norm.activated(b, x)?)?;
-        b.write_rows(to, self.after.map_or(Ok(y), |conv| conv.build(b, y))?)
+    fn passes(&self) -> usize {
+        self.conv.passes()
+    }
+
+    fn build_pass(&self, b: &Build<'_>, pass: usize, from: Port, to: Port) -> Result<()> {
+        match pass {
+            0 => {
+                let y = self.conv.build(b, from, |x| self.norm.activated(b, x))?;
+                b.write_rows(to, self.after.map_or(Ok(y), |conv| conv.build(b, y))?)
+            }
+            _ => self.conv.memory.leave_map(b, from),
+        }
     }
 }
 
 impl Route {
-    /// Adds the residual block `name` of `side` (`encoder` or `decoder`) that gives `outputs` channels.
-    pub(super) fn residual(&mut self, side: &str, name: &str, outputs: usize) -> Result<()> {
+    /// Adds the first convolution of the encoder, from pictures to `outputs` channels.
+    pub(super) fn encoder_first(&mut self, chain: Chain, outputs: usize) -> Result<()> {
         let pixels = self.pixels();
-        let inputs = pixels.channels;
-        let hidden = self.inner(&format!("{name}.hidden"), Pixels { channels: outputs, ..pixels });
-        let declare =
-            |scope: &mut Scope<'_>| ResidualBlock::declare(&mut scope.sub(side).sub(name), (inputs, outputs), hidden);
-        if inputs == outputs {
+        let memory = self.memory(chain, "encoder.conv1", pixels);
+        self.lead(("conv1", "conv1"), Pixels { channels: outputs, ..pixels }, |scope| {
+            let conv = CausalConv::declare(&mut scope.sub("encoder.conv1"), (pixels.channels, outputs), 3, memory)?;
+            Ok(First { before: None, conv })
+        })
+    }
+
+    /// Adds the first convolutions of the decoder, from latents to `outputs` channels.
+    pub(super) fn decoder_first(&mut self, chain: Chain, outputs: usize) -> Result<()> {
+        let pixels @ Pixels { channels, .. } = self.pixels();
+        let before = |scope: &mut Scope<'_>| Conv2d::declare(&mut scope.sub("conv2"), channels, channels, 1);
+        if chain != Chain::Picture {
+            self.lead(("conv2", "conv2"), pixels, |scope| before(scope).map(Pointwise))?;
+        }
+        let memory = self.memory(chain, "decoder.conv1", pixels);
+        self.lead(("conv1", "conv1"), Pixels { channels: outputs, ..pixels }, |scope| {
+            let before = if chain == Chain::Picture { Some(before(scope)?) } else { None };
+            let conv = CausalConv::declare(&mut scope.sub("decoder.conv1"), (channels, outputs), 3, memory)?;
+            Ok(First { before, conv })
+        })
+    }
+
+    /// Adds the last convolutions of the encoder, which give the moments.
+    pub(super) fn encoder_head(&mut self, chain: Chain, config: &Config) -> Result<()> {
+        let outputs = 2 * config.z_dim;
+        self.head(chain, ("encoder", "moments"), outputs, |scope| {
+            Conv2d::declare(&mut scope.sub("conv1"), outputs, outputs, 1).map(Some)
+        })
+    }
+
+    /// Adds the last convolution of the decoder, which gives the picture.
+    pub(super) fn decoder_head(&mut self, chain: Chain, config: &Config) -> Result<()> {
+        self.head(chain, ("decoder", "picture"), config.input_channels, |_| Ok(None))
+    }
+
+    fn head(
+        &mut self,
+        chain: Chain,
+        (side, port): (&str, &str),
+        outputs: usize,
+        after: impl FnOnce(&mut Scope<'_>) -> Result<Option<Conv2d>>,
+    ) -> Result<()> {
+        let pixels @ Pixels { channels, .. } = self.pixels();
+        let memory = self.memory(chain, &format!("{side}.head"), pixels);
+        self.lead(("head", port), Pixels { channels: outputs, ..pixels }, |scope| {
+            let mut own = scope.sub(format!("{side}.head"));
+            let norm = ChannelNorm::declare(&mut own.sub(0), channels)?;
+            let conv = CausalConv::declare(&mut own.sub(2), (channels, outputs), 3, memory)?;
+            Ok(Head { norm, conv, after: after(scope)? })
+        })
+    }
+
+    /// Adds the residual block `name` of `side` (`encoder` or `decoder`) that gives `outputs` channels: in a port of its own if `kept`, since
+    /// a shortcut begins where it does.
+    pub(super) fn residual(
+        &mut self,
+        chain: Chain,
+        (side, name): (&str, &str),
+        outputs: usize,
+        kept: bool,
+    ) -> Result<()> {
+        let pixels = self.pixels();
+        let (inputs, then) = (pixels.channels, Pixels { channels: outputs, ..pixels });
+        let hidden = self.inner(&format!("{name}.hidden"), then);
+        let memories = [("conv1", pixels), ("conv2", then)]
+            .map(|(conv, pixels)| self.memory(chain, &format!("{side}.{name}.{conv}"), pixels));
+        let declare = |scope: &mut Scope<'_>| {
+            ResidualBlock::declare(&mut scope.sub(side).sub(name), (inputs, outputs), hidden, memories)
+        };
+        if inputs == outputs && !kept {
             return self.keep(name, declare);
         }
-        self.lead((name, name), Pixels { channels: outputs, ..pixels }, declare)
+        self.lead((name, name), then, declare)
     }
 
     /// Adds the middle of `side`: a residual block, attention, another residual block.
-    pub(super) fn residuals_with_attention(&mut self, side: &str) -> Result<()> {
+    pub(super) fn residuals_with_attention(&mut self, chain: Chain, side: &str) -> Result<()> {
         let channels = self.pixels().channels;
-        self.residual(side, "middle.0", channels)?;
+        self.residual(chain, (side, "middle.0"), channels, false)?;
         let pixels = self.pixels();
         let (k, v) = (self.inner_by_pixels("middle.1.k", pixels), self.inner("middle.1.v", pixels));
         self.keep("middle.1", |scope| MidAttention::declare(&mut scope.sub(side).sub("middle.1"), channels, (k, v)))?;
-        self.residual(side, "middle.2", channels)
-    }
-
-    /// Adds what doubles the pixels of the decoder, and halves their channels.
-    pub(super) fn doubled(&mut self, name: &str) -> Result<()> {
-        let Pixels { channels, factor } = self.pixels();
-        let outputs = channels / 2;
-        self.lead((name, name), Pixels { channels: outputs, factor: 2 * factor }, |scope| {
-            let conv = Conv2d::declare(&mut scope.sub("decoder").sub(name).sub("resample.1"), channels, outputs, 3)?;
-            Ok(Upsample { conv })
-        })
-    }
-
-    /// Adds what halves the pixels of the encoder.
-    pub(super) fn halved(&mut self, name: &str) -> Result<()> {
-        let Pixels { channels, factor } = self.pixels();
-        self.lead((name, name), Pixels { channels, factor: factor / 2 }, |scope| {
-            let conv = Conv2d::declare(&mut scope.sub("encoder").sub(name).sub("resample.1"), channels, channels, 3)?;
-            Ok(Downsample { conv: conv.with(2, 0) })
-        })
+        self.residual(chain, (side, "middle.2"), channels, false)
     }
 }

@@ -14,6 +14,9 @@ use crate::tensor::Shape;
 pub struct Config {
     /// Channels of the level of the picture's own size.
     pub base_dim: usize,
+    /// The same of the decoder, if it has others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decoder_base_dim: Option<usize>,
     /// `C`: channels of the latents.
     pub z_dim: usize,
     /// By what [`base_dim`](Config::base_dim) is multiplied on each level, that of the picture's own size first.
@@ -22,26 +25,39 @@ pub struct Config {
     pub num_res_blocks: usize,
     /// Where levels have attention: nowhere.
     pub attn_scales: Vec<f32>,
-    /// Which levels halve the frames as well. A single frame does not notice.
+    /// Which levels halve the frames as well. A single frame does not notice, unless there are shortcuts.
     pub temperal_downsample: Vec<bool>,
-    /// Channels of a picture.
+    /// Channels of a picture, or of a patch.
     #[serde(alias = "in_channels")]
     pub input_channels: usize,
     /// What is subtracted from each channel of the latents for the denoiser.
     pub latents_mean: Vec<f32>,
     /// By what each channel is divided after that.
     pub latents_std: Vec<f32>,
-    /// Whether resampling has shortcuts beside it, as in Wan 2.2: it has none.
+    /// Whether levels have shortcuts beside them, and the decoder keeps its channels when it doubles pixels, as in Wan 2.2.
     #[serde(skip_serializing_if = "is_false")]
     pub is_residual: bool,
+    /// The side of the patches that pictures are cut into, if they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub patch_size: Option<usize>,
 }
 
 fn is_false(value: &bool) -> bool {
     !value
 }
 
+/// The side of Wan 2.2's patches, and the colours of a pixel.
+const PATCH: usize = 2;
+const COLOURS: usize = 3;
+
+/// The frames that a latent frame of a film stands for.
+const FRAMES: usize = 4;
+
 /// More levels than any autoencoder has.
 const MOST_LEVELS: usize = 8;
+
+/// Larger patches than any autoencoder has.
+const MOST_PATCH: usize = 8;
 
 /// Mean and standard deviation of each of 16 channels, as published.
 const MEAN: [f32; 16] = [
@@ -53,11 +69,26 @@ const STD: [f32; 16] = [
     2.8251, 1.9160,
 ];
 
+/// The same of 48 channels.
+const MEAN_48: [f32; 48] = [
+    -0.2289, -0.0052, -0.1323, -0.2339, -0.2799, 0.0174, 0.1838, 0.1557, -0.1382, 0.0542, 0.2813, 0.0891, 0.1570,
+    -0.0098, 0.0375, -0.1825, -0.2246, -0.1207, -0.0698, 0.5109, 0.2665, -0.2108, -0.2158, 0.2502, -0.2055, -0.0322,
+    0.1109, 0.1567, -0.0729, 0.0899, -0.2799, -0.1230, -0.0313, -0.1649, 0.0117, 0.0723, -0.2839, -0.2083, -0.0520,
+    0.3748, 0.0152, 0.1957, 0.1433, -0.2944, 0.3573, -0.0548, -0.1681, -0.0667,
+];
+const STD_48: [f32; 48] = [
+    0.4765, 1.0364, 0.4514, 1.1677, 0.5313, 0.4990, 0.4818, 0.5013, 0.8158, 1.0344, 0.5894, 1.0901, 0.6885, 0.6165,
+    0.8454, 0.4978, 0.5759, 0.3523, 0.7135, 0.6804, 0.5833, 1.4146, 0.8986, 0.5659, 0.7069, 0.5338, 0.4889, 0.4917,
+    0.4069, 0.4999, 0.6866, 0.4093, 0.5709, 0.6065, 0.6415, 0.4944, 0.5726, 1.2042, 0.5458, 1.6887, 0.3971, 1.0600,
+    0.3943, 0.5537, 0.5444, 0.4089, 0.7468, 0.7744,
+];
+
 impl Default for Config {
     /// That of Wan 2.1 and Qwen-Image.
     fn default() -> Config {
         Config {
             base_dim: 96,
+            decoder_base_dim: None,
             z_dim: 16,
             dim_mult: vec![1, 2, 4, 4],
             num_res_blocks: 2,
@@ -67,7 +98,32 @@ impl Default for Config {
             latents_mean: MEAN.into(),
             latents_std: STD.into(),
             is_residual: false,
+            patch_size: None,
         }
+    }
+}
+
+/// The names of a side's blocks, in the order in which they run.
+pub(super) struct Names {
+    kind: &'static str,
+    /// Whether levels have numbers of their own.
+    nested: bool,
+    level: usize,
+    block: usize,
+}
+
+impl Names {
+    /// The name of the next block.
+    pub(super) fn next(&mut self) -> String {
+        let Names { kind, nested, level, block } = *self;
+        self.block += 1;
+        if nested { format!("{kind}.{level}.{kind}.{block}") } else { format!("{kind}.{block}") }
+    }
+
+    /// What follows is of another level.
+    pub(super) fn next_level(&mut self) {
+        self.level += 1;
+        self.block = if self.nested { 0 } else { self.block };
     }
 }
 
@@ -84,43 +140,60 @@ impl Config {
     }
 
     /// Reads the sizes off the weights in the file `origin`, where `shape_of` gives the shape of a canonical name: those of the
-    /// decoder, which every file has. What shapes do not tell is as published; latents of another number of channels than 16 are taken
-    /// as they are.
+    /// decoder, which every file has. What shapes do not tell is as published; latents of another number of channels than 16 and 48 are
+    /// taken as they are.
     ///
     /// # Errors
     /// [`Error::Mismatch`](crate::Error::Mismatch) where a weight is missing, and those of [`validate`](Config::validate).
     pub fn from_shapes(shape_of: impl Fn(&str) -> Option<Shape>, origin: &Path) -> Result<Config> {
         let shapes = Shapes::new(&shape_of, origin);
         let channels = |name: &str| Ok::<_, crate::Error>(shapes.dims(name)?.iter().product::<usize>());
-        let (base_dim, z_dim) = (channels("decoder.head.0.gamma")?, channels("conv2.bias")?);
+        let (base, z_dim) = (channels("decoder.head.0.gamma")?, channels("conv2.bias")?);
         let input_channels = channels("decoder.head.2.bias")?;
-        let resampled = |i: &usize| shapes.has(&format!("decoder.upsamples.{i}.resample.1.bias"));
-        let first = (0..MOST_LAYERS).find(resampled);
+        let is_residual = shapes.has("decoder.upsamples.0.upsamples.0.residual.2.bias");
         // The blocks of a level, and what doubles it. Of a single level, all blocks.
-        let each = first
-            .map_or_else(|| shapes.count(|i| format!("decoder.upsamples.{i}.residual.2.bias")) + 1, |first| first + 1);
-        let levels = (0..MOST_LAYERS).filter(resampled).count() + 1;
+        let (levels, each) = if is_residual {
+            let levels = shapes.count(|level| format!("decoder.upsamples.{level}.upsamples.0.residual.2.bias"));
+            (levels, shapes.count(|block| format!("decoder.upsamples.0.upsamples.{block}.residual.2.bias")) + 1)
+        } else {
+            let resampled = |i: &usize| shapes.has(&format!("decoder.upsamples.{i}.resample.1.bias"));
+            let first = (0..MOST_LAYERS).find(resampled);
+            let all = || shapes.count(|i| format!("decoder.upsamples.{i}.residual.2.bias")) + 1;
+            ((0..MOST_LAYERS).filter(resampled).count() + 1, first.map_or_else(all, |first| first + 1))
+        };
+        let block = |level: usize, block: usize| match is_residual {
+            true => format!("decoder.upsamples.{level}.upsamples.{block}"),
+            false => format!("decoder.upsamples.{}", level * each + block),
+        };
         let mut dim_mult = Vec::with_capacity(levels);
         for level in (0..levels).rev() {
-            let outputs = channels(&format!("decoder.upsamples.{}.residual.2.bias", level * each))?;
-            dim_mult.push(outputs / base_dim); // extents are never 0
+            dim_mult.push(channels(&format!("{}.residual.2.bias", block(level, 0)))? / base); // extents are never 0
         }
+        // The decoder's levels are in the other order.
+        let in_time = |level| shapes.has(&format!("{}.time_conv.bias", block(level, each.saturating_sub(1))));
+        let mut temperal_downsample: Vec<bool> = (0..levels.saturating_sub(1)).rev().map(in_time).collect();
+        if !temperal_downsample.contains(&true) {
+            temperal_downsample = (1..levels).map(|level| level > 1).collect();
+        }
+        let encoder = shape_of("encoder.conv1.bias").map_or(base, |shape| shape.elements());
         let published = Config::default();
         let (latents_mean, latents_std) = match z_dim {
             16 => (published.latents_mean, published.latents_std),
+            48 => (MEAN_48.into(), STD_48.into()),
             _ => (vec![0.0; z_dim], vec![1.0; z_dim]),
         };
-        let temperal_downsample = (1..levels).map(|level| level > 1).collect();
-        let num_res_blocks = each.saturating_sub(2);
         let config = Config {
-            base_dim,
+            base_dim: encoder,
+            decoder_base_dim: (encoder != base).then_some(base),
             z_dim,
             dim_mult,
-            num_res_blocks,
+            num_res_blocks: each.saturating_sub(2),
             temperal_downsample,
             input_channels,
             latents_mean,
             latents_std,
+            is_residual,
+            patch_size: (is_residual && input_channels == COLOURS * PATCH * PATCH).then_some(PATCH),
             ..Config::default()
         };
         config.validate(origin)?;
@@ -142,12 +215,17 @@ impl Config {
             limit("dim_mult", self.dim_mult[level], MOST_WIDTH)?;
             limit("base_dim times dim_mult", self.channels(level), MOST_WIDTH)?;
         }
-        let halved = (1..self.levels()).all(|level| self.channels(level).is_multiple_of(2));
+        limit("decoder_base_dim", self.decoder_base_dim.unwrap_or(self.base_dim), MOST_WIDTH)?;
+        let halved = (1..self.levels()).all(|level| self.decoder_channels(level).is_multiple_of(2));
         let expected = || "even numbers of channels on all levels that are doubled".into();
-        settings::require(origin, "dim_mult", halved, expected, format!("{:?}", self.dim_mult))?;
-        let plain = !self.is_residual;
-        let known = || "false: the autoencoder of Wan 2.2 is not supported".into();
-        settings::require(origin, "is_residual", plain, known, self.is_residual)?;
+        settings::require(origin, "dim_mult", halved || self.is_residual, expected, format!("{:?}", self.dim_mult))?;
+        let expected = || "levels whose shortcuts are means and copies of whole channels".into();
+        settings::require(origin, "dim_mult", self.has_shortcuts(), expected, format!("{:?}", self.dim_mult))?;
+        let (patch, square) = (self.patch(), self.patch().saturating_mul(self.patch()));
+        limit("patch_size", patch, MOST_PATCH)?;
+        let whole = self.input_channels.is_multiple_of(square);
+        let expected = || format!("a multiple of {square}, since patches are {patch}x{patch}");
+        settings::require(origin, "in_channels", whole, expected, self.input_channels)?;
         let found = || format!("{:?}", self.attn_scales);
         settings::require(origin, "attn_scales", self.attn_scales.is_empty(), || "none".into(), found())?;
         for (key, numbers) in [("latents_mean", &self.latents_mean), ("latents_std", &self.latents_std)] {
@@ -160,6 +238,16 @@ impl Config {
         Ok(())
     }
 
+    /// Checks that the settings, which `origin` holds, make an autoencoder that pinhole computes for films.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`](crate::Error::Mismatch) if a latent frame is not four frames: the reference takes so many at a time.
+    pub fn validate_films(&self, origin: &Path) -> Result<()> {
+        let right = self.temperal_downsample.len() + 1 == self.levels() && self.frames_of_latent() == FRAMES;
+        let expected = || format!("one for each level except the last, two of them true, for {FRAMES} frames");
+        settings::require(origin, "temperal_downsample", right, expected, format!("{:?}", self.temperal_downsample))
+    }
+
     /// `L`: how many levels there are.
     pub fn levels(&self) -> usize {
         self.dim_mult.len()
@@ -170,9 +258,53 @@ impl Config {
         self.base_dim.saturating_mul(self.dim_mult.get(level).copied().unwrap_or(1))
     }
 
-    /// How many pixels of the picture a pixel of the latents stands for, each way: 8 for four levels.
+    /// The same of the decoder.
+    pub(super) fn decoder_channels(&self, level: usize) -> usize {
+        let base = self.decoder_base_dim.unwrap_or(self.base_dim);
+        base.saturating_mul(self.dim_mult.get(level).copied().unwrap_or(1))
+    }
+
+    /// Whether frames are halved between `level` and the next.
+    pub(super) fn is_temporal(&self, level: usize) -> bool {
+        self.temperal_downsample.get(level).copied().unwrap_or(false)
+    }
+
+    /// The names of a side's blocks.
+    pub(super) fn names(&self, kind: &'static str) -> Names {
+        Names { kind, nested: self.is_residual, level: 0, block: 0 }
+    }
+
+    /// Whether every shortcut, if there are any, is one that is computed.
+    fn has_shortcuts(&self) -> bool {
+        let levels = if self.is_residual { self.levels() } else { 0 };
+        (0..levels).all(|level| {
+            let is_last = level + 1 == levels;
+            let inputs = self.channels(level.saturating_sub(1));
+            let inputs = if level == 0 { self.base_dim } else { inputs };
+            let above = self.decoder_channels(if is_last { level } else { level + 1 });
+            self.down(level, inputs, true).is_mean() && (level == 0 || self.up(level, above, true).is_copy())
+        })
+    }
+
+    /// How many pixels of the picture a pixel of the latents stands for, each way: 8 for four levels, 16 if these are of patches.
     pub fn factor(&self) -> usize {
-        1 << self.levels().clamp(1, MOST_LEVELS).saturating_sub(1)
+        (1 << self.levels().clamp(1, MOST_LEVELS).saturating_sub(1)) * self.patch()
+    }
+
+    /// The side of the patches that pictures are cut into: 1 if they are not.
+    pub fn patch(&self) -> usize {
+        self.patch_size.unwrap_or(1).max(1)
+    }
+
+    /// Channels of a picture.
+    pub fn colours(&self) -> usize {
+        self.input_channels / (self.patch() * self.patch())
+    }
+
+    /// How many frames a latent frame stands for, except the first of a film, which stands for one.
+    pub fn frames_of_latent(&self) -> usize {
+        let levels = 0..self.levels().saturating_sub(1);
+        1 << levels.filter(|&level| self.is_temporal(level)).count().min(MOST_LEVELS)
     }
 }
 
@@ -221,7 +353,9 @@ mod tests {
         let refusal = |config: Config| config.validate(Path::new("c")).unwrap_err().to_string();
         let short = Config { latents_std: vec![1.0; 15], ..Config::default() };
         assert_eq!(refusal(short), "c: latents_std: expected 16 positive numbers, found 15 numbers");
-        assert!(refusal(Config { is_residual: true, ..Config::default() }).contains("Wan 2.2"));
+        let odd = Config { is_residual: true, dim_mult: vec![1, 3, 4, 4], ..Config::default() };
+        assert!(refusal(odd).contains("shortcuts"));
+        assert!(refusal(Config { patch_size: Some(2), ..Config::default() }).contains("multiple of 4"));
         assert!(refusal(Config { attn_scales: vec![1.0], ..Config::default() }).contains("attn_scales"));
         assert!(refusal(Config { dim_mult: vec![], ..Config::default() }).contains("number of dim_mult"));
         assert!(refusal(Config { base_dim: 3, dim_mult: vec![1, 3], ..Config::default() }).contains("even numbers"));

@@ -1,37 +1,71 @@
-//! The causal autoencoder between pictures and latents that Wan 2.1 and Qwen-Image have, for one frame.
+//! The causal autoencoder between pictures or films and latents that Wan and Qwen-Image have, one latent frame after the other.
 //!
-//! Follows `AutoencoderKLQwenImage` of diffusers (`models/autoencoders/autoencoder_kl_qwenimage.py`), which is `AutoencoderKLWan` with
-//! other names; the weights have the names of Wan's first publisher. Its convolutions reach back in time: a kernel over three frames
-//! multiplies the newest frame with its last plane, and what was there before the first frame is zero. So of a single frame only the
-//! last planes count, and the convolutions between frames (`time_conv`), which the first frame skips, are not part of the model. A film
-//! would need both, and maps that are kept from frame to frame.
+//! Follows `AutoencoderKLWan` of diffusers (`models/autoencoders/autoencoder_kl_wan.py`), which `AutoencoderKLQwenImage` is with other
+//! names; the weights have the names of Wan's first publisher.
 //!
-//! Norms are over the channels of one pixel, so that no stage waits for the statistics of a map.
+//! # Time
+//!
+//! Convolutions reach back in time: a kernel over three frames gives a frame of itself and the two before it. What was there before the
+//! first frame is zero. So a kernel is three kernels of pictures, its planes, each for one of these frames; of the first frame, only the
+//! last plane counts. A latent frame stands for four frames, except the first, which stands for one: it does not go through what doubles
+//! and halves frames (`time_conv`).
+//!
+//! There are three chains of the same layers. That of a [picture](Decoder) has the last planes alone. A [film](FilmDecoder) has one for its
+//! first latent frame, in the stages of a request, which is the same and leaves its newest frames behind; and one for each latent frame that
+//! follows, in those of a step, with all planes. It finds two frames of every map that a kernel over time reads in ports of
+//! their own, which live from run to run, and leaves its newest there. These frames are as they are before norms: zeros stay zeros there.
+//! A pass must not overwrite what the neighbours of a strip still read. So the last pass of a layer leaves the frames; it reads the
+//! strip's own rows.
+//!
+//! Frames lie in the last extent of a map. Attention is within a frame, and norms are over the channels of one pixel, so that no stage waits
+//! for the statistics of a map.
+//!
+//! # Two kinds
+//!
+//! That of Wan 2.2's 5B takes pictures in [patches](patched) and has shortcuts beside its levels: what comes in is averaged to what goes out
+//! of the encoder's, and repeated to what goes out of the decoder's (`is_residual`).
 //!
 //! Legend: `w`, `h` extents of the latents; `W`, `H` of the picture, `2^(L-1)` times those for `L` levels; `C` latent channels; `R`
-//! residual blocks of a level; `B` batch.
+//! residual blocks of a level; `T` frames: `B`, a batch, of pictures.
 //!
 //! | stage of the [`Decoder`] | in | out |
 //! |---|---|---|
-//! | `conv1` | `latents [w, h, C, B]` | `conv1 [w, h, c, B]` |
+//! | `conv2`, of films | `latents [w, h, C, T]` | `conv2 [w, h, C, T]` |
+//! | `conv1` | `latents`, or `conv2` | `conv1 [w, h, c, T]` |
 //! | `middle.0`, `middle.1`, `middle.2` | `conv1` | `conv1` |
 //! | `upsamples.{i}` | the level's pixels | of `R + 1` the same; of the one behind them, twice as wide and high, half the channels |
-//! | `head` | the last level's pixels | `picture [W, H, 3, B]`, -1 to 1 |
+//! | `upsamples.{i}.time_conv`, before that | the level's pixels | twice as many frames |
+//! | `upsamples.{i}.shortcut`, of 2.2, behind it | the pixels, and those of the level's beginning | the same |
+//! | `head` | the last level's pixels | `picture [W, H, 3, T]`, -1 to 1 |
 //!
 //! | stage of the [`Encoder`] | in | out |
 //! |---|---|---|
-//! | `conv1` | `picture [W, H, 3, B]`, -1 to 1 | `conv1 [W, H, c, B]` |
+//! | `conv1` | `picture [W, H, 3, T]`, -1 to 1 | `conv1 [W, H, c, T]` |
 //! | `downsamples.{i}` | the level's pixels | of `R` the same, or with more channels; of the one behind them, half as wide and high |
+//! | `downsamples.{i}.time_conv`, behind that | the pixels | half as many frames |
+//! | `downsamples.{i}.shortcut`, of 2.2, behind it | the pixels, and those of the level's beginning | the same |
 //! | `middle.0`, `middle.1`, `middle.2` | the last level's pixels | the same |
-//! | `head` | the last level's pixels | `moments [w, h, 2 C, B]`: mean, then logarithm of the variance |
+//! | `head` | the last level's pixels | `moments [w, h, 2 C, T]`: mean, then logarithm of the variance |
 
 mod attention;
 mod blocks;
+mod causal;
 mod config;
 mod decoder;
 mod encoder;
 mod norm;
+mod patches;
+mod resample;
 
 pub use config::Config;
-pub use decoder::Decoder;
-pub use encoder::Encoder;
+pub use decoder::{Decoder, FilmDecoder};
+pub use encoder::{Encoder, FilmEncoder};
+pub use patches::{patched, unpatched};
+
+use crate::stage::Model;
+
+/// All weights of one direction, each once: what files have.
+pub struct Whole {
+    /// Its stages, ports and weights.
+    pub model: Model,
+}
