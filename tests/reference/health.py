@@ -56,7 +56,7 @@ def check_ranges(key: str, network, run) -> list[str]:
     sizes, handles = {}, []
     for name, module in network.named_modules():
         if list(module.parameters(recurse=False)):
-            hook = lambda _m, _i, output, name=name: sizes.update({name: rms(output)})
+            hook = lambda _m, _i, output, name=name: sizes.update({name: rms(output[0] if isinstance(output, tuple) else output)})
             handles.append(module.register_forward_hook(hook))
     with attention_trace() as attentions:
         output = run()

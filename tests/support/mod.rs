@@ -23,6 +23,7 @@ pub(crate) mod qwen_image;
 pub(crate) mod sd1;
 pub(crate) mod spiece;
 pub(crate) mod synth;
+pub(crate) mod wan;
 pub(crate) mod z_image;
 
 pub(crate) use diffusers::{Layout, write_component, write_model, write_parts};
