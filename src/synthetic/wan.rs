@@ -6,7 +6,7 @@ use serde_json::json;
 use super::{Architecture, Blueprint, Options, Planned, Published};
 use crate::Result;
 use crate::bind::alias;
-use crate::models::autoencoder_wan::{self, Decoder, Encoder};
+use crate::models::autoencoder_wan::{self, Whole};
 use crate::models::t5::{self, T5};
 use crate::models::wan::{self, Wan};
 use crate::source::HasModel;
@@ -70,7 +70,11 @@ fn blueprint(options: &Options, published: wan::Config, is_pair: bool) -> Result
         Some(blocks) => wan::Config { num_layers: blocks, ..published },
         None => published,
     };
-    let (reader, vae) = (reader(), autoencoder_wan::Config::default());
+    let vae = match config.latent_channels() {
+        48 => autoencoder_wan::Config::of_2_2(),
+        _ => autoencoder_wan::Config::default(),
+    };
+    let reader = reader();
     let settings = serde_json::to_value(&config).unwrap_or_default();
     let reader_settings = serde_json::to_value(&reader).unwrap_or_default();
     let vae_settings = serde_json::to_value(&vae).unwrap_or_default();
@@ -80,7 +84,7 @@ fn blueprint(options: &Options, published: wan::Config, is_pair: bool) -> Result
     }
     let text_encoder: Vec<Box<dyn HasModel>> = vec![Box::new(T5::new(&reader)?)];
     parts.push(Planned::new(&TEXT_ENCODER, &alias::UMT5, reader_settings, text_encoder));
-    let autoencoder: Vec<Box<dyn HasModel>> = vec![Box::new(Decoder::new(&vae)?), Box::new(Encoder::new(&vae)?)];
+    let autoencoder: Vec<Box<dyn HasModel>> = vec![Box::new(Whole::decoder(&vae)?), Box::new(Whole::encoder(&vae)?)];
     parts.push(Planned::new(&VAE, &alias::AUTOENCODER_WAN, vae_settings, autoencoder));
     Ok(Blueprint { family: "wan", parts, scheduler: None, defaults: json!({}), alone: false })
 }

@@ -128,6 +128,21 @@ impl Names {
 }
 
 impl Config {
+    /// That of Wan 2.2's 5B.
+    pub fn of_2_2() -> Config {
+        Config {
+            base_dim: 160,
+            decoder_base_dim: Some(256),
+            z_dim: MEAN_48.len(),
+            input_channels: COLOURS * PATCH * PATCH,
+            latents_mean: MEAN_48.into(),
+            latents_std: STD_48.into(),
+            is_residual: true,
+            patch_size: Some(PATCH),
+            ..Config::default()
+        }
+    }
+
     /// Reads the text of a `config.json`, which `origin` holds, and validates it.
     ///
     /// # Errors
