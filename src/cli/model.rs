@@ -12,6 +12,9 @@ pub(super) struct PartArgs {
     /// The transformer: GGUF or safetensors, with original or diffusers names
     #[arg(long, value_name = "FILE")]
     transformer: Option<PathBuf>,
+    /// The second transformer of models with two experts (Wan 2.2 A14B): the one for low noise
+    #[arg(long, value_name = "FILE")]
+    transformer_2: Option<PathBuf>,
     /// The UNet, for models that have one in the transformer's place
     #[arg(long, value_name = "FILE")]
     unet: Option<PathBuf>,
@@ -82,10 +85,21 @@ impl PartArgs {
     }
 
     /// What is given for each place with weights.
-    fn parts(&self) -> [(&'static str, &Option<PathBuf>); 7] {
-        let PartArgs { transformer, unet, text_encoder, text_encoder_2, vae, tiny_vae, safety_checker, .. } = self;
+    fn parts(&self) -> [(&'static str, &Option<PathBuf>); 8] {
+        let PartArgs {
+            transformer,
+            transformer_2,
+            unet,
+            text_encoder,
+            text_encoder_2,
+            vae,
+            tiny_vae,
+            safety_checker,
+            ..
+        } = self;
         [
             ("transformer", transformer),
+            ("transformer_2", transformer_2),
             ("unet", unet),
             ("text_encoder", text_encoder),
             ("text_encoder_2", text_encoder_2),

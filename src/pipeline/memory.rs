@@ -191,7 +191,9 @@ impl Pipeline {
         if settings.second.is_none() {
             subjects.extend(model.safety.as_ref().and_then(|safety| safety.subject(settings)));
             let size = [settings.width, settings.height];
-            subjects.extend(model.upscaler.as_ref().map(|upscaler| upscaler.subject(size, settings.batch)));
+            subjects.extend(
+                model.upscaler.as_ref().map(|upscaler| upscaler.subject(size, settings.batch * settings.frames)),
+            );
         }
         Ok(subjects)
     }
@@ -357,7 +359,10 @@ fn arrays(model: &Opened, settings: &Settings, phase: Phase) -> usize {
             let larger = size.map(|side| side.saturating_mul(model.upscaler.as_ref().map_or(1, UpscaleModel::factor)));
             let of_one = model.upscaler.as_ref().map_or(0, |upscaler| upscaler.bytes(size, larger));
             let after = CHANNELS.saturating_mul(larger[0]).saturating_mul(larger[1]);
-            sum(&[prompts, 4 * latents, of_one, settings.batch.saturating_mul(picture.saturating_add(after))])
+            {
+                let pictures = settings.batch.saturating_mul(settings.frames);
+                sum(&[prompts, 4 * latents, of_one, pictures.saturating_mul(picture.saturating_add(after))])
+            }
         }
     }
 }

@@ -51,7 +51,7 @@ impl Safety {
             return None;
         }
         let (name, model, bound) = (SAFETY_CHECKER.name, &self.part.net.model, &self.part.bound);
-        let runs = Runs { request: settings.batch, steps: 0 };
+        let runs = Runs { request: settings.batch * settings.frames, steps: 0 };
         Some(Subject { name, phase: Phase::Safety, model, bound, dims: Dims::new(), runs })
     }
 
@@ -62,7 +62,7 @@ impl Safety {
         let longer = shorter.saturating_mul(width.max(height)).div_ceil(width.min(height).max(1));
         // Rows come before columns, so that there is a picture between.
         let between = longer.max(width.max(height)).saturating_mul(shorter.max(width.min(height)));
-        let pictures = CHANNELS * (width * height * settings.batch + 2 * between);
+        let pictures = CHANNELS * (width * height * settings.batch * settings.frames + 2 * between);
         let numbers = 2 * config.vision.patches().pow(2) * config.vision.patch_numbers();
         let width = config.vision.projection_dim.unwrap_or(0) + 1;
         let concepts = 2 * (config.concepts + config.special_care) * width;

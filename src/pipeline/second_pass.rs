@@ -35,6 +35,10 @@ pub(super) fn with_second(model: &Opened, request: &Request, settings: Settings)
             let error = Error::option(REFINER_START, "a model that was opened with a refiner", "one without");
             Err(error.with_hint("give it with --refiner FILE"))
         }
+        (None, Some(upscale)) if settings.fps.is_some() => {
+            let expected = "nothing, since videos are drawn in one pass";
+            Err(Error::option(UPSCALE, expected, upscale.factor.to_string()))
+        }
         (None, Some(upscale)) => redrawn(model, request, upscale, settings),
         (None, None) => Ok(settings),
     }

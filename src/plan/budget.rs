@@ -4,7 +4,7 @@
 //! others go round a ring of slots, each as large as the largest streamed stage.
 
 use super::place::{Streamed, bytes_of, moved, place};
-use super::{Component, ComponentPlan, Limits, Offload, Parts, Placement, Plan, Refusal, host};
+use super::{Component, ComponentPlan, Limits, Offload, Parts, Phase, Placement, Plan, Refusal, host};
 
 /// The fastest plan that `offload` allows and that fits; everything resident before one component at a time before streaming.
 /// Of a component's variants it takes the first for which a placement fits, and of the placements the one that moves
@@ -63,8 +63,10 @@ pub(crate) fn in_company(components: &[Component], company: &Component, variant:
 
 /// The plan without what pages of files take.
 fn placed(components: &[Component], offload: Offload, limits: &Limits) -> Result<Plan, Refusal> {
+    // Of two that denoise, each has the device while it does.
+    let denoisers = components.iter().filter(|component| component.phase == Phase::Denoise).count();
     // In host memory the map is there anyway: to keep converted weights as well would only take more.
-    if offload == Offload::None || (offload == Offload::Auto && !limits.host) {
+    if offload == Offload::None || (offload == Offload::Auto && !limits.host && denoisers < 2) {
         let resident = all_resident(components, limits);
         if resident.is_ok() || offload == Offload::None {
             return resident;

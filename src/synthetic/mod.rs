@@ -103,12 +103,12 @@ impl Architecture {
         Architecture::SDXL,
         Architecture::Z_IMAGE,
         Architecture::QWEN_IMAGE,
+        Architecture::FLUX2_KLEIN_4B,
+        Architecture::FLUX2_KLEIN_9B,
         Architecture::WAN_1_3B,
         Architecture::WAN_14B,
         Architecture::WAN_A14B,
         Architecture::WAN_TI2V_5B,
-        Architecture::FLUX2_KLEIN_4B,
-        Architecture::FLUX2_KLEIN_9B,
     ];
 
     /// Those that go beside models.

@@ -121,7 +121,7 @@ fn schedules_of_other_models() {
 
 #[test]
 fn classes_of_pipelines_that_are_not_run() {
-    for class in ["WanPipeline", "StableDiffusion3Pipeline", "FluxControlNetPipeline", "Flux2KleinKVPipeline"] {
+    for class in ["LTXPipeline", "StableDiffusion3Pipeline", "FluxControlNetPipeline", "Flux2KleinKVPipeline"] {
         let disk = Disk::new();
         disk.edit("model_index.json", |index| index["_class_name"] = class.into());
         let error = refused!(NotAModel, disk.open(), class);

@@ -164,7 +164,7 @@ fn numbers(root: &Path, template: &Path) -> Vec<Case> {
         });
     }
     for (name, file, from, to) in [
-        ("class", "model_index.json", "FluxPipeline", "WanPipeline"),
+        ("class", "model_index.json", "FluxPipeline", "LTXPipeline"),
         ("schedule", "scheduler/scheduler_config.json", "FlowMatchEuler", "Dream"),
         ("layers", "transformer/config.json", "\"num_layers\": ", "\"num_layers\": 9"),
         ("heads", "transformer/config.json", "\"num_attention_heads\": ", "\"num_attention_heads\": 9999999999"),
