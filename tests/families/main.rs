@@ -13,4 +13,6 @@ mod tiny_vae;
 mod two_passes;
 mod unet;
 mod upscale;
+mod wan;
+mod wan_vae;
 mod z_image;

@@ -1,12 +1,13 @@
 //! The causal autoencoder against diffusers in float32, with films: of Wan 2.1's kind and of Wan 2.2's. What is expected was recorded by
 //! `tests/reference/wan_vae.py`.
-#![allow(clippy::print_stdout, clippy::unwrap_used)]
-
-mod support;
 
 use std::fs;
 use std::path::Path;
 
+use crate::support::fixtures::RawGguf;
+use crate::support::numbers::Format;
+use crate::support::sd1::{Tensor, write_tensors};
+use crate::support::{self, Golden, Layout, bundle, z_image};
 use pinhole::bind::Bound;
 use pinhole::exec::{DeviceWeights, Session};
 use pinhole::ggml::{Backend, CancelFlag, Device, Ledger};
@@ -19,10 +20,6 @@ use pinhole::source::{Component, Networks, Part, Source};
 use pinhole::stage::{Cadence, Dims, Model, Port, Symbol};
 use pinhole_quant::metrics;
 use pinhole_quant::recipe::FileType;
-use support::fixtures::RawGguf;
-use support::numbers::Format;
-use support::sd1::{Tensor, write_tensors};
-use support::{Golden, Layout, bundle, z_image};
 use tempfile::TempDir;
 
 /// Two threads, as many as the smallest machine that runs the tests has.

@@ -1,12 +1,13 @@
 //! Wan against diffusers in float32, and its text encoder against transformers; recorded by `tests/reference/wan.py`.
-#![allow(clippy::print_stdout, clippy::unwrap_used)]
-
-mod support;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::support::numbers::Format;
+use crate::support::sd1::{Tensor, write_tensors};
+use crate::support::wan::{Kernel, write_directory, write_gguf, write_single, write_umt5};
+use crate::support::{Golden, given};
 use pinhole::convert::{self, WriteOptions};
 use pinhole::exec::{DeviceWeights, Session};
 use pinhole::ggml::{Backend, CancelFlag, Device, Ledger};
@@ -21,10 +22,6 @@ use pinhole::source::{Files, Slot, Source, networks};
 use pinhole::stage::{Cadence, Dims, Symbol};
 use pinhole_quant::metrics;
 use pinhole_quant::recipe::FileType;
-use support::numbers::Format;
-use support::sd1::{Tensor, write_tensors};
-use support::wan::{Kernel, write_directory, write_gguf, write_single, write_umt5};
-use support::{Golden, given};
 use tempfile::TempDir;
 
 /// Two threads, as many as the smallest machine that runs the tests has.
