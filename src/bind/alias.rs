@@ -13,6 +13,7 @@ mod flux_ip;
 mod kind;
 mod language_model;
 mod names;
+mod qwen_control;
 mod qwen_image;
 mod qwen_vl;
 mod redux;
@@ -27,6 +28,7 @@ mod upscaler;
 mod vision;
 mod wan;
 mod z_image;
+mod z_image_control;
 
 pub use autoencoder_kl::{KIND as AUTOENCODER_KL, aliases as autoencoder_kl, levels as autoencoder_levels};
 pub use autoencoder_tiny::{KIND as AUTOENCODER_TINY, aliases as autoencoder_tiny};
@@ -39,6 +41,7 @@ pub use flux2::{KIND as FLUX2, aliases as flux2};
 pub use kind::{Follows, Kind, Reads, Sign};
 pub use language_model::{KIND as LANGUAGE_MODEL, aliases as language_model};
 pub use names::{Aliases, Alternative, Part, Rows};
+pub use qwen_control::{KIND as QWEN_CONTROL, aliases as qwen_control};
 pub use qwen_image::{KIND as QWEN_IMAGE, aliases as qwen_image};
 pub use qwen_vl::{KIND as QWEN_VL_VISION, aliases as qwen_vl};
 pub use redux::{KIND as REDUX, aliases as redux};
@@ -53,14 +56,17 @@ pub use upscaler::{KIND as UPSCALER, Layout as UpscalerLayout, aliases as upscal
 pub use vision::{CLIP as CLIP_VISION, SIGLIP as SIGLIP_VISION, aliases as vision};
 pub use wan::{KIND as WAN, aliases as wan};
 pub use z_image::{KIND as Z_IMAGE, aliases as z_image};
+pub use z_image_control::{KIND as Z_IMAGE_CONTROL, aliases as z_image_control};
 
 /// Every kind of network that pinhole runs.
 pub static KINDS: &[&Kind] = &[
+    &QWEN_CONTROL,
     &FLUX_CONTROL,
     &FLUX2,
     &FLUX,
     &UNET_CONTROL,
     &UNET,
+    &Z_IMAGE_CONTROL,
     &Z_IMAGE,
     &QWEN_IMAGE,
     &WAN,
@@ -88,7 +94,8 @@ pub static KINDS: &[&Kind] = &[
 pub static PASS_FOR: &[(&Kind, &Kind, &str)] = &[
     (&UMT5, &T5, ""),
     (&FLUX_CONTROL, &FLUX, ""),
-    (&FLUX_CONTROL, &QWEN_IMAGE, ""),
+    (&QWEN_CONTROL, &FLUX_CONTROL, ""),
+    (&QWEN_CONTROL, &QWEN_IMAGE, ""),
     (&AUTOENCODER_WAN, &AUTOENCODER_KL, ""),
     (&FLUX2, &FLUX, ""),
     (&UNET_CONTROL, &UNET, ""),

@@ -14,7 +14,7 @@ use super::printer::Printer;
 /// The options as they stand on the command line.
 #[derive(clap::Args)]
 struct Options {
-    /// A ControlNet that runs beside FLUX.1 or Stable Diffusion: a safetensors or GGUF file, or a folder of diffusers. Each --control begins one, and the
+    /// A ControlNet that runs beside FLUX.1, Stable Diffusion, Z-Image or Qwen-Image: a safetensors or GGUF file, or a folder of diffusers. Each --control begins one, and the
     /// options for it stand behind it: --control canny.gguf --control-image edges.png --control-scale 0.6
     #[arg(long = "control", value_name = "FILE|DIR")]
     controls: Vec<PathBuf>,

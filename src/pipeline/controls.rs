@@ -124,6 +124,12 @@ pub(super) fn masked<'c>(rules: &Rules, controls: &'c [Control]) -> Option<&'c A
     rules.controls.iter().zip(controls).find(takes_mask).map(|(_, control)| &control.image)
 }
 
+/// Whether a ControlNet is given the mask of `request` and what that leaves of the picture to begin with: then nothing else keeps that.
+pub(super) fn paints(rules: &Rules, request: &Request) -> bool {
+    let takes_mask = rules.controls.iter().any(|control| control.takes == Takes::Mean { masked: true });
+    takes_mask && request.mask.is_some() && request.image.is_some()
+}
+
 /// The steps in which the same ControlNets run, one after the other. With a step cache it is not known before the request which steps
 /// are computed, so that a ControlNet that runs at all runs in each.
 pub(super) fn spans(settings: &Settings, evaluations: usize) -> Vec<Span> {

@@ -56,6 +56,7 @@ mod values;
 mod wan;
 mod wan_pictures;
 mod z_image;
+mod z_image_control;
 
 pub use crate::plan::Phase;
 pub use crate::source::model_name;

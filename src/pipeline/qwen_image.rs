@@ -3,13 +3,14 @@
 
 use std::sync::Arc;
 
+use super::controls;
 use super::fit::{self, Side};
 use super::language_model::LanguageEncoder;
 use super::opened::{Additions, Denoiser, Encoders, Family, Given, Opened, Reader, StepPorts, subject, texts};
 use super::prompts::{ArraySpec, Prompt};
 use super::qwen_image_edit::{self as edit, Edits, Eye};
 use super::request::Settings;
-use super::rules::{Defaults, GuidanceScale, References, Rules, Starts, Use};
+use super::rules::{ControlRules, Defaults, GuidanceScale, References, Rules, Starts, Takes, Use};
 use super::run::Run;
 use super::safety;
 use super::step_cache::Caches;
@@ -19,12 +20,12 @@ use crate::exec::Session;
 use crate::image::Picture;
 use crate::models::flux::{pack_latents, unpack_latents};
 use crate::models::language_model::Taps;
-use crate::models::qwen_image::{QwenImage, Sizes, sinusoid};
+use crate::models::qwen_image::{ControlNet, QwenImage, Sizes, sinusoid};
 use crate::plan::measure::Subject;
 use crate::plan::{Phase, Runs};
 use crate::sample::{AYS, FlowMatchConfig, Scheduler};
 use crate::source::networks;
-use crate::source::slot::{IMAGE_ENCODER, TEXT_ENCODER, TRANSFORMER, VAE};
+use crate::source::slot::{CONTROLNET, IMAGE_ENCODER, TEXT_ENCODER, TRANSFORMER, VAE};
 use crate::source::{Network, Networks, Part, Place, Source, Text};
 use crate::text::Encoded;
 use crate::{Error, Result, reserve};
@@ -56,12 +57,16 @@ pub(super) static QWEN_IMAGE: Family = Family {
         }),
         safety::PLACE,
     ],
-    beside: &[],
+    beside: &[CONTROL],
     marks: &[],
     tokens: TOKENS,
     denoiser: |source| Ok(Box::new(QwenImageDenoiser(networks::qwen_image(source.component(&TRANSFORMER)?)?))),
     open,
 };
+
+/// ControlNets, which run beside it.
+const CONTROL: Place =
+    Place::given(&CONTROLNET, &alias::QWEN_CONTROL, |component| Ok(Box::new(networks::qwen_control(component)?)));
 
 /// Pixels of an image token, in both directions: 8 pixels a latent, 2 latents a token.
 const SIDE: usize = 16;
@@ -136,7 +141,7 @@ fn open(mut source: Source, additions: &Additions) -> Result<Opened> {
     if edits.is_none() {
         additions.refuse_image_prompts()?;
     }
-    additions.refuse_controls()?;
+    additions.refuse_face()?;
     additions.refuse_embeddings()?;
     additions.refuse_refiner()?;
     if additions.clip_skip.is_some() {
@@ -145,7 +150,8 @@ fn open(mut source: Source, additions: &Additions) -> Result<Opened> {
     for component in source.components() {
         component.require_configuration()?;
     }
-    let mut transformer = networks::qwen_image(source.component(&TRANSFORMER)?)?;
+    let transformer = networks::qwen_image(source.component(&TRANSFORMER)?)?;
+    let controls = open_controls(additions, edits)?;
     let mut encoder = LanguageEncoder::open(&source, &TEXT_ENCODER, taps)?;
     let eye = edits.map(|edits| Eye::open(&source, additions, (edits, &encoder))).transpose()?;
     edit::note(&mut source, edits);
@@ -156,6 +162,8 @@ fn open(mut source: Source, additions: &Additions) -> Result<Opened> {
     };
     let rules = rules(edits).read(&source, GuidanceScale::Input)?;
     check(&source, &transformer, &encoder, &vae)?;
+    let rules = followed(rules, &controls);
+    let mut transformer = networks::qwen_image_with(transformer, &controls)?;
     let loras = additions.apply(&mut [transformer.target(), encoder.part.target()])?;
     Ok(Opened {
         family: &QWEN_IMAGE,
@@ -174,6 +182,30 @@ fn open(mut source: Source, additions: &Additions) -> Result<Opened> {
         refiner: None,
         source,
     })
+}
+
+/// The ControlNets of `additions`.
+fn open_controls(additions: &Additions, edits: Option<Edits>) -> Result<Vec<Part<ControlNet>>> {
+    controls::check_count(additions.controls.len())?;
+    let mut controls = Vec::with_capacity(additions.controls.len());
+    for path in &additions.controls {
+        if edits.is_some() {
+            let expected = "nothing, since ControlNets go beside Qwen-Image, and not beside its edits";
+            return Err(Error::option("--control", expected, path.display().to_string()));
+        }
+        controls.push(networks::qwen_control(&Source::lone(path, &CONTROL)?)?);
+    }
+    Ok(controls)
+}
+
+/// With what `controls` follow.
+fn followed(mut rules: Rules, controls: &[Part<ControlNet>]) -> Rules {
+    for control in controls {
+        let takes = if control.net.config().takes_mask() { Takes::Masked } else { Takes::Latents };
+        let path = control.bound.origin().to_owned();
+        rules.controls.push(ControlRules { path, takes, modes: 0, mode_names: &[], pooled: false });
+    }
+    rules
 }
 
 /// As published: a shift that grows with the picture, and a schedule that is stretched to end at 0.02.
@@ -326,11 +358,33 @@ impl QwenImageDenoiser {
         }
         Ok(text)
     }
+
+    /// Fills the ports of the ControlNets.
+    fn fill_controls(&self, session: &mut Session<'_>, given: &Given<'_>) -> Result<()> {
+        let net = &self.0.net;
+        let pictures: Vec<usize> = (0..given.pictures).collect();
+        self.follow(session, (given.controls, given.settings.batch), &pictures)?;
+        for (ports, control) in net.controls.iter().zip(&given.settings.controls) {
+            let mut factors = Vec::with_capacity(given.evaluations.len() + 1);
+            for evaluation in given.evaluations.clone() {
+                factors.push(control.factor(evaluation, given.levels.len()));
+            }
+            if net.config().zero_cond_t {
+                factors.push(0.0);
+            }
+            session.set(ports.scale, &factors)?;
+        }
+        Ok(())
+    }
 }
 
 impl Denoiser for QwenImageDenoiser {
     fn subjects(&self, settings: &Settings, _: [usize; 5], evaluations: usize) -> Vec<Subject<'_>> {
-        let dims = sizes(settings).dims(evaluations + usize::from(self.0.net.config().zero_cond_t));
+        let sizes = sizes(settings);
+        let mut dims = sizes.dims(evaluations + usize::from(self.0.net.config().zero_cond_t));
+        if !self.0.net.controls.is_empty() {
+            dims = sizes.control_dims(dims).with_spans(controls::spans(settings, evaluations));
+        }
         vec![subject(&self.0, TRANSFORMER.name, Phase::Denoise, dims, Runs { request: 1, steps: evaluations })]
     }
 
@@ -359,9 +413,27 @@ impl Denoiser for QwenImageDenoiser {
         }
         session.set(ports.time, &times)?;
         session.set(ports.text, &self.texts(given, sizes.text_tokens())?)?;
+        self.fill_controls(session, given)?;
         let (cos, sin) = net.rotary(&sizes)?;
         session.set(ports.cos, &cos)?;
         session.set(ports.sin, &sin)
+    }
+
+    fn follow(
+        &self,
+        session: &mut Session<'_>,
+        (followed, batch): (&[Vec<f32>], usize),
+        pictures: &[usize],
+    ) -> Result<()> {
+        for (ports, followed) in self.0.net.controls.iter().zip(followed) {
+            let each = followed.len() / batch;
+            let mut own = reserve::room("the latents", each * pictures.len())?;
+            for &picture in pictures {
+                own.extend_from_slice(&followed[picture * each..(picture + 1) * each]);
+            }
+            session.set(ports.picture, &own)?;
+        }
+        Ok(())
     }
 
     fn filled_bytes(&self, settings: &Settings) -> usize {
@@ -372,6 +444,14 @@ impl Denoiser for QwenImageDenoiser {
         let items = sizes.batch * sizes.texts.len();
         let prompts = items.saturating_mul(sizes.text_tokens()).saturating_mul(config.joint_attention_dim);
         tables.saturating_add(prompts).saturating_mul(size_of::<f32>())
+    }
+
+    fn pack_followed(&self, latents: &[f32], mask: Option<&[f32]>, dims: [usize; 5]) -> Result<Vec<f32>> {
+        let [w, h, _, channels, _] = dims;
+        let mut planes = reserve::repeat("the latents", latents, 1)?;
+        // The mask says what is left of the picture.
+        planes.extend(mask.unwrap_or_default().iter().map(|masked| 1.0 - masked));
+        pack_latents(&planes, w, h, channels + usize::from(mask.is_some()))
     }
 
     fn pack(&self, latents: &[f32], [w, h, _, channels, _]: [usize; 5]) -> Result<Vec<f32>> {

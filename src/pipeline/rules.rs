@@ -229,6 +229,12 @@ pub enum Takes {
     Latents,
     /// As the latents of what a mask leaves of it, beside the mask.
     Masked,
+    /// As the mean of its latents, which is the same for all pictures; and if it has room for a mask, beside that and the mean of what a mask
+    /// leaves of the picture to begin with, if there is one.
+    Mean {
+        /// Whether it has.
+        masked: bool,
+    },
     /// As its pixels, from -1 to 1.
     Pixels,
     /// As its pixels, from 0 to 1; what a mask covers of an inpainting ControlNet's picture is -1. Such ControlNets know a guess mode.
@@ -240,7 +246,7 @@ pub enum Takes {
 impl Takes {
     /// Whether the autoencoder encodes the picture.
     pub fn latents(self) -> bool {
-        matches!(self, Takes::Latents | Takes::Masked)
+        matches!(self, Takes::Latents | Takes::Masked | Takes::Mean { .. })
     }
 }
 

@@ -143,7 +143,8 @@ impl Start {
         let drawing = Drawing { model, settings, posterior };
         let mut generator = Noise::new(settings.seed, settings.batch);
         let control = encoded.control.take().map(|moments| drawing.latents(&moments, &mut generator)).transpose()?;
-        let followed = drawing.followed(request, encoded.followed, &mut generator)?;
+        let seen = (encoded.followed, encoded.masked.as_deref().filter(|_| controls::paints(&model.rules, request)));
+        let followed = drawing.followed(request, seen, &mut generator)?;
         let mut picture = match again {
             Some(Again::Latents(latents)) => Some(latents),
             Some(Again::Pictures(_)) => Some(drawing.latents_of(&encoded.again, &mut generator)?),
@@ -180,7 +181,7 @@ impl Start {
             }
             return Ok(Start { latents, noise: generator, kept, company });
         };
-        if request.mask.is_none() || !company.beside.is_empty() {
+        if request.mask.is_none() || !company.beside.is_empty() || controls::paints(&model.rules, request) {
             let latents = levels.mixed(&picture, &noise, 0)?;
             return Ok(Start { latents, noise: generator, kept: None, company });
         }
@@ -224,7 +225,7 @@ impl Inputs {
     pub(super) fn of(rules: &Rules, request: &Request, settings: &Settings) -> Inputs {
         let beside = rules.beside;
         let followed = rules.controls.iter().filter(|control| control.takes.latents()).count();
-        let masked = matches!(beside, Some(Beside::Masked { .. }));
+        let masked = matches!(beside, Some(Beside::Masked { .. })) || controls::paints(rules, request);
         let edited = beside == Some(Beside::Edited);
         // Nothing of it is left where the mask's model begins with noise alone.
         let is_gone = masked && settings.strength == Some(1.0);
@@ -525,8 +526,14 @@ impl Drawing<'_> {
         Ok(Kept { mask, picture, noise: Vec::new() })
     }
 
-    /// What each ControlNet is given of its picture: `moments` are those of the pictures of which it takes latents.
-    fn followed(&self, request: &Request, moments: Vec<Vec<f32>>, generator: &mut Noise) -> Result<Vec<Vec<f32>>> {
+    /// What each ControlNet is given of its picture: `moments` are those of the pictures of which it takes latents, and `masked` those of
+    /// what a mask leaves of the picture to begin with, if they take that.
+    fn followed(
+        &self,
+        request: &Request,
+        (moments, masked): (Vec<Vec<f32>>, Option<&[f32]>),
+        generator: &mut Noise,
+    ) -> Result<Vec<Vec<f32>>> {
         let Drawing { model, settings, .. } = *self;
         let (dims, sides) = (model.autoencoder.latents(settings), [settings.width, settings.height]);
         let (mut moments, mut all) = (moments.into_iter(), Vec::new());
@@ -534,6 +541,16 @@ impl Drawing<'_> {
             let mask = match rules.takes {
                 Takes::Pixels | Takes::Levels | Takes::Features => {
                     all.push(followed(rules.takes, control, request, settings)?);
+                    continue;
+                }
+                Takes::Mean { masked: takes } => {
+                    let mut planes = self.mean(&moments.next().unwrap_or_default())?;
+                    if let Some(masked) = masked.filter(|_| takes) {
+                        let mask = mask_of(request, settings)?.latents(model.autoencoder.factor())?;
+                        planes.extend(mask.iter().map(|masked| 1.0 - masked));
+                        planes.extend(self.mean(masked)?);
+                    }
+                    all.push(model.denoiser.pack_followed(&planes, None, dims)?);
                     continue;
                 }
                 Takes::Latents => None,
@@ -547,6 +564,13 @@ impl Drawing<'_> {
             all.push(packed);
         }
         Ok(all)
+    }
+
+    /// The mean of the latents of a picture, `[w, h, C]`, in the denoiser's space.
+    fn mean(&self, moments: &[f32]) -> Result<Vec<f32>> {
+        let mut mean = reserve::repeat("the latents", &moments[..moments.len() / 2], 1)?;
+        self.model.autoencoder.normalize(&mut mean)?;
+        super::run::finite(mean, "the latents of a picture")
     }
 
     /// The mean latents of the pictures that the model looks at, which have these `moments`, one behind the other.

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::controls;
 use super::fit::{self, Side};
 use super::language_model::LanguageEncoder;
 use super::opened::{Additions, Denoiser, Encoders, Family, Given, Opened, Reader, StepPorts, subject, texts};
@@ -12,15 +13,16 @@ use super::run::Run;
 use super::safety;
 use super::step_cache::Caches;
 use super::vae::Vae;
+use super::z_image_control;
 use crate::bind::alias;
 use crate::exec::Session;
 use crate::models::language_model::Taps;
-use crate::models::z_image::{self, Sizes, ZImage, filled_up, pack_latents, sinusoid, unpack_latents};
+use crate::models::z_image::{self, ControlConfig, Sizes, ZImage, filled_up, pack_latents, sinusoid, unpack_latents};
 use crate::plan::measure::Subject;
 use crate::plan::{Phase, Runs};
 use crate::sample::{AYS, FlowMatchConfig, Scheduler};
 use crate::source::networks;
-use crate::source::slot::{TEXT_ENCODER, TINY_VAE, TRANSFORMER, VAE};
+use crate::source::slot::{CONTROLNET, TEXT_ENCODER, TINY_VAE, TRANSFORMER, VAE};
 use crate::source::{Network, Networks, Part, Place, Source, Text, model_name};
 use crate::text::Encoded;
 use crate::{Error, Result, reserve};
@@ -41,12 +43,20 @@ pub(super) static Z_IMAGE: Family = Family {
         }),
         safety::PLACE,
     ],
-    beside: &[],
+    beside: &[CONTROL],
     marks: &[],
     tokens: MOST_TOKENS,
-    denoiser: |source| Ok(Box::new(ZImageDenoiser(networks::z_image(source.component(&TRANSFORMER)?)?))),
+    denoiser: |source| {
+        let part = networks::z_image(source.component(&TRANSFORMER)?)?;
+        Ok(Box::new(ZImageDenoiser { part, control: None }))
+    },
     open,
 };
+
+/// A ControlNet, which runs beside it.
+const CONTROL: Place = Place::given(&CONTROLNET, &alias::Z_IMAGE_CONTROL, |component| {
+    Ok(Box::new(networks::z_image_control(component, None)?))
+});
 
 /// Pixels of an image token, in both directions: 8 pixels a latent, 2 latents a token.
 const SIDE: usize = 16;
@@ -118,7 +128,7 @@ fn is_turbo(source: &Source) -> Result<bool> {
 
 fn open(mut source: Source, additions: &Additions) -> Result<Opened> {
     additions.refuse_image_prompts()?;
-    additions.refuse_controls()?;
+    additions.refuse_face()?;
     additions.refuse_embeddings()?;
     additions.refuse_refiner()?;
     if additions.clip_skip.is_some() {
@@ -127,7 +137,8 @@ fn open(mut source: Source, additions: &Additions) -> Result<Opened> {
     for component in source.components() {
         component.require_configuration()?;
     }
-    let mut transformer = networks::z_image(source.component(&TRANSFORMER)?)?;
+    let transformer = networks::z_image(source.component(&TRANSFORMER)?)?;
+    let control = z_image_control::open(additions, &CONTROL, transformer.net.config())?;
     let mut encoder = LanguageEncoder::open(&source, &TEXT_ENCODER, taps)?;
     let vae = Vae::open(&source, None)?;
     let scheduler = match &source.scheduler {
@@ -139,11 +150,14 @@ fn open(mut source: Source, additions: &Additions) -> Result<Opened> {
     }
     let rules = rules(transformer.net.config()).read(&source, GuidanceScale::Free)?;
     check(&source, &transformer, &encoder, &vae)?;
+    let rules = z_image_control::followed(rules, control.as_ref(), transformer.net.config().in_channels);
+    let mut transformer = networks::z_image_with(transformer, control.as_ref())?;
+    let control = control.map(|control| control.net.config().clone());
     let loras = additions.apply(&mut [transformer.target(), encoder.part.target()])?;
     Ok(Opened {
         family: &Z_IMAGE,
         encoders: Box::new(ZImageEncoder(encoder)),
-        denoiser: Box::new(ZImageDenoiser(transformer)),
+        denoiser: Box::new(ZImageDenoiser { part: transformer, control }),
         tiny: vae.tiny(&source)?,
         autoencoder: vae.boxed(),
         scheduler,
@@ -228,19 +242,22 @@ fn sizes(settings: &Settings) -> Sizes {
     Sizes { batch: settings.batch, image, texts: settings.text_tokens[..settings.passes()].to_vec() }
 }
 
-/// The transformer.
-struct ZImageDenoiser(Part<ZImage>);
+/// The transformer, with the ControlNet that runs beside it.
+struct ZImageDenoiser {
+    part: Part<ZImage>,
+    control: Option<ControlConfig>,
+}
 
 impl Networks for ZImageDenoiser {
     fn networks(&self) -> Vec<Network<'_>> {
-        self.0.networks()
+        self.part.networks()
     }
 }
 
 impl ZImageDenoiser {
     /// The prompt of every item of `sizes`, filled up with zeros to `room` tokens, and which tokens are there.
     fn texts(&self, given: &Given<'_>, sizes: &Sizes, room: usize) -> Result<(Vec<f32>, Vec<f32>)> {
-        let width = self.0.net.config().cap_feat_dim;
+        let width = self.part.net.config().cap_feat_dim;
         let items = sizes.batch * sizes.texts.len();
         let mut text = reserve::room("the prompts", items.saturating_mul(room * width))?;
         let mut kept = reserve::room("the prompts", items.saturating_mul(room))?;
@@ -256,21 +273,38 @@ impl ZImageDenoiser {
         }
         Ok((text, kept))
     }
+
+    /// Fills the ports of the ControlNet.
+    fn fill_control(&self, session: &mut Session<'_>, given: &Given<'_>) -> Result<()> {
+        let Some(ports) = &self.part.net.control else { return Ok(()) };
+        let (Some(seen), Some(control)) = (given.controls.first(), given.settings.controls.first()) else {
+            return Err(Error::graph("fill", "a ControlNet without its picture"));
+        };
+        session.set(ports.picture, seen)?;
+        let (count, mut factors) = (given.levels.len(), Vec::new());
+        for evaluation in given.evaluations.clone() {
+            factors.extend(std::iter::repeat_n(control.factor(evaluation, count), given.prompts.len()));
+        }
+        session.set(ports.scale, &factors)
+    }
 }
 
 impl Denoiser for ZImageDenoiser {
     fn subjects(&self, settings: &Settings, _: [usize; 5], evaluations: usize) -> Vec<Subject<'_>> {
-        let dims = sizes(settings).dims(evaluations);
-        vec![subject(&self.0, TRANSFORMER.name, Phase::Denoise, dims, Runs { request: 1, steps: evaluations })]
+        let mut dims = sizes(settings).dims(evaluations);
+        if self.control.is_some() {
+            dims = dims.with_spans(controls::spans(settings, evaluations));
+        }
+        vec![subject(&self.part, TRANSFORMER.name, Phase::Denoise, dims, Runs { request: 1, steps: evaluations })]
     }
 
     fn ports(&self, _: usize) -> StepPorts {
-        let ports = &self.0.net.ports;
+        let ports = &self.part.net.ports;
         StepPorts { latents: ports.latents, prediction: ports.prediction, condition: ports.condition }
     }
 
     fn fill(&self, _: usize, session: &mut Session<'_>, given: &Given<'_>) -> Result<()> {
-        let (net, all) = (&self.0.net, sizes(given.settings));
+        let (net, all) = (&self.part.net, sizes(given.settings));
         let room = all.text_tokens();
         let own = all.texts.get(given.pass..given.pass + given.passes).unwrap_or_default().to_vec();
         let sizes = Sizes { batch: given.pictures, texts: own, ..all };
@@ -284,13 +318,14 @@ impl Denoiser for ZImageDenoiser {
         let mut kept = reserve::repeat("the picture's tokens", &[1.0], sizes.image[0] * sizes.image[1])?;
         kept.resize(tokens, 0.0);
         session.set(ports.image_kept, &kept)?;
+        self.fill_control(session, given)?;
         let (cos, sin) = net.rotary(&sizes, room)?;
         session.set(ports.cos, &cos)?;
         session.set(ports.sin, &sin)
     }
 
     fn filled_bytes(&self, settings: &Settings) -> usize {
-        let (config, sizes) = (self.0.net.config(), sizes(settings));
+        let (config, sizes) = (self.part.net.config(), sizes(settings));
         let tokens = sizes.image_tokens().saturating_add(sizes.text_tokens());
         // The rotary tables, cosine and sine, and which of the picture's tokens are there.
         let tables =
@@ -299,6 +334,15 @@ impl Denoiser for ZImageDenoiser {
         let items = sizes.batch * sizes.texts.len();
         let prompts = items.saturating_mul(filled_up(sizes.text_tokens())).saturating_mul(config.cap_feat_dim + 1);
         tables.saturating_add(prompts).saturating_mul(size_of::<f32>())
+    }
+
+    fn pack_followed(&self, latents: &[f32], _: Option<&[f32]>, [w, h, ..]: [usize; 5]) -> Result<Vec<f32>> {
+        let channels = self.control.as_ref().map_or(0, |control| control.control_in_dim);
+        let mut planes = reserve::room("the latents", w * h * channels)?;
+        planes.extend_from_slice(latents);
+        // Nothing is masked.
+        planes.resize(w * h * channels, 0.0);
+        pack_latents(&planes, w, h, channels)
     }
 
     fn pack(&self, latents: &[f32], [w, h, _, channels, _]: [usize; 5]) -> Result<Vec<f32>> {

@@ -17,7 +17,7 @@ use crate::models::flux::{self, ControlNet, Flux, IpAdapter};
 use crate::models::language_model::{self, LanguageModel, Taps};
 use crate::models::layers::Activation;
 use crate::models::missing_tensor;
-use crate::models::qwen_image::{self, QwenImage};
+use crate::models::qwen_image::{self, ControlConfig as QwenControlConfig, ControlNet as QwenControl, QwenImage};
 use crate::models::qwen_vl::{self, VisionTower};
 use crate::models::resampler::{self, Resampler};
 use crate::models::safety_checker::{self, SafetyChecker};
@@ -30,7 +30,7 @@ use crate::models::unet::{
 use crate::models::upscaler::{self, Upscaler};
 use crate::models::vision::{self, Vision};
 use crate::models::wan::{self, Wan};
-use crate::models::z_image::{self, ZImage};
+use crate::models::z_image::{self, ControlConfig as ZImageControlConfig, ControlNet as ZImageControl, ZImage};
 use crate::stage::Model;
 use crate::tensor::Shape;
 use crate::{Error, Result};
@@ -58,8 +58,10 @@ has_model!(
     T2iAdapter,
     Unet,
     ZImage,
+    ZImageControl,
     QwenImage,
     Wan,
+    QwenControl,
     VisionTower,
     Clip,
     T5,
@@ -533,6 +535,61 @@ pub fn z_image(component: &Component) -> Result<Part<ZImage>> {
     Ok(part.compared(derived))
 }
 
+/// Whether the refiners of the ControlNet of Z-Image in `component` were never trained, so that its other layers refine: in files of 2.0.
+fn refines_with_layers(component: &Component) -> bool {
+    let first = component.index.get(&format!("{}{}", component.prefix, z_image::REFINERS_FIRST));
+    first.is_some_and(|first| first.bytes().iter().all(|&byte| byte == 0))
+}
+
+/// The ControlNet of Z-Image in `component`. What the shapes of a file without a configuration do not tell is as published, beside a model
+/// like `beside`.
+///
+/// # Errors
+/// As [`flux()`].
+pub fn z_image_control(component: &Component, beside: Option<&z_image::Config>) -> Result<Part<ZImageControl>> {
+    let (kind, aliases) = (&alias::Z_IMAGE_CONTROL, alias::z_image_control);
+    runnable(component, kind)?;
+    let published = z_image::Config::default();
+    let config = match &component.config {
+        Some(Text { text, origin }) => ZImageControlConfig::from_json(text, origin)?,
+        None => {
+            let (reuses, beside) = (refines_with_layers(component), beside.unwrap_or(&published));
+            let shapes = shapes(component, &aliases);
+            let config = ZImageControlConfig::from_shapes(shapes, reuses, beside, &component.origin);
+            read_off(config, component, &aliases)?
+        }
+    };
+    let part = Part::new(ZImageControl::new(&config)?, component, kind, aliases, &config)?;
+    let derived = ZImageControlConfig::from_shapes(|name| part.shape(name), false, &published, Path::new("")).ok();
+    // A file of 2.0 rightly has refiners that are not read.
+    let part = match config.add_control_noise_refiner {
+        Some(z_image::Refines::ControlLayers) => part,
+        _ => part.without_strays(component)?,
+    };
+    Ok(part.compared(derived))
+}
+
+/// `transformer` with the ControlNet `control` beside it, in one model.
+///
+/// # Errors
+/// [`Error::Mismatch`] if it does not fit the transformer.
+pub fn z_image_with(transformer: Part<ZImage>, control: Option<&Part<ZImageControl>>) -> Result<Part<ZImage>> {
+    let Some(control) = control else { return Ok(transformer) };
+    let (config, own) = (transformer.net.config(), control.net.config());
+    own.fit(config, control.bound.origin())?;
+    let net = ZImage::with(config, Some(own))?;
+    let manifest = control.net.model().manifest();
+    let bound = Bound::joined(
+        net.model.manifest(),
+        &[
+            ("", transformer.net.model().manifest(), &transformer.bound),
+            (ZImageControl::PREFIX, manifest, &control.bound),
+            (ZImageControl::REFINING, manifest, &control.bound),
+        ],
+    )?;
+    Ok(transformer.with_network(net, bound))
+}
+
 /// Whether the Qwen-Image transformer of `component`, which brings no configuration, modulates references as at time 0: a mark in the
 /// file says so, or its name.
 fn is_of_zero(component: &Component) -> bool {
@@ -578,6 +635,48 @@ pub fn qwen_image(component: &Component) -> Result<Part<QwenImage>> {
     let part = part.without_strays(component)?;
     let derived = qwen_image::Config::from_shapes(|name| part.shape(name), Path::new("")).ok();
     Ok(part.compared(derived))
+}
+
+/// The ControlNet of Qwen-Image in `component`.
+///
+/// # Errors
+/// As [`flux()`].
+pub fn qwen_control(component: &Component) -> Result<Part<QwenControl>> {
+    let (kind, aliases) = (&alias::QWEN_CONTROL, alias::qwen_control);
+    runnable(component, kind)?;
+    let config = match &component.config {
+        Some(Text { text, origin }) => QwenControlConfig::from_json(text, origin, shapes(component, &aliases))?,
+        None => {
+            let config = QwenControlConfig::from_shapes(shapes(component, &aliases), &component.origin);
+            read_off(config, component, &aliases)?
+        }
+    };
+    let part = Part::new(QwenControl::new(&config)?, component, kind, aliases, &config)?.without_strays(component)?;
+    let derived = QwenControlConfig::from_shapes(|name| part.shape(name), Path::new("")).ok();
+    Ok(part.compared(derived))
+}
+
+/// `transformer` with `controls` beside it, in one model.
+///
+/// # Errors
+/// [`Error::Mismatch`] for one that does not fit the transformer.
+pub fn qwen_image_with(transformer: Part<QwenImage>, controls: &[Part<QwenControl>]) -> Result<Part<QwenImage>> {
+    if controls.is_empty() {
+        return Ok(transformer);
+    }
+    let (config, mut configs) = (transformer.net.config(), Vec::with_capacity(controls.len()));
+    for control in controls {
+        control.net.config().fit(config, control.bound.origin())?;
+        configs.push(control.net.config().clone());
+    }
+    let net = QwenImage::with(config, &configs)?;
+    let prefixes: Vec<String> = (0..controls.len()).map(QwenControl::prefix).collect();
+    let mut parts = vec![("", transformer.net.model().manifest(), &transformer.bound)];
+    for (prefix, control) in prefixes.iter().zip(controls) {
+        parts.push((prefix, control.net.model().manifest(), &control.bound));
+    }
+    let bound = Bound::joined(net.model.manifest(), &parts)?;
+    Ok(transformer.with_network(net, bound))
 }
 
 /// The vision tower of Qwen2.5-VL in `component`.

@@ -12,7 +12,8 @@ use crate::index::Index;
 /// The first sign of `kind` that a file with tensors of these names has, so that a shorter one does not find the same network
 /// under another prefix.
 fn sign_of<'a>(kind: &'static Kind, names: impl Iterator<Item = &'a str> + Clone) -> Option<&'static Sign> {
-    kind.signs.iter().find(|sign| names.clone().any(|name| sign.prefix_in(name).is_some()))
+    let has = |other: &str| names.clone().any(|name| name == other);
+    kind.signs.iter().find(|sign| names.clone().any(|name| sign.shown_in(name, has).is_some()))
 }
 
 /// `T5 encoder, llama.cpp names`
@@ -93,7 +94,8 @@ pub(super) fn parts(index: &Index) -> Vec<Recognised> {
     for kind in KINDS {
         let mut prefixes: BTreeSet<&str> = BTreeSet::new();
         for sign in kind.signs {
-            let mut more: BTreeSet<&str> = index.names().filter_map(|name| sign.prefix_in(name)).collect();
+            let mut more: BTreeSet<&str> =
+                index.names().filter_map(|name| sign.shown_in(name, |other| index.has(other))).collect();
             // A shorter sign finds the same network under a longer prefix.
             more.retain(|prefix| !prefixes.iter().any(|known| prefix.starts_with(known)));
             prefixes.append(&mut more);
@@ -150,6 +152,16 @@ mod tests {
         assert_eq!(recognise(flux.into_iter()), ["FLUX transformer, diffusers names"]);
         assert_eq!(recognise(flux[1..].iter().copied()), ["MMDiT transformer, diffusers names"]);
         assert_eq!(recognise(["blocks.0.cross_attn.k.weight"].into_iter()), ["Wan transformer"]);
+    }
+
+    #[test]
+    fn a_controlnet_is_of_the_model_whose_blocks_it_has() {
+        let of = |block: &'static str| {
+            recognise(["controlnet_x_embedder.weight", "controlnet_blocks.0.weight", block].into_iter())
+        };
+        assert_eq!(of("transformer_blocks.0.img_mod.1.weight"), ["ControlNet of Qwen-Image"]);
+        assert_eq!(of("transformer_blocks.0.ff_context.net.2.bias"), ["ControlNet of FLUX.1, diffusers names"]);
+        assert_eq!(recognise(["transformer_blocks.0.img_mod.1.weight"].into_iter()), ["Qwen-Image transformer"]);
     }
 
     #[test]

@@ -88,7 +88,12 @@ pub(super) static STRANGERS: &[Stranger] = &[
         "ControlNet of FLUX.1",
         "it goes beside FLUX.1: give it with --control",
     ),
-    like(&FLUX_CONTROL, &["transformer_blocks.0.img_mod."], "ControlNet of Qwen-Image", "take one of FLUX.1"),
+    like(
+        &QWEN_IMAGE,
+        &["controlnet_x_embedder.", "controlnet_blocks.0."],
+        "ControlNet of Qwen-Image",
+        "it goes beside Qwen-Image: give it with --control",
+    ),
     like(
         &UNET,
         &["input_hint_block.0.", "zero_convs.0.", "controlnet_cond_embedding.", "controlnet_down_blocks.0."],
@@ -120,11 +125,11 @@ pub(super) static STRANGERS: &[Stranger] = &[
     like(&CLIP, &["text_model.head."], "SigLIP text encoder", "take CLIP-L: clip_l.safetensors"),
     other(&["txt_in.text_norm."], "Qwen-Image 2.1 transformer", RUNS),
     like(&QWEN_IMAGE, &["time_text_embed.addition_t_embedding."], "Qwen-Image-Layered transformer", "take Qwen-Image"),
-    relative(
+    like(
         &Z_IMAGE,
         &["control_all_x_embedder.", "control_layers.0.", "control_noise_refiner.0."],
         "ControlNet of Z-Image",
-        ALONE,
+        "it goes beside Z-Image: give it with --control",
     ),
     relative(&Z_IMAGE, &["siglip_embedder."], "Z-Image Omni transformer", "take Z-Image or Z-Image-Turbo"),
     other(&["cap_embedder.0."], "Lumina transformer", RUNS),
@@ -241,9 +246,27 @@ const PIPELINES: &[Pipeline] = &[
         "take FLUX.2 klein 4B or 9B without KV in its name",
     ),
     ("OvisImagePipeline", "Ovis-Image", FLUX_1),
-    ("ZImageControlNetPipeline", "Z-Image with a ControlNet", "take the model alone"),
+    (
+        "ZImageControlNetPipeline",
+        "Z-Image with a ControlNet",
+        "take the model alone, and its controlnet folder with --control",
+    ),
+    (
+        "ZImageControlNetInpaintPipeline",
+        "Z-Image with a ControlNet",
+        "take the model alone, and its controlnet folder with --control",
+    ),
     ("ZImageOmniPipeline", "Z-Image Omni", "take Z-Image or Z-Image-Turbo"),
-    ("QwenImageControlNetPipeline", "Qwen-Image with a ControlNet", "take the model alone"),
+    (
+        "QwenImageControlNetPipeline",
+        "Qwen-Image with a ControlNet",
+        "take the model alone, and its controlnet folder with --control",
+    ),
+    (
+        "QwenImageControlNetInpaintPipeline",
+        "Qwen-Image with a ControlNet",
+        "take the model alone, and its controlnet folder with --control",
+    ),
     ("QwenImageLayeredPipeline", "Qwen-Image-Layered", "take Qwen-Image"),
     (
         "StableDiffusionControlNetPipeline",

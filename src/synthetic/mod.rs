@@ -112,8 +112,13 @@ impl Architecture {
     ];
 
     /// Those that go beside models.
-    pub const BESIDE: &[Architecture] =
-        &[Architecture::FLUX_CONTROLNET_UNION, Architecture::SD15_CONTROL, Architecture::SDXL_CONTROL];
+    pub const BESIDE: &[Architecture] = &[
+        Architecture::FLUX_CONTROLNET_UNION,
+        Architecture::SD15_CONTROL,
+        Architecture::SDXL_CONTROL,
+        Architecture::Z_IMAGE_CONTROL,
+        Architecture::QWEN_IMAGE_CONTROL,
+    ];
 
     /// Its name on the command line.
     pub fn name(self) -> &'static str {
@@ -324,11 +329,16 @@ fn random(weight: &Weight, len: usize, is_scale: bool) -> Vec<f32> {
 /// of theirs is one here.
 fn metadata(blueprint: &Blueprint, options: &Options) -> Result<Vec<(String, Value)>> {
     if blueprint.alone {
-        return Ok(vec![
+        let mut metadata: Vec<(String, Value)> = vec![
             (keys::ARCHITECTURE.into(), blueprint.family.into()),
             (keys::QUANTIZATION_VERSION.into(), QUANTIZATION_VERSION.into()),
             (keys::FILE_TYPE.into(), options.file_type.number().into()),
-        ]);
+        ];
+        // Of some, zeros would say something else.
+        for Planned { slot, config, .. } in &blueprint.parts {
+            metadata.push((keys::component_config(slot.name), config.to_string().into()));
+        }
+        return Ok(metadata);
     }
     let mini = builtin::mini()?;
     let mut names = Strings::with_capacity(blueprint.parts.len());

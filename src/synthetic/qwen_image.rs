@@ -1,19 +1,24 @@
 //! Qwen-Image's sizes.
 
 use pinhole_quant::DType;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Architecture, Blueprint, Options, Planned, Published};
 use crate::Result;
 use crate::bind::alias;
 use crate::models::autoencoder_wan::{self, Decoder, Encoder};
 use crate::models::language_model::{self, LanguageModel, Taps};
-use crate::models::qwen_image::{self, QwenImage};
-use crate::source::slot::{TEXT_ENCODER, TRANSFORMER, VAE};
+use crate::models::qwen_image::{self, ControlConfig, ControlNet, QwenImage};
+use crate::source::slot::{CONTROLNET, TEXT_ENCODER, TRANSFORMER, VAE};
 
 static QWEN_IMAGE: Published = Published { name: "qwen-image", denoiser: &TRANSFORMER, source: DType::BF16, blueprint };
 
+static CONTROL: Published =
+    Published { name: "qwen-image-controlnet", denoiser: &CONTROLNET, source: DType::BF16, blueprint: control };
+
 impl Architecture {
+    /// InstantX's union ControlNet of Qwen-Image, a file of its own.
+    pub const QWEN_IMAGE_CONTROL: Architecture = Architecture(&CONTROL);
     /// Qwen-Image.
     pub const QWEN_IMAGE: Architecture = Architecture(&QWEN_IMAGE);
 }
@@ -47,4 +52,14 @@ fn blueprint(options: &Options) -> Result<Blueprint> {
         defaults: json!({ "num_inference_steps": 50, "true_cfg_scale": 4.0, "negative_prompt": " " }),
         alone: false,
     })
+}
+
+/// Five blocks, or as many as asked for.
+fn control(options: &Options) -> Result<Blueprint> {
+    let net = qwen_image::Config { num_layers: options.blocks.unwrap_or(5), ..qwen_image::Config::default() };
+    let config = ControlConfig { net, ..ControlConfig::default() };
+    let settings = serde_json::to_value(&config).unwrap_or_default();
+    let network = ControlNet::new(&config)?;
+    let part = Planned::new(&CONTROLNET, &alias::QWEN_CONTROL, settings, vec![Box::new(network)]);
+    Ok(Blueprint { family: "qwen_image", parts: vec![part], scheduler: None, defaults: Value::Null, alone: true })
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use pinhole_quant::DType;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::flux::vae;
 use super::{Architecture, Blueprint, Options, Planned, Published};
@@ -11,12 +11,17 @@ use crate::Result;
 use crate::bind::alias;
 use crate::models::autoencoder_kl::{self, Decoder, Encoder};
 use crate::models::language_model::{self, LanguageModel, Taps};
-use crate::models::z_image::{self, ZImage};
-use crate::source::slot::{TEXT_ENCODER, TRANSFORMER, VAE};
+use crate::models::z_image::{self, ControlConfig, ControlNet, ZImage};
+use crate::source::slot::{CONTROLNET, TEXT_ENCODER, TRANSFORMER, VAE};
 
 static Z_IMAGE: Published = Published { name: "z-image", denoiser: &TRANSFORMER, source: DType::BF16, blueprint };
 
+static CONTROL: Published =
+    Published { name: "z-image-controlnet", denoiser: &CONTROLNET, source: DType::BF16, blueprint: control };
+
 impl Architecture {
+    /// The union ControlNet of Z-Image-Turbo, 2.1, a file of its own.
+    pub const Z_IMAGE_CONTROL: Architecture = Architecture(&CONTROL);
     /// Z-Image-Turbo.
     pub const Z_IMAGE: Architecture = Architecture(&Z_IMAGE);
 }
@@ -50,4 +55,14 @@ fn blueprint(options: &Options) -> Result<Blueprint> {
         defaults: json!({ "num_inference_steps": 8, "guidance_scale": 0.0 }),
         alone: false,
     })
+}
+
+/// Fifteen layers, or as many as asked for, behind every second of the model's, and two refiners.
+fn control(options: &Options) -> Result<Blueprint> {
+    let mut config = ControlConfig::default();
+    config.control_layers_places.truncate(options.blocks.unwrap_or(usize::MAX));
+    let settings = serde_json::to_value(&config).unwrap_or_default();
+    let network = ControlNet::new(&config)?;
+    let part = Planned::new(&CONTROLNET, &alias::Z_IMAGE_CONTROL, settings, vec![Box::new(network)]);
+    Ok(Blueprint { family: "z_image", parts: vec![part], scheduler: None, defaults: Value::Null, alone: true })
 }

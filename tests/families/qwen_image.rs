@@ -1,4 +1,5 @@
 //! Qwen-Image against diffusers in float32, and its language model against transformers; recorded by `tests/reference/qwen_image.py`.
+mod controls;
 
 use std::path::Path;
 
@@ -14,7 +15,7 @@ use pinhole::ggml::{Backend, CancelFlag, Device, Ledger};
 use pinhole::models::language_model::{Taps, causal_mask};
 use pinhole::models::qwen_image::{Sizes, sinusoid};
 use pinhole::models::qwen_vl::Grid;
-use pinhole::pipeline::{self, Event, Generated, MemoryOptions, Opened, Pipeline, ReferenceResize, Request};
+use pinhole::pipeline::{self, Additions, Event, Generated, MemoryOptions, Opened, Pipeline, ReferenceResize, Request};
 use pinhole::plan::Offload;
 use pinhole::source::slot::{IMAGE_ENCODER, TEXT_ENCODER, TRANSFORMER, VAE};
 use pinhole::source::{Files, Slot, Source, kinds_in, networks};

@@ -1,4 +1,5 @@
 //! Z-Image against diffusers in float32, and its language model against transformers; recorded by `tests/reference/z_image.py`.
+mod controls;
 
 use std::fs;
 use std::path::Path;

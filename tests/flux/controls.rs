@@ -98,18 +98,10 @@ fn open(model: &Path, controls: Vec<PathBuf>) -> pinhole::Result<Opened> {
 /// What a ControlNet follows, as the golden has it.
 fn followed(control: &Value, width: usize, height: usize) -> Control {
     let picture =
-        if control["turned"].as_bool().unwrap() { turned(width, height) } else { given::picture(width, height) };
+        if control["turned"].as_bool().unwrap() { given::turned(width, height) } else { given::picture(width, height) };
     let number = |key: &str| control[key].as_f64().unwrap();
     let (scale, start, end) = (number("scale") as f32, number("start"), number("end"));
     Control { scale, start, end, mode: control["mode"].as_u64().map(|mode| mode.to_string()), ..Control::new(picture) }
-}
-
-/// The picture with left and right exchanged.
-fn turned(width: usize, height: usize) -> std::sync::Arc<pinhole::image::Picture> {
-    let picture = given::picture(width, height);
-    let rows = picture.image().rgb().chunks_exact(3 * width);
-    let turned: Vec<u8> = rows.flat_map(|row| row.chunks_exact(3).rev().flatten().copied()).collect();
-    std::sync::Arc::new(pinhole::image::Picture::from_rgb8(width, height, &turned).unwrap())
 }
 
 fn on(model: Opened, device: &str) -> Pipeline {

@@ -13,6 +13,14 @@ pub(crate) fn picture(width: usize, height: usize) -> Arc<Picture> {
     })
 }
 
+/// The picture with left and right exchanged.
+pub(crate) fn turned(width: usize, height: usize) -> Arc<Picture> {
+    let picture = picture(width, height);
+    let rows = picture.image().rgb().chunks_exact(3 * width);
+    let turned: Vec<u8> = rows.flat_map(|row| row.chunks_exact(3).rev().flatten().copied()).collect();
+    Arc::new(Picture::from_rgb8(width, height, &turned).unwrap())
+}
+
 /// A white rectangle of which no edge lies between two latents, with some of the darkest gray that counts as white, and around
 /// it the lightest gray that counts as black.
 pub(crate) fn mask(width: usize, height: usize) -> Arc<Picture> {

@@ -7,17 +7,31 @@ pub struct Sign {
     pub name: &'static str,
     /// In whose words the names of the file are, if that has to be said.
     pub naming: &'static str,
+    /// What the file has to have as well behind the same prefix, if the sign alone does not say it.
+    pub with: Option<&'static str>,
 }
 
 impl Sign {
     /// The sign `name`, in the only naming there is.
     pub const fn new(name: &'static str) -> Sign {
-        Sign { name, naming: "" }
+        Sign { name, naming: "", with: None }
     }
 
     /// The sign `name`, which stands for the names of `naming`.
     pub const fn named(name: &'static str, naming: &'static str) -> Sign {
-        Sign { name, naming }
+        Sign { name, naming, with: None }
+    }
+
+    /// The same sign, which says something beside the tensor `name` alone.
+    pub const fn beside(self, name: &'static str) -> Sign {
+        Sign { with: Some(name), ..self }
+    }
+
+    /// What stands before the sign in `name`, if `name` begins with a prefix and goes on with the sign, and `has` says that what has to be
+    /// beside it is there.
+    pub fn shown_in<'a>(&self, name: &'a str, has: impl Fn(&str) -> bool) -> Option<&'a str> {
+        let prefix = self.prefix_in(name)?;
+        self.with.is_none_or(|other| has(&format!("{prefix}{other}"))).then_some(prefix)
     }
 
     /// What stands before the sign in `name`, if `name` begins with a prefix and goes on with the sign.
@@ -103,5 +117,8 @@ mod tests {
         assert_eq!(sign.prefix_in("encoder.x"), Some(""));
         assert_eq!(sign.prefix_in("text_encoder.x"), None);
         assert_eq!(sign.prefix_in("a.encoder.x.y"), Some("a."));
+        let sign = sign.beside("y");
+        assert_eq!(sign.shown_in("a.encoder.x", |name| name == "a.y"), Some("a."));
+        assert_eq!(sign.shown_in("a.encoder.x", |name| name == "y"), None);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::config::Config;
 use super::modulation::{At, Modulation};
-use super::ports::{DRAWN_TOKENS, EPS, Ports, TEXT_OF_PASSES};
+use super::ports::{DRAWN_TOKENS, EPS, Extents, Ports, TEXT_OF_PASSES};
 use crate::Result;
 use crate::ggml::Tensor;
 use crate::models::attention::Attention;
@@ -91,6 +91,8 @@ struct Tokens<'s, 'b, 'a> {
     count: usize,
     /// Where their stream begins among all tokens.
     start: usize,
+    /// What is added to them behind the block.
+    residuals: &'s [Residual],
 }
 
 /// Text and picture with weights of their own, attending to each other.
@@ -101,6 +103,17 @@ pub(super) struct DoubleBlock {
     pub(super) width: usize,
     /// Whether what stands behind the picture that is drawn is modulated as at the last of all times.
     pub(super) zero_cond_t: bool,
+    pub(super) extents: Extents,
+    /// What ControlNets add to the image's tokens.
+    pub(super) residuals: Vec<Residual>,
+}
+
+/// What a ControlNet adds to the image's tokens: `[D, Ti, N]`. Each of its items counts for every pass.
+#[derive(Clone, Copy)]
+pub(super) struct Residual {
+    pub(super) port: Port,
+    /// Where the ControlNet does not run, this is 0.
+    pub(super) runs_if: Option<Symbol>,
 }
 
 /// Where shift, scale and gate of attention, and of the feed-forward layer, stand in a modulation.
@@ -110,14 +123,14 @@ const FEED_FORWARD: [usize; 3] = [3, 4, 5];
 impl DoubleBlock {
     /// All tokens, by how they are modulated. Those of the picture stand before the text's, so that texts may end early.
     fn tokens<'s, 'b, 'a>(&'s self, b: &'b Build<'a>) -> Result<Vec<Tokens<'s, 'b, 'a>>> {
-        let (image, text) = (b.dim(Symbol::IMAGE_TOKENS)?, b.dim(Symbol::TEXT_TOKENS)?);
+        let (image, text) = (b.dim(Symbol::IMAGE_TOKENS)?, b.dim(self.extents.text)?);
         let drawn = if self.zero_cond_t { b.dim(DRAWN_TOKENS)? } else { image };
-        let step = At::Step(self.ports.condition);
+        let step = At::Step(self.ports.condition, self.extents.items);
         let of = |stream: &'s Stream, at, first, count, start| {
             let modulation = Modulation::read(b, stream.modulation, at, 6)?;
-            Ok::<_, crate::Error>(Tokens { stream, modulation, first, count, start })
+            Ok::<_, crate::Error>(Tokens { stream, modulation, first, count, start, residuals: &[] })
         };
-        let mut all = vec![of(&self.img, step, 0, drawn, 0)?];
+        let mut all = vec![Tokens { residuals: &self.residuals, ..of(&self.img, step, 0, drawn, 0)? }];
         if drawn < image {
             all.push(of(&self.img, At::Last, drawn, image - drawn, 0)?);
         }
@@ -127,6 +140,9 @@ impl DoubleBlock {
 
     /// Items of the batch and their tokens, for each pass in turn; none if all have as many as there is room for.
     fn lengths(&self, b: &Build<'_>) -> Result<Vec<[usize; 2]>> {
+        if self.extents.items != Symbol::BATCH {
+            return Ok(Vec::new());
+        }
         let passes = b.dim(Symbol::PASSES)?;
         let (items, longest) = (b.dim(Symbol::BATCH)? / passes, b.dim(Symbol::TEXT_TOKENS)?);
         let image = b.dim(Symbol::IMAGE_TOKENS)?;
@@ -158,6 +174,18 @@ impl Tokens<'_, '_, '_> {
         Ok(())
     }
 
+    /// `x`, those from `start` on, with the residuals added that are there.
+    fn with_residuals(&self, b: &Build<'_>, x: Tensor, start: usize) -> Result<Tensor> {
+        let mut sum = x;
+        for residual in self.residuals {
+            if residual.runs_if.and_then(|symbol| b.dim_if_any(symbol)) != Some(0) {
+                let [_, tokens, ..] = b.g.shape(x)?.dims();
+                sum = b.g.add(sum, b.g.slice(b.read(residual.port)?, 1, start, tokens)?)?;
+            }
+        }
+        Ok(sum)
+    }
+
     /// `x`, modulated for attention or the feed-forward layer.
     fn modulate(&self, x: Tensor, [shift, scale, _]: [usize; 3]) -> Result<Tensor> {
         self.modulation.modulate(x, (shift, scale))
@@ -172,7 +200,8 @@ impl Tokens<'_, '_, '_> {
 impl crate::stage::Block for DoubleBlock {
     fn build(&self, b: &Build<'_>) -> Result<()> {
         let (all, lengths) = (self.tokens(b)?, self.lengths(b)?);
-        let dims = [self.width, self.img.heads, b.dim(Symbol::JOINT_TOKENS)?, b.dim(Symbol::BATCH)?];
+        let Extents { items, joint, .. } = self.extents;
+        let dims = [self.width, self.img.heads, b.dim(joint)?, b.dim(items)?];
         let attention = Attention::new(b, dims)?;
         for tokens in &all {
             tokens.pieces(b, |x, at| {
@@ -193,7 +222,8 @@ impl crate::stage::Block for DoubleBlock {
                 let x = tokens.gated(x, stream.out.build(b, attended)?, ATTENTION)?;
                 let inner = stream.mlp_0.build(b, tokens.modulate(x, FEED_FORWARD)?)?; // [F, n, B]
                 let y = stream.mlp_2.build(b, b.g.gelu_tanh(inner)?)?;
-                b.write_tokens(stream.port, at, tokens.gated(x, y, FEED_FORWARD)?)
+                let x = tokens.with_residuals(b, tokens.gated(x, y, FEED_FORWARD)?, at)?;
+                b.write_tokens(stream.port, at, x)
             })?;
         }
         Ok(())

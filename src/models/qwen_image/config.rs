@@ -66,7 +66,7 @@ impl Default for Config {
 }
 
 /// The side of a patch.
-const PATCH: usize = 2;
+pub(super) const PATCH: usize = 2;
 
 impl Config {
     /// Reads the text of a `config.json`, which `origin` holds, and validates it.
@@ -152,7 +152,7 @@ impl Config {
 }
 
 /// How published models share out a head of width `head`: an eighth for frames, and the rest in halves.
-fn axes(head: usize) -> Vec<usize> {
+pub(super) fn axes(head: usize) -> Vec<usize> {
     let frames = head / 8;
     vec![frames, (head - frames) / 2, (head - frames) / 2]
 }

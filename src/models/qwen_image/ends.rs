@@ -5,7 +5,7 @@ use super::modulation::{At, Modulation};
 use super::ports::{EPS, Ports};
 use crate::Result;
 use crate::models::layers::{Linear, RmsNorm};
-use crate::stage::{Block, Build, Port};
+use crate::stage::{Block, Build, Port, Symbol};
 use crate::weights::{Role, Scope};
 
 /// From the prompt's hidden states to the width of the blocks.
@@ -88,7 +88,7 @@ impl FinalLayer {
 
 impl Block for FinalLayer {
     fn build(&self, b: &Build<'_>) -> Result<()> {
-        let m = Modulation::read(b, self.modulation, At::Step(self.condition), 2)?;
+        let m = Modulation::read(b, self.modulation, At::Step(self.condition, Symbol::BATCH), 2)?;
         b.tokens(self.img, |x, at| {
             b.write_tokens(self.prediction, at.start, self.linear.build(b, m.modulate(x, SHIFT_SCALE)?)?)
         })

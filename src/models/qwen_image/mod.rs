@@ -22,21 +22,25 @@
 
 mod block;
 mod config;
+mod control;
 mod ends;
 mod modulation;
 mod ports;
 
 use pinhole_quant::DType;
 
-use self::block::{DoubleBlock, IMAGE, Stream, TEXT};
+use self::block::{DoubleBlock, IMAGE, Residual, Stream, TEXT};
+use self::control::Running;
 use self::ends::{Context, Embed, FinalLayer};
 use self::modulation::{ModulationOut, TimeIn};
+use self::ports::Extents;
 use crate::models::layers::Linear;
 use crate::stage::{Cadence, Extent, Lifetime, Model, Port, Symbol};
 use crate::weights::Role;
 use crate::{Result, reserve};
 
 pub use config::Config;
+pub use control::{Config as ControlConfig, ControlNet, Ports as ControlPorts};
 pub use modulation::sinusoid;
 pub use ports::{DRAWN_TOKENS, Ports, Sizes, TEXT_OF_PASSES, TIME_WIDTH, TIMES};
 
@@ -49,6 +53,8 @@ pub struct QwenImage {
     pub model: Model,
     /// Where to put things.
     pub ports: Ports,
+    /// The same for each ControlNet.
+    pub controls: Vec<ControlPorts>,
     config: Config,
 }
 
@@ -58,21 +64,19 @@ impl QwenImage {
     /// # Errors
     /// [`Error::Mismatch`](crate::Error::Mismatch) for a configuration that makes none.
     pub fn new(config: &Config) -> Result<QwenImage> {
+        QwenImage::with(config, &[])
+    }
+
+    /// The same with ControlNets beside it, which fit.
+    ///
+    /// # Errors
+    /// As [`new`](QwenImage::new).
+    pub fn with(config: &Config, controls: &[ControlConfig]) -> Result<QwenImage> {
         config.validate(std::path::Path::new("transformer"))?;
         let mut model = Model::new();
-        let batch = Extent::from(Symbol::BATCH);
-        let table = [config.attention_head_dim.into(), 1.into(), Symbol::JOINT_TOKENS.into()];
-        let ports = Ports {
-            time: input(&mut model, "time", &[TIME_WIDTH.into(), TIMES.into()]),
-            text: input(&mut model, "text", &[config.joint_attention_dim.into(), Symbol::TEXT_TOKENS.into(), batch]),
-            cos: input(&mut model, "cos", &table),
-            sin: input(&mut model, "sin", &table),
-            condition: model.port("condition", &[batch], DType::I32, Lifetime::Pass),
-            latents: carried(&mut model, "latents", config.in_channels, Symbol::IMAGE_TOKENS),
-            prediction: carried(&mut model, "prediction", config.in_channels, Symbol::IMAGE_TOKENS),
-        };
-        declare_stages(&mut model, config, &ports)?;
-        Ok(QwenImage { model, ports, config: config.clone() })
+        let ports = declare_ports(&mut model, config);
+        let controls = declare_stages(&mut model, config, &ports, controls)?;
+        Ok(QwenImage { model, ports, controls, config: config.clone() })
     }
 
     /// The hyperparameters.
@@ -125,13 +129,34 @@ fn input(model: &mut Model, name: &str, extents: &[Extent]) -> Port {
 
 /// A port of `[width, tokens, B]` that is carried through a step.
 fn carried(model: &mut Model, name: &str, width: usize, tokens: Symbol) -> Port {
-    model.port(name, &[width.into(), tokens.into(), Symbol::BATCH.into()], DType::F32, Lifetime::Pass)
+    carried_for(model, name, width, (tokens, Symbol::BATCH))
 }
 
-fn declare_stages(model: &mut Model, config: &Config, ports: &Ports) -> Result<()> {
+/// The same for some `items` of the batch.
+fn carried_for(model: &mut Model, name: &str, width: usize, (tokens, items): (Symbol, Symbol)) -> Port {
+    model.port(name, &[width.into(), tokens.into(), items.into()], DType::F32, Lifetime::Pass)
+}
+
+/// Declares where a request is put.
+fn declare_ports(model: &mut Model, config: &Config) -> Ports {
+    let batch = Extent::from(Symbol::BATCH);
+    let table = [config.attention_head_dim.into(), 1.into(), Symbol::JOINT_TOKENS.into()];
+    Ports {
+        time: input(model, "time", &[TIME_WIDTH.into(), TIMES.into()]),
+        text: input(model, "text", &[config.joint_attention_dim.into(), Symbol::TEXT_TOKENS.into(), batch]),
+        cos: input(model, "cos", &table),
+        sin: input(model, "sin", &table),
+        condition: model.port("condition", &[batch], DType::I32, Lifetime::Pass),
+        latents: carried(model, "latents", config.in_channels, Symbol::IMAGE_TOKENS),
+        prediction: carried(model, "prediction", config.in_channels, Symbol::IMAGE_TOKENS),
+    }
+}
+
+/// Declares what becomes of `time`: what all modulation depends on, and the modulation of both streams of every block.
+fn declare_modulation(model: &mut Model, config: &Config, time: Port) -> Result<(Port, Vec<[Port; 2]>)> {
     let hidden = config.hidden();
     let vector = input(model, "vector", &[hidden.into(), TIMES.into()]);
-    model.stage("time", Cadence::Request, |s| TimeIn::declare(s, hidden, ports.time, vector))?;
+    model.stage("time", Cadence::Request, |s| TimeIn::declare(s, hidden, time, vector))?;
     let mut modulations = Vec::with_capacity(config.num_layers);
     for i in 0..config.num_layers {
         let [img, txt] = ["img", "txt"]
@@ -145,6 +170,37 @@ fn declare_stages(model: &mut Model, config: &Config, ports: &Ports) -> Result<(
         })?;
         modulations.push([img, txt]);
     }
+    Ok((vector, modulations))
+}
+
+/// Declares block number `i`, which works on the image and the text in two ports.
+fn declare_block(
+    model: &mut Model,
+    config: &Config,
+    (i, extents): (usize, Extents),
+    ports: &Ports,
+    ([img, txt], [img_mod, txt_mod]): ([Port; 2], [Port; 2]),
+    residuals: Vec<Residual>,
+) -> Result<()> {
+    model.stage(format!("block.{i}"), Cadence::Step, |s| {
+        let mut s = s.sub("transformer_blocks");
+        let mut s = s.sub(i);
+        let image = Stream::declare(&mut s, config, &IMAGE, (img, img_mod))?;
+        let text = Stream::declare(&mut s, config, &TEXT, (txt, txt_mod))?;
+        let (width, zero_cond_t) = (config.attention_head_dim, config.zero_cond_t);
+        Ok(DoubleBlock { img: image, txt: text, ports: *ports, width, zero_cond_t, extents, residuals })
+    })
+}
+
+/// Declares all stages, and those of ControlNets. Gives where a request is put for these.
+fn declare_stages(
+    model: &mut Model,
+    config: &Config,
+    ports: &Ports,
+    controls: &[ControlConfig],
+) -> Result<Vec<ControlPorts>> {
+    let hidden = config.hidden();
+    let (vector, modulations) = declare_modulation(model, config, ports.time)?;
     let last = input(model, "modulation.final", &[(2 * hidden).into(), TIMES.into()]);
     model.stage("modulation.final", Cadence::Request, |s| {
         let linear = Linear::declare(&mut s.sub("norm_out.linear"), hidden, 2 * hidden, Role::SensitiveMatMul)?;
@@ -152,20 +208,22 @@ fn declare_stages(model: &mut Model, config: &Config, ports: &Ports) -> Result<(
     })?;
     let context = input(model, "context", &[hidden.into(), Symbol::TEXT_TOKENS.into(), Symbol::BATCH.into()]);
     model.stage("context", Cadence::Request, |s| Context::declare(s, config, ports.text, context))?;
+    let mut running = Vec::with_capacity(controls.len());
+    for (i, control) in controls.iter().enumerate() {
+        running.push(Running::declare(model, Some(i), control, ports)?);
+    }
     let img = carried(model, "img", hidden, Symbol::IMAGE_TOKENS);
     let txt = carried(model, "txt", hidden, Symbol::TEXT_TOKENS);
     model.stage("embed", Cadence::Step, |s| Embed::declare(s, config, (ports.latents, img), (context, txt)))?;
-    for (i, [img_mod, txt_mod]) in modulations.into_iter().enumerate() {
-        model.stage(format!("block.{i}"), Cadence::Step, |s| {
-            let mut s = s.sub("transformer_blocks");
-            let mut s = s.sub(i);
-            let image = Stream::declare(&mut s, config, &IMAGE, (img, img_mod))?;
-            let text = Stream::declare(&mut s, config, &TEXT, (txt, txt_mod))?;
-            let (width, zero_cond_t) = (config.attention_head_dim, config.zero_cond_t);
-            Ok(DoubleBlock { img: image, txt: text, ports: *ports, width, zero_cond_t })
-        })?;
+    for (i, modulation) in modulations.into_iter().enumerate() {
+        let mut residuals = Vec::with_capacity(running.len());
+        for control in &mut running {
+            residuals.push(control.for_block(model, i, config.num_layers)?);
+        }
+        declare_block(model, config, (i, Extents::OWN), ports, ([img, txt], modulation), residuals)?;
     }
-    model.stage("final", Cadence::Step, |s| FinalLayer::declare(s, config, ports, (img, last)))
+    model.stage("final", Cadence::Step, |s| FinalLayer::declare(s, config, ports, (img, last)))?;
+    running.into_iter().map(|control| control.finish(model)).collect()
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use super::ports::{EPS, TIME_WIDTH};
 use crate::Result;
 use crate::ggml::Tensor;
 use crate::models::layers::{Last, Linear};
-use crate::stage::{Block, Build, Port};
+use crate::stage::{Block, Build, Port, Symbol};
 use crate::weights::{Role, Scope};
 
 /// The sinusoidal embedding of a time in 0..=1, [`TIME_WIDTH`] numbers, cosines first. Unlike others it multiplies by 1000 last, which
@@ -57,8 +57,9 @@ impl Block for ModulationOut {
 /// Which of all times some tokens are modulated at.
 #[derive(Clone, Copy)]
 pub(super) enum At {
-    /// That of the step: the port says which of all times it is for each item of the batch.
-    Step(Port),
+    /// That of the step: the port says which of all times it is for each item of the batch, of which the first count, as many as the size
+    /// says.
+    Step(Port, Symbol),
     /// The last of all, for every item.
     Last,
 }
@@ -77,7 +78,11 @@ impl<'b, 'a> Modulation<'b, 'a> {
         let all = b.read(port)?;
         let [total, times, ..] = b.g.shape(all)?.dims();
         let rows = match at {
-            At::Step(condition) => b.g.get_rows(all, b.read(condition)?)?, // [parts * D, B]
+            At::Step(condition, items) => {
+                let (rows, items) = (b.g.get_rows(all, b.read(condition)?)?, b.dim(items)?); // [parts * D, B]
+                let [_, batch, ..] = b.g.shape(rows)?.dims();
+                if items == batch { rows } else { b.g.slice(rows, 1, 0, items)? }
+            }
             At::Last => b.g.slice(all, 1, times - 1, 1)?,
         };
         let [_, items, ..] = b.g.shape(rows)?.dims();

@@ -19,6 +19,30 @@ pub const TEXT_OF_PASSES: [Symbol; 2] =
 /// The tokens of a picture that is drawn. [`Symbol::IMAGE_TOKENS`] has those of all pictures.
 pub const DRAWN_TOKENS: Symbol = Symbol::new("tokens of the picture that is drawn");
 
+/// The tokens of the prompt, in every pass; and those of the picture and the prompt.
+const PROMPT_TOKENS: Symbol = Symbol::new("tokens of the prompt");
+const PROMPT_JOINT: Symbol = Symbol::new("tokens of the picture and the prompt");
+
+/// What blocks are as large as. Their image has [`Symbol::IMAGE_TOKENS`].
+#[derive(Clone, Copy)]
+pub(super) struct Extents {
+    /// Items side by side: the first of the batch.
+    pub(super) items: Symbol,
+    /// Tokens of the text.
+    pub(super) text: Symbol,
+    /// Tokens of image and text.
+    pub(super) joint: Symbol,
+}
+
+impl Extents {
+    /// The model's own.
+    pub(super) const OWN: Extents =
+        Extents { items: Symbol::BATCH, text: Symbol::TEXT_TOKENS, joint: Symbol::JOINT_TOKENS };
+
+    /// Those of ControlNets, which compute for the prompt alone.
+    pub(super) const PROMPT: Extents = Extents { items: Symbol::PICTURES, text: PROMPT_TOKENS, joint: PROMPT_JOINT };
+}
+
 /// The ports that carry the request into the model, and the prediction out.
 #[derive(Clone, Copy, Debug)]
 pub struct Ports {
@@ -68,6 +92,14 @@ impl Sizes {
     /// `Tt`
     pub fn text_tokens(&self) -> usize {
         self.texts.iter().copied().max().unwrap_or(0)
+    }
+
+    /// The sizes that ControlNets need beside the model's.
+    pub fn control_dims(&self, dims: Dims) -> Dims {
+        let (image, prompt) = (self.image_tokens(), self.texts.first().copied().unwrap_or(0));
+        dims.with(Symbol::PICTURES, self.batch)
+            .with(PROMPT_TOKENS, prompt)
+            .with(PROMPT_JOINT, image.saturating_add(prompt))
     }
 
     /// The sizes for so many `times`.

@@ -122,6 +122,8 @@ pub(super) struct Block {
     hidden: usize,
     heads: usize,
     stream: Stream,
+    /// Other tokens that it works on as well, and the size that steps have in which it does.
+    copied: Option<(Stream, Symbol)>,
     cos: Port,
     sin: Port,
 }
@@ -177,9 +179,15 @@ impl Block {
             hidden,
             heads: config.n_heads,
             stream,
+            copied: None,
             cos: ports.cos,
             sin: ports.sin,
         })
+    }
+
+    /// The same that works on other tokens as well, in steps where a size is not 0.
+    pub(super) fn with(self, copied: Option<(Stream, Symbol)>) -> Block {
+        Block { copied, ..self }
     }
 
     fn modulated<'b, 'a>(&self, b: &'b Build<'a>) -> Result<Modulated<'b, 'a>> {
@@ -207,12 +215,10 @@ impl Block {
         let outputs = part * self.hidden..(part + 1) * self.hidden;
         b.g.split_rows(self.qkv.build_outputs(b, x, outputs)?, self.heads)
     }
-}
 
-impl crate::stage::Block for Block {
-    fn build(&self, b: &Build<'_>) -> Result<()> {
-        let (m, start, lengths) = (self.modulated(b)?, self.stream.start(b)?, self.stream.lengths(b)?);
-        let port = self.stream.port;
+    /// Works on `stream`.
+    fn run(&self, b: &Build<'_>, m: &Modulated<'_, '_>, stream: Stream) -> Result<()> {
+        let (start, lengths, port) = (stream.start(b)?, stream.lengths(b)?, stream.port);
         let tokens = b.shape(port)?.dims()[1];
         let dims = [self.hidden / self.heads, self.heads, tokens, b.dim(Symbol::BATCH)?];
         let attention = Attention::new(b, dims)?;
@@ -234,5 +240,16 @@ impl crate::stage::Block for Block {
             let y = self.w2.build(b, b.g.mul(inner, self.w3.build(b, scaled)?)?)?;
             b.write_tokens(port, at.start, m.gated(&self.ffn_norm2, x, y, 3)?)
         })
+    }
+}
+
+impl crate::stage::Block for Block {
+    fn build(&self, b: &Build<'_>) -> Result<()> {
+        let m = self.modulated(b)?;
+        self.run(b, &m, self.stream)?;
+        match self.copied {
+            Some((stream, runs_if)) if b.dim_if_any(runs_if) != Some(0) => self.run(b, &m, stream),
+            _ => Ok(()),
+        }
     }
 }

@@ -73,7 +73,7 @@ impl Default for Config {
 }
 
 /// The side of a patch.
-const PATCH: usize = 2;
+pub(super) const PATCH: usize = 2;
 
 impl Config {
     /// Reads the text of a `config.json`, which `origin` holds, and validates it.

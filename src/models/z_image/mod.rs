@@ -26,6 +26,7 @@
 
 mod block;
 mod config;
+mod control;
 mod ends;
 mod latents;
 mod ports;
@@ -33,12 +34,14 @@ mod ports;
 use pinhole_quant::DType;
 
 use self::block::{Block, Stream};
+use self::control::Running;
 use self::ends::{Context, Embed, FinalLayer, Join, TimeIn};
 use crate::models::layers;
 use crate::stage::{Cadence, Extent, Lifetime, Model, Port, Symbol};
 use crate::{Result, reserve};
 
 pub use config::Config;
+pub use control::{Config as ControlConfig, ControlNet, Ports as ControlPorts, REFINERS_FIRST, Refines};
 pub use latents::{pack_latents, unpack_latents};
 pub use ports::{MULTIPLE, Ports, Sizes, TEXT_OF_PASSES, TIME_WIDTH, filled_up};
 
@@ -53,6 +56,8 @@ pub struct ZImage {
     pub model: Model,
     /// Where to put things.
     pub ports: Ports,
+    /// The same for the ControlNet, if there is one.
+    pub control: Option<ControlPorts>,
     config: Config,
 }
 
@@ -62,23 +67,19 @@ impl ZImage {
     /// # Errors
     /// [`Error::Mismatch`](crate::Error::Mismatch) for a configuration that makes none.
     pub fn new(config: &Config) -> Result<ZImage> {
+        ZImage::with(config, None)
+    }
+
+    /// The same with a ControlNet beside it, which fits.
+    ///
+    /// # Errors
+    /// As [`new`](ZImage::new).
+    pub fn with(config: &Config, control: Option<&ControlConfig>) -> Result<ZImage> {
         config.validate(std::path::Path::new("transformer"))?;
         let mut model = Model::new();
-        let batch = Extent::from(Symbol::BATCH);
-        let table = [config.head_width().into(), 1.into(), Symbol::JOINT_TOKENS.into(), Symbol::TABLES.into()];
-        let ports = Ports {
-            time: input(&mut model, "time", &[TIME_WIDTH.into(), Symbol::CONDITIONS.into()]),
-            text: input(&mut model, "text", &[config.cap_feat_dim.into(), Symbol::TEXT_TOKENS.into(), batch]),
-            text_kept: input(&mut model, "text_kept", &[1.into(), Symbol::TEXT_TOKENS.into(), batch]),
-            image_kept: input(&mut model, "image_kept", &[1.into(), Symbol::IMAGE_TOKENS.into()]),
-            cos: input(&mut model, "cos", &table),
-            sin: input(&mut model, "sin", &table),
-            condition: model.port("condition", &[batch], DType::I32, Lifetime::Pass),
-            latents: carried(&mut model, "latents", config.token_width(), Symbol::IMAGE_TOKENS),
-            prediction: carried(&mut model, "prediction", config.token_width(), Symbol::IMAGE_TOKENS),
-        };
-        declare_stages(&mut model, config, &ports)?;
-        Ok(ZImage { model, ports, config: config.clone() })
+        let ports = declare_ports(&mut model, config);
+        let control = declare_stages(&mut model, config, &ports, control)?;
+        Ok(ZImage { model, ports, control, config: config.clone() })
     }
 
     /// The hyperparameters.
@@ -140,10 +141,53 @@ fn carried(model: &mut Model, name: &str, width: usize, tokens: Symbol) -> Port 
     model.port(name, &[width.into(), tokens.into(), Symbol::BATCH.into()], DType::F32, Lifetime::Pass)
 }
 
-fn declare_stages(model: &mut Model, config: &Config, ports: &Ports) -> Result<()> {
-    let hidden = config.dim;
-    let vector = input(model, "vector", &[config.time_width().into(), Symbol::CONDITIONS.into()]);
-    let context = input(model, "context", &[hidden.into(), Symbol::TEXT_TOKENS.into(), Symbol::BATCH.into()]);
+/// Declares where a request is put.
+fn declare_ports(model: &mut Model, config: &Config) -> Ports {
+    let batch = Extent::from(Symbol::BATCH);
+    let table = [config.head_width().into(), 1.into(), Symbol::JOINT_TOKENS.into(), Symbol::TABLES.into()];
+    Ports {
+        time: input(model, "time", &[TIME_WIDTH.into(), Symbol::CONDITIONS.into()]),
+        text: input(model, "text", &[config.cap_feat_dim.into(), Symbol::TEXT_TOKENS.into(), batch]),
+        text_kept: input(model, "text_kept", &[1.into(), Symbol::TEXT_TOKENS.into(), batch]),
+        image_kept: input(model, "image_kept", &[1.into(), Symbol::IMAGE_TOKENS.into()]),
+        cos: input(model, "cos", &table),
+        sin: input(model, "sin", &table),
+        condition: model.port("condition", &[batch], DType::I32, Lifetime::Pass),
+        latents: carried(model, "latents", config.token_width(), Symbol::IMAGE_TOKENS),
+        prediction: carried(model, "prediction", config.token_width(), Symbol::IMAGE_TOKENS),
+    }
+}
+
+/// What is carried from stage to stage.
+#[derive(Clone, Copy)]
+struct Carried {
+    vector: Port,
+    context: Port,
+    img: Port,
+    joint: Port,
+}
+
+impl Carried {
+    fn declare(model: &mut Model, config: &Config) -> Carried {
+        let hidden = config.dim;
+        Carried {
+            vector: input(model, "vector", &[config.time_width().into(), Symbol::CONDITIONS.into()]),
+            context: input(model, "context", &[hidden.into(), Symbol::TEXT_TOKENS.into(), Symbol::BATCH.into()]),
+            img: carried(model, "img", hidden, Symbol::IMAGE_TOKENS),
+            joint: carried(model, "joint", hidden, Symbol::JOINT_TOKENS),
+        }
+    }
+}
+
+/// Declares all stages, and those of the ControlNet `control`. Gives where a request is put for that.
+fn declare_stages(
+    model: &mut Model,
+    config: &Config,
+    ports: &Ports,
+    control: Option<&ControlConfig>,
+) -> Result<Option<ControlPorts>> {
+    let all = Carried::declare(model, config);
+    let Carried { vector, context, img, joint } = all;
     model.stage("time", Cadence::Request, |s| TimeIn::declare(s, config, ports.time, vector))?;
     model.stage("context", Cadence::Request, |s| Context::declare(s, config, ports, context))?;
     for i in 0..config.n_refiner_layers {
@@ -152,23 +196,39 @@ fn declare_stages(model: &mut Model, config: &Config, ports: &Ports) -> Result<(
             Block::declare(&mut s.sub(i), config, Stream::text(context), ports, None)
         })?;
     }
-    let img = carried(model, "img", hidden, Symbol::IMAGE_TOKENS);
-    let joint = carried(model, "joint", hidden, Symbol::JOINT_TOKENS);
+    let mut control = control.map(|control| Running::declare(model, control, (*ports, all))).transpose()?;
     model.stage("embed", Cadence::Step, |s| Embed::declare(s, config, ports, img))?;
+    if let Some(control) = &control {
+        control.embed(model)?;
+    }
     for i in 0..config.n_refiner_layers {
+        if let Some(control) = &mut control {
+            control.before_refiner(model, i)?;
+        }
+        let copied = control.as_ref().and_then(Running::copied);
         model.stage(format!("noise_refiner.{i}"), Cadence::Step, |s| {
             let mut s = s.sub("noise_refiner");
-            Block::declare(&mut s.sub(i), config, Stream::image(img), ports, Some(vector))
+            Ok(Block::declare(&mut s.sub(i), config, Stream::image(img), ports, Some(vector))?.with(copied))
         })?;
+        if let Some(control) = &mut control {
+            control.behind_refiner(model, i)?;
+        }
     }
     model.stage("join", Cadence::Step, |_| Ok(Join { img, context, joint }))?;
+    if let Some(control) = &mut control {
+        control.join(model)?;
+    }
     for i in 0..config.n_layers {
         model.stage(format!("layers.{i}"), Cadence::Step, |s| {
             let mut s = s.sub("layers");
             Block::declare(&mut s.sub(i), config, Stream::joint(joint), ports, Some(vector))
         })?;
+        if let Some(control) = &mut control {
+            control.behind_layer(model, i)?;
+        }
     }
-    model.stage("final", Cadence::Step, |s| FinalLayer::declare(s, config, ports, (joint, vector)))
+    model.stage("final", Cadence::Step, |s| FinalLayer::declare(s, config, ports, (joint, vector)))?;
+    Ok(control.map(|control| control.ports()))
 }
 
 #[cfg(test)]

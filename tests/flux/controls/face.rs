@@ -15,9 +15,9 @@ use safetensors::Dtype;
 use safetensors::tensor::{TensorView, serialize_to_file};
 use tempfile::TempDir;
 
-use super::support::synth::{Weight, weights};
-use super::support::{self, Golden, Layout, given, in_parts};
 use super::{bits, bundled, converted, generate, on};
+use crate::support::synth::{Weight, weights};
+use crate::support::{self, Golden, Layout, given, in_parts};
 
 const MOST: f64 = 1e-9;
 
