@@ -303,6 +303,11 @@ typedef struct pinhole_files {
     const char *refiner;
     /* A scheduler_config.json, whose settings are used in the place of the model's own. May be NULL. */
     const char *scheduler_config;
+    /* Whether an edit of Qwen-Image modulates the pictures that it changes as at time 0, as the edit of November 2025 (2511) does: 1 that it
+     * does, -1 that it does not, 0 as its files say. Most GGUFs do not say. */
+    int32_t zero_cond_t;
+    /* Always 0 in this version. */
+    int32_t reserved_2;
 } pinhole_files;
 
 PINHOLE_API int32_t pinhole_files_init(pinhole_files *files, size_t struct_size);

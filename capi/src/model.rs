@@ -60,6 +60,8 @@ pub struct Files {
     pub upscaler: *const c_char,
     pub refiner: *const c_char,
     pub scheduler_config: *const c_char,
+    pub zero_cond_t: i32,
+    pub reserved_2: i32,
 }
 
 const NO_FILES: Files = {
@@ -95,6 +97,8 @@ const NO_FILES: Files = {
         upscaler: null,
         refiner: null,
         scheduler_config: null,
+        zero_cond_t: 0,
+        reserved_2: 0,
     }
 };
 versioned!(Files, "pinhole_files", offset_of!(Files, unet), NO_FILES);
@@ -223,6 +227,10 @@ impl Files {
         // SAFETY: as above.
         let upscaler = unsafe { text::optional(self.upscaler, "upscaler") }?.map(PathBuf::from);
         let clip_skip = None;
+        let zero_cond_t = match self.zero_cond_t {
+            0 => None,
+            given => Some(given > 0),
+        };
         Ok(Additions {
             clip_skip,
             loras,
@@ -238,6 +246,7 @@ impl Files {
             refiner: refiner.map(PathBuf::from),
             loras_high: Vec::new(),
             loras_low: Vec::new(),
+            zero_cond_t,
         })
     }
 

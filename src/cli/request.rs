@@ -119,6 +119,10 @@ pub(super) struct RequestArgs {
     /// What size they have: auto is one that the model was trained with, none is their own
     #[arg(long, value_name = "HOW", value_parser = resize_parser(), default_value = ReferenceResize::Auto.name())]
     reference_resize: ReferenceResize,
+    /// For edits of Qwen-Image whose file does not say: whether the pictures that are changed are modulated as at time 0, as in
+    /// Qwen-Image-Edit-2511
+    #[arg(long, value_name = "on|off", value_parser = switch)]
+    pub(super) zero_cond_t: Option<bool>,
     /// For models that change --image as the prompt says: how closely the result follows it; 1 is off [default: 1.5]
     #[arg(long, value_name = "C")]
     image_cfg_scale: Option<f32>,
@@ -195,6 +199,14 @@ enum Seed {
 }
 
 /// Other tools take any number below zero for a random seed.
+fn switch(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("it is on or off".to_owned()),
+    }
+}
+
 fn seed(text: &str) -> Result<Seed, String> {
     match text.parse::<i128>() {
         Ok(..0) => Ok(Seed::Random),
@@ -376,6 +388,7 @@ impl RequestArgs {
             id_projector: self.id_projector.clone(),
             takes_id: self.id_embedding.is_some(),
             upscaler: self.upscaler.clone(),
+            zero_cond_t: self.zero_cond_t,
             ..Additions::default()
         });
         self.video.add_to(additions)

@@ -140,6 +140,8 @@ pub struct Additions {
     pub loras_high: Vec<(PathBuf, f32)>,
     /// LoRAs of the second of two experts alone.
     pub loras_low: Vec<(PathBuf, f32)>,
+    /// Whether an edit of Qwen-Image modulates the pictures that it changes as at time 0; `None` is as its files say.
+    pub zero_cond_t: Option<bool>,
 }
 
 impl Additions {
@@ -197,6 +199,17 @@ impl Additions {
                 let expected = "nothing, since refiners are for Stable Diffusion XL";
                 Err(Error::option("--refiner", expected, path.display().to_string()))
             }
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses a word on how pictures that are changed are modulated, beside a model other than an edit of Qwen-Image.
+    ///
+    /// # Errors
+    /// [`Error::Option`].
+    pub(super) fn refuse_zero_cond_t(&self) -> Result<()> {
+        match self.zero_cond_t {
+            Some(_) => Err(Error::option("--zero-cond-t", "an edit of Qwen-Image", "another model")),
             None => Ok(()),
         }
     }

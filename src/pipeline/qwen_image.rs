@@ -140,6 +140,7 @@ fn open(mut source: Source, additions: &Additions) -> Result<Opened> {
     let edits = edit::of(&source)?;
     if edits.is_none() {
         additions.refuse_image_prompts()?;
+        additions.refuse_zero_cond_t()?;
     }
     additions.refuse_face()?;
     additions.refuse_embeddings()?;
@@ -151,6 +152,10 @@ fn open(mut source: Source, additions: &Additions) -> Result<Opened> {
         component.require_configuration()?;
     }
     let transformer = networks::qwen_image(source.component(&TRANSFORMER)?)?;
+    let transformer = match additions.zero_cond_t {
+        Some(zero_cond_t) => networks::qwen_image_of_zero(transformer, zero_cond_t)?,
+        None => transformer,
+    };
     let controls = open_controls(additions, edits)?;
     let mut encoder = LanguageEncoder::open(&source, &TEXT_ENCODER, taps)?;
     let eye = edits.map(|edits| Eye::open(&source, additions, (edits, &encoder))).transpose()?;

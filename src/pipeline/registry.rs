@@ -38,6 +38,9 @@ pub fn open_with(source: &Source, additions: &Additions) -> Result<Opened> {
     let family = family_of(source)?;
     let source = source.arranged(family.name, family.places)?;
     source.require(family.places)?;
+    if family.name != qwen_image::QWEN_IMAGE.name {
+        additions.refuse_zero_cond_t()?;
+    }
     let model = (family.open)(source, additions)?;
     let upscaler = additions.upscaler.as_deref().map(UpscaleModel::open).transpose()?;
     Ok(Opened { safety: Safety::open(&model.source)?, upscaler, ..model })

@@ -637,6 +637,15 @@ pub fn qwen_image(component: &Component) -> Result<Part<QwenImage>> {
     Ok(part.compared(derived))
 }
 
+/// The same transformer, which modulates references as at time 0, or does not.
+///
+/// # Errors
+/// What declaring a network returns.
+pub fn qwen_image_of_zero(part: Part<QwenImage>, zero_cond_t: bool) -> Result<Part<QwenImage>> {
+    let config = qwen_image::Config { zero_cond_t, ..part.net.config().clone() };
+    Ok(part.with_settings(QwenImage::new(&config)?, &config))
+}
+
 /// The ControlNet of Qwen-Image in `component`.
 ///
 /// # Errors

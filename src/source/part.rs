@@ -50,6 +50,12 @@ impl<M> Part<M> {
         Part { net, bound, ..self }
     }
 
+    /// The same with `net` in its place, which has the settings `config` and the same weights.
+    pub(super) fn with_settings(self, net: M, config: &impl Serialize) -> Part<M> {
+        let config = serde_json::to_value(config).unwrap_or_default();
+        Part { net, config, from_shapes: false, ..self }
+    }
+
     /// Another network of the same file, which has some of the same weights, where `bound` says.
     pub(super) fn beside<N>(
         &self,

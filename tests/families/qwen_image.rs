@@ -3,10 +3,13 @@ mod controls;
 
 use std::path::Path;
 
+use crate::support::lora::{A_B, DOWN_UP, Module, RANK, merge, numbers, write_lora};
 use crate::support::numbers::Format;
 use crate::support::qwen_image::{
     make_edit, write_directory, write_gguf, write_llama, write_loud, write_original_vae, write_projector, write_single,
 };
+use crate::support::sd1::{Tensor, write_tensors};
+use crate::support::z_image::tensors;
 use crate::support::{Golden, given};
 use pinhole::bind::alias;
 use pinhole::convert::{self, WriteOptions};
@@ -383,6 +386,87 @@ fn edits_equal_diffusers() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// Files that do not say how the pictures that are changed are modulated: an option does, or a mark, or a name.
+#[test]
+fn edits_are_told_how_pictures_are_modulated() {
+    let golden = Golden::load("qwen_image_edit");
+    let case = "plus_zero";
+    assert!(golden.at(&format!("/cases/{case}/zero_cond_t")).as_bool().unwrap());
+    let request = edit_request(&golden, case);
+    let opened = |path: &Path, zero_cond_t| {
+        let additions = Additions { zero_cond_t, ..Additions::default() };
+        pipeline::open_with(&Source::open(path).unwrap(), &additions)
+    };
+    let [(_, without), (_, with_it)] = [false, true].map(|zero_cond_t| edits(CLASSES[1], zero_cond_t));
+    let draw = |path: &Path, told| bits(&generate(&mut on(opened(path, told).unwrap(), "cpu"), &request));
+    let [plain, zero] = [draw(without.path(), None), draw(with_it.path(), None)];
+    assert!(plain != zero && draw(without.path(), Some(true)) == zero && draw(with_it.path(), Some(false)) == plain);
+    let of = |name: &str| with(without.path(), &[(&TRANSFORMER, name)]).unwrap();
+    let says = |model: &Opened| {
+        networks::qwen_image(model.source.component(&TRANSFORMER).unwrap()).unwrap().net.config().zero_cond_t
+    };
+    let base = Golden::load("qwen_image");
+    let write = |name: &str| write_single(&without.path().join(name), &base, "");
+    ["edit-plus.safetensors", "Qwen-Image-Edit-2511.safetensors"].into_iter().for_each(write);
+    assert_eq!([says(&of("edit-plus.safetensors")), says(&of("Qwen-Image-Edit-2511.safetensors"))], [false, true]);
+    let mut marked = tensors(&base, "transformer");
+    marked.push(Tensor { name: "__index_timestep_zero__".into(), shape: vec![0], values: Vec::new() });
+    write_tensors(&without.path().join("marked.safetensors"), &marked);
+    assert!(says(&of("marked.safetensors")));
+    // Others have no such pictures.
+    let (_, dir) = model();
+    let error = opened(dir.path(), Some(true)).err().unwrap().to_string();
+    assert_eq!(error, "--zero-cond-t: expected an edit of Qwen-Image, found another model");
+}
+
+/// Lightning's, with names of its first version and of the second, and the schedule that they were trained with.
+#[test]
+fn loras_for_few_steps() {
+    let (golden, dir) = model();
+    let (width, inner) = (256, 1024);
+    let names = [
+        ("attn.to_q", width, width),
+        ("attn.add_k_proj", width, width),
+        ("attn.to_out.0", width, width),
+        ("attn.to_add_out", width, width),
+        ("img_mlp.net.0.proj", width, inner),
+        ("txt_mlp.net.2", inner, width),
+        ("img_mod.1", width, 6 * width),
+    ];
+    let module = |(i, (name, inputs, outputs)): (usize, (&str, usize, usize))| Module {
+        name: format!("transformer_blocks.1.{name}"),
+        down: numbers(i, RANK * inputs, 0.1),
+        up: numbers(i + 9, RANK * outputs, 0.1),
+        inputs,
+        outputs,
+    };
+    let modules: Vec<Module> = names.into_iter().enumerate().map(module).collect();
+    let mut merged = tensors(&golden, "transformer");
+    merge(&mut merged, &modules, 1.0);
+    write_tensors(&dir.path().join("merged.safetensors"), &merged);
+    let case = Request { shift: Some(3.0), steps: Some(4), cfg_scale: Some(1.0), ..request(&golden, "plain") };
+    let model = with(dir.path(), &[(&TRANSFORMER, "merged.safetensors")]).unwrap();
+    let expected = generate(&mut on(model, "cpu"), &case);
+    for (name, prefix, ends) in [
+        ("Qwen-Image-Lightning-4steps-V1.0", "", DOWN_UP),
+        ("Qwen-Image-Lightning-8steps-V2.0", "transformer.", A_B),
+        ("Qwen-Image-Edit-2511-Lightning-4steps", "diffusion_model.", DOWN_UP),
+    ] {
+        let file = write_lora(dir.path(), name, prefix, modules.clone(), ends);
+        let outline = pinhole::bind::lora::Lora::open(&file).unwrap().outline().unwrap();
+        assert_eq!(outline.family, Some("Qwen-Image"));
+        let purpose = outline.purpose.join("; ");
+        assert!(purpose.starts_with("draws in ") && purpose.ends_with("--cfg-scale 1 --shift 3"), "{purpose}");
+        let additions = Additions { loras: vec![(file, 1.0)], ..Additions::default() };
+        let model = pipeline::open_with(&Source::open(dir.path()).unwrap(), &additions).unwrap();
+        assert_eq!(model.loras[0].warning(), None, "{name}");
+        let found = generate(&mut on(model, "cpu"), &case);
+        let nmse = metrics::nmse(&expected.latents, &found.latents).unwrap();
+        println!("{name}: nmse {nmse:.2e}");
+        assert!(nmse <= 1e-9, "{name}: {nmse:e}");
+    }
+}
+
 /// What the vision tower of `component` makes of the golden's picture.
 fn seen(component: &pinhole::source::Component) -> Vec<f32> {
     let part = networks::qwen_vl(component).unwrap();
@@ -475,11 +559,30 @@ fn what_does_not_fit_is_refused() {
     let said = |result: pinhole::Result<Opened>| result.err().unwrap().to_string();
     let swapped = said(with(dir.path(), &[(&TEXT_ENCODER, "transformer")]));
     assert!(swapped.contains("Qwen-Image transformer") && swapped.contains("no language model"), "{swapped}");
-    // A vision tower's file, and an autoencoder of another family.
+    // A vision tower's file in its place.
+    write_projector(&dir.path().join("mmproj-F32.gguf"), &golden, Format::F32);
+    let seeing = said(with(dir.path(), &[(&TEXT_ENCODER, "mmproj-F32.gguf")]));
+    assert!(seeing.contains("vision tower") && seeing.contains("no language model"), "{seeing}");
+    std::fs::remove_file(dir.path().join("mmproj-F32.gguf")).unwrap();
+    // A tokenizer whose words are split in an unknown way.
+    write_llama(&dir.path().join("other.gguf"), &golden, Format::F32);
+    let mut bytes = std::fs::read(dir.path().join("other.gguf")).unwrap();
+    let key = b"tokenizer.ggml.pre";
+    let at = bytes.windows(key.len()).position(|window| window == key).unwrap() + key.len() + 12;
+    bytes[at..at + 5].copy_from_slice(b"other");
+    std::fs::write(dir.path().join("other.gguf"), bytes).unwrap();
+    let split = with(dir.path(), &[(&TEXT_ENCODER, "other.gguf")]).err().unwrap();
+    assert!(split.to_string().ends_with("tokenizer.ggml.pre`: expected `qwen2` or `tekken`, found `other`"), "{split}");
+    assert!(split.hint().unwrap().contains("tokenizer.json"), "{split:?}");
     let model = open(dir.path());
+    // A text of 20,000 tokens is read as far as it goes, and one of more bytes than anybody writes is refused.
+    let long = Request { cfg_scale: Some(1.0), max_sequence_length: Some(1024), ..Request::new("a ".repeat(20_000)) };
+    assert_eq!(pipeline::settings(&model, &long).unwrap().text_tokens, [1024]);
     let refused = |request: Request| pipeline::settings(&model, &request).unwrap_err().to_string();
     let tokens = refused(Request { max_sequence_length: Some(1025), ..request(&golden, "plain") });
     assert_eq!(tokens, "--max-sequence-length: expected 1 to 1024, found 1025");
+    let text = refused(Request::new("star ".repeat(20_000)));
+    assert_eq!(text, "--prompt: expected at most 65536 bytes of text, found 100000 bytes");
     let steps = refused(Request { steps: Some(1), ..request(&golden, "plain") });
     assert!(steps.starts_with("--steps: expected 2 to"), "{steps}");
     let path = dir.path().join("text_encoder/config.json");

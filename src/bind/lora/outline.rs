@@ -44,6 +44,11 @@ impl Lora {
             .purpose
             .extend(outline.family.and_then(|family| seems::pictures(family, self.inputs(&seems::FIRST_LAYERS))));
         outline.purpose.extend(seems::few_steps(&stem).or_else(|| seems::few_steps(&title)));
+        outline.purpose.extend(
+            outline
+                .family
+                .and_then(|family| seems::schedule(family, &stem).or_else(|| seems::schedule(family, &title))),
+        );
         let (mut ranks, mut alphas) = (BTreeSet::new(), Vec::new());
         for module in &self.modules {
             *outline.parts.entry(part(module)).or_default() += 1;

@@ -80,6 +80,17 @@ pub(super) fn few_steps(name: &str) -> Option<String> {
     known.next().map(|word| format!("draws in few steps, as `{word}` in its name says"))
 }
 
+/// What else a LoRA of `family` asks of requests, by its name.
+pub(super) fn schedule(family: &str, name: &str) -> Option<String> {
+    let name = name.to_ascii_lowercase();
+    match family {
+        "Qwen-Image" if name.contains("lightning") => {
+            Some("was trained without guidance and with a shift that is fixed: --cfg-scale 1 --shift 3".to_owned())
+        }
+        _ => None,
+    }
+}
+
 /// Whether the module with the `flat` name is a text encoder's.
 pub(super) fn is_of_text(flat: &str) -> bool {
     const PARTS: [&str; 6] =
@@ -100,6 +111,12 @@ mod tests {
         assert_eq!(says("style-step"), "");
         assert_eq!(says("hyperreal"), "");
         assert_eq!(pictures("FLUX.1", Some(64)), None);
+        assert!(
+            schedule("Qwen-Image", "Qwen-Image-Edit-2511-Lightning-4steps-V1.0-bf16")
+                .unwrap_or_default()
+                .ends_with("--shift 3")
+        );
+        assert_eq!(schedule("FLUX.1", "Lightning"), None);
     }
 
     #[test]

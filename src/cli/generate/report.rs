@@ -112,6 +112,8 @@ struct Parameters<'a> {
     /// The files of `--reference`.
     #[serde(skip_serializing_if = "<[_]>::is_empty", serialize_with = "units::paths")]
     references: &'a [PathBuf],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    zero_cond_t: Option<bool>,
     /// The file of `--control-image`.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "units::path_if_any")]
     control_image: Option<&'a PathBuf>,
@@ -237,6 +239,7 @@ impl Run<'_> {
             clip_skip: self.args.request.clip_skip,
             image: self.args.request.image.as_ref(),
             references: &self.args.request.references,
+            zero_cond_t: self.args.request.zero_cond_t,
             control_image: self.args.request.control.image.as_ref(),
             controls: self.controls(),
             control_guess: self.settings.control_guess,
