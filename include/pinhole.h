@@ -674,8 +674,9 @@ typedef struct pinhole_control {
     float scale;
     /* What is made of the picture first: PINHOLE_CONTROL_PREPROCESS_... */
     int32_t preprocess;
-    /* What kind of picture it follows, for a union ControlNet: "canny", "tile", "depth", "blur", "pose", "gray", "lq", or its
-     * number as text. NULL for one that is not told. */
+    /* What kind of picture it follows, for a union ControlNet, or its number as text. Of FLUX.1: "canny", "tile", "depth", "blur",
+     * "pose", "gray", "lq". Of Stable Diffusion XL: "openpose", "depth", "scribble", "canny", "normal", "segment", "tile", "repaint".
+     * NULL for one that is not told. */
     const char *mode;
     /* For edges: one has a gradient above canny_high, and goes on as long as that is above canny_low. Both 0: 100 and 200. */
     float canny_low;

@@ -282,6 +282,20 @@ impl Bound {
     /// # Errors
     /// [`Error::Mismatch`] naming the tensors that are missing, or the first whose shape is wrong.
     pub fn new(manifest: &Manifest, index: &Index, prefix: &str, aliases: Aliases<'_>, origin: &Path) -> Result<Bound> {
+        Bound::over(manifest, (index, prefix), aliases, origin, None)
+    }
+
+    /// The same, except that a weight that the file does not have is that of the same name in `base`, if there is one.
+    ///
+    /// # Errors
+    /// As [`new`](Bound::new); [`Error::Mismatch`] for a weight of another shape in `base`.
+    pub fn over(
+        manifest: &Manifest,
+        (index, prefix): (&Index, &str),
+        aliases: Aliases<'_>,
+        origin: &Path,
+        base: Option<(&Manifest, &Bound)>,
+    ) -> Result<Bound> {
         let (mut pieces, mut missing, mut used) = (Vec::with_capacity(manifest.len()), Vec::new(), HashSet::new());
         for (_, weight) in manifest.iter() {
             match resolve(index, prefix, aliases(&weight.name)) {
@@ -297,7 +311,10 @@ impl Bound {
                 }
                 None => match lacking::unreadable(index, prefix, aliases(&weight.name)) {
                     Some(other) => return Err(other.refusal()),
-                    None => missing.push(weight.name.as_str()),
+                    None => match base.map(|base| below(weight, base)).transpose()?.flatten() {
+                        Some(found) => pieces.push(found),
+                        None => missing.push(weight.name.as_str()),
+                    },
                 },
             }
         }
@@ -507,6 +524,16 @@ impl Bound {
         }
         Ok(out)
     }
+}
+
+/// Where `weight` is in the network of `base`; `None` if it has no weight of this name.
+fn below(weight: &Weight, (manifest, bound): (&Manifest, &Bound)) -> Result<Option<Vec<Piece>>> {
+    let Some((id, own)) = manifest.iter().find(|(_, own)| own.name == weight.name) else { return Ok(None) };
+    if own.shape != weight.shape {
+        let (expected, found) = (format!("shape {}", weight.shape), own.shape.to_string());
+        return Err(Error::mismatch(&bound.origin, format!("weight {}", weight.name), expected, found));
+    }
+    Ok(Some(bound.pieces(id).to_vec()))
 }
 
 /// A vector of zeros, or an error where there is no room.

@@ -31,7 +31,8 @@ struct Options {
     /// Up to which part of the steps it works, 0 to 1 [default: 1]
     #[arg(long = "control-end", value_name = "B")]
     ends: Vec<f64>,
-    /// What kind of picture it follows, for a union ControlNet: canny, tile, depth, blur, pose, gray, lq, or its number
+    /// What kind of picture it follows, for a union ControlNet, or its number. Of FLUX.1: canny, tile, depth, blur, pose, gray, lq. Of
+    /// Stable Diffusion XL: openpose, depth, scribble, canny, normal, segment, tile, repaint
     #[arg(long = "control-mode", value_name = "NAME|N")]
     modes: Vec<String>,
     /// What is made of the picture first: canny is its edges, for what follows edges; inpaint is what --mask leaves of it, for

@@ -68,9 +68,14 @@ fn one(rules: &ControlRules, control: &Control) -> Result<ControlSettings> {
         return Err(Error::option(END, format!("a number from the start, {start}, to 1"), end.to_string()));
     }
     let mode = mode(rules, control.mode.as_deref())?;
-    let mode_name = mode.and_then(|mode| rules.mode_names.get(mode).copied());
+    let mode_name = mode.and_then(|mode| rules.mode_names.get(mode)?.split('/').next());
     if let Preprocess::Canny(thresholds) = control.preprocess {
         thresholds.check("--canny-thresholds")?;
+    }
+    if control.preprocess == Preprocess::Inpaint && rules.modes > 0 {
+        let expected = "none, since a union ControlNet takes its picture as it is";
+        let error = Error::option("--control-preprocess", expected, "`inpaint`");
+        return Err(error.with_hint("paint black what is to be painted anew, and give --control-mode repaint"));
     }
     if control.preprocess == Preprocess::Inpaint && rules.takes != Takes::Levels {
         let expected = "another, since it is for inpainting ControlNets of Stable Diffusion";
@@ -89,7 +94,8 @@ fn mode(rules: &ControlRules, given: Option<&str>) -> Result<Option<usize>> {
             None => Ok(None),
         };
     }
-    let named = given.and_then(|given| mode_names.iter().position(|name| name.eq_ignore_ascii_case(given)));
+    let is_called = |names: &&str, given: &str| names.split('/').any(|name| name.eq_ignore_ascii_case(given));
+    let named = given.and_then(|given| mode_names.iter().position(|names| is_called(names, given)));
     let number = named.or_else(|| given.and_then(|given| given.parse().ok())).filter(|&mode| mode < modes);
     if number.is_some() {
         return Ok(number);
@@ -166,17 +172,18 @@ mod tests {
             path: "c".into(),
             takes: Takes::Latents,
             modes,
-            mode_names: &["canny", "tile", "depth"],
+            mode_names: &["canny", "tile/detail", "depth"],
             pooled: false,
         };
         assert_eq!(mode(&rules(10), Some("Depth")).unwrap(), Some(2));
+        assert_eq!(mode(&rules(10), Some("detail")).unwrap(), Some(1));
         assert_eq!(mode(&rules(10), Some("9")).unwrap(), Some(9));
         assert_eq!(mode(&rules(0), None).unwrap(), None);
         for (modes, given) in [(10, Some("10")), (10, None), (2, Some("depth")), (0, Some("canny")), (10, Some("-1"))] {
             assert!(mode(&rules(modes), given).is_err(), "{modes} {given:?}");
         }
         let error = mode(&rules(10), Some("pose")).unwrap_err().to_string();
-        let expected = "expected one of canny, tile, depth, or a number from 0 to 9, found `pose`";
+        let expected = "expected one of canny, tile/detail, depth, or a number from 0 to 9, found `pose`";
         assert!(error.contains(expected), "{error}");
     }
 }

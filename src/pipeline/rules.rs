@@ -216,7 +216,7 @@ pub struct ControlRules {
     pub takes: Takes,
     /// How many kinds of pictures it tells apart; 0 if it is not told of which its picture is.
     pub modes: usize,
-    /// What the first of these are called.
+    /// What the first of these are called. Several names of one have `/` between them.
     pub mode_names: &'static [&'static str],
     /// Whether its residuals are averaged, which has the prompt's pass alone follow it.
     pub pooled: bool,

@@ -24,7 +24,7 @@ use crate::plan::measure::Subject;
 use crate::sample::{AYS, DiscreteConfig, Prediction, Scheduler};
 use crate::source::networks::{self, Side as Follower};
 use crate::source::slot::{CONTROLNET, TEXT_ENCODER, TINY_VAE, UNET, VAE};
-use crate::source::{Component, Network, Networks, Part, Place, Source, Text};
+use crate::source::{Component, Network, Networks, Part, Place, Source, Text, unet_changes};
 use crate::text::{Encoded, PromptSyntax};
 use crate::{Error, Result, json};
 
@@ -149,6 +149,18 @@ fn open(source: Source, additions: &Additions) -> Result<Opened> {
     })
 }
 
+/// What xinsir's union ControlNets call the kinds of pictures that they tell apart. The last two are ProMax's.
+const MODES: &[&str] = &[
+    "openpose",
+    "depth",
+    "scribble/hed/pidi/ted",
+    "canny/lineart/anime_lineart/mlsd",
+    "normal",
+    "segment",
+    "tile",
+    "repaint/inpaint",
+];
+
 /// The ControlNets and T2I-Adapters of `additions`, beside a model with so many pixels to a latent.
 pub(super) fn open_controls(additions: &Additions, unet: &Part<Unet>, factor: usize) -> Result<Vec<Follower>> {
     controls::check_count(additions.controls.len())?;
@@ -158,11 +170,18 @@ pub(super) fn open_controls(additions: &Additions, unet: &Part<Unet>, factor: us
             controls.push(Follower::Adapter(networks::t2i_adapter(&component)?));
             continue;
         }
-        let control = networks::unet_control(&Source::lone(path, &CONTROL)?, Some(unet.net.config()))?;
-        let (expected, found) = (factor, control.net.config().pixels());
-        if expected != found {
-            let at = "pixels to one of what the picture becomes";
-            return Err(Error::mismatch(control.bound.origin(), at, expected.to_string(), found.to_string()));
+        let component = Source::lone(path, &CONTROL)?;
+        let control = if networks::is_control_lora(&component) {
+            let (control, changes) = unet_changes::unet_control_lora(&component, unet)?;
+            Follower::Lora(control, changes)
+        } else {
+            Follower::Net(networks::unet_control(&component, Some(unet.net.config()))?)
+        };
+        if let SideConfig::Net(config) = control.config()
+            && config.pixels() != factor
+        {
+            let (origin, at) = (control.bound().origin(), "pixels to one of what the picture becomes");
+            return Err(Error::mismatch(origin, at, factor.to_string(), config.pixels().to_string()));
         }
         controls.push(Follower::Net(control));
     }
@@ -172,16 +191,19 @@ pub(super) fn open_controls(additions: &Additions, unet: &Part<Unet>, factor: us
 /// With what `controls` follow.
 pub(super) fn with_controls(mut rules: Rules, controls: &[Follower]) -> Rules {
     for control in controls {
-        let (takes, pooled) = match control.config() {
-            SideConfig::Net(config) => (Takes::Levels, config.global_pool_conditions),
+        let (takes, pooled, modes) = match control.config() {
+            SideConfig::Net(config) => {
+                let modes = config.union.map_or(0, |union| union.num_control_type);
+                (Takes::Levels, config.global_pool_conditions, modes)
+            }
             SideConfig::Adapter(config) => {
                 // The picture is cut into whole squares of so many pixels.
                 rules.multiple = rules.multiple.max(config.downscale_factor);
-                (Takes::Features, false)
+                (Takes::Features, false, 0)
             }
         };
         let path = control.bound().origin().to_owned();
-        rules.controls.push(ControlRules { path, takes, modes: 0, mode_names: &[], pooled });
+        rules.controls.push(ControlRules { path, takes, modes, mode_names: MODES, pooled });
     }
     rules
 }

@@ -9,7 +9,7 @@ use crate::image::{CHANNELS, luma};
 use crate::models::control_runs::runs_of;
 use crate::models::layers::sinusoid;
 use crate::models::unet::adapter;
-use crate::models::unet::control::Colours;
+use crate::models::unet::control::{Colours, Kinds};
 use crate::models::unet::{IP_PICTURES, SideConfig, Size, Unet};
 use crate::plan::measure::Subject;
 use crate::plan::{Phase, Runs};
@@ -111,8 +111,22 @@ impl UnetDenoiser {
                 }
             }
             session.set(ports.scale, &residual_scales(ports.residuals, control.scale, guesses))?;
+            if let (Some(kinds), Some(mode)) = (&ports.kinds, control.mode) {
+                let (row, told) = self.kind(kinds, mode)?;
+                session.set(kinds.kind, &row)?;
+                session.set(kinds.told, &told)?;
+            }
         }
         Ok(())
+    }
+
+    /// What a ControlNet has for kind number `mode` of pictures, and what is told of all kinds.
+    fn kind(&self, kinds: &Kinds, mode: usize) -> Result<(Vec<f32>, Vec<f32>)> {
+        let channels = self.part.net.config().time_width();
+        let number = u32::try_from(mode).map_err(|_| Error::graph("fill", format!("kind {mode}")))?;
+        let row = self.part.bound.gather(kinds.table, channels, &[number])?;
+        let one = |kind: usize| sinusoid(if kind == mode { 1.0 } else { 0.0 }, kinds.width / kinds.count.max(1));
+        Ok((row, (0..kinds.count).flat_map(one).collect()))
     }
 
     /// For every condition, the pooled prompt and behind it the embedded sizes: of the original, where it was cut off, and of the

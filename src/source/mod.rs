@@ -23,6 +23,7 @@ mod recognise;
 pub mod slot;
 mod strangers;
 mod tokenizers;
+pub mod unet_changes;
 mod weight_file;
 
 pub(crate) use bundle::VERSION;

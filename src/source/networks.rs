@@ -6,6 +6,7 @@ use super::{Component, HasModel, Network, Networks, Part, Text, model_name, pack
 use crate::bind;
 use crate::bind::Bound;
 use crate::bind::alias::{self, Aliases, Kind};
+use crate::bind::lora::{CONTROL_MARK, LowRank};
 use crate::index::tensor_at;
 use crate::models::autoencoder_kl::{self, Decoder, Encoder};
 use crate::models::autoencoder_tiny::{self, TinyDecoder};
@@ -83,7 +84,7 @@ has_model!(
 );
 
 /// Shapes of a component's weights by canonical name.
-fn shapes<'a>(component: &'a Component, aliases: Aliases<'a>) -> impl Fn(&str) -> Option<Shape> + 'a {
+pub(super) fn shapes<'a>(component: &'a Component, aliases: Aliases<'a>) -> impl Fn(&str) -> Option<Shape> + 'a {
     move |name| bind::shape_of(&component.index, &component.prefix, aliases, name)
 }
 
@@ -94,7 +95,7 @@ fn runnable(component: &Component, kind: &Kind) -> Result<()> {
 }
 
 /// What reading settings off the shapes of `component` returned; a weight that is missing has the name that its file would give it.
-fn read_off<C>(read: Result<C>, component: &Component, aliases: Aliases<'_>) -> Result<C> {
+pub(super) fn read_off<C>(read: Result<C>, component: &Component, aliases: Aliases<'_>) -> Result<C> {
     let Component { index, prefix, origin, .. } = component;
     read.map_err(|error| match missing_tensor(&error) {
         Some(name) => bind::missing(index, prefix, aliases, name, origin),
@@ -255,14 +256,23 @@ pub fn unet(component: &Component) -> Result<Part<Unet>> {
 pub fn unet_control(component: &Component, beside: Option<&unet::Config>) -> Result<Part<UnetControl>> {
     let kind = &alias::UNET_CONTROL;
     runnable(component, kind)?;
+    if is_control_lora(component) {
+        let found = "it holds a control LoRA, which is a ControlNet only beside its UNet".to_owned();
+        let hint = Some("use the file as it is: give it with --control beside Stable Diffusion XL".to_owned());
+        return Err(Error::NotAModel { path: component.origin.clone(), found, hint });
+    }
+    // As with a UNet, of diffusers' layouts only the published one can be told.
+    let unet = alias::UnetLayout { layers: vec![2; unet::MOST_LEVELS] };
+    let hints = 2 * UnetControlConfig::default().conditioning_embedding_out_channels.len();
+    let layout = alias::UnetControlLayout { unet, hints };
+    let published = |name: &str| alias::unet_control(&layout, name);
     let config = match &component.config {
-        Some(Text { text, origin }) => UnetControlConfig::from_json(text, origin)?,
+        Some(Text { text, origin }) => {
+            let config = UnetControlConfig::from_json(text, origin, shapes(component, &published));
+            read_off(config, component, &published)?
+        }
         None => {
-            // As with a UNet, of diffusers' layouts only the published one can be told.
-            let unet = alias::UnetLayout { layers: vec![2; unet::MOST_LEVELS] };
-            let hints = 2 * UnetControlConfig::default().conditioning_embedding_out_channels.len();
-            let layout = alias::UnetControlLayout { unet, hints };
-            let aliases = |name: &str| alias::unet_control(&layout, name);
+            let aliases = published;
             let config = UnetControlConfig::from_shapes(shapes(component, &aliases), &component.origin);
             let config = read_off(config, component, &aliases)?;
             beside.map_or(config.clone(), |beside| config.like(beside))
@@ -274,6 +284,16 @@ pub fn unet_control(component: &Component, beside: Option<&unet::Config>) -> Res
     let part = Part::new(UnetControl::new(&config)?, component, kind, aliases, &config)?.without_strays(component)?;
     let derived = UnetControlConfig::from_shapes(|name| part.shape(name), Path::new("")).ok();
     Ok(part.compared(derived))
+}
+
+/// Whether `component` is a control LoRA, which is a ControlNet beside a UNet alone.
+pub fn is_control_lora(component: &Component) -> bool {
+    let Component { index, prefix, .. } = component;
+    [prefix.as_str(), ""].iter().any(|prefix| {
+        let name = format!("{prefix}{CONTROL_MARK}");
+        // The mark is a tensor without numbers in the published files.
+        index.has(&name) || index.other(&name).is_some()
+    })
 }
 
 /// The IP-Adapter of Stable Diffusion in `component`.
@@ -327,6 +347,8 @@ pub fn t2i_adapter(component: &Component) -> Result<Part<T2iAdapter>> {
 pub enum Side {
     /// A ControlNet.
     Net(Part<UnetControl>),
+    /// One that shares weights with the UNet, and has changes of them.
+    Lora(Part<UnetControl>, LowRank),
     /// A T2I-Adapter.
     Adapter(Part<T2iAdapter>),
 }
@@ -335,7 +357,7 @@ impl Side {
     /// What it is.
     pub fn config(&self) -> SideConfig {
         match self {
-            Side::Net(net) => SideConfig::Net(net.net.config().clone()),
+            Side::Net(net) | Side::Lora(net, _) => SideConfig::Net(net.net.config().clone()),
             Side::Adapter(adapter) => SideConfig::Adapter(adapter.net.config().clone()),
         }
     }
@@ -343,14 +365,14 @@ impl Side {
     /// Where its weights are.
     pub fn bound(&self) -> &Bound {
         match self {
-            Side::Net(net) => &net.bound,
+            Side::Net(net) | Side::Lora(net, _) => &net.bound,
             Side::Adapter(adapter) => &adapter.bound,
         }
     }
 
     fn model(&self) -> &Model {
         match self {
-            Side::Net(net) => net.net.model(),
+            Side::Net(net) | Side::Lora(net, _) => net.net.model(),
             Side::Adapter(adapter) => adapter.net.model(),
         }
     }
@@ -386,7 +408,13 @@ pub fn unet_with(unet: Part<Unet>, sides: &[Side], ip: Option<&Part<UnetIp>>) ->
         parts.push(("", ip.net.model().manifest(), &ip.bound));
     }
     let bound = Bound::joined(net.model.manifest(), &parts)?;
-    Ok(unet.with_network(net, bound))
+    let mut unet = unet.with_network(net, bound);
+    for (prefix, side) in prefixes.iter().zip(sides) {
+        if let Side::Lora(_, changes) = side {
+            changes.attach(prefix, &mut unet.target())?;
+        }
+    }
+    Ok(unet)
 }
 
 /// CLIP's text encoder, as it gives its last hidden states, and its configuration.

@@ -81,12 +81,24 @@ impl<M: HasModel> Part<M> {
         aliases: impl Fn(&str) -> Vec<Alternative> + Send + Sync + 'static,
         config: &impl Serialize,
     ) -> Result<Part<M>> {
-        let Component { index, prefix, origin, slot, .. } = component;
+        let Component { index, prefix, origin, .. } = component;
         let bound = Bound::new(net.model().manifest(), index, prefix, &aliases, origin)?;
+        Ok(Part::bound((net, bound), component, kind, aliases, config))
+    }
+
+    /// The same of a network whose weights were found.
+    pub(super) fn bound(
+        (net, bound): (M, Bound),
+        component: &Component,
+        kind: &'static Kind,
+        aliases: impl Fn(&str) -> Vec<Alternative> + Send + Sync + 'static,
+        config: &impl Serialize,
+    ) -> Part<M> {
+        let Component { prefix, slot, .. } = component;
         // A plain struct of numbers and names holds nothing that JSON lacks.
         let config = serde_json::to_value(config).unwrap_or_default();
         let (strays, prefix, aliases) = (Vec::new(), prefix.clone(), Box::new(aliases));
-        Ok(Part { net, bound, slot, kind, config, from_shapes: false, strays, prefix, aliases })
+        Part { net, bound, slot, kind, config, from_shapes: false, strays, prefix, aliases }
     }
 
     /// The same with what the file of `component` has of more blocks.

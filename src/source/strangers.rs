@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::Component;
 use crate::bind::alias::{
-    AUTOENCODER_KL, AUTOENCODER_TINY, CLIP, FLUX, FLUX_CONTROL, Kind, QWEN_IMAGE, UNET, UNET_CONTROL, UNET_IP, WAN,
+    AUTOENCODER_KL, AUTOENCODER_TINY, CLIP, FLUX, FLUX_CONTROL, Kind, QWEN_IMAGE, UNET, UNET_IP, WAN,
     Z_IMAGE,
 };
 use crate::index::Index;
@@ -100,13 +100,6 @@ pub(super) static STRANGERS: &[Stranger] = &[
         "ControlNet of Stable Diffusion",
         "it goes beside Stable Diffusion: give it with --control",
     ),
-    like(
-        &UNET_CONTROL,
-        &["control_add_embedding.", "task_embedding", "transformer_layes.0."],
-        "union ControlNet of Stable Diffusion XL",
-        "take a ControlNet of one kind of pictures",
-    ),
-    other(&["lora_controlnet"], "control LoRA of Stable Diffusion", "take a ControlNet"),
     other(&["lllite_unet_input_blocks_"], "ControlNet-LLLite of Stable Diffusion XL", "take a ControlNet"),
     like(
         &UNET,

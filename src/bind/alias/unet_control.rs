@@ -1,7 +1,7 @@
 //! ControlNets of Stable Diffusion: canonical names are the original ones, behind `control_model.` or alone; diffusers has others.
 
 use super::unet::{self, Layout as UnetLayout};
-use super::{Alternative, Follows, Kind, Part, Sign};
+use super::{Alternative, Follows, Kind, Part, Rows, Sign};
 
 /// A ControlNet of Stable Diffusion, as files know it.
 pub static KIND: Kind = Kind {
@@ -23,6 +23,7 @@ pub static KIND: Kind = Kind {
         "conditioning_embedding_out_channels",
         "controlnet_conditioning_channel_order",
         "global_pool_conditions",
+        "num_control_type",
     ],
     follows: Follows::Same,
     label: "",
@@ -40,11 +41,18 @@ pub struct Layout {
 
 /// For a canonical name of a ControlNet of this `layout`, every way in which a file may hold the weight.
 pub fn aliases(layout: &Layout, canonical: &str) -> Vec<Alternative> {
+    if let Some((layer, leaf)) = canonical.split_once(".attn.v.") {
+        let name = format!("{layer}.attn.in_proj_{leaf}");
+        return vec![vec![Part::all(canonical)], vec![Part { name, rows: VALUES }]];
+    }
     match own(layout, canonical) {
         Some(other) => vec![vec![Part::all(canonical)], vec![Part::all(other)]],
         None => unet::aliases(&layout.unet, canonical),
     }
 }
+
+/// Of the projections of attention, which lie in one tensor, the third.
+const VALUES: Rows = Rows::Part { at: 2, of: 3 };
 
 /// What diffusers calls a weight that a UNet does not have.
 fn own(layout: &Layout, canonical: &str) -> Option<String> {
@@ -54,6 +62,10 @@ fn own(layout: &Layout, canonical: &str) -> Option<String> {
     if let Some(rest) = canonical.strip_prefix("zero_convs.") {
         let (number, leaf) = rest.split_once(".0.")?;
         return Some(format!("controlnet_down_blocks.{number}.{leaf}"));
+    }
+    if let Some(rest) = canonical.strip_prefix("control_add_embedding.") {
+        let (number, leaf) = rest.split_once('.')?;
+        return Some(format!("control_add_embedding.linear_{}.{leaf}", if number == "0" { 1 } else { 2 }));
     }
     let (place, leaf) = canonical.strip_prefix("input_hint_block.")?.split_once('.')?;
     // Every second entry of the original list is a function.
@@ -81,6 +93,8 @@ mod tests {
             ("zero_convs.11.0.bias", "controlnet_down_blocks.11.bias"),
             ("middle_block_out.0.weight", "controlnet_mid_block.weight"),
             ("input_blocks.4.1.proj_in.weight", "down_blocks.1.attentions.0.proj_in.weight"),
+            ("control_add_embedding.2.bias", "control_add_embedding.linear_2.bias"),
+            ("transformer_layes.0.attn.v.bias", "transformer_layes.0.attn.in_proj_bias"),
         ] {
             let names: Vec<String> = aliases(&layout, canonical).into_iter().flatten().map(|part| part.name).collect();
             assert_eq!(names, [canonical, name]);

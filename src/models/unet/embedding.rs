@@ -28,27 +28,41 @@ impl Embedder {
 pub(super) struct Embedding {
     time_embed: Embedder,
     label_emb: Option<(Embedder, Port)>,
+    /// Of a ControlNet that is told the kind of its picture.
+    control_add_embedding: Option<(Embedder, Port)>,
     time: Port,
     embedding: Port,
 }
 
 impl Embedding {
-    pub(super) fn declare(s: &mut Scope<'_>, config: &Config, ports: &Ports, embedding: Port) -> Result<Embedding> {
+    /// `told` is the port of the kinds of pictures, and its width.
+    pub(super) fn declare(
+        s: &mut Scope<'_>,
+        config: &Config,
+        ports: &Ports,
+        (told, embedding): (Option<(usize, Port)>, Port),
+    ) -> Result<Embedding> {
         let width = embedding_width(config);
         let time_embed = Embedder::declare(&mut s.sub("time_embed"), config.time_width(), width)?;
         let label_emb = match (ports.added, config.added_width()) {
             (Some(added), Some(inputs)) => Some((Embedder::declare(&mut s.sub("label_emb.0"), inputs, width)?, added)),
             _ => None,
         };
-        Ok(Embedding { time_embed, label_emb, time: ports.time, embedding })
+        let control_add_embedding = match told {
+            Some((inputs, told)) => {
+                Some((Embedder::declare(&mut s.sub("control_add_embedding"), inputs, width)?, told))
+            }
+            None => None,
+        };
+        Ok(Embedding { time_embed, label_emb, control_add_embedding, time: ports.time, embedding })
     }
 }
 
 impl Block for Embedding {
     fn build(&self, b: &Build<'_>) -> Result<()> {
         let mut embedding = self.time_embed.build(b, b.read(self.time)?)?; // [E, N]
-        if let Some((label_emb, added)) = &self.label_emb {
-            embedding = b.g.add(embedding, label_emb.build(b, b.read(*added)?)?)?;
+        for (embedder, added) in self.control_add_embedding.iter().chain(&self.label_emb) {
+            embedding = b.g.add(embedding, embedder.build(b, b.read(*added)?)?)?;
         }
         // Every projection begins with the same SiLU.
         b.write(self.embedding, b.g.silu(embedding)?)

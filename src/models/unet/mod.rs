@@ -109,7 +109,7 @@ impl DeclaredSide {
         match self {
             DeclaredSide::Net(net) => net.ports,
             DeclaredSide::Adapter(DeclaredAdapter { picture, scale, .. }) => {
-                ControlPorts { picture: *picture, scale: *scale, residuals: 1 }
+                ControlPorts { picture: *picture, scale: *scale, residuals: 1, kinds: None }
             }
         }
     }
@@ -145,7 +145,7 @@ impl Unet {
         let mut model = Model::new();
         let mut ports = Ports::declare(&mut model, config)?;
         let layers = layers(config);
-        let added = declare_embeddings(&mut model, config, &ports, &layers)?;
+        let added = declare_embeddings(&mut model, config, &ports, (&layers, None))?;
         let ip = ip.map(|ip| DeclaredIp::within(&mut model, ip, config)).transpose()?;
         ports.ip = ip.as_ref().map(|ip| ip.ports);
         let mut beside = Vec::with_capacity(sides.len());

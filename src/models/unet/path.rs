@@ -17,17 +17,18 @@ use crate::stage::{Cadence, Lifetime, Model, Port, Symbol};
 use crate::weights::Role;
 use crate::{Error, Result};
 
-/// The stages of a request. Gives the port of what each residual block adds, in the order of `layers`.
+/// The stages of a request. Gives the port of what each residual block adds, in the order of `layers`. `told` is the port of the kinds of
+/// pictures, and its width.
 pub(super) fn declare_embeddings(
     model: &mut Model,
     config: &Config,
     ports: &Ports,
-    layers: &[Layer],
+    (layers, told): (&[Layer], Option<(usize, Port)>),
 ) -> Result<Vec<Port>> {
     let width = embedding_width(config);
     let conditions = |width: usize| [width.into(), Symbol::CONDITIONS.into()];
     let embedding = input(model, "embedding", &conditions(width));
-    model.stage("embedding", Cadence::Request, |s| Embedding::declare(s, config, ports, embedding))?;
+    model.stage("embedding", Cadence::Request, |s| Embedding::declare(s, config, ports, (told, embedding)))?;
     let mut added = Vec::new();
     for layer in layers {
         let Kind::Resnet { outputs, .. } = layer.kind else { continue };

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::config::Config as Network;
 use crate::Result;
-use crate::models::config::{self as settings, MOST_WIDTH, Shapes};
+use crate::models::config::{self as settings, MOST_LAYERS, MOST_WIDTH, Shapes};
 use crate::tensor::Shape;
 
 /// More widths than any picture's pixels go through.
@@ -37,14 +37,29 @@ pub struct Config {
     pub controlnet_conditioning_channel_order: Colours,
     /// Whether its residuals are averaged over all pixels.
     pub global_pool_conditions: bool,
+    /// Those of a ControlNet that tells kinds of pictures apart; diffusers' `ControlNetUnionModel`.
+    #[serde(flatten)]
+    pub union: Option<Union>,
 }
+
+/// How many kinds of pictures a ControlNet tells apart, and in how many layers it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Union {
+    /// How many kinds it knows.
+    pub num_control_type: usize,
+    /// Layers of the transformer that sees a picture's mean and its kind.
+    pub num_trans_layer: usize,
+}
+
+/// More kinds of pictures than any ControlNet knows.
+const MOST_KINDS: usize = 64;
 
 /// What a ControlNet has beside that.
 #[derive(Deserialize)]
 #[serde(default)]
 struct Own {
     conditioning_channels: usize,
-    conditioning_embedding_out_channels: Vec<usize>,
+    conditioning_embedding_out_channels: Option<Vec<usize>>,
     controlnet_conditioning_channel_order: Colours,
     global_pool_conditions: bool,
 }
@@ -53,7 +68,7 @@ impl Default for Own {
     fn default() -> Own {
         Own {
             conditioning_channels: 3,
-            conditioning_embedding_out_channels: vec![16, 32, 96, 256],
+            conditioning_embedding_out_channels: None,
             controlnet_conditioning_channel_order: Colours::Rgb,
             global_pool_conditions: false,
         }
@@ -76,20 +91,28 @@ impl Config {
         Config {
             net: net.without_way_up(),
             conditioning_channels: own.conditioning_channels,
-            conditioning_embedding_out_channels: own.conditioning_embedding_out_channels,
+            conditioning_embedding_out_channels: own.conditioning_embedding_out_channels.unwrap_or(PUBLISHED.into()),
             controlnet_conditioning_channel_order: own.controlnet_conditioning_channel_order,
             global_pool_conditions: own.global_pool_conditions,
+            union: None,
         }
     }
 
-    /// Reads the text of a `config.json`, which `origin` holds, and validates it.
+    /// Reads the text of a `config.json`, which `origin` holds, and validates it. The weights, of which `shape_of` gives the shape of a
+    /// canonical name, say whether kinds of pictures are told apart, and the widths of what becomes of pixels if the text does not: there
+    /// are two defaults for these.
     ///
     /// # Errors
     /// As [`Network::from_json`].
-    pub fn from_json(text: &str, origin: &Path) -> Result<Config> {
+    pub fn from_json(text: &str, origin: &Path, shape_of: impl Fn(&str) -> Option<Shape>) -> Result<Config> {
         Network::check_fixed(text, origin)?;
         // Each by itself: serde reads no fractions of what it flattens.
-        let config = Config::new(settings::from_json(text, origin)?, settings::from_json(text, origin)?);
+        let mut own: Own = settings::from_json(text, origin)?;
+        let shapes = Shapes::new(&shape_of, origin);
+        if own.conditioning_embedding_out_channels.is_none() {
+            own.conditioning_embedding_out_channels = Some(widths(&shapes)?).filter(|widths| !widths.is_empty());
+        }
+        let config = Config { union: Union::of(&shapes)?, ..Config::new(settings::from_json(text, origin)?, own) };
         config.validate(origin)?;
         Ok(config)
     }
@@ -101,18 +124,28 @@ impl Config {
     /// [`Error::Mismatch`](crate::Error::Mismatch) where a weight is missing, and those of [`validate`](Config::validate).
     pub fn from_shapes(shape_of: impl Fn(&str) -> Option<Shape>, origin: &Path) -> Result<Config> {
         let shapes = Shapes::new(&shape_of, origin);
-        let hint = |i: usize| format!("input_hint_block.{}.weight", 2 * i);
         let [_, _, conditioning_channels, _] = shapes.dims(&hint(0))?;
-        let mut widths = Vec::new();
-        for i in (0..shapes.count(hint)).step_by(2) {
-            widths.push(shapes.dims(&hint(i))?[3]);
-        }
         let config = Config {
             net: Network::of_encoder(&shape_of, origin)?,
             conditioning_channels,
-            conditioning_embedding_out_channels: widths,
+            conditioning_embedding_out_channels: widths(&shapes)?,
+            union: Union::of(&shapes)?,
             ..Config::default()
         };
+        config.validate(origin)?;
+        Ok(config)
+    }
+
+    /// Of a network with the layers of `unet`, as a control LoRA is: what becomes of pixels is read off the weights in the file `origin`.
+    ///
+    /// # Errors
+    /// As [`from_shapes`](Config::from_shapes).
+    pub fn over(unet: &Network, shape_of: impl Fn(&str) -> Option<Shape>, origin: &Path) -> Result<Config> {
+        let shapes = Shapes::new(&shape_of, origin);
+        let [_, _, conditioning_channels, _] = shapes.dims(&hint(0))?;
+        let widths = widths(&shapes)?;
+        let of = Config::of(unet.clone());
+        let config = Config { conditioning_channels, conditioning_embedding_out_channels: widths, ..of };
         config.validate(origin)?;
         Ok(config)
     }
@@ -144,7 +177,42 @@ impl Config {
         settings::limit(origin, "conditioning_channels", self.conditioning_channels, 3..=3)?;
         let widths = &self.conditioning_embedding_out_channels;
         settings::limit(origin, &format!("number of {KEY}"), widths.len(), 1..=MOST_HINTS)?;
-        widths.iter().try_for_each(|&width| settings::limit(origin, KEY, width, 1..=MOST_WIDTH))
+        widths.iter().try_for_each(|&width| settings::limit(origin, KEY, width, 1..=MOST_WIDTH))?;
+        let Some(Union { num_control_type, num_trans_layer }) = self.union else { return Ok(()) };
+        settings::limit(origin, "num_control_type", num_control_type, 1..=MOST_KINDS)?;
+        settings::limit(origin, "num_trans_layer", num_trans_layer, 1..=MOST_LAYERS)?;
+        // It is told the kind of its picture as the UNet is told sizes.
+        settings::limit(
+            origin,
+            "addition_time_embed_dim",
+            self.net.addition_time_embed_dim.unwrap_or(0),
+            2..=MOST_WIDTH,
+        )
+    }
+}
+
+/// The widths of what becomes of pixels, as published.
+const PUBLISHED: [usize; 4] = [16, 32, 96, 256];
+
+/// The name of convolution `i` of those that a picture's pixels go through.
+fn hint(i: usize) -> String {
+    format!("input_hint_block.{}.weight", 2 * i)
+}
+
+/// The widths of what becomes of a picture's pixels. Each is there twice.
+fn widths(shapes: &Shapes<'_>) -> Result<Vec<usize>> {
+    (0..shapes.count(hint)).step_by(2).map(|i| Ok(shapes.dims(&hint(i))?[3])).collect()
+}
+
+impl Union {
+    /// What the weights of a file say of it; `None` if they tell no kinds apart.
+    fn of(shapes: &Shapes<'_>) -> Result<Option<Union>> {
+        const KINDS: &str = "task_embedding";
+        if !shapes.has(KINDS) {
+            return Ok(None);
+        }
+        let num_trans_layer = shapes.count(|i| format!("transformer_layes.{i}.ln_1.weight"));
+        Ok(Some(Union { num_control_type: shapes.dims(KINDS)?[1], num_trans_layer }))
     }
 }
 
@@ -160,12 +228,21 @@ mod tests {
         assert_eq!(parameters(Network::sd1()), 361_279_120);
         assert_eq!(parameters(Network::sd2()), 364_228_240);
         assert_eq!(parameters(Network::sdxl()), 1_251_014_160);
+        // ProMax, without the queries and keys of attention over one token.
+        let union = Some(Union { num_control_type: 8, num_trans_layer: 1 });
+        let promax = ControlNet::new(&Config { union, ..Config::of(Network::sdxl()) }).unwrap();
+        let told = (256 * 8 + 1) * 1280 + 1281 * 1280;
+        let seen = 8 * 320 + 2 * 321 * 320 + 2 * 2 * 320 + 321 * 1280 + 1281 * 320 + 321 * 320;
+        assert_eq!(promax.model.manifest().parameters(), 1_251_014_160 + told + seen);
     }
 
     #[test]
     fn settings_are_read_off_the_shapes() {
-        for net in [Network::sd1(), Network::sd2(), Network::sdxl()] {
-            let config = Config { conditioning_embedding_out_channels: vec![4, 8, 12, 20], ..Config::of(net) };
+        let promax = Union { num_control_type: 8, num_trans_layer: 1 };
+        for (net, union) in
+            [(Network::sd1(), None), (Network::sd2(), None), (Network::sdxl(), None), (Network::sdxl(), Some(promax))]
+        {
+            let config = Config { conditioning_embedding_out_channels: vec![4, 8, 12, 20], union, ..Config::of(net) };
             let model = ControlNet::new(&config).unwrap().model;
             let shape_of =
                 |name: &str| model.manifest().iter().find(|(_, weight)| weight.name == name).map(|(_, w)| w.shape);
@@ -176,7 +253,10 @@ mod tests {
             };
             assert_eq!(names(&found), names(&config));
             let written = serde_json::to_string(&config).unwrap();
-            assert_eq!(Config::from_json(&written, Path::new("config.json")).unwrap(), config);
+            assert_eq!(Config::from_json(&written, Path::new("config.json"), shape_of).unwrap(), config);
+            // Where the text is silent, the weights are asked.
+            let text = written.replace("conditioning_embedding_out_channels", "none").replace("num_control_type", "no");
+            assert_eq!(Config::from_json(&text, Path::new("config.json"), shape_of).unwrap(), config);
         }
     }
 
@@ -189,7 +269,7 @@ mod tests {
             r#"{"mid_block_type": null}"#,
             r#"{"class_embed_type": "timestep"}"#,
         ] {
-            assert!(Config::from_json(text, Path::new("config.json")).is_err(), "{text}");
+            assert!(Config::from_json(text, Path::new("config.json"), |_| None).is_err(), "{text}");
         }
     }
 }

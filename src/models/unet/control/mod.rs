@@ -6,11 +6,15 @@
 //! place. So it runs between the UNet's middle and its way up, no residual waits for its turn, and a step that it has no part in leaves
 //! all of it out.
 //!
+//! One that tells kinds of pictures apart (diffusers' `ControlNetUnionModel`) adds to the hint, at every pixel, what it makes of the hint's
+//! mean and of the kind, and to the time the kind.
+//!
 //! `N` items of the batch, the first ones, otherwise as for the UNet. `R` residuals: those of the way down, and that of the middle.
 //!
 //! | stage                         | when    | carried in                              | carried out                    |
 //! |-------------------------------|---------|-----------------------------------------|--------------------------------|
 //! | `hint.0..`                    | request | `picture` [W, H, 3, 1]                  | `hint.*`, in the end [w, h, C, 1] |
+//! | `union`                       | request | the last `hint`, `kind` [C]             | that hint                      |
 //! | `embedding`, `NAME.embedding` | request | as the UNet's                           |                                |
 //! | `embed`                       | step    | `latents` [w, h, c, B], the last `hint` | a map [w, h, C, N]             |
 //! | `input_blocks.*`, `middle_block.*` | step | as the UNet's                         | maps                           |
@@ -18,10 +22,12 @@
 
 mod config;
 mod stages;
+mod union;
 
 use pinhole_quant::DType;
 
 use self::stages::{Embed, Hint, Residual};
+use self::union::{Seen, declare_kinds};
 use super::layout::{Layer, layers};
 use super::maps::map_of;
 use super::path::{Path, declare_embeddings};
@@ -30,7 +36,8 @@ use crate::models::layers::Conv2d;
 use crate::stage::{Cadence, Lifetime, Model, Port, Symbol};
 use crate::{Error, Result};
 
-pub use config::{Colours, Config};
+pub use config::{Colours, Config, Union};
+pub use union::Kinds;
 
 /// Where a request is put for a ControlNet.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +48,8 @@ pub struct Ports {
     pub scale: Port,
     /// `R`.
     pub residuals: usize,
+    /// Where it is told the kind of its picture, if it tells kinds apart.
+    pub kinds: Option<Kinds>,
 }
 
 /// A ControlNet by itself: its weights, as its file has them.
@@ -110,9 +119,15 @@ impl Declared {
                 picture: model.port("picture", &picture, DType::F32, Lifetime::Pass),
                 scale: model.port("scale", &[residuals.into()], DType::F32, Lifetime::Request),
                 residuals,
+                kinds: config.union.map(|union| declare_kinds(model, config, union)).transpose()?,
             };
             let hint = declare_hint(model, config, ports.picture)?;
-            Ok((ports, hint, declare_embeddings(model, &config.net, of_unet, &layers)?))
+            if let (Some(union), Some(kinds)) = (config.union, ports.kinds) {
+                let width = config.net.time_width();
+                model.stage("union", Cadence::Request, |s| Seen::declare(s, width, union, (kinds.kind, hint)))?;
+            }
+            let told = ports.kinds.map(|kinds| (kinds.width, kinds.told));
+            Ok((ports, hint, declare_embeddings(model, &config.net, of_unet, (&layers, told))?))
         })?;
         Ok(Declared { name, config: config.clone(), layers, ports, hint, added })
     }
