@@ -281,7 +281,8 @@ typedef struct pinhole_files {
     size_t control_count;
     /* InfiniteYou's projector, which makes tokens of the id_embedding of requests. The first ControlNet reads them. */
     const char *id_projector;
-    /* 1 without a projector if requests have tokens of a face as their id_embedding. */
+    /* 1 without a projector if requests have tokens of a face as their id_embedding, or, beside Stable Diffusion, embeddings of faces
+     * that the ip_adapter reads. */
     int32_t takes_id;
     /* Always 0 in this version. */
     int32_t reserved;

@@ -51,7 +51,7 @@ pub use t2i_adapter::{KIND as T2I_ADAPTER, Numbers as T2iNumbers, aliases as t2i
 pub use t5::{KIND as T5, UMT5, aliases as t5};
 pub use unet::{KIND as UNET, Layout as UnetLayout, aliases as unet};
 pub use unet_control::{KIND as UNET_CONTROL, Layout as UnetControlLayout, aliases as unet_control};
-pub use unet_ip::{KIND as UNET_IP, aliases as unet_ip};
+pub use unet_ip::{KIND as UNET_IP, aliases as unet_ip, matrix as ip_matrix};
 pub use upscaler::{KIND as UPSCALER, Layout as UpscalerLayout, aliases as upscaler};
 pub use vision::{CLIP as CLIP_VISION, SIGLIP as SIGLIP_VISION, aliases as vision};
 pub use wan::{KIND as WAN, aliases as wan};

@@ -26,6 +26,7 @@ use super::video::VideoArgs;
 use super::{step_cache, threads};
 
 #[derive(clap::Args)]
+#[command(group(clap::ArgGroup::new("looked_at").multiple(true)))]
 pub(super) struct RequestArgs {
     /// What not to draw; has an effect with a --cfg-scale above 1
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
@@ -106,8 +107,9 @@ pub(super) struct RequestArgs {
     /// follows them, and the finest of what they say counts least
     #[arg(long)]
     pub(super) control_guess: bool,
-    /// A face, for InfiniteYou: the embedding of ArcFace that --id-projector takes, or tokens; .npy, safetensors or PyTorch's
-    #[arg(long, value_name = "FILE")]
+    /// A face, for InfiniteYou: the embedding of ArcFace that --id-projector takes, or tokens; or for an --ip-adapter that reads faces,
+    /// the embedding of one face or of several; .npy, safetensors or PyTorch's
+    #[arg(long, value_name = "FILE", group = "looked_at")]
     pub(super) id_embedding: Option<PathBuf>,
     /// What makes tokens of --id-embedding: InfiniteYou's image_proj_model.bin. Its network is the first --control
     #[arg(long, value_name = "FILE")]
@@ -132,11 +134,11 @@ pub(super) struct RequestArgs {
     /// A picture that Redux makes a prompt of, and how much it counts [default: 1]; of several, what becomes of them is added up
     #[arg(long = "redux-image", value_name = "FILE[:WEIGHT]", value_parser = lora::weighted, requires = "redux")]
     pub(super) redux_images: Vec<lora::Weighted>,
-    /// An IP-Adapter: of FLUX.1, of XLabs or InstantX; or of Stable Diffusion, plain or Plus
-    #[arg(long, value_name = "FILE", requires = "ip_images")]
+    /// An IP-Adapter: of FLUX.1, of XLabs or InstantX; or of Stable Diffusion, plain, Plus or FaceID
+    #[arg(long, value_name = "FILE", requires = "looked_at")]
     pub(super) ip_adapter: Option<PathBuf>,
     /// A picture that the IP-Adapter lets the model look at; several are looked at together
-    #[arg(long = "ip-image", value_name = "FILE", requires = "ip_adapter")]
+    #[arg(long = "ip-image", value_name = "FILE", requires = "ip_adapter", group = "looked_at")]
     pub(super) ip_images: Vec<PathBuf>,
     /// How much these pictures count [default: 1]
     #[arg(long, value_name = "S")]

@@ -27,6 +27,9 @@ const NAME: &str = "id projector";
 /// More tokens than any face has.
 const MOST_TOKENS: usize = 512;
 
+/// More faces than an IP-Adapter looks at.
+const MOST_FACES: usize = 16;
+
 /// More bytes than a file with a face has.
 const MOST_BYTES: usize = 64 << 20;
 
@@ -141,6 +144,26 @@ impl Networks for Face {
     fn networks(&self) -> Vec<Network<'_>> {
         self.projector.as_ref().map(|(part, _)| part.networks()).unwrap_or_default()
     }
+}
+
+/// How many faces `embedding` is of, if each has `width` numbers, as an IP-Adapter reads them.
+///
+/// # Errors
+/// [`Error::Option`] without a face, or if it is not whole faces of finite numbers.
+pub(super) fn count(embedding: Option<&[f32]>, width: usize) -> Result<usize> {
+    let Some(embedding) = embedding else {
+        let error = Error::option(EMBEDDING, "the face that the IP-Adapter reads", "none");
+        return Err(error.with_hint("give its embedding with --id-embedding FILE, or leave --ip-adapter out"));
+    };
+    if let Some(number) = embedding.iter().find(|number| !number.is_finite()) {
+        return Err(Error::option(EMBEDDING, "finite numbers", number.to_string()));
+    }
+    let (found, faces) = (embedding.len(), embedding.len() / width.max(1));
+    if found == faces * width && (1..=MOST_FACES).contains(&faces) {
+        return Ok(faces);
+    }
+    let expected = format!("{width} numbers for each of 1 to {MOST_FACES} faces");
+    Err(Error::option(EMBEDDING, expected, format!("{found} numbers")).with_hint("give insightface's normed_embedding"))
 }
 
 /// Refuses a face without what reads it, and the reverse. Returns how many tokens it becomes, and whether the projector makes them.

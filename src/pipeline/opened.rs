@@ -126,7 +126,8 @@ pub struct Additions {
     pub controls: Vec<PathBuf>,
     /// InfiniteYou's projector, which makes tokens of a face: a file.
     pub id_projector: Option<PathBuf>,
-    /// Whether the first ControlNet reads a face in the prompt's place, with or without a projector.
+    /// Whether the first ControlNet reads a face in the prompt's place, with or without a projector; or, of Stable Diffusion, the
+    /// IP-Adapter reads one.
     pub takes_id: bool,
     /// Words that text encoders were taught: the file of each, and the word, if it is not the file's own.
     pub embeddings: Vec<(PathBuf, Option<String>)>,
@@ -190,6 +191,23 @@ impl Additions {
             true => Err(Error::option("--id-embedding", "a model whose ControlNets may read a face", "another")),
             false => Ok(()),
         }
+    }
+
+    /// The same beside a model whose IP-Adapters may read one, unless there is an IP-Adapter.
+    ///
+    /// # Errors
+    /// [`Error::Option`].
+    pub(super) fn refuse_face_alone(&self) -> Result<()> {
+        if self.takes_id && self.id_projector.is_none() {
+            return match self.ip_adapter {
+                Some(_) => Ok(()),
+                None => {
+                    let error = Error::option("--id-embedding", "an IP-Adapter that reads the face", "none");
+                    Err(error.with_hint("give ip-adapter-faceid with --ip-adapter"))
+                }
+            };
+        }
+        self.refuse_face()
     }
 
     /// Refuses a refiner beside a model that has none.
@@ -349,6 +367,11 @@ pub trait ImagePrompts: Networks {
 
     /// Whether the denoiser looks at pictures in its blocks.
     fn looks_in_blocks(&self) -> bool;
+
+    /// How many numbers of a face are read in the place of a picture; `None` if pictures are.
+    fn face_width(&self) -> Option<usize> {
+        None
+    }
 
     /// What runs, in the order in which it does.
     fn subjects(&self, settings: &Settings) -> Vec<Subject<'_>>;

@@ -107,7 +107,7 @@ pub(super) fn rules(side: usize, factor: usize, tokens: usize) -> Rules {
 }
 
 fn open(source: Source, additions: &Additions) -> Result<Opened> {
-    additions.refuse_face()?;
+    additions.refuse_face_alone()?;
     additions.refuse_refiner()?;
     for component in source.components() {
         component.require_configuration()?;
@@ -123,8 +123,9 @@ fn open(source: Source, additions: &Additions) -> Result<Opened> {
     check(&source, &unet, &clip, &vae)?;
     encoders::teach(&mut [(&mut clip, None)], additions)?;
     let controls = open_controls(additions, &unet, vae.factor())?;
-    let (image_prompts, ip) = SdImagePrompts::open(additions)?.unzip();
-    let mut unet = networks::unet_with(unet, &controls, ip.as_ref())?;
+    let (image_prompts, ip) = SdImagePrompts::open(additions, &unet)?.unzip();
+    let mut unet = networks::unet_with(unet, &controls, ip.as_ref().map(|ip| &ip.adapter))?;
+    ip.iter().try_for_each(|ip| ip.attach(&mut unet))?;
     let loras = additions.apply(&mut [unet.target(), clip.part.target()])?;
     let predicts_v = matches!(&scheduler, Scheduler::Discrete(config) if config.prediction_type == Prediction::V);
     let trained_on = if predicts_v { LARGER_SAMPLE_SIZE } else { SAMPLE_SIZE };

@@ -6,19 +6,20 @@ use super::run::{Run, finite, stage_runs};
 use super::seen::Seen;
 use super::towers::{of_a_picture, see, tower_subject};
 use crate::bind::alias;
+use crate::bind::lora::LowRank;
 use crate::image::Image;
-use crate::models::unet::{IpAdapter, IpForm, Projector};
+use crate::models::unet::{IpAdapter, IpForm, Projector, Unet};
 use crate::models::vision::{Family, Output, Vision};
 use crate::plan::Phase;
 use crate::plan::measure::Subject;
 use crate::source::slot::{IMAGE_ENCODER, IP_ADAPTER};
-use crate::source::{self, Network, Networks, Part, Place, networks};
+use crate::source::{self, Network, Networks, Part, Place, networks, unet_changes};
 use crate::stage::{Cadence, Dims, Symbol};
 use crate::{Error, Result, reserve};
 
 /// IP-Adapters, which go beside a model.
 pub(super) const IP: Place =
-    Place::needed(&IP_ADAPTER, &alias::UNET_IP, |component| Ok(Box::new(networks::unet_ip(component)?)));
+    Place::needed(&IP_ADAPTER, &alias::UNET_IP, |component| Ok(Box::new(unet_changes::unet_ip_alone(component)?)));
 const CLIP: Place = Place::needed(&IMAGE_ENCODER, &alias::CLIP_VISION, |component| {
     Ok(Box::new(networks::whole_vision(component, Family::Clip)?))
 });
@@ -27,9 +28,10 @@ const CLIP: Place = Place::needed(&IMAGE_ENCODER, &alias::CLIP_VISION, |componen
 const TOWER: &str = "ip encoder";
 const PROJECTOR: &str = "ip tokens";
 
-/// A vision tower, and what makes tokens of what it sees. What looks at these is within the denoiser.
+/// A vision tower, and what makes tokens of what it sees. What looks at these is within the denoiser. Of an adapter that reads the embeddings
+/// of faces, the tower is not there.
 pub(super) struct SdImagePrompts {
-    tower: Part<Vision>,
+    tower: Option<Part<Vision>>,
     projector: Part<Projector>,
     /// Whether tokens are made of one vector for a picture, which is 0 for a negative prompt.
     pooled: bool,
@@ -40,16 +42,36 @@ pub(super) struct SdImagePrompts {
 impl Networks for SdImagePrompts {
     fn networks(&self) -> Vec<Network<'_>> {
         // The projector's weights are the adapter's, which is with the denoiser.
-        self.tower.networks()
+        self.tower.as_ref().map(Networks::networks).unwrap_or_default()
+    }
+}
+
+/// What an IP-Adapter has within a UNet.
+pub(super) struct WithinUnet {
+    pub(super) adapter: Part<IpAdapter>,
+    /// What it changes in the UNet's own attentions.
+    changes: LowRank,
+}
+
+impl WithinUnet {
+    /// Changes `unet`, which has the adapter.
+    ///
+    /// # Errors
+    /// As [`LowRank::attach`].
+    pub(super) fn attach(&self, unet: &mut Part<Unet>) -> Result<()> {
+        match self.changes.is_empty() {
+            true => Ok(()),
+            false => self.changes.attach("", &mut unet.target()),
+        }
     }
 }
 
 impl SdImagePrompts {
-    /// What `additions` give, and the IP-Adapter that is to be within the UNet; `None` if they give nothing.
+    /// What `additions` give, and the IP-Adapter that is to be within `unet` with its changes of that; `None` if they give nothing.
     ///
     /// # Errors
     /// As [`open_with`](super::open_with).
-    pub(super) fn open(additions: &Additions) -> Result<Option<(SdImagePrompts, Part<IpAdapter>)>> {
+    pub(super) fn open(additions: &Additions, unet: &Part<Unet>) -> Result<Option<(SdImagePrompts, WithinUnet)>> {
         if let Some(path) = &additions.redux {
             let expected = "nothing, since it does not go beside this kind of model";
             return Err(Error::option("--redux", expected, path.display().to_string()));
@@ -64,8 +86,27 @@ impl SdImagePrompts {
                 None => Ok(None),
             };
         };
-        let adapter = networks::unet_ip(&source::beside(path, &IP)?)?;
+        let component = source::beside(path, &IP)?;
+        let adapter = networks::unet_ip(&component)?;
         let config = adapter.net.config();
+        config.fit(&component.origin, unet.net.config())?;
+        let changes = unet_changes::unet_ip_changes(&component, unet)?;
+        let projector = networks::unet_ip_projector(&adapter)?;
+        if let IpForm::Face { seen_dim, .. } = config.form {
+            if let Some(encoder) = additions.image_encoders.first() {
+                let expected = "nothing, since this IP-Adapter reads the embedding of a face";
+                return Err(Error::option("--image-encoder", expected, encoder.display().to_string()));
+            }
+            let widths = [seen_dim, config.token_dim * config.tokens()];
+            return Ok(Some((
+                SdImagePrompts { tower: None, projector, pooled: true, widths },
+                WithinUnet { adapter, changes },
+            )));
+        }
+        if additions.takes_id {
+            let expected = "an IP-Adapter that reads faces, as ip-adapter-faceid";
+            return Err(Error::option("--id-embedding", expected, path.display().to_string()));
+        }
         let pooled = matches!(config.form, IpForm::Projection { .. });
         let output =
             if pooled { Output::Pooled { projected: true } } else { Output::States { skipped: 1, normalised: false } };
@@ -80,8 +121,7 @@ impl SdImagePrompts {
         }
         let seen = if pooled { found } else { found * of_tower.tokens() };
         let widths = [seen, config.token_dim * config.tokens()];
-        let projector = networks::unet_ip_projector(&adapter)?;
-        Ok(Some((SdImagePrompts { tower, projector, pooled, widths }, adapter)))
+        Ok(Some((SdImagePrompts { tower: Some(tower), projector, pooled, widths }, WithinUnet { adapter, changes })))
     }
 
     /// How many pictures the tower sees, and of how many tokens are made.
@@ -100,16 +140,21 @@ impl ImagePrompts for SdImagePrompts {
         true
     }
 
+    fn face_width(&self) -> Option<usize> {
+        self.tower.is_none().then_some(self.widths[0])
+    }
+
     fn subjects(&self, settings: &Settings) -> Vec<Subject<'_>> {
         if settings.ip_images == 0 {
             return Vec::new();
         }
         let [seen, made] = SdImagePrompts::pictures(settings, self.pooled);
-        let dims = Dims::new().with(Symbol::IMAGE_TOKENS, self.tower.net.config().tokens());
-        vec![
-            tower_subject(&self.tower, TOWER, once(seen)),
-            subject(&self.projector, PROJECTOR, Phase::Encode, dims, once(made)),
-        ]
+        let tokens = self.tower.as_ref().map_or(1, |tower| tower.net.config().tokens());
+        let dims = Dims::new().with(Symbol::IMAGE_TOKENS, tokens);
+        let mut subjects = Vec::new();
+        subjects.extend(self.tower.as_ref().map(|tower| tower_subject(tower, TOWER, once(seen))));
+        subjects.push(subject(&self.projector, PROJECTOR, Phase::Encode, dims, once(made)));
+        subjects
     }
 
     fn bytes(&self, settings: &Settings) -> usize {
@@ -118,13 +163,14 @@ impl ImagePrompts for SdImagePrompts {
         }
         let [seen, made] = self.widths;
         let numbers = (settings.ip_images + 1).saturating_mul(3 * (seen + made));
-        of_a_picture(self.tower.net.config()) + size_of::<f32>() * numbers
+        let of_a_picture = self.tower.as_ref().map_or(0, |tower| of_a_picture(tower.net.config()));
+        of_a_picture + size_of::<f32>() * numbers
     }
 
     fn look(&self, request: &Request, settings: &Settings, run: &mut Run<'_>) -> Result<Seen> {
         let passes = settings.passes();
         let subjects = self.subjects(settings);
-        let [tower, projector] = &subjects[..] else {
+        let Some((projector, towers)) = subjects.split_last() else {
             // The adapter is there, and counts nothing.
             let nothing = reserve::zeros("tokens of a picture", self.widths[1])?;
             return Ok(Seen { ip: vec![nothing; passes], ..Seen::default() });
@@ -134,7 +180,13 @@ impl ImagePrompts for SdImagePrompts {
         let pictures: Vec<&Image> = request.ip_images.iter().map(|picture| picture.image()).collect();
         // As diffusers, a negative prompt comes with zeros: for pixels, or for what is seen of them.
         let blank = passes > 1;
-        let mut seen = see(&self.tower, tower, &pictures, blank && !self.pooled, run)?;
+        let mut seen = match (&self.tower, towers.first()) {
+            (Some(tower), Some(subject)) => see(tower, subject, &pictures, blank && !self.pooled, run)?,
+            _ => {
+                let faces = request.id_embedding.as_deref().unwrap_or_default();
+                faces.chunks_exact(self.widths[0].max(1)).map(<[f32]>::to_vec).collect()
+            }
+        };
         if blank && self.pooled {
             seen.push(reserve::zeros("what is seen of a picture", self.widths[0])?);
         }
@@ -146,7 +198,7 @@ impl ImagePrompts for SdImagePrompts {
             made.push(finite(running.get(self.projector.net.tokens)?, "what the IP-Adapter makes of a picture")?);
         }
         run.finish(running);
-        let (own, of_blank) = made.split_at(pictures.len());
+        let (own, of_blank) = made.split_at(settings.ip_images.min(made.len()));
         let mut ip = vec![own.concat()];
         for _ in 1..passes {
             ip.push(reserve::repeat("tokens of a picture", &of_blank.concat(), own.len())?);

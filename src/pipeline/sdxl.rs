@@ -198,7 +198,7 @@ fn open_refiner(source: Source, additions: &Additions) -> Result<Opened> {
 }
 
 fn open(source: Source, additions: &Additions) -> Result<Opened> {
-    additions.refuse_face()?;
+    additions.refuse_face_alone()?;
     for component in source.components() {
         component.require_configuration()?;
     }
@@ -217,8 +217,9 @@ fn open(source: Source, additions: &Additions) -> Result<Opened> {
     check(&source, &unet, &clips, &vae)?;
     let refiner = additions.refiner.as_deref().map(|path| refiner(path, vae.channels(), additions)).transpose()?;
     let controls = sd::open_controls(additions, &unet, vae.factor())?;
-    let (image_prompts, ip) = SdImagePrompts::open(additions)?.unzip();
-    let mut unet = networks::unet_with(unet, &controls, ip.as_ref())?;
+    let (image_prompts, ip) = SdImagePrompts::open(additions, &unet)?.unzip();
+    let mut unet = networks::unet_with(unet, &controls, ip.as_ref().map(|ip| &ip.adapter))?;
+    ip.iter().try_for_each(|ip| ip.attach(&mut unet))?;
     let [clip, clip_2] = &mut clips;
     encoders::teach(&mut [(clip, Some(BY_ENCODER[0])), (clip_2, Some(BY_ENCODER[1]))], additions)?;
     let loras = additions.apply(&mut [unet.target(), clip.part.target(), clip_2.part.target()])?;

@@ -94,7 +94,11 @@ pub fn settings(model: &Opened, request: &Request) -> Result<Settings> {
         upscaler.size([width, height], None)?;
     }
     let (frames, fps) = frames(model, request)?;
-    let (id_tokens, id_projected) = super::face::settings(model.face.as_ref(), request)?;
+    let ip_images = looked_at(model, request)?;
+    let (id_tokens, id_projected) = match face_width(model) {
+        Some(_) => (0, false),
+        None => super::face::settings(model.face.as_ref(), request)?,
+    };
     let mut settings = Settings {
         id_tokens,
         id_projected,
@@ -126,8 +130,8 @@ pub fn settings(model: &Opened, request: &Request) -> Result<Settings> {
         guided_above: rules.guided_above,
         redux: redux_weights(model, request)?,
         prompt_is_zero: request.without_prompt,
-        ip_images: request.ip_images.len(),
-        ip_scale: ip_scale(model, request)?,
+        ip_images,
+        ip_scale: ip_scale(model, request, ip_images)?,
         redux_tokens: if request.redux.is_empty() { 0 } else { prompt_tokens(model).unwrap_or(0) },
         controls: controls::settings(rules, &controls::of(rules, request)?)?,
         control_guess: controls::guesses(rules, request)?,
@@ -498,10 +502,25 @@ fn redux_weights(model: &Opened, request: &Request) -> Result<Vec<f32>> {
     }
 }
 
-/// How much the pictures of an IP-Adapter count.
-fn ip_scale(model: &Opened, request: &Request) -> Result<f32> {
+/// How many numbers of a face the IP-Adapter of `model` reads, if it reads faces.
+fn face_width(model: &Opened) -> Option<usize> {
+    model.image_prompts.as_ref().and_then(|pictures| pictures.face_width())
+}
+
+/// How many pictures, or faces, an IP-Adapter looks at.
+fn looked_at(model: &Opened, request: &Request) -> Result<usize> {
+    let Some(width) = face_width(model) else { return Ok(request.ip_images.len()) };
+    if !request.ip_images.is_empty() {
+        let error =
+            Error::option("--ip-image", "nothing, since this IP-Adapter reads the embedding of a face", "a picture");
+        return Err(error.with_hint("give what insightface says of it with --id-embedding FILE"));
+    }
+    super::face::count(request.id_embedding.as_deref(), width)
+}
+
+/// How much the `pictures` of an IP-Adapter count.
+fn ip_scale(model: &Opened, request: &Request, pictures: usize) -> Result<f32> {
     const OPTION: &str = "--ip-image";
-    let pictures = request.ip_images.len();
     if pictures == 0 {
         return match request.ip_scale {
             Some(_) => {

@@ -158,9 +158,15 @@ pub(super) static STRANGERS: &[Stranger] = &[
     ),
     like(
         &UNET_IP,
-        &["ip_adapter.0.to_k_lora.", "ip_adapter.0.to_q_lora.", "ip_adapter.1.to_q_lora.", "image_proj.proj.2."],
-        "IP-Adapter of Stable Diffusion for faces",
-        "take one for pictures: ip-adapter or ip-adapter-plus",
+        &["image_proj.perceiver_resampler."],
+        "IP-Adapter of Stable Diffusion for faces that reads pictures of them, too (FaceID Plus)",
+        "take ip-adapter-faceid without plus",
+    ),
+    like(
+        &UNET_IP,
+        &["image_proj.proj.3."],
+        "IP-Adapter of Stable Diffusion for whole faces (full face)",
+        "take ip-adapter-plus-face",
     ),
     other(&["pulid_ca.0.", "id_adapter_attn_layers.0."], "PuLID adapter", ALONE),
     beside(&["token_embd.weight"], "language model, llama.cpp names"),

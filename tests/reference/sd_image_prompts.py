@@ -1,10 +1,12 @@
 """Records what diffusers draws with IP-Adapters of Stable Diffusion 1 and XL: pictures that the UNet looks at beside the prompt.
 
-    python sd_image_prompts.py            writes sd1_ip, sd1_ip_plus and sdxl_ip
+    python sd_image_prompts.py            writes sd1_ip, sd1_ip_plus, sdxl_ip, sd1_face and sdxl_face
     python sd_image_prompts.py --check    compares with the committed files instead of writing them
 
 The models are those of stable_diffusion.py and stable_diffusion_xl.py; the vision tower is that of image_prompts.py. The adapters are
-loaded from files, by the names and numbers that people have them with.
+loaded from files, by the names and numbers that people have them with. Those for faces (FaceID) read the embeddings of a program that
+recognises faces, here numbers by formula, and have low-rank changes of the UNet's attentions: diffusers gives these to PEFT, here they are
+merged.
 """
 
 import argparse
@@ -37,17 +39,21 @@ RULES = [
     (r"norm(_out|1|2)?\.weight$|\.1\.0\.weight$", recipes.NORM),
     (r"\.bias$", recipes.Around(0.2)),
     (r"to_(kv|q)\.weight$|to_k_ip\.weight$", recipes.Gain(1.3)),
-    (r"\.1\.3\.weight$", recipes.AFTER_ACTIVATION),
+    (r"\.1\.3\.weight$|proj\.2\.weight$", recipes.AFTER_ACTIVATION),
+    (r"_lora\.up\.weight$", recipes.Gain(0.5)),
     (r"\.weight$", recipes.Gain(1.0)),
 ]
 # What a resampler has: hidden width, heads of 64, learnt tokens, layers.
 HIDDEN, HEADS, QUERIES, DEPTH = 128, 2, 5, 4
+# Numbers of a face, the width behind them, tokens of a face, and the rank of the changes.
+FACE, FACE_HIDDEN, FACE_TOKENS, RANK = 48, 96, 4, 3
 
 
 @dataclass(frozen=True)
 class Case:
-    """A request. Pictures by their sizes."""
+    """A request. Pictures by their sizes; of faces, how many."""
 
+    faces: int = 0
     pictures: tuple[tuple[int, int], ...] = ((CLIP_SIDE, CLIP_SIDE),)
     ip_scale: float = 0.7
     width: int = 56
@@ -77,13 +83,21 @@ GOLDENS = {
         "ip": Case(),
         "without_negative": Case(pictures=SEVERAL[:2], negative_prompt=None, width=72, height=88),
     },
+    "sd1_face": {
+        "face": Case(faces=1, pictures=(), width=104, height=72),
+        "without_cfg": Case(faces=1, pictures=(), ip_scale=1.3, **ALONE),
+        "several": Case(faces=2, pictures=(), batch=2, seed=2**64 - 1),
+    },
+    "sdxl_face": {
+        "face": Case(faces=1, pictures=(), negative_prompt=None, width=72, height=88),
+    },
 }
 
 
-def adapter(unet, is_plus: bool) -> tuple[dict[str, torch.Tensor], dict]:
+def adapter(unet, form: str) -> tuple[dict[str, torch.Tensor], dict]:
     """The weights of an adapter, and how the header describes them."""
     tower, width = CLIP["image_encoder"].config, unet.config.cross_attention_dim
-    if is_plus:
+    if form == "plus":
         seen, inner = tower["hidden_size"], 64 * HEADS
         shapes = {"latents": [1, QUERIES, HIDDEN], "proj_in.weight": [HIDDEN, seen], "proj_in.bias": [HIDDEN]}
         shapes |= {"proj_out.weight": [width, HIDDEN], "proj_out.bias": [width], "norm_out.weight": [width], "norm_out.bias": [width]}
@@ -93,6 +107,10 @@ def adapter(unet, is_plus: bool) -> tuple[dict[str, torch.Tensor], dict]:
             shapes |= {f"layers.{i}.0.to_q.weight": [inner, HIDDEN], f"layers.{i}.0.to_kv.weight": [2 * inner, HIDDEN]}
             shapes |= {f"layers.{i}.0.to_out.weight": [HIDDEN, inner]}
             shapes |= {f"layers.{i}.1.1.weight": [4 * HIDDEN, HIDDEN], f"layers.{i}.1.3.weight": [HIDDEN, 4 * HIDDEN]}
+    elif form == "face":
+        shapes = {"proj.0.weight": [FACE_HIDDEN, FACE], "proj.0.bias": [FACE_HIDDEN]}
+        shapes |= {"proj.2.weight": [FACE_TOKENS * width, FACE_HIDDEN], "proj.2.bias": [FACE_TOKENS * width]}
+        shapes |= {"norm.weight": [width], "norm.bias": [width]}
     else:
         shapes = {"proj.weight": [4 * width, tower["projection_dim"]], "proj.bias": [4 * width]}
         shapes |= {"norm.weight": [width], "norm.bias": [width]}
@@ -102,6 +120,9 @@ def adapter(unet, is_plus: bool) -> tuple[dict[str, torch.Tensor], dict]:
         if name.endswith("attn2.processor"):
             hidden = unet.get_submodule(name.removesuffix(".processor")).to_q.out_features
             shapes |= {f"ip_adapter.{i}.to_{of}_ip.weight": [hidden, width] for of in ("k", "v")}
+        if form == "face":
+            for of, rows, columns in changed(unet, name):
+                shapes |= {f"ip_adapter.{i}.to_{of}_lora.down.weight": [RANK, columns], f"ip_adapter.{i}.to_{of}_lora.up.weight": [rows, RANK]}
     described, tensors = [], {}
     for name in sorted(shapes):
         scale, offset = recipes.scale_offset(RULES, name, shapes[name])
@@ -110,10 +131,33 @@ def adapter(unet, is_plus: bool) -> tuple[dict[str, torch.Tensor], dict]:
     return tensors, {"library": "none", "class": "IP-Adapter", "file": "ip_adapter.safetensors", "config": {}, "tensors": described}
 
 
+def changed(unet, processor: str) -> list[tuple[str, int, int]]:
+    """The matrices of an attention that an adapter for faces changes, with their extents."""
+    attention = unet.get_submodule(processor.removesuffix(".processor"))
+    of = {"q": attention.to_q, "k": attention.to_k, "v": attention.to_v, "out": attention.to_out[0]}
+    return [(name, *matrix.weight.shape) for name, matrix in of.items()]
+
+
+def merge(unet, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Adds the low-rank changes among `tensors` to the matrices of `unet`; returns the others."""
+    for i, name in enumerate(unet.attn_processors):
+        attention = unet.get_submodule(name.removesuffix(".processor"))
+        for of, matrix in {"q": attention.to_q, "k": attention.to_k, "v": attention.to_v, "out": attention.to_out[0]}.items():
+            down, up = (tensors.get(f"ip_adapter.{i}.to_{of}_lora.{side}.weight") for side in ("down", "up"))
+            if down is not None:
+                matrix.weight.add_(up @ down)
+    return {name: tensor for name, tensor in tensors.items() if "_lora." not in name}
+
+
+def face(number: int) -> torch.Tensor:
+    """What a program that recognises faces is meant to say of one."""
+    return torch.from_numpy(synth.values("face", str(number), [FACE], 1.0, 0.0))
+
+
 class IpAdapter:
     """diffusers' pipeline with an adapter, which is loaded from a file as people have it."""
 
-    def __init__(self, base, is_plus: bool):
+    def __init__(self, base, form: str):
         networks, self.components = models.synthesise(cases.Case(components=CLIP))
         for component in self.components.values():
             component["tensors"] = [[tensor[key] for key in ("name", "shape", "scale", "offset")] for tensor in component["tensors"]]
@@ -124,7 +168,8 @@ class IpAdapter:
         processor = CLIPImageProcessor(size=CLIP_SIDE, crop_size=CLIP_SIDE)
         self.pipe = type(pipes["text"])(feature_extractor=processor, **networks, **parts)
         self.pipe.set_progress_bar_config(disable=True)
-        tensors, self.components["ip_adapter"] = adapter(self.pipe.unet, is_plus)
+        tensors, self.components["ip_adapter"] = adapter(self.pipe.unet, form)
+        tensors = merge(self.pipe.unet, tensors)
         with tempfile.TemporaryDirectory() as folder:
             save_file(tensors, Path(folder) / "ip_adapter.safetensors")
             self.pipe.load_ip_adapter(folder, subfolder="", weight_name="ip_adapter.safetensors", image_encoder_folder=None)
@@ -150,18 +195,29 @@ class IpAdapter:
                 generator=generate.generator((case.seed + i) % 2**64),
                 callback_on_step_end=keep,
                 output_type="latent",
-                ip_adapter_image=[pictures],
+                **(self.faces(case, pictures) if case.faces else {"ip_adapter_image": [pictures]}),
             )
             found.append(last[0][0].numpy())
         return np.stack(found)
 
 
+    def faces(self, case: Case, faces: list) -> dict:
+        """The argument with `faces`, and with zeros for the negative prompt before them."""
+        embeds = torch.stack(faces)[None]
+        return {"ip_adapter_image_embeds": [torch.cat([torch.zeros_like(embeds), embeds]) if case.cfg_scale > 1 else embeds]}
+
+
+def looked_at(case: Case) -> list:
+    """What a case has to look at."""
+    return [face(i) for i in range(case.faces)] or [given.picture(*size) for size in case.pictures]
+
+
 def without_effect(of: IpAdapter, name: str, case: Case, latents: np.ndarray) -> list[str]:
     """What a case would not show: a picture that changes nothing."""
     found = []
-    for i in range(len(case.pictures)):
-        pictures = [given.picture(*size) for size in case.pictures]
-        pictures[i] = ImageOps.invert(pictures[i])
+    for i in range(len(looked_at(case))):
+        pictures = looked_at(case)
+        pictures[i] = -pictures[i] if case.faces else ImageOps.invert(pictures[i])
         effect = goldenfile.nmse(of.draw(replace(case, batch=1), pictures)[0], latents[0])
         if effect < LEAST_EFFECT:
             found.append(f"{name}: picture {i} changes the latents by {effect:.1e}")
@@ -179,12 +235,14 @@ def main() -> None:
     if not hasattr(CLIPTextModel, "text_model"):
         CLIPTextModel.text_model = property(lambda encoder: encoder)
     problems = []
-    for golden, (model, base, is_plus) in {"sd1_ip": ("sd1", sd, False), "sd1_ip_plus": ("sd1", sd, True), "sdxl_ip": ("sdxl", xl, False)}.items():
+    forms = {"sd1_ip": "plain", "sd1_ip_plus": "plus", "sdxl_ip": "plain", "sd1_face": "face", "sdxl_face": "face"}
+    for golden, form in forms.items():
+        model, base = ("sd1", sd) if golden.startswith("sd1") else ("sdxl", xl)
         tensors, described = {}, {}
         with torch.no_grad():
-            of = IpAdapter(base, is_plus)
+            of = IpAdapter(base, form)
             for name, case in GOLDENS[golden].items():
-                latents = of.draw(case, [given.picture(*size) for size in case.pictures])
+                latents = of.draw(case, looked_at(case))
                 tensors[f"{name}.latents"], described[name] = latents, asdict(case)
                 problems += without_effect(of, f"{golden} {name}", case, latents)
                 print(f"{golden} {name}: rms {np.sqrt(np.square(latents).mean()):.2f}", flush=True)

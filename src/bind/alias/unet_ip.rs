@@ -16,6 +16,13 @@ pub static KIND: Kind = Kind {
     reads: None,
 };
 
+/// Of the weight `canonical` of a UNet, the attention that it is a matrix of, and what adapters that change it call it: `q`, `k`, `v`, `out`.
+pub fn matrix(canonical: &str) -> Option<(&str, &str)> {
+    let stem = canonical.strip_suffix(".weight")?;
+    let (attention, of) = stem.strip_suffix(".0").unwrap_or(stem).rsplit_once(".to_")?;
+    ["q", "k", "v", "out"].contains(&of).then_some((attention, of))
+}
+
 /// What files call the weight `canonical` of an adapter. They count all attentions, of which every second looks at the prompt.
 pub fn aliases(canonical: &str) -> Vec<Alternative> {
     let mut names = vec![canonical.to_owned()];
@@ -38,6 +45,14 @@ pub fn aliases(canonical: &str) -> Vec<Alternative> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn matrices_of_attentions() {
+        let of = "middle_block.1.transformer_blocks.0.attn2";
+        assert_eq!(matrix(&format!("{of}.to_out.0.weight")), Some((of, "out")));
+        assert_eq!(matrix(&format!("{of}.to_k.weight")), Some((of, "k")));
+        assert_eq!(matrix(&format!("{of}.to_out.0.bias")), None);
+    }
 
     #[test]
     fn every_second_attention_has_a_number() {

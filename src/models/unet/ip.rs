@@ -2,8 +2,9 @@
 //! prompt.
 //!
 //! Follows *IP-Adapter: Text Compatible Image Prompt Adapter for Text-to-Image Diffusion Models* (Ye et al., arXiv:2308.06721), and
-//! `IPAdapterAttnProcessor2_0` of diffusers. Two forms: a projection of the one vector that CLIP gives for a picture, or a
-//! [resampler](crate::models::resampler) over all that its last but one layer says (Plus). Tokens are made where prompts are encoded, by
+//! `IPAdapterAttnProcessor2_0` of diffusers. Three forms: a projection of the one vector that CLIP gives for a picture, a
+//! [resampler](crate::models::resampler) over all that its last but one layer says (Plus), or two layers over the embedding of a face
+//! (FaceID), which comes with low-rank changes of the UNet's attentions. Tokens are made where prompts are encoded, by
 //! a [`Projector`]; of each attention to the prompt, the UNet makes keys and values of them once a request.
 //!
 //! `E` width of what is seen, `J` width of a token, `n` tokens of a picture, `P` pictures, `C` channels of an attention, `B` batch.
@@ -17,6 +18,7 @@
 //! |-------------------|----------------------------------|---------------------------------------------------|
 //! | `ip.0..`          | `ip.tokens [J, nP, B]`, `ip.scale [1]` | keys and values of the attention, `[C, nP, B]` each |
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use pinhole_quant::DType;
@@ -56,6 +58,15 @@ pub enum IpForm {
     },
     /// By a resampler.
     Resampler(resampler::Config),
+    /// Of a face: by two layers over one embedding, `E` wide.
+    Face {
+        /// `E`.
+        seen_dim: usize,
+        /// Width between the layers.
+        hidden_dim: usize,
+        /// `n`.
+        tokens: usize,
+    },
 }
 
 /// The sizes of an IP-Adapter.
@@ -80,6 +91,12 @@ impl IpConfig {
             true => {
                 let own = |name: &str| shape_of(&format!("{RESAMPLER}{name}"));
                 IpForm::Resampler(resampler::Config::from_shapes(own, origin)?)
+            }
+            false if shapes.has("ip.proj.0.weight") => {
+                let [seen_dim, hidden_dim, ..] = shapes.dims("ip.proj.0.weight")?;
+                let [_, numbers, ..] = shapes.dims("ip.proj.2.weight")?;
+                let [token_dim, ..] = shapes.dims("ip.norm.weight")?;
+                IpForm::Face { seen_dim, hidden_dim, tokens: numbers / token_dim } // extents are never 0
             }
             false => {
                 let [seen_dim, numbers, ..] = shapes.dims("ip.proj.weight")?;
@@ -139,7 +156,7 @@ impl IpConfig {
     /// `E`.
     pub fn seen_dim(&self) -> usize {
         match &self.form {
-            IpForm::Projection { seen_dim, .. } => *seen_dim,
+            IpForm::Projection { seen_dim, .. } | IpForm::Face { seen_dim, .. } => *seen_dim,
             IpForm::Resampler(resampler) => resampler.embedding_dim,
         }
     }
@@ -147,7 +164,7 @@ impl IpConfig {
     /// `n`.
     pub fn tokens(&self) -> usize {
         match &self.form {
-            IpForm::Projection { tokens, .. } => *tokens,
+            IpForm::Projection { tokens, .. } | IpForm::Face { tokens, .. } => *tokens,
             IpForm::Resampler(resampler) => resampler.num_queries,
         }
     }
@@ -170,6 +187,19 @@ fn attentions(unet: &Config) -> Vec<(String, usize)> {
         }
     }
     all
+}
+
+/// The attentions of a UNet by their names, with the numbers that adapters have for them: diffusers counts those within the picture, too.
+pub fn ip_attentions(unet: &Config) -> HashMap<String, usize> {
+    let mut numbers = HashMap::new();
+    for (i, (block, _)) in attentions(unet).into_iter().enumerate() {
+        if let Some((layer, block)) = block.rsplit_once('.') {
+            for (attention, number) in [("attn1", 2 * i), ("attn2", 2 * i + 1)] {
+                numbers.insert(format!("{layer}.transformer_blocks.{block}.{attention}"), number);
+            }
+        }
+    }
+    numbers
 }
 
 /// An IP-Adapter by itself: what its file has of weights.
@@ -221,26 +251,30 @@ impl Projector {
 
 /// Declares the stages that make tokens. Gives the ports of what is seen and of the tokens.
 fn declare_projector(model: &mut Model, config: &IpConfig) -> Result<(Port, Port)> {
-    let (seen_dim, count) = match &config.form {
-        IpForm::Resampler(resampler) => {
-            return model.within_passes((RESAMPLER, None), |model| Resampler::declare(model, resampler));
-        }
-        IpForm::Projection { seen_dim, tokens } => (*seen_dim, *tokens),
-    };
-    let width = config.token_dim;
+    if let IpForm::Resampler(resampler) = &config.form {
+        return model.within_passes((RESAMPLER, None), |model| Resampler::declare(model, resampler));
+    }
+    let (seen_dim, count, width) = (config.seen_dim(), config.tokens(), config.token_dim);
     let seen = model.port("ip.seen", &[seen_dim.into()], DType::F32, Lifetime::Pass);
     let tokens = model.port("ip.made", &[width.into(), count.into()], DType::F32, Lifetime::Pass);
     model.stage("ip.tokens", Cadence::Request, |s| {
-        let proj = Linear::declare(&mut s.sub("ip.proj"), seen_dim, count * width, Role::MatMul)?;
+        let mut proj = Vec::new();
+        if let IpForm::Face { hidden_dim, .. } = config.form {
+            proj.push(Linear::declare(&mut s.sub("ip.proj.0"), seen_dim, hidden_dim, Role::MatMul)?);
+            proj.push(Linear::declare(&mut s.sub("ip.proj.2"), hidden_dim, count * width, Role::MatMul)?);
+        } else {
+            proj.push(Linear::declare(&mut s.sub("ip.proj"), seen_dim, count * width, Role::MatMul)?);
+        }
         let norm = LayerNorm::declare(&mut s.sub("ip.norm"), width, EPS)?;
         Ok(Tokens { proj, norm, seen, tokens })
     })?;
     Ok((seen, tokens))
 }
 
-/// The tokens of one picture.
+/// The tokens of one picture, or of one face.
 struct Tokens {
-    proj: Linear,
+    /// One layer, or several with GELU between them.
+    proj: Vec<Linear>,
     norm: LayerNorm,
     seen: Port,
     tokens: Port,
@@ -248,7 +282,11 @@ struct Tokens {
 
 impl Block for Tokens {
     fn build(&self, b: &Build<'_>) -> Result<()> {
-        let numbers = self.proj.build(b, b.read(self.seen)?)?; // [nJ]
+        let mut numbers = b.read(self.seen)?;
+        for (i, layer) in self.proj.iter().enumerate() {
+            let x = if i > 0 { b.g.gelu_erf(numbers)? } else { numbers };
+            numbers = layer.build(b, x)?; // in the end [nJ]
+        }
         let [width, count, ..] = b.shape(self.tokens)?.dims();
         b.write(self.tokens, self.norm.build(b, b.g.reshape(numbers, &[width, count])?)?)
     }
@@ -361,7 +399,7 @@ mod tests {
         IpConfig { form, token_dim: unet.cross_attention_dim, channels }
     }
 
-    fn forms(token_dim: usize) -> [IpForm; 2] {
+    fn forms(token_dim: usize) -> [IpForm; 3] {
         let resampler = resampler::Config {
             embedding_dim: 1280,
             dim: 768,
@@ -372,7 +410,8 @@ mod tests {
             ff_inner_dim: 3072,
             output_dim: token_dim,
         };
-        [IpForm::Projection { seen_dim: 1024, tokens: 4 }, IpForm::Resampler(resampler)]
+        let face = IpForm::Face { seen_dim: 512, hidden_dim: 1024, tokens: 4 };
+        [IpForm::Projection { seen_dim: 1024, tokens: 4 }, IpForm::Resampler(resampler), face]
     }
 
     #[test]
@@ -394,7 +433,7 @@ mod tests {
 
     #[test]
     fn published_sizes() {
-        let [plain, _] = forms(768);
+        let [plain, ..] = forms(768);
         let adapter = IpAdapter::new(&config(&Config::sd1(), plain)).unwrap().model;
         // ip-adapter_sd15: 16 attentions, and a projection of 1024 to four tokens.
         assert_eq!(adapter.manifest().parameters(), 22_319_616);
@@ -413,6 +452,14 @@ mod tests {
             let last = both.at(Cadence::Request).end;
             assert!(both.stages()[last..].iter().all(|stage| stage.cadence == Cadence::Step));
         }
+    }
+
+    #[test]
+    fn attentions_have_numbers() {
+        let numbers = ip_attentions(&Config::sdxl());
+        assert_eq!(numbers.len(), 140);
+        assert_eq!(numbers["input_blocks.4.1.transformer_blocks.1.attn1"], 2);
+        assert_eq!(numbers["middle_block.1.transformer_blocks.9.attn2"], 139);
     }
 
     #[test]

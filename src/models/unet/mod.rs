@@ -61,7 +61,7 @@ use crate::stage::{Cadence, Dims, Model, Port, Symbol};
 
 pub use config::{Config, Depths, MOST_LEVELS, PerLevel, SIZES, SIZES_OF_REFINER};
 pub use fit::{fit_adapter, fit_control};
-pub use ip::{IP_PICTURES, IpAdapter, IpConfig, IpForm, IpPorts, Projector};
+pub use ip::{IP_PICTURES, IpAdapter, IpConfig, IpForm, IpPorts, Projector, ip_attentions};
 pub use ports::Ports;
 
 /// The sizes of a request.

@@ -1,4 +1,4 @@
-//! IP-Adapters of Stable Diffusion 1 and XL, plain and Plus. The expected latents were recorded by `tests/reference/sd_image_prompts.py`.
+//! IP-Adapters of Stable Diffusion 1 and XL, plain, Plus and for faces. The expected latents were recorded by `tests/reference/sd_image_prompts.py`.
 
 use pinhole::convert::Target;
 use pinhole::image::Picture;
@@ -28,10 +28,10 @@ impl Files {
     }
 
     fn additions(&self) -> Additions {
-        Additions {
-            ip_adapter: Some(self.at("ip_adapter/ip_adapter.safetensors")),
-            image_encoders: vec![self.at("image_encoder")],
-            ..Additions::default()
+        let ip_adapter = Some(self.at("ip_adapter/ip_adapter.safetensors"));
+        match self.golden.name.ends_with("_face") {
+            true => Additions { ip_adapter, takes_id: true, ..Additions::default() },
+            false => Additions { ip_adapter, image_encoders: vec![self.at("image_encoder")], ..Additions::default() },
         }
     }
 
@@ -59,15 +59,31 @@ impl Files {
             batch: whole("batch").unwrap(),
             ip_scale: number("ip_scale"),
             ip_images: at("pictures").as_array().unwrap().iter().map(picture).collect(),
+            id_embedding: faces(whole("faces").unwrap()),
             ..Request::default()
         }
     }
 }
 
+/// What a program that recognises faces is meant to say of so many.
+fn faces(count: usize) -> Option<Vec<f32>> {
+    const NUMBERS: usize = 48;
+    let one = |number: usize| support::synth::Weight {
+        component: "face".into(),
+        name: number.to_string(),
+        shape: vec![NUMBERS],
+        scale: 1.0,
+        offset: 0.0,
+        first: Vec::new(),
+        checksum: 0,
+    };
+    (count > 0).then(|| (0..count).flat_map(|number| one(number).values()).collect())
+}
+
 #[test]
 fn latents_equal_diffusers() {
     let mut wrong = Vec::new();
-    for name in ["sd1_ip", "sd1_ip_plus", "sdxl_ip"] {
+    for name in ["sd1_ip", "sd1_ip_plus", "sdxl_ip", "sd1_face", "sdxl_face"] {
         let files = Files::of(name);
         let mut pipeline = on(files.open(&files.additions()).unwrap(), "cpu");
         for case in files.golden.at("/cases").as_object().unwrap().keys() {
@@ -77,6 +93,9 @@ fn latents_equal_diffusers() {
             if nmse > MOST {
                 wrong.push(format!("{name} {case}: {nmse:.2e}"));
             }
+        }
+        if name.ends_with("_face") {
+            continue;
         }
         // Without pictures, the adapter changes nothing.
         let request = Request { ip_images: Vec::new(), ip_scale: None, steps: Some(1), ..files.request("ip") };
@@ -121,6 +140,69 @@ fn streamed_equals_resident() {
             assert!(bits(&resident) == bits(&streamed), "{name} {case} {file_type:?}: other latents");
         }
     }
+}
+
+/// An adapter for faces changes weights of every type.
+#[test]
+fn faces_stream_as_they_stay() {
+    let files = Files::of("sd1_face");
+    let request = Request { steps: Some(2), ..files.request("several") };
+    let directory = pipeline::open(&Source::open(&files.at("model")).unwrap()).unwrap();
+    for file_type in ["f32", "q8_0", "q4_k_s"] {
+        let path = files.at(&format!("{file_type}.gguf"));
+        let plan = convert::plan(&directory.source, &directory.networks(), file_type.parse::<FileType>().unwrap());
+        plan.unwrap().write(&path, WriteOptions::default(), &mut |_| Ok(())).unwrap();
+        let model = pipeline::open_with(&Source::open(&path).unwrap(), &files.additions()).unwrap();
+        let mut pipeline = on(model, "cpu:discrete");
+        let mut draw = |offload| {
+            pipeline.set_memory(MemoryOptions { vram: None, offload, host: None });
+            generate(&mut pipeline, &request)
+        };
+        let (resident, streamed) = (draw(Offload::None), draw(Offload::Sequential));
+        assert!(resident.plan.all_resident && !streamed.plan.all_resident);
+        assert!(bits(&resident) == bits(&streamed), "{file_type}: other latents");
+    }
+}
+
+#[test]
+fn faces_that_cannot_be_read() {
+    let (files, xl, plain) = (Files::of("sd1_face"), Files::of("sdxl_face"), Files::of("sd1_ip"));
+    let model = files.open(&files.additions()).unwrap();
+    let said = |change: fn(&mut Request)| {
+        let mut request = files.request("face");
+        change(&mut request);
+        pipeline::settings(&model, &request).unwrap_err().to_string()
+    };
+    assert_eq!(
+        said(|request| request.id_embedding = None),
+        "--id-embedding: expected the face that the IP-Adapter reads, found none"
+    );
+    assert_eq!(
+        said(|request| request.id_embedding = Some(vec![0.5; 50])),
+        "--id-embedding: expected 48 numbers for each of 1 to 16 faces, found 50 numbers"
+    );
+    assert_eq!(
+        said(|request| request.id_embedding = Some(vec![f32::NAN; 48])),
+        "--id-embedding: expected finite numbers, found NaN"
+    );
+    let error = said(|request| request.ip_images = vec![given::picture(8, 8)]);
+    assert!(error.starts_with("--ip-image: expected nothing, since this IP-Adapter reads the embedding of a face"));
+    let refused = |files: &Files, additions: Additions| files.open(&additions).err().unwrap().to_string();
+    let error = refused(&files, Additions { ip_adapter: xl.additions().ip_adapter, ..files.additions() });
+    assert!(error.contains("width of a token: expected 128, as the UNet has, found 320"), "{error}");
+    let error = refused(&files, Additions { image_encoders: vec!["tower".into()], ..files.additions() });
+    assert!(error.starts_with("--image-encoder: expected nothing"), "{error}");
+    let error = refused(&plain, Additions { takes_id: true, ..plain.additions() });
+    assert!(error.starts_with("--id-embedding: expected an IP-Adapter that reads faces"), "{error}");
+    let error = refused(&plain, Additions { takes_id: true, ..Additions::default() });
+    assert!(error.starts_with("--id-embedding: expected an IP-Adapter that reads the face, found none"), "{error}");
+    // Its changes belong to the UNet, so that a file of the adapter alone would lack them.
+    let path = files.at("ip_adapter/ip_adapter.safetensors");
+    let parts = vec![(&slot::IP_ADAPTER, path)];
+    let parts = pinhole::source::Files { parts, ..pinhole::source::Files::default() };
+    let alone = pipeline::component(&Source::assemble(None, &parts).unwrap(), &slot::IP_ADAPTER);
+    let error = alone.err().unwrap().to_string();
+    assert!(error.contains("holds an IP-Adapter with low-rank changes of its UNet"), "{error}");
 }
 
 #[test]
