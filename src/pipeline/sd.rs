@@ -36,6 +36,8 @@ pub(super) static SD1: Family = Family {
         "StableDiffusionImg2ImgPipeline",
         "StableDiffusionInpaintPipeline",
         "StableDiffusionInstructPix2PixPipeline",
+        "LatentConsistencyModelPipeline",
+        "LatentConsistencyModelImg2ImgPipeline",
     ],
     places: &[
         Place::needed(&UNET, &alias::UNET, |component| Ok(Box::new(networks::unet(component)?))),
@@ -131,6 +133,7 @@ fn open(source: Source, additions: &Additions) -> Result<Opened> {
     let trained_on = if predicts_v { LARGER_SAMPLE_SIZE } else { SAMPLE_SIZE };
     let side = sample_size(source.component(&UNET)?, trained_on) * vae.factor();
     let rules = rules(side, vae.factor(), clip.reader(CLIP_NAME).length).with(beside(&unet, &vae));
+    let rules = rules.with_guidance(&unet);
     let rules = with_controls(rules.read(&source, GuidanceScale::Free)?, &controls);
     Ok(Opened {
         family: &SD1,
@@ -184,7 +187,7 @@ pub(super) fn open_controls(additions: &Additions, unet: &Part<Unet>, factor: us
             let (origin, at) = (control.bound().origin(), "pixels to one of what the picture becomes");
             return Err(Error::mismatch(origin, at, factor.to_string(), config.pixels().to_string()));
         }
-        controls.push(Follower::Net(control));
+        controls.push(control);
     }
     Ok(controls)
 }
@@ -216,8 +219,33 @@ const WIDTH_OF_2: usize = 1024;
 /// self-attention. No file says what its model predicts; ComfyUI tells them apart so.
 const SPREAD_OF_V: f32 = 0.09;
 
+impl Rules {
+    /// What holds for a UNet that is told how closely to follow the prompt: it draws in few steps, with one pass each.
+    pub(super) fn with_guidance(self, unet: &Part<Unet>) -> Rules {
+        if unet.net.config().time_cond_proj_dim.is_none() {
+            return self;
+        }
+        let defaults = Defaults { steps: LCM_STEPS, cfg_scale: 1.0, ..self.defaults };
+        Rules { guidance: Some(LCM_GUIDANCE), defaults, ..self }
+    }
+}
+
+/// Steps and guidance of a latent consistency model, as diffusers' pipeline has them.
+const LCM_STEPS: usize = 4;
+const LCM_GUIDANCE: f32 = 8.5;
+
+/// The schedule of a latent consistency model whose files have none; `None` for other UNets.
+pub(super) fn schedule_of_lcm(unet: &Part<Unet>) -> Option<DiscreteConfig> {
+    let class_name = "LCMScheduler".to_owned();
+    let published = DiscreteConfig { class_name, set_alpha_to_one: Some(true), ..DiscreteConfig::stable_diffusion() };
+    unet.net.config().time_cond_proj_dim.map(|_| published)
+}
+
 /// The published schedule of a model whose files have none. No UNet that takes more than latents predicts velocities.
 fn schedule(unet: &Part<Unet>) -> Result<DiscreteConfig> {
+    if let Some(of_lcm) = schedule_of_lcm(unet) {
+        return Ok(of_lcm);
+    }
     let first = DiscreteConfig::stable_diffusion();
     let (config, mut last) = (unet.net.config(), None);
     for (id, weight) in unet.net.model.manifest().iter() {

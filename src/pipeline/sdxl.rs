@@ -212,7 +212,10 @@ fn open(source: Source, additions: &Additions) -> Result<Opened> {
     let vae = Vae::open(&source, Some(SCALE))?;
     let scheduler = match &source.scheduler {
         Some(Text { text, origin }) => sd::of_noise(Scheduler::from_json(text, origin)?, origin)?,
-        None => Scheduler::Discrete(schedule(source.component(&UNET)?)),
+        None => match sd::schedule_of_lcm(&unet) {
+            Some(of_lcm) => Scheduler::Discrete(of_lcm),
+            None => Scheduler::Discrete(schedule(source.component(&UNET)?)),
+        },
     };
     check(&source, &unet, &clips, &vae)?;
     let refiner = additions.refiner.as_deref().map(|path| refiner(path, vae.channels(), additions)).transpose()?;
@@ -225,6 +228,7 @@ fn open(source: Source, additions: &Additions) -> Result<Opened> {
     let loras = additions.apply(&mut [unet.target(), clip.part.target(), clip_2.part.target()])?;
     let side = sd::sample_size(source.component(&UNET)?, SAMPLE_SIZE) * vae.factor();
     let rules = rules(side, vae.factor(), clips[0].reader(NAMES[0]).length).with(sd::beside(&unet, &vae));
+    let rules = rules.with_guidance(&unet);
     let zeros = source.pipeline_setting(FORCE_ZEROS).and_then(|setting| setting.as_bool());
     let rules = Rules { zeros_without_negative: zeros.unwrap_or(rules.zeros_without_negative), ..rules };
     let rules = sd::with_controls(rules.read(&source, GuidanceScale::Free)?, &controls);

@@ -73,6 +73,14 @@ fn residual_scales(count: usize, scale: f32, guesses: bool) -> Vec<f32> {
     (0..count).map(|i| factor(i) * scale).collect()
 }
 
+/// The guidance as a UNet is told it: `width` numbers, sines first, as `get_guidance_scale_embedding` of diffusers' pipelines computes them.
+fn embedded_guidance(guidance: f32, width: usize) -> Vec<f32> {
+    let (half, scaled) = (width / 2, (guidance - 1.0) * 1000.0);
+    let step = 10000f32.ln() / half.saturating_sub(1).max(1) as f32;
+    let angle = |i: usize| scaled * (i as f32 * -step).exp();
+    (0..half).map(|i| angle(i).sin()).chain((0..half).map(|i| angle(i).cos())).collect()
+}
+
 impl UnetDenoiser {
     pub(super) fn new(part: Part<Unet>, controls: &[Follower]) -> UnetDenoiser {
         UnetDenoiser { part, controls: controls.iter().map(Follower::config).collect() }
@@ -187,6 +195,10 @@ impl Denoiser for UnetDenoiser {
             session.set(ip.scale, &[given.settings.ip_scale])?;
         }
         session.set(ports.time, &given.times(|time| sinusoid(time, width))?)?;
+        if let Some(guidance) = ports.guidance {
+            let width = self.part.net.config().time_cond_proj_dim.unwrap_or(0);
+            session.set(guidance, &embedded_guidance(given.settings.guidance.unwrap_or(1.0), width))?;
+        }
         if let Some(added) = ports.added {
             session.set(added, &self.added(given)?)?;
         }
@@ -240,6 +252,13 @@ mod tests {
         let gray = adapter::Config { in_channels: 1, ..config };
         let found = unshuffled(&[0.2; 4 * 2 * 3], 4, &gray).unwrap();
         assert!(found.len() == 8 && found.iter().all(|value| (value - 0.2).abs() < 1e-6));
+    }
+
+    #[test]
+    fn no_guidance_is_an_angle_of_0() {
+        assert_eq!(embedded_guidance(1.0, 6), [0.0, 0.0, 0.0, 1.0, 1.0, 1.0]);
+        let found = embedded_guidance(1.001, 4);
+        assert!((found[0] - 1f32.sin()).abs() < 1e-3 && (found[1] - 1e-4).abs() < 1e-6, "{found:?}");
     }
 
     #[test]

@@ -26,10 +26,10 @@ const THREADS: usize = 2;
 /// 7e-11 away, and up to 8e-11 for the larger model; others round in another order, and weights that are off by 1e-6 move those of the
 /// smaller one by some 2e-10. One case of the second is guided far from an empty text, which multiplies rounding: it is 1.9e-10 away with
 /// ggml's products, and 2.8e-10 and 3.0e-10 with pinhole's, for runs of 64 and of 256 columns.
-const MOST: [(&str, f64); 3] = [("sd1", 2e-10), ("sd2", 5e-10), ("sdxl", 5e-10)];
+const MOST: [(&str, f64); 4] = [("sd1", 2e-10), ("sd2", 5e-10), ("sdxl", 5e-10), ("sd1_lcm", 2e-10)];
 
-/// The synthetic model of each family.
-const MODELS: [&str; 3] = ["sd1", "sd2", "sdxl"];
+/// The synthetic model of each family, and one that is told how closely to follow the prompt.
+const MODELS: [&str; 4] = ["sd1", "sd2", "sdxl", "sd1_lcm"];
 
 fn golden() -> Golden {
     Golden::load("sd1")
@@ -53,6 +53,7 @@ fn request(golden: &Golden, case: &str) -> Request {
         steps: Some(whole("steps")),
         seed: at("seed").as_u64().unwrap(),
         cfg_scale: at("cfg_scale").as_f64().map(|scale| scale as f32),
+        guidance: maybe("guidance").map(number),
         sampler: named.map(|(sampler, _)| sampler),
         schedule: named.and_then(|(_, schedule)| schedule),
         sigmas: maybe("sigmas").and_then(Value::as_array).map(|list| list.iter().map(number).collect()),
@@ -175,6 +176,7 @@ fn streamed_equals_resident() {
     streamed(&Golden::load("sd1"), &["empty_negative", "inpaint", "batch", "batch_sde"]);
     streamed(&Golden::load("sd2"), &["clip_skip", "batch"]);
     streamed(&Golden::load("sdxl"), &["sizes", "inpaint", "batch"]);
+    streamed(&Golden::load("sd1_lcm"), &["euler"]);
 }
 
 fn streamed(golden: &Golden, cases: &[&str]) {

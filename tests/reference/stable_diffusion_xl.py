@@ -102,6 +102,7 @@ class Case(sd.Case):
     crop: tuple[int, int] | None = None
 
 
+FEW = {"cfg_scale": 0.0, "negative_prompt": None, "width": 56, "height": 40}
 CASES = {
     "text": Case(decoded=True),
     # Zeros stand for a negative prompt that is not given.
@@ -113,6 +114,13 @@ CASES = {
     "dpm": Case(sampler="dpm++_2m_karras", width=72, height=88),
     "img2img": Case(strength=0.75, width=88, height=56),
     "inpaint": Case(strength=0.8, masked=True, width=72, height=88),
+    # As models that draw in few steps are run: Turbo, Lightning, and LCM's by a LoRA.
+    "turbo": Case(sampler="euler_a", scheduler={"timestep_spacing": "trailing"}, steps=1, **FEW),
+    "turbo_4": Case(sampler="euler_a", scheduler={"timestep_spacing": "trailing"}, steps=4, **FEW),
+    "turbo_picture": Case(sampler="euler_a", scheduler={"timestep_spacing": "trailing"}, steps=2, strength=0.5, **FEW),
+    "lightning": Case(sampler="euler_sgm_uniform", steps=4, **FEW),
+    "lightning_2": Case(sampler="euler_sgm_uniform", steps=2, **FEW),
+    "lcm": Case(sampler="lcm", steps=4, **FEW | {"cfg_scale": 1.0}),
     "batch": Case(batch=2, sampler="euler_a", width=56, height=40, steps=4, seed=2**64 - 1),
 }
 

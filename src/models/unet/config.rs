@@ -42,6 +42,10 @@ pub struct Config {
     pub norm_eps: f32,
     /// Whether files hold the projections around a transformer as matrices: as convolutions of one pixel they are the same.
     pub use_linear_projection: bool,
+    /// Width of the embedded guidance that is added to the time, in a UNet that is told how closely to follow the prompt, as a latent
+    /// consistency model is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time_cond_proj_dim: Option<usize>,
     /// `text_time` where the pooled prompt and six sizes are added to the time.
     pub addition_embed_type: Option<String>,
     /// Width of the sinusoidal embedding of each of the six sizes.
@@ -110,6 +114,9 @@ pub const SIZES_OF_REFINER: usize = 5;
 /// Width of the embedding of a size in the published models.
 const SIZE_WIDTH: usize = 256;
 
+/// What a UNet makes of the embedded guidance.
+const GUIDANCE: &str = "time_embed.cond_proj.weight";
+
 /// The width of the prompt in Stable Diffusion 1, whose attention has so many heads at every level; later ones have heads of
 /// the width below.
 const FIRST_CONTEXT: usize = 768;
@@ -121,7 +128,7 @@ const PLAIN: [&str; 2] = ["DownBlock2D", "UpBlock2D"];
 const MIDDLES: [&str; 2] = ["UNetMidBlock2DCrossAttn", "UNetMidBlock2D"];
 
 /// Settings that change the network and that pinhole knows one value of, which is diffusers' default.
-const FIXED: [(&str, &str); 27] = [
+const FIXED: [(&str, &str); 26] = [
     ("act_fn", "\"silu\""),
     ("attention_type", "\"default\""),
     ("center_input_sample", "false"),
@@ -144,7 +151,6 @@ const FIXED: [(&str, &str); 27] = [
     ("resnet_out_scale_factor", "1"),
     ("resnet_skip_time_act", "false"),
     ("resnet_time_scale_shift", "\"default\""),
-    ("time_cond_proj_dim", "null"),
     ("time_embedding_act_fn", "null"),
     ("time_embedding_dim", "null"),
     ("time_embedding_type", "\"positional\""),
@@ -170,6 +176,7 @@ impl Default for Config {
             norm_num_groups: 32,
             norm_eps: 1e-5,
             use_linear_projection: false,
+            time_cond_proj_dim: None,
             addition_embed_type: None,
             addition_time_embed_dim: None,
             projection_class_embeddings_input_dim: None,
@@ -239,7 +246,7 @@ impl Config {
     /// The same with a plain way up, for networks that have none.
     pub(super) fn without_way_up(self) -> Config {
         let up_block_types = vec![PLAIN[1].to_owned(); self.levels()];
-        Config { up_block_types, reverse_transformer_layers_per_block: None, ..self }
+        Config { up_block_types, reverse_transformer_layers_per_block: None, time_cond_proj_dim: None, ..self }
     }
 
     /// Reads the sizes off the weights in the file `origin`, where `shape_of` gives the shape of a canonical name.
@@ -291,6 +298,7 @@ impl Config {
             block_out_channels: levels.channels,
             cross_attention_dim,
             use_linear_projection: projection[2..] == [1, 1],
+            time_cond_proj_dim: if shapes.has(GUIDANCE) { Some(shapes.dims(GUIDANCE)?[0]) } else { None },
             addition_embed_type: added.is_some().then(|| "text_time".into()),
             addition_time_embed_dim: added.is_some().then_some(SIZE_WIDTH),
             projection_class_embeddings_input_dim: added.map(|[width, ..]| width),
@@ -425,6 +433,16 @@ impl Config {
 
     /// The sizes and the pooled prompt are there together or not at all.
     fn validate_added(&self, origin: &Path) -> Result<()> {
+        if let Some(width) = self.time_cond_proj_dim {
+            settings::limit(origin, "time_cond_proj_dim", width, 4..=MOST_WIDTH)?;
+            settings::require(
+                origin,
+                "time_cond_proj_dim",
+                width.is_multiple_of(2),
+                || "an even number".into(),
+                width,
+            )?;
+        }
         let Some(kind) = &self.addition_embed_type else { return Ok(()) };
         settings::require(origin, "addition_embed_type", kind == "text_time", || "text_time or null".into(), kind)?;
         let size = self.addition_time_embed_dim.unwrap_or(0);
@@ -605,7 +623,8 @@ mod tests {
     #[test]
     fn shapes_tell_the_sizes() {
         let inpaint = Config { in_channels: 9, ..Config::sd1() };
-        for config in [Config::sd1(), Config::sd2(), Config::sdxl(), inpaint, distilled(), tiny()] {
+        let guided = Config { time_cond_proj_dim: Some(256), ..Config::sd1() };
+        for config in [Config::sd1(), Config::sd2(), Config::sdxl(), inpaint, guided, distilled(), tiny()] {
             let net = Unet::new(&config).unwrap();
             let shape_of = |name: &str| {
                 let shape = net.model.manifest().iter().find(|(_, weight)| weight.name == name);
@@ -641,8 +660,8 @@ mod tests {
             "config.json: only_cross_attention: expected false, found true"
         );
         assert_eq!(
-            refusal(r#"{"time_cond_proj_dim": 256}"#),
-            "config.json: time_cond_proj_dim: expected null, found 256"
+            refusal(r#"{"time_cond_proj_dim": 257}"#),
+            "config.json: time_cond_proj_dim: expected an even number, found 257"
         );
         assert_eq!(
             refusal(r#"{"attention_head_dim": 7}"#),

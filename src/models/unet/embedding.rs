@@ -27,6 +27,8 @@ impl Embedder {
 /// What all residual blocks add a projection of, for every condition.
 pub(super) struct Embedding {
     time_embed: Embedder,
+    /// What is added to the time for the guidance.
+    cond_proj: Option<(Linear, Port)>,
     label_emb: Option<(Embedder, Port)>,
     /// Of a ControlNet that is told the kind of its picture.
     control_add_embedding: Option<(Embedder, Port)>,
@@ -44,6 +46,13 @@ impl Embedding {
     ) -> Result<Embedding> {
         let width = embedding_width(config);
         let time_embed = Embedder::declare(&mut s.sub("time_embed"), config.time_width(), width)?;
+        let cond_proj = match (ports.guidance, config.time_cond_proj_dim) {
+            (Some(guidance), Some(inputs)) => {
+                let (mut s, outputs) = (s.sub("time_embed.cond_proj"), config.time_width());
+                Some((Linear::declare_unbiased(&mut s, inputs, outputs, Role::SensitiveMatMul)?, guidance))
+            }
+            _ => None,
+        };
         let label_emb = match (ports.added, config.added_width()) {
             (Some(added), Some(inputs)) => Some((Embedder::declare(&mut s.sub("label_emb.0"), inputs, width)?, added)),
             _ => None,
@@ -54,13 +63,17 @@ impl Embedding {
             }
             None => None,
         };
-        Ok(Embedding { time_embed, label_emb, control_add_embedding, time: ports.time, embedding })
+        Ok(Embedding { time_embed, cond_proj, label_emb, control_add_embedding, time: ports.time, embedding })
     }
 }
 
 impl Block for Embedding {
     fn build(&self, b: &Build<'_>) -> Result<()> {
-        let mut embedding = self.time_embed.build(b, b.read(self.time)?)?; // [E, N]
+        let mut time = b.read(self.time)?; // [t, N]
+        if let Some((cond_proj, guidance)) = &self.cond_proj {
+            time = b.g.add(time, cond_proj.build(b, b.read(*guidance)?)?)?;
+        }
+        let mut embedding = self.time_embed.build(b, time)?; // [E, N]
         for (embedder, added) in self.control_add_embedding.iter().chain(&self.label_emb) {
             embedding = b.g.add(embedding, embedder.build(b, b.read(*added)?)?)?;
         }

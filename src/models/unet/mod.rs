@@ -16,7 +16,7 @@
 //!
 //! | stage                             | when    | carried in                             | carried out                        |
 //! |-----------------------------------|---------|----------------------------------------|------------------------------------|
-//! | `embedding`                       | request | `time` [t, N], `added` [A, N]          | `embedding` [E, N]                 |
+//! | `embedding`                       | request | `time` [t, N], `added` [A, N], `guidance` [G] | `embedding` [E, N]          |
 //! | `NAME.embedding`, of each resnet  | request | `embedding`                            | the same name, [C', N]             |
 //! | `input_blocks.0.0`                | step    | `latents` [w, h, c, B]                 | a map [w, h, C, B], kept           |
 //! | `input_blocks.N.0` (resnet)       | step    | the last map, its embedding            | a map of the level                 |

@@ -17,6 +17,9 @@ pub struct Ports {
     /// `[A, N]`, in a model of kind `text_time`: the pooled prompt of each condition, and behind it the
     /// [`sinusoid`](crate::models::layers::sinusoid) of each of the [`SIZES`](super::SIZES), as wide as [`Config::addition_time_embed_dim`](super::Config::addition_time_embed_dim).
     pub added: Option<Port>,
+    /// `[G]`, in a UNet that is told how closely to follow the prompt: the embedded guidance, as wide as
+    /// [`Config::time_cond_proj_dim`](super::Config::time_cond_proj_dim).
+    pub guidance: Option<Port>,
     /// `[J, Tt, B]`: the prompt's hidden states.
     pub context: Port,
     /// `[B]`, I32: which condition each item of the batch is computed under in this evaluation.
@@ -37,6 +40,7 @@ impl Ports {
         Ok(Ports {
             time: input(model, "time", &conditions(config.time_width())),
             added: config.added_width().map(|width| input(model, "added", &conditions(width))),
+            guidance: config.time_cond_proj_dim.map(|width| input(model, "guidance", &[width.into()])),
             context: input(model, "context", &context),
             condition: model.port("condition", &[batch.into()], DType::I32, Lifetime::Pass),
             latents: map_of(model, "latents", (0, config.in_channels), batch)?,
