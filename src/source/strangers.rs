@@ -4,8 +4,7 @@ use std::path::Path;
 
 use super::Component;
 use crate::bind::alias::{
-    AUTOENCODER_KL, AUTOENCODER_TINY, CLIP, FLUX, FLUX_CONTROL, Kind, QWEN_IMAGE, UNET, UNET_IP, WAN,
-    Z_IMAGE,
+    AUTOENCODER_KL, AUTOENCODER_TINY, CLIP, FLUX, FLUX_CONTROL, Kind, QWEN_IMAGE, UNET, UNET_IP, WAN, Z_IMAGE,
 };
 use crate::index::Index;
 use crate::{Error, Result};

@@ -4,7 +4,6 @@
 mod full_size;
 mod image_prompts;
 mod t2i_adapters;
-#[path = "sd_controls/union.rs"]
 mod union;
 
 use std::path::{Path, PathBuf};

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::support::numbers::Format;
-use crate::support::{Golden, given, golden, sd1, synth};
+use crate::support::{Golden, given, golden, lora, sd1, synth};
 use pinhole::convert::{self, WriteOptions};
 use pinhole::ggml::{CancelFlag, Device};
 use pinhole::pipeline::{self, Additions, Event, Generated, MemoryOptions, Opened, Pipeline, Request};
@@ -420,4 +420,60 @@ fn bundles_stay_near_the_model() {
         println!("{name}: nmse {nmse:.2e} (at most {most:.0e})");
         assert!(nmse <= most, "{name}: {nmse:e}");
     }
+}
+
+/// A LoRA of Stable Diffusion 1 for the model of `golden`, if that has such a layer.
+fn lora_of_1(dir: &Path) -> PathBuf {
+    let (inputs, outputs) = (64, 64);
+    let name = "unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q".to_owned();
+    let (down, up) = (lora::numbers(1, lora::RANK * inputs, 0.1), lora::numbers(2, lora::RANK * outputs, 0.1));
+    let module = lora::Module { name, down, up, inputs, outputs };
+    lora::write_lora(dir, "first", "lora_", vec![module], lora::DOWN_UP)
+}
+
+#[test]
+fn what_belongs_to_other_versions_is_refused() {
+    let (xl, dir) = (Golden::load("sdxl"), tempfile::tempdir().unwrap());
+    sd1::write_directory(&dir.path().join("xl"), &xl, xl.at("/scheduler"));
+    let additions = Additions { loras: vec![(lora_of_1(dir.path()), 1.0)], ..Additions::default() };
+    let source = Source::open(&dir.path().join("xl")).unwrap();
+    let error = pipeline::open_with(&source, &additions).err().unwrap().to_string();
+    println!("{error}");
+    assert!(error.contains("first.safetensors: "), "{error}");
+
+    // A file without one of both text encoders.
+    for lacking in ["text_encoder", "text_encoder_2"] {
+        let path = dir.path().join(format!("without-{lacking}.safetensors"));
+        let mut parts = sd1::original_tensors(&xl);
+        parts.remove(lacking).unwrap();
+        let tensors: Vec<_> = parts.into_values().flatten().collect();
+        sd1::write_tensors(&path, &tensors);
+        let error = pipeline::open(&Source::open(&path).unwrap()).err().unwrap();
+        assert!(error.to_string().contains("without-text_encoder"), "{error}");
+        assert!(error.hint().is_some_and(|hint| hint.contains("--text-encoder")), "{error} {:?}", error.hint());
+    }
+}
+
+#[test]
+fn small_sizes_and_other_predictions() {
+    let golden = golden();
+    let dir = tempfile::tempdir().unwrap();
+    let mut scheduler = golden.at("/scheduler").clone();
+    scheduler["prediction_type"] = "sample".into();
+    sd1::write_directory(dir.path(), &golden, &scheduler);
+    let mut pipeline = on(pipeline::open(&Source::open(dir.path()).unwrap()).unwrap(), "cpu:discrete");
+    let of = |sampler| Request {
+        sampler: Some(sampler),
+        width: Some(8),
+        height: Some(8),
+        steps: Some(2),
+        ..Request::new("a ring")
+    };
+    // The smallest picture is one latent, which no level halves.
+    let drawn = generate(&mut pipeline, &of(Sampler::Ddim));
+    assert_eq!((drawn.images[0].width(), drawn.latents.len()), (8, 4));
+    let error = pipeline.settings(&of(Sampler::Kdpm2)).unwrap_err().to_string();
+    assert!(error.starts_with("--sampler: expected one of: ") && error.contains("found `kdpm2`"), "{error}");
+    let error = pipeline.settings(&Request { width: Some(4), ..of(Sampler::Ddim) }).unwrap_err().to_string();
+    assert!(error.starts_with("--width: expected a multiple of 8 from 8"), "{error}");
 }

@@ -15,7 +15,7 @@ use pinhole::pipeline::{
 };
 use pinhole::plan::Offload;
 use pinhole::sample::Sampler;
-use pinhole::source::Source;
+use pinhole::source::{Files, Source};
 use pinhole_quant::metrics;
 use pinhole_quant::recipe::FileType;
 use serde_json::Value;
@@ -430,6 +430,77 @@ fn bundles_know_a_refiner() {
         bits(&generate(&mut on(base, "cpu"), &request)),
         bits(&generate(&mut on(models.open(), "cpu"), &request))
     );
+}
+
+/// Converts `model` to `file_type`, as `name` in `dir`.
+fn bundle(model: &Opened, file_type: &str, dir: &TempDir, name: &str) -> PathBuf {
+    let path = dir.path().join(format!("{name}-{file_type}.gguf"));
+    let plan = convert::plan(&model.source, &model.networks(), file_type.parse::<FileType>().unwrap()).unwrap();
+    plan.write(&path, WriteOptions::default(), &mut |_| Ok(())).unwrap();
+    path
+}
+
+/// The refiner as its publisher's one file, in which OpenCLIP's text encoder is the only one, is the refiner of a directory; and both
+/// passes stream as they stay in every type.
+#[test]
+fn one_file_is_the_same_refiner() {
+    let golden = Golden::load("sdxl_refiner");
+    let (models, dir) = (Two::new(&golden), tempfile::tempdir().unwrap());
+    let path = dir.path().join("refiner.safetensors");
+    sd1::write_checkpoint(&path, &golden);
+    // The published schedule does not say how timesteps are spaced.
+    let schedule = models.refiner.as_ref().unwrap().path().join("scheduler/scheduler_config.json");
+    let mut config: Value = serde_json::from_slice(&fs::read(&schedule).unwrap()).unwrap();
+    config.as_object_mut().unwrap().remove("timestep_spacing");
+    fs::write(schedule, config.to_string()).unwrap();
+    sd1::write_tokenizer(&dir.path().join("tokenizer_2"), golden.get("/pad_2"));
+    let mut files = Files::default();
+    files.add("tokenizer_2", dir.path().join("tokenizer_2"));
+    let source = Source::assemble(Some(Source::open(&path).unwrap()), &files).unwrap();
+    let model = pipeline::open(&source).unwrap();
+    assert_eq!(model.family.name, "sdxl-refiner");
+    // A file does not say that no zeros stand for an empty prompt; a refiner was trained so.
+    let request = Request { steps: Some(2), ..of_two(&golden, "alone") };
+    let directory = pipeline::open(&Source::open(models.refiner.as_ref().unwrap().path()).unwrap()).unwrap();
+    let base = pipeline::open(&Source::open(models.base.path()).unwrap()).unwrap();
+    let as_refiner = |base: &Path, refiner: PathBuf| {
+        let additions = Additions { refiner: Some(refiner), ..Additions::default() };
+        pipeline::open_with(&Source::open(base).unwrap(), &additions).unwrap()
+    };
+    for file_type in ["f32", "q8_0", "q4_k_s"] {
+        let refiner = bundle(&model, file_type, &dir, "refiner");
+        if file_type == "f32" {
+            let whole =
+                generate(&mut on(as_refiner(models.base.path(), refiner.clone()), "cpu"), &of_two(&golden, "batch"));
+            let expected = generate(&mut on(models.open(), "cpu"), &of_two(&golden, "batch"));
+            assert_eq!(bits(&whole), bits(&expected));
+        }
+        let both = as_refiner(&bundle(&base, file_type, &dir, "base"), refiner);
+        streams_as_it_stays(both, &Request { steps: Some(3), ..of_two(&golden, "batch") }, file_type);
+    }
+    let [file, directory] = [model, directory].map(|model| bits(&generate(&mut on(model, "cpu"), &request)));
+    assert_eq!(file, directory);
+}
+
+fn streams_as_it_stays(model: Opened, request: &Request, what: &str) {
+    let mut pipeline = on(model, "cpu:discrete");
+    let mut draw = |offload| {
+        pipeline.set_memory(MemoryOptions { vram: None, offload, host: None });
+        generate(&mut pipeline, request)
+    };
+    let (resident, streamed) = (draw(Offload::None), draw(Offload::Sequential));
+    assert!(resident.plan.all_resident && streamed.memory.peak < resident.memory.peak, "{what}");
+    assert!(bits(&resident) == bits(&streamed) && resident.images == streamed.images, "{what}");
+}
+
+#[test]
+fn larger_pictures_stream_as_they_stay_in_other_types() {
+    let golden = Golden::load("sd1_upscale");
+    let (dir, model) = (tempfile::tempdir().unwrap(), Two::new(&golden).open());
+    for file_type in ["q8_0", "q4_k_s"] {
+        let bundle = pipeline::open(&Source::open(&bundle(&model, file_type, &dir, "sd1")).unwrap()).unwrap();
+        streams_as_it_stays(bundle, &of_two(&golden, "latent"), file_type);
+    }
 }
 
 fn larger(factor: f32, strength: f32) -> Request {

@@ -173,7 +173,12 @@ fn original(golden: &Golden, component: &str, tensor: Tensor) -> Tensor {
 /// more, which is not used.
 fn open_clip(golden: &Golden, component: &str, tensors: Vec<Tensor>) -> Vec<Tensor> {
     let is_xl = golden.get("/components/text_encoder_2").is_some();
-    let prefix = if is_xl { "conditioner.embedders.1.model." } else { "cond_stage_model.model." };
+    let is_alone = golden.get("/components/text_encoder").is_none();
+    let prefix = match (is_xl, is_alone) {
+        (true, true) => "conditioner.embedders.0.model.",
+        (true, false) => "conditioner.embedders.1.model.",
+        (false, _) => "cond_stage_model.model.",
+    };
     let layers = golden.at(&format!("/components/{component}/config/num_hidden_layers")).as_u64().unwrap();
     let mut found = Vec::new();
     for tensor in &tensors {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use support::lora::Tensor;
+use crate::support::lora::Tensor;
 
 use super::*;
 
