@@ -182,7 +182,7 @@ def main() -> None:
         for name, case in CASES.items():
             latents, picture = draw(pipes, case)
             tensors[f"{name}.latents"], described[name] = latents, asdict(case)
-            described[name]["scheduler"] = None
+            described[name]["scheduler"] = json.loads(schedule(case).to_json_string()) if case.scheduler else None
             if case.decoded:
                 tensors[f"{name}.picture"] = picture
             print(f"{name}: rms {np.sqrt(np.square(latents).mean()):.2f}, picture std {picture.std():.0f}", flush=True)
