@@ -829,6 +829,9 @@ typedef struct pinhole_request {
     float cfg_scale_2;
     /* For models of two experts: below which share of all noise the second one takes over, between 0 and 1. 0: the model's default. */
     float boundary;
+    /* A film to begin with, for models that are given one: a folder of pictures, a file in Y4M, or an animation in GIF, WebP or PNG. It is
+     * read in the call. `strength` is how far from it the result may be. With `frames` 0 there are as many as it has. NULL: none. */
+    const char *video;
 } pinhole_request;
 
 PINHOLE_API int32_t pinhole_request_init(pinhole_request *request, size_t struct_size);

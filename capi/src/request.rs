@@ -2,6 +2,7 @@
 
 use std::ffi::{c_char, c_void};
 use std::mem::{offset_of, size_of};
+use std::path::Path;
 use std::ptr;
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use pinhole::pipeline::{
     UpscaleSpace,
 };
 use pinhole::sample::{Sampler, Schedule};
+use pinhole::video::{Clip, MAX_FRAMES};
 
 use crate::cancel::{self, Cancel};
 use crate::control::{Control, Followed, preprocess};
@@ -97,6 +99,7 @@ pub struct Request {
     pub frame: FrameFn,
     pub cfg_scale_2: f32,
     pub boundary: f32,
+    pub video: *const c_char,
 }
 
 const DEFAULT: Request = Request {
@@ -167,6 +170,7 @@ const DEFAULT: Request = Request {
     frame: None,
     cfg_scale_2: -1.0,
     boundary: 0.0,
+    video: ptr::null(),
 };
 versioned!(Request, "pinhole_request", offset_of!(Request, inputs), DEFAULT);
 
@@ -384,11 +388,12 @@ impl Request {
     /// # Safety
     /// As [`read`](Request::read).
     pub(crate) unsafe fn read_prompts(request: *const Request) -> Result<Read, Failure> {
-        let Request { inputs, input_count, strength, posterior, ip_scale, controls, control_count, .. } = DEFAULT;
+        let Request { inputs, input_count, strength, posterior, ip_scale, controls, control_count, video, .. } =
+            DEFAULT;
         // SAFETY: the caller's promise.
         let request = unsafe { options::read(request) }?;
         let request =
-            Request { inputs, input_count, strength, posterior, ip_scale, controls, control_count, ..request };
+            Request { inputs, input_count, strength, posterior, ip_scale, controls, control_count, video, ..request };
         // SAFETY: the caller's promise.
         unsafe { request.resolve() }
     }
@@ -415,8 +420,14 @@ impl Request {
         }
         let without_prompt = prompt.is_none() && embeddings.is_none();
         // A struct of zeros asks for a picture from noise, as it did before there was a strength.
-        let strength = number(request.strength).filter(|&strength| strength != 0.0 || pictures.image.is_some());
-        let notes = pictures.notes();
+        let strength = number(request.strength)
+            .filter(|&strength| strength != 0.0 || pictures.image.is_some() || !request.video.is_null());
+        let mut notes = pictures.notes();
+        // SAFETY: the caller's promise.
+        let video = unsafe { text::optional(request.video, "video") }?;
+        let most = count("--frames", request.frames)?.unwrap_or(MAX_FRAMES);
+        let video = video.map(|path| Clip::open(Path::new(path), most)).transpose()?.map(Arc::new);
+        notes.extend(video.iter().flat_map(|video| video.notes().iter().cloned()));
         // SAFETY: the caller's promise.
         let followed = unsafe { Followed::read(pictures.controls, request.controls, request.control_count) }?;
         let interval = count("preview_interval", request.preview_interval)?.unwrap_or(1);
@@ -475,6 +486,7 @@ impl Request {
             // A struct of zeros leaves them to the model.
             fps: given(request.fps),
             last_image: pictures.last_image,
+            video,
             cfg_scale_2: number(request.cfg_scale_2).filter(|&scale| scale != 0.0),
             boundary: given(request.boundary),
         };

@@ -1,10 +1,11 @@
 //! The options of films.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use pinhole::Result;
 use pinhole::pipeline::{Additions, Request, Settings};
-use pinhole::video::Rate;
+use pinhole::video::{Clip, MAX_FRAMES, Rate};
 use serde::Serialize;
 
 use super::lora::{self, Lora};
@@ -24,6 +25,10 @@ pub(super) struct VideoArgs {
     /// The last frame of a film, for models that are given it; the first is --image
     #[arg(long, value_name = "FILE")]
     last_image: Option<PathBuf>,
+    /// A film to begin with, for models that are given none of its frames: a folder of pictures, Y4M, or an animation in GIF, WebP or PNG.
+    /// How far from it the result may be is --strength; without --frames, it has as many
+    #[arg(long, value_name = "FILE|DIR")]
+    video: Option<PathBuf>,
     /// For models of two experts: the guidance of the second, which makes the last steps [default: the model's, or --cfg-scale]
     #[arg(long, value_name = "C")]
     cfg_scale_2: Option<f32>,
@@ -54,16 +59,27 @@ impl VideoArgs {
             frames: self.frames,
             fps: self.fps.map(|rate| rate.fps() as f32),
             last_image: picture(&self.last_image, printer)?,
+            video: self.video.as_deref().map(|path| self.clip(path, printer)).transpose()?,
             cfg_scale_2: self.cfg_scale_2,
             boundary: self.boundary,
             ..request
         })
     }
 
+    /// The film at `path`, as far as it is needed.
+    fn clip(&self, path: &Path, printer: &Printer) -> Result<Arc<Clip>> {
+        let clip = Clip::open(path, self.frames.unwrap_or(MAX_FRAMES).max(1))?;
+        for note in clip.notes() {
+            printer.warn(note);
+        }
+        Ok(Arc::new(clip))
+    }
+
     /// The files that they name, each with its option.
     pub(super) fn files(&self) -> Vec<(&'static str, PathBuf)> {
         let mut files = Vec::new();
         files.extend(self.last_image.iter().map(|path| ("--last-image", path.clone())));
+        files.extend(self.video.iter().map(|path| ("--video", path.clone())));
         for (option, loras) in [("--lora-high", &self.loras_high), ("--lora-low", &self.loras_low)] {
             files.extend(lora::pairs(loras).into_iter().map(|(path, _)| (option, path)));
         }
@@ -76,6 +92,7 @@ impl VideoArgs {
             frames: settings.fps.map(|_| settings.frames),
             fps: settings.fps,
             last_image: self.last_image.as_ref(),
+            video: self.video.as_ref(),
             cfg_scale_2: settings.experts.map(|experts| experts.cfg_scale),
             boundary: settings.experts.map(|experts| experts.boundary),
             loras_high: &self.loras_high,
@@ -94,6 +111,9 @@ pub(super) struct Parameters<'a> {
     /// The file of `--last-image`.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "units::path_if_any")]
     last_image: Option<&'a PathBuf>,
+    /// The film of `--video`.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "units::path_if_any")]
+    video: Option<&'a PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
     cfg_scale_2: Option<f32>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -13,6 +13,7 @@ use crate::models::safety_checker::Verdict;
 use crate::plan::{Offload, Phase, Plan};
 use crate::sample::{Chosen, Sampler, Sampling, Schedule};
 use crate::text::PromptSyntax;
+use crate::video::Clip;
 
 /// What to draw. Everything except the prompt may be left to the model's defaults.
 #[derive(Clone, Debug, PartialEq)]
@@ -116,6 +117,9 @@ pub struct Request {
     pub fps: Option<f32>,
     /// The last frame of a video, for models that are given one. The first is `image`.
     pub last_image: Option<Arc<Picture>>,
+    /// A film to begin with, for models that are given one: its first frames, as many as are drawn, resized to the size that is drawn. How
+    /// far the result may be from it is `strength`.
+    pub video: Option<Arc<Clip>>,
     /// Classifier-free guidance of the second expert, which makes the last steps, for models with two; `None` is as the model has it, or
     /// else as the first.
     pub cfg_scale_2: Option<f32>,
@@ -330,6 +334,7 @@ impl Default for Request {
             frames: None,
             fps: None,
             last_image: None,
+            video: None,
             cfg_scale_2: None,
             boundary: None,
         }

@@ -113,6 +113,8 @@ pub enum Use {
     Edit,
     /// To be followed: edges, a map of depth.
     Control,
+    /// A film to begin with.
+    Film,
 }
 
 /// How a picture to begin with, and its mask, become latents.

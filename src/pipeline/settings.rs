@@ -14,6 +14,7 @@ use crate::image::Picture;
 use crate::sample::Chosen;
 use crate::source::Text;
 use crate::text::PromptSyntax;
+use crate::video::Clip;
 use crate::{Error, Result};
 
 /// How many pictures one request may make.
@@ -178,7 +179,11 @@ fn frames(model: &Opened, request: &Request) -> Result<(usize, Option<f32>)> {
             (None, None) => Ok((1, None)),
         };
     };
-    let frames = frames.unwrap_or(rules.default);
+    let frames = frames.unwrap_or(match &request.video {
+        // All that there is, as far as it goes.
+        Some(video) => rules.nearest((video.frames().len() - 1) / rules.step * rules.step + 1),
+        None => rules.default,
+    });
     let nearest = rules.nearest(frames);
     if frames != nearest {
         let expected = format!("1 to {}, one more than a multiple of {}", rules.most, rules.step);
@@ -302,13 +307,18 @@ impl Default<'_> {
 fn strength(model: &Opened, request: &Request) -> Result<Option<f32>> {
     check_pictures(model, request)?;
     let rules = &model.rules;
-    let begins_with = |picture: &Option<_>| picture.is_some() && rules.inputs.contains(&Use::Start);
-    if !begins_with(&request.image) {
+    let begins_with = |given: bool, purpose| given && rules.inputs.contains(&purpose);
+    if !begins_with(request.image.is_some(), Use::Start) && !begins_with(request.video.is_some(), Use::Film) {
         if request.strength.is_some() {
             let error =
                 Error::option("--strength", "a strength together with a picture to begin with", "a strength alone");
-            let hint = "give the picture with --image";
-            return Err(if rules.inputs.contains(&Use::Start) { error.with_hint(hint) } else { error });
+            return Err(if rules.inputs.contains(&Use::Start) {
+                error.with_hint("give the picture with --image")
+            } else if rules.inputs.contains(&Use::Film) {
+                error.with_hint("give the film with --video")
+            } else {
+                error
+            });
         }
         return Ok(None);
     }
@@ -333,6 +343,9 @@ fn check_pictures(model: &Opened, request: &Request) -> Result<()> {
         if picture.is_some() && !is_taken {
             return Err(Error::option(option, "nothing, since this model takes no such picture", "a picture"));
         }
+    }
+    if let Some(video) = &request.video {
+        check_video(model, request, video)?;
     }
     let needed =
         |option: &'static str, expected: &str, hint: &str| Err(Error::option(option, expected, "none").with_hint(hint));
@@ -375,6 +388,23 @@ fn check_pictures(model: &Opened, request: &Request) -> Result<()> {
         let option = if image.is_some() { "--image" } else { "--control-image" };
         let error = Error::option(option, "a model whose autoencoder can encode", "a decoder alone");
         return Err(error.with_hint("give a whole autoencoder with --vae FILE"));
+    }
+    Ok(())
+}
+
+/// Refuses a film that the model does not take, or that is shorter than what is drawn.
+fn check_video(model: &Opened, request: &Request, video: &Clip) -> Result<()> {
+    if !model.rules.inputs.contains(&Use::Film) {
+        return Err(Error::option("--video", "nothing, since this model begins with no film", "a film"));
+    }
+    if !model.autoencoder.goes(Direction::Encode) {
+        let error = Error::option("--video", "a model whose autoencoder can encode", "a decoder alone");
+        return Err(error.with_hint("give a whole autoencoder with --vae FILE"));
+    }
+    let ((frames, _), given) = (frames(model, request)?, video.frames().len());
+    if given < frames {
+        let error = Error::option("--video", format!("at least {frames} frames, as --frames says"), given.to_string());
+        return Err(error.with_hint("without --frames, as many are drawn as the film has"));
     }
     Ok(())
 }

@@ -12,6 +12,7 @@ use crate::image::{CHANNELS, Filter, Image, Mask, Picture};
 use crate::plan::Phase;
 use crate::plan::measure::Subject;
 use crate::sample::{Levels, Noise};
+use crate::video::Clip;
 use crate::{Error, Result, reserve};
 
 /// The logarithm of a variance is held within these bounds, as diffusers' `DiagonalGaussianDistribution` does.
@@ -218,6 +219,8 @@ pub(super) struct Inputs {
     again: usize,
     /// Whether frames of a video are given.
     frames: bool,
+    /// Whether a film to begin with is.
+    film: bool,
 }
 
 impl Inputs {
@@ -232,13 +235,14 @@ impl Inputs {
         let frames = settings.given_frames[0];
         let picture = request.image.is_some() && !frames && !edited && !is_gone && !settings.pass.is_second();
         let again = if settings.pass == Pass::Redrawn(UpscaleSpace::Pixel) { settings.batch } else { 0 };
-        Inputs { control: beside == Some(Beside::Control), picture, edited, masked, followed, again, frames }
+        let film = request.video.is_some();
+        Inputs { control: beside == Some(Beside::Control), picture, edited, masked, followed, again, frames, film }
     }
 
     /// How many they are.
     pub(super) fn count(&self) -> usize {
-        let others = [self.control, self.picture, self.edited, self.masked, self.frames].into_iter().map(usize::from);
-        others.sum::<usize>() + self.followed + self.again
+        let others = [self.control, self.picture, self.edited, self.masked, self.frames, self.film];
+        others.into_iter().map(usize::from).sum::<usize>() + self.followed + self.again
     }
 
     /// What the autoencoder makes of them, of the pictures of a first pass, and of those that the model looks at.
@@ -286,6 +290,9 @@ impl Inputs {
             encoded.masked = encode(self.masked, &request.image, mask.as_ref())?;
             if self.frames {
                 encoded.frames = Some(frames(model, request, settings, (run, &mut running))?);
+            }
+            if let Some(video) = &request.video {
+                encoded.picture = Some(film(model, video, settings, (run, &mut running))?);
             }
             for image in again {
                 let picture = Picture::from_rgb8(image.width(), image.height(), image.rgb())?;
@@ -402,6 +409,20 @@ fn frames(
             Some(picture) => picture.samples(width, height),
             None => reserve::zeros("a frame", CHANNELS * width * height),
         }
+    })
+}
+
+/// What the autoencoder makes of a film to begin with.
+fn film(
+    model: &Opened,
+    video: &Clip,
+    settings: &Settings,
+    (run, running): (&mut Run<'_>, &mut Running<'_>),
+) -> Result<Vec<f32>> {
+    let Settings { width, height, frames, .. } = *settings;
+    model.autoencoder.encode_video(run, running, frames, &mut |at| {
+        let frame = video.frames().get(at).ok_or_else(|| Error::graph("encode", format!("no frame {at} of a film")))?;
+        frame.resized(width, height, Filter::Lanczos)?.to_samples()
     })
 }
 

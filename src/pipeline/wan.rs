@@ -8,7 +8,7 @@ use super::opened::{
 };
 use super::prompts::{ArraySpec, Prompt};
 use super::request::{Experts, Settings};
-use super::rules::{Defaults, FirstFrame, Frames, GuidanceScale, Rules, Starts};
+use super::rules::{Defaults, FirstFrame, Frames, GuidanceScale, Rules, Starts, Use};
 use super::run::Run;
 use super::safety;
 use super::step_cache::Caches;
@@ -154,7 +154,7 @@ impl Kind {
             is_told_scores: false,
             ays: AYS,
             zeros_without_negative: false,
-            inputs: &[],
+            inputs: if self.first.is_none() { &[Use::Film] } else { &[] },
             starts: Starts::Mean,
             beside: None,
             references: None,

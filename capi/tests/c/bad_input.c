@@ -276,6 +276,9 @@ static void options_that_cannot_work(const pinhole_model *model, pinhole_session
     REFUSED(frames, -1, "--frames", 0);
     REFUSED(fps, 16, "--fps", 0);
     REFUSED(boundary, 0.5f, "--boundary", 0);
+    request = small_request();
+    request.video = "no/such/film";
+    FAILS(pinhole_generate(session, &request, &result, &error), PINHOLE_E_IO, "no/such/film", 0);
     REFUSED(cfg_scale_2, 3, "--cfg-scale-2", 0);
     REFUSED(cache, 5, "4 (taylorseer)", 0);
     REFUSED(cache, -1, "--cache", 0);
