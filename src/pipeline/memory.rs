@@ -337,7 +337,18 @@ fn arrays(model: &Opened, settings: &Settings, phase: Phase) -> usize {
         }
         // The picture resized, its samples, and the latents that it has.
         Phase::Condition => {
-            sum(&[prompts, 2 * largest, NUMBER * largest, 2 * latents, encoded, looked_at.saturating_mul(3), followed])
+            // The frames of a video on their way, and as they are taken.
+            let of_frames = if settings.given_frames[0] { 2 * FRAMES_AT_ONCE.min(settings.frames) } else { 0 };
+            sum(&[
+                samples.saturating_mul(of_frames),
+                prompts,
+                2 * largest,
+                NUMBER * largest,
+                2 * latents,
+                encoded,
+                looked_at.saturating_mul(3),
+                followed,
+            ])
         }
         // The prompts of every item of the batch; what is denoised, predicted and added, and what solvers remember of it.
         Phase::Denoise => {

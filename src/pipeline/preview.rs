@@ -139,7 +139,7 @@ fn make(model: &Opened, settings: &Settings, run: &mut Run<'_>) -> Result<Fit> {
     let (pixels, channels) = (autoencoder.factor(), autoencoder.channels());
     let (w, h) = ((settings.width / pixels).min(PROBE_SIDE), (settings.height / pixels).min(PROBE_SIDE));
     let probes = PROBE_LATENTS.div_ceil(w * h);
-    let small = Settings { width: w * pixels, height: h * pixels, frames: 1, ..settings.clone() };
+    let small = Settings { width: w * pixels, height: h * pixels, ..settings.clone() };
     let subjects = autoencoder.subjects(&small, Direction::Decode, probes);
     let decoder = subjects.first().ok_or_else(|| Error::graph("preview", "the model has no decoder"))?;
     let mut running = run.start_unheard(decoder)?;
