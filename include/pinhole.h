@@ -309,6 +309,10 @@ typedef struct pinhole_files {
     int32_t zero_cond_t;
     /* Always 0 in this version. */
     int32_t reserved_2;
+    /* The second transformer of models of two experts, the one for low noise; `transformer` is the one for high noise. May be NULL. */
+    const char *transformer_2;
+    /* For models of two experts, for whom each of `loras` is: 0 both, 1 the first, 2 the second. NULL: all are for both. */
+    const int32_t *lora_experts;
 } pinhole_files;
 
 PINHOLE_API int32_t pinhole_files_init(pinhole_files *files, size_t struct_size);

@@ -62,6 +62,8 @@ pub struct Files {
     pub scheduler_config: *const c_char,
     pub zero_cond_t: i32,
     pub reserved_2: i32,
+    pub transformer_2: *const c_char,
+    pub lora_experts: *const i32,
 }
 
 const NO_FILES: Files = {
@@ -99,6 +101,8 @@ const NO_FILES: Files = {
         scheduler_config: null,
         zero_cond_t: 0,
         reserved_2: 0,
+        transformer_2: null,
+        lora_experts: std::ptr::null(),
     }
 };
 versioned!(Files, "pinhole_files", offset_of!(Files, unet), NO_FILES);
@@ -149,6 +153,7 @@ impl Files {
         let base = path(self.base, "base")?;
         let named = [
             (self.transformer, "transformer"),
+            (self.transformer_2, "transformer_2"),
             (self.unet, "unet"),
             (self.text_encoder, "text_encoder"),
             (self.text_encoder_2, "text_encoder_2"),
@@ -186,14 +191,24 @@ impl Files {
         if self.loras.is_null() && self.lora_count > 0 {
             return Err(Failure::null("loras"));
         }
-        let mut loras = Vec::new();
+        let (mut loras, mut loras_high, mut loras_low) = (Vec::new(), Vec::new(), Vec::new());
         for i in 0..self.lora_count {
-            // SAFETY: the caller promises `lora_count` texts, and as many strengths unless there are none.
-            let (path, strength) = unsafe {
+            // SAFETY: the caller promises `lora_count` texts, and as many strengths and experts unless there are none.
+            let (path, strength, expert) = unsafe {
                 let strength = if self.lora_strengths.is_null() { 1.0 } else { *self.lora_strengths.add(i) };
-                (text::required(*self.loras.add(i), "loras")?, strength)
+                let expert = if self.lora_experts.is_null() { 0 } else { *self.lora_experts.add(i) };
+                (text::required(*self.loras.add(i), "loras")?, strength, expert)
             };
-            loras.push((PathBuf::from(path), strength));
+            let all = match expert {
+                0 => &mut loras,
+                1 => &mut loras_high,
+                2 => &mut loras_low,
+                other => {
+                    let hint = "0 is for both experts, 1 for the first, 2 for the second";
+                    return Err(Failure::argument(format!("lora_experts: expected 0 to 2, found {other}"), hint));
+                }
+            };
+            all.push((PathBuf::from(path), strength));
         }
         if self.image_encoders.is_null() && self.image_encoder_count > 0 {
             return Err(Failure::null("image_encoders"));
@@ -244,8 +259,8 @@ impl Files {
             embeddings_folder: folder.map(PathBuf::from),
             upscaler,
             refiner: refiner.map(PathBuf::from),
-            loras_high: Vec::new(),
-            loras_low: Vec::new(),
+            loras_high,
+            loras_low,
             zero_cond_t,
         })
     }

@@ -37,6 +37,7 @@ fn rust() -> Layouts {
             loras, lora_strengths, lora_count, redux, ip_adapter, image_encoders, image_encoder_count, controls,
             control_count, id_projector, takes_id, reserved, tiny_vae, embeddings, embedding_words, embedding_count,
             embeddings_folder, safety_checker, upscaler, refiner, scheduler_config, zero_cond_t, reserved_2,
+            transformer_2, lora_experts,
         }
         "pinhole_model_info" = model::ModelInfo {
             struct_size, architecture, width, height, steps, max_sequence_length, guidance, cfg_scale, takes_guidance,
