@@ -3,7 +3,6 @@
 use super::opened::{Autoencoder, Direction, once, subject};
 use super::request::Settings;
 use super::run::{Run, Running};
-use crate::models::autoencoder_wan::{patched, unpatched};
 use crate::plan::measure::Subject;
 use crate::plan::{Phase, Runs};
 use crate::source::networks::AutoencoderCausal;
@@ -25,22 +24,6 @@ impl AutoencoderCausal {
             own.extend(numbers.map(|x| *x / (1.0 / std) + mean));
         }
         Ok(own)
-    }
-
-    /// A picture `[W, H, 3]` as the encoder takes it, for latents that are `w` wide.
-    fn taken(&self, samples: Vec<f32>, w: usize) -> Result<Vec<f32>> {
-        match self.config.patch() {
-            1 => Ok(samples),
-            side => patched(&samples, w * self.factor(), self.config.colours(), side),
-        }
-    }
-
-    /// The pictures `[W, H, 3]` of which the decoder gave `samples`, one behind the other.
-    fn given(&self, samples: Vec<f32>, w: usize) -> Result<Vec<f32>> {
-        match self.config.patch() {
-            1 => Ok(samples),
-            side => unpatched(&samples, w * self.factor(), self.config.colours(), side),
-        }
     }
 
     /// What the stages of `cadence` give for `input`.
@@ -110,13 +93,13 @@ impl Autoencoder for AutoencoderCausal {
     }
 
     fn decode(&self, run: &mut Run<'_>, running: &mut Running<'_>, latents: &[f32]) -> Result<Vec<f32>> {
-        let (net, w) = (&self.decoder.net, running.dim(Symbol::LATENT_WIDTH)?);
+        let (net, width) = (&self.decoder.net, self.factor() * running.dim(Symbol::LATENT_WIDTH)?);
         let own = self.latent_frame(latents, latents.len() / self.config.z_dim.max(1), 0)?;
         let ports = match self.film.as_ref().map(|film| &film.decoder.net) {
             Some(film) if is_of(running, &film.model) => (film.first_latents, &own[..], film.first_picture),
             _ => (net.latents, &own[..], net.picture),
         };
-        self.given(self.compute(run, running, Cadence::Request, ports)?, w)
+        self.config.given(self.compute(run, running, Cadence::Request, ports)?, width)
     }
 
     fn decode_video(
@@ -144,7 +127,7 @@ impl Autoencoder for AutoencoderCausal {
             let made = self.compute(run, running, cadence, (from, &own, to))?;
             let count = if frame == 0 { 1 } else { self.frame_factor() };
             for samples in made.chunks_exact((made.len() / count).max(1)) {
-                let samples = self.given(reserve::repeat("a frame", samples, 1)?, w)?;
+                let samples = self.config.given(reserve::repeat("a frame", samples, 1)?, w * self.factor())?;
                 sink(run, number, samples)?;
                 number += 1;
             }
@@ -154,8 +137,8 @@ impl Autoencoder for AutoencoderCausal {
 
     fn encode(&self, run: &mut Run<'_>, running: &mut Running<'_>, samples: &[f32]) -> Result<Vec<f32>> {
         let encoder = self.encoder.as_ref().ok_or_else(|| Error::graph("encode", "the autoencoder has no encoder"))?;
-        let w = running.dim(Symbol::LATENT_WIDTH)?;
-        let taken = self.taken(reserve::repeat("a picture", samples, 1)?, w)?;
+        let width = self.factor() * running.dim(Symbol::LATENT_WIDTH)?;
+        let taken = self.config.taken(reserve::repeat("a picture", samples, 1)?, width)?;
         let film = self.film.as_ref().and_then(|film| film.encoder.as_ref()).map(|part| &part.net);
         let ports = match film {
             Some(film) if is_of(running, &film.model) => (film.first_picture, &taken[..], film.first_moments),
@@ -187,7 +170,7 @@ impl Autoencoder for AutoencoderCausal {
             let numbers = if frame == 0 { 0..1 } else { 1 + (frame - 1) * each..1 + frame * each };
             let mut taken = Vec::new();
             for number in numbers {
-                let samples = self.taken(source(number)?, w)?;
+                let samples = self.config.taken(source(number)?, w * self.factor())?;
                 if taken.is_empty() {
                     taken = reserve::room("frames", samples.len() * each)?;
                 }

@@ -45,7 +45,7 @@ pub(super) static WAN: Family = Family {
             })
         },
         Place::needed(&VAE, &alias::AUTOENCODER_WAN, |component| {
-            Ok(Box::new(networks::autoencoder_causal(component)?))
+            Ok(Box::new(networks::autoencoder_causal_of_films(component)?))
         }),
         safety::PLACE,
     ],
@@ -197,7 +197,7 @@ fn open(source: Source, additions: &Additions) -> Result<Opened> {
     let kind = Kind::of(&source, &config, experts.len() > 1);
     let mut encoder = T5Encoder::open_umt5(&source, &TEXT_ENCODER)?;
     let pictures = WanPictures::open(&source, additions, &experts[0])?;
-    let vae = Vae::open_causal(&source)?;
+    let vae = Vae::open_causal_of_films(&source)?;
     let scheduler = match &source.scheduler {
         Some(Text { text, origin }) => super::flux::flow(Scheduler::from_json(text, origin)?, origin)?,
         None => Scheduler::Flow(kind.schedule(&config)),

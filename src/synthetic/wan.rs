@@ -70,11 +70,11 @@ fn blueprint(options: &Options, published: wan::Config, is_pair: bool) -> Result
         Some(blocks) => wan::Config { num_layers: blocks, ..published },
         None => published,
     };
-    let vae = match config.latent_channels() {
-        48 => autoencoder_wan::Config::of_2_2(),
-        _ => autoencoder_wan::Config::default(),
+    let (reader, published) = (reader(), autoencoder_wan::Config::default());
+    let vae = match config.latent_channels() == published.z_dim {
+        true => published,
+        false => autoencoder_wan::Config::of_ti2v_5b(),
     };
-    let reader = reader();
     let settings = serde_json::to_value(&config).unwrap_or_default();
     let reader_settings = serde_json::to_value(&reader).unwrap_or_default();
     let vae_settings = serde_json::to_value(&vae).unwrap_or_default();

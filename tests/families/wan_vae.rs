@@ -11,7 +11,7 @@ use crate::support::{self, Golden, Layout, bundle, z_image};
 use pinhole::bind::Bound;
 use pinhole::exec::{DeviceWeights, Session};
 use pinhole::ggml::{Backend, CancelFlag, Device, Ledger};
-use pinhole::models::autoencoder_wan::{Config, FilmDecoder, FilmEncoder, Whole, patched, unpatched};
+use pinhole::models::autoencoder_wan::{Config, FilmDecoder, FilmEncoder, Whole};
 use pinhole::plan::measure::Subject;
 use pinhole::plan::{Limits, Offload, Phase, Plan, Runs, Way, budget};
 use pinhole::source::networks::{self, AutoencoderCausal};
@@ -114,10 +114,10 @@ fn latent_frames(latents: &[f32], [w, h, frames]: [usize; 3]) -> Vec<Vec<f32>> {
 
 /// The film of the golden, `[3, F, H, W]`, as the chunks that its latent frames stand for, each frame `[W, H, 3]` and in patches.
 fn chunks(film: &[f32], [w, h, frames]: [usize; 3], vae: &AutoencoderCausal) -> Vec<Vec<f32>> {
-    let (factor, patch, count) = (vae.config.factor(), vae.config.patch(), 4 * frames - 3);
+    let (factor, count) = (vae.config.factor(), 4 * frames - 3);
     let frame = |number: usize| {
         let planes = film.chunks_exact(w * h * factor * factor).skip(number).step_by(count);
-        patched(&planes.flatten().copied().collect::<Vec<f32>>(), w * factor, 3, patch).unwrap()
+        vae.config.taken(planes.flatten().copied().collect(), w * factor).unwrap()
     };
     let numbers = |latent: usize| if latent == 0 { 0..1 } else { 4 * latent - 3..4 * latent + 1 };
     (0..frames).map(|latent| numbers(latent).flat_map(frame).collect()).collect()
@@ -145,7 +145,7 @@ fn films_equal_diffusers() {
             let clamped: Vec<f32> = found.iter().map(|x| x.clamp(-1.0, 1.0)).collect();
             nmse(&format!("{kind}: film, latent frame {latent}"), wanted, &clamped);
             let each = found.len() / if latent == 0 { 1 } else { 4 };
-            let frame = unpatched(&found[..each], size[0] * factor, 3, vae.config.patch()).unwrap();
+            let frame = vae.config.given(found[..each].to_vec(), size[0] * factor).unwrap();
             assert_eq!(frame.len(), size[0] * size[1] * factor * factor * 3);
         }
         let side = Side::encoder(film.encoder.as_ref().unwrap());
@@ -399,17 +399,7 @@ fn a_film_of_full_size_is_decoded() {
     let device = Device::by_name("cpu:discrete").unwrap();
     let backend = Backend::new(device, THREADS, CancelFlag::new()).unwrap();
     let config = match number("PINHOLE_WAN") {
-        Some(2) => Config {
-            base_dim: 160,
-            decoder_base_dim: Some(256),
-            z_dim: 48,
-            is_residual: true,
-            input_channels: 12,
-            patch_size: Some(2),
-            latents_mean: vec![0.0; 48],
-            latents_std: vec![1.0; 48],
-            ..Config::default()
-        },
+        Some(2) => Config::of_ti2v_5b(),
         _ => Config::default(),
     };
     let vae = random(&config);

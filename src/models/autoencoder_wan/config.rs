@@ -128,8 +128,8 @@ impl Names {
 }
 
 impl Config {
-    /// That of Wan 2.2's 5B.
-    pub fn of_2_2() -> Config {
+    /// That of Wan 2.2 TI2V 5B.
+    pub fn of_ti2v_5b() -> Config {
         Config {
             base_dim: 160,
             decoder_base_dim: Some(256),
@@ -327,7 +327,7 @@ impl Config {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::models::autoencoder_wan::{Decoder, Encoder};
+    use crate::models::autoencoder_wan::{Decoder, Encoder, Whole};
 
     #[test]
     fn one_plane_of_three_is_left_of_the_published_size() {
@@ -336,6 +336,11 @@ mod tests {
         let parameters = decoder.model.manifest().parameters() + encoder.model.manifest().parameters();
         // Of 126,892,531, without convolutions between frames, and without two of three planes of kernels.
         assert_eq!(parameters, 44_599_603);
+        let all = |config: &Config| {
+            let (decoder, encoder) = (Whole::decoder(config).unwrap(), Whole::encoder(config).unwrap());
+            decoder.model.manifest().parameters() + encoder.model.manifest().parameters()
+        };
+        assert_eq!([all(&config), all(&Config::of_ti2v_5b())], [126_892_531, 704_688_668]);
     }
 
     #[test]
@@ -351,7 +356,7 @@ mod tests {
             ..Config::default()
         };
         let flat = Config { dim_mult: vec![1], temperal_downsample: vec![], ..Config::default() };
-        for config in [Config::default(), odd, flat] {
+        for config in [Config::default(), odd, flat, Config::of_ti2v_5b()] {
             let (decoder, encoder) = (Decoder::new(&config).unwrap(), Encoder::new(&config).unwrap());
             let shape_of = |name: &str| {
                 let mut weights = decoder.model.manifest().iter().chain(encoder.model.manifest().iter());

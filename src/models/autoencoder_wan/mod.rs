@@ -22,7 +22,7 @@
 //!
 //! # Two kinds
 //!
-//! That of Wan 2.2's 5B takes pictures in [patches](patched) and has shortcuts beside its levels: what comes in is averaged to what goes out
+//! That of Wan 2.2's 5B takes pictures in [patches](Config::taken) and has shortcuts beside its levels: what comes in is averaged to what goes out
 //! of the encoder's, and repeated to what goes out of the decoder's (`is_residual`).
 //!
 //! Legend: `w`, `h` extents of the latents; `W`, `H` of the picture, `2^(L-1)` times those for `L` levels; `C` latent channels; `R`
@@ -60,7 +60,6 @@ mod resample;
 pub use config::Config;
 pub use decoder::{Decoder, FilmDecoder};
 pub use encoder::{Encoder, FilmEncoder};
-pub use patches::{patched, unpatched};
 
 use crate::stage::Model;
 

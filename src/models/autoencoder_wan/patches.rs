@@ -1,13 +1,35 @@
 //! Pictures in patches, whose pixels are channels.
 
+use super::Config;
 use crate::{Error, Result, reserve};
+
+impl Config {
+    /// A picture `[W, H, 3]` that is `width` wide, as the encoder takes it.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] for a picture that is not made of whole patches; [`Error::OutOfMemory`].
+    pub fn taken(&self, samples: Vec<f32>, width: usize) -> Result<Vec<f32>> {
+        match self.patch() {
+            1 => Ok(samples),
+            side => patched(&samples, width, self.colours(), side),
+        }
+    }
+
+    /// The picture `[W, H, 3]`, which is `width` wide, of what the decoder gave for it.
+    ///
+    /// # Errors
+    /// As [`taken`](Config::taken).
+    pub fn given(&self, samples: Vec<f32>, width: usize) -> Result<Vec<f32>> {
+        match self.patch() {
+            1 => Ok(samples),
+            side => unpatched(&samples, width, self.colours(), side),
+        }
+    }
+}
 
 /// `samples [W, H, c]` of a picture that is `width` wide, in patches of `side` by `side`: `[W / side, H / side, c * side^2]`. Of the
 /// pixels of a patch, those of a column follow each other.
-///
-/// # Errors
-/// [`Error::Graph`] for a picture that is not made of whole patches; [`Error::OutOfMemory`].
-pub fn patched(samples: &[f32], width: usize, colours: usize, side: usize) -> Result<Vec<f32>> {
+fn patched(samples: &[f32], width: usize, colours: usize, side: usize) -> Result<Vec<f32>> {
     let [columns, rows] = patches(samples.len(), width, colours, side)?;
     let mut patched = reserve::room("a picture in patches", samples.len())?;
     let plane = columns * side * rows * side;
@@ -22,10 +44,7 @@ pub fn patched(samples: &[f32], width: usize, colours: usize, side: usize) -> Re
 }
 
 /// The way back from [`patched`].
-///
-/// # Errors
-/// As [`patched`].
-pub fn unpatched(patched: &[f32], width: usize, colours: usize, side: usize) -> Result<Vec<f32>> {
+fn unpatched(patched: &[f32], width: usize, colours: usize, side: usize) -> Result<Vec<f32>> {
     let [columns, rows] = patches(patched.len(), width, colours, side)?;
     let mut samples = reserve::zeros("a picture", patched.len())?;
     let plane = columns * side * rows * side;
