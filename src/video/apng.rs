@@ -1,23 +1,21 @@
 //! Animated PNG (PNG specification, third edition), through the crate `png`.
 
-use std::io::{self, Write};
+use std::io;
 
-use png::{BitDepth, ColorType, Encoder, StreamWriter};
+use png::{BitDepth, ColorType, Encoder, Writer};
 
 use super::Rate;
 use super::body::{Body, Shape, Text};
 use super::sink::Sink;
 use crate::image::Image;
-
-/// Bytes that are compressed before they are written.
-const PIECE: usize = 1 << 15;
+use crate::reserve;
 
 /// A film in PNG.
 pub(super) struct Apng {
     sink: Sink,
     shape: Shape,
     /// Taken in the end.
-    writer: Option<StreamWriter<'static, Sink>>,
+    writer: Option<Writer<Sink>>,
 }
 
 impl Apng {
@@ -42,19 +40,19 @@ impl Body for Apng {
                 false => encoder.add_itxt_chunk(keyword.clone(), text.clone())?,
             }
         }
-        self.writer = Some(encoder.write_header()?.into_stream_writer_with_size(PIECE)?);
+        self.writer = Some(encoder.write_header()?);
         Ok(())
     }
 
     fn push(&mut self, image: &Image) -> io::Result<()> {
-        match &mut self.writer {
-            Some(writer) => writer.write_all(image.rgb()),
-            None => Err(io::ErrorKind::BrokenPipe.into()),
-        }
+        let Some(writer) = &mut self.writer else { return Err(io::ErrorKind::BrokenPipe.into()) };
+        // A frame is filtered and compressed in one piece.
+        reserve::probe("a PNG's encoder", 2 * image.rgb().len()).map_err(io::Error::other)?;
+        Ok(writer.write_image_data(image.rgb())?)
     }
 
     fn end(&mut self, _: &Text) -> io::Result<()> {
-        self.writer.take().map_or(Ok(()), StreamWriter::finish)?;
+        self.writer.take().map_or(Ok(()), Writer::finish)?;
         Ok(())
     }
 

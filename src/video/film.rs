@@ -167,8 +167,8 @@ impl Film {
         let hint = match &mut self.output {
             Output::Folder(folder) if kept > 0 => {
                 path = folder.path(kept);
-                let first = folder.path(0);
-                format!("they are kept, from {} to {}", first.display(), path.display())
+                let [first, last] = [0, kept - 1].map(|index| folder.path(index));
+                format!("they are kept, from {} to {}", first.display(), last.display())
             }
             Output::Folder(_) => "make room on the disk, or choose another".to_owned(),
             Output::File(content) => match content.rescue(&self.text) {

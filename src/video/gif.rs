@@ -15,8 +15,11 @@ pub(super) const MOST_FPS: u32 = 50;
 /// Units of time in a second.
 const UNITS: u32 = 100;
 
-/// How carefully colours are chosen, 1 to 30: the crate's own measure.
-const HASTE: i32 = 10;
+/// Of how many pixels the colours of a frame are chosen, if it has as many.
+const LOOKED_AT: usize = 1 << 16;
+
+/// The crate looks at one pixel of so many, at most.
+const MOST_HASTE: usize = 10;
 
 /// The name of the application in whose extension the JSON lies: eight letters, and three to be sure.
 const APPLICATION: &[u8; 11] = b"pinhole 1.0";
@@ -50,7 +53,8 @@ impl Body for Gif {
         let Shape { width, height, rate, .. } = self.shape;
         // Its pixels with transparency, and as numbers of colours; the rest is small.
         reserve::probe("a GIF's encoder", width * height * 6).map_err(io::Error::other)?;
-        let mut frame = Frame::from_rgb_speed(width as u16, height as u16, image.rgb(), HASTE);
+        let haste = (width * height / LOOKED_AT).clamp(1, MOST_HASTE);
+        let mut frame = Frame::from_rgb_speed(width as u16, height as u16, image.rgb(), haste as i32);
         // Frames begin at the nearest unit, so that errors do not add up.
         frame.delay = (rate.begin(self.made + 1, UNITS) - rate.begin(self.made, UNITS)) as u16;
         encoder.write_frame(&frame).map_err(failed)?;
