@@ -174,8 +174,8 @@ impl Kind {
                 cfg_scale,
                 negative_prompt: NEGATIVE.into(),
                 tokens: MAX_SEQUENCE_LENGTH,
-                strength: 0.6,
-                strength_with_mask: 0.6,
+                strength: 0.8,
+                strength_with_mask: 0.8,
             },
         }
     }

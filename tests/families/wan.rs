@@ -285,10 +285,12 @@ fn what_cannot_be_is_refused() {
         format!("{error}; {}", error.hint().unwrap_or_default())
     };
     let plain = request(&golden, "plain");
-    for (frames, nearest) in [(8, "9"), (0, "1"), (10, "9"), (11, "13"), (1 << 40, "4093")] {
+    for (frames, nearest) in
+        [(8, "are 5 and 9"), (0, "is 1"), (10, "are 9 and 13"), (11, "are 9 and 13"), (1 << 40, "is 4093")]
+    {
         let said = refused(&model, Request { frames: Some(frames), ..plain.clone() });
         let expected = format!(
-            "--frames: expected 1 to 4093, one more than a multiple of 4, found {frames}; the nearest is {nearest}"
+            "--frames: expected 1 to 4093, one more than a multiple of 4, found {frames}; the nearest {nearest}"
         );
         assert_eq!(said, expected);
     }
