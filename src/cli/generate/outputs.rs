@@ -153,7 +153,7 @@ fn write_latents(generated: &Generated, mut file: AtomicFile, path: PathBuf) -> 
 /// [`Error::Option`] for other names, those of films among them.
 fn picture_format(output: &Path) -> Result<Format, Error> {
     Format::of(output).map_err(|error| match video::Kind::of(output) {
-        Ok(kind) => error.with_hint(format!("{kind} holds films, and this model makes pictures")),
+        Ok(kind) => error.with_hint(format!("that is a name of films ({kind}), and this model makes pictures")),
         Err(_) => error,
     })
 }
