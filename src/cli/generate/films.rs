@@ -118,10 +118,13 @@ impl Films {
     /// Those of [`Film::push`] and [`Film::finish`].
     pub(super) fn finish(&mut self, generated: &Generated) -> Result<Vec<WrittenFilm>> {
         let mut written = Vec::with_capacity(self.films.len());
-        for ((mut film, seed), images) in self.films.drain(..).zip(generated.images.chunks(self.frames)) {
+        for (i, (mut film, seed)) in self.films.drain(..).enumerate() {
             if !self.grow {
-                images.iter().try_for_each(|image| film.push(image))?;
+                for image in generated.images.iter().skip(i * self.frames).take(self.frames) {
+                    film.push(image)?;
+                }
             }
+            // Says so if frames are missing.
             let path = film.finish()?;
             let path = (!self.to_stdout).then_some(path);
             written.push(WrittenFilm { path, seed, frames: self.frames, fps: self.fps });
