@@ -39,9 +39,9 @@ impl AutoencoderCausal {
         running.get(to)
     }
 
-    /// The decoder's or the encoder's subject for one film of `frames` latent frames.
-    fn film_subject(&self, direction: Direction, dims: Dims, frames: usize) -> Option<Subject<'_>> {
-        let (film, runs) = (self.film.as_ref()?, Runs { request: 1, steps: frames.saturating_sub(1) });
+    /// The decoder's or the encoder's subject for one film of so many latent frames, as `runs` says, or for single frames.
+    fn film_subject(&self, direction: Direction, dims: Dims, runs: Runs) -> Option<Subject<'_>> {
+        let film = self.film.as_ref()?;
         match direction {
             Direction::Decode => Some(subject(&film.decoder, DECODER, Phase::Decode, dims, runs)),
             Direction::Encode => film.encoder.as_ref().map(|part| subject(part, ENCODER, Phase::Condition, dims, runs)),
@@ -80,7 +80,8 @@ impl Autoencoder for AutoencoderCausal {
         let [w, h, frames, ..] = self.latents(settings);
         let dims = Dims::new().with(Symbol::BATCH, 1).with(Symbol::LATENT_WIDTH, w).with(Symbol::LATENT_HEIGHT, h);
         if frames > 1 {
-            return self.film_subject(direction, dims, frames).into_iter().collect();
+            let runs = Runs { request: pictures, steps: frames - 1 };
+            return self.film_subject(direction, dims, runs).into_iter().collect();
         }
         let runs = once(pictures);
         match direction {

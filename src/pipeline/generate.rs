@@ -343,10 +343,10 @@ impl Work {
 /// The pictures of `latents`, `[w, h, F, C, N]`.
 fn decode(model: &Opened, settings: &Settings, latents: &[f32], run: &mut Run<'_>) -> Result<Vec<Image>> {
     let decoder = model.decoder(settings);
-    let subjects = decoder.subjects(settings, Direction::Decode, settings.batch);
     let &Settings { width, height, frames, batch, .. } = settings;
-    // Of films, a subject is one: what it left of the last frames is in the way of the next.
+    // Each film by itself: its frames run in an order of their own.
     let films = if frames > 1 { batch } else { 1 };
+    let subjects = decoder.subjects(settings, Direction::Decode, batch / films);
     let stages: usize = subjects.iter().map(|subject| stage_runs(run.plan, subject)).sum();
     let start = run.begin(Phase::Decode, stages * films, 0)?;
     let [w, h, latent_frames, channels, _] = model.autoencoder.latents(settings);

@@ -8,7 +8,7 @@ use crate::support::fixtures::RawGguf;
 use crate::support::numbers::Format;
 use crate::support::sd1::{Tensor, write_tensors};
 use crate::support::{self, Golden, Layout, bundle, z_image};
-use pinhole::bind::Bound;
+use pinhole::bind::{Bound, alias};
 use pinhole::exec::{DeviceWeights, Session};
 use pinhole::ggml::{Backend, CancelFlag, Device, Ledger};
 use pinhole::models::autoencoder_wan::{Config, FilmDecoder, FilmEncoder, Whole};
@@ -16,7 +16,7 @@ use pinhole::plan::measure::Subject;
 use pinhole::plan::{Limits, Offload, Phase, Plan, Runs, Way, budget};
 use pinhole::source::networks::{self, AutoencoderCausal};
 use pinhole::source::slot::VAE;
-use pinhole::source::{Component, Networks, Part, Source};
+use pinhole::source::{Component, Networks, Part, Place, Source};
 use pinhole::stage::{Cadence, Dims, Model, Port, Symbol};
 use pinhole_quant::metrics;
 use pinhole_quant::recipe::FileType;
@@ -38,8 +38,19 @@ fn directory(golden: &Golden, kind: &str) -> TempDir {
     dir
 }
 
+/// The folder of a diffusers directory, or the file, at `path`.
+fn component(path: &Path) -> pinhole::Result<Component> {
+    if path.is_dir() {
+        return Component::open(path, &VAE);
+    }
+    let load = |component: &Component| -> pinhole::Result<Box<dyn Networks>> {
+        Ok(Box::new(networks::autoencoder_causal(component)?))
+    };
+    Source::lone(path, &Place::needed(&VAE, &alias::AUTOENCODER_WAN, load))
+}
+
 fn open(path: &Path) -> pinhole::Result<AutoencoderCausal> {
-    networks::autoencoder_causal_of_films(&Component::open(path, &VAE)?)
+    networks::autoencoder_causal_of_films(&component(path)?)
 }
 
 /// Latents of the golden: their numbers in the autoencoder's space, and columns, rows and frames.
@@ -206,10 +217,9 @@ fn films_in_strips_are_the_same() {
             // From one row to all of them.
             for bytes in [1, 24 << 10, 64 << 10, 1 << 20] {
                 let (found, peak) = side.computed("cpu:discrete", Way::Strips(bytes), &dims(size), given);
-                let error = whole.iter().flatten().zip(found.iter().flatten()).map(|(a, b)| (a - b).abs());
-                let error = error.fold(0f32, f32::max);
-                println!("{kind}, side {i}, strips of {bytes}: {error:.1e}, peak {peak} of {most}");
-                assert!(error <= 1e-5 && peak < most, "{kind}, side {i}, strips of {bytes}: {error:.1e}");
+                println!("{kind}, side {i}, strips of {bytes}: peak {peak} of {most}");
+                // To the bit: no statistics are taken, and rows of convolutions do not depend on each other.
+                assert!(found == whole && peak < most, "{kind}, side {i}, strips of {bytes}");
             }
         }
     }
@@ -377,7 +387,7 @@ fn kernels_of_pictures_are_refused_for_films() {
     let Err(error) = open(&path) else { panic!("films of kernels of pictures") };
     let error = error.to_string();
     assert!(error.contains("a kernel over three frames"), "{error}");
-    assert!(networks::autoencoder_causal(&Component::open(&path, &VAE).unwrap()).is_ok());
+    assert!(networks::autoencoder_causal(&component(&path).unwrap()).is_ok());
 }
 
 /// The decoder of `config` with random weights in half precision.
