@@ -13,11 +13,11 @@ use super::{Component, Place, Slot, Text, TokenizerFiles, folder, keys};
 use crate::bind::alias::{Kind, Reads};
 use crate::bind::{self, alias};
 use crate::gguf::{Gguf, Metadata};
-use crate::index::failed_text;
+use crate::index::{Storage, failed_text, tensor_at};
 use crate::models::clip::WIDEST_OF_OPENAI;
 use crate::text::{
     TokenizerConfig, byte_level_gguf_json, byte_level_tokenizer_json, clip_tokenizer_json, openai_clip_tokenizer_json,
-    t5_spiece_json, t5_tokenizer_json,
+    t5_spiece_json, t5_tokenizer_json, tekken_tokenizer_json,
 };
 use crate::{Error, Result, file, json};
 
@@ -64,7 +64,7 @@ impl Lexicon {
             Lexicon::Carried(file) => match &file.metadata {
                 Some(metadata) => carried(metadata, slot, reads),
                 None if reads == Reads::T5 => pieces_among(file, rows),
-                None => Ok(None),
+                None => within(component, reads),
             },
             Lexicon::Folder(folder) => in_folder(folder, reads, rows),
             // What lies there may belong to something else, and this vocabulary is public.
@@ -262,6 +262,23 @@ fn carried(metadata: &Metadata, slot: &Slot, reads: Reads) -> Result<Option<Toke
         Reads::Words => byte_level_gguf_json(metadata)?,
     };
     Ok(json.map(|json| TokenizerFiles { tokenizer: text(&json), config: None }))
+}
+
+/// The tensor in which ComfyUI's files of Mistral carry a `tekken.json`, byte by byte.
+const TEKKEN: &str = "tekken_model";
+
+/// The tokenizer in a tensor beside the weights of `component`, if there is one.
+fn within(component: &Component, reads: Reads) -> Result<Option<TokenizerFiles>> {
+    let Component { index, prefix, origin, .. } = component;
+    let names = [format!("{prefix}{TEKKEN}"), TEKKEN.to_owned()];
+    let Some(tensor) = names.iter().find_map(|name| index.get(name)) else { return Ok(None) };
+    if reads != Reads::Words || tensor.storage != Storage::U8 {
+        return Ok(None);
+    }
+    let text = std::str::from_utf8(tensor.bytes());
+    let text = text.map_err(|error| Error::malformed(origin, tensor_at(TEKKEN), "text", error.to_string()))?;
+    let text = tekken_tokenizer_json(text, origin)?;
+    Ok(Some(TokenizerFiles { tokenizer: Text { text, origin: origin.clone() }, config: None }))
 }
 
 /// What is set for OpenCLIP's text encoders: the token with id 0 pads.

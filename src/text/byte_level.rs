@@ -21,17 +21,17 @@ const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}
 
 /// How a vocabulary's texts are cleaned and split.
 #[derive(Clone, Copy)]
-struct Rules {
+pub(super) struct Rules<'a> {
     /// Its name in `tokenizer.ggml.pre`.
-    name: &'static str,
-    words: &'static str,
+    pub(super) name: &'static str,
+    pub(super) words: &'a str,
     /// Whether letters are composed first.
-    composes: bool,
+    pub(super) composes: bool,
     /// Whether a word that is a token needs no merges.
-    whole_words: bool,
+    pub(super) whole_words: bool,
 }
 
-static RULES: [Rules; 2] = [
+static RULES: [Rules<'static>; 2] = [
     Rules { name: "qwen2", words: QWEN, composes: true, whole_words: false },
     Rules { name: "tekken", words: TEKKEN, composes: false, whole_words: true },
 ];
@@ -126,8 +126,8 @@ struct Tokenizer<'a> {
 }
 
 /// The `tokenizer.json` of a vocabulary and its merges.
-fn tokenizer_json(
-    rules: Rules,
+pub(super) fn tokenizer_json(
+    rules: Rules<'_>,
     vocab: &Tokens,
     merges: Vec<(&str, &str)>,
     added_tokens: Vec<Value>,
@@ -191,25 +191,24 @@ pub fn byte_level_tokenizer_json(vocab: &str, merges: &str, config: &TokenizerCo
 /// The marks of a turn.
 const MARKS: [&str; 3] = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
 
+/// The letter that GPT-2 shows `byte` as: what is printed stands for itself, and the rest for letters from 256 on.
+pub(super) fn shown(byte: u8) -> char {
+    let at = match byte {
+        33..=126 | 161..=172 | 174..=255 => return char::from(byte),
+        0..=32 => u32::from(byte),
+        127..=160 => u32::from(byte) - 127 + 33,
+        173 => 67,
+    };
+    char::from_u32(256 + at).unwrap_or(' ')
+}
+
 /// A `tokenizer.json` that needs no vocabulary: each byte of a text is a token, and so are the marks of a turn.
 ///
 /// # Errors
 ///
 /// [`Error::Malformed`] where it cannot be written.
 pub fn bytes_tokenizer_json() -> Result<String> {
-    let mut vocab = Vec::with_capacity(256);
-    let mut next = 256;
-    for byte in 0..=255u8 {
-        // As GPT-2 shows them: what is printed stands for itself, and the rest for letters from 256 on.
-        let shown = match byte {
-            33..=126 | 161..=172 | 174..=255 => char::from(byte),
-            _ => {
-                next += 1;
-                char::from_u32(next - 1).unwrap_or(' ')
-            }
-        };
-        vocab.push((shown.to_string(), u32::from(byte)));
-    }
+    let vocab = (0..=255u8).map(|byte| (shown(byte).to_string(), u32::from(byte))).collect();
     let mark = |(id, mark): (u32, &&str)| {
         json!({ "id": id, "content": mark, "single_word": false, "lstrip": false, "rstrip": false,
             "normalized": false, "special": true })

@@ -9,7 +9,8 @@
 //! Both are made of a `tokenizer.json`, which is also what a bundle carries. A loose file of weights has none beside it:
 //! for T5, [`t5_tokenizer_json`] makes it from the metadata of a GGUF file ([`t5_gguf_metadata`] is the way back), and
 //! [`t5_spiece_json`] from SentencePiece's own file; for CLIP, [`openai_clip_tokenizer_json`] gives OpenAI's own, which is built in;
-//! for language models, [`byte_level_gguf_json`] makes it from the metadata of a GGUF file.
+//! for language models, [`byte_level_gguf_json`] makes it from the metadata of a GGUF file, and [`tekken_tokenizer_json`] from Mistral's own
+//! form.
 //!
 //! The pipelines of diffusers that use both call them with `padding="max_length"` and `truncation=True`, and pass on no
 //! attention mask: the text encoders see the padding. The reference is transformers 5, which builds both kinds on the
@@ -37,6 +38,7 @@ mod patterns;
 mod rules;
 mod t5;
 mod t5_gguf;
+mod tekken;
 mod vocabulary;
 
 pub use byte_level::{ByteLevelTokenizer, byte_level_gguf_json, byte_level_tokenizer_json, bytes_tokenizer_json};
@@ -47,6 +49,7 @@ pub use emphasis::{Piece, PromptSyntax, pieces};
 pub use openai_clip::openai_clip_tokenizer_json;
 pub use t5::{MAX_SEQUENCE_LENGTH, T5Tokenizer};
 pub use t5_gguf::{t5_gguf_metadata, t5_spiece_json, t5_tokenizer_json};
+pub use tekken::tekken_tokenizer_json;
 
 /// A prompt as a text encoder takes it.
 #[derive(Clone, Debug, PartialEq)]

@@ -221,6 +221,58 @@ fn check_texts(golden: &Golden, pipeline: &Pipeline, tokens: usize, taps: fn(usi
     }
 }
 
+/// A tokenizer as Mistral writes it, in a tensor beside the weights, reads texts as the same in a `tokenizer.json` does.
+#[test]
+fn a_tokenizer_lies_beside_the_weights() {
+    let (golden, dir) = dev();
+    let path = support::golden::directory().join("tokenizers/tekken/tokenizer.json");
+    let json = fs::read_to_string(&path).unwrap();
+    let known: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let vocab = known["model"]["vocab"].as_object().unwrap();
+    let mut words: Vec<(u64, &String)> = vocab.iter().map(|(word, id)| (id.as_u64().unwrap(), word)).collect();
+    words.sort();
+    let marks = known["added_tokens"].as_array().unwrap().len();
+    // The letters of bytes, in the order in which GPT-2 shows them.
+    let printed = |byte: &u8| matches!(byte, 33..=126 | 161..=172 | 174..=255);
+    let mut letters: Vec<(char, u8)> = (0..=255).filter(printed).map(|byte| (char::from(byte), byte)).collect();
+    letters.extend((256..).filter_map(char::from_u32).zip((0..=255).filter(|byte| !printed(byte))));
+    let bytes = |word: &str| -> Vec<u8> {
+        word.chars().map(|c| letters.iter().find(|(letter, _)| *letter == c).unwrap().1).collect()
+    };
+    let token = |(_, word): &(u64, &String)| serde_json::json!({ "token_bytes": base64::encode(bytes(word)) });
+    let tekken = serde_json::json!({
+        "config": {
+            "pattern": known["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"],
+            "default_vocab_size": words.len(),
+            "default_num_special_tokens": marks,
+        },
+        "vocab": words[marks..].iter().map(token).collect::<Vec<_>>(),
+        "special_tokens": words[..marks].iter()
+            .map(|(id, word)| serde_json::json!({ "rank": id, "token_str": word }))
+            .collect::<Vec<_>>(),
+    });
+    let mut stored = std::collections::BTreeMap::new();
+    let weights = support::z_image::tensors(&golden, "text_encoder");
+    for tensor in &weights {
+        let values = Format::F32.encode(&tensor.values);
+        stored.insert(tensor.name.as_str(), (safetensors::Dtype::F32, tensor.shape.clone(), values));
+    }
+    let text = tekken.to_string().into_bytes();
+    stored.insert("tekken_model", (safetensors::Dtype::U8, vec![text.len()], text));
+    support::sd1::write_safetensors(&dir.path().join("mistral_3_small_flux2.safetensors"), &stored);
+    let parts = vec![(&TEXT_ENCODER, dir.path().join("mistral_3_small_flux2.safetensors"))];
+    let source = Source::assemble(Some(Source::open(dir.path()).unwrap()), &Files { parts, tokenizers: Vec::new() });
+    let source = source.unwrap();
+    let found = source.tokenizer(&TEXT_ENCODER).unwrap();
+    let read = |json: &str| pinhole::text::ByteLevelTokenizer::from_json(json, &Default::default(), &path).unwrap();
+    let [found, expected] = [read(&found.tokenizer.text), read(&json)];
+    for text in
+        ["", "a red star", "[INST]Two  purple\n rings, 12 moons![/INST]<pad>", "\u{e9} \u{4f60}\u{597d} \u{1f431}"]
+    {
+        assert_eq!(found.encode(text, 99).unwrap(), expected.encode(text, 99).unwrap(), "{text}");
+    }
+}
+
 /// The model in `dir` with other files in the places of some of its components.
 fn with(dir: &Path, parts: &[(&'static Slot, &str)]) -> pinhole::Result<Opened> {
     let parts = parts.iter().map(|(slot, name)| (*slot, dir.join(name))).collect();
