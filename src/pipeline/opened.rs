@@ -141,7 +141,7 @@ pub struct Additions {
     pub loras_high: Vec<(PathBuf, f32)>,
     /// LoRAs of the second of two experts alone.
     pub loras_low: Vec<(PathBuf, f32)>,
-    /// Whether an edit of Qwen-Image modulates the pictures that it changes as at time 0; `None` is as its files say.
+    /// Whether a model that changes pictures modulates these as at time 0; `None` is as its files say.
     pub zero_cond_t: Option<bool>,
 }
 
@@ -221,13 +221,13 @@ impl Additions {
         }
     }
 
-    /// Refuses a word on how pictures that are changed are modulated, beside a model other than an edit of Qwen-Image.
+    /// Refuses a word on how pictures that are changed are modulated, beside a model that changes none.
     ///
     /// # Errors
     /// [`Error::Option`].
     pub(super) fn refuse_zero_cond_t(&self) -> Result<()> {
         match self.zero_cond_t {
-            Some(_) => Err(Error::option("--zero-cond-t", "an edit of Qwen-Image", "another model")),
+            Some(_) => Err(Error::option("--zero-cond-t", "a model that edits pictures and may be told so", "another")),
             None => Ok(()),
         }
     }

@@ -416,7 +416,7 @@ fn edits_are_told_how_pictures_are_modulated() {
     // Others have no such pictures.
     let (_, dir) = model();
     let error = opened(dir.path(), Some(true)).err().unwrap().to_string();
-    assert_eq!(error, "--zero-cond-t: expected an edit of Qwen-Image, found another model");
+    assert_eq!(error, "--zero-cond-t: expected a model that edits pictures and may be told so, found another");
 }
 
 /// Lightning's, with names of its first version and of the second, and the schedule that they were trained with.

@@ -27,17 +27,17 @@
 mod block;
 mod config;
 mod control;
+mod declare;
 mod ends;
 mod latents;
 mod ports;
 
-use pinhole_quant::DType;
-
 use self::block::{Block, Stream};
 use self::control::Running;
+use self::declare::{Carried, declare_ports};
 use self::ends::{Context, Embed, FinalLayer, Join, TimeIn};
 use crate::models::layers;
-use crate::stage::{Cadence, Extent, Lifetime, Model, Port, Symbol};
+use crate::stage::{Cadence, Model};
 use crate::{Result, reserve};
 
 pub use config::Config;
@@ -128,53 +128,6 @@ impl ZImage {
                 cos.extend([angle.cos(); 2]);
                 sin.extend([-angle.sin(), angle.sin()]);
             }
-        }
-    }
-}
-
-fn input(model: &mut Model, name: &str, extents: &[Extent]) -> Port {
-    model.port(name, extents, DType::F32, Lifetime::Request)
-}
-
-/// A port of `[width, tokens, B]` that is carried through a step.
-fn carried(model: &mut Model, name: &str, width: usize, tokens: Symbol) -> Port {
-    model.port(name, &[width.into(), tokens.into(), Symbol::BATCH.into()], DType::F32, Lifetime::Pass)
-}
-
-/// Declares where a request is put.
-fn declare_ports(model: &mut Model, config: &Config) -> Ports {
-    let batch = Extent::from(Symbol::BATCH);
-    let table = [config.head_width().into(), 1.into(), Symbol::JOINT_TOKENS.into(), Symbol::TABLES.into()];
-    Ports {
-        time: input(model, "time", &[TIME_WIDTH.into(), Symbol::CONDITIONS.into()]),
-        text: input(model, "text", &[config.cap_feat_dim.into(), Symbol::TEXT_TOKENS.into(), batch]),
-        text_kept: input(model, "text_kept", &[1.into(), Symbol::TEXT_TOKENS.into(), batch]),
-        image_kept: input(model, "image_kept", &[1.into(), Symbol::IMAGE_TOKENS.into()]),
-        cos: input(model, "cos", &table),
-        sin: input(model, "sin", &table),
-        condition: model.port("condition", &[batch], DType::I32, Lifetime::Pass),
-        latents: carried(model, "latents", config.token_width(), Symbol::IMAGE_TOKENS),
-        prediction: carried(model, "prediction", config.token_width(), Symbol::IMAGE_TOKENS),
-    }
-}
-
-/// What is carried from stage to stage.
-#[derive(Clone, Copy)]
-struct Carried {
-    vector: Port,
-    context: Port,
-    img: Port,
-    joint: Port,
-}
-
-impl Carried {
-    fn declare(model: &mut Model, config: &Config) -> Carried {
-        let hidden = config.dim;
-        Carried {
-            vector: input(model, "vector", &[config.time_width().into(), Symbol::CONDITIONS.into()]),
-            context: input(model, "context", &[hidden.into(), Symbol::TEXT_TOKENS.into(), Symbol::BATCH.into()]),
-            img: carried(model, "img", hidden, Symbol::IMAGE_TOKENS),
-            joint: carried(model, "joint", hidden, Symbol::JOINT_TOKENS),
         }
     }
 }

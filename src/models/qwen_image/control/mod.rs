@@ -20,8 +20,8 @@ mod stages;
 
 use self::stages::{Context, Embed, ResidualOut};
 use super::block::Residual;
+use super::declare::{carried_for, declare_block, declare_modulation, declare_ports, input};
 use super::ports::{Extents, Ports as ModelPorts, TIMES};
-use super::{carried_for, declare_block, declare_modulation, declare_ports, input};
 use crate::Result;
 use crate::models::control_runs::runs_of;
 use crate::models::layers::{Linear, RmsNorm};
