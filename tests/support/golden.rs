@@ -42,6 +42,11 @@ impl Golden {
         self.header.pointer(pointer).unwrap_or_else(|| panic!("golden {}: no {pointer}", self.name))
     }
 
+    /// The header's value at a JSON pointer, to be changed.
+    pub(crate) fn at_mut(&mut self, pointer: &str) -> &mut Value {
+        self.header.pointer_mut(pointer).unwrap_or_else(|| panic!("golden {}: no {pointer}", self.name))
+    }
+
     /// The value at a JSON pointer, if there is one.
     pub(crate) fn get(&self, pointer: &str) -> Option<&Value> {
         self.header.pointer(pointer)
