@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::support::numbers::Format;
+use crate::support::qwen_image::write_original_vae;
 use crate::support::sd1::{Tensor, write_tensors};
 use crate::support::wan::{Kernel, write_directory, write_gguf, write_single, write_umt5};
 use crate::support::{Golden, given};
@@ -240,9 +241,7 @@ fn pair_of_files(golden: &Golden, names: [&str; 2]) -> TempDir {
         write_gguf(&folder.path().join(name), golden, component, (Format::F32, Kernel::Whole));
     }
     write_umt5(&folder.path().join("umt5_xxl.safetensors"), golden, false);
-    fs::copy(dir.path().join("vae/diffusion_pytorch_model.safetensors"), folder.path().join("vae.safetensors"))
-        .unwrap();
-    fs::copy(dir.path().join("vae/config.json"), folder.path().join("config.json")).unwrap();
+    write_original_vae(&folder.path().join("vae.safetensors"), golden, false);
     fs::copy(dir.path().join("tokenizer/tokenizer.json"), folder.path().join("tokenizer.json")).unwrap();
     folder
 }

@@ -32,6 +32,8 @@ from recipes import NORM, Around, Gain
 
 AFTER_ACTIVATION = Gain(1.6)
 TRANSFORMER = [
+    # Most tokens of a prompt are padding, all alike: what looks at them has to look closely to tell the others.
+    (r"attn2\.norm_(added_)?[qk]\.weight$", Around(0.3, 1.6)),
     (r"\.norm_(added_)?[qk]\.weight$", Around(0.3, 1.2)),
     (r"norm\d\.weight$", NORM),
     (r"scale_shift_table$", Around(0.4)),
@@ -111,6 +113,7 @@ COMPONENTS = {
             "hidden_act": "gelu",
         },
         VISION,
+        prefix="vision_model.",
     ),
     "vae": Component(
         "diffusers",
