@@ -5,6 +5,8 @@
 #![cfg(feature = "vulkan")]
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
+#[path = "vulkan/families.rs"]
+mod families;
 mod support;
 
 use std::path::Path;

@@ -1,0 +1,146 @@
+//! The denoisers of models that read with a language model, and ControlNets beside them, on a device and on the CPU.
+
+use std::path::Path;
+use std::time::Instant;
+
+use pinhole::exec::{DeviceWeights, Session};
+use pinhole::ggml::{Backend, CancelFlag, Device, Ledger};
+use pinhole::pipeline::{self, Additions, Control, Given, Opened, Prompt, Request};
+use pinhole::plan::{Limits, Offload, budget};
+use pinhole::sample::randn;
+use pinhole::source::slot::TRANSFORMER;
+use pinhole::source::{Files, Source};
+use pinhole::stage::Cadence;
+use pinhole_quant::metrics;
+use tempfile::TempDir;
+
+use super::support::{Golden, flux2, given, qwen_image, z_image};
+use super::{NMSE_OF_F16, alone, device};
+
+/// What runs: a small model, and what is special about it.
+#[derive(Clone, Copy, Debug)]
+enum Subject {
+    ZImage,
+    /// With the union ControlNet, which refines and follows.
+    ZImageControl,
+    /// With numbers beyond F16's range between layers.
+    ZImageLoud,
+    Klein,
+    QwenImage,
+    QwenImageControl,
+    QwenImageLoud,
+}
+
+/// What numbers between layers are multiplied with: they are some units without it.
+const LOUD: f32 = (1 << 18) as f32;
+
+impl Subject {
+    const ALL: [Subject; 7] = [
+        Subject::ZImage,
+        Subject::ZImageControl,
+        Subject::ZImageLoud,
+        Subject::Klein,
+        Subject::QwenImage,
+        Subject::QwenImageControl,
+        Subject::QwenImageLoud,
+    ];
+
+    /// The model, as files in `dir`.
+    fn open(self, dir: &Path) -> Opened {
+        let golden = Golden::load(match self {
+            Subject::ZImage | Subject::ZImageLoud => "z_image",
+            Subject::ZImageControl => "z_image_controls",
+            Subject::Klein => "flux2_klein",
+            Subject::QwenImage | Subject::QwenImageLoud => "qwen_image",
+            Subject::QwenImageControl => "qwen_image_controls",
+        });
+        match self {
+            Subject::Klein => flux2::write_directory(dir, &golden, "Flux2KleinPipeline", "vae"),
+            Subject::ZImage | Subject::ZImageControl | Subject::ZImageLoud => z_image::write_directory(dir, &golden),
+            _ => qwen_image::write_directory(dir, &golden),
+        }
+        let mut parts = Vec::new();
+        let (loud, mut additions) = (dir.join("loud.safetensors"), Additions::default());
+        match self {
+            Subject::ZImageLoud => z_image::write_loud(&loud, &golden, LOUD),
+            Subject::QwenImageLoud => qwen_image::write_loud(&loud, &golden, LOUD),
+            Subject::ZImageControl | Subject::QwenImageControl => additions.controls.push(dir.join("union")),
+            _ => {}
+        }
+        if loud.exists() {
+            parts.push((&TRANSFORMER, loud));
+        }
+        let files = Files { parts, tokenizers: Vec::new() };
+        let source = Source::assemble(Some(Source::open(dir).unwrap()), &files).unwrap();
+        pipeline::open_with(&source, &additions).unwrap()
+    }
+}
+
+/// Numbers without a pattern.
+fn numbers(seed: u64, count: usize) -> Vec<f32> {
+    randn(seed, count).unwrap()
+}
+
+/// What the denoiser of `model` says of noise in the first of two steps, on `device`, streamed or not.
+fn predicted(model: &Opened, device: Device, offload: Offload) -> Vec<f32> {
+    let begun = Instant::now();
+    let controls = model.rules.controls.iter().map(|_| Control::new(given::picture(48, 32)));
+    let request = Request {
+        width: Some(48),
+        height: Some(32),
+        steps: Some(2),
+        cfg_scale: Some(model.rules.guided_above),
+        controls: controls.collect(),
+        ..Request::new("a red star")
+    };
+    let settings = pipeline::settings(model, &request).unwrap();
+    let levels = model.scheduler.levels(&settings.sampling, settings.steps, 6).unwrap();
+    let arrays = model.encoders.arrays(settings.text_tokens[0]);
+    let prompt = Prompt((3..).zip(&arrays).map(|(seed, array)| numbers(seed, array.elements())).collect());
+    let dims = model.autoencoder.latents(&settings);
+    let (denoiser, count) = (&model.denoiser, dims.iter().product::<usize>());
+    let followed = |seed| denoiser.pack_followed(&numbers(seed, count), None, dims).unwrap();
+    let given = Given {
+        settings: &settings,
+        levels: &levels,
+        evaluations: 0..levels.len(),
+        prompts: &[&prompt],
+        controls: &(20..).take(model.rules.controls.len()).map(followed).collect::<Vec<_>>(),
+        ip: &[],
+        pass: 0,
+        passes: 1,
+        pictures: 1,
+        face: &[],
+    };
+    let subject = denoiser.subjects(&settings, dims, levels.len()).remove(0);
+    let (mut backend, ledger) = (Backend::new(device, 2, CancelFlag::new()).unwrap(), Ledger::new());
+    let plan = budget::plan(&[subject.measure(&backend).unwrap()], offload, &Limits::default()).unwrap();
+    let placement = &plan.components[0].placement;
+    let weights = DeviceWeights::place(subject.model, subject.bound, device, &ledger, placement, subject.runs).unwrap();
+    let mut session = Session::new(subject.model, &weights, &subject.dims, &backend, &ledger).unwrap();
+    denoiser.fill(0, &mut session, &given).unwrap();
+    session.run(&mut backend, Cadence::Request, |_, _| Ok(())).unwrap();
+    let ports = denoiser.ports(0);
+    session.set_indices(ports.condition, &[0]).unwrap();
+    session.set(ports.latents, &denoiser.pack(&numbers(1, count), dims).unwrap()).unwrap();
+    session.run(&mut backend, Cadence::Step, |_, _| Ok(())).unwrap();
+    let found = denoiser.unpack(&session.get(ports.prediction).unwrap(), dims).unwrap();
+    println!("{} {offload:?}: {:.1?}", device.name(), begun.elapsed());
+    found
+}
+
+#[test]
+fn denoisers_that_read_with_a_language_model_run_there() {
+    let _alone = alone();
+    for subject in Subject::ALL {
+        let dir = TempDir::new().unwrap();
+        let model = subject.open(dir.path());
+        let cpu = predicted(&model, Device::cpu().unwrap(), Offload::None);
+        let [resident, streamed] =
+            [Offload::None, Offload::Sequential].map(|offload| predicted(&model, device(), offload));
+        assert!(super::bits(&resident) == super::bits(&streamed), "{subject:?}");
+        let nmse = metrics::nmse(&cpu, &resident).unwrap();
+        println!("{subject:?}: nmse {nmse:.1e}");
+        assert!(nmse < NMSE_OF_F16, "{subject:?}: {nmse:.1e}");
+    }
+}
