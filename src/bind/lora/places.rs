@@ -285,9 +285,12 @@ fn outputs(lora: &Lora, module: &Module) -> Result<Option<(usize, String)>> {
     }
 }
 
-/// PyTorch's first extent, which counts outputs. Of a vector, its numbers.
+/// PyTorch's first extent, which counts outputs. Of a vector, its numbers, and so of a table of modulation, which has an extent of 1 before it.
 pub(super) fn first_extent(file_shape: &[usize]) -> usize {
-    file_shape.last().copied().unwrap_or(1)
+    match *file_shape {
+        [width, parts, 1] => width * parts,
+        _ => file_shape.last().copied().unwrap_or(1),
+    }
 }
 
 /// The numbers of a shape over those of its first extent.
