@@ -1,6 +1,6 @@
 //! The causal autoencoder, for pictures and for films, as a part of a model.
 
-use super::opened::{Autoencoder, Direction, once, subject};
+use super::opened::{Autoencoder, Direction, FrameSink, once, subject};
 use super::request::Settings;
 use super::run::{Run, Running};
 use crate::plan::measure::Subject;
@@ -108,7 +108,7 @@ impl Autoencoder for AutoencoderCausal {
         run: &mut Run<'_>,
         running: &mut Running<'_>,
         latents: &[f32],
-        sink: &mut dyn FnMut(&mut Run<'_>, usize, Vec<f32>) -> Result<()>,
+        sink: &mut FrameSink<'_>,
     ) -> Result<()> {
         let [w, h] = [running.dim(Symbol::LATENT_WIDTH)?, running.dim(Symbol::LATENT_HEIGHT)?];
         let frames = latents.len() / (w * h * self.config.z_dim).max(1);

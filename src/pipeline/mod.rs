@@ -65,7 +65,8 @@ pub use face::{Face, read_id_embedding};
 pub use flux_image_prompts::{BESIDE, PRIOR};
 pub use generate::Pipeline;
 pub use opened::{
-    Additions, Autoencoder, Denoiser, Direction, Encoders, Family, Given, ImagePrompts, Opened, Reader, StepPorts, once,
+    Additions, Autoencoder, Denoiser, Direction, Encoders, Family, FrameSink, Given, ImagePrompts, Opened, Reader,
+    StepPorts, once,
 };
 pub use origins::{Origin, named_parts, origins};
 pub use progress::{Event, Observer};

@@ -601,6 +601,9 @@ pub enum Direction {
     Decode,
 }
 
+/// What is given each frame of a video as soon as it is made: its number and its samples, `[W, H, 3]` in -1..=1.
+pub type FrameSink<'a> = dyn FnMut(&mut Run<'_>, usize, Vec<f32>) -> Result<()> + 'a;
+
 /// The autoencoder of a model.
 pub trait Autoencoder: Networks {
     /// Channels of the latents.
@@ -644,7 +647,7 @@ pub trait Autoencoder: Networks {
         run: &mut Run<'_>,
         running: &mut Running<'_>,
         latents: &[f32],
-        sink: &mut dyn FnMut(&mut Run<'_>, usize, Vec<f32>) -> Result<()>,
+        sink: &mut FrameSink<'_>,
     ) -> Result<()> {
         let samples = self.decode(run, running, latents)?;
         sink(run, 0, samples)

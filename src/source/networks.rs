@@ -357,7 +357,7 @@ impl Side {
     /// What it is.
     pub fn config(&self) -> SideConfig {
         match self {
-            Side::Net(net) | Side::Lora(net, _) => SideConfig::Net(net.net.config().clone()),
+            Side::Net(net) | Side::Lora(net, _) => SideConfig::Net(Box::new(net.net.config().clone())),
             Side::Adapter(adapter) => SideConfig::Adapter(adapter.net.config().clone()),
         }
     }

@@ -85,14 +85,14 @@ pub struct Size {
 #[derive(Clone, Debug, PartialEq)]
 pub enum SideConfig {
     /// A ControlNet.
-    Net(ControlConfig),
+    Net(Box<ControlConfig>),
     /// A T2I-Adapter.
     Adapter(AdapterConfig),
 }
 
 /// The same, of which a model has what is computed once a request.
 enum DeclaredSide {
-    Net(DeclaredControl),
+    Net(Box<DeclaredControl>),
     Adapter(DeclaredAdapter),
 }
 
@@ -100,7 +100,9 @@ impl DeclaredSide {
     fn declare(model: &mut Model, i: usize, config: &SideConfig, ports: &Ports) -> Result<DeclaredSide> {
         let name = (ControlNet::prefix(i), runs_of(i));
         Ok(match config {
-            SideConfig::Net(config) => DeclaredSide::Net(DeclaredControl::declare(model, name, config, ports)?),
+            SideConfig::Net(config) => {
+                DeclaredSide::Net(Box::new(DeclaredControl::declare(model, name, config, ports)?))
+            }
             SideConfig::Adapter(config) => DeclaredSide::Adapter(DeclaredAdapter::declare(model, name, config)?),
         })
     }

@@ -45,10 +45,8 @@ fn original(name: &str, is_light: bool) -> String {
     let own = name.strip_prefix("adapter.").unwrap();
     let parts: Vec<&str> = own.split('.').collect();
     match parts[..] {
-        ["body", _, ref rest @ ..] if is_light => match rest {
-            ["resnets", ..] => own.replacen(".resnets.", ".body.", 1),
-            _ => own.to_owned(),
-        },
+        ["body", _, "resnets", ..] if is_light => own.replacen(".resnets.", ".body.", 1),
+        ["body", ..] if is_light => own.to_owned(),
         ["body", body, "resnets", block, layer, leaf] => {
             let number = 2 * body.parse::<usize>().unwrap() + block.parse::<usize>().unwrap();
             format!("body.{number}.{layer}.{leaf}")
