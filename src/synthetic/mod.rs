@@ -25,7 +25,7 @@ use serde_json::{Value as Json, json};
 use crate::bind::alias::{Kind, Reads};
 use crate::builtin;
 use crate::convert::{BUNDLE_ALIGNMENT, QUANTIZATION_VERSION, Types, write_error};
-use crate::source::slot::TEXT_ENCODER;
+use crate::source::slot::{TEXT_ENCODER, TEXT_ENCODER_2};
 use crate::source::{self, HasModel, Slot, keys};
 use crate::text::bytes_tokenizer_json;
 use crate::weights::{Role, Weight};
@@ -354,11 +354,16 @@ fn metadata(blueprint: &Blueprint, options: &Options) -> Result<Vec<(String, Val
     for Planned { slot, kind, config, .. } in &blueprint.parts {
         metadata.push((keys::component_config(slot.name), config.to_string().into()));
         let Some(name) = slot.tokenizer else { continue };
-        let reader = if kind.reads == Some(Reads::Clip) { &TEXT_ENCODER } else { *slot };
-        match (kind.reads, mini.tokenizer(reader)) {
-            (Some(Reads::Words), _) => metadata.push((keys::tokenizer(name), bytes_tokenizer_json()?.into())),
-            (_, Some(files)) => metadata.push((keys::tokenizer(name), files.tokenizer.text.as_str().into())),
-            (_, None) => {}
+        // Where the miniature has one of that kind, whatever its place is here.
+        let of_mini = match kind.reads {
+            Some(Reads::Clip) => mini.tokenizer(&TEXT_ENCODER),
+            Some(Reads::T5) => mini.tokenizer(&TEXT_ENCODER_2),
+            Some(Reads::Words) | None => None,
+        };
+        if let Some(files) = of_mini {
+            metadata.push((keys::tokenizer(name), files.tokenizer.text.as_str().into()));
+        } else if kind.reads == Some(Reads::Words) {
+            metadata.push((keys::tokenizer(name), bytes_tokenizer_json()?.into()));
         }
     }
     metadata.extend(blueprint.scheduler.iter().map(|config| (keys::SCHEDULER.into(), config.to_string().into())));

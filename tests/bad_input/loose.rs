@@ -347,7 +347,7 @@ fn files_of_other_networks() {
     };
     for (name, what) in [
         ("model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight", "Stable Diffusion 3"),
-        ("blocks.0.cross_attn.norm_k.weight", "Wan"),
+        ("blocks.0.cross_attn.k.weight", "Wan"),
         ("cap_embedder.0.weight", "Lumina"),
     ] {
         let path: &Path = &write(&[name]);

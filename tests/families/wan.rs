@@ -16,11 +16,13 @@ use pinhole::image::Picture;
 use pinhole::models::layers::sinusoid;
 use pinhole::models::wan::Sizes;
 use pinhole::pipeline::{self, Additions, Event, Generated, MemoryOptions, Opened, Pipeline, Request};
-use pinhole::plan::Offload;
+use pinhole::plan::{Limits, Offload, budget};
 use pinhole::sample::Sampler;
+use pinhole::size::Size;
 use pinhole::source::slot::{IMAGE_ENCODER, TEXT_ENCODER, TRANSFORMER, TRANSFORMER_2, VAE};
 use pinhole::source::{Files, Slot, Source, networks};
 use pinhole::stage::{Cadence, Dims, Symbol};
+use pinhole::synthetic::{self, Architecture};
 use pinhole_quant::metrics;
 use pinhole_quant::recipe::FileType;
 use tempfile::TempDir;
@@ -430,4 +432,29 @@ fn loras_are_for_both_experts_or_for_one() {
     write_lora(&path, 0, 128);
     let error = with(dir.path(), &[], &Additions { loras: given(), ..Additions::default() }).err().unwrap();
     assert!(error.hint().unwrap().contains("a LoRA works with models of the family and size"), "{error}");
+}
+
+/// The published sizes at 832x480 and 81 frames, with the text encoder, guidance and the decoder.
+#[test]
+fn videos_of_published_size_fit_a_small_card() {
+    let dir = tempfile::tempdir().unwrap();
+    for (architecture, file_type, most) in [
+        (Architecture::WAN_1_3B, "q4_k_s", 1 << 30),
+        (Architecture::WAN_1_3B, "q8_0", 3 << 29),
+        (Architecture::WAN_A14B, "q4_k_s", 3 << 30),
+        (Architecture::WAN_TI2V_5B, "q4_k_s", 3 << 30),
+    ] {
+        let name = format!("{} {file_type}", architecture.name());
+        let path = dir.path().join(&name);
+        let file_type = file_type.parse().unwrap();
+        let options = synthetic::Options { architecture, file_type, blocks: None, hollow: true, only: None };
+        synthetic::write(&path, &options, |_| Ok(())).unwrap();
+        let pipeline = on(open(&path), "cpu:discrete");
+        let request = Request { width: Some(832), height: Some(480), frames: Some(81), ..Request::new("a boat") };
+        let components = pipeline.measure(&pipeline.settings(&request).unwrap()).unwrap();
+        let limits = Limits { bytes: Some(1), ..Limits::default() };
+        let refusal = budget::plan(&components, Offload::Auto, &limits).unwrap_err();
+        println!("{name}: least {}, for the {}", Size(refusal.least as u64), refusal.component);
+        assert!(refusal.least <= most, "{name}: {}", refusal.least);
+    }
 }

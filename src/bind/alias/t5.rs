@@ -126,9 +126,9 @@ mod tests {
     }
 
     #[test]
-    fn blocks_have_both_kinds_of_names() {
+    fn blocks_have_all_kinds_of_names() {
         let theirs = "block.12.layer.0.SelfAttention.q.weight";
-        let q = ["enc.blk.12.attn_q.weight", &format!("encoder.{theirs}"), theirs];
+        let q = ["enc.blk.12.attn_q.weight", &format!("encoder.{theirs}"), theirs, "blocks.12.attn.q.weight"];
         assert_eq!(names("enc.blk.12.attn_q.weight"), q);
         let down = ["enc.blk.0.ffn_down.weight", "encoder.block.0.layer.1.DenseReluDense.wo.weight"];
         assert_eq!(names("enc.blk.0.ffn_down.weight")[..2], down);

@@ -11,9 +11,9 @@
 //!
 //! | stage      | when    | carried in                          | carried out           |
 //! |------------|---------|-------------------------------------|-----------------------|
-//! | `begin`    | request | `picture` [W/f, H/f, c f f, 1]      | a map (not in a light one) |
-//! | `body.0..` | request | the last map                        | `feature.*` [w, h, C, 1] |
-//! | `add.0..`  | step    | a feature, `scale` [1], a map of the UNet | that map        |
+//! | `begin`    | request | `picture [W/f, H/f, c f f, 1]`      | a map (not in a light one) |
+//! | `body.0..` | request | the last map                        | `feature.* [w, h, C, 1]` |
+//! | `add.0..`  | step    | a feature, `scale [1]`, a map of the UNet | that map        |
 
 use std::path::Path;
 

@@ -257,19 +257,18 @@ impl Config {
     /// # Errors
     /// [`Error::Mismatch`] where a weight is missing, and those of [`validate`](Config::validate).
     pub fn from_shapes(shape_of: impl Fn(&str) -> Option<Shape>, origin: &Path) -> Result<Config> {
-        let shapes = Shapes::new(&shape_of, origin);
-        let [_, _, _, out_channels] = shapes.dims("out.2.weight")?;
-        Config::of_levels(&shapes, origin, Some(out_channels))
+        Config::of_levels(&Shapes::new(&shape_of, origin), origin, true)
     }
 
     /// The same of a network that has no way up.
     pub(super) fn of_encoder(shape_of: &dyn Fn(&str) -> Option<Shape>, origin: &Path) -> Result<Config> {
-        Config::of_levels(&Shapes::new(shape_of, origin), origin, None)
+        Config::of_levels(&Shapes::new(shape_of, origin), origin, false)
     }
 
-    /// The sizes, where the way up gives `out_channels`, if there is one.
-    fn of_levels(shapes: &Shapes<'_>, origin: &Path, out_channels: Option<usize>) -> Result<Config> {
+    /// The sizes, of a network that has a way up or that has none.
+    fn of_levels(shapes: &Shapes<'_>, origin: &Path, has_way_up: bool) -> Result<Config> {
         let [_, _, in_channels, first] = shapes.dims("input_blocks.0.0.weight")?;
+        let out_channels = if has_way_up { shapes.dims("out.2.weight")?[3] } else { in_channels };
         let levels = Levels::read(shapes, first)?;
         let Some(transformer) = levels.transformers().next() else {
             return Err(Error::mismatch(origin, "UNet", "one with attention to a prompt", "one without"));
@@ -287,7 +286,7 @@ impl Config {
         };
         let config = Config {
             in_channels,
-            out_channels: out_channels.unwrap_or(in_channels),
+            out_channels,
             down_block_types: kinds(0, &levels.down),
             up_block_types: kinds(1, &levels.up),
             attention_head_dim: PerLevel::Each(levels.channels.iter().map(heads).collect()),

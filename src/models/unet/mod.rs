@@ -16,18 +16,18 @@
 //!
 //! | stage                             | when    | carried in                             | carried out                        |
 //! |-----------------------------------|---------|----------------------------------------|------------------------------------|
-//! | `embedding`                       | request | `time` [t, N], `added` [A, N], `guidance` [G] | `embedding` [E, N]          |
+//! | `embedding`                       | request | `time [t, N]`, `added [A, N]`, `guidance [G]` | `embedding [E, N]`          |
 //! | `NAME.embedding`, of each resnet  | request | `embedding`                            | the same name, [C', N]             |
-//! | `input_blocks.0.0`                | step    | `latents` [w, h, c, B]                 | a map [w, h, C, B], kept           |
+//! | `input_blocks.0.0`                | step    | `latents [w, h, c, B]`                 | a map [w, h, C, B], kept           |
 //! | `input_blocks.N.0` (resnet)       | step    | the last map, its embedding            | a map of the level                 |
 //! | `input_blocks.N.1.in`             | step    | the last map                           | `NAME.tokens` [C, T, B]            |
-//! | `input_blocks.N.1.0..`            | step    | the tokens, `context` [J, Tt, B]       | the tokens                         |
+//! | `input_blocks.N.1.0..`            | step    | the tokens, `context [J, Tt, B]`       | the tokens                         |
 //! | `input_blocks.N.1.out`            | step    | the tokens, the map                    | a map, kept                        |
 //! | `input_blocks.N.0` (downsampling) | step    | the last map                           | a map of the next level, kept      |
 //! | `middle_block.0..2`               | step    | as above                               | a map of the last level            |
 //! | `output_blocks.N.0`               | step    | the last map, one that was kept        | a map of the level                 |
 //! | `output_blocks.N.1..2`            | step    | as above; upsampling at the end        | a map, in the end twice as large   |
-//! | `out`                             | step    | the last map                           | `prediction` [w, h, c', B]         |
+//! | `out`                             | step    | the last map                           | `prediction [w, h, c', B]`         |
 //!
 //! Maps and tokens that one stage writes are ports with its name. In ggml order, as all shapes here.
 
@@ -132,7 +132,7 @@ impl Unet {
     /// The model that `config` describes.
     ///
     /// # Errors
-    /// [`Error::Mismatch`] for a configuration that makes none.
+    /// [`Error::Mismatch`](crate::Error::Mismatch) for a configuration that makes none.
     pub fn new(config: &Config) -> Result<Unet> {
         Unet::with(config, &[], None)
     }
@@ -141,7 +141,7 @@ impl Unet {
     /// the former begin with [`ControlNet::prefix`], and its stages of steps run if [`runs_of`] it is not 0.
     ///
     /// # Errors
-    /// [`Error::Mismatch`] for a configuration that makes no network.
+    /// [`Error::Mismatch`](crate::Error::Mismatch) for a configuration that makes no network.
     pub fn with(config: &Config, sides: &[SideConfig], ip: Option<&IpConfig>) -> Result<Unet> {
         config.validate(FilePath::new("unet"))?;
         let mut model = Model::new();

@@ -13,12 +13,12 @@
 //!
 //! | stage                         | when    | carried in                              | carried out                    |
 //! |-------------------------------|---------|-----------------------------------------|--------------------------------|
-//! | `hint.0..`                    | request | `picture` [W, H, 3, 1]                  | `hint.*`, in the end [w, h, C, 1] |
-//! | `union`                       | request | the last `hint`, `kind` [C]             | that hint                      |
+//! | `hint.0..`                    | request | `picture [W, H, 3, 1]`                  | `hint.*`, in the end [w, h, C, 1] |
+//! | `union`                       | request | the last `hint`, `kind [C]`             | that hint                      |
 //! | `embedding`, `NAME.embedding` | request | as the UNet's                           |                                |
-//! | `embed`                       | step    | `latents` [w, h, c, B], the last `hint` | a map [w, h, C, N]             |
+//! | `embed`                       | step    | `latents [w, h, c, B]`, the last `hint` | a map [w, h, C, N]             |
 //! | `input_blocks.*`, `middle_block.*` | step | as the UNet's                         | maps                           |
-//! | `residual.0..`                | step    | a map, `scale` [R], one of the UNet     | that of the UNet               |
+//! | `residual.0..`                | step    | a map, `scale [R]`, one of the UNet     | that of the UNet               |
 
 mod config;
 mod stages;
