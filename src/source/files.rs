@@ -72,7 +72,7 @@ impl Given {
                 lexicons.extend(Lexicon::beside(component.origin.parent(), slot));
                 Ok(((**component).clone(), lexicons))
             }
-            Given::Model(source) => match own(source, place)? {
+            Given::Model(source) => match own(source, place, &[])? {
                 Some(found) => Ok(found),
                 None => Err(source.component(slot).err().unwrap_or_else(|| diffusers::no_model(&source.path))),
             },
@@ -136,7 +136,7 @@ pub(super) fn arrange(mut source: Source, places: &[Place]) -> Result<Source> {
                 lexicons.extend(source.lexicons(place.slot));
                 Some((component, lexicons))
             }
-            None => own(&source, place)?,
+            None => own(&source, place, places)?,
         };
         if let Some((component, lexicons)) = found {
             add_tokenizer(&mut source, place, &component, lexicons)?;
@@ -228,7 +228,7 @@ fn add_tokenizer(source: &mut Source, place: &Place, component: &Component, lexi
 }
 
 /// The network for `place` that `source` has by itself.
-fn own(source: &Source, place: &Place) -> Result<Option<Found>> {
+fn own(source: &Source, place: &Place, places: &[Place]) -> Result<Option<Found>> {
     if let Ok(component) = source.component(place.slot) {
         return Ok(Some((component.clone(), source.lexicons(place.slot))));
     }
@@ -238,12 +238,13 @@ fn own(source: &Source, place: &Place) -> Result<Option<Found>> {
         }
         return Ok(Some((Component::open(folder, slot)?, source.lexicons(place.slot))));
     }
-    if place.found { loose(source, place) } else { Ok(None) }
+    if place.found { loose(source, place, places) } else { Ok(None) }
 }
 
-/// The network for `place` in the loose files of `source`.
-fn loose(source: &Source, place: &Place) -> Result<Option<Found>> {
+/// The network for `place`, which is one of `places`, in the loose files of `source`.
+fn loose(source: &Source, place: &Place, places: &[Place]) -> Result<Option<Found>> {
     let mut having: Vec<&Arc<WeightFile>> = source.loose.iter().filter(|file| file.has(place.kind)).collect();
+    having.retain(|file| !file.is_for_another(place, places));
     // PyTorch's own file lies beside the same network in another format.
     if having.iter().any(|file| !file.is_pickle) {
         having.retain(|file| !file.is_pickle);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::component::list;
 use super::recognise::{self, Recognised, recognise};
 use super::slot::UPSCALER;
-use super::{Component, Layout, Slot, Text, keys, llama, pieces::piece};
+use super::{Component, Layout, Place, Slot, Text, keys, llama, pieces::piece};
 use crate::bind;
 use crate::bind::alias::{self, KINDS, Kind, Reads};
 use crate::gguf::{Gguf, Metadata};
@@ -130,6 +130,14 @@ impl WeightFile {
         })
     }
 
+    /// Whether it has one network of the kind that `place` is for, whose names say that it belongs at another of `places`.
+    pub(super) fn is_for_another(&self, place: &Place, places: &[Place]) -> bool {
+        let mut own = self.parts.iter().filter(|part| part.kind == place.kind);
+        let (Some(part), None) = (own.next(), own.next()) else { return false };
+        let mut others = places.iter().filter(|other| other.kind == place.kind && other.slot != place.slot);
+        !is_of(&part.prefix, place.slot) && others.any(|other| is_of(&part.prefix, other.slot))
+    }
+
     fn not_one(&self, kind: &Kind, slot: &Slot, prefixes: &[&str]) -> Error {
         let (found, hint) = match prefixes {
             [] => (format!("{}, and no {}", self.holds(), kind.words), "`pinhole inspect` says more".to_owned()),
@@ -184,12 +192,22 @@ fn foremost<'a>(prefixes: &[&'a str], slot: &Slot) -> Vec<&'a str> {
         left = prefixes.to_vec();
     }
     for words in iter::once(&slot.name).chain(slot.also) {
-        let mut named = left.iter().copied().filter(|prefix| format!(".{prefix}.").contains(&format!(".{words}.")));
+        let mut named = left.iter().copied().filter(|prefix| has_words(prefix, words));
         if let (Some(only), None) = (named.next(), named.next()) {
             return vec![only];
         }
     }
     left
+}
+
+/// Whether `words` are words of `prefix`.
+fn has_words(prefix: &str, words: &str) -> bool {
+    format!(".{prefix}.").contains(&format!(".{words}."))
+}
+
+/// Whether `prefix` is what names at `slot` begin with in some files.
+fn is_of(prefix: &str, slot: &Slot) -> bool {
+    iter::once(&slot.name).chain(slot.also).any(|words| has_words(prefix, words))
 }
 
 /// Whether a part of a name says that what is behind it is a running average of other weights.

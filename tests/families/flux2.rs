@@ -262,8 +262,8 @@ fn a_tokenizer_lies_beside_the_weights() {
     support::sd1::write_safetensors(&dir.path().join("mistral_3_small_flux2.safetensors"), &stored);
     let parts = vec![(&TEXT_ENCODER, dir.path().join("mistral_3_small_flux2.safetensors"))];
     let source = Source::assemble(Some(Source::open(dir.path()).unwrap()), &Files { parts, tokenizers: Vec::new() });
-    let source = source.unwrap();
-    let found = source.tokenizer(&TEXT_ENCODER).unwrap();
+    let model = pipeline::open(&source.unwrap()).unwrap();
+    let found = model.source.tokenizer(&TEXT_ENCODER).unwrap();
     let read = |json: &str| pinhole::text::ByteLevelTokenizer::from_json(json, &Default::default(), &path).unwrap();
     let [found, expected] = [read(&found.tokenizer.text), read(&json)];
     for text in

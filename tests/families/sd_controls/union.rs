@@ -27,6 +27,7 @@ fn kinds_have_names_and_have_to_be_told() {
     assert!(error.ends_with("segment, or a number from 0 to 5, found `tile`"), "{error}");
     let mut request = made.request("plain");
     request.controls[0].preprocess = Preprocess::Inpaint;
+    request.mask = Some(given::mask(request.width.unwrap(), request.height.unwrap()));
     let error = pipeline::settings(&model, &request).unwrap_err().to_string();
     assert!(error.contains("a union ControlNet takes its picture as it is"), "{error}");
     // diffusers cannot: with guidance, the prompt's pass alone follows.
@@ -110,7 +111,7 @@ fn control_loras_that_do_not_fit() {
     let stem = "input_blocks.4.1.transformer_blocks.0.attn1.to_q";
     let lacking = control_lora(&made, "lacking", |tensors| drop(tensors.remove(&format!("{stem}.up"))));
     let error = not_opened(&made, lacking);
-    assert!(error.contains(&format!("{stem}.up: expected a tensor, found none")), "{error}");
+    assert!(error.contains(&format!("{stem}.up`: expected a tensor, found none")), "{error}");
     let without = control_lora(&made, "without", |tensors| drop(tensors.remove("zero_convs.2.0.bias")));
     let error = not_opened(&made, without);
     assert!(error.contains("zero_convs.2.0.bias"), "{error}");
