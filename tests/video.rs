@@ -666,6 +666,7 @@ fn films_to_begin_with_equal_diffusers() {
     let opened = pipeline::open(&Source::open(dir.path()).unwrap()).unwrap();
     let device = Device::by_name("cpu").unwrap();
     let mut pipeline = Pipeline::with_threads(opened, device, 2, CancelFlag::new()).unwrap();
+    let mut wrong = Vec::new();
     for (name, described) in golden.at("/cases").as_object().unwrap() {
         let number = |key: &str| described[key].as_f64().unwrap() as f32;
         let whole = |key: &str| described[key].as_u64().unwrap() as usize;
@@ -690,11 +691,14 @@ fn films_to_begin_with_equal_diffusers() {
         assert_eq!((generated.settings.frames, generated.images.len()), (frames, frames));
         let nmse = metrics::nmse(&golden.f32(&format!("{name}.latents")), &generated.latents).unwrap();
         println!("{name}: nmse {nmse:.2e}");
-        assert!(nmse <= 1e-7, "{name}: {nmse:.2e}");
+        if nmse > 1e-7 {
+            wrong.push(format!("{name}: {nmse:.2e}"));
+        }
         assert_eq!(generated.memory.peak, generated.plan.peak());
         let error = pipeline.settings(&Request { frames: Some(frames + 4), ..request }).unwrap_err();
         assert!(error.to_string().starts_with("--video: expected at least "), "{error}");
     }
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 /// The program, in an empty folder.
