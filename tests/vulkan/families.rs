@@ -136,10 +136,13 @@ fn denoisers_that_read_with_a_language_model_run_there() {
         let dir = TempDir::new().unwrap();
         let model = subject.open(dir.path());
         let cpu = predicted(&model, Device::cpu().unwrap(), Offload::None);
-        let [resident, streamed] =
-            [Offload::None, Offload::Sequential].map(|offload| predicted(&model, device(), offload));
-        assert!(super::bits(&resident) == super::bits(&streamed), "{subject:?}");
-        let nmse = metrics::nmse(&cpu, &resident).unwrap();
+        let streamed = predicted(&model, device(), Offload::Sequential);
+        // Each takes a software device a minute.
+        if matches!(subject, Subject::ZImage) || std::env::var_os("PINHOLE_EVERY_TYPE").is_some() {
+            let resident = predicted(&model, device(), Offload::None);
+            assert!(super::bits(&resident) == super::bits(&streamed), "{subject:?}");
+        }
+        let nmse = metrics::nmse(&cpu, &streamed).unwrap();
         println!("{subject:?}: nmse {nmse:.1e}");
         assert!(nmse < NMSE_OF_F16, "{subject:?}: {nmse:.1e}");
     }
