@@ -9,7 +9,7 @@ use super::second_pass::{aesthetic, with_second};
 use super::start::{Inputs, MOST_REFERENCES};
 use super::stretch::Pass;
 use super::textual_inversion::Words;
-use super::values::{levels, number, side, taught};
+use super::values::{first, levels, number, side, taught};
 use crate::image::Picture;
 use crate::sample::Chosen;
 use crate::source::Text;
@@ -73,7 +73,7 @@ pub fn settings(model: &Opened, request: &Request) -> Result<Settings> {
     };
     let strength = strength(model, request)?;
     if let Some(strength) = strength {
-        levels.first_of(strength)?;
+        first(model, &levels, strength)?;
     }
     if !(1..=MOST_BATCH).contains(&request.batch) {
         return Err(Error::option("--batch", format!("1 to {MOST_BATCH}"), request.batch.to_string()));

@@ -2,6 +2,7 @@
 
 use super::opened::Opened;
 use super::request::{Request, Settings};
+use super::rules::Use;
 use super::stretch::Pass;
 use crate::sample::{Levels, Share};
 use crate::{Error, Result};
@@ -16,13 +17,24 @@ pub(super) fn levels(model: &Opened, settings: &Settings) -> Result<Levels> {
     let scheduler = &of_pass(model, settings).scheduler;
     let mut levels = scheduler.levels(&settings.sampling, settings.steps, tokens)?;
     if let Some(strength) = settings.strength {
-        let first = levels.first_of(strength)?;
+        let first = first(model, &levels, strength)?;
         levels = levels.starting_at(first)?;
     }
     match settings.pass {
         Pass::Begun(part) => scheduler.shared(levels, Share::Until(part)),
         Pass::Refined(part) => scheduler.shared(levels, Share::From(part)),
         Pass::Only | Pass::Whole { .. } | Pass::Redrawn(_) => Ok(levels),
+    }
+}
+
+/// The first evaluation of a request of this `strength`. Models of films count whole steps, as diffusers' pipelines of films.
+///
+/// # Errors
+/// As [`Levels::first_of`].
+pub(super) fn first(model: &Opened, levels: &Levels, strength: f32) -> Result<usize> {
+    match model.rules.inputs.contains(&Use::Film) {
+        true => levels.first_of_whole(strength),
+        false => levels.first_of(strength),
     }
 }
 

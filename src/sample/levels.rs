@@ -143,12 +143,25 @@ impl Levels {
     }
 
     /// The first evaluation of a request that begins with a picture: a `strength` of 1 is all evaluations, and the less
-    /// it is the fewer are left. diffusers' `get_timesteps`.
+    /// it is the fewer are left. diffusers' `get_timesteps`: along flows, a part of a step counts as one.
     ///
     /// # Errors
     ///
     /// [`Error::Option`] if `strength` is not in 0..=1, or so small that no step is left.
     pub fn first_of(&self, strength: f32) -> Result<usize> {
+        self.first(strength, self.space == Space::Flow)
+    }
+
+    /// The same where whole steps alone count, along flows too, as for films.
+    ///
+    /// # Errors
+    ///
+    /// As [`first_of`](Levels::first_of).
+    pub fn first_of_whole(&self, strength: f32) -> Result<usize> {
+        self.first(strength, false)
+    }
+
+    fn first(&self, strength: f32, counts_parts: bool) -> Result<usize> {
         if !(0.0..=1.0).contains(&strength) {
             return Err(Error::option("--strength", "0 to 1", strength.to_string()));
         }
@@ -156,9 +169,9 @@ impl Levels {
         let strength: f64 = strength.to_string().parse().unwrap_or(f64::from(strength));
         let steps = self.steps as f64;
         let taken = steps * strength;
-        let first = match self.space {
-            Space::Flow => (steps - taken.min(steps)).max(0.0) as usize,
-            Space::Sigmas | Space::Alphas | Space::Edm => self.steps - (taken as usize).min(self.steps),
+        let first = match counts_parts {
+            true => (steps - taken.min(steps)).max(0.0) as usize,
+            false => self.steps - (taken as usize).min(self.steps),
         };
         if first < self.steps {
             return Ok(first * self.sampler.order());
@@ -296,6 +309,7 @@ mod tests {
         }
         let flow = Levels::new(Sampler::Euler, Method::Euler, vec![0.0; 20], vec![0.0; 21], Space::Flow);
         assert_eq!([0.8, 0.99, 0.01].map(|strength| flow.first_of(strength).unwrap()), [4, 0, 19]);
+        assert_eq!([0.8, 0.99, 0.06].map(|strength| flow.first_of_whole(strength).unwrap()), [4, 1, 19]);
     }
 
     #[test]
