@@ -451,7 +451,7 @@ fn frames_are_of_one_size_and_as_many_as_was_said() {
     }
 }
 
-/// The film in frames of noise, of which few fit, is written by this test again, in a process that may make no larger files.
+/// Frames of noise, few of which fit, are written by this test again, in a process that may make no larger files.
 #[cfg(unix)]
 #[test]
 fn a_disk_that_fills() {
@@ -568,7 +568,7 @@ fn films_that_are_cut_off_are_refused() {
         for length in (0..bytes.len()).step_by(7) {
             fs::write(path, &bytes[..length]).unwrap();
             let read = Clip::open(path, 99);
-            // Between two frames, nobody can tell; and behind the last one, a PNG has its end alone.
+            // Between two frames, no reader can tell; and behind the last one, a PNG has its end alone.
             let has_all = path.ends_with("a.png") && length + PNG_END >= bytes.len();
             let may_be_whole = has_all || is_y4m && (bytes.len() - length) % frame == 0;
             assert!(read.is_err() || may_be_whole, "{}: {length} of {}", path.display(), bytes.len());

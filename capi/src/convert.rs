@@ -104,13 +104,7 @@ impl ConvertOptions {
             allow_requantize: self.allow_requantize != 0,
             merge: Vec::new(),
         };
-        let callbacks = Callbacks {
-            progress: self.progress,
-            warning: self.warning,
-            preview: None,
-            frame: None,
-            user_data: self.user_data,
-        };
+        let callbacks = Callbacks::without_pictures(self.progress, self.warning, self.user_data);
         let work = Work {
             output,
             options: WriteOptions { overwrite: self.overwrite != 0, allow_nonfinite: self.allow_nonfinite != 0 },

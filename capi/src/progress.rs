@@ -66,6 +66,13 @@ pub(crate) struct Callbacks {
     pub(crate) user_data: *mut c_void,
 }
 
+impl Callbacks {
+    /// Those of work that draws nothing.
+    pub(crate) fn without_pictures(progress: ProgressFn, warning: WarningFn, user_data: *mut c_void) -> Callbacks {
+        Callbacks { progress, warning, preview: None, frame: None, user_data }
+    }
+}
+
 /// Tells the callbacks how far a request is.
 pub(crate) struct Watch {
     callbacks: Callbacks,

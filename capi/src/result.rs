@@ -91,8 +91,8 @@ impl Outcome {
         let Some(images) = film else {
             return Err(Failure::argument(format!("index: expected less than {}, found {index}", settings.batch), ""));
         };
-        let unusual = || pinhole::Error::option("fps", "more than 0, at most 1000", fps.to_string());
-        let rate = Rate::of(fps.into()).ok_or_else(unusual)?;
+        let rate = Rate::of(fps.into());
+        let rate = rate.ok_or_else(|| pinhole::Error::option("fps", "more than 0, at most 1000", fps.to_string()))?;
         let (width, height) = (images[0].picture().width(), images[0].picture().height());
         let mut film = Film::create(path, Shape { width, height, frames, rate })?;
         film.set_text(&images[0].chunks());

@@ -71,13 +71,7 @@ impl UpscaleOptions {
             host: session::budget(self.host_memory),
         };
         let (device, threads) = (Device::by_name(device)?, session::threads(self.threads)?);
-        let callbacks = Callbacks {
-            progress: self.progress,
-            warning: self.warning,
-            preview: None,
-            frame: None,
-            user_data: self.user_data,
-        };
+        let callbacks = Callbacks::without_pictures(self.progress, self.warning, self.user_data);
         let mut watch = Watch::new(callbacks, cancel.clone());
         for note in picture.notes() {
             watch.warn(note.clone())?;

@@ -94,8 +94,9 @@ fn mode(rules: &ControlRules, given: Option<&str>) -> Result<Option<usize>> {
             None => Ok(None),
         };
     }
-    let is_called = |names: &&str, given: &str| names.split('/').any(|name| name.eq_ignore_ascii_case(given));
-    let named = given.and_then(|given| mode_names.iter().position(|names| is_called(names, given)));
+    let named = given.and_then(|given| {
+        mode_names.iter().position(|names| names.split('/').any(|name| name.eq_ignore_ascii_case(given)))
+    });
     let number = named.or_else(|| given.and_then(|given| given.parse().ok())).filter(|&mode| mode < modes);
     if number.is_some() {
         return Ok(number);
@@ -124,10 +125,9 @@ pub(super) fn guesses(rules: &Rules, request: &Request) -> Result<bool> {
 
 /// The picture that the mask of `request` has to cover for a ControlNet, if one of them takes it.
 pub(super) fn masked<'c>(rules: &Rules, controls: &'c [Control]) -> Option<&'c Arc<Picture>> {
-    let takes_mask = |(rules, control): &(&ControlRules, &Control)| {
-        rules.takes == Takes::Masked || control.preprocess == Preprocess::Inpaint
-    };
-    rules.controls.iter().zip(controls).find(takes_mask).map(|(_, control)| &control.image)
+    let mut all = rules.controls.iter().zip(controls);
+    let masked = all.find(|(rules, control)| rules.takes == Takes::Masked || control.preprocess == Preprocess::Inpaint);
+    masked.map(|(_, control)| &control.image)
 }
 
 /// Whether a ControlNet is given the mask of `request` and what that leaves of the picture to begin with: then nothing else keeps that.
@@ -141,8 +141,8 @@ pub(super) fn paints(rules: &Rules, request: &Request) -> bool {
 pub(super) fn spans(settings: &Settings, evaluations: usize) -> Vec<Span> {
     let mut spans: Vec<Span> = Vec::new();
     for evaluation in 0..evaluations {
-        let runs = |control: &ControlSettings| usize::from(control.factor(evaluation, evaluations) != 0.0);
-        let sizes = control_runs(settings.controls.iter().map(runs));
+        let factors = settings.controls.iter().map(|control| control.factor(evaluation, evaluations));
+        let sizes = control_runs(factors.map(|factor| usize::from(factor != 0.0)));
         match spans.last_mut() {
             Some(last) if last.sizes == sizes => last.steps += 1,
             _ => spans.push(Span { steps: 1, sizes }),
@@ -151,8 +151,11 @@ pub(super) fn spans(settings: &Settings, evaluations: usize) -> Vec<Span> {
     if settings.cache.is_none() || spans.len() < 2 {
         return spans;
     }
-    let runs = |control: usize| spans.iter().map(|span| span.sizes[control].1).max().unwrap_or(0);
-    vec![Span { steps: evaluations, sizes: control_runs((0..settings.controls.len()).map(runs)) }]
+    let mut runs = Vec::with_capacity(settings.controls.len());
+    for control in 0..settings.controls.len() {
+        runs.push(spans.iter().map(|span| span.sizes[control].1).max().unwrap_or(0));
+    }
+    vec![Span { steps: evaluations, sizes: control_runs(runs) }]
 }
 
 /// The mask of `request` for `control`, at the size that is drawn.

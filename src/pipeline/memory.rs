@@ -321,13 +321,15 @@ fn arrays(model: &Opened, settings: &Settings, phase: Phase) -> usize {
     let looked_at = latents / (settings.batch * settings.width * settings.height) * sizes.clone().sum::<usize>();
     let largest = sizes.max().map_or(picture, |pixels| picture.max(CHANNELS * pixels));
     // What ControlNets are given of their pictures.
-    let of_control = |takes: Takes| match takes {
-        // Latents of two pictures, a mask, and the same once more while they are packed.
-        Takes::Mean { .. } => 5 * latents,
-        takes if takes.latents() => latents.saturating_add(latents / 8),
-        _ => samples,
-    };
-    let followed = sum(&model.rules.controls.iter().map(|control| of_control(control.takes)).collect::<Vec<_>>());
+    let mut followed = 0usize;
+    for control in &model.rules.controls {
+        followed = followed.saturating_add(match control.takes {
+            // Latents of two pictures, a mask, and the same once more while they are packed.
+            Takes::Mean { .. } => 5 * latents,
+            takes if takes.latents() => latents.saturating_add(latents / 8),
+            _ => samples,
+        });
+    }
     // What came of the prompts stays throughout.
     match phase {
         // The numbers of a text, and what they become.

@@ -80,8 +80,7 @@ pub struct Alone {
 /// # Errors
 /// What reading it returns.
 pub fn alone(source: &Source) -> Result<Option<Alone>> {
-    let is_marked = |family: &&&Family| family.marks.is_empty() || source.has_tensor(family.marks);
-    let families = FAMILIES.iter().filter(is_marked);
+    let families = FAMILIES.iter().filter(|family| family.marks.is_empty() || source.has_tensor(family.marks));
     let beside = families.flat_map(|family| family.beside.iter().map(|place| (family.name, place)));
     for (name, place) in beside.chain([(UPSCALER.name, &upscale::PLACE)]) {
         if !source.has_loose(place.kind) {

@@ -219,10 +219,10 @@ fn shared_out(model: &Opened, settings: &Settings) -> Result<Option<Experts>> {
     let Some(experts) = settings.experts else { return Ok(None) };
     let levels = levels(model, settings)?;
     let boundary = f64::from(experts.boundary) * TIMES;
-    // Times that are whole are whole again.
-    let time = |time: f32| (f64::from(time) * TIMES * PARTS).round() / PARTS;
+    // Rounded, so that times that are whole are whole again.
+    let boundary = (boundary * PARTS).round();
     let taken = levels.times.iter().take(levels.taken());
-    let evaluations = taken.take_while(|&&of| time(of) >= (boundary * PARTS).round() / PARTS).count();
+    let evaluations = taken.take_while(|&&time| (f64::from(time) * TIMES * PARTS).round() >= boundary).count();
     Ok(Some(Experts { evaluations, ..experts }))
 }
 

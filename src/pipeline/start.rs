@@ -547,7 +547,7 @@ impl Drawing<'_> {
         Ok(Kept { mask, picture, noise: Vec::new() })
     }
 
-    /// What each ControlNet is given of its picture: `moments` are those of the pictures of which it takes latents, and `masked` those of
+    /// What each ControlNet is given of its picture: `moments` are those of the pictures whose latents it takes, and `masked` those of
     /// what a mask leaves of the picture to begin with, if they take that.
     fn followed(
         &self,

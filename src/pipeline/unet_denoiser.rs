@@ -44,13 +44,15 @@ fn turned(picture: &[f32]) -> Result<Vec<f32>> {
 fn unshuffled(picture: &[f32], width: usize, config: &adapter::Config) -> Result<Vec<f32>> {
     let adapter::Config { downscale_factor: side, in_channels, .. } = *config;
     let pixels = picture.len() / CHANNELS;
-    let mut gray = Vec::new();
+    let mut gray;
     let planes = match in_channels {
         1 => {
             // Of bytes, as Pillow makes it.
             let byte = |i: usize, c: usize| (255.0 * picture[c * pixels + i]).round() as u8;
-            let value = |i: usize| f32::from(luma(&[byte(i, 0), byte(i, 1), byte(i, 2)])) / 255.0;
-            gray.extend(reserve::collect("a picture", pixels, (0..pixels).map(value))?);
+            gray = reserve::room("a picture", pixels)?;
+            for i in 0..pixels {
+                gray.push(f32::from(luma(&[byte(i, 0), byte(i, 1), byte(i, 2)])) / 255.0);
+            }
             &gray[..]
         }
         _ => picture,
@@ -69,8 +71,11 @@ fn unshuffled(picture: &[f32], width: usize, config: &adapter::Config) -> Result
 /// What the residuals of a ControlNet are multiplied with, `count` of them: as diffusers, a guess begins with a tenth for the finest.
 fn residual_scales(count: usize, scale: f32, guesses: bool) -> Vec<f32> {
     let last = count.saturating_sub(1).max(1) as f64;
-    let factor = |i: usize| if guesses { 10f64.powf(i as f64 / last - 1.0) as f32 } else { 1.0 };
-    (0..count).map(|i| factor(i) * scale).collect()
+    let mut scales = Vec::with_capacity(count);
+    for i in 0..count {
+        scales.push(if guesses { 10f64.powf(i as f64 / last - 1.0) as f32 * scale } else { scale });
+    }
+    scales
 }
 
 /// The guidance as a UNet is told it: `width` numbers, sines first, as `get_guidance_scale_embedding` of diffusers' pipelines computes them.
@@ -133,8 +138,11 @@ impl UnetDenoiser {
         let channels = self.part.net.config().time_width();
         let number = u32::try_from(mode).map_err(|_| Error::graph("fill", format!("kind {mode}")))?;
         let row = self.part.bound.gather(kinds.table, channels, &[number])?;
-        let one = |kind: usize| sinusoid(if kind == mode { 1.0 } else { 0.0 }, kinds.width / kinds.count.max(1));
-        Ok((row, (0..kinds.count).flat_map(one).collect()))
+        let mut embedded = Vec::new();
+        for kind in 0..kinds.count {
+            embedded.extend(sinusoid(if kind == mode { 1.0 } else { 0.0 }, kinds.width / kinds.count.max(1)));
+        }
+        Ok((row, embedded))
     }
 
     /// For every condition, the pooled prompt and behind it the embedded sizes: of the original, where it was cut off, and of the

@@ -220,8 +220,10 @@ impl FlowMatchConfig {
     }
 
     fn spaced_sigmas(&self, chosen: &Chosen, steps: usize, image_tokens: usize) -> Result<Vec<f32>> {
-        let own = || if self.spaced_by_training { self.between_ends(steps) } else { linear(steps) };
-        let mut sigmas = chosen.sigmas.clone().unwrap_or_else(own);
+        let mut sigmas = chosen
+            .sigmas
+            .clone()
+            .unwrap_or_else(|| if self.spaced_by_training { self.between_ends(steps) } else { linear(steps) });
         if chosen.sigmas.is_none() || chosen.sampler != Sampler::EulerAncestral {
             self.apply_shift(&mut sigmas, steps, image_tokens);
             if let Some(last) = self.terminal() {
@@ -300,8 +302,8 @@ impl FlowMatchConfig {
             true => (1.0, 0.0),
             false => (self.fixed_shift() as f32, (self.fixed_shift() - 1.0) as f32),
         };
-        let shifted = |sigma: f32| f64::from(shift * sigma / (1.0 + less_one * sigma));
-        let ends = [1.0, (1.0 / training) as f32].map(|sigma| shifted(sigma) * training);
+        let ends = [1.0, (1.0 / training) as f32]
+            .map(|sigma: f32| f64::from(shift * sigma / (1.0 + less_one * sigma)) * training);
         between(ends[0], ends[1], steps).into_iter().map(|time| (time / training) as f32).collect()
     }
 

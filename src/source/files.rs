@@ -266,8 +266,8 @@ fn loose(source: &Source, place: &Place, places: &[Place]) -> Result<Option<Foun
     }
 }
 
-/// What the name of a file says, without anything between its letters, of which of two denoisers is in it: the one that begins with noise,
-/// or the one that goes on.
+/// How the name of a file says which of two denoisers it holds, the one that begins with noise or the one that goes on: in letters alone,
+/// without what stands between them.
 const EXPERTS: [(&Slot, &str); 2] = [(&TRANSFORMER, "highnoise"), (&TRANSFORMER_2, "lownoise")];
 
 /// Keeps of `files` those that may be for `place`, if it is one of two for denoisers of one kind: nothing in a file says which it is, except

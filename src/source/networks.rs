@@ -280,8 +280,9 @@ pub fn unet_control(component: &Component, beside: Option<&unet::Config>) -> Res
     };
     let unet = alias::UnetLayout { layers: config.net.layers_by_level() };
     let layout = alias::UnetControlLayout { unet, hints: 2 * config.conditioning_embedding_out_channels.len() };
-    let aliases = move |name: &str| alias::unet_control(&layout, name);
-    let part = Part::new(UnetControl::new(&config)?, component, kind, aliases, &config)?.without_strays(component)?;
+    let net = UnetControl::new(&config)?;
+    let part = Part::new(net, component, kind, move |name: &str| alias::unet_control(&layout, name), &config)?;
+    let part = part.without_strays(component)?;
     let derived = UnetControlConfig::from_shapes(|name| part.shape(name), Path::new("")).ok();
     Ok(part.compared(derived))
 }
@@ -337,8 +338,8 @@ pub fn t2i_adapter(component: &Component) -> Result<Part<T2iAdapter>> {
         }
     };
     let numbers = numbered(config.num_res_blocks);
-    let aliases = move |name: &str| alias::t2i_adapter(numbers, name);
-    let part = Part::new(T2iAdapter::new(&config)?, component, kind, aliases, &config)?;
+    let net = T2iAdapter::new(&config)?;
+    let part = Part::new(net, component, kind, move |name: &str| alias::t2i_adapter(numbers, name), &config)?;
     let derived = adapter::Config::from_shapes(|name| part.shape(name), Path::new("")).ok();
     Ok(part.compared(derived))
 }

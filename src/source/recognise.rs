@@ -12,8 +12,9 @@ use crate::index::Index;
 /// The first sign of `kind` that a file with tensors of these names has, so that a shorter one does not find the same network
 /// under another prefix.
 fn sign_of<'a>(kind: &'static Kind, names: impl Iterator<Item = &'a str> + Clone) -> Option<&'static Sign> {
-    let has = |other: &str| names.clone().any(|name| name == other);
-    kind.signs.iter().find(|sign| names.clone().any(|name| sign.shown_in(name, has).is_some()))
+    kind.signs.iter().find(|sign| {
+        names.clone().any(|name| sign.shown_in(name, |other| names.clone().any(|name| name == other)).is_some())
+    })
 }
 
 /// `T5 encoder, llama.cpp names`

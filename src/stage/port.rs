@@ -44,8 +44,7 @@ impl PortSpec {
     /// Whether its contents are those of a guidance pass, or of several.
     pub(crate) fn differs_between_passes(&self) -> bool {
         let symbols = [Symbol::BATCH, Symbol::CONDITIONS, Symbol::TABLES];
-        let differs = |extent: &Extent| symbols.iter().any(|&symbol| extent.is_of(symbol));
-        !self.of_first_pass && self.extents.iter().any(differs)
+        !self.of_first_pass && self.extents.iter().any(|extent| symbols.iter().any(|&symbol| extent.is_of(symbol)))
     }
 }
 

@@ -147,8 +147,8 @@ fn numbered(text: &str) -> Option<(Option<char>, usize)> {
 /// The character called `name`.
 fn named(name: &str) -> Option<char> {
     let other = NAMED.iter().find(|(known, _)| *known == name).map(|(_, character)| *character);
-    let latin = || LATIN_1.split(' ').position(|known| known == name).and_then(|at| char::from_u32(0xA0 + at as u32));
-    other.or_else(latin)
+    let in_latin = LATIN_1.split(' ').position(|known| known == name);
+    other.or(in_latin.and_then(|at| char::from_u32(0xA0 + at as u32)))
 }
 
 #[cfg(test)]

@@ -65,8 +65,8 @@ pub fn tekken_tokenizer_json(text: &str, origin: &Path) -> Result<String> {
     let spelt: Vec<String> = words.iter().map(|word| word.iter().map(|&byte| shown(byte)).collect()).collect();
     let mut merges = Vec::new();
     for word in &words {
-        let split = |at: usize| Some((*ranks.get(&word[..at])?, *ranks.get(&word[at..])?));
-        let mut pairs: Vec<(usize, usize)> = (1..word.len()).filter_map(split).collect();
+        let mut pairs: Vec<(usize, usize)> =
+            (1..word.len()).filter_map(|at| Some((*ranks.get(&word[..at])?, *ranks.get(&word[at..])?))).collect();
         pairs.sort_unstable();
         merges.extend(pairs.into_iter().map(|(left, right)| (spelt[left].as_str(), spelt[right].as_str())));
     }

@@ -66,8 +66,9 @@ impl<'a> Animation<'a> {
             self.is_transparent |= alpha < u8::MAX;
             rgb.extend([red, green, blue].map(|colour| over_white(colour, alpha)));
         }
-        let unusual = || damaged(self.path, "a frame without pixels");
-        Image::new(width as usize, height as usize, rgb).ok_or_else(unusual).map(Some)
+        Image::new(width as usize, height as usize, rgb)
+            .ok_or_else(|| damaged(self.path, "a frame without pixels"))
+            .map(Some)
     }
 }
 

@@ -194,7 +194,7 @@ fn format(first: &[u8], path: &Path) -> Result<ImageFormat> {
     Err(Error::mismatch(path, "film", EXPECTED, found).with_hint(hint))
 }
 
-/// Refuses a WebP that is shorter than it says, of which the decoder would make up the rest (RFC 9649, section 2.4).
+/// Refuses a WebP that is shorter than it says: the decoder would make up the rest (RFC 9649, section 2.4).
 fn require_whole_webp(first: &[u8], length: u64, path: &Path) -> Result<()> {
     let said = first.get(4..8).and_then(|said| said.try_into().ok()).map_or(0, u32::from_le_bytes);
     let expected = u64::from(said) + 8;

@@ -60,7 +60,7 @@ struct Content {
     body: Box<dyn Body>,
     /// Where each frame ends.
     ends: Vec<u64>,
-    /// The names of which it gets the first that is free, if it has none of its own.
+    /// Where it has no name of its own, it gets the first of these that is free.
     names: Option<Names>,
 }
 

@@ -13,7 +13,7 @@ pub struct Rate {
 /// The most frames in a second.
 const MOST: u32 = 1000;
 
-/// Rates of which there are kin that are slower by a thousandth, as television has them.
+/// Rates that television also has slower by a thousandth.
 const BROADCAST: [u32; 6] = [24, 30, 48, 60, 120, 240];
 
 impl Rate {

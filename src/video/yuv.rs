@@ -1,6 +1,6 @@
-//! Colours as films have them: BT.709 in limited range, of which two by two pixels share the colour (4:2:0), and back.
+//! Colours as films have them, and back: BT.709 in limited range, where two by two pixels share Cb and Cr (4:2:0).
 //!
-//! ITU-R BT.709-6, sections 3 and 4: Y = 0.2126 R + 0.7152 G + 0.0722 B, Cb = (B - Y) / 1.8556, Cr = (R - Y) / 1.5748, of which 8 bits hold
+//! ITU-R BT.709-6, sections 3 and 4: Y = 0.2126 R + 0.7152 G + 0.0722 B, Cb = (B - Y) / 1.8556, Cr = (R - Y) / 1.5748. Eight bits hold
 //! 219 Y + 16, 224 Cb + 128 and 224 Cr + 128.
 
 use crate::image::{CHANNELS, Image};

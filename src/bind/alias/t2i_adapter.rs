@@ -30,19 +30,21 @@ pub enum Numbers {
     ByBodies,
     /// In each body anew, by the publisher's names of light adapters.
     Light,
-    /// One after the other through all bodies, each of which has so many: there, `body.2` is not diffusers' `body.2`.
+    /// One after the other through all bodies, so many in each. There, `body.2` is not diffusers' `body.2`.
     Through(usize),
 }
 
 impl Numbers {
     /// Those of a file with tensors of these `names`, if each body has `blocks` blocks.
-    pub fn of<'a>(mut names: impl Iterator<Item = &'a str>, blocks: usize) -> Numbers {
-        let told = |name: &str| match name.strip_prefix(BEHIND).unwrap_or(name) {
-            name if name.contains(".resnets.") => Some(Numbers::ByBodies),
-            name if name.contains(".body.") => Some(Numbers::Light),
-            _ => None,
-        };
-        names.find_map(told).unwrap_or(Numbers::Through(blocks))
+    pub fn of<'a>(names: impl Iterator<Item = &'a str>, blocks: usize) -> Numbers {
+        for name in names {
+            match name.strip_prefix(BEHIND).unwrap_or(name) {
+                own if own.contains(".resnets.") => return Numbers::ByBodies,
+                own if own.contains(".body.") => return Numbers::Light,
+                _ => {}
+            }
+        }
+        Numbers::Through(blocks)
     }
 }
 

@@ -39,7 +39,7 @@ pub struct Layout {
     pub hints: usize,
 }
 
-/// For a canonical name of a ControlNet of this `layout`, every way in which a file may hold the weight.
+/// Every way in which a file may hold the weight with this canonical name, in a ControlNet of this `layout`.
 pub fn aliases(layout: &Layout, canonical: &str) -> Vec<Alternative> {
     if let Some((layer, leaf)) = canonical.split_once(".attn.v.") {
         let name = format!("{layer}.attn.in_proj_{leaf}");

@@ -23,7 +23,7 @@ pub fn matrix(canonical: &str) -> Option<(&str, &str)> {
     ["q", "k", "v", "out"].contains(&of).then_some((attention, of))
 }
 
-/// What files call the weight `canonical` of an adapter. They count all attentions, of which every second looks at the prompt.
+/// What files call the weight `canonical` of an adapter. They count all attentions; every second one looks at the prompt.
 pub fn aliases(canonical: &str) -> Vec<Alternative> {
     let mut names = vec![canonical.to_owned()];
     let own = canonical.strip_prefix("ip.").unwrap_or(canonical);

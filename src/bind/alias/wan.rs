@@ -65,15 +65,18 @@ const ENDS: [(&str, &str); 12] = [
     ("head.modulation", "scale_shift_table"),
 ];
 
+/// Whether `name` is `part`, or something inside of it.
+fn is_in(name: &str, part: &str) -> bool {
+    name.strip_prefix(part).is_some_and(|more| more.is_empty() || more.starts_with('.'))
+}
+
 /// The name in diffusers' layout.
 fn in_diffusers(name: &str) -> Option<String> {
-    let layer = |path: &str| path.len() < name.len() && name[path.len()..].starts_with('.') || path == name;
-    if let Some((ours, theirs)) = ENDS.into_iter().find(|(ours, _)| name.starts_with(ours) && layer(ours)) {
+    if let Some((ours, theirs)) = ENDS.into_iter().find(|(ours, _)| is_in(name, ours)) {
         return Some(format!("{theirs}{}", &name[ours.len()..]));
     }
     let (block, rest) = name.strip_prefix("blocks.")?.split_once('.')?;
-    let starts = |part: &str| rest.strip_prefix(part).is_some_and(|more| more.is_empty() || more.starts_with('.'));
-    let (ours, theirs) = BLOCK.into_iter().find(|(ours, _)| starts(ours))?;
+    let (ours, theirs) = BLOCK.into_iter().find(|(ours, _)| is_in(rest, ours))?;
     let more = &rest[ours.len()..];
     let within = more.strip_prefix('.').and_then(|more| more.split_once('.'));
     if let Some((part, kind)) = within.filter(|_| ours.ends_with("_attn")) {

@@ -77,8 +77,9 @@ impl LowRank {
                 break;
             }
         }
-        let is_change = |name: &&str| name.starts_with(prefix) && ends.iter().any(|end| name.ends_with(end));
-        if let Some(stray) = index.names().filter(is_change).find(|name| !used.contains(*name)) {
+        let mut named =
+            index.names().filter(|name| name.starts_with(prefix) && ends.iter().any(|end| name.ends_with(end)));
+        if let Some(stray) = named.find(|name| !used.contains(*name)) {
             let error =
                 Error::mismatch(origin, tensor_at(stray), "the change of a weight that the UNet has", "another");
             return Err(error.with_hint(hint));
@@ -91,7 +92,7 @@ impl LowRank {
         self.changes.is_empty()
     }
 
-    /// Declares and binds the changes in `target`, in which `prefix` stands before the names of what they change.
+    /// Declares and binds the changes in `target`. There, the names of what they change begin with `prefix`.
     ///
     /// # Errors
     /// [`Error::Graph`] if it does not have one of these weights.

@@ -35,8 +35,8 @@ pub(super) struct Films {
 impl Films {
     /// Whether a request with these `settings` makes films: one of a single frame is a picture, if its name is one's.
     pub(super) fn are_made(settings: &Settings, output: Option<&Path>) -> bool {
-        let is_picture = |path: &Path| pinhole::image::Format::of(path).is_ok();
-        settings.fps.is_some() && (settings.frames > 1 || output.is_some_and(|path| !is_picture(path)))
+        let is_no_picture = output.is_some_and(|path| pinhole::image::Format::of(path).is_err());
+        settings.fps.is_some() && (settings.frames > 1 || is_no_picture)
     }
 
     /// The names of the films, if they have one.

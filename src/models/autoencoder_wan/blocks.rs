@@ -91,8 +91,8 @@ impl Layer for First {
     fn build_pass(&self, b: &Build<'_>, pass: usize, from: Port, to: Port) -> Result<()> {
         match pass {
             0 => {
-                let before = |x| self.before.map_or(Ok(x), |conv| conv.build(b, x));
-                b.write_rows(to, self.conv.build(b, from, before)?)
+                let y = self.conv.build(b, from, |x| self.before.map_or(Ok(x), |conv| conv.build(b, x)))?;
+                b.write_rows(to, y)
             }
             _ => self.conv.memory.leave_map(b, from),
         }

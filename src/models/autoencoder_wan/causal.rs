@@ -89,7 +89,7 @@ impl Memory {
     }
 }
 
-/// A convolution of which every frame sees the two before it.
+/// A convolution over frames: each sees itself and the two before it.
 pub(super) struct CausalConv {
     /// The planes of the kernel for the frame before the last, and for the last. None for the first frame, which sees zeros there.
     older: Vec<Conv2d>,
@@ -112,7 +112,7 @@ impl CausalConv {
         Ok(CausalConv { older, newest: Conv2d::declare(scope, inputs, outputs, size)?, memory })
     }
 
-    /// The convolution of the strip's rows of `from`, of which every pixel is made ready by `prepare`, which keeps zeros as they are. Also
+    /// The convolution of the strip's rows of `from`. Before it, `prepare` makes every pixel ready, and keeps zeros as they are. Also
     /// leaves the newest frame, if nothing looks back: what does leaves it in a pass behind this one, since neighbours read it here.
     pub(super) fn build(
         &self,

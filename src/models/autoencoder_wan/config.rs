@@ -173,8 +173,8 @@ impl Config {
         } else {
             let resampled = |i: &usize| shapes.has(&format!("decoder.upsamples.{i}.resample.1.bias"));
             let first = (0..MOST_LAYERS).find(resampled);
-            let all = || shapes.count(|i| format!("decoder.upsamples.{i}.residual.2.bias")) + 1;
-            ((0..MOST_LAYERS).filter(resampled).count() + 1, first.map_or_else(all, |first| first + 1))
+            let all = shapes.count(|i| format!("decoder.upsamples.{i}.residual.2.bias"));
+            ((0..MOST_LAYERS).filter(resampled).count() + 1, first.unwrap_or(all) + 1)
         };
         let block = |level: usize, block: usize| match is_residual {
             true => format!("decoder.upsamples.{level}.upsamples.{block}"),
@@ -185,8 +185,10 @@ impl Config {
             dim_mult.push(channels(&format!("{}.residual.2.bias", block(level, 0)))? / base); // extents are never 0
         }
         // The decoder's levels are in the other order.
-        let in_time = |level| shapes.has(&format!("{}.time_conv.bias", block(level, each.saturating_sub(1))));
-        let mut temperal_downsample: Vec<bool> = (0..levels.saturating_sub(1)).rev().map(in_time).collect();
+        let mut temperal_downsample = Vec::new();
+        for level in (0..levels.saturating_sub(1)).rev() {
+            temperal_downsample.push(shapes.has(&format!("{}.time_conv.bias", block(level, each.saturating_sub(1)))));
+        }
         if !temperal_downsample.contains(&true) {
             temperal_downsample = (1..levels).map(|level| level > 1).collect();
         }
@@ -259,8 +261,13 @@ impl Config {
     /// [`Error::Mismatch`](crate::Error::Mismatch) if a latent frame is not four frames: the reference takes so many at a time.
     pub fn validate_films(&self, origin: &Path) -> Result<()> {
         let right = self.temperal_downsample.len() + 1 == self.levels() && self.frames_of_latent() == FRAMES;
-        let expected = || format!("one for each level except the last, two of them true, for {FRAMES} frames");
-        settings::require(origin, "temperal_downsample", right, expected, format!("{:?}", self.temperal_downsample))
+        settings::require(
+            origin,
+            "temperal_downsample",
+            right,
+            || format!("one for each level except the last, two of them true, for {FRAMES} frames"),
+            format!("{:?}", self.temperal_downsample),
+        )
     }
 
     /// `L`: how many levels there are.

@@ -184,7 +184,8 @@ impl Layer for Shortcut {
 }
 
 impl Change {
-    /// The mean of neighbouring numbers, of which each of some has a channel: frame, row and column, slowest first.
+    /// Means of neighbouring numbers. The inputs are taken apart into one channel for each place of a block, by frame, row and column,
+    /// slowest first; an output is the mean of some of these channels.
     fn shrunk(&self, b: &Build<'_>, x: Tensor) -> Result<Tensor> {
         let (inputs, outputs) = self.channels;
         let (factor, parts) = (self.factor(), outputs / inputs);
@@ -224,10 +225,9 @@ impl Change {
             channels.push(b.g.reshape(one, &[w, h, outputs, frames])?);
         }
         // Which of them gives a number of the result.
-        let of = |number: usize| channels[number / (factor / parts)];
         let mut all = Vec::with_capacity(self.frames);
         for frame in if self.first { self.frames - 1..self.frames } else { 0..self.frames } {
-            let [a, c, d, e] = [0, 1, 2, 3].map(|number| of(4 * frame + number));
+            let [a, c, d, e] = [0, 1, 2, 3].map(|number| channels[(4 * frame + number) / (factor / parts)]);
             let doubled = if [c, d, e] == [a; 3] {
                 b.g.upscale_2x(a)?
             } else {
@@ -260,8 +260,7 @@ impl Route {
         })
     }
 
-    /// Adds what makes two frames of each of the decoder's, of which there are `frames`. The first frame of all stays one, and those behind
-    /// it do not see it.
+    /// Adds what makes two frames of each of the decoder's `frames`. The first frame of all stays one, and those behind it do not see it.
     pub(super) fn frames_doubled(&mut self, chain: Chain, name: &str, frames: usize) -> Result<()> {
         let (pixels, name) = (self.pixels(), format!("{name}.time_conv"));
         if chain != Chain::Following {
@@ -275,7 +274,7 @@ impl Route {
         })
     }
 
-    /// Adds what makes one frame of each two of the encoder's, of which there are `frames`. The first frame of all stays one.
+    /// Adds what makes one frame of each two of the encoder's `frames`. The first frame of all stays one.
     pub(super) fn frames_halved(&mut self, chain: Chain, name: &str, frames: usize) -> Result<()> {
         let (pixels, name) = (self.pixels(), format!("{name}.time_conv"));
         let memory = self.memory(chain, &format!("encoder.{name}"), pixels);

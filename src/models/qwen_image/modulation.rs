@@ -57,8 +57,7 @@ impl Block for ModulationOut {
 /// Which of all times some tokens are modulated at.
 #[derive(Clone, Copy)]
 pub(super) enum At {
-    /// That of the step: the port says which of all times it is for each item of the batch, of which the first count, as many as the size
-    /// says.
+    /// That of the step: the port says which of all times it is for each item of the batch. The first items count, as many as the size says.
     Step(Port, Symbol),
     /// The last of all, for every item.
     Last,

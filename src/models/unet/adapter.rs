@@ -140,16 +140,20 @@ impl Config {
         self.channels.iter().try_for_each(|&width| settings::limit(origin, "channels", width, 4..=MOST_WIDTH))?;
         settings::limit(origin, "num_res_blocks", self.num_res_blocks, 1..=MOST_LAYERS)?;
         let fits = |of: usize, one: usize, other: usize| of == one || of == other;
-        let expected = || "1 or 3".to_owned();
-        settings::require(origin, "in_channels", fits(self.in_channels, 1, 3), expected, self.in_channels)?;
+        settings::require(origin, "in_channels", fits(self.in_channels, 1, 3), || "1 or 3".into(), self.in_channels)?;
         let factor = self.downscale_factor;
-        let expected = || format!("{LATENT} or {}", 2 * LATENT);
-        settings::require(origin, "downscale_factor", fits(factor, LATENT, 2 * LATENT), expected, factor)?;
+        let is_known = fits(factor, LATENT, 2 * LATENT);
+        settings::require(origin, "downscale_factor", is_known, || format!("{LATENT} or {}", 2 * LATENT), factor)?;
         if self.adapter_type == Kind::FullXl {
             // Those behind the third keep its width.
             let same = self.channels.iter().skip(2).all(|channels| Some(channels) == self.channels.get(2));
-            let expected = || "one number from the third on".to_owned();
-            settings::require(origin, "channels", same, expected, format!("{:?}", self.channels))?;
+            settings::require(
+                origin,
+                "channels",
+                same,
+                || "one number from the third on".to_owned(),
+                format!("{:?}", self.channels),
+            )?;
         }
         Ok(())
     }
@@ -202,7 +206,7 @@ impl T2iAdapter {
     }
 }
 
-/// An adapter of which a model has what is computed once a request.
+/// An adapter in a model that has declared what it computes once a request, and not yet what it computes in a step.
 pub(super) struct Declared {
     /// What stands before its names, and in which steps it runs.
     name: (String, Option<Symbol>),

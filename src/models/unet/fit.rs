@@ -14,7 +14,7 @@ use crate::{Error, Result};
 pub(super) fn adapted(config: &Config, layers: &[Layer]) -> Vec<usize> {
     let mut targets = Vec::new();
     for level in 0..config.levels() {
-        let is_last = |layer: &Layer| {
+        targets.extend(layers.iter().rposition(|layer| {
             let is_down = layer.name.starts_with("input_blocks.");
             match layer.kind {
                 Kind::Transformer { .. } => is_down && layer.level == level,
@@ -22,8 +22,7 @@ pub(super) fn adapted(config: &Config, layers: &[Layer]) -> Vec<usize> {
                 Kind::Downsample { .. } => layer.level == level + 1,
                 _ => is_down && layer.level == level,
             }
-        };
-        targets.extend(layers.iter().rposition(is_last));
+        }));
     }
     targets
 }
@@ -43,14 +42,14 @@ fn adapted_maps(config: &Config) -> Vec<Feature> {
 /// [`Error::Mismatch`] for the first setting that differs.
 pub fn fit_control(unet: &Config, control: &ControlConfig, origin: &Path) -> Result<()> {
     let net = &control.net;
-    let said = |of: &Config| of.added_width().map_or("none".to_owned(), |width| width.to_string());
+    let added = [unet, net].map(|of| of.added_width().map_or("none".to_owned(), |width| width.to_string()));
     let attends = net.depth_of_middle().is_some() || (0..net.levels()).any(|level| net.attends_down(level));
     let contexts = [unet, net].map(|of| of.cross_attention_dim.to_string());
     let compared = [
         ("block_out_channels", [unet, net].map(|of| format!("{:?}", of.block_out_channels))),
         ("layers_per_block", [unet, net].map(|of| format!("{:?}", of.layers_by_level()))),
         ("cross_attention_dim", if attends { contexts } else { Default::default() }),
-        ("projection_class_embeddings_input_dim", [unet, net].map(said)),
+        ("projection_class_embeddings_input_dim", added),
         ("addition_time_embed_dim", [unet, net].map(|of| format!("{:?}", of.addition_time_embed_dim))),
         ("in_channels", [unet.out_channels, net.in_channels].map(|channels| channels.to_string())),
     ];
@@ -60,8 +59,13 @@ pub fn fit_control(unet: &Config, control: &ControlConfig, origin: &Path) -> Res
             return Err(error.with_hint("this ControlNet was trained for another model"));
         }
     }
-    let expected = || "none, since the UNet has no middle".into();
-    settings::require(origin, "mid_block_type", unet.mid_block_type.is_some(), expected, "one")
+    settings::require(
+        origin,
+        "mid_block_type",
+        unet.mid_block_type.is_some(),
+        || "none, since the UNet has no middle".into(),
+        "one",
+    )
 }
 
 /// Refuses a T2I-Adapter of another model than `unet`, which `adapter` describes and `origin` holds.

@@ -88,10 +88,10 @@ impl IpConfig {
     pub fn from_shapes(shape_of: impl Fn(&str) -> Option<Shape>, origin: &Path) -> Result<IpConfig> {
         let shapes = Shapes::new(&shape_of, origin);
         let form = match shapes.has("ip.resampler.latents") {
-            true => {
-                let own = |name: &str| shape_of(&format!("{RESAMPLER}{name}"));
-                IpForm::Resampler(resampler::Config::from_shapes(own, origin)?)
-            }
+            true => IpForm::Resampler(resampler::Config::from_shapes(
+                |name: &str| shape_of(&format!("{RESAMPLER}{name}")),
+                origin,
+            )?),
             false if shapes.has("ip.proj.0.weight") => {
                 let [seen_dim, hidden_dim, ..] = shapes.dims("ip.proj.0.weight")?;
                 let [_, numbers, ..] = shapes.dims("ip.proj.2.weight")?;
@@ -122,9 +122,14 @@ impl IpConfig {
         limit("tokens of a picture", self.tokens(), 1 << 12)?;
         limit("attentions", self.channels.len(), 16 * MOST_LAYERS)?;
         if let IpForm::Resampler(resampler) = &self.form {
-            let expected = || format!("the width of a token, {}", self.token_dim);
             let found = resampler.output_dim;
-            config::require(origin, "output_dim of the resampler", found == self.token_dim, expected, found)?;
+            config::require(
+                origin,
+                "output_dim of the resampler",
+                found == self.token_dim,
+                || format!("the width of a token, {}", self.token_dim),
+                found,
+            )?;
         }
         Ok(())
     }
@@ -173,13 +178,12 @@ impl IpConfig {
 /// The attentions to the prompt of a UNet in the order in which files of adapters have them: the names of their blocks, and their
 /// channels. That is the order of diffusers' modules, in which the middle is the last.
 fn attentions(unet: &Config) -> Vec<(String, usize)> {
-    let place = |name: &str| match name.split('.').next() {
+    let mut layers = layers(unet);
+    layers.sort_by_key(|layer| match layer.name.split('.').next() {
         Some("input_blocks") => 0,
         Some("output_blocks") => 1,
         _ => 2,
-    };
-    let mut layers = layers(unet);
-    layers.sort_by_key(|layer| place(&layer.name));
+    });
     let mut all = Vec::new();
     for layer in layers {
         if let Kind::Transformer { channels, depth, .. } = layer.kind {

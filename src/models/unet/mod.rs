@@ -90,7 +90,7 @@ pub enum SideConfig {
     Adapter(AdapterConfig),
 }
 
-/// The same, of which a model has what is computed once a request.
+/// The same in a model that has declared what it computes once a request, and not yet what it computes in a step.
 enum DeclaredSide {
     Net(Box<DeclaredControl>),
     Adapter(DeclaredAdapter),

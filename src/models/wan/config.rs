@@ -136,8 +136,13 @@ impl Config {
             pos_embed_seq_len,
             ..Config::default()
         };
-        let whole = || format!("a multiple of {HEAD}, the width of a head");
-        config::require(origin, "the width of the blocks", hidden.is_multiple_of(HEAD), whole, hidden)?;
+        config::require(
+            origin,
+            "the width of the blocks",
+            hidden.is_multiple_of(HEAD),
+            || format!("a multiple of {HEAD}, the width of a head"),
+            hidden,
+        )?;
         config.validate(origin)?;
         Ok(config)
     }

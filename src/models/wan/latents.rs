@@ -30,7 +30,7 @@ pub fn pack_latents(latents: &[f32], dims: [usize; 4]) -> Result<Vec<f32>> {
     Ok(tokens)
 }
 
-/// Latents `[w, h, F, C]` of a prediction, of which each token holds, place by place of its patch, all channels.
+/// Latents `[w, h, F, C]` of a prediction. Each of its tokens holds all channels of its patch, place by place.
 ///
 /// # Errors
 /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).

@@ -96,9 +96,14 @@ impl Config {
                 return Err(error.with_hint("this ControlNet was trained for another model"));
             }
         }
-        let expected = || format!("{:?}, as the transformer has", net.axes_dims_rope);
         let same = own.axes_dims_rope == net.axes_dims_rope;
-        config::require(origin, "axes_dims_rope", same, expected, format!("{:?}", own.axes_dims_rope))
+        config::require(
+            origin,
+            "axes_dims_rope",
+            same,
+            || format!("{:?}, as the transformer has", net.axes_dims_rope),
+            format!("{:?}", own.axes_dims_rope),
+        )
     }
 
     /// Checks that the settings, which `origin` holds, make a network.
@@ -109,8 +114,13 @@ impl Config {
         self.net.validate(origin)?;
         config::require(origin, "zero_cond_t", !self.net.zero_cond_t, || "false".into(), self.net.zero_cond_t)?;
         let extra = self.extra_condition_channels;
-        let expected = || format!("none, or the {MASK} of a mask");
-        config::require(origin, "extra_condition_channels", extra == 0 || extra == MASK, expected, extra)
+        config::require(
+            origin,
+            "extra_condition_channels",
+            extra == 0 || extra == MASK,
+            || format!("none, or the {MASK} of a mask"),
+            extra,
+        )
     }
 }
 

@@ -98,9 +98,9 @@ impl Config {
         }
     }
 
-    /// Reads the text of a `config.json`, which `origin` holds, and validates it. The weights, of which `shape_of` gives the shape of a
-    /// canonical name, say whether kinds of pictures are told apart, and the widths of what becomes of pixels if the text does not: there
-    /// are two defaults for these.
+    /// Reads the text of a `config.json`, which `origin` holds, and validates it. The weights say whether kinds of pictures are told apart;
+    /// `shape_of` gives the shape of the one with a canonical name. If the text does not give the widths of what becomes of pixels, the
+    /// weights give these too, since there are two defaults.
     ///
     /// # Errors
     /// As [`Network::from_json`].
@@ -172,8 +172,13 @@ impl Config {
     pub fn validate(&self, origin: &Path) -> Result<()> {
         const KEY: &str = "conditioning_embedding_out_channels";
         self.net.validate(origin)?;
-        let has_middle = || "a middle, as every ControlNet has".into();
-        settings::require(origin, "mid_block_type", self.net.mid_block_type.is_some(), has_middle, "none")?;
+        settings::require(
+            origin,
+            "mid_block_type",
+            self.net.mid_block_type.is_some(),
+            || "a middle, as every ControlNet has".into(),
+            "none",
+        )?;
         settings::limit(origin, "conditioning_channels", self.conditioning_channels, 3..=3)?;
         let widths = &self.conditioning_embedding_out_channels;
         settings::limit(origin, &format!("number of {KEY}"), widths.len(), 1..=MOST_HINTS)?;

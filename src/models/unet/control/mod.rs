@@ -88,7 +88,7 @@ impl ControlNet {
     }
 }
 
-/// A ControlNet of which a model has what is computed once a request.
+/// A ControlNet in a model that has declared what it computes once a request, and not yet what it computes in a step.
 pub(super) struct Declared {
     /// What stands before its names, and in which steps it runs.
     name: (String, Option<Symbol>),
@@ -144,7 +144,7 @@ impl Declared {
         all
     }
 
-    /// Declares what is computed in a step, of which residuals are added to `maps`.
+    /// Declares what is computed in a step. Its residuals are added to `maps`.
     pub(super) fn run(self, model: &mut Model, of_unet: &UnetPorts, maps: &[Port]) -> Result<()> {
         let Declared { name: (prefix, runs_if), config, layers, ports, hint, added } = self;
         let items = Symbol::CONTROLLED;

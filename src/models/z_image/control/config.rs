@@ -213,12 +213,22 @@ impl Config {
         let ascends = |places: &[usize]| places.is_sorted_by(|one, next| one < next);
         let places = &self.control_layers_places;
         let fits = places.first() == Some(&0) && ascends(places) && places.len() <= config::MOST_LAYERS;
-        let expected = || "places that begin with 0 and ascend".into();
-        config::require(origin, "control_layers_places", fits, expected, format!("{places:?}"))?;
+        config::require(
+            origin,
+            "control_layers_places",
+            fits,
+            || "places that begin with 0 and ascend".into(),
+            format!("{places:?}"),
+        )?;
         let (refined, most) = (self.refined(), self.refiners());
-        let expected = || format!("at most {most} places that ascend");
         let fits = ascends(refined) && refined.len() <= most;
-        config::require(origin, "control_refiner_layers_places", fits, expected, format!("{refined:?}"))
+        config::require(
+            origin,
+            "control_refiner_layers_places",
+            fits,
+            || format!("at most {most} places that ascend"),
+            format!("{refined:?}"),
+        )
     }
 }
 
