@@ -26,7 +26,7 @@ const PLACES: &[(&str, &str)] = &[
     ("src/bind/alias", "the table of names in files, by family"),
     ("src/bind/lora/keys.rs", "the table of spellings in LoRAs, by who wrote them and for what"),
     ("src/bind/lora/seems.rs", "the table of what a LoRA seems to be for"),
-    ("src/source/networks.rs", "the list of loaders"),
+    ("src/source/networks", "the loaders, by family"),
     ("src/source/llama.rs", "the table of architectures in llama.cpp's files"),
     ("src/text/byte_level.rs", "the table of rules by vocabulary"),
     ("src/source/strangers.rs", "the table of networks that are described and not run"),
