@@ -23,7 +23,7 @@ use pinhole::ggml::{Backend, Buffer, CancelFlag, Device, Ledger};
 use pinhole::image::View;
 use pinhole::models::flux::Flux;
 use pinhole::models::step_cache::{Cached, DecidedBy};
-use pinhole::models::vision::{Family, Output, Vision};
+use pinhole::models::vision::{Family, Output};
 use pinhole::pipeline::{BESIDE, FAMILIES};
 use pinhole::plan::Phase;
 use pinhole::plan::measure::Subject;
