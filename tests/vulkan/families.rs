@@ -15,7 +15,7 @@ use pinhole_quant::metrics;
 use tempfile::TempDir;
 
 use super::support::{Golden, flux2, given, qwen_image, z_image};
-use super::{NMSE_OF_F16, alone, device};
+use super::{NMSE_OF_F16, alone, device, every_type};
 
 /// What runs: a small model, and what is special about it.
 #[derive(Clone, Copy, Debug)]
@@ -132,13 +132,15 @@ fn predicted(model: &Opened, device: Device, offload: Offload) -> Vec<f32> {
 #[test]
 fn denoisers_that_read_with_a_language_model_run_there() {
     let _alone = alone();
-    for subject in Subject::ALL {
+    // Each takes a software device up to a minute.
+    let all =
+        if every_type() { &Subject::ALL[..] } else { &[Subject::ZImage, Subject::ZImageLoud, Subject::QwenImageLoud] };
+    for &subject in all {
         let dir = TempDir::new().unwrap();
         let model = subject.open(dir.path());
         let cpu = predicted(&model, Device::cpu().unwrap(), Offload::None);
         let streamed = predicted(&model, device(), Offload::Sequential);
-        // Each takes a software device a minute.
-        if matches!(subject, Subject::ZImage) || std::env::var_os("PINHOLE_EVERY_TYPE").is_some() {
+        if matches!(subject, Subject::ZImage) || every_type() {
             let resident = predicted(&model, device(), Offload::None);
             assert!(super::bits(&resident) == super::bits(&streamed), "{subject:?}");
         }

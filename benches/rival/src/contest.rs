@@ -13,6 +13,7 @@ use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
 use crate::draw;
+use crate::film;
 use crate::models::Models;
 use crate::process::{self, Phase, Run};
 use crate::report::{self, Report};
@@ -64,7 +65,8 @@ pub(crate) fn run(cli: &Cli) -> Result<()> {
     let cores = std::thread::available_parallelism()?.get();
     let threads = cli.work.threads.unwrap_or(u16::try_from(cores)?);
     let rival = std::env::current_exe()?;
-    let (picture, decodes) = (temporary.path().join("picture.png"), !cli.steps_only);
+    let name = if cli.work.arch == Arch::Wan { "film.y4m" } else { "picture.png" };
+    let (picture, decodes) = (temporary.path().join(name), !cli.steps_only);
     let contest = Contest { work: &cli.work, threads, pinhole, rival, picture, decodes };
     let all = cli.types.iter().map(|file_type| Models::make(pinhole, directory, file_type, &cli.work));
     let all: Vec<Models> = all.collect::<Result<_>>()?;
@@ -109,25 +111,33 @@ impl Contest<'_> {
             // As many tokens as stable-diffusion.cpp gives to FLUX.
             command.args(["--guidance", "3.5", "--max-sequence-length", "256"]);
         }
+        if self.work.arch == Arch::Wan {
+            command.args(["--frames", &self.work.frames.to_string()]);
+        }
         let run = self.run(command.arg("--model").arg(&models.bundle), &DENOISE)?;
         self.sample(&run, &DENOISE, &DECODE)
     }
 
     fn draw_with_rival(&self, models: &Models) -> Result<(Sample, String)> {
         let mut command = Command::new(&self.rival);
-        command.args(["draw", "--cfg-scale", self.cfg_scale()]);
+        let is_film = self.work.arch == Arch::Wan;
+        if is_film {
+            command.args(["film", "--frames", &self.work.frames.to_string()]);
+        } else {
+            command.args(["draw", "--cfg-scale", self.cfg_scale()]);
+        }
         for (option, path) in &models.rival {
             command.arg(option).arg(path);
         }
-        let run = self.run(&mut command, &draw::DENOISE)?;
-        Ok((self.sample(&run, &draw::DENOISE, &draw::DECODE)?, run.text(draw::SYSTEM)?.to_owned()))
+        let (denoise, decode) = if is_film { (&film::DENOISE, &film::DECODE) } else { (&draw::DENOISE, &draw::DECODE) };
+        let run = self.run(&mut command, denoise)?;
+        Ok((self.sample(&run, denoise, decode)?, run.text(draw::SYSTEM)?.to_owned()))
     }
 
-    /// FLUX.1-dev takes guidance as an input, and so has no second pass, as Z-Image-Turbo.
+    /// FLUX.1-dev takes guidance as an input, and so has no second pass, as Z-Image-Turbo. Wan's second pass is as long as the first.
     fn cfg_scale(&self) -> &'static str {
         match self.work.arch {
-            // It was distilled to do without.
-            Arch::Flux | Arch::ZImage => "1",
+            Arch::Flux | Arch::ZImage | Arch::Wan => "1",
             Arch::Sd | Arch::SdXl => "7.5",
         }
     }

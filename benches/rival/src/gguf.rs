@@ -42,6 +42,8 @@ pub(crate) struct Tensor {
     start: u64,
     /// With what pads it.
     bytes: u64,
+    /// Its numbers, if they stand nowhere in the file in this order.
+    made: Option<Vec<u8>>,
 }
 
 /// A file's header.
@@ -71,6 +73,18 @@ impl Tensor {
     /// The same tensor with another name.
     pub(crate) fn called(&self, name: &str) -> Tensor {
         Tensor { name: name.to_owned(), ..self.clone() }
+    }
+
+    /// The same tensor with other dimensions, which hold as many numbers.
+    pub(crate) fn shaped(&self, dims: &[u64]) -> Result<Tensor> {
+        let [had, has] = [&self.dims[..], dims].map(|dims| dims.iter().product::<u64>());
+        ensure!(had == has, "{} has {had} numbers, not {has}", self.name);
+        Ok(Tensor { dims: dims.to_vec(), ..self.clone() })
+    }
+
+    /// In ggml's order.
+    pub(crate) fn dims(&self) -> &[u64] {
+        &self.dims
     }
 }
 
@@ -108,7 +122,32 @@ impl Gguf {
         let bytes = 2 * tensor.dims[0] * tensor.dims[1];
         let numbers = self.tensors.iter().find(|other| other.kind == F16 && other.bytes >= bytes);
         let start = numbers.with_context(|| format!("no numbers for {}", tensor.name))?.start;
-        Ok(Tensor { name: tensor.name.clone(), dims, kind: F16, start, bytes })
+        Ok(Tensor { name: tensor.name.clone(), dims, kind: F16, start, bytes, made: None })
+    }
+
+    /// The F16 convolution in three dimensions whose kernels of pictures, one for each frame, are `taps`: [across, down, frames,
+    /// channels in x channels out].
+    pub(crate) fn volume(&self, taps: [&Tensor; 3]) -> Result<Tensor> {
+        let last = taps[2];
+        let [across, down, channels_in, channels_out] = last.dims[..] else { bail!("{} is no kernel", last.name) };
+        let (plane, planes) = (2 * (across * down) as usize, (channels_in * channels_out) as usize);
+        let mut numbers = Vec::new();
+        for tap in taps {
+            ensure!(tap.kind == F16 && tap.dims == last.dims, "{} is no tap of {}", tap.name, last.name);
+            let mut bytes = vec![0; plane * planes];
+            let mut file = File::open(&self.path)?;
+            file.seek(SeekFrom::Start(tap.start))?;
+            file.read_exact(&mut bytes)?;
+            numbers.push(bytes);
+        }
+        let mut made = Vec::with_capacity(3 * plane * planes);
+        for at in (0..plane * planes).step_by(plane) {
+            for tap in &numbers {
+                made.extend_from_slice(&tap[at..at + plane]);
+            }
+        }
+        let (dims, bytes) = (vec![across, down, 3, channels_in * channels_out], made.len() as u64);
+        Ok(Tensor { name: last.name.clone(), dims, kind: F16, start: 0, bytes, made: Some(made) })
     }
 
     /// Writes `path`, with the bytes of this file's `tensors` under the names that they have there.
@@ -140,6 +179,10 @@ impl Gguf {
         let mut from = File::open(&self.path)?;
         for tensor in tensors {
             self.pad(to)?;
+            if let Some(numbers) = &tensor.made {
+                to.write_all(numbers)?;
+                continue;
+            }
             from.seek(SeekFrom::Start(tensor.start))?;
             let copied = std::io::copy(&mut (&mut from).take(tensor.bytes), to)?;
             ensure!(copied == tensor.bytes, "{} ends too early", self.path.display());
@@ -216,7 +259,7 @@ impl Reader {
         let (name, rank) = (self.text()?, self.u32()?);
         ensure!(rank <= 4, "{name} has {rank} dimensions");
         let dims = (0..rank).map(|_| self.u64()).collect::<Result<_>>()?;
-        Ok(Tensor { name, dims, kind: self.u32()?, start: self.u64()?, bytes: 0 })
+        Ok(Tensor { name, dims, kind: self.u32()?, start: self.u64()?, bytes: 0, made: None })
     }
 }
 
@@ -246,7 +289,8 @@ mod tests {
         ];
         let data = path.with_extension("data");
         std::fs::write(&data, (0..=255).collect::<Vec<u8>>()).unwrap();
-        let tensor = |name: &str, start| Tensor { name: name.into(), dims: vec![5, 3], kind: 0, start, bytes: 60 };
+        let tensor =
+            |name: &str, start| Tensor { name: name.into(), dims: vec![5, 3], kind: 0, start, bytes: 60, made: None };
         let whole = Gguf { path: data, entries: Vec::new(), tensors: Vec::new(), alignment: 64 };
         whole.write(path, &entries, &[tensor("a.first", 3), tensor("b.second", 100)]).unwrap();
         Gguf::open(path).unwrap()
@@ -272,6 +316,20 @@ mod tests {
         assert_eq!((second.name.as_str(), &second.dims[..], second.start % 64), ("second", &[5, 3][..], 0));
         let bytes = std::fs::read(&part.path).unwrap();
         assert_eq!(bytes[second.start as usize..][..60], (100..160).collect::<Vec<u8>>()[..]);
+    }
+
+    #[test]
+    fn taps_become_a_volume() {
+        let directory = tempfile::tempdir().unwrap();
+        let data = directory.path().join("data");
+        std::fs::write(&data, (0..48).collect::<Vec<u8>>()).unwrap();
+        let tap = |start| Tensor { name: "w".into(), dims: vec![2, 1, 2, 2], kind: F16, start, bytes: 16, made: None };
+        let whole = Gguf { path: data, entries: Vec::new(), tensors: Vec::new(), alignment: 32 };
+        let volume = whole.volume([&tap(0), &tap(16), &tap(32)]).unwrap();
+        assert_eq!(volume.dims, [2, 1, 3, 4]);
+        let expected =
+            (0..4).flat_map(|plane| (0..3).flat_map(move |tap| (0..4).map(move |i| 16 * tap + 4 * plane + i)));
+        assert_eq!(volume.made.unwrap(), expected.collect::<Vec<u8>>());
     }
 
     #[test]

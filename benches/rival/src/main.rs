@@ -3,6 +3,7 @@
 
 mod contest;
 mod draw;
+mod film;
 mod gguf;
 mod models;
 mod process;
@@ -30,6 +31,9 @@ enum Arch {
     /// Z-Image-Turbo, with as many layers as --layers says
     #[value(name = "z-image")]
     ZImage,
+    /// Wan 2.1 of 1.3 billion parameters, whole, films of --frames frames
+    #[value(name = "wan-1.3b")]
+    Wan,
 }
 
 /// What each of two draws: the model, and the picture.
@@ -53,6 +57,9 @@ struct Work {
     /// Pixels down, a multiple of 16
     #[arg(long, value_name = "H", default_value_t = 512)]
     height: u16,
+    /// Frames of a film, one more than a multiple of 4
+    #[arg(long, value_name = "N", default_value_t = 17, value_parser = clap::value_parser!(u16).range(1..))]
+    frames: u16,
     /// Steps of a picture
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..))]
     steps: u16,
@@ -97,12 +104,16 @@ enum Command {
     /// One run of stable-diffusion.cpp, in this process
     #[command(hide = true)]
     Draw(draw::Args),
+    /// One run of stable-diffusion.cpp that makes a film, in this process
+    #[command(hide = true)]
+    Film(film::Args),
 }
 
 fn main() -> Result<()> {
     let cli = Cli::parse();
     match &cli.command {
         Some(Command::Draw(args)) => draw::run(args),
+        Some(Command::Film(args)) => film::run(args),
         None => contest::run(&cli),
     }
 }

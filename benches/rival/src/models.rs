@@ -7,6 +7,9 @@
 //!
 //! Z-Image keeps as many layers as there are to be, and 2 of the 36 layers of its language model, for both.
 //!
+//! Wan 2.1 is whole, with one of the 24 layers of umt5 for pinhole and none for stable-diffusion.cpp, as FLUX. Its autoencoder's
+//! convolutions lie in pinhole's file as one kernel for each frame, and become one kernel of three dimensions for stable-diffusion.cpp.
+//!
 //! Stable Diffusion 1.5 and XL are whole. In 1.5, stable-diffusion.cpp's transformers begin and end with convolutions of 1x1, whose
 //! weights it has no blocks for: it gets these in F16, with other random numbers.
 
@@ -49,6 +52,8 @@ const SDXL: &[Cut] = &[
 
 const Z_IMAGE: &[Cut] = &[("--transformer", &[("dit.", "")]), ("--llm", &[("te.", "")]), ("--vae", &[("vae.", "")])];
 
+const WAN: &[Cut] = &[("--transformer", &[("dit.", "")]), ("--vae", &[("vae.", "")])];
+
 impl Arch {
     /// As `pinhole bench model` calls it.
     fn name(self) -> &'static str {
@@ -57,6 +62,7 @@ impl Arch {
             Arch::Sd => "sd1.5",
             Arch::SdXl => "sdxl",
             Arch::ZImage => "z-image",
+            Arch::Wan => "wan-1.3b",
         }
     }
 
@@ -65,7 +71,7 @@ impl Arch {
         match self {
             Arch::Flux => format!("-{double}-{single}"),
             Arch::ZImage => format!("-{layers}"),
-            Arch::Sd | Arch::SdXl => String::new(),
+            Arch::Sd | Arch::SdXl | Arch::Wan => String::new(),
         }
     }
 
@@ -74,7 +80,7 @@ impl Arch {
         match self {
             Arch::Flux => Some(work.double.max(work.single)),
             Arch::ZImage => Some(work.layers),
-            Arch::Sd | Arch::SdXl => None,
+            Arch::Sd | Arch::SdXl | Arch::Wan => None,
         }
     }
 
@@ -84,6 +90,7 @@ impl Arch {
             Arch::Sd => SD,
             Arch::SdXl => SDXL,
             Arch::ZImage => Z_IMAGE,
+            Arch::Wan => WAN,
         }
     }
 }
@@ -133,7 +140,14 @@ impl Models {
             for (tensor, (from, to)) in kept.iter().flat_map(|tensor| prefixes.iter().map(move |pair| (tensor, pair))) {
                 let Some(rest) = tensor.name.strip_prefix(from) else { continue };
                 let tensor = tensor.called(&format!("{to}{rest}"));
-                part.push(if work.arch == Arch::Sd && is_projection(&tensor.name) { whole.convolution(&tensor)? } else { tensor });
+                part.push(if work.arch == Arch::Sd && is_projection(&tensor.name) {
+                    whole.convolution(&tensor)?
+                } else {
+                    tensor
+                });
+            }
+            if work.arch == Arch::Wan {
+                part = of_three_dimensions(whole, part)?;
             }
             if let Some(norm) = part.iter().find(|tensor| tensor.name == "blk.0.attn_norm.weight") {
                 // pinhole reads no norm behind the last layer, and its file has none; stable-diffusion.cpp asks for one.
@@ -151,11 +165,35 @@ fn is_projection(name: &str) -> bool {
         && (name.ends_with("proj_in.weight") || name.ends_with("proj_out.weight"))
 }
 
+/// The tensors of a file of Wan in the shapes that they have in its original files, the rows of kernels in three dimensions joined as
+/// stable-diffusion.cpp has them.
+fn of_three_dimensions(whole: &Gguf, tensors: Vec<Tensor>) -> Result<Vec<Tensor>> {
+    let mut shaped = Vec::new();
+    for tensor in &tensors {
+        let called = |name: String| tensors.iter().find(|other| other.name == name);
+        let earlier = [0, 1].map(|tap| called(format!("{}.{tap}", tensor.name)));
+        shaped.push(match (earlier, tensor.dims()) {
+            ([Some(first), Some(second)], _) => whole.volume([first, second, tensor])?,
+            _ if tensor.name.ends_with("weight.0") || tensor.name.ends_with("weight.1") => continue,
+            (_, &[1, 1, channels_in, channels_out]) => tensor.shaped(&[1, 1, 1, channels_in * channels_out])?,
+            (_, &[columns, rows]) if tensor.name == "patch_embedding.weight" => {
+                tensor.shaped(&[2, 2, 1, columns / 4 * rows])?
+            }
+            (_, &[columns, rows]) if tensor.name.ends_with("to_qkv.weight") || tensor.name.ends_with("proj.weight") => {
+                tensor.shaped(&[1, 1, columns, rows])?
+            }
+            _ => tensor.clone(),
+        });
+    }
+    Ok(shaped)
+}
+
 /// Whether the tensor `name` is in none of the blocks that are left out.
 fn is_kept(name: &str, work: &Work) -> bool {
     let limits: &[(&str, u16)] = match work.arch {
         Arch::Flux => &[("dit.double_blocks.", work.double), ("dit.single_blocks.", work.single), ("te2.enc.blk.", 1)],
         Arch::ZImage => &[("te.blk.", READER_LAYERS)],
+        Arch::Wan => &[("te.enc.blk.", 1)],
         Arch::Sd | Arch::SdXl => &[],
     };
     limits.iter().all(|(prefix, count)| match name.strip_prefix(prefix).and_then(|rest| rest.split('.').next()) {
@@ -167,7 +205,10 @@ fn is_kept(name: &str, work: &Work) -> bool {
 /// `entry` of the model with fewer blocks.
 fn shorter(entry: &Entry, work: &Work) -> Result<Entry> {
     let counts: &[(&str, u16)] = match (work.arch, entry.key.as_str()) {
-        (Arch::Flux, "pinhole.transformer.config") => &[("num_layers", work.double), ("num_single_layers", work.single)],
+        (Arch::Flux, "pinhole.transformer.config") => {
+            &[("num_layers", work.double), ("num_single_layers", work.single)]
+        }
+        (Arch::Wan, "pinhole.text_encoder.config") => &[("num_layers", 1)],
         (Arch::Flux, "pinhole.text_encoder_2.config") => &[("num_layers", 1)],
         (Arch::ZImage, "pinhole.text_encoder.config") => &[("num_hidden_layers", READER_LAYERS)],
         _ => return Ok(entry.clone()),

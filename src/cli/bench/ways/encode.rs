@@ -4,7 +4,7 @@ use pinhole::plan::Phase;
 use pinhole::sample::randn;
 use pinhole::source::networks;
 use pinhole::source::slot::TEXT_ENCODER_2;
-use pinhole::stage::{Dims, Symbol};
+use pinhole::stage::{Cadence, Dims, Symbol};
 
 use super::{Computed, Report, WayArgs};
 use crate::cli::bench::subject::{Measured, SubjectArgs};
@@ -50,11 +50,13 @@ pub(in crate::cli::bench) fn run(args: &Args, printer: &Printer) -> Result<(), F
             .with(Symbol::BATCH, 1)
             .with(Symbol::TEXT_TOKENS, tokens)
             .with(Symbol::TEXT_PAIRS, tokens * tokens),
+        steps: 0,
     };
     let (hidden, buckets) = (randn(5, tokens * config.d_model)?, config.buckets(tokens)?);
-    let (device, ways) = computed.measure(&args.ways, threads, (printer, &cancel), |session| {
+    let (device, ways) = computed.measure(&args.ways, threads, (printer, &cancel), |session, backend| {
         session.set_indices(t5.net.buckets, &buckets)?;
-        session.set(t5.net.hidden, &hidden)
+        session.set(t5.net.hidden, &hidden)?;
+        session.run(backend, Cadence::Request, |_, _| cancel.check())
     })?;
     let report = Report {
         version: env!("CARGO_PKG_VERSION"),

@@ -12,7 +12,7 @@ use pinhole::ggml::{Backend, CancelFlag, Device, Ledger};
 use pinhole::plan::measure::Subject;
 use pinhole::plan::{Component, Limits, Offload, Phase, Plan, Runs, budget};
 use pinhole::size::Size;
-use pinhole::stage::{Cadence, Dims, Model};
+use pinhole::stage::{Dims, Model};
 use serde::Serialize;
 
 use super::matmul::report::median;
@@ -45,6 +45,8 @@ struct Computed<'a> {
     model: &'a Model,
     bound: &'a Bound,
     dims: Dims,
+    /// How often stages of every step run in one run.
+    steps: usize,
 }
 
 /// The JSON of a run.
@@ -55,7 +57,7 @@ struct Report {
     component: &'static str,
     device: String,
     threads: usize,
-    /// Pixels, or tokens.
+    /// Pixels, and frames of a film; or tokens.
     size: Vec<usize>,
     runs: u16,
     ways: Vec<Row>,
@@ -78,13 +80,13 @@ struct Row {
 }
 
 impl Computed<'_> {
-    /// Runs it in every way that `args` ask for. `fill` sets its inputs before every run.
+    /// Runs it in every way that `args` ask for. `compute` is one run: it sets inputs and computes what depends on them.
     fn measure(
         &self,
         args: &WayArgs,
         threads: usize,
         (printer, cancel): (&Printer, &CancelFlag),
-        fill: impl Fn(&mut Session<'_>) -> pinhole::Result<()>,
+        compute: impl Fn(&mut Session<'_>, &mut Backend) -> pinhole::Result<()>,
     ) -> Result<(Device, Vec<Row>), Failure> {
         let device = request::device(&args.device)?;
         let mut backend = Backend::new(device, threads, cancel.clone())?;
@@ -102,9 +104,8 @@ impl Computed<'_> {
             let mut session = Session::in_way(component.way, model, &weights, dims, &backend, &ledger)?;
             let mut seconds = Vec::new();
             for _ in 0..runs.request {
-                fill(&mut session)?;
                 let start = Instant::now();
-                session.run(&mut backend, Cadence::Request, |_, _| cancel.check())?;
+                compute(&mut session, &mut backend)?;
                 seconds.push(start.elapsed().as_secs_f64());
                 printer.advance();
             }
@@ -129,8 +130,9 @@ impl Computed<'_> {
 
     /// A plan for each way, with everything resident; or the one that a budget leads to.
     fn plans(&self, args: &WayArgs, backend: &Backend) -> Result<Vec<Plan>, Failure> {
-        let Computed { name, phase, model, bound, ref dims } = *self;
-        let runs = Runs { request: usize::from(args.runs) + 1, steps: 0 };
+        let Computed { name, phase, model, bound, ref dims, steps } = *self;
+        let request = usize::from(args.runs) + 1;
+        let runs = Runs { request, steps: request * steps };
         let all = Subject { name, phase, model, bound, dims: dims.clone(), runs }.measure(backend)?;
         let host = backend.device().kind() == pinhole::ggml::DeviceKind::Cpu;
         let limits = Limits { bytes: args.vram.map(|size| size.0 as usize), host, ..Limits::default() };
