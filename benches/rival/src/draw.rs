@@ -12,14 +12,12 @@ use crate::said;
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// A whole model
-    #[arg(long, conflicts_with_all = ["transformer", "clip", "clip_g", "llm", "vae"])]
+    #[arg(long, conflicts_with_all = ["transformer", "clip", "llm", "vae"])]
     checkpoint: Option<PathBuf>,
     #[arg(long, required_unless_present = "checkpoint")]
     transformer: Option<PathBuf>,
     #[arg(long)]
     clip: Option<PathBuf>,
-    #[arg(long)]
-    clip_g: Option<PathBuf>,
     #[arg(long)]
     llm: Option<PathBuf>,
     #[arg(long, required_unless_present = "checkpoint")]
@@ -67,9 +65,6 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     if let Some(path) = &args.clip {
         model.clip_l(path.clone());
-    }
-    if let Some(path) = &args.clip_g {
-        model.clip_g(path.clone());
     }
     if let Some(path) = &args.llm {
         model.llm(path.clone());

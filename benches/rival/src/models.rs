@@ -43,12 +43,15 @@ const SD: &[Cut] = &[(
     &[("u.", "model.diffusion_model."), ("te.", "cond_stage_model.transformer."), ("vae.", "first_stage_model.")],
 )];
 
-const SDXL: &[Cut] = &[
-    ("--transformer", &[("u.", "")]),
-    ("--clip", &[("te.", "")]),
-    ("--clip-g", &[("te2.", "")]),
-    ("--vae", &[("vae.", "")]),
-];
+const SDXL: &[Cut] = &[(
+    "--checkpoint",
+    &[
+        ("u.", "model.diffusion_model."),
+        ("te.", "cond_stage_model.transformer."),
+        ("te2.", "cond_stage_model.1.transformer."),
+        ("vae.", "first_stage_model."),
+    ],
+)];
 
 const Z_IMAGE: &[Cut] = &[("--transformer", &[("dit.", "")]), ("--llm", &[("te.", "")]), ("--vae", &[("vae.", "")])];
 
