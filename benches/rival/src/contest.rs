@@ -106,7 +106,9 @@ impl Contest<'_> {
     fn draw_with_pinhole(&self, models: &Models) -> Result<Sample> {
         let mut command = Command::new(self.pinhole);
         command.args(["generate", "--device", "cpu", "--seed", "1", "--prompt", "a lighthouse at dusk"]);
-        command.args(["--sampler", "euler", "--cfg-scale", self.cfg_scale()]);
+        // Z-Image counts from 0, as its publisher does: at 1, there would be a second pass.
+        let scale = if self.work.arch == Arch::ZImage { "0" } else { self.cfg_scale() };
+        command.args(["--sampler", "euler", "--cfg-scale", scale]);
         if self.work.arch == Arch::Flux {
             // As many tokens as stable-diffusion.cpp gives to FLUX.
             command.args(["--guidance", "3.5", "--max-sequence-length", "256"]);
