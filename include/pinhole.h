@@ -287,7 +287,8 @@ typedef struct pinhole_files {
     /* Always 0 in this version. */
     int32_t reserved;
     /* A tiny autoencoder (TAESD, TAESDXL, TAEF1). It makes the previews, and the pictures in the autoencoder's stead, which is then not
-     * needed: see tiny_vae_for of requests. */
+     * needed: see tiny_vae_for of requests. If its encoder is in the same file, or in a file beside it (taesd_encoder.safetensors for
+     * taesd_decoder.safetensors), it encodes pictures, too. */
     const char *tiny_vae;
     /* Words that the text encoders of Stable Diffusion were taught (textual inversion): files of diffusers or of the web UI, the word of
      * each, and how many there are. NULL words, or a NULL among them: the file's own. A prompt brings one in by its word. */
@@ -595,7 +596,7 @@ enum {
 
 /* What a tiny autoencoder is used for. */
 enum {
-    /* Previews and the pictures: the other autoencoder decodes nothing. */
+    /* Previews and the pictures, and pictures that are given if it has an encoder: the other autoencoder decodes nothing. */
     PINHOLE_TINY_VAE_ALL = 0,
     /* Previews alone. */
     PINHOLE_TINY_VAE_PREVIEW = 1
@@ -940,8 +941,8 @@ PINHOLE_API int32_t pinhole_plan_get_info(const pinhole_plan *plan, pinhole_plan
 /* A component of the model. Components are in the order in which they run. */
 typedef struct pinhole_plan_component {
     size_t struct_size;
-    /* "clip", "t5", "transformer" or "unet", "decoder"; "encoder" if the request has a picture. "tiny_decoder" in the decoder's stead, and
-     * "preview", if the model has a tiny autoencoder. */
+    /* "clip", "t5", "transformer" or "unet", "decoder"; "encoder" if the request has a picture. "tiny_decoder" and
+     * "tiny_encoder" in their stead, and "preview", if the model has a tiny autoencoder. */
     char name[32];
     /* PINHOLE_PHASE_... */
     int32_t phase;

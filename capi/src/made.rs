@@ -262,7 +262,7 @@ impl Made {
             ip_images: request.ip_images.iter().map(name).collect(),
             ip_scale: (settings.ip_images > 0).then_some(settings.ip_scale),
             strength,
-            posterior: (settings.encoded_pictures > 0).then(|| request.posterior.name()),
+            posterior: (settings.encoded_pictures > 0 && !settings.tiny_encodes).then(|| request.posterior.name()),
             tiny_vae: settings.tiny_vae.map(TinyUse::name),
             taught_words: &settings.taught,
             prompt_syntax: (settings.prompt_syntax != PromptSyntax::Plain).then(|| settings.prompt_syntax.name()),

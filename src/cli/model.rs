@@ -27,8 +27,8 @@ pub(super) struct PartArgs {
     /// The autoencoder
     #[arg(long, value_name = "FILE")]
     vae: Option<PathBuf>,
-    /// A tiny autoencoder (TAESD, TAESDXL, TAEF1), which decodes in the autoencoder's stead and makes the previews: a file, or a folder
-    /// of a diffusers directory
+    /// A tiny autoencoder (TAESD, TAESDXL, TAEF1), which decodes and encodes in the autoencoder's stead and makes the previews: a file,
+    /// or a folder of a diffusers directory. Of taesd_decoder.safetensors, taesd_encoder.safetensors beside it is taken, too
     #[arg(long, value_name = "FILE")]
     tiny_vae: Option<PathBuf>,
     /// What judges the pictures that are drawn, Stable Diffusion's safety checker: a file, or a folder of a diffusers directory

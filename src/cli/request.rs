@@ -160,7 +160,7 @@ pub(super) struct RequestArgs {
     /// How many pictures
     #[arg(long, value_name = "N", default_value_t = 1)]
     batch: usize,
-    /// What --tiny-vae is used for: all is the picture and previews, preview is those alone [default: all]
+    /// What --tiny-vae is used for: all is pictures, given ones too, and previews; preview is those alone [default: all]
     #[arg(long, value_name = "WHAT", value_parser = tiny_parser())]
     tiny_vae_for: Option<TinyUse>,
     /// What becomes of pictures that the model's safety checker flags: on makes them black, report only says so, off checks none

@@ -300,6 +300,22 @@ impl Conv2d {
         }
     }
 
+    /// Of the rows of `x` that [`Reach::TwiceAbove`](crate::stage::Reach::TwiceAbove) of [`halo`](Self::halo) read. For a stride of 2, with
+    /// zeros on both sides of a map of even extents.
+    pub fn build_halved(&self, b: &Build<'_>, x: Tensor) -> Result<Tensor> {
+        // The last row has a neighbour below it, which belongs to the same pair.
+        let (at_top, _) = b.at_edges();
+        let zeros = if at_top { self.padding } else { 0 };
+        let y = match b.g.convolve(&self.convolution(b, [zeros, 0])?, x, None, None)? {
+            Some(y) => y,
+            None => {
+                let kernel = b.weight(self.weight)?;
+                self.biased(b, b.g.conv_2d_padded(kernel, x, self.stride, [self.padding, zeros])?)?
+            }
+        };
+        self.with_branches(b, x, y, zeros, 0)
+    }
+
     /// Of every pixel of `x` doubled both ways, of which `[w, h]` columns and rows count: all of them, or all except the last.
     pub fn build_doubled_to(&self, b: &Build<'_>, x: Tensor, [w, h]: [usize; 2]) -> Result<Tensor> {
         let [columns, ..] = b.g.shape(x)?.dims();

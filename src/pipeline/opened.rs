@@ -100,6 +100,19 @@ impl Opened {
         self.source.has(&VAE)
     }
 
+    /// What the pictures of a request are encoded with.
+    pub fn encoder(&self, settings: &Settings) -> &dyn Autoencoder {
+        match &self.tiny {
+            Some(tiny) if settings.tiny_encodes => &**tiny,
+            _ => &*self.autoencoder,
+        }
+    }
+
+    /// Whether the tiny autoencoder encodes pictures, too, if it is used for `tiny`.
+    pub(super) fn tiny_encodes(&self, tiny: Option<TinyUse>) -> bool {
+        tiny == Some(TinyUse::All) && self.tiny.as_ref().is_some_and(|tiny| tiny.goes(Direction::Encode))
+    }
+
     /// What makes the pictures of a request.
     pub fn decoder(&self, settings: &Settings) -> &dyn Autoencoder {
         match &self.tiny {
@@ -627,6 +640,11 @@ pub trait Autoencoder: Networks {
     /// Whether it has weights for `direction`.
     fn goes(&self, direction: Direction) -> bool;
 
+    /// Whether it gives a distribution of the latents of a picture, of which they are drawn; otherwise it gives the latents themselves.
+    fn draws(&self) -> bool {
+        true
+    }
+
     /// What runs for each of `pictures` pictures.
     fn subjects(&self, settings: &Settings, direction: Direction, pictures: usize) -> Vec<Subject<'_>>;
 
@@ -672,7 +690,7 @@ pub trait Autoencoder: Networks {
     }
 
     /// The distribution of the latents of one picture of samples `[W, H, 3]` in -1..=1: the mean and the logarithm of the
-    /// variance of each, `[w, h, 2 C]`, in the autoencoder's space.
+    /// variance of each, `[w, h, 2 C]`, in the autoencoder's space. If it [draws](Autoencoder::draws) none, only the first half counts.
     ///
     /// # Errors
     /// What the device returns; [`Error::NotAModel`] if it cannot encode.

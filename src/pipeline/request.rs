@@ -226,7 +226,7 @@ impl ReferenceResize {
 /// What a tiny autoencoder is used for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TinyUse {
-    /// For previews and for the picture: the other autoencoder decodes nothing.
+    /// For previews, for the picture, and for pictures that are given, if it has an encoder: the other autoencoder decodes nothing.
     #[default]
     All,
     /// For previews alone.
@@ -434,6 +434,8 @@ pub struct Settings {
     pub previewed: bool,
     /// What the model's tiny autoencoder is used for; `None` if it has none.
     pub tiny_vae: Option<TinyUse>,
+    /// Whether it encodes pictures, too. Nothing is drawn of a distribution then.
+    pub tiny_encodes: bool,
     /// How the texts of prompts are read.
     pub prompt_syntax: PromptSyntax,
     /// The taught words in them.
@@ -639,6 +641,9 @@ impl Settings {
         }
         if self.tiny_vae == Some(TinyUse::All) {
             pairs.push(("VAE Decoder", "TAESD".to_owned()));
+        }
+        if self.tiny_encodes && (self.encoded_pictures > 0 || !self.references.is_empty()) {
+            pairs.push(("VAE Encoder", "TAESD".to_owned()));
         }
         pairs
     }

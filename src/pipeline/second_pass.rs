@@ -131,7 +131,7 @@ fn redrawn(model: &Opened, request: &Request, upscale: Upscale, settings: Settin
     if !(1.0..=MOST_FACTOR).contains(&factor) {
         return Err(Error::option(UPSCALE, format!("a number from 1 to {MOST_FACTOR}"), factor.to_string()));
     }
-    if space == UpscaleSpace::Pixel && !model.autoencoder.goes(Direction::Encode) {
+    if space == UpscaleSpace::Pixel && !model.encoder(&settings).goes(Direction::Encode) {
         let error = Error::option("--upscale-space", "latent, since the autoencoder cannot encode", space.name());
         return Err(error.with_hint("give a whole autoencoder with --vae FILE"));
     }

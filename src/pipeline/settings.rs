@@ -95,6 +95,7 @@ pub fn settings(model: &Opened, request: &Request) -> Result<Settings> {
         upscaler.size([width, height], None)?;
     }
     let (frames, fps) = frames(model, request)?;
+    let tiny = tiny_use(model, request)?;
     let ip_images = looked_at(model, request)?;
     let (id_tokens, id_projected) = match face_width(model) {
         Some(_) => (0, false),
@@ -138,7 +139,8 @@ pub fn settings(model: &Opened, request: &Request) -> Result<Settings> {
         control_guess: controls::guesses(rules, request)?,
         cache: rules.caches.checked(request.cache)?,
         previewed: request.preview.is_some(),
-        tiny_vae: tiny_use(model, request)?,
+        tiny_vae: tiny,
+        tiny_encodes: model.tiny_encodes(tiny),
         prompt_syntax: prompt_syntax(model, request)?,
         taught: Vec::new(),
         safety: super::safety::mode(model.safety.as_ref(), request.safety)?,
@@ -260,6 +262,15 @@ fn tiny_use(model: &Opened, request: &Request) -> Result<Option<TinyUse>> {
     }
 }
 
+/// Refuses the picture that `option` gives if no autoencoder of `model` encodes it for `request`.
+fn require_encoder(model: &Opened, request: &Request, option: &'static str) -> Result<()> {
+    if model.autoencoder.goes(Direction::Encode) || model.tiny_encodes(tiny_use(model, request)?) {
+        return Ok(());
+    }
+    let error = Error::option(option, "a model whose autoencoder can encode", "a decoder alone");
+    Err(error.with_hint("give a whole autoencoder with --vae FILE"))
+}
+
 /// The most pixels of a side that a model may be told of.
 const MOST_TOLD: usize = 1 << 16;
 
@@ -375,7 +386,7 @@ fn check_pictures(model: &Opened, request: &Request) -> Result<()> {
         let expected = "a picture, since videos of this model end with one";
         return needed("--last-image", expected, "give the picture with --last-image");
     }
-    check_followed(model, mask.as_deref(), &followed)?;
+    check_followed(model, request, &followed)?;
     match (image, mask) {
         (None, Some(_)) if controls::masked(&model.rules, &followed).is_none() => {
             let error = Error::option("--mask", "a mask together with its picture", "a mask alone");
@@ -384,10 +395,8 @@ fn check_pictures(model: &Opened, request: &Request) -> Result<()> {
         (Some(image), Some(mask)) => mask.require_size_of(image)?,
         _ => {}
     }
-    if (image.is_some() || control_image.is_some()) && !model.autoencoder.goes(Direction::Encode) {
-        let option = if image.is_some() { "--image" } else { "--control-image" };
-        let error = Error::option(option, "a model whose autoencoder can encode", "a decoder alone");
-        return Err(error.with_hint("give a whole autoencoder with --vae FILE"));
+    if image.is_some() || control_image.is_some() {
+        require_encoder(model, request, if image.is_some() { "--image" } else { "--control-image" })?;
     }
     Ok(())
 }
@@ -397,10 +406,7 @@ fn check_video(model: &Opened, request: &Request, video: &Clip) -> Result<()> {
     if !model.rules.inputs.contains(&Use::Film) {
         return Err(Error::option("--video", "nothing, since this model begins with no film", "a film"));
     }
-    if !model.autoencoder.goes(Direction::Encode) {
-        let error = Error::option("--video", "a model whose autoencoder can encode", "a decoder alone");
-        return Err(error.with_hint("give a whole autoencoder with --vae FILE"));
-    }
+    require_encoder(model, request, "--video")?;
     let ((frames, _), given) = (frames(model, request)?, video.frames().len());
     if given < frames {
         let error = Error::option("--video", format!("at least {frames} frames, as --frames says"), given.to_string());
@@ -427,9 +433,9 @@ fn control_preprocess(request: &Request, has_controls: bool) -> Result<Preproces
 }
 
 /// Refuses pictures that ControlNets follow without what has to be there besides.
-fn check_followed(model: &Opened, mask: Option<&Picture>, followed: &[Control]) -> Result<()> {
+fn check_followed(model: &Opened, request: &Request, followed: &[Control]) -> Result<()> {
     if let Some(picture) = controls::masked(&model.rules, followed) {
-        let Some(mask) = mask else {
+        let Some(mask) = &request.mask else {
             let expected = "a mask of its picture, since this ControlNet paints within one";
             let error = Error::option("--mask", expected, "none");
             return Err(error.with_hint("give it with --mask: white is painted anew"));
@@ -437,9 +443,8 @@ fn check_followed(model: &Opened, mask: Option<&Picture>, followed: &[Control]) 
         mask.require_size_of(picture)?;
     }
     let takes_latents = model.rules.controls.iter().any(|rules| rules.takes.latents());
-    if takes_latents && !model.autoencoder.goes(Direction::Encode) {
-        let error = Error::option("--control", "a model whose autoencoder can encode", "a decoder alone");
-        return Err(error.with_hint("give a whole autoencoder with --vae FILE"));
+    if takes_latents {
+        require_encoder(model, request, "--control")?;
     }
     Ok(())
 }
@@ -482,10 +487,7 @@ fn references(model: &Opened, request: &Request) -> Result<Vec<[usize; 2]>> {
     if references.len() > most {
         return Err(Error::option(OPTION, format!("at most {most}"), format!("{} pictures", references.len())));
     }
-    if !model.autoencoder.goes(Direction::Encode) {
-        let error = Error::option(OPTION, "a model whose autoencoder can encode", "a decoder alone");
-        return Err(error.with_hint("give a whole autoencoder with --vae FILE"));
-    }
+    require_encoder(model, request, OPTION)?;
     let multiple = model.rules.multiple;
     let mut sizes = Vec::with_capacity(references.len());
     for picture in references {

@@ -140,7 +140,8 @@ impl Start {
         let inputs = Inputs::of(&model.rules, request, settings);
         let pictures = if let Some(Again::Pictures(images)) = &again { images } else { [].as_slice() };
         let mut encoded = inputs.encode(model, request, (settings, pictures), run)?;
-        let posterior = if model.rules.starts == Starts::Mean { Posterior::Mean } else { request.posterior };
+        let is_mean = model.rules.starts == Starts::Mean || !model.encoder(settings).draws();
+        let posterior = if is_mean { Posterior::Mean } else { request.posterior };
         let drawing = Drawing { model, settings, posterior };
         let mut generator = Noise::new(settings.seed, settings.batch);
         let control = encoded.control.take().map(|moments| drawing.latents(&moments, &mut generator)).transpose()?;
@@ -266,7 +267,7 @@ impl Inputs {
             for (rules, control) in model.rules.controls.iter().zip(&*controls::of(&model.rules, request)?) {
                 if rules.takes.latents() {
                     let samples = followed(rules.takes, control, request, settings)?;
-                    encoded.followed.push(model.autoencoder.encode(run, &mut running, &samples)?);
+                    encoded.followed.push(model.encoder(settings).encode(run, &mut running, &samples)?);
                 }
             }
             let mut encode = |wanted: bool, picture: &Option<Arc<Picture>>, mask: Option<&Mask>| {
@@ -278,7 +279,7 @@ impl Inputs {
                 if let Some(mask) = mask {
                     mask.hide(&mut samples)?;
                 }
-                model.autoencoder.encode(run, &mut running, &samples).map(Some)
+                model.encoder(settings).encode(run, &mut running, &samples).map(Some)
             };
             let mask = if self.masked { Some(mask_of(request, settings)?) } else { None };
             let control = request.control_image.as_ref();
@@ -297,7 +298,7 @@ impl Inputs {
             for image in again {
                 let picture = Picture::from_rgb8(image.width(), image.height(), image.rgb())?;
                 let samples = picture.samples(settings.width, settings.height)?;
-                encoded.again.push(model.autoencoder.encode(run, &mut running, &samples)?);
+                encoded.again.push(model.encoder(settings).encode(run, &mut running, &samples)?);
             }
             run.finish(running);
         }
@@ -305,7 +306,7 @@ impl Inputs {
         {
             let mut running = run.start(subject)?;
             let samples = reference(model, request, picture, [*width, *height])?;
-            encoded.references.push(model.autoencoder.encode(run, &mut running, &samples)?);
+            encoded.references.push(model.encoder(settings).encode(run, &mut running, &samples)?);
             run.finish(running);
         }
         run.end(Phase::Condition, start)?;
@@ -362,11 +363,11 @@ pub(super) fn encoders<'m>(model: &'m Opened, settings: &Settings) -> Vec<Subjec
     let mut subjects = Vec::new();
     if settings.encoded_pictures > 0 {
         let sized = Settings { frames: encoded_frames(model, settings), ..settings.clone() };
-        subjects.extend(model.autoencoder.subjects(&sized, Direction::Encode, settings.encoded_pictures));
+        subjects.extend(model.encoder(settings).subjects(&sized, Direction::Encode, settings.encoded_pictures));
     }
     for (&[width, height], name) in settings.references.iter().zip(REFERENCES) {
         let sized = Settings { width, height, ..settings.clone() };
-        let own = model.autoencoder.subjects(&sized, Direction::Encode, 1);
+        let own = model.encoder(settings).subjects(&sized, Direction::Encode, 1);
         subjects.extend(own.into_iter().map(|subject| Subject { name, ..subject }));
     }
     subjects
@@ -403,7 +404,7 @@ fn frames(
 ) -> Result<Vec<f32>> {
     let Settings { width, height, .. } = *settings;
     let count = encoded_frames(model, settings);
-    model.autoencoder.encode_video(run, running, count, &mut |at| {
+    model.encoder(settings).encode_video(run, running, count, &mut |at| {
         let last = request.last_image.as_ref().filter(|_| at + 1 == count);
         match last.or(request.image.as_ref().filter(|_| at == 0)) {
             Some(picture) => picture.samples(width, height),
@@ -420,7 +421,7 @@ fn film(
     (run, running): (&mut Run<'_>, &mut Running<'_>),
 ) -> Result<Vec<f32>> {
     let Settings { width, height, frames, .. } = *settings;
-    model.autoencoder.encode_video(run, running, frames, &mut |at| {
+    model.encoder(settings).encode_video(run, running, frames, &mut |at| {
         let frame = video.frames().get(at).ok_or_else(|| Error::graph("encode", format!("no frame {at} of a film")))?;
         frame.resized(width, height, Filter::Lanczos)?.to_samples()
     })
@@ -522,7 +523,7 @@ impl Drawing<'_> {
             }
         }
         for latents in latents.chunks_exact_mut(each) {
-            self.model.autoencoder.normalize(latents)?;
+            self.model.encoder(self.settings).normalize(latents)?;
         }
         super::run::finite(latents, "the latents of the picture")
     }
@@ -530,7 +531,7 @@ impl Drawing<'_> {
     /// The mean latents `[w, h, F, C]` of a video with these `moments`, in the denoiser's space.
     fn frames(&self, moments: &[f32]) -> Result<Vec<f32>> {
         let mut mean = reserve::repeat("the latents", &moments[..moments.len() / 2], 1)?;
-        self.model.autoencoder.normalize(&mut mean)?;
+        self.model.encoder(self.settings).normalize(&mut mean)?;
         super::run::finite(mean, "the latents of the given frames")
     }
 
@@ -590,13 +591,13 @@ impl Drawing<'_> {
     /// The mean of the latents of a picture, `[w, h, C]`, in the denoiser's space.
     fn mean(&self, moments: &[f32]) -> Result<Vec<f32>> {
         let mut mean = reserve::repeat("the latents", &moments[..moments.len() / 2], 1)?;
-        self.model.autoencoder.normalize(&mut mean)?;
+        self.model.encoder(self.settings).normalize(&mut mean)?;
         super::run::finite(mean, "the latents of a picture")
     }
 
     /// The mean latents of the pictures that the model looks at, which have these `moments`, one behind the other.
     fn references(&self, moments: &[Vec<f32>]) -> Result<Vec<f32>> {
-        let (autoencoder, mut all) = (&self.model.autoencoder, Vec::new());
+        let (autoencoder, mut all) = (self.model.encoder(self.settings), Vec::new());
         for (moments, &[width, height]) in moments.iter().zip(&self.settings.references) {
             let dims = autoencoder.latents(&Settings { width, height, ..self.settings.clone() });
             let mut mean = reserve::repeat("the latents", &moments[..moments.len() / 2], 1)?;

@@ -13,7 +13,8 @@ use crate::source::slot::{TINY_VAE, VAE};
 use crate::stage::{Cadence, Dims, Symbol};
 use crate::{Error, Result, reserve};
 
-/// The name of its subject.
+/// The names of its subjects.
+const TINY_ENCODER: &str = "tiny_encoder";
 const TINY_DECODER: &str = "tiny_decoder";
 
 /// The autoencoder that a model has: the full one, or, if it has none, the tiny one.
@@ -139,7 +140,11 @@ impl Autoencoder for AutoencoderTiny {
     }
 
     fn goes(&self, direction: Direction) -> bool {
-        direction == Direction::Decode
+        direction == Direction::Decode || self.encoder.is_some()
+    }
+
+    fn draws(&self) -> bool {
+        false
     }
 
     fn subjects(&self, settings: &Settings, direction: Direction, pictures: usize) -> Vec<Subject<'_>> {
@@ -147,7 +152,11 @@ impl Autoencoder for AutoencoderTiny {
         let dims = Dims::new().with(Symbol::BATCH, 1).with(Symbol::LATENT_WIDTH, w).with(Symbol::LATENT_HEIGHT, h);
         match direction {
             Direction::Decode => vec![subject(&self.decoder, TINY_DECODER, Phase::Decode, dims, once(pictures))],
-            Direction::Encode => Vec::new(),
+            Direction::Encode => {
+                let encoder = self.encoder.iter();
+                let runs = once(pictures);
+                encoder.map(|part| subject(part, TINY_ENCODER, Phase::Condition, dims.clone(), runs)).collect()
+            }
         }
     }
 
@@ -163,8 +172,17 @@ impl Autoencoder for AutoencoderTiny {
         Ok(samples)
     }
 
-    fn encode(&self, _: &mut Run<'_>, _: &mut Running<'_>, _: &[f32]) -> Result<Vec<f32>> {
-        Err(Error::graph("encode", "the tiny autoencoder has no encoder"))
+    fn encode(&self, run: &mut Run<'_>, running: &mut Running<'_>, samples: &[f32]) -> Result<Vec<f32>> {
+        let encoder = self.encoder.as_ref();
+        let net = &encoder.ok_or_else(|| Error::graph("encode", "the tiny autoencoder has no encoder"))?.net;
+        let levels = samples.iter().map(|sample| (sample + 1.0) / 2.0);
+        running.set(net.picture, &reserve::collect("the picture", samples.len(), levels)?)?;
+        run.compute(running, Cadence::Request)?;
+        let mut moments = running.get(net.latents)?;
+        // They stand for their own mean, and nothing is drawn.
+        let both = 2 * moments.len();
+        reserve::resize("the latents", &mut moments, both)?;
+        Ok(moments)
     }
 
     fn normalize(&self, latents: &mut [f32]) -> Result<()> {

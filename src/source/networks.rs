@@ -12,7 +12,7 @@ mod z_image;
 
 use super::HasModel;
 use crate::models::autoencoder_kl::{Decoder, Encoder};
-use crate::models::autoencoder_tiny::TinyDecoder;
+use crate::models::autoencoder_tiny::{TinyDecoder, TinyEncoder};
 use crate::models::autoencoder_wan;
 use crate::models::clip::Clip;
 use crate::models::flux::flux2::Flux2;
@@ -90,6 +90,7 @@ has_model!(
     IpAdapter,
     Resampler,
     TinyDecoder,
+    TinyEncoder,
     SafetyChecker,
     Upscaler
 );

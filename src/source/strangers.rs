@@ -155,6 +155,11 @@ pub(super) static STRANGERS: &[Stranger] = &[
         "tiny autoencoder of FLUX.2",
         "take FLUX.1's: taef1_decoder.safetensors",
     ),
+    other(
+        &["11.conv.0."],
+        "the encoder of a tiny autoencoder alone",
+        "give its decoder: of taesd_decoder.safetensors, taesd_encoder.safetensors beside it is taken, too",
+    ),
     like(
         &UNET_IP,
         &["image_proj.perceiver_resampler."],

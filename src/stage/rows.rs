@@ -50,6 +50,8 @@ pub enum Reach {
     Half(usize),
     /// Of a map twice as high: two for each of the strip's, and so many more below.
     Twice(usize),
+    /// Of a map twice as high: two for each of the strip's, and so many more above.
+    TwiceAbove(usize),
     /// All of them: the pass cannot be cut into strips.
     All,
 }
@@ -61,9 +63,18 @@ impl Reach {
             Reach::Around(halo) => (strip.start.saturating_sub(halo), strip.end + halo),
             Reach::Half(halo) => (strip.start.saturating_sub(halo) / 2, (strip.end + halo).div_ceil(2)),
             Reach::Twice(below) => (2 * strip.start, 2 * strip.end + below),
+            Reach::TwiceAbove(above) => ((2 * strip.start).saturating_sub(above), 2 * strip.end),
             Reach::All => (0, height),
         };
         start..end.min(height)
+    }
+
+    /// How many rows more than its own a strip needs, on a side.
+    fn halo(self) -> usize {
+        match self {
+            Reach::Around(halo) | Reach::Half(halo) | Reach::Twice(halo) | Reach::TwiceAbove(halo) => halo,
+            Reach::All => 0,
+        }
     }
 }
 
@@ -230,7 +241,7 @@ impl Build<'_> {
     pub fn read_rows(&self, map: impl Into<FeatureMap>, reach: Reach) -> Result<Tensor> {
         let map = map.into();
         let Some(strip) = &self.strip else { return self.whole(map) };
-        if matches!(reach, Reach::Around(halo) | Reach::Half(halo) | Reach::Twice(halo) if halo > MOST_HALO) {
+        if reach.halo() > MOST_HALO {
             return Err(Error::graph("read_rows", format!("{reach:?}, where {MOST_HALO} rows are the most")));
         }
         let known =
@@ -380,6 +391,8 @@ mod tests {
         assert_eq!(Reach::Around(2).rows(&(0..9), 10), 0..10);
         assert_eq!(Reach::Twice(1).rows(&(3..5), 12), 6..11);
         assert_eq!(Reach::Twice(1).rows(&(3..6), 12), 6..12);
+        assert_eq!(Reach::TwiceAbove(1).rows(&(0..3), 12), 0..6);
+        assert_eq!(Reach::TwiceAbove(1).rows(&(3..6), 12), 5..12);
         assert_eq!(Reach::All.rows(&(3..6), 12), 0..12);
     }
 

@@ -38,14 +38,16 @@ fn write_tiny(dir: &Path, name: &str) {
 /// The model `name` as a directory.
 fn directory(name: &str) -> TempDir {
     let (golden, dir) = (Golden::load(name), tempfile::tempdir().unwrap());
-    if name != "flux_control" {
+    if name.starts_with("sd") {
         sd1::write_directory(dir.path(), &golden, golden.at("/scheduler"));
         return dir;
     }
     support::write_model(dir.path(), &golden, &Layout::default());
     let path = dir.path().join("model_index.json");
     let mut index: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-    index["_class_name"] = golden.at("/class").clone();
+    if let Some(class) = golden.get("/class") {
+        index["_class_name"] = class.clone();
+    }
     fs::write(path, index.to_string()).unwrap();
     dir
 }
@@ -148,11 +150,113 @@ fn samples_equal_diffusers() {
 }
 
 #[test]
+fn encoded_pictures_equal_diffusers() {
+    let golden = Golden::load("tiny_vae");
+    for (name, [w, h]) in [("sd1", [13, 9]), ("sdxl", [11, 6]), ("flux_control", [7, 5])] {
+        let dir = tempfile::tempdir().unwrap();
+        write_tiny(dir.path(), name);
+        let tiny = networks::autoencoder_tiny(&Component::open(dir.path(), &TINY_VAE).unwrap()).unwrap();
+        let part = tiny.encoder.as_ref().unwrap();
+        let samples = given::picture(8 * w, 8 * h).samples(8 * w, 8 * h).unwrap();
+        let levels: Vec<f32> = samples.iter().map(|sample| (sample + 1.0) / 2.0).collect();
+        let dims = Dims::new().with(Symbol::BATCH, 1).with(Symbol::LATENT_WIDTH, w).with(Symbol::LATENT_HEIGHT, h);
+        let mut backend = Backend::new(Device::cpu().unwrap(), THREADS, CancelFlag::new()).unwrap();
+        let ledger = Ledger::new();
+        let weights = DeviceWeights::load(&part.net.model, &part.bound, backend.device(), &ledger).unwrap();
+        let mut encode = |way| {
+            let mut session = Session::in_way(way, &part.net.model, &weights, &dims, &backend, &ledger).unwrap();
+            session.set(part.net.picture, &levels).unwrap();
+            session.run(&mut backend, Cadence::Request, |_, _| Ok(())).unwrap();
+            session.get(part.net.latents).unwrap()
+        };
+        let whole = encode(Way::Whole);
+        let nmse = metrics::nmse(&golden.f32(&format!("{name}.encoded")), &whole).unwrap();
+        println!("{name}: nmse {nmse:.2e}");
+        assert!(nmse <= 1e-10, "{name}: nmse {nmse:e}");
+        for bytes in [64 << 10, 16 << 10, 1 << 10] {
+            assert!(whole == encode(Way::Strips(bytes)), "{name}: strips of {bytes}");
+        }
+    }
+}
+
+/// The golden whose model `name` begins with pictures, and the request `case` of it.
+fn begun(golden: &Golden, name: &str, case: &str) -> (&'static str, Request) {
+    let at = |key: &str| golden.get(&format!("/begun/{name}/{case}/{key}"));
+    let (number, float) = (|key: &str| at(key).unwrap().as_u64().unwrap(), |key: &str| Some(at(key)?.as_f64()? as f32));
+    let (width, height) = (number("width") as usize, number("height") as usize);
+    let text = |key: &str| at(key).and_then(Value::as_str).map(str::to_owned);
+    let request = Request {
+        prompt: text("prompt").unwrap(),
+        negative_prompt: text("negative_prompt"),
+        width: Some(width),
+        height: Some(height),
+        steps: Some(number("steps") as usize),
+        seed: number("seed"),
+        batch: number("batch") as usize,
+        strength: float("strength"),
+        image: Some(given::picture(width, height)),
+        mask: at("masked").unwrap().as_bool().unwrap().then(|| given::mask(width, height)),
+        ..Request::default()
+    };
+    match name {
+        "flux_control" => {
+            let (guidance, tokens) = (float("guidance_scale"), Some(number("max_sequence_length") as usize));
+            ("dev", Request { guidance, max_sequence_length: tokens, ..request })
+        }
+        _ => {
+            let sampler = Some(text("sampler").unwrap().parse().unwrap());
+            let known = if name == "sd1" { "sd1" } else { "sdxl" };
+            (known, Request { cfg_scale: float("cfg_scale"), sampler, ..request })
+        }
+    }
+}
+
+#[test]
+fn requests_begin_with_what_it_encodes() {
+    let golden = Golden::load("tiny_vae");
+    for name in MODELS {
+        let tiny = tempfile::tempdir().unwrap();
+        write_tiny(tiny.path(), name);
+        for case in golden.at(&format!("/begun/{name}")).as_object().unwrap().keys() {
+            let (model, request) = begun(&golden, name, case);
+            let dir = directory(model);
+            let mut pipeline = on(open(dir.path(), tiny.path()).unwrap(), "cpu:discrete");
+            pipeline.set_memory(MemoryOptions { offload: Offload::None, ..MemoryOptions::default() });
+            let (resident, _) = draw(&mut pipeline, &request);
+            let nmse = metrics::nmse(&golden.f32(&format!("{name}.{case}.latents")), &resident.latents).unwrap();
+            println!("{name} {case}: latents {nmse:.1e}");
+            assert!(nmse < 1e-7, "{name} {case}: {nmse:e}");
+            assert!(resident.plan.component("tiny_encoder").is_some() && resident.plan.component("encoder").is_none());
+            let said = pipeline.settings(&request).unwrap().named(request.seed, None);
+            for option in ["VAE Encoder", "VAE Decoder"] {
+                assert!(said.contains(&(option, "TAESD".to_owned())), "{said:?}");
+            }
+            let needed = least(&mut pipeline, &request);
+            for (vram, offload) in [(None, Offload::Sequential), (Some(needed), Offload::Auto)] {
+                pipeline.set_memory(MemoryOptions { vram, offload, host: None });
+                let (streamed, _) = draw(&mut pipeline, &request);
+                assert!(resident.latents == streamed.latents && resident.images == streamed.images, "{name} {case}");
+            }
+            // For previews alone, the model's own autoencoder encodes.
+            let own = Request { tiny_vae: Some(TinyUse::Preview), ..request };
+            let plan = pipeline.plan(&own).unwrap();
+            assert!(plan.component("tiny_encoder").is_none() && plan.component("encoder").is_some());
+        }
+    }
+}
+
+#[test]
 fn it_stands_in_for_the_autoencoder() {
     let golden = Golden::load("tiny_vae");
     for name in MODELS {
         let (dir, tiny) = (directory(name), tempfile::tempdir().unwrap());
         write_tiny(tiny.path(), name);
+        // Without an encoder, the model's own autoencoder encodes the control picture.
+        let decoder = synth::weights(&golden, &format!("tiny_vae of {name}")).into_iter().filter_map(|weight| {
+            let name = weight.name.strip_prefix("decoder.").map(|_| weight.name.clone())?;
+            Some(Tensor { name, shape: weight.shape.clone(), values: weight.values() })
+        });
+        write_tensors(&tiny.path().join("diffusion_pytorch_model.safetensors"), &decoder.collect::<Vec<_>>());
         let request = request(name);
         let mut pipeline = on(open(dir.path(), tiny.path()).unwrap(), "cpu:discrete");
         pipeline.set_memory(MemoryOptions { offload: Offload::None, ..MemoryOptions::default() });
@@ -190,6 +294,14 @@ fn bundles_hold_it() {
         let (resident, streamed) = (drawn(Offload::None), drawn(Offload::Sequential));
         assert!(resident.0.plan.component("tiny_decoder").is_some() && resident.1.len() == 2);
         assert!(resident.0.images == streamed.0.images && resident.1 == streamed.1, "{file_type}");
+        let begun = Request { image: Some(given::picture(104, 72)), ..request.clone() };
+        let mut drawn = |offload| {
+            pipeline.set_memory(MemoryOptions { offload, ..MemoryOptions::default() });
+            draw(&mut pipeline, &begun).0
+        };
+        let (resident, streamed) = (drawn(Offload::None), drawn(Offload::Sequential));
+        assert!(resident.plan.component("tiny_encoder").is_some());
+        assert!(resident.images == streamed.images, "{file_type}");
     }
 }
 
@@ -222,6 +334,27 @@ fn a_model_needs_no_other_to_decode() {
     assert!(alone.generate(&request).unwrap().images == with_both.images);
     let held = Safetensors::open(&file).unwrap().index;
     assert_eq!(source::recognise(held.names()), ["tiny autoencoder, original names"]);
+
+    // Its encoder lies beside it under the same name.
+    let begun = Request { image: Some(given::picture(104, 72)), ..request.clone() };
+    let encoder: Vec<Tensor> = weights
+        .iter()
+        .filter_map(|weight| {
+            let name = weight.name.strip_prefix("encoder.layers.")?.to_owned();
+            Some(Tensor { name, shape: weight.shape.clone(), values: weight.values() })
+        })
+        .collect();
+    let beside = tiny.path().join("taesd_encoder.safetensors");
+    write_tensors(&beside, &encoder);
+    let of_folder = on(open(dir.path(), &tiny.path().join("folder")).unwrap(), "cpu").generate(&begun).unwrap();
+    let of_files = on(open(dir.path(), &file).unwrap(), "cpu").generate(&begun).unwrap();
+    assert!(of_files.images == of_folder.images);
+    let said = open(dir.path(), &beside).map(|_| ()).unwrap_err().to_string();
+    assert!(said.contains("holds the encoder of a tiny autoencoder alone, and no tiny autoencoder"), "{said}");
+    write_tensors(&beside, &encoder[..encoder.len() - 1]);
+    let said = open(dir.path(), &file).map(|_| ()).unwrap_err().to_string();
+    assert!(said.contains("taesd_encoder.safetensors: weights: expected 67 tensors, found 66"), "{said}");
+    fs::remove_file(&beside).unwrap();
 
     let preview = Request { tiny_vae: Some(TinyUse::Preview), preview: Some(1), ..request.clone() };
     let said = alone.plan(&preview).unwrap_err().to_string();

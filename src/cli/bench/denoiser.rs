@@ -103,6 +103,7 @@ impl Denoiser {
             cache: None,
             previewed: false,
             tiny_vae: None,
+            tiny_encodes: false,
             prompt_syntax: PromptSyntax::Plain,
             taught: Vec::new(),
             safety: SafetyMode::Off,

@@ -256,7 +256,8 @@ impl Run<'_> {
             ip_scale: (self.settings.ip_images > 0).then_some(self.settings.ip_scale),
             image_encoders: &self.args.request.image_encoders,
             strength,
-            posterior: (self.settings.encoded_pictures > 0).then(|| self.args.request.posterior.name()),
+            posterior: (self.settings.encoded_pictures > 0 && !self.settings.tiny_encodes)
+                .then(|| self.args.request.posterior.name()),
             tiny_vae: self.settings.tiny_vae.map(TinyUse::name),
             safety: (!self.flagged.is_empty()).then(|| self.settings.safety.name()),
             upscaler: self.args.request.upscaler.as_ref(),

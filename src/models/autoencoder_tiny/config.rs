@@ -8,14 +8,20 @@ use crate::Result;
 use crate::models::config::{self as settings, MOST_LAYERS, MOST_WIDTH, Shapes};
 use crate::tensor::Shape;
 
-/// The settings of a tiny autoencoder's decoder, by their names in diffusers' `config.json` and with its defaults.
+/// The settings of a tiny autoencoder, by their names in diffusers' `config.json` and with its defaults.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default)]
 pub struct Config {
+    /// Channels of a picture that is encoded.
+    pub in_channels: usize,
     /// Channels of a decoded picture.
     pub out_channels: usize,
     /// Channels of the latents.
     pub latent_channels: usize,
+    /// Channels of each level of the encoder, the largest map first: all the same.
+    pub encoder_block_out_channels: Vec<usize>,
+    /// How many blocks each level of the encoder has, the largest map first.
+    pub num_encoder_blocks: Vec<usize>,
     /// Channels of each level of the decoder, the smallest map first: all the same.
     pub decoder_block_out_channels: Vec<usize>,
     /// How many blocks each level of the decoder has, the smallest map first.
@@ -41,8 +47,11 @@ const CHANNELS: usize = 64;
 impl Default for Config {
     fn default() -> Config {
         Config {
+            in_channels: 3,
             out_channels: 3,
             latent_channels: 4,
+            encoder_block_out_channels: vec![CHANNELS; 4],
+            num_encoder_blocks: vec![1, 3, 3, 3],
             decoder_block_out_channels: vec![CHANNELS; 4],
             num_decoder_blocks: vec![3, 3, 3, 1],
             upsampling_scaling_factor: 2,
@@ -57,13 +66,15 @@ impl Default for Config {
 /// A layer that has weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Layer {
-    /// The convolution of the latents, before a ReLU.
+    /// The convolution of what comes in; the decoder's is before a ReLU.
     First,
     /// Three convolutions, added to what came in.
     Block,
     /// The convolution of a map that was doubled.
     Upsample,
-    /// The convolution that gives the picture.
+    /// The convolution at every other pixel.
+    Downsample,
+    /// The convolution that gives the picture, or the latents.
     Last,
 }
 
@@ -113,6 +124,52 @@ impl Config {
         Ok(config)
     }
 
+    /// The same with the sizes of the encoder, read off its weights in the file `origin`.
+    ///
+    /// # Errors
+    /// As [`from_shapes`](Config::from_shapes), and those of [`validate_encoder`](Config::validate_encoder).
+    pub fn with_encoder(self, shape_of: impl Fn(&str) -> Option<Shape>, origin: &Path) -> Result<Config> {
+        let shapes = Shapes::new(&shape_of, origin);
+        let layer = |number: usize| format!("encoder.layers.{number}.weight");
+        let [_, _, in_channels, channels] = shapes.dims(&layer(0))?;
+        let (mut number, mut blocks) = (0, Vec::new());
+        for _ in 0..self.num_decoder_blocks.len() {
+            // A convolution, and the blocks of its level.
+            shapes.dims(&layer(number))?;
+            let block = |i: &usize| shapes.has(&format!("encoder.layers.{}.conv.0.weight", number + 1 + i));
+            let count = (0..MOST_LAYERS).take_while(block).count();
+            blocks.push(count);
+            number += 1 + count;
+        }
+        shapes.dims(&layer(number))?;
+        let config = Config {
+            in_channels,
+            encoder_block_out_channels: vec![channels; blocks.len()],
+            num_encoder_blocks: blocks,
+            ..self
+        };
+        config.validate_encoder(origin)?;
+        Ok(config)
+    }
+
+    /// Checks that the settings, which `origin` holds, make an encoder that pinhole computes, and one of the decoder's size.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`](crate::Error::Mismatch) for the first that does not.
+    pub fn validate_encoder(&self, origin: &Path) -> Result<()> {
+        let limit = |key, value, most| settings::limit(origin, key, value, 1..=most);
+        limit("in_channels", self.in_channels, MOST_WIDTH)?;
+        let levels = self.num_decoder_blocks.len();
+        let (key, found) = ("number of num_encoder_blocks", self.num_encoder_blocks.len());
+        settings::require(origin, key, found == levels, || format!("{levels}, as the decoder has"), found)?;
+        let (key, channels) = ("encoder_block_out_channels", &self.encoder_block_out_channels);
+        same_channels(origin, key, channels, levels)?;
+        for &blocks in &self.num_encoder_blocks {
+            settings::limit(origin, "num_encoder_blocks", blocks, 0..=MOST_LAYERS)?;
+        }
+        Ok(())
+    }
+
     /// Checks that the settings, which `origin` holds, make a decoder that pinhole computes.
     ///
     /// # Errors
@@ -123,10 +180,7 @@ impl Config {
         limit("latent_channels", self.latent_channels, MOST_WIDTH)?;
         let (channels, levels) = (&self.decoder_block_out_channels, self.num_decoder_blocks.len());
         limit("number of num_decoder_blocks", levels, MOST_LEVELS)?;
-        let same = channels.len() == levels && channels.iter().all(|other| *other == channels[0]);
-        let found = || format!("{channels:?}");
-        settings::require(origin, "decoder_block_out_channels", same, || format!("{levels} times the same"), found())?;
-        limit("decoder_block_out_channels", channels[0], MOST_WIDTH)?;
+        same_channels(origin, "decoder_block_out_channels", channels, levels)?;
         for &blocks in &self.num_decoder_blocks {
             settings::limit(origin, "num_decoder_blocks", blocks, 0..=MOST_LAYERS)?;
         }
@@ -150,12 +204,28 @@ impl Config {
         1 << self.num_decoder_blocks.len().clamp(1, MOST_LEVELS).saturating_sub(1)
     }
 
-    /// Channels of every map in between; `None` without levels.
+    /// Channels of every map in between, of the decoder; `None` without levels.
     pub(super) fn channels(&self) -> Option<usize> {
         self.decoder_block_out_channels.first().copied()
     }
 
-    /// The layers that have weights, each with its number. ReLU and doubling have numbers of their own.
+    /// The same of the encoder.
+    pub(super) fn encoder_channels(&self) -> Option<usize> {
+        self.encoder_block_out_channels.first().copied()
+    }
+
+    /// The encoder's layers, each with its number. All have weights.
+    pub(super) fn encoder_layers(&self) -> Vec<(usize, Layer)> {
+        let mut layers = Vec::new();
+        for (level, &blocks) in self.num_encoder_blocks.iter().enumerate() {
+            layers.push((layers.len(), if level == 0 { Layer::First } else { Layer::Downsample }));
+            layers.extend((layers.len()..layers.len() + blocks).map(|number| (number, Layer::Block)));
+        }
+        layers.push((layers.len(), Layer::Last));
+        layers
+    }
+
+    /// The decoder's layers that have weights, each with its number. ReLU and doubling have numbers of their own.
     pub(super) fn layers(&self) -> Vec<(usize, Layer)> {
         let (mut number, mut layers) = (2, vec![(0, Layer::First)]);
         for (level, &blocks) in self.num_decoder_blocks.iter().enumerate() {
@@ -171,13 +241,20 @@ impl Config {
     }
 }
 
+/// Checks that each of `levels` levels has the same channels, which the setting `key` gives.
+fn same_channels(origin: &Path, key: &str, channels: &[usize], levels: usize) -> Result<()> {
+    let same = channels.len() == levels && channels.iter().all(|other| *other == channels[0]);
+    settings::require(origin, key, same, || format!("{levels} times the same"), format!("{channels:?}"))?;
+    settings::limit(origin, key, channels[0], 1..=MOST_WIDTH)
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use std::collections::HashMap;
 
     use super::*;
-    use crate::models::autoencoder_tiny::TinyDecoder;
+    use crate::models::autoencoder_tiny::{TinyDecoder, TinyEncoder};
 
     #[test]
     fn configuration_is_read_off_the_shapes() {
@@ -199,6 +276,48 @@ mod tests {
         }
         let error = Config::from_shapes(|_| None, Path::new("f")).unwrap_err();
         assert_eq!(error.to_string(), "f: decoder.layers.0.weight: expected a tensor, found none");
+    }
+
+    #[test]
+    fn an_encoder_is_read_off_the_shapes() {
+        for config in [
+            Config::default(),
+            Config {
+                in_channels: 4,
+                encoder_block_out_channels: vec![24; 3],
+                num_encoder_blocks: vec![2, 0, 1],
+                decoder_block_out_channels: vec![8; 3],
+                num_decoder_blocks: vec![1, 2, 0],
+                latent_channels: 16,
+                ..Config::default()
+            },
+        ] {
+            let model = TinyEncoder::new(&config).unwrap().model;
+            let shapes: HashMap<String, Shape> =
+                model.manifest().iter().map(|(_, weight)| (weight.name.clone(), weight.shape)).collect();
+            let decoder = Config {
+                in_channels: 3,
+                encoder_block_out_channels: Vec::new(),
+                num_encoder_blocks: Vec::new(),
+                ..config.clone()
+            };
+            let found = decoder.clone().with_encoder(|name| shapes.get(name).copied(), Path::new("f"));
+            assert_eq!(found.unwrap(), config);
+            let error = decoder.with_encoder(|_| None, Path::new("f")).unwrap_err();
+            assert_eq!(error.to_string(), "f: encoder.layers.0.weight: expected a tensor, found none");
+        }
+    }
+
+    #[test]
+    fn encoders_of_other_settings_are_refused() {
+        let refused = |text: &str| {
+            let config = Config::from_json(text, Path::new("config.json")).unwrap();
+            config.validate_encoder(Path::new("config.json")).unwrap_err().to_string()
+        };
+        let said = refused(r#"{"num_encoder_blocks": [1, 3, 3]}"#);
+        assert!(said.contains("num_encoder_blocks: expected 4, as the decoder has, found 3"), "{said}");
+        assert!(refused(r#"{"encoder_block_out_channels": [64, 64, 32, 64]}"#).contains("4 times the same"));
+        assert!(refused(r#"{"in_channels": 0}"#).contains("in_channels"));
     }
 
     #[test]

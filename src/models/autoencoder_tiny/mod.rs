@@ -1,10 +1,13 @@
-//! The tiny autoencoder's decoder (TAESD, TAESDXL, TAEF1): from latents in the denoiser's space to a picture, by plain convolutions.
+//! The tiny autoencoder (TAESD, TAESDXL, TAEF1): from latents in the denoiser's space to a picture and back, by plain convolutions.
 //!
-//! Follows `AutoencoderTiny` of diffusers (`models/autoencoders/autoencoder_tiny.py`, `DecoderTiny` of `vae.py`), and has its names.
+//! Follows `AutoencoderTiny` of diffusers (`models/autoencoders/autoencoder_tiny.py`, `EncoderTiny` and `DecoderTiny` of `vae.py`), and has
+//! its names.
 //! Published by Ollin Boer Bohan (<https://github.com/madebyollin/taesd>).
 //!
 //! Legend: `w`, `h` extents of the latents; `W`, `H` of the picture, `2^(L-1)` times those for `L` levels; `C` latent channels; `c`
 //! channels in between; `B` batch; `N` the number of a layer, as diffusers counts them.
+//!
+//! The decoder; [`encoder`] has the way back:
 //!
 //! | stage | in | out |
 //! |---|---|---|
@@ -14,6 +17,7 @@
 //! | `layers.N`, the last | the last level's pixels | `picture [W, H, 3, B]`, 0 to 1 (and a little beyond: it is not clamped) |
 
 mod config;
+mod encoder;
 
 use self::config::Layer as Kind;
 use super::layers::Conv2d;
@@ -23,6 +27,7 @@ use crate::weights::Scope;
 use crate::{Error, Result};
 
 pub use config::Config;
+pub use encoder::TinyEncoder;
 
 /// The decoder.
 pub struct TinyDecoder {
@@ -69,6 +74,8 @@ impl TinyDecoder {
                         Ok(Upsample { conv: Conv2d::without_bias(&mut scope.sub(&path), channels, channels, 3)? })
                     })?;
                 }
+                // A decoder has none.
+                Kind::Downsample => return Err(Error::graph("declare", "a decoder that halves")),
                 Kind::Last => {
                     let pixels = Pixels { channels: config.out_channels, ..from };
                     route.lead((&name, "picture"), pixels, |scope| {

@@ -2,13 +2,14 @@
 
 use std::path::Path;
 
+use super::super::weight_file::WeightFile;
 use super::super::{Component, HasModel, Network, Networks, Part, Text};
 use super::reading::{read_off, runnable, shapes};
 use crate::bind::Bound;
 use crate::bind::alias::{self, Aliases};
 use crate::index::tensor_at;
 use crate::models::autoencoder_kl::{self, Decoder, Encoder};
-use crate::models::autoencoder_tiny::{self, TinyDecoder};
+use crate::models::autoencoder_tiny::{self, TinyDecoder, TinyEncoder};
 use crate::models::autoencoder_wan;
 use crate::{Error, Result};
 
@@ -188,17 +189,21 @@ fn with_statistics(config: autoencoder_kl::Config, component: &Component) -> aut
     autoencoder_kl::Config { batch_norm_eps: eps, ..config }
 }
 
-/// A tiny autoencoder: from latents to pictures. Nothing is encoded with it.
+/// A tiny autoencoder: from latents to pictures, and back if there are the weights.
 pub struct AutoencoderTiny {
     /// From latents to pictures.
     pub decoder: Part<TinyDecoder>,
+    /// From pictures to latents. The first publisher has it in a file of its own.
+    pub encoder: Option<Part<TinyEncoder>>,
     /// The settings.
     pub config: autoencoder_tiny::Config,
 }
 
 impl Networks for AutoencoderTiny {
     fn networks(&self) -> Vec<Network<'_>> {
-        self.decoder.networks()
+        let mut networks = self.decoder.networks();
+        networks.extend(self.encoder.iter().flat_map(Networks::networks));
+        networks
     }
 }
 
@@ -208,17 +213,62 @@ impl Networks for AutoencoderTiny {
 /// As [`flux()`](super::flux()).
 pub fn autoencoder_tiny(component: &Component) -> Result<AutoencoderTiny> {
     runnable(component, &alias::AUTOENCODER_TINY)?;
+    let (aliases, kind) = (&alias::autoencoder_tiny, &alias::AUTOENCODER_TINY);
+    let beside = tiny_encoder(component)?;
     let config = match &component.config {
-        Some(Text { text, origin }) => autoencoder_tiny::Config::from_json(text, origin)?,
+        Some(Text { text, origin }) => {
+            let config = autoencoder_tiny::Config::from_json(text, origin)?;
+            if beside.is_some() {
+                config.validate_encoder(origin)?;
+            }
+            config
+        }
         None => {
-            let aliases = &alias::autoencoder_tiny;
             let config = autoencoder_tiny::Config::from_shapes(shapes(component, aliases), &component.origin);
-            read_off(config, component, aliases)?
+            let config = read_off(config, component, aliases)?;
+            match &beside {
+                Some(encoder) => {
+                    read_off(config.with_encoder(shapes(encoder, aliases), &encoder.origin), encoder, aliases)?
+                }
+                None => config,
+            }
         }
     };
-    let kind = &alias::AUTOENCODER_TINY;
     let decoder = Part::new(TinyDecoder::new(&config)?, component, kind, alias::autoencoder_tiny, &config)?;
     let decoder = decoder.without_strays(component)?;
-    let derived = autoencoder_tiny::Config::from_shapes(|name| decoder.shape(name), Path::new("")).ok();
-    Ok(AutoencoderTiny { decoder: decoder.compared(derived), config })
+    let mut derived = autoencoder_tiny::Config::from_shapes(|name| decoder.shape(name), Path::new("")).ok();
+    let mut encoder = None;
+    if let Some(component) = &beside {
+        let part = Part::new(TinyEncoder::new(&config)?, component, kind, alias::autoencoder_tiny, &config)?;
+        let part = part.without_strays(component)?;
+        derived = derived.and_then(|config| config.with_encoder(|name| part.shape(name), Path::new("")).ok());
+        encoder = Some(part.compared(derived.clone()));
+    }
+    Ok(AutoencoderTiny { decoder: decoder.compared(derived), encoder, config })
+}
+
+/// What the names of the first publisher's two files, and of what stands before their tensors in one for both, differ in.
+const TINY: [&str; 2] = ["decoder", "encoder"];
+
+/// Where the encoder of the tiny autoencoder `component` is: in the same file, or in the one beside it that is called so. `None` if there
+/// is none.
+fn tiny_encoder(component: &Component) -> Result<Option<Component>> {
+    const FIRST: &str = "encoder.layers.0.weight";
+    let has_encoder = |component: &Component| shapes(component, &alias::autoencoder_tiny)(FIRST).is_some();
+    let [decoder, encoder] = TINY;
+    if has_encoder(component) {
+        return Ok(Some(component.clone()));
+    }
+    let same = Component { prefix: component.prefix.replace(decoder, encoder), ..component.clone() };
+    if same.prefix != component.prefix && has_encoder(&same) {
+        return Ok(Some(same));
+    }
+    let Some(name) = component.origin.file_name().and_then(|name| name.to_str()) else { return Ok(None) };
+    let path = component.origin.with_file_name(name.replace(decoder, encoder));
+    if path == component.origin || !path.is_file() {
+        return Ok(None);
+    }
+    let file = WeightFile::open(&path)?;
+    let other = Component { index: file.index, prefix: String::new(), origin: path, ..component.clone() };
+    Ok(has_encoder(&other).then_some(other))
 }

@@ -1,0 +1,105 @@
+//! The tiny autoencoder's encoder: from a picture to latents, without a distribution around them.
+//!
+//! Legend: as the [decoder](super)'s, which has half as many pixels at a level as this has at the level before.
+//!
+//! | stage | in | out |
+//! |---|---|---|
+//! | `layers.0` | `picture [W, H, 3, B]`, 0 to 1 | `layers.0 [W, H, c, B]` |
+//! | `layers.N` (three convolutions, added to what came in) | a level's pixels | the same |
+//! | `layers.N` (a convolution at every other pixel) | a level's pixels | half as wide and high |
+//! | `layers.N`, the last | the last level's pixels | `latents [w, h, C, B]` |
+
+use super::config::Layer as Kind;
+use super::{Block, Config, Convolve};
+use crate::models::layers::Conv2d;
+use crate::models::route::{Layer, Pixels, Route};
+use crate::stage::{Build, Model, Port, Reach};
+use crate::{Error, Result};
+
+/// The encoder.
+pub struct TinyEncoder {
+    /// Its stages, ports and weights.
+    pub model: Model,
+    /// `[W, H, 3, B]`: in, the picture, from 0 to 1.
+    pub picture: Port,
+    /// `[w, h, C, B]`: out, the latents, before shift and scale.
+    pub latents: Port,
+}
+
+impl TinyEncoder {
+    /// The encoder that `config` describes.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] for settings that [`Config::validate_encoder`] refuses.
+    pub fn new(config: &Config) -> Result<TinyEncoder> {
+        let mut route = Route::new("picture", Pixels { channels: config.in_channels, factor: config.factor() });
+        let picture = route.at();
+        let without = || Error::graph("declare", "an autoencoder without levels");
+        let channels = config.encoder_channels().ok_or_else(without)?;
+        for (number, kind) in config.encoder_layers() {
+            let name = format!("layers.{number}");
+            let path = format!("encoder.{name}");
+            let from = route.pixels();
+            match kind {
+                Kind::First => route.lead((&name, &name), Pixels { channels, ..from }, |scope| {
+                    let conv = Conv2d::declare(&mut scope.sub(&path), from.channels, channels, 3)?;
+                    Ok(Convolve { conv, activated: false })
+                })?,
+                Kind::Block => {
+                    let hidden = [0, 1].map(|i| route.inner(&format!("{name}.hidden.{i}"), from));
+                    route.keep(&name, |scope| Block::declare(&mut scope.sub(&path).sub("conv"), channels, hidden))?;
+                }
+                Kind::Downsample => {
+                    let pixels = Pixels { factor: from.factor / 2, ..from };
+                    route.lead((&name, &name), pixels, |scope| {
+                        let conv = Conv2d::without_bias(&mut scope.sub(&path), channels, channels, 3)?;
+                        Ok(Downsample { conv: conv.with(2, 1) })
+                    })?;
+                }
+                // An encoder has none.
+                Kind::Upsample => return Err(Error::graph("declare", "an encoder that doubles")),
+                Kind::Last => {
+                    let pixels = Pixels { channels: config.latent_channels, ..from };
+                    route.lead((&name, "latents"), pixels, |scope| {
+                        let conv = Conv2d::declare(&mut scope.sub(&path), channels, config.latent_channels, 3)?;
+                        Ok(Convolve { conv, activated: false })
+                    })?;
+                }
+            }
+        }
+        let latents = route.at();
+        Ok(TinyEncoder { model: route.finish(), picture, latents })
+    }
+}
+
+/// A convolution at every other pixel, with zeros all around.
+struct Downsample {
+    conv: Conv2d,
+}
+
+impl Layer for Downsample {
+    fn build_pass(&self, b: &Build<'_>, _pass: usize, from: Port, to: Port) -> Result<()> {
+        b.write_rows(to, self.conv.build_halved(b, b.read_rows(from, Reach::TwiceAbove(self.conv.halo()))?)?)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn published_sizes() {
+        for (latent_channels, expected) in [(4, 1_222_532), (16, 1_229_456)] {
+            let config = Config { latent_channels, ..Config::default() };
+            assert_eq!(TinyEncoder::new(&config).unwrap().model.manifest().parameters(), expected);
+        }
+    }
+
+    #[test]
+    fn layers_are_counted_as_diffusers_counts_them() {
+        let encoder = TinyEncoder::new(&Config::default()).unwrap();
+        let names: Vec<&str> = encoder.model.stages().iter().map(|stage| stage.name.as_str()).collect();
+        assert_eq!(names, (0..15).map(|number| format!("layers.{number}")).collect::<Vec<_>>());
+    }
+}
