@@ -101,6 +101,10 @@ struct Inside<'a> {
     posterior: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     tiny_vae: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    clip_skip: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    zero_cond_t: Option<bool>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     taught_words: &'a [String],
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -264,6 +268,8 @@ impl Made {
             strength,
             posterior: (settings.encoded_pictures > 0 && !settings.tiny_encodes).then(|| request.posterior.name()),
             tiny_vae: settings.tiny_vae.map(TinyUse::name),
+            clip_skip: settings.told.clip_skip,
+            zero_cond_t: settings.told.zero_cond_t,
             taught_words: &settings.taught,
             prompt_syntax: (settings.prompt_syntax != PromptSyntax::Plain).then(|| settings.prompt_syntax.name()),
             safety: flagged.map(|_| settings.safety.name()),

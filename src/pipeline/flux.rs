@@ -12,7 +12,7 @@ use super::opened::{
     Additions, Denoiser, Encoders, Family, Given, ImagePrompts, Opened, Reader, StepPorts, subject, texts,
 };
 use super::prompts::{ArraySpec, Prompt};
-use super::request::Settings;
+use super::request::{OpenedWith, Settings};
 use super::rules::{Beside, Defaults, GuidanceScale, References, Rules, Starts, Use};
 use super::run::Run;
 use super::safety;
@@ -124,6 +124,7 @@ fn rules(takes_guidance: bool, tokens: usize) -> Rules {
         frames: None,
         experts: None,
         first: None,
+        told: OpenedWith::default(),
         defaults: Defaults {
             width: 1024,
             height: 1024,

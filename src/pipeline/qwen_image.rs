@@ -9,7 +9,7 @@ use super::language_model::LanguageEncoder;
 use super::opened::{Additions, Denoiser, Encoders, Family, Given, Opened, Reader, StepPorts, subject, texts};
 use super::prompts::{ArraySpec, Prompt};
 use super::qwen_image_edit::{self as edit, Edits, Eye};
-use super::request::Settings;
+use super::request::{OpenedWith, Settings};
 use super::rules::{ControlRules, Defaults, GuidanceScale, References, Rules, Starts, Takes, Use};
 use super::run::Run;
 use super::safety;
@@ -123,6 +123,7 @@ fn rules(edits: Option<Edits>) -> Rules {
         frames: None,
         experts: None,
         first: None,
+        told: OpenedWith::default(),
         defaults: Defaults {
             width: 1024,
             height: 1024,

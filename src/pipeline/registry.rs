@@ -2,6 +2,7 @@
 
 use super::flux_image_prompts::BESIDE;
 use super::opened::{Additions, Denoiser, Family, Opened};
+use super::request::OpenedWith;
 use super::safety::Safety;
 use super::upscale::{self, UpscaleModel};
 use super::{flux, flux2, qwen_image, sd, sdxl, wan, z_image};
@@ -41,7 +42,8 @@ pub fn open_with(source: &Source, additions: &Additions) -> Result<Opened> {
     if family.name != qwen_image::QWEN_IMAGE.name {
         additions.refuse_zero_cond_t()?;
     }
-    let model = (family.open)(source, additions)?;
+    let mut model = (family.open)(source, additions)?;
+    model.rules.told = OpenedWith { clip_skip: additions.clip_skip, zero_cond_t: additions.zero_cond_t };
     let upscaler = additions.upscaler.as_deref().map(UpscaleModel::open).transpose()?;
     Ok(Opened { safety: Safety::open(&model.source)?, upscaler, ..model })
 }

@@ -458,6 +458,17 @@ pub struct Settings {
     pub experts: Option<Experts>,
     /// Whether the first frame of a video is given, and the last one.
     pub given_frames: [bool; 2],
+    /// What the model was opened with that none of its files say.
+    pub told: OpenedWith,
+}
+
+/// What a model was opened with that changes what it draws, and that none of its files say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OpenedWith {
+    /// How many of the last layers of CLIP the prompt does not go through, as diffusers counts them.
+    pub clip_skip: Option<usize>,
+    /// Whether pictures that are changed are modulated as at time 0.
+    pub zero_cond_t: Option<bool>,
 }
 
 /// How two experts share the steps of a request.
@@ -636,6 +647,11 @@ impl Settings {
         if self.prompt_syntax != PromptSyntax::Plain {
             pairs.push(("Prompt syntax", self.prompt_syntax.name().to_owned()));
         }
+        if let Some(skipped) = self.told.clip_skip.filter(|skipped| *skipped > 0) {
+            // The web UI counts from the last layer, which is 1.
+            pairs.push(("Clip skip", skipped.saturating_add(1).to_string()));
+        }
+        pairs.extend(self.told.zero_cond_t.map(|is_zero| ("Zero cond t", is_zero.to_string())));
         if !self.taught.is_empty() {
             pairs.push(("TI", self.taught.join(", ")));
         }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::request::Experts;
+use super::request::{Experts, OpenedWith};
 use super::step_cache::Caches;
 use crate::source::{Source, Text};
 use crate::{Error, Result, json};
@@ -49,6 +49,8 @@ pub struct Rules {
     pub experts: Option<Experts>,
     /// How given frames come in; `None` for models that take none.
     pub first: Option<FirstFrame>,
+    /// What it was opened with that none of its files say.
+    pub told: OpenedWith,
     /// What is not said.
     pub defaults: Defaults,
 }

@@ -8,7 +8,7 @@ use super::encoders::{self, CLIP_NAME, ClipEncoder};
 use super::fit::{self, Side};
 use super::opened::{Additions, Encoders, Family, ImagePrompts, Opened, Reader};
 use super::prompts::{ArraySpec, Prompt};
-use super::request::Settings;
+use super::request::{OpenedWith, Settings};
 use super::rules::{Beside, ControlRules, Defaults, GuidanceScale, Rules, Starts, Takes, Use};
 use super::run::Run;
 use super::safety;
@@ -95,6 +95,7 @@ pub(super) fn rules(side: usize, factor: usize, tokens: usize) -> Rules {
         frames: None,
         experts: None,
         first: None,
+        told: OpenedWith::default(),
         defaults: Defaults {
             width: side,
             height: side,

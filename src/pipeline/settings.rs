@@ -153,6 +153,7 @@ pub fn settings(model: &Opened, request: &Request) -> Result<Settings> {
         experts: experts(model, request, cfg_scale)?,
         given_frames: [request.image.is_some(), request.last_image.is_some()]
             .map(|given| given && rules.first.is_some()),
+        told: rules.told,
     };
     settings.experts = shared_out(model, &settings)?;
     settings.encoded_pictures = Inputs::of(rules, request, &settings).count();

@@ -7,7 +7,7 @@ use super::opened::{
     Additions, Denoiser, Encoders, Family, Given, ImagePrompts, Opened, Reader, StepPorts, subject, texts,
 };
 use super::prompts::{ArraySpec, Prompt};
-use super::request::{Experts, Settings};
+use super::request::{Experts, OpenedWith, Settings};
 use super::rules::{Defaults, FirstFrame, Frames, GuidanceScale, Rules, Starts, Use};
 use super::run::Run;
 use super::safety;
@@ -167,6 +167,7 @@ impl Kind {
                 evaluations: 0,
             }),
             first: self.first,
+            told: OpenedWith::default(),
             defaults: Defaults {
                 width,
                 height,

@@ -7,7 +7,7 @@ use super::fit::{self, Side};
 use super::language_model::LanguageEncoder;
 use super::opened::{Additions, Denoiser, Encoders, Family, Given, Opened, Reader, StepPorts, subject, texts};
 use super::prompts::{ArraySpec, Prompt};
-use super::request::Settings;
+use super::request::{OpenedWith, Settings};
 use super::rules::{Defaults, GuidanceScale, Rules, Starts, Use};
 use super::run::Run;
 use super::safety;
@@ -103,6 +103,7 @@ fn rules(config: &z_image::Config) -> Rules {
         frames: None,
         experts: None,
         first: None,
+        told: OpenedWith::default(),
         defaults: Defaults {
             width: 1024,
             height: 1024,

@@ -401,6 +401,8 @@ fn edits_are_told_how_pictures_are_modulated() {
     let draw = |path: &Path, told| bits(&generate(&mut on(opened(path, told).unwrap(), "cpu"), &request));
     let [plain, zero] = [draw(without.path(), None), draw(with_it.path(), None)];
     assert!(plain != zero && draw(without.path(), Some(true)) == zero && draw(with_it.path(), Some(false)) == plain);
+    let told = pipeline::settings(&opened(with_it.path(), Some(false)).unwrap(), &request).unwrap();
+    assert!(told.named(0, None).contains(&("Zero cond t", "false".to_owned())), "{:?}", told.named(0, None));
     let of = |name: &str| with(without.path(), &[(&TRANSFORMER, name)]).unwrap();
     let says = |model: &Opened| {
         networks::qwen_image(model.source.component(&TRANSFORMER).unwrap()).unwrap().net.config().zero_cond_t

@@ -138,7 +138,11 @@ fn compare_cases(golden: &Golden, wrong: &mut Vec<String>) {
         let request = request(golden, case);
         let generated = if let Some(skipped) = described["clip_skip"].as_u64() {
             let additions = Additions { clip_skip: Some(skipped as usize), ..Additions::default() };
-            generate(&mut on(pipeline::open_with(&source, &additions).unwrap(), "cpu"), &request)
+            let generated = generate(&mut on(pipeline::open_with(&source, &additions).unwrap(), "cpu"), &request);
+            // As the web UI counts.
+            let said = generated.settings.named(0, None);
+            assert!(said.contains(&("Clip skip", (skipped + 1).to_string())), "{case}: {said:?}");
+            generated
         } else if described["scheduler"].is_null() {
             generate(&mut pipeline, &request)
         } else {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use pinhole::bind::Bound;
 use pinhole::exec::{DeviceWeights, Session};
 use pinhole::ggml::{Backend, CancelFlag, Device, Ledger};
-use pinhole::pipeline::{self, Pass, Preprocess, PromptSyntax, SafetyMode, Settings};
+use pinhole::pipeline::{self, OpenedWith, Pass, Preprocess, PromptSyntax, SafetyMode, Settings};
 use pinhole::plan::measure::Subject;
 use pinhole::plan::{Component, Placement, Runs};
 use pinhole::sample::{Sampler, randn};
@@ -104,6 +104,7 @@ impl Denoiser {
             previewed: false,
             tiny_vae: None,
             tiny_encodes: false,
+            told: OpenedWith::default(),
             prompt_syntax: PromptSyntax::Plain,
             taught: Vec::new(),
             safety: SafetyMode::Off,
