@@ -687,6 +687,11 @@ typedef struct pinhole_control {
     /* For edges: one has a gradient above canny_high, and goes on as long as that is above canny_low. Both 0: 100 and 200. */
     float canny_low;
     float canny_high;
+    /* 1 for a picture that the ControlNet of the picture before follows, too: union ControlNets of Stable Diffusion XL alone follow
+     * several. It has a mode and a scale of its own; start and end are those of the first. */
+    int32_t joins;
+    /* Always 0 in this version. */
+    int32_t reserved;
 } pinhole_control;
 
 /* Fills in the defaults. */

@@ -1,7 +1,7 @@
 //! `pinhole_control`: how a ControlNet follows its picture.
 
 use std::ffi::c_char;
-use std::mem::size_of;
+use std::mem::{offset_of, size_of};
 use std::ptr;
 use std::sync::Arc;
 
@@ -26,6 +26,8 @@ pub struct Control {
     pub mode: *const c_char,
     pub canny_low: f32,
     pub canny_high: f32,
+    pub joins: i32,
+    pub reserved: i32,
 }
 
 const DEFAULT: Control = Control {
@@ -37,8 +39,10 @@ const DEFAULT: Control = Control {
     mode: ptr::null(),
     canny_low: 0.0,
     canny_high: 0.0,
+    joins: 0,
+    reserved: 0,
 };
-versioned!(Control, "pinhole_control", size_of::<Control>(), DEFAULT);
+versioned!(Control, "pinhole_control", offset_of!(Control, joins), DEFAULT);
 
 /// The pictures of a request that are followed.
 #[derive(Default)]
@@ -83,7 +87,12 @@ impl Followed {
             let mode = unsafe { text::optional(given.mode, "mode") }?.map(str::to_owned);
             let Control { start, end, scale, canny_low, canny_high, .. } = given;
             let preprocess = preprocess(given.preprocess, canny_low, canny_high)?;
-            followed.controls.push(pipeline::Control { start, end, scale, mode, preprocess, ..control });
+            let joins = given.joins != 0;
+            if joins && i == 0 {
+                let hint = "set it for the pictures behind the first of a ControlNet";
+                return Err(Failure::argument("controls: the first joins no other".to_owned(), hint));
+            }
+            followed.controls.push(pipeline::Control { start, end, scale, mode, preprocess, joins, ..control });
         }
         Ok(followed)
     }

@@ -148,6 +148,19 @@ impl Computed<'_> {
     }
 }
 
+/// One picture more that a ControlNet follows.
+#[derive(Serialize)]
+struct Joined {
+    image: Option<String>,
+    scale: f32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mode: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    preprocess: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    canny_thresholds: Option<[f32; 2]>,
+}
+
 /// A ControlNet, and what it follows.
 #[derive(Serialize)]
 struct Control {
@@ -162,6 +175,8 @@ struct Control {
     preprocess: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     canny_thresholds: Option<[f32; 2]>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    more: Vec<Joined>,
 }
 
 /// A picture with its weight.
@@ -294,9 +309,20 @@ impl Made {
     /// The ControlNets, and what each follows.
     fn controls(&self, request: &Request, settings: &Settings) -> Vec<Control> {
         let mut controls = Vec::with_capacity(self.controls.len());
-        for (i, (path, set)) in self.controls.iter().zip(&settings.controls).enumerate() {
-            let picture = request.controls.get(i).map(|control| &control.image).or(request.control_image.as_ref());
+        let mut pictures = request.controls.iter().map(|control| &control.image).chain(&request.control_image);
+        for (path, set) in self.controls.iter().zip(&settings.controls) {
+            let picture = pictures.next();
             let thresholds = thresholds(set.preprocess);
+            let mut more = Vec::with_capacity(set.more.len());
+            for other in &set.more {
+                more.push(Joined {
+                    image: pictures.next().map(|picture| text(picture.name())),
+                    scale: other.scale,
+                    mode: other.mode,
+                    preprocess: (other.preprocess != Preprocess::None).then(|| other.preprocess.name()),
+                    canny_thresholds: self::thresholds(other.preprocess),
+                });
+            }
             controls.push(Control {
                 control: path.clone(),
                 image: picture.map(|picture| text(picture.name())),
@@ -306,6 +332,7 @@ impl Made {
                 mode: set.mode,
                 preprocess: (set.preprocess != Preprocess::None).then(|| set.preprocess.name()),
                 canny_thresholds: thresholds,
+                more,
             });
         }
         controls

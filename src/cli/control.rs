@@ -19,10 +19,11 @@ struct Options {
     #[arg(long = "control", value_name = "FILE|DIR")]
     controls: Vec<PathBuf>,
     /// The picture that the ControlNet before it follows: edges, a map of depth, a pose; or that a model follows that takes one beside
-    /// the latents: edges for FLUX.1 Canny, a map of depth for FLUX.1 Depth
+    /// the latents: edges for FLUX.1 Canny, a map of depth for FLUX.1 Depth. Several behind a union ControlNet of Stable Diffusion XL
+    /// are followed together
     #[arg(long = "control-image", value_name = "FILE")]
     images: Vec<PathBuf>,
-    /// How strongly the ControlNet before it works [default: 1]
+    /// How strongly the ControlNet before it works [default: 1]; of several pictures, one for all or one for each
     #[arg(long = "control-scale", value_name = "S")]
     scales: Vec<f32>,
     /// From which part of the steps on it works, 0 to 1 [default: 0]
@@ -32,7 +33,7 @@ struct Options {
     #[arg(long = "control-end", value_name = "B")]
     ends: Vec<f64>,
     /// What kind of picture it follows, for a union ControlNet, or its number. Of FLUX.1: canny, tile, depth, blur, pose, gray, lq. Of
-    /// Stable Diffusion XL: openpose, depth, scribble, canny, normal, segment, tile, repaint
+    /// Stable Diffusion XL: openpose, depth, scribble, canny, normal, segment, tile, repaint; one for each of several pictures
     #[arg(long = "control-mode", value_name = "NAME|N")]
     modes: Vec<String>,
     /// What is made of the picture first: canny is its edges, for what follows edges; inpaint is what --mask leaves of it, for
@@ -97,12 +98,16 @@ pub(super) struct ControlArgs {
 #[derive(Clone, Debug)]
 pub(super) struct ControlNet {
     pub(super) path: PathBuf,
-    pub(super) image: Option<PathBuf>,
-    scale: Option<f32>,
+    /// Its pictures.
+    pub(super) images: Vec<PathBuf>,
+    /// One for all pictures, or one for each.
+    scales: Vec<f32>,
     start: Option<f64>,
     end: Option<f64>,
-    mode: Option<String>,
-    made: Made,
+    /// One for each picture, if it tells kinds apart.
+    modes: Vec<String>,
+    /// What is made of each picture; what stands before the first picture is of that.
+    made: Vec<Made>,
 }
 
 impl ControlArgs {
@@ -127,12 +132,16 @@ impl ControlArgs {
         if let Some([option, expected, found]) = self.wrong {
             return Err(Error::option(option, expected, found));
         }
-        self.nets.iter().map(|net| net.read(printer)).collect()
+        let mut all = Vec::new();
+        for net in &self.nets {
+            all.append(&mut net.read(printer)?);
+        }
+        Ok(all)
     }
 
     /// All pictures.
     pub(super) fn images(&self) -> impl Iterator<Item = &PathBuf> {
-        self.nets.iter().filter_map(|net| net.image.as_ref()).chain(&self.image)
+        self.nets.iter().flat_map(|net| &net.images).chain(&self.image)
     }
 }
 
@@ -146,18 +155,27 @@ impl ControlArgs {
                 self.nets.push(ControlNet::new(&path));
                 return;
             }
-            (Given::Image(path), Some(net)) => ("--control-image", net.image.replace(path).is_none()),
+            (Given::Image(path), Some(net)) => {
+                net.images.push(path);
+                ("--control-image", true)
+            }
             (Given::Image(path), None) => ("--control-image", image.replace(path).is_none()),
-            (Given::Scale(scale), Some(net)) => ("--control-scale", net.scale.replace(scale).is_none()),
+            (Given::Scale(scale), Some(net)) => {
+                net.scales.push(scale);
+                ("--control-scale", true)
+            }
             (Given::Start(start), Some(net)) => ("--control-start", net.start.replace(start).is_none()),
             (Given::End(end), Some(net)) => ("--control-end", net.end.replace(end).is_none()),
-            (Given::Mode(mode), Some(net)) => ("--control-mode", net.mode.replace(mode).is_none()),
+            (Given::Mode(mode), Some(net)) => {
+                net.modes.push(mode);
+                ("--control-mode", true)
+            }
             (Given::Preprocess(how), net) => {
-                let made = net.map_or(made, |net| &mut net.made);
+                let made = net.map_or(made, ControlNet::made);
                 ("--control-preprocess", made.how.replace(how).is_none())
             }
             (Given::Thresholds(thresholds), net) => {
-                let made = net.map_or(made, |net| &mut net.made);
+                let made = net.map_or(made, ControlNet::made);
                 ("--canny-thresholds", made.thresholds.replace(thresholds).is_none())
             }
             (Given::Scale(_), None) => ("--control-scale", false),
@@ -178,26 +196,60 @@ impl ControlArgs {
 
 impl ControlNet {
     fn new(path: &Path) -> ControlNet {
-        let (path, made) = (path.to_owned(), Made::default());
-        ControlNet { path, image: None, scale: None, start: None, end: None, mode: None, made }
+        let path = path.to_owned();
+        ControlNet {
+            path,
+            images: Vec::new(),
+            scales: Vec::new(),
+            start: None,
+            end: None,
+            modes: Vec::new(),
+            made: Vec::new(),
+        }
     }
 
-    fn read(&self, printer: &Printer) -> Result<Control> {
-        let ControlNet { path, image, scale, start, end, mode, made } = self;
-        let Some(image) = image else {
+    /// What is made of the picture that was given last.
+    fn made(&mut self) -> &mut Made {
+        let at = self.images.len().saturating_sub(1);
+        if self.made.len() <= at {
+            self.made.resize(at + 1, Made::default());
+        }
+        &mut self.made[at]
+    }
+
+    /// The pictures that it follows.
+    fn read(&self, printer: &Printer) -> Result<Vec<Control>> {
+        let ControlNet { path, images, scales, start, end, modes, made } = self;
+        let count = images.len();
+        if count == 0 {
             let expected = format!("a picture for {} to follow", path.display());
             let error = Error::option("--control-image", expected, "none");
             return Err(error.with_hint("give it behind its --control"));
-        };
-        let control = Control::new(open_picture(image, printer)?);
-        Ok(Control {
-            scale: scale.unwrap_or(control.scale),
-            start: start.unwrap_or(control.start),
-            end: end.unwrap_or(control.end),
-            mode: mode.clone(),
-            preprocess: made.read()?,
-            ..control
-        })
+        }
+        let of_each = format!("one for each of the {count} pictures of {}", path.display());
+        if !(scales.len() <= 1 || scales.len() == count) {
+            let expected =
+                if count == 1 { "one behind each --control".to_owned() } else { format!("one, or {of_each}") };
+            return Err(Error::option("--control-scale", expected, scales.len().to_string()));
+        }
+        if !(modes.is_empty() || modes.len() == count) {
+            let expected = if count == 1 { "one behind each --control".to_owned() } else { of_each };
+            return Err(Error::option("--control-mode", expected, modes.len().to_string()));
+        }
+        let mut all = Vec::with_capacity(count);
+        for (i, image) in images.iter().enumerate() {
+            let control = Control::new(open_picture(image, printer)?);
+            all.push(Control {
+                scale: scales.get(i).or(scales.first()).copied().unwrap_or(control.scale),
+                start: start.unwrap_or(control.start),
+                end: end.unwrap_or(control.end),
+                mode: modes.get(i).cloned(),
+                preprocess: made.get(i).map_or(Ok(Preprocess::None), Made::read)?,
+                joins: i > 0,
+                ..control
+            });
+        }
+        Ok(all)
     }
 }
 
@@ -276,11 +328,24 @@ mod tests {
             "b.png",
         ]);
         let [a, b] = &read.nets[..] else { panic!("{read:?}") };
-        assert_eq!((a.scale, a.end, a.mode.as_deref()), (Some(0.5), None, None));
-        assert_eq!((b.scale, b.end, b.mode.as_deref()), (None, Some(0.8), Some("canny")));
-        assert_eq!((a.made.read().unwrap(), b.made.read().unwrap().name()), (Preprocess::None, "canny"));
+        assert_eq!((&a.scales[..], a.end, &a.modes[..]), (&[0.5][..], None, &[][..]));
+        assert_eq!((&b.scales[..], b.end, &b.modes[..]), (&[][..], Some(0.8), &["canny".to_owned()][..]));
+        assert!(a.made.is_empty());
+        assert_eq!(b.made[0].read().unwrap().name(), "canny");
         assert_eq!(read.images().map(|path| path.to_str().unwrap()).collect::<Vec<_>>(), ["a.png", "b.png"]);
         assert_eq!((read.image, read.wrong), (None, None));
+    }
+
+    #[test]
+    fn a_control_may_have_several_pictures() {
+        let words = "--control u --control-image a.png --control-mode depth --control-scale 0.5 --control-image b.png \
+                     --control-preprocess canny --control-mode canny";
+        let read = read(&words.split_whitespace().collect::<Vec<_>>());
+        let [net] = &read.nets[..] else { panic!("{read:?}") };
+        assert_eq!(net.images, [PathBuf::from("a.png"), "b.png".into()]);
+        assert_eq!((&net.modes[..], &net.scales[..]), (&["depth".to_owned(), "canny".to_owned()][..], &[0.5][..]));
+        assert_eq!([0, 1].map(|i| net.made[i].read().unwrap().name()), ["none", "canny"]);
+        assert_eq!(read.wrong, None);
     }
 
     #[test]

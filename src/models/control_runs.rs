@@ -1,4 +1,5 @@
-//! In which steps ControlNets run: sizes that the stages of each [run if](crate::stage::Stage::runs_if) they are not 0.
+//! How many pictures ControlNets follow, and in which steps they run: sizes that the stages of each
+//! [run if](crate::stage::Stage::runs_if) they are not 0.
 
 use crate::stage::Symbol;
 
@@ -23,6 +24,23 @@ pub fn control_runs(runs: impl IntoIterator<Item = usize>) -> Vec<(Symbol, usize
     let any = sizes.iter().map(|(_, runs)| *runs).max().unwrap_or(0);
     sizes.push((ANY_RUNS, any));
     sizes
+}
+
+/// How many pictures a ControlNet follows, for each of them.
+const PICTURES: [Symbol; 8] = [
+    Symbol::new("pictures of ControlNet 0"),
+    Symbol::new("pictures of ControlNet 1"),
+    Symbol::new("pictures of ControlNet 2"),
+    Symbol::new("pictures of ControlNet 3"),
+    Symbol::new("pictures of ControlNet 4"),
+    Symbol::new("pictures of ControlNet 5"),
+    Symbol::new("pictures of ControlNet 6"),
+    Symbol::new("pictures of ControlNet 7"),
+];
+
+/// How many pictures ControlNet number `i` follows.
+pub fn pictures_of(i: usize) -> Option<Symbol> {
+    PICTURES.get(i).copied()
 }
 
 /// Where ControlNet number `i` does not run, this is 0.

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::request::{CONTROL_NETS, Control, ControlSettings, Preprocess, Request, Settings};
+use super::request::{CONTROL_NETS, Control, ControlSettings, JoinedSettings, Preprocess, Request, Settings};
 use super::rules::{ControlRules, Rules, Takes};
 use crate::image::{Mask, Picture};
 use crate::models::control_runs::control_runs;
@@ -16,6 +16,9 @@ const SCALE: &str = "--control-scale";
 const START: &str = "--control-start";
 const END: &str = "--control-end";
 const MODE: &str = "--control-mode";
+
+/// How many pictures one ControlNet follows, at most: more than there are kinds.
+const MOST_JOINED: usize = 16;
 
 /// The largest factor of a ControlNet's share.
 const MOST_SCALE: f32 = 100.0;
@@ -37,8 +40,11 @@ pub(super) fn of<'r>(rules: &Rules, request: &'r Request) -> Result<Cow<'r, [Con
         _ => None,
     };
     let controls = alone.map_or(Cow::Borrowed(&request.controls[..]), |control| Cow::Owned(vec![control]));
-    let (expected, found) = (rules.controls.len(), controls.len());
+    let (expected, found) = (rules.controls.len(), nets(&controls).count());
     if found == expected {
+        for (rules, followed) in rules.controls.iter().zip(nets(&controls)) {
+            check_joined(rules, followed)?;
+        }
         return Ok(controls);
     }
     let found = if found == 0 { "none".to_owned() } else { found.to_string() };
@@ -50,9 +56,44 @@ pub(super) fn of<'r>(rules: &Rules, request: &'r Request) -> Result<Cow<'r, [Con
     Err(error.with_hint("give one with --control-image behind each --control"))
 }
 
+/// The pictures that each ControlNet follows, of those of all.
+pub(super) fn nets(controls: &[Control]) -> impl Iterator<Item = &[Control]> {
+    controls.chunk_by(|_, next| next.joins)
+}
+
+/// Refuses several pictures for a ControlNet that follows one, and more than any follows.
+fn check_joined(rules: &ControlRules, followed: &[Control]) -> Result<()> {
+    let count = followed.len();
+    if count > 1 && (rules.modes == 0 || rules.takes != Takes::Levels) {
+        let expected = "one picture for each ControlNet, except union ControlNets of Stable Diffusion XL";
+        let error = Error::option(IMAGE, expected, format!("{count} for {}", model_name(&rules.path)));
+        return Err(error.with_hint("give a --control before each"));
+    }
+    if count > MOST_JOINED {
+        return Err(Error::option(
+            IMAGE,
+            format!("at most {MOST_JOINED} pictures for a ControlNet"),
+            count.to_string(),
+        ));
+    }
+    Ok(())
+}
+
 /// How each of `controls` is followed.
 pub(super) fn settings(rules: &Rules, controls: &[Control]) -> Result<Vec<ControlSettings>> {
-    rules.controls.iter().zip(controls).map(|(rules, control)| one(rules, control)).collect()
+    let mut all = Vec::with_capacity(rules.controls.len());
+    for (rules, followed) in rules.controls.iter().zip(nets(controls)) {
+        let Some((first, others)) = followed.split_first() else { continue };
+        let mut settings = one(rules, first)?;
+        for other in others {
+            // Start and end are those of the first picture.
+            let other = one(rules, &Control { start: first.start, end: first.end, ..other.clone() })?;
+            let ControlSettings { scale, mode, mode_name, preprocess, .. } = other;
+            settings.more.push(JoinedSettings { scale, mode, mode_name, preprocess });
+        }
+        all.push(settings);
+    }
+    Ok(all)
 }
 
 fn one(rules: &ControlRules, control: &Control) -> Result<ControlSettings> {
@@ -82,7 +123,7 @@ fn one(rules: &ControlRules, control: &Control) -> Result<ControlSettings> {
         return Err(Error::option("--control-preprocess", expected, "`inpaint`"));
     }
     let (name, preprocess) = (model_name(&rules.path), control.preprocess);
-    Ok(ControlSettings { name, scale, start, end, mode, mode_name, preprocess })
+    Ok(ControlSettings { name, scale, start, end, mode, mode_name, preprocess, more: Vec::new() })
 }
 
 /// The number of the mode `given`.
@@ -125,9 +166,14 @@ pub(super) fn guesses(rules: &Rules, request: &Request) -> Result<bool> {
 
 /// The picture that the mask of `request` has to cover for a ControlNet, if one of them takes it.
 pub(super) fn masked<'c>(rules: &Rules, controls: &'c [Control]) -> Option<&'c Arc<Picture>> {
-    let mut all = rules.controls.iter().zip(controls);
-    let masked = all.find(|(rules, control)| rules.takes == Takes::Masked || control.preprocess == Preprocess::Inpaint);
-    masked.map(|(_, control)| &control.image)
+    for (rules, followed) in rules.controls.iter().zip(nets(controls)) {
+        for control in followed {
+            if rules.takes == Takes::Masked || control.preprocess == Preprocess::Inpaint {
+                return Some(&control.image);
+            }
+        }
+    }
+    None
 }
 
 /// Whether a ControlNet is given the mask of `request` and what that leaves of the picture to begin with: then nothing else keeps that.

@@ -322,12 +322,12 @@ fn arrays(model: &Opened, settings: &Settings, phase: Phase) -> usize {
     let largest = sizes.max().map_or(picture, |pixels| picture.max(CHANNELS * pixels));
     // What ControlNets are given of their pictures.
     let mut followed = 0usize;
-    for control in &model.rules.controls {
+    for (control, set) in model.rules.controls.iter().zip(&settings.controls) {
         followed = followed.saturating_add(match control.takes {
             // Latents of two pictures, a mask, and the same once more while they are packed.
             Takes::Mean { .. } => 5 * latents,
             takes if takes.latents() => latents.saturating_add(latents / 8),
-            _ => samples,
+            _ => samples.saturating_mul(set.pictures()),
         });
     }
     // What came of the prompts stays throughout.

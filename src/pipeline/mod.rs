@@ -73,8 +73,8 @@ pub use progress::{Event, Observer};
 pub use prompts::{ArraySpec, Embeddings, Prompt};
 pub use registry::{Alone, FAMILIES, alone, component, denoiser, family_of, open, open_with};
 pub use request::{
-    Control, ControlSettings, Experts, Generated, MemoryOptions, OpenedWith, PhaseMemory, Posterior, Preprocess,
-    ReferenceResize, Request, SafetyMode, Settings, Timings, TinyUse, published_extents,
+    Control, ControlSettings, Experts, Generated, JoinedSettings, MemoryOptions, OpenedWith, PhaseMemory, Posterior,
+    Preprocess, ReferenceResize, Request, SafetyMode, Settings, Timings, TinyUse, published_extents,
 };
 pub use rules::{ControlRules, Cropped, Defaults, FirstFrame, Frames, References, Rules, Starts, Takes, Use};
 pub use run::{Run, Running};

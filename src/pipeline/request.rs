@@ -142,12 +142,15 @@ pub struct Control {
     pub mode: Option<String>,
     /// What is made of the picture first.
     pub preprocess: Preprocess,
+    /// Whether the ControlNet of the picture before follows this one, too. It has to tell kinds of pictures apart. The scale is then that
+    /// of this picture; start and end are those of the first.
+    pub joins: bool,
 }
 
 impl Control {
     /// `image`, followed in all steps.
     pub fn new(image: Arc<Picture>) -> Control {
-        Control { image, scale: 1.0, start: 0.0, end: 1.0, mode: None, preprocess: Preprocess::None }
+        Control { image, scale: 1.0, start: 0.0, end: 1.0, mode: None, preprocess: Preprocess::None, joins: false }
     }
 }
 
@@ -499,6 +502,21 @@ pub struct ControlSettings {
     pub mode_name: Option<&'static str>,
     /// What is made of its picture first.
     pub preprocess: Preprocess,
+    /// The pictures that it follows besides.
+    pub more: Vec<JoinedSettings>,
+}
+
+/// One picture more that a ControlNet follows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JoinedSettings {
+    /// What its share is multiplied with.
+    pub scale: f32,
+    /// The number of its kind.
+    pub mode: Option<usize>,
+    /// What that is called, if it has a name.
+    pub mode_name: Option<&'static str>,
+    /// What is made of it first.
+    pub preprocess: Preprocess,
 }
 
 /// What the web UI calls ControlNets in a picture's parameters. No model has more.
@@ -518,14 +536,46 @@ impl ControlSettings {
     /// between start and end.
     pub fn factor(&self, i: usize, count: usize) -> f32 {
         let [begins, ends] = [i, i + 1].map(|at| at as f64 / count as f64);
-        if begins < self.start || ends > self.end { 0.0 } else { self.scale }
+        if begins < self.start || ends > self.end { 0.0 } else { self.whole_scale() }
+    }
+
+    /// What all that it says is multiplied with: nothing more than the pictures themselves, if they are several.
+    pub fn whole_scale(&self) -> f32 {
+        let is_heard = self.kinds_and_shares().iter().any(|(_, share)| *share != 0.0);
+        match (self.more.is_empty(), is_heard) {
+            (true, _) => self.scale,
+            (false, true) => 1.0,
+            (false, false) => 0.0,
+        }
+    }
+
+    /// How many pictures it follows.
+    pub fn pictures(&self) -> usize {
+        1 + self.more.len()
+    }
+
+    /// The kind of each picture, and what its share is multiplied with.
+    pub fn kinds_and_shares(&self) -> Vec<(Option<usize>, f32)> {
+        if self.more.is_empty() {
+            return vec![(self.mode, 1.0)];
+        }
+        let mut all = vec![(self.mode, self.scale)];
+        all.extend(self.more.iter().map(|other| (other.mode, other.scale)));
+        all
     }
 
     /// In words, as the web UI has it.
     fn described(&self) -> String {
-        let ControlSettings { name, scale, start, end, mode, mode_name, preprocess } = self;
-        let mode = mode.map(|mode| format!(", Mode: {}", mode_name.map_or_else(|| mode.to_string(), str::to_owned)));
-        let mode = mode.unwrap_or_default();
+        let ControlSettings { name, scale, start, end, mode, mode_name, preprocess, more } = self;
+        let named = |(mode, name): (usize, Option<&str>)| name.map_or_else(|| mode.to_string(), str::to_owned);
+        let mut modes: Vec<String> = mode.map(|mode| named((mode, *mode_name))).into_iter().collect();
+        let mut scales = vec![scale.to_string()];
+        for other in more {
+            modes.extend(other.mode.map(|mode| named((mode, other.mode_name))));
+            scales.push(other.scale.to_string());
+        }
+        let mode = if modes.is_empty() { String::new() } else { format!(", Mode: {}", modes.join("+")) };
+        let scale = scales.join("+");
         let made = match preprocess {
             Preprocess::None => String::new(),
             Preprocess::Inpaint => "Module: inpaint, ".to_owned(),

@@ -264,9 +264,11 @@ impl Inputs {
         let (own, looked_at) = subjects.split_at(usize::from(self.count() > 0));
         if let [subject] = own {
             let mut running = run.start(subject)?;
-            for (rules, control) in model.rules.controls.iter().zip(&*controls::of(&model.rules, request)?) {
+            for (rules, controls) in
+                model.rules.controls.iter().zip(controls::nets(&controls::of(&model.rules, request)?))
+            {
                 if rules.takes.latents() {
-                    let samples = followed(rules.takes, control, request, settings)?;
+                    let samples = followed(rules.takes, &controls[0], request, settings)?;
                     encoded.followed.push(model.encoder(settings).encode(run, &mut running, &samples)?);
                 }
             }
@@ -559,10 +561,17 @@ impl Drawing<'_> {
         let Drawing { model, settings, .. } = *self;
         let (dims, sides) = (model.autoencoder.latents(settings), [settings.width, settings.height]);
         let (mut moments, mut all) = (moments.into_iter(), Vec::new());
-        for (rules, control) in model.rules.controls.iter().zip(&*controls::of(&model.rules, request)?) {
+        for (rules, controls) in model.rules.controls.iter().zip(controls::nets(&controls::of(&model.rules, request)?))
+        {
             let mask = match rules.takes {
                 Takes::Pixels | Takes::Levels | Takes::Features => {
-                    all.push(followed(rules.takes, control, request, settings)?);
+                    let mut samples = followed(rules.takes, &controls[0], request, settings)?;
+                    for other in &controls[1..] {
+                        let other = followed(rules.takes, other, request, settings)?;
+                        reserve::grow("the pictures that are followed", &mut samples, other.len())?;
+                        samples.extend_from_slice(&other);
+                    }
+                    all.push(samples);
                     continue;
                 }
                 Takes::Mean { masked: takes } => {
@@ -576,7 +585,9 @@ impl Drawing<'_> {
                     continue;
                 }
                 Takes::Latents => None,
-                Takes::Masked => Some(controls::mask(request, control, sides)?.latents(model.autoencoder.factor())?),
+                Takes::Masked => {
+                    Some(controls::mask(request, &controls[0], sides)?.latents(model.autoencoder.factor())?)
+                }
             };
             let latents = self.latents(&moments.next().unwrap_or_default(), generator)?;
             let mut packed = reserve::room("the latents", latents.len() + latents.len() / 4)?;

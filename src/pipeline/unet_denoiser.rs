@@ -3,10 +3,10 @@
 use super::controls;
 use super::opened::{Denoiser, Given, StepPorts, subject};
 use super::prompts::Prompt;
-use super::request::Settings;
+use super::request::{ControlSettings, Settings};
 use crate::exec::Session;
 use crate::image::{CHANNELS, luma};
-use crate::models::control_runs::runs_of;
+use crate::models::control_runs::{pictures_of, runs_of};
 use crate::models::layers::sinusoid;
 use crate::models::unet::adapter;
 use crate::models::unet::control::{Colours, Kinds};
@@ -116,33 +116,44 @@ impl UnetDenoiser {
                     guesses = settings.control_guess && !config.global_pool_conditions;
                     match config.controlnet_conditioning_channel_order {
                         Colours::Rgb => session.set(ports.picture, picture)?,
-                        Colours::Bgr => session.set(ports.picture, &turned(picture)?)?,
+                        Colours::Bgr => {
+                            let each = picture.len() / control.pictures();
+                            let mut all = Vec::new();
+                            for one in picture.chunks_exact(each.max(1)) {
+                                all.append(&mut turned(one)?);
+                            }
+                            session.set(ports.picture, &all)?;
+                        }
                     }
                 }
                 SideConfig::Adapter(config) => {
                     session.set(ports.picture, &unshuffled(picture, settings.width, config)?)?;
                 }
             }
-            session.set(ports.scale, &residual_scales(ports.residuals, control.scale, guesses))?;
-            if let (Some(kinds), Some(mode)) = (&ports.kinds, control.mode) {
-                let (row, told) = self.kind(kinds, mode)?;
-                session.set(kinds.kind, &row)?;
-                session.set(kinds.told, &told)?;
+            session.set(ports.scale, &residual_scales(ports.residuals, control.whole_scale(), guesses))?;
+            if let Some(kinds) = &ports.kinds {
+                self.fill_kinds(session, kinds, control)?;
             }
         }
         Ok(())
     }
 
-    /// What a ControlNet has for kind number `mode` of pictures, and what is told of all kinds.
-    fn kind(&self, kinds: &Kinds, mode: usize) -> Result<(Vec<f32>, Vec<f32>)> {
-        let channels = self.part.net.config().time_width();
-        let number = u32::try_from(mode).map_err(|_| Error::graph("fill", format!("kind {mode}")))?;
-        let row = self.part.bound.gather(kinds.table, channels, &[number])?;
-        let mut embedded = Vec::new();
-        for kind in 0..kinds.count {
-            embedded.extend(sinusoid(if kind == mode { 1.0 } else { 0.0 }, kinds.width / kinds.count.max(1)));
+    /// Tells a ControlNet the kinds of the pictures that `control` has it follow, and how much each counts.
+    fn fill_kinds(&self, session: &mut Session<'_>, kinds: &Kinds, control: &ControlSettings) -> Result<()> {
+        let (mut numbers, mut shares) = (Vec::new(), Vec::new());
+        for (mode, share) in control.kinds_and_shares() {
+            let number = mode.and_then(|mode| u32::try_from(mode).ok());
+            numbers.push(number.ok_or_else(|| Error::graph("fill", format!("kind {mode:?}")))?);
+            shares.push(share);
         }
-        Ok((row, embedded))
+        session.set(kinds.kind, &self.part.bound.gather(kinds.table, kinds.channels, &numbers)?)?;
+        session.set(kinds.shares, &shares)?;
+        let mut told = Vec::new();
+        for kind in 0..kinds.count {
+            let is_told = numbers.iter().any(|number| *number as usize == kind);
+            told.extend(sinusoid(if is_told { 1.0 } else { 0.0 }, kinds.width / kinds.count.max(1)));
+        }
+        session.set(kinds.told, &told)
     }
 
     /// For every condition, the pooled prompt and behind it the embedded sizes: of the original, where it was cut off, and of the
@@ -184,6 +195,11 @@ impl Denoiser for UnetDenoiser {
             controlled: settings.batch * if settings.control_guess { 1 } else { passes },
         });
         let mut dims = dims.with(Symbol::PASSES, passes).with(IP_PICTURES, settings.ip_images.max(1));
+        for i in 0..self.controls.len() {
+            if let Some(symbol) = pictures_of(i) {
+                dims = dims.with(symbol, settings.controls.get(i).map_or(1, ControlSettings::pictures));
+            }
+        }
         if !self.controls.is_empty() {
             dims = self.with_runs(dims, settings, evaluations);
         }
@@ -214,8 +230,9 @@ impl Denoiser for UnetDenoiser {
     }
 
     fn filled_bytes(&self, settings: &Settings) -> usize {
-        // A picture in another order on its way to a ControlNet.
-        let pixels = if self.controls.is_empty() { 0 } else { settings.width.saturating_mul(settings.height) };
+        // The pictures of a ControlNet in another order on their way to it.
+        let pictures = settings.controls.iter().map(ControlSettings::pictures).max().unwrap_or(0);
+        let pixels = settings.width.saturating_mul(settings.height).saturating_mul(pictures);
         pixels.saturating_mul((CHANNELS + 1) * size_of::<f32>())
     }
 

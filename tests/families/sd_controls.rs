@@ -58,7 +58,8 @@ impl Made {
 
     /// The folders of a case's ControlNets.
     fn folders(&self, case: &str) -> Vec<PathBuf> {
-        self.controls(case).iter().map(|control| self.at(control["net"].as_str().unwrap())).collect()
+        let first = self.controls(case).iter().filter(|control| control["joins"] != true);
+        first.map(|control| self.at(control["net"].as_str().unwrap())).collect()
     }
 
     fn open(&self, controls: Vec<PathBuf>) -> pinhole::Result<Opened> {
@@ -99,7 +100,8 @@ fn followed(control: &Value, width: usize, height: usize) -> Control {
     let preprocess = if is("inpaint") { Preprocess::Inpaint } else { Preprocess::None };
     let (scale, start, end) = (number("scale") as f32, number("start"), number("end"));
     let mode = control["mode"].as_u64().map(|mode| mode.to_string());
-    Control { scale, start, end, mode, preprocess, ..Control::new(picture) }
+    let joins = control["joins"] == true;
+    Control { scale, start, end, mode, preprocess, joins, ..Control::new(picture) }
 }
 
 /// The picture with left and right exchanged.

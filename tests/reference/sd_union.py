@@ -32,9 +32,10 @@ from sd_controls import ALONE, SMALL
 
 @dataclass(frozen=True)
 class Control(sd_controls.Control):
-    """A ControlNet in a request, and the kind of its picture."""
+    """A ControlNet in a request, and the kind of its picture; or one picture more for the ControlNet before."""
 
     mode: int | None = None
+    joins: bool = False
 
 
 Case = sd_controls.Case
@@ -47,6 +48,20 @@ CASES = {
         "guess": Case((FIRST,), guess=True, batch=2, width=40, height=56, **ALONE),
         "two": Case((replace(FIRST, end=0.5), Control("promax", mode=7, turned=True)), steps=4, width=40, height=56),
         "picture": Case((replace(FIRST, mode=5),), strength=0.6, steps=5, width=72, height=88),
+        "joined": Case((FIRST, Control("union", scale=0.9, mode=1, turned=True, joins=True))),
+        "joined_three": Case(
+            (
+                Control("promax", scale=1.2, mode=7),
+                Control("promax", scale=0.6, mode=0, turned=True, joins=True),
+                Control("promax", scale=0.5, mode=7, turned=True, joins=True),
+            ),
+            guess=True,
+            batch=2,
+            steps=4,
+            width=40,
+            height=56,
+            **ALONE,
+        ),
     },
     "sdxl_control_lora": {
         "plain": Case((Control("lora", scale=0.8),)),
@@ -104,7 +119,7 @@ def control_lora(unet) -> tuple[ControlNetModel, dict]:
 
 def pipeline(case: Case, base: dict, networks: dict, is_union: bool):
     """diffusers' pipeline for a case."""
-    nets = [networks[control.net] for control in case.controls]
+    nets = [networks[control.net] for control in case.controls if not control.joins]
     net = nets[0] if len(nets) == 1 else MultiControlNetUnionModel(nets)
     kind = "" if case.strength is None else "Img2Img"
     made = getattr(diffusers, f"StableDiffusionXLControlNet{'Union' if is_union else ''}{kind}Pipeline")(**base, controlnet=net)

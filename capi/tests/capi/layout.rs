@@ -58,7 +58,7 @@ fn rust() -> Layouts {
             upscale_space, upscale_steps, control_guess, frames, fps, frame, cfg_scale_2, boundary, video,
         }
         "pinhole_control" = control::Control {
-            struct_size, start, end, scale, preprocess, mode, canny_low, canny_high,
+            struct_size, start, end, scale, preprocess, mode, canny_low, canny_high, joins, reserved,
         }
         "pinhole_input" = input::Input {
             struct_size, use_, reserved, path, data, size, pixels, width, height, weight, reserved_2,

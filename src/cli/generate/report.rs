@@ -9,8 +9,8 @@ use pinhole::ggml::Device;
 use pinhole::image::{Thresholds, parameters_text};
 use pinhole::memory::PeakMemory;
 use pinhole::pipeline::{
-    ControlSettings, Generated, Origin, Phase, PhaseMemory, Preprocess, Settings, Timings, TinyUse, model_name,
-    named_parts, skipped, skipped_in_words,
+    ControlSettings, Generated, JoinedSettings, Origin, Phase, PhaseMemory, Preprocess, Settings, Timings, TinyUse,
+    model_name, named_parts, skipped, skipped_in_words,
 };
 use serde::Serialize;
 
@@ -198,6 +198,33 @@ struct ControlParameters<'a> {
     /// The lower and the upper threshold of its edges.
     #[serde(skip_serializing_if = "Option::is_none")]
     canny_thresholds: Option<[f32; 2]>,
+    /// The pictures that it follows besides.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    more: Vec<JoinedParameters<'a>>,
+}
+
+/// One picture more that a ControlNet follows.
+#[derive(Serialize)]
+struct JoinedParameters<'a> {
+    /// The file of its `--control-image`.
+    #[serde(serialize_with = "units::path")]
+    image: &'a PathBuf,
+    scale: f32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mode: Option<usize>,
+    /// What was made of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    preprocess: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    canny_thresholds: Option<[f32; 2]>,
+}
+
+impl<'a> JoinedParameters<'a> {
+    fn new((settings, image): (&JoinedSettings, &'a PathBuf)) -> JoinedParameters<'a> {
+        let JoinedSettings { scale, mode, preprocess, .. } = *settings;
+        let made = (preprocess != Preprocess::None).then(|| preprocess.name());
+        JoinedParameters { image, scale, mode, preprocess: made, canny_thresholds: thresholds(preprocess) }
+    }
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde asks")]
@@ -272,9 +299,11 @@ impl Run<'_> {
         for (net, settings) in self.args.request.control.nets.iter().zip(&self.settings.controls) {
             let ControlSettings { scale, start, end, mode, preprocess, .. } = *settings;
             let thresholds = thresholds(preprocess);
+            let others = settings.more.iter().zip(net.images.iter().skip(1));
             all.push(ControlParameters {
                 control: &net.path,
-                image: net.image.as_ref(),
+                image: net.images.first(),
+                more: others.map(JoinedParameters::new).collect(),
                 scale,
                 start,
                 end,

@@ -54,10 +54,10 @@ use self::layout::{Layer, layers};
 use self::maps::{TOKENS, map_of};
 use self::path::{Path, declare_embeddings};
 use self::resnet::{Convolve, Out};
-use super::control_runs::runs_of;
+use super::control_runs::{pictures_of, runs_of};
 use super::layers::Conv2d;
 use crate::Result;
-use crate::stage::{Cadence, Dims, Model, Port, Symbol};
+use crate::stage::{Cadence, Dims, Extent, Model, Port, Symbol};
 
 pub use config::{Config, Depths, MOST_LEVELS, PerLevel, SIZES, SIZES_OF_REFINER};
 pub use fit::{fit_adapter, fit_control};
@@ -101,7 +101,8 @@ impl DeclaredSide {
         let name = (ControlNet::prefix(i), runs_of(i));
         Ok(match config {
             SideConfig::Net(config) => {
-                DeclaredSide::Net(Box::new(DeclaredControl::declare(model, name, config, ports)?))
+                let pictures = pictures_of(i).map_or(1.into(), Extent::from);
+                DeclaredSide::Net(Box::new(DeclaredControl::declare(model, name, (config, pictures), ports)?))
             }
             SideConfig::Adapter(config) => DeclaredSide::Adapter(DeclaredAdapter::declare(model, name, config)?),
         })

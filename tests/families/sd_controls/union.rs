@@ -119,3 +119,39 @@ fn control_loras_that_do_not_fit() {
     let error = pipeline::alone(&Source::open(&file).unwrap()).err().unwrap();
     assert!(error.to_string().contains("holds a control LoRA, which is a ControlNet only beside its UNet"), "{error}");
 }
+
+#[test]
+fn several_pictures_of_one_network() {
+    let made = Made::new("sdxl_union");
+    let mut request = made.request("joined");
+    let mut pipeline = on(made.open(made.folders("joined")).unwrap(), "cpu:discrete");
+    pipeline.set_memory(MemoryOptions { offload: Offload::None, ..MemoryOptions::default() });
+    let resident = generate(&mut pipeline, &request);
+    pipeline.set_memory(MemoryOptions { offload: Offload::Sequential, ..MemoryOptions::default() });
+    assert_eq!(bits(&resident), bits(&generate(&mut pipeline, &request)));
+    let settings = pipeline.settings(&request).unwrap();
+    let described =
+        ("ControlNet 0", "Model: union, Weight: 0.7+0.9, Guidance Start: 0, Guidance End: 1, Mode: canny+depth");
+    assert!(settings.named(0, None).contains(&(described.0, described.1.to_owned())), "{:?}", settings.named(0, None));
+    // In another order, they say the same, except for rounding.
+    request.controls.reverse();
+    for (i, control) in request.controls.iter_mut().enumerate() {
+        control.joins = i > 0;
+    }
+    let nmse = metrics::nmse(&resident.latents, &generate(&mut pipeline, &request).latents).unwrap();
+    assert!(nmse < MOST, "{nmse:e}");
+    // A kind is asked of each.
+    request.controls[1].mode = None;
+    let said = pipeline.settings(&request).unwrap_err().to_string();
+    assert!(said.starts_with("--control-mode: expected one of openpose, ") && said.ends_with("found none"), "{said}");
+
+    let plain = Made::new("sdxl_controls");
+    let request = plain.request("plain");
+    let model = plain.open(plain.folders("plain")).unwrap();
+    let mut controls = request.controls.clone();
+    controls.push(Control { joins: true, ..controls[0].clone() });
+    let said = pipeline::settings(&model, &Request { controls, ..request }).unwrap_err().to_string();
+    let expected =
+        "--control-image: expected one picture for each ControlNet, except union ControlNets of Stable Diffusion XL";
+    assert!(said.starts_with(expected), "{said}");
+}

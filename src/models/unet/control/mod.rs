@@ -7,16 +7,17 @@
 //! all of it out.
 //!
 //! One that tells kinds of pictures apart (diffusers' `ControlNetUnionModel`) adds to the hint, at every pixel, what it makes of the hint's
-//! mean and of the kind, and to the time the kind.
+//! mean and of the kind, and to the time the kind. It may follow several pictures at once: their hints are added up.
 //!
-//! `N` items of the batch, the first ones, otherwise as for the UNet. `R` residuals: those of the way down, and that of the middle.
+//! `P` pictures, 1 except for such a one. `N` items of the batch, the first ones, otherwise as for the UNet. `R` residuals: those of the
+//! way down, and that of the middle.
 //!
 //! | stage                         | when    | carried in                              | carried out                    |
 //! |-------------------------------|---------|-----------------------------------------|--------------------------------|
-//! | `hint.0..`                    | request | `picture [W, H, 3, 1]`                  | `hint.*`, in the end [w, h, C, 1] |
-//! | `union`                       | request | the last `hint`, `kind [C]`             | that hint                      |
+//! | `hint.0..`                    | request | `picture [W, H, 3, P]`                  | `hint.*`, in the end [w, h, C, P] |
+//! | `union`                       | request | the last `hint`, `kind [C, P]`, `shares [P]` | a hint [w, h, C, 1]       |
 //! | `embedding`, `NAME.embedding` | request | as the UNet's                           |                                |
-//! | `embed`                       | step    | `latents [w, h, c, B]`, the last `hint` | a map [w, h, C, N]             |
+//! | `embed`                       | step    | `latents [w, h, c, B]`, the hint        | a map [w, h, C, N]             |
 //! | `input_blocks.*`, `middle_block.*` | step | as the UNet's                         | maps                           |
 //! | `residual.0..`                | step    | a map, `scale [R]`, one of the UNet     | that of the UNet               |
 
@@ -33,7 +34,7 @@ use super::maps::map_of;
 use super::path::{Path, declare_embeddings};
 use super::ports::Ports as UnetPorts;
 use crate::models::layers::Conv2d;
-use crate::stage::{Cadence, Lifetime, Model, Port, Symbol};
+use crate::stage::{Cadence, Extent, Lifetime, Model, Port, Symbol};
 use crate::{Error, Result};
 
 pub use config::{Colours, Config, Union};
@@ -42,13 +43,13 @@ pub use union::Kinds;
 /// Where a request is put for a ControlNet.
 #[derive(Clone, Copy, Debug)]
 pub struct Ports {
-    /// `[W, H, 3, 1]`: the picture's pixels, from 0 to 1.
+    /// `[W, H, 3, P]`: the pictures' pixels, from 0 to 1.
     pub picture: Port,
     /// `[R]`: what its residuals are multiplied with.
     pub scale: Port,
     /// `R`.
     pub residuals: usize,
-    /// Where it is told the kind of its picture, if it tells kinds apart.
+    /// Where it is told the kinds of its pictures, if it tells kinds apart.
     pub kinds: Option<Kinds>,
 }
 
@@ -68,7 +69,7 @@ impl ControlNet {
         config.validate("controlnet".as_ref())?;
         let mut model = Model::new();
         let ports = UnetPorts::declare(&mut model, &config.net)?;
-        let declared = Declared::declare(&mut model, (String::new(), None), config, &ports)?;
+        let declared = Declared::declare(&mut model, (String::new(), None), (config, 1.into()), &ports)?;
         let mut maps = Vec::new();
         for (level, channels) in declared.residuals() {
             maps.push(map_of(&mut model, "map", (level, channels), Symbol::BATCH)?);
@@ -102,11 +103,12 @@ pub(super) struct Declared {
 }
 
 impl Declared {
-    /// Declares what is computed once a request, of a network with this `name` in steps in which it runs.
+    /// Declares what is computed once a request, of a network with this `name` in steps in which it runs. If it tells kinds of pictures
+    /// apart, it follows so many `pictures`.
     pub(super) fn declare(
         model: &mut Model,
         name: (String, Option<Symbol>),
-        config: &Config,
+        (config, pictures): (&Config, Extent),
         of_unet: &UnetPorts,
     ) -> Result<Declared> {
         let mut layers = layers(&config.net);
@@ -114,17 +116,20 @@ impl Declared {
         let (ports, hint, added) = model.within_passes((&name.0, name.1), |model| {
             let residuals = 2 + layers.iter().filter(|layer| layer.kept).count();
             let sides = [Symbol::LATENT_WIDTH, Symbol::LATENT_HEIGHT].map(|side| side * config.pixels());
-            let picture = [sides[0], sides[1], config.conditioning_channels.into(), 1.into()];
+            let pictures = if config.union.is_some() { pictures } else { 1.into() };
+            let picture = [sides[0], sides[1], config.conditioning_channels.into(), pictures];
             let ports = Ports {
                 picture: model.port("picture", &picture, DType::F32, Lifetime::Pass),
                 scale: model.port("scale", &[residuals.into()], DType::F32, Lifetime::Request),
                 residuals,
-                kinds: config.union.map(|union| declare_kinds(model, config, union)).transpose()?,
+                kinds: config.union.map(|union| declare_kinds(model, config, union, pictures)).transpose()?,
             };
-            let hint = declare_hint(model, config, ports.picture)?;
+            let mut hint = declare_hint(model, config, (ports.picture, pictures))?;
             if let (Some(union), Some(kinds)) = (config.union, ports.kinds) {
-                let width = config.net.time_width();
-                model.stage("union", Cadence::Request, |s| Seen::declare(s, width, union, (kinds.kind, hint)))?;
+                let from = hint;
+                let seen = [Symbol::LATENT_WIDTH.into(), Symbol::LATENT_HEIGHT.into(), kinds.channels.into(), 1.into()];
+                hint = model.port("seen", &seen, DType::F32, Lifetime::Request);
+                model.stage("union", Cadence::Request, |s| Seen::declare(s, union, &kinds, (from, hint)))?;
             }
             let told = ports.kinds.map(|kinds| (kinds.width, kinds.told));
             Ok((ports, hint, declare_embeddings(model, &config.net, of_unet, (&layers, told))?))
@@ -203,8 +208,8 @@ impl Residuals<'_> {
     }
 }
 
-/// Declares what becomes of a picture's pixels, and gives its port.
-fn declare_hint(model: &mut Model, config: &Config, picture: Port) -> Result<Port> {
+/// Declares what becomes of the pixels of so many pictures, and gives its port.
+fn declare_hint(model: &mut Model, config: &Config, (picture, pictures): (Port, Extent)) -> Result<Port> {
     let widths = &config.conditioning_embedding_out_channels;
     // Each width is there twice, and the second of them halves the picture.
     let mut steps = vec![(config.conditioning_channels, widths[0], 1)];
@@ -216,10 +221,10 @@ fn declare_hint(model: &mut Model, config: &Config, picture: Port) -> Result<Por
     for (i, (inputs, outputs, stride)) in steps.into_iter().enumerate() {
         pixels /= stride;
         let sides = [Symbol::LATENT_WIDTH, Symbol::LATENT_HEIGHT].map(|side| side * pixels);
-        // What is seen in the end stays for all steps.
-        let is_last = i + 1 == 2 * widths.len();
+        // What is seen in the end stays for all steps, unless something else is made of it.
+        let is_last = i + 1 == 2 * widths.len() && config.union.is_none();
         let lifetime = if is_last { Lifetime::Request } else { Lifetime::Pass };
-        let to = model.port(format!("hint.{i}"), &[sides[0], sides[1], outputs.into(), 1.into()], DType::F32, lifetime);
+        let to = model.port(format!("hint.{i}"), &[sides[0], sides[1], outputs.into(), pictures], DType::F32, lifetime);
         model.stage(format!("hint.{i}"), Cadence::Request, |s| {
             let conv = Conv2d::declare(&mut s.sub("input_hint_block").sub(2 * i), inputs, outputs, 3)?.with(stride, 1);
             Ok(Hint { conv, activated: i > 0, from, to })
