@@ -136,8 +136,10 @@ impl Config {
         for _ in 0..self.num_decoder_blocks.len() {
             // A convolution, and the blocks of its level.
             shapes.dims(&layer(number))?;
-            let block = |i: &usize| shapes.has(&format!("encoder.layers.{}.conv.0.weight", number + 1 + i));
-            let count = (0..MOST_LAYERS).take_while(block).count();
+            let mut count = 0;
+            while count < MOST_LAYERS && shapes.has(&format!("encoder.layers.{}.conv.0.weight", number + 1 + count)) {
+                count += 1;
+            }
             blocks.push(count);
             number += 1 + count;
         }

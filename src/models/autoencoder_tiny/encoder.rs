@@ -34,8 +34,9 @@ impl TinyEncoder {
     pub fn new(config: &Config) -> Result<TinyEncoder> {
         let mut route = Route::new("picture", Pixels { channels: config.in_channels, factor: config.factor() });
         let picture = route.at();
-        let without = || Error::graph("declare", "an autoencoder without levels");
-        let channels = config.encoder_channels().ok_or_else(without)?;
+        let Some(channels) = config.encoder_channels() else {
+            return Err(Error::graph("declare", "an autoencoder without levels"));
+        };
         for (number, kind) in config.encoder_layers() {
             let name = format!("layers.{number}");
             let path = format!("encoder.{name}");
