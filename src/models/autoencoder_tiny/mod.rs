@@ -7,7 +7,7 @@
 //! Legend: `w`, `h` extents of the latents; `W`, `H` of the picture, `2^(L-1)` times those for `L` levels; `C` latent channels; `c`
 //! channels in between; `B` batch; `N` the number of a layer, as diffusers counts them.
 //!
-//! The decoder; [`encoder`] has the way back:
+//! The decoder; [`TinyEncoder`] has the way back:
 //!
 //! | stage | in | out |
 //! |---|---|---|
