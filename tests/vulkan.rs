@@ -171,8 +171,8 @@ fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|x| x.to_bits()).collect()
 }
 
-/// Whether all cases run, as `PINHOLE_EVERY_TYPE=1` asks for; else some of each kind. A software device compiles every shader that it
-/// has not compiled before, and takes minutes for some.
+/// Whether all cases run, as `PINHOLE_EVERY_TYPE=1` asks for; else some of each kind: a software device has to compile every shader that
+/// is new to it, which can take minutes.
 fn every_type() -> bool {
     std::env::var_os("PINHOLE_EVERY_TYPE").is_some()
 }

@@ -640,7 +640,7 @@ pub trait Autoencoder: Networks {
     /// Whether it has weights for `direction`.
     fn goes(&self, direction: Direction) -> bool;
 
-    /// Whether it gives a distribution of the latents of a picture, of which they are drawn; otherwise it gives the latents themselves.
+    /// Whether it gives a distribution that a picture's latents are drawn from; otherwise it gives the latents themselves.
     fn draws(&self) -> bool {
         true
     }

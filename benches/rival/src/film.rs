@@ -49,7 +49,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     eprintln!("{}", said::system());
     let text = |path: &Path| CString::new(path.as_os_str().as_bytes());
     let (transformer, vae, prompt) = (text(&args.transformer)?, text(&args.vae)?, c"a lighthouse at dusk");
-    // SAFETY: both are plain C structs of numbers and pointers, for which zeros are values; the library then fills them.
+    // SAFETY: both are C structs of numbers and pointers, and zeros are values of these.
     let (mut model, mut request) =
         unsafe { (std::mem::zeroed::<sd_ctx_params_t>(), std::mem::zeroed::<sd_vid_gen_params_t>()) };
     // SAFETY: both point to structs that live through the calls.

@@ -9,12 +9,11 @@
 //! | `layers.N` (a convolution at every other pixel) | a level's pixels | half as wide and high |
 //! | `layers.N`, the last | the last level's pixels | `latents [w, h, C, B]` |
 
-use super::config::Layer as Kind;
-use super::{Block, Config, Convolve};
+use super::{Config, Direction, without_levels};
+use crate::Result;
 use crate::models::layers::Conv2d;
 use crate::models::route::{Layer, Pixels, Route};
 use crate::stage::{Build, Model, Port, Reach};
-use crate::{Error, Result};
 
 /// The encoder.
 pub struct TinyEncoder {
@@ -30,52 +29,21 @@ impl TinyEncoder {
     /// The encoder that `config` describes.
     ///
     /// # Errors
-    /// [`Error::Graph`] for settings that [`Config::validate_encoder`] refuses.
+    /// [`Error::Graph`](crate::Error::Graph) for settings that [`Config::validate_encoder`] refuses.
     pub fn new(config: &Config) -> Result<TinyEncoder> {
         let mut route = Route::new("picture", Pixels { channels: config.in_channels, factor: config.factor() });
         let picture = route.at();
-        let Some(channels) = config.encoder_channels() else {
-            return Err(Error::graph("declare", "an autoencoder without levels"));
-        };
-        for (number, kind) in config.encoder_layers() {
-            let name = format!("layers.{number}");
-            let path = format!("encoder.{name}");
-            let from = route.pixels();
-            match kind {
-                Kind::First => route.lead((&name, &name), Pixels { channels, ..from }, |scope| {
-                    let conv = Conv2d::declare(&mut scope.sub(&path), from.channels, channels, 3)?;
-                    Ok(Convolve { conv, activated: false })
-                })?,
-                Kind::Block => {
-                    let hidden = [0, 1].map(|i| route.inner(&format!("{name}.hidden.{i}"), from));
-                    route.keep(&name, |scope| Block::declare(&mut scope.sub(&path).sub("conv"), channels, hidden))?;
-                }
-                Kind::Downsample => {
-                    let pixels = Pixels { factor: from.factor / 2, ..from };
-                    route.lead((&name, &name), pixels, |scope| {
-                        let conv = Conv2d::without_bias(&mut scope.sub(&path), channels, channels, 3)?;
-                        Ok(Downsample { conv: conv.with(2, 1) })
-                    })?;
-                }
-                // An encoder has none.
-                Kind::Upsample => return Err(Error::graph("declare", "an encoder that doubles")),
-                Kind::Last => {
-                    let pixels = Pixels { channels: config.latent_channels, ..from };
-                    route.lead((&name, "latents"), pixels, |scope| {
-                        let conv = Conv2d::declare(&mut scope.sub(&path), channels, config.latent_channels, 3)?;
-                        Ok(Convolve { conv, activated: false })
-                    })?;
-                }
-            }
-        }
+        let Some(channels) = config.encoder_channels() else { return Err(without_levels()) };
+        let (layers, output) = (config.encoder_layers(), ("latents", config.latent_channels));
+        Direction { name: "encoder", activated: false, layers, channels, output }.declare(&mut route)?;
         let latents = route.at();
         Ok(TinyEncoder { model: route.finish(), picture, latents })
     }
 }
 
 /// A convolution at every other pixel, with zeros all around.
-struct Downsample {
-    conv: Conv2d,
+pub(super) struct Downsample {
+    pub(super) conv: Conv2d,
 }
 
 impl Layer for Downsample {

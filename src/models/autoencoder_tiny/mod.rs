@@ -20,6 +20,7 @@ mod config;
 mod encoder;
 
 use self::config::Layer as Kind;
+use self::encoder::Downsample;
 use super::layers::Conv2d;
 use super::route::{Layer, Pixels, Route};
 use crate::stage::{Build, Inner, Model, Port, Reach};
@@ -52,18 +53,46 @@ impl TinyDecoder {
     pub fn new(config: &Config) -> Result<TinyDecoder> {
         let mut route = Route::new("latents", Pixels { channels: config.latent_channels, factor: 1 });
         let latents = route.at();
-        let channels = config.channels().ok_or_else(|| Error::graph("declare", "an autoencoder without levels"))?;
-        for (number, kind) in config.layers() {
+        let Some(channels) = config.channels() else { return Err(without_levels()) };
+        let output = ("picture", config.out_channels);
+        Direction { name: "decoder", activated: true, layers: config.layers(), channels, output }
+            .declare(&mut route)?;
+        let picture = route.at();
+        Ok(TinyDecoder { model: route.finish(), latents, picture })
+    }
+}
+
+fn without_levels() -> Error {
+    Error::graph("declare", "an autoencoder without levels")
+}
+
+/// The layers of the encoder or of the decoder.
+struct Direction<'a> {
+    /// `encoder` or `decoder`, which names of weights begin with.
+    name: &'a str,
+    /// Whether ReLU follows the first convolution.
+    activated: bool,
+    /// The layers that have weights, each with its number.
+    layers: Vec<(usize, Kind)>,
+    /// Channels of every map in between.
+    channels: usize,
+    /// The port that they end in, and its channels.
+    output: (&'a str, usize),
+}
+
+impl Direction<'_> {
+    /// Adds the layers to `route`.
+    fn declare(self, route: &mut Route) -> Result<()> {
+        let Direction { name: direction, activated, layers, channels, output: (port, outputs) } = self;
+        for (number, kind) in layers {
             let name = format!("layers.{number}");
-            let path = format!("decoder.{name}");
+            let path = format!("{direction}.{name}");
             let from = route.pixels();
             match kind {
-                Kind::First => {
-                    route.lead((&name, &name), Pixels { channels, ..from }, |scope| {
-                        let conv = Conv2d::declare(&mut scope.sub(&path), from.channels, channels, 3)?;
-                        Ok(Convolve { conv, activated: true })
-                    })?;
-                }
+                Kind::First => route.lead((&name, &name), Pixels { channels, ..from }, |scope| {
+                    let conv = Conv2d::declare(&mut scope.sub(&path), from.channels, channels, 3)?;
+                    Ok(Convolve { conv, activated })
+                })?,
                 Kind::Block => {
                     let hidden = [0, 1].map(|i| route.inner(&format!("{name}.hidden.{i}"), from));
                     route.keep(&name, |scope| Block::declare(&mut scope.sub(&path).sub("conv"), channels, hidden))?;
@@ -74,19 +103,20 @@ impl TinyDecoder {
                         Ok(Upsample { conv: Conv2d::without_bias(&mut scope.sub(&path), channels, channels, 3)? })
                     })?;
                 }
-                // A decoder has none.
-                Kind::Downsample => return Err(Error::graph("declare", "a decoder that halves")),
-                Kind::Last => {
-                    let pixels = Pixels { channels: config.out_channels, ..from };
-                    route.lead((&name, "picture"), pixels, |scope| {
-                        let conv = Conv2d::declare(&mut scope.sub(&path), channels, config.out_channels, 3)?;
-                        Ok(Convolve { conv, activated: false })
+                Kind::Downsample => {
+                    let pixels = Pixels { factor: from.factor / 2, ..from };
+                    route.lead((&name, &name), pixels, |scope| {
+                        let conv = Conv2d::without_bias(&mut scope.sub(&path), channels, channels, 3)?;
+                        Ok(Downsample { conv: conv.with(2, 1) })
                     })?;
                 }
+                Kind::Last => route.lead((&name, port), Pixels { channels: outputs, ..from }, |scope| {
+                    let conv = Conv2d::declare(&mut scope.sub(&path), channels, outputs, 3)?;
+                    Ok(Convolve { conv, activated: false })
+                })?,
             }
         }
-        let picture = route.at();
-        Ok(TinyDecoder { model: route.finish(), latents, picture })
+        Ok(())
     }
 }
 

@@ -93,7 +93,7 @@ fn picture(
     })
 }
 
-/// One latent frame after the other, the first of which stands for one frame and each other for four.
+/// One latent frame after the other. The first stands for one frame, and each other one for four.
 fn film(
     args: &Args,
     frames: usize,

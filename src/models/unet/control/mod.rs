@@ -103,8 +103,8 @@ pub(super) struct Declared {
 }
 
 impl Declared {
-    /// Declares what is computed once a request, of a network with this `name` in steps in which it runs. If it tells kinds of pictures
-    /// apart, it follows so many `pictures`.
+    /// Declares what the network `name` computes once a request. It follows so many `pictures`: more than one only if it tells kinds of
+    /// pictures apart.
     pub(super) fn declare(
         model: &mut Model,
         name: (String, Option<Symbol>),
