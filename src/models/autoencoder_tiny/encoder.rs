@@ -11,9 +11,8 @@
 
 use super::{Config, Direction, without_levels};
 use crate::Result;
-use crate::models::layers::Conv2d;
-use crate::models::route::{Layer, Pixels, Route};
-use crate::stage::{Build, Model, Port, Reach};
+use crate::models::route::{Pixels, Route};
+use crate::stage::{Model, Port};
 
 /// The encoder.
 pub struct TinyEncoder {
@@ -38,17 +37,6 @@ impl TinyEncoder {
         Direction { name: "encoder", activated: false, layers, channels, output }.declare(&mut route)?;
         let latents = route.at();
         Ok(TinyEncoder { model: route.finish(), picture, latents })
-    }
-}
-
-/// A convolution at every other pixel, with zeros all around.
-pub(super) struct Downsample {
-    pub(super) conv: Conv2d,
-}
-
-impl Layer for Downsample {
-    fn build_pass(&self, b: &Build<'_>, _pass: usize, from: Port, to: Port) -> Result<()> {
-        b.write_rows(to, self.conv.build_halved(b, b.read_rows(from, Reach::TwiceAbove(self.conv.halo()))?)?)
     }
 }
 

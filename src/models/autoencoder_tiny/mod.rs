@@ -20,7 +20,6 @@ mod config;
 mod encoder;
 
 use self::config::Layer as Kind;
-use self::encoder::Downsample;
 use super::layers::Conv2d;
 use super::route::{Layer, Pixels, Route};
 use crate::stage::{Build, Inner, Model, Port, Reach};
@@ -180,6 +179,17 @@ impl Layer for Upsample {
     fn build_pass(&self, b: &Build<'_>, _pass: usize, from: Port, to: Port) -> Result<()> {
         let halo = self.conv.halo();
         b.write_rows(to, self.conv.build_doubled(b, b.read_rows(from, Reach::Half(halo))?)?)
+    }
+}
+
+/// A convolution at every other pixel, with zeros all around.
+struct Downsample {
+    conv: Conv2d,
+}
+
+impl Layer for Downsample {
+    fn build_pass(&self, b: &Build<'_>, _pass: usize, from: Port, to: Port) -> Result<()> {
+        b.write_rows(to, self.conv.build_halved(b, b.read_rows(from, Reach::TwiceAbove(self.conv.halo()))?)?)
     }
 }
 
