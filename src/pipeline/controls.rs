@@ -3,7 +3,8 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::request::{CONTROL_NETS, Control, ControlSettings, JoinedSettings, Preprocess, Request, Settings};
+use super::choices::Preprocess;
+use super::request::{CONTROL_NETS, Control, ControlSettings, JoinedSettings, Request, Settings};
 use super::rules::{ControlRules, Rules, Takes};
 use crate::image::{Mask, Picture};
 use crate::models::control_runs::control_runs;

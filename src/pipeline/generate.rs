@@ -6,12 +6,13 @@ use pinhole_quant::workers::Workers;
 
 use super::denoise::Loop;
 use super::embeddings::Remembered;
+use super::generated::{Generated, PhaseMemory, Timings};
 use super::opened::{Direction, Opened};
 use super::preview::Fit;
 use super::progress::{Event, Observer};
 use super::prompt_cache::PromptCache;
 use super::prompts::Embeddings;
-use super::request::{Generated, MemoryOptions, PhaseMemory, Request, Settings, Timings};
+use super::request::{MemoryOptions, Request, Settings};
 use super::run::{Machine, Run, stage_runs};
 use super::seen::Seen;
 use super::settings::{settings, without_effect};

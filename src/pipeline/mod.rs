@@ -6,6 +6,7 @@
 //! on the device; the memory of a phase is given back before the next begins.
 
 mod causal;
+mod choices;
 mod controls;
 mod denoise;
 mod digest;
@@ -19,6 +20,7 @@ mod flux2;
 mod flux_controls;
 mod flux_image_prompts;
 mod generate;
+mod generated;
 mod kl;
 mod language_model;
 mod memory;
@@ -61,9 +63,11 @@ mod z_image_control;
 pub use crate::plan::Phase;
 pub use crate::source::model_name;
 pub use crate::text::PromptSyntax;
+pub use choices::{Posterior, Preprocess, ReferenceResize, SafetyMode, TinyUse};
 pub use face::{Face, read_id_embedding};
 pub use flux_image_prompts::{BESIDE, PRIOR};
 pub use generate::Pipeline;
+pub use generated::{Generated, PhaseMemory, Timings, published_extents};
 pub use opened::{
     Additions, Autoencoder, Denoiser, Direction, Encoders, Family, FrameSink, Given, ImagePrompts, Opened, Reader,
     StepPorts, once,
@@ -72,10 +76,7 @@ pub use origins::{Origin, named_parts, origins};
 pub use progress::{Event, Observer};
 pub use prompts::{ArraySpec, Embeddings, Prompt};
 pub use registry::{Alone, FAMILIES, alone, component, denoiser, family_of, open, open_with};
-pub use request::{
-    Control, ControlSettings, Experts, Generated, JoinedSettings, MemoryOptions, OpenedWith, PhaseMemory, Posterior,
-    Preprocess, ReferenceResize, Request, SafetyMode, Settings, Timings, TinyUse, published_extents,
-};
+pub use request::{Control, ControlSettings, Experts, JoinedSettings, MemoryOptions, OpenedWith, Request, Settings};
 pub use rules::{ControlRules, Cropped, Defaults, FirstFrame, Frames, References, Rules, Starts, Takes, Use};
 pub use run::{Run, Running};
 pub use safety::Safety;

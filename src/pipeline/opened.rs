@@ -4,9 +4,10 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::choices::TinyUse;
 use super::face::Face;
 use super::prompts::{ArraySpec, Prompt};
-use super::request::{Request, Settings, TinyUse};
+use super::request::{Request, Settings};
 use super::rules::Rules;
 use super::run::{Run, Running};
 use super::safety::Safety;

@@ -1,16 +1,13 @@
-//! What is asked for, and what comes back.
+//! What is asked for.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
+use super::choices::{Posterior, Preprocess, ReferenceResize, SafetyMode, TinyUse};
 use super::prompts::Embeddings;
 use super::step_cache::Cache;
 use super::stretch::{Pass, Upscale};
-use crate::ggml::Usage;
-use crate::image::{Image, Picture, Thresholds};
-use crate::models::safety_checker::Verdict;
-use crate::plan::{Offload, Phase, Plan};
+use crate::image::{Picture, Thresholds};
+use crate::plan::Offload;
 use crate::sample::{Chosen, Sampler, Sampling, Schedule};
 use crate::text::PromptSyntax;
 use crate::video::Clip;
@@ -151,138 +148,6 @@ impl Control {
     /// `image`, followed in all steps.
     pub fn new(image: Arc<Picture>) -> Control {
         Control { image, scale: 1.0, start: 0.0, end: 1.0, mode: None, preprocess: Preprocess::None, joins: false }
-    }
-}
-
-/// Which latents a picture has, of the distribution that the autoencoder gives for it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Posterior {
-    /// A draw from the seed's noise, before the noise itself, as diffusers does it.
-    #[default]
-    Sample,
-    /// The mean.
-    Mean,
-}
-
-impl Posterior {
-    /// All of them.
-    pub const ALL: [Posterior; 2] = [Posterior::Sample, Posterior::Mean];
-
-    /// Its name on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Posterior::Sample => "sample",
-            Posterior::Mean => "mean",
-        }
-    }
-}
-
-/// What is made of a picture before it is followed.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub enum Preprocess {
-    /// Nothing: it shows what is to be followed.
-    #[default]
-    None,
-    /// Its edges, once it has the size that is drawn.
-    Canny(Thresholds),
-    /// What the request's mask leaves of it, for inpainting ControlNets of Stable Diffusion.
-    Inpaint,
-}
-
-impl Preprocess {
-    /// The names that the command line has for them.
-    pub const NAMES: [&str; 3] = ["none", "canny", "inpaint"];
-
-    /// Its name on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Preprocess::None => "none",
-            Preprocess::Canny(_) => "canny",
-            Preprocess::Inpaint => "inpaint",
-        }
-    }
-}
-
-/// What size the pictures have that a model looks at.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ReferenceResize {
-    /// One that the model was trained with.
-    #[default]
-    Auto,
-    /// Their own, less what is more than a multiple of what the model's sides are multiples of.
-    None,
-}
-
-impl ReferenceResize {
-    /// All of them.
-    pub const ALL: [ReferenceResize; 2] = [ReferenceResize::Auto, ReferenceResize::None];
-
-    /// Its name on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            ReferenceResize::Auto => "auto",
-            ReferenceResize::None => "none",
-        }
-    }
-}
-
-/// What a tiny autoencoder is used for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum TinyUse {
-    /// For previews, for the picture, and for pictures that are given, if it has an encoder: the other autoencoder decodes nothing.
-    #[default]
-    All,
-    /// For previews alone.
-    Preview,
-}
-
-impl TinyUse {
-    /// All of them.
-    pub const ALL: [TinyUse; 2] = [TinyUse::All, TinyUse::Preview];
-
-    /// Its name on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            TinyUse::All => "all",
-            TinyUse::Preview => "preview",
-        }
-    }
-}
-
-/// What becomes of pictures that a safety checker flags.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum SafetyMode {
-    /// Nothing is checked.
-    #[default]
-    Off,
-    /// They become black.
-    On,
-    /// They stay as they are, and it is said.
-    Report,
-}
-
-impl SafetyMode {
-    /// All of them.
-    pub const ALL: [SafetyMode; 3] = [SafetyMode::Off, SafetyMode::On, SafetyMode::Report];
-
-    /// Its name on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            SafetyMode::Off => "off",
-            SafetyMode::On => "on",
-            SafetyMode::Report => "report",
-        }
-    }
-
-    /// In words, for what a picture says of how it was made.
-    pub fn described(self, flagged: bool) -> &'static str {
-        match (self, flagged) {
-            (SafetyMode::Off, _) => "off",
-            (SafetyMode::On, false) => "on",
-            (SafetyMode::On, true) => "on, flagged",
-            (SafetyMode::Report, false) => "report",
-            (SafetyMode::Report, true) => "report, flagged",
-        }
     }
 }
 
@@ -721,14 +586,6 @@ fn numbers(numbers: &[f32]) -> String {
     numbers.join(",")
 }
 
-/// The extents `dims` of latents as they are published: a picture has no frames.
-pub fn published_extents([w, h, frames, channels, batch]: [usize; 5]) -> Vec<usize> {
-    match frames {
-        1 => vec![w, h, channels, batch],
-        _ => vec![w, h, frames, channels, batch],
-    }
-}
-
 /// How much of the device requests may take.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MemoryOptions {
@@ -740,70 +597,4 @@ pub struct MemoryOptions {
     /// The most bytes of host memory at once: the process's own and resident pages of files together. Without: what is
     /// free, within the limits of the process and of its control groups.
     pub host: Option<usize>,
-}
-
-/// What a phase was planned to take and took.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PhaseMemory {
-    /// The phase.
-    pub phase: Phase,
-    /// Whether it is one of the second pass.
-    pub second: bool,
-    /// The planned peak in bytes.
-    pub planned: usize,
-    /// What was allocated at most.
-    pub measured: Usage,
-    /// On a GPU: the most bytes that its backend had allocated, by its own allocators' account.
-    pub allocated: Option<usize>,
-    /// Bytes of weights that were brought.
-    pub moved: u64,
-    /// How long the computation waited for them.
-    pub waited: Duration,
-}
-
-/// How long each phase took.
-pub type Timings = BTreeMap<&'static str, Duration>;
-
-/// What came of a request.
-#[derive(Clone, Debug)]
-pub struct Generated {
-    /// The pictures. Of videos, all frames of the first, then those of the second: as many as the settings say.
-    pub images: Vec<Image>,
-    /// The latents after the last step, in the denoiser's space: `[w/8, h/8, F, C, batch]`.
-    pub latents: Vec<f32>,
-    /// The extents of `latents`, in ggml order.
-    pub latent_dims: [usize; 5],
-    /// The settings that made them.
-    pub settings: Settings,
-    /// How long each phase took.
-    pub timings: Timings,
-    /// What was allocated on the device, with its peak.
-    pub memory: Usage,
-    /// The same for each phase, beside what was planned.
-    pub phases: Vec<PhaseMemory>,
-    /// The plan that was followed.
-    pub plan: Plan,
-    /// Bytes of weights that were used where they lie in the file.
-    pub mapped_bytes: usize,
-    /// With a step cache, for each pass, which evaluations were computed; empty without one.
-    pub computed: Vec<Vec<bool>>,
-    /// What the safety checker says of each picture; empty without one.
-    pub verdicts: Vec<Verdict>,
-}
-
-impl Generated {
-    /// The extents of the latents as they are published: without the frames where there is one, `[w/8, h/8, C, batch]`.
-    pub fn latent_extents(&self) -> Vec<usize> {
-        published_extents(self.latent_dims)
-    }
-
-    /// How long `phase` took.
-    pub fn time(&self, phase: Phase) -> Duration {
-        self.timings.get(phase.name()).copied().unwrap_or_default()
-    }
-
-    /// Whether the safety checker flagged each picture; empty without one.
-    pub fn flagged(&self) -> Vec<bool> {
-        self.verdicts.iter().map(|verdict| verdict.flagged).collect()
-    }
 }

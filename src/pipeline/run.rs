@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use pinhole_quant::workers::Workers;
 
+use super::generated::{PhaseMemory, Timings};
 use super::progress::{Event, Observer};
-use super::request::{MemoryOptions, PhaseMemory, Timings};
+use super::request::MemoryOptions;
 use crate::exec::{DeviceWeights, Session};
 use crate::ggml::{Backend, Ledger, Usage, device_peak, restart_device_peak};
 use crate::plan::measure::Subject;

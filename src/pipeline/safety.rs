@@ -1,6 +1,7 @@
 //! What a safety checker says of the pictures that were drawn.
 
-use super::request::{SafetyMode, Settings};
+use super::choices::SafetyMode;
+use super::request::Settings;
 use super::run::{Run, finite, stage_runs};
 use crate::bind::alias;
 use crate::image::{CHANNELS, Image, View};

@@ -1,9 +1,10 @@
 //! Requests with every default filled in.
 
+use super::choices::{Preprocess, ReferenceResize, TinyUse};
 use super::controls;
 use super::opened::Direction;
 use super::opened::Opened;
-use super::request::{Control, Experts, Preprocess, ReferenceResize, Request, Settings, TinyUse};
+use super::request::{Control, Experts, Request, Settings};
 use super::rules::{Beside, Cropped, Rules, Use, of_area};
 use super::second_pass::{aesthetic, with_second};
 use super::start::{Inputs, MOST_REFERENCES};

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use super::choices::{Posterior, Preprocess, ReferenceResize};
 use super::controls;
+use super::generated::published_extents;
 use super::opened::{Direction, Opened};
-use super::request::{Control, Posterior, Preprocess, ReferenceResize, Request, Settings, published_extents};
+use super::request::{Control, Request, Settings};
 use super::rules::{Beside, Rules, Starts, Takes};
 use super::run::{Run, Running, stage_runs};
 use super::stretch::{Pass, UpscaleSpace, stretched};

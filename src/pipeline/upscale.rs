@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use pinhole_quant::workers::Workers;
 
+use super::generated::{PhaseMemory, Timings};
 use super::progress::{Event, Observer};
-use super::request::{MemoryOptions, PhaseMemory, Timings};
+use super::request::MemoryOptions;
 use super::run::{Machine, Run, finite, stage_runs};
 use crate::bind::alias;
 use crate::ggml::{Backend, CancelFlag, Device, Ledger, Usage};
