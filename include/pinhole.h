@@ -792,7 +792,7 @@ typedef struct pinhole_request {
     /* PINHOLE_CACHE_... One that is not defined for the model is refused. */
     int32_t cache;
     /* The larger it is, the more evaluations are skipped; for PINHOLE_CACHE_TAYLORSEER every so many are computed. 0: the one that
-     * the cache was published with. */
+     * was published for the cache and the model. */
     float cache_threshold;
     /* What is made of the picture that is followed: PINHOLE_CONTROL_PREPROCESS_... */
     int32_t control_preprocess;

@@ -795,3 +795,28 @@ fn the_program_writes_films() {
     );
     assert_eq!(names(program.place.path()), wanted);
 }
+
+/// As pictures do: latents in a file, noise from one, a preview, and samplers that draw noise in every step.
+#[test]
+fn films_leave_latents_take_noise_and_show_previews() {
+    let dir = model();
+    let program = Program { model: dir.path(), place: tempfile::tempdir().unwrap() };
+    let beside = ["--save-latents", "latents.safetensors", "--preview", "now.png"];
+    let film = ["--frames", "5", "--steps", "2", "--cfg-scale", "1", "--sampler", "lcm", "-o"];
+    output(&mut program.command(&[&film[..], &["a.webp"], &beside].concat()));
+    let first = Clip::open(&program.path("a.webp"), 99).unwrap();
+    assert!(Image::open_png(&program.path("now.png")).is_ok_and(|preview| preview.width() > 0));
+    let file = fs::read(program.path("latents.safetensors")).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&file).unwrap();
+    let latents = file.tensor("latents").unwrap();
+    // In the layout of PyTorch: a film, channels, latent frames, rows, columns.
+    assert_eq!(latents.shape(), [1, 16, 2, 4, 6]);
+    safetensors::serialize_to_file([("noise", latents)], None, &program.path("noise.safetensors")).unwrap();
+    let mut from_noise = program.command(&[&film[..], &["b.webp", "--noise", "noise.safetensors"]].concat());
+    output(&mut from_noise);
+    assert!(Clip::open(&program.path("b.webp"), 99).unwrap().frames() != first.frames());
+    let output = program.command(&["--frames", "9", "-o", "c.webp", "--noise", "noise.safetensors"]).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && said.contains("a video of this size needs [N, 16, 3, 4, 6]"), "{said}");
+    assert!(!program.path("c.webp").exists());
+}

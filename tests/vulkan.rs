@@ -7,6 +7,8 @@
 
 #[path = "vulkan/families.rs"]
 mod families;
+#[path = "vulkan/films.rs"]
+mod films;
 mod support;
 
 use std::path::Path;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use pinhole::Error as E;
 use pinhole::ggml::CancelFlag;
 use pinhole::pipeline::{
-    Cache, CacheKind, Posterior, PromptSyntax, ReferenceResize, Request as Wanted, SafetyMode, TinyUse, Upscale,
+    CacheKind, CacheRequest, Posterior, PromptSyntax, ReferenceResize, Request as Wanted, SafetyMode, TinyUse, Upscale,
     UpscaleSpace,
 };
 use pinhole::sample::{Sampler, Schedule};
@@ -290,9 +290,9 @@ fn sampler(sampler: i32, schedule: i32) -> Result<(Option<Sampler>, Option<Sched
 }
 
 /// The step cache, with the threshold that it was published with if the one that is given is 0.
-fn step_cache(cache: i32, threshold: f32) -> Result<Option<Cache>, Failure> {
+fn step_cache(cache: i32, threshold: f32) -> Result<Option<CacheRequest>, Failure> {
     let kind = numbered("--cache", &CACHES, cache, |kind| kind.name().to_owned())?;
-    Ok(kind.map(|kind| if threshold == 0.0 { Cache::new(kind) } else { Cache { kind, threshold } }))
+    Ok(kind.map(|kind| CacheRequest { kind, threshold: (threshold != 0.0).then_some(threshold) }))
 }
 
 fn posterior(given: i32) -> Result<Posterior, Failure> {

@@ -73,8 +73,8 @@ pub(super) struct RequestArgs {
     #[arg(long, value_name = "R")]
     rescale_cfg: Option<f32>,
     /// Skip evaluations that change little: first-block, teacache, magcache or taylorseer, as far as the model takes it. A larger
-    /// THRESHOLD skips more [default: as published: first-block:0.05, teacache:0.6, magcache:0.06]. taylorseer:N computes every Nth
-    /// evaluation [default: taylorseer:5]. none computes all [default: none]
+    /// THRESHOLD skips more [default: as published: first-block:0.05, teacache:0.6 for FLUX.1 and 0.08 to 0.3 for Wan, magcache:0.06].
+    /// taylorseer:N computes every Nth evaluation [default: taylorseer:5]. none computes all [default: none]
     #[arg(long, value_name = "KIND[:THRESHOLD]", value_parser = step_cache::parse)]
     cache: Option<step_cache::Given>,
     /// A LoRA, and how strongly it works [default: 1]; several are added up: --lora a.safetensors --lora b.safetensors:0.6

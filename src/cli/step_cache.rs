@@ -1,11 +1,11 @@
 //! `--cache`, and what reports say of a step cache.
 
-use pinhole::pipeline::Cache;
+use pinhole::pipeline::{Cache, CacheRequest};
 use serde::Serialize;
 
 /// What `--cache` names; `None` for `none`.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Given(pub(super) Option<Cache>);
+pub(super) struct Given(pub(super) Option<CacheRequest>);
 
 pub(super) fn parse(text: &str) -> Result<Given, String> {
     if text == "none" { Ok(Given(None)) } else { text.parse().map(|cache| Given(Some(cache))) }

@@ -18,6 +18,8 @@ pub enum DecidedBy {
     Host,
     /// The first block's input, as its modulation leaves it.
     Input,
+    /// What becomes of the time, which all blocks are modulated by.
+    Time,
     /// What the first block adds, which is therefore computed in every step.
     FirstBlock,
 }
@@ -25,7 +27,7 @@ pub enum DecidedBy {
 /// The ports that a cache adds.
 #[derive(Clone, Copy, Debug)]
 pub struct CachePorts {
-    /// `[D, Ti, B]`: what it is decided by, once the lead of a step has run.
+    /// `[D, Ti, B]`, or `[D, 1, B]` of a time: what it is decided by, once the lead of a step has run.
     pub probe: Option<Port>,
     /// `[D, 1, B]`: 1 for every item of the batch that is computed, and 0 for those that take what is kept.
     pub computed: Port,
@@ -67,9 +69,13 @@ impl Cached {
         let mut model = model.clone();
         let states = [Extent::from(width), Symbol::IMAGE_TOKENS.into(), Symbol::BATCH.into()];
         let one = [Extent::from(width), 1.into(), Symbol::BATCH.into()];
-        let probes = by != DecidedBy::Host;
+        let looked_at = match by {
+            DecidedBy::Host => None,
+            DecidedBy::Time => Some(&one),
+            DecidedBy::Input | DecidedBy::FirstBlock => Some(&states),
+        };
         let ports = CachePorts {
-            probe: probes.then(|| model.port("cache.probe", &states, DType::F32, Lifetime::Pass)),
+            probe: looked_at.map(|extents| model.port("cache.probe", extents, DType::F32, Lifetime::Pass)),
             computed: model.port("cache.computed", &one, DType::F32, Lifetime::Pass),
             residual: model.port("cache.residual", &states, DType::F32, Lifetime::Request),
             before: model.port("cache.before", &states, DType::F32, Lifetime::Pass),

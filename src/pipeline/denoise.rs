@@ -48,13 +48,15 @@ impl Loop<'_> {
             None => None,
         };
         let mut solver = levels.solver();
-        let skipping = |cache| Skipping::new(cache, &denoising.rules.caches, steps, self.prompts.len());
-        let mut skipping = settings.cache.map(skipping).transpose()?;
+        let mut skipping = settings.cache.map(|cache| Skipping::new(cache, steps, self.prompts.len()));
         let mut first = 0;
         for (at, subject) in subjects.iter().enumerate() {
             let evaluations = first..first + subject.runs.steps;
             first = evaluations.end;
             let mut running = run.start(subject)?;
+            if let Some(skipping) = &mut skipping {
+                skipping.begin(&denoising.rules.caches)?;
+            }
             if let Some(ports) = denoiser.cache(at, settings) {
                 // What was not kept yet is multiplied by 0.
                 running.session().clear(ports.residual)?;

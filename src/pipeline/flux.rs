@@ -16,7 +16,7 @@ use super::request::{OpenedWith, Settings};
 use super::rules::{Beside, Defaults, GuidanceScale, References, Rules, Starts, Use};
 use super::run::Run;
 use super::safety;
-use super::step_cache::{CacheKind, Caches};
+use super::step_cache::{CacheKind, Caches, Rescaling};
 use super::vae::Vae;
 use crate::bind::{alias, lora};
 use crate::exec::Session;
@@ -205,7 +205,10 @@ fn open(source: Source, additions: &Additions) -> Result<Opened> {
 }
 
 /// What TeaCache's script for FLUX rescales the change of the first block's modulated input by.
-const TEACACHE: [f64; 5] = [4.98651651e+02, -2.83781631e+02, 5.58554382e+01, -3.82021401e+00, 2.64230861e-01];
+const TEACACHE: Rescaling = Rescaling {
+    coefficients: [4.98651651e+02, -2.83781631e+02, 5.58554382e+01, -3.82021401e+00, 2.64230861e-01],
+    threshold: 0.6,
+};
 
 /// `FLUX_MAG_RATIOS` of diffusers.
 const MAGNITUDES: [f32; 28] = [

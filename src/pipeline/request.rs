@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::choices::{Posterior, Preprocess, ReferenceResize, SafetyMode, TinyUse};
 use super::prompts::Embeddings;
-use super::step_cache::Cache;
+use super::step_cache::{Cache, CacheRequest};
 use super::stretch::{Pass, Upscale};
 use crate::image::{Picture, Thresholds};
 use crate::plan::Offload;
@@ -88,7 +88,7 @@ pub struct Request {
     /// What each ControlNet of the model follows. Of a model with one alone, `control_image` may stand for it.
     pub controls: Vec<Control>,
     /// How evaluations are skipped that would change little; `None` computes all.
-    pub cache: Option<Cache>,
+    pub cache: Option<CacheRequest>,
     /// A face, for a model that was opened for one: the embedding that its projector takes, or tokens, one behind the other.
     pub id_embedding: Option<Vec<f32>>,
     /// What the model's tiny autoencoder is used for, if it has one; `None` is for all.

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::step_cache::{Cache, CacheKind, Caches};
+use super::step_cache::{Cache, CacheKind, Caches, Rescaling};
 use crate::{Result, reserve};
 
 /// How many evaluations TaylorSeer computes before it skips any: `disable_cache_before_step` of diffusers' configuration.
@@ -37,18 +37,24 @@ enum Decider {
 }
 
 impl Skipping {
-    /// For `evaluations` evaluations of a model with these `caches`, in `passes` passes.
-    pub(super) fn new(cache: Cache, caches: &Caches, evaluations: usize, passes: usize) -> Result<Skipping> {
-        let ratios = ratios(caches.magcache.unwrap_or_default(), evaluations)?;
-        let decider = |_| match cache.kind {
+    /// For `evaluations` evaluations in `passes` passes.
+    pub(super) fn new(cache: Cache, evaluations: usize, passes: usize) -> Skipping {
+        let computed = vec![Vec::new(); passes];
+        Skipping { cache, evaluations, deciders: Vec::new(), series: Series::default(), computed, kept: Vec::new() }
+    }
+
+    /// Another network begins, for which these `caches` are defined: nothing is known of it.
+    pub(super) fn begin(&mut self, caches: &Caches) -> Result<()> {
+        let ratios = ratios(caches.magcache.unwrap_or_default(), self.evaluations)?;
+        let decider = |_| match self.cache.kind {
             CacheKind::FirstBlock => Decider::FirstBlock(FirstBlock::default()),
             CacheKind::TeaCache => Decider::TeaCache(TeaCache::new(caches.teacache.unwrap_or_default())),
             CacheKind::MagCache => Decider::MagCache(MagCache::new(ratios.clone())),
             CacheKind::TaylorSeer => Decider::TaylorSeer,
         };
-        let deciders = (0..passes).map(decider).collect();
-        let computed = vec![Vec::new(); passes];
-        Ok(Skipping { cache, evaluations, deciders, series: Series::default(), computed, kept: Vec::new() })
+        self.deciders = (0..self.computed.len()).map(decider).collect();
+        (self.series, self.kept) = (Series::default(), Vec::new());
+        Ok(())
     }
 
     /// Which of `passes` of `evaluation` are computed, if the model's lead gave `probe`, in equal parts for each of them.
@@ -145,7 +151,7 @@ struct TeaCache {
 }
 
 impl TeaCache {
-    fn new(coefficients: [f64; 5]) -> TeaCache {
+    fn new(Rescaling { coefficients, .. }: Rescaling) -> TeaCache {
         TeaCache { coefficients, sum: 0.0, last: Vec::new() }
     }
 
@@ -287,7 +293,7 @@ mod tests {
 
     #[test]
     fn changes_that_add_up() {
-        let mut cache = TeaCache::new([0.0, 0.0, 0.0, 2.0, 0.1]);
+        let mut cache = TeaCache::new(Rescaling { coefficients: [0.0, 0.0, 0.0, 2.0, 0.1], threshold: 0.5 });
         let mut decide = |probe: f32, is_last| cache.computes(&[probe, -probe], 0.5, is_last).unwrap();
         assert!(decide(1.0, false));
         // 2 * 0.1 + 0.1, and 2 * 0.1 / 1.1 + 0.1 more.
@@ -301,7 +307,8 @@ mod tests {
     fn passes_are_decided_each_by_itself() {
         let caches = Caches { first_block: true, ..Caches::NONE };
         let cache = Cache { kind: CacheKind::FirstBlock, threshold: 0.25 };
-        let mut skipping = Skipping::new(cache, &caches, 4, 2).unwrap();
+        let mut skipping = Skipping::new(cache, 4, 2);
+        skipping.begin(&caches).unwrap();
         let mut decide = |evaluation, probe: [f32; 4]| skipping.decide(evaluation, 0..2, &probe).unwrap();
         assert_eq!(decide(0, [1.0, 1.0, 1.0, 1.0]), [true, true]);
         assert_eq!(decide(1, [1.5, 1.0, 2.0, 1.0]), [false, true]);

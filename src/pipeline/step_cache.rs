@@ -34,15 +34,6 @@ impl CacheKind {
         }
     }
 
-    /// The threshold of a request that does not say: those of diffusers, and of the script of TeaCache's authors.
-    pub fn threshold(self) -> f32 {
-        match self {
-            CacheKind::FirstBlock => 0.05,
-            CacheKind::TeaCache => 0.6,
-            CacheKind::MagCache => 0.06,
-            CacheKind::TaylorSeer => 5.0,
-        }
-    }
 }
 
 /// A step cache: evaluations of the denoiser that change little are not computed.
@@ -54,15 +45,32 @@ pub struct Cache {
     pub threshold: f32,
 }
 
+/// What a request says of a step cache.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct CacheRequest {
+    /// How it is decided.
+    pub kind: CacheKind,
+    /// As in [`Cache`]; that which was published for the model if it is `None`.
+    pub threshold: Option<f32>,
+}
+
+impl CacheRequest {
+    /// With the threshold that was published for the model.
+    pub fn new(kind: CacheKind) -> CacheRequest {
+        CacheRequest { kind, threshold: None }
+    }
+}
+
+impl From<Cache> for CacheRequest {
+    fn from(Cache { kind, threshold }: Cache) -> CacheRequest {
+        CacheRequest { kind, threshold: Some(threshold) }
+    }
+}
+
 /// The longest interval of TaylorSeer.
 const MOST_INTERVAL: f32 = 1000.0;
 
 impl Cache {
-    /// With the threshold that it was published with.
-    pub fn new(kind: CacheKind) -> Cache {
-        Cache { kind, threshold: kind.threshold() }
-    }
-
     /// # Errors
     /// [`Error::Option`] for a threshold that cannot work.
     pub(super) fn check(self) -> Result<()> {
@@ -87,17 +95,17 @@ impl fmt::Display for Cache {
     }
 }
 
-impl FromStr for Cache {
+impl FromStr for CacheRequest {
     type Err = String;
 
-    fn from_str(text: &str) -> Result<Cache, String> {
+    fn from_str(text: &str) -> Result<CacheRequest, String> {
         let (name, threshold) = text.split_once(':').map_or((text, None), |(name, number)| (name, Some(number)));
         let kind = CacheKind::ALL.into_iter().find(|kind| kind.name() == name);
         let kind = kind.ok_or_else(|| format!("expected none, or one of {}", names(&CacheKind::ALL)))?;
         match threshold {
-            None => Ok(Cache::new(kind)),
+            None => Ok(CacheRequest::new(kind)),
             Some(number) => match number.trim().parse() {
-                Ok(threshold) => Ok(Cache { kind, threshold }),
+                Ok(threshold) => Ok(CacheRequest { kind, threshold: Some(threshold) }),
                 Err(_) => Err(format!("expected a number behind {name}:")),
             },
         }
@@ -110,13 +118,22 @@ fn names(kinds: &[CacheKind]) -> String {
     names.join(", ")
 }
 
+/// What was measured for TeaCache with a model.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Rescaling {
+    /// The polynomial by which a change is rescaled, the highest power first.
+    pub coefficients: [f64; 5],
+    /// The threshold of its authors.
+    pub threshold: f32,
+}
+
 /// The step caches that are defined for a model, with what was measured for it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Caches {
     /// Whether the first block can be computed alone.
     pub first_block: bool,
-    /// The polynomial by which TeaCache rescales a change, the highest power first.
-    pub teacache: Option<[f64; 5]>,
+    /// How TeaCache decides.
+    pub teacache: Option<Rescaling>,
     /// For each step, the quotient of the magnitude of what the blocks add and that of the step before.
     pub magcache: Option<&'static [f32]>,
     /// Whether the prediction can be extrapolated.
@@ -142,17 +159,28 @@ impl Caches {
     ///
     /// # Errors
     /// [`Error::Option`] for a cache that is not defined, or a threshold that cannot work.
-    pub(super) fn checked(&self, given: Option<Cache>) -> Result<Option<Cache>> {
-        let Some(cache) = given else { return Ok(None) };
+    pub(super) fn checked(&self, given: Option<CacheRequest>) -> Result<Option<Cache>> {
+        let Some(CacheRequest { kind, threshold }) = given else { return Ok(None) };
         let kinds = self.kinds();
-        if kinds.contains(&cache.kind) {
-            return cache.check().map(|()| given);
+        if kinds.contains(&kind) {
+            let cache = Cache { kind, threshold: threshold.unwrap_or_else(|| self.threshold(kind)) };
+            return cache.check().map(|()| Some(cache));
         }
         let expected = match kinds.is_empty() {
             true => "none, since no step cache is defined for this model".to_owned(),
             false => format!("none, or one that is defined for this model: {}", names(&kinds)),
         };
-        Err(Error::option("--cache", expected, cache.kind.name()))
+        Err(Error::option("--cache", expected, kind.name()))
+    }
+
+    /// The threshold of a request that does not say: those of diffusers, and of the scripts of TeaCache's authors.
+    fn threshold(&self, kind: CacheKind) -> f32 {
+        match kind {
+            CacheKind::FirstBlock => 0.05,
+            CacheKind::TeaCache => self.teacache.unwrap_or_default().threshold,
+            CacheKind::MagCache => 0.06,
+            CacheKind::TaylorSeer => 5.0,
+        }
     }
 }
 
@@ -183,12 +211,13 @@ mod tests {
 
     #[test]
     fn a_name_and_a_threshold() {
-        let parsed = |text: &str| text.parse::<Cache>();
-        assert_eq!(parsed("teacache").unwrap(), Cache { kind: CacheKind::TeaCache, threshold: 0.6 });
-        assert_eq!(parsed("first-block:0.08").unwrap(), Cache { kind: CacheKind::FirstBlock, threshold: 0.08 });
-        assert_eq!(parsed("taylorseer:3").unwrap().to_string(), "taylorseer:3");
+        let parsed = |text: &str| text.parse::<CacheRequest>();
+        assert_eq!(parsed("teacache").unwrap(), CacheRequest::new(CacheKind::TeaCache));
+        let given = |kind, threshold| CacheRequest { kind, threshold: Some(threshold) };
+        assert_eq!(parsed("first-block:0.08").unwrap(), given(CacheKind::FirstBlock, 0.08));
         for kind in CacheKind::ALL {
-            assert_eq!(parsed(&Cache::new(kind).to_string()).unwrap(), Cache::new(kind));
+            let cache = Cache { kind, threshold: 3.0 };
+            assert_eq!(parsed(&cache.to_string()).unwrap(), CacheRequest::from(cache));
         }
         let names = "expected none, or one of first-block, teacache, magcache, taylorseer";
         for unknown in ["", "tea", "TeaCache", "firstblock", "none:1", "teacache,first-block"] {
@@ -200,7 +229,8 @@ mod tests {
 
     #[test]
     fn thresholds_that_cannot_work() {
-        let all = Caches { first_block: true, teacache: Some([0.0; 5]), magcache: Some(&[1.0]), taylorseer: true };
+        let teacache = Some(Rescaling { threshold: 0.2, ..Rescaling::default() });
+        let all = Caches { first_block: true, teacache, magcache: Some(&[1.0]), taylorseer: true };
         let checked = |caches: &Caches, text: &str| caches.checked(Some(text.parse().unwrap()));
         for text in ["teacache:0", "first-block:1e30", "magcache:0.5", "taylorseer:1", "taylorseer:1000"] {
             assert!(checked(&all, text).unwrap().is_some(), "{text}");
@@ -210,6 +240,7 @@ mod tests {
         {
             assert!(matches!(checked(&all, text), Err(Error::Option { option: "--cache", .. })), "{text}");
         }
+        assert_eq!(checked(&all, "teacache").unwrap().unwrap().to_string(), "teacache:0.2");
         let error = checked(&Caches::NONE, "teacache").unwrap_err().to_string();
         assert_eq!(error, "--cache: expected none, since no step cache is defined for this model, found teacache");
         let some = Caches { first_block: false, ..all };

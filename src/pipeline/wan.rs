@@ -11,12 +11,14 @@ use super::request::{Experts, OpenedWith, Settings};
 use super::rules::{Defaults, FirstFrame, Frames, GuidanceScale, Rules, Starts, Use};
 use super::run::Run;
 use super::safety;
-use super::step_cache::Caches;
+use super::step_cache::CacheKind;
 use super::vae::Vae;
+use super::wan_caches::{cached, caches};
 use super::wan_pictures::{self, WanPictures};
 use crate::bind::{alias, lora};
 use crate::exec::Session;
 use crate::models::layers::sinusoid;
+use crate::models::step_cache::{CachePorts, Cached};
 use crate::models::wan::{Config, Sizes, Wan, joined, pack_latents, unpack_prediction};
 use crate::plan::measure::Subject;
 use crate::plan::{Phase, Runs};
@@ -58,7 +60,7 @@ pub(super) static WAN: Family = Family {
         let expands = is_5b(config);
         let side = if expands { 2 * SIDE } else { SIDE };
         let seen = config.pos_embed_seq_len.unwrap_or(SEEN);
-        Ok(Box::new(WanDenoiser { experts: vec![transformer], expands, side, seen }))
+        Ok(Box::new(WanDenoiser::new(vec![transformer], expands, side, seen)))
     },
     open,
 };
@@ -159,7 +161,7 @@ impl Kind {
             beside: None,
             references: None,
             controls: Vec::new(),
-            caches: Caches::NONE,
+            caches: caches(source, config, !self.experts, self.expands),
             frames: Some(Frames { default, most: FRAMES * (most - 1) + 1, step: FRAMES, fps }),
             experts: self.experts.then(|| Experts {
                 boundary: self.boundary(source),
@@ -216,7 +218,7 @@ fn open(source: Source, additions: &Additions) -> Result<Opened> {
     Ok(Opened {
         family: &WAN,
         encoders: Box::new(WanEncoder(encoder)),
-        denoiser: Box::new(WanDenoiser { experts, expands: kind.expands, side, seen }),
+        denoiser: Box::new(WanDenoiser::new(experts, kind.expands, side, seen)),
         // Those that are published for these latents work on several frames at once.
         tiny: None,
         autoencoder: vae.boxed(),
@@ -391,6 +393,8 @@ struct WanDenoiser {
     side: usize,
     /// Tokens of what is seen of the pictures of a request.
     seen: usize,
+    /// The first one with each of the step caches; the second one is the same network.
+    cached: Vec<(CacheKind, Cached)>,
 }
 
 impl Networks for WanDenoiser {
@@ -400,6 +404,17 @@ impl Networks for WanDenoiser {
 }
 
 impl WanDenoiser {
+    fn new(experts: Vec<Part<Wan>>, expands: bool, side: usize, seen: usize) -> WanDenoiser {
+        let cached = cached(&experts[0].net);
+        WanDenoiser { experts, expands, side, seen, cached }
+    }
+
+    /// The one with the cache of a request, if anything of that is on the device.
+    fn cached(&self, settings: &Settings) -> Option<&Cached> {
+        let kind = settings.cache?.kind;
+        self.cached.iter().find(|(known, _)| *known == kind).map(|(_, cached)| cached)
+    }
+
     fn config(&self) -> &Config {
         self.experts[0].net.config()
     }
@@ -439,7 +454,9 @@ impl Denoiser for WanDenoiser {
         for ((expert, name), steps) in self.experts.iter().zip(EXPERTS).zip([first, evaluations - first]) {
             if steps > 0 {
                 let runs = Runs { request: 1, steps };
-                subjects.push(subject(expert, name, Phase::Denoise, sizes.dims(steps), runs));
+                let plain = subject(expert, name, Phase::Denoise, sizes.dims(steps), runs);
+                let model = self.cached(settings).map_or(plain.model, |cached| &cached.model);
+                subjects.push(Subject { model, ..plain });
             }
         }
         subjects
@@ -453,6 +470,16 @@ impl Denoiser for WanDenoiser {
 
     fn conditions_are_times(&self) -> bool {
         true
+    }
+
+    fn cache(&self, _: usize, settings: &Settings) -> Option<CachePorts> {
+        self.cached(settings).map(|cached| cached.ports)
+    }
+
+    fn probed(&self, settings: &Settings) -> usize {
+        let times = settings.cache.is_some_and(|cache| cache.kind == CacheKind::TeaCache);
+        let tokens = if times { 1 } else { self.sizes(settings).tokens() };
+        tokens.saturating_mul(self.config().hidden())
     }
 
     fn fill(&self, _: usize, session: &mut Session<'_>, given: &Given<'_>) -> Result<()> {

@@ -29,6 +29,9 @@ pub(super) const STDOUT: &str = "-";
 /// The names that films may have.
 const NAMES: &str = "a name that ends in .mp4, .webp, .gif, .apng, .png or .y4m, a folder (NAME/), a name with %04d in it, or - for Y4M";
 
+/// How the names of films end that other programs make.
+const OTHERS: [&str; 6] = ["webm", "mkv", "mov", "avi", "mpg", "ts"];
+
 impl Kind {
     /// The kind of film that the name of an output asks for.
     ///
@@ -38,9 +41,13 @@ impl Kind {
         if path == Path::new(STDOUT) {
             return Ok(Kind::Y4m);
         }
+        let extension = path.extension().unwrap_or_default().to_ascii_lowercase();
         let refused = |found: String| {
             let error = Error::option("--output", NAMES, found);
-            Err(error.with_hint("the name's end chooses the type of the film"))
+            Err(match extension.to_str().is_some_and(|end| OTHERS.contains(&end)) {
+                true => error.with_hint("`-o - | ffmpeg -i - FILM` makes a film of another type"),
+                false => error.with_hint("the name's end chooses the type of the film"),
+            })
         };
         if is_folder(path) {
             return Ok(Kind::Frames(Format::Png));
@@ -51,7 +58,6 @@ impl Kind {
                 Err(_) => refused(format!("{}, whose frames would be no pictures", path.display())),
             };
         }
-        let extension = path.extension().unwrap_or_default().to_ascii_lowercase();
         match extension.to_str() {
             Some("mp4" | "m4v") => Ok(Kind::Mp4),
             Some("gif") => Ok(Kind::Gif),
@@ -155,6 +161,9 @@ mod tests {
             let error = Kind::of(Path::new(name)).unwrap_err().to_string();
             assert!(error.contains(".mp4, .webp, .gif, .apng, .png or .y4m"), "{name}: {error}");
         }
+        let hint = |name: &str| Kind::of(Path::new(name)).unwrap_err().hint().unwrap_or_default().to_owned();
+        assert!(hint("a.webm").contains("ffmpeg -i -") && hint("a.MKV").contains("ffmpeg -i -"));
+        assert!(hint("a.jpg").contains("the name's end"));
     }
 
     #[test]

@@ -14,5 +14,7 @@ mod two_passes;
 mod unet;
 mod upscale;
 mod wan;
+mod wan_caches;
+mod wan_files;
 mod wan_vae;
 mod z_image;

@@ -1,4 +1,5 @@
-//! Wan against diffusers in float32, and its text encoder against transformers; recorded by `tests/reference/wan.py`.
+//! Wan against diffusers in float32, and its text encoder against transformers; recorded by `tests/reference/wan.py`, and the model of TI2V
+//! 5B's kind by `tests/reference/wan_ti2v.py`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,7 +8,7 @@ use std::sync::Arc;
 use crate::support::numbers::Format;
 use crate::support::qwen_image::write_original_vae;
 use crate::support::sd1::{Tensor, write_tensors};
-use crate::support::wan::{Kernel, write_directory, write_gguf, write_single, write_umt5};
+use crate::support::wan::{Kernel, write_directory, write_gguf, write_umt5};
 use crate::support::{Golden, given};
 use pinhole::convert::{self, WriteOptions};
 use pinhole::exec::{DeviceWeights, Session};
@@ -33,18 +34,23 @@ const THREADS: usize = 2;
 /// How far latents may be from the reference's.
 const MOST: f64 = 1e-7;
 
-/// The golden, and its `model` as a directory.
-fn directory(model: &str) -> (Golden, TempDir) {
-    let (golden, dir) = (Golden::load("wan"), tempfile::tempdir().unwrap());
+/// The golden `name`, and its `model` as a directory.
+fn directory_of(name: &str, model: &str) -> (Golden, TempDir) {
+    let (golden, dir) = (Golden::load(name), tempfile::tempdir().unwrap());
     write_directory(dir.path(), &golden, model);
     (golden, dir)
 }
 
-fn open(path: &Path) -> Opened {
+/// The golden of most models, and its `model` as a directory.
+pub(super) fn directory(model: &str) -> (Golden, TempDir) {
+    directory_of("wan", model)
+}
+
+pub(super) fn open(path: &Path) -> Opened {
     pipeline::open(&Source::open(path).unwrap()).unwrap()
 }
 
-fn on(model: Opened, device: &str) -> Pipeline {
+pub(super) fn on(model: Opened, device: &str) -> Pipeline {
     let device = Device::by_name(device).unwrap();
     let mut pipeline = Pipeline::with_threads(model, device, THREADS, CancelFlag::new()).unwrap();
     // The text encoder is part of what is measured, for every video.
@@ -60,7 +66,7 @@ fn last_picture(width: usize, height: usize) -> Arc<Picture> {
 }
 
 /// The request of a case.
-fn request(golden: &Golden, case: &str) -> Request {
+pub(super) fn request(golden: &Golden, case: &str) -> Request {
     let at = |key: &str| golden.at(&format!("/cases/{case}/{key}"));
     let whole = |key: &str| at(key).as_u64().map(|number| number as usize);
     let number = |key: &str| at(key).as_f64().map(|number| number as f32);
@@ -86,7 +92,7 @@ fn request(golden: &Golden, case: &str) -> Request {
     }
 }
 
-fn generate(pipeline: &mut Pipeline, request: &Request) -> Generated {
+pub(super) fn generate(pipeline: &mut Pipeline, request: &Request) -> Generated {
     let generated = pipeline.generate_watched(request, &mut |_: Event| Ok(())).unwrap();
     for phase in &generated.phases {
         assert_eq!(phase.measured.peak, phase.planned, "{:?}: {:?}", phase.phase, phase.measured);
@@ -95,15 +101,15 @@ fn generate(pipeline: &mut Pipeline, request: &Request) -> Generated {
     generated
 }
 
-fn bits(generated: &Generated) -> Vec<u32> {
+pub(super) fn bits(generated: &Generated) -> Vec<u32> {
     generated.latents.iter().map(|x| x.to_bits()).collect()
 }
 
-/// Draws all cases of `models` and compares them.
-fn compare_cases(models: &[&str]) {
+/// Draws all cases of `models` in the golden `name` and compares them.
+fn compare_cases(name: &str, models: &[&str]) {
     let mut wrong = Vec::new();
     for model in models {
-        let (golden, dir) = directory(model);
+        let (golden, dir) = directory_of(name, model);
         let mut pipeline = on(open(dir.path()), "cpu");
         for (case, described) in golden.at("/cases").as_object().unwrap() {
             if described["model"].as_str() != Some(model) {
@@ -131,17 +137,23 @@ fn compare_cases(models: &[&str]) {
 
 #[test]
 fn videos_from_texts_equal_diffusers() {
-    compare_cases(&["t2v", "narrow"]);
+    compare_cases("wan", &["t2v", "narrow"]);
 }
 
 #[test]
 fn videos_by_two_experts_equal_diffusers() {
-    compare_cases(&["t2v_pair", "i2v_pair"]);
+    compare_cases("wan", &["t2v_pair", "i2v_pair"]);
 }
 
 #[test]
 fn videos_from_pictures_equal_diffusers() {
-    compare_cases(&["ti2v", "i2v", "flf2v"]);
+    compare_cases("wan", &["ti2v", "i2v", "flf2v"]);
+}
+
+/// With latents of 48 channels and the autoencoder of Wan 2.2, through to frames.
+#[test]
+fn videos_of_ti2v_5b_equal_diffusers() {
+    compare_cases("wan_ti2v", &["ti2v"]);
 }
 
 #[test]
@@ -207,32 +219,10 @@ fn tokens_and_networks_alone_equal_their_references() {
 }
 
 /// The model in `dir` with other files in the places of some of its components, and with `additions`.
-fn with(dir: &Path, parts: &[(&'static Slot, &str)], additions: &Additions) -> pinhole::Result<Opened> {
+pub(super) fn with(dir: &Path, parts: &[(&'static Slot, &str)], additions: &Additions) -> pinhole::Result<Opened> {
     let parts = parts.iter().map(|(slot, name)| (*slot, dir.join(name))).collect();
     let source = Source::assemble(Some(Source::open(dir)?), &Files { parts, tokenizers: Vec::new() })?;
     pipeline::open_with(&source, additions)
-}
-
-#[test]
-fn files_of_other_tools_draw_the_same() {
-    let (golden, dir) = directory("t2v");
-    let at = |name: &str| dir.path().join(name);
-    write_single(&at("wan2.1_t2v_1.3B_bf16.safetensors"), &golden, "transformer", "model.diffusion_model.");
-    write_gguf(&at("wan2.1-t2v-F32.gguf"), &golden, "transformer", (Format::F32, Kernel::Whole));
-    write_gguf(&at("wan2.1-t2v-folded-F32.gguf"), &golden, "transformer", (Format::F32, Kernel::Folded));
-    write_umt5(&at("umt5-xxl-enc.safetensors"), &golden, true);
-    write_umt5(&at("umt5_xxl.safetensors"), &golden, false);
-    let case = Request { steps: Some(2), ..request(&golden, "one_frame") };
-    let expected = generate(&mut on(open(dir.path()), "cpu"), &case);
-    for parts in [
-        &[(&TRANSFORMER, "wan2.1_t2v_1.3B_bf16.safetensors"), (&TEXT_ENCODER, "umt5-xxl-enc.safetensors")][..],
-        &[(&TRANSFORMER, "wan2.1-t2v-F32.gguf"), (&TEXT_ENCODER, "umt5_xxl.safetensors")],
-        &[(&TRANSFORMER, "wan2.1-t2v-folded-F32.gguf")],
-    ] {
-        let model = with(dir.path(), parts, &Additions::default()).unwrap();
-        let found = generate(&mut on(model, "cpu"), &case);
-        assert!(bits(&expected) == bits(&found), "{parts:?}");
-    }
 }
 
 /// A folder with files of other tools: the experts by their names.

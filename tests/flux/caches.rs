@@ -8,7 +8,7 @@ use crate::support::{self, Golden, Layout, given, in_parts};
 use pinhole::convert::{self, WriteOptions};
 use pinhole::ggml::{CancelFlag, Device};
 use pinhole::pipeline::{
-    self, Cache, CacheKind, Event, Generated, MemoryOptions, Opened, Phase, Pipeline, ReferenceResize, Request, skipped,
+    self, Cache, CacheKind, CacheRequest, Event, Generated, MemoryOptions, Opened, Phase, Pipeline, ReferenceResize, Request, skipped,
 };
 use pinhole::plan::Offload;
 use pinhole::sample::Sampler;
@@ -53,7 +53,7 @@ fn case(golden: &Golden, case: &str) -> (Request, Vec<Vec<bool>>) {
     let (width, height) = (whole("width").unwrap(), whole("height").unwrap());
     let has = |key: &str| at(key).as_bool().unwrap();
     let reference = at("reference").as_array().map(|sides| [0, 1].map(|i| sides[i].as_u64().unwrap() as usize));
-    let published: Cache = at("cache").as_str().unwrap().parse().unwrap();
+    let cache: CacheRequest = at("cache").as_str().unwrap().parse().unwrap();
     let request = Request {
         prompt: at("prompt").as_str().unwrap().to_owned(),
         negative_prompt: at("negative_prompt").as_str().map(str::to_owned),
@@ -70,7 +70,7 @@ fn case(golden: &Golden, case: &str) -> (Request, Vec<Vec<bool>>) {
         references: reference.map(|[width, height]| given::picture(width, height)).into_iter().collect(),
         reference_resize: ReferenceResize::None,
         batch: whole("batch").unwrap(),
-        cache: Some(Cache { threshold: number("threshold").unwrap_or(published.threshold), ..published }),
+        cache: Some(CacheRequest { threshold: number("threshold"), ..cache }),
         ..Request::default()
     };
     let marks = |pass: &Value| pass.as_array().unwrap().iter().map(|mark| mark.as_bool().unwrap()).collect();
@@ -172,11 +172,11 @@ fn passes_one_after_the_other_draw_the_same() {
 #[test]
 fn skipped_steps_move_nothing() {
     let mut pipeline = on(pinhole::open("mini").unwrap(), "cpu:discrete");
-    let request = |cache| Request {
+    let request = |cache: Cache| Request {
         width: Some(64),
         height: Some(48),
         steps: Some(10),
-        cache: Some(cache),
+        cache: Some(cache.into()),
         ..Request::new("a red circle")
     };
     for (kind, threshold) in [
@@ -257,17 +257,17 @@ fn weights_that_stay_serve_requests_with_and_without() {
 #[test]
 fn models_without_a_cache_and_thresholds_that_cannot_work() {
     let mini = pinhole::open("mini").unwrap();
-    let refused = |model: &Opened, cache| {
+    let refused = |model: &Opened, cache: CacheRequest| {
         let request = Request { cache: Some(cache), ..Request::new("") };
         pipeline::settings(model, &request).unwrap_err().to_string()
     };
-    let error = refused(&mini, Cache { kind: CacheKind::TeaCache, threshold: f32::INFINITY });
+    let error = refused(&mini, Cache { kind: CacheKind::TeaCache, threshold: f32::INFINITY }.into());
     assert_eq!(error, "--cache: expected a finite threshold of at least 0 behind teacache:, found inf");
-    let error = refused(&mini, Cache { kind: CacheKind::TaylorSeer, threshold: 0.0 });
+    let error = refused(&mini, Cache { kind: CacheKind::TaylorSeer, threshold: 0.0 }.into());
     assert_eq!(error, "--cache: expected a whole number of evaluations from 1 to 1000 behind taylorseer:, found 0");
     let golden = Golden::load("sd1");
     let dir = tempfile::tempdir().unwrap();
     support::sd1::write_directory(dir.path(), &golden, golden.at("/scheduler"));
-    let error = refused(&open(dir.path()), Cache::new(CacheKind::MagCache));
+    let error = refused(&open(dir.path()), CacheRequest::new(CacheKind::MagCache));
     assert_eq!(error, "--cache: expected none, since no step cache is defined for this model, found magcache");
 }

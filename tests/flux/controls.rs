@@ -9,7 +9,7 @@ use crate::support::{self, Golden, Layout, given, in_parts};
 use pinhole::convert::{self, WriteOptions};
 use pinhole::ggml::{CancelFlag, Device};
 use pinhole::pipeline::{
-    self, Additions, Cache, Control, Event, Generated, MemoryOptions, Opened, Pipeline, Posterior, Request,
+    self, Additions, CacheRequest, Control, Event, Generated, MemoryOptions, Opened, Pipeline, Posterior, Request,
 };
 use pinhole::plan::{Offload, Phase};
 use pinhole::source::Source;
@@ -77,8 +77,8 @@ impl Made {
             batch: whole("batch").unwrap(),
             controls: self.controls(case).iter().map(|control| followed(control, width, height)).collect(),
             cache: at("cache").as_str().map(|name| {
-                let cache: Cache = name.parse().unwrap();
-                Cache { threshold: number("threshold").unwrap(), ..cache }
+                let cache: CacheRequest = name.parse().unwrap();
+                CacheRequest { threshold: number("threshold"), ..cache }
             }),
             ..Request::default()
         }

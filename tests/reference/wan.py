@@ -10,11 +10,12 @@ The text encoder's tokenizer is the miniature's.
 import argparse
 import sys
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 import diffusers
 import numpy as np
 import torch
-from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
+from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler, UniPCMultistepScheduler
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel, PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
 import cases
@@ -126,6 +127,7 @@ UNIPC = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_sh
 SCHEDULERS = {
     "unipc": lambda shift: UniPCMultistepScheduler(**UNIPC | {"flow_shift": shift}),
     "euler": lambda shift: FlowMatchEulerDiscreteScheduler(shift=shift),
+    "lcm": lambda shift: FlowMatchLCMScheduler(shift=shift),
     "dpm++2m": lambda shift: DPMSolverMultistepScheduler(**UNIPC | {"flow_shift": shift}),
 }
 # For each kind of model, its transformers, and the settings of its pipeline.
@@ -198,7 +200,9 @@ def pipeline(networks: dict, case: Case):
     parts["scheduler"] = SCHEDULERS[case.sampler](case.shift)
     # Without a picture, a TI2V model is a WanPipeline's.
     if pictures and (case.image or case.model != "ti2v"):
-        parts |= {"image_encoder": networks["image_encoder"], "image_processor": CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32)}
+        if "image_encoder" in networks:
+            processor = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32)
+            parts |= {"image_encoder": networks["image_encoder"], "image_processor": processor}
         made = diffusers.WanImageToVideoPipeline(**parts, **settings)
     else:
         made = diffusers.WanPipeline(**parts, **settings)
@@ -215,7 +219,10 @@ def draw(networks: dict, case: Case) -> tuple[np.ndarray, np.ndarray]:
     """The last latents [batch, C, F, h, w], and the frames of the first video. Every video of a batch is a run with its own seed."""
     found, frames = [], []
     for i in range(case.batch):
-        pipe = pipeline(networks, case)
+        pipe, generator = pipeline(networks, case), generate.generator((case.seed + i) % 2**64)
+        if case.sampler == "lcm":
+            # The pipeline does not tell it where its noise comes from.
+            pipe.scheduler.step = partial(pipe.scheduler.step, generator=generator)
         arguments = {"image": given.picture(case.width + 16, case.height)} if case.image else {}
         arguments |= {"last_image": last_picture(case.width, case.height + 8)} if case.last_image else {}
         made = pipe(
@@ -228,7 +235,7 @@ def draw(networks: dict, case: Case) -> tuple[np.ndarray, np.ndarray]:
             num_frames=case.frames,
             num_inference_steps=case.steps,
             max_sequence_length=case.max_sequence_length,
-            generator=generate.generator((case.seed + i) % 2**64),
+            generator=generator,
             output_type="latent",
             **arguments,
         )

@@ -19,6 +19,7 @@ pub(crate) mod in_parts;
 pub(crate) mod lora;
 pub(crate) mod numbers;
 pub(crate) mod parts;
+pub(crate) mod pickle;
 pub(crate) mod qwen_image;
 pub(crate) mod sd1;
 pub(crate) mod spiece;

@@ -13,7 +13,7 @@ use super::synth::weights;
 use super::{Golden, Layout, golden, write_component};
 
 /// GGUF's number for a list element of 32 bits with a sign.
-const I32: u32 = 5;
+pub(crate) const I32: u32 = 5;
 
 /// Writes the model into `dir` in the diffusers layout.
 pub(crate) fn write_directory(dir: &Path, golden: &Golden) {

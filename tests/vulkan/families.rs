@@ -1,4 +1,5 @@
-//! The denoisers of models that read with a language model, and ControlNets beside them, on a device and on the CPU.
+//! The denoisers of models that read with a language model, with ControlNets beside them, and of models of films, on a device and on the
+//! CPU.
 
 use std::path::Path;
 use std::time::Instant;
@@ -14,7 +15,7 @@ use pinhole::stage::Cadence;
 use pinhole_quant::metrics;
 use tempfile::TempDir;
 
-use super::support::{Golden, flux2, given, qwen_image, z_image};
+use super::support::{Golden, flux2, given, qwen_image, wan, z_image};
 use super::{NMSE_OF_F16, alone, device, every_type};
 
 /// What runs: a small model, and what is special about it.
@@ -29,13 +30,17 @@ enum Subject {
     QwenImage,
     QwenImageControl,
     QwenImageLoud,
+    /// The first of two experts.
+    Wan,
+    /// With a given frame, whose tokens are at a time of their own.
+    WanGiven,
 }
 
 /// What numbers between layers are multiplied with: they are some units without it.
 const LOUD: f32 = (1 << 18) as f32;
 
 impl Subject {
-    const ALL: [Subject; 7] = [
+    const ALL: [Subject; 9] = [
         Subject::ZImage,
         Subject::ZImageControl,
         Subject::ZImageLoud,
@@ -43,7 +48,12 @@ impl Subject {
         Subject::QwenImage,
         Subject::QwenImageControl,
         Subject::QwenImageLoud,
+        Subject::Wan,
+        Subject::WanGiven,
     ];
+
+    /// Those that CI has time for.
+    const SOME: [Subject; 4] = [Subject::ZImage, Subject::ZImageLoud, Subject::QwenImageLoud, Subject::WanGiven];
 
     /// The model, as files in `dir`.
     fn open(self, dir: &Path) -> Opened {
@@ -53,10 +63,13 @@ impl Subject {
             Subject::Klein => "flux2_klein",
             Subject::QwenImage | Subject::QwenImageLoud => "qwen_image",
             Subject::QwenImageControl => "qwen_image_controls",
+            Subject::Wan | Subject::WanGiven => "wan",
         });
         match self {
             Subject::Klein => flux2::write_directory(dir, &golden, "Flux2KleinPipeline", "vae"),
             Subject::ZImage | Subject::ZImageControl | Subject::ZImageLoud => z_image::write_directory(dir, &golden),
+            Subject::Wan => wan::write_directory(dir, &golden, "t2v_pair"),
+            Subject::WanGiven => wan::write_directory(dir, &golden, "ti2v"),
             _ => qwen_image::write_directory(dir, &golden),
         }
         let mut parts = Vec::new();
@@ -91,6 +104,8 @@ fn predicted(model: &Opened, device: Device, offload: Offload) -> Vec<f32> {
         steps: Some(2),
         cfg_scale: Some(model.rules.guided_above),
         controls: controls.collect(),
+        frames: model.rules.frames.as_ref().map(|_| 5),
+        image: model.rules.first.as_ref().map(|_| given::picture(48, 32)),
         ..Request::new("a red star")
     };
     let settings = pipeline::settings(model, &request).unwrap();
@@ -134,7 +149,7 @@ fn denoisers_that_read_with_a_language_model_run_there() {
     let _alone = alone();
     // Each takes a software device up to a minute.
     let all =
-        if every_type() { &Subject::ALL[..] } else { &[Subject::ZImage, Subject::ZImageLoud, Subject::QwenImageLoud] };
+        if every_type() { &Subject::ALL[..] } else { &Subject::SOME };
     for &subject in all {
         let dir = TempDir::new().unwrap();
         let model = subject.open(dir.path());

@@ -15,6 +15,7 @@ mod layout;
 mod parity;
 mod programs;
 mod rig;
+#[path = "../../../tests/support/mod.rs"]
+mod support;
 #[cfg(unix)]
-#[path = "../../../tests/support/hostile/mod.rs"]
-mod suite;
+use support::hostile as suite;

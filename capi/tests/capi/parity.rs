@@ -7,6 +7,7 @@ use std::process::Command;
 use pinhole::image::Image;
 
 use crate::rig::{c_test, command, compile, folder, has, left_out, prefix, profile_dir, root, run};
+use crate::support::{Golden, wan::write_directory};
 
 const PROMPT: &str = "a small yellow star on a blue background";
 
@@ -101,4 +102,28 @@ fn all_paint_a_part_of_a_picture_anew() {
         run(&mut script);
         assert!(cli == open("python.png"), "the Python example paints something else");
     }
+}
+
+/// Films of a small model: frame for frame what the command line draws, in files of all types.
+#[test]
+fn films_are_the_command_lines() {
+    let out = folder("films");
+    let model = out.join("model");
+    write_directory(&model, &Golden::load("wan"), "t2v");
+    c_test("films", [&model, &out]);
+    if left_out("the same libraries were compared without it") {
+        return;
+    }
+    let mut generate = pinhole();
+    generate.args(["generate", "-p", "a red star", "--seed", "3", "--steps", "2", "--cfg-scale", "1", "--threads", "1"]);
+    generate.args(["--width", "48", "--height", "32", "--frames", "5", "--fps", "8", "-m"]).arg(&model);
+    run(generate.arg("-o").arg(out.join("cli.y4m")));
+    let read = |name: &str| std::fs::read(out.join(name)).unwrap();
+    assert!(read("cli.y4m") == read("c.y4m"), "the C library draws another film");
+    for number in 1..=5 {
+        let name = format!("c/{number:05}.png");
+        let frame = Image::open_png(&out.join(&name)).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!((frame.width(), frame.height()), (48, 32), "{name}");
+    }
+    assert!(inside(&out.join("c/00001.png")).contains("\"frames\":5"), "{}", inside(&out.join("c/00001.png")));
 }

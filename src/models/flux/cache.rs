@@ -43,7 +43,7 @@ impl Flux {
                 cached.model.insert(first, "cache.copy", Cadence::Step, Copied { from: image, to: probe });
                 Some(cached)
             }
-            DecidedBy::Host | DecidedBy::FirstBlock => None,
+            DecidedBy::Host | DecidedBy::FirstBlock | DecidedBy::Time => None,
         }
     }
 }

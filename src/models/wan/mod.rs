@@ -22,6 +22,7 @@
 //! Keys and values of the prompt are made in every step: those of all blocks together are larger than the video.
 
 mod block;
+mod cache;
 mod config;
 mod ends;
 mod latents;
@@ -31,6 +32,7 @@ mod ports;
 use pinhole_quant::DType;
 
 use self::block::{Block, Carried};
+use self::cache::Hidden;
 use self::ends::{Context, Embed, FinalLayer, Looking};
 use self::modulation::TimeIn;
 use crate::models::layers::rotary_tables;
@@ -50,6 +52,7 @@ pub struct Wan {
     pub model: Model,
     /// Where to put things.
     pub ports: Ports,
+    hidden: Hidden,
     config: Config,
 }
 
@@ -76,8 +79,8 @@ impl Wan {
             latents: carried(&mut model, "latents", config::PATCH_LATENTS * config.in_channels),
             prediction: carried(&mut model, "prediction", config::PATCH_LATENTS * config.latent_channels()),
         };
-        declare_stages(&mut model, config, &ports)?;
-        Ok(Wan { model, ports, config: config.clone() })
+        let hidden = declare_stages(&mut model, config, &ports)?;
+        Ok(Wan { model, ports, hidden, config: config.clone() })
     }
 
     /// The hyperparameters.
@@ -113,7 +116,7 @@ fn carried(model: &mut Model, name: &str, width: usize) -> Port {
     model.port(name, &extents, DType::F32, Lifetime::Pass)
 }
 
-fn declare_stages(model: &mut Model, config: &Config, ports: &Ports) -> Result<()> {
+fn declare_stages(model: &mut Model, config: &Config, ports: &Ports) -> Result<Hidden> {
     let (width, batch) = (config.hidden(), Extent::from(Symbol::BATCH));
     let vector = input(model, "vector", &[width.into(), TIMES.into()]);
     let projected = input(model, "projected", &[(6 * width).into(), TIMES.into()]);
@@ -134,7 +137,8 @@ fn declare_stages(model: &mut Model, config: &Config, ports: &Ports) -> Result<(
             Block::declare(&mut s.sub("blocks").sub(i), config, ports, shared)
         })?;
     }
-    model.stage("final", Cadence::Step, |s| FinalLayer::declare(s, config, ports, (hidden, vector)))
+    model.stage("final", Cadence::Step, |s| FinalLayer::declare(s, config, ports, (hidden, vector)))?;
+    Ok(Hidden { states: hidden, vector })
 }
 
 #[cfg(test)]

@@ -17,12 +17,21 @@ use crate::{Error, Result};
 /// How many `<extra_id_N>` transformers' `T5Tokenizer` adds to SentencePiece's pieces, which have none themselves.
 pub(super) const SENTINELS: usize = 100;
 
+/// How many those are that umt5 has.
+const SENTINELS_OF_UMT5: usize = 300;
+
+/// How many sentinels stand behind the pieces where the embedding has room for so many rows. T5 has 128 rows more than pieces, and umt5
+/// has 384.
+pub(super) fn sentinels(room: usize) -> usize {
+    [SENTINELS_OF_UMT5, SENTINELS].into_iter().find(|&count| count <= room).unwrap_or(0)
+}
+
 /// The `tokenizer.json` of a T5 encoder, for [`T5Tokenizer`](crate::text::T5Tokenizer), from the metadata of its GGUF
 /// file. `None` where the file has no tokenizer.
 ///
 /// The ids are those of transformers' `T5Tokenizer` for the same vocabulary, with its normaliser and word rule: a word
-/// ends at any space, whatever `remove_extra_whitespaces` says. The hundred `<extra_id_N>` that it puts behind
-/// SentencePiece's pieces, highest first, are there where rows without a token leave room for them. As with
+/// ends at any space, whatever `remove_extra_whitespaces` says. The hundred `<extra_id_N>` (of umt5: 300) that it puts
+/// behind SentencePiece's pieces, highest first, are there where rows without a token leave room for them. As with
 /// transformers, a character without a piece is unknown even where the vocabulary has pieces for bytes.
 ///
 /// # Errors
@@ -228,12 +237,12 @@ fn settle(pieces: &mut [Piece<'_>]) {
 
 /// Adds the sentinels where `rows` of the embedding have room for all, and the vocabulary has none of its own.
 fn add_sentinels(pieces: &mut Vec<Piece<'_>>, rows: usize) {
-    let own = pieces.iter().any(|piece| piece.text.contains("<extra_id_"));
-    if own || rows - pieces.len() < SENTINELS {
+    if pieces.iter().any(|piece| piece.text.contains("<extra_id_")) {
         return;
     }
+    let count = sentinels(rows - pieces.len());
     let sentinel = |n| Piece { text: format!("<extra_id_{n}>").into(), score: 0.0, kind: Kind::Control };
-    pieces.extend((0..SENTINELS).rev().map(sentinel));
+    pieces.extend((0..count).rev().map(sentinel));
 }
 
 fn read_charsmap(metadata: &Metadata) -> Result<Option<Vec<u8>>> {

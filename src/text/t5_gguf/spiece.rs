@@ -13,7 +13,7 @@
 
 use std::path::Path;
 
-use super::read::SENTINELS;
+use super::read::{SENTINELS, sentinels};
 use super::{
     CHARSMAP, END, EOS, FILLER_SCORE, Kind, MAX_TOKENS, MODEL, PAD, PADDING, SCORES, SPACE_PREFIX, TOKENS, TYPES,
     filler, t5_tokenizer_json,
@@ -26,7 +26,7 @@ const UNIGRAM: u64 = 1;
 
 /// The `tokenizer.json` of a T5 encoder from the bytes of its `spiece.model`. `origin`, the file, is for messages.
 ///
-/// The hundred `<extra_id_N>` that transformers puts behind the pieces are there if `rows`, the rows of the encoder's embedding,
+/// The hundred `<extra_id_N>` (of umt5: 300) that transformers puts behind the pieces are there if `rows`, the rows of the encoder's embedding,
 /// leave room for them, or are not known.
 ///
 /// # Errors
@@ -40,7 +40,7 @@ pub fn t5_spiece_json(bytes: &[u8], rows: Option<usize>, origin: &Path) -> Resul
         return Err(Error::mismatch(origin, "model_type", "1, for unigrams", model.kind.to_string()));
     }
     let room = rows.map_or(SENTINELS, |rows| rows.saturating_sub(model.texts.len()));
-    let metadata = Metadata::new(origin, model.entries(room.min(SENTINELS), origin)?)?;
+    let metadata = Metadata::new(origin, model.entries(sentinels(room), origin)?)?;
     let json = t5_tokenizer_json(&metadata).map_err(in_its_words)?;
     json.ok_or_else(|| Error::malformed(origin, "tokenizer", "SentencePiece's model", "none"))
 }
@@ -266,6 +266,9 @@ mod tests {
         // Without room for the sentinels, as a miniature has it.
         assert_eq!(encoded(Some(104), "star"), (5, vec![4, 1]));
         assert_eq!(encoded(Some(3), "star"), (5, vec![4, 1]));
+        // As many as T5 has, and as many as umt5 has, the last one first.
+        assert_eq!(encoded(Some(5 + 128), "star<extra_id_0>"), (105, vec![4, 104, 1]));
+        assert_eq!(encoded(Some(5 + 384), "star<extra_id_299><extra_id_0>"), (305, vec![4, 5, 304, 1]));
     }
 
     #[test]

@@ -16,6 +16,7 @@ use safetensors::tensor::{TensorView, serialize_to_file};
 use tempfile::TempDir;
 
 use super::{bits, bundled, converted, generate, on};
+use crate::support::pickle::{Named, older};
 use crate::support::synth::{Weight, weights};
 use crate::support::{self, Golden, Layout, given, in_parts};
 
@@ -32,10 +33,13 @@ impl Made {
         let (golden, dir) = (Golden::load("infinite_you"), tempfile::tempdir().unwrap());
         support::write_model(&dir.path().join("dev"), &Golden::load("dev"), &Layout::default());
         support::write_component(&dir.path().join("infuse"), &golden, "controlnet", &Layout::default());
-        let named = |weight: &Weight| (format!("image_proj.{}", weight.name), weight.shape.clone(), weight.values());
-        let tensors: Vec<_> = weights(&golden, "projector").iter().map(named).collect();
+        let named = |weight: Weight| (weight.name.clone(), weight.shape.clone(), weight.values());
+        let mut tensors: Vec<Named> = weights(&golden, "projector").into_iter().map(named).collect();
+        fs::write(dir.path().join("image_proj_model.bin"), older(Some("image_proj"), &tensors)).unwrap();
+        for (name, ..) in &mut tensors {
+            *name = format!("image_proj.{name}");
+        }
         write(&dir.path().join("projector.safetensors"), &tensors);
-        fs::write(dir.path().join("image_proj_model.bin"), older(&tensors)).unwrap();
         Made { golden, dir }
     }
 
@@ -94,8 +98,6 @@ impl Made {
     }
 }
 
-type Named = (String, Vec<usize>, Vec<f32>);
-
 fn bytes(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_le_bytes()).collect()
 }
@@ -107,35 +109,6 @@ fn write(path: &Path, tensors: &[Named]) {
         views.insert(name.as_str(), TensorView::new(Dtype::F32, shape.clone(), data).unwrap());
     }
     serialize_to_file(views, None, path).unwrap();
-}
-
-/// A file as PyTorch wrote them before 1.6: a dictionary `image_proj` of the tensors.
-fn older(tensors: &[Named]) -> Vec<u8> {
-    let text = |text: &str| [b"X", &(text.len() as u32).to_le_bytes()[..], text.as_bytes()].concat();
-    let int = |number: usize| [b"J", &(number as u32).to_le_bytes()[..]].concat();
-    let mut file = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.\x80\x02}.\x80\x02}".to_vec();
-    file.extend(text("image_proj"));
-    file.extend(b"}");
-    for (i, (name, shape, values)) in tensors.iter().enumerate() {
-        file.extend(text(name.strip_prefix("image_proj.").unwrap()));
-        file.extend(b"ctorch._utils\n_rebuild_tensor_v2\n((");
-        file.extend([text("storage"), b"ctorch\nFloatStorage\n".to_vec(), text(&i.to_string()), text("cpu")].concat());
-        file.extend([int(values.len()), b"tQK\0(".to_vec()].concat());
-        file.extend(shape.iter().flat_map(|extent| int(*extent)));
-        file.extend(b"t(");
-        for at in 1..=shape.len() {
-            file.extend(int(shape[at..].iter().product()));
-        }
-        file.extend(b"t\x89}tRs");
-    }
-    file.extend(b"s.\x80\x02](");
-    (0..tensors.len()).for_each(|i| file.extend(text(&i.to_string())));
-    file.extend(b"e.");
-    for (.., values) in tensors {
-        file.extend((values.len() as u64).to_le_bytes());
-        file.extend(bytes(values));
-    }
-    file
 }
 
 #[test]
@@ -260,7 +233,7 @@ fn faces_are_read_from_every_kind_of_file() {
     fs::write(&array, [start, bytes(&face)].concat()).unwrap();
     assert_eq!(read_id_embedding(&array).unwrap(), face);
     let pickled = dir.path().join("face.pt");
-    fs::write(&pickled, older(&[("image_proj.face".into(), vec![1, 3], face.to_vec())])).unwrap();
+    fs::write(&pickled, older(Some("image_proj"), &[("face".into(), vec![1, 3], face.to_vec())])).unwrap();
     assert_eq!(read_id_embedding(&pickled).unwrap(), face);
     write(&path, &[("a".into(), vec![1], vec![1.0]), ("b".into(), vec![1], vec![1.0])]);
     let error = read_id_embedding(&path).unwrap_err().to_string();
