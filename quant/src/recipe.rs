@@ -183,23 +183,33 @@ const MIXES: &[Mix] = &[
 struct Finer {
     architecture: &'static str,
     /// How the names of modulation end, and the coarsest format that they have.
-    modulation: [&'static str; 2],
+    modulation: &'static [&'static str],
     least: DType,
     /// How the names of blocks begin; their number follows.
     blocks: &'static str,
     /// The formats of the first and the last block by those of the others: the bits of a number up to which the others have, finest
     /// last.
-    ends: [(f64, DType); 2],
+    ends: &'static [(f64, DType)],
 }
 
 /// Which families need that. Without it, edits of 2 to 4 bits lose the instruction.
-const FINER: &[Finer] = &[Finer {
-    architecture: "qwen_image",
-    modulation: [".img_mod.1.weight", ".txt_mod.1.weight"],
-    least: DType::Q8_0,
-    blocks: "transformer_blocks.",
-    ends: [(4.0, DType::Q4_K), (5.2, DType::Q5_K)],
-}];
+const FINER: &[Finer] = &[
+    Finer {
+        architecture: "qwen_image",
+        modulation: &[".img_mod.1.weight", ".txt_mod.1.weight"],
+        least: DType::Q8_0,
+        blocks: "transformer_blocks.",
+        ends: &[(4.0, DType::Q4_K), (5.2, DType::Q5_K)],
+    },
+    // All blocks share one modulation.
+    Finer {
+        architecture: "qwen_image_21",
+        modulation: &["modulation.1.weight"],
+        least: DType::Q8_0,
+        blocks: "transformer_blocks.",
+        ends: &[],
+    },
+];
 
 impl Finer {
     /// The format of the weight `name` where `wanted` is asked for, if that is too coarse. `last` is the number of the last block.
@@ -426,6 +436,10 @@ mod tests {
         assert_eq!(formats(FileType::Q8_0, "qwen_image"), "q8_0 q8_0 q8_0 q8_0 q8_0 f32");
         assert_eq!(formats(FileType::BF16, "qwen_image"), "bf16 bf16 bf16 bf16 bf16 f32");
         assert_eq!(formats(FileType::Q4_K_S, "flux"), "q4_k q4_k q4_k q4_k q4_k f32");
+        let mut shared = Recipe::new(FileType::Q4_K_S, "qwen_image_21").for_names(names.into_iter());
+        let of_all = weight("modulation.1.weight", Role::MatMul, 256, 256 * 1024, DType::BF16);
+        assert_eq!(shared.choose(&of_all).dtype, DType::Q8_0);
+        assert_eq!(shared.choose(&weight(names[1], Role::MatMul, 256, 256 * 256, DType::BF16)).dtype, DType::Q4_K);
         let mut recipe = Recipe::new(FileType::Q4_K_S, "qwen_image").for_names(names.into_iter());
         let choice = recipe.choose(&weight(names[0], Role::MatMul, 256, 256 * 256, DType::BF16));
         let reason = choice.fallback.map(|fallback| fallback.to_string());

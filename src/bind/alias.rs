@@ -15,6 +15,7 @@ mod language_model;
 mod names;
 mod qwen_control;
 mod qwen_image;
+mod qwen_image_21;
 mod qwen_vl;
 mod redux;
 mod resampler;
@@ -43,6 +44,7 @@ pub use language_model::{KIND as LANGUAGE_MODEL, aliases as language_model};
 pub use names::{Aliases, Alternative, Part, Rows};
 pub use qwen_control::{KIND as QWEN_CONTROL, aliases as qwen_control};
 pub use qwen_image::{KIND as QWEN_IMAGE, aliases as qwen_image};
+pub use qwen_image_21::{KIND as QWEN_IMAGE_21, aliases as qwen_image_21};
 pub use qwen_vl::{KIND as QWEN_VL_VISION, aliases as qwen_vl};
 pub use redux::{KIND as REDUX, aliases as redux};
 pub use resampler::{KIND as RESAMPLER, aliases as resampler};
@@ -69,6 +71,7 @@ pub static KINDS: &[&Kind] = &[
     &Z_IMAGE_CONTROL,
     &Z_IMAGE,
     &QWEN_IMAGE,
+    &QWEN_IMAGE_21,
     &WAN,
     &CLIP,
     &UMT5,

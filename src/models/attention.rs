@@ -38,6 +38,11 @@ impl Attention {
         Attention { narrower, ..self }
     }
 
+    /// To `count` of these tokens alone, from `first` on.
+    pub(super) fn part(&self, b: &Build<'_>, first: usize, count: usize) -> Result<Attention> {
+        Ok(Attention::of(b.g.slice(self.k, 2, first, count)?, b.g.slice(self.v, 2, first, count)?))
+    }
+
     /// The keys and values of the tokens from `start` on.
     pub(super) fn set(&self, b: &Build<'_>, start: usize, (k, v): (Tensor, Tensor)) -> Result<()> {
         b.g.fill(self.k, 2, start, k)?;

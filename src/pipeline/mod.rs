@@ -32,6 +32,7 @@ mod progress;
 mod prompt_cache;
 mod prompts;
 mod qwen_image;
+mod qwen_image_21;
 mod qwen_image_edit;
 mod registry;
 mod request;

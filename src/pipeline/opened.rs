@@ -556,6 +556,12 @@ pub trait Denoiser: Networks {
         0
     }
 
+    /// How many tokens a picture of a request is, on which a schedule may depend; `None` if its sides are multiples of a token's.
+    fn image_tokens(&self, settings: &Settings) -> Option<usize> {
+        let _ = settings;
+        None
+    }
+
     /// How many numbers stand beside the latents of one picture.
     fn beside(&self, dims: [usize; 5]) -> usize {
         let _ = dims;

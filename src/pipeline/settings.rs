@@ -10,7 +10,7 @@ use super::second_pass::{aesthetic, with_second};
 use super::start::{Inputs, MOST_REFERENCES};
 use super::stretch::Pass;
 use super::textual_inversion::Words;
-use super::values::{first, levels, number, side, taught};
+use super::values::{chosen, first, levels, number, side, taught};
 use crate::image::Picture;
 use crate::sample::Chosen;
 use crate::source::Text;
@@ -61,7 +61,7 @@ pub fn settings(model: &Opened, request: &Request) -> Result<Settings> {
     let negative = is_guided.then(|| negative.clone());
     check_original(model, request)?;
     // Whether one step more or less works is the schedule's business; it knows its limits.
-    let sampling = Chosen { ays: rules.ays, ..model.scheduler.choose(&request.sampling())? };
+    let sampling = Chosen { ays: rules.ays, ..chosen(model, request)? };
     let told = sampling.sigmas.as_ref().map(Vec::len);
     let steps = request.steps.or(told).unwrap_or(defaults.steps);
     let rescale_cfg = number("--rescale-cfg", request.rescale_cfg.unwrap_or(0.0), 0.0, 1.0)?;

@@ -59,8 +59,20 @@ impl Vae {
         Vae::causal(networks::autoencoder_causal_of_films(source.component(&VAE)?)?)
     }
 
+    /// That of `source`, of a family whose full one is causal and makes pictures with an opacity.
+    ///
+    /// # Errors
+    /// As [`open`](Vae::open).
+    pub(super) fn open_causal_with_opacity(source: &Source) -> Result<Vae> {
+        Vae::causal_of(networks::autoencoder_causal(source.component(&VAE)?)?, 4)
+    }
+
     fn causal(causal: AutoencoderCausal) -> Result<Vae> {
-        fit::exactly(&causal.decoder, "channels of a picture", causal.config.colours(), 3)?;
+        Vae::causal_of(causal, 3)
+    }
+
+    fn causal_of(causal: AutoencoderCausal, channels: usize) -> Result<Vae> {
+        fit::exactly(&causal.decoder, "channels of a picture", causal.config.colours(), channels)?;
         Ok(Vae::Causal(Box::new(causal)))
     }
 

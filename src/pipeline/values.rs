@@ -4,7 +4,7 @@ use super::opened::Opened;
 use super::request::{Request, Settings};
 use super::rules::Use;
 use super::stretch::Pass;
-use crate::sample::{Levels, Share};
+use crate::sample::{Chosen, Levels, Sampling, Share};
 use crate::{Error, Result};
 
 /// The noise levels of a request.
@@ -13,7 +13,8 @@ use crate::{Error, Result};
 /// As [`Scheduler::levels`](crate::sample::Scheduler::levels).
 pub(super) fn levels(model: &Opened, settings: &Settings) -> Result<Levels> {
     let multiple = model.rules.multiple;
-    let tokens = (settings.width / multiple) * (settings.height / multiple);
+    let by_sides = (settings.width / multiple) * (settings.height / multiple);
+    let tokens = model.denoiser.image_tokens(settings).unwrap_or(by_sides);
     let scheduler = &of_pass(model, settings).scheduler;
     let mut levels = scheduler.levels(&settings.sampling, settings.steps, tokens)?;
     if let Some(strength) = settings.strength {
@@ -25,6 +26,18 @@ pub(super) fn levels(model: &Opened, settings: &Settings) -> Result<Levels> {
         Pass::Refined(part) => scheduler.shared(levels, Share::From(part)),
         Pass::Only | Pass::Whole { .. } | Pass::Redrawn(_) => Ok(levels),
     }
+}
+
+/// How `request` is sampled. Where it says nothing of noise levels and `model` was published with some, they are these.
+///
+/// # Errors
+/// As [`Scheduler::choose`](crate::sample::Scheduler::choose); [`Error::Malformed`] or [`Error::Mismatch`] for such levels that are none.
+pub(super) fn chosen(model: &Opened, request: &Request) -> Result<Chosen> {
+    let asked = request.sampling();
+    let is_told = asked.sigmas.is_some() || asked.schedule.is_some() || asked.shift.is_some();
+    let own = if is_told || asked.sampler.is_some() { None } else { model.source.sample_sigmas()? };
+    let own = own.filter(|own| request.steps.is_none_or(|steps| steps == own.len()));
+    model.scheduler.choose(&Sampling { sigmas: asked.sigmas.clone().or(own), ..asked })
 }
 
 /// The first evaluation of a request of this `strength`. Models of films count whole steps, as diffusers' pipelines of films.

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::component::list;
 use super::folder::{self, MODEL_INDEX};
-use super::slot::SLOTS;
+use super::slot::{PROCESSOR, SLOTS, TEXT_ENCODER};
 use super::tokenizers::Lexicon;
 use super::weight_file::WeightFile;
 use super::{Component, Layout, Slot, Source, Text};
@@ -37,6 +37,9 @@ pub(super) fn open(path: &Path) -> Result<Source> {
         }
         if let Some(name) = slot.tokenizer {
             source.lexicons.push((slot, Lexicon::Folder(path.join(name))));
+        }
+        if *slot == TEXT_ENCODER {
+            source.lexicons.push((slot, Lexicon::Folder(path.join(PROCESSOR))));
         }
     }
     Ok(source)
@@ -101,9 +104,13 @@ fn is_null(component: &Value) -> bool {
     component.as_array().is_some_and(|parts| !parts.is_empty() && parts.iter().all(Value::is_null))
 }
 
-/// What is left of `index` without components, which are lists, and without what names begin with an underscore.
+/// What is left of `index` without components, and without what names begin with an underscore.
 fn settings_of(mut index: Map<String, Value>, text: &Text) -> Option<Text> {
-    index.retain(|key, value| !key.starts_with('_') && !value.is_array() && !value.is_object() && !value.is_null());
+    index.retain(|key, value| {
+        // Components are lists of names.
+        let is_component = value.as_array().is_some_and(|parts| !parts.iter().all(Value::is_number));
+        !key.starts_with('_') && !is_component && !value.is_object() && !value.is_null()
+    });
     if index.is_empty() {
         return None;
     }

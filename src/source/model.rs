@@ -13,6 +13,9 @@ use crate::safetensors::Set;
 use crate::sample::Scheduler;
 use crate::{Error, Result, file, json};
 
+/// The most noise levels that a pipeline may be published with.
+const MOST_SIGMAS: usize = 1000;
+
 /// A model on disk.
 #[derive(Clone, Debug)]
 pub struct Source {
@@ -120,6 +123,30 @@ impl Source {
     pub fn pipeline_setting(&self, name: &str) -> Option<serde_json::Value> {
         let settings: serde_json::Map<String, serde_json::Value> = json::read(&self.pipeline.as_ref()?.text).ok()?;
         settings.get(name).cloned()
+    }
+
+    /// The noise levels that diffusers' pipeline was published with, without the 0 behind them.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] for what is no list of falling numbers between 0 and 1.
+    pub fn sample_sigmas(&self) -> Result<Option<Vec<f32>>> {
+        const NAME: &str = "sample_sigmas";
+        let (Some(setting), Some(pipeline)) = (self.pipeline_setting(NAME), &self.pipeline) else { return Ok(None) };
+        let sigmas: Option<Vec<f32>> = serde_json::from_value(setting.clone()).ok();
+        let fall = |sigmas: &[f32]| {
+            let within = sigmas.iter().all(|sigma| *sigma > 0.0 && *sigma <= 1.0);
+            !sigmas.is_empty()
+                && sigmas.len() <= MOST_SIGMAS
+                && within
+                && sigmas.windows(2).all(|pair| pair[0] > pair[1])
+        };
+        match sigmas.filter(|sigmas| fall(sigmas)) {
+            Some(sigmas) => Ok(Some(sigmas)),
+            None => {
+                let expected = format!("1 to {MOST_SIGMAS} falling numbers, above 0 and at most 1");
+                Err(Error::malformed(&pipeline.origin, NAME, expected, setting.to_string()))
+            }
+        }
     }
 
     /// Whether a network of `kind` lies in a loose file, or was given for some slot.

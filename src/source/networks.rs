@@ -19,6 +19,7 @@ use crate::models::flux::flux2::Flux2;
 use crate::models::flux::redux::Redux;
 use crate::models::flux::{ControlNet, Flux, IpAdapter};
 use crate::models::language_model::LanguageModel;
+use crate::models::qwen_image::single::SingleStream;
 use crate::models::qwen_image::{ControlNet as QwenControl, QwenImage};
 use crate::models::qwen_vl::VisionTower;
 use crate::models::resampler::Resampler;
@@ -40,8 +41,8 @@ pub use autoencoders::{
     autoencoder_kl, autoencoder_kl_of, autoencoder_tiny,
 };
 pub use flux::{flux, flux_control, flux_ip, flux_reading, flux_with, flux2, redux, resampler};
-pub use qwen_image::{qwen_control, qwen_image, qwen_image_of_zero, qwen_image_with, qwen_vl};
-pub use text::{clip, clip_with, language_model, t5, umt5};
+pub use qwen_image::{qwen_control, qwen_image, qwen_image_21, qwen_image_of_zero, qwen_image_with, qwen_vl};
+pub use text::{clip, clip_with, language_model, language_model_beside, t5, umt5};
 pub use unet::{Side, is_control_lora, t2i_adapter, unet, unet_control, unet_ip, unet_ip_projector, unet_with};
 pub use vision::{safety_checker, upscaler, vision, whole_vision};
 pub use wan::wan;
@@ -72,6 +73,7 @@ has_model!(
     ZImage,
     ZImageControl,
     QwenImage,
+    SingleStream,
     Wan,
     QwenControl,
     VisionTower,

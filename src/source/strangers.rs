@@ -115,7 +115,6 @@ pub(super) static STRANGERS: &[Stranger] = &[
     ),
     like(&AUTOENCODER_KL, &["quantize.embedding."], "vector-quantized autoencoder", "take a KL autoencoder"),
     like(&CLIP, &["text_model.head."], "SigLIP text encoder", "take CLIP-L: clip_l.safetensors"),
-    other(&["txt_in.text_norm."], "Qwen-Image 2.1 transformer", RUNS),
     like(&QWEN_IMAGE, &["time_text_embed.addition_t_embedding."], "Qwen-Image-Layered transformer", "take Qwen-Image"),
     like(
         &Z_IMAGE,

@@ -103,6 +103,7 @@ impl Architecture {
         Architecture::SDXL,
         Architecture::Z_IMAGE,
         Architecture::QWEN_IMAGE,
+        Architecture::QWEN_IMAGE_21,
         Architecture::FLUX2_KLEIN_4B,
         Architecture::FLUX2_KLEIN_9B,
         Architecture::WAN_1_3B,

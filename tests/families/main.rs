@@ -3,6 +3,7 @@
 
 mod flux2;
 mod qwen_image;
+mod qwen_image_21;
 mod random_models;
 mod safety;
 mod sd_controls;

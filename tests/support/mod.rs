@@ -21,6 +21,7 @@ pub(crate) mod numbers;
 pub(crate) mod parts;
 pub(crate) mod pickle;
 pub(crate) mod qwen_image;
+pub(crate) mod qwen_image_21;
 pub(crate) mod sd1;
 pub(crate) mod spiece;
 pub(crate) mod synth;

@@ -1,7 +1,7 @@
 //! Which family of models a LoRA seems to be for, by names that only one family has.
 
 /// Parts of names, with underscores for dots, and whose they are. The first line decides of which a file has all.
-const SIGNS: [(&[&str], &str); 22] = [
+const SIGNS: [(&[&str], &str); 24] = [
     (&["double_stream_modulation_img"], "FLUX.2"),
     (&["single_transformer_blocks_", "attn_to_qkv_mlp_proj"], "FLUX.2"),
     (&["content_mode_blocks_"], "FLUX 3"),
@@ -11,6 +11,8 @@ const SIGNS: [(&[&str], &str); 22] = [
     (&["single_blocks_", "linear1"], "FLUX.1"),
     (&["single_transformer_blocks_"], "FLUX.1"),
     (&["joint_blocks_"], "SD3"),
+    (&["transformer_blocks_", "img_mlp_gate"], "Qwen-Image 2.1"),
+    (&["transformer_blocks_", "img_mlp_proj"], "Qwen-Image 2.1"),
     (&["transformer_blocks_", "img_mlp"], "Qwen-Image"),
     (&["transformer_blocks_", "img_mod"], "Qwen-Image"),
     (&["transformer_blocks_", "ff_context"], "SD3"),
@@ -129,6 +131,7 @@ mod tests {
             (&["lora_unet_input_blocks_4_1_transformer_blocks_1_attn1_to_q"], 0, Some("SDXL")),
             (&["diffusion_model.blocks.0.self_attn.q", "diffusion_model.blocks.0.cross_attn.q"], 0, Some("Wan")),
             (&["transformer_blocks.0.attn.add_q_proj", "transformer_blocks.0.img_mlp.net.2"], 0, Some("Qwen-Image")),
+            (&["transformer_blocks.0.attn.to_q", "transformer_blocks.0.img_mlp.gate_up"], 0, Some("Qwen-Image 2.1")),
             (&["layers.0.attention.to_q"], 0, Some("Z-Image")),
             (&["lora_te_text_model_encoder_layers_0_self_attn_q_proj"], 0, Some("text encoders alone")),
             (&["something.else"], 0, None),

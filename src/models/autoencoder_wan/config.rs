@@ -48,7 +48,7 @@ fn is_false(value: &bool) -> bool {
 
 /// The side of Wan 2.2's patches, and the colours of a pixel.
 const PATCH: usize = 2;
-const COLOURS: usize = 3;
+pub(super) const COLOURS: usize = 3;
 
 /// The frames that a latent frame of a film stands for.
 const FRAMES: usize = 4;
@@ -81,6 +81,22 @@ const STD_48: [f32; 48] = [
     0.8454, 0.4978, 0.5759, 0.3523, 0.7135, 0.6804, 0.5833, 1.4146, 0.8986, 0.5659, 0.7069, 0.5338, 0.4889, 0.4917,
     0.4069, 0.4999, 0.6866, 0.4093, 0.5709, 0.6065, 0.6415, 0.4944, 0.5726, 1.2042, 0.5458, 1.6887, 0.3971, 1.0600,
     0.3943, 0.5537, 0.5444, 0.4089, 0.7468, 0.7744,
+];
+
+/// The same of 64 channels.
+const MEAN_64: [f32; 64] = [
+    0.5126, 0.7721, -0.0631, 1.3506, -0.7855, -2.1025, -0.3458, 1.3722, 1.8873, -1.7177, -0.6510, 0.2732, 0.7562,
+    -0.6163, -1.0277, 3.8363, 2.0210, 0.0472, 0.9320, 2.0087, 2.4954, -0.1391, -1.4249, 1.8464, -0.5236, 1.2826,
+    3.7046, -1.3035, 2.7286, -1.4518, -1.9036, -1.9955, -0.0342, -1.0265, -0.7636, 3.0555, 0.0746, -3.0751, -0.1076,
+    1.7376, -1.0914, -1.9435, -0.2784, -1.3680, 0.4809, -0.4433, 0.3764, 0.5729, -2.0595, 1.0960, -1.3260, -2.0211,
+    -5.0179, 0.5275, 4.0162, 1.8505, 0.3026, 1.9373, 1.4937, 0.2632, 0.5547, -1.7121, -0.1562, 0.0304,
+];
+const STD_64: [f32; 64] = [
+    3.2001, 3.2936, 3.4321, 3.0091, 3.1061, 4.0379, 4.0705, 3.7910, 3.0785, 3.6500, 3.9308, 3.0904, 2.8778, 3.7675,
+    3.7320, 5.0756, 3.2864, 4.0397, 3.1317, 4.0443, 2.9249, 3.9454, 3.0988, 4.2489, 3.4896, 3.8513, 3.9323, 3.4719,
+    3.7498, 4.2830, 3.5694, 4.2467, 3.9037, 3.2947, 5.0770, 3.5075, 3.2700, 3.4767, 2.8063, 5.1125, 3.5327, 4.7833,
+    3.1286, 4.1819, 3.8527, 3.8312, 3.5605, 4.3875, 3.9624, 4.0168, 3.5643, 4.0550, 5.5614, 4.2963, 4.4080, 3.4959,
+    3.8747, 3.7608, 3.5735, 3.1490, 3.7662, 3.6746, 3.4563, 3.8161,
 ];
 
 impl Default for Config {
@@ -143,6 +159,21 @@ impl Config {
         }
     }
 
+    /// That of Qwen-Image 2.1, for pictures with an opacity.
+    pub fn of_qwen_image_21() -> Config {
+        Config {
+            decoder_base_dim: Some(144),
+            z_dim: MEAN_64.len(),
+            dim_mult: vec![1, 2, 4, 8, 8],
+            temperal_downsample: vec![false, true, true, true],
+            input_channels: COLOURS + 1,
+            latents_mean: MEAN_64.into(),
+            latents_std: STD_64.into(),
+            is_residual: true,
+            ..Config::default()
+        }
+    }
+
     /// Reads the text of a `config.json`, which `origin` holds, and validates it.
     ///
     /// # Errors
@@ -155,7 +186,7 @@ impl Config {
     }
 
     /// Reads the sizes off the weights in the file `origin`, where `shape_of` gives the shape of a canonical name: those of the
-    /// decoder, which every file has. What shapes do not tell is as published; latents of another number of channels than 16 and 48 are
+    /// decoder, which every file has. What shapes do not tell is as published; latents of another number of channels than 16, 48 and 64 are
     /// taken as they are.
     ///
     /// # Errors
@@ -197,6 +228,7 @@ impl Config {
         let (latents_mean, latents_std) = match z_dim {
             16 => (published.latents_mean, published.latents_std),
             48 => (MEAN_48.into(), STD_48.into()),
+            64 => (MEAN_64.into(), STD_64.into()),
             _ => (vec![0.0; z_dim], vec![1.0; z_dim]),
         };
         let config = Config {
@@ -318,7 +350,7 @@ impl Config {
         self.patch_size.unwrap_or(1).max(1)
     }
 
-    /// Channels of a picture.
+    /// Channels of a picture: three colours, and the opacity if there are four.
     pub fn colours(&self) -> usize {
         self.input_channels / (self.patch() * self.patch())
     }
@@ -348,6 +380,11 @@ mod tests {
             decoder.model.manifest().parameters() + encoder.model.manifest().parameters()
         };
         assert_eq!([all(&config), all(&Config::of_ti2v_5b())], [126_892_531, 704_688_668]);
+        // Kernels of pictures alone: all that there is, without convolutions between frames.
+        let config = Config::of_qwen_image_21();
+        let (decoder, encoder) = (Decoder::new(&config).unwrap(), Encoder::new(&config).unwrap());
+        assert_eq!(encoder.model.manifest().parameters(), 77_916_704);
+        assert_eq!(decoder.model.manifest().parameters(), 253_070_484);
     }
 
     #[test]
@@ -363,7 +400,7 @@ mod tests {
             ..Config::default()
         };
         let flat = Config { dim_mult: vec![1], temperal_downsample: vec![], ..Config::default() };
-        for config in [Config::default(), odd, flat, Config::of_ti2v_5b()] {
+        for config in [Config::default(), odd, flat, Config::of_ti2v_5b(), Config::of_qwen_image_21()] {
             let (decoder, encoder) = (Decoder::new(&config).unwrap(), Encoder::new(&config).unwrap());
             let shape_of = |name: &str| {
                 let mut weights = decoder.model.manifest().iter().chain(encoder.model.manifest().iter());

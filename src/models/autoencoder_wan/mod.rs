@@ -20,10 +20,13 @@
 //! Frames lie in the last extent of a map. Attention is within a frame, and norms are over the channels of one pixel, so that no stage waits
 //! for the statistics of a map.
 //!
-//! # Two kinds
+//! # Kinds
 //!
 //! That of Wan 2.2's 5B takes pictures in [patches](Config::taken) and has shortcuts beside its levels: what comes in is averaged to what goes out
 //! of the encoder's, and repeated to what goes out of the decoder's (`is_residual`).
+//!
+//! That of Qwen-Image 2.1 has such shortcuts, one level more, pictures with an opacity, and kernels of pictures alone, without the planes of
+//! older frames.
 //!
 //! Legend: `w`, `h` extents of the latents; `W`, `H` of the picture, `2^(L-1)` times those for `L` levels; `C` latent channels; `R`
 //! residual blocks of a level; `T` frames: `B`, a batch, of pictures.

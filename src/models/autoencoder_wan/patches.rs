@@ -1,30 +1,51 @@
-//! Pictures in patches, whose pixels are channels.
+//! Pictures in patches, whose pixels are channels, and pictures with an opacity.
 
 use super::Config;
+use super::config::COLOURS;
 use crate::{Error, Result, reserve};
 
 impl Config {
-    /// A picture `[W, H, 3]` that is `width` wide, as the encoder takes it.
+    /// A picture `[W, H, 3]` that is `width` wide, as the encoder takes it: in patches, or with an opacity, which is full.
     ///
     /// # Errors
     /// [`Error::Graph`] for a picture that is not made of whole patches; [`Error::OutOfMemory`].
-    pub fn taken(&self, samples: Vec<f32>, width: usize) -> Result<Vec<f32>> {
+    pub fn taken(&self, mut samples: Vec<f32>, width: usize) -> Result<Vec<f32>> {
+        if self.colours() > COLOURS {
+            let with_opacity = samples.len() / COLOURS * self.colours();
+            reserve::resize("a picture", &mut samples, with_opacity)?;
+            samples[with_opacity / self.colours() * COLOURS..].fill(1.0);
+        }
         match self.patch() {
             1 => Ok(samples),
             side => patched(&samples, width, self.colours(), side),
         }
     }
 
-    /// The picture `[W, H, 3]`, which is `width` wide, of what the decoder gave for it.
+    /// The picture `[W, H, 3]`, which is `width` wide, of what the decoder gave for it. What is not opaque lies over white.
     ///
     /// # Errors
     /// As [`taken`](Config::taken).
     pub fn given(&self, samples: Vec<f32>, width: usize) -> Result<Vec<f32>> {
-        match self.patch() {
-            1 => Ok(samples),
-            side => unpatched(&samples, width, self.colours(), side),
+        let samples = match self.patch() {
+            1 => samples,
+            side => unpatched(&samples, width, self.colours(), side)?,
+        };
+        Ok(if self.colours() > COLOURS { over_white(samples, self.colours()) } else { samples })
+    }
+}
+
+/// The colours of a picture `[W, H, channels]`, the last of whose channels is its opacity, from -1 to 1, over white.
+fn over_white(mut samples: Vec<f32>, channels: usize) -> Vec<f32> {
+    let count = samples.len() / channels * (channels - 1);
+    let (colours, opacity) = samples.split_at_mut(count);
+    for colour in colours.chunks_exact_mut(opacity.len().max(1)) {
+        for (colour, opacity) in colour.iter_mut().zip(&*opacity) {
+            let share = (opacity.clamp(-1.0, 1.0) + 1.0) / 2.0;
+            *colour = colour.clamp(-1.0, 1.0) * share + (1.0 - share);
         }
     }
+    samples.truncate(count);
+    samples
 }
 
 /// `samples [W, H, c]` of a picture that is `width` wide, in patches of `side` by `side`: `[W / side, H / side, c * side^2]`. Of the
@@ -79,6 +100,17 @@ fn pixels(side: usize) -> impl Iterator<Item = (usize, usize)> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_not_opaque_lies_over_white() {
+        let config = Config::of_qwen_image_21();
+        let picture = vec![-1.0, 0.5, 1.0, -1.0, 0.0, 0.0];
+        let taken = config.taken(picture.clone(), 2).unwrap();
+        assert_eq!(taken, [-1.0, 0.5, 1.0, -1.0, 0.0, 0.0, 1.0, 1.0]);
+        assert_eq!(config.given(taken, 2).unwrap(), picture);
+        let half = vec![-1.0, 0.5, 1.0, -1.0, 0.0, 0.0, 0.0, -3.0];
+        assert_eq!(config.given(half, 2).unwrap(), [0.0, 1.0, 1.0, 1.0, 0.5, 1.0]);
+    }
 
     #[test]
     fn columns_of_a_patch_follow_each_other() {

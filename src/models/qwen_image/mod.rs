@@ -27,6 +27,7 @@ mod declare;
 mod ends;
 mod modulation;
 mod ports;
+pub mod single;
 
 use self::control::Running;
 use self::declare::{carried, declare_block, declare_modulation, declare_ports, input};

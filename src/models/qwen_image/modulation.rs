@@ -31,6 +31,14 @@ impl TimeIn {
         let linear_2 = Linear::declare(&mut s.sub("linear_2"), hidden, hidden, Role::SensitiveMatMul)?;
         Ok(TimeIn { linear_1, linear_2, time, vector })
     }
+
+    /// The same without biases.
+    pub(super) fn declare_unbiased(s: &mut Scope<'_>, hidden: usize, time: Port, vector: Port) -> Result<TimeIn> {
+        let mut s = s.sub("time_text_embed.timestep_embedder");
+        let mut linear =
+            |name, inputs| Linear::declare_unbiased(&mut s.sub(name), inputs, hidden, Role::SensitiveMatMul);
+        Ok(TimeIn { linear_1: linear("linear_1", TIME_WIDTH)?, linear_2: linear("linear_2", hidden)?, time, vector })
+    }
 }
 
 impl Block for TimeIn {
@@ -100,6 +108,18 @@ impl<'b, 'a> Modulation<'b, 'a> {
             let scale = g.scale_bias(self.part(scale)?, 1.0, 1.0)?;
             g.add(g.mul(g.norm(x, EPS)?, scale)?, self.part(shift)?)
         })
+    }
+
+    /// `norm(x) (1 + scale)`, with the scale at part `i`.
+    pub(super) fn scaled(&self, x: Tensor, eps: f32, i: usize) -> Result<Tensor> {
+        let g = self.b.g;
+        self.last.of((x, i), || g.mul(g.norm(x, eps)?, g.scale_bias(self.part(i)?, 1.0, 1.0)?))
+    }
+
+    /// `x + tanh(gate) * y`, with the gate at part `i`.
+    pub(super) fn gated_softly(&self, x: Tensor, y: Tensor, i: usize) -> Result<Tensor> {
+        let g = self.b.g;
+        g.add(x, g.mul(y, g.tanh(self.part(i)?)?)?)
     }
 
     /// `x + gate * y`, with the gate at part `i`.

@@ -7,6 +7,7 @@ use super::reading::{read_off, runnable, shapes};
 use crate::Result;
 use crate::bind::Bound;
 use crate::bind::alias;
+use crate::models::qwen_image::single::{self, SingleStream};
 use crate::models::qwen_image::{self, ControlConfig as QwenControlConfig, ControlNet as QwenControl, QwenImage};
 use crate::models::qwen_vl::{self, VisionTower};
 
@@ -44,6 +45,25 @@ pub fn qwen_image(component: &Component) -> Result<Part<QwenImage>> {
 pub fn qwen_image_of_zero(part: Part<QwenImage>, zero_cond_t: bool) -> Result<Part<QwenImage>> {
     let config = qwen_image::Config { zero_cond_t, ..part.net.config().clone() };
     Ok(part.with_settings(QwenImage::new(&config)?, &config))
+}
+
+/// The Qwen-Image 2.1 transformer of `component`.
+///
+/// # Errors
+/// As [`flux()`](super::flux()).
+pub fn qwen_image_21(component: &Component) -> Result<Part<SingleStream>> {
+    let (kind, aliases) = (&alias::QWEN_IMAGE_21, alias::qwen_image_21);
+    runnable(component, kind)?;
+    let config = match &component.config {
+        Some(Text { text, origin }) => single::Config::from_json(text, origin)?,
+        None => {
+            let config = single::Config::from_shapes(shapes(component, &aliases), &component.origin);
+            read_off(config, component, &aliases)?
+        }
+    };
+    let part = Part::new(SingleStream::new(&config)?, component, kind, aliases, &config)?.without_strays(component)?;
+    let derived = single::Config::from_shapes(|name| part.shape(name), Path::new("")).ok();
+    Ok(part.compared(derived))
 }
 
 /// The ControlNet of Qwen-Image in `component`.
