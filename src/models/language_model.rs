@@ -1,6 +1,6 @@
-//! Decoder-only language models as text encoders: Qwen3, Qwen2.5 and Mistral, by their configuration.
+//! Decoder-only language models as text encoders: Qwen3, Qwen3-VL, Qwen2.5 and Mistral, by their configuration.
 //!
-//! Follows `Qwen3Model`, `Qwen2Model` and `MistralModel` of transformers; the weights have llama.cpp's names. What is taken of a text
+//! Follows `Qwen3Model`, `Qwen3VLTextModel`, `Qwen2Model` and `MistralModel` of transformers; the weights have llama.cpp's names. What is taken of a text
 //! are the hidden states after one layer or several: see [`Taps`]. Layers beyond the last of these are not part of the model, and
 //! neither is what would make words of the states.
 //!
@@ -18,7 +18,7 @@
 
 mod config;
 
-pub use config::Config;
+pub use config::{Config, QWEN3_VL};
 
 use std::ops::Range;
 

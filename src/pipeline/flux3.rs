@@ -14,7 +14,7 @@ use super::vae::Vae;
 use crate::bind::alias;
 use crate::exec::Session;
 use crate::models::flux::flux3::{Flux3, Sizes, pack_latents, unpack_latents};
-use crate::models::language_model::Taps;
+use crate::models::language_model::{QWEN3_VL, Taps};
 use crate::plan::measure::Subject;
 use crate::plan::{Phase, Runs};
 use crate::sample::{AYS, FlowMatchConfig, Levels, Scheduler};
@@ -132,7 +132,7 @@ fn open(source: Source, additions: &Additions) -> Result<Opened> {
         component.require_configuration()?;
     }
     let mut transformer = networks::flux3(source.component(&TRANSFORMER)?)?;
-    let mut encoder = LanguageEncoder::open(&source, &TEXT_ENCODER, taps)?;
+    let mut encoder = LanguageEncoder::open_beside(&source, &TEXT_ENCODER, taps, Some(QWEN3_VL))?;
     encoder.filled_at = Some(FILLED_AT);
     let vae = Vae::open(&source, None)?;
     let scheduler = match &source.scheduler {
@@ -170,9 +170,9 @@ fn check(source: &Source, transformer: &Part<Flux3>, encoder: &LanguageEncoder, 
     const HINT: &str = "this transformer was trained with Qwen3-VL-4B: give that with --text-encoder";
     let config = transformer.net.config();
     let side = |what, number| Side::of(transformer, what, number);
-    if !encoder.config.has_head_norms() {
+    if !encoder.config.is_like(QWEN3_VL) {
         let found = encoder.config.model_type.clone();
-        return Err(Error::mismatch(encoder.part.bound.origin(), "model_type", "qwen3_vl", found).with_hint(HINT));
+        return Err(Error::mismatch(encoder.part.bound.origin(), "model_type", QWEN3_VL, found).with_hint(HINT));
     }
     let text = side("joint_attention_dim of the transformer", config.joint_attention_dim);
     let tapped = Side::of(&encoder.part, "the width of the eight layers of the language model", encoder.width());

@@ -71,7 +71,20 @@ impl LanguageEncoder {
     /// # Errors
     /// As [`open`](super::open).
     pub(super) fn open(source: &Source, slot: &Slot, taps: fn(usize) -> Taps) -> Result<LanguageEncoder> {
-        let (part, config) = networks::language_model(source.component(slot)?, taps)?;
+        LanguageEncoder::open_beside(source, slot, taps, None)
+    }
+
+    /// The same beside a model that reads with a language model of `family`.
+    ///
+    /// # Errors
+    /// As [`open`](super::open).
+    pub(super) fn open_beside(
+        source: &Source,
+        slot: &Slot,
+        taps: fn(usize) -> Taps,
+        family: Option<&str>,
+    ) -> Result<LanguageEncoder> {
+        let (part, config) = networks::language_model_beside(source.component(slot)?, taps, family)?;
         let files = source.needed_tokenizer(slot)?;
         let settings = match &files.config {
             Some(Text { text, origin }) => TokenizerConfig::from_json(text, origin)?,

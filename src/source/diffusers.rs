@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::component::list;
 use super::folder::{self, MODEL_INDEXES};
-use super::slot::SLOTS;
+use super::slot::{SLOTS, TEXT_ENCODER};
 use super::tokenizers::Lexicon;
 use super::weight_file::WeightFile;
 use super::{Component, Layout, Slot, Source, Text};
@@ -16,6 +16,9 @@ use crate::{Error, Result, file, json, safetensors};
 
 /// The stems of the files that weights are in.
 pub(super) const STEMS: [&str; 2] = ["diffusion_pytorch_model", "model"];
+
+/// The folder in which a pipeline with a processor for texts and pictures has the tokenizer of its text encoder.
+pub(super) const PROCESSOR: &str = "processor";
 
 pub(super) fn open(path: &Path) -> Result<Source> {
     let mut text = None;
@@ -41,6 +44,9 @@ pub(super) fn open(path: &Path) -> Result<Source> {
         }
         if let Some(name) = slot.tokenizer {
             source.lexicons.push((slot, Lexicon::Folder(path.join(name))));
+        }
+        if *slot == TEXT_ENCODER {
+            source.lexicons.push((slot, Lexicon::Folder(path.join(PROCESSOR))));
         }
     }
     Ok(source)
@@ -105,9 +111,13 @@ fn is_null(component: &Value) -> bool {
     component.as_array().is_some_and(|parts| !parts.is_empty() && parts.iter().all(Value::is_null))
 }
 
-/// What is left of `index` without components, which are lists, and without what names begin with an underscore.
+/// What is left of `index` without components, and without what names begin with an underscore.
 fn settings_of(mut index: Map<String, Value>, text: &Text) -> Option<Text> {
-    index.retain(|key, value| !key.starts_with('_') && !value.is_array() && !value.is_object() && !value.is_null());
+    index.retain(|key, value| {
+        // Components are lists of names.
+        let is_component = value.as_array().is_some_and(|parts| !parts.iter().all(Value::is_number));
+        !key.starts_with('_') && !is_component && !value.is_object() && !value.is_null()
+    });
     if index.is_empty() {
         return None;
     }

@@ -8,8 +8,9 @@ use crate::gguf::Metadata;
 
 /// The architectures, what transformers calls each, and whether the rows of its queries and keys are permuted, so that neighbouring
 /// numbers of a head are turned together.
-const ARCHITECTURES: [(&str, &str, bool); 6] = [
+const ARCHITECTURES: [(&str, &str, bool); 7] = [
     ("qwen3", "qwen3", false),
+    ("qwen3vl", "qwen3_vl_text", false),
     ("qwen2", "qwen2", false),
     ("qwen2vl", "qwen2", false),
     ("llama", "mistral", true),

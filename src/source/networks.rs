@@ -42,7 +42,7 @@ pub use autoencoders::{
 };
 pub use flux::{flux, flux_control, flux_ip, flux_reading, flux_with, flux2, flux3, redux, resampler};
 pub use qwen_image::{qwen_control, qwen_image, qwen_image_of_zero, qwen_image_with, qwen_vl};
-pub use text::{clip, clip_with, language_model, t5, umt5};
+pub use text::{clip, clip_with, language_model, language_model_beside, t5, umt5};
 pub use unet::{Side, is_control_lora, t2i_adapter, unet, unet_control, unet_ip, unet_ip_projector, unet_with};
 pub use vision::{safety_checker, upscaler, vision, whole_vision};
 pub use wan::wan;

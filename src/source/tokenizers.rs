@@ -8,6 +8,8 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::diffusers::PROCESSOR;
+use super::slot::TEXT_ENCODER;
 use super::weight_file::WeightFile;
 use super::{Component, Place, Slot, Text, TokenizerFiles, folder, keys};
 use crate::bind::alias::{Kind, Reads};
@@ -48,7 +50,12 @@ impl Lexicon {
     /// files there.
     pub(super) fn beside(folder: Option<&Path>, slot: &Slot) -> Vec<Lexicon> {
         let (Some(folder), Some(name)) = (folder, slot.tokenizer) else { return Vec::new() };
-        vec![Lexicon::Folder(folder.join(name)), Lexicon::Among(folder.to_owned())]
+        let mut found = vec![Lexicon::Folder(folder.join(name))];
+        if *slot == TEXT_ENCODER {
+            found.push(Lexicon::Folder(folder.join(PROCESSOR)));
+        }
+        found.push(Lexicon::Among(folder.to_owned()));
+        found
     }
 
     /// The tokenizer for `component`, which takes `place`, if it is here.

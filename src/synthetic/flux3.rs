@@ -10,7 +10,7 @@ use crate::Result;
 use crate::bind::alias;
 use crate::models::autoencoder_kl::{self, Decoder, Encoder};
 use crate::models::flux::flux3::{self, Flux3};
-use crate::models::language_model::{self, LanguageModel, Taps};
+use crate::models::language_model::{self, LanguageModel, QWEN3_VL, Taps};
 use crate::source::HasModel;
 use crate::source::slot::{TEXT_ENCODER, TRANSFORMER, VAE};
 
@@ -43,7 +43,7 @@ fn blueprint(options: &Options, published: flux3::Config, defaults: serde_json::
         Some(blocks) => flux3::Config { num_layers: blocks, num_single_layers: blocks, ..published },
         None => published,
     };
-    let reader = language_model::Config { rope_theta: 5e6, ..language_model::Config::qwen3_4b() };
+    let reader = language_model::Config::qwen3_4b().of_family(QWEN3_VL);
     let taps = Taps { after: (1..=8).map(|i| 4 * i).collect(), normalised: false };
     let vae = flux2::vae();
     let vae_config = autoencoder_kl::Config::from_json(&vae.to_string(), Path::new(VAE.name))?;

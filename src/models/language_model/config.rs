@@ -54,8 +54,15 @@ struct Family {
 }
 
 /// The families, by their names in transformers and llama.cpp.
-static FAMILIES: [Family; 3] = [
+static FAMILIES: [Family; 4] = [
     Family { names: &["qwen3"], has_head_norms: true, has_biases: false, fills_left: false, rope_theta: 1e6 },
+    Family {
+        names: &[QWEN3_VL, "qwen3_vl", "qwen3vl"],
+        has_head_norms: true,
+        has_biases: false,
+        fills_left: false,
+        rope_theta: 5e6,
+    },
     Family {
         names: &["qwen2", "qwen2_5_vl_text", "qwen2_5_vl", "qwen2_vl_text", "qwen2vl"],
         has_head_norms: false,
@@ -71,6 +78,9 @@ static FAMILIES: [Family; 3] = [
         rope_theta: 1e9,
     },
 ];
+
+/// What the language model of Qwen3-VL is called. Its shapes are those of Qwen3.
+pub const QWEN3_VL: &str = "qwen3_vl_text";
 
 /// The width of a head, where shapes do not tell.
 const HEAD_WIDTH: usize = 128;
@@ -161,6 +171,11 @@ impl Config {
         }
     }
 
+    /// The language model of Qwen3-VL-8B, the text encoder of Qwen-Image 2.1.
+    pub fn qwen3_vl_8b() -> Config {
+        Config { model_type: QWEN3_VL.into(), rope_theta: 5e6, ..Config::qwen3_8b() }
+    }
+
     /// The language model of Mistral-Small-3.2-24B, the text encoder of FLUX.2 dev.
     pub fn mistral_small() -> Config {
         Config {
@@ -238,10 +253,18 @@ impl Config {
             rms_norm_eps: if model_type == "mistral" { 1e-5 } else { 1e-6 },
             ..Config::default()
         };
-        let rope_theta = config.family().map_or(config.rope_theta, |family| family.rope_theta);
-        let config = Config { rope_theta, ..config };
+        let config = config.of_family(model_type);
         config.validate(origin)?;
         Ok(config)
+    }
+
+    /// The same of a model of the family that `name` is one of the names of: of two families with the same shapes, shapes tell the more
+    /// common one.
+    #[must_use]
+    pub fn of_family(self, name: &str) -> Config {
+        let config = Config { model_type: name.into(), ..self };
+        let rope_theta = config.family().map_or(config.rope_theta, |family| family.rope_theta);
+        Config { rope_theta, ..config }
     }
 
     /// Checks that the settings, which `origin` holds, make a model that pinhole computes.
@@ -396,6 +419,16 @@ mod tests {
             "hidden_size": 512, "num_attention_heads": 4, "rope_scaling": {"type": "mrope", "mrope_section": [1, 2, 3]}}}"#;
         let config = read(text).unwrap();
         assert_eq!((config.hidden_size, config.has_biases(), config.has_head_norms()), (512, true, false));
+    }
+
+    #[test]
+    fn positions_of_a_text_alone_are_the_same_on_axes_that_take_turns() {
+        let text = r#"{"model_type": "qwen3_vl", "text_config": {"model_type": "qwen3_vl_text", "rope_theta": 5000000,
+            "rope_scaling": {"mrope_interleaved": true, "mrope_section": [24, 20, 20], "rope_type": "default"}}}"#;
+        let config = read(text).unwrap();
+        assert_eq!((config.rope_theta, config.has_head_norms(), config.has_biases()), (5e6, true, false));
+        assert!(config.is_like("qwen3vl") && !config.is_like("qwen3"));
+        assert_eq!(Config::qwen3_8b().of_family(QWEN3_VL), Config::qwen3_vl_8b());
     }
 
     #[test]

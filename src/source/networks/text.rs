@@ -6,7 +6,7 @@ use super::super::{Component, Part, Text, strangers};
 use super::reading::{read_off, runnable, shapes};
 use crate::bind::alias::{self, Kind};
 use crate::models::clip::{self, Clip, Output};
-use crate::models::language_model::{self, LanguageModel, Taps};
+use crate::models::language_model::{self, LanguageModel, QWEN3_VL, Taps};
 use crate::models::layers::Activation;
 use crate::models::t5::{self, T5};
 use crate::{Error, Result};
@@ -106,6 +106,14 @@ fn t5_of(component: &Component, kind: &'static Kind) -> Result<(Part<T5>, t5::Co
     Ok((part.compared(derived), config))
 }
 
+/// What a language model is called whose shapes are those of Qwen3.
+const QWEN3: &str = "qwen3";
+
+/// Whether the vision tower of Qwen3-VL lies beside the language model of `component`.
+fn sees_as_qwen3_vl(component: &Component) -> bool {
+    component.index.names().any(|name| name.contains("visual.deepstack_merger_list."))
+}
+
 /// The language model of `component`, as it gives `taps` of its layers, and its configuration.
 ///
 /// # Errors
@@ -114,13 +122,31 @@ pub fn language_model(
     component: &Component,
     taps: fn(usize) -> Taps,
 ) -> Result<(Part<LanguageModel>, language_model::Config)> {
+    language_model_beside(component, taps, None)
+}
+
+/// The same beside a model that reads with one of `family`: where neither a configuration nor the vision tower in the file says whether a
+/// model with Qwen3's shapes is of Qwen3 or of Qwen3-VL, it is of that.
+///
+/// # Errors
+/// As [`language_model`].
+pub fn language_model_beside(
+    component: &Component,
+    taps: fn(usize) -> Taps,
+    family: Option<&str>,
+) -> Result<(Part<LanguageModel>, language_model::Config)> {
     runnable(component, &alias::LANGUAGE_MODEL)?;
     let aliases = alias::language_model;
     let config = match &component.config {
         Some(Text { text, origin }) => language_model::Config::from_json(text, origin)?,
         None => {
             let config = language_model::Config::from_shapes(shapes(component, &aliases), &component.origin);
-            read_off(config, component, &aliases)?
+            let config = read_off(config, component, &aliases)?;
+            let family = if sees_as_qwen3_vl(component) { Some(QWEN3_VL) } else { family };
+            match family.filter(|_| config.is_like(QWEN3)) {
+                Some(family) => config.of_family(family),
+                None => config,
+            }
         }
     };
     let (layers, origin) = (config.num_hidden_layers, &component.origin);
