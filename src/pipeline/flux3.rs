@@ -6,7 +6,7 @@ use super::language_model::LanguageEncoder;
 use super::opened::{Additions, Denoiser, Encoders, Family, Given, Opened, Reader, StepPorts, subject, texts};
 use super::prompts::{ArraySpec, Prompt};
 use super::request::{OpenedWith, Settings};
-use super::rules::{Cropped, Defaults, GuidanceScale, References, Rules, Starts, Use};
+use super::rules::{Cropped, Defaults, GuidanceScale, Padded, References, Rules, Starts, Use};
 use super::run::Run;
 use super::safety;
 use super::step_cache::Caches;
@@ -70,11 +70,17 @@ const LANGUAGE_MODEL: &str = "language model";
 /// What times are multiplied by before they are embedded.
 const TIME_SCALE: f32 = 1000.0;
 
-/// What it looks at: pictures of any shape, up to a megapixel each.
+/// What it looks at: pictures of any shape. One alone is kept whole, up to four megapixels with what is around it; several have up to one
+/// each.
 const REFERENCES: References = References {
     most: 10,
     sizes: &[],
-    cropped: Some(Cropped { area: 1024 * 1024, least_side: SIDE, most_quotient: usize::MAX }),
+    cropped: Some(Cropped {
+        area: 1024 * 1024,
+        least_side: SIDE,
+        most_quotient: usize::MAX,
+        alone: Some(Padded { area: 4 * 1024 * 1024, least_side: 64, most_side: 4096 }),
+    }),
     area: None,
     needed: false,
 };

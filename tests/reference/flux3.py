@@ -120,6 +120,9 @@ GOLDEN = {
     "base_longer": replace(BASE, prompt=LONG, negative_prompt="", steps=2, width=80, height=48),
     "base_batch": replace(BASE, negative_prompt=LONG, batch=2, steps=2, width=48, height=80),
     "base_unguided": replace(BASE, cfg_scale=1.0, negative_prompt=None, steps=2),
+    # One picture is kept whole: what is missing to whole tokens is reflected, and the picture that is drawn has the size of all.
+    "reference": Case(width=None, height=None, references=((151, 84),), steps=2, decoded=True),
+    "reference_small": Case(references=((13, 30),), steps=1, width=48, height=64),
     # Several pictures lose what is more than whole tokens, on both sides.
     "references": Case(references=((64, 200), (97, 65)), steps=2),
     "references_base": replace(BASE, references=((70, 90), (64, 64), (80, 64)), prompt=LONG, batch=2, steps=2, width=48, height=64),
