@@ -1,10 +1,12 @@
 //! Which family of models a LoRA seems to be for, by names that only one family has.
 
 /// Parts of names, with underscores for dots, and whose they are. The first line decides of which a file has all.
-const SIGNS: [(&[&str], &str); 22] = [
+const SIGNS: [(&[&str], &str); 24] = [
     (&["double_stream_modulation_img"], "FLUX.2"),
     (&["single_transformer_blocks_", "attn_to_qkv_mlp_proj"], "FLUX.2"),
-    (&["content_mode_blocks_"], "FLUX 3"),
+    (&["content_mode_blocks_"], "FLUX.3"),
+    (&["single_transformer_blocks_", "ff_linear_in"], "FLUX.3"),
+    (&["txt_mode_blocks_"], "FLUX.3"),
     (&["distilled_guidance_layer"], "Chroma"),
     (&["double_blocks_", "img_attn"], "FLUX.1"),
     (&["double_blocks_", "processor_qkv_lora"], "FLUX.1"),
