@@ -8,6 +8,7 @@ mod autoencoder_wan;
 mod clip;
 mod flux;
 mod flux2;
+mod flux3;
 mod flux_control;
 mod flux_ip;
 mod kind;
@@ -39,6 +40,7 @@ pub use flux::{KIND as FLUX, aliases as flux};
 pub use flux_control::{KIND as FLUX_CONTROL, aliases as flux_control};
 pub use flux_ip::{KIND as FLUX_IP, aliases as flux_ip};
 pub use flux2::{KIND as FLUX2, aliases as flux2};
+pub use flux3::{KIND as FLUX3, aliases as flux3};
 pub use kind::{Follows, Kind, Reads, Sign};
 pub use language_model::{KIND as LANGUAGE_MODEL, aliases as language_model};
 pub use names::{Aliases, Alternative, Part, Rows};
@@ -65,6 +67,7 @@ pub static KINDS: &[&Kind] = &[
     &QWEN_CONTROL,
     &FLUX_CONTROL,
     &FLUX2,
+    &FLUX3,
     &FLUX,
     &UNET_CONTROL,
     &UNET,

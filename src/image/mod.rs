@@ -12,6 +12,7 @@ mod patches;
 mod picture;
 mod prepare;
 mod preprocessor;
+mod reflect;
 mod resize;
 
 pub use canny::Thresholds;
@@ -22,6 +23,7 @@ pub use patches::View;
 pub use picture::{MAX_FILE, Picture};
 pub use prepare::Mask;
 pub(crate) use prepare::luma;
+pub use reflect::Mirror;
 pub use resize::Filter;
 
 use std::io::{self, BufRead, BufReader, Seek, Write};

@@ -479,7 +479,11 @@ pub fn attention_with_bias(g: &Graph, q: Tensor, k: Tensor, v: Tensor, bias: Ten
 ///
 /// # Errors
 /// [`Error::Graph`] where the coordinates do not match the axes.
-pub fn rotary_tables(axes: &[usize], theta: f64, positions: &[impl AsRef<[u32]>]) -> Result<(Vec<f32>, Vec<f32>)> {
+pub fn rotary_tables<N: Copy + Into<f64>>(
+    axes: &[usize],
+    theta: f64,
+    positions: &[impl AsRef<[N]>],
+) -> Result<(Vec<f32>, Vec<f32>)> {
     if positions.iter().any(|position| position.as_ref().len() != axes.len()) {
         return Err(Error::graph("rotary", format!("positions do not have {} coordinates", axes.len())));
     }
@@ -489,7 +493,7 @@ pub fn rotary_tables(axes: &[usize], theta: f64, positions: &[impl AsRef<[u32]>]
     for position in positions {
         for (&width, &coordinate) in axes.iter().zip(position.as_ref()) {
             for pair in 0..width / 2 {
-                let angle = f64::from(coordinate) / theta.powf(2.0 * pair as f64 / width as f64);
+                let angle = coordinate.into() / theta.powf(2.0 * pair as f64 / width as f64);
                 cos.extend([angle.cos() as f32; 2]);
                 sin.extend([-angle.sin() as f32, angle.sin() as f32]);
             }

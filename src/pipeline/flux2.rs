@@ -62,7 +62,7 @@ const TIME_SCALE: f32 = 1000.0;
 const REFERENCES: References = References {
     most: 10,
     sizes: &[],
-    cropped: Some(Cropped { area: 1024 * 1024, least_side: 64, most_quotient: 8 }),
+    cropped: Some(Cropped { area: 1024 * 1024, least_side: 64, most_quotient: 8, alone: None }),
     area: None,
     needed: false,
 };

@@ -274,8 +274,14 @@ impl Pipeline {
             if let Some(safety) = &model.safety {
                 verdicts = safety.judge(&mut images, settings, &mut run)?;
             }
+            let [width, height] = settings.last_size();
+            if [width, height] != [settings.width, settings.height] {
+                for image in &mut images {
+                    *image = image.center(width, height)?;
+                }
+            }
             if let Some(upscaler) = &model.upscaler {
-                let size = upscaler.size([settings.width, settings.height], None)?;
+                let size = upscaler.size([width, height], None)?;
                 images = super::upscale::larger(upscaler, &images, size, &mut run)?;
             }
         }

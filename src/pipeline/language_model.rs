@@ -59,6 +59,8 @@ pub(super) struct LanguageEncoder {
     pub(super) part: Part<LanguageModel>,
     pub(super) config: Config,
     tokenizer: ByteLevelTokenizer,
+    /// Where what fills up a text stands, if that is one place and not behind the text.
+    pub(super) filled_at: Option<usize>,
     /// How many tokens the tokenizer knows. Counting them takes memory, so it is done once.
     vocabulary: usize,
 }
@@ -91,7 +93,7 @@ impl LanguageEncoder {
         let Text { text, origin } = &files.tokenizer;
         let tokenizer = ByteLevelTokenizer::from_json(text, &settings, origin)?;
         let vocabulary = tokenizer.vocab_size();
-        Ok(LanguageEncoder { part, config, tokenizer, vocabulary })
+        Ok(LanguageEncoder { part, config, tokenizer, filled_at: None, vocabulary })
     }
 
     /// Refuses a network that its tokenizer does not fit, and a tokenizer without the `marks` of a template.
@@ -172,6 +174,11 @@ impl LanguageEncoder {
                 let kept = (0..tokens).map(|token| f32::from(token >= words.start));
                 running.set(port, &reserve::collect("a mask", tokens, kept)?)?;
             }
+            if let Some(at) = self.filled_at {
+                let (cos, sin) = config.rotary_at(&filled_positions(tokens, text.used, at))?;
+                running.set(net.positions.cos, &cos)?;
+                running.set(net.positions.sin, &sin)?;
+            }
             let mut hidden = part.bound.gather(net.token_embedding, width, &ids)?;
             if let Some(seen) = seen {
                 let (cos, sin) = config.rotary_at(&seen.positions(&ids))?;
@@ -192,6 +199,11 @@ impl LanguageEncoder {
         run.finish(running);
         Ok(states)
     }
+}
+
+/// The positions of `tokens` tokens of which those behind the first `used` are all at `at`.
+fn filled_positions(tokens: usize, used: usize, at: usize) -> Vec<[usize; 3]> {
+    (0..tokens).map(|token| [if token < used { token } else { at }; 3]).collect()
 }
 
 /// The states of each tap, `[D, T]`, side by side for each token: `[D taps, T]`.

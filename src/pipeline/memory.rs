@@ -190,7 +190,7 @@ impl Pipeline {
         }
         if settings.second.is_none() {
             subjects.extend(model.safety.as_ref().and_then(|safety| safety.subject(settings)));
-            let size = [settings.width, settings.height];
+            let size = settings.last_size();
             subjects.extend(
                 model.upscaler.as_ref().map(|upscaler| upscaler.subject(size, settings.batch * settings.frames)),
             );

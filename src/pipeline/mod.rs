@@ -17,6 +17,7 @@ mod face;
 mod fit;
 mod flux;
 mod flux2;
+mod flux3;
 mod flux_controls;
 mod flux_image_prompts;
 mod generate;

@@ -5,7 +5,7 @@ use super::opened::{Additions, Denoiser, Family, Opened};
 use super::request::OpenedWith;
 use super::safety::Safety;
 use super::upscale::{self, UpscaleModel};
-use super::{flux, flux2, qwen_image, qwen_image_21, sd, sdxl, wan, z_image};
+use super::{flux, flux2, flux3, qwen_image, qwen_image_21, sd, sdxl, wan, z_image};
 use crate::source::slot::UPSCALER;
 use crate::source::{Layout, Networks, Place, Slot, Source, pipeline_not_run};
 use crate::{Error, Result};
@@ -18,6 +18,7 @@ pub static FAMILIES: &[&Family] = &[
     &sd::SD1,
     &z_image::Z_IMAGE,
     &flux2::FLUX2,
+    &flux3::FLUX3,
     &qwen_image::QWEN_IMAGE,
     &qwen_image_21::QWEN_IMAGE_21,
     &wan::WAN,

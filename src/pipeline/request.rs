@@ -326,6 +326,9 @@ pub struct Settings {
     pub experts: Option<Experts>,
     /// Whether the first frame of a video is given, and the last one.
     pub given_frames: [bool; 2],
+    /// The size of what is kept of pictures, which is in their middle, if that is not all: that of a picture that the model looks at, of
+    /// which nothing is cut off.
+    pub kept: Option<[usize; 2]>,
     /// What the model was opened with that none of its files say.
     pub told: OpenedWith,
 }
@@ -456,6 +459,11 @@ impl Settings {
     /// Those of the pass that pictures come of.
     pub fn last(&self) -> &Settings {
         self.second.as_deref().unwrap_or(self)
+    }
+
+    /// Pixels across and down of a picture once what is not kept of it is cut off.
+    pub fn last_size(&self) -> [usize; 2] {
+        self.kept.filter(|_| self.pass == Pass::Only).unwrap_or([self.width, self.height])
     }
 
     /// How many passes through the denoiser there are: with the prompt, with the negative one, and, where a picture is changed,

@@ -154,6 +154,45 @@ pub struct Cropped {
     pub least_side: usize,
     /// How many times as long as the shorter side the longer one may be.
     pub most_quotient: usize,
+    /// What becomes of a picture instead that is the only one; `None` if that is no exception.
+    pub alone: Option<Padded>,
+}
+
+/// A picture of which nothing is cut off: it stands in the middle of whole tokens, and around it what it reflects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Padded {
+    /// The most pixels, with what is around it. Larger ones are made smaller.
+    pub area: usize,
+    /// The shortest side, with what is around it.
+    pub least_side: usize,
+    /// The longest side.
+    pub most_side: usize,
+}
+
+impl Padded {
+    /// How much smaller a picture becomes at a time until it fits with what is around it.
+    const BACKED_OFF: f64 = 0.995;
+
+    /// The size that a picture of `size` is resized to, and its size with what is around it, whose sides are multiples of `multiple`: as
+    /// the reference rounds them.
+    pub fn sizes(&self, size: [usize; 2], multiple: usize) -> [[usize; 2]; 2] {
+        let [width, height] = size.map(|side| side as f64);
+        let fits = (self.area as f64 / (width * height)).sqrt();
+        let mut scale = fits.min(self.most_side as f64 / width.max(height)).min(1.0);
+        loop {
+            let whole = [width, height].map(|side| (side * scale).round_ties_even().max(1.0) as usize);
+            let around = self.around(whole, multiple);
+            if around[0] * around[1] <= self.area {
+                return [whole, around];
+            }
+            scale *= Padded::BACKED_OFF;
+        }
+    }
+
+    /// The size of a picture of `size` with what is around it.
+    pub fn around(&self, size: [usize; 2], multiple: usize) -> [usize; 2] {
+        size.map(|side| side.next_multiple_of(multiple).max(self.least_side).min(self.most_side))
+    }
 }
 
 impl Cropped {
@@ -359,9 +398,25 @@ mod tests {
 
     #[test]
     fn large_references_become_smaller() {
-        let cropped = Cropped { area: 1 << 20, least_side: 64, most_quotient: 8 };
+        let cropped = Cropped { area: 1 << 20, least_side: 64, most_quotient: 8, alone: None };
         assert_eq!(cropped.whole([1200, 903]), [1180, 888]);
         assert_eq!(cropped.whole([1024, 1024]), [1024, 1024]);
         assert!(cropped.takes([512, 64]) && !cropped.takes([513, 64]) && !cropped.takes([63, 64]));
+    }
+
+    #[test]
+    fn a_reference_alone_is_kept_whole() {
+        let padded = Padded { area: 4 << 20, least_side: 64, most_side: 4096 };
+        // Of Flux3ImageProcessor's `_resize_if_canvas_exceeds_area` and `_get_canvas_height_width`.
+        for (size, whole, around) in [
+            ([151, 84], [151, 84], [160, 96]),
+            ([10, 20], [10, 20], [64, 64]),
+            ([2048, 2048], [2048, 2048], [2048, 2048]),
+            ([2047, 2049], [2037, 2039], [2048, 2048]),
+            ([9000, 300], [4096, 137], [4096, 144]),
+            ([4000, 3000], [2341, 1756], [2352, 1760]),
+        ] {
+            assert_eq!(padded.sizes(size, 16), [whole, around], "{size:?}");
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::component::list;
-use super::folder::{self, MODEL_INDEX};
+use super::folder::{self, MODEL_INDEXES};
 use super::slot::{PROCESSOR, SLOTS, TEXT_ENCODER};
 use super::tokenizers::Lexicon;
 use super::weight_file::WeightFile;
@@ -18,7 +18,11 @@ use crate::{Error, Result, file, json, safetensors};
 pub(super) const STEMS: [&str; 2] = ["diffusion_pytorch_model", "model"];
 
 pub(super) fn open(path: &Path) -> Result<Source> {
-    let Some(text) = Text::read(&path.join(MODEL_INDEX))? else { return Err(no_model(path)) };
+    let mut text = None;
+    for index in MODEL_INDEXES {
+        text = text.or(Text::read(&path.join(index))?);
+    }
+    let Some(text) = text else { return Err(no_model(path)) };
     let mut source = Source::empty(path, Layout::Diffusers);
     let index = model_index(&text)?;
     source.says = Some(class_of(&index, &text)?);

@@ -11,12 +11,12 @@ use crate::{Error, Result, file, pickle};
 /// What files with weights usually end in.
 const ENDINGS: [&str; 3] = [".safetensors", ".sft", ".gguf"];
 
-/// What lies at the top of a diffusers directory.
-pub(super) const MODEL_INDEX: &str = "model_index.json";
+/// What lies at the top of a diffusers directory: of a pipeline, or of one that is made of blocks.
+pub(super) const MODEL_INDEXES: [&str; 2] = ["model_index.json", "modular_model_index.json"];
 
 /// Whether the directory `path` is one of diffusers.
 pub(crate) fn is_model(path: &Path) -> bool {
-    file::is_there(&path.join(MODEL_INDEX))
+    MODEL_INDEXES.iter().any(|index| file::is_there(&path.join(index)))
 }
 
 /// The folder that `path` stands for: of a download of Hugging Face's tools, the snapshot that `refs/main` names, or the only one.

@@ -16,6 +16,7 @@ use crate::models::autoencoder_tiny::{TinyDecoder, TinyEncoder};
 use crate::models::autoencoder_wan;
 use crate::models::clip::Clip;
 use crate::models::flux::flux2::Flux2;
+use crate::models::flux::flux3::Flux3;
 use crate::models::flux::redux::Redux;
 use crate::models::flux::{ControlNet, Flux, IpAdapter};
 use crate::models::language_model::LanguageModel;
@@ -40,7 +41,7 @@ pub use autoencoders::{
     AutoencoderCausal, AutoencoderKl, AutoencoderTiny, Film, autoencoder_causal, autoencoder_causal_of_films,
     autoencoder_kl, autoencoder_kl_of, autoencoder_tiny,
 };
-pub use flux::{flux, flux_control, flux_ip, flux_reading, flux_with, flux2, redux, resampler};
+pub use flux::{flux, flux_control, flux_ip, flux_reading, flux_with, flux2, flux3, redux, resampler};
 pub use qwen_image::{qwen_control, qwen_image, qwen_image_21, qwen_image_of_zero, qwen_image_with, qwen_vl};
 pub use text::{clip, clip_with, language_model, language_model_beside, t5, umt5};
 pub use unet::{Side, is_control_lora, t2i_adapter, unet, unet_control, unet_ip, unet_ip_projector, unet_with};
@@ -64,6 +65,7 @@ macro_rules! has_model {
 has_model!(
     Flux,
     Flux2,
+    Flux3,
     ControlNet,
     UnetControl,
     UnetIp,

@@ -52,14 +52,13 @@ const fn beside(signs: &'static [&'static str], what: &'static str) -> Stranger 
 const FLUX_1: &str = "take FLUX.1-dev or FLUX.1-schnell";
 const SD_1: &str = "take Stable Diffusion 1 or XL";
 const RUNS: &str =
-    "this version runs FLUX.1-dev, FLUX.1-schnell, FLUX.2, Stable Diffusion 1, 2 and XL, Z-Image, Qwen-Image, and Wan";
+    "this version runs FLUX.1-dev, FLUX.1-schnell, FLUX.2, FLUX.3, Stable Diffusion 1, 2 and XL, Z-Image, Qwen-Image, and Wan";
 const WAN_RUNS: &str = "take Wan 2.1 or 2.2: T2V, I2V, FLF2V or TI2V";
 const ALONE: &str = "it goes beside a model, and this version runs none: take the model alone";
 
 /// From the files that people exchange. Of each network the first sign that is found decides; those that have signs of others come
 /// before them.
 pub(super) static STRANGERS: &[Stranger] = &[
-    other(&["early_stream_modulations.image."], "FLUX.3 transformer", FLUX_1),
     relative(&FLUX, &["double_stream_modulation_img."], "FLUX.2 transformer", "it goes with FLUX.2's other files"),
     relative(
         &FLUX,

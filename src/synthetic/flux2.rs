@@ -63,8 +63,8 @@ fn blueprint(options: &Options, published: flux2::Config, reader: &language_mode
     })
 }
 
-/// FLUX.2's autoencoder.
-fn vae() -> Value {
+/// The autoencoder of FLUX.2, and of FLUX.3.
+pub(super) fn vae() -> Value {
     json!({
         "in_channels": 3, "out_channels": 3, "latent_channels": 32, "block_out_channels": [128, 256, 512, 512],
         "layers_per_block": 2, "norm_num_groups": 32, "mid_block_add_attention": true, "use_quant_conv": true,

@@ -3,6 +3,7 @@
 
 mod flux;
 mod flux2;
+mod flux3;
 mod qwen_image;
 mod sd;
 mod wan;
@@ -106,6 +107,8 @@ impl Architecture {
         Architecture::QWEN_IMAGE_21,
         Architecture::FLUX2_KLEIN_4B,
         Architecture::FLUX2_KLEIN_9B,
+        Architecture::FLUX3_KLEIN,
+        Architecture::FLUX3_KLEIN_BASE,
         Architecture::WAN_1_3B,
         Architecture::WAN_14B,
         Architecture::WAN_A14B,

@@ -2,6 +2,7 @@
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
 mod flux2;
+mod flux3;
 mod qwen_image;
 mod qwen_image_21;
 mod random_models;

@@ -9,6 +9,7 @@ use pinhole::bind::alias::{self, Aliases, Rows};
 use pinhole::models::autoencoder_kl::{self, Decoder, Encoder};
 use pinhole::models::clip::{self, Clip};
 use pinhole::models::flux::flux2::{self, Flux2};
+use pinhole::models::flux::flux3::{self, Flux3};
 use pinhole::models::language_model::{self, LanguageModel, Taps};
 use pinhole::models::t5::{self, T5};
 use pinhole::models::z_image::{self, ZImage};
@@ -158,6 +159,12 @@ fn transformers_that_read_with_a_language_model_are_covered() {
         let net = Flux2::new(&config).unwrap();
         assert_made_of(case, &tensors(&golden, "transformer"), &alias::flux2, &net.model);
     }
+    let golden = Golden::load("flux3");
+    for component in ["transformer", "transformer_base"] {
+        let config = flux3::Config::from_json(&config(&golden, component), Path::new(component)).unwrap();
+        let net = Flux3::new(&config).unwrap();
+        assert_made_of(component, &tensors(&golden, component), &alias::flux3, &net.model);
+    }
     let golden = Golden::load("z_image");
     let config = z_image::Config::from_json(&config(&golden, "transformer"), Path::new("z_image")).unwrap();
     let net = ZImage::new(&config).unwrap();
@@ -166,7 +173,7 @@ fn transformers_that_read_with_a_language_model_are_covered() {
 
 #[test]
 fn language_models_are_covered() {
-    for case in ["z_image", "flux2_klein", "flux2_dev"] {
+    for case in ["z_image", "flux2_klein", "flux2_dev", "flux3"] {
         let golden = Golden::load(case);
         let config = language_model::Config::from_json(&config(&golden, "text_encoder"), Path::new(case)).unwrap();
         let whole = Taps { after: vec![config.num_hidden_layers], normalised: true };

@@ -9,6 +9,7 @@ pub(crate) mod diffusers;
 #[path = "../fixtures/mod.rs"]
 pub(crate) mod fixtures;
 pub(crate) mod flux2;
+pub(crate) mod flux3;
 pub(crate) mod foreign;
 pub(crate) mod formula;
 pub(crate) mod given;

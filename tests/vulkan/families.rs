@@ -15,7 +15,7 @@ use pinhole::stage::Cadence;
 use pinhole_quant::metrics;
 use tempfile::TempDir;
 
-use super::support::{Golden, flux2, given, qwen_image, wan, z_image};
+use super::support::{Golden, flux2, flux3, given, qwen_image, wan, z_image};
 use super::{NMSE_OF_F16, alone, device, every_type};
 
 /// What runs: a small model, and what is special about it.
@@ -27,6 +27,7 @@ enum Subject {
     /// With numbers beyond F16's range between layers.
     ZImageLoud,
     Klein,
+    Klein3,
     QwenImage,
     QwenImageControl,
     QwenImageLoud,
@@ -40,11 +41,12 @@ enum Subject {
 const LOUD: f32 = (1 << 18) as f32;
 
 impl Subject {
-    const ALL: [Subject; 9] = [
+    const ALL: [Subject; 10] = [
         Subject::ZImage,
         Subject::ZImageControl,
         Subject::ZImageLoud,
         Subject::Klein,
+        Subject::Klein3,
         Subject::QwenImage,
         Subject::QwenImageControl,
         Subject::QwenImageLoud,
@@ -61,12 +63,14 @@ impl Subject {
             Subject::ZImage | Subject::ZImageLoud => "z_image",
             Subject::ZImageControl => "z_image_controls",
             Subject::Klein => "flux2_klein",
+            Subject::Klein3 => "flux3",
             Subject::QwenImage | Subject::QwenImageLoud => "qwen_image",
             Subject::QwenImageControl => "qwen_image_controls",
             Subject::Wan | Subject::WanGiven => "wan",
         });
         match self {
             Subject::Klein => flux2::write_directory(dir, &golden, "Flux2KleinPipeline", "vae"),
+            Subject::Klein3 => flux3::write_directory(dir, &golden, "transformer"),
             Subject::ZImage | Subject::ZImageControl | Subject::ZImageLoud => z_image::write_directory(dir, &golden),
             Subject::Wan => wan::write_directory(dir, &golden, "t2v_pair"),
             Subject::WanGiven => wan::write_directory(dir, &golden, "ti2v"),

@@ -4,7 +4,9 @@
 const SIGNS: [(&[&str], &str); 24] = [
     (&["double_stream_modulation_img"], "FLUX.2"),
     (&["single_transformer_blocks_", "attn_to_qkv_mlp_proj"], "FLUX.2"),
-    (&["content_mode_blocks_"], "FLUX 3"),
+    (&["content_mode_blocks_"], "FLUX.3"),
+    (&["single_transformer_blocks_", "ff_linear_in"], "FLUX.3"),
+    (&["txt_mode_blocks_"], "FLUX.3"),
     (&["distilled_guidance_layer"], "Chroma"),
     (&["double_blocks_", "img_attn"], "FLUX.1"),
     (&["double_blocks_", "processor_qkv_lora"], "FLUX.1"),

@@ -116,6 +116,7 @@ impl Denoiser {
             fps: None,
             experts: None,
             given_frames: [false; 2],
+            kept: None,
         };
         Ok(Denoiser { denoiser, settings, threads, cancel })
     }

@@ -47,6 +47,11 @@ impl QkNorm {
         self.query_norm.build(b, b.g.split_rows(q, self.heads)?)
     }
 
+    /// The keys, `[d, H, n, B]`, of `x [D, n, B]`, which `k` makes alone.
+    pub(super) fn keys(&self, b: &Build<'_>, k: &Linear, x: Tensor) -> Result<Tensor> {
+        self.key_norm.build(b, b.g.split_rows(k.build(b, x)?, self.heads)?)
+    }
+
     /// The keys and values, `[d, H, n, B]` each, of `x [D, n, B]`.
     pub(super) fn keys_and_values(&self, b: &Build<'_>, qkv: &Linear, x: Tensor) -> Result<(Tensor, Tensor)> {
         let hidden = self.width * self.heads;

@@ -29,6 +29,7 @@ mod control;
 mod double;
 mod ends;
 pub mod flux2;
+pub mod flux3;
 mod ip;
 mod latents;
 mod modulation;

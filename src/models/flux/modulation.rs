@@ -91,7 +91,16 @@ pub(super) struct Modulation<'b, 'a> {
 
 impl<'b, 'a> Modulation<'b, 'a> {
     pub(super) fn read(b: &'b Build<'a>, port: Port, shared: &Shared, parts: usize) -> Result<Modulation<'b, 'a>> {
-        let rows = shared.of_condition(b, port)?; // [parts * D, B]
+        Modulation::of(b, shared.of_condition(b, port)?, parts)
+    }
+
+    /// The same of a port that holds one for all conditions: `[parts * D, 1]`.
+    pub(super) fn of_all(b: &'b Build<'a>, port: Port, parts: usize) -> Result<Modulation<'b, 'a>> {
+        Modulation::of(b, b.read(port)?, parts)
+    }
+
+    /// `rows` are `[parts * D, B]`, or `[parts * D, 1]` for all items of the batch.
+    fn of(b: &'b Build<'a>, rows: Tensor, parts: usize) -> Result<Modulation<'b, 'a>> {
         let [total, batch, ..] = b.g.shape(rows)?.dims();
         let rows = b.g.reshape(rows, &[total, 1, batch])?;
         Ok(Modulation { b, rows, width: total / parts, last: Last::default() })

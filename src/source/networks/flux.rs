@@ -1,4 +1,4 @@
-//! FLUX.1, FLUX.2, and what goes beside them.
+//! FLUX.1, FLUX.2, FLUX.3, and what goes beside them.
 
 use std::path::Path;
 
@@ -7,6 +7,7 @@ use super::reading::{read_off, runnable, shapes};
 use crate::bind::Bound;
 use crate::bind::alias;
 use crate::models::flux::flux2::{self, Flux2};
+use crate::models::flux::flux3::{self, Flux3};
 use crate::models::flux::redux::{self, Redux};
 use crate::models::flux::{self, ControlNet, Flux, IpAdapter};
 use crate::models::resampler::{self, Resampler};
@@ -49,6 +50,25 @@ pub fn flux2(component: &Component) -> Result<Part<Flux2>> {
     let part = Part::new(Flux2::new(&config)?, component, &alias::FLUX2, alias::flux2, &config)?;
     let part = part.without_strays(component)?;
     let derived = flux2::Config::from_shapes(|name| part.shape(name), Path::new("")).ok();
+    Ok(part.compared(derived))
+}
+
+/// The FLUX.3 transformer of `component`.
+///
+/// # Errors
+/// As [`flux()`].
+pub fn flux3(component: &Component) -> Result<Part<Flux3>> {
+    runnable(component, &alias::FLUX3)?;
+    let config = match &component.config {
+        Some(Text { text, origin }) => flux3::Config::from_json(text, origin)?,
+        None => {
+            let config = flux3::Config::from_shapes(shapes(component, &alias::flux3), &component.origin);
+            read_off(config, component, &alias::flux3)?
+        }
+    };
+    let part = Part::new(Flux3::new(&config)?, component, &alias::FLUX3, alias::flux3, &config)?;
+    let part = part.without_strays(component)?;
+    let derived = flux3::Config::from_shapes(|name| part.shape(name), Path::new("")).ok();
     Ok(part.compared(derived))
 }
 

@@ -185,7 +185,7 @@ impl Config {
 }
 
 /// The number that gives `inner` if `hidden` is multiplied by it and the rest is cut off.
-fn ratio(inner: usize, hidden: usize) -> f64 {
+pub(in crate::models::flux) fn ratio(inner: usize, hidden: usize) -> f64 {
     let ratio = inner as f64 / hidden as f64;
     if (hidden as f64 * ratio) as usize == inner { ratio } else { ratio.next_up() }
 }

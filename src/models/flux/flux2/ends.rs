@@ -9,20 +9,20 @@ use crate::stage::{Block, Build, Port};
 use crate::weights::{Role, Scope};
 
 /// Two linear layers with SiLU between them.
-struct MlpEmbedder {
+pub(in crate::models::flux) struct MlpEmbedder {
     in_layer: Linear,
     out_layer: Linear,
 }
 
 impl MlpEmbedder {
-    fn declare(s: &mut Scope<'_>, config: &Config) -> Result<MlpEmbedder> {
-        let (inputs, hidden) = (config.timestep_guidance_channels, config.hidden());
+    /// From `inputs` numbers to `hidden`.
+    pub(in crate::models::flux) fn declare(s: &mut Scope<'_>, inputs: usize, hidden: usize) -> Result<MlpEmbedder> {
         let in_layer = Linear::declare_unbiased(&mut s.sub("in_layer"), inputs, hidden, Role::SensitiveMatMul)?;
         let out_layer = Linear::declare_unbiased(&mut s.sub("out_layer"), hidden, hidden, Role::SensitiveMatMul)?;
         Ok(MlpEmbedder { in_layer, out_layer })
     }
 
-    fn build(&self, b: &Build<'_>, x: Tensor) -> Result<Tensor> {
+    pub(in crate::models::flux) fn build(&self, b: &Build<'_>, x: Tensor) -> Result<Tensor> {
         self.out_layer.build(b, b.g.silu(self.in_layer.build(b, x)?)?)
     }
 }
@@ -37,9 +37,10 @@ pub(super) struct VectorIn {
 
 impl VectorIn {
     pub(super) fn declare(s: &mut Scope<'_>, config: &Config, ports: &Ports, vector: Port) -> Result<VectorIn> {
-        let time_in = MlpEmbedder::declare(&mut s.sub("time_in"), config)?;
+        let (inputs, hidden) = (config.timestep_guidance_channels, config.hidden());
+        let time_in = MlpEmbedder::declare(&mut s.sub("time_in"), inputs, hidden)?;
         let guidance_in = match ports.guidance {
-            Some(port) => Some((MlpEmbedder::declare(&mut s.sub("guidance_in"), config)?, port)),
+            Some(port) => Some((MlpEmbedder::declare(&mut s.sub("guidance_in"), inputs, hidden)?, port)),
             None => None,
         };
         Ok(VectorIn { time_in, guidance_in, time: ports.time, vector })

@@ -39,6 +39,9 @@ use crate::weights::Role;
 use crate::{Error, Result, reserve};
 
 pub use config::Config;
+pub(super) use blocks::gated;
+pub(super) use config::ratio;
+pub(super) use ends::MlpEmbedder;
 pub use latents::{pack_latents, unpack_latents};
 pub use ports::Ports;
 
