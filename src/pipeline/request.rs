@@ -326,8 +326,7 @@ pub struct Settings {
     pub experts: Option<Experts>,
     /// Whether the first frame of a video is given, and the last one.
     pub given_frames: [bool; 2],
-    /// The size of what is kept of pictures, which is in their middle, if that is not all: that of a picture that the model looks at, of
-    /// which nothing is cut off.
+    /// The size of what is kept of pictures, which is in their middle, if that is not all: that of a picture that the model looks at whole.
     pub kept: Option<[usize; 2]>,
     /// What the model was opened with that none of its files say.
     pub told: OpenedWith,

@@ -1,7 +1,7 @@
 //! Which family of models a LoRA seems to be for, by names that only one family has.
 
 /// Parts of names, with underscores for dots, and whose they are. The first line decides of which a file has all.
-const SIGNS: [(&[&str], &str); 24] = [
+const SIGNS: [(&[&str], &str); 26] = [
     (&["double_stream_modulation_img"], "FLUX.2"),
     (&["single_transformer_blocks_", "attn_to_qkv_mlp_proj"], "FLUX.2"),
     (&["content_mode_blocks_"], "FLUX.3"),
