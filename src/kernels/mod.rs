@@ -96,7 +96,7 @@ mod portable;
 mod product;
 
 pub use activations::Layout;
-pub use attention::{Attended, Attention, Heads, Outputs, Rows, Space};
+pub use attention::{Attended, Attention, Heads, Outputs, Precision, Rows, Space};
 pub use convolution::{Added, Convolution, Geometry, MOST_SIDE, Moments, Normal, Pieces, Planes, Source, Weights};
 pub use floats::{FloatProduct, FloatSpace, Tokens};
 pub use format::BLOCK;
