@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::prompts::Embeddings;
 use super::step_cache::Cache;
 use super::stretch::{Pass, Upscale};
-use crate::ggml::Usage;
+use crate::ggml::{AttentionMode, Usage};
 use crate::image::{Image, Picture, Thresholds};
 use crate::models::safety_checker::Verdict;
 use crate::plan::{Offload, Phase, Plan};
@@ -92,6 +92,8 @@ pub struct Request {
     pub controls: Vec<Control>,
     /// How evaluations are skipped that would change little; `None` computes all.
     pub cache: Option<Cache>,
+    /// How exact attention is on the CPU.
+    pub attention: AttentionMode,
     /// A face, for a model that was opened for one: the embedding that its projector takes, or tokens, one behind the other.
     pub id_embedding: Option<Vec<f32>>,
     /// What the model's tiny autoencoder is used for, if it has one; `None` is for all.
@@ -325,6 +327,7 @@ impl Default for Request {
             ip_scale: None,
             controls: Vec::new(),
             cache: None,
+            attention: AttentionMode::default(),
             id_embedding: None,
             tiny_vae: None,
             prompt_syntax: PromptSyntax::default(),
@@ -429,6 +432,8 @@ pub struct Settings {
     pub control_guess: bool,
     /// How evaluations are skipped that would change little.
     pub cache: Option<Cache>,
+    /// How exact attention is on the CPU.
+    pub attention: AttentionMode,
     /// How many tokens a face becomes; 0 without one.
     pub id_tokens: usize,
     /// Whether the projector makes them.
@@ -677,6 +682,9 @@ impl Settings {
             pairs.push(("ControlNet guess mode", "true".to_owned()));
         }
         pairs.extend(self.cache.map(|cache| ("Step cache", cache.to_string())));
+        if self.attention != AttentionMode::default() {
+            pairs.push(("Attention", self.attention.name().to_owned()));
+        }
         if let Preprocess::Canny(Thresholds { low, high }) = self.control_preprocess {
             pairs.push(("Control preprocess", format!("canny {low},{high}")));
         }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use pinhole::bind::Bound;
 use pinhole::exec::{DeviceWeights, Session};
-use pinhole::ggml::{Backend, CancelFlag, Device, Ledger};
+use pinhole::ggml::{AttentionMode, Backend, CancelFlag, Device, Ledger};
 use pinhole::pipeline::{self, OpenedWith, Pass, Preprocess, PromptSyntax, SafetyMode, Settings};
 use pinhole::plan::measure::Subject;
 use pinhole::plan::{Component, Placement, Runs};
@@ -101,6 +101,7 @@ impl Denoiser {
             ip_images: 0,
             ip_scale: 0.0,
             cache: None,
+            attention: AttentionMode::default(),
             previewed: false,
             tiny_vae: None,
             tiny_encodes: false,

@@ -276,7 +276,11 @@ fn work_space_is_bounded() {
             let numbers: usize = [queries, keys, values, scores, sums].map(Vec::len).iter().sum();
             let bytes = size_of_val(rows.as_slice()) + 4 * numbers;
             assert!(bytes <= 1 << 20, "{heads:?}: {bytes}");
-            assert!(codes.space().unwrap().codes.bytes() <= 1 << 20, "{heads:?}: {}", codes.space().unwrap().codes.bytes());
+            assert!(
+                codes.space().unwrap().codes.bytes() <= 1 << 20,
+                "{heads:?}: {}",
+                codes.space().unwrap().codes.bytes()
+            );
         }
     }
 }

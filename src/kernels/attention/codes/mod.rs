@@ -100,9 +100,7 @@ impl Space {
         let numbers: usize = numbers.map(Vec::len).iter().sum();
         let pairs = self.queries.len() + self.keys.len() + self.values.len();
         let codes = self.codes.len() + self.weights.len();
-        4 * (numbers + pairs + self.largest.len() + self.scores.len())
-            + 2 * codes
-            + size_of_val(self.rows.as_slice())
+        4 * (numbers + pairs + self.largest.len() + self.scores.len()) + 2 * codes + size_of_val(self.rows.as_slice())
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use super::super::heads::{Rows, SIX, SIXTEEN};
-use super::super::micro::{LANES, Micro as _};
+use super::super::heads::{SIX, SIXTEEN};
+use super::super::micro::LANES;
 use super::super::pack::AHEAD;
 use super::micro::{Micro, Pair};
 use super::{MOST_CODE, MOST_VALUE, ROUNDER};
