@@ -279,7 +279,8 @@ fn tiny_parser() -> impl TypedValueParser<Value = TinyUse> {
     })
 }
 
-fn attention_parser() -> impl TypedValueParser<Value = AttentionMode> {
+/// One of [`AttentionMode::ALL`], by its name.
+pub(super) fn attention_parser() -> impl TypedValueParser<Value = AttentionMode> {
     PossibleValuesParser::new(AttentionMode::ALL.map(AttentionMode::name)).map(|name| match name.as_str() {
         "exact" => AttentionMode::Exact,
         _ => AttentionMode::Auto,

@@ -72,6 +72,11 @@ impl Graph {
         attentions.precision = if codes { Precision::Codes } else { Precision::Exact };
     }
 
+    /// What [`set_precision`](Self::set_precision) said, or the network's weights.
+    pub(super) fn precision(&self) -> Precision {
+        self.attentions.borrow().precision
+    }
+
     /// What attention is computed with that is built from now on, where it is pinhole's.
     pub fn set_precision(&self, precision: Precision) {
         self.attentions.borrow_mut().precision = precision;
@@ -83,7 +88,7 @@ impl Graph {
         let kernel = self.products.borrow().kernel().filter(|_| self.device().is_cpu());
         let ([width, queries, heads, batch], ks) = (self.shape(qkv[0])?.dims(), self.shape(qkv[1])?.dims());
         let sizes = Heads { width, queries, keys: ks[1], heads, groups: ks[2] };
-        let precision = self.attentions.borrow().precision;
+        let precision = self.precision();
         let attention = kernel.and_then(|kernel| Attention::new(kernel, sizes, scale, precision));
         let Some(attention) = attention else { return Ok(None) };
         let plan = Box::new(Plan {

@@ -93,7 +93,7 @@ mod tests {
     fn every_kernel_is_near_double_precision_and_gives_the_same_bits() {
         for (channels, pixels) in [(1, 1), (3, 5), (96, 300), (384, 257)] {
             let gamma: Vec<f32> = (0..channels).map(|i| 1.0 + (i as f32).sin()).collect();
-            let planes: Vec<f32> = (0..channels * pixels).map(|i| 3.0 * (i as f32 * 0.7).sin()).collect();
+            let planes: Vec<f32> = (1..=channels * pixels).map(|i| 3.0 * (i as f32 * 0.7).sin()).collect();
             let found = made(Kernel::Portable, &gamma, &planes, pixels);
             for (i, found) in found.iter().enumerate() {
                 let square = |channel: usize| f64::from(planes[channel * pixels + i % pixels]).powi(2);

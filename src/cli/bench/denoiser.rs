@@ -158,8 +158,15 @@ impl Denoiser {
         Ok(Steps { times, waited: weights.waited(), peak: ledger.usage().peak })
     }
 
+    /// Has attention computed as `mode` says.
+    pub(super) fn set_attention(&mut self, mode: AttentionMode) {
+        self.settings.attention = mode;
+    }
+
     pub(super) fn backend(&self, device: Device) -> Result<Backend> {
-        Backend::new(device, self.threads, self.cancel.clone())
+        let backend = Backend::new(device, self.threads, self.cancel.clone())?;
+        backend.set_attention(self.settings.attention);
+        Ok(backend)
     }
 
     pub(super) fn model(&self) -> Result<&Model> {

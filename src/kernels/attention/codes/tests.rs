@@ -33,6 +33,30 @@ fn the_largest_codes_do_not_overflow() {
     }
 }
 
+/// What a denoiser's weights in q8_0 do to it is more: rounding queries, keys and values as q8_0 rounds numbers.
+#[test]
+fn errors_are_below_those_of_eight_bits() {
+    for (i, width) in [40, 64, 128, 512].into_iter().enumerate() {
+        let heads = Heads { width, queries: 24, keys: 500, heads: 1, groups: 1 };
+        let case = Case::new(heads, false, i as u64);
+        let exact = case.by(best());
+        let rms = |found: &[f32]| {
+            let squares = found.iter().zip(&exact).map(|(found, exact)| f64::from(found - exact).powi(2));
+            squares.sum::<f64>().sqrt()
+        };
+        let codes = rms(&case.with(best(), Precision::Codes));
+        let mut rounded = case;
+        for numbers in [&mut rounded.q.numbers, &mut rounded.k.numbers, &mut rounded.v.numbers] {
+            for block in numbers.chunks_mut(32) {
+                let unit = block.iter().fold(0f32, |most, number| most.max(number.abs())) / 127.0;
+                block.iter_mut().for_each(|number| *number = (*number / unit).round() * unit);
+            }
+        }
+        let eight_bits = rms(&rounded.by(best()));
+        assert!(codes < eight_bits / 3.0, "{width}: {codes:e} of {eight_bits:e}");
+    }
+}
+
 /// Keys that have much in common, which SageAttention takes out, and a channel that is far larger than the others.
 #[test]
 fn keys_with_a_mean_and_a_large_channel() {
