@@ -594,6 +594,15 @@ enum {
     PINHOLE_CONTROL_PREPROCESS_INPAINT = 2
 };
 
+/* How exact attention is on the CPU. */
+enum {
+    /* Single precision, except in denoisers with quantized weights: whole numbers of 11 to 13 bits are faster there, and add less error
+     * than those weights did. */
+    PINHOLE_ATTENTION_AUTO = 0,
+    /* Single precision. */
+    PINHOLE_ATTENTION_EXACT = 1
+};
+
 /* What a tiny autoencoder is used for. */
 enum {
     /* Previews and the pictures, and pictures that are given if it has an encoder: the other autoencoder decodes nothing. */
@@ -842,6 +851,10 @@ typedef struct pinhole_request {
     /* A film to begin with, for models that are given one: a folder of pictures, a file in Y4M, or an animation in GIF, WebP or PNG. It is
      * read in the call. `strength` is how far from it the result may be. With `frames` 0 there are as many as it has. NULL: none. */
     const char *video;
+    /* How exact attention is on the CPU: PINHOLE_ATTENTION_... */
+    int32_t attention;
+    /* Always 0 in this version. */
+    int32_t reserved_5;
 } pinhole_request;
 
 PINHOLE_API int32_t pinhole_request_init(pinhole_request *request, size_t struct_size);

@@ -267,6 +267,7 @@ impl<'a> Build<'a> {
         weights: &'a [Option<Placed>],
         ports: &'a [Placed],
     ) -> Build<'a> {
+        g.set_weights_in_blocks(weights.iter().flatten().any(|place| place.dtype().is_quantized()));
         Build {
             g,
             branches: &model.branches,

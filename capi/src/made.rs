@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use pinhole::image::{Picture, Thresholds, parameters_text};
 use pinhole::pipeline::{
-    Generated, Opened, Origin, Pass, Preprocess, PromptSyntax, Request, Settings, TinyUse, Upscale, model_name,
-    named_parts, origins, skipped_in_words,
+    AttentionMode, Generated, Opened, Origin, Pass, Preprocess, PromptSyntax, Request, Settings, TinyUse, Upscale,
+    model_name, named_parts, origins, skipped_in_words,
 };
 use serde::Serialize;
 
@@ -125,6 +125,8 @@ struct Inside<'a> {
     noise: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     cache: Option<StepCache>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attention: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     computed: Option<Computed<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -296,6 +298,7 @@ impl Made {
             max_sequence_length,
             noise,
             cache: settings.cache.map(|cache| StepCache { kind: cache.kind.name(), threshold: cache.threshold }),
+            attention: (settings.attention != AttentionMode::default()).then(|| settings.attention.name()),
             computed: Computed::of(computed),
             flagged,
         };

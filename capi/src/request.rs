@@ -9,8 +9,8 @@ use std::sync::Arc;
 use pinhole::Error as E;
 use pinhole::ggml::CancelFlag;
 use pinhole::pipeline::{
-    CacheKind, CacheRequest, Posterior, PromptSyntax, ReferenceResize, Request as Wanted, SafetyMode, TinyUse, Upscale,
-    UpscaleSpace,
+    AttentionMode, CacheKind, CacheRequest, Posterior, PromptSyntax, ReferenceResize, Request as Wanted, SafetyMode,
+    TinyUse, Upscale, UpscaleSpace,
 };
 use pinhole::sample::{Sampler, Schedule};
 use pinhole::video::{Clip, MAX_FRAMES};
@@ -100,6 +100,8 @@ pub struct Request {
     pub cfg_scale_2: f32,
     pub boundary: f32,
     pub video: *const c_char,
+    pub attention: i32,
+    pub reserved_5: i32,
 }
 
 const DEFAULT: Request = Request {
@@ -171,6 +173,8 @@ const DEFAULT: Request = Request {
     cfg_scale_2: -1.0,
     boundary: 0.0,
     video: ptr::null(),
+    attention: 0,
+    reserved_5: 0,
 };
 versioned!(Request, "pinhole_request", offset_of!(Request, inputs), DEFAULT);
 
@@ -314,6 +318,13 @@ fn prompt_syntax(given: i32) -> Result<PromptSyntax, Failure> {
     let found = usize::try_from(given).ok().and_then(|given| PromptSyntax::ALL.get(given).copied());
     let expected = "PINHOLE_PROMPT_PLAIN (0) or PINHOLE_PROMPT_A1111 (1)";
     found.ok_or_else(|| E::option("--prompt-syntax", expected, given.to_string()).into())
+}
+
+fn attention(given: i32) -> Result<AttentionMode, Failure> {
+    // The header's numbers are the order of the list.
+    let found = usize::try_from(given).ok().and_then(|given| AttentionMode::ALL.get(given).copied());
+    let expected = "PINHOLE_ATTENTION_AUTO (0) or PINHOLE_ATTENTION_EXACT (1)";
+    found.ok_or_else(|| E::option("--attention", expected, given.to_string()).into())
 }
 
 /// 0, as in a struct of zeros, leaves it to the model.
@@ -472,6 +483,7 @@ impl Request {
             embeddings,
             preview: request.preview.map(|_| interval),
             cache: step_cache(request.cache, request.cache_threshold)?,
+            attention: attention(request.attention)?,
             id_embedding,
             tiny_vae: tiny_use(request.tiny_vae_for)?,
             prompt_syntax: prompt_syntax(request.prompt_syntax)?,

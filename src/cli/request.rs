@@ -8,7 +8,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use pinhole::ggml::{CancelFlag, Device};
 use pinhole::image::Picture;
 use pinhole::pipeline::{
-    self, Additions, MemoryOptions, Pipeline, Posterior, ReferenceResize, Request, SafetyMode, TinyUse,
+    self, Additions, AttentionMode, MemoryOptions, Pipeline, Posterior, ReferenceResize, Request, SafetyMode, TinyUse,
 };
 use pinhole::plan::Offload;
 use pinhole::sample::{Sampler, Schedule};
@@ -77,6 +77,10 @@ pub(super) struct RequestArgs {
     /// taylorseer:N computes every Nth evaluation [default: taylorseer:5]. none computes all [default: none]
     #[arg(long, value_name = "KIND[:THRESHOLD]", value_parser = step_cache::parse)]
     cache: Option<step_cache::Given>,
+    /// How exact attention is on the CPU. exact is single precision. auto is so, too, except in denoisers with quantized weights, where
+    /// whole numbers of 11 to 13 bits are faster and add less error than those weights did
+    #[arg(long, value_name = "MODE", value_parser = attention_parser(), default_value = AttentionMode::default().name())]
+    attention: AttentionMode,
     /// A LoRA, and how strongly it works [default: 1]; several are added up: --lora a.safetensors --lora b.safetensors:0.6
     #[arg(long = "lora", value_name = "FILE[:STRENGTH]", value_parser = lora::parse)]
     pub(super) loras: Vec<Lora>,
@@ -275,6 +279,14 @@ fn tiny_parser() -> impl TypedValueParser<Value = TinyUse> {
     })
 }
 
+/// One of [`AttentionMode::ALL`], by its name.
+pub(super) fn attention_parser() -> impl TypedValueParser<Value = AttentionMode> {
+    PossibleValuesParser::new(AttentionMode::ALL.map(AttentionMode::name)).map(|name| match name.as_str() {
+        "exact" => AttentionMode::Exact,
+        _ => AttentionMode::Auto,
+    })
+}
+
 fn safety_parser() -> impl TypedValueParser<Value = SafetyMode> {
     PossibleValuesParser::new(["on", "off", "report"]).map(|name| match name.as_str() {
         "on" => SafetyMode::On,
@@ -340,6 +352,7 @@ impl RequestArgs {
             without_prompt: prompt.is_none() && !self.redux_images.is_empty(),
             controls: self.control.read(printer)?,
             cache: self.cache.and_then(|cache| cache.0),
+            attention: self.attention,
             preview: self.preview.as_ref().map(|preview| preview.every),
             tiny_vae: self.tiny_vae_for,
             safety: self.safety,

@@ -80,11 +80,13 @@ impl Maps {
         &mut self.block[*offset..offset + bytes_of(dims)]
     }
 
-    /// Some rows of the map at `position`, into `out`.
+    /// Some rows of the map at `position`, into `out`: of its last pictures, if there is not room for more.
     pub(super) fn read(&self, position: usize, rows: &Range<usize>, out: &mut [u8]) {
         let [w, h, ..] = self.maps[position].dims;
         let (plane, part) = (4 * w * h, 4 * w * rows.start..4 * w * rows.end);
-        for (plane, out) in self.whole(position).chunks_exact(plane).zip(out.chunks_exact_mut(part.len())) {
+        let (planes, wanted) = (self.whole(position).chunks_exact(plane), out.len() / part.len());
+        let before = planes.len() - wanted;
+        for (plane, out) in planes.skip(before).zip(out.chunks_exact_mut(part.len())) {
             out.copy_from_slice(&plane[part.clone()]);
         }
     }

@@ -79,6 +79,7 @@ impl Graph {
         // For each node a packing, a product, and operands with what they are views of, and what joins them.
         let graph = Graph::new(self.device(), nodes.len() * 10)?;
         graph.set_kernel(self.products.borrow().kernel());
+        graph.set_precision(self.precision());
         let mut copied = Copied {
             from: self,
             to: &graph,

@@ -11,7 +11,31 @@ use half::f16;
 use super::halt::Halt;
 use super::{CancelFlag, Graph, Tensor};
 use crate::Result;
-use crate::kernels::{Attended, Attention, Heads, Outputs, Rows};
+use crate::kernels::{Attended, Attention, Heads, Outputs, Precision, Rows};
+
+/// How exact attention is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AttentionMode {
+    /// As exact as the model's weights make it worth: see [`Precision::Codes`] for networks with weights in blocks, and single
+    /// precision for others.
+    #[default]
+    Auto,
+    /// Single precision.
+    Exact,
+}
+
+impl AttentionMode {
+    /// All of them.
+    pub const ALL: [AttentionMode; 2] = [AttentionMode::Auto, AttentionMode::Exact];
+
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            AttentionMode::Auto => "auto",
+            AttentionMode::Exact => "exact",
+        }
+    }
+}
 
 /// The attentions of a graph.
 #[derive(Default)]
@@ -21,6 +45,8 @@ pub(super) struct Attentions {
     plans: Vec<Box<Plan>>,
     /// What their operations make.
     results: Vec<Tensor>,
+    mode: AttentionMode,
+    precision: Precision,
 }
 
 /// An attention, as its operation knows it.
@@ -34,13 +60,36 @@ struct Plan {
 }
 
 impl Graph {
+    /// How exact attention is that is built from now on, where it is pinhole's. A new graph has [`AttentionMode::Exact`].
+    pub fn set_attention(&self, mode: AttentionMode) {
+        self.attentions.borrow_mut().mode = mode;
+    }
+
+    /// The graph is of a network whose weights are, or are not, `in_blocks`.
+    pub(crate) fn set_weights_in_blocks(&self, in_blocks: bool) {
+        let mut attentions = self.attentions.borrow_mut();
+        let codes = in_blocks && attentions.mode == AttentionMode::Auto;
+        attentions.precision = if codes { Precision::Codes } else { Precision::Exact };
+    }
+
+    /// What [`set_precision`](Self::set_precision) said, or the network's weights.
+    pub(super) fn precision(&self) -> Precision {
+        self.attentions.borrow().precision
+    }
+
+    /// What attention is computed with that is built from now on, where it is pinhole's.
+    pub fn set_precision(&self, precision: Precision) {
+        self.attentions.borrow_mut().precision = precision;
+    }
+
     /// `softmax(scale * q k^T + mask) v`, or `None` where it is left to ggml. Operands fit each other (`flash_attention` has checked
     /// it) and are F32 with contiguous rows; the mask is contiguous F16.
     pub(super) fn own_attention(&self, qkv: [Tensor; 3], scale: f32, mask: Option<Tensor>) -> Result<Option<Tensor>> {
         let kernel = self.products.borrow().kernel().filter(|_| self.device().is_cpu());
         let ([width, queries, heads, batch], ks) = (self.shape(qkv[0])?.dims(), self.shape(qkv[1])?.dims());
         let sizes = Heads { width, queries, keys: ks[1], heads, groups: ks[2] };
-        let attention = kernel.and_then(|kernel| Attention::new(kernel, sizes, scale));
+        let precision = self.precision();
+        let attention = kernel.and_then(|kernel| Attention::new(kernel, sizes, scale, precision));
         let Some(attention) = attention else { return Ok(None) };
         let plan = Box::new(Plan {
             attention,

@@ -10,7 +10,7 @@ use std::time::Instant;
 use ggml_sys as sys;
 use ggml_sys::account;
 
-use super::{Arena, CancelFlag, Device, Event, Graph, OperationTime, Scratch, guarded, nodes, queue};
+use super::{Arena, AttentionMode, CancelFlag, Device, Event, Graph, OperationTime, Scratch, guarded, nodes, queue};
 use crate::kernels::Kernel;
 use crate::{Error, Result};
 
@@ -25,6 +25,8 @@ pub struct Backend {
     cancel: CancelFlag,
     /// Whose matrix products the graphs made for it have.
     kernel: Option<Kernel>,
+    /// How exact attention is in them.
+    attention: Cell<AttentionMode>,
     state: State,
 }
 
@@ -63,6 +65,7 @@ impl Backend {
             pool: None,
             cancel,
             kernel: Kernel::best(),
+            attention: Cell::new(AttentionMode::Exact),
             state: State::Ready,
         };
         if device.is_cpu() {
@@ -123,6 +126,11 @@ impl Backend {
         self.kernel = kernel;
     }
 
+    /// How exact attention is in the [graphs](Self::graph) that are made from now on. At first it is [`AttentionMode::Exact`].
+    pub fn set_attention(&self, mode: AttentionMode) {
+        self.attention.set(mode);
+    }
+
     /// An empty graph with room for `capacity` tensors, to be computed here.
     ///
     /// # Errors
@@ -130,6 +138,7 @@ impl Backend {
     pub fn graph(&self, capacity: usize) -> Result<Graph> {
         let graph = Graph::new(self.device, capacity)?;
         graph.set_kernel(self.kernel);
+        graph.set_attention(self.attention.get());
         Ok(graph)
     }
 

@@ -10,6 +10,7 @@ use ggml_sys as sys;
 use pinhole_quant::DType;
 
 use super::attend::Attentions;
+use super::channel_norm::ChannelNorm;
 use super::convolve::Convolutions;
 use super::elementwise::Elementwise;
 use super::floats::FloatProducts;
@@ -51,6 +52,9 @@ pub struct Graph {
     pub(super) convolutions: RefCell<Convolutions>,
     /// Attentions that are not ggml's.
     pub(super) attentions: RefCell<Attentions>,
+    /// Boxed, since operations hold their addresses.
+    #[allow(clippy::vec_box)]
+    pub(super) channel_norms: RefCell<Vec<Box<ChannelNorm>>>,
     /// Functions of single numbers that are not ggml's.
     pub(super) elementwise: RefCell<Vec<Elementwise>>,
     /// The block in which it has its memory, once it has: see [`Arena`](super::Arena).
@@ -118,6 +122,7 @@ impl Graph {
             floats: RefCell::default(),
             convolutions: RefCell::default(),
             attentions: RefCell::default(),
+            channel_norms: RefCell::default(),
             elementwise: RefCell::default(),
             block: Cell::new(None),
             measured_only: Cell::new(false),

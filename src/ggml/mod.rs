@@ -18,6 +18,7 @@ mod attention;
 mod backend;
 mod buffer;
 mod cancel;
+mod channel_norm;
 mod convolve;
 mod device;
 mod elementwise;
@@ -36,6 +37,7 @@ pub mod support;
 
 pub use alone::{Alone, Heavy, Operands, OperationTime};
 pub use arena::Arena;
+pub use attend::AttentionMode;
 pub use backend::Backend;
 pub use buffer::{Buffer, Placed};
 pub use cancel::CancelFlag;

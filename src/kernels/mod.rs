@@ -70,8 +70,8 @@
 //! | run | the cells of one row in one span |
 //! | set | the outputs that are computed together |
 //!
-//! This module knows no ggml: slices in, numbers out. `src/ggml/product.rs`, `floats.rs`, `convolve.rs`, `attend.rs` and `elementwise.rs`
-//! make operations of a graph of it.
+//! This module knows no ggml: slices in, numbers out. `src/ggml/product.rs`, `floats.rs`, `convolve.rs`, `attend.rs`, `elementwise.rs`
+//! and `channel_norm.rs` make operations of a graph of it.
 
 // Vector instructions are reached through `unsafe`; every block names what it rests on.
 #![allow(unsafe_code)]
@@ -82,6 +82,7 @@ mod attention;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod channel_norm;
 mod convolution;
 #[cfg(target_arch = "aarch64")]
 mod dotprod;
@@ -96,7 +97,8 @@ mod portable;
 mod product;
 
 pub use activations::Layout;
-pub use attention::{Attended, Attention, Heads, Outputs, Rows, Space};
+pub use attention::{Attended, Attention, Heads, Outputs, Precision, Rows, Space};
+pub use channel_norm::{PIXELS, channel_norm_silu};
 pub use convolution::{Added, Convolution, Geometry, MOST_SIDE, Moments, Normal, Pieces, Planes, Source, Weights};
 pub use floats::{FloatProduct, FloatSpace, Tokens};
 pub use format::BLOCK;

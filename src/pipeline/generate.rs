@@ -19,7 +19,7 @@ use super::settings::{settings, without_effect};
 use super::start::{Drawn, Start};
 use super::stretch::Pass;
 use super::values::{levels, of_pass};
-use crate::ggml::{Backend, CancelFlag, Device, Ledger};
+use crate::ggml::{AttentionMode, Backend, CancelFlag, Device, Ledger};
 use crate::image::Image;
 use crate::models::safety_checker::Verdict;
 use crate::plan::{Phase, Plan};
@@ -70,7 +70,8 @@ impl Pipeline {
     ) -> Result<Pipeline> {
         let (backend, ledger) = (Backend::new(device, threads, cancel)?, Ledger::new());
         let workers = Workers::new(threads);
-        let machine = Machine { backend, workers, ledger, options: MemoryOptions::default(), kept: Vec::new() };
+        let (options, attention) = (MemoryOptions::default(), AttentionMode::default());
+        let machine = Machine { backend, workers, ledger, options, attention, kept: Vec::new() };
         let remembered = Remembered::default();
         Ok(Pipeline { model: model.into(), machine, preview: None, remembered, prompt_cache: None })
     }
@@ -153,6 +154,7 @@ impl Pipeline {
         settings: Settings,
         observer: &mut dyn Observer,
     ) -> Result<Generated> {
+        self.machine.attention = settings.attention;
         observer.event(Event::Planned(plan.clone()))?;
         self.say_what_is_known(request, &settings, observer)?;
         let mut made = self.pass((&plan, request, &settings), None, observer)?;

@@ -63,6 +63,7 @@ mod wan_pictures;
 mod z_image;
 mod z_image_control;
 
+pub use crate::ggml::AttentionMode;
 pub use crate::plan::Phase;
 pub use crate::source::model_name;
 pub use crate::text::PromptSyntax;

@@ -6,6 +6,7 @@ use super::choices::{Posterior, Preprocess, ReferenceResize, SafetyMode, TinyUse
 use super::prompts::Embeddings;
 use super::step_cache::{Cache, CacheRequest};
 use super::stretch::{Pass, Upscale};
+use crate::ggml::AttentionMode;
 use crate::image::{Picture, Thresholds};
 use crate::plan::Offload;
 use crate::sample::{Chosen, Sampler, Sampling, Schedule};
@@ -89,6 +90,8 @@ pub struct Request {
     pub controls: Vec<Control>,
     /// How evaluations are skipped that would change little; `None` computes all.
     pub cache: Option<CacheRequest>,
+    /// How exact attention is on the CPU.
+    pub attention: AttentionMode,
     /// A face, for a model that was opened for one: the embedding that its projector takes, or tokens, one behind the other.
     pub id_embedding: Option<Vec<f32>>,
     /// What the model's tiny autoencoder is used for, if it has one; `None` is for all.
@@ -190,6 +193,7 @@ impl Default for Request {
             ip_scale: None,
             controls: Vec::new(),
             cache: None,
+            attention: AttentionMode::default(),
             id_embedding: None,
             tiny_vae: None,
             prompt_syntax: PromptSyntax::default(),
@@ -294,6 +298,8 @@ pub struct Settings {
     pub control_guess: bool,
     /// How evaluations are skipped that would change little.
     pub cache: Option<Cache>,
+    /// How exact attention is on the CPU.
+    pub attention: AttentionMode,
     /// How many tokens a face becomes; 0 without one.
     pub id_tokens: usize,
     /// Whether the projector makes them.
@@ -549,6 +555,9 @@ impl Settings {
             pairs.push(("ControlNet guess mode", "true".to_owned()));
         }
         pairs.extend(self.cache.map(|cache| ("Step cache", cache.to_string())));
+        if self.attention != AttentionMode::default() {
+            pairs.push(("Attention", self.attention.name().to_owned()));
+        }
         if let Preprocess::Canny(Thresholds { low, high }) = self.control_preprocess {
             pairs.push(("Control preprocess", format!("canny {low},{high}")));
         }

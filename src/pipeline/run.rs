@@ -9,7 +9,7 @@ use super::generated::{PhaseMemory, Timings};
 use super::progress::{Event, Observer};
 use super::request::MemoryOptions;
 use crate::exec::{DeviceWeights, Session};
-use crate::ggml::{Backend, Ledger, Usage, device_peak, restart_device_peak};
+use crate::ggml::{AttentionMode, Backend, Ledger, Usage, device_peak, restart_device_peak};
 use crate::plan::measure::Subject;
 use crate::plan::{Batch, ComponentPlan, Phase, Plan};
 use crate::stage::{Cadence, Dims, Part, Port, Symbol};
@@ -23,6 +23,8 @@ pub(super) struct Machine {
     pub(super) workers: Workers,
     pub(super) ledger: Ledger,
     pub(super) options: MemoryOptions,
+    /// How exact the denoisers' attention is.
+    pub(super) attention: AttentionMode,
     /// Weights that stay on the device between components and requests, by the names of their subjects.
     pub(super) kept: Vec<(&'static str, Arc<DeviceWeights>)>,
 }
@@ -201,6 +203,9 @@ impl<'a> Run<'a> {
         let &ComponentPlan { way, batch, .. } = planned(self.plan, subject.name)?;
         let Machine { backend, ledger, .. } = &*self.machine;
         let forms = batch.forms(&subject.dims);
+        // Text encoders and autoencoders take little time, and what encoders made is remembered.
+        let denoises = subject.phase == Phase::Denoise;
+        backend.set_attention(if denoises { self.machine.attention } else { AttentionMode::Exact });
         let session = Session::in_forms(way, subject.model, &weights, &forms, backend, ledger)?;
         Ok(Running { session, weights, batch, dims: subject.dims.clone(), phase: subject.phase, heard: true })
     }

@@ -139,6 +139,7 @@ pub fn settings(model: &Opened, request: &Request) -> Result<Settings> {
         controls: controls::settings(rules, &controls::of(rules, request)?)?,
         control_guess: controls::guesses(rules, request)?,
         cache: rules.caches.checked(request.cache)?,
+        attention: request.attention,
         previewed: request.preview.is_some(),
         tiny_vae: tiny,
         tiny_encodes: model.tiny_encodes(tiny),

@@ -346,7 +346,10 @@ fn reference(model: &Opened, request: &Request, picture: &Picture, sides: [usize
         // In one that is smaller than a token, the neighbours of its edge are too few.
         let is_small = whole_width.min(whole_height) <= model.rules.multiple;
         let mirror = if is_small { Mirror::WithEdge } else { Mirror::WithoutEdge };
-        return image.resized(whole_width, whole_height, Filter::Lanczos)?.reflected(width, height, mirror)?.to_samples();
+        return image
+            .resized(whole_width, whole_height, Filter::Lanczos)?
+            .reflected(width, height, mirror)?
+            .to_samples();
     }
     let [whole_width, whole_height] = match request.reference_resize {
         ReferenceResize::Auto => cropped.whole(own),

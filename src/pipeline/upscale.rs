@@ -10,7 +10,7 @@ use super::progress::{Event, Observer};
 use super::request::MemoryOptions;
 use super::run::{Machine, Run, finite, stage_runs};
 use crate::bind::alias;
-use crate::ggml::{Backend, CancelFlag, Device, Ledger, Usage};
+use crate::ggml::{AttentionMode, Backend, CancelFlag, Device, Ledger, Usage};
 use crate::image::{CHANNELS, Filter, Image, MAX_PIXELS, MAX_SIDE};
 use crate::models::upscaler;
 use crate::plan::measure::Subject;
@@ -197,7 +197,8 @@ impl Upscaler {
     ) -> Result<Upscaler> {
         let (backend, ledger) = (Backend::new(device, threads, cancel)?, Ledger::new());
         let (workers, options) = (Workers::new(threads), MemoryOptions::default());
-        let machine = Machine { backend, workers, ledger, options, kept: Vec::new() };
+        let machine =
+            Machine { backend, workers, ledger, options, attention: AttentionMode::default(), kept: Vec::new() };
         Ok(Upscaler { model: model.into(), machine })
     }
 

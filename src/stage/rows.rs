@@ -239,20 +239,33 @@ impl Build<'_> {
     /// # Errors
     /// [`Error::Graph`] for a map of another model, or an inner one that no pass has written.
     pub fn read_rows(&self, map: impl Into<FeatureMap>, reach: Reach) -> Result<Tensor> {
+        self.read_newest_rows(map, reach, usize::MAX)
+    }
+
+    /// The same of the last `most` pictures of the map, which are a film's newest frames, or of all if there are no more.
+    ///
+    /// # Errors
+    /// As [`read_rows`](Self::read_rows).
+    pub fn read_newest_rows(&self, map: impl Into<FeatureMap>, reach: Reach, most: usize) -> Result<Tensor> {
         let map = map.into();
-        let Some(strip) = &self.strip else { return self.whole(map) };
+        let Some(strip) = &self.strip else {
+            let whole = self.whole(map)?;
+            let [.., pictures] = self.g.shape(whole)?.dims();
+            let newest = pictures.min(most);
+            return if newest == pictures { Ok(whole) } else { self.g.slice(whole, 3, pictures - newest, newest) };
+        };
         if reach.halo() > MOST_HALO {
             return Err(Error::graph("read_rows", format!("{reach:?}, where {MOST_HALO} rows are the most")));
         }
-        let known =
-            strip.exchanged.borrow().reads.iter().find(|read| read.map == map).map(|read| (read.reach, read.tensor));
-        if let Some((other, tensor)) = known {
-            let message = || format!("{map:?} is read as {reach:?} and as {other:?}");
-            return if other == reach { Ok(tensor) } else { Err(Error::graph("read_rows", message())) };
-        }
         let [w, height, c, batch] = shape_of(strip.model, map, self.dims)?.dims();
         let rows = reach.rows(&strip.strip.rows, height);
-        let place = strip.place(&[w, rows.len(), c, batch])?;
+        let dims = [w, rows.len(), c, batch.min(most)];
+        if let Some(read) = strip.exchanged.borrow().reads.iter().find(|read| read.map == map) {
+            let message = || format!("{map:?} is read as {reach:?} of {most} pictures and as {:?}", read.reach);
+            let equal = read.reach == reach && self.g.shape(read.tensor)? == dims;
+            return if equal { Ok(read.tensor) } else { Err(Error::graph("read_rows", message())) };
+        }
+        let place = strip.place(&dims)?;
         let tensor = self.g.leaf(&place)?;
         strip.exchanged.borrow_mut().reads.push(RowsRead { map, reach, place, tensor });
         Ok(tensor)

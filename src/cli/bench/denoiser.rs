@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use pinhole::bind::Bound;
 use pinhole::exec::{DeviceWeights, Session};
-use pinhole::ggml::{Backend, CancelFlag, Device, Ledger};
+use pinhole::ggml::{AttentionMode, Backend, CancelFlag, Device, Ledger};
 use pinhole::pipeline::{self, OpenedWith, Pass, Preprocess, PromptSyntax, SafetyMode, Settings};
 use pinhole::plan::measure::Subject;
 use pinhole::plan::{Component, Placement, Runs};
@@ -101,6 +101,7 @@ impl Denoiser {
             ip_images: 0,
             ip_scale: 0.0,
             cache: None,
+            attention: AttentionMode::default(),
             previewed: false,
             tiny_vae: None,
             tiny_encodes: false,
@@ -158,8 +159,15 @@ impl Denoiser {
         Ok(Steps { times, waited: weights.waited(), peak: ledger.usage().peak })
     }
 
+    /// Has attention computed as `mode` says.
+    pub(super) fn set_attention(&mut self, mode: AttentionMode) {
+        self.settings.attention = mode;
+    }
+
     pub(super) fn backend(&self, device: Device) -> Result<Backend> {
-        Backend::new(device, self.threads, self.cancel.clone())
+        let backend = Backend::new(device, self.threads, self.cancel.clone())?;
+        backend.set_attention(self.settings.attention);
+        Ok(backend)
     }
 
     pub(super) fn model(&self) -> Result<&Model> {

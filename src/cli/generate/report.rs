@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use pinhole::entries::Entries;
-use pinhole::ggml::Device;
+use pinhole::ggml::{AttentionMode, Device};
 use pinhole::image::{Thresholds, parameters_text};
 use pinhole::memory::PeakMemory;
 use pinhole::pipeline::{
@@ -176,6 +176,8 @@ struct Parameters<'a> {
     noise: Option<&'a PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
     cache: Option<CacheReport>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attention: Option<&'static str>,
 }
 
 /// A ControlNet in JSON.
@@ -291,6 +293,7 @@ impl Run<'_> {
             max_sequence_length,
             noise: self.args.noise.as_ref(),
             cache: self.settings.cache.map(CacheReport::new),
+            attention: (self.settings.attention != AttentionMode::default()).then(|| self.settings.attention.name()),
         }
     }
 

@@ -20,6 +20,7 @@
 pub(super) mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod codes;
 mod heads;
 pub(super) mod micro;
 mod pack;
@@ -55,19 +56,30 @@ const MOST_QUERIES: usize = 128 * TWELVE;
 const TILES: usize = 32;
 const LEAST_QUERIES: usize = 4 * TWELVE;
 
+/// What an attention is computed with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// Single precision.
+    #[default]
+    Exact,
+    /// Whole numbers of 11 to 13 bits, where heads are not too wide for it.
+    Codes,
+}
+
 /// An attention by one of pinhole's kernels.
 #[derive(Clone, Copy, Debug)]
 pub struct Attention {
     kernel: Kernel,
     heads: Heads,
     scale: f32,
+    precision: Precision,
     /// Queries of a tile, and keys of a block.
     tile: usize,
     block: usize,
 }
 
 /// What a thread computes with: about a mebibyte, or more if heads are wider than 2048.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Space {
     queries: Vec<f32>,
     keys: Vec<f32>,
@@ -75,11 +87,13 @@ pub struct Space {
     scores: Vec<f32>,
     sums: Vec<f32>,
     rows: Vec<Row>,
+    /// Where whole numbers are computed with; what stands before it is empty then.
+    codes: codes::Space,
 }
 
 impl Attention {
     /// An attention of these heads by `kernel`, or `None` where there is none.
-    pub fn new(kernel: Kernel, heads: Heads, scale: f32) -> Option<Attention> {
+    pub fn new(kernel: Kernel, heads: Heads, scale: f32, precision: Precision) -> Option<Attention> {
         let Heads { width, queries, keys, heads: count, groups } = heads;
         if [width, queries, keys, count, groups].contains(&0) || !count.is_multiple_of(groups) {
             return None;
@@ -89,7 +103,8 @@ impl Attention {
         let most = (TILE / width / TWELVE * TWELVE).clamp(TWELVE, MOST_QUERIES);
         let each = queries.checked_mul(count / groups)?;
         let wanted = (each.saturating_mul(groups) / TILES).max(LEAST_QUERIES).next_multiple_of(TWELVE);
-        Some(Attention { kernel, heads, scale, tile: most.min(wanted).min(each), block })
+        let precision = if width > codes::WIDEST { Precision::Exact } else { precision };
+        Some(Attention { kernel, heads, scale, precision, tile: most.min(wanted).min(each), block })
     }
 
     /// How many tiles the result of one item of a batch has.
@@ -118,6 +133,9 @@ impl Attention {
     pub fn space(&self) -> Result<Space, usize> {
         let Attention { heads: Heads { width, .. }, tile, block, .. } = *self;
         let tile = tile.next_multiple_of(TWELVE);
+        if self.precision == Precision::Codes {
+            return Ok(Space { codes: codes::Space::new(self)?, ..Space::default() });
+        }
         Ok(Space {
             queries: room(tile.saturating_mul(width).saturating_add(LANES), 0.0)?,
             keys: room(block.saturating_mul(width), 0.0)?,
@@ -125,6 +143,7 @@ impl Attention {
             scores: room(TWELVE * PITCH, 0.0)?,
             sums: room(tile.saturating_mul(self.padded()), 0.0)?,
             rows: room(tile, Row::EMPTY)?,
+            codes: codes::Space::default(),
         })
     }
 
@@ -156,21 +175,41 @@ impl Attention {
 
     // Inlined where the instructions of `M` are enabled, as everything is that it calls.
     #[inline(always)]
-    fn compute_by<M: Micro>(
+    fn compute_by<M: codes::micro::Micro>(
         &self,
         tile: usize,
         attended: &Attended<'_, impl Rows>,
         space: &mut Space,
         result: &mut impl Outputs,
     ) {
-        let Heads { width, queries, keys, .. } = self.heads;
+        match self.precision {
+            Precision::Exact => self.compute_exactly::<M>(tile, attended, space, result),
+            Precision::Codes => codes::compute::<M>(self, tile, attended, &mut space.codes, result),
+        }
+    }
+
+    /// Whose keys the rows of a tile attend to, which query of which head each of them is, and how many they are.
+    #[inline(always)]
+    fn rows_of(&self, tile: usize) -> (usize, impl Fn(usize) -> (usize, usize), usize) {
+        let (queries, shared) = (self.heads.queries, self.shared());
         let (group, first) = (tile / self.tiles_of_group(), tile % self.tiles_of_group() * self.tile);
-        let count = self.tile.min(queries * self.shared() - first);
-        // Which query of which head.
-        let place = |row: usize| ((first + row) % queries, group * self.shared() + (first + row) / queries);
+        let place = move |row: usize| ((first + row) % queries, group * shared + (first + row) / queries);
+        (group, place, self.tile.min(queries * shared - first))
+    }
+
+    #[inline(always)]
+    fn compute_exactly<M: Micro>(
+        &self,
+        tile: usize,
+        attended: &Attended<'_, impl Rows>,
+        space: &mut Space,
+        result: &mut impl Outputs,
+    ) {
+        let Heads { width, keys, .. } = self.heads;
+        let (group, place, count) = self.rows_of(tile);
         let scale = self.scale * std::f32::consts::LOG2_E;
         // SAFETY: the instructions are there.
-        unsafe { pack::queries::<M>(&attended.q, place, count, width, scale, &mut space.queries) };
+        unsafe { pack::queries::<M>(&attended.q, &place, count, width, scale, &mut space.queries) };
         space.rows.fill(Row::EMPTY);
         space.sums.fill(0.0);
         for start in (0..keys).step_by(self.block) {
@@ -263,7 +302,7 @@ fn compute_avx2(
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx2,fma,f16c")]
+#[target_feature(enable = "avx512f,avx512vnni,avx2,fma,f16c")]
 fn compute_avx512(
     attention: &Attention,
     tile: usize,

@@ -6,7 +6,7 @@ use super::heads::{Rows, SIX, SIXTEEN};
 use super::micro::{LANES, Micro};
 
 /// So many rows before one is read it is fetched: rows of one head are apart, and the processor does not foresee the next one.
-const AHEAD: usize = 16;
+pub(super) const AHEAD: usize = 16;
 
 /// Queries as a left side: for six rows after six `[SIX, width]`, multiplied with `scale`. The last six are filled up with the last
 /// row. `place` says which query of which head a row is.

@@ -49,6 +49,19 @@ impl Row {
         factor
     }
 
+    /// Takes in scores whose largest is `most`, and the sum of their `2^(score - most)`. Gives the factors for sums of what came before
+    /// and for sums that are relative to `most`.
+    #[inline(always)]
+    pub(super) fn join(&mut self, most: f32, sum: f32) -> [f32; 2] {
+        let before = self.most;
+        self.most = larger(before, most);
+        // As in `weigh`.
+        let all = if self.most == f32::NEG_INFINITY { 0.0 } else { self.most };
+        let factors = [power_of_two(before - all), power_of_two(most - all)];
+        self.sum = self.sum.mul_add(factors[0], sum * factors[1]);
+        factors
+    }
+
     /// One over the sum; 0 where every key was forbidden, so that the result is 0, as ggml's is.
     #[inline(always)]
     pub(super) fn reciprocal(self) -> f32 {
@@ -58,7 +71,7 @@ impl Row {
 
 /// The larger one, or `a` if `b` is not a number.
 #[inline(always)]
-fn larger(a: f32, b: f32) -> f32 {
+pub(super) fn larger(a: f32, b: f32) -> f32 {
     if b > a { b } else { a }
 }
 
@@ -90,7 +103,7 @@ const EXP2: [f32; 7] = {
 /// `2^x` for `x <= 0` to within a unit in the last place: exactly 1 for 0, and exactly 0 below -126.5, minus infinity
 /// included. What is not a number stays so.
 #[inline(always)]
-fn power_of_two(x: f32) -> f32 {
+pub(super) fn power_of_two(x: f32) -> f32 {
     /// Added, it leaves the exponent of the power in the last bits.
     const ROUNDER: f32 = ((3 << 22) + 127) as f32;
     // The exponent of -127 is that of 0.

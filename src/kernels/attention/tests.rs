@@ -16,8 +16,8 @@ fn numbers(seed: u64) -> impl Iterator<Item = f32> {
 
 /// Rows as a transformer has them: `[width, heads, tokens]`.
 #[derive(Clone)]
-struct Tokens {
-    numbers: Vec<f32>,
+pub(super) struct Tokens {
+    pub(super) numbers: Vec<f32>,
     width: usize,
     heads: usize,
 }
@@ -42,17 +42,17 @@ impl Outputs for Tokens {
     }
 }
 
-struct Case {
+pub(super) struct Case {
     heads: Heads,
-    scale: f32,
-    q: Tokens,
-    k: Tokens,
-    v: Tokens,
+    pub(super) scale: f32,
+    pub(super) q: Tokens,
+    pub(super) k: Tokens,
+    pub(super) v: Tokens,
     mask: Option<Vec<f16>>,
 }
 
 impl Case {
-    fn new(heads: Heads, masked: bool, seed: u64) -> Case {
+    pub(super) fn new(heads: Heads, masked: bool, seed: u64) -> Case {
         let Heads { width, queries, keys, heads: count, groups } = heads;
         let mask = numbers(seed ^ 4).take(queries * keys).enumerate().map(|(i, number)| match number {
             // One key of every query is not forbidden.
@@ -69,10 +69,14 @@ impl Case {
         }
     }
 
-    fn by(&self, kernel: Kernel) -> Vec<f32> {
+    pub(super) fn by(&self, kernel: Kernel) -> Vec<f32> {
+        self.with(kernel, Precision::Exact)
+    }
+
+    pub(super) fn with(&self, kernel: Kernel, precision: Precision) -> Vec<f32> {
         let Heads { width, queries, heads, .. } = self.heads;
         let mut result = Tokens { numbers: vec![f32::NAN; width * queries * heads], width, heads };
-        let attention = Attention::new(kernel, self.heads, self.scale).unwrap();
+        let attention = Attention::new(kernel, self.heads, self.scale, precision).unwrap();
         let attended = Attended { q: &self.q, k: &self.k, v: &self.v, mask: self.mask.as_deref() };
         let mut space = attention.space().unwrap();
         for tile in 0..attention.tiles() {
@@ -82,7 +86,7 @@ impl Case {
     }
 
     /// The largest error, in double precision, relative to the largest value.
-    fn error(&self, found: &[f32]) -> f64 {
+    pub(super) fn error(&self, found: &[f32]) -> f64 {
         let Heads { width, queries, keys, heads, groups } = self.heads;
         let (q, k, v) = (&self.q, &self.k, &self.v);
         let mut worst: f64 = 0.0;
@@ -114,7 +118,7 @@ impl Case {
 }
 
 /// Shapes by chance: `[width, queries, keys]` below these, and up to three times three heads.
-fn shapes(most: [usize; 3], count: usize, seed: u64) -> impl Iterator<Item = Heads> {
+pub(super) fn shapes(most: [usize; 3], count: usize, seed: u64) -> impl Iterator<Item = Heads> {
     let mut chance = numbers(seed).map(|number| f64::from(number + 1.0) / 2.0);
     let mut below = move |most: usize| 1 + (chance.next().unwrap() * most as f64) as usize;
     std::iter::repeat_with(move || {
@@ -124,7 +128,9 @@ fn shapes(most: [usize; 3], count: usize, seed: u64) -> impl Iterator<Item = Hea
     .take(count)
 }
 
-fn best() -> Kernel {
+const PRECISIONS: [Precision; 2] = [Precision::Exact, Precision::Codes];
+
+pub(super) fn best() -> Kernel {
     Kernel::best().unwrap_or(Kernel::Portable)
 }
 
@@ -147,9 +153,11 @@ fn every_kernel_gives_the_same_bits() {
     let wide = Heads { width: 700, queries: 13, keys: 33, heads: 1, groups: 1 };
     for (i, heads) in shapes([80, 30, 40], 24, 3).chain([long, wide]).enumerate() {
         let case = Case::new(heads, i % 2 == 1, i as u64);
-        let expected = case.by(Kernel::Portable);
-        for kernel in Kernel::available() {
-            assert!(case.by(kernel) == expected, "{heads:?} by {}", kernel.name());
+        for precision in PRECISIONS {
+            let expected = case.with(Kernel::Portable, precision);
+            for kernel in Kernel::available() {
+                assert!(case.with(kernel, precision) == expected, "{heads:?} by {}, {precision:?}", kernel.name());
+            }
         }
     }
 }
@@ -158,13 +166,15 @@ fn every_kernel_gives_the_same_bits() {
 fn a_query_does_not_depend_on_its_company() {
     for (i, heads) in shapes([80, 150, 300], 8, 4).enumerate() {
         let whole = Case::new(heads, false, i as u64);
-        let expected = whole.by(best());
         let each = heads.width * heads.heads;
-        for first in [0, heads.queries / 3, heads.queries - 1] {
-            let mut part = Case::new(heads, false, i as u64);
-            part.q.numbers.drain(..first * each);
-            part.heads.queries -= first;
-            assert!(part.by(best()) == expected[first * each..], "{heads:?} from {first}");
+        for precision in PRECISIONS {
+            let expected = whole.with(best(), precision);
+            for first in [0, heads.queries / 3, heads.queries - 1] {
+                let mut part = Case::new(heads, false, i as u64);
+                part.q.numbers.drain(..first * each);
+                part.heads.queries -= first;
+                assert!(part.with(best(), precision) == expected[first * each..], "{heads:?} from {first}");
+            }
         }
     }
 }
@@ -175,10 +185,12 @@ fn large_scores_do_not_overflow() {
     let mut case = Case::new(heads, false, 6);
     case.scale = 1e4;
     // The largest score of a query takes everything, as far as single precision tells scores apart.
-    let found = case.by(best());
-    assert!(found.iter().all(|number| number.abs() <= 1.0));
-    case.scale = -1e4;
-    assert!(case.by(best()).iter().all(|number| number.abs() <= 1.0));
+    for precision in PRECISIONS {
+        for scale in [1e4, -1e4] {
+            case.scale = scale;
+            assert!(case.with(best(), precision).iter().all(|number| number.abs() <= 1.0));
+        }
+    }
     // One key has the score 1e4 and the others 0.
     case.scale = 1.0;
     case.q.numbers.fill(1.0);
@@ -197,9 +209,12 @@ fn a_query_without_keys_gets_nothing() {
     mask[3 * 290..4 * 290].fill(f16::NEG_INFINITY);
     // The first block of keys alone is forbidden.
     mask[5 * 290..6 * 290 - 10].fill(f16::NEG_INFINITY);
+    for precision in PRECISIONS {
+        let found = case.with(best(), precision);
+        assert!(found[3 * 24..4 * 24].iter().all(|number| number.to_bits() == 0));
+        assert!(found.iter().all(|number| number.is_finite()));
+    }
     let found = case.by(best());
-    assert!(found[3 * 24..4 * 24].iter().all(|number| number.to_bits() == 0));
-    assert!(found.iter().all(|number| number.is_finite()));
     // Every other query is as exact as ever.
     let mut error = 0f64;
     case.heads.queries = 1;
@@ -219,8 +234,10 @@ fn what_is_not_finite_shows_in_its_query_alone() {
     for bad in [f32::NAN, f32::INFINITY] {
         let mut case = Case::new(heads, false, 8);
         case.q.numbers[3 * 16 + 5] = bad;
-        for (query, row) in case.by(best()).chunks(16).enumerate() {
-            assert_eq!(row.iter().all(|number| number.is_finite()), query != 3, "{query}");
+        for precision in PRECISIONS {
+            for (query, row) in case.with(best(), precision).chunks(16).enumerate() {
+                assert_eq!(row.iter().all(|number| number.is_finite()), query != 3, "{query}");
+            }
         }
     }
 }
@@ -228,7 +245,7 @@ fn what_is_not_finite_shows_in_its_query_alone() {
 #[test]
 fn attentions_that_do_not_exist() {
     let heads = Heads { width: 8, queries: 2, keys: 2, heads: 4, groups: 2 };
-    assert!(Attention::new(best(), heads, 1.0).is_some());
+    assert!(Attention::new(best(), heads, 1.0, Precision::Exact).is_some());
     for none in [
         Heads { width: 0, ..heads },
         Heads { queries: 0, ..heads },
@@ -237,14 +254,14 @@ fn attentions_that_do_not_exist() {
         Heads { groups: 0, ..heads },
         Heads { groups: 3, ..heads },
     ] {
-        assert!(Attention::new(best(), none, 1.0).is_none(), "{none:?}");
+        assert!(Attention::new(best(), none, 1.0, Precision::Exact).is_none(), "{none:?}");
     }
 }
 
 #[test]
 fn work_space_that_no_machine_has() {
     let heads = Heads { width: 1 << 60, queries: 1, keys: 1, heads: 1, groups: 1 };
-    let bytes = Attention::new(best(), heads, 1.0).unwrap().space().unwrap_err();
+    let bytes = Attention::new(best(), heads, 1.0, Precision::Exact).unwrap().space().unwrap_err();
     assert!(bytes > 1 << 60, "{bytes}");
 }
 
@@ -254,11 +271,16 @@ fn work_space_is_bounded() {
     for width in (8..=512).step_by(8) {
         for (queries, keys) in [(1, 1), (4608, 4608), (4096, 77), (100_000, 100_000)] {
             let heads = Heads { width, queries, keys, heads: 24, groups: 24 };
-            let space = Attention::new(best(), heads, 1.0).unwrap().space().unwrap();
-            let Space { queries, keys, values, scores, sums, rows } = &space;
+            let [exact, codes] = PRECISIONS.map(|precision| Attention::new(best(), heads, 1.0, precision).unwrap());
+            let Space { queries, keys, values, scores, sums, rows, .. } = &exact.space().unwrap();
             let numbers: usize = [queries, keys, values, scores, sums].map(Vec::len).iter().sum();
             let bytes = size_of_val(rows.as_slice()) + 4 * numbers;
             assert!(bytes <= 1 << 20, "{heads:?}: {bytes}");
+            assert!(
+                codes.space().unwrap().codes.bytes() <= 1 << 20,
+                "{heads:?}: {}",
+                codes.space().unwrap().codes.bytes()
+            );
         }
     }
 }

@@ -82,11 +82,14 @@ unsafe fn meet<const N: usize, const PITCH: usize>(
             }
         }
     }
-    for (i, new) in all.into_iter().flatten().enumerate() {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let sum = sums.add(i / 2 * stride + i % 2 * LANES);
-            _mm256_storeu_ps(sum, _mm256_add_ps(_mm256_loadu_ps(sum), new));
+    // Two loops, whose numbers of turns are known: of one over all, the compiler keeps the sums in memory.
+    for (i, news) in all.into_iter().enumerate() {
+        for (half, new) in news.into_iter().enumerate() {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let sum = sums.add(i * stride + half * LANES);
+                _mm256_storeu_ps(sum, _mm256_add_ps(_mm256_loadu_ps(sum), new));
+            }
         }
     }
 }

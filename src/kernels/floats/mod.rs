@@ -180,16 +180,19 @@ impl FloatProduct {
                 let some = first..rows.end.min(first + PANEL);
                 self.unpack::<M>(some, &row, columns.clone(), wide, &mut panel[..PANEL * len]);
                 let (at, whole) = (first - rows.start, share.len() / TOGETHER * TOGETHER);
+                let panel = &panel[..PANEL * len];
                 for token in (0..whole).step_by(TOGETHER) {
-                    meet::<M, TOGETHER>(
-                        &left[token * PITCH..],
-                        &panel[..PANEL * len],
-                        &mut sums[token * pitch + at..],
-                        pitch,
-                    );
+                    meet::<M, TOGETHER>(&left[token * PITCH..], panel, &mut sums[token * pitch + at..], pitch);
                 }
-                for token in whole..share.len() {
-                    meet::<M, 1>(&left[token * PITCH..], &panel[..PANEL * len], &mut sums[token * pitch + at..], pitch);
+                // Those that are left over: the fewer there are at once, the longer each takes.
+                let mut token = whole;
+                while token < share.len() {
+                    let (left, sums) = (&left[token * PITCH..], &mut sums[token * pitch + at..]);
+                    token += match share.len() - token {
+                        1 => meet::<M, 1>(left, panel, sums, pitch),
+                        2 | 3 => meet::<M, 2>(left, panel, sums, pitch),
+                        _ => meet::<M, 4>(left, panel, sums, pitch),
+                    };
                 }
             }
         }
@@ -248,9 +251,9 @@ impl FloatProduct {
     }
 }
 
-/// Adds the products of `N` tokens, which lie [`PITCH`] apart in `left`, with a panel to sums, which lie `pitch` apart.
+/// Adds the products of `N` tokens, which lie [`PITCH`] apart in `left`, with a panel to sums, which lie `pitch` apart. Gives `N`.
 #[inline(always)]
-fn meet<M: Micro, const N: usize>(left: &[f32], panel: &[f32], sums: &mut [f32], pitch: usize) {
+fn meet<M: Micro, const N: usize>(left: &[f32], panel: &[f32], sums: &mut [f32], pitch: usize) -> usize {
     let depth = panel.len() / PANEL;
     let (left, out) = (&left[..(N - 1) * PITCH + depth], &mut sums[..(N - 1) * pitch + PANEL]);
     for start in (0..depth).step_by(RUN) {
@@ -259,6 +262,7 @@ fn meet<M: Micro, const N: usize>(left: &[f32], panel: &[f32], sums: &mut [f32],
         // last of `N` times sixteen sums; the instructions are there.
         unsafe { M::meet::<N, PITCH>(left.as_ptr(), panel.as_ptr(), depth, out.as_mut_ptr(), pitch) };
     }
+    N
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -85,7 +85,7 @@ impl Memory {
 
     /// A pass that leaves the newest frames of `map`. It comes behind that which looks back.
     pub(super) fn leave_map(self, b: &Build<'_>, map: impl Into<FeatureMap>) -> Result<()> {
-        self.leave(b, b.read_rows(map, Reach::Around(0))?)
+        self.leave(b, b.read_newest_rows(map, Reach::Around(0), PAST)?)
     }
 }
 

@@ -26,7 +26,6 @@ impl ChannelNorm {
 
     /// `x [w, h, C, B]`, normalised and through SiLU, in the same order.
     pub(super) fn activated(&self, b: &Build<'_>, x: Tensor) -> Result<Tensor> {
-        let activated = b.g.silu(self.across(b, x)?)?;
-        b.g.contiguous(b.g.permute(activated, [2, 0, 1, 3])?)
+        b.g.channel_norm_silu(x, b.weight(self.gamma)?, EPS)
     }
 }

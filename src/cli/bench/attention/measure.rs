@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use pinhole::ggml::{Arena, Backend, Buffer, CancelFlag, Device, Graph, Ledger, Placed};
+use pinhole::kernels::Precision;
 use pinhole::{Error, Result, sample};
 use pinhole_quant::DType;
 
@@ -46,7 +47,7 @@ impl Bench {
     pub(super) fn measure(
         &mut self,
         shapes: &[Shape],
-        ways: [Option<Multiplier>; 2],
+        (ways, precision): ([Option<Multiplier>; 2], Precision),
         rounds: usize,
         round: impl Fn(),
     ) -> Result<Vec<Attention>> {
@@ -56,7 +57,7 @@ impl Bench {
             let operands = self.operands(shape)?;
             let mut timed = Vec::new();
             for way in ways.into_iter().flatten() {
-                timed.push(self.timed(&operands, way)?);
+                timed.push(self.timed(&operands, way, precision)?);
             }
             cases.push((operands, timed));
         }
@@ -107,10 +108,11 @@ impl Bench {
         Ok(place)
     }
 
-    fn timed(&self, operands: &Operands, by: Multiplier) -> Result<Timed> {
+    fn timed(&self, operands: &Operands, by: Multiplier, precision: Precision) -> Result<Timed> {
         let Shape { width, queries, heads, .. } = operands.shape;
         let graph = Graph::new(self.backend.device(), 16)?;
         graph.set_kernel(by.kernel());
+        graph.set_precision(precision);
         let [q, k, v] = operands.places.each_ref().map(|place| graph.permute(graph.leaf(place)?, [0, 2, 1, 3]));
         let attended = graph.flash_attention(q?, k?, v?, operands.scale, None)?;
         let result = self.place([width, heads, queries], &vec![0.0; width * heads * queries])?;

@@ -8,9 +8,11 @@ use super::matmul::Multiplier;
 use crate::cli::failure::Failure;
 use crate::cli::printer::{Printer, Talk, Unit};
 use crate::cli::{interrupt, threads};
+use clap::ValueEnum;
 use measure::Bench;
-use pinhole::kernels::Kernel;
+use pinhole::kernels::{Kernel, Precision};
 use report::Report;
+use serde::Serialize;
 use shape::Shape;
 
 /// Measure how fast and how exact attention is on the CPU, by width of heads and number of tokens
@@ -36,6 +38,9 @@ pub(in crate::cli) struct Args {
     /// Who computes
     #[arg(long, value_name = "WHO", default_value = "pinhole")]
     by: Multiplier,
+    /// What pinhole computes with
+    #[arg(long, value_name = "HOW", default_value = "exact")]
+    precision: By,
     /// Measure these too, in the same rounds, and compare
     #[arg(long, value_name = "WHO")]
     against: Option<Multiplier>,
@@ -46,9 +51,29 @@ pub(in crate::cli) struct Args {
     pub(super) talk: Talk,
 }
 
+/// What attention is computed with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+enum By {
+    /// Single precision
+    Exact,
+    /// Whole numbers of 11 to 13 bits, as in denoisers with quantized weights
+    Codes,
+}
+
+impl By {
+    fn precision(self) -> Precision {
+        match self {
+            By::Exact => Precision::Exact,
+            By::Codes => Precision::Codes,
+        }
+    }
+}
+
 const EXAMPLES: &str = "\
 Examples:
   pinhole bench attention --against ggml
+  pinhole bench attention --precision codes
   pinhole bench attention --shapes 128x4608x4608x24 --threads 1 --json";
 
 pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
@@ -57,7 +82,8 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     let mut bench = Bench::new(threads, cancel)?;
     printer.begin("measure", u64::from(args.rounds) + 1, Unit::Parts);
     let ways = [Some(args.by), args.against];
-    let attentions = bench.measure(&args.shapes, ways, args.rounds as usize, || printer.advance())?;
+    let precision = args.precision.precision();
+    let attentions = bench.measure(&args.shapes, (ways, precision), args.rounds as usize, || printer.advance())?;
     printer.end("measure");
     let report = Report {
         version: env!("CARGO_PKG_VERSION"),
@@ -65,6 +91,7 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
         threads,
         rounds: args.rounds as usize,
         by: args.by,
+        precision: args.precision,
         against: args.against,
         attentions,
     };

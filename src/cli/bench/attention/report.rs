@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::By;
 use super::shape::Shape;
 use crate::cli::bench::matmul::Multiplier;
 use crate::cli::bench::matmul::report::Speed;
@@ -18,6 +19,7 @@ pub(super) struct Report {
     pub(super) threads: usize,
     pub(super) rounds: usize,
     pub(super) by: Multiplier,
+    pub(super) precision: By,
     pub(super) against: Option<Multiplier>,
     pub(super) attentions: Vec<Attention>,
 }

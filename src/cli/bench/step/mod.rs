@@ -8,7 +8,9 @@ use super::matmul::Multiplier;
 use super::subject::{Measured, SubjectArgs};
 use crate::cli::failure::Failure;
 use crate::cli::printer::{Printer, Talk, Unit};
+use crate::cli::request::attention_parser;
 use crate::cli::{interrupt, threads};
+use pinhole::pipeline::AttentionMode;
 use report::Report;
 
 /// Measure a denoising step on the CPU, stage by stage, beside its matrix products and attentions alone
@@ -40,6 +42,9 @@ pub(in crate::cli) struct Args {
     /// Measure steps with these products too, in the same rounds, and compare
     #[arg(long, value_name = "WHO")]
     against: Option<Multiplier>,
+    /// How exact attention is, as in `generate`
+    #[arg(long, value_name = "MODE", value_parser = attention_parser(), default_value = AttentionMode::default().name())]
+    attention: AttentionMode,
     /// Say what each kind of operation takes, too
     #[arg(long)]
     operations: bool,
@@ -62,7 +67,8 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     denoiser::check_size(args.width, args.height)?;
     let subject = args.subject.open(Measured::Denoiser, (printer, &cancel))?;
     let size = Size { width: args.width, height: args.height, text_tokens: args.text_tokens };
-    let denoiser = Denoiser::open(&subject.source, size, threads, cancel)?;
+    let mut denoiser = Denoiser::open(&subject.source, size, threads, cancel)?;
+    denoiser.set_attention(args.attention);
     printer.begin("measure", u64::from(args.steps) + 1, Unit::Parts);
     let ways: Vec<Multiplier> = std::iter::once(args.by).chain(args.against).collect();
     let measured = measure::measure(&denoiser, &ways, args.steps.into(), args.operations, || printer.advance())?;
@@ -76,6 +82,7 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
         height: args.height,
         text_tokens: denoiser.text_tokens(),
         steps: args.steps,
+        attention: args.attention.name(),
         ways: measured.iter().map(report::Way::of).collect(),
         against_over_by: report::against_over_by(&measured),
     };

@@ -20,6 +20,7 @@ pub(super) struct Report {
     pub(super) height: usize,
     pub(super) text_tokens: usize,
     pub(super) steps: u16,
+    pub(super) attention: &'static str,
     pub(super) ways: Vec<Way>,
     /// How many times longer a step of the second way takes, median over rounds.
     pub(super) against_over_by: Option<f64>,

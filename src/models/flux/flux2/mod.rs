@@ -38,8 +38,8 @@ use crate::stage::{Cadence, Model, Port, Symbol};
 use crate::weights::Role;
 use crate::{Error, Result, reserve};
 
-pub use config::Config;
 pub(super) use blocks::gated;
+pub use config::Config;
 pub(super) use config::ratio;
 pub(super) use ends::MlpEmbedder;
 pub use latents::{pack_latents, unpack_latents};

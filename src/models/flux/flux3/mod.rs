@@ -92,7 +92,8 @@ impl Flux3 {
         let mut positions = reserve::room("the positions", tokens)?;
         for (i, &[rows, columns]) in sizes.pictures.iter().enumerate() {
             for row in 0..rows {
-                positions.extend((0..columns).map(|column| [0.0, row as f64 * APART, column as f64 * APART, -(i as f64)]));
+                positions
+                    .extend((0..columns).map(|column| [0.0, row as f64 * APART, column as f64 * APART, -(i as f64)]));
             }
         }
         positions.extend((0..sizes.text_tokens()).map(|n| [0.0, 0.0, 0.0, n as f64]));

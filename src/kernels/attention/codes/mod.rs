@@ -1,0 +1,266 @@
+//! Attention by whole numbers: queries, keys, weights and values become codes of 11 to 13 bits, whose products and sums are exact.
+//!
+//! A query, a key, and a channel of the values of one block have a unit each, in which their largest number has the largest code; a
+//! weight's unit is the largest one of its query in the block. Sums of a block are exact, since all fit 32 bits:
+//!
+//! | | left | right | terms | sum below |
+//! |---|---|---|---|---|
+//! | scores | 2047 | 2047 | 512 channels | 2^31 |
+//! | values | 8192 | 1023 | 256 keys | 2^31 |
+//!
+//! Zhang et al., "SageAttention" (2024), have codes of 8 bits here, and take the keys' mean out first because it leaves few of them to
+//! what differs. An x86 processor without VNNI multiplies codes of 16 bits as fast as those of 8 (`vpmaddwd`, and `vpmaddubsw`
+//! before `vpmaddwd`), and with VNNI half as fast. With four bits more, the keys' mean may stay.
+//!
+//! Otherwise it is as in `attention/mod.rs`: tiles, blocks, the order of what is multiplied.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+pub(super) mod micro;
+mod pack;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
+mod weights;
+
+use std::ops::Range;
+
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+
+use super::heads::{Attended, Outputs, Rows, SIX, SIXTEEN};
+use super::micro::LANES;
+use super::softmax::{Row, TOGETHER};
+use super::{Attention, MOST_KEYS, PITCH, TWELVE, panels, room};
+use micro::{Micro, Pair};
+use weights::Terms;
+
+/// The widest heads whose scores fit 32 bits.
+pub(super) const WIDEST: usize = 512;
+/// The largest codes of queries and keys, and of values.
+const MOST_CODE: f32 = 2047.0;
+const MOST_VALUE: f32 = 1023.0;
+const _: () = assert!(MOST_CODE as u64 * MOST_CODE as u64 * (WIDEST as u64) < 1 << 31);
+const _: () = assert!(weights::MOST as u64 * MOST_VALUE as u64 * (MOST_KEYS as u64) < 1 << 31);
+/// Added to a number, it leaves the nearest whole one in the last bits.
+const ROUNDER: f32 = (3 << 22) as f32;
+/// The widest right side, in numbers.
+const PANEL: usize = 3 * LANES;
+
+/// What a thread computes with.
+#[derive(Debug, Default)]
+pub(super) struct Space {
+    queries: Vec<Pair>,
+    query_units: Vec<f32>,
+    keys: Vec<Pair>,
+    key_units: Vec<f32>,
+    values: Vec<Pair>,
+    value_units: Vec<f32>,
+    reciprocals: Vec<f32>,
+    largest: Vec<u32>,
+    /// Eight rows, before they lie side by side.
+    codes: Vec<i16>,
+    scores: Vec<i32>,
+    weights: Vec<i16>,
+    sums: Vec<f32>,
+    rows: Vec<Row>,
+}
+
+impl Space {
+    /// # Errors
+    /// How many bytes could not be had.
+    pub(super) fn new(attention: &Attention) -> Result<Space, usize> {
+        let (pairs, padded, block) = (pairs(attention), attention.padded(), attention.block);
+        let tile = attention.tile.next_multiple_of(TWELVE);
+        Ok(Space {
+            queries: room(tile * pairs + LANES, [0; 2])?,
+            query_units: room(tile, 0.0)?,
+            keys: room(block * pairs, [0; 2])?,
+            key_units: room(block, 0.0)?,
+            values: room(block.div_ceil(2) * padded, [0; 2])?,
+            value_units: room(padded, 0.0)?,
+            reciprocals: room(padded, 0.0)?,
+            largest: room(padded, 0)?,
+            codes: room(2 * LANES * pairs, 0)?,
+            scores: room(TWELVE * PITCH, 0)?,
+            weights: room(TWELVE * PITCH, 0)?,
+            sums: room(tile * padded, 0.0)?,
+            rows: room(tile, Row::EMPTY)?,
+        })
+    }
+}
+
+#[cfg(test)]
+impl Space {
+    /// What it takes.
+    pub(super) fn bytes(&self) -> usize {
+        let numbers = [&self.query_units, &self.key_units, &self.value_units, &self.reciprocals, &self.sums];
+        let numbers: usize = numbers.map(Vec::len).iter().sum();
+        let pairs = self.queries.len() + self.keys.len() + self.values.len();
+        let codes = self.codes.len() + self.weights.len();
+        4 * (numbers + pairs + self.largest.len() + self.scores.len()) + 2 * codes + size_of_val(self.rows.as_slice())
+    }
+}
+
+/// Pairs of codes of a query or a key.
+fn pairs(attention: &Attention) -> usize {
+    attention.heads.width.div_ceil(2)
+}
+
+/// Factors of twelve rows, for what came before a block and for the block.
+type Factors = [[f32; 2]; TWELVE];
+
+// Inlined where the instructions of `M` are enabled, as everything is that it calls.
+#[inline(always)]
+pub(super) fn compute<M: Micro>(
+    attention: &Attention,
+    tile: usize,
+    attended: &Attended<'_, impl Rows>,
+    space: &mut Space,
+    result: &mut impl Outputs,
+) {
+    let (width, keys) = (attention.heads.width, attention.heads.keys);
+    let (group, place, count) = attention.rows_of(tile);
+    let query = |row: usize| {
+        let (query, head) = place(row);
+        &attended.q.row(query, head)[..width]
+    };
+    // SAFETY: the instructions are there.
+    unsafe { pack::queries::<M>(query, count, (&mut space.queries, &mut space.query_units), &mut space.codes) };
+    space.rows.fill(Row::EMPTY);
+    space.sums.fill(0.0);
+    for start in (0..keys).step_by(attention.block) {
+        if !result.wanted() {
+            return;
+        }
+        let block = start..keys.min(start + attention.block);
+        let key = |i: usize| &attended.k.row(block.start + i, group)[..width];
+        // SAFETY: the instructions are there.
+        unsafe { pack::keys::<M>(key, block.len(), (&mut space.keys, &mut space.key_units), &mut space.codes) };
+        let value = |i: usize| &attended.v.row(block.start + i, group)[..width];
+        let (to, units) = (&mut space.values, [space.value_units.as_mut_slice(), &mut space.reciprocals]);
+        let room = attention.block.div_ceil(2);
+        pack::values::<M>(value, block.len(), panels(width), (to, room), units, &mut space.largest);
+        for row in (0..count).step_by(TWELVE) {
+            let rows = row..count.min(row + TWELVE);
+            let mask = |row: usize| attended.mask.map(|mask| &mask[place(row).0 * keys..][..keys][block.clone()]);
+            scores::<M>(pairs(attention), rows.clone(), block.len(), space);
+            let factors = weigh(attention.scale, rows.clone(), block.len(), mask, space);
+            values::<M>(attention, rows, block.len(), &factors, space);
+        }
+    }
+    for (row, sums) in space.sums.chunks_exact(attention.padded()).take(count).enumerate() {
+        let (query, head) = place(row);
+        let reciprocal = space.rows[row].reciprocal();
+        result.row(query, head).iter_mut().zip(sums).for_each(|(out, sum)| *out = sum * reciprocal);
+    }
+}
+
+/// The scores of `rows` for the first `keys` of the block, in the units of both.
+#[inline(always)]
+fn scores<M: Micro>(pairs: usize, rows: Range<usize>, keys: usize, space: &mut Space) {
+    let left = &space.queries[rows.start * pairs..][..rows.len().next_multiple_of(SIX) * pairs];
+    let right = &space.keys[..keys.next_multiple_of(SIXTEEN) * pairs];
+    for (panel, right) in right.chunks_exact(SIXTEEN * pairs).enumerate() {
+        let out = &mut space.scores[panel * SIXTEEN..][..(TWELVE - 1) * PITCH + SIXTEEN];
+        let (left_at, right, out) = (left.as_ptr(), right.as_ptr(), out.as_mut_ptr());
+        // SAFETY: six queries or twelve, and sixteen keys, of so many pairs; `out` ends with the last of twelve scores; the
+        // instructions are there.
+        unsafe {
+            if left.len() == SIX * pairs {
+                <M as Micro>::multiply::<SIX, 2, SIX, 1>(left_at, right, pairs, out, PITCH);
+            } else {
+                <M as Micro>::multiply_both::<SIX, 2, SIX, 1>(left_at, SIX * pairs, right, pairs, out, PITCH);
+            }
+        }
+    }
+}
+
+/// Makes weights of the scores of `rows` for the first `keys` of the block, with a row's `mask` added where there is one, and gives the
+/// factors for sums.
+#[inline(always)]
+fn weigh<'a>(
+    scale: f32,
+    rows: Range<usize>,
+    keys: usize,
+    mask: impl Fn(usize) -> Option<&'a [f16]>,
+    space: &mut Space,
+) -> Factors {
+    let mut factors = [[0.0; 2]; TWELVE];
+    let (mut scores, mut numbers) = ([[0.0; TOGETHER]; MOST_KEYS / TOGETHER], [[0.0; TOGETHER]; MOST_KEYS / TOGETHER]);
+    let scores = &mut scores[..keys.div_ceil(TOGETHER)];
+    let products = space.scores.chunks_exact(PITCH).zip(space.weights.chunks_exact_mut(PITCH));
+    for ((row, factors), (products, weights)) in rows.zip(&mut factors).zip(products) {
+        let mask = mask(row);
+        if let Some(mask) = mask {
+            mask.convert_to_f32_slice(&mut numbers.as_flattened_mut()[..keys]);
+        }
+        let terms = Terms {
+            products: products.as_chunks().0,
+            units: space.key_units.as_chunks().0,
+            unit: space.query_units[row] * (scale * std::f32::consts::LOG2_E),
+            mask: mask.is_some().then_some(&numbers),
+        };
+        let most = weights::scores(&terms, keys, scores);
+        let sum = weights::weigh(scores, most, weights.as_chunks_mut().0);
+        *factors = space.rows[row].join(most, sum);
+    }
+    factors
+}
+
+/// Multiplies the sums of `rows` with the first of their factors, and adds the values of the first `keys` of the block, weighed.
+#[inline(always)]
+fn values<M: Micro>(attention: &Attention, rows: Range<usize>, keys: usize, factors: &Factors, space: &mut Space) {
+    let (padded, room, depth) = (attention.padded(), attention.block.div_ceil(2), keys.div_ceil(2));
+    for panel in panels(attention.heads.width) {
+        let right = &space.values[panel.start * room..][..panel.len() * depth];
+        let mut products = [0; TWELVE * PANEL];
+        match panel.len() / LANES {
+            1 => multiply::<M, TWELVE, 1>(&space.weights, right, rows.len(), &mut products),
+            2 => multiply::<M, SIX, 2>(&space.weights, right, rows.len(), &mut products),
+            _ => multiply::<M, 3, 3>(&space.weights, right, rows.len(), &mut products),
+        }
+        let units = space.value_units[panel.clone()].as_chunks::<LANES>().0;
+        let products = products.chunks_exact(panel.len());
+        for ((row, products), [before, new]) in rows.clone().zip(products).zip(factors) {
+            let sums = space.sums[row * padded + panel.start..][..panel.len()].as_chunks_mut::<LANES>().0;
+            for ((sums, products), units) in sums.iter_mut().zip(products.as_chunks::<LANES>().0).zip(units) {
+                // Eight are made before one is written, so that they are made at once.
+                let mut all = *sums;
+                for ((sum, product), unit) in all.iter_mut().zip(products).zip(units) {
+                    *sum = (*product as f32 * unit).mul_add(*new, *sum * before);
+                }
+                *sums = all;
+            }
+        }
+    }
+}
+
+/// Weights times values, `ROWS` of the `rows` rows at a time, or twice as many, of up to [`TWELVE`].
+#[inline(always)]
+fn multiply<M: Micro, const ROWS: usize, const VECTORS: usize>(
+    weights: &[i16],
+    right: &[Pair],
+    rows: usize,
+    products: &mut [i32; TWELVE * PANEL],
+) {
+    let (panel, depth) = (VECTORS * LANES, right.len() / (VECTORS * LANES));
+    let weights = weights.as_chunks().0;
+    assert!(weights.len() >= TWELVE * PITCH / 2 && depth <= PITCH / 2 && rows <= TWELVE);
+    let left = weights.as_ptr();
+    // SAFETY: twelve rows of `PITCH` weights, of which those that are as many pairs as `right` has are used; there is room for as
+    // many products; the instructions are there.
+    unsafe {
+        if ROWS == SIX && rows > SIX {
+            let (half, out) = (SIX * PITCH / 2, products.as_mut_ptr());
+            <M as Micro>::multiply_both::<SIX, 2, 1, { PITCH / 2 }>(left, half, right.as_ptr(), depth, out, panel);
+            return;
+        }
+        for first in (0..rows).step_by(ROWS) {
+            let (left, out) = (left.add(first * PITCH / 2), products.as_mut_ptr().add(first * panel));
+            <M as Micro>::multiply::<ROWS, VECTORS, 1, { PITCH / 2 }>(left, right.as_ptr(), depth, out, panel);
+        }
+    }
+}
