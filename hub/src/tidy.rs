@@ -231,7 +231,7 @@ pub fn removable(settings: &Settings, gone: &[Pulled]) -> Result<Vec<Removable>>
 }
 
 /// What nobody needs: parts of files that nobody is fetching, blobs that nothing links to, and in repositories of the catalogue,
-/// snapshots that no branch is at any more.
+/// files of older versions.
 ///
 /// # Errors
 /// Those of a catalogue that contradicts itself.
@@ -241,7 +241,7 @@ pub fn superfluous(settings: &Settings) -> Result<Vec<Removable>> {
     for (repository, _) in repositories(settings) {
         let folder = Folder::of(settings, &repository);
         if known.contains(&repository) {
-            found.extend(old_snapshots(&folder));
+            found.extend(superseded(&folder));
         }
         let linked: HashSet<PathBuf> = links(&folder.path).into_keys().collect();
         for name in names(&folder.path.join("blobs")) {
@@ -262,11 +262,11 @@ pub fn superfluous(settings: &Settings) -> Result<Vec<Removable>> {
             }
         }
     }
-    for (host, _) in
-        names(&settings.home.join("files")).into_iter().map(|host| (settings.home.join("files").join(host), ()))
-    {
-        for name in names(&host).into_iter().filter(|name| name.ends_with(PART)) {
-            let path = host.join(name);
+    let files = settings.home.join("files");
+    for host in names(&files) {
+        let folder = files.join(host);
+        for name in names(&folder).into_iter().filter(|name| name.ends_with(PART)) {
+            let path = folder.join(name);
             let bytes = fs::metadata(&path).map_or(0, |metadata| on_disk(&metadata));
             found.push(Removable { path, bytes, reason: "it was not fetched to its end" });
         }
@@ -276,7 +276,7 @@ pub fn superfluous(settings: &Settings) -> Result<Vec<Removable>> {
     Ok(found)
 }
 
-/// Removes a file, a link or a folder; one that is gone already is no error.
+/// Removes a file, a link or a folder, and the folders of a snapshot that are empty then; one that is gone already is no error.
 ///
 /// # Errors
 /// [`Error::Io`].
@@ -284,9 +284,19 @@ pub fn remove(path: &Path) -> Result<()> {
     let is_folder = fs::symlink_metadata(path).is_ok_and(|found| found.is_dir());
     let removed = if is_folder { fs::remove_dir_all(path) } else { fs::remove_file(path) };
     match removed {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path, error)),
-        _ => Ok(()),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("remove", path, error)),
+        _ => {}
     }
+    let above = path.ancestors().skip(1).take_while(|folder| !folder.ends_with("snapshots"));
+    if path.ancestors().any(|folder| folder.ends_with("snapshots")) {
+        for folder in above {
+            // One that is not empty stays.
+            if fs::remove_dir(folder).is_err() {
+                break;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The repositories that the catalogue names.
@@ -295,42 +305,38 @@ fn known_repositories() -> Result<HashSet<Repository>> {
     let catalogue = Catalogue::built_in();
     for variant in catalogue.entries.iter().flat_map(|entry| &entry.types) {
         match catalogue.contents(variant)? {
-            Contents::Directory { repository, .. } => drop(known.insert(repository)),
+            Contents::Directory { repository, .. } => known.extend([repository]),
             Contents::Files(files) => known.extend(files.into_iter().map(|file| file.repository)),
         }
     }
     Ok(known)
 }
 
-/// The links of snapshots that no reference names, if any does, with the blobs that only they link to.
-fn old_snapshots(folder: &Folder) -> Vec<Removable> {
-    let referred: HashSet<String> = files_below(&folder.path.join("refs"))
-        .iter()
-        .filter_map(|path| fs::read_to_string(path).ok())
-        .map(|text| text.trim().to_owned())
-        .collect();
-    let mut removable = Vec::new();
-    if referred.is_empty() {
-        return removable;
+/// The links of snapshots that no reference names, if a newer snapshot has a file in their place, with the blobs that only they link to.
+fn superseded(folder: &Folder) -> Vec<Removable> {
+    let mut current: Vec<PathBuf> = Vec::new();
+    for reference in files_below(&folder.path.join("refs")) {
+        let commit = fs::read_to_string(&reference).unwrap_or_default();
+        current.extend(folder.snapshots().into_iter().filter(|snapshot| snapshot.ends_with(commit.trim())));
     }
-    for snapshot in folder.snapshots() {
-        let name = snapshot.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if !referred.contains(&name) {
-            let by_blob = links(&folder.path);
-            for link in files_below(&snapshot) {
-                let blob = fs::canonicalize(&link).ok();
-                let is_only = blob
-                    .as_ref()
-                    .and_then(|blob| by_blob.get(blob))
-                    .is_none_or(|links| links.iter().all(|link| link.starts_with(&snapshot)));
-                if let Some(blob) = blob.filter(|_| is_only) {
-                    let bytes = fs::metadata(&blob).map_or(0, |metadata| metadata.len());
-                    removable.push(Removable { path: blob, bytes, reason: "only an older snapshot has it" });
-                }
+    let mut gone: HashSet<PathBuf> = HashSet::new();
+    for old in folder.snapshots().into_iter().filter(|snapshot| !current.contains(snapshot)) {
+        for link in files_below(&old) {
+            let Ok(inner) = link.strip_prefix(&old) else { continue };
+            // `-m` finds a file in an older snapshot, too, if no newer one has it.
+            if current.iter().any(|snapshot| snapshot.join(inner).is_file()) {
+                gone.insert(link);
             }
-            removable.push(Removable { path: snapshot, bytes: 0, reason: "an older snapshot" });
         }
     }
+    let mut removable = Vec::new();
+    for (blob, links) in links(&folder.path) {
+        if links.iter().all(|link| gone.contains(link)) && !gone.contains(&blob) {
+            let bytes = fs::metadata(&blob).map_or(0, |metadata| metadata.len());
+            removable.push(Removable { path: blob, bytes, reason: "only an older version has it" });
+        }
+    }
+    removable.extend(gone.into_iter().map(|path| Removable { path, bytes: 0, reason: "an older version" }));
     removable
 }
 

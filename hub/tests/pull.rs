@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use pinhole_hub::{Asked, Catalogue, Error, Event, Hub, Result, Settings, Wanted};
+use pinhole_hub::{Asked, Catalogue, Error, Event, Hub, Result, Settings, Wanted, tidy};
 use played::{COMMIT, Fault, file};
 use tempfile::TempDir;
 
@@ -477,4 +477,27 @@ fn a_disk_without_room_is_refused_before() {
     assert!(matches!(error, Error::NoSpace { needed, .. } if needed == 8 << 40), "{error}");
     assert!(error.hint().unwrap().contains("HF_HUB_CACHE"));
     assert!(!place.cache().exists());
+}
+
+#[test]
+fn an_older_version_is_pruned_if_there_is_a_newer_one() {
+    const NAME: &str = "Comfy-Org/z_image_turbo";
+    let place = Place::with(vec![file(NAME, "a.gguf", 5_000, true), file(NAME, "b.gguf", 6_000, true)]);
+    place.pull(&format!("hf:{NAME}:b.gguf")).unwrap();
+    let folder = place.dir.path().join("hf/hub/models--Comfy-Org--z_image_turbo");
+    // An older snapshot with one file that changed and one that the newer does not have.
+    let old = folder.join("snapshots").join("f".repeat(40));
+    fs::create_dir_all(&old).unwrap();
+    for (name, digits) in [("b.gguf", "1".repeat(64)), ("c.gguf", "2".repeat(64))] {
+        fs::write(folder.join("blobs").join(&digits), "older").unwrap();
+        std::os::unix::fs::symlink(format!("../../blobs/{digits}"), old.join(name)).unwrap();
+    }
+    let gone: Vec<PathBuf> =
+        tidy::superfluous(&place.hub.settings).unwrap().into_iter().map(|removable| removable.path).collect();
+    assert_eq!(gone, [folder.join("blobs").join("1".repeat(64)), old.join("b.gguf")]);
+    for path in &gone {
+        tidy::remove(path).unwrap();
+    }
+    assert!(old.join("c.gguf").is_file() && folder.join("snapshots").join(COMMIT).join("b.gguf").is_file());
+    assert!(tidy::superfluous(&place.hub.settings).unwrap().is_empty());
 }
