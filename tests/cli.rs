@@ -15,6 +15,8 @@ mod cli {
     mod inspect;
     mod limits;
     mod plan;
+    #[cfg(unix)]
+    mod pull;
     mod run;
     mod texts;
     mod upscale;

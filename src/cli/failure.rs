@@ -19,6 +19,8 @@ pub(super) const INTERRUPTED: u8 = 130;
 pub(super) enum Failure {
     /// The library refused.
     Library(Error),
+    /// A model was not fetched.
+    Hub(pinhole_hub::Error),
     /// What the command was asked to check does not hold.
     Check(String),
     /// stdout does not take what is written to it.
@@ -29,8 +31,8 @@ impl Failure {
     /// The code that the process ends with.
     pub(super) fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
-            Failure::Library(Error::Cancelled) => INTERRUPTED,
-            Failure::Library(Error::Option { .. }) => USAGE,
+            Failure::Library(Error::Cancelled) | Failure::Hub(pinhole_hub::Error::Cancelled) => INTERRUPTED,
+            Failure::Library(Error::Option { .. }) | Failure::Hub(pinhole_hub::Error::Name { .. }) => USAGE,
             // Whoever read stdout has seen enough, as `head` has.
             Failure::Stdout(error) if error.kind() == io::ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
             _ => FAILED,
@@ -46,6 +48,7 @@ impl Failure {
     pub(super) fn hint(&self) -> Option<&str> {
         match self {
             Failure::Library(error) => error.hint(),
+            Failure::Hub(error) => error.hint(),
             _ => None,
         }
     }
@@ -54,8 +57,11 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Failure::Library(Error::Cancelled) => f.write_str("interrupted"),
+            Failure::Library(Error::Cancelled) | Failure::Hub(pinhole_hub::Error::Cancelled) => {
+                f.write_str("interrupted")
+            }
             Failure::Library(error) => error.fmt(f),
+            Failure::Hub(error) => error.fmt(f),
             Failure::Check(text) => f.write_str(text),
             Failure::Stdout(error) => write!(f, "cannot write to stdout: {error}"),
         }
@@ -65,6 +71,12 @@ impl fmt::Display for Failure {
 impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
         Failure::Library(error)
+    }
+}
+
+impl From<pinhole_hub::Error> for Failure {
+    fn from(error: pinhole_hub::Error) -> Failure {
+        Failure::Hub(error)
     }
 }
 

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::pulled;
+
 /// A LoRA's file and its strength.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Lora {
@@ -12,10 +14,10 @@ pub(super) struct Lora {
     strength: f32,
 }
 
-/// Parses `FILE` or `FILE:STRENGTH`.
+/// Parses `FILE` or `FILE:STRENGTH`. The file may be the name of one that was pulled.
 pub(super) fn parse(text: &str) -> Result<Lora, String> {
     let (path, strength) = with_number(text, "strength")?;
-    Ok(Lora { path, strength })
+    Ok(Lora { path: pulled::lora(path)?, strength })
 }
 
 /// A picture's file and its weight.

@@ -14,10 +14,13 @@ mod inspect;
 mod interrupt;
 mod lora;
 mod model;
+mod models;
 mod pictures;
 mod plan;
 mod preview;
 mod printer;
+mod pull;
+mod pulled;
 mod request;
 mod stable_diffusion;
 mod step_cache;
@@ -48,6 +51,7 @@ struct Cli {
 const EXAMPLES: &str = "\
 Examples:
   pinhole generate -m mini -p \"a small yellow star on a blue background\" -o star.png
+  pinhole pull z-image-turbo
   pinhole convert FLUX.1-schnell -o schnell.gguf --type q8_0
   pinhole inspect schnell.gguf";
 
@@ -59,6 +63,8 @@ enum Command {
     Convert(convert::Args),
     Inspect(inspect::Args),
     Compare(compare::Args),
+    Pull(pull::Args),
+    Models(models::Args),
     /// Measure, as a table or as JSON
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -74,6 +80,8 @@ impl Command {
             Command::Convert(args) => &args.talk,
             Command::Inspect(args) => &args.talk,
             Command::Compare(args) => &args.talk,
+            Command::Pull(args) => &args.talk,
+            Command::Models(args) => args.talk(),
             Command::Bench(bench) => bench.talk(),
             Command::Devices(args) => &args.talk,
         }
@@ -87,6 +95,8 @@ impl Command {
             Command::Convert(args) => convert::run(args, printer),
             Command::Inspect(args) => inspect::run(args, printer),
             Command::Compare(args) => compare::run(args, printer),
+            Command::Pull(args) => pull::run(args, printer),
+            Command::Models(args) => models::run(args, printer),
             Command::Bench(bench) => bench.run(printer),
             Command::Devices(args) => devices::run(args, printer),
         }

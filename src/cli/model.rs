@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use pinhole::source::{Files, Source};
 use pinhole::{Error, Result, builtin};
 
+use super::pulled;
+
 /// The options that give a model's parts one by one.
 #[derive(clap::Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Parts of a model")]
@@ -129,10 +131,18 @@ pub(super) fn is_built_in(name: &Path) -> bool {
     name.as_os_str() == builtin::MINI_NAME
 }
 
-/// Opens what lies at `name`, or the model inside the program.
+/// Opens what lies at `name`, the model inside the program, or else one that was pulled under that name.
 ///
 /// # Errors
-/// Those of [`Source::open`].
+/// Those of [`Source::open`], and of a name that was not pulled.
 pub(super) fn open(name: &Path) -> Result<Source> {
-    if is_built_in(name) { builtin::mini() } else { Source::open(name) }
+    if is_built_in(name) {
+        return builtin::mini();
+    }
+    if !name.exists()
+        && let Some(source) = pulled::open(name)?
+    {
+        return Ok(source);
+    }
+    Source::open(name)
 }

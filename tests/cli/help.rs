@@ -4,8 +4,11 @@ use super::run::Workplace;
 fn help() {
     let place = Workplace::new();
     place.run(&["--help"]).snapshot("help");
-    for command in ["generate", "plan", "convert", "inspect", "upscale", "compare", "devices"] {
+    for command in ["generate", "plan", "convert", "inspect", "upscale", "compare", "pull", "models", "devices"] {
         place.run(&[command, "--help"]).snapshot(&format!("help_{command}"));
+    }
+    for action in ["rm", "prune"] {
+        place.run(&["models", action, "--help"]).snapshot(&format!("help_models_{action}"));
     }
     place.run(&["bench", "--help"]).snapshot("help_bench");
     for bench in [

@@ -10,7 +10,7 @@ const FAMILIES: &[&str] = &[
 ];
 
 /// Where code is looked through.
-pub(crate) const FOLDERS: &[&str] = &["src", "capi/src", "quant/src"];
+pub(crate) const FOLDERS: &[&str] = &["src", "capi/src", "hub/src", "quant/src"];
 
 /// Where a family may be named: what a path begins with, and why.
 const PLACES: &[(&str, &str)] = &[

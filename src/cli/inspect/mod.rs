@@ -8,7 +8,7 @@ use pinhole::inspect::{self, CheckReport, Report, Subject};
 
 use super::failure::Failure;
 use super::printer::{Printer, Talk, Unit};
-use super::{interrupt, model, threads, units};
+use super::{interrupt, model, pulled, threads, units};
 
 /// Say what a model or weight file is: components, types, sizes, what is missing or wrong
 ///
@@ -40,7 +40,7 @@ Examples:
   pinhole inspect ae.safetensors --tensors";
 
 pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
-    let subject = match model::is_built_in(&args.path) {
+    let subject = match model::is_built_in(&args.path) || pulled::is_one(&args.path) {
         true => Subject::model(model::open(&args.path)?),
         false => Subject::open(&args.path)?,
     };
