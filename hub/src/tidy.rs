@@ -171,7 +171,7 @@ pub fn conversions(settings: &Settings, name: &str) -> Vec<(String, PathBuf)> {
     let mut found = Vec::new();
     for file in names(&folder) {
         let dtype = file.strip_prefix(&start).and_then(|rest| rest.strip_suffix(BUNDLE));
-        // `flux1-dev-` begins the name of `flux1-dev-fill`, too, which is no type.
+        // What begins a name may be the beginning of a longer one; no type has a `-`.
         if let Some(dtype) = dtype.filter(|dtype| !dtype.contains('-')) {
             found.push((dtype.to_owned(), folder.join(&file)));
         }

@@ -129,7 +129,7 @@ pub fn language_model(
 /// model with Qwen3's shapes is of Qwen3 or of Qwen3-VL, it is of that.
 ///
 /// # Errors
-/// As [`language_model`].
+/// As [`language_model()`].
 pub fn language_model_beside(
     component: &Component,
     taps: fn(usize) -> Taps,
