@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use pinhole::pipeline::{Cache, CacheKind};
+use pinhole::pipeline::{CacheKind, CacheRequest};
 use pinhole::sample::{Sampler, Schedule};
 use pinhole_capi::request::{CACHES, SAMPLERS, SCHEDULES};
 
@@ -90,7 +90,7 @@ fn the_step_caches_are_those_of_the_header() {
         let named = line.strip_prefix("PINHOLE_CACHE_").and_then(|line| line.split_once(" = "));
         if let Some((name, number)) = named.filter(|(name, _)| *name != "NONE") {
             let name = name.to_lowercase().replace('_', "-");
-            found[number.parse::<usize>().unwrap()] = Some(name.parse::<Cache>().unwrap().kind);
+            found[number.parse::<usize>().unwrap()] = Some(name.parse::<CacheRequest>().unwrap().kind);
         }
     }
     assert_eq!(found, CACHES);
