@@ -19,6 +19,7 @@ mod flux2;
 mod flux_controls;
 mod flux_image_prompts;
 mod generate;
+mod guide;
 mod kl;
 mod language_model;
 mod memory;

@@ -116,6 +116,8 @@ impl Denoiser {
             fps: None,
             experts: None,
             given_frames: [false; 2],
+            front_frames: 0,
+            guide_scale: None,
         };
         Ok(Denoiser { denoiser, settings, threads, cancel })
     }
