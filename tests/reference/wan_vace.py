@@ -28,7 +28,7 @@ import wan_film
 from cases import Component
 from goldenfile import nmse
 
-LAYERS = {"num_layers": 3, "vace_layers": [0, 2], "vace_in_channels": 96, "in_channels": 16, "out_channels": 16}
+LAYERS = {"num_layers": 4, "vace_layers": [0, 2], "vace_in_channels": 96, "in_channels": 16, "out_channels": 16}
 COMPONENTS = {
     "text_encoder": wan.COMPONENTS["text_encoder"],
     "transformer": Component("diffusers", "WanVACETransformer3DModel", wan.SIZES | LAYERS, wan.TRANSFORMER),
