@@ -394,7 +394,8 @@ impl Request {
     /// # Safety
     /// As [`read`](Request::read).
     pub(crate) unsafe fn read_prompts(request: *const Request) -> Result<Read, Failure> {
-        let Request { inputs, input_count, strength, posterior, ip_scale, controls, control_count, video, .. } = DEFAULT;
+        let Request { inputs, input_count, strength, posterior, ip_scale, controls, control_count, video, .. } =
+            DEFAULT;
         let Request { video_mask, .. } = DEFAULT;
         // SAFETY: the caller's promise.
         let request = unsafe { options::read(request) }?;

@@ -427,7 +427,11 @@ fn check_guide(model: &Opened, request: &Request) -> Result<()> {
     let Request { image, video, video_mask, .. } = request;
     if let Some(masks) = video_mask {
         if !model.rules.guide || video.is_none() {
-            let expected = if model.rules.guide { "masks together with their film" } else { "nothing, since this model takes none" };
+            let expected = if model.rules.guide {
+                "masks together with their film"
+            } else {
+                "nothing, since this model takes none"
+            };
             return Err(Error::option("--video-mask", expected, "masks"));
         }
         let ((frames, _), given) = (frames(model, request)?, masks.frames().len());

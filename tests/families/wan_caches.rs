@@ -121,7 +121,8 @@ fn models_have_caches_and_thresholds_of_their_own() {
     for (model, expected) in [("t2v_pair", "first-block"), ("ti2v", "first-block, magcache, taylorseer")] {
         let dir = directory(&golden, model, model);
         let said = threshold(&dir.path().join(model)).unwrap_err();
-        let expected = format!("--cache: expected none, or one that is defined for this model: {expected}, found teacache");
+        let expected =
+            format!("--cache: expected none, or one that is defined for this model: {expected}, found teacache");
         assert_eq!(said, expected, "{model}");
     }
 }

@@ -77,7 +77,8 @@ fn in_diffusers(name: &str) -> Option<String> {
     if let Some((ours, theirs)) = ENDS.into_iter().find(|(ours, _)| is_in(name, ours)) {
         return Some(format!("{theirs}{}", &name[ours.len()..]));
     }
-    let (blocks, rest) = ["blocks.", "vace_blocks."].into_iter().find_map(|blocks| Some((blocks, name.strip_prefix(blocks)?)))?;
+    let (blocks, rest) =
+        ["blocks.", "vace_blocks."].into_iter().find_map(|blocks| Some((blocks, name.strip_prefix(blocks)?)))?;
     let (block, rest) = rest.split_once('.')?;
     let (ours, theirs) = BLOCK.into_iter().find(|(ours, _)| is_in(rest, ours))?;
     let more = &rest[ours.len()..];

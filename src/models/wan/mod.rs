@@ -81,7 +81,11 @@ impl Wan {
             sin: input(&mut model, "sin", &table),
             condition: model.port("condition", &[batch], DType::I32, Lifetime::Pass),
             guide_scale: (config.guide_channels() > 0).then(|| input(&mut model, "guide_scale", &[1.into()])),
-            latents: carried(&mut model, "latents", config::PATCH_LATENTS * (config.in_channels + config.guide_channels())),
+            latents: carried(
+                &mut model,
+                "latents",
+                config::PATCH_LATENTS * (config.in_channels + config.guide_channels()),
+            ),
             prediction: carried(&mut model, "prediction", config::PATCH_LATENTS * config.latent_channels()),
         };
         let hidden = declare_stages(&mut model, config, &ports)?;
@@ -183,12 +187,8 @@ mod tests {
     #[test]
     fn configuration_is_read_off_the_shapes() {
         let flf = Config { pos_embed_seq_len: Some(514), ..i2v() };
-        let vace = Config {
-            num_layers: 6,
-            vace_layers: Some(vec![0, 2, 4]),
-            vace_in_channels: Some(96),
-            ..Config::of_1_3b()
-        };
+        let vace =
+            Config { num_layers: 6, vace_layers: Some(vec![0, 2, 4]), vace_in_channels: Some(96), ..Config::of_1_3b() };
         let small = Config { num_attention_heads: 3, num_layers: 2, text_dim: 96, ffn_dim: 200, ..Config::default() };
         for config in [Config::default(), Config::of_1_3b(), Config::of_ti2v_5b(), i2v(), flf, vace, small] {
             let model = Wan::new(&config).unwrap().model;
