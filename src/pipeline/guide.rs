@@ -5,11 +5,11 @@ use super::opened::Opened;
 use super::request::{Request, Settings};
 use super::rules::Rules;
 use super::run::{Run, Running, finite};
-use crate::image::{CHANNELS, Filter, Image, Picture};
+use crate::image::{CHANNELS, Filter, Picture};
 use crate::{Error, Result, reserve};
 
 /// A grey that says nothing: where frames are made anew between given ones.
-const GREY: u8 = 128;
+const GREY: f32 = 128.0;
 
 /// Where a mask's numbers become 1.
 const HALF: f32 = 0.5;
@@ -125,7 +125,7 @@ fn frame(request: &Request, settings: &Settings, at: usize) -> Result<Vec<f32>> 
     }
     match given(request, settings, at) {
         Some(picture) => picture.samples(width, height),
-        None => Image::new(width, height, vec![GREY; CHANNELS * width * height])?.to_samples(),
+        None => reserve::repeat("a frame", &[2.0 * (GREY / 255.0) - 1.0], CHANNELS * width * height),
     }
 }
 

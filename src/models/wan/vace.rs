@@ -28,8 +28,8 @@ impl GuideIn {
         let width = config.hidden();
         let inputs = PATCH_LATENTS * config.guide_channels();
         let embed = Linear::declare(&mut s.sub("vace_patch_embedding"), inputs, width, Role::SensitiveMatMul)?;
-        let mut first = s.sub("vace_blocks").sub(0);
-        let before = Linear::declare(&mut first.sub("before_proj"), width, width, Role::MatMul)?;
+        let mut blocks = s.sub("vace_blocks");
+        let before = Linear::declare(&mut blocks.sub(0).sub("before_proj"), width, width, Role::MatMul)?;
         Ok(GuideIn { embed, before, latents, own: PATCH_LATENTS * config.in_channels, hidden, guide })
     }
 }
