@@ -54,10 +54,11 @@ SIZES = {
     "attention_head_dim": 64,
     "num_attention_heads": 4,
     "joint_attention_dim": 512,
-    "axes_dims_rope": [8, 24, 16, 16],
-    "rope_theta": 500,
+    "axes_dims_rope": [16, 16, 16, 16],
     "mlp_ratio": 2.5,
 }
+# What shapes do not tell, and another depth.
+OTHERWISE = {"num_single_layers": 1, "axes_dims_rope": [8, 24, 16, 16], "rope_theta": 500}
 COMPONENTS = {
     "text_encoder": Component(
         "transformers",
@@ -80,7 +81,7 @@ COMPONENTS = {
         prefix="model.language_model.",
     ),
     "transformer": Component("diffusers", "Flux3Transformer2DModel", SIZES | {"flow_map": True}, TRANSFORMER),
-    "transformer_base": Component("diffusers", "Flux3Transformer2DModel", SIZES | {"num_single_layers": 1}, TRANSFORMER),
+    "transformer_base": Component("diffusers", "Flux3Transformer2DModel", SIZES | OTHERWISE, TRANSFORMER),
     "vae": Component("diffusers", "AutoencoderKLFlux2", AUTOENCODER, STATISTICS + VAE),
 }
 # As in the pipeline's own settings.
