@@ -51,8 +51,7 @@ const fn beside(signs: &'static [&'static str], what: &'static str) -> Stranger 
 
 const FLUX_1: &str = "take FLUX.1-dev or FLUX.1-schnell";
 const SD_1: &str = "take Stable Diffusion 1 or XL";
-const RUNS: &str =
-    "this version runs FLUX.1-dev, FLUX.1-schnell, FLUX.2, FLUX.3, Stable Diffusion 1, 2 and XL, Z-Image, Qwen-Image, and Wan";
+const RUNS: &str = "this version runs FLUX.1-dev, FLUX.1-schnell, FLUX.2, FLUX.3, Stable Diffusion 1, 2 and XL, Z-Image, Qwen-Image, and Wan";
 const WAN_RUNS: &str = "take Wan 2.1 or 2.2: T2V, I2V, FLF2V or TI2V";
 const ALONE: &str = "it goes beside a model, and this version runs none: take the model alone";
 

@@ -124,7 +124,10 @@ mod tests {
         }
         let parts = aliases("final_layer.image.adaLN_modulation.1.weight").pop().unwrap_or_default();
         assert_eq!(parts.iter().map(|part| part.rows).collect::<Vec<_>>(), [Rows::SECOND, Rows::FIRST]);
-        assert_eq!(aliases("single_blocks.0.norm.query_norm.scale")[1][0].name, "single_blocks.0.norm.query_norm.weight");
+        assert_eq!(
+            aliases("single_blocks.0.norm.query_norm.scale")[1][0].name,
+            "single_blocks.0.norm.query_norm.weight"
+        );
         assert_eq!(aliases("other.weight").len(), 1);
     }
 }

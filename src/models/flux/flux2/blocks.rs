@@ -18,7 +18,12 @@ fn qk_norm(s: &mut Scope<'_>, config: &Config) -> Result<QkNorm> {
 
 /// `silu(gate) * up`, where `linear` makes both of `x [D, n, B]`: `gate` are its outputs from `start` on, `up` as many behind them.
 pub(in crate::models::flux) fn gated(
-    b: &Build<'_>, linear: &Linear, x: Tensor, start: usize, width: usize) -> Result<Tensor> {
+    b: &Build<'_>,
+    linear: &Linear,
+    x: Tensor,
+    start: usize,
+    width: usize,
+) -> Result<Tensor> {
     let part = |outputs: Range<usize>| linear.build_outputs(b, x, outputs);
     let gate = b.g.silu(part(start..start + width)?)?; // [M, n, B]
     b.g.mul(gate, part(start + width..start + 2 * width)?)

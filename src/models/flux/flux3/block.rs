@@ -145,12 +145,7 @@ pub(super) struct ParallelBlock {
 }
 
 impl ParallelBlock {
-    pub(super) fn declare(
-        s: &mut Scope<'_>,
-        config: &Config,
-        stream: Stream,
-        shared: Shared,
-    ) -> Result<ParallelBlock> {
+    pub(super) fn declare(s: &mut Scope<'_>, config: &Config, stream: Stream, shared: Shared) -> Result<ParallelBlock> {
         let (hidden, feed_forward) = (config.hidden(), config.feed_forward());
         let (width, heads) = (config.attention_head_dim, config.num_attention_heads);
         let mut linear =
