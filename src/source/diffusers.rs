@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::component::list;
 use super::folder::{self, MODEL_INDEXES};
-use super::slot::{SLOTS, TEXT_ENCODER};
+use super::slot::{PROCESSOR, SLOTS, TEXT_ENCODER};
 use super::tokenizers::Lexicon;
 use super::weight_file::WeightFile;
 use super::{Component, Layout, Slot, Source, Text};
@@ -16,9 +16,6 @@ use crate::{Error, Result, file, json, safetensors};
 
 /// The stems of the files that weights are in.
 pub(super) const STEMS: [&str; 2] = ["diffusion_pytorch_model", "model"];
-
-/// The folder in which a pipeline with a processor for texts and pictures has the tokenizer of its text encoder.
-pub(super) const PROCESSOR: &str = "processor";
 
 pub(super) fn open(path: &Path) -> Result<Source> {
     let mut text = None;

@@ -51,6 +51,9 @@ const CLIP_L: [&str; 3] = ["clip_l", "embedders.0", "cond_stage_model.transforme
 /// CLIP-G in the same files.
 const CLIP_G: [&str; 3] = ["clip_g", "embedders.1", "cond_stage_model.1"];
 
+/// The folder in which a pipeline with a processor for texts and pictures has the tokenizer of its text encoder.
+pub(super) const PROCESSOR: &str = "processor";
+
 /// The denoiser of most families.
 pub static TRANSFORMER: Slot = part("transformer", "dit.", "--transformer");
 /// A second denoiser, which takes the steps that the first leaves.

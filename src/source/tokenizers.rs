@@ -8,8 +8,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::diffusers::PROCESSOR;
-use super::slot::TEXT_ENCODER;
+use super::slot::{PROCESSOR, TEXT_ENCODER};
 use super::weight_file::WeightFile;
 use super::{Component, Place, Slot, Text, TokenizerFiles, folder, keys};
 use crate::bind::alias::{Kind, Reads};
