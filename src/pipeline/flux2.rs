@@ -11,12 +11,13 @@ use super::request::{OpenedWith, Settings};
 use super::rules::{Cropped, Defaults, GuidanceScale, References, Rules, Starts, Use};
 use super::run::Run;
 use super::safety;
-use super::step_cache::Caches;
+use super::step_cache::{CacheKind, Caches};
 use super::vae::Vae;
 use crate::bind::alias;
 use crate::exec::Session;
 use crate::models::flux::flux2::{Flux2, pack_latents, unpack_latents};
 use crate::models::language_model::Taps;
+use crate::models::step_cache::{CachePorts, Cached, DecidedBy};
 use crate::plan::measure::Subject;
 use crate::plan::{Phase, Runs};
 use crate::sample::{AYS, FlowMatchConfig, Scheduler};
@@ -42,7 +43,7 @@ pub(super) static FLUX2: Family = Family {
     beside: &[],
     marks: &[],
     tokens: MOST_TOKENS,
-    denoiser: |source| Ok(Box::new(Flux2Denoiser(networks::flux2(source.component(&TRANSFORMER)?)?))),
+    denoiser: |source| Ok(Box::new(Flux2Denoiser::new(networks::flux2(source.component(&TRANSFORMER)?)?))),
     open,
 };
 
@@ -236,13 +237,13 @@ fn open(mut source: Source, additions: &Additions) -> Result<Opened> {
         Scheduler::Flow(config) => Scheduler::Flow(FlowMatchConfig { empirical_shift: true, ..config }),
         other => other,
     };
-    let rules = rules(version).read(&source, version.scale())?;
+    let rules = Rules { caches: caches(&transformer.net), ..rules(version) }.read(&source, version.scale())?;
     check(&source, &transformer, &encoder, &vae, version.reading())?;
     let loras = additions.apply(&mut [transformer.target(), encoder.part.target()])?;
     Ok(Opened {
         family: &FLUX2,
         encoders: Box::new(Flux2Encoder { encoder, reading: version.reading() }),
-        denoiser: Box::new(Flux2Denoiser(transformer)),
+        denoiser: Box::new(Flux2Denoiser::new(transformer)),
         tiny: None,
         autoencoder: vae.boxed(),
         scheduler,
@@ -255,6 +256,13 @@ fn open(mut source: Source, additions: &Additions) -> Result<Opened> {
         refiner: None,
         source,
     })
+}
+
+/// The step caches that a transformer has the blocks for. Nobody has published what TeaCache and MagCache have to know of FLUX.2.
+fn caches(transformer: &Flux2) -> Caches {
+    let config = transformer.config();
+    let blocks = config.num_layers + config.num_single_layers;
+    Caches { first_block: blocks > 1, taylorseer: true, ..Caches::NONE }
 }
 
 /// As published: the shift follows the picture and the steps.
@@ -349,12 +357,27 @@ fn image_tokens(settings: &Settings) -> usize {
     grids(settings).into_iter().map(|[rows, columns]| rows.saturating_mul(columns)).fold(0, usize::saturating_add)
 }
 
-/// The transformer.
-struct Flux2Denoiser(Part<Flux2>);
+/// The transformer, and the same with a first-block cache, if it has the blocks for it.
+struct Flux2Denoiser {
+    part: Part<Flux2>,
+    cached: Option<Cached>,
+}
+
+impl Flux2Denoiser {
+    fn new(part: Part<Flux2>) -> Flux2Denoiser {
+        let cached = part.net.cached(DecidedBy::FirstBlock);
+        Flux2Denoiser { part, cached }
+    }
+
+    /// The one with the cache of a request, if anything of that is on the device.
+    fn cached(&self, settings: &Settings) -> Option<&Cached> {
+        self.cached.as_ref().filter(|_| settings.cache.is_some_and(|cache| cache.kind == CacheKind::FirstBlock))
+    }
+}
 
 impl Networks for Flux2Denoiser {
     fn networks(&self) -> Vec<Network<'_>> {
-        self.0.networks()
+        self.part.networks()
     }
 }
 
@@ -368,16 +391,27 @@ impl Denoiser for Flux2Denoiser {
             .with(Symbol::TEXT_TOKENS, text)
             .with(Symbol::JOINT_TOKENS, text.saturating_add(image))
             .with(Symbol::CONDITIONS, evaluations * passes);
-        vec![subject(&self.0, TRANSFORMER.name, Phase::Denoise, dims, Runs { request: 1, steps: evaluations })]
+        let plain =
+            subject(&self.part, TRANSFORMER.name, Phase::Denoise, dims, Runs { request: 1, steps: evaluations });
+        let model = self.cached(settings).map_or(plain.model, |cached| &cached.model);
+        vec![Subject { model, ..plain }]
+    }
+
+    fn cache(&self, _: usize, settings: &Settings) -> Option<CachePorts> {
+        self.cached(settings).map(|cached| cached.ports)
+    }
+
+    fn probed(&self, settings: &Settings) -> usize {
+        image_tokens(settings).saturating_mul(self.part.net.config().hidden())
     }
 
     fn ports(&self, _: usize) -> StepPorts {
-        let ports = &self.0.net.ports;
+        let ports = &self.part.net.ports;
         StepPorts { latents: ports.latents, prediction: ports.velocity, condition: ports.condition }
     }
 
     fn fill(&self, _: usize, session: &mut Session<'_>, given: &Given<'_>) -> Result<()> {
-        let (net, settings) = (&self.0.net, given.settings);
+        let (net, settings) = (&self.part.net, given.settings);
         let ports = &net.ports;
         session.set(ports.time, &given.times(|time| net.sinusoid(time * TIME_SCALE))?)?;
         if let (Some(port), Some(guidance)) = (ports.guidance, settings.guidance) {
@@ -392,7 +426,7 @@ impl Denoiser for Flux2Denoiser {
 
     fn filled_bytes(&self, settings: &Settings) -> usize {
         // The rotary tables, cosine and sine, and the positions that they are made from.
-        let axes = &self.0.net.config().axes_dims_rope;
+        let axes = &self.part.net.config().axes_dims_rope;
         let each = 2 * size_of::<f32>() * axes.iter().sum::<usize>() + size_of::<u32>() * axes.len();
         settings.prompt_tokens().saturating_add(image_tokens(settings)).saturating_mul(each)
     }

@@ -28,6 +28,7 @@ mod language_model;
 mod memory;
 mod opened;
 mod origins;
+mod padded;
 mod preview;
 mod private_folder;
 mod progress;

@@ -4,8 +4,9 @@ use super::choices::{Preprocess, ReferenceResize, TinyUse};
 use super::controls;
 use super::opened::Direction;
 use super::opened::Opened;
+use super::padded::{kept, padded, size_of};
 use super::request::{Control, Experts, Request, Settings};
-use super::rules::{Beside, Cropped, Padded, References, Rules, Use, of_area};
+use super::rules::{Beside, Cropped, Rules, Use, of_area};
 use super::second_pass::{aesthetic, with_second};
 use super::start::{Inputs, MOST_REFERENCES};
 use super::stretch::Pass;
@@ -158,7 +159,7 @@ pub fn settings(model: &Opened, request: &Request) -> Result<Settings> {
         experts: experts(model, request, cfg_scale)?,
         given_frames: [request.image.is_some(), request.last_image.is_some()]
             .map(|given| given && rules.first.is_some()),
-        kept: kept(model, request, [width, height]),
+        kept: kept(rules, request, [width, height]),
         front_frames,
         guide_scale: guide_scale(rules, request)?,
         told: rules.told,
@@ -505,10 +506,6 @@ fn check_followed(model: &Opened, request: &Request, followed: &[Control]) -> Re
     Ok(())
 }
 
-fn size_of(picture: &Picture) -> [usize; 2] {
-    [picture.image().width(), picture.image().height()]
-}
-
 /// Pixels across and down of what is drawn, unless the request says: as the model has it, or in the shape of the last picture that is
 /// changed.
 fn default_size(model: &Opened, request: &Request, sizes: &[[usize; 2]]) -> [usize; 2] {
@@ -549,15 +546,7 @@ fn references(model: &Opened, request: &Request) -> Result<Vec<[usize; 2]>> {
     for picture in references {
         let own = size_of(picture);
         if let Some(padded) = padded(&rules, request) {
-            let around = match reference_resize {
-                ReferenceResize::Auto => padded.sizes(own, multiple)[1],
-                ReferenceResize::None => padded.around(own, multiple),
-            };
-            if own.iter().zip(&around).any(|(own, around)| own > around) && *reference_resize == ReferenceResize::None {
-                let expected = format!("sides of at most {} pixels, if it is not resized", padded.most_side);
-                return Err(Error::option(OPTION, expected, format!("{}x{}", own[0], own[1])));
-            }
-            sizes.push(around);
+            sizes.push(padded.checked(own, multiple, request)?);
             continue;
         }
         if let Some(Cropped { least_side, most_quotient, .. }) = rules.cropped.filter(|rules| !rules.takes(own)) {
@@ -575,22 +564,6 @@ fn references(model: &Opened, request: &Request) -> Result<Vec<[usize; 2]>> {
         sizes.push(size);
     }
     Ok(sizes)
-}
-
-/// What is kept of a picture of `size` that is as large as one that the model looks at, with what is around that.
-fn kept(model: &Opened, request: &Request, size: [usize; 2]) -> Option<[usize; 2]> {
-    let padded = padded(&model.rules.references?, request)?;
-    let own = size_of(request.references.first()?);
-    let whole = match request.reference_resize {
-        ReferenceResize::Auto => padded.sizes(own, model.rules.multiple)[0],
-        ReferenceResize::None => own,
-    };
-    Some(whole).filter(|whole| request.width.is_none() && request.height.is_none() && *whole != size)
-}
-
-/// How the only picture that `request` has a model look at is kept whole, if it is.
-pub(super) fn padded(rules: &References, request: &Request) -> Option<Padded> {
-    rules.cropped?.alone.filter(|_| request.references.len() == 1)
 }
 
 /// How many tokens pictures become in a prompt of `model`, if they do.

@@ -7,12 +7,12 @@ use super::controls;
 use super::generated::published_extents;
 use super::guide::{self, Guide};
 use super::opened::{Direction, Opened};
+use super::padded::padded;
 use super::request::{Control, Request, Settings};
 use super::rules::{Beside, Rules, Starts, Takes};
 use super::run::{Run, Running, stage_runs};
-use super::settings::padded;
 use super::stretch::{Pass, UpscaleSpace, stretched};
-use crate::image::{CHANNELS, Filter, Image, Mask, Mirror, Picture};
+use crate::image::{CHANNELS, Filter, Image, Mask, Picture};
 use crate::plan::Phase;
 use crate::plan::measure::Subject;
 use crate::sample::{Levels, Noise};
@@ -351,17 +351,7 @@ fn reference(model: &Opened, request: &Request, picture: &Picture, sides: [usize
     let image = picture.image();
     let own = [image.width(), image.height()];
     if let Some(padded) = padded(&rules, request) {
-        let [whole_width, whole_height] = match request.reference_resize {
-            ReferenceResize::Auto => padded.sizes(own, model.rules.multiple)[0],
-            ReferenceResize::None => own,
-        };
-        // In one that is smaller than a token, the neighbours of its edge are too few.
-        let is_small = whole_width.min(whole_height) <= model.rules.multiple;
-        let mirror = if is_small { Mirror::WithEdge } else { Mirror::WithoutEdge };
-        return image
-            .resized(whole_width, whole_height, Filter::Lanczos)?
-            .reflected(width, height, mirror)?
-            .to_samples();
+        return padded.samples(image, sides, (model.rules.multiple, request));
     }
     let [whole_width, whole_height] = match request.reference_resize {
         ReferenceResize::Auto => cropped.whole(own),

@@ -16,7 +16,7 @@ use pinhole::ggml::{Backend, CancelFlag, Device, Ledger};
 use pinhole::image::Picture;
 use pinhole::models::language_model::{Taps, mask_of};
 use pinhole::pipeline::{
-    self, Additions, Event, FAMILIES, Generated, MemoryOptions, Opened, Pipeline, ReferenceResize, Request,
+    self, Additions, Cache, Event, FAMILIES, Generated, MemoryOptions, Opened, Pipeline, ReferenceResize, Request,
 };
 use pinhole::plan::{Limits, Offload, budget};
 use pinhole::size::Size;
@@ -375,6 +375,70 @@ fn check_streaming((golden, dir): &(Golden, TempDir), file_types: &[&str], cases
             assert!(resident.images == streamed.images, "{case} {file_type}: other pictures");
         }
     }
+}
+
+/// The same evaluations are skipped as in diffusers, and the same latents come of it; and what streams skips what stays skips.
+#[test]
+fn step_caches_skip_what_diffusers_skips() {
+    let (_, dir) = model();
+    let golden = Golden::load("flux2_cache");
+    let mut pipeline = on(open(dir.path()), "cpu");
+    let mut wrong = Vec::new();
+    for case in golden.at("/cases").as_object().unwrap().keys() {
+        let (request, computed) = cached(&golden, case);
+        let generated = generate(&mut pipeline, &request);
+        let nmse = metrics::nmse(&golden.f32(&format!("{case}.latents")), &generated.latents).unwrap();
+        println!("{case}: nmse {nmse:.2e}, {} skipped", pipeline::skipped(&generated.computed));
+        if generated.computed != computed || nmse.is_nan() || nmse > MOST {
+            wrong.push(format!("{case}: {nmse:.2e}, {:?}", generated.computed));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    let path = dir.path().join("bundle.gguf");
+    write_bundle(&open(dir.path()), "q8_0", &path);
+    let mut pipeline = on(open(&path), "cpu:discrete");
+    for case in ["first_block_cfg", "taylorseer"] {
+        let request = Request { steps: Some(5), ..cached(&golden, case).0 };
+        let mut draw = |offload| {
+            pipeline.set_memory(MemoryOptions { vram: None, offload, host: None });
+            generate(&mut pipeline, &request)
+        };
+        let (resident, streamed) = (draw(Offload::None), draw(Offload::Sequential));
+        assert!(pipeline::skipped(&resident.computed) > 0 && resident.computed == streamed.computed, "{case}");
+        assert!(bits(&resident) == bits(&streamed), "{case}");
+    }
+    let refused = Request { cache: Some("teacache".parse().unwrap()), ..cached(&golden, "taylorseer").0 };
+    let error = pipeline::settings(pipeline.model(), &refused).unwrap_err().to_string();
+    let defined = "none, or one that is defined for this model: first-block, taylorseer";
+    assert_eq!(error, format!("--cache: expected {defined}, found teacache"));
+}
+
+/// The request of a case with a cache, and which evaluations it computes in each pass.
+fn cached(golden: &Golden, case: &str) -> (Request, Vec<Vec<bool>>) {
+    let at = |key: &str| golden.at(&format!("/cases/{case}/{key}"));
+    let whole = |key: &str| at(key).as_u64().map(|number| number as usize);
+    let cache: Cache = at("cache").as_str().unwrap().parse().unwrap();
+    let mut references = Vec::new();
+    for size in at("references").as_array().unwrap() {
+        let side = |i: usize| size[i].as_u64().unwrap() as usize;
+        references.push(given::picture(side(0), side(1)));
+    }
+    let request = Request {
+        prompt: at("prompt").as_str().unwrap().to_owned(),
+        width: whole("width"),
+        height: whole("height"),
+        steps: whole("steps"),
+        seed: at("seed").as_u64().unwrap(),
+        cfg_scale: at("cfg_scale").as_f64().map(|number| number as f32),
+        max_sequence_length: whole("max_sequence_length"),
+        references,
+        batch: whole("batch").unwrap(),
+        cache: Some(Cache { threshold: at("threshold").as_f64().unwrap() as f32, ..cache }),
+        ..Request::default()
+    };
+    let marks =
+        |pass: &serde_json::Value| pass.as_array().unwrap().iter().map(|mark| mark.as_bool().unwrap()).collect();
+    (request, at("computed").as_array().unwrap().iter().map(marks).collect())
 }
 
 /// A picture of a batch is what it is alone, and encoded prompts draw the same.

@@ -54,10 +54,11 @@ SIZES = {
     "attention_head_dim": 64,
     "num_attention_heads": 4,
     "joint_attention_dim": 512,
-    "axes_dims_rope": [8, 24, 16, 16],
-    "rope_theta": 500,
+    "axes_dims_rope": [16, 16, 16, 16],
     "mlp_ratio": 2.5,
 }
+# What shapes do not tell, and another depth.
+OTHERWISE = {"num_single_layers": 1, "axes_dims_rope": [8, 24, 16, 16], "rope_theta": 500}
 COMPONENTS = {
     "text_encoder": Component(
         "transformers",
@@ -80,7 +81,7 @@ COMPONENTS = {
         prefix="model.language_model.",
     ),
     "transformer": Component("diffusers", "Flux3Transformer2DModel", SIZES | {"flow_map": True}, TRANSFORMER),
-    "transformer_base": Component("diffusers", "Flux3Transformer2DModel", SIZES | {"num_single_layers": 1}, TRANSFORMER),
+    "transformer_base": Component("diffusers", "Flux3Transformer2DModel", SIZES | OTHERWISE, TRANSFORMER),
     "vae": Component("diffusers", "AutoencoderKLFlux2", AUTOENCODER, STATISTICS + VAE),
 }
 # As in the pipeline's own settings.
@@ -106,7 +107,8 @@ class Case:
 
 
 BASE = Case(base=True, cfg_scale=4.0, steps=3, width=64, height=128, prompt="a red star", negative_prompt="blurry")
-LONG = Case().prompt + ", " + Case().prompt
+# Each digit is a token: filled up, this has 160, and all others have 80.
+LONG = Case().prompt + ", and " + " ".join(["1234567890"] * 8) + " stars"
 GOLDEN = {
     # 7 x 5 tokens of the picture.
     "distilled": Case(decoded=True),
@@ -244,6 +246,8 @@ def record(check: bool) -> list[str]:
         turn = reader.apply_chat_template([{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True)
         texts.append({"text": text, "ids": reader.tokenizer(turn).input_ids})
         tensors[f"hidden.{i}"] = hidden_states(networks, text).numpy()
+    if [len(tensors[f"hidden.{i}"]) for i in range(len(TEXTS))] != [80, 80, 160]:
+        problems.append("all prompts are filled up to the same length")
     body = {"made_by": "tests/reference/flux3.py", "components": components, "texts": texts, "cases": described}
     compare = goldenfile.compare if check else goldenfile.write
     return problems + (compare("flux3", body, tensors) or [])

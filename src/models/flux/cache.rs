@@ -1,22 +1,29 @@
-//! The transformer with a step cache.
+//! Transformers with a step cache.
 
 use super::modulation::Modulation;
 use super::{Flux, Hidden, Shared};
 use crate::Result;
 use crate::models::step_cache::{Cached, Copied, DecidedBy, FirstChange, States};
-use crate::stage::{Block, Build, Cadence, Port, Symbol};
+use crate::stage::{Block, Build, Cadence, Model, Port, Symbol};
 
 impl Flux {
     /// The same with a step cache that is decided `by` that. `None` if the model has too few blocks for it.
     pub fn cached(&self, by: DecidedBy) -> Option<Cached> {
-        let Hidden { img, joint, shared, first_modulation } = self.hidden;
-        let position = |name: &str| self.model.stages().iter().position(|stage| stage.name == name);
+        let blocks = self.config.num_layers + self.config.num_single_layers;
+        self.hidden.cached(&self.model, (self.config.hidden(), blocks), by)
+    }
+}
+
+impl Hidden {
+    /// `model`, which has so many `blocks` over hidden states of `width` numbers a token, with a step cache. `None` if these are too few.
+    pub(super) fn cached(self, model: &Model, (width, blocks): (usize, usize), by: DecidedBy) -> Option<Cached> {
+        let Hidden { img, joint, shared, first_modulation } = self;
+        let position = |name: &str| model.stages().iter().position(|stage| stage.name == name);
         let image = States { port: img, behind: None };
         let joined = States { port: joint, behind: Some(Symbol::TEXT_TOKENS) };
         // Where all blocks begin, and where they end.
         let (first, last) = (position("embed")? + 1, position("final")?);
-        let of = |from: usize| Cached::new(&self.model, self.config.hidden(), from..last, joined, by);
-        let blocks = self.config.num_layers + self.config.num_single_layers;
+        let of = |from: usize| Cached::new(model, width, from..last, joined, by);
         match by {
             DecidedBy::Host if blocks > 0 => {
                 let mut cached = of(first);

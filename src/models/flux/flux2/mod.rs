@@ -29,11 +29,13 @@ use std::path::Path;
 
 use self::blocks::{DoubleBlock, SingleBlock, Stream};
 use self::ends::VectorIn;
+use super::Hidden;
 use super::ends::{Embed, FinalLayer, Join};
 use super::modulation::ModulationOut;
 use super::ports::{carried, input};
 use super::shared::{Rotary, Shared, Sizes};
 use crate::models::layers::{self, Linear, rotary_tables};
+use crate::models::step_cache::{Cached, DecidedBy};
 use crate::stage::{Cadence, Model, Port, Symbol};
 use crate::weights::Role;
 use crate::{Error, Result, reserve};
@@ -55,6 +57,7 @@ pub struct Flux2 {
     /// Where to put things.
     pub ports: Ports,
     config: Config,
+    hidden: Hidden,
 }
 
 impl Flux2 {
@@ -66,8 +69,14 @@ impl Flux2 {
         config.validate(Path::new("transformer"))?;
         let mut model = Model::new();
         let ports = Ports::declare(&mut model, config);
-        declare_stages(&mut model, config, &ports)?;
-        Ok(Flux2 { model, ports, config: config.clone() })
+        let hidden = declare_stages(&mut model, config, &ports)?;
+        Ok(Flux2 { model, ports, config: config.clone(), hidden })
+    }
+
+    /// The same with a step cache that is decided `by` that. `None` if the model has too few blocks for it.
+    pub fn cached(&self, by: DecidedBy) -> Option<Cached> {
+        let blocks = self.config.num_layers + self.config.num_single_layers;
+        self.hidden.cached(&self.model, (self.config.hidden(), blocks), by)
     }
 
     /// The hyperparameters.
@@ -132,7 +141,7 @@ fn declare_modulations(model: &mut Model, config: &Config, ports: &Ports) -> Res
     })
 }
 
-fn declare_stages(model: &mut Model, config: &Config, ports: &Ports) -> Result<()> {
+fn declare_stages(model: &mut Model, config: &Config, ports: &Ports) -> Result<Hidden> {
     let hidden = config.hidden();
     let rotary = Rotary { cos: ports.cos, sin: ports.sin };
     let shared = Shared { rotary, condition: ports.condition, sizes: Sizes::OWN };
@@ -175,7 +184,9 @@ fn declare_stages(model: &mut Model, config: &Config, ports: &Ports) -> Result<(
         let mut s = s.sub("final_layer.linear");
         let linear = Linear::declare_unbiased(&mut s, hidden, config.out_channels(), Role::SensitiveMatMul)?;
         Ok(FinalLayer { linear, joint, modulation: modulations.last, shared, velocity: ports.velocity })
-    })
+    })?;
+    let first_modulation = (config.num_layers > 0).then_some(modulations.img);
+    Ok(Hidden { img, joint, shared, first_modulation })
 }
 
 #[cfg(test)]

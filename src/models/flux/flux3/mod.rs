@@ -207,7 +207,7 @@ mod tests {
 
     #[test]
     fn published_sizes() {
-        for (config, parameters) in [(Config::klein(), 0), (Config::default(), 0)] {
+        for (config, parameters) in [(Config::klein(), 5_548_681_984), (Config::default(), 5_538_458_368)] {
             assert_eq!(Flux3::new(&config).unwrap().model.manifest().parameters(), parameters);
         }
     }
