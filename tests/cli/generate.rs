@@ -374,7 +374,6 @@ fn wrong_options() {
         ("eta", &["--eta", "-0.5"]),
         ("eta_nan", &["--eta", "nan"]),
         ("rescale_cfg", &["--rescale-cfg", "2"]),
-        ("attention", &["--attention", "rough"]),
         ("cache", &["--cache", "tea"]),
         ("cache_threshold", &["--cache", "teacache:-0.5"]),
         ("cache_words", &["--cache", "teacache:high"]),
