@@ -304,7 +304,7 @@ fn how_fast_attentions_are() {
                 let mut space = attention.space().unwrap();
                 let started = processor_seconds();
                 // The first head's.
-                for tile in 0..attention.tiles_of_group() {
+                for tile in 0..attention.tiling.tiles_of_group() {
                     attention.compute(tile, &attended, &mut space, &mut result);
                 }
                 speeds.push((4 * width * queries * keys) as f64 / (processor_seconds() - started) * 1e-9);
