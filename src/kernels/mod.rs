@@ -83,6 +83,8 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod channel_norm;
+#[cfg(test)]
+mod clock;
 mod convolution;
 #[cfg(target_arch = "aarch64")]
 mod dotprod;

@@ -271,6 +271,25 @@ fn what_a_cache_skipped_is_said() {
 }
 
 #[test]
+fn exact_attention_is_said() {
+    let place = Workplace::new();
+    let drawn = |file: &str, more: &[&str]| {
+        let report = place.json(&[&small(&["--seed", "3", "-o", file])[..], more].concat());
+        let inside = texts(&place.path(file));
+        let text = |keyword: &str| inside.iter().find(|(other, _)| other == keyword).unwrap().1.clone();
+        let json: Value = serde_json::from_str(&text("pinhole")).unwrap();
+        assert_eq!(json["parameters"]["attention"], report["parameters"]["attention"]);
+        (report["parameters"]["attention"].clone(), text("parameters"))
+    };
+    let (said, parameters) = drawn("auto.png", &[]);
+    assert!(said.is_null() && !parameters.contains("Attention"), "{parameters}");
+    let (said, parameters) = drawn("exact.png", &["--attention", "exact"]);
+    assert_eq!(said, json!("exact"));
+    assert!(parameters.contains("Attention: exact,"), "{parameters}");
+    place.run(&["compare", "auto.png", "exact.png", "--min-ssim", "0.99"]);
+}
+
+#[test]
 fn a_batch_is_its_seeds_one_after_the_other() {
     let place = Workplace::new();
     let batch = place.run(&small(&["--seed", "5", "--batch", "2", "-o", "b.png"]));

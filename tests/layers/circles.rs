@@ -17,6 +17,7 @@ pub(crate) const ACCEPTED: &[(&str, &[&str], &str)] = &[
             "ggml/attend.rs",
             "ggml/backend.rs",
             "ggml/buffer.rs",
+            "ggml/channel_norm.rs",
             "ggml/convolve.rs",
             "ggml/device.rs",
             "ggml/elementwise.rs",

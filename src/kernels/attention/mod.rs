@@ -28,6 +28,7 @@ mod softmax;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;
+mod tiles;
 
 use std::ops::Range;
 
@@ -38,23 +39,9 @@ use super::Kernel;
 use heads::{SIX, SIXTEEN};
 use micro::{LANES, Micro, Portable};
 use softmax::{Row, TOGETHER};
+use tiles::{MOST_KEYS, PITCH, TWELVE, Tiling, panels, room};
 
 pub use heads::{Attended, Heads, Outputs, Rows};
-
-/// Queries whose scores are in the first-level cache together.
-const TWELVE: usize = 2 * SIX;
-/// Keys of a block at most, and from one query's scores to the next: a little more, so that no two rows begin in one bank of
-/// the cache.
-const MOST_KEYS: usize = 256;
-const PITCH: usize = MOST_KEYS + SIXTEEN;
-/// Numbers of a block's keys at most, if heads are not too wide for [`SIXTEEN`] of them.
-const BLOCK: usize = 32 * 1024;
-/// Numbers of a tile's queries at most, if heads are not too wide for [`TWELVE`] of them; and how many queries.
-const TILE: usize = 90 * 1024;
-const MOST_QUERIES: usize = 128 * TWELVE;
-/// Tiles that there should be, so that many threads have something to do, of at least so many queries.
-const TILES: usize = 32;
-const LEAST_QUERIES: usize = 4 * TWELVE;
 
 /// What an attention is computed with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -70,12 +57,8 @@ pub enum Precision {
 #[derive(Clone, Copy, Debug)]
 pub struct Attention {
     kernel: Kernel,
-    heads: Heads,
-    scale: f32,
     precision: Precision,
-    /// Queries of a tile, and keys of a block.
-    tile: usize,
-    block: usize,
+    tiling: Tiling,
 }
 
 /// What a thread computes with: about a mebibyte, or more if heads are wider than 2048.
@@ -94,36 +77,14 @@ pub struct Space {
 impl Attention {
     /// An attention of these heads by `kernel`, or `None` where there is none.
     pub fn new(kernel: Kernel, heads: Heads, scale: f32, precision: Precision) -> Option<Attention> {
-        let Heads { width, queries, keys, heads: count, groups } = heads;
-        if [width, queries, keys, count, groups].contains(&0) || !count.is_multiple_of(groups) {
-            return None;
-        }
-        let block = (BLOCK / width / SIXTEEN * SIXTEEN).clamp(SIXTEEN, MOST_KEYS);
-        let block = block.min(keys.next_multiple_of(SIXTEEN));
-        let most = (TILE / width / TWELVE * TWELVE).clamp(TWELVE, MOST_QUERIES);
-        let each = queries.checked_mul(count / groups)?;
-        let wanted = (each.saturating_mul(groups) / TILES).max(LEAST_QUERIES).next_multiple_of(TWELVE);
-        let precision = if width > codes::WIDEST { Precision::Exact } else { precision };
-        Some(Attention { kernel, heads, scale, precision, tile: most.min(wanted).min(each), block })
+        let tiling = Tiling::new(heads, scale)?;
+        let precision = if heads.width > codes::WIDEST { Precision::Exact } else { precision };
+        Some(Attention { kernel, precision, tiling })
     }
 
     /// How many tiles the result of one item of a batch has.
     pub fn tiles(&self) -> usize {
-        self.heads.groups * self.tiles_of_group()
-    }
-
-    fn tiles_of_group(&self) -> usize {
-        (self.heads.queries * self.shared()).div_ceil(self.tile)
-    }
-
-    /// How many heads share keys and values.
-    fn shared(&self) -> usize {
-        self.heads.heads / self.heads.groups
-    }
-
-    /// The width of sums: whole vectors.
-    fn padded(&self) -> usize {
-        self.heads.width.next_multiple_of(LANES)
+        self.tiling.heads.groups * self.tiling.tiles_of_group()
     }
 
     /// Room to compute with.
@@ -131,17 +92,17 @@ impl Attention {
     /// # Errors
     /// How many bytes could not be had.
     pub fn space(&self) -> Result<Space, usize> {
-        let Attention { heads: Heads { width, .. }, tile, block, .. } = *self;
-        let tile = tile.next_multiple_of(TWELVE);
         if self.precision == Precision::Codes {
-            return Ok(Space { codes: codes::Space::new(self)?, ..Space::default() });
+            return Ok(Space { codes: codes::Space::new(&self.tiling)?, ..Space::default() });
         }
+        let Tiling { heads: Heads { width, .. }, tile, block, .. } = self.tiling;
+        let (tile, padded) = (tile.next_multiple_of(TWELVE), self.tiling.padded());
         Ok(Space {
             queries: room(tile.saturating_mul(width).saturating_add(LANES), 0.0)?,
             keys: room(block.saturating_mul(width), 0.0)?,
-            values: room(block.saturating_mul(self.padded()), 0.0)?,
+            values: room(block.saturating_mul(padded), 0.0)?,
             scores: room(TWELVE * PITCH, 0.0)?,
-            sums: room(tile.saturating_mul(self.padded()), 0.0)?,
+            sums: room(tile.saturating_mul(padded), 0.0)?,
             rows: room(tile, Row::EMPTY)?,
             codes: codes::Space::default(),
         })
@@ -184,17 +145,8 @@ impl Attention {
     ) {
         match self.precision {
             Precision::Exact => self.compute_exactly::<M>(tile, attended, space, result),
-            Precision::Codes => codes::compute::<M>(self, tile, attended, &mut space.codes, result),
+            Precision::Codes => codes::compute::<M>(&self.tiling, tile, attended, &mut space.codes, result),
         }
-    }
-
-    /// Whose keys the rows of a tile attend to, which query of which head each of them is, and how many they are.
-    #[inline(always)]
-    fn rows_of(&self, tile: usize) -> (usize, impl Fn(usize) -> (usize, usize), usize) {
-        let (queries, shared) = (self.heads.queries, self.shared());
-        let (group, first) = (tile / self.tiles_of_group(), tile % self.tiles_of_group() * self.tile);
-        let place = move |row: usize| ((first + row) % queries, group * shared + (first + row) / queries);
-        (group, place, self.tile.min(queries * shared - first))
     }
 
     #[inline(always)]
@@ -205,21 +157,21 @@ impl Attention {
         space: &mut Space,
         result: &mut impl Outputs,
     ) {
-        let Heads { width, keys, .. } = self.heads;
-        let (group, place, count) = self.rows_of(tile);
-        let scale = self.scale * std::f32::consts::LOG2_E;
+        let Tiling { heads: Heads { width, keys, .. }, scale, block: most, .. } = self.tiling;
+        let (group, place, count) = self.tiling.rows_of(tile);
+        let scale = scale * std::f32::consts::LOG2_E;
         // SAFETY: the instructions are there.
         unsafe { pack::queries::<M>(&attended.q, &place, count, width, scale, &mut space.queries) };
         space.rows.fill(Row::EMPTY);
         space.sums.fill(0.0);
-        for start in (0..keys).step_by(self.block) {
+        for start in (0..keys).step_by(most) {
             if !result.wanted() {
                 return;
             }
-            let block = start..keys.min(start + self.block);
+            let block = start..keys.min(start + most);
             // SAFETY: the instructions are there.
             unsafe { pack::keys::<M>(&attended.k, group, block.clone(), width, &mut space.keys) };
-            pack::values::<M>(&attended.v, group, block.clone(), width, panels(width), (&mut space.values, self.block));
+            pack::values::<M>(&attended.v, group, block.clone(), width, panels(width), (&mut space.values, most));
             for row in (0..count).step_by(TWELVE) {
                 let rows = row..count.min(row + TWELVE);
                 let mask = |row: usize| attended.mask.map(|mask| &mask[place(row).0 * keys..][..keys][block.clone()]);
@@ -228,7 +180,7 @@ impl Attention {
                 self.values::<M>(rows, block.len(), &factors, space);
             }
         }
-        for (row, sums) in space.sums.chunks_exact(self.padded()).take(count).enumerate() {
+        for (row, sums) in space.sums.chunks_exact(self.tiling.padded()).take(count).enumerate() {
             let (query, head) = place(row);
             let reciprocal = space.rows[row].reciprocal();
             result.row(query, head).iter_mut().zip(sums).for_each(|(out, sum)| *out = sum * reciprocal);
@@ -238,7 +190,7 @@ impl Attention {
     /// The scores of `rows` for the first `keys` of the block.
     #[inline(always)]
     fn scores<M: Micro>(&self, rows: Range<usize>, keys: usize, space: &mut Space) {
-        let width = self.heads.width;
+        let width = self.tiling.heads.width;
         let left = &space.queries[rows.start * width..][..rows.len().next_multiple_of(SIX) * width];
         let right = &space.keys[..keys.next_multiple_of(SIXTEEN) * width];
         for (panel, right) in right.chunks_exact(SIXTEEN * width).enumerate() {
@@ -259,8 +211,8 @@ impl Attention {
     /// Adds the values of the first `keys` of the block, weighed, to the sums of `rows`, after these are multiplied with `factors`.
     #[inline(always)]
     fn values<M: Micro>(&self, rows: Range<usize>, keys: usize, factors: &[f32; TWELVE], space: &mut Space) {
-        let (padded, block) = (self.padded(), self.block);
-        for panel in panels(self.heads.width) {
+        let (padded, block) = (self.tiling.padded(), self.tiling.block);
+        for panel in panels(self.tiling.heads.width) {
             let right = &space.values[panel.start * block..][..panel.len() * keys];
             let sums = &mut space.sums[rows.start * padded + panel.start..];
             match panel.len() / LANES {
@@ -368,24 +320,4 @@ fn weigh<'a>(
         *factor = state.weigh(scores[..whole].as_chunks_mut().0);
     }
     factors
-}
-
-/// The columns of the result that are computed at once.
-#[inline(always)]
-fn panels(width: usize) -> impl Iterator<Item = Range<usize>> + Clone {
-    let vectors = width.div_ceil(LANES);
-    // The last panel takes the odd vector.
-    let count = (vectors / 2).max(1);
-    (0..count).map(move |i| {
-        let end = if i + 1 == count { vectors } else { 2 * i + 2 };
-        2 * i * LANES..end * LANES
-    })
-}
-
-/// `len` numbers.
-fn room<T: Copy>(len: usize, number: T) -> Result<Vec<T>, usize> {
-    let mut numbers = Vec::new();
-    numbers.try_reserve_exact(len).map_err(|_| len.saturating_mul(size_of::<T>()))?;
-    numbers.resize(len, number);
-    Ok(numbers)
 }

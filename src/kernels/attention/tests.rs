@@ -1,5 +1,6 @@
 //! Against plain loops in double precision, and bits against bits.
 
+use super::super::clock::processor_seconds;
 use super::*;
 
 /// Numbers of a splitmix64 sequence, uniform in -1 to 1.
@@ -282,5 +283,35 @@ fn work_space_is_bounded() {
                 codes.space().unwrap().codes.bytes()
             );
         }
+    }
+}
+
+/// Both precisions in turn on one thread: medians over rounds, in GFLOP/s of processor time.
+/// `cargo test --release --lib how_fast_attentions -- --ignored --nocapture`.
+#[test]
+#[ignore = "measures"]
+#[allow(clippy::print_stdout)]
+fn how_fast_attentions_are() {
+    println!("| width, queries, keys, heads | exact | codes |");
+    for [width, queries, keys, heads] in [[128, 4608, 4608, 4], [64, 4096, 4096, 10], [40, 4096, 4096, 8]] {
+        let case = Case::new(Heads { width, queries, keys, heads, groups: heads }, false, 1);
+        let attended = Attended { q: &case.q, k: &case.k, v: &case.v, mask: None };
+        let mut result = Tokens { numbers: vec![0.0; width * queries * heads], width, heads };
+        let mut speeds = [Vec::new(), Vec::new()];
+        for _ in 0..7 {
+            for (precision, speeds) in PRECISIONS.into_iter().zip(&mut speeds) {
+                let attention = Attention::new(best(), case.heads, case.scale, precision).unwrap();
+                let mut space = attention.space().unwrap();
+                let started = processor_seconds();
+                // The first head's.
+                for tile in 0..attention.tiling.tiles_of_group() {
+                    attention.compute(tile, &attended, &mut space, &mut result);
+                }
+                speeds.push((4 * width * queries * keys) as f64 / (processor_seconds() - started) * 1e-9);
+            }
+        }
+        speeds.iter_mut().for_each(|speeds| speeds.sort_by(f64::total_cmp));
+        let [exact, codes] = speeds.map(|speeds| speeds[speeds.len() / 2]);
+        println!("| {width}x{queries}x{keys}x{heads} | {exact:.1} | {codes:.1} |");
     }
 }

@@ -5,6 +5,7 @@ use std::ops::Range;
 use half::{bf16, f16};
 use pinhole_quant::DType;
 
+use super::super::clock::processor_seconds;
 use super::*;
 
 /// Pictures, a kernel, and all that may come with them.
@@ -376,12 +377,6 @@ fn tiles_have_few_cells() {
             assert_eq!(cells, w.div_ceil(4) * h.div_ceil(2));
         }
     }
-}
-
-/// Seconds that this thread has had of a processor, for machines that are not at rest. 0 if the system does not say it.
-fn processor_seconds() -> f64 {
-    let said = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
-    said.split(' ').next().and_then(|nanoseconds| nanoseconds.parse().ok()).map_or(0.0, |ns: f64| ns * 1e-9)
 }
 
 /// Both ways, on one thread, with a norm and SiLU on the way in. Times are of the fastest of some rounds, errors those of [`errors`]:

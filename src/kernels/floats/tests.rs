@@ -3,6 +3,7 @@
 use half::{bf16, f16};
 use proptest::prelude::*;
 
+use super::super::clock::processor_seconds;
 use super::*;
 
 /// Rows of numbers that look random, in -1 to 1.
@@ -156,5 +157,34 @@ fn pieces_cover_the_result_once() {
         let covered: usize = (0..product.pieces()).map(|i| product.piece(i)).map(|[r, t]| r.len() * t.len()).sum();
         assert_eq!(covered, rows * tokens);
         assert!(product.pieces() >= PIECES || product.band == PANEL);
+    }
+}
+
+/// On one thread: medians over rounds, in GFLOP/s of processor time.
+/// `cargo test --release --lib how_fast_float_products -- --ignored --nocapture`.
+#[test]
+#[ignore = "measures"]
+#[allow(clippy::print_stdout)]
+fn how_fast_float_products_are() {
+    println!("| weights | tokens | f32 | f16 | bf16 |");
+    for [k, rows, tokens] in [[3072, 6144, 768], [3072, 6144, 50], [3072, 6144, 4]] {
+        let (weights, activations) = (Matrix::new(k, rows, 1), Matrix::new(k, tokens, 2));
+        let stored = [DType::F32, DType::F16, DType::BF16].map(|dtype| (dtype, stored(&weights, dtype).0));
+        let mut speeds = [Vec::new(), Vec::new(), Vec::new()];
+        for _ in 0..5 {
+            for ((dtype, bytes), speeds) in stored.iter().zip(&mut speeds) {
+                let started = processor_seconds();
+                // As many as take a moment.
+                let times = 1536 / tokens;
+                for _ in 0..times {
+                    product(Kernel::best().unwrap_or(Kernel::Portable), *dtype, bytes, [k, rows], &activations);
+                }
+                let operations = 2 * k * rows * tokens * times;
+                speeds.push(operations as f64 / (processor_seconds() - started) * 1e-9);
+            }
+        }
+        speeds.iter_mut().for_each(|speeds| speeds.sort_by(f64::total_cmp));
+        let [f32s, f16s, bf16s] = speeds.map(|speeds| speeds[speeds.len() / 2]);
+        println!("| {k}x{rows} | {tokens} | {f32s:.1} | {f16s:.1} | {bf16s:.1} |");
     }
 }

@@ -8,12 +8,10 @@ use super::matmul::Multiplier;
 use crate::cli::failure::Failure;
 use crate::cli::printer::{Printer, Talk, Unit};
 use crate::cli::{interrupt, threads};
-use clap::ValueEnum;
 use measure::Bench;
-use pinhole::kernels::{Kernel, Precision};
+use pinhole::kernels::Kernel;
 use report::Report;
-use serde::Serialize;
-use shape::Shape;
+use shape::{By, Shape};
 
 /// Measure how fast and how exact attention is on the CPU, by width of heads and number of tokens
 ///
@@ -49,25 +47,6 @@ pub(in crate::cli) struct Args {
     threads: Option<usize>,
     #[command(flatten)]
     pub(super) talk: Talk,
-}
-
-/// What attention is computed with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-enum By {
-    /// Single precision
-    Exact,
-    /// Whole numbers of 11 to 13 bits, as in denoisers with quantized weights
-    Codes,
-}
-
-impl By {
-    fn precision(self) -> Precision {
-        match self {
-            By::Exact => Precision::Exact,
-            By::Codes => Precision::Codes,
-        }
-    }
 }
 
 const EXAMPLES: &str = "\

@@ -2,8 +2,7 @@
 
 use serde::Serialize;
 
-use super::By;
-use super::shape::Shape;
+use super::shape::{By, Shape};
 use crate::cli::bench::matmul::Multiplier;
 use crate::cli::bench::matmul::report::Speed;
 use crate::cli::failure::Failure;

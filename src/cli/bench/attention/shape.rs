@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use clap::ValueEnum;
+use pinhole::kernels::Precision;
 use serde::Serialize;
 
 /// Extents of one attention.
@@ -19,6 +21,25 @@ impl Shape {
     /// Multiplications and additions.
     pub(super) fn operations(self) -> f64 {
         4.0 * self.width as f64 * self.queries as f64 * self.keys as f64 * self.heads as f64
+    }
+}
+
+/// What attention is computed with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum By {
+    /// Single precision
+    Exact,
+    /// Whole numbers of 11 to 13 bits, as in denoisers with quantized weights
+    Codes,
+}
+
+impl By {
+    pub(super) fn precision(self) -> Precision {
+        match self {
+            By::Exact => Precision::Exact,
+            By::Codes => Precision::Codes,
+        }
     }
 }
 

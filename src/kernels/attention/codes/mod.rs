@@ -23,6 +23,7 @@ mod pack;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;
+mod units;
 mod weights;
 
 use std::ops::Range;
@@ -33,19 +34,15 @@ use half::slice::HalfFloatSliceExt;
 use super::heads::{Attended, Outputs, Rows, SIX, SIXTEEN};
 use super::micro::LANES;
 use super::softmax::{Row, TOGETHER};
-use super::{Attention, MOST_KEYS, PITCH, TWELVE, panels, room};
+use super::tiles::{MOST_KEYS, PITCH, TWELVE, Tiling, panels, room};
 use micro::{Micro, Pair};
+use units::{MOST_CODE, MOST_VALUE, WEIGHT_BITS};
 use weights::Terms;
 
-/// The widest heads whose scores fit 32 bits.
-pub(super) const WIDEST: usize = 512;
-/// The largest codes of queries and keys, and of values.
-const MOST_CODE: f32 = 2047.0;
-const MOST_VALUE: f32 = 1023.0;
+pub(super) use units::WIDEST;
+
 const _: () = assert!(MOST_CODE as u64 * MOST_CODE as u64 * (WIDEST as u64) < 1 << 31);
-const _: () = assert!(weights::MOST as u64 * MOST_VALUE as u64 * (MOST_KEYS as u64) < 1 << 31);
-/// Added to a number, it leaves the nearest whole one in the last bits.
-const ROUNDER: f32 = (3 << 22) as f32;
+const _: () = assert!((1u64 << WEIGHT_BITS) * MOST_VALUE as u64 * (MOST_KEYS as u64) < 1 << 31);
 /// The widest right side, in numbers.
 const PANEL: usize = 3 * LANES;
 
@@ -71,9 +68,9 @@ pub(super) struct Space {
 impl Space {
     /// # Errors
     /// How many bytes could not be had.
-    pub(super) fn new(attention: &Attention) -> Result<Space, usize> {
-        let (pairs, padded, block) = (pairs(attention), attention.padded(), attention.block);
-        let tile = attention.tile.next_multiple_of(TWELVE);
+    pub(super) fn new(tiling: &Tiling) -> Result<Space, usize> {
+        let (pairs, padded, block) = (pairs(tiling), tiling.padded(), tiling.block);
+        let tile = tiling.tile.next_multiple_of(TWELVE);
         Ok(Space {
             queries: room(tile * pairs + LANES, [0; 2])?,
             query_units: room(tile, 0.0)?,
@@ -105,8 +102,8 @@ impl Space {
 }
 
 /// Pairs of codes of a query or a key.
-fn pairs(attention: &Attention) -> usize {
-    attention.heads.width.div_ceil(2)
+fn pairs(tiling: &Tiling) -> usize {
+    tiling.heads.width.div_ceil(2)
 }
 
 /// Factors of twelve rows, for what came before a block and for the block.
@@ -115,14 +112,14 @@ type Factors = [[f32; 2]; TWELVE];
 // Inlined where the instructions of `M` are enabled, as everything is that it calls.
 #[inline(always)]
 pub(super) fn compute<M: Micro>(
-    attention: &Attention,
+    tiling: &Tiling,
     tile: usize,
     attended: &Attended<'_, impl Rows>,
     space: &mut Space,
     result: &mut impl Outputs,
 ) {
-    let (width, keys) = (attention.heads.width, attention.heads.keys);
-    let (group, place, count) = attention.rows_of(tile);
+    let (width, keys) = (tiling.heads.width, tiling.heads.keys);
+    let (group, place, count) = tiling.rows_of(tile);
     let query = |row: usize| {
         let (query, head) = place(row);
         &attended.q.row(query, head)[..width]
@@ -131,27 +128,27 @@ pub(super) fn compute<M: Micro>(
     unsafe { pack::queries::<M>(query, count, (&mut space.queries, &mut space.query_units), &mut space.codes) };
     space.rows.fill(Row::EMPTY);
     space.sums.fill(0.0);
-    for start in (0..keys).step_by(attention.block) {
+    for start in (0..keys).step_by(tiling.block) {
         if !result.wanted() {
             return;
         }
-        let block = start..keys.min(start + attention.block);
+        let block = start..keys.min(start + tiling.block);
         let key = |i: usize| &attended.k.row(block.start + i, group)[..width];
         // SAFETY: the instructions are there.
         unsafe { pack::keys::<M>(key, block.len(), (&mut space.keys, &mut space.key_units), &mut space.codes) };
         let value = |i: usize| &attended.v.row(block.start + i, group)[..width];
         let (to, units) = (&mut space.values, [space.value_units.as_mut_slice(), &mut space.reciprocals]);
-        let room = attention.block.div_ceil(2);
+        let room = tiling.block.div_ceil(2);
         pack::values::<M>(value, block.len(), panels(width), (to, room), units, &mut space.largest);
         for row in (0..count).step_by(TWELVE) {
             let rows = row..count.min(row + TWELVE);
             let mask = |row: usize| attended.mask.map(|mask| &mask[place(row).0 * keys..][..keys][block.clone()]);
-            scores::<M>(pairs(attention), rows.clone(), block.len(), space);
-            let factors = weigh(attention.scale, rows.clone(), block.len(), mask, space);
-            values::<M>(attention, rows, block.len(), &factors, space);
+            scores::<M>(pairs(tiling), rows.clone(), block.len(), space);
+            let factors = weigh(tiling.scale, rows.clone(), block.len(), mask, space);
+            values::<M>(tiling, rows, block.len(), &factors, space);
         }
     }
-    for (row, sums) in space.sums.chunks_exact(attention.padded()).take(count).enumerate() {
+    for (row, sums) in space.sums.chunks_exact(tiling.padded()).take(count).enumerate() {
         let (query, head) = place(row);
         let reciprocal = space.rows[row].reciprocal();
         result.row(query, head).iter_mut().zip(sums).for_each(|(out, sum)| *out = sum * reciprocal);
@@ -212,9 +209,9 @@ fn weigh<'a>(
 
 /// Multiplies the sums of `rows` with the first of their factors, and adds the values of the first `keys` of the block, weighed.
 #[inline(always)]
-fn values<M: Micro>(attention: &Attention, rows: Range<usize>, keys: usize, factors: &Factors, space: &mut Space) {
-    let (padded, room, depth) = (attention.padded(), attention.block.div_ceil(2), keys.div_ceil(2));
-    for panel in panels(attention.heads.width) {
+fn values<M: Micro>(tiling: &Tiling, rows: Range<usize>, keys: usize, factors: &Factors, space: &mut Space) {
+    let (padded, room, depth) = (tiling.padded(), tiling.block.div_ceil(2), keys.div_ceil(2));
+    for panel in panels(tiling.heads.width) {
         let right = &space.values[panel.start * room..][..panel.len() * depth];
         let mut products = [0; TWELVE * PANEL];
         match panel.len() / LANES {

@@ -6,7 +6,7 @@ use super::super::heads::{SIX, SIXTEEN};
 use super::super::micro::LANES;
 use super::super::pack::AHEAD;
 use super::micro::{Micro, Pair};
-use super::{MOST_CODE, MOST_VALUE, ROUNDER};
+use super::units::{MOST_CODE, MOST_VALUE, ROUNDER};
 
 /// Numbers that are looked at together.
 const TOGETHER: usize = 2 * LANES;

@@ -1,12 +1,7 @@
 //! Scores become weights: softmax, as in `softmax.rs`, whose powers of two are whole numbers.
 
 use super::super::softmax::{TOGETHER, larger};
-use super::ROUNDER;
-
-/// The largest weight is 2 to this power.
-const BITS: u32 = 13;
-/// It.
-pub(super) const MOST: u32 = 1 << BITS;
+use super::units::{ROUNDER, WEIGHT_BITS};
 
 /// What scores are computed from: sums of products of codes, `units` of the keys and one of the query, and what is added.
 pub(super) struct Terms<'a> {
@@ -57,11 +52,11 @@ pub(super) fn weigh(scores: &[[f32; TOGETHER]], most: f32, weights: &mut [[i16; 
 /// `2^x` for `r` up to a half either way, with the least largest error relative to it: 2.6e-6 (found by Remez's algorithm).
 const EXP2: [f32; 5] = [0.009_570_102, 0.055_917_86, 0.240_247_45, 0.693_121_8, 0.999_999_3];
 
-/// [`MOST`] times `2^x`, a whole number, in the last bits of the result, for `x <= 0`. What is not a number stays so.
+/// `2^x` of the largest weight, a whole number, in the last bits of the result, for `x <= 0`. What is not a number stays so.
 #[inline(always)]
 fn power(x: f32) -> f32 {
     /// Added, it leaves the exponent of the result in the last bits.
-    const EXPONENT: f32 = ((3 << 22) + 127 + BITS) as f32;
+    const EXPONENT: f32 = ((3 << 22) + 127 + WEIGHT_BITS) as f32;
     // Far enough for 0, and no exponent leaves its range.
     let x = if x < -30.0 { -30.0 } else { x };
     let rounded = x + EXPONENT;
@@ -81,11 +76,11 @@ mod tests {
     fn powers_are_the_nearest_whole_numbers() {
         for i in 0..=40_000 {
             let x = -(i as f32) / 1000.0;
-            let exact = f64::from(MOST) * f64::from(x).exp2();
+            let exact = f64::from(1 << WEIGHT_BITS) * f64::from(x).exp2();
             let error = (f64::from(power(x) - ROUNDER) - exact).abs();
             assert!(error <= 0.5 + 3e-6 * exact, "{x}: {error}");
         }
-        assert_eq!(power(0.0) - ROUNDER, MOST as f32);
+        assert_eq!(power(0.0) - ROUNDER, (1 << WEIGHT_BITS) as f32);
         assert_eq!(power(f32::NEG_INFINITY), ROUNDER);
         assert!(power(f32::NAN).is_nan());
     }
