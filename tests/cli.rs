@@ -10,6 +10,7 @@ mod cli {
     mod compare;
     mod convert;
     mod devices;
+    mod doctor;
     mod generate;
     mod help;
     mod inspect;

@@ -9,6 +9,7 @@ mod control;
 mod convert;
 mod devices;
 mod failure;
+mod doctor;
 mod generate;
 mod inspect;
 mod interrupt;
@@ -65,6 +66,7 @@ enum Command {
     Devices(devices::Args),
 }
 
+    Doctor(doctor::Args),
 impl Command {
     fn talk(&self) -> &Talk {
         match self {
@@ -80,6 +82,7 @@ impl Command {
     }
 
     fn run(&self, printer: &Printer) -> Result<(), Failure> {
+            Command::Doctor(args) => &args.talk,
         match self {
             Command::Generate(args) => generate::run(args, printer),
             Command::Plan(args) => plan::run(args, printer),
@@ -95,6 +98,7 @@ impl Command {
 
 /// Memory for arguments, texts and headers. A command takes it in small pieces and asks for none of them first, so it begins only if there
 /// is this much.
+            Command::Doctor(args) => doctor::run(args, printer),
 const SMALL_PIECES: usize = 4 << 20;
 
 /// Runs the command that the arguments name.
