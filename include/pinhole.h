@@ -842,6 +842,9 @@ typedef struct pinhole_request {
     /* A film to begin with, for models that are given one: a folder of pictures, a file in Y4M, or an animation in GIF, WebP or PNG. It is
      * read in the call. `strength` is how far from it the result may be. With `frames` 0 there are as many as it has. NULL: none. */
     const char *video;
+    /* A file for what happened when, on which thread, in Chrome's trace format. A trace that is there is replaced; of anything else,
+     * PINHOLE_E_EXISTS says so. It appears whole, if the request succeeds. NULL: none. */
+    const char *trace;
 } pinhole_request;
 
 PINHOLE_API int32_t pinhole_request_init(pinhole_request *request, size_t struct_size);
