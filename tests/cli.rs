@@ -17,6 +17,7 @@ mod cli {
     mod limits;
     mod plan;
     mod run;
+    mod shells;
     mod texts;
     mod upscale;
 }

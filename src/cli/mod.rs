@@ -5,15 +5,17 @@
 
 mod bench;
 mod compare;
+mod completions;
 mod control;
 mod convert;
 mod devices;
-mod failure;
 mod doctor;
+mod failure;
 mod generate;
 mod inspect;
 mod interrupt;
 mod lora;
+mod man;
 mod model;
 mod pictures;
 mod plan;
@@ -31,7 +33,7 @@ mod video;
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use pinhole::error::shortened;
 use pinhole::reserve;
 
@@ -64,9 +66,11 @@ enum Command {
     #[command(subcommand)]
     Bench(bench::Bench),
     Devices(devices::Args),
+    Doctor(doctor::Args),
+    Completions(completions::Args),
+    Man(man::Args),
 }
 
-    Doctor(doctor::Args),
 impl Command {
     fn talk(&self) -> &Talk {
         match self {
@@ -78,11 +82,13 @@ impl Command {
             Command::Compare(args) => &args.talk,
             Command::Bench(bench) => bench.talk(),
             Command::Devices(args) => &args.talk,
+            Command::Doctor(args) => &args.talk,
+            Command::Completions(args) => &args.talk,
+            Command::Man(args) => &args.talk,
         }
     }
 
     fn run(&self, printer: &Printer) -> Result<(), Failure> {
-            Command::Doctor(args) => &args.talk,
         match self {
             Command::Generate(args) => generate::run(args, printer),
             Command::Plan(args) => plan::run(args, printer),
@@ -92,13 +98,15 @@ impl Command {
             Command::Compare(args) => compare::run(args, printer),
             Command::Bench(bench) => bench.run(printer),
             Command::Devices(args) => devices::run(args, printer),
+            Command::Doctor(args) => doctor::run(args, printer),
+            Command::Completions(args) => completions::run(args, Cli::command(), printer),
+            Command::Man(args) => man::run(args, Cli::command(), printer),
         }
     }
 }
 
 /// Memory for arguments, texts and headers. A command takes it in small pieces and asks for none of them first, so it begins only if there
 /// is this much.
-            Command::Doctor(args) => doctor::run(args, printer),
 const SMALL_PIECES: usize = 4 << 20;
 
 /// Runs the command that the arguments name.
@@ -135,8 +143,6 @@ fn quoting_less(mut error: clap::Error) -> clap::Error {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

@@ -4,7 +4,9 @@ use super::run::Workplace;
 fn help() {
     let place = Workplace::new();
     place.run(&["--help"]).snapshot("help");
-    for command in ["generate", "plan", "convert", "inspect", "upscale", "compare", "devices"] {
+    for command in
+        ["generate", "plan", "convert", "inspect", "upscale", "compare", "devices", "doctor", "completions", "man"]
+    {
         place.run(&[command, "--help"]).snapshot(&format!("help_{command}"));
     }
     place.run(&["bench", "--help"]).snapshot("help_bench");
