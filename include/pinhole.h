@@ -858,6 +858,9 @@ typedef struct pinhole_request {
     float guide_scale;
     /* How exact attention is on the CPU: PINHOLE_ATTENTION_... */
     int32_t attention;
+    /* A file for what happened when, on which thread, in Chrome's trace format. A trace that is there is replaced; of anything else,
+     * PINHOLE_E_EXISTS says so. It appears whole, if the request succeeds. NULL: none. */
+    const char *trace;
 } pinhole_request;
 
 PINHOLE_API int32_t pinhole_request_init(pinhole_request *request, size_t struct_size);

@@ -37,6 +37,7 @@
 //! | [`reserve`] | Vectors that report an error if there is no memory for them. |
 //! | [`memory`] | The memory that this process takes, by the kernel's account. |
 //! | [`processors`] | The processors that this process may use. |
+//! | [`trace`] | What happened when, on which thread, as Chrome's trace format. |
 //! | [`tensor`] | Shapes, in ggml order. |
 //! | [`index`] | Which tensor lies where in a mapped file. |
 //! | [`gguf`] | Reads and validates GGUF files. |
@@ -102,6 +103,7 @@ pub mod stage;
 pub mod synthetic;
 pub mod tensor;
 pub mod text;
+pub mod trace;
 pub mod video;
 #[doc(hidden)]
 pub mod weights;

@@ -10,6 +10,7 @@ mod cli {
     mod compare;
     mod convert;
     mod devices;
+    mod doctor;
     mod generate;
     mod help;
     mod inspect;
@@ -18,6 +19,7 @@ mod cli {
     #[cfg(unix)]
     mod pull;
     mod run;
+    mod shells;
     mod texts;
     mod upscale;
 }

@@ -2,7 +2,7 @@
 //! `cpu:discrete`, which fills memory that is given back with NaN, so that a stale weight would show.
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::LazyLock;
 
 use pinhole::builtin;
@@ -14,6 +14,7 @@ use pinhole::pipeline::{Event, Generated, MemoryOptions, Request};
 use pinhole::plan::{Component, Limits, Offload, Plan, Way, budget};
 use pinhole::size::Size;
 use pinhole::source::Source;
+use pinhole::trace::{Exposure, Kind, Span, Trace};
 use pinhole_quant::recipe::FileType;
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -255,4 +256,60 @@ proptest! {
             Err(other) => prop_assert!(false, "{other}"),
         }
     }
+}
+
+/// What happened while `pipeline` drew, with all but small stages streamed.
+fn traced(pipeline: &mut Pipeline, request: &Request) -> Vec<Span> {
+    let trace = Trace::new();
+    let _inside = trace.enter();
+    draw(pipeline, request, None, Offload::Sequential);
+    trace.spans()
+}
+
+/// Those of `kind` in the order in which they began, each with how many of the same name came before.
+fn numbered(spans: &[Span], kind: Kind) -> HashMap<(String, usize), Span> {
+    let (mut counts, mut numbered) = (HashMap::new(), HashMap::new());
+    for span in spans.iter().filter(|span| span.kind == kind) {
+        let count = counts.entry(span.name.clone()).or_insert(0);
+        numbered.insert((span.name.clone(), *count), span.clone());
+        *count += 1;
+    }
+    numbered
+}
+
+#[test]
+fn only_the_first_upload_of_a_step_is_waited_for() {
+    // A machine that is busy may let any upload come late, and none come early: one run without is enough.
+    const RUNS: usize = 8;
+    let mut pipeline = pipeline(&builtin::mini().unwrap(), "cpu:discrete");
+    let request = Request { max_sequence_length: Some(64), ..request(256, 256) };
+    let mut exposed = Vec::new();
+    for _ in 0..RUNS {
+        let spans = traced(&mut pipeline, &request);
+        let denoise = spans.iter().find(|span| span.kind == Kind::Phase && span.name == "denoise").unwrap();
+        let within: Vec<Span> = spans.iter().filter(|span| span.start >= denoise.start).cloned().collect();
+        let exposure = Exposure::of(&within);
+        assert!(exposure.uploads > 2 * 10, "{exposure:?}");
+        // Whatever the machine does: nothing is computed before its weights are there.
+        let (uploads, stages) = (numbered(&within, Kind::Upload), numbered(&within, Kind::Stage));
+        for (run, upload) in &uploads {
+            assert!(
+                upload.bytes.unwrap() > 0 && stages.get(run).is_none_or(|stage| upload.end <= stage.start),
+                "{run:?}"
+            );
+        }
+        let avoidable: Vec<_> = exposure.avoidable().cloned().collect();
+        if avoidable.is_empty() {
+            return;
+        }
+        exposed.push(avoidable);
+    }
+    panic!("in every run, uploads were waited for that are not the first of their step: {exposed:?}");
+}
+
+#[test]
+fn a_slow_link_shows_in_the_trace() {
+    let mut pipeline = pipeline(&builtin::mini().unwrap(), "cpu:discrete@100M");
+    let exposure = Exposure::of(&traced(&mut pipeline, &request(64, 48)));
+    assert!(exposure.avoidable().count() > exposure.uploads / 2, "{exposure:?}");
 }

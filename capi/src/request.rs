@@ -2,7 +2,7 @@
 
 use std::ffi::{c_char, c_void};
 use std::mem::{offset_of, size_of};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::ptr;
 use std::sync::Arc;
 
@@ -13,7 +13,9 @@ use pinhole::pipeline::{
     TinyUse, Upscale, UpscaleSpace,
 };
 use pinhole::sample::{Sampler, Schedule};
+use pinhole::trace::{self, Trace};
 use pinhole::video::{Clip, MAX_FRAMES};
+use pinhole_quant::output::AtomicFile;
 
 use crate::cancel::{self, Cancel};
 use crate::control::{Control, Followed, preprocess};
@@ -103,6 +105,8 @@ pub struct Request {
     pub video_mask: *const c_char,
     pub guide_scale: f32,
     pub attention: i32,
+    /// See the header.
+    pub trace: *const c_char,
 }
 
 const DEFAULT: Request = Request {
@@ -177,6 +181,7 @@ const DEFAULT: Request = Request {
     video_mask: ptr::null(),
     guide_scale: -1.0,
     attention: 0,
+    trace: ptr::null(),
 };
 versioned!(Request, "pinhole_request", offset_of!(Request, inputs), DEFAULT);
 
@@ -232,6 +237,29 @@ pub(crate) struct Read {
     pub(crate) cancel: CancelFlag,
     /// What to warn of before the work begins.
     pub(crate) notes: Vec<String>,
+    /// Where the trace goes.
+    pub(crate) trace: Option<PathBuf>,
+}
+
+/// A trace, and the file that it goes to in the end.
+struct Traced {
+    trace: Trace,
+    file: AtomicFile,
+    path: PathBuf,
+}
+
+impl Traced {
+    fn create(path: PathBuf) -> Result<Traced, Failure> {
+        trace::check_replaced(&path)?;
+        let file = AtomicFile::create(&path, true)?;
+        Ok(Traced { trace: Trace::new(), file, path })
+    }
+
+    fn write(self) -> Result<(), Failure> {
+        let Traced { trace, mut file, path } = self;
+        trace.write(&mut file).map_err(|source| Failure::io("write", &path, source))?;
+        Ok(file.commit()?)
+    }
 }
 
 /// Two numbers that are 0 if the model decides.
@@ -401,14 +429,24 @@ impl Request {
     /// # Safety
     /// As [`read`](Request::read).
     pub(crate) unsafe fn read_prompts(request: *const Request) -> Result<Read, Failure> {
-        let Request { inputs, input_count, strength, posterior, ip_scale, controls, control_count, video, .. } =
-            DEFAULT;
-        let Request { video_mask, .. } = DEFAULT;
+        let Request {
+            inputs, input_count, strength, posterior, ip_scale, controls, control_count, video, video_mask, trace, ..
+        } = DEFAULT;
         // SAFETY: the caller's promise.
         let request = unsafe { options::read(request) }?;
-        let request =
-            Request { inputs, input_count, strength, posterior, ip_scale, controls, control_count, video, ..request };
-        let request = Request { video_mask, ..request };
+        let request = Request {
+            inputs,
+            input_count,
+            strength,
+            posterior,
+            ip_scale,
+            controls,
+            control_count,
+            video,
+            video_mask,
+            trace,
+            ..request
+        };
         // SAFETY: the caller's promise.
         unsafe { request.resolve() }
     }
@@ -513,7 +551,9 @@ impl Request {
         };
         let Request { progress, warning, preview, frame, user_data, .. } = request;
         let watch = Watch::new(Callbacks { progress, warning, preview, frame, user_data }, cancel.clone());
-        Ok(Read { wanted, watch, cancel, notes })
+        // SAFETY: the caller's promise.
+        let trace = unsafe { text::optional(request.trace, "trace") }?.map(PathBuf::from);
+        Ok(Read { wanted, watch, cancel, notes, trace })
     }
 }
 
@@ -534,17 +574,20 @@ pub unsafe extern "C" fn pinhole_generate(
 ) -> i32 {
     let work = || {
         // SAFETY: the header's contract.
-        let (session, Read { wanted, mut watch, cancel, notes }) = unsafe {
+        let (session, Read { wanted, mut watch, cancel, notes, trace }) = unsafe {
             handle::clear(out, "out")?;
             (handle::get(session.cast_const(), "session")?, Request::read(request)?)
         };
+        let traced = trace.map(Traced::create).transpose()?;
         let (generated, made) = session.with(cancel, |pipeline| {
+            let _recorded = traced.as_ref().map(|traced| traced.trace.enter());
             for note in notes {
                 watch.warn(note)?;
             }
             let generated = pipeline.generate_watched(&wanted, &mut watch)?;
             Ok((generated, Made::by(pipeline.model())))
         })?;
+        traced.map_or(Ok(()), Traced::write)?;
         // SAFETY: the header's contract.
         unsafe { handle::give(out, Outcome::new(generated, &wanted, &made)) }
     };

@@ -30,13 +30,16 @@ struct Report {
 }
 
 #[derive(Serialize)]
-struct Row {
-    name: String,
-    kind: &'static str,
+pub(super) struct Row {
+    pub(super) name: String,
+    pub(super) kind: &'static str,
     description: String,
     features: Vec<&'static str>,
     memory_free_bytes: usize,
     memory_total_bytes: usize,
+    /// Whether it is the CPU that plays a card.
+    #[serde(skip)]
+    pub(super) played: bool,
 }
 
 pub(super) fn run(_: &Args, printer: &Printer) -> Result<(), Failure> {
@@ -45,18 +48,23 @@ pub(super) fn run(_: &Args, printer: &Printer) -> Result<(), Failure> {
     if printer.json() {
         return printer.object(&report);
     }
-    let mut table = Table::new(["name", "kind", ">free", ">total", "features", "description"]);
-    for row in &report.devices {
-        let [free, total] = [row.memory_free_bytes, row.memory_total_bytes].map(|bytes| units::bytes(bytes as u64));
-        let features = if row.features.is_empty() { "-".to_owned() } else { row.features.join(", ") };
-        table.row([row.name.clone(), row.kind.into(), free, total, features, units::shown(&row.description)]);
-    }
-    printer.data(&table.to_string())?;
+    printer.data(&table(&report.devices).to_string())?;
     printer.note(&format!("\n--device auto is {} here", report.auto));
     Ok(())
 }
 
-fn row(device: &Device) -> Result<Row, Error> {
+/// The devices, line by line.
+pub(super) fn table(rows: &[Row]) -> Table<6> {
+    let mut table = Table::new(["name", "kind", ">free", ">total", "features", "description"]);
+    for row in rows {
+        let [free, total] = [row.memory_free_bytes, row.memory_total_bytes].map(|bytes| units::bytes(bytes as u64));
+        let features = if row.features.is_empty() { "-".to_owned() } else { row.features.join(", ") };
+        table.row([row.name.clone(), row.kind.into(), free, total, features, units::shown(&row.description)]);
+    }
+    table
+}
+
+pub(super) fn row(device: &Device) -> Result<Row, Error> {
     let (memory_free_bytes, memory_total_bytes) = device.memory()?;
     let kind = match device.kind() {
         DeviceKind::Cpu => "cpu",
@@ -71,5 +79,6 @@ fn row(device: &Device) -> Result<Row, Error> {
         features: device.features()?.names(),
         memory_free_bytes,
         memory_total_bytes,
+        played: device.is_cpu() && device.kind() != DeviceKind::Cpu,
     })
 }

@@ -5,14 +5,17 @@
 
 mod bench;
 mod compare;
+mod completions;
 mod control;
 mod convert;
 mod devices;
+mod doctor;
 mod failure;
 mod generate;
 mod inspect;
 mod interrupt;
 mod lora;
+mod man;
 mod model;
 mod models;
 mod pictures;
@@ -33,7 +36,7 @@ mod video;
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use pinhole::error::shortened;
 use pinhole::reserve;
 
@@ -69,6 +72,9 @@ enum Command {
     #[command(subcommand)]
     Bench(bench::Bench),
     Devices(devices::Args),
+    Doctor(doctor::Args),
+    Completions(completions::Args),
+    Man(man::Args),
 }
 
 impl Command {
@@ -84,6 +90,9 @@ impl Command {
             Command::Models(args) => args.talk(),
             Command::Bench(bench) => bench.talk(),
             Command::Devices(args) => &args.talk,
+            Command::Doctor(args) => &args.talk,
+            Command::Completions(args) => &args.talk,
+            Command::Man(args) => &args.talk,
         }
     }
 
@@ -99,6 +108,9 @@ impl Command {
             Command::Models(args) => models::run(args, printer),
             Command::Bench(bench) => bench.run(printer),
             Command::Devices(args) => devices::run(args, printer),
+            Command::Doctor(args) => doctor::run(args, printer),
+            Command::Completions(args) => completions::run(args, Cli::command(), printer),
+            Command::Man(args) => man::run(args, Cli::command(), printer),
         }
     }
 }
@@ -141,8 +153,6 @@ fn quoting_less(mut error: clap::Error) -> clap::Error {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

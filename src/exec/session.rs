@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Instant;
 
 use pinhole_quant::DType;
 
@@ -12,6 +13,7 @@ use super::uploads::Uploads;
 use crate::ggml::{Arena, Backend, Buffer, Event, Graph, Ledger, OperationTime, Placed};
 use crate::plan::{DryRun, STAGE_TENSORS, Way};
 use crate::stage::{Build, Cadence, Dims, Model, Part, Port};
+use crate::trace::{About, Kind, Trace};
 use crate::{Error, Result, reserve};
 
 /// Bytes of a number in a port.
@@ -36,6 +38,8 @@ pub struct Session<'m> {
     idle: Vec<Vec<bool>>,
     /// The form that is computed.
     form: usize,
+    /// Where stages are recorded, if they are.
+    trace: Option<Trace>,
 }
 
 /// What stages are computed with.
@@ -150,7 +154,7 @@ impl<'m> Session<'m> {
         let overlaps = !device.is_cpu() && device.features()?.overlaps();
         let ahead = overlaps.then(|| Ok::<_, Error>([Event::new(device)?, Event::new(device)?])).transpose()?;
         let (uploads, pager, in_place) = (weights.uploads().cloned(), weights.pager(), weights.in_place());
-        Ok(Session { model, work, uploads, pager, in_place, ahead, idle, form: 0 })
+        Ok(Session { model, work, uploads, pager, in_place, ahead, idle, form: 0, trace: Trace::current() })
     }
 
     /// What is computed from now on is of form number `form`.
@@ -424,10 +428,13 @@ impl<'m> Session<'m> {
         if let Some(uploads) = &self.uploads {
             uploads.acquire(i, backend)?;
         }
-        let of_form = self.form * self.model.stages().len();
+        let (of_form, begun) = (self.form * self.model.stages().len(), Instant::now());
         match &mut self.work {
             Work::Graphs(GraphWork { graphs, arena, .. }) => backend.begin(&graphs[of_form + i], arena)?,
             Work::Strips(work) => work.compute(i, backend)?,
+        }
+        if let Some(trace) = &self.trace {
+            trace.record(Kind::Stage, &self.model.stages()[i].name, begun, About::default());
         }
         if let Some(uploads) = &self.uploads {
             uploads.release(i, backend)?;

@@ -17,6 +17,7 @@ use super::feed::{Conversion, Feed};
 use super::link::Link;
 use super::pages::Pages;
 use crate::ggml::{Backend, Buffer, CancelFlag, SlotEvent, SlotEvents};
+use crate::trace::{About, Kind, Trace};
 use crate::{Error, Result};
 
 /// How often a waiting computation looks whether it was cancelled.
@@ -24,6 +25,8 @@ const PATIENCE: Duration = Duration::from_millis(20);
 
 /// One stage that is brought.
 pub(crate) struct Upload {
+    /// The name of the stage.
+    pub(crate) name: String,
     /// What to bring.
     pub(crate) feed: Feed,
     /// The slot; `None` for a stage that stays.
@@ -49,6 +52,9 @@ pub(crate) struct Uploads {
     ring: Option<Ring>,
     /// By stage.
     slots: Vec<Option<usize>>,
+    /// By stage; empty where nobody records them.
+    names: Vec<String>,
+    trace: Option<Trace>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -104,14 +110,17 @@ impl Uploads {
             moved: AtomicU64::new(0),
             waited: AtomicU64::new(0),
         });
-        let worker = Worker { shared: Arc::clone(&shared), uploads, passes, link };
+        let trace = Trace::current();
+        let name = |upload: &Option<Upload>| upload.as_ref().map_or(String::new(), |upload| upload.name.clone());
+        let names = if trace.is_some() { uploads.iter().map(name).collect() } else { Vec::new() };
+        let worker = Worker { shared: Arc::clone(&shared), uploads, passes, link, trace: trace.clone() };
         let workers = Workers::current();
         let run = move || {
             let _inside = workers.enter();
             worker.run();
         };
         let thread = thread::Builder::new().name("uploads".into()).spawn(run).map_err(|_| Error::no_thread())?;
-        Ok(Uploads { shared, ring, slots, thread: Some(thread) })
+        Ok(Uploads { shared, ring, slots, names, trace, thread: Some(thread) })
     }
 
     /// Waits until the weights of `stage` are there, or are on their way and `backend` knows what to wait for.
@@ -132,7 +141,7 @@ impl Uploads {
     }
 
     fn await_stage(&self, stage: usize, cancel: &CancelFlag) -> Result<()> {
-        let begun = Instant::now();
+        let (begun, mut waits) = (Instant::now(), false);
         let mut state = self.shared.lock();
         loop {
             match self.slots.get(stage) {
@@ -154,7 +163,11 @@ impl Uploads {
                 return Err(Error::graph("stream", "more runs than were planned, or the uploads failed before"));
             }
             cancel.check()?;
+            waits = true;
             state = self.shared.wait(state);
+        }
+        if let (true, Some(trace), Some(name)) = (waits, &self.trace, self.names.get(stage)) {
+            trace.record(Kind::WaitForWeights, name, begun, About::default());
         }
         let waited = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.shared.waited.fetch_add(waited, Ordering::Relaxed);
@@ -224,6 +237,7 @@ struct Worker {
     uploads: Vec<Option<Upload>>,
     passes: Vec<(Vec<usize>, usize)>,
     link: Box<dyn Link>,
+    trace: Option<Trace>,
 }
 
 /// Tells the computation that nothing more will come, however the thread ends.
@@ -245,41 +259,69 @@ impl Worker {
     }
 
     fn bring_all(&mut self) -> Result<()> {
-        let Worker { shared, uploads, passes, link } = self;
-        let mut conversion = Conversion::default();
-        let last = passes.len().saturating_sub(1);
+        let Worker { shared, uploads, passes, link, trace } = self;
+        let (mut conversion, mut recorder) = (Conversion::default(), Recorder { trace: trace.as_ref(), step: None });
+        let (last, mut steps) = (passes.len().saturating_sub(1), 0);
         for (at, (stages, most)) in passes.iter().enumerate() {
             let skipped = || if at == last { shared.skipped.load(Ordering::Relaxed) } else { 0 };
             let mut runs = 0;
             while runs + skipped() < *most {
+                // The first list is that of a request.
+                recorder.step = (at > 0).then_some(steps);
                 for &stage in stages {
-                    bring(shared, stage, &uploads[stage], link.as_mut(), &mut conversion)?;
+                    bring(shared, (stage, &uploads[stage]), link.as_mut(), &mut conversion, recorder)?;
                 }
                 runs += 1;
+                steps += usize::from(at > 0);
             }
         }
         Ok(())
     }
 }
 
+/// What records a thread's work, if somebody does.
+#[derive(Clone, Copy)]
+struct Recorder<'a> {
+    trace: Option<&'a Trace>,
+    /// The step that is brought for.
+    step: Option<usize>,
+}
+
+impl Recorder<'_> {
+    /// What began at `start` is over.
+    fn record(self, kind: Kind, name: &str, start: Instant, bytes: Option<usize>) {
+        if let Some(trace) = self.trace {
+            trace.record(kind, name, start, About { bytes, step: self.step });
+        }
+    }
+}
+
 /// Brings what `upload` says for `stage`, if there is anything to bring.
 fn bring(
     shared: &Shared,
-    stage: usize,
-    upload: &Option<Upload>,
+    (stage, upload): (usize, &Option<Upload>),
     link: &mut dyn Link,
     conversion: &mut Conversion,
+    recorder: Recorder<'_>,
 ) -> Result<()> {
-    let Some(Upload { feed, slot, pages, drop_pages }) = upload else { return Ok(()) };
+    let Some(Upload { name, feed, slot, pages, drop_pages }) = upload else { return Ok(()) };
     // The disk reads while there is no slot yet.
     pages.will_read();
+    let wait = Instant::now();
     if !begin(shared, stage, *slot)? {
         return Ok(());
     }
+    if slot.is_some() {
+        recorder.record(Kind::WaitForSlot, name, wait, None);
+    }
+    let read = Instant::now();
     pages.populate()?;
+    recorder.record(Kind::Read, name, read, None);
+    let upload = Instant::now();
     link.begin(*slot)?;
     feed.bring(link, conversion)?;
     link.finish(*slot)?;
+    recorder.record(Kind::Upload, name, upload, Some(feed.bytes));
     if *drop_pages {
         pages.give_back();
     }

@@ -216,6 +216,7 @@ fn allocate(
             weights.copied += copied.bytes;
         }
         uploads.push(Some(Upload {
+            name: model.stages()[stage].name.clone(),
             feed: Feed::new(model, bound, layout, buffer, offset),
             slot: *slot,
             pages: weights.pages[stage].clone(),

@@ -9,7 +9,7 @@ use ggml_sys as sys;
 use ggml_sys::account::{self, Memory};
 
 use super::scratch::{Card as CudaCard, Table};
-use super::{Staging, guarded, log};
+use super::{Staging, build, guarded, log};
 use crate::size::Size;
 use crate::{Error, Result};
 
@@ -91,8 +91,10 @@ unsafe impl Sync for Device {}
 /// Every device, the CPU and `cpu:discrete` among them.
 ///
 /// # Errors
-/// [`Error::Graph`] if ggml fails while it looks for devices (a driver that throws, say).
+/// [`Error::Graph`] if ggml fails while it looks for devices (a driver that throws, say); [`Error::Device`] on a processor that this
+/// build is not for.
 pub fn devices() -> Result<Vec<Device>> {
+    build::check_processor()?;
     log::take_over();
     guarded("devices", || {
         // SAFETY: no arguments; the registry initialises itself on first use.

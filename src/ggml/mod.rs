@@ -17,6 +17,7 @@ mod attend;
 mod attention;
 mod backend;
 mod buffer;
+pub mod build;
 mod cancel;
 mod channel_norm;
 mod convolve;

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use memmap2::{Mmap, MmapMut};
+use memmap2::{Mmap, MmapMut, MmapOptions};
 
 use super::lost;
 use super::stamp::Stamp;
@@ -73,6 +73,24 @@ impl Map {
         let mut copy = MmapMut::map_anon(bytes.len()).map_err(fail)?;
         copy.copy_from_slice(bytes);
         let bytes = Bytes::Mapped(copy.make_read_only().map_err(fail)?);
+        Ok(Arc::new(Map { path, bytes }))
+    }
+
+    /// A file `name` of `len` bytes that begins with `start` and is zero from there on, as a file with a hole is. It takes addresses, and
+    /// memory only for what is touched.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] where the system has no such addresses.
+    ///
+    /// # Panics
+    /// Where `start` is longer than that.
+    pub fn hollow(name: impl Into<PathBuf>, start: &[u8], len: usize) -> Result<Arc<Map>> {
+        let path = name.into();
+        let fail = |source| Error::io("hold", &path, source);
+        let mut map = MmapOptions::new().len(len).no_reserve_swap().map_anon().map_err(fail)?;
+        map[..start.len()].copy_from_slice(start);
+        let bytes = Bytes::Mapped(map.make_read_only().map_err(fail)?);
         Ok(Arc::new(Map { path, bytes }))
     }
 

@@ -14,6 +14,7 @@ use crate::plan::measure::Subject;
 use crate::plan::{Batch, ComponentPlan, Phase, Plan};
 use crate::stage::{Cadence, Dims, Part, Port, Symbol};
 use crate::text::Encoded;
+use crate::trace::{About, Kind, Trace};
 use crate::{Error, Result};
 
 /// A device, the account of its memory, and the weights that stay there.
@@ -312,6 +313,9 @@ impl<'a> Run<'a> {
         let allocated = entry.allocated.unwrap_or(0).max(device_peak());
         entry.allocated = on_gpu.then_some(allocated);
         *self.timings.entry(phase.name()).or_default() += start.elapsed();
+        if let Some(trace) = Trace::current() {
+            trace.record(Kind::Phase, phase.name(), start, About::default());
+        }
         self.event(Event::End { phase })
     }
 

@@ -26,8 +26,9 @@ use serde_json::{Value as Json, json};
 use crate::bind::alias::{Kind, Reads};
 use crate::builtin;
 use crate::convert::{BUNDLE_ALIGNMENT, QUANTIZATION_VERSION, Types, write_error};
+use crate::index::Map;
 use crate::source::slot::{TEXT_ENCODER, TEXT_ENCODER_2};
-use crate::source::{self, HasModel, Slot, keys};
+use crate::source::{self, HasModel, Slot, Source, keys};
 use crate::text::bytes_tokenizer_json;
 use crate::weights::{Role, Weight};
 use crate::{Error, Result};
@@ -206,6 +207,20 @@ pub fn total_bytes(options: &Options) -> Result<u64> {
     let specs: Vec<TensorSpec> = choose(&blueprint, options).iter().map(Chosen::spec).collect();
     let layout = Layout::new(&metadata(&blueprint, options)?, &specs, BUNDLE_ALIGNMENT);
     layout.map(|layout| layout.total_bytes()).map_err(|error| Error::graph("synthetic", error.to_string()))
+}
+
+/// The model that [`write()`] writes with [`hollow`](Options::hollow), without a file: enough to plan with.
+///
+/// # Errors
+/// [`Error::Io`] where the system has no addresses for it.
+pub fn imagined(options: &Options) -> Result<Source> {
+    let blueprint = Blueprint::of(options)?;
+    let specs: Vec<TensorSpec> = choose(&blueprint, options).iter().map(Chosen::spec).collect();
+    let failed = |error: String| Error::graph("synthetic", error);
+    let layout = Layout::new(&metadata(&blueprint, options)?, &specs, BUNDLE_ALIGNMENT);
+    let layout = layout.map_err(|error| failed(error.to_string()))?;
+    let bytes = usize::try_from(layout.total_bytes()).map_err(|error| failed(error.to_string()))?;
+    Source::from_map(Map::hollow(options.architecture.name(), layout.header(), bytes)?)
 }
 
 /// The header, and a hole as large as the tensors.
@@ -388,7 +403,6 @@ fn clip() -> Json {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::source::Source;
     use crate::source::slot::TRANSFORMER;
 
     #[test]
@@ -407,6 +421,11 @@ mod tests {
         let transformer = source::networks::flux(source.component(&TRANSFORMER).unwrap()).unwrap();
         assert_eq!(transformer.net.model.manifest().parameters(), 11_901_408_320);
         assert!(matches!(write(&path, &options, |_| Ok(())), Err(Error::Io { .. })));
+        // Without a file it is the same.
+        let imagined = imagined(&options).unwrap();
+        assert_eq!(imagined.bytes(), source.bytes());
+        let transformer = source::networks::flux(imagined.component(&TRANSFORMER).unwrap()).unwrap();
+        assert_eq!(transformer.net.model.manifest().parameters(), 11_901_408_320);
     }
 
     #[test]

@@ -296,6 +296,20 @@ fn a_card_has_a_row_for_each_run() {
     assert!(outcome.stderr.contains("rows.jsonl") && outcome.code == 1, "{}", outcome.stderr);
 }
 
+#[test]
+fn streaming_beside_computing() {
+    let place = Workplace::new();
+    let options =
+        ["--width", "64", "--height", "64", "--text-tokens", "8", "--steps", "1", "--threads", "1", "--quiet"];
+    let offload = [&["bench", "offload", "-m", "mini", "--link", "50M"][..], &options].concat();
+    let report = place.json(&offload);
+    let of = |name: &str| report["links"][0][name].as_u64().unwrap();
+    // Two steps, the first among them, over a link that is far too slow.
+    assert_eq!(of("uploads"), 2 * report["streamed_stages"].as_u64().unwrap());
+    assert!(of("exposed_other_uploads") > of("exposed_first_uploads") && of("exposed_first_uploads") <= 2, "{report}");
+    assert!(place.run(&offload).stdout.contains("exposed"));
+}
+
 /// The miniature's step, at a size that takes a moment.
 const STEP: &[&str] =
     &["bench", "step", "--width", "64", "--height", "64", "--text-tokens", "8", "--steps", "2", "--threads", "1"];

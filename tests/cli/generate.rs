@@ -444,3 +444,26 @@ fn an_interrupt_leaves_nothing_behind() {
     assert!(stderr.ends_with("error: interrupted\n"), "{stderr}");
     assert_eq!(place.names(), [""; 0]);
 }
+
+/// The trace appears with the picture, has what computed and what was brought, and replaces traces alone.
+#[test]
+fn a_trace_is_written() {
+    let place = Workplace::new();
+    let draw = |more: &[&str]| place.run(&small(&[&["-o", "a.png", "--device", "cpu:discrete"], more].concat()));
+    let streamed = ["--offload", "sequential", "--trace", "t.json"];
+    assert_eq!(draw(&streamed).code, 0);
+    let trace: Value = serde_json::from_slice(&fs::read(place.path("t.json")).unwrap()).unwrap();
+    let events = trace["traceEvents"].as_array().unwrap();
+    let has = |kind: &str| events.iter().any(|event| event["cat"] == kind && event["dur"].as_f64().unwrap() >= 0.0);
+    for kind in ["phase", "stage", "upload", "read", "wait for a slot"] {
+        assert!(has(kind), "{kind}: {trace}");
+    }
+    assert_eq!(draw(&streamed).code, 0, "a trace is replaced by a trace");
+    place.write("notes.json", b"{}");
+    let refused = draw(&["--trace", "notes.json"]);
+    assert!(refused.code == 1 && refused.stderr.contains("it holds no trace"), "{}", refused.stderr);
+    let refused = draw(&["--trace", "-"]);
+    assert!(refused.code == 2 && refused.stderr.contains("--trace: expected a file"), "{}", refused.stderr);
+    let failed = draw(&["--trace", "new.json", "--vram", "1M"]);
+    assert_eq!((failed.code, place.names()), (1, vec!["a.png".to_owned(), "notes.json".into(), "t.json".into()]));
+}

@@ -4,7 +4,10 @@ use super::run::Workplace;
 fn help() {
     let place = Workplace::new();
     place.run(&["--help"]).snapshot("help");
-    for command in ["generate", "plan", "convert", "inspect", "upscale", "compare", "pull", "models", "devices"] {
+    for command in [
+        "generate", "plan", "convert", "inspect", "upscale", "compare", "pull", "models", "devices", "doctor", "completions",
+        "man",
+    ] {
         place.run(&[command, "--help"]).snapshot(&format!("help_{command}"));
     }
     for action in ["rm", "prune"] {

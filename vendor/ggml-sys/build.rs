@@ -6,7 +6,8 @@
 //! Environment:
 //! - `PINHOLE_GGML_DIR`: another ggml checkout to build, instead of the pinned package's;
 //! - `PINHOLE_TARGET_CPU`: the processor to compile for, in the compiler's own words (`x86-64-v3`, `znver4`,
-//!   `apple-m1`, `armv8.2-a+dotprod`); `native`, the default, is the machine that compiles;
+//!   `apple-m1`, `armv8.2-a+dotprod`); `native`, the default, is the machine that compiles; `portable` is every x86-64 processor
+//!   since about 2009, and each at its best;
 //! - `PINHOLE_VULKAN_HEADERS`, `PINHOLE_GLSLC`: headers and shader compiler for the feature `vulkan`;
 //! - `PINHOLE_CUDA_HOME`, `PINHOLE_CUDA_ARCH`: toolkit and architecture for the feature `cuda`.
 
@@ -16,11 +17,15 @@ use std::{env, fs};
 #[cfg(feature = "cuda")]
 #[path = "build/cuda.rs"]
 mod cuda;
+#[path = "build/instructions.rs"]
+mod instructions;
 #[cfg(feature = "metal")]
 #[path = "build/metal.rs"]
 mod metal;
 #[path = "../package_dir.rs"]
 mod package_dir;
+#[path = "build/variants.rs"]
+mod variants;
 #[cfg(feature = "vulkan")]
 #[path = "build/vulkan.rs"]
 mod vulkan;
@@ -196,9 +201,9 @@ fn sources(build: &mut cc::Build, ggml: &Path, files: &[&str]) {
     }
 }
 
-/// The processor's flag for the CPU backend: `-march` on x86 and for Arm architecture names, `-mcpu` for Arm processors.
-fn target_cpu_flag() -> String {
-    let cpu = match env::var("PINHOLE_TARGET_CPU") {
+/// The processor that the CPU backend is compiled for.
+fn target_cpu() -> String {
+    match env::var("PINHOLE_TARGET_CPU") {
         Ok(cpu) => cpu,
         Err(_) if is_cross() => panic!(
             "compiling for {} on {}: set PINHOLE_TARGET_CPU to the processor to compile for",
@@ -206,13 +211,26 @@ fn target_cpu_flag() -> String {
             cargo_env("HOST")
         ),
         Err(_) => "native".to_owned(),
-    };
+    }
+}
+
+/// Whether the CPU backend is compiled for several processors, of which one is chosen when the program starts.
+fn is_portable() -> bool {
+    target_cpu() == "portable"
+}
+
+/// The processor's flag for the CPU backend: `-march` on x86 and for Arm architecture names, `-mcpu` for Arm processors.
+fn target_cpu_flag() -> String {
+    let cpu = target_cpu();
+    if is_portable() {
+        return variants::least_flag();
+    }
     let by_processor = is_arm() && !cpu.starts_with("armv");
     format!("{}={cpu}", if by_processor { "-mcpu" } else { "-march" })
 }
 
-fn define_cpu(build: &mut cc::Build, ggml: &Path) {
-    build.include(ggml.join("src/ggml-cpu")).flag(target_cpu_flag());
+fn define_cpu(build: &mut cc::Build, ggml: &Path, flag: &str) {
+    build.include(ggml.join("src/ggml-cpu")).flag(flag);
     build.define("GGML_USE_LLAMAFILE", None).define("GGML_USE_CPU_REPACK", None);
     if is_apple() {
         build.define("GGML_USE_ACCELERATE", None);
@@ -249,11 +267,12 @@ fn build_registry(ggml: &Path) {
     build.compile("pinhole_ggml_registry");
 }
 
-fn build_cpu(ggml: &Path) {
+/// The CPU backend's parts in C and in C++, for the processor that `flag` names.
+fn cpu_builds(ggml: &Path, flag: &str) -> [cc::Build; 2] {
     let mut c = new_build(ggml, false);
     let mut cpp = new_build(ggml, true);
-    define_cpu(&mut c, ggml);
-    define_cpu(&mut cpp, ggml);
+    define_cpu(&mut c, ggml, flag);
+    define_cpu(&mut cpp, ggml, flag);
     if is_x86() {
         sources(&mut c, ggml, &["ggml-cpu/arch/x86/quants.c"]);
         sources(&mut cpp, ggml, &["ggml-cpu/arch/x86/repack.cpp"]);
@@ -266,6 +285,15 @@ fn build_cpu(ggml: &Path) {
     println!("cargo::rerun-if-changed={}", ggml.join("src/ggml-cpu/ggml-cpu.c").display());
     c.file("shim/cpu.c");
     sources(&mut cpp, ggml, CPU_CPP);
+    [c, cpp]
+}
+
+fn build_cpu(ggml: &Path) {
+    println!("cargo::rustc-check-cfg=cfg(portable)");
+    if is_portable() {
+        return variants::build(ggml);
+    }
+    let [c, cpp] = cpu_builds(ggml, &target_cpu_flag());
     c.compile("pinhole_ggml_cpu_c");
     cpp.compile("pinhole_ggml_cpu");
 }
@@ -366,6 +394,7 @@ fn main() {
     #[cfg(feature = "vulkan")]
     vulkan::build_vulkan(&ggml);
     build_cpu(&ggml);
+    instructions::tell(&ggml);
     build_base(&ggml);
     link_system();
 }

@@ -279,6 +279,9 @@ static void options_that_cannot_work(const pinhole_model *model, pinhole_session
     request = small_request();
     request.video = "no/such/film";
     FAILS(pinhole_generate(session, &request, &result, &error), PINHOLE_E_IO, "no/such/film", 0);
+    request = small_request();
+    request.trace = "no/such/folder/trace.json";
+    FAILS(pinhole_generate(session, &request, &result, &error), PINHOLE_E_IO, "no/such/folder", 0);
     REFUSED(cfg_scale_2, 3, "--cfg-scale-2", 0);
     REFUSED(cache, 5, "4 (taylorseer)", 0);
     REFUSED(cache, -1, "--cache", 0);

@@ -11,6 +11,7 @@ use pinhole::plan::{Component, Placement, Runs};
 use pinhole::sample::{Sampler, randn};
 use pinhole::source::Source;
 use pinhole::stage::{Cadence, Dims, Lifetime, Model, Port};
+use pinhole::trace::{Exposure, Trace};
 use pinhole::{Error, Result};
 use pinhole_quant::DType;
 
@@ -52,6 +53,8 @@ pub(super) struct Steps {
     pub(super) waited: Duration,
     /// The most that was allocated on the device.
     pub(super) peak: usize,
+    /// The uploads that computations waited for, in all of them.
+    pub(super) exposure: Exposure,
 }
 
 impl Steps {
@@ -147,6 +150,8 @@ impl Denoiser {
         let Subject { model, bound, dims, .. } = self.subject()?;
         let (mut backend, ledger) = (self.backend(device)?, Ledger::new());
         let runs = Runs { request: 1, steps: steps + 1 };
+        let trace = Trace::new();
+        let _recorded = trace.enter();
         let weights = DeviceWeights::place(model, bound, device, &ledger, placement, runs)?;
         let mut session = Session::new(model, &weights, &dims, &backend, &ledger)?;
         self.fill(&mut session)?;
@@ -158,7 +163,8 @@ impl Denoiser {
             times.push(start.elapsed());
         }
         times.remove(0);
-        Ok(Steps { times, waited: weights.waited(), peak: ledger.usage().peak })
+        let exposure = Exposure::of(&trace.spans());
+        Ok(Steps { times, waited: weights.waited(), peak: ledger.usage().peak, exposure })
     }
 
     /// Has attention computed as `mode` says.

@@ -16,6 +16,8 @@ mod ways;
 
 use clap::Subcommand;
 
+pub(super) use model::architecture_parser;
+
 use super::failure::Failure;
 use super::printer::{Printer, Talk};
 

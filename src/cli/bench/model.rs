@@ -48,7 +48,7 @@ Examples:
   pinhole bench model -o union.gguf --arch flux-controlnet-union --type q8_0";
 
 /// Takes the name of a model.
-pub(super) fn architecture_parser() -> impl TypedValueParser<Value = Architecture> {
+pub(in crate::cli) fn architecture_parser() -> impl TypedValueParser<Value = Architecture> {
     parser(Architecture::ALL.iter())
 }
 

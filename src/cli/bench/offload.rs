@@ -25,7 +25,8 @@ const RATIOS: [f64; 5] = [0.25, 0.5, 1.0, 2.0, 4.0];
 /// Steps of the denoiser on `cpu:discrete`, resident and streamed in turn. All but small stages stream, through two slots. The
 /// ideal is that the faster of computing and copying hides behind the slower: max(compute, copy), and one layer for the first
 /// that nothing hides. Copy is what the link takes for a step's bytes. Weights are copied by a thread of their own, which
-/// needs a core: so one core fewer computes, unless --threads says otherwise.
+/// needs a core: so one core fewer computes, unless --threads says otherwise. Exposed are uploads that the computation waited
+/// for while they were under way: the first ones of steps, and others; `generate --trace` shows them one by one.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(in crate::cli) struct Args {
@@ -89,6 +90,11 @@ struct Row {
     streamed_seconds: f64,
     /// How much of all steps, the first among them, was spent waiting for weights.
     waited_seconds: f64,
+    /// Stages that were brought in all steps.
+    uploads: usize,
+    /// Those that were waited for while they were on their way: the first of a step, and others.
+    exposed_first_uploads: usize,
+    exposed_other_uploads: usize,
     /// Streamed over max(compute, copy).
     over_slower: f64,
     /// Streamed over that and a layer.
@@ -178,7 +184,8 @@ fn row(component: &Component, bytes: usize, link: Bytes, compute: Duration, step
     let each_step = component.stages.iter().filter(|stage| stage.cadence == Cadence::Step);
     let (largest, count) = each_step.fold((0, 0), |(largest, count), stage| (stage.weights.max(largest), count + 1));
     let (compute, copy, streamed) = (compute.as_secs_f64(), over_link(bytes), steps.median().as_secs_f64());
-    let waited_seconds = steps.waited.as_secs_f64();
+    let (waited_seconds, exposure) = (steps.waited.as_secs_f64(), &steps.exposure);
+    let others = exposure.avoidable().count();
     let layer = over_link(largest).max(compute / f64::from(count.max(1)));
     Row {
         link_bytes_per_second: link.0,
@@ -187,13 +194,16 @@ fn row(component: &Component, bytes: usize, link: Bytes, compute: Duration, step
         layer_seconds: layer,
         streamed_seconds: streamed,
         waited_seconds,
+        uploads: exposure.uploads,
+        exposed_first_uploads: exposure.exposed.len() - others,
+        exposed_other_uploads: others,
         over_slower: streamed / compute.max(copy),
         over_ideal: streamed / (compute.max(copy) + layer),
     }
 }
 
-fn table(rows: &[Row]) -> Table<7> {
-    let headings = [">link", ">compute", ">copy", ">layer", ">streamed", ">/ slower", ">/ ideal"];
+fn table(rows: &[Row]) -> Table<8> {
+    let headings = [">link", ">compute", ">copy", ">layer", ">streamed", ">/ slower", ">/ ideal", ">exposed"];
     let mut table = Table::new(headings);
     for row in rows {
         let seconds = |seconds: f64| format!("{seconds:.3} s");
@@ -205,6 +215,7 @@ fn table(rows: &[Row]) -> Table<7> {
             seconds(row.streamed_seconds),
             format!("{:.3}", row.over_slower),
             format!("{:.3}", row.over_ideal),
+            format!("{}+{} of {}", row.exposed_first_uploads, row.exposed_other_uploads, row.uploads),
         ]);
     }
     table

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use pinhole::safetensors::Safetensors;
-use pinhole::{Error, Result, image, video};
+use pinhole::{Error, Result, image, trace, video};
 
 /// A file that a command reads or writes, and the option that says so.
 #[derive(Clone, Debug)]
@@ -19,6 +19,7 @@ pub(in crate::cli) enum Kind {
     Picture,
     Film,
     Latents,
+    Trace,
 }
 
 /// Refuses outputs that would replace an input, one another, or something that is of another kind.
@@ -64,6 +65,7 @@ fn check_kind(path: &Path, kind: Kind) -> Result<()> {
         Kind::Picture => image::check_replaced(path),
         Kind::Film => video::check_replaced(path),
         Kind::Latents => check_latents(path),
+        Kind::Trace => trace::check_replaced(path),
     }
 }
 
@@ -120,6 +122,8 @@ mod tests {
         fs::write(at("webp"), b"RIFF....WEBPVP8 ").unwrap();
         fs::write(at("gguf"), "GGUF").unwrap();
         let allowed = |name: &str, kind| check(&[(named("-o", &at(name)), kind)], &[]).is_ok();
+        fs::write(at("trace"), "{\n  \"displayTimeUnit\": \"ms\",\n  \"traceEvents\": []\n}\n").unwrap();
+        assert!(allowed("trace", Kind::Trace) && allowed("new", Kind::Trace) && !allowed("gguf", Kind::Trace));
         for name in ["empty", "new", "png", "webp"] {
             assert!(allowed(name, Kind::Picture), "{name}");
         }

@@ -13,6 +13,7 @@ use pinhole::Result;
 use pinhole::ggml::CancelFlag;
 use pinhole::memory::PeakMemory;
 use pinhole::pipeline::{self, Event, Observer, Opened};
+use pinhole::trace::Trace;
 
 use super::failure::Failure;
 use super::printer::{Printer, Talk, Unit};
@@ -20,7 +21,7 @@ use super::request::{self, RequestArgs};
 use super::{interrupt, model, threads};
 pub(super) use destinations::{Kind, Named, check as check_outputs};
 use films::Films;
-use outputs::Outputs;
+use outputs::{Beside, Outputs};
 use report::{Clock, Run};
 
 /// Draw pictures of a prompt
@@ -53,6 +54,10 @@ pub(super) struct Args {
     /// comes again: the encoders then need not be loaded. Only you may be able to write to the folder
     #[arg(long, value_name = "DIR")]
     prompt_cache: Option<PathBuf>,
+    /// Write what happened when, on which thread (phases, stages, uploads, waits), to this file, in Chrome's trace format:
+    /// chrome://tracing and ui.perfetto.dev draw it
+    #[arg(long, value_name = "FILE.json")]
+    trace: Option<PathBuf>,
     #[command(flatten)]
     parts: model::PartArgs,
     #[command(flatten)]
@@ -127,6 +132,7 @@ Examples:
   pinhole generate -m dev.gguf -p \"a lighthouse\" --cache teacache:0.4
   pinhole generate -m dev.gguf -p \"a lighthouse\" --preview now.png --tiny-vae taef1
   pinhole generate -m dev.gguf -p \"a lighthouse\" --prompt-cache ~/.cache/pinhole --seed 2
+  pinhole generate -m dev.gguf -p \"a lighthouse\" --vram 4G --trace trace.json
   pinhole generate -m wan.gguf -p \"waves on a beach\" --frames 49 --vram 4G -o waves.mp4
   pinhole generate -m wan.gguf -p \"waves on a beach\" -o - | ffmpeg -i - -crf 16 waves.mkv";
 
@@ -135,6 +141,7 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     model::refuse_stdout("--save-latents", args.save_latents.as_deref())?;
     let preview = args.request.preview.as_ref().map(|preview| preview.path.as_path());
     model::refuse_stdout("--preview", preview)?;
+    model::refuse_stdout("--trace", args.trace.as_deref())?;
     let cancel = interrupt::cancel_flag(printer);
     let (threads, _inside) = threads::start(args.request.threads);
     let device = request::device(&args.request.device)?;
@@ -158,7 +165,7 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     }
     // Before the work: nobody should wait for pictures that cannot be written.
     let inputs = args.inputs(pipeline.model());
-    let beside = (args.save_latents.as_deref(), preview);
+    let beside = Beside { latents: args.save_latents.as_deref(), preview, trace: args.trace.as_deref() };
     let mut outputs = Outputs::create(args.output.as_deref(), beside, &inputs, (pipeline.model(), &settings))?;
     let (family, origins) = (pipeline.model().family.name, pipeline::origins(&pipeline.model().source));
     let run = Run { args, family, origins, settings: &settings, computed: &[], flagged: &[], device, threads };
@@ -166,13 +173,16 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     outputs.describe(|index, seed| run.png_text(index, seed));
     clock.lap("open");
 
+    let trace = args.trace.is_some().then(Trace::new);
+    let recorded = trace.as_ref().map(Trace::enter);
     let generated =
         pipeline.generate_watched(&request, &mut Watch { printer, cancel: &cancel, outputs: &mut outputs })?;
+    drop(recorded);
     clock.add(&generated.timings);
     clock.resume();
     let flagged = generated.flagged();
     let run = Run { settings: &generated.settings, computed: &generated.computed, flagged: &flagged, ..run };
-    let files = outputs.write(&generated, |index, seed| run.png_text(index, seed))?;
+    let files = outputs.write(&generated, trace.as_ref(), |index, seed| run.png_text(index, seed))?;
     clock.lap("write");
     report::print(printer, &run, &generated, &files, &clock, &memory)
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use pinhole::Error;
 use pinhole::image::{Format, Image, PARAMETERS, PINHOLE};
 use pinhole::pipeline::{Generated, Opened, Settings};
+use pinhole::trace::Trace;
 use pinhole::video;
 use pinhole_quant::output::AtomicFile;
 
@@ -25,7 +26,17 @@ pub(super) struct Outputs {
     format: Format,
     /// With the name that was given.
     latents: Option<(AtomicFile, PathBuf)>,
+    /// The same.
+    trace: Option<(AtomicFile, PathBuf)>,
     previews: Previews,
+}
+
+/// The names of files beside the pictures.
+#[derive(Clone, Copy)]
+pub(super) struct Beside<'a> {
+    pub(super) latents: Option<&'a Path>,
+    pub(super) preview: Option<&'a Path>,
+    pub(super) trace: Option<&'a Path>,
 }
 
 /// What was written.
@@ -35,6 +46,8 @@ pub(super) struct Written {
     pub(super) films: Vec<WrittenFilm>,
     /// The file of `--save-latents`.
     pub(super) latents: Option<PathBuf>,
+    /// The file of `--trace`.
+    pub(super) trace: Option<PathBuf>,
     /// The files of `--preview`, one for each picture.
     pub(super) previews: Vec<PathBuf>,
 }
@@ -46,7 +59,7 @@ impl Outputs {
     /// Where one cannot be written, or would replace something else.
     pub(super) fn create(
         output: Option<&Path>,
-        (latents, preview): (Option<&Path>, Option<&Path>),
+        Beside { latents, preview, trace }: Beside<'_>,
         inputs: &[Named],
         (model, settings): (&Opened, &Settings),
     ) -> Result<Outputs, Failure> {
@@ -65,6 +78,9 @@ impl Outputs {
         if let Some(path) = latents {
             places.push((Named { option: "--save-latents", path: path.to_owned() }, Kind::Latents));
         }
+        if let Some(path) = trace {
+            places.push((Named { option: "--trace", path: path.to_owned() }, Kind::Trace));
+        }
         let previews = preview.map(|preview| given_names(preview, settings.batch)).unwrap_or_default();
         for path in &previews {
             places.push((Named { option: "--preview", path: path.clone() }, Kind::Picture));
@@ -80,11 +96,12 @@ impl Outputs {
             };
             pictures.push((file, seed));
         }
-        let latents = match latents {
-            Some(path) => Some((AtomicFile::create(path, true)?, path.to_owned())),
-            None => None,
+        let create = |path: Option<&Path>| match path {
+            Some(path) => AtomicFile::create(path, true).map(|file| Some((file, path.to_owned()))),
+            None => Ok(None),
         };
-        Ok(Outputs { pictures, films, names, format, latents, previews: Previews::create(previews)? })
+        let (latents, trace) = (create(latents)?, create(trace)?);
+        Ok(Outputs { pictures, films, names, format, latents, trace, previews: Previews::create(previews)? })
     }
 
     /// Shows `image` of picture number `index`, as it looks so far.
@@ -110,13 +127,14 @@ impl Outputs {
         self.films.as_mut().map_or(Ok(()), |films| films.grow(index, image))
     }
 
-    /// Writes the pictures or films, with what `about` says inside, and the latents.
+    /// Writes the pictures or films, with what `about` says inside, the latents, and `trace`.
     ///
     /// # Errors
     /// Where one cannot be written; those before it stay.
     pub(super) fn write(
         &mut self,
         generated: &Generated,
+        trace: Option<&Trace>,
         about: impl Fn(usize, u64) -> PngText,
     ) -> Result<Written, Failure> {
         // Once more: some films say it behind the frames, when more is known.
@@ -137,8 +155,16 @@ impl Outputs {
             pictures.push((path, seed));
         }
         let latents = self.latents.take().map(|(file, path)| write_latents(generated, file, path)).transpose()?;
-        Ok(Written { pictures, films, latents, previews: self.previews.paths().to_vec() })
+        let traced = self.trace.take().zip(trace);
+        let trace = traced.map(|((file, path), trace)| write_trace(trace, file, path)).transpose()?;
+        Ok(Written { pictures, films, latents, trace, previews: self.previews.paths().to_vec() })
     }
+}
+
+fn write_trace(trace: &Trace, mut file: AtomicFile, path: PathBuf) -> Result<PathBuf, Failure> {
+    trace.write(&mut file).map_err(|error| Error::io("write", &path, error))?;
+    file.commit()?;
+    Ok(path)
 }
 
 fn write_latents(generated: &Generated, mut file: AtomicFile, path: PathBuf) -> Result<PathBuf, Failure> {

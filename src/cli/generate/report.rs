@@ -368,6 +368,8 @@ struct Report<'a> {
     films: Vec<FilmReport<'a>>,
     #[serde(serialize_with = "units::path_if_any")]
     latents: Option<&'a PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "units::path_if_any")]
+    trace: Option<&'a PathBuf>,
     /// The files of `--preview`.
     #[serde(skip_serializing_if = "<[_]>::is_empty", serialize_with = "units::paths")]
     previews: &'a [PathBuf],
@@ -498,6 +500,7 @@ pub(super) fn print(
         images: files.pictures.iter().map(|(path, seed)| ImageReport { path, seed: *seed }).collect(),
         films: files.films.iter().map(FilmReport::new).collect(),
         latents: files.latents.as_ref(),
+        trace: files.trace.as_ref(),
         previews: &files.previews,
         parameters: run.parameters(),
         computed: Computed::of(run.computed),

@@ -39,6 +39,7 @@
 
 pub mod account;
 mod guard;
+pub mod processor;
 
 #[allow(
     missing_docs,
