@@ -16,6 +16,7 @@ mod cli {
     mod limits;
     mod plan;
     mod run;
+    mod serve;
     mod texts;
     mod upscale;
 }

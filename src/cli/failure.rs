@@ -21,6 +21,13 @@ pub(super) enum Failure {
     Library(Error),
     /// What the command was asked to check does not hold.
     Check(String),
+    /// Another program of pinhole's does not start.
+    Program {
+        /// Its name.
+        name: &'static str,
+        /// The system's own error.
+        source: io::Error,
+    },
     /// stdout does not take what is written to it.
     Stdout(io::Error),
 }
@@ -46,6 +53,9 @@ impl Failure {
     pub(super) fn hint(&self) -> Option<&str> {
         match self {
             Failure::Library(error) => error.hint(),
+            Failure::Program { source, .. } if source.kind() == io::ErrorKind::NotFound => Some(
+                "it is a program of its own: put it beside pinhole or into PATH; `cargo build --release --workspace` makes both",
+            ),
             _ => None,
         }
     }
@@ -57,6 +67,7 @@ impl fmt::Display for Failure {
             Failure::Library(Error::Cancelled) => f.write_str("interrupted"),
             Failure::Library(error) => error.fmt(f),
             Failure::Check(text) => f.write_str(text),
+            Failure::Program { name, source } => write!(f, "cannot run {name}: {source}"),
             Failure::Stdout(error) => write!(f, "cannot write to stdout: {error}"),
         }
     }

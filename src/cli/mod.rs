@@ -19,6 +19,7 @@ mod plan;
 mod preview;
 mod printer;
 mod request;
+mod serve;
 mod stable_diffusion;
 mod step_cache;
 mod table;
@@ -63,6 +64,7 @@ enum Command {
     #[command(subcommand)]
     Bench(bench::Bench),
     Devices(devices::Args),
+    Serve(serve::Args),
 }
 
 impl Command {
@@ -76,6 +78,7 @@ impl Command {
             Command::Compare(args) => &args.talk,
             Command::Bench(bench) => bench.talk(),
             Command::Devices(args) => &args.talk,
+            Command::Serve(args) => &args.talk,
         }
     }
 
@@ -89,6 +92,7 @@ impl Command {
             Command::Compare(args) => compare::run(args, printer),
             Command::Bench(bench) => bench.run(printer),
             Command::Devices(args) => devices::run(args, printer),
+            Command::Serve(args) => serve::run(args),
         }
     }
 }
