@@ -19,6 +19,7 @@ mod cli {
     #[cfg(unix)]
     mod pull;
     mod run;
+    mod serve;
     mod shells;
     mod texts;
     mod upscale;

@@ -430,7 +430,17 @@ impl Request {
     /// As [`read`](Request::read).
     pub(crate) unsafe fn read_prompts(request: *const Request) -> Result<Read, Failure> {
         let Request {
-            inputs, input_count, strength, posterior, ip_scale, controls, control_count, video, video_mask, trace, ..
+            inputs,
+            input_count,
+            strength,
+            posterior,
+            ip_scale,
+            controls,
+            control_count,
+            video,
+            video_mask,
+            trace,
+            ..
         } = DEFAULT;
         // SAFETY: the caller's promise.
         let request = unsafe { options::read(request) }?;

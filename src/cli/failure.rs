@@ -23,6 +23,13 @@ pub(super) enum Failure {
     Hub(pinhole_hub::Error),
     /// What the command was asked to check does not hold.
     Check(String),
+    /// Another program of pinhole's does not start.
+    Program {
+        /// Its name.
+        name: &'static str,
+        /// The system's own error.
+        source: io::Error,
+    },
     /// stdout does not take what is written to it.
     Stdout(io::Error),
 }
@@ -49,6 +56,9 @@ impl Failure {
         match self {
             Failure::Library(error) => error.hint(),
             Failure::Hub(error) => error.hint(),
+            Failure::Program { source, .. } if source.kind() == io::ErrorKind::NotFound => Some(
+                "it is a program of its own: put it beside pinhole or into PATH; `cargo build --release --workspace` makes both",
+            ),
             _ => None,
         }
     }
@@ -63,6 +73,7 @@ impl fmt::Display for Failure {
             Failure::Library(error) => error.fmt(f),
             Failure::Hub(error) => error.fmt(f),
             Failure::Check(text) => f.write_str(text),
+            Failure::Program { name, source } => write!(f, "cannot run {name}: {source}"),
             Failure::Stdout(error) => write!(f, "cannot write to stdout: {error}"),
         }
     }

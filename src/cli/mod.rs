@@ -25,6 +25,7 @@ mod printer;
 mod pull;
 mod pulled;
 mod request;
+mod serve;
 mod stable_diffusion;
 mod step_cache;
 mod table;
@@ -75,6 +76,7 @@ enum Command {
     Doctor(doctor::Args),
     Completions(completions::Args),
     Man(man::Args),
+    Serve(serve::Args),
 }
 
 impl Command {
@@ -93,6 +95,7 @@ impl Command {
             Command::Doctor(args) => &args.talk,
             Command::Completions(args) => &args.talk,
             Command::Man(args) => &args.talk,
+            Command::Serve(args) => &args.talk,
         }
     }
 
@@ -111,6 +114,7 @@ impl Command {
             Command::Doctor(args) => doctor::run(args, printer),
             Command::Completions(args) => completions::run(args, Cli::command(), printer),
             Command::Man(args) => man::run(args, Cli::command(), printer),
+            Command::Serve(args) => serve::run(args),
         }
     }
 }

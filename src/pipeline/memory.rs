@@ -9,7 +9,7 @@ use super::step_cache::CacheKind;
 use super::upscale::UpscaleModel;
 use super::values::{levels, of_pass};
 use super::{preview, start};
-use crate::ggml::{Device, DeviceKind, shares_heap};
+use crate::ggml::{Device, DeviceKind, Ledger, shares_heap};
 use crate::image::CHANNELS;
 use crate::plan::measure::Subject;
 use crate::plan::{Component, HostBound, HostLimit, Limits, Phase, Plan, Refusal, budget};
@@ -52,6 +52,18 @@ impl Pipeline {
     /// Sets how much memory requests may take from now on.
     pub fn set_memory(&mut self, options: MemoryOptions) {
         self.machine.options = options;
+    }
+
+    /// Enters what it takes on the device in `ledger` from now on. Pipelines that share one are held to the limit of whichever computes,
+    /// all of them together. Weights that it kept are given back.
+    pub fn share_ledger(&mut self, ledger: Ledger) {
+        self.machine.kept.clear();
+        self.machine.ledger = ledger;
+    }
+
+    /// What is held on the device between requests, of all pipelines that share the ledger.
+    pub fn held(&self) -> usize {
+        self.machine.ledger.usage().total
     }
 
     /// What `request` will have on the device, and when. Computes nothing, and reads no weight.

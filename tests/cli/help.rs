@@ -5,7 +5,17 @@ fn help() {
     let place = Workplace::new();
     place.run(&["--help"]).snapshot("help");
     for command in [
-        "generate", "plan", "convert", "inspect", "upscale", "compare", "pull", "models", "devices", "doctor", "completions",
+        "generate",
+        "plan",
+        "convert",
+        "inspect",
+        "upscale",
+        "compare",
+        "pull",
+        "models",
+        "devices",
+        "doctor",
+        "completions",
         "man",
     ] {
         place.run(&[command, "--help"]).snapshot(&format!("help_{command}"));

@@ -1,0 +1,58 @@
+//! What there is, as the web UI lists it.
+
+use axum::extract::State;
+use axum::response::Json;
+use pinhole::sample::{Sampler, Schedule};
+use serde_json::{Value, json};
+
+use super::App;
+
+pub(super) async fn samplers() -> Json<Vec<Value>> {
+    let sampler = |it: &Sampler| json!({ "name": it.label(), "aliases": [it.name()], "options": {} });
+    Json(Sampler::ALL.iter().map(sampler).collect())
+}
+
+pub(super) async fn schedulers() -> Json<Vec<Value>> {
+    let automatic = json!({ "name": "automatic", "label": "Automatic", "aliases": null, "default_rho": -1, "need_inner_model": false });
+    let schedule = |it: &Schedule| json!({ "name": it.name(), "label": it.label(), "aliases": null, "default_rho": -1, "need_inner_model": false });
+    Json(std::iter::once(automatic).chain(Schedule::ALL.iter().map(schedule)).collect())
+}
+
+/// Where files lie is nobody's affair: their names stand for them.
+pub(super) async fn models(State(server): State<App>) -> Json<Vec<Value>> {
+    let mut all = Vec::new();
+    for entry in &server.catalogue().models {
+        let name = &entry.name;
+        all.push(json!({ "title": name, "model_name": name, "hash": null, "sha256": null, "filename": name, "config": null }));
+    }
+    Json(all)
+}
+
+pub(super) async fn loras(State(server): State<App>) -> Json<Vec<Value>> {
+    let loras = server.catalogue().loras.iter();
+    Json(loras.map(|it| json!({ "name": it.name, "alias": it.name, "path": it.name, "metadata": {} })).collect())
+}
+
+pub(super) async fn memory(State(server): State<App>) -> Json<Value> {
+    let resident = pinhole::memory::resident().map_or(0, |resident| resident.total);
+    let held = server.shelf.ledger.usage().total;
+    let budget = server.shelf.memory.vram;
+    Json(json!({ "ram": { "used": resident }, "cuda": { "system": { "used": held, "total": budget } } }))
+}
+
+/// Nothing of that kind is here.
+pub(super) async fn none() -> Json<Vec<Value>> {
+    Json(Vec::new())
+}
+
+pub(super) async fn scripts() -> Json<Value> {
+    Json(json!({ "txt2img": [], "img2img": [] }))
+}
+
+pub(super) async fn embeddings() -> Json<Value> {
+    Json(json!({ "loaded": {}, "skipped": {} }))
+}
+
+pub(super) async fn refresh() -> Json<Value> {
+    Json(json!({}))
+}

@@ -1,0 +1,10 @@
+//! The program `pinhole-serve`, with the model that is built in: what its clients see.
+
+#![allow(clippy::unwrap_used)]
+
+mod interfaces;
+mod jobs;
+mod limits;
+mod rig;
+mod state;
+mod swap;

@@ -1,0 +1,128 @@
+//! Several models under one ceiling, jobs that are drawn together, and models that are unloaded.
+
+use serde_json::{Value, json};
+
+use crate::rig::{Served, pixels, quick, slow};
+
+/// A ceiling under which `mini` is loaded whole once, and not twice.
+fn ceiling() -> String {
+    let served = Served::start(&["--device", "cpu:discrete", "--offload", "none"]);
+    let peak = served.post("/v1/plan", &quick(1)).json()["peak_bytes"].as_u64().unwrap();
+    (peak + (1 << 20)).to_string()
+}
+
+#[test]
+fn models_that_do_not_fit_together_take_turns_under_the_ceiling() {
+    let limit = ceiling();
+    let served = Served::start_with(&[
+        "-m",
+        "one=mini",
+        "-m",
+        "two=mini",
+        "--device",
+        "cpu:discrete",
+        "--offload",
+        "none",
+        "--vram",
+        &limit,
+        "--queue",
+        "200",
+        "--queue-per-key",
+        "200",
+    ]);
+    let mut pictures = Vec::new();
+    for round in 0..10 {
+        let mut drawing = quick(4);
+        drawing["model"] = json!(["one", "two"][round % 2]);
+        let done = served.post("/v1/jobs?wait=true", &drawing);
+        assert_eq!(done.status, 200, "{}", done.text());
+        pictures.push(pixels(&served.get(done.json()["images"][0].as_str().unwrap()).body));
+        assert_eq!(served.metric("pinhole_models_loaded"), 1.0);
+    }
+    assert!(pictures.iter().all(|picture| *picture == pictures[0]));
+    let limit: f64 = limit.parse().unwrap();
+    let highest = served.metric("pinhole_highest_peak_bytes");
+    assert!(highest > 0.0 && highest <= limit, "{highest} of {limit}");
+    assert!(served.metric("pinhole_held_bytes") > 0.0);
+    assert_eq!(served.metric("pinhole_models_unloaded_total{why=\"room\"}"), 9.0);
+}
+
+#[test]
+fn models_that_fit_together_stay() {
+    let served = Served::start_with(&[
+        "-m",
+        "one=mini",
+        "-m",
+        "two=mini",
+        "--device",
+        "cpu:discrete",
+        "--offload",
+        "none",
+        "--vram",
+        "1G",
+    ]);
+    for round in 0..4 {
+        let mut drawing = quick(4);
+        drawing["model"] = json!(["one", "two"][round % 2]);
+        assert_eq!(served.post("/v1/jobs?wait=true", &drawing).status, 200);
+    }
+    assert_eq!((served.metric("pinhole_models_loaded"), served.metric("pinhole_models_loaded_total")), (2.0, 2.0));
+}
+
+#[test]
+fn an_idle_server_holds_nothing() {
+    let served = Served::start(&["--device", "cpu:discrete", "--offload", "none", "--idle", "1"]);
+    for _ in 0..2 {
+        assert_eq!(served.post("/v1/jobs?wait=true", &quick(1)).status, 200);
+        assert!(served.metric("pinhole_held_bytes") > 0.0);
+        served.until(|served| served.metric("pinhole_models_loaded") == 0.0);
+        assert_eq!(served.metric("pinhole_held_bytes"), 0.0);
+    }
+    assert_eq!(served.metric("pinhole_models_unloaded_total{why=\"idle\"}"), 2.0);
+}
+
+#[test]
+fn jobs_that_differ_in_their_seeds_alone_are_drawn_together_and_are_the_same() {
+    let served = Served::start(&["--coalesce", "3"]);
+    let first = served.submit(&slow(0));
+    served.until_running(&first);
+    let drawing =
+        |seed: u64, prompt: &str| json!({ "prompt": prompt, "width": 64, "height": 64, "steps": 4, "seed": seed });
+    let ids: Vec<String> = [11, 400, 23].map(|seed| served.submit(&drawing(seed, "a star"))).to_vec();
+    let other = served.submit(&drawing(5, "a heart"));
+    assert_eq!(served.ask("DELETE", &format!("/v1/jobs/{first}"), &[], b"").status, 202);
+    let together: Vec<Value> = ids.iter().map(|id| served.end_of(id)).collect();
+    assert!(together.iter().all(|job| job["outcome"]["drawn_together"] == 3), "{together:?}");
+    assert_eq!(served.end_of(&other)["outcome"]["drawn_together"], 1);
+    for (job, seed) in together.iter().zip([11, 400, 23]) {
+        assert_eq!(job["outcome"]["seeds"], json!([seed]));
+        let alone = served.post("/v1/jobs?wait=true", &drawing(seed, "a star")).json();
+        assert_eq!(alone["outcome"]["drawn_together"], 1);
+        let [a, b] = [job, &alone].map(|job| pixels(&served.get(job["images"][0].as_str().unwrap()).body));
+        let differ = a.rgb().iter().zip(b.rgb()).map(|(a, b)| a.abs_diff(*b)).max();
+        assert!(differ <= Some(1), "{differ:?}");
+    }
+}
+
+#[test]
+fn a_model_that_is_replaced_while_it_is_served_is_opened_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let mini = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/mini/mini.gguf");
+    std::fs::copy(mini, &path).unwrap();
+    let served = Served::start_with(&["-m", path.to_str().unwrap()]);
+    assert_eq!(served.post("/v1/jobs?wait=true", &quick(1)).status, 200);
+    let other = folder.path().join("other");
+    std::fs::copy(mini, &other).unwrap();
+    std::fs::rename(&other, &path).unwrap();
+    assert_eq!(served.post("/v1/jobs?wait=true", &quick(1)).status, 200);
+    assert_eq!(served.metric("pinhole_models_loaded_total"), 2.0);
+    // What is no model any more is an error of that job, and no more.
+    std::fs::write(&other, b"no model").unwrap();
+    std::fs::rename(&other, &path).unwrap();
+    let failed = served.post("/v1/jobs?wait=true", &quick(1));
+    assert_eq!(failed.status, 500, "{}", failed.text());
+    std::fs::copy(mini, &other).unwrap();
+    std::fs::rename(&other, &path).unwrap();
+    assert_eq!(served.post("/v1/jobs?wait=true", &quick(1)).status, 200);
+}
