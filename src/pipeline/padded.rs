@@ -1,7 +1,8 @@
 //! The only picture that a model looks at, where nothing of it is cut off: it stands in the middle of whole tokens, and around it is what it
 //! reflects.
 
-use super::request::{ReferenceResize, Request};
+use super::choices::ReferenceResize;
+use super::request::Request;
 use super::rules::{Padded, References, Rules};
 use crate::image::{Filter, Image, Mirror, Picture};
 use crate::{Error, Result};

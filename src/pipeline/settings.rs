@@ -12,7 +12,6 @@ use super::start::{Inputs, MOST_REFERENCES};
 use super::stretch::Pass;
 use super::textual_inversion::Words;
 use super::values::{chosen, first, levels, number, side, taught};
-use crate::image::Picture;
 use crate::sample::Chosen;
 use crate::source::Text;
 use crate::text::PromptSyntax;
