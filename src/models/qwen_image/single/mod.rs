@@ -132,8 +132,7 @@ fn declare_stages(model: &mut Model, config: &Config, ports: &Ports) -> Result<(
     let modulation = input(model, "modulation", &[(4 * hidden).into(), TIMES.into()]);
     let last = input(model, "modulation.final", &[hidden.into(), TIMES.into()]);
     model.stage("modulation", Cadence::Request, |s| {
-        let mut linear =
-            |name, outputs, role| Linear::declare_unbiased(&mut s.sub(name), hidden, outputs, role);
+        let mut linear = |name, outputs, role| Linear::declare_unbiased(&mut s.sub(name), hidden, outputs, role);
         let all = linear("modulation.1", 4 * hidden, Role::MatMul)?;
         let of_last = linear("norm_out.linear", hidden, Role::SensitiveMatMul)?;
         Ok(ModulationOut { vector, projections: vec![(all, modulation), (of_last, last)] })
