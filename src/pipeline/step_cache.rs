@@ -33,7 +33,6 @@ impl CacheKind {
             CacheKind::TaylorSeer => "taylorseer",
         }
     }
-
 }
 
 /// A step cache: evaluations of the denoiser that change little are not computed.

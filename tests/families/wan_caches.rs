@@ -7,7 +7,7 @@ use super::wan::{bits, generate, on, open, request};
 use crate::support::sd1::{Tensor, write_tensors};
 use crate::support::wan::write_directory;
 use crate::support::z_image::tensors;
-use crate::support::{Golden, in_parts};
+use crate::support::{Golden, given, in_parts};
 use pinhole::pipeline::{self, CacheKind, CacheRequest, MemoryOptions, Request, skipped};
 use pinhole::plan::Offload;
 use pinhole_quant::metrics;
@@ -104,10 +104,11 @@ fn streamed_equals_resident_and_passes_may_come_one_by_one() {
 fn models_have_caches_and_thresholds_of_their_own() {
     let golden = Golden::load("wan_caches");
     let threshold = |path: &Path| {
-        let request = Request { cache: Some(CacheRequest::new(CacheKind::TeaCache)), ..Request::new("") };
-        let given = Request { image: Some(crate::support::given::picture(64, 64)), ..request.clone() };
         let model = open(path);
-        let settings = pipeline::settings(&model, &request).or_else(|_| pipeline::settings(&model, &given));
+        let needs = model.rules.first.is_some_and(|first| first.needed);
+        let image = needs.then(|| given::picture(64, 64));
+        let cache = Some(CacheRequest::new(CacheKind::TeaCache));
+        let settings = pipeline::settings(&model, &Request { image, cache, ..Request::new("") });
         settings.map(|settings| settings.cache.unwrap().to_string()).map_err(|error| error.to_string())
     };
     for (model, name, expected) in [
@@ -121,7 +122,8 @@ fn models_have_caches_and_thresholds_of_their_own() {
     for (model, expected) in [("t2v_pair", "first-block"), ("ti2v", "first-block, magcache, taylorseer")] {
         let dir = directory(&golden, model, model);
         let said = threshold(&dir.path().join(model)).unwrap_err();
-        let expected = format!("--cache: expected none, or one that is defined for this model: {expected}, found teacache");
+        let expected =
+            format!("--cache: expected none, or one that is defined for this model: {expected}, found teacache");
         assert_eq!(said, expected, "{model}");
     }
 }

@@ -8,7 +8,8 @@ use crate::support::{self, Golden, Layout, given, in_parts};
 use pinhole::convert::{self, WriteOptions};
 use pinhole::ggml::{CancelFlag, Device};
 use pinhole::pipeline::{
-    self, Cache, CacheKind, CacheRequest, Event, Generated, MemoryOptions, Opened, Phase, Pipeline, ReferenceResize, Request, skipped,
+    self, Cache, CacheKind, CacheRequest, Event, Generated, MemoryOptions, Opened, Phase, Pipeline, ReferenceResize,
+    Request, skipped,
 };
 use pinhole::plan::Offload;
 use pinhole::sample::Sampler;

@@ -125,7 +125,8 @@ pub(crate) fn write_umt5_gguf(path: &Path, golden: &Golden, format: Format) {
     push_pieces(&mut file, golden.at("/components/text_encoder/config/vocab_size").as_u64().unwrap() as usize);
     let mut all = tensors(golden, "text_encoder");
     for tensor in &mut all {
-        let mut name = tensor.name.replace("encoder.block.", "enc.blk.").replace("encoder.final_layer_norm", "enc.output_norm");
+        let mut name =
+            tensor.name.replace("encoder.block.", "enc.blk.").replace("encoder.final_layer_norm", "enc.output_norm");
         for (theirs, ours) in [
             ("shared", "token_embd"),
             ("layer.0.SelfAttention.relative_attention_bias", "attn_rel_b"),

@@ -148,8 +148,7 @@ fn predicted(model: &Opened, device: Device, offload: Offload) -> Vec<f32> {
 fn denoisers_that_read_with_a_language_model_run_there() {
     let _alone = alone();
     // Each takes a software device up to a minute.
-    let all =
-        if every_type() { &Subject::ALL[..] } else { &Subject::SOME };
+    let all = if every_type() { &Subject::ALL[..] } else { &Subject::SOME };
     for &subject in all {
         let dir = TempDir::new().unwrap();
         let model = subject.open(dir.path());

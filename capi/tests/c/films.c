@@ -52,7 +52,7 @@ static pinhole_request film_request(struct seen *seen) {
 /* Frames come one by one, and are what the result has; films are written of it. */
 static void drawn(pinhole_session *session, const char *folder) {
     static const char *const NAMES[] = {"c.mp4", "c.webp", "c.gif", "c.apng", "c.y4m", "c/"};
-    struct seen seen;
+    static struct seen seen;
     pinhole_request request = film_request(&seen);
     pinhole_result *result = NULL;
     pinhole_result_info info;
@@ -60,7 +60,7 @@ static void drawn(pinhole_session *session, const char *folder) {
     size_t i, extents[4];
 
     OK(pinhole_generate(session, &request, &result, &error));
-    CHECK(pinhole_result_info_init(&info, sizeof info) == PINHOLE_OK);
+    info.struct_size = sizeof info;
     OK(pinhole_result_get_info(result, &info, &error));
     CHECK(info.frames == FRAMES && info.fps == 8 && info.batch == 1 && info.width == WIDTH);
     CHECK(info.peak_bytes == info.planned_peak_bytes);
@@ -69,7 +69,7 @@ static void drawn(pinhole_session *session, const char *folder) {
         CHECK(memcmp(pinhole_image_pixels(pinhole_result_image(result, i)), seen.pixels + i * BYTES, BYTES) == 0);
     }
     CHECK(memcmp(seen.pixels, seen.pixels + BYTES, BYTES) != 0);
-    CHECK(pinhole_result_latents(result, &extents) && extents[0] == 1 && extents[1] == 16 * 2);
+    CHECK(pinhole_result_latents(result, extents) && extents[0] == 1 && extents[1] == 16 * 2);
     for (i = 0; i < sizeof NAMES / sizeof *NAMES; i++) {
         OK(pinhole_result_write_film(result, 0, join(path, sizeof path, folder, NAMES[i]), &error));
     }

@@ -115,7 +115,19 @@ fn films_are_the_command_lines() {
         return;
     }
     let mut generate = pinhole();
-    generate.args(["generate", "-p", "a red star", "--seed", "3", "--steps", "2", "--cfg-scale", "1", "--threads", "1"]);
+    generate.args([
+        "generate",
+        "-p",
+        "a red star",
+        "--seed",
+        "3",
+        "--steps",
+        "2",
+        "--cfg-scale",
+        "1",
+        "--threads",
+        "1",
+    ]);
     generate.args(["--width", "48", "--height", "32", "--frames", "5", "--fps", "8", "-m"]).arg(&model);
     run(generate.arg("-o").arg(out.join("cli.y4m")));
     let read = |name: &str| std::fs::read(out.join(name)).unwrap();
