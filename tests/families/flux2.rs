@@ -398,7 +398,7 @@ fn step_caches_skip_what_diffusers_skips() {
     write_bundle(&open(dir.path()), "q8_0", &path);
     let mut pipeline = on(open(&path), "cpu:discrete");
     for case in ["first_block_cfg", "taylorseer"] {
-        let request = Request { steps: Some(5), ..cached(&golden, case).0 };
+        let request = cached(&golden, case).0;
         let mut draw = |offload| {
             pipeline.set_memory(MemoryOptions { vram: None, offload, host: None });
             generate(&mut pipeline, &request)
