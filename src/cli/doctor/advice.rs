@@ -6,7 +6,8 @@ use pinhole::size::Size;
 use serde::Serialize;
 
 use super::cards::{Card, Vendor};
-use super::{Report, disk};
+use super::disk::Disk;
+use super::findings::Findings;
 use crate::cli::units;
 
 /// Something to mend.
@@ -26,13 +27,13 @@ fn problem(found: impl Into<String>, advice: impl Into<String>) -> Problem {
 const SLOW: u64 = 300 << 20;
 
 /// Everything that is wrong, the worst first.
-pub(super) fn problems(report: &Report) -> Vec<Problem> {
+pub(super) fn problems(found: &Findings) -> Vec<Problem> {
     let all = [of_the_plan, of_cards, of_vulkan, of_device_files, of_the_processor, of_addresses, of_the_disk];
-    all.iter().flat_map(|look| look(report)).collect()
+    all.iter().flat_map(|look| look(found)).collect()
 }
 
-fn of_the_plan(report: &Report) -> Option<Problem> {
-    let Report { plan, disk, .. } = report;
+fn of_the_plan(found: &Findings) -> Option<Problem> {
+    let Findings { plan, disk, .. } = found;
     if let Some(refusal) = &plan.refusal {
         let advice = plan.hint.clone().unwrap_or_else(|| "close other programs, or take a smaller --type".to_owned());
         return Some(problem(refusal.clone(), advice));
@@ -56,9 +57,9 @@ fn of_the_plan(report: &Report) -> Option<Problem> {
 }
 
 /// A card that this build cannot compute on.
-fn of_cards(report: &Report) -> Option<Problem> {
-    let Report { cards, build, .. } = report;
-    if report.has_accelerator() {
+fn of_cards(found: &Findings) -> Option<Problem> {
+    let Findings { cards, build, .. } = found;
+    if found.has_accelerator() {
         return None;
     }
     let best = |card: &&Card| match card.vendor {
@@ -89,9 +90,9 @@ fn of_cards(report: &Report) -> Option<Problem> {
 }
 
 /// Vulkan in the build, and nothing behind it.
-fn of_vulkan(report: &Report) -> Option<Problem> {
-    let Report { cards, build, .. } = report;
-    if !build.computes_on.contains(&"vulkan") || report.has_accelerator() || build.system.ends_with("windows") {
+fn of_vulkan(found: &Findings) -> Option<Problem> {
+    let Findings { cards, build, .. } = found;
+    if !build.computes_on.contains(&"vulkan") || found.has_accelerator() || build.system.ends_with("windows") {
         return None;
     }
     if !cards.vulkan {
@@ -105,15 +106,15 @@ fn of_vulkan(report: &Report) -> Option<Problem> {
     ))
 }
 
-fn of_device_files(report: &Report) -> Option<Problem> {
-    let closed = &report.cards.closed;
+fn of_device_files(found: &Findings) -> Option<Problem> {
+    let closed = &found.cards.closed;
     let names = closed.join(", ");
     let advice = "let your user open it: sudo usermod -aG render,video $USER, and log in again";
     (!closed.is_empty()).then(|| problem(format!("no permission to open {names}"), advice))
 }
 
-fn of_the_processor(report: &Report) -> Option<Problem> {
-    let Report { processor, build, .. } = report;
+fn of_the_processor(found: &Findings) -> Option<Problem> {
+    let Findings { processor, build, .. } = found;
     if build.system.starts_with("x86_64") && !processor.instructions.contains(&"avx2") {
         let found = "the processor has no AVX2: it computes, many times slower than one that has";
         return Some(problem(found, "take a smaller model, fewer steps, or another machine"));
@@ -133,9 +134,9 @@ fn of_the_processor(report: &Report) -> Option<Problem> {
 const WORTH: [&str; 5] = ["avx2", "avx512f", "avx512vnni", "dotprod", "i8mm"];
 
 /// A limit on addresses that the model's map does not fit in.
-fn of_addresses(report: &Report) -> Option<Problem> {
-    let room = report.memory.address_bytes?;
-    let bytes = report.plan.model_bytes;
+fn of_addresses(found: &Findings) -> Option<Problem> {
+    let room = found.memory.address_bytes?;
+    let bytes = found.plan.model_bytes;
     let found = format!(
         "the limit on addresses leaves {}, and the model's file has {}",
         units::bytes(room),
@@ -144,8 +145,8 @@ fn of_addresses(report: &Report) -> Option<Problem> {
     (room < bytes).then(|| problem(found, "lift the limit: ulimit -v unlimited"))
 }
 
-fn of_the_disk(report: &Report) -> Option<Problem> {
-    let disk::Disk { path, measured } = &report.disk;
+fn of_the_disk(found: &Findings) -> Option<Problem> {
+    let Disk { path, measured } = &found.disk;
     match measured {
         Ok(speed) if speed.bytes_per_second < SLOW => {
             let found =
@@ -168,8 +169,8 @@ mod tests {
     use crate::cli::doctor::disk::Speed;
 
     /// What is said of the one problem of a machine that `break_it` has changed.
-    fn found(break_it: impl FnOnce(&mut Report)) -> String {
-        let mut report = Report::sound();
+    fn found(break_it: impl FnOnce(&mut Findings)) -> String {
+        let mut report = Findings::sound();
         break_it(&mut report);
         match problems(&report).as_slice() {
             [one] => format!("{}: {}", one.found, one.advice),
@@ -183,7 +184,7 @@ mod tests {
 
     #[test]
     fn a_sound_machine_has_no_problem() {
-        assert_eq!(problems(&Report::sound()), []);
+        assert_eq!(problems(&Findings::sound()), []);
     }
 
     #[test]

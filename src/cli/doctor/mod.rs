@@ -3,6 +3,7 @@
 mod advice;
 mod cards;
 mod disk;
+mod findings;
 mod machine;
 mod planned;
 
@@ -14,7 +15,6 @@ use pinhole_quant::recipe::FileType;
 use serde::Serialize;
 
 use super::bench::architecture_parser;
-use super::devices::Row;
 use super::failure::Failure;
 use super::printer::{Printer, Talk};
 use super::table::Table;
@@ -22,6 +22,7 @@ use super::{devices, interrupt, plan, request, threads, units};
 use advice::Problem;
 use cards::Cards;
 use disk::Disk;
+use findings::{Build, Findings};
 use machine::{Memory, Processor};
 use planned::Planned;
 
@@ -54,31 +55,12 @@ Examples:
   pinhole doctor --path ~/models --type q8_0
   pinhole doctor --arch sdxl --device cpu --json";
 
-/// What was found.
+/// What was found, and what is wrong with it.
 #[derive(Serialize)]
 struct Report {
-    version: &'static str,
-    build: Build,
-    processor: Processor,
-    memory: Memory,
-    disk: Disk,
-    devices: Vec<Row>,
-    cards: Cards,
-    plan: Planned,
+    #[serde(flatten)]
+    found: Findings,
     problems: Vec<Problem>,
-}
-
-/// What this build is.
-#[derive(Serialize)]
-struct Build {
-    system: String,
-    ggml: String,
-    /// Beside the CPU.
-    computes_on: Vec<&'static str>,
-    /// The processor that ggml's part for the CPU was compiled for.
-    compiled_for: &'static str,
-    /// If that is several, the one whose code computes here.
-    computes_as: Option<&'static str>,
 }
 
 pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
@@ -95,7 +77,7 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     let devices = ggml::devices()?.iter().map(devices::row).collect::<Result<_, _>>()?;
     printer.note("measuring the disk and planning, for a few seconds");
     let disk = Disk::measure(&args.path, &cancel)?;
-    let mut report = Report {
+    let found = Findings {
         version: env!("CARGO_PKG_VERSION"),
         build,
         processor: Processor::look(),
@@ -104,36 +86,35 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
         devices,
         cards: Cards::look(),
         plan: Planned::new((args.arch, args.file_type), device, threads, &cancel)?,
-        problems: Vec::new(),
     };
-    report.problems = advice::problems(&report);
+    let report = Report { problems: advice::problems(&found), found };
     if printer.json() {
         return printer.object(&report);
     }
     show(&report, printer)
 }
 
-fn show(report: &Report, printer: &Printer) -> Result<(), Failure> {
-    printer.data(&facts(report).to_string())?;
-    printer.data(&format!("\ndevices\n{}", devices::table(&report.devices)))?;
-    printer.data(&format!("\n{}, {}\n", report.plan.heading(), report.plan.outcome()))?;
-    if let Some(plan) = &report.plan.whole {
+fn show(Report { found, problems }: &Report, printer: &Printer) -> Result<(), Failure> {
+    printer.data(&facts(found).to_string())?;
+    printer.data(&format!("\ndevices\n{}", devices::table(&found.devices)))?;
+    printer.data(&format!("\n{}, {}\n", found.plan.heading(), found.plan.outcome()))?;
+    if let Some(plan) = &found.plan.whole {
         printer.data(&plan::table(plan).to_string())?;
     }
-    if report.problems.is_empty() {
+    if problems.is_empty() {
         return printer.data("\nno problem was found\n");
     }
     let mut text = "\nproblems\n".to_owned();
-    for Problem { found, advice } in &report.problems {
+    for Problem { found, advice } in problems {
         text += &format!("- {}\n  {}\n", units::shown(found), units::shown(advice));
     }
     printer.data(&text)
 }
 
 /// What was found, except for devices, line by line.
-fn facts(report: &Report) -> Table<2> {
-    let Report { build, processor, memory, disk, cards, .. } = report;
-    let mut table = Table::new(["pinhole", report.version]);
+fn facts(found: &Findings) -> Table<2> {
+    let Findings { build, processor, memory, disk, cards, .. } = found;
+    let mut table = Table::new(["pinhole", found.version]);
     let mut line = |name: &str, text: String| table.row([name.to_owned(), units::shown(&text)]);
     let beside: String = build.computes_on.iter().map(|name| format!(", {name}")).collect();
     line("system", build.system.clone());
@@ -152,45 +133,4 @@ fn facts(report: &Report) -> Table<2> {
         line("driver", driver.clone());
     }
     table
-}
-
-impl Report {
-    /// Whether there is something faster than the CPU.
-    fn has_accelerator(&self) -> bool {
-        self.devices.iter().any(|device| device.kind != "cpu" && !device.played)
-    }
-}
-
-#[cfg(test)]
-impl Report {
-    /// A machine without a problem.
-    fn sound() -> Report {
-        use pinhole::memory::Room;
-        Report {
-            version: "1.2.3",
-            build: Build {
-                system: "x86_64-linux".into(),
-                ggml: "1".into(),
-                computes_on: vec![],
-                compiled_for: "native",
-                computes_as: None,
-            },
-            processor: Processor {
-                name: None,
-                cores: 8,
-                instructions: vec!["avx2"],
-                unused: vec![],
-                kernel: Some("avx2"),
-            },
-            memory: Memory::from(Room { free: Some(48 << 30), most: Some(64 << 30), addresses: None }),
-            disk: Disk {
-                path: "models".into(),
-                measured: Ok(disk::Speed { bytes: 1 << 28, bytes_per_second: 3 << 30 }),
-            },
-            devices: vec![],
-            cards: Cards::default(),
-            plan: Planned::nothing(),
-            problems: vec![],
-        }
-    }
 }
