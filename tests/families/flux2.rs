@@ -16,7 +16,8 @@ use pinhole::ggml::{Backend, CancelFlag, Device, Ledger};
 use pinhole::image::Picture;
 use pinhole::models::language_model::{Taps, mask_of};
 use pinhole::pipeline::{
-    self, Additions, Cache, Event, FAMILIES, Generated, MemoryOptions, Opened, Pipeline, ReferenceResize, Request,
+    self, Additions, CacheRequest, Event, FAMILIES, Generated, MemoryOptions, Opened, Pipeline, ReferenceResize,
+    Request,
 };
 use pinhole::plan::{Limits, Offload, budget};
 use pinhole::size::Size;
@@ -417,7 +418,7 @@ fn step_caches_skip_what_diffusers_skips() {
 fn cached(golden: &Golden, case: &str) -> (Request, Vec<Vec<bool>>) {
     let at = |key: &str| golden.at(&format!("/cases/{case}/{key}"));
     let whole = |key: &str| at(key).as_u64().map(|number| number as usize);
-    let cache: Cache = at("cache").as_str().unwrap().parse().unwrap();
+    let cache: CacheRequest = at("cache").as_str().unwrap().parse().unwrap();
     let mut references = Vec::new();
     for size in at("references").as_array().unwrap() {
         let side = |i: usize| size[i].as_u64().unwrap() as usize;
@@ -433,7 +434,7 @@ fn cached(golden: &Golden, case: &str) -> (Request, Vec<Vec<bool>>) {
         max_sequence_length: whole("max_sequence_length"),
         references,
         batch: whole("batch").unwrap(),
-        cache: Some(Cache { threshold: at("threshold").as_f64().unwrap() as f32, ..cache }),
+        cache: Some(CacheRequest { threshold: at("threshold").as_f64().map(|number| number as f32), ..cache }),
         ..Request::default()
     };
     let marks =
