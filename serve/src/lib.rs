@@ -24,6 +24,9 @@
 //! | [`options`] | The command line. |
 //! | [`run`] | Start, signals, stop. |
 
+// A fault becomes an answer at once: there is one for a request at most.
+#![allow(clippy::result_large_err)]
+
 pub mod catalogue;
 pub mod drawing;
 pub mod fault;
