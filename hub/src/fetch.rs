@@ -226,7 +226,9 @@ impl Fetcher<'_> {
                 break;
             }
             file.write_all(&piece[..count]).map_err(wrong)?;
-            hasher.as_mut().map(|hasher: &mut Hasher| hasher.update(&piece[..count]));
+            if let Some(hasher) = &mut hasher {
+                hasher.update(&piece[..count]);
+            }
             came += count as u64;
             (self.listen)(Event::Progress { bytes: self.before + came });
         }

@@ -178,11 +178,12 @@ fn every_passing_fault_ends_in_a_right_file() {
         let place = Place::new();
         let count = AtomicUsize::new(0);
         place.server.fail(move |asked, _| {
-            let is_hit = is_large(asked) && asked.elsewhere && count.fetch_add(1, Ordering::Relaxed) % 3 == 0;
+            let is_hit = is_large(asked) && asked.elsewhere && count.fetch_add(1, Ordering::Relaxed).is_multiple_of(3);
             is_hit.then(|| fault.clone())
         });
-        println!("{name}");
-        place.pull_large();
+        let pulled = place.pull(&format!("hf:{REPOSITORY}:{LARGE}"));
+        let paths = pulled.unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert!(fs::read(&paths[0]).unwrap() == place.content(LARGE), "{name}");
     }
 }
 
