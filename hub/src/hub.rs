@@ -325,7 +325,7 @@ impl Hub {
                 if !wanted.is_there() {
                     let site = wanted.repository.as_ref().map_or(Site::HuggingFace, |repository| repository.site);
                     let identity = listing::identity(&self.settings, site);
-                    self.fetch_to(wanted, url.clone(), identity, &folder.blob(checksum), fetcher)?;
+                    self.bring(wanted, url.clone(), identity, &folder.blob(checksum), fetcher)?;
                 }
                 folder.place(commit, name, checksum)?;
             }
@@ -335,7 +335,7 @@ impl Hub {
                     cache::lock(&lock, fetcher.cancelled, &mut || (fetcher.listen)(Event::Waiting { file: name }))?;
                 if !wanted.is_there() {
                     let identity = Identity { origin: url.clone(), token: None };
-                    self.fetch_to(wanted, url.clone(), identity, &wanted.path, fetcher)?;
+                    self.bring(wanted, url.clone(), identity, &wanted.path, fetcher)?;
                 }
             }
         }
@@ -343,7 +343,7 @@ impl Hub {
     }
 
     /// Fetches a file to `path`.
-    fn fetch_to(
+    fn bring(
         &self,
         wanted: &Wanted,
         url: Url,

@@ -223,7 +223,7 @@ fn shared_files_stay_when_a_model_goes() {
 fn killed_at_fifty_moments_it_goes_on() {
     const BYTES: usize = 64 << 20;
     let pulling = Pulling::plain(BYTES);
-    pulling.hub.slow(Some(64 << 20));
+    pulling.hub.slow(Some(128 << 20));
     let asked = format!("hf:{REPOSITORY}:{LARGE}");
     let mut random = 12_345_u64;
     let mut kills = 0;
@@ -250,7 +250,7 @@ fn killed_at_fifty_moments_it_goes_on() {
     let content = file(REPOSITORY, LARGE, BYTES, true).content;
     assert!(fs::read(pulling.large()).unwrap() == content);
     // The last run fetched only what was left.
-    assert!(pulling.fetched() < BYTES as u64 * 3 / 4, "{}", pulling.fetched());
+    assert!(pulling.fetched() < BYTES as u64 * 7 / 8, "{}", pulling.fetched());
 }
 
 /// The bytes that the header `Range` asks for.

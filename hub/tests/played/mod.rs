@@ -57,13 +57,21 @@ pub(crate) struct Played {
     pub(crate) is_large: bool,
 }
 
+/// A file with what is asked about it often.
+struct Held {
+    file: Played,
+    sha256: String,
+    digits: String,
+}
+
 struct State {
-    files: Vec<Played>,
+    files: Vec<Held>,
     faults: Mutex<Option<Choose>>,
     asked: Mutex<Vec<Asked>>,
     /// Bytes in a second, over all connections together.
     speed: Mutex<Option<u64>>,
-    sent: Mutex<(Instant, u64)>,
+    /// When the next piece may go.
+    next: Mutex<Instant>,
     elsewhere: Mutex<String>,
 }
 
@@ -110,12 +118,13 @@ impl Played {
 
 impl Hub {
     pub(crate) fn new(files: Vec<Played>) -> Hub {
+        let hold = |file: Played| Held { sha256: file.sha256(), digits: file.digits(), file };
         let state = Arc::new(State {
-            files,
+            files: files.into_iter().map(hold).collect(),
             faults: Mutex::new(None),
             asked: Mutex::default(),
             speed: Mutex::default(),
-            sent: Mutex::new((Instant::now(), 0)),
+            next: Mutex::new(Instant::now()),
             elsewhere: Mutex::default(),
         });
         let elsewhere = serve(Arc::clone(&state), true);
@@ -138,7 +147,6 @@ impl Hub {
     /// From now on, no more bytes come in a second.
     pub(crate) fn slow(&self, speed: Option<u64>) {
         *self.state.speed.lock().unwrap() = speed;
-        *self.state.sent.lock().unwrap() = (Instant::now(), 0);
     }
 
     /// What was asked for since the last change of faults.
@@ -188,13 +196,13 @@ fn answer(state: &State, elsewhere: bool, reader: &mut BufReader<TcpStream>, str
         (Some(Fault::Status(status, headers)), _) => send(state, stream, *status, headers, b"", None),
         (Some(Fault::Page), _) => page(state, stream),
         (Some(Fault::Body(kind, body)), _) => send(state, stream, 200, &[("Content-Type", (*kind).into())], body, None),
-        (_, Route::File(content)) => give(state, stream, &asked, content, fault.as_ref()),
+        (_, Route::File(held)) => give(state, stream, &asked, held, fault.as_ref()),
         (_, Route::Answer(status, headers, body)) => send(state, stream, status, &headers, &body, None),
     }
 }
 
 enum Route<'a> {
-    File(&'a [u8]),
+    File(&'a Held),
     Answer(u16, Vec<(&'static str, String)>, Vec<u8>),
 }
 
@@ -202,7 +210,8 @@ fn route<'a>(state: &'a State, asked: &Asked) -> Route<'a> {
     let path = asked.path.split('?').next().unwrap();
     let json = |text: String| Route::Answer(200, vec![("Content-Type", "application/json".into())], text.into_bytes());
     let missing = |code: &str| Route::Answer(404, vec![("X-Error-Code", code.into())], Vec::new());
-    let of = |repository: &str| state.files.iter().filter(|file| file.repository == repository).collect::<Vec<_>>();
+    let of =
+        |repository: &str| state.files.iter().filter(|held| held.file.repository == repository).collect::<Vec<_>>();
     if let Some(rest) = path.strip_prefix("/api/models/") {
         let steps: Vec<&str> = rest.split('/').collect();
         let [owner, name, what, revision] = steps[..] else { return missing("RepoNotFound") };
@@ -216,12 +225,13 @@ fn route<'a>(state: &'a State, asked: &Asked) -> Route<'a> {
     }
     if let Some(rest) = path.strip_prefix("/api/v1/models/") {
         let id = rest.trim_end_matches("/repo/files");
-        let entry = |file: &&Played| {
+        let entry = |held: &&Held| {
+            let file = &held.file;
             format!(
                 r#"{{"Path": "{}", "Type": "blob", "Size": {}, "Sha256": "{}"}}"#,
                 file.path,
                 file.content.len(),
-                file.sha256()
+                held.sha256
             )
         };
         let files = of(id);
@@ -230,46 +240,47 @@ fn route<'a>(state: &'a State, asked: &Asked) -> Route<'a> {
     }
     let path = path.strip_prefix("/models").unwrap_or(path);
     if let Some(plain) = path.strip_prefix("/plain/") {
-        let found = state.files.iter().find(|file| file.path == plain);
-        return found.map_or(missing(""), |file| Route::File(&file.content));
+        let found = state.files.iter().find(|held| held.file.path == plain);
+        return found.map_or(missing(""), Route::File);
     }
     let steps: Vec<&str> = path.trim_start_matches('/').splitn(5, '/').collect();
     let [owner, name, "resolve", _, inner] = steps[..] else { return missing("") };
     let files = of(&format!("{owner}/{name}"));
-    let Some(file) = files.into_iter().find(|file| file.path == inner) else { return missing("EntryNotFound") };
-    if file.is_large && !asked.elsewhere {
+    let Some(held) = files.into_iter().find(|held| held.file.path == inner) else { return missing("EntryNotFound") };
+    if held.file.is_large && !asked.elsewhere {
         let to = format!("{}{}?signature=x", state.elsewhere.lock().unwrap(), asked.path);
         return Route::Answer(302, vec![("Location", to)], Vec::new());
     }
-    Route::File(&file.content)
+    Route::File(held)
 }
 
-fn tree(files: &[&Played]) -> String {
-    let entry = |file: &&Played| {
+fn tree(files: &[&Held]) -> String {
+    let entry = |held: &&Held| {
+        let file = &held.file;
         let (path, size) = (&file.path, file.content.len());
         match file.is_large {
             true => format!(
                 r#"{{"type": "file", "oid": "{}", "size": {size}, "path": "{path}", "lfs": {{"oid": "{}", "size": {size}, "pointerSize": 135}}}}"#,
                 "0".repeat(40),
-                file.sha256()
+                held.sha256
             ),
-            false => format!(r#"{{"type": "file", "oid": "{}", "size": {size}, "path": "{path}"}}"#, file.digits()),
+            false => format!(r#"{{"type": "file", "oid": "{}", "size": {size}, "path": "{path}"}}"#, held.digits),
         }
     };
     format!("[{}]", files.iter().map(entry).collect::<Vec<_>>().join(", "))
 }
 
 /// Gives a file, or the range of it that is asked for.
-fn give(state: &State, stream: &mut TcpStream, asked: &Asked, content: &[u8], fault: Option<&Fault>) -> Option<()> {
+fn give(state: &State, stream: &mut TcpStream, asked: &Asked, held: &Held, fault: Option<&Fault>) -> Option<()> {
     let mut wrong;
-    let mut content = content;
+    let mut content = held.file.content.as_slice();
     if matches!(fault, Some(Fault::Wrong)) {
         wrong = content.to_vec();
         wrong.iter_mut().for_each(|byte| *byte ^= 0x55);
         content = &wrong;
     }
     let kind = ("Content-Type", "application/octet-stream".to_owned());
-    let tag = ("ETag", format!("\"{}\"", hex(&Sha256::digest(content))));
+    let tag = ("ETag", format!("\"{}\"", held.sha256));
     let range = asked.headers.get("range").and_then(|range| range.strip_prefix("bytes="));
     let is_same = asked.headers.get("if-range").is_none_or(|version| *version == tag.1);
     let cut = if let Some(Fault::Cut(after)) = fault { Some(*after) } else { None };
@@ -320,9 +331,9 @@ fn send(
     for piece in body.chunks(64 << 10) {
         if let Some(speed) = *state.speed.lock().unwrap() {
             let due = {
-                let mut sent = state.sent.lock().unwrap();
-                sent.1 += piece.len() as u64;
-                sent.0 + Duration::from_secs_f64(sent.1 as f64 / speed as f64)
+                let mut next = state.next.lock().unwrap();
+                *next = (*next).max(Instant::now()) + Duration::from_secs_f64(piece.len() as f64 / speed as f64);
+                *next
             };
             thread::sleep(due.saturating_duration_since(Instant::now()));
         }
