@@ -32,7 +32,6 @@ mod ports;
 use pinhole_quant::DType;
 
 use self::block::{Block, Carried};
-use self::cache::Hidden;
 use self::ends::{Context, Embed, FinalLayer, Looking};
 use self::modulation::TimeIn;
 use crate::models::layers::rotary_tables;
@@ -54,6 +53,15 @@ pub struct Wan {
     pub ports: Ports,
     hidden: Hidden,
     config: Config,
+}
+
+/// Where a step cache finds what it looks at.
+#[derive(Clone, Copy)]
+struct Hidden {
+    /// `[D, T, B]`: the hidden states.
+    states: Port,
+    /// `[D, times]`: what becomes of each time.
+    vector: Port,
 }
 
 impl Wan {
