@@ -5,15 +5,6 @@ use crate::Result;
 use crate::models::step_cache::{Cached, Copied, DecidedBy, FirstChange, States};
 use crate::stage::{Block, Build, Cadence, Port};
 
-/// Where a cache finds what it looks at.
-#[derive(Clone, Copy)]
-pub(super) struct Hidden {
-    /// `[D, T, B]`: the hidden states.
-    pub(super) states: Port,
-    /// `[D, times]`: what becomes of each time.
-    pub(super) vector: Port,
-}
-
 impl Wan {
     /// The same with a step cache that is decided `by` that. `None` if the model has too few blocks for it, or if none is defined that is
     /// decided so.

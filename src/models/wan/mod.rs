@@ -35,7 +35,6 @@ mod vace;
 use pinhole_quant::DType;
 
 use self::block::{Block, Carried};
-use self::cache::Hidden;
 use self::ends::{Context, Embed, FinalLayer, Looking};
 use self::modulation::TimeIn;
 use self::vace::{GuideIn, GuideOut};
@@ -58,6 +57,15 @@ pub struct Wan {
     pub ports: Ports,
     hidden: Hidden,
     config: Config,
+}
+
+/// Where a step cache finds what it looks at.
+#[derive(Clone, Copy)]
+struct Hidden {
+    /// `[D, T, B]`: the hidden states.
+    states: Port,
+    /// `[D, times]`: what becomes of each time.
+    vector: Port,
 }
 
 impl Wan {
