@@ -5,7 +5,7 @@ use std::cell::Cell;
 use pinhole::Error;
 use pinhole::ggml::{CancelFlag, Device};
 use pinhole::pipeline::Pipeline;
-use pinhole::pipeline::{Cache, Event, Phase, Request};
+use pinhole::pipeline::{CacheRequest, Event, Phase, Request};
 
 use crate::disk::{Disk, refused};
 
@@ -49,7 +49,7 @@ fn options_that_cannot_work() {
     refused!(Option, settings(|r| r.cfg_scale = Some(f32::INFINITY)), "--cfg-scale", "inf");
     refused!(Option, settings(|r| r.cfg_scale = Some(-1.0)), "--cfg-scale", "-1");
     refused!(Option, settings(|r| r.guidance = Some(f32::NAN)), "--guidance", "NaN");
-    let cache = |text: &str| text.parse::<Cache>().ok();
+    let cache = |text: &str| text.parse::<CacheRequest>().ok();
     for text in ["teacache:-1", "first-block:inf", "magcache:NaN", "taylorseer:0", "taylorseer:1.5"] {
         let request = Request { cache: cache(text), ..small() };
         refused!(Option, pipeline.settings(&request), "--cache", text.split_once(':').unwrap().1);

@@ -278,7 +278,7 @@ fn exact_attention_is_said() {
         let inside = texts(&place.path(file));
         let text = |keyword: &str| inside.iter().find(|(other, _)| other == keyword).unwrap().1.clone();
         let json: Value = serde_json::from_str(&text("pinhole")).unwrap();
-        assert_eq!(json["parameters"]["attention"], report["parameters"]["attention"]);
+        assert_eq!(json["attention"], report["parameters"]["attention"]);
         (report["parameters"]["attention"].clone(), text("parameters"))
     };
     let (said, parameters) = drawn("auto.png", &[]);
