@@ -289,7 +289,7 @@ fn only_the_first_upload_of_a_step_is_waited_for() {
         let denoise = spans.iter().find(|span| span.kind == Kind::Phase && span.name == "denoise").unwrap();
         let within: Vec<Span> = spans.iter().filter(|span| span.start >= denoise.start).cloned().collect();
         let exposure = Exposure::of(&within);
-        assert!(exposure.uploads > 2 * 10, "{exposure:?}");
+        assert!(exposure.uploads >= 2 * 6, "{exposure:?}");
         // Whatever the machine does: nothing is computed before its weights are there.
         let (uploads, stages) = (numbered(&within, Kind::Upload), numbered(&within, Kind::Stage));
         for (run, upload) in &uploads {
@@ -309,7 +309,7 @@ fn only_the_first_upload_of_a_step_is_waited_for() {
 
 #[test]
 fn a_slow_link_shows_in_the_trace() {
-    let mut pipeline = pipeline(&builtin::mini().unwrap(), "cpu:discrete@100M");
+    let mut pipeline = pipeline(&builtin::mini().unwrap(), "cpu:discrete@10M");
     let exposure = Exposure::of(&traced(&mut pipeline, &request(64, 48)));
     assert!(exposure.avoidable().count() > exposure.uploads / 2, "{exposure:?}");
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use pinhole::ggml::{CancelFlag, Device};
+use pinhole::ggml::{CancelFlag, Device, build};
 use pinhole::image::Picture;
 use pinhole::pipeline::{
     self, Additions, AttentionMode, MemoryOptions, Pipeline, Posterior, ReferenceResize, Request, SafetyMode, TinyUse,
@@ -432,8 +432,9 @@ impl RequestArgs {
     }
 }
 
-/// The device `name`; an unknown one is a wrong option.
+/// The device `name`; an unknown one is a wrong option, and a processor that this build is not for is none.
 pub(super) fn device(name: &str) -> Result<Device> {
+    build::check_processor()?;
     Device::by_name(name).map_err(|error| match error.hint() {
         Some(known) => {
             let known = known.to_owned();

@@ -305,6 +305,8 @@ fn bring(
     recorder: Recorder<'_>,
 ) -> Result<()> {
     let Some(Upload { name, feed, slot, pages, drop_pages }) = upload else { return Ok(()) };
+    // What stays comes once, whichever step is the first to need it.
+    let recorder = Recorder { step: recorder.step.filter(|_| slot.is_some()), ..recorder };
     // The disk reads while there is no slot yet.
     pages.will_read();
     let wait = Instant::now();

@@ -299,10 +299,10 @@ fn a_card_has_a_row_for_each_run() {
 #[test]
 fn streaming_beside_computing() {
     let place = Workplace::new();
-    place.write("mini.gguf", &mini_bytes());
     let options =
         ["--width", "64", "--height", "64", "--text-tokens", "8", "--steps", "1", "--threads", "1", "--quiet"];
-    let offload = [&["bench", "offload", "-m", "mini.gguf", "--link", "50M"][..], &options].concat();
+    place.write("mini.gguf", &mini_bytes());
+    let offload = [&["bench", "offload", "-m", "mini.gguf", "--link", "5M"][..], &options].concat();
     let report = place.json(&offload);
     let of = |name: &str| report["links"][0][name].as_u64().unwrap();
     // Two steps, the first among them, over a link that is far too slow.
