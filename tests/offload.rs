@@ -306,10 +306,3 @@ fn only_the_first_upload_of_a_step_is_waited_for() {
     }
     panic!("in every run, uploads were waited for that are not the first of their step: {exposed:?}");
 }
-
-#[test]
-fn a_slow_link_shows_in_the_trace() {
-    let mut pipeline = pipeline(&builtin::mini().unwrap(), "cpu:discrete@10M");
-    let exposure = Exposure::of(&traced(&mut pipeline, &request(64, 48)));
-    assert!(exposure.avoidable().count() > exposure.uploads / 2, "{exposure:?}");
-}
