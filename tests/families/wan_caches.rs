@@ -101,7 +101,6 @@ fn streamed_equals_resident() {
 
 /// Guidance passes one after the other.
 #[test]
-#[ignore = "of a batch in parts, 29 KiB more are on the device than planned"]
 fn passes_may_come_one_by_one() {
     let golden = Golden::load("wan_caches");
     for key in ["teacache_cfg", "first_block_pair", "magcache_cfg", "taylorseer_cfg"] {

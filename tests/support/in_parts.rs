@@ -50,7 +50,8 @@ pub(crate) fn draws_the_same(pipeline: &mut Pipeline, request: &Request, what: &
             continue;
         }
         let only = |component: &Component| match component.phase {
-            Phase::Denoise => Component { variants: vec![variant.clone()], ..component.clone() },
+            // Of two experts each has variants of its own, in the same order.
+            Phase::Denoise => Component { variants: vec![component.variants[i].clone()], ..component.clone() },
             _ => component.clone(),
         };
         let components: Vec<Component> = components.iter().map(only).collect();
