@@ -22,7 +22,6 @@ mod flux_controls;
 mod flux_image_prompts;
 mod generate;
 mod generated;
-mod guide;
 mod kl;
 mod language_model;
 mod memory;

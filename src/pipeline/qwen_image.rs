@@ -123,7 +123,6 @@ fn rules(edits: Option<Edits>) -> Rules {
         frames: None,
         experts: None,
         first: None,
-        guide: false,
         told: OpenedWith::default(),
         defaults: Defaults {
             width: 1024,

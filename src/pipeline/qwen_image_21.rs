@@ -96,7 +96,6 @@ fn rules() -> Rules {
         frames: None,
         experts: None,
         first: None,
-        guide: false,
         told: OpenedWith::default(),
         defaults: Defaults {
             width: 1024,
