@@ -259,13 +259,13 @@ impl Jobs {
         let took = at.duration_since(job.created).unwrap_or_default().as_secs_f64();
         info!(job = %job.id, outcome = status.name(), seconds = took, why, "ended");
         self.show_length();
+        self.forget_old();
         // Whoever waits for it hears of it when all of this holds.
         job.change(|snapshot| {
             let Snapshot { status: was, fault: because, outcome: what, pictures: made, ended, preview, .. } = snapshot;
             (*was, *because, *what, *ended, *preview) = (status, fault, outcome.map(Arc::new), Some(at), None);
             *made = Arc::new(pictures);
         });
-        self.forget_old();
         true
     }
 
