@@ -84,7 +84,7 @@ pub struct Options {
     /// Listen on an address that others reach, without keys
     #[arg(long, help_heading = "Access")]
     pub without_keys: bool,
-    /// Pages that may use this server from a browser, as https://example.org; * is every page; may be given several times
+    /// Pages that may use this server from a browser, as `https://example.org`; * is every page; may be given several times
     #[arg(long = "cors", value_name = "ORIGIN", value_parser = origin, help_heading = "Access")]
     pub origins: Vec<HeaderValue>,
     /// A name that this server is called by, where there are no keys; addresses and localhost need none
