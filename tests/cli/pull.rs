@@ -241,7 +241,9 @@ fn killed_at_fifty_moments_it_goes_on() {
         let _ = child.kill();
         let status = child.wait().unwrap();
         kills += usize::from(status.signal() == Some(9));
-        assert!(!pulling.large().exists() || status.success(), "what is not whole does not appear");
+        // It may be killed behind its end, too.
+        let bytes = fs::metadata(pulling.large()).map_or(BYTES as u64, |data| data.len());
+        assert_eq!(bytes, BYTES as u64, "what is not whole does not appear");
     }
     assert!(kills >= 30, "{kills} kills came before the end");
     pulling.hub.slow(None);
