@@ -103,7 +103,7 @@ impl Folder {
         self.path.join("snapshots").join(commit).join(path)
     }
 
-    /// Waits until nobody else writes this blob. `waits` is told once, if it takes any waiting.
+    /// Waits until no other process writes this blob. `waits` is told once, if it takes any waiting.
     pub(crate) fn lock(
         &self,
         checksum: &Checksum,
@@ -164,7 +164,7 @@ impl Folder {
     }
 }
 
-/// Waits until nobody else holds the lock at `path`.
+/// Waits until no other process holds the lock at `path`.
 pub(crate) fn lock(path: &Path, cancelled: &dyn Fn() -> bool, waits: &mut dyn FnMut()) -> Result<Lock> {
     if let Some(folder) = path.parent() {
         make_folder(folder)?;
@@ -233,7 +233,7 @@ mod tests {
         assert_eq!(fs::read_to_string(&link).unwrap(), "content");
         assert!(fs::read_link(&link).unwrap().starts_with("../../../blobs"));
         assert_eq!(folder.find(Some(&commit), "main", "x/y.gguf"), Some(link.clone()));
-        // Not by a branch that nobody noted, except if none was asked for.
+        // A branch that is not noted does not lead there, except if none was asked for.
         assert_eq!(folder.find(Some("main"), "main", "x/y.gguf"), None);
         assert_eq!(folder.find(None, "main", "x/y.gguf"), Some(link.clone()));
         folder.refer("main", &commit).unwrap();

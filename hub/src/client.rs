@@ -20,7 +20,7 @@ const LARGEST_ANSWER: u64 = 16 << 20;
 /// How long a connection may take to be made.
 const CONNECTING: Duration = Duration::from_secs(20);
 
-/// What stands in hints for the address of a repository's page, which nobody knows here.
+/// What stands in hints for the address of a repository's page, which is not known here.
 pub(crate) const REPOSITORYS_PAGE: &str = "the repository's page";
 
 /// Who is asking, and whom that may be told.
@@ -124,7 +124,7 @@ impl Answer {
         self.header(header::CONTENT_LENGTH)?.parse().ok()
     }
 
-    /// The body, of which no more than `most` bytes come.
+    /// The body, cut after `most` bytes.
     pub(crate) fn reader(self, most: u64) -> impl Read + Send + use<> {
         self.body.into_with_config().limit(u64::MAX).reader().take(most)
     }

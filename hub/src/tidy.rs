@@ -38,7 +38,7 @@ pub struct Removable {
     pub path: PathBuf,
     /// The bytes that are free without it.
     pub bytes: u64,
-    /// Why nobody needs it.
+    /// Why it is not needed.
     pub reason: &'static str,
 }
 

@@ -46,7 +46,7 @@ impl Url {
         self.0.parse().unwrap_or_default()
     }
 
-    /// Whether nobody on the way can read or change what comes.
+    /// Whether what comes can neither be read nor changed on the way.
     pub(crate) fn is_secret(&self) -> bool {
         self.uri().scheme_str() == Some("https")
     }

@@ -52,7 +52,7 @@ pub(crate) struct Uploads {
     ring: Option<Ring>,
     /// By stage.
     slots: Vec<Option<usize>>,
-    /// By stage; empty where nobody records them.
+    /// By stage; empty if no trace is recorded.
     names: Vec<String>,
     trace: Option<Trace>,
     thread: Option<JoinHandle<()>>,
