@@ -289,7 +289,6 @@ fn cpu_builds(ggml: &Path, flag: &str) -> [cc::Build; 2] {
 }
 
 fn build_cpu(ggml: &Path) {
-    println!("cargo::rustc-check-cfg=cfg(portable)");
     if is_portable() {
         return variants::build(ggml);
     }
@@ -378,6 +377,9 @@ fn main() {
     let version = ggml_version(&ggml);
     check_version(&version);
     write_version_header(&version);
+    // src/processor.rs reads these, also where nothing of ggml is compiled.
+    println!("cargo::rustc-check-cfg=cfg(portable)");
+    instructions::tell(&ggml);
 
     #[cfg(feature = "bindgen")]
     build_bindings(&ggml);
@@ -394,7 +396,6 @@ fn main() {
     #[cfg(feature = "vulkan")]
     vulkan::build_vulkan(&ggml);
     build_cpu(&ggml);
-    instructions::tell(&ggml);
     build_base(&ggml);
     link_system();
 }
