@@ -35,9 +35,15 @@ impl<const RUN: usize, const OFFSET: i32> Micro<ROWS, TOKENS> for Bytes<RUN, OFF
         unsafe { pack::<Self>(rows, tile) };
     }
 
-    unsafe fn tile(_: Format, panel: &Panel, records: &[u8], sums: &mut [[f32; ROWS]; TOKENS]) {
+    unsafe fn tile(_: Format, panel: &Panel, records: &[u8], tokens: usize, sums: &mut [[f32; ROWS]; TOKENS]) {
         // SAFETY: the caller's promise.
-        unsafe { tile_of_bytes::<RUN, OFFSET>(panel, records, sums) };
+        unsafe {
+            match tokens {
+                1 => tile_of_bytes::<RUN, OFFSET, 1>(panel, records, sums),
+                2 => tile_of_bytes::<RUN, OFFSET, 2>(panel, records, sums),
+                _ => tile_of_bytes::<RUN, OFFSET, TOKENS>(panel, records, sums),
+            }
+        };
     }
 }
 
@@ -54,9 +60,15 @@ impl Micro<ROWS, TOKENS> for Words {
         unsafe { pack::<Self>(rows, tile) };
     }
 
-    unsafe fn tile(_: Format, panel: &Panel, records: &[u8], sums: &mut [[f32; ROWS]; TOKENS]) {
+    unsafe fn tile(_: Format, panel: &Panel, records: &[u8], tokens: usize, sums: &mut [[f32; ROWS]; TOKENS]) {
         // SAFETY: the caller's promise.
-        unsafe { tile_of_words(panel, records, sums) };
+        unsafe {
+            match tokens {
+                1 => tile_of_words::<1>(panel, records, sums),
+                2 => tile_of_words::<2>(panel, records, sums),
+                _ => tile_of_words::<TOKENS>(panel, records, sums),
+            }
+        };
     }
 }
 
@@ -133,19 +145,23 @@ fn pack<M: Micro<ROWS, TOKENS>>(rows: &[&[f32]], tile: &mut [u8]) {
     M::LAYOUT.pack(rows, tile);
 }
 
-/// Sums of a tile: for each token two vectors of rows.
-type Sums<T> = [[T; 2]; TOKENS];
+/// Sums of a tile's first `N` tokens: for each of them two vectors of rows.
+type Sums<T, const N: usize> = [[T; 2]; N];
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn tile_of_bytes<const RUN: usize, const OFFSET: i32>(panel: &Panel, records: &[u8], out: &mut [[f32; ROWS]; TOKENS]) {
+fn tile_of_bytes<const RUN: usize, const OFFSET: i32, const N: usize>(
+    panel: &Panel,
+    records: &[u8],
+    out: &mut [[f32; ROWS]; TOKENS],
+) {
     let record_bytes = <Bytes<RUN, OFFSET> as Micro<ROWS, TOKENS>>::LAYOUT.record_bytes();
     let ones = _mm256_set1_epi16(1);
     let mut sums = load(out);
     for (block, record) in records.chunks_exact(record_bytes).enumerate() {
         let codes = &panel.codes[block * ROWS * BLOCK..][..ROWS * BLOCK];
-        let mut dots: Sums<__m256i> = [[_mm256_setzero_si256(); 2]; TOKENS];
+        let mut dots: Sums<__m256i, N> = [[_mm256_setzero_si256(); 2]; N];
         for run in 0..8 / RUN {
-            let mut short: Sums<__m256i> = [[_mm256_setzero_si256(); 2]; TOKENS];
+            let mut short: Sums<__m256i, N> = [[_mm256_setzero_si256(); 2]; N];
             for group in run * RUN..(run + 1) * RUN {
                 let weights = two(codes, group);
                 for (token, short) in short.iter_mut().enumerate() {
@@ -159,18 +175,18 @@ fn tile_of_bytes<const RUN: usize, const OFFSET: i32>(panel: &Panel, records: &[
                 *dots = _mm256_add_epi32(*dots, _mm256_madd_epi16(*short, ones));
             }
         }
-        scale::<true, OFFSET>(panel, block, &record[TOKENS * BLOCK..], &dots, &mut sums);
+        scale::<true, OFFSET, N>(panel, block, &record[TOKENS * BLOCK..], &dots, &mut sums);
     }
     store(&sums, out);
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn tile_of_words(panel: &Panel, records: &[u8], out: &mut [[f32; ROWS]; TOKENS]) {
+fn tile_of_words<const N: usize>(panel: &Panel, records: &[u8], out: &mut [[f32; ROWS]; TOKENS]) {
     let record_bytes = Words::LAYOUT.record_bytes();
     let mut sums = load(out);
     for (block, record) in records.chunks_exact(record_bytes).enumerate() {
         let codes = &panel.codes[block * ROWS * BLOCK * 2..][..ROWS * BLOCK * 2];
-        let mut dots: Sums<__m256i> = [[_mm256_setzero_si256(); 2]; TOKENS];
+        let mut dots: Sums<__m256i, N> = [[_mm256_setzero_si256(); 2]; N];
         // Four groups at a time are what the compiler unrolls well: a loop of one spends a slot of every cycle on counting,
         // and all sixteen, unrolled, spill.
         for first in (0..16).step_by(4) {
@@ -184,7 +200,7 @@ fn tile_of_words(panel: &Panel, records: &[u8], out: &mut [[f32; ROWS]; TOKENS])
                 }
             }
         }
-        scale::<false, 0>(panel, block, &record[TOKENS * BLOCK * 2..], &dots, &mut sums);
+        scale::<false, 0, N>(panel, block, &record[TOKENS * BLOCK * 2..], &dots, &mut sums);
     }
     store(&sums, out);
 }
@@ -210,12 +226,12 @@ fn broadcast(record: &[u8], at: usize) -> __m256i {
 /// are `BIASED` where codes have an offset or, with 0 for one, a shift.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-fn scale<const BIASED: bool, const OFFSET: i32>(
+fn scale<const BIASED: bool, const OFFSET: i32, const N: usize>(
     panel: &Panel,
     block: usize,
     scales: &[u8],
-    dots: &Sums<__m256i>,
-    sums: &mut Sums<__m256>,
+    dots: &Sums<__m256i, N>,
+    sums: &mut Sums<__m256, N>,
 ) {
     let eights = |numbers: &[f32]| {
         let numbers = &numbers[block * ROWS..][..ROWS];
@@ -223,7 +239,7 @@ fn scale<const BIASED: bool, const OFFSET: i32>(
         unsafe { [_mm256_loadu_ps(numbers.as_ptr()), _mm256_loadu_ps(numbers[8..].as_ptr())] }
     };
     let (row_scales, shifts) = (eights(&panel.scales), eights(&panel.shifts));
-    for token in 0..TOKENS {
+    for token in 0..N {
         let token_scale = _mm256_castsi256_ps(broadcast(scales, token));
         let sum_of_codes = broadcast(scales, TOKENS + token);
         let offset = _mm256_mullo_epi32(sum_of_codes, _mm256_set1_epi32(OFFSET));
@@ -243,14 +259,14 @@ fn scale<const BIASED: bool, const OFFSET: i32>(
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn load(sums: &[[f32; ROWS]; TOKENS]) -> Sums<__m256> {
+fn load<const N: usize>(sums: &[[f32; ROWS]; TOKENS]) -> Sums<__m256, N> {
     // SAFETY: 16 numbers each.
-    sums.each_ref().map(|sums| unsafe { [_mm256_loadu_ps(sums.as_ptr()), _mm256_loadu_ps(sums[8..].as_ptr())] })
+    std::array::from_fn(|i| unsafe { [_mm256_loadu_ps(sums[i].as_ptr()), _mm256_loadu_ps(sums[i][8..].as_ptr())] })
 }
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn store(sums: &Sums<__m256>, out: &mut [[f32; ROWS]; TOKENS]) {
+fn store<const N: usize>(sums: &Sums<__m256, N>, out: &mut [[f32; ROWS]; TOKENS]) {
     for ([low, high], out) in sums.iter().zip(out) {
         // SAFETY: 16 numbers.
         unsafe {

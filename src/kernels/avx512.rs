@@ -34,7 +34,7 @@ impl<const OFFSET: i32> Micro<ROWS, TOKENS> for Vnni<OFFSET> {
         unsafe { pack(rows, tile) };
     }
 
-    unsafe fn tile(_: Format, panel: &Panel, records: &[u8], sums: &mut [[f32; ROWS]; TOKENS]) {
+    unsafe fn tile(_: Format, panel: &Panel, records: &[u8], _: usize, sums: &mut [[f32; ROWS]; TOKENS]) {
         // SAFETY: the caller's promise.
         unsafe { tile::<OFFSET>(panel, records, sums) };
     }

@@ -32,7 +32,7 @@ impl<const SHIFTED: bool> Micro<ROWS, TOKENS> for I8mm<SHIFTED> {
         unsafe { pack(rows, tile) };
     }
 
-    unsafe fn tile(_: Format, panel: &Panel, records: &[u8], sums: &mut [[f32; ROWS]; TOKENS]) {
+    unsafe fn tile(_: Format, panel: &Panel, records: &[u8], _: usize, sums: &mut [[f32; ROWS]; TOKENS]) {
         // SAFETY: the caller's promise.
         unsafe { tile::<SHIFTED>(panel, records, sums) };
     }

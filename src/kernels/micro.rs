@@ -32,9 +32,10 @@ pub(super) trait Micro<const ROWS: usize, const TOKENS: usize> {
     unsafe fn pack(rows: &[&[f32]], tile: &mut [u8]);
 
     /// Multiplies the panel with a tile's `records` and adds the products to `sums`, by token and row. The panel's weights were of
-    /// `format`. Records are whole, and no more than the panel has blocks.
+    /// `format`. Records are whole, and no more than the panel has blocks. Only the sums of the first `tokens` are wanted, which are
+    /// at least one.
     ///
     /// # Safety
     /// The processor has the instructions.
-    unsafe fn tile(format: Format, panel: &Panel, records: &[u8], sums: &mut [[f32; ROWS]; TOKENS]);
+    unsafe fn tile(format: Format, panel: &Panel, records: &[u8], tokens: usize, sums: &mut [[f32; ROWS]; TOKENS]);
 }

@@ -19,7 +19,7 @@ impl Micro<8, 4> for Portable {
         Self::LAYOUT.pack(rows, tile);
     }
 
-    unsafe fn tile(format: Format, panel: &Panel, records: &[u8], sums: &mut [[f32; 8]; 4]) {
+    unsafe fn tile(format: Format, panel: &Panel, records: &[u8], _: usize, sums: &mut [[f32; 8]; 4]) {
         for (i, record) in records.chunks_exact(Self::LAYOUT.record_bytes()).enumerate() {
             let codes = &panel.codes[i * 8 * BLOCK..][..8 * BLOCK];
             let (activations, scales) = record.split_at(4 * BLOCK);

@@ -276,9 +276,10 @@ fn add_stretches<M: Micro<R, T>, const R: usize, const T: usize>(
         // SAFETY: `Product::new` saw that the processor has the kernel's instructions.
         unsafe { M::unpack(panel, product.format, &rows[..weights.len()]) };
         let tiles = packed[tile.bytes.start..].chunks_exact(tile.bytes.len());
-        for (records, sums) in tiles.zip(&mut *sums) {
+        for (group, (records, sums)) in (first..).zip(tiles.zip(&mut *sums)) {
+            let tokens = T.min(product.tokens - group * T);
             // SAFETY: as above; the records are whole, and no more than the panel's blocks.
-            unsafe { M::tile(product.format, panel, records, sums) };
+            unsafe { M::tile(product.format, panel, records, tokens, sums) };
         }
     }
 }
