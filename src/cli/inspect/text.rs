@@ -8,7 +8,7 @@ use crate::cli::table::Table;
 use crate::cli::units::{bytes, count, counted, shown};
 use pinhole::entries::Entries;
 use pinhole::inspect::{
-    CheckReport, ComponentReport, LoraReport, Problem, Report, SecondReading, TensorReport, TokenizerReport, TypeReport,
+    CheckReport, ComponentReport, LoraReport, Report, SecondReading, TensorReport, TokenizerReport, TypeReport,
 };
 
 /// How many unused tensors are named; `--json` names all.
