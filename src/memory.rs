@@ -128,8 +128,10 @@ fn left_in_one(path: &Path, [limit, usage]: [&str; 2]) -> Option<u64> {
     let most: u64 = read(limit)?.trim().parse().ok()?;
     let held: u64 = read(usage)?.trim().parse().ok()?;
     let stat = read("memory.stat")?;
-    let count = |name: &str| stat.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
-    let cached = ["inactive_file ", "active_file "].into_iter().filter_map(count).fold(0, u64::saturating_add);
+    let cached = ["inactive_file ", "active_file "]
+        .into_iter()
+        .filter_map(|name| stat.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok()))
+        .fold(0, u64::saturating_add);
     Some(most.saturating_sub(held.saturating_sub(cached)))
 }
 
@@ -138,15 +140,16 @@ impl PeakMemory {
     pub fn watch() -> PeakMemory {
         let shared = Arc::new(Shared::default());
         let watched = Arc::clone(&shared);
-        let watch = move || {
-            while !watched.stop.load(Ordering::Relaxed) && watched.look().is_some() {
-                thread::park_timeout(INTERVAL);
-            }
-        };
+
         // Without a thread to spare, only the moments count at which somebody asks.
         let mut thread = None;
         if has_room_for_threads(1) {
-            thread = thread::Builder::new().name("memory".into()).spawn(watch).ok();
+            let started = thread::Builder::new().name("memory".into()).spawn(move || {
+                while !watched.stop.load(Ordering::Relaxed) && watched.look().is_some() {
+                    thread::park_timeout(INTERVAL);
+                }
+            });
+            thread = started.ok();
         }
         PeakMemory { shared, thread }
     }

@@ -153,7 +153,6 @@ mod tests {
 
     #[test]
     fn all_else_is_refused_by_name() {
-        let message = |bytes: &[u8]| opened(bytes).unwrap_err().to_string();
         for (file, part) in [
             (file("'|O'", "False", "(2,)", &[]), "little-endian floats of 32 or 64 bits, <f4 or <f8, found `|O`"),
             (file("'>f4'", "False", "(1,)", &[0; 4]), "found `>f4`"),
@@ -168,7 +167,7 @@ mod tests {
             (b"\x93NUMPY\x09\x00\x01\x00x".to_vec(), "version: expected 1, 2 or 3, found 9"),
             (b"\x93NUM".to_vec(), "a whole file"),
         ] {
-            let message = message(&file);
+            let message = opened(&file).unwrap_err().to_string();
             assert!(message.starts_with("face.npy: ") && message.contains(part), "{message}");
         }
         let whole = file("'<f4'", "False", "(1,)", &[0; 4]);

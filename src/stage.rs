@@ -208,14 +208,13 @@ impl Model {
 
     /// For each stage, whether it does not run in steps of size `dims`.
     pub(crate) fn idle(&self, dims: &Dims) -> Vec<bool> {
-        let is_idle = |symbol: Symbol| dims.find(symbol) == Some(0);
-        self.stages.iter().map(|stage| stage.runs_if.is_some_and(is_idle)).collect()
+        self.stages.iter().map(|stage| stage.runs_if.is_some_and(|symbol| dims.find(symbol) == Some(0))).collect()
     }
 
     /// The stages of a request, or those of a step, among them what a step may skip. A model lists all of either one after the other.
     pub fn at(&self, cadence: Cadence) -> Range<usize> {
-        let is_of = |i: &usize| self.stages[*i].cadence.is_of_steps() == cadence.is_of_steps();
-        let mut positions = (0..self.stages.len()).filter(is_of);
+        let mut positions =
+            (0..self.stages.len()).filter(|i| self.stages[*i].cadence.is_of_steps() == cadence.is_of_steps());
         let first = positions.next();
         first.map_or(0..0, |first| first..positions.next_back().unwrap_or(first) + 1)
     }

@@ -60,23 +60,31 @@ impl Operands {
 
     /// The product in f64, token by token.
     fn exact(&self) -> Vec<f64> {
-        let of = |x: &[f32]| self.weights.chunks(self.k).map(|w| sum(w, x, |w, x| w * x)).collect::<Vec<_>>();
-        self.activations.chunks(self.k).flat_map(of).collect()
+        self.activations
+            .chunks(self.k)
+            .flat_map(|x| self.weights.chunks(self.k).map(|w| sum(w, x, |w, x| w * x)).collect::<Vec<_>>())
+            .collect()
     }
 
     /// How far numbers of the product may be from the exact ones: activations are rounded to 1/127 of the largest of 32, so
     /// by half of that at most; sums of f32 lose some of their last bits.
     fn tolerance(&self) -> Vec<f64> {
-        let of = |x: &[f32]| {
-            let steps: Vec<f32> =
-                x.chunks(32).flat_map(|x| [x.iter().fold(0.0, |most: f32, x| most.max(x.abs())) / 127.0; 32]).collect();
-            let row = |w: &[f32]| {
-                let rounding = sum(w, &steps, |w, step| w.abs() * step * 0.501);
-                rounding + sum(w, x, |w, x| (w * x).abs()) * 2e-5 + 1e-30
-            };
-            self.weights.chunks(self.k).map(row).collect::<Vec<_>>()
-        };
-        self.activations.chunks(self.k).flat_map(of).collect()
+        self.activations
+            .chunks(self.k)
+            .flat_map(|x| {
+                let steps: Vec<f32> = x
+                    .chunks(32)
+                    .flat_map(|x| [x.iter().fold(0.0, |most: f32, x| most.max(x.abs())) / 127.0; 32])
+                    .collect();
+                self.weights
+                    .chunks(self.k)
+                    .map(|w| {
+                        let rounding = sum(w, &steps, |w, step| w.abs() * step * 0.501);
+                        rounding + sum(w, x, |w, x| (w * x).abs()) * 2e-5 + 1e-30
+                    })
+                    .collect::<Vec<_>>()
+            })
+            .collect()
     }
 
     /// The product by `kernel`, a panel after another.

@@ -75,20 +75,15 @@ fn streamed(plan: &Plan) -> usize {
 
 /// Every component by itself in as little as works and `part` of `parts` of what all its weights would take more.
 fn each_within(components: &[Component], part: usize, parts: usize) -> Plan {
-    let place = |component: &Component| {
+    let mut plans = Vec::new();
+    for component in components {
         let alone = std::slice::from_ref(component);
         let within = |bytes| budget::plan(alone, Offload::Auto, &Limits { bytes: Some(bytes), ..Limits::default() });
         let most = budget::plan(alone, Offload::Model, &Limits::default()).unwrap().peak();
         let least = within(1).unwrap_err().least;
-        within(least + (most - least) * part / parts).unwrap().components.remove(0)
-    };
-    Plan {
-        components: components.iter().map(place).collect(),
-        all_resident: false,
-        limit: None,
-        host: None,
-        second: None,
+        plans.push(within(least + (most - least) * part / parts).unwrap().components.remove(0));
     }
+    Plan { components: plans, all_resident: false, limit: None, host: None, second: None }
 }
 
 #[test]

@@ -80,7 +80,7 @@ fn converted(dir: &Path, file_type: &str) -> Source {
 struct Denoiser {
     size: Size,
     transformer: Part<Flux>,
-    /// The same with a step cache, of which every second step is skipped.
+    /// The same with a step cache, where every second step is skipped.
     cached: Option<Cached>,
     backend: Backend,
     ledger: Ledger,

@@ -60,7 +60,7 @@ fn tensors(flux: &Flux, hidden: usize) -> Vec<Tensor> {
         let parts = alias::flux(&weight.name).pop().unwrap_or_default();
         let matrix = weight.shape.rank() > 1;
         let rows = if matrix { weight.shape.rows() } else { weight.shape.row() };
-        let shape = |rows| if matrix { vec![rows, weight.shape.row()] } else { vec![rows] };
+
         // Halves of one tensor have one name, and fused layers begin with three of the model's width.
         let fused = parts.len() > 2;
         let first = parts.first().map(|part| part.name.clone());
@@ -71,7 +71,8 @@ fn tensors(flux: &Flux, hidden: usize) -> Vec<Tensor> {
                 _ => rows,
             };
             if i == 0 || Some(&part.name) != first.as_ref() {
-                tensors.push(Tensor { name: part.name.clone(), shape: shape(rows) });
+                let shape = if matrix { vec![rows, weight.shape.row()] } else { vec![rows] };
+                tensors.push(Tensor { name: part.name.clone(), shape });
             }
         }
     }

@@ -10,7 +10,7 @@ pub struct Cancel {
     pub(crate) flag: CancelFlag,
 }
 
-/// The flag of `cancel`, or one that nobody raises.
+/// The flag of `cancel`, or one that no one raises.
 ///
 /// # Safety
 /// The header's contract for `cancel`.

@@ -70,15 +70,16 @@ impl ConvertOptions {
         if self.tensors.is_null() && self.tensor_count > 0 {
             return Err(Failure::null("tensors"));
         }
-        let pattern = |i: usize| {
-            // SAFETY: the caller promises `tensor_count` texts.
-            let text = unsafe { text::required(*self.tensors.add(i), "tensors") }?;
-            text.parse::<TensorPattern>().map_err(|error| {
-                let expected = format!("NAME=FORMAT ({error})");
-                E::option("--tensor", expected, format!("`{text}`")).into()
+        (0..self.tensor_count)
+            .map(|i: usize| {
+                // SAFETY: the caller promises `tensor_count` texts.
+                let text = unsafe { text::required(*self.tensors.add(i), "tensors") }?;
+                text.parse::<TensorPattern>().map_err(|error| {
+                    let expected = format!("NAME=FORMAT ({error})");
+                    E::option("--tensor", expected, format!("`{text}`")).into()
+                })
             })
-        };
-        (0..self.tensor_count).map(pattern).collect()
+            .collect()
     }
 
     /// # Safety
@@ -161,15 +162,13 @@ impl Work<'_> {
         let (report, reports) = sync_channel(0);
         let (answer, answers) = sync_channel::<Result<()>>(0);
         let written: Result<Vec<NonFinite>> = thread::scope(|scope| {
-            let write = move || {
+            let work = thread::Builder::new().name("convert".into()).spawn_scoped(scope, move || {
                 let _inside = Workers::new(threads).enter();
                 plan.write(output, options, &mut |progress| {
-                    let gone = |_| E::Cancelled;
-                    report.send((progress.done, progress.total)).map_err(gone)?;
+                    report.send((progress.done, progress.total)).map_err(|_| E::Cancelled)?;
                     answers.recv().unwrap_or(Err(E::Cancelled))
                 })
-            };
-            let work = thread::Builder::new().name("convert".into()).spawn_scoped(scope, write);
+            });
             let Ok(work) = work else {
                 return Err(E::no_thread());
             };

@@ -76,8 +76,10 @@ pub unsafe extern "C" fn pinhole_device_count(count: *mut usize, error: *mut *mu
 pub unsafe extern "C" fn pinhole_device_get(index: usize, out: *mut DeviceInfo, error: *mut *mut Error) -> i32 {
     let work = || {
         let devices = ggml::devices()?;
-        let past = || Failure::argument(format!("index: expected less than {}, found {index}", devices.len()), "");
-        let info = info(devices.get(index).copied().ok_or_else(past)?)?;
+        let Some(&device) = devices.get(index) else {
+            return Err(Failure::argument(format!("index: expected less than {}, found {index}", devices.len()), ""));
+        };
+        let info = info(device)?;
         // SAFETY: the header's contract.
         unsafe { options::write(out, info) }
     };

@@ -5,18 +5,18 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use pinhole::image::{PARAMETERS, PINHOLE, check_replaced};
+use pinhole::pipeline::PictureTexts;
 use pinhole_quant::output::AtomicFile;
 
 use crate::buffer::Buffer;
 use crate::error::{Error, Failure};
-use crate::made::Texts;
 use crate::{entry, handle, text};
 
 /// `pinhole_image`
 pub struct Image {
     image: pinhole::image::Image,
     /// What made it; empty for previews.
-    texts: Texts,
+    texts: PictureTexts,
 }
 
 /// How pixels lie in memory: the header's numbers.
@@ -45,12 +45,12 @@ impl Format {
 }
 
 impl Image {
-    pub(crate) fn new(image: pinhole::image::Image, texts: Texts) -> Image {
+    pub(crate) fn new(image: pinhole::image::Image, texts: PictureTexts) -> Image {
         Image { image, texts }
     }
 
     pub(crate) fn preview(image: pinhole::image::Image) -> Image {
-        Image::new(image, Texts::default())
+        Image::new(image, PictureTexts::default())
     }
 
     pub(crate) fn picture(&self) -> &pinhole::image::Image {
@@ -173,8 +173,10 @@ pub unsafe extern "C" fn pinhole_image_encode_png(
             handle::get(image, "image")?
         };
         let mut bytes = Reserved(Vec::new());
-        let failed = |source| Failure::io("encode", Path::new("a PNG in memory"), source);
-        image.image.write_png(&mut bytes, &image.chunks()).map_err(failed)?;
+        image
+            .image
+            .write_png(&mut bytes, &image.chunks())
+            .map_err(|source| Failure::io("encode", Path::new("a PNG in memory"), source))?;
         // SAFETY: the header's contract.
         unsafe { handle::give(png, Buffer::new(bytes.0)) }
     };

@@ -19,6 +19,7 @@ pub mod convert;
 pub mod device;
 pub mod embeddings;
 pub mod error;
+pub mod generate;
 pub mod image;
 pub mod input;
 pub mod log;

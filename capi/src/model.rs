@@ -396,7 +396,7 @@ pub unsafe extern "C" fn pinhole_model_open_memory(
             }
             1 => {
                 // SAFETY: as above, and with this mode for as long as the model and its sessions live, who alone hold the
-                // map: nobody looks at the bytes after that.
+                // map: no one looks at the bytes after that.
                 Map::from_static(MEMORY, unsafe { std::slice::from_raw_parts(data.cast(), size) })?
             }
             other => {
@@ -438,8 +438,8 @@ pub unsafe extern "C" fn pinhole_inspect(path: *const c_char, json: *mut *mut Bu
             Path::new(text::required(path, "path")?)
         };
         let report = Report::of(path, &Subject::open(path)?);
-        let failed = |error: serde_json::Error| Failure::from(pinhole::Error::graph("inspect", error.to_string()));
-        let bytes = serde_json::to_vec_pretty(&report).map_err(failed)?;
+        let bytes = serde_json::to_vec_pretty(&report)
+            .map_err(|error| Failure::from(pinhole::Error::graph("inspect", error.to_string())))?;
         // SAFETY: the header's contract.
         unsafe { handle::give(json, Buffer::new(bytes)) }
     };

@@ -158,11 +158,12 @@ pub unsafe extern "C" fn pinhole_plan_get_component(
     let work = || {
         // SAFETY: the header's contract.
         let Plan(plan) = unsafe { handle::get(plan, "plan") }?;
-        let count = plan.components.len();
-        let past = || Failure::argument(format!("index: expected less than {count}, found {index}"), "");
-        let value = component(plan.components.get(index).ok_or_else(past)?);
+        let Some(found) = plan.components.get(index) else {
+            let count = plan.components.len();
+            return Err(Failure::argument(format!("index: expected less than {count}, found {index}"), ""));
+        };
         // SAFETY: the header's contract.
-        unsafe { options::write(out, value) }
+        unsafe { options::write(out, component(found)) }
     };
     // SAFETY: the header's contract.
     unsafe { entry::call(error, work) }

@@ -13,21 +13,16 @@ use pinhole::pipeline::{
     TinyUse, Upscale, UpscaleSpace,
 };
 use pinhole::sample::{Sampler, Schedule};
-use pinhole::trace::{self, Trace};
 use pinhole::video::{Clip, MAX_FRAMES};
-use pinhole_quant::output::AtomicFile;
 
 use crate::cancel::{self, Cancel};
 use crate::control::{Control, Followed, preprocess};
 use crate::embeddings::Embeddings;
-use crate::error::{Error, Failure};
+use crate::error::Failure;
 use crate::input::{Input, Pictures};
-use crate::made::Made;
 use crate::options::{self, versioned};
 use crate::progress::{Callbacks, FrameFn, PreviewFn, ProgressFn, WarningFn, Watch};
-use crate::result::Outcome;
-use crate::session::Session;
-use crate::{entry, handle, text};
+use crate::text;
 
 /// `pinhole_request`
 #[derive(Clone, Copy)]
@@ -237,27 +232,6 @@ pub(crate) struct Read {
     pub(crate) notes: Vec<String>,
     /// Where the trace goes.
     pub(crate) trace: Option<PathBuf>,
-}
-
-/// A trace, and the file that it goes to in the end.
-struct Traced {
-    trace: Trace,
-    file: AtomicFile,
-    path: PathBuf,
-}
-
-impl Traced {
-    fn create(path: PathBuf) -> Result<Traced, Failure> {
-        trace::check_replaced(&path)?;
-        let file = AtomicFile::create(&path, true)?;
-        Ok(Traced { trace: Trace::new(), file, path })
-    }
-
-    fn write(self) -> Result<(), Failure> {
-        let Traced { trace, mut file, path } = self;
-        trace.write(&mut file).map_err(|source| Failure::io("write", &path, source))?;
-        Ok(file.commit()?)
-    }
 }
 
 /// Two numbers that are 0 if the model decides.
@@ -554,35 +528,4 @@ impl Request {
 pub unsafe extern "C" fn pinhole_request_init(request: *mut Request, struct_size: usize) -> i32 {
     // SAFETY: the header's contract.
     unsafe { options::init(request, struct_size) }
-}
-
-/// See the header.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn pinhole_generate(
-    session: *mut Session,
-    request: *const Request,
-    out: *mut *mut Outcome,
-    error: *mut *mut Error,
-) -> i32 {
-    let work = || {
-        // SAFETY: the header's contract.
-        let (session, Read { wanted, mut watch, cancel, notes, trace }) = unsafe {
-            handle::clear(out, "out")?;
-            (handle::get(session.cast_const(), "session")?, Request::read(request)?)
-        };
-        let traced = trace.map(Traced::create).transpose()?;
-        let (generated, made) = session.with(cancel, |pipeline| {
-            let _recorded = traced.as_ref().map(|traced| traced.trace.enter());
-            for note in notes {
-                watch.warn(note)?;
-            }
-            let generated = pipeline.generate_watched(&wanted, &mut watch)?;
-            Ok((generated, Made::by(pipeline.model())))
-        })?;
-        traced.map_or(Ok(()), Traced::write)?;
-        // SAFETY: the header's contract.
-        unsafe { handle::give(out, Outcome::new(generated, &wanted, &made)) }
-    };
-    // SAFETY: the header's contract.
-    unsafe { entry::call(error, work) }
 }

@@ -6,13 +6,12 @@ use std::path::Path;
 use std::ptr;
 
 use pinhole::ggml::Device;
-use pinhole::pipeline::{MemoryOptions, UpscaleModel, Upscaler};
+use pinhole::pipeline::{MemoryOptions, PictureTexts, UpscaleModel, Upscaler};
 
 use crate::cancel::{self, Cancel};
 use crate::error::{Error, Failure};
 use crate::image::Image;
 use crate::input::Input;
-use crate::made::Texts;
 use crate::options::{self, versioned};
 use crate::progress::{Callbacks, ProgressFn, WarningFn, Watch};
 use crate::{entry, handle, session, text};
@@ -81,7 +80,7 @@ impl UpscaleOptions {
         // As with other members, a struct of zeros asks for nothing.
         let outscale = (self.outscale != 0.0).then_some(self.outscale);
         let upscaled = upscaler.upscale_watched(picture.image(), outscale, &mut watch)?;
-        Ok(Image::new(upscaled.image, Texts::default()))
+        Ok(Image::new(upscaled.image, PictureTexts::default()))
     }
 }
 

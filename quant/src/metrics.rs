@@ -149,21 +149,31 @@ mod tests {
     /// Bytes of a linear congruential generator (Numerical Recipes' constants).
     fn noise(width: usize, height: usize, seed: u32) -> Vec<u8> {
         let mut state = seed;
-        let mut next = || {
+        let mut noise = Vec::new();
+        for _ in 0..width * height * 3 {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 24) as u8
-        };
-        (0..width * height * 3).map(|_| next()).collect()
+            noise.push((state >> 24) as u8);
+        }
+        noise
     }
 
     fn gradient(width: usize, height: usize) -> Vec<u8> {
-        let pixel = |x, y| [x * 255 / (width - 1), y * 255 / (height - 1), (x + y) * 255 / (width + height - 2)];
-        (0..height).flat_map(|y| (0..width).flat_map(move |x| pixel(x, y))).map(|channel| channel as u8).collect()
+        let mut picture = Vec::new();
+        for y in 0..height {
+            for x in 0..width {
+                let pixel = [x * 255 / (width - 1), y * 255 / (height - 1), (x + y) * 255 / (width + height - 2)];
+                picture.extend(pixel.map(|channel| channel as u8));
+            }
+        }
+        picture
     }
 
     fn disturb(picture: &[u8], by: i32, noise: &[u8]) -> Vec<u8> {
-        let add = |(&p, &n): (&u8, &u8)| (i32::from(p) + i32::from(n) % (2 * by + 1) - by).clamp(0, 255) as u8;
-        picture.iter().zip(noise).map(add).collect()
+        picture
+            .iter()
+            .zip(noise)
+            .map(|(&p, &n)| (i32::from(p) + i32::from(n) % (2 * by + 1) - by).clamp(0, 255) as u8)
+            .collect()
     }
 
     /// Figures of scikit-image 0.26.0 on the luma of Pillow 13.0.0, and their PSNR over RGB:

@@ -304,15 +304,15 @@ mod tests {
             let target = directory.path().join("out.png");
             let numbered =
                 |i: usize| directory.path().join(if i == 1 { "out.png".into() } else { format!("out-{i}.png") });
-            let write = |i: u8| {
-                WITH_NAMES.set(with_names);
-                let mut file = AtomicFile::create_beside(&target).unwrap();
-                file.write_all(&[i]).unwrap();
-                file.commit_to_first_free((1..=16).map(numbered)).unwrap()
-            };
+            let (target, numbered) = (&target, &numbered);
             std::thread::scope(|scope| {
                 for i in 0..16 {
-                    scope.spawn(move || write(i));
+                    scope.spawn(move || {
+                        WITH_NAMES.set(with_names);
+                        let mut file = AtomicFile::create_beside(target).unwrap();
+                        file.write_all(&[i]).unwrap();
+                        file.commit_to_first_free((1..=16).map(numbered)).unwrap()
+                    });
                 }
             });
             let mut found: Vec<u8> = (1..=16).map(|i| fs::read(numbered(i)).unwrap()[0]).collect();

@@ -248,8 +248,11 @@ impl Recipe {
     /// The recipe for a file of `file_type` with a model of `architecture` (as in GGUF's `general.architecture`). An
     /// architecture that has no mix is no error.
     pub fn new(file_type: FileType, architecture: &str) -> Recipe {
-        let applies = |mix: &&Mix| mix.architecture == architecture && mix.file_type == file_type;
-        let mixes = MIXES.iter().filter(applies).map(|mix| (mix, mix.first)).collect();
+        let mixes = MIXES
+            .iter()
+            .filter(|mix| mix.architecture == architecture && mix.file_type == file_type)
+            .map(|mix| (mix, mix.first))
+            .collect();
         let finer = FINER.iter().find(|finer| finer.architecture == architecture);
         Recipe { file_type, mixes, finer, last: None, patterns: Vec::new() }
     }
@@ -261,7 +264,7 @@ impl Recipe {
         Recipe { last: self.last.max(last), ..self }
     }
 
-    /// The same with `patterns`, of which the last that matches a weight decides its format. They reach matrices, those that
+    /// The same with `patterns`: the last one that matches a weight decides its format. They reach matrices, those that
     /// are kept unquantized otherwise included; and the kernels of convolutions, but with formats that are not quantized.
     #[must_use]
     pub fn with_patterns(self, patterns: Vec<TensorPattern>) -> Recipe {
@@ -340,11 +343,14 @@ mod tests {
     /// The formats of `WEIGHTS`, in order; a `!` marks a fallback.
     fn formats(file_type: FileType, source: DType) -> String {
         let mut recipe = Recipe::new(file_type, "flux");
-        let format = |(name, role, row_len, elements): &(&str, Role, usize, usize)| {
-            let choice = recipe.choose(&weight(name, *role, *row_len, *elements, source));
-            format!("{}{}", choice.dtype, if choice.fallback.is_some() { "!" } else { "" })
-        };
-        WEIGHTS.iter().map(format).collect::<Vec<_>>().join(" ")
+        WEIGHTS
+            .iter()
+            .map(|(name, role, row_len, elements)| {
+                let choice = recipe.choose(&weight(name, *role, *row_len, *elements, source));
+                format!("{}{}", choice.dtype, if choice.fallback.is_some() { "!" } else { "" })
+            })
+            .collect::<Vec<_>>()
+            .join(" ")
     }
 
     #[test]
@@ -386,10 +392,13 @@ mod tests {
         };
         let formats = |patterns: Vec<TensorPattern>| {
             let mut recipe = Recipe::new(FileType::Q4_K_M, "flux").with_patterns(patterns);
-            let format = |(name, role, row_len, elements): &(&str, Role, usize, usize)| {
-                recipe.choose(&weight(name, *role, *row_len, *elements, DType::BF16)).dtype.name()
-            };
-            WEIGHTS.iter().map(format).collect::<Vec<_>>().join(" ")
+            WEIGHTS
+                .iter()
+                .map(|(name, role, row_len, elements)| {
+                    recipe.choose(&weight(name, *role, *row_len, *elements, DType::BF16)).dtype.name()
+                })
+                .collect::<Vec<_>>()
+                .join(" ")
         };
         // Rows of 64 and 96 do not fit blocks of 256, and biases, small tensors and kernels are not quantized.
         assert_eq!(formats(patterns(0..4)), "f16 q6_k f32 q5_0 f16 f32 q4_k q4_k bf16 f32");
@@ -425,10 +434,11 @@ mod tests {
         ];
         let formats = |file_type, architecture| {
             let mut recipe = Recipe::new(file_type, architecture).for_names(names.into_iter());
-            let role = |name: &str| if name.ends_with("bias") { Role::Vector } else { Role::MatMul };
-            names
-                .map(|name| recipe.choose(&weight(name, role(name), 256, 256 * 256, DType::BF16)).dtype.name())
-                .join(" ")
+            let formats = names.map(|name| {
+                let role = if name.ends_with("bias") { Role::Vector } else { Role::MatMul };
+                recipe.choose(&weight(name, role, 256, 256 * 256, DType::BF16)).dtype.name()
+            });
+            formats.join(" ")
         };
         assert_eq!(formats(FileType::Q4_K_S, "qwen_image"), "q8_0 q5_k q8_0 q4_k q5_k f32");
         assert_eq!(formats(FileType::Q2_K, "qwen_image"), "q8_0 q4_k q8_0 q2_k q4_k f32");

@@ -99,7 +99,7 @@ mod tests {
         assert_eq!(bound.read_f32(id).unwrap(), expected);
         assert_eq!(bound.pieces(id)[0].part(3, 2).len(), 2);
         assert_eq!(bound.gather(id, 4, &[1]).unwrap(), expected[4..]);
-        // What belongs to the matrix is used; the mark on the file is nobody's.
+        // What belongs to the matrix is used; the mark on the file is no one's.
         assert_eq!(bound.unused(), ["scaled_fp8"]);
     }
 

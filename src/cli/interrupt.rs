@@ -49,7 +49,8 @@ pub(super) fn cancel_flag(printer: &Printer) -> CancelFlag {
         return flag;
     }
     let (raised, talks) = (flag.clone(), printer.animated());
-    let handler = move || {
+    // Where the system takes no handler, Ctrl-C ends the process as it does any other.
+    let _ = ctrlc::set_handler(move || {
         if raised.is_raised() {
             end(INTERRUPTED);
         }
@@ -65,9 +66,7 @@ pub(super) fn cancel_flag(printer: &Printer) -> CancelFlag {
                 end(INTERRUPTED);
             });
         }
-    };
-    // Where the system takes no handler, Ctrl-C ends the process as it does any other.
-    let _ = ctrlc::set_handler(handler);
+    });
     // Where there is no thread to be had, a lost page ends the process without words.
     #[cfg(unix)]
     let _ = pinhole::index::on_lost_page(|path| {

@@ -3,12 +3,13 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use serde::Serialize;
+use pinhole::pipeline::LoraFile;
+use serde::Serializer;
 
 use super::pulled;
 
 /// A LoRA's file and its strength.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
 pub(super) struct Lora {
     path: PathBuf,
     strength: f32,
@@ -21,7 +22,7 @@ pub(super) fn parse(text: &str) -> Result<Lora, String> {
 }
 
 /// A picture's file and its weight.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
 pub(super) struct Weighted {
     pub(super) path: PathBuf,
     pub(super) weight: f32,
@@ -51,6 +52,16 @@ fn with_number(text: &str, what: &str) -> Result<(PathBuf, f32), String> {
 /// The files and their strengths, as the library takes them.
 pub(super) fn pairs(loras: &[Lora]) -> Vec<(PathBuf, f32)> {
     loras.iter().map(|Lora { path, strength }| (path.clone(), *strength)).collect()
+}
+
+/// The same in JSON.
+pub(super) fn in_json(loras: &[Lora]) -> Vec<LoraFile> {
+    LoraFile::all(loras.iter().map(|Lora { path, strength }| (path.as_path(), *strength)))
+}
+
+/// As a member of a report.
+pub(super) fn serialize<S: Serializer>(loras: impl AsRef<[Lora]>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(in_json(loras.as_ref()))
 }
 
 impl fmt::Display for Lora {

@@ -47,7 +47,7 @@ struct RemoveArgs {
     talk: Talk,
 }
 
-/// Remove what nobody needs: parts of files that were not fetched to their end, contents that nothing links to, and older versions of
+/// Remove what no one needs: parts of files that were not fetched to their end, contents that nothing links to, and older versions of
 /// models of the catalogue
 #[derive(clap::Args)]
 #[command(after_help = PRUNE_EXAMPLES)]

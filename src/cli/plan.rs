@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use pinhole::entries::Entries;
-use pinhole::pipeline::{Pipeline, Settings};
+use pinhole::pipeline::{CacheReport, Pipeline, Settings};
 use pinhole::plan::{ComponentPlan, HostUse, Plan};
 use pinhole::sample::Chosen;
 use pinhole::size::Size;
@@ -13,7 +13,6 @@ use serde::Serialize;
 use super::failure::Failure;
 use super::printer::{Printer, Talk};
 use super::request::{self, RequestArgs};
-use super::step_cache::CacheReport;
 use super::table::Table;
 use super::{interrupt, model, threads, units};
 
@@ -89,9 +88,9 @@ struct ComponentReport {
     parts_each_step: usize,
 }
 
-impl PlanReport {
-    pub(super) fn new(plan: &Plan) -> PlanReport {
-        let component = |plan: &ComponentPlan| ComponentReport {
+impl ComponentReport {
+    fn new(plan: &ComponentPlan) -> ComponentReport {
+        ComponentReport {
             phase: plan.phase.name(),
             component: plan.name,
             variant: plan.way.to_string(),
@@ -109,14 +108,19 @@ impl PlanReport {
             moved_each_step_bytes: plan.moved_each_step,
             batch: plan.batch.to_string(),
             parts_each_step: plan.batch.parts_each_step(),
-        };
+        }
+    }
+}
+
+impl PlanReport {
+    pub(super) fn new(plan: &Plan) -> PlanReport {
         PlanReport {
             limit_bytes: plan.limit,
             peak_bytes: plan.peak(),
             all_resident: plan.all_resident,
             host_limit_bytes: plan.host.map(|host| host.limit),
             host_peak_bytes: plan.host.map(|host| host.peak),
-            components: plan.components.iter().map(component).collect(),
+            components: plan.components.iter().map(ComponentReport::new).collect(),
             second: plan.second.as_deref().map(PlanReport::new).map(Box::new),
         }
     }
@@ -283,8 +287,10 @@ fn in_parts(component: &ComponentPlan) -> String {
 
 /// What moves for a component, and how long that takes.
 fn moved(component: &ComponentPlan, link: u64) -> String {
-    let time = |bytes: usize| units::time(Duration::from_secs_f64(bytes as f64 / link as f64));
-    let said = |bytes: usize| format!("{} ({} at {}/s)", units::bytes(bytes as u64), time(bytes), Size(link));
+    let said = |bytes: usize| {
+        let time = units::time(Duration::from_secs_f64(bytes as f64 / link as f64));
+        format!("{} ({time} at {}/s)", units::bytes(bytes as u64), Size(link))
+    };
     let step = match component.moved_each_step {
         0 => String::new(),
         bytes => format!(", and {} in each step", said(bytes)),

@@ -3,10 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use pinhole::pipeline::{Additions, Pass, PromptSyntax, Request, Settings, Upscale, UpscaleSpace};
-use serde::Serialize;
+use pinhole::pipeline::{Additions, Parameters, PromptSyntax, Request, Upscale, UpscaleSpace, WordFile};
 
-use super::units;
+use super::units::path_text;
 
 /// What `generate` and `plan` take for Stable Diffusion.
 #[derive(clap::Args)]
@@ -43,17 +42,15 @@ pub(super) struct StableDiffusionArgs {
     /// What is made larger between the passes: latent (bilinearly), latent-nearest, or pixel, with Lanczos' filter [default: latent]
     #[arg(long, value_name = "WHAT", requires = "upscale", value_parser = space_parser())]
     upscale_space: Option<UpscaleSpace>,
-    /// Denoising steps of the second pass, of which it takes the share of --upscale-strength [default: those of the first]
+    /// Denoising steps of the second pass, which takes only the share of --upscale-strength [default: those of the first]
     #[arg(long, value_name = "N", requires = "upscale")]
     upscale_steps: Option<usize>,
 }
 
 /// A file of vectors, and its word.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
 struct Embedding {
-    #[serde(serialize_with = "units::path")]
     path: PathBuf,
-    #[serde(skip_serializing_if = "Option::is_none")]
     word: Option<String>,
 }
 
@@ -125,63 +122,14 @@ impl StableDiffusionArgs {
         embeddings.chain(self.refiner.iter().map(|path| ("--refiner", path.clone()))).collect()
     }
 
-    /// What they were in a request with these `settings`.
-    pub(super) fn parameters<'a>(&'a self, settings: &'a Settings) -> Parameters<'a> {
-        let syntax = settings.prompt_syntax;
+    /// `parameters` with the files that they name.
+    pub(super) fn tell<'a>(&self, parameters: Parameters<'a>) -> Parameters<'a> {
+        let files = self.embeddings.iter().map(|Embedding { path, word }| WordFile::new(path, word.clone()));
         Parameters {
-            embeddings: &self.embeddings,
-            embeddings_folder: self.folder.as_ref(),
-            taught_words: &settings.taught,
-            prompt_syntax: (syntax != PromptSyntax::Plain).then(|| syntax.name()),
-            refiner: self.refiner.as_ref(),
-            refiner_start: if let Pass::Begun(start) = settings.pass { Some(start) } else { None },
-            aesthetic_scores: settings.last().aesthetic,
-            upscale: settings.upscale.zip(settings.second.as_deref()).map(UpscaleParameters::new),
+            embeddings: files.collect(),
+            embeddings_folder: path_text(self.folder.as_ref()),
+            refiner: path_text(self.refiner.as_ref()),
+            ..parameters
         }
-    }
-}
-
-/// The same in JSON.
-#[derive(Serialize)]
-pub(super) struct Parameters<'a> {
-    /// The files of `--embedding`.
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    embeddings: &'a [Embedding],
-    /// The folder of `--embeddings`.
-    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "units::path_if_any")]
-    embeddings_folder: Option<&'a PathBuf>,
-    /// The taught words in the prompts.
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    taught_words: &'a [String],
-    #[serde(skip_serializing_if = "Option::is_none")]
-    prompt_syntax: Option<&'static str>,
-    /// The file of `--refiner`.
-    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "units::path_if_any")]
-    refiner: Option<&'a PathBuf>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    refiner_start: Option<f64>,
-    /// With the prompt, and with the negative one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    aesthetic_scores: Option<[f32; 2]>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    upscale: Option<UpscaleParameters>,
-}
-
-/// A second pass that makes the picture larger, in JSON.
-#[derive(Serialize)]
-struct UpscaleParameters {
-    factor: f32,
-    strength: f32,
-    space: &'static str,
-    steps: usize,
-    width: usize,
-    height: usize,
-}
-
-impl UpscaleParameters {
-    fn new((upscale, second): (Upscale, &Settings)) -> UpscaleParameters {
-        let Upscale { factor, strength, space, .. } = upscale;
-        let Settings { steps, width, height, .. } = *second;
-        UpscaleParameters { factor, strength, space: space.name(), steps, width, height }
     }
 }

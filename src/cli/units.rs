@@ -1,6 +1,6 @@
 //! Numbers for people.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pinhole::size::Size;
@@ -72,6 +72,16 @@ pub(super) fn path_if_any<P: AsRef<Path>, S: Serializer>(found: &Option<P>, seri
 /// The same of several.
 pub(super) fn paths<P: AsRef<Path>, S: Serializer>(found: &[P], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(found.iter().map(|found| found.as_ref().to_string_lossy()))
+}
+
+/// The same text of a path that may not be there.
+pub(super) fn path_text(path: Option<&PathBuf>) -> Option<String> {
+    path.map(|path| path.display().to_string())
+}
+
+/// The same texts of several.
+pub(super) fn path_texts(paths: &[PathBuf]) -> Vec<String> {
+    paths.iter().map(|path| path.display().to_string()).collect()
 }
 
 #[cfg(test)]

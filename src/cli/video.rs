@@ -4,14 +4,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pinhole::Result;
-use pinhole::pipeline::{Additions, Request, Settings};
+use pinhole::pipeline::{Additions, Parameters, Request};
 use pinhole::video::{Clip, MAX_FRAMES, Rate};
-use serde::Serialize;
 
 use super::lora::{self, Lora};
 use super::pictures::picture;
 use super::printer::Printer;
-use super::units;
+use super::units::path_text;
 
 /// What `generate` and `plan` take for models of films.
 #[derive(clap::Args)]
@@ -86,40 +85,14 @@ impl VideoArgs {
         files
     }
 
-    /// What they were in a request with these `settings`.
-    pub(super) fn parameters(&self, settings: &Settings) -> Parameters<'_> {
+    /// `parameters` with the files that they name.
+    pub(super) fn tell<'a>(&self, parameters: Parameters<'a>) -> Parameters<'a> {
         Parameters {
-            frames: settings.fps.map(|_| settings.frames),
-            fps: settings.fps,
-            last_image: self.last_image.as_ref(),
-            video: self.video.as_ref(),
-            cfg_scale_2: settings.experts.map(|experts| experts.cfg_scale),
-            boundary: settings.experts.map(|experts| experts.boundary),
-            loras_high: &self.loras_high,
-            loras_low: &self.loras_low,
+            last_image: path_text(self.last_image.as_ref()),
+            video: path_text(self.video.as_ref()),
+            loras_high: lora::in_json(&self.loras_high),
+            loras_low: lora::in_json(&self.loras_low),
+            ..parameters
         }
     }
-}
-
-/// The same in JSON.
-#[derive(Serialize)]
-pub(super) struct Parameters<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    frames: Option<usize>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    fps: Option<f32>,
-    /// The file of `--last-image`.
-    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "units::path_if_any")]
-    last_image: Option<&'a PathBuf>,
-    /// The film of `--video`.
-    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "units::path_if_any")]
-    video: Option<&'a PathBuf>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    cfg_scale_2: Option<f32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    boundary: Option<f32>,
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    loras_high: &'a [Lora],
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    loras_low: &'a [Lora],
 }

@@ -79,7 +79,7 @@ fn no_thread(_: io::Error) -> Stopped {
     Stopped::Convert(Error::no_thread())
 }
 
-/// Sends every chunk once its pages are in memory. Ends early when nobody takes them any more.
+/// Sends every chunk once its pages are in memory. Ends early when no one takes them any more.
 fn read_ahead<'a>(chunks: impl Iterator<Item = Chunk<'a>>, to_convert: &SyncSender<Chunk<'a>>) {
     for chunk in chunks {
         for part in &chunk.parts {
@@ -129,7 +129,7 @@ fn write_behind<W: Write>(
             begun = Some(tensor);
         }
         writer.write(&bytes)?;
-        // A buffer that nobody takes back is freed.
+        // A buffer that no one takes back is freed.
         let _ = back.try_send(bytes);
     }
     // After an early end the tensor is not whole, and the file is given up anyway.

@@ -30,8 +30,11 @@ pub(super) fn convert(
     let row = chunk.row;
     let row_bytes = to.row_bytes(row).unwrap_or(0);
     let size = row_bytes.saturating_mul(chunk.len() / row);
-    let no_memory = |_| Error::OutOfMemory { what: "a part of a weight".into(), bytes: size, hint: None };
-    out.try_reserve(size).map_err(no_memory)?;
+    out.try_reserve(size).map_err(|_| Error::OutOfMemory {
+        what: "a part of a weight".into(),
+        bytes: size,
+        hint: None,
+    })?;
     let task_numbers = (TASK / row).max(1) * row;
     let task = |i: usize| Task { chunk, to, start: i * task_numbers, allow_nonfinite };
     let task_bytes = (task_numbers / row * row_bytes).max(1);

@@ -67,19 +67,23 @@ impl Plan<'_> {
         let writer = Writer::new(file, self.layout.clone()).map_err(failed)?;
         let total = self.tensors.iter().map(|tensor| tensor.bytes).sum();
         let (mut done, mut found, mut changes) = (0, Vec::new(), None);
-        let mut convert = |chunk: &Chunk<'_>, bytes: &mut Vec<u8>| {
-            let tensor = &self.tensors[chunk.tensor];
-            let changes = self.changes(chunk.tensor, &mut changes)?;
-            let count = rows::convert(chunk, changes, tensor.to, options.allow_nonfinite, bytes)?;
-            count_up(&mut found, &tensor.name, count);
-            done += bytes.len() as u64;
-            observer(Progress { tensor: &tensor.name, done, total })
-        };
-        let writer =
-            pipeline::run(self.chunks(), &mut convert, writer, &self.tensors).map_err(|error| match error {
-                pipeline::Stopped::Convert(error) => error,
-                pipeline::Stopped::Write(error) => failed(error),
-            })?;
+        let written = pipeline::run(
+            self.chunks(),
+            &mut |chunk, bytes| {
+                let tensor = &self.tensors[chunk.tensor];
+                let changes = self.changes(chunk.tensor, &mut changes)?;
+                let count = rows::convert(chunk, changes, tensor.to, options.allow_nonfinite, bytes)?;
+                count_up(&mut found, &tensor.name, count);
+                done += bytes.len() as u64;
+                observer(Progress { tensor: &tensor.name, done, total })
+            },
+            writer,
+            &self.tensors,
+        );
+        let writer = written.map_err(|error| match error {
+            pipeline::Stopped::Convert(error) => error,
+            pipeline::Stopped::Write(error) => failed(error),
+        })?;
         writer.finish().map_err(failed)?.commit().map_err(Error::output)?;
         Ok(found)
     }

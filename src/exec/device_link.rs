@@ -51,8 +51,8 @@ impl DeviceLink {
     ) -> Result<Option<DeviceLink>> {
         let Some(queue) = CopyQueue::new(device)? else { return Ok(None) };
         let Some(staging) = Staging::new(device, Staging::BYTES)? else { return Ok(None) };
-        let piece = |_| Ok(Piece { free: Event::new(device)?, used: 0 });
-        let pieces = (0..PIECES).map(piece).collect::<Result<Vec<_>>>()?;
+        let pieces =
+            (0..PIECES).map(|_| Ok(Piece { free: Event::new(device)?, used: 0 })).collect::<Result<Vec<_>>>()?;
         let (slots, stop) = (slots.cloned(), Arc::clone(stop));
         Ok(Some(DeviceLink { queue, staging, pieces, current: 0, slots, rounds: 0, stop }))
     }

@@ -41,13 +41,16 @@ pub(crate) struct Conversion {
 impl Feed {
     /// The copies of `layout`, which begins at `offset` in `buffer`.
     pub(crate) fn new(model: &Model, bound: &Bound, layout: &StageLayout, buffer: &Arc<Buffer>, offset: usize) -> Feed {
-        let weight = |copied: &crate::plan::layout::Copied| Weight {
-            pieces: bound.pieces(copied.id).to_vec(),
-            dtype: copied.dtype,
-            row: model.manifest().get(copied.id).shape.row(),
-            offset: offset + copied.offset,
-        };
-        let weights = layout.copies.iter().map(weight).collect();
+        let weights = layout
+            .copies
+            .iter()
+            .map(|copied| Weight {
+                pieces: bound.pieces(copied.id).to_vec(),
+                dtype: copied.dtype,
+                row: model.manifest().get(copied.id).shape.row(),
+                offset: offset + copied.offset,
+            })
+            .collect();
         Feed { buffer: Arc::clone(buffer), weights, bytes: layout.copies.iter().map(|copied| copied.bytes).sum() }
     }
 
@@ -82,8 +85,10 @@ impl Feed {
         for from in (0..piece.len()).step_by(step) {
             let len = step.min(piece.len() - from);
             let row = if len.is_multiple_of(weight.row) { weight.row } else { len };
-            let impossible = || Error::graph("convert", format!("{row} numbers in {}", weight.dtype));
-            let bytes = weight.dtype.row_bytes(row).ok_or_else(impossible)? * (len / row);
+            let Some(row_bytes) = weight.dtype.row_bytes(row) else {
+                return Err(Error::graph("convert", format!("{row} numbers in {}", weight.dtype)));
+            };
+            let bytes = row_bytes * (len / row);
             reserve::resize("a weight on its way", &mut conversion.numbers, len)?;
             reserve::resize("a weight on its way", &mut conversion.bytes, bytes)?;
             piece.part(from, len).read_f32(&mut conversion.numbers)?;

@@ -41,23 +41,26 @@ impl Maps {
         normed: impl Fn(usize) -> bool,
         account: Option<&Ledger>,
     ) -> Result<Maps> {
-        let no_memory = |_| Error::OutOfMemory {
-            what: "maps in host memory".into(),
-            bytes: total,
-            hint: Some("choose a smaller picture".into()),
-        };
-        let map = |(i, (&offset, &dims)): (usize, (&usize, &[usize; 4]))| {
-            let channels = if normed(i) { dims[2] * dims[3] } else { 0 };
-            Map { offset, dims, moments: vec![Moments::default(); channels] }
-        };
-        let maps = offsets.iter().zip(dims).enumerate().map(map).collect();
+        let maps = offsets
+            .iter()
+            .zip(dims)
+            .enumerate()
+            .map(|(i, (&offset, &dims))| {
+                let channels = if normed(i) { dims[2] * dims[3] } else { 0 };
+                Map { offset, dims, moments: vec![Moments::default(); channels] }
+            })
+            .collect();
         if let Some(ledger) = account {
             ledger.enter("ports", total)?;
         }
         let mut made = Maps { block: Vec::new(), maps, account: account.cloned() };
-        if let Err(error) = made.block.try_reserve_exact(total).map_err(no_memory) {
+        if made.block.try_reserve_exact(total).is_err() {
             made.leave(total);
-            return Err(error);
+            return Err(Error::OutOfMemory {
+                what: "maps in host memory".into(),
+                bytes: total,
+                hint: Some("choose a smaller picture".into()),
+            });
         }
         made.block.resize(total, 0);
         Ok(made)
@@ -166,10 +169,9 @@ mod tests {
 
     #[test]
     fn statistics_are_of_all_rows_and_of_the_group() {
-        // Far from zero, where sums of squares in single precision have no digits left.
-        let value = |i: usize| 1000.0 + (i as f32 * 0.7).sin();
         let dims = [5, 7, 4, 2];
-        let numbers: Vec<f32> = (0..5 * 7 * 4 * 2).map(value).collect();
+        // Far from zero, where sums of squares in single precision have no digits left.
+        let numbers: Vec<f32> = (0..5 * 7 * 4 * 2).map(|i| 1000.0 + (i as f32 * 0.7).sin()).collect();
         let mut maps = Maps::new(4 * numbers.len(), &[0], &[dims], |_| true, None).unwrap();
         let plane = 5 * 7;
         for _ in 0..2 {

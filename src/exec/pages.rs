@@ -76,16 +76,18 @@ impl Pager {
     /// had: then the computation itself waits for the disk.
     pub(crate) fn start(pages: Arc<[Pages]>, dropped: Vec<bool>) -> Option<Pager> {
         let (orders, queue) = mpsc::channel();
-        let serve = move || {
-            for order in queue {
-                match order {
-                    Order::WillRead(stage) => pages.get(stage).into_iter().for_each(Pages::will_read),
-                    Order::GiveBack(stage) if dropped.get(stage) == Some(&true) => pages[stage].give_back(),
-                    Order::GiveBack(_) => {}
+        let thread = thread::Builder::new()
+            .name("pages".into())
+            .spawn(move || {
+                for order in queue {
+                    match order {
+                        Order::WillRead(stage) => pages.get(stage).into_iter().for_each(Pages::will_read),
+                        Order::GiveBack(stage) if dropped.get(stage) == Some(&true) => pages[stage].give_back(),
+                        Order::GiveBack(_) => {}
+                    }
                 }
-            }
-        };
-        let thread = thread::Builder::new().name("pages".into()).spawn(serve).ok()?;
+            })
+            .ok()?;
         Some(Pager { orders: Some(orders), thread: Some(thread) })
     }
 

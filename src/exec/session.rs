@@ -348,8 +348,8 @@ impl<'m> Session<'m> {
     ) -> Result<()> {
         let stages = self.model.stages();
         let idle = &self.idle[self.form];
-        let runs = |i: &usize| stages[*i].cadence != Cadence::Instead && !idle[*i];
-        let order: Vec<usize> = self.model.at(cadence).filter(runs).collect();
+        let order: Vec<usize> =
+            self.model.at(cadence).filter(|i| stages[*i].cadence != Cadence::Instead && !idle[*i]).collect();
         self.run_in_order(backend, &order, order.first().copied(), after)
     }
 

@@ -72,8 +72,8 @@ impl StripWork {
         for (stage, cuts) in model.stages().iter().zip(&run.stages) {
             let strips = stage.block.strips();
             let strips = strips.ok_or_else(|| Error::graph("strips", format!("{} has none", stage.name)))?;
-            let pass = |(pass, cut)| builder.pass(strips, pass, cut);
-            passes.push(cuts.iter().enumerate().map(pass).collect::<Result<Vec<_>>>()?);
+            let each = cuts.iter().enumerate().map(|(pass, cut)| builder.pass(strips, pass, cut));
+            passes.push(each.collect::<Result<Vec<_>>>()?);
         }
         let strip_graphs = passes.iter().flatten().flat_map(|pass| &pass.graphs);
         let graphs: Vec<&Graph> = strip_graphs.map(|strip| &strip.graph).collect();
@@ -179,8 +179,8 @@ impl Builder<'_> {
 
 /// The places of what is read as a whole, which all lie before everything else; `None` where they do not.
 fn wholes(exchanged: &Exchanged) -> Option<Vec<(FeatureMap, usize)>> {
-    let whole = |read: &&RowsRead| read.reach == Reach::All;
-    let (wholes, others): (Vec<&RowsRead>, Vec<&RowsRead>) = exchanged.reads.iter().partition(whole);
+    let (wholes, others): (Vec<&RowsRead>, Vec<&RowsRead>) =
+        exchanged.reads.iter().partition(|read| read.reach == Reach::All);
     let end = wholes.iter().map(|read| read.place.offset()).max().unwrap_or(0);
     let norms = exchanged.norms.iter().flat_map(|norm| [norm.mean.offset(), norm.scale.offset()]);
     let writes = exchanged.writes.iter().map(|write| write.place.offset());

@@ -111,15 +111,20 @@ impl Uploads {
             waited: AtomicU64::new(0),
         });
         let trace = Trace::current();
-        let name = |upload: &Option<Upload>| upload.as_ref().map_or(String::new(), |upload| upload.name.clone());
-        let names = if trace.is_some() { uploads.iter().map(name).collect() } else { Vec::new() };
+        let names = if trace.is_some() {
+            uploads.iter().map(|upload| upload.as_ref().map_or(String::new(), |upload| upload.name.clone())).collect()
+        } else {
+            Vec::new()
+        };
         let worker = Worker { shared: Arc::clone(&shared), uploads, passes, link, trace: trace.clone() };
         let workers = Workers::current();
-        let run = move || {
-            let _inside = workers.enter();
-            worker.run();
-        };
-        let thread = thread::Builder::new().name("uploads".into()).spawn(run).map_err(|_| Error::no_thread())?;
+        let thread = thread::Builder::new()
+            .name("uploads".into())
+            .spawn(move || {
+                let _inside = workers.enter();
+                worker.run();
+            })
+            .map_err(|_| Error::no_thread())?;
         Ok(Uploads { shared, ring, slots, names, trace, thread: Some(thread) })
     }
 
@@ -263,9 +268,12 @@ impl Worker {
         let (mut conversion, mut recorder) = (Conversion::default(), Recorder { trace: trace.as_ref(), step: None });
         let (last, mut steps) = (passes.len().saturating_sub(1), 0);
         for (at, (stages, most)) in passes.iter().enumerate() {
-            let skipped = || if at == last { shared.skipped.load(Ordering::Relaxed) } else { 0 };
             let mut runs = 0;
-            while runs + skipped() < *most {
+            loop {
+                let skipped = if at == last { shared.skipped.load(Ordering::Relaxed) } else { 0 };
+                if runs + skipped >= *most {
+                    break;
+                }
                 // The first list is that of a request.
                 recorder.step = (at > 0).then_some(steps);
                 for &stage in stages {

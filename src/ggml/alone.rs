@@ -119,30 +119,31 @@ impl Graph {
             // SAFETY: a live tensor of this context, of an operation with so many operands.
             (0..count).map(|i| unsafe { (*raw).src[i] }).collect::<Vec<_>>()
         };
-        let node = |raw: *mut sys::ggml_tensor| {
-            // SAFETY: as above.
-            let (op, type_id) = unsafe { ((*raw).op, (*raw).type_) };
-            match op {
-                sys::GGML_OP_MUL_MAT => Some(Node { what: Heavy::Products, operands: operands(raw, 2) }),
-                sys::GGML_OP_FLASH_ATTN_EXT => Some(Node { what: Heavy::Attentions, operands: operands(raw, 3) }),
-                sys::GGML_OP_CUSTOM if self.is_own_attention(raw) => {
-                    Some(Node { what: Heavy::Attentions, operands: operands(raw, 3) })
-                }
-                sys::GGML_OP_CUSTOM if self.is_float_product(raw) => {
-                    Some(Node { what: Heavy::Products, operands: operands(raw, 2) })
-                }
-                sys::GGML_OP_CUSTOM if type_id == sys::GGML_TYPE_F32 => {
-                    let [w, packed]: [_; 2] = operands(raw, 2).try_into().ok()?;
-                    if !is_packed(packed) {
-                        return None;
+        self.raw_nodes()
+            .filter_map(|raw| {
+                // SAFETY: as above.
+                let (op, type_id) = unsafe { ((*raw).op, (*raw).type_) };
+                match op {
+                    sys::GGML_OP_MUL_MAT => Some(Node { what: Heavy::Products, operands: operands(raw, 2) }),
+                    sys::GGML_OP_FLASH_ATTN_EXT => Some(Node { what: Heavy::Attentions, operands: operands(raw, 3) }),
+                    sys::GGML_OP_CUSTOM if self.is_own_attention(raw) => {
+                        Some(Node { what: Heavy::Attentions, operands: operands(raw, 3) })
                     }
-                    let parts = operands(packed, 2).into_iter().filter(|part| !part.is_null());
-                    Some(Node { what: Heavy::Products, operands: std::iter::once(w).chain(parts).collect() })
+                    sys::GGML_OP_CUSTOM if self.is_float_product(raw) => {
+                        Some(Node { what: Heavy::Products, operands: operands(raw, 2) })
+                    }
+                    sys::GGML_OP_CUSTOM if type_id == sys::GGML_TYPE_F32 => {
+                        let [w, packed]: [_; 2] = operands(raw, 2).try_into().ok()?;
+                        if !is_packed(packed) {
+                            return None;
+                        }
+                        let parts = operands(packed, 2).into_iter().filter(|part| !part.is_null());
+                        Some(Node { what: Heavy::Products, operands: std::iter::once(w).chain(parts).collect() })
+                    }
+                    _ => None,
                 }
-                _ => None,
-            }
-        };
-        self.raw_nodes().filter_map(node).collect()
+            })
+            .collect()
     }
 
     fn raw_nodes(&self) -> impl Iterator<Item = *mut sys::ggml_tensor> {

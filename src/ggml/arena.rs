@@ -113,11 +113,6 @@ impl Arena {
             }
         }
         let Some((bytes, largest)) = largest else { return Ok(()) };
-        let no_memory = || Error::OutOfMemory {
-            what: format!("activations on {}", self.device.name()),
-            bytes,
-            hint: Some("choose a smaller picture".into()),
-        };
         self.block = next_block();
         self.ledger.leave("activations", std::mem::take(&mut self.entered));
         self.ledger.enter("activations", bytes)?;
@@ -135,7 +130,11 @@ impl Arena {
         // without a new one, the one from before was large enough.
         self.memory = if matches!(reserved, Ok(true)) { memory.or(self.memory.take()) } else { memory };
         if !matches!(reserved, Ok(true)) {
-            return Err(no_memory());
+            return Err(Error::OutOfMemory {
+                what: format!("activations on {}", self.device.name()),
+                bytes,
+                hint: Some("choose a smaller picture".into()),
+            });
         }
         let size = self.size();
         for graph in graphs {

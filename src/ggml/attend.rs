@@ -153,7 +153,7 @@ impl Plan {
     /// The operands and the result of one item of the batch.
     ///
     /// # Safety
-    /// `dst` is the result of this plan's operation, and nobody else writes to the rows that the caller does.
+    /// `dst` is the result of this plan's operation, and no one else writes to the rows that the caller does.
     unsafe fn item<'a>(
         &self,
         dst: &'a sys::ggml_tensor,
@@ -175,7 +175,7 @@ impl Plan {
     }
 }
 
-/// The rows of one item of an operand's batch: F32, contiguous, in memory that nobody writes to during the operation.
+/// The rows of one item of an operand's batch: F32, contiguous, in memory that no one writes to during the operation.
 #[derive(Clone, Copy)]
 struct RowsOf<'a> {
     tensor: &'a sys::ggml_tensor,

@@ -429,8 +429,11 @@ fn start(device: Device) -> Result<NonNull<sys::ggml_backend>> {
         // SAFETY: a live device; no parameters.
         unsafe { sys::ggml_backend_dev_init(device.raw(), std::ptr::null()) }
     })?;
-    let failed = || Error::Device { device: device.name(), message: "does not start".into(), hint: None };
-    NonNull::new(raw).ok_or_else(failed)
+    NonNull::new(raw).ok_or_else(|| Error::Device {
+        device: device.name(),
+        message: "does not start".into(),
+        hint: None,
+    })
 }
 
 impl Drop for Backend {
@@ -454,7 +457,7 @@ struct Ends {
 
 /// ggml calls this on its first thread after every operation.
 unsafe extern "C-unwind" fn note_end(ends: *mut c_void) -> bool {
-    // SAFETY: `compute_timed` gave the address of its `Ends`, which nobody else uses meanwhile. It has room for every
+    // SAFETY: `compute_timed` gave the address of its `Ends`, which no one else uses meanwhile. It has room for every
     // operation, so that nothing allocates here.
     let ends = unsafe { &mut *ends.cast::<Ends>() };
     if ends.times.len() < ends.times.capacity() {

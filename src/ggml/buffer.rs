@@ -44,7 +44,7 @@ impl Buffer {
             })
         });
         if let (Err(_), Some(block)) = (&raw, block) {
-            // SAFETY: ggml was unwound before it made a buffer of it, so nobody else knows it.
+            // SAFETY: ggml was unwound before it made a buffer of it, so no one else knows it.
             unsafe { block.free() };
         }
         let Some(raw) = raw.map(NonNull::new).inspect_err(|_| ledger.leave(purpose, size))? else {

@@ -74,12 +74,17 @@ unsafe extern "C-unwind" fn run(dst: *mut sys::ggml_tensor, ith: c_int, nth: c_i
             let first = chunk % chunks * PIXELS;
             let start = |channel: usize| (chunk / chunks * channels + channel) * plane + first;
             let len = PIXELS.min(plane - first);
-            // SAFETY: inside the operand, which nobody writes to.
-            let read = |channel: usize| unsafe { std::slice::from_raw_parts(from.add(start(channel)), len) };
-            channel_norm_silu(plan.kernel, gamma, plan.eps, read, |channel, numbers| {
-                // SAFETY: inside the result, which shares nothing with the operand; these pixels are this thread's alone.
-                unsafe { std::slice::from_raw_parts_mut(to.add(start(channel)), len) }.copy_from_slice(numbers);
-            });
+            channel_norm_silu(
+                plan.kernel,
+                gamma,
+                plan.eps,
+                // SAFETY: inside the operand, which no one writes to.
+                |channel| unsafe { std::slice::from_raw_parts(from.add(start(channel)), len) },
+                |channel, numbers| {
+                    // SAFETY: inside the result, which shares nothing with the operand; these pixels are this thread's alone.
+                    unsafe { std::slice::from_raw_parts_mut(to.add(start(channel)), len) }.copy_from_slice(numbers);
+                },
+            );
         }
         Ok(())
     });

@@ -38,7 +38,7 @@ pub struct Convolution {
     pub odd: bool,
 }
 
-/// A group norm of which mean and scale are known, `[.., channels, n]`, with its weight and bias, `[channels]`.
+/// A group norm whose mean and scale are known, `[.., channels, n]`, with its weight and bias, `[channels]`.
 #[derive(Clone, Copy, Debug)]
 pub struct Normalisation {
     /// The mean of each channel's group.
@@ -244,7 +244,7 @@ impl Graph {
 /// All numbers of a contiguous F32 tensor.
 ///
 /// # Safety
-/// It is one, in memory that nobody writes to.
+/// It is one, in memory that no one writes to.
 unsafe fn numbers<'a>(tensor: *const sys::ggml_tensor) -> &'a [f32] {
     // SAFETY: the caller's promise; ggml aligns tensors to 32 bytes.
     unsafe {
@@ -275,7 +275,7 @@ unsafe extern "C-unwind" fn measure(dst: *mut sys::ggml_tensor, ith: c_int, nth:
             let channels = planes.map(|plane| Moments::default().with_rows(plane, w, |number| *number));
             let (mean, scale) = channels.fold(Moments::default(), Moments::with).mean_and_scale(norm.eps);
             for channel in group * each..(group + 1) * each {
-                // SAFETY: `dst` has `2 c n` numbers, of which these are this thread's.
+                // SAFETY: `dst` has `2 c n` numbers, and these of them are this thread's.
                 unsafe {
                     dst.data.cast::<f32>().add(channel).write(mean);
                     dst.data.cast::<f32>().add(c * n + channel).write(scale);

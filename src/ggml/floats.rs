@@ -119,7 +119,7 @@ unsafe extern "C-unwind" fn run(dst: *mut sys::ggml_tensor, _ith: c_int, nth: c_
     }
 }
 
-/// The activations: F32 with contiguous rows, in memory that nobody writes to during the operation.
+/// The activations: F32 with contiguous rows, in memory that no one writes to during the operation.
 struct TokensOf<'a>(&'a sys::ggml_tensor);
 
 impl Tokens for TokensOf<'_> {

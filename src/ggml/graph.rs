@@ -75,7 +75,7 @@ pub(super) const MOST_TENSORS: usize = 8192;
 static NEXT_ID: AtomicU32 = AtomicU32::new(0);
 
 impl Graph {
-    /// An empty graph for `device` with room for `capacity` tensors (views and leaves counted), of which there are at most
+    /// An empty graph for `device` with room for `capacity` tensors (views and leaves counted), which is at most
     /// 8192.
     ///
     /// # Errors
@@ -226,8 +226,10 @@ impl Graph {
     /// # Errors
     /// [`Error::Graph`] for impossible extents, or where the graph is full.
     pub fn unfilled(&self, dims: &[usize]) -> Result<Tensor> {
-        let impossible = || Error::graph("unfilled", format!("a tensor of impossible extents {dims:?}"));
-        let dims = Shape::new(dims).ok_or_else(impossible)?.dims().map(|extent| extent as i64);
+        let dims = Shape::new(dims)
+            .ok_or_else(|| Error::graph("unfilled", format!("a tensor of impossible extents {dims:?}")))?
+            .dims()
+            .map(|extent| extent as i64);
         self.register("unfilled", |context| {
             // SAFETY: the context is live; four extents are given. The arena gives it memory, from the start of the graph to
             // its end: every copy into it is a view that nothing ever takes up.

@@ -24,7 +24,7 @@ pub type Hook = Arc<dyn Fn(Level, &str) + Send + Sync>;
 
 static HOOK: RwLock<Option<Hook>> = RwLock::new(None);
 
-/// From now on `hook` hears of every message in this process; nobody does where there is none. The hook before has returned
+/// From now on `hook` hears of every message in this process; no one does where there is none. The hook before has returned
 /// from its last message when this returns, and must not call this itself.
 pub fn set_hook(hook: Option<Hook>) {
     *HOOK.write().unwrap_or_else(PoisonError::into_inner) = hook;

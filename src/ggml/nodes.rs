@@ -13,20 +13,21 @@ pub(super) fn of(graph: &Graph) -> Result<Vec<Node>> {
     let cgraph = graph.cgraph();
     // SAFETY: a live graph.
     let count = unsafe { sys::ggml_graph_n_nodes(cgraph) };
-    let node = |i| {
-        // SAFETY: a node of a live graph, whose operands live as long; `i` is below their number.
-        unsafe {
-            let raw = sys::ggml_graph_node(cgraph, i);
-            let operands = (*raw).src.iter().take_while(|operand| !operand.is_null());
-            Ok(Node {
-                op: (*raw).op,
-                result: extents(raw)?,
-                operands: operands.map(|&operand| extents(operand)).collect::<Result<_>>()?,
-                exact: (*raw).op_params[precision((*raw).op)] == sys::GGML_PREC_F32 as i32,
-            })
-        }
-    };
-    (0..count).map(node).collect()
+    (0..count)
+        .map(|i| {
+            // SAFETY: a node of a live graph, whose operands live as long; `i` is below their number.
+            unsafe {
+                let raw = sys::ggml_graph_node(cgraph, i);
+                let operands = (*raw).src.iter().take_while(|operand| !operand.is_null());
+                Ok(Node {
+                    op: (*raw).op,
+                    result: extents(raw)?,
+                    operands: operands.map(|&operand| extents(operand)).collect::<Result<_>>()?,
+                    exact: (*raw).op_params[precision((*raw).op)] == sys::GGML_PREC_F32 as i32,
+                })
+            }
+        })
+        .collect()
 }
 
 /// Where an operation's parameters have its precision.

@@ -22,10 +22,10 @@ const MOST: usize = 32;
 /// Bytes before the activations, so that they begin a cache line: a [`Claims`] in the first of them.
 const HEADER: usize = 64;
 
-/// Which panels are taken. The threads of a product take one after another, so that one that is held up holds up nobody.
+/// Which panels are taken. The threads of a product take one after another, so that one that is held up holds up no one.
 #[repr(C)]
 struct Claims {
-    /// The next panel that nobody has.
+    /// The next panel that no one has.
     next: AtomicU32,
     /// Threads that found none left. The last of them makes the claims new for the next product.
     done: AtomicU32,
@@ -43,7 +43,7 @@ pub(super) struct Products {
     /// Boxed, since operations hold their addresses.
     #[allow(clippy::vec_box)]
     plans: Vec<Box<Plan>>,
-    /// Activations that are quantized already: of which tensor, how, and the result.
+    /// Activations that are quantized already: whose they are, how, and the result.
     packed: Vec<(Tensor, Layout, Tensor)>,
     /// Rows that are two one after the other: these need not be joined before they are quantized.
     concats: Vec<(Tensor, [Tensor; 2])>,
@@ -218,7 +218,7 @@ unsafe extern "C-unwind" fn pack(dst: *mut sys::ggml_tensor, ith: c_int, nth: c_
 /// Quantizes one tile, whose columns may be those of one of `parts` or of both, one after the other.
 ///
 /// # Safety
-/// `parts` are null or F32 in memory that nobody writes to, with contiguous rows, as many as the product has tokens.
+/// `parts` are null or F32 in memory that no one writes to, with contiguous rows, as many as the product has tokens.
 unsafe fn pack_tile(product: &Product, tile: &Tile, parts: &[*mut sys::ggml_tensor], mut records: &mut [u8]) {
     let mut before = 0; // columns of the parts that came
     // SAFETY: the caller's promise.
@@ -243,7 +243,7 @@ unsafe fn pack_tile(product: &Product, tile: &Tile, parts: &[*mut sys::ggml_tens
 /// Row number `token` of `x`, counted through all its dimensions.
 ///
 /// # Safety
-/// `x` is F32 in memory that nobody writes to, its rows are contiguous, and it has so many.
+/// `x` is F32 in memory that no one writes to, its rows are contiguous, and it has so many.
 pub(super) unsafe fn row_of(x: &sys::ggml_tensor, token: usize) -> &[f32] {
     let [k, n1, n2, _] = x.ne.map(|extent| extent.unsigned_abs() as usize);
     let offset = token % n1 * x.nb[1] + token / n1 % n2 * x.nb[2] + token / n1 / n2 * x.nb[3];
@@ -263,7 +263,7 @@ unsafe extern "C-unwind" fn multiply(dst: *mut sys::ggml_tensor, _ith: c_int, nt
     let claims = unsafe { &*packed.data.cast::<Claims>() };
     plan.halt.catch(|cancel| {
         let product = &plan.product;
-        // SAFETY: as many bytes follow the header; `pack` wrote them, and nobody writes to them now.
+        // SAFETY: as many bytes follow the header; `pack` wrote them, and no one writes to them now.
         let packed =
             unsafe { std::slice::from_raw_parts(packed.data.cast::<u8>().add(HEADER), product.packed_bytes()) };
         let mut workspace = Workspace::new();
@@ -287,7 +287,7 @@ unsafe extern "C-unwind" fn multiply(dst: *mut sys::ggml_tensor, _ith: c_int, nt
 /// Computes the rows of one panel.
 ///
 /// # Safety
-/// `w` and `dst` are in memory and have the sizes of the product; nobody else writes to these rows of `dst`, or to `w`.
+/// `w` and `dst` are in memory and have the sizes of the product; no one else writes to these rows of `dst`, or to `w`.
 unsafe fn multiply_panel(
     product: &Product,
     panel: usize,

@@ -29,7 +29,7 @@ fn events() -> MutexGuard<'static, ()> {
 }
 
 impl Event {
-    /// An event that has not happened, which nobody waits for.
+    /// An event that has not happened, which no one waits for.
     ///
     /// # Errors
     /// [`Error::Device`] for a device without events.
@@ -219,7 +219,7 @@ impl SlotEvents {
     /// # Errors
     /// As [`Event::new`].
     pub fn new(device: Device, slots: usize) -> Result<SlotEvents> {
-        let both = |_| Ok(SlotEvent { filled: Event::new(device)?, used: Event::new(device)? });
-        Ok(SlotEvents(Arc::new((0..slots).map(both).collect::<Result<_>>()?)))
+        let pairs = (0..slots).map(|_| Ok(SlotEvent { filled: Event::new(device)?, used: Event::new(device)? }));
+        Ok(SlotEvents(Arc::new(pairs.collect::<Result<_>>()?)))
     }
 }

@@ -101,7 +101,7 @@ unsafe fn rotate(
             // SAFETY: rows are contiguous, `at` lies inside the extents, and ggml aligns what is F32 for it.
             unsafe { of.data.cast::<u8>().add(offset).cast::<f32>() }
         };
-        // SAFETY: `d` numbers of operands that nobody writes to meanwhile; there is one table, or one for each item.
+        // SAFETY: `d` numbers of operands that no one writes to meanwhile; there is one table, or one for each item.
         let table = |of| unsafe { std::slice::from_raw_parts(row(of, [0, token, item % tables]), d) };
         let (cos, sin) = (table(cos), table(sin));
         for head in 0..heads {

@@ -103,7 +103,7 @@ impl<'a> Cursor<'a> {
         self.array(at).map(u64::from_le_bytes)
     }
 
-    /// The next `u64`, a number of things of which each takes `each` bytes or more, and of which there may be `limit`.
+    /// The next `u64`, a number of things: each takes `each` bytes or more, and there may be `limit` of them.
     /// What is returned is safe to allocate for.
     pub(super) fn count(&mut self, what: impl fmt::Display, each: usize, limit: usize, at: At<'_>) -> Result<usize> {
         let count = self.u64(at)?;

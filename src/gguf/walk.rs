@@ -41,7 +41,7 @@ pub(super) struct TensorEntry {
     pub(super) offset: u64,
 }
 
-/// Reads the header of the file at `path`, of which `bytes` are the contents.
+/// Reads the header of the file at `path`, whose contents are `bytes`.
 ///
 /// # Errors
 ///

@@ -70,13 +70,14 @@ impl Image {
 }
 
 fn gray(image: &Image) -> Result<Vec<u8>> {
-    let luma = |pixel: &[u8]| {
+    let pixels = image.rgb.chunks_exact(CHANNELS);
+    let count = pixels.len();
+    let luma = pixels.map(|pixel| {
         let sum: u32 = pixel.iter().zip(GRAY).map(|(value, weight)| u32::from(*value) * weight).sum();
         // The weights add up to 1, so that this is at most 255.
         ((sum + (1 << (GRAY_BITS - 1))) >> GRAY_BITS) as u8
-    };
-    let pixels = image.rgb.chunks_exact(CHANNELS);
-    reserve::collect("a picture", pixels.len(), pixels.map(luma))
+    });
+    reserve::collect("a picture", count, luma)
 }
 
 /// What each pixel of `gray` is, once no weak one is left that belongs to an edge.
@@ -84,17 +85,19 @@ fn edges(gray: &[u8], width: usize, height: usize, thresholds: Thresholds) -> Re
     // As OpenCV does it with whole numbers; the cast keeps what is too large for them at the largest.
     let [low, high] = [thresholds.low, thresholds.high].map(|threshold| threshold.floor() as i32);
     let gradients = gradients(gray, width, height)?;
-    let length = |x: Option<usize>, y: Option<usize>| match (x, y) {
-        (Some(x), Some(y)) if x < width && y < height => gradients[y * width + x].length(),
-        _ => 0,
-    };
     let mut pixels = reserve::zeros("a picture", gray.len())?;
     let mut edge = Vec::new();
     for y in 0..height {
         for x in 0..width {
             let gradient = gradients[y * width + x];
-            let along = |[dx, dy]: [isize; 2]| length(x.checked_add_signed(dx), y.checked_add_signed(dy));
-            if gradient.length() > low && gradient.is_peak(along) {
+            if gradient.length() <= low {
+                continue;
+            }
+            let is_peak = gradient.is_peak(|[dx, dy]| match (x.checked_add_signed(dx), y.checked_add_signed(dy)) {
+                (Some(x), Some(y)) if x < width && y < height => gradients[y * width + x].length(),
+                _ => 0,
+            });
+            if is_peak {
                 let is_edge = gradient.length() > high;
                 pixels[y * width + x] = if is_edge { Pixel::Edge } else { Pixel::Weak };
                 if is_edge {
@@ -129,7 +132,7 @@ impl Gradient {
         i32::from(self.x).abs() + i32::from(self.y).abs()
     }
 
-    /// Whether it is longer than the next ones on either side, of which `length` gives the lengths. Of two equal ones in a row or
+    /// Whether it is longer than the next ones on either side, whose lengths `length` gives. Of two equal ones in a row or
     /// column, the first is.
     fn is_peak(self, length: impl Fn([isize; 2]) -> i32) -> bool {
         let (x, y) = (i32::from(self.x).abs(), i32::from(self.y).abs() << TANGENT_BITS);

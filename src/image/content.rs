@@ -74,8 +74,9 @@ fn text(bytes: &[u8]) -> Option<&str> {
         Err(error) if error.error_len().is_none() => std::str::from_utf8(&start[..error.valid_up_to()]).ok()?,
         Err(_) => return None,
     };
-    let is_text = |letter: char| !letter.is_control() || letter.is_whitespace();
-    text.chars().all(is_text).then(|| text.trim_start_matches('\u{feff}').trim_start())
+    text.chars()
+        .all(|letter| !letter.is_control() || letter.is_whitespace())
+        .then(|| text.trim_start_matches('\u{feff}').trim_start())
 }
 
 fn written(text: &str) -> (String, &'static str) {

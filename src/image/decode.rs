@@ -45,8 +45,8 @@ pub(super) fn decode(format: Format, bytes: &[u8], path: &Path) -> Result<(Image
     decoder.read_image(&mut samples).map_err(failed)?;
 
     let (rgb, is_transparent) = to_rgb(&samples, color)?;
-    let unusual = || Error::malformed(path, "picture", "8-bit or 16-bit samples", format!("{color:?}"));
-    let image = Image::new(width as usize, height as usize, rgb).ok_or_else(unusual)?;
+    let image = Image::new(width as usize, height as usize, rgb)
+        .ok_or_else(|| Error::malformed(path, "picture", "8-bit or 16-bit samples", format!("{color:?}")))?;
     Ok((upright(image, orientation)?, notes(path, (width, height), is_transparent, is_animated)))
 }
 
@@ -155,8 +155,8 @@ fn upright(image: Image, orientation: Orientation) -> Result<Image> {
         };
         rgb.extend_from_slice(&image.rgb[(row * width + column) * CHANNELS..][..CHANNELS]);
     }
-    let unequal = || Error::graph("picture", format!("{width}x{height} turned"));
-    Image::new(to_width, width * height / to_width, rgb).ok_or_else(unequal)
+    Image::new(to_width, width * height / to_width, rgb)
+        .ok_or_else(|| Error::graph("picture", format!("{width}x{height} turned")))
 }
 
 /// Whether a JPEG goes on to the marker of its end (ITU-T T.81, annex B).

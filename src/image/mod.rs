@@ -162,9 +162,9 @@ impl Image {
         reserve::probe("a PNG's decoder", png_decoder_bytes(width))?;
         let mut bytes = reserve::zeros("a picture", width * height * samples)?;
         reader.next_frame(&mut bytes).map_err(failed)?;
-        let unusual = || Error::malformed(origin, "picture", "8-bit samples", format!("{samples} samples a pixel"));
         let rgb = if samples == CHANNELS { bytes } else { to_rgb(&bytes, samples)? };
-        Image::new(width, height, rgb).ok_or_else(unusual)
+        Image::new(width, height, rgb)
+            .ok_or_else(|| Error::malformed(origin, "picture", "8-bit samples", format!("{samples} samples a pixel")))
     }
 }
 
@@ -235,8 +235,11 @@ fn plain(text: &str) -> String {
 
 /// A value of a setting.
 fn quoted(value: &str) -> String {
-    let unusual = |c: char| matches!(c, ',' | ':' | '"' | '\\') || c.is_control();
-    if value.contains(unusual) { serde_json::Value::from(value).to_string() } else { value.to_owned() }
+    if value.contains(|c: char| matches!(c, ',' | ':' | '"' | '\\') || c.is_control()) {
+        serde_json::Value::from(value).to_string()
+    } else {
+        value.to_owned()
+    }
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ pub struct View {
     pub side: usize,
     /// Pixels of a patch's sides. What makes no whole patch is not seen.
     pub patch: usize,
-    /// Pixels of the shorter side of the picture of which a square is cut out. Without, the picture is stretched.
+    /// Pixels of the shorter side of the picture from which a square is cut out. Without, the picture is stretched.
     pub shorter: Option<usize>,
     /// How it gets that size.
     pub filter: Filter,

@@ -57,13 +57,12 @@ mod signal {
     /// Has `act` called on another thread with the address of the page, once one is lost.
     pub(super) fn listen(act: impl FnOnce(usize) + Send + 'static) -> io::Result<()> {
         let (mut from, to) = pipe()?;
-        let wait = move || {
+        thread::Builder::new().name("lost pages".into()).stack_size(STACK).spawn(move || {
             let mut address = [0; size_of::<usize>()];
             if from.read_exact(&mut address).is_ok() {
                 act(usize::from_ne_bytes(address));
             }
-        };
-        thread::Builder::new().name("lost pages".into()).stack_size(STACK).spawn(wait)?;
+        })?;
         TO.store(to.into_raw_fd(), Ordering::Relaxed);
         let action = SigAction::new(SigHandler::SigAction(lost), SaFlags::SA_SIGINFO, SigSet::empty());
         // SAFETY: `lost` does only what a signal handler may: an atomic load and the calls `write`, `signal` and `pause`.
@@ -79,7 +78,7 @@ mod signal {
         // SAFETY: the bytes live until the call returns, and the descriptor is never closed.
         let written = unsafe { libc::write(to, bytes.as_ptr().cast(), bytes.len()) };
         if written != bytes.len() as isize {
-            // Nobody hears of it: then the process ends as it would have, when the page is touched again.
+            // No one hears of it: then the process ends as it would have, when the page is touched again.
             // SAFETY: `signal` may be called in a handler.
             unsafe { libc::signal(libc::SIGBUS, libc::SIG_DFL) };
             return;

@@ -22,7 +22,7 @@ const READ: usize = 16 << 20;
 
 /// The bytes of one file, mapped into memory and never written to.
 ///
-/// The map sees the file as it was when it was opened, as long as nobody changes it. Bytes that another process
+/// The map sees the file as it was when it was opened, as long as no one changes it. Bytes that another process
 /// overwrites may change under the reader, which can make weights wrong and nothing worse: headers are validated and
 /// copied once. Where another process **truncates** the file, touching the missing pages ends this process with
 /// `SIGBUS` (on Unix). [`populate`](Map::populate) and [`read`](Map::read) notice it before, and a program that calls
@@ -267,7 +267,7 @@ fn give_back(map: &Mmap, file: &File, range: Range<usize>) {
 fn map(file: File) -> io::Result<Bytes> {
     // SAFETY: the mapping is read-only and private to `Map`, which hands out shared slices only. What can break them
     // is another process that writes to the file or truncates it. Every structure read from the bytes is copied before
-    // it is checked, and weights are plain numbers of which any pattern is valid, so changed bytes cannot break an
+    // it is checked, and weights are plain numbers, where any pattern is valid, so changed bytes cannot break an
     // invariant; a truncated file means SIGBUS, which `Map` documents.
     let map = unsafe { Mmap::map(&file) }?;
     Ok(Bytes::File(map, file))

@@ -54,7 +54,7 @@ impl Storage {
         shape.elements().checked_mul(each)
     }
 
-    /// How many numbers share a block, of which rows hold a whole number.
+    /// How many numbers share a block. Rows hold a whole number of blocks.
     pub fn block_size(self) -> usize {
         match self {
             Storage::Number(dtype) => dtype.block_size(),

@@ -131,7 +131,7 @@ fn read(storage: Storage, bytes: &[u8], out: &mut [f32]) -> std::result::Result<
 }
 
 impl NotFinite {
-    /// Counts those of `numbers`, the first of which is at `position` of the tensor.
+    /// Counts those of `numbers`, whose first is at `position` of the tensor.
     fn count(&mut self, numbers: &[f32], position: u64) {
         let Some(first) = rows::first_non_finite(numbers) else { return };
         if self.nan + self.infinite == 0 {

@@ -219,13 +219,16 @@ impl Report {
 
     /// Lists every tensor.
     pub fn list_tensors(&mut self, subject: &Subject) {
-        let row = |tensor: Tensor<'_>| TensorReport {
-            name: tensor.name.to_owned(),
-            storage: tensor.storage.to_owned(),
-            shape: tensor.shape.to_vec(),
-            bytes: tensor.bytes as usize, // was a `usize`
-        };
-        self.tensor_list = Some(Tensor::of_subject(subject).into_iter().map(row).collect());
+        let mut list = Vec::new();
+        for tensor in Tensor::of_subject(subject) {
+            list.push(TensorReport {
+                name: tensor.name.to_owned(),
+                storage: tensor.storage.to_owned(),
+                shape: tensor.shape.to_vec(),
+                bytes: tensor.bytes as usize, // was a `usize`
+            });
+        }
+        self.tensor_list = Some(list);
     }
 
     /// How many things are wrong.
@@ -343,8 +346,12 @@ impl Report {
     /// What says how large the first of `networks` is, which goes beside a model.
     fn describe(&mut self, networks: &[Network<'_>], place: &Place) {
         let Some(config) = networks.first().and_then(|network| network.config.as_object()) else { return };
-        let shown = |key: &&'static str| Some((*key, config.get(*key).filter(|value| !value.is_null())?.clone()));
-        self.settings = place.kind.highlights.iter().filter_map(shown).collect();
+        self.settings = place
+            .kind
+            .highlights
+            .iter()
+            .filter_map(|key| Some((*key, config.get(*key).filter(|value| !value.is_null())?.clone())))
+            .collect();
     }
 
     fn problem(&mut self, error: &Error) {

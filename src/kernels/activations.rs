@@ -149,10 +149,11 @@ mod tests {
         let (a, b) = (numbers(), numbers().map(|number| -number));
         let mut tile = vec![0xAA; layout.record_bytes()];
         layout.pack(&[&a, &b], &mut tile);
-        let word = |i: usize| i16::from_ne_bytes([tile[2 * i], tile[2 * i + 1]]);
         let codes = quantize(&a).codes.map(i16::from);
         for pair in 0..16 {
-            let [a0, a1, b0, b1, none0, none1] = std::array::from_fn(|i| word(pair * 6 + i));
+            let words = &tile[12 * pair..];
+            let [a0, a1, b0, b1, none0, none1] =
+                std::array::from_fn(|i| i16::from_ne_bytes([words[2 * i], words[2 * i + 1]]));
             assert_eq!([a0, a1, -b0, -b1, none0, none1], [codes[2 * pair], codes[2 * pair + 1], a0, a1, 0, 0]);
         }
         assert_eq!(tile[3 * 64..][..4], quantize(&a).scale.to_ne_bytes());

@@ -81,10 +81,15 @@ mod tests {
         let mut result = vec![f32::NAN; planes.len()];
         for first in (0..pixels).step_by(PIXELS) {
             let len = PIXELS.min(pixels - first);
-            let read = |channel: usize| &planes[channel * pixels + first..][..len];
-            channel_norm_silu(kernel, gamma, 1e-24, read, |channel, numbers| {
-                result[channel * pixels + first..][..len].copy_from_slice(numbers);
-            });
+            channel_norm_silu(
+                kernel,
+                gamma,
+                1e-24,
+                |channel| &planes[channel * pixels + first..][..len],
+                |channel, numbers| {
+                    result[channel * pixels + first..][..len].copy_from_slice(numbers);
+                },
+            );
         }
         result
     }
@@ -96,8 +101,10 @@ mod tests {
             let planes: Vec<f32> = (1..=channels * pixels).map(|i| 3.0 * (i as f32 * 0.7).sin()).collect();
             let found = made(Kernel::Portable, &gamma, &planes, pixels);
             for (i, found) in found.iter().enumerate() {
-                let square = |channel: usize| f64::from(planes[channel * pixels + i % pixels]).powi(2);
-                let mean = (0..channels).map(square).sum::<f64>() / channels as f64;
+                let mean = (0..channels)
+                    .map(|channel: usize| f64::from(planes[channel * pixels + i % pixels]).powi(2))
+                    .sum::<f64>()
+                    / channels as f64;
                 let x = f64::from(planes[i]) / mean.sqrt() * f64::from(gamma[i / pixels]);
                 let expected = x / (1.0 + (-x).exp());
                 assert!((f64::from(*found) - expected).abs() < 1e-6 * (1.0 + x.abs()), "{i}: {found}, not {expected}");

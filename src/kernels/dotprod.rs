@@ -9,7 +9,7 @@ use super::format::Format;
 use super::micro::Micro;
 use super::panel::{Panel, turns};
 
-/// Signed codes, of which offsets are already taken, times signed activations, summed in 32 bits. Weights may be `SHIFTED`.
+/// Signed codes, whose offsets are already taken off, times signed activations, summed in 32 bits. Weights may be `SHIFTED`.
 pub(super) struct Dotprod<const SHIFTED: bool>;
 
 /// Rows of a panel.

@@ -221,7 +221,7 @@ pub struct Workspace {
 
 impl Workspace {
     /// One for any products, one panel after another.
-    #[allow(clippy::new_without_default)] // 84 KiB are not to come from where nobody looks.
+    #[allow(clippy::new_without_default)] // 84 KiB are not to come from where no one looks.
     pub fn new() -> Workspace {
         Workspace { panel: Panel::new(), sums: [0.0; SUMS] }
     }
@@ -266,12 +266,12 @@ fn add_stretches<M: Micro<R, T>, const R: usize, const T: usize>(
     first: usize,
     sums: &mut [[[f32; R]; T]],
 ) {
-    let bytes = |numbers| numbers / product.dtype.block_size() * product.dtype.block_bytes();
+    let (numbers, bytes) = (product.dtype.block_size(), product.dtype.block_bytes());
     for i in (first..product.tiles()).step_by(product.groups()) {
         let tile = product.tile(i);
         let mut rows: [&[u8]; R] = [&[]; R];
         for (stretch, row) in rows.iter_mut().zip(weights) {
-            *stretch = &row[bytes(tile.columns.start)..bytes(tile.columns.end)];
+            *stretch = &row[tile.columns.start / numbers * bytes..tile.columns.end / numbers * bytes];
         }
         // SAFETY: `Product::new` saw that the processor has the kernel's instructions.
         unsafe { M::unpack(panel, product.format, &rows[..weights.len()]) };

@@ -1,4 +1,4 @@
-//! CLIP's text encoder: a transformer over the tokens of the prompt, each of which sees those before it.
+//! CLIP's text encoder: a transformer over the tokens of the prompt, where each sees those before it.
 //!
 //! Follows `CLIPTextModel` of transformers (`models/clip/modeling_clip.py`), whose names the weights have; see Radford et
 //! al., *Learning Transferable Visual Models From Natural Language Supervision* (arXiv:2103.00020).
@@ -179,9 +179,11 @@ impl Config {
 /// # Errors
 /// [`Error::OutOfMemory`].
 pub fn causal_mask(tokens: usize) -> Result<Vec<f32>> {
-    let seen_by = |seeing| move |seen| if seen <= seeing { 0.0 } else { f32::NEG_INFINITY };
-    let mask = (0..tokens).flat_map(|seeing| (0..tokens).map(seen_by(seeing)));
-    reserve::collect("CLIP's mask", tokens * tokens, mask)
+    let mut mask = reserve::room("CLIP's mask", tokens * tokens)?;
+    for seeing in 0..tokens {
+        mask.extend((0..tokens).map(|seen| if seen <= seeing { 0.0 } else { f32::NEG_INFINITY }));
+    }
+    Ok(mask)
 }
 
 /// Attention of every token to itself and those before.

@@ -27,11 +27,16 @@ pub(super) fn from_json<C: DeserializeOwned>(text: &str, origin: &Path) -> Resul
 
 /// Refuses a `value` of `key` outside `range`.
 pub(super) fn limit(origin: &Path, key: &str, value: usize, range: RangeInclusive<usize>) -> Result<()> {
-    let expected = || match (range.start(), range.end()) {
-        (only, last) if only == last => only.to_string(),
-        (first, last) => format!("{first} to {last}"),
-    };
-    require(origin, key, range.contains(&value), expected, value)
+    require(
+        origin,
+        key,
+        range.contains(&value),
+        || match (range.start(), range.end()) {
+            (only, last) if only == last => only.to_string(),
+            (first, last) => format!("{first} to {last}"),
+        },
+        value,
+    )
 }
 
 /// Refuses `found` of `key` where it does not `hold`.
@@ -115,8 +120,10 @@ mod tests {
 
     #[test]
     fn shapes_are_counted_beyond_gaps() {
-        let shape_of = |name: &str| ["a.0", "a.1", "a.3"].contains(&name).then(|| Shape::new(&[2, 3]).unwrap());
-        let shapes = Shapes::new(&shape_of, Path::new("f"));
+        let shapes = Shapes::new(
+            &|name: &str| ["a.0", "a.1", "a.3"].contains(&name).then(|| Shape::new(&[2, 3]).unwrap()),
+            Path::new("f"),
+        );
         assert_eq!(shapes.count(|i| format!("a.{i}")), 4);
         assert_eq!(shapes.count(|i| format!("b.{i}")), 0);
         assert_eq!(shapes.dims("a.3").unwrap(), [2, 3, 1, 1]);

@@ -61,14 +61,14 @@ pub fn causal_mask(tokens: usize) -> Result<Vec<f32>> {
 /// # Errors
 /// [`Error::OutOfMemory`].
 pub fn mask_of(tokens: usize, text: &Range<usize>) -> Result<Vec<f32>> {
-    let seen_by = |seeing| {
-        move |seen| {
+    let mut mask = reserve::room("a mask", tokens.saturating_mul(tokens))?;
+    for seeing in 0..tokens {
+        for seen in 0..tokens {
             let is_seen = seen <= seeing && text.contains(&seen) || seen == seeing && seeing < text.start;
-            if is_seen { 0.0 } else { f32::NEG_INFINITY }
+            mask.push(if is_seen { 0.0 } else { f32::NEG_INFINITY });
         }
-    };
-    let mask = (0..tokens).flat_map(|seeing| (0..tokens).map(seen_by(seeing)));
-    reserve::collect("a mask", tokens.saturating_mul(tokens), mask)
+    }
+    Ok(mask)
 }
 
 /// The ports that the host fills and every layer reads.
@@ -80,7 +80,7 @@ pub struct Positions {
     pub cos: Port,
     /// `[d, 1, T]`: see [`Config::rotary`].
     pub sin: Port,
-    /// `[1, T]`: 0 for tokens before a text, of which attention leaves nothing, and 1 for the others. Of models whose texts are
+    /// `[1, T]`: 0 for tokens before a text, from which attention takes nothing, and 1 for the others. Of models whose texts are
     /// [filled up on the left](Config::fills_left).
     pub kept: Option<Port>,
 }

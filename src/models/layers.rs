@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::branches::{Kernel, Matrix, WIDE_SCALE};
 use crate::ggml::{Convolution, Graph, Normalisation, Tensor};
-use crate::stage::{Branch, Build, FeatureMap, Form, GroupStatistics};
+use crate::stage::{Build, FeatureMap, Form, GroupStatistics};
 use crate::weights::{Role, Scope, WeightId};
 use crate::{Error, Result, reserve};
 
@@ -48,7 +48,7 @@ impl Linear {
         self.with_branches(b, weight, x, bias, &range)
     }
 
-    /// The outputs `range`, of which `weight` and `bias` are the parts.
+    /// The outputs `range`, whose parts are `weight` and `bias`.
     fn with_branches(
         &self,
         b: &Build<'_>,
@@ -58,8 +58,7 @@ impl Linear {
         range: &Range<usize>,
     ) -> Result<Tensor> {
         let branches = b.branches(self.weight);
-        let touches = |branch: &Branch| branch.rows.start < range.end && range.start < branch.rows.end;
-        if !branches.iter().any(touches) {
+        if !branches.iter().any(|branch| branch.rows.start < range.end && range.start < branch.rows.end) {
             return self.product(b, weight, x, bias);
         }
         let y = Matrix { b, weight: self.weight, branches, x, wide: self.wide }
@@ -151,7 +150,7 @@ impl GroupNorm {
         }
     }
 
-    /// Mean and scale of all of `map`, of which `x` are some rows; `None` where ggml normalises a whole map at once.
+    /// Mean and scale of all of `map`, where `x` are some rows of it; `None` where ggml normalises a whole map at once.
     fn statistics(&self, b: &Build<'_>, map: impl Into<FeatureMap>, x: Tensor) -> Result<Option<(Tensor, Tensor)>> {
         let GroupNorm { groups, eps, .. } = *self;
         match b.statistics(map, GroupStatistics { groups, eps })? {
@@ -316,7 +315,7 @@ impl Conv2d {
         self.with_branches(b, x, y, zeros, 0)
     }
 
-    /// Of every pixel of `x` doubled both ways, of which `[w, h]` columns and rows count: all of them, or all except the last.
+    /// Of every pixel of `x` doubled both ways; `[w, h]` columns and rows of it count: all of them, or all except the last.
     pub fn build_doubled_to(&self, b: &Build<'_>, x: Tensor, [w, h]: [usize; 2]) -> Result<Tensor> {
         let [columns, ..] = b.g.shape(x)?.dims();
         // Pinhole's kernels leave out rows only, and a branch takes the doubled map as well.

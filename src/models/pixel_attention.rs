@@ -127,16 +127,17 @@ mod tests {
     fn defined(pixels: usize) -> Vec<f64> {
         let (mut out, all) = (Vec::new(), CHANNELS * pixels);
         for (image, row) in (0..BATCH).flat_map(|image| (0..pixels).map(move |row| (image, row))) {
-            let score = |seen: usize| {
-                let at = |pixel: usize, c: usize| image * all + pixel * CHANNELS + c;
-                (0..CHANNELS).map(|c| f64::from(q(at(row, c))) * f64::from(k(at(seen, c)))).sum::<f64>()
-            };
-            let shares: Vec<f64> = (0..pixels).map(|seen| (f64::from(SCALE) * score(seen)).exp()).collect();
+            let at = |pixel: usize, c: usize| image * all + pixel * CHANNELS + c;
+            let mut shares = Vec::new();
+            for seen in 0..pixels {
+                let score: f64 = (0..CHANNELS).map(|c| f64::from(q(at(row, c))) * f64::from(k(at(seen, c)))).sum();
+                shares.push((f64::from(SCALE) * score).exp());
+            }
             let total: f64 = shares.iter().sum();
-            out.extend((0..CHANNELS).map(|c| {
-                let value = |seen: usize| f64::from(v(image * all + c * pixels + seen));
-                shares.iter().enumerate().map(|(seen, share)| share * value(seen)).sum::<f64>() / total
-            }));
+            for c in 0..CHANNELS {
+                let values = (0..pixels).map(|seen| f64::from(v(image * all + c * pixels + seen)));
+                out.push(shares.iter().zip(values).map(|(share, value)| share * value).sum::<f64>() / total);
+            }
         }
         out
     }

@@ -266,8 +266,11 @@ mod tests {
         let resampler = Resampler::new(&published()).unwrap();
         let weights: Vec<(String, Shape)> =
             resampler.model.manifest().iter().map(|(_, weight)| (weight.name.clone(), weight.shape)).collect();
-        let shape_of = |name: &str| weights.iter().find(|(other, _)| other == name).map(|(_, shape)| *shape);
-        assert_eq!(Config::from_shapes(shape_of, Path::new("image_proj_model.bin")).unwrap(), published());
+        let found = Config::from_shapes(
+            |name| weights.iter().find(|(other, _)| other == name).map(|(_, shape)| *shape),
+            Path::new("image_proj_model.bin"),
+        );
+        assert_eq!(found.unwrap(), published());
         assert_eq!(resampler.model.manifest().parameters(), 84_595_968);
         let error = Config::from_shapes(|_| None, Path::new("f.bin")).unwrap_err().to_string();
         assert_eq!(error, "f.bin: latents: expected a tensor, found none");

@@ -117,8 +117,9 @@ impl Route {
         declare: impl FnOnce(&mut Scope<'_>) -> Result<L>,
     ) -> Result<()> {
         let port = self.at;
-        let through = |scope: &mut Scope<'_>| Ok(Through { from: port, to: port, layer: declare(scope)? });
-        self.model.stage(format!("{}{stage}", self.prefix), self.cadence, through)
+        self.model.stage(format!("{}{stage}", self.prefix), self.cadence, |scope: &mut Scope<'_>| {
+            Ok(Through { from: port, to: port, layer: declare(scope)? })
+        })
     }
 
     /// Adds a layer that gives `pixels`, as the stage `stage`, in a new port called `port`.
@@ -132,8 +133,9 @@ impl Route {
         let to = self.model.port(port, &pixels.extents(self.pictures), DType::F32, Lifetime::Pass);
         let from = std::mem::replace(&mut self.at, to);
         self.pixels = pixels;
-        let through = |scope: &mut Scope<'_>| Ok(Through { from, to, layer: declare(scope)? });
-        self.model.stage(format!("{}{stage}", self.prefix), self.cadence, through)
+        self.model.stage(format!("{}{stage}", self.prefix), self.cadence, |scope: &mut Scope<'_>| {
+            Ok(Through { from, to, layer: declare(scope)? })
+        })
     }
 
     /// The model.

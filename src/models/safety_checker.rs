@@ -45,8 +45,8 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads the text of a `config.json`, which `origin` holds. How many concepts there are is read off the weights, of which
-    /// `shape_of` gives the shape.
+    /// Reads the text of a `config.json`, which `origin` holds. How many concepts there are is read off the weights, whose
+    /// shapes `shape_of` gives.
     ///
     /// # Errors
     /// As [`vision::Config::from_json`]; [`Error::Mismatch`] if there are no concepts.
@@ -144,8 +144,10 @@ impl Concepts {
         // As `torch.nn.functional.normalize` has it, in a wider type.
         let length = |vector: &[f32]| dot(vector, vector).sqrt().max(1e-12);
         let own = length(seen);
-        let cosine = |embedding: &[f32]| (dot(seen, embedding) / (own * length(embedding))) as f32;
-        self.embeddings.chunks_exact(seen.len().max(1)).map(cosine).collect()
+        self.embeddings
+            .chunks_exact(seen.len().max(1))
+            .map(|embedding| (dot(seen, embedding) / (own * length(embedding))) as f32)
+            .collect()
     }
 }
 
@@ -165,7 +167,7 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    /// Of a picture of which this is `seen`.
+    /// Of a picture that gave `seen`.
     pub fn of(seen: &[f32], concepts: &Concepts, special: &Concepts) -> Verdict {
         let (mut adjustment, mut verdict) = (0.0, Verdict::default());
         for (cosine, threshold) in special.cosines(seen).into_iter().zip(&special.thresholds) {

@@ -465,13 +465,17 @@ mod tests {
     fn other_kinds_are_refused() {
         let t5 = T5::new(&xxl()).unwrap();
         let file = shapes_of(&t5.model);
-        let without_gate = |name: &str| file(name).filter(|_| !name.ends_with("ffn_gate.weight"));
-        let error = Config::from_shapes(without_gate, Path::new("t5.gguf")).unwrap_err();
+        let error =
+            Config::from_shapes(|name| file(name).filter(|_| !name.ends_with("ffn_gate.weight")), Path::new("t5.gguf"))
+                .unwrap_err();
         assert_eq!(error.to_string(), "t5.gguf: feed_forward_proj: expected gated-gelu or gated-silu, found relu");
         assert!(error.hint().unwrap().contains("version 1.1"));
         // umt5 has a bias in every layer.
-        let biased = |name: &str| file(&name.replace("blk.1.attn_rel_b", "blk.0.attn_rel_b"));
-        let config = Config::from_shapes(biased, Path::new("t5.gguf")).unwrap();
+        let config = Config::from_shapes(
+            |name| file(&name.replace("blk.1.attn_rel_b", "blk.0.attn_rel_b")),
+            Path::new("t5.gguf"),
+        )
+        .unwrap();
         assert!(config.is_umt5() && config == Config { model_type: "umt5".into(), ..xxl() });
         let error = Config { model_type: "long-t5".into(), ..xxl() }.validate(Path::new("t5.gguf")).unwrap_err();
         assert_eq!(error.to_string(), "t5.gguf: model_type: expected t5, mt5 or umt5, found long-t5");

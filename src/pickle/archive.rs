@@ -92,9 +92,6 @@ fn entries(map: &Map) -> Result<HashMap<String, Entry>> {
     for at in 0..archive.len() {
         let entry = archive.by_index_raw(at).map_err(|error| damaged(path, error))?;
         let name = String::from_utf8_lossy(entry.name_raw()).into_owned();
-        let fail = |expected: &str, found: String| {
-            Err(Error::malformed(path, format!("entry {}", quoted(&name)), expected, found))
-        };
         let is_packed = entry.compression() != CompressionMethod::Stored || entry.encrypted();
         if is_packed || entry.size() != entry.compressed_size() {
             entries.insert(name, Entry::Packed);
@@ -105,7 +102,8 @@ fn entries(map: &Map) -> Result<HashMap<String, Entry>> {
         let range = start.zip(size).and_then(|(start, size)| Some(start..start.checked_add(size)?));
         let Some(range) = range.filter(|range| range.end <= map.bytes().len()) else {
             let found = format!("{} bytes from byte {start:?} on", entry.size());
-            return fail("bytes inside the file", found).map_err(|error: Error| error.with_hint(CUT_SHORT));
+            let error = Error::malformed(path, format!("entry {}", quoted(&name)), "bytes inside the file", found);
+            return Err(error.with_hint(CUT_SHORT));
         };
         if !range.is_empty() {
             by_start.push((range.start, range.end));

@@ -241,11 +241,13 @@ impl Loop<'_> {
         let mut numbers: Vec<usize> = items.clone().collect();
         numbers.resize(running.batch().items_at_once(), items.end - 1);
         let are_times = self.denoising.denoiser.conditions_are_times();
-        let condition_of = |&item: &usize| match are_times {
-            true => condition as i32,
-            false => (condition * passes.len() + item / pictures - passes.start) as i32,
-        };
-        let conditions: Vec<i32> = numbers.iter().map(condition_of).collect();
+        let conditions: Vec<i32> = numbers
+            .iter()
+            .map(|&item| match are_times {
+                true => condition as i32,
+                false => (condition * passes.len() + item / pictures - passes.start) as i32,
+            })
+            .collect();
         running.session().set_indices(ports.condition, &conditions)?;
         if running.batch().pictures_at_once() < pictures {
             let numbers: Vec<usize> = numbers.iter().map(|item| item % pictures).collect();

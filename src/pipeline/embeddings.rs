@@ -33,14 +33,14 @@ impl Default for Remembered {
 impl Remembered {
     /// What the encoders made of `prompt` under `settings`, and what they had to say.
     fn find(&mut self, prompt: &str, settings: &Settings) -> Option<(Arc<Embeddings>, Vec<String>)> {
-        let fits = |embeddings: &Embeddings| {
-            embeddings.negative == settings.negative_prompt
+        let known = self.prompts.iter().position(|(text, embeddings, _)| {
+            text == prompt
+                && embeddings.negative == settings.negative_prompt
                 && embeddings.negative_is_zero == settings.negative_is_zero
                 && embeddings.is_zero == settings.prompt_is_zero
                 && embeddings.tokens == settings.max_sequence_length
                 && embeddings.syntax == settings.prompt_syntax
-        };
-        let known = self.prompts.iter().position(|(text, embeddings, _)| text == prompt && fits(embeddings))?;
+        })?;
         let entry = self.prompts.remove(known)?;
         let found = (Arc::clone(&entry.1), entry.2.clone());
         self.prompts.push_front(entry);

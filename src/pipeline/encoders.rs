@@ -205,8 +205,9 @@ impl ClipEncoder {
         subject: &Subject<'_>,
         texts: impl Iterator<Item = &'t Encoded> + Clone,
     ) -> Result<Vec<Vec<f32>>> {
-        let take = |running: &Running<'_>, _: &[u32]| finite(running.get(self.part.net.states)?, "CLIP's output");
-        let taken = self.run(run, subject, texts.clone(), take)?;
+        let taken = self.run(run, subject, texts.clone(), |running: &Running<'_>, _: &[u32]| {
+            finite(running.get(self.part.net.states)?, "CLIP's output")
+        })?;
         taken.into_iter().zip(texts).map(|(chunks, text)| self.weighted(chunks, text)).collect()
     }
 

@@ -98,8 +98,8 @@ impl Pipeline {
     fn threads_note(&self) -> Option<String> {
         let Machine { backend, workers, .. } = &self.machine;
         let (threads, cores) = (workers.threads(), processors::cores());
-        let text = || format!("{threads} threads compute on {cores} cores: more than one on a core take longer");
-        (backend.device().is_cpu() && threads > cores).then(text)
+        (backend.device().is_cpu() && threads > cores)
+            .then(|| format!("{threads} threads compute on {cores} cores: more than one on a core take longer"))
     }
 
     /// Makes the pictures of `request`.

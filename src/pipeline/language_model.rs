@@ -201,7 +201,7 @@ impl LanguageEncoder {
     }
 }
 
-/// The positions of `tokens` tokens of which those behind the first `used` are all at `at`.
+/// The positions of `tokens` tokens; those behind the first `used` are all at `at`.
 fn filled_positions(tokens: usize, used: usize, at: usize) -> Vec<[usize; 3]> {
     (0..tokens).map(|token| [if token < used { token } else { at }; 3]).collect()
 }

@@ -240,11 +240,10 @@ impl Machine {
         let device = self.backend.device();
         let (_, total) = device.memory()?;
         let above = self.options.vram.filter(|&bytes| total > 0 && bytes > total);
-        let text = |bytes| {
+        Ok(above.map(|bytes| {
             let [bytes, total] = [bytes, total].map(|bytes| Size(bytes as u64));
             format!("a budget of {bytes} is more than {} has: {total} count", device.name())
-        };
-        Ok(above.map(text))
+        }))
     }
 
     /// What a plan has to keep to now.

@@ -28,6 +28,7 @@ mod memory;
 mod opened;
 mod origins;
 mod padded;
+mod parameters;
 mod preview;
 mod private_folder;
 mod progress;
@@ -78,6 +79,10 @@ pub use opened::{
     StepPorts, once,
 };
 pub use origins::{Origin, named_parts, origins};
+pub use parameters::{
+    CacheReport, Computed, ControlParameters, LoraFile, Made, Parameters, PictureTexts, UpscaleParameters,
+    WeightedPicture, WordFile,
+};
 pub use progress::{Event, Observer};
 pub use prompts::{ArraySpec, Embeddings, Prompt};
 pub use registry::{Alone, FAMILIES, alone, component, denoiser, family_of, open, open_with};

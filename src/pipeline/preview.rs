@@ -98,16 +98,15 @@ impl Painter {
 impl Fit {
     fn paint(&self, w: usize, h: usize, latents: &[f32]) -> Result<Image> {
         let each = w * h;
-        let colour = |factors: &Vec<f64>| {
-            let at = move |i: usize| {
+        let mut samples = reserve::room("a preview", 3 * each)?;
+        for factors in &self.0 {
+            let constant = factors.last().copied().unwrap_or_default();
+            for i in 0..each {
                 let channels = latents.iter().skip(i).step_by(each);
-                let constant = factors.last().copied().unwrap_or_default();
                 let sum: f64 = channels.zip(factors).map(|(&latent, factor)| f64::from(latent) * factor).sum();
-                (sum + constant) as f32
-            };
-            (0..each).map(at).collect::<Vec<f32>>()
-        };
-        let samples = reserve::collect("a preview", 3 * each, self.0.iter().flat_map(colour))?;
+                samples.push((sum + constant) as f32);
+            }
+        }
         Image::from_samples(w, h, &samples)
     }
 }
@@ -160,11 +159,12 @@ fn smooth_noise(seed: u64, w: usize, h: usize, channels: usize) -> Result<Vec<f3
     let coarse = randn(3 * seed + 1, cw * ch * channels)?;
     let whole = randn(3 * seed + 2, channels)?;
     let third = (1.0f32 / 3.0).sqrt();
-    let at = |i: usize| {
-        let (channel, y, x) = (i / (w * h), i / w % h, i % w);
-        (fine[i] + coarse[(channel * ch + y / COARSE) * cw + x / COARSE] + whole[channel]) * third
-    };
-    Ok((0..fine.len()).map(at).collect())
+    Ok((0..fine.len())
+        .map(|i: usize| {
+            let (channel, y, x) = (i / (w * h), i / w % h, i % w);
+            (fine[i] + coarse[(channel * ch + y / COARSE) * cw + x / COARSE] + whole[channel]) * third
+        })
+        .collect())
 }
 
 /// The normal equations of the fit.
@@ -247,11 +247,12 @@ mod tests {
         for seed in 0..4 {
             let Ok(latents) = smooth_noise(seed, w, h, 2) else { panic!("no noise") };
             let at = |x: usize, y: usize, c: usize| latents[(c * h + y) * w + x];
-            let sample = |i: usize| {
+            let mut samples = vec![0.0; 3 * 64 * w * h];
+            for (i, sample) in samples.iter_mut().enumerate() {
                 let (plane, y, x) = (i / (64 * w * h), i / (8 * w) % (8 * h) / 8, i % (8 * w) / 8);
-                0.02 * (plane + 1) as f32 * at(x, y, 0) - 0.1 * at(x, y, 1) + 0.1
-            };
-            pairs.add(w, h, &latents, &(0..3 * 64 * w * h).map(sample).collect::<Vec<_>>());
+                *sample = 0.02 * (plane + 1) as f32 * at(x, y, 0) - 0.1 * at(x, y, 1) + 0.1;
+            }
+            pairs.add(w, h, &latents, &samples);
         }
         let Ok(Fit(factors)) = pairs.fit() else { panic!("no fit") };
         for (plane, found) in factors.iter().enumerate() {

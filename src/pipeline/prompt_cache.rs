@@ -142,11 +142,10 @@ impl PromptCache {
 
     /// Removes the files that were not used for longest beyond [`MOST_BYTES`], except `newest`.
     fn forget(&self, newest: &Path) {
-        let ours = |name: &str| {
+        let mut files = self.folder.files(|name: &str| {
             (name.starts_with(PREFIX) && name.ends_with(SUFFIX))
                 || (name.starts_with(ENCODERS) && name.ends_with(DIGEST))
-        };
-        let mut files = self.folder.files(ours);
+        });
         files.sort_unstable_by(|one, other| (other.used, &other.path).cmp(&(one.used, &one.path)));
         let mut bytes = 0;
         for file in files {

@@ -90,8 +90,10 @@ pub fn alone(source: &Source) -> Result<Option<Alone>> {
         if !source.has_loose(place.kind) {
             continue;
         }
-        let has_part = |place: &Place| source.has(place.slot) || source.has_loose(place.kind);
-        if FAMILIES.iter().any(|family| family.places.iter().any(has_part)) {
+        if FAMILIES
+            .iter()
+            .any(|family| family.places.iter().any(|place| source.has(place.slot) || source.has_loose(place.kind)))
+        {
             return Ok(None);
         }
         let source = Source::alone(&source.path, name, place)?;
@@ -138,14 +140,18 @@ fn family_by_name_or_place(source: &Source) -> Result<&'static Family> {
         return Err(unknown(source, ""));
     }
     let denoiser = |place: &Place| source.has(place.slot) || source.has_loose(place.kind);
-    let is_marked = |family: &Family| family.marks.is_empty() || source.has_tensor(family.marks);
     let first_of = |is_there: &dyn Fn(&Place) -> bool| {
-        FAMILIES.iter().find(|family| family.places.first().is_some_and(is_there) && is_marked(family))
+        FAMILIES.iter().find(|family| {
+            let is_marked = family.marks.is_empty() || source.has_tensor(family.marks);
+            is_marked && family.places.first().is_some_and(is_there)
+        })
     };
     // What was given for a place may be a network of any kind: those that are known come first.
     let by_denoiser = first_of(&|place| source.has_loose(place.kind)).or_else(|| first_of(&denoiser));
-    let by_part = || FAMILIES.iter().find(|family| family.places.iter().any(denoiser));
-    by_denoiser.or_else(by_part).copied().ok_or_else(|| unknown(source, ""))
+    by_denoiser
+        .or_else(|| FAMILIES.iter().find(|family| family.places.iter().any(denoiser)))
+        .copied()
+        .ok_or_else(|| unknown(source, ""))
 }
 
 fn unknown(source: &Source, says: &str) -> Error {

@@ -158,7 +158,7 @@ pub struct Cropped {
     pub alone: Option<Padded>,
 }
 
-/// A picture of which nothing is cut off: it stands in the middle of whole tokens, and around it what it reflects.
+/// A picture that is not cut: it stands in the middle of whole tokens, and around it what it reflects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Padded {
     /// The most pixels, with what is around it. Larger ones are made smaller.
@@ -257,7 +257,7 @@ pub struct ControlRules {
     pub path: PathBuf,
     /// As what it takes the picture.
     pub takes: Takes,
-    /// How many kinds of pictures it tells apart; 0 if it is not told of which its picture is.
+    /// How many kinds of pictures it tells apart; 0 if it is not told the kind of its picture.
     pub modes: usize,
     /// What the first of these are called. Several names of one have `/` between them.
     pub mode_names: &'static [&'static str],

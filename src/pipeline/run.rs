@@ -211,7 +211,7 @@ impl<'a> Run<'a> {
         Ok(Running { session, weights, batch, dims: subject.dims.clone(), phase: subject.phase, heard: true })
     }
 
-    /// As [`start`](Run::start), of work that is in no phase and that nobody hears of.
+    /// As [`start`](Run::start), of work that is in no phase and that no one hears of.
     pub(super) fn start_unheard<'m>(&self, subject: &Subject<'m>) -> Result<Running<'m>> {
         Ok(Running { heard: false, ..self.start(subject)? })
     }
@@ -237,7 +237,7 @@ impl<'a> Run<'a> {
         self.pass_over(running, rest.saturating_sub(shortcut))
     }
 
-    /// Computes the lead of a step before its turn: nobody hears of that.
+    /// Computes the lead of a step before its turn: no one hears of that.
     ///
     /// # Errors
     /// As [`compute`](Run::compute).
@@ -342,9 +342,11 @@ enum Stages {
 pub(super) fn stage_runs(plan: &Plan, subject: &Subject<'_>) -> usize {
     let batch = plan.component(subject.name).map_or(Batch::default(), |component| component.batch);
     let stages = subject.model.stages();
-    let runs = |stage: &usize| stages[*stage].cadence != Cadence::Instead;
-    let order = batch.order(subject.model, &subject.dims, subject.runs).into_iter();
-    order.map(|(list, times)| list.iter().copied().filter(runs).count() * times).sum()
+    let mut runs = 0;
+    for (list, times) in batch.order(subject.model, &subject.dims, subject.runs) {
+        runs += list.iter().filter(|&&stage| stages[stage].cadence != Cadence::Instead).count() * times;
+    }
+    runs
 }
 
 /// The beginning of a long text.

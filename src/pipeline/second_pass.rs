@@ -14,7 +14,7 @@ const REFINER_START: &str = "--refiner-start";
 const UPSCALE: &str = "--upscale";
 const STRENGTH: &str = "--upscale-strength";
 
-/// From which part of the steps on a refiner goes on, if nobody says.
+/// From which part of the steps on a refiner goes on, if no one says.
 const START: f32 = 0.8;
 
 /// Most times as large as in the first pass.

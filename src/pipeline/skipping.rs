@@ -46,13 +46,14 @@ impl Skipping {
     /// Another network begins, for which these `caches` are defined: nothing is known of it.
     pub(super) fn begin(&mut self, caches: &Caches) -> Result<()> {
         let ratios = ratios(caches.magcache.unwrap_or_default(), self.evaluations)?;
-        let decider = |_| match self.cache.kind {
-            CacheKind::FirstBlock => Decider::FirstBlock(FirstBlock::default()),
-            CacheKind::TeaCache => Decider::TeaCache(TeaCache::new(caches.teacache.unwrap_or_default())),
-            CacheKind::MagCache => Decider::MagCache(MagCache::new(ratios.clone())),
-            CacheKind::TaylorSeer => Decider::TaylorSeer,
-        };
-        self.deciders = (0..self.computed.len()).map(decider).collect();
+        self.deciders = (0..self.computed.len())
+            .map(|_| match self.cache.kind {
+                CacheKind::FirstBlock => Decider::FirstBlock(FirstBlock::default()),
+                CacheKind::TeaCache => Decider::TeaCache(TeaCache::new(caches.teacache.unwrap_or_default())),
+                CacheKind::MagCache => Decider::MagCache(MagCache::new(ratios.clone())),
+                CacheKind::TaylorSeer => Decider::TaylorSeer,
+            })
+            .collect();
         (self.series, self.kept) = (Series::default(), Vec::new());
         Ok(())
     }
@@ -206,12 +207,15 @@ impl MagCache {
 /// As many of `ratios` as there are evaluations, each the nearest: `nearest_interp` of diffusers.
 fn ratios(ratios: &[f32], evaluations: usize) -> Result<Vec<f32>> {
     let Some((last, _)) = ratios.split_last() else { return Ok(Vec::new()) };
-    let nearest = |i: usize| {
+    if evaluations == 1 {
+        return reserve::repeat("the magnitudes", &[*last], 1);
+    }
+    let mut nearest = reserve::room("the magnitudes", evaluations)?;
+    for i in 0..evaluations {
         let scale = (ratios.len() - 1) as f64 / (evaluations - 1) as f64;
-        ratios[((i as f32 * scale as f32).round_ties_even() as usize).min(ratios.len() - 1)]
-    };
-    let number = |i| if evaluations == 1 { *last } else { nearest(i) };
-    reserve::collect("the magnitudes", evaluations, (0..evaluations).map(number))
+        nearest.push(ratios[((i as f32 * scale as f32).round_ties_even() as usize).min(ratios.len() - 1)]);
+    }
+    Ok(nearest)
 }
 
 /// The last prediction and how it changed, which is extrapolated: diffusers' `TaylorSeerState` of order 1.

@@ -145,13 +145,15 @@ impl Caches {
 
     /// Their kinds.
     pub fn kinds(&self) -> Vec<CacheKind> {
-        let is_defined = |kind: &CacheKind| match kind {
-            CacheKind::FirstBlock => self.first_block,
-            CacheKind::TeaCache => self.teacache.is_some(),
-            CacheKind::MagCache => self.magcache.is_some(),
-            CacheKind::TaylorSeer => self.taylorseer,
-        };
-        CacheKind::ALL.into_iter().filter(is_defined).collect()
+        CacheKind::ALL
+            .into_iter()
+            .filter(|kind| match kind {
+                CacheKind::FirstBlock => self.first_block,
+                CacheKind::TeaCache => self.teacache.is_some(),
+                CacheKind::MagCache => self.magcache.is_some(),
+                CacheKind::TaylorSeer => self.taylorseer,
+            })
+            .collect()
     }
 
     /// `given`, if it can work.
@@ -212,8 +214,8 @@ mod tests {
     fn a_name_and_a_threshold() {
         let parsed = |text: &str| text.parse::<CacheRequest>();
         assert_eq!(parsed("teacache").unwrap(), CacheRequest::new(CacheKind::TeaCache));
-        let given = |kind, threshold| CacheRequest { kind, threshold: Some(threshold) };
-        assert_eq!(parsed("first-block:0.08").unwrap(), given(CacheKind::FirstBlock, 0.08));
+        let given = CacheRequest { kind: CacheKind::FirstBlock, threshold: Some(0.08) };
+        assert_eq!(parsed("first-block:0.08").unwrap(), given);
         for kind in CacheKind::ALL {
             let cache = Cache { kind, threshold: 3.0 };
             assert_eq!(parsed(&cache.to_string()).unwrap(), CacheRequest::from(cache));

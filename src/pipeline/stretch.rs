@@ -11,15 +11,15 @@ pub struct Upscale {
     pub strength: f32,
     /// What is stretched, and how.
     pub space: UpscaleSpace,
-    /// Denoising steps of the second pass, of which it takes the share that `strength` says; `None` is as many as the first.
+    /// Denoising steps of the second pass; it takes the share of them that `strength` says. `None` is as many as the first.
     pub steps: Option<usize>,
 }
 
 impl Upscale {
-    /// How far from the first pass the second is, if nobody says.
+    /// How far from the first pass the second is, if no one says.
     pub const STRENGTH: f32 = 0.4;
 
-    /// `factor` times as large, with everything else as it is if nobody says.
+    /// `factor` times as large, with everything else as it is if no one says.
     pub fn new(factor: f32) -> Upscale {
         Upscale { factor, strength: Upscale::STRENGTH, space: UpscaleSpace::default(), steps: None }
     }

@@ -228,10 +228,10 @@ impl Words {
 /// Whether a file with the tensors of `index` seems to be a textual inversion.
 pub fn is_textual_inversion(index: &Index) -> bool {
     let names: Vec<&str> = index.names().collect();
-    let is_vector = |name: &&str| index.shape(name).is_some_and(|shape| shape.dims()[2..] == [1, 1]);
     let is_known = names.iter().any(|name| UNNAMED[..4].contains(name));
     let is_one = names.len() == 1 && names.iter().any(|name| name.starts_with('<') && name.ends_with('>'));
-    (is_known || is_one) && names.iter().any(is_vector)
+    let has_vector = names.iter().any(|name| index.shape(name).is_some_and(|shape| shape.dims()[2..] == [1, 1]));
+    (is_known || is_one) && has_vector
 }
 
 /// The word that a file names.

@@ -85,9 +85,9 @@ impl Vae {
             return Ok(None);
         }
         let tiny = networks::autoencoder_tiny(source.component(&TINY_VAE)?)?;
-        let side = |what, number| Side::of(&tiny.decoder, what, number);
         let latents = self.side("the latent channels of the autoencoder", self.channels());
-        fit::equal(source, side("latent channels of the tiny autoencoder", tiny.channels()), latents)?;
+        let tiny_latents = Side::of(&tiny.decoder, "latent channels of the tiny autoencoder", tiny.channels());
+        fit::equal(source, tiny_latents, latents)?;
         fit::exactly(&tiny.decoder, "channels of a picture", tiny.config.out_channels, 3)?;
         fit::exactly(&tiny.decoder, "pixels to a latent", tiny.factor(), self.factor())?;
         Ok(Some(Box::new(tiny)))

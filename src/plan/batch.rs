@@ -250,8 +250,7 @@ mod tests {
         let dims = Dims::new().with(Symbol::PASSES, 2).with(Symbol::BATCH, 6).with(LENGTH, 9);
         let dims = dims.with_in_pass(0, LENGTH, 7).with_in_pass(1, LENGTH, 8);
         let found = |batch: Batch, dims: &Dims| {
-            let of = |form: &Dims| [LENGTH, ACTIVE].map(|symbol| form.find(symbol));
-            batch.forms(dims).iter().map(of).collect::<Vec<_>>()
+            batch.forms(dims).iter().map(|form| [LENGTH, ACTIVE].map(|symbol| form.find(symbol))).collect::<Vec<_>>()
         };
         let (whole, apart) = (Batch::of(&dims), Batch { at_once: Some(3), ..Batch::of(&dims) });
         assert_eq!(found(whole, &dims), [[Some(9), None]]);

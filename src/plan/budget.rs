@@ -54,11 +54,13 @@ pub fn plan_in_company(
 
 /// `components`, those of its phase in the company of `company`, which is computed as its variant number `variant`.
 pub(crate) fn in_company(components: &[Component], company: &Component, variant: usize) -> Vec<Component> {
-    let in_phase = |component: &Component| match component.phase == company.phase {
-        true => component.beside(company, variant),
-        false => component.clone(),
-    };
-    components.iter().map(in_phase).collect()
+    components
+        .iter()
+        .map(|component| match component.phase == company.phase {
+            true => component.beside(company, variant),
+            false => component.clone(),
+        })
+        .collect()
 }
 
 /// The plan without what pages of files take.
@@ -91,8 +93,10 @@ fn placed(components: &[Component], offload: Offload, limits: &Limits) -> Result
 fn all_resident(components: &[Component], limits: &Limits) -> Result<Plan, Refusal> {
     let all = components.iter().map(Component::weights).fold(0, usize::saturating_add);
     let fitted = components.iter().map(|component| {
-        let fits = |variant| limits.left(component, variant).is_some_and(|left| all <= left);
-        let variant = component.variants.iter().position(fits)?;
+        let variant = component
+            .variants
+            .iter()
+            .position(|variant| limits.left(component, variant).is_some_and(|left| all <= left))?;
         let nothing = vec![false; component.stages.len()];
         Some(component_plan(component, variant, nothing, all - component.weights(), limits))
     });
@@ -151,12 +155,14 @@ fn component_plan(
 /// Streamed stages go round the slots in order.
 fn slots_round(streamed: &[bool], slots: usize) -> Vec<Option<usize>> {
     let mut next = 0;
-    let slot = |&streams: &bool| {
-        let slot = streams.then_some(next % slots.max(1));
-        next += usize::from(streams);
-        slot
-    };
-    streamed.iter().map(slot).collect()
+    streamed
+        .iter()
+        .map(|&streams| {
+            let slot = streams.then_some(next % slots.max(1));
+            next += usize::from(streams);
+            slot
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -175,17 +181,20 @@ mod tests {
         prop::collection::vec(stage, 1..20).prop_map(|mut stages| {
             // A model lists all of a cadence one after the other.
             stages.sort_by_key(|&(_, step, _)| step);
-            let stage = |(i, (weights, step, stays))| StageBytes {
-                name: format!("{i}"),
-                cadence: if step { Cadence::Step } else { Cadence::Request },
-                weights,
-                mapped: 0,
-                file: weights,
-                stays,
-                idle: 0,
-                idle_apart: 0,
-            };
-            stages.into_iter().enumerate().map(stage).collect()
+            stages
+                .into_iter()
+                .enumerate()
+                .map(|(i, (weights, step, stays))| StageBytes {
+                    name: format!("{i}"),
+                    cadence: if step { Cadence::Step } else { Cadence::Request },
+                    weights,
+                    mapped: 0,
+                    file: weights,
+                    stays,
+                    idle: 0,
+                    idle_apart: 0,
+                })
+                .collect()
         })
     }
 
@@ -260,11 +269,9 @@ mod tests {
         ) {
             let components: Vec<Component> = components.into_iter().map(|c| Component { beside, ..c }).collect();
             let offload = Offload::ALL[mode];
-            let of_host = |memory, addresses| {
-                [(HostBound::Memory, memory), (HostBound::Addresses, addresses)]
-                    .map(|(bound, bytes)| Some(HostLimit { bound, bytes, process: 50, graph: 0, shared }))
-            };
-            let mut limits = Limits { bytes: Some(limit), host: shared, overhead: 0, of_host: of_host(memory, addresses) };
+            let of_host = [(HostBound::Memory, memory), (HostBound::Addresses, addresses)]
+                .map(|(bound, bytes)| Some(HostLimit { bound, bytes, process: 50, graph: 0, shared }));
+            let mut limits = Limits { bytes: Some(limit), host: shared, overhead: 0, of_host };
             // As often as there are bounds, a refusal may name the next.
             for _ in 0..4 {
                 match plan(&components, offload, &limits) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use pinhole_quant::DType;
 
 use crate::ggml::{Arena, Backend, Buffer, Device, Placed, Scratch};
-use crate::stage::{Build, Cadence, Dims, FeatureMap, Lifetime, Model, Port, Stage, shape_of};
+use crate::stage::{Build, Cadence, Dims, FeatureMap, Lifetime, Model, Port, shape_of};
 use crate::weights::WeightId;
 use crate::{Error, Result};
 
@@ -68,17 +68,18 @@ impl DryRun {
         let ports = model.ports().iter().map(|spec| Ok(Placed::nowhere(&nowhere, spec.dtype, spec.shape(dims)?)));
         let ports = ports.collect::<Result<Vec<_>>>()?;
         let weights = weights_nowhere(model, dtype, &nowhere);
-        let dry = |stage: &Stage| {
+        let positions = |ports: &[Port]| ports.iter().map(|port| port.index()).collect();
+        let mut stages = Vec::with_capacity(model.stages().len());
+        for stage in model.stages() {
             let graph = backend.graph(STAGE_TENSORS)?;
             let b = Build::new(&graph, model, dims, &weights, &ports).in_parts(tokens);
             stage.block.build(&b)?;
             let touched = b.finish()?;
-            let positions = |ports: &[Port]| ports.iter().map(|port| port.index()).collect();
             let touch = Touch { read: positions(&touched.read), written: positions(&touched.written) };
             let (activations, scratch) = (Arena::measure(&graph)?, backend.scratch(&graph)?);
-            Ok(Found { touch, activations, scratch, tokens: touched.tokens })
-        };
-        Ok(DryRun { stages: model.stages().iter().map(dry).collect::<Result<_>>()? })
+            stages.push(Found { touch, activations, scratch, tokens: touched.tokens });
+        }
+        Ok(DryRun { stages })
     }
 
     /// The same for each of `forms`, sizes of one session: what a stage takes in the one in which it takes most.
@@ -117,17 +118,19 @@ impl DryRun {
     /// The ports that the stages of a step read and that hold something else for each pass, as the stages of a request left it.
     pub(crate) fn of_a_pass(&self, model: &Model) -> Vec<Port> {
         let kept = self.of_a_part(model);
-        let is_of_a_pass = |port: &Port| {
-            let spec = &model.ports()[port.index()];
-            spec.lifetime == Lifetime::Request && spec.differs_between_passes() && !kept.contains(port)
-        };
-        self.of_steps(model, |touch| &touch.read).filter(is_of_a_pass).collect()
+        self.of_steps(model, |touch| &touch.read)
+            .filter(|port| {
+                let spec = &model.ports()[port.index()];
+                spec.lifetime == Lifetime::Request && spec.differs_between_passes() && !kept.contains(port)
+            })
+            .collect()
     }
 
     /// The ports that the stages of a step leave to those of the next, for each part of a batch something else.
     pub(crate) fn of_a_part(&self, model: &Model) -> Vec<Port> {
-        let is_kept = |port: &Port| model.ports()[port.index()].lifetime == Lifetime::Request;
-        self.of_steps(model, |touch| &touch.written).filter(is_kept).collect()
+        self.of_steps(model, |touch| &touch.written)
+            .filter(|port| model.ports()[port.index()].lifetime == Lifetime::Request)
+            .collect()
     }
 
     /// The ports that the stages of a step touch in a way, each once.
@@ -165,10 +168,11 @@ pub(super) fn weights_nowhere(
     dtype: impl Fn(WeightId) -> Option<DType>,
     nowhere: &Arc<Buffer>,
 ) -> Vec<Option<Placed>> {
-    let place = |(id, weight): (WeightId, &crate::weights::Weight)| {
-        dtype(id).map(|dtype| Placed::nowhere(nowhere, dtype, weight.shape))
-    };
-    model.manifest().iter().map(place).collect()
+    model
+        .manifest()
+        .iter()
+        .map(|(id, weight)| dtype(id).map(|dtype| Placed::nowhere(nowhere, dtype, weight.shape)))
+        .collect()
 }
 
 /// When maps are touched.
@@ -243,9 +247,11 @@ fn pack(blocks: &[Block]) -> Option<(Vec<usize>, usize)> {
     let (mut placed, mut total): (Vec<usize>, usize) = (Vec::new(), 0);
     for i in order {
         let Block { live, size } = &blocks[i];
-        let together = |j: &&usize| blocks[**j].live.start < live.end && live.start < blocks[**j].live.end;
-        let mut taken: Vec<Range<usize>> =
-            placed.iter().filter(together).map(|&j| offsets[j]..offsets[j] + blocks[j].size).collect();
+        let mut taken: Vec<Range<usize>> = placed
+            .iter()
+            .filter(|j| blocks[**j].live.start < live.end && live.start < blocks[**j].live.end)
+            .map(|&j| offsets[j]..offsets[j] + blocks[j].size)
+            .collect();
         taken.sort_by_key(|range| range.start);
         let mut offset = 0usize;
         for range in taken {

@@ -5,7 +5,7 @@
 //! model. So a prefix of the stages stays, and the pages of the others are given back right after their use: every step reads
 //! only what does not fit.
 
-use super::{Component, ComponentPlan, HostBound, HostLimit, HostUse, Plan, StageBytes};
+use super::{Component, ComponentPlan, HostBound, HostLimit, HostUse, Plan};
 
 /// Says which stages' pages stay, so that `plan`, which fits with two stages' pages at a time, keeps to `limit`. If all pages fit,
 /// all may stay.
@@ -44,15 +44,16 @@ pub(super) fn bound(plan: &mut Plan, components: &[Component], limit: &HostLimit
 fn dropped(component: &Component, plan: &ComponentPlan, available: usize) -> Vec<bool> {
     let (mut left, runs) = (Some(available), plan.batch.runs(component.runs));
     let stages = component.stages.iter().zip(&plan.placement.slot_of);
-    let drop = |(stage, slot): (&StageBytes, &Option<usize>)| {
-        let again = runs.of(stage.cadence) > 1 && (slot.is_some() || stage.mapped > 0);
-        if !again {
-            return true;
-        }
-        left = left.and_then(|left| left.checked_sub(stage.file));
-        left.is_none()
-    };
-    stages.map(drop).collect()
+    stages
+        .map(|(stage, slot)| {
+            let again = runs.of(stage.cadence) > 1 && (slot.is_some() || stage.mapped > 0);
+            if !again {
+                return true;
+            }
+            left = left.and_then(|left| left.checked_sub(stage.file));
+            left.is_none()
+        })
+        .collect()
 }
 
 fn kept(component: &Component, dropped: &[bool]) -> usize {
@@ -60,8 +61,8 @@ fn kept(component: &Component, dropped: &[bool]) -> usize {
 }
 
 fn read_each_run(component: &Component, dropped: &[bool]) -> usize {
-    let each_step = |stage: &StageBytes| stage.cadence.is_of_steps();
-    let dropped = component.stages.iter().zip(dropped).filter(|(stage, dropped)| **dropped && each_step(stage));
+    let stages = component.stages.iter().zip(dropped);
+    let dropped = stages.filter(|(stage, dropped)| **dropped && stage.cadence.is_of_steps());
     dropped.map(|(stage, _)| stage.file).sum()
 }
 
@@ -71,11 +72,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::plan::{Batch, Limits, Offload, Refusal, Runs, Variant, Way, budget};
+    use crate::plan::{Batch, Limits, Offload, Refusal, Runs, StageBytes, Variant, Way, budget};
     use crate::stage::Cadence;
 
     fn component(sizes: &[usize]) -> Component {
-        let stage = |&file: &usize| StageBytes {
+        let stages = sizes.iter().map(|&file| StageBytes {
             name: String::new(),
             cadence: Cadence::Step,
             weights: 0,
@@ -84,7 +85,7 @@ mod tests {
             stays: false,
             idle: 0,
             idle_apart: 0,
-        };
+        });
         let batch = Batch::default();
         let variants = vec![
             Variant { way: Way::Whole, batch, host: 0, ports: 10, activations: 20, scratch: 0, graphs: 0 },
@@ -93,7 +94,7 @@ mod tests {
         Component {
             name: "c",
             phase: crate::plan::Phase::Encode,
-            stages: sizes.iter().map(stage).collect(),
+            stages: stages.collect(),
             variants,
             runs: Runs { request: 1, steps: 4 },
             beside: 7,

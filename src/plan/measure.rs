@@ -88,8 +88,13 @@ impl Subject<'_> {
 
     /// The ways to compute it, which is what is computed at once of `batch`, with weights of the formats `dtypes`.
     fn variants(&self, batch: Batch, dtypes: &[DType], backend: &Backend) -> Result<Vec<Variant>> {
-        let dtype = |id: WeightId| dtypes.get(id.index()).copied();
-        let whole = DryRun::of_forms(self.model, dtype, &batch.forms(&self.dims), usize::MAX, backend)?;
+        let whole = DryRun::of_forms(
+            self.model,
+            |id: WeightId| dtypes.get(id.index()).copied(),
+            &batch.forms(&self.dims),
+            usize::MAX,
+            backend,
+        )?;
         let mut variants = vec![self.in_tokens((Way::Whole, batch), &whole, backend.device())?];
         for way in Way::all(self.model, whole.tokens()).into_iter().skip(1) {
             variants.push(self.variant((way, batch), dtypes, backend)?);

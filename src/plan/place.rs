@@ -162,8 +162,11 @@ fn even_out(component: &Component, streamed: &mut Streamed, available: usize) {
                 continue;
             }
         }
-        let can_stream = |i: &usize| size(i) > 0 && size(i) <= slot && !component.stages[*i].stays;
-        let stayed = of_pass.iter().copied().filter(|&i| !streamed[i]).filter(can_stream);
+        let stayed = of_pass
+            .iter()
+            .copied()
+            .filter(|&i| !streamed[i])
+            .filter(|i| size(i) > 0 && size(i) <= slot && !component.stages[*i].stays);
         if let Some(smallest) = stayed.min_by_key(size) {
             streamed[smallest] = true;
         }

@@ -32,7 +32,7 @@ pub(crate) struct StripRun {
     pub(crate) scratch: usize,
     /// Where the maps lie in host memory.
     pub(crate) maps: MapBlock,
-    /// The maps of which statistics are needed.
+    /// The maps whose statistics are needed.
     pub(crate) normed: Vec<FeatureMap>,
 }
 
@@ -155,9 +155,10 @@ impl Cutter<'_> {
 
 /// A strip must not overwrite what the next one reads.
 fn check(exchanged: &Exchanged) -> Result<()> {
-    let beyond = |map: FeatureMap| exchanged.reads.iter().any(|read| read.map == map && read.reach != Reach::Around(0));
-    match exchanged.writes.iter().find(|write| beyond(write.map)) {
-        Some(write) => Err(Error::graph("strips", format!("{:?} is written while neighbours read it", write.map))),
-        None => Ok(()),
+    for write in &exchanged.writes {
+        if exchanged.reads.iter().any(|read| read.map == write.map && read.reach != Reach::Around(0)) {
+            return Err(Error::graph("strips", format!("{:?} is written while neighbours read it", write.map)));
+        }
     }
+    Ok(())
 }

@@ -6,7 +6,7 @@ const SHAPE: f64 = 0.6;
 /// `ln B(SHAPE, SHAPE)`, from `2 ln Gamma(0.6) - ln Gamma(1.2)`.
 const LN_BETA: f64 = 0.8818418061417859;
 
-/// Terms of the continued fraction, of which some twenty are enough.
+/// Terms of the continued fraction; some twenty are enough.
 const MOST_TERMS: usize = 200;
 
 /// Halvings of an interval until nothing is left between two neighbouring numbers.

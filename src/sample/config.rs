@@ -173,7 +173,7 @@ const UNSUPPORTED_WORDS: [(&str, &str, &[&str]); 3] = [
     ("variance_type", "fixed_small, fixed_small_log or fixed_large", &["learned", "learned_range", "fixed_large_log"]),
 ];
 
-/// Flags for sigmas, at most one of which is on.
+/// Flags for sigmas; at most one is on.
 const EXCLUSIVE: [&str; 3] = ["use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"];
 
 /// The largest order of a solver that is built. DPM-Solver and DEIS have at most 3.

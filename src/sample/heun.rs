@@ -1,4 +1,4 @@
-//! Methods with two evaluations for each step, the second of which begins again where the step began.
+//! Methods with two evaluations for each step; the second one begins again where the step began.
 
 use super::Noise;
 use super::clip::Clip;

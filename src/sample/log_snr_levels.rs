@@ -129,7 +129,7 @@ impl DiscreteConfig {
         (sigmas.iter().map(|sigma| sigma * training).collect(), sigmas)
     }
 
-    /// The method of a sampler for so many steps, the last of which ends without noise if `to_zero`.
+    /// The method of a sampler for so many steps; the last one ends without noise if `to_zero`.
     fn log_snr_method(&self, sampler: Sampler, steps: usize, to_zero: bool, is_flow: bool) -> Result<Method> {
         let rule = self.rule(sampler);
         let refuse = |expected: &str, found: String| {

@@ -53,8 +53,8 @@ impl Noise {
     /// Generators for `batch` pictures: picture `i` has the seed `seed + i`.
     pub fn new(seed: u64, batch: usize) -> Noise {
         // Truncation is the rule: PyTorch's engine keeps 32 bits of the seed.
-        let generator = |i| Generator { engine: Mt::new(seed.wrapping_add(i as u64) as u32), spare: None };
-        Noise { generators: (0..batch).map(generator).collect(), seed }
+        let engines = (0..batch).map(|i| Mt::new(seed.wrapping_add(i as u64) as u32));
+        Noise { generators: engines.map(|engine| Generator { engine, spare: None }).collect(), seed }
     }
 
     /// How many pictures there are.

@@ -99,8 +99,10 @@ fn model_index(text: &Text) -> Result<Map<String, Value>> {
 
 fn class_of(index: &Map<String, Value>, text: &Text) -> Result<String> {
     let found = index.get(CLASS_NAME).unwrap_or(&Value::Null);
-    let malformed = || Error::malformed(&text.origin, CLASS_NAME, "a pipeline's name", found.to_string());
-    found.as_str().map(str::to_owned).ok_or_else(malformed)
+    found
+        .as_str()
+        .map(str::to_owned)
+        .ok_or_else(|| Error::malformed(&text.origin, CLASS_NAME, "a pipeline's name", found.to_string()))
 }
 
 /// Whether a component is none: diffusers writes `[null, null]` for a part that a pipeline was saved without.

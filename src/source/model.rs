@@ -133,14 +133,14 @@ impl Source {
         const NAME: &str = "sample_sigmas";
         let (Some(setting), Some(pipeline)) = (self.pipeline_setting(NAME), &self.pipeline) else { return Ok(None) };
         let sigmas: Option<Vec<f32>> = serde_json::from_value(setting.clone()).ok();
-        let fall = |sigmas: &[f32]| {
+        let falling = sigmas.filter(|sigmas| {
             let within = sigmas.iter().all(|sigma| *sigma > 0.0 && *sigma <= 1.0);
             !sigmas.is_empty()
                 && sigmas.len() <= MOST_SIGMAS
                 && within
                 && sigmas.windows(2).all(|pair| pair[0] > pair[1])
-        };
-        match sigmas.filter(|sigmas| fall(sigmas)) {
+        });
+        match falling {
             Some(sigmas) => Ok(Some(sigmas)),
             None => {
                 let expected = format!("1 to {MOST_SIGMAS} falling numbers, above 0 and at most 1");

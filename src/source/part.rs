@@ -206,8 +206,9 @@ impl<M: HasModel> Networks for Part<M> {
 /// As [`unused`], without what whole models of this kind have besides.
 pub fn left_over<'a>(networks: &[Network<'a>], slot: &Slot) -> Vec<&'a str> {
     let Some(network) = networks.iter().find(|network| network.slot == slot) else { return Vec::new() };
-    let own = |name: &str| network.kind.has_beside(name.strip_prefix(network.prefix).unwrap_or(name));
-    unused(networks, slot).into_iter().filter(|name| !own(name)).collect()
+    let mut left = unused(networks, slot);
+    left.retain(|name| !network.kind.has_beside(name.strip_prefix(network.prefix).unwrap_or(name)));
+    left
 }
 
 /// The tensors of the component at `slot` that no weight of `networks` is read from.

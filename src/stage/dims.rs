@@ -111,11 +111,14 @@ impl Dims {
     /// Which span step number `step` is of.
     pub(crate) fn span_of(&self, step: usize) -> usize {
         let mut end = 0;
-        let is_behind = |span: &&Span| {
-            end += span.steps;
-            end <= step
-        };
-        self.spans.iter().take_while(is_behind).count().min(self.span_count() - 1)
+        self.spans
+            .iter()
+            .take_while(|span| {
+                end += span.steps;
+                end <= step
+            })
+            .count()
+            .min(self.span_count() - 1)
     }
 
     /// How many steps each span has, if a request has so many `steps`.
@@ -149,11 +152,14 @@ impl Dims {
     /// The sizes in each span of steps.
     pub(crate) fn in_spans(&self) -> Vec<Dims> {
         let plain = Dims { spans: Vec::new(), ..self.clone() };
-        let with = |span: &Span| span.sizes.iter().fold(plain.clone(), |dims, &(symbol, n)| dims.with(symbol, n));
-        match self.spans.is_empty() {
-            true => vec![plain],
-            false => self.spans.iter().map(with).collect(),
+        if self.spans.is_empty() {
+            return vec![plain];
         }
+        let mut all = Vec::new();
+        for span in &self.spans {
+            all.push(span.sizes.iter().fold(plain.clone(), |dims, &(symbol, n)| dims.with(symbol, n)));
+        }
+        all
     }
 
     /// The value of `symbol`, if the request has one: for sizes that only some requests have.

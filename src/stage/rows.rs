@@ -261,9 +261,11 @@ impl Build<'_> {
         let rows = reach.rows(&strip.strip.rows, height);
         let dims = [w, rows.len(), c, batch.min(most)];
         if let Some(read) = strip.exchanged.borrow().reads.iter().find(|read| read.map == map) {
-            let message = || format!("{map:?} is read as {reach:?} of {most} pictures and as {:?}", read.reach);
-            let equal = read.reach == reach && self.g.shape(read.tensor)? == dims;
-            return if equal { Ok(read.tensor) } else { Err(Error::graph("read_rows", message())) };
+            if read.reach == reach && self.g.shape(read.tensor)? == dims {
+                return Ok(read.tensor);
+            }
+            let message = format!("{map:?} is read as {reach:?} of {most} pictures and as {:?}", read.reach);
+            return Err(Error::graph("read_rows", message));
         }
         let place = strip.place(&dims)?;
         let tensor = self.g.leaf(&place)?;

@@ -209,11 +209,13 @@ pub(super) fn shown(byte: u8) -> char {
 /// [`Error::Malformed`] where it cannot be written.
 pub fn bytes_tokenizer_json() -> Result<String> {
     let vocab = (0..=255u8).map(|byte| (shown(byte).to_string(), u32::from(byte))).collect();
-    let mark = |(id, mark): (u32, &&str)| {
-        json!({ "id": id, "content": mark, "single_word": false, "lstrip": false, "rstrip": false,
+    let marks = (256..)
+        .zip(&MARKS)
+        .map(|(id, mark)| {
+            json!({ "id": id, "content": mark, "single_word": false, "lstrip": false, "rstrip": false,
             "normalized": false, "special": true })
-    };
-    let marks = (256..).zip(&MARKS).map(mark).collect();
+        })
+        .collect();
     tokenizer_json(RULES[0], &Tokens(vocab), Vec::new(), marks, Path::new("tokenizer"))
 }
 
@@ -271,11 +273,13 @@ pub fn byte_level_gguf_json(metadata: &Metadata) -> Result<Option<String>> {
 }
 
 fn merges_of<'a>(merges: &'a Strings, path: &Path) -> Result<Vec<(&'a str, &'a str)>> {
-    let pair = |merge: &'a str| {
-        // A space of a text is another sign here, so that the only one stands between the pieces.
-        merge.split_once(' ').ok_or_else(|| Error::malformed(path, at(MERGES), "two pieces", quoted(merge)))
-    };
-    merges.iter().map(pair).collect()
+    merges
+        .iter()
+        .map(|merge| {
+            // A space of a text is another sign here, so that the only one stands between the pieces.
+            merge.split_once(' ').ok_or_else(|| Error::malformed(path, at(MERGES), "two pieces", quoted(merge)))
+        })
+        .collect()
 }
 
 fn at(key: &str) -> String {

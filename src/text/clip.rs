@@ -396,8 +396,9 @@ fn added_tokens(vocab: &Tokens, config: &TokenizerConfig, origin: &Path) -> Resu
         if tokens.values().any(|known| known.content == token.content) {
             continue;
         }
-        let missing = || Error::mismatch(origin, role, "a token of vocab.json", format!("`{}`", token.content));
-        let id = vocab.id(&token.content).ok_or_else(missing)?;
+        let id = vocab
+            .id(&token.content)
+            .ok_or_else(|| Error::mismatch(origin, role, "a token of vocab.json", format!("`{}`", token.content)))?;
         tokens.insert(id, AddedToken { special: true, ..token });
     }
     Ok(tokens.into_iter().map(|(id, token)| added_token(id, &token)).collect())

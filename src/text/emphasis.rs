@@ -18,7 +18,7 @@ use crate::{Error, Result};
 /// What a bracket multiplies or divides by.
 const STEP: f64 = 1.1;
 
-/// How many brackets may stand within each other. Nobody writes as many, and the time that a prompt takes grows with them.
+/// How many brackets may stand within each other. No one writes as many, and the time that a prompt takes grows with them.
 const MOST_LEVELS: usize = 256;
 
 /// More than any word counts, either way.

@@ -1,6 +1,6 @@
 //! The vocabulary of OpenAI's CLIP, which `clip_l.safetensors` and its like need and do not carry.
 //!
-//! It is public: the file `bpe_simple_vocab_16e6.txt` of <https://github.com/openai/CLIP> (MIT), of which the first
+//! It is public: the file `bpe_simple_vocab_16e6.txt` of <https://github.com/openai/CLIP> (MIT). Its first
 //! 48 894 merges are used. build.rs takes them from a package that has the file.
 
 use std::path::Path;

@@ -30,8 +30,8 @@ pub(super) fn least_match(pattern: &str) -> Result<usize, String> {
         Ast::Alternation(alternation) => alternation.asts.as_slice(),
         one => std::slice::from_ref(one),
     };
-    let text = |ast: &Ast| &marked[ast.span().start.offset..ast.span().end.offset];
-    let looking = alternatives.iter().filter(|ast| text(ast) == MARKED).count();
+    let texts = alternatives.iter().map(|ast| &marked[ast.span().start.offset..ast.span().end.offset]);
+    let looking = texts.filter(|text| *text == MARKED).count();
     // Others look further, or from inside a repetition.
     if looking != marked.matches("ahead").count() || marked.contains("(?!") {
         return Err(format!("a look ahead that is no alternative `{AHEAD}`"));

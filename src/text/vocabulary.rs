@@ -30,9 +30,8 @@ impl Vocabulary {
     /// `tokenizer_config.json` names.
     pub(super) fn add_special(&mut self, tokens: &[&str]) -> Result<()> {
         let known = self.tokenizer.get_added_tokens_decoder();
-        let is_new = |token: &str| known.values().all(|added| added.content != token);
-        let has = |token: &str| self.tokenizer.token_to_id(token).is_some();
-        let new = tokens.iter().filter(|token| is_new(token) && has(token));
+        let new = tokens.iter().filter(|token| known.values().all(|added| added.content != **token));
+        let new = new.filter(|token| self.tokenizer.token_to_id(token).is_some());
         let added: Vec<AddedToken> = new.map(|token| AddedToken::from(*token, true)).collect();
         let tokenizer = &mut self.tokenizer;
         guarded(&self.origin, move || tokenizer.add_special_tokens(added)).map(drop)
@@ -64,7 +63,7 @@ impl Vocabulary {
     pub(super) fn encode(&self, text: &str) -> Result<Vec<u32>> {
         let most = MOST_BYTES / self.growth.max(1);
         if text.len() as u64 > most {
-            let expected = format!("at most {most} bytes, of which the tokenizer could make {MOST_BYTES}");
+            let expected = format!("at most {most} bytes, from which the tokenizer could make {MOST_BYTES}");
             return Err(Error::option("--prompt", expected, text.len().to_string()));
         }
         let encoding = guarded(&self.origin, || self.tokenizer.encode_fast(text, false))?;

@@ -34,14 +34,15 @@ fn fewer_layers_than_weights() {
     let unused = disk.open().unwrap().denoiser.networks()[0].bound.unused().to_vec();
     assert!(unused.iter().any(|name| name == "single_transformer_blocks.2.proj_mlp.weight"), "{unused:?}");
     let mut warnings = Vec::new();
-    let mut listen = |event: Event| {
-        warnings.extend(match event {
-            Event::Warning(text) => Some(text),
-            _ => None,
-        });
-        Ok(())
-    };
-    disk.pipeline().generate_watched(&small(), &mut listen).unwrap();
+    disk.pipeline()
+        .generate_watched(&small(), &mut |event: Event| {
+            warnings.extend(match event {
+                Event::Warning(text) => Some(text),
+                _ => None,
+            });
+            Ok(())
+        })
+        .unwrap();
     assert!(warnings.iter().any(|text| text.contains("transformer") && text.contains("unused")), "{warnings:?}");
 }
 
@@ -114,7 +115,7 @@ fn no_settings_at_all() {
     }
 }
 
-/// What nobody means.
+/// What no one means.
 fn absurdities() -> Vec<Value> {
     vec![
         json!(null),
@@ -261,7 +262,7 @@ fn defaults_that_make_no_request() {
                     Ok(settings) => assert!(settings.cfg_scale.is_finite() && settings.steps > 0, "{key} = {value}"),
                     Err(error) => {
                         show(&error);
-                        // The model's fault, not that of an option that nobody gave.
+                        // The model's fault, not that of an option that no one gave.
                         assert!(matches!(error, Error::Mismatch { .. }), "{error:?}");
                         let message = error.to_string();
                         assert!(

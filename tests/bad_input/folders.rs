@@ -186,7 +186,7 @@ fn shards_in_a_flat_folder() {
     refused!(Mismatch, folder.open(), "flux1-00002-of-00002.safetensors", "beside the index");
     fs::remove_file(&index).unwrap();
     refused!(Mismatch, folder.open(), "flux1-00002-of-00002.safetensors", "none of this name");
-    // None of which matters if another takes its place.
+    // None of that matters if another takes its place.
     folder.with(&[("transformer", template().join(FILES[0]))]).unwrap();
     fs::write(&index, r#"{"weight_map": {"a": "gone-00001-of-00001.safetensors"}}"#).unwrap();
     fs::remove_file(folder.path("flux1-00001-of-00002.safetensors")).unwrap();

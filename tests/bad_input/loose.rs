@@ -31,7 +31,7 @@ fn open(disk: &Disk) -> Result<Opened> {
     open_with(None, disk, &COMPONENTS)
 }
 
-/// A model of which the tensors of `component` are changed.
+/// A model with changed tensors of `component`.
 fn changed(component: &str, change: impl FnOnce(&mut Tensors)) -> Disk {
     let disk = Disk::new();
     disk.edit_tensors(component, change);
@@ -110,25 +110,21 @@ fn a_block_of_a_unet_is_missing() {
 fn unets_of_other_models_are_named() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("sd.safetensors");
-    let named = |change: &dyn Fn(&mut Tensors), what: &str| {
+    let named = |what: &str, change: &dyn Fn(&mut Tensors)| {
         sd1::write_checkpoint(&path, &Golden::load("sd1"));
         edit_file(&path, |tensors| change(tensors));
         let opened = Source::open(&path).and_then(|source| pinhole::pipeline::open(&source));
         refused!(NotAModel, opened, "sd.safetensors", what);
     };
-    let with = |name: &'static str| {
-        move |tensors: &mut Tensors| {
-            let tensor = Tensor { dtype: Dtype::F32, shape: vec![1], bytes: vec![0; 4] };
-            tensors.insert(format!("model.diffusion_model.{name}"), tensor);
-        }
-    };
-    named(&with("input_hint_block.0.weight"), "ControlNet");
-    let widened = |tensors: &mut Tensors| {
+    named("ControlNet", &|tensors| {
+        let tensor = Tensor { dtype: Dtype::F32, shape: vec![1], bytes: vec![0; 4] };
+        tensors.insert("model.diffusion_model.input_hint_block.0.weight".into(), tensor);
+    });
+    named("a map of depth", &|tensors| {
         let Tensor { shape, bytes, .. } = tensors.get_mut("model.diffusion_model.input_blocks.0.0.weight").unwrap();
         bytes.resize(bytes.len() / shape[1] * 5, 0);
         shape[1] = 5;
-    };
-    named(&widened, "a map of depth");
+    });
 }
 
 #[test]
@@ -157,7 +153,7 @@ fn a_layer_that_is_missing_has_the_name_of_its_file() {
     refused!(Mismatch, open(&disk), "transformer", "tensor `x_embedder.weight`", "extents of at least 1");
 }
 
-/// A whole CLIP and a whole T5 have more than their text encoders, and nobody is warned of that.
+/// A whole CLIP and a whole T5 have more than their text encoders, and no one is warned of that.
 #[test]
 fn what_whole_models_have_beside_is_no_cause_for_a_warning() {
     let disk = Disk::new();
@@ -183,14 +179,15 @@ fn what_whole_models_have_beside_is_no_cause_for_a_warning() {
     assert_eq!(plan.left_out, [""; 0]);
     for model in [disk.open(), open(&disk)] {
         let mut warnings = Vec::new();
-        let mut listen = |event: Event| {
-            warnings.extend(match event {
-                Event::Warning(text) => Some(text),
-                _ => None,
-            });
-            Ok(())
-        };
-        crate::disk::pipeline(model.unwrap()).generate_watched(&small(), &mut listen).unwrap();
+        crate::disk::pipeline(model.unwrap())
+            .generate_watched(&small(), &mut |event: Event| {
+                warnings.extend(match event {
+                    Event::Warning(text) => Some(text),
+                    _ => None,
+                });
+                Ok(())
+            })
+            .unwrap();
         assert_eq!(warnings, [""; 0]);
     }
 }
@@ -212,7 +209,7 @@ fn the_file_that_does_not_fit_is_blamed() {
     let given = refused!(Mismatch, open_with(Some(&base), &disk, &["transformer"]), &file, "in_channels", "64", "72");
     assert!(!given.to_string().starts_with(base.root().to_str().unwrap()), "{given}");
     assert!(given.to_string().contains(base.path("vae").to_str().unwrap()), "{given}");
-    // The autoencoder is, to a model of which the transformer is another.
+    // The autoencoder is, to a model whose transformer is another.
     disk.edit("transformer/config.json", |config| {
         config["in_channels"] = 72.into();
         config["out_channels"] = 64.into();

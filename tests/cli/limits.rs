@@ -228,7 +228,7 @@ fn the_host_s_memory_has_leaner_ways_and_a_least_too() {
     assert!(lean["peak_bytes"].as_u64().unwrap() < whole["peak_bytes"].as_u64().unwrap(), "{lean}");
     let ways = |plan: &serde_json::Value| plan["components"].as_array().unwrap().last().unwrap()["variant"].to_string();
     assert!(ways(&whole) == "\"whole\"" && ways(&lean).contains("strips"), "{lean}");
-    // Of what nobody has, no option makes more.
+    // Of what no one has, no option makes more.
     let huge = place.run(&["plan", "-m", "mini", "--width", "16384", "--height", "16384", "--host-memory", "900T"]);
     assert!(huge.code == 1 && huge.stderr.contains(" in host memory"), "{}", huge.stderr);
 }

@@ -36,7 +36,7 @@ impl Pulling {
         Pulling::new(vec![file(REPOSITORY, LARGE, bytes, true), file(REPOSITORY, "config.json", 300, false)])
     }
 
-    /// A hub where each file of `flux1-schnell` in its first type is the built-in model, of which each place takes its part.
+    /// A hub where each file of `flux1-schnell` in its first type is the built-in model, and each place takes its part of it.
     fn catalogue() -> Pulling {
         let mini = |repository: &str, path: &str| Played {
             repository: repository.into(),

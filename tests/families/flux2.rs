@@ -163,7 +163,7 @@ fn small_decoders_draw_as_in_diffusers() {
     assert!(whole == small);
 }
 
-/// The hidden states that the language model in `source` has of `ids`, of which those in `words` are seen.
+/// The hidden states that the language model in `source` has of `ids`, where those in `words` are seen.
 fn hidden(source: &Source, ids: &[u32], words: Range<usize>, taps: fn(usize) -> Taps) -> Vec<f32> {
     let (part, config) = networks::language_model(source.component(&TEXT_ENCODER).unwrap(), taps).unwrap();
     let (net, ledger) = (&part.net, Ledger::new());
@@ -182,8 +182,13 @@ fn hidden(source: &Source, ids: &[u32], words: Range<usize>, taps: fn(usize) -> 
     session.set(net.positions.sin, &sin).unwrap();
     session.run(&mut backend, Cadence::Request, |_, _| Ok(())).unwrap();
     let states: Vec<Vec<f32>> = net.states.iter().map(|&port| session.get(port).unwrap()).collect();
-    let token = |i: usize| states.iter().flat_map(move |state| &state[i * config.hidden_size..][..config.hidden_size]);
-    (0..ids.len()).flat_map(token).copied().collect()
+    let mut hidden = Vec::new();
+    for i in 0..ids.len() {
+        for state in &states {
+            hidden.extend(&state[i * config.hidden_size..][..config.hidden_size]);
+        }
+    }
+    hidden
 }
 
 /// Texts are read with the template around them, and filled up.
@@ -204,10 +209,10 @@ fn prompts_are_read_as_in_transformers() {
 }
 
 fn check_texts(golden: &Golden, pipeline: &Pipeline, tokens: usize, taps: fn(usize) -> Taps) {
-    let asked = |text: &str| Request { max_sequence_length: Some(tokens), ..Request::new(text) };
     for (i, text) in golden.list("/texts").iter().enumerate() {
         let words = text["text"].as_str().unwrap();
-        let settings = pipeline.settings(&asked(words)).unwrap();
+        let request = Request { max_sequence_length: Some(tokens), ..Request::new(words) };
+        let settings = pipeline.settings(&request).unwrap();
         let encoded = &pipeline.model().encoders.tokenize(words, &settings).unwrap()[0];
         assert_eq!(encoded.ids, golden.ids(&format!("/texts/{i}/ids")));
         if i == 0 {
@@ -239,17 +244,18 @@ fn a_tokenizer_lies_beside_the_weights() {
     let printed = |byte: &u8| matches!(byte, 33..=126 | 161..=172 | 174..=255);
     let mut letters: Vec<(char, u8)> = (0..=255).filter(printed).map(|byte| (char::from(byte), byte)).collect();
     letters.extend((256..).filter_map(char::from_u32).zip((0..=255).filter(|byte| !printed(byte))));
-    let bytes = |word: &str| -> Vec<u8> {
-        word.chars().map(|c| letters.iter().find(|(letter, _)| *letter == c).unwrap().1).collect()
-    };
-    let token = |(_, word): &(u64, &String)| serde_json::json!({ "token_bytes": base64::encode(bytes(word)) });
+    let mut vocab = Vec::new();
+    for (_, word) in &words[marks..] {
+        let bytes = word.chars().map(|c| letters.iter().find(|(letter, _)| *letter == c).unwrap().1);
+        vocab.push(serde_json::json!({ "token_bytes": base64::encode(bytes.collect::<Vec<u8>>()) }));
+    }
     let tekken = serde_json::json!({
         "config": {
             "pattern": known["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"],
             "default_vocab_size": words.len(),
             "default_num_special_tokens": marks,
         },
-        "vocab": words[marks..].iter().map(token).collect::<Vec<_>>(),
+        "vocab": vocab,
         "special_tokens": words[..marks].iter()
             .map(|(id, word)| serde_json::json!({ "rank": id, "token_str": word }))
             .collect::<Vec<_>>(),
@@ -552,11 +558,14 @@ fn change(i: usize) -> (Vec<f32>, Vec<f32>) {
 
 /// The changes by their original names.
 fn in_original() -> Vec<Module> {
-    let module = |(i, &(name, _, inputs, outputs)): (usize, &(&str, &[&str], usize, usize))| {
-        let (down, up) = change(i);
-        Module { name: name.to_owned(), down, up, inputs, outputs }
-    };
-    CHANGED.iter().enumerate().map(module).collect()
+    CHANGED
+        .iter()
+        .enumerate()
+        .map(|(i, &(name, _, inputs, outputs))| {
+            let (down, up) = change(i);
+            Module { name: name.to_owned(), down, up, inputs, outputs }
+        })
+        .collect()
 }
 
 /// The same by diffusers' names: queries, keys and values apart, and scale before shift.

@@ -116,10 +116,15 @@ fn latents_equal_diffusers() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// The layers whose hidden states the transformer is given.
+fn taps(_: usize) -> Taps {
+    Taps { after: vec![4, 8, 12, 16, 20, 24, 28, 32], normalised: false }
+}
+
 /// The hidden states that the language model in `source` has of `ids`: those behind the first `used` fill up, all at position 1.
 fn hidden(source: &Source, ids: &[u32], used: usize) -> Vec<f32> {
-    let taps = |_: usize| Taps { after: vec![4, 8, 12, 16, 20, 24, 28, 32], normalised: false };
-    let (part, config) = networks::language_model(source.component(&TEXT_ENCODER).unwrap(), taps).unwrap();
+    let component = source.component(&TEXT_ENCODER).unwrap();
+    let (part, config) = networks::language_model(component, taps).unwrap();
     let (net, ledger) = (&part.net, Ledger::new());
     let mut backend = Backend::new(Device::cpu().unwrap(), THREADS, CancelFlag::new()).unwrap();
     let weights = DeviceWeights::load(&net.model, &part.bound, backend.device(), &ledger).unwrap();
@@ -133,8 +138,13 @@ fn hidden(source: &Source, ids: &[u32], used: usize) -> Vec<f32> {
     session.set(net.positions.sin, &sin).unwrap();
     session.run(&mut backend, Cadence::Request, |_, _| Ok(())).unwrap();
     let states: Vec<Vec<f32>> = net.states.iter().map(|&port| session.get(port).unwrap()).collect();
-    let token = |i: usize| states.iter().flat_map(move |state| &state[i * config.hidden_size..][..config.hidden_size]);
-    (0..ids.len()).flat_map(token).copied().collect()
+    let mut hidden = Vec::new();
+    for i in 0..ids.len() {
+        for state in &states {
+            hidden.extend(&state[i * config.hidden_size..][..config.hidden_size]);
+        }
+    }
+    hidden
 }
 
 /// Texts are read with the template around them, and filled up to multiples of 80 tokens, which the denoiser sees.
@@ -315,14 +325,17 @@ const CHANGED: [(&str, &str, usize, usize); 7] = [
 
 /// The changes, by their original names or by diffusers'.
 fn changes(original: bool) -> Vec<Module> {
-    let module = |(i, &(ours, theirs, inputs, outputs)): (usize, &(&str, &str, usize, usize))| Module {
-        name: if original { ours } else { theirs }.to_owned(),
-        down: numbers(2 * i, RANK * inputs, 0.1),
-        up: numbers(2 * i + 1, RANK * outputs, 0.1),
-        inputs,
-        outputs,
-    };
-    CHANGED.iter().enumerate().map(module).collect()
+    CHANGED
+        .iter()
+        .enumerate()
+        .map(|(i, &(ours, theirs, inputs, outputs))| Module {
+            name: if original { ours } else { theirs }.to_owned(),
+            down: numbers(2 * i, RANK * inputs, 0.1),
+            up: numbers(2 * i + 1, RANK * outputs, 0.1),
+            inputs,
+            outputs,
+        })
+        .collect()
 }
 
 #[test]

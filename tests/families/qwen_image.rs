@@ -137,8 +137,9 @@ fn ids(golden: &Golden, text: usize) -> Vec<u32> {
 
 /// What the language model in `source` gives the denoiser of these tokens.
 fn hidden(source: &Source, ids: &[u32]) -> Vec<f32> {
-    let taps = |layers| Taps { after: vec![layers], normalised: true };
-    let (part, config) = networks::language_model(source.component(&TEXT_ENCODER).unwrap(), taps).unwrap();
+    let component = source.component(&TEXT_ENCODER).unwrap();
+    let opened = networks::language_model(component, |layers| Taps { after: vec![layers], normalised: true });
+    let (part, config) = opened.unwrap();
     let (net, ledger) = (&part.net, Ledger::new());
     let mut backend = Backend::new(Device::cpu().unwrap(), THREADS, CancelFlag::new()).unwrap();
     let weights = DeviceWeights::load(&net.model, &part.bound, backend.device(), &ledger).unwrap();
@@ -190,10 +191,10 @@ fn networks_alone_equal_their_references() {
     compare("forward", &golden.f32("forward"), &session.get(net.ports.prediction).unwrap());
     // The autoencoder, both ways.
     let vae = networks::autoencoder_causal(source.component(&VAE).unwrap()).unwrap();
-    let dims = |w, h| Dims::new().with(Symbol::BATCH, 1).with(Symbol::LATENT_WIDTH, w).with(Symbol::LATENT_HEIGHT, h);
+    let dims = Dims::new().with(Symbol::BATCH, 1).with(Symbol::LATENT_WIDTH, 10).with(Symbol::LATENT_HEIGHT, 6);
     let net = &vae.decoder.net;
     let weights = DeviceWeights::load(&net.model, &vae.decoder.bound, backend.device(), &ledger).unwrap();
-    let mut session = Session::new(&net.model, &weights, &dims(10, 6), &backend, &ledger).unwrap();
+    let mut session = Session::new(&net.model, &weights, &dims, &backend, &ledger).unwrap();
     session.set(net.latents, &pinhole::sample::randn(1, 10 * 6 * 16).unwrap()).unwrap();
     session.run(&mut backend, Cadence::Request, |_, _| Ok(())).unwrap();
     let picture: Vec<f32> = session.get(net.picture).unwrap().iter().map(|x| x.clamp(-1.0, 1.0)).collect();
@@ -408,8 +409,9 @@ fn edits_are_told_how_pictures_are_modulated() {
         networks::qwen_image(model.source.component(&TRANSFORMER).unwrap()).unwrap().net.config().zero_cond_t
     };
     let base = Golden::load("qwen_image");
-    let write = |name: &str| write_single(&without.path().join(name), &base, "");
-    ["edit-plus.safetensors", "Qwen-Image-Edit-2511.safetensors"].into_iter().for_each(write);
+    for name in ["edit-plus.safetensors", "Qwen-Image-Edit-2511.safetensors"] {
+        write_single(&without.path().join(name), &base, "");
+    }
     assert_eq!([says(&of("edit-plus.safetensors")), says(&of("Qwen-Image-Edit-2511.safetensors"))], [false, true]);
     let mut marked = tensors(&base, "transformer");
     marked.push(Tensor { name: "__index_timestep_zero__".into(), shape: vec![0], values: Vec::new() });
@@ -435,14 +437,17 @@ fn loras_for_few_steps() {
         ("txt_mlp.net.2", inner, width),
         ("img_mod.1", width, 6 * width),
     ];
-    let module = |(i, (name, inputs, outputs)): (usize, (&str, usize, usize))| Module {
-        name: format!("transformer_blocks.1.{name}"),
-        down: numbers(i, RANK * inputs, 0.1),
-        up: numbers(i + 9, RANK * outputs, 0.1),
-        inputs,
-        outputs,
-    };
-    let modules: Vec<Module> = names.into_iter().enumerate().map(module).collect();
+    let modules: Vec<Module> = names
+        .into_iter()
+        .enumerate()
+        .map(|(i, (name, inputs, outputs))| Module {
+            name: format!("transformer_blocks.1.{name}"),
+            down: numbers(i, RANK * inputs, 0.1),
+            up: numbers(i + 9, RANK * outputs, 0.1),
+            inputs,
+            outputs,
+        })
+        .collect();
     let mut merged = tensors(&golden, "transformer");
     merge(&mut merged, &modules, 1.0);
     write_tensors(&dir.path().join("merged.safetensors"), &merged);

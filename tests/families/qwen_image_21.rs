@@ -395,14 +395,17 @@ fn loras_draw_what_merged_weights_do() {
         ("modulation.1", width, 4 * width),
         ("txt_in.in_layer", width, width),
     ];
-    let module = |(i, (name, inputs, outputs)): (usize, (&str, usize, usize))| Module {
-        name: name.to_owned(),
-        down: numbers(i, RANK * inputs, 0.1),
-        up: numbers(i + 9, RANK * outputs, 0.1),
-        inputs,
-        outputs,
-    };
-    let modules: Vec<Module> = names.into_iter().enumerate().map(module).collect();
+    let modules: Vec<Module> = names
+        .into_iter()
+        .enumerate()
+        .map(|(i, (name, inputs, outputs))| Module {
+            name: name.to_owned(),
+            down: numbers(i, RANK * inputs, 0.1),
+            up: numbers(i + 9, RANK * outputs, 0.1),
+            inputs,
+            outputs,
+        })
+        .collect();
     let mut merged = tensors(&golden, "transformer");
     merge(&mut merged, &modules, 1.0);
     write_tensors(&dir.path().join("merged.safetensors"), &merged);

@@ -258,11 +258,13 @@ fn passes_one_after_the_other_draw_the_same() {
         let components = pipeline.measure(&pipeline.settings(&request).unwrap()).unwrap();
         let denoiser = components.iter().find(|component| component.phase == Phase::Denoise).unwrap();
         for variant in &denoiser.variants {
-            let only = |component: &Component| match component.phase {
-                Phase::Denoise => Component { variants: vec![variant.clone()], ..component.clone() },
-                _ => component.clone(),
-            };
-            let components: Vec<Component> = components.iter().map(only).collect();
+            let components: Vec<Component> = components
+                .iter()
+                .map(|component| match component.phase {
+                    Phase::Denoise => Component { variants: vec![variant.clone()], ..component.clone() },
+                    _ => component.clone(),
+                })
+                .collect();
             let plan = budget::plan(&components, Offload::Sequential, &Limits::default()).unwrap();
             let found = pipeline.generate_as(plan, &request, &mut |_: Event| Ok(())).unwrap();
             kept_to_plan(&found);

@@ -269,7 +269,7 @@ fn what_is_no_embedding_of_the_model_is_refused() {
 const TWO_PASSES: [(&str, f64); 4] =
     [("sdxl_refiner", 2e-9), ("sdxl_upscale", 2e-9), ("sd1_upscale", 2e-9), ("flux_upscale", 2e-9)];
 
-/// The same through pixels, of which some round to the next byte: one that does moves the latents by up to 5e-8.
+/// The same through pixels, where some round to the next byte: one that does moves the latents by up to 5e-8.
 const THROUGH_PIXELS: f64 = 1e-7;
 
 /// The refiner as a directory, which says that it is one.

@@ -33,9 +33,8 @@ fn case(name: &'static str) -> Case {
     let config = Config::from_json(&golden.at("/unet/config").to_string(), &path).unwrap();
     let net = Unet::new(&config).unwrap();
     let layout = UnetLayout { layers: config.layers_by_level() };
-    let aliases = |name: &str| alias::unet(&layout, name);
     let index = pinhole::safetensors::open(&path).unwrap();
-    let bound = Bound::new(net.model.manifest(), &index, "", &aliases, &path).unwrap();
+    let bound = Bound::new(net.model.manifest(), &index, "", &|name| alias::unet(&layout, name), &path).unwrap();
     assert!(bound.unused().is_empty(), "{name}: nothing wants {:?}", bound.unused());
     let extent = |key: &str| golden.integer(&format!("/request/{key}")) as usize;
     let batch = golden.list("/request/timesteps").len();
@@ -69,13 +68,13 @@ impl Case {
             let width = config.addition_time_embed_dim.unwrap();
             let pooled_width = config.added_width().unwrap() - 6 * width;
             let pooled = self.values("pooled", size.batch * pooled_width);
-            let added_of = |item: usize| {
+            let numbers = self.conditions(|item| {
                 let sizes = self.golden.numbers(&format!("/request/sizes/{item}"));
                 let mut all = pooled[item * pooled_width..][..pooled_width].to_vec();
                 all.extend(sizes.iter().flat_map(|&size| sinusoid(size, width)));
                 all
-            };
-            session.set(added, &self.conditions(added_of)).unwrap();
+            });
+            session.set(added, &numbers).unwrap();
         }
         let context = size.batch * size.text_tokens * config.cross_attention_dim;
         session.set(ports.context, &self.values("context", context)).unwrap();

@@ -28,8 +28,10 @@ const MOST: f64 = 1e-11;
 /// The tensors of the network `name`.
 fn tensors(name: &str) -> Vec<Tensor> {
     let weights = synth::weights(&Golden::load("upscale"), name);
-    let tensor = |weight: &synth::Weight| (weight.name.clone(), weight.shape.clone(), weight.values());
-    weights.iter().map(tensor).map(|(name, shape, values)| Tensor { name, shape, values }).collect()
+    weights
+        .iter()
+        .map(|weight| Tensor { name: weight.name.clone(), shape: weight.shape.clone(), values: weight.values() })
+        .collect()
 }
 
 /// Writes the network `name`, whose tensors are called what `called` makes of their names.

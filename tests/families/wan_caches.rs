@@ -50,8 +50,11 @@ fn case(golden: &Golden, case: &str) -> (Request, Vec<Vec<bool>>) {
     let cache: CacheRequest = at("cache").as_str().unwrap().parse().unwrap();
     let threshold = at("threshold").as_f64().map(|threshold| threshold as f32);
     let request = Request { cache: Some(CacheRequest { threshold, ..cache }), ..request(golden, case) };
-    let marks = |pass: &Value| pass.as_array().unwrap().iter().map(|mark| mark.as_bool().unwrap()).collect();
-    (request, at("computed").as_array().unwrap().iter().map(marks).collect())
+    let mut computed = Vec::new();
+    for pass in at("computed").as_array().unwrap() {
+        computed.push(pass.as_array().unwrap().iter().map(|mark| mark.as_bool().unwrap()).collect());
+    }
+    (request, computed)
 }
 
 /// A folder's name as it is published, by which models for pictures are told apart.

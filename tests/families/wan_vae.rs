@@ -43,10 +43,10 @@ fn component(path: &Path) -> pinhole::Result<Component> {
     if path.is_dir() {
         return Component::open(path, &VAE);
     }
-    let load = |component: &Component| -> pinhole::Result<Box<dyn Networks>> {
+    let place = Place::needed(&VAE, &alias::AUTOENCODER_WAN, |component| {
         Ok(Box::new(networks::autoencoder_causal(component)?))
-    };
-    Source::lone(path, &Place::needed(&VAE, &alias::AUTOENCODER_WAN, load))
+    });
+    Source::lone(path, &place)
 }
 
 fn open(path: &Path) -> pinhole::Result<AutoencoderCausal> {
@@ -119,19 +119,26 @@ impl<'a> Side<'a> {
 
 /// The latents of each latent frame, `[w, h, C]`.
 fn latent_frames(latents: &[f32], [w, h, frames]: [usize; 3]) -> Vec<Vec<f32>> {
-    let planes = |frame| latents.chunks_exact(w * h).skip(frame).step_by(frames);
-    (0..frames).map(|frame| planes(frame).flatten().copied().collect()).collect()
+    let mut all = Vec::new();
+    for frame in 0..frames {
+        all.push(latents.chunks_exact(w * h).skip(frame).step_by(frames).flatten().copied().collect());
+    }
+    all
 }
 
 /// The film of the golden, `[3, F, H, W]`, as the chunks that its latent frames stand for, each frame `[W, H, 3]` and in patches.
 fn chunks(film: &[f32], [w, h, frames]: [usize; 3], vae: &AutoencoderCausal) -> Vec<Vec<f32>> {
     let (factor, count) = (vae.config.factor(), 4 * frames - 3);
-    let frame = |number: usize| {
-        let planes = film.chunks_exact(w * h * factor * factor).skip(number).step_by(count);
-        vae.config.taken(planes.flatten().copied().collect(), w * factor).unwrap()
-    };
-    let numbers = |latent: usize| if latent == 0 { 0..1 } else { 4 * latent - 3..4 * latent + 1 };
-    (0..frames).map(|latent| numbers(latent).flat_map(frame).collect()).collect()
+    let mut chunks = Vec::new();
+    for latent in 0..frames {
+        let mut chunk = Vec::new();
+        for number in if latent == 0 { 0..1 } else { 4 * latent - 3..4 * latent + 1 } {
+            let planes = film.chunks_exact(w * h * factor * factor).skip(number).step_by(count);
+            chunk.extend(vae.config.taken(planes.flatten().copied().collect(), w * factor).unwrap());
+        }
+        chunks.push(chunk);
+    }
+    chunks
 }
 
 fn nmse(what: &str, wanted: &[f32], found: &[f32]) {
@@ -338,8 +345,10 @@ fn files_of_other_tools_decode_the_same() {
             Side::decoder(&film.decoder).computed("cpu", Way::Whole, &dims(size), &given).0
         };
         let wanted = decoded(&expected);
-        let named = |tensor: Tensor| Tensor { name: in_original(&tensor.name, kind), ..tensor };
-        let mut tensors: Vec<Tensor> = z_image::tensors(&golden, kind).into_iter().map(named).collect();
+        let mut tensors: Vec<Tensor> = z_image::tensors(&golden, kind)
+            .into_iter()
+            .map(|tensor| Tensor { name: in_original(&tensor.name, kind), ..tensor })
+            .collect();
         let (file, folded) = (dir.path().join("original.safetensors"), dir.path().join("folded.gguf"));
         write_tensors(&file, &tensors);
         for tensor in tensors.iter_mut().filter(|tensor| tensor.shape.len() == 5) {

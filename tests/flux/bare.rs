@@ -33,19 +33,25 @@ fn types(golden: &Value) -> Vec<String> {
 
 /// What the rules give for `model` in the type at `column`.
 fn expected(golden: &Value, model: &str, column: usize) -> Tensors {
-    let row = |row: &Value| {
-        let extents = row[1].as_array().unwrap().iter().map(|extent| extent.as_u64().unwrap()).collect();
-        (row[0].as_str().unwrap().to_owned(), (extents, row[2 + column].as_str().unwrap().to_owned()))
-    };
-    golden["models"][model]["tensors"].as_array().unwrap().iter().map(row).collect()
+    golden["models"][model]["tensors"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| {
+            let extents = row[1].as_array().unwrap().iter().map(|extent| extent.as_u64().unwrap()).collect();
+            (row[0].as_str().unwrap().to_owned(), (extents, row[2 + column].as_str().unwrap().to_owned()))
+        })
+        .collect()
 }
 
 fn planned(plan: &Plan<'_>) -> Tensors {
-    let row = |tensor: &convert::PlannedTensor| {
-        let extents = tensor.shape.dims()[..tensor.shape.rank()].iter().map(|extent| *extent as u64).collect();
-        (tensor.name.clone(), (extents, tensor.to.name().to_owned()))
-    };
-    plan.tensors.iter().map(row).collect()
+    plan.tensors
+        .iter()
+        .map(|tensor| {
+            let extents = tensor.shape.dims()[..tensor.shape.rank()].iter().map(|extent| *extent as u64).collect();
+            (tensor.name.clone(), (extents, tensor.to.name().to_owned()))
+        })
+        .collect()
 }
 
 fn options(name: &str) -> Options {
@@ -128,12 +134,16 @@ fn a_written_file_follows_the_rules_and_is_what_gguf_reads() {
 }
 
 fn metadata(gguf: &Gguf) -> serde_json::Map<String, Value> {
-    let value = |value: &Metadata| match value {
-        Metadata::String(text) => text.as_str().into(),
-        Metadata::U32(number) => (*number).into(),
-        other => panic!("{}", other.describe()),
-    };
-    gguf.metadata.iter().map(|(key, found)| (key.to_owned(), value(found))).collect()
+    let mut metadata = serde_json::Map::new();
+    for (key, found) in gguf.metadata.iter() {
+        let value = match found {
+            Metadata::String(text) => text.as_str().into(),
+            Metadata::U32(number) => (*number).into(),
+            other => panic!("{}", other.describe()),
+        };
+        metadata.insert(key.to_owned(), value);
+    }
+    metadata
 }
 
 /// The digest of the tensor's numbers.

@@ -86,8 +86,11 @@ impl Made {
 
     /// Which evaluations a case computes in each pass, if it has a step cache.
     fn computed(&self, case: &str) -> Vec<Vec<bool>> {
-        let marks = |pass: &Value| pass.as_array().unwrap().iter().map(|mark| mark.as_bool().unwrap()).collect();
-        self.golden.list(&format!("/cases/{case}/computed")).iter().map(marks).collect()
+        self.golden
+            .list(&format!("/cases/{case}/computed"))
+            .iter()
+            .map(|pass| pass.as_array().unwrap().iter().map(|mark| mark.as_bool().unwrap()).collect())
+            .collect()
     }
 }
 
@@ -198,16 +201,17 @@ fn what_does_not_work_does_not_run() {
             (control.start, control.end, control.scale) = (start, end, scale);
         }
         let mut stages = (0, 0);
-        let mut count = |event: Event| {
-            match event {
-                Event::Begin { phase: Phase::Denoise, stages: all, .. } => stages = (0, all),
-                Event::Stage => stages.0 += 1,
-                Event::End { phase: Phase::Denoise } => assert_eq!(stages.0, stages.1),
-                _ => {}
-            }
-            Ok(())
-        };
-        let generated = pipeline.generate_watched(&request, &mut count).unwrap();
+        let generated = pipeline
+            .generate_watched(&request, &mut |event: Event| {
+                match event {
+                    Event::Begin { phase: Phase::Denoise, stages: all, .. } => stages = (0, all),
+                    Event::Stage => stages.0 += 1,
+                    Event::End { phase: Phase::Denoise } => assert_eq!(stages.0, stages.1),
+                    _ => {}
+                }
+                Ok(())
+            })
+            .unwrap();
         in_parts::kept_to_plan(&generated);
         let moved = generated.phases.iter().find(|phase| phase.phase == Phase::Denoise).unwrap().moved as usize;
         let planned = generated.plan.component("transformer").unwrap().moved();
@@ -339,11 +343,11 @@ fn networks_that_do_not_fit() {
     let error = pipeline::open(&source).err().unwrap().to_string();
     assert!(error.contains("holds ControlNet of FLUX.1, diffusers names, and no transformer"), "{error}");
     // MistoLine's, which has other layers before its blocks.
-    let theirs = |name: &str| match name.strip_prefix("input_hint_block.") {
+    let theirs = renamed(&made, "pixels", |name: &str| match name.strip_prefix("input_hint_block.") {
         Some(own) => format!("input_cond_block.encoder.{own}"),
         None => name.replace("controlnet_x_embedder", "pos_embed_input"),
-    };
-    let error = not_opened(&made, &renamed(&made, "pixels", theirs));
+    });
+    let error = not_opened(&made, &theirs);
     assert!(error.contains("it holds MistoLine's ControlNet of FLUX.1, which this version does not run"), "{error}");
     // One of a model with another width.
     let config = at("plain").join("config.json");

@@ -60,9 +60,10 @@ fn generate(foreign: &Foreign, model: Opened) -> Generated {
 /// Asserts that every weight of `model` is the tensor of that name that the files of `set` hold, to the last bit, and that
 /// none is left over. pinhole's own names are those of the original files, and llama.cpp's for T5.
 fn assert_weights(what: &str, foreign: &Foreign, set: &str, model: &Opened) {
-    let by_name = |tensors: Vec<Tensor>| tensors.into_iter().map(|tensor| (tensor.name.clone(), tensor));
-    let mut held: BTreeMap<String, BTreeMap<String, Tensor>> =
-        foreign.numbers(set).into_iter().map(|(part, tensors)| (part, by_name(tensors).collect())).collect();
+    let mut held: BTreeMap<String, BTreeMap<String, Tensor>> = BTreeMap::new();
+    for (part, tensors) in foreign.numbers(set) {
+        held.insert(part, tensors.into_iter().map(|tensor| (tensor.name.clone(), tensor)).collect());
+    }
     for network in model.networks() {
         let tensors = held.get_mut(network.slot.name).unwrap();
         for (id, weight) in network.model.manifest().iter() {

@@ -225,13 +225,6 @@ fn what_does_not_fit_is_refused_by_name() {
     let case = Case::new();
     let name = "lora_unet_double_blocks_0_img_attn_qkv";
     let (down, up) = (format!("{name}.lora_down.weight"), format!("{name}.lora_up.weight"));
-    let rename = |tensors: &mut BTreeMap<String, Tensor>, from: &str, to: &str| {
-        let names: Vec<String> = tensors.keys().filter(|name| name.contains(from)).cloned().collect();
-        for name in names {
-            let tensor = tensors.remove(&name).unwrap();
-            tensors.insert(name.replace(from, to), tensor);
-        }
-    };
     type Change<'a> = Box<dyn Fn(&mut BTreeMap<String, Tensor>) + 'a>;
     let shape = |name: &str, shape: [usize; 2]| -> Change<'_> {
         let name = name.to_owned();
@@ -248,7 +241,11 @@ fn what_does_not_fit_is_refused_by_name() {
         ("no counterpart", Box::new(|tensors| drop(tensors.remove(&up))), "lora_up or lora_B beside it"),
         (
             "another block",
-            Box::new(|t| rename(t, "double_blocks_0_img_mlp_0", "double_blocks_7_img_mlp_0")),
+            Box::new(|tensors| {
+                for (name, tensor) in std::mem::take(tensors) {
+                    tensors.insert(name.replace("double_blocks_0_img_mlp_0", "double_blocks_7_img_mlp_0"), tensor);
+                }
+            }),
             "blocks that this model has",
         ),
         ("two alphas", shape(&format!("{name}.alpha"), [1, 2]), "one number"),

@@ -220,12 +220,13 @@ fn rows_read_in_any_order_are_those_of_the_whole() {
 /// What `pipeline` draws, and whether the text encoders ran for it.
 fn generate_and_listen(pipeline: &mut Pipeline, request: &Request) -> (Generated, bool, usize) {
     let (mut encoded, mut warnings) = (false, 0);
-    let mut listen = |event: Event| {
-        encoded |= matches!(event, Event::Begin { phase: Phase::Encode, .. });
-        warnings += usize::from(matches!(event, Event::Warning(_)));
-        Ok(())
-    };
-    let generated = pipeline.generate_watched(request, &mut listen).unwrap();
+    let generated = pipeline
+        .generate_watched(request, &mut |event: Event| {
+            encoded |= matches!(event, Event::Begin { phase: Phase::Encode, .. });
+            warnings += usize::from(matches!(event, Event::Warning(_)));
+            Ok(())
+        })
+        .unwrap();
     assert_eq!(generated.timings.contains_key("encode"), encoded);
     (generated, encoded, warnings)
 }
@@ -233,7 +234,7 @@ fn generate_and_listen(pipeline: &mut Pipeline, request: &Request) -> (Generated
 #[test]
 fn prompts_are_remembered() {
     let mut pipeline = pipeline(&builtin::mini().unwrap());
-    // Long enough that CLIP does not see all of it, of which every request is warned.
+    // Long enough that CLIP does not see all of it: every request is warned of that.
     let long = "a red heart ".repeat(60);
     let first = Request { prompt: long, ..small_request() };
     let (drawn, encoded, warnings) = generate_and_listen(&mut pipeline, &first);
@@ -356,7 +357,7 @@ fn prompts_of_other_text_encoders_are_not_taken() {
     assert_eq!(error.hint(), Some("they were made by another model, or with other LoRAs"));
 }
 
-/// A digest of a file that nobody writes to any more is found again, by any process.
+/// A digest of a file that no one writes to any more is found again, by any process.
 #[cfg(unix)]
 #[test]
 fn digests_are_remembered_while_files_stay_as_they_are() {
@@ -378,9 +379,8 @@ fn digests_are_remembered_while_files_stay_as_they_are() {
     assert!(!draw());
     assert_eq!(digests(), 1);
     // Whoever writes another digest there, and not its check, is not believed.
-    let mine = |name: &str| name.starts_with("encoders-");
-    let path = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
-    let path = path.into_iter().find(|path| mine(path.file_name().unwrap().to_str().unwrap())).unwrap();
+    let mut paths = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+    let path = paths.find(|path| path.file_name().unwrap().to_str().unwrap().starts_with("encoders-")).unwrap();
     fs::write(&path, [0; 64]).unwrap();
     assert!(!draw());
 }

@@ -147,11 +147,17 @@ fn t5_states(Case { golden, model, .. }: &Case) -> Vec<f32> {
         .with(Symbol::BATCH, 1)
         .with(Symbol::TEXT_TOKENS, ids.len())
         .with(Symbol::TEXT_PAIRS, ids.len() * ids.len());
-    let fill = |session: &mut Session<'_>| {
-        session.set_indices(t5.net.buckets, &model.t5_config.buckets(ids.len()).unwrap()).unwrap();
-        session.set(t5.net.hidden, &hidden).unwrap();
-    };
-    Machine::new().run(t5, |net| &net.model, &dims, fill).get(t5.net.hidden).unwrap()
+    let mut machine = Machine::new();
+    let session = machine.run(
+        t5,
+        |net| &net.model,
+        &dims,
+        |session| {
+            session.set_indices(t5.net.buckets, &model.t5_config.buckets(ids.len()).unwrap()).unwrap();
+            session.set(t5.net.hidden, &hidden).unwrap();
+        },
+    );
+    session.get(t5.net.hidden).unwrap()
 }
 
 #[test]
@@ -286,8 +292,11 @@ fn autoencoders_equal_diffusers() {
             (golden.f32("decoder.input"), golden.f32("decoder.output"), golden.shape("decoder.input"))
         } else {
             let last = format!("latents.{}", golden.integer("/generate/steps") - 1);
-            let undone = |x: f32| x / config.scaling_factor + config.shift_factor;
-            (golden.f32(&last).into_iter().map(undone).collect(), golden.f32("decoded"), golden.shape(&last))
+            let mut latents = golden.f32(&last);
+            for x in &mut latents {
+                *x = *x / config.scaling_factor + config.shift_factor;
+            }
+            (latents, golden.f32("decoded"), golden.shape(&last))
         };
         let session = Machine::new().run(
             &decoder,

@@ -96,12 +96,13 @@ fn check_flash_attention(
     let place = mask.as_ref().map(|mask| rig.f32(mask));
     let expected = attention(&q.array, &k.array, &v.array, f64::from(scale), mask.as_ref());
     for (kernel, most) in ways() {
-        let attend = |g: &Graph| {
-            g.set_kernel(kernel);
-            let mask = place.as_ref().map(|place| g.to_f16(g.leaf(place)?)).transpose()?;
-            g.flash_attention(q.tensor(g)?, k.tensor(g)?, v.tensor(g)?, scale, mask)
-        };
-        let found = rig.run(attend).unwrap();
+        let found = rig
+            .run(|g: &Graph| {
+                g.set_kernel(kernel);
+                let mask = place.as_ref().map(|place| g.to_f16(g.leaf(place)?)).transpose()?;
+                g.flash_attention(q.tensor(g)?, k.tensor(g)?, v.tensor(g)?, scale, mask)
+            })
+            .unwrap();
         assert_nmse(&format!("{d} {n} {m} by {kernel:?}"), &expected, &found, most);
     }
 }
@@ -129,11 +130,12 @@ fn neither_threads_nor_company_change_a_bit() {
     for threads in 1..=4 {
         rig.backend = Backend::new(rig.device, threads, CancelFlag::new()).unwrap();
         for (first, len) in [(0, 150), (0, 1), (37, 61), (149, 1)] {
-            let part = |g: &Graph| {
-                let q = g.slice(q.tensor(g)?, 1, first, len)?;
-                g.flash_attention(q, k.tensor(g)?, v.tensor(g)?, 0.2, None)
-            };
-            let found = rig.run(part).unwrap();
+            let found = rig
+                .run(|g: &Graph| {
+                    let q = g.slice(q.tensor(g)?, 1, first, len)?;
+                    g.flash_attention(q, k.tensor(g)?, v.tensor(g)?, 0.2, None)
+                })
+                .unwrap();
             assert!(found == whole.slice(2, first, len), "{len} queries from {first} on {threads} threads");
         }
     }
@@ -147,12 +149,13 @@ fn a_query_that_sees_no_key_gets_zeros() {
     let mask = Array::from_fn([70, 70, 1, 1], |[_, i, ..]| if i == 3 { f64::NEG_INFINITY } else { 0.0 });
     let mask = rig.f32(&mask);
     for (kernel, _) in ways() {
-        let attend = |g: &Graph| {
-            g.set_kernel(kernel);
-            let mask = g.to_f16(g.leaf(&mask)?)?;
-            g.flash_attention(q.tensor(g)?, k.tensor(g)?, v.tensor(g)?, 0.2, Some(mask))
-        };
-        let found = rig.run(attend).unwrap();
+        let found = rig
+            .run(|g: &Graph| {
+                g.set_kernel(kernel);
+                let mask = g.to_f16(g.leaf(&mask)?)?;
+                g.flash_attention(q.tensor(g)?, k.tensor(g)?, v.tensor(g)?, 0.2, Some(mask))
+            })
+            .unwrap();
         for (row, numbers) in found.values.chunks(24).enumerate() {
             assert_eq!(numbers.iter().all(|number| *number == 0.0), row / 2 == 3, "row {row} by {kernel:?}");
         }

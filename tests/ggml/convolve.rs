@@ -198,7 +198,7 @@ fn more_than_one_of_everything() {
     }
 }
 
-/// A tile of which every pixel lies beside the picture.
+/// A tile with every pixel beside the picture.
 #[test]
 fn zeros_alone() {
     let case = Case {

@@ -62,7 +62,7 @@ fn a_map_is_read_and_never_written() {
     let leaf = graph.leaf(&place).unwrap();
     refused("memory map", graph.store(graph.scale(leaf, 2.0).unwrap(), &place));
     assert_eq!(rig.run(|g| g.scale(g.leaf(&place)?, 2.0)).unwrap(), array.map(|x| 2.0 * x));
-    // The map belongs to nobody's account.
+    // The map belongs to no one's account.
     drop(graph);
     assert_eq!(rig.ledger.usage().by_purpose.get("weights"), None);
 
@@ -91,7 +91,7 @@ fn a_result_is_made_where_it_is_stored() {
     let mut rig = Rig::new();
     let array = Array::random([6, 4, 1, 1], 55);
     let (place, out, other) = (rig.f32(&array), rig.f32(&array), rig.f32(&array));
-    // Also where two operations more read it, one of which could overwrite it.
+    // Also where two operations more read it, where one could overwrite it.
     let graph = rig.graph();
     let leaf = graph.leaf(&place).unwrap();
     let doubled = graph.scale(leaf, 2.0).unwrap();

@@ -189,7 +189,7 @@ fn with_biases_and_of_halves() {
                     let w = g.slice(g.leaf(&place)?, 1, 5, 30)?;
                     let joined = g.concat(a.tensor(g)?, b.tensor(g)?, 0)?;
                     match apart {
-                        // Another tensor, of the same numbers, which nobody knows to be joined.
+                        // Another tensor, of the same numbers, which no one knows to be joined.
                         true => g.add(g.mul_mat(w, g.scale(joined, 1.0)?)?, bias.tensor(g)?),
                         false => g.linear(w, joined, bias.tensor(g)?),
                     }

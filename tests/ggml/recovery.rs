@@ -152,9 +152,10 @@ fn a_flag_raised_meanwhile_stops_between_two_operations() {
 fn assert_stops_inside(build: impl FnOnce(&Graph, &dyn Fn([usize; 4]) -> Tensor) -> Option<Tensor>) {
     let mut rig = Rig::new();
     let graph = rig.graph();
-    let leaf = |dims| graph.leaf(&rig.f32(&Array::from_fn(dims, |_| 0.001))).unwrap();
     // Where the operation is ggml's, it ends when it is done.
-    let Some(result) = build(&graph, &leaf) else { return };
+    let Some(result) = build(&graph, &|dims| graph.leaf(&rig.f32(&Array::from_fn(dims, |_| 0.001))).unwrap()) else {
+        return;
+    };
     graph.output(result).unwrap();
     let mut arena = Arena::new(rig.device, &rig.ledger).unwrap();
     arena.assign(&[&graph]).unwrap();

@@ -97,8 +97,11 @@ proptest! {
         let shift = if forward { places % row } else { -(places % row) };
         let a = Operand::new(&rig, dims, &twist, seed);
         let found = rig.run(|g| g.roll(a.tensor(g)?, shift)).unwrap();
-        let from = |i: usize| (i as i32 - shift).rem_euclid(row) as usize;
-        prop_assert_eq!(found, Array::from_fn(dims, |[i, j, k, l]| a.array.at([from(i), j, k, l])));
+        let rolled = Array::from_fn(dims, |[i, j, k, l]| {
+            let from = (i as i32 - shift).rem_euclid(row) as usize;
+            a.array.at([from, j, k, l])
+        });
+        prop_assert_eq!(found, rolled);
     }
 
     #[test]

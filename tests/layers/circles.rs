@@ -54,7 +54,6 @@ pub(crate) const ACCEPTED: &[(&str, &[&str], &str)] = &[
         &["cli/generate/mod.rs", "cli/generate/report.rs"],
         "one command in two files: its arguments lie in `mod.rs`",
     ),
-    ("capi/src", &["embeddings.rs", "request.rs"], "to be cut: each needs the other's handle"),
 ];
 
 /// What is wrong with the `circles` of the crate in `folder`.

@@ -45,7 +45,7 @@ const PLACES: &[(&str, &str)] = &[
     ("src/pipeline/registry.rs", "the list of families"),
     ("src/pipeline/mod.rs", "the list of the families' files"),
     ("src/sample/reference.rs", "numbers that only tests use"),
-    ("src/sample/sampler.rs", "the table of diffusers' classes, one of which is named after a family"),
+    ("src/sample/sampler.rs", "the table of diffusers' classes: one is named after a family"),
     ("quant/src/recipe.rs", "the table of mixes, by architecture"),
 ];
 

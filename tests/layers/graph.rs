@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path as Folder;
 
-use super::paths::{self, Import, Module, Path};
+use super::paths::{self, Module, Path};
 use super::tokens::Code;
 
 /// A file that needs another.
@@ -131,8 +131,7 @@ impl Crate {
         if self.modules.contains_key(&inner) {
             return Some(Target::Module(inner));
         }
-        let is = |import: &&Import| import.name.as_deref() == Some(name);
-        let import = self.modules.get(module)?.1.imports.iter().find(is)?;
+        let import = self.modules.get(module)?.1.imports.iter().find(|import| import.name.as_deref() == Some(name))?;
         if depth == DEPTH { None } else { self.resolve(module, &import.path.segments, depth + 1) }
     }
 }
@@ -144,7 +143,7 @@ fn module_of(file: &str) -> Vec<String> {
     name.split('/').filter(|part| !part.is_empty()).map(str::to_owned).collect()
 }
 
-/// The circles: sets of files, each of which needs all others in its set, if not directly then by way of them.
+/// The circles: sets of files, where each needs all others in its set, if not directly then by way of them.
 pub(crate) fn circles(edges: &[Edge]) -> Vec<Vec<String>> {
     let mut needs: HashMap<&str, Vec<&str>> = HashMap::new();
     for edge in edges.iter().filter(|edge| !edge.whole) {
@@ -153,8 +152,11 @@ pub(crate) fn circles(edges: &[Edge]) -> Vec<Vec<String>> {
     let reached: BTreeMap<&str, Vec<&str>> = needs.keys().map(|&file| (file, reachable(&needs, file))).collect();
     let mut circles: Vec<Vec<String>> = Vec::new();
     for (file, others) in &reached {
-        let back = |other: &&&str| reached.get(**other).is_some_and(|others| others.contains(file));
-        let mut circle: Vec<String> = others.iter().filter(back).map(|&other| other.to_owned()).collect();
+        let mut circle: Vec<String> = others
+            .iter()
+            .filter(|other| reached.get(**other).is_some_and(|others| others.contains(file)))
+            .map(|&other| other.to_owned())
+            .collect();
         circle.sort();
         if circle.len() > 1 && !circles.contains(&circle) {
             circles.push(circle);

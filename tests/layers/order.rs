@@ -7,8 +7,7 @@ pub(crate) const EXCEPTIONS: &[(&str, &str, &str)] = &[];
 
 /// The modules of a table in a crate's documentation, lowest first: lines that begin with ``//! | [`name`] |``.
 pub(crate) fn table(text: &str) -> Vec<String> {
-    let row = |line: &str| Some(line.strip_prefix("//! | [`")?.split_once("`] |")?.0.to_owned());
-    text.lines().filter_map(row).collect()
+    text.lines().filter_map(|line| Some(line.strip_prefix("//! | [`")?.split_once("`] |")?.0.to_owned())).collect()
 }
 
 /// What is wrong with the table of `lib`, whose text this is: each module has one line.

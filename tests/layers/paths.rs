@@ -149,12 +149,15 @@ mod tests {
             fn f() -> Result<H> { crate::i::j::<K>(L::new()); mod_::x }\nmod inside { use super::m; }";
         let found = modules(&Code::read(text).tokens);
         let imports = |module: &Module| -> Vec<String> {
-            let import = |import: &Import| {
-                let name = import.name.as_deref().unwrap_or("-");
-                let public = if import.public { " pub" } else { "" };
-                format!("{}: {} as {name}{public}", import.path.line, import.path.segments.join("::"))
-            };
-            module.imports.iter().map(import).collect()
+            module
+                .imports
+                .iter()
+                .map(|import| {
+                    let name = import.name.as_deref().unwrap_or("-");
+                    let public = if import.public { " pub" } else { "" };
+                    format!("{}: {} as {name}{public}", import.path.line, import.path.segments.join("::"))
+                })
+                .collect()
         };
         let [(inner, inside), (outer, file)] = &found[..] else { panic!("two modules: {found:?}") };
         assert_eq!((inner.join("::"), outer.len()), ("inside".to_owned(), 0));

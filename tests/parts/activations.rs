@@ -184,12 +184,13 @@ fn drawn_in_every_way(source: &Source, name: &str) -> Vec<(Way, Generated)> {
     let variants = &components.iter().find(|component| component.name == name).unwrap().variants;
     let ways: Vec<Way> = variants.iter().map(|variant| variant.way).collect();
     assert!(ways.len() > 1 && ways[0] == Way::Whole, "{ways:?}");
-    let mut draw = |(i, &way): (usize, &Way)| {
+    let mut drawn = Vec::new();
+    for (i, &way) in ways.iter().enumerate() {
         let generated = drawn_in(&mut pipeline, &components, name, i);
         assert_eq!(generated.plan.component(name).unwrap().way, way);
-        (way, generated)
-    };
-    ways.iter().enumerate().map(&mut draw).collect()
+        drawn.push((way, generated));
+    }
+    drawn
 }
 
 #[test]

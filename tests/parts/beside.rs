@@ -213,9 +213,9 @@ fn refused(name: &str, request: impl Fn(&Golden) -> Request) -> String {
 
 #[test]
 fn pictures_that_are_missing_or_not_taken() {
-    let without_mask = |golden: &Golden| Request { mask: None, ..request(golden, "fill") };
+    let found = refused("flux_fill", |golden| Request { mask: None, ..request(golden, "fill") });
     let expected = "--mask: expected a picture and its mask, since this model paints within one, found none";
-    assert_eq!(refused("flux_fill", without_mask), expected);
+    assert_eq!(found, expected);
     let alone = |_: &Golden| Request::new("a red heart");
     let expected = "--image: expected a picture and its mask, since this model paints within one, found none";
     assert_eq!(refused("sd1_inpaint", alone), expected);
@@ -224,15 +224,16 @@ fn pictures_that_are_missing_or_not_taken() {
     let expected =
         "--control-image: expected a picture, since this model follows one: edges, or a map of depth, found none";
     assert_eq!(refused("flux_control", alone), expected);
-    let with_strength = |golden: &Golden| Request { strength: Some(0.5), ..request(golden, "edit") };
+    let found = refused("sd1_edit", |golden| Request { strength: Some(0.5), ..request(golden, "edit") });
     let expected = "--strength: expected a strength together with a picture to begin with, found a strength alone";
-    assert_eq!(refused("sd1_edit", with_strength), expected);
-    let with_control =
-        |golden: &Golden| Request { control_image: Some(given::picture(64, 64)), ..request(golden, "fill") };
+    assert_eq!(found, expected);
+    let control_image = Some(given::picture(64, 64));
+    let found =
+        refused("flux_fill", |golden| Request { control_image: control_image.clone(), ..request(golden, "fill") });
     let expected = "--control-image: expected nothing, since this model takes no such picture, found a picture";
-    assert_eq!(refused("flux_fill", with_control), expected);
-    let with_scale = |golden: &Golden| Request { image_cfg_scale: Some(1.5), ..request(golden, "fill") };
+    assert_eq!(found, expected);
+    let found = refused("flux_fill", |golden| Request { image_cfg_scale: Some(1.5), ..request(golden, "fill") });
     let expected =
         "--image-cfg-scale: expected nothing, since this model was not trained to change a picture, found 1.5";
-    assert_eq!(refused("flux_fill", with_scale), expected);
+    assert_eq!(found, expected);
 }

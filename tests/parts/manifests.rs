@@ -74,8 +74,8 @@ fn clip_text_encoders_are_covered() {
         let config = clip::Config::from_json(&config(&golden, "text_encoder"), origin).unwrap();
         let clip = Clip::new(&config).unwrap();
         assert_covered(case, &tensors, &alias::clip, &[&clip.model]);
-        let shape_of = |name: &str| find(&tensors, &alias::clip, name).map(|(_, shape)| shape);
-        let detected = Clip::new(&clip::Config::from_shapes(shape_of, origin).unwrap()).unwrap();
+        let config = clip::Config::from_shapes(|name| Some(find(&tensors, &alias::clip, name)?.1), origin).unwrap();
+        let detected = Clip::new(&config).unwrap();
         assert_eq!(weights(detected.model.manifest()), weights(clip.model.manifest()), "{case}");
     }
 }
@@ -88,8 +88,8 @@ fn t5_encoders_are_covered() {
         let config = t5::Config::from_json(&config(&golden, "text_encoder_2"), origin).unwrap();
         let t5 = T5::new(&config).unwrap();
         assert_covered(case, &tensors, &alias::t5, &[&t5.model]);
-        let shape_of = |name: &str| find(&tensors, &alias::t5, name).map(|(_, shape)| shape);
-        let detected = T5::new(&t5::Config::from_shapes(shape_of, origin).unwrap()).unwrap();
+        let config = t5::Config::from_shapes(|name| Some(find(&tensors, &alias::t5, name)?.1), origin).unwrap();
+        let detected = T5::new(&config).unwrap();
         assert_eq!(weights(detected.model.manifest()), weights(t5.model.manifest()), "{case}");
     }
 }
@@ -104,8 +104,11 @@ fn autoencoders_are_covered() {
         let (decoder, encoder) = (Decoder::new(&config).unwrap(), Encoder::new(&config).unwrap());
         assert_covered(case, &tensors, &aliases, &[&decoder.model, &encoder.model]);
         // Before the settings are known, so is not the number of levels.
-        let shape_of = |name: &str| find(&tensors, &alias::autoencoder_kl(1), name).map(|(_, shape)| shape);
-        let detected = autoencoder_kl::Config::from_shapes(shape_of, origin).unwrap();
+        let detected = autoencoder_kl::Config::from_shapes(
+            |name: &str| find(&tensors, &alias::autoencoder_kl(1), name).map(|(_, shape)| shape),
+            origin,
+        )
+        .unwrap();
         let (decoder2, encoder2) = (Decoder::new(&detected).unwrap(), Encoder::new(&detected).unwrap());
         assert_eq!(weights(decoder2.model.manifest()), weights(decoder.model.manifest()), "{case}");
         assert_eq!(weights(encoder2.model.manifest()), weights(encoder.model.manifest()), "{case}");
@@ -191,8 +194,11 @@ fn autoencoders_with_statistics_are_covered() {
         let aliases = alias::autoencoder_kl(config.levels());
         let (decoder, encoder) = (Decoder::new(&config).unwrap(), Encoder::new(&config).unwrap());
         assert_covered(component, &tensors, &aliases, &[&decoder.model, &encoder.model]);
-        let shape_of = |name: &str| find(&tensors, &aliases, name).map(|(_, shape)| shape);
-        let detected = autoencoder_kl::Config::from_shapes(shape_of, origin).unwrap();
+        let detected = autoencoder_kl::Config::from_shapes(
+            |name: &str| find(&tensors, &aliases, name).map(|(_, shape)| shape),
+            origin,
+        )
+        .unwrap();
         let detected = Decoder::new(&detected).unwrap();
         assert_eq!(weights(detected.model.manifest()), weights(decoder.model.manifest()), "{component}");
     }

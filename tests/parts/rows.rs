@@ -1,4 +1,4 @@
-//! Number formats against code that is not ours: what pinhole writes, and blocks that nobody wrote, are decoded by the
+//! Number formats against code that is not ours: what pinhole writes, and blocks that no one wrote, are decoded by the
 //! Python package `gguf` to the same numbers, to the last bit.
 //!
 //! `tests/goldens/rows.gguf` is pinhole's own, of numbers from a formula; `PINHOLE_RECORD=1` makes it anew.

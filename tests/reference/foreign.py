@@ -102,7 +102,7 @@ SETS = {
     "bare-bf16": ("bare-BF16.gguf", *REST),
     "bare-q8_0": ("bare-Q8_0.gguf", *REST),
 }
-# Which of them are made of a case. `dev`'s autoencoder has groups of which its weights do not tell, so that its latents
+# Which of them are made of a case. `dev`'s autoencoder has groups that its weights do not tell of, so that its latents
 # count and its pictures do not.
 CASES = {"loose": list(SETS), "dev": ["original", "checkpoint-fp8", "city96-q8_0"]}
 

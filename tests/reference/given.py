@@ -13,7 +13,7 @@ def picture(width: int, height: int) -> Image.Image:
 
 
 def mask(width: int, height: int) -> Image.Image:
-    """White in a rectangle, of which no edge lies between two latents. Its left and its upper part are the darkest gray that counts as
+    """White in a rectangle, whose edges do not lie between two latents. Its left and its upper part are the darkest gray that counts as
     white, and around it lies the lightest that counts as black."""
     left, right, top, bottom = width * 4 // 11 | 1, width * 8 // 9 | 1, height // 7 | 1, height * 5 // 8 | 1
     y, x, _ = np.meshgrid(np.arange(height), np.arange(width), np.arange(3), indexing="ij")

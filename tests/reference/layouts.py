@@ -1,6 +1,6 @@
 """What the files of other tools call the weights of a diffusers model, and that this is right.
 
-For each component: foreign names, and of which of diffusers' tensors each is made, one below the other. The tables are
+For each component: foreign names, and the tensors of diffusers' that make up each, one below the other. The tables are
 written down here; whether they hold is for others to say. diffusers' own converters of single files, and the `gguf`
 package's table of llama.cpp's names, must lead from the foreign tensors back to those of diffusers, every bit of them.
 """

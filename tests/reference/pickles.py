@@ -1,4 +1,4 @@
-"""Writes files with torch.save, as people's are and as nobody's should be, and what the good ones hold.
+"""Writes files with torch.save, as people's are and as no one's should be, and what the good ones hold.
 
     python pickles.py            writes tests/goldens/pickles
     python pickles.py --check    compares what the committed files hold with what would be written

@@ -35,7 +35,7 @@ def entry(tensor) -> dict:
 
 
 def random_blocks(rng, kind) -> np.ndarray:
-    """Blocks of random bytes of which all numbers are finite, one a row."""
+    """Blocks of random bytes whose numbers are all finite, one a row."""
     _, size = GGML_QUANT_SIZES[kind]
     with np.errstate(all="ignore"):
         blocks = rng.integers(0, 256, size=(64 * BLOCKS, size), dtype=np.uint8)

@@ -27,7 +27,7 @@ def conv(inputs: int, outputs: int) -> nn.Conv2d:
 
 
 class Dense(nn.Module):
-    """Five convolutions, each of which reads what came in and what all before it gave."""
+    """Five convolutions, where each reads what came in and what all before it gave."""
 
     def __init__(self, features: int, growth: int):
         super().__init__()

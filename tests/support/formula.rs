@@ -1,4 +1,4 @@
-//! Models of which a golden's header describes the weights in short: `[name, shape, scale, offset]` each.
+//! Models whose weights a golden's header describes in short: `[name, shape, scale, offset]` each.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -21,7 +21,7 @@ pub(crate) fn turned(width: usize, height: usize) -> Arc<Picture> {
     Arc::new(Picture::from_rgb8(width, height, &turned).unwrap())
 }
 
-/// A white rectangle of which no edge lies between two latents, with some of the darkest gray that counts as white, and around
+/// A white rectangle whose edges do not lie between two latents, with some of the darkest gray that counts as white, and around
 /// it the lightest gray that counts as black.
 pub(crate) fn mask(width: usize, height: usize) -> Arc<Picture> {
     let (left, right) = ((width * 4 / 11) | 1, (width * 8 / 9) | 1);

@@ -49,12 +49,14 @@ pub(crate) fn draws_the_same(pipeline: &mut Pipeline, request: &Request, what: &
         if !is_whole && i + 1 < variants.len() {
             continue;
         }
-        let only = |component: &Component| match component.phase {
-            // Of two experts each has variants of its own, in the same order.
-            Phase::Denoise => Component { variants: vec![component.variants[i].clone()], ..component.clone() },
-            _ => component.clone(),
-        };
-        let components: Vec<Component> = components.iter().map(only).collect();
+        let components: Vec<Component> = components
+            .iter()
+            .map(|component| match component.phase {
+                // Of two experts each has variants of its own, in the same order.
+                Phase::Denoise => Component { variants: vec![component.variants[i].clone()], ..component.clone() },
+                _ => component.clone(),
+            })
+            .collect();
         let offload = if variant.batch.at_once == Some(request.batch) { Offload::Model } else { Offload::Sequential };
         let plan = budget::plan(&components, offload, &Limits::default()).unwrap();
         let generated = pipeline.generate_as(plan, request, &mut |_: Event| Ok(())).unwrap();

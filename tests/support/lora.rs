@@ -94,8 +94,8 @@ pub(crate) struct Module {
 
 /// Numbers without a pattern, within `scale` of 0.
 pub(crate) fn numbers(seed: usize, count: usize, scale: f32) -> Vec<f32> {
-    let whole = |i: usize| ((i + 1) * 7919 * (seed + 3) + 12345) % 2003;
-    (0..count).map(|i| (whole(i) as f32 / 1001.5 - 1.0) * scale).collect()
+    let wholes = (1..=count).map(|i| (i * 7919 * (seed + 3) + 12345) % 2003);
+    wholes.map(|whole| (whole as f32 / 1001.5 - 1.0) * scale).collect()
 }
 
 /// `modules` with underscores for the dots of their names.

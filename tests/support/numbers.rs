@@ -84,8 +84,7 @@ impl Format {
             Format::BF16 => bytes.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
             Format::F8E4M3 | Format::F8E5M2 => {
                 let table = self.magnitudes();
-                let decode = |b: &u8| table[usize::from(b & 0x7f)] * if *b < 0x80 { 1.0 } else { -1.0 };
-                bytes.iter().map(decode).collect()
+                bytes.iter().map(|b| table[usize::from(b & 0x7f)] * if *b < 0x80 { 1.0 } else { -1.0 }).collect()
             }
             Format::Q8_0 => bytes.chunks_exact(2 + Q8_0_BLOCK).flat_map(decode_q8_0).collect(),
         }
@@ -99,12 +98,13 @@ impl Format {
     /// The finite numbers of an 8-bit format that are not negative, in order of their codes, which is theirs too.
     fn magnitudes(self) -> Vec<f32> {
         let (mantissa_bits, bias, finite) = if self == Format::F8E4M3 { (3, 7, 0x7f) } else { (2, 15, 0x7c) };
-        let magnitude = |code: i32| {
-            let (exponent, mantissa) = (code >> mantissa_bits, code & ((1 << mantissa_bits) - 1));
-            let lead = if exponent > 0 { 1 << mantissa_bits } else { 0 };
-            (lead + mantissa) as f32 * 2f32.powi(exponent.max(1) - bias - mantissa_bits)
-        };
-        (0..finite).map(magnitude).collect()
+        (0..finite)
+            .map(|code: i32| {
+                let (exponent, mantissa) = (code >> mantissa_bits, code & ((1 << mantissa_bits) - 1));
+                let lead = if exponent > 0 { 1 << mantissa_bits } else { 0 };
+                (lead + mantissa) as f32 * 2f32.powi(exponent.max(1) - bias - mantissa_bits)
+            })
+            .collect()
     }
 }
 

@@ -102,8 +102,11 @@ pub(crate) fn write_projector(path: &Path, golden: &Golden, format: Format) {
 
 /// Writes the transformer as one file, with names behind `prefix`.
 pub(crate) fn write_single(path: &Path, golden: &Golden, prefix: &str) {
-    let named = |tensor: Tensor| Tensor { name: format!("{prefix}{}", tensor.name), ..tensor };
-    write_tensors(path, &tensors(golden, "transformer").into_iter().map(named).collect::<Vec<_>>());
+    let mut named = tensors(golden, "transformer");
+    for tensor in &mut named {
+        tensor.name.insert_str(0, prefix);
+    }
+    write_tensors(path, &named);
 }
 
 /// The same with all that goes into the residual streams `factor` times as large: norms take that back, and so does what else reads

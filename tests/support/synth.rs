@@ -49,16 +49,14 @@ pub(crate) fn weights(golden: &Golden, component: &str) -> Vec<Weight> {
 /// whole component.
 fn weight(component: &str, tensor: &Value) -> Weight {
     let at = |place: usize, key: &str| if tensor.is_array() { &tensor[place] } else { &tensor[key] };
-    let numbers = |value: &Value| -> Vec<f32> {
-        value.as_array().into_iter().flatten().map(|v| v.as_f64().unwrap() as f32).collect()
-    };
+    let first = tensor["first"].as_array().into_iter().flatten();
     Weight {
         component: component.to_owned(),
         name: at(0, "name").as_str().unwrap().to_owned(),
         shape: at(1, "shape").as_array().unwrap().iter().map(|n| n.as_u64().unwrap() as usize).collect(),
         scale: at(2, "scale").as_f64().unwrap() as f32,
         offset: at(3, "offset").as_f64().unwrap() as f32,
-        first: numbers(&tensor["first"]),
+        first: first.map(|v| v.as_f64().unwrap() as f32).collect(),
         checksum: tensor["checksum"].as_str().map_or(0, |sum| u64::from_str_radix(sum, 16).unwrap()),
     }
 }

@@ -113,8 +113,8 @@ pub(crate) fn write_umt5(path: &Path, golden: &Golden, is_original: bool) {
 
 /// Writes the text encoder as its publisher does: a dictionary that PyTorch saved.
 pub(crate) fn write_umt5_pth(path: &Path, golden: &Golden) {
-    let named = |tensor: Tensor| (tensor.name, tensor.shape, tensor.values);
-    let all: Vec<Named> = original_umt5(golden).into_iter().map(named).collect();
+    let all: Vec<Named> =
+        original_umt5(golden).into_iter().map(|tensor| (tensor.name, tensor.shape, tensor.values)).collect();
     fs::write(path, older(None, &all)).unwrap();
 }
 

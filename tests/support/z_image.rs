@@ -37,12 +37,10 @@ pub(crate) fn write_directory(dir: &Path, golden: &Golden) {
 
 /// The tensors of a component, as PyTorch has them.
 pub(crate) fn tensors(golden: &Golden, component: &str) -> Vec<Tensor> {
-    let named = |weight: super::synth::Weight| Tensor {
-        name: weight.name.clone(),
-        shape: weight.shape.clone(),
-        values: weight.values(),
-    };
-    weights(golden, component).into_iter().map(named).collect()
+    weights(golden, component)
+        .into_iter()
+        .map(|weight| Tensor { name: weight.name.clone(), shape: weight.shape.clone(), values: weight.values() })
+        .collect()
 }
 
 /// Writes the transformer as one file with the names of its first publisher, behind `prefix`.

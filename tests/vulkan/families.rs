@@ -118,13 +118,14 @@ fn predicted(model: &Opened, device: Device, offload: Offload) -> Vec<f32> {
     let prompt = Prompt((3..).zip(&arrays).map(|(seed, array)| numbers(seed, array.elements())).collect());
     let dims = model.autoencoder.latents(&settings);
     let (denoiser, count) = (&model.denoiser, dims.iter().product::<usize>());
-    let followed = |seed| denoiser.pack_followed(&numbers(seed, count), None, dims).unwrap();
+    let seeds = (20..).take(model.rules.controls.len());
+    let controls = seeds.map(|seed| denoiser.pack_followed(&numbers(seed, count), None, dims).unwrap());
     let given = Given {
         settings: &settings,
         levels: &levels,
         evaluations: 0..levels.len(),
         prompts: &[&prompt],
-        controls: &(20..).take(model.rules.controls.len()).map(followed).collect::<Vec<_>>(),
+        controls: &controls.collect::<Vec<_>>(),
         ip: &[],
         pass: 0,
         passes: 1,

@@ -173,8 +173,10 @@ fn is_projection(name: &str) -> bool {
 fn of_three_dimensions(whole: &Gguf, tensors: Vec<Tensor>) -> Result<Vec<Tensor>> {
     let mut shaped = Vec::new();
     for tensor in &tensors {
-        let called = |name: String| tensors.iter().find(|other| other.name == name);
-        let earlier = [0, 1].map(|tap| called(format!("{}.{tap}", tensor.name)));
+        let earlier = [0, 1].map(|tap| {
+            let name = format!("{}.{tap}", tensor.name);
+            tensors.iter().find(|other| other.name == name)
+        });
         shaped.push(match (earlier, tensor.dims()) {
             ([Some(first), Some(second)], _) => whole.volume([first, second, tensor])?,
             _ if tensor.name.ends_with("weight.0") || tensor.name.ends_with("weight.1") => continue,

@@ -77,7 +77,6 @@ pub(crate) fn run(command: &mut Command, last: Option<&str>) -> Result<Run> {
         .with_context(|| format!("{name} cannot be run"))?;
     let lines = listen(child.stderr.take(), child.id());
     let mut run = Run { peak_resident: 0, peak_anonymous: 0, said: Vec::new() };
-    let is_last = |line: &Line| last.is_some_and(|last| line.text.contains(last));
     let status = loop {
         if let Some(status) = child.try_wait()? {
             break Some(status);
@@ -88,7 +87,7 @@ pub(crate) fn run(command: &mut Command, last: Option<&str>) -> Result<Run> {
         run.peak_anonymous = run.peak_anonymous.max(bytes(&text, "RssAnon:").unwrap_or(0));
         let before = run.said.len();
         run.said.extend(lines.try_iter());
-        if run.said[before..].iter().any(is_last) {
+        if last.is_some_and(|last| run.said[before..].iter().any(|line| line.text.contains(last))) {
             child.kill()?;
             child.wait()?;
             break None;

@@ -58,24 +58,33 @@ const QUANTITIES: [Quantity; 6] = [
 
 impl Report {
     pub(crate) fn new(work: &Work, threads: u16, types: &[String]) -> Report {
-        let of_type = |name: &String| TypeReport { file_type: name.clone(), measures: Vec::new(), rounds: Vec::new() };
-        Report { work: work.clone(), threads, system: String::new(), types: types.iter().map(of_type).collect() }
+        Report {
+            work: work.clone(),
+            threads,
+            system: String::new(),
+            types: types
+                .iter()
+                .map(|name| TypeReport { file_type: name.clone(), measures: Vec::new(), rounds: Vec::new() })
+                .collect(),
+        }
     }
 }
 
 impl TypeReport {
     fn measure(&mut self) {
         let rounds = &self.rounds;
-        let measure = |&(name, unit, one, of): &Quantity| {
-            let all = |side: fn(&Round) -> &Sample| -> Option<Vec<f64>> {
-                rounds.iter().map(|round| Some(of(side(round))? / one)).collect()
-            };
-            let pinhole: Vec<f64> = all(|round| &round.pinhole)?;
-            let rival: Vec<f64> = all(|round| &round.rival)?;
-            let ratio = Spread::of(pinhole.iter().zip(&rival).map(|(pinhole, rival)| pinhole / rival).collect());
-            Some(Measure { name, unit, pinhole: Spread::of(pinhole), rival: Spread::of(rival), ratio })
-        };
-        self.measures = QUANTITIES.iter().filter_map(measure).collect();
+        self.measures = QUANTITIES
+            .iter()
+            .filter_map(|&(name, unit, one, of)| {
+                let all = |side: fn(&Round) -> &Sample| -> Option<Vec<f64>> {
+                    rounds.iter().map(|round| Some(of(side(round))? / one)).collect()
+                };
+                let pinhole: Vec<f64> = all(|round| &round.pinhole)?;
+                let rival: Vec<f64> = all(|round| &round.rival)?;
+                let ratio = Spread::of(pinhole.iter().zip(&rival).map(|(pinhole, rival)| pinhole / rival).collect());
+                Some(Measure { name, unit, pinhole: Spread::of(pinhole), rival: Spread::of(rival), ratio })
+            })
+            .collect();
     }
 }
 

@@ -22,17 +22,15 @@ struct Said<'a> {
 /// What is wrong with how `case` went.
 fn fault(case: &Case, steps: &[Said<'_>]) -> Option<String> {
     let step = |name: &str| steps.iter().find(|said| said.step == name);
-    let failed = |name: &str| step(name).filter(|said| said.code != "PINHOLE_OK");
-    let steps_of = |purpose: Use| match purpose {
-        // What it finds wrong with a model is in its answer.
-        Use::Inspect | Use::Check => &[][..],
-        Use::Plan => &["open", "plan"][..],
-        Use::Generate => &["open", "plan", "generate"],
-        Use::Convert => &["convert"],
-    };
     for purpose in Use::ALL {
-        let names = steps_of(purpose);
-        let failure = names.iter().find_map(|name| failed(name));
+        let names = match purpose {
+            // What it finds wrong with a model is in its answer.
+            Use::Inspect | Use::Check => &[][..],
+            Use::Plan => &["open", "plan"][..],
+            Use::Generate => &["open", "plan", "generate"],
+            Use::Convert => &["convert"],
+        };
+        let failure = names.iter().find_map(|name| step(name).filter(|said| said.code != "PINHOLE_OK"));
         match (case.verdict.allows(purpose), failure) {
             (true, Some(said)) => return Some(format!("{}: {}", said.step, said.message)),
             (false, None) if !names.is_empty() => return Some(format!("{purpose:?} took it")),

@@ -127,12 +127,14 @@ fn c(members: &[(String, String)]) -> Layouts {
     let mut compile = Command::new("cc");
     run(compile.args(STRICT).arg("-I").arg(root().join("include")).arg(&file).arg("-o").arg(&program));
     let output = run(&mut Command::new(&program));
-    let line = |line: &str| {
-        let words: Vec<&str> = line.split(' ').collect();
-        let numbers = words[2..].iter().map(|number| number.parse().unwrap()).collect();
-        ((words[0].to_owned(), words[1].to_owned()), numbers)
-    };
-    String::from_utf8_lossy(&output.stdout).lines().map(line).collect()
+    String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .map(|line| {
+            let words: Vec<&str> = line.split(' ').collect();
+            let numbers = words[2..].iter().map(|number| number.parse().unwrap()).collect();
+            ((words[0].to_owned(), words[1].to_owned()), numbers)
+        })
+        .collect()
 }
 
 #[test]

@@ -91,9 +91,8 @@ fn the_static_library_lives_beside_another_ggml() {
 fn other_ggml() -> [PathBuf; 3] {
     let builds = fs::read_dir(profile_dir().join("build")).unwrap().map(|entry| entry.unwrap().path().join("out"));
     let names = ["libpinhole_ggml_base.a", "libpinhole_ggml_base_c.a", "libpinhole_ggml_account.a"];
-    let libraries = |out: &PathBuf| names.map(|name| out.join(name));
-    let mut found: Vec<_> =
-        builds.map(|out| libraries(&out)).filter(|three| three.iter().all(|file| file.exists())).collect();
+    let libraries = builds.map(|out| names.map(|name| out.join(name)));
+    let mut found: Vec<_> = libraries.filter(|three| three.iter().all(|file| file.exists())).collect();
     found.sort_by_key(|[first, ..]| fs::metadata(first).and_then(|file| file.modified()).ok());
     found.pop().expect("ggml was built")
 }

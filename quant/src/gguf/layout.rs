@@ -11,7 +11,7 @@ use super::{
 };
 use crate::dtype::DType;
 
-/// Most bytes in a tensor's name: ggml keeps 64, the last of which is a zero.
+/// Most bytes in a tensor's name: ggml keeps 64, and the last one is a zero.
 const MAX_NAME_BYTES: usize = 63;
 /// ggml's tensors have at most four dimensions.
 const MAX_DIMS: usize = 4;

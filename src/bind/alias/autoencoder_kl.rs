@@ -30,8 +30,10 @@ const MOST_LEVELS: usize = 16;
 /// How many levels the decoder under `prefix` of `index` has if its names are diffusers'; 1 if they are others, which do not
 /// depend on it.
 pub fn levels(index: &Index, prefix: &str) -> usize {
-    let block = |level: &usize| index.has(&format!("{prefix}decoder.up_blocks.{level}.resnets.0.conv1.weight"));
-    (0..MOST_LEVELS).rev().find(block).map_or(1, |last| last + 1)
+    (0..MOST_LEVELS)
+        .rev()
+        .find(|level| index.has(&format!("{prefix}decoder.up_blocks.{level}.resnets.0.conv1.weight")))
+        .map_or(1, |last| last + 1)
 }
 
 /// The [`Aliases`](super::Aliases) of an autoencoder of `levels` levels: diffusers counts the decoder's from the other end.
@@ -102,7 +104,7 @@ fn mid(block: &str) -> Option<&'static str> {
     }
 }
 
-/// The blocks of a level, of which diffusers counts the decoder's in the order in which they run.
+/// The blocks of a level. diffusers counts the decoder's in the order in which they run.
 fn blocks(way: &str, level: &str, levels: usize) -> Option<String> {
     let level: usize = level.parse().ok()?;
     let level = if way == "up" { levels.checked_sub(level + 1)? } else { level };

@@ -47,13 +47,12 @@ pub fn aliases(blocks: usize) -> impl Fn(&str) -> Vec<Alternative> {
             let planes = names.map(|name| vec![Part::plane(name, plane)]);
             return std::iter::once(vec![Part::all(canonical)]).chain(planes).collect();
         }
-        // Kernels over time lie in files of films and pictures alike.
-        let part = |name| match canonical.ends_with(".weight") {
-            true => Part::last_plane(name),
-            false => Part::all(name),
-        };
         let names = std::iter::once(canonical.to_owned()).chain(diffusers(canonical, blocks));
-        names.map(|name| vec![part(name)]).collect()
+        // Kernels over time lie in files of films and pictures alike.
+        match canonical.ends_with(".weight") {
+            true => names.map(|name| vec![Part::last_plane(name)]).collect(),
+            false => names.map(|name| vec![Part::all(name)]).collect(),
+        }
     }
 }
 

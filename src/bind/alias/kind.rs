@@ -101,8 +101,11 @@ const MARKS: [&str; 3] = ["scaled_fp8", "__x0__", "__index_timestep_zero__"];
 impl Kind {
     /// Whether files of this kind rightly have a tensor that is called `own` behind its prefix, though no weight is read from it.
     pub fn has_beside(&self, own: &str) -> bool {
-        let is_beside = |part: &&str| if part.starts_with('.') { own.contains(*part) } else { own.starts_with(*part) };
-        MARKS.contains(&own) || self.beside.iter().any(is_beside)
+        MARKS.contains(&own)
+            || self
+                .beside
+                .iter()
+                .any(|part| if part.starts_with('.') { own.contains(*part) } else { own.starts_with(*part) })
     }
 }
 

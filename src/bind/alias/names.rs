@@ -63,7 +63,7 @@ impl Part {
     }
 }
 
-/// The parts of which a weight is made, one below the other.
+/// The parts that make up a weight, one below the other.
 pub type Alternative = Vec<Part>;
 
 /// For a canonical name, every way in which a file may hold the weight, most usual first. A model's configuration may decide.

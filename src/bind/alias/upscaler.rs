@@ -38,8 +38,10 @@ impl Layout {
     pub fn of(index: &Index, prefix: &str) -> Layout {
         let has = |name: String| index.has(&format!("{prefix}{name}.weight"));
         let blocks = (0..).take_while(|block| has(format!("model.1.sub.{block}.RDB1.conv1.0"))).count();
-        let is_so = |doublings: &usize| has(hr(*doublings)) && has(last(*doublings));
-        Layout { blocks, doublings: (0..=MOST_DOUBLINGS).find(is_so).unwrap_or(2) }
+        Layout {
+            blocks,
+            doublings: (0..=MOST_DOUBLINGS).find(|doublings| has(hr(*doublings)) && has(last(*doublings))).unwrap_or(2),
+        }
     }
 }
 

@@ -237,7 +237,7 @@ pub(super) struct Magnitude {
 /// The change of a weight, or of some of its rows.
 #[derive(Clone, Debug)]
 pub struct Delta {
-    /// Of which weight.
+    /// The weight that it changes.
     pub(super) id: WeightId,
     /// The module's name in the file.
     pub(super) module: String,
@@ -342,7 +342,7 @@ fn gain(wanted: f32, found: f64) -> f32 {
 #[derive(Debug, Default)]
 pub struct Merged {
     pub(super) deltas: Vec<Delta>,
-    /// Differences of biases and scales of norms: which numbers of which vector, and the differences.
+    /// Differences of biases and scales of norms: the vector, which of its numbers, and the differences.
     pub(super) vectors: Vec<(WeightId, usize, Vec<f32>)>,
 }
 

@@ -65,11 +65,10 @@ impl Lora {
 
     /// The family of models that it seems to be for, by its names.
     pub fn family(&self) -> Option<&'static str> {
-        let columns = |name: &str| {
+        seems::family(self.modules.iter().map(|module| module.key.name.as_str()), |name: &str| {
             let module = self.modules.iter().find(|module| module.key.name == name)?;
             self.file.index.get(module.parts.get(&Part::Down)?).map(|tensor| tensor.shape.row())
-        };
-        seems::family(self.modules.iter().map(|module| module.key.name.as_str()), columns)
+        })
     }
 
     /// How many inputs its low-rank change of a module has that is called one of `names`; `None` if it changes none of them.
@@ -82,8 +81,7 @@ impl Lora {
 
     /// The tensor `name`, which is there.
     pub(super) fn tensor(&self, name: &str) -> Result<&FileTensor> {
-        let missing = || Error::mismatch(&self.path, tensor_at(name), "such a tensor", "none");
-        self.file.index.get(name).ok_or_else(missing)
+        self.file.index.get(name).ok_or_else(|| Error::mismatch(&self.path, tensor_at(name), "such a tensor", "none"))
     }
 }
 

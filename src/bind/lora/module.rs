@@ -254,7 +254,7 @@ impl Reader<'_> {
             let rank = pair.b.rows;
             Ok((Side::Pair(Box::new(pair)), Some(rank)))
         };
-        // Of the left matrix there is no core, and its part is nobody's.
+        // Of the left matrix there is no core, and its part is no one's.
         let (left, left_rank) = side(Part::LokrW1, [Part::LokrW1A, Part::LokrW1B, Part::Mid])?;
         let (right, right_rank) = side(Part::LokrW2, [Part::LokrW2A, Part::LokrW2B, Part::LokrT2])?;
         let found = left.extents()[1].saturating_mul(right.extents()[1]);

@@ -51,8 +51,7 @@ impl Names {
         let places = &mut self.places[usize::from(leaf == "bias")];
         for key in [stem, flat.as_str()] {
             let known = places.entry(key.to_owned()).or_default();
-            let same = |other: &Place| other.id == place.id && other.at == place.at && other.parts == place.parts;
-            if !known.iter().any(same) {
+            if !known.iter().any(|other| other.id == place.id && other.at == place.at && other.parts == place.parts) {
                 known.push(place.clone());
             }
         }
@@ -80,8 +79,10 @@ impl Names {
 
 /// The flat `name` with `#` for every number between underscores: blocks are counted there, and layers within words.
 fn pattern(name: &str) -> String {
-    let is_number = |part: &&str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
-    let parts = name.split('_').map(|part| if is_number(&part) { "#" } else { part });
+    let parts = name.split('_').map(|part| {
+        let is_number = !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+        if is_number { "#" } else { part }
+    });
     parts.collect::<Vec<_>>().join("_")
 }
 

@@ -129,10 +129,8 @@ const SECOND: &str = "transformer_2";
 /// where several have such a module.
 fn chosen(reading: &Reading, bases: &[Base<'_>], names: &[Names]) -> Vec<usize> {
     let Reading { meant, stem, component } = reading;
-    let has = |target: &usize| !names[*target].find(stem, false).is_empty();
-    let is_text = |target: &usize| number(bases[*target].slot) > 0;
-    let (texts, denoisers): (Vec<usize>, Vec<usize>) = (0..bases.len()).filter(has).partition(is_text);
-    let exact = |wanted: u8| texts.iter().copied().find(|&target| number(bases[target].slot) == wanted);
+    let targets = (0..bases.len()).filter(|&target| !names[target].find(stem, false).is_empty());
+    let (texts, denoisers): (Vec<usize>, Vec<usize>) = targets.partition(|&target| number(bases[target].slot) > 0);
     match *meant {
         // What names the second of two denoisers is for that one alone.
         Meant::Denoiser if *component == SECOND => {
@@ -144,7 +142,7 @@ fn chosen(reading: &Reading, bases: &[Base<'_>], names: &[Names]) -> Vec<usize> 
         Meant::Any => texts.into_iter().take(1).collect(),
         Meant::Text(wanted) => match texts.as_slice() {
             [] | [_] => texts,
-            _ => exact(wanted).into_iter().collect(),
+            _ => texts.into_iter().find(|&target| number(bases[target].slot) == wanted).into_iter().collect(),
         },
     }
 }
@@ -152,8 +150,8 @@ fn chosen(reading: &Reading, bases: &[Base<'_>], names: &[Names]) -> Vec<usize> 
 /// Whether a denoiser has such a module in other blocks.
 fn is_like_others(module: &Module, bases: &[Base<'_>], names: &[Names]) -> bool {
     let mut denoisers = names.iter().zip(bases).filter(|(_, target)| number(target.slot) == 0).map(|(names, _)| names);
-    let readings = || module.key.readings.iter().filter(|reading| !matches!(reading.meant, Meant::Text(_)));
-    denoisers.any(|names| readings().any(|reading| names.has_like(&reading.stem)))
+    let readings = module.key.readings.iter().filter(|reading| !matches!(reading.meant, Meant::Text(_)));
+    denoisers.any(|names| readings.clone().any(|reading| names.has_like(&reading.stem)))
 }
 
 fn fits_nothing(lora: &Lora) -> Error {
@@ -180,7 +178,7 @@ pub(super) fn with_family(error: Error, lora: &Lora) -> Error {
     ))
 }
 
-/// A weight of which a file may have parts: target, weight, and the first part's name.
+/// A weight that a file may have parts of: target, weight, and the first part's name.
 type Fused = (usize, WeightId, String);
 
 /// How many outputs modules have that are parts of one weight.

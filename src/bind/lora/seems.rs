@@ -1,6 +1,6 @@
 //! Which family of models a LoRA seems to be for, by names that only one family has.
 
-/// Parts of names, with underscores for dots, and whose they are. The first line decides of which a file has all.
+/// Parts of names, with underscores for dots, and whose they are. The first line decides whose parts are all in a file.
 const SIGNS: [(&[&str], &str); 26] = [
     (&["double_stream_modulation_img"], "FLUX.2"),
     (&["single_transformer_blocks_", "attn_to_qkv_mlp_proj"], "FLUX.2"),

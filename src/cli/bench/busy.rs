@@ -152,13 +152,15 @@ impl Others {
         let mut others = Others { stop: Arc::default(), threads: Vec::new() };
         for _ in 0..count {
             let stop = Arc::clone(&others.stop);
-            let compute = move || {
-                let mut number = 1u64;
-                while !stop.load(Ordering::Relaxed) {
-                    number = std::hint::black_box(number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1));
-                }
-            };
-            let thread = thread::Builder::new().name("load".into()).spawn(compute).map_err(|_| Error::no_thread())?;
+            let thread = thread::Builder::new()
+                .name("load".into())
+                .spawn(move || {
+                    let mut number = 1u64;
+                    while !stop.load(Ordering::Relaxed) {
+                        number = std::hint::black_box(number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1));
+                    }
+                })
+                .map_err(|_| Error::no_thread())?;
             others.threads.push(thread);
         }
         Ok(others)

@@ -214,8 +214,8 @@ fn append(path: &Path, row: &Row) -> Result<(), Failure> {
 
 fn read(path: &Path) -> Result<Vec<Row>, Failure> {
     let text = file::text(path)?;
-    let failed = |error: serde_json::Error| Error::io("read", path, error.into());
-    let rows = text.lines().map(|line| serde_json::from_str(line).map_err(failed));
+    let rows =
+        text.lines().map(|line| serde_json::from_str(line).map_err(|error| Error::io("read", path, error.into())));
     Ok(rows.collect::<Result<_, Error>>()?)
 }
 

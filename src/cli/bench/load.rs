@@ -88,8 +88,13 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     }
     printer.end("load");
     let totals = |but: &str| -> f64 {
-        let each = |run: usize| all.iter().filter(|(name, _)| **name != but).map(|(_, times)| times[run]).sum();
-        median(&mut (0..usize::from(args.runs)).map(each).collect::<Vec<f64>>())
+        let mut totals = vec![0.0; usize::from(args.runs)];
+        for (_, times) in all.iter().filter(|(name, _)| **name != but) {
+            for (total, time) in totals.iter_mut().zip(times) {
+                *total += time;
+            }
+        }
+        median(&mut totals)
     };
     let part = |name| Part { name, seconds: median(&mut all.get(name).cloned().unwrap_or_default()) };
     let report = Report {
@@ -133,7 +138,7 @@ fn first_step(pipeline: &mut Pipeline, request: &Request, clock: &mut Clock) -> 
     let once = denoisers.first().map_or(0, |network| network.model.at(Cadence::Request).len());
     // Stages of the denoiser that are done; `None` before it begins.
     let mut stages = None;
-    let mut listen = |event: Event| {
+    let generated = pipeline.generate_watched(request, &mut |event: Event| {
         match event {
             Event::Begin { phase: Phase::Encode, .. } => clock.passed("plan"),
             Event::Begin { phase: Phase::Denoise, .. } => {
@@ -155,8 +160,8 @@ fn first_step(pipeline: &mut Pipeline, request: &Request, clock: &mut Clock) -> 
             _ => {}
         }
         Ok(())
-    };
-    match pipeline.generate_watched(request, &mut listen) {
+    });
+    match generated {
         Err(Error::Cancelled) => Ok(()),
         Err(error) => Err(error),
         Ok(_) => Err(Error::graph("load", "the denoiser has no stages that run once")),

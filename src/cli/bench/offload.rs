@@ -17,7 +17,7 @@ use crate::cli::printer::{Printer, Talk, Unit};
 use crate::cli::table::Table;
 use crate::cli::{interrupt, threads, units};
 
-/// How long copying takes for one of computing, where nobody names speeds.
+/// How long copying takes for one of computing, where no one names speeds.
 const RATIOS: [f64; 5] = [0.25, 0.5, 1.0, 2.0, 4.0];
 
 /// Measure what streaming costs, for links of several speeds
@@ -175,8 +175,7 @@ fn placed(component: &Component, offload: Offload) -> Result<Plan, Failure> {
 
 /// Links that take [`RATIOS`] times `compute` for `bytes`.
 fn speeds(bytes: usize, compute: Duration) -> Vec<Bytes> {
-    let speed = |ratio: f64| Bytes((bytes as f64 / (ratio * compute.as_secs_f64())).max(1.0) as u64);
-    RATIOS.map(speed).to_vec()
+    RATIOS.map(|ratio: f64| Bytes((bytes as f64 / (ratio * compute.as_secs_f64())).max(1.0) as u64)).to_vec()
 }
 
 fn row(component: &Component, bytes: usize, link: Bytes, compute: Duration, steps: &Steps) -> Row {

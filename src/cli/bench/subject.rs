@@ -48,7 +48,7 @@ pub(super) struct Subject {
     /// What it is called in reports.
     pub(super) name: String,
     path: PathBuf,
-    /// Where it lies, if nobody keeps it.
+    /// Where it lies, if no one keeps it.
     _temporary: Option<TemporaryFolder>,
 }
 

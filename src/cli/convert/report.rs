@@ -7,7 +7,7 @@ use std::time::Duration;
 use pinhole::convert::{Plan, PlannedTensor, Requantized};
 use serde::Serialize;
 
-use super::{Args, Lora};
+use super::{Args, Lora, lora};
 use crate::cli::failure::Failure;
 use crate::cli::printer::Printer;
 use crate::cli::table::Table;
@@ -23,6 +23,7 @@ struct Report<'a> {
     /// The type of every component.
     requested: String,
     /// LoRAs that become part of the weights.
+    #[serde(serialize_with = "lora::serialize")]
     merged: &'a [Lora],
     /// How many tensors they change.
     merged_tensors: usize,
@@ -74,16 +75,16 @@ struct FallbackRow<'a> {
 
 /// What the user should know before a plan is carried out.
 pub(super) fn warnings(plan: &Plan<'_>) -> Vec<String> {
-    let warn = |Requantized { from, to, tensors }: &Requantized| {
+    let mut warnings: Vec<String> = plan.loras.iter().filter_map(pinhole::bind::lora::Report::warning).collect();
+    for Requantized { from, to, tensors } in &plan.requantized {
         let (before, after) = (from.bits_per_weight(), to.bits_per_weight());
         let tensors = units::counted(*tensors, "tensor");
-        format!(
+        warnings.push(format!(
             "{tensors} in {from} ({before:.2} bits a weight) quantized again, to {to} ({after:.2}): its error comes on top \
              of that of {from}, which stays"
-        )
-    };
-    let loras = plan.loras.iter().filter_map(pinhole::bind::lora::Report::warning);
-    loras.chain(plan.requantized.iter().map(warn)).collect()
+        ));
+    }
+    warnings
 }
 
 /// Says what was written, or would be.
@@ -132,11 +133,13 @@ fn type_rows(plan: &Plan<'_>) -> Vec<TypeRow> {
 }
 
 fn fallbacks<'a>(plan: &'a Plan<'_>) -> Vec<FallbackRow<'a>> {
-    let row = |tensor: &'a PlannedTensor| {
-        let reason = tensor.fallback.as_ref()?.to_string();
-        Some(FallbackRow { tensor: &tensor.name, dtype: tensor.to.name(), reason })
-    };
-    plan.tensors.iter().filter_map(row).collect()
+    plan.tensors
+        .iter()
+        .filter_map(|tensor| {
+            let reason = tensor.fallback.as_ref()?.to_string();
+            Some(FallbackRow { tensor: &tensor.name, dtype: tensor.to.name(), reason })
+        })
+        .collect()
 }
 
 /// What to say of LoRAs.

@@ -62,12 +62,11 @@ fn of_cards(found: &Findings) -> Option<Problem> {
     if found.has_accelerator() {
         return None;
     }
-    let best = |card: &&Card| match card.vendor {
+    let card = cards.found.iter().min_by_key(|card| match card.vendor {
         Vendor::Nvidia => 0,
         Vendor::Amd => 1,
         Vendor::Intel => 2,
-    };
-    let card = cards.found.iter().min_by_key(best)?;
+    })?;
     let built = |name: &str| build.computes_on.contains(&name);
     let name = card.vendor.name();
     if card.vendor == Vendor::Nvidia && built("cuda") && !cards.cuda {

@@ -146,9 +146,8 @@ fn library(root: &Path, name: &str) -> Option<PathBuf> {
 /// The names of the descriptions of Vulkan's drivers.
 fn descriptions(root: &Path) -> Vec<String> {
     let paths = DESCRIPTIONS.iter().flat_map(|folder| sorted(&root.join(folder)));
-    let is_description = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "json");
-    let name = |path: PathBuf| Some(path.file_stem()?.to_string_lossy().into_owned());
-    paths.filter(is_description).filter_map(name).collect()
+    let paths = paths.filter(|path| path.extension().is_some_and(|extension| extension == "json"));
+    paths.filter_map(|path| Some(path.file_stem()?.to_string_lossy().into_owned())).collect()
 }
 
 /// The device files of cards that are there and cannot be opened.
@@ -156,11 +155,14 @@ fn closed(root: &Path) -> Vec<String> {
     let mut files = sorted(&root.join("dev/dri"));
     files.retain(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("renderD")));
     files.push(root.join("dev/nvidia0"));
-    let refused = |path: &PathBuf| {
-        let opened = fs::File::options().read(true).write(true).open(path);
-        opened.is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
-    };
-    files.into_iter().filter(refused).map(|path| path.display().to_string()).collect()
+    files
+        .into_iter()
+        .filter(|path| {
+            let opened = fs::File::options().read(true).write(true).open(path);
+            opened.is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
+        })
+        .map(|path| path.display().to_string())
+        .collect()
 }
 
 #[cfg(all(test, unix))]

@@ -31,8 +31,8 @@ impl Processor {
         let instructions = build::processor_instructions();
         let used = build::instructions();
         // A build for several processors has taken what this one has.
-        let is_unused = |name: &&str| build::chosen_for().is_none() && !used.contains(name);
-        let unused = instructions.iter().copied().filter(is_unused).collect();
+        let unused =
+            instructions.iter().copied().filter(|name| build::chosen_for().is_none() && !used.contains(name)).collect();
         let kernel = Kernel::best().map(Kernel::name);
         Processor { name: name(), cores: processors::cores(), instructions, unused, kernel }
     }

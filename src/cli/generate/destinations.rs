@@ -74,8 +74,7 @@ fn check_latents(path: &Path) -> Result<()> {
     if !fs::metadata(path).is_ok_and(|about| about.is_file() && about.len() > 0) {
         return Ok(());
     }
-    let names = |file: Safetensors| file.index.iter().map(|(name, _)| name.to_owned()).collect::<Vec<_>>();
-    if Safetensors::open(path).is_ok_and(|file| names(file) == ["latents"]) {
+    if Safetensors::open(path).is_ok_and(|file| file.index.iter().map(|(name, _)| name).eq(["latents"])) {
         return Ok(());
     }
     let hint = "it holds no latents, so it is not replaced: choose another name";

@@ -4,11 +4,11 @@ use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 
 use pinhole::image::{Image, PARAMETERS, PINHOLE};
-use pinhole::pipeline::{Generated, Opened, Settings};
+use pinhole::pipeline::{Generated, Opened, PictureTexts, Settings};
 use pinhole::video::{Film, Kind, Rate, Shape};
 use pinhole::{Error, Result};
 
-use super::names::{PngText, given_names, numbered};
+use super::names::{given_names, numbered};
 
 /// What the standard output is called.
 pub(super) const STDOUT: &str = "-";
@@ -93,10 +93,10 @@ impl Films {
     }
 
     /// Says what is in the films.
-    pub(super) fn describe(&mut self, about: impl Fn(usize, u64) -> PngText) {
+    pub(super) fn describe(&mut self, about: impl Fn(usize, u64) -> PictureTexts) {
         let frames = self.frames;
         for (i, (film, seed)) in self.films.iter_mut().enumerate() {
-            let PngText { parameters, json } = about(i * frames, *seed);
+            let PictureTexts { parameters, json } = about(i * frames, *seed);
             film.set_text(&[(PARAMETERS, parameters.as_str()), (PINHOLE, json.as_str())]);
         }
     }

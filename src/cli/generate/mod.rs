@@ -163,14 +163,14 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
         let dims = pipeline.model().autoencoder.latents(&settings);
         request.noise = Some(latents::read_noise(path, dims)?);
     }
-    // Before the work: nobody should wait for pictures that cannot be written.
+    // Before the work: no one should wait for pictures that cannot be written.
     let inputs = args.inputs(pipeline.model());
     let beside = Beside { latents: args.save_latents.as_deref(), preview, trace: args.trace.as_deref() };
     let mut outputs = Outputs::create(args.output.as_deref(), beside, &inputs, (pipeline.model(), &settings))?;
     let (family, origins) = (pipeline.model().family.name, pipeline::origins(&pipeline.model().source));
     let run = Run { args, family, origins, settings: &settings, computed: &[], flagged: &[], device, threads };
     // What films say of themselves comes before their first frame.
-    outputs.describe(|index, seed| run.png_text(index, seed));
+    outputs.describe(|index, seed| run.texts(index, seed));
     clock.lap("open");
 
     let trace = args.trace.is_some().then(Trace::new);
@@ -182,7 +182,7 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     clock.resume();
     let flagged = generated.flagged();
     let run = Run { settings: &generated.settings, computed: &generated.computed, flagged: &flagged, ..run };
-    let files = outputs.write(&generated, trace.as_ref(), |index, seed| run.png_text(index, seed))?;
+    let files = outputs.write(&generated, trace.as_ref(), |index, seed| run.texts(index, seed))?;
     clock.lap("write");
     report::print(printer, &run, &generated, &files, &clock, &memory)
 }

@@ -3,14 +3,6 @@
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-/// The two texts that a picture carries.
-pub(super) struct PngText {
-    /// What made it, as other tools write it.
-    pub(super) parameters: String,
-    /// The same as JSON.
-    pub(super) json: String,
-}
-
 /// `OUT.png`, or `OUT-1.png`, `OUT-2.png`, ... for more than one.
 pub(super) fn given_names(output: &Path, batch: usize) -> Vec<PathBuf> {
     let (stem, extension) = (output.file_stem().unwrap_or_default(), output.extension().unwrap_or_default());

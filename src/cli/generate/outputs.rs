@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use pinhole::Error;
 use pinhole::image::{Format, Image, PARAMETERS, PINHOLE};
-use pinhole::pipeline::{Generated, Opened, Settings};
+use pinhole::pipeline::{Generated, Opened, PictureTexts, Settings};
 use pinhole::trace::Trace;
 use pinhole::video;
 use pinhole_quant::output::AtomicFile;
@@ -12,7 +12,7 @@ use pinhole_quant::output::AtomicFile;
 use super::destinations::{self, Kind, Named};
 use super::films::{Films, WrittenFilm};
 use super::latents;
-use super::names::{PngText, given_names};
+use super::names::given_names;
 use crate::cli::failure::Failure;
 use crate::cli::preview::Previews;
 
@@ -113,7 +113,7 @@ impl Outputs {
     }
 
     /// Says what is in the films, if there are any; pictures are told when they are written.
-    pub(super) fn describe(&mut self, about: impl Fn(usize, u64) -> PngText) {
+    pub(super) fn describe(&mut self, about: impl Fn(usize, u64) -> PictureTexts) {
         if let Some(films) = &mut self.films {
             films.describe(about);
         }
@@ -135,14 +135,14 @@ impl Outputs {
         &mut self,
         generated: &Generated,
         trace: Option<&Trace>,
-        about: impl Fn(usize, u64) -> PngText,
+        about: impl Fn(usize, u64) -> PictureTexts,
     ) -> Result<Written, Failure> {
         // Once more: some films say it behind the frames, when more is known.
         self.describe(&about);
         let films = self.films.as_mut().map(|films| films.finish(generated)).transpose()?.unwrap_or_default();
         let mut pictures = Vec::with_capacity(self.pictures.len());
         for (i, ((mut file, seed), image)) in self.pictures.drain(..).zip(&generated.images).enumerate() {
-            let PngText { parameters, json } = about(i, seed);
+            let PictureTexts { parameters, json } = about(i, seed);
             // The file's own target is where a link leads.
             let name = self.names.get(i);
             let path = name.map_or(file.target(), PathBuf::as_path).to_owned();

@@ -8,7 +8,7 @@ use crate::cli::table::Table;
 use crate::cli::units::{bytes, count, counted, shown};
 use pinhole::entries::Entries;
 use pinhole::inspect::{
-    CheckReport, ComponentReport, LoraReport, Problem, Report, SecondReading, TensorReport, TokenizerReport, TypeReport,
+    CheckReport, ComponentReport, LoraReport, Report, SecondReading, TensorReport, TokenizerReport, TypeReport,
 };
 
 /// How many unused tensors are named; `--json` names all.
@@ -121,12 +121,14 @@ fn types(types: &[TypeReport]) -> String {
 }
 
 fn tokenizers(tokenizers: &[TokenizerReport]) -> String {
-    let row = |tokenizer: &TokenizerReport| match (tokenizer.vocabulary, tokenizer.length) {
-        (Some(vocabulary), Some(length)) => format!("  {}: {vocabulary} tokens, reads {length}\n", tokenizer.name),
-        _ if tokenizer.present => format!("  {}: present\n", tokenizer.name),
-        _ => format!("  {}: missing\n", tokenizer.name),
-    };
-    tokenizers.iter().map(row).collect()
+    tokenizers
+        .iter()
+        .map(|tokenizer| match (tokenizer.vocabulary, tokenizer.length) {
+            (Some(vocabulary), Some(length)) => format!("  {}: {vocabulary} tokens, reads {length}\n", tokenizer.name),
+            _ if tokenizer.present => format!("  {}: present\n", tokenizer.name),
+            _ => format!("  {}: missing\n", tokenizer.name),
+        })
+        .collect()
 }
 
 fn pairs(object: &Entries<Json>) -> String {
@@ -187,9 +189,12 @@ fn header(reading: &SecondReading) -> String {
 }
 
 fn problems(report: &Report) -> String {
-    let row = |problem: &Problem| {
-        let hint = problem.hint.as_ref().map(|hint| format!("    hint: {}\n", shown(hint))).unwrap_or_default();
-        format!("  {}\n{hint}", shown(&problem.message))
-    };
-    report.problems.iter().map(row).collect()
+    report
+        .problems
+        .iter()
+        .map(|problem| {
+            let hint = problem.hint.as_ref().map(|hint| format!("    hint: {}\n", shown(hint))).unwrap_or_default();
+            format!("  {}\n{hint}", shown(&problem.message))
+        })
+        .collect()
 }

@@ -174,9 +174,13 @@ impl Attention {
             pack::values::<M>(&attended.v, group, block.clone(), width, panels(width), (&mut space.values, most));
             for row in (0..count).step_by(TWELVE) {
                 let rows = row..count.min(row + TWELVE);
-                let mask = |row: usize| attended.mask.map(|mask| &mask[place(row).0 * keys..][..keys][block.clone()]);
                 self.scores::<M>(rows.clone(), block.len(), space);
-                let factors = weigh(rows.clone(), block.len(), mask, space);
+                let factors = weigh(
+                    rows.clone(),
+                    block.len(),
+                    |row| attended.mask.map(|mask| &mask[place(row).0 * keys..][..keys][block.clone()]),
+                    space,
+                );
                 self.values::<M>(rows, block.len(), &factors, space);
             }
         }
@@ -220,7 +224,7 @@ impl Attention {
                 2 if rows.len() > SIX => {
                     let out = &mut sums[..(TWELVE - 1) * padded + SIXTEEN];
                     let (left, half, right) = (space.scores.as_ptr(), SIX * PITCH, right.as_ptr());
-                    // SAFETY: twelve rows of `PITCH` weights, of which `keys` are used, and as many rows of `right`; `out` ends with
+                    // SAFETY: twelve rows of `PITCH` weights, the first `keys` of them used, and as many rows of `right`; `out` ends with
                     // the last sum; the instructions are there.
                     unsafe {
                         M::multiply_both::<SIX, 2, 1, PITCH>(
@@ -280,7 +284,7 @@ fn add_values<M: Micro, const ROWS: usize, const VECTORS: usize>(
         let left = &weights[first * PITCH..][..ROWS * PITCH];
         let out = &mut sums[first * stride..][..(ROWS - 1) * stride + VECTORS * LANES];
         let factors = &factors[first..first + ROWS];
-        // SAFETY: `ROWS` rows of `PITCH` weights, of which `keys` are used, and as many rows of `right`, as was just seen; `out` ends
+        // SAFETY: `ROWS` rows of `PITCH` weights, the first `keys` of them used, and as many rows of `right`, as was just seen; `out` ends
         // with the last sum; the instructions are there.
         unsafe {
             M::multiply::<ROWS, VECTORS, 1, PITCH>(

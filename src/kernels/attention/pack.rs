@@ -9,7 +9,7 @@ use super::micro::{LANES, Micro};
 pub(super) const AHEAD: usize = 16;
 
 /// Queries as a left side: for six rows after six `[SIX, width]`, multiplied with `scale`. The last six are filled up with the last
-/// row. `place` says which query of which head a row is.
+/// row. `place` says of a row which query it is, and of what head.
 ///
 /// # Safety
 /// The processor has the instructions of `M`.

@@ -59,13 +59,16 @@ impl Tiling {
         self.heads.width.next_multiple_of(LANES)
     }
 
-    /// Whose keys the rows of a tile attend to, which query of which head each of them is, and how many they are.
+    /// Whose keys the rows of a tile attend to, which query each of them is, and of what head, and how many they are.
     #[inline(always)]
     pub(super) fn rows_of(&self, tile: usize) -> (usize, impl Fn(usize) -> (usize, usize), usize) {
         let (queries, shared) = (self.heads.queries, self.shared());
         let (group, first) = (tile / self.tiles_of_group(), tile % self.tiles_of_group() * self.tile);
-        let place = move |row: usize| ((first + row) % queries, group * shared + (first + row) / queries);
-        (group, place, self.tile.min(queries * shared - first))
+        (
+            group,
+            move |row: usize| ((first + row) % queries, group * shared + (first + row) / queries),
+            self.tile.min(queries * shared - first),
+        )
     }
 }
 

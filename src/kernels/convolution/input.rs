@@ -76,8 +76,10 @@ impl Patch {
         // The last pixels of a row are computed as many together as all others.
         let pitch = area.columns.len().next_multiple_of(PIXELS) + MOST_SIDE;
         let rows = (area.rows.len() - 1) * stride + kh;
-        let offset = |ky: usize, kx: usize| (ky * stride + kx % stride) * pitch + kx / stride;
-        let offsets = (0..kh).flat_map(|ky| (0..kw).map(move |kx| offset(ky, kx))).collect();
+        let mut offsets = Vec::with_capacity(kh * kw);
+        for ky in 0..kh {
+            offsets.extend((0..kw).map(|kx| (ky * stride + kx % stride) * pitch + kx / stride));
+        }
         let origin = [area.columns.start * stride, area.rows.start * stride];
         let numbers = room(pitch * stride * rows * channels)?;
         Ok(Patch { numbers, offsets, pitch, rows, phases: stride, stride, origin })

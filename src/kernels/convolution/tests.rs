@@ -159,25 +159,26 @@ impl Case {
     /// The result in double precision, of some of its numbers.
     fn expected(&self, numbers: &Numbers, which: impl Iterator<Item = usize>) -> Vec<f64> {
         let Geometry { inputs, outputs, side, stride, padding, input, result: [w, h], .. } = self.geometry;
-        let of = |i: usize| {
-            let (x, y, plane) = (i % w, i / w % h, i / (w * h));
-            let (picture, output) = (plane / outputs, plane % outputs);
-            let mut sum = f64::from(numbers.bias[output]);
-            if self.added {
-                sum += f64::from(numbers.map[i]);
-            }
-            for (ky, kx) in (0..side[1]).flat_map(|ky| (0..side[0]).map(move |kx| (ky, kx))) {
-                let from_x = (x * stride + kx).checked_sub(padding[0]).filter(|x| *x < input[0]);
-                let from_y = (y * stride + ky).checked_sub(padding[1]).filter(|y| *y < input[1]);
-                let (Some(from_x), Some(from_y)) = (from_x, from_y) else { continue };
-                for channel in 0..inputs {
-                    let weight = numbers.weights[((output * inputs + channel) * side[1] + ky) * side[0] + kx];
-                    sum += f64::from(weight) * self.pixel(numbers, picture * inputs + channel, [from_x, from_y]);
+        which
+            .map(|i: usize| {
+                let (x, y, plane) = (i % w, i / w % h, i / (w * h));
+                let (picture, output) = (plane / outputs, plane % outputs);
+                let mut sum = f64::from(numbers.bias[output]);
+                if self.added {
+                    sum += f64::from(numbers.map[i]);
                 }
-            }
-            sum
-        };
-        which.map(of).collect()
+                for (ky, kx) in (0..side[1]).flat_map(|ky| (0..side[0]).map(move |kx| (ky, kx))) {
+                    let from_x = (x * stride + kx).checked_sub(padding[0]).filter(|x| *x < input[0]);
+                    let from_y = (y * stride + ky).checked_sub(padding[1]).filter(|y| *y < input[1]);
+                    let (Some(from_x), Some(from_y)) = (from_x, from_y) else { continue };
+                    for channel in 0..inputs {
+                        let weight = numbers.weights[((output * inputs + channel) * side[1] + ky) * side[0] + kx];
+                        sum += f64::from(weight) * self.pixel(numbers, picture * inputs + channel, [from_x, from_y]);
+                    }
+                }
+                sum
+            })
+            .collect()
     }
 }
 

@@ -92,7 +92,7 @@ impl Work<'_> {
     }
 }
 
-/// The pixels of a span's cells, of which `products` are those for some outputs, for output number `output` of these.
+/// The pixels of a span's cells for output number `output` of those that `products` are for.
 #[inline(always)]
 fn cells<L: Lanes>(products: &[Products; POSITIONS], output: usize, pixels: &mut Pixels) {
     for lane in (0..SPAN).step_by(PIXELS) {

@@ -212,11 +212,10 @@ impl FloatProduct {
         panel: &mut [f32],
     ) {
         let (len, size) = (columns.len(), self.dtype.block_bytes());
-        let bytes = |number: usize| &row(number.min(rows.end - 1))[columns.start * size..columns.end * size];
         for first in (rows.start..rows.start + PANEL).step_by(LANES) {
             let mut lanes: [*const f32; LANES] = [std::ptr::null(); LANES];
             for ((i, lane), numbers) in lanes.iter_mut().enumerate().zip(numbers.chunks_exact_mut(STRETCH)) {
-                let bytes = bytes(first + i);
+                let bytes = &row((first + i).min(rows.end - 1))[columns.start * size..columns.end * size];
                 // Rows lie far apart, and none is long enough for the processor to foresee what is read.
                 M::fetch(&row((first + i + LANES).min(self.rows - 1))[columns.start * size..columns.end * size]);
                 *lane = bytes.as_ptr().cast();

@@ -14,12 +14,13 @@ struct Matrix {
 
 impl Matrix {
     fn new(width: usize, rows: usize, seed: u64) -> Matrix {
-        let number = |i: usize| {
+        let mut numbers = vec![0.0; width * rows];
+        for (i, number) in numbers.iter_mut().enumerate() {
             let mixed = (i as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ seed.wrapping_mul(0xBF58_476D_1CE4_E5B9);
             let mixed = (mixed ^ mixed >> 29).wrapping_mul(0x94D0_49BB_1331_11EB);
-            (mixed >> 40) as f32 / (1 << 23) as f32 - 1.0
-        };
-        Matrix { numbers: (0..width * rows).map(number).collect(), width }
+            *number = (mixed >> 40) as f32 / (1 << 23) as f32 - 1.0;
+        }
+        Matrix { numbers, width }
     }
 
     fn row(&self, i: usize) -> &[f32] {
@@ -65,10 +66,15 @@ fn product(kernel: Kernel, dtype: DType, bytes: &[u8], [k, rows]: [usize; 2], to
     let mut result = vec![f32::NAN; rows * count];
     for i in 0..product.pieces() {
         let [of, _] = product.piece(i);
-        let row = |row: usize| &bytes[row * product.row_bytes()..][..product.row_bytes()];
-        product.compute(i, row, tokens, &mut space, |token, numbers| {
-            result[token * rows + of.start..][..of.len()].copy_from_slice(numbers);
-        });
+        product.compute(
+            i,
+            |row| &bytes[row * product.row_bytes()..][..product.row_bytes()],
+            tokens,
+            &mut space,
+            |token, numbers| {
+                result[token * rows + of.start..][..of.len()].copy_from_slice(numbers);
+            },
+        );
     }
     result
 }

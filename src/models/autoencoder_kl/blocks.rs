@@ -111,8 +111,10 @@ impl ConvIn {
     /// Of the decoder, to `outputs` channels.
     pub(super) fn decoder(scope: &mut Scope<'_>, config: &Config, outputs: usize) -> Result<ConvIn> {
         let inputs = config.latent_channels;
-        let mut post_quant_conv = || Conv2d::declare(&mut scope.sub("post_quant_conv"), inputs, inputs, 1);
-        let post_quant_conv = config.use_post_quant_conv.then(&mut post_quant_conv).transpose()?;
+        let mut post_quant_conv = None;
+        if config.use_post_quant_conv {
+            post_quant_conv = Some(Conv2d::declare(&mut scope.sub("post_quant_conv"), inputs, inputs, 1)?);
+        }
         let conv_in = Conv2d::declare(&mut scope.sub("decoder.conv_in"), inputs, outputs, 3)?;
         Ok(ConvIn { post_quant_conv, conv_in })
     }
@@ -138,8 +140,11 @@ impl ConvOut {
     pub(super) fn encoder(scope: &mut Scope<'_>, config: &Config, inputs: usize) -> Result<ConvOut> {
         let outputs = 2 * config.latent_channels;
         let out = ConvOut::declare(&mut scope.sub("encoder"), config, inputs, outputs)?;
-        let quant_conv = || Conv2d::declare(&mut scope.sub("quant_conv"), outputs, outputs, 1);
-        Ok(ConvOut { quant_conv: config.use_quant_conv.then(quant_conv).transpose()?, ..out })
+        let mut quant_conv = None;
+        if config.use_quant_conv {
+            quant_conv = Some(Conv2d::declare(&mut scope.sub("quant_conv"), outputs, outputs, 1)?);
+        }
+        Ok(ConvOut { quant_conv, ..out })
     }
 
     /// Of the decoder, from `inputs` channels to the picture.

@@ -132,13 +132,14 @@ impl Config {
         // A level that one side lacks is missed later.
         let levels = shapes.count(|level| format!("decoder.up.{level}.block.0.conv1.weight"));
         let levels = levels.max(shapes.count(|level| kernel(level, 0)));
-        let channels = |level| Ok(shapes.dims(&kernel(level, 0))?[3]);
-        let block_out_channels = (0..levels).map(channels).collect::<Result<Vec<usize>>>()?;
+        let block_out_channels =
+            (0..levels).map(|level| Ok(shapes.dims(&kernel(level, 0))?[3])).collect::<Result<Vec<usize>>>()?;
         let is_normalised = shapes.has(STATISTICS[0]);
         let mut decoder_block_out_channels = None;
         if is_normalised && encoder {
-            let channels = |level| Ok(shapes.dims(&format!("decoder.up.{level}.block.0.conv1.weight"))?[3]);
-            let own = (0..levels).map(channels).collect::<Result<Vec<usize>>>()?;
+            let own = (0..levels)
+                .map(|level| Ok(shapes.dims(&format!("decoder.up.{level}.block.0.conv1.weight"))?[3]))
+                .collect::<Result<Vec<usize>>>()?;
             decoder_block_out_channels = (own != block_out_channels).then_some(own);
         }
         let (scaling_factor, shift_factor) = match latent_channels {
@@ -182,13 +183,22 @@ impl Config {
         limit("norm_num_groups", groups, MOST_WIDTH)?;
         for &channels in self.block_out_channels.iter().chain(self.decoder_channels()) {
             limit("block_out_channels", channels, MOST_WIDTH)?;
-            let expected = || format!("multiples of norm_num_groups, {groups}");
-            settings::require(origin, "block_out_channels", channels.is_multiple_of(groups), expected, channels)?;
+            settings::require(
+                origin,
+                "block_out_channels",
+                channels.is_multiple_of(groups),
+                || format!("multiples of norm_num_groups, {groups}"),
+                channels,
+            )?;
         }
         let own_levels = self.decoder_channels().len();
-        let levels = || format!("{}, as many as block_out_channels", self.levels());
-        let key = "number of decoder_block_out_channels";
-        settings::require(origin, key, own_levels == self.levels(), levels, own_levels)?;
+        settings::require(
+            origin,
+            "number of decoder_block_out_channels",
+            own_levels == self.levels(),
+            || format!("{}, as many as block_out_channels", self.levels()),
+            own_levels,
+        )?;
         if let Some(eps) = self.batch_norm_eps {
             let adds = eps.is_finite() && eps > 0.0;
             settings::require(origin, "batch_norm_eps", adds, || "a positive number".into(), eps)?;
@@ -283,8 +293,11 @@ pub(super) mod tests {
                 weights.find(|(_, weight)| weight.name == name).map(|(_, weight)| weight.shape)
             };
             assert_eq!(Config::from_shapes(shape_of, Path::new("ae.safetensors")).unwrap(), config);
-            let decoder_only = |name: &str| shape_of(name).filter(|_| !name.starts_with("encoder."));
-            assert_eq!(Config::from_shapes(decoder_only, Path::new("ae.safetensors")).unwrap(), config);
+            let without_encoder = Config::from_shapes(
+                |name| shape_of(name).filter(|_| !name.starts_with("encoder.")),
+                Path::new("ae.safetensors"),
+            );
+            assert_eq!(without_encoder.unwrap(), config);
         }
         let error = Config::from_shapes(|_| None, Path::new("ae.safetensors")).unwrap_err();
         assert_eq!(error.to_string(), "ae.safetensors: decoder.conv_in.weight: expected a tensor, found none");

@@ -101,8 +101,9 @@ impl Config {
         // The first layer is followed by its ReLU.
         let (mut number, mut blocks) = (2, Vec::new());
         while blocks.len() < MOST_LEVELS {
-            let block = |i: &usize| shapes.has(&format!("decoder.layers.{}.conv.0.weight", number + i));
-            let count = (0..MOST_LAYERS).take_while(block).count();
+            let count = (0..MOST_LAYERS)
+                .take_while(|i| shapes.has(&format!("decoder.layers.{}.conv.0.weight", number + i)))
+                .count();
             blocks.push(count);
             number += count;
             if shapes.has(&layer(number)) {

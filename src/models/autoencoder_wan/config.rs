@@ -267,23 +267,43 @@ impl Config {
         }
         limit("decoder_base_dim", self.decoder_base_dim.unwrap_or(self.base_dim), MOST_WIDTH)?;
         let halved = (1..self.levels()).all(|level| self.decoder_channels(level).is_multiple_of(2));
-        let expected = || "even numbers of channels on all levels that are doubled".into();
-        settings::require(origin, "dim_mult", halved || self.is_residual, expected, format!("{:?}", self.dim_mult))?;
-        let expected = || "levels whose shortcuts are means and copies of whole channels".into();
-        settings::require(origin, "dim_mult", self.has_shortcuts(), expected, format!("{:?}", self.dim_mult))?;
+        settings::require(
+            origin,
+            "dim_mult",
+            halved || self.is_residual,
+            || "even numbers of channels on all levels that are doubled".into(),
+            format!("{:?}", self.dim_mult),
+        )?;
+        settings::require(
+            origin,
+            "dim_mult",
+            self.has_shortcuts(),
+            || "levels whose shortcuts are means and copies of whole channels".into(),
+            format!("{:?}", self.dim_mult),
+        )?;
         let (patch, square) = (self.patch(), self.patch().saturating_mul(self.patch()));
         limit("patch_size", patch, MOST_PATCH)?;
         let whole = self.input_channels.is_multiple_of(square);
-        let expected = || format!("a multiple of {square}, since patches are {patch}x{patch}");
-        settings::require(origin, "in_channels", whole, expected, self.input_channels)?;
-        let found = || format!("{:?}", self.attn_scales);
-        settings::require(origin, "attn_scales", self.attn_scales.is_empty(), || "none".into(), found())?;
+        settings::require(
+            origin,
+            "in_channels",
+            whole,
+            || format!("a multiple of {square}, since patches are {patch}x{patch}"),
+            self.input_channels,
+        )?;
+        let scales = format!("{:?}", self.attn_scales);
+        settings::require(origin, "attn_scales", self.attn_scales.is_empty(), || "none".into(), scales)?;
         for (key, numbers) in [("latents_mean", &self.latents_mean), ("latents_std", &self.latents_std)] {
             let is_std = key == "latents_std";
-            let right = |number: &f32| number.is_finite() && (!is_std || *number > 0.0);
-            let all = numbers.len() == self.z_dim && numbers.iter().all(right);
-            let expected = || format!("{} {} numbers", self.z_dim, if is_std { "positive" } else { "finite" });
-            settings::require(origin, key, all, expected, format!("{} numbers", numbers.len()))?;
+            let all = numbers.len() == self.z_dim
+                && numbers.iter().all(|number| number.is_finite() && (!is_std || *number > 0.0));
+            settings::require(
+                origin,
+                key,
+                all,
+                || format!("{} {} numbers", self.z_dim, if is_std { "positive" } else { "finite" }),
+                format!("{} numbers", numbers.len()),
+            )?;
         }
         Ok(())
     }
@@ -308,7 +328,7 @@ impl Config {
         self.dim_mult.len()
     }
 
-    /// The channels of a level, of which 0 is that of the picture's own size.
+    /// The channels of a level. Level 0 is that of the picture's own size.
     pub(super) fn channels(&self, level: usize) -> usize {
         self.base_dim.saturating_mul(self.dim_mult.get(level).copied().unwrap_or(1))
     }
@@ -403,11 +423,12 @@ mod tests {
         let flat = Config { dim_mult: vec![1], temperal_downsample: vec![], ..Config::default() };
         for config in [Config::default(), odd, flat, Config::of_ti2v_5b(), Config::of_qwen_image_21()] {
             let (decoder, encoder) = (Decoder::new(&config).unwrap(), Encoder::new(&config).unwrap());
-            let shape_of = |name: &str| {
-                let mut weights = decoder.model.manifest().iter().chain(encoder.model.manifest().iter());
-                weights.find(|(_, weight)| weight.name == name).map(|(_, weight)| weight.shape)
-            };
-            assert_eq!(Config::from_shapes(shape_of, Path::new("vae.safetensors")).unwrap(), config);
+            let weights: Vec<_> = decoder.model.manifest().iter().chain(encoder.model.manifest().iter()).collect();
+            let found = Config::from_shapes(
+                |name| weights.iter().find(|(_, weight)| weight.name == name).map(|(_, weight)| weight.shape),
+                Path::new("vae.safetensors"),
+            );
+            assert_eq!(found.unwrap(), config);
         }
         let error = Config::from_shapes(|_| None, Path::new("vae.safetensors")).unwrap_err();
         assert_eq!(error.to_string(), "vae.safetensors: decoder.head.0.gamma: expected a tensor, found none");

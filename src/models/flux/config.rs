@@ -141,7 +141,12 @@ impl Config {
         let shared_out = self.axes_dims_rope.len() == 3
             && axes == Some(head)
             && self.axes_dims_rope.iter().all(|axis| axis.is_multiple_of(2));
-        let expected = || format!("three even numbers with the sum attention_head_dim, {head}");
-        config::require(origin, "axes_dims_rope", shared_out, expected, format!("{:?}", self.axes_dims_rope))
+        config::require(
+            origin,
+            "axes_dims_rope",
+            shared_out,
+            || format!("three even numbers with the sum attention_head_dim, {head}"),
+            format!("{:?}", self.axes_dims_rope),
+        )
     }
 }

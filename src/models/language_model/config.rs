@@ -198,11 +198,10 @@ impl Config {
     /// # Errors
     /// [`Error::Malformed`] where it is not such a configuration, and those of [`validate`](Config::validate).
     pub fn from_json(text: &str, origin: &Path) -> Result<Config> {
-        let malformed = |error: serde_json::Error| {
+        let mut settings: serde_json::Map<String, serde_json::Value> = json::read(text).map_err(|error| {
             let expected = "a JSON object of settings that pinhole knows";
             Error::malformed(origin, "configuration", expected, error.to_string())
-        };
-        let mut settings: serde_json::Map<String, serde_json::Value> = json::read(text).map_err(malformed)?;
+        })?;
         if let Some(serde_json::Value::Object(inner)) = settings.remove("text_config") {
             settings = inner;
         }
@@ -272,9 +271,11 @@ impl Config {
     /// # Errors
     /// [`Error::Mismatch`] for the first that does not.
     pub fn validate(&self, origin: &Path) -> Result<()> {
-        let names = || FAMILIES.iter().flat_map(|family| family.names).copied().collect::<Vec<_>>().join(", ");
-        let known = self.family().is_some();
-        config::require(origin, "model_type", known, || format!("one of {}", names()), &self.model_type)?;
+        if self.family().is_none() {
+            let names: Vec<&str> = FAMILIES.iter().flat_map(|family| family.names).copied().collect();
+            let expected = format!("one of {}", names.join(", "));
+            return Err(Error::mismatch(origin, "model_type", expected, &self.model_type));
+        }
         config::require(origin, "hidden_act", self.hidden_act == "silu", || "silu".into(), &self.hidden_act)?;
         let limit = |key, value, most| config::limit(origin, key, value, 1..=most);
         limit("vocab_size", self.vocab_size, 1 << 24)?;
@@ -384,12 +385,16 @@ impl Config {
 impl Elsewhere {
     /// Refuses a model in which tokens of a prompt do not see all before them.
     fn check_window(&self, origin: &Path) -> Result<()> {
-        let slides = |kind: &String| kind != "full_attention";
-        let by_layer = self.layer_types.as_ref().is_some_and(|kinds| kinds.iter().any(slides));
+        let by_layer = self.layer_types.as_ref().is_some_and(|kinds| kinds.iter().any(|kind| kind != "full_attention"));
         let everywhere = self.use_sliding_window.unwrap_or(self.layer_types.is_none());
         let sees = self.sliding_window.filter(|_| by_layer || everywhere).unwrap_or(MOST_TOKENS);
-        let expected = || format!("at least the {MOST_TOKENS} tokens that a prompt may have");
-        config::require(origin, "sliding_window", sees >= MOST_TOKENS, expected, sees)
+        config::require(
+            origin,
+            "sliding_window",
+            sees >= MOST_TOKENS,
+            || format!("at least the {MOST_TOKENS} tokens that a prompt may have"),
+            sees,
+        )
     }
 }
 

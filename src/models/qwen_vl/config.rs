@@ -27,7 +27,7 @@ pub struct Config {
     /// The side of a patch, in pixels.
     #[serde(alias = "spatial_patch_size")]
     pub patch_size: usize,
-    /// How many frames a patch has: 2, of which a picture's are the same.
+    /// How many frames a patch has: 2, which in a picture are the same.
     pub temporal_patch_size: usize,
     /// How many patches become one token, each way: 2.
     pub spatial_merge_size: usize,
@@ -71,10 +71,9 @@ impl Config {
     /// # Errors
     /// [`Error::Malformed`] where it is not such a configuration, and those of [`validate`](Config::validate).
     pub fn from_json(text: &str, origin: &Path) -> Result<Config> {
-        let malformed = |error: serde_json::Error| {
+        let mut settings: Map<String, Value> = json::read(text).map_err(|error| {
             Error::malformed(origin, "configuration", "a JSON object of settings", error.to_string())
-        };
-        let mut settings: Map<String, Value> = json::read(text).map_err(malformed)?;
+        })?;
         if let Some(Value::Object(inner)) = settings.remove("vision_config") {
             settings = inner;
         }
@@ -122,8 +121,13 @@ impl Config {
         let heads = self.num_heads;
         let divides =
             heads > 0 && self.hidden_size.is_multiple_of(heads) && (self.hidden_size / heads).is_multiple_of(4);
-        let expected = || format!("a divisor of {} that leaves a multiple of 4", self.hidden_size);
-        config::require(origin, "num_heads", divides, expected, heads)?;
+        config::require(
+            origin,
+            "num_heads",
+            divides,
+            || format!("a divisor of {} that leaves a multiple of 4", self.hidden_size),
+            heads,
+        )?;
         let side = self.patch_size * MERGED;
         let whole = self.window_size.is_multiple_of(side);
         config::require(origin, "window_size", whole, || format!("a multiple of {side}"), self.window_size)?;

@@ -1,7 +1,7 @@
 //! The vision tower of Qwen2.5-VL: from a picture to tokens that a language model reads between those of a text.
 //!
 //! Follows `Qwen2_5_VisionTransformerPretrainedModel` of transformers (`models/qwen2_5_vl/modeling_qwen2_5_vl.py`), whose names the
-//! weights have. Pictures may have any size: patches of 14 by 14 pixels, of which 2 by 2 become one token. In most blocks a patch looks
+//! weights have. Pictures may have any size: 2 by 2 patches of 14 by 14 pixels become one token. In most blocks a patch looks
 //! only at those of its window, 8 by 8 of them, or what the picture's edge leaves of it; in some, at all. Tokens are computed window by
 //! window: see [`Grid::order`].
 //!
@@ -94,12 +94,12 @@ impl VisionTower {
     /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
     pub fn rotary(&self, grid: Grid) -> Result<(Vec<f32>, Vec<f32>)> {
         let axis = self.config.head_width() / 2;
-        let frequency = |i: usize| 1.0 / THETA.powf((2 * i) as f32 / axis as f32);
+        let frequencies: Vec<f32> = (0..axis / 2).map(|i| 1.0 / THETA.powf((2 * i) as f32 / axis as f32)).collect();
         let numbers = grid.tokens().saturating_mul(MERGED * MERGED * self.config.head_width());
         let mut cos = reserve::room("the rotary tables", numbers)?;
         let mut sin = reserve::room("the rotary tables", numbers)?;
         self.for_each_patch(grid, |row, column| {
-            let angles = [row, column].into_iter().flat_map(|at| (0..axis / 2).map(move |i| at as f32 * frequency(i)));
+            let angles = [row, column].into_iter().flat_map(|at| frequencies.iter().map(move |each| at as f32 * each));
             cos.extend(angles.clone().chain(angles.clone()).map(f32::cos));
             sin.extend(angles.clone().map(|angle| -angle.sin()).chain(angles.map(f32::sin)));
         })?;
@@ -168,10 +168,12 @@ mod tests {
     fn settings_are_read_off_the_shapes() {
         let config = Config { depth: 8, fullatt_block_indexes: vec![7, 15, 23, 31], ..Config::default() };
         let model = VisionTower::new(&config).unwrap().model;
-        let shape_of = |name: &str| {
-            model.manifest().iter().find(|(_, weight)| weight.name == name).map(|(_, weight)| weight.shape)
-        };
-        assert_eq!(Config::from_shapes(shape_of, Path::new("mmproj.gguf")).unwrap(), config);
+        let weights: Vec<_> = model.manifest().iter().collect();
+        let found = Config::from_shapes(
+            |name| weights.iter().find(|(_, weight)| weight.name == name).map(|(_, weight)| weight.shape),
+            Path::new("mmproj.gguf"),
+        );
+        assert_eq!(found.unwrap(), config);
     }
 
     #[test]

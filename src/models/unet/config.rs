@@ -1,7 +1,12 @@
 //! The UNet's settings.
 
+mod levels;
+
+pub use levels::{Depths, PerLevel};
+
 use std::path::Path;
 
+use levels::Levels;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -52,54 +57,6 @@ pub struct Config {
     pub addition_time_embed_dim: Option<usize>,
     /// Width of the pooled prompt and the embedded sizes together.
     pub projection_class_embeddings_input_dim: Option<usize>,
-}
-
-/// A number for each level, or one for all.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(untagged)]
-pub enum PerLevel {
-    /// For all levels.
-    All(usize),
-    /// For each.
-    Each(Vec<usize>),
-}
-
-impl PerLevel {
-    /// The number of `level`.
-    pub fn at(&self, level: usize) -> usize {
-        match self {
-            PerLevel::All(number) => *number,
-            PerLevel::Each(numbers) => numbers.get(level).copied().unwrap_or(0),
-        }
-    }
-}
-
-/// How many blocks transformers have: all, those of each level, or each by itself.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(untagged)]
-pub enum Depths {
-    /// All of them.
-    All(usize),
-    /// Those of each level: the same, or each by itself.
-    Each(Vec<PerLevel>),
-}
-
-impl Depths {
-    /// The number of transformer `block` of `level`.
-    pub fn at(&self, level: usize, block: usize) -> usize {
-        match self {
-            Depths::All(number) => *number,
-            Depths::Each(levels) => levels.get(level).map_or(0, |level| level.at(block)),
-        }
-    }
-
-    /// Whether all transformers of a level have as many.
-    fn is_even(&self) -> bool {
-        match self {
-            Depths::All(_) => true,
-            Depths::Each(levels) => levels.iter().all(|level| matches!(level, PerLevel::All(_))),
-        }
-    }
 }
 
 /// More levels than any UNet has.
@@ -275,10 +232,11 @@ impl Config {
         };
         let to_k = format!("{transformer}.transformer_blocks.0.attn2.to_k.weight");
         let [cross_attention_dim, ..] = shapes.dims(&to_k)?;
-        let heads = |channels: &usize| match cross_attention_dim {
+        let heads = levels.channels.iter().map(|channels| match cross_attention_dim {
             FIRST_CONTEXT => FIRST_HEADS,
             _ => channels / HEAD_WIDTH,
-        };
+        });
+        let heads = heads.collect();
         let projection = shapes.dims(&format!("{transformer}.proj_in.weight"))?;
         let added = shapes.has("label_emb.0.0.weight").then(|| shapes.dims("label_emb.0.0.weight")).transpose()?;
         let kinds = |side: usize, ways: &[Vec<usize>]| {
@@ -289,7 +247,7 @@ impl Config {
             out_channels,
             down_block_types: kinds(0, &levels.down),
             up_block_types: kinds(1, &levels.up),
-            attention_head_dim: PerLevel::Each(levels.channels.iter().map(heads).collect()),
+            attention_head_dim: PerLevel::Each(heads),
             layers_per_block: levels.layers_per_block(),
             mid_block_type: levels.middle.map(|depth| MIDDLES[usize::from(depth == 0)].into()),
             transformer_layers_per_block: levels.depths_down(),
@@ -376,8 +334,13 @@ impl Config {
             limit("block_out_channels", channels, MOST_WIDTH)?;
             let groups = self.norm_num_groups;
             let whole = channels.is_multiple_of(groups);
-            let expected = || format!("multiples of norm_num_groups, {groups}");
-            settings::require(origin, "block_out_channels", whole, expected, channels)?;
+            settings::require(
+                origin,
+                "block_out_channels",
+                whole,
+                || format!("multiples of norm_num_groups, {groups}"),
+                channels,
+            )?;
             limit("layers_per_block", self.layers(level), MOST_LAYERS)?;
             let heads = self.attention_head_dim.at(level);
             let whole = heads > 0 && channels.is_multiple_of(heads);
@@ -397,8 +360,13 @@ impl Config {
         const KEY: &str = "transformer_layers_per_block";
         const REVERSE: &str = "reverse_transformer_layers_per_block";
         let told = self.transformer_layers_per_block.is_even() || self.reverse_transformer_layers_per_block.is_some();
-        let expected = || "numbers for the way up, if transformers of a level differ".into();
-        settings::require(origin, REVERSE, told, expected, "none")?;
+        settings::require(
+            origin,
+            REVERSE,
+            told,
+            || "numbers for the way up, if transformers of a level differ".into(),
+            "none",
+        )?;
         for level in 0..self.levels() {
             for block in 0..self.layers(level) {
                 if self.attends_down(level) {
@@ -422,8 +390,13 @@ impl Config {
             [(0, "down_block_types", &self.down_block_types), (1, "up_block_types", &self.up_block_types)]
         {
             let known = kinds.len() == self.levels() && kinds.iter().all(|k| *k == ATTENDS[side] || *k == PLAIN[side]);
-            let expected = || format!("{} or {}, {} times", ATTENDS[side], PLAIN[side], self.levels());
-            settings::require(origin, key, known, expected, kinds.join(", "))?;
+            settings::require(
+                origin,
+                key,
+                known,
+                || format!("{} or {}, {} times", ATTENDS[side], PLAIN[side], self.levels()),
+                kinds.join(", "),
+            )?;
         }
         let Some(middle) = &self.mid_block_type else { return Ok(()) };
         let known = MIDDLES.contains(&middle.as_str());
@@ -459,119 +432,6 @@ impl Config {
 
 fn kind(side: usize, attends: bool) -> String {
     if attends { ATTENDS[side] } else { PLAIN[side] }.to_owned()
-}
-
-/// What the names and shapes of a file say of its levels.
-struct Levels {
-    channels: Vec<usize>,
-    /// How many blocks the transformer behind each residual block has, on the way down by level; 0 where there is none.
-    down: Vec<Vec<usize>>,
-    /// The same on the way up, the last level first.
-    up: Vec<Vec<usize>>,
-    /// The same of the middle; `None` if there is no middle.
-    middle: Option<usize>,
-    /// Names of the transformers, in order.
-    names: Vec<String>,
-}
-
-impl Levels {
-    /// Walks down `input_blocks`, where a convolution `op` begins a level, and up `output_blocks`. `first` is the width of the first.
-    fn read(shapes: &Shapes<'_>, first: usize) -> Result<Levels> {
-        let mut levels =
-            Levels { channels: vec![first], down: vec![Vec::new()], up: Vec::new(), middle: None, names: Vec::new() };
-        let kernel = |n: usize| format!("input_blocks.{n}.0.in_layers.2.weight");
-        // By two of its weights, so that a block that lacks one is missed.
-        let end = shapes.count(kernel).max(shapes.count(|n| format!("input_blocks.{n}.0.out_layers.3.weight")));
-        for n in 1..end {
-            if shapes.has(&format!("input_blocks.{n}.0.op.weight")) {
-                levels.channels.push(0);
-                levels.down.push(Vec::new());
-                continue;
-            }
-            let depth = levels.depth(shapes, format!("input_blocks.{n}.1"));
-            let last = levels.channels.len() - 1;
-            levels.channels[last] = shapes.dims(&kernel(n))?[3];
-            levels.down[last].push(depth);
-        }
-        let middle = ["middle_block.0.in_layers.2.weight", "middle_block.2.in_layers.2.weight"];
-        if middle.iter().any(|name| shapes.has(name)) {
-            // A second residual block has a transformer before it.
-            let least = usize::from(shapes.has(middle[1]));
-            levels.middle = Some(levels.depth(shapes, "middle_block.1".into()).max(least));
-        }
-        let mut n = 0;
-        for level in (0..levels.down.len()).rev() {
-            let mut depths = Vec::new();
-            for _ in 0..=levels.down[level].len() {
-                depths.push(levels.depth(shapes, format!("output_blocks.{n}.1")));
-                n += 1;
-            }
-            levels.up.push(depths);
-        }
-        Ok(levels)
-    }
-
-    /// How many blocks the transformer `name` has.
-    fn depth(&mut self, shapes: &Shapes<'_>, name: String) -> usize {
-        let depth = shapes.count(|i| format!("{name}.transformer_blocks.{i}.norm1.weight"));
-        if depth > 0 {
-            self.names.push(name);
-        }
-        depth
-    }
-
-    /// Names of the transformers, in order.
-    fn transformers(&self) -> impl Iterator<Item = &String> {
-        self.names.iter()
-    }
-
-    fn layers_per_block(&self) -> PerLevel {
-        let layers: Vec<usize> = self.down.iter().map(Vec::len).collect();
-        match layers.windows(2).all(|pair| pair[0] == pair[1]) {
-            true => PerLevel::All(layers.first().copied().unwrap_or(0)),
-            false => PerLevel::Each(layers),
-        }
-    }
-
-    /// Of each level on the way down. A last level without transformers has the number of the middle, and so has a level that has some
-    /// on the way up alone.
-    fn depths_down(&self) -> Depths {
-        let mut depths = Vec::new();
-        for (level, own) in self.down.iter().enumerate() {
-            let above = &self.up[self.up.len() - 1 - level];
-            let is_last = level + 1 == self.down.len();
-            depths.push(match own.iter().all(|&depth| depth == 0) {
-                true if is_last && self.middle.is_some_and(|depth| depth > 0) => {
-                    PerLevel::All(self.middle.unwrap_or(1))
-                }
-                true => PerLevel::All(above[0].max(1)),
-                false => each_or_all(own),
-            });
-        }
-        Depths::Each(depths)
-    }
-
-    /// Of each level on the way up, if that does not follow from the way down.
-    fn depths_up(&self) -> Option<Depths> {
-        let down = self.depths_down();
-        let levels = self.up.len();
-        let follows = self.up.iter().enumerate().all(|(level, own)| {
-            own.iter().enumerate().all(|(block, &depth)| depth == 0 || depth == down.at(levels - 1 - level, block))
-        });
-        if down.is_even() && follows {
-            return None;
-        }
-        Some(Depths::Each(self.up.iter().map(|own| each_or_all(own)).collect()))
-    }
-}
-
-/// One number for all of a level, if they are the same; at least 1, which is diffusers' number for a level without.
-fn each_or_all(depths: &[usize]) -> PerLevel {
-    let first = depths.first().copied().unwrap_or(1);
-    match depths.iter().all(|&depth| depth == first) {
-        true => PerLevel::All(first.max(1)),
-        false => PerLevel::Each(depths.to_vec()),
-    }
 }
 
 #[cfg(test)]
@@ -625,11 +485,12 @@ mod tests {
         let guided = Config { time_cond_proj_dim: Some(256), ..Config::sd1() };
         for config in [Config::sd1(), Config::sd2(), Config::sdxl(), inpaint, guided, distilled(), tiny()] {
             let net = Unet::new(&config).unwrap();
-            let shape_of = |name: &str| {
-                let shape = net.model.manifest().iter().find(|(_, weight)| weight.name == name);
-                shape.map(|(_, weight)| weight.shape)
-            };
-            let found = Config::from_shapes(shape_of, Path::new("sd.safetensors")).unwrap();
+            let weights: Vec<_> = net.model.manifest().iter().collect();
+            let found = Config::from_shapes(
+                |name| weights.iter().find(|(_, weight)| weight.name == name).map(|(_, weight)| weight.shape),
+                Path::new("sd.safetensors"),
+            )
+            .unwrap();
             let layers = |config: &Config| {
                 let net = Unet::new(config).unwrap();
                 net.model.manifest().iter().map(|(_, weight)| (weight.name.clone(), weight.shape)).collect::<Vec<_>>()

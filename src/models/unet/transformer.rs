@@ -95,7 +95,7 @@ impl Projections {
     }
 }
 
-/// Two linear layers; the first gives twice what the second takes, one half of which opens and closes the other by GELU
+/// Two linear layers; the first gives twice what the second takes, and one half opens and closes the other by GELU
 /// (Shazeer, *GLU Variants Improve Transformer*, arXiv:2002.05202).
 struct FeedForward {
     proj: Linear,

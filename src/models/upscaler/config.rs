@@ -165,14 +165,24 @@ impl Dense {
         settings::limit(origin, "number of conv_up", doublings, 0..=MOST_DOUBLINGS)?;
         let unshuffled = (taken / COLOURS).isqrt();
         let whole = taken == COLOURS * unshuffled * unshuffled && unshuffled > 0;
-        let expected = || "3, 12 or 48 channels: a picture in colour, whole or folded".into();
-        settings::require(origin, "conv_first.weight", whole, expected, taken)?;
+        settings::require(
+            origin,
+            "conv_first.weight",
+            whole,
+            || "3, 12 or 48 channels: a picture in colour, whole or folded".into(),
+            taken,
+        )?;
         settings::limit(origin, "conv_last.weight", given, COLOURS..=COLOURS)?;
         settings::limit(origin, "features", features, 1..=MOST_WIDTH)?;
         settings::limit(origin, "growth", growth, 1..=MOST_WIDTH)?;
         let larger = (1usize << doublings).is_multiple_of(unshuffled);
-        let expected = || format!("a picture that is not smaller than before, with {doublings} doublings");
-        settings::require(origin, "conv_first.weight", larger, expected, format!("one folded by {unshuffled}"))?;
+        settings::require(
+            origin,
+            "conv_first.weight",
+            larger,
+            || format!("a picture that is not smaller than before, with {doublings} doublings"),
+            format!("one folded by {unshuffled}"),
+        )?;
         Ok(Dense { features, growth, blocks, doublings, unshuffled })
     }
 }

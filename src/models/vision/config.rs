@@ -56,7 +56,7 @@ const WIDEST_OF_OPENAI: usize = 1024;
 const HEADS: [(usize, usize); 3] = [(1152, 16), (1280, 16), (1664, 16)];
 const HEAD_WIDTH: usize = 64;
 
-/// The sides of pictures of which `whole` pixels make whole patches: published sizes are multiples of 32, and SigLIP's 384 pixels are 27
+/// The sides of pictures, where `whole` of their pixels make whole patches: published sizes are multiples of 32, and SigLIP's 384 pixels are 27
 /// patches of 14 and 6 more.
 fn published_size(whole: usize, patch_size: usize) -> usize {
     let published = whole.next_multiple_of(32);
@@ -163,8 +163,13 @@ impl Config {
         let divides = heads > 0 && width.is_multiple_of(heads);
         config::require(origin, "num_attention_heads", divides, || format!("a divisor of {width}"), heads)?;
         let whole = self.image_size >= self.patch_size;
-        let expected = || format!("at least patch_size, {}", self.patch_size);
-        config::require(origin, "image_size", whole, expected, self.image_size)?;
+        config::require(
+            origin,
+            "image_size",
+            whole,
+            || format!("at least patch_size, {}", self.patch_size),
+            self.image_size,
+        )?;
         let positive = self.layer_norm_eps.is_finite() && self.layer_norm_eps > 0.0;
         config::require(origin, "layer_norm_eps", positive, || "a positive number".into(), self.layer_norm_eps)
     }

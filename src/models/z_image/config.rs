@@ -150,11 +150,16 @@ impl Config {
         config::limit(origin, "n_kv_heads", self.n_kv_heads, heads..=heads)?;
         config::require(origin, "qk_norm", self.qk_norm, || "true".into(), self.qk_norm)?;
         let patches = self.all_patch_size.first() == Some(&PATCH) && self.all_f_patch_size.first() == Some(&1);
-        let found = || format!("{:?} and {:?}", self.all_patch_size, self.all_f_patch_size);
-        config::require(origin, "all_patch_size, all_f_patch_size", patches, || "[2] and [1]".into(), found())?;
+        let found = format!("{:?} and {:?}", self.all_patch_size, self.all_f_patch_size);
+        config::require(origin, "all_patch_size, all_f_patch_size", patches, || "[2] and [1]".into(), found)?;
         let plain = self.siglip_feat_dim.is_none();
-        let omni = || "none: the Omni models are not supported".into();
-        config::require(origin, "siglip_feat_dim", plain, omni, self.siglip_feat_dim.unwrap_or(0))?;
+        config::require(
+            origin,
+            "siglip_feat_dim",
+            plain,
+            || "none: the Omni models are not supported".into(),
+            self.siglip_feat_dim.unwrap_or(0),
+        )?;
         let positive = |number: f64| number.is_finite() && number > 0.0;
         let positively = || "a positive number".into();
         config::require(origin, "norm_eps", positive(self.norm_eps.into()), positively, self.norm_eps)?;
@@ -164,11 +169,21 @@ impl Config {
         let axes = self.axes_dims.iter().try_fold(0usize, |sum, &axis| sum.checked_add(axis));
         let shared_out =
             self.axes_dims.len() == 3 && axes == Some(head) && self.axes_dims.iter().all(|axis| axis.is_multiple_of(2));
-        let expected = || format!("three even numbers with the sum dim / n_heads, {head}");
-        config::require(origin, "axes_dims", shared_out, expected, format!("{:?}", self.axes_dims))?;
+        config::require(
+            origin,
+            "axes_dims",
+            shared_out,
+            || format!("three even numbers with the sum dim / n_heads, {head}"),
+            format!("{:?}", self.axes_dims),
+        )?;
         // A text of 32 tokens, and the picture behind it.
         let room = self.axes_lens.len() == 3 && self.axes_lens[0] >= MULTIPLE + 2 && !self.axes_lens.contains(&0);
-        let expected = || format!("three numbers, the first at least {}", MULTIPLE + 2);
-        config::require(origin, "axes_lens", room, expected, format!("{:?}", self.axes_lens))
+        config::require(
+            origin,
+            "axes_lens",
+            room,
+            || format!("three numbers, the first at least {}", MULTIPLE + 2),
+            format!("{:?}", self.axes_lens),
+        )
     }
 }

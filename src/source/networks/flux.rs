@@ -196,6 +196,11 @@ pub fn flux_ip(component: &Component, beside: &flux::Config) -> Result<Part<IpAd
     let config = flux::IpConfig::from_shapes(shapes(component, &whole), &component.origin, beside);
     let config = read_off(config, component, &whole)?;
     let parts = config.parts();
-    let aliases = move |name: &str| alias::flux_ip(double, parts, name);
-    Part::new(IpAdapter::new(&config)?, component, &alias::FLUX_IP, aliases, &config)
+    Part::new(
+        IpAdapter::new(&config)?,
+        component,
+        &alias::FLUX_IP,
+        move |name: &str| alias::flux_ip(double, parts, name),
+        &config,
+    )
 }

@@ -32,8 +32,9 @@ pub fn unet(component: &Component) -> Result<Part<Unet>> {
     };
     strangers::refuse_pictures_beside(&component.origin, config.in_channels, config.out_channels)?;
     let layout = alias::UnetLayout { layers: config.layers_by_level() };
-    let aliases = move |name: &str| alias::unet(&layout, name);
-    let part = Part::new(Unet::new(&config)?, component, &alias::UNET, aliases, &config)?.without_strays(component)?;
+    let part =
+        Part::new(Unet::new(&config)?, component, &alias::UNET, move |name: &str| alias::unet(&layout, name), &config)?
+            .without_strays(component)?;
     let derived = unet::Config::from_shapes(|name| part.shape(name), Path::new("")).ok();
     Ok(part.compared(derived))
 }

@@ -168,8 +168,13 @@ fn read_pieces(metadata: &Metadata) -> Result<Vec<Piece<'_>>> {
         check_length(metadata, TYPES, types.len(), tokens.len())?;
     }
     let types = metadata.integers(TYPES)?.ok_or_else(|| missing(metadata, TYPES))?;
-    let piece = |(id, ((text, &score), kind))| piece(metadata, id, text, score, kind);
-    tokens.iter().zip(scores).zip(types).enumerate().map(piece).collect()
+    tokens
+        .iter()
+        .zip(scores)
+        .zip(types)
+        .enumerate()
+        .map(|(id, ((text, &score), kind))| piece(metadata, id, text, score, kind))
+        .collect()
 }
 
 fn piece<'a>(metadata: &Metadata, id: usize, text: &'a str, score: f32, kind: i64) -> Result<Piece<'a>> {
@@ -241,8 +246,11 @@ fn add_sentinels(pieces: &mut Vec<Piece<'_>>, rows: usize) {
         return;
     }
     let count = sentinels(rows - pieces.len());
-    let sentinel = |n| Piece { text: format!("<extra_id_{n}>").into(), score: 0.0, kind: Kind::Control };
-    pieces.extend((0..count).rev().map(sentinel));
+    pieces.extend((0..count).rev().map(|n| Piece {
+        text: format!("<extra_id_{n}>").into(),
+        score: 0.0,
+        kind: Kind::Control,
+    }));
 }
 
 fn read_charsmap(metadata: &Metadata) -> Result<Option<Vec<u8>>> {

@@ -93,8 +93,8 @@ impl Model {
         for field in Fields(piece) {
             match field? {
                 (1, Wire::Bytes(bytes)) => {
-                    let no_text = |_| format!("bytes that are not UTF-8 as piece {}", self.texts.len());
-                    text = std::str::from_utf8(bytes).map_err(no_text)?;
+                    text = std::str::from_utf8(bytes)
+                        .map_err(|_| format!("bytes that are not UTF-8 as piece {}", self.texts.len()))?;
                 }
                 (2, Wire::Fixed(bits)) => score = f32::from_bits(bits),
                 // What is no type at all is found where types are checked.
@@ -191,7 +191,7 @@ impl<'a> Fields<'a> {
                 Wire::Bytes(self.take(length)?)
             }
             5 => Wire::Fixed(u32::from_le_bytes(*self.take(4)?.first_chunk()?)),
-            // Groups, which nobody writes any more.
+            // Groups, which no one writes any more.
             _ => return None,
         };
         Some((key >> 3, value))

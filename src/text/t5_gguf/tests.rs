@@ -262,8 +262,8 @@ fn rows_without_a_token_are_filled() {
 #[test]
 fn what_the_keys_cannot_say_goes_along_whole() {
     let space = |json: &mut Json| json["pre_tokenizer"]["pretokenizers"][1]["prepend_scheme"] = "never".into();
-    let strip = |json: &mut Json| json["added_tokens"][1]["rstrip"] = true.into();
-    for (text, rows) in [(changed(|_| ()), 107), (changed(space), 7), (changed(strip), 7)] {
+    let stripped = changed(|json: &mut Json| json["added_tokens"][1]["rstrip"] = true.into());
+    for (text, rows) in [(changed(|_| ()), 107), (changed(space), 7), (stripped, 7)] {
         let entries = t5_gguf_metadata(&text, rows, Path::new("tokenizer.json")).unwrap();
         assert_eq!(*value(&entries, WHOLE), text.clone().into());
         assert_eq!(json(entries).unwrap().unwrap(), text);

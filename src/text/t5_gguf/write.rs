@@ -112,12 +112,12 @@ impl Tokens {
         for added in &tokenizer.added_tokens {
             add(row(&mut list, added.id, &added.content, origin)?, added, origin)?;
         }
-        let row = |(id, token): (usize, Option<(&str, f32, Kind)>)| match token {
-            Some((text, score, kind)) => (text.to_owned(), score, kind),
-            None => (filler(id), FILLER_SCORE, Kind::Unused),
-        };
         let (mut texts, mut scores, mut kinds) = (Strings::with_capacity(rows), Vec::new(), Vec::new());
-        for (text, score, kind) in list.into_iter().enumerate().map(row) {
+        for (id, token) in list.into_iter().enumerate() {
+            let (text, score, kind) = match token {
+                Some((text, score, kind)) => (text.to_owned(), score, kind),
+                None => (filler(id), FILLER_SCORE, Kind::Unused),
+            };
             texts.push(&text);
             scores.push(score);
             kinds.push(kind);
@@ -176,8 +176,9 @@ fn word_rules(rule: &Json) -> &[Json] {
 
 /// Whether the text gets a space before it.
 fn prepends_space(rule: &Json) -> bool {
-    let prepends = |rule: &Json| rule["prepend_scheme"] != "never" && rule["add_prefix_space"] != false;
-    word_rules(rule).iter().any(|rule| rule["type"] == "Metaspace" && prepends(rule))
+    let rules = word_rules(rule);
+    let mut metaspaces = rules.iter().filter(|rule| rule["type"] == "Metaspace");
+    metaspaces.any(|rule| rule["prepend_scheme"] != "never" && rule["add_prefix_space"] != false)
 }
 
 /// Whether several spaces count as one: words are split at them, or the normaliser replaces them.

@@ -68,16 +68,20 @@ impl Files {
 /// What a program that recognises faces is meant to say of so many.
 fn faces(count: usize) -> Option<Vec<f32>> {
     const NUMBERS: usize = 48;
-    let one = |number: usize| support::synth::Weight {
-        component: "face".into(),
-        name: number.to_string(),
-        shape: vec![NUMBERS],
-        scale: 1.0,
-        offset: 0.0,
-        first: Vec::new(),
-        checksum: 0,
-    };
-    (count > 0).then(|| (0..count).flat_map(|number| one(number).values()).collect())
+    let mut faces = Vec::new();
+    for number in 0..count {
+        let one = support::synth::Weight {
+            component: "face".into(),
+            name: number.to_string(),
+            shape: vec![NUMBERS],
+            scale: 1.0,
+            offset: 0.0,
+            first: Vec::new(),
+            checksum: 0,
+        };
+        faces.extend(one.values());
+    }
+    (count > 0).then_some(faces)
 }
 
 #[test]

@@ -33,8 +33,10 @@ impl Made {
         let (golden, dir) = (Golden::load("infinite_you"), tempfile::tempdir().unwrap());
         support::write_model(&dir.path().join("dev"), &Golden::load("dev"), &Layout::default());
         support::write_component(&dir.path().join("infuse"), &golden, "controlnet", &Layout::default());
-        let named = |weight: Weight| (weight.name.clone(), weight.shape.clone(), weight.values());
-        let mut tensors: Vec<Named> = weights(&golden, "projector").into_iter().map(named).collect();
+        let mut tensors: Vec<Named> = weights(&golden, "projector")
+            .into_iter()
+            .map(|weight| (weight.name.clone(), weight.shape.clone(), weight.values()))
+            .collect();
         fs::write(dir.path().join("image_proj_model.bin"), older(Some("image_proj"), &tensors)).unwrap();
         for (name, ..) in &mut tensors {
             *name = format!("image_proj.{name}");
@@ -136,8 +138,8 @@ fn latents_equal_diffusers() {
     tokens.set_remembered_bytes(0);
     let told = Request { id_embedding: Some(made.golden.f32("tokens")), ..request };
     let nmse = {
-        let as_numbers = |bits: &[u32]| bits.iter().map(|bits| f32::from_bits(*bits)).collect::<Vec<f32>>();
-        metrics::nmse(&as_numbers(&expected), &generate(&mut tokens, &told).latents).unwrap()
+        let expected: Vec<f32> = expected.iter().map(|bits| f32::from_bits(*bits)).collect();
+        metrics::nmse(&expected, &generate(&mut tokens, &told).latents).unwrap()
     };
     assert!(nmse < MOST, "{nmse:e}");
 }

@@ -149,7 +149,6 @@ fn what_does_not_fit_is_refused_by_name() {
         let path = write(case.dir.path(), "changed", &tensors, metadata);
         open(&case.model(), &path, 1.0).err().unwrap().to_string()
     };
-    let tensor = |shape: &[usize]| Tensor { shape: shape.to_vec(), values: vec![0.5; shape.iter().product()] };
     for (name, shape, expected) in [
         ("img_in.lora_A.weight", &[4, 384][..], "expected 64 columns, as img_in.weight has, found 384"),
         ("img_in.lora_A.weight", &[4, 127], "expected 64 columns"),
@@ -157,7 +156,10 @@ fn what_does_not_fit_is_refused_by_name() {
         ("double_blocks.0.img_attn.norm.key_norm.scale", &[127], "128"),
         ("double_blocks.9.img_attn.norm.key_norm.scale", &[128], "blocks that this model has"),
     ] {
-        let error = changed(&|tensors| drop(tensors.insert(name.into(), tensor(shape))));
+        let error = changed(&|tensors| {
+            let values = vec![0.5; shape.iter().product()];
+            tensors.insert(name.into(), Tensor { shape: shape.to_vec(), values });
+        });
         println!("{error}");
         assert!(error.contains("changed.safetensors") && error.contains(name) && error.contains(expected), "{error}");
     }

@@ -83,8 +83,12 @@ fn tokenizer(file: &mut RawGguf, foreign: &Foreign, rows: usize) {
     let json: Value = serde_json::from_str(&json).unwrap();
     let vocab = json["model"]["vocab"].as_array().unwrap();
     let piece = |row: usize| vocab.get(row).map(|entry| entry[0].as_str().unwrap());
-    let token = |row| string(piece(row).map_or_else(|| format!("[PAD{row}]"), str::to_owned).as_bytes());
-    let score = |row: usize| vocab.get(row).map_or(NO_TOKEN, |entry| entry[1].as_f64().unwrap() as f32);
+    let (mut tokens, mut scores) = (Vec::new(), Vec::new());
+    for row in 0..rows {
+        tokens.extend(string(piece(row).map_or_else(|| format!("[PAD{row}]"), str::to_owned).as_bytes()));
+        let score = vocab.get(row).map_or(NO_TOKEN, |entry| entry[1].as_f64().unwrap() as f32);
+        scores.extend(score.to_le_bytes());
+    }
     let kind = |row| match piece(row) {
         Some("<pad>" | "</s>") => CONTROL,
         Some("<unk>") => UNKNOWN,
@@ -94,8 +98,8 @@ fn tokenizer(file: &mut RawGguf, foreign: &Foreign, rows: usize) {
     let list = |kind, elements: Vec<u8>| array(kind, rows as u64, &elements);
     file.push("tokenizer.ggml.model", text(b"t5"));
     file.push("tokenizer.ggml.pre", text(b"default"));
-    file.push("tokenizer.ggml.tokens", list(STRING, (0..rows).flat_map(token).collect()));
-    file.push("tokenizer.ggml.scores", list(F32, (0..rows).flat_map(|row| score(row).to_le_bytes()).collect()));
+    file.push("tokenizer.ggml.tokens", list(STRING, tokens));
+    file.push("tokenizer.ggml.scores", list(F32, scores));
     file.push("tokenizer.ggml.token_type", list(I32, (0..rows).flat_map(|row| kind(row).to_le_bytes()).collect()));
     file.push("tokenizer.ggml.add_space_prefix", typed(BOOL, &[1]));
     file.push("tokenizer.ggml.remove_extra_whitespaces", typed(BOOL, &[1]));
@@ -111,8 +115,7 @@ fn tokenizer(file: &mut RawGguf, foreign: &Foreign, rows: usize) {
 /// SentencePiece's map of characters, which the golden holds in hexadecimal.
 fn charsmap(foreign: &Foreign) -> Vec<u8> {
     let digits = foreign.golden.text("/charsmap");
-    let byte = |i| u8::from_str_radix(&digits[i..i + 2], 16).unwrap();
-    (0..digits.len()).step_by(2).map(byte).collect()
+    (0..digits.len()).step_by(2).map(|i| u8::from_str_radix(&digits[i..i + 2], 16).unwrap()).collect()
 }
 
 fn u32_value(value: u32) -> Vec<u8> {

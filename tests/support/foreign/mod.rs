@@ -1,7 +1,7 @@
 //! The synthetic models as files of other tools: one file for each component with original names, everything in one file,
 //! GGUF as ComfyUI-GGUF, llama.cpp and stable-diffusion.cpp write it.
 //!
-//! `tests/reference/foreign.py` says which files there are, of which of diffusers' tensors each of theirs is made, and
+//! `tests/reference/foreign.py` says which files there are, which of diffusers' tensors make up each of theirs, and
 //! gives the digest of every tensor and of every file as Python's packages write it. What is written here is held to
 //! both, so that a file of this module is to the last byte the file that was proved there.
 
@@ -118,11 +118,13 @@ impl Foreign {
 
     /// The tensors of a component as diffusers and transformers name them.
     fn own_tensors(&self, component: &str) -> Vec<Tensor> {
-        let own = |weight: Weight| {
-            let values = weight.values();
-            Tensor { name: weight.name, shape: weight.shape, values }
-        };
-        weights(&self.case, component).into_iter().map(own).collect()
+        weights(&self.case, component)
+            .into_iter()
+            .map(|weight| {
+                let values = weight.values();
+                Tensor { name: weight.name, shape: weight.shape, values }
+            })
+            .collect()
     }
 
     /// The numbers that the files of `set` hold: for each component its tensors, under foreign names and without a prefix.

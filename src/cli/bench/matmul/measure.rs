@@ -66,14 +66,16 @@ impl Bench {
             }
             round();
         }
-        let operations = |tokens: usize| 2.0 * self.size.inputs as f64 * self.size.outputs as f64 * tokens as f64;
-        let product = |(dtype, tokens, [by, against]): &(DType, usize, [Option<Timed>; 2])| {
-            let speed =
-                |timed: &Option<Timed>| timed.as_ref().map(|timed| Speed::of(operations(*tokens), &timed.seconds));
-            let ratio = by.as_ref().zip(against.as_ref()).map(|(by, against)| ratio(&by.seconds, &against.seconds));
-            Product { dtype: dtype.name(), tokens: *tokens, by: speed(by), against: speed(against), ratio }
-        };
-        Ok(cases.iter().map(product).collect())
+        let products = cases
+            .iter()
+            .map(|(dtype, tokens, [by, against])| {
+                let operations = 2.0 * self.size.inputs as f64 * self.size.outputs as f64 * *tokens as f64;
+                let speed = |timed: &Option<Timed>| timed.as_ref().map(|timed| Speed::of(operations, &timed.seconds));
+                let ratio = by.as_ref().zip(against.as_ref()).map(|(by, against)| ratio(&by.seconds, &against.seconds));
+                Product { dtype: dtype.name(), tokens: *tokens, by: speed(by), against: speed(against), ratio }
+            })
+            .collect();
+        Ok(products)
     }
 
     /// Weights that are nothing in particular.

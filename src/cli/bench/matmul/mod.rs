@@ -129,25 +129,27 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     report::print(&report, printer)
 }
 
-/// The types that are named, each of which must be one of a matrix and divide its rows.
+/// The types that are named. Each must be one of a matrix and divide its rows.
 fn types(names: &[String], size: Size) -> Result<Vec<DType>, Error> {
     let known = || DType::all().filter(|&dtype| pinhole::ggml::support::matrix(dtype));
-    let parse = |name: &String| {
-        let dtype = known().find(|dtype| dtype.name() == name.trim());
-        let dtype = dtype.ok_or_else(|| {
-            let names: Vec<&str> = known().map(DType::name).collect();
-            Error::option("--types", format!("some of {}", names.join(", ")), format!("`{name}`"))
-        })?;
-        if !pinhole_quant::rows::can_quantize(dtype) {
-            return Err(Error::option("--types", "types that rows are quantized to", format!("`{name}`")));
-        }
-        if dtype.row_bytes(size.inputs).is_none() {
-            let expected = format!("a multiple of {} inputs for {dtype}", dtype.block_size());
-            return Err(Error::option("--size", expected, size.inputs.to_string()));
-        }
-        Ok(dtype)
-    };
-    names.iter().map(parse).collect()
+    names
+        .iter()
+        .map(|name| {
+            let dtype = known().find(|dtype| dtype.name() == name.trim());
+            let dtype = dtype.ok_or_else(|| {
+                let names: Vec<&str> = known().map(DType::name).collect();
+                Error::option("--types", format!("some of {}", names.join(", ")), format!("`{name}`"))
+            })?;
+            if !pinhole_quant::rows::can_quantize(dtype) {
+                return Err(Error::option("--types", "types that rows are quantized to", format!("`{name}`")));
+            }
+            if dtype.row_bytes(size.inputs).is_none() {
+                let expected = format!("a multiple of {} inputs for {dtype}", dtype.block_size());
+                return Err(Error::option("--size", expected, size.inputs.to_string()));
+            }
+            Ok(dtype)
+        })
+        .collect()
 }
 
 #[cfg(test)]

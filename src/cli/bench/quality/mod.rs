@@ -151,18 +151,21 @@ fn types(list: Option<&str>) -> Result<Vec<FileType>> {
 }
 
 fn requests(args: &Args, prompts: &[String]) -> Vec<Request> {
-    let request = |(i, prompt): (usize, &String)| Request {
-        prompt: prompt.clone(),
-        width: args.width,
-        height: args.height,
-        steps: args.steps,
-        seed: args.seed.wrapping_add(i as u64),
-        guidance: args.guidance,
-        cfg_scale: args.cfg_scale,
-        batch: 1,
-        ..Request::default()
-    };
-    prompts.iter().enumerate().map(request).collect()
+    prompts
+        .iter()
+        .enumerate()
+        .map(|(i, prompt)| Request {
+            prompt: prompt.clone(),
+            width: args.width,
+            height: args.height,
+            steps: args.steps,
+            seed: args.seed.wrapping_add(i as u64),
+            guidance: args.guidance,
+            cfg_scale: args.cfg_scale,
+            batch: 1,
+            ..Request::default()
+        })
+        .collect()
 }
 
 fn warn_of_quantized(args: &Args, model: &Opened, printer: &Printer) {

@@ -74,7 +74,7 @@ impl Place {
                 let error = Error::mismatch(&path, "source", format!("files made of {}", source.path.display()), found);
                 return Err(error.with_hint("name another directory, or remove this one").into());
             }
-            // Files that nobody said are pinhole's might be precious.
+            // Files that no one said are pinhole's might be precious.
             Err(_) if fs::read_dir(directory).map_err(failed)?.next().is_some() => {
                 let found = format!("{}, which holds other files", directory.display());
                 return Err(Error::option("--keep", "a new directory, or that of an earlier run", found).into());
@@ -139,16 +139,16 @@ impl Place {
 fn identity(source: &Source) -> Result<String> {
     // The built-in model has no file; the program's version says which it is.
     let path = source.path.canonicalize().unwrap_or_else(|_| source.path.clone());
-    let changed = |path: &Path| {
-        let time = fs::metadata(path).and_then(|file| file.modified()).ok()?;
-        time.duration_since(UNIX_EPOCH).ok().map(|time| time.as_secs())
-    };
     let maps = source.indexes().into_iter().flat_map(|index| index.maps());
+    let changes = maps.filter_map(|map| {
+        let time = fs::metadata(map.path()).and_then(|file| file.modified()).ok()?;
+        time.duration_since(UNIX_EPOCH).ok().map(|time| time.as_secs())
+    });
     let identity = Identity {
         version: env!("CARGO_PKG_VERSION"),
         architecture: source.says.as_deref().unwrap_or_default(),
         bytes: source.bytes(),
-        modified: maps.filter_map(|map| changed(map.path())).max().unwrap_or(0),
+        modified: changes.max().unwrap_or(0),
         source: path,
     };
     let text = serde_json::to_string_pretty(&identity);
@@ -157,8 +157,7 @@ fn identity(source: &Source) -> Result<String> {
 
 fn write(path: &Path, fill: impl FnOnce(&mut AtomicFile) -> std::io::Result<()>) -> Result<(), OutputError> {
     let mut file = AtomicFile::create(path, true)?;
-    let failed = |source| OutputError::Io { action: "write", path: path.to_owned(), source };
-    fill(&mut file).map_err(failed)?;
+    fill(&mut file).map_err(|source| OutputError::Io { action: "write", path: path.to_owned(), source })?;
     file.commit()
 }
 

@@ -148,14 +148,13 @@ fn rows<'a>(
 ) -> Result<Vec<PictureRow<'a>>, Error> {
     let mut rows = Vec::with_capacity(pictures.len());
     for (i, (&(prompt, seed), picture)) in prompts.iter().zip(pictures).enumerate() {
-        let nearness = match reference {
-            None => None,
-            Some(reference) => {
-                let nearness = reference.get(i).and_then(|other| pictures::compare(&other.image, &picture.image));
-                let incomparable = || Error::graph("compare", format!("picture {i} and its reference differ in size"));
-                Some(nearness.ok_or_else(incomparable)?)
+        let mut nearness = None;
+        if let Some(reference) = reference {
+            nearness = reference.get(i).and_then(|other| pictures::compare(&other.image, &picture.image));
+            if nearness.is_none() {
+                return Err(Error::graph("compare", format!("picture {i} and its reference differ in size")));
             }
-        };
+        }
         rows.push(PictureRow { prompt, seed, nearness, seconds: picture.seconds, path: picture.path.clone() });
     }
     Ok(rows)

@@ -96,11 +96,14 @@ impl Way {
 
 fn operations(measured: &Measured) -> Vec<Operation> {
     let total: f64 = measured.operations.values().map(|times| times.time.as_secs_f64()).sum();
-    let operation = |(name, times): (&String, &super::measure::OperationTimes)| {
-        let seconds = times.time.as_secs_f64();
-        Operation { name: name.clone(), count: times.count, seconds, share: seconds / total }
-    };
-    let mut all: Vec<Operation> = measured.operations.iter().map(operation).collect();
+    let mut all: Vec<Operation> = measured
+        .operations
+        .iter()
+        .map(|(name, times)| {
+            let seconds = times.time.as_secs_f64();
+            Operation { name: name.clone(), count: times.count, seconds, share: seconds / total }
+        })
+        .collect();
     all.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
     all
 }
@@ -219,11 +222,10 @@ mod tests {
 
     #[test]
     fn what_is_outside_is_what_is_left() {
-        let work = |seconds: &[f64], operations| Work { seconds: seconds.to_vec(), operations, weight_bytes: 2 };
         let stage = |name: &str, seconds: &[f64]| StageTimes {
             name: name.into(),
             seconds: seconds.to_vec(),
-            products: work(&[1.0, 3.0, 2.0], 4_000_000_000),
+            products: Work { seconds: vec![1.0, 3.0, 2.0], operations: 4_000_000_000, weight_bytes: 2 },
             attentions: Work::default(),
         };
         let stages = [stage("double.0", &[2.0, 4.0, 3.0]), stage("double.1", &[3.0, 5.0, 2.0])];

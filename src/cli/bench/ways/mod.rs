@@ -147,8 +147,8 @@ impl Computed<'_> {
         if args.vram.is_some() {
             return Ok(vec![plan(all, Offload::Auto)?]);
         }
-        let only = |variant: &_| Component { variants: vec![Clone::clone(variant)], ..all.clone() };
-        Ok(all.variants.iter().map(|variant| plan(only(variant), Offload::Model)).collect::<Result<_, _>>()?)
+        let each = all.variants.iter().map(|variant| Component { variants: vec![variant.clone()], ..all.clone() });
+        Ok(each.map(|component| plan(component, Offload::Model)).collect::<Result<_, _>>()?)
     }
 }
 

@@ -133,18 +133,35 @@ pub(super) fn compute<M: Micro>(
             return;
         }
         let block = start..keys.min(start + tiling.block);
-        let key = |i: usize| &attended.k.row(block.start + i, group)[..width];
         // SAFETY: the instructions are there.
-        unsafe { pack::keys::<M>(key, block.len(), (&mut space.keys, &mut space.key_units), &mut space.codes) };
-        let value = |i: usize| &attended.v.row(block.start + i, group)[..width];
+        unsafe {
+            pack::keys::<M>(
+                |i| &attended.k.row(block.start + i, group)[..width],
+                block.len(),
+                (&mut space.keys, &mut space.key_units),
+                &mut space.codes,
+            )
+        };
         let (to, units) = (&mut space.values, [space.value_units.as_mut_slice(), &mut space.reciprocals]);
         let room = tiling.block.div_ceil(2);
-        pack::values::<M>(value, block.len(), panels(width), (to, room), units, &mut space.largest);
+        pack::values::<M>(
+            |i| &attended.v.row(block.start + i, group)[..width],
+            block.len(),
+            panels(width),
+            (to, room),
+            units,
+            &mut space.largest,
+        );
         for row in (0..count).step_by(TWELVE) {
             let rows = row..count.min(row + TWELVE);
-            let mask = |row: usize| attended.mask.map(|mask| &mask[place(row).0 * keys..][..keys][block.clone()]);
             scores::<M>(pairs(tiling), rows.clone(), block.len(), space);
-            let factors = weigh(tiling.scale, rows.clone(), block.len(), mask, space);
+            let factors = weigh(
+                tiling.scale,
+                rows.clone(),
+                block.len(),
+                |row| attended.mask.map(|mask| &mask[place(row).0 * keys..][..keys][block.clone()]),
+                space,
+            );
             values::<M>(tiling, rows, block.len(), &factors, space);
         }
     }
@@ -247,7 +264,7 @@ fn multiply<M: Micro, const ROWS: usize, const VECTORS: usize>(
     let weights = weights.as_chunks().0;
     assert!(weights.len() >= TWELVE * PITCH / 2 && depth <= PITCH / 2 && rows <= TWELVE);
     let left = weights.as_ptr();
-    // SAFETY: twelve rows of `PITCH` weights, of which those that are as many pairs as `right` has are used; there is room for as
+    // SAFETY: twelve rows of `PITCH` weights, as many pairs of them used as `right` has; there is room for as
     // many products; the instructions are there.
     unsafe {
         if ROWS == SIX && rows > SIX {

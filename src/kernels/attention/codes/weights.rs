@@ -11,7 +11,7 @@ pub(super) struct Terms<'a> {
     pub(super) mask: Option<&'a [[f32; TOGETHER]]>,
 }
 
-/// Computes `scores`, of which the first `keys` are real and the others minus infinity, and gives the largest.
+/// Computes `scores`, where the first `keys` are real and the others minus infinity, and gives the largest.
 #[inline(always)]
 pub(super) fn scores(terms: &Terms<'_>, keys: usize, scores: &mut [[f32; TOGETHER]]) -> f32 {
     let mut largest = [f32::NEG_INFINITY; TOGETHER];

@@ -172,8 +172,13 @@ impl Config {
         }
         let extra = self.extra_condition_channels;
         let fits = extra == 0 || (extra == PATCH && !self.takes_pixels());
-        let expected = || format!("none, or the {PATCH} of a mask beside latents");
-        config::require(origin, "extra_condition_channels", fits, expected, extra)
+        config::require(
+            origin,
+            "extra_condition_channels",
+            fits,
+            || format!("none, or the {PATCH} of a mask beside latents"),
+            extra,
+        )
     }
 }
 

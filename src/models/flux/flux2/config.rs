@@ -163,9 +163,14 @@ impl Config {
         let whole_patches = self.in_channels.is_multiple_of(4);
         config::require(origin, "in_channels", whole_patches, || "a multiple of 4".into(), self.in_channels)?;
         // Pictures that it looks at stand behind its latents, and not beside them.
-        let same = || self.in_channels.to_string();
         let out_channels = self.out_channels();
-        config::require(origin, "out_channels", out_channels == self.in_channels, same, out_channels)?;
+        config::require(
+            origin,
+            "out_channels",
+            out_channels == self.in_channels,
+            || self.in_channels.to_string(),
+            out_channels,
+        )?;
         let halves = self.timestep_guidance_channels;
         let key = "timestep_guidance_channels";
         config::require(origin, key, halves.is_multiple_of(2), || "an even number".into(), halves)?;
@@ -179,8 +184,13 @@ impl Config {
         let shared_out = self.axes_dims_rope.len() == 4
             && axes == Some(head)
             && self.axes_dims_rope.iter().all(|axis| axis.is_multiple_of(2));
-        let expected = || format!("four even numbers with the sum attention_head_dim, {head}");
-        config::require(origin, "axes_dims_rope", shared_out, expected, format!("{:?}", self.axes_dims_rope))
+        config::require(
+            origin,
+            "axes_dims_rope",
+            shared_out,
+            || format!("four even numbers with the sum attention_head_dim, {head}"),
+            format!("{:?}", self.axes_dims_rope),
+        )
     }
 }
 

@@ -89,7 +89,7 @@ impl Flux2 {
         layers::sinusoid(t, self.config.timestep_guidance_channels)
     }
 
-    /// The rotary tables `(cos, sin)`, `[d, T]` each, of `text` tokens, of which number `n` is at (0, 0, 0, n), and of pictures of
+    /// The rotary tables `(cos, sin)`, `[d, T]` each, of `text` tokens, where number `n` is at (0, 0, 0, n), and of pictures of
     /// `[rows, columns]` tokens: those of picture number `i` are at (10 i, row, column, 0).
     ///
     /// # Errors

@@ -134,9 +134,8 @@ impl Config {
         let whole_patches = self.in_channels.is_multiple_of(4);
         config::require(origin, "in_channels", whole_patches, || "a multiple of 4".into(), self.in_channels)?;
         // Pictures that it looks at stand behind its latents, and not beside them.
-        let same = || self.in_channels.to_string();
         let is_same = self.cond_in_channels == self.in_channels;
-        config::require(origin, "cond_in_channels", is_same, same, self.cond_in_channels)?;
+        config::require(origin, "cond_in_channels", is_same, || self.in_channels.to_string(), self.cond_in_channels)?;
         let halves = self.timestep_channels;
         config::require(origin, "timestep_channels", halves.is_multiple_of(2), || "an even number".into(), halves)?;
         let widens = self.mlp_ratio > 0.0 && self.mlp_ratio <= 64.0 && self.feed_forward() > 0;
@@ -149,7 +148,12 @@ impl Config {
         let shared_out = self.axes_dims_rope.len() == 4
             && axes == Some(head)
             && self.axes_dims_rope.iter().all(|axis| axis.is_multiple_of(2));
-        let expected = || format!("four even numbers with the sum attention_head_dim, {head}");
-        config::require(origin, "axes_dims_rope", shared_out, expected, format!("{:?}", self.axes_dims_rope))
+        config::require(
+            origin,
+            "axes_dims_rope",
+            shared_out,
+            || format!("four even numbers with the sum attention_head_dim, {head}"),
+            format!("{:?}", self.axes_dims_rope),
+        )
     }
 }
