@@ -318,7 +318,7 @@ mod tests {
             let mut found: Vec<u8> = (1..=16).map(|i| fs::read(numbered(i)).unwrap()[0]).collect();
             found.sort_unstable();
             assert_eq!(found, (0..16).collect::<Vec<u8>>());
-            let full = AtomicFile::create_beside(&target).unwrap().commit_to_first_free((1..=16).map(numbered));
+            let full = AtomicFile::create_beside(target).unwrap().commit_to_first_free((1..=16).map(numbered));
             assert!(matches!(full, Err(OutputError::Exists { .. })));
             assert_eq!(names(directory.path()).len(), 16);
         }

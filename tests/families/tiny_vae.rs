@@ -323,8 +323,9 @@ fn a_model_needs_no_other_to_decode() {
     fs::remove_dir_all(dir.path().join("vae")).unwrap();
     // The first publisher's names, with its numbers, and none of the settings.
     let file = tiny.path().join("taesd_decoder.safetensors");
+    let weights = synth::weights(&Golden::load("tiny_vae"), "tiny_vae of sd1");
     let mut numbered = Vec::new();
-    for weight in synth::weights(&Golden::load("tiny_vae"), "tiny_vae of sd1") {
+    for weight in &weights {
         let layer = weight.name.strip_prefix("decoder.layers.").and_then(|layer| layer.split_once('.'));
         let Some((number, leaf)) = layer else { continue };
         let name = format!("{}.{leaf}", number.parse::<usize>().unwrap() + 1);

@@ -11,7 +11,6 @@ use crate::support::{Golden, given, in_parts};
 use pinhole::pipeline::{self, CacheKind, CacheRequest, MemoryOptions, Request, skipped};
 use pinhole::plan::Offload;
 use pinhole_quant::metrics;
-use serde_json::Value;
 use tempfile::TempDir;
 
 /// How far latents may be from the reference's.

@@ -89,19 +89,10 @@ struct Program<'a> {
 impl Program<'_> {
     fn command(&self, more: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pinhole"));
-        command.args([
-            "generate",
-            "-p",
-            "a red ring",
-            "--width",
-            "48",
-            "--height",
-            "32",
-            "--steps",
-            "1",
-            "--seed",
-            "3",
-        ]);
+        command.args(["generate", "-p", "a red ring", "--width", "48", "--height", "32", "--seed", "3"]);
+        if !more.contains(&"--steps") {
+            command.args(["--steps", "1"]);
+        }
         command.args(["--threads", "2", "-m"]).arg(self.model).args(more).current_dir(self.place.path());
         command
     }

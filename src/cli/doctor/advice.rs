@@ -5,7 +5,7 @@ use std::time::Duration;
 use pinhole::size::Size;
 use serde::Serialize;
 
-use super::cards::{Card, Vendor};
+use super::cards::Vendor;
 use super::disk::Disk;
 use super::findings::Findings;
 use crate::cli::units;
@@ -164,7 +164,7 @@ fn of_the_disk(found: &Findings) -> Option<Problem> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::cli::doctor::cards::Cards;
+    use crate::cli::doctor::cards::{Card, Cards};
     use crate::cli::doctor::disk::Speed;
 
     /// What is said of the one problem of a machine that `break_it` has changed.
