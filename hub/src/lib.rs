@@ -27,7 +27,9 @@
 //! | `client` | One request: redirects, tokens, refusals that are explained. |
 //! | `patience` | How often and how long to try again. |
 //! | [`listing`] | Which files a repository has. |
+//! | `chosen` | What a repository is read from. |
 //! | [`cache`] | Where files lie. |
+//! | [`wanted`] | One file that is to be there. |
 //! | `part` | A file that is not yet whole. |
 //! | [`fetch`] | Gets files: in parallel ranges, resumed, checked. |
 //! | [`hub`] | All of it together. |
@@ -36,6 +38,7 @@
 pub mod cache;
 pub mod catalogue;
 pub mod checksum;
+mod chosen;
 mod client;
 pub mod error;
 pub mod fetch;
@@ -47,10 +50,12 @@ mod patience;
 pub mod settings;
 pub mod tidy;
 mod url;
+pub mod wanted;
 
 pub use catalogue::Catalogue;
 pub use error::{Error, Result};
 pub use fetch::Event;
-pub use hub::{Hub, Wanted};
+pub use hub::Hub;
 pub use name::Asked;
 pub use settings::Settings;
+pub use wanted::Wanted;

@@ -183,12 +183,13 @@ fn hugging_face(
 
 impl Entry {
     fn listed(self, url: &Url) -> Result<Listed> {
-        let wrong = || Error::answer(url.as_str(), format!("a checksum of {}", quoted(&self.path)), "none");
         let (size, checksum) = match &self.lfs {
             Some(large) => (large.size, Checksum::sha256(&large.oid)),
             None => (self.size, Checksum::git(&self.oid)),
         };
-        let checksum = checksum.ok_or_else(wrong)?;
+        let Some(checksum) = checksum else {
+            return Err(Error::answer(url.as_str(), format!("a checksum of {}", quoted(&self.path)), "none"));
+        };
         Ok(Listed { path: self.path, size, checksum })
     }
 }
@@ -202,15 +203,14 @@ fn next_page(answer: &Answer, endpoint: &Url) -> Result<Option<Url>> {
             continue;
         }
         let target = target.trim().trim_start_matches('<').trim_end_matches('>');
-        let url = answer.url.join(target).ok().filter(|url| url.is_same_origin(endpoint));
-        return match url {
+        if let Some(url) = answer.url.join(target).ok().filter(|url| url.is_same_origin(endpoint)) {
+            return Ok(Some(url));
+        }
+        // A mirror hands on the hub's own links: what they ask for is asked of the mirror.
+        let query = target.split_once("/api/").map(|(_, rest)| endpoint.with(&format!("/api/{rest}")));
+        return match query.and_then(|url| Url::parse(url.as_str()).ok()) {
             Some(url) => Ok(Some(url)),
-            // A mirror hands on the hub's own links: what they ask for is asked of the mirror.
-            None => {
-                let query = target.split_once("/api/").map(|(_, rest)| endpoint.with(&format!("/api/{rest}")));
-                let wrong = || Error::answer(answer.url.as_str(), "the next page of a list", quoted(target));
-                query.and_then(|url| Url::parse(url.as_str()).ok()).map(Some).ok_or_else(wrong)
-            }
+            None => Err(Error::answer(answer.url.as_str(), "the next page of a list", quoted(target))),
         };
     }
     Ok(None)
@@ -276,11 +276,14 @@ mod tests {
 
     fn listing(paths: &[&str], size: u64) -> Result<Listing> {
         let checksum = Checksum::sha256(&"a".repeat(64)).unwrap();
-        let file = |path: &&str| Listed { path: (*path).to_owned(), size, checksum: checksum.clone() };
+        let mut files = Vec::new();
+        for path in paths {
+            files.push(Listed { path: (*path).to_owned(), size, checksum: checksum.clone() });
+        }
         let repository = Repository::parse(Site::HuggingFace, "a/b").unwrap();
         let (revision, commit) = ("main".to_owned(), "c".repeat(40));
-        Listing { repository, revision, commit, files: paths.iter().map(file).collect() }
-            .checked(&Url::parse("https://h.example").unwrap())
+        let listing = Listing { repository, revision, commit, files };
+        listing.checked(&Url::parse("https://h.example").unwrap())
     }
 
     #[test]

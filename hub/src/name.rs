@@ -199,12 +199,13 @@ pub(crate) fn is_commit(text: &str) -> bool {
 
 /// Whether `path` stays in the folder that it begins in, on every system, and is a name that a file may have.
 pub fn is_safe_path(path: &str) -> bool {
-    let is_safe_step = |step: &str| {
-        let is_plain = !step.chars().any(|c| c.is_control() || "\\:*?\"<>|".contains(c));
-        // Windows drops dots and spaces at the end of a name.
-        (1..=LONGEST_STEP).contains(&step.len()) && is_plain && !step.ends_with(['.', ' '])
-    };
     path.len() <= LONGEST_PATH && path.split('/').all(is_safe_step)
+}
+
+fn is_safe_step(step: &str) -> bool {
+    let is_plain = !step.chars().any(|c| c.is_control() || "\\:*?\"<>|".contains(c));
+    // Windows drops dots and spaces at the end of a name.
+    (1..=LONGEST_STEP).contains(&step.len()) && is_plain && !step.ends_with(['.', ' '])
 }
 
 /// The last step of a path.

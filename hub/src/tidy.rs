@@ -115,19 +115,25 @@ fn whole_directory(settings: &Settings, repository: &Repository, variant: Option
 fn has_content(folder: &Path, variant: Option<&str>) -> bool {
     let names: Vec<String> = names(folder);
     let is_network = names.iter().any(|name| name == "config.json");
-    let is_weights = |name: &String| {
+    let mut has_weights = false;
+    for name in &names {
         let is_weights = name.ends_with(".safetensors") || name.ends_with(".bin");
-        is_weights && variant.is_none_or(|variant| name.contains(&format!(".{variant}")))
-    };
-    let mut weights = names.iter().filter(|name| is_weights(name)).peekable();
-    // Links whose blob is gone are not there.
-    let is_whole = |name: &String| {
-        folder.join(name).is_file()
-            && shards(name).is_none_or(|(_, count)| {
-                names.iter().filter(|other| shards(other).is_some_and(|(_, of)| of == count)).count() >= count
-            })
-    };
-    !names.is_empty() && (!is_network || weights.peek().is_some()) && weights.all(is_whole)
+        if !is_weights || variant.is_some_and(|variant| !name.contains(&format!(".{variant}"))) {
+            continue;
+        }
+        has_weights = true;
+        // Links whose blob is gone are not there.
+        if !folder.join(name).is_file() || !has_all_shards(name, &names) {
+            return false;
+        }
+    }
+    !names.is_empty() && (!is_network || has_weights)
+}
+
+/// Whether `names` have as many shards as the file `name` says that it is one of.
+fn has_all_shards(name: &str, names: &[String]) -> bool {
+    let Some((_, count)) = shards(name) else { return true };
+    names.iter().filter(|other| shards(other).is_some_and(|(_, of)| of == count)).count() >= count
 }
 
 /// Which of how many shards a file is: `model-00001-of-00002.safetensors`.
@@ -354,9 +360,12 @@ fn with_blob(link: &Path, reason: &'static str) -> Vec<Removable> {
 
 /// The folder of the repository that has this link.
 fn repository_of(link: &Path) -> Option<PathBuf> {
-    let is_repository =
-        |path: &&Path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("models--"));
-    link.ancestors().find(is_repository).and_then(|path| fs::canonicalize(path).ok())
+    for folder in link.ancestors() {
+        if folder.file_name().is_some_and(|name| name.to_string_lossy().starts_with("models--")) {
+            return fs::canonicalize(folder).ok();
+        }
+    }
+    None
 }
 
 /// The links of a repository's snapshots by what they lead to.

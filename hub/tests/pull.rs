@@ -79,14 +79,16 @@ fn settings(server: &played::Hub, dir: &Path, variables: &[(&str, &str)]) -> Set
         ("PINHOLE_HOME", &own),
     ];
     let all: Vec<(&str, &str)> = base.into_iter().chain(variables.iter().copied()).collect();
-    let found = |name: &str| all.iter().rev().find(|(other, _)| *other == name).map(|(_, value)| value.into());
-    let settings = Settings::from(&found).unwrap();
+    let settings = Settings::from(&|name| {
+        let found = all.iter().rev().find(|(other, _)| *other == name);
+        found.map(|(_, value)| value.into())
+    });
     Settings {
         range: 40_000,
         grain: 10_000,
         pause: Duration::from_millis(1),
         silence: Duration::from_secs(5),
-        ..settings
+        ..settings.unwrap()
     }
 }
 
@@ -245,13 +247,10 @@ fn every_lasting_fault_is_explained() {
     assert!(said.contains("the server failed (HTTP 500)"), "{said}");
     let (said, _) = refusal(|asked, _| (is_large(asked) && asked.elsewhere).then_some(Fault::Cut(0)));
     assert!(said.contains("broke off") || said.contains("cannot reach"), "{said}");
-    let gated = |status| {
-        move |asked: &played::Asked, _| {
-            is_large(asked).then(|| Fault::Status(status, vec![("X-Error-Code", "GatedRepo".into())]))
-        }
-    };
     for status in [401, 403] {
-        let (said, hint) = refusal(gated(status));
+        let (said, hint) = refusal(move |asked, _| {
+            is_large(asked).then(|| Fault::Status(status, vec![("X-Error-Code", "GatedRepo".into())]))
+        });
         assert!(said.contains("accepted its terms") && hint.contains("HF_TOKEN"), "{said} {hint}");
     }
     let (said, _) =

@@ -112,13 +112,14 @@ impl Catalogue {
 fn unknown(what: &str, name: &str, entries: &[Entry]) -> Fault {
     let names: Vec<&str> = entries.iter().map(|entry| entry.name.as_str()).collect();
     let short: String = name.chars().take(MOST_OF_NAME).collect();
-    let fault = Fault::not_found(what);
     let hint = match names.is_empty() {
         true => format!("the server was started without any {what}"),
         false => format!("there are: {}", names.join(", ")),
     };
-    let message = format!("there is no {what} `{short}`");
-    Fault { message, param: Some(what.to_lowercase()), ..fault }.with_hint(hint)
+    let mut fault = Fault::not_found(what).with_hint(hint);
+    fault.message = format!("there is no {what} `{short}`");
+    fault.param = Some(what.to_lowercase());
+    fault
 }
 
 #[cfg(test)]
@@ -151,7 +152,7 @@ mod tests {
         for name in ["", "../mini", "./mini", "/etc/passwd", "MINI", "mini\0"] {
             let refused = catalogue.model(Some(name));
             assert_eq!(
-                refused.map_err(|fault| (fault.status, fault.hint)),
+                refused.map_err(|fault| (fault.status, fault.hint.clone())),
                 Err((404, Some("there are: mini, dev".into())))
             );
         }

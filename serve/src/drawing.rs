@@ -6,11 +6,12 @@ use pinhole::image::Picture;
 use pinhole::pipeline::Request;
 use pinhole::sample::{Sampler, Schedule};
 use serde::{Deserialize, Serialize};
+use tokio::sync::OwnedSemaphorePermit;
 use utoipa::ToSchema;
 
 use crate::catalogue::{Catalogue, ModelKey};
 use crate::fault::Fault;
-use crate::limits::Limits;
+use crate::limits::{Limits, few};
 use crate::pictures;
 
 /// One job: what to draw. What is not said is the model's default.
@@ -69,10 +70,10 @@ pub struct Drawing {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub strength: Option<f32>,
     /// Pictures that the model looks at.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "few")]
     pub references: Vec<String>,
     /// LoRAs by the names that the server gave them.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "few")]
     pub loras: Vec<LoraUse>,
     /// A preview after every so many steps.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -104,6 +105,20 @@ pub struct Asked {
     pub key: ModelKey,
     /// The request, with the seed that is taken.
     pub request: Request,
+    /// The room that its pictures take, until the job has ended.
+    pub room: Option<Arc<OwnedSemaphorePermit>>,
+}
+
+impl Asked {
+    /// Pixels of all pictures that were given.
+    pub fn pixels(&self) -> usize {
+        let Request { image, mask, references, .. } = &self.request;
+        let mut pixels = 0;
+        for picture in image.iter().chain(mask).chain(references) {
+            pixels += picture.image().width() * picture.image().height();
+        }
+        pixels
+    }
 }
 
 impl Drawing {
@@ -169,7 +184,7 @@ impl Drawing {
             preview: self.preview,
             ..Request::default()
         };
-        Ok(Asked { key: ModelKey { model, loras }, request })
+        Ok(Asked { key: ModelKey { model, loras }, request, room: None })
     }
 
     /// What has bounds of the server's.
@@ -268,7 +283,7 @@ mod tests {
             (r#"{"mask": "%%%"}"#, "mask"),
             (r#"{"references": ["aGVsbG8="]}"#, "references"),
         ] {
-            let refused = look(json).map(|_| ()).map_err(|fault| fault.param.unwrap_or_default());
+            let refused = look(json).map(|_| ()).map_err(|fault| fault.param.clone().unwrap_or_default());
             assert_eq!(refused, Err(param.to_owned()), "{}", &json[..json.len().min(80)]);
         }
     }

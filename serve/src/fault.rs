@@ -1,6 +1,7 @@
 //! Why a request gets no picture, in the words and numbers that a client is told.
 
 use std::fmt;
+use std::ops::{Deref, DerefMut};
 
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -9,9 +10,14 @@ use pinhole::Error;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// Why something was refused or failed. Its JSON is that of OpenAI's errors, with what pinhole knows beside.
+/// Why something was refused or failed. One pointer, so that results that may be faults stay small.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct Fault {
+#[serde(transparent)]
+pub struct Fault(Box<Said>);
+
+/// What a fault says. Its JSON is that of OpenAI's errors, with what pinhole knows beside.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Said {
     /// What happened.
     pub message: String,
     /// What kind of fault it is: `invalid_request_error`, `over_budget`, `queue_full`, ...
@@ -42,10 +48,24 @@ fn internal() -> u16 {
     500
 }
 
+impl Deref for Fault {
+    type Target = Said;
+
+    fn deref(&self) -> &Said {
+        &self.0
+    }
+}
+
+impl DerefMut for Fault {
+    fn deref_mut(&mut self) -> &mut Said {
+        &mut self.0
+    }
+}
+
 impl Fault {
     /// An answer of `status`. `kind` is for programs, `message` for people.
     pub fn new(status: StatusCode, kind: &str, message: impl Into<String>) -> Fault {
-        Fault {
+        Fault(Box::new(Said {
             message: message.into(),
             kind: kind.to_owned(),
             param: None,
@@ -55,13 +75,14 @@ impl Fault {
             given_bytes: None,
             retry_after: None,
             status: status.as_u16(),
-        }
+        }))
     }
 
     /// A request that cannot work.
     pub fn invalid(param: &str, message: impl Into<String>) -> Fault {
-        let fault = Fault::new(StatusCode::BAD_REQUEST, "invalid_request_error", message);
-        Fault { param: Some(param.to_owned()), ..fault }
+        let mut fault = Fault::new(StatusCode::BAD_REQUEST, "invalid_request_error", message);
+        fault.param = Some(param.to_owned());
+        fault
     }
 
     /// There is nothing of that name, or it is somebody else's.
@@ -82,8 +103,10 @@ impl Fault {
 
     /// Somebody asked for a stop, or left.
     pub fn cancelled(message: &str) -> Fault {
+        let mut fault = Fault::new(StatusCode::BAD_REQUEST, "cancelled", message);
         // The code that nginx has for a client that closed its request.
-        Fault { status: 499, ..Fault::new(StatusCode::BAD_REQUEST, "cancelled", message) }
+        fault.status = 499;
+        fault
     }
 
     /// It took longer than it may.
@@ -99,14 +122,16 @@ impl Fault {
 
     /// The same, with what to do.
     #[must_use]
-    pub fn with_hint(self, hint: impl Into<String>) -> Fault {
-        Fault { hint: Some(hint.into()), ..self }
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Fault {
+        self.hint = Some(hint.into());
+        self
     }
 
     /// The same, which may be tried again after so many seconds.
     #[must_use]
-    pub fn retry(self, seconds: u32) -> Fault {
-        Fault { retry_after: Some(seconds), ..self }
+    pub fn retry(mut self, seconds: u32) -> Fault {
+        self.retry_after = Some(seconds);
+        self
     }
 }
 
@@ -119,21 +144,22 @@ impl fmt::Display for Fault {
 impl From<Error> for Fault {
     fn from(error: Error) -> Fault {
         let (message, hint) = (error.to_string(), error.hint().map(str::to_owned));
-        let fault = match error {
+        let mut fault = match error {
             Error::Option { option, expected, found, .. } => {
                 // The library's words for options are those of the command line.
                 let name = option.trim_start_matches("--").replace('-', "_");
                 Fault::invalid(&name, format!("{name}: expected {expected}, found {found}"))
             }
-            Error::OverBudget { needed, given, .. } => Fault {
-                needed_bytes: Some(needed as u64),
-                given_bytes: Some(given as u64),
-                ..Fault::new(StatusCode::UNPROCESSABLE_ENTITY, "over_budget", message)
-            },
+            Error::OverBudget { needed, given, .. } => {
+                let mut fault = Fault::new(StatusCode::UNPROCESSABLE_ENTITY, "over_budget", message);
+                (fault.needed_bytes, fault.given_bytes) = (Some(needed as u64), Some(given as u64));
+                fault
+            }
             Error::Cancelled => Fault::cancelled("the job was cancelled"),
             _ => Fault::internal(message),
         };
-        Fault { hint, ..fault }
+        fault.hint = hint;
+        fault
     }
 }
 

@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use crate::drawing::Drawing;
 use crate::fault::Fault;
+use crate::spool::Span;
 
 /// Where a job is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -73,6 +74,18 @@ pub struct Outcome {
     pub warnings: Vec<String>,
 }
 
+/// Where pictures are: PNGs.
+#[derive(Debug, Default)]
+pub enum Pictures {
+    /// In the store, if there are any.
+    #[default]
+    Stored,
+    /// In the spool.
+    Spooled(Vec<Span>),
+    /// Here: the disk did not take them.
+    Here(Vec<Bytes>),
+}
+
 /// A job as it is at one moment.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
@@ -90,8 +103,8 @@ pub struct Snapshot {
     pub fault: Option<Fault>,
     /// What came of it.
     pub outcome: Option<Arc<Outcome>>,
-    /// Its pictures: PNGs. None if they are in the store.
-    pub pictures: Arc<Vec<Bytes>>,
+    /// Where its pictures are, once it is done.
+    pub pictures: Arc<Pictures>,
     /// When it began.
     pub began: Option<SystemTime>,
     /// When it ended.

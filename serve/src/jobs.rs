@@ -6,16 +6,17 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use axum::body::Bytes;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 use uuid::Uuid;
 
 use crate::drawing::Asked;
 use crate::fault::Fault;
-use crate::job::{Job, Outcome, Snapshot, Status, Stop};
+use crate::job::{Job, Outcome, Pictures, Snapshot, Status, Stop};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::planner::Planned;
 use crate::queue::Queue;
+use crate::spool::Spool;
 use crate::store::{Record, Store, moment};
 
 /// A job that waits to be drawn.
@@ -53,6 +54,7 @@ pub struct Jobs {
     limits: Limits,
     metrics: Arc<Metrics>,
     store: Option<Store>,
+    spool: Option<Spool>,
     state: Mutex<State>,
     wake: Condvar,
 }
@@ -93,9 +95,9 @@ impl Drop for Place<'_> {
 }
 
 impl Jobs {
-    /// None yet.
-    pub fn new(limits: Limits, metrics: Arc<Metrics>, store: Option<Store>) -> Jobs {
-        Jobs { limits, metrics, store, state: Mutex::default(), wake: Condvar::new() }
+    /// None yet. Pictures go to `store`, or else to `spool`, or else they stay in memory.
+    pub fn new(limits: Limits, metrics: Arc<Metrics>, store: Option<Store>, spool: Option<Spool>) -> Jobs {
+        Jobs { limits, metrics, store, spool, state: Mutex::default(), wake: Condvar::new() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -243,15 +245,7 @@ impl Jobs {
             return false;
         }
         let bytes = pictures.iter().map(Bytes::len).sum();
-        let mut pictures = pictures;
-        if let Some(store) = &self.store {
-            match store.end(job.id, status, (fault.as_ref(), outcome.as_ref()), &pictures) {
-                // They are there.
-                Ok(_) => pictures.clear(),
-                // It is drawn again after a restart. Its client gets its pictures all the same.
-                Err(fault) => error!(job = %job.id, "{fault}"),
-            }
-        }
+        let pictures = self.put_down(job, status, (fault.as_ref(), outcome.as_ref()), pictures);
         let why = fault.as_ref().map(|fault| fault.message.clone());
         let at = SystemTime::now();
         self.state().ended.push_back(Ended { id: job.id, at, bytes });
@@ -267,6 +261,29 @@ impl Jobs {
             *made = Arc::new(pictures);
         });
         true
+    }
+
+    /// Writes the end of a job and its pictures to the disk. Where that fails they stay in memory: its client gets them all the same, and
+    /// the store's next server draws it again.
+    fn put_down(
+        &self,
+        job: &Job,
+        status: Status,
+        (fault, outcome): (Option<&Fault>, Option<&Outcome>),
+        pictures: Vec<Bytes>,
+    ) -> Pictures {
+        match (&self.store, &self.spool) {
+            (Some(store), _) => match store.end(job.id, status, (fault, outcome), &pictures) {
+                Ok(_) => return Pictures::Stored,
+                Err(fault) => error!(job = %job.id, "{fault}"),
+            },
+            (None, Some(spool)) if !pictures.is_empty() => match spool.write(&pictures) {
+                Ok(spans) => return Pictures::Spooled(spans),
+                Err(error) => warn!(job = %job.id, "its pictures stay in memory: {error}"),
+            },
+            _ => {}
+        }
+        Pictures::Here(pictures)
     }
 
     /// Takes a job from those that are drawn. Returns whether it has not ended before.
@@ -345,30 +362,36 @@ impl Jobs {
     /// # Errors
     /// What the store says.
     pub fn picture(&self, job: &Job, at: usize) -> Result<Option<Bytes>, Fault> {
-        if let Some(picture) = job.now().pictures.get(at) {
-            return Ok(Some(picture.clone()));
-        }
-        match (&self.store, u32::try_from(at)) {
-            (Some(store), Ok(at)) => store.picture(job.id, at),
+        match (&*job.now().pictures, &self.store, &self.spool) {
+            (Pictures::Here(pictures), ..) => Ok(pictures.get(at).cloned()),
+            (Pictures::Spooled(spans), _, Some(spool)) => {
+                let Some(span) = spans.get(at) else { return Ok(None) };
+                spool.read(span).map_err(|error| Fault::internal(format!("cannot read a picture: {error}")))
+            }
+            (Pictures::Stored, Some(store), _) => match u32::try_from(at) {
+                Ok(at) => store.picture(job.id, at),
+                Err(_) => Ok(None),
+            },
             _ => Ok(None),
         }
     }
 
-    /// All pictures of a job that is done, in memory or from the store.
+    /// All pictures of a job that is done.
     ///
     /// # Errors
     /// What the store says; that a picture is gone.
     pub async fn pictures(self: &Arc<Self>, job: &Arc<Job>, snapshot: &Snapshot) -> Result<Vec<Bytes>, Fault> {
-        if !snapshot.pictures.is_empty() {
-            return Ok(snapshot.pictures.to_vec());
-        }
         let count = snapshot.outcome.as_ref().map_or(0, |outcome| outcome.seeds.len());
         let (jobs, job) = (Arc::clone(self), Arc::clone(job));
-        let read = move || {
-            let gone = || Fault::internal("a picture of the job is gone");
-            (0..count).map(|at| jobs.picture(&job, at)?.ok_or_else(gone)).collect()
-        };
-        tokio::task::spawn_blocking(read).await.unwrap_or_else(|_| Err(Fault::internal("the store")))
+        let read = tokio::task::spawn_blocking(move || {
+            let mut pictures = Vec::with_capacity(count);
+            for at in 0..count {
+                let picture = jobs.picture(&job, at)?;
+                pictures.push(picture.ok_or_else(|| Fault::internal("a picture of the job is gone"))?);
+            }
+            Ok(pictures)
+        });
+        read.await.unwrap_or_else(|_| Err(Fault::internal("the store")))
     }
 
     /// Whether the server stops.

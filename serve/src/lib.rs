@@ -14,6 +14,7 @@
 //! | [`drawing`] | What a client asks for. |
 //! | [`job`] | One job: what its owner sees of it, and what stops it. |
 //! | [`store`] | Jobs on disk. |
+//! | [`spool`] | Pictures on disk, without a store. |
 //! | [`queue`] | Who is next. |
 //! | [`shelf`] | Models that are open, and pipelines made of them. |
 //! | [`planner`] | The thread that plans. |
@@ -23,9 +24,6 @@
 //! | [`http`] | Connections, bodies, and one file for each interface. |
 //! | [`options`] | The command line. |
 //! | [`run`] | Start, signals, stop. |
-
-// A fault becomes an answer at once: there is one for a request at most.
-#![allow(clippy::result_large_err)]
 
 pub mod catalogue;
 pub mod drawing;
@@ -43,5 +41,6 @@ pub mod queue;
 pub mod run;
 pub mod server;
 pub mod shelf;
+pub mod spool;
 pub mod store;
 pub mod worker;

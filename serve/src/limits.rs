@@ -1,6 +1,13 @@
 //! What one server takes from its clients at most. Everything that a client can make grow has its bound here.
 
+use std::fmt;
+use std::marker::PhantomData;
 use std::time::Duration;
+
+use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Visitor};
+
+/// The most items of a list in a request.
+const MOST_LISTED: usize = 64;
 
 /// The bounds. All sizes are in bytes.
 #[derive(Clone, Debug)]
@@ -25,6 +32,8 @@ pub struct Limits {
     pub input_pixels: usize,
     /// Pictures that are given with one job.
     pub inputs: usize,
+    /// Pixels of all pictures that are given with jobs that wait or are drawn: three bytes each.
+    pub waiting_pixels: usize,
     /// Pictures that a job draws.
     pub batch: usize,
     /// Steps of a job.
@@ -65,6 +74,7 @@ impl Default for Limits {
             pixels: 16 << 20,
             input_pixels: 16 << 20,
             inputs: 12,
+            waiting_pixels: 256 << 20,
             batch: 8,
             steps: 150,
             loras: 8,
@@ -78,5 +88,38 @@ impl Default for Limits {
             write_time: seconds(30),
             grace: seconds(30),
         }
+    }
+}
+
+/// Reads a list of a request; null is an empty one. Three bytes of a body are enough for an item, which takes ten times as many in memory.
+///
+/// # Errors
+/// Those of its items; that there are more than 64.
+pub fn few<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    deserializer.deserialize_any(Few(PhantomData))
+}
+
+struct Few<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for Few<T> {
+    type Value = Vec<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a list of at most {MOST_LISTED}")
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Vec<T>, E> {
+        Ok(Vec::new())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Vec<T>, A::Error> {
+        let mut few = Vec::new();
+        while let Some(item) = items.next_element()? {
+            if few.len() == MOST_LISTED {
+                return Err(A::Error::invalid_length(few.len() + 1, &self));
+            }
+            few.push(item);
+        }
+        Ok(few)
     }
 }

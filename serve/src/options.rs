@@ -171,6 +171,7 @@ impl Options {
             queue_per_key: self.queue_per_key.max(1),
             pixels: self.max_pixels,
             input_pixels: self.max_input_pixels,
+            waiting_pixels: standard.waiting_pixels.max(self.max_input_pixels.saturating_mul(standard.inputs)),
             batch: self.max_batch.max(1),
             steps: self.max_steps.max(1),
             coalesce: self.coalesce.max(1),

@@ -80,7 +80,7 @@ mod tests {
             image.and_then(|image| preview(&image)).unwrap_or_default()
         };
         assert!(from_file("image", &png(10, 10), &limits).is_ok());
-        let refused = from_file("image", &png(10, 11), &limits).map(|_| ()).map_err(|fault| fault.message);
+        let refused = from_file("image", &png(10, 11), &limits).map(|_| ()).map_err(|fault| fault.message.clone());
         assert_eq!(refused, Err("image: expected at most 100 pixels, found 10x11".into()));
         let cut = png(10, 10);
         assert!(from_file("image", &cut[..cut.len() - 20], &limits).is_err());

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use pinhole::ggml::Device;
 use pinhole::pipeline::MemoryOptions;
 use pinhole::processors;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::runtime;
 use tokio::signal::unix::{SignalKind, signal};
@@ -27,6 +28,7 @@ use crate::options::Options;
 use crate::planner::Planner;
 use crate::server::Server;
 use crate::shelf::Shelf;
+use crate::spool::Spool;
 use crate::store::Store;
 use crate::worker;
 
@@ -35,6 +37,12 @@ const TICK: Duration = Duration::from_millis(250);
 
 /// Threads that answer. The device has others.
 const ANSWERING: usize = 2;
+
+/// Room for pictures that are not kept, and that somebody is still about to be given.
+const HANDED_OUT: usize = 64 << 20;
+
+/// Files that are no connections: models, the database, the log, connections that are turned away.
+const OTHER_FILES: u64 = 256;
 
 /// A text and what to do about it.
 struct Failure {
@@ -90,7 +98,8 @@ fn start_log(options: &Options) {
 }
 
 async fn run(options: Options) -> Result<(), Failure> {
-    let limits = options.limits();
+    let mut limits = options.limits();
+    limits.connections = connections(limits.connections);
     let catalogue = Catalogue { models: options.models.clone(), loras: options.loras.clone() };
     catalogue.check()?;
     let keys = keys(&options)?;
@@ -108,7 +117,8 @@ async fn run(options: Options) -> Result<(), Failure> {
     let address = listener.local_addr()?;
 
     let metrics = Arc::new(Metrics::default());
-    let jobs = Arc::new(Jobs::new(limits.clone(), Arc::clone(&metrics), store));
+    let spool = if store.is_none() { spool(limits.kept_bytes) } else { None };
+    let jobs = Arc::new(Jobs::new(limits.clone(), Arc::clone(&metrics), store, spool));
     let idle = options.idle.map(Duration::from_secs);
     let planner = Planner::start(Arc::clone(&shelf), limits.planning, limits.pixels, idle)?;
     let worker = worker::start(Arc::clone(&jobs), Arc::clone(&metrics), Arc::clone(&shelf), idle)?;
@@ -136,6 +146,27 @@ async fn run(options: Options) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Where pictures lie that are kept.
+fn spool(kept_bytes: usize) -> Option<Spool> {
+    let made = Spool::new(kept_bytes.saturating_add(HANDED_OUT));
+    made.inspect_err(|error| warn!("pictures stay in memory: no temporary file: {error}")).ok()
+}
+
+/// As many of the connections that are `wanted` as this process may have open beside other files. Its limit is raised as far as it may be.
+fn connections(wanted: usize) -> usize {
+    let files = (wanted as u64).saturating_add(OTHER_FILES);
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current.is_some_and(|current| current < files) {
+        let current = Some(maximum.map_or(files, |most| files.min(most)));
+        // What is not granted is looked at below.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current, maximum });
+    }
+    let Some(granted) = getrlimit(Resource::Nofile).current.filter(|granted| *granted < files) else { return wanted };
+    let room = usize::try_from(granted.saturating_sub(OTHER_FILES).max(1)).unwrap_or(wanted);
+    warn!("--max-connections is {room} instead of {wanted}: this process may have {granted} files open (`ulimit -n`)");
+    room
+}
+
 fn memory(options: &Options) -> MemoryOptions {
     MemoryOptions { vram: options.vram.0, offload: options.offload, host: options.host_memory.0 }
 }
@@ -158,7 +189,7 @@ fn check_models(shelf: &Shelf) -> Result<(), Failure> {
     for entry in &shelf.catalogue.models {
         let key = crate::catalogue::ModelKey { model: entry.name.clone(), loras: Vec::new() };
         if let Err(fault) = shelf.open(&key) {
-            return Err(Failure { message: format!("--model {}: {fault}", entry.name), hint: fault.hint });
+            return Err(Failure { message: format!("--model {}: {fault}", entry.name), hint: fault.hint.clone() });
         }
     }
     for entry in &shelf.catalogue.loras {

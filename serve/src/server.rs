@@ -24,6 +24,9 @@ use crate::store::{Record, moment, seconds};
 /// How many requests are looked at at once: pictures are decoded then.
 const LOOKING: usize = 2;
 
+/// What the pixels of given pictures are counted in.
+const PIXELS: usize = 1 << 10;
+
 /// What requests are answered with.
 pub struct Server {
     /// What this server takes.
@@ -40,6 +43,8 @@ pub struct Server {
     pub hosts: Vec<String>,
     planner: Planner,
     looking: Semaphore,
+    /// Room for given pictures.
+    pictures: Arc<Semaphore>,
     is_ready: AtomicBool,
     /// The model that requests without one mean, for those owners who chose: as many as there are keys.
     chosen: Mutex<HashMap<Arc<str>, String>>,
@@ -85,9 +90,10 @@ impl Server {
         keys: Keys,
         hosts: Vec<String>,
     ) -> Server {
-        let (looking, is_ready) = (Semaphore::new(LOOKING), AtomicBool::new(false));
-        let chosen = Mutex::default();
-        Server { limits, jobs, metrics, shelf, keys, hosts, planner, looking, is_ready, chosen }
+        let looking = Semaphore::new(LOOKING);
+        let pictures = Arc::new(Semaphore::new(limits.waiting_pixels.div_ceil(PIXELS)));
+        let (is_ready, chosen) = (AtomicBool::new(false), Mutex::default());
+        Server { limits, jobs, metrics, shelf, keys, hosts, planner, looking, pictures, is_ready, chosen }
     }
 
     /// The model that requests of `owner` mean that name none; `None` for the first.
@@ -123,8 +129,13 @@ impl Server {
         let permit = self.looking.acquire().await.map_err(|_| Fault::stopping())?;
         let (server, drawing) = (Arc::clone(self), drawing.clone());
         let looked = tokio::task::spawn_blocking(move || drawing.look_at(server.catalogue(), &server.limits)).await;
+        let mut asked = looked.map_err(|_| Fault::internal("the server met a bug while it looked at a request"))??;
+        let units = u32::try_from(asked.pixels().div_ceil(PIXELS)).unwrap_or(u32::MAX);
+        let room = Arc::clone(&self.pictures).try_acquire_many_owned(units);
+        let room =
+            room.map_err(|_| Fault::busy("pictures_full", "the pictures of the jobs that wait have no room for more"))?;
+        asked.room = Some(Arc::new(room));
         drop(permit);
-        let asked = looked.map_err(|_| Fault::internal("the server met a bug while it looked at a request"))??;
         self.planner.plan(asked).await
     }
 

@@ -4,10 +4,13 @@
 //! found without an end after a restart is begun again, with the same seed.
 
 use std::fs;
-use std::path::Path;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use axum::body::Bytes;
+use axum::http::StatusCode;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -64,14 +67,43 @@ pub fn moment(seconds: f64) -> SystemTime {
 
 /// The database.
 #[derive(Debug)]
-pub struct Store(Database);
-
-fn broken(error: impl Into<redb::Error>) -> Fault {
-    Fault::internal(format!("the database of --state: {}", error.into()))
+pub struct Store {
+    path: PathBuf,
+    /// `None` after an error of the disk: redb takes nothing more then until it is opened again.
+    database: RwLock<Option<Database>>,
 }
 
-fn garbled(error: serde_json::Error) -> Fault {
-    Fault::internal(format!("the database of --state: a job: {error}"))
+/// What went wrong with the database.
+struct Broken {
+    fault: Fault,
+    /// Whether the database has to be opened again.
+    is_closed: bool,
+}
+
+fn broken(error: impl Into<redb::Error>) -> Broken {
+    let error = error.into();
+    let is_closed = matches!(error, redb::Error::Io(_) | redb::Error::PreviousIo | redb::Error::TransactionPoisoned);
+    let message = format!("the database of --state: {error}");
+    let is_full = match &error {
+        redb::Error::Io(error) => {
+            matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge)
+        }
+        _ => false,
+    };
+    let fault = match is_full {
+        true => Fault::new(StatusCode::INSUFFICIENT_STORAGE, "storage_full", message)
+            .with_hint("make room on the disk of --state: jobs are taken again then"),
+        false => Fault::internal(message),
+    };
+    Broken { fault, is_closed }
+}
+
+fn garbled(error: serde_json::Error) -> Broken {
+    Broken { fault: Fault::internal(format!("the database of --state: a job: {error}")), is_closed: false }
+}
+
+fn create(path: &Path) -> Result<Database, redb::DatabaseError> {
+    Database::builder().set_cache_size(CACHE).create(path)
 }
 
 impl Store {
@@ -82,21 +114,48 @@ impl Store {
     pub fn open(folder: &Path) -> Result<Store, String> {
         let named = |error: &dyn std::fmt::Display| format!("--state {}: {error}", folder.display());
         fs::create_dir_all(folder).map_err(|error| named(&error))?;
-        let database = Database::builder().set_cache_size(CACHE).create(folder.join(FILE));
-        let database = database.map_err(|error| match error {
+        let path = folder.join(FILE);
+        let database = create(&path).map_err(|error| match error {
             redb::DatabaseError::DatabaseAlreadyOpen => named(&"another server has it open"),
             other => named(&other),
         })?;
-        let store = Store(database);
+        let store = Store { path, database: RwLock::new(Some(database)) };
         store.make_tables().map_err(|fault| named(&fault))?;
         Ok(store)
     }
 
     fn make_tables(&self) -> Result<(), Fault> {
-        let write = self.0.begin_write().map_err(broken)?;
-        write.open_table(JOBS).map_err(broken)?;
-        write.open_table(PICTURES).map_err(broken)?;
-        write.commit().map_err(broken)
+        self.with(|database| {
+            let write = database.begin_write().map_err(broken)?;
+            write.open_table(JOBS).map_err(broken)?;
+            write.open_table(PICTURES).map_err(broken)?;
+            write.commit().map_err(broken)
+        })
+    }
+
+    /// Does something with the database. An error of the disk closes it, and who comes next opens it again.
+    fn with<R>(&self, work: impl FnOnce(&Database) -> Result<R, Broken>) -> Result<R, Fault> {
+        let mut database = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        if database.is_none() {
+            drop(database);
+            let mut closed = self.database.write().unwrap_or_else(PoisonError::into_inner);
+            if closed.is_none() {
+                *closed = Some(create(&self.path).map_err(|error| broken(error).fault)?);
+            }
+            drop(closed);
+            database = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        }
+        let done = match database.as_ref() {
+            Some(database) => work(database),
+            None => Err(Broken { fault: Fault::internal("the database of --state was closed"), is_closed: false }),
+        };
+        drop(database);
+        done.map_err(|Broken { fault, is_closed }| {
+            if is_closed {
+                *self.database.write().unwrap_or_else(PoisonError::into_inner) = None;
+            }
+            fault
+        })
     }
 
     /// Writes a job that is accepted. When this returns, it is on the disk.
@@ -104,10 +163,12 @@ impl Store {
     /// # Errors
     /// What the database says: a full disk, for one.
     pub fn accept(&self, id: Uuid, record: &Record) -> Result<(), Fault> {
-        let json = serde_json::to_vec(record).map_err(garbled)?;
-        let write = self.0.begin_write().map_err(broken)?;
-        write.open_table(JOBS).map_err(broken)?.insert(id.as_u128(), json.as_slice()).map_err(broken)?;
-        write.commit().map_err(broken)
+        self.with(|database| {
+            let json = serde_json::to_vec(record).map_err(garbled)?;
+            let write = database.begin_write().map_err(broken)?;
+            write.open_table(JOBS).map_err(broken)?.insert(id.as_u128(), json.as_slice()).map_err(broken)?;
+            write.commit().map_err(broken)
+        })
     }
 
     /// Writes the end of a job with its pictures, and nothing if it has ended before.
@@ -121,29 +182,31 @@ impl Store {
         (fault, outcome): (Option<&Fault>, Option<&Outcome>),
         pictures: &[Bytes],
     ) -> Result<bool, Fault> {
-        let write = self.0.begin_write().map_err(broken)?;
-        {
-            let mut jobs = write.open_table(JOBS).map_err(broken)?;
-            let before = jobs.get(id.as_u128()).map_err(broken)?.map(|json| json.value().to_vec());
-            let Some(json) = before else { return Ok(false) };
-            let mut record: Record = serde_json::from_slice(&json).map_err(garbled)?;
-            if record.status.is_end() {
-                return Ok(false);
+        self.with(|database| {
+            let write = database.begin_write().map_err(broken)?;
+            {
+                let mut jobs = write.open_table(JOBS).map_err(broken)?;
+                let before = jobs.get(id.as_u128()).map_err(broken)?.map(|json| json.value().to_vec());
+                let Some(json) = before else { return Ok(false) };
+                let mut record: Record = serde_json::from_slice(&json).map_err(garbled)?;
+                if record.status.is_end() {
+                    return Ok(false);
+                }
+                record.drawing = record.drawing.without_pictures();
+                record.status = status;
+                record.ended = Some(seconds(SystemTime::now()));
+                record.fault = fault.cloned();
+                record.outcome = outcome.cloned();
+                let json = serde_json::to_vec(&record).map_err(garbled)?;
+                jobs.insert(id.as_u128(), json.as_slice()).map_err(broken)?;
+                let mut table = write.open_table(PICTURES).map_err(broken)?;
+                for (at, picture) in (0..).zip(pictures) {
+                    table.insert((id.as_u128(), at), &picture[..]).map_err(broken)?;
+                }
             }
-            record.drawing = record.drawing.without_pictures();
-            record.status = status;
-            record.ended = Some(seconds(SystemTime::now()));
-            record.fault = fault.cloned();
-            record.outcome = outcome.cloned();
-            let json = serde_json::to_vec(&record).map_err(garbled)?;
-            jobs.insert(id.as_u128(), json.as_slice()).map_err(broken)?;
-            let mut table = write.open_table(PICTURES).map_err(broken)?;
-            for (at, picture) in (0..).zip(pictures) {
-                table.insert((id.as_u128(), at), &picture[..]).map_err(broken)?;
-            }
-        }
-        write.commit().map_err(broken)?;
-        Ok(true)
+            write.commit().map_err(broken)?;
+            Ok(true)
+        })
     }
 
     /// All jobs, those first that were accepted first.
@@ -151,16 +214,18 @@ impl Store {
     /// # Errors
     /// What the database says.
     pub fn all(&self) -> Result<Vec<(Uuid, Record)>, Fault> {
-        let read = self.0.begin_read().map_err(broken)?;
-        let jobs = read.open_table(JOBS).map_err(broken)?;
-        let mut all = Vec::new();
-        for row in jobs.iter().map_err(broken)? {
-            let (id, json) = row.map_err(broken)?;
-            let record: Record = serde_json::from_slice(json.value()).map_err(garbled)?;
-            all.push((Uuid::from_u128(id.value()), record));
-        }
-        all.sort_by(|(_, a), (_, b)| a.created.total_cmp(&b.created));
-        Ok(all)
+        self.with(|database| {
+            let read = database.begin_read().map_err(broken)?;
+            let jobs = read.open_table(JOBS).map_err(broken)?;
+            let mut all = Vec::new();
+            for row in jobs.iter().map_err(broken)? {
+                let (id, json) = row.map_err(broken)?;
+                let record: Record = serde_json::from_slice(json.value()).map_err(garbled)?;
+                all.push((Uuid::from_u128(id.value()), record));
+            }
+            all.sort_by(|(_, a), (_, b)| a.created.total_cmp(&b.created));
+            Ok(all)
+        })
     }
 
     /// Picture number `at` of a job.
@@ -168,10 +233,12 @@ impl Store {
     /// # Errors
     /// What the database says.
     pub fn picture(&self, id: Uuid, at: u32) -> Result<Option<Bytes>, Fault> {
-        let read = self.0.begin_read().map_err(broken)?;
-        let pictures = read.open_table(PICTURES).map_err(broken)?;
-        let found = pictures.get((id.as_u128(), at)).map_err(broken)?;
-        Ok(found.map(|picture| Bytes::copy_from_slice(picture.value())))
+        self.with(|database| {
+            let read = database.begin_read().map_err(broken)?;
+            let pictures = read.open_table(PICTURES).map_err(broken)?;
+            let found = pictures.get((id.as_u128(), at)).map_err(broken)?;
+            Ok(found.map(|picture| Bytes::copy_from_slice(picture.value())))
+        })
     }
 
     /// Forgets jobs, and their pictures.
@@ -179,17 +246,19 @@ impl Store {
     /// # Errors
     /// What the database says.
     pub fn forget(&self, ids: &[Uuid]) -> Result<(), Fault> {
-        let write = self.0.begin_write().map_err(broken)?;
-        {
-            let mut jobs = write.open_table(JOBS).map_err(broken)?;
-            let mut pictures = write.open_table(PICTURES).map_err(broken)?;
-            for id in ids {
-                let id = id.as_u128();
-                jobs.remove(id).map_err(broken)?;
-                pictures.retain_in((id, 0)..=(id, u32::MAX), |_, _| false).map_err(broken)?;
+        self.with(|database| {
+            let write = database.begin_write().map_err(broken)?;
+            {
+                let mut jobs = write.open_table(JOBS).map_err(broken)?;
+                let mut pictures = write.open_table(PICTURES).map_err(broken)?;
+                for id in ids {
+                    let id = id.as_u128();
+                    jobs.remove(id).map_err(broken)?;
+                    pictures.retain_in((id, 0)..=(id, u32::MAX), |_, _| false).map_err(broken)?;
+                }
             }
-        }
-        write.commit().map_err(broken)
+            write.commit().map_err(broken)
+        })
     }
 }
 

@@ -223,8 +223,11 @@ impl Worker {
 
 /// The highest peak of all phases, in bytes.
 fn peak(generated: &Generated) -> usize {
-    let of_phase = |phase: &pinhole::pipeline::PhaseMemory| phase.allocated.unwrap_or(0).max(phase.measured.peak);
-    generated.phases.iter().map(of_phase).max().unwrap_or(0)
+    let mut peak = 0;
+    for phase in &generated.phases {
+        peak = peak.max(phase.measured.peak).max(phase.allocated.unwrap_or(0));
+    }
+    peak
 }
 
 /// What `order` gets of what was drawn.

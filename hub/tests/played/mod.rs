@@ -118,9 +118,12 @@ impl Played {
 
 impl Hub {
     pub(crate) fn new(files: Vec<Played>) -> Hub {
-        let hold = |file: Played| Held { sha256: file.sha256(), digits: file.digits(), file };
+        let mut held = Vec::new();
+        for file in files {
+            held.push(Held { sha256: file.sha256(), digits: file.digits(), file });
+        }
         let state = Arc::new(State {
-            files: files.into_iter().map(hold).collect(),
+            files: held,
             faults: Mutex::new(None),
             asked: Mutex::default(),
             speed: Mutex::default(),
@@ -225,17 +228,11 @@ fn route<'a>(state: &'a State, asked: &Asked) -> Route<'a> {
     }
     if let Some(rest) = path.strip_prefix("/api/v1/models/") {
         let id = rest.trim_end_matches("/repo/files");
-        let entry = |held: &&Held| {
-            let file = &held.file;
-            format!(
-                r#"{{"Path": "{}", "Type": "blob", "Size": {}, "Sha256": "{}"}}"#,
-                file.path,
-                file.content.len(),
-                held.sha256
-            )
-        };
-        let files = of(id);
-        let entries: Vec<String> = files.iter().map(entry).collect();
+        let mut entries = Vec::new();
+        for Held { file, sha256, .. } in of(id) {
+            let (path, size) = (&file.path, file.content.len());
+            entries.push(format!(r#"{{"Path": "{path}", "Type": "blob", "Size": {size}, "Sha256": "{sha256}"}}"#));
+        }
         return json(format!(r#"{{"Code": 200, "Data": {{"Files": [{}]}}, "Success": true}}"#, entries.join(", ")));
     }
     let path = path.strip_prefix("/models").unwrap_or(path);
@@ -255,19 +252,18 @@ fn route<'a>(state: &'a State, asked: &Asked) -> Route<'a> {
 }
 
 fn tree(files: &[&Held]) -> String {
-    let entry = |held: &&Held| {
-        let file = &held.file;
+    let mut entries = Vec::new();
+    for Held { file, sha256, digits } in files {
         let (path, size) = (&file.path, file.content.len());
-        match file.is_large {
+        entries.push(match file.is_large {
             true => format!(
-                r#"{{"type": "file", "oid": "{}", "size": {size}, "path": "{path}", "lfs": {{"oid": "{}", "size": {size}, "pointerSize": 135}}}}"#,
-                "0".repeat(40),
-                held.sha256
+                r#"{{"type": "file", "oid": "{}", "size": {size}, "path": "{path}", "lfs": {{"oid": "{sha256}", "size": {size}, "pointerSize": 135}}}}"#,
+                "0".repeat(40)
             ),
-            false => format!(r#"{{"type": "file", "oid": "{}", "size": {size}, "path": "{path}"}}"#, held.digits),
-        }
-    };
-    format!("[{}]", files.iter().map(entry).collect::<Vec<_>>().join(", "))
+            false => format!(r#"{{"type": "file", "oid": "{digits}", "size": {size}, "path": "{path}"}}"#),
+        });
+    }
+    format!("[{}]", entries.join(", "))
 }
 
 /// Gives a file, or the range of it that is asked for.

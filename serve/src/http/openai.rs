@@ -294,8 +294,7 @@ impl Generations {
     fn set(&mut self, name: &str, value: &[u8]) -> Result<(), Fault> {
         let text = std::str::from_utf8(value).map_err(|_| Fault::invalid("body", "a field of the form is no text"))?;
         fn number<T: std::str::FromStr>(name: &str, text: &str) -> Result<Option<T>, Fault> {
-            let refused = || Fault::invalid(name, format!("{name}: expected a number"));
-            text.trim().parse().map(Some).map_err(|_| refused())
+            text.trim().parse().map(Some).map_err(|_| Fault::invalid(name, format!("{name}: expected a number")))
         }
         match name {
             "prompt" => self.prompt = text.to_owned(),

@@ -27,14 +27,13 @@ const FORM: &[(&str, &str)] = &[("content-type", "multipart/form-data; boundary=
 
 /// A picture of one colour, and one whose right half is transparent.
 fn plain_and_half(side: u32) -> [Vec<u8>; 2] {
-    let save = |picture: image::RgbaImage| {
+    let plain = image::RgbaImage::from_pixel(side, side, image::Rgba([200, 30, 30, 255]));
+    let half = image::RgbaImage::from_fn(side, side, |x, _| image::Rgba([0, 0, 0, if x < side / 2 { 255 } else { 0 }]));
+    [plain, half].map(|picture| {
         let mut bytes = std::io::Cursor::new(Vec::new());
         picture.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
         bytes.into_inner()
-    };
-    let plain = image::RgbaImage::from_pixel(side, side, image::Rgba([200, 30, 30, 255]));
-    let half = image::RgbaImage::from_fn(side, side, |x, _| image::Rgba([0, 0, 0, if x < side / 2 { 255 } else { 0 }]));
-    [plain, half].map(save)
+    })
 }
 
 #[test]

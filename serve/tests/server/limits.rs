@@ -134,6 +134,27 @@ fn limits_of_pictures_hold() {
 }
 
 #[test]
+fn pictures_of_jobs_that_wait_have_their_room() {
+    // Room for sixteen of the largest pictures, which are a few kilobytes each as PNGs.
+    let served = Served::start(&["--queue", "40", "--queue-per-key", "40", "--coalesce", "1"]);
+    let drawn = served.submit(&slow(0));
+    served.until_running(&drawn);
+    let image = pinhole::image::Image::new(4096, 4096, vec![9; 3 << 24]).unwrap();
+    let mut png = Vec::new();
+    image.write_png(&mut png, &[]).unwrap();
+    let mut drawing = quick(1);
+    drawing["image"] = json!(base64::encode(png));
+    let answers: Vec<Answer> = (0..18).map(|_| served.post("/v1/jobs", &drawing)).collect();
+    let codes: Vec<u16> = answers.iter().map(|answer| answer.status).collect();
+    assert_eq!(codes, [vec![202; 16], vec![429; 2]].concat());
+    assert_eq!(answers[16].json()["error"]["type"], "pictures_full");
+    // Who is stopped makes room.
+    let first = answers[0].json()["id"].as_str().unwrap().to_owned();
+    assert_eq!(served.ask("DELETE", &format!("/v1/jobs/{first}"), &[], b"").status, 202);
+    assert_eq!(served.post("/v1/jobs", &drawing).status, 202);
+}
+
+#[test]
 fn connections_beyond_the_limit_are_told_and_idle_ones_are_closed() {
     let served = Served::start(&["--max-connections", "20"]);
     let open: Vec<TcpStream> = (0..20).map(|_| served.connect()).collect();

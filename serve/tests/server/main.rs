@@ -2,9 +2,11 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod crowd;
 mod interfaces;
 mod jobs;
 mod limits;
+mod overhead;
 mod rig;
 mod state;
 mod swap;

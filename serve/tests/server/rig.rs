@@ -41,8 +41,13 @@ impl Served {
 
     /// The same with these arguments alone.
     pub(crate) fn start_with(arguments: &[&str]) -> Served {
+        Served::of(&mut command(arguments))
+    }
+
+    /// The same of a command, whose stderr is piped.
+    pub(crate) fn of(command: &mut Command) -> Served {
         // From here on whatever fails ends the process, too.
-        let mut served = Served { child: command(arguments).spawn().unwrap(), address: ([127, 0, 0, 1], 0).into() };
+        let mut served = Served { child: command.spawn().unwrap(), address: ([127, 0, 0, 1], 0).into() };
         let stderr = BufReader::new(served.child.stderr.take().unwrap());
         let (found, address) = mpsc::channel();
         // Reads on, so that the log never stops the server.
@@ -134,6 +139,30 @@ impl Served {
         let text = self.get("/metrics").text();
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.map_or(0.0, |number| number.parse().unwrap())
+    }
+
+    /// Bytes that the process has in memory, without those of files: now, and at its highest.
+    fn memory(&self) -> [usize; 2] {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        ["RssAnon:", "VmHWM:"].map(|name| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() << 10
+        })
+    }
+
+    pub(crate) fn resident(&self) -> usize {
+        self.memory()[0]
+    }
+
+    pub(crate) fn highest(&self) -> usize {
+        self.memory()[1]
+    }
+
+    /// Lets the process write files of so many bytes from now on.
+    pub(crate) fn limit_files(&self, bytes: u64) {
+        let limit = rustix::process::Rlimit { current: Some(bytes), maximum: None };
+        let process = rustix::process::Pid::from_child(&self.child);
+        rustix::process::prlimit(Some(process), rustix::process::Resource::Fsize, limit).unwrap();
     }
 
     /// Sends a signal.

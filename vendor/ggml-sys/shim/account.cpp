@@ -84,6 +84,8 @@ extern "C" void ph_allow_allocations(int memory) {
 extern "C" void ph_share_heap(void) {
 #ifdef __GLIBC__
     mallopt(M_ARENA_MAX, 1);
+    // glibc's own, but fixed: it would grow with what is freed, and activations would then leave holes in the heap between requests.
+    mallopt(M_MMAP_THRESHOLD, 128 * 1024);
 #endif
 }
 

@@ -8,14 +8,23 @@ use serde_json::{Value, json};
 use super::App;
 
 pub(super) async fn samplers() -> Json<Vec<Value>> {
-    let sampler = |it: &Sampler| json!({ "name": it.label(), "aliases": [it.name()], "options": {} });
-    Json(Sampler::ALL.iter().map(sampler).collect())
+    let mut all = Vec::new();
+    for it in Sampler::ALL {
+        all.push(json!({ "name": it.label(), "aliases": [it.name()], "options": {} }));
+    }
+    Json(all)
 }
 
 pub(super) async fn schedulers() -> Json<Vec<Value>> {
-    let automatic = json!({ "name": "automatic", "label": "Automatic", "aliases": null, "default_rho": -1, "need_inner_model": false });
-    let schedule = |it: &Schedule| json!({ "name": it.name(), "label": it.label(), "aliases": null, "default_rho": -1, "need_inner_model": false });
-    Json(std::iter::once(automatic).chain(Schedule::ALL.iter().map(schedule)).collect())
+    let mut all = vec![schedule("automatic", "Automatic")];
+    for it in Schedule::ALL {
+        all.push(schedule(it.name(), it.label()));
+    }
+    Json(all)
+}
+
+fn schedule(name: &str, label: &str) -> Value {
+    json!({ "name": name, "label": label, "aliases": null, "default_rho": -1, "need_inner_model": false })
 }
 
 /// Where files lie is nobody's affair: their names stand for them.

@@ -18,8 +18,10 @@ use crate::drawing::Drawing;
 use crate::fault::Fault;
 use crate::job::{Job, Snapshot};
 use crate::keys::Caller;
+use crate::limits::few;
 use crate::pictures;
 use crate::server::Server;
+use settings::Settings;
 
 /// Previews come after so many steps.
 const PREVIEW: usize = 5;
@@ -53,8 +55,9 @@ pub(super) fn router() -> Router<App> {
         .route("/refresh-loras", post(lists::refresh))
 }
 
-/// A request of either kind. Clients send null for what they do not say.
-#[derive(Clone, Debug, Default, Deserialize)]
+/// A request of either kind. Clients send null for what they do not say. Other members are not kept: a list of a million numbers has no
+/// effect here, and takes no memory.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
 struct Asked {
     prompt: Option<String>,
@@ -77,8 +80,9 @@ struct Asked {
     denoising_strength: Option<f32>,
     enable_hr: Option<bool>,
     send_images: Option<bool>,
-    override_settings: Option<Map<String, Value>>,
-    init_images: Option<Vec<String>>,
+    override_settings: Option<Settings>,
+    #[serde(deserialize_with = "few", skip_serializing)]
+    init_images: Vec<String>,
     mask: Option<String>,
     inpainting_mask_invert: Option<i64>,
 }
@@ -87,42 +91,36 @@ struct Asked {
 #[derive(Serialize)]
 struct Answer {
     images: Vec<String>,
-    parameters: Value,
+    parameters: Asked,
     info: String,
 }
-
-/// The member of options and of `override_settings` that names a model.
-const CHECKPOINT: &str = "sd_model_checkpoint";
 
 async fn txt2img(
     State(server): State<App>,
     Extension(caller): Extension<Caller>,
-    Json(body): Json<Value>,
+    Json(asked): Json<Asked>,
 ) -> Result<axum::Json<Answer>, Fault> {
-    let asked: Asked = read(&body)?;
     let drawing = asked.drawing(&server, &caller)?;
-    draw(&server, &caller, drawing, &asked, body).await
+    draw(&server, &caller, drawing, asked).await
 }
 
 async fn img2img(
     State(server): State<App>,
     Extension(caller): Extension<Caller>,
-    Json(body): Json<Value>,
+    Json(mut asked): Json<Asked>,
 ) -> Result<axum::Json<Answer>, Fault> {
-    let asked: Asked = read(&body)?;
     let mut drawing = asked.drawing(&server, &caller)?;
-    let images = asked.init_images.clone().unwrap_or_default();
-    let [image] = <[String; 1]>::try_from(images).map_err(|images| {
+    let [given] = <[String; 1]>::try_from(std::mem::take(&mut asked.init_images)).map_err(|images| {
         Fault::invalid("init_images", format!("init_images: expected one picture, found {}", images.len()))
     })?;
     drawing.strength = asked.denoising_strength;
-    let (given, mask) = (image, asked.mask.clone());
+    let mask = asked.mask.take();
     let inverted = asked.inpainting_mask_invert.is_some_and(|invert| invert != 0);
     let looking = server.clone();
     let fitted = tokio::task::spawn_blocking(move || fit_mask(&looking, given, mask, inverted)).await;
     let (image, mask) = fitted.map_err(|_| Fault::internal("the server met a bug while it looked at a picture"))??;
     (drawing.image, drawing.mask) = (Some(image), mask);
-    draw(&server, &caller, drawing, &asked, body).await
+    draw(&server, &caller, drawing, asked).await
 }
 
 /// The mask in the size of its picture, which the web UI gives it, too.
@@ -143,21 +141,6 @@ fn fit_mask(
     Ok((image, pictures::preview(&mask).map(base64::encode)))
 }
 
-fn read(body: &Value) -> Result<Asked, Fault> {
-    let without_nulls = match body {
-        Value::Object(members) => Value::Object(
-            members.iter().filter(|(_, value)| !value.is_null()).map(|(k, v)| (k.clone(), v.clone())).collect(),
-        ),
-        other => other.clone(),
-    };
-    serde_json::from_value(without_nulls).map_err(|error| {
-        Fault::invalid(
-            "body",
-            format!("the body is not what was expected: {}", pinhole::error::shortened(error.to_string())),
-        )
-    })
-}
-
 impl Asked {
     /// In the native interface's words.
     fn drawing(&self, server: &Server, caller: &Caller) -> Result<Drawing, Fault> {
@@ -166,10 +149,8 @@ impl Asked {
         }
         let (prompt, loras) = parameters::without_loras(self.prompt.as_deref().unwrap_or_default());
         let (negative_prompt, _) = parameters::without_loras(self.negative_prompt.as_deref().unwrap_or_default());
-        let named =
-            self.override_settings.as_ref().and_then(|settings| settings.get(CHECKPOINT)).and_then(Value::as_str);
-        let model = match named {
-            Some(title) => Some(settings::name_of(title).to_owned()),
+        let model = match self.override_settings.as_ref().and_then(Settings::model) {
+            Some(name) => Some(name.to_owned()),
             None => server.chosen_model(&caller.owner),
         };
         let is_said = |name: &&String| !name.is_empty() && !name.eq_ignore_ascii_case("automatic");
@@ -196,39 +177,25 @@ impl Asked {
     }
 }
 
-/// Draws, waits, and answers. Who leaves stops the job. An interrupted one answers without pictures, as the web UI does.
-async fn draw(
-    server: &App,
-    caller: &Caller,
-    drawing: Drawing,
-    asked: &Asked,
-    body: Value,
-) -> Result<axum::Json<Answer>, Fault> {
+/// Draws, waits, and answers with what was asked, except for its pictures. Who leaves stops the job. An interrupted one answers without
+/// pictures, as the web UI does.
+async fn draw(server: &App, caller: &Caller, drawing: Drawing, asked: Asked) -> Result<axum::Json<Answer>, Fault> {
+    let parameters = Asked { mask: None, ..asked };
     let leash = server.accept(caller, drawing).await?.leash();
     let (job, snapshot) = match leash.wait().await {
         Ok(ended) => ended,
         Err(fault) if fault.kind == "cancelled" => {
             let info = json!({ "interrupted": true, "all_seeds": [], "infotexts": [] }).to_string();
-            return Ok(axum::Json(Answer { images: Vec::new(), parameters: shortened(body), info }));
+            return Ok(axum::Json(Answer { images: Vec::new(), parameters, info }));
         }
         Err(fault) => return Err(fault),
     };
-    let pictures = match asked.send_images {
+    let pictures = match parameters.send_images {
         Some(false) => Vec::new(),
         _ => server.jobs.pictures(&job, &snapshot).await?,
     };
     let images = pictures.iter().map(base64::encode).collect();
-    Ok(axum::Json(Answer { images, parameters: shortened(body), info: info(&job, &snapshot).to_string() }))
-}
-
-/// What was asked, without the pictures.
-fn shortened(mut body: Value) -> Value {
-    for name in ["init_images", "mask"] {
-        if let Some(member) = body.get_mut(name) {
-            *member = Value::Null;
-        }
-    }
-    body
+    Ok(axum::Json(Answer { images, parameters, info: info(&job, &snapshot).to_string() }))
 }
 
 /// How pictures were made.

@@ -2,16 +2,27 @@
 
 use axum::extract::{Extension, State};
 use axum::response::Json;
-use serde_json::{Map, Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
-use super::{App, CHECKPOINT};
+use super::App;
 use crate::fault::Fault;
 use crate::http::Json as Body;
 use crate::keys::Caller;
 
-/// The name in a title, which may have a hash behind it: `dev.safetensors [0123abcd]`.
-pub(super) fn name_of(title: &str) -> &str {
-    title.split_once(" [").map_or(title, |(name, _)| name).trim()
+/// The options that have an effect here. Others are not kept.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub(super) struct Settings {
+    sd_model_checkpoint: Option<String>,
+}
+
+impl Settings {
+    /// The model that is meant: a title may have a hash behind the name, `dev.safetensors [0123abcd]`.
+    pub(super) fn model(&self) -> Option<&str> {
+        let title = self.sd_model_checkpoint.as_deref()?;
+        Some(title.split_once(" [").map_or(title, |(name, _)| name).trim())
+    }
 }
 
 pub(super) async fn options(
@@ -21,7 +32,7 @@ pub(super) async fn options(
     let chosen = server.chosen_model(&caller.owner);
     let model = &server.catalogue().model(chosen.as_deref())?.name;
     Ok(Json(
-        json!({ CHECKPOINT: model, "samples_format": "png", "CLIP_stop_at_last_layers": 1, "sd_vae": "Automatic" }),
+        json!({ "sd_model_checkpoint": model, "samples_format": "png", "CLIP_stop_at_last_layers": 1, "sd_vae": "Automatic" }),
     ))
 }
 
@@ -29,10 +40,10 @@ pub(super) async fn options(
 pub(super) async fn set_options(
     State(server): State<App>,
     Extension(caller): Extension<Caller>,
-    Body(options): Body<Map<String, Value>>,
+    Body(settings): Body<Settings>,
 ) -> Result<Json<Value>, Fault> {
-    if let Some(title) = options.get(CHECKPOINT).and_then(Value::as_str) {
-        server.choose_model(&caller.owner, name_of(title))?;
+    if let Some(name) = settings.model() {
+        server.choose_model(&caller.owner, name)?;
     }
     Ok(Json(json!({})))
 }
