@@ -73,7 +73,7 @@ fn more_than_there_is_room_for_are_told_so_and_the_server_goes_on() {
     served.until(|served| served.get("/health").status == 200);
     // Those that say nothing make room for some of the others after a while.
     let refused = served.metric("pinhole_connections_refused_total");
-    assert!(refused >= crowd as f64 * 0.9, "{refused} of {crowd}");
+    assert!(refused >= crowd as f64 * 0.5, "{refused} of {crowd}");
     assert_eq!(served.post("/v1/jobs?wait=true", &quick(1)).status, 200);
     drop(open);
 }
