@@ -102,8 +102,9 @@ pub struct Request {
     pub cfg_scale_2: f32,
     pub boundary: f32,
     pub video: *const c_char,
+    pub video_mask: *const c_char,
+    pub guide_scale: f32,
     pub attention: i32,
-    pub reserved_5: i32,
     /// See the header.
     pub trace: *const c_char,
 }
@@ -177,8 +178,9 @@ const DEFAULT: Request = Request {
     cfg_scale_2: -1.0,
     boundary: 0.0,
     video: ptr::null(),
+    video_mask: ptr::null(),
+    guide_scale: -1.0,
     attention: 0,
-    reserved_5: 0,
     trace: ptr::null(),
 };
 versioned!(Request, "pinhole_request", offset_of!(Request, inputs), DEFAULT);
@@ -428,7 +430,17 @@ impl Request {
     /// As [`read`](Request::read).
     pub(crate) unsafe fn read_prompts(request: *const Request) -> Result<Read, Failure> {
         let Request {
-            inputs, input_count, strength, posterior, ip_scale, controls, control_count, video, trace, ..
+            inputs,
+            input_count,
+            strength,
+            posterior,
+            ip_scale,
+            controls,
+            control_count,
+            video,
+            video_mask,
+            trace,
+            ..
         } = DEFAULT;
         // SAFETY: the caller's promise.
         let request = unsafe { options::read(request) }?;
@@ -441,6 +453,7 @@ impl Request {
             controls,
             control_count,
             video,
+            video_mask,
             trace,
             ..request
         };
@@ -474,10 +487,12 @@ impl Request {
             .filter(|&strength| strength != 0.0 || pictures.image.is_some() || !request.video.is_null());
         let mut notes = pictures.notes();
         // SAFETY: the caller's promise.
-        let video = unsafe { text::optional(request.video, "video") }?;
+        let (video, masks) =
+            unsafe { (text::optional(request.video, "video")?, text::optional(request.video_mask, "video_mask")?) };
         let most = count("--frames", request.frames)?.unwrap_or(MAX_FRAMES);
         let video = video.map(|path| Clip::open(Path::new(path), most)).transpose()?.map(Arc::new);
-        notes.extend(video.iter().flat_map(|video| video.notes().iter().cloned()));
+        let masks = masks.map(|path| Clip::open(Path::new(path), most)).transpose()?.map(Arc::new);
+        notes.extend(video.iter().chain(&masks).flat_map(|video| video.notes().iter().cloned()));
         // SAFETY: the caller's promise.
         let followed = unsafe { Followed::read(pictures.controls, request.controls, request.control_count) }?;
         let interval = count("preview_interval", request.preview_interval)?.unwrap_or(1);
@@ -538,6 +553,9 @@ impl Request {
             fps: given(request.fps),
             last_image: pictures.last_image,
             video,
+            video_mask: masks,
+            // A struct of zeros leaves it to the model.
+            guide_scale: number(request.guide_scale).filter(|&scale| scale != 0.0),
             cfg_scale_2: number(request.cfg_scale_2).filter(|&scale| scale != 0.0),
             boundary: given(request.boundary),
         };

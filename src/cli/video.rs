@@ -26,9 +26,16 @@ pub(super) struct VideoArgs {
     #[arg(long, value_name = "FILE")]
     last_image: Option<PathBuf>,
     /// A film to begin with, for models that are given none of its frames: a folder of pictures, Y4M, or an animation in GIF, WebP or PNG.
-    /// How far from it the result may be is --strength; without --frames, it has as many
+    /// How far from it the result may be is --strength; without --frames, it has as many. For VACE, the film that says what is drawn
     #[arg(long, value_name = "FILE|DIR")]
     video: Option<PathBuf>,
+    /// Where the film of --video is made anew by VACE: white, and black where it is kept; a mask for each frame, or one for all. Without,
+    /// everything is
+    #[arg(long, value_name = "FILE|DIR")]
+    video_mask: Option<PathBuf>,
+    /// How strongly VACE is told by films and pictures [default: 1]
+    #[arg(long, value_name = "S")]
+    guide_scale: Option<f32>,
     /// For models of two experts: the guidance of the second, which makes the last steps [default: the model's, or --cfg-scale]
     #[arg(long, value_name = "C")]
     cfg_scale_2: Option<f32>,
@@ -60,6 +67,8 @@ impl VideoArgs {
             fps: self.fps.map(|rate| rate.fps() as f32),
             last_image: picture(&self.last_image, printer)?,
             video: self.video.as_deref().map(|path| self.clip(path, printer)).transpose()?,
+            video_mask: self.video_mask.as_deref().map(|path| self.clip(path, printer)).transpose()?,
+            guide_scale: self.guide_scale,
             cfg_scale_2: self.cfg_scale_2,
             boundary: self.boundary,
             ..request
@@ -80,6 +89,7 @@ impl VideoArgs {
         let mut files = Vec::new();
         files.extend(self.last_image.iter().map(|path| ("--last-image", path.clone())));
         files.extend(self.video.iter().map(|path| ("--video", path.clone())));
+        files.extend(self.video_mask.iter().map(|path| ("--video-mask", path.clone())));
         for (option, loras) in [("--lora-high", &self.loras_high), ("--lora-low", &self.loras_low)] {
             files.extend(lora::pairs(loras).into_iter().map(|(path, _)| (option, path)));
         }
@@ -93,6 +103,8 @@ impl VideoArgs {
             fps: settings.fps,
             last_image: self.last_image.as_ref(),
             video: self.video.as_ref(),
+            video_mask: self.video_mask.as_ref(),
+            guide_scale: settings.guide_scale,
             cfg_scale_2: settings.experts.map(|experts| experts.cfg_scale),
             boundary: settings.experts.map(|experts| experts.boundary),
             loras_high: &self.loras_high,
@@ -114,6 +126,11 @@ pub(super) struct Parameters<'a> {
     /// The film of `--video`.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "units::path_if_any")]
     video: Option<&'a PathBuf>,
+    /// The masks of `--video-mask`.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "units::path_if_any")]
+    video_mask: Option<&'a PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    guide_scale: Option<f32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     cfg_scale_2: Option<f32>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -77,7 +77,8 @@ impl Autoencoder for AutoencoderCausal {
     }
 
     fn subjects(&self, settings: &Settings, direction: Direction, pictures: usize) -> Vec<Subject<'_>> {
-        let [w, h, frames, ..] = self.latents(settings);
+        // What a video refers to is encoded picture by picture, and not decoded.
+        let [w, h, frames, ..] = self.latents(&Settings { front_frames: 0, ..settings.clone() });
         let dims = Dims::new().with(Symbol::BATCH, 1).with(Symbol::LATENT_WIDTH, w).with(Symbol::LATENT_HEIGHT, h);
         if frames > 1 {
             let runs = Runs { request: pictures, steps: frames - 1 };

@@ -124,6 +124,7 @@ fn rules(takes_guidance: bool, tokens: usize) -> Rules {
         frames: None,
         experts: None,
         first: None,
+        guide: false,
         told: OpenedWith::default(),
         defaults: Defaults {
             width: 1024,

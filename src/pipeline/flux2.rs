@@ -193,6 +193,7 @@ fn rules(version: Version) -> Rules {
         frames: None,
         experts: None,
         first: None,
+        guide: false,
         told: OpenedWith::default(),
         defaults: Defaults {
             width: 1024,

@@ -112,6 +112,7 @@ fn rules(is_distilled: bool) -> Rules {
         frames: None,
         experts: None,
         first: None,
+        guide: false,
         told: OpenedWith::default(),
         defaults: Defaults {
             width: 1024,

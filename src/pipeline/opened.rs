@@ -637,11 +637,11 @@ pub trait Autoencoder: Networks {
         1
     }
 
-    /// Extents of the latents of a request, `[w, h, F, C, N]`. A picture has one frame.
+    /// Extents of the latents of a request, `[w, h, F, C, N]`. A picture has one frame. Those that a video refers to are before its own.
     fn latents(&self, settings: &Settings) -> [usize; 5] {
         let Settings { width, height, frames, batch, .. } = *settings;
         let (factor, frames) = (self.factor(), frames.saturating_sub(1) / self.frame_factor() + 1);
-        [width / factor, height / factor, frames, self.channels(), batch]
+        [width / factor, height / factor, settings.front_frames + frames, self.channels(), batch]
     }
 
     /// Whether it has weights for `direction`.

@@ -123,6 +123,7 @@ fn rules(edits: Option<Edits>) -> Rules {
         frames: None,
         experts: None,
         first: None,
+        guide: false,
         told: OpenedWith::default(),
         defaults: Defaults {
             width: 1024,

@@ -96,6 +96,7 @@ fn rules() -> Rules {
         frames: None,
         experts: None,
         first: None,
+        guide: false,
         told: OpenedWith::default(),
         defaults: Defaults {
             width: 1024,

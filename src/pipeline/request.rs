@@ -120,6 +120,11 @@ pub struct Request {
     /// A film to begin with, for models that are given one: its first frames, as many as are drawn, resized to the size that is drawn. How
     /// far the result may be from it is `strength`.
     pub video: Option<Arc<Clip>>,
+    /// Where each frame of `video` is made anew: white, and black where it is kept; one for each of its frames, or one for all. For models
+    /// that a film beside the latents says what to draw.
+    pub video_mask: Option<Arc<Clip>>,
+    /// How strongly that film works; `None` is 1.
+    pub guide_scale: Option<f32>,
     /// Classifier-free guidance of the second expert, which makes the last steps, for models with two; `None` is as the model has it, or
     /// else as the first.
     pub cfg_scale_2: Option<f32>,
@@ -207,6 +212,8 @@ impl Default for Request {
             fps: None,
             last_image: None,
             video: None,
+            video_mask: None,
+            guide_scale: None,
             cfg_scale_2: None,
             boundary: None,
         }
@@ -334,6 +341,10 @@ pub struct Settings {
     pub given_frames: [bool; 2],
     /// The size of what is kept of pictures, which is in their middle, if that is not all: that of a picture that the model looks at whole.
     pub kept: Option<[usize; 2]>,
+    /// Latent frames before those of the video: the pictures that it refers to, which are drawn along and not shown.
+    pub front_frames: usize,
+    /// How strongly a film beside the latents works; `None` for models that take none.
+    pub guide_scale: Option<f32>,
     /// What the model was opened with that none of its files say.
     pub told: OpenedWith,
 }
@@ -558,6 +569,7 @@ impl Settings {
         if self.attention != AttentionMode::default() {
             pairs.push(("Attention", self.attention.name().to_owned()));
         }
+        pairs.extend(self.guide_scale.filter(|scale| *scale != 1.0).map(|scale| ("Guide scale", scale.to_string())));
         if let Preprocess::Canny(Thresholds { low, high }) = self.control_preprocess {
             pairs.push(("Control preprocess", format!("canny {low},{high}")));
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::choices::{Posterior, Preprocess, ReferenceResize};
 use super::controls;
 use super::generated::published_extents;
+use super::guide::{self, Guide};
 use super::opened::{Direction, Opened};
 use super::padded::padded;
 use super::request::{Control, Request, Settings};
@@ -162,6 +163,10 @@ impl Start {
         let noise = noise(model, given, settings, &mut generator)?;
         let frames = encoded.frames.take().map(|moments| drawing.frames(&moments)).transpose()?;
         let beside = match beside {
+            None if model.rules.guide => {
+                let guide = encoded.guide.take().ok_or_else(|| Error::graph("encode", "no film beside the latents"))?;
+                drawing.guided(&guide.planes(model, request, settings)?)?
+            }
             None if model.rules.first.is_some_and(|first| first.beside) => {
                 drawing.beside(frames.as_deref().unwrap_or_default(), Some(&given_frames(settings)?))?
             }
@@ -225,6 +230,8 @@ pub(super) struct Inputs {
     frames: bool,
     /// Whether a film to begin with is.
     film: bool,
+    /// How many films and pictures there are of a film beside the latents.
+    guide: usize,
 }
 
 impl Inputs {
@@ -237,16 +244,18 @@ impl Inputs {
         // Nothing of it is left where the mask's model begins with noise alone.
         let is_gone = masked && settings.strength == Some(1.0);
         let frames = settings.given_frames[0];
-        let picture = request.image.is_some() && !frames && !edited && !is_gone && !settings.pass.is_second();
+        let is_start = request.image.is_some() && !rules.guide;
+        let picture = is_start && !frames && !edited && !is_gone && !settings.pass.is_second();
         let again = if settings.pass == Pass::Redrawn(UpscaleSpace::Pixel) { settings.batch } else { 0 };
-        let film = request.video.is_some();
-        Inputs { control: beside == Some(Beside::Control), picture, edited, masked, followed, again, frames, film }
+        let film = request.video.is_some() && !rules.guide;
+        let (control, guide) = (beside == Some(Beside::Control), guide::count(rules, request));
+        Inputs { control, picture, edited, masked, followed, again, frames, film, guide }
     }
 
     /// How many they are.
     pub(super) fn count(&self) -> usize {
         let others = [self.control, self.picture, self.edited, self.masked, self.frames, self.film];
-        others.into_iter().map(usize::from).sum::<usize>() + self.followed + self.again
+        others.into_iter().map(usize::from).sum::<usize>() + self.followed + self.again + self.guide
     }
 
     /// What the autoencoder makes of them, of the pictures of a first pass, and of those that the model looks at.
@@ -297,7 +306,10 @@ impl Inputs {
             if self.frames {
                 encoded.frames = Some(frames(model, request, settings, (run, &mut running))?);
             }
-            if let Some(video) = &request.video {
+            if self.guide > 0 {
+                encoded.guide = Some(Guide::encode(model, request, settings, (run, &mut running))?);
+            }
+            if let Some(video) = request.video.as_ref().filter(|_| self.film) {
                 encoded.picture = Some(film(model, video, settings, (run, &mut running))?);
             }
             for image in again {
@@ -392,6 +404,8 @@ struct Encoded {
     again: Vec<Vec<f32>>,
     /// Those of a video, `[w, h, F, 2 C]`.
     frames: Option<Vec<f32>>,
+    /// Those of a film beside the latents.
+    guide: Option<Guide>,
 }
 
 /// How many frames the video has that is encoded: the first alone, if nothing stands beside the latents.
@@ -621,6 +635,12 @@ impl Drawing<'_> {
             all.extend(self.model.denoiser.pack(&super::run::finite(mean, "the latents of a picture")?, dims)?);
         }
         Ok(all)
+    }
+
+    /// What stands beside the latents of each video: the film `planes`, the same for all.
+    fn guided(&self, planes: &[f32]) -> Result<Vec<Vec<f32>>> {
+        let dims = self.model.autoencoder.latents(self.settings);
+        Ok(vec![self.model.denoiser.pack_beside(planes, None, dims)?; self.settings.batch])
     }
 
     /// What stands beside the latents of each picture: `latents [w, h, F, C, N]`, and `mask`.

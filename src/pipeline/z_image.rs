@@ -103,6 +103,7 @@ fn rules(config: &z_image::Config) -> Rules {
         frames: None,
         experts: None,
         first: None,
+        guide: false,
         told: OpenedWith::default(),
         defaults: Defaults {
             width: 1024,

@@ -121,6 +121,8 @@ impl Denoiser {
             experts: None,
             given_frames: [false; 2],
             kept: None,
+            front_frames: 0,
+            guide_scale: None,
         };
         Ok(Denoiser { denoiser, settings, threads, cancel })
     }
