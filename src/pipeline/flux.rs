@@ -459,8 +459,7 @@ impl Denoiser for FluxDenoiser {
             }
             dims = dims.with_spans(controls::spans(settings, evaluations));
         }
-        let plain =
-            subject(&self.part, TRANSFORMER.name, Phase::Denoise, dims, Runs { request: 1, steps: evaluations });
+        let plain = subject(&self.part, TRANSFORMER.name, Phase::Denoise, dims, Runs::of_steps(evaluations));
         let model = self.cached(settings).map_or(plain.model, |cached| &cached.model);
         vec![Subject { model, ..plain }]
     }

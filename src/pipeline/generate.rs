@@ -354,11 +354,9 @@ impl Work {
 fn decode(model: &Opened, settings: &Settings, latents: &[f32], run: &mut Run<'_>) -> Result<Vec<Image>> {
     let decoder = model.decoder(settings);
     let &Settings { width, height, frames, batch, .. } = settings;
-    // Each film by itself: its frames run in an order of their own.
-    let films = if frames > 1 { batch } else { 1 };
-    let subjects = decoder.subjects(settings, Direction::Decode, batch / films);
-    let stages: usize = subjects.iter().map(|subject| stage_runs(run.plan, subject)).sum();
-    let start = run.begin(Phase::Decode, stages * films, 0)?;
+    let subjects = decoder.subjects(settings, Direction::Decode, batch);
+    let stages = subjects.iter().map(|subject| stage_runs(run.plan, subject)).sum();
+    let start = run.begin(Phase::Decode, stages, 0)?;
     let shown = shown(latents, model.autoencoder.latents(settings), settings.front_frames)?;
     let latents = &*shown;
     let [w, h, latent_frames, channels, _] =
@@ -366,23 +364,20 @@ fn decode(model: &Opened, settings: &Settings, latents: &[f32], run: &mut Run<'_
     let mut images = Vec::with_capacity(batch * frames);
     let each = w * h * latent_frames * channels;
     for subject in &subjects {
-        for (first, latents) in latents.chunks(each * batch / films).enumerate() {
-            let mut running = run.start(subject)?;
-            for (index, latents) in latents.chunks_exact(each).enumerate() {
-                if settings.fps.is_none() {
-                    let samples = decoder.decode(run, &mut running, latents)?;
-                    images.push(Image::from_samples(width, height, &samples)?);
-                    continue;
-                }
-                let index = first + index;
-                decoder.decode_video(run, &mut running, latents, &mut |run, frame, samples| {
-                    let image = Image::from_samples(width, height, &samples)?;
-                    images.push(image.clone());
-                    run.event(Event::Frame { image, index, frame, frames })
-                })?;
+        let mut running = run.start(subject)?;
+        for (index, latents) in latents.chunks_exact(each).enumerate() {
+            if settings.fps.is_none() {
+                let samples = decoder.decode(run, &mut running, latents)?;
+                images.push(Image::from_samples(width, height, &samples)?);
+                continue;
             }
-            run.finish(running);
+            decoder.decode_video(run, &mut running, latents, &mut |run, frame, samples| {
+                let image = Image::from_samples(width, height, &samples)?;
+                images.push(image.clone());
+                run.event(Event::Frame { image, index, frame, frames })
+            })?;
         }
+        run.finish(running);
     }
     run.end(Phase::Decode, start)?;
     Ok(images)

@@ -652,7 +652,7 @@ pub trait Autoencoder: Networks {
         true
     }
 
-    /// What runs for each of `pictures` pictures.
+    /// What runs for each of `pictures` pictures, or of so many videos one after the other.
     fn subjects(&self, settings: &Settings, direction: Direction, pictures: usize) -> Vec<Subject<'_>>;
 
     /// The samples of one picture, `[W, H, 3]` in -1..=1, from its latents `[w, h, C]` in the denoiser's space. `running` is a
@@ -712,7 +712,7 @@ pub trait Autoencoder: Networks {
 
 /// Runs of something that runs once for each of `times` texts or pictures.
 pub fn once(times: usize) -> Runs {
-    Runs { request: times, steps: 0 }
+    Runs::of_request(times)
 }
 
 /// The subject of `part`.

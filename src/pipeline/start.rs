@@ -382,7 +382,14 @@ pub(super) fn encoders<'m>(model: &'m Opened, settings: &Settings) -> Vec<Subjec
     let mut subjects = Vec::new();
     if settings.encoded_pictures > 0 {
         let sized = Settings { frames: encoded_frames(model, settings), ..settings.clone() };
-        subjects.extend(model.encoder(settings).subjects(&sized, Direction::Encode, settings.encoded_pictures));
+        // What a video refers to is encoded picture by picture, behind all that is as long as the video.
+        let alone = settings.front_frames;
+        let own = model.encoder(settings).subjects(
+            &sized,
+            Direction::Encode,
+            settings.encoded_pictures.saturating_sub(alone),
+        );
+        subjects.extend(own.into_iter().map(|subject| Subject { runs: subject.runs.and_request(alone), ..subject }));
     }
     for (&[width, height], name) in settings.references.iter().zip(REFERENCES) {
         let sized = Settings { width, height, ..settings.clone() };

@@ -460,7 +460,7 @@ impl Denoiser for WanDenoiser {
         let (sizes, mut subjects) = (self.sizes(settings), Vec::new());
         for ((expert, name), steps) in self.experts.iter().zip(EXPERTS).zip([first, evaluations - first]) {
             if steps > 0 {
-                let runs = Runs { request: 1, steps };
+                let runs = Runs::of_steps(steps);
                 let plain = subject(expert, name, Phase::Denoise, sizes.dims(steps), runs);
                 let model = self.cached(settings).map_or(plain.model, |cached| &cached.model);
                 subjects.push(Subject { model, ..plain });

@@ -297,7 +297,7 @@ impl Denoiser for ZImageDenoiser {
         if self.control.is_some() {
             dims = dims.with_spans(controls::spans(settings, evaluations));
         }
-        vec![subject(&self.part, TRANSFORMER.name, Phase::Denoise, dims, Runs { request: 1, steps: evaluations })]
+        vec![subject(&self.part, TRANSFORMER.name, Phase::Denoise, dims, Runs::of_steps(evaluations))]
     }
 
     fn ports(&self, _: usize) -> StepPorts {

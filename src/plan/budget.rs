@@ -205,7 +205,7 @@ mod tests {
             phase: crate::plan::Phase::Encode,
             stages,
             variants,
-            runs: Runs { request, steps },
+            runs: Runs { request, ..Runs::of_steps(steps) },
             beside: 0,
             company: 0,
         });
@@ -332,7 +332,7 @@ mod tests {
             phase: crate::plan::Phase::Encode,
             stages,
             variants,
-            runs: Runs { request: 1, steps: 10 },
+            runs: Runs::of_steps(10),
             beside: 0,
             company: 0,
         }
