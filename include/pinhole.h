@@ -851,16 +851,16 @@ typedef struct pinhole_request {
     /* A film to begin with, for models that are given one: a folder of pictures, a file in Y4M, or an animation in GIF, WebP or PNG. It is
      * read in the call. `strength` is how far from it the result may be. With `frames` 0 there are as many as it has. NULL: none. */
     const char *video;
-    /* For models that a film beside the latents says what to draw (VACE): where each frame of `video`, which is that film then, is made anew:
-     * white, and black where it is kept. A film as `video`, of as many frames or of one. NULL: everything is. */
-    const char *video_mask;
-    /* For the same: how strongly that film works. 0 or less: 1. */
-    float guide_scale;
     /* How exact attention is on the CPU: PINHOLE_ATTENTION_... */
     int32_t attention;
+    /* How strongly `video` works in models that it says what to draw (VACE), and what is given beside it. 0: 1. */
+    float guide_scale;
     /* A file for what happened when, on which thread, in Chrome's trace format. A trace that is there is replaced; of anything else,
      * PINHOLE_E_EXISTS says so. It appears whole, if the request succeeds. NULL: none. */
     const char *trace;
+    /* For models that `video` says what to draw (VACE): where each of its frames is made anew, white, and where it is kept, black. A film as
+     * `video`, of as many frames or of one, which is read in the call, too. NULL: everything is made anew. */
+    const char *video_mask;
 } pinhole_request;
 
 PINHOLE_API int32_t pinhole_request_init(pinhole_request *request, size_t struct_size);

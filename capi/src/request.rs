@@ -102,11 +102,11 @@ pub struct Request {
     pub cfg_scale_2: f32,
     pub boundary: f32,
     pub video: *const c_char,
-    pub video_mask: *const c_char,
-    pub guide_scale: f32,
     pub attention: i32,
+    pub guide_scale: f32,
     /// See the header.
     pub trace: *const c_char,
+    pub video_mask: *const c_char,
 }
 
 const DEFAULT: Request = Request {
@@ -178,10 +178,10 @@ const DEFAULT: Request = Request {
     cfg_scale_2: -1.0,
     boundary: 0.0,
     video: ptr::null(),
-    video_mask: ptr::null(),
-    guide_scale: -1.0,
     attention: 0,
+    guide_scale: 0.0,
     trace: ptr::null(),
+    video_mask: ptr::null(),
 };
 versioned!(Request, "pinhole_request", offset_of!(Request, inputs), DEFAULT);
 
@@ -438,8 +438,8 @@ impl Request {
             controls,
             control_count,
             video,
-            video_mask,
             trace,
+            video_mask,
             ..
         } = DEFAULT;
         // SAFETY: the caller's promise.
@@ -453,8 +453,8 @@ impl Request {
             controls,
             control_count,
             video,
-            video_mask,
             trace,
+            video_mask,
             ..request
         };
         // SAFETY: the caller's promise.
@@ -554,8 +554,7 @@ impl Request {
             last_image: pictures.last_image,
             video,
             video_mask: masks,
-            // A struct of zeros leaves it to the model.
-            guide_scale: number(request.guide_scale).filter(|&scale| scale != 0.0),
+            guide_scale: given(request.guide_scale),
             cfg_scale_2: number(request.cfg_scale_2).filter(|&scale| scale != 0.0),
             boundary: given(request.boundary),
         };

@@ -428,6 +428,10 @@ fn check_video(model: &Opened, request: &Request, video: &Clip) -> Result<()> {
 /// Refuses what does not go together beside the latents, or is there for a model that takes no film there.
 fn check_guide(model: &Opened, request: &Request) -> Result<()> {
     let Request { image, video, video_mask, .. } = request;
+    if model.rules.guide {
+        // If nothing is given, that is encoded.
+        require_encoder(model, request, "--vae")?;
+    }
     if let Some(masks) = video_mask {
         if !model.rules.guide || video.is_none() {
             let expected = if model.rules.guide {

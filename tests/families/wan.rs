@@ -314,7 +314,7 @@ fn what_cannot_be_is_refused() {
 }
 
 /// A bundle of the model in that type.
-fn bundle(model: &Opened, path: &Path, file_type: &str) {
+pub(super) fn bundle(model: &Opened, path: &Path, file_type: &str) {
     let plan = convert::plan(&model.source, &model.networks(), file_type.parse::<FileType>().unwrap()).unwrap();
     plan.write(path, WriteOptions { overwrite: true, ..WriteOptions::default() }, &mut |_| Ok(())).unwrap();
 }

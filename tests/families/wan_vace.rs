@@ -1,14 +1,14 @@
-//! VACE against diffusers in float32; recorded by `tests/reference/wan_vace.py`.
+//! VACE, of one network and of two experts, against diffusers in float32; recorded by `tests/reference/wan_vace.py`.
 
 use std::sync::Arc;
 
-use super::wan::{bits, directory_of, generate, last_picture, on, open, with};
+use super::wan::{bits, bundle, directory_of, generate, last_picture, on, open, with};
 use crate::support::numbers::Format;
 use crate::support::wan::{Kernel, write_gguf, write_single};
 use crate::support::{Golden, given, in_parts};
 use pinhole::image::Image;
-use pinhole::pipeline::{self, Additions, MemoryOptions, Opened, Request};
-use pinhole::plan::Offload;
+use pinhole::pipeline::{self, Additions, MemoryOptions, Opened, Pipeline, Request};
+use pinhole::plan::{Offload, Phase};
 use pinhole::source::slot::TRANSFORMER;
 use pinhole::video::Clip;
 use pinhole_quant::metrics;
@@ -56,6 +56,7 @@ fn request(golden: &Golden, case: &str) -> Request {
         steps: Some(whole("steps")),
         seed: at("seed").as_u64().unwrap(),
         cfg_scale: number("cfg_scale"),
+        cfg_scale_2: number("cfg_scale_2"),
         shift: number("shift"),
         video: has("film").then(|| film(size)),
         video_mask: has("masks").then(|| masks(size)),
@@ -67,12 +68,15 @@ fn request(golden: &Golden, case: &str) -> Request {
     }
 }
 
-#[test]
-fn videos_equal_diffusers() {
-    let (golden, dir) = directory_of("wan_vace", "vace");
+/// Draws all cases of `model` and compares them.
+fn compare_cases(model: &str) {
+    let (golden, dir) = directory_of("wan_vace", model);
     let mut pipeline = on(open(dir.path()), "cpu");
     let mut wrong = Vec::new();
     for (case, described) in golden.at("/cases").as_object().unwrap() {
+        if described["model"].as_str() != Some(model) {
+            continue;
+        }
         let generated = generate(&mut pipeline, &request(&golden, case));
         let nmse = metrics::nmse(&golden.f32(&format!("{case}.latents")), &generated.latents).unwrap();
         println!("{case}: nmse {nmse:.2e}");
@@ -91,19 +95,55 @@ fn videos_equal_diffusers() {
 }
 
 #[test]
-fn streamed_equals_resident_and_batches_their_parts() {
-    let (golden, dir) = directory_of("wan_vace", "vace");
-    let mut pipeline = on(open(dir.path()), "cpu:discrete");
-    let request = Request { batch: 2, steps: Some(2), cfg_scale: Some(2.0), ..request(&golden, "all") };
+fn videos_equal_diffusers() {
+    compare_cases("vace");
+}
+
+#[test]
+fn videos_by_two_experts_equal_diffusers() {
+    compare_cases("vace_pair");
+}
+
+/// Draws `request` with all weights on the device and as they stream: the same bits, of what moved as much as was planned.
+fn draws_the_same(pipeline: &mut Pipeline, request: &Request, what: &str) {
     let mut draw = |offload| {
         pipeline.set_memory(MemoryOptions { vram: None, offload, host: None });
-        generate(&mut pipeline, &request)
+        generate(pipeline, request)
     };
     let (resident, streamed) = (draw(Offload::None), draw(Offload::Sequential));
     assert!(resident.plan.all_resident && !streamed.plan.all_resident);
-    assert!(bits(&resident) == bits(&streamed), "other latents");
-    assert!(resident.images == streamed.images, "other frames");
-    in_parts::draws_the_same(&mut pipeline, &request, "all");
+    assert!(bits(&resident) == bits(&streamed), "{what}: other latents");
+    assert!(resident.images == streamed.images, "{what}: other frames");
+    for phase in [Phase::Condition, Phase::Denoise, Phase::Decode] {
+        let planned: usize = streamed.plan.components.iter().filter(|c| c.phase == phase).map(|c| c.moved()).sum();
+        let moved: u64 = streamed.phases.iter().filter(|own| own.phase == phase).map(|own| own.moved).sum();
+        println!("{what}, {phase:?}: {moved} of {planned} bytes");
+        // The plan counts what alignment adds.
+        assert!(moved <= planned as u64 && moved > planned as u64 * 9 / 10, "{what}, {phase:?}: {moved} of {planned}");
+    }
+}
+
+#[test]
+fn streamed_equals_resident_and_batches_their_parts() {
+    let (golden, dir) = directory_of("wan_vace", "vace");
+    let mut pipeline = on(open(dir.path()), "cpu:discrete");
+    let all = Request { batch: 2, steps: Some(2), negative_prompt: Some("a moon".into()), ..request(&golden, "all") };
+    let guided = Request { cfg_scale: Some(2.0), ..all };
+    draws_the_same(&mut pipeline, &guided, "all");
+    in_parts::draws_the_same(&mut pipeline, &guided, "all");
+}
+
+#[test]
+fn quantized_pairs_stream() {
+    let (golden, dir) = directory_of("wan_vace", "vace_pair");
+    let pair = request(&golden, "pair");
+    for file_type in ["q8_0", "q4_k_s"] {
+        let path = dir.path().join(format!("{file_type}.gguf"));
+        bundle(&open(dir.path()), &path, file_type);
+        let model = open(&path);
+        assert!(model.rules.guide && model.rules.experts.is_some());
+        draws_the_same(&mut on(model, "cpu:discrete"), &pair, file_type);
+    }
 }
 
 #[test]

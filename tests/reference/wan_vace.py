@@ -1,5 +1,5 @@
-"""Records what diffusers' WanVACEPipeline draws with a small synthetic model: of a film and its masks, of a first and a last frame, and with
-pictures to refer to.
+"""Records what diffusers' WanVACEPipeline draws with small synthetic models, of one network and of two experts: of a film and its masks, of a
+first and a last frame, and with pictures to refer to.
 
     python wan_vace.py            writes wan_vace
     python wan_vace.py --check    compares with the committed file instead of writing it
@@ -29,10 +29,17 @@ from cases import Component
 from goldenfile import nmse
 
 LAYERS = {"num_layers": 4, "vace_layers": [0, 2], "vace_in_channels": 96, "in_channels": 16, "out_channels": 16}
+TRANSFORMER = Component("diffusers", "WanVACETransformer3DModel", wan.SIZES | LAYERS, wan.TRANSFORMER)
 COMPONENTS = {
     "text_encoder": wan.COMPONENTS["text_encoder"],
-    "transformer": Component("diffusers", "WanVACETransformer3DModel", wan.SIZES | LAYERS, wan.TRANSFORMER),
+    "transformer": TRANSFORMER,
+    "transformer_2": TRANSFORMER,
     "vae": wan.COMPONENTS["vae"],
+}
+# For each kind of model, its transformers, and the settings of its pipeline.
+MODELS = {
+    "vace": (["transformer"], {}),
+    "vace_pair": (["transformer", "transformer_2"], {"boundary_ratio": 0.875}),
 }
 GREY = (128, 128, 128)
 
@@ -41,6 +48,7 @@ GREY = (128, 128, 128)
 class Case:
     """A request. Without a negative prompt there is no guidance."""
 
+    model: str = "vace"
     width: int = 80
     height: int = 48
     frames: int = 9
@@ -49,6 +57,7 @@ class Case:
     prompt: str = "a large purple ring above a black cross"
     negative_prompt: str | None = None
     cfg_scale: float = 1.0
+    cfg_scale_2: float | None = None
     shift: float = 3.0
     # A film, and masks that move over it.
     film: bool = False
@@ -69,6 +78,7 @@ GOLDEN = {
     "references": Case(references=((48, 80), (64, 32)), frames=5, decoded=True, **wan.GUIDED),
     "all": Case(film=True, masks=True, references=((33, 51),), width=48, height=32, frames=5),
     "text": Case(width=48, height=32, frames=5, steps=2),
+    "pair": Case(model="vace_pair", film=True, masks=True, references=((48, 80),), width=48, height=32, frames=5, steps=5, cfg_scale_2=2.5, **wan.GUIDED),
 }
 
 
@@ -103,18 +113,21 @@ def arguments(case: Case) -> dict:
 
 def draw(networks: dict, case: Case) -> tuple[np.ndarray, np.ndarray]:
     """The last latents [C, F, h, w], with those of the references before them, and the frames."""
+    names, settings = MODELS[case.model]
     pipe = diffusers.WanVACEPipeline(
         tokenizer=PreTrainedTokenizerFast.from_pretrained(goldenfile.DIRECTORY / "tokenizers" / "t5"),
         text_encoder=networks["text_encoder"],
-        transformer=networks["transformer"],
         vae=networks["vae"],
         scheduler=wan.SCHEDULERS["unipc"](case.shift),
+        **{slot: networks[name] for slot, name in zip(("transformer", "transformer_2"), names)},
+        **settings,
     )
     pipe.set_progress_bar_config(disable=True)
     latents = pipe(
         prompt=case.prompt,
         negative_prompt=case.negative_prompt,
         guidance_scale=case.cfg_scale,
+        guidance_scale_2=case.cfg_scale_2,
         conditioning_scale=case.scale,
         width=case.width,
         height=case.height,
@@ -170,7 +183,7 @@ def main() -> None:
                 tensors[f"{name}.frames"] = frames
             print(f"{name}: {latents.shape}, rms {np.sqrt(np.square(latents).mean()):.2f}", flush=True)
     body = {"made_by": "tests/reference/wan_vace.py", "components": components}
-    body |= {"models": {"vace": {"transformers": ["transformer"]}}}
+    body |= {"models": {name: {"transformers": names, **settings} for name, (names, settings) in MODELS.items()}}
     body |= {"scheduler": {"_class_name": "UniPCMultistepScheduler", **wan.UNIPC}, "cases": described}
     problems += (goldenfile.compare if options.check else goldenfile.write)("wan_vace", body, tensors) or []
     print("\n".join(problems), end="\n" if problems else "")

@@ -28,7 +28,7 @@ pub(crate) fn write_directory(dir: &Path, golden: &Golden, model: &str) {
     }
     let mut index = Map::new();
     let class = match model {
-        "vace" => "WanVACEPipeline",
+        "vace" | "vace_pair" => "WanVACEPipeline",
         _ if model.contains("i2v") && model != "ti2v" => "WanImageToVideoPipeline",
         _ => "WanPipeline",
     };

@@ -17,7 +17,15 @@ pub static KIND: Kind = Kind {
     also: &[],
     // What diffusers made of norms that are not computed.
     beside: &[".norm_added_q."],
-    highlights: &["num_layers", "num_attention_heads", "attention_head_dim", "in_channels", "ffn_dim", "image_dim"],
+    highlights: &[
+        "num_layers",
+        "num_attention_heads",
+        "attention_head_dim",
+        "in_channels",
+        "ffn_dim",
+        "image_dim",
+        "vace_in_channels",
+    ],
     follows: Follows::Same,
     label: "",
     reads: None,
