@@ -853,11 +853,14 @@ typedef struct pinhole_request {
     const char *video;
     /* How exact attention is on the CPU: PINHOLE_ATTENTION_... */
     int32_t attention;
-    /* Always 0 in this version. */
-    int32_t reserved_5;
+    /* How strongly `video` works in models that it says what to draw (VACE), and what is given beside it. 0: 1. */
+    float guide_scale;
     /* A file for what happened when, on which thread, in Chrome's trace format. A trace that is there is replaced; of anything else,
      * PINHOLE_E_EXISTS says so. It appears whole, if the request succeeds. NULL: none. */
     const char *trace;
+    /* For models that `video` says what to draw (VACE): where each of its frames is made anew, white, and where it is kept, black. A film as
+     * `video`, of as many frames or of one, which is read in the call, too. NULL: everything is made anew. */
+    const char *video_mask;
 } pinhole_request;
 
 PINHOLE_API int32_t pinhole_request_init(pinhole_request *request, size_t struct_size);

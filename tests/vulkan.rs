@@ -46,7 +46,7 @@ use tempfile::TempDir;
 
 const SMALL: Size = Size { columns: 3, rows: 2, text: 5, reference: [0; 2] };
 const STEPS: usize = 3;
-const RUNS: Runs = Runs { request: 1, steps: STEPS };
+const RUNS: Runs = Runs::of_steps(STEPS);
 
 /// Large enough that activations are converted into larger buffers than for [`SMALL`].
 const LARGE: Size = Size { columns: 16, rows: 10, text: 32, reference: [0; 2] };
@@ -270,7 +270,7 @@ impl Function<'_> {
     fn on(&self, device: Device) -> Vec<f32> {
         let Function { model, bound, dims, input: (port, values), output } = self;
         let (mut backend, ledger) = (Backend::new(device, 2, CancelFlag::new()).unwrap(), Ledger::new());
-        let runs = Runs { request: 1, steps: 0 };
+        let runs = Runs::of_request(1);
         let subject = Subject { name: "function", phase: Phase::Encode, model, bound, dims: dims.clone(), runs };
         let plan = budget::plan(&[subject.measure(&backend).unwrap()], Offload::Model, &Limits::default()).unwrap();
         let placement = &plan.components[0].placement;

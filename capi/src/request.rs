@@ -98,9 +98,10 @@ pub struct Request {
     pub boundary: f32,
     pub video: *const c_char,
     pub attention: i32,
-    pub reserved_5: i32,
+    pub guide_scale: f32,
     /// See the header.
     pub trace: *const c_char,
+    pub video_mask: *const c_char,
 }
 
 const DEFAULT: Request = Request {
@@ -173,8 +174,9 @@ const DEFAULT: Request = Request {
     boundary: 0.0,
     video: ptr::null(),
     attention: 0,
-    reserved_5: 0,
+    guide_scale: 0.0,
     trace: ptr::null(),
+    video_mask: ptr::null(),
 };
 versioned!(Request, "pinhole_request", offset_of!(Request, inputs), DEFAULT);
 
@@ -402,7 +404,17 @@ impl Request {
     /// As [`read`](Request::read).
     pub(crate) unsafe fn read_prompts(request: *const Request) -> Result<Read, Failure> {
         let Request {
-            inputs, input_count, strength, posterior, ip_scale, controls, control_count, video, trace, ..
+            inputs,
+            input_count,
+            strength,
+            posterior,
+            ip_scale,
+            controls,
+            control_count,
+            video,
+            trace,
+            video_mask,
+            ..
         } = DEFAULT;
         // SAFETY: the caller's promise.
         let request = unsafe { options::read(request) }?;
@@ -416,6 +428,7 @@ impl Request {
             control_count,
             video,
             trace,
+            video_mask,
             ..request
         };
         // SAFETY: the caller's promise.
@@ -448,10 +461,12 @@ impl Request {
             .filter(|&strength| strength != 0.0 || pictures.image.is_some() || !request.video.is_null());
         let mut notes = pictures.notes();
         // SAFETY: the caller's promise.
-        let video = unsafe { text::optional(request.video, "video") }?;
+        let (video, masks) =
+            unsafe { (text::optional(request.video, "video")?, text::optional(request.video_mask, "video_mask")?) };
         let most = count("--frames", request.frames)?.unwrap_or(MAX_FRAMES);
         let video = video.map(|path| Clip::open(Path::new(path), most)).transpose()?.map(Arc::new);
-        notes.extend(video.iter().flat_map(|video| video.notes().iter().cloned()));
+        let masks = masks.map(|path| Clip::open(Path::new(path), most)).transpose()?.map(Arc::new);
+        notes.extend(video.iter().chain(&masks).flat_map(|video| video.notes().iter().cloned()));
         // SAFETY: the caller's promise.
         let followed = unsafe { Followed::read(pictures.controls, request.controls, request.control_count) }?;
         let interval = count("preview_interval", request.preview_interval)?.unwrap_or(1);
@@ -512,6 +527,8 @@ impl Request {
             fps: given(request.fps),
             last_image: pictures.last_image,
             video,
+            video_mask: masks,
+            guide_scale: given(request.guide_scale),
             cfg_scale_2: number(request.cfg_scale_2).filter(|&scale| scale != 0.0),
             boundary: given(request.boundary),
         };

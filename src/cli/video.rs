@@ -25,9 +25,16 @@ pub(super) struct VideoArgs {
     #[arg(long, value_name = "FILE")]
     last_image: Option<PathBuf>,
     /// A film to begin with, for models that are given none of its frames: a folder of pictures, Y4M, or an animation in GIF, WebP or PNG.
-    /// How far from it the result may be is --strength; without --frames, it has as many
+    /// How far from it the result may be is --strength; without --frames, it has as many. For VACE, the film that says what is drawn
     #[arg(long, value_name = "FILE|DIR")]
     video: Option<PathBuf>,
+    /// Where the film of --video is made anew by VACE: white, and black where it is kept; a mask for each frame, or one for all. Without,
+    /// everything is
+    #[arg(long, value_name = "FILE|DIR")]
+    video_mask: Option<PathBuf>,
+    /// How strongly VACE is told by films and pictures [default: 1]
+    #[arg(long, value_name = "S")]
+    guide_scale: Option<f32>,
     /// For models of two experts: the guidance of the second, which makes the last steps [default: the model's, or --cfg-scale]
     #[arg(long, value_name = "C")]
     cfg_scale_2: Option<f32>,
@@ -59,6 +66,8 @@ impl VideoArgs {
             fps: self.fps.map(|rate| rate.fps() as f32),
             last_image: picture(&self.last_image, printer)?,
             video: self.video.as_deref().map(|path| self.clip(path, printer)).transpose()?,
+            video_mask: self.video_mask.as_deref().map(|path| self.clip(path, printer)).transpose()?,
+            guide_scale: self.guide_scale,
             cfg_scale_2: self.cfg_scale_2,
             boundary: self.boundary,
             ..request
@@ -79,6 +88,7 @@ impl VideoArgs {
         let mut files = Vec::new();
         files.extend(self.last_image.iter().map(|path| ("--last-image", path.clone())));
         files.extend(self.video.iter().map(|path| ("--video", path.clone())));
+        files.extend(self.video_mask.iter().map(|path| ("--video-mask", path.clone())));
         for (option, loras) in [("--lora-high", &self.loras_high), ("--lora-low", &self.loras_low)] {
             files.extend(lora::pairs(loras).into_iter().map(|(path, _)| (option, path)));
         }
@@ -90,6 +100,7 @@ impl VideoArgs {
         Parameters {
             last_image: path_text(self.last_image.as_ref()),
             video: path_text(self.video.as_ref()),
+            video_mask: path_text(self.video_mask.as_ref()),
             loras_high: lora::in_json(&self.loras_high),
             loras_low: lora::in_json(&self.loras_low),
             ..parameters

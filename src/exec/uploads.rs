@@ -268,19 +268,20 @@ impl Worker {
         let (mut conversion, mut recorder) = (Conversion::default(), Recorder { trace: trace.as_ref(), step: None });
         let (last, mut steps) = (passes.len().saturating_sub(1), 0);
         for (at, (stages, most)) in passes.iter().enumerate() {
+            // The first list is that of a request, and may come again.
+            let is_of_step = *stages != passes[0].0;
             let mut runs = 0;
             loop {
                 let skipped = if at == last { shared.skipped.load(Ordering::Relaxed) } else { 0 };
                 if runs + skipped >= *most {
                     break;
                 }
-                // The first list is that of a request.
-                recorder.step = (at > 0).then_some(steps);
+                recorder.step = is_of_step.then_some(steps);
                 for &stage in stages {
                     bring(shared, (stage, &uploads[stage]), link.as_mut(), &mut conversion, recorder)?;
                 }
                 runs += 1;
-                steps += usize::from(at > 0);
+                steps += usize::from(is_of_step);
             }
         }
         Ok(())

@@ -39,7 +39,7 @@ impl AutoencoderCausal {
         running.get(to)
     }
 
-    /// The decoder's or the encoder's subject for one film of so many latent frames, as `runs` says, or for single frames.
+    /// The decoder's or the encoder's subject for films of so many latent frames, as `runs` says.
     fn film_subject(&self, direction: Direction, dims: Dims, runs: Runs) -> Option<Subject<'_>> {
         let film = self.film.as_ref()?;
         match direction {
@@ -77,10 +77,11 @@ impl Autoencoder for AutoencoderCausal {
     }
 
     fn subjects(&self, settings: &Settings, direction: Direction, pictures: usize) -> Vec<Subject<'_>> {
-        let [w, h, frames, ..] = self.latents(settings);
+        // What a video refers to is encoded picture by picture, and not decoded.
+        let [w, h, frames, ..] = self.latents(&Settings { front_frames: 0, ..settings.clone() });
         let dims = Dims::new().with(Symbol::BATCH, 1).with(Symbol::LATENT_WIDTH, w).with(Symbol::LATENT_HEIGHT, h);
         if frames > 1 {
-            let runs = Runs { request: pictures, steps: frames - 1 };
+            let runs = Runs::of_films(pictures, frames - 1);
             return self.film_subject(direction, dims, runs).into_iter().collect();
         }
         let runs = once(pictures);

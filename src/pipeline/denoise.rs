@@ -400,7 +400,8 @@ impl Loop<'_> {
         let (Some(painter), Some(clean)) = (&self.preview, clean) else { return Ok(()) };
         let [w, h, frames, channels, _] = self.model.autoencoder.latents(self.settings);
         for (index, latents) in clean.chunks_exact(w * h * frames * channels).enumerate() {
-            let latents = &*frame(latents, w * h, [frames, frames / 2])?;
+            let middle = (frames + self.settings.front_frames) / 2;
+            let latents = &*frame(latents, w * h, [frames, middle])?;
             let image = painter.paint((self.model, &mut *run), painting.as_deref_mut(), [w, h], latents)?;
             run.event(Event::Preview { image, index, done, steps: self.levels.taken() })?;
         }

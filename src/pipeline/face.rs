@@ -111,7 +111,7 @@ impl Face {
     pub(super) fn subject(&self, settings: &Settings) -> Option<Subject<'_>> {
         let (part, _) = self.projector.as_ref().filter(|_| settings.id_projected)?;
         let dims = Dims::new().with(Symbol::IMAGE_TOKENS, 1);
-        let (model, bound, runs) = (&part.net.model, &part.bound, Runs { request: 1, steps: 0 });
+        let (model, bound, runs) = (&part.net.model, &part.bound, Runs::of_request(1));
         Some(Subject { name: NAME, phase: Phase::Encode, model, bound, dims, runs })
     }
 

@@ -124,6 +124,7 @@ fn rules(takes_guidance: bool, tokens: usize) -> Rules {
         frames: None,
         experts: None,
         first: None,
+        guide: false,
         told: OpenedWith::default(),
         defaults: Defaults {
             width: 1024,
@@ -458,8 +459,7 @@ impl Denoiser for FluxDenoiser {
             }
             dims = dims.with_spans(controls::spans(settings, evaluations));
         }
-        let plain =
-            subject(&self.part, TRANSFORMER.name, Phase::Denoise, dims, Runs { request: 1, steps: evaluations });
+        let plain = subject(&self.part, TRANSFORMER.name, Phase::Denoise, dims, Runs::of_steps(evaluations));
         let model = self.cached(settings).map_or(plain.model, |cached| &cached.model);
         vec![Subject { model, ..plain }]
     }

@@ -193,6 +193,7 @@ fn rules(version: Version) -> Rules {
         frames: None,
         experts: None,
         first: None,
+        guide: false,
         told: OpenedWith::default(),
         defaults: Defaults {
             width: 1024,
@@ -390,8 +391,7 @@ impl Denoiser for Flux2Denoiser {
             .with(Symbol::TEXT_TOKENS, text)
             .with(Symbol::JOINT_TOKENS, text.saturating_add(image))
             .with(Symbol::CONDITIONS, evaluations * passes);
-        let plain =
-            subject(&self.part, TRANSFORMER.name, Phase::Denoise, dims, Runs { request: 1, steps: evaluations });
+        let plain = subject(&self.part, TRANSFORMER.name, Phase::Denoise, dims, Runs::of_steps(evaluations));
         let model = self.cached(settings).map_or(plain.model, |cached| &cached.model);
         vec![Subject { model, ..plain }]
     }

@@ -112,6 +112,7 @@ fn rules(is_distilled: bool) -> Rules {
         frames: None,
         experts: None,
         first: None,
+        guide: false,
         told: OpenedWith::default(),
         defaults: Defaults {
             width: 1024,
@@ -279,7 +280,7 @@ impl Flux3Denoiser {
 impl Denoiser for Flux3Denoiser {
     fn subjects(&self, settings: &Settings, _: [usize; 5], evaluations: usize) -> Vec<Subject<'_>> {
         let dims = sizes(settings).dims(evaluations);
-        vec![subject(&self.0, TRANSFORMER.name, Phase::Denoise, dims, Runs { request: 1, steps: evaluations })]
+        vec![subject(&self.0, TRANSFORMER.name, Phase::Denoise, dims, Runs::of_steps(evaluations))]
     }
 
     fn ports(&self, _: usize) -> StepPorts {

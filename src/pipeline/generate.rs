@@ -1,5 +1,6 @@
 //! A model on a device, ready for requests.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use pinhole_quant::workers::Workers;
@@ -23,7 +24,7 @@ use crate::ggml::{AttentionMode, Backend, CancelFlag, Device, Ledger};
 use crate::image::Image;
 use crate::models::safety_checker::Verdict;
 use crate::plan::{Phase, Plan};
-use crate::{Result, processors};
+use crate::{Result, processors, reserve};
 
 /// A model on a device, ready for requests.
 ///
@@ -353,35 +354,45 @@ impl Work {
 fn decode(model: &Opened, settings: &Settings, latents: &[f32], run: &mut Run<'_>) -> Result<Vec<Image>> {
     let decoder = model.decoder(settings);
     let &Settings { width, height, frames, batch, .. } = settings;
-    // Each film by itself: its frames run in an order of their own.
-    let films = if frames > 1 { batch } else { 1 };
-    let subjects = decoder.subjects(settings, Direction::Decode, batch / films);
-    let stages: usize = subjects.iter().map(|subject| stage_runs(run.plan, subject)).sum();
-    let start = run.begin(Phase::Decode, stages * films, 0)?;
-    let [w, h, latent_frames, channels, _] = model.autoencoder.latents(settings);
+    let subjects = decoder.subjects(settings, Direction::Decode, batch);
+    let stages = subjects.iter().map(|subject| stage_runs(run.plan, subject)).sum();
+    let start = run.begin(Phase::Decode, stages, 0)?;
+    let shown = shown(latents, model.autoencoder.latents(settings), settings.front_frames)?;
+    let latents = &*shown;
+    let [w, h, latent_frames, channels, _] =
+        model.autoencoder.latents(&Settings { front_frames: 0, ..settings.clone() });
     let mut images = Vec::with_capacity(batch * frames);
     let each = w * h * latent_frames * channels;
     for subject in &subjects {
-        for (first, latents) in latents.chunks(each * batch / films).enumerate() {
-            let mut running = run.start(subject)?;
-            for (index, latents) in latents.chunks_exact(each).enumerate() {
-                if settings.fps.is_none() {
-                    let samples = decoder.decode(run, &mut running, latents)?;
-                    images.push(Image::from_samples(width, height, &samples)?);
-                    continue;
-                }
-                let index = first + index;
-                decoder.decode_video(run, &mut running, latents, &mut |run, frame, samples| {
-                    let image = Image::from_samples(width, height, &samples)?;
-                    images.push(image.clone());
-                    run.event(Event::Frame { image, index, frame, frames })
-                })?;
+        let mut running = run.start(subject)?;
+        for (index, latents) in latents.chunks_exact(each).enumerate() {
+            if settings.fps.is_none() {
+                let samples = decoder.decode(run, &mut running, latents)?;
+                images.push(Image::from_samples(width, height, &samples)?);
+                continue;
             }
-            run.finish(running);
+            decoder.decode_video(run, &mut running, latents, &mut |run, frame, samples| {
+                let image = Image::from_samples(width, height, &samples)?;
+                images.push(image.clone());
+                run.event(Event::Frame { image, index, frame, frames })
+            })?;
         }
+        run.finish(running);
     }
     run.end(Phase::Decode, start)?;
     Ok(images)
+}
+
+/// The same without the first `front` latent frames.
+fn shown(latents: &[f32], [w, h, frames, ..]: [usize; 5], front: usize) -> Result<Cow<'_, [f32]>> {
+    if front == 0 {
+        return Ok(Cow::Borrowed(latents));
+    }
+    let mut shown = reserve::room("the latents", latents.len())?;
+    for channel in latents.chunks_exact(w * h * frames) {
+        shown.extend_from_slice(&channel[w * h * front..]);
+    }
+    Ok(Cow::Owned(shown))
 }
 
 /// What there is to say of blocks in the file that the configuration leaves unused. Other tensors that nothing uses are common: the vision

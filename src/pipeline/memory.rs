@@ -351,8 +351,15 @@ fn arrays(model: &Opened, settings: &Settings, phase: Phase) -> usize {
         // The picture resized, its samples, and the latents that it has.
         Phase::Condition => {
             // The frames of a video on their way, and as they are taken.
-            let of_frames = if settings.given_frames[0] { 2 * FRAMES_AT_ONCE.min(settings.frames) } else { 0 };
+            let are_frames = settings.given_frames[0] || settings.guide_scale.is_some();
+            let of_frames = if are_frames { 2 * FRAMES_AT_ONCE.min(settings.frames) } else { 0 };
+            // A film beside the latents, and the same as it is taken.
+            let guide = match settings.guide_scale {
+                Some(_) => NUMBER * model.denoiser.beside(model.autoencoder.latents(settings)),
+                None => 0,
+            };
             sum(&[
+                guide.saturating_mul(1 + settings.batch),
                 samples.saturating_mul(of_frames),
                 prompts,
                 2 * largest,

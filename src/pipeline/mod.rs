@@ -22,6 +22,7 @@ mod flux_controls;
 mod flux_image_prompts;
 mod generate;
 mod generated;
+mod guide;
 mod kl;
 mod language_model;
 mod memory;

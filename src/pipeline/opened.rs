@@ -473,11 +473,11 @@ pub trait Autoencoder: Networks {
         1
     }
 
-    /// Extents of the latents of a request, `[w, h, F, C, N]`. A picture has one frame.
+    /// Extents of the latents of a request, `[w, h, F, C, N]`. A picture has one frame. Those that a video refers to are before its own.
     fn latents(&self, settings: &Settings) -> [usize; 5] {
         let Settings { width, height, frames, batch, .. } = *settings;
         let (factor, frames) = (self.factor(), frames.saturating_sub(1) / self.frame_factor() + 1);
-        [width / factor, height / factor, frames, self.channels(), batch]
+        [width / factor, height / factor, settings.front_frames + frames, self.channels(), batch]
     }
 
     /// Whether it has weights for `direction`.
@@ -488,7 +488,7 @@ pub trait Autoencoder: Networks {
         true
     }
 
-    /// What runs for each of `pictures` pictures.
+    /// What runs for each of `pictures` pictures, or of so many videos one after the other.
     fn subjects(&self, settings: &Settings, direction: Direction, pictures: usize) -> Vec<Subject<'_>>;
 
     /// The samples of one picture, `[W, H, 3]` in -1..=1, from its latents `[w, h, C]` in the denoiser's space. `running` is a
@@ -548,7 +548,7 @@ pub trait Autoencoder: Networks {
 
 /// Runs of something that runs once for each of `times` texts or pictures.
 pub fn once(times: usize) -> Runs {
-    Runs { request: times, steps: 0 }
+    Runs::of_request(times)
 }
 
 /// The subject of `part`.

@@ -87,6 +87,12 @@ pub struct Parameters<'a> {
     /// The film that it began with.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub video: Option<String>,
+    /// Where that film was made anew.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub video_mask: Option<String>,
+    /// How strongly it worked, if it was beside the latents.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guide_scale: Option<f32>,
     /// Classifier-free guidance of the second of two experts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cfg_scale_2: Option<f32>,
@@ -208,6 +214,7 @@ impl<'a> Parameters<'a> {
             upscale: settings.upscale.zip(settings.second.as_deref()).map(UpscaleParameters::new),
             frames: settings.fps.map(|_| settings.frames),
             fps: settings.fps,
+            guide_scale: settings.guide_scale,
             cfg_scale_2: settings.experts.map(|experts| experts.cfg_scale),
             boundary: settings.experts.map(|experts| experts.boundary),
             clip_skip: settings.told.clip_skip,

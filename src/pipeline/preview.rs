@@ -5,7 +5,7 @@
 //! came of it are a pair of the fit. Other tools carry tables of such factors for each model
 //! (ComfyUI's `latent_formats.py`, "latent_rgb_factors"); a fit needs no table and knows every autoencoder.
 
-use super::opened::{Direction, Opened};
+use super::opened::{Direction, Opened, once};
 use super::request::{Request, Settings};
 use super::run::{Run, Running, finite};
 use crate::image::{CHANNELS, Image};
@@ -140,8 +140,9 @@ fn make(model: &Opened, settings: &Settings, run: &mut Run<'_>) -> Result<Fit> {
     let probes = PROBE_LATENTS.div_ceil(w * h);
     let small = Settings { width: w * pixels, height: h * pixels, ..settings.clone() };
     let subjects = autoencoder.subjects(&small, Direction::Decode, probes);
-    let decoder = subjects.first().ok_or_else(|| Error::graph("preview", "the model has no decoder"))?;
-    let mut running = run.start_unheard(decoder)?;
+    let decoder = subjects.into_iter().next().ok_or_else(|| Error::graph("preview", "the model has no decoder"))?;
+    // Of films, first frames alone.
+    let mut running = run.start_unheard(&Subject { runs: once(probes), ..decoder })?;
     let mut pairs = Pairs::new(channels, pixels);
     for probe in 0..probes {
         let latents = smooth_noise(probe as u64, w, h, channels)?;

@@ -123,6 +123,7 @@ fn rules(edits: Option<Edits>) -> Rules {
         frames: None,
         experts: None,
         first: None,
+        guide: false,
         told: OpenedWith::default(),
         defaults: Defaults {
             width: 1024,
@@ -391,7 +392,7 @@ impl Denoiser for QwenImageDenoiser {
         if !self.0.net.controls.is_empty() {
             dims = sizes.control_dims(dims).with_spans(controls::spans(settings, evaluations));
         }
-        vec![subject(&self.0, TRANSFORMER.name, Phase::Denoise, dims, Runs { request: 1, steps: evaluations })]
+        vec![subject(&self.0, TRANSFORMER.name, Phase::Denoise, dims, Runs::of_steps(evaluations))]
     }
 
     fn ports(&self, _: usize) -> StepPorts {

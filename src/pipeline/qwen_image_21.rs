@@ -96,6 +96,7 @@ fn rules() -> Rules {
         frames: None,
         experts: None,
         first: None,
+        guide: false,
         told: OpenedWith::default(),
         defaults: Defaults {
             width: 1024,
@@ -299,7 +300,7 @@ impl SingleDenoiser {
 
 impl Denoiser for SingleDenoiser {
     fn subjects(&self, settings: &Settings, _: [usize; 5], evaluations: usize) -> Vec<Subject<'_>> {
-        let (dims, runs) = (sizes(settings).dims(evaluations), Runs { request: 1, steps: evaluations });
+        let (dims, runs) = (sizes(settings).dims(evaluations), Runs::of_steps(evaluations));
         vec![subject(&self.0, TRANSFORMER.name, Phase::Denoise, dims, runs)]
     }
 

@@ -125,6 +125,11 @@ pub struct Request {
     /// A film to begin with, for models that are given one: its first frames, as many as are drawn, resized to the size that is drawn. How
     /// far the result may be from it is `strength`.
     pub video: Option<Arc<Clip>>,
+    /// Where each frame of `video` is made anew: white, and black where it is kept; one for each of its frames, or one for all. For models
+    /// that a film beside the latents says what to draw.
+    pub video_mask: Option<Arc<Clip>>,
+    /// How strongly that film works; `None` is 1.
+    pub guide_scale: Option<f32>,
     /// Classifier-free guidance of the second expert, which makes the last steps, for models with two; `None` is as the model has it, or
     /// else as the first.
     pub cfg_scale_2: Option<f32>,
@@ -212,6 +217,8 @@ impl Default for Request {
             fps: None,
             last_image: None,
             video: None,
+            video_mask: None,
+            guide_scale: None,
             cfg_scale_2: None,
             boundary: None,
         }

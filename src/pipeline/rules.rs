@@ -49,6 +49,8 @@ pub struct Rules {
     pub experts: Option<Experts>,
     /// How given frames come in; `None` for models that take none.
     pub first: Option<FirstFrame>,
+    /// Whether a film beside the latents says what is drawn: what of it is kept and what is made anew, with pictures to refer to before it.
+    pub guide: bool,
     /// What it was opened with that none of its files say.
     pub told: OpenedWith,
     /// What is not said.

@@ -52,7 +52,7 @@ impl Safety {
             return None;
         }
         let (name, model, bound) = (SAFETY_CHECKER.name, &self.part.net.model, &self.part.bound);
-        let runs = Runs { request: settings.batch * settings.frames, steps: 0 };
+        let runs = Runs::of_request(settings.batch * settings.frames);
         Some(Subject { name, phase: Phase::Safety, model, bound, dims: Dims::new(), runs })
     }
 

@@ -95,6 +95,7 @@ pub(super) fn rules(side: usize, factor: usize, tokens: usize) -> Rules {
         frames: None,
         experts: None,
         first: None,
+        guide: false,
         told: OpenedWith::default(),
         defaults: Defaults {
             width: side,

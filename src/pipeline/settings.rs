@@ -3,8 +3,8 @@
 mod pictures;
 
 use self::pictures::{
-    control_preprocess, default_size, face_width, frames, image_cfg_scale, ip_scale, looked_at, prompt_tokens,
-    redux_weights, references, strength, tiny_use,
+    control_preprocess, default_size, face_width, frames, guide_scale, image_cfg_scale, ip_scale, looked_at,
+    prompt_tokens, redux_weights, references, referred_to, strength, tiny_use,
 };
 use super::controls;
 use super::opened::Opened;
@@ -86,7 +86,10 @@ pub fn settings(model: &Opened, request: &Request) -> Result<Settings> {
         let error = Error::option("--max-sequence-length", expected, tokens.to_string());
         return own("max_sequence_length").blame(request.max_sequence_length.is_some(), Err(error));
     }
-    let references = references(model, request)?;
+    let (references, front_frames) = match rules.guide {
+        true => (Vec::new(), referred_to(request)?),
+        false => (references(model, request)?, 0),
+    };
     let own_size = default_size(model, request, &references);
     let width = side("--width", request.width.unwrap_or(own_size[0]), model);
     let height = side("--height", request.height.unwrap_or(own_size[1]), model);
@@ -156,6 +159,8 @@ pub fn settings(model: &Opened, request: &Request) -> Result<Settings> {
         given_frames: [request.image.is_some(), request.last_image.is_some()]
             .map(|given| given && rules.first.is_some()),
         kept: kept(rules, request, [width, height]),
+        front_frames,
+        guide_scale: guide_scale(rules, request)?,
         told: rules.told,
     };
     settings.experts = shared_out(model, &settings)?;

@@ -160,6 +160,10 @@ impl Start {
         let noise = noise(model, given, settings, &mut generator)?;
         let frames = encoded.frames.take().map(|moments| drawing.frames(&moments)).transpose()?;
         let beside = match beside {
+            None if model.rules.guide => {
+                let guide = encoded.guide.take().ok_or_else(|| Error::graph("encode", "no film beside the latents"))?;
+                drawing.guided(&guide.planes(model, request, settings)?)?
+            }
             None if model.rules.first.is_some_and(|first| first.beside) => {
                 drawing.beside(frames.as_deref().unwrap_or_default(), Some(&given_frames(settings)?))?
             }
@@ -371,6 +375,12 @@ impl Drawing<'_> {
             all.extend(self.model.denoiser.pack(&super::run::finite(mean, "the latents of a picture")?, dims)?);
         }
         Ok(all)
+    }
+
+    /// What stands beside the latents of each video: the film `planes`, the same for all.
+    fn guided(&self, planes: &[f32]) -> Result<Vec<Vec<f32>>> {
+        let dims = self.model.autoencoder.latents(self.settings);
+        Ok(vec![self.model.denoiser.pack_beside(planes, None, dims)?; self.settings.batch])
     }
 
     /// What stands beside the latents of each picture: `latents [w, h, F, C, N]`, and `mask`.

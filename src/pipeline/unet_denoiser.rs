@@ -203,7 +203,7 @@ impl Denoiser for UnetDenoiser {
         if !self.controls.is_empty() {
             dims = self.with_runs(dims, settings, evaluations);
         }
-        vec![subject(&self.part, UNET.name, Phase::Denoise, dims, Runs { request: 1, steps: evaluations })]
+        vec![subject(&self.part, UNET.name, Phase::Denoise, dims, Runs::of_steps(evaluations))]
     }
 
     fn ports(&self, _: usize) -> StepPorts {

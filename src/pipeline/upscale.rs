@@ -109,7 +109,7 @@ impl UpscaleModel {
         let [w, h] = self.config().extents(size);
         let dims = Dims::new().with(Symbol::BATCH, 1).with(Symbol::LATENT_WIDTH, w).with(Symbol::LATENT_HEIGHT, h);
         let (name, model, bound) = (UPSCALER.name, &self.part.net.model, &self.part.bound);
-        Subject { name, phase: Phase::Upscale, model, bound, dims, runs: Runs { request: pictures, steps: 0 } }
+        Subject { name, phase: Phase::Upscale, model, bound, dims, runs: Runs::of_request(pictures) }
     }
 
     /// Bytes of the arrays in host memory beside what the network has, at most: the picture and its numbers, those of the larger one and

@@ -1,8 +1,9 @@
-//! Wan 2.1 and 2.2: diffusers' `WanPipeline` and `WanImageToVideoPipeline`. One network draws all steps, or two experts share them: the
+//! Wan 2.1 and 2.2: diffusers' `WanPipeline`, `WanImageToVideoPipeline` and `WanVACEPipeline`. One network draws all steps, or two experts share them: the
 //! first begins with noise, and the second goes on below a share of it.
 
 use super::encoders::T5Encoder;
 use super::fit::{self, Side};
+use super::guide;
 use super::opened::{
     Additions, Denoiser, Encoders, Family, Given, ImagePrompts, Opened, Reader, StepPorts, subject, texts,
 };
@@ -32,7 +33,7 @@ use crate::{Error, Result, reserve};
 /// Wan 2.1 and 2.2.
 pub(super) static WAN: Family = Family {
     name: "wan",
-    classes: &["WanPipeline", "WanImageToVideoPipeline"],
+    classes: &["WanPipeline", "WanImageToVideoPipeline", "WanVACEPipeline"],
     places: &[
         Place::needed(&TRANSFORMER, &alias::WAN, |component| Ok(Box::new(networks::wan(component)?))),
         Place {
@@ -143,7 +144,7 @@ impl Kind {
     fn rules(&self, source: &Source, config: &Config, side: usize) -> Rules {
         let (steps, [cfg_scale, of_second]) = self.sampling();
         let (width, height, default, fps) = if self.expands { (1280, 704, 121, 24.0) } else { (832, 480, 81, 16.0) };
-        let most = config.rope_max_seq_len;
+        let (most, guide) = (config.rope_max_seq_len, config.guide_channels() > 0);
         // The reference cuts what stands before the text by this number.
         let least_tokens = if config.image_dim.is_some() { MAX_SEQUENCE_LENGTH } else { 1 };
         Rules {
@@ -156,7 +157,7 @@ impl Kind {
             is_told_scores: false,
             ays: AYS,
             zeros_without_negative: false,
-            inputs: if self.first.is_none() { &[Use::Film] } else { &[] },
+            inputs: if self.first.is_none() && !guide { &[Use::Film] } else { &[] },
             starts: Starts::Mean,
             beside: None,
             references: None,
@@ -169,6 +170,7 @@ impl Kind {
                 evaluations: 0,
             }),
             first: self.first,
+            guide,
             told: OpenedWith::default(),
             defaults: Defaults {
                 width,
@@ -313,6 +315,10 @@ fn check(source: &Source, experts: &[Part<Wan>], encoder: &T5Encoder, vae: &Vae)
     let channels = side("out_channels of the transformer", config.latent_channels());
     fit::equal(source, channels, vae.side("the latent channels of the autoencoder", vae.channels()))?;
     let beside = config.channels_beside();
+    if config.guide_channels() > 0 {
+        let wanted = guide::channels(vae.channels(), vae.factor());
+        fit::exactly(first, "vace_in_channels", config.guide_channels(), wanted)?;
+    }
     if beside > 0 {
         fit::exactly(first, "channels beside the latents", beside, FRAMES + config.latent_channels())?;
     }
@@ -327,6 +333,7 @@ fn check(source: &Source, experts: &[Part<Wan>], encoder: &T5Encoder, vae: &Vae)
             ("text_dim of both experts", config.text_dim, own.text_dim),
             ("freq_dim of both experts", config.freq_dim, own.freq_dim),
             ("out_channels of both experts", config.latent_channels(), own.latent_channels()),
+            ("vace_in_channels of both experts", config.guide_channels(), own.guide_channels()),
             ("image_dim of both experts", config.image_dim.unwrap_or(0), own.image_dim.unwrap_or(0)),
         ] {
             fit::equal(source, side(what, one), Side::of(second, what, other))?;
@@ -420,7 +427,7 @@ impl WanDenoiser {
     }
 
     fn sizes(&self, settings: &Settings) -> Sizes {
-        let frames = settings.frames.saturating_sub(1) / FRAMES + 1;
+        let frames = settings.front_frames + settings.frames.saturating_sub(1) / FRAMES + 1;
         Sizes {
             batch: settings.batch * settings.passes(),
             passes: settings.passes(),
@@ -453,7 +460,7 @@ impl Denoiser for WanDenoiser {
         let (sizes, mut subjects) = (self.sizes(settings), Vec::new());
         for ((expert, name), steps) in self.experts.iter().zip(EXPERTS).zip([first, evaluations - first]) {
             if steps > 0 {
-                let runs = Runs { request: 1, steps };
+                let runs = Runs::of_steps(steps);
                 let plain = subject(expert, name, Phase::Denoise, sizes.dims(steps), runs);
                 let model = self.cached(settings).map_or(plain.model, |cached| &cached.model);
                 subjects.push(Subject { model, ..plain });
@@ -497,6 +504,9 @@ impl Denoiser for WanDenoiser {
         if let Some(seen) = ports.seen {
             session.set(seen, &given.ip()?)?;
         }
+        if let (Some(scale), Some(own)) = (ports.guide_scale, given.settings.guide_scale) {
+            session.set(scale, &[own])?;
+        }
         let (cos, sin) = net.rotary(sizes.grid)?;
         session.set(ports.cos, &cos)?;
         session.set(ports.sin, &sin)
@@ -512,7 +522,7 @@ impl Denoiser for WanDenoiser {
     }
 
     fn beside(&self, [w, h, frames, ..]: [usize; 5]) -> usize {
-        self.config().channels_beside() * w * h * frames
+        (self.config().channels_beside() + self.config().guide_channels()) * w * h * frames
     }
 
     /// The mask says of every frame whether it is given: each latent frame has that of four frames in channels of their own, and
@@ -523,7 +533,10 @@ impl Denoiser for WanDenoiser {
         mask: Option<&[f32]>,
         [w, h, frames, channels, _]: [usize; 5],
     ) -> Result<Vec<f32>> {
-        let mask = mask.ok_or_else(|| Error::graph("pack", "given frames without a mask"))?;
+        let Some(mask) = mask else {
+            // A film with its masks among its channels.
+            return pack_latents(latents, [w, h, frames, latents.len() / (w * h * frames)]);
+        };
         let mut all = reserve::room("the latents", latents.len() + FRAMES * w * h * frames)?;
         for channel in 0..FRAMES {
             for frame in 0..frames {

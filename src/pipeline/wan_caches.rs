@@ -64,6 +64,9 @@ const SMALL: usize = 2048;
 /// The step caches of the model of `source`. Nothing was published for models that end with a given frame. Two experts are two networks:
 /// nothing that counts all steps holds for the second.
 pub(super) fn caches(source: &Source, config: &Config, is_alone: bool, expands: bool) -> Caches {
+    if config.guide_channels() > 0 {
+        return Caches::NONE;
+    }
     let from_text = config.channels_beside() == 0;
     let (teacache, magcache): (Option<Rescaling>, Option<&'static [f32]>) = match () {
         () if !is_alone || config.pos_embed_seq_len.is_some() => (None, None),

@@ -90,7 +90,7 @@ impl ImagePrompts for WanPictures {
     }
 
     fn subjects(&self, _: &Settings) -> Vec<Subject<'_>> {
-        vec![tower_subject(&self.tower, TOWER, Runs { request: self.pictures, steps: 0 })]
+        vec![tower_subject(&self.tower, TOWER, Runs::of_request(self.pictures))]
     }
 
     fn bytes(&self, settings: &Settings) -> usize {

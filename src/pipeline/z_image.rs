@@ -103,6 +103,7 @@ fn rules(config: &z_image::Config) -> Rules {
         frames: None,
         experts: None,
         first: None,
+        guide: false,
         told: OpenedWith::default(),
         defaults: Defaults {
             width: 1024,
@@ -296,7 +297,7 @@ impl Denoiser for ZImageDenoiser {
         if self.control.is_some() {
             dims = dims.with_spans(controls::spans(settings, evaluations));
         }
-        vec![subject(&self.part, TRANSFORMER.name, Phase::Denoise, dims, Runs { request: 1, steps: evaluations })]
+        vec![subject(&self.part, TRANSFORMER.name, Phase::Denoise, dims, Runs::of_steps(evaluations))]
     }
 
     fn ports(&self, _: usize) -> StepPorts {

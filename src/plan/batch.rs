@@ -95,8 +95,12 @@ impl Batch {
 
     /// How often the stages run of a component that would run so often if all were computed at once.
     pub fn runs(self, runs: Runs) -> Runs {
-        let steps = runs.steps.saturating_mul(self.parts_each_step());
-        Runs { request: runs.request.saturating_mul(self.sharing().len()), steps }
+        let parts = self.parts_each_step();
+        Runs {
+            request: runs.request.saturating_mul(self.sharing().len()),
+            steps: runs.steps.saturating_mul(parts),
+            steps_behind_each: runs.steps_behind_each.map(|steps| steps.saturating_mul(parts)),
+        }
     }
 
     /// How often the stages of a step run in one step.
@@ -160,9 +164,18 @@ impl Batch {
     /// In which order the stages of `model` run in a request of size `dims`, as often as `runs` says if all is computed at once: lists
     /// of stages, and how often each runs before the next begins.
     pub(crate) fn order(self, model: &Model, dims: &Dims, runs: Runs) -> Vec<(Vec<usize>, usize)> {
-        let mut order = vec![(model.at(Cadence::Request).collect(), self.runs(runs).request)];
-        let (forms, spans) = (self.forms(dims), dims.span_count());
-        for (span, steps) in dims.steps_of_spans(runs.steps).into_iter().enumerate() {
+        let mut order = Vec::new();
+        for round in runs.rounds() {
+            order.push((model.at(Cadence::Request).collect(), self.runs(round).request));
+            order.extend(self.order_of_steps(model, dims, round.steps));
+        }
+        order
+    }
+
+    /// The same of so many `steps`.
+    fn order_of_steps(self, model: &Model, dims: &Dims, steps: usize) -> Vec<(Vec<usize>, usize)> {
+        let (forms, spans, mut order) = (self.forms(dims), dims.span_count(), Vec::new());
+        for (span, steps) in dims.steps_of_spans(steps).into_iter().enumerate() {
             let mut passes: Vec<Vec<usize>> = Vec::new();
             for form in forms.iter().skip(span).step_by(spans) {
                 let idle = model.idle(form);
@@ -283,13 +296,24 @@ mod tests {
         let dims = Dims::new().with(Symbol::PASSES, 2).with(Symbol::BATCH, 4).with(Symbol::CONTROLLED, 2);
         let dims = dims.with_spans(vec![span(2, 1), span(1, 0)]).with_in_pass(1, RUNS, 0);
         let (whole, apart) = (Batch::of(&dims), Batch { at_once: Some(1), ..Batch::of(&dims) });
-        let runs = Runs { request: 1, steps: 3 };
+        let runs = Runs::of_steps(3);
         let (both, one) = (|times| (vec![0, 1], times), |times| (vec![0], times));
         assert_eq!(whole.order(&model, &dims, runs), [(vec![], 1), both(2), one(1)]);
         let expected = [(vec![], 2), both(2), one(2), both(2), one(2), one(4)];
         assert_eq!(apart.order(&model, &dims, runs), expected);
         assert_eq!([whole, apart].map(|batch| batch.idle([1, 4])), [1, 8]);
         assert_eq!(apart.dims(&dims).find(Symbol::CONTROLLED), Some(1));
+    }
+
+    #[test]
+    fn films_come_one_after_the_other() {
+        let mut model = Model::new();
+        model.stage("first", Cadence::Request, |_| Ok(Nothing)).unwrap();
+        model.stage("others", Cadence::Step, |_| Ok(Nothing)).unwrap();
+        let runs = Runs::of_films(2, 5).and_request(3);
+        let (first, others) = (|times| (vec![0], times), |times| (vec![1], times));
+        let expected = [first(1), others(5), first(1), others(5), first(3), others(0)];
+        assert_eq!(Batch::default().order(&model, &Dims::new(), runs), expected);
     }
 
     #[test]
@@ -302,7 +326,7 @@ mod tests {
         assert_eq!(all.dims(&dims), dims);
         assert_eq!([1, 2, 9].map(|evaluations| two.conditions(evaluations)), [2, 2, 9]);
         assert_eq!(Batch { at_once: Some(1), ..batch(1, 4) }.conditions(1), 1);
-        assert_eq!(two.runs(Runs { request: 1, steps: 6 }), Runs { request: 3, steps: 54 });
+        assert_eq!(two.runs(Runs::of_steps(6)), Runs { request: 3, ..Runs::of_steps(54) });
         assert_eq!(two.to_string(), "3 passes, one after the other, 2 of 5 pictures at a time");
         assert_eq!(Batch { at_once: Some(5), ..all }.to_string(), "3 passes, one after the other");
         assert_eq!(Batch { at_once: Some(1), ..batch(1, 4) }.to_string(), "1 of 4 pictures at a time");

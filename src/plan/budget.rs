@@ -214,7 +214,7 @@ mod tests {
             phase: crate::plan::Phase::Encode,
             stages,
             variants,
-            runs: Runs { request, steps },
+            runs: Runs { request, ..Runs::of_steps(steps) },
             beside: 0,
             company: 0,
         });
@@ -339,7 +339,7 @@ mod tests {
             phase: crate::plan::Phase::Encode,
             stages,
             variants,
-            runs: Runs { request: 1, steps: 10 },
+            runs: Runs::of_steps(10),
             beside: 0,
             company: 0,
         }

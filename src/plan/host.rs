@@ -96,7 +96,7 @@ mod tests {
             phase: crate::plan::Phase::Encode,
             stages: stages.collect(),
             variants,
-            runs: Runs { request: 1, steps: 4 },
+            runs: Runs::of_steps(4),
             beside: 7,
             company: 0,
         }

@@ -18,5 +18,6 @@ mod upscale;
 mod wan;
 mod wan_caches;
 mod wan_files;
+mod wan_vace;
 mod wan_vae;
 mod z_image;

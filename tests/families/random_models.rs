@@ -18,7 +18,7 @@ use pinhole_quant::recipe::FileType;
 use proptest::prelude::*;
 
 const STEPS: usize = 2;
-const RUNS: Runs = Runs { request: 1, steps: STEPS };
+const RUNS: Runs = Runs::of_steps(STEPS);
 
 fn configs() -> impl Strategy<Value = Config> {
     let axes = prop_oneof![Just(vec![8, 12, 12]), Just(vec![16, 24, 24])];

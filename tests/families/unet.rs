@@ -133,7 +133,7 @@ fn ways_are_found_by_the_largest_map() {
     let backend = Backend::new(Device::cpu().unwrap(), 1, CancelFlag::new()).unwrap();
     let (model, bound, dims) =
         (&case.net.model, &case.bound, case.net.dims(Size { width: 64, height: 48, ..case.size }));
-    let runs = Runs { request: 1, steps: 1 };
+    let runs = Runs::of_steps(1);
     let component = Subject { name: "unet", phase: pinhole::plan::Phase::Denoise, model, bound, dims, runs }
         .measure(&backend)
         .unwrap();

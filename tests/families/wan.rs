@@ -35,7 +35,7 @@ const THREADS: usize = 2;
 const MOST: f64 = 1e-7;
 
 /// The golden `name`, and its `model` as a directory.
-fn directory_of(name: &str, model: &str) -> (Golden, TempDir) {
+pub(super) fn directory_of(name: &str, model: &str) -> (Golden, TempDir) {
     let (golden, dir) = (Golden::load(name), tempfile::tempdir().unwrap());
     write_directory(dir.path(), &golden, model);
     (golden, dir)
@@ -59,7 +59,7 @@ pub(super) fn on(model: Opened, device: &str) -> Pipeline {
 }
 
 /// The last frame of a video: the picture upside down.
-fn last_picture(width: usize, height: usize) -> Arc<Picture> {
+pub(super) fn last_picture(width: usize, height: usize) -> Arc<Picture> {
     let picture = given::picture(width, height);
     let rows: Vec<&[u8]> = picture.image().rgb().chunks_exact(3 * width).rev().collect();
     Arc::new(Picture::from_rgb8(width, height, &rows.concat()).unwrap())
@@ -314,7 +314,7 @@ fn what_cannot_be_is_refused() {
 }
 
 /// A bundle of the model in that type.
-fn bundle(model: &Opened, path: &Path, file_type: &str) {
+pub(super) fn bundle(model: &Opened, path: &Path, file_type: &str) {
     let plan = convert::plan(&model.source, &model.networks(), file_type.parse::<FileType>().unwrap()).unwrap();
     plan.write(path, WriteOptions { overwrite: true, ..WriteOptions::default() }, &mut |_| Ok(())).unwrap();
 }

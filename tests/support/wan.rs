@@ -27,7 +27,11 @@ pub(crate) fn write_directory(dir: &Path, golden: &Golden, model: &str) {
         parts.push(("image_encoder", "image_encoder"));
     }
     let mut index = Map::new();
-    let class = if model.contains("i2v") && model != "ti2v" { "WanImageToVideoPipeline" } else { "WanPipeline" };
+    let class = match model {
+        "vace" | "vace_pair" => "WanVACEPipeline",
+        _ if model.contains("i2v") && model != "ti2v" => "WanImageToVideoPipeline",
+        _ => "WanPipeline",
+    };
     index.insert("_class_name".into(), json!(class));
     index.insert("_diffusers_version".into(), golden.at("/versions/diffusers").clone());
     index.insert("scheduler".into(), json!(["diffusers", "UniPCMultistepScheduler"]));
@@ -219,6 +223,9 @@ fn in_original(name: &str) -> String {
     if let Some(rest) = name.strip_prefix("scale_shift_table") {
         return format!("head.modulation{rest}");
     }
+    if let Some(rest) = name.strip_prefix("proj_out") {
+        return format!("head.head{rest}");
+    }
     for (theirs, ours) in [
         ("condition_embedder.time_embedder.linear_1", "time_embedding.0"),
         ("condition_embedder.time_embedder.linear_2", "time_embedding.2"),
@@ -230,12 +237,13 @@ fn in_original(name: &str) -> String {
         ("condition_embedder.image_embedder.ff.net.2", "img_emb.proj.3"),
         ("condition_embedder.image_embedder.norm2", "img_emb.proj.4"),
         ("condition_embedder.image_embedder.pos_embed", "img_emb.emb_pos"),
-        ("proj_out", "head.head"),
         ("attn1.", "self_attn."),
         ("attn2.", "cross_attn."),
         ("add_k_proj", "k_img"),
         ("add_v_proj", "v_img"),
         ("norm_added_k", "norm_k_img"),
+        ("proj_in", "before_proj"),
+        ("proj_out", "after_proj"),
         ("to_out.0", "o"),
         ("to_q", "q"),
         ("to_k", "k"),

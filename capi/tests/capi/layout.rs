@@ -56,7 +56,7 @@ fn rust() -> Layouts {
             canny_high, reserved_4, id_embedding, id_embedding_count, tiny_vae_for,
             shift, prompt_syntax, safety, refiner_start, aesthetic_score, negative_aesthetic_score, upscale, upscale_strength,
             upscale_space, upscale_steps, control_guess, frames, fps, frame, cfg_scale_2, boundary, video,
-            attention, reserved_5, trace,
+            attention, guide_scale, trace, video_mask,
         }
         "pinhole_control" = control::Control {
             struct_size, start, end, scale, preprocess, mode, canny_low, canny_high, joins, reserved,

@@ -17,7 +17,15 @@ pub static KIND: Kind = Kind {
     also: &[],
     // What diffusers made of norms that are not computed.
     beside: &[".norm_added_q."],
-    highlights: &["num_layers", "num_attention_heads", "attention_head_dim", "in_channels", "ffn_dim", "image_dim"],
+    highlights: &[
+        "num_layers",
+        "num_attention_heads",
+        "attention_head_dim",
+        "in_channels",
+        "ffn_dim",
+        "image_dim",
+        "vace_in_channels",
+    ],
     follows: Follows::Same,
     label: "",
     reads: None,
@@ -25,7 +33,7 @@ pub static KIND: Kind = Kind {
 
 /// See [`Aliases`](super::Aliases).
 pub fn aliases(name: &str) -> Vec<Alternative> {
-    if name == "patch_embedding.weight" {
+    if name == "patch_embedding.weight" || name == "vace_patch_embedding.weight" {
         // A kernel over time, height and width, each of whose outputs is a row.
         return vec![vec![Part { name: name.into(), rows: Rows::Flat }]];
     }
@@ -33,7 +41,7 @@ pub fn aliases(name: &str) -> Vec<Alternative> {
 }
 
 /// What the layers of a block are called by the publisher and by diffusers.
-const BLOCK: [(&str, &str); 10] = [
+const BLOCK: [(&str, &str); 12] = [
     ("self_attn", "attn1"),
     ("cross_attn.k_img", "attn2.add_k_proj"),
     ("cross_attn.v_img", "attn2.add_v_proj"),
@@ -44,6 +52,8 @@ const BLOCK: [(&str, &str); 10] = [
     ("norm3", "norm2"),
     ("modulation", "scale_shift_table"),
     ("norm2", "norm3"),
+    ("before_proj", "proj_in"),
+    ("after_proj", "proj_out"),
 ];
 
 /// The same of what is within attention.
@@ -75,15 +85,17 @@ fn in_diffusers(name: &str) -> Option<String> {
     if let Some((ours, theirs)) = ENDS.into_iter().find(|(ours, _)| is_in(name, ours)) {
         return Some(format!("{theirs}{}", &name[ours.len()..]));
     }
-    let (block, rest) = name.strip_prefix("blocks.")?.split_once('.')?;
+    let (blocks, rest) =
+        ["blocks.", "vace_blocks."].into_iter().find_map(|blocks| Some((blocks, name.strip_prefix(blocks)?)))?;
+    let (block, rest) = rest.split_once('.')?;
     let (ours, theirs) = BLOCK.into_iter().find(|(ours, _)| is_in(rest, ours))?;
     let more = &rest[ours.len()..];
     let within = more.strip_prefix('.').and_then(|more| more.split_once('.'));
     if let Some((part, kind)) = within.filter(|_| ours.ends_with("_attn")) {
         let part = ATTENTION.into_iter().find(|(own, _)| *own == part).map_or(part, |(_, theirs)| theirs);
-        return Some(format!("blocks.{block}.{theirs}.{part}.{kind}"));
+        return Some(format!("{blocks}{block}.{theirs}.{part}.{kind}"));
     }
-    Some(format!("blocks.{block}.{theirs}{more}"))
+    Some(format!("{blocks}{block}.{theirs}{more}"))
 }
 
 #[cfg(test)]
@@ -103,6 +115,9 @@ mod tests {
             ("blocks.12.ffn.2.bias", "blocks.12.ffn.net.2.bias"),
             ("blocks.1.norm3.weight", "blocks.1.norm2.weight"),
             ("blocks.1.modulation", "blocks.1.scale_shift_table"),
+            ("vace_blocks.2.self_attn.q.weight", "vace_blocks.2.attn1.to_q.weight"),
+            ("vace_blocks.0.before_proj.weight", "vace_blocks.0.proj_in.weight"),
+            ("vace_blocks.7.after_proj.bias", "vace_blocks.7.proj_out.bias"),
             ("head.head.weight", "proj_out.weight"),
             ("head.modulation", "scale_shift_table"),
             ("time_projection.1.bias", "condition_embedder.time_proj.bias"),

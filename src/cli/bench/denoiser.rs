@@ -121,6 +121,8 @@ impl Denoiser {
             experts: None,
             given_frames: [false; 2],
             kept: None,
+            front_frames: 0,
+            guide_scale: None,
         };
         Ok(Denoiser { denoiser, settings, threads, cancel })
     }
@@ -139,7 +141,7 @@ impl Denoiser {
 
     /// What it takes on `device` for `steps` steps.
     pub(super) fn component(&self, device: Device, steps: usize) -> Result<Component> {
-        let subject = Subject { runs: Runs { request: 1, steps }, ..self.subject()? };
+        let subject = Subject { runs: Runs::of_steps(steps), ..self.subject()? };
         subject.measure(&self.backend(device)?)
     }
 
@@ -147,7 +149,7 @@ impl Denoiser {
     pub(super) fn run(&self, device: Device, placement: &Placement, steps: usize) -> Result<Steps> {
         let Subject { model, bound, dims, .. } = self.subject()?;
         let (mut backend, ledger) = (self.backend(device)?, Ledger::new());
-        let runs = Runs { request: 1, steps: steps + 1 };
+        let runs = Runs::of_steps(steps + 1);
         let trace = Trace::new();
         let _recorded = trace.enter();
         let weights = DeviceWeights::place(model, bound, device, &ledger, placement, runs)?;

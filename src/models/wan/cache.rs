@@ -9,6 +9,9 @@ impl Wan {
     /// The same with a step cache that is decided `by` that. `None` if the model has too few blocks for it, or if none is defined that is
     /// decided so.
     pub fn cached(&self, by: DecidedBy) -> Option<Cached> {
+        if self.config.guide_channels() > 0 {
+            return None;
+        }
         let position = |name: &str| self.model.stages().iter().position(|stage| stage.name == name);
         let states = States { port: self.hidden.states, behind: None };
         // Where all blocks begin, and where they end.

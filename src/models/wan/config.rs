@@ -47,6 +47,12 @@ pub struct Config {
     /// How many positions tokens of pictures have, in models that look at the first and the last frame.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pos_embed_seq_len: Option<usize>,
+    /// Behind which blocks something is added that a film beside the latents is made into, in models of VACE.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vace_layers: Option<Vec<usize>>,
+    /// Channels of that film.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vace_in_channels: Option<usize>,
 }
 
 /// The sides of a patch, and how many latents one has.
@@ -79,6 +85,8 @@ impl Default for Config {
             added_kv_proj_dim: None,
             rope_max_seq_len: 1024,
             pos_embed_seq_len: None,
+            vace_layers: None,
+            vace_in_channels: None,
         }
     }
 }
@@ -123,6 +131,16 @@ impl Config {
         let image_dim = if shapes.has(image) { Some(shapes.dims(image)?[0]) } else { None };
         let positions = "img_emb.emb_pos";
         let pos_embed_seq_len = if shapes.has(positions) { Some(shapes.dims(positions)?[1]) } else { None };
+        let num_layers = shapes.count(|i| format!("blocks.{i}.self_attn.norm_q.weight"));
+        let guide = "vace_patch_embedding.weight";
+        let is_guided = shapes.has(guide);
+        let vace_in_channels = match is_guided {
+            true => Some(shapes.dims(guide)?.into_iter().product::<usize>() / hidden / PATCH_LATENTS),
+            false => None,
+        };
+        let guides = shapes.count(|i| format!("vace_blocks.{i}.self_attn.norm_q.weight"));
+        // In all that are published, they are spread evenly.
+        let vace_layers = is_guided.then(|| (0..num_layers).step_by((num_layers / guides.max(1)).max(1)).take(guides));
         let config = Config {
             num_attention_heads: hidden / HEAD,
             in_channels: patches / hidden / PATCH_LATENTS, // extents are never 0
@@ -130,10 +148,12 @@ impl Config {
             text_dim,
             freq_dim,
             ffn_dim,
-            num_layers: shapes.count(|i| format!("blocks.{i}.self_attn.norm_q.weight")),
+            num_layers,
             image_dim,
             added_kv_proj_dim: image_dim.map(|_| hidden),
             pos_embed_seq_len,
+            vace_layers: vace_layers.map(Iterator::collect),
+            vace_in_channels,
             ..Config::default()
         };
         config::require(
@@ -160,6 +180,11 @@ impl Config {
     /// Channels that stand beside the latents.
     pub fn channels_beside(&self) -> usize {
         self.in_channels.saturating_sub(self.latent_channels())
+    }
+
+    /// Channels of the film beside the latents, in models of VACE.
+    pub fn guide_channels(&self) -> usize {
+        self.vace_layers.as_ref().and(self.vace_in_channels).unwrap_or(0)
     }
 
     /// How `d` is shared out among the rotary axes, frame, row and column: as diffusers does it.
@@ -203,6 +228,11 @@ impl Config {
         let found = format!("{:?}", self.added_kv_proj_dim);
         require("added_kv_proj_dim", self.added_kv_proj_dim == added, &format!("{added:?}"), found)?;
         let placed = self.pos_embed_seq_len.is_none() || self.image_dim.is_some();
-        require("pos_embed_seq_len", placed, "null without image_dim", format!("{:?}", self.pos_embed_seq_len))
+        require("pos_embed_seq_len", placed, "null without image_dim", format!("{:?}", self.pos_embed_seq_len))?;
+        let Some(layers) = &self.vace_layers else { return Ok(()) };
+        limit("vace_in_channels", self.guide_channels(), 1 << 12)?;
+        let rise = layers.windows(2).all(|two| two[0] < two[1]);
+        let within = layers.first() == Some(&0) && layers.last().is_some_and(|&last| last < self.num_layers);
+        require("vace_layers", rise && within, "rising numbers of blocks, from 0 on", format!("{layers:?}"))
     }
 }

@@ -80,6 +80,8 @@ impl Block for Looking {
 /// From latents to the width of the blocks.
 pub(super) struct Embed {
     linear: Linear,
+    /// Numbers of a token that are embedded; a film may be behind them.
+    inputs: usize,
     latents: Port,
     hidden: Port,
 }
@@ -89,13 +91,17 @@ impl Embed {
         let mut s = s.sub("patch_embedding");
         let inputs = PATCH_LATENTS * config.in_channels;
         let linear = Linear::declare(&mut s, inputs, config.hidden(), Role::SensitiveMatMul)?;
-        Ok(Embed { linear, latents, hidden })
+        Ok(Embed { linear, inputs, latents, hidden })
     }
 }
 
 impl Block for Embed {
     fn build(&self, b: &Build<'_>) -> Result<()> {
-        b.tokens(self.latents, |x, at| b.write_tokens(self.hidden, at.start, self.linear.build(b, x)?))
+        b.tokens(self.latents, |x, at| {
+            let [numbers, ..] = b.g.shape(x)?.dims();
+            let own = if numbers == self.inputs { x } else { b.g.contiguous(b.g.slice(x, 0, 0, self.inputs)?)? };
+            b.write_tokens(self.hidden, at.start, self.linear.build(b, own)?)
+        })
     }
 }
 

@@ -17,6 +17,8 @@
 //! | `looking`  | request | `seen` [V, Ts, B], if it looks at pictures     | `image_context` [D, Ts, B]                     |
 //! | `embed`    | step    | `latents` [4C, T, B]                           | `hidden` [D, T, B]                             |
 //! | `block.0..`| step    | `hidden`, `projected`, `context`               | `hidden`                                       |
+//! | `guide`    | step    | `latents`, `hidden`, in models of VACE         | `guide` [D, T, B]                              |
+//! | `guide.0..`| step    | `guide`, as blocks, behind some of them        | `guide`, `hidden`                              |
 //! | `final`    | step    | `hidden`, `vector`                             | `prediction` [4O, T, B]                        |
 //!
 //! Keys and values of the prompt are made in every step: those of all blocks together are larger than the video.
@@ -28,12 +30,14 @@ mod ends;
 mod latents;
 mod modulation;
 mod ports;
+mod vace;
 
 use pinhole_quant::DType;
 
 use self::block::{Block, Carried};
 use self::ends::{Context, Embed, FinalLayer, Looking};
 use self::modulation::TimeIn;
+use self::vace::{GuideIn, GuideOut};
 use crate::models::layers::rotary_tables;
 use crate::stage::{Cadence, Extent, Lifetime, Model, Port, Symbol};
 use crate::{Result, reserve};
@@ -84,7 +88,12 @@ impl Wan {
             cos: input(&mut model, "cos", &table),
             sin: input(&mut model, "sin", &table),
             condition: model.port("condition", &[batch], DType::I32, Lifetime::Pass),
-            latents: carried(&mut model, "latents", config::PATCH_LATENTS * config.in_channels),
+            guide_scale: (config.guide_channels() > 0).then(|| input(&mut model, "guide_scale", &[1.into()])),
+            latents: carried(
+                &mut model,
+                "latents",
+                config::PATCH_LATENTS * (config.in_channels + config.guide_channels()),
+            ),
             prediction: carried(&mut model, "prediction", config::PATCH_LATENTS * config.latent_channels()),
         };
         let hidden = declare_stages(&mut model, config, &ports)?;
@@ -140,9 +149,22 @@ fn declare_stages(model: &mut Model, config: &Config, ports: &Ports) -> Result<H
     let hidden = carried(model, "hidden", width);
     model.stage("embed", Cadence::Step, |s| Embed::declare(s, config, ports.latents, hidden))?;
     let shared = Carried { hidden, context, seen: image_context, projected };
+    let guide = ports.guide_scale.map(|scale| (carried(model, "guide", width), scale));
+    if let Some((guide, _)) = guide {
+        model.stage("guide", Cadence::Step, |s| GuideIn::declare(s, config, ports.latents, (hidden, guide)))?;
+    }
+    let guided = config.vace_layers.as_deref().unwrap_or_default();
     for i in 0..config.num_layers {
         model.stage(format!("block.{i}"), Cadence::Step, |s| {
             Block::declare(&mut s.sub("blocks").sub(i), config, ports, shared)
+        })?;
+        let (Some((guide, scale)), Ok(k)) = (guide, guided.binary_search(&i)) else { continue };
+        let beside = Carried { hidden: guide, ..shared };
+        model.stage(format!("guide.{k}"), Cadence::Step, |s| {
+            Block::declare(&mut s.sub("vace_blocks").sub(k), config, ports, beside)
+        })?;
+        model.stage(format!("guide.{k}.out"), Cadence::Step, |s| {
+            GuideOut::declare(&mut s.sub("vace_blocks").sub(k), width, [hidden, guide, scale])
         })?;
     }
     model.stage("final", Cadence::Step, |s| FinalLayer::declare(s, config, ports, (hidden, vector)))?;
@@ -173,8 +195,10 @@ mod tests {
     #[test]
     fn configuration_is_read_off_the_shapes() {
         let flf = Config { pos_embed_seq_len: Some(514), ..i2v() };
+        let vace =
+            Config { num_layers: 6, vace_layers: Some(vec![0, 2, 4]), vace_in_channels: Some(96), ..Config::of_1_3b() };
         let small = Config { num_attention_heads: 3, num_layers: 2, text_dim: 96, ffn_dim: 200, ..Config::default() };
-        for config in [Config::default(), Config::of_1_3b(), Config::of_ti2v_5b(), i2v(), flf, small] {
+        for config in [Config::default(), Config::of_1_3b(), Config::of_ti2v_5b(), i2v(), flf, vace, small] {
             let model = Wan::new(&config).unwrap().model;
             let shape_of =
                 |name: &str| model.manifest().iter().find(|(_, weight)| weight.name == name).map(|(_, w)| w.shape);
@@ -197,6 +221,9 @@ mod tests {
             Config { added_kv_proj_dim: None, ..i2v() },
             Config { pos_embed_seq_len: Some(514), ..Config::default() },
             Config { eps: 0.0, ..Config::default() },
+            Config { vace_layers: Some(vec![0, 40]), vace_in_channels: Some(96), ..Config::default() },
+            Config { vace_layers: Some(vec![1]), vace_in_channels: Some(96), ..Config::default() },
+            Config { vace_layers: Some(vec![0]), vace_in_channels: None, ..Config::default() },
         ];
         for config in broken {
             assert!(Wan::new(&config).is_err(), "{config:?}");

@@ -24,9 +24,11 @@ pub struct Ports {
     pub cos: Port,
     /// `[d, 1, T]`: see [`Wan::rotary`](super::Wan::rotary).
     pub sin: Port,
+    /// `[1]`: how strongly the film beside the latents works, in models of VACE.
+    pub guide_scale: Option<Port>,
     /// `[B]`, I32: which time each item of the batch is computed at in this step.
     pub condition: Port,
-    /// `[4 C, T, B]`: packed latents, with what stands beside them.
+    /// `[4 C, T, B]`: packed latents, with what stands beside them, and the film behind that.
     pub latents: Port,
     /// `[4 O, T, B]`: the velocity, packed in another order.
     pub prediction: Port,

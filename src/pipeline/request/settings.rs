@@ -111,6 +111,10 @@ pub struct Settings {
     pub given_frames: [bool; 2],
     /// The size of what is kept of pictures, which is in their middle, if that is not all: that of a picture that the model looks at whole.
     pub kept: Option<[usize; 2]>,
+    /// Latent frames before those of the video: the pictures that it refers to, which are drawn along and not shown.
+    pub front_frames: usize,
+    /// How strongly a film beside the latents works; `None` for models that take none.
+    pub guide_scale: Option<f32>,
     /// What the model was opened with that none of its files say.
     pub told: OpenedWith,
 }
@@ -335,6 +339,7 @@ impl Settings {
         if self.attention != AttentionMode::default() {
             pairs.push(("Attention", self.attention.name().to_owned()));
         }
+        pairs.extend(self.guide_scale.filter(|scale| *scale != 1.0).map(|scale| ("Guide scale", scale.to_string())));
         if let Preprocess::Canny(Thresholds { low, high }) = self.control_preprocess {
             pairs.push(("Control preprocess", format!("canny {low},{high}")));
         }

@@ -99,13 +99,13 @@ pub(super) fn strength(model: &Opened, request: &Request) -> Result<Option<f32>>
 
 /// Refuses pictures that the model does not take, and requests without those that it needs.
 fn check_pictures(model: &Opened, request: &Request) -> Result<()> {
-    let Rules { inputs, beside, first, .. } = &model.rules;
+    let &Rules { inputs, beside, first, guide, .. } = &model.rules;
     let Request { image, mask, control_image, last_image, .. } = request;
     let followed = controls::of(&model.rules, request)?;
     let takes = |purpose| inputs.contains(&purpose);
     let given = [
-        ("--image", image, takes(Use::Start) || takes(Use::Edit) || first.is_some()),
-        ("--last-image", last_image, first.is_some_and(|first| first.last)),
+        ("--image", image, takes(Use::Start) || takes(Use::Edit) || first.is_some() || guide),
+        ("--last-image", last_image, first.is_some_and(|first| first.last) || guide),
         ("--mask", mask, takes(Use::Mask)),
         ("--control-image", control_image, takes(Use::Control) || !followed.is_empty()),
     ];
@@ -117,6 +117,7 @@ fn check_pictures(model: &Opened, request: &Request) -> Result<()> {
     if let Some(video) = &request.video {
         check_video(model, request, video)?;
     }
+    check_guide(model, request)?;
     let needed =
         |option: &'static str, expected: &str, hint: &str| Err(Error::option(option, expected, "none").with_hint(hint));
     match beside {
@@ -162,7 +163,7 @@ fn check_pictures(model: &Opened, request: &Request) -> Result<()> {
 
 /// Refuses a film that the model does not take, or that is shorter than what is drawn.
 fn check_video(model: &Opened, request: &Request, video: &Clip) -> Result<()> {
-    if !model.rules.inputs.contains(&Use::Film) {
+    if !model.rules.inputs.contains(&Use::Film) && !model.rules.guide {
         return Err(Error::option("--video", "nothing, since this model begins with no film", "a film"));
     }
     require_encoder(model, request, "--video")?;
@@ -172,6 +173,56 @@ fn check_video(model: &Opened, request: &Request, video: &Clip) -> Result<()> {
         return Err(error.with_hint("without --frames, as many are drawn as the film has"));
     }
     Ok(())
+}
+
+/// Refuses what does not go together beside the latents, or is there for a model that takes no film there.
+fn check_guide(model: &Opened, request: &Request) -> Result<()> {
+    let Request { image, video, video_mask, .. } = request;
+    if model.rules.guide {
+        // If nothing is given, that is encoded.
+        require_encoder(model, request, "--vae")?;
+    }
+    if let Some(masks) = video_mask {
+        if !model.rules.guide || video.is_none() {
+            let expected = if model.rules.guide {
+                "masks together with their film"
+            } else {
+                "nothing, since this model takes none"
+            };
+            return Err(Error::option("--video-mask", expected, "masks"));
+        }
+        let ((frames, _), given) = (frames(model, request)?, masks.frames().len());
+        if given != 1 && given < frames {
+            let expected = format!("one for all frames, or at least {frames}, as --frames says");
+            return Err(Error::option("--video-mask", expected, given.to_string()));
+        }
+    }
+    if model.rules.guide && image.is_some() && video.is_some() {
+        let error = Error::option("--image", "nothing together with --video", "a picture");
+        return Err(error.with_hint("put it in the place of the first frame, and paint that black in --video-mask"));
+    }
+    Ok(())
+}
+
+/// How many pictures a video refers to.
+pub(super) fn referred_to(request: &Request) -> Result<usize> {
+    let count = request.references.len();
+    if count > MOST_REFERENCES {
+        return Err(Error::option("--reference", format!("at most {MOST_REFERENCES}"), format!("{count} pictures")));
+    }
+    Ok(count)
+}
+
+/// How strongly a film beside the latents works, in models that take one.
+pub(super) fn guide_scale(rules: &Rules, request: &Request) -> Result<Option<f32>> {
+    match request.guide_scale {
+        Some(scale) if !rules.guide => {
+            let expected = "nothing, since this model takes no film beside the latents";
+            Err(Error::option("--guide-scale", expected, scale.to_string()))
+        }
+        given if rules.guide => number("--guide-scale", given.unwrap_or(1.0), 0.0, 10.0).map(Some),
+        _ => Ok(None),
+    }
 }
 
 /// What is made of the picture that is followed.

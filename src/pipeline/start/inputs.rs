@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::image::{CHANNELS, Filter, Image, Mask, Picture};
 use crate::pipeline::choices::{Preprocess, ReferenceResize};
 use crate::pipeline::controls;
+use crate::pipeline::guide::{self, Guide};
 use crate::pipeline::opened::{Direction, Opened};
 use crate::pipeline::padded::padded;
 use crate::pipeline::request::{Control, Request, Settings};
@@ -30,6 +31,8 @@ pub(in crate::pipeline) struct Inputs {
     frames: bool,
     /// Whether a film to begin with is.
     film: bool,
+    /// How many films and pictures there are of a film beside the latents.
+    guide: usize,
 }
 
 impl Inputs {
@@ -42,16 +45,18 @@ impl Inputs {
         // Nothing of it is left where the mask's model begins with noise alone.
         let is_gone = masked && settings.strength == Some(1.0);
         let frames = settings.given_frames[0];
-        let picture = request.image.is_some() && !frames && !edited && !is_gone && !settings.pass.is_second();
+        let is_start = request.image.is_some() && !rules.guide;
+        let picture = is_start && !frames && !edited && !is_gone && !settings.pass.is_second();
         let again = if settings.pass == Pass::Redrawn(UpscaleSpace::Pixel) { settings.batch } else { 0 };
-        let film = request.video.is_some();
-        Inputs { control: beside == Some(Beside::Control), picture, edited, masked, followed, again, frames, film }
+        let film = request.video.is_some() && !rules.guide;
+        let (control, guide) = (beside == Some(Beside::Control), guide::count(rules, request));
+        Inputs { control, picture, edited, masked, followed, again, frames, film, guide }
     }
 
     /// How many they are.
     pub(in crate::pipeline) fn count(&self) -> usize {
         let others = [self.control, self.picture, self.edited, self.masked, self.frames, self.film];
-        others.into_iter().map(usize::from).sum::<usize>() + self.followed + self.again
+        others.into_iter().map(usize::from).sum::<usize>() + self.followed + self.again + self.guide
     }
 
     /// What the autoencoder makes of them, of the pictures of a first pass, and of those that the model looks at.
@@ -102,7 +107,10 @@ impl Inputs {
             if self.frames {
                 encoded.frames = Some(frames(model, request, settings, (run, &mut running))?);
             }
-            if let Some(video) = &request.video {
+            if self.guide > 0 {
+                encoded.guide = Some(Guide::encode(model, request, settings, (run, &mut running))?);
+            }
+            if let Some(video) = request.video.as_ref().filter(|_| self.film) {
                 encoded.picture = Some(film(model, video, settings, (run, &mut running))?);
             }
             for image in again {
@@ -189,7 +197,14 @@ pub(in crate::pipeline) fn encoders<'m>(model: &'m Opened, settings: &Settings) 
     let mut subjects = Vec::new();
     if settings.encoded_pictures > 0 {
         let sized = Settings { frames: encoded_frames(model, settings), ..settings.clone() };
-        subjects.extend(model.encoder(settings).subjects(&sized, Direction::Encode, settings.encoded_pictures));
+        // What a video refers to is encoded picture by picture, behind all that is as long as the video.
+        let alone = settings.front_frames;
+        let own = model.encoder(settings).subjects(
+            &sized,
+            Direction::Encode,
+            settings.encoded_pictures.saturating_sub(alone),
+        );
+        subjects.extend(own.into_iter().map(|subject| Subject { runs: subject.runs.and_request(alone), ..subject }));
     }
     for (&[width, height], name) in settings.references.iter().zip(REFERENCES) {
         let sized = Settings { width, height, ..settings.clone() };
@@ -211,6 +226,8 @@ fn encoded_frames(model: &Opened, settings: &Settings) -> usize {
 fn frames(
     model: &Opened,
     request: &Request,
+    /// Those of a film beside the latents.
+    guide: Option<Guide>,
     settings: &Settings,
     (run, running): (&mut Run<'_>, &mut Running<'_>),
 ) -> Result<Vec<f32>> {

@@ -132,7 +132,7 @@ impl Computed<'_> {
     fn plans(&self, args: &WayArgs, backend: &Backend) -> Result<Vec<Plan>, Failure> {
         let Computed { name, phase, model, bound, ref dims, steps } = *self;
         let request = usize::from(args.runs) + 1;
-        let runs = Runs { request, steps: request * steps };
+        let runs = Runs::of_films(request, steps);
         let all = Subject { name, phase, model, bound, dims: dims.clone(), runs }.measure(backend)?;
         let host = backend.device().kind() == pinhole::ggml::DeviceKind::Cpu;
         let limits = Limits { bytes: args.vram.map(|size| size.0 as usize), host, ..Limits::default() };
