@@ -144,6 +144,8 @@ pub(super) struct Encoded {
     pub(super) again: Vec<Vec<f32>>,
     /// Those of a video, `[w, h, F, 2 C]`.
     pub(super) frames: Option<Vec<f32>>,
+    /// Those of a film beside the latents.
+    pub(super) guide: Option<Guide>,
 }
 
 /// The picture that is followed, once it shows what is to be followed.
@@ -226,8 +228,6 @@ fn encoded_frames(model: &Opened, settings: &Settings) -> usize {
 fn frames(
     model: &Opened,
     request: &Request,
-    /// Those of a film beside the latents.
-    guide: Option<Guide>,
     settings: &Settings,
     (run, running): (&mut Run<'_>, &mut Running<'_>),
 ) -> Result<Vec<f32>> {
