@@ -105,7 +105,7 @@ class Load:
 
 
 def run(program, jobs, clients):
-    server = Server(program, "--queue", "30", "--queue-per-key", "30", "--keep", str(jobs))
+    server = Server(program, "--queue-length", "30", "--queue-per-key", "30", "--keep", str(jobs))
     # As many jobs are known then as will ever be.
     for number in range(jobs):
         server.ask("POST", "/v1/jobs?wait=true", drawing(number, 1))
@@ -164,7 +164,7 @@ def overhead(program, jobs):
 
 def kill(program, jobs):
     with tempfile.TemporaryDirectory() as state:
-        arguments = ("--state", state, "--queue", "1000", "--queue-per-key", "1000", "--keep", "10000")
+        arguments = ("--state", state, "--queue-length", "1000", "--queue-per-key", "1000", "--keep", "10000")
         ids, kills = [], 0
         server = Server(program, *arguments)
         for number in range(jobs):

@@ -2,9 +2,13 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[cfg(feature = "cluster")]
+mod fleet;
 mod interfaces;
 mod jobs;
 mod limits;
 mod rig;
+#[cfg(feature = "cluster")]
+mod s3;
 mod state;
 mod swap;

@@ -41,8 +41,13 @@ impl Served {
 
     /// The same with these arguments alone.
     pub(crate) fn start_with(arguments: &[&str]) -> Served {
+        Served::of(&mut command(arguments))
+    }
+
+    /// The same of a command, whose stderr is piped.
+    pub(crate) fn of(command: &mut Command) -> Served {
         // From here on whatever fails ends the process, too.
-        let mut served = Served { child: command(arguments).spawn().unwrap(), address: ([127, 0, 0, 1], 0).into() };
+        let mut served = Served { child: command.spawn().unwrap(), address: ([127, 0, 0, 1], 0).into() };
         let stderr = BufReader::new(served.child.stderr.take().unwrap());
         let (found, address) = mpsc::channel();
         // Reads on, so that the log never stops the server.

@@ -8,7 +8,7 @@ use crate::rig::{Served, command, pixels, quick, slow};
 fn every_accepted_job_ends_once_although_the_process_is_killed() {
     let folder = tempfile::tempdir().unwrap();
     let state = folder.path().to_str().unwrap();
-    let arguments = ["--state", state, "--queue", "50", "--queue-per-key", "50", "--coalesce", "1"];
+    let arguments = ["--state", state, "--queue-length", "50", "--queue-per-key", "50", "--coalesce", "1"];
     let served = Served::start(&arguments);
     let ids: Vec<String> = (0..12).map(|seed| served.submit(&quick(seed))).collect();
     served.until(|served| served.metric("pinhole_jobs_ended_total{outcome=\"done\"}") >= 3.0);
