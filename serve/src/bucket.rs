@@ -41,7 +41,9 @@ pub fn address(text: &str) -> Result<Url, String> {
     let expected = || "expected s3://BUCKET/PREFIX or file:///FOLDER".to_owned();
     let url = Url::parse(text).map_err(|_| expected())?;
     if !url.username().is_empty() || url.password().is_some() || url.query().is_some() || url.fragment().is_some() {
-        return Err("an address without secrets and options: AWS_ACCESS_KEY_ID and others of the environment have them".into());
+        return Err(
+            "an address without secrets and options: AWS_ACCESS_KEY_ID and others of the environment have them".into(),
+        );
     }
     match (url.scheme(), url.host_str().unwrap_or_default()) {
         ("s3", bucket) if !bucket.is_empty() => Ok(url),

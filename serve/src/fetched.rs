@@ -92,9 +92,8 @@ async fn fill(file: &mut File, bucket: &Bucket, name: &str, about: &ObjectMeta) 
     let begin = if there > about.size { 0 } else { there };
     file.set_len(begin).and_then(|()| file.seek(SeekFrom::Start(begin))).map_err(|error| error.to_string())?;
     let begins = (begin..about.size).step_by(PART as usize);
-    let mut parts = stream::iter(begins)
-        .map(|at| bucket.read_part(name, about, at..about.size.min(at + PART)))
-        .buffered(AT_ONCE);
+    let mut parts =
+        stream::iter(begins).map(|at| bucket.read_part(name, about, at..about.size.min(at + PART))).buffered(AT_ONCE);
     while let Some(part) = parts.next().await {
         file.write_all(&part?).map_err(|error| format!("{}: cannot be written: {error}", bucket.address_of(name)))?;
     }

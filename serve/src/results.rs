@@ -127,7 +127,15 @@ mod tests {
         for text in ["s3://bucket/prefix", "s3://bucket", "file:///var/lib/results"] {
             assert!(address(text).is_ok(), "{text}");
         }
-        for text in ["", "bucket", "s3:///prefix", "s3://key:secret@bucket/", "file://host/folder", "https://a/b", "s3://a/b?c=d"] {
+        for text in [
+            "",
+            "bucket",
+            "s3:///prefix",
+            "s3://key:secret@bucket/",
+            "file://host/folder",
+            "https://a/b",
+            "s3://a/b?c=d",
+        ] {
             assert!(address(text).is_err(), "{text}");
         }
     }

@@ -102,7 +102,18 @@ mod tests {
 
     #[test]
     fn other_addresses_are_refused() {
-        for text in ["", "64", "queue.lan", "http://queue.lan", "nats://", "nats://a/b/c", "nats://a/b.c", "nats://a/*", "nats://a,", "nats://a?b=c"] {
+        for text in [
+            "",
+            "64",
+            "queue.lan",
+            "http://queue.lan",
+            "nats://",
+            "nats://a/b/c",
+            "nats://a/b.c",
+            "nats://a/*",
+            "nats://a,",
+            "nats://a?b=c",
+        ] {
             assert!(parse(text).is_err(), "{text}");
         }
     }

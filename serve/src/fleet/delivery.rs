@@ -157,7 +157,8 @@ impl Worker {
             return Err(Fault::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message));
         }
         let read: Result<Drawing, _> = serde_json::from_slice(body);
-        let mut drawing = read.map_err(|error| Fault::invalid("body", format!("the job is no JSON of one: {error}")))?;
+        let mut drawing =
+            read.map_err(|error| Fault::invalid("body", format!("the job is no JSON of one: {error}")))?;
         drawing.seed.get_or_insert(delivery.id.as_u64_pair().0 >> 32);
         Ok(drawing)
     }

@@ -113,9 +113,8 @@ impl Nats {
 
     /// Jobs that the queue still has: those that wait, and those that somebody has.
     fn left(&self) -> u64 {
-        self.runtime.block_on(async {
-            self.jetstream().get_stream("pinhole").await.unwrap().cached_info().state.messages
-        })
+        self.runtime
+            .block_on(async { self.jetstream().get_stream("pinhole").await.unwrap().cached_info().state.messages })
     }
 
     #[track_caller]
@@ -165,8 +164,7 @@ fn a_worker_that_is_killed_leaves_its_jobs_to_the_other_and_all_end_once() {
     nats.impatient_queue();
     let (folder, results) = folder();
     let mut ends = nats.runtime.block_on(nats.client().subscribe("pinhole.results.*")).unwrap();
-    let first = worker(&nats, &results, &[]);
-    let second = worker(&nats, &results, &[]);
+    let [first, second] = [0, 1].map(|_| worker(&nats, &results, &["--coalesce", "1"]));
     let drawing = json!({ "prompt": "a red heart", "width": 128, "height": 128, "steps": 30 });
     let ids: Vec<Uuid> = (0..10).map(|_| nats.submit(&bytes(&drawing))).collect();
     first.until(|first| drawn(first, "done") >= 1.0 && first.metric("pinhole_jobs_running") == 1.0);
@@ -187,9 +185,8 @@ fn a_worker_that_is_killed_leaves_its_jobs_to_the_other_and_all_end_once() {
     assert_eq!(drawn(&second, "failed"), 0.0);
     // Each end was told; one twice, if its worker died between that and the acknowledgement.
     let mut told = Vec::new();
-    while let Ok(Some(message)) =
-        nats.runtime.block_on(tokio::time::timeout(Duration::from_millis(200), ends.next()))
-    {
+    let patience = Duration::from_millis(500);
+    while let Ok(Some(message)) = nats.runtime.block_on(async { tokio::time::timeout(patience, ends.next()).await }) {
         told.push(serde_json::from_slice::<Ending>(&message.payload).unwrap().id);
     }
     told.sort();
@@ -247,7 +244,8 @@ fn a_worker_that_stops_gives_its_jobs_back() {
     let worker_of = |grace: &str| worker(&nats, &results, &["--grace", grace]);
     let stopped = worker_of("0");
     let (long, waiting) = (nats.submit(&bytes(&slow(1))), nats.submit(&bytes(&quick(2))));
-    stopped.until(|served| served.metric("pinhole_jobs_running") == 1.0 && served.metric("pinhole_queue_length") == 1.0);
+    stopped
+        .until(|served| served.metric("pinhole_jobs_running") == 1.0 && served.metric("pinhole_queue_length") == 1.0);
     assert_eq!(stopped.metric("pinhole_shared_queue_length"), 0.0);
     stopped.signal("TERM");
     let begun = Instant::now();

@@ -36,7 +36,8 @@ impl S3 {
     pub(crate) fn start() -> S3 {
         let runtime = Runtime::new().unwrap();
         let objects: Arc<Mutex<Objects>> = Arc::default();
-        let router = Router::new().route("/{bucket}/{*key}", axum::routing::any(answer)).with_state(Arc::clone(&objects));
+        let router =
+            Router::new().route("/{bucket}/{*key}", axum::routing::any(answer)).with_state(Arc::clone(&objects));
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
         runtime.spawn(async move { axum::serve(listener, router).await });
