@@ -70,6 +70,14 @@ struct State {
     stopping: bool,
 }
 
+impl State {
+    fn push(&mut self, order: Order) {
+        let line = Arc::clone(&order.line);
+        self.known.insert(order.job.id, Arc::clone(&order.job));
+        self.queue.push(&line, order);
+    }
+}
+
 struct Ended {
     id: Uuid,
     at: SystemTime,
@@ -161,15 +169,28 @@ impl Jobs {
 
     /// Puts a job back into the queue that an earlier process left behind. There is room for all of them.
     pub fn resume(&self, order: Order) {
-        let line = Arc::clone(&order.line);
-        {
-            let mut state = self.state();
-            state.known.insert(order.job.id, Arc::clone(&order.job));
-            state.queue.push(&line, order);
-        }
         self.metrics.add("pinhole_jobs_resumed_total", 1.0);
+        self.state().push(order);
         self.show_length();
         self.wake.notify_all();
+    }
+
+    /// Accepts a job of a queue that many machines share. Whoever takes it there sees to it that there is room.
+    ///
+    /// # Errors
+    /// That the server stops.
+    pub fn take(&self, order: Order) -> Result<(), Fault> {
+        {
+            let mut state = self.state();
+            if state.stopping {
+                return Err(Fault::stopping());
+            }
+            state.push(order);
+        }
+        self.metrics.add("pinhole_jobs_accepted_total", 1.0);
+        self.show_length();
+        self.wake.notify_all();
+        Ok(())
     }
 
     /// What an earlier process left behind without an end. Those that have ended are known from now on.

@@ -22,12 +22,22 @@
 //! | [`worker`] | The thread that owns the device. |
 //! | [`server`] | What all interfaces do with a drawing. |
 //! | [`http`] | Connections, bodies, and one file for each interface. |
+//! | `bucket` | S3, or a folder. (This and the next three with the feature `cluster`.) |
+//! | `fetched` | Models from S3. |
+//! | `results` | What came of jobs from a queue of many machines. |
+//! | `fleet` | Jobs from a queue of many machines. |
 //! | [`options`] | The command line. |
 //! | [`run`] | Start, signals, stop. |
 
+#[cfg(feature = "cluster")]
+pub mod bucket;
 pub mod catalogue;
 pub mod drawing;
 pub mod fault;
+#[cfg(feature = "cluster")]
+pub mod fetched;
+#[cfg(feature = "cluster")]
+pub mod fleet;
 pub mod http;
 pub mod job;
 pub mod jobs;
@@ -38,6 +48,8 @@ pub mod options;
 pub mod pictures;
 pub mod planner;
 pub mod queue;
+#[cfg(feature = "cluster")]
+pub mod results;
 pub mod run;
 pub mod server;
 pub mod shelf;

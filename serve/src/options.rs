@@ -10,6 +10,8 @@ use pinhole::plan::Offload;
 use pinhole::size::Size;
 
 use crate::catalogue::Entry;
+#[cfg(feature = "cluster")]
+use crate::fleet::QueueAddress;
 use crate::limits::Limits;
 
 /// Draw pictures for those who ask over HTTP
@@ -55,7 +57,7 @@ pub struct Options {
     pub state: Option<PathBuf>,
     /// Jobs that wait at most; others are told to come again (429)
     #[arg(long, value_name = "N", default_value_t = Limits::default().queue, help_heading = "Jobs")]
-    pub queue: usize,
+    pub queue_length: usize,
     /// Jobs of one key, or of one address where there are no keys, that wait at most
     #[arg(long, value_name = "N", default_value_t = Limits::default().queue_per_key, help_heading = "Jobs")]
     pub queue_per_key: usize,
@@ -77,6 +79,11 @@ pub struct Options {
     /// After the signal to stop, let what is drawn go on for so many seconds
     #[arg(long, value_name = "SECONDS", default_value_t = Limits::default().grace.as_secs(), help_heading = "Jobs")]
     pub grace: u64,
+
+    /// What makes this server one machine of many
+    #[cfg(feature = "cluster")]
+    #[command(flatten)]
+    pub cluster: Cluster,
 
     /// A file with API keys, NAME:KEY on each line. Without it, everybody who reaches the address may ask
     #[arg(long, value_name = "FILE", help_heading = "Access")]
@@ -121,12 +128,44 @@ pub struct Options {
     pub log_level: String,
 }
 
+/// What makes a server one machine of many.
+#[cfg(feature = "cluster")]
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Many machines")]
+pub struct Cluster {
+    /// Take jobs from this queue of NATS JetStream, and none over HTTP; NAME is pinhole by default. PINHOLE_QUEUE keeps a password from
+    /// the list of processes
+    #[arg(
+        long,
+        value_name = "nats://HOST[:PORT][/NAME]",
+        env = "PINHOLE_QUEUE",
+        hide_env = true,
+        requires = "results",
+        conflicts_with_all = ["state", "api_keys"]
+    )]
+    pub queue: Option<QueueAddress>,
+    /// A file with credentials for the queue, as `nsc` writes it
+    #[arg(long, value_name = "FILE", requires = "queue")]
+    pub queue_credentials: Option<PathBuf>,
+    /// Take so many jobs from the queue beside the one that is drawn
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub queue_ahead: usize,
+    /// Where results of the queue's jobs go: s3://BUCKET/PREFIX, with AWS_ACCESS_KEY_ID and others as Amazon's tools have them, or
+    /// file:///FOLDER
+    #[arg(long, value_name = "ADDRESS", value_parser = crate::bucket::address, requires = "queue")]
+    pub results: Option<url::Url>,
+    /// Where models and LoRAs of s3://BUCKET/FILE are kept [default: pinhole/s3 in the folder of caches]
+    #[arg(long, value_name = "DIR")]
+    pub cache: Option<PathBuf>,
+}
+
 const EXAMPLES: &str = "\
 Examples:
   pinhole serve -m mini
   pinhole serve -m dev=flux1-dev-q4_k_s.gguf -m xl=sdxl.safetensors --vram 4G --idle 60
   pinhole serve -m dev.gguf --lora ink=ink.safetensors --state /var/lib/pinhole
   pinhole serve -m dev.gguf --listen 0.0.0.0:7860 --api-keys keys.txt --cors https://example.org
+  pinhole serve -m dev=s3://models/dev.gguf --queue nats://queue.lan --results s3://pictures/dev
   curl localhost:7860/v1/images/generations -H 'content-type: application/json' \\
       -d '{\"prompt\": \"a small yellow star on a blue background\", \"response_format\": \"url\"}'";
 
@@ -159,6 +198,14 @@ fn origin(text: &str) -> Result<HeaderValue, String> {
 }
 
 impl Options {
+    /// Whether jobs come from a queue that many machines share.
+    pub fn is_worker(&self) -> bool {
+        #[cfg(feature = "cluster")]
+        return self.cluster.queue.is_some();
+        #[cfg(not(feature = "cluster"))]
+        return false;
+    }
+
     /// What the server takes at most.
     pub fn limits(&self) -> Limits {
         let standard = Limits::default();
@@ -167,7 +214,7 @@ impl Options {
             body: self.max_body,
             bodies: standard.bodies.max(self.max_body.saturating_mul(4)),
             prompt: self.max_prompt,
-            queue: self.queue.max(1),
+            queue: self.queue_length.max(1),
             queue_per_key: self.queue_per_key.max(1),
             pixels: self.max_pixels,
             input_pixels: self.max_input_pixels,
@@ -175,7 +222,8 @@ impl Options {
             batch: self.max_batch.max(1),
             steps: self.max_steps.max(1),
             coalesce: self.coalesce.max(1),
-            kept_jobs: self.keep,
+            // Results of a worker are in its bucket.
+            kept_jobs: if self.is_worker() { 0 } else { self.keep },
             kept_bytes: self.keep_size,
             kept_for: Duration::from_secs(self.keep_time),
             deadline: Duration::from_secs(self.deadline.max(1)),
@@ -208,6 +256,10 @@ mod tests {
             &["-m", "mini", "--cors", "https://example.org/path"],
             &["-m", "mini", "--listen", "7860"],
             &["-m", "mini", "--idle", "0"],
+            &["-m", "mini", "--queue", "nats://queue.lan"],
+            &["-m", "mini", "--results", "s3://bucket"],
+            &["-m", "mini", "--queue", "64", "--results", "s3://bucket"],
+            &["-m", "mini", "--queue", "nats://queue.lan", "--results", "s3://bucket", "--state", "/tmp"],
             &["-m", "mini", "--threads", "0"],
         ] {
             assert!(parse(arguments).is_err(), "{arguments:?}");

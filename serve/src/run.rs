@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use axum::Router;
 use pinhole::ggml::Device;
 use pinhole::pipeline::MemoryOptions;
 use pinhole::processors;
@@ -19,13 +20,21 @@ use tokio::time;
 use tracing::{Level, error, info, warn};
 
 use crate::catalogue::Catalogue;
+#[cfg(feature = "cluster")]
+use crate::fetched;
+#[cfg(feature = "cluster")]
+use crate::fleet::Fleet;
 use crate::http;
 use crate::jobs::Jobs;
 use crate::keys::Keys;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
+#[cfg(feature = "cluster")]
+use crate::options::Cluster;
 use crate::options::Options;
 use crate::planner::Planner;
+#[cfg(feature = "cluster")]
+use crate::results::Results;
 use crate::server::Server;
 use crate::shelf::Shelf;
 use crate::spool::Spool;
@@ -98,6 +107,8 @@ fn start_log(options: &Options) {
 }
 
 async fn run(options: Options) -> Result<(), Failure> {
+    #[cfg(feature = "cluster")]
+    let options = fetch(options).await?;
     let mut limits = options.limits();
     limits.connections = connections(limits.connections);
     let catalogue = Catalogue { models: options.models.clone(), loras: options.loras.clone() };
@@ -126,7 +137,9 @@ async fn run(options: Options) -> Result<(), Failure> {
     let server = Arc::new(Server::new(limits.clone(), parts, planner, keys, options.hosts.clone()));
 
     let (stop, stopping) = watch::channel(false);
-    let router = http::router(Arc::clone(&server), &options.origins);
+    let router = router(&options, &server);
+    #[cfg(feature = "cluster")]
+    let fleet = fleet(&options, &server).await?;
     let serving = {
         let (limits, metrics) = (limits.clone(), Arc::clone(&metrics));
         tokio::spawn(async move { http::serve(listener, router, &limits, metrics, stopping).await })
@@ -139,7 +152,13 @@ async fn run(options: Options) -> Result<(), Failure> {
         }
     });
     watch_signals_and_clock(&jobs).await?;
+    #[cfg(feature = "cluster")]
+    fleet.iter().for_each(Fleet::stop);
     finish(&jobs, worker, &limits).await;
+    #[cfg(feature = "cluster")]
+    if let Some(fleet) = fleet {
+        fleet.finish().await;
+    }
     let _ = stop.send(true);
     let _ = serving.await;
     info!("stopped");
@@ -167,6 +186,33 @@ fn connections(wanted: usize) -> usize {
     room
 }
 
+/// Models and LoRAs of S3 are fetched before anything else is begun. The options name their files then.
+#[cfg(feature = "cluster")]
+async fn fetch(mut options: Options) -> Result<Options, Failure> {
+    let cache = options.cluster.cache.clone().unwrap_or_else(fetched::folder);
+    fetched::bring(&mut options.models, &cache).await.map_err(|error| format!("--model {error}"))?;
+    fetched::bring(&mut options.loras, &cache).await.map_err(|error| format!("--lora {error}"))?;
+    Ok(options)
+}
+
+/// Takes jobs from the queue that `options` name, if they do.
+#[cfg(feature = "cluster")]
+async fn fleet(options: &Options, server: &Arc<Server>) -> Result<Option<Fleet>, Failure> {
+    let Cluster { queue, queue_credentials, queue_ahead, results, .. } = &options.cluster;
+    let (Some(queue), Some(results)) = (queue, results) else { return Ok(None) };
+    let results = Results::open(results).await.map_err(|error| format!("--results {error}"))?;
+    let server = Arc::clone(server);
+    Ok(Some(Fleet::start(queue, queue_credentials.as_deref(), results, *queue_ahead, server).await?))
+}
+
+fn router(options: &Options, server: &Arc<Server>) -> Router {
+    #[cfg(feature = "cluster")]
+    if options.is_worker() {
+        return http::router_of_worker(Arc::clone(server));
+    }
+    http::router(Arc::clone(server), &options.origins)
+}
+
 fn memory(options: &Options) -> MemoryOptions {
     MemoryOptions { vram: options.vram.0, offload: options.offload, host: options.host_memory.0 }
 }
@@ -177,7 +223,8 @@ fn keys(options: &Options) -> Result<Keys, Failure> {
         let text = fs::read_to_string(path).map_err(|error| named(&error))?;
         return Keys::read(&text).map_err(|error| named(&error).into());
     }
-    if !options.listen.ip().is_loopback() && !options.without_keys {
+    // A worker takes no jobs there.
+    if !options.listen.ip().is_loopback() && !options.without_keys && !options.is_worker() {
         let message = format!("{} can be reached by others, and there are no API keys", options.listen);
         return Err(Failure::new(message, "give --api-keys FILE, or --without-keys if everybody may draw"));
     }

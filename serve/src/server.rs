@@ -209,7 +209,10 @@ impl Server {
     }
 
     /// As [`plan`](Server::plan), but waits for a place.
-    async fn plan_patiently(self: &Arc<Self>, drawing: &Drawing) -> Result<(Asked, Planned), Fault> {
+    ///
+    /// # Errors
+    /// As [`plan`](Server::plan).
+    pub async fn plan_patiently(self: &Arc<Self>, drawing: &Drawing) -> Result<(Asked, Planned), Fault> {
         loop {
             match self.plan(drawing).await {
                 Err(fault) if fault.status == 429 => tokio::time::sleep(Duration::from_millis(50)).await,

@@ -66,6 +66,20 @@ pub fn router(server: App, origins: &[HeaderValue]) -> Router {
     router.layer(middleware::from_fn_with_state(Arc::clone(&server), note)).with_state(server)
 }
 
+/// The addresses of a worker, which takes its jobs from a queue and none from here: those for whoever watches over it.
+#[cfg(feature = "cluster")]
+pub fn router_of_worker(server: App) -> Router {
+    Router::new()
+        .route("/health", get(ops::health))
+        .route("/ready", get(ops::ready))
+        .route("/metrics", get(ops::metrics))
+        .fallback(nothing)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn_with_state(Arc::clone(&server), require_own_host))
+        .layer(middleware::from_fn_with_state(Arc::clone(&server), note))
+        .with_state(server)
+}
+
 fn cors(origins: &[HeaderValue]) -> CorsLayer {
     let any = origins.iter().any(|origin| origin == "*");
     let allowed = if any { AllowOrigin::any() } else { AllowOrigin::list(origins.iter().cloned()) };

@@ -128,7 +128,7 @@ class Load:
 
 
 def run(program, jobs, clients, keep):
-    server = Server(program, "--queue", "30", "--queue-per-key", "30", "--keep", str(keep))
+    server = Server(program, "--queue-length", "30", "--queue-per-key", "30", "--keep", str(keep))
     Load(server).run(WARM, clients)
     before = server.metrics()
     load, stop = Load(server), threading.Event()
@@ -164,7 +164,7 @@ def run(program, jobs, clients, keep):
 
 def kill(program, jobs):
     with tempfile.TemporaryDirectory() as state:
-        arguments = ("--state", state, "--queue", "1000", "--queue-per-key", "1000", "--keep", "10000")
+        arguments = ("--state", state, "--queue-length", "1000", "--queue-per-key", "1000", "--keep", "10000")
         ids, kills = [], 0
         server = Server(program, *arguments)
         for number in range(jobs):

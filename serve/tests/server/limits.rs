@@ -10,7 +10,7 @@ use crate::rig::{Answer, JSON, Served, quick, slow};
 
 #[test]
 fn refusals_of_a_full_queue_are_exact() {
-    let served = Served::start(&["--queue", "5", "--queue-per-key", "5", "--coalesce", "1"]);
+    let served = Served::start(&["--queue-length", "5", "--queue-per-key", "5", "--coalesce", "1"]);
     let drawn = served.submit(&slow(0));
     served.until_running(&drawn);
     let answers: Vec<Answer> = (1..=12).map(|seed| served.post("/v1/jobs", &slow(seed))).collect();
@@ -24,7 +24,7 @@ fn refusals_of_a_full_queue_are_exact() {
 
 #[test]
 fn one_address_gets_its_share_of_the_queue() {
-    let served = Served::start(&["--queue", "9", "--queue-per-key", "2", "--coalesce", "1"]);
+    let served = Served::start(&["--queue-length", "9", "--queue-per-key", "2", "--coalesce", "1"]);
     let drawn = served.submit(&slow(0));
     served.until_running(&drawn);
     let codes: Vec<u16> = (1..=4).map(|seed| served.post("/v1/jobs", &quick(seed)).status).collect();
@@ -136,7 +136,7 @@ fn limits_of_pictures_hold() {
 #[test]
 fn pictures_of_jobs_that_wait_have_their_room() {
     // Room for sixteen of the largest pictures, which are a few kilobytes each as PNGs.
-    let served = Served::start(&["--queue", "40", "--queue-per-key", "40", "--coalesce", "1"]);
+    let served = Served::start(&["--queue-length", "40", "--queue-per-key", "40", "--coalesce", "1"]);
     let drawn = served.submit(&slow(0));
     served.until_running(&drawn);
     let image = pinhole::image::Image::new(4096, 4096, vec![9; 3 << 24]).unwrap();

@@ -3,10 +3,14 @@
 #![allow(clippy::unwrap_used)]
 
 mod crowd;
+#[cfg(feature = "cluster")]
+mod fleet;
 mod interfaces;
 mod jobs;
 mod limits;
 mod overhead;
 mod rig;
+#[cfg(feature = "cluster")]
+mod s3;
 mod state;
 mod swap;

@@ -10,7 +10,7 @@ use crate::rig::{Served, command, pixels, quick, slow};
 fn every_accepted_job_ends_once_although_the_process_is_killed() {
     let folder = tempfile::tempdir().unwrap();
     let state = folder.path().to_str().unwrap();
-    let arguments = ["--state", state, "--queue", "50", "--queue-per-key", "50", "--coalesce", "1"];
+    let arguments = ["--state", state, "--queue-length", "50", "--queue-per-key", "50", "--coalesce", "1"];
     let served = Served::start(&arguments);
     let ids: Vec<String> = (0..12).map(|seed| served.submit(&quick(seed))).collect();
     served.until(|served| served.metric("pinhole_jobs_ended_total{outcome=\"done\"}") >= 3.0);
@@ -100,7 +100,7 @@ fn a_disk_that_fills_is_said_and_what_was_accepted_is_done_when_there_is_room_ag
     let folder = tempfile::tempdir().unwrap();
     let state = folder.path().to_str().unwrap();
     let arguments =
-        ["-m", "mini", "--listen", "127.0.0.1:0", "--state", state, "--queue", "200", "--queue-per-key", "200"];
+        ["-m", "mini", "--listen", "127.0.0.1:0", "--state", state, "--queue-length", "200", "--queue-per-key", "200"];
     let mut full = Command::new("sh");
     // A limit on files stands for the disk, as a process may set it for itself. Beyond it a signal would come.
     full.args(["-c", "trap '' XFSZ; ulimit -S -f 8192; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_pinhole-serve")]);
