@@ -186,6 +186,11 @@ fn resolve(target: &Path, overwrite: bool) -> Result<PathBuf, OutputError> {
     if !overwrite {
         return Err(OutputError::Exists { path: target.to_owned() });
     }
+    // On Windows the resolved path is one for programs, `\\?\C:\..`, which nobody wants to read in a message, and which Wine refuses for
+    // long paths: only a link needs it.
+    if cfg!(windows) && !fs::symlink_metadata(target).is_ok_and(|about| about.is_symlink()) {
+        return Ok(target.to_owned());
+    }
     fs::canonicalize(target).map_err(|source| OutputError::io("resolve", target, source))
 }
 
