@@ -369,6 +369,8 @@ fn link_system() {
     }
     if is_windows() {
         println!("cargo::rustc-link-lib=advapi32");
+        // Once, and not for each library as `cc` would: rustc takes this with modifiers only once. See .cargo/config.toml.
+        println!("cargo::rustc-link-lib=static:-bundle=stdc++");
     }
 }
 
