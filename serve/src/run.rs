@@ -14,7 +14,6 @@ use pinhole::processors;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::runtime;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time;
 use tracing::{Level, error, info, warn};
@@ -247,9 +246,22 @@ fn check_models(shelf: &Shelf) -> Result<(), Failure> {
     Ok(())
 }
 
+/// What asks the process to stop: the system or a supervisor, and a user.
+#[cfg(unix)]
+fn stops() -> io::Result<(tokio::signal::unix::Signal, tokio::signal::unix::Signal)> {
+    use tokio::signal::unix::{SignalKind, signal};
+    Ok((signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?))
+}
+
+/// What asks the process to stop: Ctrl-Break, which a program may send to another alone, and Ctrl-C.
+#[cfg(windows)]
+fn stops() -> io::Result<(tokio::signal::windows::CtrlBreak, tokio::signal::windows::CtrlC)> {
+    Ok((tokio::signal::windows::ctrl_break()?, tokio::signal::windows::ctrl_c()?))
+}
+
 /// Looks at deadlines until a signal says to stop.
 async fn watch_signals_and_clock(jobs: &Arc<Jobs>) -> Result<(), Failure> {
-    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (mut term, mut int) = stops()?;
     let mut tick = time::interval(TICK);
     tick.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
     loop {

@@ -8,6 +8,7 @@
 //! - `PINHOLE_TARGET_CPU`: the processor to compile for, in the compiler's own words (`x86-64-v3`, `znver4`,
 //!   `apple-m1`, `armv8.2-a+dotprod`); `native`, the default, is the machine that compiles; `portable` is every x86-64 processor
 //!   since about 2009, and each at its best;
+//! - `PINHOLE_ACCELERATE`: `off` builds for macOS without Apple's Accelerate framework, whose headers only a Mac has;
 //! - `PINHOLE_VULKAN_HEADERS`, `PINHOLE_GLSLC`: headers and shader compiler for the feature `vulkan`;
 //! - `PINHOLE_CUDA_HOME`, `PINHOLE_CUDA_ARCH`: toolkit and architecture for the feature `cuda`.
 
@@ -82,6 +83,11 @@ fn is_linux() -> bool {
 
 fn is_apple() -> bool {
     cargo_env("CARGO_CFG_TARGET_VENDOR") == "apple"
+}
+
+/// Whether Apple's framework for vectors is there to be compiled and linked with.
+fn has_accelerate() -> bool {
+    is_apple() && env::var_os("PINHOLE_ACCELERATE").is_none_or(|value| value != "off")
 }
 
 fn is_windows() -> bool {
@@ -188,6 +194,13 @@ fn define_platform(build: &mut cc::Build) {
     }
     if is_windows() {
         build.define("_CRT_SECURE_NO_WARNINGS", None);
+        // Windows 10: ggml.h says the same, too late for system headers that are included before it.
+        build.define("_WIN32_WINNT", "0x0A00");
+        if is_x86() && build.get_compiler().is_like_gnu() {
+            // Windows aligns stacks to 16 bytes, and GCC puts vectors of 32 there as if they were aligned to as many:
+            // https://gcc.gnu.org/bugzilla/show_bug.cgi?id=54412
+            build.flag("-Wa,-muse-unaligned-vector-move");
+        }
     }
 }
 
@@ -232,7 +245,7 @@ fn target_cpu_flag() -> String {
 fn define_cpu(build: &mut cc::Build, ggml: &Path, flag: &str) {
     build.include(ggml.join("src/ggml-cpu")).flag(flag);
     build.define("GGML_USE_LLAMAFILE", None).define("GGML_USE_CPU_REPACK", None);
-    if is_apple() {
+    if has_accelerate() {
         build.define("GGML_USE_ACCELERATE", None);
         build.define("ACCELERATE_NEW_LAPACK", None).define("ACCELERATE_LAPACK_ILP64", None);
     }
@@ -351,11 +364,13 @@ fn write_if_changed(path: &Path, text: &str) {
 }
 
 fn link_system() {
-    if is_apple() {
+    if has_accelerate() {
         println!("cargo::rustc-link-lib=framework=Accelerate");
     }
     if is_windows() {
         println!("cargo::rustc-link-lib=advapi32");
+        // Once, and not for each library as `cc` would: rustc takes this with modifiers only once. See .cargo/config.toml.
+        println!("cargo::rustc-link-lib=static:-bundle=stdc++");
     }
 }
 
@@ -363,7 +378,7 @@ fn main() {
     for file in ["build.rs", "build", "Cargo.toml"] {
         println!("cargo::rerun-if-changed={file}");
     }
-    for name in ["PINHOLE_GGML_DIR", "PINHOLE_TARGET_CPU"] {
+    for name in ["PINHOLE_GGML_DIR", "PINHOLE_TARGET_CPU", "PINHOLE_ACCELERATE"] {
         println!("cargo::rerun-if-env-changed={name}");
     }
     if is_msvc() {

@@ -6,12 +6,31 @@
 //   scheduler's. ph_barrier sleeps after a short spin.
 // - ggml_threadpool_new fails an assertion if a thread cannot be started, and leaves those before it behind. Here they have
 //   ended by then.
-#ifndef _WIN32
-#include <pthread.h>
-
 // Weak, so that the definition in shim.cpp takes the place of the one below, for this file's own calls as well.
 struct ggml_threadpool;
 __attribute__((weak)) void ggml_barrier(struct ggml_threadpool * pool);
+
+#ifdef _WIN32
+#define WIN32_LEAN_AND_MEAN
+#define NOMINMAX
+#include <windows.h>
+
+#ifndef THREAD_POWER_THROTTLING_CURRENT_VERSION
+// Headers of mingw-w64 before version 11 lack what ggml asks Windows for here.
+#define THREAD_POWER_THROTTLING_CURRENT_VERSION 1
+#define THREAD_POWER_THROTTLING_EXECUTION_SPEED 1
+typedef struct {
+    ULONG Version;
+    ULONG ControlMask;
+    ULONG StateMask;
+} THREAD_POWER_THROTTLING_STATE;
+#endif
+
+static HANDLE ph_start_thread(SECURITY_ATTRIBUTES * attributes, SIZE_T stack, LPTHREAD_START_ROUTINE run, void * state,
+                              DWORD flags, DWORD * id);
+#define CreateThread ph_start_thread
+#else
+#include <pthread.h>
 
 static int ph_start_thread(pthread_t * thread, const pthread_attr_t * attributes, void * (*run)(void *), void * state);
 #define pthread_create ph_start_thread
@@ -19,45 +38,69 @@ static int ph_start_thread(pthread_t * thread, const pthread_attr_t * attributes
 
 #include "ggml-cpu/ggml-cpu.c"
 
-#ifndef _WIN32
+#ifdef _WIN32
+#undef CreateThread
+#else
 #undef pthread_create
+#endif
 
 #include "shim.h"
 
 // Ends the workers that run already, all before `count`, and frees the pool, which its maker then forgets.
 static void end_pool(struct ggml_threadpool * pool, int count) {
     const size_t workers_size = sizeof(struct ggml_compute_state) * pool->n_threads;
-    pthread_mutex_lock(&pool->mutex);
+    ggml_mutex_lock(&pool->mutex);
     pool->stop  = true;
     pool->pause = false;
-    pthread_cond_broadcast(&pool->cond);
-    pthread_mutex_unlock(&pool->mutex);
+    ggml_cond_broadcast(&pool->cond);
+    ggml_mutex_unlock(&pool->mutex);
     for (int i = 1; i < count; i++) {
-        pthread_join(pool->workers[i].thrd, NULL);
+        ggml_thread_join(pool->workers[i].thrd, NULL);
     }
-    pthread_mutex_destroy(&pool->mutex);
-    pthread_cond_destroy(&pool->cond);
+    ggml_mutex_destroy(&pool->mutex);
+    ggml_cond_destroy(&pool->cond);
     ggml_aligned_free(pool->workers, workers_size);
     ggml_aligned_free(pool, sizeof(struct ggml_threadpool));
 }
 
+static void end_pool_of(const struct ggml_compute_state * worker) {
+    end_pool(worker->threadpool, worker->ith);
+}
+
+#ifdef _WIN32
+static HANDLE ph_start_thread(SECURITY_ATTRIBUTES * attributes, SIZE_T stack, LPTHREAD_START_ROUTINE run, void * state,
+                              DWORD flags, DWORD * id) {
+    const HANDLE thread = CreateThread(attributes, stack, run, state, flags, id);
+    if (thread == NULL) {
+        end_pool_of(state);
+    }
+    return thread;
+}
+
+static int64_t nanoseconds(void) {
+    LARGE_INTEGER now, per_second;
+    QueryPerformanceCounter(&now);
+    QueryPerformanceFrequency(&per_second);
+    return (int64_t) ((double) now.QuadPart * 1e9 / (double) per_second.QuadPart);
+}
+#else
 static int ph_start_thread(pthread_t * thread, const pthread_attr_t * attributes, void * (*run)(void *), void * state) {
     const int result = pthread_create(thread, attributes, run, state);
     if (result != 0) {
-        struct ggml_compute_state * worker = state;
-        end_pool(worker->threadpool, worker->ith);
+        end_pool_of(state);
     }
     return result;
 }
-
-// How long a thread spins before it sleeps: about as long as it takes to fall asleep and to be woken.
-enum { SPIN_NANOSECONDS = 20000, SPINS_BETWEEN_LOOKS = 32 };
 
 static int64_t nanoseconds(void) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (int64_t) now.tv_sec * 1000000000 + now.tv_nsec;
 }
+#endif
+
+// How long a thread spins before it sleeps: about as long as it takes to fall asleep and to be woken.
+enum { SPIN_NANOSECONDS = 20000, SPINS_BETWEEN_LOOKS = 32 };
 
 // Whether the barrier's round is over before the time to spin is.
 static bool spin(struct ggml_threadpool * pool, int round) {
@@ -79,13 +122,13 @@ static atomic_int asleep;
 // Sleeps until the barrier's round is over. The pool's condition is free for that: while a graph is computed, no thread
 // waits for another graph.
 static void sleep_until_over(struct ggml_threadpool * pool, int round) {
-    pthread_mutex_lock(&pool->mutex);
+    ggml_mutex_lock_shared(&pool->mutex);
     atomic_fetch_add(&asleep, 1);
     while (atomic_load(&pool->n_barrier_passed) == round) {
-        pthread_cond_wait(&pool->cond, &pool->mutex);
+        ggml_cond_wait(&pool->cond, &pool->mutex);
     }
     atomic_fetch_sub(&asleep, 1);
-    pthread_mutex_unlock(&pool->mutex);
+    ggml_mutex_unlock_shared(&pool->mutex);
 }
 
 void ph_barrier(struct ggml_threadpool * pool) {
@@ -99,9 +142,9 @@ void ph_barrier(struct ggml_threadpool * pool) {
         atomic_fetch_add(&pool->n_barrier_passed, 1);
         // Either this sees the sleeper, or the sleeper, which counts itself first, sees that the round is over.
         if (atomic_load(&asleep) > 0) {
-            pthread_mutex_lock(&pool->mutex);
-            pthread_cond_broadcast(&pool->cond);
-            pthread_mutex_unlock(&pool->mutex);
+            ggml_mutex_lock(&pool->mutex);
+            ggml_cond_broadcast(&pool->cond);
+            ggml_mutex_unlock(&pool->mutex);
         }
         return;
     }
@@ -111,4 +154,3 @@ void ph_barrier(struct ggml_threadpool * pool) {
     // What the other threads wrote before they arrived is seen from here on.
     atomic_thread_fence(memory_order_seq_cst);
 }
-#endif

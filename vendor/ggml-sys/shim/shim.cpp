@@ -57,12 +57,10 @@ void install_abort_callback() {
 
 } // namespace
 
-#ifndef _WIN32
 // The definition that holds: ggml's own is weak (see cpu.c). It is in this file because every program has this file.
 extern "C" void ggml_barrier(ggml_threadpool * pool) {
     ph_barrier(pool);
 }
-#endif
 
 extern "C" int ph_guard(void (*call)(void *), void * data, int assertions, char * message, size_t size) {
     install_abort_callback();

@@ -24,11 +24,9 @@ int ph_guard(void (*call)(void *), void * data, int assertions, char * message, 
 // How many C++ exceptions are on their way to a handler on this thread.
 int ph_exceptions_in_flight(void);
 
-#ifndef _WIN32
 // Where ggml's threads wait for each other, in the place of its own ggml_barrier: see cpu.c.
 struct ggml_threadpool;
 void ph_barrier(struct ggml_threadpool * pool);
-#endif
 
 // For tests of the guard. Kinds: 0 std::runtime_error, 1 std::bad_alloc, 2 int.
 void ph_test_throw(int kind);
