@@ -81,7 +81,35 @@ pub struct Opened {
     pub refiner: Option<Box<Opened>>,
 }
 
+/// The three parts in which families differ.
+pub(super) type Parts = (Box<dyn Encoders>, Box<dyn Denoiser>, Box<dyn Autoencoder>);
+
 impl Opened {
+    /// A model of `family` with nothing beside it.
+    pub(super) fn new(
+        family: &'static Family,
+        source: Source,
+        (encoders, denoiser, autoencoder): Parts,
+        (scheduler, rules, loras): (Scheduler, Rules, Vec<lora::Report>),
+    ) -> Opened {
+        Opened {
+            family,
+            source,
+            encoders,
+            denoiser,
+            autoencoder,
+            tiny: None,
+            scheduler,
+            rules,
+            loras,
+            image_prompts: None,
+            face: None,
+            safety: None,
+            upscaler: None,
+            refiner: None,
+        }
+    }
+
     /// Every network, in the order of bundles.
     pub fn networks(&self) -> Vec<Network<'_>> {
         let mut networks = self.denoiser.networks();
@@ -224,6 +252,19 @@ impl Additions {
         self.refuse_face()
     }
 
+    /// Refuses what goes beside models that read with CLIP: taught words, layers that are skipped, a refiner.
+    ///
+    /// # Errors
+    /// [`Error::Option`].
+    pub(super) fn refuse_what_goes_with_clip(&self) -> Result<()> {
+        self.refuse_embeddings()?;
+        self.refuse_refiner()?;
+        match self.clip_skip {
+            Some(_) => Err(Error::option("--clip-skip", "a model that reads CLIP's hidden states", "one without CLIP")),
+            None => Ok(()),
+        }
+    }
+
     /// Refuses a refiner beside a model that has none.
     pub(super) fn refuse_refiner(&self) -> Result<()> {
         match &self.refiner {
@@ -358,6 +399,12 @@ pub trait Encoders: Networks {
         false
     }
 
+    /// Bytes of the arrays that it has of these pictures in host memory, at most, beside what its networks have.
+    fn seen_bytes(&self, settings: &Settings) -> usize {
+        let _ = settings;
+        0
+    }
+
     /// As [`encode`](Encoders::encode), of texts with `pictures` between their words.
     ///
     /// # Errors
@@ -471,6 +518,23 @@ impl Given<'_> {
             }
         }
         Ok(all)
+    }
+
+    /// The first array of the prompts, of vectors of `width` numbers, for every item of the batch, filled up with zeros to `room` tokens.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub fn filled_prompt(&self, width: usize, room: usize) -> Result<Vec<f32>> {
+        let each = room.saturating_mul(width);
+        let mut text = reserve::room("the prompts", (self.pictures * self.passes).saturating_mul(each))?;
+        for Prompt(arrays) in self.prompts.iter().take(self.passes) {
+            for _ in 0..self.pictures {
+                let behind = text.len() + each;
+                text.extend_from_slice(&arrays[0]);
+                text.resize(behind, 0.0);
+            }
+        }
+        Ok(text)
     }
 
     /// What an IP-Adapter is given, for every item of the batch.
