@@ -244,7 +244,7 @@ fn edits_stream_as_they_are_resident() {
 #[test]
 fn towers_are_found_beside_the_language_model() {
     let (golden, dir) = seeing();
-    let case = Request { steps: Some(1), ..request(&golden, "one") };
+    let case = Request { steps: Some(2), ..request(&golden, "one") };
     let expected = bits(&generate(&mut on(open(dir.path()), "cpu"), &case));
     write_llama(&dir.path().join("Qwen3-VL-8B-F32.gguf"), &golden, Format::F32);
     let reader = [(&TEXT_ENCODER, "Qwen3-VL-8B-F32.gguf")];
