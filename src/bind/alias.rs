@@ -47,7 +47,10 @@ pub use names::{Aliases, Alternative, Part, Rows};
 pub use qwen_control::{KIND as QWEN_CONTROL, aliases as qwen_control};
 pub use qwen_image::{KIND as QWEN_IMAGE, aliases as qwen_image};
 pub use qwen_image_21::{KIND as QWEN_IMAGE_21, aliases as qwen_image_21};
-pub use qwen_vl::{KIND as QWEN_VL_VISION, aliases as qwen_vl};
+pub use qwen_vl::{
+    KIND as QWEN_VL_VISION, QWEN3 as QWEN3_VL_VISION, aliases as qwen_vl, aliases_of_qwen3 as qwen3_vl,
+    deepstack as qwen3_vl_deepstack,
+};
 pub use redux::{KIND as REDUX, aliases as redux};
 pub use resampler::{KIND as RESAMPLER, aliases as resampler};
 pub use safety_checker::{KIND as SAFETY_CHECKER, TOWER as SAFETY_TOWER, aliases as safety_checker};
@@ -85,6 +88,7 @@ pub static KINDS: &[&Kind] = &[
     &SAFETY_CHECKER,
     &CLIP_VISION,
     &SIGLIP_VISION,
+    &QWEN3_VL_VISION,
     &QWEN_VL_VISION,
     &REDUX,
     &FLUX_IP,
@@ -106,6 +110,7 @@ pub static PASS_FOR: &[(&Kind, &Kind, &str)] = &[
     (&FLUX2, &FLUX, ""),
     (&UNET_CONTROL, &UNET, ""),
     (&FLUX_IP, &UNET_IP, ""),
+    (&QWEN3_VL_VISION, &QWEN_VL_VISION, ""),
     (&SAFETY_CHECKER, &CLIP_VISION, ""),
     (&SAFETY_CHECKER, &CLIP_VISION, SAFETY_TOWER),
 ];

@@ -10,8 +10,10 @@
 //! | stage | in | out |
 //! |---|---|---|
 //! | (host) | token ids | `hidden [D, T, B]`: embeddings; `mask [T, T]`; `cos`, `sin [d, 1, T]` |
-//! | `layer.0`, `layer.1`, ... | `hidden`, `mask`, `cos`, `sin` | `hidden`, or where it is tapped, `states.N` |
+//! | `layer.0`, `layer.1`, ... | `hidden`, `mask`, `cos`, `sin` (`deepstack.N`) | `hidden`, or where it is tapped, `states.N` |
 //! | `final_norm` (if the last tap asks for it) | `hidden` | `hidden` |
+//!
+//! Qwen3-VL's vision tower gives more of a picture than its tokens: what is added to these behind the first layers, `deepstack.N`.
 //!
 //! No token sees a later one, so that what stands behind a text changes nothing of it: shorter texts are filled up with any token. Where
 //! the states of what fills up a text are read as well, they see the text alone: [`mask_of`].
@@ -30,6 +32,10 @@ use crate::ggml::Tensor;
 use crate::stage::{Block, Build, Cadence, Lifetime, Model, Port, Symbol};
 use crate::weights::{Role, Scope, WeightId};
 use crate::{Error, Result, reserve};
+
+/// The tokens that the model is told more of behind its first layers: all of a text, or one that stands for all where there is nothing to
+/// tell.
+pub const TOLD_TOKENS: Symbol = Symbol::new("tokens of which more is told");
 
 /// Which hidden states are taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -175,14 +181,21 @@ impl FeedForward {
 struct Layer {
     from: Port,
     to: Port,
+    /// What is added behind it.
+    deepstack: Option<Port>,
     attention: SelfAttention,
     feed_forward: FeedForward,
 }
 
 impl Layer {
-    fn declare(s: &mut Scope<'_>, config: &Config, (from, to): (Port, Port), positions: Positions) -> Result<Layer> {
+    fn declare(
+        s: &mut Scope<'_>,
+        config: &Config,
+        (from, to, deepstack): (Port, Port, Option<Port>),
+        positions: Positions,
+    ) -> Result<Layer> {
         let attention = SelfAttention::declare(s, config, positions)?;
-        Ok(Layer { from, to, attention, feed_forward: FeedForward::declare(s, config)? })
+        Ok(Layer { from, to, deepstack, attention, feed_forward: FeedForward::declare(s, config)? })
     }
 }
 
@@ -191,6 +204,10 @@ impl Block for Layer {
         let x = b.read(self.from)?;
         let x = b.g.add(x, self.attention.build(b, x)?)?;
         let x = b.g.add(x, self.feed_forward.build(b, x)?)?;
+        let x = match self.deepstack {
+            Some(port) => b.g.add(x, b.read(port)?)?,
+            None => x,
+        };
         b.write(self.to, x)
     }
 }
@@ -219,6 +236,8 @@ pub struct LanguageModel {
     pub states: Vec<Port>,
     /// Where tokens stand, and what they see.
     pub positions: Positions,
+    /// `[D, told, B]` each: in, what is added behind the first layers.
+    pub deepstack: Vec<Port>,
 }
 
 impl LanguageModel {
@@ -228,6 +247,14 @@ impl LanguageModel {
     /// [`Error::Graph`] for sizes that [`Config::validate`] refuses, and for taps that are out of order, after more layers than there
     /// are, or normalised before the last layer.
     pub fn new(config: &Config, taps: &Taps) -> Result<LanguageModel> {
+        LanguageModel::seeing(config, taps, 0)
+    }
+
+    /// The same model, which is told more of pictures behind so many of its first `layers_told`. It has the same weights.
+    ///
+    /// # Errors
+    /// As [`new`](LanguageModel::new); [`Error::Graph`] for more layers than are read.
+    pub fn seeing(config: &Config, taps: &Taps, layers_told: usize) -> Result<LanguageModel> {
         let layers = config.num_hidden_layers;
         let through = taps.after.last().copied().filter(|through| (1..=layers).contains(through));
         let in_order = taps.after.windows(2).all(|pair| pair[0] < pair[1]) && taps.after.first() != Some(&0);
@@ -247,6 +274,14 @@ impl LanguageModel {
             sin: model.port("sin", &table, DType::F32, Lifetime::Request),
             kept: config.fills_left().then(|| model.port("kept", &[1.into(), tokens], DType::F32, Lifetime::Request)),
         };
+        if layers_told > through {
+            return Err(Error::graph("declare", format!("{layers_told} of {through} layers")));
+        }
+        let mut deepstack = Vec::with_capacity(layers_told);
+        let told = [width.into(), TOLD_TOKENS.into(), Symbol::BATCH.into()];
+        for i in 0..layers_told {
+            deepstack.push(model.port(format!("deepstack.{i}"), &told, DType::F32, Lifetime::Request));
+        }
         let (mut from, mut tapped) = (hidden, Vec::new());
         for i in 0..through {
             let is_tap = i + 1 < through && taps.after.contains(&(i + 1));
@@ -257,7 +292,7 @@ impl LanguageModel {
             };
             tapped.extend(is_tap.then_some(to));
             model.stage(format!("layer.{i}"), Cadence::Request, |s| {
-                Layer::declare(&mut s.sub("blk").sub(i), config, (from, to), positions)
+                Layer::declare(&mut s.sub("blk").sub(i), config, (from, to, deepstack.get(i).copied()), positions)
             })?;
             from = to;
         }
@@ -268,7 +303,7 @@ impl LanguageModel {
                 Ok(FinalNorm { hidden, norm: RmsNorm::declare(&mut s, "weight", width, config.rms_norm_eps)? })
             })?;
         }
-        Ok(LanguageModel { model, token_embedding, hidden, states: tapped, positions })
+        Ok(LanguageModel { model, token_embedding, hidden, states: tapped, positions, deepstack })
     }
 }
 

@@ -19,6 +19,7 @@ mod route;
 pub mod safety_checker;
 pub mod step_cache;
 pub mod t5;
+mod transposed;
 pub mod unet;
 pub mod upscaler;
 pub mod vision;

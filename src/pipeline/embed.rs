@@ -31,7 +31,8 @@ impl Pipeline {
         run.machine.ledger.set_limit(plan.limit);
         let kept = run.machine.keep(&plan, &model.encoders.subjects(&settings));
         let made = kept.and_then(|()| {
-            let cache = prompt_cache.as_deref().filter(|_| !model.encoders.see());
+            let sees = model.encoders.see() && !request.references.is_empty();
+            let cache = prompt_cache.as_deref().filter(|_| !sees);
             let made = super::embeddings::embeddings(&model, cache, (&request, &settings), &mut run)?;
             let encoders =
                 digest::of(&model, prompt_cache.as_deref().map(|cache| cache as _), run.machine.backend.cancel())?;

@@ -149,9 +149,7 @@ fn open(source: Source, additions: &Additions) -> Result<Opened> {
             "one that reads its last vector",
         ));
     }
-    for component in source.components() {
-        component.require_configuration()?;
-    }
+    source.require_configurations()?;
     let transformer = following(networks::flux(source.component(&TRANSFORMER)?)?, additions)?;
     let controls = flux_controls::open(additions, &CONTROL)?;
     let mut encoders = FluxEncoders {
@@ -271,8 +269,19 @@ fn schnell_schedule() -> FlowMatchConfig {
     FlowMatchConfig::default()
 }
 
+/// The scheduler of `source`, whose model predicts a flow, or the one with the `published` schedule.
+///
+/// # Errors
+/// [`Error::Mismatch`] for a schedule that no flow has; what reading it returns.
+pub(super) fn scheduler(source: &Source, published: FlowMatchConfig) -> Result<Scheduler> {
+    match &source.scheduler {
+        Some(Text { text, origin }) => flow(Scheduler::from_json(text, origin)?, origin),
+        None => Ok(Scheduler::Flow(published)),
+    }
+}
+
 /// Refuses a schedule of discrete timesteps: the model predicts a flow.
-pub(super) fn flow(scheduler: Scheduler, origin: &Path) -> Result<Scheduler> {
+fn flow(scheduler: Scheduler, origin: &Path) -> Result<Scheduler> {
     let refuse = |found: String| Err(Error::mismatch(origin, "_class_name", "FlowMatchEulerDiscreteScheduler", found));
     match scheduler {
         Scheduler::Flow(_) => Ok(scheduler),

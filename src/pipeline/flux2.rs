@@ -4,10 +4,10 @@
 use std::path::Path;
 
 use super::fit::{self, Side};
-use super::language_model::LanguageEncoder;
-use super::opened::{Additions, Denoiser, Encoders, Family, Given, Opened, Reader, StepPorts, subject, texts};
+use super::language_model::{self, LanguageEncoder};
+use super::opened::{Additions, Denoiser, Encoders, Family, Given, Opened, Parts, Reader, StepPorts, subject, texts};
 use super::prompts::{ArraySpec, Prompt};
-use super::request::{OpenedWith, Settings};
+use super::request::Settings;
 use super::rules::{Cropped, Defaults, GuidanceScale, References, Rules, Starts, Use};
 use super::run::Run;
 use super::safety;
@@ -20,7 +20,7 @@ use crate::models::language_model::Taps;
 use crate::models::step_cache::{CachePorts, Cached, DecidedBy};
 use crate::plan::measure::Subject;
 use crate::plan::{Phase, Runs};
-use crate::sample::{AYS, FlowMatchConfig, Scheduler};
+use crate::sample::{FlowMatchConfig, Scheduler};
 use crate::source::networks;
 use crate::source::slot::{TEXT_ENCODER, TRANSFORMER, VAE};
 use crate::source::{Layout, Network, Networks, Part, Place, Source, Text, model_name};
@@ -179,23 +179,10 @@ fn rules(version: Version) -> Rules {
         most_pixels: 16384,
         tokens: 1..=MOST_TOKENS,
         guidance: (version == Version::Dev).then_some(4.0),
-        guided_above: 1.0,
-        is_told_sizes: false,
-        is_told_scores: false,
-        ays: AYS,
-        zeros_without_negative: false,
         inputs: &[Use::Start, Use::Mask],
-        beside: None,
         references: Some(REFERENCES),
         starts: Starts::Mean,
-        controls: Vec::new(),
-        caches: Caches::NONE,
-        frames: None,
-        experts: None,
-        first: None,
-        guide: false,
-        told: OpenedWith::default(),
-        defaults: Defaults {
+        ..Rules::of_prompts(Defaults {
             width: 1024,
             height: 1024,
             steps,
@@ -204,21 +191,15 @@ fn rules(version: Version) -> Rules {
             tokens: MOST_TOKENS,
             strength: 0.6,
             strength_with_mask: 0.8,
-        },
+        })
     }
 }
 
 fn open(mut source: Source, additions: &Additions) -> Result<Opened> {
     additions.refuse_image_prompts()?;
     additions.refuse_controls()?;
-    additions.refuse_embeddings()?;
-    additions.refuse_refiner()?;
-    if additions.clip_skip.is_some() {
-        return Err(Error::option("--clip-skip", "a model that reads CLIP's hidden states", "one without CLIP"));
-    }
-    for component in source.components() {
-        component.require_configuration()?;
-    }
+    additions.refuse_what_goes_with_clip()?;
+    source.require_configurations()?;
     let mut transformer = networks::flux2(source.component(&TRANSFORMER)?)?;
     let version = Version::of(&source, &transformer)?;
     let is_distilled = serde_json::Value::from(version == Version::Distilled);
@@ -229,10 +210,7 @@ fn open(mut source: Source, additions: &Additions) -> Result<Opened> {
     }
     let mut encoder = LanguageEncoder::open(&source, &TEXT_ENCODER, version.reading().taps)?;
     let vae = Vae::open(&source, None)?;
-    let scheduler = match &source.scheduler {
-        Some(Text { text, origin }) => super::flux::flow(Scheduler::from_json(text, origin)?, origin)?,
-        None => Scheduler::Flow(schedule()),
-    };
+    let scheduler = super::flux::scheduler(&source, schedule())?;
     let scheduler = match scheduler {
         Scheduler::Flow(config) => Scheduler::Flow(FlowMatchConfig { empirical_shift: true, ..config }),
         other => other,
@@ -240,22 +218,9 @@ fn open(mut source: Source, additions: &Additions) -> Result<Opened> {
     let rules = Rules { caches: caches(&transformer.net), ..rules(version) }.read(&source, version.scale())?;
     check(&source, &transformer, &encoder, &vae, version.reading())?;
     let loras = additions.apply(&mut [transformer.target(), encoder.part.target()])?;
-    Ok(Opened {
-        family: &FLUX2,
-        encoders: Box::new(Flux2Encoder { encoder, reading: version.reading() }),
-        denoiser: Box::new(Flux2Denoiser::new(transformer)),
-        tiny: None,
-        autoencoder: vae.boxed(),
-        scheduler,
-        rules,
-        loras,
-        image_prompts: None,
-        face: None,
-        safety: None,
-        upscaler: None,
-        refiner: None,
-        source,
-    })
+    let encoders = Box::new(Flux2Encoder { encoder, reading: version.reading() });
+    let parts: Parts = (encoders, Box::new(Flux2Denoiser::new(transformer)), vae.boxed());
+    Ok(Opened::new(&FLUX2, source, parts, (scheduler, rules, loras)))
 }
 
 /// The step caches that a transformer has the blocks for. Nobody has published what TeaCache and MagCache have to know of FLUX.2.
@@ -320,12 +285,8 @@ impl Encoders for Flux2Encoder {
     fn tokenize(&self, text: &str, settings: &Settings) -> Result<Vec<Encoded>> {
         let Reading { before, after, pad, removed, .. } = *self.reading;
         let text = removed.map_or_else(|| text.to_owned(), |mark| text.replace(mark, ""));
-        let whole = format!("{before}{text}{after}");
-        let mut encoded = self.encoder.tokenize_filled(&whole, settings.max_sequence_length, pad)?;
-        // What is not seen of the template is not worth a word.
-        encoded.cut =
-            encoded.cut.and_then(|cut| Some(cut.strip_suffix(after)?.to_owned())).filter(|cut| !cut.is_empty());
-        Ok(vec![encoded])
+        let filled = (settings.max_sequence_length, pad);
+        Ok(vec![self.encoder.tokenize_filled_within([before, after], &text, filled)?])
     }
 
     fn subjects(&self, settings: &Settings) -> Vec<Subject<'_>> {
@@ -339,9 +300,7 @@ impl Encoders for Flux2Encoder {
     fn encode(&self, run: &mut Run<'_>, settings: &Settings, texts: &[Vec<Encoded>]) -> Result<Vec<Prompt>> {
         let subjects = self.subjects(settings);
         let [subject] = &subjects[..] else { return Err(Error::graph("encode", "one encoder")) };
-        let texts = texts.iter().map(|tokens| &tokens[0]);
-        let hidden = self.encoder.hidden(run, subject, settings.max_sequence_length, texts)?;
-        Ok(hidden.into_iter().map(|hidden| Prompt(vec![hidden])).collect())
+        self.encoder.prompts(run, subject, texts, language_model::Reading::whole(settings.max_sequence_length))
     }
 }
 

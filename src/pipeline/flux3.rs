@@ -2,14 +2,13 @@
 //! the prompt inside a template, and what fills it up.
 
 use super::fit::{self, Side};
-use super::language_model::LanguageEncoder;
-use super::opened::{Additions, Denoiser, Encoders, Family, Given, Opened, Reader, StepPorts, subject, texts};
+use super::language_model::{LanguageEncoder, Reading};
+use super::opened::{Additions, Denoiser, Encoders, Family, Given, Opened, Parts, Reader, StepPorts, subject, texts};
 use super::prompts::{ArraySpec, Prompt};
-use super::request::{OpenedWith, Settings};
+use super::request::Settings;
 use super::rules::{Cropped, Defaults, GuidanceScale, Padded, References, Rules, Starts, Use};
 use super::run::Run;
 use super::safety;
-use super::step_cache::Caches;
 use super::vae::Vae;
 use crate::bind::alias;
 use crate::exec::Session;
@@ -17,12 +16,12 @@ use crate::models::flux::flux3::{Flux3, Sizes, pack_latents, unpack_latents};
 use crate::models::language_model::{QWEN3_VL, Taps};
 use crate::plan::measure::Subject;
 use crate::plan::{Phase, Runs};
-use crate::sample::{AYS, FlowMatchConfig, Levels, Scheduler};
+use crate::sample::{FlowMatchConfig, Levels};
 use crate::source::networks;
 use crate::source::slot::{TEXT_ENCODER, TRANSFORMER, VAE};
-use crate::source::{Network, Networks, Part, Place, Source, Text};
+use crate::source::{Network, Networks, Part, Place, Source};
 use crate::text::Encoded;
-use crate::{Error, Result, reserve};
+use crate::{Error, Result};
 
 /// FLUX.3 Image klein and klein base.
 pub(super) static FLUX3: Family = Family {
@@ -97,24 +96,10 @@ fn rules(is_distilled: bool) -> Rules {
         multiple: SIDE,
         most_pixels: 16384,
         tokens: 1..=MOST_TOKENS,
-        guidance: None,
-        guided_above: 1.0,
-        is_told_sizes: false,
-        is_told_scores: false,
-        ays: AYS,
-        zeros_without_negative: false,
         inputs: &[Use::Start, Use::Mask],
-        beside: None,
         references: Some(REFERENCES),
         starts: Starts::Mean,
-        controls: Vec::new(),
-        caches: Caches::NONE,
-        frames: None,
-        experts: None,
-        first: None,
-        guide: false,
-        told: OpenedWith::default(),
-        defaults: Defaults {
+        ..Rules::of_prompts(Defaults {
             width: 1024,
             height: 1024,
             steps,
@@ -123,48 +108,25 @@ fn rules(is_distilled: bool) -> Rules {
             tokens: MOST_TOKENS,
             strength: 0.6,
             strength_with_mask: 0.8,
-        },
+        })
     }
 }
 
 fn open(source: Source, additions: &Additions) -> Result<Opened> {
     additions.refuse_image_prompts()?;
     additions.refuse_controls()?;
-    additions.refuse_embeddings()?;
-    additions.refuse_refiner()?;
-    if additions.clip_skip.is_some() {
-        return Err(Error::option("--clip-skip", "a model that reads CLIP's hidden states", "one without CLIP"));
-    }
-    for component in source.components() {
-        component.require_configuration()?;
-    }
+    additions.refuse_what_goes_with_clip()?;
+    source.require_configurations()?;
     let mut transformer = networks::flux3(source.component(&TRANSFORMER)?)?;
     let mut encoder = LanguageEncoder::open_beside(&source, &TEXT_ENCODER, taps, Some(QWEN3_VL))?;
     encoder.filled_at = Some(FILLED_AT);
     let vae = Vae::open(&source, None)?;
-    let scheduler = match &source.scheduler {
-        Some(Text { text, origin }) => super::flux::flow(Scheduler::from_json(text, origin)?, origin)?,
-        None => Scheduler::Flow(schedule()),
-    };
+    let scheduler = super::flux::scheduler(&source, schedule())?;
     let rules = rules(transformer.net.config().flow_map).read(&source, GuidanceScale::Free)?;
     check(&source, &transformer, &encoder, &vae)?;
     let loras = additions.apply(&mut [transformer.target(), encoder.part.target()])?;
-    Ok(Opened {
-        family: &FLUX3,
-        encoders: Box::new(Flux3Encoder(encoder)),
-        denoiser: Box::new(Flux3Denoiser(transformer)),
-        tiny: None,
-        autoencoder: vae.boxed(),
-        scheduler,
-        rules,
-        loras,
-        image_prompts: None,
-        face: None,
-        safety: None,
-        upscaler: None,
-        refiner: None,
-        source,
-    })
+    let parts: Parts = (Box::new(Flux3Encoder(encoder)), Box::new(Flux3Denoiser(transformer)), vae.boxed());
+    Ok(Opened::new(&FLUX3, source, parts, (scheduler, rules, loras)))
 }
 
 /// As published: one shift for all sizes.
@@ -205,13 +167,11 @@ impl Encoders for Flux3Encoder {
     }
 
     fn tokenize(&self, text: &str, settings: &Settings) -> Result<Vec<Encoded>> {
-        let (whole, most) = (format!("{BEFORE}{text}{AFTER}"), settings.max_sequence_length);
-        let read = self.0.tokenize(&whole, most)?;
+        let (template, most) = ([BEFORE, AFTER], settings.max_sequence_length);
+        let read = self.0.tokenize_within(template, text, most)?;
         let filled = read.used.next_multiple_of(MULTIPLE).min(most);
-        let mut encoded = self.0.tokenize_filled(&whole, filled, PAD)?;
-        // What is not seen of the template is not worth a word.
-        encoded.cut = read.cut.and_then(|cut| Some(cut.strip_suffix(AFTER)?.to_owned())).filter(|cut| !cut.is_empty());
-        Ok(vec![encoded])
+        let filled = self.0.tokenize_filled_within(template, text, (filled, PAD))?;
+        Ok(vec![Encoded { cut: read.cut, ..filled }])
     }
 
     fn tokens(&self, texts: &[&str], settings: &Settings) -> Result<Vec<usize>> {
@@ -233,9 +193,7 @@ impl Encoders for Flux3Encoder {
     fn encode(&self, run: &mut Run<'_>, settings: &Settings, texts: &[Vec<Encoded>]) -> Result<Vec<Prompt>> {
         let subjects = self.subjects(settings);
         let [subject] = &subjects[..] else { return Err(Error::graph("encode", "one encoder")) };
-        let texts = texts.iter().map(|tokens| &tokens[0]);
-        let hidden = self.0.hidden(run, subject, settings.most_text_tokens(), texts)?;
-        Ok(hidden.into_iter().map(|hidden| Prompt(vec![hidden])).collect())
+        self.0.prompts(run, subject, texts, Reading::whole(settings.most_text_tokens()))
     }
 }
 
@@ -257,23 +215,6 @@ struct Flux3Denoiser(Part<Flux3>);
 impl Networks for Flux3Denoiser {
     fn networks(&self) -> Vec<Network<'_>> {
         self.0.networks()
-    }
-}
-
-impl Flux3Denoiser {
-    /// The prompt of every item of a part of the batch, filled up with zeros to `room` tokens.
-    fn texts(&self, given: &Given<'_>, room: usize) -> Result<Vec<f32>> {
-        let each = room * self.0.net.config().joint_attention_dim;
-        let items = given.pictures * given.passes;
-        let mut text = reserve::room("the prompts", items.saturating_mul(each))?;
-        for Prompt(arrays) in given.prompts.iter().take(given.passes) {
-            for _ in 0..given.pictures {
-                let behind = text.len() + each;
-                text.extend_from_slice(&arrays[0]);
-                text.resize(behind, 0.0);
-            }
-        }
-        Ok(text)
     }
 }
 
@@ -305,7 +246,7 @@ impl Denoiser for Flux3Denoiser {
         if let Some(port) = ports.target {
             session.set(port, &targets)?;
         }
-        session.set(ports.text, &self.texts(given, sizes.text_tokens())?)?;
+        session.set(ports.text, &given.filled_prompt(net.config().joint_attention_dim, sizes.text_tokens())?)?;
         let (cos, sin) = net.rotary(&sizes)?;
         session.set(ports.cos, &cos)?;
         session.set(ports.sin, &sin)

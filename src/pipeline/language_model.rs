@@ -2,8 +2,9 @@
 
 use super::fit;
 use super::opened::{Reader, subject};
+use super::prompts::Prompt;
 use super::run::{Run, finite};
-use crate::models::language_model::{Config, LanguageModel, Taps, mask_of};
+use crate::models::language_model::{Config, LanguageModel, TOLD_TOKENS, Taps, mask_of};
 use crate::plan::measure::Subject;
 use crate::plan::{Phase, Runs};
 use crate::source::{Part, Slot, Source, Text, networks};
@@ -17,6 +18,8 @@ pub(super) struct SeenInText {
     pub(super) mark: u32,
     /// The vectors of all pictures, `[D, n]`, one behind the other.
     pub(super) vectors: Vec<f32>,
+    /// The same of what is added to these vectors behind each of the first layers.
+    pub(super) deepstack: Vec<Vec<f32>>,
     /// Rows and columns of the vectors of each.
     pub(super) grids: Vec<[usize; 2]>,
 }
@@ -45,13 +48,56 @@ impl SeenInText {
         positions
     }
 
-    /// Puts the vectors of pictures into the place of marks in `hidden [width, n]`, the vectors of `ids`.
-    fn place(&self, ids: &[u32], hidden: &mut [f32], width: usize) {
+    /// Puts `vectors` of pictures into the place of marks in `hidden [width, n]`, the vectors of `ids`.
+    fn place(&self, ids: &[u32], vectors: &[f32], (hidden, width): (&mut [f32], usize)) {
         let places = hidden.chunks_exact_mut(width).zip(ids).filter(|(_, id)| **id == self.mark);
-        for ((place, _), vector) in places.zip(self.vectors.chunks_exact(width)) {
+        for ((place, _), vector) in places.zip(vectors.chunks_exact(width)) {
             place.copy_from_slice(vector);
         }
     }
+
+    /// How many vectors there are.
+    fn tokens(&self) -> usize {
+        self.grids.iter().map(|[rows, columns]| rows * columns).sum()
+    }
+
+    /// Takes out of `hidden [width, n]`, what became of `ids`, what stands in the places of pictures.
+    fn remove(&self, ids: &[u32], hidden: Vec<f32>, width: usize) -> Result<Vec<f32>> {
+        let (mut left, mut kept) = (self.tokens(), reserve::room("the prompt", hidden.len())?);
+        for (vector, &id) in hidden.chunks_exact(width).zip(ids) {
+            match id == self.mark && left > 0 {
+                true => left -= 1,
+                false => kept.extend_from_slice(vector),
+            }
+        }
+        Ok(kept)
+    }
+}
+
+/// How texts are read.
+#[derive(Clone, Copy)]
+pub(super) struct Reading<'a> {
+    /// The most tokens of one.
+    pub(super) tokens: usize,
+    /// How many of the first ones the denoiser is not given.
+    pub(super) dropped: usize,
+    /// The pictures between its words.
+    pub(super) seen: Option<&'a SeenInText>,
+    /// Whether the denoiser is not given what becomes of these pictures.
+    pub(super) without_pictures: bool,
+}
+
+impl Reading<'_> {
+    /// All of up to `tokens` tokens.
+    pub(super) fn whole(tokens: usize) -> Self {
+        Reading { tokens, dropped: 0, seen: None, without_pictures: false }
+    }
+}
+
+/// `encoded`, of whose template only what stands behind a text may be cut off with it: that is not worth a word.
+fn without_template(encoded: Encoded, after: &str) -> Encoded {
+    let cut = encoded.cut.and_then(|cut| Some(cut.strip_suffix(after)?.to_owned())).filter(|cut| !cut.is_empty());
+    Encoded { cut, ..encoded }
 }
 
 /// A language model with its tokenizer. Texts are as long as they are.
@@ -114,9 +160,22 @@ impl LanguageEncoder {
         self.tokenizer.encode(text, most)
     }
 
-    /// The same, filled up with the token `pad` unless the tokenizer names another.
-    pub(super) fn tokenize_filled(&self, text: &str, length: usize, pad: &str) -> Result<Encoded> {
-        self.tokenizer.encode_filled(text, length, pad, self.config.fills_left())
+    /// The first `most` tokens of `text` between what stands before and behind it in a template.
+    pub(super) fn tokenize_within(&self, template: [&str; 2], text: &str, most: usize) -> Result<Encoded> {
+        let [before, after] = template;
+        Ok(without_template(self.tokenizer.encode(&format!("{before}{text}{after}"), most)?, after))
+    }
+
+    /// The same, filled up to `length` with the token `pad` unless the tokenizer names another.
+    pub(super) fn tokenize_filled_within(
+        &self,
+        [before, after]: [&str; 2],
+        text: &str,
+        (length, pad): (usize, &str),
+    ) -> Result<Encoded> {
+        let whole = format!("{before}{text}{after}");
+        let encoded = self.tokenizer.encode_filled(&whole, length, pad, self.config.fills_left())?;
+        Ok(without_template(encoded, after))
     }
 
     /// The id of the token `mark`.
@@ -129,40 +188,49 @@ impl LanguageEncoder {
         self.config.hidden_size * self.part.net.states.len()
     }
 
+    /// The same, which is told more of pictures behind so many of its first layers.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] for more layers than are read.
+    pub(super) fn told(mut self, taps: fn(usize) -> Taps, layers: usize) -> Result<LanguageEncoder> {
+        // The weights are the same, and where they are found.
+        self.part.net = LanguageModel::seeing(&self.config, &taps(self.config.num_hidden_layers), layers)?;
+        Ok(self)
+    }
+
     /// What reads texts of up to `tokens` tokens.
     pub(super) fn subject(&self, name: &'static str, tokens: usize, runs: Runs) -> Subject<'_> {
-        let dims = Dims::new().with(Symbol::BATCH, 1).with(Symbol::TEXT_TOKENS, tokens);
+        self.subject_told(name, (tokens, 1), runs)
+    }
+
+    /// The same of texts with pictures in them, which is told more of so many of these tokens: of all, or of one that stands for all.
+    pub(super) fn subject_told(&self, name: &'static str, (tokens, told): (usize, usize), runs: Runs) -> Subject<'_> {
+        let dims = Dims::new().with(Symbol::BATCH, 1).with(Symbol::TEXT_TOKENS, tokens).with(TOLD_TOKENS, told);
         subject(&self.part, name, Phase::Encode, dims, runs)
     }
 
-    /// The hidden states of every text, `[width, its tokens]`, which `subject` computes, of up to `tokens` tokens. What fills up a text
+    /// The prompts that `subject` makes of texts, each given as its tokens: the hidden states, `[width, its tokens]`. What fills up a text
     /// is not seen, and has states as well.
-    pub(super) fn hidden<'t>(
+    pub(super) fn prompts(
         &self,
         run: &mut Run<'_>,
         subject: &Subject<'_>,
-        tokens: usize,
-        texts: impl Iterator<Item = &'t Encoded>,
-    ) -> Result<Vec<Vec<f32>>> {
-        self.hidden_with(run, subject, tokens, (texts, None))
-    }
-
-    /// The same of texts with pictures between their words.
-    pub(super) fn hidden_with<'t>(
-        &self,
-        run: &mut Run<'_>,
-        subject: &Subject<'_>,
-        tokens: usize,
-        (texts, seen): (impl Iterator<Item = &'t Encoded>, Option<&SeenInText>),
-    ) -> Result<Vec<Vec<f32>>> {
+        texts: &[Vec<Encoded>],
+        reading: Reading<'_>,
+    ) -> Result<Vec<Prompt>> {
+        let Reading { tokens, dropped, seen, without_pictures } = reading;
         let LanguageEncoder { part, config, .. } = self;
         let (net, width) = (&part.net, config.hidden_size);
         let mut running = run.start(subject)?;
         let (cos, sin) = config.rotary(tokens)?;
         running.set(net.positions.cos, &cos)?;
         running.set(net.positions.sin, &sin)?;
-        let mut states = Vec::new();
-        for text in texts {
+        if seen.is_none() {
+            let nothing = reserve::zeros("what is added to the text", width)?;
+            net.deepstack.iter().try_for_each(|&port| running.set(port, &nothing))?;
+        }
+        let mut prompts = Vec::new();
+        for text in texts.iter().flat_map(|readers| readers.first()) {
             let mut ids = text.ids.clone();
             let last = ids.last().copied().ok_or_else(|| Error::graph("encode", "a text without tokens"))?;
             let filled = ids.len() - text.used;
@@ -184,7 +252,12 @@ impl LanguageEncoder {
                 let (cos, sin) = config.rotary_at(&seen.positions(&ids))?;
                 running.set(net.positions.cos, &cos)?;
                 running.set(net.positions.sin, &sin)?;
-                seen.place(&ids, &mut hidden, width);
+                seen.place(&ids, &seen.vectors, (&mut hidden, width));
+                for (&port, vectors) in net.deepstack.iter().zip(&seen.deepstack) {
+                    let mut added = reserve::zeros("what is added to the text", tokens * width)?;
+                    seen.place(&ids, vectors, (&mut added, width));
+                    running.set(port, &added)?;
+                }
             }
             running.set(net.hidden, &hidden)?;
             run.compute(&mut running, Cadence::Request)?;
@@ -194,10 +267,15 @@ impl LanguageEncoder {
                 found.truncate(text.ids.len() * width);
                 tapped.push(found);
             }
-            states.push(side_by_side(tapped, width)?);
+            let mut hidden = side_by_side(tapped, width)?;
+            if let Some(seen) = seen.filter(|_| without_pictures) {
+                hidden = seen.remove(&text.ids, hidden, self.width())?;
+            }
+            hidden.drain(..hidden.len().min(dropped * self.width()));
+            prompts.push(Prompt(vec![hidden]));
         }
         run.finish(running);
-        Ok(states)
+        Ok(prompts)
     }
 }
 

@@ -346,7 +346,8 @@ fn arrays(model: &Opened, settings: &Settings, phase: Phase) -> usize {
         // The numbers of a text, and what they become.
         Phase::Encode => {
             let of_pictures = model.image_prompts.as_ref().map_or(0, |pictures| pictures.bytes(settings));
-            4 * prompts + of_pictures + model.face.as_ref().map_or(0, |face| face.bytes(settings))
+            let of_face = model.face.as_ref().map_or(0, |face| face.bytes(settings));
+            sum(&[4 * prompts, of_pictures, of_face, model.encoders.seen_bytes(settings)])
         }
         // The picture resized, its samples, and the latents that it has.
         Phase::Condition => {

@@ -13,6 +13,7 @@ mod digest;
 mod embed;
 mod embeddings;
 mod encoders;
+
 mod face;
 mod fit;
 mod flux;
@@ -37,7 +38,9 @@ mod prompt_cache;
 mod prompts;
 mod qwen_image;
 mod qwen_image_21;
+mod qwen_image_21_pictures;
 mod qwen_image_edit;
+mod qwen_image_eyes;
 mod registry;
 mod request;
 mod rules;

@@ -84,7 +84,35 @@ pub struct Opened {
     pub refiner: Option<Box<Opened>>,
 }
 
+/// The three parts in which families differ.
+pub(super) type Parts = (Box<dyn Encoders>, Box<dyn Denoiser>, Box<dyn Autoencoder>);
+
 impl Opened {
+    /// A model of `family` with nothing beside it.
+    pub(super) fn new(
+        family: &'static Family,
+        source: Source,
+        (encoders, denoiser, autoencoder): Parts,
+        (scheduler, rules, loras): (Scheduler, Rules, Vec<lora::Report>),
+    ) -> Opened {
+        Opened {
+            family,
+            source,
+            encoders,
+            denoiser,
+            autoencoder,
+            tiny: None,
+            scheduler,
+            rules,
+            loras,
+            image_prompts: None,
+            face: None,
+            safety: None,
+            upscaler: None,
+            refiner: None,
+        }
+    }
+
     /// Every network, in the order of bundles.
     pub fn networks(&self) -> Vec<Network<'_>> {
         let mut networks = self.denoiser.networks();
@@ -192,6 +220,12 @@ pub trait Encoders: Networks {
     /// Whether they see the pictures that the model looks at. Then prompts are not remembered, since those belong to them.
     fn see(&self) -> bool {
         false
+    }
+
+    /// Bytes of the arrays that it has of these pictures in host memory, at most, beside what its networks have.
+    fn seen_bytes(&self, settings: &Settings) -> usize {
+        let _ = settings;
+        0
     }
 
     /// As [`encode`](Encoders::encode), of texts with `pictures` between their words.
@@ -307,6 +341,23 @@ impl Given<'_> {
             }
         }
         Ok(all)
+    }
+
+    /// The first array of the prompts, of vectors of `width` numbers, for every item of the batch, filled up with zeros to `room` tokens.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub fn filled_prompt(&self, width: usize, room: usize) -> Result<Vec<f32>> {
+        let each = room.saturating_mul(width);
+        let mut text = reserve::room("the prompts", (self.pictures * self.passes).saturating_mul(each))?;
+        for Prompt(arrays) in self.prompts.iter().take(self.passes) {
+            for _ in 0..self.pictures {
+                let behind = text.len() + each;
+                text.extend_from_slice(&arrays[0]);
+                text.resize(behind, 0.0);
+            }
+        }
+        Ok(text)
     }
 
     /// What an IP-Adapter is given, for every item of the batch.

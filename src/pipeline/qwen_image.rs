@@ -5,15 +5,14 @@ use std::sync::Arc;
 
 use super::controls;
 use super::fit::{self, Side};
-use super::language_model::LanguageEncoder;
-use super::opened::{Additions, Denoiser, Encoders, Family, Given, Opened, Reader, StepPorts, subject, texts};
+use super::language_model::{LanguageEncoder, Reading};
+use super::opened::{Additions, Denoiser, Encoders, Family, Given, Opened, Parts, Reader, StepPorts, subject, texts};
 use super::prompts::{ArraySpec, Prompt};
 use super::qwen_image_edit::{self as edit, Edits, Eye};
-use super::request::{OpenedWith, Settings};
-use super::rules::{ControlRules, Defaults, GuidanceScale, References, Rules, Starts, Takes, Use};
+use super::request::Settings;
+use super::rules::{ControlRules, Defaults, GuidanceScale, References, Rules, Takes, Use};
 use super::run::Run;
 use super::safety;
-use super::step_cache::Caches;
 use super::vae::Vae;
 use crate::bind::alias;
 use crate::exec::Session;
@@ -23,10 +22,10 @@ use crate::models::language_model::Taps;
 use crate::models::qwen_image::{ControlNet, QwenImage, Sizes, sinusoid};
 use crate::plan::measure::Subject;
 use crate::plan::{Phase, Runs};
-use crate::sample::{AYS, FlowMatchConfig, Scheduler};
+use crate::sample::FlowMatchConfig;
 use crate::source::networks;
 use crate::source::slot::{CONTROLNET, IMAGE_ENCODER, TEXT_ENCODER, TRANSFORMER, VAE};
-use crate::source::{Network, Networks, Part, Place, Source, Text};
+use crate::source::{Network, Networks, Part, Place, Source};
 use crate::text::Encoded;
 use crate::{Error, Result, reserve};
 
@@ -102,15 +101,7 @@ fn rules(edits: Option<Edits>) -> Rules {
         multiple: SIDE,
         most_pixels: POSITIONS * SIDE,
         tokens: 1..=MOST_TOKENS,
-        guidance: None,
-        guided_above: 1.0,
-        is_told_sizes: false,
-        is_told_scores: false,
-        ays: AYS,
-        zeros_without_negative: false,
         inputs: if edits.is_some() { &[] } else { &[Use::Start, Use::Mask] },
-        starts: Starts::Drawn,
-        beside: None,
         references: edits.map(|edits| References {
             most: edits.most(),
             sizes: &[],
@@ -118,14 +109,7 @@ fn rules(edits: Option<Edits>) -> Rules {
             area: Some(edit::AREA),
             needed: true,
         }),
-        controls: Vec::new(),
-        caches: Caches::NONE,
-        frames: None,
-        experts: None,
-        first: None,
-        guide: false,
-        told: OpenedWith::default(),
-        defaults: Defaults {
+        ..Rules::of_prompts(Defaults {
             width: 1024,
             height: 1024,
             steps: 50,
@@ -134,7 +118,7 @@ fn rules(edits: Option<Edits>) -> Rules {
             tokens,
             strength: 0.6,
             strength_with_mask: 0.6,
-        },
+        })
     }
 }
 
@@ -145,14 +129,8 @@ fn open(mut source: Source, additions: &Additions) -> Result<Opened> {
         additions.refuse_zero_cond_t()?;
     }
     additions.refuse_face()?;
-    additions.refuse_embeddings()?;
-    additions.refuse_refiner()?;
-    if additions.clip_skip.is_some() {
-        return Err(Error::option("--clip-skip", "a model that reads CLIP's hidden states", "one without CLIP"));
-    }
-    for component in source.components() {
-        component.require_configuration()?;
-    }
+    additions.refuse_what_goes_with_clip()?;
+    source.require_configurations()?;
     let transformer = networks::qwen_image(source.component(&TRANSFORMER)?)?;
     let transformer = match additions.zero_cond_t {
         Some(zero_cond_t) => networks::qwen_image_of_zero(transformer, zero_cond_t)?,
@@ -163,32 +141,16 @@ fn open(mut source: Source, additions: &Additions) -> Result<Opened> {
     let eye = edits.map(|edits| Eye::open(&source, additions, (edits, &encoder))).transpose()?;
     edit::note(&mut source, edits);
     let vae = Vae::open_causal(&source)?;
-    let scheduler = match &source.scheduler {
-        Some(Text { text, origin }) => super::flux::flow(Scheduler::from_json(text, origin)?, origin)?,
-        None => Scheduler::Flow(schedule()),
-    };
+    let scheduler = super::flux::scheduler(&source, schedule())?;
     let rules = rules(edits).read(&source, GuidanceScale::Input)?;
     check(&source, &transformer, &encoder, &vae)?;
     let rules = followed(rules, &controls);
     let mut transformer = networks::qwen_image_with(transformer, &controls)?;
     let loras = additions.apply(&mut [transformer.target(), encoder.part.target()])?;
-    Ok(Opened {
-        family: &QWEN_IMAGE,
-        encoders: Box::new(QwenEncoder { language: encoder, eye }),
-        denoiser: Box::new(QwenImageDenoiser(transformer)),
-        // Those that are published for other latents of 16 channels would draw noise.
-        tiny: None,
-        autoencoder: vae.boxed(),
-        scheduler,
-        rules,
-        loras,
-        image_prompts: None,
-        face: None,
-        safety: None,
-        upscaler: None,
-        refiner: None,
-        source,
-    })
+    let encoders = Box::new(QwenEncoder { language: encoder, eye });
+    // Tiny autoencoders that are published for other latents of 16 channels would draw noise.
+    let parts: Parts = (encoders, Box::new(QwenImageDenoiser(transformer)), vae.boxed());
+    Ok(Opened::new(&QWEN_IMAGE, source, parts, (scheduler, rules, loras)))
 }
 
 /// The ControlNets of `additions`.
@@ -216,7 +178,7 @@ fn followed(mut rules: Rules, controls: &[Part<ControlNet>]) -> Rules {
 }
 
 /// As published: a shift that grows with the picture, and a schedule that is stretched to end at 0.02.
-fn schedule() -> FlowMatchConfig {
+pub(super) fn schedule() -> FlowMatchConfig {
     FlowMatchConfig {
         use_dynamic_shifting: true,
         base_shift: 0.5,
@@ -271,11 +233,7 @@ impl Encoders for QwenEncoder {
             None => (BEFORE.to_owned(), 0),
         };
         let most = self.dropped() + seen + settings.max_sequence_length;
-        let mut encoded = self.language.tokenize(&format!("{before}{text}{AFTER}"), most)?;
-        // What is not seen of the template is not worth a word.
-        encoded.cut =
-            encoded.cut.and_then(|cut| Some(cut.strip_suffix(AFTER)?.to_owned())).filter(|cut| !cut.is_empty());
-        Ok(vec![encoded])
+        Ok(vec![self.language.tokenize_within([&before, AFTER], text, most)?])
     }
 
     fn tokens(&self, texts: &[&str], settings: &Settings) -> Result<Vec<usize>> {
@@ -322,15 +280,10 @@ impl Encoders for QwenEncoder {
             Some(eye) => Some(eye.look(run, settings, towers, pictures)?),
             None => None,
         };
-        let texts = texts.iter().map(|tokens| &tokens[0]);
-        let (dropped, width) = (self.dropped(), self.language.width());
+        let dropped = self.dropped();
         let tokens = dropped + settings.most_text_tokens();
-        let mut prompts = Vec::new();
-        for mut hidden in self.language.hidden_with(run, subject, tokens, (texts, seen.as_ref()))? {
-            hidden.drain(..hidden.len().min(dropped * width));
-            prompts.push(Prompt(vec![hidden]));
-        }
-        Ok(prompts)
+        let reading = Reading { tokens, dropped, seen: seen.as_ref(), without_pictures: false };
+        self.language.prompts(run, subject, texts, reading)
     }
 }
 
@@ -351,21 +304,6 @@ impl Networks for QwenImageDenoiser {
 }
 
 impl QwenImageDenoiser {
-    /// The prompt of every item of a part of the batch, filled up with zeros to `room` tokens.
-    fn texts(&self, given: &Given<'_>, room: usize) -> Result<Vec<f32>> {
-        let each = room * self.0.net.config().joint_attention_dim;
-        let items = given.pictures * given.passes;
-        let mut text = reserve::room("the prompts", items.saturating_mul(each))?;
-        for Prompt(arrays) in given.prompts.iter().take(given.passes) {
-            for _ in 0..given.pictures {
-                let behind = text.len() + each;
-                text.extend_from_slice(&arrays[0]);
-                text.resize(behind, 0.0);
-            }
-        }
-        Ok(text)
-    }
-
     /// Fills the ports of the ControlNets.
     fn fill_controls(&self, session: &mut Session<'_>, given: &Given<'_>) -> Result<()> {
         let net = &self.0.net;
@@ -419,7 +357,7 @@ impl Denoiser for QwenImageDenoiser {
             times.extend(sinusoid(0.0));
         }
         session.set(ports.time, &times)?;
-        session.set(ports.text, &self.texts(given, sizes.text_tokens())?)?;
+        session.set(ports.text, &given.filled_prompt(net.config().joint_attention_dim, sizes.text_tokens())?)?;
         self.fill_controls(session, given)?;
         let (cos, sin) = net.rotary(&sizes)?;
         session.set(ports.cos, &cos)?;

@@ -1,28 +1,31 @@
-//! Qwen-Image 2.1: diffusers' `QwenImage21Pipeline`, without pictures to look at. A language model reads the prompt inside a template, and the
-//! system's turn of that is not given to the denoiser.
+//! Qwen-Image 2.1: diffusers' `QwenImage21Pipeline`. A language model reads the prompt inside a template, with the pictures that the model
+//! looks at, and the system's turn of that is not given to the denoiser.
+
+use std::sync::Arc;
 
 use super::fit::{self, Side};
-use super::language_model::LanguageEncoder;
-use super::opened::{Additions, Denoiser, Encoders, Family, Given, Opened, Reader, StepPorts, subject, texts};
+use super::language_model::{LanguageEncoder, Reading};
+use super::opened::{Additions, Denoiser, Encoders, Family, Given, Opened, Parts, Reader, StepPorts, subject, texts};
 use super::prompts::{ArraySpec, Prompt};
-use super::request::{OpenedWith, Settings};
-use super::rules::{Defaults, GuidanceScale, Rules, Starts};
+use super::qwen_image_21_pictures::{self as pictures, Sight};
+use super::request::Settings;
+use super::rules::{Defaults, GuidanceScale, References, Rules};
 use super::run::Run;
-use super::safety;
-use super::step_cache::Caches;
 use super::vae::Vae;
+use super::{qwen_image, safety};
 use crate::bind::alias;
 use crate::exec::Session;
-use crate::models::language_model::{QWEN3_VL, Taps, causal_mask};
-use crate::models::qwen_image::single::{SingleStream, Sizes, pack_latents, sinusoid, unpack_latents};
+use crate::image::Picture;
+use crate::models::language_model::{QWEN3_VL, Taps};
+use crate::models::qwen_image::single::{MOST_REFERENCES, SingleStream, Sizes, pack_latents, sinusoid, unpack_latents};
 use crate::plan::measure::Subject;
 use crate::plan::{Phase, Runs};
-use crate::sample::{AYS, FlowMatchConfig, Scheduler};
+use crate::sample::FlowMatchConfig;
 use crate::source::networks;
 use crate::source::slot::{TEXT_ENCODER, TRANSFORMER, VAE};
 use crate::source::{Network, Networks, Part, Place, Source, Text, model_name};
 use crate::text::Encoded;
-use crate::{Error, Result, reserve};
+use crate::{Error, Result};
 
 /// Qwen-Image 2.1 and its Turbo.
 pub(super) static QWEN_IMAGE_21: Family = Family {
@@ -35,6 +38,7 @@ pub(super) static QWEN_IMAGE_21: Family = Family {
         Place::needed(&TEXT_ENCODER, &alias::LANGUAGE_MODEL, |component| {
             Ok(Box::new(networks::language_model_beside(component, taps, Some(QWEN3_VL))?.0))
         }),
+        pictures::PLACE,
         Place::needed(&VAE, &alias::AUTOENCODER_WAN, |component| {
             Ok(Box::new(networks::autoencoder_causal(component)?))
         }),
@@ -43,19 +47,26 @@ pub(super) static QWEN_IMAGE_21: Family = Family {
     beside: &[],
     marks: &[],
     tokens: MOST_TOKENS,
-    denoiser: |source| Ok(Box::new(SingleDenoiser(networks::qwen_image_21(source.component(&TRANSFORMER)?)?))),
+    denoiser: |source| {
+        let part = networks::qwen_image_21(source.component(&TRANSFORMER)?)?;
+        Ok(Box::new(SingleDenoiser { part, gaps: Vec::new() }))
+    },
     open,
 };
 
 /// Pixels of an image token, in both directions, and what the sides of a picture are multiples of: two tokens.
 const SIDE: usize = 16;
-const MULTIPLE: usize = 2 * SIDE;
+const MULTIPLE: usize = pictures::TOKEN_SIDE;
 
 /// Positions that the reference has tables for, to both sides of a picture's middle.
 const POSITIONS: usize = 1024;
 
 /// The most tokens of a prompt for the denoiser, with what stands around it. The reference has no limit.
 const MOST_TOKENS: usize = 1024;
+
+/// What it looks at: pictures of any shape, of a megapixel each.
+const LOOKED_AT: References =
+    References { most: MOST_REFERENCES, sizes: &[], cropped: None, area: Some(pictures::AREA), needed: false };
 
 /// The name of its subject, and of what reads.
 const LANGUAGE_MODEL: &str = "language model";
@@ -81,24 +92,8 @@ fn rules() -> Rules {
         multiple: MULTIPLE,
         most_pixels: 2 * POSITIONS * SIDE,
         tokens: 1..=MOST_TOKENS,
-        guidance: None,
-        guided_above: 1.0,
-        is_told_sizes: false,
-        is_told_scores: false,
-        ays: AYS,
-        zeros_without_negative: false,
-        inputs: &[],
-        starts: Starts::Drawn,
-        beside: None,
-        references: None,
-        controls: Vec::new(),
-        caches: Caches::NONE,
-        frames: None,
-        experts: None,
-        first: None,
-        guide: false,
-        told: OpenedWith::default(),
-        defaults: Defaults {
+        references: Some(LOOKED_AT),
+        ..Rules::of_prompts(Defaults {
             width: 1024,
             height: 1024,
             steps: 40,
@@ -107,19 +102,7 @@ fn rules() -> Rules {
             tokens: MOST_TOKENS,
             strength: 0.6,
             strength_with_mask: 0.6,
-        },
-    }
-}
-
-/// As published: a shift that grows with the picture, and a schedule that is stretched to end at 0.02.
-fn schedule() -> FlowMatchConfig {
-    FlowMatchConfig {
-        use_dynamic_shifting: true,
-        base_shift: 0.5,
-        max_shift: 0.9,
-        max_image_seq_len: 8192,
-        shift_terminal: Some(0.02),
-        ..FlowMatchConfig::default()
+        })
     }
 }
 
@@ -137,16 +120,10 @@ fn is_turbo(source: &Source) -> Result<bool> {
 }
 
 fn open(mut source: Source, additions: &Additions) -> Result<Opened> {
-    additions.refuse_image_prompts()?;
+    additions.refuse_image_prompts_except_encoders()?;
     additions.refuse_controls()?;
-    additions.refuse_embeddings()?;
-    additions.refuse_refiner()?;
-    if additions.clip_skip.is_some() {
-        return Err(Error::option("--clip-skip", "a model that reads CLIP's hidden states", "one without CLIP"));
-    }
-    for component in source.components() {
-        component.require_configuration()?;
-    }
+    additions.refuse_what_goes_with_clip()?;
+    source.require_configurations()?;
     let mut transformer = networks::qwen_image_21(source.component(&TRANSFORMER)?)?;
     let mut encoder = LanguageEncoder::open_beside(&source, &TEXT_ENCODER, taps, Some(QWEN3_VL))?;
     let vae = Vae::open_causal_with_opacity(&source)?;
@@ -156,32 +133,21 @@ fn open(mut source: Source, additions: &Additions) -> Result<Opened> {
         source.pipeline = Some(pipeline);
         source.defaults = source.defaults.or(Some(defaults));
     }
-    let scheduler = match &source.scheduler {
-        Some(Text { text, origin }) => super::flux::flow(Scheduler::from_json(text, origin)?, origin)?,
-        // Noise levels that a model brings are not shifted.
-        None if source.sample_sigmas()?.is_some() => Scheduler::Flow(FlowMatchConfig::default()),
-        None => Scheduler::Flow(schedule()),
-    };
-    source.sample_sigmas()?;
+    // Noise levels that a model brings are not shifted.
+    let brings_levels = source.sample_sigmas()?.is_some();
+    let schedule = if brings_levels { FlowMatchConfig::default() } else { qwen_image::schedule() };
+    let scheduler = super::flux::scheduler(&source, schedule)?;
     let rules = rules().read(&source, GuidanceScale::Input)?;
     check(&source, &transformer, &encoder, &vae)?;
+    let sight = Sight::open(&source, additions, &encoder)?;
+    if let Some(eye) = sight.eye() {
+        encoder = encoder.told(taps, eye.layers_told())?;
+    }
     let loras = additions.apply(&mut [transformer.target(), encoder.part.target()])?;
-    Ok(Opened {
-        family: &QWEN_IMAGE_21,
-        encoders: Box::new(SingleEncoder::new(encoder)?),
-        denoiser: Box::new(SingleDenoiser(transformer)),
-        tiny: None,
-        autoencoder: vae.boxed(),
-        scheduler,
-        rules,
-        loras,
-        image_prompts: None,
-        face: None,
-        safety: None,
-        upscaler: None,
-        refiner: None,
-        source,
-    })
+    let encoder = SingleEncoder::new(encoder, sight)?;
+    let denoiser = SingleDenoiser { part: transformer, gaps: encoder.gaps()? };
+    let parts: Parts = (Box::new(encoder), Box::new(denoiser), vae.boxed());
+    Ok(Opened::new(&QWEN_IMAGE_21, source, parts, (scheduler, rules, loras)))
 }
 
 /// Whether the parts fit together.
@@ -201,23 +167,39 @@ fn check(source: &Source, transformer: &Part<SingleStream>, encoder: &LanguageEn
     encoder.check(source, &MARKS)
 }
 
-/// A language model, for the tokens of the prompt.
+/// A language model, for the tokens of the prompt, and what sees pictures for it.
 struct SingleEncoder {
     language: LanguageEncoder,
     /// How many of the first tokens the denoiser is not given: those of the system's turn.
     dropped: usize,
+    sight: Sight,
 }
 
 impl SingleEncoder {
-    fn new(language: LanguageEncoder) -> Result<SingleEncoder> {
+    fn new(language: LanguageEncoder, sight: Sight) -> Result<SingleEncoder> {
         let dropped = language.tokenize(SYSTEM, MOST_TOKENS)?.used;
-        Ok(SingleEncoder { language, dropped })
+        Ok(SingleEncoder { language, dropped, sight })
+    }
+
+    /// How many tokens of the text the denoiser is given before each picture; none if there is nothing to see them with.
+    fn gaps(&self) -> Result<Vec<usize>> {
+        match self.sight.eye() {
+            Some(_) => pictures::gaps(&self.language, BEFORE),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// The most tokens that the language model reads.
+    fn read_tokens(&self, settings: &Settings) -> usize {
+        self.dropped + pictures::seen_tokens(settings) + settings.most_text_tokens()
     }
 }
 
 impl Networks for SingleEncoder {
     fn networks(&self) -> Vec<Network<'_>> {
-        self.language.part.networks()
+        let mut networks = self.language.part.networks();
+        networks.extend(self.sight.networks());
+        networks
     }
 }
 
@@ -227,26 +209,32 @@ impl Encoders for SingleEncoder {
     }
 
     fn tokenize(&self, text: &str, settings: &Settings) -> Result<Vec<Encoded>> {
+        self.sight.check(settings)?;
         let text = if text.is_empty() { EMPTY } else { text };
-        let most = self.dropped + settings.max_sequence_length;
-        let mut encoded = self.language.tokenize(&format!("{SYSTEM}{BEFORE}{text}{AFTER}"), most)?;
-        // What is not seen of the template is not worth a word.
-        encoded.cut =
-            encoded.cut.and_then(|cut| Some(cut.strip_suffix(AFTER)?.to_owned())).filter(|cut| !cut.is_empty());
-        Ok(vec![encoded])
+        let most = self.dropped + pictures::seen_tokens(settings) + settings.max_sequence_length;
+        let before = format!("{SYSTEM}{BEFORE}{}", pictures::pictures(settings));
+        Ok(vec![self.language.tokenize_within([&before, AFTER], text, most)?])
     }
 
     fn tokens(&self, texts: &[&str], settings: &Settings) -> Result<Vec<usize>> {
         let mut tokens = Vec::with_capacity(texts.len());
         for text in texts {
             let all: usize = self.tokenize(text, settings)?.iter().map(|encoded| encoded.used).sum();
-            tokens.push(all.saturating_sub(self.dropped));
+            tokens.push(all.saturating_sub(self.dropped + pictures::seen_tokens(settings)));
         }
         Ok(tokens)
     }
 
     fn subjects(&self, settings: &Settings) -> Vec<Subject<'_>> {
-        vec![self.language.subject(LANGUAGE_MODEL, self.dropped + settings.most_text_tokens(), texts(settings))]
+        let tokens = self.read_tokens(settings);
+        match self.sight.eye().filter(|_| !settings.references.is_empty()) {
+            Some(eye) => {
+                let mut subjects = eye.subjects(settings);
+                subjects.push(self.language.subject_told(LANGUAGE_MODEL, (tokens, tokens), texts(settings)));
+                subjects
+            }
+            None => vec![self.language.subject(LANGUAGE_MODEL, tokens, texts(settings))],
+        }
     }
 
     fn arrays(&self, tokens: usize) -> Vec<ArraySpec> {
@@ -254,58 +242,78 @@ impl Encoders for SingleEncoder {
     }
 
     fn encode(&self, run: &mut Run<'_>, settings: &Settings, texts: &[Vec<Encoded>]) -> Result<Vec<Prompt>> {
+        self.encode_seeing(run, settings, texts, &[])
+    }
+
+    fn see(&self) -> bool {
+        self.sight.eye().is_some()
+    }
+
+    fn seen_bytes(&self, settings: &Settings) -> usize {
+        let Some(eye) = self.sight.eye().filter(|_| !settings.references.is_empty()) else { return 0 };
+        let (tokens, width) = (self.read_tokens(settings), self.language.width());
+        // What the text is with pictures in it, and what they have been before; what is added to it, one layer after the other; and its mask.
+        let text = tokens.saturating_mul(3 * width).saturating_add(tokens.saturating_mul(tokens));
+        text.saturating_mul(size_of::<f32>()).saturating_add(eye.bytes(settings))
+    }
+
+    fn encode_seeing(
+        &self,
+        run: &mut Run<'_>,
+        settings: &Settings,
+        texts: &[Vec<Encoded>],
+        pictures: &[Arc<Picture>],
+    ) -> Result<Vec<Prompt>> {
         let subjects = self.subjects(settings);
-        let [subject] = &subjects[..] else { return Err(Error::graph("encode", "one encoder")) };
-        let (tokens, dropped) = (self.dropped + settings.most_text_tokens(), self.dropped * self.language.width());
-        let mut prompts = Vec::new();
-        for mut hidden in self.language.hidden(run, subject, tokens, texts.iter().map(|tokens| &tokens[0]))? {
-            hidden.drain(..hidden.len().min(dropped));
-            prompts.push(Prompt(vec![hidden]));
-        }
-        Ok(prompts)
+        let Some((subject, towers)) = subjects.split_last() else { return Err(Error::graph("encode", "no encoder")) };
+        let seen = match self.sight.eye().filter(|_| !towers.is_empty()) {
+            Some(eye) => Some(eye.look(run, settings, towers, pictures)?),
+            None => None,
+        };
+        let (tokens, dropped) = (self.read_tokens(settings), self.dropped);
+        self.language.prompts(
+            run,
+            subject,
+            texts,
+            Reading { tokens, dropped, seen: seen.as_ref(), without_pictures: true },
+        )
     }
 }
 
-/// The sizes of a request.
-fn sizes(settings: &Settings) -> Sizes {
-    let image = [settings.height / SIDE, settings.width / SIDE];
-    Sizes { batch: settings.batch, image, texts: settings.text_tokens[..settings.passes()].to_vec() }
-}
-
-/// The transformer.
-struct SingleDenoiser(Part<SingleStream>);
-
-impl Networks for SingleDenoiser {
-    fn networks(&self) -> Vec<Network<'_>> {
-        self.0.networks()
-    }
+/// The transformer, and how many tokens of a text stand before each picture in it.
+struct SingleDenoiser {
+    part: Part<SingleStream>,
+    gaps: Vec<usize>,
 }
 
 impl SingleDenoiser {
-    /// The prompt of every item of a part of the batch, filled up with zeros to `room` tokens.
-    fn texts(&self, given: &Given<'_>, room: usize) -> Result<Vec<f32>> {
-        let each = room * self.0.net.config().context_in_dim;
-        let items = given.pictures * given.passes;
-        let mut text = reserve::room("the prompts", items.saturating_mul(each))?;
-        for Prompt(arrays) in given.prompts.iter().take(given.passes) {
-            for _ in 0..given.pictures {
-                let behind = text.len() + each;
-                text.extend_from_slice(&arrays[0]);
-                text.resize(behind, 0.0);
-            }
+    /// The sizes of a request.
+    fn sizes(&self, settings: &Settings) -> Sizes {
+        let tokens = |[width, height]: [usize; 2]| [height / SIDE, width / SIDE];
+        Sizes {
+            batch: settings.batch,
+            image: tokens([settings.width, settings.height]),
+            references: settings.references.iter().map(|&sides| tokens(sides)).collect(),
+            gaps: self.gaps.iter().take(settings.references.len()).copied().collect(),
+            texts: settings.text_tokens[..settings.passes()].to_vec(),
         }
-        Ok(text)
+    }
+}
+
+impl Networks for SingleDenoiser {
+    fn networks(&self) -> Vec<Network<'_>> {
+        self.part.networks()
     }
 }
 
 impl Denoiser for SingleDenoiser {
     fn subjects(&self, settings: &Settings, _: [usize; 5], evaluations: usize) -> Vec<Subject<'_>> {
-        let (dims, runs) = (sizes(settings).dims(evaluations), Runs::of_steps(evaluations));
-        vec![subject(&self.0, TRANSFORMER.name, Phase::Denoise, dims, runs)]
+        let (dims, runs) = (self.sizes(settings).dims(evaluations), Runs::of_steps(evaluations));
+        vec![subject(&self.part, TRANSFORMER.name, Phase::Denoise, dims, runs)]
     }
 
     fn ports(&self, _: usize) -> StepPorts {
-        let ports = &self.0.net.ports;
+        let ports = &self.part.net.ports;
         StepPorts { latents: ports.latents, prediction: ports.prediction, condition: ports.condition }
     }
 
@@ -314,7 +322,7 @@ impl Denoiser for SingleDenoiser {
     }
 
     fn fill(&self, _: usize, session: &mut Session<'_>, given: &Given<'_>) -> Result<()> {
-        let (net, all) = (&self.0.net, sizes(given.settings));
+        let (net, all) = (&self.part.net, self.sizes(given.settings));
         let room = all.text_tokens();
         let own = all.texts.get(given.pass..given.pass + given.passes).unwrap_or_default().to_vec();
         let sizes = Sizes { batch: given.pictures, texts: own, ..all };
@@ -325,20 +333,20 @@ impl Denoiser for SingleDenoiser {
         // The prompt's.
         times.extend(sinusoid(0.0));
         session.set(net.ports.time, &times)?;
-        session.set(net.ports.text, &self.texts(given, room)?)?;
-        session.set(net.ports.mask, &causal_mask(room)?)?;
+        session.set(net.ports.text, &given.filled_prompt(net.config().context_in_dim, room)?)?;
+        session.set(net.ports.mask, &net.mask(&sizes, room)?)?;
         let (cos, sin) = net.rotary(&sizes, room)?;
         session.set(net.ports.cos, &cos)?;
         session.set(net.ports.sin, &sin)
     }
 
     fn filled_bytes(&self, settings: &Settings) -> usize {
-        let (config, sizes) = (self.0.net.config(), sizes(settings));
-        let text = sizes.text_tokens();
-        let tokens = sizes.image_tokens().saturating_add(text);
+        let (config, sizes) = (self.part.net.config(), self.sizes(settings));
+        let (text, prefix) = (sizes.text_tokens(), sizes.prefix_tokens());
+        let tokens = sizes.image_tokens().saturating_add(prefix);
         // The rotary tables, cosine and sine, and the mask.
         let tables = sizes.tables().saturating_mul(tokens).saturating_mul(2 * config.attention_head_dim);
-        let mask = text.saturating_mul(text);
+        let mask = text.saturating_mul(prefix);
         // The prompts, filled up.
         let items = sizes.batch * sizes.texts.len();
         let prompts = items.saturating_mul(text).saturating_mul(config.context_in_dim);

@@ -1,24 +1,23 @@
 //! What the edits of Qwen-Image have beside it: pictures that a vision tower makes tokens of the prompt of, and that the denoiser is given
 //! behind the one that it draws.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::fit;
 use super::language_model::{LanguageEncoder, SeenInText};
 use super::opened::{Additions, once, subject};
 use super::request::Settings;
 use super::rules::of_area;
 use super::run::{Run, finite};
+use super::{fit, qwen_image_eyes as eyes};
 use crate::bind::alias;
 use crate::image::{Filter, Image, Picture};
 use crate::models::qwen_vl::{Grid, VisionTower};
 use crate::plan::Phase;
 use crate::plan::measure::Subject;
 use crate::source::slot::{IMAGE_ENCODER, TEXT_ENCODER, TRANSFORMER};
-use crate::source::{Component, Network, Networks, Part, Place, Source, Text, beside, kinds_in, model_name, networks};
+use crate::source::{Network, Networks, Part, Place, Source, Text, model_name, networks};
 use crate::stage::Cadence;
-use crate::{Error, Result, reserve};
+use crate::{Result, reserve};
 
 /// diffusers' pipelines: of one picture, and of several.
 pub(super) const CLASSES: [&str; 2] = ["QwenImageEditPipeline", "QwenImageEditPlusPipeline"];
@@ -39,14 +38,8 @@ const BEFORE: &str = "<|im_start|>system\nDescribe the key features of the input
                       user's requirements while maintaining consistency with the original input where appropriate.<|im_end|>\n\
                       <|im_start|>user\n";
 
-/// Around the tokens of a picture, and what stands for each of these.
-const START: &str = "<|vision_start|>";
-const END: &str = "<|vision_end|>";
-const MARK: &str = "<|image_pad|>";
-
-/// The fewest and the most pixels that the tower is given, and how long a side may be beside the other.
+/// The fewest and the most pixels that the tower is given.
 const SEEN_PIXELS: [usize; 2] = [56 * 56, 28 * 28 * 16384];
-const MOST_LONG: usize = 200;
 
 /// Which of the edits a model is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,20 +105,6 @@ impl Networks for Eye {
     }
 }
 
-/// What a tower is called in a plan for each picture. Sizes differ.
-const TOWERS: [&str; 10] = [
-    "vision tower",
-    "vision tower 2",
-    "vision tower 3",
-    "vision tower 4",
-    "vision tower 5",
-    "vision tower 6",
-    "vision tower 7",
-    "vision tower 8",
-    "vision tower 9",
-    "vision tower 10",
-];
-
 static PLACE: Place =
     Place::needed(&IMAGE_ENCODER, &alias::QWEN_VL_VISION, |component| Ok(Box::new(networks::qwen_vl(component)?)));
 
@@ -139,13 +118,16 @@ impl Eye {
         additions: &Additions,
         (edits, language): (Edits, &LanguageEncoder),
     ) -> Result<Eye> {
-        let tower = networks::qwen_vl(&component(source, additions)?)?;
+        let Some(component) = eyes::component(source, additions, &PLACE)? else {
+            return Err(eyes::missing(&source.component(&TEXT_ENCODER)?.origin));
+        };
+        let tower = networks::qwen_vl(&component)?;
         let (found, expected) = (tower.net.config().out_hidden_size, language.config.hidden_size);
         fit::exactly(&tower, "numbers of a token, as the language model has", found, expected)?;
-        for mark in [START, END] {
+        for mark in [eyes::START, eyes::END] {
             language.id(mark)?;
         }
-        Ok(Eye { tower, mark: language.id(MARK)?, edits })
+        Ok(Eye { tower, mark: language.id(eyes::MARK)?, edits })
     }
 
     /// How pictures of a request are seen: each as so many tokens.
@@ -174,7 +156,7 @@ impl Eye {
             if self.edits == Edits::Several {
                 before += &format!("Picture {}: ", i + 1);
             }
-            before += &format!("{START}{}{END}", MARK.repeat(grid.tokens()));
+            before += &eyes::marked(grid);
         }
         Ok(before)
     }
@@ -190,7 +172,7 @@ impl Eye {
         // Sizes that cannot be are refused where texts are counted.
         let grids = self.grids(settings).unwrap_or_default();
         let mut subjects = Vec::with_capacity(grids.len());
-        for (grid, name) in grids.into_iter().zip(TOWERS) {
+        for (grid, name) in grids.into_iter().zip(eyes::TOWERS) {
             subjects.push(subject(&self.tower, name, Phase::Encode, grid.dims(self.tower.net.config()), once(1)));
         }
         subjects
@@ -226,6 +208,7 @@ impl Eye {
         Ok(SeenInText {
             mark: self.mark,
             vectors,
+            deepstack: Vec::new(),
             grids: reserve::collect("pictures", settings.references.len(), grids)?,
         })
     }
@@ -241,10 +224,7 @@ impl Eye {
 
 /// The size in multiples of `side` that a picture is resized to for the tower: transformers' `smart_resize`.
 fn resized([width, height]: [usize; 2], side: usize) -> Result<[usize; 2]> {
-    if width.max(height) > MOST_LONG * width.min(height) {
-        let expected = format!("a picture that is at most {MOST_LONG} times as long as wide");
-        return Err(Error::option("--reference", expected, format!("{width}x{height}")));
-    }
+    eyes::check_shape([width, height])?;
     let [least, most] = SEEN_PIXELS.map(|pixels| pixels as f64);
     let (pixels, of) = ((width * height) as f64, side as f64);
     let whole = [width, height].map(|length| (length as f64 / of).round_ties_even() * of);
@@ -258,44 +238,6 @@ fn resized([width, height]: [usize; 2], side: usize) -> Result<[usize; 2]> {
         whole
     };
     Ok(sides.map(|length| length as usize))
-}
-
-/// The component that the tower is in.
-fn component(source: &Source, additions: &Additions) -> Result<Component> {
-    if let Some(path) = additions.image_encoders.first() {
-        return beside(path, &PLACE);
-    }
-    if let Ok(own) = source.component(&IMAGE_ENCODER) {
-        return Ok(own.clone());
-    }
-    let reader = source.component(&TEXT_ENCODER)?;
-    let own = kinds_in(&reader.index).find(|(kind, _)| **kind == alias::QWEN_VL_VISION);
-    if let Some((_, prefix)) = own {
-        return Ok(Component { slot: &IMAGE_ENCODER, prefix, ..reader.clone() });
-    }
-    match projectors(&reader.origin)[..] {
-        [ref only] => beside(only, &PLACE),
-        _ => Err(missing(&reader.origin)),
-    }
-}
-
-/// The files beside `reader` that are called `mmproj`, as llama.cpp has it.
-fn projectors(reader: &Path) -> Vec<PathBuf> {
-    let Some(entries) = reader.parent().and_then(|folder| std::fs::read_dir(folder).ok()) else { return Vec::new() };
-    let is_one = |path: &PathBuf| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
-        name.contains("mmproj") && name.ends_with(".gguf")
-    };
-    entries.flatten().map(|entry| entry.path()).filter(is_one).collect()
-}
-
-fn missing(reader: &Path) -> Error {
-    let folder = reader.parent().unwrap_or(reader).display();
-    Error::NotAModel {
-        path: reader.to_owned(),
-        found: "it has no vision tower, which this model sees its pictures with".to_owned(),
-        hint: Some(format!("give one with --image-encoder: looked for one file in {folder} with `mmproj` in its name")),
-    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use super::request::{Experts, OpenedWith};
 use super::step_cache::Caches;
+use crate::sample::AYS;
 use crate::source::{Source, Text};
 use crate::{Error, Result, json};
 
@@ -141,9 +142,10 @@ pub struct References {
     pub sizes: &'static [[usize; 2]],
     /// How they are cut to whole tokens, if that is not done by resizing.
     pub cropped: Option<Cropped>,
-    /// The pixels that a picture is resized to, in its own shape, if there are no such sizes.
+    /// The pixels that a picture is resized to, in its own shape, if there are no such sizes. Then the result has the shape of the last
+    /// one, unless a request says otherwise.
     pub area: Option<usize>,
-    /// Whether a request without one is refused. Then the result has the shape of the last one, unless a request says otherwise.
+    /// Whether a request without one is refused.
     pub needed: bool,
 }
 
@@ -339,6 +341,33 @@ struct Published {
 }
 
 impl Rules {
+    /// Those of a model that draws single pictures along a flow, from a prompt alone.
+    pub(super) fn of_prompts(defaults: Defaults) -> Rules {
+        Rules {
+            multiple: 1,
+            most_pixels: usize::MAX,
+            tokens: 1..=defaults.tokens,
+            guidance: None,
+            guided_above: 1.0,
+            is_told_sizes: false,
+            is_told_scores: false,
+            zeros_without_negative: false,
+            ays: AYS,
+            inputs: &[],
+            beside: None,
+            references: None,
+            starts: Starts::Drawn,
+            controls: Vec::new(),
+            caches: Caches::NONE,
+            frames: None,
+            experts: None,
+            first: None,
+            guide: false,
+            told: OpenedWith::default(),
+            defaults,
+        }
+    }
+
     /// The same of a denoiser that takes `beside`, and therefore other pictures.
     pub(super) fn with(self, beside: Option<Beside>) -> Rules {
         let inputs: &[Use] = match beside {

@@ -113,9 +113,7 @@ pub(super) fn rules(side: usize, factor: usize, tokens: usize) -> Rules {
 fn open(source: Source, additions: &Additions) -> Result<Opened> {
     additions.refuse_face_alone()?;
     additions.refuse_refiner()?;
-    for component in source.components() {
-        component.require_configuration()?;
-    }
+    source.require_configurations()?;
     let unet = networks::unet(source.component(&UNET)?)?;
     let output = Output { skipped: additions.clip_skip.unwrap_or(0), ..OUTPUT };
     let mut clip = ClipEncoder::open_with(&source, &TEXT_ENCODER, output)?;

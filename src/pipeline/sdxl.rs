@@ -154,9 +154,7 @@ fn open_refiner(source: Source, additions: &Additions) -> Result<Opened> {
     additions.refuse_image_prompts()?;
     additions.refuse_controls()?;
     additions.refuse_refiner()?;
-    for component in source.components() {
-        component.require_configuration()?;
-    }
+    source.require_configurations()?;
     let mut unet = networks::unet(source.component(&UNET)?)?;
     let skipped = additions.clip_skip.unwrap_or(0).saturating_add(1);
     let output = Output { skipped, ..Output::SECOND_LAST_PROJECTED };
@@ -199,9 +197,7 @@ fn open_refiner(source: Source, additions: &Additions) -> Result<Opened> {
 
 fn open(source: Source, additions: &Additions) -> Result<Opened> {
     additions.refuse_face_alone()?;
-    for component in source.components() {
-        component.require_configuration()?;
-    }
+    source.require_configurations()?;
     let unet = networks::unet(source.component(&UNET)?)?;
     // Layers are counted from the last but one, as in diffusers.
     let skipped = additions.clip_skip.unwrap_or(0).saturating_add(1);

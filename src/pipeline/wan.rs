@@ -5,7 +5,7 @@ use super::encoders::T5Encoder;
 use super::fit::{self, Side};
 use super::guide;
 use super::opened::{
-    Additions, Denoiser, Encoders, Family, Given, ImagePrompts, Opened, Reader, StepPorts, subject, texts,
+    Additions, Denoiser, Encoders, Family, Given, ImagePrompts, Opened, Parts, Reader, StepPorts, subject, texts,
 };
 use super::prompts::{ArraySpec, Prompt};
 use super::request::{Experts, OpenedWith, Settings};
@@ -26,7 +26,7 @@ use crate::plan::{Phase, Runs};
 use crate::sample::{AYS, FlowMatchConfig, Sampler, Scheduler};
 use crate::source::networks;
 use crate::source::slot::{IMAGE_ENCODER, TEXT_ENCODER, TRANSFORMER, TRANSFORMER_2, VAE};
-use crate::source::{Component, Network, Networks, Part, Place, Source, Text};
+use crate::source::{Component, Network, Networks, Part, Place, Source};
 use crate::text::{Encoded, MAX_SEQUENCE_LENGTH, cleaned};
 use crate::{Error, Result, reserve};
 
@@ -189,24 +189,15 @@ impl Kind {
 fn open(source: Source, additions: &Additions) -> Result<Opened> {
     additions.refuse_image_prompts_except_encoders()?;
     additions.refuse_controls()?;
-    additions.refuse_embeddings()?;
-    additions.refuse_refiner()?;
-    if additions.clip_skip.is_some() {
-        return Err(Error::option("--clip-skip", "a model that reads CLIP's hidden states", "one without CLIP"));
-    }
-    for component in source.components() {
-        component.require_configuration()?;
-    }
+    additions.refuse_what_goes_with_clip()?;
+    source.require_configurations()?;
     let mut experts = experts(&source)?;
     let config = experts[0].net.config().clone();
     let kind = Kind::of(&source, &config, experts.len() > 1);
     let mut encoder = T5Encoder::open_umt5(&source, &TEXT_ENCODER)?;
     let pictures = WanPictures::open(&source, additions, &experts[0])?;
     let vae = Vae::open_causal_of_films(&source)?;
-    let scheduler = match &source.scheduler {
-        Some(Text { text, origin }) => super::flux::flow(Scheduler::from_json(text, origin)?, origin)?,
-        None => Scheduler::Flow(kind.schedule(&config)),
-    };
+    let scheduler = super::flux::scheduler(&source, kind.schedule(&config))?;
     let scheduler = match scheduler {
         // The pipeline leaves the spacing to the scheduler.
         Scheduler::Flow(flow) => Scheduler::Flow(FlowMatchConfig { spaced_by_training: true, ..flow }),
@@ -217,23 +208,11 @@ fn open(source: Source, additions: &Additions) -> Result<Opened> {
     check(&source, &experts, &encoder, &vae)?;
     let loras = apply(additions, &mut experts, &mut encoder)?;
     let seen = pictures.as_ref().map_or(0, WanPictures::tokens);
-    Ok(Opened {
-        family: &WAN,
-        encoders: Box::new(WanEncoder(encoder)),
-        denoiser: Box::new(WanDenoiser::new(experts, kind.expands, side, seen)),
-        // Those that are published for these latents work on several frames at once.
-        tiny: None,
-        autoencoder: vae.boxed(),
-        scheduler,
-        rules,
-        loras,
-        image_prompts: pictures.map(|pictures| Box::new(pictures) as Box<dyn ImagePrompts>),
-        face: None,
-        safety: None,
-        upscaler: None,
-        refiner: None,
-        source,
-    })
+    // Tiny autoencoders that are published for these latents work on several frames at once.
+    let denoiser = Box::new(WanDenoiser::new(experts, kind.expands, side, seen));
+    let parts: Parts = (Box::new(WanEncoder(encoder)), denoiser, vae.boxed());
+    let image_prompts = pictures.map(|pictures| Box::new(pictures) as Box<dyn ImagePrompts>);
+    Ok(Opened { image_prompts, ..Opened::new(&WAN, source, parts, (scheduler, rules, loras)) })
 }
 
 /// Which of two experts a name says that something is: the first, which begins with noise, or the second.
@@ -437,21 +416,6 @@ impl WanDenoiser {
             gives_first: self.expands && settings.given_frames[0],
         }
     }
-
-    /// The prompt of every item of a part of the batch, filled up with zeros.
-    fn texts(&self, given: &Given<'_>, room: usize) -> Result<Vec<f32>> {
-        let each = room * self.config().text_dim;
-        let items = given.pictures * given.passes;
-        let mut text = reserve::room("the prompts", items.saturating_mul(each))?;
-        for Prompt(arrays) in given.prompts.iter().take(given.passes) {
-            for _ in 0..given.pictures {
-                let behind = text.len() + each;
-                text.extend_from_slice(&arrays[0]);
-                text.resize(behind, 0.0);
-            }
-        }
-        Ok(text)
-    }
 }
 
 impl Denoiser for WanDenoiser {
@@ -500,7 +464,7 @@ impl Denoiser for WanDenoiser {
             times.extend(sinusoid(0.0, width));
         }
         session.set(ports.time, &times)?;
-        session.set(ports.text, &self.texts(given, sizes.text_tokens)?)?;
+        session.set(ports.text, &given.filled_prompt(self.config().text_dim, sizes.text_tokens)?)?;
         if let Some(seen) = ports.seen {
             session.set(seen, &given.ip()?)?;
         }

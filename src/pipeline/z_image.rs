@@ -4,14 +4,13 @@ use std::path::Path;
 
 use super::controls;
 use super::fit::{self, Side};
-use super::language_model::LanguageEncoder;
-use super::opened::{Additions, Denoiser, Encoders, Family, Given, Opened, Reader, StepPorts, subject, texts};
+use super::language_model::{LanguageEncoder, Reading};
+use super::opened::{Additions, Denoiser, Encoders, Family, Given, Opened, Parts, Reader, StepPorts, subject, texts};
 use super::prompts::{ArraySpec, Prompt};
-use super::request::{OpenedWith, Settings};
-use super::rules::{Defaults, GuidanceScale, Rules, Starts, Use};
+use super::request::Settings;
+use super::rules::{Defaults, GuidanceScale, Rules, Use};
 use super::run::Run;
 use super::safety;
-use super::step_cache::Caches;
 use super::vae::Vae;
 use super::z_image_control;
 use crate::bind::alias;
@@ -20,7 +19,7 @@ use crate::models::language_model::Taps;
 use crate::models::z_image::{self, ControlConfig, Sizes, ZImage, filled_up, pack_latents, sinusoid, unpack_latents};
 use crate::plan::measure::Subject;
 use crate::plan::{Phase, Runs};
-use crate::sample::{AYS, FlowMatchConfig, Scheduler};
+use crate::sample::FlowMatchConfig;
 use crate::source::networks;
 use crate::source::slot::{CONTROLNET, TEXT_ENCODER, TINY_VAE, TRANSFORMER, VAE};
 use crate::source::{Network, Networks, Part, Place, Source, Text, model_name};
@@ -88,24 +87,9 @@ fn rules(config: &z_image::Config) -> Rules {
         multiple: SIDE,
         most_pixels: rows.saturating_mul(SIDE),
         tokens: 1..=tokens,
-        guidance: None,
         guided_above: 0.0,
-        is_told_sizes: false,
-        is_told_scores: false,
-        ays: AYS,
-        zeros_without_negative: false,
         inputs: &[Use::Start, Use::Mask],
-        beside: None,
-        references: None,
-        starts: Starts::Drawn,
-        controls: Vec::new(),
-        caches: Caches::NONE,
-        frames: None,
-        experts: None,
-        first: None,
-        guide: false,
-        told: OpenedWith::default(),
-        defaults: Defaults {
+        ..Rules::of_prompts(Defaults {
             width: 1024,
             height: 1024,
             steps: 50,
@@ -114,7 +98,7 @@ fn rules(config: &z_image::Config) -> Rules {
             tokens,
             strength: 0.6,
             strength_with_mask: 1.0,
-        },
+        })
     }
 }
 
@@ -131,22 +115,13 @@ fn is_turbo(source: &Source) -> Result<bool> {
 fn open(mut source: Source, additions: &Additions) -> Result<Opened> {
     additions.refuse_image_prompts()?;
     additions.refuse_face()?;
-    additions.refuse_embeddings()?;
-    additions.refuse_refiner()?;
-    if additions.clip_skip.is_some() {
-        return Err(Error::option("--clip-skip", "a model that reads CLIP's hidden states", "one without CLIP"));
-    }
-    for component in source.components() {
-        component.require_configuration()?;
-    }
+    additions.refuse_what_goes_with_clip()?;
+    source.require_configurations()?;
     let transformer = networks::z_image(source.component(&TRANSFORMER)?)?;
     let control = z_image_control::open(additions, &CONTROL, transformer.net.config())?;
     let mut encoder = LanguageEncoder::open(&source, &TEXT_ENCODER, taps)?;
     let vae = Vae::open(&source, None)?;
-    let scheduler = match &source.scheduler {
-        Some(Text { text, origin }) => super::flux::flow(Scheduler::from_json(text, origin)?, origin)?,
-        None => Scheduler::Flow(schedule()),
-    };
+    let scheduler = super::flux::scheduler(&source, schedule())?;
     if source.defaults.is_none() && is_turbo(&source)? {
         source.defaults = Some(Text { text: TURBO.into(), origin: source.path.clone() });
     }
@@ -156,22 +131,9 @@ fn open(mut source: Source, additions: &Additions) -> Result<Opened> {
     let mut transformer = networks::z_image_with(transformer, control.as_ref())?;
     let control = control.map(|control| control.net.config().clone());
     let loras = additions.apply(&mut [transformer.target(), encoder.part.target()])?;
-    Ok(Opened {
-        family: &Z_IMAGE,
-        encoders: Box::new(ZImageEncoder(encoder)),
-        denoiser: Box::new(ZImageDenoiser { part: transformer, control }),
-        tiny: vae.tiny(&source)?,
-        autoencoder: vae.boxed(),
-        scheduler,
-        rules,
-        loras,
-        image_prompts: None,
-        face: None,
-        safety: None,
-        upscaler: None,
-        refiner: None,
-        source,
-    })
+    let (tiny, denoiser) = (vae.tiny(&source)?, Box::new(ZImageDenoiser { part: transformer, control }));
+    let parts: Parts = (Box::new(ZImageEncoder(encoder)), denoiser, vae.boxed());
+    Ok(Opened { tiny, ..Opened::new(&Z_IMAGE, source, parts, (scheduler, rules, loras)) })
 }
 
 /// As published: one shift for all sizes.
@@ -206,11 +168,7 @@ impl Encoders for ZImageEncoder {
     }
 
     fn tokenize(&self, text: &str, settings: &Settings) -> Result<Vec<Encoded>> {
-        let mut encoded = self.0.tokenize(&format!("{BEFORE}{text}{AFTER}"), settings.max_sequence_length)?;
-        // What is not seen of the template is not worth a word.
-        encoded.cut =
-            encoded.cut.and_then(|cut| Some(cut.strip_suffix(AFTER)?.to_owned())).filter(|cut| !cut.is_empty());
-        Ok(vec![encoded])
+        Ok(vec![self.0.tokenize_within([BEFORE, AFTER], text, settings.max_sequence_length)?])
     }
 
     fn tokens(&self, texts: &[&str], settings: &Settings) -> Result<Vec<usize>> {
@@ -232,9 +190,7 @@ impl Encoders for ZImageEncoder {
     fn encode(&self, run: &mut Run<'_>, settings: &Settings, texts: &[Vec<Encoded>]) -> Result<Vec<Prompt>> {
         let subjects = self.subjects(settings);
         let [subject] = &subjects[..] else { return Err(Error::graph("encode", "one encoder")) };
-        let texts = texts.iter().map(|tokens| &tokens[0]);
-        let hidden = self.0.hidden(run, subject, settings.most_text_tokens(), texts)?;
-        Ok(hidden.into_iter().map(|hidden| Prompt(vec![hidden])).collect())
+        self.0.prompts(run, subject, texts, Reading::whole(settings.most_text_tokens()))
     }
 }
 

@@ -229,6 +229,14 @@ impl Source {
         self.components.iter()
     }
 
+    /// Refuses a component of a diffusers directory without its configuration.
+    ///
+    /// # Errors
+    /// As [`Component::require_configuration`].
+    pub fn require_configurations(&self) -> Result<()> {
+        self.components().try_for_each(Component::require_configuration)
+    }
+
     /// The tokenizer of the text encoder at `slot`.
     pub fn tokenizer(&self, slot: &Slot) -> Option<&TokenizerFiles> {
         self.tokenizers.iter().find(|(other, _)| *other == slot).map(|(_, files)| files)

@@ -22,7 +22,7 @@ use crate::models::flux::{ControlNet, Flux, IpAdapter};
 use crate::models::language_model::LanguageModel;
 use crate::models::qwen_image::single::SingleStream;
 use crate::models::qwen_image::{ControlNet as QwenControl, QwenImage};
-use crate::models::qwen_vl::VisionTower;
+use crate::models::qwen_vl::{VisionTower, qwen3};
 use crate::models::resampler::Resampler;
 use crate::models::safety_checker::SafetyChecker;
 use crate::models::t5::T5;
@@ -42,7 +42,7 @@ pub use autoencoders::{
     autoencoder_kl, autoencoder_kl_of, autoencoder_tiny,
 };
 pub use flux::{flux, flux_control, flux_ip, flux_reading, flux_with, flux2, flux3, redux, resampler};
-pub use qwen_image::{qwen_control, qwen_image, qwen_image_21, qwen_image_of_zero, qwen_image_with, qwen_vl};
+pub use qwen_image::{qwen_control, qwen_image, qwen_image_21, qwen_image_of_zero, qwen_image_with, qwen_vl, qwen3_vl};
 pub use text::{clip, clip_with, language_model, language_model_beside, t5, umt5};
 pub use unet::{Side, is_control_lora, t2i_adapter, unet, unet_control, unet_ip, unet_ip_projector, unet_with};
 pub use vision::{safety_checker, upscaler, vision, whole_vision};
@@ -79,6 +79,7 @@ has_model!(
     Wan,
     QwenControl,
     VisionTower,
+    qwen3::VisionTower,
     Clip,
     T5,
     LanguageModel,

@@ -97,6 +97,20 @@ impl Dims {
         self
     }
 
+    /// The same, with the tokens of each pass's text for a symbol of its own; where they differ, a pass that is computed by itself has its
+    /// own in the place of the first's.
+    #[must_use]
+    pub fn with_texts(mut self, symbols: &[Symbol], texts: &[usize]) -> Dims {
+        let differ = texts.windows(2).any(|pair| pair[0] != pair[1]);
+        for (pass, (&symbol, &tokens)) in symbols.iter().zip(texts).enumerate() {
+            self = self.with(symbol, tokens);
+            if differ {
+                self = self.with_in_pass(pass, symbols[0], tokens);
+            }
+        }
+        self
+    }
+
     /// The same, where the steps are those of `spans`, in turn. No port is larger or smaller for it.
     #[must_use]
     pub fn with_spans(self, spans: Vec<Span>) -> Dims {

@@ -1,13 +1,16 @@
 //! Qwen-Image 2.1 against diffusers in float32, and its language model against transformers; recorded by
 //! `tests/reference/qwen_image_21.py`.
 
+mod edits;
+
 use std::fs;
 use std::path::Path;
 
 use crate::support::lora::{A_B, Module, RANK, merge, numbers, write_lora};
 use crate::support::numbers::Format;
 use crate::support::qwen_image_21::{
-    make_turbo, write_directory, write_gguf, write_llama, write_loud, write_original_vae, write_reader, write_single,
+    give_sight, make_turbo, write_directory, write_gguf, write_llama, write_loud, write_original_vae, write_reader,
+    write_single,
 };
 use crate::support::sd1::write_tensors;
 use crate::support::z_image::tensors;
@@ -215,7 +218,8 @@ fn networks_alone_equal_their_references() {
     // One forward of the transformer, at one time of two. One side of the picture is odd.
     let part = networks::qwen_image_21(source.component(&TRANSFORMER).unwrap()).unwrap();
     let (net, text) = (&part.net, golden.f32("hidden.1"));
-    let sizes = Sizes { batch: 1, image: [3, 8], texts: vec![text.len() / 256] };
+    let sizes =
+        Sizes { batch: 1, image: [3, 8], references: Vec::new(), gaps: Vec::new(), texts: vec![text.len() / 256] };
     let weights = DeviceWeights::load(&net.model, &part.bound, backend.device(), &ledger).unwrap();
     let mut session = Session::new(&net.model, &weights, &sizes.dims(2), &backend, &ledger).unwrap();
     let (cos, sin) = net.rotary(&sizes, sizes.text_tokens()).unwrap();
@@ -277,7 +281,9 @@ fn files_of_other_tools_draw_the_same() {
     for seeing in [false, true] {
         let loose = tempfile::tempdir().unwrap();
         write_single(&loose.path().join("qwen_image_2.1.safetensors"), &golden, "");
-        write_reader(&loose.path().join("qwen3vl_8b.safetensors"), &golden, seeing);
+        // What sees is of the published shape where files say nothing of it.
+        let reader = if seeing { &Golden::load("qwen_image_21_edit") } else { &golden };
+        write_reader(&loose.path().join("qwen3vl_8b.safetensors"), reader, seeing);
         write_original_vae(&loose.path().join("qwen_image_2.1_vae.safetensors"), &golden);
         let tokenizer = loose.path().join("tokenizer");
         fs::create_dir(&tokenizer).unwrap();
@@ -295,6 +301,10 @@ fn files_of_other_tools_draw_the_same() {
             assert!(alone.is_like("qwen3vl") && !alone.is_like("qwen3"));
         }
         let found = generate(&mut on(model, "cpu"), &case);
+        if seeing {
+            give_sight(dir.path(), reader);
+        }
+        let expected = generate(&mut on(open(dir.path()), "cpu"), &case);
         assert!(bits(&expected) == bits(&found), "seeing: {seeing}");
     }
 }

@@ -40,17 +40,33 @@ pub(crate) fn make_edit(dir: &Path, edits: &Golden, class: &str, zero_cond_t: bo
     };
     change("model_index.json", &|index| index["_class_name"] = class.into());
     change("transformer/config.json", &|config| config["zero_cond_t"] = zero_cond_t.into());
-    change("tokenizer/tokenizer.json", &|tokenizer| {
-        let added = tokenizer["added_tokens"].as_array_mut().unwrap();
-        added.retain(|token| !edits.list("/vision_tokens").contains(&token["content"]));
-        let first = 1 + added.iter().map(|token| token["id"].as_u64().unwrap()).max().unwrap();
-        for (i, content) in edits.list("/vision_tokens").iter().enumerate() {
-            let mut token = added[0].clone();
-            token["id"] = (first + i as u64).into();
-            token["content"] = content.clone();
-            added.push(token);
-        }
-    });
+    add_words(&dir.join("tokenizer"), edits.list("/vision_tokens"));
+}
+
+/// Adds the marks of pictures, `words`, to those of the tokenizer in `dir`.
+pub(crate) fn add_words(dir: &Path, words: &[Value]) {
+    let path = dir.join("tokenizer.json");
+    let mut tokenizer: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let added = tokenizer["added_tokens"].as_array_mut().unwrap();
+    added.retain(|token| !words.contains(&token["content"]));
+    let first = 1 + added.iter().map(|token| token["id"].as_u64().unwrap()).max().unwrap();
+    for (i, content) in words.iter().enumerate() {
+        let mut token = added[0].clone();
+        token["id"] = (first + i as u64).into();
+        token["content"] = content.clone();
+        added.push(token);
+    }
+    fs::write(path, tokenizer.to_string()).unwrap();
+}
+
+/// The kernel of patches of two frames as llama.cpp has it: one of each.
+pub(crate) fn frames(kernel: &Tensor) -> [Tensor; 2] {
+    let [width, colours, _, side, _] = kernel.shape[..] else { unreachable!() };
+    [(0, "v.patch_embd.weight"), (1, "v.patch_embd.weight.1")].map(|(frame, name)| {
+        let planes = kernel.values.chunks_exact(side * side).skip(frame).step_by(2);
+        let (shape, values) = (vec![width, colours, side, side], planes.flatten().copied().collect());
+        Tensor { name: name.to_owned(), shape, values }
+    })
 }
 
 /// Writes the vision tower as llama.cpp does, in a file of its own.
@@ -86,12 +102,7 @@ pub(crate) fn write_projector(path: &Path, golden: &Golden, format: Format) {
             let kind = &name[name.rfind('.').unwrap()..];
             all.extend(parts(&["attn_q", "attn_k", "attn_v"].map(|part| format!("{start}{part}{kind}")), 3));
         } else if name == "patch_embed.proj.weight" {
-            let [width, colours, _, side, _] = tensor.shape[..] else { unreachable!() };
-            for (frame, name) in ["v.patch_embd.weight", "v.patch_embd.weight.1"].into_iter().enumerate() {
-                let planes = tensor.values.chunks_exact(side * side).skip(frame).step_by(2);
-                let (shape, values) = (vec![width, colours, side, side], planes.flatten().copied().collect());
-                all.push(Tensor { name: name.to_owned(), shape, values });
-            }
+            all.extend(frames(&tensor));
         } else {
             all.extend(parts(&[name], 1));
         }
@@ -147,7 +158,7 @@ pub(crate) fn write_llama(path: &Path, golden: &Golden, format: Format) {
     }
     file.push("qwen2vl.rope.freq_base", typed(F32, &1e6f32.to_le_bytes()));
     file.push("qwen2vl.attention.layer_norm_rms_epsilon", typed(F32, &1e-5f32.to_le_bytes()));
-    push_tokenizer(&mut file);
+    push_tokenizer(&mut file, &[]);
     let mut language_model = Vec::new();
     for tensor in tensors(golden, "text_encoder") {
         if tensor.name.starts_with("model.visual.") {

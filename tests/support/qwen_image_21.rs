@@ -8,9 +8,13 @@ use serde_json::{Map, Value, json};
 use super::diffusers::{copy_tokenizer, write_json};
 use super::fixtures::{F32, RawGguf, U32, text, typed};
 use super::numbers::Format;
+use super::qwen_image::{add_words, frames};
 use super::sd1::{Tensor, write_tensors};
 use super::z_image::{in_llama, push, push_tokenizer, tensors};
 use super::{Golden, Layout, write_component};
+
+/// What stands around a picture in a prompt, and in its place.
+const SEEN: [&str; 3] = ["<|vision_start|>", "<|image_pad|>", "<|vision_end|>"];
 
 /// Writes the model into `dir` in the diffusers layout.
 pub(crate) fn write_directory(dir: &Path, golden: &Golden) {
@@ -26,9 +30,55 @@ pub(crate) fn write_directory(dir: &Path, golden: &Golden) {
         write_component(&dir.join(key), golden, key, &Layout { max_shard_bytes: shards, ..Layout::default() });
     }
     copy_tokenizer("qwen", &dir.join("processor"));
+    add_words(&dir.join("processor"), &SEEN.map(Value::from));
     fs::create_dir_all(dir.join("scheduler")).unwrap();
     write_json(&dir.join("scheduler/scheduler_config.json"), golden.at("/scheduler"));
     write_json(&dir.join("model_index.json"), &json!(index));
+}
+
+/// Gives the model in `dir` the text encoder of `edits`, whose vision tower is larger.
+pub(crate) fn give_sight(dir: &Path, edits: &Golden) {
+    let key = "text_encoder";
+    fs::remove_dir_all(dir.join(key)).unwrap();
+    write_component(&dir.join(key), edits, key, &Layout::default());
+}
+
+/// Writes the vision tower of `edits` as llama.cpp does, in a file of its own.
+pub(crate) fn write_projector(path: &Path, edits: &Golden, format: Format) {
+    let mut file = RawGguf::empty();
+    file.push("general.architecture", text(b"clip"));
+    let mut all = Vec::new();
+    for tensor in tensors(edits, "text_encoder") {
+        let Some(name) = tensor.name.strip_prefix("model.visual.") else { continue };
+        if name == "patch_embed.proj.weight" {
+            all.extend(frames(&tensor));
+            continue;
+        }
+        let mut name = name.to_owned();
+        for (theirs, ours) in [
+            ("merger.linear_fc1", "mm.0"),
+            ("merger.linear_fc2", "mm.2"),
+            ("merger.norm", "v.post_ln"),
+            ("deepstack_merger_list.0", "v.deepstack.5"),
+            ("deepstack_merger_list.1", "v.deepstack.11"),
+            ("deepstack_merger_list.2", "v.deepstack.17"),
+            ("mlp.linear_fc1", "ffn_up"),
+            ("mlp.linear_fc2", "ffn_down"),
+            ("linear_fc", "fc"),
+            ("attn.qkv", "attn_qkv"),
+            ("attn.proj", "attn_out"),
+            ("norm1", "ln1"),
+            ("norm2", "ln2"),
+            ("pos_embed", "v.position_embd"),
+            ("patch_embed.proj", "v.patch_embd"),
+        ] {
+            name = name.replace(theirs, ours);
+        }
+        let name = if name.starts_with("blocks.") { name.replacen("blocks.", "v.blk.", 1) } else { name };
+        all.push(Tensor { name, ..tensor });
+    }
+    push(&mut file, &all, format);
+    fs::write(path, file.bytes()).unwrap();
 }
 
 /// Gives the model in `dir` the noise levels `sigmas`, and the schedule that goes with Turbo's.
@@ -108,7 +158,7 @@ pub(crate) fn write_llama(path: &Path, golden: &Golden, format: Format) {
     }
     file.push("qwen3vl.rope.freq_base", typed(F32, &5e6f32.to_le_bytes()));
     file.push("qwen3vl.attention.layer_norm_rms_epsilon", typed(F32, &1e-6f32.to_le_bytes()));
-    push_tokenizer(&mut file);
+    push_tokenizer(&mut file, &SEEN);
     let mut language_model = Vec::new();
     for tensor in tensors(golden, "text_encoder") {
         if tensor.name.starts_with("model.visual.") {

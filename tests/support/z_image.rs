@@ -111,7 +111,7 @@ pub(crate) fn write_llama(path: &Path, golden: &Golden, format: Format) {
     }
     file.push("qwen3.rope.freq_base", typed(F32, &1e6f32.to_le_bytes()));
     file.push("qwen3.attention.layer_norm_rms_epsilon", typed(F32, &1e-6f32.to_le_bytes()));
-    push_tokenizer(&mut file);
+    push_tokenizer(&mut file, &[]);
     let mut all = tensors(golden, "text_encoder");
     for tensor in &mut all {
         tensor.name = in_llama(&tensor.name);
@@ -142,8 +142,8 @@ pub(crate) fn in_llama(name: &str) -> String {
     if name == "norm.weight" { "output_norm.weight".into() } else { name }
 }
 
-/// The metadata of the tokenizer.
-pub(crate) fn push_tokenizer(file: &mut RawGguf) {
+/// The metadata of the tokenizer, with `words` behind its own.
+pub(crate) fn push_tokenizer(file: &mut RawGguf, words: &[&str]) {
     let path = golden::directory().join("tokenizers/qwen/tokenizer.json");
     let json: serde_json::Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
     let mut tokens: Vec<(u64, String, i32)> = Vec::new();
@@ -155,6 +155,9 @@ pub(crate) fn push_tokenizer(file: &mut RawGguf) {
         tokens.push((token["id"].as_u64().unwrap(), token["content"].as_str().unwrap().to_owned(), kind));
     }
     tokens.sort();
+    tokens.retain(|(_, token, _)| !words.contains(&token.as_str()));
+    let first = 1 + tokens.last().map_or(0, |(id, ..)| *id);
+    tokens.extend((first..).zip(words).map(|(id, word)| (id, (*word).to_owned(), 3)));
     // The table has more rows.
     while tokens.len() < 440 {
         tokens.push((tokens.len() as u64, format!("[PAD{}]", tokens.len()), 5));

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use pinhole::exec::{DeviceWeights, Session};
 use pinhole::ggml::{Backend, CancelFlag, Device, Ledger};
-use pinhole::pipeline::{self, Additions, Control, Given, Opened, Prompt, Request};
+use pinhole::pipeline::{self, Additions, Control, Given, Opened, Prompt, ReferenceResize, Request, Settings};
 use pinhole::plan::{Limits, Offload, budget};
 use pinhole::sample::randn;
 use pinhole::source::slot::TRANSFORMER;
@@ -15,7 +15,7 @@ use pinhole::stage::Cadence;
 use pinhole_quant::metrics;
 use tempfile::TempDir;
 
-use super::support::{Golden, flux2, flux3, given, qwen_image, wan, z_image};
+use super::support::{Golden, flux2, flux3, given, qwen_image, qwen_image_21, wan, z_image};
 use super::{NMSE_OF_F16, alone, device, every_type};
 
 /// What runs: a small model, and what is special about it.
@@ -31,6 +31,10 @@ enum Subject {
     QwenImage,
     QwenImageControl,
     QwenImageLoud,
+    /// Qwen-Image 2.1.
+    QwenImage21,
+    /// The same with a picture that it looks at.
+    QwenImage21Looking,
     /// The first of two experts.
     Wan,
     /// With a given frame, whose tokens are at a time of their own.
@@ -41,7 +45,7 @@ enum Subject {
 const LOUD: f32 = (1 << 18) as f32;
 
 impl Subject {
-    const ALL: [Subject; 10] = [
+    const ALL: [Subject; 12] = [
         Subject::ZImage,
         Subject::ZImageControl,
         Subject::ZImageLoud,
@@ -50,12 +54,20 @@ impl Subject {
         Subject::QwenImage,
         Subject::QwenImageControl,
         Subject::QwenImageLoud,
+        Subject::QwenImage21,
+        Subject::QwenImage21Looking,
         Subject::Wan,
         Subject::WanGiven,
     ];
 
     /// Those that CI has time for.
-    const SOME: [Subject; 3] = [Subject::ZImage, Subject::ZImageLoud, Subject::QwenImageLoud];
+    const SOME: [Subject; 4] =
+        [Subject::ZImage, Subject::ZImageLoud, Subject::QwenImageLoud, Subject::QwenImage21Looking];
+
+    /// The size of the picture that it looks at, if it does.
+    fn looks_at(self) -> Option<[usize; 2]> {
+        matches!(self, Subject::QwenImage21Looking).then_some([32, 64])
+    }
 
     /// The model, as files in `dir`.
     fn open(self, dir: &Path) -> Opened {
@@ -66,12 +78,14 @@ impl Subject {
             Subject::Klein3 => "flux3",
             Subject::QwenImage | Subject::QwenImageLoud => "qwen_image",
             Subject::QwenImageControl => "qwen_image_controls",
+            Subject::QwenImage21 | Subject::QwenImage21Looking => "qwen_image_21",
             Subject::Wan | Subject::WanGiven => "wan",
         });
         match self {
             Subject::Klein => flux2::write_directory(dir, &golden, "Flux2KleinPipeline", "vae"),
             Subject::Klein3 => flux3::write_directory(dir, &golden, "transformer"),
             Subject::ZImage | Subject::ZImageControl | Subject::ZImageLoud => z_image::write_directory(dir, &golden),
+            Subject::QwenImage21 | Subject::QwenImage21Looking => qwen_image_21::write_directory(dir, &golden),
             Subject::Wan => wan::write_directory(dir, &golden, "t2v_pair"),
             Subject::WanGiven => wan::write_directory(dir, &golden, "ti2v"),
             _ => qwen_image::write_directory(dir, &golden),
@@ -99,12 +113,14 @@ fn numbers(seed: u64, count: usize) -> Vec<f32> {
 }
 
 /// What the denoiser of `model` says of noise in the first of two steps, on `device`, streamed or not.
-fn predicted(model: &Opened, device: Device, offload: Offload) -> Vec<f32> {
+fn predicted((of, model): (Subject, &Opened), device: Device, offload: Offload) -> Vec<f32> {
     let begun = Instant::now();
     let controls = model.rules.controls.iter().map(|_| Control::new(given::picture(48, 32)));
     let request = Request {
-        width: Some(48),
+        width: Some(48usize.next_multiple_of(model.rules.multiple)),
         height: Some(32),
+        references: of.looks_at().map(|[width, height]| given::picture(width, height)).into_iter().collect(),
+        reference_resize: ReferenceResize::None,
         steps: Some(2),
         cfg_scale: Some(model.rules.guided_above),
         controls: controls.collect(),
@@ -142,7 +158,12 @@ fn predicted(model: &Opened, device: Device, offload: Offload) -> Vec<f32> {
     session.run(&mut backend, Cadence::Request, |_, _| Ok(())).unwrap();
     let ports = denoiser.ports(0);
     session.set_indices(ports.condition, &[0]).unwrap();
-    session.set(ports.latents, &denoiser.pack(&numbers(1, count), dims).unwrap()).unwrap();
+    let mut latents = denoiser.pack(&numbers(1, count), dims).unwrap();
+    for &[width, height] in &settings.references {
+        let dims = model.autoencoder.latents(&Settings { width, height, ..settings.clone() });
+        latents.extend(denoiser.pack(&numbers(2, dims.iter().product()), dims).unwrap());
+    }
+    session.set(ports.latents, &latents).unwrap();
     session.run(&mut backend, Cadence::Step, |_, _| Ok(())).unwrap();
     let found = denoiser.unpack(&session.get(ports.prediction).unwrap(), dims).unwrap();
     println!("{} {offload:?}: {:.1?}", device.name(), begun.elapsed());
@@ -157,10 +178,10 @@ fn denoisers_that_read_with_a_language_model_run_there() {
     for &subject in all {
         let dir = TempDir::new().unwrap();
         let model = subject.open(dir.path());
-        let cpu = predicted(&model, Device::cpu().unwrap(), Offload::None);
-        let streamed = predicted(&model, device(), Offload::Sequential);
+        let cpu = predicted((subject, &model), Device::cpu().unwrap(), Offload::None);
+        let streamed = predicted((subject, &model), device(), Offload::Sequential);
         if matches!(subject, Subject::ZImage) || every_type() {
-            let resident = predicted(&model, device(), Offload::None);
+            let resident = predicted((subject, &model), device(), Offload::None);
             assert!(super::bits(&resident) == super::bits(&streamed), "{subject:?}");
         }
         let nmse = metrics::nmse(&cpu, &streamed).unwrap();

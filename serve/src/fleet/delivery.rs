@@ -131,7 +131,7 @@ impl Worker {
         let ended = watch.wait_for(|snapshot| snapshot.status.is_end()).await;
         let Ok(snapshot) = ended.map(|snapshot| snapshot.clone()) else { return End::Again(PAUSE) };
         let drawing = Some(job.drawing.clone());
-        match (snapshot.status, snapshot.fault) {
+        match (snapshot.status, &snapshot.fault) {
             (Status::Done, _) => {
                 let pictures = match self.server.jobs.pictures(&job, &snapshot).await {
                     Ok(pictures) => pictures,
@@ -144,7 +144,7 @@ impl Worker {
             }
             // Others have it at once.
             _ if job.why() == Stop::Server => End::Again(Duration::ZERO),
-            (_, Some(fault)) => self.failed(delivery, drawing, &fault),
+            (_, Some(fault)) => self.failed(delivery, drawing, fault),
             (_, None) => self.failed(delivery, drawing, &Fault::internal("the job ended without a word")),
         }
     }

@@ -1,6 +1,6 @@
 //! The program `pinhole-serve`, with the model that is built in: what its clients see.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 mod crowd;
 #[cfg(feature = "cluster")]

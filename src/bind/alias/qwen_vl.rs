@@ -1,4 +1,5 @@
-//! The vision tower of Qwen2.5-VL: canonical names are those of transformers; llama.cpp has others, in a file of its own (`mmproj`).
+//! The vision towers of Qwen2.5-VL and Qwen3-VL: canonical names are those of transformers; llama.cpp has others, in a file of its own
+//! (`mmproj`).
 
 use super::{Alternative, Follows, Kind, Part, Sign};
 
@@ -29,18 +30,83 @@ pub static KIND: Kind = Kind {
     reads: None,
 };
 
+/// That of Qwen3-VL. In llama.cpp's layout, it has the other's patches.
+pub static QWEN3: Kind = Kind {
+    words: "Qwen3-VL vision tower",
+    what: "Qwen3-VL vision tower",
+    signs: &[
+        Sign::named("visual.deepstack_merger_list.0.norm.weight", "transformers names"),
+        Sign::named("v.deepstack.", "llama.cpp names"),
+    ],
+    also: &["v.patch_embd.weight.1"],
+    highlights: &["depth", "hidden_size", "num_heads", "patch_size", "deepstack_visual_indexes", "out_hidden_size"],
+    ..KIND
+};
+
+/// Behind which blocks something is taken for the language model, as the names of llama.cpp's layout say it: what comes of `has`, which
+/// says whether the file has a tensor.
+pub fn deepstack(has: impl Fn(&str) -> bool) -> Option<Vec<usize>> {
+    let found: Vec<usize> = (0..MOST_BLOCKS).filter(|i| has(&format!("v.deepstack.{i}.norm.weight"))).collect();
+    Some(found).filter(|found| !found.is_empty())
+}
+
+/// More than any tower has.
+const MOST_BLOCKS: usize = 1 << 10;
+
+/// See [`Aliases`](super::Aliases). Those of Qwen3-VL, where something is taken behind the blocks `deepstack`.
+pub fn aliases_of_qwen3(deepstack: Vec<usize>) -> impl Fn(&str) -> Vec<Alternative> + Clone + Send + Sync + 'static {
+    move |canonical: &str| {
+        let own = canonical.strip_prefix("visual.").unwrap_or(canonical);
+        if let Some(frame) = frame(canonical, own) {
+            return frame;
+        }
+        let theirs = qwen3_in_llama(own, &deepstack).map(|name| vec![Part::all(name)]);
+        std::iter::once(vec![Part::all(canonical)]).chain(theirs).collect()
+    }
+}
+
+/// The name of `own` in llama.cpp's layout.
+fn qwen3_in_llama(own: &str, deepstack: &[usize]) -> Option<String> {
+    if own == "patch_embed.proj.bias" {
+        return Some("v.patch_embd.bias".into());
+    }
+    let (path, kind) = own.rsplit_once('.')?;
+    if let Some((number, layer)) = path.strip_prefix("deepstack_merger_list.").and_then(|rest| rest.split_once('.')) {
+        let block = deepstack.get(number.parse::<usize>().ok()?)?;
+        return Some(format!("v.deepstack.{block}.{}.{kind}", layer.trim_start_matches("linear_")));
+    }
+    let path = match path {
+        "pos_embed" => "v.position_embd".to_owned(),
+        "merger.norm" => "v.post_ln".to_owned(),
+        "merger.linear_fc1" => "mm.0".to_owned(),
+        "merger.linear_fc2" => "mm.2".to_owned(),
+        _ => {
+            let (block, layer) = path.strip_prefix("blocks.")?.split_once('.')?;
+            let (_, name) = QWEN3_LAYERS.iter().chain(&LAYERS).find(|(ours, _)| *ours == layer)?;
+            format!("v.blk.{block}.{name}")
+        }
+    };
+    Some(format!("{path}.{kind}"))
+}
+
 /// See [`Aliases`](super::Aliases).
 pub fn aliases(canonical: &str) -> Vec<Alternative> {
     let own = canonical.strip_prefix("visual.").unwrap_or(canonical);
-    // Both frames of a patch are planes of one kernel.
-    for (at, frame) in ["0", "1"].into_iter().enumerate() {
-        if own == format!("patch_embed.proj.{frame}.weight") {
-            let llama = if at == 0 { "v.patch_embd.weight" } else { "v.patch_embd.weight.1" };
-            let whole = Part::plane("visual.patch_embed.proj.weight", at);
-            return vec![vec![Part::all(canonical)], vec![whole], vec![Part::all(llama)]];
-        }
+    if let Some(frame) = frame(canonical, own) {
+        return frame;
     }
     std::iter::once(vec![Part::all(canonical)]).chain(in_llama(own)).collect()
+}
+
+/// Where the kernel of one frame of a patch is, if `own` is that: both are planes of one.
+fn frame(canonical: &str, own: &str) -> Option<Vec<Alternative>> {
+    let (at, llama) = match own {
+        "patch_embed.proj.0.weight" => (0, "v.patch_embd.weight"),
+        "patch_embed.proj.1.weight" => (1, "v.patch_embd.weight.1"),
+        _ => return None,
+    };
+    let whole = Part::plane("visual.patch_embed.proj.weight", at);
+    Some(vec![vec![Part::all(canonical)], vec![whole], vec![Part::all(llama)]])
 }
 
 /// The parts in llama.cpp's layout, which has queries, keys and values apart.
@@ -73,6 +139,10 @@ const LAYERS: [(&str, &str); 6] = [
     ("mlp.down_proj", "ffn_down"),
 ];
 
+/// The same of what Qwen3-VL has otherwise.
+const QWEN3_LAYERS: [(&str, &str); 3] =
+    [("attn.qkv", "attn_qkv"), ("mlp.linear_fc1", "ffn_up"), ("mlp.linear_fc2", "ffn_down")];
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,5 +160,28 @@ mod tests {
         assert_eq!(names("visual.merger.ln_q.weight")[1], "v.post_ln.weight");
         let kernels = names("visual.patch_embed.proj.1.weight");
         assert_eq!(kernels[1..], ["visual.patch_embed.proj.weight", "v.patch_embd.weight.1"]);
+    }
+
+    #[test]
+    fn names_of_qwen3_in_llama_cpp() {
+        let aliases = aliases_of_qwen3(vec![5, 11, 17]);
+        let second = |canonical: &str| aliases(canonical).into_iter().flatten().last().map(|part| part.name);
+        for (ours, theirs) in [
+            ("visual.deepstack_merger_list.1.linear_fc2.bias", "v.deepstack.11.fc2.bias"),
+            ("visual.deepstack_merger_list.2.norm.weight", "v.deepstack.17.norm.weight"),
+            ("visual.merger.linear_fc1.weight", "mm.0.weight"),
+            ("visual.merger.norm.bias", "v.post_ln.bias"),
+            ("visual.pos_embed.weight", "v.position_embd.weight"),
+            ("visual.blocks.3.attn.qkv.weight", "v.blk.3.attn_qkv.weight"),
+            ("visual.blocks.3.mlp.linear_fc1.bias", "v.blk.3.ffn_up.bias"),
+            ("visual.blocks.3.norm2.bias", "v.blk.3.ln2.bias"),
+            ("visual.patch_embed.proj.bias", "v.patch_embd.bias"),
+            ("visual.patch_embed.proj.1.weight", "v.patch_embd.weight.1"),
+        ] {
+            assert_eq!(second(ours).as_deref(), Some(theirs));
+        }
+        let has = |name: &str| ["v.deepstack.5.norm.weight", "v.deepstack.17.norm.weight"].contains(&name);
+        assert_eq!(deepstack(has), Some(vec![5, 17]));
+        assert_eq!(deepstack(|_| false), None);
     }
 }

@@ -49,18 +49,48 @@ struct Family {
     has_biases: bool,
     /// Whether what fills up a text stands before it.
     fills_left: bool,
+    /// How the pairs of a head are shared out among the axes on which tokens of pictures stand.
+    axes: Axes,
     /// The base of the rotary frequencies, where shapes do not tell.
     rope_theta: f64,
 }
 
+/// How the pairs of a head are shared out among three axes: time, row, column.
+#[derive(Clone, Copy)]
+enum Axes {
+    /// One axis behind the other: 4, 6 and 6 sixteenths.
+    Sections,
+    /// Row and column take every third pair, from the second and the third on, until each has 5 sixteenths of all.
+    Turns,
+}
+
+impl Axes {
+    /// The axis that pair `i` of `pairs` turns by.
+    fn of(self, i: usize, pairs: usize) -> usize {
+        match self {
+            Axes::Sections => usize::from(i >= pairs * 4 / 16) + usize::from(i >= pairs * 10 / 16),
+            Axes::Turns if i < 3 * (pairs * 5 / 16) => i % 3,
+            Axes::Turns => 0,
+        }
+    }
+}
+
 /// The families, by their names in transformers and llama.cpp.
 static FAMILIES: [Family; 4] = [
-    Family { names: &["qwen3"], has_head_norms: true, has_biases: false, fills_left: false, rope_theta: 1e6 },
+    Family {
+        names: &["qwen3"],
+        has_head_norms: true,
+        has_biases: false,
+        fills_left: false,
+        axes: Axes::Sections,
+        rope_theta: 1e6,
+    },
     Family {
         names: &[QWEN3_VL, "qwen3_vl", "qwen3vl"],
         has_head_norms: true,
         has_biases: false,
         fills_left: false,
+        axes: Axes::Turns,
         rope_theta: 5e6,
     },
     Family {
@@ -68,6 +98,7 @@ static FAMILIES: [Family; 4] = [
         has_head_norms: false,
         has_biases: true,
         fills_left: false,
+        axes: Axes::Sections,
         rope_theta: 1e6,
     },
     Family {
@@ -75,6 +106,7 @@ static FAMILIES: [Family; 4] = [
         has_head_norms: false,
         has_biases: false,
         fills_left: true,
+        axes: Axes::Sections,
         rope_theta: 1e9,
     },
 ];
@@ -354,9 +386,6 @@ impl Config {
     }
 }
 
-/// How the pairs of a head are shared out among the axes of a picture, in sixteenths of all: time, row, column.
-const SECTIONS: [usize; 3] = [4, 6, 6];
-
 impl Config {
     /// The rotary tables of tokens that stand at `positions` on three axes, time, row and column: as [`rotary`](Config::rotary), where
     /// the axes are the same.
@@ -366,14 +395,11 @@ impl Config {
     pub fn rotary_at(&self, positions: &[[usize; 3]]) -> Result<(Vec<f32>, Vec<f32>)> {
         let (width, theta) = (self.head_width(), self.rope_theta as f32);
         let pairs = width / 2;
-        let (time, rows) = (pairs * SECTIONS[0] / 16, pairs * (SECTIONS[0] + SECTIONS[1]) / 16);
+        let axes = self.family().map_or(Axes::Sections, |family| family.axes);
         let mut cos = reserve::room("the rotary tables", positions.len().saturating_mul(width))?;
         let mut sin = reserve::room("the rotary tables", positions.len().saturating_mul(width))?;
         for at in positions {
-            let angle = |i: usize| {
-                let axis = usize::from(i >= time) + usize::from(i >= rows);
-                at[axis] as f32 * (1.0 / theta.powf(2.0 * i as f32 / width as f32))
-            };
+            let angle = |i: usize| at[axes.of(i, pairs)] as f32 * (1.0 / theta.powf(2.0 * i as f32 / width as f32));
             let angles = (0..pairs).map(angle);
             cos.extend(angles.clone().chain(angles.clone()).map(f32::cos));
             sin.extend(angles.clone().map(|angle| -angle.sin()).chain(angles.map(f32::sin)));
@@ -434,6 +460,14 @@ mod tests {
         assert_eq!((config.rope_theta, config.has_head_norms(), config.has_biases()), (5e6, true, false));
         assert!(config.is_like("qwen3vl") && !config.is_like("qwen3"));
         assert_eq!(Config::qwen3_8b().of_family(QWEN3_VL), Config::qwen3_vl_8b());
+    }
+
+    #[test]
+    fn axes_of_pictures_are_one_behind_the_other_or_take_turns() {
+        let axes = |axes: Axes| (0..16).map(|i| axes.of(i, 16).to_string()).collect::<String>();
+        assert_eq!((axes(Axes::Sections), axes(Axes::Turns)), ("0000111111222222".into(), "0120120120120120".into()));
+        let of = |axis| (0..64).filter(|&i| Axes::Turns.of(i, 64) == axis).count();
+        assert_eq!([of(0), of(1), of(2)], [24, 20, 20]);
     }
 
     #[test]

@@ -62,11 +62,20 @@ impl Block for Embed {
 
 /// From hidden states to the velocity of every token.
 pub(super) struct FinalLayer {
-    linear: Linear,
-    img: Port,
-    modulation: Port,
-    condition: Port,
-    prediction: Port,
+    pub(super) linear: Linear,
+    pub(super) modulated: Modulated,
+    pub(super) img: Port,
+    pub(super) modulation: Port,
+    pub(super) condition: Port,
+    pub(super) prediction: Port,
+}
+
+/// What time does to hidden states before the last matrix.
+pub(super) enum Modulated {
+    /// They are scaled and shifted.
+    Shifted,
+    /// They are scaled alone, behind a norm with this epsilon.
+    Scaled(f32),
 }
 
 /// Where scale and shift stand in its modulation.
@@ -82,15 +91,20 @@ impl FinalLayer {
         let mut s = s.sub("proj_out");
         let linear = Linear::declare(&mut s, config.hidden(), config.in_channels, Role::SensitiveMatMul)?;
         let Ports { condition, prediction, .. } = *ports;
-        Ok(FinalLayer { linear, img, modulation, condition, prediction })
+        Ok(FinalLayer { linear, modulated: Modulated::Shifted, img, modulation, condition, prediction })
     }
 }
 
 impl Block for FinalLayer {
     fn build(&self, b: &Build<'_>) -> Result<()> {
-        let m = Modulation::read(b, self.modulation, At::Step(self.condition, Symbol::BATCH), 2)?;
+        let parts = if matches!(self.modulated, Modulated::Shifted) { 2 } else { 1 };
+        let m = Modulation::read(b, self.modulation, At::Step(self.condition, Symbol::BATCH), parts)?;
         b.tokens(self.img, |x, at| {
-            b.write_tokens(self.prediction, at.start, self.linear.build(b, m.modulate(x, SHIFT_SCALE)?)?)
+            let x = match self.modulated {
+                Modulated::Shifted => m.modulate(x, SHIFT_SCALE)?,
+                Modulated::Scaled(eps) => m.scaled(x, eps, 0)?,
+            };
+            b.write_tokens(self.prediction, at.start, self.linear.build(b, x)?)
         })
     }
 }

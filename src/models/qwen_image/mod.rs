@@ -27,6 +27,7 @@ mod declare;
 mod ends;
 mod modulation;
 mod ports;
+mod rotary;
 pub mod single;
 
 use self::control::Running;
@@ -34,18 +35,16 @@ use self::declare::{carried, declare_block, declare_modulation, declare_ports, i
 use self::ends::{Context, Embed, FinalLayer};
 use self::modulation::ModulationOut;
 use self::ports::Extents;
+use self::rotary::Tables;
+use crate::Result;
 use crate::models::layers::Linear;
 use crate::stage::{Cadence, Model, Symbol};
 use crate::weights::Role;
-use crate::{Result, reserve};
 
 pub use config::Config;
 pub use control::{Config as ControlConfig, ControlNet, Ports as ControlPorts};
 pub use modulation::sinusoid;
 pub use ports::{DRAWN_TOKENS, Ports, Sizes, TEXT_OF_PASSES, TIME_WIDTH, TIMES};
-
-/// The base of the rotary frequencies.
-const THETA: f32 = 10000.0;
 
 /// The transformer: its stages and where to put things.
 pub struct QwenImage {
@@ -91,35 +90,16 @@ impl QwenImage {
     /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
     pub fn rotary(&self, sizes: &Sizes) -> Result<(Vec<f32>, Vec<f32>)> {
         let tokens = sizes.image_tokens().saturating_add(sizes.text_tokens());
-        let numbers = tokens.saturating_mul(self.config.attention_head_dim);
-        let mut cos = reserve::room("the rotary tables", numbers)?;
-        let mut sin = reserve::room("the rotary tables", numbers)?;
+        let mut tables = Tables::new(&self.config.axes_dims_rope, tokens)?;
         let mut behind = 0;
-        for (i, &[rows, columns]) in sizes.pictures.iter().enumerate() {
-            behind = behind.max(rows / 2).max(columns / 2);
-            // One more stands before the middle than behind it, if their number is odd.
-            let centred = |at: usize, of: usize| at as f32 - of.div_ceil(2) as f32;
-            for row in 0..rows {
-                for column in 0..columns {
-                    self.turn([i as f32, centred(row, rows), centred(column, columns)], &mut cos, &mut sin);
-                }
-            }
+        for (i, &picture) in sizes.pictures.iter().enumerate() {
+            behind = behind.max(picture[0] / 2).max(picture[1] / 2);
+            tables.turn_picture(i, picture);
         }
         for token in 0..sizes.text_tokens() {
-            self.turn([(behind + token) as f32; 3], &mut cos, &mut sin);
+            tables.turn([(behind + token) as f32; 3]);
         }
-        Ok((cos, sin))
-    }
-
-    /// Adds the rows of the tables for a position: in single precision, as the reference computes them.
-    fn turn(&self, at: [f32; 3], cos: &mut Vec<f32>, sin: &mut Vec<f32>) {
-        for (&width, coordinate) in self.config.axes_dims_rope.iter().zip(at) {
-            for pair in 0..width / 2 {
-                let angle = coordinate * (1.0 / THETA.powf((2 * pair) as f32 / width as f32));
-                cos.extend([angle.cos(); 2]);
-                sin.extend([-angle.sin(), angle.sin()]);
-            }
-        }
+        Ok((tables.cos, tables.sin))
     }
 }
 

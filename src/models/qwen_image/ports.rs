@@ -106,21 +106,14 @@ impl Sizes {
     pub fn dims(&self, times: usize) -> Dims {
         let passes = self.texts.len();
         let (image, text) = (self.image_tokens(), self.text_tokens());
-        let mut dims = Dims::new()
+        Dims::new()
             .with(Symbol::PASSES, passes)
             .with(Symbol::BATCH, self.batch * passes)
             .with(Symbol::IMAGE_TOKENS, image)
             .with(DRAWN_TOKENS, self.drawn_tokens())
             .with(Symbol::TEXT_TOKENS, text)
             .with(Symbol::JOINT_TOKENS, image.saturating_add(text))
-            .with(TIMES, times);
-        let differ = self.texts.iter().any(|&tokens| tokens != text);
-        for (pass, (symbol, &tokens)) in TEXT_OF_PASSES.into_iter().zip(&self.texts).enumerate() {
-            dims = dims.with(symbol, tokens);
-            if differ {
-                dims = dims.with_in_pass(pass, TEXT_OF_PASSES[0], tokens);
-            }
-        }
-        dims
+            .with(TIMES, times)
+            .with_texts(&TEXT_OF_PASSES, &self.texts)
     }
 }

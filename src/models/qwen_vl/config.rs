@@ -65,19 +65,25 @@ impl Default for Config {
 pub(super) const FRAMES: usize = 2;
 pub(super) const MERGED: usize = 2;
 
+/// The settings of the tower in the text of a `config.json`, which `origin` holds: its own, or those of the model that it is part of.
+pub(super) fn part_that_sees(text: &str, origin: &Path) -> Result<String> {
+    let malformed = |error: serde_json::Error| {
+        Error::malformed(origin, "configuration", "a JSON object of settings", error.to_string())
+    };
+    let mut settings: Map<String, Value> = json::read(text).map_err(malformed)?;
+    if let Some(Value::Object(inner)) = settings.remove("vision_config") {
+        settings = inner;
+    }
+    Ok(Value::Object(settings).to_string())
+}
+
 impl Config {
     /// Reads the text of a `config.json`, which `origin` holds, and validates it: of the tower, or of the model that it is part of.
     ///
     /// # Errors
     /// [`Error::Malformed`] where it is not such a configuration, and those of [`validate`](Config::validate).
     pub fn from_json(text: &str, origin: &Path) -> Result<Config> {
-        let mut settings: Map<String, Value> = json::read(text).map_err(|error| {
-            Error::malformed(origin, "configuration", "a JSON object of settings", error.to_string())
-        })?;
-        if let Some(Value::Object(inner)) = settings.remove("vision_config") {
-            settings = inner;
-        }
-        let config: Config = config::from_json(&Value::Object(settings).to_string(), origin)?;
+        let config: Config = config::from_json(&part_that_sees(text, origin)?, origin)?;
         config.validate(origin)?;
         Ok(config)
     }

@@ -4,40 +4,54 @@ use super::config::{Config, MERGED};
 use super::ports::EPS;
 use super::windows::TOKENS;
 use crate::Result;
+use crate::ggml::Tensor;
 use crate::models::layers::{Linear, RmsNorm};
 use crate::stage::{Block, Build, Port};
 use crate::weights::{Role, Scope, WeightId};
 
 /// A vector for each patch. The convolution takes each pixel once, so it is a product of a matrix and patches; both frames of a patch
 /// are the same picture.
-pub(super) struct Embed {
-    /// The kernels of the first frame and of the second.
+pub(super) struct PatchKernels {
+    /// Those of the first frame and of the second.
     kernels: [WeightId; 2],
     numbers: usize,
     width: usize,
+}
+
+impl PatchKernels {
+    /// Of patches of `side` pixels each way in so many colours.
+    pub(super) fn declare(s: &mut Scope<'_>, [side, colours, width]: [usize; 3]) -> Result<PatchKernels> {
+        let kernel = [side, side, colours, width];
+        let first = s.weight("0.weight", &kernel, Role::ConvKernel)?;
+        let second = s.weight("1.weight", &kernel, Role::ConvKernel)?;
+        Ok(PatchKernels { kernels: [first, second], numbers: side * side * colours, width })
+    }
+
+    /// The vectors `[D, n]` of patches `x [C, n]`.
+    pub(super) fn build(&self, b: &Build<'_>, x: Tensor) -> Result<Tensor> {
+        let matrix = |kernel| b.g.reshape(b.weight(kernel)?, &[self.numbers, self.width]);
+        let [first, second] = self.kernels;
+        b.g.add(b.g.mul_mat(matrix(first)?, x)?, b.g.mul_mat(matrix(second)?, x)?)
+    }
+}
+
+/// What blocks begin with.
+pub(super) struct Embed {
+    kernels: PatchKernels,
     pixels: Port,
     hidden: Port,
 }
 
 impl Embed {
     pub(super) fn declare(s: &mut Scope<'_>, config: &Config, (pixels, hidden): (Port, Port)) -> Result<Embed> {
-        let (side, width) = (config.patch_size, config.hidden_size);
-        let kernel = [side, side, config.in_channels, width];
-        let mut s = s.sub("patch_embed.proj");
-        let first = s.weight("0.weight", &kernel, Role::ConvKernel)?;
-        let second = s.weight("1.weight", &kernel, Role::ConvKernel)?;
-        Ok(Embed { kernels: [first, second], numbers: config.patch_numbers(), width, pixels, hidden })
+        let sizes = [config.patch_size, config.in_channels, config.hidden_size];
+        Ok(Embed { kernels: PatchKernels::declare(&mut s.sub("patch_embed.proj"), sizes)?, pixels, hidden })
     }
 }
 
 impl Block for Embed {
     fn build(&self, b: &Build<'_>) -> Result<()> {
-        let matrix = |kernel| b.g.reshape(b.weight(kernel)?, &[self.numbers, self.width]);
-        let [first, second] = self.kernels;
-        b.tokens(self.pixels, |x, at| {
-            let both = b.g.add(b.g.mul_mat(matrix(first)?, x)?, b.g.mul_mat(matrix(second)?, x)?)?;
-            b.write_tokens(self.hidden, at.start, both)
-        })
+        b.tokens(self.pixels, |x, at| b.write_tokens(self.hidden, at.start, self.kernels.build(b, x)?))
     }
 }
 

@@ -1,4 +1,4 @@
-//! The vision tower of Qwen2.5-VL: from a picture to tokens that a language model reads between those of a text.
+//! The vision tower of Qwen2.5-VL, and [that of Qwen3-VL](qwen3): from a picture to tokens that a language model reads between those of a text.
 //!
 //! Follows `Qwen2_5_VisionTransformerPretrainedModel` of transformers (`models/qwen2_5_vl/modeling_qwen2_5_vl.py`), whose names the
 //! weights have. Pictures may have any size: 2 by 2 patches of 14 by 14 pixels become one token. In most blocks a patch looks
@@ -14,14 +14,17 @@
 //! | `block.0`, `block.1`, ... | `hidden`, `cos`, `sin` | `hidden` |
 //! | `merger` | `hidden` | `tokens [J, N/4]` |
 
+mod attention;
 mod block;
 mod config;
 mod ends;
 mod ports;
+pub mod qwen3;
 mod windows;
 
 use pinhole_quant::DType;
 
+use self::attention::{Colours, patches_of, pixels, rotary};
 use self::block::Block;
 use self::config::MERGED;
 use self::ends::{Embed, Merger};
@@ -32,12 +35,9 @@ pub use config::Config;
 pub use ports::Positions;
 pub use windows::{Grid, PATCHES, TOKENS};
 
-/// The base of the rotary frequencies.
-const THETA: f32 = 10000.0;
-
-/// Mean and standard deviation of each colour, which pixels are brought to: those of CLIP.
-const MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
-const STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
+/// Those of CLIP.
+const COLOURS: Colours =
+    Colours { mean: [0.481_454_66, 0.457_827_5, 0.408_210_73], std: [0.268_629_54, 0.261_302_6, 0.275_777_1] };
 
 /// The tower.
 pub struct VisionTower {
@@ -93,17 +93,8 @@ impl VisionTower {
     /// # Errors
     /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
     pub fn rotary(&self, grid: Grid) -> Result<(Vec<f32>, Vec<f32>)> {
-        let axis = self.config.head_width() / 2;
-        let frequencies: Vec<f32> = (0..axis / 2).map(|i| 1.0 / THETA.powf((2 * i) as f32 / axis as f32)).collect();
-        let numbers = grid.tokens().saturating_mul(MERGED * MERGED * self.config.head_width());
-        let mut cos = reserve::room("the rotary tables", numbers)?;
-        let mut sin = reserve::room("the rotary tables", numbers)?;
-        self.for_each_patch(grid, |row, column| {
-            let angles = [row, column].into_iter().flat_map(|at| frequencies.iter().map(move |each| at as f32 * each));
-            cos.extend(angles.clone().chain(angles.clone()).map(f32::cos));
-            sin.extend(angles.clone().map(|angle| -angle.sin()).chain(angles.map(f32::sin)));
-        })?;
-        Ok((cos, sin))
+        let patches = patches_of(grid.places(&self.config)?);
+        rotary(self.config.head_width(), MERGED * MERGED * grid.tokens(), patches)
     }
 
     /// The patches, `[C, N]`, of a picture of `rgb`, `[3, columns, rows]` bytes: channel by channel, and of each the pixels row by row.
@@ -111,19 +102,8 @@ impl VisionTower {
     /// # Errors
     /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
     pub fn patches(&self, grid: Grid, rgb: &[u8]) -> Result<Vec<f32>> {
-        let side = self.config.patch_size;
-        let width = grid.columns * self.config.token_side();
-        let mut pixels = reserve::room("the patches", rgb.len())?;
-        self.for_each_patch(grid, |row, column| {
-            for channel in 0..3 {
-                for y in row * side..(row + 1) * side {
-                    let start = (y * width + column * side) * 3 + channel;
-                    let bytes = rgb.iter().skip(start).step_by(3).take(side);
-                    pixels.extend(bytes.map(|&byte| (f32::from(byte) / 255.0 - MEAN[channel]) / STD[channel]));
-                }
-            }
-        })?;
-        Ok(pixels)
+        let sides = (self.config.patch_size, grid.columns * self.config.token_side());
+        pixels(&COLOURS, sides, rgb, patches_of(grid.places(&self.config)?))
     }
 
     /// The `tokens` that came out, row by row.
@@ -137,17 +117,6 @@ impl VisionTower {
             rows[place * width..(place + 1) * width].copy_from_slice(token);
         }
         Ok(rows)
-    }
-
-    /// Calls `visit` with row and column of every patch, in the order in which they are computed: the four of a token side by side.
-    fn for_each_patch(&self, grid: Grid, mut visit: impl FnMut(usize, usize)) -> Result<()> {
-        for token in grid.order(&self.config)? {
-            let (row, column) = (token / grid.columns * MERGED, token % grid.columns * MERGED);
-            for (dy, dx) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
-                visit(row + dy, column + dx);
-            }
-        }
-        Ok(())
     }
 }
 

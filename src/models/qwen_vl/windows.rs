@@ -54,14 +54,21 @@ impl Grid {
             (at_bottom, left[0] * side),
             (corner, left[0] * left[1]),
         ];
-        let mut dims = Dims::new()
-            .with(Symbol::BATCH, 1)
-            .with(TOKENS, self.tokens())
-            .with(PATCHES, self.tokens() * MERGED * MERGED);
+        let mut dims = self.whole_dims();
         for (group, (windows, tokens)) in GROUPS.into_iter().zip(groups) {
             dims = dims.with(group.windows, windows).with(group.patches, tokens * MERGED * MERGED);
         }
         dims
+    }
+
+    /// Row and column of the tokens, in the order in which they are computed.
+    pub(super) fn places(self, config: &Config) -> Result<impl Iterator<Item = [usize; 2]>> {
+        Ok(self.order(config)?.into_iter().map(move |token| [token / self.columns, token % self.columns]))
+    }
+
+    /// The sizes of a request for it that both towers have.
+    pub(super) fn whole_dims(self) -> Dims {
+        Dims::new().with(Symbol::BATCH, 1).with(TOKENS, self.tokens()).with(PATCHES, self.tokens() * MERGED * MERGED)
     }
 
     /// The tokens in the order in which they are computed, as numbers row by row: window by window, those of one size side by side.

@@ -83,20 +83,15 @@ impl Sizes {
     pub fn dims(&self, evaluations: usize) -> Dims {
         let passes = self.texts.len();
         let (image, text) = (self.image_tokens(), self.text_tokens());
-        let mut dims = Dims::new()
+        let texts: Vec<usize> = self.texts.iter().map(|&tokens| filled_up(tokens)).collect();
+        Dims::new()
             .with(Symbol::PASSES, passes)
             .with(Symbol::BATCH, self.batch * passes)
             .with(Symbol::IMAGE_TOKENS, image)
             .with(Symbol::TEXT_TOKENS, text)
             .with(Symbol::JOINT_TOKENS, image.saturating_add(text))
             .with(Symbol::CONDITIONS, evaluations * passes)
-            .with(Symbol::TABLES, self.tables());
-        for (pass, (symbol, &tokens)) in TEXT_OF_PASSES.into_iter().zip(&self.texts).enumerate() {
-            dims = dims.with(symbol, filled_up(tokens));
-            if self.differ() {
-                dims = dims.with_in_pass(pass, TEXT_OF_PASSES[0], filled_up(tokens));
-            }
-        }
-        dims
+            .with(Symbol::TABLES, self.tables())
+            .with_texts(&TEXT_OF_PASSES, &texts)
     }
 }

@@ -106,6 +106,19 @@ impl Additions {
         self.refuse_face()
     }
 
+    /// Refuses what goes beside models that read with CLIP: taught words, layers that are skipped, a refiner.
+    ///
+    /// # Errors
+    /// [`Error::Option`].
+    pub(in crate::pipeline) fn refuse_what_goes_with_clip(&self) -> Result<()> {
+        self.refuse_embeddings()?;
+        self.refuse_refiner()?;
+        match self.clip_skip {
+            Some(_) => Err(Error::option("--clip-skip", "a model that reads CLIP's hidden states", "one without CLIP")),
+            None => Ok(()),
+        }
+    }
+
     /// Refuses a refiner beside a model that has none.
     pub(in crate::pipeline) fn refuse_refiner(&self) -> Result<()> {
         match &self.refiner {

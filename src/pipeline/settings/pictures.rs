@@ -268,7 +268,7 @@ pub(super) fn default_size(model: &Opened, request: &Request, sizes: &[[usize; 2
     if let Some(size) = first {
         return *size;
     }
-    let changed = request.references.last().zip(references.filter(|rules| rules.needed).and_then(|rules| rules.area));
+    let changed = request.references.last().zip(references.and_then(|rules| rules.area));
     match changed {
         Some((picture, area)) if request.width.is_none() && request.height.is_none() => of_area(area, size_of(picture)),
         _ => [defaults.width, defaults.height],

@@ -1,4 +1,4 @@
-//! Qwen-Image, its ControlNets, and the vision tower of its language model.
+//! Qwen-Image, its ControlNets, and the vision towers of its language models.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use crate::bind::Bound;
 use crate::bind::alias;
 use crate::models::qwen_image::single::{self, SingleStream};
 use crate::models::qwen_image::{self, ControlConfig as QwenControlConfig, ControlNet as QwenControl, QwenImage};
-use crate::models::qwen_vl::{self, VisionTower};
+use crate::models::qwen_vl::{self, VisionTower, qwen3};
 
 /// Whether the Qwen-Image transformer of `component`, which brings no configuration, modulates references as at time 0: a mark in the
 /// file says so, or its name.
@@ -123,5 +123,28 @@ pub fn qwen_vl(component: &Component) -> Result<Part<VisionTower>> {
     };
     let part = Part::new(VisionTower::new(&config)?, component, &alias::QWEN_VL_VISION, alias::qwen_vl, &config)?;
     let derived = qwen_vl::Config::from_shapes(|name| part.shape(name), Path::new("")).ok();
+    Ok(part.compared(derived))
+}
+
+/// The vision tower of Qwen3-VL in `component`.
+///
+/// # Errors
+/// As [`flux()`](super::flux()).
+pub fn qwen3_vl(component: &Component) -> Result<Part<qwen3::VisionTower>> {
+    let kind = &alias::QWEN3_VL_VISION;
+    runnable(component, kind)?;
+    let named = alias::qwen3_vl_deepstack(|name| component.index.has(&format!("{}{name}", component.prefix)));
+    let config = match &component.config {
+        Some(Text { text, origin }) => qwen3::Config::from_json(text, origin)?,
+        None => {
+            let aliases = alias::qwen3_vl(named.clone().unwrap_or_default());
+            let config = qwen3::Config::from_shapes(shapes(component, &aliases), named.clone(), &component.origin);
+            read_off(config, component, &aliases)?
+        }
+    };
+    let aliases = alias::qwen3_vl(named.unwrap_or_default());
+    let part = Part::new(qwen3::VisionTower::new(&config)?, component, kind, aliases, &config)?;
+    let blocks = Some(config.deepstack_visual_indexes);
+    let derived = qwen3::Config::from_shapes(|name| part.shape(name), blocks, Path::new("")).ok();
     Ok(part.compared(derived))
 }

@@ -1,6 +1,7 @@
 //! Latents as tokens, and back: each latent, which is a patch already, is a token.
 
-use crate::{Result, reserve};
+use crate::Result;
+use crate::models::transposed::transposed;
 
 /// Latents `[tokens, channels]` as tokens `[channels, tokens]`.
 ///
@@ -16,15 +17,6 @@ pub fn pack_latents(latents: &[f32], tokens: usize) -> Result<Vec<f32>> {
 /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
 pub fn unpack_latents(packed: &[f32], tokens: usize) -> Result<Vec<f32>> {
     transposed(packed, packed.len() / tokens.max(1))
-}
-
-/// `numbers` in rows of `row`, column by column.
-fn transposed(numbers: &[f32], row: usize) -> Result<Vec<f32>> {
-    let mut all = reserve::room("the latents", numbers.len())?;
-    for at in 0..row {
-        all.extend(numbers.iter().skip(at).step_by(row));
-    }
-    Ok(all)
 }
 
 #[cfg(test)]

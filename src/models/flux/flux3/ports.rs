@@ -94,7 +94,7 @@ impl Sizes {
         let passes = self.texts.len();
         let (image, text) = (self.image_tokens(), self.text_tokens());
         let drawn = Sizes::tokens_of(self.pictures.get(..1).unwrap_or_default());
-        let mut dims = Dims::new()
+        Dims::new()
             .with(Symbol::PASSES, passes)
             .with(Symbol::BATCH, self.batch * passes)
             .with(Symbol::IMAGE_TOKENS, image)
@@ -102,14 +102,7 @@ impl Sizes {
             .with(REFERENCE_TOKENS, image - drawn)
             .with(Symbol::TEXT_TOKENS, text)
             .with(Symbol::JOINT_TOKENS, image.saturating_add(text))
-            .with(TIMES, evaluations);
-        let differ = self.texts.iter().any(|&tokens| tokens != text);
-        for (pass, (symbol, &tokens)) in TEXT_OF_PASSES.into_iter().zip(&self.texts).enumerate() {
-            dims = dims.with(symbol, tokens);
-            if differ {
-                dims = dims.with_in_pass(pass, TEXT_OF_PASSES[0], tokens);
-            }
-        }
-        dims
+            .with(TIMES, evaluations)
+            .with_texts(&TEXT_OF_PASSES, &self.texts)
     }
 }

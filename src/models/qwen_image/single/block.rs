@@ -1,7 +1,7 @@
-//! Blocks: prompt and picture through the same weights, the prompt without looking ahead, the picture looking at both.
+//! Blocks: prompt and pictures through the same weights, the prompt without looking ahead, the picture that is drawn looking at all.
 
 use super::config::Config;
-use super::ports::{Ports, TEXT_OF_PASSES};
+use super::ports::{BETWEEN, PREFIX_TOKENS, Ports, REFERENCES, TEXT_OF_PASSES};
 use crate::Result;
 use crate::ggml::Tensor;
 use crate::models::attention::Attention;
@@ -58,16 +58,17 @@ impl Block {
         Ok(Block { q, k, v, norm_q, norm_k, out, gate, up, down, width, heads, eps, img, txt, modulation, ports })
     }
 
-    /// Items of the batch and the tokens that their pictures look at, for each pass in turn; none if all have as many as there is room for.
+    /// Items of the batch and the tokens that the pictures look at which are drawn, for each pass in turn; none if all have as many as there is room for.
     fn lengths(b: &Build<'_>) -> Result<Vec<[usize; 2]>> {
         let passes = b.dim(Symbol::PASSES)?;
         let (items, longest) = (b.dim(Symbol::BATCH)? / passes, b.dim(Symbol::TEXT_TOKENS)?);
-        let image = b.dim(Symbol::IMAGE_TOKENS)?;
+        // The last of the text stands behind all else.
+        let others = b.dim(Symbol::IMAGE_TOKENS)? + b.dim(PREFIX_TOKENS)? - longest;
         let texts = TEXT_OF_PASSES.iter().take(passes).map(|&symbol| b.dim(symbol)).collect::<Result<Vec<_>>>()?;
         if texts.iter().all(|&text| text == longest) {
             return Ok(Vec::new());
         }
-        Ok(texts.into_iter().map(|text| [items, image + text]).collect())
+        Ok(texts.into_iter().map(|text| [items, others + text]).collect())
     }
 
     /// Queries or keys `x [D, n, B]` of the tokens from `start` on, normalised and turned to their positions: `[d, H, n, B]`.
@@ -94,24 +95,70 @@ impl Block {
     }
 }
 
+/// Tokens in a row before the picture that is drawn: where they begin and how many they are.
+#[derive(Clone, Copy)]
+pub(super) struct Piece {
+    pub(super) start: usize,
+    pub(super) count: usize,
+    /// Where they stand in the text; `None` for those of a picture.
+    pub(super) in_text: Option<usize>,
+}
+
+/// All of these, as they stand.
+pub(super) fn pieces(b: &Build<'_>) -> Result<Vec<Piece>> {
+    let (mut pieces, mut start, mut text) = (Vec::new(), 0, 0);
+    for between in BETWEEN.iter().take(b.dim(REFERENCES)?) {
+        let (gap, picture) = (b.dim(between.text)?, b.dim(between.picture)?);
+        pieces.push(Piece { start, count: gap, in_text: Some(text) });
+        pieces.push(Piece { start: start + gap, count: picture, in_text: None });
+        (start, text) = (start + gap + picture, text + gap);
+    }
+    pieces.push(Piece { start, count: b.dim(Symbol::TEXT_TOKENS)? - text, in_text: Some(text) });
+    Ok(pieces)
+}
+
+impl Block {
+    /// What comes of a piece of the prompt or of a picture in it: tokens of a text look at those before them, those of a picture at all of
+    /// it as well. What is looked at stands behind the picture that is drawn in `attention`.
+    fn go_on(&self, b: &Build<'_>, zero: &Modulation<'_, '_>, attention: &Attention, piece: Piece) -> Result<()> {
+        let (all, image, prefix) = (b.read(self.txt)?, b.dim(Symbol::IMAGE_TOKENS)?, b.dim(PREFIX_TOKENS)?);
+        let (seen, mask) = match piece.in_text {
+            Some(text) => {
+                let mask = b.g.to_f16(b.read(self.ports.mask)?)?;
+                (attention.part(b, image, prefix)?, Some(b.g.slice(mask, 1, text, piece.count)?))
+            }
+            None => (attention.part(b, image, piece.start + piece.count)?, None),
+        };
+        for at in b.token_ranges(piece.count) {
+            let start = piece.start + at.start;
+            let x = if at.len() == prefix { all } else { b.g.slice(all, 1, start, at.len())? };
+            let q = self.q.build(b, zero.scaled(x, self.eps, ATTENTION[0])?)?;
+            let q = self.turned(b, &self.norm_q, q, image + start)?;
+            let mask = match mask {
+                Some(mask) => Some(b.g.slice(mask, 1, at.start, at.len())?),
+                None => None,
+            };
+            let attended = seen.attend_masked(b, q, mask)?;
+            b.write_tokens(self.txt, start, self.finish(b, zero, x, attended)?)?;
+        }
+        Ok(())
+    }
+}
+
 impl crate::stage::Block for Block {
     fn build(&self, b: &Build<'_>) -> Result<()> {
-        let (image, text) = (b.dim(Symbol::IMAGE_TOKENS)?, b.dim(Symbol::TEXT_TOKENS)?);
+        let (image, prefix) = (b.dim(Symbol::IMAGE_TOKENS)?, b.dim(PREFIX_TOKENS)?);
         let step = Modulation::read(b, self.modulation, At::Step(self.ports.condition, Symbol::BATCH), PARTS)?;
         let zero = Modulation::read(b, self.modulation, At::Last, PARTS)?;
-        // The picture's tokens stand before the text's, so that texts may end early.
-        let attention = Attention::new(b, [self.width, self.heads, image + text, b.dim(Symbol::BATCH)?])?;
+        // The tokens of the picture that is drawn stand before the text's, so that texts may end early.
+        let attention = Attention::new(b, [self.width, self.heads, image + prefix, b.dim(Symbol::BATCH)?])?;
         b.tokens(self.txt, |x, at| {
             self.look_at(b, &attention, zero.scaled(x, self.eps, ATTENTION[0])?, image + at.start)
         })?;
         b.tokens(self.img, |x, at| self.look_at(b, &attention, step.scaled(x, self.eps, ATTENTION[0])?, at.start))?;
-        let (own, mask) = (attention.part(b, image, text)?, b.g.to_f16(b.read(self.ports.mask)?)?);
-        b.tokens(self.txt, |x, at| {
-            let q = self.q.build(b, zero.scaled(x, self.eps, ATTENTION[0])?)?;
-            let q = self.turned(b, &self.norm_q, q, image + at.start)?;
-            let attended = own.attend_masked(b, q, Some(b.g.slice(mask, 1, at.start, at.len())?))?;
-            b.write_tokens(self.txt, at.start, self.finish(b, &zero, x, attended)?)
-        })?;
+        for piece in pieces(b)? {
+            self.go_on(b, &zero, &attention, piece)?;
+        }
         let lengths = Block::lengths(b)?;
         b.tokens(self.img, |x, at| {
             let q = self.q.build(b, step.scaled(x, self.eps, ATTENTION[0])?)?;

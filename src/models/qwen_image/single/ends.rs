@@ -1,10 +1,12 @@
 //! What is before and after the blocks.
 
+use super::block::{Piece, pieces};
 use super::config::Config;
 use super::ports::Ports;
 use crate::Result;
+use crate::ggml::Tensor;
 use crate::models::layers::Linear;
-use crate::models::qwen_image::modulation::{At, Modulation};
+use crate::models::qwen_image::ends::{FinalLayer, Modulated};
 use crate::stage::{Block, Build, Port, Symbol};
 use crate::weights::{Role, Scope, WeightId};
 
@@ -40,7 +42,7 @@ impl Block for Context {
     }
 }
 
-/// From latents to the width of the blocks; and the prompt as every step begins with it.
+/// From latents to the width of the blocks; and the prompt as every step begins with it, with the pictures in it.
 pub(super) struct Embed {
     linear: Linear,
     latents: Port,
@@ -62,42 +64,46 @@ impl Embed {
     }
 }
 
+impl Embed {
+    /// Writes the picture whose latents are those from `first` on of `latents` to `to`, where `piece` says.
+    fn picture(&self, b: &Build<'_>, latents: Tensor, (first, piece): (usize, Piece), to: Port) -> Result<()> {
+        for at in b.token_ranges(piece.count) {
+            let x = b.g.slice(latents, 1, first + at.start, at.len())?;
+            b.write_tokens(to, piece.start + at.start, self.linear.build(b, x)?)?;
+        }
+        Ok(())
+    }
+}
+
 impl Block for Embed {
     fn build(&self, b: &Build<'_>) -> Result<()> {
-        b.tokens(self.latents, |x, at| b.write_tokens(self.img, at.start, self.linear.build(b, x)?))?;
-        b.write_tokens(self.txt, 0, b.read(self.context)?)
+        let (latents, context) = (b.read(self.latents)?, b.read(self.context)?);
+        let image = b.dim(Symbol::IMAGE_TOKENS)?;
+        let whole = Piece { start: 0, count: image, in_text: None };
+        self.picture(b, latents, (0, whole), self.img)?;
+        let mut first = image;
+        for piece in pieces(b)? {
+            match piece.in_text {
+                Some(text) => b.write_tokens(self.txt, piece.start, b.g.slice(context, 1, text, piece.count)?)?,
+                None => {
+                    self.picture(b, latents, (first, piece), self.txt)?;
+                    first += piece.count;
+                }
+            }
+        }
+        Ok(())
     }
 }
 
 /// From hidden states to the velocity of every token.
-pub(super) struct FinalLayer {
-    linear: Linear,
-    eps: f32,
-    img: Port,
-    modulation: Port,
-    condition: Port,
-    prediction: Port,
-}
-
-impl FinalLayer {
-    pub(super) fn declare(
-        s: &mut Scope<'_>,
-        config: &Config,
-        ports: &Ports,
-        (img, modulation): (Port, Port),
-    ) -> Result<FinalLayer> {
-        let mut s = s.sub("proj_out");
-        let linear = Linear::declare_unbiased(&mut s, config.hidden(), config.in_channels, Role::SensitiveMatMul)?;
-        let Ports { condition, prediction, .. } = *ports;
-        Ok(FinalLayer { linear, eps: config.eps, img, modulation, condition, prediction })
-    }
-}
-
-impl Block for FinalLayer {
-    fn build(&self, b: &Build<'_>) -> Result<()> {
-        let m = Modulation::read(b, self.modulation, At::Step(self.condition, Symbol::BATCH), 1)?;
-        b.tokens(self.img, |x, at| {
-            b.write_tokens(self.prediction, at.start, self.linear.build(b, m.scaled(x, self.eps, 0)?)?)
-        })
-    }
+pub(super) fn declare_final_layer(
+    s: &mut Scope<'_>,
+    config: &Config,
+    ports: &Ports,
+    (img, modulation): (Port, Port),
+) -> Result<FinalLayer> {
+    let mut s = s.sub("proj_out");
+    let linear = Linear::declare_unbiased(&mut s, config.hidden(), config.in_channels, Role::SensitiveMatMul)?;
+    let (modulated, Ports { condition, prediction, .. }) = (Modulated::Scaled(config.eps), *ports);
+    Ok(FinalLayer { linear, modulated, img, modulation, condition, prediction })
 }

@@ -1,6 +1,7 @@
 //! Latents as tokens, and back: each latent is one.
 
-use crate::{Result, reserve};
+use crate::Result;
+use crate::models::transposed::transposed;
 
 /// Latents `[places, channels]` as tokens `[channels, places]`.
 ///
@@ -16,15 +17,6 @@ pub fn pack_latents(latents: &[f32], channels: usize) -> Result<Vec<f32>> {
 /// As [`pack_latents`].
 pub fn unpack_latents(tokens: &[f32], channels: usize) -> Result<Vec<f32>> {
     transposed(tokens, channels)
-}
-
-/// The columns of rows of so many `numbers`, one behind the other.
-fn transposed(rows: &[f32], numbers: usize) -> Result<Vec<f32>> {
-    let mut columns = reserve::room("the latents", rows.len())?;
-    for column in 0..numbers {
-        columns.extend(rows.iter().skip(column).step_by(numbers));
-    }
-    Ok(columns)
 }
 
 #[cfg(test)]

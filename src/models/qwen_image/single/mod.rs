@@ -6,15 +6,16 @@
 //! keep what the picture looks at: every step makes it anew. What leaves a block is far beyond F16's range.
 //!
 //! `D` hidden, `H` heads, `d = D/H`, `F` inner width of the feed-forward, `J` width of the prompt, `Ti` image tokens, `Tt` text tokens,
-//! `T = Ti + Tt`, `B` batch (images times guidance passes). A token is a latent. Shapes in ggml order.
+//! `Tr` tokens of the pictures that are looked at, which stand between the prompt's: `Tp = Tt + Tr`, `T = Ti + Tp`. `B` batch (images
+//! times guidance passes). A token is a latent. Shapes in ggml order.
 //!
 //! | stage        | when    | carried in                                  | carried out                         |
 //! |--------------|---------|---------------------------------------------|-------------------------------------|
 //! | `time`       | request | `time` [256, times]                         | `vector` [D, times]                 |
 //! | `modulation` | request | `vector`                                    | `modulation` [4D, times], `modulation.final` [D, times] |
 //! | `context`    | request | `text` [J, Tt, B]                           | `context` [D, Tt, B]                |
-//! | `embed`      | step    | `latents` [C, Ti, B], `context`             | `img` [D, Ti, B], `txt` [D, Tt, B]  |
-//! | `block.0..`  | step    | `img`, `txt`, `modulation`, `mask` [Tt, Tt] | `img`, `txt`                        |
+//! | `embed`      | step    | `latents` [C, Ti + Tr, B], `context`        | `img` [D, Ti, B], `txt` [D, Tp, B]  |
+//! | `block.0..`  | step    | `img`, `txt`, `modulation`, `mask` [Tp, Tt] | `img`, `txt`                        |
 //! | `final`      | step    | `img`, `modulation.final`                   | `prediction` [C, Ti, B]             |
 //!
 //! Prompts of two passes may have different lengths. Then the text of one pass ends before `Tt`, and what stands behind it is not
@@ -27,11 +28,12 @@ mod latents;
 mod ports;
 
 use self::block::Block;
-use self::ends::{Context, Embed, FinalLayer};
-use self::ports::declare_ports;
+use self::ends::{Context, Embed, declare_final_layer};
+use self::ports::{PREFIX_TOKENS, Run, declare_ports};
 use super::declare::{carried, input};
 use super::modulation::{ModulationOut, TimeIn};
 use super::ports::TIMES;
+use super::rotary::Tables;
 use crate::models::layers::{self, Linear};
 use crate::stage::{Cadence, Model, Symbol};
 use crate::weights::Role;
@@ -39,10 +41,7 @@ use crate::{Result, reserve};
 
 pub use config::Config;
 pub use latents::{pack_latents, unpack_latents};
-pub use ports::{Ports, Sizes, TEXT_OF_PASSES};
-
-/// The base of the rotary frequencies.
-const THETA: f32 = 10000.0;
+pub use ports::{MOST_REFERENCES, Ports, Sizes, TEXT_OF_PASSES};
 
 /// The sinusoidal embedding of a time in 0..=1, [`TIME_WIDTH`](super::TIME_WIDTH) numbers, cosines first.
 pub fn sinusoid(time: f32) -> Vec<f32> {
@@ -76,51 +75,62 @@ impl SingleStream {
         &self.config
     }
 
-    /// The rotary tables `(cos, sin)`, `[d, T, tables]` each, with room for a text of `room` tokens. Token `n` of a text is at (n, n, n). A
-    /// picture's tokens are at (its text's tokens, row, column), counted from its middle.
+    /// The rotary tables `(cos, sin)`, `[d, T, tables]` each, with room for a text of `room` tokens. Token `n` of what comes before the
+    /// picture that is drawn is at (n, n, n), except that a picture's tokens are at (n, row, column), counted from its middle, and take as
+    /// many places as its longer side has tokens.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
     pub fn rotary(&self, sizes: &Sizes, room: usize) -> Result<(Vec<f32>, Vec<f32>)> {
-        let tokens = sizes.image_tokens().saturating_add(room);
+        let tokens = sizes.image_tokens().saturating_add(room).saturating_add(sizes.reference_tokens());
         let length = tokens.saturating_mul(self.config.attention_head_dim);
-        let numbers = sizes.tables().saturating_mul(length);
-        let mut cos = reserve::room("the rotary tables", numbers)?;
-        let mut sin = reserve::room("the rotary tables", numbers)?;
+        let mut tables = Tables::new(&self.config.axes_dims_rope, sizes.tables().saturating_mul(tokens))?;
         let (texts, repeated) = match sizes.tables() {
             1 => (&sizes.texts[..1], 1),
             _ => (&sizes.texts[..], sizes.batch),
         };
-        let [rows, columns] = sizes.image;
-        // One more stands before the middle than behind it, if their number is odd.
-        let centred = |at: usize, of: usize| at as f32 - of.div_ceil(2) as f32;
+        let taken: usize = sizes.references.iter().map(|[rows, columns]| rows.max(columns)).sum();
         for &text in texts {
-            let start = cos.len();
-            for row in 0..rows {
-                for column in 0..columns {
-                    self.turn([text as f32, centred(row, rows), centred(column, columns)], &mut cos, &mut sin);
+            let (start, mut next) = (tables.cos.len(), 0);
+            tables.turn_picture(text + taken, sizes.image);
+            for run in sizes.runs(room) {
+                match run {
+                    Run::Text(tokens) => {
+                        (next..next + tokens).for_each(|at| tables.turn([at as f32; 3]));
+                        next += tokens;
+                    }
+                    Run::Picture(picture) => {
+                        tables.turn_picture(next, picture);
+                        next += picture[0].max(picture[1]);
+                    }
                 }
             }
-            for token in 0..room {
-                self.turn([token as f32; 3], &mut cos, &mut sin);
-            }
             for _ in 1..repeated {
-                cos.extend_from_within(start..start + length);
-                sin.extend_from_within(start..start + length);
+                tables.cos.extend_from_within(start..start + length);
+                tables.sin.extend_from_within(start..start + length);
             }
         }
-        Ok((cos, sin))
+        Ok((tables.cos, tables.sin))
     }
 
-    /// Adds the rows of the tables for a position: in single precision, as the reference computes them.
-    fn turn(&self, at: [f32; 3], cos: &mut Vec<f32>, sin: &mut Vec<f32>) {
-        for (&width, coordinate) in self.config.axes_dims_rope.iter().zip(at) {
-            for pair in 0..width / 2 {
-                let angle = coordinate * (1.0 / THETA.powf((2 * pair) as f32 / width as f32));
-                cos.extend([angle.cos(); 2]);
-                sin.extend([-angle.sin(), angle.sin()]);
+    /// What is added to the scores of the text's tokens, of which there is room for `room`, so that none sees what stands behind it:
+    /// `[Tp (seen), Tt (seeing)]`, 0 or minus infinity.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
+    pub fn mask(&self, sizes: &Sizes, room: usize) -> Result<Vec<f32>> {
+        let prefix = room.saturating_add(sizes.reference_tokens());
+        let mut mask = reserve::room("a mask", prefix.saturating_mul(room))?;
+        let mut first = 0;
+        for run in sizes.runs(room) {
+            if let Run::Text(tokens) = run {
+                for seeing in first..first + tokens {
+                    mask.extend((0..prefix).map(|seen| if seen <= seeing { 0.0 } else { f32::NEG_INFINITY }));
+                }
             }
+            first += run.tokens();
         }
+        Ok(mask)
     }
 }
 
@@ -140,7 +150,7 @@ fn declare_stages(model: &mut Model, config: &Config, ports: &Ports) -> Result<(
     let context = input(model, "context", &[hidden.into(), Symbol::TEXT_TOKENS.into(), Symbol::BATCH.into()]);
     model.stage("context", Cadence::Request, |s| Context::declare(s, config, ports.text, context))?;
     let img = carried(model, "img", hidden, Symbol::IMAGE_TOKENS);
-    let txt = carried(model, "txt", hidden, Symbol::TEXT_TOKENS);
+    let txt = carried(model, "txt", hidden, PREFIX_TOKENS);
     model.stage("embed", Cadence::Step, |s| Embed::declare(s, config, (ports.latents, img), (context, txt)))?;
     for i in 0..config.num_layers {
         model.stage(format!("block.{i}"), Cadence::Step, |s| {
@@ -148,7 +158,7 @@ fn declare_stages(model: &mut Model, config: &Config, ports: &Ports) -> Result<(
             Block::declare(&mut s.sub(i), config, ports, ([img, txt], modulation))
         })?;
     }
-    model.stage("final", Cadence::Step, |s| FinalLayer::declare(s, config, ports, (img, last)))
+    model.stage("final", Cadence::Step, |s| declare_final_layer(s, config, ports, (img, last)))
 }
 
 #[cfg(test)]
@@ -210,7 +220,13 @@ mod tests {
     #[test]
     fn the_picture_stands_behind_its_own_text() {
         let net = SingleStream::new(&Config { num_layers: 1, ..Config::default() }).unwrap();
-        let sizes = |texts: &[usize]| Sizes { batch: 2, image: [3, 5], texts: texts.to_vec() };
+        let sizes = |texts: &[usize]| Sizes {
+            batch: 2,
+            image: [3, 5],
+            references: Vec::new(),
+            gaps: Vec::new(),
+            texts: texts.to_vec(),
+        };
         let one = sizes(&[7, 7]);
         assert_eq!((one.image_tokens(), one.text_tokens(), one.tables()), (15, 7, 1));
         let two = sizes(&[4, 7]);
@@ -222,5 +238,25 @@ mod tests {
         let of = |position: [f32; 3]| position.map(f32::cos);
         assert_eq!([at(0, 0), at(1, 14)], [of([4.0, -2.0, -3.0]), of([4.0, 0.0, 1.0])]);
         assert_eq!([at(2, 0), at(3, 15), at(3, 21)], [of([7.0, -2.0, -3.0]), of([0.0; 3]), of([6.0; 3])]);
+    }
+
+    #[test]
+    fn pictures_in_a_prompt_stand_where_they_are_looked_at() {
+        let net = SingleStream::new(&Config { num_layers: 1, ..Config::default() }).unwrap();
+        let sizes =
+            Sizes { batch: 1, image: [2, 2], references: vec![[2, 4], [3, 1]], gaps: vec![2, 1], texts: vec![5] };
+        assert_eq!((sizes.reference_tokens(), sizes.prefix_tokens()), (11, 16));
+        let (cos, _) = net.rotary(&sizes, 5).unwrap();
+        assert_eq!(cos.len(), 20 * 128);
+        let at = |token: usize| [0, 16, 72].map(|axis| cos[token * 128 + axis]);
+        let of = |position: [f32; 3]| position.map(f32::cos);
+        // Two words, four columns, a word, three rows, two words, and the picture that is drawn.
+        assert_eq!([at(4), at(5)], [of([0.0; 3]), of([1.0; 3])]);
+        assert_eq!([at(6), at(13)], [of([2.0, -1.0, -2.0]), of([2.0, 0.0, 1.0])]);
+        assert_eq!([at(14), at(15), at(18)], [of([6.0; 3]), of([7.0, -2.0, -1.0]), of([10.0; 3])]);
+        assert_eq!(at(0), of([12.0, -1.0, -1.0]));
+        let mask = net.mask(&sizes, 5).unwrap();
+        let seen: Vec<usize> = mask.chunks(16).map(|row| row.iter().filter(|&&score| score == 0.0).count()).collect();
+        assert_eq!(seen, [1, 2, 11, 15, 16]);
     }
 }
