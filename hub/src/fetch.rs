@@ -267,7 +267,7 @@ struct Work<'a> {
     download: &'a Download<'a>,
     size: u64,
     part: &'a Part,
-    /// Runs of grains that nobody is at, the next one last.
+    /// Runs of grains that no one is at, the next one last.
     queue: Mutex<Vec<Run>>,
     /// Where the hub's redirect led: ranges are asked for there, without asking the hub again.
     target: Mutex<Option<Url>>,
@@ -314,7 +314,7 @@ impl Work<'_> {
                 patience.renew();
             }
             let (pause, error) = patience.after(trouble)?;
-            // Nobody listens to a thread that goes on after the others have stopped.
+            // No one listens to a thread that goes on after the others have stopped.
             let _ = said.send((error, pause));
             wait(pause, &|| self.is_stopped())?;
         }

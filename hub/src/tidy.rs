@@ -236,7 +236,7 @@ pub fn removable(settings: &Settings, gone: &[Pulled]) -> Result<Vec<Removable>>
     Ok(removable)
 }
 
-/// What nobody needs: parts of files that nobody is fetching, blobs that nothing links to, and in repositories of the catalogue,
+/// What no one needs: parts of files that no one is fetching, blobs that nothing links to, and in repositories of the catalogue,
 /// files of older versions.
 ///
 /// # Errors

@@ -98,7 +98,7 @@ fn full() -> f32 {
     1.0
 }
 
-/// A drawing that was looked at: what the pipeline is asked, and of which model.
+/// A drawing that was looked at: what the pipeline is asked, and the model that draws it.
 #[derive(Clone, Debug)]
 pub struct Asked {
     /// The model with its LoRAs.

@@ -79,7 +79,7 @@ async fn one(url: &Url, cache: &Path) -> Result<PathBuf, String> {
     Ok(path)
 }
 
-/// The file `path`, which nobody else has.
+/// The file `path`, which no one else has.
 fn locked(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new().create(true).write(true).truncate(false).open(path)?;
     file.lock()?;

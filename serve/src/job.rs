@@ -115,7 +115,7 @@ pub struct Snapshot {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Stop {
-    /// Nobody stops it.
+    /// No one stops it.
     None = 0,
     /// Its owner asked for it.
     Asked = 1,
@@ -130,7 +130,7 @@ pub enum Stop {
 /// A job. Those who wait for it share it with the one who draws it.
 #[derive(Debug)]
 pub struct Job {
-    /// Its name. Nobody can guess it.
+    /// Its name. No one can guess it.
     pub id: Uuid,
     /// The name of the key that it was sent with; empty on a server without keys.
     pub owner: Arc<str>,

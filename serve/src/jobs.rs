@@ -35,7 +35,7 @@ pub struct Order {
 pub enum Next {
     /// Draws these together.
     Draw(Vec<Order>),
-    /// Nobody came for a while.
+    /// No one came for a while.
     Idle,
     /// Ends.
     Stop,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::{Mutex, PoisonError};
 
-/// Every metric: its name, its type and what it says. Labels have few values, none of which a client chooses.
+/// Every metric: its name, its type and what it says. Labels have few values, and a client chooses none of them.
 const METRICS: &[(&str, &str, &str)] = &[
     ("pinhole_connections", "gauge", "Connections that are open."),
     ("pinhole_connections_refused_total", "counter", "Connections beyond --max-connections."),

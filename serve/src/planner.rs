@@ -61,7 +61,7 @@ impl Planner {
     }
 }
 
-/// Plans until nobody asks any more.
+/// Plans until no one asks any more.
 fn answer(mut residents: Residents, asked: &Receiver<Question>, pixels: usize, idle: Option<Duration>) {
     loop {
         let question = match idle.filter(|_| !residents.is_empty()) {

@@ -274,7 +274,7 @@ fn finished(
     Ok((outcome, pngs))
 }
 
-/// Tells jobs how far they are, and stops when nobody wants them.
+/// Tells jobs how far they are, and stops when no one wants them.
 struct Watch<'a> {
     orders: &'a [Order],
     metrics: &'a Metrics,

@@ -35,7 +35,7 @@ use crate::{Error, Result, reserve};
 
 /// The tokens that the model is told more of behind its first layers: all of a text, or one that stands for all where there is nothing to
 /// tell.
-pub const TOLD_TOKENS: Symbol = Symbol::new("tokens of which more is told");
+pub const TOLD_TOKENS: Symbol = Symbol::new("tokens that more is told of");
 
 /// Which hidden states are taken.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -223,7 +223,7 @@ fn open(mut source: Source, additions: &Additions) -> Result<Opened> {
     Ok(Opened::new(&FLUX2, source, parts, (scheduler, rules, loras)))
 }
 
-/// The step caches that a transformer has the blocks for. Nobody has published what TeaCache and MagCache have to know of FLUX.2.
+/// The step caches that a transformer has the blocks for. No one has published what TeaCache and MagCache have to know of FLUX.2.
 fn caches(transformer: &Flux2) -> Caches {
     let config = transformer.config();
     let blocks = config.num_layers + config.num_single_layers;

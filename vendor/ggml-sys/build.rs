@@ -227,7 +227,7 @@ fn target_cpu() -> String {
     }
 }
 
-/// Whether the CPU backend is compiled for several processors, of which one is chosen when the program starts.
+/// Whether the CPU backend is compiled for several processors: one of them is chosen when the program starts.
 fn is_portable() -> bool {
     target_cpu() == "portable"
 }
@@ -317,7 +317,7 @@ fn build_shim(ggml: &Path) {
         ("pinhole_ggml_account", true, "shim/account.cpp"),
     ] {
         println!("cargo::rerun-if-changed={file}");
-        // ggml's own header defines functions that nobody here calls.
+        // ggml's own header defines functions that no one here calls.
         new_build(ggml, cpp).extra_warnings(true).flag("-Wno-unused-function").file(file).compile(name);
     }
     println!("cargo::rerun-if-changed=../package_dir.rs");

@@ -31,7 +31,7 @@ pub use address::QueueAddress;
 /// The durable consumer that all workers share.
 const CONSUMER: &str = "workers";
 
-/// A job is delivered again if nobody said for so long that it goes on. An existing consumer may have another time.
+/// A job is delivered again if no one said for so long that it goes on. An existing consumer may have another time.
 const ACK_WAIT: Duration = Duration::from_secs(30);
 
 /// How long one request for a job waits at the queue.

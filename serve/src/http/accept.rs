@@ -57,7 +57,7 @@ pub async fn serve(
         };
         let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
             metrics.add("pinhole_connections_refused_total", 1.0);
-            // As much as the system takes at once: nobody waits for those that are turned away.
+            // As much as the system takes at once: no one waits for those that are turned away.
             let _ = stream.into_std().and_then(|mut stream| stream.write(FULL));
             continue;
         };

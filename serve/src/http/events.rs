@@ -19,7 +19,7 @@ use crate::fault::{Fault, FaultBody};
 use crate::job::{Job, Snapshot};
 use crate::keys::Caller;
 
-/// How often something is said when nothing happens, so that nobody between takes the connection for dead.
+/// How often something is said when nothing happens, so that no one between takes the connection for dead.
 const ALIVE: Duration = Duration::from_secs(15);
 
 /// How far a job is.

@@ -56,7 +56,7 @@ pub fn router(server: App, origins: &[HeaderValue]) -> Router {
         .route("/health", get(ops::health))
         .route("/ready", get(ops::ready))
         .route("/openapi.json", get(openapi::openapi))
-        // Its address is the key to a picture: nobody can guess it.
+        // Its address is the key to a picture: no one can guess it.
         .route("/v1/files/{id}/{name}", get(native::picture));
     let mut router = keyed.merge(open).fallback(nothing).method_not_allowed_fallback(wrong_method);
     router = router.layer(middleware::from_fn_with_state(Arc::clone(&server), require_own_host));

@@ -27,7 +27,7 @@ fn begin(served: &Served, number: usize) -> TcpStream {
     let host = served.address;
     let text = match number % 10 {
         0 => format!("GET /health HTTP/1.1\r\nhost: {host}\r\nx-slow: "),
-        // Some ask for more than the system takes while nobody reads.
+        // Some ask for more than the system takes while no one reads.
         1 => {
             let times = if number % 1000 == 1 { 400 } else { 1 };
             format!("GET /openapi.json HTTP/1.1\r\nhost: {host}\r\n\r\n").repeat(times)

@@ -218,7 +218,7 @@ fn what_fails_for_good_ends_with_the_reason_and_numbers() {
         (bytes(&json!({ "prompt": "a star", "deadline": 1e-9 })), "deadline"),
     ];
     let ids: Vec<Uuid> = cases.iter().map(|(body, _)| nats.submit(body)).collect();
-    // Of this one nobody could find the end.
+    // Of this one no one could find the end.
     nats.submit_as("not-an-id", b"{}");
     nats.until_empty();
     for (id, (_, kind)) in ids.iter().zip(&cases) {

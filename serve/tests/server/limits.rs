@@ -44,7 +44,7 @@ fn bodies_that_are_too_large_or_too_deep_are_refused() {
     let mut answer = [0; 12];
     stream.read_exact(&mut answer).unwrap();
     assert_eq!(&answer, b"HTTP/1.1 413");
-    // In chunks nobody announces anything.
+    // In chunks no one announces anything.
     let mut stream = served.connect();
     let head = head.replace("content-length: 200000000", "transfer-encoding: chunked\r\nconnection: close");
     stream.write_all(head.as_bytes()).unwrap();

@@ -1,5 +1,5 @@
-//! `PINHOLE_TARGET_CPU=portable`: the CPU backend compiled for several levels of x86-64, of which shim/variants.c takes the highest that
-//! the processor has. Linux and GNU's linker only.
+//! `PINHOLE_TARGET_CPU=portable`: the CPU backend compiled for several levels of x86-64: shim/variants.c takes the highest that the
+//! processor has. Linux and GNU's linker only.
 //!
 //! All have the same names, and templates of C++ that the linker would merge: the code for one processor would then be run on another. So
 //! each becomes one object first in which all is local, except for what the rest calls, and that has the level in its name.

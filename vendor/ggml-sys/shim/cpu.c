@@ -116,7 +116,7 @@ static bool spin(struct ggml_threadpool * pool, int round) {
     return false;
 }
 
-// Threads that sleep at barriers, of all pools: while there are none, nobody needs to be woken.
+// Threads that sleep at barriers, of all pools: while there are none, no one needs to be woken.
 static atomic_int asleep;
 
 // Sleeps until the barrier's round is over. The pool's condition is free for that: while a graph is computed, no thread

@@ -128,7 +128,7 @@ VKAPI_ATTR void VKAPI_CALL free_memory(VkDevice device, VkDeviceMemory memory, c
 constexpr uint32_t BINDINGS = 12;
 
 // Mesa's software device (seen with 22.3) binds every buffer of a set, used or not, where it was freed long ago as well, and
-// so reads and writes memory that is not its own. There, bindings that nobody uses get a buffer that somebody does.
+// so reads and writes memory that is not its own. There, bindings that no one uses get a buffer that somebody does.
 VKAPI_ATTR void VKAPI_CALL update_descriptor_sets(VkDevice device, uint32_t count, const VkWriteDescriptorSet * writes,
                                                   uint32_t copies, const VkCopyDescriptorSet * copied) {
     static const auto update = real<PFN_vkUpdateDescriptorSets>("vkUpdateDescriptorSets");

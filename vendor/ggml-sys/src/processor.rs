@@ -57,11 +57,11 @@ looks_for!(is_x86_feature_detected:
 #[cfg(target_arch = "aarch64")]
 looks_for!(is_aarch64_feature_detected: "dotprod" "fp16" "i8mm" "sve");
 
-/// What [`has`] knows: nothing, since nobody tells about processors of this kind.
+/// What [`has`] knows: nothing, since no one tells about processors of this kind.
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 pub const KNOWN: &[&str] = &[];
 
-/// Whether this processor has the instructions called `name`: all that are asked for, since nobody can tell.
+/// Whether this processor has the instructions called `name`: all that are asked for, since no one can tell.
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 pub fn has(_: &str) -> bool {
     true

@@ -27,7 +27,7 @@ fn schedule(name: &str, label: &str) -> Value {
     json!({ "name": name, "label": label, "aliases": null, "default_rho": -1, "need_inner_model": false })
 }
 
-/// Where files lie is nobody's affair: their names stand for them.
+/// Where files lie is no one's affair: their names stand for them.
 pub(super) async fn models(State(server): State<App>) -> Json<Vec<Value>> {
     let mut all = Vec::new();
     for entry in &server.catalogue().models {

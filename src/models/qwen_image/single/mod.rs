@@ -113,7 +113,7 @@ impl SingleStream {
         Ok((tables.cos, tables.sin))
     }
 
-    /// What is added to the scores of the text's tokens, of which there is room for `room`, so that none sees what stands behind it:
+    /// What is added to the scores of the text's tokens, with room for `room` of them, so that none sees what stands behind it:
     /// `[Tp (seen), Tt (seeing)]`, 0 or minus infinity.
     ///
     /// # Errors

@@ -25,7 +25,7 @@ pub struct Config {
     pub in_channels: usize,
     /// The side of a patch, in pixels.
     pub patch_size: usize,
-    /// How many frames a patch has: 2, of which a picture's are the same.
+    /// How many frames a patch has: 2. Those of a picture are the same.
     pub temporal_patch_size: usize,
     /// How many patches become one token, each way: 2.
     pub spatial_merge_size: usize,

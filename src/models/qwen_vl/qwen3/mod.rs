@@ -2,7 +2,7 @@
 //! them behind its first layers.
 //!
 //! Follows `Qwen3VLVisionModel` of transformers (`models/qwen3_vl/modeling_qwen3_vl.py`), whose names the weights have. Pictures may have
-//! any size: patches of 16 by 16 pixels, of which 2 by 2 become one token. Every patch looks at all. Where a patch stands, it learns from
+//! any size: 2 by 2 patches of 16 by 16 pixels become one token. Every patch looks at all. Where a patch stands, it learns from
 //! a table for a square picture, which is stretched to the picture's shape, and from rotary positions. What comes out of some of the blocks
 //! goes to the first layers of the language model, one after the other.
 //!
@@ -208,7 +208,7 @@ mod tests {
         let tower = VisionTower::new(&config).unwrap();
         let width = config.hidden_size;
         let table: Vec<f32> = (0..9).flat_map(|cell| vec![cell as f32; width]).collect();
-        // Two rows and four columns of patches, of which the four of a token stand side by side.
+        // Two rows and four columns of patches: the four of a token stand side by side.
         let places = tower.places(Grid { rows: 1, columns: 2 }, &table).unwrap();
         let firsts: Vec<f32> = places.iter().step_by(width).copied().collect();
         let third = 2.0 / 3.0;
