@@ -86,8 +86,11 @@ pub(super) fn note(source: &mut Source, edits: Option<Edits>) {
         Edits::One => 1,
         Edits::Several => 2,
     };
-    let read = |text: &Text| serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&text.text).ok();
-    let mut settings = source.pipeline.as_ref().and_then(read).unwrap_or_default();
+    let mut settings = serde_json::Map::new();
+    if let Some(text) = &source.pipeline {
+        // What is no JSON object is made anew.
+        settings = serde_json::from_str(&text.text).unwrap_or_default();
+    }
     settings.insert(SETTING.to_owned(), number.into());
     source.pipeline = Some(Text { text: serde_json::Value::Object(settings).to_string(), origin: source.path.clone() });
 }

@@ -73,11 +73,14 @@ pub(super) fn component(source: &Source, additions: &Additions, place: &Place) -
 /// The files beside `reader` that are called `mmproj`, as llama.cpp has it.
 fn projectors(reader: &Path) -> Vec<PathBuf> {
     let Some(entries) = reader.parent().and_then(|folder| std::fs::read_dir(folder).ok()) else { return Vec::new() };
-    let is_one = |path: &PathBuf| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
-        name.contains("mmproj") && name.ends_with(".gguf")
-    };
-    entries.flatten().map(|entry| entry.path()).filter(is_one).collect()
+    let mut found = Vec::new();
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_string_lossy().to_lowercase();
+        if name.contains("mmproj") && name.ends_with(".gguf") {
+            found.push(entry.path());
+        }
+    }
+    found
 }
 
 /// The error for a model whose text encoder `reader` has no tower.

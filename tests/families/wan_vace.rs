@@ -19,23 +19,28 @@ const MOST: f64 = 1e-7;
 /// A picture that moves to the left, five pixels in each frame.
 fn film([width, height, frames]: [usize; 3]) -> Arc<Clip> {
     let picture = given::picture(width, height);
-    let moved = |number: usize| {
+    let mut moved = Vec::new();
+    for number in 0..frames {
         let mut rgb = picture.image().rgb().to_vec();
         rgb.chunks_exact_mut(3 * width).for_each(|row| row.rotate_left(3 * (5 * number % width)));
-        Image::new(width, height, rgb).unwrap()
-    };
-    Arc::new(Clip::of((0..frames).map(moved).collect(), None).unwrap())
+        moved.push(Image::new(width, height, rgb).unwrap());
+    }
+    Arc::new(Clip::of(moved, None).unwrap())
 }
 
 /// A white bar that moves to the right, seven pixels in each frame.
 fn masks([width, height, frames]: [usize; 3]) -> Arc<Clip> {
-    let mask = |number: usize| {
+    let mut masks = Vec::new();
+    for number in 0..frames {
         let left = 7 * number % width;
-        let is_white = |x: usize, y: usize| (5..height - 3).contains(&y) && (left..left + 19).contains(&x);
-        let pixels = (0..width * height).map(|at| if is_white(at % width, at / width) { 255 } else { 0 });
-        Image::new(width, height, pixels.flat_map(|value| [value; 3]).collect()).unwrap()
-    };
-    Arc::new(Clip::of((0..frames).map(mask).collect(), None).unwrap())
+        let mut rgb = Vec::new();
+        for at in 0..width * height {
+            let is_white = (5..height - 3).contains(&(at / width)) && (left..left + 19).contains(&(at % width));
+            rgb.extend([if is_white { 255 } else { 0 }; 3]);
+        }
+        masks.push(Image::new(width, height, rgb).unwrap());
+    }
+    Arc::new(Clip::of(masks, None).unwrap())
 }
 
 /// The request of a case.
@@ -45,8 +50,11 @@ fn request(golden: &Golden, case: &str) -> Request {
     let number = |key: &str| at(key).as_f64().map(|number| number as f32);
     let has = |key: &str| at(key).as_bool().unwrap();
     let size @ [width, height, frames] = ["width", "height", "frames"].map(whole);
-    let sides = |side: &serde_json::Value| [0, 1].map(|i| side[i].as_u64().unwrap() as usize);
-    let references = at("references").as_array().unwrap().iter().map(sides);
+    let mut references = Vec::new();
+    for side in at("references").as_array().unwrap() {
+        let [width, height] = [0, 1].map(|i| side[i].as_u64().unwrap() as usize);
+        references.push(given::picture(width, height));
+    }
     Request {
         prompt: at("prompt").as_str().unwrap().to_owned(),
         negative_prompt: at("negative_prompt").as_str().map(str::to_owned),
@@ -62,7 +70,7 @@ fn request(golden: &Golden, case: &str) -> Request {
         video_mask: has("masks").then(|| masks(size)),
         image: has("image").then(|| given::picture(width, height)),
         last_image: has("last_image").then(|| last_picture(width, height)),
-        references: references.map(|[width, height]| given::picture(width, height)).collect(),
+        references,
         guide_scale: number("scale"),
         ..Request::default()
     }

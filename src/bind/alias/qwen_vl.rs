@@ -165,7 +165,6 @@ mod tests {
     #[test]
     fn names_of_qwen3_in_llama_cpp() {
         let aliases = aliases_of_qwen3(vec![5, 11, 17]);
-        let second = |canonical: &str| aliases(canonical).into_iter().flatten().last().map(|part| part.name);
         for (ours, theirs) in [
             ("visual.deepstack_merger_list.1.linear_fc2.bias", "v.deepstack.11.fc2.bias"),
             ("visual.deepstack_merger_list.2.norm.weight", "v.deepstack.17.norm.weight"),
@@ -178,10 +177,11 @@ mod tests {
             ("visual.patch_embed.proj.bias", "v.patch_embd.bias"),
             ("visual.patch_embed.proj.1.weight", "v.patch_embd.weight.1"),
         ] {
-            assert_eq!(second(ours).as_deref(), Some(theirs));
+            let last = aliases(ours).into_iter().flatten().last().map(|part| part.name);
+            assert_eq!(last.as_deref(), Some(theirs));
         }
-        let has = |name: &str| ["v.deepstack.5.norm.weight", "v.deepstack.17.norm.weight"].contains(&name);
-        assert_eq!(deepstack(has), Some(vec![5, 17]));
+        let held = ["v.deepstack.5.norm.weight", "v.deepstack.17.norm.weight"];
+        assert_eq!(deepstack(|name| held.contains(&name)), Some(vec![5, 17]));
         assert_eq!(deepstack(|_| false), None);
     }
 }

@@ -134,21 +134,34 @@ impl Config {
         limit("joint_attention_dim", self.joint_attention_dim, config::MOST_WIDTH)?;
         limit("width, attention_head_dim times num_attention_heads", self.hidden(), config::MOST_WIDTH)?;
         let same = self.latent_channels().checked_mul(PATCH * PATCH) == Some(self.in_channels);
-        let quarter = || format!("{}, a quarter of in_channels", self.in_channels / (PATCH * PATCH));
-        config::require(origin, "out_channels", same, quarter, self.latent_channels())?;
+        config::require(
+            origin,
+            "out_channels",
+            same,
+            || format!("{}, a quarter of in_channels", self.in_channels / (PATCH * PATCH)),
+            self.latent_channels(),
+        )?;
         let none = |key: &str, value: bool, what: &str| {
             config::require(origin, key, !value, || format!("false: {what}"), value)
         };
         none("guidance_embeds", self.guidance_embeds, "no model with guidance as an input is published")?;
         none("use_additional_t_cond", self.use_additional_t_cond, "the Layered model is not supported")?;
         none("use_layer3d_rope", self.use_layer3d_rope, "the Layered model is not supported")?;
-        let head = self.attention_head_dim;
-        let sum = self.axes_dims_rope.iter().try_fold(0usize, |sum, &axis| sum.checked_add(axis));
-        let even = self.axes_dims_rope.iter().all(|axis| axis.is_multiple_of(2));
-        let shared_out = self.axes_dims_rope.len() == 3 && sum == Some(head) && even;
-        let expected = || format!("three even numbers with the sum attention_head_dim, {head}");
-        config::require(origin, "axes_dims_rope", shared_out, expected, format!("{:?}", self.axes_dims_rope))
+        require_axes(origin, &self.axes_dims_rope, self.attention_head_dim)
     }
+}
+
+/// Refuses `axes_dims_rope` that do not share out a head of width `head`.
+pub(super) fn require_axes(origin: &Path, axes: &[usize], head: usize) -> Result<()> {
+    let sum = axes.iter().try_fold(0usize, |sum, &axis| sum.checked_add(axis));
+    let even = axes.iter().all(|axis| axis.is_multiple_of(2));
+    config::require(
+        origin,
+        "axes_dims_rope",
+        axes.len() == 3 && sum == Some(head) && even,
+        || format!("three even numbers with the sum attention_head_dim, {head}"),
+        format!("{axes:?}"),
+    )
 }
 
 /// How published models share out a head of width `head`: an eighth for frames, and the rest in halves.

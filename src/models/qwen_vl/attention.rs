@@ -89,12 +89,12 @@ pub(super) fn rotary(
     patches: impl Iterator<Item = [usize; 2]>,
 ) -> Result<(Vec<f32>, Vec<f32>)> {
     let axis = width / 2;
-    let frequency = |i: usize| 1.0 / THETA.powf((2 * i) as f32 / axis as f32);
+    let frequencies: Vec<f32> = (0..axis / 2).map(|i| 1.0 / THETA.powf((2 * i) as f32 / axis as f32)).collect();
     let numbers = count.saturating_mul(width);
     let mut cos = reserve::room("the rotary tables", numbers)?;
     let mut sin = reserve::room("the rotary tables", numbers)?;
     for patch in patches {
-        let angles = patch.into_iter().flat_map(|at| (0..axis / 2).map(move |i| at as f32 * frequency(i)));
+        let angles = patch.into_iter().flat_map(|at| frequencies.iter().map(move |each| at as f32 * each));
         cos.extend(angles.clone().chain(angles.clone()).map(f32::cos));
         sin.extend(angles.clone().map(|angle| -angle.sin()).chain(angles.map(f32::sin)));
     }

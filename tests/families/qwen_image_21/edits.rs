@@ -286,11 +286,8 @@ fn pictures_that_do_not_fit_are_refused() {
     // The tower of another model, and one of the right kind for another language model.
     let other = Golden::load("qwen_image");
     qwen_image::write_projector(&dir.path().join("mmproj-other.gguf"), &other, Format::F32);
-    let of_tower = |name: &str| {
-        let additions = Additions { image_encoders: vec![dir.path().join(name)], ..Additions::default() };
-        pipeline::open_with(&Source::open(dir.path()).unwrap(), &additions).err().unwrap().to_string()
-    };
-    let error = of_tower("mmproj-other.gguf");
+    let additions = Additions { image_encoders: vec![dir.path().join("mmproj-other.gguf")], ..Additions::default() };
+    let error = pipeline::open_with(&Source::open(dir.path()).unwrap(), &additions).err().unwrap().to_string();
     assert!(error.contains("mmproj-other.gguf") && error.contains("Qwen2.5-VL vision tower"), "{error}");
     let config = dir.path().join("text_encoder/config.json");
     let text = fs::read_to_string(&config).unwrap();

@@ -130,8 +130,10 @@ mod tests {
 
     #[test]
     fn residuals_are_spread_over_the_blocks() {
-        let config = |num_layers| Config { net: Network { num_layers, ..Network::default() }, ..Config::default() };
-        let of = |layers, blocks| (0..blocks).map(|i| config(layers).residual(i, blocks)).collect::<Vec<_>>();
+        let of = |num_layers, blocks| {
+            let config = Config { net: Network { num_layers, ..Network::default() }, ..Config::default() };
+            (0..blocks).map(|i| config.residual(i, blocks)).collect::<Vec<_>>()
+        };
         assert_eq!(of(3, 4), [0, 0, 1, 1]);
         assert_eq!(of(5, 60)[11..13], [0, 1]);
         assert_eq!(of(6, 2), [0, 1]);

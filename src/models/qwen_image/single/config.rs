@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Result;
 use crate::models::config::{self, Shapes};
-use crate::models::qwen_image::config::axes;
+use crate::models::qwen_image::config::{axes, require_axes};
 use crate::tensor::Shape;
 
 /// Hyperparameters, named as in diffusers' `config.json`.
@@ -126,11 +126,6 @@ impl Config {
         config::require(origin, "eps", positive, || "a positive number".into(), self.eps)?;
         let expected = || "true: in no published model does the prompt depend on time".into();
         config::require(origin, "causal_condition", self.causal_condition, expected, self.causal_condition)?;
-        let head = self.attention_head_dim;
-        let sum = self.axes_dims_rope.iter().try_fold(0usize, |sum, &axis| sum.checked_add(axis));
-        let even = self.axes_dims_rope.iter().all(|axis| axis.is_multiple_of(2));
-        let shared_out = self.axes_dims_rope.len() == 3 && sum == Some(head) && even;
-        let expected = || format!("three even numbers with the sum attention_head_dim, {head}");
-        config::require(origin, "axes_dims_rope", shared_out, expected, format!("{:?}", self.axes_dims_rope))
+        require_axes(origin, &self.axes_dims_rope, self.attention_head_dim)
     }
 }

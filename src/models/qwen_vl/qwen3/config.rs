@@ -139,8 +139,13 @@ impl Config {
         let blocks = &self.deepstack_visual_indexes;
         let in_order = blocks.windows(2).all(|pair| pair[0] < pair[1]);
         let are_there = in_order && blocks.last().is_none_or(|&last| last < self.depth);
-        let expected = || format!("numbers below {} in ascending order", self.depth);
-        config::require(origin, "deepstack_visual_indexes", are_there, expected, format!("{blocks:?}"))?;
+        config::require(
+            origin,
+            "deepstack_visual_indexes",
+            are_there,
+            || format!("numbers below {} in ascending order", self.depth),
+            format!("{blocks:?}"),
+        )?;
         config::require(origin, "hidden_act", self.hidden_act == GELU, || GELU.into(), &self.hidden_act)
     }
 
