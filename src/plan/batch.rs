@@ -163,7 +163,7 @@ impl Batch {
 
     /// In which order the stages of `model` run in a request of size `dims`, as often as `runs` says if all is computed at once: lists
     /// of stages, and how often each runs before the next begins.
-    pub(crate) fn order(self, model: &Model, dims: &Dims, runs: Runs) -> Vec<(Vec<usize>, usize)> {
+    pub fn order(self, model: &Model, dims: &Dims, runs: Runs) -> Vec<(Vec<usize>, usize)> {
         let mut order = Vec::new();
         for round in runs.rounds() {
             order.push((model.at(Cadence::Request).collect(), self.runs(round).request));

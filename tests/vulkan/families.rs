@@ -7,7 +7,7 @@ use std::time::Instant;
 use pinhole::exec::{DeviceWeights, Session};
 use pinhole::ggml::{Backend, CancelFlag, Device, Ledger};
 use pinhole::pipeline::{self, Additions, Control, Given, Opened, Prompt, ReferenceResize, Request, Settings};
-use pinhole::plan::{Limits, Offload, budget};
+use pinhole::plan::{Batch, Limits, Offload, budget};
 use pinhole::sample::randn;
 use pinhole::source::slot::TRANSFORMER;
 use pinhole::source::{Files, Source};
@@ -152,7 +152,10 @@ fn predicted((of, model): (Subject, &Opened), device: Device, offload: Offload) 
     let (mut backend, ledger) = (Backend::new(device, 2, CancelFlag::new()).unwrap(), Ledger::new());
     let plan = budget::plan(&[subject.measure(&backend).unwrap()], offload, &Limits::default()).unwrap();
     let placement = &plan.components[0].placement;
-    let weights = DeviceWeights::place(subject.model, subject.bound, device, &ledger, placement, subject.runs).unwrap();
+    // Some stages do not run at these sizes, and bring no weights.
+    let order = Batch::default().order(subject.model, &subject.dims, subject.runs);
+    let weights =
+        DeviceWeights::place_in_order(subject.model, subject.bound, device, &ledger, placement, order).unwrap();
     let mut session = Session::new(subject.model, &weights, &subject.dims, &backend, &ledger).unwrap();
     denoiser.fill(0, &mut session, &given).unwrap();
     session.run(&mut backend, Cadence::Request, |_, _| Ok(())).unwrap();
