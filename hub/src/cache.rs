@@ -272,13 +272,13 @@ mod tests {
     fn one_process_waits_for_another() {
         let dir = tempfile::tempdir().unwrap();
         let folder = folder(dir.path());
-        let held = folder.lock(&checksum(), &|| false, &mut || panic!("nobody holds it")).unwrap();
+        let held = folder.lock(&checksum(), &|| false, &mut || panic!("no one holds it")).unwrap();
         assert!(folder.is_locked(checksum().digits()));
         let mut told = 0;
         let refused = folder.lock(&checksum(), &|| true, &mut || told += 1);
         assert!(matches!(refused, Err(Error::Cancelled)) && told == 1);
         drop(held);
         assert!(!folder.is_locked(checksum().digits()));
-        folder.lock(&checksum(), &|| true, &mut || panic!("nobody holds it")).unwrap();
+        folder.lock(&checksum(), &|| true, &mut || panic!("no one holds it")).unwrap();
     }
 }

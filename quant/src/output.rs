@@ -186,8 +186,8 @@ fn resolve(target: &Path, overwrite: bool) -> Result<PathBuf, OutputError> {
     if !overwrite {
         return Err(OutputError::Exists { path: target.to_owned() });
     }
-    // On Windows the resolved path is one for programs, `\\?\C:\..`, which nobody wants to read in a message, and which Wine refuses for
-    // long paths: only a link needs it.
+    // On Windows a resolved path looks like `\\?\C:\..`: it is hard to read in a message, and Wine refuses it if it is long. Only a link
+    // needs it.
     if cfg!(windows) && !fs::symlink_metadata(target).is_ok_and(|about| about.is_symlink()) {
         return Ok(target.to_owned());
     }

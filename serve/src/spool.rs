@@ -1,8 +1,8 @@
 //! Pictures of jobs that have ended, on a server without `--state`: in a file without a name, so that they take no memory, and are gone
 //! with the process however that ends.
 //!
-//! The file is a ring: what is new lies over what is oldest. Jobs are forgotten in the order in which they ended, so that a ring as large
-//! as all pictures that may be kept has those of every job that is known.
+//! The file is a ring: new pictures overwrite the oldest. Jobs are forgotten in the order in which they ended. So, if the ring is as large
+//! as all pictures that may be kept, it has those of every job that is known.
 
 use std::fs::File;
 use std::io;

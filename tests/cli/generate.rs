@@ -318,7 +318,7 @@ fn noise_from_a_file_is_that_of_its_seed() {
 }
 
 #[test]
-fn pictures_that_nobody_named_are_not_replaced() {
+fn pictures_that_no_one_named_are_not_replaced() {
     let place = Workplace::new();
     place.write("pinhole-4.png", b"precious");
     assert_eq!(place.run(&small(&["--seed", "4", "--batch", "2"])).stdout, "pinhole-4-2.png\npinhole-5.png\n");

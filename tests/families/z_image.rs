@@ -4,6 +4,7 @@ mod controls;
 use std::fs;
 use std::path::Path;
 
+use crate::support::cases::equal_the_reference;
 use crate::support::flux2::write_vae;
 use crate::support::lora::{A_B, DOWN_UP, Module, RANK, flat, merge, numbers, write_lora};
 use crate::support::numbers::Format;
@@ -88,21 +89,7 @@ fn bits(generated: &Generated) -> Vec<u32> {
 fn latents_equal_diffusers() {
     let (golden, dir) = model();
     let mut pipeline = on(open(dir.path()), "cpu");
-    let mut wrong = Vec::new();
-    for (case, described) in golden.at("/cases").as_object().unwrap() {
-        let generated = generate(&mut pipeline, &request(&golden, case));
-        let nmse = metrics::nmse(&golden.f32(&format!("{case}.latents")), &generated.latents).unwrap();
-        println!("{case}: nmse {nmse:.2e}");
-        if nmse.is_nan() || nmse > MOST {
-            wrong.push(format!("{case}: {nmse:.2e}"));
-        }
-        if described["decoded"].as_bool().unwrap() {
-            let psnr = metrics::psnr(&golden.u8(&format!("{case}.picture")), generated.images[0].rgb()).unwrap();
-            println!("{case}: psnr {psnr:.1} dB");
-            assert!(psnr >= 60.0, "{case}: psnr {psnr}");
-        }
-    }
-    assert!(wrong.is_empty(), "{wrong:#?}");
+    equal_the_reference(&golden, [MOST, 60.0], |case| generate(&mut pipeline, &request(&golden, case)));
 }
 
 /// Texts are read with the template around them, and are as long as they are.

@@ -4,6 +4,7 @@
 #![allow(dead_code, unused_imports, clippy::unwrap_used)]
 
 pub(crate) mod bundle;
+pub(crate) mod cases;
 pub(crate) mod denoiser;
 pub(crate) mod diffusers;
 #[path = "../fixtures/mod.rs"]

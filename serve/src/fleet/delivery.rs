@@ -39,7 +39,7 @@ struct Delivery {
 enum End {
     /// As it is stored, with its pictures.
     Ended(Box<Ending>, Vec<Bytes>),
-    /// It has not: others may try, after a while.
+    /// The job did not end: it is delivered again after this time.
     Again(Duration),
 }
 
@@ -214,7 +214,7 @@ impl Worker {
         }
     }
 
-    /// Tells whoever listens. Whoever does not finds the end in the bucket.
+    /// Tells clients that listen how the job ended. Others find it in the bucket.
     async fn tell(&self, ending: &Ending) {
         let subject = format!("{}.results.{}", self.name, ending.id);
         let Ok(json) = serde_json::to_vec(ending) else { return };

@@ -115,7 +115,7 @@ async fn connect(queue: &QueueAddress, credentials: Option<&Path>) -> Result<Cli
     options.connect(&queue.servers[..]).await.map_err(|error| format!("--queue {queue}: {error}"))
 }
 
-/// The consumer of the stream `name`. What is there already stays as it is: whoever runs the queue may have made it otherwise.
+/// The consumer of the stream `name`. One that is there already stays as it is: the operator of the queue may have given it other settings.
 async fn consumer(client: &Client, name: &str) -> Result<PullConsumer, async_nats::Error> {
     let stream = stream::Config {
         name: name.to_owned(),

@@ -66,7 +66,7 @@ pub fn router(server: App, origins: &[HeaderValue]) -> Router {
     router.layer(middleware::from_fn_with_state(Arc::clone(&server), note)).with_state(server)
 }
 
-/// The addresses of a worker, which takes its jobs from a queue and none from here: those for whoever watches over it.
+/// The addresses of a worker: health and metrics alone, since its jobs come from a queue.
 #[cfg(feature = "cluster")]
 pub fn router_of_worker(server: App) -> Router {
     Router::new()

@@ -326,12 +326,12 @@ fn models_come_from_s3_and_results_go_there() {
 fn a_start_without_its_queue_or_bucket_says_so() {
     let s3 = S3::start();
     let (_folder, results) = folder();
-    let nobody = "nats://127.0.0.1:9";
+    let unused = "nats://127.0.0.1:9";
     for (arguments, said) in [
-        (&["-m", "mini", "--queue", nobody, "--results", &results][..], "--queue nats://127.0.0.1:9"),
-        (&["-m", "mini", "--queue", nobody, "--results", "s3://none/such"], "--results s3://none/such"),
+        (&["-m", "mini", "--queue", unused, "--results", &results][..], "--queue nats://127.0.0.1:9"),
+        (&["-m", "mini", "--queue", unused, "--results", "s3://none/such"], "--results s3://none/such"),
         (&["-m", "s3://files/none.gguf"], "s3://files/none.gguf"),
-        (&["-m", "mini", "--queue", nobody], "--results"),
+        (&["-m", "mini", "--queue", unused], "--results"),
     ] {
         let mut command = command(arguments);
         s3.tell(&mut command);

@@ -399,8 +399,8 @@ impl Config {
         let mut cos = reserve::room("the rotary tables", positions.len().saturating_mul(width))?;
         let mut sin = reserve::room("the rotary tables", positions.len().saturating_mul(width))?;
         for at in positions {
-            let angle = |i: usize| at[axes.of(i, pairs)] as f32 * (1.0 / theta.powf(2.0 * i as f32 / width as f32));
-            let angles = (0..pairs).map(angle);
+            let angles =
+                (0..pairs).map(|i| at[axes.of(i, pairs)] as f32 * (1.0 / theta.powf(2.0 * i as f32 / width as f32)));
             cos.extend(angles.clone().chain(angles.clone()).map(f32::cos));
             sin.extend(angles.clone().map(|angle| -angle.sin()).chain(angles.map(f32::sin)));
         }

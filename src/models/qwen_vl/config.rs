@@ -65,6 +65,18 @@ impl Default for Config {
 pub(super) const FRAMES: usize = 2;
 pub(super) const MERGED: usize = 2;
 
+/// Refuses `heads` that do not share out a patch's vector of `hidden` numbers.
+pub(super) fn require_heads(origin: &Path, hidden: usize, heads: usize) -> Result<()> {
+    let divides = heads > 0 && hidden.is_multiple_of(heads) && (hidden / heads).is_multiple_of(4);
+    config::require(
+        origin,
+        "num_heads",
+        divides,
+        || format!("a divisor of {hidden} that leaves a multiple of 4"),
+        heads,
+    )
+}
+
 /// The settings of the tower in the text of a `config.json`, which `origin` holds: its own, or those of the model that it is part of.
 pub(super) fn part_that_sees(text: &str, origin: &Path) -> Result<String> {
     let malformed = |error: serde_json::Error| {
@@ -124,16 +136,7 @@ impl Config {
         config::limit(origin, "in_channels", self.in_channels, 3..=3)?;
         config::limit(origin, "temporal_patch_size", self.temporal_patch_size, FRAMES..=FRAMES)?;
         config::limit(origin, "spatial_merge_size", self.spatial_merge_size, MERGED..=MERGED)?;
-        let heads = self.num_heads;
-        let divides =
-            heads > 0 && self.hidden_size.is_multiple_of(heads) && (self.hidden_size / heads).is_multiple_of(4);
-        config::require(
-            origin,
-            "num_heads",
-            divides,
-            || format!("a divisor of {} that leaves a multiple of 4", self.hidden_size),
-            heads,
-        )?;
+        require_heads(origin, self.hidden_size, self.num_heads)?;
         let side = self.patch_size * MERGED;
         let whole = self.window_size.is_multiple_of(side);
         config::require(origin, "window_size", whole, || format!("a multiple of {side}"), self.window_size)?;

@@ -9,6 +9,7 @@ use pinhole::source::slot::IMAGE_ENCODER;
 use pinhole::source::{Component, Place, beside, kinds_in};
 
 use super::*;
+use crate::support::cases::equal_the_reference;
 use crate::support::qwen_image;
 use crate::support::qwen_image_21::write_projector;
 
@@ -52,21 +53,7 @@ fn request(golden: &Golden, case: &str) -> Request {
 fn edits_equal_diffusers() {
     let (golden, dir) = seeing();
     let mut pipeline = on(open(dir.path()), "cpu");
-    let mut wrong = Vec::new();
-    for (case, described) in golden.at("/cases").as_object().unwrap() {
-        let generated = generate(&mut pipeline, &request(&golden, case));
-        let nmse = metrics::nmse(&golden.f32(&format!("{case}.latents")), &generated.latents).unwrap();
-        println!("{case}: nmse {nmse:.2e}");
-        if nmse.is_nan() || nmse > MOST_OF_PICTURES {
-            wrong.push(format!("{case}: {nmse:.2e}"));
-        }
-        if described["decoded"].as_bool().unwrap() {
-            let psnr = metrics::psnr(&golden.u8(&format!("{case}.picture")), generated.images[0].rgb()).unwrap();
-            println!("{case}: psnr {psnr:.1} dB");
-            assert!(psnr >= 55.0, "{case}: psnr {psnr}");
-        }
-    }
-    assert!(wrong.is_empty(), "{wrong:#?}");
+    equal_the_reference(&golden, [MOST_OF_PICTURES, 55.0], |case| generate(&mut pipeline, &request(&golden, case)));
 }
 
 /// What the vision tower in `component` makes of a picture of so many pixels: its tokens, and what is taken behind its blocks.

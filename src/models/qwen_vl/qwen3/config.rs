@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::super::config::{FRAMES, MERGED, part_that_sees};
+use super::super::config::{FRAMES, MERGED, part_that_sees, require_heads};
 use crate::models::config::{self, MOST_LAYERS, MOST_WIDTH, Shapes};
 use crate::tensor::Shape;
 use crate::{Error, Result};
@@ -129,11 +129,8 @@ impl Config {
         config::limit(origin, "in_channels", self.in_channels, 3..=3)?;
         config::limit(origin, "temporal_patch_size", self.temporal_patch_size, FRAMES..=FRAMES)?;
         config::limit(origin, "spatial_merge_size", self.spatial_merge_size, MERGED..=MERGED)?;
-        let (heads, cells) = (self.num_heads, self.num_position_embeddings);
-        let divides =
-            heads > 0 && self.hidden_size.is_multiple_of(heads) && (self.hidden_size / heads).is_multiple_of(4);
-        let expected = || format!("a divisor of {} that leaves a multiple of 4", self.hidden_size);
-        config::require(origin, "num_heads", divides, expected, heads)?;
+        require_heads(origin, self.hidden_size, self.num_heads)?;
+        let cells = self.num_position_embeddings;
         let is_square = self.table_side().pow(2) == cells;
         config::require(origin, "num_position_embeddings", is_square, || "a square number".into(), cells)?;
         let blocks = &self.deepstack_visual_indexes;
