@@ -31,7 +31,7 @@ pub struct Additions {
     pub embeddings_folder: Option<PathBuf>,
     /// What makes the pictures larger that were drawn: a file.
     pub upscaler: Option<PathBuf>,
-    /// A model that makes the last steps: what [`Source::open`] takes.
+    /// A model that makes the last steps: what [`crate::source::Source::open`] takes.
     pub refiner: Option<PathBuf>,
     /// LoRAs of the first of two experts alone, which begins with noise, each with its strength.
     pub loras_high: Vec<(PathBuf, f32)>,
