@@ -269,7 +269,7 @@ fn no_less_exact_than_ggml() {
     }
 }
 
-/// Whoever runs these tests may say which kernels they have to be about: `PINHOLE_KERNELS=portable,avx2`.
+/// `PINHOLE_KERNELS=portable,avx2` says which kernels these tests have to be about.
 #[test]
 fn kernels_that_are_expected_are_there() {
     let available: Vec<_> = Kernel::available().map(Kernel::name).collect();

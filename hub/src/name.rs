@@ -218,7 +218,7 @@ pub(crate) fn nearest<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) 
     let name = name.to_lowercase();
     let mut found: Vec<(usize, &str)> = Vec::new();
     for other in names {
-        // Whoever writes a part of a name means all that have it.
+        // A part of a name means all names that have it.
         let has_it = name.len() >= 3 && (other.contains(&name) || name.contains(other));
         let distance = if has_it { 0 } else { distance(&name, other) };
         if distance <= 1 + name.chars().count() / 4 {

@@ -183,7 +183,7 @@ impl Job {
         self.state.borrow().status
     }
 
-    /// Tells of changes. Whoever is slow sees the last one alone, so that nothing piles up.
+    /// Tells of changes. A slow reader sees the last one alone, so that nothing piles up.
     pub fn watch(&self) -> watch::Receiver<Snapshot> {
         self.state.subscribe()
     }

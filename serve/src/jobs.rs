@@ -175,7 +175,7 @@ impl Jobs {
         self.wake.notify_all();
     }
 
-    /// Accepts a job of a queue that many machines share. Whoever takes it there sees to it that there is room.
+    /// Accepts a job of a queue that many machines share. The machine that takes it there sees to it that there is room.
     ///
     /// # Errors
     /// That the server stops.
@@ -275,7 +275,7 @@ impl Jobs {
         info!(job = %job.id, outcome = status.name(), seconds = took, why, "ended");
         self.show_length();
         self.forget_old();
-        // Whoever waits for it hears of it when all of this holds.
+        // Clients that wait for it hear of it when all of this holds.
         job.change(|snapshot| {
             let Snapshot { status: was, fault: because, outcome: what, pictures: made, ended, preview, .. } = snapshot;
             (*was, *because, *what, *ended, *preview) = (status, fault, outcome.map(Arc::new), Some(at), None);
@@ -353,7 +353,7 @@ impl Jobs {
         self.state().known.get(&id).filter(|job| &*job.owner == owner).map(Arc::clone)
     }
 
-    /// The job `id`, whoever it is of.
+    /// The job `id`, of any key.
     pub fn find_any(&self, id: Uuid) -> Option<Arc<Job>> {
         self.state().known.get(&id).map(Arc::clone)
     }

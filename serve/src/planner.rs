@@ -69,7 +69,7 @@ fn answer(mut residents: Residents, asked: &Receiver<Question>, pixels: usize, i
             None => asked.recv().map_err(|_| RecvTimeoutError::Disconnected),
         };
         match question {
-            // Whoever left needs no plan.
+            // A client that left needs no plan.
             Ok(Question { answer, .. }) if answer.is_closed() => {}
             Ok(Question { asked, answer }) => {
                 let planned = plan(&mut residents, &asked, pixels);

@@ -88,7 +88,7 @@ pub fn main(options: Options) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure { message, hint }) => {
             let hint = hint.map(|hint| format!("hint: {hint}\n")).unwrap_or_default();
-            // Whoever closed stderr does not want to hear it.
+            // If stderr is closed, no one wants to hear it.
             let _ = write!(io::stderr(), "error: {message}\n{hint}");
             ExitCode::FAILURE
         }

@@ -152,7 +152,7 @@ impl Server {
     }
 
     async fn try_to_accept(self: &Arc<Self>, caller: &Caller, mut drawing: Drawing) -> Result<Accepted, Fault> {
-        // Whoever has no place is told before any work.
+        // A caller without a place is told before any work.
         drop(self.jobs.promise(&caller.line)?);
         drawing.fix(self.catalogue())?;
         let (asked, planned) = self.plan(&drawing).await?;
@@ -162,7 +162,7 @@ impl Server {
         let created = SystemTime::now();
         let id = Uuid::new_v4();
         let job = Arc::new(Job::new(id, Arc::clone(&caller.owner), drawing.without_pictures(), created, time));
-        // Whoever leaves from here on leaves a job behind that ends.
+        // If the client leaves from here on, its job ends.
         let leash = Leash { jobs: Arc::clone(&self.jobs), job: Arc::clone(&job), holds: true };
         let record = Record {
             owner: caller.owner.to_string(),

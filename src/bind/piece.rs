@@ -20,7 +20,7 @@ pub struct Piece {
     pub(super) numbers: Range<usize>,
     /// How the planes of a kernel over time lie; `None` if all numbers count.
     pub(super) planes: Option<Planes>,
-    /// What they are multiplied by; 1 but for 8-bit floats.
+    /// What they are multiplied by: 1, except for 8-bit floats.
     pub(super) scale: f32,
 }
 

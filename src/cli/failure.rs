@@ -40,7 +40,7 @@ impl Failure {
         ExitCode::from(match self {
             Failure::Library(Error::Cancelled) | Failure::Hub(pinhole_hub::Error::Cancelled) => INTERRUPTED,
             Failure::Library(Error::Option { .. }) | Failure::Hub(pinhole_hub::Error::Name { .. }) => USAGE,
-            // Whoever read stdout has seen enough, as `head` has.
+            // The reader of stdout has seen enough, as `head` has.
             Failure::Stdout(error) if error.kind() == io::ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
             _ => FAILED,
         })

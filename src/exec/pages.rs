@@ -102,7 +102,7 @@ impl Pager {
     }
 
     fn order(&self, order: Order) {
-        // Whoever is not there to serve it changes no result.
+        // If the thread that serves orders has ended, no result changes.
         let _ = self.orders.as_ref().map(|orders| orders.send(order));
     }
 }

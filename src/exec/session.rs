@@ -458,7 +458,7 @@ struct InFlight<'a>(&'a mut Backend);
 
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        // An error was returned already, or will be by whoever uses the device next.
+        // An error was returned already, or the next use of the device returns it.
         let _ = self.0.finish();
     }
 }

@@ -190,7 +190,7 @@ impl Device {
         self.card.is_some() || self.kind() == DeviceKind::Cpu
     }
 
-    /// Whether memory that is given back is filled with NaN, so that whoever uses it still does not go unnoticed.
+    /// Whether memory that is given back is filled with NaN, so that a later use of it shows.
     pub fn poisons(&self) -> bool {
         self.card.is_some()
     }
@@ -325,7 +325,7 @@ impl Device {
                 // Before there is a context, so that it can be seen what that takes. Who needs the answer asks again.
                 let _ = self.cuda_card();
             }
-            // A device that cannot be opened says so again to whoever asks next.
+            // If a device cannot be opened, the next caller hears of it again.
             // SAFETY: the device is valid.
             if sys::guard(|| unsafe { sys::ggml_backend_dev_buffer_type(raw) }).is_ok() {
                 opened.push(raw as usize);

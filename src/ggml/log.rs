@@ -1,5 +1,5 @@
 //! What ggml and its drivers say on the way. It goes to stderr by default, where a library prints nothing of its own accord:
-//! here it is dropped, or handed to whoever asked for it. Failures reach the caller as errors either way.
+//! here it is dropped, or handed to the function that asked for it. Failures reach the caller as errors either way.
 
 use std::ffi::{CStr, c_char, c_void};
 use std::sync::{Arc, Once, PoisonError, RwLock};

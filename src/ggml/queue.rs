@@ -76,7 +76,7 @@ impl std::fmt::Debug for Event {
 pub(super) fn wait(queue: NonNull<sys::ggml_backend>, event: &Event) -> Result<()> {
     let _lock = events();
     guarded("wait", || {
-        // SAFETY: both live, of one device (checked by whoever has both).
+        // SAFETY: both live, of one device (checked by the caller, which has both).
         unsafe { sys::ggml_backend_event_wait(queue.as_ptr(), event.raw.as_ptr()) }
     })
 }

@@ -1,7 +1,7 @@
 //! What every weight file comes down to: names, and where in a read-only map each tensor's bytes lie.
 //!
 //! The readers of the two formats ([`crate::gguf`], [`crate::safetensors`]) check a file's header once and give an
-//! [`Index`]. Whoever holds one may rely on it: names are unique, every [`FileTensor`] has a shape that ggml can hold,
+//! [`Index`]. Code that holds one may rely on it: names are unique, every [`FileTensor`] has a shape that ggml can hold,
 //! and exactly the bytes that its shape and storage take, inside the file and shared with no other tensor. A tensor that is
 //! empty or in an unknown format is an [`Other`]: only a model that needs it is refused.
 

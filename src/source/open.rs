@@ -11,7 +11,7 @@ use crate::{Result, file};
 impl Source {
     /// Opens a bundle, a diffusers directory (or the folder that Hugging Face's tools keep one in), a file of another tool with
     /// parts of a model, or a folder with such files.
-    /// Parts may be missing; whoever needs one asks for it.
+    /// Parts may be missing; the code that needs one asks for it.
     ///
     /// # Errors
     /// [`Error::Io`](crate::Error::Io), [`Error::Malformed`](crate::Error::Malformed), or

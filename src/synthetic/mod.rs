@@ -201,7 +201,7 @@ pub fn write(path: &Path, options: &Options, mut after: impl FnMut(u64) -> Resul
 /// The size of what [`write()`] writes.
 ///
 /// # Errors
-/// None, but for sizes that no file has.
+/// Only of sizes that no file has.
 pub fn total_bytes(options: &Options) -> Result<u64> {
     let blueprint = Blueprint::of(options)?;
     let specs: Vec<TensorSpec> = choose(&blueprint, options).iter().map(Chosen::spec).collect();

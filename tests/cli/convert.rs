@@ -170,7 +170,7 @@ fn signals_that_ask_for_an_end_leave_nothing_behind() {
         signal(&child, name);
         assert_eq!(child.wait().unwrap().code(), Some(130), "{name}");
         assert_eq!(place.names(), [""; 0], "{name}");
-        // Whoever is in a hurry.
+        // A user in a hurry.
         let mut child = begun(&place);
         for _ in 0..5 {
             signal(&child, name);

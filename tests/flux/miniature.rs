@@ -378,7 +378,7 @@ fn digests_are_remembered_while_files_stay_as_they_are() {
     std::thread::sleep(std::time::Duration::from_millis(2500));
     assert!(!draw());
     assert_eq!(digests(), 1);
-    // Whoever writes another digest there, and not its check, is not believed.
+    // A file with another digest, and without its check, is not believed.
     let mut paths = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
     let path = paths.find(|path| path.file_name().unwrap().to_str().unwrap().starts_with("encoders-")).unwrap();
     fs::write(&path, [0; 64]).unwrap();

@@ -111,7 +111,7 @@ fn parts_are_those_of_the_whole_to_the_bit() {
         let place = rig.place(dtype, [256, 48, 1, 1], &bytes);
         let x = Operand::new(&rig, [256, 80, 1, 1], &Twist::NONE, 15);
         let whole = rig.run(|g| g.mul_mat(g.leaf(&place)?, x.tensor(g)?)).unwrap();
-        // Columns come in multiples of 32 but for the last; rows are the parts of fused matrices.
+        // Columns come in multiples of 32, except for the last; rows are the parts of fused matrices.
         for (column, columns) in [(0, 32), (32, 32), (64, 16), (0, 64)] {
             for (row, rows) in [(0, 16), (16, 32)] {
                 let part = rig.run(|g| {

@@ -139,7 +139,7 @@ fn every_format_that_gguf_knows_is_read_alike() {
     let known: BTreeSet<String> =
         recorded()["known"].as_array().unwrap().iter().map(|name| name.as_str().unwrap().to_lowercase()).collect();
     assert_eq!(formats.iter().map(|dtype| dtype.name().to_owned()).collect::<BTreeSet<_>>(), known);
-    // All that pinhole reads and that hold more than one number in a block, but for those that gguf does not know.
+    // All that pinhole reads and that hold more than one number in a block, except for those that gguf does not know.
     let blocks = DType::all().filter(|dtype| dtype.is_quantized() && rows::can_dequantize(*dtype));
     assert!(blocks.filter(|dtype| !UNKNOWN_TO_GGUF.contains(dtype)).all(|dtype| formats.contains(&dtype)));
 }

@@ -86,7 +86,7 @@ pub(crate) fn run(cli: &Cli) -> Result<()> {
 
 impl Contest<'_> {
     fn round(&self, models: &Models, pinhole_first: bool, system: &mut String) -> Result<Round> {
-        // Whoever begins shall find the files in the system's cache.
+        // The first to begin shall find the files in the system's cache, too.
         for path in models.files() {
             io::copy(&mut File::open(path)?, &mut io::sink())?;
         }
@@ -115,6 +115,11 @@ impl Contest<'_> {
         }
         if self.work.arch == Arch::Wan {
             command.args(["--frames", &self.work.frames.to_string()]);
+        }
+        for (option, limit) in [("--vram", &self.work.vram), ("--host-memory", &self.work.host_memory)] {
+            if let Some(limit) = limit {
+                command.args([option, limit]);
+            }
         }
         let run = self.run(command.arg("--model").arg(&models.bundle), &DENOISE)?;
         self.sample(&run, &DENOISE, &DECODE)

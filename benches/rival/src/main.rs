@@ -66,6 +66,12 @@ struct Work {
     /// Threads of each [default: one for each core]
     #[arg(long, value_name = "N")]
     threads: Option<u16>,
+    /// What pinhole may allocate, as for its `generate`: stable-diffusion.cpp has no such ceiling on the CPU
+    #[arg(long, value_name = "SIZE")]
+    vram: Option<String>,
+    /// What pinhole may have of the host's memory, mapped files among it
+    #[arg(long, value_name = "SIZE")]
+    host_memory: Option<String>,
 }
 
 /// Measure pinhole beside stable-diffusion.cpp, on the CPU

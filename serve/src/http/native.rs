@@ -264,7 +264,7 @@ pub(super) async fn plan(
     Ok(axum::Json(PlanView::new(&planned)))
 }
 
-/// A picture. Its address says who may see it: whoever knows it.
+/// A picture. Everyone who knows its address may see it.
 #[utoipa::path(get, path = "/v1/files/{id}/{name}", tag = "jobs",
     params(("id" = Uuid, Path, description = "The job."), ("name" = String, Path, description = "`0.png`, `1.png`, ...")),
     responses((status = 200, description = "A PNG.", content_type = "image/png", body = Vec<u8>),

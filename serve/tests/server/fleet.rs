@@ -175,7 +175,7 @@ fn a_worker_that_is_killed_leaves_its_jobs_to_the_other_and_all_end_once() {
     for id in &ids {
         let ending = ending(folder.path(), *id);
         assert_eq!(ending.status, Status::Done, "{ending:?}");
-        // Whoever drew it took the seed of the job.
+        // The worker that drew it took the seed of the job.
         assert_eq!(ending.drawing.unwrap().seed, Some(id.as_u64_pair().0 >> 32));
         pixels(&std::fs::read(folder.path().join(format!("{id}/0.png"))).unwrap());
         again += u32::from(ending.deliveries > 1);

@@ -165,7 +165,7 @@ fn connections_beyond_the_limit_are_told_and_idle_ones_are_closed() {
         let more: Vec<TcpStream> = (0..100).filter_map(|_| TcpStream::connect(served.address).ok()).collect();
         drop(more);
     }
-    // Whoever says nothing is closed, so that others get in.
+    // A connection that says nothing is closed, so that others get in.
     let begun = Instant::now();
     served.until(|served| served.get("/health").status == 200);
     assert!(begun.elapsed() < Duration::from_secs(30));

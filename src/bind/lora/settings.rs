@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::{Error, Result, json};
 
-/// What the metadata of a LoRA say about it, for whoever chooses one.
+/// What the metadata of a LoRA say about it, for people who choose one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct About {
     /// Its title.

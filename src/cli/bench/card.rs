@@ -88,7 +88,7 @@ impl Row {
         self.denoise_moved_bytes as f64 / self.denoise_seconds
     }
 
-    /// Whether `other` is the same but for how memory was shared.
+    /// Whether `other` is the same, except for how memory was shared.
     fn matches(&self, other: &Row) -> bool {
         let of = |row: &Row| (row.name.clone(), row.device.clone(), row.width, row.height, row.steps);
         of(self) == of(other)

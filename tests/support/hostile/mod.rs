@@ -40,7 +40,7 @@ pub(crate) enum Verdict {
     WrongNumbers,
     /// All is well with it, although it does not look so.
     Fine,
-    /// What is wrong with it does not matter: whoever uses it is warned, and `inspect` says so.
+    /// What is wrong with it does not matter: commands that use it warn, and `inspect` says so.
     Warned,
 }
 
