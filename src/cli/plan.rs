@@ -229,25 +229,27 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
         let size = format!("{}x{}", second.width, second.height);
         printer.note(&format!("the second pass, {size}, has {}", evaluated(&pipeline, second)?));
     }
-    let both = [Some(&plan), plan.second.as_deref()].into_iter().flatten();
-    let components: Vec<&ComponentPlan> = both.flat_map(Plan::devices).flat_map(|plan| &plan.components).collect();
-    for component in components.iter().filter(|component| component.batch.at_once.is_some()) {
-        printer.note(&in_parts(component));
+    let mut components = Vec::new();
+    for plan in [Some(&plan), plan.second.as_deref()].into_iter().flatten() {
+        for (own, device) in plan.devices().zip(&devices) {
+            let place = if devices.len() > 1 { format!(" on {}", device.name()) } else { String::new() };
+            components.extend(own.components.iter().map(|component| (format!("{}{place}", component.name), component)));
+        }
+    }
+    for (name, component) in components.iter().filter(|(_, component)| component.batch.at_once.is_some()) {
+        printer.note(&in_parts(name, component));
     }
     if let Some(cache) = settings.cache {
         let bytes = units::bytes(pipeline.cache_bytes(&settings)? as u64);
         printer
             .note(&format!("the step cache {cache} has {bytes} of the ports; in steps that it skips, nothing moves"));
     }
-    for component in components.iter().filter(|component| component.moved() > 0) {
-        printer.note(&moved(component, link));
+    for (name, component) in components.iter().filter(|(_, component)| component.moved() > 0) {
+        printer.note(&moved(name, component, link));
     }
-    for component in components.iter().filter(|component| component.read_each_step > 0) {
+    for (name, component) in components.iter().filter(|(_, component)| component.read_each_step > 0) {
         let bytes = units::bytes(component.read_each_step as u64);
-        printer.note(&format!(
-            "{}: {bytes} are read from the disk in each step, since host memory is short",
-            component.name
-        ));
+        printer.note(&format!("{name}: {bytes} are read from the disk in each step, since host memory is short"));
     }
     Ok(())
 }
@@ -311,17 +313,18 @@ pub(super) fn table(plan: &Plan) -> Table<12> {
 }
 
 /// How much of the batch a component computes at once, and what that costs.
-fn in_parts(component: &ComponentPlan) -> String {
-    let (name, batch, parts) = (component.name, component.batch, component.batch.parts_each_step());
+fn in_parts(name: &str, component: &ComponentPlan) -> String {
+    let (batch, parts) = (component.batch, component.batch.parts_each_step());
     let cost = match component.moved_each_step {
         0 => String::new(),
+        _ if parts == 1 => String::new(),
         _ => format!("; what streams is brought {parts} times in each step"),
     };
     format!("{name}: {batch}{cost}")
 }
 
 /// What moves for a component, and how long that takes.
-fn moved(component: &ComponentPlan, link: u64) -> String {
+fn moved(name: &str, component: &ComponentPlan, link: u64) -> String {
     let said = |bytes: usize| {
         let time = units::time(Duration::from_secs_f64(bytes as f64 / link as f64));
         format!("{} ({time} at {}/s)", units::bytes(bytes as u64), Size(link))
@@ -335,5 +338,5 @@ fn moved(component: &ComponentPlan, link: u64) -> String {
         bytes => format!(", {} in those steps that need them", said(bytes)),
     };
     let once = component.moved_once.saturating_sub(component.moved_in_some_steps);
-    format!("{}: {} move once{some}{step}", component.name, said(once))
+    format!("{name}: {} move once{some}{step}", said(once))
 }

