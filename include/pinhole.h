@@ -403,6 +403,12 @@ typedef struct pinhole_session_options {
     /* Folder for cached prompt encodings, shared between processes of this user; created if missing; holds at most 1 GiB. A
      * cached prompt needs no text encoder. A folder of another user, or one that others may write to, is refused. NULL: the session caches its last prompts in memory only. */
     const char *prompt_cache;
+    /* Several devices that compute together, instead of `device`: `device_count` names, each different. The first denoises. Guidance
+     * passes are computed side by side on those of its kind; all other parts are where they fit. NULL: `device` alone. */
+    const char *const *devices;
+    size_t device_count;
+    /* The most bytes on each of them, as many numbers; 0 in it means what it does in `vram`. NULL: `vram` holds for each. */
+    const uint64_t *device_vram;
 } pinhole_session_options;
 
 PINHOLE_API int32_t pinhole_session_options_init(pinhole_session_options *options, size_t struct_size);
@@ -903,6 +909,22 @@ typedef struct pinhole_result_info {
 PINHOLE_API int32_t pinhole_result_get_info(const pinhole_result *result, pinhole_result_info *info,
                                             pinhole_error **error);
 
+/* What one of the session's devices held. */
+typedef struct pinhole_result_device {
+    size_t struct_size;
+    /* As in pinhole_device_info. */
+    char name[32];
+    /* The most bytes that were allowed; 0 without a limit. */
+    uint64_t limit_bytes;
+    /* The most bytes that the request was planned to take, and took. */
+    uint64_t planned_peak_bytes;
+    uint64_t peak_bytes;
+} pinhole_result_device;
+
+/* The device at `index` among those of the session. PINHOLE_E_ARGUMENT past the end. */
+PINHOLE_API int32_t pinhole_result_get_device(const pinhole_result *result, size_t index, pinhole_result_device *device,
+                                              pinhole_error **error);
+
 /* How many images there are. Of films, these are all frames of the first, then those of the second, and so on. 0 for NULL. */
 PINHOLE_API size_t pinhole_result_image_count(const pinhole_result *result);
 
@@ -992,9 +1014,12 @@ typedef struct pinhole_plan_component {
      * for the whole batch. */
     int32_t parts_each_step;
     int32_t pictures_at_once;
+    /* Which of the session's devices has it, from 0. What several compute together is there once for each. */
+    int32_t device;
+    int32_t reserved;
 } pinhole_plan_component;
 
-/* The component at `index`. PINHOLE_E_ARGUMENT past the end. */
+/* The component at `index`: all of the first device, then all of the second, and so on. PINHOLE_E_ARGUMENT past the end. */
 PINHOLE_API int32_t pinhole_plan_get_component(const pinhole_plan *plan, size_t index,
                                                pinhole_plan_component *component, pinhole_error **error);
 

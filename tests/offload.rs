@@ -83,7 +83,7 @@ fn each_within(components: &[Component], part: usize, parts: usize) -> Plan {
         let least = within(1).unwrap_err().least;
         plans.push(within(least + (most - least) * part / parts).unwrap().components.remove(0));
     }
-    Plan { components: plans, all_resident: false, limit: None, host: None, second: None }
+    Plan { components: plans, ..Plan::default() }
 }
 
 #[test]

@@ -55,6 +55,8 @@ pub struct PlanComponent {
     pub moved_each_step_bytes: u64,
     pub parts_each_step: i32,
     pub pictures_at_once: i32,
+    pub device: i32,
+    pub reserved: i32,
 }
 
 const NO_COMPONENT: PlanComponent = PlanComponent {
@@ -77,10 +79,12 @@ const NO_COMPONENT: PlanComponent = PlanComponent {
     moved_each_step_bytes: 0,
     parts_each_step: 0,
     pictures_at_once: 0,
+    device: 0,
+    reserved: 0,
 };
 versioned!(PlanComponent, "pinhole_plan_component", offset_of!(PlanComponent, parts_each_step), NO_COMPONENT);
 
-fn component(plan: &ComponentPlan) -> PlanComponent {
+fn component((device, plan): (usize, &ComponentPlan)) -> PlanComponent {
     let parts = &plan.parts;
     PlanComponent {
         name: text::fixed(plan.name),
@@ -101,8 +105,15 @@ fn component(plan: &ComponentPlan) -> PlanComponent {
         moved_each_step_bytes: plan.moved_each_step as u64,
         parts_each_step: plan.batch.parts_each_step() as i32,
         pictures_at_once: plan.batch.pictures_at_once() as i32,
+        device: device as i32,
         ..NO_COMPONENT
     }
+}
+
+/// Those of all devices, each with the number of its device.
+fn components(plan: &pinhole::plan::Plan) -> impl Iterator<Item = (usize, &ComponentPlan)> {
+    let devices = plan.devices().enumerate();
+    devices.flat_map(|(device, plan)| plan.components.iter().map(move |component| (device, component)))
 }
 
 /// See the header.
@@ -137,7 +148,7 @@ pub unsafe extern "C" fn pinhole_plan_get_info(plan: *const Plan, info: *mut Pla
             peak_bytes: plan.peak() as u64,
             limit_bytes: plan.limit.unwrap_or(0) as u64,
             all_resident: i32::from(plan.all_resident),
-            components: plan.components.len(),
+            components: components(plan).count(),
             ..NOTHING
         };
         // SAFETY: the header's contract.
@@ -158,8 +169,8 @@ pub unsafe extern "C" fn pinhole_plan_get_component(
     let work = || {
         // SAFETY: the header's contract.
         let Plan(plan) = unsafe { handle::get(plan, "plan") }?;
-        let Some(found) = plan.components.get(index) else {
-            let count = plan.components.len();
+        let Some(found) = components(plan).nth(index) else {
+            let count = components(plan).count();
             return Err(Failure::argument(format!("index: expected less than {count}, found {index}"), ""));
         };
         // SAFETY: the header's contract.

@@ -1,7 +1,7 @@
 //! `pinhole_result`: what a request gave.
 
 use std::ffi::c_char;
-use std::mem::offset_of;
+use std::mem::{offset_of, size_of};
 use std::path::Path;
 
 use pinhole::pipeline::{Generated, Phase, Request, skipped};
@@ -67,6 +67,22 @@ const NOTHING: ResultInfo = ResultInfo {
     fps: 0.0,
 };
 versioned!(ResultInfo, "pinhole_result_info", offset_of!(ResultInfo, frames), NOTHING);
+
+/// `pinhole_result_device`
+#[derive(Clone, Copy)]
+#[repr(C)]
+#[allow(missing_docs, reason = "the header says what they are")]
+pub struct ResultDevice {
+    pub struct_size: usize,
+    pub name: [c_char; 32],
+    pub limit_bytes: u64,
+    pub planned_peak_bytes: u64,
+    pub peak_bytes: u64,
+}
+
+const NO_DEVICE: ResultDevice =
+    ResultDevice { struct_size: 0, name: [0; 32], limit_bytes: 0, planned_peak_bytes: 0, peak_bytes: 0 };
+versioned!(ResultDevice, "pinhole_result_device", size_of::<ResultDevice>(), NO_DEVICE);
 
 impl Outcome {
     /// What `request` gave, of the model that `made` it.
@@ -138,6 +154,34 @@ pub unsafe extern "C" fn pinhole_result_get_info(
 ) -> i32 {
     // SAFETY: the header's contract.
     unsafe { entry::call(error, || options::write(info, handle::get(result, "result")?.info())) }
+}
+
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pinhole_result_get_device(
+    result: *const Outcome,
+    index: usize,
+    out: *mut ResultDevice,
+    error: *mut *mut Error,
+) -> i32 {
+    let work = || {
+        // SAFETY: the header's contract.
+        let devices = &unsafe { handle::get(result, "result") }?.generated.devices;
+        let Some(held) = devices.get(index) else {
+            return Err(Failure::argument(format!("index: expected less than {}, found {index}", devices.len()), ""));
+        };
+        let device = ResultDevice {
+            name: text::fixed(&held.device),
+            limit_bytes: held.limit.unwrap_or(0) as u64,
+            planned_peak_bytes: held.planned as u64,
+            peak_bytes: held.measured.peak as u64,
+            ..NO_DEVICE
+        };
+        // SAFETY: the header's contract.
+        unsafe { options::write(out, device) }
+    };
+    // SAFETY: the header's contract.
+    unsafe { entry::call(error, work) }
 }
 
 /// See the header.

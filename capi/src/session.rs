@@ -1,7 +1,7 @@
 //! `pinhole_session`: a model on a device.
 
 use std::ffi::c_char;
-use std::mem::size_of;
+use std::mem::{offset_of, size_of};
 use std::path::Path;
 use std::sync::{Mutex, TryLockError};
 
@@ -39,6 +39,9 @@ pub struct SessionOptions {
     pub threads: i32,
     pub host_memory: u64,
     pub prompt_cache: *const c_char,
+    pub devices: *const *const c_char,
+    pub device_count: usize,
+    pub device_vram: *const u64,
 }
 
 const DEFAULT: SessionOptions = SessionOptions {
@@ -49,8 +52,11 @@ const DEFAULT: SessionOptions = SessionOptions {
     threads: 0,
     host_memory: 0,
     prompt_cache: std::ptr::null(),
+    devices: std::ptr::null(),
+    device_count: 0,
+    device_vram: std::ptr::null(),
 };
-versioned!(SessionOptions, "pinhole_session_options", size_of::<SessionOptions>(), DEFAULT);
+versioned!(SessionOptions, "pinhole_session_options", offset_of!(SessionOptions, devices), DEFAULT);
 
 impl Session {
     /// Runs `work` on the pipeline, which `cancel` stops. A panic poisons the session.
@@ -100,6 +106,37 @@ pub(crate) fn budget(bytes: u64) -> Option<usize> {
     (bytes > 0).then(|| usize::try_from(bytes).unwrap_or(usize::MAX))
 }
 
+/// The budget of each device, if each has its own.
+type Budgets = Option<Vec<Option<usize>>>;
+
+/// The devices that `options` name, and their budgets.
+///
+/// # Safety
+/// The header's contract.
+unsafe fn devices(options: &SessionOptions) -> Result<(Vec<Device>, Budgets), Failure> {
+    if options.devices.is_null() {
+        if options.device_count > 0 {
+            return Err(Failure::null("devices"));
+        }
+        // SAFETY: the caller's promise.
+        let name = unsafe { text::optional(options.device, "device") }?.unwrap_or("auto");
+        return Ok((vec![Device::by_name(name)?], None));
+    }
+    let mut devices = Vec::new();
+    for at in 0..options.device_count {
+        // SAFETY: the caller promises so many names.
+        let name = unsafe { text::required(options.devices.add(at).read(), "devices") }?;
+        devices.push(Device::by_name(name)?);
+    }
+    let mut budgets = None;
+    if !options.device_vram.is_null() {
+        // SAFETY: the caller promises as many numbers.
+        let bytes = (0..devices.len()).map(|at| unsafe { options.device_vram.add(at).read() });
+        budgets = Some(bytes.map(budget).collect());
+    }
+    Ok((devices, budgets))
+}
+
 /// # Safety
 /// The header's contract.
 unsafe fn new(model: *const Model, options: *const SessionOptions) -> Result<Session, Failure> {
@@ -109,12 +146,15 @@ unsafe fn new(model: *const Model, options: *const SessionOptions) -> Result<Ses
         (handle::get(model, "model")?, options)
     };
     // SAFETY: the caller's promise.
-    let device = unsafe { text::optional(options.device, "device") }?.unwrap_or("auto");
+    let (devices, budgets) = unsafe { devices(&options) }?;
     let (vram, host) = (budget(options.vram), budget(options.host_memory));
     let memory = MemoryOptions { vram, offload: offload(options.offload)?, host };
-    let (device, threads) = (Device::by_name(device)?, threads(options.threads)?);
-    let mut pipeline = Pipeline::with_threads(model.model.clone(), device, threads, CancelFlag::new())?;
+    let threads = threads(options.threads)?;
+    let mut pipeline = Pipeline::on_devices(model.model.clone(), &devices, threads, CancelFlag::new())?;
     pipeline.set_memory(memory);
+    if let Some(budgets) = budgets {
+        pipeline.set_budgets(&budgets)?;
+    }
     // SAFETY: the caller's promise.
     let prompt_cache = unsafe { text::optional(options.prompt_cache, "prompt_cache") }?;
     pipeline.set_prompt_cache(prompt_cache.map(Path::new))?;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use pinhole::entries::Entries;
+use pinhole::ggml::Device;
 use pinhole::pipeline::{CacheReport, Pipeline, Settings};
 use pinhole::plan::{ComponentPlan, HostUse, Plan};
 use pinhole::sample::Chosen;
@@ -52,6 +53,9 @@ const LINK: u64 = 12 << 30;
 /// A plan in JSON.
 #[derive(Serialize)]
 pub(super) struct PlanReport {
+    /// The device, if it is one of several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device: Option<String>,
     limit_bytes: Option<usize>,
     peak_bytes: usize,
     all_resident: bool,
@@ -59,6 +63,9 @@ pub(super) struct PlanReport {
     host_limit_bytes: Option<usize>,
     host_peak_bytes: Option<usize>,
     components: Vec<ComponentReport>,
+    /// Those of the other devices, if there are several.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    other_devices: Vec<PlanReport>,
     /// That of a second pass.
     #[serde(skip_serializing_if = "Option::is_none")]
     second: Option<Box<PlanReport>>,
@@ -113,15 +120,25 @@ impl ComponentReport {
 }
 
 impl PlanReport {
-    pub(super) fn new(plan: &Plan) -> PlanReport {
+    /// `plan`, which is made for `devices`.
+    pub(super) fn new(plan: &Plan, devices: &[Device]) -> PlanReport {
+        let (first, others) = devices.split_first().map_or((None, devices), |(first, others)| (Some(first), others));
+        let others = plan.others.iter().zip(others);
         PlanReport {
+            device: first.filter(|_| !plan.others.is_empty()).map(Device::name),
             limit_bytes: plan.limit,
             peak_bytes: plan.peak(),
             all_resident: plan.all_resident,
             host_limit_bytes: plan.host.map(|host| host.limit),
             host_peak_bytes: plan.host.map(|host| host.peak),
             components: plan.components.iter().map(ComponentReport::new).collect(),
-            second: plan.second.as_deref().map(PlanReport::new).map(Box::new),
+            other_devices: others
+                .map(|(plan, device)| PlanReport {
+                    device: Some(device.name()),
+                    ..PlanReport::new(plan, std::slice::from_ref(device))
+                })
+                .collect(),
+            second: plan.second.as_deref().map(|second| Box::new(PlanReport::new(second, devices))),
         }
     }
 }
@@ -153,23 +170,23 @@ struct Report {
 pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     let cancel = interrupt::cancel_flag(printer);
     let (threads, _inside) = threads::start(args.request.threads);
-    let device = request::device(&args.request.device)?;
+    let devices = request::devices(&args.request.device)?;
     let source = args.parts.open(args.model.as_deref(), "--model")?;
-    let pipeline = args.request.pipeline(&source, device, threads, cancel)?;
+    let pipeline = args.request.pipeline(&source, &devices, threads, cancel)?;
     let request = args.request.request(args.prompt.as_deref(), printer)?;
     let settings = pipeline.settings(&request)?;
     let plan = pipeline.plan(&request)?;
     for text in pipeline.model().source.passed_over() {
         printer.warn(text);
     }
-    if let Some(note) = pipeline.budget_note()? {
+    for note in pipeline.budget_notes()? {
         printer.warn(&note);
     }
     let least = pipeline.least_budget(&request)?;
-    let link = args.link.map(|size| size.0).or(device.link().map(|speed| speed.get())).unwrap_or(LINK);
+    let link = args.link.map(|size| size.0).or(devices[0].link().map(|speed| speed.get())).unwrap_or(LINK);
     if printer.json() {
         return printer.object(&Report {
-            device: device.name(),
+            device: request::device_names(&devices),
             width: settings.width,
             height: settings.height,
             frames: settings.fps.map(|_| settings.frames),
@@ -181,15 +198,13 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
             link_bytes_per_second: link,
             cache: settings.cache.map(CacheReport::new),
             cache_bytes: settings.cache.map(|_| pipeline.cache_bytes(&settings)).transpose()?,
-            plan: PlanReport::new(&plan),
+            plan: PlanReport::new(&plan, &devices),
         });
     }
-    printer.data(&table(&plan).to_string())?;
+    printer.data(&tables(&plan, &devices))?;
     if let Some(second) = &plan.second {
-        printer.data(&format!("\nsecond pass\n{}", table(second)))?;
+        printer.data(&format!("\nsecond pass\n{}", tables(second, &devices)))?;
     }
-    let peak = units::bytes(plan.peak() as u64);
-    let limit = plan.limit.map_or(String::new(), |limit| format!(", of {}", units::bytes(limit as u64)));
     let size = match settings.fps {
         Some(_) => format!("{}x{}, {}", settings.width, settings.height, units::counted(settings.frames, "frame")),
         None => format!("{}x{}", settings.width, settings.height),
@@ -199,8 +214,13 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
         (&settings.sampling, pipeline.evaluations(&settings)?);
     let over = if sigmas.is_some() { "given sigmas" } else { schedule.name() };
     let size = format!("{size} ({sampler}, {over}, {})", units::counted(evaluations, "evaluation"));
-    printer.note(&format!("\n{size} on {}: {peak} at most{limit}", device.name()));
-    if let Some(HostUse { peak, limit }) = plan.host {
+    for (at, (own, device)) in plan.devices().zip(&devices).enumerate() {
+        let peak = units::bytes(plan.peak_on(at) as u64);
+        let limit = own.limit.map_or(String::new(), |limit| format!(", of {}", units::bytes(limit as u64)));
+        let what = if at == 0 { format!("\n{size} on") } else { "and on".to_owned() };
+        printer.note(&format!("{what} {}: {peak} at most{limit}", device.name()));
+    }
+    if let Some(HostUse { peak, limit }) = plan.devices().filter_map(|plan| plan.host).max_by_key(|host| host.peak) {
         let [peak, limit] = [peak, limit].map(|bytes| units::bytes(bytes as u64));
         printer.note(&format!("in host memory, with all that the program holds: {peak} at most, of {limit}"));
     }
@@ -209,25 +229,27 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
         let size = format!("{}x{}", second.width, second.height);
         printer.note(&format!("the second pass, {size}, has {}", evaluated(&pipeline, second)?));
     }
-    let both = [Some(&plan), plan.second.as_deref()];
-    let components: Vec<&ComponentPlan> = both.into_iter().flatten().flat_map(|plan| &plan.components).collect();
-    for component in components.iter().filter(|component| component.batch.at_once.is_some()) {
-        printer.note(&in_parts(component));
+    let mut components = Vec::new();
+    for plan in [Some(&plan), plan.second.as_deref()].into_iter().flatten() {
+        for (own, device) in plan.devices().zip(&devices) {
+            let place = if devices.len() > 1 { format!(" on {}", device.name()) } else { String::new() };
+            components.extend(own.components.iter().map(|component| (format!("{}{place}", component.name), component)));
+        }
+    }
+    for (name, component) in components.iter().filter(|(_, component)| component.batch.at_once.is_some()) {
+        printer.note(&in_parts(name, component));
     }
     if let Some(cache) = settings.cache {
         let bytes = units::bytes(pipeline.cache_bytes(&settings)? as u64);
         printer
             .note(&format!("the step cache {cache} has {bytes} of the ports; in steps that it skips, nothing moves"));
     }
-    for component in components.iter().filter(|component| component.moved() > 0) {
-        printer.note(&moved(component, link));
+    for (name, component) in components.iter().filter(|(_, component)| component.moved() > 0) {
+        printer.note(&moved(name, component, link));
     }
-    for component in components.iter().filter(|component| component.read_each_step > 0) {
+    for (name, component) in components.iter().filter(|(_, component)| component.read_each_step > 0) {
         let bytes = units::bytes(component.read_each_step as u64);
-        printer.note(&format!(
-            "{}: {bytes} are read from the disk in each step, since host memory is short",
-            component.name
-        ));
+        printer.note(&format!("{name}: {bytes} are read from the disk in each step, since host memory is short"));
     }
     Ok(())
 }
@@ -235,6 +257,21 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
 /// How often a pass asks the denoiser.
 fn evaluated(pipeline: &Pipeline, settings: &Settings) -> Result<String, Failure> {
     Ok(units::counted(pipeline.evaluations(settings)?, "evaluation"))
+}
+
+/// What each component takes, device after device if there are several.
+fn tables(plan: &Plan, devices: &[Device]) -> String {
+    if plan.others.is_empty() {
+        return table(plan).to_string();
+    }
+    let mut all = String::new();
+    for (plan, device) in plan.devices().zip(devices) {
+        match plan.components[..] {
+            [] => all += &format!("{}: nothing\n", device.name()),
+            _ => all += &format!("{}:\n{}", device.name(), table(plan)),
+        }
+    }
+    all
 }
 
 /// What each component takes, line by line.
@@ -276,17 +313,18 @@ pub(super) fn table(plan: &Plan) -> Table<12> {
 }
 
 /// How much of the batch a component computes at once, and what that costs.
-fn in_parts(component: &ComponentPlan) -> String {
-    let (name, batch, parts) = (component.name, component.batch, component.batch.parts_each_step());
+fn in_parts(name: &str, component: &ComponentPlan) -> String {
+    let (batch, parts) = (component.batch, component.batch.parts_each_step());
     let cost = match component.moved_each_step {
         0 => String::new(),
+        _ if parts == 1 => String::new(),
         _ => format!("; what streams is brought {parts} times in each step"),
     };
     format!("{name}: {batch}{cost}")
 }
 
 /// What moves for a component, and how long that takes.
-fn moved(component: &ComponentPlan, link: u64) -> String {
+fn moved(name: &str, component: &ComponentPlan, link: u64) -> String {
     let said = |bytes: usize| {
         let time = units::time(Duration::from_secs_f64(bytes as f64 / link as f64));
         format!("{} ({time} at {}/s)", units::bytes(bytes as u64), Size(link))
@@ -300,5 +338,5 @@ fn moved(component: &ComponentPlan, link: u64) -> String {
         bytes => format!(", {} in those steps that need them", said(bytes)),
     };
     let once = component.moved_once.saturating_sub(component.moved_in_some_steps);
-    format!("{}: {} move once{some}{step}", component.name, said(once))
+    format!("{name}: {} move once{some}{step}", said(once))
 }

@@ -177,13 +177,13 @@ pub(super) struct RequestArgs {
     /// Write what the picture looks like after every EVERY steps to this file, which is replaced each time [default: after each]
     #[arg(long, value_name = "FILE[:EVERY]", value_parser = preview::parse)]
     pub(super) preview: Option<Preview>,
-    /// Where to compute: auto, or a device that `pinhole devices` lists
-    #[arg(long, value_name = "NAME", default_value = "auto")]
+    /// Where to compute: auto, or a device that `pinhole devices` lists; several with `,` between them compute together
+    #[arg(long, value_name = "NAME,...", default_value = "auto")]
     pub(super) device: String,
     /// The most memory to take on the device, never exceeded: 4G, 3500M, 1.5G, ... in units of 1024; auto is what is free,
-    /// less a margin, and on the CPU what --host-memory allows
-    #[arg(long, value_name = "SIZE", default_value = "auto", value_parser = budget)]
-    vram: Budget,
+    /// less a margin, and on the CPU what --host-memory allows. With several devices it holds for each, or is one for each
+    #[arg(long, value_name = "SIZE,...", default_value = "auto", value_parser = budgets)]
+    vram: Budgets,
     /// How to share a device that is smaller than the model: none (all of it stays there), model (one component at a
     /// time), sequential (streamed layer by layer), or auto, the fastest that fits
     #[arg(long, value_name = "MODE", value_parser = offload_parser(), default_value = Offload::default().name())]
@@ -238,6 +238,15 @@ pub(super) fn budget(text: &str) -> Result<Budget, String> {
         return Ok(Budget(None));
     }
     text.parse().map(|size| Budget(Some(size))).map_err(|error| format!("{error}, or auto"))
+}
+
+/// A budget of each device, or one for all.
+#[derive(Clone, Debug)]
+pub(super) struct Budgets(Vec<Budget>);
+
+fn budgets(text: &str) -> Result<Budgets, String> {
+    let each: Result<Vec<Budget>, String> = text.split(',').map(budget).collect();
+    each.map(Budgets)
 }
 
 /// Two numbers with `between` between them.
@@ -409,26 +418,34 @@ impl RequestArgs {
         self.video.add_to(additions)
     }
 
-    /// The model of `source` on `device`, with what these options say of its weights and of the memory it may take.
+    /// The model of `source` on `devices`, with what these options say of its weights and of the memory it may take.
     ///
     /// # Errors
-    /// Those of [`pipeline::open_with`] and [`Pipeline::with_threads`].
+    /// Those of [`pipeline::open_with`], [`Pipeline::on_devices`] and [`Pipeline::set_budgets`].
     pub(super) fn pipeline(
         &self,
         source: &Source,
-        device: Device,
+        devices: &[Device],
         threads: usize,
         cancel: CancelFlag,
     ) -> Result<Pipeline> {
         let model = pipeline::open_with(source, &self.additions())?;
-        let mut pipeline = Pipeline::with_threads(model, device, threads, cancel)?;
+        let mut pipeline = Pipeline::on_devices(model, devices, threads, cancel)?;
         pipeline.set_memory(self.memory());
+        if self.vram.0.len() > 1 {
+            let budgets: Vec<Option<usize>> = self.vram.0.iter().map(|budget| budget.bytes()).collect();
+            pipeline.set_budgets(&budgets)?;
+        }
         Ok(pipeline)
     }
 
     /// How much of the device and the host it may take.
     pub(super) fn memory(&self) -> MemoryOptions {
-        MemoryOptions { vram: self.vram.bytes(), offload: self.offload, host: self.host_memory.bytes() }
+        let vram = match &self.vram.0[..] {
+            [of_all] => of_all.bytes(),
+            _ => None,
+        };
+        MemoryOptions { vram, offload: self.offload, host: self.host_memory.bytes() }
     }
 }
 
@@ -442,6 +459,16 @@ pub(super) fn device(name: &str) -> Result<Device> {
         }
         None => error,
     })
+}
+
+/// The devices `names`, with `,` between them.
+pub(super) fn devices(names: &str) -> Result<Vec<Device>> {
+    names.split(',').map(|name| device(name.trim())).collect()
+}
+
+/// The names of `devices`, as `--device` takes them.
+pub(super) fn device_names(devices: &[Device]) -> String {
+    devices.iter().map(Device::name).collect::<Vec<_>>().join(",")
 }
 
 /// A seed of 32 bits: short enough to type again.

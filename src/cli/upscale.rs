@@ -159,7 +159,7 @@ impl Work<'_> {
             made: self.made(name)?,
             device: self.device.name(),
             threads: self.threads,
-            plan: PlanReport::new(plan),
+            plan: PlanReport::new(plan, &[]),
             least_budget_bytes: None,
             memory: None,
             seconds: None,

@@ -1,5 +1,6 @@
 //! One request's memory and graphs: ports, activations, and a graph for every stage, all made once.
 
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
@@ -40,6 +41,8 @@ pub struct Session<'m> {
     form: usize,
     /// Where stages are recorded, if they are.
     trace: Option<Trace>,
+    /// Bytes that went through ports to the host and from there.
+    exchanged: Cell<u64>,
 }
 
 /// What stages are computed with.
@@ -154,7 +157,8 @@ impl<'m> Session<'m> {
         let overlaps = !device.is_cpu() && device.features()?.overlaps();
         let ahead = overlaps.then(|| Ok::<_, Error>([Event::new(device)?, Event::new(device)?])).transpose()?;
         let (uploads, pager, in_place) = (weights.uploads().cloned(), weights.pager(), weights.in_place());
-        Ok(Session { model, work, uploads, pager, in_place, ahead, idle, form: 0, trace: Trace::current() })
+        let (trace, exchanged) = (Trace::current(), Cell::new(0));
+        Ok(Session { model, work, uploads, pager, in_place, ahead, idle, form: 0, trace, exchanged })
     }
 
     /// What is computed from now on is of form number `form`.
@@ -225,6 +229,7 @@ impl<'m> Session<'m> {
             Work::Graphs(work) => work.ports[port.index()].bytes(),
             Work::Strips(work) => work.map(port.index()).len(),
         };
+        self.count(bytes);
         let mut values = reserve::room("a port's numbers", bytes / NUMBER)?;
         let mut take = |bytes: &[u8]| values.extend(bytes.as_chunks().0.iter().map(|&value| f32::from_ne_bytes(value)));
         match &self.work {
@@ -257,6 +262,7 @@ impl<'m> Session<'m> {
             let message = format!("{} bytes given for a port of {bytes}", NUMBER * values.len());
             return Err(Error::graph("port", message));
         }
+        self.count(bytes);
         let put = |to: &mut [u8], values: &[T]| {
             to.as_chunks_mut().0.iter_mut().zip(values).for_each(|(to, &value)| *to = bytes_of(value));
         };
@@ -272,6 +278,15 @@ impl<'m> Session<'m> {
             Work::Strips(work) => put(work.map_mut(port.index()), values),
         }
         Ok(())
+    }
+
+    /// Bytes of numbers that the host gave to ports and took from them so far.
+    pub fn exchanged(&self) -> u64 {
+        self.exchanged.get()
+    }
+
+    fn count(&self, bytes: usize) {
+        self.exchanged.set(self.exchanged.get() + bytes as u64);
     }
 
     fn check(&self, port: Port, dtype: DType) -> Result<()> {

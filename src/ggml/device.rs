@@ -60,6 +60,8 @@ pub struct Device {
 /// come over a link.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Card {
+    /// The CPU may play several cards at once.
+    number: usize,
     /// Bytes a second; as fast as it goes where none is given.
     link: Option<NonZeroU64>,
 }
@@ -81,6 +83,9 @@ const LAZY_KERNELS: usize = 64 << 20;
 
 /// What follows the CPU's name in that of the card.
 const CARD: &str = ":discrete";
+
+/// How many cards the CPU plays at once, at most.
+const MOST_CARDS: usize = 16;
 
 // SAFETY: a `ggml_backend_dev_t` points at a static table of functions and constant properties in ggml's registry;
 // the registry is filled once, under C++'s static-initialisation lock, and never changes afterwards.
@@ -133,7 +138,8 @@ impl Device {
     }
 
     /// The device called `name` (`cpu`, `cpu:discrete`, `cuda0`, `vulkan0`, ...); `auto` is the best there is.
-    /// `cpu:discrete@10G` has a link of 10 GiB a second.
+    /// `cpu:discrete@10G` has a link of 10 GiB a second. The CPU plays several such cards: `cpu:discrete`, which is number 0,
+    /// `cpu:discrete1` and so on, up to 15.
     ///
     /// # Errors
     /// [`Error::Device`], listing the devices that exist.
@@ -145,11 +151,12 @@ impl Device {
             return accelerator.copied().map_or_else(Device::cpu, Ok);
         }
         let (wanted, link) = match wanted.split_once('@') {
-            Some((device, speed)) if device.ends_with(CARD) => (device.to_owned(), Some(link_speed(name, speed)?)),
+            Some((device, speed)) if device.contains(CARD) => (device.to_owned(), Some(link_speed(name, speed)?)),
             _ => (wanted, None),
         };
+        let (wanted, number) = card_number(&wanted);
         let found = all.iter().find(|device| device.name() == wanted).copied();
-        let found = found.map(|device| Device { card: device.card.map(|_| Card { link }), ..device });
+        let found = found.map(|device| Device { card: device.card.map(|_| Card { number, link }), ..device });
         found.ok_or_else(|| Error::Device {
             device: name.to_owned(),
             message: "there is no such device".into(),
@@ -161,7 +168,19 @@ impl Device {
     pub fn name(&self) -> String {
         // SAFETY: the device is valid for ever; ggml returns a NUL-terminated string that lives as long.
         let name = unsafe { CStr::from_ptr(sys::ggml_backend_dev_name(self.raw)) };
-        name.to_string_lossy().to_ascii_lowercase() + if self.card.is_some() { CARD } else { "" }
+        let name = name.to_string_lossy().to_ascii_lowercase();
+        match self.card {
+            None => name,
+            Some(Card { number: 0, .. }) => format!("{name}{CARD}"),
+            Some(Card { number, .. }) => format!("{name}{CARD}{number}"),
+        }
+    }
+
+    /// Whether it rounds as `other` does, so that both give the same bits: devices of one backend, and the CPU and the cards that it
+    /// plays.
+    pub fn rounds_as(&self, other: Device) -> bool {
+        let backend = |device: &Device| device.name().trim_end_matches(|c: char| c.is_ascii_digit()).to_owned();
+        (self.is_cpu() && other.is_cpu()) || backend(self) == backend(&other)
     }
 
     /// The hardware's own name.
@@ -338,6 +357,14 @@ impl fmt::Debug for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Device({})", self.name())
     }
+}
+
+/// The name of the first card that the CPU plays for that of any, and its number; `name` itself for other devices.
+fn card_number(name: &str) -> (&str, usize) {
+    let Some((start, number)) = name.rfind(CARD).map(|at| name.split_at(at + CARD.len())) else { return (name, 0) };
+    // As it is written: 01 is none.
+    let known = (0..MOST_CARDS).find(|known| number == known.to_string());
+    known.map_or((name, 0), |number| (start, number))
 }
 
 /// The speed after the `@` of a device's `name`.

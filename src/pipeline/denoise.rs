@@ -2,13 +2,14 @@
 
 use std::borrow::Cow;
 use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::opened::{Given, Opened};
 use super::preview::Painter;
 use super::progress::Event;
 use super::prompts::Prompt;
 use super::request::Settings;
-use super::run::{Run, Running, finite, stage_runs};
+use super::run::{Run, Running, Seat, finite, stage_runs};
 use super::skipping::Skipping;
 use super::start::{Company, Start};
 use crate::plan::{BatchPart, Phase};
@@ -57,10 +58,6 @@ impl Loop<'_> {
             if let Some(skipping) = &mut skipping {
                 skipping.begin(&denoising.rules.caches)?;
             }
-            if let Some(ports) = denoiser.cache(at, settings) {
-                // What was not kept yet is multiplied by 0.
-                running.session().clear(ports.residual)?;
-            }
             let ready = self.prepare(run, &mut running, (at, &evaluations), &company)?;
             let prepared = Prepared { company: &company, ready: &ready };
             for evaluation in evaluations.clone() {
@@ -85,17 +82,32 @@ impl Loop<'_> {
         Ok((latents, skipping.map(|skipping| skipping.computed).unwrap_or_default()))
     }
 
-    /// Fills what holds for the `evaluations` of subject number `at`, and computes what depends on that. If passes are computed one
-    /// after the other, this is done for each, and what came of it is returned, in their order.
+    /// Fills what holds for the `evaluations` of subject number `at`, and computes what depends on that. What came of it is returned for
+    /// each pass that is computed by itself and is not alone on its device.
     fn prepare(
         &self,
         run: &mut Run<'_>,
         running: &mut Running<'_>,
         (at, evaluations): (usize, &Range<usize>),
         company: &Company,
-    ) -> Result<Vec<Aside>> {
+    ) -> Result<Vec<(usize, Aside)>> {
+        let ready = run.side_by_side(running, &|seat| self.prepare_on(seat, (at, evaluations), company))?;
+        Ok(ready.into_iter().flatten().collect())
+    }
+
+    /// The same for the passes of one device.
+    fn prepare_on(
+        &self,
+        seat: &mut Seat<'_, '_>,
+        (at, evaluations): (usize, &Range<usize>),
+        company: &Company,
+    ) -> Result<Vec<(usize, Aside)>> {
         let Loop { denoising, settings, levels, prompts, .. } = *self;
-        let batch = running.batch();
+        if let Some(ports) = denoising.denoiser.cache(at, settings) {
+            // What was not kept yet is multiplied by 0.
+            seat.session().clear(ports.residual)?;
+        }
+        let batch = seat.batch();
         let (sharing, pictures) = (batch.sharing(), batch.pictures_at_once());
         let mut ready = Vec::with_capacity(sharing.len());
         // The first comes last: what is its alone stays.
@@ -118,14 +130,13 @@ impl Loop<'_> {
                 ip: self.ip.get(passes.clone()).unwrap_or(self.ip),
                 pictures,
             };
-            running.choose(passes.start, 0)?;
-            denoising.denoiser.fill(at, running.session(), &given)?;
-            run.compute(running, Cadence::Request)?;
+            seat.choose(passes.start, 0)?;
+            denoising.denoiser.fill(at, seat.session(), &given)?;
+            seat.compute(Cadence::Request)?;
             if sharing.len() > 1 {
-                ready.push(running.session().put_aside()?);
+                ready.push((passes.start, seat.session().put_aside()?));
             }
         }
-        ready.reverse();
         Ok(ready)
     }
 
@@ -170,7 +181,7 @@ impl Loop<'_> {
         skipping: &mut Skipping,
     ) -> Result<Vec<f32>> {
         if !skipping.decide(asked.evaluation, 0..self.prompts.len(), &[])?.contains(&true) {
-            run.skip(running)?;
+            run.side_by_side(running, &|seat| seat.skip())?;
             return skipping.extrapolated(asked.evaluation);
         }
         let prediction = self.predict(run, running, asked, packed, prepared, None)?;
@@ -186,60 +197,84 @@ impl Loop<'_> {
         asked: Asked,
         packed: &[f32],
         prepared: &Prepared<'_>,
-        mut skipping: Option<&mut Skipping>,
+        skipping: Option<&mut Skipping>,
     ) -> Result<Vec<f32>> {
-        let (passes, batch, Prepared { company, ready }) = (self.prompts.len(), self.settings.batch, prepared);
+        let (passes, batch, company) = (self.prompts.len(), self.settings.batch, prepared.company);
         let input = match company.is_empty() {
             true => reserve::repeat("the latents", packed, passes)?,
             false => self.with_company(packed, company)?,
         };
         let (items, each) = (passes * batch, packed.len() / batch);
-        let input = Input { all: &input, items, company };
-        let mut prediction = reserve::room("the prediction", items * each)?;
-        let parts = running.batch().parts();
-        let mut number = 0;
-        for parts in parts.chunk_by(|one, next| one.passes == next.passes) {
-            let pass = parts[0].passes.start;
-            running.choose(pass, asked.condition)?;
-            running.session().put_back(ready.get(pass).map_or(&[], Vec::as_slice))?;
-            let computed = match skipping.as_deref_mut() {
-                Some(skipping) => self.decide(run, running, asked, &input, parts, skipping)?,
-                None => Vec::new(),
-            };
-            for part in parts {
-                match skipping.as_deref_mut() {
-                    Some(skipping) => {
-                        if parts.len() > 1 {
-                            self.set_part(running, asked, &input, part)?;
-                            run.compute_part(running, Part::Lead)?;
-                        }
-                        self.step(run, running, asked, (&computed, number), skipping)?;
-                    }
-                    None => {
-                        self.set_part(running, asked, &input, part)?;
-                        run.compute(running, Cadence::Step)?;
-                    }
-                }
-                let found = running.get(self.denoising.denoiser.ports(asked.subject).prediction)?;
-                let length = found.len() / running.batch().items_at_once();
-                // Behind a picture's own numbers are those of pictures that the model looks at.
-                for item in found.chunks_exact(length).take(part.items.len()) {
-                    prediction.extend_from_slice(&item[..each]);
-                }
-                number += 1;
-            }
+        let (input, skipping) = (Input { all: &input, items, each, company }, skipping.map(Mutex::new));
+        let found =
+            run.side_by_side(running, &|seat| self.predict_on(seat, asked, &input, prepared.ready, skipping.as_ref()))?;
+        let mut found: Vec<(BatchPart, Vec<f32>)> = found.into_iter().flatten().collect();
+        if let [(_, all)] = &mut found[..] {
+            return Ok(std::mem::take(all));
+        }
+        let mut prediction = reserve::zeros("the prediction", items * each)?;
+        for (part, own) in found {
+            prediction[each * part.items.start..each * part.items.end].copy_from_slice(&own);
         }
         Ok(prediction)
     }
 
+    /// The same for the passes of one device: for each part that it computes at once.
+    fn predict_on(
+        &self,
+        seat: &mut Seat<'_, '_>,
+        asked: Asked,
+        input: &Input<'_>,
+        ready: &[(usize, Aside)],
+        skipping: Option<&Mutex<&mut Skipping>>,
+    ) -> Result<Vec<(BatchPart, Vec<f32>)>> {
+        let parts = seat.batch().parts();
+        let mut predicted = Vec::with_capacity(parts.len());
+        for parts in parts.chunk_by(|one, next| one.passes == next.passes) {
+            let pass = parts[0].passes.start;
+            seat.choose(pass, asked.condition)?;
+            if let Some((_, aside)) = ready.iter().find(|(of, _)| *of == pass) {
+                seat.session().put_back(aside)?;
+            }
+            let computed = match skipping {
+                Some(skipping) => self.decide(seat, asked, input, parts, skipping)?,
+                None => Vec::new(),
+            };
+            for part in parts {
+                match skipping {
+                    Some(skipping) => {
+                        if parts.len() > 1 {
+                            self.set_part(seat, asked, input, part)?;
+                            seat.compute_part(Part::Lead)?;
+                        }
+                        self.step(seat, asked, (&computed, part.items.start), skipping)?;
+                    }
+                    None => {
+                        self.set_part(seat, asked, input, part)?;
+                        seat.compute(Cadence::Step)?;
+                    }
+                }
+                let found = seat.session().get(self.denoising.denoiser.ports(asked.subject).prediction)?;
+                let length = found.len() / seat.batch().items_at_once();
+                let mut own = reserve::room("the prediction", part.items.len() * input.each)?;
+                // Behind a picture's own numbers are those of pictures that the model looks at.
+                for item in found.chunks_exact(length).take(part.items.len()) {
+                    own.extend_from_slice(&item[..input.each]);
+                }
+                predicted.push((part.clone(), own));
+            }
+        }
+        Ok(predicted)
+    }
+
     /// Sets `part` of `input`. The last item is there again where the part is shorter than others.
-    fn set_part(&self, running: &mut Running<'_>, asked: Asked, input: &Input<'_>, part: &BatchPart) -> Result<()> {
+    fn set_part(&self, seat: &mut Seat<'_, '_>, asked: Asked, input: &Input<'_>, part: &BatchPart) -> Result<()> {
         let Asked { subject, condition, .. } = asked;
         let ports = self.denoising.denoiser.ports(subject);
         let (width, pictures) = (input.all.len() / input.items, self.settings.batch);
         let BatchPart { passes, items } = part;
         let mut numbers: Vec<usize> = items.clone().collect();
-        numbers.resize(running.batch().items_at_once(), items.end - 1);
+        numbers.resize(seat.batch().items_at_once(), items.end - 1);
         let are_times = self.denoising.denoiser.conditions_are_times();
         let conditions: Vec<i32> = numbers
             .iter()
@@ -248,46 +283,45 @@ impl Loop<'_> {
                 false => (condition * passes.len() + item / pictures - passes.start) as i32,
             })
             .collect();
-        running.session().set_indices(ports.condition, &conditions)?;
-        if running.batch().pictures_at_once() < pictures {
+        seat.session().set_indices(ports.condition, &conditions)?;
+        if seat.batch().pictures_at_once() < pictures {
             let numbers: Vec<usize> = numbers.iter().map(|item| item % pictures).collect();
-            self.denoising.denoiser.follow(running.session(), (&input.company.followed, pictures), &numbers)?;
+            self.denoising.denoiser.follow(seat.session(), (&input.company.followed, pictures), &numbers)?;
         }
         let own = &input.all[width * items.start..width * items.end];
         if numbers.len() == items.len() {
-            return running.set(ports.latents, own);
+            return seat.session().set(ports.latents, own);
         }
         let mut filled = reserve::room("the latents", width * numbers.len())?;
         filled.extend_from_slice(own);
         for _ in items.len()..numbers.len() {
             filled.extend_from_slice(&own[own.len() - width..]);
         }
-        running.set(ports.latents, &filled)
+        seat.session().set(ports.latents, &filled)
     }
 
     /// Decides which of the passes that `parts` are of are computed, once the lead of each part has run. What ran last is left as it is.
     fn decide(
         &self,
-        run: &mut Run<'_>,
-        running: &mut Running<'_>,
+        seat: &mut Seat<'_, '_>,
         asked: Asked,
         input: &Input<'_>,
         parts: &[BatchPart],
-        skipping: &mut Skipping,
+        skipping: &Mutex<&mut Skipping>,
     ) -> Result<Vec<bool>> {
         let ports = self.denoising.denoiser.cache(asked.subject, self.settings);
         let mut probe = Vec::new();
         for part in parts {
-            self.set_part(running, asked, input, part)?;
+            self.set_part(seat, asked, input, part)?;
             if parts.len() == 1 {
-                run.compute_part(running, Part::Lead)?;
+                seat.compute_part(Part::Lead)?;
             }
             let Some(port) = ports.and_then(|ports| ports.probe) else { continue };
             if parts.len() > 1 {
-                run.look_ahead(running)?;
+                seat.look_ahead()?;
             }
-            let found = running.get(port)?;
-            let own = found.len() / running.batch().items_at_once() * part.items.len();
+            let found = seat.session().get(port)?;
+            let own = found.len() / seat.batch().items_at_once() * part.items.len();
             match parts.len() {
                 1 => probe = found,
                 _ => {
@@ -296,38 +330,38 @@ impl Loop<'_> {
                 }
             }
         }
-        skipping.decide(asked.evaluation, parts[0].passes.clone(), &probe)
+        lock(skipping).decide(asked.evaluation, parts[0].passes.clone(), &probe)
     }
 
     /// Computes what follows the lead of a step, or, if none of its passes has to be `computed`, what is not skipped of it. If only some
-    /// have to, all are computed, and the others take what is kept. It is the part of the batch with that `number`.
+    /// have to, all are computed, and the others take what is kept. It is the part of the batch that begins with item `first`.
     fn step(
         &self,
-        run: &mut Run<'_>,
-        running: &mut Running<'_>,
+        seat: &mut Seat<'_, '_>,
         asked: Asked,
-        (computed, number): (&[bool], usize),
-        skipping: &mut Skipping,
+        (computed, first): (&[bool], usize),
+        skipping: &Mutex<&mut Skipping>,
     ) -> Result<()> {
         let Some(ports) = self.denoising.denoiser.cache(asked.subject, self.settings) else {
             return Err(Error::graph("step cache", "a model without one"));
         };
-        let is_divided = running.batch().parts_each_step() > 1;
-        if let Some(kept) = skipping.kept.get(number).filter(|_| is_divided) {
-            running.set(ports.residual, kept)?;
+        let is_divided = seat.batch().parts_each_step() > 1;
+        if let Some(kept) = lock(skipping).kept.get(&first).filter(|_| is_divided) {
+            seat.session().set(ports.residual, kept)?;
         }
         if !computed.contains(&true) {
-            return run.compute_part(running, Part::Shortcut);
+            return seat.compute_part(Part::Shortcut);
         }
-        let each = running.batch().items_at_once() / computed.len() * ports.width;
+        let each = seat.batch().items_at_once() / computed.len() * ports.width;
         let mut factors = reserve::room("a step cache", computed.len() * each)?;
         for computes in computed {
             factors.extend(std::iter::repeat_n(f32::from(*computes), each));
         }
-        running.set(ports.computed, &factors)?;
-        run.compute_part(running, Part::Rest)?;
+        seat.session().set(ports.computed, &factors)?;
+        seat.compute_part(Part::Rest)?;
         if is_divided {
-            skipping.keep(number, running.get(ports.residual)?);
+            let residual = seat.session().get(ports.residual)?;
+            lock(skipping).kept.insert(first, residual);
         }
         Ok(())
     }
@@ -438,6 +472,8 @@ struct Input<'a> {
     all: &'a [f32],
     /// How many items there are.
     items: usize,
+    /// How many numbers are predicted for each.
+    each: usize,
     company: &'a Company,
 }
 
@@ -446,5 +482,11 @@ struct Prepared<'a> {
     /// What the denoiser takes with the latents.
     company: &'a Company,
     /// What [`Loop::prepare`] returned.
-    ready: &'a [Aside],
+    ready: &'a [(usize, Aside)],
+}
+
+/// A step cache, for one device at a time.
+fn lock<'a, 'c>(skipping: &'a Mutex<&'c mut Skipping>) -> MutexGuard<'a, &'c mut Skipping> {
+    // A panic on another device ends the request anyway.
+    skipping.lock().unwrap_or_else(PoisonError::into_inner)
 }

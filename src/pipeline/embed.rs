@@ -28,19 +28,18 @@ impl Pipeline {
         let Pipeline { machine, prompt_cache, .. } = self;
         let mut run = Run::new(machine, observer, &plan);
         run.event(Event::Planned(plan.clone()))?;
-        run.machine.ledger.set_limit(plan.limit);
+        run.machine.set_limits(&plan)?;
         let kept = run.machine.keep(&plan, &model.encoders.subjects(&settings));
         let made = kept.and_then(|()| {
             let sees = model.encoders.see() && !request.references.is_empty();
             let cache = prompt_cache.as_deref().filter(|_| !sees);
             let made = super::embeddings::embeddings(&model, cache, (&request, &settings), &mut run)?;
-            let encoders =
-                digest::of(&model, prompt_cache.as_deref().map(|cache| cache as _), run.machine.backend.cancel())?;
+            let encoders = digest::of(&model, prompt_cache.as_deref().map(|cache| cache as _), run.machine.cancel())?;
             Ok(Embeddings { encoders: Some(encoders), ..made })
         });
         if made.is_err() {
             // They may be half there.
-            self.machine.kept.clear();
+            self.machine.forget();
         }
         made
     }
@@ -61,7 +60,8 @@ impl Pipeline {
     /// [`Error::Io`](crate::Error::Io) if the folder cannot be made, [`Error::Mismatch`](crate::Error::Mismatch) if other users may
     /// write to it.
     pub fn set_prompt_cache(&mut self, folder: Option<&Path>) -> Result<()> {
-        let device = self.machine.backend.device();
+        // What encoders make is the same on devices that round as the first does.
+        let device = self.machine.first().backend.device();
         let cache = folder.map(|folder| PromptCache::open(folder, device));
         self.prompt_cache = cache.transpose()?.map(Arc::new);
         Ok(())

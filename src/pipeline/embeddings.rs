@@ -166,7 +166,7 @@ pub(super) fn embeddings(
     let prompt = Some(request.prompt.as_str()).filter(|_| !settings.prompt_is_zero);
     let other = negative.as_deref().filter(|_| !settings.negative_is_zero);
     for text in prompt.into_iter().chain(other) {
-        run.machine.backend.cancel().check()?;
+        run.machine.cancel().check()?;
         texts.push(model.encoders.tokenize(text, settings)?);
     }
     let readers = model.encoders.readers();
@@ -217,7 +217,7 @@ fn look_up(
 ) -> Result<Vec<Key>> {
     let mut keys = Vec::with_capacity(texts.len());
     for ((tokens, prompt), &length) in texts.iter().zip(prompts).zip(&settings.text_tokens) {
-        let key = cache.key(model, tokens, run.machine.backend.cancel())?;
+        let key = cache.key(model, tokens, run.machine.cancel())?;
         match cache.find(&key, &model.encoders.arrays(length)) {
             Ok(found) => *prompt = found,
             Err(error) => run.warn(format!("the prompt goes through the text encoders again: {error}"))?,

@@ -3,24 +3,23 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use pinhole_quant::workers::Workers;
-
 use super::denoise::Loop;
 use super::embeddings::Remembered;
 use super::generated::{Generated, PhaseMemory, Timings};
+use super::machine::Machine;
 use super::opened::{Direction, Opened};
 use super::preview::Fit;
 use super::progress::{Event, Observer};
 use super::prompt_cache::PromptCache;
 use super::prompts::Embeddings;
-use super::request::{MemoryOptions, Request, Settings};
-use super::run::{Machine, Run, stage_runs};
+use super::request::{Request, Settings};
+use super::run::{Run, stage_runs};
 use super::seen::Seen;
 use super::settings::{settings, without_effect};
 use super::start::{Drawn, Start};
 use super::stretch::Pass;
 use super::values::{levels, of_pass};
-use crate::ggml::{AttentionMode, Backend, CancelFlag, Device, Ledger};
+use crate::ggml::{CancelFlag, Device};
 use crate::image::Image;
 use crate::models::safety_checker::Verdict;
 use crate::plan::{Phase, Plan};
@@ -69,17 +68,29 @@ impl Pipeline {
         threads: usize,
         cancel: CancelFlag,
     ) -> Result<Pipeline> {
-        let (backend, ledger) = (Backend::new(device, threads, cancel)?, Ledger::new());
-        let workers = Workers::new(threads);
-        let (options, attention) = (MemoryOptions::default(), AttentionMode::default());
-        let machine = Machine { backend, workers, ledger, options, attention, kept: Vec::new() };
+        Pipeline::on_devices(model, &[device], threads, cancel)
+    }
+
+    /// As [`with_threads`](Pipeline::with_threads), on several `devices`. The first denoises; if guidance takes several passes, those
+    /// that round as it does compute them side by side. Text encoders, autoencoders and a second expert are on whichever has room. The
+    /// CPU and the cards that it plays share the threads.
+    ///
+    /// # Errors
+    /// As [`with_threads`](Pipeline::with_threads); [`Error::Option`](crate::Error::Option) for no device, or one that is named twice.
+    pub fn on_devices(
+        model: impl Into<Arc<Opened>>,
+        devices: &[Device],
+        threads: usize,
+        cancel: CancelFlag,
+    ) -> Result<Pipeline> {
+        let machine = Machine::new(devices, threads, &cancel)?;
         let remembered = Remembered::default();
         Ok(Pipeline { model: model.into(), machine, preview: None, remembered, prompt_cache: None })
     }
 
     /// Lets `cancel` stop it from now on, and the flag before no longer.
     pub fn set_cancel(&mut self, cancel: CancelFlag) {
-        self.machine.backend.set_cancel(cancel);
+        self.machine.set_cancel(&cancel);
     }
 
     /// The model.
@@ -97,10 +108,20 @@ impl Pipeline {
 
     /// What there is to say of the threads: that they are more than the cores.
     fn threads_note(&self) -> Option<String> {
-        let Machine { backend, workers, .. } = &self.machine;
-        let (threads, cores) = (workers.threads(), processors::cores());
-        (backend.device().is_cpu() && threads > cores)
+        let (threads, cores) = (self.machine.workers.threads(), processors::cores());
+        (self.machine.devices().any(|device| device.is_cpu()) && threads > cores)
             .then(|| format!("{threads} threads compute on {cores} cores: more than one on a core take longer"))
+    }
+
+    /// What there is to say of the devices: that they round differently.
+    fn kinds_note(&self) -> Option<String> {
+        let first = self.machine.first().backend.device();
+        let other = self.machine.devices().find(|device| !device.rounds_as(first))?;
+        let names = [first, other].map(|device| device.name());
+        Some(format!(
+            "{} and {} round differently: the picture is not that of either alone, to the bit",
+            names[0], names[1]
+        ))
     }
 
     /// Makes the pictures of `request`.
@@ -139,11 +160,11 @@ impl Pipeline {
         observer: &mut dyn Observer,
     ) -> Result<Generated> {
         let _inside = self.machine.workers.enter();
-        self.machine.backend.recover()?;
+        self.machine.recover()?;
         let generated = self.run(plan, request, settings, observer);
         if generated.is_err() {
             // They may be half there.
-            self.machine.kept.clear();
+            self.machine.forget();
         }
         generated
     }
@@ -163,17 +184,17 @@ impl Pipeline {
             let refines = matches!(settings.pass, Pass::Refined(_));
             if refines {
                 // Never both models at once.
-                self.machine.kept.clear();
+                self.machine.forget();
             }
             made = self.pass((plan, request, settings), Some(made), observer)?;
             if refines {
-                self.machine.kept.clear();
+                self.machine.forget();
             }
         }
         let Made { drawn: Drawn { latents, dims: latent_dims, images }, computed, work, verdicts, .. } = made;
         let Work { timings, mapped: mapped_bytes, phases } = work;
-        let highest = phases.iter().map(|phase| &phase.measured).max_by_key(|usage| usage.peak);
-        let memory = self.machine.left_after(highest);
+        let devices = self.machine.held(&plan, &phases);
+        let memory = devices.first().map(|device| device.measured.clone()).unwrap_or_default();
         Ok(Generated {
             images,
             latent_dims,
@@ -181,6 +202,7 @@ impl Pipeline {
             settings,
             timings,
             memory,
+            devices,
             phases,
             mapped_bytes,
             plan,
@@ -196,7 +218,8 @@ impl Pipeline {
         texts.extend(model.source.passed_over().iter().cloned());
         texts.extend(unused_blocks(model));
         texts.extend(model.loras.iter().filter_map(|lora| lora.warning()));
-        texts.extend([self.budget_note()?, self.threads_note()].into_iter().flatten());
+        texts.extend(self.budget_notes()?);
+        texts.extend([self.threads_note(), self.kinds_note()].into_iter().flatten());
         for text in texts {
             observer.event(Event::Warning(text))?;
         }
@@ -215,7 +238,7 @@ impl Pipeline {
         let subjects = self.subjects(&model, settings)?;
         let Pipeline { machine, preview, remembered, prompt_cache, .. } = self;
         let mut run = Run::new(machine, observer, plan);
-        run.machine.ledger.set_limit(plan.limit);
+        run.machine.set_limits(plan)?;
         run.machine.keep(plan, &subjects)?;
         // A pass without a decoder has none to fit previews to, unless an earlier one had.
         let painter = match settings.pass.decodes() || model.tiny.is_some() || preview.is_some() {

@@ -14,6 +14,8 @@ use crate::plan::{Phase, Plan};
 pub struct PhaseMemory {
     /// The phase.
     pub phase: Phase,
+    /// The number of the device.
+    pub device: usize,
     /// Whether it is one of the second pass.
     pub second: bool,
     /// The planned peak in bytes.
@@ -26,6 +28,21 @@ pub struct PhaseMemory {
     pub moved: u64,
     /// How long the computation waited for them.
     pub waited: Duration,
+    /// Bytes of numbers that went to the device and came from there beside weights. What one device gives another comes this way.
+    pub exchanged: u64,
+}
+
+/// What a device was planned to hold in a request and held.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceMemory {
+    /// Its name.
+    pub device: String,
+    /// The most bytes that were allowed.
+    pub limit: Option<usize>,
+    /// The planned peak in bytes.
+    pub planned: usize,
+    /// What was allocated, with its peak.
+    pub measured: Usage,
 }
 
 /// How long each phase took.
@@ -44,9 +61,11 @@ pub struct Generated {
     pub settings: Settings,
     /// How long each phase took.
     pub timings: Timings,
-    /// What was allocated on the device, with its peak.
+    /// What was allocated on the device, with its peak; of several, on the first.
     pub memory: Usage,
-    /// The same for each phase, beside what was planned.
+    /// The same for each device.
+    pub devices: Vec<DeviceMemory>,
+    /// The same for each phase on each device that had a part in it, beside what was planned.
     pub phases: Vec<PhaseMemory>,
     /// The plan that was followed.
     pub plan: Plan,

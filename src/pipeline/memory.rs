@@ -1,18 +1,19 @@
 //! What a request takes on the device, and what to do where that is too much.
 
 use super::generate::Pipeline;
+use super::machine::{Machine, Unit};
 use super::opened::{Direction, Opened};
 use super::request::{MemoryOptions, Request, Settings};
 use super::rules::Takes;
-use super::run::Machine;
 use super::step_cache::CacheKind;
 use super::upscale::UpscaleModel;
 use super::values::{levels, of_pass};
 use super::{preview, start};
 use crate::ggml::{Device, DeviceKind, Ledger, shares_heap};
 use crate::image::CHANNELS;
+use crate::plan::devices::{Choice, Devices};
 use crate::plan::measure::Subject;
-use crate::plan::{Component, HostBound, HostLimit, Limits, Phase, Plan, Refusal, budget};
+use crate::plan::{Component, HostBound, HostLimit, Limits, Phase, Plan, Refusal, Turn, budget};
 use crate::size::Size;
 use crate::{Error, Result, memory};
 
@@ -54,16 +55,41 @@ impl Pipeline {
         self.machine.options = options;
     }
 
-    /// Enters what it takes on the device in `ledger` from now on. Pipelines that share one are held to the limit of whichever computes,
-    /// all of them together. Weights that it kept are given back.
-    pub fn share_ledger(&mut self, ledger: Ledger) {
-        self.machine.kept.clear();
-        self.machine.ledger = ledger;
+    /// Sets the most bytes that requests may take on each device from now on, instead of one number for all; `None` is that
+    /// number.
+    ///
+    /// # Errors
+    /// [`Error::Option`] if there are more or fewer than devices.
+    pub fn set_budgets(&mut self, budgets: &[Option<usize>]) -> Result<()> {
+        let devices = self.machine.units.len();
+        if budgets.len() != devices {
+            let expected = match devices {
+                1 => "one size".to_owned(),
+                _ => format!("one size, or one for each of {devices} devices"),
+            };
+            return Err(Error::option("--vram", expected, format!("{} sizes", budgets.len())));
+        }
+        for (unit, budget) in self.machine.units.iter_mut().zip(budgets) {
+            unit.budget = *budget;
+        }
+        Ok(())
     }
 
-    /// What is held on the device between requests, of all pipelines that share the ledger.
+    /// The devices that it computes on, in order.
+    pub fn devices(&self) -> Vec<Device> {
+        self.machine.devices().collect()
+    }
+
+    /// Enters what it takes on the first device in `ledger` from now on. Pipelines that share one are held to the limit of whichever computes,
+    /// all of them together. Weights that it kept are given back.
+    pub fn share_ledger(&mut self, ledger: Ledger) {
+        self.machine.forget();
+        self.machine.units[0].ledger = ledger;
+    }
+
+    /// What is held on the first device between requests, of all pipelines that share the ledger.
     pub fn held(&self) -> usize {
-        self.machine.ledger.usage().total
+        self.machine.first().ledger.usage().total
     }
 
     /// What `request` will have on the device, and when. Computes nothing, and reads no weight.
@@ -74,25 +100,31 @@ impl Pipeline {
         self.plan_settings(&self.settings(request)?)
     }
 
-    /// The least budget, in bytes, that `request` can do with under the current offload mode.
+    /// The least budget, in bytes, that `request` can do with under the current offload mode: on each device, if there are several.
     ///
     /// # Errors
     /// As [`plan`](Pipeline::plan), except that no budget is too small.
     pub fn least_budget(&self, request: &Request) -> Result<usize> {
-        let (limits, settings) = (self.machine.limits()?, self.settings(request)?);
-        let mut least = 0;
+        let settings = self.settings(request)?;
+        let (offload, mut least) = (self.machine.options.offload, 0);
         for settings in [Some(&settings), settings.second.as_deref()].into_iter().flatten() {
-            least = least.max(budget::least(&self.measure(settings)?, self.machine.options.offload, &limits));
+            if let [unit] = &self.machine.units[..] {
+                let limits = self.machine.limits_of(unit)?;
+                least = least.max(budget::least(&self.measure(settings)?, offload, &limits));
+                continue;
+            }
+            let all = self.measure_on_devices(settings)?;
+            least = least.max(self.devices_of(&self.machine.limits()?, &all).least(&all.choices));
         }
         Ok(least)
     }
 
-    /// What there is to say of the budget: that it is more than the device has.
+    /// What there is to say of the budgets: that one is more than its device has.
     ///
     /// # Errors
     /// A device that does not say how much it has.
-    pub fn budget_note(&self) -> Result<Option<String>> {
-        self.machine.budget_note()
+    pub fn budget_notes(&self) -> Result<Vec<String>> {
+        self.machine.budget_notes()
     }
 
     pub(super) fn plan_settings(&self, settings: &Settings) -> Result<Plan> {
@@ -103,19 +135,28 @@ impl Pipeline {
         Ok(Plan { second: second.map(Box::new), ..plan })
     }
 
-    /// What the text encoders alone will have on the device.
+    /// What the text encoders alone will have on the devices.
     pub(super) fn plan_encoders(&self, settings: &Settings) -> Result<Plan> {
         let limits = self.machine.limits()?;
-        let mut components = self.measure(settings)?;
-        components.retain(|component| component.phase == Phase::Encode);
-        let planned = budget::plan(&components, self.machine.options.offload, &limits);
+        let planned = match &limits[..] {
+            [limits] => {
+                let mut components = self.measure(settings)?;
+                components.retain(|component| component.phase == Phase::Encode);
+                budget::plan(&components, self.machine.options.offload, limits)
+            }
+            _ => {
+                let mut all = self.measure_on_devices(settings)?;
+                all.choices.retain(|choice| choice.phase() == Some(Phase::Encode));
+                self.devices_of(&limits, &all).plan(&all.choices)
+            }
+        };
         planned.map_err(|refusal| {
             let what = format!("the {}", refusal.component);
             self.machine.over_budget(&refusal, what, "a shorter --max-sequence-length, or ")
         })
     }
 
-    /// What every component takes at the request's size, beside what makes previews at its leanest. Computes nothing, and reads no
+    /// What every component takes on the first device at the request's size, beside what makes previews at its leanest. Computes nothing, and reads no
     /// weight.
     ///
     /// # Errors
@@ -132,7 +173,7 @@ impl Pipeline {
     fn measure_alone(&self, settings: &Settings) -> Result<Vec<Component>> {
         let mut components = Vec::new();
         for subject in self.subjects(&self.model, settings)? {
-            let measured = subject.measure(&self.machine.backend)?;
+            let measured = subject.measure(&self.machine.first().backend)?;
             components.push(Component { beside: arrays(&self.model, settings, subject.phase), ..measured });
         }
         Ok(components)
@@ -141,12 +182,60 @@ impl Pipeline {
     /// What makes previews, if that is a network.
     fn measure_previews(&self, settings: &Settings) -> Result<Option<Component>> {
         let Some(subject) = preview::subject(&self.model, settings) else { return Ok(None) };
-        let measured = subject.measure(&self.machine.backend)?;
+        let measured = subject.measure(&self.machine.first().backend)?;
         Ok(Some(Component { beside: preview::arrays(settings), ..measured }))
     }
 
+    /// What every component takes on each device, and which devices may have it.
+    fn measure_on_devices(&self, settings: &Settings) -> Result<Measured> {
+        let units = &self.machine.units;
+        let first = units[0].backend.device();
+        let mut choices = Vec::new();
+        for subject in self.subjects(&self.model, settings)? {
+            let beside = arrays(&self.model, settings, subject.phase);
+            let mut whole = self.machine.measure(&subject, &vec![Turn::ALL; units.len()])?;
+            whole.iter_mut().for_each(|component| component.beside = beside);
+            let mut whole: Vec<Option<Component>> = whole.into_iter().map(Some).collect();
+            let mut share = vec![None; units.len()];
+            if subject.phase == Phase::Denoise {
+                let alike: Vec<usize> =
+                    (0..units.len()).filter(|&at| units[at].backend.device().rounds_as(first)).collect();
+                let turns = subject.turns(alike.len());
+                if turns.len() > 1 {
+                    for (&device, turn) in alike.iter().zip(turns) {
+                        let measured = subject.measure_in_turn(&units[device].backend, turn)?;
+                        share[device] = Some(Component { beside, ..measured });
+                    }
+                }
+                // It would take many times as long there.
+                let computes_here = |device: Device| first.is_cpu() || !device.is_cpu();
+                for (whole, unit) in whole.iter_mut().zip(units) {
+                    *whole = whole.take().filter(|_| computes_here(unit.backend.device()));
+                }
+            }
+            choices.push(Choice { whole, share });
+        }
+        let company = match preview::subject(&self.model, settings) {
+            Some(subject) => {
+                let mut all = self.machine.measure(&subject, &vec![Turn::ALL; units.len()])?;
+                all.iter_mut().for_each(|component| component.beside = preview::arrays(settings));
+                Some(all)
+            }
+            None => None,
+        };
+        Ok(Measured { choices, company })
+    }
+
+    fn devices_of<'a>(&self, limits: &'a [Limits], all: &'a Measured) -> Devices<'a> {
+        Devices { limits, offload: self.machine.options.offload, company: all.company.as_deref() }
+    }
+
     /// The plan of a request, or the refusal if nothing fits.
-    fn planned(&self, settings: &Settings, limits: &Limits) -> Result<std::result::Result<Plan, Refusal>> {
+    fn planned(&self, settings: &Settings, limits: &[Limits]) -> Result<std::result::Result<Plan, Refusal>> {
+        let [limits] = limits else {
+            let all = self.measure_on_devices(settings)?;
+            return Ok(self.devices_of(limits, &all).plan(&all.choices));
+        };
         let (components, previews) = (self.measure_alone(settings)?, self.measure_previews(settings)?);
         Ok(budget::plan_in_company(&components, previews.as_ref(), self.machine.options.offload, limits))
     }
@@ -211,7 +300,7 @@ impl Pipeline {
     }
 
     /// The refusal as an error, with a picture that would fit and a budget that would do.
-    fn refusal(&self, refusal: &Refusal, settings: &Settings, limits: &Limits) -> Result<Error> {
+    fn refusal(&self, refusal: &Refusal, settings: &Settings, limits: &[Limits]) -> Result<Error> {
         let smaller = self.largest_that_fits(settings, limits)?;
         let smaller = smaller.map_or(String::new(), |(width, height)| format!("{width}x{height}, or "));
         let what = format!("the {} at {}x{}", refusal.component, settings.width, settings.height);
@@ -219,7 +308,7 @@ impl Pipeline {
     }
 
     /// The largest usual size of the picture's shape for which there is a plan.
-    fn largest_that_fits(&self, settings: &Settings, limits: &Limits) -> Result<Option<(usize, usize)>> {
+    fn largest_that_fits(&self, settings: &Settings, limits: &[Limits]) -> Result<Option<(usize, usize)>> {
         let longer = settings.width.max(settings.height);
         let multiple = self.model.rules.multiple;
         for side in SIDES.into_iter().filter(|&side| side < longer) {
@@ -234,32 +323,63 @@ impl Pipeline {
     }
 }
 
+/// What a request takes on several devices.
+struct Measured {
+    choices: Vec<Choice>,
+    /// What makes previews, if that is a network.
+    company: Option<Vec<Component>>,
+}
+
 impl Machine {
-    /// See [`Pipeline::budget_note`].
-    pub(super) fn budget_note(&self) -> Result<Option<String>> {
-        let device = self.backend.device();
-        let (_, total) = device.memory()?;
-        let above = self.options.vram.filter(|&bytes| total > 0 && bytes > total);
-        Ok(above.map(|bytes| {
-            let [bytes, total] = [bytes, total].map(|bytes| Size(bytes as u64));
-            format!("a budget of {bytes} is more than {} has: {total} count", device.name())
-        }))
+    /// See [`Pipeline::budget_notes`].
+    pub(super) fn budget_notes(&self) -> Result<Vec<String>> {
+        let mut notes = Vec::new();
+        for unit in &self.units {
+            let device = unit.backend.device();
+            let (_, total) = device.memory()?;
+            let budget = unit.budget.or(self.options.vram);
+            if let Some(budget) = budget.filter(|&bytes| total > 0 && bytes > total) {
+                let [bytes, total] = [budget, total].map(|bytes| Size(bytes as u64));
+                notes.push(format!("a budget of {bytes} is more than {} has: {total} count", device.name()));
+            }
+        }
+        Ok(notes)
     }
 
-    /// What a plan has to keep to now.
-    pub(super) fn limits(&self) -> Result<Limits> {
-        let of_host = self.host_limits();
-        Ok(Limits { of_host, ..limits(self.backend.device(), &self.options)? })
+    /// What a plan has to keep to now, on each device.
+    pub(super) fn limits(&self) -> Result<Vec<Limits>> {
+        self.units.iter().map(|unit| self.limits_of(unit)).collect()
     }
 
-    /// What the host allows, as far as somebody asked or the system says what it has.
-    fn host_limits(&self) -> [Option<HostLimit>; 2] {
-        let Machine { backend, ledger, workers, options, .. } = self;
+    /// What a plan has to keep to now on one device.
+    pub(super) fn limits_of(&self, unit: &Unit) -> Result<Limits> {
+        let options = MemoryOptions { vram: unit.budget.or(self.options.vram), ..self.options };
+        Ok(Limits { of_host: self.host_limits(unit), ..limits(unit.backend.device(), &options)? })
+    }
+
+    /// What `subject` takes on each device, which computes its passes in its turn.
+    fn measure(&self, subject: &Subject<'_>, turns: &[Turn]) -> Result<Vec<Component>> {
+        let mut all: Vec<Component> = Vec::with_capacity(self.units.len());
+        for (at, (unit, &turn)) in self.units.iter().zip(turns).enumerate() {
+            let known = (0..at).find(|&other| turns[other] == turn && unit.measures_as(&self.units[other]));
+            all.push(match known {
+                Some(other) => all[other].clone(),
+                None => subject.measure_in_turn(&unit.backend, turn)?,
+            });
+        }
+        Ok(all)
+    }
+
+    /// What the host allows, as far as somebody asked or the system says what it has, to a device of its own.
+    fn host_limits(&self, unit: &Unit) -> [Option<HostLimit>; 2] {
+        let Machine { workers, options, .. } = self;
+        let Unit { backend, .. } = unit;
         let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
         let shared = backend.device().is_cpu();
         let held = memory::resident().map_or(0, |resident| bytes(resident.anonymous));
         // What a plan counts is not counted twice.
-        let planned = if shared { ledger.usage().total } else { 0 };
+        let on_cpu = self.units.iter().filter(|unit| unit.backend.device().is_cpu());
+        let planned = on_cpu.map(|unit| unit.ledger.usage().total).fold(0, usize::saturating_add);
         let process = held.saturating_sub(planned);
         let room = memory::room();
         let [free, most, addresses] = [room.free, room.most, room.addresses].map(|left| {

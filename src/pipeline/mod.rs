@@ -26,6 +26,7 @@ mod generated;
 mod guide;
 mod kl;
 mod language_model;
+mod machine;
 mod memory;
 mod opened;
 mod origins;
@@ -77,7 +78,7 @@ pub use choices::{Posterior, Preprocess, ReferenceResize, SafetyMode, TinyUse};
 pub use face::{Face, read_id_embedding};
 pub use flux_image_prompts::{BESIDE, PRIOR};
 pub use generate::Pipeline;
-pub use generated::{Generated, PhaseMemory, Timings, published_extents};
+pub use generated::{DeviceMemory, Generated, PhaseMemory, Timings, published_extents};
 pub use opened::{
     Additions, Autoencoder, Denoiser, Direction, Encoders, Family, FrameSink, Given, ImagePrompts, Opened, Reader,
     StepPorts, once,

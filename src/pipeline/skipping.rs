@@ -1,6 +1,7 @@
 //! Which evaluations a step cache skips: decided on the host, by the same numbers wherever weights are, so that what streams skips what
 //! stays skips. Each pass of an evaluation is decided by itself; pictures of a batch are decided together, as diffusers does it.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::step_cache::{Cache, CacheKind, Caches, Rescaling};
@@ -24,8 +25,8 @@ pub(super) struct Skipping {
     series: Series,
     /// For each pass, which evaluations were computed.
     pub(super) computed: Vec<Vec<bool>>,
-    /// What the skipped stages added when they were computed last, for each part of a batch that is computed in parts.
-    pub(super) kept: Vec<Vec<f32>>,
+    /// What the skipped stages added when they were computed last, for each part of a batch that is computed in parts, by its first item.
+    pub(super) kept: BTreeMap<usize, Vec<f32>>,
 }
 
 /// What one pass is decided by.
@@ -40,7 +41,14 @@ impl Skipping {
     /// For `evaluations` evaluations in `passes` passes.
     pub(super) fn new(cache: Cache, evaluations: usize, passes: usize) -> Skipping {
         let computed = vec![Vec::new(); passes];
-        Skipping { cache, evaluations, deciders: Vec::new(), series: Series::default(), computed, kept: Vec::new() }
+        Skipping {
+            cache,
+            evaluations,
+            deciders: Vec::new(),
+            series: Series::default(),
+            computed,
+            kept: BTreeMap::new(),
+        }
     }
 
     /// Another network begins, for which these `caches` are defined: nothing is known of it.
@@ -54,7 +62,7 @@ impl Skipping {
                 CacheKind::TaylorSeer => Decider::TaylorSeer,
             })
             .collect();
-        (self.series, self.kept) = (Series::default(), Vec::new());
+        (self.series, self.kept) = (Series::default(), BTreeMap::new());
         Ok(())
     }
 
@@ -79,14 +87,6 @@ impl Skipping {
             decided.push(computes);
         }
         Ok(decided)
-    }
-
-    /// Keeps `residual` of part number `number`.
-    pub(super) fn keep(&mut self, number: usize, residual: Vec<f32>) {
-        if self.kept.len() <= number {
-            self.kept.resize(number + 1, Vec::new());
-        }
-        self.kept[number] = residual;
     }
 
     /// Whether predictions are extrapolated, so that nothing of a model runs in evaluations that are skipped.

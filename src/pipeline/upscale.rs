@@ -3,14 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use pinhole_quant::workers::Workers;
-
 use super::generated::{PhaseMemory, Timings};
+use super::machine::Machine;
 use super::progress::{Event, Observer};
 use super::request::MemoryOptions;
-use super::run::{Machine, Run, finite, stage_runs};
+use super::run::{Run, finite, stage_runs};
 use crate::bind::alias;
-use crate::ggml::{AttentionMode, Backend, CancelFlag, Device, Ledger, Usage};
+use crate::ggml::{CancelFlag, Device, Usage};
 use crate::image::{CHANNELS, Filter, Image, MAX_PIXELS, MAX_SIDE};
 use crate::models::upscaler;
 use crate::plan::measure::Subject;
@@ -195,10 +194,7 @@ impl Upscaler {
         threads: usize,
         cancel: CancelFlag,
     ) -> Result<Upscaler> {
-        let (backend, ledger) = (Backend::new(device, threads, cancel)?, Ledger::new());
-        let (workers, options) = (Workers::new(threads), MemoryOptions::default());
-        let machine =
-            Machine { backend, workers, ledger, options, attention: AttentionMode::default(), kept: Vec::new() };
+        let machine = Machine::new(&[device], threads, &cancel)?;
         Ok(Upscaler { model: model.into(), machine })
     }
 
@@ -217,7 +213,7 @@ impl Upscaler {
     /// # Errors
     /// [`Error::OverBudget`] if nothing fits; as [`UpscaleModel::size`].
     pub fn plan(&self, size: [usize; 2], outscale: Option<f64>) -> Result<Plan> {
-        let limits = self.machine.limits()?;
+        let limits = self.machine.limits_of(self.machine.first())?;
         let planned = budget::plan(&[self.measure(size, outscale)?], self.machine.options.offload, &limits);
         planned.map_err(|refusal: Refusal| {
             let what = format!("the {} at {}x{}", refusal.component, size[0], size[1]);
@@ -230,7 +226,7 @@ impl Upscaler {
     /// # Errors
     /// As [`UpscaleModel::size`].
     pub fn least_budget(&self, size: [usize; 2], outscale: Option<f64>) -> Result<usize> {
-        let limits = self.machine.limits()?;
+        let limits = self.machine.limits_of(self.machine.first())?;
         Ok(budget::least(&[self.measure(size, outscale)?], self.machine.options.offload, &limits))
     }
 
@@ -239,12 +235,12 @@ impl Upscaler {
     /// # Errors
     /// A device that does not say how much it has.
     pub fn budget_note(&self) -> Result<Option<String>> {
-        self.machine.budget_note()
+        Ok(self.machine.budget_notes()?.into_iter().next())
     }
 
     fn measure(&self, size: [usize; 2], outscale: Option<f64>) -> Result<Component> {
         let beside = self.model.bytes(size, self.model.size(size, outscale)?);
-        Ok(Component { beside, ..self.model.subject(size, 1).measure(&self.machine.backend)? })
+        Ok(Component { beside, ..self.model.subject(size, 1).measure(&self.machine.first().backend)? })
     }
 
     /// Makes `image` larger: as much as the network does, or `outscale` times.
@@ -267,17 +263,17 @@ impl Upscaler {
     ) -> Result<Upscaled> {
         let plan = self.plan([image.width(), image.height()], outscale)?;
         let _inside = self.machine.workers.enter();
-        self.machine.backend.recover()?;
+        self.machine.recover()?;
         let model = Arc::clone(&self.model);
         let mut run = Run::new(&mut self.machine, observer, &plan);
         run.event(Event::Planned(plan.clone()))?;
-        run.machine.ledger.set_limit(plan.limit);
+        run.machine.set_limits(&plan)?;
         let size = model.size([image.width(), image.height()], outscale)?;
         let mut images = larger(&model, std::slice::from_ref(image), size, &mut run)?;
         let image = images.pop().ok_or_else(|| Error::graph("upscale", "no picture"))?;
         let Run { timings, mapped: mapped_bytes, phases, .. } = run;
         let highest = phases.iter().map(|phase| &phase.measured).max_by_key(|usage| usage.peak);
-        let memory = self.machine.left_after(highest);
+        let memory = self.machine.first().left_after(highest);
         Ok(Upscaled { image, plan, timings, memory, phases, mapped_bytes })
     }
 }

@@ -18,6 +18,28 @@ pub struct Batch {
     pub pictures: usize,
     /// How many pictures of one pass are computed at once; `None` for all pictures of all passes.
     pub at_once: Option<usize>,
+    /// Which of the passes.
+    pub turn: Turn,
+}
+
+/// Which guidance passes one of several devices computes: of every `of` in a row, number `number`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Turn {
+    /// The number of the first.
+    pub number: usize,
+    /// How many devices take turns.
+    pub of: usize,
+}
+
+impl Turn {
+    /// All passes.
+    pub const ALL: Turn = Turn { number: 0, of: 1 };
+}
+
+impl Default for Turn {
+    fn default() -> Turn {
+        Turn::ALL
+    }
 }
 
 /// What is computed at once.
@@ -31,7 +53,7 @@ pub struct BatchPart {
 
 impl Default for Batch {
     fn default() -> Batch {
-        Batch { passes: 1, pictures: 1, at_once: None }
+        Batch { passes: 1, pictures: 1, at_once: None, turn: Turn::ALL }
     }
 }
 
@@ -41,15 +63,21 @@ impl Batch {
         let passes = dims.get(Symbol::PASSES).unwrap_or(1).max(1);
         let items = dims.get(Symbol::BATCH).unwrap_or(1);
         match dims.get(Symbol::PASSES) {
-            Ok(_) => Batch { passes, pictures: (items / passes).max(1), at_once: None },
+            Ok(_) => Batch { passes, pictures: (items / passes).max(1), at_once: None, turn: Turn::ALL },
             // Nothing says what the items are.
             Err(_) => Batch::default(),
         }
     }
 
-    /// The ways to compute it: all at once, a pass at once, and then half of the pictures again and again.
+    /// The passes that are computed here.
+    pub(super) fn own_passes(self) -> impl Iterator<Item = usize> + Clone {
+        (self.turn.number..self.passes).step_by(self.turn.of.max(1))
+    }
+
+    /// The ways to compute it: all at once, a pass at once, and then half of the pictures again and again. Passes that several devices
+    /// share are not computed at once.
     pub(crate) fn all(self) -> Vec<Batch> {
-        let mut batches = vec![self];
+        let mut batches = if self.turn == Turn::ALL { vec![self] } else { Vec::new() };
         if self.passes > 1 {
             batches.push(Batch { at_once: Some(self.pictures), ..self });
         }
@@ -63,10 +91,10 @@ impl Batch {
 
     /// What is computed at once, one after the other.
     pub fn parts(self) -> Vec<BatchPart> {
-        let Batch { passes, pictures, at_once } = self;
+        let Batch { passes, pictures, at_once, .. } = self;
         let Some(most) = at_once else { return vec![BatchPart { passes: 0..passes, items: 0..passes * pictures }] };
         let mut parts = Vec::new();
-        for pass in 0..passes {
+        for pass in self.own_passes() {
             for first in (0..pictures).step_by(most.max(1)) {
                 let items = pass * pictures + first..pass * pictures + pictures.min(first + most.max(1));
                 parts.push(BatchPart { passes: pass..pass + 1, items });
@@ -79,7 +107,7 @@ impl Batch {
     pub fn sharing(self) -> Vec<Range<usize>> {
         match self.at_once {
             None => std::iter::once(0..self.passes).collect(),
-            Some(_) => (0..self.passes).map(|pass| pass..pass + 1).collect(),
+            Some(_) => self.own_passes().map(|pass| pass..pass + 1).collect(),
         }
     }
 
@@ -105,15 +133,15 @@ impl Batch {
 
     /// How often the stages of a step run in one step.
     pub fn parts_each_step(self) -> usize {
-        self.at_once.map_or(1, |most| self.passes.saturating_mul(self.pictures.div_ceil(most.max(1))))
+        self.at_once.map_or(1, |most| self.own_passes().count().saturating_mul(self.pictures.div_ceil(most.max(1))))
     }
 
-    /// How often a stage does not run that does not in so many steps: if all is computed at once, and in all passes together if they are
-    /// computed one after the other.
+    /// How often a stage does not run that does not in so many steps: if all is computed at once, and in all of its passes together if
+    /// they are computed one after the other.
     pub fn idle(self, [at_once, apart]: [usize; 2]) -> usize {
         match self.at_once {
             None => at_once,
-            Some(_) => apart.saturating_mul(self.parts_each_step() / self.passes.max(1)),
+            Some(_) => apart.saturating_mul(self.parts_each_step() / self.own_passes().count().max(1)),
         }
     }
 
@@ -144,7 +172,7 @@ impl Batch {
     /// the other, those of each span of steps. Its ports are equally large in all of them.
     pub(crate) fn forms(self, dims: &Dims) -> Vec<Dims> {
         let mut forms = Vec::new();
-        for pass in 0..self.forms_of_passes(dims) {
+        for pass in self.own_passes().take(self.forms_of_passes(dims)) {
             let pass = self.at_once.map(|_| pass);
             forms.extend(self.dims(&dims.in_pass(pass)).in_spans());
         }
@@ -153,12 +181,13 @@ impl Batch {
 
     /// Which of the forms is that of `pass` in step number `step`.
     pub(crate) fn form(self, dims: &Dims, pass: usize, step: usize) -> usize {
-        let pass = pass.min(self.forms_of_passes(dims) - 1);
+        let among_own = pass.saturating_sub(self.turn.number) / self.turn.of.max(1);
+        let pass = among_own.min(self.forms_of_passes(dims).saturating_sub(1));
         pass * dims.span_count() + dims.span_of(step)
     }
 
     fn forms_of_passes(self, dims: &Dims) -> usize {
-        if self.at_once.is_some() && dims.passes_differ() { self.passes } else { 1 }
+        if self.at_once.is_some() && dims.passes_differ() { self.own_passes().count() } else { 1 }
     }
 
     /// In which order the stages of `model` run in a request of size `dims`, as often as `runs` says if all is computed at once: lists
@@ -198,10 +227,14 @@ impl Batch {
 
 impl fmt::Display for Batch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Batch { passes, pictures, at_once } = *self;
+        let Batch { passes, pictures, at_once, turn } = *self;
         let Some(most) = at_once else { return f.write_str("all at once") };
-        if passes > 1 {
-            write!(f, "{passes} passes, one after the other")?;
+        let own: Vec<String> = self.own_passes().map(|pass| (pass + 1).to_string()).collect();
+        match own.len() {
+            _ if turn == Turn::ALL && passes == 1 => {}
+            _ if turn == Turn::ALL => write!(f, "{passes} passes, one after the other")?,
+            1 => write!(f, "pass {} of {passes}", own[0])?,
+            _ => write!(f, "passes {} of {passes}, one after the other", own.join(" and "))?,
         }
         if most < pictures {
             let separator = if passes > 1 { ", " } else { "" };
@@ -253,6 +286,32 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn devices_take_turns() {
+        for (passes, of) in [(2, 2), (3, 2), (3, 3)] {
+            let mut items = Vec::new();
+            for number in 0..of {
+                let own = Batch { turn: Turn { number, of }, ..batch(passes, 2) };
+                assert!(own.all().iter().all(|batch| batch.at_once.is_some()), "{own:?}");
+                let own = Batch { at_once: Some(1), ..own };
+                let parts = own.parts();
+                assert_eq!((parts.len(), own.sharing().len()), (own.parts_each_step(), own.parts_each_step() / 2));
+                items.extend(parts.into_iter().flat_map(|part| part.items));
+            }
+            items.sort_unstable();
+            assert!(items.into_iter().eq(0..2 * passes), "{passes} passes on {of}");
+        }
+        let last = Batch { at_once: Some(1), turn: Turn { number: 1, of: 2 }, ..batch(2, 1) };
+        assert_eq!(last.runs(Runs::of_steps(6)), Runs::of_steps(6));
+        assert_eq!((last.conditions(6), last.to_string()), (6, "pass 2 of 2".to_owned()));
+        let both = Batch { at_once: Some(1), turn: Turn { number: 0, of: 2 }, ..batch(3, 2) };
+        assert_eq!(both.to_string(), "passes 1 and 3 of 3, one after the other, 1 of 2 pictures at a time");
+        const LENGTH: Symbol = Symbol::new("length");
+        let dims = Dims::new().with(LENGTH, 9).with_in_pass(0, LENGTH, 7).with_in_pass(1, LENGTH, 8);
+        let lengths = |batch: Batch| batch.forms(&dims).iter().map(|form| form.find(LENGTH)).collect::<Vec<_>>();
+        assert_eq!((lengths(last), last.form(&dims, 1, 0)), (vec![Some(8)], 0));
     }
 
     #[test]

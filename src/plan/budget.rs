@@ -82,9 +82,7 @@ fn placed(components: &[Component], offload: Offload, limits: &Limits) -> Result
         })
     });
     match fitted.collect() {
-        Some(plans) => {
-            Ok(Plan { components: plans, all_resident: false, limit: limits.bytes, host: None, second: None })
-        }
+        Some(plans) => Ok(Plan { components: plans, limit: limits.bytes, ..Plan::default() }),
         None => Err(limits.refusal(components, offload)),
     }
 }
@@ -101,9 +99,7 @@ fn all_resident(components: &[Component], limits: &Limits) -> Result<Plan, Refus
         Some(component_plan(component, variant, nothing, all - component.weights(), limits))
     });
     match fitted.collect() {
-        Some(plans) => {
-            Ok(Plan { components: plans, all_resident: true, limit: limits.bytes, host: None, second: None })
-        }
+        Some(plans) => Ok(Plan { components: plans, all_resident: true, limit: limits.bytes, ..Plan::default() }),
         None => Err(limits.refusal(components, Offload::None)),
     }
 }
@@ -369,7 +365,7 @@ mod tests {
         (component.stages[1].idle, component.stages[1].idle_apart) = (4, 8);
         let plan = within(&component, Offload::Sequential, 2035).unwrap();
         assert_eq!((plan.streamed(), plan.moved_once, plan.moved_each_step), (4, 500 + 6 * 1000, 1400));
-        component.variants[0].batch = Batch { passes: 2, pictures: 1, at_once: Some(1) };
+        component.variants[0].batch = Batch { passes: 2, at_once: Some(1), ..Batch::default() };
         let plan = within(&component, Offload::Sequential, 2035).unwrap();
         assert_eq!((plan.moved_once, plan.moved_each_step), (2 * 500 + 12 * 1000, 2800));
     }

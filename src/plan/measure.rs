@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use pinhole_quant::DType;
 
-use super::{Batch, Component, Phase, Runs, StageBytes, Variant};
+use super::{Batch, Component, Phase, Runs, StageBytes, Turn, Variant};
 use super::{DryRun, StripRun, Way, layout};
 use crate::Result;
 use crate::bind::Bound;
@@ -41,6 +41,14 @@ impl Subject<'_> {
     /// # Errors
     /// [`Error::Graph`](crate::Error::Graph) where a stage cannot be built at this size.
     pub fn measure(&self, backend: &Backend) -> Result<Component> {
+        self.measure_in_turn(backend, Turn::ALL)
+    }
+
+    /// The same of those guidance passes alone that the device has in its `turn`.
+    ///
+    /// # Errors
+    /// As [`measure`](Subject::measure).
+    pub fn measure_in_turn(&self, backend: &Backend, turn: Turn) -> Result<Component> {
         let Subject { name, phase, model, bound, ref dims, runs } = *self;
         let device = backend.device();
         let layouts = layout::stages(model, bound, device)?;
@@ -48,14 +56,15 @@ impl Subject<'_> {
         let dtypes: Vec<_> =
             manifest.iter().map(|(id, weight)| layout::wanted(weight, bound.dtype(id), device)).collect();
         let mut variants: Vec<Variant> = Vec::new();
-        for batch in Batch::of(dims).all() {
+        let all = Batch { turn, ..Batch::of(dims) };
+        for batch in all.all() {
             for variant in self.variants(batch, &dtypes, backend)? {
                 if variants.last().is_none_or(|last| variant.bytes() < last.bytes()) {
                     variants.push(variant);
                 }
             }
         }
-        let idle = self.idle_steps();
+        let idle = self.idle_steps(all);
         let stages =
             model.stages().iter().zip(layouts).zip(idle).map(|((stage, layout), [idle, idle_apart])| StageBytes {
                 name: stage.name.clone(),
@@ -71,11 +80,17 @@ impl Subject<'_> {
         Ok(Component { name, phase, stages: stages.collect(), variants, runs, beside: 0, company: 0 })
     }
 
-    /// In how many steps each stage does not run: if all is computed at once; and in all passes together, if these come one after the other.
-    fn idle_steps(&self) -> Vec<[usize; 2]> {
+    /// The turns in which at most so many `devices` compute its guidance passes: one, if there is a single pass.
+    pub fn turns(&self, devices: usize) -> Vec<Turn> {
+        let of = Batch::of(&self.dims).passes.min(devices).max(1);
+        (0..of).map(|number| Turn { number, of }).collect()
+    }
+
+    /// In how many steps each stage does not run: if all of `batch` is computed at once; and in all of its passes together, if these
+    /// come one after the other.
+    fn idle_steps(&self, batch: Batch) -> Vec<[usize; 2]> {
         let mut all = vec![[0; 2]; self.model.stages().len()];
-        let passes = Batch::of(&self.dims).passes;
-        let by_itself = (0..passes).map(|pass| (1, self.dims.in_pass(Some(pass))));
+        let by_itself = batch.own_passes().map(|pass| (1, self.dims.in_pass(Some(pass))));
         for (at, dims) in std::iter::once((0, self.dims.in_pass(None))).chain(by_itself) {
             for (form, steps) in dims.in_spans().iter().zip(dims.steps_of_spans(self.runs.steps)) {
                 for (idle, is_idle) in all.iter_mut().zip(self.model.idle(form)) {

@@ -7,6 +7,7 @@
 mod batch;
 pub mod budget;
 mod component;
+pub mod devices;
 mod dry_run;
 pub mod host;
 pub mod layout;
@@ -20,7 +21,7 @@ mod runs;
 mod strips;
 mod way;
 
-pub use batch::{Batch, BatchPart};
+pub use batch::{Batch, BatchPart, Turn};
 pub use component::{Component, StageBytes, Variant};
 pub(crate) use dry_run::{DryRun, STAGE_TENSORS};
 pub use limits::{HostBound, HostLimit, Limits, Refusal};

@@ -107,7 +107,7 @@ impl ComponentPlan {
 }
 
 /// What will be where, and when.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     /// Its components in the order in which they run.
     pub components: Vec<ComponentPlan>,
@@ -119,6 +119,9 @@ pub struct Plan {
     pub host: Option<HostUse>,
     /// That of a second pass, which begins when this one's is over.
     pub second: Option<Box<Plan>>,
+    /// What is on each of the other devices, in their order, if there are several. A component that several compute together is in the
+    /// plan of each.
+    pub others: Vec<Plan>,
 }
 
 /// What a plan takes of the host's memory, all that the process holds counted.
@@ -131,20 +134,42 @@ pub struct HostUse {
 }
 
 impl Plan {
-    /// The most bytes at once, in both passes if there are two.
-    pub fn peak(&self) -> usize {
-        let own = self.components.iter().map(|component| component.parts.total()).max().unwrap_or(0);
-        own.max(self.second.as_ref().map_or(0, |second| second.peak()))
+    /// That of each device, in their order.
+    pub fn devices(&self) -> impl Iterator<Item = &Plan> {
+        std::iter::once(self).chain(&self.others)
     }
 
-    /// The most bytes at once in `phase`.
+    /// The most bytes at once, in both passes if there are two; of several devices, on the first.
+    pub fn peak(&self) -> usize {
+        self.peak_on(0)
+    }
+
+    /// The same on device number `device`.
+    pub fn peak_on(&self, device: usize) -> usize {
+        let here = self.devices().nth(device).map_or(&[][..], |plan| &plan.components);
+        let own = here.iter().map(|component| component.parts.total()).max().unwrap_or(0);
+        own.max(self.second.as_ref().map_or(0, |second| second.peak_on(device)))
+    }
+
+    /// The most bytes at once in `phase`; of several devices, on the first.
     pub fn phase_peak(&self, phase: Phase) -> usize {
         let phase = self.components.iter().filter(|component| component.phase == phase);
         phase.map(|component| component.parts.total()).max().unwrap_or(0)
     }
 
-    /// The plan of the component `name`.
-    pub fn component(&self, name: &str) -> Option<&ComponentPlan> {
+    /// The plan of the component `name` on this device; of several, on the first.
+    pub fn here(&self, name: &str) -> Option<&ComponentPlan> {
         self.components.iter().find(|component| component.name == name)
+    }
+
+    /// The plan of the component `name` on each device that computes it, and the number of the device.
+    pub fn shares(&self, name: &str) -> Vec<(usize, &ComponentPlan)> {
+        let all = self.devices().enumerate();
+        all.filter_map(|(device, plan)| plan.here(name).map(|component| (device, component))).collect()
+    }
+
+    /// The plan of the component `name`, on the first device that computes it.
+    pub fn component(&self, name: &str) -> Option<&ComponentPlan> {
+        self.devices().find_map(|plan| plan.here(name))
     }
 }

@@ -1,6 +1,7 @@
 //! The families beside FLUX.1, against their references. One program, since each costs CI half a minute to link.
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
+mod devices;
 mod flux2;
 mod flux3;
 mod qwen_image;

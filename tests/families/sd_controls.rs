@@ -92,6 +92,12 @@ impl Made {
     }
 }
 
+/// The model of a case with its ControlNets, and its request.
+pub(super) fn opened(golden: &str, case: &str) -> (Arc<Opened>, Request) {
+    let made = Made::new(golden);
+    (Arc::new(made.open(made.folders(case)).unwrap()), made.request(case))
+}
+
 /// What a ControlNet follows, as the golden has it.
 fn followed(control: &Value, width: usize, height: usize) -> Control {
     let is = |key: &str| control[key].as_bool().unwrap();

@@ -36,7 +36,7 @@ fn golden() -> Golden {
 }
 
 /// The request of a case, without its sampler if the case has a schedule of its own, which names it.
-fn request(golden: &Golden, case: &str) -> Request {
+pub(super) fn request(golden: &Golden, case: &str) -> Request {
     let at = |key: &str| golden.at(&format!("/cases/{case}/{key}"));
     let maybe = |key: &str| golden.get(&format!("/cases/{case}/{key}"));
     let whole = |key: &str| at(key).as_u64().unwrap() as usize;

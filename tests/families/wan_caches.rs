@@ -56,6 +56,13 @@ fn case(golden: &Golden, case: &str) -> (Request, Vec<Vec<bool>>) {
     (request, computed)
 }
 
+/// The model of a case as the directory `wan` in a folder, and its request.
+pub(super) fn written(key: &str) -> (TempDir, Request) {
+    let golden = Golden::load("wan_caches");
+    let dir = directory(&golden, golden.text(&format!("/cases/{key}/model")), "wan");
+    (dir, case(&golden, key).0)
+}
+
 /// A folder's name as it is published, by which models for pictures are told apart.
 fn published(coefficients: &str) -> &'static str {
     if coefficients == "i2v-720p" { "Wan2.1-I2V-14B-720P-Diffusers" } else { "Wan2.1-I2V-14B-480P-Diffusers" }

@@ -31,7 +31,7 @@ const THREADS: usize = 2;
 const MOST: f64 = 1e-9;
 
 /// The golden, and its model as a directory.
-fn model() -> (Golden, TempDir) {
+pub(super) fn model() -> (Golden, TempDir) {
     let (golden, dir) = (Golden::load("z_image"), tempfile::tempdir().unwrap());
     write_directory(dir.path(), &golden);
     (golden, dir)
@@ -50,7 +50,7 @@ fn on(model: Opened, device: &str) -> Pipeline {
 }
 
 /// The request of a case.
-fn request(golden: &Golden, case: &str) -> Request {
+pub(super) fn request(golden: &Golden, case: &str) -> Request {
     let at = |key: &str| golden.at(&format!("/cases/{case}/{key}"));
     let whole = |key: &str| at(key).as_u64().map(|number| number as usize);
     let number = |key: &str| at(key).as_f64().map(|number| number as f32);

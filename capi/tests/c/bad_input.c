@@ -38,6 +38,7 @@ static void null_where_it_is_not_allowed(const pinhole_model *model, pinhole_ses
     FAILS(pinhole_plan_get_info(NULL, NULL, &error), PINHOLE_E_ARGUMENT, "plan", 0);
     FAILS(pinhole_plan_get_component(NULL, 0, NULL, &error), PINHOLE_E_ARGUMENT, "plan", 0);
     FAILS(pinhole_result_get_info(NULL, NULL, &error), PINHOLE_E_ARGUMENT, "result", 0);
+    FAILS(pinhole_result_get_device(NULL, 0, NULL, &error), PINHOLE_E_ARGUMENT, "result", 0);
     FAILS(pinhole_result_write_film(NULL, 0, "x.mp4", &error), PINHOLE_E_ARGUMENT, "result", 0);
     FAILS(pinhole_image_copy(NULL, PINHOLE_RGB8, &count, sizeof count, 0, &error), PINHOLE_E_ARGUMENT, "image", 0);
     FAILS(pinhole_image_encode_png(NULL, &no_buffer, &error), PINHOLE_E_ARGUMENT, "image", 0);

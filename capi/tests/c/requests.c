@@ -215,6 +215,62 @@ static void batches_seeds_and_noise(pinhole_session *session) {
     pinhole_result_free(again);
 }
 
+/* Two devices draw what one draws, each with a pass of guidance, and each holds what was planned for it. */
+static void several_devices(const pinhole_model *model) {
+    static const char *const names[] = { "cpu:discrete", "cpu:discrete1" };
+    static const uint64_t budgets[] = { (uint64_t)1 << 30, (uint64_t)2 << 30 };
+    pinhole_request request = small_request();
+    pinhole_session_options options = one_thread();
+    pinhole_session *session = NULL;
+    pinhole_result *one = NULL, *two = NULL;
+    pinhole_result_device held;
+    pinhole_plan *plan = NULL;
+    pinhole_plan_info info;
+    pinhole_plan_component component;
+    size_t i, denoise[2] = { 0, 0 };
+
+    request.negative_prompt = "blue";
+    request.cfg_scale = 2;
+    options.device = names[0];
+    OK(pinhole_session_new(model, &options, &session, &error));
+    OK(pinhole_generate(session, &request, &one, &error));
+    pinhole_session_free(session);
+    options.devices = names;
+    options.device_count = 2;
+    options.device_vram = budgets;
+    options.threads = 2;
+    OK(pinhole_session_new(model, &options, &session, &error));
+    OK(pinhole_generate(session, &request, &two, &error));
+    check_same(one, 0, two, 0);
+    memset(&held, 0, sizeof held);
+    held.struct_size = sizeof held;
+    for (i = 0; i < 2; i++) {
+        OK(pinhole_result_get_device(two, i, &held, &error));
+        CHECK(!strcmp(held.name, names[i]) && held.limit_bytes == budgets[i]);
+        CHECK(held.peak_bytes > 0 && held.peak_bytes == held.planned_peak_bytes);
+    }
+    FAILS(pinhole_result_get_device(two, 2, &held, &error), PINHOLE_E_ARGUMENT, "index", 0);
+    OK(pinhole_plan_new(session, &request, &plan, &error));
+    memset(&info, 0, sizeof info);
+    info.struct_size = sizeof info;
+    OK(pinhole_plan_get_info(plan, &info, &error));
+    memset(&component, 0, sizeof component);
+    component.struct_size = sizeof component;
+    for (i = 0; i < info.components; i++) {
+        OK(pinhole_plan_get_component(plan, i, &component, &error));
+        CHECK(component.device == 0 || component.device == 1);
+        denoise[component.device] += component.phase == PINHOLE_PHASE_DENOISE;
+    }
+    CHECK(denoise[0] == 1 && denoise[1] == 1);
+    pinhole_plan_free(plan);
+    pinhole_session_free(session);
+    pinhole_result_free(one);
+    pinhole_result_free(two);
+    session = NULL;
+    options.devices = NULL;
+    FAILS(pinhole_session_new(model, &options, &session, &error), PINHOLE_E_ARGUMENT, "devices", 0);
+}
+
 /* A copy to the last byte and not further: a sanitizer sees the end of this block. */
 static void *exactly(const void *bytes, size_t size) {
     void *copy = malloc(size);
@@ -494,6 +550,7 @@ int main(int argc, char **argv) {
     OK(pinhole_session_new(model, &options, &session, &error));
     batches_seeds_and_noise(session);
     step_caches(session);
+    several_devices(model);
     pictures_in_memory(session);
     embeddings_draw_the_same(session);
     pixels_and_files(session, argv[2]);

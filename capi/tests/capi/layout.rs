@@ -43,7 +43,10 @@ fn rust() -> Layouts {
             struct_size, architecture, width, height, steps, max_sequence_length, guidance, cfg_scale, takes_guidance,
             latent_channels, file_size, parameters,
         }
-        "pinhole_session_options" = session::SessionOptions { struct_size, device, vram, offload, threads, host_memory, prompt_cache }
+        "pinhole_session_options" = session::SessionOptions {
+            struct_size, device, vram, offload, threads, host_memory, prompt_cache,
+            devices, device_count, device_vram,
+        }
         "pinhole_progress" = pinhole_capi::Progress {
             struct_size, phase, step, steps, stage, stages, reserved, bytes_moved, bytes_total, seconds, seconds_left,
         }
@@ -68,6 +71,9 @@ fn rust() -> Layouts {
             struct_size, seed, width, height, steps, batch, guidance, cfg_scale, max_sequence_length, reserved, peak_bytes,
             planned_peak_bytes, bytes_moved, bytes_mapped, seconds_encode, seconds_denoise, seconds_decode, frames, fps,
         }
+        "pinhole_result_device" = result::ResultDevice {
+            struct_size, name, limit_bytes, planned_peak_bytes, peak_bytes,
+        }
         "pinhole_plan_info" = plan::PlanInfo {
             struct_size, peak_bytes, limit_bytes, all_resident, reserved, components,
         }
@@ -75,7 +81,7 @@ fn rust() -> Layouts {
             struct_size, name, phase, stages, streamed_stages, slots, peak_bytes, weight_bytes, slot_bytes,
             other_weight_bytes, port_bytes, activation_bytes, scratch_bytes, overhead_bytes, mapped_bytes,
             moved_once_bytes, moved_each_step_bytes, parts_each_step,
-            pictures_at_once,
+            pictures_at_once, device, reserved,
         }
         "pinhole_convert_options" = convert::ConvertOptions {
             struct_size, source, output, type_, component, tensors, tensor_count, allow_requantize, allow_nonfinite,

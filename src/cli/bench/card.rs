@@ -117,7 +117,7 @@ fn measure(args: &Args, printer: &Printer) -> Result<Row, Failure> {
     let device = request::device(&args.request.device)?;
     let link = link_speed(device)?;
     let source = args.parts.open(Some(&args.model), "--model")?;
-    let mut pipeline = args.request.pipeline(&source, device, threads, cancel.clone())?;
+    let mut pipeline = args.request.pipeline(&source, &[device], threads, cancel.clone())?;
     let memory = args.request.memory();
     let request =
         Request { seed: args.request.given_seed().unwrap_or(0), ..args.request.request(Some(&args.prompt), printer)? };

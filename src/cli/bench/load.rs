@@ -77,7 +77,7 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
         let mut clock = Clock { last: Instant::now(), parts: BTreeMap::new() };
         let source = subject.reopen()?;
         clock.passed("open");
-        let mut pipeline = args.request.pipeline(&source, device, threads, cancel.clone())?;
+        let mut pipeline = args.request.pipeline(&source, &[device], threads, cancel.clone())?;
         clock.passed("models");
         first_step(&mut pipeline, &request, &mut clock)?;
         cancel.check()?;

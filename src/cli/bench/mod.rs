@@ -4,6 +4,7 @@ mod attention;
 mod busy;
 mod card;
 mod denoiser;
+mod devices;
 mod load;
 mod matmul;
 mod model;
@@ -27,6 +28,7 @@ pub(super) enum Bench {
     Busy(busy::Args),
     Card(card::Args),
     Decode(ways::decode::Args),
+    Devices(devices::Args),
     Encode(ways::encode::Args),
     Load(load::Args),
     Matmul(matmul::Args),
@@ -44,6 +46,7 @@ impl Bench {
             Bench::Busy(args) => &args.talk,
             Bench::Card(args) => &args.talk,
             Bench::Decode(args) => &args.talk,
+            Bench::Devices(args) => &args.talk,
             Bench::Encode(args) => &args.talk,
             Bench::Load(args) => &args.talk,
             Bench::Matmul(args) => &args.talk,
@@ -61,6 +64,7 @@ impl Bench {
             Bench::Busy(args) => busy::run(args, printer),
             Bench::Card(args) => card::run(args, printer),
             Bench::Decode(args) => ways::decode::run(args, printer),
+            Bench::Devices(args) => devices::run(args, printer),
             Bench::Encode(args) => ways::encode::run(args, printer),
             Bench::Load(args) => load::run(args, printer),
             Bench::Matmul(args) => matmul::run(args, printer),

@@ -73,7 +73,7 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     let (threads, _inside) = threads::start(args.request.threads);
     let device = request::device(&args.request.device)?;
     let source = args.parts.open(Some(&args.model), "--model")?;
-    let mut pipeline = args.request.pipeline(&source, device, threads, cancel.clone())?;
+    let mut pipeline = args.request.pipeline(&source, &[device], threads, cancel.clone())?;
     // Every picture does all the work.
     pipeline.set_remembered_bytes(0);
     let request =

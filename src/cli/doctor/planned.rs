@@ -57,7 +57,7 @@ impl Planned {
         });
         match outcome {
             Ok(plan) => {
-                planned.plan = Some(PlanReport::new(&plan));
+                planned.plan = Some(PlanReport::new(&plan, &[]));
                 planned.whole = Some(plan);
             }
             // That it does not fit is an answer, and so is that there is no room for the model's addresses.

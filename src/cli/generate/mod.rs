@@ -144,9 +144,9 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     model::refuse_stdout("--trace", args.trace.as_deref())?;
     let cancel = interrupt::cancel_flag(printer);
     let (threads, _inside) = threads::start(args.request.threads);
-    let device = request::device(&args.request.device)?;
+    let devices = request::devices(&args.request.device)?;
     let source = args.parts.open(args.model.as_deref(), "--model")?;
-    let mut pipeline = args.request.pipeline(&source, device, threads, cancel.clone())?;
+    let mut pipeline = args.request.pipeline(&source, &devices, threads, cancel.clone())?;
     pipeline.set_prompt_cache(args.prompt_cache.as_deref())?;
 
     let mut request = args.request.request(args.prompt.as_deref(), printer)?;
@@ -168,7 +168,8 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     let beside = Beside { latents: args.save_latents.as_deref(), preview, trace: args.trace.as_deref() };
     let mut outputs = Outputs::create(args.output.as_deref(), beside, &inputs, (pipeline.model(), &settings))?;
     let (family, origins) = (pipeline.model().family.name, pipeline::origins(&pipeline.model().source));
-    let run = Run { args, family, origins, settings: &settings, computed: &[], flagged: &[], device, threads };
+    let run =
+        Run { args, family, origins, settings: &settings, computed: &[], flagged: &[], devices: &devices, threads };
     // What films say of themselves comes before their first frame.
     outputs.describe(|index, seed| run.texts(index, seed));
     clock.lap("open");

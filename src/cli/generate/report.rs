@@ -8,8 +8,8 @@ use pinhole::entries::Entries;
 use pinhole::ggml::Device;
 use pinhole::memory::PeakMemory;
 use pinhole::pipeline::{
-    Computed, ControlParameters, Generated, Made, Origin, Parameters, Phase, PhaseMemory, PictureTexts, Settings,
-    Timings, WeightedPicture, model_name, skipped,
+    Computed, ControlParameters, DeviceMemory, Generated, Made, Origin, Parameters, Phase, PhaseMemory, PictureTexts,
+    Settings, Timings, WeightedPicture, model_name, skipped,
 };
 use serde::Serialize;
 
@@ -20,6 +20,7 @@ use crate::cli::failure::Failure;
 use crate::cli::lora;
 use crate::cli::plan::PlanReport;
 use crate::cli::printer::Printer;
+use crate::cli::request::device_names;
 use crate::cli::units::{self, path_text, path_texts};
 
 /// Where the time went.
@@ -70,11 +71,16 @@ pub(super) struct Run<'a> {
     pub(super) computed: &'a [Vec<bool>],
     /// Whether each picture was flagged; none without a safety checker.
     pub(super) flagged: &'a [bool],
-    pub(super) device: Device,
+    pub(super) devices: &'a [Device],
     pub(super) threads: usize,
 }
 
 impl Run<'_> {
+    /// The names of its devices.
+    fn devices(&self) -> String {
+        device_names(self.devices)
+    }
+
     fn parameters(&self) -> Parameters<'_> {
         let request = &self.args.request;
         let parameters = Parameters {
@@ -194,6 +200,8 @@ struct PhaseReport {
     moved_bytes: u64,
     /// How long the computation waited for them.
     waited_seconds: f64,
+    /// Other numbers that went to the device and came from there.
+    exchanged_bytes: u64,
 }
 
 impl PhaseReport {
@@ -204,6 +212,29 @@ impl PhaseReport {
             allocated_peak_bytes: phase.allocated,
             moved_bytes: phase.moved,
             waited_seconds: phase.waited.as_secs_f64(),
+            exchanged_bytes: phase.exchanged,
+        }
+    }
+}
+
+/// What one of several devices held.
+#[derive(Serialize)]
+struct DeviceReport<'a> {
+    device: &'a str,
+    limit_bytes: Option<usize>,
+    planned_peak_bytes: usize,
+    device_peak_bytes: usize,
+    device_bytes: &'a BTreeMap<&'static str, usize>,
+}
+
+impl DeviceReport<'_> {
+    fn new(held: &DeviceMemory) -> DeviceReport<'_> {
+        DeviceReport {
+            device: &held.device,
+            limit_bytes: held.limit,
+            planned_peak_bytes: held.planned,
+            device_peak_bytes: held.measured.peak,
+            device_bytes: &held.measured.at_peak,
         }
     }
 }
@@ -214,6 +245,9 @@ struct Memory<'a> {
     device_peak_bytes: usize,
     /// What that consisted of, by purpose.
     device_bytes: &'a BTreeMap<&'static str, usize>,
+    /// Each of several devices; the numbers above are those of the first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    devices: Vec<DeviceReport<'a>>,
     /// What each phase was planned to take and took.
     phases: Entries<PhaseReport>,
     /// Weights that were used where they lie in the file.
@@ -226,10 +260,13 @@ struct Memory<'a> {
     process_peak_total_bytes: Option<u64>,
 }
 
-/// What a phase is called, with the number of its pass if that is the second.
-fn phase_name(phase: &PhaseMemory) -> String {
-    let name = phase.phase.name();
-    if phase.second { format!("{name}_2") } else { name.to_owned() }
+/// What a phase is called, with the number of its pass if that is the second, and the device if that is not the first.
+fn phase_name(phase: &PhaseMemory, devices: &[DeviceMemory]) -> String {
+    let name = format!("{}{}", phase.phase.name(), if phase.second { "_2" } else { "" });
+    match devices.get(phase.device).filter(|_| phase.device > 0) {
+        Some(DeviceMemory { device, .. }) => format!("{name}@{device}"),
+        None => name,
+    }
 }
 
 /// Says what was made: the paths, or with `--json` everything.
@@ -245,7 +282,15 @@ pub(super) fn print(
     let memory = Memory {
         device_peak_bytes: generated.memory.peak,
         device_bytes: &generated.memory.at_peak,
-        phases: generated.phases.iter().map(|phase| (phase_name(phase), PhaseReport::new(phase))).collect(),
+        devices: match &generated.devices[..] {
+            [_] => Vec::new(),
+            several => several.iter().map(DeviceReport::new).collect(),
+        },
+        phases: generated
+            .phases
+            .iter()
+            .map(|phase| (phase_name(phase, &generated.devices), PhaseReport::new(phase)))
+            .collect(),
         mapped_bytes: generated.mapped_bytes,
         process_peak_anonymous_bytes: peaks.map(|peaks| peaks.anonymous),
         process_peak_file_bytes: peaks.map(|peaks| peaks.file),
@@ -261,7 +306,7 @@ pub(super) fn print(
     printer.object(&Report {
         version: env!("CARGO_PKG_VERSION"),
         model: ModelReport { path: run.args.model_name(), architecture: run.family, parts: &run.origins },
-        device: run.device.name(),
+        device: run.devices(),
         threads: run.threads,
         images: files.pictures.iter().map(|(path, seed)| ImageReport { path, seed: *seed }).collect(),
         films: files.films.iter().map(FilmReport::new).collect(),
@@ -273,7 +318,7 @@ pub(super) fn print(
         flagged: run.flagged,
         seconds: clock.seconds(),
         memory,
-        plan: PlanReport::new(&generated.plan),
+        plan: PlanReport::new(&generated.plan, run.devices),
         warnings: printer.warnings(),
     })
 }
@@ -294,5 +339,13 @@ fn summarize(printer: &Printer, run: &Run<'_>, memory: &Memory<'_>, clock: &Cloc
         let all: usize = run.computed.iter().map(Vec::len).sum();
         printer.note(&format!("{cache} skipped {} of {}", skipped(run.computed), units::counted(all, "evaluation")));
     }
-    printer.note(&format!("{} held {device} at most; {mapped} of weights stayed in the file", run.device.name()));
+    match &memory.devices[..] {
+        [] => printer.note(&format!("{} held {device} at most; {mapped} of weights stayed in the file", run.devices())),
+        devices => {
+            for DeviceReport { device, device_peak_bytes, .. } in devices {
+                printer.note(&format!("{device} held {} at most", units::bytes(*device_peak_bytes as u64)));
+            }
+            printer.note(&format!("{mapped} of weights stayed in the file"));
+        }
+    }
 }

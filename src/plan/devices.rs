@@ -1,0 +1,228 @@
+//! Which component is on which of several devices: pure arithmetic over components that were measured on each.
+//!
+//! What denoises comes first. Its guidance passes are computed side by side, on as many devices as there are passes, if each of these
+//! has room for it. Otherwise it is on the first device that has. Then come the others, the largest first: each goes where the fewest
+//! bytes move in a request, and of equals to the device that was named first. So what fits together on the first device is there.
+
+use std::cmp::Reverse;
+
+use super::{Component, ComponentPlan, Limits, Offload, Phase, Plan, Refusal, budget};
+
+/// A component as each device would compute it.
+#[derive(Clone, Debug)]
+pub struct Choice {
+    /// All of it, by device; `None` where it must not be.
+    pub whole: Vec<Option<Component>>,
+    /// The guidance passes that a device has in its turn, by device; all `None` if they are not computed side by side.
+    pub share: Vec<Option<Component>>,
+}
+
+impl Choice {
+    /// The phase in which it runs.
+    pub fn phase(&self) -> Option<Phase> {
+        self.whole.iter().flatten().map(|component| component.phase).next()
+    }
+
+    fn denoises(&self) -> bool {
+        self.phase() == Some(Phase::Denoise)
+    }
+
+    /// How large it is in its files.
+    fn size(&self) -> usize {
+        self.whole.iter().flatten().map(Component::pages).max().unwrap_or(0)
+    }
+}
+
+/// What a device has so far.
+#[derive(Clone, Default)]
+struct Given<'a> {
+    /// Components and their places among all, in the order in which they run.
+    components: Vec<(usize, &'a Component)>,
+    /// Whether it has what takes its room beside that which denoises.
+    has_company: bool,
+}
+
+impl<'a> Given<'a> {
+    fn and(&self, at: usize, component: &'a Component, brings_company: bool) -> Given<'a> {
+        let mut more = self.clone();
+        let place = more.components.partition_point(|(other, _)| *other < at);
+        more.components.insert(place, (at, component));
+        more.has_company |= brings_company;
+        more
+    }
+}
+
+/// Devices that a request is planned for.
+pub struct Devices<'a> {
+    /// What each has to keep to.
+    pub limits: &'a [Limits],
+    /// How the devices are shared.
+    pub offload: Offload,
+    /// What takes its room beside that which denoises, as each device would compute it: what makes previews.
+    pub company: Option<&'a [Component]>,
+}
+
+impl Devices<'_> {
+    /// The plan for all `choices`, which run in their order.
+    ///
+    /// # Errors
+    /// [`Refusal`] if one of them fits nowhere.
+    pub fn plan(&self, choices: &[Choice]) -> Result<Plan, Refusal> {
+        let mut given = vec![Given::default(); self.limits.len()];
+        let (denoisers, others): (Vec<usize>, Vec<usize>) = (0..choices.len()).partition(|&at| choices[at].denoises());
+        match self.side_by_side(choices, &denoisers, &given) {
+            Some(shared) => given = shared,
+            None => self.apart(choices, denoisers, &mut given)?,
+        }
+        let mut others = others;
+        others.sort_by_key(|&at| (Reverse(choices[at].size()), at));
+        for at in others {
+            self.put(at, &choices[at], &mut given, false)?;
+        }
+        self.all(&given)
+    }
+
+    /// The least budget for each device, in bytes, for which [`plan`](Devices::plan) finds a plan: what the component needs that needs
+    /// most on the device on which it needs least.
+    pub fn least(&self, choices: &[Choice]) -> usize {
+        let mut least = 0;
+        for choice in choices {
+            let mut of_choice: Option<usize> = None;
+            for (device, component) in choice.whole.iter().enumerate() {
+                let Some(component) = component else { continue };
+                let alone = match self.company.and_then(|company| company.get(device)).filter(|_| choice.denoises()) {
+                    Some(company) => component.beside(company, company.variants.len().saturating_sub(1)),
+                    None => component.clone(),
+                };
+                let here = budget::least(&[alone], self.offload, &self.limits[device]);
+                of_choice = Some(of_choice.map_or(here, |other| other.min(here)));
+            }
+            least = least.max(of_choice.unwrap_or(0));
+        }
+        if self.offload == Offload::None { self.least_for_all(choices, least) } else { least }
+    }
+
+    /// The same where all weights stay on the devices, so that several components may have to share one: at least `least`.
+    fn least_for_all(&self, choices: &[Choice], least: usize) -> usize {
+        let fits = |bytes| {
+            let limits: Vec<Limits> =
+                self.limits.iter().map(|limits| Limits { bytes: Some(bytes), ..*limits }).collect();
+            Devices { limits: &limits, ..*self }.plan(choices).is_ok()
+        };
+        let (mut too_few, mut enough) = (least.saturating_sub(1), least.max(1));
+        while !fits(enough) {
+            if enough > usize::MAX / 2 {
+                return enough;
+            }
+            (too_few, enough) = (enough, 2 * enough);
+        }
+        while enough - too_few > 1 {
+            let middle = too_few + (enough - too_few) / 2;
+            if fits(middle) {
+                enough = middle;
+            } else {
+                too_few = middle;
+            }
+        }
+        enough
+    }
+
+    /// Everything that denoises, each device with its share of the passes, if there are shares and room for them.
+    fn side_by_side<'c>(
+        &self,
+        choices: &'c [Choice],
+        denoisers: &[usize],
+        given: &[Given<'c>],
+    ) -> Option<Vec<Given<'c>>> {
+        let mut shared = given.to_vec();
+        for (number, &at) in denoisers.iter().enumerate() {
+            let mut count = 0;
+            for (device, share) in choices[at].share.iter().enumerate() {
+                let Some(share) = share else { continue };
+                shared[device] = shared[device].and(at, share, number == 0 && count == 0);
+                count += 1;
+            }
+            if count < 2 {
+                return None;
+            }
+        }
+        let fits = |(device, given): (usize, &Given<'_>)| self.on(device, given).is_ok();
+        (!denoisers.is_empty() && shared.iter().enumerate().all(fits)).then_some(shared)
+    }
+
+    /// Everything that denoises, each whole: the first on the first device that has room for it.
+    fn apart<'c>(&self, choices: &'c [Choice], denoisers: Vec<usize>, given: &mut [Given<'c>]) -> Result<(), Refusal> {
+        for (number, at) in denoisers.into_iter().enumerate() {
+            self.put(at, &choices[at], given, number == 0)?;
+        }
+        Ok(())
+    }
+
+    /// Gives component number `at` to the device on which the fewest bytes move for it, or to the `first` that has room.
+    fn put<'c>(&self, at: usize, choice: &'c Choice, given: &mut [Given<'c>], first: bool) -> Result<(), Refusal> {
+        let mut best: Option<(usize, usize, Given<'_>)> = None;
+        let mut refused: Option<Refusal> = None;
+        for (device, component) in choice.whole.iter().enumerate() {
+            let Some(component) = component else { continue };
+            let more = given[device].and(at, component, first);
+            let (before, after) = (self.on(device, &given[device]), self.on(device, &more));
+            match (before, after) {
+                (Ok(before), Ok(after)) => {
+                    let moves = moved(&after).saturating_sub(moved(&before));
+                    if best.as_ref().is_none_or(|(fewest, ..)| !first && moves < *fewest) {
+                        best = Some((moves, device, more));
+                    }
+                }
+                (Err(refusal), _) | (_, Err(refusal)) => {
+                    if refused.as_ref().is_none_or(|other| refusal.least < other.least) {
+                        refused = Some(refusal);
+                    }
+                }
+            }
+        }
+        match (best, refused) {
+            (Some((_, device, more)), _) => given[device] = more,
+            (None, Some(refusal)) => return Err(refusal),
+            // It is nowhere allowed, which nobody asks for.
+            (None, None) => {}
+        }
+        Ok(())
+    }
+
+    /// The plan of device number `device` with what it has.
+    fn on(&self, device: usize, given: &Given<'_>) -> Result<Plan, Refusal> {
+        self.within(&self.limits[device], device, given)
+    }
+
+    fn within(&self, limits: &Limits, device: usize, given: &Given<'_>) -> Result<Plan, Refusal> {
+        let components: Vec<Component> = given.components.iter().map(|(_, component)| (*component).clone()).collect();
+        let company = self.company.filter(|_| given.has_company).and_then(|company| company.get(device));
+        budget::plan_in_company(&components, company, self.offload, limits)
+    }
+
+    /// The plans of all devices. Of host memory that is theirs too, each has what those before it leave.
+    fn all(&self, given: &[Given<'_>]) -> Result<Plan, Refusal> {
+        let (mut plans, mut taken) = (Vec::new(), 0usize);
+        for (device, given) in given.iter().enumerate() {
+            let mut limits = self.limits[device];
+            for limit in limits.of_host.iter_mut().flatten() {
+                limit.process = limit.process.saturating_add(taken);
+            }
+            let plan = self.within(&limits, device, given)?;
+            let shared = limits.of_host.iter().flatten().any(|limit| limit.shared);
+            taken = taken.saturating_add(if shared { plan.peak() } else { 0 });
+            plans.push(plan);
+        }
+        let mut plans = plans.into_iter();
+        let first = plans.next().unwrap_or_default();
+        Ok(Plan { others: plans.collect(), ..first })
+    }
+}
+
+/// Bytes that move in a request that is not the first.
+fn moved(plan: &Plan) -> usize {
+    match plan.all_resident {
+        true => 0,
+        false => plan.components.iter().map(ComponentPlan::moved).fold(0, usize::saturating_add),
+    }
+}

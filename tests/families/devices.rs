@@ -1,0 +1,233 @@
+//! Several devices draw what one draws, to the bit, and each takes what was planned for it. On `cpu:discrete` devices of one thread each,
+//! which fill memory that is given back with NaN.
+
+use std::sync::Arc;
+
+use crate::support::lora::{A_B, Module, RANK, numbers, write_lora};
+use crate::support::{Golden, sd1};
+use crate::{sd_controls, stable_diffusion, wan, wan_caches, z_image};
+use pinhole::ggml::{CancelFlag, Device};
+use pinhole::pipeline::{self, Additions, Event, Generated, MemoryOptions, Opened, Pipeline, Request};
+use pinhole::plan::{Offload, Phase, Plan};
+use pinhole::source::Source;
+use pinhole::{Error, builtin};
+
+const ONE: &str = "cpu:discrete";
+const TWO: &str = "cpu:discrete0,cpu:discrete1";
+const FOUR: &str = "cpu:discrete,cpu:discrete1,cpu:discrete2,cpu:discrete3";
+
+fn devices(names: &str) -> Vec<Device> {
+    names.split(',').map(|name| Device::by_name(name).unwrap()).collect()
+}
+
+fn on(model: &Arc<Opened>, names: &str) -> Pipeline {
+    let devices = devices(names);
+    let threads = devices.len();
+    let mut pipeline = Pipeline::on_devices(Arc::clone(model), &devices, threads, CancelFlag::new()).unwrap();
+    // The text encoders are part of what is measured, for every picture.
+    pipeline.set_remembered_bytes(0);
+    pipeline
+}
+
+fn draw(pipeline: &mut Pipeline, request: &Request, offload: Offload) -> Generated {
+    pipeline.set_memory(MemoryOptions { offload, ..MemoryOptions::default() });
+    generate(pipeline, request)
+}
+
+fn generate(pipeline: &mut Pipeline, request: &Request) -> Generated {
+    let generated = pipeline.generate(request).unwrap();
+    for phase in &generated.phases {
+        let (of, device) = (phase.phase, phase.device);
+        assert_eq!(phase.measured.peak, phase.planned, "{of:?} on device {device}: {:?}", phase.measured);
+    }
+    for (at, held) in generated.devices.iter().enumerate() {
+        assert_eq!(held.measured.peak, generated.plan.peak_on(at), "{}", held.device);
+        assert!(held.limit.is_none_or(|limit| held.measured.peak <= limit), "{held:?}");
+    }
+    generated
+}
+
+fn assert_same(one: &Generated, other: &Generated, what: &str) {
+    let bits = |generated: &Generated| generated.latents.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+    assert_eq!(one.computed, other.computed, "{what}: other steps");
+    assert!(bits(one) == bits(other), "{what}: other latents");
+    assert!(one.images == other.images, "{what}: other pictures");
+}
+
+/// The names of the components of each device that run in `phase`.
+fn of_phase(plan: &Plan, phase: Phase) -> Vec<Vec<&'static str>> {
+    let on_device = |plan: &Plan| {
+        plan.components.iter().filter(|own| own.phase == phase).map(|own| own.name).collect::<Vec<&'static str>>()
+    };
+    plan.devices().map(on_device).collect()
+}
+
+fn mini(request: Request) -> (Arc<Opened>, Request) {
+    let model = Arc::new(pipeline::open(&builtin::mini().unwrap()).unwrap());
+    (model, Request { width: Some(64), height: Some(48), steps: Some(2), ..request })
+}
+
+/// Draws on one device, on two with weights that stay, and on four with weights that stream.
+fn passes_apart(name: &str, (model, request): (Arc<Opened>, Request)) {
+    let expected = draw(&mut on(&model, ONE), &request, Offload::Sequential);
+    for (devices, offload) in [(TWO, Offload::None), (FOUR, Offload::Sequential)] {
+        let what = format!("{name} on {devices}, {}", offload.name());
+        let found = draw(&mut on(&model, devices), &request, offload);
+        assert_same(&expected, &found, &what);
+        let denoising = of_phase(&found.plan, Phase::Denoise);
+        assert!(!denoising[0].is_empty() && denoising[0] == denoising[1], "{what}: {denoising:?}");
+        assert!(denoising[2..].iter().all(Vec::is_empty), "{what}: {denoising:?}");
+        for device in [0, 1] {
+            let of_device = found.phases.iter().filter(|phase| phase.device == device);
+            let moved = of_device.filter(|phase| phase.phase == Phase::Denoise).map(|phase| phase.moved).sum::<u64>();
+            assert!(moved > 0, "{what}: nothing moved to device {device}");
+        }
+    }
+}
+
+#[test]
+fn flux_and_sdxl_compute_their_passes_side_by_side() {
+    let guided = Request { negative_prompt: Some("blue".into()), cfg_scale: Some(2.0), ..Request::new("a red heart") };
+    passes_apart("mini", mini(Request { batch: 2, ..guided.clone() }));
+    passes_apart("a prompt of its own length", mini(Request { negative_prompt: None, ..guided }));
+    let (golden, dir) = (Golden::load("sdxl"), tempfile::tempdir().unwrap());
+    sd1::write_directory(dir.path(), &golden, golden.at("/scheduler"));
+    let model = Arc::new(pipeline::open(&Source::open(dir.path()).unwrap()).unwrap());
+    passes_apart("sdxl", (model, Request { steps: Some(2), ..stable_diffusion::request(&golden, "batch") }));
+}
+
+#[test]
+fn a_controlnet_is_beside_each_pass() {
+    // Guessing, it runs in one of the passes alone.
+    let (model, request) = sd_controls::opened("sdxl_controls", "guess");
+    passes_apart("sdxl with a ControlNet", (model, Request { steps: Some(2), ..request }));
+}
+
+#[test]
+fn z_image_with_a_lora_computes_its_passes_side_by_side() {
+    let (golden, dir) = z_image::model();
+    let lora = write_lora(dir.path(), "lora", "diffusion_model.", vec![module()], A_B);
+    let additions = Additions { loras: vec![(lora, 0.5)], ..Additions::default() };
+    let model = pipeline::open_with(&Source::open(dir.path()).unwrap(), &additions).unwrap();
+    assert_eq!(model.loras[0].warning(), None);
+    let request = Request { steps: Some(2), ..z_image::request(&golden, "base_batch") };
+    passes_apart("z-image with a LoRA", (Arc::new(model), request));
+}
+
+/// A LoRA's part of one of the small Z-Image's layers.
+fn module() -> Module {
+    Module {
+        name: "layers.1.attention.qkv".to_owned(),
+        down: numbers(1, RANK * 384, 0.1),
+        up: numbers(2, RANK * 1152, 0.1),
+        inputs: 384,
+        outputs: 1152,
+    }
+}
+
+#[test]
+fn wan_computes_its_passes_side_by_side() {
+    let (golden, dir) = wan::directory("t2v_pair");
+    let model = Arc::new(wan::open(dir.path()));
+    passes_apart("wan", (model, Request { steps: Some(3), ..wan::request(&golden, "pair") }));
+}
+
+/// Each pass is decided by itself, wherever it is computed.
+#[test]
+fn step_caches_skip_what_they_skip_on_one_device() {
+    for key in ["first_block_pair", "taylorseer_cfg"] {
+        let (dir, request) = wan_caches::written(key);
+        let model = Arc::new(wan::open(&dir.path().join("wan")));
+        let expected = draw(&mut on(&model, ONE), &request, Offload::Sequential);
+        assert!(expected.computed.iter().flatten().any(|computed| !computed), "{key}");
+        let found = draw(&mut on(&model, TWO), &request, Offload::Sequential);
+        assert_same(&expected, &found, key);
+    }
+}
+
+/// What denoises has the first device, and what has no room there beside it goes to another.
+#[test]
+fn components_go_where_they_fit() {
+    let (model, request) = mini(Request { cfg_scale: Some(1.0), ..Request::new("a red heart") });
+    let expected = draw(&mut on(&model, ONE), &request, Offload::None);
+    // All of it fits the first.
+    let together = draw(&mut on(&model, TWO), &request, Offload::Auto);
+    assert!(together.plan.all_resident && together.plan.others[0].components.is_empty());
+    assert_same(&expected, &together, "together");
+    let apart = draw(&mut on(&model, ONE), &request, Offload::Model);
+    let phase = |phase| apart.plan.phase_peak(phase);
+    // The denoiser and nothing else stays on the first.
+    let first = phase(Phase::Denoise);
+    let mut pipeline = on(&model, TWO);
+    pipeline.set_memory(MemoryOptions::default());
+    pipeline.set_budgets(&[Some(first), None]).unwrap();
+    for _ in 0..2 {
+        let found = generate(&mut pipeline, &request);
+        assert_same(&expected, &found, "apart");
+        assert!(found.plan.devices().all(|plan| plan.all_resident), "{:?}", found.plan);
+        assert_eq!(of_phase(&found.plan, Phase::Denoise).concat().len(), 1);
+        assert!(of_phase(&found.plan, Phase::Encode)[0].is_empty());
+        assert_eq!(found.plan.limit, Some(first));
+        let exchanged = |device| found.phases.iter().filter(|phase| phase.device == device).map(|p| p.exchanged).sum();
+        let exchanged: [u64; 2] = [exchanged(0), exchanged(1)];
+        assert!(exchanged.iter().all(|&bytes| bytes > 0), "{exchanged:?}");
+    }
+    // The least that works for each is planned, and kept to.
+    let least = pipeline.least_budget(&request).unwrap();
+    pipeline.set_budgets(&[Some(least), Some(least)]).unwrap();
+    generate(&mut pipeline, &request);
+    pipeline.set_budgets(&[Some(least - 1), Some(least - 1)]).unwrap();
+    match pipeline.plan(&request).unwrap_err() {
+        Error::OverBudget { needed, given, .. } => assert_eq!((needed, given), (least, least - 1)),
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn both_experts_stay_on_a_device_of_their_own() {
+    let (golden, dir) = wan::directory("t2v_pair");
+    let model = Arc::new(wan::open(dir.path()));
+    let request = wan::request(&golden, "pair_plain");
+    let expected = draw(&mut on(&model, ONE), &request, Offload::Auto);
+    let found = draw(&mut on(&model, TWO), &request, Offload::Auto);
+    assert_same(&expected, &found, "experts");
+    let denoising = of_phase(&found.plan, Phase::Denoise);
+    assert_eq!([denoising[0].len(), denoising[1].len()], [1, 1], "{denoising:?}");
+    assert!(found.plan.devices().all(|plan| plan.all_resident) && !expected.plan.all_resident);
+}
+
+/// Who listens can end what several devices do, and the next request finds them ready.
+#[test]
+fn a_listener_ends_what_all_devices_do() {
+    let guided = Request { negative_prompt: Some("blue".into()), cfg_scale: Some(2.0), ..Request::new("a red heart") };
+    let (model, request) = mini(guided);
+    let mut pipeline = on(&model, TWO);
+    for offload in [Offload::None, Offload::Sequential] {
+        pipeline.set_memory(MemoryOptions { offload, ..MemoryOptions::default() });
+        let mut stages = 0;
+        let refused = pipeline.generate_watched(&request, &mut |event: Event| {
+            stages += usize::from(matches!(event, Event::Stage));
+            if stages < 40 { Ok(()) } else { Err(Error::Cancelled) }
+        });
+        assert!(matches!(refused, Err(Error::Cancelled)), "{:?}", refused.map(|generated| generated.timings));
+        let expected = draw(&mut on(&model, ONE), &request, offload);
+        assert_same(&expected, &draw(&mut pipeline, &request, offload), "afterwards");
+    }
+}
+
+#[test]
+fn devices_that_cannot_work_together_are_refused() {
+    let (model, _) = mini(Request::new(""));
+    let start = |devices: &[Device]| Pipeline::on_devices(Arc::clone(&model), devices, 2, CancelFlag::new());
+    let refused = |devices: &[Device]| start(devices).map(|_| ()).unwrap_err().to_string();
+    // Number 0 needs no number.
+    let twice = refused(&devices("cpu:discrete,cpu:discrete0"));
+    assert!(twice.contains("--device") && twice.contains("cpu:discrete twice"), "{twice}");
+    assert!(refused(&[]).contains("--device"));
+    let lengths = start(&devices(TWO)).unwrap().set_budgets(&[Some(1); 3]).unwrap_err().to_string();
+    assert!(lengths.contains("--vram") && lengths.contains("3 sizes"), "{lengths}");
+    for name in ["cpu:discrete16", "cpu:discrete01", "cpu:discretex", "cpu1"] {
+        assert!(Device::by_name(name).is_err(), "{name}");
+    }
+    assert_eq!(Device::by_name("cpu:discrete3@1G").unwrap().name(), "cpu:discrete3");
+}
