@@ -11,7 +11,7 @@ use super::request::MemoryOptions;
 use crate::exec::{DeviceWeights, Session};
 use crate::ggml::{AttentionMode, Backend, Ledger, Usage, device_peak, restart_device_peak};
 use crate::plan::measure::Subject;
-use crate::plan::{Batch, ComponentPlan, Phase, Plan};
+use crate::plan::{Batch, ComponentPlan, Phase, Plan, Way};
 use crate::stage::{Cadence, Dims, Part, Port, Symbol};
 use crate::text::Encoded;
 use crate::trace::{About, Kind, Trace};
@@ -36,8 +36,9 @@ impl Machine {
         if let Some((_, kept)) = self.kept.iter().find(|(name, _)| *name == subject.name) {
             return Ok(Arc::clone(kept));
         }
-        let ComponentPlan { placement, batch, .. } = planned(plan, subject.name)?;
+        let ComponentPlan { placement, batch, way, .. } = planned(plan, subject.name)?;
         let &Subject { model, bound, ref dims, runs, .. } = subject;
+        let runs = way.runs(runs);
         let (device, ledger) = (self.backend.device(), &self.ledger);
         if plan.all_resident {
             // Requests to come may run what this one does not.
@@ -340,10 +341,11 @@ enum Stages {
 
 /// How many stages run for `subject` in one request that follows `plan`.
 pub(super) fn stage_runs(plan: &Plan, subject: &Subject<'_>) -> usize {
-    let batch = plan.component(subject.name).map_or(Batch::default(), |component| component.batch);
+    let planned = plan.component(subject.name);
+    let (batch, way) = planned.map_or((Batch::default(), Way::Whole), |component| (component.batch, component.way));
     let stages = subject.model.stages();
     let mut runs = 0;
-    for (list, times) in batch.order(subject.model, &subject.dims, subject.runs) {
+    for (list, times) in batch.order(subject.model, &subject.dims, way.runs(subject.runs)) {
         runs += list.iter().filter(|&&stage| stages[stage].cadence != Cadence::Instead).count() * times;
     }
     runs
