@@ -3,7 +3,7 @@
     cargo build --release
     python -m venv .venv && .venv/bin/pip install -r tests/reference/requirements.txt
     .venv/bin/python benches/torch/decode.py
-    .venv/bin/python benches/torch/decode.py --frames 17 --width 832 --height 480 --vram 1G --rounds 1
+    .venv/bin/python benches/torch/decode.py --frames 17 --width 832 --height 480 --vram 512M --host-memory 2G --rounds 1
 
 torch convolves with oneDNN, and once more without it, by way of a matrix of patches (im2col). All have random weights of
 the real sizes: torch in float32, pinhole as bundles have them, in half precision. Times are those of one decode after another that
@@ -94,6 +94,7 @@ def by_pinhole(options, cache):
     command = [options.pinhole, "bench", "decode", *arch, "--cache", cache, "--runs", "1", "--quiet", "--json"]
     command += ["--device", "cpu:discrete"] if options.frames else []
     command += ["--width", str(options.width), "--height", str(options.height), "--threads", str(options.threads)]
+    command += ["--host-memory", options.host_memory] if options.host_memory else []
     report = json.loads(subprocess.run([*command, "--vram", options.vram], check=True, stdout=subprocess.PIPE).stdout)
     [way] = report["ways"]
     return {"seconds": way["seconds"], "bytes": way["peak_bytes"] + way["mapped_bytes"] + way["host_bytes"]}
@@ -111,6 +112,7 @@ def main():
     parser.add_argument("--height", type=int, default=512)
     parser.add_argument("--frames", type=int, help="of a film")
     parser.add_argument("--vram", default="64G", help="what pinhole may take")
+    parser.add_argument("--host-memory", help="what pinhole may take of the host's beside")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", action="store_true", help="print one JSON object")

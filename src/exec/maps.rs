@@ -24,6 +24,8 @@ pub(super) struct Maps {
 struct Map {
     offset: usize,
     dims: [usize; 4],
+    /// Those of its rows that are there.
+    rows: Range<usize>,
     /// By channel, those of each picture after the other; none where nothing asks for them.
     moments: Vec<Moments>,
 }
@@ -47,7 +49,7 @@ impl Maps {
             .enumerate()
             .map(|(i, (&offset, &dims))| {
                 let channels = if normed(i) { dims[2] * dims[3] } else { 0 };
-                Map { offset, dims, moments: vec![Moments::default(); channels] }
+                Map { offset, dims, rows: 0..dims[1], moments: vec![Moments::default(); channels] }
             })
             .collect();
         if let Some(ledger) = account {
@@ -72,21 +74,30 @@ impl Maps {
         }
     }
 
-    /// The bytes of the map at `position`.
+    /// From now on, only the `rows` of each map are there. What is in them is undefined.
+    pub(super) fn hold(&mut self, rows: &[Range<usize>]) {
+        for (map, rows) in self.maps.iter_mut().zip(rows) {
+            map.rows = rows.clone();
+        }
+    }
+
+    /// The rows of the map at `position` that are there.
+    pub(super) fn rows(&self, position: usize) -> Range<usize> {
+        self.maps[position].rows.clone()
+    }
+
+    /// The bytes of the map at `position`: of the rows that are there.
     pub(super) fn whole(&self, position: usize) -> &[u8] {
-        let Map { offset, dims, .. } = &self.maps[position];
-        &self.block[*offset..offset + bytes_of(dims)]
+        &self.block[self.maps[position].place()]
     }
 
     pub(super) fn whole_mut(&mut self, position: usize) -> &mut [u8] {
-        let Map { offset, dims, .. } = &self.maps[position];
-        &mut self.block[*offset..offset + bytes_of(dims)]
+        &mut self.block[self.maps[position].place()]
     }
 
     /// Some rows of the map at `position`, into `out`: of its last pictures, if there is not room for more.
     pub(super) fn read(&self, position: usize, rows: &Range<usize>, out: &mut [u8]) {
-        let [w, h, ..] = self.maps[position].dims;
-        let (plane, part) = (4 * w * h, 4 * w * rows.start..4 * w * rows.end);
+        let (plane, part) = self.maps[position].part(rows);
         let (planes, wanted) = (self.whole(position).chunks_exact(plane), out.len() / part.len());
         let before = planes.len() - wanted;
         for (plane, out) in planes.skip(before).zip(out.chunks_exact_mut(part.len())) {
@@ -101,8 +112,8 @@ impl Maps {
 
     /// Writes some rows of the map at `position`, and counts them in.
     pub(super) fn write(&mut self, position: usize, rows: &Range<usize>, new: &[u8]) {
-        let [w, h, ..] = self.maps[position].dims;
-        let (plane, part) = (4 * w * h, 4 * w * rows.start..4 * w * rows.end);
+        let [w, ..] = self.maps[position].dims;
+        let (plane, part) = self.maps[position].part(rows);
         for (plane, new) in self.whole_mut(position).chunks_exact_mut(plane).zip(new.chunks_exact(part.len())) {
             plane[part.clone()].copy_from_slice(new);
         }
@@ -137,9 +148,18 @@ impl Drop for Maps {
     }
 }
 
-/// Bytes of a map, which is as large as its block says.
-fn bytes_of(dims: &[usize; 4]) -> usize {
-    4 * dims.iter().product::<usize>()
+impl Map {
+    /// Where the bytes of its rows are in the block.
+    fn place(&self) -> Range<usize> {
+        let [w, _, channels, batch] = self.dims;
+        self.offset..self.offset + 4 * w * self.rows.len() * channels * batch
+    }
+
+    /// Bytes of a plane, and where some `rows` of it are.
+    fn part(&self, rows: &Range<usize>) -> (usize, Range<usize>) {
+        let (row, first) = (4 * self.dims[0], self.rows.start);
+        (row * self.rows.len(), row * (rows.start - first)..row * (rows.end - first))
+    }
 }
 
 #[cfg(test)]
@@ -165,6 +185,19 @@ mod tests {
         assert_eq!(floats(&out), [2.0, 3.0, 4.0, 5.0, 8.0, 9.0, 10.0, 11.0]);
         maps.write(0, &(0..1), &bytes(&[-1.0, -2.0, -3.0, -4.0]));
         assert_eq!(floats(maps.whole(0)), [-1.0, -2.0, 2.0, 3.0, 4.0, 5.0, -3.0, -4.0, 8.0, 9.0, 10.0, 11.0]);
+    }
+
+    #[test]
+    fn a_band_has_some_rows() {
+        let mut maps = Maps::new(2 * 4 * 8 * 3, &[0], &[[2, 9, 3, 1]], |_| false, None).unwrap();
+        maps.hold(std::slice::from_ref(&(4..8)));
+        maps.whole_mut(0).fill(0);
+        let numbers: Vec<f32> = (0..12).map(|i| i as f32).collect();
+        maps.write(0, &(5..7), &bytes(&numbers));
+        let mut out = vec![0; 2 * 4 * 2 * 3];
+        maps.read(0, &(6..8), &mut out);
+        assert_eq!(floats(&out), [2.0, 3.0, 0.0, 0.0, 6.0, 7.0, 0.0, 0.0, 10.0, 11.0, 0.0, 0.0]);
+        assert_eq!((maps.rows(0), maps.whole(0).len()), (4..8, 2 * 4 * 4 * 3));
     }
 
     #[test]

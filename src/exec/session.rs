@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::collections::HashSet;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -145,12 +146,10 @@ impl<'m> Session<'m> {
         backend: &Backend,
         ledger: &Ledger,
     ) -> Result<Session<'m>> {
-        let work = match (way, forms) {
-            (Way::Strips(bytes), [dims]) => Work::Strips(StripWork::new(model, weights, dims, bytes, backend, ledger)?),
-            (Way::Strips(_), _) => return Err(Error::graph("session", "strips of several forms")),
-            (Way::Whole | Way::Tokens(_), _) => {
-                Work::Graphs(GraphWork::new(model, weights, forms, way.tokens(), backend, ledger)?)
-            }
+        let work = match (way.strips(), forms) {
+            (Some(strips), [dims]) => Work::Strips(StripWork::new(model, weights, dims, strips, backend, ledger)?),
+            (Some(_), _) => return Err(Error::graph("session", "strips of several forms")),
+            (None, _) => Work::Graphs(GraphWork::new(model, weights, forms, way.tokens(), backend, ledger)?),
         };
         let idle = forms.iter().map(|dims| model.idle(dims)).collect();
         let device = backend.device();
@@ -171,6 +170,39 @@ impl<'m> Session<'m> {
         }
         self.form = form;
         Ok(())
+    }
+
+    /// How many bands of rows there are, of which each is a film of its own: one after the other is [chosen](Session::choose_band),
+    /// cleared, and given all that is given to a film.
+    pub fn bands(&self) -> usize {
+        match &self.work {
+            Work::Graphs(_) => 1,
+            Work::Strips(work) => work.bands(),
+        }
+    }
+
+    /// What is computed from now on is of band number `band`. It begins with the first. What is in its ports is undefined.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] if there is none.
+    pub fn choose_band(&mut self, band: usize) -> Result<()> {
+        match &mut self.work {
+            Work::Strips(work) => work.choose_band(band),
+            Work::Graphs(_) if band == 0 => Ok(()),
+            Work::Graphs(_) => Err(Error::graph("session", format!("band {band} of what has none"))),
+        }
+    }
+
+    /// Which rows `port`, a map, has in this band.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] for a port of another model.
+    pub fn rows(&self, port: Port) -> Result<Range<usize>> {
+        self.check(port, DType::F32)?;
+        Ok(match &self.work {
+            Work::Graphs(work) => 0..work.ports[port.index()].shape().dims()[1],
+            Work::Strips(work) => work.rows(port.index()),
+        })
     }
 
     /// The stages of `part` of a step that run, in order.

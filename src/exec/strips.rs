@@ -16,6 +16,10 @@ pub(super) struct StripWork {
     maps: Maps,
     /// By stage.
     passes: Vec<Vec<Pass>>,
+    /// For each band, the rows of each map that are there.
+    bands: Vec<Vec<Range<usize>>>,
+    /// Which of them is computed.
+    band: usize,
     arena: Arena,
     /// Rows on their way between host and device.
     staging: Vec<u8>,
@@ -24,8 +28,8 @@ pub(super) struct StripWork {
 /// One pass of a stage.
 struct Pass {
     graphs: Vec<StripGraph>,
-    /// The rows of each strip, and which of `graphs` computes it.
-    strips: Vec<(Range<usize>, usize)>,
+    /// For each band, the rows of each strip, and which of `graphs` computes it.
+    strips: Vec<Vec<(Range<usize>, usize)>>,
     /// The normalisations that all strips apply, in the order in which they ask.
     norms: Vec<(usize, GroupStatistics)>,
     /// The maps that it writes.
@@ -52,16 +56,17 @@ struct Read {
 }
 
 impl StripWork {
+    /// In `strips` of so many bytes, and in so many bands.
     pub(super) fn new(
         model: &Model,
         weights: &DeviceWeights,
         dims: &Dims,
-        most_bytes: usize,
+        strips: (usize, usize),
         backend: &Backend,
         ledger: &Ledger,
     ) -> Result<StripWork> {
         let device = backend.device();
-        let run = StripRun::new(model, |id| weights.dtype(id), dims, most_bytes, backend)?;
+        let run = StripRun::new(model, |id| weights.dtype(id), dims, strips, backend)?;
         let extents = model.maps().map(|map| Ok(shape_of(model, map, dims)?.dims())).collect::<Result<Vec<_>>>()?;
         let normed: Vec<usize> = run.normed.iter().map(|&map| model.position(map)).collect();
         let account = (!maps_on_host(device)).then_some(ledger);
@@ -81,7 +86,28 @@ impl StripWork {
         arena.assign(&graphs)?;
         backend.reserve(&graphs, &mut arena)?;
         let staging = reserve::zeros("a strip's ports", run.exchanged)?;
-        Ok(StripWork { maps, passes, arena, staging })
+        let bands = run.bands.into_iter().map(|band| band.maps).collect();
+        let mut work = StripWork { maps, passes, bands, band: 0, arena, staging };
+        work.choose_band(0)?;
+        Ok(work)
+    }
+
+    /// How many bands there are.
+    pub(super) fn bands(&self) -> usize {
+        self.bands.len()
+    }
+
+    /// What is computed from now on is of band number `band`.
+    pub(super) fn choose_band(&mut self, band: usize) -> Result<()> {
+        let rows = self.bands.get(band);
+        self.maps.hold(rows.ok_or_else(|| Error::graph("strips", format!("band {band} of {}", self.bands.len())))?);
+        self.band = band;
+        Ok(())
+    }
+
+    /// The rows of the map at `position` that are there.
+    pub(super) fn rows(&self, position: usize) -> Range<usize> {
+        self.maps.rows(position)
     }
 
     /// The bytes of the map at `position`.
@@ -96,12 +122,12 @@ impl StripWork {
 
     /// Computes `stage`.
     pub(super) fn compute(&mut self, stage: usize, backend: &mut Backend) -> Result<()> {
-        let StripWork { maps, passes, arena, staging } = self;
+        let StripWork { maps, passes, band, arena, staging, .. } = self;
         for pass in &passes[stage] {
             // Before anything is overwritten: a pass may write the map that it normalises.
             let norms: Vec<_> = pass.norms.iter().map(|(map, norm)| maps.statistics(*map, *norm)).collect();
             pass.written.iter().for_each(|&map| maps.begin(map));
-            for (i, (rows, graph)) in pass.strips.iter().enumerate() {
+            for (i, (rows, graph)) in pass.strips[*band].iter().enumerate() {
                 let strip = &pass.graphs[*graph];
                 for read in &strip.reads {
                     let there = i > 0 && pass.keeps_whole && read.reach == Reach::All;
@@ -150,7 +176,8 @@ impl Builder<'_> {
             graphs.push(self.strip_graph(graph, &exchanged)?);
             all.push(exchanged);
         }
-        let first = all.first().ok_or_else(|| Error::graph("strips", "a pass without rows"))?;
+        // Nothing, if no band needs it.
+        let first = &all.first().cloned().unwrap_or_default();
         let position = |map| self.model.position(map);
         Ok(Pass {
             graphs,

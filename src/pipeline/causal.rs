@@ -97,10 +97,7 @@ impl Autoencoder for AutoencoderCausal {
     fn decode(&self, run: &mut Run<'_>, running: &mut Running<'_>, latents: &[f32]) -> Result<Vec<f32>> {
         let (net, width) = (&self.decoder.net, self.factor() * running.dim(Symbol::LATENT_WIDTH)?);
         let own = self.latent_frame(latents, latents.len() / self.config.z_dim.max(1), 0)?;
-        let ports = match self.film.as_ref().map(|film| &film.decoder.net) {
-            Some(film) if is_of(running, &film.model) => (film.first_latents, &own[..], film.first_picture),
-            _ => (net.latents, &own[..], net.picture),
-        };
+        let ports = (net.latents, &own[..], net.picture);
         self.config.given(self.compute(run, running, Cadence::Request, ports)?, width)
     }
 
@@ -116,22 +113,26 @@ impl Autoencoder for AutoencoderCausal {
         let film = self.film.as_ref().filter(|film| is_of(running, &film.decoder.net.model));
         let Some(net) = film.map(|film| &film.decoder.net) else {
             let samples = self.decode(run, running, latents)?;
-            return sink(run, 0, samples);
+            return sink(run, 0, 0..h * self.factor(), samples);
         };
-        forget(running, &net.cleared)?;
-        let mut number = 0;
-        for frame in 0..frames {
-            let own = self.latent_frame(latents, w * h, frame)?;
-            let (cadence, from, to) = match frame {
-                0 => (Cadence::Request, net.first_latents, net.first_picture),
-                _ => (Cadence::Step, net.latents, net.pictures),
-            };
-            let made = self.compute(run, running, cadence, (from, &own, to))?;
-            let count = if frame == 0 { 1 } else { self.frame_factor() };
-            for samples in made.chunks_exact((made.len() / count).max(1)) {
-                let samples = self.config.given(reserve::repeat("a frame", samples, 1)?, w * self.factor())?;
-                sink(run, number, samples)?;
-                number += 1;
+        for band in 0..running.session().bands() {
+            running.session().choose_band(band)?;
+            forget(running, &net.cleared)?;
+            let mut number = 0;
+            for frame in 0..frames {
+                let own = self.latent_frame(latents, w * h, frame)?;
+                let (cadence, from, to) = match frame {
+                    0 => (Cadence::Request, net.first_latents, net.first_picture),
+                    _ => (Cadence::Step, net.latents, net.pictures),
+                };
+                let made = self.compute(run, running, cadence, (from, &own, to))?;
+                let (rows, patch) = (running.session().rows(to)?, self.config.patch());
+                let count = if frame == 0 { 1 } else { self.frame_factor() };
+                for samples in made.chunks_exact((made.len() / count).max(1)) {
+                    let samples = self.config.given(reserve::repeat("a frame", samples, 1)?, w * self.factor())?;
+                    sink(run, number, rows.start * patch..rows.end * patch, samples)?;
+                    number += 1;
+                }
             }
         }
         Ok(())

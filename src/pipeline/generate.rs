@@ -1,6 +1,7 @@
 //! A model on a device, ready for requests.
 
 use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::denoise::Loop;
@@ -20,10 +21,10 @@ use super::start::{Drawn, Start};
 use super::stretch::Pass;
 use super::values::{levels, of_pass};
 use crate::ggml::{CancelFlag, Device};
-use crate::image::Image;
+use crate::image::{CHANNELS, Image};
 use crate::models::safety_checker::Verdict;
 use crate::plan::{Phase, Plan};
-use crate::{Result, processors, reserve};
+use crate::{Error, Result, processors, reserve};
 
 /// A model on a device, ready for requests.
 ///
@@ -394,8 +395,9 @@ fn decode(model: &Opened, settings: &Settings, latents: &[f32], run: &mut Run<'_
                 images.push(Image::from_samples(width, height, &samples)?);
                 continue;
             }
-            decoder.decode_video(run, &mut running, latents, &mut |run, frame, samples| {
-                let image = Image::from_samples(width, height, &samples)?;
+            let mut video = Unfinished { width, height, frames: vec![Vec::new(); frames] };
+            decoder.decode_video(run, &mut running, latents, &mut |run, frame, rows, samples| {
+                let Some(image) = video.with_rows(frame, rows, &samples)? else { return Ok(()) };
                 images.push(image.clone());
                 run.event(Event::Frame { image, index, frame, frames })
             })?;
@@ -404,6 +406,36 @@ fn decode(model: &Opened, settings: &Settings, latents: &[f32], run: &mut Run<'_
     }
     run.end(Phase::Decode, start)?;
     Ok(images)
+}
+
+/// A video that is made in bands of rows.
+struct Unfinished {
+    width: usize,
+    height: usize,
+    /// The rows of each frame that are there, from the top on.
+    frames: Vec<Vec<u8>>,
+}
+
+impl Unfinished {
+    /// The frame number `frame`, if it is whole with these `samples [W, rows, 3]`.
+    fn with_rows(&mut self, frame: usize, rows: Range<usize>, samples: &[f32]) -> Result<Option<Image>> {
+        let &mut Unfinished { width, height, ref mut frames } = self;
+        let part = Image::from_samples(width, rows.len(), samples)?;
+        if rows == (0..height) {
+            return Ok(Some(part));
+        }
+        let unexpected = || Error::graph("decode", format!("rows {rows:?} of frame {frame}"));
+        let above = frames.get_mut(frame).filter(|above| above.len() == CHANNELS * width * rows.start);
+        let above = above.ok_or_else(unexpected)?;
+        if above.is_empty() {
+            *above = reserve::room("a frame", CHANNELS * width * height)?;
+        }
+        above.extend_from_slice(part.rgb());
+        match rows.end == height {
+            true => Image::new(width, height, std::mem::take(above)).map(Some).ok_or_else(unexpected),
+            false => Ok(None),
+        }
+    }
 }
 
 /// The same without the first `front` latent frames.

@@ -153,8 +153,9 @@ impl Unit {
         if let Some((_, kept)) = self.kept.iter().find(|(name, _)| *name == subject.name) {
             return Ok(Arc::clone(kept));
         }
-        let ComponentPlan { placement, batch, .. } = component;
+        let ComponentPlan { placement, batch, way, .. } = component;
         let &Subject { model, bound, ref dims, runs, .. } = subject;
+        let runs = way.runs(runs);
         let (device, ledger) = (self.backend.device(), &self.ledger);
         if plan.all_resident {
             // Requests to come may run what this one does not.

@@ -27,7 +27,7 @@ use crate::plan::measure::Subject;
 use crate::sample::{Levels, Scheduler};
 use crate::source::slot::VAE;
 use crate::source::{HasModel, Network, Networks, Part, Place, Source};
-use crate::stage::{Dims, Port};
+use crate::stage::{Dims, Port, Symbol};
 use crate::text::{Encoded, PromptSyntax};
 use crate::{Error, Result, reserve};
 
@@ -508,8 +508,9 @@ pub enum Direction {
     Decode,
 }
 
-/// What is given each frame of a video as soon as it is made: its number and its samples, `[W, H, 3]` in -1..=1.
-pub type FrameSink<'a> = dyn FnMut(&mut Run<'_>, usize, Vec<f32>) -> Result<()> + 'a;
+/// What is given each frame of a video as soon as it is made: its number, and of some of its rows the samples, `[W, rows, 3]` in
+/// -1..=1. If these are not all rows, they come in bands from the top to the bottom, of all frames before the next.
+pub type FrameSink<'a> = dyn FnMut(&mut Run<'_>, usize, Range<usize>, Vec<f32>) -> Result<()> + 'a;
 
 /// The autoencoder of a model.
 pub trait Autoencoder: Networks {
@@ -549,8 +550,8 @@ pub trait Autoencoder: Networks {
     /// What the device returns.
     fn decode(&self, run: &mut Run<'_>, running: &mut Running<'_>, latents: &[f32]) -> Result<Vec<f32>>;
 
-    /// The frames of one video, `[W, H, 3]` in -1..=1 each, from its latents `[w, h, F, C]` in the denoiser's space. `sink` is given
-    /// each with its number, in order and as soon as it is made.
+    /// The frames of one video from its latents `[w, h, F, C]` in the denoiser's space. `sink` is given each, in order and as soon as it
+    /// is made.
     ///
     /// # Errors
     /// What the device returns, and what `sink` does.
@@ -562,7 +563,8 @@ pub trait Autoencoder: Networks {
         sink: &mut FrameSink<'_>,
     ) -> Result<()> {
         let samples = self.decode(run, running, latents)?;
-        sink(run, 0, samples)
+        let rows = 0..self.factor() * running.dim(Symbol::LATENT_HEIGHT)?;
+        sink(run, 0, rows, samples)
     }
 
     /// The distribution of the latents of one video of so many `frames`, `[w, h, F, 2 C]`, as [`encode`](Autoencoder::encode) has it.

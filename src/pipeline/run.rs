@@ -409,7 +409,8 @@ pub(super) fn stage_runs(plan: &Plan, subject: &Subject<'_>) -> usize {
     let stages = subject.model.stages();
     let mut runs = 0;
     for (_, component) in plan.shares(subject.name) {
-        for (list, times) in component.batch.order(subject.model, &subject.dims, subject.runs) {
+        let planned = component.way.runs(subject.runs);
+        for (list, times) in component.batch.order(subject.model, &subject.dims, planned) {
             runs += list.iter().filter(|&&stage| stages[stage].cadence != Cadence::Instead).count() * times;
         }
     }

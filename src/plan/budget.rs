@@ -144,7 +144,7 @@ fn component_plan(
         copied_stages: component.stages.iter().filter(|stage| stage.weights > 0).count(),
         moved_once: once.saturating_add(moved_in_some_steps),
         moved_in_some_steps,
-        moved_each_step: moved_each_run.saturating_mul(chosen.batch.parts_each_step()),
+        moved_each_step: moved_each_run.saturating_mul(chosen.batch.parts_each_step() * chosen.way.bands()),
     }
 }
 

@@ -74,7 +74,7 @@ impl Component {
     pub(super) fn in_variant(&self, variant: usize) -> Component {
         let mut component = self.clone();
         if let Some(variant) = self.variants.get(variant) {
-            component.runs = variant.batch.runs(self.runs);
+            component.runs = variant.way.runs(variant.batch.runs(self.runs));
             for stage in &mut component.stages {
                 stage.idle = variant.batch.idle([stage.idle, stage.idle_apart]);
             }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use pinhole_quant::DType;
 
+use super::bands::Band;
 use crate::ggml::{Arena, Backend, Buffer, Device, Placed, Scratch};
 use crate::stage::{Build, Cadence, Dims, FeatureMap, Lifetime, Model, Port, shape_of};
 use crate::weights::WeightId;
@@ -158,7 +159,7 @@ impl DryRun {
     /// [`Error::OutOfMemory`] for ports beyond what addresses can count.
     pub(crate) fn pack_ports(&self, model: &Model, dims: &Dims, device: Device) -> Result<MapBlock> {
         let stages: Vec<Touch> = self.stages.iter().map(|found| found.touch.clone()).collect();
-        Lives { model, stages: &stages }.pack(model.ports().len(), dims, device)
+        Lives { model, stages: &stages }.pack(model.ports().len(), dims, device, |_, height| height)
     }
 }
 
@@ -208,13 +209,20 @@ impl Lives<'_> {
         start..end
     }
 
-    /// Gives every map, ports and inner ones, its place in one block.
-    pub(super) fn pack_maps(&self, dims: &Dims, device: Device) -> Result<MapBlock> {
-        self.pack(self.model.maps().count(), dims, device)
+    /// Gives every map, ports and inner ones, its place in one block, with room for the rows that the largest of `bands` has of it.
+    pub(super) fn pack_maps(&self, dims: &Dims, device: Device, bands: &[Band]) -> Result<MapBlock> {
+        let most = |map: usize, _| bands.iter().map(|band| band.maps[map].len()).max().unwrap_or(0);
+        self.pack(self.model.maps().count(), dims, device, most)
     }
 
-    /// The same for the first `count` maps.
-    fn pack(&self, count: usize, dims: &Dims, device: Device) -> Result<MapBlock> {
+    /// The same for the first `count` maps, with so many rows of each as `rows` says for its position and height.
+    fn pack(
+        &self,
+        count: usize,
+        dims: &Dims,
+        device: Device,
+        rows: impl Fn(usize, usize) -> usize,
+    ) -> Result<MapBlock> {
         let alignment = device.alignment();
         let too_large = || Error::OutOfMemory { what: "ports".into(), bytes: usize::MAX, hint: None };
         let mut blocks = Vec::with_capacity(count);
@@ -223,7 +231,9 @@ impl Lives<'_> {
                 FeatureMap::Port(port) => self.model.ports()[port.index()].dtype,
                 FeatureMap::Inner(_) => DType::F32,
             };
-            let bytes = shape_of(self.model, map, dims)?.bytes(dtype).ok_or_else(too_large)?;
+            let shape = shape_of(self.model, map, dims)?;
+            let [_, height, ..] = shape.dims(); // never 0
+            let bytes = shape.bytes(dtype).ok_or_else(too_large)? / height * rows(position, height);
             let size = bytes.checked_next_multiple_of(alignment).ok_or_else(too_large)?;
             blocks.push(Block { live: self.of(position), size });
         }

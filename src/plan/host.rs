@@ -34,7 +34,7 @@ pub(super) fn bound(plan: &mut Plan, components: &[Component], limit: &HostLimit
         plan.placement.dropped = dropped(component, plan, limit.bytes.saturating_sub(least));
         plan.pages = component.least_pages() + kept(component, &plan.placement.dropped);
         let read_each_run = read_each_run(component, &plan.placement.dropped);
-        plan.read_each_step = read_each_run.saturating_mul(plan.batch.parts_each_step());
+        plan.read_each_step = read_each_run.saturating_mul(plan.batch.parts_each_step() * plan.way.bands());
         peak = held.saturating_add(plan.pages).max(peak);
     }
     plan.host = Some(HostUse { peak, limit: limit.bytes });
@@ -42,7 +42,7 @@ pub(super) fn bound(plan: &mut Plan, components: &[Component], limit: &HostLimit
 
 /// All but the longest prefix, of the stages that are read again, that takes at most `available`.
 fn dropped(component: &Component, plan: &ComponentPlan, available: usize) -> Vec<bool> {
-    let (mut left, runs) = (Some(available), plan.batch.runs(component.runs));
+    let (mut left, runs) = (Some(available), plan.way.runs(plan.batch.runs(component.runs)));
     let stages = component.stages.iter().zip(&plan.placement.slot_of);
     stages
         .map(|(stage, slot)| {

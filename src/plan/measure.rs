@@ -59,7 +59,7 @@ impl Subject<'_> {
         let all = Batch { turn, ..Batch::of(dims) };
         for batch in all.all() {
             for variant in self.variants(batch, &dtypes, backend)? {
-                if variants.last().is_none_or(|last| variant.bytes() < last.bytes()) {
+                if variants.iter().all(|known| variant.bytes() < known.bytes() || variant.host < known.host) {
                     variants.push(variant);
                 }
             }
@@ -122,8 +122,8 @@ impl Subject<'_> {
         let Subject { model, ref dims, .. } = *self;
         let device = backend.device();
         let dtype = |id: WeightId| dtypes.get(id.index()).copied();
-        if let Way::Strips(bytes) = way {
-            let run = StripRun::new(model, dtype, &batch.dims(dims), bytes, backend)?;
+        if let Some(strips) = way.strips() {
+            let run = StripRun::new(model, dtype, &batch.dims(dims), strips, backend)?;
             let (exchanged, maps) = (Buffer::allocated(device, run.exchanged), run.maps.total);
             // Where the device computes in host memory, maps there are on the device.
             let (ports, host) = if maps_on_host(device) { (exchanged, maps) } else { (exchanged + maps, 0) };

@@ -4,6 +4,7 @@
 //! [`budget`] decides, by arithmetic alone, what is resident and what streams. The executor does what the [`Plan`]
 //! says.
 
+mod bands;
 mod batch;
 pub mod budget;
 mod component;

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use pinhole_quant::DType;
 
+use super::bands::{Band, Film, PassMaps};
 use super::dry_run::{self, Lives, MapBlock, STAGE_TENSORS, Touch};
 use crate::ggml::{Arena, Backend, Buffer, Graph, Placed, Scratch};
-use crate::stage::{Build, Dims, Exchanged, FeatureMap, Model, Reach, Strip, Strips, shape_of};
+use crate::stage::{Build, Dims, Exchanged, FeatureMap, Model, Reach, Stage, Strip, Strips, shape_of};
 use crate::weights::WeightId;
 use crate::{Error, Result};
 
@@ -16,8 +17,8 @@ use crate::{Error, Result};
 pub(crate) struct PassCut {
     /// One strip for each graph that is built.
     pub(crate) shapes: Vec<Strip>,
-    /// From the top to the bottom: the rows, and the position of the graph in `shapes`.
-    pub(crate) strips: Vec<(Range<usize>, usize)>,
+    /// For each band, from the top to the bottom: the rows, and the position of the graph in `shapes`.
+    pub(crate) strips: Vec<Vec<(Range<usize>, usize)>>,
 }
 
 /// What a dry run in strips found.
@@ -34,37 +35,64 @@ pub(crate) struct StripRun {
     pub(crate) maps: MapBlock,
     /// The maps whose statistics are needed.
     pub(crate) normed: Vec<FeatureMap>,
+    /// The rows that are computed and there, one band after the other.
+    pub(crate) bands: Vec<Band>,
 }
 
 impl StripRun {
-    /// Cuts every pass such that the rows of a map take about `most_bytes`, and builds a strip of each shape.
+    /// Cuts every pass such that the rows of a map take about `most_bytes`, in so many bands, and builds a strip of each shape.
     ///
     /// # Errors
-    /// [`Error::Graph`] where a stage cannot be built at this size or not in strips.
+    /// [`Error::Graph`] where a stage cannot be built at this size or not in strips, and for bands of maps whose statistics are needed.
     pub(crate) fn new(
         model: &Model,
         dtype: impl Fn(WeightId) -> Option<DType>,
         dims: &Dims,
-        most_bytes: usize,
+        (most_bytes, count): (usize, usize),
         backend: &Backend,
     ) -> Result<StripRun> {
         let nowhere = Buffer::nowhere(backend.device())?;
         let weights = dry_run::weights_nowhere(model, dtype, &nowhere);
         let mut cutter = Cutter { model, dims, most_bytes, backend, weights, nowhere, found: Found::default() };
-        let (mut stages, mut touched) = (Vec::new(), Vec::new());
+        let (mut passes, mut steps, mut touched) = (Vec::new(), Vec::new(), Vec::new());
         for stage in model.stages() {
-            let strips = stage.block.strips();
-            let strips = strips.ok_or_else(|| Error::graph("strips", format!("{} has none", stage.name)))?;
+            let strips = strips_of(stage)?;
             cutter.found.touch = Touch::default();
-            let passes = (0..strips.passes()).map(|pass| cutter.pass(strips, pass));
-            stages.push(passes.collect::<Result<Vec<_>>>()?);
+            let (mut maps, mut rows) = (Vec::new(), Vec::new());
+            for pass in 0..strips.passes() {
+                let (found, step) = cutter.look(strips, pass)?;
+                maps.push(found);
+                rows.push(step);
+            }
+            passes.push(maps);
+            steps.push(rows);
             touched.push(std::mem::take(&mut cutter.found.touch));
+        }
+        if count > 1 && !cutter.found.normed.is_empty() {
+            return Err(Error::graph("bands", "statistics are of whole maps"));
+        }
+        let heights = model.maps().map(|map| Ok(shape_of(model, map, dims)?.dims()[1])).collect::<Result<Vec<_>>>()?;
+        let bands = Film { model, passes: &passes, heights: &heights }.bands(count);
+        let mut stages = Vec::with_capacity(steps.len());
+        for (at, (stage, steps)) in model.stages().iter().zip(steps).enumerate() {
+            let strips = strips_of(stage)?;
+            let mut cuts = Vec::with_capacity(steps.len());
+            for (pass, step) in steps.into_iter().enumerate() {
+                let rows: Vec<_> = bands.iter().map(|band| band.passes[at][pass].clone()).collect();
+                cuts.push(cutter.cut(strips, pass, (&rows, step))?);
+            }
+            stages.push(cuts);
         }
         let Found { exchanged, activations, scratch, normed, .. } = cutter.found;
         let scratch = scratch.bytes();
-        let maps = Lives { model, stages: &touched }.pack_maps(dims, backend.device())?;
-        Ok(StripRun { stages, exchanged, activations, scratch, maps, normed })
+        let maps = Lives { model, stages: &touched }.pack_maps(dims, backend.device(), &bands)?;
+        Ok(StripRun { stages, exchanged, activations, scratch, maps, normed, bands })
     }
+}
+
+/// How `stage` is computed in strips.
+fn strips_of(stage: &Stage) -> Result<&dyn Strips> {
+    stage.block.strips().ok_or_else(|| Error::graph("strips", format!("{} has none", stage.name)))
 }
 
 /// The most that any strip was found to take.
@@ -89,20 +117,32 @@ struct Cutter<'a> {
 }
 
 impl Cutter<'_> {
-    fn pass(&mut self, strips: &dyn Strips, pass: usize) -> Result<PassCut> {
-        let [_, height, ..] = shape_of(self.model, strips.rows_of(), self.dims)?.dims();
+    /// What a pass does with maps, and how many rows a strip of it has.
+    fn look(&mut self, strips: &dyn Strips, pass: usize) -> Result<(PassMaps, usize)> {
+        let height = self.height(strips)?;
         let (_, whole) = self.build(strips, pass, 0..height)?;
         check(&whole)?;
         self.touch(&whole);
-        let step = self.rows_at_a_time(&whole, height)?;
+        let reads = whole.reads.iter().map(|read| (self.model.position(read.map), read.reach)).collect();
+        let writes = whole.writes.iter().map(|write| self.model.position(write.map)).collect();
+        Ok((PassMaps { reads, writes, height }, self.rows_at_a_time(&whole, height)?))
+    }
+
+    /// Cuts the `rows` of each band of a pass into strips of `step` rows.
+    fn cut(&mut self, strips: &dyn Strips, pass: usize, (rows, step): (&[Range<usize>], usize)) -> Result<PassCut> {
+        let height = self.height(strips)?;
         let mut cut = PassCut { shapes: Vec::new(), strips: Vec::new() };
-        for start in (0..height).step_by(step) {
-            let strip = self.strip(start..height.min(start + step), height);
-            let known = cut.shapes.iter().position(|other| other.shape() == strip.shape());
-            cut.strips.push((strip.rows.clone(), known.unwrap_or(cut.shapes.len())));
-            if known.is_none() {
-                cut.shapes.push(strip);
+        for rows in rows {
+            let mut band = Vec::new();
+            for start in rows.clone().step_by(step) {
+                let strip = self.strip(start..rows.end.min(start + step), height);
+                let known = cut.shapes.iter().position(|other| other.shape() == strip.shape());
+                band.push((strip.rows.clone(), known.unwrap_or(cut.shapes.len())));
+                if known.is_none() {
+                    cut.shapes.push(strip);
+                }
             }
+            cut.strips.push(band);
         }
         for strip in &cut.shapes {
             let (graph, exchanged) = self.build(strips, pass, strip.rows.clone())?;
@@ -114,14 +154,19 @@ impl Cutter<'_> {
         Ok(cut)
     }
 
+    /// How many rows there are in all.
+    fn height(&self, strips: &dyn Strips) -> Result<usize> {
+        let [_, height, ..] = shape_of(self.model, strips.rows_of(), self.dims)?.dims();
+        Ok(height)
+    }
+
     fn strip(&self, rows: Range<usize>, height: usize) -> Strip {
         Strip { rows, height, most_bytes: self.most_bytes }
     }
 
     fn build(&self, strips: &dyn Strips, pass: usize, rows: Range<usize>) -> Result<(Graph, Exchanged)> {
-        let [_, height, ..] = shape_of(self.model, strips.rows_of(), self.dims)?.dims();
         let graph = self.backend.graph(STAGE_TENSORS)?;
-        let strip = self.strip(rows, height);
+        let strip = self.strip(rows, self.height(strips)?);
         let b = Build::for_strip(&graph, self.dims, &self.weights, self.model, strip, &self.nowhere);
         strips.build_pass(&b, pass)?;
         let exchanged = b.finish_strip()?;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::Runs;
 use crate::size::Size;
 use crate::stage::Model;
 
@@ -16,6 +17,14 @@ pub enum Way {
     /// Each stage a few rows at a time, such that the rows of a map take about so many bytes; the maps themselves are in host
     /// memory.
     Strips(usize),
+    /// In strips, a band of the picture's rows after the other: each of the frames of a film before the next band, so that what they
+    /// leave to each other is as high as a band. What two bands need is computed twice.
+    Bands {
+        /// How many there are.
+        count: usize,
+        /// Bytes of strips.
+        strips: usize,
+    },
 }
 
 impl fmt::Display for Way {
@@ -24,6 +33,7 @@ impl fmt::Display for Way {
             Way::Whole => f.write_str("whole"),
             Way::Tokens(tokens) => write!(f, "{tokens} tokens at a time"),
             Way::Strips(bytes) => write!(f, "strips of {}", Size(bytes as u64)),
+            Way::Bands { count, strips } => write!(f, "{count} bands in strips of {}", Size(strips as u64)),
         }
     }
 }
@@ -37,12 +47,18 @@ const TOKENS: usize = 32;
 /// Bytes of strips. Below, the weights of a stage and what ggml takes to convolve are more than what is saved.
 const STRIPS: [usize; 4] = [64 << 20, 16 << 20, 4 << 20, 1 << 20];
 
+/// How many bands of a film's rows there are. More would compute most rows twice.
+const BANDS: [usize; 4] = [2, 4, 6, 8];
+
 impl Way {
     /// The ways to compute `model`, fastest first. A dry run found that stages can compute up to `tokens` tokens in pieces.
     pub(crate) fn all(model: &Model, tokens: usize) -> Vec<Way> {
         let mut ways = vec![Way::Whole];
         if model.has_strips() {
             ways.extend(STRIPS.map(Way::Strips));
+            for count in if model.keeps_maps() { &BANDS[..] } else { &[] } {
+                ways.extend(STRIPS.map(|strips| Way::Bands { count: *count, strips }));
+            }
             return ways;
         }
         let parts = PARTS.map(|parts| tokens.div_ceil(parts).next_multiple_of(TOKENS));
@@ -55,8 +71,28 @@ impl Way {
     pub(crate) fn tokens(self) -> usize {
         match self {
             Way::Tokens(tokens) => tokens,
-            Way::Whole | Way::Strips(_) => usize::MAX,
+            Way::Whole | Way::Strips(_) | Way::Bands { .. } => usize::MAX,
         }
+    }
+
+    /// Bytes of strips, and how many bands there are; `None` if it is not in strips.
+    pub(crate) fn strips(self) -> Option<(usize, usize)> {
+        match self {
+            Way::Whole | Way::Tokens(_) => None,
+            Way::Strips(bytes) => Some((bytes, 1)),
+            Way::Bands { count, strips } => Some((strips, count)),
+        }
+    }
+
+    /// How many bands come one after the other.
+    pub fn bands(self) -> usize {
+        self.strips().map_or(1, |(_, bands)| bands)
+    }
+
+    /// How often stages run that would run so often in one band: each band is a film of its own.
+    pub fn runs(self, runs: Runs) -> Runs {
+        let bands = self.bands();
+        Runs { request: runs.request.saturating_mul(bands), steps: runs.steps.saturating_mul(bands), ..runs }
     }
 }
 
@@ -74,5 +110,13 @@ mod tests {
         assert_eq!(all(0), [Way::Whole]);
         assert_eq!(Way::Tokens(288).to_string(), "288 tokens at a time");
         assert_eq!(Way::Strips(4 << 20).to_string(), "strips of 4.00 MiB");
+    }
+
+    #[test]
+    fn a_film_runs_again_for_each_band() {
+        let way = Way::Bands { count: 4, strips: 16 << 20 };
+        assert_eq!(way.to_string(), "4 bands in strips of 16.0 MiB");
+        assert_eq!(way.runs(Runs::of_films(2, 5)), Runs::of_films(8, 5));
+        assert_eq!(Way::Strips(1).runs(Runs::of_films(2, 5)), Runs::of_films(2, 5));
     }
 }

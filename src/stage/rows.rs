@@ -10,7 +10,7 @@ use std::cell::{Cell, RefCell};
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{Build, Dims, Extent, Model, Port};
+use super::{Build, Dims, Extent, Lifetime, Model, Port};
 use crate::ggml::{Buffer, Placed, Tensor};
 use crate::tensor::Shape;
 use crate::{Error, Result};
@@ -221,6 +221,11 @@ impl Model {
     /// Whether every stage can be computed a few rows at a time.
     pub fn has_strips(&self) -> bool {
         !self.stages.is_empty() && self.stages.iter().all(|stage| stage.block.strips().is_some())
+    }
+
+    /// Whether runs leave maps to the next ones.
+    pub(crate) fn keeps_maps(&self) -> bool {
+        self.ports.iter().any(|port| port.lifetime == Lifetime::Request)
     }
 
     /// The position of `map` among all maps.

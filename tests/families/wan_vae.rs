@@ -13,7 +13,7 @@ use pinhole::exec::{DeviceWeights, Session};
 use pinhole::ggml::{Backend, CancelFlag, Device, Ledger};
 use pinhole::models::autoencoder_wan::{Config, FilmDecoder, FilmEncoder, Whole};
 use pinhole::plan::measure::Subject;
-use pinhole::plan::{Limits, Offload, Phase, Plan, Runs, Way, budget};
+use pinhole::plan::{HostBound, HostLimit, Limits, Offload, Phase, Plan, Runs, Variant, Way, budget};
 use pinhole::source::networks::{self, AutoencoderCausal};
 use pinhole::source::slot::VAE;
 use pinhole::source::{Component, Networks, Part, Place, Source};
@@ -92,17 +92,31 @@ impl<'a> Side<'a> {
     }
 
     /// What comes of the chunks `given`, each by itself.
-    fn run(&self, session: &mut Session<'_>, backend: &mut Backend, given: &[Vec<f32>]) -> Vec<Vec<f32>> {
-        self.cleared.iter().for_each(|&port| session.clear(port).unwrap());
-        let mut made = Vec::new();
-        for (i, chunk) in given.iter().enumerate() {
-            let ((from, to), cadence) = match i {
-                0 => (self.first, Cadence::Request),
-                _ => (self.following, Cadence::Step),
-            };
-            session.set(from, chunk).unwrap();
-            session.run(backend, cadence, |_, _| Ok(())).unwrap();
-            made.push(session.get(to).unwrap());
+    fn run(
+        &self,
+        (session, dims): (&mut Session<'_>, &Dims),
+        backend: &mut Backend,
+        given: &[Vec<f32>],
+    ) -> Vec<Vec<f32>> {
+        let mut made = vec![Vec::new(); given.len()];
+        for band in 0..session.bands() {
+            session.choose_band(band).unwrap();
+            self.cleared.iter().for_each(|&port| session.clear(port).unwrap());
+            for (i, (chunk, made)) in given.iter().zip(&mut made).enumerate() {
+                let ((from, to), cadence) = match i {
+                    0 => (self.first, Cadence::Request),
+                    _ => (self.following, Cadence::Step),
+                };
+                session.set(from, chunk).unwrap();
+                session.run(backend, cadence, |_, _| Ok(())).unwrap();
+                let [w, h, channels, frames] = self.model.ports()[to.index()].shape(dims).unwrap().dims();
+                let (rows, found) = (session.rows(to).unwrap(), session.get(to).unwrap());
+                assert_eq!(found.len(), w * rows.len() * channels * frames);
+                made.resize(w * h * channels * frames, f32::NAN);
+                for (plane, found) in made.chunks_exact_mut(w * h).zip(found.chunks_exact((w * rows.len()).max(1))) {
+                    plane[w * rows.start..w * rows.end].copy_from_slice(found);
+                }
+            }
         }
         made
     }
@@ -113,7 +127,7 @@ impl<'a> Side<'a> {
         let (mut backend, ledger) = (Backend::new(device, THREADS, CancelFlag::new()).unwrap(), Ledger::new());
         let weights = DeviceWeights::load(self.model, self.bound, device, &ledger).unwrap();
         let mut session = Session::in_way(way, self.model, &weights, dims, &backend, &ledger).unwrap();
-        (self.run(&mut session, &mut backend, given), ledger.usage().peak)
+        (self.run((&mut session, dims), &mut backend, given), ledger.usage().peak)
     }
 }
 
@@ -232,15 +246,55 @@ fn films_in_strips_are_the_same() {
     }
 }
 
+#[test]
+fn films_in_bands_are_the_same() {
+    let golden = Golden::load("wan_vae");
+    let device = Device::by_name("cpu:discrete").unwrap();
+    let backend = Backend::new(device, THREADS, CancelFlag::new()).unwrap();
+    for kind in KINDS {
+        let dir = directory(&golden, kind);
+        let vae = open(dir.path()).unwrap();
+        let film = vae.film.as_ref().unwrap();
+        let (own, size) = latents(&golden, kind, &vae);
+        let (side, given) = (Side::decoder(&film.decoder), latent_frames(&own, size));
+        let (whole, _) = side.computed("cpu:discrete", Way::Whole, &dims(size), &given);
+        for (count, strips) in [(2, 1 << 20), (3, 24 << 10), (7, 1)] {
+            let (found, _) = side.computed("cpu:discrete", Way::Bands { count, strips }, &dims(size), &given);
+            // To the bit, as strips are.
+            assert!(found == whole, "{kind}, {count} bands in strips of {strips}");
+        }
+        // A film high enough that bands are lower than it: every one takes less of the host than the one before.
+        let high = [2, 40, 0];
+        let (model, bound, runs) = (side.model, side.bound, Runs::of_films(1, given.len() - 1));
+        let subject = Subject { name: "decoder", phase: Phase::Decode, model, bound, dims: dims(high), runs };
+        let components = [subject.measure(&backend).unwrap()];
+        let strips = |bands| move |variant: &&Variant| variant.way.bands() == bands;
+        let least = |bands| components[0].variants.iter().filter(strips(bands)).map(|variant| variant.host).min();
+        let least: Vec<_> = [2, 4, 8].into_iter().filter_map(least).collect();
+        assert!(least.len() == 3 && least.is_sorted_by(|more, less| more > less), "{least:?}");
+        let frames = vec![pinhole::sample::randn(3, high[0] * high[1] * vae.config.z_dim).unwrap(); given.len()];
+        let whole = budget::plan(&components, Offload::Model, &Limits::default()).unwrap();
+        let whole = planned(&side, &subject, &whole, &frames);
+        let (bound, bytes) =
+            (HostBound::Memory, least[1] + components[0].stages.iter().map(|stage| stage.file).sum::<usize>());
+        let host = HostLimit { bound, bytes, process: 0, graph: 0, shared: false };
+        let device = components[0].variants.iter().map(|variant| variant.bytes()).min().unwrap();
+        let limits = Limits { bytes: Some(2 * device), of_host: [Some(host), None], ..Limits::default() };
+        let plan = budget::plan(&components, Offload::Auto, &limits).unwrap();
+        println!("{kind}: {}, {} bytes on the host of {bytes}", plan.components[0].way, plan.components[0].host);
+        assert!(plan.components[0].way.bands() > 1 && planned(&side, &subject, &plan, &frames) == whole);
+    }
+}
+
 /// What `side` gives as `plan` has it.
 fn planned(side: &Side<'_>, subject: &Subject<'_>, plan: &Plan, given: &[Vec<f32>]) -> Vec<Vec<f32>> {
     let device = Device::by_name("cpu:discrete").unwrap();
     let (mut backend, ledger) = (Backend::new(device, THREADS, CancelFlag::new()).unwrap(), Ledger::new());
     let component = plan.component(subject.name).unwrap();
-    let runs = component.batch.runs(subject.runs);
+    let runs = component.way.runs(component.batch.runs(subject.runs));
     let weights = DeviceWeights::place(side.model, side.bound, device, &ledger, &component.placement, runs).unwrap();
     let mut session = Session::in_way(component.way, side.model, &weights, &subject.dims, &backend, &ledger).unwrap();
-    let made = side.run(&mut session, &mut backend, given);
+    let made = side.run((&mut session, &subject.dims), &mut backend, given);
     assert_eq!(ledger.usage().peak, component.parts.total(), "{:?}", component.parts);
     made
 }

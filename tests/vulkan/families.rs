@@ -136,10 +136,12 @@ fn predicted((of, model): (Subject, &Opened), device: Device, offload: Offload) 
     let (denoiser, count) = (&model.denoiser, dims.iter().product::<usize>());
     let seeds = (20..).take(model.rules.controls.len());
     let controls = seeds.map(|seed| denoiser.pack_followed(&numbers(seed, count), None, dims).unwrap());
+    let subject = denoiser.subjects(&settings, dims, levels.len()).remove(0);
     let given = Given {
         settings: &settings,
         levels: &levels,
-        evaluations: 0..levels.len(),
+        // Of two experts, the first has not all of them.
+        evaluations: 0..subject.runs.steps,
         prompts: &[&prompt],
         controls: &controls.collect::<Vec<_>>(),
         ip: &[],
@@ -148,7 +150,6 @@ fn predicted((of, model): (Subject, &Opened), device: Device, offload: Offload) 
         pictures: 1,
         face: &[],
     };
-    let subject = denoiser.subjects(&settings, dims, levels.len()).remove(0);
     let (mut backend, ledger) = (Backend::new(device, 2, CancelFlag::new()).unwrap(), Ledger::new());
     let plan = budget::plan(&[subject.measure(&backend).unwrap()], offload, &Limits::default()).unwrap();
     let placement = &plan.components[0].placement;

@@ -45,21 +45,20 @@ impl ResidualBlock {
 
 impl Layer for ResidualBlock {
     fn passes(&self) -> usize {
-        1 + self.conv2.passes()
+        self.conv1.passes() + self.conv2.passes()
     }
 
     fn build_pass(&self, b: &Build<'_>, pass: usize, from: Port, to: Port) -> Result<()> {
         let ResidualBlock { norm1, conv1, norm2, conv2, hidden, .. } = self;
+        let remembers = conv1.passes() > 1;
         match pass {
             0 => b.write_rows(*hidden, conv1.build(b, from, |x| norm1.activated(b, x))?),
-            1 => {
+            // Before it is written over.
+            1 if remembers => conv1.memory.leave_map(b, from),
+            1 | 2 => {
                 let y = conv2.build(b, *hidden, |x| norm2.activated(b, x))?;
                 let x = b.read_rows(from, Reach::Around(0))?;
                 let shortcut = self.shortcut.map_or(Ok(x), |conv| conv.build(b, x))?;
-                if conv1.memory.looks_back() {
-                    // Before it is written over.
-                    conv1.memory.leave(b, x)?;
-                }
                 b.write_rows(to, b.g.add(y, shortcut)?)
             }
             _ => conv2.memory.leave_map(b, *hidden),

@@ -83,7 +83,7 @@ impl Memory {
         b.write_rows(newer, b.g.slice(x, 3, frames - 1, 1)?)
     }
 
-    /// A pass that leaves the newest frames of `map`. It comes behind that which looks back.
+    /// A pass that leaves the newest frames of `map`. It comes behind that which looks back, in which neighbours still read them.
     pub(super) fn leave_map(self, b: &Build<'_>, map: impl Into<FeatureMap>) -> Result<()> {
         self.leave(b, b.read_newest_rows(map, Reach::Around(0), PAST)?)
     }
@@ -112,8 +112,7 @@ impl CausalConv {
         Ok(CausalConv { older, newest: Conv2d::declare(scope, inputs, outputs, size)?, memory })
     }
 
-    /// The convolution of the strip's rows of `from`. Before it, `prepare` makes every pixel ready, and keeps zeros as they are. Also
-    /// leaves the newest frame, if nothing looks back: what does leaves it in a pass behind this one, since neighbours read it here.
+    /// The convolution of the strip's rows of `from`. Before it, `prepare` makes every pixel ready, and keeps zeros as they are.
     pub(super) fn build(
         &self,
         b: &Build<'_>,
@@ -122,9 +121,6 @@ impl CausalConv {
     ) -> Result<Tensor> {
         let reach = Reach::Around(self.newest.halo());
         let x = b.read_rows(from, reach)?;
-        if let Memory::Leaves(_) = self.memory {
-            self.memory.leave(b, b.crop(x, self.newest.halo())?)?;
-        }
         let ready = prepare(self.memory.with_past(b, x, reach)?)?;
         if self.older.is_empty() {
             return self.newest.build_rows(b, ready);
@@ -140,6 +136,9 @@ impl CausalConv {
 
     /// How many passes it comes in, with the one that leaves the newest frames behind it.
     pub(super) fn passes(&self) -> usize {
-        if self.memory.looks_back() { 2 } else { 1 }
+        match self.memory {
+            Memory::None => 1,
+            Memory::Leaves(_) | Memory::LooksBack(_) => 2,
+        }
     }
 }

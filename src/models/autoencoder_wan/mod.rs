@@ -14,8 +14,8 @@
 //! first latent frame, in the stages of a request, which is the same and leaves its newest frames behind; and one for each latent frame that
 //! follows, in those of a step, with all planes. It finds two frames of every map that a kernel over time reads in ports of
 //! their own, which live from run to run, and leaves its newest there. These frames are as they are before norms: zeros stay zeros there.
-//! A pass must not overwrite what the neighbours of a strip still read. So the last pass of a layer leaves the frames; it reads the
-//! strip's own rows.
+//! A pass must not overwrite what the neighbours of a strip still read. So frames are left in passes of their own, which read the
+//! strip's own rows. In a band of rows these passes have more rows than the convolution before them, whose halo has to be left, too.
 //!
 //! Frames lie in the last extent of a map. Attention is within a frame, and norms are over the channels of one pixel, so that no stage waits
 //! for the statistics of a map.

@@ -1,4 +1,5 @@
-//! Blocks: attention of all tokens to each other, attention to the prompt and to what is seen of pictures, and a feed-forward layer.
+//! Blocks: attention of all tokens to each other, attention to the prompt and to what is seen of pictures, and a feed-forward layer. Each
+//! is a stage of its own: of a film, keys and values of all tokens are large, and so is the inside of the feed-forward layer.
 
 use super::config::Config;
 use super::modulation::{At, Modulation, Table};
@@ -7,7 +8,7 @@ use crate::Result;
 use crate::ggml::Tensor;
 use crate::models::attention::Attention;
 use crate::models::layers::{LayerNorm, Linear, RmsNorm};
-use crate::stage::{Build, Port, Symbol};
+use crate::stage::{Block, Build, Cadence, Model, Port, Symbol};
 use crate::weights::{Role, Scope};
 
 /// Queries, keys and values, and norms over their whole width.
@@ -75,21 +76,26 @@ pub(super) struct Carried {
     pub(super) context: Port,
     pub(super) seen: Option<Port>,
     pub(super) projected: Port,
+    /// `[D, 6, B]` and `[D, 6, 1]`: the modulation of a block at the step's time, and at that of a given frame, as its first stage leaves
+    /// it to its last.
+    pub(super) modulated: [Port; 2],
 }
 
-/// One block.
-pub(super) struct Block {
-    table: Table,
-    own: Heads,
-    norm: LayerNorm,
-    cross: Heads,
-    seen: Option<Seen>,
-    ffn_0: Linear,
-    ffn_2: Linear,
-    carried: Carried,
-    ports: Ports,
-    width: usize,
-    eps: f32,
+/// How many stages a block is. One after the other is on the device with its weights, and none has the intermediate results of another.
+pub(super) const STAGES: usize = 3;
+
+/// Adds the block `name`, whose weights are `number` in the list `list`.
+pub(super) fn declare(
+    model: &mut Model,
+    (name, list, number): (&str, &str, usize),
+    config: &Config,
+    (ports, carried): (&Ports, Carried),
+) -> Result<()> {
+    let mut stage = |part: &str| (format!("{name}.{part}"), Cadence::Step);
+    let [looks, told, feeds] = ["attention", "prompt", "feed_forward"].map(&mut stage);
+    model.stage(looks.0, looks.1, |s| Looks::declare(&mut s.sub(list).sub(number), config, (*ports, carried)))?;
+    model.stage(told.0, told.1, |s| Told::declare(&mut s.sub(list).sub(number), config, carried))?;
+    model.stage(feeds.0, feeds.1, |s| Feeds::declare(&mut s.sub(list).sub(number), config, carried))
 }
 
 /// Where shift and scale, and the gate, of attention and of the feed-forward layer stand in a modulation.
@@ -103,50 +109,24 @@ struct Tokens<'b, 'a> {
     count: usize,
 }
 
-impl Block {
-    pub(super) fn declare(s: &mut Scope<'_>, config: &Config, ports: &Ports, carried: Carried) -> Result<Block> {
-        let (hidden, inner) = (config.hidden(), config.ffn_dim);
-        let table = Table::declare(s, hidden, 6)?;
-        let own = Heads::declare(&mut s.sub("self_attn"), config)?;
-        let norm = LayerNorm::declare(&mut s.sub("norm3"), hidden, config.eps)?;
-        let cross = Heads::declare(&mut s.sub("cross_attn"), config)?;
-        let seen = carried.seen.map(|port| Seen::declare(&mut s.sub("cross_attn"), config, port)).transpose()?;
-        let ffn_0 = Linear::declare(&mut s.sub("ffn.0"), hidden, inner, Role::MatMul)?;
-        let ffn_2 = Linear::declare(&mut s.sub("ffn.2"), inner, hidden, Role::WideMatMul)?;
-        let (width, eps) = (config.attention_head_dim, config.eps);
-        Ok(Block { table, own, norm, cross, seen, ffn_0, ffn_2, carried, ports: *ports, width, eps })
-    }
-
-    /// All tokens, by how they are modulated: those of the given frame come first.
-    fn tokens<'b, 'a>(&self, b: &'b Build<'a>) -> Result<Vec<Tokens<'b, 'a>>> {
-        let (all, given) = (b.dim(Symbol::IMAGE_TOKENS)?, b.dim(GIVEN_TOKENS)?);
-        let mut found = Vec::new();
-        for (at, first, end) in [(At::Last, 0, given), (At::Step(self.ports.condition), given, all)] {
-            if first < end {
-                let modulation = self.table.read(b, self.carried.projected, at)?;
-                found.push(Tokens { modulation, first, count: end - first });
-            }
+/// All tokens, by how they are modulated, as `read` says: those of the given frame come first.
+fn tokens<'b, 'a>(
+    b: &Build<'a>,
+    read: impl Fn(usize) -> Result<Modulation<'b, 'a>>,
+) -> Result<Vec<Tokens<'b, 'a>>> {
+    let (all, given) = (b.dim(Symbol::IMAGE_TOKENS)?, b.dim(GIVEN_TOKENS)?);
+    let mut found = Vec::new();
+    for (which, first, end) in [(GIVEN, 0, given), (OTHERS, given, all)] {
+        if first < end {
+            found.push(Tokens { modulation: read(which)?, first, count: end - first });
         }
-        Ok(found)
     }
-
-    /// Queries or keys `x [d, H, n, B]` of the tokens from `start` on, turned to their positions.
-    fn turn(&self, b: &Build<'_>, x: Tensor, start: usize) -> Result<Tensor> {
-        let [_, _, tokens, _] = b.g.shape(x)?.dims();
-        let of = |table| b.g.slice(b.read(table)?, 2, start, tokens);
-        b.g.rotate_pairs(x, of(self.ports.cos)?, of(self.ports.sin)?)
-    }
-
-    /// What `x [D, n, B]` takes from the prompt and from what is seen.
-    fn told(&self, b: &Build<'_>, x: Tensor, text: &Attention, seen: Option<&Attention>) -> Result<Tensor> {
-        let q = self.cross.queries(b, self.norm.build(b, x)?)?;
-        let mut told = text.attend(b, q)?;
-        if let Some(seen) = seen {
-            told = b.g.add(told, seen.attend(b, q)?)?;
-        }
-        self.cross.out.build(b, told)
-    }
+    Ok(found)
 }
+
+/// The place of a modulation among [`Carried::modulated`].
+const OTHERS: usize = 0;
+const GIVEN: usize = 1;
 
 impl Tokens<'_, '_> {
     /// Calls `compute` for a piece of them at a time, with where it begins among all tokens of `port`.
@@ -162,29 +142,119 @@ impl Tokens<'_, '_> {
     }
 }
 
-impl crate::stage::Block for Block {
+/// The first stage of a block: all tokens look at each other.
+struct Looks {
+    table: Table,
+    own: Heads,
+    carried: Carried,
+    ports: Ports,
+    width: usize,
+    eps: f32,
+}
+
+impl Looks {
+    fn declare(s: &mut Scope<'_>, config: &Config, (ports, carried): (Ports, Carried)) -> Result<Looks> {
+        let table = Table::declare(s, config.hidden(), 6)?;
+        let own = Heads::declare(&mut s.sub("self_attn"), config)?;
+        Ok(Looks { table, own, carried, ports, width: config.attention_head_dim, eps: config.eps })
+    }
+
+    /// Queries or keys `x [d, H, n, B]` of the tokens from `start` on, turned to their positions.
+    fn turn(&self, b: &Build<'_>, x: Tensor, start: usize) -> Result<Tensor> {
+        let [_, _, tokens, _] = b.g.shape(x)?.dims();
+        let of = |table| b.g.slice(b.read(table)?, 2, start, tokens);
+        b.g.rotate_pairs(x, of(self.ports.cos)?, of(self.ports.sin)?)
+    }
+}
+
+impl Block for Looks {
     fn build(&self, b: &Build<'_>) -> Result<()> {
-        let (tokens, hidden, eps) = (self.tokens(b)?, self.carried.hidden, self.eps);
+        let Carried { hidden, projected, modulated, .. } = self.carried;
+        let tokens = tokens(b, |which| {
+            let at = if which == GIVEN { At::Last } else { At::Step(self.ports.condition) };
+            let modulation = self.table.read(b, projected, at)?.summed()?;
+            b.write(modulated[which], modulation.rows())?;
+            Ok(modulation)
+        })?;
         let dims = [self.width, self.own.heads, b.dim(Symbol::IMAGE_TOKENS)?, b.dim(Symbol::BATCH)?];
         let attention = Attention::new(b, dims)?;
         for tokens in &tokens {
             tokens.pieces(b, hidden, |x, at| {
-                let x = tokens.modulation.modulate(x, ATTENTION.0, eps)?;
+                let x = tokens.modulation.modulate(x, ATTENTION.0, self.eps)?;
                 let (k, v) = self.own.keys_and_values(b, x)?;
                 attention.set(b, at, (self.turn(b, k, at)?, v))
             })?;
         }
-        let (k, v) = self.cross.keys_and_values(b, b.read(self.carried.context)?)?;
-        let text = Attention::of(k, v);
-        let seen = self.seen.as_ref().map(|seen| seen.attention(b, self.cross.heads)).transpose()?;
         for tokens in &tokens {
             let m = &tokens.modulation;
             tokens.pieces(b, hidden, |x, at| {
-                let q = self.own.queries(b, m.modulate(x, ATTENTION.0, eps)?)?;
+                let q = self.own.queries(b, m.modulate(x, ATTENTION.0, self.eps)?)?;
                 let attended = attention.attend(b, self.turn(b, q, at)?)?;
-                let x = m.gated(x, self.own.out.build(b, attended)?, ATTENTION.1)?;
-                let x = b.g.add(x, self.told(b, x, &text, seen.as_ref())?)?;
-                let inner = self.ffn_0.build(b, m.modulate(x, FEED_FORWARD.0, eps)?)?; // [F, n, B]
+                b.write_tokens(hidden, at, m.gated(x, self.own.out.build(b, attended)?, ATTENTION.1)?)
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// The second stage of a block: tokens look at the prompt, and at what is seen of pictures.
+struct Told {
+    norm: LayerNorm,
+    cross: Heads,
+    seen: Option<Seen>,
+    carried: Carried,
+}
+
+impl Told {
+    fn declare(s: &mut Scope<'_>, config: &Config, carried: Carried) -> Result<Told> {
+        let norm = LayerNorm::declare(&mut s.sub("norm3"), config.hidden(), config.eps)?;
+        let cross = Heads::declare(&mut s.sub("cross_attn"), config)?;
+        let seen = carried.seen.map(|port| Seen::declare(&mut s.sub("cross_attn"), config, port)).transpose()?;
+        Ok(Told { norm, cross, seen, carried })
+    }
+}
+
+impl Block for Told {
+    fn build(&self, b: &Build<'_>) -> Result<()> {
+        let Carried { hidden, context, .. } = self.carried;
+        let (k, v) = self.cross.keys_and_values(b, b.read(context)?)?;
+        let text = Attention::of(k, v);
+        let seen = self.seen.as_ref().map(|seen| seen.attention(b, self.cross.heads)).transpose()?;
+        b.tokens(hidden, |x, at| {
+            let q = self.cross.queries(b, self.norm.build(b, x)?)?;
+            let mut told = text.attend(b, q)?;
+            if let Some(seen) = &seen {
+                told = b.g.add(told, seen.attend(b, q)?)?;
+            }
+            b.write_tokens(hidden, at.start, b.g.add(x, self.cross.out.build(b, told)?)?)
+        })
+    }
+}
+
+/// The last stage of a block.
+struct Feeds {
+    ffn_0: Linear,
+    ffn_2: Linear,
+    carried: Carried,
+    eps: f32,
+}
+
+impl Feeds {
+    fn declare(s: &mut Scope<'_>, config: &Config, carried: Carried) -> Result<Feeds> {
+        let (hidden, inner) = (config.hidden(), config.ffn_dim);
+        let ffn_0 = Linear::declare(&mut s.sub("ffn.0"), hidden, inner, Role::MatMul)?;
+        let ffn_2 = Linear::declare(&mut s.sub("ffn.2"), inner, hidden, Role::WideMatMul)?;
+        Ok(Feeds { ffn_0, ffn_2, carried, eps: config.eps })
+    }
+}
+
+impl Block for Feeds {
+    fn build(&self, b: &Build<'_>) -> Result<()> {
+        let Carried { hidden, modulated, .. } = self.carried;
+        for tokens in &tokens(b, |which| Modulation::of(b, b.read(modulated[which])?))? {
+            let m = &tokens.modulation;
+            tokens.pieces(b, hidden, |x, at| {
+                let inner = self.ffn_0.build(b, m.modulate(x, FEED_FORWARD.0, self.eps)?)?; // [F, n, B]
                 let y = self.ffn_2.build(b, b.g.gelu_tanh(inner)?)?;
                 b.write_tokens(hidden, at, m.gated(x, y, FEED_FORWARD.1)?)
             })?;

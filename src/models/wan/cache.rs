@@ -1,6 +1,7 @@
 //! The transformer with a step cache.
 
 use super::Wan;
+use super::block::STAGES;
 use crate::Result;
 use crate::models::step_cache::{Cached, Copied, DecidedBy, FirstChange, States};
 use crate::stage::{Block, Build, Cadence, Port};
@@ -36,11 +37,12 @@ impl Wan {
                 cached.model.insert(first, "cache.copy", Cadence::Step, copied);
                 Some(cached)
             }
-            DecidedBy::FirstBlock if last > first + 1 => {
-                let mut cached = of(first + 1);
+            DecidedBy::FirstBlock if last > first + STAGES => {
+                let second = first + STAGES;
+                let mut cached = of(second);
                 let (probe, before) = (cached.ports.probe?, cached.ports.before);
                 let change = FirstChange { after: states, probe, before };
-                cached.model.insert(first + 1, "cache.probe", Cadence::Step, change);
+                cached.model.insert(second, "cache.probe", Cadence::Step, change);
                 cached.model.insert(first, "cache.copy", Cadence::Step, Copied { from: states, to: probe });
                 Some(cached)
             }

@@ -16,7 +16,9 @@
 //! | `context`  | request | `text` [J, Tt, B]                              | `context` [D, Tt, B]                           |
 //! | `looking`  | request | `seen` [V, Ts, B], if it looks at pictures     | `image_context` [D, Ts, B]                     |
 //! | `embed`    | step    | `latents` [4C, T, B]                           | `hidden` [D, T, B]                             |
-//! | `block.0..`| step    | `hidden`, `projected`, `context`               | `hidden`                                       |
+//! | `block.0.attention..` | step | `hidden`, `projected`                  | `hidden`, `modulated` [D, 6, B]                |
+//! | `block.0.prompt..` | step | `hidden`, `context`, `image_context`      | `hidden`                                       |
+//! | `block.0.feed_forward..` | step | `hidden`, `modulated`               | `hidden`                                       |
 //! | `guide`    | step    | `latents`, `hidden`, in models of VACE         | `guide` [D, T, B]                              |
 //! | `guide.0..`| step    | `guide`, as blocks, behind some of them        | `guide`, `hidden`                              |
 //! | `final`    | step    | `hidden`, `vector`                             | `prediction` [4O, T, B]                        |
@@ -34,7 +36,7 @@ mod vace;
 
 use pinhole_quant::DType;
 
-use self::block::{Block, Carried};
+use self::block::Carried;
 use self::ends::{Context, Embed, FinalLayer, Looking};
 use self::modulation::TimeIn;
 use self::vace::{GuideIn, GuideOut};
@@ -148,21 +150,19 @@ fn declare_stages(model: &mut Model, config: &Config, ports: &Ports) -> Result<H
     }
     let hidden = carried(model, "hidden", width);
     model.stage("embed", Cadence::Step, |s| Embed::declare(s, config, ports.latents, hidden))?;
-    let shared = Carried { hidden, context, seen: image_context, projected };
+    let modulated = [("modulated", batch), ("modulated_given", 1.into())]
+        .map(|(name, items)| model.port(name, &[width.into(), 6.into(), items], DType::F32, Lifetime::Pass));
+    let shared = Carried { hidden, context, seen: image_context, projected, modulated };
     let guide = ports.guide_scale.map(|scale| (carried(model, "guide", width), scale));
     if let Some((guide, _)) = guide {
         model.stage("guide", Cadence::Step, |s| GuideIn::declare(s, config, ports.latents, (hidden, guide)))?;
     }
     let guided = config.vace_layers.as_deref().unwrap_or_default();
     for i in 0..config.num_layers {
-        model.stage(format!("block.{i}"), Cadence::Step, |s| {
-            Block::declare(&mut s.sub("blocks").sub(i), config, ports, shared)
-        })?;
+        block::declare(model, (&format!("block.{i}"), "blocks", i), config, (ports, shared))?;
         let (Some((guide, scale)), Ok(k)) = (guide, guided.binary_search(&i)) else { continue };
         let beside = Carried { hidden: guide, ..shared };
-        model.stage(format!("guide.{k}"), Cadence::Step, |s| {
-            Block::declare(&mut s.sub("vace_blocks").sub(k), config, ports, beside)
-        })?;
+        block::declare(model, (&format!("guide.{k}"), "vace_blocks", k), config, (ports, beside))?;
         model.stage(format!("guide.{k}.out"), Cadence::Step, |s| {
             GuideOut::declare(&mut s.sub("vace_blocks").sub(k), width, [hidden, guide, scale])
         })?;

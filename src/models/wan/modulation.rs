@@ -73,14 +73,15 @@ impl Table {
         };
         let [_, items, ..] = b.g.shape(rows)?.dims();
         let rows = b.g.reshape(rows, &[width, given / width, items])?;
-        Ok(Modulation { b, table: b.weight(weight)?, parts, rows, own: given > width, last: Last::default() })
+        Ok(Modulation { b, table: Some(b.weight(weight)?), parts, rows, own: given > width, last: Last::default() })
     }
 }
 
 /// The modulation of some tokens.
 pub(super) struct Modulation<'b, 'a> {
     b: &'b Build<'a>,
-    table: Tensor, // [D, parts]
+    /// `[D, parts]`: what is added to the rows, if anything is.
+    table: Option<Tensor>,
     parts: usize,
     rows: Tensor, // [D, parts or 1, B or 1]
     /// Whether each part has a row of its own.
@@ -89,13 +90,36 @@ pub(super) struct Modulation<'b, 'a> {
     last: Last<(Tensor, usize)>,
 }
 
-impl Modulation<'_, '_> {
+impl<'b, 'a> Modulation<'b, 'a> {
+    /// That of `rows [D, parts, B or 1]`.
+    ///
+    /// # Errors
+    /// [`Error::Graph`](crate::Error::Graph) for a tensor of another graph.
+    pub(super) fn of(b: &'b Build<'a>, rows: Tensor) -> Result<Modulation<'b, 'a>> {
+        let [_, parts, ..] = b.g.shape(rows)?.dims();
+        Ok(Modulation { b, table: None, parts, rows, own: true, last: Last::default() })
+    }
+
+    /// The same with rows to which the table is added. Each part has to have a row of its own.
+    pub(super) fn summed(self) -> Result<Modulation<'b, 'a>> {
+        let rows = match self.table {
+            Some(table) => self.b.g.add(self.rows, table)?,
+            None => self.rows,
+        };
+        Modulation::of(self.b, rows)
+    }
+
+    /// `[D, parts or 1, B or 1]`
+    pub(super) fn rows(&self) -> Tensor {
+        self.rows
+    }
+
     /// Part `i`: `[D, 1, B or 1]`.
     fn part(&self, i: usize) -> Result<Tensor> {
         debug_assert!(i < self.parts);
         let g = self.b.g;
         let rows = if self.own { g.slice(self.rows, 1, i, 1)? } else { self.rows };
-        g.add(rows, g.slice(self.table, 1, i, 1)?)
+        self.table.map_or(Ok(rows), |table| g.add(rows, g.slice(table, 1, i, 1)?))
     }
 
     /// `norm(x) (1 + scale) + shift`, with the scale at part `scale` and the shift at part `shift`.

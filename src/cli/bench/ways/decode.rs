@@ -42,7 +42,7 @@ const EXAMPLES: &str = "\
 Examples:
   pinhole bench decode --arch flux-dev --device cpu:discrete
   pinhole bench decode -m dev.gguf --width 1024 --height 1024 --device cpu:discrete --vram 1G
-  pinhole bench decode --arch wan-1.3b --frames 17 --width 832 --height 480 --device cpu:discrete --vram 1G";
+  pinhole bench decode --arch wan-1.3b --frames 17 --width 832 --height 480 --device cpu:discrete --vram 512M --host-memory 2G";
 
 pub(in crate::cli::bench) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     let cancel = interrupt::cancel_flag(printer);
@@ -120,16 +120,19 @@ fn film(
     };
     let latents = randn(5, w * h * vae.config.z_dim)?;
     computed.measure(&args.ways, threads, (printer, cancel), |session, backend| {
-        for &port in &net.cleared {
-            session.clear(port)?;
-        }
-        session.set(net.first_latents, &latents)?;
-        session.run(backend, Cadence::Request, |_, _| cancel.check())?;
-        session.get(net.first_picture)?;
-        for _ in 0..following {
-            session.set(net.latents, &latents)?;
-            session.run(backend, Cadence::Step, |_, _| cancel.check())?;
-            session.get(net.pictures)?;
+        for band in 0..session.bands() {
+            session.choose_band(band)?;
+            for &port in &net.cleared {
+                session.clear(port)?;
+            }
+            session.set(net.first_latents, &latents)?;
+            session.run(backend, Cadence::Request, |_, _| cancel.check())?;
+            session.get(net.first_picture)?;
+            for _ in 0..following {
+                session.set(net.latents, &latents)?;
+                session.run(backend, Cadence::Step, |_, _| cancel.check())?;
+                session.get(net.pictures)?;
+            }
         }
         Ok(())
     })

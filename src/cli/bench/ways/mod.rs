@@ -10,7 +10,7 @@ use pinhole::bind::Bound;
 use pinhole::exec::{DeviceWeights, Session};
 use pinhole::ggml::{Backend, CancelFlag, Device, Ledger};
 use pinhole::plan::measure::Subject;
-use pinhole::plan::{Component, Limits, Offload, Phase, Plan, Runs, budget};
+use pinhole::plan::{Component, HostBound, HostLimit, Limits, Offload, Phase, Plan, Runs, budget};
 use pinhole::size::Size;
 use pinhole::stage::{Dims, Model};
 use serde::Serialize;
@@ -30,6 +30,9 @@ pub(super) struct WayArgs {
     /// Only the way that a plan takes within this much device memory [default: all ways]
     #[arg(long, value_name = "SIZE")]
     vram: Option<Size>,
+    /// And within this much host memory, without what the program holds itself
+    #[arg(long, value_name = "SIZE", requires = "vram")]
+    host_memory: Option<Size>,
     /// Runs that are measured of each way, after one that is not
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
     runs: u16,
@@ -100,7 +103,7 @@ impl Computed<'_> {
             ledger.set_limit(plan.limit);
             let Computed { model, bound, dims, .. } = self;
             let (placement, runs) = (&component.placement, component.runs);
-            let weights = DeviceWeights::place(model, bound, device, &ledger, placement, runs)?;
+            let weights = DeviceWeights::place(model, bound, device, &ledger, placement, component.way.runs(runs))?;
             let mut session = Session::in_way(component.way, model, &weights, dims, &backend, &ledger)?;
             let mut seconds = Vec::new();
             for _ in 0..runs.request {
@@ -135,13 +138,24 @@ impl Computed<'_> {
         let runs = Runs::of_films(request, steps);
         let all = Subject { name, phase, model, bound, dims: dims.clone(), runs }.measure(backend)?;
         let host = backend.device().kind() == pinhole::ggml::DeviceKind::Cpu;
-        let limits = Limits { bytes: args.vram.map(|size| size.0 as usize), host, ..Limits::default() };
+        let host_limit = args.host_memory.map(|size| HostLimit {
+            bound: HostBound::Memory,
+            bytes: size.0 as usize,
+            process: 0,
+            graph: 0,
+            shared: host,
+        });
+        let bytes = args.vram.map(|size| size.0 as usize);
+        let limits = Limits { bytes, host, of_host: [host_limit, None], ..Limits::default() };
         let plan = |component: Component, offload| {
-            budget::plan(&[component], offload, &limits).map_err(|refusal| Error::OverBudget {
-                what: format!("the {}", refusal.component),
-                needed: refusal.least,
-                given: refusal.given,
-                hint: Some(format!("try --vram {}", Size(refusal.least as u64).rounded_up())),
+            budget::plan(&[component], offload, &limits).map_err(|refusal| {
+                let option = if refusal.bound.is_some() { "--host-memory" } else { "--vram" };
+                Error::OverBudget {
+                    what: format!("the {}", refusal.component),
+                    needed: refusal.least,
+                    given: refusal.given,
+                    hint: Some(format!("try {option} {}", Size(refusal.least as u64).rounded_up())),
+                }
             })
         };
         if args.vram.is_some() {
