@@ -111,10 +111,29 @@ impl Nats {
         });
     }
 
+    fn cancel(&self, id: Uuid) {
+        self.runtime.block_on(async {
+            let sent = self.jetstream().publish(format!("pinhole.cancels.{id}"), Vec::new().into()).await.unwrap();
+            sent.await.unwrap();
+        });
+    }
+
     /// Jobs that the queue still has: those that wait, and those that somebody has.
     fn left(&self) -> u64 {
-        self.runtime
-            .block_on(async { self.jetstream().get_stream("pinhole").await.unwrap().cached_info().state.messages })
+        self.messages("pinhole")
+    }
+
+    fn messages(&self, stream: &str) -> u64 {
+        self.runtime.block_on(async { self.jetstream().get_stream(stream).await.unwrap().cached_info().state.messages })
+    }
+
+    #[track_caller]
+    fn until_no_cancel_waits(&self) {
+        let begun = Instant::now();
+        while self.messages("pinhole-cancels") > 0 {
+            assert!(begun.elapsed() < PATIENCE, "a cancel is left");
+            thread::sleep(Duration::from_millis(50));
+        }
     }
 
     #[track_caller]
@@ -339,4 +358,71 @@ fn a_start_without_its_queue_or_bucket_says_so() {
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success() && stderr.contains(said), "{arguments:?}: {stderr}");
     }
+}
+
+#[test]
+fn a_job_is_cancelled_wherever_it_is() {
+    let Some(nats) = Nats::start() else { return };
+    let (folder, results) = folder();
+    let mut ends = nats.runtime.block_on(nats.client().subscribe("pinhole.results.*")).unwrap();
+    let workers = [0, 1].map(|_| worker(&nats, &results, &["--queue-ahead", "0"]));
+    let are_drawing = |count: f64| workers.iter().map(|it| it.metric("pinhole_jobs_running")).sum::<f64>() == count;
+    let drawn = [1, 2].map(|seed| nats.submit(&bytes(&slow(seed))));
+    workers[0].until(|_| are_drawing(2.0));
+    // One that waits ends at once, while the others go on.
+    let waiting = nats.submit(&bytes(&quick(3)));
+    nats.cancel(waiting);
+    workers[0].until(|_| nats.left() == 2);
+    let ended = ending(folder.path(), waiting);
+    assert_eq!(
+        (ended.status, ended.deliveries, ended.error.unwrap().kind.as_str()),
+        (Status::Cancelled, 0, "cancelled")
+    );
+    assert_eq!(ended.drawing.unwrap().seed, Some(3));
+    assert!(are_drawing(2.0));
+    // Those that are drawn stop, each on its own machine.
+    for id in drawn {
+        nats.cancel(id);
+    }
+    let begun = Instant::now();
+    nats.until_empty();
+    workers[0].until(|_| are_drawing(0.0));
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    for id in drawn {
+        let ended = ending(folder.path(), id);
+        assert!(ended.status == Status::Cancelled && ended.images.is_empty(), "{ended:?}");
+    }
+    // The workers go on; one that has ended stays as it is, and of one that never was there is no end.
+    let done = nats.submit(&bytes(&quick(4)));
+    nats.until_empty();
+    let never = Uuid::new_v4();
+    nats.cancel(done);
+    nats.cancel(never);
+    nats.until_no_cancel_waits();
+    assert_eq!(ending(folder.path(), done).status, Status::Done);
+    assert!(!folder.path().join(never.to_string()).exists());
+    assert_eq!(workers.iter().map(|it| it.metric("pinhole_runs_total")).sum::<f64>(), 1.0);
+    // All were told.
+    let mut told = std::collections::HashSet::new();
+    let patience = Duration::from_millis(500);
+    while let Ok(Some(message)) = nats.runtime.block_on(async { tokio::time::timeout(patience, ends.next()).await }) {
+        told.insert(serde_json::from_slice::<Ending>(&message.payload).unwrap().id);
+    }
+    assert_eq!(told, [drawn[0], drawn[1], waiting, done].into());
+}
+
+#[test]
+fn a_cancel_waits_for_a_worker() {
+    let Some(nats) = Nats::start() else { return };
+    let (folder, results) = folder();
+    // Makes the queues, and is gone.
+    drop(worker(&nats, &results, &[]));
+    let (cancelled, other) = (nats.submit(&bytes(&slow(1))), nats.submit(&bytes(&quick(2))));
+    nats.cancel(cancelled);
+    let begun = Instant::now();
+    let _worker = worker(&nats, &results, &[]);
+    nats.until_empty();
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    assert_eq!(ending(folder.path(), cancelled).status, Status::Cancelled);
+    assert_eq!(ending(folder.path(), other).status, Status::Done);
 }
