@@ -342,6 +342,51 @@ fn models_come_from_s3_and_results_go_there() {
 }
 
 #[test]
+fn a_folder_comes_from_s3_whole() {
+    let (s3, cache) = (S3::start(), tempfile::tempdir().unwrap());
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/mini/mini.gguf");
+    let model = std::fs::read(model).unwrap();
+    let files = [("mini.gguf", model), ("README.md", b"small".to_vec()), ("notes/one/empty.txt", Vec::new())];
+    for (name, content) in &files {
+        s3.put(&format!("files/models/mini/{name}"), content.clone());
+    }
+    // Not of the model: what stands for a folder, what is hidden, and what lies beside.
+    for name in ["mini/", "mini/notes/", "mini/.gitattributes", "mini-2/other.gguf"] {
+        s3.put(&format!("files/models/{name}"), Vec::new());
+    }
+    let start = || {
+        let mut command = command(&["-m", "s3://files/models/mini/", "--cache"]);
+        command.arg(cache.path());
+        s3.tell(&mut command);
+        command
+    };
+    let served = Served::of(&mut start());
+    let id = served.submit(&quick(7));
+    assert_eq!(served.end_of(&id)["drawing"]["model"], "mini");
+    drop(served);
+    let folders =
+        || -> Vec<_> { std::fs::read_dir(cache.path()).unwrap().map(|entry| entry.unwrap().path()).collect() };
+    let [folder] = <[_; 1]>::try_from(folders()).unwrap();
+    for (name, content) in &files {
+        assert!(std::fs::read(folder.join(name)).unwrap() == *content, "{name}");
+    }
+    assert!(!folder.join(".gitattributes").exists());
+    // Nothing is fetched again, until an object is another one.
+    let fetched = || s3.count("GET files/models/mini/README.md");
+    drop(Served::of(&mut start()));
+    assert_eq!(fetched(), 1);
+    s3.put("files/models/mini/README.md", b"another".to_vec());
+    drop(Served::of(&mut start()));
+    assert_eq!((fetched(), folders().len()), (2, 2));
+    // A name that leaves the folder is refused, whatever the service is.
+    s3.put("files/models/mini/../../x", Vec::new());
+    let output = start().output().unwrap();
+    assert!(!output.status.success() && !cache.path().join("../x").exists());
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(stderr.contains("s3://files/models/mini/"), "{stderr}");
+}
+
+#[test]
 fn a_start_without_its_queue_or_bucket_says_so() {
     let s3 = S3::start();
     let (_folder, results) = folder();
@@ -350,6 +395,7 @@ fn a_start_without_its_queue_or_bucket_says_so() {
         (&["-m", "mini", "--queue", unused, "--results", &results][..], "--queue nats://127.0.0.1:9"),
         (&["-m", "mini", "--queue", unused, "--results", "s3://none/such"], "--results s3://none/such"),
         (&["-m", "s3://files/none.gguf"], "s3://files/none.gguf"),
+        (&["-m", "s3://files/none/"], "s3://files/none/: expected a folder of objects, found none"),
         (&["-m", "mini", "--queue", unused], "--results"),
     ] {
         let mut command = command(arguments);
