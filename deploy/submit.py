@@ -2,6 +2,8 @@
 """Puts a job into the queue of pinhole's workers, and waits for its end: needs nats-py (PyPI).
 
     submit.py nats://localhost:4222 '{"prompt": "a red heart", "width": 512, "height": 512, "steps": 8}'
+
+Ctrl-C cancels it.
 """
 
 import asyncio
@@ -19,8 +21,14 @@ async def submit(address, drawing, queue="pinhole"):
     ends = await connection.subscribe(f"{queue}.results.{job}")
     # An acknowledged publication: once it is there, the job is in the queue.
     await connection.jetstream().publish(f"{queue}.jobs.{job}", json.dumps(drawing).encode())
-    end = json.loads((await ends.next_msg(timeout=3600)).data)
-    await connection.close()
+    try:
+        end = json.loads((await ends.next_msg(timeout=3600)).data)
+    except asyncio.CancelledError:
+        # Ctrl-C: the job stops, whether it waits or a machine draws it.
+        await connection.jetstream().publish(f"{queue}.cancels.{job}", b"")
+        raise
+    finally:
+        await connection.close()
     return end
 
 

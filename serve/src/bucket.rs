@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_nats::rustls::crypto::ring;
 use axum::body::Bytes;
+use futures_util::StreamExt;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
@@ -130,6 +131,25 @@ impl Bucket {
     /// A text that names the object: it is not there, among others.
     pub async fn look_at(&self, name: &str) -> Result<ObjectMeta, String> {
         self.store.head(&self.key(name)).await.map_err(|error| self.failed(name, &error))
+    }
+
+    /// All objects, by their names and in the order of these. More than `most` are refused.
+    ///
+    /// # Errors
+    /// A text that names the address.
+    pub async fn list(&self, most: usize) -> Result<Vec<(String, ObjectMeta)>, String> {
+        let (mut found, mut objects) = (Vec::new(), self.store.list(Some(&self.prefix)));
+        while let Some(about) = objects.next().await {
+            let about = about.map_err(|error| self.failed("", &error))?;
+            let Some(steps) = about.location.prefix_match(&self.prefix) else { continue };
+            let steps: Vec<String> = steps.map(|step| step.as_ref().to_owned()).collect();
+            found.push((steps.join("/"), about));
+            if found.len() > most {
+                return Err(format!("{}: expected at most {most} objects, found more", self.url));
+            }
+        }
+        found.sort_by(|(one, _), (other, _)| one.cmp(other));
+        Ok(found)
     }
 
     /// The bytes from `range` of the object `name`, if it still is the one of `about`.

@@ -17,6 +17,11 @@ const METRICS: &[(&str, &str, &str)] = &[
     ("pinhole_shared_queue_length", "gauge", "Jobs of --queue that wait for a machine."),
     ("pinhole_shared_queue_taken", "gauge", "Jobs of --queue that some machine has."),
     ("pinhole_deliveries_total", "counter", "Jobs of --queue that this machine took, by what it told the queue."),
+    (
+        "pinhole_cancelled_total",
+        "counter",
+        "Jobs of --queue that this machine took out of it, since they were cancelled.",
+    ),
     ("pinhole_results_refused_total", "counter", "Ends that --results did not take at once."),
     ("pinhole_jobs_running", "gauge", "Jobs that are drawn."),
     ("pinhole_runs_total", "counter", "Runs of the device: jobs that are drawn together have one."),

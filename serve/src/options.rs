@@ -154,7 +154,7 @@ pub struct Cluster {
     /// file:///FOLDER
     #[arg(long, value_name = "ADDRESS", value_parser = crate::bucket::address, requires = "queue")]
     pub results: Option<url::Url>,
-    /// Where models and LoRAs of s3://BUCKET/FILE are kept [default: pinhole/s3 in the folder of caches]
+    /// Where models and LoRAs of s3://BUCKET/FILE or s3://BUCKET/FOLDER/ are kept [default: pinhole/s3 in the folder of caches]
     #[arg(long, value_name = "DIR")]
     pub cache: Option<PathBuf>,
 }

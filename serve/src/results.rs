@@ -16,13 +16,13 @@ use crate::job::{Outcome, Status};
 pub struct Ending {
     /// The job.
     pub id: Uuid,
-    /// `done` or `failed`.
+    /// `done`, `failed` or `cancelled`.
     pub status: Status,
     /// When it was put into the queue, in seconds since 1970.
     pub created: f64,
     /// When it ended.
     pub ended: f64,
-    /// How often it was delivered.
+    /// How often it was delivered to a worker; 0 if it was cancelled in the queue.
     pub deliveries: u64,
     /// What was asked for, with the seed and the model that were taken, and without the pictures that were given.
     pub drawing: Option<Drawing>,

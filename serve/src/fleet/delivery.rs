@@ -1,8 +1,8 @@
 //! One delivery of a job: read, planned, drawn, stored, told.
 
-use std::collections::HashSet;
+use std::collections::hash_map::Entry;
 use std::convert::Infallible;
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_nats::jetstream::{AckKind, Message};
@@ -12,6 +12,7 @@ use tokio::time;
 use tracing::{error, info, warn};
 use uuid::Uuid;
 
+use super::cancels::{Held, id_of};
 use super::{ACK_WAIT, PAUSE, Worker};
 use crate::drawing::Drawing;
 use crate::fault::Fault;
@@ -27,12 +28,12 @@ const MOST_DELIVERIES: u64 = 5;
 const SIGNS: u32 = 3;
 
 /// A job as it was delivered.
-struct Delivery {
-    id: Uuid,
+pub(super) struct Delivery {
+    pub(super) id: Uuid,
     /// When it was put into the queue.
-    created: SystemTime,
+    pub(super) created: SystemTime,
     /// How often it was delivered, this one counted.
-    count: u64,
+    pub(super) count: u64,
 }
 
 /// How a job ended here.
@@ -51,27 +52,24 @@ impl Worker {
             return self.settle(message, "failed", AckKind::Term).await;
         };
         let id = delivery.id;
-        if !self.held().insert(id) {
+        match self.held().entry(id) {
             // The queue lost patience while this worker was cut off. What is said of the first delivery holds for this one.
-            return warn!(job = %id, "is here already");
-        }
+            Entry::Occupied(_) => return warn!(job = %id, "is here already"),
+            Entry::Vacant(place) => place.insert(Held::default()),
+        };
         let verdict = tokio::select! {
             verdict = self.verdict(&delivery, &message.payload) => verdict,
             never = self.say_that_it_goes_on(message) => match never {},
         };
         match verdict {
             Ok(Status::Done) => self.settle(message, "done", AckKind::Ack).await,
-            Ok(_) => self.settle(message, "failed", AckKind::Term).await,
+            Ok(status) => self.settle(message, status.name(), AckKind::Term).await,
             Err(pause) => {
                 let pause = Some(pause).filter(|pause| !pause.is_zero());
                 self.settle(message, "again", AckKind::Nak(pause)).await;
             }
         }
         self.held().remove(&id);
-    }
-
-    fn held(&self) -> MutexGuard<'_, HashSet<Uuid>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tells the queue what to do with a message, and waits until it knows. If that is lost, the job is delivered again, and its end is there.
@@ -110,7 +108,7 @@ impl Worker {
         }
         match self.draw(delivery, body).await {
             End::Ended(ending, pictures) => {
-                self.store(&ending, &pictures).await?;
+                let ending = self.store(*ending, &pictures).await?;
                 self.tell(&ending).await;
                 Ok(ending.status)
             }
@@ -144,6 +142,10 @@ impl Worker {
             }
             // Others have it at once.
             _ if job.why() == Stop::Server => End::Again(Duration::ZERO),
+            (Status::Cancelled, Some(fault)) => {
+                let ending = Ending { error: Some(fault.clone()), ..delivery.ending(Status::Cancelled, drawing) };
+                End::Ended(Box::new(ending), Vec::new())
+            }
             (_, Some(fault)) => self.failed(delivery, drawing, fault),
             (_, None) => self.failed(delivery, drawing, &Fault::internal("the job ended without a word")),
         }
@@ -175,6 +177,7 @@ impl Worker {
         let shown = drawing.without_pictures();
         let job = Arc::new(Job::new(delivery.id, Arc::default(), shown, delivery.created, time));
         self.server.jobs.take(Order { job: Arc::clone(&job), line: Arc::default(), asked, planned })?;
+        self.hold(&job);
         Ok(job)
     }
 
@@ -199,11 +202,11 @@ impl Worker {
         End::Ended(Box::new(ending), Vec::new())
     }
 
-    /// Stores an end, however long the bucket takes for it. Only a worker that stops leaves that to others.
-    async fn store(&self, ending: &Ending, pictures: &[Bytes]) -> Result<(), Duration> {
+    /// Stores an end, however long the bucket takes for it, and returns the one that is there. Only a worker that stops leaves that to others.
+    async fn store(&self, ending: Ending, pictures: &[Bytes]) -> Result<Ending, Duration> {
         loop {
-            match self.results.put(ending, pictures).await {
-                Ok(_) => return Ok(()),
+            match self.put(&ending, pictures).await {
+                Ok(stored) => return Ok(stored),
                 Err(why) => error!(job = %ending.id, "cannot be stored: {why}"),
             }
             self.server.metrics.add("pinhole_results_refused_total", 1.0);
@@ -214,8 +217,17 @@ impl Worker {
         }
     }
 
+    async fn put(&self, ending: &Ending, pictures: &[Bytes]) -> Result<Ending, String> {
+        if self.results.put(ending, pictures).await? {
+            return Ok(ending.clone());
+        }
+        // Another delivery came first, or a cancel: that end stays.
+        let stored = self.results.find(ending.id).await?;
+        stored.ok_or_else(|| "its end is there, and is not found".to_owned())
+    }
+
     /// Tells clients that listen how the job ended. Others find it in the bucket.
-    async fn tell(&self, ending: &Ending) {
+    pub(super) async fn tell(&self, ending: &Ending) {
         let subject = format!("{}.results.{}", self.name, ending.id);
         let Ok(json) = serde_json::to_vec(ending) else { return };
         if let Err(error) = self.client.publish(subject, json.into()).await {
@@ -226,15 +238,14 @@ impl Worker {
 
 /// The job of `message`, if its subject names one.
 fn delivery(message: &Message) -> Option<Delivery> {
-    let id = message.subject.rsplit('.').next()?;
-    let id = Uuid::try_parse(id).ok()?;
+    let (_, id) = id_of(&message.subject)?;
     let info = message.info().ok()?;
     Some(Delivery { id, created: info.published.into(), count: u64::try_from(info.delivered).unwrap_or(1) })
 }
 
 impl Delivery {
     /// An end of it, now.
-    fn ending(&self, status: Status, drawing: Option<Drawing>) -> Ending {
+    pub(super) fn ending(&self, status: Status, drawing: Option<Drawing>) -> Ending {
         Ending {
             id: self.id,
             status,

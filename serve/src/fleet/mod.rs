@@ -2,18 +2,20 @@
 //!
 //! A job is a message on `NAME.jobs.ID`: its ID is a UUID that its sender chose, its body is that of `POST /v1/jobs`. The message stays in the
 //! queue until the job's end is stored. While a worker lives, it says so to the queue; a job of one that does not is delivered again, with
-//! the same seed, and its end is stored once ([`crate::results`]). Ends are told on `NAME.results.ID`.
+//! the same seed, and its end is stored once ([`crate::results`]). Ends are told on `NAME.results.ID`. A message on `NAME.cancels.ID` cancels a
+//! job, whether it waits or is drawn.
 
 mod address;
+mod cancels;
 mod delivery;
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
-use async_nats::jetstream::stream::{DiscardPolicy, RetentionPolicy};
+use async_nats::jetstream::stream::{DiscardPolicy, RetentionPolicy, Stream};
 use async_nats::jetstream::{self, Message, stream};
 use async_nats::{Client, ConnectOptions};
 use futures_util::StreamExt;
@@ -23,6 +25,7 @@ use tokio::time;
 use tracing::{info, warn};
 use uuid::Uuid;
 
+use self::cancels::Held;
 use crate::results::Results;
 use crate::server::Server;
 
@@ -50,12 +53,16 @@ const STORING: Duration = Duration::from_secs(10);
 struct Worker {
     name: String,
     client: Client,
+    /// The queue.
+    jobs: Stream,
     consumer: PullConsumer,
+    /// The queue of jobs that are cancelled.
+    cancels: PullConsumer,
     results: Results,
     server: Arc<Server>,
     stopping: watch::Receiver<bool>,
     /// Jobs that this worker has.
-    held: Mutex<HashSet<Uuid>>,
+    held: Mutex<HashMap<Uuid, Held>>,
 }
 
 /// Takes jobs until it is stopped.
@@ -77,12 +84,17 @@ impl Fleet {
         server: Arc<Server>,
     ) -> Result<Fleet, String> {
         let client = connect(queue, credentials).await?;
-        let consumer = consumer(&client, &queue.name).await.map_err(|error| format!("--queue {queue}: {error}"))?;
+        let name = queue.name.clone();
+        let failed = |error: async_nats::Error| format!("--queue {queue}: {error}");
+        let (jobs, consumer) = consumer(&client, &name).await.map_err(failed)?;
+        let cancels = cancels::consumer(&client, &name).await.map_err(failed)?;
+        let stops = client.subscribe(cancels::stops(&name)).await.map_err(|error| failed(error.into()))?;
         info!(queue = %queue, "takes jobs from the queue");
         let (stop, stopping) = watch::channel(false);
-        let name = queue.name.clone();
         let held = Mutex::default();
-        let worker = Arc::new(Worker { name, client, consumer, results, server, stopping, held });
+        let worker = Arc::new(Worker { name, client, jobs, consumer, cancels, results, server, stopping, held });
+        tokio::spawn(Arc::clone(&worker).hear_stops(stops));
+        tokio::spawn(Arc::clone(&worker).end_cancelled());
         let taking = tokio::spawn(take(worker, ahead.saturating_add(1)));
         Ok(Fleet { stop, taking })
     }
@@ -115,8 +127,8 @@ async fn connect(queue: &QueueAddress, credentials: Option<&Path>) -> Result<Cli
     options.connect(&queue.servers[..]).await.map_err(|error| format!("--queue {queue}: {error}"))
 }
 
-/// The consumer of the stream `name`. One that is there already stays as it is: the operator of the queue may have given it other settings.
-async fn consumer(client: &Client, name: &str) -> Result<PullConsumer, async_nats::Error> {
+/// The stream `name` and its consumer. What is there already stays as it is: the operator of the queue may have given it other settings.
+async fn consumer(client: &Client, name: &str) -> Result<(Stream, PullConsumer), async_nats::Error> {
     let stream = stream::Config {
         name: name.to_owned(),
         subjects: vec![format!("{name}.jobs.*")],
@@ -136,7 +148,7 @@ async fn consumer(client: &Client, name: &str) -> Result<PullConsumer, async_nat
     let stream = jetstream::new(client.clone()).get_or_create_stream(stream).await?;
     let consumer: PullConsumer = stream.get_or_create_consumer(CONSUMER, workers).await?;
     match consumer.cached_info().config.ack_policy {
-        AckPolicy::Explicit => Ok(consumer),
+        AckPolicy::Explicit => Ok((stream, consumer)),
         _ => Err("its consumer `workers` has another ack policy than explicit: jobs would be lost".into()),
     }
 }

@@ -111,10 +111,29 @@ impl Nats {
         });
     }
 
+    fn cancel(&self, id: Uuid) {
+        self.runtime.block_on(async {
+            let sent = self.jetstream().publish(format!("pinhole.cancels.{id}"), Vec::new().into()).await.unwrap();
+            sent.await.unwrap();
+        });
+    }
+
     /// Jobs that the queue still has: those that wait, and those that somebody has.
     fn left(&self) -> u64 {
-        self.runtime
-            .block_on(async { self.jetstream().get_stream("pinhole").await.unwrap().cached_info().state.messages })
+        self.messages("pinhole")
+    }
+
+    fn messages(&self, stream: &str) -> u64 {
+        self.runtime.block_on(async { self.jetstream().get_stream(stream).await.unwrap().cached_info().state.messages })
+    }
+
+    #[track_caller]
+    fn until_no_cancel_waits(&self) {
+        let begun = Instant::now();
+        while self.messages("pinhole-cancels") > 0 {
+            assert!(begun.elapsed() < PATIENCE, "a cancel is left");
+            thread::sleep(Duration::from_millis(50));
+        }
     }
 
     #[track_caller]
@@ -323,6 +342,51 @@ fn models_come_from_s3_and_results_go_there() {
 }
 
 #[test]
+fn a_folder_comes_from_s3_whole() {
+    let (s3, cache) = (S3::start(), tempfile::tempdir().unwrap());
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/mini/mini.gguf");
+    let model = std::fs::read(model).unwrap();
+    let files = [("mini.gguf", model), ("README.md", b"small".to_vec()), ("notes/one/empty.txt", Vec::new())];
+    for (name, content) in &files {
+        s3.put(&format!("files/models/mini/{name}"), content.clone());
+    }
+    // Not of the model: what stands for a folder, what is hidden, and what lies beside.
+    for name in ["mini/", "mini/notes/", "mini/.gitattributes", "mini-2/other.gguf"] {
+        s3.put(&format!("files/models/{name}"), Vec::new());
+    }
+    let start = || {
+        let mut command = command(&["-m", "s3://files/models/mini/", "--cache"]);
+        command.arg(cache.path());
+        s3.tell(&mut command);
+        command
+    };
+    let served = Served::of(&mut start());
+    let id = served.submit(&quick(7));
+    assert_eq!(served.end_of(&id)["drawing"]["model"], "mini");
+    drop(served);
+    let folders =
+        || -> Vec<_> { std::fs::read_dir(cache.path()).unwrap().map(|entry| entry.unwrap().path()).collect() };
+    let [folder] = <[_; 1]>::try_from(folders()).unwrap();
+    for (name, content) in &files {
+        assert!(std::fs::read(folder.join(name)).unwrap() == *content, "{name}");
+    }
+    assert!(!folder.join(".gitattributes").exists());
+    // Nothing is fetched again, until an object is another one.
+    let fetched = || s3.count("GET files/models/mini/README.md");
+    drop(Served::of(&mut start()));
+    assert_eq!(fetched(), 1);
+    s3.put("files/models/mini/README.md", b"another".to_vec());
+    drop(Served::of(&mut start()));
+    assert_eq!((fetched(), folders().len()), (2, 2));
+    // A name that leaves the folder is refused, whatever the service is.
+    s3.put("files/models/mini/../../x", Vec::new());
+    let output = start().output().unwrap();
+    assert!(!output.status.success() && !cache.path().join("../x").exists());
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(stderr.contains("s3://files/models/mini/"), "{stderr}");
+}
+
+#[test]
 fn a_start_without_its_queue_or_bucket_says_so() {
     let s3 = S3::start();
     let (_folder, results) = folder();
@@ -331,6 +395,7 @@ fn a_start_without_its_queue_or_bucket_says_so() {
         (&["-m", "mini", "--queue", unused, "--results", &results][..], "--queue nats://127.0.0.1:9"),
         (&["-m", "mini", "--queue", unused, "--results", "s3://none/such"], "--results s3://none/such"),
         (&["-m", "s3://files/none.gguf"], "s3://files/none.gguf"),
+        (&["-m", "s3://files/none/"], "s3://files/none/: expected a folder of objects, found none"),
         (&["-m", "mini", "--queue", unused], "--results"),
     ] {
         let mut command = command(arguments);
@@ -339,4 +404,71 @@ fn a_start_without_its_queue_or_bucket_says_so() {
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success() && stderr.contains(said), "{arguments:?}: {stderr}");
     }
+}
+
+#[test]
+fn a_job_is_cancelled_wherever_it_is() {
+    let Some(nats) = Nats::start() else { return };
+    let (folder, results) = folder();
+    let mut ends = nats.runtime.block_on(nats.client().subscribe("pinhole.results.*")).unwrap();
+    let workers = [0, 1].map(|_| worker(&nats, &results, &["--queue-ahead", "0"]));
+    let are_drawing = |count: f64| workers.iter().map(|it| it.metric("pinhole_jobs_running")).sum::<f64>() == count;
+    let drawn = [1, 2].map(|seed| nats.submit(&bytes(&slow(seed))));
+    workers[0].until(|_| are_drawing(2.0));
+    // One that waits ends at once, while the others go on.
+    let waiting = nats.submit(&bytes(&quick(3)));
+    nats.cancel(waiting);
+    workers[0].until(|_| nats.left() == 2);
+    let ended = ending(folder.path(), waiting);
+    assert_eq!(
+        (ended.status, ended.deliveries, ended.error.unwrap().kind.as_str()),
+        (Status::Cancelled, 0, "cancelled")
+    );
+    assert_eq!(ended.drawing.unwrap().seed, Some(3));
+    assert!(are_drawing(2.0));
+    // Those that are drawn stop, each on its own machine.
+    for id in drawn {
+        nats.cancel(id);
+    }
+    let begun = Instant::now();
+    nats.until_empty();
+    workers[0].until(|_| are_drawing(0.0));
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    for id in drawn {
+        let ended = ending(folder.path(), id);
+        assert!(ended.status == Status::Cancelled && ended.images.is_empty(), "{ended:?}");
+    }
+    // The workers go on; one that has ended stays as it is, and of one that never was there is no end.
+    let done = nats.submit(&bytes(&quick(4)));
+    nats.until_empty();
+    let never = Uuid::new_v4();
+    nats.cancel(done);
+    nats.cancel(never);
+    nats.until_no_cancel_waits();
+    assert_eq!(ending(folder.path(), done).status, Status::Done);
+    assert!(!folder.path().join(never.to_string()).exists());
+    assert_eq!(workers.iter().map(|it| it.metric("pinhole_runs_total")).sum::<f64>(), 1.0);
+    // All were told.
+    let mut told = std::collections::HashSet::new();
+    let patience = Duration::from_millis(500);
+    while let Ok(Some(message)) = nats.runtime.block_on(async { tokio::time::timeout(patience, ends.next()).await }) {
+        told.insert(serde_json::from_slice::<Ending>(&message.payload).unwrap().id);
+    }
+    assert_eq!(told, [drawn[0], drawn[1], waiting, done].into());
+}
+
+#[test]
+fn a_cancel_waits_for_a_worker() {
+    let Some(nats) = Nats::start() else { return };
+    let (folder, results) = folder();
+    // Makes the queues, and is gone.
+    drop(worker(&nats, &results, &[]));
+    let (cancelled, other) = (nats.submit(&bytes(&slow(1))), nats.submit(&bytes(&quick(2))));
+    nats.cancel(cancelled);
+    let begun = Instant::now();
+    let _worker = worker(&nats, &results, &[]);
+    nats.until_empty();
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    assert_eq!(ending(folder.path(), cancelled).status, Status::Cancelled);
+    assert_eq!(ending(folder.path(), other).status, Status::Done);
 }

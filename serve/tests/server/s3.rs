@@ -1,13 +1,13 @@
-//! A small service that speaks as much of S3 as objects need: PUT, GET with ranges, HEAD, conditions, and errors.
+//! A small service that speaks as much of S3 as objects need: PUT, GET with ranges, HEAD, conditions, lists in pages, and errors.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use tokio::runtime::Runtime;
@@ -18,7 +18,7 @@ const BUCKET: &str = "files";
 #[derive(Default)]
 struct Objects {
     /// Bytes and version by key.
-    all: HashMap<String, (Bytes, usize)>,
+    all: BTreeMap<String, (Bytes, usize)>,
     versions: usize,
     /// Requests so far, as `GET bucket/key`.
     asked: Vec<String>,
@@ -36,8 +36,10 @@ impl S3 {
     pub(crate) fn start() -> S3 {
         let runtime = Runtime::new().unwrap();
         let objects: Arc<Mutex<Objects>> = Arc::default();
-        let router =
-            Router::new().route("/{bucket}/{*key}", axum::routing::any(answer)).with_state(Arc::clone(&objects));
+        let router = Router::new()
+            .route("/{bucket}", axum::routing::get(list))
+            .route("/{bucket}/{*key}", axum::routing::any(answer))
+            .with_state(Arc::clone(&objects));
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
         runtime.spawn(async move { axum::serve(listener, router).await });
@@ -74,6 +76,30 @@ impl Objects {
         self.versions += 1;
         self.all.insert(key.to_owned(), (bytes, self.versions));
     }
+}
+
+/// Objects of one page of a list: few, so that there are several pages.
+const PAGE: usize = 2;
+
+async fn list(
+    State(objects): State<Arc<Mutex<Objects>>>,
+    Path(bucket): Path<String>,
+    Query(asked): Query<HashMap<String, String>>,
+) -> Response {
+    let objects = objects.lock().unwrap();
+    let prefix = format!("{bucket}/{}", asked.get("prefix").map_or("", String::as_str));
+    let skipped: usize = asked.get("continuation-token").map_or(0, |token| token.parse().unwrap());
+    let found: Vec<_> = objects.all.iter().filter(|(key, _)| key.starts_with(&prefix)).collect();
+    let mut text = "<?xml version=\"1.0\"?><ListBucketResult>".to_owned();
+    for (key, (bytes, version)) in found.iter().skip(skipped).take(PAGE) {
+        let (key, size) = (key.strip_prefix(&format!("{bucket}/")).unwrap(), bytes.len());
+        text += &format!("<Contents><Key>{key}</Key><LastModified>2024-01-01T00:00:00.000Z</LastModified>");
+        text += &format!("<ETag>\"{version}\"</ETag><Size>{size}</Size></Contents>");
+    }
+    if found.len() > skipped + PAGE {
+        text += &format!("<NextContinuationToken>{}</NextContinuationToken>", skipped + PAGE);
+    }
+    (text + "</ListBucketResult>").into_response()
 }
 
 async fn answer(
