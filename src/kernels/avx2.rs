@@ -118,7 +118,7 @@ fn put<const ROWS: usize>(turns: [__m256i; 8], codes: &mut [u8]) {
 /// Eight rows of eight numbers of 32 bits, as columns.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn transposed(rows: [__m256i; 8]) -> [__m256i; 8] {
+pub(super) fn transposed(rows: [__m256i; 8]) -> [__m256i; 8] {
     let pairs = |i: usize| {
         let (a, b) = (rows[i], rows[i + 1]);
         (_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b))

@@ -191,7 +191,7 @@ impl Coding<144> for Q4K {
 /// Scales and minima of the eight parts of a K-quant, 6 bits each: those of the first four in bytes of their own, where
 /// the last four have their high bits; their low ones are in the third word (`get_scale_min_k4`).
 #[inline(always)]
-fn scales_and_mins(packed: &[u8]) -> [[u8; 8]; 2] {
+pub(super) fn scales_and_mins(packed: &[u8]) -> [[u8; 8]; 2] {
     let word = |at: usize| u32::from_le_bytes([packed[at], packed[at + 1], packed[at + 2], packed[at + 3]]);
     let (scales, mins, rest) = (word(0), word(4), word(8));
     let all = |word: u32, low: u32| {

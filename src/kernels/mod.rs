@@ -88,6 +88,8 @@ mod clock;
 mod convolution;
 #[cfg(target_arch = "aarch64")]
 mod dotprod;
+#[cfg(target_arch = "x86_64")]
+mod few;
 mod floats;
 mod format;
 #[cfg(target_arch = "aarch64")]

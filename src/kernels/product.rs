@@ -5,13 +5,13 @@ use std::ops::Range;
 use pinhole_quant::DType;
 
 use super::activations::Layout;
-use super::format::Format;
+use super::format::{EIGHT, Format};
 use super::micro::Micro;
 use super::panel::Panel;
 use super::portable::Portable;
 use super::{BLOCK, Kernel};
 #[cfg(target_arch = "x86_64")]
-use super::{avx2, avx512};
+use super::{avx2, avx512, few};
 #[cfg(target_arch = "aarch64")]
 use super::{dotprod, i8mm};
 
@@ -126,10 +126,20 @@ impl Product {
 
     /// How its activations lie. Products of equal layout, `k` and tokens can share them.
     pub fn layout(&self) -> Layout {
+        #[cfg(target_arch = "x86_64")]
+        if self.has_few_tokens() {
+            return few::LAYOUT;
+        }
         fn layout<M: Micro<R, T>, const R: usize, const T: usize>() -> Layout {
             M::LAYOUT
         }
         dispatch!(self, layout())
+    }
+
+    /// Whether there are too few tokens for panels.
+    #[cfg(target_arch = "x86_64")]
+    fn has_few_tokens(&self) -> bool {
+        self.tokens <= few::TOKENS && matches!(self.kernel, Kernel::Avx2 | Kernel::Avx512Vnni)
     }
 
     /// Groups of tokens that the kernel takes at once.
@@ -166,6 +176,10 @@ impl Product {
         fn rows<M: Micro<R, T>, const R: usize, const T: usize>() -> usize {
             R
         }
+        #[cfg(target_arch = "x86_64")]
+        if self.has_few_tokens() {
+            return EIGHT;
+        }
         dispatch!(self, rows())
     }
 
@@ -193,6 +207,11 @@ impl Product {
         assert!(tokens.len() <= self.layout().tokens && tokens.iter().all(|token| token.len() == numbers));
         assert!(numbers.is_multiple_of(BLOCK));
         assert_eq!(records.len(), self.records_bytes(numbers));
+        #[cfg(target_arch = "x86_64")]
+        if self.has_few_tokens() {
+            // SAFETY: `Product::new` saw that the processor has the kernel's instructions, these among them.
+            return unsafe { few::pack(tokens, records) };
+        }
         dispatch!(self, pack(tokens, records))
     }
 
@@ -205,6 +224,11 @@ impl Product {
         assert!(weights.len() <= self.panel_rows());
         assert!(weights.iter().all(|row| row.len() == self.row_bytes()));
         assert_eq!(packed.len(), self.packed_bytes());
+        #[cfg(target_arch = "x86_64")]
+        if self.has_few_tokens() {
+            // SAFETY: `Product::new` saw that the processor has the kernel's instructions, these among them.
+            return unsafe { few::multiply(self.format, weights, packed, self.tokens, out) };
+        }
         dispatch!(self, multiply(self, weights, packed, workspace, out))
     }
 }
