@@ -9,7 +9,7 @@ use std::arch::x86_64::*;
 use super::BLOCK;
 use super::activations::Layout;
 use super::avx2::transposed;
-use super::format::{EIGHT, Format, scales_and_mins};
+use super::format::{EIGHT, Format, q6k_places, q6k_shifts, scales_and_mins};
 use super::product::Columns;
 
 /// The most tokens for which this is faster than panels.
@@ -24,18 +24,30 @@ const RECORD: usize = BLOCK + 8;
 /// The same 32 columns of eight rows.
 struct Blocks {
     codes: [__m256i; EIGHT],
+    /// The factors of q6_k, each twice: of the first halves of rows 0 to 3, then of their last halves; and of rows 4 to 7.
+    factors: [__m256i; 2],
     scales: __m256,
     /// Zeros if the format has none.
     shifts: __m256,
 }
 
+/// What codes are, and so how their products are added.
+enum Kind {
+    FourBits,
+    FiveBits,
+    /// 8 bits.
+    Signed,
+    /// 6 bits, and 32 more than the weights.
+    WithFactors,
+}
+
 /// How a format's bytes are read, `BYTES` of them for `BLOCKS` blocks. The layouts are in `format.rs`.
 trait Reading<const BYTES: usize> {
     const BLOCKS: usize = 1;
-    /// What is taken from codes. They are signed if a code times a number of 8 bits, twice, might not fit into 16 bits.
+    const KIND: Kind;
+    /// What a product with all codes is too large by, for each unit of the token's codes.
     const OFFSET: i32 = 0;
-    /// How many products of codes and numbers fit into 16 bits together.
-    const RUN: usize;
+    const HAS_SHIFTS: bool = false;
     /// What is worked out once for all these blocks.
     type Head;
 
@@ -76,6 +88,8 @@ pub(super) unsafe fn multiply(format: Format, weights: &[&[u8]], packed: &[u8], 
             Format::Q5_1 => add::<Q5_1, 24>(weights, packed, sums),
             Format::Q8_0 => add::<Q8_0, 34>(weights, packed, sums),
             Format::Q4K => add::<Q4K, 144>(weights, packed, sums),
+            Format::Q5K => add::<Q5K, 176>(weights, packed, sums),
+            Format::Q6K => add::<Q6K, 210>(weights, packed, sums),
         }
     }
     for (token, sums) in sums.iter().enumerate() {
@@ -125,14 +139,15 @@ fn add_blocks<R: Reading<BYTES>, const BYTES: usize>(
     let sum_of_codes = _mm256_set1_epi32(word(BLOCK + 4));
     // SAFETY: a record has 32 codes.
     let codes = unsafe { _mm256_loadu_si256(record.as_ptr().cast()) };
-    let mut dots = match R::RUN {
-        16 => dots_of_16(&blocks.codes, codes),
-        8 => dots_of_8(&blocks.codes, codes),
-        _ => dots_of_signed(&blocks.codes, codes),
+    let mut dots = match R::KIND {
+        Kind::FourBits => dots_of_16(&blocks.codes, codes),
+        Kind::FiveBits => dots_of_8(&blocks.codes, codes),
+        Kind::Signed => dots_of_signed(&blocks.codes, codes),
+        Kind::WithFactors => dots_with_factors(blocks, codes),
     };
     if R::OFFSET != 0 {
         dots = _mm256_sub_epi32(dots, _mm256_mullo_epi32(sum_of_codes, _mm256_set1_epi32(R::OFFSET)));
-    } else if R::RUN > 2 {
+    } else if R::HAS_SHIFTS {
         sum = _mm256_fmadd_ps(blocks.shifts, _mm256_mul_ps(_mm256_cvtepi32_ps(sum_of_codes), scale), sum);
     }
     _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots), _mm256_mul_ps(blocks.scales, scale), sum)
@@ -145,10 +160,8 @@ fn dots_of_16(weights: &[__m256i; EIGHT], codes: __m256i) -> __m256i {
     let pairs = weights.map(|weights| _mm256_maddubs_epi16(weights, codes));
     let [low, high] = fours_of_16(&pairs);
     // Two numbers of each row, of 16 products each.
-    let sums = _mm256_add_epi16(
-        _mm256_permute2x128_si256::<0x20>(low, high),
-        _mm256_permute2x128_si256::<0x31>(low, high),
-    );
+    let sums =
+        _mm256_add_epi16(_mm256_permute2x128_si256::<0x20>(low, high), _mm256_permute2x128_si256::<0x31>(low, high));
     _mm256_madd_epi16(sums, _mm256_set1_epi16(1))
 }
 
@@ -159,10 +172,7 @@ fn dots_of_8(weights: &[__m256i; EIGHT], codes: __m256i) -> __m256i {
     let pairs = weights.map(|weights| _mm256_maddubs_epi16(weights, codes));
     let ones = _mm256_set1_epi16(1);
     let [low, high] = fours_of_16(&pairs).map(|sums| _mm256_madd_epi16(sums, ones));
-    _mm256_add_epi32(
-        _mm256_permute2x128_si256::<0x20>(low, high),
-        _mm256_permute2x128_si256::<0x31>(low, high),
-    )
+    _mm256_add_epi32(_mm256_permute2x128_si256::<0x20>(low, high), _mm256_permute2x128_si256::<0x31>(low, high))
 }
 
 /// As [`dots_of_16`], of signed weights, of which 2 fit: 2 * 128 * 127 = 32512.
@@ -170,15 +180,31 @@ fn dots_of_8(weights: &[__m256i; EIGHT], codes: __m256i) -> __m256i {
 #[target_feature(enable = "avx2")]
 fn dots_of_signed(weights: &[__m256i; EIGHT], codes: __m256i) -> __m256i {
     let ones = _mm256_set1_epi16(1);
-    let quads = weights.map(|weights| {
-        let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(weights), _mm256_sign_epi8(codes, weights));
-        _mm256_madd_epi16(pairs, ones)
-    });
+    let mut quads = [_mm256_setzero_si256(); EIGHT];
+    for (quads, weights) in quads.iter_mut().zip(weights) {
+        let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(*weights), _mm256_sign_epi8(codes, *weights));
+        *quads = _mm256_madd_epi16(pairs, ones);
+    }
     let [low, high] = fours_of_32(&quads);
-    _mm256_add_epi32(
-        _mm256_permute2x128_si256::<0x20>(low, high),
-        _mm256_permute2x128_si256::<0x31>(low, high),
-    )
+    _mm256_add_epi32(_mm256_permute2x128_si256::<0x20>(low, high), _mm256_permute2x128_si256::<0x31>(low, high))
+}
+
+/// As [`dots_of_16`], of weights that are 32 less than their codes, and whose blocks have factors. 8 fit: 8 * 32 * 127 = 32512.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn dots_with_factors(Blocks { codes: weights, factors, .. }: &Blocks, codes: __m256i) -> __m256i {
+    let offsets = _mm256_maddubs_epi16(_mm256_set1_epi8(32), codes);
+    let pairs = weights.map(|weights| _mm256_sub_epi16(_mm256_maddubs_epi16(weights, codes), offsets));
+    let [low, high] = fours_of_16(&pairs);
+    let (low, high) = (_mm256_madd_epi16(low, factors[0]), _mm256_madd_epi16(high, factors[1]));
+    _mm256_add_epi32(_mm256_permute2x128_si256::<0x20>(low, high), _mm256_permute2x128_si256::<0x31>(low, high))
+}
+
+/// Factors of formats that have none.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn none() -> [__m256i; 2] {
+    [_mm256_setzero_si256(); 2]
 }
 
 /// Neighbours of 16 bits added twice: those of rows 0 to 3, and of rows 4 to 7, in each half.
@@ -197,12 +223,19 @@ fn fours_of_32(rows: &[__m256i; EIGHT]) -> [__m256i; 2] {
     [_mm256_hadd_epi32(pairs[0], pairs[1]), _mm256_hadd_epi32(pairs[2], pairs[3])]
 }
 
-/// Numbers of 16 bits at `at` of eight rows, as floats.
+/// The two bytes at `at` of each of eight rows.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn words<const BYTES: usize>(rows: &[&[u8; BYTES]; EIGHT], at: usize) -> __m128i {
+    let word = |row: usize| i16::from_le_bytes([rows[row][at], rows[row][at + 1]]);
+    _mm_setr_epi16(word(0), word(1), word(2), word(3), word(4), word(5), word(6), word(7))
+}
+
+/// Numbers in half precision at `at` of each of eight rows.
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
 fn halves<const BYTES: usize>(rows: &[&[u8; BYTES]; EIGHT], at: usize) -> __m256 {
-    let half = |row: usize| i16::from_le_bytes([rows[row][at], rows[row][at + 1]]);
-    _mm256_cvtph_ps(_mm_setr_epi16(half(0), half(1), half(2), half(3), half(4), half(5), half(6), half(7)))
+    _mm256_cvtph_ps(words(rows, at))
 }
 
 /// Numbers 0 to 15 in the low halves of 16 bytes from `at` on, 16 to 31 in the high ones.
@@ -236,11 +269,36 @@ fn five_bits<const BYTES: usize>(row: &[u8; BYTES], high: usize, at: usize) -> _
     _mm256_or_si256(nibbles(row, at), fifth)
 }
 
+/// Scales and shifts of the eight blocks of a K-quant, each by row.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+fn scales_and_shifts<const BYTES: usize>(rows: &[&[u8; BYTES]; EIGHT]) -> [[__m256; 8]; 2] {
+    let (mut scales, mut mins) = ([_mm256_setzero_si256(); EIGHT], [_mm256_setzero_si256(); EIGHT]);
+    for ((row, scales), mins) in rows.iter().zip(&mut scales).zip(&mut mins) {
+        let [own_scales, own_mins] = scales_and_mins(&row[4..16]);
+        *scales = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(i64::from_le_bytes(own_scales)));
+        *mins = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(i64::from_le_bytes(own_mins)));
+    }
+    let (scale, min) = (halves(rows, 0), _mm256_sub_ps(_mm256_set1_ps(-0.0), halves(rows, 2)));
+    [
+        transposed(scales).map(|own| _mm256_mul_ps(scale, _mm256_cvtepi32_ps(own))),
+        transposed(mins).map(|own| _mm256_mul_ps(min, _mm256_cvtepi32_ps(own))),
+    ]
+}
+
+/// Low halves of 32 bytes for even blocks, high halves for odd ones: those of a row whose nibbles begin at `at`.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn k_nibbles<const BYTES: usize>(row: &[u8; BYTES], at: usize, block: usize) -> __m256i {
+    let shift = _mm_cvtsi32_si128(if block.is_multiple_of(2) { 0 } else { 4 });
+    _mm256_and_si256(_mm256_srl_epi16(bytes(row, at + block / 2 * BLOCK), shift), _mm256_set1_epi8(15))
+}
+
 struct Q4_0;
 
 impl Reading<18> for Q4_0 {
+    const KIND: Kind = Kind::FourBits;
     const OFFSET: i32 = 8;
-    const RUN: usize = 16;
     type Head = ();
 
     #[inline]
@@ -250,14 +308,20 @@ impl Reading<18> for Q4_0 {
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn blocks((): &(), rows: &[&[u8; 18]; EIGHT], _: usize) -> Blocks {
-        Blocks { codes: rows.map(|row| nibbles(row, 2)), scales: halves(rows, 0), shifts: _mm256_setzero_ps() }
+        Blocks {
+            codes: rows.map(|row| nibbles(row, 2)),
+            factors: none(),
+            scales: halves(rows, 0),
+            shifts: _mm256_setzero_ps(),
+        }
     }
 }
 
 struct Q4_1;
 
 impl Reading<20> for Q4_1 {
-    const RUN: usize = 16;
+    const KIND: Kind = Kind::FourBits;
+    const HAS_SHIFTS: bool = true;
     type Head = ();
 
     #[inline]
@@ -267,15 +331,20 @@ impl Reading<20> for Q4_1 {
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn blocks((): &(), rows: &[&[u8; 20]; EIGHT], _: usize) -> Blocks {
-        Blocks { codes: rows.map(|row| nibbles(row, 4)), scales: halves(rows, 0), shifts: halves(rows, 2) }
+        Blocks {
+            codes: rows.map(|row| nibbles(row, 4)),
+            factors: none(),
+            scales: halves(rows, 0),
+            shifts: halves(rows, 2),
+        }
     }
 }
 
 struct Q5_0;
 
 impl Reading<22> for Q5_0 {
+    const KIND: Kind = Kind::FiveBits;
     const OFFSET: i32 = 16;
-    const RUN: usize = 8;
     type Head = ();
 
     #[inline]
@@ -285,14 +354,20 @@ impl Reading<22> for Q5_0 {
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn blocks((): &(), rows: &[&[u8; 22]; EIGHT], _: usize) -> Blocks {
-        Blocks { codes: rows.map(|row| five_bits(row, 2, 6)), scales: halves(rows, 0), shifts: _mm256_setzero_ps() }
+        Blocks {
+            codes: rows.map(|row| five_bits(row, 2, 6)),
+            factors: none(),
+            scales: halves(rows, 0),
+            shifts: _mm256_setzero_ps(),
+        }
     }
 }
 
 struct Q5_1;
 
 impl Reading<24> for Q5_1 {
-    const RUN: usize = 8;
+    const KIND: Kind = Kind::FiveBits;
+    const HAS_SHIFTS: bool = true;
     type Head = ();
 
     #[inline]
@@ -302,14 +377,19 @@ impl Reading<24> for Q5_1 {
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn blocks((): &(), rows: &[&[u8; 24]; EIGHT], _: usize) -> Blocks {
-        Blocks { codes: rows.map(|row| five_bits(row, 4, 8)), scales: halves(rows, 0), shifts: halves(rows, 2) }
+        Blocks {
+            codes: rows.map(|row| five_bits(row, 4, 8)),
+            factors: none(),
+            scales: halves(rows, 0),
+            shifts: halves(rows, 2),
+        }
     }
 }
 
 struct Q8_0;
 
 impl Reading<34> for Q8_0 {
-    const RUN: usize = 2;
+    const KIND: Kind = Kind::Signed;
     type Head = ();
 
     #[inline]
@@ -319,43 +399,99 @@ impl Reading<34> for Q8_0 {
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn blocks((): &(), rows: &[&[u8; 34]; EIGHT], _: usize) -> Blocks {
-        Blocks { codes: rows.map(|row| bytes(row, 2)), scales: halves(rows, 0), shifts: _mm256_setzero_ps() }
+        Blocks {
+            codes: rows.map(|row| bytes(row, 2)),
+            factors: none(),
+            scales: halves(rows, 0),
+            shifts: _mm256_setzero_ps(),
+        }
     }
 }
 
 struct Q4K;
 
 impl Reading<144> for Q4K {
+    const KIND: Kind = Kind::FourBits;
     const BLOCKS: usize = 8;
-    const RUN: usize = 16;
+    const HAS_SHIFTS: bool = true;
     /// Scales and shifts of each block, by row.
     type Head = [[__m256; 8]; 2];
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn head(rows: &[&[u8; 144]; EIGHT]) -> Self::Head {
-        let (mut scales, mut mins) = ([_mm256_setzero_si256(); EIGHT], [_mm256_setzero_si256(); EIGHT]);
-        for ((row, scales), mins) in rows.iter().zip(&mut scales).zip(&mut mins) {
-            let [own_scales, own_mins] = scales_and_mins(&row[4..16]);
-            *scales = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(i64::from_le_bytes(own_scales)));
-            *mins = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(i64::from_le_bytes(own_mins)));
-        }
-        let (scale, min) = (halves(rows, 0), _mm256_sub_ps(_mm256_set1_ps(-0.0), halves(rows, 2)));
-        [
-            transposed(scales).map(|own| _mm256_mul_ps(scale, _mm256_cvtepi32_ps(own))),
-            transposed(mins).map(|own| _mm256_mul_ps(min, _mm256_cvtepi32_ps(own))),
-        ]
+        scales_and_shifts(rows)
     }
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn blocks([scales, shifts]: &Self::Head, rows: &[&[u8; 144]; EIGHT], i: usize) -> Blocks {
-        // Low halves of 32 bytes for even blocks, high halves for odd ones.
-        let shift = _mm_cvtsi32_si128(if i.is_multiple_of(2) { 0 } else { 4 });
-        let codes = rows.map(|row| {
-            let both = bytes(row, 16 + i / 2 * BLOCK);
-            _mm256_and_si256(_mm256_srl_epi16(both, shift), _mm256_set1_epi8(15))
-        });
-        Blocks { codes, scales: scales[i], shifts: shifts[i] }
+        let mut codes = [_mm256_setzero_si256(); EIGHT];
+        for (codes, row) in codes.iter_mut().zip(rows) {
+            *codes = k_nibbles(row, 16, i);
+        }
+        Blocks { codes, factors: none(), scales: scales[i], shifts: shifts[i] }
+    }
+}
+
+struct Q5K;
+
+impl Reading<176> for Q5K {
+    const KIND: Kind = Kind::FiveBits;
+    const BLOCKS: usize = 8;
+    const HAS_SHIFTS: bool = true;
+    /// Scales and shifts of each block, by row.
+    type Head = [[__m256; 8]; 2];
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn head(rows: &[&[u8; 176]; EIGHT]) -> Self::Head {
+        scales_and_shifts(rows)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn blocks([scales, shifts]: &Self::Head, rows: &[&[u8; 176]; EIGHT], i: usize) -> Blocks {
+        let bit = _mm256_set1_epi8((1_u8 << i).cast_signed());
+        let mut codes = [_mm256_setzero_si256(); EIGHT];
+        for (codes, row) in codes.iter_mut().zip(rows) {
+            let is_set = _mm256_cmpeq_epi8(_mm256_and_si256(bytes(row, 16), bit), bit);
+            let fifth = _mm256_and_si256(is_set, _mm256_set1_epi8(16));
+            *codes = _mm256_or_si256(k_nibbles(row, 48, i), fifth);
+        }
+        Blocks { codes, factors: none(), scales: scales[i], shifts: shifts[i] }
+    }
+}
+
+struct Q6K;
+
+impl Reading<210> for Q6K {
+    const KIND: Kind = Kind::WithFactors;
+    const BLOCKS: usize = 8;
+    /// The scale of all blocks, by row.
+    type Head = __m256;
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn head(rows: &[&[u8; 210]; EIGHT]) -> __m256 {
+        halves(rows, 208)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn blocks(scales: &__m256, rows: &[&[u8; 210]; EIGHT], i: usize) -> Blocks {
+        let [low, high, factors_at] = q6k_places(i);
+        let shifts = q6k_shifts(i).map(|bits| _mm_cvtsi32_si128(bits as i32));
+        let mut codes = [_mm256_setzero_si256(); EIGHT];
+        for (codes, row) in codes.iter_mut().zip(rows) {
+            let low = _mm256_and_si256(_mm256_srl_epi16(bytes(row, low), shifts[0]), _mm256_set1_epi8(15));
+            let high = _mm256_and_si256(_mm256_srl_epi16(bytes(row, high), shifts[1]), _mm256_set1_epi8(3));
+            *codes = _mm256_or_si256(low, _mm256_slli_epi16::<4>(high));
+        }
+        let both = words(rows, factors_at);
+        let low = _mm_setr_epi8(0, 0, 2, 2, 4, 4, 6, 6, 1, 1, 3, 3, 5, 5, 7, 7);
+        let high = _mm_setr_epi8(8, 8, 10, 10, 12, 12, 14, 14, 9, 9, 11, 11, 13, 13, 15, 15);
+        let factors = [low, high].map(|order| _mm256_cvtepi8_epi16(_mm_shuffle_epi8(both, order)));
+        Blocks { codes, factors, scales: *scales, shifts: _mm256_setzero_ps() }
     }
 }

@@ -8,7 +8,7 @@ use super::activations::Layout;
 use super::format::{EIGHT, Format};
 use super::micro::Micro;
 use super::panel::Panel;
-use super::portable::Portable;
+use super::portable::{Portable, PortableWords};
 use super::{BLOCK, Kernel};
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512, few};
@@ -54,23 +54,13 @@ macro_rules! dispatch {
     ($product:expr, $name:ident($($argument:expr),*)) => {
         match ($product.kernel, $product.format) {
             #[cfg(target_arch = "x86_64")]
-            (Kernel::Avx2, Format::Q8_0) => $name::<avx2::Words, { avx2::ROWS }, { avx2::TOKENS }>($($argument),*),
-            #[cfg(target_arch = "x86_64")]
-            (Kernel::Avx2, Format::Q4_0) => {
-                $name::<avx2::Bytes<8, 8>, { avx2::ROWS }, { avx2::TOKENS }>($($argument),*)
-            }
+            (Kernel::Avx2, Format::Q4_0) => $name::<avx2::Bytes<8>, { avx2::ROWS }, { avx2::TOKENS }>($($argument),*),
             #[cfg(target_arch = "x86_64")]
             (Kernel::Avx2, Format::Q4_1 | Format::Q4K) => {
-                $name::<avx2::Bytes<8, 0>, { avx2::ROWS }, { avx2::TOKENS }>($($argument),*)
+                $name::<avx2::Bytes<0>, { avx2::ROWS }, { avx2::TOKENS }>($($argument),*)
             }
             #[cfg(target_arch = "x86_64")]
-            (Kernel::Avx2, Format::Q5_0) => {
-                $name::<avx2::Bytes<4, 16>, { avx2::ROWS }, { avx2::TOKENS }>($($argument),*)
-            }
-            #[cfg(target_arch = "x86_64")]
-            (Kernel::Avx2, Format::Q5_1) => {
-                $name::<avx2::Bytes<4, 0>, { avx2::ROWS }, { avx2::TOKENS }>($($argument),*)
-            }
+            (Kernel::Avx2, _) => $name::<avx2::Words, { avx2::ROWS }, { avx2::TOKENS }>($($argument),*),
             #[cfg(target_arch = "x86_64")]
             (Kernel::Avx512Vnni, Format::Q4_0 | Format::Q5_0 | Format::Q8_0) => {
                 $name::<avx512::Vnni<{ avx512::OFFSET }>, { avx512::ROWS }, { avx512::TOKENS }>($($argument),*)
@@ -93,6 +83,7 @@ macro_rules! dispatch {
             }
             #[cfg(target_arch = "aarch64")]
             (Kernel::I8mm, _) => $name::<i8mm::I8mm<true>, { i8mm::ROWS }, { i8mm::TOKENS }>($($argument),*),
+            (_, Format::Q6K) => $name::<PortableWords, 8, 4>($($argument),*),
             _ => $name::<Portable, 8, 4>($($argument),*),
         }
     };
@@ -102,7 +93,7 @@ impl Product {
     /// The product of these sizes. `None` where the processor lacks the instructions, there is no kernel for the format, blocks
     /// do not divide `k`, or sizes overflow.
     pub fn new(kernel: Kernel, dtype: DType, k: usize, rows: usize, tokens: usize) -> Option<Product> {
-        let format = Format::of(dtype).filter(|_| kernel.is_available())?;
+        let format = Format::of(dtype).filter(|_| kernel.is_available() && kernel.multiplies(dtype))?;
         dtype.row_bytes(k)?.checked_mul(rows)?;
         let product = Product { kernel, format, dtype, k, rows, tokens };
         (k / BLOCK).checked_mul(product.layout().record_bytes())?.checked_mul(product.groups())?;
