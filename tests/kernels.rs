@@ -3,14 +3,24 @@
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
 use pinhole::ggml::{Arena, Backend, Buffer, CancelFlag, Device, Graph, Ledger, Placed};
-use pinhole::kernels::{Columns, Kernel, Nonlinearity, Product, Workspace, supports};
+use pinhole::kernels::{Columns, Kernel, Nonlinearity, Product, Workspace};
 use pinhole::tensor::Shape;
 use pinhole_quant::{DType, rows};
 use proptest::prelude::*;
 
 /// Formats with a kernel.
 fn formats() -> impl Iterator<Item = DType> {
-    DType::all().filter(|dtype| supports(*dtype))
+    DType::all().filter(|dtype| Kernel::Portable.multiplies(*dtype))
+}
+
+/// Kernels for weights of `dtype`.
+fn kernels(dtype: DType) -> impl Iterator<Item = Kernel> {
+    Kernel::available().filter(move |kernel| kernel.multiplies(dtype))
+}
+
+/// Formats with each of their kernels.
+fn pairs() -> impl Iterator<Item = (DType, Kernel)> {
+    formats().flat_map(|dtype| kernels(dtype).map(move |kernel| (dtype, kernel)))
 }
 
 /// Numbers of a splitmix64 sequence, uniform in -1 to 1.
@@ -189,14 +199,14 @@ proptest! {
         let operands = Operands::new(dtype, [k, rows, tokens], seed);
         let portable = operands.by(Kernel::Portable);
         operands.assert_close("portable", &portable);
-        for kernel in Kernel::available() {
+        for kernel in kernels(dtype) {
             prop_assert_eq!(&portable, &operands.by(kernel), "{} {}", kernel.name(), dtype);
         }
     }
 
     #[test]
     fn a_token_does_not_depend_on_its_company(rows in 1..40usize, tokens in 2..30usize, seed: u64) {
-        for (dtype, kernel) in formats().flat_map(|dtype| Kernel::available().map(move |kernel| (dtype, kernel))) {
+        for (dtype, kernel) in pairs() {
             let all = Operands::new(dtype, [768, rows, tokens], seed);
             let together = all.by(kernel);
             let alone = Operands::of(dtype, 768, all.bytes.clone(), all.activations[(tokens - 1) * 768..].to_vec());
@@ -234,7 +244,7 @@ fn a_product_that_is_not_wanted_any_more_ends_early() {
 #[test]
 fn many_tokens_are_what_few_are() {
     let (tokens, part) = (2601, 700);
-    for (dtype, kernel) in formats().flat_map(|dtype| Kernel::available().map(move |kernel| (dtype, kernel))) {
+    for (dtype, kernel) in pairs() {
         let all = Operands::new(dtype, [768, 40, tokens], 9);
         let together = all.by(kernel);
         for first in (0..tokens).step_by(part) {
@@ -248,7 +258,7 @@ fn many_tokens_are_what_few_are() {
 
 #[test]
 fn threads_do_not_change_a_bit() {
-    for (dtype, kernel) in formats().flat_map(|dtype| Kernel::available().map(move |kernel| (dtype, kernel))) {
+    for (dtype, kernel) in pairs() {
         let operands = Operands::new(dtype, [1280, 117, 70], 3);
         let one = operands.in_graph(Some(kernel), 1);
         assert_eq!(one, operands.by(kernel), "{} {dtype}", kernel.name());
@@ -261,7 +271,7 @@ fn no_less_exact_than_ggml() {
     for dtype in formats() {
         let operands = Operands::new(dtype, [1024, 96, 64], 5);
         let ggml = operands.error(&operands.in_graph(None, 2));
-        for kernel in Kernel::available() {
+        for kernel in kernels(dtype) {
             let own = operands.error(&operands.by(kernel));
             // Both round the same numbers; here and there a rounded scale of ggml's happens to be lucky.
             assert!(own <= 1.01 * ggml, "{} {dtype}: {own:.3e}, and ggml {ggml:.3e}", kernel.name());
@@ -287,9 +297,13 @@ fn nothing_overflows() {
     let one = half::f16::ONE.to_le_bytes();
     let block = |dtype, fill: u8| -> Vec<u8> {
         let mut block = vec![fill; DType::block_bytes(dtype)];
+        if dtype == DType::Q6_K {
+            block[208..].copy_from_slice(&one);
+            return block;
+        }
         block[..2].copy_from_slice(&one);
         // A shift, or the scale of the minima.
-        if matches!(dtype, DType::Q4_1 | DType::Q5_1 | DType::Q4_K) {
+        if matches!(dtype, DType::Q4_1 | DType::Q5_1 | DType::Q4_K | DType::Q5_K) {
             block[2..4].copy_from_slice(&one);
         }
         block
@@ -298,9 +312,12 @@ fn nothing_overflows() {
         for (fill, sign) in [(0xFF, 1.0), (0xFF, -1.0), (0x80, 1.0), (0x80, -1.0), (0x7F, 1.0), (0x00, -1.0)] {
             let k = 8192;
             let bytes = block(dtype, fill).repeat(3 * k / dtype.block_size());
-            let operands = Operands::of(dtype, k, bytes, vec![sign * 2.5; 2 * k]);
-            for kernel in Kernel::available() {
-                operands.assert_close(kernel.name(), &operands.by(kernel));
+            // So few that no panel is made for them, and more.
+            for tokens in [2, 14] {
+                let operands = Operands::of(dtype, k, bytes.clone(), vec![sign * 2.5; tokens * k]);
+                for kernel in kernels(dtype) {
+                    operands.assert_close(kernel.name(), &operands.by(kernel));
+                }
             }
         }
     }
@@ -308,7 +325,7 @@ fn nothing_overflows() {
 
 #[test]
 fn what_is_not_finite_shows_in_its_token_alone() {
-    for (dtype, kernel) in formats().flat_map(|dtype| Kernel::available().map(move |kernel| (dtype, kernel))) {
+    for (dtype, kernel) in pairs() {
         let mut operands = Operands::new(dtype, [512, 5, 9], 7);
         operands.activations[3 * 512 + 100] = f32::NAN;
         for (i, number) in operands.by(kernel).into_iter().enumerate() {
@@ -321,7 +338,7 @@ fn what_is_not_finite_shows_in_its_token_alone() {
 fn products_that_do_not_exist() {
     let k = Kernel::Portable;
     assert!(Product::new(k, DType::Q8_0, 48, 1, 1).is_none(), "blocks do not divide it");
-    assert!(Product::new(k, DType::Q6_K, 256, 1, 1).is_none(), "no kernel for the format");
+    assert!(Product::new(k, DType::Q3_K, 256, 1, 1).is_none(), "no kernel for the format");
     assert!(Product::new(k, DType::Q8_0, 1 << 62, 1 << 10, 1).is_none(), "too large");
     assert!(Product::new(k, DType::Q8_0, 1 << 40, 1, 1 << 40).is_none(), "too large");
 }

@@ -99,8 +99,8 @@ impl Graph {
         let ([k, rows, w2, w3], x_dims) = (self.shape(w)?.dims(), self.shape(x)?.dims());
         let tokens = x_dims[1..].iter().product(); // of a tensor that exists
         let (kernel, dtype) = (self.products.borrow().kernel, self.dtype(w)?);
-        // However few tokens there are, though ggml is faster with less than a dozen: a part of a product then equals the whole, and
-        // a picture alone the same picture in a batch, to the bit.
+        // However few tokens there are: a part of a product then equals the whole, and a picture alone the same picture in a batch, to
+        // the bit.
         let possible = self.device().is_cpu() && w2 * w3 == 1;
         let Some(kernel) = kernel.filter(|_| possible) else { return Ok(None) };
         let Some(product) = Product::new(kernel, dtype, k, rows, tokens) else {

@@ -5,14 +5,14 @@ use std::arch::x86_64::*;
 use super::BLOCK;
 use super::format::{EIGHT, Format};
 use super::micro::Micro;
-use super::panel::Panel;
+use super::panel::{Codes, Panel};
 
-/// Codes of 4 and 5 bits, in unsigned bytes. `RUN` groups of four columns fit into 16 bits: 8 of 4-bit codes (at most
-/// 8 * 2 * 15 * 127 = 30480) and 4 of 5-bit codes (4 * 2 * 31 * 127 = 31496). `OFFSET` is the format's; 0 means that
-/// weights have shifts.
-pub(super) struct Bytes<const RUN: usize, const OFFSET: i32>;
+/// Codes of 4 bits, in unsigned bytes. The products of a block fit into 16 bits: two in each, eight times, are at most
+/// 8 * 2 * 15 * 127 = 30480. `OFFSET` is the format's; 0 means that weights have shifts.
+pub(super) struct Bytes<const OFFSET: i32>;
 
-/// Codes of 8 bits: pairs of their products would not fit into 16 bits, so they are widened to words.
+/// Larger codes less their offset, widened to words. Products of 5-bit codes would fit into 16 bits for half a block, which is
+/// slower.
 pub(super) struct Words;
 
 /// Rows of a panel.
@@ -22,7 +22,7 @@ pub(super) const ROWS: usize = 16;
 /// compiler's choice, and more tokens measure slower.
 pub(super) const TOKENS: usize = 4;
 
-impl<const RUN: usize, const OFFSET: i32> Micro<ROWS, TOKENS> for Bytes<RUN, OFFSET> {
+impl<const OFFSET: i32> Micro<ROWS, TOKENS> for Bytes<OFFSET> {
     const CODE_BYTES: usize = 1;
 
     unsafe fn unpack(panel: &mut Panel, format: Format, rows: &[&[u8]]) {
@@ -39,9 +39,9 @@ impl<const RUN: usize, const OFFSET: i32> Micro<ROWS, TOKENS> for Bytes<RUN, OFF
         // SAFETY: the caller's promise.
         unsafe {
             match tokens {
-                1 => tile_of_bytes::<RUN, OFFSET, 1>(panel, records, sums),
-                2 => tile_of_bytes::<RUN, OFFSET, 2>(panel, records, sums),
-                _ => tile_of_bytes::<RUN, OFFSET, TOKENS>(panel, records, sums),
+                1 => tile_of_bytes::<OFFSET, 1>(panel, records, sums),
+                2 => tile_of_bytes::<OFFSET, 2>(panel, records, sums),
+                _ => tile_of_bytes::<OFFSET, TOKENS>(panel, records, sums),
             }
         };
     }
@@ -60,13 +60,16 @@ impl Micro<ROWS, TOKENS> for Words {
         unsafe { pack::<Self>(rows, tile) };
     }
 
-    unsafe fn tile(_: Format, panel: &Panel, records: &[u8], tokens: usize, sums: &mut [[f32; ROWS]; TOKENS]) {
+    unsafe fn tile(format: Format, panel: &Panel, records: &[u8], tokens: usize, sums: &mut [[f32; ROWS]; TOKENS]) {
         // SAFETY: the caller's promise.
         unsafe {
-            match tokens {
-                1 => tile_of_words::<1>(panel, records, sums),
-                2 => tile_of_words::<2>(panel, records, sums),
-                _ => tile_of_words::<TOKENS>(panel, records, sums),
+            match (format.has_shifts(), tokens) {
+                (false, 1) => tile_of_words::<false, 1>(panel, records, sums),
+                (false, 2) => tile_of_words::<false, 2>(panel, records, sums),
+                (false, _) => tile_of_words::<false, TOKENS>(panel, records, sums),
+                (true, 1) => tile_of_words::<true, 1>(panel, records, sums),
+                (true, 2) => tile_of_words::<true, 2>(panel, records, sums),
+                (true, _) => tile_of_words::<true, TOKENS>(panel, records, sums),
             }
         };
     }
@@ -74,12 +77,19 @@ impl Micro<ROWS, TOKENS> for Words {
 
 #[target_feature(enable = "avx2,fma,f16c")]
 fn unpack_bytes(panel: &mut Panel, format: Format, rows: &[&[u8]]) {
-    panel.unpack::<ROWS, 4, 1>(format, rows, |eight, codes| turns::<ROWS>(eight, 0, codes));
+    panel.unpack::<ROWS, 4, 1>(format, rows, |eight, codes| turns::<ROWS>(&eight.rows, 0, codes));
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
 fn unpack_words(panel: &mut Panel, format: Format, rows: &[&[u8]]) {
-    panel.unpack::<ROWS, 4, 2>(format, rows, |eight, codes| turns_of_words(eight, format.offset(), codes));
+    match format {
+        Format::Q6K => panel.unpack::<ROWS, 4, 2>(Format::Q6K, rows, |eight, codes| {
+            turns_of_words::<true>(eight, Format::Q6K.offset(), codes);
+        }),
+        _ => panel.unpack::<ROWS, 4, 2>(format, rows, |eight, codes| {
+            turns_of_words::<false>(eight, format.offset(), codes);
+        }),
+    }
 }
 
 /// [`panel::turns`](super::panel::turns) of 4 bytes.
@@ -92,15 +102,22 @@ pub(super) fn turns<const ROWS: usize>(eight: &[[u8; BLOCK]; EIGHT], more: u8, c
     put::<ROWS>(transposed(rows.map(|row| _mm256_add_epi8(row, more))), codes);
 }
 
-/// As [`turns`], of codes less `offset`, which are signed, in words: two in each turn.
+/// [`panel::turns_of_words`](super::panel::turns_of_words). Without `FACTORS` these are all 1.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn turns_of_words(eight: &[[u8; BLOCK]; EIGHT], offset: u8, codes: &mut [u8]) {
+fn turns_of_words<const FACTORS: bool>(eight: &Codes, offset: u8, codes: &mut [u8]) {
     let offset = _mm_set1_epi8(offset.cast_signed());
     for (half, codes) in codes.chunks_mut(8 * ROWS * 4).enumerate() {
-        // SAFETY: rows have 32 bytes, in two halves.
-        let rows = eight.each_ref().map(|row| unsafe { _mm_loadu_si128(row[16 * half..][..16].as_ptr().cast()) });
-        put::<ROWS>(transposed(rows.map(|row| _mm256_cvtepi8_epi16(_mm_sub_epi8(row, offset)))), codes);
+        let mut rows = [_mm256_setzero_si256(); EIGHT];
+        for ((words, row), factors) in rows.iter_mut().zip(&eight.rows).zip(&eight.factors) {
+            // SAFETY: rows have 32 bytes, in two halves.
+            let row = unsafe { _mm_loadu_si128(row[16 * half..][..16].as_ptr().cast()) };
+            *words = _mm256_cvtepi8_epi16(_mm_sub_epi8(row, offset));
+            if FACTORS {
+                *words = _mm256_mullo_epi16(*words, _mm256_set1_epi16(i16::from(factors[half])));
+            }
+        }
+        put::<ROWS>(transposed(rows), codes);
     }
 }
 
@@ -118,7 +135,7 @@ fn put<const ROWS: usize>(turns: [__m256i; 8], codes: &mut [u8]) {
 /// Eight rows of eight numbers of 32 bits, as columns.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn transposed(rows: [__m256i; 8]) -> [__m256i; 8] {
+pub(super) fn transposed(rows: [__m256i; 8]) -> [__m256i; 8] {
     let pairs = |i: usize| {
         let (a, b) = (rows[i], rows[i + 1]);
         (_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b))
@@ -149,31 +166,25 @@ fn pack<M: Micro<ROWS, TOKENS>>(rows: &[&[f32]], tile: &mut [u8]) {
 type Sums<T, const N: usize> = [[T; 2]; N];
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn tile_of_bytes<const RUN: usize, const OFFSET: i32, const N: usize>(
-    panel: &Panel,
-    records: &[u8],
-    out: &mut [[f32; ROWS]; TOKENS],
-) {
-    let record_bytes = <Bytes<RUN, OFFSET> as Micro<ROWS, TOKENS>>::LAYOUT.record_bytes();
+fn tile_of_bytes<const OFFSET: i32, const N: usize>(panel: &Panel, records: &[u8], out: &mut [[f32; ROWS]; TOKENS]) {
+    let record_bytes = <Bytes<OFFSET> as Micro<ROWS, TOKENS>>::LAYOUT.record_bytes();
     let ones = _mm256_set1_epi16(1);
     let mut sums = load(out);
     for (block, record) in records.chunks_exact(record_bytes).enumerate() {
         let codes = &panel.codes[block * ROWS * BLOCK..][..ROWS * BLOCK];
-        let mut dots: Sums<__m256i, N> = [[_mm256_setzero_si256(); 2]; N];
-        for run in 0..8 / RUN {
-            let mut short: Sums<__m256i, N> = [[_mm256_setzero_si256(); 2]; N];
-            for group in run * RUN..(run + 1) * RUN {
-                let weights = two(codes, group);
-                for (token, short) in short.iter_mut().enumerate() {
-                    let activations = broadcast(record, group * TOKENS + token);
-                    for (short, weights) in short.iter_mut().zip(weights) {
-                        *short = _mm256_add_epi16(*short, _mm256_maddubs_epi16(weights, activations));
-                    }
+        let mut short: Sums<__m256i, N> = [[_mm256_setzero_si256(); 2]; N];
+        for group in 0..8 {
+            let weights = two(codes, group);
+            for (token, short) in short.iter_mut().enumerate() {
+                let activations = broadcast(record, group * TOKENS + token);
+                for (short, weights) in short.iter_mut().zip(weights) {
+                    *short = _mm256_add_epi16(*short, _mm256_maddubs_epi16(weights, activations));
                 }
             }
-            for (dots, short) in dots.iter_mut().flatten().zip(short.iter().flatten()) {
-                *dots = _mm256_add_epi32(*dots, _mm256_madd_epi16(*short, ones));
-            }
+        }
+        let mut dots: Sums<__m256i, N> = [[_mm256_setzero_si256(); 2]; N];
+        for (dots, short) in dots.iter_mut().flatten().zip(short.iter().flatten()) {
+            *dots = _mm256_madd_epi16(*short, ones);
         }
         scale::<true, OFFSET, N>(panel, block, &record[TOKENS * BLOCK..], &dots, &mut sums);
     }
@@ -181,7 +192,7 @@ fn tile_of_bytes<const RUN: usize, const OFFSET: i32, const N: usize>(
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn tile_of_words<const N: usize>(panel: &Panel, records: &[u8], out: &mut [[f32; ROWS]; TOKENS]) {
+fn tile_of_words<const SHIFTS: bool, const N: usize>(panel: &Panel, records: &[u8], out: &mut [[f32; ROWS]; TOKENS]) {
     let record_bytes = Words::LAYOUT.record_bytes();
     let mut sums = load(out);
     for (block, record) in records.chunks_exact(record_bytes).enumerate() {
@@ -200,7 +211,7 @@ fn tile_of_words<const N: usize>(panel: &Panel, records: &[u8], out: &mut [[f32;
                 }
             }
         }
-        scale::<false, 0, N>(panel, block, &record[TOKENS * BLOCK * 2..], &dots, &mut sums);
+        scale::<SHIFTS, 0, N>(panel, block, &record[TOKENS * BLOCK * 2..], &dots, &mut sums);
     }
     store(&sums, out);
 }

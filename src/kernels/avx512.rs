@@ -43,7 +43,7 @@ impl<const OFFSET: i32> Micro<ROWS, TOKENS> for Vnni<OFFSET> {
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw")]
 fn unpack<const OFFSET: i32>(panel: &mut Panel, format: Format, rows: &[&[u8]]) {
     let more = (OFFSET as u8).wrapping_sub(format.offset()); // 0 where weights have shifts
-    panel.unpack::<ROWS, 4, 1>(format, rows, |eight, codes| turns::<ROWS>(eight, more, codes));
+    panel.unpack::<ROWS, 4, 1>(format, rows, |eight, codes| turns::<ROWS>(&eight.rows, more, codes));
 }
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw")]

@@ -41,7 +41,7 @@ impl<const SHIFTED: bool> Micro<ROWS, TOKENS> for Dotprod<SHIFTED> {
 fn unpack(panel: &mut Panel, format: Format, rows: &[&[u8]]) {
     // What is taken off leaves signed bytes.
     let more = format.offset().wrapping_neg();
-    panel.unpack::<ROWS, 4, 1>(format, rows, |eight, codes| turns::<ROWS, 4>(eight, more, codes));
+    panel.unpack::<ROWS, 4, 1>(format, rows, |eight, codes| turns::<ROWS, 4>(&eight.rows, more, codes));
 }
 
 #[target_feature(enable = "neon,dotprod")]

@@ -10,9 +10,11 @@ pub const BLOCK: usize = 32;
 /// Rows that are unpacked side by side: with 4 bytes of each they fill a vector of 32.
 pub(super) const EIGHT: usize = 8;
 
-/// 32 weights: `scale * (code - offset) + shift` each, with the format's offset. One of offset and shift is always 0.
+/// 32 weights: `scale * factor * (code - offset) + shift` each, with the format's offset. One of offset and shift is always 0.
 pub(super) struct Block {
     pub(super) codes: [u8; BLOCK],
+    /// The factor of the first 16, and of the last: 1, except for q6_k.
+    pub(super) factors: [i8; 2],
     pub(super) scale: f32,
     pub(super) shift: f32,
 }
@@ -29,7 +31,7 @@ pub(super) trait Coding<const BYTES: usize> {
     fn block(head: &Self::Head, bytes: &[u8; BYTES], i: usize) -> Block;
 }
 
-/// A format of weights that there are kernels for. Not q5_k: with AVX2 ggml's own takes four fifths of the time.
+/// A format of weights that there are kernels for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Format {
     Q4_0,
@@ -38,6 +40,8 @@ pub(super) enum Format {
     Q5_1,
     Q8_0,
     Q4K,
+    Q5K,
+    Q6K,
 }
 
 impl Format {
@@ -49,6 +53,8 @@ impl Format {
             DType::Q5_1 => Format::Q5_1,
             DType::Q8_0 => Format::Q8_0,
             DType::Q4_K => Format::Q4K,
+            DType::Q5_K => Format::Q5K,
+            DType::Q6_K => Format::Q6K,
             _ => return None,
         })
     }
@@ -58,9 +64,15 @@ impl Format {
         match self {
             Format::Q4_0 => 8,
             Format::Q5_0 => 16,
+            Format::Q6K => 32,
             Format::Q8_0 => 128,
-            Format::Q4_1 | Format::Q5_1 | Format::Q4K => 0,
+            Format::Q4_1 | Format::Q5_1 | Format::Q4K | Format::Q5K => 0,
         }
+    }
+
+    /// Whether blocks have shifts.
+    pub(super) const fn has_shifts(self) -> bool {
+        matches!(self, Format::Q4_1 | Format::Q5_1 | Format::Q4K | Format::Q5K)
     }
 }
 
@@ -101,7 +113,7 @@ impl Coding<18> for Q4_0 {
 
     #[inline(always)]
     fn block((): &(), bytes: &[u8; 18], _: usize) -> Block {
-        Block { codes: nibbles(&bytes[2..]), scale: half_at(bytes, 0), shift: 0.0 }
+        Block { codes: nibbles(&bytes[2..]), factors: [1; 2], scale: half_at(bytes, 0), shift: 0.0 }
     }
 }
 
@@ -115,7 +127,7 @@ impl Coding<20> for Q4_1 {
 
     #[inline(always)]
     fn block((): &(), bytes: &[u8; 20], _: usize) -> Block {
-        Block { codes: nibbles(&bytes[4..]), scale: half_at(bytes, 0), shift: half_at(bytes, 2) }
+        Block { codes: nibbles(&bytes[4..]), factors: [1; 2], scale: half_at(bytes, 0), shift: half_at(bytes, 2) }
     }
 }
 
@@ -129,7 +141,7 @@ impl Coding<22> for Q5_0 {
 
     #[inline(always)]
     fn block((): &(), bytes: &[u8; 22], _: usize) -> Block {
-        Block { codes: five_bits(&bytes[6..], &bytes[2..6]), scale: half_at(bytes, 0), shift: 0.0 }
+        Block { codes: five_bits(&bytes[6..], &bytes[2..6]), factors: [1; 2], scale: half_at(bytes, 0), shift: 0.0 }
     }
 }
 
@@ -144,7 +156,7 @@ impl Coding<24> for Q5_1 {
     #[inline(always)]
     fn block((): &(), bytes: &[u8; 24], _: usize) -> Block {
         let codes = five_bits(&bytes[8..], &bytes[4..8]);
-        Block { codes, scale: half_at(bytes, 0), shift: half_at(bytes, 2) }
+        Block { codes, factors: [1; 2], scale: half_at(bytes, 0), shift: half_at(bytes, 2) }
     }
 }
 
@@ -163,7 +175,7 @@ impl Coding<34> for Q8_0 {
         for (code, stored) in codes.iter_mut().zip(&bytes[2..]) {
             *code = stored ^ 0x80;
         }
-        Block { codes, scale: half_at(bytes, 0), shift: 0.0 }
+        Block { codes, factors: [1; 2], scale: half_at(bytes, 0), shift: 0.0 }
     }
 }
 
@@ -177,21 +189,87 @@ impl Coding<144> for Q4K {
 
     #[inline(always)]
     fn head(bytes: &[u8; 144]) -> Self::Head {
-        let (scale, min) = (half_at(bytes, 0), half_at(bytes, 2));
-        let [scales, mins] = scales_and_mins(&bytes[4..16]);
-        [scales.map(|own| scale * f32::from(own)), mins.map(|own| -min * f32::from(own))]
+        scales_and_shifts(bytes)
     }
 
     #[inline(always)]
     fn block([scales, shifts]: &Self::Head, bytes: &[u8; 144], i: usize) -> Block {
-        Block { codes: k_nibbles(&bytes[16..], i), scale: scales[i], shift: shifts[i] }
+        Block { codes: k_nibbles(&bytes[16..], i), factors: [1; 2], scale: scales[i], shift: shifts[i] }
     }
+}
+
+pub(super) struct Q5K;
+
+impl Coding<176> for Q5K {
+    const BLOCKS: usize = 8;
+
+    /// Scales and shifts.
+    type Head = [[f32; 8]; 2];
+
+    #[inline(always)]
+    fn head(bytes: &[u8; 176]) -> Self::Head {
+        scales_and_shifts(bytes)
+    }
+
+    #[inline(always)]
+    fn block([scales, shifts]: &Self::Head, bytes: &[u8; 176], i: usize) -> Block {
+        let mut codes = k_nibbles(&bytes[48..], i);
+        for (code, high) in codes.iter_mut().zip(&bytes[16..48]) {
+            *code |= (high >> i & 1) << 4;
+        }
+        Block { codes, factors: [1; 2], scale: scales[i], shift: shifts[i] }
+    }
+}
+
+pub(super) struct Q6K;
+
+impl Coding<210> for Q6K {
+    const BLOCKS: usize = 8;
+    type Head = f32;
+
+    #[inline(always)]
+    fn head(bytes: &[u8; 210]) -> f32 {
+        half_at(bytes, 208)
+    }
+
+    #[inline(always)]
+    fn block(scale: &f32, bytes: &[u8; 210], i: usize) -> Block {
+        let [low, high, factors] = q6k_places(i);
+        let [low_shift, high_shift] = q6k_shifts(i);
+        let mut codes = [0; BLOCK];
+        for (n, code) in codes.iter_mut().enumerate() {
+            *code = bytes[low + n] >> low_shift & 15 | (bytes[high + n] >> high_shift & 3) << 4;
+        }
+        let factors = [bytes[factors].cast_signed(), bytes[factors + 1].cast_signed()];
+        Block { codes, factors, scale: *scale, shift: 0.0 }
+    }
+}
+
+/// Where block `i` of a q6_k has the low four bits of its codes, their high two, and its factors.
+#[inline(always)]
+pub(super) fn q6k_places(i: usize) -> [usize; 3] {
+    let (half, quarter) = (i / 4, i % 4);
+    [half * 64 + quarter % 2 * 32, 128 + half * 32, 192 + half * 8 + quarter * 2]
+}
+
+/// By how many bits the low ones and the high ones of block `i` are shifted.
+#[inline(always)]
+pub(super) fn q6k_shifts(i: usize) -> [usize; 2] {
+    [i % 4 / 2 * 4, i % 4 * 2]
+}
+
+/// Scales and shifts of the eight parts of a K-quant whose bytes begin with what is common to them.
+#[inline(always)]
+fn scales_and_shifts(bytes: &[u8]) -> [[f32; 8]; 2] {
+    let (scale, min) = (half_at(bytes, 0), half_at(bytes, 2));
+    let [scales, mins] = scales_and_mins(&bytes[4..16]);
+    [scales.map(|own| scale * f32::from(own)), mins.map(|own| -min * f32::from(own))]
 }
 
 /// Scales and minima of the eight parts of a K-quant, 6 bits each: those of the first four in bytes of their own, where
 /// the last four have their high bits; their low ones are in the third word (`get_scale_min_k4`).
 #[inline(always)]
-fn scales_and_mins(packed: &[u8]) -> [[u8; 8]; 2] {
+pub(super) fn scales_and_mins(packed: &[u8]) -> [[u8; 8]; 2] {
     let word = |at: usize| u32::from_le_bytes([packed[at], packed[at + 1], packed[at + 2], packed[at + 3]]);
     let (scales, mins, rest) = (word(0), word(4), word(8));
     let all = |word: u32, low: u32| {

@@ -42,7 +42,7 @@ impl<const SHIFTED: bool> Micro<ROWS, TOKENS> for I8mm<SHIFTED> {
 fn unpack(panel: &mut Panel, format: Format, rows: &[&[u8]]) {
     // What is taken off leaves signed bytes.
     let more = format.offset().wrapping_neg();
-    panel.unpack::<ROWS, 8, 1>(format, rows, |eight, codes| turns::<ROWS, 8>(eight, more, codes));
+    panel.unpack::<ROWS, 8, 1>(format, rows, |eight, codes| turns::<ROWS, 8>(&eight.rows, more, codes));
 }
 
 #[target_feature(enable = "neon,i8mm")]

@@ -4,7 +4,8 @@
 //! # Products
 //!
 //! Every format here stores blocks of 32 weights as `w = scale * (code - offset) + shift` with whole codes, an offset that is
-//! the format's and a shift that is the block's (no format has both). Activations are quantized once per product, as ggml
+//! the format's and a shift that is the block's (no format has both). Codes of q6_k, less the offset, are multiplied by a factor of their
+//! half of the block first, which is whole, too. Activations are quantized once per product, as ggml
 //! does it: 32 numbers share a scale `d`, codes `q` are -127 to 127; the scale stays f32 where ggml rounds it to f16. A
 //! product of two blocks is then
 //!
@@ -48,6 +49,8 @@
 //!            sums [tokens][rows] += block 0, then block 1, ..
 //! ```
 //!
+//! Few tokens meet no panel: `few.rs` multiplies weights as it reads them.
+//!
 //! Weights are read where they lie; nothing is repacked beyond the panel. Sums stay in a buffer of their own until they are
 //! whole. The panel and the buffer are on the stack of their thread.
 //!
@@ -88,6 +91,8 @@ mod clock;
 mod convolution;
 #[cfg(target_arch = "aarch64")]
 mod dotprod;
+#[cfg(target_arch = "x86_64")]
+mod few;
 mod floats;
 mod format;
 #[cfg(target_arch = "aarch64")]
@@ -138,6 +143,15 @@ impl Kernel {
         Kernel::available().last().filter(|kernel| *kernel != Kernel::Portable)
     }
 
+    /// Whether it multiplies weights of `dtype`. Where it does not, ggml's own kernels are as fast, or were not compared.
+    pub fn multiplies(self, dtype: DType) -> bool {
+        match dtype {
+            DType::Q5_K => matches!(self, Kernel::Portable | Kernel::Avx2 | Kernel::Avx512Vnni),
+            DType::Q6_K => matches!(self, Kernel::Portable | Kernel::Avx2),
+            _ => format::Format::of(dtype).is_some(),
+        }
+    }
+
     /// Its name in tables.
     pub fn name(self) -> &'static str {
         match self {
@@ -180,9 +194,4 @@ impl Kernel {
     fn is_available(self) -> bool {
         self == Kernel::Portable
     }
-}
-
-/// Whether products with weights of `dtype` exist.
-pub fn supports(dtype: DType) -> bool {
-    format::Format::of(dtype).is_some()
 }

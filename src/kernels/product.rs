@@ -5,13 +5,13 @@ use std::ops::Range;
 use pinhole_quant::DType;
 
 use super::activations::Layout;
-use super::format::Format;
+use super::format::{EIGHT, Format};
 use super::micro::Micro;
 use super::panel::Panel;
-use super::portable::Portable;
+use super::portable::{Portable, PortableWords};
 use super::{BLOCK, Kernel};
 #[cfg(target_arch = "x86_64")]
-use super::{avx2, avx512};
+use super::{avx2, avx512, few};
 #[cfg(target_arch = "aarch64")]
 use super::{dotprod, i8mm};
 
@@ -54,23 +54,13 @@ macro_rules! dispatch {
     ($product:expr, $name:ident($($argument:expr),*)) => {
         match ($product.kernel, $product.format) {
             #[cfg(target_arch = "x86_64")]
-            (Kernel::Avx2, Format::Q8_0) => $name::<avx2::Words, { avx2::ROWS }, { avx2::TOKENS }>($($argument),*),
-            #[cfg(target_arch = "x86_64")]
-            (Kernel::Avx2, Format::Q4_0) => {
-                $name::<avx2::Bytes<8, 8>, { avx2::ROWS }, { avx2::TOKENS }>($($argument),*)
-            }
+            (Kernel::Avx2, Format::Q4_0) => $name::<avx2::Bytes<8>, { avx2::ROWS }, { avx2::TOKENS }>($($argument),*),
             #[cfg(target_arch = "x86_64")]
             (Kernel::Avx2, Format::Q4_1 | Format::Q4K) => {
-                $name::<avx2::Bytes<8, 0>, { avx2::ROWS }, { avx2::TOKENS }>($($argument),*)
+                $name::<avx2::Bytes<0>, { avx2::ROWS }, { avx2::TOKENS }>($($argument),*)
             }
             #[cfg(target_arch = "x86_64")]
-            (Kernel::Avx2, Format::Q5_0) => {
-                $name::<avx2::Bytes<4, 16>, { avx2::ROWS }, { avx2::TOKENS }>($($argument),*)
-            }
-            #[cfg(target_arch = "x86_64")]
-            (Kernel::Avx2, Format::Q5_1) => {
-                $name::<avx2::Bytes<4, 0>, { avx2::ROWS }, { avx2::TOKENS }>($($argument),*)
-            }
+            (Kernel::Avx2, _) => $name::<avx2::Words, { avx2::ROWS }, { avx2::TOKENS }>($($argument),*),
             #[cfg(target_arch = "x86_64")]
             (Kernel::Avx512Vnni, Format::Q4_0 | Format::Q5_0 | Format::Q8_0) => {
                 $name::<avx512::Vnni<{ avx512::OFFSET }>, { avx512::ROWS }, { avx512::TOKENS }>($($argument),*)
@@ -93,6 +83,7 @@ macro_rules! dispatch {
             }
             #[cfg(target_arch = "aarch64")]
             (Kernel::I8mm, _) => $name::<i8mm::I8mm<true>, { i8mm::ROWS }, { i8mm::TOKENS }>($($argument),*),
+            (_, Format::Q6K) => $name::<PortableWords, 8, 4>($($argument),*),
             _ => $name::<Portable, 8, 4>($($argument),*),
         }
     };
@@ -102,7 +93,7 @@ impl Product {
     /// The product of these sizes. `None` where the processor lacks the instructions, there is no kernel for the format, blocks
     /// do not divide `k`, or sizes overflow.
     pub fn new(kernel: Kernel, dtype: DType, k: usize, rows: usize, tokens: usize) -> Option<Product> {
-        let format = Format::of(dtype).filter(|_| kernel.is_available())?;
+        let format = Format::of(dtype).filter(|_| kernel.is_available() && kernel.multiplies(dtype))?;
         dtype.row_bytes(k)?.checked_mul(rows)?;
         let product = Product { kernel, format, dtype, k, rows, tokens };
         (k / BLOCK).checked_mul(product.layout().record_bytes())?.checked_mul(product.groups())?;
@@ -126,10 +117,20 @@ impl Product {
 
     /// How its activations lie. Products of equal layout, `k` and tokens can share them.
     pub fn layout(&self) -> Layout {
+        #[cfg(target_arch = "x86_64")]
+        if self.has_few_tokens() {
+            return few::LAYOUT;
+        }
         fn layout<M: Micro<R, T>, const R: usize, const T: usize>() -> Layout {
             M::LAYOUT
         }
         dispatch!(self, layout())
+    }
+
+    /// Whether there are too few tokens for panels.
+    #[cfg(target_arch = "x86_64")]
+    fn has_few_tokens(&self) -> bool {
+        self.tokens <= few::TOKENS && matches!(self.kernel, Kernel::Avx2 | Kernel::Avx512Vnni)
     }
 
     /// Groups of tokens that the kernel takes at once.
@@ -166,6 +167,10 @@ impl Product {
         fn rows<M: Micro<R, T>, const R: usize, const T: usize>() -> usize {
             R
         }
+        #[cfg(target_arch = "x86_64")]
+        if self.has_few_tokens() {
+            return EIGHT;
+        }
         dispatch!(self, rows())
     }
 
@@ -193,6 +198,11 @@ impl Product {
         assert!(tokens.len() <= self.layout().tokens && tokens.iter().all(|token| token.len() == numbers));
         assert!(numbers.is_multiple_of(BLOCK));
         assert_eq!(records.len(), self.records_bytes(numbers));
+        #[cfg(target_arch = "x86_64")]
+        if self.has_few_tokens() {
+            // SAFETY: `Product::new` saw that the processor has the kernel's instructions, these among them.
+            return unsafe { few::pack(tokens, records) };
+        }
         dispatch!(self, pack(tokens, records))
     }
 
@@ -205,6 +215,11 @@ impl Product {
         assert!(weights.len() <= self.panel_rows());
         assert!(weights.iter().all(|row| row.len() == self.row_bytes()));
         assert_eq!(packed.len(), self.packed_bytes());
+        #[cfg(target_arch = "x86_64")]
+        if self.has_few_tokens() {
+            // SAFETY: `Product::new` saw that the processor has the kernel's instructions, these among them.
+            return unsafe { few::multiply(self.format, weights, packed, self.tokens, out) };
+        }
         dispatch!(self, multiply(self, weights, packed, workspace, out))
     }
 }
