@@ -8,6 +8,7 @@ use pinhole_quant::workers::Workers;
 use super::denoise::Loop;
 use super::embeddings::Remembered;
 use super::generated::{Generated, PhaseMemory, Timings};
+use super::measured::Measured;
 use super::opened::{Direction, Opened};
 use super::preview::Fit;
 use super::progress::{Event, Observer};
@@ -72,7 +73,8 @@ impl Pipeline {
         let (backend, ledger) = (Backend::new(device, threads, cancel)?, Ledger::new());
         let workers = Workers::new(threads);
         let (options, attention) = (MemoryOptions::default(), AttentionMode::default());
-        let machine = Machine { backend, workers, ledger, options, attention, kept: Vec::new() };
+        let (kept, measured) = (Vec::new(), Measured::default());
+        let machine = Machine { backend, workers, ledger, options, attention, kept, measured };
         let remembered = Remembered::default();
         Ok(Pipeline { model: model.into(), machine, preview: None, remembered, prompt_cache: None })
     }

@@ -95,7 +95,11 @@ impl Pipeline {
         self.machine.budget_note()
     }
 
-    pub(super) fn plan_settings(&self, settings: &Settings) -> Result<Plan> {
+    /// As [`plan`](Pipeline::plan), for a request whose defaults are filled in.
+    ///
+    /// # Errors
+    /// As [`plan`](Pipeline::plan).
+    pub fn plan_settings(&self, settings: &Settings) -> Result<Plan> {
         let limits = self.machine.limits()?;
         let plan =
             self.planned(settings, &limits)?.or_else(|refusal| Err(self.refusal(&refusal, settings, &limits)?))?;
@@ -132,7 +136,7 @@ impl Pipeline {
     fn measure_alone(&self, settings: &Settings) -> Result<Vec<Component>> {
         let mut components = Vec::new();
         for subject in self.subjects(&self.model, settings)? {
-            let measured = subject.measure(&self.machine.backend)?;
+            let measured = self.machine.measure(&subject)?;
             components.push(Component { beside: arrays(&self.model, settings, subject.phase), ..measured });
         }
         Ok(components)
@@ -141,7 +145,7 @@ impl Pipeline {
     /// What makes previews, if that is a network.
     fn measure_previews(&self, settings: &Settings) -> Result<Option<Component>> {
         let Some(subject) = preview::subject(&self.model, settings) else { return Ok(None) };
-        let measured = subject.measure(&self.machine.backend)?;
+        let measured = self.machine.measure(&subject)?;
         Ok(Some(Component { beside: preview::arrays(settings), ..measured }))
     }
 
@@ -235,6 +239,11 @@ impl Pipeline {
 }
 
 impl Machine {
+    /// What `subject` takes, which is of a model that the machine's owner keeps.
+    pub(super) fn measure(&self, subject: &Subject<'_>) -> Result<Component> {
+        self.measured.measure(subject, &self.backend)
+    }
+
     /// See [`Pipeline::budget_note`].
     pub(super) fn budget_note(&self) -> Result<Option<String>> {
         let device = self.backend.device();

@@ -26,6 +26,7 @@ mod generated;
 mod guide;
 mod kl;
 mod language_model;
+mod measured;
 mod memory;
 mod opened;
 mod origins;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use pinhole_quant::workers::Workers;
 
 use super::generated::{PhaseMemory, Timings};
+use super::measured::Measured;
 use super::progress::{Event, Observer};
 use super::request::MemoryOptions;
 use crate::exec::{DeviceWeights, Session};
@@ -28,6 +29,8 @@ pub(super) struct Machine {
     pub(super) attention: AttentionMode,
     /// Weights that stay on the device between components and requests, by the names of their subjects.
     pub(super) kept: Vec<(&'static str, Arc<DeviceWeights>)>,
+    /// What components take that were measured before.
+    pub(super) measured: Measured,
 }
 
 impl Machine {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use pinhole_quant::workers::Workers;
 
 use super::generated::{PhaseMemory, Timings};
+use super::measured::Measured;
 use super::progress::{Event, Observer};
 use super::request::MemoryOptions;
 use super::run::{Machine, Run, finite, stage_runs};
@@ -197,8 +198,8 @@ impl Upscaler {
     ) -> Result<Upscaler> {
         let (backend, ledger) = (Backend::new(device, threads, cancel)?, Ledger::new());
         let (workers, options) = (Workers::new(threads), MemoryOptions::default());
-        let machine =
-            Machine { backend, workers, ledger, options, attention: AttentionMode::default(), kept: Vec::new() };
+        let (attention, kept, measured) = (AttentionMode::default(), Vec::new(), Measured::default());
+        let machine = Machine { backend, workers, ledger, options, attention, kept, measured };
         Ok(Upscaler { model: model.into(), machine })
     }
 
@@ -244,7 +245,7 @@ impl Upscaler {
 
     fn measure(&self, size: [usize; 2], outscale: Option<f64>) -> Result<Component> {
         let beside = self.model.bytes(size, self.model.size(size, outscale)?);
-        Ok(Component { beside, ..self.model.subject(size, 1).measure(&self.machine.backend)? })
+        Ok(Component { beside, ..self.machine.measure(&self.model.subject(size, 1))? })
     }
 
     /// Makes `image` larger: as much as the network does, or `outscale` times.
