@@ -92,6 +92,6 @@ fn plan(residents: &mut Residents, asked: &Asked, pixels: usize) -> Result<Plann
         let message = format!("expected at most {pixels} pixels in all pictures of a job, found {wanted}");
         return Err(Fault::invalid("width", message).with_hint("draw fewer or smaller pictures"));
     }
-    let plan = resident.pipeline.plan(&asked.request)?;
+    let plan = resident.pipeline.plan_settings(&settings)?;
     Ok(Planned { model: Arc::clone(&resident.model), settings, plan })
 }

@@ -131,6 +131,11 @@ impl Backend {
         self.attention.set(mode);
     }
 
+    /// How exact attention is in the [graphs](Self::graph) that are made now.
+    pub fn attention(&self) -> AttentionMode {
+        self.attention.get()
+    }
+
     /// An empty graph with room for `capacity` tensors, to be computed here.
     ///
     /// # Errors

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use pinhole_quant::workers::Workers;
 
 use super::generated::{DeviceMemory, PhaseMemory};
+use super::measured::Measurements;
 use super::request::MemoryOptions;
 use crate::exec::DeviceWeights;
 use crate::ggml::{AttentionMode, Backend, CancelFlag, Device, Ledger, Usage, restart_device_peak};
 use crate::plan::measure::Subject;
-use crate::plan::{ComponentPlan, Plan};
+use crate::plan::{Component, ComponentPlan, Plan, Turn};
 use crate::{Error, Result};
 
 /// What computes a request.
@@ -33,6 +34,8 @@ pub(super) struct Unit {
     pub(super) budget: Option<usize>,
     /// Weights that stay on the device between components and requests, by the names of their subjects.
     pub(super) kept: Vec<(&'static str, Arc<DeviceWeights>)>,
+    /// What components take that were measured before.
+    pub(super) measured: Measurements,
 }
 
 impl Machine {
@@ -57,6 +60,7 @@ impl Machine {
                 ledger: Ledger::new(),
                 budget: None,
                 kept: Vec::new(),
+                measured: Measurements::default(),
             });
         }
         let (options, attention) = (MemoryOptions::default(), AttentionMode::default());
@@ -143,6 +147,11 @@ impl Machine {
 }
 
 impl Unit {
+    /// What `subject` takes, which computes its passes in its `turn` and is of a model that the machine's owner keeps.
+    pub(super) fn measure(&self, subject: &Subject<'_>, turn: Turn) -> Result<Component> {
+        self.measured.measure(subject, turn, &self.backend)
+    }
+
     /// The weights of `subject` on the device: those that are there already, or new ones. `plan` is that of the device, and
     /// `component` is the subject's part of it.
     pub(super) fn weights(

@@ -127,7 +127,11 @@ impl Pipeline {
         self.machine.budget_notes()
     }
 
-    pub(super) fn plan_settings(&self, settings: &Settings) -> Result<Plan> {
+    /// As [`plan`](Pipeline::plan), for a request whose defaults are filled in.
+    ///
+    /// # Errors
+    /// As [`plan`](Pipeline::plan).
+    pub fn plan_settings(&self, settings: &Settings) -> Result<Plan> {
         let limits = self.machine.limits()?;
         let plan =
             self.planned(settings, &limits)?.or_else(|refusal| Err(self.refusal(&refusal, settings, &limits)?))?;
@@ -173,7 +177,7 @@ impl Pipeline {
     fn measure_alone(&self, settings: &Settings) -> Result<Vec<Component>> {
         let mut components = Vec::new();
         for subject in self.subjects(&self.model, settings)? {
-            let measured = subject.measure(&self.machine.first().backend)?;
+            let measured = self.machine.first().measure(&subject, Turn::ALL)?;
             components.push(Component { beside: arrays(&self.model, settings, subject.phase), ..measured });
         }
         Ok(components)
@@ -182,7 +186,7 @@ impl Pipeline {
     /// What makes previews, if that is a network.
     fn measure_previews(&self, settings: &Settings) -> Result<Option<Component>> {
         let Some(subject) = preview::subject(&self.model, settings) else { return Ok(None) };
-        let measured = subject.measure(&self.machine.first().backend)?;
+        let measured = self.machine.first().measure(&subject, Turn::ALL)?;
         Ok(Some(Component { beside: preview::arrays(settings), ..measured }))
     }
 
@@ -364,7 +368,7 @@ impl Machine {
             let known = (0..at).find(|&other| turns[other] == turn && unit.measures_as(&self.units[other]));
             all.push(match known {
                 Some(other) => all[other].clone(),
-                None => subject.measure_in_turn(&unit.backend, turn)?,
+                None => unit.measure(subject, turn)?,
             });
         }
         Ok(all)

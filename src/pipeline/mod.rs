@@ -27,6 +27,7 @@ mod guide;
 mod kl;
 mod language_model;
 mod machine;
+mod measured;
 mod memory;
 mod opened;
 mod origins;

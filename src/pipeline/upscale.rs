@@ -13,7 +13,7 @@ use crate::ggml::{CancelFlag, Device, Usage};
 use crate::image::{CHANNELS, Filter, Image, MAX_PIXELS, MAX_SIDE};
 use crate::models::upscaler;
 use crate::plan::measure::Subject;
-use crate::plan::{Component, Phase, Plan, Refusal, Runs, budget};
+use crate::plan::{Component, Phase, Plan, Refusal, Runs, Turn, budget};
 use crate::source::slot::UPSCALER;
 use crate::source::{self, Network, Networks, Part, Place, networks};
 use crate::stage::{Cadence, Dims, Symbol};
@@ -240,7 +240,8 @@ impl Upscaler {
 
     fn measure(&self, size: [usize; 2], outscale: Option<f64>) -> Result<Component> {
         let beside = self.model.bytes(size, self.model.size(size, outscale)?);
-        Ok(Component { beside, ..self.model.subject(size, 1).measure(&self.machine.first().backend)? })
+        let component = self.machine.first().measure(&self.model.subject(size, 1), Turn::ALL)?;
+        Ok(Component { beside, ..component })
     }
 
     /// Makes `image` larger: as much as the network does, or `outscale` times.
