@@ -5,6 +5,9 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[cfg(unix)]
+mod support;
+
 mod cli {
     mod bench;
     mod compare;

@@ -5,12 +5,13 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use ureq::http::header;
 
+use crate::arriving::Arriving;
 use crate::checksum::{Checksum, Hasher};
 use crate::client::{Answer, Client, Identity, Range, broken, is_page};
 use crate::error::{Error, Result};
@@ -78,6 +79,8 @@ pub(crate) struct Download<'a> {
     pub(crate) tag: Option<&'a str>,
     /// Where it lies while it is not whole.
     pub(crate) part: PathBuf,
+    /// Who is told what is there of it.
+    pub(crate) arriving: Option<&'a Arc<Arriving>>,
 }
 
 /// What came of fetching a file in ranges.
@@ -104,7 +107,7 @@ impl Fetcher<'_> {
     /// # Errors
     /// What was fetched stays, except if it is wrong.
     pub(crate) fn get(&mut self, download: &Download<'_>) -> Result<()> {
-        let in_ranges = download.size.is_some_and(|size| size > self.settings.range);
+        let in_ranges = download.arriving.is_some() || download.size.is_some_and(|size| size > self.settings.range);
         let mut found = None;
         for attempt in 0..ATTEMPTS {
             if attempt > 0 {
@@ -117,6 +120,7 @@ impl Fetcher<'_> {
             };
             match (download.checksum, &found) {
                 (Some(expected), Some(found)) if expected != found => {
+                    download.arriving.iter().for_each(|arriving| arriving.give_up());
                     fs::remove_file(&download.part).map_err(|error| Error::io("remove", &download.part, error))?;
                 }
                 _ => return Ok(()),
@@ -130,48 +134,54 @@ impl Fetcher<'_> {
     /// Fetches a file in ranges, several at a time.
     fn in_ranges(&mut self, download: &Download<'_>) -> Result<Came> {
         let Some(size) = download.size else { return Ok(Came::NoRanges) };
+        let part = Part::open(&download.part, size, self.settings.grain)?.telling(download.arriving);
+        let work = Work::new((self.client, self.settings), download, &part, &part.missing());
+        let checksum = self.together(&work, || work.check())?;
+        let Some(checksum) = checksum else { return Ok(Came::NoRanges) };
+        part.finish()?;
+        Ok(Came::Whole(checksum))
+    }
+
+    /// Fetches the first `bytes` of a file to its part, or a few more; `None` if its server has no ranges.
+    pub(crate) fn beginning(&mut self, download: &Download<'_>, bytes: u64) -> Result<Option<Part>> {
+        let Some(size) = download.size else { return Ok(None) };
         let part = Part::open(&download.part, size, self.settings.grain)?;
-        let runs = runs(&part.missing(), self.settings.range.div_ceil(self.settings.grain));
-        let workers = self.settings.connections.clamp(1, runs.len().max(1));
+        let mut missing = part.missing();
+        missing.retain(|&i| part.grain(i).from < bytes);
+        let work = Work::new((self.client, self.settings), download, &part, &missing);
+        let came = self.together(&work, || Ok(()))?;
+        Ok(came.map(|()| part))
+    }
+
+    /// Fetches what `work` has to do, several runs at a time, and does `beside` meanwhile; `None` if the server has no ranges.
+    fn together<T: Send>(&mut self, work: &Work<'_>, beside: impl Fn() -> Result<T> + Sync) -> Result<Option<T>> {
+        let runs = work.queue.lock().unwrap_or_else(PoisonError::into_inner).len();
+        let workers = self.settings.connections.clamp(1, runs.max(1));
         let (said, heard) = mpsc::channel();
-        let work = Work {
-            fetcher: (self.client, self.settings),
-            download,
-            size,
-            part: &part,
-            queue: Mutex::new(runs.into_iter().rev().collect()),
-            target: Mutex::new(None),
-            came: AtomicU64::new(0),
-            stop: AtomicBool::new(false),
-            failure: Mutex::new(None),
-            has_no_ranges: AtomicBool::new(false),
-        };
-        let checksum = thread::scope(|scope| {
+        let done = thread::scope(|scope| {
             for i in 0..workers {
-                let (work, said) = (&work, said.clone());
+                let said = said.clone();
                 let started = thread::Builder::new().spawn_scoped(scope, move || work.run(&said));
                 // The others do its work, if there are any.
                 if let (0, Err(error)) = (i, started) {
-                    work.fail(Error::io("start a thread to fetch", &download.part, error));
+                    work.fail(Error::io("start a thread to fetch", &work.download.part, error));
                 }
             }
             drop(said);
-            let checking = thread::Builder::new().spawn_scoped(scope, || work.check());
-            self.follow(&work, &heard);
-            // Without a thread, it is read when it is whole.
-            checking.map_or_else(|_| work.check(), |checking| checking.join().unwrap_or(Err(Error::Cancelled)))
+            let aside = thread::Builder::new().spawn_scoped(scope, &beside);
+            self.follow(work, &heard);
+            // Without a thread, it is done when all is there.
+            aside.map_or_else(|_| beside(), |aside| aside.join().unwrap_or(Err(Error::Cancelled)))
         });
         self.before += work.came.load(Ordering::Relaxed);
         (self.listen)(Event::Progress { bytes: self.before });
-        if work.has_no_ranges.into_inner() {
-            return Ok(Came::NoRanges);
+        if work.has_no_ranges.load(Ordering::Relaxed) {
+            return Ok(None);
         }
-        if let Some(error) = work.failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        if let Some(error) = work.failure.lock().unwrap_or_else(PoisonError::into_inner).take() {
             return Err(error);
         }
-        let checksum = checksum?;
-        part.finish()?;
-        Ok(Came::Whole(checksum))
+        done.map(Some)
     }
 
     /// Tells what happens, until all threads are done.
@@ -277,7 +287,30 @@ struct Work<'a> {
     has_no_ranges: AtomicBool,
 }
 
-impl Work<'_> {
+impl<'a> Work<'a> {
+    /// Fetches the grains `missing` of `part`, from the first to the last.
+    fn new(
+        fetcher: (&'a Client, &'a Settings),
+        download: &'a Download<'a>,
+        part: &'a Part,
+        missing: &[usize],
+    ) -> Work<'a> {
+        let Settings { range, grain, .. } = fetcher.1;
+        let runs = runs(missing, range.div_ceil(*grain));
+        Work {
+            fetcher,
+            download,
+            size: download.size.unwrap_or_default(),
+            part,
+            queue: Mutex::new(runs.into_iter().rev().collect()),
+            target: Mutex::new(None),
+            came: AtomicU64::new(0),
+            stop: AtomicBool::new(false),
+            failure: Mutex::new(None),
+            has_no_ranges: AtomicBool::new(false),
+        }
+    }
+
     fn is_stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }

@@ -3,9 +3,11 @@
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use ureq::http::header;
 
+use crate::arriving::Arriving;
 use crate::cache::{self, Folder, make_folder};
 use crate::catalogue::{Catalogue, Contents};
 use crate::chosen::chosen;
@@ -19,6 +21,12 @@ use crate::patience::{Patience, Trouble, wait};
 use crate::settings::Settings;
 use crate::url::Url;
 use crate::wanted::{Origin, Wanted, named};
+
+/// A safetensors file begins with the length of its header, of so many bytes.
+const HEADER_LENGTH: u64 = 8;
+
+/// The longest header that the format allows.
+const MOST_HEADER: u64 = 100_000_000;
 
 /// Room on a disk that is left to others.
 const MARGIN: u64 = 64 << 20;
@@ -116,10 +124,13 @@ impl Hub {
         cancelled: &(dyn Fn() -> bool + Sync),
         listen: &mut dyn FnMut(Event<'_>),
     ) -> Result<Vec<PathBuf>> {
+        // No one waits for what an error leaves out.
+        let _ends = Ends(wanted);
         self.refuse_full_disk(wanted)?;
         let mut fetcher = Fetcher { client: &self.client, settings: &self.settings, cancelled, listen, before: 0 };
         for file in wanted {
             self.fetch_one(file, &mut fetcher).map_err(|error| self.with_page(error, file))?;
+            file.arriving.iter().for_each(|arriving| arriving.end());
         }
         for file in wanted {
             if let Origin::Repository { folder, revision, commit, .. } = &file.origin {
@@ -127,6 +138,52 @@ impl Hub {
             }
         }
         Ok(wanted.iter().map(|file| file.path.clone()).collect())
+    }
+
+    /// Begins those of `wanted` that are safetensors files and not there: fetches their headers. They can be read from then on, by those who
+    /// wait for what they read until [`fetch`](Hub::fetch) has brought it; each has an [`Arriving`] then, which says that.
+    ///
+    /// # Errors
+    /// As [`fetch`](Hub::fetch).
+    pub fn begin(
+        &self,
+        wanted: &mut [Wanted],
+        cancelled: &(dyn Fn() -> bool + Sync),
+        listen: &mut dyn FnMut(Event<'_>),
+    ) -> Result<()> {
+        self.refuse_full_disk(wanted)?;
+        let mut fetcher = Fetcher { client: &self.client, settings: &self.settings, cancelled, listen, before: 0 };
+        for file in wanted {
+            let begun = self.begin_one(file, &mut fetcher).map_err(|error| self.with_page(error, file))?;
+            file.arriving = begun.map(Arc::new);
+        }
+        Ok(())
+    }
+
+    fn begin_one(&self, wanted: &Wanted, fetcher: &mut Fetcher<'_>) -> Result<Option<Arriving>> {
+        let (Origin::Repository { folder, .. }, Some(checksum), Some(size)) =
+            (&wanted.origin, &wanted.checksum, wanted.size)
+        else {
+            return Ok(None);
+        };
+        let is_of_weights = Path::new(&wanted.name).extension().is_some_and(|ending| ending == "safetensors");
+        // One that is there at once is not waited for.
+        if !is_of_weights || size <= self.settings.grain || wanted.is_there() {
+            return Ok(None);
+        }
+        let name = wanted.name.as_str();
+        let _lock =
+            folder.lock(checksum, fetcher.cancelled, &mut || (fetcher.listen)(Event::Waiting { file: name }))?;
+        let Some(download) = self.download(wanted).filter(|_| !wanted.is_there()) else { return Ok(None) };
+        make_folder(&folder.path.join("blobs"))?;
+        let Some(start) = fetcher.beginning(&download, HEADER_LENGTH)? else { return Ok(None) };
+        let header = u64::from_le_bytes(start.start()?);
+        if header > size.min(MOST_HEADER) {
+            // Whoever opens it says what it is.
+            return Ok(None);
+        }
+        let begun = fetcher.beginning(&download, HEADER_LENGTH + header)?;
+        Ok(begun.map(|_| Arriving::new(&download.part, size)))
     }
 
     /// Reads a file that is there again, and compares its checksum.
@@ -196,6 +253,7 @@ impl Hub {
             repository: Some(repository.clone()),
             directory: None,
             path,
+            arriving: None,
             origin: Origin::Repository { folder, revision: revision.clone(), commit: commit.clone(), url },
         }
     }
@@ -231,7 +289,17 @@ impl Hub {
         let name = named(answer.header(header::CONTENT_DISPOSITION).unwrap_or_default(), url)?;
         let path = self.settings.home.join("files").join(url.host().replace([':', '[', ']'], "-")).join(&name);
         let origin = Origin::Address { url: url.clone(), tag };
-        Ok(Wanted { name, place: None, size, checksum: None, repository: None, directory: None, path, origin })
+        Ok(Wanted {
+            name,
+            place: None,
+            size,
+            checksum: None,
+            repository: None,
+            directory: None,
+            path,
+            arriving: None,
+            origin,
+        })
     }
 
     /// Refuses to begin what a disk has no room for.
@@ -273,53 +341,65 @@ impl Hub {
     fn fetch_one(&self, wanted: &Wanted, fetcher: &mut Fetcher<'_>) -> Result<()> {
         let name = wanted.name.as_str();
         match &wanted.origin {
-            Origin::Repository { folder, commit, url, .. } => {
+            Origin::Repository { folder, commit, .. } => {
                 let Some(checksum) = &wanted.checksum else { return Ok(()) };
                 let _lock = folder
                     .lock(checksum, fetcher.cancelled, &mut || (fetcher.listen)(Event::Waiting { file: name }))?;
                 if !wanted.is_there() {
-                    let site = wanted.repository.as_ref().map_or(Site::HuggingFace, |repository| repository.site);
-                    let identity = listing::identity(&self.settings, site);
-                    self.bring(wanted, url.clone(), identity, &folder.blob(checksum), fetcher)?;
+                    self.bring(wanted, &folder.blob(checksum), fetcher)?;
                 }
                 folder.place(commit, name, checksum)?;
             }
-            Origin::Address { url, .. } => {
+            Origin::Address { .. } => {
                 let lock = wanted.path.with_file_name(format!(".{name}.lock"));
                 let _lock =
                     cache::lock(&lock, fetcher.cancelled, &mut || (fetcher.listen)(Event::Waiting { file: name }))?;
                 if !wanted.is_there() {
-                    let identity = Identity { origin: url.clone(), token: None };
-                    self.bring(wanted, url.clone(), identity, &wanted.path, fetcher)?;
+                    self.bring(wanted, &wanted.path, fetcher)?;
                 }
             }
         }
         Ok(())
     }
 
+    /// How `wanted` is fetched.
+    fn download<'a>(&self, wanted: &'a Wanted) -> Option<Download<'a>> {
+        let (url, identity, tag) = match &wanted.origin {
+            Origin::Address { url, tag } => {
+                (url.clone(), Identity { origin: url.clone(), token: None }, tag.as_deref())
+            }
+            Origin::Repository { url, .. } => {
+                let site = wanted.repository.as_ref().map_or(Site::HuggingFace, |repository| repository.site);
+                (url.clone(), listing::identity(&self.settings, site), None)
+            }
+        };
+        let (name, size, checksum) = (wanted.name.as_str(), wanted.size, wanted.checksum.as_ref());
+        let (part, arriving) = (wanted.part()?, wanted.arriving.as_ref());
+        Some(Download { name, url, identity, size, checksum, tag, part, arriving })
+    }
+
     /// Fetches a file to `path`.
-    fn bring(
-        &self,
-        wanted: &Wanted,
-        url: Url,
-        identity: Identity,
-        path: &Path,
-        fetcher: &mut Fetcher<'_>,
-    ) -> Result<()> {
-        let Some(part) = wanted.part() else { return Ok(()) };
+    fn bring(&self, wanted: &Wanted, path: &Path, fetcher: &mut Fetcher<'_>) -> Result<()> {
+        let Some(download) = self.download(wanted) else { return Ok(()) };
         if let Some(folder) = path.parent() {
             make_folder(folder)?;
         }
-        let tag = match &wanted.origin {
-            Origin::Address { tag, .. } => tag.as_deref(),
-            Origin::Repository { .. } => None,
-        };
         (fetcher.listen)(Event::Begin { file: &wanted.name });
-        let (name, size, checksum) = (wanted.name.as_str(), wanted.size, wanted.checksum.as_ref());
-        fetcher.get(&Download { name, url, identity, size, checksum, tag, part: part.clone() })?;
-        fs::rename(&part, path).map_err(|error| Error::io("write", path, error))?;
+        fetcher.get(&download)?;
+        fs::rename(&download.part, path).map_err(|error| Error::io("write", path, error))?;
         (fetcher.listen)(Event::Done { file: &wanted.name });
         Ok(())
+    }
+}
+
+/// Files of which no more comes once this is gone.
+struct Ends<'a>(&'a [Wanted]);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        for arriving in self.0.iter().filter_map(|file| file.arriving.as_ref()) {
+            arriving.give_up();
+        }
     }
 }
 

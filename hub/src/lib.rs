@@ -31,10 +31,12 @@
 //! | [`cache`] | Where files lie. |
 //! | [`wanted`] | One file that is to be there. |
 //! | `part` | A file that is not yet whole. |
+//! | [`arriving`] | What is there of a file, for those who read it meanwhile. |
 //! | [`fetch`] | Gets files: in parallel ranges, resumed, checked. |
 //! | [`hub`] | All of it together. |
 //! | [`tidy`] | What lies here: listed and removed. |
 
+pub mod arriving;
 pub mod cache;
 pub mod catalogue;
 pub mod checksum;
@@ -52,6 +54,7 @@ pub mod tidy;
 mod url;
 pub mod wanted;
 
+pub use arriving::Arriving;
 pub use catalogue::Catalogue;
 pub use error::{Error, Result};
 pub use fetch::Event;

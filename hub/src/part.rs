@@ -6,9 +6,10 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::arriving::Arriving;
 use crate::client::Range;
 use crate::error::{Error, Result};
 
@@ -29,6 +30,8 @@ pub(crate) struct Part {
     grain: u64,
     there: Mutex<Vec<bool>>,
     changed: Condvar,
+    /// Who else is told what is there.
+    arriving: Option<Arc<Arriving>>,
 }
 
 impl Part {
@@ -51,7 +54,16 @@ impl Part {
             }
         };
         let (there, changed) = (Mutex::new(there), Condvar::new());
-        Ok(Part { path: path.to_owned(), file, size, grain, there, changed })
+        Ok(Part { path: path.to_owned(), file, size, grain, there, changed, arriving: None })
+    }
+
+    /// The same, whose grains `arriving` is told of.
+    pub(crate) fn telling(mut self, arriving: Option<&Arc<Arriving>>) -> Part {
+        if let Some(arriving) = arriving {
+            arriving.begin(self.grain, self.there.get_mut().unwrap_or_else(PoisonError::into_inner));
+        }
+        self.arriving = arriving.map(Arc::clone);
+        self
     }
 
     /// The bytes that the part at `path` has of a file of `size` bytes.
@@ -83,7 +95,17 @@ impl Part {
         self.write(&[THERE], self.size + HEAD + i as u64)?;
         self.there.lock().unwrap_or_else(PoisonError::into_inner)[i] = true;
         self.changed.notify_all();
+        if let Some(arriving) = &self.arriving {
+            arriving.add(i);
+        }
         Ok(())
+    }
+
+    /// The first bytes of a file that has them.
+    pub(crate) fn start<const N: usize>(&self) -> Result<[u8; N]> {
+        let mut bytes = [0; N];
+        read_at(&self.file, &mut bytes, 0).map_err(|error| Error::io("read", &self.path, error))?;
+        Ok(bytes)
     }
 
     /// Gives the content to `take` in order, a piece at a time, as it comes. `false` if `stopped` says so before the end.

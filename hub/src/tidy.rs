@@ -13,6 +13,9 @@ use crate::settings::Settings;
 
 /// A blob that nothing links to may be one that another process is about to link to, if it is younger than this.
 const SETTLED: Duration = Duration::from_secs(600);
+/// What folders with links to files that are on their way are called, in the folder of conversions. Each goes with the process that made it, unless
+/// that is killed.
+pub const ARRIVING: &str = "arriving-";
 /// The ending of bundles.
 const BUNDLE: &str = ".gguf";
 
@@ -254,16 +257,13 @@ pub fn superfluous(settings: &Settings) -> Result<Vec<Removable>> {
             let path = folder.path.join("blobs").join(&name);
             let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
             let digits = name.strip_suffix(PART);
-            let is_settled = metadata
-                .modified()
-                .is_ok_and(|then| SystemTime::now().duration_since(then).is_ok_and(|age| age > SETTLED));
             let is_busy = folder.is_locked(digits.unwrap_or(&name));
             if !metadata.is_file() || is_busy {
                 continue;
             }
             if digits.is_some() {
                 found.push(Removable { bytes: on_disk(&metadata), path, reason: "it was not fetched to its end" });
-            } else if is_settled && !linked.contains(&path) && !name.contains('.') {
+            } else if is_settled(&path) && !linked.contains(&path) && !name.contains('.') {
                 found.push(Removable { path, bytes: metadata.len(), reason: "nothing links to it" });
             }
         }
@@ -277,9 +277,21 @@ pub fn superfluous(settings: &Settings) -> Result<Vec<Removable>> {
             found.push(Removable { path, bytes, reason: "it was not fetched to its end" });
         }
     }
+    for name in names(&settings.home).into_iter().filter(|name| name.starts_with(ARRIVING)) {
+        let path = settings.home.join(name);
+        if is_settled(&path) {
+            found.push(Removable { path, bytes: 0, reason: "the conversion that it was for has ended" });
+        }
+    }
     found.sort();
     found.dedup();
     Ok(found)
+}
+
+/// Whether nothing at `path` itself has changed for a while.
+fn is_settled(path: &Path) -> bool {
+    let then = fs::symlink_metadata(path).and_then(|found| found.modified());
+    then.is_ok_and(|then| SystemTime::now().duration_since(then).is_ok_and(|age| age > SETTLED))
 }
 
 /// Removes a file, a link or a folder, and the folders of a snapshot that are empty then; one that is gone already is no error.

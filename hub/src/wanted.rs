@@ -2,7 +2,9 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use crate::arriving::Arriving;
 use crate::cache::{Folder, PART};
 use crate::checksum::Checksum;
 use crate::error::{Error, Result};
@@ -26,6 +28,8 @@ pub struct Wanted {
     pub directory: Option<PathBuf>,
     /// Where it will lie.
     pub path: PathBuf,
+    /// What is there of it, if it was [begun](crate::Hub::begin).
+    pub arriving: Option<Arc<Arriving>>,
     pub(crate) origin: Origin,
 }
 

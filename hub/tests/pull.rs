@@ -5,9 +5,10 @@
 mod played;
 
 use std::fs;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use pinhole_hub::{Asked, Catalogue, Error, Event, Hub, Result, Settings, Wanted, tidy};
 use played::{COMMIT, Fault, file};
@@ -133,6 +134,39 @@ fn what_is_there_is_not_fetched_again() {
     fs::remove_dir_all(place.cache().join("snapshots")).unwrap();
     place.pull_large();
     assert!(!place.server.asked().iter().any(|asked| asked.path.contains("resolve")));
+}
+
+#[test]
+fn a_file_that_was_begun_is_read_while_it_comes() {
+    let mut large = file(REPOSITORY, LARGE, 300_000, true);
+    // The length of its header.
+    large.content[..8].copy_from_slice(&25_000u64.to_le_bytes());
+    let content = large.content.clone();
+    let place = Place::with(vec![large, file(REPOSITORY, "no.safetensors", 50_000, true)]);
+    let begun = |name: &str| {
+        let mut wanted = place.find(&format!("hf:{REPOSITORY}:{name}")).unwrap();
+        place.hub.begin(&mut wanted, &|| false, &mut |_| {}).unwrap();
+        wanted
+    };
+    // What does not begin as these files do is no one's to read.
+    assert!(begun("no.safetensors")[0].arriving.is_none());
+    let wanted = begun(LARGE);
+    let arriving = wanted[0].arriving.as_ref().unwrap();
+    assert!(fs::read(arriving.part()).unwrap()[..25_008] == content[..25_008]);
+    assert!(!wanted[0].is_there() && place.hub.missing(&wanted) == 270_000);
+    place.server.slow(Some(600_000));
+    std::thread::scope(|scope| {
+        let fetching = scope.spawn(|| place.hub.fetch(&wanted, &|| false, &mut |_| {}));
+        // Opened before it is whole, it is the same file afterwards.
+        let mut part = fs::File::open(arriving.part()).unwrap();
+        arriving.wait(101_000..102_000).unwrap();
+        let mut read = [0; 1000];
+        part.seek(SeekFrom::Start(101_000)).and_then(|_| part.read_exact(&mut read)).unwrap();
+        assert!(read == content[101_000..102_000]);
+        arriving.wait_for_all().unwrap();
+        assert!(fetching.join().unwrap().is_ok());
+    });
+    assert!(begun(LARGE)[0].arriving.is_none());
 }
 
 #[test]
@@ -500,4 +534,20 @@ fn an_older_version_is_pruned_if_there_is_a_newer_one() {
     }
     assert!(old.join("c.gguf").is_file() && folder.join("snapshots").join(COMMIT).join("b.gguf").is_file());
     assert!(tidy::superfluous(&place.hub.settings).unwrap().is_empty());
+}
+
+#[test]
+fn links_of_a_conversion_that_was_killed_are_pruned() {
+    let place = Place::new();
+    let folder = place.hub.settings.home.join(format!("{}1", tidy::ARRIVING));
+    fs::create_dir_all(folder.join("models--a--b")).unwrap();
+    // One that is young may be in use.
+    assert!(tidy::superfluous(&place.hub.settings).unwrap().is_empty());
+    let hour = Duration::from_secs(3600);
+    fs::File::open(&folder).unwrap().set_modified(SystemTime::now() - hour).unwrap();
+    let gone: Vec<PathBuf> =
+        tidy::superfluous(&place.hub.settings).unwrap().into_iter().map(|removable| removable.path).collect();
+    assert_eq!(gone, [folder.as_path()]);
+    tidy::remove(&folder).unwrap();
+    assert!(!folder.exists());
 }

@@ -160,17 +160,21 @@ impl Piece {
 
     /// Its bytes in the file: those of all blocks that have one of its numbers, and of what lies between these.
     pub fn bytes(&self) -> &[u8] {
-        let (per_block, spread) = (self.storage().block_size(), self.spread());
         let all = self.tensor.bytes();
-        let block_bytes = all.len() / (self.tensor.shape.elements() / per_block);
-        &all[spread.start / per_block * block_bytes..spread.end.div_ceil(per_block) * block_bytes]
+        &all[self.inside()]
+    }
+
+    /// Where in the tensor's bytes its own lie.
+    fn inside(&self) -> Range<usize> {
+        let (per_block, spread) = (self.storage().block_size(), self.spread());
+        let block_bytes = self.tensor.size() / (self.tensor.shape.elements() / per_block);
+        spread.start / per_block * block_bytes..spread.end.div_ceil(per_block) * block_bytes
     }
 
     /// The map of its file, and where in it its bytes lie.
     pub fn span(&self) -> (&Arc<Map>, Range<usize>) {
-        let inside = self.bytes().as_ptr().addr() - self.tensor.bytes().as_ptr().addr();
-        let start = self.tensor.offset() + inside;
-        (self.tensor.map(), start..start + self.bytes().len())
+        let (inside, offset) = (self.inside(), self.tensor.offset());
+        (self.tensor.map(), offset + inside.start..offset + inside.end)
     }
 
     /// `len` of its numbers, from number `start` on.

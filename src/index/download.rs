@@ -47,7 +47,9 @@ pub(crate) fn failed_weights(path: &Path, bytes: &[u8]) -> Option<Error> {
     if looked_at.len() >= ZEROS && looked_at.iter().all(|byte| *byte == 0) {
         return Some(error(path, "zeros, as a download leaves that did not come to its end".into()));
     }
-    let text = str::from_utf8(bytes).ok().filter(|text| bytes.len() <= MOST_TEXT && is_text(text))?;
+    // A file with a hole could be text from its first byte to its last.
+    let text = str::from_utf8(bytes.get(..bytes.len().min(MOST_TEXT + 1))?).ok();
+    let text = text.filter(|text| bytes.len() <= MOST_TEXT && is_text(text))?;
     let what = if text.trim_start().starts_with('{') { "a JSON text" } else { "a text" };
     Some(error(path, format!("{what} and no weights, {}", quoted(text.trim()))))
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use memmap2::{Mmap, MmapMut, MmapOptions};
 
+use super::arriving::{self, Arriving};
 use super::lost;
 use super::stamp::Stamp;
 use crate::error::{Error, Result};
@@ -32,6 +33,8 @@ const READ: usize = 16 << 20;
 pub struct Map {
     path: PathBuf,
     bytes: Bytes,
+    /// What is there of it, where it is on its way.
+    arriving: Option<Arc<dyn Arriving>>,
 }
 
 #[derive(Debug)]
@@ -43,7 +46,7 @@ enum Bytes {
 }
 
 impl Map {
-    /// Maps the file at `path`.
+    /// Maps the file at `path`; of one that the thread [expects](super::expect), what it will be.
     ///
     /// # Errors
     ///
@@ -51,12 +54,16 @@ impl Map {
     /// no room for what is read of it.
     pub fn open(path: &Path) -> Result<Arc<Map>> {
         let (file, metadata) = file::open(path)?;
-        let bytes = match metadata.len() {
+        let (size, arriving) = match arriving::at(path) {
+            Some(expected) => (expected.size.min(metadata.len()), Some(expected.arriving)),
+            None => (metadata.len(), None),
+        };
+        let bytes = match usize::try_from(size).unwrap_or(usize::MAX) {
             0 => Bytes::Static(&[]),
-            _ => map(file).map_err(|source| Error::io("open", path, source))?,
+            size => map(file, size).map_err(|source| Error::io("open", path, source))?,
         };
         reserve::probe("what is read of a file", READ)?;
-        let map = Map { path: path.to_owned(), bytes };
+        let map = Map { path: path.to_owned(), bytes, arriving };
         lost::mapped(map.bytes(), path);
         Ok(Arc::new(map))
     }
@@ -73,7 +80,7 @@ impl Map {
         let mut copy = MmapMut::map_anon(bytes.len()).map_err(fail)?;
         copy.copy_from_slice(bytes);
         let bytes = Bytes::Mapped(copy.make_read_only().map_err(fail)?);
-        Ok(Arc::new(Map { path, bytes }))
+        Ok(Arc::new(Map { path, bytes, arriving: None }))
     }
 
     /// A file `name` of `len` bytes that begins with `start` and is zero from there on, as a file with a hole is. It takes addresses, and
@@ -91,7 +98,7 @@ impl Map {
         let mut map = MmapOptions::new().len(len).no_reserve_swap().map_anon().map_err(fail)?;
         map[..start.len()].copy_from_slice(start);
         let bytes = Bytes::Mapped(map.make_read_only().map_err(fail)?);
-        Ok(Arc::new(Map { path, bytes }))
+        Ok(Arc::new(Map { path, bytes, arriving: None }))
     }
 
     /// Bytes of this program as if they were the file `name`. They are used where they are when they are aligned to
@@ -102,7 +109,7 @@ impl Map {
     /// [`Error::Io`] where there is no memory for the copy.
     pub fn from_static(name: impl Into<PathBuf>, bytes: &'static [u8]) -> Result<Arc<Map>> {
         if bytes.as_ptr().addr().is_multiple_of(MAP_ALIGNMENT) {
-            return Ok(Arc::new(Map { path: name.into(), bytes: Bytes::Static(bytes) }));
+            return Ok(Arc::new(Map { path: name.into(), bytes: Bytes::Static(bytes), arriving: None }));
         }
         Map::from_bytes(name, bytes)
     }
@@ -112,7 +119,18 @@ impl Map {
         &self.path
     }
 
-    /// All bytes of the file. Nothing is read before it is touched.
+    /// Waits until the bytes in `range` are there, if the file is on its way.
+    ///
+    /// # Errors
+    ///
+    /// They will never be.
+    pub fn wait(&self, range: &Range<usize>) -> Result<()> {
+        let Some(arriving) = &self.arriving else { return Ok(()) };
+        arriving.wait(range.start as u64..range.end as u64)
+    }
+
+    /// All bytes of the file. Nothing is read before it is touched. Of one that is on its way, only those that were
+    /// [waited for](Map::wait) are what they will be.
     pub fn bytes(&self) -> &[u8] {
         match &self.bytes {
             Bytes::Mapped(map) | Bytes::File(map, _) => map,
@@ -141,6 +159,7 @@ impl Map {
     pub fn read(&self, start: usize, out: &mut [u8]) -> Result<()> {
         let range = start..start + out.len();
         assert!(range.end <= self.bytes().len(), "{range:?} of {}", self.bytes().len());
+        self.wait(&range)?;
         #[cfg(unix)]
         if let Bytes::File(_, file) = &self.bytes {
             use std::os::unix::fs::FileExt;
@@ -170,6 +189,8 @@ impl Map {
         #[cfg(unix)]
         if let Bytes::File(map, _) = &self.bytes
             && range.end <= map.len()
+            // What is on its way may not be on the disk yet.
+            && self.arriving.is_none()
         {
             // Advice: whether it is taken changes no result.
             let _ = map.advise_range(memmap2::Advice::WillNeed, range.start, range.len());
@@ -185,6 +206,7 @@ impl Map {
     ///
     /// [`Error::Malformed`] for a file that was cut short, [`Error::Io`] where it cannot be read.
     pub fn populate(&self, range: Range<usize>) -> Result<()> {
+        self.wait(&range)?;
         #[cfg(target_os = "linux")]
         if let Bytes::File(map, _) = &self.bytes
             && range.end <= map.len()
@@ -264,12 +286,12 @@ fn give_back(map: &Mmap, file: &File, range: Range<usize>) {
 }
 
 #[allow(unsafe_code)]
-fn map(file: File) -> io::Result<Bytes> {
+fn map(file: File, size: usize) -> io::Result<Bytes> {
     // SAFETY: the mapping is read-only and private to `Map`, which hands out shared slices only. What can break them
     // is another process that writes to the file or truncates it. Every structure read from the bytes is copied before
     // it is checked, and weights are plain numbers, where any pattern is valid, so changed bytes cannot break an
     // invariant; a truncated file means SIGBUS, which `Map` documents.
-    let map = unsafe { Mmap::map(&file) }?;
+    let map = unsafe { MmapOptions::new().len(size).map(&file) }?;
     Ok(Bytes::File(map, file))
 }
 

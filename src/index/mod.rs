@@ -5,6 +5,7 @@
 //! and exactly the bytes that its shape and storage take, inside the file and shared with no other tensor. A tensor that is
 //! empty or in an unknown format is an [`Other`]: only a model that needs it is refused.
 
+mod arriving;
 mod download;
 mod extents;
 mod lost;
@@ -19,6 +20,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
+pub use arriving::{Arriving, Expected, Expecting, expect};
 pub(crate) use download::{CUT_SHORT, failed_text, failed_weights, looks_like};
 pub(crate) use extents::{extents_needed, fold};
 #[cfg(unix)]
@@ -48,9 +50,17 @@ pub struct FileTensor {
 }
 
 impl FileTensor {
-    /// Its bytes: as many as [`Storage::bytes`] says for its shape.
+    /// Its bytes: as many as [`Storage::bytes`] says for its shape. Of a file that is on its way, they are waited for, and zeros where they do
+    /// not come.
     pub fn bytes(&self) -> &[u8] {
+        // Whoever fetches the file says what is wrong, and gives up what is made of it.
+        let _ = self.map.wait(&self.range);
         &self.map.bytes()[self.range.clone()]
+    }
+
+    /// How many bytes it has.
+    pub fn size(&self) -> usize {
+        self.range.len()
     }
 
     /// Where its first byte lies, counted from the start of the map. Files align tensors to what they like; see
@@ -219,7 +229,7 @@ impl Entry {
     /// How many bytes it takes.
     pub(crate) fn bytes(&self) -> usize {
         match self {
-            Entry::Tensor(tensor) => tensor.bytes().len(),
+            Entry::Tensor(tensor) => tensor.size(),
             Entry::Other(other) => other.bytes,
         }
     }

@@ -3,12 +3,15 @@
 #[path = "../../hub/tests/played/mod.rs"]
 mod played;
 
+use std::collections::HashSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,6 +19,7 @@ use serde_json::Value;
 
 use self::played::{COMMIT, Fault, Hub, Played, file};
 use super::run::{Outcome, Workplace, mini_bytes, snapshot};
+use crate::support::{Golden, Layout, write_model};
 
 const REPOSITORY: &str = "owner/model";
 const LARGE: &str = "weights/large.gguf";
@@ -51,6 +55,50 @@ impl Pulling {
             mini("Comfy-Org/z_image_turbo", "split_files/vae/ae.safetensors"),
             file("ByteDance/Hyper-SD", "Hyper-FLUX.1-dev-8steps-lora.safetensors", 1000, true),
         ])
+    }
+
+    /// A hub with a diffusers directory, the weights of its transformer in shards.
+    fn directory() -> Pulling {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout { max_shard_bytes: Some(8 << 20), ..Layout::default() };
+        write_model(dir.path(), &Golden::load("dev"), &layout);
+        let (mut files, mut folders) = (Vec::new(), vec![dir.path().to_owned()]);
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                    continue;
+                }
+                let (repository, content) = (REPOSITORY.into(), fs::read(&path).unwrap());
+                let path = path.strip_prefix(dir.path()).unwrap().to_str().unwrap().to_owned();
+                files.push(Played { repository, content, is_large: path.ends_with(".safetensors"), path });
+            }
+        }
+        files.sort_by(|one, other| one.path.cmp(&other.path));
+        Pulling::new(files)
+    }
+
+    /// The command that converts it to `out/made.gguf`.
+    fn convert(&self) -> Command {
+        fs::create_dir_all(self.place.path("out")).unwrap();
+        self.command(&["pull", "hf:owner/model", "--convert", "q8_0", "-o", "out/made.gguf"])
+    }
+
+    /// Whether a file of the hub's is there in part.
+    fn is_coming(&self) -> bool {
+        let blobs = fs::read_dir(self.place.path("hf/hub/models--owner--model/blobs"));
+        blobs.into_iter().flatten().flatten().any(|entry| entry.file_name().to_string_lossy().contains("part"))
+    }
+
+    /// Bytes of the bundle that `process` writes, which has no name before it is whole.
+    fn written(&self, process: u32) -> u64 {
+        let (mut bytes, out) = (0, fs::canonicalize(self.place.path("out")).unwrap());
+        for open in fs::read_dir(format!("/proc/{process}/fd")).into_iter().flatten().flatten() {
+            let is_output = fs::read_link(open.path()).is_ok_and(|target| target.starts_with(&out));
+            bytes += fs::metadata(open.path()).ok().filter(|_| is_output).map_or(0, |about| about.len());
+        }
+        bytes
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
@@ -194,6 +242,81 @@ fn a_model_of_the_catalogue_is_pulled_drawn_converted_and_removed() {
     assert!(!Path::new(&converted).exists());
     assert_eq!(pulling.run(&["models", "rm", "flux1-schnell"]).code, 2);
     assert!(pulling.json(&["models", "prune"])["removed"].as_array().unwrap().is_empty());
+}
+
+/// The bundle of a directory that was there before it was converted.
+fn converted_after(pulling: &Pulling) -> Vec<u8> {
+    assert_eq!(pulling.run(&["pull", "hf:owner/model"]).code, 0);
+    let made = pulling.convert().output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let bundle = fs::read(pulling.place.path("out/made.gguf")).unwrap();
+    fs::remove_file(pulling.place.path("out/made.gguf")).unwrap();
+    fs::remove_dir_all(pulling.place.path("hf")).unwrap();
+    bundle
+}
+
+#[test]
+fn a_directory_is_converted_while_it_comes() {
+    let pulling = Pulling::directory();
+    let expected = converted_after(&pulling);
+    pulling.hub.slow(Some(8 << 20));
+    let mut child = pulling.convert().stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut met = false;
+    let status = loop {
+        // A part of the bundle is there while a part of the weights is not.
+        met |= pulling.is_coming() && (pulling.written(child.id()) > 1 << 20 || cfg!(not(target_os = "linux")));
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        thread::sleep(Duration::from_millis(5));
+    };
+    let mut stderr = String::new();
+    std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut stderr).unwrap();
+    assert!(status.success() && met, "{stderr}");
+    assert!(fs::read(pulling.place.path("out/made.gguf")).unwrap() == expected);
+    assert!(fs::read_dir(pulling.place.path("own")).unwrap().next().is_none());
+    // The files are there as if nothing had been made of them.
+    assert_eq!(pulling.run(&["inspect", "hf:owner/model"]).code, 0);
+}
+
+#[test]
+fn what_breaks_off_or_is_wrong_makes_no_wrong_bundle() {
+    let pulling = Pulling::directory();
+    let expected = converted_after(&pulling);
+    let of_weights = |asked: &played::Asked| {
+        let begins = asked.headers.get("range").is_some_and(|range| range.starts_with("bytes=0-"));
+        asked.elsewhere && !begins && asked.path.contains("safetensors")
+    };
+    // Connections that break off are made again.
+    let cuts = AtomicUsize::new(0);
+    pulling.hub.fail(move |asked, _| {
+        (of_weights(asked) && cuts.fetch_add(1, Ordering::Relaxed) < 3).then_some(Fault::Cut(300_000))
+    });
+    let made = pulling.convert().output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    assert!(fs::read(pulling.place.path("out/made.gguf")).unwrap() == expected);
+    for (name, wrongs, is_made) in [("once", 1, true), ("always", usize::MAX, false)] {
+        fs::remove_file(pulling.place.path("out/made.gguf")).unwrap();
+        fs::remove_dir_all(pulling.place.path("hf")).unwrap();
+        let (begun, count) = (Mutex::new(HashSet::new()), AtomicUsize::new(0));
+        pulling.hub.fail(move |asked, _| {
+            // Not its header, which is asked for first.
+            let is_begun = || !begun.lock().unwrap().insert(asked.path.clone());
+            let is_wrong = asked.elsewhere && asked.path.contains("vae") && is_begun();
+            (is_wrong && count.fetch_add(1, Ordering::Relaxed) < wrongs).then_some(Fault::Wrong)
+        });
+        let made = pulling.convert().output().unwrap();
+        let stderr = String::from_utf8_lossy(&made.stderr);
+        assert_eq!(made.status.success(), is_made, "{name}: {stderr}");
+        match is_made {
+            true => assert!(fs::read(pulling.place.path("out/made.gguf")).unwrap() == expected),
+            false => {
+                assert!(fs::read_dir(pulling.place.path("out")).unwrap().next().is_none());
+                assert!(stderr.contains("vae"), "{stderr}");
+            }
+        }
+        assert!(fs::read_dir(pulling.place.path("own")).unwrap().next().is_none());
+    }
 }
 
 #[test]

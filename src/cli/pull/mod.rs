@@ -1,9 +1,12 @@
 //! `pinhole pull`: models by name, from where they are published to here.
 
+mod fetch;
+mod meanwhile;
+
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use pinhole::convert::{self, Options, Progress, Target, WriteOptions};
+use pinhole::convert::{self, Options, Progress, Types, WriteOptions};
 use pinhole::ggml::CancelFlag;
 use pinhole::pipeline;
 use pinhole::source::Source;
@@ -12,6 +15,7 @@ use pinhole_hub::checksum::Checksum;
 use pinhole_hub::{Asked, Catalogue, Event, Hub, Settings, Wanted, tidy};
 use serde::Serialize;
 
+use self::fetch::{fetch, listened};
 use super::failure::Failure;
 use super::printer::{Printer, Talk, Unit};
 use super::{interrupt, pulled, threads, units};
@@ -29,7 +33,7 @@ pub(super) struct Args {
     #[arg(value_name = "NAME[:TYPE]", required = true)]
     names: Vec<String>,
     /// Make a bundle of it, in this type: q8_0, q6_k, q4_k_s, .. as for `pinhole convert`. Without a type in NAME, it is made from the
-    /// published weights
+    /// published weights, and while they come
     #[arg(long, value_name = "TYPE")]
     convert: Option<String>,
     /// The bundle to write [default: in PINHOLE_HOME, where -m NAME:TYPE finds it]
@@ -135,9 +139,11 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     let bytes_fetched = hub.missing(&all);
     let mut rows: Vec<Row> = pulls.iter().map(row).collect();
     if !args.dry_run {
-        fetch(&hub, &all, bytes_fetched, &cancel, printer)?;
-        if let (Some(types), [pull], [row]) = (&args.convert, &pulls[..], &mut rows[..]) {
-            row.converted = Some(converted(args, types, pull, &hub.settings, &cancel, printer)?);
+        match (&args.convert, &pulls[..], &mut rows[..]) {
+            (Some(types), [pull], [row]) => {
+                row.converted = Some(converted(args, types, pull, &hub, (&cancel, printer))?)
+            }
+            _ => fetch(&hub, &all, bytes_fetched, &cancel, printer)?,
         }
     }
     let (version, seconds) = (env!("CARGO_PKG_VERSION"), started.elapsed().as_secs_f64());
@@ -197,63 +203,33 @@ fn check(hub: &Hub, all: &[Wanted], cancel: &CancelFlag, printer: &Printer) -> R
     Ok(())
 }
 
-fn fetch(hub: &Hub, all: &[Wanted], missing: u64, cancel: &CancelFlag, printer: &Printer) -> Result<(), Failure> {
-    if missing > 0 {
-        printer.note(&format!("{} to fetch", units::bytes(missing)));
-        printer.begin("pull", missing, Unit::Bytes);
-    }
-    hub.fetch(all, &|| cancel.is_raised(), &mut |event| listened(printer, event))?;
-    if missing > 0 {
-        printer.end("pull");
-    }
-    Ok(())
-}
-
-/// Says what happens.
-fn listened(printer: &Printer, event: Event<'_>) {
-    match event {
-        Event::Begin { file } => printer.doing(units::shown(file)),
-        Event::Progress { bytes } => printer.progress(bytes),
-        Event::Again { error, pause } if pause.as_millis() > 0 => {
-            printer.note(&format!("{}; again in {}", units::shown(&error.to_string()), units::time(pause)));
-        }
-        Event::Waiting { file } => {
-            printer.note(&format!("another process fetches {}: waiting for it", units::shown(file)))
-        }
-        Event::Anew { file } => printer.note(&format!("{} came with another checksum: anew", units::shown(file))),
-        _ => {}
-    }
-}
-
-/// Makes the bundle, unless it is there.
+/// Fetches the files of `pull`, and makes the bundle of them, unless it is there.
 fn converted(
     args: &Args,
     types: &str,
     pull: &Pull,
-    settings: &Settings,
-    cancel: &CancelFlag,
-    printer: &Printer,
+    hub: &Hub,
+    (cancel, printer): (&CancelFlag, &Printer),
 ) -> Result<PathBuf, Failure> {
-    let output = output(args, types, pull, settings)?;
-    if output.exists() {
+    let output = output(args, types, pull, &hub.settings)?;
+    let types: Types = types.parse()?;
+    let is_there = output.exists();
+    let made = (&types, output.as_path());
+    if !is_there && meanwhile::convert((hub, &pull.wanted), made, args.threads, (cancel, printer))? {
+        return Ok(output);
+    }
+    fetch(hub, &pull.wanted, hub.missing(&pull.wanted), cancel, printer)?;
+    if is_there {
         printer.note(&format!("{} is there already", output.display()));
         return Ok(output);
     }
     let (_, _inside) = threads::start(args.threads);
     let source = source(pull)?;
     let whole = pipeline::open(&source)?;
-    let options = Options {
-        types: types.parse()?,
-        patterns: Vec::new(),
-        target: Target::Bundle,
-        allow_requantize: false,
-        merge: Vec::new(),
-    };
     let networks = whole.networks();
-    let plan = convert::plan(&whole.source, &networks, options)?;
+    let plan = convert::plan(&whole.source, &networks, Options::from(types))?;
     printer.begin("convert", plan.tensors.iter().map(|tensor| tensor.bytes).sum(), Unit::Bytes);
-    let options = WriteOptions { overwrite: false, allow_nonfinite: false };
-    plan.write(&output, options, &mut |Progress { tensor, done, .. }| {
+    plan.write(&output, WriteOptions::default(), &mut |Progress { tensor, done, .. }| {
         printer.progress(done);
         printer.doing(tensor.to_owned());
         cancel.check()
