@@ -164,7 +164,7 @@ impl Device {
         })
     }
 
-    /// pinhole's name for it, in lower case: `cpu`, `cuda0`, `vulkan0`, `metal`.
+    /// pinhole's name for it, in lower case: `cpu`, `cuda0`, `vulkan0`, `mtl0` (Metal).
     pub fn name(&self) -> String {
         // SAFETY: the device is valid for ever; ggml returns a NUL-terminated string that lives as long.
         let name = unsafe { CStr::from_ptr(sys::ggml_backend_dev_name(self.raw)) };
