@@ -54,6 +54,7 @@ mod second_pass;
 mod seen;
 mod settings;
 mod skipping;
+mod spread;
 mod start;
 
 mod step_cache;

@@ -42,8 +42,11 @@ struct Found {
 }
 
 /// What a dry run over the stages of a model found, with no memory behind it.
+#[derive(Clone)]
 pub(crate) struct DryRun {
     stages: Vec<Found>,
+    /// By stage: whether it counts; empty if all do.
+    own: Vec<bool>,
 }
 
 /// Where ports, or all maps, lie in one block.
@@ -79,7 +82,30 @@ impl DryRun {
             let (activations, scratch) = (Arena::measure(&graph)?, backend.scratch(&graph)?);
             stages.push(Found { touch, activations, scratch, tokens: touched.tokens });
         }
-        Ok(DryRun { stages })
+        Ok(DryRun { stages, own: Vec::new() })
+    }
+
+    /// The same for a device that computes only its `own` stages, if these are some. A port that none of them touches takes nothing there,
+    /// and all others live as long as if it computed every stage: so they are there when other devices give or take their contents.
+    pub(crate) fn of_stages(mut self, own: &[bool]) -> DryRun {
+        self.own = own.to_vec();
+        self
+    }
+
+    /// What was found of the stages that count.
+    fn counted(&self) -> impl Iterator<Item = &Found> {
+        self.stages.iter().enumerate().filter(|(stage, _)| self.own.get(*stage) != Some(&false)).map(|(_, found)| found)
+    }
+
+    /// By port: whether a stage that counts touches it, as `touched` says.
+    pub(crate) fn touches(&self, ports: usize, touched: impl Fn(&Touch) -> &Vec<usize>) -> Vec<bool> {
+        let mut all = vec![false; ports];
+        for &position in self.counted().flat_map(|found| touched(&found.touch)) {
+            if let Some(is_touched) = all.get_mut(position) {
+                *is_touched = true;
+            }
+        }
+        all
     }
 
     /// The same for each of `forms`, sizes of one session: what a stage takes in the one in which it takes most.
@@ -93,7 +119,7 @@ impl DryRun {
         tokens: usize,
         backend: &Backend,
     ) -> Result<DryRun> {
-        let mut all = DryRun { stages: Vec::new() };
+        let mut all = DryRun { stages: Vec::new(), own: Vec::new() };
         for dims in forms {
             let stages = DryRun::new(model, &dtype, dims, tokens, backend)?.stages;
             if all.stages.is_empty() {
@@ -112,7 +138,7 @@ impl DryRun {
 
     /// Bytes that the intermediate results of the largest stage take.
     pub(crate) fn activations(&self) -> usize {
-        self.stages.iter().map(|found| found.activations).max().unwrap_or(0)
+        self.counted().map(|found| found.activations).max().unwrap_or(0)
     }
 
     /// The ports that the stages of a step read and that hold something else for each pass, as the stages of a request left it.
@@ -135,8 +161,9 @@ impl DryRun {
 
     /// The ports that the stages of a step touch in a way, each once.
     fn of_steps(&self, model: &Model, touched: impl Fn(&Touch) -> &Vec<usize>) -> impl Iterator<Item = Port> {
-        let steps = self.stages.get(model.at(Cadence::Step)).unwrap_or_default();
-        let mut positions: Vec<usize> = steps.iter().flat_map(|found| touched(&found.touch).iter().copied()).collect();
+        let steps = model.at(Cadence::Step).filter(|stage| self.own.get(*stage) != Some(&false));
+        let steps = steps.filter_map(|stage| self.stages.get(stage));
+        let mut positions: Vec<usize> = steps.flat_map(|found| touched(&found.touch).iter().copied()).collect();
         positions.sort_unstable();
         positions.dedup();
         positions.into_iter().map(|position| model.port_at(position))
@@ -149,7 +176,7 @@ impl DryRun {
 
     /// Bytes that the backend takes beside.
     pub(crate) fn scratch(&self) -> usize {
-        self.stages.iter().fold(Scratch::default(), |all, found| all.join(found.scratch)).bytes()
+        self.counted().fold(Scratch::default(), |all, found| all.join(found.scratch)).bytes()
     }
 
     /// Gives every port its place in one block: those that are never alive together share it.
@@ -158,7 +185,16 @@ impl DryRun {
     /// [`Error::OutOfMemory`] for ports beyond what addresses can count.
     pub(crate) fn pack_ports(&self, model: &Model, dims: &Dims, device: Device) -> Result<MapBlock> {
         let stages: Vec<Touch> = self.stages.iter().map(|found| found.touch.clone()).collect();
-        Lives { model, stages: &stages }.pack(model.ports().len(), dims, device)
+        let ports = model.ports().len();
+        let mut absent = vec![false; ports];
+        if !self.own.is_empty() {
+            let [read, written] =
+                [self.touches(ports, |touch| &touch.read), self.touches(ports, |touch| &touch.written)];
+            for (absent, (read, written)) in absent.iter_mut().zip(read.into_iter().zip(written)) {
+                *absent = !read && !written;
+            }
+        }
+        Lives { model, stages: &stages }.pack(&absent, dims, device)
     }
 }
 
@@ -210,21 +246,21 @@ impl Lives<'_> {
 
     /// Gives every map, ports and inner ones, its place in one block.
     pub(super) fn pack_maps(&self, dims: &Dims, device: Device) -> Result<MapBlock> {
-        self.pack(self.model.maps().count(), dims, device)
+        self.pack(&vec![false; self.model.maps().count()], dims, device)
     }
 
-    /// The same for the first `count` maps.
-    fn pack(&self, count: usize, dims: &Dims, device: Device) -> Result<MapBlock> {
+    /// The same for the first maps, as many as it is said for whether they are `absent` and take nothing.
+    fn pack(&self, absent: &[bool], dims: &Dims, device: Device) -> Result<MapBlock> {
         let alignment = device.alignment();
         let too_large = || Error::OutOfMemory { what: "ports".into(), bytes: usize::MAX, hint: None };
-        let mut blocks = Vec::with_capacity(count);
-        for (position, map) in self.model.maps().take(count).enumerate() {
+        let mut blocks = Vec::with_capacity(absent.len());
+        for ((position, map), absent) in self.model.maps().enumerate().zip(absent) {
             let dtype = match map {
                 FeatureMap::Port(port) => self.model.ports()[port.index()].dtype,
                 FeatureMap::Inner(_) => DType::F32,
             };
             let bytes = shape_of(self.model, map, dims)?.bytes(dtype).ok_or_else(too_large)?;
-            let size = bytes.checked_next_multiple_of(alignment).ok_or_else(too_large)?;
+            let size = if *absent { 0 } else { bytes.checked_next_multiple_of(alignment).ok_or_else(too_large)? };
             blocks.push(Block { live: self.of(position), size });
         }
         let (offsets, total) = pack(&blocks).ok_or_else(too_large)?;
