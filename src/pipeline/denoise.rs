@@ -213,9 +213,10 @@ impl Loop<'_> {
         if let [(_, all)] = &mut found[..] {
             return Ok(std::mem::take(all));
         }
-        let mut prediction = reserve::zeros("the prediction", items * each)?;
-        for (part, own) in found {
-            prediction[each * part.items.start..each * part.items.end].copy_from_slice(&own);
+        found.sort_by_key(|(part, _)| part.items.start);
+        let mut prediction = reserve::room("the prediction", items * each)?;
+        for (_, own) in found {
+            prediction.extend_from_slice(&own);
         }
         Ok(prediction)
     }
