@@ -347,6 +347,7 @@ mod tests {
             runs: Runs::of_steps(10),
             beside: 0,
             company: 0,
+            own: Vec::new(),
         }
     }
 

@@ -299,3 +299,32 @@ pub fn divisions(weights: &[usize], fixed: usize, room: &[usize], beside: usize)
     }
     ways
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_division_is_in_order(
+            weights in prop::collection::vec(0usize..1000, 1..40), fixed in 0usize..10, devices in 2usize..5,
+            room in 0usize..20_000, beside in 0usize..2000
+        ) {
+            for owners in divisions(&weights, fixed, &vec![room; devices], beside) {
+                prop_assert_eq!(owners.len(), weights.len());
+                prop_assert!(owners.windows(2).all(|two| two[0] == two[1] || two[0] + 1 == two[1]));
+                prop_assert!(owners.iter().take(fixed).all(|&owner| owner == 0) && owners.iter().all(|&owner| owner < devices));
+            }
+        }
+    }
+
+    #[test]
+    fn equal_stages_are_divided_in_halves() {
+        // The last is what fills the room of the first.
+        let ways = divisions(&[10; 8], 0, &[45, 45], 5);
+        assert_eq!(ways.last(), Some(&vec![0, 0, 0, 0, 1, 1, 1, 1]));
+        assert!(ways.contains(&vec![0, 1, 1, 1, 1, 1, 1, 1]));
+    }
+}
