@@ -286,7 +286,8 @@ pub fn divisions(weights: &[usize], fixed: usize, room: &[usize], beside: usize)
         let (mut owner, mut taken) = (0, 0usize);
         let mut owners = Vec::with_capacity(weights.len());
         for (stage, &bytes) in weights.iter().enumerate() {
-            let most = room.get(owner).map_or(0, |room| room.saturating_sub(beside).min(all) / SHARES * share);
+            let most = room.get(owner).map_or(0, |room| room.saturating_sub(beside).min(all));
+            let most = most / SHARES * share + most % SHARES * share / SHARES;
             if stage >= fixed && taken.saturating_add(bytes) > most && owner + 1 < room.len() {
                 (owner, taken) = (owner + 1, 0);
             }
