@@ -89,7 +89,7 @@ fn component((device, plan): (usize, &ComponentPlan)) -> PlanComponent {
     PlanComponent {
         name: text::fixed(plan.name),
         phase: progress::number(plan.phase),
-        stages: plan.placement.slot_of.len() as i32,
+        stages: plan.stages() as i32,
         streamed_stages: plan.streamed() as i32,
         slots: plan.placement.slots as i32,
         peak_bytes: parts.total() as u64,

@@ -101,7 +101,7 @@ impl ComponentReport {
             phase: plan.phase.name(),
             component: plan.name,
             variant: plan.way.to_string(),
-            stages: plan.placement.slot_of.len(),
+            stages: plan.stages(),
             streamed_stages: plan.streamed(),
             slots: plan.placement.slots,
             slot_bytes: plan.placement.slot_bytes,
@@ -224,7 +224,8 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
         let [peak, limit] = [peak, limit].map(|bytes| units::bytes(bytes as u64));
         printer.note(&format!("in host memory, with all that the program holds: {peak} at most, of {limit}"));
     }
-    printer.note(&format!("the least that works is --vram {}", Size(least as u64).rounded_up()));
+    let parts = if devices.len() > 1 { " with each component on one device" } else { "" };
+    printer.note(&format!("the least that works{parts} is --vram {}", Size(least as u64).rounded_up()));
     if let Some(second) = &settings.second {
         let size = format!("{}x{}", second.width, second.height);
         printer.note(&format!("the second pass, {size}, has {}", evaluated(&pipeline, second)?));
@@ -235,6 +236,10 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
             let place = if devices.len() > 1 { format!(" on {}", device.name()) } else { String::new() };
             components.extend(own.components.iter().map(|component| (format!("{}{place}", component.name), component)));
         }
+    }
+    for (name, component) in components.iter().filter(|(_, component)| !component.placement.own.is_empty()) {
+        let all = units::counted(component.placement.own.len(), "stage");
+        printer.note(&format!("{name}: {} of {all}", component.stages()));
     }
     for (name, component) in components.iter().filter(|(_, component)| component.batch.at_once.is_some()) {
         printer.note(&in_parts(name, component));
@@ -298,7 +303,7 @@ pub(super) fn table(plan: &Plan) -> Table<12> {
             component.phase.name().to_owned(),
             component.name.to_owned(),
             component.way.to_string(),
-            component.placement.slot_of.len().to_string(),
+            component.stages().to_string(),
             component.streamed().to_string(),
             size(parts.weights),
             size(parts.slots),

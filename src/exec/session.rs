@@ -14,7 +14,7 @@ use super::strips::StripWork;
 use super::uploads::Uploads;
 use crate::ggml::{Arena, Backend, Buffer, Event, Graph, Ledger, OperationTime, Placed};
 use crate::plan::{DryRun, STAGE_TENSORS, Way};
-use crate::stage::{Build, Cadence, Dims, Model, Part, Port};
+use crate::stage::{Build, Cadence, Dims, Lifetime, Model, Part, Port};
 use crate::trace::{About, Kind, Trace};
 use crate::{Error, Result, reserve};
 
@@ -36,7 +36,7 @@ pub struct Session<'m> {
     in_place: Option<Arc<[Pages]>>,
     /// What keeps the host from running away, on a device that computes by itself.
     ahead: Option<[Event; AHEAD]>,
-    /// For each form, which stages do not run in its steps.
+    /// For each form, which stages do not run in its steps: here, or at all.
     idle: Vec<Vec<bool>>,
     /// The form that is computed.
     form: usize,
@@ -52,11 +52,18 @@ enum Work {
     Strips(StripWork),
 }
 
-/// A graph for every stage in every form, and ports on the device.
+/// A graph for every stage in every form, and ports on the device. Of a model whose stages are on several devices, those that are here.
 struct GraphWork {
-    ports: Vec<Placed>,
+    /// `None` for a port that no stage here touches.
+    ports: Vec<Option<Placed>>,
     /// Those of the first form, then those of the next.
     graphs: Vec<Graph>,
+    /// By form and stage: the place in `graphs`.
+    graph_of: Vec<Option<usize>>,
+    /// By port: whether a stage here reads it.
+    read: Vec<bool>,
+    /// The ports that each stage here writes.
+    written: Vec<Vec<Port>>,
     arena: Arena,
     /// What a stage reads before one writes it.
     inputs: Vec<Port>,
@@ -75,21 +82,42 @@ impl GraphWork {
     ) -> Result<GraphWork> {
         let device = backend.device();
         let [dims, ..] = forms else { return Err(Error::graph("session", "no sizes")) };
-        let block = DryRun::of_forms(model, |id| weights.dtype(id), forms, tokens, backend)?;
-        let of_a_pass = block.of_a_pass(model);
-        let block = block.pack_ports(model, dims, device)?;
+        let own = weights.own();
+        let found = DryRun::of_forms(model, |id| weights.dtype(id), forms, tokens, backend)?.of_stages(own);
+        let of_a_pass = found.of_a_pass(model);
+        let block = found.pack_ports(model, dims, device)?;
         let buffer = Buffer::allocate(device, block.total, ledger, "ports")?;
-        let ports = model.ports().iter().zip(block.offsets);
-        let ports = ports.map(|(spec, offset)| Placed::new(&buffer, offset, spec.dtype, spec.shape(dims)?));
-        let ports = ports.collect::<Result<Vec<_>>>()?;
-        let mut graphs = Vec::with_capacity(model.stages().len() * forms.len());
+        let count = model.ports().len();
+        let read = found.touches(count, |touch| &touch.read);
+        let is_written = found.touches(count, |touch| &touch.written);
+        let nowhere = Buffer::nowhere(device)?;
+        let (mut places, mut ports) = (Vec::with_capacity(count), Vec::with_capacity(count));
+        for (at, (spec, offset)) in model.ports().iter().zip(block.offsets).enumerate() {
+            let shape = spec.shape(dims)?;
+            let is_here = own.is_empty() || read[at] || is_written[at];
+            let place = is_here.then(|| Placed::new(&buffer, offset, spec.dtype, shape)).transpose()?;
+            places.push(place.clone().unwrap_or_else(|| Placed::nowhere(&nowhere, spec.dtype, shape)));
+            ports.push(place);
+        }
+        let (mut graphs, mut graph_of) = (Vec::with_capacity(model.stages().len() * forms.len()), Vec::new());
         let (mut inputs, mut seen) = (Vec::new(), HashSet::new());
+        let mut written = vec![Vec::new(); model.stages().len()];
         for dims in forms {
-            for stage in model.stages() {
+            for (number, stage) in model.stages().iter().enumerate() {
+                if own.get(number) == Some(&false) {
+                    graph_of.push(None);
+                    continue;
+                }
+                graph_of.push(Some(graphs.len()));
                 let graph = backend.graph(STAGE_TENSORS)?;
-                let b = Build::new(&graph, model, dims, weights.places(), &ports).in_parts(tokens);
+                let b = Build::new(&graph, model, dims, weights.places(), &places).in_parts(tokens);
                 stage.block.build(&b)?;
                 let touched = b.finish()?;
+                for &port in &touched.written {
+                    if !written[number].contains(&port) {
+                        written[number].push(port);
+                    }
+                }
                 inputs.extend(touched.read.iter().filter(|port| !seen.contains(*port)));
                 seen.extend(touched.read.into_iter().chain(touched.written));
                 graphs.push(graph);
@@ -99,7 +127,7 @@ impl GraphWork {
         let mut arena = Arena::new(device, ledger)?;
         arena.assign(&all)?;
         backend.reserve(&all, &mut arena)?;
-        Ok(GraphWork { ports, graphs, arena, inputs, of_a_pass })
+        Ok(GraphWork { ports, graphs, graph_of, read, written, arena, inputs, of_a_pass })
     }
 }
 
@@ -151,7 +179,10 @@ impl<'m> Session<'m> {
             (Some(_), _) => return Err(Error::graph("session", "strips of several forms")),
             (None, _) => Work::Graphs(GraphWork::new(model, weights, forms, way.tokens(), backend, ledger)?),
         };
-        let idle = forms.iter().map(|dims| model.idle(dims)).collect();
+        let mut idle: Vec<Vec<bool>> = forms.iter().map(|dims| model.idle(dims)).collect();
+        for (stage, is_own) in weights.own().iter().enumerate().filter(|(_, is_own)| !**is_own) {
+            idle.iter_mut().for_each(|of_form| of_form[stage] = !is_own);
+        }
         let device = backend.device();
         let overlaps = !device.is_cpu() && device.features()?.overlaps();
         let ahead = overlaps.then(|| Ok::<_, Error>([Event::new(device)?, Event::new(device)?])).transpose()?;
@@ -200,9 +231,16 @@ impl<'m> Session<'m> {
     pub fn rows(&self, port: Port) -> Result<Range<usize>> {
         self.check(port, DType::F32)?;
         Ok(match &self.work {
-            Work::Graphs(work) => 0..work.ports[port.index()].shape().dims()[1],
+            // A port that no stage of this device touches has no rows here.
+            Work::Graphs(work) => 0..work.ports[port.index()].as_ref().map_or(0, |place| place.shape().dims()[1]),
             Work::Strips(work) => work.rows(port.index()),
         })
+    }
+
+    /// The stages of a request that run, or those of a step that skips nothing, in order.
+    pub fn stages_at(&self, cadence: Cadence) -> Vec<usize> {
+        let (stages, idle) = (self.model.stages(), &self.idle[self.form]);
+        self.model.at(cadence).filter(|i| stages[*i].cadence != Cadence::Instead && !idle[*i]).collect()
     }
 
     /// The stages of `part` of a step that run, in order.
@@ -216,6 +254,51 @@ impl<'m> Session<'m> {
         self.model
     }
 
+    /// Whether a stage that is computed here touches `port`. What the host gives to other ports goes nowhere.
+    pub fn has(&self, port: Port) -> bool {
+        match &self.work {
+            Work::Graphs(work) => work.ports.get(port.index()).is_some_and(Option::is_some),
+            Work::Strips(_) => true,
+        }
+    }
+
+    /// Whether a stage that is computed here writes `port`.
+    pub fn writes(&self, port: Port) -> bool {
+        match &self.work {
+            Work::Graphs(work) => work.written.iter().flatten().any(|written| *written == port),
+            Work::Strips(_) => true,
+        }
+    }
+
+    /// Gives `other`, which computes other stages of the model at the same size, what its stages read of what `stages` have just written
+    /// here. If it comes `before` these in a pass, that is only what it reads in the next.
+    ///
+    /// # Errors
+    /// What the devices say.
+    pub fn hand_over(&self, other: &Session<'_>, stages: &[usize], before: bool) -> Result<()> {
+        let (Work::Graphs(own), Work::Graphs(others)) = (&self.work, &other.work) else { return Ok(()) };
+        let (mut part, mut handed) = (Vec::new(), HashSet::new());
+        for &port in stages.iter().filter_map(|&stage| own.written.get(stage)).flatten() {
+            let [from, to] = [own, others].map(|work| work.ports[port.index()].as_ref());
+            let (Some(from), Some(to), true) = (from, to, others.read[port.index()]) else { continue };
+            let is_kept = self.model.ports()[port.index()].lifetime == Lifetime::Request;
+            if !handed.insert(port) || (before && !is_kept && !others.inputs.contains(&port)) {
+                continue;
+            }
+            self.count(from.bytes());
+            other.count(to.bytes());
+            if part.is_empty() {
+                part = reserve::zeros("a port's numbers", PART)?;
+            }
+            for start in (0..from.bytes()).step_by(PART) {
+                let part = &mut part[..PART.min(from.bytes() - start)];
+                from.read_part(start, part)?;
+                to.write_part(start, part)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Fills an F32 port with zeros.
     ///
     /// # Errors
@@ -224,7 +307,7 @@ impl<'m> Session<'m> {
         self.check(port, DType::F32)?;
         match &mut self.work {
             Work::Graphs(work) => {
-                let place = &work.ports[port.index()];
+                let Some(place) = &work.ports[port.index()] else { return Ok(()) };
                 let zeros = reserve::zeros("a port's numbers", place.bytes().min(PART))?;
                 for start in (0..place.bytes()).step_by(PART) {
                     place.write_part(start, &zeros[..PART.min(place.bytes() - start)])?;
@@ -257,24 +340,30 @@ impl<'m> Session<'m> {
     /// [`Error::Graph`] for a port of another model or of indices.
     pub fn get(&self, port: Port) -> Result<Vec<f32>> {
         self.check(port, DType::F32)?;
-        let bytes = match &self.work {
-            Work::Graphs(work) => work.ports[port.index()].bytes(),
-            Work::Strips(work) => work.map(port.index()).len(),
+        let append = |values: &mut Vec<f32>, bytes: &[u8]| {
+            values.extend(bytes.as_chunks().0.iter().map(|&value| f32::from_ne_bytes(value)));
         };
-        self.count(bytes);
-        let mut values = reserve::room("a port's numbers", bytes / NUMBER)?;
-        let mut take = |bytes: &[u8]| values.extend(bytes.as_chunks().0.iter().map(|&value| f32::from_ne_bytes(value)));
+        let mut values;
         match &self.work {
             Work::Graphs(work) => {
+                let place = work.ports[port.index()].as_ref();
+                let place = place.ok_or_else(|| Error::graph("port", format!("{port:?} is on another device")))?;
+                let bytes = place.bytes();
+                values = reserve::room("a port's numbers", bytes / NUMBER)?;
                 let mut part = reserve::zeros("a port's numbers", bytes.min(PART))?;
                 for start in (0..bytes).step_by(PART) {
                     let part = &mut part[..PART.min(bytes - start)];
-                    work.ports[port.index()].read_part(start, part)?;
-                    take(part);
+                    place.read_part(start, part)?;
+                    append(&mut values, part);
                 }
             }
-            Work::Strips(work) => take(work.map(port.index())),
+            Work::Strips(work) => {
+                let map = work.map(port.index());
+                values = reserve::room("a port's numbers", map.len() / NUMBER)?;
+                append(&mut values, map);
+            }
         }
+        self.count(NUMBER * values.len());
         Ok(values)
     }
 
@@ -287,7 +376,10 @@ impl<'m> Session<'m> {
     ) -> Result<()> {
         self.check(port, dtype)?;
         let bytes = match &self.work {
-            Work::Graphs(work) => work.ports[port.index()].bytes(),
+            Work::Graphs(work) => match &work.ports[port.index()] {
+                Some(place) => place.bytes(),
+                None => return Ok(()),
+            },
             Work::Strips(work) => work.map(port.index()).len(),
         };
         if NUMBER * values.len() != bytes {
@@ -300,11 +392,12 @@ impl<'m> Session<'m> {
         };
         match &mut self.work {
             Work::Graphs(work) => {
+                let Some(place) = &work.ports[port.index()] else { return Ok(()) };
                 let mut part = reserve::zeros("a port's numbers", bytes.min(PART))?;
                 for (i, values) in values.chunks(PART / NUMBER).enumerate() {
                     let part = &mut part[..NUMBER * values.len()];
                     put(part, values);
-                    work.ports[port.index()].write_part(i * PART, part)?;
+                    place.write_part(i * PART, part)?;
                 }
             }
             Work::Strips(work) => put(work.map_mut(port.index()), values),
@@ -374,11 +467,12 @@ impl<'m> Session<'m> {
     /// [`Error::Cancelled`]; [`Error::Graph`] where there is no such stage, or it is computed in strips or streamed.
     pub fn time_operations(&mut self, backend: &mut Backend, stage: usize) -> Result<Vec<OperationTime>> {
         let streams = self.uploads.is_some();
-        let (graphs, arena) = match &mut self.work {
-            Work::Graphs(work) if !streams => (&work.graphs, &mut work.arena),
+        let (graphs, graph_of, arena) = match &mut self.work {
+            Work::Graphs(work) if !streams => (&work.graphs, &work.graph_of, &mut work.arena),
             _ => return Err(Error::graph("time", "stages are timed by operation where they are whole and resident")),
         };
-        let graph = graphs.get(stage).ok_or_else(|| Error::graph("time", format!("there is no stage {stage}")))?;
+        let graph = graph_of.get(stage).copied().flatten().and_then(|at| graphs.get(at));
+        let graph = graph.ok_or_else(|| Error::graph("time", format!("there is no stage {stage}")))?;
         backend.compute_timed(graph, arena)
     }
 
@@ -393,10 +487,7 @@ impl<'m> Session<'m> {
         cadence: Cadence,
         after: impl FnMut(usize, usize) -> Result<()>,
     ) -> Result<()> {
-        let stages = self.model.stages();
-        let idle = &self.idle[self.form];
-        let order: Vec<usize> =
-            self.model.at(cadence).filter(|i| stages[*i].cadence != Cadence::Instead && !idle[*i]).collect();
+        let order = self.stages_at(cadence);
         self.run_in_order(backend, &order, order.first().copied(), after)
     }
 
@@ -477,7 +568,11 @@ impl<'m> Session<'m> {
         }
         let (of_form, begun) = (self.form * self.model.stages().len(), Instant::now());
         match &mut self.work {
-            Work::Graphs(GraphWork { graphs, arena, .. }) => backend.begin(&graphs[of_form + i], arena)?,
+            Work::Graphs(GraphWork { graphs, graph_of, arena, .. }) => {
+                let graph = graph_of[of_form + i].and_then(|at| graphs.get(at));
+                let graph = graph.ok_or_else(|| Error::graph("run", format!("stage {i} is on another device")))?;
+                backend.begin(graph, arena)?;
+            }
             Work::Strips(work) => work.compute(i, backend)?,
         }
         if let Some(trace) = &self.trace {

@@ -34,6 +34,9 @@ pub struct DeviceWeights {
     stages: Vec<Vec<WeightId>>,
     /// As the [`Placement`] has it.
     dropped: Vec<bool>,
+    own: Vec<bool>,
+    /// By id: the format that the device computes in.
+    wanted: Vec<DType>,
 }
 
 impl DeviceWeights {
@@ -91,6 +94,10 @@ impl DeviceWeights {
     ) -> Result<DeviceWeights> {
         let layouts = layout::stages(model, bound, device)?;
         let (mut weights, uploads, ring) = allocate(model, bound, device, ledger, placement, &layouts)?;
+        let mut order = order;
+        for (stages, _) in &mut order {
+            stages.retain(|&stage| placement.owns(stage));
+        }
         if uploads.iter().any(Option::is_some) {
             let events = ring.as_ref().and_then(|ring| ring.events.clone());
             let uploads = Uploads::start(uploads, order, ring, |stop| link_to(device, events.as_ref(), stop))?;
@@ -104,6 +111,11 @@ impl DeviceWeights {
         self.stages.iter().eq(model.stages().iter().map(|stage| &stage.weights))
     }
 
+    /// By stage: whether it is computed here; empty if all are.
+    pub fn own(&self) -> &[bool] {
+        &self.own
+    }
+
     /// By id; `None` for weights that stay on the host.
     pub(crate) fn places(&self) -> &[Option<Placed>] {
         &self.places
@@ -111,6 +123,10 @@ impl DeviceWeights {
 
     /// The format of `id` on the device.
     pub(crate) fn dtype(&self, id: WeightId) -> Option<DType> {
+        if !self.own.is_empty() {
+            // Stages of other devices are looked at, too: when ports live depends on them.
+            return self.wanted.get(id.index()).copied();
+        }
         self.places.get(id.index())?.as_ref().map(Placed::dtype)
     }
 
@@ -192,9 +208,15 @@ fn allocate(
         pages,
         stages: model.stages().iter().map(|stage| stage.weights.clone()).collect(),
         dropped: placement.dropped.clone(),
+        own: placement.own.clone(),
+        wanted: manifest.iter().map(|(id, weight)| layout::wanted(weight, bound.dtype(id), device)).collect(),
     };
     let (mut uploads, mut next) = (Vec::with_capacity(layouts.len()), 0);
     for (stage, (layout, slot)) in layouts.iter().zip(&placement.slot_of).enumerate() {
+        if !placement.owns(stage) {
+            uploads.push(None);
+            continue;
+        }
         for &id in &layout.mapped {
             weights.places[id.index()] = Some(maps.place(bound, id, model)?);
         }

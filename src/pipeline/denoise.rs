@@ -105,7 +105,7 @@ impl Loop<'_> {
         let Loop { denoising, settings, levels, prompts, .. } = *self;
         if let Some(ports) = denoising.denoiser.cache(at, settings) {
             // What was not kept yet is multiplied by 0.
-            seat.session().clear(ports.residual)?;
+            seat.sessions().try_for_each(|session| session.clear(ports.residual))?;
         }
         let batch = seat.batch();
         let (sharing, pictures) = (batch.sharing(), batch.pictures_at_once());
@@ -131,10 +131,11 @@ impl Loop<'_> {
                 pictures,
             };
             seat.choose(passes.start, 0)?;
-            denoising.denoiser.fill(at, seat.session(), &given)?;
+            // A session takes what its stages need of it.
+            seat.sessions().try_for_each(|session| denoising.denoiser.fill(at, session, &given))?;
             seat.compute(Cadence::Request)?;
             if sharing.len() > 1 {
-                ready.push((passes.start, seat.session().put_aside()?));
+                ready.push((passes.start, seat.put_aside()?));
             }
         }
         Ok(ready)
@@ -212,9 +213,10 @@ impl Loop<'_> {
         if let [(_, all)] = &mut found[..] {
             return Ok(std::mem::take(all));
         }
-        let mut prediction = reserve::zeros("the prediction", items * each)?;
-        for (part, own) in found {
-            prediction[each * part.items.start..each * part.items.end].copy_from_slice(&own);
+        found.sort_by_key(|(part, _)| part.items.start);
+        let mut prediction = reserve::room("the prediction", items * each)?;
+        for (_, own) in found {
+            prediction.extend_from_slice(&own);
         }
         Ok(prediction)
     }
@@ -234,7 +236,7 @@ impl Loop<'_> {
             let pass = parts[0].passes.start;
             seat.choose(pass, asked.condition)?;
             if let Some((_, aside)) = ready.iter().find(|(of, _)| *of == pass) {
-                seat.session().put_back(aside)?;
+                seat.sessions().try_for_each(|session| session.put_back(aside))?;
             }
             let computed = match skipping {
                 Some(skipping) => self.decide(seat, asked, input, parts, skipping)?,
@@ -254,7 +256,7 @@ impl Loop<'_> {
                         seat.compute(Cadence::Step)?;
                     }
                 }
-                let found = seat.session().get(self.denoising.denoiser.ports(asked.subject).prediction)?;
+                let found = seat.get(self.denoising.denoiser.ports(asked.subject).prediction)?;
                 let length = found.len() / seat.batch().items_at_once();
                 let mut own = reserve::room("the prediction", part.items.len() * input.each)?;
                 // Behind a picture's own numbers are those of pictures that the model looks at.
@@ -283,21 +285,22 @@ impl Loop<'_> {
                 false => (condition * passes.len() + item / pictures - passes.start) as i32,
             })
             .collect();
-        seat.session().set_indices(ports.condition, &conditions)?;
+        seat.sessions().try_for_each(|session| session.set_indices(ports.condition, &conditions))?;
         if seat.batch().pictures_at_once() < pictures {
             let numbers: Vec<usize> = numbers.iter().map(|item| item % pictures).collect();
-            self.denoising.denoiser.follow(seat.session(), (&input.company.followed, pictures), &numbers)?;
+            let followed = (&*input.company.followed, pictures);
+            seat.sessions().try_for_each(|session| self.denoising.denoiser.follow(session, followed, &numbers))?;
         }
         let own = &input.all[width * items.start..width * items.end];
         if numbers.len() == items.len() {
-            return seat.session().set(ports.latents, own);
+            return seat.set(ports.latents, own);
         }
         let mut filled = reserve::room("the latents", width * numbers.len())?;
         filled.extend_from_slice(own);
         for _ in items.len()..numbers.len() {
             filled.extend_from_slice(&own[own.len() - width..]);
         }
-        seat.session().set(ports.latents, &filled)
+        seat.set(ports.latents, &filled)
     }
 
     /// Decides which of the passes that `parts` are of are computed, once the lead of each part has run. What ran last is left as it is.
@@ -320,7 +323,7 @@ impl Loop<'_> {
             if parts.len() > 1 {
                 seat.look_ahead()?;
             }
-            let found = seat.session().get(port)?;
+            let found = seat.get(port)?;
             let own = found.len() / seat.batch().items_at_once() * part.items.len();
             match parts.len() {
                 1 => probe = found,
@@ -347,7 +350,7 @@ impl Loop<'_> {
         };
         let is_divided = seat.batch().parts_each_step() > 1;
         if let Some(kept) = lock(skipping).kept.get(&first).filter(|_| is_divided) {
-            seat.session().set(ports.residual, kept)?;
+            seat.set(ports.residual, kept)?;
         }
         if !computed.contains(&true) {
             return seat.compute_part(Part::Shortcut);
@@ -357,10 +360,10 @@ impl Loop<'_> {
         for computes in computed {
             factors.extend(std::iter::repeat_n(f32::from(*computes), each));
         }
-        seat.session().set(ports.computed, &factors)?;
+        seat.set(ports.computed, &factors)?;
         seat.compute_part(Part::Rest)?;
         if is_divided {
-            let residual = seat.session().get(ports.residual)?;
+            let residual = seat.get(ports.residual)?;
             lock(skipping).kept.insert(first, residual);
         }
         Ok(())

@@ -183,7 +183,8 @@ impl Unit {
         // What an earlier plan had room for, and this one does not count; or what was placed for other stages.
         self.kept.retain(|(name, weights)| {
             let subject = subjects.iter().find(|subject| subject.name == *name);
-            plan.here(name).is_some() && subject.is_none_or(|subject| weights.are_of(subject.model))
+            let component = plan.here(name).filter(|component| component.placement.own == weights.own());
+            component.is_some() && subject.is_none_or(|subject| weights.are_of(subject.model))
         });
         for subject in subjects {
             let Some(component) = plan.here(subject.name) else { continue };

@@ -11,7 +11,6 @@ use super::values::{levels, of_pass};
 use super::{preview, start};
 use crate::ggml::{Device, DeviceKind, Ledger, shares_heap};
 use crate::image::CHANNELS;
-use crate::plan::devices::{Choice, Devices};
 use crate::plan::measure::Subject;
 use crate::plan::{Component, HostBound, HostLimit, Limits, Phase, Plan, Refusal, Turn, budget};
 use crate::size::Size;
@@ -100,7 +99,8 @@ impl Pipeline {
         self.plan_settings(&self.settings(request)?)
     }
 
-    /// The least budget, in bytes, that `request` can do with under the current offload mode: on each device, if there are several.
+    /// The least budget, in bytes, that `request` can do with under the current offload mode: on each device, if there are several, with
+    /// all stages of a component on one of them.
     ///
     /// # Errors
     /// As [`plan`](Pipeline::plan), except that no budget is too small.
@@ -113,8 +113,7 @@ impl Pipeline {
                 least = least.max(budget::least(&self.measure(settings)?, offload, &limits));
                 continue;
             }
-            let all = self.measure_on_devices(settings)?;
-            least = least.max(self.devices_of(&self.machine.limits()?, &all).least(&all.choices));
+            least = least.max(self.least_on_devices(settings)?);
         }
         Ok(least)
     }
@@ -148,11 +147,7 @@ impl Pipeline {
                 components.retain(|component| component.phase == Phase::Encode);
                 budget::plan(&components, self.machine.options.offload, limits)
             }
-            _ => {
-                let mut all = self.measure_on_devices(settings)?;
-                all.choices.retain(|choice| choice.phase() == Some(Phase::Encode));
-                self.devices_of(&limits, &all).plan(&all.choices)
-            }
+            _ => self.encoders_on_devices(settings, &limits)?,
         };
         planned.map_err(|refusal| {
             let what = format!("the {}", refusal.component);
@@ -190,56 +185,9 @@ impl Pipeline {
         Ok(Some(Component { beside: preview::arrays(settings), ..measured }))
     }
 
-    /// What every component takes on each device, and which devices may have it.
-    fn measure_on_devices(&self, settings: &Settings) -> Result<Measured> {
-        let units = &self.machine.units;
-        let first = units[0].backend.device();
-        let mut choices = Vec::new();
-        for subject in self.subjects(&self.model, settings)? {
-            let beside = arrays(&self.model, settings, subject.phase);
-            let mut whole = self.machine.measure(&subject, &vec![Turn::ALL; units.len()])?;
-            whole.iter_mut().for_each(|component| component.beside = beside);
-            let mut whole: Vec<Option<Component>> = whole.into_iter().map(Some).collect();
-            let mut share = vec![None; units.len()];
-            if subject.phase == Phase::Denoise {
-                let alike: Vec<usize> =
-                    (0..units.len()).filter(|&at| units[at].backend.device().rounds_as(first)).collect();
-                let turns = subject.turns(alike.len());
-                if turns.len() > 1 {
-                    for (&device, turn) in alike.iter().zip(turns) {
-                        let measured = subject.measure_in_turn(&units[device].backend, turn)?;
-                        share[device] = Some(Component { beside, ..measured });
-                    }
-                }
-                // It would take many times as long there.
-                let computes_here = |device: Device| first.is_cpu() || !device.is_cpu();
-                for (whole, unit) in whole.iter_mut().zip(units) {
-                    *whole = whole.take().filter(|_| computes_here(unit.backend.device()));
-                }
-            }
-            choices.push(Choice { whole, share });
-        }
-        let company = match preview::subject(&self.model, settings) {
-            Some(subject) => {
-                let mut all = self.machine.measure(&subject, &vec![Turn::ALL; units.len()])?;
-                all.iter_mut().for_each(|component| component.beside = preview::arrays(settings));
-                Some(all)
-            }
-            None => None,
-        };
-        Ok(Measured { choices, company })
-    }
-
-    fn devices_of<'a>(&self, limits: &'a [Limits], all: &'a Measured) -> Devices<'a> {
-        Devices { limits, offload: self.machine.options.offload, company: all.company.as_deref() }
-    }
-
     /// The plan of a request, or the refusal if nothing fits.
     fn planned(&self, settings: &Settings, limits: &[Limits]) -> Result<std::result::Result<Plan, Refusal>> {
-        let [limits] = limits else {
-            let all = self.measure_on_devices(settings)?;
-            return Ok(self.devices_of(limits, &all).plan(&all.choices));
-        };
+        let [limits] = limits else { return self.planned_on_devices(settings, limits) };
         let (components, previews) = (self.measure_alone(settings)?, self.measure_previews(settings)?);
         Ok(budget::plan_in_company(&components, previews.as_ref(), self.machine.options.offload, limits))
     }
@@ -327,13 +275,6 @@ impl Pipeline {
     }
 }
 
-/// What a request takes on several devices.
-struct Measured {
-    choices: Vec<Choice>,
-    /// What makes previews, if that is a network.
-    company: Option<Vec<Component>>,
-}
-
 impl Machine {
     /// See [`Pipeline::budget_notes`].
     pub(super) fn budget_notes(&self) -> Result<Vec<String>> {
@@ -359,19 +300,6 @@ impl Machine {
     pub(super) fn limits_of(&self, unit: &Unit) -> Result<Limits> {
         let options = MemoryOptions { vram: unit.budget.or(self.options.vram), ..self.options };
         Ok(Limits { of_host: self.host_limits(unit), ..limits(unit.backend.device(), &options)? })
-    }
-
-    /// What `subject` takes on each device, which computes its passes in its turn.
-    fn measure(&self, subject: &Subject<'_>, turns: &[Turn]) -> Result<Vec<Component>> {
-        let mut all: Vec<Component> = Vec::with_capacity(self.units.len());
-        for (at, (unit, &turn)) in self.units.iter().zip(turns).enumerate() {
-            let known = (0..at).find(|&other| turns[other] == turn && unit.measures_as(&self.units[other]));
-            all.push(match known {
-                Some(other) => all[other].clone(),
-                None => unit.measure(subject, turn)?,
-            });
-        }
-        Ok(all)
     }
 
     /// What the host allows, as far as somebody asked or the system says what it has, to a device of its own.
@@ -437,7 +365,7 @@ impl Machine {
 }
 
 /// Bytes of the arrays that `phase` has in host memory beside the ports of its networks, at most.
-fn arrays(model: &Opened, settings: &Settings, phase: Phase) -> usize {
+pub(super) fn arrays(model: &Opened, settings: &Settings, phase: Phase) -> usize {
     const NUMBER: usize = size_of::<f32>();
     let model = of_pass(model, settings);
     let sum = |bytes: &[usize]| bytes.iter().copied().fold(0, usize::saturating_add);

@@ -55,6 +55,7 @@ mod second_pass;
 mod seen;
 mod settings;
 mod skipping;
+mod spread;
 mod start;
 
 mod step_cache;

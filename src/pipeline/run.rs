@@ -7,8 +7,10 @@ use std::sync::mpsc::{self, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use pinhole_quant::workers::Workers;
+
 use super::generated::{PhaseMemory, Timings};
-use super::machine::Machine;
+use super::machine::{Machine, Unit};
 use super::progress::{Event, Observer};
 use crate::exec::{DeviceWeights, Session};
 use crate::ggml::{AttentionMode, Backend, device_peak};
@@ -44,19 +46,25 @@ pub struct Running<'m> {
     heard: bool,
 }
 
-/// What one device has of a subject.
+/// What computes some or all guidance passes of a subject, at one time: a device, or several that have its stages among them.
 struct Share<'m> {
+    /// At least one; in the order of their stages.
+    pieces: Vec<Piece<'m>>,
+    batch: Batch,
+}
+
+/// What one device has of a subject.
+struct Piece<'m> {
     /// The number of the device.
     device: usize,
     session: Session<'m>,
     weights: Arc<DeviceWeights>,
-    batch: Batch,
 }
 
 impl<'m> Running<'m> {
     /// Its ports; on the first of its devices.
     pub fn session(&mut self) -> &mut Session<'m> {
-        &mut self.shares[0].session
+        &mut self.shares[0].pieces[0].session
     }
 
     /// What `symbol` is in the size that is computed at once.
@@ -80,23 +88,55 @@ impl<'m> Running<'m> {
     /// # Errors
     /// As [`Session::get`].
     pub fn get(&self, port: Port) -> Result<Vec<f32>> {
-        self.shares[0].session.get(port)
+        self.shares[0].pieces[0].session.get(port)
     }
 }
 
-/// A device's share of what runs, with what computes it.
+/// A share of what runs, with what computes it.
 pub(super) struct Seat<'a, 'm> {
     share: &'a mut Share<'m>,
-    backend: &'a mut Backend,
+    /// That of each of its pieces.
+    backends: Vec<&'a mut Backend>,
     dims: &'a Dims,
     /// Told of each stage that is done; ends the work with an error.
     done: &'a mut dyn FnMut() -> Result<()>,
 }
 
 impl<'m> Seat<'_, 'm> {
-    /// Its ports.
-    pub(super) fn session(&mut self) -> &mut Session<'m> {
-        &mut self.share.session
+    /// Its ports, on each of its devices.
+    pub(super) fn sessions(&mut self) -> impl Iterator<Item = &mut Session<'m>> {
+        self.share.pieces.iter_mut().map(|piece| &mut piece.session)
+    }
+
+    /// Fills an F32 port wherever it is.
+    ///
+    /// # Errors
+    /// As [`Session::set`].
+    pub(super) fn set(&mut self, port: Port, values: &[f32]) -> Result<()> {
+        self.sessions().try_for_each(|session| session.set(port, values))
+    }
+
+    /// What an F32 port holds: where it is written, if it is.
+    ///
+    /// # Errors
+    /// As [`Session::get`].
+    pub(super) fn get(&self, port: Port) -> Result<Vec<f32>> {
+        let pieces = &self.share.pieces;
+        let written = pieces.iter().rev().find(|piece| piece.session.writes(port));
+        let found = written.or(pieces.iter().find(|piece| piece.session.has(port)));
+        found.unwrap_or(&pieces[0]).session.get(port)
+    }
+
+    /// What the stages of a request made ready: see [`Session::put_aside`].
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) fn put_aside(&mut self) -> Result<Vec<(Port, Vec<f32>)>> {
+        let mut all = Vec::new();
+        for session in self.sessions() {
+            all.extend(session.put_aside()?);
+        }
+        Ok(all)
     }
 
     /// How much of the batch its session computes at once, and which passes.
@@ -110,7 +150,8 @@ impl<'m> Seat<'_, 'm> {
     /// # Errors
     /// As [`Session::choose`].
     pub(super) fn choose(&mut self, pass: usize, step: usize) -> Result<()> {
-        self.share.session.choose(self.share.batch.form(self.dims, pass, step))
+        let form = self.share.batch.form(self.dims, pass, step);
+        self.sessions().try_for_each(|session| session.choose(form))
     }
 
     /// Computes the stages of a request, or those of a step that skips nothing.
@@ -118,8 +159,13 @@ impl<'m> Seat<'_, 'm> {
     /// # Errors
     /// [`Error::Cancelled`], or what the device says.
     pub(super) fn compute(&mut self, cadence: Cadence) -> Result<()> {
-        let Seat { share, backend, done, .. } = self;
-        share.session.run(backend, cadence, |_, _| done())
+        let Seat { share, backends, done, .. } = self;
+        for (at, backend) in backends.iter_mut().enumerate() {
+            share.pieces[at].session.run(backend, cadence, |_, _| done())?;
+            let stages = share.pieces[at].session.stages_at(cadence);
+            share.hand_over(at, &stages)?;
+        }
+        Ok(())
     }
 
     /// Computes `part` of a step. Stages that are skipped count as done.
@@ -127,12 +173,15 @@ impl<'m> Seat<'_, 'm> {
     /// # Errors
     /// As [`compute`](Seat::compute).
     pub(super) fn compute_part(&mut self, part: Part) -> Result<()> {
-        let Seat { share, backend, done, .. } = self;
-        share.session.run_part(backend, part, |_, _| done())?;
+        self.run_part(part, true)?;
         if part == Part::Shortcut {
-            let [rest, shortcut] = [Part::Rest, part].map(|part| share.session.stages_of(part).len());
-            for _ in shortcut..rest {
-                done()?;
+            let mut skipped = 0;
+            for session in self.sessions() {
+                let [rest, shortcut] = [Part::Rest, part].map(|part| session.stages_of(part).len());
+                skipped += rest.saturating_sub(shortcut);
+            }
+            for _ in 0..skipped {
+                (self.done)()?;
             }
         }
         Ok(())
@@ -143,18 +192,38 @@ impl<'m> Seat<'_, 'm> {
     /// # Errors
     /// As [`compute`](Seat::compute).
     pub(super) fn look_ahead(&mut self) -> Result<()> {
-        let Seat { share, backend, .. } = self;
-        share.session.run_part(backend, Part::Lead, |_, _| Ok(()))
+        self.run_part(Part::Lead, false)
+    }
+
+    fn run_part(&mut self, part: Part, is_heard: bool) -> Result<()> {
+        let Seat { share, backends, done, .. } = self;
+        for (at, backend) in backends.iter_mut().enumerate() {
+            let after = |_: usize, _: usize| if is_heard { done() } else { Ok(()) };
+            share.pieces[at].session.run_part(backend, part, after)?;
+            let stages = share.pieces[at].session.stages_of(part);
+            share.hand_over(at, &stages)?;
+        }
+        Ok(())
     }
 
     /// Skips a whole step, in all its parts.
     pub(super) fn skip(&mut self) -> Result<()> {
-        let stages = self.share.session.stages_of(Part::Lead).len();
+        let stages: usize = self.sessions().map(|session| session.stages_of(Part::Lead).len()).sum();
         for _ in 0..self.share.batch.parts_each_step() {
-            self.share.session.skip_step();
+            self.sessions().for_each(|session| session.skip_step());
             for _ in 0..stages {
                 (self.done)()?;
             }
+        }
+        Ok(())
+    }
+}
+
+impl Share<'_> {
+    /// Gives all other pieces what their stages read of what `stages` of piece number `at` have written.
+    fn hand_over(&self, at: usize, stages: &[usize]) -> Result<()> {
+        for (number, other) in self.pieces.iter().enumerate().filter(|(number, _)| *number != at) {
+            self.pieces[at].session.hand_over(&other.session, stages, number < at)?;
         }
         Ok(())
     }
@@ -200,7 +269,7 @@ impl<'a> Run<'a> {
     /// # Errors
     /// [`Error::Graph`] if the plan has no such component; what the device returns.
     pub fn start<'m>(&self, subject: &Subject<'m>) -> Result<Running<'m>> {
-        let mut shares = Vec::new();
+        let mut shares: Vec<Share<'m>> = Vec::new();
         for (device, plan) in self.plan.devices().enumerate() {
             let Some(component) = plan.here(subject.name) else { continue };
             let unit = self.machine.units.get(device);
@@ -212,7 +281,12 @@ impl<'a> Run<'a> {
             let denoises = subject.phase == Phase::Denoise;
             unit.backend.set_attention(if denoises { self.machine.attention } else { AttentionMode::Exact });
             let session = Session::in_forms(way, subject.model, &weights, &forms, &unit.backend, &unit.ledger)?;
-            shares.push(Share { device, session, weights, batch });
+            let piece = Piece { device, session, weights };
+            match shares.first_mut() {
+                // What has some of the stages belongs to what has the others.
+                Some(first) if !component.placement.own.is_empty() => first.pieces.push(piece),
+                _ => shares.push(Share { pieces: vec![piece], batch }),
+            }
         }
         if shares.is_empty() {
             return Err(Error::graph("plan", format!("has no {}", subject.name)));
@@ -244,9 +318,9 @@ impl<'a> Run<'a> {
         let Run { machine, observer, moved, .. } = self;
         let Running { shares, dims, heard, .. } = running;
         let (share, heard) = (&mut shares[0], *heard);
-        let backend = &mut machine.units[share.device].backend;
+        let backends = backends_of(share, &mut machine.units.iter_mut().enumerate());
         let mut done = || if heard { brought.tell(before, moved, &mut **observer) } else { Ok(()) };
-        work(&mut Seat { share, backend, dims, done: &mut done })
+        work(&mut Seat { share, backends, dims, done: &mut done })
     }
 
     /// Has each device of `running` do `work`: if there are several, all at the same time, each on a thread of its own. Returns what
@@ -268,17 +342,18 @@ impl<'a> Run<'a> {
         let Running { shares, dims, heard, .. } = running;
         let (stopped, (sender, stages)) = (AtomicBool::new(false), mpsc::channel());
         thread::scope(|scope| {
+            let workers: Vec<Workers> = machine.units.iter().map(|unit| unit.workers.clone()).collect();
             let (mut threads, mut units) = (Vec::new(), machine.units.iter_mut().enumerate());
             // Both are in the order of devices.
             for share in shares.iter_mut() {
-                let Some((_, unit)) = units.find(|(device, _)| *device == share.device) else { continue };
-                let (backend, workers) = (&mut unit.backend, unit.workers.clone());
+                let workers = workers[share.pieces[0].device].clone();
+                let backends = backends_of(share, &mut units);
                 let (dims, stopped, sender) = (&*dims, &stopped, sender.clone());
-                let name = backend.device().name();
+                let name = format!("device {}", share.pieces[0].device);
                 let apart = move || {
                     let _inside = workers.enter();
                     let mut done = || say(&sender, stopped);
-                    let found = work(&mut Seat { share, backend, dims, done: &mut done });
+                    let found = work(&mut Seat { share, backends, dims, done: &mut done });
                     stopped.fetch_or(found.is_err(), Ordering::Relaxed);
                     found
                 };
@@ -306,7 +381,7 @@ impl<'a> Run<'a> {
     /// Lets go of what was computed with.
     pub fn finish(&mut self, running: Running<'_>) {
         let Running { shares, phase, .. } = running;
-        for Share { device, weights, session, .. } in shares {
+        for Piece { device, weights, session } in shares.into_iter().flat_map(|share| share.pieces) {
             if phase == Phase::Encode {
                 // A prompt is read once, and what follows needs the room.
                 weights.let_go_of_pages();
@@ -361,12 +436,23 @@ impl<'a> Run<'a> {
     }
 }
 
+/// The backends of `share`, in the order of its pieces, among those of `units` that are left. Both are in the order of devices.
+fn backends_of<'u>(share: &Share<'_>, units: &mut impl Iterator<Item = (usize, &'u mut Unit)>) -> Vec<&'u mut Backend> {
+    let mut backends = Vec::with_capacity(share.pieces.len());
+    for piece in &share.pieces {
+        let found = units.find(|(device, _)| *device == piece.device);
+        backends.extend(found.map(|(_, unit)| &mut unit.backend));
+    }
+    backends
+}
+
 /// Weights that come while something runs, on all of its devices.
 struct Brought(Vec<Arc<DeviceWeights>>);
 
 impl Brought {
     fn of(running: &Running<'_>) -> Brought {
-        Brought(running.shares.iter().map(|share| Arc::clone(&share.weights)).collect())
+        let pieces = running.shares.iter().flat_map(|share| &share.pieces);
+        Brought(pieces.map(|piece| Arc::clone(&piece.weights)).collect())
     }
 
     /// Tells `observer` of a stage that is done, and of what was brought since it heard of that last: `moved` bytes in this phase. The
@@ -411,7 +497,8 @@ pub(super) fn stage_runs(plan: &Plan, subject: &Subject<'_>) -> usize {
     for (_, component) in plan.shares(subject.name) {
         let planned = component.way.runs(subject.runs);
         for (list, times) in component.batch.order(subject.model, &subject.dims, planned) {
-            runs += list.iter().filter(|&&stage| stages[stage].cadence != Cadence::Instead).count() * times;
+            let own = list.iter().filter(|&&stage| component.placement.owns(stage));
+            runs += own.filter(|&&stage| stages[stage].cadence != Cadence::Instead).count() * times;
         }
     }
     runs

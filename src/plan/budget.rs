@@ -135,7 +135,15 @@ fn component_plan(
         way: chosen.way,
         batch: chosen.batch,
         host: chosen.host,
-        placement: Placement { variant, slot_of, slots, slot_bytes, resident_bytes, dropped: Vec::new() },
+        placement: Placement {
+            variant,
+            slot_of,
+            slots,
+            slot_bytes,
+            resident_bytes,
+            dropped: Vec::new(),
+            own: component.own.clone(),
+        },
         runs: component.runs,
         parts,
         mapped: component.stages.iter().map(|stage| stage.mapped).fold(0, usize::saturating_add),
@@ -213,6 +221,7 @@ mod tests {
             runs: Runs { request, ..Runs::of_steps(steps) },
             beside: 0,
             company: 0,
+            own: Vec::new(),
         });
         prop::collection::vec(component, 1..4)
     }
@@ -338,6 +347,7 @@ mod tests {
             runs: Runs::of_steps(10),
             beside: 0,
             company: 0,
+            own: Vec::new(),
         }
     }
 

@@ -67,6 +67,8 @@ pub struct Component {
     pub beside: usize,
     /// Bytes on the device that something else takes at the same time: what makes previews.
     pub company: usize,
+    /// By stage: whether the device computes it; empty if it computes all. Stages of other devices have no bytes here.
+    pub own: Vec<bool>,
 }
 
 impl Component {

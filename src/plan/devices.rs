@@ -1,7 +1,8 @@
 //! Which component is on which of several devices: pure arithmetic over components that were measured on each.
 //!
 //! What denoises comes first. Its guidance passes are computed side by side, on as many devices as there are passes, if each of these
-//! has room for it. Otherwise it is on the first device that has. Then come the others, the largest first: each goes where the fewest
+//! has room for it. Otherwise it is on the first device that has; or its stages are divided among devices, if that moves fewer bytes in a
+//! request. Then come the others, the largest first: each goes where the fewest
 //! bytes move in a request, and of equals to the device that was named first. So what fits together on the first device is there.
 
 use std::cmp::Reverse;
@@ -15,6 +16,8 @@ pub struct Choice {
     pub whole: Vec<Option<Component>>,
     /// The guidance passes that a device has in its turn, by device; all `None` if they are not computed side by side.
     pub share: Vec<Option<Component>>,
+    /// Ways to have its stages on several devices: what each device has of them.
+    pub divided: Vec<Vec<Option<Component>>>,
 }
 
 impl Choice {
@@ -82,8 +85,8 @@ impl Devices<'_> {
         self.all(&given)
     }
 
-    /// The least budget for each device, in bytes, for which [`plan`](Devices::plan) finds a plan: what the component needs that needs
-    /// most on the device on which it needs least.
+    /// The least budget for each device, in bytes, for which [`plan`](Devices::plan) finds a plan without dividing stages: what the
+    /// component needs that needs most on the device on which it needs least.
     pub fn least(&self, choices: &[Choice]) -> usize {
         let mut least = 0;
         for choice in choices {
@@ -153,9 +156,52 @@ impl Devices<'_> {
     /// Everything that denoises, each whole: the first on the first device that has room for it.
     fn apart<'c>(&self, choices: &'c [Choice], denoisers: Vec<usize>, given: &mut [Given<'c>]) -> Result<(), Refusal> {
         for (number, at) in denoisers.into_iter().enumerate() {
-            self.put(at, &choices[at], given, number == 0)?;
+            let mut whole = given.to_vec();
+            let put = self.put(at, &choices[at], &mut whole, number == 0);
+            let moves = match &put {
+                Ok(()) => Some(self.moves(&whole)?),
+                Err(_) => None,
+            };
+            match (self.divided(at, &choices[at], given, number == 0, moves), put) {
+                (Some(divided), _) => given.clone_from_slice(&divided),
+                (None, Ok(())) => given.clone_from_slice(&whole),
+                (None, Err(refusal)) => return Err(refusal),
+            }
         }
         Ok(())
+    }
+
+    /// The way to divide the stages of component number `at` that moves the fewest bytes, if that is fewer than `most`.
+    fn divided<'c>(
+        &self,
+        at: usize,
+        choice: &'c Choice,
+        given: &[Given<'c>],
+        first: bool,
+        most: Option<usize>,
+    ) -> Option<Vec<Given<'c>>> {
+        let mut best = (most, None);
+        for way in &choice.divided {
+            let (mut more, mut brings_company) = (given.to_vec(), first);
+            for (given, component) in more.iter_mut().zip(way) {
+                let Some(component) = component else { continue };
+                *given = given.and(at, component, std::mem::take(&mut brings_company));
+            }
+            let Ok(moves) = self.moves(&more) else { continue };
+            if best.0.is_none_or(|fewest| moves < fewest) {
+                best = (Some(moves), Some(more));
+            }
+        }
+        best.1
+    }
+
+    /// How many bytes move in a request to all devices with what they have.
+    fn moves(&self, given: &[Given<'_>]) -> Result<usize, Refusal> {
+        let mut all = 0usize;
+        for (device, given) in given.iter().enumerate() {
+            all = all.saturating_add(moved(&self.on(device, given)?));
+        }
+        Ok(all)
     }
 
     /// Gives component number `at` to the device on which the fewest bytes move for it, or to the `first` that has room.
@@ -224,5 +270,62 @@ fn moved(plan: &Plan) -> usize {
     match plan.all_resident {
         true => 0,
         false => plan.components.iter().map(ComponentPlan::moved).fold(0, usize::saturating_add),
+    }
+}
+
+/// Into how many parts of their room the first devices' shares are tried.
+const SHARES: usize = 16;
+
+/// Ways to divide stages of these `weights`, in bytes, among devices with so much `room` each: for each way, the device of each stage.
+/// The first has all before stage number `fixed`, and each what follows upon what the one before it has: as much as fills a part of its
+/// room `beside` what else it holds, from a sixteenth on; the last has the rest.
+pub fn divisions(weights: &[usize], fixed: usize, room: &[usize], beside: usize) -> Vec<Vec<usize>> {
+    let mut ways: Vec<Vec<usize>> = Vec::new();
+    let all = weights.iter().copied().fold(0, usize::saturating_add);
+    for share in 1..=SHARES {
+        let (mut owner, mut taken) = (0, 0usize);
+        let mut owners = Vec::with_capacity(weights.len());
+        for (stage, &bytes) in weights.iter().enumerate() {
+            let most = room.get(owner).map_or(0, |room| room.saturating_sub(beside).min(all));
+            let most = most / SHARES * share + most % SHARES * share / SHARES;
+            if stage >= fixed && taken.saturating_add(bytes) > most && owner + 1 < room.len() {
+                (owner, taken) = (owner + 1, 0);
+            }
+            taken = taken.saturating_add(bytes);
+            owners.push(owner);
+        }
+        if !ways.contains(&owners) {
+            ways.push(owners);
+        }
+    }
+    ways
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_division_is_in_order(
+            weights in prop::collection::vec(0usize..1000, 1..40), fixed in 0usize..10, devices in 2usize..5,
+            room in 0usize..20_000, beside in 0usize..2000
+        ) {
+            for owners in divisions(&weights, fixed, &vec![room; devices], beside) {
+                prop_assert_eq!(owners.len(), weights.len());
+                prop_assert!(owners.windows(2).all(|two| two[0] == two[1] || two[0] + 1 == two[1]));
+                prop_assert!(owners.iter().take(fixed).all(|&owner| owner == 0) && owners.iter().all(|&owner| owner < devices));
+            }
+        }
+    }
+
+    #[test]
+    fn equal_stages_are_divided_in_halves() {
+        // The last is what fills the room of the first.
+        let ways = divisions(&[10; 8], 0, &[45, 45], 5);
+        assert_eq!(ways.last(), Some(&vec![0, 0, 0, 0, 1, 1, 1, 1]));
+        assert!(ways.contains(&vec![0, 1, 1, 1, 1, 1, 1, 1]));
     }
 }

@@ -43,8 +43,11 @@ struct Found {
 }
 
 /// What a dry run over the stages of a model found, with no memory behind it.
+#[derive(Clone)]
 pub(crate) struct DryRun {
     stages: Vec<Found>,
+    /// By stage: whether it counts; empty if all do.
+    own: Vec<bool>,
 }
 
 /// Where ports, or all maps, lie in one block.
@@ -80,7 +83,30 @@ impl DryRun {
             let (activations, scratch) = (Arena::measure(&graph)?, backend.scratch(&graph)?);
             stages.push(Found { touch, activations, scratch, tokens: touched.tokens });
         }
-        Ok(DryRun { stages })
+        Ok(DryRun { stages, own: Vec::new() })
+    }
+
+    /// The same for a device that computes only its `own` stages, if these are some. A port that none of them touches takes nothing there,
+    /// and all others live as long as if it computed every stage: so they are there when other devices give or take their contents.
+    pub(crate) fn of_stages(mut self, own: &[bool]) -> DryRun {
+        self.own = own.to_vec();
+        self
+    }
+
+    /// What was found of the stages that count.
+    fn counted(&self) -> impl Iterator<Item = &Found> {
+        self.stages.iter().enumerate().filter(|(stage, _)| self.own.get(*stage) != Some(&false)).map(|(_, found)| found)
+    }
+
+    /// By port: whether a stage that counts touches it, as `touched` says.
+    pub(crate) fn touches(&self, ports: usize, touched: impl Fn(&Touch) -> &Vec<usize>) -> Vec<bool> {
+        let mut all = vec![false; ports];
+        for &position in self.counted().flat_map(|found| touched(&found.touch)) {
+            if let Some(is_touched) = all.get_mut(position) {
+                *is_touched = true;
+            }
+        }
+        all
     }
 
     /// The same for each of `forms`, sizes of one session: what a stage takes in the one in which it takes most.
@@ -94,7 +120,7 @@ impl DryRun {
         tokens: usize,
         backend: &Backend,
     ) -> Result<DryRun> {
-        let mut all = DryRun { stages: Vec::new() };
+        let mut all = DryRun { stages: Vec::new(), own: Vec::new() };
         for dims in forms {
             let stages = DryRun::new(model, &dtype, dims, tokens, backend)?.stages;
             if all.stages.is_empty() {
@@ -113,7 +139,7 @@ impl DryRun {
 
     /// Bytes that the intermediate results of the largest stage take.
     pub(crate) fn activations(&self) -> usize {
-        self.stages.iter().map(|found| found.activations).max().unwrap_or(0)
+        self.counted().map(|found| found.activations).max().unwrap_or(0)
     }
 
     /// The ports that the stages of a step read and that hold something else for each pass, as the stages of a request left it.
@@ -136,8 +162,9 @@ impl DryRun {
 
     /// The ports that the stages of a step touch in a way, each once.
     fn of_steps(&self, model: &Model, touched: impl Fn(&Touch) -> &Vec<usize>) -> impl Iterator<Item = Port> {
-        let steps = self.stages.get(model.at(Cadence::Step)).unwrap_or_default();
-        let mut positions: Vec<usize> = steps.iter().flat_map(|found| touched(&found.touch).iter().copied()).collect();
+        let steps = model.at(Cadence::Step).filter(|stage| self.own.get(*stage) != Some(&false));
+        let steps = steps.filter_map(|stage| self.stages.get(stage));
+        let mut positions: Vec<usize> = steps.flat_map(|found| touched(&found.touch).iter().copied()).collect();
         positions.sort_unstable();
         positions.dedup();
         positions.into_iter().map(|position| model.port_at(position))
@@ -150,7 +177,7 @@ impl DryRun {
 
     /// Bytes that the backend takes beside.
     pub(crate) fn scratch(&self) -> usize {
-        self.stages.iter().fold(Scratch::default(), |all, found| all.join(found.scratch)).bytes()
+        self.counted().fold(Scratch::default(), |all, found| all.join(found.scratch)).bytes()
     }
 
     /// Gives every port its place in one block: those that are never alive together share it.
@@ -159,7 +186,17 @@ impl DryRun {
     /// [`Error::OutOfMemory`] for ports beyond what addresses can count.
     pub(crate) fn pack_ports(&self, model: &Model, dims: &Dims, device: Device) -> Result<MapBlock> {
         let stages: Vec<Touch> = self.stages.iter().map(|found| found.touch.clone()).collect();
-        Lives { model, stages: &stages }.pack(model.ports().len(), dims, device, |_, height| height)
+        let ports = model.ports().len();
+        let mut absent = vec![false; ports];
+        if !self.own.is_empty() {
+            let [read, written] =
+                [self.touches(ports, |touch| &touch.read), self.touches(ports, |touch| &touch.written)];
+            for (absent, (read, written)) in absent.iter_mut().zip(read.into_iter().zip(written)) {
+                *absent = !read && !written;
+            }
+        }
+        let rows = |port: usize, height| if absent[port] { 0 } else { height };
+        Lives { model, stages: &stages }.pack(ports, dims, device, rows)
     }
 }
 

@@ -99,6 +99,7 @@ mod tests {
             runs: Runs::of_steps(4),
             beside: 7,
             company: 0,
+            own: Vec::new(),
         }
     }
 

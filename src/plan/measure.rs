@@ -77,7 +77,27 @@ impl Subject<'_> {
                 idle,
                 idle_apart,
             });
-        Ok(Component { name, phase, stages: stages.collect(), variants, runs, beside: 0, company: 0 })
+        let (stages, own) = (stages.collect(), Vec::new());
+        Ok(Component { name, phase, stages, variants, runs, beside: 0, company: 0, own })
+    }
+
+    /// What is known of its stages on the device of `backend`, each by itself.
+    ///
+    /// # Errors
+    /// As [`measure`](Subject::measure).
+    pub fn survey(&self, backend: &Backend) -> Result<Survey<'_>> {
+        let whole = self.measure(backend)?;
+        let (model, device, mut runs) = (self.model, backend.device(), Vec::new());
+        for variant in &whole.variants {
+            let dtype = |id| Some(layout::wanted(model.manifest().get(id), self.bound.dtype(id), device));
+            let forms = variant.batch.forms(&self.dims);
+            runs.push(match variant.way {
+                Way::Strips(_) | Way::Bands { .. } => None,
+                way => Some(DryRun::of_forms(model, dtype, &forms, way.tokens(), backend)?),
+            });
+        }
+        let is_shared = layout::stages(model, self.bound, device)?.iter().any(|layout| layout.shared);
+        Ok(Survey { subject: self, whole, runs, device, is_shared })
     }
 
     /// The turns in which at most so many `devices` compute its guidance passes: one, if there is a single pass.
@@ -154,6 +174,58 @@ impl Subject<'_> {
             }
         }
         Ok(Variant { way, batch, ports, host, activations, scratch, graphs })
+    }
+}
+
+/// What is known of the stages of a subject on a device, each by itself.
+pub struct Survey<'a> {
+    subject: &'a Subject<'a>,
+    whole: Component,
+    /// By variant; `None` for one whose stages cannot be divided.
+    runs: Vec<Option<DryRun>>,
+    device: Device,
+    /// Whether several stages use one weight.
+    is_shared: bool,
+}
+
+impl Survey<'_> {
+    /// How much of a batch can be computed at once, most first.
+    pub fn batches(&self) -> Vec<Batch> {
+        let mut all: Vec<Batch> = self.whole.variants.iter().map(|variant| variant.batch).collect();
+        all.dedup();
+        all
+    }
+
+    /// What the device takes that computes some `own` stages, so much of a `batch` at once; `None` if stages cannot be divided.
+    ///
+    /// # Errors
+    /// As [`measure`](Subject::measure).
+    pub fn of_stages(&self, own: &[bool], batch: Batch) -> Result<Option<Component>> {
+        if self.is_shared {
+            return Ok(None);
+        }
+        let mut component = Component { variants: Vec::new(), own: own.to_vec(), ..self.whole.clone() };
+        for (stage, own) in component.stages.iter_mut().zip(own) {
+            if !own {
+                (stage.weights, stage.mapped, stage.file) = (0, 0, 0);
+            }
+        }
+        for (variant, run) in self.whole.variants.iter().zip(&self.runs) {
+            let Some(run) = run.as_ref().filter(|_| variant.batch == batch) else { continue };
+            let run = run.clone().of_stages(own);
+            component.variants.push(self.subject.in_tokens((variant.way, variant.batch), &run, self.device)?);
+        }
+        Ok(Some(component).filter(|component| !component.variants.is_empty()))
+    }
+
+    /// All of its weights, in bytes, by stage.
+    pub fn weights(&self) -> Vec<usize> {
+        self.whole.stages.iter().map(|stage| stage.weights.max(stage.mapped)).collect()
+    }
+
+    /// What it takes beside weights, at least.
+    pub fn beside_weights(&self) -> usize {
+        self.whole.variants.iter().map(Variant::bytes).min().unwrap_or(0)
     }
 }
 

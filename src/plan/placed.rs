@@ -17,6 +17,15 @@ pub struct Placement {
     pub resident_bytes: usize,
     /// By stage: whether the host gives the pages of the file back after each use. Empty where all of them may stay.
     pub dropped: Vec<bool>,
+    /// By stage: whether the device computes it. Empty where it computes all of them.
+    pub own: Vec<bool>,
+}
+
+impl Placement {
+    /// Whether the device computes stage number `stage`.
+    pub fn owns(&self, stage: usize) -> bool {
+        self.own.get(stage).copied().unwrap_or(self.own.is_empty())
+    }
 }
 
 /// What the bytes of a peak are.
@@ -95,6 +104,11 @@ pub struct ComponentPlan {
 }
 
 impl ComponentPlan {
+    /// How many stages the device computes.
+    pub fn stages(&self) -> usize {
+        (0..self.placement.slot_of.len()).filter(|&stage| self.placement.owns(stage)).count()
+    }
+
     /// How many stages stream.
     pub fn streamed(&self) -> usize {
         self.placement.slot_of.iter().flatten().count()

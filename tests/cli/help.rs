@@ -27,6 +27,7 @@ fn help() {
     for bench in [
         "attention",
         "busy",
+        "devices",
         "card",
         "decode",
         "encode",

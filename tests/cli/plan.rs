@@ -71,6 +71,39 @@ fn units_are_all_the_same() {
 }
 
 #[test]
+fn several_devices_have_a_plan_each() {
+    let place = Workplace::new();
+    let two = ["--device", "cpu:discrete,cpu:discrete1", "--vram", "64M,32M", "--threads", "2"];
+    let size = ["--width", "64", "--height", "48", "--steps", "2", "--cfg-scale", "2"];
+    let planned = place.json(&[&["plan", "-m", "mini"], &two[..], &size].concat());
+    assert_eq!(planned["device"], "cpu:discrete,cpu:discrete1");
+    let (first, second) = (&planned["plan"], &planned["plan"]["other_devices"][0]);
+    assert_eq!((&first["device"], &first["limit_bytes"]), (&Value::from("cpu:discrete"), &Value::from(64 << 20)));
+    assert_eq!((&second["device"], &second["limit_bytes"]), (&Value::from("cpu:discrete1"), &Value::from(32 << 20)));
+    assert_eq!(second["components"][0]["batch"], "pass 2 of 2");
+    let drawn = ["generate", "-m", "mini", "-p", "x", "-o", "x.png"];
+    let memory = place.json(&[&drawn[..], &two, &size].concat())["memory"].take();
+    for (at, planned) in [first, second].into_iter().enumerate() {
+        let held = &memory["devices"][at];
+        assert_eq!((&held["device"], &held["limit_bytes"]), (&planned["device"], &planned["limit_bytes"]));
+        assert_eq!(held["device_peak_bytes"], planned["peak_bytes"]);
+    }
+    assert!(memory["phases"]["denoise@cpu:discrete1"]["exchanged_bytes"].as_u64() > Some(0), "{memory}");
+    let said = place.run(&[&["plan", "-m", "mini"], &two[..], &size].concat());
+    assert!(said.stderr.contains("transformer on cpu:discrete1: pass 2 of 2"), "{}", said.stderr);
+    for (devices, vram, expected) in [
+        ("cpu:discrete,cpu:discrete0", "1G", "each device once"),
+        ("cpu:discrete,cpu:discrete1", "1G,2G,3G", "one size, or one for each of 2 devices"),
+        ("cpu:discrete", "1G,2G", "one size"),
+        ("cpu:discrete,cuda77", "1G", "a device of this machine"),
+        ("cpu:discrete,", "1G", "a device of this machine"),
+    ] {
+        let refused = place.run(&["plan", "-m", "mini", "--device", devices, "--vram", vram]);
+        assert!(refused.code == 2 && refused.stderr.contains(expected), "{}: {}", refused.code, refused.stderr);
+    }
+}
+
+#[test]
 fn a_budget_above_the_device_is_clamped_with_a_note() {
     let place = Workplace::new();
     let outcome = place.run(&[&DISCRETE[..], &["--vram", "100T"]].concat());

@@ -1,0 +1,163 @@
+//! Which of several devices has what of a request: what is measured, and what may be where.
+
+use super::generate::Pipeline;
+use super::machine::Machine;
+use super::memory::arrays;
+use super::preview;
+use super::request::Settings;
+use crate::Result;
+use crate::ggml::Device;
+use crate::plan::devices::{self, Choice, Devices};
+use crate::plan::measure::Subject;
+use crate::plan::{Component, Limits, Phase, Plan, Refusal, Turn};
+use crate::stage::Cadence;
+
+/// What a request takes on several devices.
+struct Measured {
+    choices: Vec<Choice>,
+    /// What makes previews, if that is a network.
+    company: Option<Vec<Component>>,
+}
+
+impl Pipeline {
+    /// The plan of a request on several devices, or the refusal if nothing fits.
+    pub(super) fn planned_on_devices(
+        &self,
+        settings: &Settings,
+        limits: &[Limits],
+    ) -> Result<std::result::Result<Plan, Refusal>> {
+        let mut all = self.measure_on_devices(settings)?;
+        let planned = self.devices_of(limits, &all).plan(&all.choices);
+        // What streams may have room on several devices.
+        if planned.as_ref().is_ok_and(is_settled) {
+            return Ok(planned);
+        }
+        self.divide(settings, limits, &mut all)?;
+        Ok(self.devices_of(limits, &all).plan(&all.choices))
+    }
+
+    /// The same of the text encoders alone.
+    pub(super) fn encoders_on_devices(
+        &self,
+        settings: &Settings,
+        limits: &[Limits],
+    ) -> Result<std::result::Result<Plan, Refusal>> {
+        let mut all = self.measure_on_devices(settings)?;
+        all.choices.retain(|choice| choice.phase() == Some(Phase::Encode));
+        Ok(self.devices_of(limits, &all).plan(&all.choices))
+    }
+
+    /// See [`Devices::least`].
+    pub(super) fn least_on_devices(&self, settings: &Settings) -> Result<usize> {
+        let all = self.measure_on_devices(settings)?;
+        Ok(self.devices_of(&self.machine.limits()?, &all).least(&all.choices))
+    }
+
+    /// What every component takes on each device, and which devices may have it.
+    fn measure_on_devices(&self, settings: &Settings) -> Result<Measured> {
+        let units = &self.machine.units;
+        let first = units[0].backend.device();
+        let mut choices = Vec::new();
+        for subject in self.subjects(&self.model, settings)? {
+            let beside = arrays(&self.model, settings, subject.phase);
+            let whole = self.machine.measure(&subject, beside)?;
+            let mut whole: Vec<Option<Component>> = whole.into_iter().map(Some).collect();
+            let mut share = vec![None; units.len()];
+            if subject.phase == Phase::Denoise {
+                let alike = self.machine.alike();
+                let turns = subject.turns(alike.len());
+                for (&device, &turn) in alike.iter().zip(&turns).filter(|_| turns.len() > 1) {
+                    let measured = units[device].measure(&subject, turn)?;
+                    share[device] = Some(Component { beside, ..measured });
+                }
+                // It would take many times as long on the CPU beside a card.
+                let computes_here = |device: Device| first.is_cpu() || !device.is_cpu();
+                for (whole, unit) in whole.iter_mut().zip(units) {
+                    *whole = whole.take().filter(|_| computes_here(unit.backend.device()));
+                }
+            }
+            choices.push(Choice { whole, share, divided: Vec::new() });
+        }
+        let previews = preview::subject(&self.model, settings);
+        let company = previews.map(|subject| self.machine.measure(&subject, preview::arrays(settings))).transpose()?;
+        Ok(Measured { choices, company })
+    }
+
+    /// Adds the ways in which the stages of what denoises can be on several devices.
+    fn divide(&self, settings: &Settings, limits: &[Limits], all: &mut Measured) -> Result<()> {
+        let alike = self.machine.alike();
+        if alike.len() < 2 {
+            return Ok(());
+        }
+        let room: Vec<usize> = alike.iter().map(|&at| limits[at].bytes.unwrap_or(usize::MAX)).collect();
+        for (subject, choice) in self.subjects(&self.model, settings)?.iter().zip(&mut all.choices) {
+            if subject.phase == Phase::Denoise {
+                let beside = arrays(&self.model, settings, subject.phase);
+                choice.divided = self.machine.divided(subject, &alike, &room, beside)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn devices_of<'a>(&self, limits: &'a [Limits], all: &'a Measured) -> Devices<'a> {
+        Devices { limits, offload: self.machine.options.offload, company: all.company.as_deref() }
+    }
+}
+
+/// Whether nothing is gained by other places for what denoises: all of it stays on its device, or several compute its passes.
+fn is_settled(plan: &Plan) -> bool {
+    let mut denoisers = plan.devices().flat_map(|plan| &plan.components).filter(|own| own.phase == Phase::Denoise);
+    denoisers.all(|component| component.streamed() == 0 || component.batch.turn != Turn::ALL)
+}
+
+impl Machine {
+    /// The numbers of the devices that round as the first does.
+    fn alike(&self) -> Vec<usize> {
+        let first = self.first().backend.device();
+        (0..self.units.len()).filter(|&at| self.units[at].backend.device().rounds_as(first)).collect()
+    }
+
+    /// What `subject` takes on each device, with so many bytes of host memory `beside` it.
+    fn measure(&self, subject: &Subject<'_>, beside: usize) -> Result<Vec<Component>> {
+        let mut all: Vec<Component> = Vec::with_capacity(self.units.len());
+        for (at, unit) in self.units.iter().enumerate() {
+            let known = (0..at).find(|&other| unit.measures_as(&self.units[other]));
+            all.push(match known {
+                Some(other) => all[other].clone(),
+                None => Component { beside, ..unit.measure(subject, Turn::ALL)? },
+            });
+        }
+        Ok(all)
+    }
+
+    /// The ways to divide the stages of `subject` among the devices `alike`, which have so much `room`: what each device has of them.
+    fn divided(
+        &self,
+        subject: &Subject<'_>,
+        alike: &[usize],
+        room: &[usize],
+        beside: usize,
+    ) -> Result<Vec<Vec<Option<Component>>>> {
+        let surveys = alike.iter().map(|&at| subject.survey(&self.units[at].backend)).collect::<Result<Vec<_>>>()?;
+        let requests = subject.model.at(Cadence::Request).end;
+        let mut ways = Vec::new();
+        for owners in devices::divisions(&surveys[0].weights(), requests, room, surveys[0].beside_weights()) {
+            // Pieces of one picture have one size.
+            for batch in surveys[0].batches() {
+                let (mut way, mut is_complete) = (vec![None; self.units.len()], true);
+                for (number, (&device, survey)) in alike.iter().zip(&surveys).enumerate() {
+                    let own: Vec<bool> = owners.iter().map(|&owner| owner == number).collect();
+                    if own.contains(&true) {
+                        let component = survey.of_stages(&own, batch)?;
+                        is_complete &= component.is_some();
+                        way[device] = component.map(|component| Component { beside, ..component });
+                    }
+                }
+                if is_complete && way.iter().flatten().count() > 1 {
+                    ways.push(way);
+                }
+            }
+        }
+        Ok(ways)
+    }
+}
