@@ -13,7 +13,7 @@ use super::strips::StripWork;
 use super::uploads::Uploads;
 use crate::ggml::{Arena, Backend, Buffer, Event, Graph, Ledger, OperationTime, Placed};
 use crate::plan::{DryRun, STAGE_TENSORS, Way};
-use crate::stage::{Build, Cadence, Dims, Model, Part, Port};
+use crate::stage::{Build, Cadence, Dims, Model, Part, Pieces, Port};
 use crate::trace::{About, Kind, Trace};
 use crate::{Error, Result, reserve};
 
@@ -66,13 +66,13 @@ impl GraphWork {
         model: &Model,
         weights: &DeviceWeights,
         forms: &[Dims],
-        tokens: usize,
+        pieces: Pieces,
         backend: &Backend,
         ledger: &Ledger,
     ) -> Result<GraphWork> {
         let device = backend.device();
         let [dims, ..] = forms else { return Err(Error::graph("session", "no sizes")) };
-        let block = DryRun::of_forms(model, |id| weights.dtype(id), forms, tokens, backend)?;
+        let block = DryRun::of_forms(model, |id| weights.dtype(id), forms, pieces, backend)?;
         let of_a_pass = block.of_a_pass(model);
         let block = block.pack_ports(model, dims, device)?;
         let buffer = Buffer::allocate(device, block.total, ledger, "ports")?;
@@ -84,7 +84,7 @@ impl GraphWork {
         for dims in forms {
             for stage in model.stages() {
                 let graph = backend.graph(STAGE_TENSORS)?;
-                let b = Build::new(&graph, model, dims, weights.places(), &ports).in_parts(tokens);
+                let b = Build::new(&graph, model, dims, weights.places(), &ports).in_parts(pieces);
                 stage.block.build(&b)?;
                 let touched = b.finish()?;
                 inputs.extend(touched.read.iter().filter(|port| !seen.contains(*port)));
@@ -146,7 +146,7 @@ impl<'m> Session<'m> {
         let work = match (way.strips(), forms) {
             (Some(strips), [dims]) => Work::Strips(StripWork::new(model, weights, dims, strips, backend, ledger)?),
             (Some(_), _) => return Err(Error::graph("session", "strips of several forms")),
-            (None, _) => Work::Graphs(GraphWork::new(model, weights, forms, way.tokens(), backend, ledger)?),
+            (None, _) => Work::Graphs(GraphWork::new(model, weights, forms, way.pieces(), backend, ledger)?),
         };
         let idle = forms.iter().map(|dims| model.idle(dims)).collect();
         let device = backend.device();
