@@ -232,11 +232,27 @@ pub struct Build<'a> {
     writes: RefCell<Vec<(Port, Tensor)>>,
     written_in_parts: RefCell<Vec<Port>>,
     inners: RefCell<Vec<(Inner, Tensor)>>,
-    /// How many tokens are computed at a time.
-    tokens: usize,
+    /// How much is computed at a time.
+    pieces: Pieces,
     /// The most tokens that a block asked to compute in pieces.
     most_tokens: Cell<usize>,
+    /// Whether a block asked to compute attention in parts of its heads.
+    asked_heads: Cell<bool>,
     strip: Option<rows::StripBuild<'a>>,
+}
+
+/// How much of a stage is computed at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Pieces {
+    /// At most so many tokens, where they do not depend on each other.
+    pub(crate) tokens: usize,
+    /// In how many parts heads are computed, where all of them look at all tokens.
+    pub(crate) head_parts: usize,
+}
+
+impl Pieces {
+    /// Everything.
+    pub(crate) const WHOLE: Pieces = Pieces { tokens: usize::MAX, head_parts: 1 };
 }
 
 /// The ports that a stage reads and writes.
@@ -246,6 +262,8 @@ pub(crate) struct Touched {
     pub(crate) written: Vec<Port>,
     /// The most tokens that the stage can compute in pieces; 0 if it computes none so.
     pub(crate) tokens: usize,
+    /// Whether it can compute attention in parts of its heads.
+    pub(crate) heads: bool,
 }
 
 /// What a graph's leaf stands for.
@@ -277,15 +295,16 @@ impl<'a> Build<'a> {
             writes: RefCell::default(),
             written_in_parts: RefCell::default(),
             inners: RefCell::default(),
-            tokens: usize::MAX,
+            pieces: Pieces::WHOLE,
             most_tokens: Cell::new(0),
+            asked_heads: Cell::new(false),
             strip: None,
         }
     }
 
-    /// The same, where blocks that can compute at most `tokens` tokens at a time.
-    pub(crate) fn in_parts(self, tokens: usize) -> Build<'a> {
-        Build { tokens: tokens.max(1), ..self }
+    /// The same, where blocks that can compute in `pieces`.
+    pub(crate) fn in_parts(self, pieces: Pieces) -> Build<'a> {
+        Build { pieces, ..self }
     }
 
     /// For the graph of `strip`, whose rows lie in `buffer` one after the other in the order in which the block asks for
@@ -357,8 +376,16 @@ impl<'a> Build<'a> {
     /// The pieces in which a block should compute `tokens` tokens, in order, where these do not depend on each other.
     pub fn token_ranges(&self, tokens: usize) -> Vec<Range<usize>> {
         self.most_tokens.set(self.most_tokens.get().max(tokens));
-        let step = self.tokens.min(tokens).max(1);
+        let step = self.pieces.tokens.min(tokens).max(1);
         (0..tokens).step_by(step).map(|start| start..tokens.min(start + step)).collect()
+    }
+
+    /// The parts, of equally many, in which a block should compute `heads` heads that look at all tokens.
+    pub fn head_ranges(&self, heads: usize) -> Vec<Range<usize>> {
+        self.asked_heads.set(true);
+        let each = (1..=heads).find(|each| heads.is_multiple_of(*each) && each * self.pieces.head_parts >= heads);
+        let each = each.unwrap_or(1);
+        (0..heads).step_by(each).map(|first| first..first + each).collect()
     }
 
     /// Calls `compute` for all tokens of `port [width, tokens, B]`, a piece at a time: with the piece `[width, n, B]` and
@@ -397,7 +424,8 @@ impl<'a> Build<'a> {
             Leaf::Weight(_) | Leaf::Written(_) => None,
         });
         let written = writes.iter().map(|(port, _)| *port).chain(self.written_in_parts.take());
-        let touched = Touched { read: read.collect(), written: written.collect(), tokens: self.most_tokens.get() };
+        let (tokens, heads) = (self.most_tokens.get(), self.asked_heads.get());
+        let touched = Touched { read: read.collect(), written: written.collect(), tokens, heads };
         for &(_, value) in &writes {
             self.g.output(value)?;
         }

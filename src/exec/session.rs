@@ -14,7 +14,7 @@ use super::strips::StripWork;
 use super::uploads::Uploads;
 use crate::ggml::{Arena, Backend, Buffer, Event, Graph, Ledger, OperationTime, Placed};
 use crate::plan::{DryRun, STAGE_TENSORS, Way};
-use crate::stage::{Build, Cadence, Dims, Lifetime, Model, Part, Port};
+use crate::stage::{Build, Cadence, Dims, Lifetime, Model, Part, Pieces, Port};
 use crate::trace::{About, Kind, Trace};
 use crate::{Error, Result, reserve};
 
@@ -76,14 +76,14 @@ impl GraphWork {
         model: &Model,
         weights: &DeviceWeights,
         forms: &[Dims],
-        tokens: usize,
+        pieces: Pieces,
         backend: &Backend,
         ledger: &Ledger,
     ) -> Result<GraphWork> {
         let device = backend.device();
         let [dims, ..] = forms else { return Err(Error::graph("session", "no sizes")) };
         let own = weights.own();
-        let found = DryRun::of_forms(model, |id| weights.dtype(id), forms, tokens, backend)?.of_stages(own);
+        let found = DryRun::of_forms(model, |id| weights.dtype(id), forms, pieces, backend)?.of_stages(own);
         let of_a_pass = found.of_a_pass(model);
         let block = found.pack_ports(model, dims, device)?;
         let buffer = Buffer::allocate(device, block.total, ledger, "ports")?;
@@ -110,7 +110,7 @@ impl GraphWork {
                 }
                 graph_of.push(Some(graphs.len()));
                 let graph = backend.graph(STAGE_TENSORS)?;
-                let b = Build::new(&graph, model, dims, weights.places(), &places).in_parts(tokens);
+                let b = Build::new(&graph, model, dims, weights.places(), &places).in_parts(pieces);
                 stage.block.build(&b)?;
                 let touched = b.finish()?;
                 for &port in &touched.written {
@@ -177,7 +177,7 @@ impl<'m> Session<'m> {
         let work = match (way.strips(), forms) {
             (Some(strips), [dims]) => Work::Strips(StripWork::new(model, weights, dims, strips, backend, ledger)?),
             (Some(_), _) => return Err(Error::graph("session", "strips of several forms")),
-            (None, _) => Work::Graphs(GraphWork::new(model, weights, forms, way.tokens(), backend, ledger)?),
+            (None, _) => Work::Graphs(GraphWork::new(model, weights, forms, way.pieces(), backend, ledger)?),
         };
         let mut idle: Vec<Vec<bool>> = forms.iter().map(|dims| model.idle(dims)).collect();
         for (stage, is_own) in weights.own().iter().enumerate().filter(|(_, is_own)| !**is_own) {

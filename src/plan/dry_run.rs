@@ -7,7 +7,7 @@ use pinhole_quant::DType;
 
 use super::bands::Band;
 use crate::ggml::{Arena, Backend, Buffer, Device, Placed, Scratch};
-use crate::stage::{Build, Cadence, Dims, FeatureMap, Lifetime, Model, Port, shape_of};
+use crate::stage::{Build, Cadence, Dims, FeatureMap, Lifetime, Model, Pieces, Port, shape_of};
 use crate::weights::WeightId;
 use crate::{Error, Result};
 
@@ -40,6 +40,8 @@ struct Found {
     scratch: Scratch,
     /// The most tokens that it can compute in pieces.
     tokens: usize,
+    /// Whether it can compute attention in parts of its heads.
+    heads: bool,
 }
 
 /// What a dry run over the stages of a model found, with no memory behind it.
@@ -57,7 +59,7 @@ pub(crate) struct MapBlock {
 }
 
 impl DryRun {
-    /// Builds every stage at size `dims`, with weights of the formats that `dtype` says, `tokens` tokens at a time.
+    /// Builds every stage at size `dims`, with weights of the formats that `dtype` says, in `pieces`.
     ///
     /// # Errors
     /// [`Error::Graph`] where a stage cannot be built at this size.
@@ -65,7 +67,7 @@ impl DryRun {
         model: &Model,
         dtype: impl Fn(WeightId) -> Option<DType>,
         dims: &Dims,
-        tokens: usize,
+        pieces: Pieces,
         backend: &Backend,
     ) -> Result<DryRun> {
         let nowhere: Arc<Buffer> = Buffer::nowhere(backend.device())?;
@@ -76,12 +78,12 @@ impl DryRun {
         let mut stages = Vec::with_capacity(model.stages().len());
         for stage in model.stages() {
             let graph = backend.graph(STAGE_TENSORS)?;
-            let b = Build::new(&graph, model, dims, &weights, &ports).in_parts(tokens);
+            let b = Build::new(&graph, model, dims, &weights, &ports).in_parts(pieces);
             stage.block.build(&b)?;
             let touched = b.finish()?;
             let touch = Touch { read: positions(&touched.read), written: positions(&touched.written) };
             let (activations, scratch) = (Arena::measure(&graph)?, backend.scratch(&graph)?);
-            stages.push(Found { touch, activations, scratch, tokens: touched.tokens });
+            stages.push(Found { touch, activations, scratch, tokens: touched.tokens, heads: touched.heads });
         }
         Ok(DryRun { stages, own: Vec::new() })
     }
@@ -117,12 +119,12 @@ impl DryRun {
         model: &Model,
         dtype: impl Fn(WeightId) -> Option<DType>,
         forms: &[Dims],
-        tokens: usize,
+        pieces: Pieces,
         backend: &Backend,
     ) -> Result<DryRun> {
         let mut all = DryRun { stages: Vec::new(), own: Vec::new() };
         for dims in forms {
-            let stages = DryRun::new(model, &dtype, dims, tokens, backend)?.stages;
+            let stages = DryRun::new(model, &dtype, dims, pieces, backend)?.stages;
             if all.stages.is_empty() {
                 all.stages = stages;
                 continue;
@@ -132,6 +134,7 @@ impl DryRun {
                 most.activations = most.activations.max(found.activations);
                 most.scratch = most.scratch.join(found.scratch);
                 most.tokens = most.tokens.max(found.tokens);
+                most.heads |= found.heads;
             }
         }
         Ok(all)
@@ -170,9 +173,10 @@ impl DryRun {
         positions.into_iter().map(|position| model.port_at(position))
     }
 
-    /// The most tokens that any stage can compute in pieces; 0 if none does.
-    pub(crate) fn tokens(&self) -> usize {
-        self.stages.iter().map(|found| found.tokens).max().unwrap_or(0)
+    /// The most tokens that any stage can compute in pieces, 0 if none does; and whether any can compute attention in parts of its heads.
+    pub(crate) fn pieces(&self) -> (usize, bool) {
+        let most = self.stages.iter().map(|found| found.tokens).max().unwrap_or(0);
+        (most, self.stages.iter().any(|found| found.heads))
     }
 
     /// Bytes that the backend takes beside.

@@ -10,7 +10,7 @@ use super::{DryRun, StripRun, Way, layout};
 use crate::Result;
 use crate::bind::Bound;
 use crate::ggml::{Backend, Buffer, Device, DeviceKind};
-use crate::stage::{Cadence, Dims, Model};
+use crate::stage::{Cadence, Dims, Model, Pieces};
 use crate::weights::WeightId;
 
 /// Whether host memory is not the memory of `device`.
@@ -57,8 +57,9 @@ impl Subject<'_> {
             manifest.iter().map(|(id, weight)| layout::wanted(weight, bound.dtype(id), device)).collect();
         let mut variants: Vec<Variant> = Vec::new();
         let all = Batch { turn, ..Batch::of(dims) };
-        for batch in all.all() {
-            for variant in self.variants(batch, &dtypes, backend)? {
+        let batches = all.all();
+        for &batch in &batches {
+            for variant in self.variants((batch, batches.last() == Some(&batch)), &dtypes, backend)? {
                 if variants.iter().all(|known| variant.bytes() < known.bytes() || variant.host < known.host) {
                     variants.push(variant);
                 }
@@ -93,7 +94,7 @@ impl Subject<'_> {
             let forms = variant.batch.forms(&self.dims);
             runs.push(match variant.way {
                 Way::Strips(_) | Way::Bands { .. } => None,
-                way => Some(DryRun::of_forms(model, dtype, &forms, way.tokens(), backend)?),
+                way => Some(DryRun::of_forms(model, dtype, &forms, way.pieces(), backend)?),
             });
         }
         let is_shared = layout::stages(model, self.bound, device)?.iter().any(|layout| layout.shared);
@@ -121,17 +122,19 @@ impl Subject<'_> {
         all
     }
 
-    /// The ways to compute it, which is what is computed at once of `batch`, with weights of the formats `dtypes`.
-    fn variants(&self, batch: Batch, dtypes: &[DType], backend: &Backend) -> Result<Vec<Variant>> {
+    /// The ways to compute it, which is what is computed at once of `batch`, with weights of the formats `dtypes`. Parts of heads only of the
+    /// `leanest` batch: a smaller batch takes less time.
+    fn variants(&self, (batch, leanest): (Batch, bool), dtypes: &[DType], backend: &Backend) -> Result<Vec<Variant>> {
         let whole = DryRun::of_forms(
             self.model,
             |id: WeightId| dtypes.get(id.index()).copied(),
             &batch.forms(&self.dims),
-            usize::MAX,
+            Pieces::WHOLE,
             backend,
         )?;
         let mut variants = vec![self.in_tokens((Way::Whole, batch), &whole, backend.device())?];
-        for way in Way::all(self.model, whole.tokens()).into_iter().skip(1) {
+        let (tokens, heads) = whole.pieces();
+        for way in Way::all(self.model, (tokens, heads && leanest)).into_iter().skip(1) {
             variants.push(self.variant((way, batch), dtypes, backend)?);
         }
         Ok(variants)
@@ -152,7 +155,7 @@ impl Subject<'_> {
             let graphs = run.stages.iter().flatten().map(|pass| pass.shapes.len()).sum();
             return Ok(Variant { way, batch, ports, host, activations: run.activations, scratch: run.scratch, graphs });
         }
-        let run = DryRun::of_forms(model, dtype, &batch.forms(dims), way.tokens(), backend)?;
+        let run = DryRun::of_forms(model, dtype, &batch.forms(dims), way.pieces(), backend)?;
         self.in_tokens((way, batch), &run, device)
     }
 

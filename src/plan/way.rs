@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::Runs;
 use crate::size::Size;
-use crate::stage::Model;
+use crate::stage::{Model, Pieces};
 
 /// How a component is computed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -14,6 +14,13 @@ pub enum Way {
     Whole,
     /// Each stage as one graph that computes at most so many tokens at a time, where they do not depend on each other.
     Tokens(usize),
+    /// The same, and attention in so many parts of its heads, whose queries and keys are computed anew for each.
+    Heads {
+        /// How many parts there are.
+        parts: usize,
+        /// How many tokens are computed at a time.
+        tokens: usize,
+    },
     /// Each stage a few rows at a time, such that the rows of a map take about so many bytes; the maps themselves are in host
     /// memory.
     Strips(usize),
@@ -32,6 +39,7 @@ impl fmt::Display for Way {
         match *self {
             Way::Whole => f.write_str("whole"),
             Way::Tokens(tokens) => write!(f, "{tokens} tokens at a time"),
+            Way::Heads { parts, tokens } => write!(f, "{tokens} tokens at a time, heads in {parts} parts"),
             Way::Strips(bytes) => write!(f, "strips of {}", Size(bytes as u64)),
             Way::Bands { count, strips } => write!(f, "{count} bands in strips of {}", Size(strips as u64)),
         }
@@ -39,7 +47,15 @@ impl fmt::Display for Way {
 }
 
 /// In how many parts tokens are computed. More would make graphs of thousands of operations, and matrices of few columns.
-const PARTS: [usize; 4] = [2, 4, 8, 16];
+const PARTS: [usize; 5] = [2, 4, 8, 16, 32];
+
+/// In more parts than these only if each has at least so many tokens, and with all heads at once: graphs would be too long.
+const FEW: usize = 16;
+const MANY: usize = 1024;
+
+/// In how many parts heads are computed, where all tokens at once are too many. Fewer would save nothing: what is attended to has to be
+/// kept until all parts are there.
+const HEADS: [usize; 2] = [4, 8];
 
 /// Parts of tokens are multiples of this: kernels compute so many columns together.
 const TOKENS: usize = 32;
@@ -51,8 +67,9 @@ const STRIPS: [usize; 4] = [64 << 20, 16 << 20, 4 << 20, 1 << 20];
 const BANDS: [usize; 4] = [2, 4, 6, 8];
 
 impl Way {
-    /// The ways to compute `model`, fastest first. A dry run found that stages can compute up to `tokens` tokens in pieces.
-    pub(crate) fn all(model: &Model, tokens: usize) -> Vec<Way> {
+    /// The ways to compute `model`, fastest first. A dry run found that stages can compute up to `tokens` tokens in pieces, and whether
+    /// any can compute attention in parts of its `heads`.
+    pub(crate) fn all(model: &Model, (tokens, heads): (usize, bool)) -> Vec<Way> {
         let mut ways = vec![Way::Whole];
         if model.has_strips() {
             ways.extend(STRIPS.map(Way::Strips));
@@ -61,24 +78,32 @@ impl Way {
             }
             return ways;
         }
-        let parts = PARTS.map(|parts| tokens.div_ceil(parts).next_multiple_of(TOKENS));
-        ways.extend(parts.into_iter().filter(|&part| part < tokens).map(Way::Tokens));
+        let part = |parts| tokens.div_ceil(parts).next_multiple_of(TOKENS);
+        for parts in PARTS {
+            if part(parts) < tokens && (parts <= FEW || part(parts) >= MANY) {
+                ways.push(Way::Tokens(part(parts)));
+            }
+        }
         ways.dedup();
+        if heads && part(FEW) < tokens {
+            ways.extend(HEADS.map(|parts| Way::Heads { parts, tokens: part(FEW) }));
+        }
         ways
     }
 
-    /// How many tokens are computed at a time.
-    pub(crate) fn tokens(self) -> usize {
+    /// How much of a stage is computed at a time that is not in strips.
+    pub(crate) fn pieces(self) -> Pieces {
         match self {
-            Way::Tokens(tokens) => tokens,
-            Way::Whole | Way::Strips(_) | Way::Bands { .. } => usize::MAX,
+            Way::Tokens(tokens) => Pieces { tokens, ..Pieces::WHOLE },
+            Way::Heads { parts, tokens } => Pieces { tokens, head_parts: parts },
+            Way::Whole | Way::Strips(_) | Way::Bands { .. } => Pieces::WHOLE,
         }
     }
 
     /// Bytes of strips, and how many bands there are; `None` if it is not in strips.
     pub(crate) fn strips(self) -> Option<(usize, usize)> {
         match self {
-            Way::Whole | Way::Tokens(_) => None,
+            Way::Whole | Way::Tokens(_) | Way::Heads { .. } => None,
             Way::Strips(bytes) => Some((bytes, 1)),
             Way::Bands { count, strips } => Some((strips, count)),
         }
@@ -102,12 +127,15 @@ mod tests {
 
     #[test]
     fn tokens_come_in_parts_of_whole_columns() {
-        let all = |tokens| Way::all(&Model::new(), tokens);
+        let all = |tokens| Way::all(&Model::new(), (tokens, false));
         let parts = [2304, 1152, 576, 288].map(Way::Tokens);
         assert_eq!(all(4608), [vec![Way::Whole], parts.to_vec()].concat());
         assert_eq!(all(77), [Way::Whole, Way::Tokens(64), Way::Tokens(32)]);
         assert_eq!(all(1), [Way::Whole]);
         assert_eq!(all(0), [Way::Whole]);
+        let heads = Way::all(&Model::new(), (77, true)).split_off(3);
+        assert_eq!(heads, [4, 8].map(|parts| Way::Heads { parts, tokens: 32 }));
+        assert_eq!(heads[0].to_string(), "32 tokens at a time, heads in 4 parts");
         assert_eq!(Way::Tokens(288).to_string(), "288 tokens at a time");
         assert_eq!(Way::Strips(4 << 20).to_string(), "strips of 4.00 MiB");
     }

@@ -314,7 +314,7 @@ fn budgets_are_kept_to_the_byte() {
             (Side::encoder(film.encoder.as_ref().unwrap()), chunks(&golden.f32(&format!("{kind}.film")), size, &vae)),
         ];
         for (i, (side, given)) in sides.iter().enumerate() {
-            let runs = Runs::of_steps(given.len() - 1);
+            let runs = Runs::of_films(1, given.len() - 1);
             let (model, bound) = (side.model, side.bound);
             let subject = Subject { name: "decoder", phase: Phase::Decode, model, bound, dims: dims(size), runs };
             let components = [subject.measure(&backend).unwrap()];
@@ -478,7 +478,7 @@ fn a_film_of_full_size_is_decoded() {
     let vae = random(&config);
     let (frames, size) = (number("PINHOLE_FRAMES").unwrap_or(0), [832 / config.factor(), 480 / config.factor(), 0]);
     let side = Side::decoder(&vae.film.as_ref().unwrap().decoder);
-    let runs = Runs::of_steps(frames.max(2) - 1);
+    let runs = Runs::of_films(1, frames.max(2) - 1);
     let (model, bound) = (side.model, side.bound);
     let subject = Subject { name: "decoder", phase: Phase::Decode, model, bound, dims: dims(size), runs };
     let components = [subject.measure(&backend).unwrap()];

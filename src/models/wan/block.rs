@@ -1,6 +1,8 @@
 //! Blocks: attention of all tokens to each other, attention to the prompt and to what is seen of pictures, and a feed-forward layer. Each
 //! is a stage of its own: of a film, keys and values of all tokens are large, and so is the inside of the feed-forward layer.
 
+use std::ops::Range;
+
 use super::config::Config;
 use super::modulation::{At, Modulation, Table};
 use super::ports::{GIVEN_TOKENS, Ports};
@@ -38,10 +40,21 @@ impl Heads {
         b.g.split_rows(self.norm_q.build(b, self.q.build(b, x)?)?, self.heads)
     }
 
+    /// The keys, `[d, H, n, B]`, of `x [D, n, B]`.
+    fn keys(&self, b: &Build<'_>, x: Tensor) -> Result<Tensor> {
+        b.g.split_rows(self.norm_k.build(b, self.k.build(b, x)?)?, self.heads)
+    }
+
     /// The keys and values, `[d, H, n, B]` each, of `x [D, n, B]`.
     fn keys_and_values(&self, b: &Build<'_>, x: Tensor) -> Result<(Tensor, Tensor)> {
-        let k = b.g.split_rows(self.norm_k.build(b, self.k.build(b, x)?)?, self.heads)?;
-        Ok((k, b.g.split_rows(self.v.build(b, x)?, self.heads)?))
+        Ok((self.keys(b, x)?, b.g.split_rows(self.v.build(b, x)?, self.heads)?))
+    }
+
+    /// The values of some heads.
+    fn values(&self, b: &Build<'_>, x: Tensor, heads: Range<usize>) -> Result<Tensor> {
+        let [width, ..] = b.g.shape(x)?.dims();
+        let own = width / self.heads;
+        b.g.split_rows(self.v.build_outputs(b, x, own * heads.start..own * heads.end)?, heads.len())
     }
 }
 
@@ -91,11 +104,10 @@ pub(super) fn declare(
     config: &Config,
     (ports, carried): (&Ports, Carried),
 ) -> Result<()> {
-    let mut stage = |part: &str| (format!("{name}.{part}"), Cadence::Step);
-    let [looks, told, feeds] = ["attention", "prompt", "feed_forward"].map(&mut stage);
-    model.stage(looks.0, looks.1, |s| Looks::declare(&mut s.sub(list).sub(number), config, (*ports, carried)))?;
-    model.stage(told.0, told.1, |s| Told::declare(&mut s.sub(list).sub(number), config, carried))?;
-    model.stage(feeds.0, feeds.1, |s| Feeds::declare(&mut s.sub(list).sub(number), config, carried))
+    let [looks, told, feeds] = ["attention", "prompt", "feed_forward"].map(|part| format!("{name}.{part}"));
+    model.stage(looks, Cadence::Step, |s| Looks::declare(&mut s.sub(list).sub(number), config, (*ports, carried)))?;
+    model.stage(told, Cadence::Step, |s| Told::declare(&mut s.sub(list).sub(number), config, carried))?;
+    model.stage(feeds, Cadence::Step, |s| Feeds::declare(&mut s.sub(list).sub(number), config, carried))
 }
 
 /// Where shift and scale, and the gate, of attention and of the feed-forward layer stand in a modulation.
@@ -110,10 +122,7 @@ struct Tokens<'b, 'a> {
 }
 
 /// All tokens, by how they are modulated, as `read` says: those of the given frame come first.
-fn tokens<'b, 'a>(
-    b: &Build<'a>,
-    read: impl Fn(usize) -> Result<Modulation<'b, 'a>>,
-) -> Result<Vec<Tokens<'b, 'a>>> {
+fn tokens<'b, 'a>(b: &Build<'a>, read: impl Fn(usize) -> Result<Modulation<'b, 'a>>) -> Result<Vec<Tokens<'b, 'a>>> {
     let (all, given) = (b.dim(Symbol::IMAGE_TOKENS)?, b.dim(GIVEN_TOKENS)?);
     let mut found = Vec::new();
     for (which, first, end) in [(GIVEN, 0, given), (OTHERS, given, all)] {
@@ -165,6 +174,49 @@ impl Looks {
         let of = |table| b.g.slice(b.read(table)?, 2, start, tokens);
         b.g.rotate_pairs(x, of(self.ports.cos)?, of(self.ports.sin)?)
     }
+
+    /// Extents of the keys of so many `heads`.
+    fn dims(&self, b: &Build<'_>, heads: usize) -> Result<[usize; 4]> {
+        Ok([self.width, heads, b.dim(Symbol::IMAGE_TOKENS)?, b.dim(Symbol::BATCH)?])
+    }
+
+    /// The stage, some heads after the others. Norms are over the width of all heads, which is computed for each part. Keys and values of
+    /// a part are written over those of the part before.
+    fn in_parts_of_heads(&self, b: &Build<'_>, tokens: &[Tokens<'_, '_>], ranges: &[Range<usize>]) -> Result<()> {
+        let (hidden, each) = (self.carried.hidden, ranges.first().map_or(0, Range::len));
+        let dims @ [_, _, all, batch] = self.dims(b, each)?;
+        let attention = Attention::new(b, dims)?;
+        let mut attended = Vec::with_capacity(ranges.len());
+        for heads in ranges {
+            let own = |x| b.g.slice(x, 1, heads.start, each);
+            for part in tokens {
+                part.pieces(b, hidden, |x, at| {
+                    let x = part.modulation.modulate(x, ATTENTION.0, self.eps)?;
+                    let k = self.turn(b, own(self.own.keys(b, x)?)?, at)?;
+                    attention.set(b, at, (k, self.own.values(b, x, heads.clone())?))
+                })?;
+            }
+            let found = b.g.unfilled(&[self.width * each, all, batch])?;
+            for part in tokens {
+                part.pieces(b, hidden, |x, at| {
+                    let q = self.own.queries(b, part.modulation.modulate(x, ATTENTION.0, self.eps)?)?;
+                    b.g.fill(found, 1, at, attention.attend(b, self.turn(b, own(q)?, at)?)?)
+                })?;
+            }
+            attended.push(found);
+        }
+        for part in tokens {
+            part.pieces(b, hidden, |x, at| {
+                let [_, count, ..] = b.g.shape(x)?.dims();
+                let mut joined = b.g.slice(attended[0], 1, at, count)?;
+                for &next in &attended[1..] {
+                    joined = b.g.concat(joined, b.g.slice(next, 1, at, count)?, 0)?;
+                }
+                b.write_tokens(hidden, at, part.modulation.gated(x, self.own.out.build(b, joined)?, ATTENTION.1)?)
+            })?;
+        }
+        Ok(())
+    }
 }
 
 impl Block for Looks {
@@ -176,8 +228,11 @@ impl Block for Looks {
             b.write(modulated[which], modulation.rows())?;
             Ok(modulation)
         })?;
-        let dims = [self.width, self.own.heads, b.dim(Symbol::IMAGE_TOKENS)?, b.dim(Symbol::BATCH)?];
-        let attention = Attention::new(b, dims)?;
+        let ranges = b.head_ranges(self.own.heads);
+        if ranges.len() > 1 {
+            return self.in_parts_of_heads(b, &tokens, &ranges);
+        }
+        let attention = Attention::new(b, self.dims(b, self.own.heads)?)?;
         for tokens in &tokens {
             tokens.pieces(b, hidden, |x, at| {
                 let x = tokens.modulation.modulate(x, ATTENTION.0, self.eps)?;

@@ -12,7 +12,8 @@
 //!
 //! | stage      | when    | carried in                                     | carried out                                    |
 //! |------------|---------|------------------------------------------------|------------------------------------------------|
-//! | `time`     | request | `time` [freq_dim, times]                       | `vector` [D, times], `projected` [6D, times]   |
+//! | `time`     | request | `time` [freq_dim, times]                       | `vector` [D, times]                            |
+//! | `projection` | request | `vector`                                     | `projected` [6D, times]                        |
 //! | `context`  | request | `text` [J, Tt, B]                              | `context` [D, Tt, B]                           |
 //! | `looking`  | request | `seen` [V, Ts, B], if it looks at pictures     | `image_context` [D, Ts, B]                     |
 //! | `embed`    | step    | `latents` [4C, T, B]                           | `hidden` [D, T, B]                             |
@@ -38,7 +39,7 @@ use pinhole_quant::DType;
 
 use self::block::Carried;
 use self::ends::{Context, Embed, FinalLayer, Looking};
-use self::modulation::TimeIn;
+use self::modulation::{Projection, TimeIn};
 use self::vace::{GuideIn, GuideOut};
 use crate::models::layers::rotary_tables;
 use crate::stage::{Cadence, Extent, Lifetime, Model, Port, Symbol};
@@ -139,7 +140,8 @@ fn declare_stages(model: &mut Model, config: &Config, ports: &Ports) -> Result<H
     let (width, batch) = (config.hidden(), Extent::from(Symbol::BATCH));
     let vector = input(model, "vector", &[width.into(), TIMES.into()]);
     let projected = input(model, "projected", &[(6 * width).into(), TIMES.into()]);
-    model.stage("time", Cadence::Request, |s| TimeIn::declare(s, config, ports.time, [vector, projected]))?;
+    model.stage("time", Cadence::Request, |s| TimeIn::declare(s, config, [ports.time, vector]))?;
+    model.stage("projection", Cadence::Request, |s| Projection::declare(s, config, [vector, projected]))?;
     let context = input(model, "context", &[width.into(), Symbol::TEXT_TOKENS.into(), batch]);
     model.stage("context", Cadence::Request, |s| Context::declare(s, config, ports.text, context))?;
     let mut image_context = None;

@@ -8,35 +8,49 @@ use crate::weights::{Role, Scope, WeightId};
 
 use super::config::Config;
 
-/// What all modulation depends on: the time itself, and six parts for every block, to which each adds its own.
+/// What all modulation depends on: the time itself.
 pub(super) struct TimeIn {
     embedding_0: Linear,
     embedding_2: Linear,
-    projection: Linear,
-    pub(super) time: Port,
-    pub(super) vector: Port,
-    pub(super) projected: Port,
+    time: Port,
+    vector: Port,
 }
 
 impl TimeIn {
-    pub(super) fn declare(s: &mut Scope<'_>, config: &Config, time: Port, made: [Port; 2]) -> Result<TimeIn> {
+    pub(super) fn declare(s: &mut Scope<'_>, config: &Config, [time, vector]: [Port; 2]) -> Result<TimeIn> {
         let hidden = config.hidden();
-        let mut linear =
-            |name, inputs, outputs| Linear::declare(&mut s.sub(name), inputs, outputs, Role::SensitiveMatMul);
-        let embedding_0 = linear("time_embedding.0", config.freq_dim, hidden)?;
-        let embedding_2 = linear("time_embedding.2", hidden, hidden)?;
-        let projection = linear("time_projection.1", hidden, 6 * hidden)?;
-        let [vector, projected] = made;
-        Ok(TimeIn { embedding_0, embedding_2, projection, time, vector, projected })
+        let mut linear = |name, inputs| Linear::declare(&mut s.sub(name), inputs, hidden, Role::SensitiveMatMul);
+        let (embedding_0, embedding_2) =
+            (linear("time_embedding.0", config.freq_dim)?, linear("time_embedding.2", hidden)?);
+        Ok(TimeIn { embedding_0, embedding_2, time, vector })
     }
 }
 
 impl Block for TimeIn {
     fn build(&self, b: &Build<'_>) -> Result<()> {
         let inner = b.g.silu(self.embedding_0.build(b, b.read(self.time)?)?)?;
-        let vector = self.embedding_2.build(b, inner)?; // [D, times]
-        b.write(self.vector, vector)?;
-        b.write(self.projected, self.projection.build(b, b.g.silu(vector)?)?)
+        b.write(self.vector, self.embedding_2.build(b, inner)?) // [D, times]
+    }
+}
+
+/// The six parts of the time for every block, to which each adds its own.
+pub(super) struct Projection {
+    projection: Linear,
+    vector: Port,
+    projected: Port,
+}
+
+impl Projection {
+    pub(super) fn declare(s: &mut Scope<'_>, config: &Config, [vector, projected]: [Port; 2]) -> Result<Projection> {
+        let hidden = config.hidden();
+        let projection = Linear::declare(&mut s.sub("time_projection.1"), hidden, 6 * hidden, Role::SensitiveMatMul)?;
+        Ok(Projection { projection, vector, projected })
+    }
+}
+
+impl Block for Projection {
+    fn build(&self, b: &Build<'_>) -> Result<()> {
+        b.write(self.projected, self.projection.build(b, b.g.silu(b.read(self.vector)?)?)?)
     }
 }
 
