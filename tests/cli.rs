@@ -3,7 +3,7 @@
 //!
 //! `INSTA_UPDATE=always cargo test --test cli` writes the snapshots anew; read the difference before you keep it.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::print_stdout, clippy::unwrap_used)]
 
 #[cfg(unix)]
 mod support;
