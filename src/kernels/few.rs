@@ -10,7 +10,6 @@ use super::BLOCK;
 use super::activations::Layout;
 use super::avx2::transposed;
 use super::format::{EIGHT, Format, q6k_places, q6k_shifts, scales_and_mins};
-use super::product::Columns;
 
 /// The most tokens for which this is faster than panels.
 pub(super) const TOKENS: usize = 12;
@@ -71,14 +70,19 @@ pub(super) unsafe fn pack(rows: &[&[f32]], tile: &mut [u8]) {
     LAYOUT.pack(rows, tile);
 }
 
-/// Multiplies `weights`, at most eight rows of `format`, with every token of `packed`, which has a record for each block of
-/// its row.
+/// The products of `weights`, at most eight rows of `format`, with each of `tokens` in `packed`, which has a record for each block of a
+/// token's row. Beyond the rows and the tokens, numbers have no meaning.
 ///
 /// # Safety
 /// The processor has AVX2, FMA and F16C.
-pub(super) unsafe fn multiply(format: Format, weights: &[&[u8]], packed: &[u8], tokens: usize, out: &mut impl Columns) {
-    let mut sums = [[0.0; EIGHT]; TOKENS];
-    let sums = &mut sums[..tokens];
+pub(super) unsafe fn products(
+    format: Format,
+    weights: &[&[u8]],
+    packed: &[u8],
+    tokens: usize,
+) -> [[f32; EIGHT]; TOKENS] {
+    let mut products = [[0.0; EIGHT]; TOKENS];
+    let sums = &mut products[..tokens];
     // SAFETY: the caller's promise.
     unsafe {
         match format {
@@ -92,9 +96,7 @@ pub(super) unsafe fn multiply(format: Format, weights: &[&[u8]], packed: &[u8], 
             Format::Q6K => add::<Q6K, 210>(weights, packed, sums),
         }
     }
-    for (token, sums) in sums.iter().enumerate() {
-        out.put(token, &sums[..weights.len()]);
-    }
+    products
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]

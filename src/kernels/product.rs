@@ -218,7 +218,11 @@ impl Product {
         #[cfg(target_arch = "x86_64")]
         if self.has_few_tokens() {
             // SAFETY: `Product::new` saw that the processor has the kernel's instructions, these among them.
-            return unsafe { few::multiply(self.format, weights, packed, self.tokens, out) };
+            let products = unsafe { few::products(self.format, weights, packed, self.tokens) };
+            for (token, numbers) in products[..self.tokens].iter().enumerate() {
+                out.put(token, &numbers[..weights.len()]);
+            }
+            return;
         }
         dispatch!(self, multiply(self, weights, packed, workspace, out))
     }
