@@ -23,7 +23,7 @@ enum State {
     Over,
 }
 
-/// A file that does not come, or is another one than that of which something was there. Who fetches it says why.
+/// A file that does not come, or that is another one than the one that has a part here. The code that fetches it says why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Over;
 

@@ -179,7 +179,7 @@ impl Hub {
         let Some(start) = fetcher.beginning(&download, HEADER_LENGTH)? else { return Ok(None) };
         let header = u64::from_le_bytes(start.start()?);
         if header > size.min(MOST_HEADER) {
-            // Whoever opens it says what it is.
+            // The code that opens it says what it is.
             return Ok(None);
         }
         let begun = fetcher.beginning(&download, HEADER_LENGTH + header)?;
@@ -392,7 +392,7 @@ impl Hub {
     }
 }
 
-/// Files of which no more comes once this is gone.
+/// Files: once this is gone, no more of them comes.
 struct Ends<'a>(&'a [Wanted]);
 
 impl Drop for Ends<'_> {

@@ -203,7 +203,7 @@ impl<'m> Session<'m> {
         Ok(())
     }
 
-    /// How many bands of rows there are, of which each is a film of its own: one after the other is [chosen](Session::choose_band),
+    /// How many bands of rows there are, each a film of its own: one after the other is [chosen](Session::choose_band),
     /// cleared, and given all that is given to a film.
     pub fn bands(&self) -> usize {
         match &self.work {

@@ -1,4 +1,4 @@
-//! Files that are still on their way: whoever reads of them waits for it.
+//! Files that are still on their way: code that reads of them waits for it.
 
 use std::cell::RefCell;
 use std::fmt;

@@ -53,7 +53,7 @@ impl FileTensor {
     /// Its bytes: as many as [`Storage::bytes`] says for its shape. Of a file that is on its way, they are waited for, and zeros where they do
     /// not come.
     pub fn bytes(&self) -> &[u8] {
-        // Whoever fetches the file says what is wrong, and gives up what is made of it.
+        // The code that fetches the file says what is wrong, and gives up what is made of it.
         let _ = self.map.wait(&self.range);
         &self.map.bytes()[self.range.clone()]
     }

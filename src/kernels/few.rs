@@ -155,7 +155,7 @@ fn add_blocks<R: Reading<BYTES>, const BYTES: usize>(
     _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots), _mm256_mul_ps(blocks.scales, scale), sum)
 }
 
-/// Sums of products of unsigned `weights` and signed `codes`, of which 16 fit into 16 bits: 16 * 15 * 127 = 30480.
+/// Sums of products of unsigned `weights` and signed `codes`. The sum of 16 products fits into 16 bits: 16 * 15 * 127 = 30480.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn dots_of_16(weights: &[__m256i; EIGHT], codes: __m256i) -> __m256i {
@@ -167,7 +167,7 @@ fn dots_of_16(weights: &[__m256i; EIGHT], codes: __m256i) -> __m256i {
     _mm256_madd_epi16(sums, _mm256_set1_epi16(1))
 }
 
-/// As [`dots_of_16`], of which 8 fit: 8 * 31 * 127 = 31496.
+/// As [`dots_of_16`], if 8 products fit: 8 * 31 * 127 = 31496.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn dots_of_8(weights: &[__m256i; EIGHT], codes: __m256i) -> __m256i {
@@ -177,7 +177,7 @@ fn dots_of_8(weights: &[__m256i; EIGHT], codes: __m256i) -> __m256i {
     _mm256_add_epi32(_mm256_permute2x128_si256::<0x20>(low, high), _mm256_permute2x128_si256::<0x31>(low, high))
 }
 
-/// As [`dots_of_16`], of signed weights, of which 2 fit: 2 * 128 * 127 = 32512.
+/// As [`dots_of_16`], of signed weights, if 2 products fit: 2 * 128 * 127 = 32512.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn dots_of_signed(weights: &[__m256i; EIGHT], codes: __m256i) -> __m256i {

@@ -198,8 +198,7 @@ impl<'m> Seat<'_, 'm> {
     fn run_part(&mut self, part: Part, is_heard: bool) -> Result<()> {
         let Seat { share, backends, done, .. } = self;
         for (at, backend) in backends.iter_mut().enumerate() {
-            let after = |_: usize, _: usize| if is_heard { done() } else { Ok(()) };
-            share.pieces[at].session.run_part(backend, part, after)?;
+            share.pieces[at].session.run_part(backend, part, |_, _| if is_heard { done() } else { Ok(()) })?;
             let stages = share.pieces[at].session.stages_of(part);
             share.hand_over(at, &stages)?;
         }

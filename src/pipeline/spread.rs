@@ -70,10 +70,11 @@ impl Pipeline {
                     let measured = units[device].measure(&subject, turn)?;
                     share[device] = Some(Component { beside, ..measured });
                 }
-                // It would take many times as long on the CPU beside a card.
-                let computes_here = |device: Device| first.is_cpu() || !device.is_cpu();
                 for (whole, unit) in whole.iter_mut().zip(units) {
-                    *whole = whole.take().filter(|_| computes_here(unit.backend.device()));
+                    // It would take many times as long on the CPU beside a card.
+                    if unit.backend.device().is_cpu() && !first.is_cpu() {
+                        *whole = None;
+                    }
                 }
             }
             choices.push(Choice { whole, share, divided: Vec::new() });

@@ -36,9 +36,11 @@ impl Film<'_> {
         if count > 1 {
             return (0..count).map(|number| self.band(number, count)).collect();
         }
-        let whole = |passes: &Vec<PassMaps>| passes.iter().map(|pass| 0..pass.height).collect();
-        let maps = self.heights.iter().map(|&height| 0..height).collect();
-        vec![Band { passes: self.passes.iter().map(whole).collect(), maps }]
+        let mut passes = Vec::with_capacity(self.passes.len());
+        for of_stage in self.passes {
+            passes.push(of_stage.iter().map(|pass| 0..pass.height).collect());
+        }
+        vec![Band { passes, maps: self.heights.iter().map(|&height| 0..height).collect() }]
     }
 
     fn band(&self, number: usize, count: usize) -> Band {
@@ -71,9 +73,13 @@ impl Film<'_> {
         let mut rows = kept.to_vec();
         let passes: Vec<&PassMaps> = self.passes[self.model.at(cadence)].iter().flatten().collect();
         for (map, port) in self.model.ports().iter().enumerate() {
-            let writes = |pass: &&PassMaps| pass.writes.contains(&map);
-            let touches = |pass: &&PassMaps| writes(pass) || pass.reads.iter().any(|(read, _)| *read == map);
-            let is_last_written = passes.iter().copied().rfind(touches).is_some_and(|last| writes(&last));
+            let mut is_last_written = false;
+            for pass in &passes {
+                let writes = pass.writes.contains(&map);
+                if writes || pass.reads.iter().any(|(read, _)| *read == map) {
+                    is_last_written = writes;
+                }
+            }
             if port.lifetime == Lifetime::Pass && is_last_written {
                 rows[map] = own_rows(self.heights[map], number, count);
             }

@@ -149,8 +149,10 @@ impl Devices<'_> {
                 return None;
             }
         }
-        let fits = |(device, given): (usize, &Given<'_>)| self.on(device, given).is_ok();
-        (!denoisers.is_empty() && shared.iter().enumerate().all(fits)).then_some(shared)
+        for (device, given) in shared.iter().enumerate() {
+            self.on(device, given).ok()?;
+        }
+        (!denoisers.is_empty()).then_some(shared)
     }
 
     /// Everything that denoises, each whole: the first on the first device that has room for it.
@@ -229,7 +231,7 @@ impl Devices<'_> {
         match (best, refused) {
             (Some((_, device, more)), _) => given[device] = more,
             (None, Some(refusal)) => return Err(refusal),
-            // It is nowhere allowed, which nobody asks for.
+            // It is allowed nowhere: no caller asks for that.
             (None, None) => {}
         }
         Ok(())

@@ -199,8 +199,7 @@ impl DryRun {
                 *absent = !read && !written;
             }
         }
-        let rows = |port: usize, height| if absent[port] { 0 } else { height };
-        Lives { model, stages: &stages }.pack(ports, dims, device, rows)
+        Lives { model, stages: &stages }.pack(ports, dims, device, |port, height| if absent[port] { 0 } else { height })
     }
 }
 

@@ -129,7 +129,7 @@ impl Worker {
         }
     }
 
-    /// Stores the end of the job that the subject of a cancel names, stops whoever draws it, and takes it out of the queue.
+    /// Stores the end of the job that the subject of a cancel names, stops the worker that draws it, and takes it out of the queue.
     async fn cancel(&self, subject: &str) -> Result<(), String> {
         // Of another one there could be no end.
         let Some((written, id)) = id_of(subject) else { return Ok(()) };
@@ -150,7 +150,7 @@ impl Worker {
             self.server.metrics.add("pinhole_cancelled_total", 1.0);
             self.tell(&ending).await;
         }
-        // Whoever begins to draw it from here on finds its end first.
+        // A worker that begins to draw it from here on finds its end first.
         let told = self.client.publish(format!("{}.stops.{id}", self.name), Vec::new().into()).await;
         told.map_err(|error| error.to_string())?;
         self.jobs.delete_message(message.sequence).await.map_err(|error| error.to_string())?;

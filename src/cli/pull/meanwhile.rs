@@ -43,7 +43,7 @@ impl Done {
 }
 
 /// Fetches the files `wanted` of a model, and makes the bundle `output` of them in the meantime, with as many `threads`. Returns whether it is made: where the
-/// files do not allow it, or something went wrong with it and not with the fetching, whoever has all files can make it.
+/// files do not allow it, or something went wrong with it and not with the fetching, a caller that has all files can make it.
 ///
 /// # Errors
 /// Those of fetching.
