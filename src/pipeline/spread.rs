@@ -6,7 +6,6 @@ use super::memory::arrays;
 use super::preview;
 use super::request::Settings;
 use crate::Result;
-use crate::ggml::Device;
 use crate::plan::devices::{self, Choice, Devices};
 use crate::plan::measure::Subject;
 use crate::plan::{Component, Limits, Phase, Plan, Refusal, Turn};
