@@ -11,7 +11,7 @@ use super::activations::Layout;
 use super::avx2::transposed;
 use super::format::{EIGHT, Format, q6k_places, q6k_shifts, scales_and_mins};
 
-/// The most tokens for which this is faster than panels.
+/// With more tokens than this, panels are faster.
 pub(super) const TOKENS: usize = 12;
 
 /// A tile is one token's whole row.

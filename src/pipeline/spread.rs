@@ -83,7 +83,7 @@ impl Pipeline {
         Ok(Measured { choices, company })
     }
 
-    /// Adds the ways in which the stages of what denoises can be on several devices.
+    /// Adds the ways to divide the denoiser's stages among several devices.
     fn divide(&self, settings: &Settings, limits: &[Limits], all: &mut Measured) -> Result<()> {
         let alike = self.machine.alike();
         if alike.len() < 2 {

@@ -7,9 +7,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
+use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, RetentionPolicy};
-use async_nats::jetstream::{self, AckKind, Message, stream};
+use async_nats::jetstream::{AckKind, Message, stream};
 use async_nats::{Client, Subscriber};
 use futures_util::StreamExt;
 use tokio::time;
@@ -17,7 +17,7 @@ use tracing::{error, info, warn};
 use uuid::Uuid;
 
 use super::delivery::Delivery;
-use super::{ACK_WAIT, ASKING, CONSUMER, PAUSE, Worker};
+use super::{ASKING, PAUSE, Worker, for_workers};
 use crate::drawing::Drawing;
 use crate::fault::Fault;
 use crate::job::{Job, Status, Stop};
@@ -46,14 +46,7 @@ pub(super) async fn consumer(client: &Client, name: &str) -> Result<PullConsumer
         max_messages_per_subject: 1,
         ..stream::Config::default()
     };
-    let workers = pull::Config {
-        durable_name: Some(CONSUMER.to_owned()),
-        ack_policy: AckPolicy::Explicit,
-        ack_wait: ACK_WAIT,
-        ..pull::Config::default()
-    };
-    let stream = jetstream::new(client.clone()).get_or_create_stream(stream).await?;
-    Ok(stream.get_or_create_consumer(CONSUMER, workers).await?)
+    Ok(for_workers(client, stream).await?.1)
 }
 
 impl Worker {

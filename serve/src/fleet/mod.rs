@@ -127,6 +127,19 @@ async fn connect(queue: &QueueAddress, credentials: Option<&Path>) -> Result<Cli
     options.connect(&queue.servers[..]).await.map_err(|error| format!("--queue {queue}: {error}"))
 }
 
+/// The stream of these settings and the consumer that all workers share: as they are, if they are there.
+async fn for_workers(client: &Client, stream: stream::Config) -> Result<(Stream, PullConsumer), async_nats::Error> {
+    let workers = pull::Config {
+        durable_name: Some(CONSUMER.to_owned()),
+        ack_policy: AckPolicy::Explicit,
+        ack_wait: ACK_WAIT,
+        ..pull::Config::default()
+    };
+    let stream = jetstream::new(client.clone()).get_or_create_stream(stream).await?;
+    let consumer = stream.get_or_create_consumer(CONSUMER, workers).await?;
+    Ok((stream, consumer))
+}
+
 /// The stream `name` and its consumer. What is there already stays as it is: the operator of the queue may have given it other settings.
 async fn consumer(client: &Client, name: &str) -> Result<(Stream, PullConsumer), async_nats::Error> {
     let stream = stream::Config {
@@ -139,14 +152,7 @@ async fn consumer(client: &Client, name: &str) -> Result<(Stream, PullConsumer),
         discard_new_per_subject: true,
         ..stream::Config::default()
     };
-    let workers = pull::Config {
-        durable_name: Some(CONSUMER.to_owned()),
-        ack_policy: AckPolicy::Explicit,
-        ack_wait: ACK_WAIT,
-        ..pull::Config::default()
-    };
-    let stream = jetstream::new(client.clone()).get_or_create_stream(stream).await?;
-    let consumer: PullConsumer = stream.get_or_create_consumer(CONSUMER, workers).await?;
+    let (stream, consumer) = for_workers(client, stream).await?;
     match consumer.cached_info().config.ack_policy {
         AckPolicy::Explicit => Ok((stream, consumer)),
         _ => Err("its consumer `workers` has another ack policy than explicit: jobs would be lost".into()),

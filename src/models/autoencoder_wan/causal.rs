@@ -83,7 +83,7 @@ impl Memory {
         b.write_rows(newer, b.g.slice(x, 3, frames - 1, 1)?)
     }
 
-    /// A pass that leaves the newest frames of `map`. It comes behind that which looks back, in which neighbours still read them.
+    /// A pass that leaves the newest frames of `map`. It follows the pass that looks back, because neighbours still read them there.
     pub(super) fn leave_map(self, b: &Build<'_>, map: impl Into<FeatureMap>) -> Result<()> {
         self.leave(b, b.read_newest_rows(map, Reach::Around(0), PAST)?)
     }
