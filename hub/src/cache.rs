@@ -8,7 +8,7 @@
 //! ```
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -20,6 +20,8 @@ use crate::settings::Settings;
 
 /// What the name of an unfinished blob ends in.
 pub(crate) const PART: &str = ".pinhole-part";
+/// What the name of a link or a reference begins with before it is in its place.
+const BESIDE: &str = ".pinhole-";
 /// How often a lock that another process holds is tried.
 const LOOK: Duration = Duration::from_millis(200);
 /// A file of `refs` is one line.
@@ -139,12 +141,8 @@ impl Folder {
                 return Err(Error::io("write to", &folder, io::Error::other("it is a link")));
             }
         }
-        let beside = folder.join(format!(".pinhole-{}", std::process::id()));
-        let made = link_to(&target, &self.blob(checksum), &beside).and_then(|()| fs::rename(&beside, &link));
-        made.map_err(|error| {
-            let _ = fs::remove_file(&beside);
-            Error::io("link", &link, error)
-        })?;
+        let made = beside().make_in(&folder, |path| link_to(&target, &self.blob(checksum), path));
+        made.and_then(|made| Ok(made.persist(&link)?)).map_err(|error| Error::io("link", &link, error))?;
         Ok(link)
     }
 
@@ -157,11 +155,24 @@ impl Folder {
         if let Some(folder) = reference.parent() {
             make_folder(folder)?;
         }
-        // Beside it, no branch has such a name: `refs` is for names alone.
-        let beside = self.path.join(format!(".pinhole-{}", std::process::id()));
-        let written = fs::write(&beside, commit).and_then(|()| fs::rename(&beside, &reference));
-        written.map_err(|error| Error::io("write", &reference, error))
+        // Not made in `refs`, which is for names of branches alone.
+        self.write_reference(&reference, commit).map_err(|error| Error::io("write", &reference, error))
     }
+
+    fn write_reference(&self, reference: &Path, commit: &str) -> io::Result<()> {
+        let mut file = beside().make_in(&self.path, |path| File::create_new(path))?;
+        file.write_all(commit.as_bytes())?;
+        file.persist(reference)?;
+        Ok(())
+    }
+}
+
+/// How a file is made that is renamed to its place when it is whole: its name is neither another process's nor another thread's, and if it does
+/// not get to its place, it goes.
+fn beside() -> tempfile::Builder<'static, 'static> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(BESIDE);
+    builder
 }
 
 /// Waits until no other process holds the lock at `path`.
@@ -199,7 +210,6 @@ pub(crate) fn make_folder(path: &Path) -> Result<()> {
 fn link_to(target: &Path, file: &Path, at: &Path) -> io::Result<()> {
     #[cfg(unix)]
     {
-        let _ = fs::remove_file(at);
         match std::os::unix::fs::symlink(target, at) {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
             made => return made,
@@ -253,6 +263,29 @@ mod tests {
         fs::write(folder.path.join("refs/main"), "../../outside").unwrap();
         assert_eq!(folder.snapshot("main"), None);
         assert_eq!(folder.snapshot("../outside"), None);
+    }
+
+    #[test]
+    fn threads_note_and_link_the_same_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = folder(dir.path());
+        fs::create_dir_all(folder.path.join("blobs")).unwrap();
+        fs::write(folder.blob(&checksum()), "content").unwrap();
+        let commit = "c".repeat(40);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for i in 0..50 {
+                        folder.refer("main", &commit).unwrap();
+                        folder.place(&commit, &format!("file-{i}"), &checksum()).unwrap();
+                    }
+                });
+            }
+        });
+        assert_eq!(fs::read_to_string(folder.path.join("refs/main")).unwrap(), commit);
+        assert_eq!(fs::read_dir(folder.path.join("snapshots").join(&commit)).unwrap().count(), 50);
+        // Nothing lies beside it that was not put in its place.
+        assert_eq!(fs::read_dir(&folder.path).unwrap().count(), 3);
     }
 
     #[cfg(unix)]
