@@ -50,6 +50,16 @@ impl Manifest {
         &self.weights[id.0]
     }
 
+    /// The weight that is called `name`, and its id.
+    pub fn find(&self, name: &str) -> Option<(WeightId, &Weight)> {
+        self.iter().find(|(_, weight)| weight.name == name)
+    }
+
+    /// The shape, in ggml order, of the weight that is called `name`.
+    pub fn shape(&self, name: &str) -> Option<Shape> {
+        self.find(name).map(|(_, weight)| weight.shape)
+    }
+
     /// How many weights there are.
     pub fn len(&self) -> usize {
         self.weights.len()

@@ -61,10 +61,13 @@ pub fn max_channel_error(a: &[u8], b: &[u8]) -> Option<u8> {
 pub fn luma(rgb: &[u8]) -> Vec<u8> {
     const WEIGHTS: [u32; 3] = [19595, 38470, 7471];
     let (pixels, _) = rgb.as_chunks::<3>();
-    let weigh =
-        |pixel: &[u8; 3]| pixel.iter().zip(WEIGHTS).map(|(&channel, weight)| u32::from(channel) * weight).sum::<u32>();
-    // The weights add up to 65536, so the sum is at most 255.5 times that.
-    pixels.iter().map(|pixel| ((weigh(pixel) + 0x8000) >> 16) as u8).collect()
+    let mut luma = Vec::with_capacity(pixels.len());
+    for pixel in pixels {
+        // The weights add up to 65536, so the sum is at most 255.5 times that.
+        let sum: u32 = pixel.iter().zip(WEIGHTS).map(|(&channel, weight)| u32::from(channel) * weight).sum();
+        luma.push(((sum + 0x8000) >> 16) as u8);
+    }
+    luma
 }
 
 /// Half the side of SSIM's window, less the middle: the window is 11 x 11.

@@ -439,7 +439,7 @@ mod tests {
 
     /// The shapes of a file that holds exactly the weights of `model`.
     fn shapes_of(model: &Model) -> impl Fn(&str) -> Option<Shape> {
-        |name| model.manifest().iter().find(|(_, weight)| weight.name == name).map(|(_, weight)| weight.shape)
+        |name| model.manifest().shape(name)
     }
 
     #[test]

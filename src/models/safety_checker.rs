@@ -203,8 +203,7 @@ mod tests {
         let config = Config { vision, concepts: 17, special_care: 3 };
         let checker = SafetyChecker::new(&config).unwrap();
         assert_eq!(checker.model.manifest().parameters(), 303_966_208 + 20 * 768 + 20);
-        let shape_of =
-            |name: &str| checker.model.manifest().iter().find(|(_, weight)| weight.name == name).map(|(_, w)| w.shape);
+        let shape_of = |name: &str| checker.model.manifest().shape(name);
         assert_eq!(Config::from_shapes(shape_of, Path::new("f")).unwrap(), config);
         assert_eq!(Config::from_json(text, Path::new("f"), shape_of).unwrap(), config);
         assert!(Config::from_json(text, Path::new("f"), |_| None).is_err());

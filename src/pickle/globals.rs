@@ -39,11 +39,9 @@ pub(super) fn find(module: &str, name: &str) -> Option<Global> {
         ("torch._utils", "_rebuild_tensor_v3") => Global::RebuildTensorV3,
         ("torch._utils", "_rebuild_parameter") => Global::RebuildParameter,
         ("torch" | "torch.storage", "UntypedStorage") => Global::Untyped,
-        ("torch" | "torch.cuda", _) => {
-            let known =
-                |(class, dtype, _): &(&str, &str, Known)| (!class.is_empty() && name == *class) || name == *dtype;
-            Global::Format(FORMATS.iter().position(known)?)
-        }
+        ("torch" | "torch.cuda", _) => Global::Format(
+            FORMATS.iter().position(|(class, dtype, _)| (!class.is_empty() && name == *class) || name == *dtype)?,
+        ),
         _ => return None,
     })
 }

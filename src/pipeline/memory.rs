@@ -374,9 +374,10 @@ pub(super) fn arrays(model: &Opened, settings: &Settings, phase: Phase) -> usize
     let samples = NUMBER * picture;
     // Tokens of pictures are as wide as those of the text.
     let seen = settings.prompt_tokens().saturating_sub(settings.max_sequence_length);
-    let prompt =
-        |tokens: &usize| model.encoders.arrays(tokens + seen).iter().map(|array| array.elements()).sum::<usize>();
-    let prompts = NUMBER * settings.text_tokens.iter().map(prompt).sum::<usize>();
+    let mut prompts = 0;
+    for tokens in &settings.text_tokens {
+        prompts += NUMBER * model.encoders.arrays(tokens + seen).iter().map(|array| array.elements()).sum::<usize>();
+    }
     // Moments of the encoded pictures, and latents that are drawn from them.
     let encoded = settings.encoded_pictures.saturating_mul(3).saturating_mul(latents);
     let sizes = settings.references.iter().map(|[width, height]| width.saturating_mul(*height));

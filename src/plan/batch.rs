@@ -310,8 +310,8 @@ mod tests {
         assert_eq!(both.to_string(), "passes 1 and 3 of 3, one after the other, 1 of 2 pictures at a time");
         const LENGTH: Symbol = Symbol::new("length");
         let dims = Dims::new().with(LENGTH, 9).with_in_pass(0, LENGTH, 7).with_in_pass(1, LENGTH, 8);
-        let lengths = |batch: Batch| batch.forms(&dims).iter().map(|form| form.find(LENGTH)).collect::<Vec<_>>();
-        assert_eq!((lengths(last), last.form(&dims, 1, 0)), (vec![Some(8)], 0));
+        let lengths: Vec<_> = last.forms(&dims).iter().map(|form| form.find(LENGTH)).collect();
+        assert_eq!((lengths, last.form(&dims, 1, 0)), (vec![Some(8)], 0));
     }
 
     #[test]

@@ -251,8 +251,9 @@ impl Lives<'_> {
 
     /// Gives every map, ports and inner ones, its place in one block, with room for the rows that the largest of `bands` has of it.
     pub(super) fn pack_maps(&self, dims: &Dims, device: Device, bands: &[Band]) -> Result<MapBlock> {
-        let most = |map: usize, _| bands.iter().map(|band| band.maps[map].len()).max().unwrap_or(0);
-        self.pack(self.model.maps().count(), dims, device, most)
+        self.pack(self.model.maps().count(), dims, device, |map, _| {
+            bands.iter().map(|band| band.maps[map].len()).max().unwrap_or(0)
+        })
     }
 
     /// The same for the first `count` maps, with so many rows of each as `rows` says for its position and height.

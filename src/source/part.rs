@@ -154,8 +154,7 @@ impl<M: HasModel> Part<M> {
 
     /// The shape of its weight `name`, in ggml order.
     pub(super) fn shape(&self, name: &str) -> Option<Shape> {
-        let mut weights = self.net.model().manifest().iter();
-        weights.find(|(_, weight)| weight.name == name).map(|(_, weight)| weight.shape)
+        self.net.model().manifest().shape(name)
     }
 }
 

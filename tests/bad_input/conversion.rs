@@ -154,7 +154,7 @@ fn blocks_whose_scale_overflows_are_named_and_let_through_where_asked_for() {
         let written = Source::open(&output).unwrap();
         let written = pinhole::pipeline::open(&written).unwrap();
         let network = &written.networks()[0];
-        let (id, _) = network.model.manifest().iter().find(|(_, weight)| weight.name == "img_in.weight").unwrap();
+        let (id, _) = network.model.manifest().find("img_in.weight").unwrap();
         assert!(network.bound.read_f32(id).unwrap().iter().all(|number| number.is_finite()));
         fs::remove_file(&output).unwrap();
     }

@@ -133,7 +133,8 @@ fn random_sizes_under_random_limits_are_drawn_or_refused() {
         let what = format!("{width}x{height} within {limit} KiB");
         let planned = run_within(limit, &place, &[&["plan"], &size[..]].concat());
         let fits = planned.code == Some(0);
-        assert!(fits || (planned.code == Some(1) && planned.stderr.contains("error: needs ")), "{what}");
+        let is_refused = planned.code == Some(1) && planned.stderr.contains("error: needs ");
+        assert!(fits || is_refused, "{what}: {:?}, {}", planned.code, planned.stderr);
         if fits && width * height > 1 << 17 {
             continue;
         }

@@ -283,14 +283,12 @@ fn a_directory_is_converted_while_it_comes() {
 fn what_breaks_off_or_is_wrong_makes_no_wrong_bundle() {
     let pulling = Pulling::directory();
     let expected = converted_after(&pulling);
-    let of_weights = |asked: &played::Asked| {
-        let begins = asked.headers.get("range").is_some_and(|range| range.starts_with("bytes=0-"));
-        asked.elsewhere && !begins && asked.path.contains("safetensors")
-    };
     // Connections that break off are made again.
     let cuts = AtomicUsize::new(0);
     pulling.hub.fail(move |asked, _| {
-        (of_weights(asked) && cuts.fetch_add(1, Ordering::Relaxed) < 3).then_some(Fault::Cut(300_000))
+        let begins = asked.headers.get("range").is_some_and(|range| range.starts_with("bytes=0-"));
+        let is_of_weights = asked.elsewhere && !begins && asked.path.contains("safetensors");
+        (is_of_weights && cuts.fetch_add(1, Ordering::Relaxed) < 3).then_some(Fault::Cut(300_000))
     });
     let made = pulling.convert().output().unwrap();
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
@@ -301,8 +299,8 @@ fn what_breaks_off_or_is_wrong_makes_no_wrong_bundle() {
         let (begun, count) = (Mutex::new(HashSet::new()), AtomicUsize::new(0));
         pulling.hub.fail(move |asked, _| {
             // Not its header, which is asked for first.
-            let is_begun = || !begun.lock().unwrap().insert(asked.path.clone());
-            let is_wrong = asked.elsewhere && asked.path.contains("vae") && is_begun();
+            let is_wrong =
+                asked.elsewhere && asked.path.contains("vae") && !begun.lock().unwrap().insert(asked.path.clone());
             (is_wrong && count.fetch_add(1, Ordering::Relaxed) < wrongs).then_some(Fault::Wrong)
         });
         let made = pulling.convert().output().unwrap();

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::support::drawing::{THREADS, bits, generate, on, open};
 use crate::support::flux2::{set_distilled, write_directory, write_gguf, write_original, write_vae};
 use crate::support::lora::{A_B, DOWN_UP, Module, RANK, flat, merge, numbers, write_lora};
 use crate::support::numbers::Format;
@@ -29,9 +30,6 @@ use pinhole_quant::metrics;
 use pinhole_quant::recipe::FileType;
 use tempfile::TempDir;
 
-/// Two threads, as many as the smallest machine that runs the tests has.
-const THREADS: usize = 2;
-
 /// How far latents may be from the reference's.
 const MOST: f64 = 1e-9;
 
@@ -52,18 +50,6 @@ fn dev() -> (Golden, TempDir) {
     let (golden, dir) = (Golden::load("flux2_dev"), tempfile::tempdir().unwrap());
     write_directory(dir.path(), &golden, "Flux2Pipeline", "vae");
     (golden, dir)
-}
-
-fn open(path: &Path) -> Opened {
-    pipeline::open(&Source::open(path).unwrap()).unwrap()
-}
-
-fn on(model: Opened, device: &str) -> Pipeline {
-    let device = Device::by_name(device).unwrap();
-    let mut pipeline = Pipeline::with_threads(model, device, THREADS, CancelFlag::new()).unwrap();
-    // The text encoder is part of what is measured, for every picture.
-    pipeline.set_remembered_bytes(0);
-    pipeline
 }
 
 /// The request of a case.
@@ -99,19 +85,6 @@ fn request(golden: &Golden, case: &str) -> Request {
         batch: whole("batch").unwrap(),
         ..Request::default()
     }
-}
-
-fn generate(pipeline: &mut Pipeline, request: &Request) -> Generated {
-    let generated = pipeline.generate_watched(request, &mut |_: Event| Ok(())).unwrap();
-    for phase in &generated.phases {
-        assert_eq!(phase.measured.peak, phase.planned, "{:?}: {:?}", phase.phase, phase.measured);
-    }
-    assert_eq!(generated.memory.peak, generated.plan.peak());
-    generated
-}
-
-fn bits(generated: &Generated) -> Vec<u32> {
-    generated.latents.iter().map(|x| x.to_bits()).collect()
 }
 
 fn psnr(golden: &Golden, tensor: &str, generated: &Generated) -> f64 {
@@ -443,9 +416,11 @@ fn cached(golden: &Golden, case: &str) -> (Request, Vec<Vec<bool>>) {
         cache: Some(CacheRequest { threshold: at("threshold").as_f64().map(|number| number as f32), ..cache }),
         ..Request::default()
     };
-    let marks =
-        |pass: &serde_json::Value| pass.as_array().unwrap().iter().map(|mark| mark.as_bool().unwrap()).collect();
-    (request, at("computed").as_array().unwrap().iter().map(marks).collect())
+    let mut computed = Vec::new();
+    for pass in at("computed").as_array().unwrap() {
+        computed.push(pass.as_array().unwrap().iter().map(|mark| mark.as_bool().unwrap()).collect());
+    }
+    (request, computed)
 }
 
 /// A picture of a batch is what it is alone, and encoded prompts draw the same.

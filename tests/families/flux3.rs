@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::support::drawing::{THREADS, bits, generate, on, open};
 use crate::support::flux3::{original, write_directory, write_gguf, write_original};
 use crate::support::lora::{A_B, DOWN_UP, Module, RANK, flat, merge, numbers, write_lora};
 use crate::support::{self, Golden, given};
@@ -13,7 +14,7 @@ use pinhole::exec::{DeviceWeights, Session};
 use pinhole::ggml::{Backend, CancelFlag, Device, Ledger};
 use pinhole::image::Picture;
 use pinhole::models::language_model::{Taps, mask_of};
-use pinhole::pipeline::{self, Additions, Event, Generated, MemoryOptions, Opened, Pipeline, ReferenceResize, Request};
+use pinhole::pipeline::{self, Additions, Event, MemoryOptions, Opened, ReferenceResize, Request};
 use pinhole::plan::{Limits, Offload, budget};
 use pinhole::size::Size;
 use pinhole::source::slot::{TEXT_ENCODER, TRANSFORMER, VAE};
@@ -23,9 +24,6 @@ use pinhole::synthetic::{self, Architecture};
 use pinhole_quant::metrics;
 use pinhole_quant::recipe::FileType;
 use tempfile::TempDir;
-
-/// Two threads, as many as the smallest machine that runs the tests has.
-const THREADS: usize = 2;
 
 /// How far latents may be from the reference's.
 const MOST: f64 = 1e-9;
@@ -39,18 +37,6 @@ fn models() -> (Golden, [TempDir; 2]) {
         dir
     });
     (golden, dirs)
-}
-
-fn open(path: &Path) -> Opened {
-    pipeline::open(&Source::open(path).unwrap()).unwrap()
-}
-
-fn on(model: Opened, device: &str) -> Pipeline {
-    let device = Device::by_name(device).unwrap();
-    let mut pipeline = Pipeline::with_threads(model, device, THREADS, CancelFlag::new()).unwrap();
-    // The text encoder is part of what is measured, for every picture.
-    pipeline.set_remembered_bytes(0);
-    pipeline
 }
 
 fn is_base(golden: &Golden, case: &str) -> bool {
@@ -79,19 +65,6 @@ fn request(golden: &Golden, case: &str) -> Request {
         batch: whole("batch").unwrap(),
         ..Request::default()
     }
-}
-
-fn generate(pipeline: &mut Pipeline, request: &Request) -> Generated {
-    let generated = pipeline.generate_watched(request, &mut |_: Event| Ok(())).unwrap();
-    for phase in &generated.phases {
-        assert_eq!(phase.measured.peak, phase.planned, "{:?}: {:?}", phase.phase, phase.measured);
-    }
-    assert_eq!(generated.memory.peak, generated.plan.peak());
-    generated
-}
-
-fn bits(generated: &Generated) -> Vec<u32> {
-    generated.latents.iter().map(|x| x.to_bits()).collect()
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod controls;
 use std::path::Path;
 
 use crate::support::cases::equal_the_reference;
+use crate::support::drawing::{THREADS, bits, generate, on, open};
 use crate::support::lora::{A_B, DOWN_UP, Module, RANK, merge, numbers, write_lora};
 use crate::support::numbers::Format;
 use crate::support::qwen_image::{
@@ -19,7 +20,7 @@ use pinhole::ggml::{Backend, CancelFlag, Device, Ledger};
 use pinhole::models::language_model::{Taps, causal_mask};
 use pinhole::models::qwen_image::{Sizes, sinusoid};
 use pinhole::models::qwen_vl::Grid;
-use pinhole::pipeline::{self, Additions, Event, Generated, MemoryOptions, Opened, Pipeline, ReferenceResize, Request};
+use pinhole::pipeline::{self, Additions, Event, MemoryOptions, Opened, ReferenceResize, Request};
 use pinhole::plan::Offload;
 use pinhole::source::slot::{IMAGE_ENCODER, TEXT_ENCODER, TRANSFORMER, VAE};
 use pinhole::source::{Files, Slot, Source, kinds_in, networks};
@@ -27,9 +28,6 @@ use pinhole::stage::{Cadence, Dims, Symbol};
 use pinhole_quant::metrics;
 use pinhole_quant::recipe::FileType;
 use tempfile::TempDir;
-
-/// Two threads, as many as the smallest machine that runs the tests has.
-const THREADS: usize = 2;
 
 /// How far latents may be from the reference's.
 const MOST: f64 = 1e-8;
@@ -39,18 +37,6 @@ fn model() -> (Golden, TempDir) {
     let (golden, dir) = (Golden::load("qwen_image"), tempfile::tempdir().unwrap());
     write_directory(dir.path(), &golden);
     (golden, dir)
-}
-
-fn open(path: &Path) -> Opened {
-    pipeline::open(&Source::open(path).unwrap()).unwrap()
-}
-
-fn on(model: Opened, device: &str) -> Pipeline {
-    let device = Device::by_name(device).unwrap();
-    let mut pipeline = Pipeline::with_threads(model, device, THREADS, CancelFlag::new()).unwrap();
-    // The text encoder is part of what is measured, for every picture.
-    pipeline.set_remembered_bytes(0);
-    pipeline
 }
 
 /// The request of a case.
@@ -74,19 +60,6 @@ fn request(golden: &Golden, case: &str) -> Request {
         batch: whole("batch").unwrap(),
         ..Request::default()
     }
-}
-
-fn generate(pipeline: &mut Pipeline, request: &Request) -> Generated {
-    let generated = pipeline.generate_watched(request, &mut |_: Event| Ok(())).unwrap();
-    for phase in &generated.phases {
-        assert_eq!(phase.measured.peak, phase.planned, "{:?}: {:?}", phase.phase, phase.measured);
-    }
-    assert_eq!(generated.memory.peak, generated.plan.peak());
-    generated
-}
-
-fn bits(generated: &Generated) -> Vec<u32> {
-    generated.latents.iter().map(|x| x.to_bits()).collect()
 }
 
 #[test]

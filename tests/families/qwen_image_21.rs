@@ -6,6 +6,7 @@ mod edits;
 use std::fs;
 use std::path::Path;
 
+use crate::support::drawing::{THREADS, bits, generate, on, open};
 use crate::support::lora::{A_B, Module, RANK, merge, numbers, write_lora};
 use crate::support::numbers::Format;
 use crate::support::qwen_image_21::{
@@ -20,7 +21,7 @@ use pinhole::exec::{DeviceWeights, Session};
 use pinhole::ggml::{Backend, CancelFlag, Device, Ledger};
 use pinhole::models::language_model::{Taps, causal_mask};
 use pinhole::models::qwen_image::single::{Sizes, sinusoid};
-use pinhole::pipeline::{self, Additions, Event, Generated, MemoryOptions, Opened, Pipeline, Request};
+use pinhole::pipeline::{self, Additions, Event, MemoryOptions, Opened, Request};
 use pinhole::plan::{Limits, Offload, budget};
 use pinhole::source::slot::{TEXT_ENCODER, TRANSFORMER, VAE};
 use pinhole::source::{Files, Slot, Source, networks};
@@ -31,9 +32,6 @@ use pinhole_quant::recipe::FileType;
 use serde_json::json;
 use tempfile::TempDir;
 
-/// Two threads, as many as the smallest machine that runs the tests has.
-const THREADS: usize = 2;
-
 /// How far latents may be from the reference's.
 const MOST: f64 = 1e-8;
 
@@ -42,18 +40,6 @@ fn model() -> (Golden, TempDir) {
     let (golden, dir) = (Golden::load("qwen_image_21"), tempfile::tempdir().unwrap());
     write_directory(dir.path(), &golden);
     (golden, dir)
-}
-
-fn open(path: &Path) -> Opened {
-    pipeline::open(&Source::open(path).unwrap()).unwrap()
-}
-
-fn on(model: Opened, device: &str) -> Pipeline {
-    let device = Device::by_name(device).unwrap();
-    let mut pipeline = Pipeline::with_threads(model, device, THREADS, CancelFlag::new()).unwrap();
-    // The text encoder is part of what is measured, for every picture.
-    pipeline.set_remembered_bytes(0);
-    pipeline
 }
 
 /// The request of a case. Turbo brings its own steps.
@@ -71,19 +57,6 @@ fn request(golden: &Golden, case: &str) -> Request {
         batch: whole("batch").unwrap(),
         ..Request::default()
     }
-}
-
-fn generate(pipeline: &mut Pipeline, request: &Request) -> Generated {
-    let generated = pipeline.generate_watched(request, &mut |_: Event| Ok(())).unwrap();
-    for phase in &generated.phases {
-        assert_eq!(phase.measured.peak, phase.planned, "{:?}: {:?}", phase.phase, phase.measured);
-    }
-    assert_eq!(generated.memory.peak, generated.plan.peak());
-    generated
-}
-
-fn bits(generated: &Generated) -> Vec<u32> {
-    generated.latents.iter().map(|x| x.to_bits()).collect()
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use crate::support::drawing::{THREADS, on};
 use crate::support::sd1::{Tensor, write_tensors};
 use crate::support::{Golden, given, sd1, synth};
 use pinhole::convert::{self, WriteOptions};
@@ -21,9 +22,6 @@ use pinhole_quant::metrics;
 use pinhole_quant::recipe::FileType;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-
-/// Two threads, as many as the smallest machine that runs the tests has.
-const THREADS: usize = 2;
 
 /// How far cosines may be from diffusers'.
 const MOST: f32 = 1e-6;
@@ -81,13 +79,6 @@ fn with_checker(dir: &Path, checker: &Path) -> Result<Opened> {
     let mut files = Files::default();
     files.add("safety_checker", checker.to_owned());
     pipeline::open(&Source::assemble(Some(Source::open(dir)?), &files)?)
-}
-
-fn on(model: Opened, device: &str) -> Pipeline {
-    let mut pipeline =
-        Pipeline::with_threads(model, Device::by_name(device).unwrap(), THREADS, CancelFlag::new()).unwrap();
-    pipeline.set_remembered_bytes(0);
-    pipeline
 }
 
 fn request(golden: &Golden) -> Request {

@@ -9,12 +9,12 @@ mod union;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::support::drawing::{bits, generate, kept_to_plan, on};
 use crate::support::{self, Golden, Layout, given, sd1};
 use pinhole::convert::{self, WriteOptions};
-use pinhole::ggml::{CancelFlag, Device};
 use pinhole::image::Picture;
 use pinhole::pipeline::{
-    self, Additions, Control, Event, Generated, MemoryOptions, Opened, Phase, Pipeline, Preprocess, Request,
+    self, Additions, Control, Event, Generated, MemoryOptions, Opened, Phase, Preprocess, Request,
 };
 use pinhole::plan::{Component, Limits, Offload, budget};
 use pinhole::source::Source;
@@ -22,9 +22,6 @@ use pinhole_quant::metrics;
 use pinhole_quant::recipe::FileType;
 use serde_json::Value;
 use tempfile::TempDir;
-
-/// Two threads, as many as the smallest machine that runs the tests has.
-const THREADS: usize = 2;
 
 /// How far latents may be from diffusers'. On the processor that they were recorded beside they are up to 1e-10 away; others round in
 /// another order.
@@ -116,31 +113,6 @@ fn turned(width: usize, height: usize) -> Arc<Picture> {
     let rows = picture.image().rgb().chunks_exact(3 * width);
     let turned: Vec<u8> = rows.flat_map(|row| row.chunks_exact(3).rev().flatten().copied()).collect();
     Arc::new(Picture::from_rgb8(width, height, &turned).unwrap())
-}
-
-fn on(model: Opened, device: &str) -> Pipeline {
-    let device = Device::by_name(device).unwrap();
-    let mut pipeline = Pipeline::with_threads(model, device, THREADS, CancelFlag::new()).unwrap();
-    // The text encoders are part of what is measured, for every picture.
-    pipeline.set_remembered_bytes(0);
-    pipeline
-}
-
-fn kept_to_plan(generated: &Generated) {
-    for phase in &generated.phases {
-        assert_eq!(phase.measured.peak, phase.planned, "{:?}: {:?}", phase.phase, phase.measured);
-    }
-    assert_eq!(generated.memory.peak, generated.plan.peak());
-}
-
-fn generate(pipeline: &mut Pipeline, request: &Request) -> Generated {
-    let generated = pipeline.generate_watched(request, &mut |_: Event| Ok(())).unwrap();
-    kept_to_plan(&generated);
-    generated
-}
-
-fn bits(generated: &Generated) -> Vec<u32> {
-    generated.latents.iter().map(|x| x.to_bits()).collect()
 }
 
 #[test]

@@ -7,20 +7,18 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::support::drawing::{THREADS, bits, generate, on};
 use crate::support::numbers::Format;
 use crate::support::{Golden, given, golden, lora, sd1, synth};
 use pinhole::convert::{self, WriteOptions};
 use pinhole::ggml::{CancelFlag, Device};
-use pinhole::pipeline::{self, Additions, Event, Generated, MemoryOptions, Opened, Pipeline, Request};
+use pinhole::pipeline::{self, Additions, Event, Generated, MemoryOptions, Pipeline, Request};
 use pinhole::plan::Offload;
 use pinhole::sample::Sampler;
 use pinhole::source::{Files, Layout, Source};
 use pinhole_quant::metrics;
 use pinhole_quant::recipe::FileType;
 use serde_json::Value;
-
-/// Two threads, as many as the smallest machine that runs the tests has.
-const THREADS: usize = 2;
 
 /// How far the latents of a case may be from diffusers'. On the processor that the cases were recorded beside, they are 5e-13 to
 /// 7e-11 away, and up to 8e-11 for the larger model; others round in another order, and weights that are off by 1e-6 move those of the
@@ -73,27 +71,6 @@ pub(super) fn request(golden: &Golden, case: &str) -> Request {
 fn two(golden: &Golden, at: &str) -> Option<[usize; 2]> {
     let numbers = golden.get(at)?.as_array()?;
     Some([0, 1].map(|i| numbers[i].as_u64().unwrap() as usize))
-}
-
-fn on(model: Opened, device: &str) -> Pipeline {
-    let device = Device::by_name(device).unwrap();
-    let mut pipeline = Pipeline::with_threads(model, device, THREADS, CancelFlag::new()).unwrap();
-    // The text encoder is part of what is measured, for every picture.
-    pipeline.set_remembered_bytes(0);
-    pipeline
-}
-
-fn generate(pipeline: &mut Pipeline, request: &Request) -> Generated {
-    let generated = pipeline.generate_watched(request, &mut |_: Event| Ok(())).unwrap();
-    for phase in &generated.phases {
-        assert_eq!(phase.measured.peak, phase.planned, "{:?}: {:?}", phase.phase, phase.measured);
-    }
-    assert_eq!(generated.memory.peak, generated.plan.peak());
-    generated
-}
-
-fn bits(generated: &Generated) -> Vec<u32> {
-    generated.latents.iter().map(|x| x.to_bits()).collect()
 }
 
 /// Compares with diffusers' latents; returns a line for the report if they are too far away.

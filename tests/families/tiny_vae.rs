@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::Path;
 
+use crate::support::drawing::{THREADS, on};
 use crate::support::sd1::{Tensor, write_tensors};
 use crate::support::{self, Golden, Layout, given, sd1, synth};
 use pinhole::convert::{self, WriteOptions};
@@ -22,9 +23,6 @@ use pinhole_quant::metrics;
 use pinhole_quant::recipe::FileType;
 use serde_json::Value;
 use tempfile::TempDir;
-
-/// Two threads, as many as the smallest machine that runs the tests has.
-const THREADS: usize = 2;
 
 /// The goldens whose models have one.
 const MODELS: [&str; 3] = ["sd1", "sdxl", "flux_control"];
@@ -86,13 +84,6 @@ fn open(dir: &Path, tiny: &Path) -> Result<Opened> {
     let mut files = Files::default();
     files.add("tiny_vae", tiny.to_owned());
     pipeline::open(&Source::assemble(Some(Source::open(dir)?), &files)?)
-}
-
-fn on(model: Opened, device: &str) -> Pipeline {
-    let mut pipeline =
-        Pipeline::with_threads(model, Device::by_name(device).unwrap(), THREADS, CancelFlag::new()).unwrap();
-    pipeline.set_remembered_bytes(0);
-    pipeline
 }
 
 /// What `pipeline` draws, with its previews: extents and step of each.

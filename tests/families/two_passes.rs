@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::support::drawing::{THREADS, bits, generate, on};
 use crate::support::{self, Golden, Layout, given, golden, sd1};
 use pinhole::convert::{self, WriteOptions};
 use pinhole::ggml::{CancelFlag, Device};
@@ -20,9 +21,6 @@ use pinhole_quant::metrics;
 use pinhole_quant::recipe::FileType;
 use serde_json::Value;
 use tempfile::TempDir;
-
-/// Two threads, as many as the smallest machine that runs the tests has.
-const THREADS: usize = 2;
 
 /// The models, and how far their latents may be: on the processor that they were recorded beside, they are up to 4e-11 away, and in one case
 /// 3.5e-9, in which the mean that is kept is far smaller than the numbers.
@@ -64,26 +62,6 @@ fn request(golden: &Golden, case: &str) -> Request {
         batch: whole("batch").unwrap(),
         ..Request::default()
     }
-}
-
-fn on(model: Opened, device: &str) -> Pipeline {
-    let device = Device::by_name(device).unwrap();
-    let mut pipeline = Pipeline::with_threads(model, device, THREADS, CancelFlag::new()).unwrap();
-    pipeline.set_remembered_bytes(0);
-    pipeline
-}
-
-fn generate(pipeline: &mut Pipeline, request: &Request) -> Generated {
-    let generated = pipeline.generate_watched(request, &mut |_: Event| Ok(())).unwrap();
-    for phase in &generated.phases {
-        assert_eq!(phase.measured.peak, phase.planned, "{:?}: {:?}", phase.phase, phase.measured);
-    }
-    assert_eq!(generated.memory.peak, generated.plan.peak());
-    generated
-}
-
-fn bits(generated: &Generated) -> Vec<u32> {
-    generated.latents.iter().map(|x| x.to_bits()).collect()
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub(super) use crate::support::drawing::{bits, generate, open};
 use crate::support::numbers::Format;
 use crate::support::qwen_image::write_original_vae;
 use crate::support::sd1::{Tensor, write_tensors};
@@ -16,7 +17,7 @@ use pinhole::ggml::{Backend, CancelFlag, Device, Ledger};
 use pinhole::image::Picture;
 use pinhole::models::layers::sinusoid;
 use pinhole::models::wan::Sizes;
-use pinhole::pipeline::{self, Additions, Event, Generated, MemoryOptions, Opened, Pipeline, Request};
+use pinhole::pipeline::{self, Additions, MemoryOptions, Opened, Pipeline, Request};
 use pinhole::plan::{Limits, Offload, Way, budget};
 use pinhole::sample::Sampler;
 use pinhole::size::Size;
@@ -44,10 +45,6 @@ pub(super) fn directory_of(name: &str, model: &str) -> (Golden, TempDir) {
 /// The golden of most models, and its `model` as a directory.
 pub(super) fn directory(model: &str) -> (Golden, TempDir) {
     directory_of("wan", model)
-}
-
-pub(super) fn open(path: &Path) -> Opened {
-    pipeline::open(&Source::open(path).unwrap()).unwrap()
 }
 
 pub(super) fn on(model: Opened, device: &str) -> Pipeline {
@@ -90,19 +87,6 @@ pub(super) fn request(golden: &Golden, case: &str) -> Request {
         batch: whole("batch").unwrap(),
         ..Request::default()
     }
-}
-
-pub(super) fn generate(pipeline: &mut Pipeline, request: &Request) -> Generated {
-    let generated = pipeline.generate_watched(request, &mut |_: Event| Ok(())).unwrap();
-    for phase in &generated.phases {
-        assert_eq!(phase.measured.peak, phase.planned, "{:?}: {:?}", phase.phase, phase.measured);
-    }
-    assert_eq!(generated.memory.peak, generated.plan.peak());
-    generated
-}
-
-pub(super) fn bits(generated: &Generated) -> Vec<u32> {
-    generated.latents.iter().map(|x| x.to_bits()).collect()
 }
 
 /// Draws all cases of `models` in the golden `name` and compares them.

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::support::cases::equal_the_reference;
+use crate::support::drawing::{THREADS, bits, generate, on, open};
 use crate::support::flux2::write_vae;
 use crate::support::lora::{A_B, DOWN_UP, Module, RANK, flat, merge, numbers, write_lora};
 use crate::support::numbers::Format;
@@ -15,7 +16,7 @@ use pinhole::convert::{self, WriteOptions};
 use pinhole::exec::{DeviceWeights, Session};
 use pinhole::ggml::{Backend, CancelFlag, Device, Ledger};
 use pinhole::models::language_model::{Taps, causal_mask};
-use pinhole::pipeline::{self, Additions, Event, Generated, MemoryOptions, Opened, Pipeline, Request};
+use pinhole::pipeline::{self, Additions, Event, MemoryOptions, Opened, Request};
 use pinhole::plan::Offload;
 use pinhole::source::slot::{TEXT_ENCODER, TRANSFORMER, VAE};
 use pinhole::source::{Files, Source, networks};
@@ -23,9 +24,6 @@ use pinhole::stage::{Cadence, Dims, Symbol};
 use pinhole_quant::metrics;
 use pinhole_quant::recipe::FileType;
 use tempfile::TempDir;
-
-/// Two threads, as many as the smallest machine that runs the tests has.
-const THREADS: usize = 2;
 
 /// How far latents and hidden states may be from the reference's.
 const MOST: f64 = 1e-9;
@@ -35,18 +33,6 @@ pub(super) fn model() -> (Golden, TempDir) {
     let (golden, dir) = (Golden::load("z_image"), tempfile::tempdir().unwrap());
     write_directory(dir.path(), &golden);
     (golden, dir)
-}
-
-fn open(path: &Path) -> Opened {
-    pipeline::open(&Source::open(path).unwrap()).unwrap()
-}
-
-fn on(model: Opened, device: &str) -> Pipeline {
-    let device = Device::by_name(device).unwrap();
-    let mut pipeline = Pipeline::with_threads(model, device, THREADS, CancelFlag::new()).unwrap();
-    // The text encoder is part of what is measured, for every picture.
-    pipeline.set_remembered_bytes(0);
-    pipeline
 }
 
 /// The request of a case.
@@ -70,19 +56,6 @@ pub(super) fn request(golden: &Golden, case: &str) -> Request {
         batch: whole("batch").unwrap(),
         ..Request::default()
     }
-}
-
-fn generate(pipeline: &mut Pipeline, request: &Request) -> Generated {
-    let generated = pipeline.generate_watched(request, &mut |_: Event| Ok(())).unwrap();
-    for phase in &generated.phases {
-        assert_eq!(phase.measured.peak, phase.planned, "{:?}: {:?}", phase.phase, phase.measured);
-    }
-    assert_eq!(generated.memory.peak, generated.plan.peak());
-    generated
-}
-
-fn bits(generated: &Generated) -> Vec<u32> {
-    generated.latents.iter().map(|x| x.to_bits()).collect()
 }
 
 #[test]

@@ -2,8 +2,8 @@
 //! recorded by `tests/reference/caches.py`. And what a cache must not change: that plans are kept, and that what streams draws what stays.
 
 use std::fs;
-use std::path::Path;
 
+use crate::support::drawing::{bits, open};
 use crate::support::{self, Golden, Layout, given, in_parts};
 use pinhole::convert::{self, WriteOptions};
 use pinhole::ggml::{CancelFlag, Device};
@@ -13,7 +13,6 @@ use pinhole::pipeline::{
 };
 use pinhole::plan::Offload;
 use pinhole::sample::Sampler;
-use pinhole::source::Source;
 use pinhole_quant::metrics;
 use pinhole_quant::recipe::FileType;
 use serde_json::Value;
@@ -35,10 +34,6 @@ fn directory(golden: &Golden) -> TempDir {
     index["_class_name"] = golden.at("/class").clone();
     fs::write(path, index.to_string()).unwrap();
     dir
-}
-
-fn open(path: &Path) -> Opened {
-    pipeline::open(&Source::open(path).unwrap()).unwrap()
 }
 
 fn on(model: Opened, device: &str) -> Pipeline {
@@ -99,10 +94,6 @@ fn generate(pipeline: &mut Pipeline, request: &Request) -> Generated {
     }
     assert_eq!(generated.memory.peak, generated.plan.peak());
     generated
-}
-
-fn bits(generated: &Generated) -> Vec<u32> {
-    generated.latents.iter().map(|x| x.to_bits()).collect()
 }
 
 #[test]

@@ -5,11 +5,12 @@ mod face;
 
 use std::path::{Path, PathBuf};
 
+use crate::support::drawing::{bits, generate};
 use crate::support::{self, Golden, Layout, given, in_parts};
 use pinhole::convert::{self, WriteOptions};
 use pinhole::ggml::{CancelFlag, Device};
 use pinhole::pipeline::{
-    self, Additions, CacheRequest, Control, Event, Generated, MemoryOptions, Opened, Pipeline, Posterior, Request,
+    self, Additions, CacheRequest, Control, Event, MemoryOptions, Opened, Pipeline, Posterior, Request,
 };
 use pinhole::plan::{Offload, Phase};
 use pinhole::source::Source;
@@ -110,19 +111,6 @@ fn followed(control: &Value, width: usize, height: usize) -> Control {
 fn on(model: Opened, device: &str) -> Pipeline {
     let device = Device::by_name(device).unwrap();
     Pipeline::with_threads(model, device, THREADS, CancelFlag::new()).unwrap()
-}
-
-fn generate(pipeline: &mut Pipeline, request: &Request) -> Generated {
-    let generated = pipeline.generate_watched(request, &mut |_: Event| Ok(())).unwrap();
-    for phase in &generated.phases {
-        assert_eq!(phase.measured.peak, phase.planned, "{:?}: {:?}", phase.phase, phase.measured);
-    }
-    assert_eq!(generated.memory.peak, generated.plan.peak());
-    generated
-}
-
-fn bits(generated: &Generated) -> Vec<u32> {
-    generated.latents.iter().map(|x| x.to_bits()).collect()
 }
 
 #[test]

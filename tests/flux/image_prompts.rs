@@ -4,9 +4,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::support::drawing::{bits, on};
 use crate::support::{self, Golden, Layout, given, in_parts};
 use pinhole::convert::{self, Options, Target, WriteOptions};
-use pinhole::ggml::{CancelFlag, Device};
 use pinhole::inspect::{Report, Subject};
 use pinhole::pipeline::{self, Additions, Event, Generated, MemoryOptions, Opened, Phase, Pipeline, Request};
 use pinhole::plan::Offload;
@@ -14,9 +14,6 @@ use pinhole::source::{Network, Networks, Slot, Source, networks, slot};
 use pinhole_quant::metrics;
 use pinhole_quant::recipe::FileType;
 use tempfile::TempDir;
-
-/// Two threads, as many as the smallest machine that runs the tests has.
-const THREADS: usize = 2;
 
 /// How far latents may be from diffusers', resized pictures included. On the processor that they were recorded beside they are up to 3e-12
 /// away; others round in another order.
@@ -69,14 +66,6 @@ fn open(path: &Path, additions: &Additions) -> Opened {
     pipeline::open_with(&Source::open(path).unwrap(), additions).unwrap()
 }
 
-fn on(model: Opened, device: &str) -> Pipeline {
-    let device = Device::by_name(device).unwrap();
-    let mut pipeline = Pipeline::with_threads(model, device, THREADS, CancelFlag::new()).unwrap();
-    // The text encoders are part of what is measured, for every picture.
-    pipeline.set_remembered_bytes(0);
-    pipeline
-}
-
 /// The request of a case.
 fn request(golden: &Golden, case: &str) -> Request {
     let at = |key: &str| golden.at(&format!("/cases/{case}/{key}"));
@@ -116,10 +105,6 @@ fn generate(pipeline: &mut Pipeline, request: &Request) -> Generated {
     assert_eq!(generated.memory.peak, generated.plan.peak());
     assert!(generated.phases.iter().any(|phase| phase.phase == Phase::Encode));
     generated
-}
-
-fn bits(generated: &Generated) -> Vec<u32> {
-    generated.latents.iter().map(|x| x.to_bits()).collect()
 }
 
 fn equal_diffusers(golden: &Golden, additions: &Additions, files: &Files) {

@@ -5,20 +5,16 @@
 use std::fs;
 use std::path::Path;
 
+use crate::support::drawing::{bits, on, open};
 use crate::support::{self, Golden, Layout, given, in_parts, sd1};
 use pinhole::builtin;
 use pinhole::convert::{self, WriteOptions};
-use pinhole::ggml::{CancelFlag, Device};
 use pinhole::pipeline::{self, Event, Generated, MemoryOptions, Opened, Phase, Pipeline, ReferenceResize, Request};
 use pinhole::plan::Offload;
-use pinhole::source::Source;
 use pinhole_quant::metrics;
 use pinhole_quant::recipe::FileType;
 use serde_json::Value;
 use tempfile::TempDir;
-
-/// Two threads, as many as the smallest machine that runs the tests has.
-const THREADS: usize = 2;
 
 /// The models, and how far their latents may be from diffusers'. On the processor that they were recorded beside, those of Stable
 /// Diffusion are up to 1e-10 away; others round in another order. Those of FLUX are 2e-9 away: a guidance of 30 is an angle of up to
@@ -50,18 +46,6 @@ fn directory(golden: &Golden) -> TempDir {
         sd1::write_directory(dir.path(), golden, golden.at("/scheduler"));
     }
     dir
-}
-
-fn open(path: &Path) -> Opened {
-    pipeline::open(&Source::open(path).unwrap()).unwrap()
-}
-
-fn on(model: Opened, device: &str) -> Pipeline {
-    let device = Device::by_name(device).unwrap();
-    let mut pipeline = Pipeline::with_threads(model, device, THREADS, CancelFlag::new()).unwrap();
-    // The text encoders are part of what is measured, for every picture.
-    pipeline.set_remembered_bytes(0);
-    pipeline
 }
 
 /// Two numbers, if they are there.
@@ -105,10 +89,6 @@ fn generate(pipeline: &mut Pipeline, request: &Request) -> Generated {
     let given = [&request.image, &request.control_image].into_iter().flatten().chain(&request.references).count();
     assert_eq!(generated.phases.iter().any(|phase| phase.phase == Phase::Condition), given > 0);
     generated
-}
-
-fn bits(generated: &Generated) -> Vec<u32> {
-    generated.latents.iter().map(|x| x.to_bits()).collect()
 }
 
 #[test]

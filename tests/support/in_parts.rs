@@ -2,21 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use super::drawing::bits;
+pub(crate) use super::drawing::kept_to_plan;
 use pinhole::error::Error;
 use pinhole::pipeline::{Event, Generated, MemoryOptions, Pipeline, Request};
 use pinhole::plan::{Component, Limits, Offload, Phase, Variant, Way, budget};
 use pinhole_quant::metrics;
-
-fn bits(generated: &Generated) -> Vec<u32> {
-    generated.latents.iter().map(|x| x.to_bits()).collect()
-}
-
-pub(crate) fn kept_to_plan(generated: &Generated) {
-    for phase in &generated.phases {
-        assert_eq!(phase.measured.peak, phase.planned, "{:?}: {:?}", phase.phase, phase.measured);
-    }
-    assert_eq!(generated.memory.peak, generated.plan.peak());
-}
 
 fn denoiser(components: &[Component]) -> &Component {
     components.iter().find(|component| component.phase == Phase::Denoise).unwrap()

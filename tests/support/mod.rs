@@ -7,6 +7,7 @@ pub(crate) mod bundle;
 pub(crate) mod cases;
 pub(crate) mod denoiser;
 pub(crate) mod diffusers;
+pub(crate) mod drawing;
 #[path = "../fixtures/mod.rs"]
 pub(crate) mod fixtures;
 pub(crate) mod flux2;

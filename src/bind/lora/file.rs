@@ -73,10 +73,12 @@ impl Lora {
 
     /// How many inputs its low-rank change of a module has that is called one of `names`; `None` if it changes none of them.
     pub fn inputs(&self, names: &[&str]) -> Option<usize> {
-        let is_named =
-            |module: &&Module| module.key.readings.iter().any(|reading| names.contains(&reading.stem.as_str()));
-        let down = self.modules.iter().find(is_named)?.parts.get(&Part::Down)?;
-        self.file.index.get(down).map(|tensor| tensor.shape.row())
+        for module in &self.modules {
+            if module.key.readings.iter().any(|reading| names.contains(&reading.stem.as_str())) {
+                return self.file.index.get(module.parts.get(&Part::Down)?).map(|tensor| tensor.shape.row());
+            }
+        }
+        None
     }
 
     /// The tensor `name`, which is there.

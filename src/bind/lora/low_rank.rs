@@ -100,8 +100,8 @@ impl LowRank {
         let mut merged = Merged::default();
         for Change { name, down, up, pixels } in &self.changes {
             let name = format!("{prefix}{name}");
-            let found = target.model.manifest().iter().find(|(_, weight)| weight.name == name).map(|(id, _)| id);
-            let id = found.ok_or_else(|| Error::graph("control lora", format!("no weight {name}")))?;
+            let found = target.model.manifest().find(&name);
+            let (id, _) = found.ok_or_else(|| Error::graph("control lora", format!("no weight {name}")))?;
             merged.deltas.push(Delta {
                 id,
                 module: name,

@@ -288,10 +288,8 @@ pub(super) mod tests {
         };
         for config in [flux(), sd, odd] {
             let (decoder, encoder) = (Decoder::new(&config).unwrap(), Encoder::new(&config).unwrap());
-            let shape_of = |name: &str| {
-                let mut weights = decoder.model.manifest().iter().chain(encoder.model.manifest().iter());
-                weights.find(|(_, weight)| weight.name == name).map(|(_, weight)| weight.shape)
-            };
+            let (decoder, encoder) = (decoder.model.manifest(), encoder.model.manifest());
+            let shape_of = |name: &str| decoder.shape(name).or_else(|| encoder.shape(name));
             assert_eq!(Config::from_shapes(shape_of, Path::new("ae.safetensors")).unwrap(), config);
             let without_encoder = Config::from_shapes(
                 |name| shape_of(name).filter(|_| !name.starts_with("encoder.")),

@@ -422,8 +422,7 @@ mod tests {
         for form in [IpForm::Xlabs, IpForm::InstantX] {
             let config = config(form);
             let model = IpAdapter::new(&config).unwrap().model;
-            let shape_of =
-                |name: &str| model.manifest().iter().find(|(_, weight)| weight.name == name).map(|(_, w)| w.shape);
+            let shape_of = |name: &str| model.manifest().shape(name);
             assert_eq!(IpConfig::from_shapes(shape_of, Path::new("f"), &Config::dev()).unwrap(), config);
             let other = Config { num_layers: 18, ..Config::dev() };
             assert!(IpConfig::from_shapes(shape_of, Path::new("f"), &other).is_err());

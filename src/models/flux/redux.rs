@@ -129,8 +129,9 @@ mod tests {
     fn published_size() {
         let redux = Redux::new(&Config::default()).unwrap();
         assert_eq!(redux.model.manifest().parameters(), 64_503_808);
-        let shape_of =
-            |name: &str| redux.model.manifest().iter().find(|(_, weight)| weight.name == name).map(|(_, w)| w.shape);
-        assert_eq!(Config::from_shapes(shape_of, Path::new("f")).unwrap(), Config::default());
+        assert_eq!(
+            Config::from_shapes(|name| redux.model.manifest().shape(name), Path::new("f")).unwrap(),
+            Config::default()
+        );
     }
 }

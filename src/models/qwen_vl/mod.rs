@@ -137,11 +137,7 @@ mod tests {
     fn settings_are_read_off_the_shapes() {
         let config = Config { depth: 8, fullatt_block_indexes: vec![7, 15, 23, 31], ..Config::default() };
         let model = VisionTower::new(&config).unwrap().model;
-        let weights: Vec<_> = model.manifest().iter().collect();
-        let found = Config::from_shapes(
-            |name| weights.iter().find(|(_, weight)| weight.name == name).map(|(_, weight)| weight.shape),
-            Path::new("mmproj.gguf"),
-        );
+        let found = Config::from_shapes(|name| model.manifest().shape(name), Path::new("mmproj.gguf"));
         assert_eq!(found.unwrap(), config);
     }
 

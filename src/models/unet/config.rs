@@ -485,12 +485,8 @@ mod tests {
         let guided = Config { time_cond_proj_dim: Some(256), ..Config::sd1() };
         for config in [Config::sd1(), Config::sd2(), Config::sdxl(), inpaint, guided, distilled(), tiny()] {
             let net = Unet::new(&config).unwrap();
-            let weights: Vec<_> = net.model.manifest().iter().collect();
-            let found = Config::from_shapes(
-                |name| weights.iter().find(|(_, weight)| weight.name == name).map(|(_, weight)| weight.shape),
-                Path::new("sd.safetensors"),
-            )
-            .unwrap();
+            let found =
+                Config::from_shapes(|name| net.model.manifest().shape(name), Path::new("sd.safetensors")).unwrap();
             let layers = |config: &Config| {
                 let net = Unet::new(config).unwrap();
                 net.model.manifest().iter().map(|(_, weight)| (weight.name.clone(), weight.shape)).collect::<Vec<_>>()

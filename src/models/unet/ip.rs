@@ -424,9 +424,7 @@ mod tests {
             for form in forms(unet.cross_attention_dim) {
                 let config = config(&unet, form);
                 let model = IpAdapter::new(&config).unwrap().model;
-                let shape_of =
-                    |name: &str| model.manifest().iter().find(|(_, weight)| weight.name == name).map(|(_, w)| w.shape);
-                let found = IpConfig::from_shapes(shape_of, Path::new("f")).unwrap();
+                let found = IpConfig::from_shapes(|name| model.manifest().shape(name), Path::new("f")).unwrap();
                 assert_eq!(found, config);
                 found.fit(Path::new("f"), &unet).unwrap();
                 let error = found.fit(Path::new("f"), &Config::sd2()).unwrap_err();

@@ -157,9 +157,10 @@ mod tests {
             (vit_l(), Family::Clip, Output::Pooled { projected: true }),
         ] {
             let model = Vision::new(&config, output).unwrap().model;
-            let shape_of =
-                |name: &str| model.manifest().iter().find(|(_, weight)| weight.name == name).map(|(_, w)| w.shape);
-            assert_eq!(Config::from_shapes(shape_of, Path::new("f"), family).unwrap(), config);
+            assert_eq!(
+                Config::from_shapes(|name| model.manifest().shape(name), Path::new("f"), family).unwrap(),
+                config
+            );
         }
     }
 

@@ -202,9 +202,10 @@ mod tests {
         let small = Config { num_attention_heads: 3, num_layers: 2, text_dim: 96, ffn_dim: 200, ..Config::default() };
         for config in [Config::default(), Config::of_1_3b(), Config::of_ti2v_5b(), i2v(), flf, vace, small] {
             let model = Wan::new(&config).unwrap().model;
-            let shape_of =
-                |name: &str| model.manifest().iter().find(|(_, weight)| weight.name == name).map(|(_, w)| w.shape);
-            assert_eq!(Config::from_shapes(shape_of, Path::new("wan.gguf")).unwrap(), config);
+            assert_eq!(
+                Config::from_shapes(|name| model.manifest().shape(name), Path::new("wan.gguf")).unwrap(),
+                config
+            );
         }
         let error = Config::from_shapes(|_| None::<Shape>, Path::new("wan.gguf")).unwrap_err();
         assert_eq!(error.to_string(), "wan.gguf: time_embedding.0.weight: expected a tensor, found none");

@@ -124,8 +124,8 @@ impl Config {
         config::require(origin, "out_channels", outputs == self.in_channels, expected, outputs)?;
         let positive = self.eps.is_finite() && self.eps > 0.0;
         config::require(origin, "eps", positive, || "a positive number".into(), self.eps)?;
-        let expected = || "true: in no published model does the prompt depend on time".into();
-        config::require(origin, "causal_condition", self.causal_condition, expected, self.causal_condition)?;
+        let expected = "true: in no published model does the prompt depend on time";
+        config::require(origin, "causal_condition", self.causal_condition, || expected.into(), self.causal_condition)?;
         require_axes(origin, &self.axes_dims_rope, self.attention_head_dim)
     }
 }

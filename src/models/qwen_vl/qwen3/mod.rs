@@ -193,9 +193,7 @@ mod tests {
         };
         for config in [Config::default(), four_b] {
             let model = VisionTower::new(&config).unwrap().model;
-            let shape_of = |name: &str| {
-                model.manifest().iter().find(|(_, weight)| weight.name == name).map(|(_, weight)| weight.shape)
-            };
+            let shape_of = |name: &str| model.manifest().shape(name);
             assert_eq!(Config::from_shapes(shape_of, None, Path::new("mmproj.gguf")).unwrap(), config);
             let told = Config::from_shapes(shape_of, Some(vec![3, 4, 9]), Path::new("mmproj.gguf")).unwrap();
             assert_eq!(told.deepstack_visual_indexes, [3, 4, 9]);

@@ -249,8 +249,7 @@ mod tests {
         {
             let config = Config { conditioning_embedding_out_channels: vec![4, 8, 12, 20], union, ..Config::of(net) };
             let model = ControlNet::new(&config).unwrap().model;
-            let shape_of =
-                |name: &str| model.manifest().iter().find(|(_, weight)| weight.name == name).map(|(_, w)| w.shape);
+            let shape_of = |name: &str| model.manifest().shape(name);
             let found = Config::from_shapes(shape_of, Path::new("f")).unwrap();
             let names = |config: &Config| {
                 let model = ControlNet::new(config).unwrap().model;
