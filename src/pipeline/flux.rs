@@ -12,8 +12,8 @@ use super::opened::{
     Additions, Denoiser, Encoders, Family, Given, ImagePrompts, Opened, Reader, StepPorts, subject, texts,
 };
 use super::prompts::{ArraySpec, Prompt};
-use super::request::{OpenedWith, Settings};
-use super::rules::{Beside, Defaults, GuidanceScale, References, Rules, Starts, Use};
+use super::request::Settings;
+use super::rules::{Beside, Defaults, GuidanceScale, References, Rules, Use};
 use super::run::Run;
 use super::safety;
 use super::step_cache::{CacheKind, Caches, Rescaling};
@@ -26,7 +26,7 @@ use crate::models::flux::{
 use crate::models::step_cache::{CachePorts, Cached, DecidedBy};
 use crate::plan::measure::Subject;
 use crate::plan::{Phase, Runs};
-use crate::sample::{AYS, DiscreteConfig, FlowMatchConfig, Scheduler};
+use crate::sample::{DiscreteConfig, FlowMatchConfig, Scheduler};
 use crate::source::networks;
 use crate::source::slot::{CONTROLNET, TEXT_ENCODER, TEXT_ENCODER_2, TINY_VAE, TRANSFORMER, VAE};
 use crate::source::{Network, Networks, Part, Place, Source, Text};
@@ -110,23 +110,8 @@ fn rules(takes_guidance: bool, tokens: usize) -> Rules {
         most_pixels: 16384,
         tokens: 1..=MAX_SEQUENCE_LENGTH,
         guidance,
-        guided_above: 1.0,
-        is_told_sizes: false,
-        is_told_scores: false,
-        ays: AYS,
-        zeros_without_negative: false,
         inputs: &[Use::Start, Use::Mask],
-        beside: None,
-        references: None,
-        starts: Starts::Drawn,
-        controls: Vec::new(),
-        caches: Caches::NONE,
-        frames: None,
-        experts: None,
-        first: None,
-        guide: false,
-        told: OpenedWith::default(),
-        defaults: Defaults {
+        ..Rules::of_prompts(Defaults {
             width: 1024,
             height: 1024,
             steps,
@@ -135,7 +120,7 @@ fn rules(takes_guidance: bool, tokens: usize) -> Rules {
             tokens,
             strength: 0.6,
             strength_with_mask: 0.6,
-        },
+        })
     }
 }
 

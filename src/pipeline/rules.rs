@@ -341,7 +341,7 @@ struct Published {
 }
 
 impl Rules {
-    /// Those of a model that draws single pictures along a flow, from a prompt alone.
+    /// Those of a model that draws single pictures from a prompt alone.
     pub(super) fn of_prompts(defaults: Defaults) -> Rules {
         Rules {
             multiple: 1,

@@ -8,12 +8,11 @@ use super::encoders::{self, CLIP_NAME, ClipEncoder};
 use super::fit::{self, Side};
 use super::opened::{Additions, Encoders, Family, ImagePrompts, Opened, Reader};
 use super::prompts::{ArraySpec, Prompt};
-use super::request::{OpenedWith, Settings};
-use super::rules::{Beside, ControlRules, Defaults, GuidanceScale, Rules, Starts, Takes, Use};
+use super::request::Settings;
+use super::rules::{Beside, ControlRules, Defaults, GuidanceScale, Rules, Takes, Use};
 use super::run::Run;
 use super::safety;
 use super::sd_image_prompts::SdImagePrompts;
-use super::step_cache::Caches;
 use super::textual_inversion::Words;
 use super::unet_denoiser::UnetDenoiser;
 use super::vae::Vae;
@@ -21,7 +20,7 @@ use crate::bind::alias;
 use crate::models::clip::Output;
 use crate::models::unet::{SideConfig, Unet};
 use crate::plan::measure::Subject;
-use crate::sample::{AYS, DiscreteConfig, Prediction, Scheduler};
+use crate::sample::{DiscreteConfig, Prediction, Scheduler};
 use crate::source::networks::{self, Side as Follower};
 use crate::source::slot::{CONTROLNET, TEXT_ENCODER, TINY_VAE, UNET, VAE};
 use crate::source::{Component, Network, Networks, Part, Place, Source, Text, unet_changes};
@@ -80,24 +79,8 @@ pub(super) fn rules(side: usize, factor: usize, tokens: usize) -> Rules {
         multiple: factor,
         most_pixels: 16384,
         tokens: tokens..=tokens,
-        guidance: None,
-        guided_above: 1.0,
-        is_told_sizes: false,
-        is_told_scores: false,
-        ays: AYS,
-        zeros_without_negative: false,
         inputs: &[Use::Start, Use::Mask],
-        beside: None,
-        references: None,
-        starts: Starts::Drawn,
-        controls: Vec::new(),
-        caches: Caches::NONE,
-        frames: None,
-        experts: None,
-        first: None,
-        guide: false,
-        told: OpenedWith::default(),
-        defaults: Defaults {
+        ..Rules::of_prompts(Defaults {
             width: side,
             height: side,
             steps: 50,
@@ -106,7 +89,7 @@ pub(super) fn rules(side: usize, factor: usize, tokens: usize) -> Rules {
             tokens,
             strength: 0.8,
             strength_with_mask: 1.0,
-        },
+        })
     }
 }
 

@@ -254,7 +254,6 @@ fn same_channels(origin: &Path, key: &str, channels: &[usize], levels: usize) ->
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::collections::HashMap;
 
     use super::*;
     use crate::models::autoencoder_tiny::{TinyDecoder, TinyEncoder};
@@ -272,9 +271,7 @@ mod tests {
             },
         ] {
             let model = TinyDecoder::new(&config).unwrap().model;
-            let shapes: HashMap<String, Shape> =
-                model.manifest().iter().map(|(_, weight)| (weight.name.clone(), weight.shape)).collect();
-            let found = Config::from_shapes(|name| shapes.get(name).copied(), Path::new("taesd.safetensors"));
+            let found = Config::from_shapes(|name| model.manifest().shape(name), Path::new("taesd.safetensors"));
             assert_eq!(found.unwrap(), config);
         }
         let error = Config::from_shapes(|_| None, Path::new("f")).unwrap_err();
@@ -296,15 +293,13 @@ mod tests {
             },
         ] {
             let model = TinyEncoder::new(&config).unwrap().model;
-            let shapes: HashMap<String, Shape> =
-                model.manifest().iter().map(|(_, weight)| (weight.name.clone(), weight.shape)).collect();
             let decoder = Config {
                 in_channels: 3,
                 encoder_block_out_channels: Vec::new(),
                 num_encoder_blocks: Vec::new(),
                 ..config.clone()
             };
-            let found = decoder.clone().with_encoder(|name| shapes.get(name).copied(), Path::new("f"));
+            let found = decoder.clone().with_encoder(|name| model.manifest().shape(name), Path::new("f"));
             assert_eq!(found.unwrap(), config);
             let error = decoder.with_encoder(|_| None, Path::new("f")).unwrap_err();
             assert_eq!(error.to_string(), "f: encoder.layers.0.weight: expected a tensor, found none");

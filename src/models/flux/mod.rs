@@ -229,7 +229,6 @@ fn add(model: &mut Model, (port, behind): (Port, Option<Symbol>), residuals: Vec
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::tensor::Shape;
 
     #[test]
     fn published_sizes() {
@@ -243,14 +242,12 @@ mod tests {
             [Config::dev(), Config::schnell(), Config { num_layers: 2, num_attention_heads: 3, ..Config::dev() }]
         {
             let model = Flux::new(&config).unwrap().model;
-            let shapes: std::collections::HashMap<String, Shape> =
-                model.manifest().iter().map(|(_, weight)| (weight.name.clone(), weight.shape)).collect();
-            let found = Config::from_shapes(|name| shapes.get(name).copied(), Path::new("flux.gguf"));
+            let found = Config::from_shapes(|name| model.manifest().shape(name), Path::new("flux.gguf"));
             assert_eq!(found.unwrap(), config);
             // A block that is missing is counted, and missed where weights are bound.
             let without = |start: &'static str| {
                 Config::from_shapes(
-                    |name| shapes.get(name).copied().filter(|_| !name.starts_with(start)),
+                    |name| model.manifest().shape(name).filter(|_| !name.starts_with(start)),
                     Path::new("flux.gguf"),
                 )
             };

@@ -143,7 +143,6 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::tensor::Shape;
 
     #[test]
     fn published_size() {
@@ -163,9 +162,7 @@ mod tests {
         };
         for config in [Config::default(), other] {
             let model = QwenImage::new(&config).unwrap().model;
-            let shapes: std::collections::HashMap<String, Shape> =
-                model.manifest().iter().map(|(_, weight)| (weight.name.clone(), weight.shape)).collect();
-            let found = Config::from_shapes(|name| shapes.get(name).copied(), Path::new("qwen.gguf"));
+            let found = Config::from_shapes(|name| model.manifest().shape(name), Path::new("qwen.gguf"));
             assert_eq!(found.unwrap(), config);
         }
         let error = Config::from_shapes(|_| None, Path::new("qwen.gguf")).unwrap_err();

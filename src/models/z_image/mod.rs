@@ -190,7 +190,6 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::tensor::Shape;
 
     #[test]
     fn published_size() {
@@ -204,9 +203,7 @@ mod tests {
             Config { n_layers: 2, n_refiner_layers: 1, dim: 1536, n_heads: 12, n_kv_heads: 12, ..Config::default() },
         ] {
             let model = ZImage::new(&config).unwrap().model;
-            let shapes: std::collections::HashMap<String, Shape> =
-                model.manifest().iter().map(|(_, weight)| (weight.name.clone(), weight.shape)).collect();
-            let found = Config::from_shapes(|name| shapes.get(name).copied(), Path::new("z.gguf"));
+            let found = Config::from_shapes(|name| model.manifest().shape(name), Path::new("z.gguf"));
             assert_eq!(found.unwrap(), config);
         }
         let error = Config::from_shapes(|_| None, Path::new("z.gguf")).unwrap_err();

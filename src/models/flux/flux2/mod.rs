@@ -193,7 +193,6 @@ fn declare_stages(model: &mut Model, config: &Config, ports: &Ports) -> Result<H
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::tensor::Shape;
 
     #[test]
     fn published_sizes() {
@@ -219,9 +218,7 @@ mod tests {
         };
         for config in [Config::klein_4b(), Config::klein_9b(), Config::default(), odd] {
             let model = Flux2::new(&config).unwrap().model;
-            let shapes: std::collections::HashMap<String, Shape> =
-                model.manifest().iter().map(|(_, weight)| (weight.name.clone(), weight.shape)).collect();
-            let found = Config::from_shapes(|name| shapes.get(name).copied(), Path::new("klein.gguf"));
+            let found = Config::from_shapes(|name| model.manifest().shape(name), Path::new("klein.gguf"));
             assert_eq!(found.unwrap(), config);
         }
         let error = Config::from_shapes(|_| None, Path::new("klein.gguf")).unwrap_err();

@@ -203,7 +203,6 @@ fn declare_stages(model: &mut Model, config: &Config, ports: &Ports) -> Result<(
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::tensor::Shape;
 
     #[test]
     fn published_sizes() {
@@ -226,9 +225,7 @@ mod tests {
         };
         for config in [Config::klein(), Config::default(), odd] {
             let model = Flux3::new(&config).unwrap().model;
-            let shapes: std::collections::HashMap<String, Shape> =
-                model.manifest().iter().map(|(_, weight)| (weight.name.clone(), weight.shape)).collect();
-            let found = Config::from_shapes(|name| shapes.get(name).copied(), Path::new("klein.gguf"));
+            let found = Config::from_shapes(|name| model.manifest().shape(name), Path::new("klein.gguf"));
             assert_eq!(found.unwrap(), config);
         }
         let error = Config::from_shapes(|_| None, Path::new("klein.gguf")).unwrap_err();
