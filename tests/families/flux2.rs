@@ -1,17 +1,17 @@
 //! FLUX.2 against diffusers in float32, and its language model against transformers; recorded by `tests/reference/flux2.py`.
 
+mod files;
+
 use std::fs;
 use std::ops::Range;
-use std::path::Path;
 use std::sync::Arc;
 
-use crate::support::drawing::{THREADS, bits, generate, on, open};
+use crate::support::drawing::{THREADS, bits, bundle, generate, on, open, said, with};
 use crate::support::flux2::{set_distilled, write_directory, write_gguf, write_original, write_vae};
 use crate::support::lora::{A_B, DOWN_UP, Module, RANK, flat, merge, numbers, write_lora};
 use crate::support::numbers::Format;
 use crate::support::z_image::write_llama;
 use crate::support::{self, Golden, given};
-use pinhole::convert::{self, WriteOptions};
 use pinhole::exec::{DeviceWeights, Session};
 use pinhole::ggml::{Backend, CancelFlag, Device, Ledger};
 use pinhole::image::Picture;
@@ -23,11 +23,10 @@ use pinhole::pipeline::{
 use pinhole::plan::{Limits, Offload, budget};
 use pinhole::size::Size;
 use pinhole::source::slot::{TEXT_ENCODER, TRANSFORMER, VAE};
-use pinhole::source::{Files, Slot, Source, networks};
+use pinhole::source::{Files, Source, networks};
 use pinhole::stage::{Cadence, Dims, Symbol};
 use pinhole::synthetic::{self, Architecture};
 use pinhole_quant::metrics;
-use pinhole_quant::recipe::FileType;
 use tempfile::TempDir;
 
 /// How far latents may be from the reference's.
@@ -202,134 +201,6 @@ fn check_texts(golden: &Golden, pipeline: &Pipeline, tokens: usize, taps: fn(usi
     }
 }
 
-/// A tokenizer as Mistral writes it, in a tensor beside the weights, reads texts as the same in a `tokenizer.json` does.
-#[test]
-fn a_tokenizer_lies_beside_the_weights() {
-    let (golden, dir) = dev();
-    let path = support::golden::directory().join("tokenizers/tekken/tokenizer.json");
-    let json = fs::read_to_string(&path).unwrap();
-    let known: serde_json::Value = serde_json::from_str(&json).unwrap();
-    let vocab = known["model"]["vocab"].as_object().unwrap();
-    let mut words: Vec<(u64, &String)> = vocab.iter().map(|(word, id)| (id.as_u64().unwrap(), word)).collect();
-    words.sort();
-    let marks = known["added_tokens"].as_array().unwrap().len();
-    // The letters of bytes, in the order in which GPT-2 shows them.
-    let printed = |byte: &u8| matches!(byte, 33..=126 | 161..=172 | 174..=255);
-    let mut letters: Vec<(char, u8)> = (0..=255).filter(printed).map(|byte| (char::from(byte), byte)).collect();
-    letters.extend((256..).filter_map(char::from_u32).zip((0..=255).filter(|byte| !printed(byte))));
-    let mut vocab = Vec::new();
-    for (_, word) in &words[marks..] {
-        let bytes = word.chars().map(|c| letters.iter().find(|(letter, _)| *letter == c).unwrap().1);
-        vocab.push(serde_json::json!({ "token_bytes": base64::encode(bytes.collect::<Vec<u8>>()) }));
-    }
-    let tekken = serde_json::json!({
-        "config": {
-            "pattern": known["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"],
-            "default_vocab_size": words.len(),
-            "default_num_special_tokens": marks,
-        },
-        "vocab": vocab,
-        "special_tokens": words[..marks].iter()
-            .map(|(id, word)| serde_json::json!({ "rank": id, "token_str": word }))
-            .collect::<Vec<_>>(),
-    });
-    let mut stored = std::collections::BTreeMap::new();
-    let weights = support::z_image::tensors(&golden, "text_encoder");
-    for tensor in &weights {
-        let values = Format::F32.encode(&tensor.values);
-        stored.insert(tensor.name.as_str(), (safetensors::Dtype::F32, tensor.shape.clone(), values));
-    }
-    let text = tekken.to_string().into_bytes();
-    stored.insert("tekken_model", (safetensors::Dtype::U8, vec![text.len()], text));
-    support::sd1::write_safetensors(&dir.path().join("mistral_3_small_flux2.safetensors"), &stored);
-    let parts = vec![(&TEXT_ENCODER, dir.path().join("mistral_3_small_flux2.safetensors"))];
-    let source = Source::assemble(Some(Source::open(dir.path()).unwrap()), &Files { parts, tokenizers: Vec::new() });
-    let family = FAMILIES.iter().find(|family| family.name == "flux2").unwrap();
-    let source = source.unwrap().arranged(family.name, family.places).unwrap();
-    let found = source.tokenizer(&TEXT_ENCODER).unwrap();
-    let read = |json: &str| pinhole::text::ByteLevelTokenizer::from_json(json, &Default::default(), &path).unwrap();
-    let [found, expected] = [read(&found.tokenizer.text), read(&json)];
-    for text in
-        ["", "a red star", "[INST]Two  purple\n rings, 12 moons![/INST]<pad>", "\u{e9} \u{4f60}\u{597d} \u{1f431}"]
-    {
-        assert_eq!(found.encode(text, 99).unwrap(), expected.encode(text, 99).unwrap(), "{text}");
-    }
-}
-
-/// The model in `dir` with other files in the places of some of its components.
-fn with(dir: &Path, parts: &[(&'static Slot, &str)]) -> pinhole::Result<Opened> {
-    let parts = parts.iter().map(|(slot, name)| (*slot, dir.join(name))).collect();
-    let source = Source::assemble(Some(Source::open(dir)?), &Files { parts, tokenizers: Vec::new() })?;
-    pipeline::open(&source)
-}
-
-#[test]
-fn files_of_other_tools_draw_the_same() {
-    let (golden, dir) = model();
-    let loose = tempfile::tempdir().unwrap();
-    write_original(&loose.path().join("flux-2-klein-base-4b.safetensors"), &golden, "model.diffusion_model.");
-    write_gguf(&dir.path().join("flux2-F32.gguf"), &golden, "flux", Format::F32);
-    write_gguf(&dir.path().join("flux-2-klein-4b-F32.gguf"), &golden, "flux2", Format::F32);
-    write_llama(&loose.path().join("qwen-F32.gguf"), &golden, Format::F32);
-    write_vae(&loose.path().join("flux2-vae.safetensors"), &golden, "vae");
-    let case = Request { steps: Some(1), ..request(&golden, "references_cfg") };
-    let expected = generate(&mut on(open(dir.path()), "cpu"), &case);
-    // In one folder, without a word on what is what.
-    let folder = open(loose.path());
-    assert_eq!((folder.rules.defaults.steps, folder.rules.defaults.cfg_scale), (50, 4.0));
-    let drawn = generate(&mut on(folder, "cpu"), &case);
-    assert!(bits(&expected) == bits(&drawn) && expected.images == drawn.images);
-    for name in ["flux2-F32.gguf", "flux-2-klein-4b-F32.gguf"] {
-        let model = with(dir.path(), &[(&TRANSFORMER, name)]).unwrap();
-        assert!(bits(&expected) == bits(&generate(&mut on(model, "cpu"), &case)), "{name}");
-        // One by one, without a model below them.
-        let parts = vec![
-            (&TRANSFORMER, dir.path().join(name)),
-            (&TEXT_ENCODER, loose.path().join("qwen-F32.gguf")),
-            (&VAE, loose.path().join("flux2-vae.safetensors")),
-        ];
-        let model = pipeline::open(&Source::assemble(None, &Files { parts, tokenizers: Vec::new() }).unwrap()).unwrap();
-        assert_eq!((model.family.name, model.rules.defaults.steps), ("flux2", 4));
-        assert!(bits(&expected) == bits(&generate(&mut on(model, "cpu"), &case)), "{name} alone");
-    }
-}
-
-#[test]
-fn what_it_was_published_as_says_how_it_draws() {
-    let (golden, dir) = model();
-    let defaults = |model: Opened| (model.rules.defaults.steps, model.rules.defaults.cfg_scale);
-    // As diffusers has it, nothing stands for false.
-    assert_eq!(defaults(open(dir.path())), (50, 4.0));
-    set_distilled(dir.path(), true);
-    assert_eq!(defaults(open(dir.path())), (4, 1.0));
-    // A bundle remembers.
-    set_distilled(dir.path(), false);
-    let path = dir.path().join("distilled.gguf");
-    write_bundle(&open(dir.path()), "f16", &path);
-    assert_eq!(defaults(open(&path)), (50, 4.0));
-    set_distilled(dir.path(), true);
-    write_original(&dir.path().join("klein_base.safetensors"), &golden, "");
-    let given = with(dir.path(), &[(&TRANSFORMER, "klein_base.safetensors")]).unwrap();
-    write_bundle(&given, "f16", &path);
-    assert_eq!((defaults(given), defaults(open(&path))), ((50, 4.0), (50, 4.0)));
-    // Of other files, the name tells.
-    let loose = tempfile::tempdir().unwrap();
-    let name = loose.path().join("flux-2-klein-4b.safetensors");
-    write_original(&name, &golden, "");
-    write_llama(&loose.path().join("qwen.gguf"), &golden, Format::F32);
-    write_vae(&loose.path().join("flux2-vae.safetensors"), &golden, "vae");
-    assert_eq!(defaults(open(loose.path())), (4, 1.0));
-    fs::rename(name, loose.path().join("flux-2-klein-base-4b.safetensors")).unwrap();
-    let base = open(loose.path());
-    write_bundle(&base, "f16", &path);
-    assert_eq!((defaults(base), defaults(open(&path))), ((50, 4.0), (50, 4.0)));
-}
-
-fn write_bundle(model: &Opened, file_type: &str, path: &Path) {
-    let plan = convert::plan(&model.source, &model.networks(), file_type.parse::<FileType>().unwrap()).unwrap();
-    plan.write(path, WriteOptions { overwrite: true, ..WriteOptions::default() }, &mut |_| Ok(())).unwrap();
-}
-
 #[test]
 fn streamed_equals_resident() {
     check_streaming(&model(), &["f32", "q8_0", "q4_k_s"], &["base_batch", "references_cfg", "inpaint_cfg"]);
@@ -339,7 +210,7 @@ fn streamed_equals_resident() {
 fn check_streaming((golden, dir): &(Golden, TempDir), file_types: &[&str], cases: &[&str]) {
     for file_type in file_types {
         let path = dir.path().join("bundle.gguf");
-        write_bundle(&open(dir.path()), file_type, &path);
+        bundle(&open(dir.path()), &path, file_type);
         let model = open(&path);
         assert_eq!(model.family.name, "flux2");
         let mut pipeline = on(model, "cpu:discrete");
@@ -375,7 +246,7 @@ fn step_caches_skip_what_diffusers_skips() {
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
     let path = dir.path().join("bundle.gguf");
-    write_bundle(&open(dir.path()), "q8_0", &path);
+    bundle(&open(dir.path()), &path, "q8_0");
     let mut pipeline = on(open(&path), "cpu:discrete");
     for case in ["first_block_cfg", "taylorseer"] {
         let request = cached(&golden, case).0;
@@ -467,18 +338,6 @@ fn what_does_not_fit_is_refused() {
     assert_eq!(tokens, "--max-sequence-length: expected 1 to 512, found 513");
     let side = refused(Request { width: Some(1032), ..request(&golden, "distilled") });
     assert!(side.contains("a multiple of 16"), "{side}");
-}
-
-/// What is said of `dir` after `edit` of the configuration of `component`.
-fn said(dir: &Path, component: &str, edit: &dyn Fn(&mut serde_json::Value)) -> pinhole::Error {
-    let path = dir.join(component).join("config.json");
-    let original = fs::read(&path).unwrap();
-    let mut config: serde_json::Value = serde_json::from_slice(&original).unwrap();
-    edit(&mut config);
-    fs::write(&path, config.to_string()).unwrap();
-    let error = Source::open(dir).and_then(|source| pipeline::open(&source)).err().unwrap();
-    fs::write(&path, original).unwrap();
-    error
 }
 
 #[test]

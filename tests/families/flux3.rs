@@ -1,28 +1,24 @@
 //! FLUX.3 against diffusers' modular blocks in float32, and its language model against transformers; recorded by
 //! `tests/reference/flux3.py`.
 
-use std::fs;
-use std::path::Path;
 use std::sync::Arc;
 
-use crate::support::drawing::{THREADS, bits, generate, on, open};
+use crate::support::drawing::{THREADS, bits, bundle, generate, on, open, said, with};
 use crate::support::flux3::{original, write_directory, write_gguf, write_original};
 use crate::support::lora::{A_B, DOWN_UP, Module, RANK, flat, merge, numbers, write_lora};
 use crate::support::{self, Golden, given};
-use pinhole::convert::{self, WriteOptions};
 use pinhole::exec::{DeviceWeights, Session};
 use pinhole::ggml::{Backend, CancelFlag, Device, Ledger};
 use pinhole::image::Picture;
 use pinhole::models::language_model::{Taps, mask_of};
-use pinhole::pipeline::{self, Additions, Event, MemoryOptions, Opened, ReferenceResize, Request};
+use pinhole::pipeline::{self, Additions, Event, MemoryOptions, ReferenceResize, Request};
 use pinhole::plan::{Limits, Offload, budget};
 use pinhole::size::Size;
 use pinhole::source::slot::{TEXT_ENCODER, TRANSFORMER, VAE};
-use pinhole::source::{Files, Slot, Source, networks};
+use pinhole::source::{Files, Source, networks};
 use pinhole::stage::{Cadence, Dims, Symbol};
 use pinhole::synthetic::{self, Architecture};
 use pinhole_quant::metrics;
-use pinhole_quant::recipe::FileType;
 use tempfile::TempDir;
 
 /// How far latents may be from the reference's.
@@ -146,13 +142,6 @@ fn prompts_are_read_as_in_transformers() {
     assert!(cut.ends_with("star ") && !cut.contains("assistant"), "{cut}");
 }
 
-/// The model in `dir` with other files in the places of some of its components.
-fn with(dir: &Path, parts: &[(&'static Slot, &str)]) -> pinhole::Result<Opened> {
-    let parts = parts.iter().map(|(slot, name)| (*slot, dir.join(name))).collect();
-    let source = Source::assemble(Some(Source::open(dir)?), &Files { parts, tokenizers: Vec::new() })?;
-    pipeline::open(&source)
-}
-
 #[test]
 fn files_of_other_tools_draw_the_same() {
     let (golden, [dir, _]) = models();
@@ -171,11 +160,6 @@ fn files_of_other_tools_draw_the_same() {
     assert_eq!((base.rules.defaults.steps, base.rules.defaults.cfg_scale), (50, 4.0));
 }
 
-fn write_bundle(model: &Opened, file_type: &str, path: &Path) {
-    let plan = convert::plan(&model.source, &model.networks(), file_type.parse::<FileType>().unwrap()).unwrap();
-    plan.write(path, WriteOptions { overwrite: true, ..WriteOptions::default() }, &mut |_| Ok(())).unwrap();
-}
-
 #[test]
 fn streamed_equals_resident() {
     let (golden, dirs) = models();
@@ -183,7 +167,7 @@ fn streamed_equals_resident() {
     for file_type in ["q8_0", "q4_k_s"] {
         for (dir, request) in dirs.iter().zip(&cases) {
             let path = dir.path().join("bundle.gguf");
-            write_bundle(&open(dir.path()), file_type, &path);
+            bundle(&open(dir.path()), &path, file_type);
             let model = open(&path);
             assert_eq!(model.family.name, "flux3");
             let mut pipeline = on(model, "cpu:discrete");
@@ -241,18 +225,6 @@ fn what_does_not_fit_is_refused() {
     let guidance = Additions { clip_skip: Some(1), ..Additions::default() };
     let skipped = pipeline::open_with(&Source::open(dir.path()).unwrap(), &guidance).err().unwrap().to_string();
     assert!(skipped.starts_with("--clip-skip: "), "{skipped}");
-}
-
-/// What is said of `dir` after `edit` of the configuration of `component`.
-fn said(dir: &Path, component: &str, edit: &dyn Fn(&mut serde_json::Value)) -> pinhole::Error {
-    let path = dir.join(component).join("config.json");
-    let original = fs::read(&path).unwrap();
-    let mut config: serde_json::Value = serde_json::from_slice(&original).unwrap();
-    edit(&mut config);
-    fs::write(&path, config.to_string()).unwrap();
-    let error = Source::open(dir).and_then(|source| pipeline::open(&source)).err().unwrap();
-    fs::write(&path, original).unwrap();
-    error
 }
 
 #[test]

@@ -4,7 +4,7 @@ mod controls;
 use std::path::Path;
 
 use crate::support::cases::equal_the_reference;
-use crate::support::drawing::{THREADS, bits, generate, on, open};
+use crate::support::drawing::{THREADS, bits, bundle, generate, on, open, with};
 use crate::support::lora::{A_B, DOWN_UP, Module, RANK, merge, numbers, write_lora};
 use crate::support::numbers::Format;
 use crate::support::qwen_image::{
@@ -23,7 +23,7 @@ use pinhole::models::qwen_vl::Grid;
 use pinhole::pipeline::{self, Additions, Event, MemoryOptions, Opened, ReferenceResize, Request};
 use pinhole::plan::Offload;
 use pinhole::source::slot::{IMAGE_ENCODER, TEXT_ENCODER, TRANSFORMER, VAE};
-use pinhole::source::{Files, Slot, Source, kinds_in, networks};
+use pinhole::source::{Source, kinds_in, networks};
 use pinhole::stage::{Cadence, Dims, Symbol};
 use pinhole_quant::metrics;
 use pinhole_quant::recipe::FileType;
@@ -162,13 +162,6 @@ fn networks_alone_equal_their_references() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// The model in `dir` with other files in the places of some of its components.
-fn with(dir: &Path, parts: &[(&'static Slot, &str)]) -> pinhole::Result<Opened> {
-    let parts = parts.iter().map(|(slot, name)| (*slot, dir.join(name))).collect();
-    let source = Source::assemble(Some(Source::open(dir)?), &Files { parts, tokenizers: Vec::new() })?;
-    pipeline::open(&source)
-}
-
 #[test]
 fn files_of_other_tools_draw_the_same() {
     let (golden, dir) = model();
@@ -201,12 +194,6 @@ fn files_of_other_tools_draw_the_same() {
         println!("{name}: nmse {nmse:.2e}");
         assert!(nmse <= most && nmse > 0.0, "{name}: {nmse:e}");
     }
-}
-
-/// A bundle of the model in that type.
-fn bundle(model: &Opened, path: &Path, file_type: &str) {
-    let plan = convert::plan(&model.source, &model.networks(), file_type.parse::<FileType>().unwrap()).unwrap();
-    plan.write(path, WriteOptions { overwrite: true, ..WriteOptions::default() }, &mut |_| Ok(())).unwrap();
 }
 
 #[test]

@@ -4,9 +4,8 @@
 mod edits;
 
 use std::fs;
-use std::path::Path;
 
-use crate::support::drawing::{THREADS, bits, generate, on, open};
+use crate::support::drawing::{THREADS, bits, bundle, generate, on, open, with};
 use crate::support::lora::{A_B, Module, RANK, merge, numbers, write_lora};
 use crate::support::numbers::Format;
 use crate::support::qwen_image_21::{
@@ -16,7 +15,6 @@ use crate::support::qwen_image_21::{
 use crate::support::sd1::write_tensors;
 use crate::support::z_image::tensors;
 use crate::support::{Golden, given};
-use pinhole::convert::{self, WriteOptions};
 use pinhole::exec::{DeviceWeights, Session};
 use pinhole::ggml::{Backend, CancelFlag, Device, Ledger};
 use pinhole::models::language_model::{Taps, causal_mask};
@@ -24,11 +22,10 @@ use pinhole::models::qwen_image::single::{Sizes, sinusoid};
 use pinhole::pipeline::{self, Additions, Event, MemoryOptions, Opened, Request};
 use pinhole::plan::{Limits, Offload, budget};
 use pinhole::source::slot::{TEXT_ENCODER, TRANSFORMER, VAE};
-use pinhole::source::{Files, Slot, Source, networks};
+use pinhole::source::{Files, Source, networks};
 use pinhole::stage::{Cadence, Dims, Symbol};
 use pinhole::synthetic::{self, Architecture};
 use pinhole_quant::metrics;
-use pinhole_quant::recipe::FileType;
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -226,13 +223,6 @@ fn networks_alone_equal_their_references() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// The model in `dir` with other files in the places of some of its components.
-fn with(dir: &Path, parts: &[(&'static Slot, &str)]) -> pinhole::Result<Opened> {
-    let parts = parts.iter().map(|(slot, name)| (*slot, dir.join(name))).collect();
-    let source = Source::assemble(Some(Source::open(dir)?), &Files { parts, tokenizers: Vec::new() })?;
-    pipeline::open(&source)
-}
-
 #[test]
 fn files_of_other_tools_draw_the_same() {
     let (golden, dir) = model();
@@ -280,12 +270,6 @@ fn files_of_other_tools_draw_the_same() {
         let expected = generate(&mut on(open(dir.path()), "cpu"), &case);
         assert!(bits(&expected) == bits(&found), "seeing: {seeing}");
     }
-}
-
-/// A bundle of the model in that type.
-fn bundle(model: &Opened, path: &Path, file_type: &str) {
-    let plan = convert::plan(&model.source, &model.networks(), file_type.parse::<FileType>().unwrap()).unwrap();
-    plan.write(path, WriteOptions { overwrite: true, ..WriteOptions::default() }, &mut |_| Ok(())).unwrap();
 }
 
 #[test]

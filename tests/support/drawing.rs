@@ -1,10 +1,13 @@
 //! Drawing with a model: opened, put on a device, and held to its plan.
 
+use std::fs;
 use std::path::Path;
 
+use pinhole::convert::{self, WriteOptions};
 use pinhole::ggml::{CancelFlag, Device};
 use pinhole::pipeline::{self, Event, Generated, Opened, Pipeline, Request};
-use pinhole::source::Source;
+use pinhole::source::{Files, Slot, Source};
+use pinhole_quant::recipe::FileType;
 
 /// Two threads, as many as the smallest machine that runs the tests has.
 pub(crate) const THREADS: usize = 2;
@@ -12,6 +15,31 @@ pub(crate) const THREADS: usize = 2;
 /// The model at `path`.
 pub(crate) fn open(path: &Path) -> Opened {
     pipeline::open(&Source::open(path).unwrap()).unwrap()
+}
+
+/// The model in `dir` with other files in the places of some of its components.
+pub(crate) fn with(dir: &Path, parts: &[(&'static Slot, &str)]) -> pinhole::Result<Opened> {
+    let parts = parts.iter().map(|(slot, name)| (*slot, dir.join(name))).collect();
+    let source = Source::assemble(Some(Source::open(dir)?), &Files { parts, tokenizers: Vec::new() })?;
+    pipeline::open(&source)
+}
+
+/// What is said of `dir` after `edit` of the configuration of `component`.
+pub(crate) fn said(dir: &Path, component: &str, edit: &dyn Fn(&mut serde_json::Value)) -> pinhole::Error {
+    let path = dir.join(component).join("config.json");
+    let original = fs::read(&path).unwrap();
+    let mut config: serde_json::Value = serde_json::from_slice(&original).unwrap();
+    edit(&mut config);
+    fs::write(&path, config.to_string()).unwrap();
+    let error = Source::open(dir).and_then(|source| pipeline::open(&source)).err().unwrap();
+    fs::write(&path, original).unwrap();
+    error
+}
+
+/// Writes a model as a bundle in a type, over what is there.
+pub(crate) fn bundle(model: &Opened, path: &Path, file_type: &str) {
+    let plan = convert::plan(&model.source, &model.networks(), file_type.parse::<FileType>().unwrap()).unwrap();
+    plan.write(path, WriteOptions { overwrite: true, ..WriteOptions::default() }, &mut |_| Ok(())).unwrap();
 }
 
 /// The model on a device. Its text encoder is part of what is measured, for every picture.
