@@ -160,17 +160,16 @@ impl Map {
         let range = start..start + out.len();
         assert!(range.end <= self.bytes().len(), "{range:?} of {}", self.bytes().len());
         self.wait(&range)?;
-        #[cfg(unix)]
+        #[cfg(any(unix, windows))]
         if let Bytes::File(_, file) = &self.bytes {
-            use std::os::unix::fs::FileExt;
-            return file.read_exact_at(out, start as u64).map_err(|error| self.lost(&range, error));
+            return read_at(file, start as u64, out).map_err(|error| self.lost(&range, error));
         }
         out.copy_from_slice(&self.bytes()[range]);
         Ok(())
     }
 
     /// The error for a file whose bytes in `range` cannot be read.
-    #[cfg(unix)]
+    #[cfg(any(unix, windows))]
     fn lost(&self, range: &Range<usize>, error: io::Error) -> Error {
         let now = match &self.bytes {
             Bytes::File(_, file) => file.metadata().map_or(u64::MAX, |about| about.len()),
@@ -264,6 +263,24 @@ fn whole_pages(range: Range<usize>) -> Range<usize> {
     let page = rustix::param::page_size();
     let start = range.start.next_multiple_of(page);
     start..(range.end / page * page).max(start)
+}
+
+#[cfg(unix)]
+fn read_at(file: &File, start: u64, out: &mut [u8]) -> io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, out, start)
+}
+
+/// Moves the file's position, which no one else asks for.
+#[cfg(windows)]
+fn read_at(file: &File, mut start: u64, mut out: &mut [u8]) -> io::Result<()> {
+    while !out.is_empty() {
+        let count = std::os::windows::fs::FileExt::seek_read(file, out, start)?;
+        if count == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        (out, start) = (&mut out[count..], start + count as u64);
+    }
+    Ok(())
 }
 
 #[cfg(target_os = "linux")]

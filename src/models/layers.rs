@@ -442,11 +442,15 @@ impl<K: Copy + PartialEq> Last<K> {
 
 /// The sinusoidal embedding of `t`: `width` numbers, an even count, cosines first, with frequencies from 1 down to 1/10000; in f32
 /// as diffusers' `get_timestep_embedding` computes it.
+///
+/// Exponentials, cosines and sines are taken in double precision and rounded once. In single precision, the last digit depends on the
+/// system's C library, and products of 8-bit activations make that a picture that differs between systems by 3 in 255.
 pub fn sinusoid(t: f32, width: usize) -> Vec<f32> {
     let half = width / 2;
-    let angle = |i: usize| t * (-(10000f32.ln()) * i as f32 / half as f32).exp();
-    let cos = (0..half).map(|i| angle(i).cos());
-    cos.chain((0..half).map(|i| angle(i).sin())).collect()
+    let frequency = |i: usize| f64::from(-(10000f32.ln()) * i as f32 / half as f32).exp() as f32;
+    let angle = |i: usize| f64::from(t * frequency(i));
+    let cos = (0..half).map(|i| angle(i).cos() as f32);
+    cos.chain((0..half).map(|i| angle(i).sin() as f32)).collect()
 }
 
 /// `x [heads * d, tokens, batch]` as `[d, tokens, heads, batch]`, where attention wants its heads: a view.
