@@ -147,8 +147,8 @@ fn fetch_ahead<const BYTES: usize>(rows: &[&[[u8; BYTES]]; EIGHT], at: usize) {
     let ahead = if ahead < row_bytes { ahead } else { ahead + row_bytes * (EIGHT - 1) };
     for row in rows {
         for line in (0..BYTES).step_by(LINE) {
-            // SAFETY: a hint, which does nothing where there is no memory.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(row.as_ptr().cast::<i8>().wrapping_add(ahead + line)) };
+            // A hint, which does nothing where there is no memory.
+            _mm_prefetch::<_MM_HINT_T0>(row.as_ptr().cast::<i8>().wrapping_add(ahead + line));
         }
     }
 }
