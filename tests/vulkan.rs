@@ -5,6 +5,8 @@
 #![cfg(feature = "vulkan")]
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
+#[path = "vulkan/attention.rs"]
+mod attention;
 #[path = "vulkan/families.rs"]
 mod families;
 #[path = "vulkan/films.rs"]

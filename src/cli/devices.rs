@@ -37,6 +37,11 @@ pub(super) struct Row {
     features: Vec<&'static str>,
     memory_free_bytes: usize,
     memory_total_bytes: usize,
+    /// What its own attention adds values up in; `None` where the device does not compute.
+    attention_sums: Option<&'static str>,
+    /// What else was found.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remark: Option<String>,
     /// Whether it is the CPU that plays a card.
     #[serde(skip)]
     pub(super) played: bool,
@@ -49,7 +54,7 @@ pub(super) fn run(_: &Args, printer: &Printer) -> Result<(), Failure> {
         return printer.object(&report);
     }
     printer.data(&table(&report.devices).to_string())?;
-    printer.note(&format!("\n--device auto is {} here", report.auto));
+    printer.note(&format!("{}\n--device auto is {} here", remarks(&report.devices), report.auto));
     Ok(())
 }
 
@@ -64,6 +69,12 @@ pub(super) fn table(rows: &[Row]) -> Table<6> {
     table
 }
 
+/// What is to be said of single devices, a line each.
+pub(super) fn remarks(rows: &[Row]) -> String {
+    let said = rows.iter().filter_map(|row| Some(format!("\n{}: {}", row.name, row.remark.as_ref()?)));
+    said.collect()
+}
+
 pub(super) fn row(device: &Device) -> Result<Row, Error> {
     let (memory_free_bytes, memory_total_bytes) = device.memory()?;
     let kind = match device.kind() {
@@ -72,6 +83,11 @@ pub(super) fn row(device: &Device) -> Result<Row, Error> {
         DeviceKind::Integrated => "integrated",
         _ => "other",
     };
+    let (attention_sums, remark) = match device.sums_attention_in_f16() {
+        Ok(false) => (Some("f32"), None),
+        Ok(true) => (Some("f16"), Some("attention sums in F16: pinhole multiplies and normalises instead".to_owned())),
+        Err(error) => (None, Some(format!("does not compute: {error}"))),
+    };
     Ok(Row {
         name: device.name(),
         kind,
@@ -79,6 +95,8 @@ pub(super) fn row(device: &Device) -> Result<Row, Error> {
         features: device.features()?.names(),
         memory_free_bytes,
         memory_total_bytes,
+        attention_sums,
+        remark,
         played: device.is_cpu() && device.kind() != DeviceKind::Cpu,
     })
 }

@@ -12,7 +12,7 @@ const WIDE: usize = 256;
 impl Graph {
     /// `softmax(scale * q k^T + mask) v` without the matrix of scores: `q [d, n, heads, batch]`, `k [d, m, groups, batch]` and
     /// `v` as `k` give `[d, heads, n, batch]`. The groups divide the heads: neighbouring heads share keys and values. `mask
-    /// [m, n]`, of F16 and the same for all heads, is added to the scores: see [`to_f16`](Self::to_f16).
+    /// [m, n]`, of F16 and the same for all heads, is added to the scores: see [`to_f16`](Self::to_f16). It lets every query see a key.
     pub fn flash_attention(&self, q: Tensor, k: Tensor, v: Tensor, scale: f32, mask: Option<Tensor>) -> Result<Tensor> {
         for operand in [q, k, v] {
             self.require_f32("flash_attention", operand)?;
@@ -26,6 +26,9 @@ impl Graph {
         let (q, k, v) = (self.rows_contiguous(q)?, self.rows_contiguous(k)?, self.rows_contiguous(v)?);
         if let Some(attended) = self.own_attention([q, k, v], scale, mask)? {
             return Ok(attended);
+        }
+        if self.device().sums_heads_in_f16(d)? {
+            return self.attend_in_parts([q, k, v], scale, mask);
         }
         match self.attend([q, k, v], scale, mask) {
             Err(Error::Device { .. }) if d < WIDE => self.attend_wide([q, k, v], scale, mask, WIDE),
@@ -41,7 +44,7 @@ impl Graph {
     }
 
     /// ggml's operation, of operands that were checked and have contiguous rows.
-    fn attend(&self, [q, k, v]: [Tensor; 3], scale: f32, mask: Option<Tensor>) -> Result<Tensor> {
+    pub(super) fn attend(&self, [q, k, v]: [Tensor; 3], scale: f32, mask: Option<Tensor>) -> Result<Tensor> {
         let mask = match mask {
             Some(mask) => self.raw(mask)?,
             None => std::ptr::null_mut(),
@@ -84,20 +87,23 @@ mod tests {
     use crate::ggml::{Arena, Backend, Buffer, CancelFlag, Ledger, Placed, devices};
     use crate::tensor::Shape;
 
-    /// What `attend` gives for `[24, 7, 2, 1]` queries, keys and values.
-    fn attended(attend: impl FnOnce(&Graph, [Tensor; 3]) -> Result<Tensor>) -> Vec<f32> {
+    /// What `attend` gives for `[24, 70, 2, 1]` queries, keys and values, and a mask.
+    fn attended(attend: impl FnOnce(&Graph, [Tensor; 3], Tensor) -> Result<Tensor>) -> Vec<f32> {
         let (device, ledger) = (devices().unwrap()[0], Ledger::new());
-        let (graph, shape) = (Graph::new(device, 64).unwrap(), Shape::new(&[24, 7, 2]).unwrap());
-        let placed = |phase: f32| {
+        let graph = Graph::new(device, 64).unwrap();
+        let placed = |dims: &[usize], phase: f32| {
+            let shape = Shape::new(dims).unwrap();
             let buffer = Buffer::allocate(device, 4 * shape.elements(), &ledger, "test").unwrap();
             let place = Placed::new(&buffer, 0, DType::F32, shape).unwrap();
             let numbers = (0..shape.elements()).flat_map(|i| (i as f32 * phase).sin().to_ne_bytes());
             place.write(&numbers.collect::<Vec<_>>()).unwrap();
             place
         };
-        let result = attend(&graph, [0.7, 1.3, 0.3].map(|phase| graph.leaf(&placed(phase)).unwrap())).unwrap();
-        let out = placed(0.0);
-        graph.store(graph.reshape(result, &[24, 7, 2]).unwrap(), &out).unwrap();
+        let operands = [0.7, 1.3, 0.3].map(|phase| graph.leaf(&placed(&[24, 70, 2], phase)).unwrap());
+        let mask = graph.to_f16(graph.leaf(&placed(&[70, 70], 0.9)).unwrap()).unwrap();
+        let result = attend(&graph, operands, mask).unwrap();
+        let out = placed(&[24, 2, 70], 0.0);
+        graph.store(result, &out).unwrap();
         let mut arena = Arena::new(device, &ledger).unwrap();
         arena.assign(&[&graph]).unwrap();
         Backend::new(device, 1, CancelFlag::new()).unwrap().compute(&graph, &mut arena).unwrap();
@@ -106,12 +112,33 @@ mod tests {
         bytes.as_chunks::<4>().0.iter().map(|&value| f32::from_ne_bytes(value)).collect()
     }
 
+    /// The squared error of `found`, as a part of what is `expected`.
+    fn error(expected: &[f32], found: &[f32]) -> f32 {
+        let differences: f32 = expected.iter().zip(found).map(|(a, b)| (a - b).powi(2)).sum();
+        differences / expected.iter().map(|number| number.powi(2)).sum::<f32>()
+    }
+
     #[test]
     fn zeros_beside_a_head_change_nothing() {
-        let narrow = attended(|g, [q, k, v]| g.flash_attention(q, k, v, 0.2, None));
-        let wide = attended(|g, qkv| g.attend_wide(qkv, 0.2, None, 40));
-        let differences: f32 = narrow.iter().zip(&wide).map(|(a, b)| (a - b).powi(2)).sum();
-        let size: f32 = narrow.iter().map(|number| number.powi(2)).sum();
-        assert!(differences < 1e-10 * size, "{differences} of {size}");
+        let narrow = attended(|g, [q, k, v], _| g.flash_attention(q, k, v, 0.2, None));
+        let wide = attended(|g, qkv, _| g.attend_wide(qkv, 0.2, None, 40));
+        assert!(error(&narrow, &wide) < 1e-10);
+    }
+
+    #[test]
+    fn products_are_attention_in_any_parts() {
+        for is_masked in [false, true] {
+            let mask_of = |mask| is_masked.then_some(mask);
+            let expected = attended(|g, [q, k, v], mask| g.flash_attention(q, k, v, 0.2, mask_of(mask)));
+            let whole = attended(|g, qkv, mask| g.attend_by_products(qkv, 0.2, mask_of(mask), usize::MAX));
+            let parts = attended(|g, qkv, mask| g.attend_by_products(qkv, 0.2, mask_of(mask), 1));
+            // All that is multiplied is rounded to F16.
+            assert!(error(&expected, &whole) < 1e-6, "{}", error(&expected, &whole));
+            // ggml may take other kernels for other numbers of queries.
+            assert!(error(&whole, &parts) < 1e-10, "{}", error(&whole, &parts));
+        }
+        let unmasked = attended(|g, qkv, _| g.attend_by_products(qkv, 0.2, None, 1));
+        let masked = attended(|g, qkv, mask| g.attend_by_products(qkv, 0.2, Some(mask), 1));
+        assert!(error(&unmasked, &masked) > 1e-3, "the mask changes nothing");
     }
 }

@@ -57,6 +57,13 @@ impl Backend {
     /// # Errors
     /// [`Error::Device`] where the device does not start; [`Error::OutOfMemory`] where its threads do not.
     pub fn new(device: Device, threads: usize, cancel: CancelFlag) -> Result<Backend> {
+        // Before anything is planned or allocated, so that what the trial takes comes on top of nothing.
+        device.sums_attention_in_f16()?;
+        Backend::untried(device, threads, cancel)
+    }
+
+    /// The same of a device of which nothing needs to be known.
+    pub(super) fn untried(device: Device, threads: usize, cancel: CancelFlag) -> Result<Backend> {
         let raw = Cell::new(start(device)?);
         let mut backend = Backend {
             raw,

@@ -307,6 +307,11 @@ impl Device {
         self.kind() == DeviceKind::Integrated || self.description().contains("llvmpipe")
     }
 
+    /// Whether ggml's Vulkan backend computes on it.
+    pub(super) fn is_vulkan(&self) -> bool {
+        self.family() == Family::Vulkan
+    }
+
     fn family(&self) -> Family {
         match self.name() {
             _ if self.is_cpu() => Family::Other,

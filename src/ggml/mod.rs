@@ -15,6 +15,8 @@ mod alone;
 mod arena;
 mod attend;
 mod attention;
+mod attention_by_products;
+mod attention_sums;
 mod backend;
 mod buffer;
 pub mod build;

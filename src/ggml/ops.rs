@@ -199,11 +199,14 @@ impl Graph {
         self.node("group_norm", |context| unsafe { sys::ggml_group_norm(context, raw, groups, eps) })
     }
 
-    /// Rows of `softmax(scale * a + mask)`; `mask [n, >= m, ..]` is repeated over `a [n, m, ..]`'s third and fourth extents.
+    /// Rows of `softmax(scale * a + mask)`; `mask [n, >= m, ..]`, of F32 or F16, is repeated over `a [n, m, ..]`'s third and fourth
+    /// extents.
     pub fn soft_max(&self, a: Tensor, mask: Option<Tensor>, scale: f32) -> Result<Tensor> {
         self.require_f32("soft_max", a)?;
         if let Some(mask) = mask {
-            self.require_f32("soft_max", mask)?;
+            if self.dtype(mask)? != DType::F16 {
+                self.require_f32("soft_max", mask)?;
+            }
             let ([n, m, a2, a3], [mn, mm, m2, m3]) = (self.shape(a)?.dims(), self.shape(mask)?.dims());
             if mn != n || mm < m || !a2.is_multiple_of(m2) || !a3.is_multiple_of(m3) {
                 return Err(self.mismatch("soft_max", a, mask));
@@ -214,7 +217,7 @@ impl Graph {
             Some(mask) => self.raw(self.contiguous(mask)?)?,
             None => std::ptr::null_mut(),
         };
-        // SAFETY: live, contiguous F32 tensors; the mask covers `a` (checked above) or is absent.
+        // SAFETY: live, contiguous tensors, of F32 except that the mask may be F16; it covers `a` (checked above) or is absent.
         self.node("soft_max", |context| unsafe { sys::ggml_soft_max_ext(context, raw, mask, scale, 0.0) })
     }
 }

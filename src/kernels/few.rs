@@ -20,6 +20,13 @@ pub(super) const LAYOUT: Layout = Layout { tokens: 1, code_bytes: 1, turn: 4, st
 /// Bytes of a record: 32 codes of one token, their scale, and the sum of the codes.
 const RECORD: usize = BLOCK + 8;
 
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
+/// How many bytes ahead of what is read memory is asked for. Eight rows are read at once, each too short for the processor to foresee it:
+/// from memory, q6_k takes half the time with one token.
+const AHEAD: usize = 512;
+
 /// The same 32 columns of eight rows.
 struct Blocks {
     codes: [__m256i; EIGHT],
@@ -109,7 +116,11 @@ fn add<R: Reading<BYTES>, const BYTES: usize>(weights: &[&[u8]], packed: &[u8], 
     let records_of_a_token = packed.len() / RECORD / out.len();
     let (records, _) = packed.as_chunks::<RECORD>();
     let mut sums = [_mm256_setzero_ps(); TOKENS];
+    let in_a_line = (LINE / BYTES).max(1);
     for all in 0..rows[0].len() {
+        if all.is_multiple_of(in_a_line) {
+            fetch_ahead(&rows, all);
+        }
         let rows = rows.map(|row| &row[all]);
         // SAFETY: this function has the instructions.
         let head = unsafe { R::head(&rows) };
@@ -125,6 +136,20 @@ fn add<R: Reading<BYTES>, const BYTES: usize>(weights: &[&[u8]], packed: &[u8], 
     for (sum, out) in sums.iter().zip(out) {
         // SAFETY: eight numbers.
         unsafe { _mm256_storeu_ps(out.as_mut_ptr(), *sum) };
+    }
+}
+
+/// Has the processor fetch what is [`AHEAD`] of the place `at` in each row: beyond their ends, of the eight rows that follow them.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn fetch_ahead<const BYTES: usize>(rows: &[&[[u8; BYTES]]; EIGHT], at: usize) {
+    let (row_bytes, ahead) = (BYTES * rows[0].len(), BYTES * at + AHEAD);
+    let ahead = if ahead < row_bytes { ahead } else { ahead + row_bytes * (EIGHT - 1) };
+    for row in rows {
+        for line in (0..BYTES).step_by(LINE) {
+            // A hint, which does nothing where there is no memory.
+            _mm_prefetch::<_MM_HINT_T0>(row.as_ptr().cast::<i8>().wrapping_add(ahead + line));
+        }
     }
 }
 

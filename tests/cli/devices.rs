@@ -7,6 +7,7 @@ fn the_cpu_is_listed() {
     let cpu = report["devices"].as_array().unwrap().iter().find(|device| device["name"] == "cpu").unwrap();
     assert_eq!(cpu["kind"], "cpu");
     assert!(cpu["memory_total_bytes"].as_u64().unwrap() > 1 << 20);
+    assert_eq!(cpu["attention_sums"], "f32");
     let outcome = place.run(&["devices"]);
     assert_eq!(outcome.code, 0);
     assert!(outcome.stdout.starts_with("  name") && outcome.stdout.contains("\n  cpu"), "{}", outcome.stdout);

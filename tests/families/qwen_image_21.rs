@@ -309,10 +309,8 @@ fn streamed_equals_resident() {
         pipeline.set_memory(MemoryOptions { vram: Some(least), offload: Offload::Auto, host: None });
         let smallest = generate(&mut pipeline, &request);
         println!("{file_type:?}: {} bytes, and {least} at least", largest.plan.peak());
-        let nmse = metrics::nmse(&largest.latents, &smallest.latents).unwrap();
-        // Kernels over quantized weights round otherwise for other numbers of tokens.
-        let most = if file_type == Some("q4_k_s") { 1e-4 } else { 1e-9 };
-        assert!(nmse < most, "{nmse:e}");
+        // All that is multiplied in pieces goes through pinhole's kernels, which round alike for any number of tokens.
+        assert!(bits(&largest) == bits(&smallest), "{file_type:?}: other latents in pieces");
     }
 }
 

@@ -344,11 +344,9 @@ fn streamed_equals_resident() {
             };
             pipeline.set_memory(MemoryOptions { vram: Some(least), offload: Offload::Auto, host: None });
             let smallest = generate(&mut pipeline, &request);
-            let nmse = metrics::nmse(&resident.latents, &smallest.latents).unwrap();
-            println!("{case} {file_type:?}: {} bytes, and {least} at least; nmse {nmse:.1e}", resident.plan.peak());
-            // Kernels over quantized weights round otherwise for other numbers of tokens.
-            let most = if file_type == Some("q4_k_s") { 1e-3 } else { 1e-9 };
-            assert!(nmse < most, "{nmse:e}");
+            println!("{case} {file_type:?}: {} bytes, and {least} at least", resident.plan.peak());
+            // All that is multiplied in pieces goes through pinhole's kernels, which round alike for any number of tokens.
+            assert!(bits(&resident) == bits(&smallest), "{case} {file_type:?}: other latents in pieces");
         }
     }
 }

@@ -97,6 +97,10 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
 fn show(Report { found, problems }: &Report, printer: &Printer) -> Result<(), Failure> {
     printer.data(&facts(found).to_string())?;
     printer.data(&format!("\ndevices\n{}", devices::table(&found.devices)))?;
+    let remarks = devices::remarks(&found.devices);
+    if !remarks.is_empty() {
+        printer.data(&format!("{remarks}\n"))?;
+    }
     printer.data(&format!("\n{}, {}\n", found.plan.heading(), found.plan.outcome()))?;
     if let Some(plan) = &found.plan.whole {
         printer.data(&plan::table(plan).to_string())?;
