@@ -142,15 +142,19 @@ impl Buffer {
     pub fn read_at(&self, offset: usize, out: &mut [u8]) -> Result<()> {
         if let Some(RemoteBuffer { connection, number }) = &self.remote {
             self.check_range("read", offset, out.len())?;
-            for (i, out) in out.chunks_mut(MOST_BYTES).enumerate() {
-                let from = offset + i * MOST_BYTES;
-                let asked = Message::Read { buffer: *number, offset: from, len: out.len() };
-                match connection.ask(&asked)? {
-                    (Reply::Bytes, bytes) if bytes.len() == out.len() => out.copy_from_slice(&bytes),
-                    (other, _) => return Err(connection.senseless(&other)),
-                }
+            let mut asked = Vec::new();
+            for start in (0..out.len()).step_by(MOST_BYTES) {
+                let len = MOST_BYTES.min(out.len() - start);
+                asked.push(Message::Read { buffer: *number, offset: offset + start, len });
             }
-            return Ok(());
+            let mut parts: Vec<&mut [u8]> = out.chunks_mut(MOST_BYTES).collect();
+            return connection.ask_each(&asked, |i, answer| match answer {
+                (Reply::Bytes, bytes) if bytes.len() == parts[i].len() => {
+                    parts[i].copy_from_slice(&bytes);
+                    Ok(())
+                }
+                (other, _) => Err(connection.senseless(&other)),
+            });
         }
         self.with_bytes("read", offset, out.len(), |tensor| {
             // SAFETY: as in `write_at`, with `out` as the destination.

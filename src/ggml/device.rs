@@ -4,6 +4,7 @@ use std::ffi::CStr;
 use std::fmt;
 use std::num::NonZeroU64;
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use ggml_sys as sys;
 use ggml_sys::account::{self, Memory};
@@ -277,6 +278,23 @@ impl Device {
             unsafe { sys::ggml_backend_dev_memory(raw, &mut free, &mut total) };
             (free, total)
         })
+    }
+
+    /// How long a question takes to a device of another machine and back, in the best of a few; `None` for one of this machine.
+    ///
+    /// # Errors
+    /// [`Error::Device`] where its server is gone.
+    pub fn round_trip(&self) -> Result<Option<Duration>> {
+        if self.remote.is_none() {
+            return Ok(None);
+        }
+        let mut best = Duration::MAX;
+        for _ in 0..3 {
+            let begun = Instant::now();
+            self.memory()?;
+            best = best.min(begun.elapsed());
+        }
+        Ok(Some(best))
     }
 
     /// What it can do beside computing.

@@ -137,6 +137,34 @@ impl Connection {
         }
     }
 
+    /// Sends all `messages`, and hands their answers to `take`, each with the number of its message.
+    ///
+    /// # Errors
+    /// As [`ask`](Self::ask); the first of `take`.
+    pub(crate) fn ask_each(
+        &self,
+        messages: &[Message],
+        mut take: impl FnMut(usize, (Reply, Vec<u8>)) -> Result<()>,
+    ) -> Result<()> {
+        let mut incoming = self.incoming();
+        for message in messages {
+            self.tell(message, &[])?;
+        }
+        while incoming.computing > 0 {
+            self.hear_computed(&mut incoming, None)?;
+        }
+        let mut first = Ok(());
+        for number in 0..messages.len() {
+            // Every answer is heard, or the next would be taken for another.
+            let taken = match self.hear(&mut incoming, None)? {
+                (Reply::Failed(failure), _) => Err(self.failed(failure)),
+                answer => take(number, answer),
+            };
+            first = first.and(taken);
+        }
+        first
+    }
+
     /// The same of what is answered with a number of bytes.
     pub(crate) fn ask_bytes(&self, message: &Message) -> Result<usize> {
         match self.ask(message)?.0 {
