@@ -279,7 +279,7 @@ impl Machine {
     /// See [`Pipeline::budget_notes`].
     pub(super) fn budget_notes(&self) -> Result<Vec<String>> {
         let mut notes = Vec::new();
-        for unit in &self.units {
+        for unit in self.units.iter().filter(|unit| !unit.is_lost) {
             let device = unit.backend.device();
             let (_, total) = device.memory()?;
             let budget = unit.budget.or(self.options.vram);
