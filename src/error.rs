@@ -284,6 +284,15 @@ impl Error {
         Error::Graph { op, message: message.into() }
     }
 
+    /// The same error, and in which of a request's `steps` it was, if it is a device's.
+    #[must_use]
+    pub(crate) fn in_step(mut self, step: usize, steps: usize) -> Error {
+        if let Error::Device { message, .. } = &mut self {
+            *message += &format!(" in step {step} of {steps}");
+        }
+        self
+    }
+
     /// The same error with `text` as its hint, where its kind carries one.
     #[must_use]
     pub fn with_hint(mut self, text: impl Into<String>) -> Error {

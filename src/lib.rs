@@ -46,6 +46,7 @@
 //! | [`npy`] | Reads NumPy's arrays of floats. |
 //! | [`kernels`] | Matrix products, convolutions and attention on the CPU that are faster than ggml's. Knows no ggml. |
 //! | [`ggml`] | The safe wrapper over ggml: devices, buffers, graphs, shape-checked operations, the account of memory. |
+//! | [`rpc`] | Lends a device to another machine. |
 //! | [`weights`] | The one list of a model's weights: name, shape, role. |
 //! | [`stage`] | Stages, ports and blocks, which models are written in. |
 //! | [`models`] | The networks: each declares its weights and builds its graphs. No files, no devices, no number formats. |
@@ -94,6 +95,7 @@ pub mod processors;
 pub mod quiet;
 #[doc(hidden)]
 pub mod reserve;
+pub mod rpc;
 pub mod safetensors;
 pub mod sample;
 pub mod size;

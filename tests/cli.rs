@@ -21,6 +21,7 @@ mod cli {
     mod plan;
     #[cfg(unix)]
     mod pull;
+    mod rpc_server;
     mod run;
     mod serve;
     mod shells;

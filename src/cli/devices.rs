@@ -7,12 +7,15 @@ use serde::Serialize;
 use super::failure::Failure;
 use super::printer::{Printer, Talk};
 use super::table::Table;
-use super::units;
+use super::{request, units};
 
 /// List the devices that can compute, with their memory
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
+    /// Devices to look at instead: rpc:HOST:PORT, where another machine runs `pinhole rpc-server`, with `,` between several
+    #[arg(long, value_name = "NAME,...")]
+    device: Option<String>,
     #[command(flatten)]
     pub(super) talk: Talk,
 }
@@ -20,6 +23,7 @@ pub(super) struct Args {
 const EXAMPLES: &str = "\
 Examples:
   pinhole devices
+  pinhole devices --device rpc:192.168.1.5:7007
   pinhole devices --json";
 
 #[derive(Serialize)]
@@ -42,13 +46,20 @@ pub(super) struct Row {
     /// What else was found.
     #[serde(skip_serializing_if = "Option::is_none")]
     remark: Option<String>,
+    /// How long a question takes to another machine and back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    round_trip_seconds: Option<f64>,
     /// Whether it is the CPU that plays a card.
     #[serde(skip)]
     pub(super) played: bool,
 }
 
-pub(super) fn run(_: &Args, printer: &Printer) -> Result<(), Failure> {
-    let devices = ggml::devices()?.iter().map(row).collect::<Result<Vec<Row>, Error>>()?;
+pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
+    let devices = match &args.device {
+        Some(names) => request::devices(names)?,
+        None => ggml::devices()?,
+    };
+    let devices = devices.iter().map(row).collect::<Result<Vec<Row>, Error>>()?;
     let report = Report { auto: Device::by_name("auto")?.name(), devices };
     if printer.json() {
         return printer.object(&report);
@@ -64,7 +75,11 @@ pub(super) fn table(rows: &[Row]) -> Table<6> {
     for row in rows {
         let [free, total] = [row.memory_free_bytes, row.memory_total_bytes].map(|bytes| units::bytes(bytes as u64));
         let features = if row.features.is_empty() { "-".to_owned() } else { row.features.join(", ") };
-        table.row([row.name.clone(), row.kind.into(), free, total, features, units::shown(&row.description)]);
+        let mut description = row.description.clone();
+        if let Some(seconds) = row.round_trip_seconds {
+            description += &format!(", {:.1} ms there and back", seconds * 1e3);
+        }
+        table.row([row.name.clone(), row.kind.into(), free, total, features, units::shown(&description)]);
     }
     table
 }
@@ -97,6 +112,7 @@ pub(super) fn row(device: &Device) -> Result<Row, Error> {
         memory_total_bytes,
         attention_sums,
         remark,
+        round_trip_seconds: device.round_trip()?.map(|time| time.as_secs_f64()),
         played: device.is_cpu() && device.kind() != DeviceKind::Cpu,
     })
 }

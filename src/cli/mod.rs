@@ -25,6 +25,7 @@ mod printer;
 mod pull;
 mod pulled;
 mod request;
+mod rpc_server;
 mod serve;
 mod stable_diffusion;
 mod step_cache;
@@ -77,6 +78,7 @@ enum Command {
     Completions(completions::Args),
     Man(man::Args),
     Serve(serve::Args),
+    RpcServer(rpc_server::Args),
 }
 
 impl Command {
@@ -96,6 +98,7 @@ impl Command {
             Command::Completions(args) => &args.talk,
             Command::Man(args) => &args.talk,
             Command::Serve(args) => &args.talk,
+            Command::RpcServer(args) => &args.talk,
         }
     }
 
@@ -115,6 +118,7 @@ impl Command {
             Command::Completions(args) => completions::run(args, Cli::command(), printer),
             Command::Man(args) => man::run(args, Cli::command(), printer),
             Command::Serve(args) => serve::run(args),
+            Command::RpcServer(args) => rpc_server::run(args, printer),
         }
     }
 }

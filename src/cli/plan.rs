@@ -220,6 +220,15 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
         let what = if at == 0 { format!("\n{size} on") } else { "and on".to_owned() };
         printer.note(&format!("{what} {}: {peak} at most{limit}", device.name()));
     }
+    for device in &devices {
+        if let Some(time) = device.round_trip()? {
+            let time = time.as_secs_f64() * 1e3;
+            printer.note(&format!(
+                "{} is {time:.1} ms away, there and back: each step waits for that about twice",
+                device.name()
+            ));
+        }
+    }
     if let Some(HostUse { peak, limit }) = plan.devices().filter_map(|plan| plan.host).max_by_key(|host| host.peak) {
         let [peak, limit] = [peak, limit].map(|bytes| units::bytes(bytes as u64));
         printer.note(&format!("in host memory, with all that the program holds: {peak} at most, of {limit}"));

@@ -170,6 +170,11 @@ pub(super) fn interrupting() {
     let _ = writeln!(io::stderr(), "\nstopping (Ctrl-C again ends at once)");
 }
 
+/// Says something that the user should know. From a thread which no [`Printer`] belongs to.
+pub(super) fn aside(text: &str) {
+    let _ = writeln!(io::stderr(), "warning: {}", units::shown(text));
+}
+
 /// Says that it was heard, where nothing else said so. From a thread which no [`Printer`] belongs to.
 pub(super) fn interrupted() {
     let _ = writeln!(io::stderr(), "error: interrupted");

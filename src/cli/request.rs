@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
+use pinhole::ggml::log::{self, Level};
 use pinhole::ggml::{CancelFlag, Device, build};
 use pinhole::image::Picture;
 use pinhole::pipeline::{
@@ -20,7 +21,7 @@ use super::control::ControlArgs;
 use super::lora::{self, Lora, Weighted};
 use super::pictures::{open_picture, picture};
 use super::preview::{self, Preview};
-use super::printer::Printer;
+use super::printer::{self, Printer};
 use super::stable_diffusion::StableDiffusionArgs;
 use super::video::VideoArgs;
 use super::{step_cache, threads};
@@ -177,7 +178,8 @@ pub(super) struct RequestArgs {
     /// Write what the picture looks like after every EVERY steps to this file, which is replaced each time [default: after each]
     #[arg(long, value_name = "FILE[:EVERY]", value_parser = preview::parse)]
     pub(super) preview: Option<Preview>,
-    /// Where to compute: auto, or a device that `pinhole devices` lists; several with `,` between them compute together
+    /// Where to compute: auto, or a device that `pinhole devices` lists, or rpc:HOST:PORT, where another machine runs `pinhole rpc-server`;
+    /// several with `,` between them compute together
     #[arg(long, value_name = "NAME,...", default_value = "auto")]
     pub(super) device: String,
     /// The most memory to take on the device, never exceeded: 4G, 3500M, 1.5G, ... in units of 1024; auto is what is free,
@@ -453,6 +455,8 @@ impl RequestArgs {
 pub(super) fn device(name: &str) -> Result<Device> {
     build::check_processor()?;
     Device::by_name(name).map_err(|error| match error.hint() {
+        // A server's own words.
+        Some(_) if name.to_ascii_lowercase().starts_with("rpc:") => error,
         Some(known) => {
             let known = known.to_owned();
             Error::option("--device", "a device of this machine", format!("`{name}`")).with_hint(known)
@@ -463,7 +467,15 @@ pub(super) fn device(name: &str) -> Result<Device> {
 
 /// The devices `names`, with `,` between them.
 pub(super) fn devices(names: &str) -> Result<Vec<Device>> {
-    names.split(',').map(|name| device(name.trim())).collect()
+    let devices = names.split(',').map(|name| device(name.trim())).collect::<Result<Vec<_>>>()?;
+    if devices.iter().any(Device::is_remote) {
+        log::set_hook(Some(Arc::new(|level, message| {
+            if level >= Level::Warning {
+                printer::aside(message);
+            }
+        })));
+    }
+    Ok(devices)
 }
 
 /// The names of `devices`, as `--device` takes them.

@@ -1,11 +1,14 @@
 //! Memory for what graphs compute on the way: one block, shared by graphs that run one after another.
 
 use std::ptr::NonNull;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use ggml_sys as sys;
 use ggml_sys::account::{self, Block};
 
+use super::remote::Connection;
+use super::remote::wire::Message;
 use super::{Device, Graph, Ledger, guarded};
 use crate::{Error, Result};
 
@@ -28,6 +31,16 @@ pub struct Arena {
     memory: Option<Block>,
     /// Set when ggml was unwound while it allocated: what it holds is unknown from then on.
     broken: bool,
+    /// The arena of another machine that it stands for.
+    remote: Option<RemoteArena>,
+}
+
+/// An arena of another machine.
+struct RemoteArena {
+    connection: Arc<Connection>,
+    number: u64,
+    /// Bytes of its block.
+    size: usize,
 }
 
 /// The number of the next block.
@@ -58,6 +71,13 @@ impl Arena {
             block: next_block(),
             memory: None,
             broken: false,
+            remote: match device.remote() {
+                Some(remote) => {
+                    let connection = remote.connection()?;
+                    Some(RemoteArena { number: connection.number(), connection, size: 0 })
+                }
+                None => None,
+            },
         })
     }
 
@@ -66,6 +86,9 @@ impl Arena {
     /// # Errors
     /// [`Error::Graph`] if ggml fails.
     pub fn measure(graph: &Graph) -> Result<usize> {
+        if let Some(remote) = graph.device().remote() {
+            return Ok(remote.measure(graph.text())?.0);
+        }
         let mut scratch = Arena::new(graph.device(), &Ledger::new())?;
         let measured = graph.while_in_place(|| {
             guarded("measure", || {
@@ -117,6 +140,9 @@ impl Arena {
         self.ledger.leave("activations", std::mem::take(&mut self.entered));
         self.ledger.enter("activations", bytes)?;
         self.entered = bytes;
+        if self.remote.is_some() {
+            return self.assign_there(graphs, bytes);
+        }
         let (reserved, memory) = account::watch_block(|| {
             largest.while_in_place(|| {
                 guarded("reserve", || {
@@ -149,6 +175,42 @@ impl Arena {
             self.entered = size;
         }
         Ok(())
+    }
+
+    /// The same on another machine, where the largest graph takes `bytes`, which are entered.
+    fn assign_there(&mut self, graphs: &[&Graph], bytes: usize) -> Result<()> {
+        let Some(there) = &mut self.remote else { return Ok(()) };
+        let numbers = graphs.iter().map(|graph| graph.number_there(&there.connection)).collect::<Result<_>>()?;
+        there.size = there.connection.ask_bytes(&Message::Assign { arena: there.number, graphs: numbers })?;
+        if there.size > bytes {
+            self.ledger.enter("activations", there.size - bytes)?;
+            self.entered = there.size;
+        }
+        for graph in graphs {
+            graph.block.set(Some(self.block));
+        }
+        Ok(())
+    }
+
+    /// Makes room on another machine for what computing `graphs` takes beside, if this stands for an arena there, and enters it.
+    ///
+    /// # Errors
+    /// As [`enter_scratch`](Self::enter_scratch); what the server says.
+    pub(super) fn reserve_there(&mut self, graphs: &[&Graph]) -> Result<()> {
+        let Some(RemoteArena { connection, number, .. }) = &self.remote else { return Ok(()) };
+        let numbers = graphs.iter().map(|graph| graph.number_there(connection)).collect::<Result<_>>()?;
+        let bytes = connection.ask_bytes(&Message::Reserve { arena: *number, graphs: numbers })?;
+        self.enter_scratch(bytes)
+    }
+
+    /// The connection to the machine where it is, if that is another one, and its number there.
+    pub(super) fn there(&self) -> Option<(&Arc<Connection>, u64)> {
+        self.remote.as_ref().map(|there| (&there.connection, there.number))
+    }
+
+    /// What it has of scratch memory.
+    pub(crate) fn scratch_bytes(&self) -> usize {
+        self.scratch.len() + self.entered_scratch
     }
 
     /// At least `bytes` of scratch memory, entered as `scratch`.
@@ -211,6 +273,9 @@ impl Arena {
 
     /// Bytes of its block.
     pub fn size(&self) -> usize {
+        if let Some(there) = &self.remote {
+            return there.size;
+        }
         // SAFETY: live, with one buffer.
         unsafe { sys::ggml_gallocr_get_buffer_size(self.raw.as_ptr(), 0) }
     }
@@ -223,7 +288,11 @@ fn next_block() -> u64 {
 impl Drop for Arena {
     fn drop(&mut self) {
         self.ledger.leave("activations", self.entered);
-        self.ledger.leave("scratch", self.scratch.len() + self.entered_scratch);
+        self.ledger.leave("scratch", self.scratch_bytes());
+        if let Some(there) = &self.remote {
+            // A server that is gone has let go of it.
+            let _ = there.connection.tell(&Message::DropArena { arena: there.number }, &[]);
+        }
         // Bookkeeping that may have been freed already is better leaked than freed twice. What it is about is known.
         if self.broken {
             if let Some(memory) = self.memory.take() {

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use ggml_sys as sys;
 use half::f16;
 
+use super::call::Call;
 use super::halt::Halt;
 use super::{CancelFlag, Graph, Tensor};
 use crate::Result;
@@ -62,14 +63,17 @@ struct Plan {
 impl Graph {
     /// How exact attention is that is built from now on, where it is pinhole's. A new graph has [`AttentionMode::Exact`].
     pub fn set_attention(&self, mode: AttentionMode) {
-        self.attentions.borrow_mut().mode = mode;
+        let call = Call::AutoAttention(mode == AttentionMode::Auto);
+        self.noted_setting(call, || self.attentions.borrow_mut().mode = mode);
     }
 
     /// The graph is of a network whose weights are, or are not, `in_blocks`.
     pub(crate) fn set_weights_in_blocks(&self, in_blocks: bool) {
-        let mut attentions = self.attentions.borrow_mut();
-        let codes = in_blocks && attentions.mode == AttentionMode::Auto;
-        attentions.precision = if codes { Precision::Codes } else { Precision::Exact };
+        self.noted_setting(Call::WeightsInBlocks(in_blocks), || {
+            let mut attentions = self.attentions.borrow_mut();
+            let codes = in_blocks && attentions.mode == AttentionMode::Auto;
+            attentions.precision = if codes { Precision::Codes } else { Precision::Exact };
+        });
     }
 
     /// What [`set_precision`](Self::set_precision) said, or the network's weights.
@@ -79,13 +83,14 @@ impl Graph {
 
     /// What attention is computed with that is built from now on, where it is pinhole's.
     pub fn set_precision(&self, precision: Precision) {
-        self.attentions.borrow_mut().precision = precision;
+        let call = Call::CodesInAttention(precision == Precision::Codes);
+        self.noted_setting(call, || self.attentions.borrow_mut().precision = precision);
     }
 
     /// `softmax(scale * q k^T + mask) v`, or `None` where it is left to ggml. Operands fit each other (`flash_attention` has checked
     /// it) and are F32 with contiguous rows; the mask is contiguous F16.
     pub(super) fn own_attention(&self, qkv: [Tensor; 3], scale: f32, mask: Option<Tensor>) -> Result<Option<Tensor>> {
-        let kernel = self.products.borrow().kernel().filter(|_| self.device().is_cpu());
+        let kernel = self.products.borrow().kernel().filter(|_| self.device().runs_own_operations());
         let ([width, queries, heads, batch], ks) = (self.shape(qkv[0])?.dims(), self.shape(qkv[1])?.dims());
         let sizes = Heads { width, queries, keys: ks[1], heads, groups: ks[2] };
         let precision = self.precision();

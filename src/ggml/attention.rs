@@ -3,6 +3,7 @@
 use ggml_sys as sys;
 use pinhole_quant::DType;
 
+use super::call::Call;
 use super::{Graph, Tensor};
 use crate::{Error, Result};
 
@@ -14,26 +15,39 @@ impl Graph {
     /// `v` as `k` give `[d, heads, n, batch]`. The groups divide the heads: neighbouring heads share keys and values. `mask
     /// [m, n]`, of F16 and the same for all heads, is added to the scores: see [`to_f16`](Self::to_f16). It lets every query see a key.
     pub fn flash_attention(&self, q: Tensor, k: Tensor, v: Tensor, scale: f32, mask: Option<Tensor>) -> Result<Tensor> {
-        for operand in [q, k, v] {
-            self.require_f32("flash_attention", operand)?;
-        }
-        let ([d, n, heads, batch], ks, vs) = (self.shape(q)?.dims(), self.shape(k)?, self.shape(v)?);
-        let [width, m, groups, items] = ks.dims();
-        if ks != vs || width != d || !heads.is_multiple_of(groups) || items != batch {
-            return Err(self.mismatch("flash_attention", q, k));
-        }
-        let mask = mask.map(|mask| self.mask_of(mask, [m, n])).transpose()?;
-        let (q, k, v) = (self.rows_contiguous(q)?, self.rows_contiguous(k)?, self.rows_contiguous(v)?);
-        if let Some(attended) = self.own_attention([q, k, v], scale, mask)? {
-            return Ok(attended);
-        }
-        if self.device().sums_heads_in_f16(d)? {
-            return self.attend_in_parts([q, k, v], scale, mask);
-        }
-        match self.attend([q, k, v], scale, mask) {
-            Err(Error::Device { .. }) if d < WIDE => self.attend_wide([q, k, v], scale, mask, WIDE),
-            attended => attended,
-        }
+        self.noted(
+            || {
+                Call::FlashAttention(
+                    q.number(),
+                    k.number(),
+                    v.number(),
+                    scale.to_bits(),
+                    mask.map(|mask| mask.number()),
+                )
+            },
+            || {
+                for operand in [q, k, v] {
+                    self.require_f32("flash_attention", operand)?;
+                }
+                let ([d, n, heads, batch], ks, vs) = (self.shape(q)?.dims(), self.shape(k)?, self.shape(v)?);
+                let [width, m, groups, items] = ks.dims();
+                if ks != vs || width != d || !heads.is_multiple_of(groups) || items != batch {
+                    return Err(self.mismatch("flash_attention", q, k));
+                }
+                let mask = mask.map(|mask| self.mask_of(mask, [m, n])).transpose()?;
+                let (q, k, v) = (self.rows_contiguous(q)?, self.rows_contiguous(k)?, self.rows_contiguous(v)?);
+                if let Some(attended) = self.own_attention([q, k, v], scale, mask)? {
+                    return Ok(attended);
+                }
+                if self.device().sums_heads_in_f16(d)? {
+                    return self.attend_in_parts([q, k, v], scale, mask);
+                }
+                match self.attend([q, k, v], scale, mask) {
+                    Err(Error::Device { .. }) if d < WIDE => self.attend_wide([q, k, v], scale, mask, WIDE),
+                    attended => attended,
+                }
+            },
+        )
     }
 
     /// The same with heads filled up with zeros to `width`, which add nothing to a score and are cut off the result.
@@ -73,10 +87,15 @@ impl Graph {
 
     /// `a`, which is F32, rounded to F16: a mask for [`flash_attention`](Self::flash_attention).
     pub fn to_f16(&self, a: Tensor) -> Result<Tensor> {
-        self.require_f32("to_f16", a)?;
-        let raw = self.raw(self.contiguous(a)?)?;
-        // SAFETY: a live, contiguous F32 tensor.
-        self.node("to_f16", |context| unsafe { sys::ggml_cast(context, raw, sys::GGML_TYPE_F16) })
+        self.noted(
+            || Call::ToF16(a.number()),
+            || {
+                self.require_f32("to_f16", a)?;
+                let raw = self.raw(self.contiguous(a)?)?;
+                // SAFETY: a live, contiguous F32 tensor.
+                self.node("to_f16", |context| unsafe { sys::ggml_cast(context, raw, sys::GGML_TYPE_F16) })
+            },
+        )
     }
 }
 

@@ -10,6 +10,8 @@ use std::time::Instant;
 use ggml_sys as sys;
 use ggml_sys::account;
 
+use super::remote::wire::Message;
+use super::remote::{Connection, Remote};
 use super::{Arena, AttentionMode, CancelFlag, Device, Event, Graph, OperationTime, Scratch, guarded, nodes, queue};
 use crate::kernels::Kernel;
 use crate::{Error, Result};
@@ -28,6 +30,8 @@ pub struct Backend {
     /// How exact attention is in them.
     attention: Cell<AttentionMode>,
     state: State,
+    /// The connection to the machine that computes, if it is another one. `raw` computes nothing then.
+    connection: Option<Arc<Connection>>,
 }
 
 /// Whether a backend can compute.
@@ -74,6 +78,7 @@ impl Backend {
             kernel: Kernel::best(),
             attention: Cell::new(AttentionMode::Exact),
             state: State::Ready,
+            connection: device.remote().map(Remote::connection).transpose()?,
         };
         if device.is_cpu() {
             backend.start_threads(threads)?;
@@ -171,6 +176,10 @@ impl Backend {
     /// As [`compute`](Backend::compute).
     pub(crate) fn begin(&mut self, graph: &Graph, arena: &mut Arena) -> Result<()> {
         self.compute_checks(graph, arena)?;
+        if let Some((connection, arena)) = arena.there() {
+            let graph = graph.number_there(connection)?;
+            return connection.begin(graph, arena, &self.cancel);
+        }
         let halt = graph.products.borrow().halt();
         halt.listen(&self.cancel);
         let before = account::read(self.device.memory_kind());
@@ -210,7 +219,9 @@ impl Backend {
         if !arena.holds(graph) {
             return Err(Error::graph("compute", "the graph has no memory in this arena"));
         }
-        graph.check_lookups()?;
+        if self.connection.is_none() {
+            graph.check_lookups()?;
+        }
         if graph.device() != self.device {
             return Err(Error::graph("compute", "the graph was built for another device"));
         }
@@ -263,6 +274,9 @@ impl Backend {
         if self.state != State::Ready {
             return Ok(());
         }
+        if let Some(connection) = &self.connection {
+            return connection.finish(&self.cancel);
+        }
         let before = account::read(self.device.memory_kind());
         let done = sys::guard(|| {
             // SAFETY: a live backend.
@@ -304,6 +318,9 @@ impl Backend {
     /// # Errors
     /// [`Error::Graph`] if ggml fails, or the graph has an operation that [`Scratch`] knows nothing of.
     pub fn scratch(&self, graph: &Graph) -> Result<Scratch> {
+        if let Some(remote) = self.device.remote() {
+            return Ok(remote.measure(graph.text())?.1);
+        }
         match self.cpu_plan(graph)? {
             Some(plan) => Ok(Scratch::one(plan.work_size)),
             None => self.device.scratch_table()?.of(&nodes::of(graph)?, self.device.granularity()),
@@ -317,6 +334,9 @@ impl Backend {
     /// # Errors
     /// [`Error::OutOfMemory`]; [`Error::Device`] where the device does not start anew.
     pub fn reserve(&self, graphs: &[&Graph], arena: &mut Arena) -> Result<()> {
+        if self.connection.is_some() {
+            return arena.reserve_there(graphs);
+        }
         let mut wanted = Scratch::default();
         for graph in graphs {
             wanted = wanted.join(self.scratch(graph)?);
@@ -393,12 +413,20 @@ impl Backend {
         }
     }
 
+    /// Whether another machine was to compute and is gone, with all that was in its memory.
+    pub fn is_lost(&self) -> bool {
+        // Who asks hears of a server that has gone meanwhile, too.
+        self.connection
+            .as_ref()
+            .is_some_and(|connection| connection.ask_done(&Message::Settle).is_err() && connection.is_lost())
+    }
+
     /// Starts the device anew where a computation failed in a way that left nothing usable. What was in memory stays.
     ///
     /// # Errors
     /// As [`new`](Backend::new).
     pub fn recover(&mut self) -> Result<()> {
-        if self.state == State::Ready {
+        if self.state == State::Ready && !self.is_lost() {
             return Ok(());
         }
         let threads = self.pool.map_or(1, |pool| usize::try_from(pool.threads).unwrap_or(1));

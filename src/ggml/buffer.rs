@@ -7,6 +7,9 @@ use ggml_sys as sys;
 use ggml_sys::account;
 use pinhole_quant::DType;
 
+use super::call::Place;
+use super::remote::wire::{MOST_BYTES, Message, Reply};
+use super::remote::{Connection, Remote};
 use super::{Device, Ledger, guarded};
 use crate::index::Map;
 use crate::tensor::Shape;
@@ -18,8 +21,16 @@ pub struct Buffer {
     device: Device,
     size: usize,
     account: Option<(Ledger, &'static str)>,
+    /// Where it is, if another machine has it. `raw` has no bytes then.
+    remote: Option<RemoteBuffer>,
     // Dropped after `raw`'s destructor has run (see `Drop`): a buffer over a map must not outlive the map.
     map: Option<Arc<Map>>,
+}
+
+/// A buffer of another machine.
+struct RemoteBuffer {
+    connection: Arc<Connection>,
+    number: u64,
 }
 
 // SAFETY: a ggml buffer is a plain block of memory with a table of functions; the functions pinhole calls on it
@@ -37,6 +48,12 @@ impl Buffer {
     pub fn allocate(device: Device, size: usize, ledger: &Ledger, purpose: &'static str) -> Result<Arc<Buffer>> {
         let size = Buffer::allocated(device, size);
         ledger.enter(purpose, size)?;
+        if let Some(remote) = device.remote() {
+            let made = Buffer::allocate_there(device, remote, size);
+            let (raw, there) = made.inspect_err(|_| ledger.leave(purpose, size))?;
+            let account = Some((ledger.clone(), purpose));
+            return Ok(Arc::new(Buffer { raw, device, size, account, remote: Some(there), map: None }));
+        }
         let (raw, block) = account::watch_block(|| {
             guarded("allocate", || {
                 // SAFETY: the buffer type is the device's own; ggml returns NULL where memory is short.
@@ -55,9 +72,21 @@ impl Buffer {
                 hint: Some("close other programs, choose a smaller size, or a smaller number format".into()),
             });
         };
-        let buffer = Buffer { raw, device, size, account: Some((ledger.clone(), purpose)), map: None };
+        let buffer = Buffer { raw, device, size, account: Some((ledger.clone(), purpose)), remote: None, map: None };
         buffer.poison(0, size)?;
         Ok(Arc::new(buffer))
+    }
+
+    /// The buffer of another machine, and the one without bytes that stands for it here.
+    fn allocate_there(
+        device: Device,
+        remote: &Remote,
+        size: usize,
+    ) -> Result<(NonNull<sys::ggml_backend_buffer>, RemoteBuffer)> {
+        let connection = remote.connection()?;
+        let number = connection.number();
+        connection.ask_done(&Message::Allocate { buffer: number, bytes: size })?;
+        Ok((Buffer::without_bytes(device)?, RemoteBuffer { connection, number }))
     }
 
     /// What [`allocate`](Buffer::allocate) takes for `size` bytes.
@@ -93,6 +122,13 @@ impl Buffer {
         if self.is_map() {
             return Err(Error::graph("write", "the buffer belongs to a memory map"));
         }
+        if let Some(RemoteBuffer { connection, number }) = &self.remote {
+            self.check_range("write", offset, bytes.len())?;
+            for (i, bytes) in bytes.chunks(MOST_BYTES).enumerate() {
+                connection.tell(&Message::Write { buffer: *number, offset: offset + i * MOST_BYTES }, bytes)?;
+            }
+            return Ok(());
+        }
         self.with_bytes("write", offset, bytes.len(), |tensor| {
             // SAFETY: the tensor covers exactly `bytes.len()` bytes of a live buffer, and lives through the call.
             unsafe { sys::ggml_backend_tensor_set(tensor, bytes.as_ptr().cast(), 0, bytes.len()) }
@@ -104,6 +140,22 @@ impl Buffer {
     /// # Errors
     /// [`Error::Graph`] where the range leaves the buffer; a failing device.
     pub fn read_at(&self, offset: usize, out: &mut [u8]) -> Result<()> {
+        if let Some(RemoteBuffer { connection, number }) = &self.remote {
+            self.check_range("read", offset, out.len())?;
+            let mut asked = Vec::new();
+            for start in (0..out.len()).step_by(MOST_BYTES) {
+                let len = MOST_BYTES.min(out.len() - start);
+                asked.push(Message::Read { buffer: *number, offset: offset + start, len });
+            }
+            let mut parts: Vec<&mut [u8]> = out.chunks_mut(MOST_BYTES).collect();
+            return connection.ask_each(&asked, |i, answer| match answer {
+                (Reply::Bytes, bytes) if bytes.len() == parts[i].len() => {
+                    parts[i].copy_from_slice(&bytes);
+                    Ok(())
+                }
+                (other, _) => Err(connection.senseless(&other)),
+            });
+        }
         self.with_bytes("read", offset, out.len(), |tensor| {
             // SAFETY: as in `write_at`, with `out` as the destination.
             unsafe { sys::ggml_backend_tensor_get(tensor, out.as_mut_ptr().cast(), 0, out.len()) }
@@ -159,7 +211,7 @@ impl Buffer {
             unsafe { sys::ggml_backend_cpu_buffer_from_ptr(bytes.as_ptr().cast_mut().cast(), bytes.len()) }
         })?;
         let raw = NonNull::new(raw).ok_or_else(|| wrong("refused the memory map"))?;
-        Ok(Arc::new(Buffer { raw, device, size: bytes.len(), account: None, map: Some(map.clone()) }))
+        Ok(Arc::new(Buffer { raw, device, size: bytes.len(), account: None, remote: None, map: Some(map.clone()) }))
     }
 
     /// A buffer without memory, for graphs that are only measured: see [`Placed::nowhere`].
@@ -167,12 +219,16 @@ impl Buffer {
     /// # Errors
     /// [`Error::Graph`] if ggml fails.
     pub fn nowhere(device: Device) -> Result<Arc<Buffer>> {
+        let raw = Buffer::without_bytes(device)?;
+        Ok(Arc::new(Buffer { raw, device, size: 0, account: None, remote: None, map: None }))
+    }
+
+    fn without_bytes(device: Device) -> Result<NonNull<sys::ggml_backend_buffer>> {
         let raw = guarded("allocate", || {
             // SAFETY: ggml answers a request for 0 bytes with a buffer that has none.
             unsafe { sys::ggml_backend_buft_alloc_buffer(device.buffer_type(), 0) }
         })?;
-        let raw = NonNull::new(raw).ok_or_else(|| Error::graph("allocate", "ggml made no buffer of 0 bytes"))?;
-        Ok(Arc::new(Buffer { raw, device, size: 0, account: None, map: None }))
+        NonNull::new(raw).ok_or_else(|| Error::graph("allocate", "ggml made no buffer of 0 bytes"))
     }
 
     /// Bytes in it.
@@ -195,6 +251,11 @@ impl Buffer {
         self.size == 0
     }
 
+    /// Whether another machine has its bytes.
+    pub(super) fn is_remote(&self) -> bool {
+        self.remote.is_some()
+    }
+
     pub(super) fn raw(&self) -> sys::ggml_backend_buffer_t {
         self.raw.as_ptr()
     }
@@ -214,6 +275,10 @@ impl Drop for Buffer {
         // SAFETY: `raw` came from ggml and is freed once; tensors placed in it belong to graphs, which hold an `Arc`
         // of it and are therefore gone.
         unsafe { sys::ggml_backend_buffer_free(self.raw.as_ptr()) };
+        if let Some(RemoteBuffer { connection, number }) = &self.remote {
+            // A server that is gone has let go of it.
+            let _ = connection.tell(&Message::Free { buffer: *number }, &[]);
+        }
         if let Some((ledger, purpose)) = &self.account {
             ledger.leave(purpose, self.size);
         }
@@ -251,6 +316,21 @@ impl Placed {
     /// A place without memory, in [`Buffer::nowhere`]: a graph with leaves there can be measured, not computed.
     pub fn nowhere(buffer: &Arc<Buffer>, dtype: DType, shape: Shape) -> Placed {
         Placed { buffer: buffer.clone(), offset: 0, dtype, shape }
+    }
+
+    /// The place, as another machine is told of it.
+    pub(super) fn call(&self) -> Place {
+        Place {
+            buffer: self.buffer.remote.as_ref().map(|remote| remote.number),
+            offset: self.offset,
+            dtype: self.dtype.id(),
+            dims: self.shape.dims(),
+        }
+    }
+
+    /// The buffer that it is in.
+    pub(crate) fn buffer(&self) -> &Arc<Buffer> {
+        &self.buffer
     }
 
     /// Where it begins in its buffer, in bytes.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use ggml_sys as sys;
 
+use super::call::Call;
 use super::halt::Halt;
 use super::{Graph, Tensor};
 use crate::kernels::{Kernel, PIXELS, channel_norm_silu};
@@ -21,33 +22,40 @@ impl Graph {
     /// `x [w, h, c, n]`: the root mean square of each pixel's channels is brought to 1, each channel multiplied with its `gamma [c]`, and
     /// SiLU taken.
     pub fn channel_norm_silu(&self, x: Tensor, gamma: Tensor, eps: f32) -> Result<Tensor> {
-        self.require_f32("channel_norm", x)?;
-        self.require_f32("channel_norm", gamma)?;
-        let [w, h, c, n] = self.shape(x)?.dims();
-        if self.shape(gamma)? != [c] || !self.is_contiguous(gamma)? {
-            return Err(self.mismatch("channel_norm", x, gamma));
-        }
-        let kernel = self.products.borrow().kernel().filter(|_| self.device().is_cpu());
-        let Some(kernel) = kernel else {
-            let across = self.contiguous(self.permute(x, [1, 2, 0, 3])?)?;
-            let activated = self.silu(self.mul(self.rms_norm(across, eps)?, gamma)?)?;
-            return self.contiguous(self.permute(activated, [2, 0, 1, 3])?);
-        };
-        if !eps.is_finite() || eps < 0.0 {
-            return Err(Error::graph("channel_norm", format!("epsilon {eps}")));
-        }
-        let x = self.contiguous(x)?;
-        let plan = Box::new(ChannelNorm { kernel, eps, halt: self.products.borrow().halt() });
-        let address: *const ChannelNorm = &raw const *plan;
-        self.channel_norms.borrow_mut().push(plan);
-        let mut operands = [self.raw(x)?, self.raw(gamma)?];
-        let [n0, n1, n2, n3] = [w, h, c, n].map(|extent| extent as i64);
-        self.node("channel_norm", |context| {
-            let (operands, threads) = (operands.as_mut_ptr(), sys::GGML_N_TASKS_MAX);
-            let (type_id, plan) = (sys::GGML_TYPE_F32, address.cast_mut().cast());
-            // SAFETY: live, contiguous F32 tensors, a number of `gamma` for each channel; the plan lives as long as the graph.
-            unsafe { sys::ggml_custom_4d(context, type_id, n0, n1, n2, n3, operands, 2, Some(run), threads, plan) }
-        })
+        self.noted(
+            || Call::ChannelNormSilu(x.number(), gamma.number(), eps.to_bits()),
+            || {
+                self.require_f32("channel_norm", x)?;
+                self.require_f32("channel_norm", gamma)?;
+                let [w, h, c, n] = self.shape(x)?.dims();
+                if self.shape(gamma)? != [c] || !self.is_contiguous(gamma)? {
+                    return Err(self.mismatch("channel_norm", x, gamma));
+                }
+                let kernel = self.products.borrow().kernel().filter(|_| self.device().runs_own_operations());
+                let Some(kernel) = kernel else {
+                    let across = self.contiguous(self.permute(x, [1, 2, 0, 3])?)?;
+                    let activated = self.silu(self.mul(self.rms_norm(across, eps)?, gamma)?)?;
+                    return self.contiguous(self.permute(activated, [2, 0, 1, 3])?);
+                };
+                if !eps.is_finite() || eps < 0.0 {
+                    return Err(Error::graph("channel_norm", format!("epsilon {eps}")));
+                }
+                let x = self.contiguous(x)?;
+                let plan = Box::new(ChannelNorm { kernel, eps, halt: self.products.borrow().halt() });
+                let address: *const ChannelNorm = &raw const *plan;
+                self.channel_norms.borrow_mut().push(plan);
+                let mut operands = [self.raw(x)?, self.raw(gamma)?];
+                let [n0, n1, n2, n3] = [w, h, c, n].map(|extent| extent as i64);
+                self.node("channel_norm", |context| {
+                    let (operands, threads) = (operands.as_mut_ptr(), sys::GGML_N_TASKS_MAX);
+                    let (type_id, plan) = (sys::GGML_TYPE_F32, address.cast_mut().cast());
+                    // SAFETY: live, contiguous F32 tensors, a number of `gamma` for each channel; the plan lives as long as the graph.
+                    unsafe {
+                        sys::ggml_custom_4d(context, type_id, n0, n1, n2, n3, operands, 2, Some(run), threads, plan)
+                    }
+                })
+            },
+        )
     }
 }
 

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use ggml_sys as sys;
 use pinhole_quant::DType;
 
+use super::call::{Call, ConvolveCall};
 use super::halt::Halt;
 use super::{Graph, Tensor};
 use crate::kernels::{self, Added, Geometry, MOST_SIDE, Moments, Pieces, Planes, Source, Weights};
@@ -63,6 +64,24 @@ pub(super) struct Convolutions {
     results: Vec<(Tensor, &'static str)>,
 }
 
+/// What another machine is told of a convolution.
+fn called(convolution: &Convolution, x: Tensor, normal: Option<&Normalisation>, added: Option<Tensor>) -> ConvolveCall {
+    let &Convolution { kernel, bias, stride, beside, around, doubled, odd } = convolution;
+    let number = |tensor: Tensor| tensor.number();
+    ConvolveCall {
+        kernel: number(kernel),
+        bias: bias.map(number),
+        stride,
+        beside,
+        around,
+        doubled,
+        odd,
+        x: number(x),
+        normal: normal.map(|normal| [normal.mean, normal.scale, normal.weight, normal.bias].map(number)),
+        added: added.map(number),
+    }
+}
+
 /// A convolution, as its operation knows it.
 struct Plan {
     convolution: kernels::Convolution,
@@ -88,48 +107,53 @@ struct Norm {
 impl Graph {
     /// Whether convolutions are pinhole's own here.
     pub fn convolves(&self) -> bool {
-        self.device().is_cpu() && self.products.borrow().kernel().is_some()
+        self.device().runs_own_operations() && self.products.borrow().kernel().is_some()
     }
 
     /// The mean of each channel's group of `x [w, h, c, n]`, and one over its standard deviation, `[1, 1, c, n]` each, where
     /// convolutions are pinhole's own.
     pub fn group_statistics(&self, x: Tensor, groups: usize, eps: f32) -> Result<Option<(Tensor, Tensor)>> {
-        self.require_f32("group_norm", x)?;
-        let [.., c, n] = self.shape(x)?.dims();
-        if !self.convolves() {
-            return Ok(None);
-        }
-        if groups == 0 || !c.is_multiple_of(groups) || !eps.is_finite() || eps < 0.0 {
-            return Err(Error::graph("group_norm", format!("{groups} groups of {c} channels, epsilon {eps}")));
-        }
-        let norm = Box::new(Norm { groups, eps, halt: self.products.borrow().halt() });
-        let address: *const Norm = &raw const *norm;
-        self.convolutions.borrow_mut().norms.push(norm);
-        let mut operand = self.raw(self.contiguous(x)?)?;
-        let [channels, pictures] = [c, n].map(|extent| extent as i64);
-        let both = self.node("group_norm", |context| {
-            let (operand, threads) = (&raw mut operand, sys::GGML_N_TASKS_MAX);
-            let (type_id, norm) = (sys::GGML_TYPE_F32, address.cast_mut().cast());
-            // SAFETY: a live, contiguous F32 tensor; the norm lives as long as the graph.
-            unsafe {
-                sys::ggml_custom_4d(
-                    context,
-                    type_id,
-                    channels,
-                    pictures,
-                    2,
-                    1,
-                    operand,
-                    1,
-                    Some(measure),
-                    threads,
-                    norm,
-                )
-            }
-        })?;
-        self.convolutions.borrow_mut().results.push((both, "group statistics"));
-        let half = |i| self.reshape(self.slice(both, 2, i, 1)?, &[1, 1, c, n]);
-        Ok(Some((half(0)?, half(1)?)))
+        self.noted(
+            || Call::GroupStatistics(x.number(), groups, eps.to_bits()),
+            || {
+                self.require_f32("group_norm", x)?;
+                let [.., c, n] = self.shape(x)?.dims();
+                if !self.convolves() {
+                    return Ok(None);
+                }
+                if groups == 0 || !c.is_multiple_of(groups) || !eps.is_finite() || eps < 0.0 {
+                    return Err(Error::graph("group_norm", format!("{groups} groups of {c} channels, epsilon {eps}")));
+                }
+                let norm = Box::new(Norm { groups, eps, halt: self.products.borrow().halt() });
+                let address: *const Norm = &raw const *norm;
+                self.convolutions.borrow_mut().norms.push(norm);
+                let mut operand = self.raw(self.contiguous(x)?)?;
+                let [channels, pictures] = [c, n].map(|extent| extent as i64);
+                let both = self.node("group_norm", |context| {
+                    let (operand, threads) = (&raw mut operand, sys::GGML_N_TASKS_MAX);
+                    let (type_id, norm) = (sys::GGML_TYPE_F32, address.cast_mut().cast());
+                    // SAFETY: a live, contiguous F32 tensor; the norm lives as long as the graph.
+                    unsafe {
+                        sys::ggml_custom_4d(
+                            context,
+                            type_id,
+                            channels,
+                            pictures,
+                            2,
+                            1,
+                            operand,
+                            1,
+                            Some(measure),
+                            threads,
+                            norm,
+                        )
+                    }
+                })?;
+                self.convolutions.borrow_mut().results.push((both, "group statistics"));
+                let half = |i| self.reshape(self.slice(both, 2, i, 1)?, &[1, 1, c, n]);
+                Ok(Some((half(0)?, half(1)?)))
+            },
+        )
     }
 
     /// The convolution of `x [w, h, inputs, n]`, normalised by `normal` and through SiLU before where that is given, with `added
@@ -141,56 +165,63 @@ impl Graph {
         normal: Option<&Normalisation>,
         added: Option<Tensor>,
     ) -> Result<Option<Tensor>> {
-        self.require_f32("conv_2d", x)?;
-        let kernel = self.products.borrow().kernel().filter(|_| self.device().is_cpu());
-        let (Some(kernel), dtype) = (kernel, self.dtype(convolution.kernel)?) else { return Ok(None) };
-        let geometry = self.geometry(convolution, x)?;
-        let Some(own) = kernels::Convolution::new(kernel, geometry, dtype) else { return Ok(None) };
-        let [.., n] = self.shape(x)?.dims();
-        let dims = [geometry.result[0], geometry.result[1], geometry.outputs, n];
-        let x = self.contiguous(x)?;
-        let mut operands = vec![x, convolution.kernel];
-        if let Some(normal) = normal {
-            self.expect_numbers(normal.mean, geometry.inputs * n)?;
-            self.expect_numbers(normal.scale, geometry.inputs * n)?;
-            self.expect_numbers(normal.weight, geometry.inputs)?;
-            self.expect_numbers(normal.bias, geometry.inputs)?;
-            operands.extend([normal.mean, normal.scale, normal.weight, normal.bias]);
-        }
-        if let Some(added) = added {
-            if self.shape(added)? != dims || self.dtype(added)? != DType::F32 {
-                return Err(self.mismatch("conv_2d", x, added));
-            }
-            operands.push(self.contiguous(added)?);
-        }
-        if let Some(bias) = convolution.bias {
-            self.expect_numbers(bias, geometry.outputs)?;
-            operands.push(bias);
-        }
-        let plan = Box::new(Plan {
-            convolution: own,
-            geometry,
-            dtype,
-            normal: normal.is_some(),
-            added: added.is_some(),
-            bias: convolution.bias.is_some(),
-            next: AtomicUsize::new(0),
-            done: AtomicUsize::new(0),
-            halt: self.products.borrow().halt(),
-        });
-        let address: *const Plan = &raw const *plan;
-        self.convolutions.borrow_mut().plans.push(plan);
-        let mut raws = operands.iter().map(|operand| self.raw(*operand)).collect::<Result<Vec<_>>>()?;
-        let [w, h, outputs, n] = dims.map(|extent| extent as i64);
-        let result = self.node("conv_2d", |context| {
-            let (raws, count, threads) = (raws.as_mut_ptr(), raws.len() as c_int, sys::GGML_N_TASKS_MAX);
-            let (type_id, plan) = (sys::GGML_TYPE_F32, address.cast_mut().cast());
-            // SAFETY: live, contiguous tensors with as many numbers as the geometry says (checked above); the plan lives as
-            // long as the graph.
-            unsafe { sys::ggml_custom_4d(context, type_id, w, h, outputs, n, raws, count, Some(run), threads, plan) }
-        })?;
-        self.convolutions.borrow_mut().results.push((result, "convolution"));
-        Ok(Some(result))
+        self.noted(
+            || Call::Convolve(Box::new(called(convolution, x, normal, added))),
+            || {
+                self.require_f32("conv_2d", x)?;
+                let kernel = self.products.borrow().kernel().filter(|_| self.device().runs_own_operations());
+                let (Some(kernel), dtype) = (kernel, self.dtype(convolution.kernel)?) else { return Ok(None) };
+                let geometry = self.geometry(convolution, x)?;
+                let Some(own) = kernels::Convolution::new(kernel, geometry, dtype) else { return Ok(None) };
+                let [.., n] = self.shape(x)?.dims();
+                let dims = [geometry.result[0], geometry.result[1], geometry.outputs, n];
+                let x = self.contiguous(x)?;
+                let mut operands = vec![x, convolution.kernel];
+                if let Some(normal) = normal {
+                    self.expect_numbers(normal.mean, geometry.inputs * n)?;
+                    self.expect_numbers(normal.scale, geometry.inputs * n)?;
+                    self.expect_numbers(normal.weight, geometry.inputs)?;
+                    self.expect_numbers(normal.bias, geometry.inputs)?;
+                    operands.extend([normal.mean, normal.scale, normal.weight, normal.bias]);
+                }
+                if let Some(added) = added {
+                    if self.shape(added)? != dims || self.dtype(added)? != DType::F32 {
+                        return Err(self.mismatch("conv_2d", x, added));
+                    }
+                    operands.push(self.contiguous(added)?);
+                }
+                if let Some(bias) = convolution.bias {
+                    self.expect_numbers(bias, geometry.outputs)?;
+                    operands.push(bias);
+                }
+                let plan = Box::new(Plan {
+                    convolution: own,
+                    geometry,
+                    dtype,
+                    normal: normal.is_some(),
+                    added: added.is_some(),
+                    bias: convolution.bias.is_some(),
+                    next: AtomicUsize::new(0),
+                    done: AtomicUsize::new(0),
+                    halt: self.products.borrow().halt(),
+                });
+                let address: *const Plan = &raw const *plan;
+                self.convolutions.borrow_mut().plans.push(plan);
+                let mut raws = operands.iter().map(|operand| self.raw(*operand)).collect::<Result<Vec<_>>>()?;
+                let [w, h, outputs, n] = dims.map(|extent| extent as i64);
+                let result = self.node("conv_2d", |context| {
+                    let (raws, count, threads) = (raws.as_mut_ptr(), raws.len() as c_int, sys::GGML_N_TASKS_MAX);
+                    let (type_id, plan) = (sys::GGML_TYPE_F32, address.cast_mut().cast());
+                    // SAFETY: live, contiguous tensors with as many numbers as the geometry says (checked above); the plan lives as
+                    // long as the graph.
+                    unsafe {
+                        sys::ggml_custom_4d(context, type_id, w, h, outputs, n, raws, count, Some(run), threads, plan)
+                    }
+                })?;
+                self.convolutions.borrow_mut().results.push((result, "convolution"));
+                Ok(Some(result))
+            },
+        )
     }
 
     /// The name of the operation that makes `raw`, if it is one of these.

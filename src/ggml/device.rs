@@ -4,12 +4,15 @@ use std::ffi::CStr;
 use std::fmt;
 use std::num::NonZeroU64;
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use ggml_sys as sys;
 use ggml_sys::account::{self, Memory};
 
+use super::remote::{PREFIX, Remote};
 use super::scratch::{Card as CudaCard, Table};
 use super::{Staging, build, guarded, log};
+use crate::kernels::Kernel;
 use crate::size::Size;
 use crate::{Error, Result};
 
@@ -52,8 +55,10 @@ impl Features {
 /// One device. Cheap to copy; ggml keeps its devices until the process ends.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Device {
+    /// Of a device of another machine: this machine's CPU, for the shapes of what is computed there.
     raw: sys::ggml_backend_dev_t,
     card: Option<Card>,
+    remote: Option<&'static Remote>,
 }
 
 /// The CPU made to behave like a card: `cpu:discrete`. Weights never lie in the map, what is freed is poisoned, and bytes
@@ -105,7 +110,7 @@ pub fn devices() -> Result<Vec<Device>> {
         // SAFETY: no arguments; the registry initialises itself on first use.
         let count = unsafe { sys::ggml_backend_dev_count() };
         // SAFETY: every index is below the count.
-        (0..count).map(|i| Device { raw: unsafe { sys::ggml_backend_dev_get(i) }, card: None }).collect()
+        (0..count).map(|i| Device { raw: unsafe { sys::ggml_backend_dev_get(i) }, card: None, remote: None }).collect()
     })
     .map(|devices: Vec<Device>| devices.into_iter().flat_map(with_card).collect())
 }
@@ -139,13 +144,16 @@ impl Device {
 
     /// The device called `name` (`cpu`, `cpu:discrete`, `cuda0`, `vulkan0`, ...); `auto` is the best there is.
     /// `cpu:discrete@10G` has a link of 10 GiB a second. The CPU plays several such cards: `cpu:discrete`, which is number 0,
-    /// `cpu:discrete1` and so on, up to 15.
+    /// `cpu:discrete1` and so on, up to 15. `rpc:HOST:PORT` is the device of a `pinhole rpc-server`, which is connected to.
     ///
     /// # Errors
-    /// [`Error::Device`], listing the devices that exist.
+    /// [`Error::Device`], listing the devices that exist; or why another machine does not compute for this one.
     pub fn by_name(name: &str) -> Result<Device> {
         let all = devices()?;
         let wanted = name.to_ascii_lowercase();
+        if wanted.starts_with(PREFIX) {
+            return Ok(Device { remote: Some(Remote::named(&wanted)?), ..Device::cpu()? });
+        }
         if wanted == "auto" {
             let accelerator = all.iter().find(|device| !device.is_cpu());
             return accelerator.copied().map_or_else(Device::cpu, Ok);
@@ -160,12 +168,18 @@ impl Device {
         found.ok_or_else(|| Error::Device {
             device: name.to_owned(),
             message: "there is no such device".into(),
-            hint: Some(format!("known here: auto, {}", all.iter().map(Device::name).collect::<Vec<_>>().join(", "))),
+            hint: Some(format!(
+                "known here: auto, rpc:HOST:PORT, {}",
+                all.iter().map(Device::name).collect::<Vec<_>>().join(", ")
+            )),
         })
     }
 
-    /// pinhole's name for it, in lower case: `cpu`, `cuda0`, `vulkan0`, `mtl0` (Metal).
+    /// pinhole's name for it, in lower case: `cpu`, `cuda0`, `vulkan0`, `mtl0` (Metal), `rpc:desk:7007`.
     pub fn name(&self) -> String {
+        if let Some(remote) = self.remote {
+            return remote.name().to_owned();
+        }
         // SAFETY: the device is valid for ever; ggml returns a NUL-terminated string that lives as long.
         let name = unsafe { CStr::from_ptr(sys::ggml_backend_dev_name(self.raw)) };
         let name = name.to_string_lossy().to_ascii_lowercase();
@@ -176,15 +190,30 @@ impl Device {
         }
     }
 
-    /// Whether it rounds as `other` does, so that both give the same bits: devices of one backend, and the CPU and the cards that it
-    /// plays.
+    /// Whether it rounds as `other` does, so that both give the same bits: devices of one backend, the CPU and the cards that it
+    /// plays, and those of other machines that say the same of themselves.
     pub fn rounds_as(&self, other: Device) -> bool {
-        let backend = |device: &Device| device.name().trim_end_matches(|c: char| c.is_ascii_digit()).to_owned();
-        (self.is_cpu() && other.is_cpu()) || backend(self) == backend(&other)
+        self.rounding() == other.rounding()
+    }
+
+    /// What its results depend on.
+    pub(crate) fn rounding(&self) -> String {
+        match self.remote {
+            Some(remote) => remote.served().rounding,
+            None if self.is_cpu() => {
+                let kernel = Kernel::best().map_or("ggml", Kernel::name);
+                format!("cpu {kernel} {}", build::chosen_for().unwrap_or(build::compiled_for()))
+            }
+            None => self.name().trim_end_matches(|c: char| c.is_ascii_digit()).to_owned(),
+        }
     }
 
     /// The hardware's own name.
     pub fn description(&self) -> String {
+        if let Some(remote) = self.remote {
+            let served = remote.served();
+            return format!("{} there: {}", served.device, served.description);
+        }
         // SAFETY: as in `name`.
         let text = unsafe { CStr::from_ptr(sys::ggml_backend_dev_description(self.raw)) };
         let text = text.to_string_lossy().trim().to_owned();
@@ -193,7 +222,7 @@ impl Device {
 
     /// What sort of device it is.
     pub fn kind(&self) -> DeviceKind {
-        if self.card.is_some() {
+        if self.card.is_some() || self.remote.is_some() {
             return DeviceKind::Discrete;
         }
         // SAFETY: the device is valid.
@@ -206,7 +235,22 @@ impl Device {
 
     /// Whether the CPU computes, be it as itself or as a card.
     pub fn is_cpu(&self) -> bool {
-        self.card.is_some() || self.kind() == DeviceKind::Cpu
+        self.remote.is_none() && (self.card.is_some() || self.kind() == DeviceKind::Cpu)
+    }
+
+    /// Whether pinhole's own operations run on it: on this machine's CPU, or on that of another.
+    pub(crate) fn runs_own_operations(&self) -> bool {
+        self.remote.map_or_else(|| self.is_cpu(), |remote| remote.served().own_operations)
+    }
+
+    /// The device of another machine that it is, if it is one.
+    pub(super) fn remote(&self) -> Option<&'static Remote> {
+        self.remote
+    }
+
+    /// Whether another machine computes.
+    pub fn is_remote(&self) -> bool {
+        self.remote.is_some()
     }
 
     /// Whether memory that is given back is filled with NaN, so that a later use of it shows.
@@ -224,6 +268,9 @@ impl Device {
     /// # Errors
     /// [`Error::Graph`] if the driver fails.
     pub fn memory(&self) -> Result<(usize, usize)> {
+        if let Some(remote) = self.remote {
+            return remote.memory();
+        }
         let raw = self.raw();
         guarded("device memory", || {
             let (mut free, mut total) = (0, 0);
@@ -233,11 +280,31 @@ impl Device {
         })
     }
 
+    /// How long a question takes to a device of another machine and back, in the best of a few; `None` for one of this machine.
+    ///
+    /// # Errors
+    /// [`Error::Device`] where its server is gone.
+    pub fn round_trip(&self) -> Result<Option<Duration>> {
+        if self.remote.is_none() {
+            return Ok(None);
+        }
+        let mut best = Duration::MAX;
+        for _ in 0..3 {
+            let begun = Instant::now();
+            self.memory()?;
+            best = best.min(begun.elapsed());
+        }
+        Ok(Some(best))
+    }
+
     /// What it can do beside computing.
     ///
     /// # Errors
     /// [`Error::Graph`] if the driver fails.
     pub fn features(&self) -> Result<Features> {
+        if self.remote.is_some() {
+            return Ok(Features::default());
+        }
         let mut props = sys::ggml_backend_dev_props::default();
         guarded("device features", || {
             // SAFETY: a live device, and properties that are writable.
@@ -249,6 +316,9 @@ impl Device {
 
     /// Bytes that addresses on this device must be a multiple of.
     pub fn alignment(&self) -> usize {
+        if let Some(remote) = self.remote {
+            return remote.served().alignment;
+        }
         // SAFETY: the device is valid, and so is its default buffer type.
         unsafe { sys::ggml_backend_buft_get_alignment(self.buffer_type()) }
     }
@@ -280,6 +350,9 @@ impl Device {
     /// # Errors
     /// [`Error::Device`] if the driver fails.
     pub fn overhead(&self) -> Result<usize> {
+        if let Some(remote) = self.remote {
+            return Ok(remote.served().overhead);
+        }
         let rounding = MOST_BUFFERS * self.granularity();
         Ok(match self.family() {
             Family::Vulkan if self.shares_memory() => rounding + Staging::BYTES,
@@ -314,7 +387,7 @@ impl Device {
 
     fn family(&self) -> Family {
         match self.name() {
-            _ if self.is_cpu() => Family::Other,
+            _ if self.is_cpu() || self.remote.is_some() => Family::Other,
             name if name.starts_with("vulkan") => Family::Vulkan,
             name if name.starts_with("cuda") => Family::Cuda,
             _ => Family::Other,
@@ -323,7 +396,7 @@ impl Device {
 
     /// Whose account of allocations its memory is in.
     pub(super) fn memory_kind(&self) -> Memory {
-        if self.is_cpu() { Memory::Host } else { Memory::Device }
+        if self.is_cpu() || self.remote.is_some() { Memory::Host } else { Memory::Device }
     }
 
     pub(super) fn buffer_type(&self) -> sys::ggml_backend_buffer_type_t {

@@ -35,7 +35,7 @@ struct Plan {
 impl Graph {
     /// `function` of each number of `a`, contiguous F32, or `None` where it is left to ggml. The operation is called `name`.
     pub(super) fn own_function(&self, name: &'static str, function: Nonlinearity, a: Tensor) -> Result<Option<Tensor>> {
-        let kernel = self.products.borrow().kernel().filter(|_| self.device().is_cpu());
+        let kernel = self.products.borrow().kernel().filter(|_| self.device().runs_own_operations());
         let Some(kernel) = kernel else { return Ok(None) };
         let plan = Box::new(Plan { function, kernel, halt: self.products.borrow().halt() });
         let address: *const Plan = &raw const *plan;

@@ -10,11 +10,14 @@ use ggml_sys as sys;
 use pinhole_quant::DType;
 
 use super::attend::Attentions;
+use super::call::{Call, Notes, Number};
 use super::channel_norm::ChannelNorm;
 use super::convolve::Convolutions;
 use super::elementwise::Elementwise;
 use super::floats::FloatProducts;
 use super::product::Products;
+use super::remote::Connection;
+use super::remote::wire::{GraphText, Message};
 use super::{Buffer, Device, Placed, guarded};
 use crate::tensor::Shape;
 use crate::{Error, Result, reserve};
@@ -24,6 +27,13 @@ use crate::{Error, Result, reserve};
 pub struct Tensor {
     graph: u32,
     index: u32,
+}
+
+impl Tensor {
+    /// Its number in its graph.
+    pub(super) fn number(&self) -> Number {
+        self.index
+    }
 }
 
 /// A ggml context without data, the tensors made in it, and the order in which they are to be computed.
@@ -61,6 +71,16 @@ pub struct Graph {
     pub(super) block: Cell<Option<u64>>,
     /// Whether a leaf has no memory, so that the graph can be measured and nothing else.
     pub(super) measured_only: Cell<bool>,
+    /// What it was asked for, if another machine is to be told of it.
+    notes: Option<Notes>,
+    /// The graph of the other machine, once there is one.
+    there: RefCell<Option<There>>,
+}
+
+/// A graph of another machine.
+struct There {
+    connection: Arc<Connection>,
+    number: u64,
 }
 
 // SAFETY: the context and all it holds belong to this value alone; ggml keeps no thread-local state for them. The
@@ -126,6 +146,8 @@ impl Graph {
             elementwise: RefCell::default(),
             block: Cell::new(None),
             measured_only: Cell::new(false),
+            notes: device.is_remote().then(Notes::default),
+            there: RefCell::default(),
         })
     }
 
@@ -139,14 +161,19 @@ impl Graph {
     /// # Errors
     /// [`Error::Graph`] where the graph is full.
     pub fn leaf(&self, place: &Placed) -> Result<Tensor> {
-        let dims = place.shape.dims().map(|extent| extent as i64);
-        let tensor = self.register("leaf", |context| {
-            // SAFETY: the context is live; four extents are given.
-            unsafe { sys::ggml_new_tensor(context, type_of(place.dtype), 4, dims.as_ptr()) }
-        })?;
-        self.locate(tensor, place)?;
-        self.leaves.borrow_mut().push((tensor, place.clone()));
-        Ok(tensor)
+        self.noted(
+            || Call::Leaf(place.call()),
+            || {
+                let dims = place.shape.dims().map(|extent| extent as i64);
+                let tensor = self.register("leaf", |context| {
+                    // SAFETY: the context is live; four extents are given.
+                    unsafe { sys::ggml_new_tensor(context, type_of(place.dtype), 4, dims.as_ptr()) }
+                })?;
+                self.locate(tensor, place)?;
+                self.leaves.borrow_mut().push((tensor, place.clone()));
+                Ok(tensor)
+            },
+        )
     }
 
     /// Has `tensor`, which has no memory yet, lie at `place`.
@@ -158,6 +185,11 @@ impl Graph {
             // SAFETY: a tensor of this context without memory; the buffer lives as long as the graph (`hold`).
             unsafe { (*raw).buffer = place.buffer.raw() };
             self.measured_only.set(true);
+            return Ok(());
+        }
+        if place.buffer.is_remote() {
+            // SAFETY: as above.
+            unsafe { (*raw).buffer = place.buffer.raw() };
             return Ok(());
         }
         // SAFETY: `Placed::new` checked that the tensor lies within the buffer, and its address is aligned.
@@ -195,6 +227,36 @@ impl Graph {
         Ok(())
     }
 
+    /// What it was asked for, if another machine is to be told of it.
+    pub(super) fn notes(&self) -> Option<&Notes> {
+        self.notes.as_ref()
+    }
+
+    /// The same as a text.
+    pub(super) fn text(&self) -> GraphText {
+        GraphText { capacity: self.capacity, calls: self.notes.as_ref().map_or_else(Vec::new, Notes::all) }
+    }
+
+    /// The number of the graph that follows it on the other machine, which is made now if there is none.
+    ///
+    /// # Errors
+    /// [`Error::Device`] where the connection is lost.
+    pub(super) fn number_there(&self, connection: &Arc<Connection>) -> Result<u64> {
+        let mut there = self.there.borrow_mut();
+        if let Some(there) = &*there {
+            return Ok(there.number);
+        }
+        let number = connection.number();
+        connection.tell(&Message::Define { graph: number, text: self.text() }, &[])?;
+        *there = Some(There { connection: Arc::clone(connection), number });
+        Ok(number)
+    }
+
+    /// Where rows are looked up by numbers.
+    pub(crate) fn lookups(&self) -> Vec<Placed> {
+        self.lookups.borrow().iter().map(|(place, _)| place.clone()).collect()
+    }
+
     /// Its leaves, and where they lie.
     pub(super) fn leaves(&self) -> Ref<'_, Vec<(Tensor, Placed)>> {
         self.leaves.borrow()
@@ -213,12 +275,17 @@ impl Graph {
     /// # Errors
     /// [`Error::Graph`] for a tensor of another graph, or where the graph has its memory already.
     pub fn output(&self, tensor: Tensor) -> Result<()> {
-        self.require_open("output")?;
-        let raw = self.raw(tensor)?;
-        guarded("output", || {
-            // SAFETY: both belong to this live context; the graph has room for every tensor the context can hold.
-            unsafe { sys::ggml_build_forward_expand(self.cgraph.as_ptr(), raw) }
-        })
+        self.noted(
+            || Call::Output(tensor.number()),
+            || {
+                self.require_open("output")?;
+                let raw = self.raw(tensor)?;
+                guarded("output", || {
+                    // SAFETY: both belong to this live context; the graph has room for every tensor the context can hold.
+                    unsafe { sys::ggml_build_forward_expand(self.cgraph.as_ptr(), raw) }
+                })
+            },
+        )
     }
 
     /// A tensor of F32 for intermediate results that come in parts: see [`fill`](Graph::fill). What is not filled is undefined.
@@ -226,15 +293,20 @@ impl Graph {
     /// # Errors
     /// [`Error::Graph`] for impossible extents, or where the graph is full.
     pub fn unfilled(&self, dims: &[usize]) -> Result<Tensor> {
-        let dims = Shape::new(dims)
-            .ok_or_else(|| Error::graph("unfilled", format!("a tensor of impossible extents {dims:?}")))?
-            .dims()
-            .map(|extent| extent as i64);
-        self.register("unfilled", |context| {
-            // SAFETY: the context is live; four extents are given. The arena gives it memory, from the start of the graph to
-            // its end: every copy into it is a view that nothing ever takes up.
-            unsafe { sys::ggml_new_tensor(context, sys::GGML_TYPE_F32, 4, dims.as_ptr()) }
-        })
+        self.noted(
+            || Call::Unfilled(dims.to_vec()),
+            || {
+                let dims = Shape::new(dims)
+                    .ok_or_else(|| Error::graph("unfilled", format!("a tensor of impossible extents {dims:?}")))?
+                    .dims()
+                    .map(|extent| extent as i64);
+                self.register("unfilled", |context| {
+                    // SAFETY: the context is live; four extents are given. The arena gives it memory, from the start of the graph to
+                    // its end: every copy into it is a view that nothing ever takes up.
+                    unsafe { sys::ggml_new_tensor(context, sys::GGML_TYPE_F32, 4, dims.as_ptr()) }
+                })
+            },
+        )
     }
 
     /// Copies `value` into `target` at `start` of dimension `dim`: after everything that was [put out](Graph::output) before,
@@ -243,17 +315,22 @@ impl Graph {
     /// # Errors
     /// [`Error::Graph`] where shapes differ or the place is a file's.
     pub fn fill(&self, target: Tensor, dim: usize, start: usize, value: Tensor) -> Result<()> {
-        if self.leaves.borrow().iter().any(|(leaf, place)| *leaf == target && place.buffer.is_map()) {
-            return Err(Error::graph("fill", "the place belongs to a memory map"));
-        }
-        let raw = self.raw(target)?;
-        // SAFETY: a live tensor of this context.
-        if unsafe { !(*raw).view_src.is_null() || (*raw).op != sys::GGML_OP_NONE } {
-            return Err(Error::graph("fill", "the target is neither a place nor unfilled"));
-        }
-        let len = self.shape(value)?.dims().get(dim).copied().unwrap_or(0);
-        let part = self.slice(target, dim, start, len)?;
-        self.output(self.copy(value, part)?)
+        self.noted(
+            || Call::Fill(target.number(), dim, start, value.number()),
+            || {
+                if self.leaves.borrow().iter().any(|(leaf, place)| *leaf == target && place.buffer.is_map()) {
+                    return Err(Error::graph("fill", "the place belongs to a memory map"));
+                }
+                let raw = self.raw(target)?;
+                // SAFETY: a live tensor of this context.
+                if unsafe { !(*raw).view_src.is_null() || (*raw).op != sys::GGML_OP_NONE } {
+                    return Err(Error::graph("fill", "the target is neither a place nor unfilled"));
+                }
+                let len = self.shape(value)?.dims().get(dim).copied().unwrap_or(0);
+                let part = self.slice(target, dim, start, len)?;
+                self.output(self.copy(value, part)?)
+            },
+        )
     }
 
     /// Copies `value` into `place` when the graph runs.
@@ -261,15 +338,20 @@ impl Graph {
     /// # Errors
     /// [`Error::Graph`] where shapes differ or the place is a file's.
     pub fn store(&self, value: Tensor, place: &Placed) -> Result<()> {
-        if place.buffer.is_map() {
-            return Err(Error::graph("store", "the place belongs to a memory map"));
-        }
-        if self.shape(value)? != place.shape {
-            return Err(Error::graph("store", format!("{} into {}", self.shape(value)?, place.shape)));
-        }
-        let target = self.leaf(place)?;
-        let copied = self.copy(value, target)?;
-        self.output(copied)
+        self.noted(
+            || Call::Store(value.number(), place.call()),
+            || {
+                if place.buffer.is_map() {
+                    return Err(Error::graph("store", "the place belongs to a memory map"));
+                }
+                if self.shape(value)? != place.shape {
+                    return Err(Error::graph("store", format!("{} into {}", self.shape(value)?, place.shape)));
+                }
+                let target = self.leaf(place)?;
+                let copied = self.copy(value, target)?;
+                self.output(copied)
+            },
+        )
     }
 
     /// As [`store`](Graph::store), where nothing else in the graph reads or writes what lies at `place`: a value that an
@@ -278,13 +360,18 @@ impl Graph {
     /// # Errors
     /// As [`store`](Graph::store).
     pub fn store_alone(&self, value: Tensor, place: &Placed) -> Result<()> {
-        self.require_open("store")?;
-        let made = self.is_made(value)? && self.is_contiguous(value)? && self.dtype(value)? == place.dtype;
-        if !made || place.buffer.is_map() || self.shape(value)? != place.shape {
-            return self.store(value, place);
-        }
-        self.locate(value, place)?;
-        self.output(value)
+        self.noted(
+            || Call::StoreAlone(value.number(), place.call()),
+            || {
+                self.require_open("store")?;
+                let made = self.is_made(value)? && self.is_contiguous(value)? && self.dtype(value)? == place.dtype;
+                if !made || place.buffer.is_map() || self.shape(value)? != place.shape {
+                    return self.store(value, place);
+                }
+                self.locate(value, place)?;
+                self.output(value)
+            },
+        )
     }
 
     /// Whether `tensor` is an operation's result, in memory of its own that it has yet to get.
@@ -292,6 +379,20 @@ impl Graph {
         let raw = self.raw(tensor)?;
         // SAFETY: a live tensor of this context.
         Ok(unsafe { (*raw).op != sys::GGML_OP_NONE && (*raw).view_src.is_null() && (*raw).buffer.is_null() })
+    }
+
+    /// Bytes of all its tensors together, if each had memory of its own.
+    pub(crate) fn bytes_of_all(&self) -> usize {
+        let bytes = |raw: &NonNull<sys::ggml_tensor>| {
+            // SAFETY: a live tensor of this context.
+            unsafe { sys::ggml_nbytes(raw.as_ptr()) }
+        };
+        self.tensors.borrow().iter().map(bytes).fold(0, usize::saturating_add)
+    }
+
+    /// How many tensors it has room for.
+    pub(crate) fn capacity(&self) -> usize {
+        self.capacity
     }
 
     /// How many operations it computes.
@@ -414,6 +515,10 @@ impl Graph {
 
 impl Drop for Graph {
     fn drop(&mut self) {
+        if let Some(There { connection, number }) = &*self.there.borrow() {
+            // A server that is gone has let go of it.
+            let _ = connection.tell(&Message::Drop { graph: *number }, &[]);
+        }
         // SAFETY: the context is freed once, and all its tensors are reachable only through this value.
         unsafe { sys::ggml_free(self.context.as_ptr()) };
     }

@@ -11,6 +11,7 @@
 // The wrapper is where unsafe code belongs; every block names what it rests on.
 #![allow(unsafe_code)]
 
+pub(crate) mod alive;
 mod alone;
 mod arena;
 mod attend;
@@ -20,6 +21,7 @@ mod attention_sums;
 mod backend;
 mod buffer;
 pub mod build;
+pub(crate) mod call;
 mod cancel;
 mod channel_norm;
 mod convolve;
@@ -34,6 +36,8 @@ mod nodes;
 mod ops;
 mod product;
 mod queue;
+pub(crate) mod remote;
+mod replay;
 mod rotate;
 mod scratch;
 pub mod support;
@@ -51,6 +55,7 @@ pub(crate) use ledger::shares_heap;
 pub use ledger::{Ledger, Usage, device_peak, restart_device_peak, share_heap};
 pub(crate) use queue::SlotEvent;
 pub use queue::{CopyQueue, Event, SlotEvents, Staging};
+pub(crate) use replay::Replay;
 pub use scratch::Scratch;
 
 use crate::{Error, Result};

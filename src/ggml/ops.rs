@@ -5,6 +5,7 @@
 use ggml_sys as sys;
 use pinhole_quant::DType;
 
+use super::call::Call;
 use super::{Graph, Tensor, support};
 use crate::kernels::Nonlinearity;
 use crate::tensor::Shape;
@@ -24,17 +25,17 @@ type Binary = unsafe extern "C-unwind" fn(
 impl Graph {
     /// `a + b`, with `b` repeated where its extents divide `a`'s.
     pub fn add(&self, a: Tensor, b: Tensor) -> Result<Tensor> {
-        self.broadcast("add", sys::ggml_add, a, b)
+        self.noted(|| Call::Add(a.number(), b.number()), || self.broadcast("add", sys::ggml_add, a, b))
     }
 
     /// `a - b`, with `b` repeated where its extents divide `a`'s.
     pub fn sub(&self, a: Tensor, b: Tensor) -> Result<Tensor> {
-        self.broadcast("sub", sys::ggml_sub, a, b)
+        self.noted(|| Call::Sub(a.number(), b.number()), || self.broadcast("sub", sys::ggml_sub, a, b))
     }
 
     /// `a * b` element by element, with `b` repeated where its extents divide `a`'s.
     pub fn mul(&self, a: Tensor, b: Tensor) -> Result<Tensor> {
-        self.broadcast("mul", sys::ggml_mul, a, b)
+        self.noted(|| Call::Mul(a.number(), b.number()), || self.broadcast("mul", sys::ggml_mul, a, b))
     }
 
     /// `s * a`.
@@ -44,82 +45,109 @@ impl Graph {
 
     /// `s * a + b`.
     pub fn scale_bias(&self, a: Tensor, s: f32, b: f32) -> Result<Tensor> {
-        self.require_f32("scale", a)?;
-        let a = self.contiguous(a)?;
-        let raw = self.raw(a)?;
-        // SAFETY: a live F32 tensor, contiguous.
-        self.node("scale", |context| unsafe { sys::ggml_scale_bias(context, raw, s, b) })
+        self.noted(
+            || Call::ScaleBias(a.number(), s.to_bits(), b.to_bits()),
+            || {
+                self.require_f32("scale", a)?;
+                let a = self.contiguous(a)?;
+                let raw = self.raw(a)?;
+                // SAFETY: a live F32 tensor, contiguous.
+                self.node("scale", |context| unsafe { sys::ggml_scale_bias(context, raw, s, b) })
+            },
+        )
     }
 
     /// `a * sigmoid(a)`.
     pub fn silu(&self, a: Tensor) -> Result<Tensor> {
-        self.unary("silu", Nonlinearity::Silu, sys::ggml_silu, a)
+        self.noted(|| Call::Silu(a.number()), || self.unary("silu", Nonlinearity::Silu, sys::ggml_silu, a))
     }
 
     /// The hyperbolic tangent.
     pub fn tanh(&self, a: Tensor) -> Result<Tensor> {
-        self.require_f32("tanh", a)?;
-        let raw = self.raw(self.contiguous(a)?)?;
-        // SAFETY: a live, contiguous F32 tensor.
-        self.node("tanh", |context| unsafe { sys::ggml_tanh(context, raw) })
+        self.noted(
+            || Call::Tanh(a.number()),
+            || {
+                self.require_f32("tanh", a)?;
+                let raw = self.raw(self.contiguous(a)?)?;
+                // SAFETY: a live, contiguous F32 tensor.
+                self.node("tanh", |context| unsafe { sys::ggml_tanh(context, raw) })
+            },
+        )
     }
 
     /// The tanh approximation of GELU.
     pub fn gelu_tanh(&self, a: Tensor) -> Result<Tensor> {
-        self.unary("gelu", Nonlinearity::GeluTanh, sys::ggml_gelu, a)
+        self.noted(|| Call::GeluTanh(a.number()), || self.unary("gelu", Nonlinearity::GeluTanh, sys::ggml_gelu, a))
     }
 
     /// GELU by the error function.
     pub fn gelu_erf(&self, a: Tensor) -> Result<Tensor> {
-        self.unary("gelu_erf", Nonlinearity::GeluErf, sys::ggml_gelu_erf, a)
+        self.noted(
+            || Call::GeluErf(a.number()),
+            || self.unary("gelu_erf", Nonlinearity::GeluErf, sys::ggml_gelu_erf, a),
+        )
     }
 
     /// `a * sigmoid(1.702 a)`.
     pub fn gelu_quick(&self, a: Tensor) -> Result<Tensor> {
-        self.unary("gelu_quick", Nonlinearity::GeluQuick, sys::ggml_gelu_quick, a)
+        self.noted(
+            || Call::GeluQuick(a.number()),
+            || self.unary("gelu_quick", Nonlinearity::GeluQuick, sys::ggml_gelu_quick, a),
+        )
     }
 
     /// `a`, or 0 where it is negative.
     pub fn relu(&self, a: Tensor) -> Result<Tensor> {
-        self.unary("relu", Nonlinearity::Relu, sys::ggml_relu, a)
+        self.noted(|| Call::Relu(a.number()), || self.unary("relu", Nonlinearity::Relu, sys::ggml_relu, a))
     }
 
     /// `w [k, m]` times `x [k, n, ..]` gives `[m, n, ..]`: PyTorch's `x @ w.T`. `w` may have any matrix format of
     /// the [table](support::matrix); its third and fourth extents are repeated over those of `x`.
     pub fn mul_mat(&self, w: Tensor, x: Tensor) -> Result<Tensor> {
-        self.require_f32("mul_mat", x)?;
-        let dtype = self.dtype(w)?;
-        if !support::matrix(dtype) {
-            return Err(Error::graph("mul_mat", format!("no matrix product for {dtype}")));
-        }
-        let ([k, _, w2, w3], [kx, _, x2, x3]) = (self.shape(w)?.dims(), self.shape(x)?.dims());
-        if k != kx || !x2.is_multiple_of(w2) || !x3.is_multiple_of(w3) {
-            return Err(self.mismatch("mul_mat", w, x));
-        }
-        let [w_nb0, w_nb1, ..] = self.strides(w)?;
-        if w_nb0 != dtype.block_bytes() || w_nb0 > w_nb1 {
-            return Err(Error::graph("mul_mat", "the left matrix is transposed"));
-        }
-        let x = self.rows_contiguous(x)?;
-        if let Some(product) = self.own_product(w, x, None)? {
-            return Ok(product);
-        }
-        self.ggml_product(w, x)
+        self.noted(
+            || Call::MulMat(w.number(), x.number()),
+            || {
+                self.require_f32("mul_mat", x)?;
+                let dtype = self.dtype(w)?;
+                if !support::matrix(dtype) {
+                    return Err(Error::graph("mul_mat", format!("no matrix product for {dtype}")));
+                }
+                let ([k, _, w2, w3], [kx, _, x2, x3]) = (self.shape(w)?.dims(), self.shape(x)?.dims());
+                if k != kx || !x2.is_multiple_of(w2) || !x3.is_multiple_of(w3) {
+                    return Err(self.mismatch("mul_mat", w, x));
+                }
+                let [w_nb0, w_nb1, ..] = self.strides(w)?;
+                if w_nb0 != dtype.block_bytes() || w_nb0 > w_nb1 {
+                    return Err(Error::graph("mul_mat", "the left matrix is transposed"));
+                }
+                let x = self.rows_contiguous(x)?;
+                if let Some(product) = self.own_product(w, x, None)? {
+                    return Ok(product);
+                }
+                self.ggml_product(w, x)
+            },
+        )
     }
 
     /// `w x + bias`, `bias [m]`: as [`mul_mat`](Self::mul_mat) and [`add`](Self::add), in one pass where pinhole's kernels multiply.
     pub fn linear(&self, w: Tensor, x: Tensor, bias: Tensor) -> Result<Tensor> {
-        let rows = self.shape(w)?.dims()[1];
-        let fits = self.shape(bias)? == [rows] && self.dtype(bias)? == DType::F32 && self.is_contiguous(bias)?;
-        let multiplies = self.dtype(x)? == DType::F32 && self.shape(w)?.dims()[0] == self.shape(x)?.dims()[0];
-        if fits
-            && multiplies
-            && self.is_contiguous_in_rows(w)?
-            && let Some(product) = self.own_product(w, self.rows_contiguous(x)?, Some(bias))?
-        {
-            return Ok(product);
-        }
-        self.add(self.mul_mat(w, x)?, bias)
+        self.noted(
+            || Call::Linear(w.number(), x.number(), bias.number()),
+            || {
+                let rows = self.shape(w)?.dims()[1];
+                let fits =
+                    self.shape(bias)? == [rows] && self.dtype(bias)? == DType::F32 && self.is_contiguous(bias)?;
+                let multiplies = self.dtype(x)? == DType::F32 && self.shape(w)?.dims()[0] == self.shape(x)?.dims()[0];
+                if fits
+                    && multiplies
+                    && self.is_contiguous_in_rows(w)?
+                    && let Some(product) = self.own_product(w, self.rows_contiguous(x)?, Some(bias))?
+                {
+                    return Ok(product);
+                }
+                self.add(self.mul_mat(w, x)?, bias)
+            },
+        )
     }
 
     /// Whether rows are whole blocks side by side, and rows follow each other.
@@ -169,56 +197,79 @@ impl Graph {
 impl Graph {
     /// Rows of mean 0 and variance 1.
     pub fn norm(&self, a: Tensor, eps: f32) -> Result<Tensor> {
-        self.require_f32("norm", a)?;
-        require_epsilon("norm", eps)?;
-        let raw = self.raw(self.rows_contiguous(a)?)?;
-        // SAFETY: a live F32 tensor with contiguous rows.
-        self.node("norm", |context| unsafe { sys::ggml_norm(context, raw, eps) })
+        self.noted(
+            || Call::Norm(a.number(), eps.to_bits()),
+            || {
+                self.require_f32("norm", a)?;
+                require_epsilon("norm", eps)?;
+                let raw = self.raw(self.rows_contiguous(a)?)?;
+                // SAFETY: a live F32 tensor with contiguous rows.
+                self.node("norm", |context| unsafe { sys::ggml_norm(context, raw, eps) })
+            },
+        )
     }
 
     /// Rows of mean square 1.
     pub fn rms_norm(&self, a: Tensor, eps: f32) -> Result<Tensor> {
-        self.require_f32("rms_norm", a)?;
-        require_epsilon("rms_norm", eps)?;
-        let raw = self.raw(self.rows_contiguous(a)?)?;
-        // SAFETY: a live F32 tensor with contiguous rows.
-        self.node("rms_norm", |context| unsafe { sys::ggml_rms_norm(context, raw, eps) })
+        self.noted(
+            || Call::RmsNorm(a.number(), eps.to_bits()),
+            || {
+                self.require_f32("rms_norm", a)?;
+                require_epsilon("rms_norm", eps)?;
+                let raw = self.raw(self.rows_contiguous(a)?)?;
+                // SAFETY: a live F32 tensor with contiguous rows.
+                self.node("rms_norm", |context| unsafe { sys::ggml_rms_norm(context, raw, eps) })
+            },
+        )
     }
 
     /// `a [w, h, c, n]` with each of `groups` groups of channels brought to mean 0 and variance 1.
     pub fn group_norm(&self, a: Tensor, groups: usize, eps: f32) -> Result<Tensor> {
-        self.require_f32("group_norm", a)?;
-        require_epsilon("group_norm", eps)?;
-        let channels = self.shape(a)?.dims()[2];
-        if groups == 0 || !channels.is_multiple_of(groups) {
-            return Err(Error::graph("group_norm", format!("{groups} groups do not divide {channels} channels")));
-        }
-        let raw = self.raw(self.contiguous(a)?)?;
-        let groups = small(groups)?;
-        // SAFETY: a live, contiguous F32 tensor; the groups divide its channels.
-        self.node("group_norm", |context| unsafe { sys::ggml_group_norm(context, raw, groups, eps) })
+        self.noted(
+            || Call::GroupNorm(a.number(), groups, eps.to_bits()),
+            || {
+                self.require_f32("group_norm", a)?;
+                require_epsilon("group_norm", eps)?;
+                let channels = self.shape(a)?.dims()[2];
+                if groups == 0 || !channels.is_multiple_of(groups) {
+                    return Err(Error::graph(
+                        "group_norm",
+                        format!("{groups} groups do not divide {channels} channels"),
+                    ));
+                }
+                let raw = self.raw(self.contiguous(a)?)?;
+                let groups = small(groups)?;
+                // SAFETY: a live, contiguous F32 tensor; the groups divide its channels.
+                self.node("group_norm", |context| unsafe { sys::ggml_group_norm(context, raw, groups, eps) })
+            },
+        )
     }
 
     /// Rows of `softmax(scale * a + mask)`; `mask [n, >= m, ..]`, of F32 or F16, is repeated over `a [n, m, ..]`'s third and fourth
     /// extents.
     pub fn soft_max(&self, a: Tensor, mask: Option<Tensor>, scale: f32) -> Result<Tensor> {
-        self.require_f32("soft_max", a)?;
-        if let Some(mask) = mask {
-            if self.dtype(mask)? != DType::F16 {
-                self.require_f32("soft_max", mask)?;
-            }
-            let ([n, m, a2, a3], [mn, mm, m2, m3]) = (self.shape(a)?.dims(), self.shape(mask)?.dims());
-            if mn != n || mm < m || !a2.is_multiple_of(m2) || !a3.is_multiple_of(m3) {
-                return Err(self.mismatch("soft_max", a, mask));
-            }
-        }
-        let raw = self.raw(self.contiguous(a)?)?;
-        let mask = match mask {
-            Some(mask) => self.raw(self.contiguous(mask)?)?,
-            None => std::ptr::null_mut(),
-        };
-        // SAFETY: live, contiguous tensors, of F32 except that the mask may be F16; it covers `a` (checked above) or is absent.
-        self.node("soft_max", |context| unsafe { sys::ggml_soft_max_ext(context, raw, mask, scale, 0.0) })
+        self.noted(
+            || Call::SoftMax(a.number(), mask.map(|mask| mask.number()), scale.to_bits()),
+            || {
+                self.require_f32("soft_max", a)?;
+                if let Some(mask) = mask {
+                    if self.dtype(mask)? != DType::F16 {
+                        self.require_f32("soft_max", mask)?;
+                    }
+                    let ([n, m, a2, a3], [mn, mm, m2, m3]) = (self.shape(a)?.dims(), self.shape(mask)?.dims());
+                    if mn != n || mm < m || !a2.is_multiple_of(m2) || !a3.is_multiple_of(m3) {
+                        return Err(self.mismatch("soft_max", a, mask));
+                    }
+                }
+                let raw = self.raw(self.contiguous(a)?)?;
+                let mask = match mask {
+                    Some(mask) => self.raw(self.contiguous(mask)?)?,
+                    None => std::ptr::null_mut(),
+                };
+                // SAFETY: live, contiguous tensors, of F32 except that the mask may be F16; it covers `a` (checked above) or is absent.
+                self.node("soft_max", |context| unsafe { sys::ggml_soft_max_ext(context, raw, mask, scale, 0.0) })
+            },
+        )
     }
 }
 
@@ -235,55 +286,72 @@ impl Graph {
 
     /// As [`conv_2d`](Self::conv_2d), with zeros beside, and above and below: columns and rows of `padding`.
     pub fn conv_2d_padded(&self, kernel: Tensor, x: Tensor, stride: usize, padding: [usize; 2]) -> Result<Tensor> {
-        self.require_f32("conv_2d", x)?;
-        let dtype = self.dtype(kernel)?;
-        if !support::kernel(dtype) {
-            return Err(Error::graph("conv_2d", format!("no convolution for {dtype} kernels")));
-        }
-        let ([kw, kh, c, m], [w, h, cx, n]) = (self.shape(kernel)?.dims(), self.shape(x)?.dims());
-        if c != cx {
-            return Err(Error::graph("conv_2d", format!("a kernel for {c} channels and a picture of {cx}")));
-        }
-        if stride == 0 {
-            return Err(Error::graph("conv_2d", "a stride of 0"));
-        }
-        // ggml doubles the padding as an `int`.
-        let ([beside, above], stride) = (padding.map(|padding| padding.saturating_mul(2)), small(stride)?);
-        small(beside.max(above))?;
-        let padded = possible("conv_2d", [w.saturating_add(beside), h.saturating_add(above), m, n])?;
-        let [columns, rows] = [small(padding[0])?, small(padding[1])?];
-        if padded.dims()[0] < kw || padded.dims()[1] < kh || !self.is_contiguous(kernel)? {
-            return Err(self.mismatch("conv_2d", kernel, x));
-        }
-        let patch = (kw * kh * c).saturating_mul(dtype.block_bytes());
-        if patch.saturating_add(m.saturating_mul(size_of::<f32>())) > CONV_WORK_BYTES {
-            let message = format!("{c} channels by {kw} x {kh} are more than fit ggml's work space");
-            return Err(Error::graph("conv_2d", message));
-        }
-        let (kernel, x) = (self.raw(kernel)?, self.raw(self.contiguous(x)?)?);
-        self.node("conv_2d", |context| {
-            // SAFETY: live tensors of accepted formats with equal channel counts; the kernel fits the padded picture.
-            unsafe { sys::ggml_conv_2d_direct(context, kernel, x, stride, stride, columns, rows, 1, 1) }
-        })
+        self.noted(
+            || Call::Conv2d(kernel.number(), x.number(), stride, padding),
+            || {
+                self.require_f32("conv_2d", x)?;
+                let dtype = self.dtype(kernel)?;
+                if !support::kernel(dtype) {
+                    return Err(Error::graph("conv_2d", format!("no convolution for {dtype} kernels")));
+                }
+                let ([kw, kh, c, m], [w, h, cx, n]) = (self.shape(kernel)?.dims(), self.shape(x)?.dims());
+                if c != cx {
+                    return Err(Error::graph("conv_2d", format!("a kernel for {c} channels and a picture of {cx}")));
+                }
+                if stride == 0 {
+                    return Err(Error::graph("conv_2d", "a stride of 0"));
+                }
+                // ggml doubles the padding as an `int`.
+                let ([beside, above], stride) = (padding.map(|padding| padding.saturating_mul(2)), small(stride)?);
+                small(beside.max(above))?;
+                let padded = possible("conv_2d", [w.saturating_add(beside), h.saturating_add(above), m, n])?;
+                let [columns, rows] = [small(padding[0])?, small(padding[1])?];
+                if padded.dims()[0] < kw || padded.dims()[1] < kh || !self.is_contiguous(kernel)? {
+                    return Err(self.mismatch("conv_2d", kernel, x));
+                }
+                let patch = (kw * kh * c).saturating_mul(dtype.block_bytes());
+                if patch.saturating_add(m.saturating_mul(size_of::<f32>())) > CONV_WORK_BYTES {
+                    let message = format!("{c} channels by {kw} x {kh} are more than fit ggml's work space");
+                    return Err(Error::graph("conv_2d", message));
+                }
+                let (kernel, x) = (self.raw(kernel)?, self.raw(self.contiguous(x)?)?);
+                self.node("conv_2d", |context| {
+                    // SAFETY: live tensors of accepted formats with equal channel counts; the kernel fits the padded picture.
+                    unsafe { sys::ggml_conv_2d_direct(context, kernel, x, stride, stride, columns, rows, 1, 1) }
+                })
+            },
+        )
     }
 
     /// `a [w, h, ..]` with every pixel doubled both ways.
     pub fn upscale_2x(&self, a: Tensor) -> Result<Tensor> {
-        self.require_f32("upscale", a)?;
-        let raw = self.raw(self.contiguous(a)?)?;
-        // SAFETY: a live, contiguous F32 tensor.
-        self.node("upscale", |context| unsafe { sys::ggml_upscale(context, raw, 2, sys::GGML_SCALE_MODE_NEAREST) })
+        self.noted(
+            || Call::Upscale2x(a.number()),
+            || {
+                self.require_f32("upscale", a)?;
+                let raw = self.raw(self.contiguous(a)?)?;
+                // SAFETY: a live, contiguous F32 tensor.
+                self.node("upscale", |context| unsafe {
+                    sys::ggml_upscale(context, raw, 2, sys::GGML_SCALE_MODE_NEAREST)
+                })
+            },
+        )
     }
 
     /// `a [w, h, ..]` with `right` columns and `bottom` rows of zeros added.
     pub fn pad(&self, a: Tensor, right: usize, bottom: usize) -> Result<Tensor> {
-        self.require_f32("pad", a)?;
-        let [w, h, c, n] = self.shape(a)?.dims();
-        possible("pad", [w.saturating_add(right), h.saturating_add(bottom), c, n])?;
-        let (right, bottom) = (small(right)?, small(bottom)?);
-        let raw = self.raw(self.contiguous(a)?)?;
-        // SAFETY: a live, contiguous F32 tensor.
-        self.node("pad", |context| unsafe { sys::ggml_pad(context, raw, right, bottom, 0, 0) })
+        self.noted(
+            || Call::Pad(a.number(), right, bottom),
+            || {
+                self.require_f32("pad", a)?;
+                let [w, h, c, n] = self.shape(a)?.dims();
+                possible("pad", [w.saturating_add(right), h.saturating_add(bottom), c, n])?;
+                let (right, bottom) = (small(right)?, small(bottom)?);
+                let raw = self.raw(self.contiguous(a)?)?;
+                // SAFETY: a live, contiguous F32 tensor.
+                self.node("pad", |context| unsafe { sys::ggml_pad(context, raw, right, bottom, 0, 0) })
+            },
+        )
     }
 }
 
@@ -292,133 +360,182 @@ impl Graph {
     /// Rows `indices [n]` (I32, a leaf) of `table [k, rows]`, of any matrix format: `[k, n]` in F32. Whether the table has
     /// these rows is seen when the graph runs.
     pub fn get_rows(&self, table: Tensor, indices: Tensor) -> Result<Tensor> {
-        let (dtype, shape) = (self.dtype(table)?, self.shape(table)?);
-        if !support::matrix(dtype) {
-            return Err(Error::graph("get_rows", format!("no rows of {dtype}")));
-        }
-        if self.dtype(indices)? != DType::I32 || self.shape(indices)?.rank() > 1 || shape.rank() > 2 {
-            return Err(self.mismatch("get_rows", table, indices));
-        }
-        self.expect_rows(indices, shape.dims()[1])?;
-        let (table, indices) = (self.raw(self.rows_contiguous(table)?)?, self.raw(indices)?);
-        // SAFETY: live tensors, a matrix with contiguous rows and a vector of I32, whose numbers
-        // `Backend::compute` looks at.
-        self.node("get_rows", |context| unsafe { sys::ggml_get_rows(context, table, indices) })
+        self.noted(
+            || Call::GetRows(table.number(), indices.number()),
+            || {
+                let (dtype, shape) = (self.dtype(table)?, self.shape(table)?);
+                if !support::matrix(dtype) {
+                    return Err(Error::graph("get_rows", format!("no rows of {dtype}")));
+                }
+                if self.dtype(indices)? != DType::I32 || self.shape(indices)?.rank() > 1 || shape.rank() > 2 {
+                    return Err(self.mismatch("get_rows", table, indices));
+                }
+                self.expect_rows(indices, shape.dims()[1])?;
+                let (table, indices) = (self.raw(self.rows_contiguous(table)?)?, self.raw(indices)?);
+                // SAFETY: live tensors, a matrix with contiguous rows and a vector of I32, whose numbers
+                // `Backend::compute` looks at.
+                self.node("get_rows", |context| unsafe { sys::ggml_get_rows(context, table, indices) })
+            },
+        )
     }
 
     /// `a` and `b` one after the other along dimension `dim`; all other extents are equal.
     pub fn concat(&self, a: Tensor, b: Tensor, dim: usize) -> Result<Tensor> {
-        self.require_f32("concat", a)?;
-        self.require_f32("concat", b)?;
-        let (a_dims, b_dims) = (self.shape(a)?.dims(), self.shape(b)?.dims());
-        if dim >= 4 || (0..4).any(|i| i != dim && a_dims[i] != b_dims[i]) {
-            return Err(self.mismatch("concat", a, b));
-        }
-        let (raw_a, raw_b, raw_dim) = (self.raw(a)?, self.raw(b)?, small(dim)?);
-        // SAFETY: live F32 tensors that differ along `dim` only.
-        let both = self.node("concat", |context| unsafe { sys::ggml_concat(context, raw_a, raw_b, raw_dim) })?;
-        if dim == 0 {
-            self.products.borrow_mut().note_concat(both, [a, b]);
-        }
-        Ok(both)
+        self.noted(
+            || Call::Concat(a.number(), b.number(), dim),
+            || {
+                self.require_f32("concat", a)?;
+                self.require_f32("concat", b)?;
+                let (a_dims, b_dims) = (self.shape(a)?.dims(), self.shape(b)?.dims());
+                if dim >= 4 || (0..4).any(|i| i != dim && a_dims[i] != b_dims[i]) {
+                    return Err(self.mismatch("concat", a, b));
+                }
+                let (raw_a, raw_b, raw_dim) = (self.raw(a)?, self.raw(b)?, small(dim)?);
+                // SAFETY: live F32 tensors that differ along `dim` only.
+                let both =
+                    self.node("concat", |context| unsafe { sys::ggml_concat(context, raw_a, raw_b, raw_dim) })?;
+                if dim == 0 {
+                    self.products.borrow_mut().note_concat(both, [a, b]);
+                }
+                Ok(both)
+            },
+        )
     }
 
     /// Every row of `a` moved round by `shift` places: element `i` goes to `(i + shift) mod k`.
     pub fn roll(&self, a: Tensor, shift: i32) -> Result<Tensor> {
-        self.require_f32("roll", a)?;
-        if shift.unsigned_abs() as usize >= self.shape(a)?.row() {
-            return Err(Error::graph("roll", format!("{shift} places in rows of {}", self.shape(a)?.row())));
-        }
-        let raw = self.raw(self.rows_contiguous(a)?)?;
-        // SAFETY: a live F32 tensor with contiguous rows; the shift is shorter than a row.
-        self.node("roll", |context| unsafe { sys::ggml_roll(context, raw, shift, 0, 0, 0) })
+        self.noted(
+            || Call::Roll(a.number(), shift),
+            || {
+                self.require_f32("roll", a)?;
+                if shift.unsigned_abs() as usize >= self.shape(a)?.row() {
+                    return Err(Error::graph("roll", format!("{shift} places in rows of {}", self.shape(a)?.row())));
+                }
+                let raw = self.raw(self.rows_contiguous(a)?)?;
+                // SAFETY: a live F32 tensor with contiguous rows; the shift is shorter than a row.
+                self.node("roll", |context| unsafe { sys::ggml_roll(context, raw, shift, 0, 0, 0) })
+            },
+        )
     }
 
     /// The same numbers under another shape. `a` is copied first where it is not contiguous.
     pub fn reshape(&self, a: Tensor, dims: &[usize]) -> Result<Tensor> {
-        let shape = Shape::new(dims).ok_or_else(|| Error::graph("reshape", format!("impossible shape {dims:?}")))?;
-        let dtype = self.dtype(a)?;
-        if shape.elements() != self.shape(a)?.elements() || shape.bytes(dtype).is_none() {
-            return Err(Error::graph("reshape", format!("{dtype} {} as {shape}", self.shape(a)?)));
-        }
-        let [n0, n1, n2, n3] = shape.dims().map(|extent| extent as i64);
-        let raw = self.raw(self.contiguous(a)?)?;
-        // SAFETY: a live, contiguous tensor of as many elements.
-        self.register("reshape", |context| unsafe { sys::ggml_reshape_4d(context, raw, n0, n1, n2, n3) })
+        self.noted(
+            || Call::Reshape(a.number(), dims.to_vec()),
+            || {
+                let shape =
+                    Shape::new(dims).ok_or_else(|| Error::graph("reshape", format!("impossible shape {dims:?}")))?;
+                let dtype = self.dtype(a)?;
+                if shape.elements() != self.shape(a)?.elements() || shape.bytes(dtype).is_none() {
+                    return Err(Error::graph("reshape", format!("{dtype} {} as {shape}", self.shape(a)?)));
+                }
+                let [n0, n1, n2, n3] = shape.dims().map(|extent| extent as i64);
+                let raw = self.raw(self.contiguous(a)?)?;
+                // SAFETY: a live, contiguous tensor of as many elements.
+                self.register("reshape", |context| unsafe { sys::ggml_reshape_4d(context, raw, n0, n1, n2, n3) })
+            },
+        )
     }
 
     /// `a` with dimension `i` moved to place `axes[i]`: a view.
     pub fn permute(&self, a: Tensor, axes: [usize; 4]) -> Result<Tensor> {
-        let mut seen = axes;
-        seen.sort_unstable();
-        if seen != [0, 1, 2, 3] {
-            return Err(Error::graph("permute", format!("{axes:?} is no order of four dimensions")));
-        }
-        // Rows of blocks cannot be cut into numbers, and ggml would copy them as if they could.
-        if axes[0] != 0 && self.dtype(a)?.is_quantized() {
-            return Err(Error::graph("permute", format!("the rows of {} cannot be turned round", self.dtype(a)?)));
-        }
-        let [x0, x1, x2, x3] = axes.map(|axis| axis as i32);
-        let raw = self.raw(a)?;
-        // SAFETY: a live tensor and a permutation.
-        self.register("permute", |context| unsafe { sys::ggml_permute(context, raw, x0, x1, x2, x3) })
+        self.noted(
+            || Call::Permute(a.number(), axes),
+            || {
+                let mut seen = axes;
+                seen.sort_unstable();
+                if seen != [0, 1, 2, 3] {
+                    return Err(Error::graph("permute", format!("{axes:?} is no order of four dimensions")));
+                }
+                // Rows of blocks cannot be cut into numbers, and ggml would copy them as if they could.
+                if axes[0] != 0 && self.dtype(a)?.is_quantized() {
+                    return Err(Error::graph(
+                        "permute",
+                        format!("the rows of {} cannot be turned round", self.dtype(a)?),
+                    ));
+                }
+                let [x0, x1, x2, x3] = axes.map(|axis| axis as i32);
+                let raw = self.raw(a)?;
+                // SAFETY: a live tensor and a permutation.
+                self.register("permute", |context| unsafe { sys::ggml_permute(context, raw, x0, x1, x2, x3) })
+            },
+        )
     }
 
     /// Part of `a`: `len` of the extent of dimension `dim`, from `start` on. A view.
     pub fn slice(&self, a: Tensor, dim: usize, start: usize, len: usize) -> Result<Tensor> {
-        let mut dims = self.shape(a)?.dims();
-        let fits = dim < 4 && len > 0 && start.checked_add(len).is_some_and(|end| end <= dims[dim]);
-        let dtype = self.dtype(a)?;
-        if !fits || (dim == 0 && dtype.is_quantized()) {
-            let found = self.shape(a)?;
-            return Err(Error::graph("slice", format!("{len} from {start} on of dimension {dim} of {dtype} {found}")));
-        }
-        // ggml's views have rows whose neighbours lie side by side, whatever those of `a` do.
-        let a = self.rows_contiguous(a)?;
-        dims[dim] = len;
-        let [n0, n1, n2, n3] = dims.map(|extent| extent as i64);
-        let strides @ [_, nb1, nb2, nb3] = self.strides(a)?;
-        let raw = self.raw(a)?;
-        let offset = start * strides[dim]; // inside `a`, whose size in bytes fits
-        self.register("slice", |context| {
-            // SAFETY: the extents shrink along one dimension within `a`, and the strides are `a`'s own.
-            unsafe { sys::ggml_view_4d(context, raw, n0, n1, n2, n3, nb1, nb2, nb3, offset) }
-        })
+        self.noted(
+            || Call::Slice(a.number(), dim, start, len),
+            || {
+                let mut dims = self.shape(a)?.dims();
+                let fits = dim < 4 && len > 0 && start.checked_add(len).is_some_and(|end| end <= dims[dim]);
+                let dtype = self.dtype(a)?;
+                if !fits || (dim == 0 && dtype.is_quantized()) {
+                    let found = self.shape(a)?;
+                    return Err(Error::graph(
+                        "slice",
+                        format!("{len} from {start} on of dimension {dim} of {dtype} {found}"),
+                    ));
+                }
+                // ggml's views have rows whose neighbours lie side by side, whatever those of `a` do.
+                let a = self.rows_contiguous(a)?;
+                dims[dim] = len;
+                let [n0, n1, n2, n3] = dims.map(|extent| extent as i64);
+                let strides @ [_, nb1, nb2, nb3] = self.strides(a)?;
+                let raw = self.raw(a)?;
+                let offset = start * strides[dim]; // inside `a`, whose size in bytes fits
+                self.register("slice", |context| {
+                    // SAFETY: the extents shrink along one dimension within `a`, and the strides are `a`'s own.
+                    unsafe { sys::ggml_view_4d(context, raw, n0, n1, n2, n3, nb1, nb2, nb3, offset) }
+                })
+            },
+        )
     }
 
     /// Rows split into `parts` equal parts: `[parts * k, n, m]` becomes `[k, parts, n, m]`. A view; rows may be apart.
     pub fn split_rows(&self, a: Tensor, parts: usize) -> Result<Tensor> {
-        self.require_f32("split_rows", a)?;
-        let [row, n, m, batch] = self.shape(a)?.dims();
-        if parts == 0 || !row.is_multiple_of(parts) || batch != 1 {
-            return Err(Error::graph("split_rows", format!("{} into {parts} parts a row", self.shape(a)?)));
-        }
-        let a = self.rows_contiguous(a)?;
-        let [nb0, nb1, nb2, _] = self.strides(a)?;
-        let part_bytes = nb0 * (row / parts);
-        let [k, parts, n, m] = [row / parts, parts, n, m].map(|extent| extent as i64);
-        let raw = self.raw(a)?;
-        self.register("split_rows", |context| {
-            // SAFETY: every row is contiguous, so its parts are `k` numbers apart; nothing lies outside `a`.
-            unsafe { sys::ggml_view_4d(context, raw, k, parts, n, m, part_bytes, nb1, nb2, 0) }
-        })
+        self.noted(
+            || Call::SplitRows(a.number(), parts),
+            || {
+                self.require_f32("split_rows", a)?;
+                let [row, n, m, batch] = self.shape(a)?.dims();
+                if parts == 0 || !row.is_multiple_of(parts) || batch != 1 {
+                    return Err(Error::graph("split_rows", format!("{} into {parts} parts a row", self.shape(a)?)));
+                }
+                let a = self.rows_contiguous(a)?;
+                let [nb0, nb1, nb2, _] = self.strides(a)?;
+                let part_bytes = nb0 * (row / parts);
+                let [k, parts, n, m] = [row / parts, parts, n, m].map(|extent| extent as i64);
+                let raw = self.raw(a)?;
+                self.register("split_rows", |context| {
+                    // SAFETY: every row is contiguous, so its parts are `k` numbers apart; nothing lies outside `a`.
+                    unsafe { sys::ggml_view_4d(context, raw, k, parts, n, m, part_bytes, nb1, nb2, 0) }
+                })
+            },
+        )
     }
 
     /// `a` itself where its numbers lie in order, else a copy in which they do.
     pub fn contiguous(&self, a: Tensor) -> Result<Tensor> {
-        let raw = self.raw(a)?;
-        if self.is_contiguous(a)? {
-            if self.strides(a)? == self.usual_strides(a)? {
-                return Ok(a);
-            }
-            // Where an extent is 1, ggml takes any stride for contiguous, and then some operations assert that it is the
-            // usual one. The same shape again has it.
-            let [n0, n1, n2, n3] = self.shape(a)?.dims().map(|extent| extent as i64);
-            // SAFETY: a live, contiguous tensor, and its own extents.
-            return self.register("cont", |context| unsafe { sys::ggml_reshape_4d(context, raw, n0, n1, n2, n3) });
-        }
-        // SAFETY: a live tensor.
-        self.node("cont", |context| unsafe { sys::ggml_cont(context, raw) })
+        self.noted(
+            || Call::Contiguous(a.number()),
+            || {
+                let raw = self.raw(a)?;
+                if self.is_contiguous(a)? {
+                    if self.strides(a)? == self.usual_strides(a)? {
+                        return Ok(a);
+                    }
+                    // Where an extent is 1, ggml takes any stride for contiguous, and then some operations assert that it is the
+                    // usual one. The same shape again has it.
+                    let [n0, n1, n2, n3] = self.shape(a)?.dims().map(|extent| extent as i64);
+                    // SAFETY: a live, contiguous tensor, and its own extents.
+                    return self
+                        .register("cont", |context| unsafe { sys::ggml_reshape_4d(context, raw, n0, n1, n2, n3) });
+                }
+                // SAFETY: a live tensor.
+                self.node("cont", |context| unsafe { sys::ggml_cont(context, raw) })
+            },
+        )
     }
 
     /// The strides of a tensor that is no view and has the format and shape of `a`.

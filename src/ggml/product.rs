@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use ggml_sys as sys;
 use pinhole_quant::DType;
 
+use super::call::Call;
 use super::halt::Halt;
 use super::{CancelFlag, Graph, Tensor};
 use crate::kernels::{BLOCK, Columns, Kernel, Layout, Product, Tile, Workspace};
@@ -89,7 +90,7 @@ impl Graph {
     /// The kernel for matrix products that are built from now on, where it is the better choice; `None` leaves all to ggml.
     /// A new graph on the CPU has the [best](Kernel::best).
     pub fn set_kernel(&self, kernel: Option<Kernel>) {
-        self.products.borrow_mut().kernel = kernel;
+        self.noted_setting(Call::OwnKernels(kernel.is_some()), || self.products.borrow_mut().kernel = kernel);
     }
 
     /// `w x`, and `bias` added, by a kernel of pinhole's, or `None` where there is none. Operands fit each other
@@ -101,7 +102,7 @@ impl Graph {
         let (kernel, dtype) = (self.products.borrow().kernel, self.dtype(w)?);
         // However few tokens there are: a part of a product then equals the whole, and a picture alone the same picture in a batch, to
         // the bit.
-        let possible = self.device().is_cpu() && w2 * w3 == 1;
+        let possible = self.device().runs_own_operations() && w2 * w3 == 1;
         let Some(kernel) = kernel.filter(|_| possible) else { return Ok(None) };
         let Some(product) = Product::new(kernel, dtype, k, rows, tokens) else {
             // ggml's with F16 round activations to F16, and take 0.9 of the time of pinhole's with AVX2. With AVX-512 neither was measured.

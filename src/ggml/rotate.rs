@@ -4,6 +4,7 @@ use std::ffi::{c_int, c_void};
 
 use ggml_sys as sys;
 
+use super::call::Call;
 use super::{Graph, Tensor};
 use crate::Result;
 
@@ -21,12 +22,18 @@ impl Graph {
     /// each pair. `cos` and `sin` are `[d, 1, tokens]`, or with a table for each item of the batch, with the sign of the rotation in
     /// `sin`.
     pub fn rotate_pairs(&self, x: Tensor, cos: Tensor, sin: Tensor) -> Result<Tensor> {
-        self.rotate("rotate_pairs", Pairs::Beside, [x, cos, sin])
+        self.noted(
+            || Call::RotatePairs(x.number(), cos.number(), sin.number()),
+            || self.rotate("rotate_pairs", Pairs::Beside, [x, cos, sin]),
+        )
     }
 
     /// The same where the two of each pair stand at the same place of both halves of a head.
     pub fn rotate_halves(&self, x: Tensor, cos: Tensor, sin: Tensor) -> Result<Tensor> {
-        self.rotate("rotate_halves", Pairs::Halves, [x, cos, sin])
+        self.noted(
+            || Call::RotateHalves(x.number(), cos.number(), sin.number()),
+            || self.rotate("rotate_halves", Pairs::Halves, [x, cos, sin]),
+        )
     }
 
     fn rotate(&self, op: &'static str, pairs: Pairs, [x, cos, sin]: [Tensor; 3]) -> Result<Tensor> {
@@ -39,7 +46,7 @@ impl Graph {
         if !d.is_multiple_of(2) || !fits || self.shape(sin)? != table {
             return Err(self.mismatch(op, x, cos));
         }
-        if !self.device().is_cpu() {
+        if !self.device().runs_own_operations() {
             let swapped = match pairs {
                 Pairs::Beside => {
                     let pairs = self.reshape(x, &[2, d / 2 * heads, tokens, batch])?;

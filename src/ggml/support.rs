@@ -42,7 +42,7 @@ pub fn matrix(dtype: DType) -> bool {
 
 /// Whether pinhole's own convolutions run on `device`, and take kernels of `dtype` as they are: they compute in F32.
 pub fn convolves(device: Device, dtype: DType) -> bool {
-    device.is_cpu() && Kernel::best().is_some() && matches!(dtype, DType::F32 | DType::F16 | DType::BF16)
+    device.runs_own_operations() && Kernel::best().is_some() && matches!(dtype, DType::F32 | DType::F16 | DType::BF16)
 }
 
 /// Whether a convolution kernel of ggml's may have `dtype`. F16 kernels round the activations to F16 as well.

@@ -63,7 +63,8 @@ impl Loop<'_> {
             for evaluation in evaluations.clone() {
                 let input = solver.input(evaluation, levels, &latents)?;
                 let asked = Asked { subject: at, evaluation, condition: evaluation - evaluations.start };
-                let prediction = self.evaluate(run, &mut running, asked, &input, &prepared, &mut skipping)?;
+                let prediction = self.evaluate(run, &mut running, asked, &input, &prepared, &mut skipping);
+                let prediction = prediction.map_err(|error| error.in_step(evaluation + 1, steps))?;
                 let clean = self.clean(evaluation, &latents, &prediction)?;
                 solver.step(evaluation, levels, &prediction, &mut latents, &mut noise)?;
                 if let Some(kept) = &kept {

@@ -140,6 +140,8 @@ impl Pipeline {
     /// As [`generate`](Pipeline::generate), and the observer's.
     pub fn generate_watched(&mut self, request: &Request, observer: &mut dyn Observer) -> Result<Generated> {
         let settings = self.settings(request)?;
+        // What is planned for has to be there.
+        self.machine.recover()?;
         let plan = self.plan_settings(&settings)?;
         self.follow(plan, request, settings, observer)
     }

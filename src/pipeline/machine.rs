@@ -8,6 +8,7 @@ use super::generated::{DeviceMemory, PhaseMemory};
 use super::measured::Measurements;
 use super::request::MemoryOptions;
 use crate::exec::DeviceWeights;
+use crate::ggml::log::{self, Level};
 use crate::ggml::{AttentionMode, Backend, CancelFlag, Device, Ledger, Usage, restart_device_peak};
 use crate::plan::measure::Subject;
 use crate::plan::{Component, ComponentPlan, Plan, Turn};
@@ -36,6 +37,8 @@ pub(super) struct Unit {
     pub(super) kept: Vec<(&'static str, Arc<DeviceWeights>)>,
     /// What components take that were measured before.
     pub(super) measured: Measurements,
+    /// Whether it is a device of another machine that is gone, so that nothing is planned for it.
+    pub(super) is_lost: bool,
 }
 
 impl Machine {
@@ -61,16 +64,17 @@ impl Machine {
                 budget: None,
                 kept: Vec::new(),
                 measured: Measurements::default(),
+                is_lost: false,
             });
         }
         let (options, attention) = (MemoryOptions::default(), AttentionMode::default());
         Ok(Machine { units, workers: Workers::new(threads), options, attention })
     }
 
-    /// The first device.
+    /// The first device that is there.
     pub(super) fn first(&self) -> &Unit {
         // `new` has made one at least, and none goes.
-        &self.units[0]
+        self.units.iter().find(|unit| !unit.is_lost).unwrap_or(&self.units[0])
     }
 
     /// Its devices, in order.
@@ -88,9 +92,26 @@ impl Machine {
         self.units.iter_mut().for_each(|unit| unit.backend.set_cancel(cancel.clone()));
     }
 
-    /// Starts those anew that failed.
+    /// Starts those anew that failed. Those of other machines that are gone are left out, if any is left, until they are back.
     pub(super) fn recover(&mut self) -> Result<()> {
-        self.units.iter_mut().try_for_each(|unit| unit.backend.recover())
+        let mut why = None;
+        for unit in &mut self.units {
+            if unit.backend.is_lost() {
+                // It was in the memory of a server that is gone.
+                unit.kept.clear();
+                unit.measured = Measurements::default();
+            }
+            let recovered = unit.backend.recover();
+            unit.is_lost = recovered.is_err() && unit.backend.device().is_remote();
+            match recovered {
+                Err(error) if unit.is_lost => {
+                    log::say(Level::Warning, &format!("{error}: the request goes on without it"));
+                    why = Some(error);
+                }
+                other => other?,
+            }
+        }
+        why.filter(|_| self.units.iter().all(|unit| unit.is_lost)).map_or(Ok(()), Err)
     }
 
     /// Lets go of all weights that stay.

@@ -279,7 +279,7 @@ impl Machine {
     /// See [`Pipeline::budget_notes`].
     pub(super) fn budget_notes(&self) -> Result<Vec<String>> {
         let mut notes = Vec::new();
-        for unit in &self.units {
+        for unit in self.units.iter().filter(|unit| !unit.is_lost) {
             let device = unit.backend.device();
             let (_, total) = device.memory()?;
             let budget = unit.budget.or(self.options.vram);
@@ -298,6 +298,9 @@ impl Machine {
 
     /// What a plan has to keep to now on one device.
     pub(super) fn limits_of(&self, unit: &Unit) -> Result<Limits> {
+        if unit.is_lost {
+            return Ok(Limits { bytes: Some(0), ..Limits::default() });
+        }
         let options = MemoryOptions { vram: unit.budget.or(self.options.vram), ..self.options };
         Ok(Limits { of_host: self.host_limits(unit), ..limits(unit.backend.device(), &options)? })
     }

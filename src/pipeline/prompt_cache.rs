@@ -58,7 +58,7 @@ impl PromptCache {
     /// # Errors
     /// As [`PrivateFolder::open`].
     pub(super) fn open(folder: &Path, device: Device) -> Result<PromptCache> {
-        let device = [device.name(), device.description(), kernel(device).to_owned()];
+        let device = [device.name(), device.description(), kernel(device)];
         Ok(PromptCache { folder: PrivateFolder::open(folder)?, device, encoders: OnceLock::new() })
     }
 
@@ -197,8 +197,12 @@ fn checksum(Key(key): &Key, prompt: &Prompt) -> String {
 }
 
 /// Whose matrix products the encoders are computed with.
-fn kernel(device: Device) -> &'static str {
-    if device.is_cpu() { Kernel::best().map_or("ggml", Kernel::name) } else { "ggml" }
+fn kernel(device: Device) -> String {
+    match device.is_cpu() {
+        true => Kernel::best().map_or("ggml", Kernel::name).to_owned(),
+        false if device.is_remote() => device.rounding(),
+        false => "ggml".to_owned(),
+    }
 }
 
 /// The numbers of `tensor`, which is to have these extents, fastest first.

@@ -403,7 +403,9 @@ impl<'a> Run<'a> {
                 continue;
             }
             let unit = &self.machine.units[device];
-            let (measured, on_gpu) = (unit.ledger.usage(), !unit.backend.device().is_cpu());
+            let computes = unit.backend.device();
+            // What another machine's driver allocates is not known here.
+            let (measured, on_gpu) = (unit.ledger.usage(), !computes.is_cpu() && !computes.is_remote());
             let entry = self.phase_on(device, phase);
             // Prompts and pictures are encoded one after the other, in one phase.
             if measured.peak >= entry.measured.peak {

@@ -1,7 +1,7 @@
 //! Which of several devices has what of a request: what is measured, and what may be where.
 
 use super::generate::Pipeline;
-use super::machine::Machine;
+use super::machine::{Machine, Unit};
 use super::memory::arrays;
 use super::preview;
 use super::request::Settings;
@@ -55,12 +55,15 @@ impl Pipeline {
     /// What every component takes on each device, and which devices may have it.
     fn measure_on_devices(&self, settings: &Settings) -> Result<Measured> {
         let units = &self.machine.units;
-        let first = units[0].backend.device();
+        let first = self.machine.first().backend.device();
         let mut choices = Vec::new();
         for subject in self.subjects(&self.model, settings)? {
             let beside = arrays(&self.model, settings, subject.phase);
             let whole = self.machine.measure(&subject, beside)?;
             let mut whole: Vec<Option<Component>> = whole.into_iter().map(Some).collect();
+            for (whole, _) in whole.iter_mut().zip(units).filter(|(_, unit)| unit.is_lost) {
+                *whole = None;
+            }
             let mut share = vec![None; units.len()];
             if subject.phase == Phase::Denoise {
                 let alike = self.machine.alike();
@@ -114,7 +117,8 @@ impl Machine {
     /// The numbers of the devices that round as the first does.
     fn alike(&self) -> Vec<usize> {
         let first = self.first().backend.device();
-        (0..self.units.len()).filter(|&at| self.units[at].backend.device().rounds_as(first)).collect()
+        let is_alike = |unit: &Unit| !unit.is_lost && unit.backend.device().rounds_as(first);
+        (0..self.units.len()).filter(|&at| is_alike(&self.units[at])).collect()
     }
 
     /// What `subject` takes on each device, with so many bytes of host memory `beside` it.
@@ -124,6 +128,8 @@ impl Machine {
             let known = (0..at).find(|&other| unit.measures_as(&self.units[other]));
             all.push(match known {
                 Some(other) => all[other].clone(),
+                // Of a device that is gone no one will ask.
+                None if unit.is_lost => Component { beside, ..self.first().measure(subject, Turn::ALL)? },
                 None => Component { beside, ..unit.measure(subject, Turn::ALL)? },
             });
         }

@@ -14,6 +14,7 @@ fn help() {
         "pull",
         "models",
         "devices",
+        "rpc-server",
         "doctor",
         "completions",
         "man",

@@ -29,12 +29,12 @@ fn on(model: &Arc<Opened>, names: &str) -> Pipeline {
     pipeline
 }
 
-fn draw(pipeline: &mut Pipeline, request: &Request, offload: Offload) -> Generated {
+pub(crate) fn draw(pipeline: &mut Pipeline, request: &Request, offload: Offload) -> Generated {
     pipeline.set_memory(MemoryOptions { offload, ..MemoryOptions::default() });
     generate(pipeline, request)
 }
 
-fn generate(pipeline: &mut Pipeline, request: &Request) -> Generated {
+pub(crate) fn generate(pipeline: &mut Pipeline, request: &Request) -> Generated {
     let generated = pipeline.generate(request).unwrap();
     for phase in &generated.phases {
         let (of, device) = (phase.phase, phase.device);
@@ -47,7 +47,7 @@ fn generate(pipeline: &mut Pipeline, request: &Request) -> Generated {
     generated
 }
 
-fn assert_same(one: &Generated, other: &Generated, what: &str) {
+pub(crate) fn assert_same(one: &Generated, other: &Generated, what: &str) {
     let bits = |generated: &Generated| generated.latents.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
     assert_eq!(one.computed, other.computed, "{what}: other steps");
     assert!(bits(one) == bits(other), "{what}: other latents");
@@ -55,14 +55,14 @@ fn assert_same(one: &Generated, other: &Generated, what: &str) {
 }
 
 /// The names of the components of each device that run in `phase`.
-fn of_phase(plan: &Plan, phase: Phase) -> Vec<Vec<&'static str>> {
+pub(crate) fn of_phase(plan: &Plan, phase: Phase) -> Vec<Vec<&'static str>> {
     let on_device = |plan: &Plan| {
         plan.components.iter().filter(|own| own.phase == phase).map(|own| own.name).collect::<Vec<&'static str>>()
     };
     plan.devices().map(on_device).collect()
 }
 
-fn mini(request: Request) -> (Arc<Opened>, Request) {
+pub(crate) fn mini(request: Request) -> (Arc<Opened>, Request) {
     let model = Arc::new(pipeline::open(&builtin::mini().unwrap()).unwrap());
     (model, Request { width: Some(64), height: Some(48), steps: Some(2), ..request })
 }

@@ -7,6 +7,7 @@ mod flux3;
 mod qwen_image;
 mod qwen_image_21;
 mod random_models;
+mod rpc;
 mod safety;
 mod sd_controls;
 mod stable_diffusion;

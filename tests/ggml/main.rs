@@ -14,4 +14,5 @@ mod pictures;
 mod products;
 mod recovery;
 mod rig;
+mod rpc;
 mod views;

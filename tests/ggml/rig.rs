@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use crate::array::{Array, Dims};
 
 /// Two threads: more than one, so that work is shared out, and no more than the smallest machine has.
-const THREADS: usize = 2;
+pub(crate) const THREADS: usize = 2;
 
 /// Room for the tensors of any graph here.
 pub(crate) const TENSORS: usize = 64;
@@ -34,7 +34,11 @@ pub(crate) fn bytes_of<const N: usize, T: Copy>(values: &[T], bytes: impl Fn(T) 
 
 impl Rig {
     pub(crate) fn new() -> Rig {
-        let (device, cancel) = (Device::cpu().unwrap(), CancelFlag::new());
+        Rig::on(Device::cpu().unwrap())
+    }
+
+    pub(crate) fn on(device: Device) -> Rig {
+        let cancel = CancelFlag::new();
         let backend = Backend::new(device, THREADS, cancel.clone()).unwrap();
         Rig { device, ledger: Ledger::new(), cancel, backend }
     }

@@ -47,6 +47,16 @@ impl Scratch {
         Scratch([bytes, 0, 0, 0])
     }
 
+    /// Of a backend whose buffers have so many bytes each.
+    pub(super) fn of_buffers(buffers: [usize; BUFFERS]) -> Scratch {
+        Scratch(buffers)
+    }
+
+    /// The bytes of each buffer.
+    pub(crate) fn buffers(&self) -> [usize; BUFFERS] {
+        self.0
+    }
+
     /// What both take, one after the other.
     pub(crate) fn join(self, other: Scratch) -> Scratch {
         Scratch(std::array::from_fn(|i| self.0[i].max(other.0[i])))
