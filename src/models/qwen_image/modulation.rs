@@ -137,6 +137,6 @@ mod tests {
     fn sinusoid_has_cosines_first() {
         let embedded = sinusoid(0.0);
         assert_eq!((embedded[0], embedded[127], embedded[128]), (1.0, 1.0, 0.0));
-        assert_eq!(sinusoid(0.25)[0], 250f32.cos());
+        assert_eq!(sinusoid(0.25)[0], 250f64.cos() as f32);
     }
 }
