@@ -11,9 +11,12 @@ use crate::weights::{Role, Scope};
 /// rounds in another way.
 pub fn sinusoid(time: f32) -> Vec<f32> {
     let half = TIME_WIDTH / 2;
-    let angle = |i: usize| 1000.0 * (time * (-(10000f32.ln()) * i as f32 / half as f32).exp());
-    let cos = (0..half).map(|i| angle(i).cos());
-    cos.chain((0..half).map(|i| angle(i).sin())).collect()
+    let angle = |i: usize| {
+        let frequency = f64::from(-(10000f32.ln()) * i as f32 / half as f32).exp() as f32;
+        f64::from(1000.0 * (time * frequency))
+    };
+    let cos = (0..half).map(|i| angle(i).cos() as f32);
+    cos.chain((0..half).map(|i| angle(i).sin() as f32)).collect()
 }
 
 /// What all modulation depends on.
