@@ -447,8 +447,10 @@ impl<K: Copy + PartialEq> Last<K> {
 /// system's C library, and products of 8-bit activations make that a picture that differs between systems by 3 in 255.
 pub fn sinusoid(t: f32, width: usize) -> Vec<f32> {
     let half = width / 2;
-    let frequency = |i: usize| f64::from(-(10000f32.ln()) * i as f32 / half as f32).exp() as f32;
-    let angle = |i: usize| f64::from(t * frequency(i));
+    let angle = |i: usize| {
+        let frequency = f64::from(-(10000f32.ln()) * i as f32 / half as f32).exp() as f32;
+        f64::from(t * frequency)
+    };
     let cos = (0..half).map(|i| angle(i).cos() as f32);
     cos.chain((0..half).map(|i| angle(i).sin() as f32)).collect()
 }

@@ -11,9 +11,12 @@ use crate::weights::{Role, Scope};
 /// rounds in another way.
 pub fn sinusoid(time: f32) -> Vec<f32> {
     let half = TIME_WIDTH / 2;
-    let angle = |i: usize| 1000.0 * (time * (-(10000f32.ln()) * i as f32 / half as f32).exp());
-    let cos = (0..half).map(|i| angle(i).cos());
-    cos.chain((0..half).map(|i| angle(i).sin())).collect()
+    let angle = |i: usize| {
+        let frequency = f64::from(-(10000f32.ln()) * i as f32 / half as f32).exp() as f32;
+        f64::from(1000.0 * (time * frequency))
+    };
+    let cos = (0..half).map(|i| angle(i).cos() as f32);
+    cos.chain((0..half).map(|i| angle(i).sin() as f32)).collect()
 }
 
 /// What all modulation depends on.
@@ -137,6 +140,6 @@ mod tests {
     fn sinusoid_has_cosines_first() {
         let embedded = sinusoid(0.0);
         assert_eq!((embedded[0], embedded[127], embedded[128]), (1.0, 1.0, 0.0));
-        assert_eq!(sinusoid(0.25)[0], 250f32.cos());
+        assert_eq!(sinusoid(0.25)[0], 250f64.cos() as f32);
     }
 }
