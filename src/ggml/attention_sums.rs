@@ -85,7 +85,7 @@ fn worst_mean(device: Device, width: usize) -> Result<f32> {
     let found = bytes.as_chunks::<4>().0.iter().map(|&mean| f32::from_ne_bytes(mean));
     let off = found.enumerate().map(|(at, mean)| (mean / value(at % width) - 1.0).abs());
     // A mean that is no number is as wrong as can be.
-    Ok(off.fold(0.0, |most, off| if off <= most { most } else { off }))
+    Ok(off.fold(0.0, |most: f32, off| if off.is_nan() { f32::INFINITY } else { most.max(off) }))
 }
 
 #[cfg(test)]
