@@ -60,7 +60,9 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
         return printer.object(&report);
     }
     printer.data(&table(&report.devices).to_string())?;
-    printer.note(&format!("\n--device auto is {} here", report.auto));
+    if args.device.is_none() {
+        printer.note(&format!("\n--device auto is {} here", report.auto));
+    }
     Ok(())
 }
 
