@@ -65,7 +65,14 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
         return printer.object(&report);
     }
     printer.data(&table(&report.devices).to_string())?;
-    printer.note(&format!("{}\n--device auto is {} here", remarks(&report.devices), report.auto));
+    let mut note = remarks(&report.devices);
+    if args.device.is_none() {
+        note += &format!("
+--device auto is {} here", report.auto);
+    }
+    if !note.is_empty() {
+        printer.note(&note);
+    }
     Ok(())
 }
 

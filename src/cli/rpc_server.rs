@@ -59,9 +59,6 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     let device = request::device(&args.device)?;
     let (threads, _inside) = threads::start(args.threads);
     let vram = usize::try_from(args.vram.0).unwrap_or(usize::MAX);
-    if vram == 0 {
-        return Err(Error::option("--vram", "more than nothing", "0").into());
-    }
     let server = Server::bind(&args.bind, args.allow_public_address, Lending { device, threads, vram })?;
     let stop = interrupt::cancel_flag(printer);
     let (address, name) = (server.address(), device.name());

@@ -5,8 +5,6 @@ use std::cell::{Cell, RefCell};
 
 use serde::{Deserialize, Serialize};
 
-use super::Tensor;
-
 /// A tensor's number in the graph that was asked first.
 pub(crate) type Number = u32;
 
@@ -135,23 +133,5 @@ pub(crate) trait Made {
 impl Made for () {
     fn numbers(&self) -> Vec<Number> {
         Vec::new()
-    }
-}
-
-impl Made for Tensor {
-    fn numbers(&self) -> Vec<Number> {
-        vec![self.number()]
-    }
-}
-
-impl Made for Option<Tensor> {
-    fn numbers(&self) -> Vec<Number> {
-        self.iter().map(Tensor::number).collect()
-    }
-}
-
-impl Made for Option<(Tensor, Tensor)> {
-    fn numbers(&self) -> Vec<Number> {
-        self.iter().flat_map(|(first, second)| [first.number(), second.number()]).collect()
     }
 }

@@ -232,9 +232,10 @@ impl Graph {
         self.notes.as_ref()
     }
 
-    /// The same as a text.
+    /// The same as a text. It asks for more room than this graph took: the other machine's may take other ways.
     pub(super) fn text(&self) -> GraphText {
-        GraphText { capacity: self.capacity, calls: self.notes.as_ref().map_or_else(Vec::new, Notes::all) }
+        let capacity = self.capacity.min(2 * self.tensors.borrow().len() + 64);
+        GraphText { capacity, calls: self.notes.as_ref().map_or_else(Vec::new, Notes::all) }
     }
 
     /// The number of the graph that follows it on the other machine, which is made now if there is none.

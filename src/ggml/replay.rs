@@ -199,3 +199,21 @@ impl Graph {
         );
     }
 }
+
+impl Made for Tensor {
+    fn numbers(&self) -> Vec<Number> {
+        vec![self.number()]
+    }
+}
+
+impl Made for Option<Tensor> {
+    fn numbers(&self) -> Vec<Number> {
+        self.iter().map(Tensor::number).collect()
+    }
+}
+
+impl Made for Option<(Tensor, Tensor)> {
+    fn numbers(&self) -> Vec<Number> {
+        self.iter().flat_map(|(first, second)| [first.number(), second.number()]).collect()
+    }
+}

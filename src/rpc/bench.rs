@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use pinhole_quant::DType;
 
-use super::Lending;
+use super::lending::Lending;
 use crate::ggml::call::Place;
 use crate::ggml::remote::wire::{GraphText, Reply};
 use crate::ggml::{Arena, Backend, Buffer, CancelFlag, Graph, Ledger, Placed, Replay};

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use super::bench::Bench;
+use super::lending::{Lending, STACK};
 use super::queue::{Job, Queue, Touched};
-use super::{Lending, STACK};
 use crate::ggml::remote::wire::{self, Failure, MOST_BYTES, Message, Reply};
 use crate::ggml::{Buffer, CancelFlag, Ledger};
 use crate::{Error, Result, reserve};

@@ -10,11 +10,13 @@
 //! | `address.rs` | which addresses a server may have |
 //! | `bench.rs` | a client's graphs and arenas, and the device that computes them |
 //! | `desk.rs` | a client's messages, one after another |
+//! | `lending.rs` | what is lent |
 //! | `queue.rs` | computations that were asked for, which weights for others arrive beside |
 
 mod address;
 mod bench;
 mod desk;
+mod lending;
 mod queue;
 
 use std::io::{self, ErrorKind, Read, Write};
@@ -23,8 +25,10 @@ use std::thread;
 use std::time::Duration;
 
 use crate::ggml::remote::wire::{self, Greeting, Served};
-use crate::ggml::{CancelFlag, Device, Ledger, Usage, alive};
+use crate::ggml::{CancelFlag, Ledger, Usage, alive};
 use crate::{Error, Result};
+pub use lending::Lending;
+use lending::STACK;
 
 /// How often a server without news looks for a client, and whether it should stop.
 const TICK: Duration = Duration::from_millis(20);
@@ -34,20 +38,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long one that is turned away may take to hear it.
 const BRIEFLY: Duration = Duration::from_millis(200);
-
-/// The stack of a client's thread: graphs are walked recursively.
-const STACK: usize = 8 << 20;
-
-/// What is lent.
-#[derive(Clone, Copy, Debug)]
-pub struct Lending {
-    /// The device.
-    pub device: Device,
-    /// How many threads compute, if the CPU does.
-    pub threads: usize,
-    /// The most bytes that a client may allocate.
-    pub vram: usize,
-}
 
 /// What happens to a server.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 //!
 //! A failed assertion of ggml's while it computes ends the process, and with it this test: that these tests end at all
 //! is part of what they show.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::print_stdout, clippy::unwrap_used)]
 
 mod array;
 mod attention;

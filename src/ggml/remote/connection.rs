@@ -4,6 +4,7 @@ use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use super::super::log::{self, Level};
@@ -13,6 +14,9 @@ use crate::{Error, Result};
 
 /// How long a server may take to be reached, and to say what it is.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a server may be busy before that is an error.
+const BUSY: Duration = Duration::from_secs(1);
 
 /// How often one that waits looks whether it should go on.
 const TICK: Duration = Duration::from_millis(50);
@@ -55,38 +59,33 @@ impl Connection {
     /// # Errors
     /// [`Error::Device`] for a server that is not there, is another program, another version, or computes for somebody else.
     pub(super) fn open(name: &str, endpoint: &str) -> Result<Connection> {
-        let mut stream = reach(name, endpoint)?;
-        let failed = |error: &io::Error| silent(name, error);
-        stream.set_read_timeout(Some(PATIENCE)).map_err(|error| failed(&error))?;
-        stream.write_all(&wire::introduction()).map_err(|error| failed(&error))?;
-        let mut introduction = [0; 12];
-        stream.read_exact(&mut introduction).map_err(|error| failed(&error))?;
-        match wire::version_of(introduction) {
-            Some(wire::VERSION) => {}
-            Some(other) => {
-                let message =
-                    format!("the server speaks version {other} of the protocol, and this pinhole {}", wire::VERSION);
-                return Err(device_error(name, message, "use the same pinhole on both machines"));
+        let begun = Instant::now();
+        loop {
+            let (stream, greeting) = greeted(name, endpoint)?;
+            match greeting {
+                Greeting::Ready(served) if served.alignment.is_power_of_two() => {
+                    return Connection::over(stream, name, served).map_err(|error| silent(name, &error));
+                }
+                Greeting::Ready(_) => {
+                    return Err(device_error(name, "the server's device makes no sense".into(), STRANGER));
+                }
+                // A client that has just gone may not be gone yet for the server.
+                Greeting::Busy { .. } if begun.elapsed() < BUSY => thread::sleep(TICK),
+                Greeting::Busy { client } => {
+                    let message = format!("the server computes for another client, {client}");
+                    return Err(device_error(name, message, "wait until that one is done, or start another server"));
+                }
             }
-            None => return Err(device_error(name, "this is no pinhole rpc-server".into(), STRANGER)),
         }
-        let (greeting, _) = wire::receive(&mut stream).map_err(|error| failed(&error))?;
-        let served = match greeting {
-            Greeting::Ready(served) if served.alignment.is_power_of_two() => served,
-            Greeting::Ready(_) => {
-                return Err(device_error(name, "the server's device makes no sense".into(), STRANGER));
-            }
-            Greeting::Busy { client } => {
-                let message = format!("the server computes for another client, {client}");
-                return Err(device_error(name, message, "wait until that one is done, or start another server"));
-            }
-        };
-        stream.set_read_timeout(Some(TICK)).map_err(|error| failed(&error))?;
-        let outgoing = stream.try_clone().map_err(|error| failed(&error))?;
+    }
+
+    fn over(stream: TcpStream, name: &str, served: Served) -> io::Result<Connection> {
+        stream.set_read_timeout(Some(TICK))?;
+        let outgoing = Mutex::new(stream.try_clone()?);
         Ok(Connection {
             name: name.to_owned(),
             served,
-            outgoing: Mutex::new(outgoing),
+            outgoing,
             incoming: Mutex::new(Incoming { stream, computing: 0, failure: None, stopping: false }),
             lost: OnceLock::new(),
             next: AtomicU64::new(1),
@@ -269,6 +268,27 @@ impl Connection {
     }
 }
 
+/// A connection to `endpoint`, and what the server there says of itself.
+fn greeted(name: &str, endpoint: &str) -> Result<(TcpStream, Greeting)> {
+    let mut stream = reach(name, endpoint)?;
+    let failed = |error: &io::Error| silent(name, error);
+    stream.set_read_timeout(Some(PATIENCE)).map_err(|error| failed(&error))?;
+    stream.write_all(&wire::introduction()).map_err(|error| failed(&error))?;
+    let mut introduction = [0; 12];
+    stream.read_exact(&mut introduction).map_err(|error| failed(&error))?;
+    match wire::version_of(introduction) {
+        Some(wire::VERSION) => {}
+        Some(other) => {
+            let own = wire::VERSION;
+            let message = format!("the server speaks version {other} of the protocol, and this pinhole {own}");
+            return Err(device_error(name, message, "use the same pinhole on both machines"));
+        }
+        None => return Err(device_error(name, "this is no pinhole rpc-server".into(), STRANGER)),
+    }
+    let (greeting, _) = wire::receive(&mut stream).map_err(|error| failed(&error))?;
+    Ok((stream, greeting))
+}
+
 /// What a program that is no server of pinhole's may be.
 const STRANGER: &str = "`pinhole rpc-server` is the other side; ggml's and llama.cpp's own rpc-server are not";
 
@@ -357,5 +377,43 @@ impl Waiting<'_> {
             self.said *= 2;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::net::TcpListener;
+    use std::sync::{Arc, mpsc};
+
+    use super::*;
+
+    /// A server that answers once its client has said that it waits: else this would not end.
+    #[test]
+    fn a_slow_server_is_waited_for_with_a_message() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (address, (said, hears)) = (listener.local_addr().unwrap(), mpsc::channel::<()>());
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                let (mut stream, _) = listener.accept().unwrap();
+                stream.read_exact(&mut [0; 12]).unwrap();
+                stream.write_all(&wire::introduction()).unwrap();
+                let served = Served { alignment: 32, ..Served::default() };
+                wire::send(&mut stream, &Greeting::Ready(served), &[]).unwrap();
+                wire::receive::<Message>(&mut stream).unwrap();
+                hears.recv().unwrap();
+                wire::send(&mut stream, &Reply::Done, &[]).unwrap();
+            });
+            let mut connection = Connection::open("rpc:slow", &address.to_string()).unwrap();
+            connection.slow = Duration::ZERO;
+            log::set_hook(Some(Arc::new(move |_, message| {
+                if message.starts_with("rpc:slow has not answered") {
+                    // It may have been said before.
+                    let _ = said.send(());
+                }
+            })));
+            connection.ask_done(&Message::Settle).unwrap();
+            log::set_hook(None);
+        });
     }
 }

@@ -201,7 +201,7 @@ mod tests {
         let message = Message::Write { buffer: 3, offset: usize::MAX };
         send(&mut sent, &message, &[1, 2, 3]).unwrap();
         let (received, bytes) = receive::<Message>(&mut sent.as_slice()).unwrap();
-        assert_eq!((received, bytes), (message, vec![1, 2, 3]));
+        assert_eq!((&received, bytes), (&message, vec![1, 2, 3]));
         for end in 0..sent.len() {
             assert!(receive::<Message>(&mut &sent[..end]).is_err());
         }
