@@ -80,7 +80,8 @@ fn blueprint(options: &Options, published: wan::Config, is_pair: bool) -> Result
     let vae_settings = serde_json::to_value(&vae).unwrap_or_default();
     let mut parts = Vec::new();
     for slot in [&TRANSFORMER, &TRANSFORMER_2].into_iter().take(1 + usize::from(is_pair)) {
-        parts.push(Planned::new(slot, &alias::WAN, settings.clone(), vec![Box::new(Wan::new(&config)?)]));
+        let part = Planned::new(slot, &alias::WAN, settings.clone(), vec![Box::new(Wan::new(&config)?)]);
+        parts.push(Planned { aliases: alias::wan, ..part });
     }
     let text_encoder: Vec<Box<dyn HasModel>> = vec![Box::new(T5::new(&reader)?)];
     parts.push(Planned::new(&TEXT_ENCODER, &alias::UMT5, reader_settings, text_encoder));

@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::config::Config;
-use super::modulation::{At, Modulation, Table};
+use super::modulation::{At, Modulation, PARTS, Table};
 use super::ports::{GIVEN_TOKENS, Ports};
 use crate::Result;
 use crate::ggml::Tensor;
@@ -163,7 +163,7 @@ struct Looks {
 
 impl Looks {
     fn declare(s: &mut Scope<'_>, config: &Config, (ports, carried): (Ports, Carried)) -> Result<Looks> {
-        let table = Table::declare(s, config.hidden(), 6)?;
+        let table = Table::declare(s, config.hidden(), PARTS)?;
         let own = Heads::declare(&mut s.sub("self_attn"), config)?;
         Ok(Looks { table, own, carried, ports, width: config.attention_head_dim, eps: config.eps })
     }

@@ -13,7 +13,7 @@
 //! | stage      | when    | carried in                                     | carried out                                    |
 //! |------------|---------|------------------------------------------------|------------------------------------------------|
 //! | `time`     | request | `time` [freq_dim, times]                       | `vector` [D, times]                            |
-//! | `projection` | request | `vector`                                     | `projected` [6D, times]                        |
+//! | `projection.0..` | request | `vector`                                 | `projected` [6D, times], a sixth of it         |
 //! | `context`  | request | `text` [J, Tt, B]                              | `context` [D, Tt, B]                           |
 //! | `looking`  | request | `seen` [V, Ts, B], if it looks at pictures     | `image_context` [D, Ts, B]                     |
 //! | `embed`    | step    | `latents` [4C, T, B]                           | `hidden` [D, T, B]                             |
@@ -139,9 +139,13 @@ fn carried(model: &mut Model, name: &str, width: usize) -> Port {
 fn declare_stages(model: &mut Model, config: &Config, ports: &Ports) -> Result<Hidden> {
     let (width, batch) = (config.hidden(), Extent::from(Symbol::BATCH));
     let vector = input(model, "vector", &[width.into(), TIMES.into()]);
-    let projected = input(model, "projected", &[(6 * width).into(), TIMES.into()]);
+    let projected = input(model, "projected", &[(modulation::PARTS * width).into(), TIMES.into()]);
     model.stage("time", Cadence::Request, |s| TimeIn::declare(s, config, [ports.time, vector]))?;
-    model.stage("projection", Cadence::Request, |s| Projection::declare(s, config, [vector, projected]))?;
+    for part in 0..modulation::PARTS {
+        model.stage(format!("projection.{part}"), Cadence::Request, |s| {
+            Projection::declare(s, config, part, [vector, projected])
+        })?;
+    }
     let context = input(model, "context", &[width.into(), Symbol::TEXT_TOKENS.into(), batch]);
     model.stage("context", Cadence::Request, |s| Context::declare(s, config, ports.text, context))?;
     let mut image_context = None;
@@ -153,7 +157,7 @@ fn declare_stages(model: &mut Model, config: &Config, ports: &Ports) -> Result<H
     let hidden = carried(model, "hidden", width);
     model.stage("embed", Cadence::Step, |s| Embed::declare(s, config, ports.latents, hidden))?;
     let modulated = [("modulated", batch), ("modulated_given", 1.into())]
-        .map(|(name, items)| model.port(name, &[width.into(), 6.into(), items], DType::F32, Lifetime::Pass));
+        .map(|(name, items)| model.port(name, &[width.into(), modulation::PARTS.into(), items], DType::F32, Lifetime::Pass));
     let shared = Carried { hidden, context, seen: image_context, projected, modulated };
     let guide = ports.guide_scale.map(|scale| (carried(model, "guide", width), scale));
     if let Some((guide, _)) = guide {
