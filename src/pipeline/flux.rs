@@ -125,6 +125,7 @@ fn rules(takes_guidance: bool, tokens: usize) -> Rules {
         experts: None,
         first: None,
         guide: false,
+        followed: None,
         told: OpenedWith::default(),
         defaults: Defaults {
             width: 1024,

@@ -96,6 +96,7 @@ pub(super) fn rules(side: usize, factor: usize, tokens: usize) -> Rules {
         experts: None,
         first: None,
         guide: false,
+        followed: None,
         told: OpenedWith::default(),
         defaults: Defaults {
             width: side,

@@ -117,6 +117,7 @@ impl Architecture {
         Architecture::WAN_14B,
         Architecture::WAN_A14B,
         Architecture::WAN_TI2V_5B,
+        Architecture::WAN_FUN_A14B_CONTROL,
     ];
 
     /// Those that go beside models.

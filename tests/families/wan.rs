@@ -196,7 +196,8 @@ fn tokens_and_networks_alone_equal_their_references() {
     let part = networks::wan(model.source.component(&TRANSFORMER).unwrap()).unwrap();
     let net = &part.net;
     let grid = [3, 5, 7];
-    let sizes = Sizes { batch: 1, passes: 1, grid, text_tokens: 512, seen_tokens: 0, gives_first: false };
+    let sizes =
+        Sizes { batch: 1, passes: 1, grid, text_tokens: 512, seen_tokens: 0, refers: false, gives_first: false };
     let weights = DeviceWeights::load(&net.model, &part.bound, backend.device(), &ledger).unwrap();
     let (cos, sin) = net.rotary(grid).unwrap();
     let mut text = golden.f32("hidden.1");

@@ -25,6 +25,7 @@ pub static KIND: Kind = Kind {
         "ffn_dim",
         "image_dim",
         "vace_in_channels",
+        "add_ref_conv",
     ],
     follows: Follows::Same,
     label: "",
@@ -33,7 +34,7 @@ pub static KIND: Kind = Kind {
 
 /// See [`Aliases`](super::Aliases).
 pub fn aliases(name: &str) -> Vec<Alternative> {
-    if name == "patch_embedding.weight" || name == "vace_patch_embedding.weight" {
+    if ["patch_embedding.weight", "vace_patch_embedding.weight", "ref_conv.weight"].contains(&name) {
         // A kernel over time, height and width, each of whose outputs is a row.
         return vec![vec![Part { name: name.into(), rows: Rows::Flat }]];
     }
