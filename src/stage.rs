@@ -410,8 +410,20 @@ impl<'a> Build<'a> {
     /// # Errors
     /// [`Error::Graph`] where shapes differ.
     pub fn write_tokens(&self, port: Port, start: usize, value: Tensor) -> Result<()> {
+        self.write_along(1, port, start, value)
+    }
+
+    /// The same of `value [n, tokens, B]`, which are some of the numbers of each token, from number `start` on.
+    ///
+    /// # Errors
+    /// As [`write_tokens`](Build::write_tokens).
+    pub fn write_part(&self, port: Port, start: usize, value: Tensor) -> Result<()> {
+        self.write_along(0, port, start, value)
+    }
+
+    fn write_along(&self, dim: usize, port: Port, start: usize, value: Tensor) -> Result<()> {
         let target = self.leaf(Leaf::Written(port), self.place(port)?)?;
-        self.g.fill(target, 1, start, value)?;
+        self.g.fill(target, dim, start, value)?;
         self.written_in_parts.borrow_mut().push(port);
         Ok(())
     }

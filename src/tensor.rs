@@ -55,6 +55,14 @@ impl Shape {
         (1..MAX_DIMS).rev().find(|&i| self.0[i] > 1).map_or(1, |i| i + 1)
     }
 
+    /// The shape of this with the rows of `more` below; of vectors, with its numbers behind. `None` where rows differ.
+    pub fn stacked(&self, more: Shape) -> Option<Shape> {
+        let (last, mut dims) = (self.rank().max(more.rank()) - 1, self.0);
+        dims[last] = dims[last].checked_add(more.0[last])?;
+        let others_agree = (0..MAX_DIMS).all(|i| i == last || self.0[i] == more.0[i]);
+        if others_agree { Shape::new(&dims) } else { None }
+    }
+
     /// Bytes of a contiguous tensor of this shape, or `None` where a block of `dtype` does not divide the row or the
     /// size overflows.
     pub fn bytes(&self, dtype: DType) -> Option<usize> {
@@ -97,6 +105,15 @@ mod tests {
         assert_eq!(Shape::new(&[1, 2, 3, 4, 5]), None);
         assert_eq!(Shape::new(&[usize::MAX, 2]), None);
         assert_eq!(Shape::new(&[1 << 31, 1 << 31, 4]), None);
+    }
+
+    #[test]
+    fn rows_go_below_rows() {
+        let stacked = |one: &[usize], more: &[usize]| Shape::new(one)?.stacked(Shape::new(more)?);
+        assert_eq!(stacked(&[4, 2], &[4, 3]), Shape::new(&[4, 5]));
+        assert_eq!(stacked(&[4], &[3]), Shape::new(&[7]));
+        assert_eq!(stacked(&[4, 2], &[5, 2]), None);
+        assert_eq!(stacked(&[4, usize::MAX >> 3], &[4, 2]), None);
     }
 
     #[test]

@@ -43,7 +43,7 @@ pub use flux2::{KIND as FLUX2, aliases as flux2};
 pub use flux3::{KIND as FLUX3, aliases as flux3};
 pub use kind::{Follows, Kind, Reads, Sign};
 pub use language_model::{KIND as LANGUAGE_MODEL, aliases as language_model};
-pub use names::{Aliases, Alternative, Part, Rows};
+pub use names::{Aliases, Alternative, Part, Rows, stacked};
 pub use qwen_control::{KIND as QWEN_CONTROL, aliases as qwen_control};
 pub use qwen_image::{KIND as QWEN_IMAGE, aliases as qwen_image};
 pub use qwen_image_21::{KIND as QWEN_IMAGE_21, aliases as qwen_image_21};

@@ -201,10 +201,10 @@ impl Bound {
         &self.origin
     }
 
-    /// The one tensor that is the whole weight as it stands, if there is one.
-    pub fn whole(&self, id: WeightId) -> Option<&FileTensor> {
+    /// The rows of one tensor that are the whole weight, if there are some.
+    pub fn in_one_piece(&self, id: WeightId) -> Option<&Piece> {
         match self.pieces(id) {
-            [piece] if piece.len() == piece.tensor.shape.elements() => Some(&piece.tensor),
+            [piece] => Some(piece),
             _ => None,
         }
     }

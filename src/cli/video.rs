@@ -25,7 +25,8 @@ pub(super) struct VideoArgs {
     #[arg(long, value_name = "FILE")]
     last_image: Option<PathBuf>,
     /// A film to begin with, for models that are given none of its frames: a folder of pictures, Y4M, or an animation in GIF, WebP or PNG.
-    /// How far from it the result may be is --strength; without --frames, it has as many. For VACE, the film that says what is drawn
+    /// How far from it the result may be is --strength; without --frames, it has as many. For VACE, the film that says what is drawn; for
+    /// Fun Control, the one that is followed
     #[arg(long, value_name = "FILE|DIR")]
     video: Option<PathBuf>,
     /// Where the film of --video is made anew by VACE: white, and black where it is kept; a mask for each frame, or one for all. Without,

@@ -106,7 +106,7 @@ mod tests {
             left_out: Vec::new(),
             loras,
             layout,
-            weights: vec![Planned { bound: &bound, id, merged: Some(0) }],
+            weights: vec![Planned { tensor: 0, bound: &bound, id, shape, merged: Some(0) }],
             merged,
             sources: Vec::new(),
         };

@@ -19,8 +19,8 @@ use pinhole_quant::gguf::{Layout, TensorSpec, WriteError};
 use pinhole_quant::pattern::TensorPattern;
 use pinhole_quant::recipe::{self, Fallback, FileType, Recipe};
 
-use crate::bind::Bound;
 use crate::bind::lora::{self, Merged};
+use crate::bind::{Bound, alias};
 use crate::source::{Network, Slot, Source, left_over};
 use crate::tensor::Shape;
 use crate::weights::{Weight, WeightId};
@@ -94,6 +94,16 @@ pub struct PlannedTensor {
     pub fallback: Option<Fallback>,
 }
 
+impl PlannedTensor {
+    /// Adds the rows of `more` below. `None` where no tensor has so many.
+    fn stack(&mut self, more: &PlannedTensor) -> Option<()> {
+        self.shape = self.shape.stacked(more.shape)?;
+        self.bytes = self.bytes.checked_add(more.bytes)?;
+        self.merged |= more.merged;
+        Some(())
+    }
+}
+
 /// What a conversion will write.
 pub struct Plan<'a> {
     /// The type that was asked for each component.
@@ -117,10 +127,13 @@ pub struct Plan<'a> {
     sources: Vec<PathBuf>,
 }
 
-/// The weight that a tensor of the output is made of.
+/// A weight that a tensor of the output is made of, or the next rows of one.
 struct Planned<'a> {
+    /// The position of the tensor.
+    tensor: usize,
     bound: &'a Bound,
     id: WeightId,
+    shape: Shape,
     /// The network whose LoRAs change it, if any do.
     merged: Option<usize>,
 }
@@ -148,22 +161,32 @@ pub fn plan<'a>(source: &Source, networks: &[Network<'a>], options: impl Into<Op
         let recipe = recipes.iter_mut().find(|(slot, _)| *slot == network.slot).map(|(_, recipe)| recipe);
         let recipe = recipe.ok_or_else(|| Error::graph("convert", format!("no recipe for {}", network.slot.name)))?;
         for (id, weight) in network.model.manifest().iter() {
-            let seen = seen(network, id, weight);
+            let stacked = alias::stacked(network.aliases(), &weight.name);
+            let (in_files, part) = stacked.unwrap_or_else(|| (weight.name.clone(), 0));
+            let seen = seen(network, id, (&in_files, weight));
             unmatched.retain(|pattern| !recipe::reaches(pattern, &seen));
             let choice = recipe.choose(&seen);
             let bytes = weight.shape.bytes(choice.dtype).ok_or_else(|| impossible(&weight.name, source))?;
-            tensors.push(PlannedTensor {
-                name: name(options.target, network.slot, weight),
+            let own = PlannedTensor {
+                name: name(options.target, network.slot, &in_files),
                 shape: weight.shape,
                 from: formats(network.bound, id),
                 merged: merged[place].changes(id),
                 to: choice.dtype,
                 bytes: bytes as u64,
                 fallback: choice.fallback,
-            });
-            weights.push(Planned { bound: network.bound, id, merged: merged[place].changes(id).then_some(place) });
+            };
+            let begun = tensors.iter().rposition(|tensor: &PlannedTensor| part > 0 && tensor.name == own.name);
+            let tensor = begun.unwrap_or(tensors.len());
+            match tensors.get_mut(tensor) {
+                Some(begun) => begun.stack(&own).ok_or_else(|| impossible(&in_files, source))?,
+                None => tensors.push(own),
+            }
+            let merged = merged[place].changes(id).then_some(place);
+            weights.push(Planned { tensor, bound: network.bound, id, shape: weight.shape, merged });
         }
     }
+    weights.sort_by_key(|planned| planned.tensor);
     if let Some(pattern) = unmatched.first() {
         return Err(no_match(pattern, &tensors));
     }
@@ -191,10 +214,10 @@ impl Plan<'_> {
 }
 
 /// `weight`, as a recipe sees it.
-fn seen<'a>(network: &Network<'_>, id: WeightId, weight: &'a Weight) -> recipe::Weight<'a> {
+fn seen<'a>(network: &Network<'_>, id: WeightId, (name, weight): (&'a str, &Weight)) -> recipe::Weight<'a> {
     recipe::Weight {
         prefix: network.slot.prefix,
-        name: &weight.name,
+        name,
         role: weight.role,
         row_len: weight.shape.row(),
         elements: weight.shape.elements(),
@@ -202,11 +225,11 @@ fn seen<'a>(network: &Network<'_>, id: WeightId, weight: &'a Weight) -> recipe::
     }
 }
 
-/// Its name in the output: in a component's own file, that of other tools, which is the canonical one.
-fn name(target: Target, slot: &Slot, weight: &Weight) -> String {
+/// What the weight `name` is called in the output: in a component's own file, as by other tools.
+fn name(target: Target, slot: &Slot, name: &str) -> String {
     match target {
-        Target::Bundle => format!("{}{}", slot.prefix, weight.name),
-        Target::Component(_) => weight.name.clone(),
+        Target::Bundle => format!("{}{name}", slot.prefix),
+        Target::Component(_) => name.to_owned(),
     }
 }
 

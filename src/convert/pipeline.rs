@@ -20,6 +20,8 @@ const AHEAD: usize = 4;
 pub(super) struct Chunk<'a> {
     /// The position of the tensor in the output.
     pub(super) tensor: usize,
+    /// The position of the weight among those that are planned.
+    pub(super) weight: usize,
     /// Where the weight comes from, for messages.
     pub(super) bound: &'a Bound,
     /// The rows: of one piece, except if LoRAs change them.

@@ -30,8 +30,12 @@ pub struct Requantized {
 pub(super) fn check(tensors: &[PlannedTensor], weights: &[Planned<'_>], allowed: bool) -> Result<Vec<Requantized>> {
     let mut counts = BTreeMap::new();
     let mut first = None;
-    for (tensor, Planned { bound, id, merged }) in tensors.iter().zip(weights) {
-        if let Some(from) = bound.pieces(*id).iter().find_map(|piece| lossy(piece, tensor.to, merged.is_some())) {
+    let mut last = None;
+    for Planned { tensor: at, bound, id, merged, .. } in weights {
+        let tensor = &tensors[*at];
+        let from = bound.pieces(*id).iter().find_map(|piece| lossy(piece, tensor.to, merged.is_some()));
+        // A tensor of several weights is one.
+        if let Some(from) = from.filter(|_| last.replace(at) != Some(at)) {
             *counts.entry((from, tensor.to)).or_insert(0) += 1;
             first.get_or_insert((tensor, from, bound.origin()));
         }

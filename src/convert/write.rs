@@ -71,7 +71,7 @@ impl Plan<'_> {
             self.chunks(),
             &mut |chunk, bytes| {
                 let tensor = &self.tensors[chunk.tensor];
-                let changes = self.changes(chunk.tensor, &mut changes)?;
+                let changes = self.changes(chunk.weight, &mut changes)?;
                 let count = rows::convert(chunk, changes, tensor.to, options.allow_nonfinite, bytes)?;
                 count_up(&mut found, &tensor.name, count);
                 done += bytes.len() as u64;
@@ -90,24 +90,25 @@ impl Plan<'_> {
 
     /// The source, piece by piece, in the order of the output.
     fn chunks(&self) -> impl Iterator<Item = Chunk<'_>> + Send {
-        self.weights.iter().enumerate().flat_map(|(tensor, planned)| -> Box<dyn Iterator<Item = Chunk<'_>> + Send> {
+        self.weights.iter().enumerate().flat_map(|(weight, planned)| -> Box<dyn Iterator<Item = Chunk<'_>> + Send> {
             match planned.merged {
-                None => Box::new(self.chunks_as_they_are(tensor, planned)),
-                Some(network) => Box::new(self.chunks_to_change(tensor, planned, network)),
+                None => Box::new(self.chunks_as_they_are(weight, planned)),
+                Some(network) => Box::new(self.chunks_to_change(weight, planned, network)),
             }
         })
     }
 
-    fn chunks_as_they_are<'p>(&'p self, tensor: usize, planned: &'p Planned<'_>) -> impl Iterator<Item = Chunk<'p>> {
-        let Planned { bound, id, .. } = *planned;
-        let row = self.tensors[tensor].shape.row();
+    fn chunks_as_they_are<'p>(&'p self, weight: usize, planned: &'p Planned<'_>) -> impl Iterator<Item = Chunk<'p>> {
+        let Planned { tensor, bound, id, shape, .. } = *planned;
+        let row = shape.row();
         bound.pieces(id).iter().flat_map(move |piece| {
             // A vector may come in two halves, each shorter than its row.
             let row = row.min(piece.len());
             let step = (CHUNK / row).max(1) * row;
             (0..piece.len()).step_by(step).map(move |start| {
                 let part = piece.part(start, step.min(piece.len() - start));
-                Chunk { tensor, bound, name: part.name().to_owned(), start: part.start(), parts: vec![part], row }
+                let (name, start) = (part.name().to_owned(), part.start());
+                Chunk { tensor, weight, bound, name, start, parts: vec![part], row }
             })
         })
     }
@@ -115,33 +116,33 @@ impl Plan<'_> {
     /// The weight that LoRAs change as they need it: rows of the changes are whole, whichever pieces they come from.
     fn chunks_to_change<'p>(
         &'p self,
-        tensor: usize,
+        weight: usize,
         planned: &'p Planned<'_>,
         network: usize,
     ) -> impl Iterator<Item = Chunk<'p>> {
-        let Planned { bound, id, .. } = *planned;
-        let PlannedTensor { name, shape, .. } = &self.tensors[tensor];
+        let Planned { tensor, bound, id, shape, .. } = *planned;
+        let PlannedTensor { name, .. } = &self.tensors[tensor];
         // Of a kernel, the changes have all rows of an output in one.
         let row = shape.row().max(self.merged[network].row(id));
         let step = (MERGED_CHUNK / row).max(1) * row;
         (0..shape.elements()).step_by(step).map(move |start| {
             let parts = bound.parts(id, start..(start + step).min(shape.elements()));
-            Chunk { tensor, bound, parts, name: format!("{name} with LoRAs"), start, row: shape.row() }
+            Chunk { tensor, weight, bound, parts, name: format!("{name} with LoRAs"), start, row: shape.row() }
         })
     }
 
-    /// What LoRAs change of the tensor at a position. `known` has those of one tensor, with their factors in memory.
+    /// What LoRAs change of the weight at a position. `known` has those of one weight, with their factors in memory.
     fn changes<'p, 'k>(
         &'p self,
-        tensor: usize,
+        weight: usize,
         known: &'k mut Option<(usize, Changes<'p>)>,
     ) -> Result<Option<&'k Changes<'p>>> {
-        let Planned { id, merged, .. } = self.weights[tensor];
-        if known.as_ref().is_none_or(|(of, _)| *of != tensor) {
-            // The last tensor's make room first.
+        let Planned { id, merged, .. } = self.weights[weight];
+        if known.as_ref().is_none_or(|(of, _)| *of != weight) {
+            // The last weight's make room first.
             *known = None;
             if let Some(network) = merged {
-                *known = Some((tensor, self.merged[network].of(id)?));
+                *known = Some((weight, self.merged[network].of(id)?));
             }
         }
         Ok(known.as_ref().map(|(_, changes)| changes))

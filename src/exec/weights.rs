@@ -288,12 +288,12 @@ impl MapBuffers {
     fn place(&mut self, bound: &Bound, id: WeightId, model: &Model) -> Result<Placed> {
         let weight = model.manifest().get(id);
         let dtype = layout::wanted(weight, bound.dtype(id), self.device);
-        let tensor = layout::in_map(bound, id, dtype, self.device);
-        let tensor = tensor.ok_or_else(|| Error::graph("place", format!("{} is not in a map", weight.name)))?;
-        let key = Arc::as_ptr(tensor.map());
+        let found = layout::in_map(bound, id, dtype, self.device);
+        let (map, offset) = found.ok_or_else(|| Error::graph("place", format!("{} is not in a map", weight.name)))?;
+        let key = Arc::as_ptr(map);
         if !self.buffers.contains_key(&key) {
-            self.buffers.insert(key, Buffer::over_map(self.device, tensor.map())?);
+            self.buffers.insert(key, Buffer::over_map(self.device, map)?);
         }
-        Placed::new(&self.buffers[&key], tensor.offset(), dtype, weight.shape)
+        Placed::new(&self.buffers[&key], offset, dtype, weight.shape)
     }
 }

@@ -408,12 +408,13 @@ pub(super) fn arrays(model: &Opened, settings: &Settings, phase: Phase) -> usize
         // The picture resized, its samples, and the latents that it has.
         Phase::Condition => {
             // The frames of a video on their way, and as they are taken.
-            let are_frames = settings.given_frames[0] || settings.guide_scale.is_some();
+            let is_film = settings.guide_scale.is_some() || model.rules.followed.is_some();
+            let are_frames = settings.given_frames[0] || is_film;
             let of_frames = if are_frames { 2 * FRAMES_AT_ONCE.min(settings.frames) } else { 0 };
             // A film beside the latents, and the same as it is taken.
-            let guide = match settings.guide_scale {
-                Some(_) => NUMBER * model.denoiser.beside(model.autoencoder.latents(settings)),
-                None => 0,
+            let guide = match is_film {
+                true => NUMBER * model.denoiser.beside(model.autoencoder.latents(settings)),
+                false => 0,
             };
             sum(&[
                 guide.saturating_mul(1 + settings.batch),

@@ -21,6 +21,7 @@ mod flux2;
 mod flux3;
 mod flux_controls;
 mod flux_image_prompts;
+mod followed;
 mod generate;
 mod generated;
 mod guide;

@@ -52,6 +52,8 @@ pub struct Rules {
     pub first: Option<FirstFrame>,
     /// Whether a film beside the latents says what is drawn: what of it is kept and what is made anew, with pictures to refer to before it.
     pub guide: bool,
+    /// How a film is followed that stands beside the latents; `None` for models that follow none.
+    pub followed: Option<Followed>,
     /// What it was opened with that none of its files say.
     pub told: OpenedWith,
     /// What is not said.
@@ -105,6 +107,15 @@ pub struct FirstFrame {
     pub last: bool,
     /// Whether a request without a last frame is refused.
     pub last_needed: bool,
+}
+
+/// How a film beside the latents is followed: edges, poses, depths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Followed {
+    /// Whether the denoiser is told which frames are given.
+    pub told_given: bool,
+    /// Whether a picture may be referred to.
+    pub refers: bool,
 }
 
 /// What a picture in a request is for.
@@ -363,6 +374,7 @@ impl Rules {
             experts: None,
             first: None,
             guide: false,
+            followed: None,
             told: OpenedWith::default(),
             defaults,
         }

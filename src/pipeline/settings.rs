@@ -7,12 +7,13 @@ use self::pictures::{
     prompt_tokens, redux_weights, references, referred_to, strength, tiny_use,
 };
 use super::controls;
+use super::followed;
 use super::opened::Opened;
 use super::padded::{kept, size_of};
 use super::request::{Experts, Request, Settings};
 use super::rules::Beside;
 use super::second_pass::{aesthetic, with_second};
-use super::start::Inputs;
+use super::start::{Inputs, MOST_REFERENCES};
 use super::stretch::Pass;
 use super::textual_inversion::Words;
 use super::values::{chosen, first, levels, number, side, taught};
@@ -86,9 +87,13 @@ pub fn settings(model: &Opened, request: &Request) -> Result<Settings> {
         let error = Error::option("--max-sequence-length", expected, tokens.to_string());
         return own("max_sequence_length").blame(request.max_sequence_length.is_some(), Err(error));
     }
-    let (references, front_frames) = match rules.guide {
-        true => (Vec::new(), referred_to(request)?),
-        false => (references(model, request)?, 0),
+    let (references, front_frames) = match rules.followed {
+        _ if rules.guide => (Vec::new(), referred_to(request, MOST_REFERENCES)?),
+        Some(followed) if followed.refers => {
+            referred_to(request, 1)?;
+            (Vec::new(), 0)
+        }
+        _ => (references(model, request)?, 0),
     };
     let own_size = default_size(model, request, &references);
     let width = side("--width", request.width.unwrap_or(own_size[0]), model);
@@ -160,6 +165,7 @@ pub fn settings(model: &Opened, request: &Request) -> Result<Settings> {
             .map(|given| given && rules.first.is_some()),
         kept: kept(rules, request, [width, height]),
         front_frames,
+        encoded_alone: front_frames + followed::alone(rules, request),
         guide_scale: guide_scale(rules, request)?,
         told: rules.told,
     };

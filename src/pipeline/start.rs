@@ -6,6 +6,7 @@ pub(super) use self::inputs::{Inputs, MOST_REFERENCES, encoders};
 use self::inputs::{followed, mask_of};
 use super::choices::Posterior;
 use super::controls;
+use super::followed::given_frames;
 use super::generated::published_extents;
 use super::opened::Opened;
 use super::request::{Request, Settings};
@@ -38,7 +39,7 @@ pub(super) struct Company {
     pub(super) beside: Vec<Vec<f32>>,
     /// What stands behind the latents of every picture: those of the pictures that the model looks at, packed.
     pub(super) references: Vec<f32>,
-    /// What each ControlNet is given of its picture.
+    /// What each ControlNet is given of its picture, or a denoiser that follows a film of the picture that it refers to.
     pub(super) followed: Vec<Vec<f32>>,
     /// The tokens of a face, for the ControlNet that reads it.
     pub(super) face: Vec<f32>,
@@ -159,10 +160,18 @@ impl Start {
         let given = request.noise.as_deref().filter(|_| !settings.pass.is_second());
         let noise = noise(model, given, settings, &mut generator)?;
         let frames = encoded.frames.take().map(|moments| drawing.frames(&moments)).transpose()?;
+        let mut referred = None;
         let beside = match beside {
             None if model.rules.guide => {
                 let guide = encoded.guide.take().ok_or_else(|| Error::graph("encode", "no film beside the latents"))?;
                 drawing.guided(&guide.planes(model, request, settings)?)?
+            }
+            None if model.rules.followed.is_some() => {
+                let film = encoded.film.take().ok_or_else(|| Error::graph("encode", "no film to follow"))?;
+                if model.rules.followed.is_some_and(|followed| followed.refers) {
+                    referred = Some(film.reference(model, settings)?);
+                }
+                vec![film.beside(model, settings, frames.as_deref())?; settings.batch]
             }
             None if model.rules.first.is_some_and(|first| first.beside) => {
                 drawing.beside(frames.as_deref().unwrap_or_default(), Some(&given_frames(settings)?))?
@@ -177,6 +186,7 @@ impl Start {
                 drawing.beside(&masked, Some(mask_of(request, settings)?.values()))?
             }
         };
+        let followed = followed.into_iter().chain(referred).collect();
         let company =
             Company { beside, references: drawing.references(&encoded.references)?, followed, face: Vec::new() };
         let Some(picture) = picture.take() else {
@@ -211,17 +221,6 @@ enum Again<'a> {
     Latents(Vec<f32>),
     /// Pictures, one for each of the batch.
     Pictures(&'a [Image]),
-}
-
-/// For each frame, whether it is given: 1 if it is.
-fn given_frames(settings: &Settings) -> Result<Vec<f32>> {
-    let mut given = reserve::zeros("the given frames", settings.frames)?;
-    let [first, last] = settings.given_frames.map(f32::from);
-    given[0] = first;
-    if let Some(at) = given.len().checked_sub(1).filter(|at| *at > 0) {
-        given[at] = last;
-    }
-    Ok(given)
 }
 
 /// The mean of `moments`, for each picture of the batch.

@@ -9,7 +9,7 @@ use super::opened::{
 };
 use super::prompts::{ArraySpec, Prompt};
 use super::request::{Experts, OpenedWith, Settings};
-use super::rules::{Defaults, FirstFrame, Frames, GuidanceScale, Rules, Starts, Use};
+use super::rules::{Defaults, FirstFrame, Followed, Frames, GuidanceScale, Rules, Starts, Use};
 use super::run::Run;
 use super::safety;
 use super::step_cache::CacheKind;
@@ -99,26 +99,31 @@ struct Kind {
     experts: bool,
     /// How pictures come in.
     first: Option<FirstFrame>,
+    /// How a film is followed.
+    followed: Option<Followed>,
 }
 
 impl Kind {
     fn of(source: &Source, config: &Config, experts: bool) -> Kind {
         let says = source.pipeline_setting("expand_timesteps").and_then(|says| says.as_bool());
         let expands = says.unwrap_or_else(|| is_5b(config));
-        let beside = config.channels_beside() > 0;
+        let (beside, follows) = (config.channels_beside() > 0, config.follows_film());
         let first = FirstFrame {
-            needed: beside,
+            needed: beside && !follows,
             beside,
             // What looks at pictures has positions for two, or for none.
-            last: beside && (config.image_dim.is_none() || config.pos_embed_seq_len.is_some()),
+            last: config.is_told_given() && (config.image_dim.is_none() || config.pos_embed_seq_len.is_some()),
             last_needed: config.pos_embed_seq_len.is_some(),
         };
-        Kind { expands, experts, first: (beside || expands).then_some(first) }
+        let followed = Followed { told_given: config.is_told_given(), refers: config.add_ref_conv };
+        let (first, followed) = ((beside || expands).then_some(first), follows.then_some(followed));
+        Kind { expands, experts, first, followed }
     }
 
     /// Steps, and guidance of both experts: those of the publisher.
     fn sampling(&self) -> (usize, [f32; 2]) {
         match (self.experts, self.first.is_some()) {
+            _ if self.followed.is_some() => (50, [6.0, 6.0]),
             (true, false) => (40, [4.0, 3.0]),
             (true, true) => (40, [3.5, 3.5]),
             (false, _) => (50, [5.0, 5.0]),
@@ -135,7 +140,7 @@ impl Kind {
     fn schedule(&self, config: &Config) -> FlowMatchConfig {
         let shift = match () {
             () if config.pos_embed_seq_len.is_some() => 16.0,
-            () if self.expands => 5.0,
+            () if self.expands || (self.experts && self.followed.is_some()) => 5.0,
             () => 3.0,
         };
         FlowMatchConfig { flow_shift: Some(shift), ..FlowMatchConfig::of_solver(Sampler::UniPc) }
@@ -171,6 +176,7 @@ impl Kind {
             }),
             first: self.first,
             guide,
+            followed: self.followed,
             told: OpenedWith::default(),
             defaults: Defaults {
                 width,
@@ -298,7 +304,7 @@ fn check(source: &Source, experts: &[Part<Wan>], encoder: &T5Encoder, vae: &Vae)
         let wanted = guide::channels(vae.channels(), vae.factor());
         fit::exactly(first, "vace_in_channels", config.guide_channels(), wanted)?;
     }
-    if beside > 0 {
+    if beside > 0 && !config.follows_film() {
         fit::exactly(first, "channels beside the latents", beside, FRAMES + config.latent_channels())?;
     }
     for second in &experts[1..] {
@@ -312,6 +318,7 @@ fn check(source: &Source, experts: &[Part<Wan>], encoder: &T5Encoder, vae: &Vae)
             ("text_dim of both experts", config.text_dim, own.text_dim),
             ("freq_dim of both experts", config.freq_dim, own.freq_dim),
             ("out_channels of both experts", config.latent_channels(), own.latent_channels()),
+            ("add_ref_conv of both experts", config.add_ref_conv.into(), own.add_ref_conv.into()),
             ("vace_in_channels of both experts", config.guide_channels(), own.guide_channels()),
             ("image_dim of both experts", config.image_dim.unwrap_or(0), own.image_dim.unwrap_or(0)),
         ] {
@@ -413,6 +420,7 @@ impl WanDenoiser {
             grid: [frames, settings.height / self.side, settings.width / self.side],
             text_tokens: settings.max_sequence_length,
             seen_tokens: self.seen,
+            refers: self.config().add_ref_conv,
             gives_first: self.expands && settings.given_frames[0],
         }
     }
@@ -468,10 +476,15 @@ impl Denoiser for WanDenoiser {
         if let Some(seen) = ports.seen {
             session.set(seen, &given.ip()?)?;
         }
+        if let Some(port) = ports.reference {
+            let latents = given.controls.first().ok_or_else(|| Error::graph("fill", "no picture to refer to"))?;
+            let items = given.passes * given.pictures;
+            session.set(port, &reserve::repeat("the latents of a picture", latents, items)?)?;
+        }
         if let (Some(scale), Some(own)) = (ports.guide_scale, given.settings.guide_scale) {
             session.set(scale, &[own])?;
         }
-        let (cos, sin) = net.rotary(sizes.grid)?;
+        let (cos, sin) = net.rotary(sizes.whole_grid())?;
         session.set(ports.cos, &cos)?;
         session.set(ports.sin, &sin)
     }
@@ -479,10 +492,14 @@ impl Denoiser for WanDenoiser {
     fn filled_bytes(&self, settings: &Settings) -> usize {
         let (config, sizes) = (self.config(), self.sizes(settings));
         // The rotary tables, cosine and sine, and the positions that they are made from.
-        let tables = sizes.tokens().saturating_mul(2 * config.attention_head_dim + 3);
+        let tokens = sizes.tokens().saturating_add(sizes.reference_tokens());
+        let tables = tokens.saturating_mul(2 * config.attention_head_dim + 3);
+        let latents = sizes.reference_tokens().saturating_mul(4 * config.latent_channels());
+        let reference = (1 + sizes.batch).saturating_mul(latents);
         let prompts = sizes.batch.saturating_mul(sizes.text_tokens).saturating_mul(config.text_dim);
         let seen = sizes.batch.saturating_mul(sizes.seen_tokens).saturating_mul(config.image_dim.unwrap_or(0));
-        tables.saturating_add(prompts).saturating_add(seen).saturating_mul(size_of::<f32>())
+        let numbers = [tables, prompts, seen, reference].into_iter().fold(0, usize::saturating_add);
+        numbers.saturating_mul(size_of::<f32>())
     }
 
     fn beside(&self, [w, h, frames, ..]: [usize; 5]) -> usize {
@@ -498,7 +515,7 @@ impl Denoiser for WanDenoiser {
         [w, h, frames, channels, _]: [usize; 5],
     ) -> Result<Vec<f32>> {
         let Some(mask) = mask else {
-            // A film with its masks among its channels.
+            // A film with its masks among its channels, or latents alone.
             return pack_latents(latents, [w, h, frames, latents.len() / (w * h * frames)]);
         };
         let mut all = reserve::room("the latents", latents.len() + FRAMES * w * h * frames)?;

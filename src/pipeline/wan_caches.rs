@@ -61,15 +61,15 @@ const TI2V_5B_MAGNITUDES: [f32; 50] = [
 /// The widest hidden states of a small model; those of 1.3B have 1536.
 const SMALL: usize = 2048;
 
-/// The step caches of the model of `source`. Nothing was published for models that end with a given frame. Two experts are two networks:
+/// The step caches of the model of `source`. Nothing was published for models that end with a given frame, or follow a film. Two experts are two networks:
 /// nothing that counts all steps holds for the second.
 pub(super) fn caches(source: &Source, config: &Config, is_alone: bool, expands: bool) -> Caches {
     if config.guide_channels() > 0 {
         return Caches::NONE;
     }
-    let from_text = config.channels_beside() == 0;
+    let (from_text, follows) = (config.channels_beside() == 0, config.follows_film());
     let (teacache, magcache): (Option<Rescaling>, Option<&'static [f32]>) = match () {
-        () if !is_alone || config.pos_embed_seq_len.is_some() => (None, None),
+        () if !is_alone || follows || config.pos_embed_seq_len.is_some() => (None, None),
         () if expands => (None, Some(&TI2V_5B_MAGNITUDES)),
         () if from_text && config.hidden() <= SMALL => (Some(T2V_1_3B), Some(&T2V_1_3B_MAGNITUDES)),
         () if from_text => (Some(T2V_14B), Some(&T2V_14B_MAGNITUDES)),

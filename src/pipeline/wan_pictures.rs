@@ -35,6 +35,8 @@ pub(super) struct WanPictures {
     tower: Part<Vision>,
     /// How many pictures are seen: the first frame, or the last one, too.
     pictures: usize,
+    /// Whether that is the picture that a video refers to, or its first frame, or none: then all that is seen is zeros.
+    follows: bool,
 }
 
 impl WanPictures {
@@ -65,7 +67,7 @@ impl WanPictures {
         if let Some(positions) = config.pos_embed_seq_len {
             fit::exactly(first, "pos_embed_seq_len", positions, pictures * seen.tokens())?;
         }
-        Ok(Some(WanPictures { tower, pictures }))
+        Ok(Some(WanPictures { tower, pictures, follows: config.follows_film() }))
     }
 
     /// Tokens of what is seen of all pictures of a request.
@@ -89,7 +91,10 @@ impl ImagePrompts for WanPictures {
         false
     }
 
-    fn subjects(&self, _: &Settings) -> Vec<Subject<'_>> {
+    fn subjects(&self, settings: &Settings) -> Vec<Subject<'_>> {
+        if self.follows && settings.reference_sources.is_empty() && !settings.given_frames[0] {
+            return Vec::new();
+        }
         vec![tower_subject(&self.tower, TOWER, Runs::of_request(self.pictures))]
     }
 
@@ -100,15 +105,21 @@ impl ImagePrompts for WanPictures {
     }
 
     fn look(&self, request: &Request, settings: &Settings, run: &mut Run<'_>) -> Result<Seen> {
-        let given = request.image.iter().chain(&request.last_image).take(self.pictures);
+        let references = request.references.iter().filter(|_| self.follows);
+        let given = references.chain(&request.image).chain(&request.last_image).take(self.pictures);
         let images: Vec<&Image> = given.map(|picture| picture.image()).collect();
+        let numbers = self.tokens() * self.tower.net.config().hidden_size;
+        if self.follows && images.is_empty() {
+            let nothing = reserve::zeros("what is seen", numbers)?;
+            return Ok(Seen { ip: vec![nothing; settings.passes()], ..Seen::default() });
+        }
         if images.len() != self.pictures {
             return Err(Error::graph("look", "fewer pictures than are seen"));
         }
         let subjects = self.subjects(settings);
         let [subject] = &subjects[..] else { return Err(Error::graph("look", "one tower")) };
         let start = run.begin(Phase::Encode, stage_runs(run.plan, subject), 0)?;
-        let mut all = reserve::room("what is seen", self.tokens() * self.tower.net.config().hidden_size)?;
+        let mut all = reserve::room("what is seen", numbers)?;
         for states in see(&self.tower, subject, &images, false, run)? {
             all.extend(states);
         }

@@ -1,12 +1,13 @@
 //! Which weights of a stage lie in the file's map, and how the others lie one after the other on the device.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use pinhole_quant::DType;
 
 use crate::bind::Bound;
 use crate::ggml::{Device, DeviceKind, support};
-use crate::index::FileTensor;
+use crate::index::Map;
 use crate::stage::Model;
 use crate::weights::{Role, Weight, WeightId};
 use crate::{Error, Result};
@@ -51,13 +52,14 @@ pub fn wanted(weight: &Weight, stored: DType, device: Device) -> DType {
     }
 }
 
-/// The tensor of the file that serves as the weight as it lies, on a device that computes in host memory.
-pub fn in_map(bound: &Bound, id: WeightId, dtype: DType, device: Device) -> Option<&FileTensor> {
-    let tensor = bound.whole(id)?;
-    let address = tensor.map().bytes().as_ptr() as usize;
+/// The map that has the weight as it is computed with, and where, on a device that computes in host memory.
+pub fn in_map(bound: &Bound, id: WeightId, dtype: DType, device: Device) -> Option<(&Arc<Map>, usize)> {
+    let piece = bound.in_one_piece(id)?;
+    let (map, span) = piece.span();
+    let address = map.bytes().as_ptr() as usize;
     let alignment = device.alignment();
-    let aligned = (address + tensor.offset()).is_multiple_of(alignment) && address.is_multiple_of(alignment);
-    (device.kind() == DeviceKind::Cpu && tensor.storage == dtype && aligned).then_some(tensor)
+    let aligned = (address + span.start).is_multiple_of(alignment) && address.is_multiple_of(alignment);
+    (device.kind() == DeviceKind::Cpu && piece.is_stored_as(dtype) && aligned).then_some((map, span.start))
 }
 
 /// The layout of every stage of `model`. A weight of several stages belongs to the first.

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::{Component, Slot};
 use crate::Result;
-use crate::bind::alias::{Alternative, Kind};
+use crate::bind::alias::{Aliases, Alternative, Kind};
 use crate::bind::{self, Bound, lora};
 use crate::stage::Model;
 use crate::tensor::Shape;
@@ -181,6 +181,11 @@ pub struct Network<'a> {
 }
 
 impl<'a> Network<'a> {
+    /// What files call its weights.
+    pub fn aliases(&self) -> Aliases<'a> {
+        self.aliases
+    }
+
     /// What a LoRA finds there.
     pub fn base(&self) -> lora::Base<'a> {
         let Network { slot, model, bound, aliases, .. } = *self;

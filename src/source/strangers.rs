@@ -52,7 +52,7 @@ const fn beside(signs: &'static [&'static str], what: &'static str) -> Stranger 
 const FLUX_1: &str = "take FLUX.1-dev or FLUX.1-schnell";
 const SD_1: &str = "take Stable Diffusion 1 or XL";
 const RUNS: &str = "this version runs FLUX.1-dev, FLUX.1-schnell, FLUX.2, FLUX.3, Stable Diffusion 1, 2 and XL, Z-Image, Qwen-Image, and Wan";
-const WAN_RUNS: &str = "take Wan 2.1 or 2.2: T2V, I2V, FLF2V, TI2V or VACE";
+const WAN_RUNS: &str = "take Wan 2.1 or 2.2: T2V, I2V, FLF2V, TI2V, VACE or Fun Control";
 const ALONE: &str = "it goes beside a model, and this version runs none: take the model alone";
 
 /// From the files that people exchange. Of each network the first sign that is found decides; those that have signs of others come
@@ -126,7 +126,7 @@ pub(super) static STRANGERS: &[Stranger] = &[
     other(&["transformer_blocks.0.ff_context."], "MMDiT transformer, diffusers names", RUNS),
     like(&WAN, &["casual_audio_encoder.", "audio_proj."], "Wan transformer that follows sound", WAN_RUNS),
     like(&WAN, &["face_adapter.", "motion_encoder.", "pose_patch_embedding."], "Wan Animate transformer", WAN_RUNS),
-    like(&WAN, &["ref_conv.", "control_adapter."], "Wan Fun Control transformer", WAN_RUNS),
+    like(&WAN, &["control_adapter."], "Wan Fun Camera Control transformer", WAN_RUNS),
     other(&["blocks.0.cross_attn.k.weight"], "Wan transformer", RUNS),
     other(&["llm_adapter.blocks.0."], "Anima transformer", RUNS),
     other(&["txtfusion.projector."], "Krea 2 transformer", RUNS),

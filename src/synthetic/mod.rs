@@ -23,12 +23,13 @@ use pinhole_quant::recipe::{self, FileType, Recipe};
 use pinhole_quant::{DType, rows, workers};
 use serde_json::{Value as Json, json};
 
-use crate::bind::alias::{Kind, Reads};
+use crate::bind::alias::{self, Alternative, Kind, Part, Reads};
 use crate::builtin;
 use crate::convert::{BUNDLE_ALIGNMENT, QUANTIZATION_VERSION, Types, write_error};
 use crate::index::Map;
 use crate::source::slot::{TEXT_ENCODER, TEXT_ENCODER_2};
 use crate::source::{self, HasModel, Slot, Source, keys};
+use crate::tensor::Shape;
 use crate::text::bytes_tokenizer_json;
 use crate::weights::{Role, Weight};
 use crate::{Error, Result};
@@ -78,11 +79,13 @@ struct Planned {
     /// Its `config.json`.
     config: Json,
     networks: Vec<Box<dyn HasModel>>,
+    /// What files call its weights.
+    aliases: fn(&str) -> Vec<Alternative>,
 }
 
 impl Planned {
     fn new(slot: &'static Slot, kind: &'static Kind, config: Json, networks: Vec<Box<dyn HasModel>>) -> Planned {
-        Planned { slot, kind, config, networks }
+        Planned { slot, kind, config, networks, aliases: |name| vec![vec![Part::all(name)]] }
     }
 }
 
@@ -114,6 +117,7 @@ impl Architecture {
         Architecture::WAN_14B,
         Architecture::WAN_A14B,
         Architecture::WAN_TI2V_5B,
+        Architecture::WAN_FUN_A14B_CONTROL,
     ];
 
     /// Those that go beside models.
@@ -174,7 +178,7 @@ pub struct Options {
 /// [`Error::Io`] and [`Error::Exists`] of the file; what `after` returns.
 pub fn write(path: &Path, options: &Options, mut after: impl FnMut(u64) -> Result<()>) -> Result<()> {
     let blueprint = Blueprint::of(options)?;
-    let weights = choose(&blueprint, options);
+    let weights = choose(&blueprint, options)?;
     let specs: Vec<TensorSpec> = weights.iter().map(Chosen::spec).collect();
     let failed = |error: WriteError| write_error(path, error);
     let layout = Layout::new(&metadata(&blueprint, options)?, &specs, BUNDLE_ALIGNMENT).map_err(failed)?;
@@ -204,7 +208,7 @@ pub fn write(path: &Path, options: &Options, mut after: impl FnMut(u64) -> Resul
 /// Only of sizes that no file has.
 pub fn total_bytes(options: &Options) -> Result<u64> {
     let blueprint = Blueprint::of(options)?;
-    let specs: Vec<TensorSpec> = choose(&blueprint, options).iter().map(Chosen::spec).collect();
+    let specs: Vec<TensorSpec> = choose(&blueprint, options)?.iter().map(Chosen::spec).collect();
     let layout = Layout::new(&metadata(&blueprint, options)?, &specs, BUNDLE_ALIGNMENT);
     layout.map(|layout| layout.total_bytes()).map_err(|error| Error::graph("synthetic", error.to_string()))
 }
@@ -215,7 +219,7 @@ pub fn total_bytes(options: &Options) -> Result<u64> {
 /// [`Error::Io`] where the system has no addresses for it.
 pub fn imagined(options: &Options) -> Result<Source> {
     let blueprint = Blueprint::of(options)?;
-    let specs: Vec<TensorSpec> = choose(&blueprint, options).iter().map(Chosen::spec).collect();
+    let specs: Vec<TensorSpec> = choose(&blueprint, options)?.iter().map(Chosen::spec).collect();
     let failed = |error: String| Error::graph("synthetic", error);
     let layout = Layout::new(&metadata(&blueprint, options)?, &specs, BUNDLE_ALIGNMENT);
     let layout = layout.map_err(|error| failed(error.to_string()))?;
@@ -236,46 +240,58 @@ fn hollow(path: &Path, layout: &Layout) -> Result<()> {
 struct Chosen<'a> {
     /// What stands before its name.
     prefix: &'static str,
+    /// Its name in the file.
+    name: String,
     weight: &'a Weight,
+    /// Its shape there, with the rows of weights that are stacked below.
+    shape: Shape,
     dtype: DType,
 }
 
 impl Chosen<'_> {
     fn spec(&self) -> TensorSpec {
-        let shape = self.weight.shape;
+        let shape = self.shape;
         TensorSpec {
-            name: format!("{}{}", self.prefix, self.weight.name),
+            name: format!("{}{}", self.prefix, self.name),
             dims: shape.dims()[..shape.rank()].to_vec(),
             dtype: self.dtype,
         }
     }
 
     fn bytes(&self) -> Result<usize> {
-        let bytes = self.weight.shape.bytes(self.dtype);
-        bytes.ok_or_else(|| Error::graph("synthetic", format!("{} is too large", self.weight.name)))
+        let bytes = self.shape.bytes(self.dtype);
+        bytes.ok_or_else(|| Error::graph("synthetic", format!("{} is too large", self.name)))
     }
 }
 
-fn choose<'a>(blueprint: &'a Blueprint, options: &Options) -> Vec<Chosen<'a>> {
+fn choose<'a>(blueprint: &'a Blueprint, options: &Options) -> Result<Vec<Chosen<'a>>> {
     let types = Types::from(options.file_type);
-    let mut chosen = Vec::new();
-    for Planned { slot, kind, networks, .. } in &blueprint.parts {
+    let mut chosen: Vec<Chosen<'a>> = Vec::new();
+    for Planned { slot, kind, networks, aliases, .. } in &blueprint.parts {
         let all = networks.iter().flat_map(|network| network.model().manifest().iter());
         let names = all.map(|(_, weight)| weight.name.as_str());
         let mut recipe = Recipe::new(types.of(slot, kind), blueprint.family).for_names(names);
         for (_, weight) in networks.iter().flat_map(|network| network.model().manifest().iter()) {
+            let (name, part) = alias::stacked(aliases, &weight.name).unwrap_or_else(|| (weight.name.clone(), 0));
+            let begun = chosen.iter_mut().rev().find(|begun| part > 0 && begun.name == name);
+            if let Some(begun) = begun {
+                let stacked = begun.shape.stacked(weight.shape);
+                begun.shape = stacked.ok_or_else(|| Error::graph("synthetic", format!("{name} is too large")))?;
+                continue;
+            }
             let seen = recipe::Weight {
                 prefix: blueprint.prefix(slot),
-                name: &weight.name,
+                name: &name,
                 role: weight.role,
                 row_len: weight.shape.row(),
                 elements: weight.shape.elements(),
                 source: options.architecture.0.source,
             };
-            chosen.push(Chosen { prefix: blueprint.prefix(slot), weight, dtype: recipe.choose(&seen).dtype });
+            let (prefix, shape, dtype) = (blueprint.prefix(slot), weight.shape, recipe.choose(&seen).dtype);
+            chosen.push(Chosen { prefix, name, weight, shape, dtype });
         }
     }
-    chosen
+    Ok(chosen)
 }
 
 /// Rows that were made, by format, length and kind: weights of one kind repeat them.

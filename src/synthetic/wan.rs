@@ -40,7 +40,19 @@ static OF_TI2V_5B: Published = Published {
     blueprint: |options| blueprint(options, wan::Config::of_ti2v_5b(), false),
 };
 
+static OF_FUN_A14B: Published = Published {
+    name: "wan-fun-a14b-control",
+    denoiser: &TRANSFORMER,
+    source: SOURCE,
+    blueprint: |options| {
+        let config = wan::Config { in_channels: 52, add_ref_conv: true, ..wan::Config::default() };
+        blueprint(options, config, true)
+    },
+};
+
 impl Architecture {
+    /// Wan 2.2 Fun A14B Control: both experts.
+    pub const WAN_FUN_A14B_CONTROL: Architecture = Architecture(&OF_FUN_A14B);
     /// Wan 2.1 T2V 1.3B.
     pub const WAN_1_3B: Architecture = Architecture(&OF_1_3B);
     /// Wan 2.1 T2V 14B.
@@ -80,7 +92,8 @@ fn blueprint(options: &Options, published: wan::Config, is_pair: bool) -> Result
     let vae_settings = serde_json::to_value(&vae).unwrap_or_default();
     let mut parts = Vec::new();
     for slot in [&TRANSFORMER, &TRANSFORMER_2].into_iter().take(1 + usize::from(is_pair)) {
-        parts.push(Planned::new(slot, &alias::WAN, settings.clone(), vec![Box::new(Wan::new(&config)?)]));
+        let part = Planned::new(slot, &alias::WAN, settings.clone(), vec![Box::new(Wan::new(&config)?)]);
+        parts.push(Planned { aliases: alias::wan, ..part });
     }
     let text_encoder: Vec<Box<dyn HasModel>> = vec![Box::new(T5::new(&reader)?)];
     parts.push(Planned::new(&TEXT_ENCODER, &alias::UMT5, reader_settings, text_encoder));

@@ -20,6 +20,7 @@ mod upscale;
 mod wan;
 mod wan_caches;
 mod wan_files;
+mod wan_fun;
 mod wan_vace;
 mod wan_vae;
 mod z_image;

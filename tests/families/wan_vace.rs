@@ -17,7 +17,7 @@ use pinhole_quant::metrics;
 const MOST: f64 = 1e-7;
 
 /// A picture that moves to the left, five pixels in each frame.
-fn film([width, height, frames]: [usize; 3]) -> Arc<Clip> {
+pub(super) fn film([width, height, frames]: [usize; 3]) -> Arc<Clip> {
     let picture = given::picture(width, height);
     let mut moved = Vec::new();
     for number in 0..frames {
@@ -113,7 +113,7 @@ fn videos_by_two_experts_equal_diffusers() {
 }
 
 /// Draws `request` with all weights on the device and as they stream: the same bits, of what moved as much as was planned.
-fn draws_the_same(pipeline: &mut Pipeline, request: &Request, what: &str) {
+pub(super) fn draws_the_same(pipeline: &mut Pipeline, request: &Request, what: &str) {
     let mut draw = |offload| {
         pipeline.set_memory(MemoryOptions { vram: None, offload, host: None });
         generate(pipeline, request)

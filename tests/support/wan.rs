@@ -20,7 +20,8 @@ pub(crate) fn write_directory(dir: &Path, golden: &Golden, model: &str) {
     let described = golden.at(&format!("/models/{model}"));
     let transformers: Vec<&str> =
         described["transformers"].as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect();
-    let looks = golden.at(&format!("/components/{}/config/image_dim", transformers[0])).is_u64();
+    let looks =
+        golden.get(&format!("/components/{}/config/image_dim", transformers[0])).is_some_and(|dim| dim.is_u64());
     let mut parts = vec![("text_encoder", "text_encoder"), ("vae", "vae")];
     parts.extend(["transformer", "transformer_2"].into_iter().zip(transformers));
     if looks {

@@ -66,5 +66,14 @@ impl Part {
 /// The parts that make up a weight, one below the other.
 pub type Alternative = Vec<Part>;
 
+/// What most files have the weight `name` in, where that is one of several equal parts of a tensor: the tensor's name, and which part.
+pub fn stacked(aliases: Aliases<'_>, name: &str) -> Option<(String, usize)> {
+    let usual = aliases(name).into_iter().next()?;
+    match &usual[..] {
+        [Part { name, rows: Rows::Part { at, .. } }] => Some((name.clone(), (*at).into())),
+        _ => None,
+    }
+}
+
 /// For a canonical name, every way in which a file may hold the weight, most usual first. A model's configuration may decide.
 pub type Aliases<'a> = &'a dyn Fn(&str) -> Vec<Alternative>;

@@ -25,6 +25,7 @@ pub static KIND: Kind = Kind {
         "ffn_dim",
         "image_dim",
         "vace_in_channels",
+        "add_ref_conv",
     ],
     follows: Follows::Same,
     label: "",
@@ -33,12 +34,26 @@ pub static KIND: Kind = Kind {
 
 /// See [`Aliases`](super::Aliases).
 pub fn aliases(name: &str) -> Vec<Alternative> {
-    if name == "patch_embedding.weight" || name == "vace_patch_embedding.weight" {
+    if ["patch_embedding.weight", "vace_patch_embedding.weight", "ref_conv.weight"].contains(&name) {
         // A kernel over time, height and width, each of whose outputs is a row.
         return vec![vec![Part { name: name.into(), rows: Rows::Flat }]];
     }
-    std::iter::once(name.to_owned()).chain(in_diffusers(name)).map(|name| vec![Part::all(name)]).collect()
+    if let Some((part, leaf)) = name.strip_prefix(PROJECTION).and_then(|rest| rest.strip_prefix('.')?.split_once('.')) {
+        let whole = format!("{PROJECTION}.{leaf}");
+        let rows = part.parse().map_or(Rows::All, |at| Rows::Part { at, of: PROJECTED });
+        return both(&whole).map(|name| vec![Part { name, rows }]).collect();
+    }
+    both(name).map(|name| vec![Part::all(name)]).collect()
 }
+
+/// What both makers call `name`.
+fn both(name: &str) -> impl Iterator<Item = String> {
+    std::iter::once(name.to_owned()).chain(in_diffusers(name))
+}
+
+/// One matrix in files, which makes so many parts of the time, each of which is a weight of its own.
+const PROJECTION: &str = "time_projection.1";
+const PROJECTED: u8 = 6;
 
 /// What the layers of a block are called by the publisher and by diffusers.
 const BLOCK: [(&str, &str); 12] = [
@@ -127,5 +142,13 @@ mod tests {
             assert_eq!(in_diffusers(ours).as_deref(), Some(theirs));
         }
         assert_eq!(in_diffusers("patch_embedding.bias"), None);
+    }
+
+    #[test]
+    fn parts_of_the_time_are_one_matrix() {
+        let rows = Rows::Part { at: 4, of: 6 };
+        let of = |name: &str| vec![Part { name: name.into(), rows }];
+        let both = [of("time_projection.1.bias"), of("condition_embedder.time_proj.bias")];
+        assert_eq!(aliases("time_projection.1.4.bias"), both);
     }
 }

@@ -122,6 +122,7 @@ impl Denoiser {
             given_frames: [false; 2],
             kept: None,
             front_frames: 0,
+            encoded_alone: 0,
             guide_scale: None,
         };
         Ok(Denoiser { denoiser, settings, threads, cancel })

@@ -4,8 +4,8 @@
 use std::ops::Range;
 
 use super::config::Config;
-use super::modulation::{At, Modulation, Table};
-use super::ports::{GIVEN_TOKENS, Ports};
+use super::modulation::{At, Modulation, PARTS, Table};
+use super::ports::{ALL_TOKENS, GIVEN_TOKENS, Ports};
 use crate::Result;
 use crate::ggml::Tensor;
 use crate::models::attention::Attention;
@@ -123,7 +123,7 @@ struct Tokens<'b, 'a> {
 
 /// All tokens, by how they are modulated, as `read` says: those of the given frame come first.
 fn tokens<'b, 'a>(b: &Build<'a>, read: impl Fn(usize) -> Result<Modulation<'b, 'a>>) -> Result<Vec<Tokens<'b, 'a>>> {
-    let (all, given) = (b.dim(Symbol::IMAGE_TOKENS)?, b.dim(GIVEN_TOKENS)?);
+    let (all, given) = (b.dim(ALL_TOKENS)?, b.dim(GIVEN_TOKENS)?);
     let mut found = Vec::new();
     for (which, first, end) in [(GIVEN, 0, given), (OTHERS, given, all)] {
         if first < end {
@@ -163,7 +163,7 @@ struct Looks {
 
 impl Looks {
     fn declare(s: &mut Scope<'_>, config: &Config, (ports, carried): (Ports, Carried)) -> Result<Looks> {
-        let table = Table::declare(s, config.hidden(), 6)?;
+        let table = Table::declare(s, config.hidden(), PARTS)?;
         let own = Heads::declare(&mut s.sub("self_attn"), config)?;
         Ok(Looks { table, own, carried, ports, width: config.attention_head_dim, eps: config.eps })
     }
@@ -177,7 +177,7 @@ impl Looks {
 
     /// Extents of the keys of so many `heads`.
     fn dims(&self, b: &Build<'_>, heads: usize) -> Result<[usize; 4]> {
-        Ok([self.width, heads, b.dim(Symbol::IMAGE_TOKENS)?, b.dim(Symbol::BATCH)?])
+        Ok([self.width, heads, b.dim(ALL_TOKENS)?, b.dim(Symbol::BATCH)?])
     }
 
     /// The stage, some heads after the others. Norms are over the width of all heads, which is computed for each part. Keys and values of

@@ -2,6 +2,7 @@
 
 use super::Wan;
 use super::block::STAGES;
+use super::ports::REFERENCE_TOKENS;
 use crate::Result;
 use crate::models::step_cache::{Cached, Copied, DecidedBy, FirstChange, States};
 use crate::stage::{Block, Build, Cadence, Port};
@@ -14,7 +15,8 @@ impl Wan {
             return None;
         }
         let position = |name: &str| self.model.stages().iter().position(|stage| stage.name == name);
-        let states = States { port: self.hidden.states, behind: None };
+        let behind = self.config.add_ref_conv.then_some(REFERENCE_TOKENS);
+        let states = States { port: self.hidden.states, behind };
         // Where all blocks begin, and where they end.
         let (first, last) = (position("embed")? + 1, position("final")?);
         let of = |from: usize| Cached::new(&self.model, self.config.hidden(), from..last, states, by);

@@ -53,11 +53,17 @@ pub struct Config {
     /// Channels of that film.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vace_in_channels: Option<usize>,
+    /// Whether tokens of a picture that is referred to stand before those of the video, in models of Fun Control.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub add_ref_conv: bool,
 }
 
 /// The sides of a patch, and how many latents one has.
 const PATCH: [usize; 3] = [1, 2, 2];
 pub(super) const PATCH_LATENTS: usize = 4;
+
+/// Channels that say of four frames whether each is given.
+const GIVEN: usize = 4;
 
 /// The only kind of norms of queries and keys.
 const QK_NORM: &str = "rms_norm_across_heads";
@@ -87,6 +93,7 @@ impl Default for Config {
             pos_embed_seq_len: None,
             vace_layers: None,
             vace_in_channels: None,
+            add_ref_conv: false,
         }
     }
 }
@@ -154,6 +161,7 @@ impl Config {
             pos_embed_seq_len,
             vace_layers: vace_layers.map(Iterator::collect),
             vace_in_channels,
+            add_ref_conv: shapes.has("ref_conv.weight"),
             ..Config::default()
         };
         config::require(
@@ -185,6 +193,19 @@ impl Config {
     /// Channels of the film beside the latents, in models of VACE.
     pub fn guide_channels(&self) -> usize {
         self.vace_layers.as_ref().and(self.vace_in_channels).unwrap_or(0)
+    }
+
+    /// Whether the latents of a film that is followed are the first of the channels beside the latents, before those of given frames: in
+    /// models of Fun Control.
+    pub fn follows_film(&self) -> bool {
+        let (own, beside) = (self.latent_channels(), self.channels_beside());
+        beside == 2 * own || beside == 2 * own + GIVEN
+    }
+
+    /// Whether channels beside the latents say which frames are given.
+    pub fn is_told_given(&self) -> bool {
+        let (own, beside) = (self.latent_channels(), self.channels_beside());
+        beside == own + GIVEN || beside == 2 * own + GIVEN
     }
 
     /// How `d` is shared out among the rotary axes, frame, row and column: as diffusers does it.
@@ -229,6 +250,8 @@ impl Config {
         require("added_kv_proj_dim", self.added_kv_proj_dim == added, &format!("{added:?}"), found)?;
         let placed = self.pos_embed_seq_len.is_none() || self.image_dim.is_some();
         require("pos_embed_seq_len", placed, "null without image_dim", format!("{:?}", self.pos_embed_seq_len))?;
+        let refers = !self.add_ref_conv || self.follows_film();
+        require("add_ref_conv", refers, "false in a model that follows no film", "true".into())?;
         let Some(layers) = &self.vace_layers else { return Ok(()) };
         limit("vace_in_channels", self.guide_channels(), 1 << 12)?;
         let rise = layers.windows(2).all(|two| two[0] < two[1]);

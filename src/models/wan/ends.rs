@@ -2,7 +2,7 @@
 
 use super::config::{Config, PATCH_LATENTS};
 use super::modulation::{At, Table};
-use super::ports::{GIVEN_TOKENS, Ports};
+use super::ports::{GIVEN_TOKENS, Ports, REFERENCE_TOKENS};
 use crate::Result;
 use crate::models::layers::{LayerNorm, Linear};
 use crate::stage::{Block, Build, Port, Symbol};
@@ -77,6 +77,27 @@ impl Block for Looking {
     }
 }
 
+/// From the latents of a picture that is referred to, to tokens before those of the video. Without a picture, they are zeros.
+pub(super) struct Refer {
+    linear: Linear,
+    reference: Port,
+    hidden: Port,
+}
+
+impl Refer {
+    pub(super) fn declare(s: &mut Scope<'_>, config: &Config, [reference, hidden]: [Port; 2]) -> Result<Refer> {
+        let inputs = PATCH_LATENTS * config.latent_channels();
+        let linear = Linear::declare(&mut s.sub("ref_conv"), inputs, config.hidden(), Role::SensitiveMatMul)?;
+        Ok(Refer { linear, reference, hidden })
+    }
+}
+
+impl Block for Refer {
+    fn build(&self, b: &Build<'_>) -> Result<()> {
+        b.write_tokens(self.hidden, 0, self.linear.build(b, b.read(self.reference)?)?)
+    }
+}
+
 /// From latents to the width of the blocks.
 pub(super) struct Embed {
     linear: Linear,
@@ -97,10 +118,11 @@ impl Embed {
 
 impl Block for Embed {
     fn build(&self, b: &Build<'_>) -> Result<()> {
+        let before = b.dim(REFERENCE_TOKENS)?;
         b.tokens(self.latents, |x, at| {
             let [numbers, ..] = b.g.shape(x)?.dims();
             let own = if numbers == self.inputs { x } else { b.g.contiguous(b.g.slice(x, 0, 0, self.inputs)?)? };
-            b.write_tokens(self.hidden, at.start, self.linear.build(b, own)?)
+            b.write_tokens(self.hidden, before + at.start, self.linear.build(b, own)?)
         })
     }
 }
@@ -137,7 +159,7 @@ impl FinalLayer {
 impl Block for FinalLayer {
     fn build(&self, b: &Build<'_>) -> Result<()> {
         let (all, given) = (b.dim(Symbol::IMAGE_TOKENS)?, b.dim(GIVEN_TOKENS)?);
-        let x = b.read(self.hidden)?;
+        let (x, before) = (b.read(self.hidden)?, b.dim(REFERENCE_TOKENS)?);
         for (at, first, end) in [(At::Last, 0, given), (At::Step(self.ports.condition), given, all)] {
             if first == end {
                 continue;
@@ -145,7 +167,8 @@ impl Block for FinalLayer {
             let m = self.table.read(b, self.vector, at)?;
             for piece in b.token_ranges(end - first) {
                 let start = first + piece.start;
-                let x = if piece.len() == all { x } else { b.g.slice(x, 1, start, piece.len())? };
+                let is_whole = before == 0 && piece.len() == all;
+                let x = if is_whole { x } else { b.g.slice(x, 1, before + start, piece.len())? };
                 let y = self.linear.build(b, m.modulate(x, SHIFT_SCALE, self.eps)?)?;
                 b.write_tokens(self.ports.prediction, start, y)?;
             }

@@ -4,19 +4,21 @@
 //! Predicts the velocity of a rectified flow from the noised latents of a video, a prompt and a time. Time is embedded for all steps
 //! before the first: every block adds a table of its own, in F32, to the same six vectors. All sizes are one network: 1.3B, 14B, the two
 //! experts of A14B, and TI2V 5B, in which the tokens of a given frame are at time 0. Models that begin with a picture have it in
-//! channels beside the latents; those of 2.1 look at what a vision tower sees of it, too.
+//! channels beside the latents; those of 2.1 look at what a vision tower sees of it, too. Models of Fun Control (Alibaba PAI; reference:
+//! DiffSynth-Studio's `WanModel` with `has_ref_conv`) have a film that is followed there, and before the video's tokens those of a picture.
 //!
 //! `D` hidden, `H` heads, `d = D/H`, `F` inner width of the feed-forward, `J` width of the prompt, `V` width of what is seen, `T` tokens
-//! of the video, `Tt` of the text, `Ts` of what is seen, `C` channels in, `O` out, `B` batch (videos times guidance passes). Shapes in
+//! of the video, `Tr` of a picture before it, `Tt` of the text, `Ts` of what is seen, `C` channels in, `O` out, `B` batch (videos times guidance passes). Shapes in
 //! ggml order.
 //!
 //! | stage      | when    | carried in                                     | carried out                                    |
 //! |------------|---------|------------------------------------------------|------------------------------------------------|
 //! | `time`     | request | `time` [freq_dim, times]                       | `vector` [D, times]                            |
-//! | `projection` | request | `vector`                                     | `projected` [6D, times]                        |
+//! | `projection.0..` | request | `vector`                                 | `projected` [6D, times], a sixth of it         |
 //! | `context`  | request | `text` [J, Tt, B]                              | `context` [D, Tt, B]                           |
 //! | `looking`  | request | `seen` [V, Ts, B], if it looks at pictures     | `image_context` [D, Ts, B]                     |
-//! | `embed`    | step    | `latents` [4C, T, B]                           | `hidden` [D, T, B]                             |
+//! | `reference`| step    | `reference` [4O, Tr, B], in models of Fun Control | `hidden`, its first tokens                  |
+//! | `embed`    | step    | `latents` [4C, T, B]                           | `hidden` [D, Tr + T, B]                        |
 //! | `block.0.attention..` | step | `hidden`, `projected`                  | `hidden`, `modulated` [D, 6, B]                |
 //! | `block.0.prompt..` | step | `hidden`, `context`, `image_context`      | `hidden`                                       |
 //! | `block.0.feed_forward..` | step | `hidden`, `modulated`               | `hidden`                                       |
@@ -38,7 +40,7 @@ mod vace;
 use pinhole_quant::DType;
 
 use self::block::Carried;
-use self::ends::{Context, Embed, FinalLayer, Looking};
+use self::ends::{Context, Embed, FinalLayer, Looking, Refer};
 use self::modulation::{Projection, TimeIn};
 use self::vace::{GuideIn, GuideOut};
 use crate::models::layers::rotary_tables;
@@ -47,7 +49,7 @@ use crate::{Result, reserve};
 
 pub use config::Config;
 pub use latents::{joined, pack_latents, unpack_prediction};
-pub use ports::{GIVEN_TOKENS, Ports, SEEN_TOKENS, Sizes, TIMES};
+pub use ports::{ALL_TOKENS, GIVEN_TOKENS, Ports, REFERENCE_TOKENS, SEEN_TOKENS, Sizes, TIMES};
 
 /// The base of the rotary frequencies.
 const THETA: f64 = 10000.0;
@@ -80,14 +82,17 @@ impl Wan {
         config.validate(std::path::Path::new("transformer"))?;
         let mut model = Model::new();
         let batch = Extent::from(Symbol::BATCH);
-        let table = [config.attention_head_dim.into(), 1.into(), Symbol::IMAGE_TOKENS.into()];
+        let table = [config.attention_head_dim.into(), 1.into(), ALL_TOKENS.into()];
         let time = input(&mut model, "time", &[config.freq_dim.into(), TIMES.into()]);
         let text = input(&mut model, "text", &[config.text_dim.into(), Symbol::TEXT_TOKENS.into(), batch]);
+        let reference = [(config::PATCH_LATENTS * config.latent_channels()).into(), REFERENCE_TOKENS.into(), batch];
+        let reference = config.add_ref_conv.then(|| input(&mut model, "reference", &reference));
         let seen = config.image_dim.map(|width| input(&mut model, "seen", &[width.into(), SEEN_TOKENS.into(), batch]));
         let ports = Ports {
             time,
             text,
             seen,
+            reference,
             cos: input(&mut model, "cos", &table),
             sin: input(&mut model, "sin", &table),
             condition: model.port("condition", &[batch], DType::I32, Lifetime::Pass),
@@ -132,16 +137,25 @@ fn input(model: &mut Model, name: &str, extents: &[Extent]) -> Port {
 
 /// A port of `[width, T, B]` that is carried through a step.
 fn carried(model: &mut Model, name: &str, width: usize) -> Port {
-    let extents = [width.into(), Symbol::IMAGE_TOKENS.into(), Symbol::BATCH.into()];
+    of_tokens(model, name, width, Symbol::IMAGE_TOKENS)
+}
+
+/// The same for all `tokens`.
+fn of_tokens(model: &mut Model, name: &str, width: usize, tokens: Symbol) -> Port {
+    let extents = [width.into(), tokens.into(), Symbol::BATCH.into()];
     model.port(name, &extents, DType::F32, Lifetime::Pass)
 }
 
 fn declare_stages(model: &mut Model, config: &Config, ports: &Ports) -> Result<Hidden> {
     let (width, batch) = (config.hidden(), Extent::from(Symbol::BATCH));
     let vector = input(model, "vector", &[width.into(), TIMES.into()]);
-    let projected = input(model, "projected", &[(6 * width).into(), TIMES.into()]);
+    let projected = input(model, "projected", &[(modulation::PARTS * width).into(), TIMES.into()]);
     model.stage("time", Cadence::Request, |s| TimeIn::declare(s, config, [ports.time, vector]))?;
-    model.stage("projection", Cadence::Request, |s| Projection::declare(s, config, [vector, projected]))?;
+    for part in 0..modulation::PARTS {
+        model.stage(format!("projection.{part}"), Cadence::Request, |s| {
+            Projection::declare(s, config, part, [vector, projected])
+        })?;
+    }
     let context = input(model, "context", &[width.into(), Symbol::TEXT_TOKENS.into(), batch]);
     model.stage("context", Cadence::Request, |s| Context::declare(s, config, ports.text, context))?;
     let mut image_context = None;
@@ -150,12 +164,16 @@ fn declare_stages(model: &mut Model, config: &Config, ports: &Ports) -> Result<H
         model.stage("looking", Cadence::Request, |s| Looking::declare(s, config, image_dim, (seen, port)))?;
         image_context = Some(port);
     }
-    let hidden = carried(model, "hidden", width);
+    let hidden = of_tokens(model, "hidden", width, ALL_TOKENS);
+    if let Some(reference) = ports.reference {
+        model.stage("reference", Cadence::Step, |s| Refer::declare(s, config, [reference, hidden]))?;
+    }
     model.stage("embed", Cadence::Step, |s| Embed::declare(s, config, ports.latents, hidden))?;
-    let modulated = [("modulated", batch), ("modulated_given", 1.into())]
-        .map(|(name, items)| model.port(name, &[width.into(), 6.into(), items], DType::F32, Lifetime::Pass));
+    let modulated = [("modulated", batch), ("modulated_given", 1.into())].map(|(name, items)| {
+        model.port(name, &[width.into(), modulation::PARTS.into(), items], DType::F32, Lifetime::Pass)
+    });
     let shared = Carried { hidden, context, seen: image_context, projected, modulated };
-    let guide = ports.guide_scale.map(|scale| (carried(model, "guide", width), scale));
+    let guide = ports.guide_scale.map(|scale| (of_tokens(model, "guide", width, ALL_TOKENS), scale));
     if let Some((guide, _)) = guide {
         model.stage("guide", Cadence::Step, |s| GuideIn::declare(s, config, ports.latents, (hidden, guide)))?;
     }
@@ -196,11 +214,12 @@ mod tests {
 
     #[test]
     fn configuration_is_read_off_the_shapes() {
+        let fun = Config { in_channels: 52, add_ref_conv: true, ..Config::default() };
         let flf = Config { pos_embed_seq_len: Some(514), ..i2v() };
         let vace =
             Config { num_layers: 6, vace_layers: Some(vec![0, 2, 4]), vace_in_channels: Some(96), ..Config::of_1_3b() };
         let small = Config { num_attention_heads: 3, num_layers: 2, text_dim: 96, ffn_dim: 200, ..Config::default() };
-        for config in [Config::default(), Config::of_1_3b(), Config::of_ti2v_5b(), i2v(), flf, vace, small] {
+        for config in [Config::default(), Config::of_1_3b(), Config::of_ti2v_5b(), i2v(), flf, vace, fun, small] {
             let model = Wan::new(&config).unwrap().model;
             assert_eq!(
                 Config::from_shapes(|name| model.manifest().shape(name), Path::new("wan.gguf")).unwrap(),
@@ -224,6 +243,7 @@ mod tests {
             Config { added_kv_proj_dim: None, ..i2v() },
             Config { pos_embed_seq_len: Some(514), ..Config::default() },
             Config { eps: 0.0, ..Config::default() },
+            Config { add_ref_conv: true, ..Config::default() },
             Config { vace_layers: Some(vec![0, 40]), vace_in_channels: Some(96), ..Config::default() },
             Config { vace_layers: Some(vec![1]), vace_in_channels: Some(96), ..Config::default() },
             Config { vace_layers: Some(vec![0]), vace_in_channels: None, ..Config::default() },

@@ -33,24 +33,37 @@ impl Block for TimeIn {
     }
 }
 
-/// The six parts of the time for every block, to which each adds its own.
+/// In how many parts a block is modulated: shift, scale and gate, of attention and of the feed-forward layer.
+pub(super) const PARTS: usize = 6;
+
+/// One of the six parts of the time for every block, to which each adds its own. All six in a stage would be the largest weights of the
+/// model by far, and stay on the device for all steps.
 pub(super) struct Projection {
     projection: Linear,
+    part: usize,
+    width: usize,
     vector: Port,
     projected: Port,
 }
 
 impl Projection {
-    pub(super) fn declare(s: &mut Scope<'_>, config: &Config, [vector, projected]: [Port; 2]) -> Result<Projection> {
-        let hidden = config.hidden();
-        let projection = Linear::declare(&mut s.sub("time_projection.1"), hidden, 6 * hidden, Role::SensitiveMatMul)?;
-        Ok(Projection { projection, vector, projected })
+    pub(super) fn declare(
+        s: &mut Scope<'_>,
+        config: &Config,
+        part: usize,
+        [vector, projected]: [Port; 2],
+    ) -> Result<Projection> {
+        let width = config.hidden();
+        let mut s = s.sub("time_projection.1");
+        let projection = Linear::declare(&mut s.sub(part), width, width, Role::SensitiveMatMul)?;
+        Ok(Projection { projection, part, width, vector, projected })
     }
 }
 
 impl Block for Projection {
     fn build(&self, b: &Build<'_>) -> Result<()> {
-        b.write(self.projected, self.projection.build(b, b.g.silu(b.read(self.vector)?)?)?)
+        let own = self.projection.build(b, b.g.silu(b.read(self.vector)?)?)?; // [D, times]
+        b.write_part(self.projected, self.part * self.width, own)
     }
 }
 

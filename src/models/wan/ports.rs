@@ -8,6 +8,12 @@ pub const TIMES: Symbol = Symbol::new("times");
 /// The tokens of a given frame, which are at time 0.
 pub const GIVEN_TOKENS: Symbol = Symbol::new("tokens of the given frame");
 
+/// The tokens of a picture that is referred to, which stand before those of the video.
+pub const REFERENCE_TOKENS: Symbol = Symbol::new("tokens of the picture that is referred to");
+
+/// All tokens that look at each other: those of the video, with what stands before them.
+pub const ALL_TOKENS: Symbol = Symbol::new("tokens of the video, with what stands before them");
+
 /// The tokens of what a vision tower sees of all pictures.
 pub const SEEN_TOKENS: Symbol = Symbol::new("tokens of the pictures that are seen");
 
@@ -20,9 +26,11 @@ pub struct Ports {
     pub text: Port,
     /// `[V, Ts, B]`: what a vision tower sees, for models that look at it.
     pub seen: Option<Port>,
-    /// `[d, 1, T]`: see [`Wan::rotary`](super::Wan::rotary).
+    /// `[4 O, Tr, B]`: packed latents of a picture, for models that refer to one.
+    pub reference: Option<Port>,
+    /// `[d, 1, Tr + T]`: see [`Wan::rotary`](super::Wan::rotary).
     pub cos: Port,
-    /// `[d, 1, T]`: see [`Wan::rotary`](super::Wan::rotary).
+    /// `[d, 1, Tr + T]`: see [`Wan::rotary`](super::Wan::rotary).
     pub sin: Port,
     /// `[1]`: how strongly the film beside the latents works, in models of VACE.
     pub guide_scale: Option<Port>,
@@ -41,8 +49,10 @@ pub struct Sizes {
     pub batch: usize,
     /// Guidance passes.
     pub passes: usize,
-    /// Frames, rows and columns of tokens.
+    /// Frames, rows and columns of tokens of the video.
     pub grid: [usize; 3],
+    /// Whether tokens of a picture stand before them, as if it were one more frame.
+    pub refers: bool,
     /// `Tt`
     pub text_tokens: usize,
     /// `Ts`; 0 for models that look at no pictures.
@@ -59,8 +69,23 @@ impl Sizes {
 
     /// Tokens of the given frame.
     pub fn given_tokens(&self) -> usize {
+        if self.gives_first { self.frame_tokens() } else { 0 }
+    }
+
+    /// `Tr`
+    pub fn reference_tokens(&self) -> usize {
+        if self.refers { self.frame_tokens() } else { 0 }
+    }
+
+    fn frame_tokens(&self) -> usize {
         let [_, rows, columns] = self.grid;
-        if self.gives_first { rows.saturating_mul(columns) } else { 0 }
+        rows.saturating_mul(columns)
+    }
+
+    /// Frames, rows and columns of all tokens.
+    pub fn whole_grid(&self) -> [usize; 3] {
+        let [frames, rows, columns] = self.grid;
+        [frames + usize::from(self.refers), rows, columns]
     }
 
     /// The sizes for so many `evaluations`.
@@ -69,6 +94,8 @@ impl Sizes {
             .with(Symbol::PASSES, self.passes)
             .with(Symbol::BATCH, self.batch)
             .with(Symbol::IMAGE_TOKENS, self.tokens())
+            .with(REFERENCE_TOKENS, self.reference_tokens())
+            .with(ALL_TOKENS, self.tokens().saturating_add(self.reference_tokens()))
             .with(Symbol::TEXT_TOKENS, self.text_tokens)
             .with(SEEN_TOKENS, self.seen_tokens)
             .with(GIVEN_TOKENS, self.given_tokens())

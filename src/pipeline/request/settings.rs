@@ -113,6 +113,8 @@ pub struct Settings {
     pub kept: Option<[usize; 2]>,
     /// Latent frames before those of the video: the pictures that it refers to, which are drawn along and not shown.
     pub front_frames: usize,
+    /// How many of the pictures that are encoded are so by themselves, and not as frames of a video.
+    pub encoded_alone: usize,
     /// How strongly a film beside the latents works; `None` for models that take none.
     pub guide_scale: Option<f32>,
     /// What the model was opened with that none of its files say.

@@ -116,6 +116,9 @@ fn check_pictures(model: &Opened, request: &Request) -> Result<()> {
     }
     if let Some(video) = &request.video {
         check_video(model, request, video)?;
+    } else if model.rules.followed.is_some() {
+        let error = Error::option("--video", "a film, since this model follows one: edges, poses, or depths", "none");
+        return Err(error.with_hint("give the film with --video"));
     }
     check_guide(model, request)?;
     let needed =
@@ -163,7 +166,7 @@ fn check_pictures(model: &Opened, request: &Request) -> Result<()> {
 
 /// Refuses a film that the model does not take, or that is shorter than what is drawn.
 fn check_video(model: &Opened, request: &Request, video: &Clip) -> Result<()> {
-    if !model.rules.inputs.contains(&Use::Film) && !model.rules.guide {
+    if !model.rules.inputs.contains(&Use::Film) && !model.rules.guide && model.rules.followed.is_none() {
         return Err(Error::option("--video", "nothing, since this model begins with no film", "a film"));
     }
     require_encoder(model, request, "--video")?;
@@ -204,11 +207,11 @@ fn check_guide(model: &Opened, request: &Request) -> Result<()> {
     Ok(())
 }
 
-/// How many pictures a video refers to.
-pub(super) fn referred_to(request: &Request) -> Result<usize> {
+/// How many pictures a video refers to, which are not more than `most`.
+pub(super) fn referred_to(request: &Request, most: usize) -> Result<usize> {
     let count = request.references.len();
-    if count > MOST_REFERENCES {
-        return Err(Error::option("--reference", format!("at most {MOST_REFERENCES}"), format!("{count} pictures")));
+    if count > most {
+        return Err(Error::option("--reference", format!("at most {most}"), format!("{count} pictures")));
     }
     Ok(count)
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::image::{CHANNELS, Filter, Image, Mask, Picture};
 use crate::pipeline::choices::{Preprocess, ReferenceResize};
 use crate::pipeline::controls;
+use crate::pipeline::followed::{self as follow, Film};
 use crate::pipeline::guide::{self, Guide};
 use crate::pipeline::opened::{Direction, Opened};
 use crate::pipeline::padded::padded;
@@ -33,6 +34,10 @@ pub(in crate::pipeline) struct Inputs {
     film: bool,
     /// How many films and pictures there are of a film beside the latents.
     guide: usize,
+    /// How many films are followed.
+    follows: usize,
+    /// How many pictures beside that one are encoded by themselves, and not as frames of a video.
+    alone: usize,
 }
 
 impl Inputs {
@@ -44,19 +49,22 @@ impl Inputs {
         let edited = beside == Some(Beside::Edited);
         // Nothing of it is left where the mask's model begins with noise alone.
         let is_gone = masked && settings.strength == Some(1.0);
-        let frames = settings.given_frames[0];
+        let is_given = settings.given_frames[0];
+        let frames = is_given && rules.followed.is_none_or(|followed| followed.told_given);
         let is_start = request.image.is_some() && !rules.guide;
-        let picture = is_start && !frames && !edited && !is_gone && !settings.pass.is_second();
+        let picture = is_start && !is_given && !edited && !is_gone && !settings.pass.is_second();
         let again = if settings.pass == Pass::Redrawn(UpscaleSpace::Pixel) { settings.batch } else { 0 };
-        let film = request.video.is_some() && !rules.guide;
+        let film = request.video.is_some() && !rules.guide && rules.followed.is_none();
+        let (follows, alone) = (follow::films(rules), follow::alone(rules, request));
         let (control, guide) = (beside == Some(Beside::Control), guide::count(rules, request));
-        Inputs { control, picture, edited, masked, followed, again, frames, film, guide }
+        Inputs { control, picture, edited, masked, followed, again, frames, film, guide, follows, alone }
     }
 
     /// How many they are.
     pub(in crate::pipeline) fn count(&self) -> usize {
         let others = [self.control, self.picture, self.edited, self.masked, self.frames, self.film];
-        others.into_iter().map(usize::from).sum::<usize>() + self.followed + self.again + self.guide
+        let films = self.guide + self.follows + self.alone;
+        others.into_iter().map(usize::from).sum::<usize>() + self.followed + self.again + films
     }
 
     /// What the autoencoder makes of them, of the pictures of a first pass, and of those that the model looks at.
@@ -110,6 +118,9 @@ impl Inputs {
             if self.guide > 0 {
                 encoded.guide = Some(Guide::encode(model, request, settings, (run, &mut running))?);
             }
+            if self.follows > 0 {
+                encoded.film = Some(Film::encode(model, request, settings, (run, &mut running))?);
+            }
             if let Some(video) = request.video.as_ref().filter(|_| self.film) {
                 encoded.picture = Some(film(model, video, settings, (run, &mut running))?);
             }
@@ -146,6 +157,8 @@ pub(super) struct Encoded {
     pub(super) frames: Option<Vec<f32>>,
     /// Those of a film beside the latents.
     pub(super) guide: Option<Guide>,
+    /// Those of a film that is followed.
+    pub(super) film: Option<Film>,
 }
 
 /// The picture that is followed, once it shows what is to be followed.
@@ -200,7 +213,7 @@ pub(in crate::pipeline) fn encoders<'m>(model: &'m Opened, settings: &Settings) 
     if settings.encoded_pictures > 0 {
         let sized = Settings { frames: encoded_frames(model, settings), ..settings.clone() };
         // What a video refers to is encoded picture by picture, behind all that is as long as the video.
-        let alone = settings.front_frames;
+        let alone = settings.encoded_alone;
         let own = model.encoder(settings).subjects(
             &sized,
             Direction::Encode,
