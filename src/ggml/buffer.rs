@@ -191,7 +191,7 @@ impl Buffer {
     }
 
     /// Whether it has no memory at all.
-    pub(super) fn is_nowhere(&self) -> bool {
+    pub(crate) fn is_nowhere(&self) -> bool {
         self.size == 0
     }
 
@@ -251,6 +251,11 @@ impl Placed {
     /// A place without memory, in [`Buffer::nowhere`]: a graph with leaves there can be measured, not computed.
     pub fn nowhere(buffer: &Arc<Buffer>, dtype: DType, shape: Shape) -> Placed {
         Placed { buffer: buffer.clone(), offset: 0, dtype, shape }
+    }
+
+    /// The device that it is on.
+    pub(crate) fn device(&self) -> Device {
+        self.buffer.device
     }
 
     /// Where it begins in its buffer, in bytes.

@@ -137,7 +137,6 @@ impl FinalLayer {
 impl Block for FinalLayer {
     fn build(&self, b: &Build<'_>) -> Result<()> {
         let (all, given) = (b.dim(Symbol::IMAGE_TOKENS)?, b.dim(GIVEN_TOKENS)?);
-        let x = b.read(self.hidden)?;
         for (at, first, end) in [(At::Last, 0, given), (At::Step(self.ports.condition), given, all)] {
             if first == end {
                 continue;
@@ -145,7 +144,7 @@ impl Block for FinalLayer {
             let m = self.table.read(b, self.vector, at)?;
             for piece in b.token_ranges(end - first) {
                 let start = first + piece.start;
-                let x = if piece.len() == all { x } else { b.g.slice(x, 1, start, piece.len())? };
+                let x = b.piece(self.hidden, start..start + piece.len())?;
                 let y = self.linear.build(b, m.modulate(x, SHIFT_SCALE, self.eps)?)?;
                 b.write_tokens(self.ports.prediction, start, y)?;
             }
