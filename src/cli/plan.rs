@@ -94,7 +94,8 @@ struct ComponentReport {
     /// others and gives them.
     #[serde(skip_serializing_if = "Option::is_none")]
     token_share: Option<[usize; 2]>,
-    exchanged_each_step_bytes: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exchanged_each_step_bytes: Option<usize>,
     /// How much of the batch is computed at once, and how often the stages of a step run in one step.
     batch: String,
     parts_each_step: usize,
@@ -119,7 +120,7 @@ impl ComponentReport {
             moved_once_bytes: plan.moved_once,
             moved_each_step_bytes: plan.moved_each_step,
             token_share: shares_tokens(plan).then(|| [plan.placement.share.number, plan.placement.share.of]),
-            exchanged_each_step_bytes: plan.work.exchanged(),
+            exchanged_each_step_bytes: shares_tokens(plan).then(|| plan.work.exchanged()),
             batch: plan.batch.to_string(),
             parts_each_step: plan.batch.parts_each_step(),
         }

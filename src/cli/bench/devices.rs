@@ -138,7 +138,7 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
 }
 
 /// The devices, with the links that they play.
-fn devices(args: &Args) -> Result<Vec<Device>, Failure> {
+fn devices(args: &Args) -> pinhole::Result<Vec<Device>> {
     let Some(Size(link)) = args.link else { return request::devices(&args.request.device) };
     let linked = args.request.device.split(',').map(|name| format!("{name}@{link}"));
     request::devices(&linked.collect::<Vec<_>>().join(","))
