@@ -28,6 +28,8 @@ fn on(model: &Arc<Opened>, names: &str) -> Pipeline {
     let mut pipeline = Pipeline::on_devices(Arc::clone(model), &devices, threads, CancelFlag::new()).unwrap();
     // The text encoders are part of what is measured, for every picture.
     pipeline.set_remembered_bytes(0);
+    // Of small pictures a forecast may say this or that.
+    pipeline.set_among(Among { tokens: false, ..Among::AUTO });
     pipeline
 }
 
@@ -136,9 +138,30 @@ fn each_device_keeps_to_a_budget_of_its_own() {
     pipeline.set_budgets(&[None, Some(whole / 2)]).unwrap();
     let found = generate(&mut pipeline, &request);
     assert_same(&expected, &found, "budgets");
-    let streamed = found.plan.devices().map(|plan| plan.component("denoiser").map_or(0, ComponentPlan::streamed));
+    let streamed = found.plan.devices().map(|plan| plan.here("transformer").map_or(0, ComponentPlan::streamed));
     let streamed: Vec<usize> = streamed.collect();
     assert!(streamed[0] == 0 && streamed[1] > 0, "{streamed:?}");
+}
+
+#[test]
+fn tokens_are_divided_where_a_forecast_finds_that_quicker() {
+    let (model, small) = mini(Request { cfg_scale: Some(1.0), ..Request::new("a red heart") });
+    let request = Request { width: Some(512), height: Some(512), ..small };
+    let parts = |names: &str, among| {
+        let mut pipeline = on(&model, names);
+        pipeline.set_among(among);
+        let plan = pipeline.plan(&request).unwrap();
+        plan.component("transformer").unwrap().placement.share.of
+    };
+    assert_eq!(parts(TWO, Among::AUTO), 2);
+    let slow = "cpu:discrete@1M,cpu:discrete1@1M";
+    assert_eq!([parts(slow, Among::AUTO), parts(slow, TOKENS), parts(TWO, Among::NOTHING)], [1, 2, 1]);
+    // Passes come first, and leave none.
+    let guided = Request { cfg_scale: Some(2.0), ..request.clone() };
+    let mut pipeline = on(&model, TWO);
+    pipeline.set_among(Among::AUTO);
+    let plan = pipeline.plan(&guided).unwrap();
+    assert_eq!(plan.component("transformer").unwrap().batch.turn.of, 2);
 }
 
 /// The names of the components of each device that run in `phase`.
