@@ -8,16 +8,19 @@ use std::sync::Arc;
 use pinhole_quant::DType;
 
 use super::DeviceWeights;
-use super::flight::{AHEAD, Flight};
 use super::graphs::GraphWork;
 use super::pages::{Pager, Pages};
 use super::strips::StripWork;
 use super::uploads::Uploads;
 use crate::ggml::{Backend, Event, Graph, Ledger, OperationTime, Placed};
 use crate::plan::{Rows, Way};
-use crate::stage::{Cadence, Dims, Half, Lifetime, Model, Part, Pieces, Port, TokenShare, Touched};
+use crate::stage::{Cadence, Dims, Lifetime, Model, Part, Pieces, Port, TokenShare, Touched};
 use crate::trace::Trace;
 use crate::{Error, Result, reserve};
+
+/// How many stages the host is ahead of the device at most: enough that the device never waits for it, and few enough that
+/// a stop is heard soon.
+pub(super) const AHEAD: usize = 2;
 
 /// Bytes of a number in a port.
 const NUMBER: usize = 4;
@@ -411,93 +414,6 @@ impl<'m> Session<'m> {
         let graph = graph_of.get(stage).copied().flatten().and_then(|at| graphs.get(at));
         let graph = graph.ok_or_else(|| Error::graph("time", format!("there is no stage {stage}")))?;
         backend.compute_timed(graph, arena)
-    }
-
-    /// Runs the stages of a request, or those of a step that skips nothing, in order. `after` hears of each that is done: how many,
-    /// and of how many.
-    ///
-    /// # Errors
-    /// [`Error::Cancelled`], or what the device says.
-    pub fn run(
-        &mut self,
-        backend: &mut Backend,
-        cadence: Cadence,
-        after: impl FnMut(usize, usize) -> Result<()>,
-    ) -> Result<()> {
-        let order = self.stages_at(cadence);
-        self.run_in_order(backend, &order, order.first().copied(), after)
-    }
-
-    /// As [`run`](Session::run), of `part` of a step. A step is its lead, and then its rest or the shortcut. What the shortcut skips
-    /// moves no bytes.
-    ///
-    /// # Errors
-    /// As [`run`](Session::run).
-    pub fn run_part(
-        &mut self,
-        backend: &mut Backend,
-        part: Part,
-        after: impl FnMut(usize, usize) -> Result<()>,
-    ) -> Result<()> {
-        self.run_in_order(backend, &self.stages_of(part), self.behind(part), after)?;
-        if part == Part::Shortcut {
-            self.skip_step();
-        }
-        Ok(())
-    }
-
-    /// The stage that follows `part` of a step, if that is known.
-    pub(super) fn behind(&self, part: Part) -> Option<usize> {
-        match part {
-            Part::Lead => None,
-            Part::Rest | Part::Shortcut => Some(self.model.at(Cadence::Step).start),
-        }
-    }
-
-    /// Says that one of the planned steps brings no weights.
-    pub fn skip_step(&self) {
-        if let Some(uploads) = &self.uploads {
-            uploads.skip_pass();
-        }
-    }
-
-    /// Runs the stages `order`. `next` is the one that follows them, if that is known.
-    fn run_in_order(
-        &mut self,
-        backend: &mut Backend,
-        order: &[usize],
-        next: Option<usize>,
-        mut after: impl FnMut(usize, usize) -> Result<()>,
-    ) -> Result<()> {
-        let mut flight = self.fly(backend);
-        for (done, &i) in order.iter().enumerate() {
-            flight.enter(i, order.get(done + 1).copied().or(next))?;
-            flight.compute(i, Half::Main)?;
-            flight.leave(i)?;
-            after(done + 1, order.len())?;
-        }
-        flight.land()
-    }
-
-    /// Begins to compute stages on `backend`.
-    pub(super) fn fly<'a>(&'a mut self, backend: &'a mut Backend) -> Flight<'a, 'm> {
-        Flight::new(self, backend)
-    }
-
-    /// Runs the stage number `stage` alone, and waits for it. Where weights stream, stages run in order or not at all.
-    ///
-    /// # Errors
-    /// As [`run`](Session::run); [`Error::Graph`] where there is no such stage.
-    pub fn run_stage(&mut self, backend: &mut Backend, stage: usize) -> Result<()> {
-        let stages = self.model.stages().len();
-        if stage >= stages {
-            return Err(Error::graph("run", format!("stage {stage} of {stages}")));
-        }
-        let mut flight = self.fly(backend);
-        flight.enter(stage, Some((stage + 1) % stages))?;
-        flight.compute(stage, Half::Main)?;
-        flight.leave(stage)?;
-        flight.land()
     }
 
     /// The ports that the host has filled since this was asked last.

@@ -180,6 +180,12 @@ impl DryRun {
         self.counted().map(|found| found.gathered).max().unwrap_or(0)
     }
 
+    /// Multiplications and additions in one pass over the stages of a step.
+    pub(super) fn arithmetic(&self, model: &Model) -> u64 {
+        let steps = model.at(Cadence::Step).filter(|&stage| model.stages()[stage].cadence != Cadence::Instead);
+        steps.map(|stage| self.arithmetic_of(stage)).fold(0, u64::saturating_add)
+    }
+
     /// Multiplications and additions of stage number `stage`, if it counts.
     pub(crate) fn arithmetic_of(&self, stage: usize) -> u64 {
         if self.own.get(stage) == Some(&false) { 0 } else { self.stages[stage].arithmetic }

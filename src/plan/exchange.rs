@@ -5,7 +5,9 @@
 
 use std::ops::Range;
 
-use crate::stage::{Port, Spans, Touched};
+use super::{DryRun, Work};
+use crate::Result;
+use crate::stage::{Cadence, Dims, Model, Port, Spans, Touched};
 
 /// Where tokens are that one device takes from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,6 +121,53 @@ impl Held {
             }
         }
     }
+}
+
+/// What each of several devices has to do in a step, which have the tokens among them: `runs` says what each was found to do in
+/// one of `parts` passes over the stages of `model`, of sizes `dims`.
+pub(super) fn works(model: &Model, dims: &Dims, parts: usize, runs: &[DryRun]) -> Result<Vec<Work>> {
+    let mut held = Held::new(runs.len(), model.ports().len());
+    let mut heights = Vec::with_capacity(model.ports().len());
+    for spec in model.ports() {
+        heights.push(spec.shape(dims)?);
+    }
+    let mut all = vec![Work::default(); runs.len()];
+    // What a step leaves to the next counts in the second.
+    for (cadence, counts) in [(Cadence::Request, false), (Cadence::Step, false), (Cadence::Step, true)] {
+        for stage in model.at(cadence).filter(|&stage| model.stages()[stage].cadence != Cadence::Instead) {
+            let touched: Vec<&Touched> = runs.iter().map(|run| run.touched(stage)).collect();
+            let before = held.before(&touched, |port| heights[port.index()].dims()[1]);
+            let gathered = Held::gathered(&touched);
+            held.after(&touched);
+            for pulls in [&before, &gathered].into_iter().filter(|pulls| counts && !pulls.is_empty()) {
+                all.iter_mut().for_each(|work| work.meetings += 2);
+                for pull in pulls {
+                    let bytes = bytes_of(pull, &touched, |port| heights[port].dims());
+                    all[pull.to].taken = all[pull.to].taken.saturating_add(bytes);
+                    all[pull.from].given = all[pull.from].given.saturating_add(bytes);
+                }
+            }
+        }
+    }
+    for (work, run) in all.iter_mut().zip(runs) {
+        let arithmetic = run.arithmetic(model).saturating_mul(parts as u64);
+        let [taken, given, meetings] = [work.taken, work.given, work.meetings].map(|count| count.saturating_mul(parts));
+        *work = Work { arithmetic, taken, given, meetings };
+    }
+    Ok(all)
+}
+
+/// How many bytes `pull` is.
+fn bytes_of(pull: &Pull, touched: &[&Touched], port: impl Fn(usize) -> [usize; 4]) -> usize {
+    let [width, second, third, last] = match pull.rows {
+        Rows::Port(of) => port(of.index()),
+        Rows::Gathered(number) => touched[pull.to].gathered[number].place.shape().dims(),
+    };
+    let each = match pull.rows {
+        Rows::Port(_) => width * third * last,
+        Rows::Gathered(_) => width * second * last,
+    };
+    size_of::<f32>() * each * pull.tokens.len()
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use pinhole_quant::DType;
 
 use super::{Batch, Component, Phase, Runs, StageBytes, Turn, Variant, Work};
-use super::{DryRun, StripRun, Way, layout, work};
+use super::{DryRun, StripRun, Way, exchange, layout};
 use crate::Result;
 use crate::bind::Bound;
 use crate::ggml::{Backend, Buffer, Device, DeviceKind};
@@ -105,7 +105,7 @@ impl Subject<'_> {
             let form = forms.get(..1).unwrap_or_default();
             runs.push(DryRun::of_forms(self.model, dtype, form, Pieces { share, ..Pieces::WHOLE }, backend)?);
         }
-        work::among(self, batch, &runs)
+        exchange::works(self.model, &batch.dims(&self.dims), batch.parts_each_step(), &runs)
     }
 
     /// What is known of its stages on the device of `backend`, each by itself.

@@ -114,6 +114,12 @@ impl ComponentPlan {
         (0..self.placement.slot_of.len()).filter(|&stage| self.placement.owns(stage)).count()
     }
 
+    /// About how many seconds a request takes for it on a device that is so fast. Weights come while others compute.
+    pub fn seconds(&self, speed: Speed) -> f64 {
+        let moved = self.moved_each_step as f64 / speed.link;
+        self.runs.steps as f64 * self.work.seconds(speed).max(moved) + self.moved_once as f64 / speed.link
+    }
+
     /// How many stages stream.
     pub fn streamed(&self) -> usize {
         self.placement.slot_of.iter().flatten().count()
