@@ -176,7 +176,7 @@ mod tests {
     use pinhole_quant::DType;
 
     use super::*;
-    use crate::stage::{Lifetime, Model};
+    use crate::stage::Lifetime;
 
     fn touched(reads: &[(Port, Range<usize>)], writes: &[(Port, Range<usize>)]) -> Touched {
         let spans =
