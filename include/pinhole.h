@@ -409,6 +409,9 @@ typedef struct pinhole_session_options {
     size_t device_count;
     /* The most bytes on each of them, as many numbers; 0 in it means what it does in `vram`. NULL: `vram` holds for each. */
     const uint64_t *device_vram;
+    /* What they have among them of what denoises: "passes" (of guidance, one on each), "tokens" (of a pass), "stages", several of these with
+     * commas between them, or "none". NULL: "auto", what is forecast to be quickest. */
+    const char *devices_by;
 } pinhole_session_options;
 
 PINHOLE_API int32_t pinhole_session_options_init(pinhole_session_options *options, size_t struct_size);

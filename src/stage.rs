@@ -8,7 +8,10 @@ mod branch;
 mod dims;
 mod port;
 mod rows;
+mod share;
 mod skip;
+mod spans;
+mod tokens;
 
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
@@ -21,7 +24,10 @@ pub use dims::{Dims, Extent, Span, Symbol};
 pub use port::{Lifetime, Port, PortSpec};
 pub(crate) use rows::{Exchanged, RowsRead, Strip, shape_of};
 pub use rows::{FeatureMap, GroupStatistics, Inner, Reach, Strips};
+pub use share::TokenShare;
+pub(crate) use share::{Gathered, Half, Pieces};
 pub use skip::Part;
+pub(crate) use spans::Spans;
 
 use crate::ggml::{Buffer, Graph, Placed, Tensor};
 use crate::tensor::Shape;
@@ -230,7 +236,9 @@ pub struct Build<'a> {
     ports: &'a [Placed],
     leaves: RefCell<Vec<(Leaf, Tensor)>>,
     writes: RefCell<Vec<(Port, Tensor)>>,
-    written_in_parts: RefCell<Vec<Port>>,
+    written_in_parts: RefCell<Vec<(Port, Range<usize>)>>,
+    /// The tokens of ports that are read.
+    reads: RefCell<Vec<(Port, Range<usize>)>>,
     inners: RefCell<Vec<(Inner, Tensor)>>,
     /// How much is computed at a time.
     pieces: Pieces,
@@ -238,21 +246,12 @@ pub struct Build<'a> {
     most_tokens: Cell<usize>,
     /// Whether a block asked to compute attention in parts of its heads.
     asked_heads: Cell<bool>,
+    half: Half,
+    /// Where what all tokens look at lies, and from where on there; `None` if it is an intermediate result like others.
+    gathering: Option<(&'a Arc<Buffer>, usize)>,
+    gathered_bytes: Cell<usize>,
+    gathers: RefCell<Vec<Gathered>>,
     strip: Option<rows::StripBuild<'a>>,
-}
-
-/// How much of a stage is computed at a time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Pieces {
-    /// At most so many tokens, where they do not depend on each other.
-    pub(crate) tokens: usize,
-    /// In how many parts heads are computed, where all of them look at all tokens.
-    pub(crate) head_parts: usize,
-}
-
-impl Pieces {
-    /// Everything.
-    pub(crate) const WHOLE: Pieces = Pieces { tokens: usize::MAX, head_parts: 1 };
 }
 
 /// The ports that a stage reads and writes.
@@ -264,6 +263,12 @@ pub(crate) struct Touched {
     pub(crate) tokens: usize,
     /// Whether it can compute attention in parts of its heads.
     pub(crate) heads: bool,
+    /// The tokens that it reads and writes, of each port.
+    pub(crate) reads: Vec<(Port, Spans)>,
+    pub(crate) writes: Vec<(Port, Spans)>,
+    /// What is gathered for its attention, and how many bytes that takes.
+    pub(crate) gathered: Vec<Gathered>,
+    pub(crate) gathered_bytes: usize,
 }
 
 /// What a graph's leaf stands for.
@@ -294,10 +299,15 @@ impl<'a> Build<'a> {
             leaves: RefCell::default(),
             writes: RefCell::default(),
             written_in_parts: RefCell::default(),
+            reads: RefCell::default(),
             inners: RefCell::default(),
             pieces: Pieces::WHOLE,
             most_tokens: Cell::new(0),
             asked_heads: Cell::new(false),
+            half: Half::Main,
+            gathering: None,
+            gathered_bytes: Cell::new(0),
+            gathers: RefCell::default(),
             strip: None,
         }
     }
@@ -305,6 +315,11 @@ impl<'a> Build<'a> {
     /// The same, where blocks that can compute in `pieces`.
     pub(crate) fn in_parts(self, pieces: Pieces) -> Build<'a> {
         Build { pieces, ..self }
+    }
+
+    /// The same for one `half` of a stage that several devices compute together. What all tokens look at lies in `buffer`, from `start` on.
+    pub(crate) fn in_half(self, half: Half, buffer: &'a Arc<Buffer>, start: usize) -> Build<'a> {
+        Build { half, gathering: Some((buffer, start)), ..self }
     }
 
     /// For the graph of `strip`, whose rows lie in `buffer` one after the other in the order in which the block asks for
@@ -356,6 +371,7 @@ impl<'a> Build<'a> {
     /// # Errors
     /// [`Error::Graph`] for a port of another model.
     pub fn read(&self, port: Port) -> Result<Tensor> {
+        self.reads.borrow_mut().push((port, 0..usize::MAX));
         self.leaf(Leaf::Port(port), self.place(port)?)
     }
 
@@ -369,15 +385,11 @@ impl<'a> Build<'a> {
         if found != expected {
             return Err(Error::graph("write", format!("{found} to {port:?}, which is {expected}")));
         }
+        if self.half == Half::Gathering {
+            return Ok(());
+        }
         self.writes.borrow_mut().push((port, value));
         Ok(())
-    }
-
-    /// The pieces in which a block should compute `tokens` tokens, in order, where these do not depend on each other.
-    pub fn token_ranges(&self, tokens: usize) -> Vec<Range<usize>> {
-        self.most_tokens.set(self.most_tokens.get().max(tokens));
-        let step = self.pieces.tokens.min(tokens).max(1);
-        (0..tokens).step_by(step).map(|start| start..tokens.min(start + step)).collect()
     }
 
     /// The parts, of equally many, in which a block should compute `heads` heads that look at all tokens.
@@ -388,46 +400,6 @@ impl<'a> Build<'a> {
         (0..heads).step_by(each).map(|first| first..first + each).collect()
     }
 
-    /// Calls `compute` for all tokens of `port [width, tokens, B]`, a piece at a time: with the piece `[width, n, B]` and
-    /// where it stands among the tokens. If all tokens are one piece it is what [`read`](Build::read) gives, so that what is
-    /// computed of it twice can be recognised.
-    ///
-    /// # Errors
-    /// What `compute` returns; [`Error::Graph`] for a port of another model.
-    pub fn tokens(&self, port: Port, mut compute: impl FnMut(Tensor, Range<usize>) -> Result<()>) -> Result<()> {
-        let all = self.read(port)?;
-        let [_, tokens, ..] = self.g.shape(all)?.dims();
-        for piece in self.token_ranges(tokens) {
-            let x = if piece.len() == tokens { all } else { self.g.slice(all, 1, piece.start, piece.len())? };
-            compute(x, piece)?;
-        }
-        Ok(())
-    }
-
-    /// Writes `value [width, n, B]` to the tokens from `start` on of `port [width, tokens, B]`, at once: what is added to the
-    /// graph later and reads these tokens finds it there.
-    ///
-    /// # Errors
-    /// [`Error::Graph`] where shapes differ.
-    pub fn write_tokens(&self, port: Port, start: usize, value: Tensor) -> Result<()> {
-        self.write_along(1, port, start, value)
-    }
-
-    /// The same of `value [n, tokens, B]`, which are some of the numbers of each token, from number `start` on.
-    ///
-    /// # Errors
-    /// As [`write_tokens`](Build::write_tokens).
-    pub fn write_part(&self, port: Port, start: usize, value: Tensor) -> Result<()> {
-        self.write_along(0, port, start, value)
-    }
-
-    fn write_along(&self, dim: usize, port: Port, start: usize, value: Tensor) -> Result<()> {
-        let target = self.leaf(Leaf::Written(port), self.place(port)?)?;
-        self.g.fill(target, dim, start, value)?;
-        self.written_in_parts.borrow_mut().push(port);
-        Ok(())
-    }
-
     /// Completes the graph with all that was written, and says which ports were read and which written.
     pub(crate) fn finish(self) -> Result<Touched> {
         let writes = self.writes.take();
@@ -435,9 +407,19 @@ impl<'a> Build<'a> {
             Leaf::Port(port) => Some(port),
             Leaf::Weight(_) | Leaf::Written(_) => None,
         });
-        let written = writes.iter().map(|(port, _)| *port).chain(self.written_in_parts.take());
-        let (tokens, heads) = (self.most_tokens.get(), self.asked_heads.get());
-        let touched = Touched { read: read.collect(), written: written.collect(), tokens, heads };
+        let in_parts = self.written_in_parts.take();
+        let written = writes.iter().map(|(port, _)| *port).chain(in_parts.iter().map(|(port, _)| *port));
+        let whole = writes.iter().map(|(port, _)| (*port, 0..usize::MAX));
+        let touched = Touched {
+            read: read.collect(),
+            written: written.collect(),
+            tokens: self.most_tokens.get(),
+            heads: self.asked_heads.get(),
+            reads: by_port(self.reads.take()),
+            writes: by_port(whole.chain(in_parts.iter().cloned())),
+            gathered: self.gathers.take(),
+            gathered_bytes: self.gathered_bytes.get(),
+        };
         for &(_, value) in &writes {
             self.g.output(value)?;
         }
@@ -464,4 +446,16 @@ impl<'a> Build<'a> {
         self.leaves.borrow_mut().push((leaf, tensor));
         Ok(tensor)
     }
+}
+
+/// The tokens of each port.
+fn by_port(touched: impl IntoIterator<Item = (Port, Range<usize>)>) -> Vec<(Port, Spans)> {
+    let mut all: Vec<(Port, Spans)> = Vec::new();
+    for (port, range) in touched {
+        match all.iter_mut().find(|(known, _)| *known == port) {
+            Some((_, spans)) => spans.add(range),
+            None => all.push((port, Spans::one(range))),
+        }
+    }
+    all
 }

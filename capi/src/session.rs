@@ -42,6 +42,7 @@ pub struct SessionOptions {
     pub devices: *const *const c_char,
     pub device_count: usize,
     pub device_vram: *const u64,
+    pub devices_by: *const c_char,
 }
 
 const DEFAULT: SessionOptions = SessionOptions {
@@ -55,6 +56,7 @@ const DEFAULT: SessionOptions = SessionOptions {
     devices: std::ptr::null(),
     device_count: 0,
     device_vram: std::ptr::null(),
+    devices_by: std::ptr::null(),
 };
 versioned!(SessionOptions, "pinhole_session_options", offset_of!(SessionOptions, devices), DEFAULT);
 
@@ -154,6 +156,12 @@ unsafe fn new(model: *const Model, options: *const SessionOptions) -> Result<Ses
     pipeline.set_memory(memory);
     if let Some(budgets) = budgets {
         pipeline.set_budgets(&budgets)?;
+    }
+    // SAFETY: the caller's promise.
+    if let Some(text) = unsafe { text::optional(options.devices_by, "devices_by") }? {
+        let expected = "auto, none, or passes, tokens and stages";
+        let among = text.parse().map_err(|error| pinhole::Error::option("--devices-by", expected, error))?;
+        pipeline.set_among(among);
     }
     // SAFETY: the caller's promise.
     let prompt_cache = unsafe { text::optional(options.prompt_cache, "prompt_cache") }?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use pinhole::entries::Entries;
 use pinhole::ggml::Device;
 use pinhole::pipeline::{CacheReport, Pipeline, Settings};
-use pinhole::plan::{ComponentPlan, HostUse, Plan};
+use pinhole::plan::{ComponentPlan, HostUse, Plan, TokenShare};
 use pinhole::sample::Chosen;
 use pinhole::size::Size;
 use serde::Serialize;
@@ -90,6 +90,12 @@ struct ComponentReport {
     read_each_step_bytes: usize,
     moved_once_bytes: usize,
     moved_each_step_bytes: usize,
+    /// Of several devices that have the tokens among them, the number of this one and how many they are; and what it takes from the
+    /// others and gives them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token_share: Option<[usize; 2]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exchanged_each_step_bytes: Option<usize>,
     /// How much of the batch is computed at once, and how often the stages of a step run in one step.
     batch: String,
     parts_each_step: usize,
@@ -113,6 +119,8 @@ impl ComponentReport {
             read_each_step_bytes: plan.read_each_step,
             moved_once_bytes: plan.moved_once,
             moved_each_step_bytes: plan.moved_each_step,
+            token_share: shares_tokens(plan).then(|| [plan.placement.share.number, plan.placement.share.of]),
+            exchanged_each_step_bytes: shares_tokens(plan).then(|| plan.work.exchanged()),
             batch: plan.batch.to_string(),
             parts_each_step: plan.batch.parts_each_step(),
         }
@@ -250,6 +258,15 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
         let all = units::counted(component.placement.own.len(), "stage");
         printer.note(&format!("{name}: {} of {all}", component.stages()));
     }
+    for (name, component) in components.iter().filter(|(_, component)| shares_tokens(component)) {
+        let [taken, given] = [component.work.taken, component.work.given].map(|bytes| units::bytes(bytes as u64));
+        let share = component.placement.share;
+        printer.note(&format!("{name}: {share}; takes {taken} from other devices in each step, and gives {given}"));
+    }
+    if plan.devices().flat_map(|plan| &plan.components).any(shares_tokens) {
+        let time = units::time(Duration::from_secs_f64(plan.seconds(&pipeline.speeds())));
+        printer.note(&format!("denoising is forecast to take {time}, at speeds that are assumed"));
+    }
     for (name, component) in components.iter().filter(|(_, component)| component.batch.at_once.is_some()) {
         printer.note(&in_parts(name, component));
     }
@@ -266,6 +283,11 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
         printer.note(&format!("{name}: {bytes} are read from the disk in each step, since host memory is short"));
     }
     Ok(())
+}
+
+/// Whether devices have the tokens of a component among them.
+fn shares_tokens(component: &ComponentPlan) -> bool {
+    component.placement.share != TokenShare::ALL
 }
 
 /// How often a pass asks the denoiser.

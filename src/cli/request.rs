@@ -1,6 +1,7 @@
 //! The options that say what a request is: those that `generate` and `plan` share.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -12,6 +13,7 @@ use pinhole::pipeline::{
     self, Additions, AttentionMode, MemoryOptions, Pipeline, Posterior, ReferenceResize, Request, SafetyMode, TinyUse,
 };
 use pinhole::plan::Offload;
+use pinhole::plan::devices::Among;
 use pinhole::sample::{Sampler, Schedule};
 use pinhole::size::Size;
 use pinhole::source::Source;
@@ -186,6 +188,10 @@ pub(super) struct RequestArgs {
     /// less a margin, and on the CPU what --host-memory allows. With several devices it holds for each, or is one for each
     #[arg(long, value_name = "SIZE,...", default_value = "auto", value_parser = budgets)]
     vram: Budgets,
+    /// What several devices have among them of the denoiser: passes (of guidance, one on each), tokens (of a pass: all compute each stage,
+    /// for some of its tokens), stages, several of these with commas, or none of them. auto is what is forecast to be quickest
+    #[arg(long, value_name = "WHAT,...", default_value = "auto", value_parser = Among::from_str)]
+    devices_by: Among,
     /// How to share a device that is smaller than the model: none (all of it stays there), model (one component at a
     /// time), sequential (streamed layer by layer), or auto, the fastest that fits
     #[arg(long, value_name = "MODE", value_parser = offload_parser(), default_value = Offload::default().name())]
@@ -434,6 +440,7 @@ impl RequestArgs {
         let model = pipeline::open_with(source, &self.additions())?;
         let mut pipeline = Pipeline::on_devices(model, devices, threads, cancel)?;
         pipeline.set_memory(self.memory());
+        pipeline.set_among(self.devices_by);
         if self.vram.0.len() > 1 {
             let budgets: Vec<Option<usize>> = self.vram.0.iter().map(|budget| budget.bytes()).collect();
             pipeline.set_budgets(&budgets)?;

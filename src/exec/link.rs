@@ -33,10 +33,29 @@ pub(crate) trait Link: Send {
 
 /// A link whose copies are done when they return.
 pub(crate) struct HostLink {
-    speed: Option<NonZeroU64>,
+    throttle: Throttle,
     stop: Arc<AtomicBool>,
-    /// When the bytes written so far have passed, at `speed`.
+}
+
+/// What makes copies as slow as the link that a device plays.
+pub(super) struct Throttle {
+    speed: Option<NonZeroU64>,
+    /// When the bytes so far have passed, at `speed`.
     through: Instant,
+}
+
+impl Throttle {
+    pub(super) fn of(device: Device) -> Throttle {
+        Throttle { speed: device.link(), through: Instant::now() }
+    }
+
+    /// Sleeps until `bytes` more would have passed.
+    pub(super) fn pass(&mut self, bytes: usize) {
+        let Some(speed) = self.speed else { return };
+        let now = Instant::now();
+        self.through = self.through.max(now) + Duration::from_secs_f64(bytes as f64 / speed.get() as f64);
+        thread::sleep(self.through - now);
+    }
 }
 
 /// The most bytes in one copy. Small, so that a stop takes effect soon and a throttled copy takes its time evenly.
@@ -45,15 +64,7 @@ const CHUNK: usize = 1 << 20;
 impl HostLink {
     /// The link of `device`; `stop` ends a copy.
     pub(crate) fn new(device: Device, stop: Arc<AtomicBool>) -> HostLink {
-        HostLink { speed: device.link(), stop, through: Instant::now() }
-    }
-
-    /// Sleeps until `bytes` more would have passed.
-    fn throttle(&mut self, bytes: usize) {
-        let Some(speed) = self.speed else { return };
-        let now = Instant::now();
-        self.through = self.through.max(now) + Duration::from_secs_f64(bytes as f64 / speed.get() as f64);
-        thread::sleep(self.through - now);
+        HostLink { throttle: Throttle::of(device), stop }
     }
 }
 
@@ -68,7 +79,7 @@ impl Link for HostLink {
                 return Err(Error::Cancelled);
             }
             to.write_at(offset + i * CHUNK, chunk)?;
-            self.throttle(chunk.len());
+            self.throttle.pass(chunk.len());
         }
         Ok(())
     }

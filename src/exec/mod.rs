@@ -5,13 +5,17 @@
 
 mod device_link;
 mod feed;
+mod flight;
+mod graphs;
 mod link;
 mod maps;
 mod pages;
 mod session;
 mod strips;
+mod together;
 mod uploads;
 mod weights;
 
 pub use session::Session;
+pub use together::Together;
 pub use weights::DeviceWeights;

@@ -4,19 +4,23 @@ use std::cell::Cell;
 use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Instant;
 
 use pinhole_quant::DType;
 
 use super::DeviceWeights;
+use super::graphs::GraphWork;
 use super::pages::{Pager, Pages};
 use super::strips::StripWork;
 use super::uploads::Uploads;
-use crate::ggml::{Arena, Backend, Buffer, Event, Graph, Ledger, OperationTime, Placed};
-use crate::plan::{DryRun, STAGE_TENSORS, Way};
-use crate::stage::{Build, Cadence, Dims, Lifetime, Model, Part, Pieces, Port};
-use crate::trace::{About, Kind, Trace};
+use crate::ggml::{Backend, Event, Graph, Ledger, OperationTime, Placed};
+use crate::plan::{Rows, Way};
+use crate::stage::{Cadence, Dims, Lifetime, Model, Part, Pieces, Port, TokenShare, Touched};
+use crate::trace::Trace;
 use crate::{Error, Result, reserve};
+
+/// How many stages the host is ahead of the device at most: enough that the device never waits for it, and few enough that
+/// a stop is heard soon.
+pub(super) const AHEAD: usize = 2;
 
 /// Bytes of a number in a port.
 const NUMBER: usize = 4;
@@ -26,109 +30,32 @@ const PART: usize = 1 << 20;
 
 /// A model ready to run at one size.
 pub struct Session<'m> {
-    model: &'m Model,
-    work: Work,
+    pub(super) model: &'m Model,
+    pub(super) work: Work,
     /// Where weights are still coming, or come in every step.
-    uploads: Option<Arc<Uploads>>,
+    pub(super) uploads: Option<Arc<Uploads>>,
     /// Where weights are used in the file's map.
-    pager: Option<Pager>,
+    pub(super) pager: Option<Pager>,
     /// The pages of these weights, by stage.
-    in_place: Option<Arc<[Pages]>>,
+    pub(super) in_place: Option<Arc<[Pages]>>,
     /// What keeps the host from running away, on a device that computes by itself.
-    ahead: Option<[Event; AHEAD]>,
+    pub(super) ahead: Option<[Event; AHEAD]>,
     /// For each form, which stages do not run in its steps: here, or at all.
     idle: Vec<Vec<bool>>,
     /// The form that is computed.
-    form: usize,
+    pub(super) form: usize,
     /// Where stages are recorded, if they are.
-    trace: Option<Trace>,
+    pub(super) trace: Option<Trace>,
     /// Bytes that went through ports to the host and from there.
     exchanged: Cell<u64>,
+    /// Ports that the host has filled since somebody asked for them.
+    filled: Vec<Port>,
 }
 
 /// What stages are computed with.
-enum Work {
+pub(super) enum Work {
     Graphs(GraphWork),
     Strips(StripWork),
-}
-
-/// A graph for every stage in every form, and ports on the device. Of a model whose stages are on several devices, those that are here.
-struct GraphWork {
-    /// `None` for a port that no stage here touches.
-    ports: Vec<Option<Placed>>,
-    /// Those of the first form, then those of the next.
-    graphs: Vec<Graph>,
-    /// By form and stage: the place in `graphs`.
-    graph_of: Vec<Option<usize>>,
-    /// By port: whether a stage here reads it.
-    read: Vec<bool>,
-    /// The ports that each stage here writes.
-    written: Vec<Vec<Port>>,
-    arena: Arena,
-    /// What a stage reads before one writes it.
-    inputs: Vec<Port>,
-    /// What the stages of a request leave to those of a step, for each pass something else.
-    of_a_pass: Vec<Port>,
-}
-
-impl GraphWork {
-    fn new(
-        model: &Model,
-        weights: &DeviceWeights,
-        forms: &[Dims],
-        pieces: Pieces,
-        backend: &Backend,
-        ledger: &Ledger,
-    ) -> Result<GraphWork> {
-        let device = backend.device();
-        let [dims, ..] = forms else { return Err(Error::graph("session", "no sizes")) };
-        let own = weights.own();
-        let found = DryRun::of_forms(model, |id| weights.dtype(id), forms, pieces, backend)?.of_stages(own);
-        let of_a_pass = found.of_a_pass(model);
-        let block = found.pack_ports(model, dims, device)?;
-        let buffer = Buffer::allocate(device, block.total, ledger, "ports")?;
-        let count = model.ports().len();
-        let read = found.touches(count, |touch| &touch.read);
-        let is_written = found.touches(count, |touch| &touch.written);
-        let nowhere = Buffer::nowhere(device)?;
-        let (mut places, mut ports) = (Vec::with_capacity(count), Vec::with_capacity(count));
-        for (at, (spec, offset)) in model.ports().iter().zip(block.offsets).enumerate() {
-            let shape = spec.shape(dims)?;
-            let is_here = own.is_empty() || read[at] || is_written[at];
-            let place = is_here.then(|| Placed::new(&buffer, offset, spec.dtype, shape)).transpose()?;
-            places.push(place.clone().unwrap_or_else(|| Placed::nowhere(&nowhere, spec.dtype, shape)));
-            ports.push(place);
-        }
-        let (mut graphs, mut graph_of) = (Vec::with_capacity(model.stages().len() * forms.len()), Vec::new());
-        let (mut inputs, mut seen) = (Vec::new(), HashSet::new());
-        let mut written = vec![Vec::new(); model.stages().len()];
-        for dims in forms {
-            for (number, stage) in model.stages().iter().enumerate() {
-                if own.get(number) == Some(&false) {
-                    graph_of.push(None);
-                    continue;
-                }
-                graph_of.push(Some(graphs.len()));
-                let graph = backend.graph(STAGE_TENSORS)?;
-                let b = Build::new(&graph, model, dims, weights.places(), &places).in_parts(pieces);
-                stage.block.build(&b)?;
-                let touched = b.finish()?;
-                for &port in &touched.written {
-                    if !written[number].contains(&port) {
-                        written[number].push(port);
-                    }
-                }
-                inputs.extend(touched.read.iter().filter(|port| !seen.contains(*port)));
-                seen.extend(touched.read.into_iter().chain(touched.written));
-                graphs.push(graph);
-            }
-        }
-        let all: Vec<&Graph> = graphs.iter().collect();
-        let mut arena = Arena::new(device, ledger)?;
-        arena.assign(&all)?;
-        backend.reserve(&all, &mut arena)?;
-        Ok(GraphWork { ports, graphs, graph_of, read, written, arena, inputs, of_a_pass })
-    }
 }
 
 impl<'m> Session<'m> {
@@ -158,16 +85,18 @@ impl<'m> Session<'m> {
         backend: &Backend,
         ledger: &Ledger,
     ) -> Result<Session<'m>> {
-        Session::in_forms(way, model, weights, std::slice::from_ref(dims), backend, ledger)
+        let forms = std::slice::from_ref(dims);
+        Session::in_forms((way, TokenShare::ALL), model, weights, forms, backend, ledger)
     }
 
-    /// As [`in_way`](Session::in_way), for requests whose passes or steps are of several `forms`: sizes for which ports are equally
-    /// large. It begins with the first; see [`choose`](Session::choose).
+    /// As [`in_way`](Session::in_way), for a share of the tokens, and for requests whose passes or steps are of several `forms`: sizes for
+    /// which ports are equally large. It begins with the first; see [`choose`](Session::choose). Sessions that have some of the tokens
+    /// run [together](super::Together).
     ///
     /// # Errors
-    /// As [`in_way`](Session::in_way); [`Error::Graph`] if there is no form.
+    /// As [`in_way`](Session::in_way); [`Error::Graph`] if there is no form, or for a share of what is computed in strips.
     pub fn in_forms(
-        way: Way,
+        (way, share): (Way, TokenShare),
         model: &'m Model,
         weights: &DeviceWeights,
         forms: &[Dims],
@@ -175,9 +104,14 @@ impl<'m> Session<'m> {
         ledger: &Ledger,
     ) -> Result<Session<'m>> {
         let work = match (way.strips(), forms) {
-            (Some(strips), [dims]) => Work::Strips(StripWork::new(model, weights, dims, strips, backend, ledger)?),
-            (Some(_), _) => return Err(Error::graph("session", "strips of several forms")),
-            (None, _) => Work::Graphs(GraphWork::new(model, weights, forms, way.pieces(), backend, ledger)?),
+            (Some(strips), [dims]) if share == TokenShare::ALL => {
+                Work::Strips(StripWork::new(model, weights, dims, strips, backend, ledger)?)
+            }
+            (Some(_), _) => return Err(Error::graph("session", "strips of several forms, or of some tokens")),
+            (None, _) => {
+                let pieces = Pieces { share, ..way.pieces() };
+                Work::Graphs(GraphWork::new(model, weights, forms, pieces, backend, ledger)?)
+            }
         };
         let mut idle: Vec<Vec<bool>> = forms.iter().map(|dims| model.idle(dims)).collect();
         for (stage, is_own) in weights.own().iter().enumerate().filter(|(_, is_own)| !**is_own) {
@@ -187,8 +121,8 @@ impl<'m> Session<'m> {
         let overlaps = !device.is_cpu() && device.features()?.overlaps();
         let ahead = overlaps.then(|| Ok::<_, Error>([Event::new(device)?, Event::new(device)?])).transpose()?;
         let (uploads, pager, in_place) = (weights.uploads().cloned(), weights.pager(), weights.in_place());
-        let (trace, exchanged) = (Trace::current(), Cell::new(0));
-        Ok(Session { model, work, uploads, pager, in_place, ahead, idle, form: 0, trace, exchanged })
+        let (trace, exchanged, filled) = (Trace::current(), Cell::new(0), Vec::new());
+        Ok(Session { model, work, uploads, pager, in_place, ahead, idle, form: 0, trace, exchanged, filled })
     }
 
     /// What is computed from now on is of form number `form`.
@@ -305,6 +239,7 @@ impl<'m> Session<'m> {
     /// [`Error::Graph`] for a port of another model or of indices.
     pub fn clear(&mut self, port: Port) -> Result<()> {
         self.check(port, DType::F32)?;
+        self.filled.push(port);
         match &mut self.work {
             Work::Graphs(work) => {
                 let Some(place) = &work.ports[port.index()] else { return Ok(()) };
@@ -387,6 +322,7 @@ impl<'m> Session<'m> {
             return Err(Error::graph("port", message));
         }
         self.count(bytes);
+        self.filled.push(port);
         let put = |to: &mut [u8], values: &[T]| {
             to.as_chunks_mut().0.iter_mut().zip(values).for_each(|(to, &value)| *to = bytes_of(value));
         };
@@ -410,7 +346,7 @@ impl<'m> Session<'m> {
         self.exchanged.get()
     }
 
-    fn count(&self, bytes: usize) {
+    pub(super) fn count(&self, bytes: usize) {
         self.exchanged.set(self.exchanged.get() + bytes as u64);
     }
 
@@ -442,11 +378,15 @@ impl<'m> Session<'m> {
     /// # Errors
     /// [`Error::OutOfMemory`]; what the device says.
     pub fn put_aside(&self) -> Result<Vec<(Port, Vec<f32>)>> {
-        let ports = match &self.work {
-            Work::Graphs(work) => &work.of_a_pass[..],
+        self.of_a_pass().iter().map(|&port| Ok((port, self.get(port)?))).collect()
+    }
+
+    /// The ports that hold what is put aside.
+    pub(super) fn of_a_pass(&self) -> &[Port] {
+        match &self.work {
+            Work::Graphs(work) => &work.of_a_pass,
             Work::Strips(_) => &[],
-        };
-        ports.iter().map(|&port| Ok((port, self.get(port)?))).collect()
+        }
     }
 
     /// The way back from [`put_aside`](Session::put_aside).
@@ -476,131 +416,43 @@ impl<'m> Session<'m> {
         backend.compute_timed(graph, arena)
     }
 
-    /// Runs the stages of a request, or those of a step that skips nothing, in order. `after` hears of each that is done: how many,
-    /// and of how many.
-    ///
-    /// # Errors
-    /// [`Error::Cancelled`], or what the device says.
-    pub fn run(
-        &mut self,
-        backend: &mut Backend,
-        cadence: Cadence,
-        after: impl FnMut(usize, usize) -> Result<()>,
-    ) -> Result<()> {
-        let order = self.stages_at(cadence);
-        self.run_in_order(backend, &order, order.first().copied(), after)
+    /// The ports that the host has filled since this was asked last.
+    pub(super) fn take_filled(&mut self) -> Vec<Port> {
+        std::mem::take(&mut self.filled)
     }
 
-    /// As [`run`](Session::run), of `part` of a step. A step is its lead, and then its rest or the shortcut. What the shortcut skips
-    /// moves no bytes.
+    /// What stage number `stage` touches, if the session has some of the tokens.
     ///
     /// # Errors
-    /// As [`run`](Session::run).
-    pub fn run_part(
-        &mut self,
-        backend: &mut Backend,
-        part: Part,
-        after: impl FnMut(usize, usize) -> Result<()>,
-    ) -> Result<()> {
-        let next = match part {
-            Part::Lead => None,
-            Part::Rest | Part::Shortcut => Some(self.model.at(Cadence::Step).start),
+    /// [`Error::Graph`] if it has all of them.
+    pub(super) fn touched(&self, stage: usize) -> Result<&Touched> {
+        let found = match &self.work {
+            Work::Graphs(work) => work.touched.get(self.form * self.model.stages().len() + stage),
+            Work::Strips(_) => None,
         };
-        self.run_in_order(backend, &self.stages_of(part), next, after)?;
-        if part == Part::Shortcut {
-            self.skip_step();
-        }
-        Ok(())
+        found.ok_or_else(|| Error::graph("session", "what has all tokens runs with others"))
     }
 
-    /// Says that one of the planned steps brings no weights.
-    pub fn skip_step(&self) {
-        if let Some(uploads) = &self.uploads {
-            uploads.skip_pass();
+    /// How many tokens there are in `port`: its second dimension.
+    pub(super) fn tokens_of(&self, port: Port) -> usize {
+        match &self.work {
+            Work::Graphs(work) => work.ports[port.index()].as_ref().map_or(0, |place| place.shape().dims()[1]),
+            Work::Strips(_) => 0,
         }
     }
 
-    /// Runs the stages `order`. `next` is the one that follows them, if that is known.
-    fn run_in_order(
-        &mut self,
-        backend: &mut Backend,
-        order: &[usize],
-        next: Option<usize>,
-        mut after: impl FnMut(usize, usize) -> Result<()>,
-    ) -> Result<()> {
-        let flight = InFlight(backend);
-        for (done, &i) in order.iter().enumerate() {
-            let next = order.get(done + 1).copied().or(next);
-            self.begin_stage(flight.0, i, done % AHEAD, next)?;
-            after(done + 1, order.len())?;
-        }
-        flight.0.finish()
-    }
-
-    /// Runs the stage number `stage` alone, and waits for it. Where weights stream, stages run in order or not at all.
+    /// Where `rows` are at stage number `stage`.
     ///
     /// # Errors
-    /// As [`run`](Session::run); [`Error::Graph`] where there is no such stage.
-    pub fn run_stage(&mut self, backend: &mut Backend, stage: usize) -> Result<()> {
-        let stages = self.model.stages().len();
-        if stage >= stages {
-            return Err(Error::graph("run", format!("stage {stage} of {stages}")));
-        }
-        let flight = InFlight(backend);
-        self.begin_stage(flight.0, stage, 0, Some((stage + 1) % stages))?;
-        flight.0.finish()
-    }
-
-    /// Begins stage `i`; `next` is likely the next, if there is one. `event` keeps the host from running away.
-    fn begin_stage(&mut self, backend: &mut Backend, i: usize, event: usize, next: Option<usize>) -> Result<()> {
-        let ahead = self.ahead.as_ref().map(|events| &events[event]);
-        if let Some(event) = ahead {
-            event.synchronize()?;
-        }
-        if let (Some(pager), Some(next)) = (&self.pager, next) {
-            pager.before(next);
-        }
-        if let Some(pages) = self.in_place.as_ref().and_then(|pages| pages.get(i)) {
-            pages.populate()?;
-        }
-        if let Some(uploads) = &self.uploads {
-            uploads.acquire(i, backend)?;
-        }
-        let (of_form, begun) = (self.form * self.model.stages().len(), Instant::now());
-        match &mut self.work {
-            Work::Graphs(GraphWork { graphs, graph_of, arena, .. }) => {
-                let graph = graph_of[of_form + i].and_then(|at| graphs.get(at));
-                let graph = graph.ok_or_else(|| Error::graph("run", format!("stage {i} is on another device")))?;
-                backend.begin(graph, arena)?;
+    /// [`Error::Graph`] if they are not here.
+    pub(super) fn rows_at(&self, stage: usize, rows: Rows) -> Result<Placed> {
+        let found = match (&self.work, rows) {
+            (Work::Graphs(work), Rows::Port(port)) => work.ports[port.index()].clone(),
+            (_, Rows::Gathered(number)) => {
+                self.touched(stage)?.gathered.get(number).map(|gathered| gathered.place.clone())
             }
-            Work::Strips(work) => work.compute(i, backend)?,
-        }
-        if let Some(trace) = &self.trace {
-            trace.record(Kind::Stage, &self.model.stages()[i].name, begun, About::default());
-        }
-        if let Some(uploads) = &self.uploads {
-            uploads.release(i, backend)?;
-        }
-        if let Some(event) = ahead {
-            backend.record(event)?;
-        }
-        if let Some(pager) = &self.pager {
-            pager.after(i);
-        }
-        Ok(())
-    }
-}
-
-/// How many stages the host is ahead of the device at most: enough that the device never waits for it, and few enough that
-/// a stop is heard soon.
-const AHEAD: usize = 2;
-
-/// A backend that may be computing: it is waited for before anything that it computes with can go.
-struct InFlight<'a>(&'a mut Backend);
-
-impl Drop for InFlight<'_> {
-    fn drop(&mut self) {
-        // An error was returned already, or the next use of the device returns it.
-        let _ = self.0.finish();
+            (Work::Strips(_), Rows::Port(_)) => None,
+        };
+        found.ok_or_else(|| Error::graph("session", format!("{rows:?} of stage {stage} is not on this device")))
     }
 }

@@ -247,7 +247,7 @@ impl Buffer {
     }
 
     /// Whether it has no memory at all.
-    pub(super) fn is_nowhere(&self) -> bool {
+    pub(crate) fn is_nowhere(&self) -> bool {
         self.size == 0
     }
 
@@ -331,6 +331,11 @@ impl Placed {
     /// The buffer that it is in.
     pub(crate) fn buffer(&self) -> &Arc<Buffer> {
         &self.buffer
+    }
+
+    /// The device that it is on.
+    pub(crate) fn device(&self) -> Device {
+        self.buffer.device
     }
 
     /// Where it begins in its buffer, in bytes.

@@ -30,6 +30,38 @@ pub(super) fn of(graph: &Graph) -> Result<Vec<Node>> {
         .collect()
 }
 
+impl Graph {
+    /// Multiplications and additions of its products, convolutions and attentions.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] for a tensor of a format that is not known.
+    pub(crate) fn arithmetic(&self) -> Result<u64> {
+        Ok(of(self)?.iter().map(arithmetic).fold(0, u64::saturating_add))
+    }
+}
+
+/// Those of one operation: a product, of ggml's or of pinhole's own; or attention, which has two.
+fn arithmetic(node: &Node) -> u64 {
+    let [first, second, ..] = &node.operands[..] else { return 0 };
+    let all = |extents: &Extents| extents.ne.iter().map(|&extent| extent as u64).fold(1, u64::saturating_mul);
+    let results = all(&node.result);
+    let is_attention = node.operands.get(2).is_some_and(|third| third.ne == second.ne)
+        && [0, 2, 1, 3].map(|dim| first.ne[dim]) == node.result.ne;
+    match node.op {
+        sys::GGML_OP_FLASH_ATTN_EXT => 4 * results.saturating_mul(second.ne[1] as u64),
+        sys::GGML_OP_CUSTOM if is_attention => 4 * results.saturating_mul(second.ne[1] as u64),
+        sys::GGML_OP_MUL_MAT => 2 * results.saturating_mul(first.ne[0] as u64),
+        sys::GGML_OP_CUSTOM if first.ne[1] == node.result.ne[0] && node.result.dtype == DType::F32 => {
+            2 * results.saturating_mul(first.ne[0] as u64)
+        }
+        // Kernels of convolutions are four-dimensional.
+        sys::GGML_OP_CUSTOM if first.ne[3] > 1 && first.ne[3] == node.result.ne[2] => {
+            2 * results.saturating_mul(all(first) / first.ne[3] as u64)
+        }
+        _ => 0,
+    }
+}
+
 /// Where an operation's parameters have its precision.
 fn precision(op: sys::ggml_op) -> usize {
     if op == sys::GGML_OP_FLASH_ATTN_EXT { 3 } else { 0 }

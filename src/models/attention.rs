@@ -25,7 +25,7 @@ impl Attention {
     /// To tokens whose keys and values, `dims` of `[d, H, T, B]`, come with [`set`](Attention::set): all of them before the first
     /// query looks at them.
     pub(super) fn new(b: &Build<'_>, dims: [usize; 4]) -> Result<Attention> {
-        Ok(Attention { k: b.g.unfilled(&dims)?, v: b.g.unfilled(&dims)?, narrower: None })
+        Ok(Attention { k: b.gathered(dims)?, v: b.gathered(dims)?, narrower: None })
     }
 
     /// To tokens whose keys and values, `[d, H, T, B]` each, are there.
@@ -45,8 +45,8 @@ impl Attention {
 
     /// The keys and values of the tokens from `start` on.
     pub(super) fn set(&self, b: &Build<'_>, start: usize, (k, v): (Tensor, Tensor)) -> Result<()> {
-        b.g.fill(self.k, 2, start, k)?;
-        b.g.fill(self.v, 2, start, v)
+        b.gather(self.k, start, k)?;
+        b.gather(self.v, start, v)
     }
 
     /// What some queries `q [d, H, n, B]` see: `[D, n, B]`.

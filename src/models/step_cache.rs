@@ -114,7 +114,7 @@ impl Block for FirstChange {
     fn build(&self, b: &Build<'_>) -> Result<()> {
         let start = self.after.start(b)?;
         b.tokens(self.probe, |input, at| {
-            let states = b.g.slice(b.read(self.after.port)?, 1, start + at.start, at.len())?;
+            let states = b.piece(self.after.port, start + at.start..start + at.end)?;
             b.write_tokens(self.before, at.start, states)?;
             b.write_tokens(self.probe, at.start, b.g.sub(states, input)?)
         })
@@ -135,8 +135,8 @@ impl Block for Keep {
         let is_computed = b.read(computed)?;
         let is_kept = b.g.scale_bias(is_computed, -1.0, 1.0)?;
         b.tokens(before, |before, at| {
-            let states = b.g.slice(b.read(self.after.port)?, 1, start + at.start, at.len())?;
-            let old = b.g.slice(b.read(residual)?, 1, at.start, at.len())?;
+            let states = b.piece(self.after.port, start + at.start..start + at.end)?;
+            let old = b.piece(residual, at.clone())?;
             let new = b.g.mul(b.g.sub(states, before)?, is_computed)?;
             let new = b.g.add(new, b.g.mul(old, is_kept)?)?;
             b.write_tokens(residual, at.start, new)?;
@@ -156,7 +156,7 @@ impl Block for Add {
     fn build(&self, b: &Build<'_>) -> Result<()> {
         let start = self.after.start(b)?;
         b.tokens(self.ports.before, |before, at| {
-            let kept = b.g.slice(b.read(self.ports.residual)?, 1, at.start, at.len())?;
+            let kept = b.piece(self.ports.residual, at.clone())?;
             b.write_tokens(self.after.port, start + at.start, b.g.add(before, kept)?)
         })
     }

@@ -10,8 +10,9 @@ use super::request::MemoryOptions;
 use crate::exec::DeviceWeights;
 use crate::ggml::log::{self, Level};
 use crate::ggml::{AttentionMode, Backend, CancelFlag, Device, Ledger, Usage, restart_device_peak};
+use crate::plan::devices::Among;
 use crate::plan::measure::Subject;
-use crate::plan::{Component, ComponentPlan, Plan, Turn};
+use crate::plan::{Component, ComponentPlan, Plan, Speed, TokenShare, Turn, Work};
 use crate::{Error, Result};
 
 /// What computes a request.
@@ -23,6 +24,8 @@ pub(super) struct Machine {
     pub(super) options: MemoryOptions,
     /// How exact the denoisers' attention is.
     pub(super) attention: AttentionMode,
+    /// What devices may have among them of what denoises.
+    pub(super) among: Among,
 }
 
 /// A device, the account of its memory, and the weights that stay there.
@@ -68,7 +71,7 @@ impl Machine {
             });
         }
         let (options, attention) = (MemoryOptions::default(), AttentionMode::default());
-        Ok(Machine { units, workers: Workers::new(threads), options, attention })
+        Ok(Machine { units, workers: Workers::new(threads), options, attention, among: Among::AUTO })
     }
 
     /// The first device that is there.
@@ -170,7 +173,12 @@ impl Machine {
 impl Unit {
     /// What `subject` takes, which computes its passes in its `turn` and is of a model that the machine's owner keeps.
     pub(super) fn measure(&self, subject: &Subject<'_>, turn: Turn) -> Result<Component> {
-        self.measured.measure(subject, turn, &self.backend)
+        self.measure_share(subject, turn, TokenShare::ALL)
+    }
+
+    /// The same of its `share` of the tokens.
+    pub(super) fn measure_share(&self, subject: &Subject<'_>, turn: Turn, share: TokenShare) -> Result<Component> {
+        self.measured.measure(subject, (turn, share), &self.backend)
     }
 
     /// The weights of `subject` on the device: those that are there already, or new ones. `plan` is that of the device, and
@@ -225,6 +233,29 @@ impl Unit {
     pub(super) fn left_after(&self, highest: Option<&Usage>) -> Usage {
         let Usage { peak, at_peak, .. } = highest.cloned().unwrap_or_default();
         Usage { peak, at_peak, ..self.ledger.usage() }
+    }
+
+    /// What each of so many `devices` like it has to do in a step of `subject`: see [`Subject::works`].
+    pub(super) fn works(&self, subject: &Subject<'_>, turn: Turn, devices: usize) -> Result<Vec<Work>> {
+        self.measured.works(subject, (turn, devices), &self.backend)
+    }
+
+    /// About how fast it is. Of cards nothing is measured: what is assumed is so much that their tokens are divided only where an exchange
+    /// is little beside the arithmetic.
+    pub(super) fn speed(&self) -> Speed {
+        /// Multiplications and additions a second: of a thread, and of a card.
+        const OF_A_THREAD: f64 = 6e10;
+        const OF_A_CARD: f64 = 1e14;
+        /// Bytes a second: that one thread copies, and that PCIe 3.0 x16 gives.
+        const COPIED: f64 = 5e9;
+        const BROUGHT: f64 = 12e9;
+        let device = self.backend.device();
+        let (arithmetic, link) = match device.is_cpu() {
+            true => (OF_A_THREAD * self.workers.threads() as f64, COPIED),
+            false => (OF_A_CARD, BROUGHT),
+        };
+        let link = device.link().map_or(link, |given| link.min(given.get() as f64));
+        Speed { arithmetic, link }
     }
 
     /// Whether components are known to take the same on it as on `other`. Cards of one kind may be of different make.

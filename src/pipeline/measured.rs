@@ -8,7 +8,7 @@ use std::ptr;
 use crate::Result;
 use crate::ggml::{AttentionMode, Backend};
 use crate::plan::measure::Subject;
-use crate::plan::{Component, Phase, Runs, Turn};
+use crate::plan::{Component, Phase, Runs, TokenShare, Turn, Work};
 use crate::stage::Dims;
 
 /// How many are kept: those of a few sizes. Each has some hundred bytes for every stage.
@@ -17,7 +17,13 @@ const MOST: usize = 32;
 /// The components that were measured last on one backend, the latest last. Their models live as long as this: an address of one is never that
 /// of another.
 #[derive(Default)]
-pub(super) struct Measurements(RefCell<VecDeque<(Asked, Component)>>);
+pub(super) struct Measurements {
+    components: Known<Component>,
+    works: Known<Vec<Work>>,
+}
+
+/// What was asked last, and what was found.
+type Known<T> = RefCell<VecDeque<(Asked, T)>>;
 
 /// All that a measurement depends on, beside the backend.
 #[derive(PartialEq)]
@@ -29,33 +35,65 @@ struct Asked {
     dims: Dims,
     runs: Runs,
     turn: Turn,
+    share: TokenShare,
     attention: AttentionMode,
 }
 
 impl Measurements {
-    /// What `subject` takes on `backend`, which computes its passes in its `turn`: as it was found before, or else as it is found now.
+    /// What `subject` takes on `backend`, which computes its passes in its `turn` and its `share` of the tokens: as it was found before, or
+    /// else as it is found now.
     ///
     /// # Errors
-    /// As [`Subject::measure_in_turn`].
-    pub(super) fn measure(&self, subject: &Subject<'_>, turn: Turn, backend: &Backend) -> Result<Component> {
+    /// As [`Subject::measure_share`].
+    pub(super) fn measure(
+        &self,
+        subject: &Subject<'_>,
+        (turn, share): (Turn, TokenShare),
+        backend: &Backend,
+    ) -> Result<Component> {
+        let asked = Asked::new(subject, (turn, share), backend);
+        recall(&self.components, asked, || subject.measure_share(backend, turn, share))
+    }
+
+    /// What each of so many `devices` like that of `backend` has to do in a step of `subject`: see [`Subject::works`].
+    ///
+    /// # Errors
+    /// As [`Subject::works`].
+    pub(super) fn works(
+        &self,
+        subject: &Subject<'_>,
+        (turn, devices): (Turn, usize),
+        backend: &Backend,
+    ) -> Result<Vec<Work>> {
+        let asked = Asked::new(subject, (turn, TokenShare { number: 0, of: devices }), backend);
+        recall(&self.works, asked, || subject.works(backend, turn, devices))
+    }
+}
+
+impl Asked {
+    fn new(subject: &Subject<'_>, (turn, share): (Turn, TokenShare), backend: &Backend) -> Asked {
         let &Subject { name, phase, model, bound, ref dims, runs } = subject;
         let addresses = [ptr::from_ref(model).addr(), ptr::from_ref(bound).addr()];
-        let asked = Asked { name, phase, addresses, dims: dims.clone(), runs, turn, attention: backend.attention() };
-        let mut known = self.0.borrow_mut();
-        if let Some(at) = known.iter().position(|(before, _)| *before == asked)
-            && let Some(found) = known.remove(at)
-        {
-            let component = found.1.clone();
-            known.push_back(found);
-            return Ok(component);
-        }
-        let component = subject.measure_in_turn(backend, turn)?;
-        if known.len() >= MOST {
-            known.pop_front();
-        }
-        known.push_back((asked, component.clone()));
-        Ok(component)
+        Asked { name, phase, addresses, dims: dims.clone(), runs, turn, share, attention: backend.attention() }
     }
+}
+
+/// What was `asked` before, or else what `find` finds now.
+fn recall<T: Clone>(known: &Known<T>, asked: Asked, find: impl FnOnce() -> Result<T>) -> Result<T> {
+    let mut known = known.borrow_mut();
+    if let Some(at) = known.iter().position(|(before, _)| *before == asked)
+        && let Some(found) = known.remove(at)
+    {
+        let answer = found.1.clone();
+        known.push_back(found);
+        return Ok(answer);
+    }
+    let found = find()?;
+    if known.len() >= MOST {
+        known.pop_front();
+    }
+    known.push_back((asked, found.clone()));
+    Ok(found)
 }
 
 #[cfg(test)]
@@ -102,6 +140,6 @@ mod tests {
             let request = Request { steps: Some(steps), width: Some(64), height: Some(64), ..Request::new("") };
             pipeline.measure(&pipeline.settings(&request).unwrap()).unwrap();
         }
-        assert_eq!(pipeline.machine.first().measured.0.borrow().len(), MOST);
+        assert_eq!(pipeline.machine.first().measured.components.borrow().len(), MOST);
     }
 }

@@ -11,8 +11,9 @@ use super::values::{levels, of_pass};
 use super::{preview, start};
 use crate::ggml::{Device, DeviceKind, Ledger, shares_heap};
 use crate::image::CHANNELS;
+use crate::plan::devices::Among;
 use crate::plan::measure::Subject;
-use crate::plan::{Component, HostBound, HostLimit, Limits, Phase, Plan, Refusal, Turn, budget};
+use crate::plan::{Component, HostBound, HostLimit, Limits, Phase, Plan, Refusal, Speed, Turn, budget};
 use crate::size::Size;
 use crate::{Error, Result, memory};
 
@@ -72,6 +73,16 @@ impl Pipeline {
             unit.budget = *budget;
         }
         Ok(())
+    }
+
+    /// Says what devices may have among them of what denoises, from now on.
+    pub fn set_among(&mut self, among: Among) {
+        self.machine.among = among;
+    }
+
+    /// About how fast each device is, as plans forecast it.
+    pub fn speeds(&self) -> Vec<Speed> {
+        self.machine.units.iter().map(Unit::speed).collect()
     }
 
     /// The devices that it computes on, in order.

@@ -12,10 +12,10 @@ use pinhole_quant::workers::Workers;
 use super::generated::{PhaseMemory, Timings};
 use super::machine::{Machine, Unit};
 use super::progress::{Event, Observer};
-use crate::exec::{DeviceWeights, Session};
+use crate::exec::{DeviceWeights, Session, Together};
 use crate::ggml::{AttentionMode, Backend, device_peak};
 use crate::plan::measure::Subject;
-use crate::plan::{Batch, ComponentPlan, Phase, Plan};
+use crate::plan::{Batch, ComponentPlan, Phase, Plan, TokenShare};
 use crate::stage::{Cadence, Dims, Part, Port, Symbol};
 use crate::text::Encoded;
 use crate::trace::{About, Kind, Trace};
@@ -46,11 +46,14 @@ pub struct Running<'m> {
     heard: bool,
 }
 
-/// What computes some or all guidance passes of a subject, at one time: a device, or several that have its stages among them.
+/// What computes some or all guidance passes of a subject, at one time: a device, or several that have its stages or its tokens among
+/// them.
 struct Share<'m> {
-    /// At least one; in the order of their stages.
+    /// At least one; in the order of their stages, or of their tokens.
     pieces: Vec<Piece<'m>>,
     batch: Batch,
+    /// Which tokens each has, if they have these among them.
+    together: Option<Together>,
 }
 
 /// What one device has of a subject.
@@ -120,8 +123,11 @@ impl<'m> Seat<'_, 'm> {
     ///
     /// # Errors
     /// As [`Session::get`].
-    pub(super) fn get(&self, port: Port) -> Result<Vec<f32>> {
-        let pieces = &self.share.pieces;
+    pub(super) fn get(&mut self, port: Port) -> Result<Vec<f32>> {
+        let Share { pieces, together, .. } = &mut *self.share;
+        if let Some(together) = together {
+            return together.get(&mut sessions_of(pieces), port);
+        }
         let written = pieces.iter().rev().find(|piece| piece.session.writes(port));
         let found = written.or(pieces.iter().find(|piece| piece.session.has(port)));
         found.unwrap_or(&pieces[0]).session.get(port)
@@ -132,6 +138,9 @@ impl<'m> Seat<'_, 'm> {
     /// # Errors
     /// As there.
     pub(super) fn put_aside(&mut self) -> Result<Vec<(Port, Vec<f32>)>> {
+        if let Share { pieces, together: Some(together), .. } = &mut *self.share {
+            return together.put_aside(&mut sessions_of(pieces));
+        }
         let mut all = Vec::new();
         for session in self.sessions() {
             all.extend(session.put_aside()?);
@@ -160,6 +169,9 @@ impl<'m> Seat<'_, 'm> {
     /// [`Error::Cancelled`], or what the device says.
     pub(super) fn compute(&mut self, cadence: Cadence) -> Result<()> {
         let Seat { share, backends, done, .. } = self;
+        if let Share { pieces, together: Some(together), .. } = &mut **share {
+            return together.run((&mut sessions_of(pieces), backends), cadence, done);
+        }
         for (at, backend) in backends.iter_mut().enumerate() {
             share.pieces[at].session.run(backend, cadence, |_, _| done())?;
             let stages = share.pieces[at].session.stages_at(cadence);
@@ -176,7 +188,7 @@ impl<'m> Seat<'_, 'm> {
         self.run_part(part, true)?;
         if part == Part::Shortcut {
             let mut skipped = 0;
-            for session in self.sessions() {
+            for session in self.heard_of() {
                 let [rest, shortcut] = [Part::Rest, part].map(|part| session.stages_of(part).len());
                 skipped += rest.saturating_sub(shortcut);
             }
@@ -197,6 +209,10 @@ impl<'m> Seat<'_, 'm> {
 
     fn run_part(&mut self, part: Part, is_heard: bool) -> Result<()> {
         let Seat { share, backends, done, .. } = self;
+        if let Share { pieces, together: Some(together), .. } = &mut **share {
+            let mut after = || if is_heard { done() } else { Ok(()) };
+            return together.run_part((&mut sessions_of(pieces), backends), part, &mut after);
+        }
         for (at, backend) in backends.iter_mut().enumerate() {
             share.pieces[at].session.run_part(backend, part, |_, _| if is_heard { done() } else { Ok(()) })?;
             let stages = share.pieces[at].session.stages_of(part);
@@ -205,9 +221,15 @@ impl<'m> Seat<'_, 'm> {
         Ok(())
     }
 
+    /// Those of whose stages somebody hears: of several that compute the same stages, the first.
+    fn heard_of(&mut self) -> impl Iterator<Item = &mut Session<'m>> {
+        let count = if self.share.together.is_some() { 1 } else { self.share.pieces.len() };
+        self.sessions().take(count)
+    }
+
     /// Skips a whole step, in all its parts.
     pub(super) fn skip(&mut self) -> Result<()> {
-        let stages: usize = self.sessions().map(|session| session.stages_of(Part::Lead).len()).sum();
+        let stages: usize = self.heard_of().map(|session| session.stages_of(Part::Lead).len()).sum();
         for _ in 0..self.share.batch.parts_each_step() {
             self.sessions().for_each(|session| session.skip_step());
             for _ in 0..stages {
@@ -216,6 +238,11 @@ impl<'m> Seat<'_, 'm> {
         }
         Ok(())
     }
+}
+
+/// The sessions of `pieces`.
+fn sessions_of<'p, 'm>(pieces: &'p mut [Piece<'m>]) -> Vec<&'p mut Session<'m>> {
+    pieces.iter_mut().map(|piece| &mut piece.session).collect()
 }
 
 impl Share<'_> {
@@ -279,12 +306,20 @@ impl<'a> Run<'a> {
             // Text encoders and autoencoders take little time, and what encoders made is remembered.
             let denoises = subject.phase == Phase::Denoise;
             unit.backend.set_attention(if denoises { self.machine.attention } else { AttentionMode::Exact });
-            let session = Session::in_forms(way, subject.model, &weights, &forms, &unit.backend, &unit.ledger)?;
+            let ways = (way, component.placement.share);
+            let session = Session::in_forms(ways, subject.model, &weights, &forms, &unit.backend, &unit.ledger)?;
             let piece = Piece { device, session, weights };
-            match shares.first_mut() {
-                // What has some of the stages belongs to what has the others.
-                Some(first) if !component.placement.own.is_empty() => first.pieces.push(piece),
-                _ => shares.push(Share { pieces: vec![piece], batch }),
+            // What has some of the stages, or of the tokens, belongs to what has the others.
+            let divides = !component.placement.own.is_empty() || component.placement.share != TokenShare::ALL;
+            match shares.iter_mut().find(|share| divides && share.batch.turn == batch.turn) {
+                Some(share) => share.pieces.push(piece),
+                None => shares.push(Share { pieces: vec![piece], batch, together: None }),
+            }
+        }
+        for share in shares.iter_mut() {
+            let divides = self.plan.devices().nth(share.pieces[0].device).and_then(|plan| plan.here(subject.name));
+            if divides.is_some_and(|component| component.placement.share != TokenShare::ALL) {
+                share.together = Some(Together::new(&sessions_of(&mut share.pieces)));
             }
         }
         if shares.is_empty() {
@@ -495,7 +530,8 @@ fn all_of<T>(found: Vec<Result<T>>) -> Result<Vec<T>> {
 pub(super) fn stage_runs(plan: &Plan, subject: &Subject<'_>) -> usize {
     let stages = subject.model.stages();
     let mut runs = 0;
-    for (_, component) in plan.shares(subject.name) {
+    // Of several that have the tokens of a stage among them, the first counts.
+    for (_, component) in plan.shares(subject.name).iter().filter(|(_, own)| own.placement.share.number == 0) {
         let planned = component.way.runs(subject.runs);
         for (list, times) in component.batch.order(subject.model, &subject.dims, planned) {
             let own = list.iter().filter(|&&stage| component.placement.owns(stage));

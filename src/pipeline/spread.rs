@@ -8,7 +8,7 @@ use super::request::Settings;
 use crate::Result;
 use crate::plan::devices::{self, Choice, Devices};
 use crate::plan::measure::Subject;
-use crate::plan::{Component, Limits, Phase, Plan, Refusal, Turn};
+use crate::plan::{Component, Limits, Phase, Plan, Refusal, Speed, TokenShare, Turn};
 use crate::stage::Cadence;
 
 /// What a request takes on several devices.
@@ -16,6 +16,8 @@ struct Measured {
     choices: Vec<Choice>,
     /// What makes previews, if that is a network.
     company: Option<Vec<Component>>,
+    /// How fast each device is.
+    speeds: Vec<Speed>,
 }
 
 impl Pipeline {
@@ -28,7 +30,7 @@ impl Pipeline {
         let mut all = self.measure_on_devices(settings)?;
         let planned = self.devices_of(limits, &all).plan(&all.choices);
         // What streams may have room on several devices.
-        if planned.as_ref().is_ok_and(is_settled) {
+        if !self.machine.among.stages || planned.as_ref().is_ok_and(is_settled) {
             return Ok(planned);
         }
         self.divide(settings, limits, &mut all)?;
@@ -64,13 +66,17 @@ impl Pipeline {
             for (whole, _) in whole.iter_mut().zip(units).filter(|(_, unit)| unit.is_lost) {
                 *whole = None;
             }
-            let mut share = vec![None; units.len()];
+            let (mut share, mut tokens) = (vec![None; units.len()], Vec::new());
             if subject.phase == Phase::Denoise {
                 let alike = self.machine.alike();
-                let turns = subject.turns(alike.len());
+                let passes = if self.machine.among.passes { alike.len() } else { 1 };
+                let turns = subject.turns(passes);
                 for (&device, &turn) in alike.iter().zip(&turns).filter(|_| turns.len() > 1) {
                     let measured = units[device].measure(&subject, turn)?;
                     share[device] = Some(Component { beside, ..measured });
+                }
+                if self.machine.among.tokens {
+                    tokens = self.machine.by_tokens(&subject, &alike, &turns, beside)?;
                 }
                 for (whole, unit) in whole.iter_mut().zip(units) {
                     // It would take many times as long on the CPU beside a card.
@@ -79,11 +85,11 @@ impl Pipeline {
                     }
                 }
             }
-            choices.push(Choice { whole, share, divided: Vec::new() });
+            choices.push(Choice { whole, share, tokens, divided: Vec::new() });
         }
         let previews = preview::subject(&self.model, settings);
         let company = previews.map(|subject| self.machine.measure(&subject, preview::arrays(settings))).transpose()?;
-        Ok(Measured { choices, company })
+        Ok(Measured { choices, company, speeds: units.iter().map(Unit::speed).collect() })
     }
 
     /// Adds the ways to divide the denoiser's stages among several devices.
@@ -103,11 +109,18 @@ impl Pipeline {
     }
 
     fn devices_of<'a>(&self, limits: &'a [Limits], all: &'a Measured) -> Devices<'a> {
-        Devices { limits, offload: self.machine.options.offload, company: all.company.as_deref() }
+        Devices {
+            limits,
+            offload: self.machine.options.offload,
+            company: all.company.as_deref(),
+            among: self.machine.among,
+            speeds: &all.speeds,
+        }
     }
 }
 
-/// Whether nothing is gained by other places for what denoises: all of it stays on its device, or several compute its passes.
+/// Whether nothing is gained by other places for what denoises: all of it stays on its device, or several compute its passes or have its
+/// tokens among them, and these stay.
 fn is_settled(plan: &Plan) -> bool {
     let mut denoisers = plan.devices().flat_map(|plan| &plan.components).filter(|own| own.phase == Phase::Denoise);
     denoisers.all(|component| component.streamed() == 0 || component.batch.turn != Turn::ALL)
@@ -134,6 +147,49 @@ impl Machine {
             });
         }
         Ok(all)
+    }
+
+    /// The ways to have the tokens of `subject` among the devices `alike`, as many for each of `turns`: what each device has. None if there
+    /// are too few devices, or if what is computed cannot be divided so.
+    fn by_tokens(
+        &self,
+        subject: &Subject<'_>,
+        alike: &[usize],
+        turns: &[Turn],
+        beside: usize,
+    ) -> Result<Vec<Vec<Option<Component>>>> {
+        let of = alike.len() / turns.len().max(1);
+        if of < 2 || subject.model.has_strips() {
+            return Ok(Vec::new());
+        }
+        let mut measured: Vec<(usize, Component)> = Vec::new();
+        for (group, &turn) in alike.chunks(of).zip(turns) {
+            let works = self.units[group[0]].works(subject, turn, of)?;
+            for (number, (&device, work)) in group.iter().zip(works).enumerate() {
+                let component = self.units[device].measure_share(subject, turn, TokenShare { number, of })?;
+                measured.push((device, Component { beside, work, ..component }));
+            }
+        }
+        // All devices compute so much of the batch at once.
+        let mut batches: Vec<Option<usize>> = Vec::new();
+        for variant in measured.iter().flat_map(|(_, component)| &component.variants) {
+            if !batches.contains(&variant.batch.at_once) {
+                batches.push(variant.batch.at_once);
+            }
+        }
+        let mut ways = Vec::with_capacity(batches.len());
+        for at_once in batches {
+            let mut way = vec![None; self.units.len()];
+            for (device, component) in &measured {
+                let mut component = component.clone();
+                component.variants.retain(|variant| variant.batch.at_once == at_once);
+                way[*device] = Some(component).filter(|component| !component.variants.is_empty());
+            }
+            if way.iter().flatten().count() == measured.len() {
+                ways.push(way);
+            }
+        }
+        Ok(ways)
     }
 
     /// The ways to divide the stages of `subject` among the devices `alike`, which have so much `room`: what each device has of them.

@@ -143,6 +143,7 @@ fn component_plan(
             resident_bytes,
             dropped: Vec::new(),
             own: component.own.clone(),
+            share: component.share,
         },
         runs: component.runs,
         parts,
@@ -153,6 +154,7 @@ fn component_plan(
         moved_once: once.saturating_add(moved_in_some_steps),
         moved_in_some_steps,
         moved_each_step: moved_each_run.saturating_mul(chosen.batch.parts_each_step() * chosen.way.bands()),
+        work: component.work,
     }
 }
 
@@ -175,9 +177,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::place::SLOTS;
-    use super::super::{Batch, HostBound, HostLimit, Runs, StageBytes, Variant, Way};
+    use super::super::{Batch, HostBound, HostLimit, Runs, StageBytes, Variant, Way, Work};
     use super::*;
-    use crate::stage::Cadence;
+    use crate::stage::{Cadence, TokenShare};
 
     fn stages() -> impl Strategy<Value = Vec<StageBytes>> {
         let sizes = prop_oneof![Just(0usize), Just(300), Just(1000), 1usize..2000];
@@ -222,6 +224,8 @@ mod tests {
             beside: 0,
             company: 0,
             own: Vec::new(),
+            share: TokenShare::ALL,
+            work: Work::default(),
         });
         prop::collection::vec(component, 1..4)
     }
@@ -348,6 +352,8 @@ mod tests {
             beside: 0,
             company: 0,
             own: Vec::new(),
+            share: TokenShare::ALL,
+            work: Work::default(),
         }
     }
 

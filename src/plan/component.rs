@@ -1,7 +1,7 @@
 //! What a plan is made from: the bytes of a component's stages and of the ways to compute it.
 
-use super::{Batch, Phase, Runs, Way};
-use crate::stage::Cadence;
+use super::{Batch, Phase, Runs, Way, Work};
+use crate::stage::{Cadence, TokenShare};
 
 /// The weights of one stage, in bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,6 +69,10 @@ pub struct Component {
     pub company: usize,
     /// By stage: whether the device computes it; empty if it computes all. Stages of other devices have no bytes here.
     pub own: Vec<bool>,
+    /// Which tokens the device computes.
+    pub share: TokenShare,
+    /// What it has to do in a step.
+    pub work: Work,
 }
 
 impl Component {

@@ -1,13 +1,15 @@
 //! Which component is on which of several devices: pure arithmetic over components that were measured on each.
 //!
 //! What denoises comes first. Its guidance passes are computed side by side, on as many devices as there are passes, if each of these
-//! has room for it. Otherwise it is on the first device that has; or its stages are divided among devices, if that moves fewer bytes in a
-//! request. Then come the others, the largest first: each goes where the fewest
+//! has room for it; if there are more devices than passes, the devices of a pass have its tokens among them. A single pass is on the first
+//! device that has room; or several have its tokens among them, if that is forecast to be quicker; or its stages, if that moves fewer bytes
+//! in a request. Then come the others, the largest first: each goes where the fewest
 //! bytes move in a request, and of equals to the device that was named first. So what fits together on the first device is there.
 
 use std::cmp::Reverse;
+use std::str::FromStr;
 
-use super::{Component, ComponentPlan, Limits, Offload, Phase, Plan, Refusal, budget};
+use super::{Component, ComponentPlan, Limits, Offload, Phase, Plan, Refusal, Speed, budget};
 
 /// A component as each device would compute it.
 #[derive(Clone, Debug)]
@@ -16,6 +18,8 @@ pub struct Choice {
     pub whole: Vec<Option<Component>>,
     /// The guidance passes that a device has in its turn, by device; all `None` if they are not computed side by side.
     pub share: Vec<Option<Component>>,
+    /// Ways to have the tokens of its passes among several devices, quickest first: what each device has.
+    pub tokens: Vec<Vec<Option<Component>>>,
     /// Ways to have its stages on several devices: what each device has of them.
     pub divided: Vec<Vec<Option<Component>>>,
 }
@@ -35,6 +39,59 @@ impl Choice {
         self.whole.iter().flatten().map(Component::pages).max().unwrap_or(0)
     }
 }
+
+/// What devices may have among them of what denoises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Among {
+    /// Its guidance passes.
+    pub passes: bool,
+    /// The tokens of a pass.
+    pub tokens: bool,
+    /// Its stages.
+    pub stages: bool,
+    /// Whether tokens are divided only if that is forecast to be quicker.
+    pub if_quicker: bool,
+}
+
+impl Among {
+    /// Whatever is forecast to be quickest.
+    pub const AUTO: Among = Among { passes: true, tokens: true, stages: true, if_quicker: true };
+
+    /// Nothing: each component is on one device.
+    pub const NOTHING: Among = Among { passes: false, tokens: false, stages: false, if_quicker: false };
+}
+
+impl FromStr for Among {
+    type Err = String;
+
+    /// `auto`, `none`, or a list of `passes`, `tokens` and `stages`.
+    fn from_str(text: &str) -> Result<Among, String> {
+        match text {
+            "auto" => return Ok(Among::AUTO),
+            "none" => return Ok(Among::NOTHING),
+            _ => {}
+        }
+        let mut among = Among::NOTHING;
+        for name in text.split(',') {
+            match name {
+                "passes" => among.passes = true,
+                "tokens" => among.tokens = true,
+                "stages" => among.stages = true,
+                _ => return Err(format!("`{name}` is not passes, tokens or stages")),
+            }
+        }
+        Ok(among)
+    }
+}
+
+impl Default for Among {
+    fn default() -> Among {
+        Among::AUTO
+    }
+}
+
+/// What has to be quicker in a forecast by this much to be chosen: it knows nothing of what else a device does.
+const QUICKER: f64 = 1.1;
 
 /// What a device has so far.
 #[derive(Clone, Default)]
@@ -63,6 +120,10 @@ pub struct Devices<'a> {
     pub offload: Offload,
     /// What takes its room beside that which denoises, as each device would compute it: what makes previews.
     pub company: Option<&'a [Component]>,
+    /// What devices may have among them.
+    pub among: Among,
+    /// How fast each is.
+    pub speeds: &'a [Speed],
 }
 
 impl Devices<'_> {
@@ -73,9 +134,21 @@ impl Devices<'_> {
     pub fn plan(&self, choices: &[Choice]) -> Result<Plan, Refusal> {
         let mut given = vec![Given::default(); self.limits.len()];
         let (denoisers, others): (Vec<usize>, Vec<usize>) = (0..choices.len()).partition(|&at| choices[at].denoises());
-        match self.side_by_side(choices, &denoisers, &given) {
-            Some(shared) => given = shared,
-            None => self.apart(choices, denoisers, &mut given)?,
+        let passes = self.side_by_side(&shares(choices, &denoisers, |choice| Some(&choice.share)), &given);
+        let tokens = self.tokens(choices, &denoisers, &given);
+        match (passes, tokens) {
+            (Some(passes), Some(tokens)) => given = self.quicker(passes, tokens),
+            (Some(passes), None) => given = passes,
+            (None, Some(tokens)) if !self.among.if_quicker => given = tokens,
+            (None, tokens) => {
+                let mut apart = given.clone();
+                let put = self.apart(choices, denoisers, &mut apart);
+                given = match (put, tokens) {
+                    (Ok(()), Some(tokens)) => self.quicker(apart, tokens),
+                    (Err(_), Some(tokens)) => tokens,
+                    (put, None) => put.map(|()| apart)?,
+                };
+            }
         }
         let mut others = others;
         others.sort_by_key(|&at| (Reverse(choices[at].size()), at));
@@ -130,17 +203,42 @@ impl Devices<'_> {
         enough
     }
 
-    /// Everything that denoises, each device with its share of the passes, if there are shares and room for them.
+    /// Everything that denoises, the devices with its tokens among them, in the first way for which there is room.
+    fn tokens<'c>(&self, choices: &'c [Choice], denoisers: &[usize], given: &[Given<'c>]) -> Option<Vec<Given<'c>>> {
+        let ways = denoisers.iter().map(|&at| choices[at].tokens.len()).min().unwrap_or(0);
+        (0..ways).find_map(|way| self.side_by_side(&shares(choices, denoisers, |choice| choice.tokens.get(way)), given))
+    }
+
+    /// `tokens`, if that is forecast to be quicker than `other` by enough or is asked for, and `other` if not.
+    fn quicker<'c>(&self, other: Vec<Given<'c>>, tokens: Vec<Given<'c>>) -> Vec<Given<'c>> {
+        let is_quicker = match [&other, &tokens].map(|given| self.seconds(given)) {
+            [Some(other), Some(tokens)] => tokens * QUICKER < other,
+            _ => false,
+        };
+        if is_quicker || !self.among.if_quicker { tokens } else { other }
+    }
+
+    /// About how many seconds what denoises takes in a request.
+    fn seconds(&self, given: &[Given<'_>]) -> Option<f64> {
+        let mut plans = Vec::with_capacity(given.len());
+        for (device, given) in given.iter().enumerate() {
+            plans.push(self.on(device, given).ok()?);
+        }
+        let mut plans = plans.into_iter();
+        let first = plans.next()?;
+        Some(Plan { others: plans.collect(), ..first }.seconds(self.speeds))
+    }
+
+    /// Everything that denoises, each device with its share of it, if there are `shares` and room for them.
     fn side_by_side<'c>(
         &self,
-        choices: &'c [Choice],
-        denoisers: &[usize],
+        shares: &[(usize, &'c [Option<Component>])],
         given: &[Given<'c>],
     ) -> Option<Vec<Given<'c>>> {
         let mut shared = given.to_vec();
-        for (number, &at) in denoisers.iter().enumerate() {
+        for (number, &(at, shares)) in shares.iter().enumerate() {
             let mut count = 0;
-            for (device, share) in choices[at].share.iter().enumerate() {
+            for (device, share) in shares.iter().enumerate() {
                 let Some(share) = share else { continue };
                 shared[device] = shared[device].and(at, share, number == 0 && count == 0);
                 count += 1;
@@ -152,7 +250,7 @@ impl Devices<'_> {
         for (device, given) in shared.iter().enumerate() {
             self.on(device, given).ok()?;
         }
-        (!denoisers.is_empty()).then_some(shared)
+        (!shares.is_empty()).then_some(shared)
     }
 
     /// Everything that denoises, each whole: the first on the first device that has room for it.
@@ -267,6 +365,16 @@ impl Devices<'_> {
     }
 }
 
+/// What each device has of each of `denoisers` and its place among all, as `share` says; nothing if it does not say it of one.
+fn shares<'c>(
+    choices: &'c [Choice],
+    denoisers: &[usize],
+    share: impl Fn(&'c Choice) -> Option<&'c Vec<Option<Component>>>,
+) -> Vec<(usize, &'c [Option<Component>])> {
+    let all = denoisers.iter().map(|&at| share(&choices[at]).map(|share| (at, &share[..])));
+    all.collect::<Option<Vec<_>>>().unwrap_or_default()
+}
+
 /// Bytes that move in a request that is not the first.
 fn moved(plan: &Plan) -> usize {
     match plan.all_resident {
@@ -320,6 +428,16 @@ mod tests {
                 prop_assert!(owners.windows(2).all(|two| two[0] == two[1] || two[0] + 1 == two[1]));
                 prop_assert!(owners.iter().take(fixed).all(|&owner| owner == 0) && owners.iter().all(|&owner| owner < devices));
             }
+        }
+    }
+
+    #[test]
+    fn what_is_divided_has_names() {
+        assert_eq!("auto".parse(), Ok(Among::AUTO));
+        assert_eq!("none".parse(), Ok(Among::NOTHING));
+        assert_eq!("tokens,passes".parse(), Ok(Among { passes: true, tokens: true, ..Among::NOTHING }));
+        for text in ["", "tokens,", "auto,tokens", "heads"] {
+            assert!(text.parse::<Among>().is_err(), "{text}");
         }
     }
 

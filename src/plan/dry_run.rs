@@ -7,7 +7,8 @@ use pinhole_quant::DType;
 
 use super::bands::Band;
 use crate::ggml::{Arena, Backend, Buffer, Device, Placed, Scratch};
-use crate::stage::{Build, Cadence, Dims, FeatureMap, Lifetime, Model, Pieces, Port, shape_of};
+use crate::stage::shape_of;
+use crate::stage::{Build, Cadence, Dims, FeatureMap, Half, Lifetime, Model, Pieces, Port, Stage, TokenShare, Touched};
 use crate::weights::WeightId;
 use crate::{Error, Result};
 
@@ -42,6 +43,12 @@ struct Found {
     tokens: usize,
     /// Whether it can compute attention in parts of its heads.
     heads: bool,
+    /// Bytes of what all tokens look at, where several devices gather it.
+    gathered: usize,
+    /// Multiplications and additions of products and of attention.
+    arithmetic: u64,
+    /// All that it touches, in the first of its forms.
+    touched: Touched,
 }
 
 /// What a dry run over the stages of a model found, with no memory behind it.
@@ -74,16 +81,38 @@ impl DryRun {
         let ports = model.ports().iter().map(|spec| Ok(Placed::nowhere(&nowhere, spec.dtype, spec.shape(dims)?)));
         let ports = ports.collect::<Result<Vec<_>>>()?;
         let weights = weights_nowhere(model, dtype, &nowhere);
+        let is_shared = pieces.share != TokenShare::ALL;
+        let built = |stage: &Stage, pieces: Pieces, half| {
+            let graph = backend.graph(STAGE_TENSORS)?;
+            let b = Build::new(&graph, model, dims, &weights, &ports).in_parts(pieces);
+            let b = if is_shared { b.in_half(half, &nowhere, 0) } else { b };
+            stage.block.build(&b)?;
+            let touched = b.finish()?;
+            // What has no token of the device computes nothing.
+            let taken = match graph.nodes() {
+                0 => (0, Scratch::default(), 0),
+                _ => (Arena::measure(&graph)?, backend.scratch(&graph)?, graph.arithmetic()?),
+            };
+            Ok::<_, Error>((touched, taken))
+        };
         let positions = |ports: &[Port]| ports.iter().map(|port| port.index()).collect();
         let mut stages = Vec::with_capacity(model.stages().len());
         for stage in model.stages() {
-            let graph = backend.graph(STAGE_TENSORS)?;
-            let b = Build::new(&graph, model, dims, &weights, &ports).in_parts(pieces);
-            stage.block.build(&b)?;
-            let touched = b.finish()?;
-            let touch = Touch { read: positions(&touched.read), written: positions(&touched.written) };
-            let (activations, scratch) = (Arena::measure(&graph)?, backend.scratch(&graph)?);
-            stages.push(Found { touch, activations, scratch, tokens: touched.tokens, heads: touched.heads });
+            let (touched, (mut activations, mut scratch, mut arithmetic)) = built(stage, pieces, Half::Main)?;
+            if !touched.gathered.is_empty() {
+                let (_, (more, beside, before)) = built(stage, pieces, Half::Gathering)?;
+                (activations, scratch) = (activations.max(more), scratch.join(beside));
+                arithmetic = arithmetic.saturating_add(before);
+            }
+            let touch =
+                |touched: &Touched| Touch { read: positions(&touched.read), written: positions(&touched.written) };
+            let touch = match is_shared {
+                // Ports live as long as on any of the devices, whichever tokens are whose.
+                true => touch(&built(stage, Pieces { share: TokenShare::ALL, ..pieces }, Half::Main)?.0),
+                false => touch(&touched),
+            };
+            let (tokens, heads, gathered) = (touched.tokens, touched.heads, touched.gathered_bytes);
+            stages.push(Found { touch, activations, scratch, tokens, heads, gathered, arithmetic, touched });
         }
         Ok(DryRun { stages, own: Vec::new() })
     }
@@ -135,6 +164,7 @@ impl DryRun {
                 most.scratch = most.scratch.join(found.scratch);
                 most.tokens = most.tokens.max(found.tokens);
                 most.heads |= found.heads;
+                most.gathered = most.gathered.max(found.gathered);
             }
         }
         Ok(all)
@@ -143,6 +173,27 @@ impl DryRun {
     /// Bytes that the intermediate results of the largest stage take.
     pub(crate) fn activations(&self) -> usize {
         self.counted().map(|found| found.activations).max().unwrap_or(0)
+    }
+
+    /// Bytes of what all tokens look at in the stage in which that is most, where several devices gather it.
+    pub(crate) fn gathered(&self) -> usize {
+        self.counted().map(|found| found.gathered).max().unwrap_or(0)
+    }
+
+    /// Multiplications and additions in one pass over the stages of a step.
+    pub(super) fn arithmetic(&self, model: &Model) -> u64 {
+        let steps = model.at(Cadence::Step).filter(|&stage| model.stages()[stage].cadence != Cadence::Instead);
+        steps.map(|stage| self.arithmetic_of(stage)).fold(0, u64::saturating_add)
+    }
+
+    /// Multiplications and additions of stage number `stage`, if it counts.
+    pub(crate) fn arithmetic_of(&self, stage: usize) -> u64 {
+        if self.own.get(stage) == Some(&false) { 0 } else { self.stages[stage].arithmetic }
+    }
+
+    /// What stage number `stage` touches, in the first of its forms.
+    pub(crate) fn touched(&self, stage: usize) -> &Touched {
+        &self.stages[stage].touched
     }
 
     /// The ports that the stages of a step read and that hold something else for each pass, as the stages of a request left it.

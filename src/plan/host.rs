@@ -100,6 +100,8 @@ mod tests {
             beside: 7,
             company: 0,
             own: Vec::new(),
+            share: crate::stage::TokenShare::ALL,
+            work: crate::plan::Work::default(),
         }
     }
 

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use pinhole_quant::DType;
 
-use super::{Batch, Component, Phase, Runs, StageBytes, Turn, Variant};
-use super::{DryRun, StripRun, Way, layout};
+use super::{Batch, Component, Phase, Runs, StageBytes, Turn, Variant, Work};
+use super::{DryRun, StripRun, Way, exchange, layout};
 use crate::Result;
 use crate::bind::Bound;
 use crate::ggml::{Backend, Buffer, Device, DeviceKind};
-use crate::stage::{Cadence, Dims, Model, Pieces};
+use crate::stage::{Cadence, Dims, Model, Pieces, TokenShare};
 use crate::weights::WeightId;
 
 /// Whether host memory is not the memory of `device`.
@@ -41,25 +41,28 @@ impl Subject<'_> {
     /// # Errors
     /// [`Error::Graph`](crate::Error::Graph) where a stage cannot be built at this size.
     pub fn measure(&self, backend: &Backend) -> Result<Component> {
-        self.measure_in_turn(backend, Turn::ALL)
+        self.measure_share(backend, Turn::ALL, TokenShare::ALL)
     }
 
-    /// The same of those guidance passes alone that the device has in its `turn`.
+    /// The same of those guidance passes alone that the device has in its `turn`, and of its `share` of the tokens.
     ///
     /// # Errors
     /// As [`measure`](Subject::measure).
-    pub fn measure_in_turn(&self, backend: &Backend, turn: Turn) -> Result<Component> {
+    pub fn measure_share(&self, backend: &Backend, turn: Turn, share: TokenShare) -> Result<Component> {
         let Subject { name, phase, model, bound, ref dims, runs } = *self;
         let device = backend.device();
         let layouts = layout::stages(model, bound, device)?;
         let manifest = model.manifest();
         let dtypes: Vec<_> =
             manifest.iter().map(|(id, weight)| layout::wanted(weight, bound.dtype(id), device)).collect();
-        let mut variants: Vec<Variant> = Vec::new();
+        let (mut variants, mut work): (Vec<Variant>, Option<Work>) = (Vec::new(), None);
         let all = Batch { turn, ..Batch::of(dims) };
         let batches = all.all();
         for &batch in &batches {
-            for variant in self.variants((batch, batches.last() == Some(&batch)), &dtypes, backend)? {
+            let (found, arithmetic) =
+                self.variants((batch, batches.last() == Some(&batch)), share, &dtypes, backend)?;
+            work = work.or(Some(Work { arithmetic, ..Work::default() }));
+            for variant in found {
                 if variants.iter().all(|known| variant.bytes() < known.bytes() || variant.host < known.host) {
                     variants.push(variant);
                 }
@@ -79,7 +82,30 @@ impl Subject<'_> {
                 idle_apart,
             });
         let (stages, own) = (stages.collect(), Vec::new());
-        Ok(Component { name, phase, stages, variants, runs, beside: 0, company: 0, own })
+        let work = work.unwrap_or_default();
+        Ok(Component { name, phase, stages, variants, runs, beside: 0, company: 0, own, share, work })
+    }
+
+    /// What each of so many devices that are like that of `backend` has to do in a step, which have the tokens among them, of the guidance
+    /// passes in one `turn`.
+    ///
+    /// # Errors
+    /// As [`measure`](Subject::measure).
+    pub fn works(&self, backend: &Backend, turn: Turn, devices: usize) -> Result<Vec<Work>> {
+        let all = Batch { turn, ..Batch::of(&self.dims) };
+        let batch = all.all().first().copied().unwrap_or(all);
+        let (mut runs, forms) = (Vec::with_capacity(devices), batch.forms(&self.dims));
+        let dtype = |id: WeightId| {
+            let weight = self.model.manifest().get(id);
+            Some(layout::wanted(weight, self.bound.dtype(id), backend.device()))
+        };
+        for number in 0..devices {
+            let share = TokenShare { number, of: devices };
+            // Guidance passes differ little.
+            let form = forms.get(..1).unwrap_or_default();
+            runs.push(DryRun::of_forms(self.model, dtype, form, Pieces { share, ..Pieces::WHOLE }, backend)?);
+        }
+        exchange::works(self.model, &batch.dims(&self.dims), batch.parts_each_step(), &runs)
     }
 
     /// What is known of its stages on the device of `backend`, each by itself.
@@ -122,26 +148,41 @@ impl Subject<'_> {
         all
     }
 
-    /// The ways to compute it, which is what is computed at once of `batch`, with weights of the formats `dtypes`. Parts of heads only of the
-    /// `leanest` batch: a smaller batch takes less time.
-    fn variants(&self, (batch, leanest): (Batch, bool), dtypes: &[DType], backend: &Backend) -> Result<Vec<Variant>> {
+    /// The ways to compute its `share` of the tokens, which is what is computed at once of `batch`, with weights of the formats `dtypes`; and
+    /// how many multiplications and additions that is in a step. Parts of heads only of the `leanest` batch: a smaller batch takes less time.
+    fn variants(
+        &self,
+        (batch, leanest): (Batch, bool),
+        share: TokenShare,
+        dtypes: &[DType],
+        backend: &Backend,
+    ) -> Result<(Vec<Variant>, u64)> {
         let whole = DryRun::of_forms(
             self.model,
             |id: WeightId| dtypes.get(id.index()).copied(),
             &batch.forms(&self.dims),
-            Pieces::WHOLE,
+            Pieces { share, ..Pieces::WHOLE },
             backend,
         )?;
         let mut variants = vec![self.in_tokens((Way::Whole, batch), &whole, backend.device())?];
         let (tokens, heads) = whole.pieces();
-        for way in Way::all(self.model, (tokens, heads && leanest)).into_iter().skip(1) {
-            variants.push(self.variant((way, batch), dtypes, backend)?);
+        // What is gathered on the way has room for all heads.
+        let heads = heads && leanest && share == TokenShare::ALL;
+        for way in Way::all(self.model, (tokens, heads)).into_iter().skip(1) {
+            variants.push(self.variant((way, batch), share, dtypes, backend)?);
         }
-        Ok(variants)
+        let arithmetic = whole.arithmetic(self.model).saturating_mul(batch.parts_each_step() as u64);
+        Ok((variants, arithmetic))
     }
 
     /// What it takes to compute it that `way`, with weights of the formats `dtypes`.
-    fn variant(&self, (way, batch): (Way, Batch), dtypes: &[DType], backend: &Backend) -> Result<Variant> {
+    fn variant(
+        &self,
+        (way, batch): (Way, Batch),
+        share: TokenShare,
+        dtypes: &[DType],
+        backend: &Backend,
+    ) -> Result<Variant> {
         let Subject { model, ref dims, .. } = *self;
         let device = backend.device();
         let dtype = |id: WeightId| dtypes.get(id.index()).copied();
@@ -155,16 +196,19 @@ impl Subject<'_> {
             let graphs = run.stages.iter().flatten().map(|pass| pass.shapes.len()).sum();
             return Ok(Variant { way, batch, ports, host, activations: run.activations, scratch: run.scratch, graphs });
         }
-        let run = DryRun::of_forms(model, dtype, &batch.forms(dims), way.pieces(), backend)?;
+        let pieces = Pieces { share, ..way.pieces() };
+        let run = DryRun::of_forms(model, dtype, &batch.forms(dims), pieces, backend)?;
         self.in_tokens((way, batch), &run, device)
     }
 
     /// What it takes to compute it `way`, which is not in strips, as `run` found.
     fn in_tokens(&self, (way, batch): (Way, Batch), run: &DryRun, device: Device) -> Result<Variant> {
         let dims = batch.dims(&self.dims);
-        let ports = Buffer::allocated(device, run.pack_ports(self.model, &dims, device)?.total);
+        let gathered = run.gathered();
+        let ports = Buffer::allocated(device, run.pack_ports(self.model, &dims, device)?.total + gathered);
         let (activations, scratch) = (run.activations(), run.scratch());
-        let graphs = self.model.stages().len().saturating_mul(batch.forms(&self.dims).len());
+        let each = if gathered > 0 { 2 } else { 1 };
+        let graphs = (each * self.model.stages().len()).saturating_mul(batch.forms(&self.dims).len());
         // What is ready for the passes that have to wait, and what is kept of parts.
         let mut host = 0usize;
         for (count, ports) in
@@ -217,6 +261,8 @@ impl Survey<'_> {
             let Some(run) = run.as_ref().filter(|_| variant.batch == batch) else { continue };
             let run = run.clone().of_stages(own);
             component.variants.push(self.subject.in_tokens((variant.way, variant.batch), &run, self.device)?);
+            let arithmetic = run.arithmetic(self.subject.model).saturating_mul(variant.batch.parts_each_step() as u64);
+            component.work = Work { arithmetic, ..Work::default() };
         }
         Ok(Some(component).filter(|component| !component.variants.is_empty()))
     }

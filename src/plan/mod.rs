@@ -10,6 +10,7 @@ pub mod budget;
 mod component;
 pub mod devices;
 mod dry_run;
+mod exchange;
 pub mod host;
 pub mod layout;
 mod limits;
@@ -21,10 +22,12 @@ mod placed;
 mod runs;
 mod strips;
 mod way;
+mod work;
 
 pub use batch::{Batch, BatchPart, Turn};
 pub use component::{Component, StageBytes, Variant};
 pub(crate) use dry_run::{DryRun, STAGE_TENSORS};
+pub(crate) use exchange::{Held, Pull, Rows};
 pub use limits::{HostBound, HostLimit, Limits, Refusal};
 pub use offload::Offload;
 pub use phase::Phase;
@@ -32,3 +35,6 @@ pub use placed::{ComponentPlan, HostUse, Parts, Placement, Plan};
 pub use runs::Runs;
 pub(crate) use strips::{PassCut, StripRun};
 pub use way::Way;
+pub use work::{Speed, Work};
+
+pub use crate::stage::TokenShare;

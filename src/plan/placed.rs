@@ -1,6 +1,7 @@
 //! What a plan says: where stages go, what a peak consists of, what moves.
 
-use super::{Batch, Phase, Runs, Way};
+use super::{Batch, Phase, Runs, Speed, Way, Work};
+use crate::stage::TokenShare;
 
 /// Where the stages of a component go.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub struct Placement {
     pub dropped: Vec<bool>,
     /// By stage: whether the device computes it. Empty where it computes all of them.
     pub own: Vec<bool>,
+    /// Which tokens the device computes.
+    pub share: TokenShare,
 }
 
 impl Placement {
@@ -101,12 +104,20 @@ pub struct ComponentPlan {
     pub moved_in_some_steps: usize,
     /// Bytes that move to the device in every step that skips nothing.
     pub moved_each_step: usize,
+    /// What the device has to do in a step.
+    pub work: Work,
 }
 
 impl ComponentPlan {
     /// How many stages the device computes.
     pub fn stages(&self) -> usize {
         (0..self.placement.slot_of.len()).filter(|&stage| self.placement.owns(stage)).count()
+    }
+
+    /// About how many seconds a request takes for it on a device that is so fast. Weights come while others compute.
+    pub fn seconds(&self, speed: Speed) -> f64 {
+        let moved = self.moved_each_step as f64 / speed.link;
+        self.runs.steps as f64 * self.work.seconds(speed).max(moved) + self.moved_once as f64 / speed.link
     }
 
     /// How many stages stream.
@@ -180,6 +191,30 @@ impl Plan {
     pub fn shares(&self, name: &str) -> Vec<(usize, &ComponentPlan)> {
         let all = self.devices().enumerate();
         all.filter_map(|(device, plan)| plan.here(name).map(|component| (device, component))).collect()
+    }
+
+    /// About how many seconds what denoises takes in a request, on devices that are so fast. Those that have its stages among them compute in
+    /// turn, and all others at the same time.
+    pub fn seconds(&self, speeds: &[Speed]) -> f64 {
+        let mut names: Vec<&'static str> = Vec::new();
+        for component in self.devices().flat_map(|plan| &plan.components) {
+            if component.phase == Phase::Denoise && !names.contains(&component.name) {
+                names.push(component.name);
+            }
+        }
+        let mut all = 0.0;
+        for name in names {
+            let (mut together, mut in_turn): (f64, f64) = (0.0, 0.0);
+            for (device, component) in self.shares(name) {
+                let own = speeds.get(device).map_or(0.0, |speed| component.seconds(*speed));
+                match component.placement.own.is_empty() {
+                    true => together = together.max(own),
+                    false => in_turn += own,
+                }
+            }
+            all += together + in_turn;
+        }
+        all
     }
 
     /// The plan of the component `name`, on the first device that computes it.

@@ -95,7 +95,7 @@ impl Way {
     pub(crate) fn pieces(self) -> Pieces {
         match self {
             Way::Tokens(tokens) => Pieces { tokens, ..Pieces::WHOLE },
-            Way::Heads { parts, tokens } => Pieces { tokens, head_parts: parts },
+            Way::Heads { parts, tokens } => Pieces { tokens, head_parts: parts, ..Pieces::WHOLE },
             Way::Whole | Way::Strips(_) | Way::Bands { .. } => Pieces::WHOLE,
         }
     }

@@ -91,6 +91,17 @@ fn several_devices_have_a_plan_each() {
     assert!(memory["phases"]["denoise@cpu:discrete1"]["exchanged_bytes"].as_u64() > Some(0), "{memory}");
     let said = place.run(&[&["plan", "-m", "mini"], &two[..], &size].concat());
     assert!(said.stderr.contains("transformer on cpu:discrete1: pass 2 of 2"), "{}", said.stderr);
+    let tokens = ["--devices-by", "tokens"];
+    let planned = place.json(&[&["plan", "-m", "mini"], &two[..], &size, &tokens].concat());
+    let second = &planned["plan"]["other_devices"][0]["components"][0];
+    assert_eq!(second["token_share"], serde_json::json!([1, 2]));
+    assert!(second["exchanged_each_step_bytes"].as_u64() > Some(0), "{second}");
+    let said = place.run(&[&["plan", "-m", "mini"], &two[..], &size, &tokens].concat());
+    let expected = "transformer on cpu:discrete1: part 2 of 2 of the tokens; takes ";
+    assert!(said.stderr.contains(expected) && said.stderr.contains("forecast"), "{}", said.stderr);
+    let refused = place.run(&[&["plan", "-m", "mini"], &two[..], &["--devices-by", "heads"]].concat());
+    let expected = "`heads` is not passes, tokens or stages";
+    assert!(refused.code == 2 && refused.stderr.contains(expected), "{}: {}", refused.code, refused.stderr);
     for (devices, vram, expected) in [
         ("cpu:discrete,cpu:discrete0", "1G", "each device once"),
         ("cpu:discrete,cpu:discrete1", "1G,2G,3G", "one size, or one for each of 2 devices"),

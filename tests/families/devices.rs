@@ -8,12 +8,14 @@ use crate::support::{Golden, sd1};
 use crate::{sd_controls, stable_diffusion, wan, wan_caches, z_image};
 use pinhole::ggml::{CancelFlag, Device};
 use pinhole::pipeline::{self, Additions, Event, Generated, MemoryOptions, Opened, Pipeline, Request};
-use pinhole::plan::{ComponentPlan, Offload, Phase, Plan};
+use pinhole::plan::devices::Among;
+use pinhole::plan::{ComponentPlan, Offload, Phase, Plan, TokenShare};
 use pinhole::source::Source;
 use pinhole::{Error, builtin};
 
 const ONE: &str = "cpu:discrete";
 const TWO: &str = "cpu:discrete0,cpu:discrete1";
+const THREE: &str = "cpu:discrete,cpu:discrete1,cpu:discrete2";
 const FOUR: &str = "cpu:discrete,cpu:discrete1,cpu:discrete2,cpu:discrete3";
 
 fn devices(names: &str) -> Vec<Device> {
@@ -26,6 +28,8 @@ fn on(model: &Arc<Opened>, names: &str) -> Pipeline {
     let mut pipeline = Pipeline::on_devices(Arc::clone(model), &devices, threads, CancelFlag::new()).unwrap();
     // The text encoders are part of what is measured, for every picture.
     pipeline.set_remembered_bytes(0);
+    // Of small pictures a forecast may say this or that.
+    pipeline.set_among(Among { tokens: false, ..Among::AUTO });
     pipeline
 }
 
@@ -52,6 +56,112 @@ pub(crate) fn assert_same(one: &Generated, other: &Generated, what: &str) {
     assert_eq!(one.computed, other.computed, "{what}: other steps");
     assert!(bits(one) == bits(other), "{what}: other latents");
     assert!(one.images == other.images, "{what}: other pictures");
+}
+
+const TOKENS: Among = Among { tokens: true, ..Among::NOTHING };
+
+/// Draws on one device; and on several that have the tokens `among` them, in as many `parts` for each pass, with weights that stay and that
+/// stream.
+fn tokens_apart(name: &str, (model, request): (Arc<Opened>, Request), ways: &[(&str, Among, usize, Offload)]) {
+    let expected = draw(&mut on(&model, ONE), &request, Offload::Sequential);
+    for &(devices, among, parts, offload) in ways {
+        let what = format!("{name} on {devices}, {}", offload.name());
+        let mut pipeline = on(&model, devices);
+        pipeline.set_among(among);
+        let found = draw(&mut pipeline, &request, offload);
+        assert_same(&expected, &found, &what);
+        for (device, plan) in found.plan.devices().enumerate() {
+            let denoisers = plan.components.iter().filter(|own| own.phase == Phase::Denoise);
+            let mut least = 0;
+            for own in denoisers {
+                let share = TokenShare { number: device % parts, of: parts };
+                assert_eq!(own.placement.share, share, "{what}, device {device}");
+                assert_eq!(own.streamed() > 0, offload == Offload::Sequential, "{what}, device {device}");
+                let computed =
+                    found.computed.first().map_or(own.runs.steps, |steps| steps.iter().filter(|&&x| x).count());
+                least += own.work.exchanged() * computed.min(own.runs.steps);
+            }
+            let of_device = found.phases.iter().filter(|phase| phase.device == device && phase.phase == Phase::Denoise);
+            let exchanged: u64 = of_device.map(|phase| phase.exchanged).sum();
+            assert!(exchanged > least as u64, "{what}, device {device}: {exchanged} of {least} bytes");
+        }
+    }
+}
+
+#[test]
+fn flux_and_sdxl_have_their_tokens_on_several_devices() {
+    let plain = Request { cfg_scale: Some(1.0), batch: 2, ..Request::new("a red heart") };
+    let ways = [(TWO, TOKENS, 2, Offload::None), (FOUR, TOKENS, 4, Offload::Sequential)];
+    tokens_apart("mini", mini(plain), &ways);
+    // Passes of prompts of their own lengths, one after the other on all devices; and each on two devices.
+    let guided = Request { cfg_scale: Some(2.0), ..Request::new("a red heart") };
+    let both = Among { passes: true, ..TOKENS };
+    let ways = [(THREE, TOKENS, 3, Offload::Sequential), (FOUR, both, 2, Offload::None)];
+    tokens_apart("mini with guidance", mini(guided), &ways);
+    let (golden, dir) = (Golden::load("sdxl"), tempfile::tempdir().unwrap());
+    sd1::write_directory(dir.path(), &golden, golden.at("/scheduler"));
+    let model = Arc::new(pipeline::open(&Source::open(dir.path()).unwrap()).unwrap());
+    let request = Request { steps: Some(2), ..stable_diffusion::request(&golden, "without_cfg") };
+    tokens_apart("sdxl", (model, request), &[(TWO, TOKENS, 2, Offload::Sequential)]);
+}
+
+#[test]
+fn z_image_with_a_lora_has_its_tokens_on_several_devices() {
+    let (golden, _dir, model) = z_image_with_a_lora();
+    let request = Request { steps: Some(2), ..z_image::request(&golden, "base_batch") };
+    let ways = [(TWO, TOKENS, 2, Offload::Sequential), (FOUR, Among { passes: true, ..TOKENS }, 2, Offload::None)];
+    tokens_apart("z-image with a LoRA", (model, request), &ways);
+}
+
+#[test]
+fn wan_has_its_tokens_on_several_devices() {
+    let (golden, dir) = wan::directory("t2v_pair");
+    let model = Arc::new(wan::open(dir.path()));
+    let ways = [(TWO, TOKENS, 2, Offload::Sequential), (THREE, TOKENS, 3, Offload::Sequential)];
+    tokens_apart("wan", (model, Request { steps: Some(3), ..wan::request(&golden, "pair") }), &ways);
+    for key in ["first_block_pair", "taylorseer"] {
+        let (dir, request) = wan_caches::written(key);
+        let model = Arc::new(wan::open(&dir.path().join("wan")));
+        tokens_apart(key, (model, request), &[(TWO, TOKENS, 2, Offload::Sequential)]);
+    }
+}
+
+/// One part of the tokens may need less of a device than all of them, and less than there is.
+#[test]
+fn each_device_keeps_to_a_budget_of_its_own() {
+    let (model, request) = mini(Request { cfg_scale: Some(1.0), ..Request::new("a red heart") });
+    let expected = draw(&mut on(&model, ONE), &request, Offload::Auto);
+    let mut pipeline = on(&model, TWO);
+    pipeline.set_among(TOKENS);
+    pipeline.set_memory(MemoryOptions::default());
+    let whole = expected.plan.here("transformer").unwrap().parts;
+    pipeline.set_budgets(&[None, Some(whole.total() - whole.others - whole.weights / 2)]).unwrap();
+    let found = generate(&mut pipeline, &request);
+    assert_same(&expected, &found, "budgets");
+    let streamed = found.plan.devices().map(|plan| plan.here("transformer").map_or(0, ComponentPlan::streamed));
+    let streamed: Vec<usize> = streamed.collect();
+    assert!(streamed[0] == 0 && streamed[1] > 0, "{streamed:?}");
+}
+
+#[test]
+fn tokens_are_divided_where_a_forecast_finds_that_quicker() {
+    let (model, small) = mini(Request { cfg_scale: Some(1.0), ..Request::new("a red heart") });
+    let request = Request { width: Some(512), height: Some(512), ..small };
+    let parts = |names: &str, among| {
+        let mut pipeline = on(&model, names);
+        pipeline.set_among(among);
+        let plan = pipeline.plan(&request).unwrap();
+        plan.component("transformer").unwrap().placement.share.of
+    };
+    assert_eq!(parts(TWO, Among::AUTO), 2);
+    let slow = "cpu:discrete@1M,cpu:discrete1@1M";
+    assert_eq!([parts(slow, Among::AUTO), parts(slow, TOKENS), parts(TWO, Among::NOTHING)], [1, 2, 1]);
+    // Passes come first, and leave none.
+    let guided = Request { cfg_scale: Some(2.0), ..request.clone() };
+    let mut pipeline = on(&model, TWO);
+    pipeline.set_among(Among::AUTO);
+    let plan = pipeline.plan(&guided).unwrap();
+    assert_eq!(plan.component("transformer").unwrap().batch.turn.of, 2);
 }
 
 /// The names of the components of each device that run in `phase`.
@@ -105,13 +215,18 @@ fn a_controlnet_is_beside_each_pass() {
 
 #[test]
 fn z_image_with_a_lora_computes_its_passes_side_by_side() {
+    let (golden, _dir, model) = z_image_with_a_lora();
+    let request = Request { steps: Some(2), ..z_image::request(&golden, "base_batch") };
+    passes_apart("z-image with a LoRA", (model, request));
+}
+
+fn z_image_with_a_lora() -> (Golden, tempfile::TempDir, Arc<Opened>) {
     let (golden, dir) = z_image::model();
     let lora = write_lora(dir.path(), "lora", "diffusion_model.", vec![module()], A_B);
     let additions = Additions { loras: vec![(lora, 0.5)], ..Additions::default() };
     let model = pipeline::open_with(&Source::open(dir.path()).unwrap(), &additions).unwrap();
     assert_eq!(model.loras[0].warning(), None);
-    let request = Request { steps: Some(2), ..z_image::request(&golden, "base_batch") };
-    passes_apart("z-image with a LoRA", (Arc::new(model), request));
+    (golden, dir, Arc::new(model))
 }
 
 /// A LoRA's part of one of the small Z-Image's layers.

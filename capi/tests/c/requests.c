@@ -264,6 +264,16 @@ static void several_devices(const pinhole_model *model) {
     CHECK(denoise[0] == 1 && denoise[1] == 1);
     pinhole_plan_free(plan);
     pinhole_session_free(session);
+    pinhole_result_free(two);
+    options.devices_by = "tokens";
+    OK(pinhole_session_new(model, &options, &session, &error));
+    OK(pinhole_generate(session, &request, &two, &error));
+    check_same(one, 0, two, 0);
+    pinhole_session_free(session);
+    session = NULL;
+    options.devices_by = "heads";
+    FAILS(pinhole_session_new(model, &options, &session, &error), PINHOLE_E_OPTION, "--devices-by", 0);
+    options.devices_by = NULL;
     pinhole_result_free(one);
     pinhole_result_free(two);
     session = NULL;

@@ -45,7 +45,7 @@ fn rust() -> Layouts {
         }
         "pinhole_session_options" = session::SessionOptions {
             struct_size, device, vram, offload, threads, host_memory, prompt_cache,
-            devices, device_count, device_vram,
+            devices, device_count, device_vram, devices_by,
         }
         "pinhole_progress" = pinhole_capi::Progress {
             struct_size, phase, step, steps, stage, stages, reserved, bytes_moved, bytes_total, seconds, seconds_left,

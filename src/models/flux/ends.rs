@@ -49,7 +49,7 @@ impl Block for FinalLayer {
         let m = Modulation::read(b, self.modulation, &self.shared, 2)?;
         let (text, image) = (b.dim(self.shared.sizes.text)?, b.dim(Symbol::IMAGE_TOKENS)?);
         for piece in b.token_ranges(image) {
-            let x = b.g.slice(b.read(self.joint)?, 1, text + piece.start, piece.len())?;
+            let x = b.piece(self.joint, text + piece.start..text + piece.end)?;
             b.write_tokens(self.velocity, piece.start, self.linear.build(b, m.modulate(x, 0)?)?)?;
         }
         Ok(())

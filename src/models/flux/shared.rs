@@ -82,7 +82,7 @@ pub(super) fn with_residuals(b: &Build<'_>, x: Tensor, at: Range<usize>, residua
     let mut sum = x;
     for residual in residuals {
         if residual.runs_if.and_then(|symbol| b.dim_if_any(symbol)) != Some(0) {
-            sum = b.g.add(sum, b.g.slice(b.read(residual.port)?, 1, at.start, at.len())?)?;
+            sum = b.g.add(sum, b.piece(residual.port, at.clone())?)?;
         }
     }
     Ok(sum)
@@ -102,7 +102,7 @@ impl Block for Add {
         let before = self.behind.map_or(Ok(0), |symbol| b.dim(symbol))?;
         for at in b.token_ranges(b.dim(Symbol::IMAGE_TOKENS)?) {
             let start = before + at.start;
-            let x = b.g.slice(b.read(self.port)?, 1, start, at.len())?;
+            let x = b.piece(self.port, start..start + at.len())?;
             b.write_tokens(self.port, start, with_residuals(b, x, at, &self.residuals)?)?;
         }
         Ok(())

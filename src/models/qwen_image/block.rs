@@ -164,12 +164,9 @@ impl DoubleBlock {
 impl Tokens<'_, '_, '_> {
     /// Calls `compute` for a piece of them at a time, with where it begins in their stream.
     fn pieces(&self, b: &Build<'_>, mut compute: impl FnMut(Tensor, usize) -> Result<()>) -> Result<()> {
-        let all = b.read(self.stream.port)?;
-        let [_, tokens, ..] = b.g.shape(all)?.dims();
         for piece in b.token_ranges(self.count) {
             let start = self.first + piece.start;
-            let x = if piece.len() == tokens { all } else { b.g.slice(all, 1, start, piece.len())? };
-            compute(x, start)?;
+            compute(b.piece(self.stream.port, start..start + piece.len())?, start)?;
         }
         Ok(())
     }
@@ -180,7 +177,7 @@ impl Tokens<'_, '_, '_> {
         for residual in self.residuals {
             if residual.runs_if.and_then(|symbol| b.dim_if_any(symbol)) != Some(0) {
                 let [_, tokens, ..] = b.g.shape(x)?.dims();
-                sum = b.g.add(sum, b.g.slice(b.read(residual.port)?, 1, start, tokens)?)?;
+                sum = b.g.add(sum, b.piece(residual.port, start..start + tokens)?)?;
             }
         }
         Ok(sum)

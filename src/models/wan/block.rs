@@ -140,12 +140,9 @@ const GIVEN: usize = 1;
 impl Tokens<'_, '_> {
     /// Calls `compute` for a piece of them at a time, with where it begins among all tokens of `port`.
     fn pieces(&self, b: &Build<'_>, port: Port, mut compute: impl FnMut(Tensor, usize) -> Result<()>) -> Result<()> {
-        let all = b.read(port)?;
-        let [_, tokens, ..] = b.g.shape(all)?.dims();
         for piece in b.token_ranges(self.count) {
             let start = self.first + piece.start;
-            let x = if piece.len() == tokens { all } else { b.g.slice(all, 1, start, piece.len())? };
-            compute(x, start)?;
+            compute(b.piece(port, start..start + piece.len())?, start)?;
         }
         Ok(())
     }

@@ -159,7 +159,7 @@ impl FinalLayer {
 impl Block for FinalLayer {
     fn build(&self, b: &Build<'_>) -> Result<()> {
         let (all, given) = (b.dim(Symbol::IMAGE_TOKENS)?, b.dim(GIVEN_TOKENS)?);
-        let (x, before) = (b.read(self.hidden)?, b.dim(REFERENCE_TOKENS)?);
+        let before = b.dim(REFERENCE_TOKENS)?;
         for (at, first, end) in [(At::Last, 0, given), (At::Step(self.ports.condition), given, all)] {
             if first == end {
                 continue;
@@ -167,8 +167,8 @@ impl Block for FinalLayer {
             let m = self.table.read(b, self.vector, at)?;
             for piece in b.token_ranges(end - first) {
                 let start = first + piece.start;
-                let is_whole = before == 0 && piece.len() == all;
-                let x = if is_whole { x } else { b.g.slice(x, 1, before + start, piece.len())? };
+                let at = before + start;
+                let x = b.piece(self.hidden, at..at + piece.len())?;
                 let y = self.linear.build(b, m.modulate(x, SHIFT_SCALE, self.eps)?)?;
                 b.write_tokens(self.ports.prediction, start, y)?;
             }

@@ -40,7 +40,7 @@ impl Block for GuideIn {
             let [numbers, ..] = b.g.shape(x)?.dims();
             let film = b.g.contiguous(b.g.slice(x, 0, self.own, numbers - self.own)?)?;
             let seen = self.before.build(b, self.embed.build(b, film)?)?; // [D, n, B]
-            let hidden = b.g.slice(b.read(self.hidden)?, 1, at.start, at.len())?;
+            let hidden = b.piece(self.hidden, at.clone())?;
             b.write_tokens(self.guide, at.start, b.g.add(seen, hidden)?)
         })
     }
@@ -66,7 +66,7 @@ impl Block for GuideOut {
     fn build(&self, b: &Build<'_>) -> Result<()> {
         b.tokens(self.guide, |guide, at| {
             let added = b.g.mul(self.after.build(b, guide)?, b.read(self.scale)?)?;
-            let hidden = b.g.slice(b.read(self.hidden)?, 1, at.start, at.len())?;
+            let hidden = b.piece(self.hidden, at.clone())?;
             b.write_tokens(self.hidden, at.start, b.g.add(hidden, added)?)
         })
     }

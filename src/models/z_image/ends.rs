@@ -152,7 +152,7 @@ impl Block for FinalLayer {
         let [hidden, batch, ..] = b.g.shape(scale)?.dims();
         let scale = b.g.scale_bias(b.g.reshape(scale, &[hidden, 1, batch])?, 1.0, 1.0)?;
         for piece in b.token_ranges(b.dim(Symbol::IMAGE_TOKENS)?) {
-            let x = b.g.slice(b.read(self.joint)?, 1, piece.start, piece.len())?;
+            let x = b.piece(self.joint, piece.clone())?;
             let x = b.g.mul(b.g.norm(x, FINAL_EPS)?, scale)?;
             b.write_tokens(self.prediction, piece.start, self.linear.build(b, x)?)?;
         }

@@ -69,7 +69,7 @@ impl Block for ResidualOut {
         let before = if self.is_joint { b.dim(self.shared.sizes.text)? } else { 0 };
         for at in b.token_ranges(b.dim(Symbol::IMAGE_TOKENS)?) {
             // Rows that do not stand one after the other are multiplied in another way: a picture alone would be another than in a batch.
-            let x = b.g.contiguous(b.g.slice(b.read(self.from)?, 1, before + at.start, at.len())?)?;
+            let x = b.g.contiguous(b.piece(self.from, before + at.start..before + at.end)?)?;
             b.write_tokens(self.to, at.start, b.g.mul(self.linear.build(b, x)?, scale)?)?;
         }
         Ok(())

@@ -90,16 +90,13 @@ impl Stream {
     /// All its tokens, and how many they are.
     fn tokens<'b, 'a>(&self, b: &'b Build<'a>, shared: &Shared) -> Result<(Vec<Tokens<'b, 'a>>, usize)> {
         let (mut all, mut count) = (Vec::with_capacity(self.modes.len()), 0);
-        let port = b.read(self.port)?;
-        let [_, tokens, ..] = b.g.shape(port)?.dims();
         for modulated in &self.modes {
             let (first, own) = (modulated.mode.first(b)?, modulated.mode.count(b)?);
             let start = if self.is_alone { 0 } else { first };
             let mut pieces = Vec::new();
             for piece in b.token_ranges(own) {
                 let at = start + piece.start;
-                let x = if piece.len() == tokens { port } else { b.g.slice(port, 1, at, piece.len())? };
-                pieces.push((x, at, first + piece.start));
+                pieces.push((b.piece(self.port, at..at + piece.len())?, at, first + piece.start));
             }
             if own > 0 {
                 all.push(Tokens { modulation: modulated.read(b, shared)?, pieces });

@@ -109,7 +109,7 @@ impl Block for FinalLayer {
     fn build(&self, b: &Build<'_>) -> Result<()> {
         let m = Modulation::read(b, self.modulation, &self.shared, 2)?;
         for piece in b.token_ranges(b.dim(DRAWN_TOKENS)?) {
-            let x = b.g.slice(b.read(self.joint)?, 1, piece.start, piece.len())?;
+            let x = b.piece(self.joint, piece.clone())?;
             b.write_tokens(self.velocity, piece.start, self.linear.build(b, m.modulate(x, 0)?)?)?;
         }
         Ok(())

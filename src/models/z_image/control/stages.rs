@@ -21,7 +21,7 @@ pub(super) struct Embed {
 impl Block for Embed {
     fn build(&self, b: &Build<'_>) -> Result<()> {
         b.tokens(self.picture, |seen, at| {
-            let some = |port| b.g.slice(b.read(port)?, 1, at.start, at.len());
+            let some = |port| b.piece(port, at.clone());
             let (img, kept) = (some(self.img)?, some(self.of_model.image_kept)?); // [D, n, B], [1, n]
             let seen = b.g.mul(self.linear.build(b, seen)?, kept)?; // [D, n, 1]
             // What fills up a picture is learned, and the model's.
@@ -54,7 +54,7 @@ impl Block for Join {
         let text = b.dim(Symbol::IMAGE_TOKENS)?;
         for (seen, met, start) in [(self.seen, self.img, 0), (self.context, self.context, text)] {
             b.tokens(seen, |x, at| {
-                let met = b.g.slice(b.read(met)?, 1, at.start, at.len())?;
+                let met = b.piece(met, at.clone())?;
                 let x = self.before.build(b, b.g.contiguous(x)?)?;
                 b.write_tokens(self.to, start + at.start, b.g.add(x, met)?)
             })?;
@@ -82,7 +82,7 @@ impl Block for Residual {
         b.tokens(self.from, |x, at| {
             // Rows that do not stand one after the other are multiplied in another way: a picture alone would be another than in a batch.
             let residual = b.g.mul(self.linear.build(b, b.g.contiguous(x)?)?, scale)?;
-            let met = b.g.slice(b.read(onto)?, 1, at.start, at.len())?;
+            let met = b.piece(onto, at.clone())?;
             b.write_tokens(to, at.start, b.g.add(met, residual)?)
         })
     }
