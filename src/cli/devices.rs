@@ -67,8 +67,11 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     printer.data(&table(&report.devices).to_string())?;
     let mut note = remarks(&report.devices);
     if args.device.is_none() {
-        note += &format!("
---device auto is {} here", report.auto);
+        note += &format!(
+            "
+--device auto is {} here",
+            report.auto
+        );
     }
     if !note.is_empty() {
         printer.note(&note);
