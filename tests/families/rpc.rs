@@ -59,7 +59,8 @@ fn far(name: &str, (model, request): (Arc<Opened>, Request)) {
             let mut pipeline = on(&model, &there);
             let found = draw(&mut pipeline, &request, offload);
             assert_same(&expected, &found, &format!("{name}, {}", offload.name()));
-            assert_eq!(found.devices[0].limit, Some(VRAM - VRAM / 10).min(found.devices[0].limit), "{name}");
+            // What the server allows is the most that a plan has.
+            assert!(found.devices[0].limit.is_some_and(|limit| limit <= VRAM), "{name}");
             drop(pipeline);
             let (free, total) = Device::by_name(&there).unwrap().memory().unwrap();
             assert_eq!((free, total, server.usage().total), (VRAM, VRAM, 0), "{name}");
