@@ -11,7 +11,6 @@ use crate::support::wan::{Kernel, original, write_gguf, write_single};
 use crate::support::{Golden, given, in_parts};
 use pinhole::image::Picture;
 use pinhole::pipeline::{self, Additions, Opened, Request};
-use pinhole::source::Source;
 use pinhole::source::slot::TRANSFORMER;
 use pinhole_quant::metrics;
 
@@ -155,12 +154,12 @@ fn what_does_not_go_together_is_refused() {
 
 #[test]
 fn what_follows_a_camera_is_refused_by_name() {
+    const NAME: &str = "wan2.1_fun_v1.1_1.3B_control_camera.safetensors";
     let (golden, dir) = directory_of("wan_fun", "fun");
     let mut all = original(&golden, "fun", "", Kernel::Whole);
     let camera = Tensor { name: "control_adapter.conv.weight".into(), ..all[0].clone() };
     all.push(camera);
-    let path = dir.path().join("wan2.1_fun_v1.1_1.3B_control_camera.safetensors");
-    write_tensors(&path, &all);
-    let said = Source::open(&path).and_then(|source| pipeline::open(&source)).map(|_| ()).unwrap_err().to_string();
+    write_tensors(&dir.path().join(NAME), &all);
+    let said = with(dir.path(), &[(&TRANSFORMER, NAME)], &Additions::default()).err().unwrap().to_string();
     assert!(said.contains("Wan Fun Camera Control transformer"), "{said}");
 }
