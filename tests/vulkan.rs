@@ -236,11 +236,8 @@ fn streamed_equals_resident_where_steps_are_skipped() {
 
 /// With weights in F32, which both compute with, the device differs by rounding activations to F16 in front of products: by a
 /// relative 2^-11 at most each, 8e-8 in the mean square. Some 40 products follow one another in a step, with independent
-/// errors that add up as squares. 9.4e-7 was seen at most, of all families.
+/// errors that add up as squares. 9.4e-7 was seen at most, of all families, and 1.4e-7 after three steps of FLUX.1's.
 const NMSE_OF_A_STEP: f64 = 3e-6;
-
-/// Each of three steps begins with the error of those before.
-const NMSE_OF_STEPS: f64 = 1e-5;
 
 #[test]
 fn the_device_computes_what_the_cpu_computes() {
@@ -257,7 +254,7 @@ fn the_device_computes_what_the_cpu_computes() {
     let error: f64 = cpu.iter().zip(&vulkan).map(|(a, b)| square(a - b)).sum();
     let nmse = error / cpu.iter().map(|&x| square(x)).sum::<f64>();
     println!("nmse {nmse:.1e}");
-    assert!(nmse < NMSE_OF_STEPS, "{nmse:.1e}");
+    assert!(nmse < NMSE_OF_A_STEP, "{nmse:.1e}");
     assert!(nmse > 0.0, "the same device computed both");
 }
 
@@ -449,7 +446,7 @@ fn what_goes_beside_the_transformer_runs_there() {
         assert!(bits(&run(device(), 0)) == bits(&resident), "{beside:?}");
         let nmse = metrics::nmse(&cpu, &resident).unwrap();
         println!("{beside:?}: nmse {nmse:.1e}");
-        assert!(nmse < NMSE_OF_STEPS, "{beside:?}: {nmse:.1e}");
+        assert!(nmse < NMSE_OF_A_STEP, "{beside:?}: {nmse:.1e}");
     }
 }
 

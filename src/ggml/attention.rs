@@ -151,8 +151,8 @@ mod tests {
             let expected = attended(|g, [q, k, v], mask| g.flash_attention(q, k, v, 0.2, mask_of(mask)));
             let whole = attended(|g, qkv, mask| g.attend_by_products(qkv, 0.2, mask_of(mask), usize::MAX));
             let parts = attended(|g, qkv, mask| g.attend_by_products(qkv, 0.2, mask_of(mask), 1));
-            // All that is multiplied is rounded to F16.
-            assert!(error(&expected, &whole) < 1e-6, "{}", error(&expected, &whole));
+            // All that is multiplied is rounded to F16. The means of sines are small beside them.
+            assert!(error(&expected, &whole) < 1e-5, "{}", error(&expected, &whole));
             // ggml may take other kernels for other numbers of queries.
             assert!(error(&whole, &parts) < 1e-10, "{}", error(&whole, &parts));
         }

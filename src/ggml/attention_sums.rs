@@ -102,14 +102,14 @@ mod tests {
     }
 
     #[test]
-    fn sums_in_f16_show_however_few_are_added_at_a_time() {
-        for (column, added) in (0..256).flat_map(|column| [8, 64, 2048].map(|added| (column, added))) {
+    fn sums_in_f16_show_where_16_are_added_at_a_time_or_more() {
+        for (column, added) in (0..256).flat_map(|column| [16, 64, 2048].map(|added| (column, added))) {
             let value = value(column);
             assert_eq!(f16::from_f32(value).to_f32(), value);
             let sum = (0..added).fold(0.0, |sum: f32, _| sum + value);
             assert_eq!(f64::from(sum), added as f64 * f64::from(value));
         }
-        for added in [8, 64, 2048] {
+        for added in [16, 64, 2048] {
             let off = (0..128).map(|column| {
                 let sum = (0..added).fold(f16::ZERO, |sum, _| f16::from_f32(sum.to_f32() + value(column)));
                 (sum.to_f32() / added as f32 / value(column) - 1.0).abs()
