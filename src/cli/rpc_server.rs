@@ -15,7 +15,7 @@ use super::{interrupt, request, threads};
 
 /// Lend a device to another machine, which names it as --device rpc:ADDRESS:PORT
 ///
-/// Computes for one client at a time, in no more memory than --vram. Nothing is encrypted and no one is asked who they are: whoever reaches the
+/// Computes for one client at a time, in no more memory than --vram. Nothing is encrypted and no one is asked who they are: all who reach the
 /// server may use the device, and the network between the two sees and may change all that goes by. So it is bound to loopback and
 /// private addresses only; through other networks take a tunnel, such as ssh -L 7007:127.0.0.1:7007 HOST.
 #[derive(clap::Args)]

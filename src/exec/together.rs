@@ -46,7 +46,7 @@ impl Together {
     }
 
     /// Runs the stages of a request, or those of a step that skips nothing, on all devices at the same time: each on a thread of its own
-    /// except for the first, of which `after` hears.
+    /// except for the first, whose stages `after` hears of.
     ///
     /// # Errors
     /// [`Error::Cancelled`], or what a device says; what the others do then ends before the next exchange.
@@ -182,8 +182,10 @@ fn copies(sessions: &[&mut Session<'_>], stage: usize, pulls: &[Pull]) -> Result
             Rows::Gathered(_) => (width * second, third, last),
         };
         let row = row * size_of::<f32>();
-        let of_item = |item: usize| row * (item * count + tokens.start)..row * (item * count + tokens.end);
-        let bytes: Vec<Range<usize>> = (0..items).map(of_item).collect();
+        let mut bytes: Vec<Range<usize>> = Vec::with_capacity(items);
+        for first in (0..items).map(|item| item * count) {
+            bytes.push(row * (first + tokens.start)..row * (first + tokens.end));
+        }
         let moved = bytes.iter().map(Range::len).sum();
         sessions[*from].count(moved);
         sessions[*to].count(moved);

@@ -66,7 +66,7 @@ impl Backend {
         Backend::untried(device, threads, cancel)
     }
 
-    /// The same of a device of which nothing needs to be known.
+    /// The same, without finding out what its attention sums in.
     pub(super) fn untried(device: Device, threads: usize, cancel: CancelFlag) -> Result<Backend> {
         let raw = Cell::new(start(device)?);
         let mut backend = Backend {

@@ -384,11 +384,12 @@ impl Graph {
 
     /// Bytes of all its tensors together, if each had memory of its own.
     pub(crate) fn bytes_of_all(&self) -> usize {
-        let bytes = |raw: &NonNull<sys::ggml_tensor>| {
+        let mut all = 0usize;
+        for raw in self.tensors.borrow().iter() {
             // SAFETY: a live tensor of this context.
-            unsafe { sys::ggml_nbytes(raw.as_ptr()) }
-        };
-        self.tensors.borrow().iter().map(bytes).fold(0, usize::saturating_add)
+            all = all.saturating_add(unsafe { sys::ggml_nbytes(raw.as_ptr()) });
+        }
+        all
     }
 
     /// How many tensors it has room for.

@@ -210,8 +210,10 @@ impl<'m> Seat<'_, 'm> {
     fn run_part(&mut self, part: Part, is_heard: bool) -> Result<()> {
         let Seat { share, backends, done, .. } = self;
         if let Share { pieces, together: Some(together), .. } = &mut **share {
-            let mut after = || if is_heard { done() } else { Ok(()) };
-            return together.run_part((&mut sessions_of(pieces), backends), part, &mut after);
+            return together.run_part((&mut sessions_of(pieces), backends), part, &mut || match is_heard {
+                true => done(),
+                false => Ok(()),
+            });
         }
         for (at, backend) in backends.iter_mut().enumerate() {
             share.pieces[at].session.run_part(backend, part, |_, _| if is_heard { done() } else { Ok(()) })?;

@@ -130,8 +130,9 @@ impl Machine {
     /// The numbers of the devices that round as the first does.
     fn alike(&self) -> Vec<usize> {
         let first = self.first().backend.device();
-        let is_alike = |unit: &Unit| !unit.is_lost && unit.backend.device().rounds_as(first);
-        (0..self.units.len()).filter(|&at| is_alike(&self.units[at])).collect()
+        let units = self.units.iter().enumerate();
+        let alike = units.filter(|(_, unit)| !unit.is_lost && unit.backend.device().rounds_as(first));
+        alike.map(|(at, _)| at).collect()
     }
 
     /// What `subject` takes on each device, with so many bytes of host memory `beside` it.

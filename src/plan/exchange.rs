@@ -1,6 +1,6 @@
 //! What devices give each other that have the tokens of a model's stages among them.
 //!
-//! Each of them knows which tokens of which port its stages read and write. What it reads and another has computed, it takes from there
+//! Each of them knows which tokens its stages read and write, and of which ports. What it reads and another has computed, it takes from there
 //! before the stage; and of keys and values everything that is not its own.
 
 use std::ops::Range;

@@ -15,7 +15,7 @@ pub(super) fn resolved(address: &str, public: bool) -> Result<Vec<SocketAddr>> {
         wrong.with_hint("as in 127.0.0.1:7007, 192.168.1.5:7007 or [::1]:7007; port 0 is any that is free")
     })?;
     if let Some(open) = found.iter().find(|found| !public && !is_private(found.ip())) {
-        let expected = "an address of a private network: whoever reaches the server may use the device";
+        let expected = "an address of a private network: all who reach the server may use the device";
         let wrong = Error::option("--bind", expected, open.to_string());
         return Err(wrong.with_hint(
             "bind it to 127.0.0.1 and go through a tunnel (`ssh -L`), or add --allow-public-address behind a firewall of your own",

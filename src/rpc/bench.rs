@@ -54,7 +54,7 @@ impl Bench {
         Ok(Reply::Measured { arena: Arena::measure(&graph)?, scratch: self.backend.scratch(&graph)?.buffers() })
     }
 
-    /// Makes graph number `number`, and says which bytes of which buffers it touches.
+    /// Makes graph number `number`, and says which bytes it touches, and in which buffers.
     pub(super) fn define(
         &mut self,
         number: u64,

@@ -9,7 +9,7 @@ use crate::ggml::remote::wire::Failure;
 /// The most computations that wait at once.
 const MOST: usize = 64;
 
-/// Which bytes of which buffers a graph touches.
+/// The bytes that a graph touches, each with its buffer.
 pub(super) type Touched = Arc<Vec<(u64, Range<usize>)>>;
 
 /// A computation that was asked for.
@@ -22,8 +22,7 @@ pub(super) struct Job {
 
 impl Job {
     fn touches(&self, buffer: u64, bytes: &Range<usize>) -> bool {
-        let meets = |own: &Range<usize>| own.start < bytes.end && bytes.start < own.end;
-        self.touched.iter().any(|(other, own)| *other == buffer && meets(own))
+        self.touched.iter().any(|(other, own)| *other == buffer && own.start < bytes.end && bytes.start < own.end)
     }
 }
 
@@ -75,8 +74,7 @@ impl Queue {
 
     /// Waits until no job touches these `bytes` of `buffer`.
     pub(super) fn wait_for_bytes(&self, buffer: u64, bytes: &Range<usize>) {
-        let touch = |state: &State| state.jobs.iter().any(|job| job.touches(buffer, bytes));
-        drop(self.wait_while(|state| touch(state) && !state.is_closed));
+        drop(self.wait_while(|state| !state.is_closed && state.jobs.iter().any(|job| job.touches(buffer, bytes))));
     }
 
     /// No more jobs are taken.

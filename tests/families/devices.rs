@@ -166,10 +166,11 @@ fn tokens_are_divided_where_a_forecast_finds_that_quicker() {
 
 /// The names of the components of each device that run in `phase`.
 pub(crate) fn of_phase(plan: &Plan, phase: Phase) -> Vec<Vec<&'static str>> {
-    let on_device = |plan: &Plan| {
-        plan.components.iter().filter(|own| own.phase == phase).map(|own| own.name).collect::<Vec<&'static str>>()
-    };
-    plan.devices().map(on_device).collect()
+    let mut names = Vec::new();
+    for plan in plan.devices() {
+        names.push(plan.components.iter().filter(|own| own.phase == phase).map(|own| own.name).collect());
+    }
+    names
 }
 
 pub(crate) fn mini(request: Request) -> (Arc<Opened>, Request) {

@@ -118,7 +118,7 @@ fn a_machine_that_is_gone_is_done_without() {
     let expected = draw(&mut on(&model, LOCAL), &request, Offload::None);
     let first = server("127.0.0.1:0", VRAM);
     let (mut pipeline, address) = run(&first, |address| (on(&model, &format!("{LOCAL},rpc:{address}")), address));
-    // Its server stopped: nobody answers there.
+    // Its server stopped: no one answers there.
     drop(first);
     let again = server(&address.to_string(), VRAM);
     let stop = CancelFlag::new();

@@ -153,7 +153,7 @@ fn what_a_server_refuses_is_an_error() {
     });
 }
 
-/// A server that sends `answer` to whoever comes, and goes.
+/// A server that sends `answer` to the client that comes, and goes.
 fn answering(answer: &'static [u8]) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -177,8 +177,8 @@ fn servers_that_are_none_are_told_from_others() {
     assert!(said(answering(b"HTTP/1.1 400 Bad Request\r\n\r\n")).contains("no pinhole rpc-server"));
     assert!(said(answering(b"pin")).contains("closed the connection"));
     assert!(said(answering(b"pinhole\n\x01\0\0\0\xFF\xFF\xFF\xFF\0\0\0\0")).contains("makes no sense"));
-    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    assert!(said(nobody).contains("cannot be reached"));
+    let unreachable = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    assert!(said(unreachable).contains("cannot be reached"));
     let none = Device::by_name("rpc:nowhere").unwrap_err().to_string();
     assert!(none.contains("no HOST:PORT"), "{none}");
     served(|address, _| {

@@ -51,7 +51,7 @@ fn both(name: &str) -> impl Iterator<Item = String> {
     std::iter::once(name.to_owned()).chain(in_diffusers(name))
 }
 
-/// One matrix in files, which makes so many parts of the time, each of which is a weight of its own.
+/// One matrix in files, which makes so many parts of the time. Each part is a weight of its own.
 const PROJECTION: &str = "time_projection.1";
 const PROJECTED: u8 = 6;
 

@@ -148,12 +148,14 @@ fn devices(args: &Args) -> pinhole::Result<Vec<Device>> {
 fn speeds(one: &Drawn, devices: &[Device]) -> Vec<Speed> {
     let denoisers = one.last.plan.components.iter().filter(|own| own.phase == Phase::Denoise);
     let arithmetic: f64 = denoisers.map(|own| own.work.arithmetic as f64 * own.runs.steps as f64).sum();
-    let of = |device: &Device| Speed {
-        arithmetic: arithmetic / median(&one.denoise),
+    let arithmetic = arithmetic / median(&one.denoise);
+    let mut speeds = Vec::with_capacity(devices.len());
+    for device in devices {
         // What is copied within the host's memory takes its time, too.
-        link: device.link().map_or(COPIED, |link| 1.0 / (1.0 / link.get() as f64 + 1.0 / COPIED)),
-    };
-    devices.iter().map(of).collect()
+        let link = device.link().map_or(COPIED, |link| 1.0 / (1.0 / link.get() as f64 + 1.0 / COPIED));
+        speeds.push(Speed { arithmetic, link });
+    }
+    speeds
 }
 
 /// Bytes a second that one thread copies within the host's memory.
