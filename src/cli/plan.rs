@@ -120,7 +120,7 @@ impl ComponentReport {
             moved_once_bytes: plan.moved_once,
             moved_each_step_bytes: plan.moved_each_step,
             token_share: shares_tokens(plan).then_some([plan.placement.share.number, plan.placement.share.of]),
-            exchanged_each_step_bytes: shares_tokens(plan).then(|| plan.work.exchanged()),
+            exchanged_each_step_bytes: shares_tokens(plan).then_some(plan.work.exchanged()),
             batch: plan.batch.to_string(),
             parts_each_step: plan.batch.parts_each_step(),
         }
