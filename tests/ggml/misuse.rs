@@ -122,7 +122,7 @@ fn attention() {
     zoo.refused("[5, 4, 2] and [6, 4, 2]", |z, g| g.soft_max(g.leaf(&z.b)?, Some(g.leaf(&z.a)?), 1.0));
     zoo.refused("and [6, 3, 2]", |z, g| g.soft_max(g.leaf(&z.a)?, Some(mask(z, g, 1, 3)?), 1.0));
     zoo.refused("[6, 4] and [6, 4, 2]", |z, g| g.soft_max(mask(z, g, 2, 1)?, Some(g.leaf(&z.a)?), 1.0));
-    zoo.refused("f16", |z, g| g.soft_max(g.leaf(&z.a)?, Some(g.leaf(&z.f16)?), 1.0));
+    zoo.refused("i64", |z, g| g.soft_max(g.leaf(&z.a)?, Some(g.leaf(&z.i64)?), 1.0));
     zoo.refused("i64", |z, g| g.soft_max(g.leaf(&z.i64)?, None, 1.0));
     let attend = |g: &Graph, q, k, v| g.flash_attention(q, k, v, 1.0, None);
     zoo.refused("go together", |z, g| attend(g, g.leaf(&z.a)?, g.leaf(&z.b)?, g.leaf(&z.b)?));
