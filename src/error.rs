@@ -284,7 +284,7 @@ impl Error {
         Error::Graph { op, message: message.into() }
     }
 
-    /// The same error, and in which of a request's `steps` it was, if it is a device's.
+    /// The same error. If a device failed, it says in which of a request's `steps`.
     #[must_use]
     pub(crate) fn in_step(mut self, step: usize, steps: usize) -> Error {
         if let Error::Device { message, .. } = &mut self {

@@ -94,11 +94,11 @@ impl Together {
             let (mut devices, mut threads) = (sessions.iter_mut().zip(backends.iter_mut()).enumerate(), Vec::new());
             let first = devices.next();
             for (device, (session, backend)) in devices {
-                let of_device = move || {
+                let started = thread::Builder::new().name(format!("tokens {device}")).spawn_scoped(scope, move || {
                     let _leaves = Leaves(meeting);
                     run_on((device, &mut **session, &mut **backend), turns, (order, next), meeting, &mut || Ok(()))
-                };
-                match thread::Builder::new().name(format!("tokens {device}")).spawn_scoped(scope, of_device) {
+                });
+                match started {
                     Ok(thread) => threads.push(thread),
                     Err(_) => {
                         meeting.end();

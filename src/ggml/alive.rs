@@ -2,8 +2,8 @@
 
 use std::net::TcpStream;
 
-/// Sends what is small at once, and has the system ask the other side from time to time whether it is still there, where it can: one that
-/// has not answered for half a minute is given up.
+/// Sends what is small at once. If the system can, it asks the other side from time to time whether it is still there, and gives it up
+/// after half a minute without an answer.
 pub(crate) fn keep(stream: &TcpStream) {
     // Without it messages wait for others, and all is well otherwise.
     let _ = stream.set_nodelay(true);

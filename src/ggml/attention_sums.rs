@@ -15,7 +15,7 @@ use crate::{Error, Result, reserve};
 const KEYS: usize = 2048;
 const QUERIES: usize = 32;
 
-/// The width of most heads, for which all devices are asked. Wider heads may get another attention, and are asked for by themselves.
+/// The width of most heads: every device is tried with it. A device may compute wider heads in another way, and is tried with these, too.
 const WIDTH: usize = 128;
 
 /// How far a mean may be from the value that all keys have. Sums in F32 are exact here, and only the division rounds: 1e-7. Those in F16

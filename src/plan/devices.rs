@@ -203,7 +203,7 @@ impl Devices<'_> {
         enough
     }
 
-    /// Everything that denoises, the devices with its tokens among them, in the first way for which there is room.
+    /// Everything that denoises, with its tokens divided among the devices, in the first way for which there is room.
     fn tokens<'c>(&self, choices: &'c [Choice], denoisers: &[usize], given: &[Given<'c>]) -> Option<Vec<Given<'c>>> {
         let ways = denoisers.iter().map(|&at| choices[at].tokens.len()).min().unwrap_or(0);
         (0..ways).find_map(|way| self.side_by_side(&shares(choices, denoisers, |choice| choice.tokens.get(way)), given))

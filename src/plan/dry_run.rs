@@ -43,7 +43,7 @@ struct Found {
     tokens: usize,
     /// Whether it can compute attention in parts of its heads.
     heads: bool,
-    /// Bytes of what all tokens look at, where several devices gather it.
+    /// Bytes of the keys and values that several devices gather.
     gathered: usize,
     /// Multiplications and additions of products and of attention.
     arithmetic: u64,
@@ -175,7 +175,7 @@ impl DryRun {
         self.counted().map(|found| found.activations).max().unwrap_or(0)
     }
 
-    /// Bytes of what all tokens look at in the stage in which that is most, where several devices gather it.
+    /// Bytes of the keys and values that several devices gather: those of the stage that gathers most.
     pub(crate) fn gathered(&self) -> usize {
         self.counted().map(|found| found.gathered).max().unwrap_or(0)
     }

@@ -1,7 +1,7 @@
 //! What devices give each other that have the tokens of a model's stages among them.
 //!
-//! Each of them knows which tokens its stages read and write, and of which ports. What it reads and another has computed, it takes from there
-//! before the stage; and of keys and values everything that is not its own.
+//! Each device knows, of every port, which tokens its stages read and write. If a stage reads tokens that another device has computed, they are
+//! copied from there before the stage. Keys and values are copied of all tokens that are not the device's own.
 
 use std::ops::Range;
 
@@ -66,7 +66,7 @@ impl Held {
         pulls
     }
 
-    /// What device `to` has not, of those `wanted`, and where it is now.
+    /// The tokens that device `to` wants and does not have, and the devices that have them now.
     fn missing(&self, to: usize, port: Port, wanted: &Spans) -> Vec<Pull> {
         let (mut pulls, mut missing) = (Vec::new(), wanted.without(&self.spans[to][port.index()]));
         for from in (0..self.spans.len()).filter(|&from| from != to) {

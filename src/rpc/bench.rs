@@ -54,7 +54,7 @@ impl Bench {
         Ok(Reply::Measured { arena: Arena::measure(&graph)?, scratch: self.backend.scratch(&graph)?.buffers() })
     }
 
-    /// Makes graph number `number`, and says which bytes it touches, and in which buffers.
+    /// Makes graph number `number`. Returns the bytes that it touches, each range with its buffer.
     pub(super) fn define(
         &mut self,
         number: u64,

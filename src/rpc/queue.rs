@@ -26,7 +26,7 @@ impl Job {
     }
 }
 
-/// Jobs, in the order in which they were asked for. One thread puts them in, and one takes them.
+/// Jobs, in the order of their messages. One thread puts them in, and another takes them out.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     state: Mutex<State>,

@@ -15,8 +15,8 @@ use crate::tensor::Shape;
 use crate::{Error, Result};
 
 impl Build<'_> {
-    /// The pieces in which a block should compute its `tokens` tokens, in order, where these do not depend on each other: of those that
-    /// the device has.
+    /// The pieces in which a block should compute tokens that do not depend on each other, in order. There are `tokens` of them, and the
+    /// pieces are those of the device's own share.
     pub fn token_ranges(&self, tokens: usize) -> Vec<Range<usize>> {
         let own = self.pieces.share.range(tokens);
         self.most_tokens.set(self.most_tokens.get().max(own.len()));

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::support::cases::films_equal_the_reference;
 pub(super) use crate::support::drawing::{bits, generate, open};
 use crate::support::numbers::Format;
 use crate::support::qwen_image::write_original_vae;
@@ -91,32 +92,13 @@ pub(super) fn request(golden: &Golden, case: &str) -> Request {
 
 /// Draws all cases of `models` in the golden `name` and compares them.
 fn compare_cases(name: &str, models: &[&str]) {
-    let mut wrong = Vec::new();
     for model in models {
         let (golden, dir) = directory_of(name, model);
         let mut pipeline = on(open(dir.path()), "cpu");
-        for (case, described) in golden.at("/cases").as_object().unwrap() {
-            if described["model"].as_str() != Some(model) {
-                continue;
-            }
-            let generated = generate(&mut pipeline, &request(&golden, case));
-            let nmse = metrics::nmse(&golden.f32(&format!("{case}.latents")), &generated.latents).unwrap();
-            println!("{case}: nmse {nmse:.2e}");
-            if nmse.is_nan() || nmse > MOST {
-                wrong.push(format!("{case}: {nmse:.2e}"));
-            }
-            let frames = described["frames"].as_u64().unwrap() as usize;
-            assert_eq!(generated.images.len(), frames * generated.settings.batch);
-            if described["decoded"].as_bool().unwrap() {
-                let expected = golden.u8(&format!("{case}.frames"));
-                let found: Vec<u8> = generated.images.iter().flat_map(|image| image.rgb()).copied().collect();
-                let psnr = metrics::psnr(&expected, &found).unwrap();
-                println!("{case}: psnr {psnr:.1} dB");
-                assert!(psnr >= 60.0, "{case}: psnr {psnr}");
-            }
-        }
+        films_equal_the_reference(&golden, model, [MOST, 60.0], |case| {
+            generate(&mut pipeline, &request(&golden, case))
+        });
     }
-    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::wan::{bits, bundle, directory_of, generate, last_picture, on, open, with};
 use super::wan_vace::{draws_the_same, film};
+use crate::support::cases::films_equal_the_reference;
 use crate::support::numbers::Format;
 use crate::support::sd1::{Tensor, write_tensors};
 use crate::support::wan::{Kernel, original, write_gguf, write_single};
@@ -12,7 +13,6 @@ use crate::support::{Golden, given, in_parts};
 use pinhole::image::Picture;
 use pinhole::pipeline::{self, Additions, Opened, Request};
 use pinhole::source::slot::TRANSFORMER;
-use pinhole_quant::metrics;
 
 /// How far latents may be from the reference's.
 const MOST: f64 = 1e-7;
@@ -57,26 +57,7 @@ fn request(golden: &Golden, case: &str) -> Request {
 fn compare_cases(model: &str) {
     let (golden, dir) = directory_of("wan_fun", model);
     let mut pipeline = on(open(dir.path()), "cpu");
-    let mut wrong = Vec::new();
-    for (case, described) in golden.at("/cases").as_object().unwrap() {
-        if described["model"].as_str() != Some(model) {
-            continue;
-        }
-        let generated = generate(&mut pipeline, &request(&golden, case));
-        let nmse = metrics::nmse(&golden.f32(&format!("{case}.latents")), &generated.latents).unwrap();
-        println!("{case}: nmse {nmse:.2e}");
-        if nmse.is_nan() || nmse > MOST {
-            wrong.push(format!("{case}: {nmse:.2e}"));
-        }
-        assert_eq!(generated.images.len(), described["frames"].as_u64().unwrap() as usize);
-        if described["decoded"].as_bool().unwrap() {
-            let found: Vec<u8> = generated.images.iter().flat_map(|image| image.rgb()).copied().collect();
-            let psnr = metrics::psnr(&golden.u8(&format!("{case}.frames")), &found).unwrap();
-            println!("{case}: psnr {psnr:.1} dB");
-            assert!(psnr >= 60.0, "{case}: psnr {psnr}");
-        }
-    }
-    assert!(wrong.is_empty(), "{wrong:#?}");
+    films_equal_the_reference(&golden, model, [MOST, 60.0], |case| generate(&mut pipeline, &request(&golden, case)));
 }
 
 #[test]
