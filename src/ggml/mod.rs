@@ -30,6 +30,7 @@ mod elementwise;
 mod floats;
 mod graph;
 mod halt;
+mod layout;
 mod ledger;
 pub mod log;
 mod nodes;
