@@ -106,7 +106,9 @@ mod product;
 pub use activations::Layout;
 pub use attention::{Attended, Attention, Heads, Outputs, Precision, Rows, Space};
 pub use channel_norm::{PIXELS, channel_norm_silu};
-pub use convolution::{Added, Convolution, Geometry, MOST_SIDE, Moments, Normal, Pieces, Planes, Source, Weights};
+pub use convolution::{
+    Added, Convolution, ConvolutionSpace, Geometry, MOST_SIDE, Moments, Normal, Pieces, Planes, Source, Weights,
+};
 pub use floats::{FloatProduct, FloatSpace, Tokens};
 pub use format::BLOCK;
 pub use nonlinearity::Nonlinearity;
