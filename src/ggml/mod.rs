@@ -12,6 +12,7 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod alive;
+mod absent;
 mod alone;
 mod arena;
 mod attend;
@@ -42,6 +43,7 @@ mod rotate;
 mod scratch;
 pub mod support;
 
+pub use absent::{Absence, absences};
 pub use alone::{Alone, Heavy, Operands, OperationTime};
 pub use arena::Arena;
 pub use attend::AttentionMode;
