@@ -1,4 +1,4 @@
-// A stand-in for NVIDIA's driver, as far as its runtime asks before there is a card: of version VERSION, and without cards.
+// A stand-in for NVIDIA's driver, as far as CUDA's runtime asks before there is a card: of version VERSION, and without cards.
 
 #include <stdint.h>
 #include <string.h>
