@@ -465,7 +465,9 @@ pub(super) fn device(name: &str) -> Result<Device> {
         // A server's own words.
         Some(_) if name.to_ascii_lowercase().starts_with("rpc:") => error,
         // A device that is there, and cannot compute.
-        Some(_) if ggml::devices().is_ok_and(|all| all.iter().any(|known| known.name().eq_ignore_ascii_case(name))) => error,
+        Some(_) if ggml::devices().is_ok_and(|all| all.iter().any(|known| known.name().eq_ignore_ascii_case(name))) => {
+            error
+        }
         Some(known) => {
             let known = known.to_owned();
             Error::option("--device", "a device of this machine", format!("`{name}`")).with_hint(known)

@@ -34,7 +34,9 @@ pub(super) fn of_cuda() -> Option<Absence> {
             let hint = format!("update NVIDIA's driver, or compile pinhole with an older toolkit than {major}.{minor}");
             (format!("no CUDA device: the driver is older than CUDA {major}.{minor}"), hint)
         }
-        Fault::NoCard => ("no CUDA device: the driver finds no card".to_owned(), "see what `nvidia-smi` says".to_owned()),
+        Fault::NoCard => {
+            ("no CUDA device: the driver finds no card".to_owned(), "see what `nvidia-smi` says".to_owned())
+        }
         Fault::Failed => (format!("no CUDA device: {said}"), "see what `nvidia-smi` says".to_owned()),
         Fault::NoCublas => (format!("CUDA devices cannot compute without cuBLAS: {said}"), CUBLAS.to_owned()),
     };
@@ -46,7 +48,9 @@ pub(super) fn reason(name: &str) -> Option<String> {
     let kinds = [("cuda", "cuda"), ("mtl", "metal"), ("vulkan", "vulkan")];
     let (_, feature) = kinds.into_iter().find(|(start, _)| name.starts_with(start))?;
     if !backends().contains(&feature) {
-        return Some(format!("this build is without {feature}: take one with it, or `cargo build --release --features {feature}`"));
+        return Some(format!(
+            "this build is without {feature}: take one with it, or `cargo build --release --features {feature}`"
+        ));
     }
     let absence = of_cuda().filter(|_| feature == "cuda")?;
     Some(format!("{}: {}", absence.what, absence.hint))

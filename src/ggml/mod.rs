@@ -11,8 +11,8 @@
 // The wrapper is where unsafe code belongs; every block names what it rests on.
 #![allow(unsafe_code)]
 
-pub(crate) mod alive;
 mod absent;
+pub(crate) mod alive;
 mod alone;
 mod arena;
 mod attend;

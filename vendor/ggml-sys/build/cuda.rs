@@ -36,9 +36,17 @@ fn toolkit_of_nvcc() -> Option<PathBuf> {
 }
 
 /// What to compile for, as nvcc's `-arch` has it: by default the card of the machine that compiles. `sm_80` makes code for
-/// Ampere, with the PTX that the driver of every newer card can translate.
-fn architecture() -> String {
-    env::var("PINHOLE_CUDA_ARCH").unwrap_or_else(|_| "native".to_owned())
+/// Ampere, with the PTX that the driver of every newer card can translate. Several, with `,` between them, make code for each, and
+/// the PTX of the last.
+fn architecture_flags() -> Vec<String> {
+    let named = env::var("PINHOLE_CUDA_ARCH").unwrap_or_else(|_| "native".to_owned());
+    if !named.contains(',') {
+        return vec![format!("-arch={named}")];
+    }
+    let numbers: Vec<&str> = named.split(',').map(|name| name.trim().trim_start_matches("sm_")).collect();
+    let codes = numbers.iter().map(|number| format!("-gencode=arch=compute_{number},code=sm_{number}"));
+    let newest = numbers.last().map(|number| format!("-gencode=arch=compute_{number},code=compute_{number}"));
+    codes.chain(newest).collect()
 }
 
 fn library_dir(home: &Path) -> PathBuf {
@@ -94,7 +102,9 @@ fn files(ggml: &Path) -> Vec<PathBuf> {
 fn new_cuda_build(ggml: &Path, home: &Path) -> cc::Build {
     let mut build = cc::Build::new();
     build.cuda(true).cudart("none").compiler(home.join("bin/nvcc")).no_default_flags(true).warnings(false);
-    build.flag(format!("-arch={}", architecture()));
+    for flag in architecture_flags() {
+        build.flag(flag);
+    }
     let folder = |path: &Path| path.display().to_string();
     for flag in flags(&folder(ggml), &folder(&out_dir()), &folder(home)) {
         build.flag(flag);
@@ -109,7 +119,9 @@ pub(super) fn build_cuda(ggml: &Path) {
         println!("cargo::rerun-if-env-changed={name}");
     }
     println!("cargo::rerun-if-changed={}", ggml.join("src/ggml-cuda").display());
-    for file in ["shim/account_cuda.cpp", "shim/account_cuda.h", "shim/cublas.c", "shim/cuda_fault.c", "shim/cuda_fault.h"] {
+    for file in
+        ["shim/account_cuda.cpp", "shim/account_cuda.h", "shim/cublas.c", "shim/cuda_fault.c", "shim/cuda_fault.h"]
+    {
         println!("cargo::rerun-if-changed={file}");
     }
     if let Some(makefile) = env::var_os("PINHOLE_CUDA_LATER") {
