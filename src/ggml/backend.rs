@@ -68,6 +68,7 @@ impl Backend {
 
     /// The same, without finding out what its attention sums in.
     pub(super) fn untried(device: Device, threads: usize, cancel: CancelFlag) -> Result<Backend> {
+        device.check()?;
         let raw = Cell::new(start(device)?);
         let mut backend = Backend {
             raw,
