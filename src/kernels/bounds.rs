@@ -322,7 +322,7 @@ fn convolutions() {
 
 #[test]
 fn functions_of_single_numbers() {
-    for (len, fence) in (0..70).flat_map(|len| FENCES.map(|fence| (len, fence))) {
+    for (len, fence) in (1..70).flat_map(|len| FENCES.map(|fence| (len, fence))) {
         for function in [
             Nonlinearity::Silu,
             Nonlinearity::GeluTanh,
