@@ -237,7 +237,7 @@ impl Pieces {
         };
         match kernel {
             #[cfg(target_arch = "x86_64")]
-            Kernel::Avx2 | Kernel::Avx512Vnni => {
+            Kernel::Avx2 | Kernel::AvxVnni | Kernel::Avx512Vnni => {
                 // SAFETY: a kernel that is not there is not asked for (`Kernel::is_available`).
                 unsafe { compute_avx2(&work, space, result) }
             }
