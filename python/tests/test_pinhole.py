@@ -39,6 +39,27 @@ def test_pictures_are_those_of_the_command_line(folder: Path) -> None:
         assert np.array_equal(result.images[0], changed)
 
 
+def test_several_devices_draw_what_one_draws(folder: Path) -> None:
+    model, names = pinhole.Model.mini(), ["cpu:discrete", "cpu:discrete1"]
+    asked = {"seed": 7, "cfg_scale": 2.0, "negative_prompt": "blue", **SIZE}
+    one = model.session(device=names[0], threads=1).generate("a red heart", **asked)
+    both = model.session(device=names, vram=["1G", "512M"], devices_by="passes", threads=2).generate("a red heart", **asked)
+    assert np.array_equal(one.latents, both.latents) and np.array_equal(one.images[0], both.images[0])
+    assert [held.device for held in both.devices] == names and len(one.devices) == 1
+    assert [held.limit_bytes for held in both.devices] == [1 << 30, 512 << 20]
+    assert all(0 < held.peak_bytes == held.planned_peak_bytes for held in both.devices)
+    try:
+        model.session(device=names, vram=["1G"])
+        raise AssertionError("one size in a list for two devices")
+    except ValueError as error:
+        assert "2 devices" in str(error)
+    try:
+        model.session(device=["cpu:discrete", "cpu:discrete"])
+        raise AssertionError("the same device twice")
+    except pinhole.Error as error:
+        assert "twice" in str(error)
+
+
 def test_callbacks(folder: Path) -> None:
     session = pinhole.Model.mini().session(device="cpu:discrete", offload="sequential")
     seen, previews = [], []

@@ -23,7 +23,20 @@ from numpy.typing import NDArray
 
 from ._library import Cancelled, Error, Kept, call, ffi, filled, lib, made, options, text
 
-__all__ = ["Cancelled", "Device", "Error", "Info", "Model", "Plan", "Progress", "Result", "Session", "devices", "version"]
+__all__ = [
+    "Cancelled",
+    "Device",
+    "Error",
+    "Held",
+    "Info",
+    "Model",
+    "Plan",
+    "Progress",
+    "Result",
+    "Session",
+    "devices",
+    "version",
+]
 
 Pixels: TypeAlias = NDArray[np.uint8]
 """A picture: uint8, [height, width, 3], red, green, blue."""
@@ -106,6 +119,16 @@ class Plan:
     all_resident: bool
 
 
+@dataclass(frozen=True)
+class Held:
+    """What one of a session's devices held in a request."""
+
+    device: str
+    limit_bytes: int | None
+    planned_peak_bytes: int
+    peak_bytes: int
+
+
 def _bytes(size: int | str | None) -> int:
     """`4G`, `3500M`, `1.5G` or bytes; 0, which is the default, for `None`."""
     if size is None or isinstance(size, int):
@@ -157,21 +180,41 @@ class Model:
     def session(
         self,
         *,
-        device: str | None = None,
-        vram: int | str | None = None,
+        device: str | Sequence[str] | None = None,
+        vram: int | str | Sequence[int | str | None] | None = None,
+        devices_by: str | None = None,
         offload: Offload = "auto",
         threads: int = 0,
         host_memory: int | str | None = None,
         prompt_cache: str | os.PathLike[str] | None = None,
     ) -> "Session":
-        """A device with this model, under a ceiling of memory that is never exceeded."""
+        """A device with this model, under a ceiling of memory that is never exceeded.
+
+        Several devices compute together: `device` is a list of names then, and `vram` one size for each of them or a list of as many.
+        `devices_by` says what they may have among them: `"passes"`, `"tokens"`, `"stages"`, several of these with commas, or `"none"`.
+        """
         kept, wanted = Kept(), options("pinhole_session_options")
-        wanted.device = kept.text(device)
-        wanted.vram, wanted.host_memory = _bytes(vram), _bytes(host_memory)
+        if device is None or isinstance(device, str):
+            wanted.device, count = kept.text(device), 1
+        elif not device:
+            raise ValueError("expected the name of a device, or several, found none")
+        else:
+            wanted.devices, count = kept.array("const char *", [kept.text(name) for name in device]), len(device)
+            wanted.device_count = count
+        if vram is None or isinstance(vram, (int, str)):
+            wanted.vram = _bytes(vram)
+        elif len(vram) != count:
+            raise ValueError(f"expected one size, or one for each of {count} devices, found {len(vram)} sizes")
+        elif isinstance(device, str) or device is None:
+            wanted.vram = _bytes(vram[0])
+        else:
+            wanted.device_vram = kept.array("uint64_t", [_bytes(size) for size in vram])
+        wanted.devices_by = kept.text(devices_by)
+        wanted.host_memory = _bytes(host_memory)
         wanted.offload = getattr(lib, f"PINHOLE_OFFLOAD_{offload.upper()}")
         wanted.threads = threads
         wanted.prompt_cache = kept.text(prompt_cache)
-        return Session(made("pinhole_session", lib.pinhole_session_new, self._handle, wanted))
+        return Session(made("pinhole_session", lib.pinhole_session_new, self._handle, wanted), count)
 
 
 class _Callbacks:
@@ -226,8 +269,9 @@ def _pixels(image: Any) -> Pixels:
 class Session:
     """A model on a device. One request at a time."""
 
-    def __init__(self, handle: Any) -> None:
+    def __init__(self, handle: Any, device_count: int) -> None:
         self._handle = handle
+        self._device_count = device_count
 
     def generate(
         self,
@@ -267,7 +311,7 @@ class Session:
                 setattr(request, name, value)
         callbacks = _Callbacks(request, on_progress, on_warning, on_preview)
         try:
-            return Result(made("pinhole_result", lib.pinhole_generate, self._handle, request))
+            return Result(made("pinhole_result", lib.pinhole_generate, self._handle, request), self._device_count)
         except Cancelled:
             if callbacks.raised is not None:
                 raise callbacks.raised from None
@@ -312,20 +356,32 @@ def _input(kept: Kept, picture: Picture, use: str) -> Any:
 class Result:
     """What was drawn."""
 
-    def __init__(self, handle: Any) -> None:
-        self._handle = handle
+    def __init__(self, handle: Any, device_count: int) -> None:
+        self._handle, self._device_count = handle, device_count
         count = lib.pinhole_result_image_count(handle)
         self.images: list[Pixels] = [_pixels(lib.pinhole_result_image(handle, index)) for index in range(count)]
         """The pictures; of films, all frames of the first, then those of the second."""
         info = filled("pinhole_result_info", lambda *arguments: lib.pinhole_result_get_info(handle, *arguments))
         self.seed: int = info.seed
         self.peak_bytes: int = info.peak_bytes
-        """The most that was held on the device at once."""
+        """The most that was held on the device at once; of several, on the first."""
         self.seconds: dict[str, float] = {
             "encode": info.seconds_encode,
             "denoise": info.seconds_denoise,
             "decode": info.seconds_decode,
         }
+
+    @property
+    def devices(self) -> list[Held]:
+        """What each of the session's devices was planned to hold, and held."""
+        found = []
+        for index in range(self._device_count):
+            held = filled(
+                "pinhole_result_device",
+                lambda *arguments, index=index: lib.pinhole_result_get_device(self._handle, index, *arguments),
+            )
+            found.append(Held(text(held.name), held.limit_bytes or None, held.planned_peak_bytes, held.peak_bytes))
+        return found
 
     @property
     def latents(self) -> NDArray[np.float32]:
