@@ -90,11 +90,13 @@ impl Pipeline {
         self.machine.devices().collect()
     }
 
-    /// Enters what it takes on the first device in `ledger` from now on. Pipelines that share one are held to the limit of whichever computes,
-    /// all of them together. Weights that it kept are given back.
-    pub fn share_ledger(&mut self, ledger: Ledger) {
+    /// Enters what it takes on each device in one of `ledgers` from now on, in the order of devices. Pipelines that share one are held to the
+    /// limit of whichever computes, all of them together. Weights that it kept are given back.
+    pub fn share_ledgers(&mut self, ledgers: &[Ledger]) {
         self.machine.forget();
-        self.machine.units[0].ledger = ledger;
+        for (unit, ledger) in self.machine.units.iter_mut().zip(ledgers) {
+            unit.ledger = ledger.clone();
+        }
     }
 
     /// What is held on the first device between requests, of all pipelines that share the ledger.

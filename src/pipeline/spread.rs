@@ -52,7 +52,7 @@ impl Pipeline {
         Ok(self.devices_of(limits, &all).plan(&all.choices))
     }
 
-    /// The least budget for each device, in bytes, for which there is a plan, up to one part of [`TRIED`]. Found by trying, where stages may be
+    /// The least budget for each device, in bytes, for which there is a plan, up to one part of `TRIED`. Found by trying, where stages may be
     /// divided: what each device has of them depends on its room.
     pub(super) fn least_on_devices(&self, settings: &Settings) -> Result<usize> {
         let mut all = self.measure_on_devices(settings)?;
@@ -66,8 +66,10 @@ impl Pipeline {
         let (mut too_few, mut enough) = (0, undivided);
         while enough - too_few > enough / TRIED {
             let middle = too_few + (enough - too_few) / 2;
-            let within = |limits: &Limits| Limits { bytes: limits.bytes.map(|most| most.min(middle)), ..*limits };
-            let limits: Vec<Limits> = most.iter().map(within).collect();
+            let mut limits = most.clone();
+            for limits in &mut limits {
+                limits.bytes = limits.bytes.map(|most| most.min(middle));
+            }
             self.divide((&subjects, &surveyed), settings, &limits, &mut all)?;
             match self.devices_of(&limits, &all).plan(&all.choices) {
                 Ok(_) => enough = middle,

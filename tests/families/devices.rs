@@ -231,7 +231,7 @@ fn z_image_with_a_lora_computes_its_passes_side_by_side() {
     passes_apart("z-image with a LoRA", (model, request));
 }
 
-fn z_image_with_a_lora() -> (Golden, tempfile::TempDir, Arc<Opened>) {
+pub(crate) fn z_image_with_a_lora() -> (Golden, tempfile::TempDir, Arc<Opened>) {
     let (golden, dir) = z_image::model();
     let lora = write_lora(dir.path(), "lora", "diffusion_model.", vec![module()], A_B);
     let additions = Additions { loras: vec![(lora, 0.5)], ..Additions::default() };
