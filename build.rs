@@ -4,8 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-#[path = "vendor/package_dir.rs"]
-mod package_dir;
+use pinhole_package_dir::package_dir;
 
 const PACKAGE: &str = "instant-clip-tokenizer";
 const FILE: &str = "bpe_simple_vocab_16e6.txt";
@@ -30,8 +29,8 @@ fn merges(file: &Path) -> String {
 
 fn main() {
     let manifest = cargo_env("CARGO_MANIFEST_DIR").join("Cargo.toml");
-    let file = package_dir::package_dir(PACKAGE, "CLIP's vocabulary", &manifest).join(FILE);
-    for input in [Path::new("build.rs"), Path::new("vendor/package_dir.rs"), Path::new("Cargo.toml"), &file] {
+    let file = package_dir(PACKAGE, "CLIP's vocabulary", &manifest).join(FILE);
+    for input in [Path::new("build.rs"), Path::new("Cargo.toml"), &file] {
         println!("cargo::rerun-if-changed={}", input.display());
     }
     let output = cargo_env("OUT_DIR").join("clip_merges.txt");

@@ -31,6 +31,9 @@ struct Report {
     /// What `--device auto` means here.
     auto: String,
     devices: Vec<Row>,
+    /// Why kinds of devices that this build could compute on are not there.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    absent: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -60,12 +63,17 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
         None => ggml::devices()?,
     };
     let devices = devices.iter().map(row).collect::<Result<Vec<Row>, Error>>()?;
-    let report = Report { auto: Device::by_name("auto")?.name(), devices };
+    let absences = if args.device.is_none() { ggml::absences() } else { Vec::new() };
+    let absent = absences.iter().map(|absence| absence.what.clone()).collect();
+    let report = Report { auto: Device::by_name("auto")?.name(), devices, absent };
     if printer.json() {
         return printer.object(&report);
     }
     printer.data(&table(&report.devices).to_string())?;
     let mut note = remarks(&report.devices);
+    for absence in &absences {
+        note += &format!("\n{}: {}", absence.what, absence.hint);
+    }
     if args.device.is_none() {
         note += &format!(
             "

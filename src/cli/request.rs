@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use pinhole::ggml::log::{self, Level};
-use pinhole::ggml::{CancelFlag, Device, build};
+use pinhole::ggml::{self, CancelFlag, Device, build};
 use pinhole::image::Picture;
 use pinhole::pipeline::{
     self, Additions, AttentionMode, MemoryOptions, Pipeline, Posterior, ReferenceResize, Request, SafetyMode, TinyUse,
@@ -464,6 +464,10 @@ pub(super) fn device(name: &str) -> Result<Device> {
     Device::by_name(name).map_err(|error| match error.hint() {
         // A server's own words.
         Some(_) if name.to_ascii_lowercase().starts_with("rpc:") => error,
+        // A device that is there, and cannot compute.
+        Some(_) if ggml::devices().is_ok_and(|all| all.iter().any(|known| known.name().eq_ignore_ascii_case(name))) => {
+            error
+        }
         Some(known) => {
             let known = known.to_owned();
             Error::option("--device", "a device of this machine", format!("`{name}`")).with_hint(known)

@@ -29,6 +29,8 @@ pub struct Backend {
     kernel: Option<Kernel>,
     /// How exact attention is in them.
     attention: Cell<AttentionMode>,
+    /// The memory of a graph that is not needed any more, for the next one.
+    spare: Cell<Vec<u128>>,
     state: State,
     /// The connection to the machine that computes, if it is another one. `raw` computes nothing then.
     connection: Option<Arc<Connection>>,
@@ -68,6 +70,7 @@ impl Backend {
 
     /// The same, without finding out what its attention sums in.
     pub(super) fn untried(device: Device, threads: usize, cancel: CancelFlag) -> Result<Backend> {
+        device.check()?;
         let raw = Cell::new(start(device)?);
         let mut backend = Backend {
             raw,
@@ -77,6 +80,7 @@ impl Backend {
             cancel,
             kernel: Kernel::best(),
             attention: Cell::new(AttentionMode::Exact),
+            spare: Cell::default(),
             state: State::Ready,
             connection: device.remote().map(Remote::connection).transpose()?,
         };
@@ -153,10 +157,15 @@ impl Backend {
     /// # Errors
     /// As [`Graph::new`].
     pub fn graph(&self, capacity: usize) -> Result<Graph> {
-        let graph = Graph::new(self.device, capacity)?;
+        let graph = Graph::in_memory(self.device, capacity, self.spare.take())?;
         graph.set_kernel(self.kernel);
         graph.set_attention(self.attention.get());
         Ok(graph)
+    }
+
+    /// Makes the next graph in the memory of this one, which is not needed any more. Plans make hundreds of graphs, one after the other.
+    pub(crate) fn reuse(&self, graph: Graph) {
+        self.spare.set(graph.into_memory());
     }
 
     /// Computes `graph`, whose memory `arena` assigned, and waits for it.
@@ -323,7 +332,10 @@ impl Backend {
         }
         match self.cpu_plan(graph)? {
             Some(plan) => Ok(Scratch::one(plan.work_size)),
-            None => self.device.scratch_table()?.of(&nodes::of(graph)?, self.device.granularity()),
+            None => self
+                .device
+                .scratch_table()?
+                .of(&nodes::of(graph).collect::<Result<Vec<_>>>()?, self.device.granularity()),
         }
     }
 

@@ -13,7 +13,7 @@ use pinhole_quant::DType;
 use super::call::{Call, ConvolveCall};
 use super::halt::Halt;
 use super::{Graph, Tensor};
-use crate::kernels::{self, Added, Geometry, MOST_SIDE, Moments, Pieces, Planes, Source, Weights};
+use crate::kernels::{self, Added, ConvolutionSpace, Geometry, MOST_SIDE, Moments, Pieces, Planes, Source, Weights};
 use crate::{Error, Result};
 
 /// How many pieces of work each thread should have, so that none waits long for the last.
@@ -325,13 +325,14 @@ unsafe extern "C-unwind" fn run(dst: *mut sys::ggml_tensor, _ith: c_int, nth: c_
     plan.halt.catch(|cancel| {
         // Which bits come out does not depend on how many threads there are.
         let pieces = plan.convolution.pieces(TURNS * nth.unsigned_abs() as usize);
+        let mut space = ConvolutionSpace::default();
         loop {
             let piece = plan.next.fetch_add(1, Ordering::Relaxed);
             if piece >= pieces.count() || cancel.is_raised() {
                 return Ok(());
             }
             // SAFETY: operands are as `convolve` checked them, and this piece is this thread's alone.
-            unsafe { plan.compute(dst, &pieces, piece) }?;
+            unsafe { plan.compute(dst, &pieces, piece, &mut space) }?;
         }
     });
     if plan.done.fetch_add(1, Ordering::AcqRel) + 1 == nth.unsigned_abs() as usize {
@@ -342,11 +343,17 @@ unsafe extern "C-unwind" fn run(dst: *mut sys::ggml_tensor, _ith: c_int, nth: c_
 }
 
 impl Plan {
-    /// Computes piece number `piece` of the convolution.
+    /// Computes piece number `piece` of the convolution in `space`.
     ///
     /// # Safety
     /// `dst` and its operands are those of this plan, and no other thread has this piece.
-    unsafe fn compute(&self, dst: &sys::ggml_tensor, pieces: &Pieces, piece: usize) -> std::result::Result<(), usize> {
+    unsafe fn compute(
+        &self,
+        dst: &sys::ggml_tensor,
+        pieces: &Pieces,
+        piece: usize,
+        space: &mut ConvolutionSpace,
+    ) -> std::result::Result<(), usize> {
         let Geometry { inputs, outputs, side, result: [width, height], pictures, .. } = self.geometry;
         // SAFETY: the caller's promise, for all operands.
         let operand = |i: usize| unsafe { numbers(dst.src[i]) };
@@ -367,7 +374,7 @@ impl Plan {
         let bytes = unsafe { std::slice::from_raw_parts(kernel.data.cast::<u8>(), count * self.dtype.block_bytes()) };
         let mut planes = PlanesOf { start: dst.data.cast(), width, height, planes: outputs * pictures };
         let weights = Weights { dtype: self.dtype, bytes };
-        pieces.compute(piece, &source, weights, Added { bias, map }, &mut planes)
+        pieces.compute(piece, &source, weights, Added { bias, map }, space, &mut planes)
     }
 }
 

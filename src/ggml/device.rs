@@ -11,7 +11,7 @@ use ggml_sys::account::{self, Memory};
 
 use super::remote::{PREFIX, Remote};
 use super::scratch::{Card as CudaCard, Table};
-use super::{Staging, build, guarded, log};
+use super::{Staging, absent, build, guarded, log};
 use crate::kernels::Kernel;
 use crate::size::Size;
 use crate::{Error, Result};
@@ -134,7 +134,7 @@ impl Device {
         })
     }
 
-    /// The best device there is: a GPU if ggml was built for one and finds it, the CPU otherwise.
+    /// The best device there is: a GPU if ggml was built for one, finds it, and it can compute; the CPU otherwise.
     ///
     /// # Errors
     /// [`Error::Device`] if there is none.
@@ -155,7 +155,7 @@ impl Device {
             return Ok(Device { remote: Some(Remote::named(&wanted)?), ..Device::cpu()? });
         }
         if wanted == "auto" {
-            let accelerator = all.iter().find(|device| !device.is_cpu());
+            let accelerator = all.iter().find(|device| !device.is_cpu() && device.check().is_ok());
             return accelerator.copied().map_or_else(Device::cpu, Ok);
         }
         let (wanted, link) = match wanted.split_once('@') {
@@ -164,15 +164,27 @@ impl Device {
         };
         let (wanted, number) = card_number(&wanted);
         let found = all.iter().find(|device| device.name() == wanted).copied();
-        let found = found.map(|device| Device { card: device.card.map(|_| Card { number, link }), ..device });
-        found.ok_or_else(|| Error::Device {
-            device: name.to_owned(),
-            message: "there is no such device".into(),
-            hint: Some(format!(
-                "known here: auto, rpc:HOST:PORT, {}",
-                all.iter().map(Device::name).collect::<Vec<_>>().join(", ")
-            )),
-        })
+        let Some(found) = found else {
+            let reason = absent::reason(&wanted).map(|reason| format!("{reason}; ")).unwrap_or_default();
+            let known = all.iter().map(Device::name).collect::<Vec<_>>().join(", ");
+            return Err(Error::Device {
+                device: name.to_owned(),
+                message: "there is no such device".into(),
+                hint: Some(format!("{reason}known here: auto, rpc:HOST:PORT, {known}")),
+            });
+        };
+        found.check()?;
+        Ok(Device { card: found.card.map(|_| Card { number, link }), ..found })
+    }
+
+    /// Refuses a device that the driver lists, but that cannot compute for want of a library.
+    ///
+    /// # Errors
+    /// [`Error::Device`], with what to install.
+    pub(super) fn check(&self) -> Result<()> {
+        let absence = if self.family() == Family::Cuda { absent::of_cuda() } else { None };
+        let Some(absence) = absence else { return Ok(()) };
+        Err(Error::Device { device: self.name(), message: absence.what, hint: Some(absence.hint) })
     }
 
     /// pinhole's name for it, in lower case: `cpu`, `cuda0`, `vulkan0`, `mtl0` (Metal), `rpc:desk:7007`.
@@ -344,8 +356,8 @@ impl Device {
         }
     }
 
-    /// Bytes that the driver takes on it for this process, whatever is computed: its context, and what allocations are
-    /// rounded up by. What Vulkan's driver takes for itself is not known.
+    /// Bytes that the driver takes on it for this process, whatever is computed: its context, cuBLAS's handle, and what allocations
+    /// are rounded up by. What Vulkan's driver takes for itself is not known.
     ///
     /// # Errors
     /// [`Error::Device`] if the driver fails.

@@ -44,7 +44,7 @@ pub struct Graph {
     id: u32,
     context: NonNull<sys::ggml_context>,
     /// Where the context's tensors are.
-    _memory: Vec<u128>,
+    memory: Vec<u128>,
     cgraph: NonNull<sys::ggml_cgraph>,
     device: Device,
     capacity: usize,
@@ -101,6 +101,14 @@ impl Graph {
     /// # Errors
     /// [`Error::OutOfMemory`] if the context's few kilobytes cannot be allocated; [`Error::Graph`] for a larger capacity.
     pub fn new(device: Device, capacity: usize) -> Result<Graph> {
+        Graph::in_memory(device, capacity, Vec::new())
+    }
+
+    /// The same in the `memory` of an earlier graph, which is made larger if it has to be: see [`into_memory`](Graph::into_memory).
+    ///
+    /// # Errors
+    /// As [`new`](Graph::new).
+    pub(super) fn in_memory(device: Device, capacity: usize, mut memory: Vec<u128>) -> Result<Graph> {
         if capacity > MOST_TENSORS {
             return Err(Error::graph("new graph", format!("{capacity} tensors, where {MOST_TENSORS} are the most")));
         }
@@ -114,7 +122,7 @@ impl Graph {
             .and_then(|bytes| bytes.checked_next_multiple_of(size_of::<u128>()))
             .ok_or_else(|| no_memory(usize::MAX))?;
         // Not ggml's own: it would lose its context where there is no memory for this. As aligned as ggml's tensors are.
-        let mut memory = reserve::room::<u128>("a graph", size / size_of::<u128>())?;
+        reserve::grow("a graph", &mut memory, size / size_of::<u128>())?;
         let params = sys::ggml_init_params { mem_size: size, mem_buffer: memory.as_mut_ptr().cast(), no_alloc: true };
         // SAFETY: the memory has that size and lives as long as the context; without memory for its few bytes it asserts, which the
         // guard turns into an error.
@@ -130,7 +138,7 @@ impl Graph {
         Ok(Graph {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             context,
-            _memory: memory,
+            memory,
             cgraph,
             device,
             capacity,
@@ -149,6 +157,12 @@ impl Graph {
             notes: device.is_remote().then(Notes::default),
             there: RefCell::default(),
         })
+    }
+
+    /// The memory that it was made in, for another: the system takes long to hand out pages and to clear them, half as long as a small
+    /// graph takes to be built.
+    pub(super) fn into_memory(mut self) -> Vec<u128> {
+        std::mem::take(&mut self.memory)
     }
 
     /// The device that will compute it.

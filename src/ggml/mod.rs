@@ -11,6 +11,7 @@
 // The wrapper is where unsafe code belongs; every block names what it rests on.
 #![allow(unsafe_code)]
 
+mod absent;
 pub(crate) mod alive;
 mod alone;
 mod arena;
@@ -30,6 +31,7 @@ mod elementwise;
 mod floats;
 mod graph;
 mod halt;
+mod layout;
 mod ledger;
 pub mod log;
 mod nodes;
@@ -42,6 +44,7 @@ mod rotate;
 mod scratch;
 pub mod support;
 
+pub use absent::{Absence, absences};
 pub use alone::{Alone, Heavy, Operands, OperationTime};
 pub use arena::Arena;
 pub use attend::AttentionMode;

@@ -9,25 +9,23 @@ use super::scratch::{Extents, Node};
 use crate::{Error, Result};
 
 /// The operations of `graph` that compute something.
-pub(super) fn of(graph: &Graph) -> Result<Vec<Node>> {
+pub(super) fn of(graph: &Graph) -> impl Iterator<Item = Result<Node>> {
     let cgraph = graph.cgraph();
     // SAFETY: a live graph.
     let count = unsafe { sys::ggml_graph_n_nodes(cgraph) };
-    (0..count)
-        .map(|i| {
-            // SAFETY: a node of a live graph, whose operands live as long; `i` is below their number.
-            unsafe {
-                let raw = sys::ggml_graph_node(cgraph, i);
-                let operands = (*raw).src.iter().take_while(|operand| !operand.is_null());
-                Ok(Node {
-                    op: (*raw).op,
-                    result: extents(raw)?,
-                    operands: operands.map(|&operand| extents(operand)).collect::<Result<_>>()?,
-                    exact: (*raw).op_params[precision((*raw).op)] == sys::GGML_PREC_F32 as i32,
-                })
-            }
-        })
-        .collect()
+    (0..count).map(move |i| {
+        // SAFETY: a node of a live graph, whose operands live as long; `i` is below their number.
+        unsafe {
+            let raw = sys::ggml_graph_node(cgraph, i);
+            let operands = (*raw).src.iter().take_while(|operand| !operand.is_null());
+            Ok(Node {
+                op: (*raw).op,
+                result: extents(raw)?,
+                operands: operands.map(|&operand| extents(operand)).collect::<Result<_>>()?,
+                exact: (*raw).op_params[precision((*raw).op)] == sys::GGML_PREC_F32 as i32,
+            })
+        }
+    })
 }
 
 impl Graph {
@@ -36,7 +34,7 @@ impl Graph {
     /// # Errors
     /// [`Error::Graph`] for a tensor of a format that is not known.
     pub(crate) fn arithmetic(&self) -> Result<u64> {
-        Ok(of(self)?.iter().map(arithmetic).fold(0, u64::saturating_add))
+        of(self).try_fold(0, |sum: u64, node| Ok(sum.saturating_add(arithmetic(&node?))))
     }
 }
 

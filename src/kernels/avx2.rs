@@ -158,12 +158,12 @@ pub(super) fn transposed(rows: [__m256i; 8]) -> [__m256i; 8] {
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn pack<M: Micro<ROWS, TOKENS>>(rows: &[&[f32]], tile: &mut [u8]) {
+pub(super) fn pack<M: Micro<ROWS, TOKENS>>(rows: &[&[f32]], tile: &mut [u8]) {
     M::LAYOUT.pack(rows, tile);
 }
 
 /// Sums of a tile's first `N` tokens: for each of them two vectors of rows.
-type Sums<T, const N: usize> = [[T; 2]; N];
+pub(super) type Sums<T, const N: usize> = [[T; 2]; N];
 
 #[target_feature(enable = "avx2,fma,f16c")]
 fn tile_of_bytes<const OFFSET: i32, const N: usize>(panel: &Panel, records: &[u8], out: &mut [[f32; ROWS]; TOKENS]) {
@@ -219,7 +219,7 @@ fn tile_of_words<const SHIFTS: bool, const N: usize>(panel: &Panel, records: &[u
 /// Codes of a group of columns: 4 bytes of each of 16 rows.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn two(codes: &[u8], group: usize) -> [__m256i; 2] {
+pub(super) fn two(codes: &[u8], group: usize) -> [__m256i; 2] {
     let codes = &codes[group * ROWS * 4..][..ROWS * 4];
     // SAFETY: the slice has 64 bytes.
     unsafe { [_mm256_loadu_si256(codes.as_ptr().cast()), _mm256_loadu_si256(codes[32..].as_ptr().cast())] }
@@ -228,7 +228,7 @@ fn two(codes: &[u8], group: usize) -> [__m256i; 2] {
 /// 4 bytes of `record` in every lane.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn broadcast(record: &[u8], at: usize) -> __m256i {
+pub(super) fn broadcast(record: &[u8], at: usize) -> __m256i {
     let bytes = &record[4 * at..][..4];
     _mm256_set1_epi32(i32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
 }
@@ -237,7 +237,7 @@ fn broadcast(record: &[u8], at: usize) -> __m256i {
 /// are `BIASED` where codes have an offset or, with 0 for one, a shift.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-fn scale<const BIASED: bool, const OFFSET: i32, const N: usize>(
+pub(super) fn scale<const BIASED: bool, const OFFSET: i32, const N: usize>(
     panel: &Panel,
     block: usize,
     scales: &[u8],
@@ -270,14 +270,14 @@ fn scale<const BIASED: bool, const OFFSET: i32, const N: usize>(
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn load<const N: usize>(sums: &[[f32; ROWS]; TOKENS]) -> Sums<__m256, N> {
+pub(super) fn load<const N: usize>(sums: &[[f32; ROWS]; TOKENS]) -> Sums<__m256, N> {
     // SAFETY: 16 numbers each.
     std::array::from_fn(|i| unsafe { [_mm256_loadu_ps(sums[i].as_ptr()), _mm256_loadu_ps(sums[i][8..].as_ptr())] })
 }
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn store<const N: usize>(sums: &Sums<__m256, N>, out: &mut [[f32; ROWS]; TOKENS]) {
+pub(super) fn store<const N: usize>(sums: &Sums<__m256, N>, out: &mut [[f32; ROWS]; TOKENS]) {
     for ([low, high], out) in sums.iter().zip(out) {
         // SAFETY: 16 numbers.
         unsafe {

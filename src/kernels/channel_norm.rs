@@ -24,7 +24,7 @@ pub fn channel_norm_silu<'a>(
 ) {
     match kernel {
         #[cfg(target_arch = "x86_64")]
-        Kernel::Avx2 if kernel.is_available() => {
+        Kernel::Avx2 | Kernel::AvxVnni if kernel.is_available() => {
             // SAFETY: the processor has the instructions, as was just seen.
             unsafe { by_avx2(gamma, eps, read, write) }
         }

@@ -71,6 +71,7 @@ impl Format {
     }
 
     /// Whether blocks have shifts.
+    #[cfg(target_arch = "x86_64")]
     pub(super) const fn has_shifts(self) -> bool {
         matches!(self, Format::Q4_1 | Format::Q5_1 | Format::Q4K | Format::Q5K)
     }

@@ -85,6 +85,11 @@ mod attention;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx_vnni;
+#[cfg(all(test, unix))]
+#[allow(clippy::unwrap_used)]
+mod bounds;
 mod channel_norm;
 #[cfg(test)]
 mod clock;
@@ -106,7 +111,9 @@ mod product;
 pub use activations::Layout;
 pub use attention::{Attended, Attention, Heads, Outputs, Precision, Rows, Space};
 pub use channel_norm::{PIXELS, channel_norm_silu};
-pub use convolution::{Added, Convolution, Geometry, MOST_SIDE, Moments, Normal, Pieces, Planes, Source, Weights};
+pub use convolution::{
+    Added, Convolution, ConvolutionSpace, Geometry, MOST_SIDE, Moments, Normal, Pieces, Planes, Source, Weights,
+};
 pub use floats::{FloatProduct, FloatSpace, Tokens};
 pub use format::BLOCK;
 pub use nonlinearity::Nonlinearity;
@@ -121,6 +128,9 @@ pub enum Kernel {
     Portable,
     /// x86-64 with AVX2, FMA and F16C.
     Avx2,
+    /// x86-64 with AVX-VNNI, and the instructions of [`Kernel::Avx2`]. Not yet run on such a processor: only with its
+    /// instruction emulated, where it agrees with [`Kernel::Portable`] to the bit.
+    AvxVnni,
     /// x86-64 with AVX-512 F, BW and VNNI, and the instructions of [`Kernel::Avx2`]. Not yet run on such a processor: only with
     /// its instructions written out in plain Rust, where it agrees with [`Kernel::Portable`] to the bit.
     Avx512Vnni,
@@ -133,9 +143,8 @@ pub enum Kernel {
 impl Kernel {
     /// Every kernel that this processor can run, the fastest last.
     pub fn available() -> impl Iterator<Item = Kernel> {
-        [Kernel::Portable, Kernel::Avx2, Kernel::Avx512Vnni, Kernel::Dotprod, Kernel::I8mm]
-            .into_iter()
-            .filter(|kernel| kernel.is_available())
+        let all = [Kernel::Portable, Kernel::Avx2, Kernel::AvxVnni, Kernel::Avx512Vnni, Kernel::Dotprod, Kernel::I8mm];
+        all.into_iter().filter(|kernel| kernel.is_available())
     }
 
     /// The fastest kernel here, or `None` where ggml's own are better.
@@ -146,8 +155,10 @@ impl Kernel {
     /// Whether it multiplies weights of `dtype`. Where it does not, ggml's own kernels are as fast, or were not compared.
     pub fn multiplies(self, dtype: DType) -> bool {
         match dtype {
-            DType::Q5_K => matches!(self, Kernel::Portable | Kernel::Avx2 | Kernel::Avx512Vnni),
-            DType::Q6_K => matches!(self, Kernel::Portable | Kernel::Avx2),
+            DType::Q5_K => {
+                matches!(self, Kernel::Portable | Kernel::Avx2 | Kernel::AvxVnni | Kernel::Avx512Vnni)
+            }
+            DType::Q6_K => matches!(self, Kernel::Portable | Kernel::Avx2 | Kernel::AvxVnni),
             _ => format::Format::of(dtype).is_some(),
         }
     }
@@ -157,6 +168,7 @@ impl Kernel {
         match self {
             Kernel::Portable => "portable",
             Kernel::Avx2 => "avx2",
+            Kernel::AvxVnni => "avx-vnni",
             Kernel::Avx512Vnni => "avx512-vnni",
             Kernel::Dotprod => "neon-dotprod",
             Kernel::I8mm => "neon-i8mm",
@@ -170,6 +182,7 @@ impl Kernel {
         match self {
             Kernel::Portable => true,
             Kernel::Avx2 => avx2(),
+            Kernel::AvxVnni => avx2() && is_x86_feature_detected!("avxvnni"),
             Kernel::Avx512Vnni => {
                 avx2()
                     && is_x86_feature_detected!("avx512f")
@@ -186,7 +199,7 @@ impl Kernel {
             Kernel::Portable => true,
             Kernel::Dotprod => std::arch::is_aarch64_feature_detected!("dotprod"),
             Kernel::I8mm => std::arch::is_aarch64_feature_detected!("i8mm"),
-            Kernel::Avx2 | Kernel::Avx512Vnni => false,
+            Kernel::Avx2 | Kernel::AvxVnni | Kernel::Avx512Vnni => false,
         }
     }
 

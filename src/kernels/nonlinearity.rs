@@ -42,7 +42,7 @@ impl Nonlinearity {
     fn apply_by(self, kernel: Kernel, from: Option<&[f32]>, to: &mut [f32]) {
         match kernel {
             #[cfg(target_arch = "x86_64")]
-            Kernel::Avx2 if kernel.is_available() => {
+            Kernel::Avx2 | Kernel::AvxVnni if kernel.is_available() => {
                 // SAFETY: the processor has the instructions, as was just seen.
                 unsafe { by_avx2(self, from, to) }
             }

@@ -5,13 +5,13 @@ use std::ops::Range;
 use pinhole_quant::DType;
 
 use super::activations::Layout;
-use super::format::{EIGHT, Format};
+use super::format::Format;
 use super::micro::Micro;
 use super::panel::Panel;
 use super::portable::{Portable, PortableWords};
 use super::{BLOCK, Kernel};
 #[cfg(target_arch = "x86_64")]
-use super::{avx2, avx512, few};
+use super::{avx_vnni, avx2, avx512, few};
 #[cfg(target_arch = "aarch64")]
 use super::{dotprod, i8mm};
 
@@ -60,7 +60,17 @@ macro_rules! dispatch {
                 $name::<avx2::Bytes<0>, { avx2::ROWS }, { avx2::TOKENS }>($($argument),*)
             }
             #[cfg(target_arch = "x86_64")]
-            (Kernel::Avx2, _) => $name::<avx2::Words, { avx2::ROWS }, { avx2::TOKENS }>($($argument),*),
+            (Kernel::Avx2, _) | (Kernel::AvxVnni, Format::Q6K) => {
+                $name::<avx2::Words, { avx2::ROWS }, { avx2::TOKENS }>($($argument),*)
+            }
+            #[cfg(target_arch = "x86_64")]
+            (Kernel::AvxVnni, Format::Q4_0 | Format::Q5_0 | Format::Q8_0) => {
+                $name::<avx_vnni::Vnni<{ avx512::OFFSET }>, { avx2::ROWS }, { avx2::TOKENS }>($($argument),*)
+            }
+            #[cfg(target_arch = "x86_64")]
+            (Kernel::AvxVnni, _) => {
+                $name::<avx_vnni::Vnni<0>, { avx2::ROWS }, { avx2::TOKENS }>($($argument),*)
+            }
             #[cfg(target_arch = "x86_64")]
             (Kernel::Avx512Vnni, Format::Q4_0 | Format::Q5_0 | Format::Q8_0) => {
                 $name::<avx512::Vnni<{ avx512::OFFSET }>, { avx512::ROWS }, { avx512::TOKENS }>($($argument),*)
@@ -130,7 +140,7 @@ impl Product {
     /// Whether there are too few tokens for panels.
     #[cfg(target_arch = "x86_64")]
     fn has_few_tokens(&self) -> bool {
-        self.tokens <= few::TOKENS && matches!(self.kernel, Kernel::Avx2 | Kernel::Avx512Vnni)
+        self.tokens <= few::TOKENS && matches!(self.kernel, Kernel::Avx2 | Kernel::AvxVnni | Kernel::Avx512Vnni)
     }
 
     /// Groups of tokens that the kernel takes at once.
@@ -169,7 +179,7 @@ impl Product {
         }
         #[cfg(target_arch = "x86_64")]
         if self.has_few_tokens() {
-            return EIGHT;
+            return super::format::EIGHT;
         }
         dispatch!(self, rows())
     }

@@ -93,6 +93,7 @@ impl DryRun {
                 0 => (0, Scratch::default(), 0),
                 _ => (Arena::measure(&graph)?, backend.scratch(&graph)?, graph.arithmetic()?),
             };
+            backend.reuse(graph);
             Ok::<_, Error>((touched, taken))
         };
         let positions = |ports: &[Port]| ports.iter().map(|port| port.index()).collect();

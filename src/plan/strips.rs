@@ -120,7 +120,8 @@ impl Cutter<'_> {
     /// What a pass does with maps, and how many rows a strip of it has.
     fn look(&mut self, strips: &dyn Strips, pass: usize) -> Result<(PassMaps, usize)> {
         let height = self.height(strips)?;
-        let (_, whole) = self.build(strips, pass, 0..height)?;
+        let (graph, whole) = self.build(strips, pass, 0..height)?;
+        self.backend.reuse(graph);
         check(&whole)?;
         self.touch(&whole);
         let reads = whole.reads.iter().map(|read| (self.model.position(read.map), read.reach)).collect();
@@ -150,6 +151,7 @@ impl Cutter<'_> {
             *bytes = exchanged.bytes.max(*bytes);
             *activations = Arena::measure(&graph)?.max(*activations);
             *scratch = scratch.join(self.backend.scratch(&graph)?);
+            self.backend.reuse(graph);
         }
         Ok(cut)
     }

@@ -287,6 +287,8 @@ fn a_card_has_a_row_for_each_run() {
     for row in &rows {
         assert_eq!(row["planned_peak_bytes"], row["allocated_peak_bytes"]);
         assert!(row["link_bytes_per_second"].as_f64().unwrap() > 0.0);
+        assert!(row["host_peak_bytes"].as_u64() > row["host_anonymous_peak_bytes"].as_u64(), "{row}");
+        assert!(row["host_anonymous_peak_bytes"].as_u64().unwrap() > row["allocated_peak_bytes"].as_u64().unwrap());
     }
     let moved = |row: &Value| row["denoise_moved_bytes"].as_u64().unwrap();
     assert!(moved(&sequential) >= moved(&model) && moved(&model) > 0);

@@ -4,6 +4,7 @@
 mod devices;
 mod flux2;
 mod flux3;
+mod published_tokens;
 mod qwen_image;
 mod qwen_image_21;
 mod random_models;

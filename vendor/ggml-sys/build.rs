@@ -15,6 +15,8 @@
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
+use pinhole_package_dir::package_dir;
+
 #[cfg(feature = "cuda")]
 #[path = "build/cuda.rs"]
 mod cuda;
@@ -23,8 +25,6 @@ mod instructions;
 #[cfg(feature = "metal")]
 #[path = "build/metal.rs"]
 mod metal;
-#[path = "../package_dir.rs"]
-mod package_dir;
 #[path = "build/variants.rs"]
 mod variants;
 #[cfg(feature = "vulkan")]
@@ -128,7 +128,7 @@ fn ggml_dir() -> PathBuf {
         Some(dir) => PathBuf::from(dir),
         None => {
             let manifest = manifest_dir().join("Cargo.toml");
-            package_dir::package_dir(PACKAGE, "ggml's source", &manifest).join("llama.cpp").join("ggml")
+            package_dir(PACKAGE, "ggml's source", &manifest).join("llama.cpp").join("ggml")
         }
     };
     if !dir.join("include/ggml.h").is_file() {
@@ -320,7 +320,6 @@ fn build_shim(ggml: &Path) {
         // ggml's own header defines functions that no one here calls.
         new_build(ggml, cpp).extra_warnings(true).flag("-Wno-unused-function").file(file).compile(name);
     }
-    println!("cargo::rerun-if-changed=../package_dir.rs");
     println!("cargo::rerun-if-changed=shim/cpu.c");
     println!("cargo::rerun-if-changed=shim/shim.h");
     println!("cargo::rerun-if-changed=shim/account.h");

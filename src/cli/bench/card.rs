@@ -8,7 +8,9 @@ use std::thread::Scope;
 use std::time::{Duration, Instant};
 
 use pinhole::ggml::{Buffer, CopyQueue, Device, Ledger, Staging};
+use pinhole::memory::{PeakMemory, Peaks};
 use pinhole::pipeline::{Event, Phase, Request};
+use pinhole::plan::Offload;
 use pinhole::{Error, file};
 use serde::{Deserialize, Serialize};
 
@@ -27,9 +29,10 @@ const COPIES: u32 = 16;
 /// Draw one picture on a device, and measure what it took there
 ///
 /// Prints a table of this and all earlier runs in --rows: the peak of the device's memory as planned, by the backend's own
-/// account, and as the driver reports it (of everybody on the device, the process's context included); seconds from the request
-/// to the picture, and of denoising; bytes moved a second while denoising beside what the link does alone; and the ratio of
-/// streamed to not streamed, where --rows has both.
+/// account, and as the driver reports it (of everybody on the device, the process's context included); the most memory that the
+/// process held on the host, and without what files back; seconds from the request to the picture, and of denoising; bytes moved a
+/// second while denoising beside what the link does alone; and how much longer denoising took than without a budget, where --rows
+/// has both.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES, allow_negative_numbers = true)]
 pub(in crate::cli) struct Args {
@@ -76,6 +79,11 @@ struct Row {
     allocated_peak_bytes: usize,
     /// What the driver reports in use, by everybody, at most.
     driver_peak_bytes: usize,
+    /// The process's resident pages on the host, and those that no file backs; 0 where the system does not say.
+    #[serde(default)]
+    host_peak_bytes: u64,
+    #[serde(default)]
+    host_anonymous_peak_bytes: u64,
     total_seconds: f64,
     denoise_seconds: f64,
     denoise_moved_bytes: u64,
@@ -86,6 +94,11 @@ struct Row {
 impl Row {
     fn moved_per_second(&self) -> f64 {
         self.denoise_moved_bytes as f64 / self.denoise_seconds
+    }
+
+    /// Whether all that a component needs stayed on the device while it computed.
+    fn is_whole(&self) -> bool {
+        self.vram_bytes.is_none() && self.offload != Offload::Sequential.name()
     }
 
     /// Whether `other` is the same, except for how memory was shared.
@@ -112,7 +125,7 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
 }
 
 fn measure(args: &Args, printer: &Printer) -> Result<Row, Failure> {
-    let cancel = interrupt::cancel_flag(printer);
+    let (cancel, host) = (interrupt::cancel_flag(printer), PeakMemory::watch());
     let (threads, _inside) = threads::start(args.request.threads);
     let device = request::device(&args.request.device)?;
     let link = link_speed(device)?;
@@ -133,6 +146,7 @@ fn measure(args: &Args, printer: &Printer) -> Result<Row, Failure> {
     });
     let generated = generated?;
     printer.end("draw");
+    let host = host.peaks().unwrap_or(Peaks { anonymous: 0, file: 0, total: 0 });
     let denoise = generated.phases.iter().find(|phase| phase.phase == Phase::Denoise);
     let allocated = generated.phases.iter().map(|phase| phase.allocated.unwrap_or(phase.measured.peak)).max();
     let stem = args.model.file_stem().unwrap_or(args.model.as_os_str());
@@ -149,6 +163,8 @@ fn measure(args: &Args, printer: &Printer) -> Result<Row, Failure> {
         planned_peak_bytes: generated.plan.peak(),
         allocated_peak_bytes: allocated.unwrap_or(0),
         driver_peak_bytes: used.into_inner(),
+        host_peak_bytes: host.total,
+        host_anonymous_peak_bytes: host.anonymous,
         total_seconds: total.as_secs_f64(),
         denoise_seconds: generated.time(Phase::Denoise).as_secs_f64(),
         denoise_moved_bytes: denoise.map_or(0, |phase| phase.moved),
@@ -219,14 +235,17 @@ fn read(path: &Path) -> Result<Vec<Row>, Failure> {
     Ok(rows.collect::<Result<_, Error>>()?)
 }
 
-fn table(rows: &[Row]) -> Table<11> {
+fn table(rows: &[Row]) -> Table<14> {
     let mut table = Table::new([
         "model",
         "device",
         "offload",
+        ">budget",
         ">planned",
         ">allocated",
         ">driver",
+        ">host",
+        ">anonymous",
         ">total",
         ">denoise",
         ">moved",
@@ -234,18 +253,20 @@ fn table(rows: &[Row]) -> Table<11> {
         ">ratio",
     ]);
     for row in rows {
-        let whole = rows.iter().rev().find(|other| other.offload == "model" && other.matches(row));
-        let ratio =
-            whole.filter(|_| row.offload == "sequential").map(|whole| row.denoise_seconds / whole.denoise_seconds);
+        let whole = rows.iter().rev().find(|other| other.is_whole() && other.matches(row));
+        let ratio = whole.filter(|_| !row.is_whole()).map(|whole| row.denoise_seconds / whole.denoise_seconds);
         let bytes = |bytes: usize| if bytes == 0 { "-".into() } else { units::bytes(bytes as u64) };
         let speed = |speed: f64| if speed < 1.0 { "-".into() } else { format!("{}/s", units::bytes(speed as u64)) };
         table.row([
             units::shown(&row.name),
             row.device.clone(),
             row.offload.clone(),
+            bytes(row.vram_bytes.unwrap_or(0)),
             bytes(row.planned_peak_bytes),
             bytes(row.allocated_peak_bytes),
             bytes(row.driver_peak_bytes),
+            bytes(row.host_peak_bytes as usize),
+            bytes(row.host_anonymous_peak_bytes as usize),
             format!("{:.2} s", row.total_seconds),
             format!("{:.2} s", row.denoise_seconds),
             speed(row.moved_per_second()),

@@ -121,7 +121,7 @@ impl Attention {
     ) {
         match self.kernel {
             #[cfg(target_arch = "x86_64")]
-            Kernel::Avx2 => {
+            Kernel::Avx2 | Kernel::AvxVnni => {
                 // SAFETY: a kernel that is not there is not asked for (`Kernel::is_available`).
                 unsafe { compute_avx2(self, tile, attended, space, result) }
             }

@@ -13,6 +13,13 @@ const CHANNELS: usize = 32;
 /// Outputs whose weights are reordered together: a multiple of [`OUTPUTS`].
 pub(super) const GROUP: usize = 16 * OUTPUTS;
 
+/// What a part is computed in.
+#[derive(Default)]
+pub(super) struct Space {
+    patch: Patch,
+    block: WeightBlock,
+}
+
 /// A part of one tile.
 pub(super) struct Work<'a> {
     pub(super) geometry: &'a Geometry,
@@ -26,17 +33,18 @@ pub(super) struct Work<'a> {
 impl Work<'_> {
     // Inlined where the instructions of `M` are enabled, as everything is that it calls.
     #[inline(always)]
-    pub(super) fn compute<M: Micro>(&self, result: &mut impl Planes) -> Result<(), usize> {
+    pub(super) fn compute<M: Micro>(&self, space: &mut Space, result: &mut impl Planes) -> Result<(), usize> {
         let (inputs, outputs) = (self.geometry.inputs, self.outputs.clone());
-        let mut patch = Patch::new(self.geometry, &self.area, CHANNELS.min(inputs))?;
-        let mut block = WeightBlock::new(self.geometry, CHANNELS.min(inputs), GROUP.min(outputs.len()))?;
+        let Space { patch, block } = space;
+        patch.fit(self.geometry, &self.area, CHANNELS.min(inputs))?;
+        block.fit(self.geometry, CHANNELS.min(inputs), GROUP.min(outputs.len()))?;
         for first in (0..inputs).step_by(CHANNELS) {
             let channels = first..inputs.min(first + CHANNELS);
             patch.fill(self.geometry, self.source, self.area.picture, channels.clone());
             for group in outputs.clone().step_by(GROUP) {
                 let group = group..outputs.end.min(group + GROUP);
                 block.fill(self.geometry, self.weights, channels.clone(), group.clone());
-                self.group::<M>(&patch, &block, channels.clone(), group, result);
+                self.group::<M>(patch, block, channels.clone(), group, result);
             }
         }
         Ok(())

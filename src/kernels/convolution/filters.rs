@@ -6,7 +6,7 @@ use pinhole_quant::DType;
 
 use super::formulas::{CHANNELS, POSITIONS, WINDOW, kernel_column, kernel_row};
 use super::geometry::{Geometry, OUTPUTS, PIXELS, Weights};
-use super::input::room;
+use super::input::clear;
 use super::lanes::Lanes;
 use super::micro::Micro;
 use super::weights::read;
@@ -35,14 +35,19 @@ pub(super) struct Filters {
     channels: usize,
 }
 
+impl Default for Filters {
+    fn default() -> Filters {
+        Filters { numbers: Vec::new(), taps: [[0.0; PIXELS]; TOGETHER * TAPS], channels: 0 }
+    }
+}
+
 impl Filters {
-    /// Room for the kernels for so many outputs.
+    /// Makes room for the kernels for so many outputs.
     ///
     /// # Errors
     /// How many bytes could not be had.
-    pub(super) fn new(outputs: usize) -> Result<Filters, usize> {
-        let numbers = room(outputs.div_ceil(OUTPUTS) * POSITIONS * POSITION)?;
-        Ok(Filters { numbers, taps: [[0.0; PIXELS]; TOGETHER * TAPS], channels: 0 })
+    pub(super) fn fit(&mut self, outputs: usize) -> Result<(), usize> {
+        clear(&mut self.numbers, outputs.div_ceil(OUTPUTS) * POSITIONS * POSITION)
     }
 
     /// Holds the kernels of `channels` for `outputs` from now on.

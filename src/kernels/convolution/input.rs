@@ -1,5 +1,6 @@
 //! The input's pixels, brought together for one tile: zeros around, a norm and SiLU applied.
 
+use std::mem::take;
 use std::ops::Range;
 
 use super::super::nonlinearity::silu;
@@ -41,6 +42,7 @@ pub struct Normal<'a> {
 }
 
 /// The pixels that a tile reads of some channels.
+#[derive(Default)]
 pub(super) struct Patch {
     numbers: Vec<f32>,
     /// Where the kernel's taps find their pixels.
@@ -55,34 +57,36 @@ pub(super) struct Patch {
     origin: [usize; 2],
 }
 
-/// `len` zeros.
+/// Makes `numbers` so many zeros, in the memory that they have if it is enough.
 ///
 /// # Errors
 /// How many bytes could not be had.
-pub(super) fn room(len: usize) -> Result<Vec<f32>, usize> {
-    let mut numbers = Vec::new();
+pub(super) fn clear(numbers: &mut Vec<f32>, len: usize) -> Result<(), usize> {
+    numbers.clear();
     numbers.try_reserve_exact(len).map_err(|_| len.saturating_mul(size_of::<f32>()))?;
     numbers.resize(len, 0.0);
-    Ok(numbers)
+    Ok(())
 }
 
 impl Patch {
-    /// Room for what `area` reads of so many channels.
+    /// Makes room for what `area` reads of so many channels.
     ///
     /// # Errors
     /// How many bytes could not be had.
-    pub(super) fn new(geometry: &Geometry, area: &Area, channels: usize) -> Result<Patch, usize> {
+    pub(super) fn fit(&mut self, geometry: &Geometry, area: &Area, channels: usize) -> Result<(), usize> {
         let Geometry { side: [kw, kh], stride, .. } = *geometry;
         // The last pixels of a row are computed as many together as all others.
         let pitch = area.columns.len().next_multiple_of(PIXELS) + MOST_SIDE;
         let rows = (area.rows.len() - 1) * stride + kh;
-        let mut offsets = Vec::with_capacity(kh * kw);
+        self.offsets.clear();
         for ky in 0..kh {
-            offsets.extend((0..kw).map(|kx| (ky * stride + kx % stride) * pitch + kx / stride));
+            self.offsets.extend((0..kw).map(|kx| (ky * stride + kx % stride) * pitch + kx / stride));
         }
         let origin = [area.columns.start * stride, area.rows.start * stride];
-        let numbers = room(pitch * stride * rows * channels)?;
-        Ok(Patch { numbers, offsets, pitch, rows, phases: stride, stride, origin })
+        clear(&mut self.numbers, pitch * stride * rows * channels)?;
+        let (numbers, offsets) = (take(&mut self.numbers), take(&mut self.offsets));
+        *self = Patch { numbers, offsets, pitch, rows, phases: stride, stride, origin };
+        Ok(())
     }
 
     /// Holds the pixels of `channels` of picture number `picture` from now on.

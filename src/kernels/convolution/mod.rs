@@ -207,7 +207,7 @@ impl Pieces {
         Area { picture, columns: x..w.min(x + across), rows: y..h.min(y + down) }
     }
 
-    /// Computes piece number `piece` of `result`.
+    /// Computes piece number `piece` of `result` in `space`, which may have been that of any other piece.
     ///
     /// # Errors
     /// How many bytes of work space could not be had.
@@ -220,6 +220,7 @@ impl Pieces {
         source: &Source<'_>,
         weights: Weights<'_>,
         added: Added<'_>,
+        space: &mut ConvolutionSpace,
         result: &mut impl Planes,
     ) -> Result<(), usize> {
         let (tile, outputs) = (piece / self.parts, self.outputs(piece % self.parts));
@@ -236,13 +237,20 @@ impl Pieces {
         };
         match kernel {
             #[cfg(target_arch = "x86_64")]
-            Kernel::Avx2 | Kernel::Avx512Vnni => {
+            Kernel::Avx2 | Kernel::AvxVnni | Kernel::Avx512Vnni => {
                 // SAFETY: a kernel that is not there is not asked for (`Kernel::is_available`).
-                unsafe { compute_avx2(&work, result) }
+                unsafe { compute_avx2(&work, space, result) }
             }
-            _ => work.compute::<Portable>(result),
+            _ => work.compute::<Portable>(space, result),
         }
     }
+}
+
+/// What one thread computes pieces in, one after the other: megabytes, which the system would have to clear for each piece anew.
+#[derive(Default)]
+pub struct ConvolutionSpace {
+    direct: direct::Space,
+    winograd: winograd::Space,
 }
 
 /// A part of one tile.
@@ -254,18 +262,18 @@ enum Work<'a> {
 impl Work<'_> {
     // Inlined where the instructions of `M` are enabled, as everything is that it calls.
     #[inline(always)]
-    fn compute<M: micro::Micro>(&self, result: &mut impl Planes) -> Result<(), usize> {
+    fn compute<M: micro::Micro>(&self, space: &mut ConvolutionSpace, result: &mut impl Planes) -> Result<(), usize> {
         match self {
-            Work::Direct(work) => work.compute::<M>(result),
-            Work::Winograd(work) => work.compute::<M>(result),
+            Work::Direct(work) => work.compute::<M>(&mut space.direct, result),
+            Work::Winograd(work) => work.compute::<M>(&mut space.winograd, result),
         }
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn compute_avx2(work: &Work<'_>, result: &mut impl Planes) -> Result<(), usize> {
-    work.compute::<avx2::Avx2>(result)
+fn compute_avx2(work: &Work<'_>, space: &mut ConvolutionSpace, result: &mut impl Planes) -> Result<(), usize> {
+    work.compute::<avx2::Avx2>(space, result)
 }
 
 #[cfg(test)]

@@ -135,8 +135,9 @@ impl Case {
         let weights = Weights { dtype: self.dtype, bytes: &numbers.bytes };
         let added = Added { bias: Some(&numbers.bias), map: self.added.then_some(&numbers.map) };
         let mut whole = Whole { values: vec![f32::NAN; result[0] * result[1] * outputs * pictures], size: result };
+        let mut space = ConvolutionSpace::default();
         for piece in 0..pieces.count() {
-            pieces.compute(piece, &source, weights, added, &mut whole).unwrap();
+            pieces.compute(piece, &source, weights, added, &mut space, &mut whole).unwrap();
         }
         whole.values
     }

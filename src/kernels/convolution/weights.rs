@@ -7,10 +7,11 @@ use half::{bf16, f16};
 use pinhole_quant::DType;
 
 use super::geometry::{Geometry, OUTPUTS, Weights};
-use super::input::room;
+use super::input::clear;
 
 /// The weights of some channels for some outputs: `[OUTPUTS, taps, channels]` for one set of outputs after the other, zeros
 /// where a set has fewer.
+#[derive(Default)]
 pub(super) struct WeightBlock {
     numbers: Vec<f32>,
     /// Weights of one output, on their way.
@@ -20,14 +21,15 @@ pub(super) struct WeightBlock {
 }
 
 impl WeightBlock {
-    /// Room for so many channels and outputs.
+    /// Makes room for so many channels and outputs.
     ///
     /// # Errors
     /// How many bytes could not be had.
-    pub(super) fn new(geometry: &Geometry, channels: usize, outputs: usize) -> Result<WeightBlock, usize> {
+    pub(super) fn fit(&mut self, geometry: &Geometry, channels: usize, outputs: usize) -> Result<(), usize> {
         let taps = geometry.side[0] * geometry.side[1];
-        let set = OUTPUTS * taps * channels;
-        Ok(WeightBlock { numbers: room(set * outputs.div_ceil(OUTPUTS))?, row: room(taps * channels)?, set })
+        self.set = OUTPUTS * taps * channels;
+        clear(&mut self.numbers, self.set * outputs.div_ceil(OUTPUTS))?;
+        clear(&mut self.row, taps * channels)
     }
 
     /// Holds the weights of `channels` for `outputs` from now on.

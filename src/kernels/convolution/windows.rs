@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::cells::{CELL, Part, SPAN, Tile};
 use super::formulas::{CHANNELS, POSITIONS, WINDOW, window_column, window_row};
 use super::geometry::{Geometry, PIXELS};
-use super::input::{Source, fill_row, room};
+use super::input::{Source, clear, fill_row};
 use super::lanes::Lanes;
 use super::micro::Micro;
 
@@ -17,6 +17,7 @@ const POSITION: usize = CHANNELS * SPAN + SPAN;
 type Span = [[f32; POSITION]; POSITIONS];
 
 /// Windows of at most [`CHANNELS`] channels.
+#[derive(Default)]
 pub(super) struct Windows {
     /// One [`Span`] after the other.
     numbers: Vec<f32>,
@@ -25,6 +26,7 @@ pub(super) struct Windows {
 
 /// Rows of one channel of one part of a tile, transformed along themselves: even rows and odd rows of the windows apart, so that
 /// those of one cell's window lie at its own number or a row further.
+#[derive(Default)]
 struct Rows {
     line: Vec<f32>,
     even: [Vec<f32>; WINDOW[0]],
@@ -32,13 +34,13 @@ struct Rows {
 }
 
 impl Windows {
-    /// Room for the windows of a tile.
+    /// Makes room for the windows of a tile.
     ///
     /// # Errors
     /// How many bytes could not be had.
-    pub(super) fn new(tile: &Tile) -> Result<Windows, usize> {
-        let numbers = room(tile.spans() * POSITIONS * POSITION)?;
-        Ok(Windows { numbers, rows: Rows::new(tile)? })
+    pub(super) fn fit(&mut self, tile: &Tile) -> Result<(), usize> {
+        clear(&mut self.numbers, tile.spans() * POSITIONS * POSITION)?;
+        self.rows.fit(tile)
     }
 
     /// Holds the windows of `channels` from now on.
@@ -113,16 +115,14 @@ fn store_some<L: Lanes>(numbers: L, to: &mut [f32], count: usize) {
 }
 
 impl Rows {
-    fn new(tile: &Tile) -> Result<Rows, usize> {
+    fn fit(&mut self, tile: &Tile) -> Result<(), usize> {
         let across = tile.columns.len();
         // Whole vectors are written and read at any of these.
         let len = (tile.rows.len().min(tile.grid.down) + 1) * across + PIXELS;
-        let mut even: [Vec<f32>; WINDOW[0]] = Default::default();
-        let mut odd: [Vec<f32>; WINDOW[0]] = Default::default();
-        for numbers in even.iter_mut().chain(&mut odd) {
-            *numbers = room(len)?;
+        for numbers in self.even.iter_mut().chain(&mut self.odd) {
+            clear(numbers, len)?;
         }
-        Ok(Rows { line: room((across.next_multiple_of(PIXELS) + PIXELS) * CELL[0])?, even, odd })
+        clear(&mut self.line, (across.next_multiple_of(PIXELS) + PIXELS) * CELL[0])
     }
 
     /// Holds the rows of `channel` that `part` reads from now on.

@@ -18,6 +18,13 @@ const GROUP: usize = 8 * OUTPUTS;
 /// Pixels of a span, row by row.
 type Pixels = [[f32; SPAN * CELL[0]]; CELL[1]];
 
+/// What a part is computed in.
+#[derive(Default)]
+pub(super) struct Space {
+    windows: Windows,
+    filters: Filters,
+}
+
 /// A part of one tile.
 pub(super) struct Work<'a> {
     pub(super) geometry: &'a Geometry,
@@ -31,10 +38,11 @@ pub(super) struct Work<'a> {
 impl Work<'_> {
     // Inlined where the instructions of `M` are enabled, as everything is that it calls.
     #[inline(always)]
-    pub(super) fn compute<M: Micro>(&self, result: &mut impl Planes) -> Result<(), usize> {
+    pub(super) fn compute<M: Micro>(&self, space: &mut Space, result: &mut impl Planes) -> Result<(), usize> {
         let (inputs, outputs) = (self.geometry.inputs, self.outputs.clone());
-        let mut windows = Windows::new(&self.tile)?;
-        let mut filters = Filters::new(GROUP.min(outputs.len()))?;
+        let Space { windows, filters } = space;
+        windows.fit(&self.tile)?;
+        filters.fit(GROUP.min(outputs.len()))?;
         for first in (0..inputs).step_by(CHANNELS) {
             let channels = first..inputs.min(first + CHANNELS);
             windows.fill::<M>(self.geometry, self.source, &self.tile, channels.clone());
@@ -42,7 +50,7 @@ impl Work<'_> {
                 let group = group..outputs.end.min(group + GROUP);
                 filters.fill::<M>(self.geometry, self.weights, channels.clone(), group.clone());
                 for span in 0..self.tile.spans() {
-                    self.span::<M>(&windows, &filters, (span, first == 0), group.clone(), result);
+                    self.span::<M>(windows, filters, (span, first == 0), group.clone(), result);
                 }
             }
         }

@@ -149,7 +149,7 @@ impl FloatProduct {
         match self.kernel {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `new` saw that the instructions are there.
-            Kernel::Avx2 => unsafe { compute_avx2(self, i, row, tokens, space, put) },
+            Kernel::Avx2 | Kernel::AvxVnni => unsafe { compute_avx2(self, i, row, tokens, space, put) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
             Kernel::Avx512Vnni => unsafe { compute_avx512(self, i, row, tokens, space, put) },

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-use super::{define_platform, manifest_dir, out_dir};
+use super::{define_platform, manifest_dir, new_build, out_dir};
 
 /// Flash attention over these formats of keys and values is compiled in; pinhole's are F16 or F32 (which ggml makes F16).
 const FLASH_ATTENTION: &str = "f16-f16";
@@ -36,9 +36,17 @@ fn toolkit_of_nvcc() -> Option<PathBuf> {
 }
 
 /// What to compile for, as nvcc's `-arch` has it: by default the card of the machine that compiles. `sm_80` makes code for
-/// Ampere, with the PTX that the driver of every newer card can translate.
-fn architecture() -> String {
-    env::var("PINHOLE_CUDA_ARCH").unwrap_or_else(|_| "native".to_owned())
+/// Ampere, with the PTX that the driver of every newer card can translate. Several, with `,` between them, make code for each, and
+/// the PTX of the last.
+fn architecture_flags() -> Vec<String> {
+    let named = env::var("PINHOLE_CUDA_ARCH").unwrap_or_else(|_| "native".to_owned());
+    if !named.contains(',') {
+        return vec![format!("-arch={named}")];
+    }
+    let numbers: Vec<&str> = named.split(',').map(|name| name.trim().trim_start_matches("sm_")).collect();
+    let codes = numbers.iter().map(|number| format!("-gencode=arch=compute_{number},code=sm_{number}"));
+    let newest = numbers.last().map(|number| format!("-gencode=arch=compute_{number},code=compute_{number}"));
+    codes.chain(newest).collect()
 }
 
 fn library_dir(home: &Path) -> PathBuf {
@@ -94,9 +102,13 @@ fn files(ggml: &Path) -> Vec<PathBuf> {
 fn new_cuda_build(ggml: &Path, home: &Path) -> cc::Build {
     let mut build = cc::Build::new();
     build.cuda(true).cudart("none").compiler(home.join("bin/nvcc")).no_default_flags(true).warnings(false);
-    build.flag(format!("-arch={}", architecture()));
+    for flag in architecture_flags() {
+        build.flag(flag);
+    }
     let folder = |path: &Path| path.display().to_string();
-    flags(&folder(ggml), &folder(&out_dir()), &folder(home)).into_iter().for_each(|flag| drop(build.flag(flag)));
+    for flag in flags(&folder(ggml), &folder(&out_dir()), &folder(home)) {
+        build.flag(flag);
+    }
     define_platform(&mut build);
     build
 }
@@ -107,7 +119,9 @@ pub(super) fn build_cuda(ggml: &Path) {
         println!("cargo::rerun-if-env-changed={name}");
     }
     println!("cargo::rerun-if-changed={}", ggml.join("src/ggml-cuda").display());
-    for file in ["shim/account_cuda.cpp", "shim/account_cuda.h"] {
+    for file in
+        ["shim/account_cuda.cpp", "shim/account_cuda.h", "shim/cublas.c", "shim/cuda_fault.c", "shim/cuda_fault.h"]
+    {
         println!("cargo::rerun-if-changed={file}");
     }
     if let Some(makefile) = env::var_os("PINHOLE_CUDA_LATER") {
@@ -115,13 +129,17 @@ pub(super) fn build_cuda(ggml: &Path) {
     }
     let home = toolkit();
     let mut build = new_cuda_build(ggml, &home);
-    ggml_flags(&manifest_dir().display().to_string()).into_iter().for_each(|flag| drop(build.flag(flag)));
+    for flag in ggml_flags(&manifest_dir().display().to_string()) {
+        build.flag(flag);
+    }
     build.files(files(ggml).iter().map(|file| ggml.join(file)));
     build.compile("pinhole_ggml_cuda");
     new_cuda_build(ggml, &home).file("shim/account_cuda.cpp").compile("pinhole_ggml_account_cuda");
+    let mut libraries = new_build(ggml, false);
+    libraries.include(home.join("include")).extra_warnings(true);
+    libraries.files(["shim/cublas.c", "shim/cuda_fault.c"]).compile("pinhole_ggml_cuda_libraries");
     println!("cargo::rustc-link-search=native={}", library_dir(&home).display());
     println!("cargo::rustc-link-lib=static=cudart_static");
-    link_cublas(&library_dir(&home));
     for library in ["dl", "rt", "pthread"] {
         println!("cargo::rustc-link-lib={library}");
     }
@@ -139,8 +157,9 @@ fn write_makefile(ggml: &Path, path: &Path) {
         "# ggml's CUDA backend. Given: GGML, OUT, ROOT, CUDA (folders), ARCH.\n\
          FLAGS := -arch=$(ARCH) {} {platform}\n\
          GGML_FLAGS := {}\n\
-         libpinhole_cuda.a: account_cuda.o {}\n\tar rcs $@ $^\n\
-         account_cuda.o: $(ROOT)/shim/account_cuda.cpp\n\t$(CUDA)/bin/nvcc $(FLAGS) -c $< -o $@\n",
+         libpinhole_cuda.a: account_cuda.o cublas.o cuda_fault.o {}\n\tar rcs $@ $^\n\
+         account_cuda.o: $(ROOT)/shim/account_cuda.cpp\n\t$(CUDA)/bin/nvcc $(FLAGS) -c $< -o $@\n\
+         %.o: $(ROOT)/shim/%.c\n\tcc -std=gnu11 -O2 -fPIC -fvisibility=hidden {platform} -I$(CUDA)/include -c $< -o $@\n",
         quoted(flags("$(GGML)", "$(OUT)", "$(CUDA)")),
         quoted(ggml_flags("$(ROOT)")),
         objects.join(" ")
@@ -150,14 +169,4 @@ fn write_makefile(ggml: &Path, path: &Path) {
         text += &format!("{object}: $(GGML)/{file}\n\t$(CUDA)/bin/nvcc $(FLAGS) $(GGML_FLAGS) -c $< -o $@\n");
     }
     fs::write(path, text).unwrap_or_else(|error| panic!("cannot write {}: {error}", path.display()));
-}
-
-/// cuBLAS by its plain name, or by its version's where that is all there is, as in the Python packages.
-fn link_cublas(dir: &Path) {
-    let versions = cuda_files(dir, |name| name.starts_with("libcublas.so."));
-    let version = versions.last().and_then(|path| path.file_name()?.to_str());
-    match version.filter(|_| !dir.join("libcublas.so").exists() && !dir.join("cublas.lib").exists()) {
-        Some(name) => println!("cargo::rustc-link-lib=dylib:+verbatim={name}"),
-        None => println!("cargo::rustc-link-lib=cublas"),
-    }
 }

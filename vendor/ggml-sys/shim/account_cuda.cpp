@@ -5,6 +5,7 @@
 
 #include "account.h"
 
+#include <cublas_v2.h>
 #include <dlfcn.h>
 
 #include <map>
@@ -151,7 +152,7 @@ extern "C" CUresult ph_cuMemSetAccess(CUdeviceptr start, size_t size, const CUme
     return CALL(cuMemSetAccess, start, size, access, count);
 }
 
-// What sort of card it is, and what its context takes.
+// What sort of card it is, and what its context and cuBLAS take.
 
 namespace {
 
@@ -201,8 +202,14 @@ bool describe(int device, ph_cuda_card_info & card) {
     if (cudaGetDevice(&current) != cudaSuccess || cudaSetDevice(device) != cudaSuccess || cudaFree(nullptr) != cudaSuccess) {
         return false;
     }
+    // As ggml will make one. Where there is no cuBLAS, the card is refused elsewhere.
+    cublasHandle_t handle     = nullptr;
+    const bool     has_handle = cublasCreate(&handle) == CUBLAS_STATUS_SUCCESS;
+    const bool     measured   = known && used_bytes(bus, after) && after > before;
+    if (has_handle) {
+        cublasDestroy(handle);
+    }
     cudaSetDevice(current);
-    const bool measured = known && used_bytes(bus, after) && after > before;
     card = { unsigned(100 * major + 10 * minor), unsigned(multiprocessors), measured ? size_t(after - before) : USUAL_CONTEXT };
     return true;
 }

@@ -1,7 +1,8 @@
 // Included before every CUDA source of ggml's (see build/cuda.rs): its calls of allocators go to stand-ins that keep the
 // account.
 //
-// Not seen: what the driver takes for its context and for the code of kernels, and what cuBLAS allocates of itself.
+// Not seen: what the driver takes for its context and for the code of kernels, and what cuBLAS allocates of itself. The first and the
+// last are measured before anything is planned: ph_cuda_card.
 #pragma once
 
 #include <cuda.h>

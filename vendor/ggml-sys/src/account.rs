@@ -112,7 +112,7 @@ pub struct CudaCard {
     pub capability: u32,
     /// How many multiprocessors it has.
     pub multiprocessors: u32,
-    /// What the driver took for the context, in bytes.
+    /// What the driver took for the context and for a handle of cuBLAS, in bytes.
     pub context_bytes: usize,
 }
 

@@ -38,6 +38,7 @@
 //! - ggml's one global lock is held only over code that asserts nothing, except for the IQ grids above.
 
 pub mod account;
+pub mod cuda;
 mod guard;
 pub mod processor;
 

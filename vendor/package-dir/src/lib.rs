@@ -1,4 +1,4 @@
-//! Where Cargo put a package whose files a build script uses. Both build scripts have this module: they share no crate.
+//! Where Cargo put a package whose files a build script uses. A crate of its own, since packages take no files from one another.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,11 @@ use std::process::Command;
 
 /// The folder of `package`, which brings `what`. `cargo metadata` fetches and verifies it if that was not done yet. `manifest` is the
 /// `Cargo.toml` that asks for it.
-pub(crate) fn package_dir(package: &str, what: &str, manifest: &Path) -> PathBuf {
+///
+/// # Panics
+///
+/// If it is not found: that is how a build script says what is wrong.
+pub fn package_dir(package: &str, what: &str, manifest: &Path) -> PathBuf {
     let metadata: serde_json::Value = serde_json::from_slice(&cargo_metadata(what, manifest))
         .unwrap_or_else(|error| panic!("`cargo metadata` printed no JSON: {error}"));
     let found = metadata["packages"]
