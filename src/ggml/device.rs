@@ -165,7 +165,7 @@ impl Device {
         let (wanted, number) = card_number(&wanted);
         let found = all.iter().find(|device| device.name() == wanted).copied();
         let Some(found) = found else {
-            let reason = absent::reason(&wanted).map(|reason| format!("{reason}; ")).unwrap_or_default();
+            let reason = absent::reason(wanted).map(|reason| format!("{reason}; ")).unwrap_or_default();
             let known = all.iter().map(Device::name).collect::<Vec<_>>().join(", ");
             return Err(Error::Device {
                 device: name.to_owned(),

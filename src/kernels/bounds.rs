@@ -288,8 +288,9 @@ fn convolution(geometry: Geometry, dtype: DType, fence: Fence, kernel: Kernel) -
     let added = Added { bias: Some(&bias), map: Some(&map) };
     let mut out = Pictures { numbers: fenced(map.len(), 9), size: result };
     let pieces = Convolution::new(kernel, geometry, dtype).unwrap().pieces(3);
+    let mut space = ConvolutionSpace::default();
     for piece in 0..pieces.count() {
-        pieces.compute(piece, &source, Weights { dtype, bytes: &bytes }, added, &mut out).unwrap();
+        pieces.compute(piece, &source, Weights { dtype, bytes: &bytes }, added, &mut space, &mut out).unwrap();
     }
     bits(&out.numbers)
 }
