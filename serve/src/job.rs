@@ -64,14 +64,34 @@ pub struct Outcome {
     pub steps: usize,
     /// Seconds of each phase.
     pub seconds: BTreeMap<String, f64>,
-    /// The peak on the device that was planned.
+    /// The peak on the device that was planned; of several, on the first.
     pub planned_bytes: u64,
     /// The peak that there was.
     pub measured_bytes: u64,
+    /// The same of each device, and what came and went.
+    pub devices: Vec<DeviceOutcome>,
     /// How many jobs were drawn at once.
     pub drawn_together: usize,
     /// What there was to say.
     pub warnings: Vec<String>,
+}
+
+/// What one of the devices held for a job.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct DeviceOutcome {
+    /// Its name.
+    pub device: String,
+    /// Its ceiling, if it has one.
+    pub limit_bytes: Option<u64>,
+    /// The peak that was planned.
+    pub planned_bytes: u64,
+    /// The peak that there was.
+    pub measured_bytes: u64,
+    /// Weights that were brought to it.
+    pub moved_bytes: u64,
+    /// Other numbers that it was given and that were taken from it; what one device gives another among them.
+    pub exchanged_bytes: u64,
 }
 
 /// Where pictures are: PNGs.

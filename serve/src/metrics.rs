@@ -31,11 +31,20 @@ const METRICS: &[(&str, &str, &str)] = &[
     ("pinhole_phase_seconds_sum", "counter", "Seconds by phase."),
     ("pinhole_phase_seconds_count", "counter", "How often each phase ran."),
     ("pinhole_moved_bytes_total", "counter", "Bytes of weights that were brought to the device."),
-    ("pinhole_planned_peak_bytes", "gauge", "The planned peak on the device of the last run."),
-    ("pinhole_measured_peak_bytes", "gauge", "The measured peak on the device of the last run."),
-    ("pinhole_highest_peak_bytes", "gauge", "The highest measured peak on the device of all runs."),
+    ("pinhole_planned_peak_bytes", "gauge", "The planned peak of the last run on the device, or the first."),
+    ("pinhole_measured_peak_bytes", "gauge", "The measured peak of the last run on the device, or the first."),
+    ("pinhole_highest_peak_bytes", "gauge", "The highest measured peak of all runs on the device, or the first."),
     ("pinhole_budget_bytes", "gauge", "The ceiling of the last run, if there is one."),
-    ("pinhole_held_bytes", "gauge", "Bytes that are held on the device between runs."),
+    ("pinhole_device_planned_peak_bytes", "gauge", "The planned peak of the last run, by device."),
+    ("pinhole_device_measured_peak_bytes", "gauge", "The measured peak of the last run, by device."),
+    ("pinhole_device_budget_bytes", "gauge", "The ceiling of the last run, by device, where there is one."),
+    ("pinhole_device_moved_bytes_total", "counter", "Bytes of weights that were brought, by device."),
+    (
+        "pinhole_device_exchanged_bytes_total",
+        "counter",
+        "Bytes of other numbers that were given to a device and taken from it, by device.",
+    ),
+    ("pinhole_held_bytes", "gauge", "Bytes that are held on all devices between runs."),
     ("pinhole_models_loaded", "gauge", "Models that are loaded."),
     ("pinhole_models_loaded_total", "counter", "How often a model was loaded."),
     ("pinhole_models_unloaded_total", "counter", "How often a model was unloaded, by why."),
@@ -67,6 +76,11 @@ impl Metrics {
     /// Sets a gauge.
     pub fn set(&self, name: &'static str, number: f64) {
         self.with(|all| all.insert((name, None), number));
+    }
+
+    /// Sets a gauge with a label.
+    pub fn set_of(&self, name: &'static str, label: &'static str, value: &str, number: f64) {
+        self.with(|all| all.insert((name, Some((label, value.to_owned()))), number));
     }
 
     /// Sets a gauge if that raises it.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use axum::http::HeaderValue;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use pinhole::plan::Offload;
+use pinhole::plan::devices::Among;
 use pinhole::size::Size;
 
 use crate::catalogue::Entry;
@@ -16,7 +17,7 @@ use crate::limits::Limits;
 
 /// Draw pictures for those who ask over HTTP
 ///
-/// A queue in front of one device, which never takes more memory than it may: a job that cannot fit is refused before it is accepted,
+/// A queue in front of one device, or of several that compute together, which never takes more memory than it may: a job that cannot fit is refused before it is accepted,
 /// with the number that would do. It speaks OpenAI's images interface, that of AUTOMATIC1111's web UI (/sdapi/v1), and one of its own,
 /// which /openapi.json describes; at / there is a page.
 #[derive(Clone, Debug, clap::Parser)]
@@ -33,12 +34,16 @@ pub struct Options {
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7860")]
     pub listen: SocketAddr,
 
-    /// Where to compute: auto, or a device that `pinhole devices` lists
-    #[arg(long, value_name = "NAME", default_value = "auto", help_heading = "Memory")]
+    /// Where to compute: auto, a device that `pinhole devices` lists, or several with commas between them, which compute each job together
+    #[arg(long, value_name = "NAMES", default_value = "auto", help_heading = "Memory")]
     pub device: String,
-    /// The most memory to take on the device, all models together, never exceeded: 4G, 3500M, ...; auto is what is free, less a margin
-    #[arg(long, value_name = "SIZE", default_value = "auto", value_parser = budget, help_heading = "Memory")]
-    pub vram: Budget,
+    /// The most memory to take on each device, all models together, never exceeded: 4G, 3500M, ...; auto is what is free, less a margin.
+    /// One size for all devices, or one for each with commas between them
+    #[arg(long, value_name = "SIZES", default_value = "auto", value_parser = budgets, help_heading = "Memory")]
+    pub vram: Budgets,
+    /// What several devices may have among them of what denoises: auto, none, or passes, tokens and stages with commas between them
+    #[arg(long, value_name = "WAYS", default_value = "auto", value_parser = among, help_heading = "Memory")]
+    pub devices_by: Among,
     /// How to share a device that is smaller than the model: none, model, sequential, or auto, the fastest that fits
     #[arg(long, value_name = "MODE", default_value = "auto", value_parser = offload(), help_heading = "Memory")]
     pub offload: Offload,
@@ -180,6 +185,19 @@ fn budget(text: &str) -> Result<Budget, String> {
     }
 }
 
+/// A ceiling for each device, or one for all.
+#[derive(Clone, Debug)]
+pub struct Budgets(pub Vec<Budget>);
+
+fn budgets(text: &str) -> Result<Budgets, String> {
+    let each: Result<Vec<Budget>, String> = text.split(',').map(|text| budget(text.trim())).collect();
+    each.map(Budgets)
+}
+
+fn among(text: &str) -> Result<Among, String> {
+    text.parse()
+}
+
 fn size(text: &str) -> Result<usize, String> {
     let size: Size = text.parse().map_err(|error: pinhole::size::SizeError| error.to_string())?;
     usize::try_from(size.0).map_err(|_| "more memory than this machine can have".to_owned())
@@ -252,6 +270,8 @@ mod tests {
             &[][..],
             &["-m", "../=x"],
             &["-m", "mini", "--vram", "banana"],
+            &["-m", "mini", "--vram", "4G,banana"],
+            &["-m", "mini", "--devices-by", "heads"],
             &["-m", "mini", "--cors", "example.org"],
             &["-m", "mini", "--cors", "https://example.org/path"],
             &["-m", "mini", "--listen", "7860"],

@@ -30,12 +30,12 @@ use crate::limits::Limits;
 use crate::metrics::Metrics;
 #[cfg(feature = "cluster")]
 use crate::options::Cluster;
-use crate::options::Options;
+use crate::options::{Budgets, Options};
 use crate::planner::Planner;
 #[cfg(feature = "cluster")]
 use crate::results::Results;
 use crate::server::Server;
-use crate::shelf::Shelf;
+use crate::shelf::{Devices, Shelf};
 use crate::spool::Spool;
 use crate::store::Store;
 use crate::worker;
@@ -113,10 +113,12 @@ async fn run(options: Options) -> Result<(), Failure> {
     let catalogue = Catalogue { models: options.models.clone(), loras: options.loras.clone() };
     catalogue.check()?;
     let keys = keys(&options)?;
-    let device = Device::by_name(&options.device).map_err(|error| Failure::of(&error))?;
+    let devices = devices(&options.device).map_err(|error| Failure::of(&error))?;
     let threads = options.threads.map_or_else(processors::cores, |threads| threads as usize);
     let memory = memory(&options);
-    let shelf = Arc::new(Shelf::new(catalogue, device, threads, memory));
+    let devices = Devices { all: devices, budgets: budgets(&options.vram), among: options.devices_by };
+    let shelf = Arc::new(Shelf::new(catalogue, devices, threads, memory));
+    shelf.check_devices().map_err(|error| Failure::of(&error))?;
     check_models(&shelf)?;
     // Before the address is taken: two servers of one state would be told so.
     let store = options.state.as_deref().map(Store::open).transpose()?;
@@ -143,7 +145,7 @@ async fn run(options: Options) -> Result<(), Failure> {
         let (limits, metrics) = (limits.clone(), Arc::clone(&metrics));
         tokio::spawn(async move { http::serve(listener, router, &limits, metrics, stopping).await })
     };
-    info!(%address, device = server.shelf.device.name(), "listening on http://{address}");
+    info!(%address, device = server.shelf.device_names(), "listening on http://{address}");
     let resuming = Arc::clone(&server);
     tokio::spawn(async move {
         if let Err(fault) = resuming.resume().await {
@@ -213,7 +215,22 @@ fn router(options: &Options, server: &Arc<Server>) -> Router {
 }
 
 fn memory(options: &Options) -> MemoryOptions {
-    MemoryOptions { vram: options.vram.0, offload: options.offload, host: options.host_memory.0 }
+    let vram = match &options.vram.0[..] {
+        [one] => one.0,
+        _ => None,
+    };
+    MemoryOptions { vram, offload: options.offload, host: options.host_memory.0 }
+}
+
+/// The budget of each device, if each was given its own.
+fn budgets(vram: &Budgets) -> Vec<Option<usize>> {
+    let each = vram.0.iter().filter(|_| vram.0.len() > 1);
+    each.map(|budget| budget.0).collect()
+}
+
+/// The devices of these `names`, with commas between them.
+fn devices(names: &str) -> pinhole::Result<Vec<Device>> {
+    names.split(',').map(|name| Device::by_name(name.trim())).collect()
 }
 
 fn keys(options: &Options) -> Result<Keys, Failure> {

@@ -9,6 +9,7 @@ use pinhole::builtin::{self, MINI_NAME};
 use pinhole::ggml::{CancelFlag, Device, Ledger};
 use pinhole::pipeline::{self, Additions, MemoryOptions, Opened, Pipeline};
 use pinhole::plan::Plan;
+use pinhole::plan::devices::Among;
 use pinhole::source::Source;
 
 use crate::catalogue::{Catalogue, ModelKey};
@@ -22,14 +23,24 @@ pub struct Shelf {
     /// What may be opened.
     pub catalogue: Catalogue,
     /// Where pipelines compute.
-    pub device: Device,
+    devices: Devices,
     /// With how many threads of the CPU.
     pub threads: usize,
     /// Under which ceilings.
     pub memory: MemoryOptions,
-    /// The account of all of them.
-    pub ledger: Ledger,
+    /// The account of all of them on each device.
+    ledgers: Vec<Ledger>,
     opened: Mutex<Vec<Open>>,
+}
+
+/// The devices that compute each job together.
+pub struct Devices {
+    /// At least one.
+    pub all: Vec<Device>,
+    /// The ceiling of each, if each has its own; none if one holds for all.
+    pub budgets: Vec<Option<usize>>,
+    /// What they may have among them.
+    pub among: Among,
 }
 
 /// A model that is open as long as somebody has it.
@@ -48,8 +59,38 @@ fn seen(path: &PathBuf) -> Option<Seen> {
 
 impl Shelf {
     /// With nothing open.
-    pub fn new(catalogue: Catalogue, device: Device, threads: usize, memory: MemoryOptions) -> Shelf {
-        Shelf { catalogue, device, threads, memory, ledger: Ledger::new(), opened: Mutex::default() }
+    pub fn new(catalogue: Catalogue, devices: Devices, threads: usize, memory: MemoryOptions) -> Shelf {
+        let ledgers = devices.all.iter().map(|_| Ledger::new()).collect();
+        Shelf { catalogue, devices, threads, memory, ledgers, opened: Mutex::default() }
+    }
+
+    /// Starts the devices once, as every model will.
+    ///
+    /// # Errors
+    /// A device that does not start or is named twice; another number of budgets than of devices.
+    pub fn check_devices(&self) -> pinhole::Result<()> {
+        let model = Arc::new(pipeline::open(&builtin::mini()?)?);
+        self.with_devices(&model).map(|_| ())
+    }
+
+    /// The names of the devices, with commas between them.
+    pub fn device_names(&self) -> String {
+        self.devices.all.iter().map(Device::name).collect::<Vec<_>>().join(",")
+    }
+
+    /// Bytes that are held on each device.
+    pub fn held(&self) -> Vec<usize> {
+        self.ledgers.iter().map(|ledger| ledger.usage().total).collect()
+    }
+
+    /// The ceiling of all devices together, if each has one.
+    pub fn ceiling(&self) -> Option<usize> {
+        let mut all = 0usize;
+        for device in 0..self.devices.all.len() {
+            let own = self.devices.budgets.get(device).copied().unwrap_or(self.memory.vram);
+            all = all.saturating_add(own?);
+        }
+        Some(all)
     }
 
     /// The model of `key`: the one that is open already, unless one of its files was replaced.
@@ -85,9 +126,19 @@ impl Shelf {
     }
 
     fn pipeline(&self, model: &Arc<Opened>) -> Result<Pipeline, Fault> {
-        let mut pipeline = Pipeline::with_threads(Arc::clone(model), self.device, self.threads, CancelFlag::new())?;
+        let mut pipeline = self.with_devices(model)?;
+        pipeline.share_ledgers(&self.ledgers);
+        Ok(pipeline)
+    }
+
+    fn with_devices(&self, model: &Arc<Opened>) -> pinhole::Result<Pipeline> {
+        let Devices { all, budgets, among } = &self.devices;
+        let mut pipeline = Pipeline::on_devices(Arc::clone(model), all, self.threads, CancelFlag::new())?;
         pipeline.set_memory(self.memory);
-        pipeline.share_ledger(self.ledger.clone());
+        pipeline.set_among(*among);
+        if !budgets.is_empty() {
+            pipeline.set_budgets(budgets)?;
+        }
         Ok(pipeline)
     }
 }
@@ -99,8 +150,8 @@ pub struct Resident {
     pub model: Arc<Opened>,
     /// What computes it.
     pub pipeline: Pipeline,
-    /// Bytes that it holds on the device between runs.
-    bytes: usize,
+    /// Bytes that it holds on each device between runs.
+    bytes: Vec<usize>,
 }
 
 /// The models that a thread keeps ready; the one that was used last is the last.
@@ -145,7 +196,7 @@ impl Residents {
                     self.all.remove(0);
                 }
                 let pipeline = self.shelf.pipeline(&model)?;
-                Resident { key: key.clone(), model, pipeline, bytes: 0 }
+                Resident { key: key.clone(), model, pipeline, bytes: Vec::new() }
             }
         };
         self.all.push(resident);
@@ -157,10 +208,13 @@ impl Residents {
     pub fn make_room(&mut self, plan: &Plan) -> usize {
         let before = self.all.len();
         while self.all.len() > 1 {
-            let others: usize = self.all.iter().rev().skip(1).map(|resident| resident.bytes).sum();
-            let over_device = plan.limit.is_some_and(|limit| others.saturating_add(plan.peak()) > limit);
-            let over_host = plan.host.is_some_and(|host| others.saturating_add(host.peak) > host.limit);
-            if !over_device && !over_host {
+            let others = self.held_by_others();
+            let of_all: usize = others.iter().sum();
+            let mut is_over = plan.host.is_some_and(|host| of_all.saturating_add(host.peak) > host.limit);
+            for (device, (own, others)) in plan.devices().zip(others).enumerate() {
+                is_over |= own.limit.is_some_and(|limit| others.saturating_add(plan.peak_on(device)) > limit);
+            }
+            if !is_over {
                 break;
             }
             self.all.remove(0);
@@ -170,10 +224,22 @@ impl Residents {
 
     /// Notes what the last one holds now.
     pub fn weigh(&mut self) {
-        let others: usize = self.all.iter().rev().skip(1).map(|resident| resident.bytes).sum();
-        if let Some(last) = self.all.last_mut() {
-            last.bytes = self.shelf.ledger.usage().total.saturating_sub(others);
+        let mut own = self.shelf.held();
+        for (own, others) in own.iter_mut().zip(self.held_by_others()) {
+            *own = own.saturating_sub(others);
         }
+        if let Some(last) = self.all.last_mut() {
+            last.bytes = own;
+        }
+    }
+
+    /// Bytes that all except for the last one hold on each device.
+    fn held_by_others(&self) -> Vec<usize> {
+        let mut held = vec![0; self.shelf.ledgers.len()];
+        for resident in self.all.iter().rev().skip(1) {
+            held.iter_mut().zip(&resident.bytes).for_each(|(held, bytes)| *held += bytes);
+        }
+        held
     }
 
     /// The one that was brought last.

@@ -17,7 +17,7 @@ use pinhole::{Error, Result as PinholeResult};
 use tracing::{error, info, warn};
 
 use crate::fault::Fault;
-use crate::job::{Job, Outcome, Status};
+use crate::job::{DeviceOutcome, Job, Outcome, Status};
 use crate::jobs::{End, Jobs, Next, Order};
 use crate::metrics::Metrics;
 use crate::pictures;
@@ -66,7 +66,7 @@ impl Worker {
     fn unloaded(&self, count: usize, why: &'static str) {
         if count > 0 {
             self.metrics.add_of("pinhole_models_unloaded_total", "why", why, count as f64);
-            let held = self.shelf.ledger.usage().total;
+            let held: usize = self.shelf.held().iter().sum();
             info!(count, why, held, "unloaded");
         }
         self.show_memory();
@@ -74,7 +74,7 @@ impl Worker {
 
     fn show_memory(&self) {
         self.metrics.set("pinhole_models_loaded", self.residents.len() as f64);
-        self.metrics.set("pinhole_held_bytes", self.shelf.ledger.usage().total as f64);
+        self.metrics.set("pinhole_held_bytes", self.shelf.held().iter().sum::<usize>() as f64);
         if let Some(resident) = memory::resident() {
             self.metrics.set("pinhole_resident_bytes", resident.total as f64);
         }
@@ -196,6 +196,16 @@ impl Worker {
         if peak > generated.plan.peak() {
             warn!(planned = generated.plan.peak(), measured = peak, "more than planned");
         }
+        for held in held(generated) {
+            let device = &held.device;
+            metrics.set_of("pinhole_device_planned_peak_bytes", "device", device, held.planned_bytes as f64);
+            metrics.set_of("pinhole_device_measured_peak_bytes", "device", device, held.measured_bytes as f64);
+            metrics.add_of("pinhole_device_moved_bytes_total", "device", device, held.moved_bytes as f64);
+            metrics.add_of("pinhole_device_exchanged_bytes_total", "device", device, held.exchanged_bytes as f64);
+            if let Some(limit) = held.limit_bytes {
+                metrics.set_of("pinhole_device_budget_bytes", "device", device, limit as f64);
+            }
+        }
     }
 
     /// Gives each job its own pictures.
@@ -221,10 +231,27 @@ impl Worker {
     }
 }
 
-/// The highest peak of all phases, in bytes.
+/// What each device was planned to hold and held, and what came and went.
+fn held(generated: &Generated) -> Vec<DeviceOutcome> {
+    let mut all = Vec::with_capacity(generated.devices.len());
+    for (number, device) in generated.devices.iter().enumerate() {
+        let phases = || generated.phases.iter().filter(|phase| phase.device == number);
+        all.push(DeviceOutcome {
+            device: device.device.clone(),
+            limit_bytes: device.limit.map(|limit| limit as u64),
+            planned_bytes: device.planned as u64,
+            measured_bytes: device.measured.peak as u64,
+            moved_bytes: phases().map(|phase| phase.moved).sum(),
+            exchanged_bytes: phases().map(|phase| phase.exchanged).sum(),
+        });
+    }
+    all
+}
+
+/// The highest peak of all phases, in bytes; of several devices, on the first.
 fn peak(generated: &Generated) -> usize {
     let mut peak = 0;
-    for phase in &generated.phases {
+    for phase in generated.phases.iter().filter(|phase| phase.device == 0) {
         peak = peak.max(phase.measured.peak).max(phase.allocated.unwrap_or(0));
     }
     peak
@@ -268,6 +295,7 @@ fn finished(
         seconds,
         planned_bytes: generated.plan.peak() as u64,
         measured_bytes: peak(generated) as u64,
+        devices: held(generated),
         drawn_together,
         warnings: warnings.to_vec(),
     };

@@ -90,11 +90,13 @@ impl Pipeline {
         self.machine.devices().collect()
     }
 
-    /// Enters what it takes on the first device in `ledger` from now on. Pipelines that share one are held to the limit of whichever computes,
-    /// all of them together. Weights that it kept are given back.
-    pub fn share_ledger(&mut self, ledger: Ledger) {
+    /// Enters what it takes on each device in one of `ledgers` from now on, in the order of devices. Pipelines that share one are held to the
+    /// limit of whichever computes, all of them together. Weights that it kept are given back.
+    pub fn share_ledgers(&mut self, ledgers: &[Ledger]) {
         self.machine.forget();
-        self.machine.units[0].ledger = ledger;
+        for (unit, ledger) in self.machine.units.iter_mut().zip(ledgers) {
+            unit.ledger = ledger.clone();
+        }
     }
 
     /// What is held on the first device between requests, of all pipelines that share the ledger.
@@ -110,8 +112,8 @@ impl Pipeline {
         self.plan_settings(&self.settings(request)?)
     }
 
-    /// The least budget, in bytes, that `request` can do with under the current offload mode: on each device, if there are several, with
-    /// all stages of a component on one of them.
+    /// The least budget, in bytes, that `request` can do with under the current offload mode: on each device, if there are several, up to a
+    /// thousandth.
     ///
     /// # Errors
     /// As [`plan`](Pipeline::plan), except that no budget is too small.
@@ -264,10 +266,23 @@ impl Pipeline {
 
     /// The refusal as an error, with a picture that would fit and a budget that would do.
     fn refusal(&self, refusal: &Refusal, settings: &Settings, limits: &[Limits]) -> Result<Error> {
+        let refusal = &self.of_all_devices(refusal, settings, limits)?;
         let smaller = self.largest_that_fits(settings, limits)?;
         let smaller = smaller.map_or(String::new(), |(width, height)| format!("{width}x{height}, or "));
         let what = format!("the {} at {}x{}", refusal.component, settings.width, settings.height);
         Ok(self.machine.over_budget(refusal, what, &smaller))
+    }
+
+    /// `refusal` with what each of several devices would need: what one component needs of one of them is not what all need together.
+    fn of_all_devices(&self, refusal: &Refusal, settings: &Settings, limits: &[Limits]) -> Result<Refusal> {
+        let Refusal { component, bound, least, given } = *refusal;
+        if bound.is_some() || self.machine.units.len() < 2 {
+            return Ok(Refusal { component, bound, least, given });
+        }
+        let there = limits.iter().zip(&self.machine.units).filter(|(_, unit)| !unit.is_lost);
+        let smallest = there.filter_map(|(limits, _)| limits.bytes).min();
+        let least = self.least_on_devices(settings)?;
+        Ok(Refusal { component, bound, least, given: smallest.unwrap_or(given) })
     }
 
     /// The largest usual size of the picture's shape for which there is a plan.
@@ -307,12 +322,21 @@ impl Machine {
         self.units.iter().map(|unit| self.limits_of(unit)).collect()
     }
 
+    /// The same if each had a budget of `vram`.
+    pub(super) fn limits_of_all(&self, vram: Option<usize>) -> Result<Vec<Limits>> {
+        self.units.iter().map(|unit| self.limits_within(unit, vram)).collect()
+    }
+
     /// What a plan has to keep to now on one device.
     pub(super) fn limits_of(&self, unit: &Unit) -> Result<Limits> {
+        self.limits_within(unit, unit.budget.or(self.options.vram))
+    }
+
+    fn limits_within(&self, unit: &Unit, vram: Option<usize>) -> Result<Limits> {
         if unit.is_lost {
             return Ok(Limits { bytes: Some(0), ..Limits::default() });
         }
-        let options = MemoryOptions { vram: unit.budget.or(self.options.vram), ..self.options };
+        let options = MemoryOptions { vram, ..self.options };
         Ok(Limits { of_host: self.host_limits(unit), ..limits(unit.backend.device(), &options)? })
     }
 

@@ -7,7 +7,7 @@ use super::preview;
 use super::request::Settings;
 use crate::Result;
 use crate::plan::devices::{self, Choice, Devices};
-use crate::plan::measure::Subject;
+use crate::plan::measure::{Subject, Survey};
 use crate::plan::{Component, Limits, Phase, Plan, Refusal, Speed, TokenShare, Turn};
 use crate::stage::Cadence;
 
@@ -33,8 +33,12 @@ impl Pipeline {
         if !self.machine.among.stages || planned.as_ref().is_ok_and(is_settled) {
             return Ok(planned);
         }
-        self.divide(settings, limits, &mut all)?;
-        Ok(self.devices_of(limits, &all).plan(&all.choices))
+        let subjects = self.subjects(&self.model, settings)?;
+        let surveyed = self.machine.survey(&subjects)?;
+        self.divide((&subjects, &surveyed), settings, limits, &mut all)?;
+        let divided = self.devices_of(limits, &all).plan(&all.choices);
+        // What is divided may leave no room for the rest.
+        Ok(if divided.is_err() && planned.is_ok() { planned } else { divided })
     }
 
     /// The same of the text encoders alone.
@@ -48,10 +52,31 @@ impl Pipeline {
         Ok(self.devices_of(limits, &all).plan(&all.choices))
     }
 
-    /// See [`Devices::least`].
+    /// The least budget for each device, in bytes, for which there is a plan, up to one part of `TRIED`. Found by trying, where stages may be
+    /// divided: what each device has of them depends on its room.
     pub(super) fn least_on_devices(&self, settings: &Settings) -> Result<usize> {
-        let all = self.measure_on_devices(settings)?;
-        Ok(self.devices_of(&self.machine.limits()?, &all).least(&all.choices))
+        let mut all = self.measure_on_devices(settings)?;
+        let undivided = self.devices_of(&self.machine.limits()?, &all).least(&all.choices);
+        if !self.machine.among.stages {
+            return Ok(undivided);
+        }
+        let subjects = self.subjects(&self.model, settings)?;
+        let surveyed = self.machine.survey(&subjects)?;
+        let most = self.machine.limits_of_all(Some(usize::MAX))?;
+        let (mut too_few, mut enough) = (0, undivided);
+        while enough - too_few > enough / TRIED {
+            let middle = too_few + (enough - too_few) / 2;
+            let mut limits = most.clone();
+            for limits in &mut limits {
+                limits.bytes = limits.bytes.map(|most| most.min(middle));
+            }
+            self.divide((&subjects, &surveyed), settings, &limits, &mut all)?;
+            match self.devices_of(&limits, &all).plan(&all.choices) {
+                Ok(_) => enough = middle,
+                Err(_) => too_few = middle.max(too_few + 1),
+            }
+        }
+        Ok(enough)
     }
 
     /// What every component takes on each device, and which devices may have it.
@@ -92,18 +117,19 @@ impl Pipeline {
         Ok(Measured { choices, company, speeds: units.iter().map(Unit::speed).collect() })
     }
 
-    /// Adds the ways to divide the denoiser's stages among several devices.
-    fn divide(&self, settings: &Settings, limits: &[Limits], all: &mut Measured) -> Result<()> {
+    /// Sets the ways to divide the stages of what denoises among several devices: of those of `subjects` that were `surveyed`.
+    fn divide(
+        &self,
+        (subjects, surveyed): (&[Subject<'_>], &[Vec<Survey<'_>>]),
+        settings: &Settings,
+        limits: &[Limits],
+        all: &mut Measured,
+    ) -> Result<()> {
         let alike = self.machine.alike();
-        if alike.len() < 2 {
-            return Ok(());
-        }
         let room: Vec<usize> = alike.iter().map(|&at| limits[at].bytes.unwrap_or(usize::MAX)).collect();
-        for (subject, choice) in self.subjects(&self.model, settings)?.iter().zip(&mut all.choices) {
-            if subject.phase == Phase::Denoise {
-                let beside = arrays(&self.model, settings, subject.phase);
-                choice.divided = self.machine.divided(subject, &alike, &room, beside)?;
-            }
+        for ((subject, surveys), choice) in subjects.iter().zip(surveyed).zip(&mut all.choices) {
+            let beside = arrays(&self.model, settings, subject.phase);
+            choice.divided = self.machine.divided((subject, surveys), &alike, &room, beside)?;
         }
         Ok(())
     }
@@ -118,6 +144,9 @@ impl Pipeline {
         }
     }
 }
+
+/// A least budget is found up to one part of so many.
+const TRIED: usize = 1024;
 
 /// Whether nothing is gained by other places for what denoises: all of it stays on its device, or several compute its passes or have its
 /// tokens among them, and these stay.
@@ -193,22 +222,36 @@ impl Machine {
         Ok(ways)
     }
 
-    /// The ways to divide the stages of `subject` among the devices `alike`, which have so much `room`: what each device has of them.
+    /// What is known of the stages of each of `subjects` on each device that rounds as the first does. Of those that do not denoise, and of
+    /// all if there is one such device, nothing.
+    fn survey<'s>(&self, subjects: &'s [Subject<'_>]) -> Result<Vec<Vec<Survey<'s>>>> {
+        let alike = self.alike();
+        let mut surveyed = Vec::with_capacity(subjects.len());
+        for subject in subjects {
+            let is_divided = subject.phase == Phase::Denoise && alike.len() > 1;
+            let devices = alike.iter().filter(|_| is_divided);
+            surveyed.push(devices.map(|&at| subject.survey(&self.units[at].backend)).collect::<Result<Vec<_>>>()?);
+        }
+        Ok(surveyed)
+    }
+
+    /// The ways to divide the stages of `subject` among the devices `alike`, on which it was surveyed and which have so much `room`: what each
+    /// device has of them.
     fn divided(
         &self,
-        subject: &Subject<'_>,
+        (subject, surveys): (&Subject<'_>, &[Survey<'_>]),
         alike: &[usize],
         room: &[usize],
         beside: usize,
     ) -> Result<Vec<Vec<Option<Component>>>> {
-        let surveys = alike.iter().map(|&at| subject.survey(&self.units[at].backend)).collect::<Result<Vec<_>>>()?;
+        let Some(first) = surveys.first() else { return Ok(Vec::new()) };
         let requests = subject.model.at(Cadence::Request).end;
         let mut ways = Vec::new();
-        for owners in devices::divisions(&surveys[0].weights(), requests, room, surveys[0].beside_weights()) {
+        for owners in devices::divisions(&first.weights(), requests, room, first.beside_weights()) {
             // Pieces of one picture have one size.
-            for batch in surveys[0].batches() {
+            for batch in first.batches() {
                 let (mut way, mut is_complete) = (vec![None; self.units.len()], true);
-                for (number, (&device, survey)) in alike.iter().zip(&surveys).enumerate() {
+                for (number, (&device, survey)) in alike.iter().zip(surveys).enumerate() {
                     let own: Vec<bool> = owners.iter().map(|&owner| owner == number).collect();
                     if own.contains(&true) {
                         let component = survey.of_stages(&own, batch)?;

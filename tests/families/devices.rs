@@ -214,6 +214,16 @@ fn a_controlnet_is_beside_each_pass() {
     passes_apart("sdxl with a ControlNet", (model, Request { steps: Some(2), ..request }));
 }
 
+/// What a ControlNet adds is computed where the stages are that read it, and of the same tokens.
+#[test]
+fn a_controlnet_has_its_tokens_and_its_stages_on_several_devices() {
+    let (model, request) = sd_controls::opened("sdxl_controls", "guess");
+    let request = Request { steps: Some(2), ..request };
+    let plain = Request { cfg_scale: Some(1.0), negative_prompt: None, control_guess: false, ..request.clone() };
+    stages_apart("sdxl with a ControlNet", (Arc::clone(&model), plain), Offload::Auto, 0.8);
+    tokens_apart("sdxl with a ControlNet", (model, request), &[(TWO, TOKENS, 2, Offload::Sequential)]);
+}
+
 #[test]
 fn z_image_with_a_lora_computes_its_passes_side_by_side() {
     let (golden, _dir, model) = z_image_with_a_lora();
@@ -221,7 +231,7 @@ fn z_image_with_a_lora_computes_its_passes_side_by_side() {
     passes_apart("z-image with a LoRA", (model, request));
 }
 
-fn z_image_with_a_lora() -> (Golden, tempfile::TempDir, Arc<Opened>) {
+pub(crate) fn z_image_with_a_lora() -> (Golden, tempfile::TempDir, Arc<Opened>) {
     let (golden, dir) = z_image::model();
     let lora = write_lora(dir.path(), "lora", "diffusion_model.", vec![module()], A_B);
     let additions = Additions { loras: vec![(lora, 0.5)], ..Additions::default() };
@@ -365,6 +375,28 @@ fn stages_are_divided_where_no_device_has_room_for_all() {
         let model = Arc::new(wan::open(&dir.path().join("wan")));
         stages_apart(key, (model, request), Offload::Auto, 0.8);
     }
+}
+
+/// What two devices need is less than what one needs where each can have some of the stages, and a refusal names it.
+#[test]
+fn a_refusal_names_a_budget_for_which_stages_are_divided() {
+    let (model, request) = mini(Request { cfg_scale: Some(1.0), ..Request::new("a red heart") });
+    let within = |names: &str, vram| {
+        let mut pipeline = on(&model, names);
+        pipeline.set_memory(MemoryOptions { vram: Some(vram), offload: Offload::Model, host: None });
+        pipeline
+    };
+    let [one, two] = [ONE, TWO].map(|names| match within(names, 1 << 10).plan(&request).unwrap_err() {
+        Error::OverBudget { needed, given, hint, .. } => {
+            assert!(given == 1 << 10 && hint.unwrap().contains("--vram"), "{names}");
+            needed
+        }
+        other => panic!("{other}"),
+    });
+    assert!(two < one, "{two} bytes on each of two, {one} on one");
+    let found = generate(&mut within(TWO, two), &request);
+    assert_eq!(found.plan.shares("transformer").len(), 2, "{:?}", found.plan);
+    assert!(within(TWO, two - two / 256).plan(&request).is_err());
 }
 
 /// Who listens can end what several devices do, and the next request finds them ready.

@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread;
 
-use crate::devices::{assert_same, draw, generate, mini, of_phase};
+use crate::devices::{assert_same, draw, generate, mini, of_phase, z_image_with_a_lora};
 use crate::support::{Golden, sd1};
-use crate::{stable_diffusion, wan};
+use crate::{sd_controls, stable_diffusion, wan, z_image};
 use pinhole::ggml::{CancelFlag, Device};
 use pinhole::pipeline::{self, Event, Generated, MemoryOptions, Opened, Pipeline, Request};
 use pinhole::plan::{Offload, Phase};
@@ -86,6 +86,14 @@ fn another_machine_draws_what_this_one_draws() {
     far("sdxl", (model, Request { steps: Some(2), ..stable_diffusion::request(&golden, "batch") }));
     let (golden, dir) = wan::directory("t2v_pair");
     far("wan", (Arc::new(wan::open(dir.path())), Request { steps: Some(2), ..wan::request(&golden, "pair") }));
+}
+
+#[test]
+fn another_machine_has_loras_and_controlnets() {
+    let (golden, _dir, model) = z_image_with_a_lora();
+    far("z-image with a LoRA", (model, Request { steps: Some(2), ..z_image::request(&golden, "base_batch") }));
+    let (model, request) = sd_controls::opened("sdxl_controls", "guess");
+    far("sdxl with a ControlNet", (model, Request { steps: Some(2), ..request }));
 }
 
 /// A server allows no more than it has, and stages go to both where neither has room for all.

@@ -88,20 +88,32 @@ pub(super) struct PlanView {
     schedule: &'static str,
     guidance: Option<f32>,
     cfg_scale: f32,
-    /// The most bytes on the device at once.
+    /// The most bytes on the device at once; of several, on the first.
     peak_bytes: usize,
     /// The ceiling, if there is one.
     limit_bytes: Option<usize>,
+    /// The same of each device, in the order of the server's.
+    devices: Vec<DevicePlanView>,
     /// The same of host memory, all that the process holds counted.
     host_peak_bytes: Option<usize>,
     host_limit_bytes: Option<usize>,
-    /// In the order in which they run.
+    /// In the order in which they run; of several devices, all of the first, then all of the second. What several compute together is there
+    /// once for each.
     components: Vec<ComponentView>,
+}
+
+/// What a job takes on one device.
+#[derive(Serialize, ToSchema)]
+pub(super) struct DevicePlanView {
+    peak_bytes: usize,
+    limit_bytes: Option<usize>,
 }
 
 /// What one network of a model takes.
 #[derive(Serialize, ToSchema)]
 pub(super) struct ComponentView {
+    /// The number of the device that has it, from 0.
+    device: usize,
     phase: &'static str,
     component: &'static str,
     stages: usize,
@@ -122,10 +134,16 @@ pub(super) struct ComponentView {
 impl PlanView {
     pub(super) fn new(planned: &Planned) -> PlanView {
         let Planned { settings, plan, .. } = planned;
+        let mut devices = Vec::new();
+        for (device, own) in plan.devices().enumerate() {
+            devices.push(DevicePlanView { peak_bytes: plan.peak_on(device), limit_bytes: own.limit });
+        }
         let mut components = Vec::new();
         let mut pass: Option<&Plan> = Some(plan);
         while let Some(plan) = pass {
-            components.extend(plan.components.iter().map(ComponentView::new));
+            for (device, plan) in plan.devices().enumerate() {
+                components.extend(plan.components.iter().map(|component| ComponentView::new(device, component)));
+            }
             pass = plan.second.as_deref();
         }
         PlanView {
@@ -142,14 +160,16 @@ impl PlanView {
             host_peak_bytes: plan.host.map(|host| host.peak),
             host_limit_bytes: plan.host.map(|host| host.limit),
             components,
+            devices,
         }
     }
 }
 
 impl ComponentView {
-    fn new(plan: &ComponentPlan) -> ComponentView {
+    fn new(device: usize, plan: &ComponentPlan) -> ComponentView {
         let parts = &plan.parts;
         ComponentView {
+            device,
             phase: plan.phase.name(),
             component: plan.name,
             stages: plan.placement.slot_of.len(),
@@ -318,7 +338,7 @@ pub(super) async fn about(State(server): State<App>) -> axum::Json<About> {
     let (limits, catalogue) = (&server.limits, server.catalogue());
     axum::Json(About {
         version: env!("CARGO_PKG_VERSION"),
-        device: server.shelf.device.name(),
+        device: server.shelf.device_names(),
         models: names(&catalogue.models),
         loras: names(&catalogue.loras),
         samplers: Sampler::ALL.iter().map(|it| Named { name: it.name(), label: it.label() }).collect(),

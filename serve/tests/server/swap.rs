@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::rig::{Served, pixels, quick, slow};
+use crate::rig::{Served, command, pixels, quick, slow};
 
 /// A ceiling under which `mini` is loaded whole once, and not twice.
 fn ceiling() -> String {
@@ -74,6 +74,57 @@ fn models_that_fit_together_stay() {
         assert_eq!(served.post("/v1/jobs?wait=true", &drawing).status, 200);
     }
     assert_eq!((served.metric("pinhole_models_loaded"), served.metric("pinhole_models_loaded_total")), (2.0, 2.0));
+}
+
+/// Two devices have a budget each, and draw what one draws.
+#[test]
+fn several_devices_draw_each_job_together() {
+    let guided = || {
+        let mut drawing = quick(5);
+        (drawing["cfg_scale"], drawing["negative_prompt"]) = (json!(2.0), json!("blue"));
+        drawing
+    };
+    let drawn = |devices: &[&str]| {
+        let served = Served::start(devices);
+        let done = served.post("/v1/jobs?wait=true", &guided());
+        assert_eq!(done.status, 200, "{}", done.text());
+        let picture = pixels(&served.get(done.json()["images"][0].as_str().unwrap()).body);
+        (served, done.json()["outcome"].clone(), picture)
+    };
+    let two =
+        ["--device", "cpu:discrete,cpu:discrete1", "--vram", "1G,512M", "--devices-by", "passes", "--threads", "2"];
+    let (_, _, one) = drawn(&["--device", "cpu:discrete", "--threads", "1"]);
+    let (served, outcome, both) = drawn(&two);
+    assert_eq!(one, both);
+    let names = ["cpu:discrete", "cpu:discrete1"];
+    let held = outcome["devices"].as_array().unwrap();
+    assert_eq!(held.len(), 2, "{outcome}");
+    for ((held, name), limit) in held.iter().zip(names).zip([1u64 << 30, 512 << 20]) {
+        assert_eq!((held["device"].as_str(), held["limit_bytes"].as_u64()), (Some(name), Some(limit)));
+        let peak = held["measured_bytes"].as_f64().unwrap();
+        assert!(peak > 0.0 && held["planned_bytes"].as_f64() == Some(peak) && peak <= limit as f64, "{held}");
+        let metric = |what: &str| served.metric(&format!("pinhole_device_{what}{{device=\"{name}\"}}"));
+        assert_eq!([metric("planned_peak_bytes"), metric("measured_peak_bytes")], [peak; 2]);
+        assert_eq!(metric("budget_bytes"), limit as f64);
+        let moved = ["moved_bytes", "exchanged_bytes"].map(|what| held[what].as_f64().unwrap());
+        assert_eq!([metric("moved_bytes_total"), metric("exchanged_bytes_total")], moved);
+        assert!(moved.iter().all(|&bytes| bytes > 0.0), "{held}");
+    }
+    let plan = served.post("/v1/plan", &guided()).json();
+    assert_eq!(plan["devices"][1]["limit_bytes"], 512 << 20);
+    assert!(plan["components"].as_array().unwrap().iter().any(|component| component["device"] == 1), "{plan}");
+    assert_eq!(served.get("/v1/server").json()["device"], names.join(","));
+}
+
+#[test]
+fn devices_that_cannot_compute_together_are_refused_at_the_start() {
+    for (devices, budgets, said) in
+        [("cpu:discrete,cpu:discrete0", "1G", "twice"), ("cpu:discrete,cpu:discrete1", "1G,1G,1G", "3 sizes")]
+    {
+        let ended = command(&["-m", "mini", "--device", devices, "--vram", budgets]).output().unwrap();
+        let said_there = String::from_utf8_lossy(&ended.stderr);
+        assert!(!ended.status.success() && said_there.contains(said), "{said_there}");
+    }
 }
 
 #[test]

@@ -44,8 +44,8 @@ pub(super) async fn loras(State(server): State<App>) -> Json<Vec<Value>> {
 
 pub(super) async fn memory(State(server): State<App>) -> Json<Value> {
     let resident = pinhole::memory::resident().map_or(0, |resident| resident.total);
-    let held = server.shelf.ledger.usage().total;
-    let budget = server.shelf.memory.vram;
+    let held: usize = server.shelf.held().iter().sum();
+    let budget = server.shelf.ceiling();
     Json(json!({ "ram": { "used": resident }, "cuda": { "system": { "used": held, "total": budget } } }))
 }
 
