@@ -31,9 +31,17 @@ const METRICS: &[(&str, &str, &str)] = &[
     ("pinhole_phase_seconds_sum", "counter", "Seconds by phase."),
     ("pinhole_phase_seconds_count", "counter", "How often each phase ran."),
     ("pinhole_moved_bytes_total", "counter", "Bytes of weights that were brought to the device."),
-    ("pinhole_planned_peak_bytes", "gauge", "The planned peak of the last run on the device, or the first."),
-    ("pinhole_measured_peak_bytes", "gauge", "The measured peak of the last run on the device, or the first."),
-    ("pinhole_highest_peak_bytes", "gauge", "The highest measured peak of all runs on the device, or the first."),
+    ("pinhole_planned_peak_bytes", "gauge", "The planned peak of the last run on the device (of several, the first)."),
+    (
+        "pinhole_measured_peak_bytes",
+        "gauge",
+        "The measured peak of the last run on the device (of several, the first).",
+    ),
+    (
+        "pinhole_highest_peak_bytes",
+        "gauge",
+        "The highest measured peak of all runs on the device (of several, the first).",
+    ),
     ("pinhole_budget_bytes", "gauge", "The ceiling of the last run, if there is one."),
     ("pinhole_device_planned_peak_bytes", "gauge", "The planned peak of the last run, by device."),
     ("pinhole_device_measured_peak_bytes", "gauge", "The measured peak of the last run, by device."),
@@ -138,7 +146,7 @@ mod tests {
             # TYPE pinhole_jobs_ended_total counter\n\
             pinhole_jobs_ended_total{outcome=\"done\"} 1\n\
             pinhole_jobs_ended_total{outcome=\"failed\"} 1\n\
-            # HELP pinhole_highest_peak_bytes The highest measured peak on the device of all runs.\n\
+            # HELP pinhole_highest_peak_bytes The highest measured peak of all runs on the device (of several, the first).\n\
             # TYPE pinhole_highest_peak_bytes gauge\n\
             pinhole_highest_peak_bytes 5\n";
         assert_eq!(metrics.text(), expected);

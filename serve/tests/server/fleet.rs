@@ -343,7 +343,9 @@ fn models_come_from_s3_and_results_go_there() {
 
 #[test]
 fn a_folder_comes_from_s3_whole() {
-    let (s3, cache) = (S3::start(), tempfile::tempdir().unwrap());
+    let (s3, around) = (S3::start(), tempfile::tempdir().unwrap());
+    let cache = around.path().join("cache");
+    std::fs::create_dir(&cache).unwrap();
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/mini/mini.gguf");
     let model = std::fs::read(model).unwrap();
     let files = [("mini.gguf", model), ("README.md", b"small".to_vec()), ("notes/one/empty.txt", Vec::new())];
@@ -356,7 +358,7 @@ fn a_folder_comes_from_s3_whole() {
     }
     let start = || {
         let mut command = command(&["-m", "s3://files/models/mini/", "--cache"]);
-        command.arg(cache.path());
+        command.arg(&cache);
         s3.tell(&mut command);
         command
     };
@@ -364,8 +366,7 @@ fn a_folder_comes_from_s3_whole() {
     let id = served.submit(&quick(7));
     assert_eq!(served.end_of(&id)["drawing"]["model"], "mini");
     drop(served);
-    let folders =
-        || -> Vec<_> { std::fs::read_dir(cache.path()).unwrap().map(|entry| entry.unwrap().path()).collect() };
+    let folders = || -> Vec<_> { std::fs::read_dir(&cache).unwrap().map(|entry| entry.unwrap().path()).collect() };
     let [folder] = <[_; 1]>::try_from(folders()).unwrap();
     for (name, content) in &files {
         assert!(std::fs::read(folder.join(name)).unwrap() == *content, "{name}");
@@ -381,7 +382,7 @@ fn a_folder_comes_from_s3_whole() {
     // A name that leaves the folder is refused, whatever the service is.
     s3.put("files/models/mini/../../x", Vec::new());
     let output = start().output().unwrap();
-    assert!(!output.status.success() && !cache.path().join("../x").exists());
+    assert!(!output.status.success() && !around.path().join("x").exists());
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(stderr.contains("s3://files/models/mini/"), "{stderr}");
 }
