@@ -277,7 +277,7 @@ fn compute_avx2(
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512vnni,avx2,fma,f16c")]
+#[target_feature(enable = "avx512f,avx512vl,avx512vnni,avx2,fma,f16c")]
 fn compute_avx512(
     attention: &Attention,
     tile: usize,

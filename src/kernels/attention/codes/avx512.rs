@@ -7,8 +7,8 @@ use super::super::avx512::{Avx512, read};
 use super::super::heads::{SIX, SIXTEEN};
 use super::super::micro::LANES;
 use super::super::softmax::TOGETHER;
-use super::super::tiles::PITCH;
-use super::micro::{Factors, Micro, Pair};
+use super::super::tiles::{PITCH, TWELVE};
+use super::micro::{Factors, LAST, Micro, Pair};
 use super::units::ROUNDER;
 use super::weights::{EXP2, EXPONENT, LEAST, Terms, start};
 
@@ -64,6 +64,20 @@ impl Micro for Avx512 {
     ) {
         // SAFETY: the caller's promise.
         unsafe { add_values(left, rights, depth, units, factors, sums.as_mut_ptr(), stride) }
+    }
+
+    #[inline(always)]
+    unsafe fn add_last_values(
+        left: *const Pair,
+        right: *const Pair,
+        depth: usize,
+        units: &[f32; LAST],
+        factors: &Factors,
+        sums: &mut [f32],
+        stride: usize,
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe { add_last_values(left, right, depth, units, factors, sums.as_mut_ptr(), stride) }
     }
 
     #[inline(always)]
@@ -167,6 +181,51 @@ unsafe fn add_values<const RIGHTS: usize>(
                     _mm512_storeu_ps(sum, all);
                 }
             }
+        }
+    }
+}
+
+/// Sixteen numbers of a row are one vector, and eight are half of one.
+///
+/// # Safety
+/// As for [`Micro::add_last_values`].
+#[target_feature(enable = "avx512f,avx512vl,avx512vnni,fma")]
+#[inline]
+unsafe fn add_last_values(
+    mut left: *const Pair,
+    mut right: *const Pair,
+    depth: usize,
+    units: &[f32; LAST],
+    factors: &Factors,
+    sums: *mut f32,
+    stride: usize,
+) {
+    let mut all = [(_mm512_setzero_si512(), _mm256_setzero_si256()); TWELVE];
+    for _ in 0..depth {
+        // SAFETY: the caller's promise.
+        let (whole, half) =
+            unsafe { (_mm512_loadu_si512(right.cast()), _mm256_loadu_si256(right.add(SIXTEEN).cast())) };
+        for (row, (first, last)) in all.iter_mut().enumerate() {
+            // SAFETY: the caller's promise.
+            let pair = unsafe { left.add(row * PITCH / 2).cast::<i32>().read_unaligned() };
+            let pair = _mm512_set1_epi32(pair);
+            *first = _mm512_dpwssd_epi32(*first, pair, whole);
+            *last = _mm256_dpwssd_epi32(*last, _mm512_castsi512_si256(pair), half);
+        }
+        (left, right) = (left.wrapping_add(1), right.wrapping_add(LAST));
+    }
+    let (first_units, last_units) = units.split_at(SIXTEEN);
+    for (row, ((first, last), [before, new])) in all.into_iter().zip(factors).enumerate() {
+        // SAFETY: the caller's promise; there are sixteen units and eight.
+        unsafe {
+            let sums = sums.add(row * stride);
+            let first = _mm512_mul_ps(_mm512_cvtepi32_ps(first), _mm512_loadu_ps(first_units.as_ptr()));
+            let earlier = _mm512_mul_ps(_mm512_loadu_ps(sums), _mm512_set1_ps(*before));
+            _mm512_storeu_ps(sums, _mm512_fmadd_ps(first, _mm512_set1_ps(*new), earlier));
+            let sums = sums.add(SIXTEEN);
+            let last = _mm256_mul_ps(_mm256_cvtepi32_ps(last), _mm256_loadu_ps(last_units.as_ptr()));
+            let earlier = _mm256_mul_ps(_mm256_loadu_ps(sums), _mm256_set1_ps(*before));
+            _mm256_storeu_ps(sums, _mm256_fmadd_ps(last, _mm256_set1_ps(*new), earlier));
         }
     }
 }

@@ -95,6 +95,31 @@ pub(in crate::kernels::attention) trait Micro: Rows {
         }
     }
 
+    /// The same for one right side of 24 numbers.
+    ///
+    /// # Safety
+    /// As for [`add_values`](Micro::add_values).
+    #[inline(always)]
+    unsafe fn add_last_values(
+        left: *const Pair,
+        right: *const Pair,
+        depth: usize,
+        units: &[f32; LAST],
+        factors: &Factors,
+        sums: &mut [f32],
+        stride: usize,
+    ) {
+        let mut products = [0; TWELVE * LAST];
+        for row in (0..TWELVE).step_by(3) {
+            // SAFETY: the caller's promise; there is room for as many products.
+            unsafe {
+                let (left, out) = (left.add(row * PITCH / 2), products.as_mut_ptr().add(row * LAST));
+                <Self as Micro>::multiply::<3, 3, 1, { PITCH / 2 }>(left, right, depth, out, LAST);
+            }
+        }
+        add(&products, units, factors, sums, stride);
+    }
+
     /// Computes `scores`, where the first `keys` are real and the others minus infinity, and gives the largest.
     ///
     /// # Safety
@@ -113,6 +138,9 @@ pub(in crate::kernels::attention) trait Micro: Rows {
         weights::weigh(scores, most, weights)
     }
 }
+
+/// The widest right side, in numbers: the last one, where their number is odd.
+pub(super) const LAST: usize = 3 * LANES;
 
 /// Factors of twelve rows, for what came before a block and for the block.
 pub(super) type Factors = [[f32; 2]; TWELVE];

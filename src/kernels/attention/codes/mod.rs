@@ -35,7 +35,7 @@ use super::heads::{Attended, Outputs, Rows, SIX, SIXTEEN};
 use super::micro::LANES;
 use super::softmax::{Row, TOGETHER};
 use super::tiles::{MOST_KEYS, PITCH, TWELVE, Tiling, panels, room};
-use micro::{Factors, Micro, Pair};
+use micro::{Factors, LAST, Micro, Pair};
 use units::{MOST_CODE, MOST_VALUE, WEIGHT_BITS};
 use weights::Terms;
 
@@ -43,8 +43,6 @@ pub(super) use units::WIDEST;
 
 const _: () = assert!(MOST_CODE as u64 * MOST_CODE as u64 * (WIDEST as u64) < 1 << 31);
 const _: () = assert!((1u64 << WEIGHT_BITS) * MOST_VALUE as u64 * (MOST_KEYS as u64) < 1 << 31);
-/// The widest right side, in numbers.
-const PANEL: usize = 3 * LANES;
 
 /// What a thread computes with.
 #[derive(Debug, Default)]
@@ -252,7 +250,16 @@ fn values<M: Micro>(tiling: &Tiling, rows: Range<usize>, keys: usize, factors: &
             }
             continue;
         }
-        let mut products = [0; TWELVE * PANEL];
+        if panel.len() == LAST && rows.len() > SIX {
+            let units = space.value_units[panel.start..].first_chunk().expect("as many units as columns");
+            let sums = &mut sums[..(TWELVE - 1) * padded + LAST];
+            let (left, right) = (left(&space.weights, depth), right(&panel).as_ptr());
+            // SAFETY: twelve rows of `PITCH` weights, as many pairs of them used as `right` has; `sums` ends with the last one; the
+            // instructions are there.
+            unsafe { M::add_last_values(left, right, depth, units, factors, sums, padded) };
+            continue;
+        }
+        let mut products = [0; TWELVE * LAST];
         match panel.len() / LANES {
             1 => multiply::<M, TWELVE, 1>(&space.weights, right(&panel), rows.len(), &mut products),
             2 => multiply::<M, SIX, 2>(&space.weights, right(&panel), rows.len(), &mut products),
@@ -261,6 +268,14 @@ fn values<M: Micro>(tiling: &Tiling, rows: Range<usize>, keys: usize, factors: &
         let (units, products) = (&space.value_units[panel.clone()], &products[..rows.len() * panel.len()]);
         micro::add(products, units, factors, sums, padded);
     }
+}
+
+/// Twelve rows of weights as pairs, with `depth` of them in a row.
+#[inline(always)]
+fn left(weights: &[i16], depth: usize) -> *const Pair {
+    let weights = weights.as_chunks().0;
+    assert!(weights.len() >= TWELVE * PITCH / 2 && depth <= PITCH / 2);
+    weights.as_ptr()
 }
 
 /// [`Micro::add_values`] of twelve rows.
@@ -272,14 +287,14 @@ fn add_values<M: Micro, const RIGHTS: usize>(
     factors: &Factors,
     (sums, stride): (&mut [f32], usize),
 ) {
-    let (weights, depth) = (weights.as_chunks().0, rights[0].len() / SIXTEEN);
-    assert!(weights.len() >= TWELVE * PITCH / 2 && depth <= PITCH / 2);
+    let depth = rights[0].len() / SIXTEEN;
+    let left = left(weights, depth);
     assert!(rights.iter().all(|right| right.len() == rights[0].len()));
     let sums = &mut sums[..(TWELVE - 1) * stride + RIGHTS * SIXTEEN];
     let units = units.first_chunk().expect("as many units as columns");
     // SAFETY: twelve rows of `PITCH` weights, as many pairs of them used as each right side has; `sums` ends with the last one; the
     // instructions are there.
-    unsafe { M::add_values(weights.as_ptr(), rights.map(<[Pair]>::as_ptr), depth, units, factors, sums, stride) };
+    unsafe { M::add_values(left, rights.map(<[Pair]>::as_ptr), depth, units, factors, sums, stride) };
 }
 
 /// Weights times values, `ROWS` of the `rows` rows at a time, of up to [`TWELVE`].
@@ -288,17 +303,17 @@ fn multiply<M: Micro, const ROWS: usize, const VECTORS: usize>(
     weights: &[i16],
     right: &[Pair],
     rows: usize,
-    products: &mut [i32; TWELVE * PANEL],
+    products: &mut [i32; TWELVE * LAST],
 ) {
     let (panel, depth) = (VECTORS * LANES, right.len() / (VECTORS * LANES));
-    let weights = weights.as_chunks().0;
-    assert!(weights.len() >= TWELVE * PITCH / 2 && depth <= PITCH / 2 && rows <= TWELVE);
+    assert!(rows <= TWELVE);
+    let left = left(weights, depth);
     for first in (0..rows).step_by(ROWS) {
         let out = &mut products[first * panel..][..ROWS * panel];
         // SAFETY: twelve rows of `PITCH` weights, as many pairs of them used as `right` has; there is room for as many products; the
         // instructions are there.
         unsafe {
-            let (left, out) = (weights.as_ptr().add(first * PITCH / 2), out.as_mut_ptr());
+            let (left, out) = (left.add(first * PITCH / 2), out.as_mut_ptr());
             <M as Micro>::multiply::<ROWS, VECTORS, 1, { PITCH / 2 }>(left, right.as_ptr(), depth, out, panel);
         }
     }
