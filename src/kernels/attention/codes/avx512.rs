@@ -1,4 +1,5 @@
-//! AVX-512 with VNNI: `vpdpwssd` also adds to the sums. Numbers that 24 registers hold when a product ends are not written as whole ones first.
+//! AVX-512 with VNNI: `vpdpwssd` also adds to the sums. As in `attention/avx512.rs`, twelve rows of two vectors are computed at once; products of
+//! values go from the registers straight to the sums they are added to.
 
 use std::arch::x86_64::*;
 
@@ -65,6 +66,8 @@ impl Micro for Avx512 {
         // SAFETY: the caller's promise.
         unsafe { add_values(left, rights, depth, units, factors, sums.as_mut_ptr(), stride) }
     }
+
+    const ADDS_LAST: bool = true;
 
     #[inline(always)]
     unsafe fn add_last_values(

@@ -95,6 +95,9 @@ pub(in crate::kernels::attention) trait Micro: Rows {
         }
     }
 
+    /// Whether [`add_last_values`](Micro::add_last_values) is better than products that are added afterwards.
+    const ADDS_LAST: bool = false;
+
     /// The same for one right side of 24 numbers.
     ///
     /// # Safety

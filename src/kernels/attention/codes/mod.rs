@@ -235,7 +235,6 @@ fn weigh<'a, M: Micro>(
 #[inline(always)]
 fn values<M: Micro>(tiling: &Tiling, rows: Range<usize>, keys: usize, factors: &Factors, space: &mut Space) {
     let (padded, room, depth) = (tiling.padded(), tiling.block.div_ceil(2), keys.div_ceil(2));
-    let right = |panel: &Range<usize>| &space.values[panel.start * room..][..panel.len() * depth];
     let mut panels = panels(tiling.heads.width).peekable();
     while let Some(panel) = panels.next() {
         let sums = &mut space.sums[rows.start * padded + panel.start..];
@@ -243,17 +242,23 @@ fn values<M: Micro>(tiling: &Tiling, rows: Range<usize>, keys: usize, factors: &
             let units = space.value_units[panel.start..].as_chunks().0;
             match panels.next_if(|next| next.len() == SIXTEEN) {
                 Some(next) => {
-                    let rights = [right(&panel), right(&next)];
+                    let rights = [right(&space.values, &panel, room, depth), right(&space.values, &next, room, depth)];
                     add_values::<M, 2>(&space.weights, rights, units, factors, (sums, padded));
                 }
-                None => add_values::<M, 1>(&space.weights, [right(&panel)], units, factors, (sums, padded)),
+                None => add_values::<M, 1>(
+                    &space.weights,
+                    [right(&space.values, &panel, room, depth)],
+                    units,
+                    factors,
+                    (sums, padded),
+                ),
             }
             continue;
         }
-        if panel.len() == LAST && rows.len() > SIX {
+        if M::ADDS_LAST && panel.len() == LAST && rows.len() > SIX {
             let units = space.value_units[panel.start..].first_chunk().expect("as many units as columns");
             let sums = &mut sums[..(TWELVE - 1) * padded + LAST];
-            let (left, right) = (left(&space.weights, depth), right(&panel).as_ptr());
+            let (left, right) = (left(&space.weights, depth), right(&space.values, &panel, room, depth).as_ptr());
             // SAFETY: twelve rows of `PITCH` weights, as many pairs of them used as `right` has; `sums` ends with the last one; the
             // instructions are there.
             unsafe { M::add_last_values(left, right, depth, units, factors, sums, padded) };
@@ -261,13 +266,34 @@ fn values<M: Micro>(tiling: &Tiling, rows: Range<usize>, keys: usize, factors: &
         }
         let mut products = [0; TWELVE * LAST];
         match panel.len() / LANES {
-            1 => multiply::<M, TWELVE, 1>(&space.weights, right(&panel), rows.len(), &mut products),
-            2 => multiply::<M, SIX, 2>(&space.weights, right(&panel), rows.len(), &mut products),
-            _ => multiply::<M, 3, 3>(&space.weights, right(&panel), rows.len(), &mut products),
+            1 => multiply::<M, TWELVE, 1>(
+                &space.weights,
+                right(&space.values, &panel, room, depth),
+                rows.len(),
+                &mut products,
+            ),
+            2 => multiply::<M, SIX, 2>(
+                &space.weights,
+                right(&space.values, &panel, room, depth),
+                rows.len(),
+                &mut products,
+            ),
+            _ => multiply::<M, 3, 3>(
+                &space.weights,
+                right(&space.values, &panel, room, depth),
+                rows.len(),
+                &mut products,
+            ),
         }
         let (units, products) = (&space.value_units[panel.clone()], &products[..rows.len() * panel.len()]);
         micro::add(products, units, factors, sums, padded);
     }
+}
+
+/// The values of a panel with room for `room` pairs of keys, `depth` of them used.
+#[inline(always)]
+fn right<'a>(values: &'a [Pair], panel: &Range<usize>, room: usize, depth: usize) -> &'a [Pair] {
+    &values[panel.start * room..][..panel.len() * depth]
 }
 
 /// Twelve rows of weights as pairs, with `depth` of them in a row.

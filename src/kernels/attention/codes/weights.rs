@@ -4,7 +4,7 @@ use super::super::softmax::{TOGETHER, halve, larger};
 use super::units::{ROUNDER, WEIGHT_BITS};
 
 /// What scores are computed from: sums of products of codes, `units` of the keys and one of the query, and what is added.
-pub(super) struct Terms<'a> {
+pub(in crate::kernels::attention) struct Terms<'a> {
     pub(super) products: &'a [[i32; TOGETHER]],
     pub(super) units: &'a [[f32; TOGETHER]],
     pub(super) unit: f32,
