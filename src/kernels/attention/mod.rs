@@ -12,6 +12,7 @@
 //!
 //! Where the width is an odd number of vectors, the last three vectors of the values are one right side for three queries at a
 //! time, and a single vector is one for twelve: there are nine vectors of sums or twelve, which keep the processor busy.
+//! AVX-512 takes two right sides of sixteen at once where there are two.
 //!
 //! A number of the result is summed in one order, whatever tile it lies in and whatever thread computes it: blocks begin at
 //! the same keys always, and no query knows of another.
