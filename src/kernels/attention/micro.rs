@@ -1,5 +1,8 @@
 //! The innermost loops.
 
+use super::heads::{SIX, SIXTEEN};
+use super::softmax::{self, TOGETHER};
+
 /// Numbers of a vector of most processors: rows are as many, or a multiple of it, wide.
 pub(in crate::kernels) const LANES: usize = 8;
 
@@ -46,6 +49,47 @@ pub(in crate::kernels) trait Micro {
             let (left, out) = (left.add(half), out.add(ROWS * stride));
             Self::multiply::<ROWS, VECTORS, STEP, ROW>(left, right, depth, out, stride, second);
         }
+    }
+
+    /// The same for twelve rows and two right sides of sixteen numbers, whose products lie side by side in `out`.
+    ///
+    /// # Safety
+    /// As for [`multiply`](Micro::multiply).
+    #[inline(always)]
+    unsafe fn multiply_wide<const STEP: usize, const ROW: usize>(
+        left: *const f32,
+        half: usize,
+        rights: [*const f32; 2],
+        depth: usize,
+        out: *mut f32,
+        stride: usize,
+        factors: Option<&[f32]>,
+    ) {
+        for (i, right) in rights.into_iter().enumerate() {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let out = out.add(i * SIXTEEN);
+                Self::multiply_both::<SIX, 2, STEP, ROW>(left, half, right, depth, out, stride, factors);
+            }
+        }
+    }
+
+    /// The largest of `scores`, except what is not a number.
+    ///
+    /// # Safety
+    /// The processor has the instructions.
+    #[inline(always)]
+    unsafe fn largest(scores: &[[f32; TOGETHER]]) -> f32 {
+        softmax::largest(scores)
+    }
+
+    /// Replaces each of `scores` by `2^(score - most)`, and gives their sum.
+    ///
+    /// # Safety
+    /// The processor has the instructions.
+    #[inline(always)]
+    unsafe fn powers(scores: &mut [[f32; TOGETHER]], most: f32) -> f32 {
+        softmax::powers(scores, most)
     }
 
     /// Number `i` of row `r` goes to `to[i * stride + r]`, for the `len` numbers of all [`LANES`] rows, in the order of `i`: if

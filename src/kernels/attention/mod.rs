@@ -12,6 +12,7 @@
 //!
 //! Where the width is an odd number of vectors, the last three vectors of the values are one right side for three queries at a
 //! time, and a single vector is one for twelve: there are nine vectors of sums or twelve, which keep the processor busy.
+//! AVX-512 takes two right sides of sixteen at once where there are two.
 //!
 //! A number of the result is summed in one order, whatever tile it lies in and whatever thread computes it: blocks begin at
 //! the same keys always, and no query knows of another.
@@ -175,7 +176,7 @@ impl Attention {
             for row in (0..count).step_by(TWELVE) {
                 let rows = row..count.min(row + TWELVE);
                 self.scores::<M>(rows.clone(), block.len(), space);
-                let factors = weigh(
+                let factors = weigh::<M>(
                     rows.clone(),
                     block.len(),
                     |row| attended.mask.map(|mask| &mask[place(row).0 * keys..][..keys][block.clone()]),
@@ -197,16 +198,25 @@ impl Attention {
         let width = self.tiling.heads.width;
         let left = &space.queries[rows.start * width..][..rows.len().next_multiple_of(SIX) * width];
         let right = &space.keys[..keys.next_multiple_of(SIXTEEN) * width];
-        for (panel, right) in right.chunks_exact(SIXTEEN * width).enumerate() {
-            let out = &mut space.scores[panel * SIXTEEN..][..(TWELVE - 1) * PITCH + SIXTEEN];
-            let (left_at, right, out) = (left.as_ptr(), right.as_ptr(), out.as_mut_ptr());
-            // SAFETY: six queries or twelve, and sixteen keys, of `width` numbers; `out` ends with the last of twelve scores; the
-            // instructions are there.
+        let (panel, both) = (SIXTEEN * width, SIX * width);
+        for (i, right) in right.chunks(2 * panel).enumerate() {
+            let out = &mut space.scores[2 * i * SIXTEEN..][..(TWELVE - 1) * PITCH + right.len() / width];
+            let (left_at, out) = (left.as_ptr(), out.as_mut_ptr());
+            // SAFETY: six queries or twelve, and sixteen keys or twice as many, of `width` numbers; `out` ends with the last of twelve
+            // scores; the instructions are there.
             unsafe {
-                if left.len() == SIX * width {
-                    M::multiply::<SIX, 2, SIX, 1>(left_at, right, width, out, PITCH, None);
-                } else {
-                    M::multiply_both::<SIX, 2, SIX, 1>(left_at, SIX * width, right, width, out, PITCH, None);
+                if left.len() > both && right.len() > panel {
+                    let rights = [right.as_ptr(), right[panel..].as_ptr()];
+                    M::multiply_wide::<SIX, 1>(left_at, both, rights, width, out, PITCH, None);
+                    continue;
+                }
+                for (i, right) in right.chunks_exact(panel).enumerate() {
+                    let (right, out) = (right.as_ptr(), out.add(i * SIXTEEN));
+                    if left.len() > both {
+                        M::multiply_both::<SIX, 2, SIX, 1>(left_at, both, right, width, out, PITCH, None);
+                    } else {
+                        M::multiply::<SIX, 2, SIX, 1>(left_at, right, width, out, PITCH, None);
+                    }
                 }
             }
         }
@@ -216,9 +226,19 @@ impl Attention {
     #[inline(always)]
     fn values<M: Micro>(&self, rows: Range<usize>, keys: usize, factors: &[f32; TWELVE], space: &mut Space) {
         let (padded, block) = (self.tiling.padded(), self.tiling.block);
-        for panel in panels(self.tiling.heads.width) {
+        let mut panels = panels(self.tiling.heads.width).peekable();
+        while let Some(panel) = panels.next() {
             let right = &space.values[panel.start * block..][..panel.len() * keys];
             let sums = &mut space.sums[rows.start * padded + panel.start..];
+            if let Some(next) = panels.next_if(|next| rows.len() > SIX && next.len() == SIXTEEN) {
+                let out = &mut sums[..(TWELVE - 1) * padded + 2 * SIXTEEN];
+                let rights = [right.as_ptr(), space.values[next.start * block..][..SIXTEEN * keys].as_ptr()];
+                let (left, half, factors) = (space.scores.as_ptr(), SIX * PITCH, Some(factors.as_slice()));
+                // SAFETY: twelve rows of `PITCH` weights, the first `keys` of them used, and as many rows of both right sides, which are
+                // neighbours; `out` ends with the last sum; the instructions are there.
+                unsafe { M::multiply_wide::<1, PITCH>(left, half, rights, keys, out.as_mut_ptr(), padded, factors) };
+                continue;
+            }
             match panel.len() / LANES {
                 1 => add_values::<M, TWELVE, 1>(&space.scores, right, keys, rows.len(), (sums, padded), factors),
                 2 if rows.len() > SIX => {
@@ -258,7 +278,7 @@ fn compute_avx2(
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512vnni,avx2,fma,f16c")]
+#[target_feature(enable = "avx512f,avx512vl,avx512vnni,avx2,fma,f16c")]
 fn compute_avx512(
     attention: &Attention,
     tile: usize,
@@ -302,7 +322,7 @@ fn add_values<M: Micro, const ROWS: usize, const VECTORS: usize>(
 /// Weighs the scores of `rows` for the first `keys` of the block, with a row's `mask` added where there is one, and gives the factors for
 /// the sums of what came before.
 #[inline(always)]
-fn weigh<'a>(
+fn weigh<'a, M: Micro>(
     rows: Range<usize>,
     keys: usize,
     mask: impl Fn(usize) -> Option<&'a [f16]>,
@@ -321,7 +341,8 @@ fn weigh<'a>(
         }
         let whole = keys.next_multiple_of(TOGETHER);
         rest[..whole - keys].fill(f32::NEG_INFINITY);
-        *factor = state.weigh(scores[..whole].as_chunks_mut().0);
+        // SAFETY: the instructions are there.
+        *factor = unsafe { state.weigh::<M>(scores[..whole].as_chunks_mut().0) };
     }
     factors
 }

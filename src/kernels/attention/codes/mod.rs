@@ -35,7 +35,7 @@ use super::heads::{Attended, Outputs, Rows, SIX, SIXTEEN};
 use super::micro::LANES;
 use super::softmax::{Row, TOGETHER};
 use super::tiles::{MOST_KEYS, PITCH, TWELVE, Tiling, panels, room};
-use micro::{Micro, Pair};
+use micro::{Factors, LAST, Micro, Pair};
 use units::{MOST_CODE, MOST_VALUE, WEIGHT_BITS};
 use weights::Terms;
 
@@ -43,8 +43,6 @@ pub(super) use units::WIDEST;
 
 const _: () = assert!(MOST_CODE as u64 * MOST_CODE as u64 * (WIDEST as u64) < 1 << 31);
 const _: () = assert!((1u64 << WEIGHT_BITS) * MOST_VALUE as u64 * (MOST_KEYS as u64) < 1 << 31);
-/// The widest right side, in numbers.
-const PANEL: usize = 3 * LANES;
 
 /// What a thread computes with.
 #[derive(Debug, Default)]
@@ -106,9 +104,6 @@ fn pairs(tiling: &Tiling) -> usize {
     tiling.heads.width.div_ceil(2)
 }
 
-/// Factors of twelve rows, for what came before a block and for the block.
-type Factors = [[f32; 2]; TWELVE];
-
 // Inlined where the instructions of `M` are enabled, as everything is that it calls.
 #[inline(always)]
 pub(super) fn compute<M: Micro>(
@@ -155,7 +150,7 @@ pub(super) fn compute<M: Micro>(
         for row in (0..count).step_by(TWELVE) {
             let rows = row..count.min(row + TWELVE);
             scores::<M>(pairs(tiling), rows.clone(), block.len(), space);
-            let factors = weigh(
+            let factors = weigh::<M>(
                 tiling.scale,
                 rows.clone(),
                 block.len(),
@@ -177,16 +172,25 @@ pub(super) fn compute<M: Micro>(
 fn scores<M: Micro>(pairs: usize, rows: Range<usize>, keys: usize, space: &mut Space) {
     let left = &space.queries[rows.start * pairs..][..rows.len().next_multiple_of(SIX) * pairs];
     let right = &space.keys[..keys.next_multiple_of(SIXTEEN) * pairs];
-    for (panel, right) in right.chunks_exact(SIXTEEN * pairs).enumerate() {
-        let out = &mut space.scores[panel * SIXTEEN..][..(TWELVE - 1) * PITCH + SIXTEEN];
-        let (left_at, right, out) = (left.as_ptr(), right.as_ptr(), out.as_mut_ptr());
-        // SAFETY: six queries or twelve, and sixteen keys, of so many pairs; `out` ends with the last of twelve scores; the
-        // instructions are there.
+    let (panel, both) = (SIXTEEN * pairs, SIX * pairs);
+    for (i, right) in right.chunks(2 * panel).enumerate() {
+        let out = &mut space.scores[2 * i * SIXTEEN..][..(TWELVE - 1) * PITCH + right.len() / pairs];
+        let (left_at, out) = (left.as_ptr(), out.as_mut_ptr());
+        // SAFETY: six queries or twelve, and sixteen keys or twice as many, of so many pairs; `out` ends with the last of twelve
+        // scores; the instructions are there.
         unsafe {
-            if left.len() == SIX * pairs {
-                <M as Micro>::multiply::<SIX, 2, SIX, 1>(left_at, right, pairs, out, PITCH);
-            } else {
-                <M as Micro>::multiply_both::<SIX, 2, SIX, 1>(left_at, SIX * pairs, right, pairs, out, PITCH);
+            if left.len() > both && right.len() > panel {
+                let rights = [right.as_ptr(), right[panel..].as_ptr()];
+                <M as Micro>::multiply_wide::<SIX, 1>(left_at, both, rights, pairs, out, PITCH);
+                continue;
+            }
+            for (i, right) in right.chunks_exact(panel).enumerate() {
+                let (right, out) = (right.as_ptr(), out.add(i * SIXTEEN));
+                if left.len() > both {
+                    <M as Micro>::multiply_both::<SIX, 2, SIX, 1>(left_at, both, right, pairs, out, PITCH);
+                } else {
+                    <M as Micro>::multiply::<SIX, 2, SIX, 1>(left_at, right, pairs, out, PITCH);
+                }
             }
         }
     }
@@ -195,7 +199,7 @@ fn scores<M: Micro>(pairs: usize, rows: Range<usize>, keys: usize, space: &mut S
 /// Makes weights of the scores of `rows` for the first `keys` of the block, with a row's `mask` added where there is one, and gives the
 /// factors for sums.
 #[inline(always)]
-fn weigh<'a>(
+fn weigh<'a, M: Micro>(
     scale: f32,
     rows: Range<usize>,
     keys: usize,
@@ -217,8 +221,11 @@ fn weigh<'a>(
             unit: space.query_units[row] * (scale * std::f32::consts::LOG2_E),
             mask: mask.is_some().then_some(&numbers),
         };
-        let most = weights::scores(&terms, keys, scores);
-        let sum = weights::weigh(scores, most, weights.as_chunks_mut().0);
+        // SAFETY: the instructions are there.
+        let (most, sum) = unsafe {
+            let most = M::scores(&terms, keys, scores);
+            (most, <M as Micro>::weigh(scores, most, weights.as_chunks_mut().0))
+        };
         *factors = space.rows[row].join(most, sum);
     }
     factors
@@ -228,52 +235,111 @@ fn weigh<'a>(
 #[inline(always)]
 fn values<M: Micro>(tiling: &Tiling, rows: Range<usize>, keys: usize, factors: &Factors, space: &mut Space) {
     let (padded, room, depth) = (tiling.padded(), tiling.block.div_ceil(2), keys.div_ceil(2));
-    for panel in panels(tiling.heads.width) {
-        let right = &space.values[panel.start * room..][..panel.len() * depth];
-        let mut products = [0; TWELVE * PANEL];
-        match panel.len() / LANES {
-            1 => multiply::<M, TWELVE, 1>(&space.weights, right, rows.len(), &mut products),
-            2 => multiply::<M, SIX, 2>(&space.weights, right, rows.len(), &mut products),
-            _ => multiply::<M, 3, 3>(&space.weights, right, rows.len(), &mut products),
-        }
-        let units = space.value_units[panel.clone()].as_chunks::<LANES>().0;
-        let products = products.chunks_exact(panel.len());
-        for ((row, products), [before, new]) in rows.clone().zip(products).zip(factors) {
-            let sums = space.sums[row * padded + panel.start..][..panel.len()].as_chunks_mut::<LANES>().0;
-            for ((sums, products), units) in sums.iter_mut().zip(products.as_chunks::<LANES>().0).zip(units) {
-                // Eight are made before one is written, so that they are made at once.
-                let mut all = *sums;
-                for ((sum, product), unit) in all.iter_mut().zip(products).zip(units) {
-                    *sum = (*product as f32 * unit).mul_add(*new, *sum * before);
+    let mut panels = panels(tiling.heads.width).peekable();
+    while let Some(panel) = panels.next() {
+        let sums = &mut space.sums[rows.start * padded + panel.start..];
+        if panel.len() == SIXTEEN && rows.len() > SIX {
+            let units = space.value_units[panel.start..].as_chunks().0;
+            match panels.next_if(|next| next.len() == SIXTEEN) {
+                Some(next) => {
+                    let rights = [right(&space.values, &panel, room, depth), right(&space.values, &next, room, depth)];
+                    add_values::<M, 2>(&space.weights, rights, units, factors, (sums, padded));
                 }
-                *sums = all;
+                None => add_values::<M, 1>(
+                    &space.weights,
+                    [right(&space.values, &panel, room, depth)],
+                    units,
+                    factors,
+                    (sums, padded),
+                ),
             }
+            continue;
         }
+        if M::ADDS_LAST && panel.len() == LAST && rows.len() > SIX {
+            let units = space.value_units[panel.start..].first_chunk().expect("as many units as columns");
+            let sums = &mut sums[..(TWELVE - 1) * padded + LAST];
+            let (left, right) = (left(&space.weights, depth), right(&space.values, &panel, room, depth).as_ptr());
+            // SAFETY: twelve rows of `PITCH` weights, as many pairs of them used as `right` has; `sums` ends with the last one; the
+            // instructions are there.
+            unsafe { M::add_last_values(left, right, depth, units, factors, sums, padded) };
+            continue;
+        }
+        let mut products = [0; TWELVE * LAST];
+        match panel.len() / LANES {
+            1 => multiply::<M, TWELVE, 1>(
+                &space.weights,
+                right(&space.values, &panel, room, depth),
+                rows.len(),
+                &mut products,
+            ),
+            2 => multiply::<M, SIX, 2>(
+                &space.weights,
+                right(&space.values, &panel, room, depth),
+                rows.len(),
+                &mut products,
+            ),
+            _ => multiply::<M, 3, 3>(
+                &space.weights,
+                right(&space.values, &panel, room, depth),
+                rows.len(),
+                &mut products,
+            ),
+        }
+        let (units, products) = (&space.value_units[panel.clone()], &products[..rows.len() * panel.len()]);
+        micro::add(products, units, factors, sums, padded);
     }
 }
 
-/// Weights times values, `ROWS` of the `rows` rows at a time, or twice as many, of up to [`TWELVE`].
+/// The values of a panel with room for `room` pairs of keys, `depth` of them used.
+#[inline(always)]
+fn right<'a>(values: &'a [Pair], panel: &Range<usize>, room: usize, depth: usize) -> &'a [Pair] {
+    &values[panel.start * room..][..panel.len() * depth]
+}
+
+/// Twelve rows of weights as pairs, with `depth` of them in a row.
+#[inline(always)]
+fn left(weights: &[i16], depth: usize) -> *const Pair {
+    let weights = weights.as_chunks().0;
+    assert!(weights.len() >= TWELVE * PITCH / 2 && depth <= PITCH / 2);
+    weights.as_ptr()
+}
+
+/// [`Micro::add_values`] of twelve rows.
+#[inline(always)]
+fn add_values<M: Micro, const RIGHTS: usize>(
+    weights: &[i16],
+    rights: [&[Pair]; RIGHTS],
+    units: &[[f32; SIXTEEN]],
+    factors: &Factors,
+    (sums, stride): (&mut [f32], usize),
+) {
+    let depth = rights[0].len() / SIXTEEN;
+    let left = left(weights, depth);
+    assert!(rights.iter().all(|right| right.len() == rights[0].len()));
+    let sums = &mut sums[..(TWELVE - 1) * stride + RIGHTS * SIXTEEN];
+    let units = units.first_chunk().expect("as many units as columns");
+    // SAFETY: twelve rows of `PITCH` weights, as many pairs of them used as each right side has; `sums` ends with the last one; the
+    // instructions are there.
+    unsafe { M::add_values(left, rights.map(<[Pair]>::as_ptr), depth, units, factors, sums, stride) };
+}
+
+/// Weights times values, `ROWS` of the `rows` rows at a time, of up to [`TWELVE`].
 #[inline(always)]
 fn multiply<M: Micro, const ROWS: usize, const VECTORS: usize>(
     weights: &[i16],
     right: &[Pair],
     rows: usize,
-    products: &mut [i32; TWELVE * PANEL],
+    products: &mut [i32; TWELVE * LAST],
 ) {
     let (panel, depth) = (VECTORS * LANES, right.len() / (VECTORS * LANES));
-    let weights = weights.as_chunks().0;
-    assert!(weights.len() >= TWELVE * PITCH / 2 && depth <= PITCH / 2 && rows <= TWELVE);
-    let left = weights.as_ptr();
-    // SAFETY: twelve rows of `PITCH` weights, as many pairs of them used as `right` has; there is room for as
-    // many products; the instructions are there.
-    unsafe {
-        if ROWS == SIX && rows > SIX {
-            let (half, out) = (SIX * PITCH / 2, products.as_mut_ptr());
-            <M as Micro>::multiply_both::<SIX, 2, 1, { PITCH / 2 }>(left, half, right.as_ptr(), depth, out, panel);
-            return;
-        }
-        for first in (0..rows).step_by(ROWS) {
-            let (left, out) = (left.add(first * PITCH / 2), products.as_mut_ptr().add(first * panel));
+    assert!(rows <= TWELVE);
+    let left = left(weights, depth);
+    for first in (0..rows).step_by(ROWS) {
+        let out = &mut products[first * panel..][..ROWS * panel];
+        // SAFETY: twelve rows of `PITCH` weights, as many pairs of them used as `right` has; there is room for as many products; the
+        // instructions are there.
+        unsafe {
+            let (left, out) = (left.add(first * PITCH / 2), out.as_mut_ptr());
             <M as Micro>::multiply::<ROWS, VECTORS, 1, { PITCH / 2 }>(left, right.as_ptr(), depth, out, panel);
         }
     }

@@ -8,9 +8,6 @@ use super::super::pack::AHEAD;
 use super::micro::{Micro, Pair};
 use super::units::{MOST_CODE, MOST_VALUE, ROUNDER};
 
-/// Numbers that are looked at together.
-const TOGETHER: usize = 2 * LANES;
-
 /// The code of a number for the reciprocal of its unit.
 #[inline(always)]
 fn code(number: f32, reciprocal: f32) -> i16 {
@@ -36,12 +33,8 @@ fn unit(largest: u32, most: f32) -> [f32; 2] {
 /// A row as codes. Gives their unit.
 #[inline(always)]
 fn encode(row: &[f32], codes: &mut [i16]) -> f32 {
-    let mut largest = [0; TOGETHER];
-    let (chunks, rest) = row.as_chunks::<TOGETHER>();
-    for chunk in chunks {
-        largest.iter_mut().zip(chunk).for_each(|(most, number)| *most = size(*number).max(*most));
-    }
-    let largest = rest.iter().map(|number| size(*number)).chain(largest).fold(0, u32::max);
+    // One maximum, which the compiler makes of several vectors: of sixteen written here it makes gathers of single numbers.
+    let largest = row.iter().fold(0, |most, number| size(*number).max(most));
     let [unit, reciprocal] = unit(largest, MOST_CODE);
     codes.iter_mut().zip(row).for_each(|(to, number)| *to = code(*number, reciprocal));
     unit

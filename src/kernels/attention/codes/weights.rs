@@ -1,17 +1,17 @@
 //! Scores become weights: softmax, as in `softmax.rs`, whose powers of two are whole numbers.
 
-use super::super::softmax::{TOGETHER, larger};
+use super::super::softmax::{TOGETHER, halve, larger};
 use super::units::{ROUNDER, WEIGHT_BITS};
 
 /// What scores are computed from: sums of products of codes, `units` of the keys and one of the query, and what is added.
-pub(super) struct Terms<'a> {
+pub(in crate::kernels::attention) struct Terms<'a> {
     pub(super) products: &'a [[i32; TOGETHER]],
     pub(super) units: &'a [[f32; TOGETHER]],
     pub(super) unit: f32,
     pub(super) mask: Option<&'a [[f32; TOGETHER]]>,
 }
 
-/// Computes `scores`, where the first `keys` are real and the others minus infinity, and gives the largest.
+/// [`Micro::scores`](super::micro::Micro::scores).
 #[inline(always)]
 pub(super) fn scores(terms: &Terms<'_>, keys: usize, scores: &mut [[f32; TOGETHER]]) -> f32 {
     let mut largest = [f32::NEG_INFINITY; TOGETHER];
@@ -29,14 +29,19 @@ pub(super) fn scores(terms: &Terms<'_>, keys: usize, scores: &mut [[f32; TOGETHE
         }
         largest.iter_mut().zip(scores).for_each(|(most, score)| *most = larger(*most, *score));
     }
-    largest.into_iter().fold(f32::NEG_INFINITY, larger)
+    halve(largest, larger)
 }
 
-/// Makes weights of scores, whose largest is `most`, and gives their sum.
+/// What weights are relative to. Where every key is forbidden nothing is taken from minus infinity, so that all weights are 0.
+#[inline(always)]
+pub(super) fn start(most: f32) -> f32 {
+    if most == f32::NEG_INFINITY { 0.0 } else { most }
+}
+
+/// [`Micro::weigh`](super::micro::Micro::weigh).
 #[inline(always)]
 pub(super) fn weigh(scores: &[[f32; TOGETHER]], most: f32, weights: &mut [[i16; TOGETHER]]) -> f32 {
-    // Where every key is forbidden: nothing is taken from minus infinity, so that all powers are 0.
-    let from = if most == f32::NEG_INFINITY { 0.0 } else { most };
+    let from = start(most);
     let mut sums = [0.0; TOGETHER];
     for (scores, weights) in scores.iter().zip(weights) {
         for ((score, weight), sum) in scores.iter().zip(weights).zip(&mut sums) {
@@ -46,19 +51,21 @@ pub(super) fn weigh(scores: &[[f32; TOGETHER]], most: f32, weights: &mut [[i16; 
             *sum += rounded - ROUNDER;
         }
     }
-    sums.into_iter().sum()
+    halve(sums, |a, b| a + b)
 }
 
 /// `2^x` for `r` up to a half either way, with the least largest error relative to it: 2.6e-6 (found by Remez's algorithm).
-const EXP2: [f32; 5] = [0.009_570_102, 0.055_917_86, 0.240_247_45, 0.693_121_8, 0.999_999_3];
+pub(super) const EXP2: [f32; 5] = [0.009_570_102, 0.055_917_86, 0.240_247_45, 0.693_121_8, 0.999_999_3];
+
+/// Added to a number, it leaves the exponent of its weight in the last bits.
+pub(super) const EXPONENT: f32 = ((3 << 22) + 127 + WEIGHT_BITS) as f32;
+/// Far enough for a weight of 0, and no exponent leaves its range.
+pub(super) const LEAST: f32 = -30.0;
 
 /// `2^x` of the largest weight, a whole number, in the last bits of the result, for `x <= 0`. What is not a number stays so.
 #[inline(always)]
 fn power(x: f32) -> f32 {
-    /// Added, it leaves the exponent of the result in the last bits.
-    const EXPONENT: f32 = ((3 << 22) + 127 + WEIGHT_BITS) as f32;
-    // Far enough for 0, and no exponent leaves its range.
-    let x = if x < -30.0 { -30.0 } else { x };
+    let x = if x < LEAST { LEAST } else { x };
     let rounded = x + EXPONENT;
     let r = x - (rounded - EXPONENT);
     let mut value = EXP2[0];
