@@ -32,6 +32,8 @@ pub struct Backend {
     /// The memory of a graph that is not needed any more, for the next one.
     spare: Cell<Vec<u128>>,
     state: State,
+    /// Graphs that it was given so far, if it is to fail at one of them.
+    given: usize,
     /// The connection to the machine that computes, if it is another one. `raw` computes nothing then.
     connection: Option<Arc<Connection>>,
 }
@@ -82,6 +84,7 @@ impl Backend {
             attention: Cell::new(AttentionMode::Exact),
             spare: Cell::default(),
             state: State::Ready,
+            given: 0,
             connection: device.remote().map(Remote::connection).transpose()?,
         };
         if device.is_cpu() {
@@ -189,6 +192,7 @@ impl Backend {
             let graph = graph.number_there(connection)?;
             return connection.begin(graph, arena, &self.cancel);
         }
+        self.fail_if_told()?;
         let halt = graph.products.borrow().halt();
         halt.listen(&self.cancel);
         let before = account::read(self.device.memory_kind());
@@ -220,6 +224,17 @@ impl Backend {
             }),
             other => Err(self.failed(&format!("failed while computing (status {other})"))),
         }
+    }
+
+    /// Fails as a card does whose driver has lost it, if it is a card that the CPU plays and this is the graph that its name says.
+    fn fail_if_told(&mut self) -> Result<()> {
+        let Some(fault) = self.device.fault() else { return Ok(()) };
+        self.given += 1;
+        if self.given != fault.at {
+            return Ok(());
+        }
+        self.state = State::Full;
+        Err(self.failed("is lost, as its name says"))
     }
 
     /// What must hold before `graph` is computed.
@@ -441,13 +456,16 @@ impl Backend {
         if self.state == State::Ready && !self.is_lost() {
             return Ok(());
         }
+        if self.device.fault().is_some_and(|fault| fault.for_good) {
+            return Err(self.failed("does not start again, as its name says"));
+        }
         let threads = self.pool.map_or(1, |pool| usize::try_from(pool.threads).unwrap_or(1));
         // What the old one holds goes first where it can.
         self.free();
         self.state = State::Broken;
-        let kernel = self.kernel;
+        let (kernel, given) = (self.kernel, self.given);
         *self = Backend::new(self.device, threads, self.cancel.clone())?;
-        self.kernel = kernel;
+        (self.kernel, self.given) = (kernel, given);
         Ok(())
     }
 

@@ -69,6 +69,16 @@ struct Card {
     number: usize,
     /// Bytes a second; as fast as it goes where none is given.
     link: Option<NonZeroU64>,
+    fault: Option<Fault>,
+}
+
+/// When a card that the CPU plays fails, so that what follows can be tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Fault {
+    /// Instead of computing the graph with this number; the first that it is given is 1.
+    pub(super) at: usize,
+    /// Whether it does not start again.
+    pub(super) for_good: bool,
 }
 
 /// Whose backend computes on it.
@@ -143,7 +153,8 @@ impl Device {
     }
 
     /// The device called `name` (`cpu`, `cpu:discrete`, `cuda0`, `vulkan0`, ...); `auto` is the best there is.
-    /// `cpu:discrete@10G` has a link of 10 GiB a second. The CPU plays several such cards: `cpu:discrete`, which is number 0,
+    /// `cpu:discrete@10G` has a link of 10 GiB a second; `cpu:discrete!40` fails in place of the 40th graph, to try what follows, and
+    /// `cpu:discrete!40!` does not start again. The CPU plays several such cards: `cpu:discrete`, which is number 0,
     /// `cpu:discrete1` and so on, up to 15. `rpc:HOST:PORT` is the device of a `pinhole rpc-server`, which is connected to.
     ///
     /// # Errors
@@ -158,6 +169,10 @@ impl Device {
             let accelerator = all.iter().find(|device| !device.is_cpu() && device.check().is_ok());
             return accelerator.copied().map_or_else(Device::cpu, Ok);
         }
+        let (wanted, fault) = match wanted.split_once('!') {
+            Some((device, when)) if device.contains(CARD) => (device.to_owned(), Some(fault(name, when)?)),
+            _ => (wanted, None),
+        };
         let (wanted, link) = match wanted.split_once('@') {
             Some((device, speed)) if device.contains(CARD) => (device.to_owned(), Some(link_speed(name, speed)?)),
             _ => (wanted, None),
@@ -174,7 +189,7 @@ impl Device {
             });
         };
         found.check()?;
-        Ok(Device { card: found.card.map(|_| Card { number, link }), ..found })
+        Ok(Device { card: found.card.map(|_| Card { number, link, fault }), ..found })
     }
 
     /// Refuses a device that the driver lists, but that cannot compute for want of a library.
@@ -273,6 +288,11 @@ impl Device {
     /// What the link to its memory is held to, in bytes a second.
     pub fn link(&self) -> Option<NonZeroU64> {
         self.card.and_then(|card| card.link)
+    }
+
+    /// When it fails, if it is a card that the CPU plays and was told to.
+    pub(super) fn fault(&self) -> Option<Fault> {
+        self.card.and_then(|card| card.fault)
     }
 
     /// `(free, total)` memory in bytes, as the driver reports it now.
@@ -465,4 +485,17 @@ fn link_speed(name: &str, speed: &str) -> Result<NonZeroU64> {
         hint: Some(format!("as in cpu{CARD}@10G")),
     })?;
     NonZeroU64::new(speed.0).ok_or_else(|| Error::graph("device", "a link of no speed"))
+}
+
+/// What follows the `!` of a device's `name`: when it fails.
+fn fault(name: &str, when: &str) -> Result<Fault> {
+    let (at, for_good) = when.strip_suffix('!').map_or((when, false), |at| (at, true));
+    match at.parse() {
+        Ok(at) if at > 0 => Ok(Fault { at, for_good }),
+        _ => Err(Error::Device {
+            device: name.to_owned(),
+            message: "what it fails at: expected the number of a graph, from 1 on".into(),
+            hint: Some(format!("as in cpu{CARD}!40, or cpu{CARD}!40! for one that does not start again")),
+        }),
+    }
 }

@@ -22,6 +22,8 @@ pub(super) struct Block {
 /// How a format's bytes are read, `BYTES` of them for `BLOCKS` blocks.
 pub(super) trait Coding<const BYTES: usize> {
     const BLOCKS: usize = 1;
+    /// Whether factors are others than 1.
+    const HAS_FACTORS: bool = false;
     /// What is worked out once for all these blocks.
     type Head: Copy;
 
@@ -226,6 +228,7 @@ pub(super) struct Q6K;
 
 impl Coding<210> for Q6K {
     const BLOCKS: usize = 8;
+    const HAS_FACTORS: bool = true;
     type Head = f32;
 
     #[inline(always)]

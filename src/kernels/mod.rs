@@ -131,8 +131,7 @@ pub enum Kernel {
     /// x86-64 with AVX-VNNI, and the instructions of [`Kernel::Avx2`]. Not yet run on such a processor: only with its
     /// instruction emulated, where it agrees with [`Kernel::Portable`] to the bit.
     AvxVnni,
-    /// x86-64 with AVX-512 F, BW and VNNI, and the instructions of [`Kernel::Avx2`]. Not yet run on such a processor: only with
-    /// its instructions written out in plain Rust, where it agrees with [`Kernel::Portable`] to the bit.
+    /// x86-64 with AVX-512 F, BW and VNNI, and the instructions of [`Kernel::Avx2`].
     Avx512Vnni,
     /// Arm64 with the dot products of Armv8.2 (`sdot`). Run under emulation, and on no such processor.
     Dotprod,
@@ -155,10 +154,9 @@ impl Kernel {
     /// Whether it multiplies weights of `dtype`. Where it does not, ggml's own kernels are as fast, or were not compared.
     pub fn multiplies(self, dtype: DType) -> bool {
         match dtype {
-            DType::Q5_K => {
+            DType::Q5_K | DType::Q6_K => {
                 matches!(self, Kernel::Portable | Kernel::Avx2 | Kernel::AvxVnni | Kernel::Avx512Vnni)
             }
-            DType::Q6_K => matches!(self, Kernel::Portable | Kernel::Avx2 | Kernel::AvxVnni),
             _ => format::Format::of(dtype).is_some(),
         }
     }

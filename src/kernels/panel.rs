@@ -10,12 +10,14 @@ const CODES: usize = 16 << 10;
 const SCALES: usize = CODES / BLOCK;
 
 /// Unpacked weights. For each block of 32 columns: the codes, rows interleaved by 4 or 8 bytes; a scale of each row; a shift of
-/// each row.
+/// each row, or the factors of the row's halves.
 #[repr(C, align(64))]
 pub(super) struct Panel {
     pub(super) codes: [u8; CODES],
     pub(super) scales: [f32; SCALES],
     pub(super) shifts: [f32; SCALES],
+    /// Those of a format that has them.
+    pub(super) factors: [[i8; 2]; SCALES],
 }
 
 /// The codes of one block of eight rows, and for each row the factors of its block's halves.
@@ -33,7 +35,7 @@ pub(super) const fn blocks(rows: usize, code_bytes: usize) -> usize {
 
 impl Panel {
     pub(super) fn new() -> Panel {
-        Panel { codes: [0; CODES], scales: [0.0; SCALES], shifts: [0.0; SCALES] }
+        Panel { codes: [0; CODES], scales: [0.0; SCALES], shifts: [0.0; SCALES], factors: [[1; 2]; SCALES] }
     }
 
     /// Unpacks `rows`, at most `ROWS`, each the bytes of equally many blocks. Rows of the panel beyond them have no meaning.
@@ -85,6 +87,9 @@ impl Panel {
                         let block = C::block(&heads[row], &rows[row][all], part);
                         (eight.rows[row], eight.factors[row]) = (block.codes, block.factors);
                         (scales[row], shifts[row]) = (block.scale, block.shift);
+                    }
+                    if C::HAS_FACTORS {
+                        self.factors[i * ROWS + first..][..EIGHT].copy_from_slice(&eight.factors);
                     }
                     lay(&eight, &mut self.codes[i * bytes..][first * TURN..bytes]);
                 }

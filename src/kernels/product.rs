@@ -76,6 +76,10 @@ macro_rules! dispatch {
                 $name::<avx512::Vnni<{ avx512::OFFSET }>, { avx512::ROWS }, { avx512::TOKENS }>($($argument),*)
             }
             #[cfg(target_arch = "x86_64")]
+            (Kernel::Avx512Vnni, Format::Q6K) => {
+                $name::<avx512::VnniOfHalves, { avx512::ROWS }, { avx512::TOKENS }>($($argument),*)
+            }
+            #[cfg(target_arch = "x86_64")]
             (Kernel::Avx512Vnni, _) => {
                 $name::<avx512::Vnni<0>, { avx512::ROWS }, { avx512::TOKENS }>($($argument),*)
             }
@@ -242,7 +246,7 @@ impl Product {
 /// often.
 const SUMS: usize = 16 << 10;
 
-/// What a thread computes panels in: 84 KiB, which are meant to be on its stack.
+/// What a thread computes panels in: 85 KiB, which are meant to be on its stack.
 pub struct Workspace {
     panel: Panel,
     sums: [f32; SUMS],
@@ -250,7 +254,7 @@ pub struct Workspace {
 
 impl Workspace {
     /// One for any products, one panel after another.
-    #[allow(clippy::new_without_default)] // 84 KiB are not to come from where no one looks.
+    #[allow(clippy::new_without_default)] // 85 KiB are not to come from where no one looks.
     pub fn new() -> Workspace {
         Workspace { panel: Panel::new(), sums: [0.0; SUMS] }
     }

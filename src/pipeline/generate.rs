@@ -299,7 +299,7 @@ impl Pipeline {
         if settings.pass.decodes() {
             images = decode(&model, settings, &latents, &mut run)?;
         }
-        if settings.second.is_none() {
+        if settings.second.is_none() && settings.pass.decodes() {
             if let Some(safety) = &model.safety {
                 verdicts = safety.judge(&mut images, settings, &mut run)?;
             }

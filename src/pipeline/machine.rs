@@ -40,7 +40,7 @@ pub(super) struct Unit {
     pub(super) kept: Vec<(&'static str, Arc<DeviceWeights>)>,
     /// What components take that were measured before.
     pub(super) measured: Measurements,
-    /// Whether it is a device of another machine that is gone, so that nothing is planned for it.
+    /// Whether it failed and does not start, so that nothing is planned for it: the server of another machine is gone, say.
     pub(super) is_lost: bool,
 }
 
@@ -95,9 +95,9 @@ impl Machine {
         self.units.iter_mut().for_each(|unit| unit.backend.set_cancel(cancel.clone()));
     }
 
-    /// Starts those anew that failed. Those of other machines that are gone are left out, if any is left, until they are back.
+    /// Starts those anew that failed. Those that do not start are left out, if any is left, until they do.
     pub(super) fn recover(&mut self) -> Result<()> {
-        let mut why = None;
+        let mut errors = Vec::new();
         for unit in &mut self.units {
             if unit.backend.is_lost() {
                 // It was in the memory of a server that is gone.
@@ -105,16 +105,16 @@ impl Machine {
                 unit.measured = Measurements::default();
             }
             let recovered = unit.backend.recover();
-            unit.is_lost = recovered.is_err() && unit.backend.device().is_remote();
-            match recovered {
-                Err(error) if unit.is_lost => {
-                    log::say(Level::Warning, &format!("{error}: the request goes on without it"));
-                    why = Some(error);
-                }
-                other => other?,
-            }
+            unit.is_lost = recovered.is_err();
+            errors.extend(recovered.err());
         }
-        why.filter(|_| self.units.iter().all(|unit| unit.is_lost)).map_or(Ok(()), Err)
+        if errors.len() == self.units.len() {
+            return errors.pop().map_or(Ok(()), Err);
+        }
+        for error in errors {
+            log::say(Level::Warning, &format!("{error}: the request goes on without it"));
+        }
+        Ok(())
     }
 
     /// Lets go of all weights that stay.

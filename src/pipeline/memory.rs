@@ -254,7 +254,7 @@ impl Pipeline {
         if settings.pass.decodes() {
             subjects.extend(model.decoder(settings).subjects(settings, Direction::Decode, settings.batch));
         }
-        if settings.second.is_none() {
+        if settings.second.is_none() && settings.pass.decodes() {
             subjects.extend(model.safety.as_ref().and_then(|safety| safety.subject(settings)));
             let size = settings.last_size();
             subjects.extend(

@@ -83,6 +83,8 @@ pub struct Request {
     pub embeddings: Option<Arc<Embeddings>>,
     /// [`Event::Preview`](super::Event::Preview) after every so many steps.
     pub preview: Option<usize>,
+    /// Stop at the latents of the last step: nothing is decoded, and no decoder is planned. Not beside a second pass.
+    pub latents_only: bool,
     /// Pictures that take part in the prompt, for a model that was opened with Redux, each with its weight.
     pub redux: Vec<(Arc<Picture>, f32)>,
     /// With such pictures: whether zeros stand for the prompt, which is not read, as in diffusers without text encoders.
@@ -197,6 +199,7 @@ impl Default for Request {
             noise: None,
             embeddings: None,
             preview: None,
+            latents_only: false,
             redux: Vec::new(),
             without_prompt: false,
             ip_images: Vec::new(),

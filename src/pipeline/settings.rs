@@ -181,7 +181,14 @@ pub fn settings(model: &Opened, request: &Request) -> Result<Settings> {
             Ok(Settings { text_tokens, taught, ..settings })
         }
     }?;
-    with_second(model, request, settings)
+    let settings = with_second(model, request, settings)?;
+    if !request.latents_only {
+        return Ok(settings);
+    }
+    if settings.second.is_some() {
+        return Err(Error::option("latents_only", "a request of one pass", "one of two"));
+    }
+    Ok(Settings { pass: Pass::Whole { decodes: false }, ..settings })
 }
 
 /// How two experts share the steps of `request`; `None` for models of one. Its guidance is `cfg_scale`.

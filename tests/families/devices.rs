@@ -418,6 +418,43 @@ fn a_listener_ends_what_all_devices_do() {
     }
 }
 
+/// Wherever a device fails, the error names it and the request that follows is drawn: by all devices if it starts again, and by the
+/// others if it does not.
+#[test]
+fn a_device_that_fails_is_named_and_the_next_request_is_drawn() {
+    let guided = Request { negative_prompt: Some("blue".into()), cfg_scale: Some(2.0), ..Request::new("a red heart") };
+    let (model, request) = mini(guided);
+    let ways = [
+        ("cpu:discrete,cpu:discrete1", "cpu:discrete1", Among { passes: true, ..Among::NOTHING }),
+        ("cpu:discrete,cpu:discrete1", "cpu:discrete1", Among { tokens: true, ..Among::NOTHING }),
+        ("cpu:discrete,cpu:discrete1", "cpu:discrete", Among { passes: true, ..Among::NOTHING }),
+    ];
+    let expected = draw(&mut on(&model, ONE), &request, Offload::None);
+    for (names, failing, among) in ways {
+        for (graph, for_good) in [(1, ""), (7, ""), (20, ""), (7, "!"), (20, "!")] {
+            let told = format!("{failing}!{graph}{for_good}");
+            let names: Vec<&str> = names.split(',').map(|name| if name == failing { &*told } else { name }).collect();
+            let mut pipeline = on(&model, &names.join(","));
+            pipeline.set_among(among);
+            let error = pipeline.generate(&request).map(|_| ()).expect_err(&told);
+            assert!(matches!(&error, Error::Device { device, .. } if device == failing), "{told}: {error:?}");
+            let found = draw(&mut pipeline, &request, Offload::None);
+            assert_same(&expected, &found, &told);
+            let held: Vec<bool> = found.devices.iter().map(|device| device.measured.peak > 0).collect();
+            let both = for_good.is_empty();
+            assert_eq!(held, [both || failing == "cpu:discrete1", both || failing == "cpu:discrete"], "{told}");
+        }
+    }
+    let mut alone = on(&model, "cpu:discrete!3!");
+    for _ in 0..2 {
+        let error = alone.generate(&request).map(|_| ()).unwrap_err();
+        assert!(error.to_string().contains("cpu:discrete"), "{error}");
+    }
+    for name in ["cpu:discrete!0", "cpu:discrete!", "cpu:discrete!x", "cpu!1", "cpu:discrete1!2!3"] {
+        assert!(Device::by_name(name).is_err(), "{name}");
+    }
+}
+
 #[test]
 fn devices_that_cannot_work_together_are_refused() {
     let (model, _) = mini(Request::new(""));

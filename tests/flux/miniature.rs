@@ -15,7 +15,7 @@ use pinhole::builtin;
 use pinhole::convert::{self, Types, WriteOptions};
 use pinhole::ggml::{CancelFlag, Device};
 use pinhole::pipeline::Pipeline;
-use pinhole::pipeline::{Event, Generated, Phase, Request};
+use pinhole::pipeline::{Event, Generated, Phase, Request, Upscale};
 use pinhole::sample::randn;
 use pinhole::source::Network;
 use pinhole::source::slot::SLOTS;
@@ -448,4 +448,20 @@ fn noise_of_torch_is_the_noise_of_its_seed() {
     let psnr = metrics::psnr(drawn.images[0].rgb(), given.images[0].rgb()).unwrap();
     println!("torch's noise against the seed's: {psnr:.1} dB");
     assert!(psnr >= 50.0, "{psnr} dB");
+}
+
+/// With latents alone nothing is decoded, and they are those of the whole request.
+#[test]
+fn latents_alone_are_those_of_the_picture() {
+    let request = Request { width: Some(64), height: Some(48), steps: Some(2), ..Request::new("a red heart") };
+    let mut pipeline = pipeline(&builtin::mini().unwrap());
+    let whole = generate(&mut pipeline, &request);
+    let alone = generate(&mut pipeline, &Request { latents_only: true, ..request.clone() });
+    assert_eq!(alone.latents, whole.latents);
+    assert!(alone.images.is_empty() && whole.images.len() == 1);
+    let decoding = |made: &Generated| made.plan.components.iter().any(|component| component.phase == Phase::Decode);
+    assert!(!decoding(&alone) && decoding(&whole), "{:?}", alone.plan);
+    let upscale = Some(Upscale::new(1.5));
+    let refused = pipeline.generate(&Request { latents_only: true, upscale, ..request }).unwrap_err();
+    assert!(refused.to_string().contains("latents_only"), "{refused}");
 }

@@ -35,6 +35,9 @@ pub(in crate::cli) struct Args {
     /// How many times on each, after one that does not count
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
     runs: u16,
+    /// Do not decode: compare latents alone, which is quicker for films and large pictures
+    #[arg(long)]
+    latents_only: bool,
     #[command(flatten)]
     request: RequestArgs,
     #[command(flatten)]
@@ -46,7 +49,7 @@ pub(in crate::cli) struct Args {
 const EXAMPLES: &str = "\
 Examples:
   pinhole bench devices -m mini --cfg-scale 3 --negative-prompt blue --device cpu:discrete,cpu:discrete1
-  pinhole bench devices -m wan.gguf --frames 17 --devices-by tokens --device cpu:discrete,cpu:discrete1 --link 4G
+  pinhole bench devices -m wan.gguf --frames 17 --latents-only --devices-by tokens --device cpu:discrete,cpu:discrete1 --link 4G
   pinhole bench devices -m sdxl.gguf --device cuda0,cuda1 --vram 4G --runs 5 --json";
 
 #[derive(Serialize)]
@@ -94,8 +97,11 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
     let devices = devices(args)?;
     let threads = args.request.threads.unwrap_or(1);
     let source = args.parts.open(Some(&args.model), "--model")?;
-    let request =
-        Request { seed: args.request.given_seed().unwrap_or(0), ..args.request.request(Some(&args.prompt), printer)? };
+    let request = Request {
+        seed: args.request.given_seed().unwrap_or(0),
+        latents_only: args.latents_only,
+        ..args.request.request(Some(&args.prompt), printer)?
+    };
     let ways: [&[Device]; 2] = [&devices[..1], &devices];
     let mut pipelines = Vec::new();
     for devices in ways {
