@@ -47,9 +47,11 @@ impl Micro for Avx2 {
     }
 
     #[inline(always)]
-    fn multiply(cells: &[[f32; SPAN]], weights: &[[f32; OUTPUTS]], products: &mut Products) {
-        // SAFETY: this type is used where the processor has the instructions.
-        unsafe { multiply(cells, weights, products) }
+    fn multiply<const N: usize>(cells: &[[f32; SPAN]], weights: [&[[f32; OUTPUTS]]; N], products: &mut [Products; N]) {
+        for (weights, products) in weights.into_iter().zip(products) {
+            // SAFETY: this type is used where the processor has the instructions.
+            unsafe { multiply(cells, weights, products) }
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use pinhole_quant::DType;
 
 use super::formulas::{CHANNELS, POSITIONS, WINDOW, kernel_column, kernel_row};
 use super::geometry::{Geometry, OUTPUTS, PIXELS, Weights};
-use super::input::clear;
+use super::input::fit;
 use super::lanes::Lanes;
 use super::micro::Micro;
 use super::weights::read;
@@ -47,7 +47,7 @@ impl Filters {
     /// # Errors
     /// How many bytes could not be had.
     pub(super) fn fit(&mut self, outputs: usize) -> Result<(), usize> {
-        clear(&mut self.numbers, outputs.div_ceil(OUTPUTS) * POSITIONS * POSITION)
+        fit(&mut self.numbers, outputs.div_ceil(OUTPUTS) * POSITIONS * POSITION)
     }
 
     /// Holds the kernels of `channels` for `outputs` from now on.

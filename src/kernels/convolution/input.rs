@@ -68,6 +68,14 @@ pub(super) fn clear(numbers: &mut Vec<f32>, len: usize) -> Result<(), usize> {
     Ok(())
 }
 
+/// Makes `numbers` so many numbers, whichever they are: zeros if there were not as many.
+///
+/// # Errors
+/// How many bytes could not be had.
+pub(super) fn fit(numbers: &mut Vec<f32>, len: usize) -> Result<(), usize> {
+    if numbers.len() == len { Ok(()) } else { clear(numbers, len) }
+}
+
 impl Patch {
     /// Makes room for what `area` reads of so many channels.
     ///

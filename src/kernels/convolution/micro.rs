@@ -34,8 +34,8 @@ pub(super) trait Micro {
     /// Hints that `range` of `numbers` is read soon, if it is there.
     fn expect<T>(_numbers: &[T], _range: Range<usize>) {}
 
-    /// Fills `products` with the sums over channels of a span's numbers times those of a few outputs, one channel after the other.
-    fn multiply(cells: &[[f32; SPAN]], weights: &[[f32; OUTPUTS]], products: &mut Products);
+    /// Fills `products` with the sums over channels of a span's numbers times those of a few sets of outputs, one channel after the other.
+    fn multiply<const N: usize>(cells: &[[f32; SPAN]], weights: [&[[f32; OUTPUTS]]; N], products: &mut [Products; N]);
 }
 
 /// Plain Rust.
@@ -71,11 +71,16 @@ impl Micro for Portable {
     }
 
     #[inline(always)]
-    fn multiply(cells: &[[f32; SPAN]], weights: &[[f32; OUTPUTS]], products: &mut Products) {
-        *products = [[0.0; SPAN]; OUTPUTS];
-        for (cells, weights) in cells.iter().zip(weights) {
-            for (products, weight) in products.iter_mut().zip(weights) {
-                products.iter_mut().zip(cells).for_each(|(product, cell)| *product = weight.mul_add(*cell, *product));
+    fn multiply<const N: usize>(cells: &[[f32; SPAN]], weights: [&[[f32; OUTPUTS]]; N], products: &mut [Products; N]) {
+        for (weights, products) in weights.into_iter().zip(products) {
+            *products = [[0.0; SPAN]; OUTPUTS];
+            for (cells, weights) in cells.iter().zip(weights) {
+                for (products, weight) in products.iter_mut().zip(weights) {
+                    products
+                        .iter_mut()
+                        .zip(cells)
+                        .for_each(|(product, cell)| *product = weight.mul_add(*cell, *product));
+                }
             }
         }
     }

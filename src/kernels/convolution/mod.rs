@@ -62,6 +62,8 @@
 mod added;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod cells;
 mod direct;
 mod filters;
@@ -237,9 +239,14 @@ impl Pieces {
         };
         match kernel {
             #[cfg(target_arch = "x86_64")]
-            Kernel::Avx2 | Kernel::AvxVnni | Kernel::Avx512Vnni => {
+            Kernel::Avx2 | Kernel::AvxVnni => {
                 // SAFETY: a kernel that is not there is not asked for (`Kernel::is_available`).
                 unsafe { compute_avx2(&work, space, result) }
+            }
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx512Vnni => {
+                // SAFETY: as above.
+                unsafe { compute_avx512(&work, space, result) }
             }
             _ => work.compute::<Portable>(space, result),
         }
@@ -274,6 +281,12 @@ impl Work<'_> {
 #[target_feature(enable = "avx2,fma,f16c")]
 fn compute_avx2(work: &Work<'_>, space: &mut ConvolutionSpace, result: &mut impl Planes) -> Result<(), usize> {
     work.compute::<avx2::Avx2>(space, result)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx2,fma,f16c")]
+fn compute_avx512(work: &Work<'_>, space: &mut ConvolutionSpace, result: &mut impl Planes) -> Result<(), usize> {
+    work.compute::<avx512::Avx512>(space, result)
 }
 
 #[cfg(test)]

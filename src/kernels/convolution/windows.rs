@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::cells::{CELL, Part, SPAN, Tile};
 use super::formulas::{CHANNELS, POSITIONS, WINDOW, window_column, window_row};
 use super::geometry::{Geometry, PIXELS};
-use super::input::{Source, clear, fill_row};
+use super::input::{Source, fill_row, fit};
 use super::lanes::Lanes;
 use super::micro::Micro;
 
@@ -39,7 +39,7 @@ impl Windows {
     /// # Errors
     /// How many bytes could not be had.
     pub(super) fn fit(&mut self, tile: &Tile) -> Result<(), usize> {
-        clear(&mut self.numbers, tile.spans() * POSITIONS * POSITION)?;
+        fit(&mut self.numbers, tile.spans() * POSITIONS * POSITION)?;
         self.rows.fit(tile)
     }
 
@@ -120,9 +120,9 @@ impl Rows {
         // Whole vectors are written and read at any of these.
         let len = (tile.rows.len().min(tile.grid.down) + 1) * across + PIXELS;
         for numbers in self.even.iter_mut().chain(&mut self.odd) {
-            clear(numbers, len)?;
+            fit(numbers, len)?;
         }
-        clear(&mut self.line, (across.next_multiple_of(PIXELS) + PIXELS) * CELL[0])
+        fit(&mut self.line, (across.next_multiple_of(PIXELS) + PIXELS) * CELL[0])
     }
 
     /// Holds the rows of `channel` that `part` reads from now on.

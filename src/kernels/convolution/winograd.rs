@@ -15,6 +15,9 @@ use super::windows::{Windows, first_lanes};
 /// Outputs whose kernels are transformed together: a multiple of [`OUTPUTS`].
 const GROUP: usize = 8 * OUTPUTS;
 
+/// Sets of outputs that meet a span's windows at one position while these stay in the first-level cache.
+const SETS: usize = 4;
+
 /// Pixels of a span, row by row.
 type Pixels = [[f32; SPAN * CELL[0]]; CELL[1]];
 
@@ -68,18 +71,45 @@ impl Work<'_> {
         result: &mut impl Planes,
     ) {
         let runs = self.tile.runs(span);
-        let mut products = [[[0.0; SPAN]; OUTPUTS]; POSITIONS];
-        for (set, outputs) in group.clone().step_by(OUTPUTS).enumerate() {
+        let mut products = [[[[0.0; SPAN]; OUTPUTS]; SETS]; POSITIONS];
+        for (round, outputs) in group.clone().step_by(SETS * OUTPUTS).enumerate() {
+            let some = outputs..group.end.min(outputs + SETS * OUTPUTS);
+            let sets = some.len().div_ceil(OUTPUTS);
             for (position, products) in products.iter_mut().enumerate() {
-                M::multiply(windows.of(span, position), filters.of(set, position), products);
+                // What is written after all positions: as many outputs as there are positions, or fewer.
+                if let Some(output) = some.clone().nth(position) {
+                    for run in runs.iter().flatten() {
+                        self.expect::<M>(run, output, result);
+                    }
+                }
+                let windows = windows.of(span, position);
+                let (pairs, rest) = products[..sets].as_chunks_mut::<2>();
+                let mut set = round * SETS;
+                for pair in pairs {
+                    M::multiply(windows, [filters.of(set, position), filters.of(set + 1, position)], pair);
+                    set += 2;
+                }
+                if let [last] = rest {
+                    M::multiply(windows, [filters.of(set, position)], std::array::from_mut(last));
+                }
             }
-            for (i, output) in (outputs..group.end.min(outputs + OUTPUTS)).enumerate() {
+            for (i, output) in some.enumerate() {
                 let mut pixels = [[0.0; SPAN * CELL[0]]; CELL[1]];
-                cells::<M::Lanes>(&products, i, &mut pixels);
+                cells::<M::Lanes>(&products, [i / OUTPUTS, i % OUTPUTS], &mut pixels);
                 for run in runs.iter().flatten() {
                     self.write(run, &pixels, output, first, result);
                 }
             }
+        }
+    }
+
+    /// Hints that the pixels of `run` of the plane of `output` are soon written.
+    #[inline(always)]
+    fn expect<M: Micro>(&self, run: &Run, output: usize, result: &mut impl Planes) {
+        let plane = run.picture * self.geometry.outputs + output;
+        for y in run.y..run.y + run.halves.len() {
+            let row = result.row(plane, y, run.columns.start, run.columns.len());
+            M::expect(row, 0..row.len());
         }
     }
 
@@ -100,15 +130,15 @@ impl Work<'_> {
     }
 }
 
-/// The pixels of a span's cells for output number `output` of those that `products` are for.
+/// The pixels of a span's cells for output number `output` of set number `set` of those that `products` are for.
 #[inline(always)]
-fn cells<L: Lanes>(products: &[Products; POSITIONS], output: usize, pixels: &mut Pixels) {
+fn cells<L: Lanes>(products: &[[Products; SETS]; POSITIONS], [set, output]: [usize; 2], pixels: &mut Pixels) {
     for lane in (0..SPAN).step_by(PIXELS) {
         let mut halves = [[L::load(&[0.0; PIXELS]); WINDOW[0]]; CELL[1]];
         for column in 0..WINDOW[0] {
             let mut sums = [L::load(&[0.0; PIXELS]); WINDOW[1]];
             for (row, sums) in sums.iter_mut().enumerate() {
-                *sums = first_lanes(&products[row * WINDOW[0] + column][output][lane..]);
+                *sums = first_lanes(&products[row * WINDOW[0] + column][set][output][lane..]);
             }
             [halves[0][column], halves[1][column]] = cell_column(sums);
         }

@@ -1,4 +1,4 @@
-//! AVX-512: twelve tokens by one vector of rows, which keep the processor busy. Not yet run on such a processor.
+//! AVX-512: twelve tokens by one vector of rows, which keep the processor busy.
 
 use std::arch::x86_64::*;
 
