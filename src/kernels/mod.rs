@@ -131,7 +131,7 @@ pub enum Kernel {
     /// x86-64 with AVX-VNNI, and the instructions of [`Kernel::Avx2`]. Not yet run on such a processor: only with its
     /// instruction emulated, where it agrees with [`Kernel::Portable`] to the bit.
     AvxVnni,
-/// x86-64 with AVX-512 F, BW, VL and VNNI, and the instructions of [`Kernel::Avx2`].
+    /// x86-64 with AVX-512 F, BW, VL and VNNI, and the instructions of [`Kernel::Avx2`].
     Avx512Vnni,
     /// Arm64 with the dot products of Armv8.2 (`sdot`). Run under emulation, and on no such processor.
     Dotprod,
