@@ -474,6 +474,8 @@ impl Request {
         let wanted = Wanted {
             prompt: prompt.unwrap_or_default(),
             without_prompt,
+            // Callers take pictures.
+            latents_only: false,
             negative_prompt,
             width: count("--width", request.width)?,
             height: count("--height", request.height)?,
