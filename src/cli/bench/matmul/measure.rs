@@ -14,6 +14,12 @@ use super::{Multiplier, Size};
 /// Rows that are really made; the others repeat them, which no kernel can tell.
 const DISTINCT_ROWS: usize = 64;
 
+/// Bytes that are read before each product, more than the caches of most processors hold.
+const ELSEWHERE: usize = 256 << 20;
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
 /// A CPU, and what products are measured on.
 pub(super) struct Bench {
     size: Size,
@@ -56,8 +62,11 @@ impl Bench {
                 cases.push((dtype, tokens, [by?, against?]));
             }
         }
+        // Written once: pages that nothing was written to are all the same one.
+        let elsewhere = vec![1_u8; ELSEWHERE];
         for counted in std::iter::once(false).chain(std::iter::repeat_n(true, rounds)) {
             for timed in cases.iter_mut().flat_map(|(.., timed)| timed).flatten() {
+                read_all(&elsewhere);
                 let started = Instant::now();
                 self.backend.compute(&timed.graph, &mut timed.arena)?;
                 if counted {
@@ -122,6 +131,13 @@ impl Bench {
         arena.assign(&[&graph])?;
         Ok(Timed { graph, arena, seconds: Vec::new() })
     }
+}
+
+/// Reads `memory`, so that caches hold it and nothing else: the second of two ways would find the weights there that the first one read, where
+/// a model's come from memory.
+fn read_all(memory: &[u8]) {
+    let lines = memory.iter().step_by(LINE);
+    std::hint::black_box(lines.fold(0, |sum: u8, byte| sum.wrapping_add(*byte)));
 }
 
 /// Number `i` of a sequence without pattern, in -1 to 1 (Weyl's, with the golden ratio).

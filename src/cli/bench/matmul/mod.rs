@@ -21,7 +21,8 @@ use report::Report;
 ///
 /// A product of weights and activations is computed as a model's graph would. Every round computes every product once, one
 /// after another, so that a machine that slows down slows all of them; columns are medians over the rounds with the
-/// slowest and the fastest. With --against each product is computed in two ways, side by side, and the last column is the
+/// slowest and the fastest. Weights come from memory, as a model's do: before each product, caches are filled with something
+/// else. With --against each product is computed in two ways, side by side, and the last column is the
 /// median of their ratios.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
