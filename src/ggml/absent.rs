@@ -1,6 +1,7 @@
 //! Devices that are not there, or cannot compute, and why.
 
 use ggml_sys::cuda::{self, Fault};
+use serde::Serialize;
 
 use super::build::backends;
 
@@ -9,7 +10,7 @@ const CUBLAS: &str = "it comes with NVIDIA's CUDA toolkit, and with `pip install
     LD_LIBRARY_PATH, or put it and libcublasLt beside the program";
 
 /// Why a kind of devices that this build could compute on is not there, and what to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Absence {
     /// A fact: `no CUDA device: the driver's library is not there`.
     pub what: String,

@@ -307,8 +307,8 @@ fn streaming_beside_computing() {
     let offload = [&["bench", "offload", "-m", "mini.gguf", "--link", "5M"][..], &options].concat();
     let report = place.json(&offload);
     let of = |name: &str| report["links"][0][name].as_u64().unwrap();
-    // Two steps, the first among them, of two double and four single blocks, over a link that is far too slow.
-    assert_eq!(of("uploads"), 2 * (2 + 4));
+    // Two steps, the first among them, of two double blocks, three stages each, and four single ones, over a link that is far too slow.
+    assert_eq!(of("uploads"), 2 * (2 * 3 + 4));
     assert!(of("exposed_other_uploads") > of("exposed_first_uploads") && of("exposed_first_uploads") <= 2, "{report}");
     assert!(place.run(&offload).stdout.contains("exposed"));
 }

@@ -177,8 +177,9 @@ fn a_bundle_converted_to_its_own_types_stays_the_same() {
     let index = |source: &Source| source.component(&VAE).unwrap().index.clone();
     let (before, after) = (index(&before), index(&after));
     assert_eq!(before.len(), after.len());
-    for ((name, tensor), (name_after, tensor_after)) in before.iter().zip(after.iter()) {
-        assert_eq!(name, name_after);
+    // Not in the same order: a bundle lists its weights as the stages that have them follow each other, which were others when it was made.
+    for (name, tensor) in before.iter() {
+        let tensor_after = after.get(name).unwrap_or_else(|| panic!("{name} is gone"));
         assert_eq!((tensor.storage, tensor.shape), (tensor_after.storage, tensor_after.shape), "{name}");
         assert!(tensor.bytes() == tensor_after.bytes(), "{name}: other bytes");
     }
@@ -442,12 +443,14 @@ fn noise_of_torch_is_the_noise_of_its_seed() {
     let sizes = ["width", "height"].map(|side| Some(golden.integer(&format!("/generate/{side}")) as usize));
     let request =
         Request { width: sizes[0], height: sizes[1], seed: golden.integer("/generate/seed"), ..small_request() };
-    let mut pipeline = pipeline(&builtin::mini().unwrap());
+    // In 32 bits: products that round activations to 8 bits may take a last digit of the noise for a whole step.
+    let dir = tempfile::tempdir().unwrap();
+    let mut pipeline = pipeline(&bundle(&builtin::mini().unwrap(), FileType::F32, &dir, "exact.gguf"));
     let drawn = generate(&mut pipeline, &request);
     let given = generate(&mut pipeline, &Request { noise: Some(golden.f32("noise")), seed: 0, ..request });
     let psnr = metrics::psnr(drawn.images[0].rgb(), given.images[0].rgb()).unwrap();
     println!("torch's noise against the seed's: {psnr:.1} dB");
-    assert!(psnr >= 50.0, "{psnr} dB");
+    assert!(psnr >= 80.0, "{psnr} dB");
 }
 
 /// With latents alone nothing is decoded, and they are those of the whole request.

@@ -28,7 +28,7 @@ const SLOW: u64 = 300 << 20;
 
 /// Everything that is wrong, the worst first.
 pub(super) fn problems(found: &Findings) -> Vec<Problem> {
-    let all = [of_the_plan, of_cards, of_vulkan, of_device_files, of_the_processor, of_addresses, of_the_disk];
+    let all = [of_the_plan, of_cuda, of_cards, of_vulkan, of_device_files, of_the_processor, of_addresses, of_the_disk];
     all.iter().flat_map(|look| look(found)).collect()
 }
 
@@ -56,10 +56,17 @@ fn of_the_plan(found: &Findings) -> Option<Problem> {
     Some(problem(found, "close other programs, take a smaller --type, or keep the model on the fastest disk"))
 }
 
+/// What CUDA lacks here, if there is a card for it.
+fn of_cuda(found: &Findings) -> Option<Problem> {
+    let has_card = found.cards.found.iter().any(|card| card.vendor == Vendor::Nvidia);
+    let absence = found.absent.first().filter(|_| has_card)?;
+    Some(problem(format!("there is an NVIDIA card, and {}", absence.what), absence.hint.clone()))
+}
+
 /// A card that this build cannot compute on.
 fn of_cards(found: &Findings) -> Option<Problem> {
     let Findings { cards, build, .. } = found;
-    if found.has_accelerator() {
+    if found.has_accelerator() || of_cuda(found).is_some() {
         return None;
     }
     let card = cards.found.iter().min_by_key(|card| match card.vendor {
@@ -69,10 +76,6 @@ fn of_cards(found: &Findings) -> Option<Problem> {
     })?;
     let built = |name: &str| build.computes_on.contains(&name);
     let name = card.vendor.name();
-    if card.vendor == Vendor::Nvidia && built("cuda") && !cards.cuda {
-        let found = "there is an NVIDIA card, and no CUDA device: the driver's library libcuda.so.1 is not there";
-        return Some(problem(found, "install NVIDIA's driver; in a container, give it the card (`--gpus all`)"));
-    }
     if !built("cuda") && !built("vulkan") {
         let found = format!("there is a card of {name}, and this build computes on the CPU alone");
         let features = if card.vendor == Vendor::Nvidia { "cuda or vulkan" } else { "vulkan" };
@@ -163,6 +166,8 @@ fn of_the_disk(found: &Findings) -> Option<Problem> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use pinhole::ggml::Absence;
+
     use super::*;
     use crate::cli::doctor::cards::{Card, Cards};
     use crate::cli::doctor::disk::Speed;
@@ -194,11 +199,15 @@ mod tests {
         assert_eq!(of_plan, "needs 2 GiB: try --vram 2G");
         let cpu_alone = found(|report| report.cards.found = vec![card(Vendor::Intel), card(Vendor::Nvidia)]);
         assert!(cpu_alone.contains("a card of NVIDIA") && cpu_alone.contains("cuda or vulkan"), "{cpu_alone}");
-        let no_library = found(|report| {
-            report.cards.found = vec![card(Vendor::Nvidia)];
-            report.build.computes_on = vec!["cuda"];
-        });
-        assert!(no_library.contains("libcuda.so.1 is not there"), "{no_library}");
+        for what in ["no CUDA device: the driver's library is not there", "CUDA devices cannot compute without cuBLAS"]
+        {
+            let of_cuda = found(|report| {
+                report.cards.found = vec![card(Vendor::Intel), card(Vendor::Nvidia)];
+                report.build.computes_on = vec!["cuda"];
+                report.absent = vec![Absence { what: what.into(), hint: "install it".into() }];
+            });
+            assert_eq!(of_cuda, format!("there is an NVIDIA card, and {what}: install it"));
+        }
         let no_driver = found(|report| report.build.computes_on = vec!["vulkan"]);
         assert!(no_driver.contains("mesa-vulkan-drivers"), "{no_driver}");
         let no_card = found(|report| {

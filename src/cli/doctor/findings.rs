@@ -1,5 +1,6 @@
 //! What was found.
 
+use pinhole::ggml::Absence;
 use serde::Serialize;
 
 use super::cards::Cards;
@@ -17,6 +18,8 @@ pub(super) struct Findings {
     pub(super) memory: Memory,
     pub(super) disk: Disk,
     pub(super) devices: Vec<Row>,
+    /// What this build could compute on, and why it cannot here.
+    pub(super) absent: Vec<Absence>,
     pub(super) cards: Cards,
     pub(super) plan: Planned,
 }
@@ -62,6 +65,7 @@ impl Findings {
             memory: Memory::from(Room { free: Some(48 << 30), most: Some(64 << 30), addresses: None }),
             disk: Disk { path: "models".into(), measured: Ok(Speed { bytes: 1 << 28, bytes_per_second: 3 << 30 }) },
             devices: vec![],
+            absent: vec![],
             cards: Cards::default(),
             plan: Planned::nothing(),
         }

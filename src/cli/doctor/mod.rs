@@ -84,6 +84,7 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<(), Failure> {
         memory: Memory::look(),
         disk,
         devices,
+        absent: ggml::absences(),
         cards: Cards::look(),
         plan: Planned::new((args.arch, args.file_type), device, threads, &cancel)?,
     };

@@ -4,9 +4,8 @@
 use std::arch::x86_64::*;
 
 use super::avx2::Avx2;
-use super::heads::SIX;
-use super::micro::{LANES, Micro};
-use super::softmax::{EXP2, ROUNDER, TOGETHER};
+use super::micro::{LANES, Micro, SIX};
+use super::powers::{EXP2, ROUNDER, TOGETHER};
 
 pub(super) struct Avx512;
 
@@ -138,7 +137,7 @@ pub(super) fn read(numbers: &[f32; TOGETHER]) -> __m512 {
     unsafe { _mm512_loadu_ps(numbers.as_ptr()) }
 }
 
-/// As [`softmax::largest`](super::softmax::largest).
+/// As [`powers::largest`](super::powers::largest).
 #[target_feature(enable = "avx512f")]
 #[inline]
 fn largest(scores: &[[f32; TOGETHER]]) -> f32 {
@@ -150,7 +149,7 @@ fn largest(scores: &[[f32; TOGETHER]]) -> f32 {
     _mm512_reduce_max_ps(largest)
 }
 
-/// As [`softmax::powers`](super::softmax::powers), to the bit.
+/// As [`powers::powers`](super::powers::powers), to the bit.
 #[target_feature(enable = "avx512f")]
 #[inline]
 fn powers(scores: &mut [[f32; TOGETHER]], most: f32) -> f32 {
@@ -174,5 +173,5 @@ fn powers(scores: &mut [[f32; TOGETHER]], most: f32) -> f32 {
     let mut all = [0.0; TOGETHER];
     // SAFETY: as above.
     unsafe { _mm512_storeu_ps(all.as_mut_ptr(), sums) };
-    super::softmax::halve(all, |a, b| a + b)
+    super::powers::halve(all, |a, b| a + b)
 }

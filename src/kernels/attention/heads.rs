@@ -2,13 +2,6 @@
 
 use half::f16;
 
-use super::micro::LANES;
-
-/// Queries whose scores are computed at once.
-pub(super) const SIX: usize = 6;
-/// Keys, or channels of the values, that are computed at once.
-pub(super) const SIXTEEN: usize = 2 * LANES;
-
 /// What attends to what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Heads {

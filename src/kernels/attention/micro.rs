@@ -1,10 +1,14 @@
 //! The innermost loops.
 
-use super::heads::{SIX, SIXTEEN};
-use super::softmax::{self, TOGETHER};
+use super::powers::{self, TOGETHER};
 
 /// Numbers of a vector of most processors: rows are as many, or a multiple of it, wide.
 pub(in crate::kernels) const LANES: usize = 8;
+
+/// Queries whose scores are computed at once.
+pub(super) const SIX: usize = 6;
+/// Keys, or channels of the values, that are computed at once.
+pub(super) const SIXTEEN: usize = 2 * LANES;
 
 /// Products of small matrices, and what brings rows into the order in which they are multiplied.
 pub(in crate::kernels) trait Micro {
@@ -80,7 +84,7 @@ pub(in crate::kernels) trait Micro {
     /// The processor has the instructions.
     #[inline(always)]
     unsafe fn largest(scores: &[[f32; TOGETHER]]) -> f32 {
-        softmax::largest(scores)
+        powers::largest(scores)
     }
 
     /// Replaces each of `scores` by `2^(score - most)`, and gives their sum.
@@ -89,7 +93,7 @@ pub(in crate::kernels) trait Micro {
     /// The processor has the instructions.
     #[inline(always)]
     unsafe fn powers(scores: &mut [[f32; TOGETHER]], most: f32) -> f32 {
-        softmax::powers(scores, most)
+        powers::powers(scores, most)
     }
 
     /// Number `i` of row `r` goes to `to[i * stride + r]`, for the `len` numbers of all [`LANES`] rows, in the order of `i`: if

@@ -25,6 +25,7 @@ mod codes;
 mod heads;
 pub(super) mod micro;
 mod pack;
+mod powers;
 mod softmax;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -37,9 +38,9 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 
 use super::Kernel;
-use heads::{SIX, SIXTEEN};
-use micro::{LANES, Micro, Portable};
-use softmax::{Row, TOGETHER};
+use micro::{LANES, Micro, Portable, SIX, SIXTEEN};
+use powers::TOGETHER;
+use softmax::Row;
 use tiles::{MOST_KEYS, PITCH, TWELVE, Tiling, panels, room};
 
 pub use heads::{Attended, Heads, Outputs, Rows};

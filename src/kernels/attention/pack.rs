@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use super::heads::{Rows, SIX, SIXTEEN};
-use super::micro::{LANES, Micro};
+use super::heads::Rows;
+use super::micro::{LANES, Micro, SIX, SIXTEEN};
 
 /// So many rows before one is read it is fetched: rows of one head are apart, and the processor does not foresee the next one.
 pub(super) const AHEAD: usize = 16;

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use super::heads::{Heads, SIX, SIXTEEN};
-use super::micro::LANES;
+use super::heads::Heads;
+use super::micro::{LANES, SIX, SIXTEEN};
 
 /// Queries whose scores are in the first-level cache together.
 pub(super) const TWELVE: usize = 2 * SIX;

@@ -39,7 +39,7 @@ impl Hidden {
                 Some(cached)
             }
             DecidedBy::FirstBlock if blocks > 1 => {
-                let (block, after) = match position("double.0") {
+                let (block, after) = match position("double.0.text") {
                     Some(block) => (block, image),
                     None => (position("single.0")?, joined),
                 };

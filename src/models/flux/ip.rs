@@ -394,9 +394,14 @@ impl Beside {
         }
     }
 
+    /// Whether it is added to what a block gives, and not to what attention does.
+    pub(super) fn is_added_to_results(self) -> bool {
+        self.form == IpForm::Xlabs
+    }
+
     /// `x [D, n, B]`, which a block gave, with what is added to that.
     pub(super) fn to_result(of: Option<Beside>, b: &Build<'_>, x: Tensor, q: Tensor) -> Result<Tensor> {
-        match of.filter(|beside| beside.form == IpForm::Xlabs) {
+        match of.filter(|beside| beside.is_added_to_results()) {
             Some(beside) => b.g.add(x, beside.attend(b, q)?),
             None => Ok(x),
         }

@@ -15,10 +15,12 @@
 //! | `context`           | request | `text` [J, Tt, B]                           | `context` [D, Tt, B]               |
 //! | `ip.*`              | request | see `ip.rs`, of a model with an IP-Adapter  |                                    |
 //! | `embed`             | step    | `latents` [C, Ti, B]                        | `img` [D, Ti, B]                   |
-//! | `double.0..`        | step    | `img`, `context` or `txt`, modulation       | `img`, `txt` [D, Tt, B]            |
+//! | `double.0.*..`      | step    | `img`, `context` or `txt`, modulation       | `img`, `txt` [D, Tt, B]            |
 //! | `join`              | step    | `txt`, `img`                                | `joint` [D, T, B]                  |
 //! | `single.0..`        | step    | `joint`, modulation                         | `joint`                            |
 //! | `final`             | step    | `joint`, modulation                         | `velocity` [C', Ti, B]             |
+//!
+//! A block with two streams is three stages: attention, and the feed-forward layer of each stream (`*.attention`, `*.image`, `*.text`).
 //!
 //! ControlNets run within the model, their stages between those of its blocks: see `control`.
 

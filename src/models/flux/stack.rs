@@ -1,7 +1,7 @@
 //! A stack of blocks with what it is modulated by: the model's own, or that of a ControlNet beside it.
 
 use super::config::Config;
-use super::double::{DoubleBlock, Stream};
+use super::double::{FeedForward, IMAGE, JointAttention, Stream, TEXT};
 use super::ends::Join;
 use super::ip::Beside;
 use super::modulation::{ModulationOut, VectorIn};
@@ -97,17 +97,33 @@ impl Stack {
         let [img_modulation, txt_modulation] = self.double[i];
         let (config, shared) = (&self.config, self.shared);
         let txt_from = if i == 0 { self.context } else { txt };
-        model.stage(format!("double.{i}"), Cadence::Step, |s| {
+        let Added { ip, residuals } = added;
+        let together = ip.is_some_and(Beside::is_added_to_results);
+        let image = (img, img_modulation, shared);
+        model.stage(format!("double.{i}.attention"), Cadence::Step, |s| {
             let mut s = s.sub("double_blocks");
             let mut s = s.sub(i);
-            Ok(DoubleBlock {
-                img: Stream::declare(&mut s, "img", config, (img, img), img_modulation)?,
-                txt: Stream::declare(&mut s, "txt", config, (txt_from, txt), txt_modulation)?,
+            Ok(JointAttention {
+                img: Stream::declare(&mut s, IMAGE, config, (img, img), img_modulation)?,
+                txt: Stream::declare(&mut s, TEXT, config, (txt_from, txt), txt_modulation)?,
                 shared,
-                ip: added.ip,
-                residuals: added.residuals,
+                ip,
+                image_feed_forward: match together {
+                    true => Some(FeedForward::declare(&mut s, IMAGE, config, image, residuals.clone())?),
+                    false => None,
+                },
             })
-        })
+        })?;
+        let mut feed_forward = |names @ [_, name]: [&str; 2], ports, residuals| {
+            model.stage(format!("double.{i}.{name}"), Cadence::Step, |s| {
+                let mut s = s.sub("double_blocks");
+                FeedForward::declare(&mut s.sub(i), names, config, ports, residuals)
+            })
+        };
+        if !together {
+            feed_forward(IMAGE, image, residuals)?;
+        }
+        feed_forward(TEXT, (txt, txt_modulation, shared), Vec::new())
     }
 
     /// Declares that text and image become one sequence, behind the double blocks, and gives its port.

@@ -2,7 +2,7 @@
 
 use pinhole_quant::DType;
 
-use super::block::{DoubleBlock, IMAGE, Residual, Stream, TEXT};
+use super::block::{FeedForward, IMAGE, JointAttention, Residual, Shared, Stream, TEXT};
 use super::config::Config;
 use super::modulation::{ModulationOut, TimeIn};
 use super::ports::{Extents, Ports, TIME_WIDTH, TIMES};
@@ -71,12 +71,20 @@ pub(super) fn declare_block(
     ([img, txt], [img_mod, txt_mod]): ([Port; 2], [Port; 2]),
     residuals: Vec<Residual>,
 ) -> Result<()> {
-    model.stage(format!("block.{i}"), Cadence::Step, |s| {
+    let (width, zero_cond_t) = (config.attention_head_dim, config.zero_cond_t);
+    let shared = Shared { ports: *ports, width, zero_cond_t, extents };
+    model.stage(format!("block.{i}.attention"), Cadence::Step, |s| {
         let mut s = s.sub("transformer_blocks");
         let mut s = s.sub(i);
         let image = Stream::declare(&mut s, config, &IMAGE, (img, img_mod))?;
         let text = Stream::declare(&mut s, config, &TEXT, (txt, txt_mod))?;
-        let (width, zero_cond_t) = (config.attention_head_dim, config.zero_cond_t);
-        Ok(DoubleBlock { img: image, txt: text, ports: *ports, width, zero_cond_t, extents, residuals })
-    })
+        Ok(JointAttention { img: image, txt: text, shared })
+    })?;
+    for (names, residuals, port, modulation) in [(&IMAGE, Some(residuals), img, img_mod), (&TEXT, None, txt, txt_mod)] {
+        model.stage(format!("block.{i}.{}", names.stage), Cadence::Step, |s| {
+            let mut s = s.sub("transformer_blocks");
+            FeedForward::declare(&mut s.sub(i), config, (names, residuals), (port, modulation, shared))
+        })?;
+    }
+    Ok(())
 }

@@ -14,8 +14,10 @@
 //! | `modulation.*`    | request | `vector`                            | two ports for each block, [6D, times]   |
 //! | `context`         | request | `text` [J, Tt, B]                   | `context` [D, Tt, B]                    |
 //! | `embed`           | step    | `latents` [C, Ti, B], `context`     | `img` [D, Ti, B], `txt` [D, Tt, B]      |
-//! | `block.0..`       | step    | `img`, `txt`, modulation            | `img`, `txt`                            |
+//! | `block.0.*..`     | step    | `img`, `txt`, modulation            | `img`, `txt`                            |
 //! | `final`           | step    | `img`, modulation                   | `prediction` [C, Ti, B]                 |
+//!
+//! A block with two streams is three stages: attention, and the feed-forward layer of each stream (`*.attention`, `*.image`, `*.text`).
 //!
 //! Prompts of two passes may have different lengths. Then the text of one pass ends before `Tt`, and what stands behind it is not
 //! looked at: see [`TEXT_OF_PASSES`].

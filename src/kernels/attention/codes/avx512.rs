@@ -5,9 +5,8 @@ use std::arch::x86_64::*;
 
 use super::super::avx2::Avx2;
 use super::super::avx512::{Avx512, read};
-use super::super::heads::{SIX, SIXTEEN};
-use super::super::micro::LANES;
-use super::super::softmax::TOGETHER;
+use super::super::micro::{LANES, SIX, SIXTEEN};
+use super::super::powers::TOGETHER;
 use super::super::tiles::{PITCH, TWELVE};
 use super::micro::{Factors, LAST, Micro, Pair};
 use super::units::ROUNDER;

@@ -1,8 +1,7 @@
 //! The innermost loop.
 
-use super::super::heads::{SIX, SIXTEEN};
-use super::super::micro::{LANES, Micro as Rows, Portable};
-use super::super::softmax::TOGETHER;
+use super::super::micro::{LANES, Micro as Rows, Portable, SIX, SIXTEEN};
+use super::super::powers::TOGETHER;
 use super::super::tiles::{PITCH, TWELVE};
 use super::weights::{self, Terms};
 

@@ -31,9 +31,10 @@ use std::ops::Range;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
-use super::heads::{Attended, Outputs, Rows, SIX, SIXTEEN};
-use super::micro::LANES;
-use super::softmax::{Row, TOGETHER};
+use super::heads::{Attended, Outputs, Rows};
+use super::micro::{LANES, SIX, SIXTEEN};
+use super::powers::TOGETHER;
+use super::softmax::Row;
 use super::tiles::{MOST_KEYS, PITCH, TWELVE, Tiling, panels, room};
 use micro::{Factors, LAST, Micro, Pair};
 use units::{MOST_CODE, MOST_VALUE, WEIGHT_BITS};

@@ -2,8 +2,7 @@
 
 use std::ops::Range;
 
-use super::super::heads::{SIX, SIXTEEN};
-use super::super::micro::LANES;
+use super::super::micro::{LANES, SIX, SIXTEEN};
 use super::super::pack::AHEAD;
 use super::micro::{Micro, Pair};
 use super::units::{MOST_CODE, MOST_VALUE, ROUNDER};

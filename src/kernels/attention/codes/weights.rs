@@ -1,6 +1,6 @@
 //! Scores become weights: softmax, as in `softmax.rs`, whose powers of two are whole numbers.
 
-use super::super::softmax::{TOGETHER, halve, larger};
+use super::super::powers::{TOGETHER, halve, larger};
 use super::units::{ROUNDER, WEIGHT_BITS};
 
 /// What scores are computed from: sums of products of codes, `units` of the keys and one of the query, and what is added.

@@ -1,4 +1,5 @@
-//! Double blocks, with text and image in streams of their own, and single blocks, with both in one sequence.
+//! Double blocks, with text and image in streams of their own, and single blocks, with both in one sequence. As FLUX.1's, a double block is three
+//! stages: attention, and the feed-forward layer of each stream.
 
 use std::ops::Range;
 
@@ -29,14 +30,11 @@ pub(in crate::models::flux) fn gated(
     b.g.mul(gate, part(start + width..start + 2 * width)?)
 }
 
-/// One of the two streams of a double block.
+/// How one of the two streams of a double block attends to both.
 pub(super) struct Stream {
     qkv: Linear,
     norm: QkNorm,
     proj: Linear,
-    mlp_0: Linear,
-    mlp_2: Linear,
-    feed_forward: usize,
     from: Port,
     to: Port,
     modulation: Port,
@@ -45,32 +43,28 @@ pub(super) struct Stream {
 impl Stream {
     pub(super) fn declare(
         s: &mut Scope<'_>,
-        name: &str,
+        [name, _]: [&str; 2],
         config: &Config,
         (from, to): (Port, Port),
         modulation: Port,
     ) -> Result<Stream> {
-        let (hidden, feed_forward) = (config.hidden(), config.feed_forward());
+        let hidden = config.hidden();
         let mut attn = s.sub(format!("{name}_attn"));
         let qkv = Linear::declare_unbiased(&mut attn.sub("qkv"), hidden, 3 * hidden, Role::MatMul)?;
         let norm = qk_norm(&mut attn, config)?;
         let proj = Linear::declare_unbiased(&mut attn.sub("proj"), hidden, hidden, Role::MatMul)?;
-        let mut mlp = s.sub(format!("{name}_mlp"));
-        let mlp_0 = Linear::declare_unbiased(&mut mlp.sub(0), hidden, 2 * feed_forward, Role::MatMul)?;
-        // The product of gate and input may leave F16's range.
-        let mlp_2 = Linear::declare_unbiased(&mut mlp.sub(2), feed_forward, hidden, Role::WideMatMul)?;
-        Ok(Stream { qkv, norm, proj, mlp_0, mlp_2, feed_forward, from, to, modulation })
+        Ok(Stream { qkv, norm, proj, from, to, modulation })
     }
 }
 
 /// Text and image with weights of their own, attending to each other.
-pub(super) struct DoubleBlock {
+pub(super) struct JointAttention {
     pub(super) img: Stream,
     pub(super) txt: Stream,
     pub(super) shared: Shared,
 }
 
-impl Block for DoubleBlock {
+impl Block for JointAttention {
     fn build(&self, b: &Build<'_>) -> Result<()> {
         let Shared { rotary, sizes, .. } = self.shared;
         let modulation = |stream: &Stream| Modulation::read(b, stream.modulation, &self.shared, 6);
@@ -88,12 +82,46 @@ impl Block for DoubleBlock {
             b.tokens(stream.from, |x, at| {
                 let q = stream.norm.queries(b, &stream.qkv, m.modulate(x, 0)?)?;
                 let attended = attention.attend(b, rotary.turn(b, q, first + at.start)?)?;
-                let x = m.gated(x, stream.proj.build(b, attended)?, 2)?;
-                let inner = gated(b, &stream.mlp_0, m.modulate(x, 3)?, 0, stream.feed_forward)?;
-                b.write_tokens(stream.to, at.start, m.gated(x, stream.mlp_2.build(b, inner)?, 5)?)
+                b.write_tokens(stream.to, at.start, m.gated(x, stream.proj.build(b, attended)?, 2)?)
             })?;
         }
         Ok(())
+    }
+}
+
+/// The feed-forward layer of one of the two streams of a double block.
+pub(super) struct FeedForward {
+    mlp_0: Linear,
+    mlp_2: Linear,
+    width: usize,
+    port: Port,
+    modulation: Port,
+    shared: Shared,
+}
+
+impl FeedForward {
+    pub(super) fn declare(
+        s: &mut Scope<'_>,
+        [name, _]: [&str; 2],
+        config: &Config,
+        (port, modulation, shared): (Port, Port, Shared),
+    ) -> Result<FeedForward> {
+        let (hidden, width) = (config.hidden(), config.feed_forward());
+        let mut mlp = s.sub(format!("{name}_mlp"));
+        let mlp_0 = Linear::declare_unbiased(&mut mlp.sub(0), hidden, 2 * width, Role::MatMul)?;
+        // The product of gate and input may leave F16's range.
+        let mlp_2 = Linear::declare_unbiased(&mut mlp.sub(2), width, hidden, Role::WideMatMul)?;
+        Ok(FeedForward { mlp_0, mlp_2, width, port, modulation, shared })
+    }
+}
+
+impl Block for FeedForward {
+    fn build(&self, b: &Build<'_>) -> Result<()> {
+        let m = Modulation::read(b, self.modulation, &self.shared, 6)?;
+        b.tokens(self.port, |x, at| {
+            let inner = gated(b, &self.mlp_0, m.modulate(x, 3)?, 0, self.width)?;
+            b.write_tokens(self.port, at.start, m.gated(x, self.mlp_2.build(b, inner)?, 5)?)
+        })
     }
 }
 

@@ -14,10 +14,12 @@
 //! | `modulation.*`      | request | `vector`                           | one port for each kind, [6D, 3D or 2D, N] |
 //! | `context`           | request | `text` [J, Tt, B]                  | `context` [D, Tt, B]               |
 //! | `embed`             | step    | `latents` [C, Ti, B]               | `img` [D, Ti, B]                   |
-//! | `double.0..`        | step    | `img`, `context` or `txt`, modulation | `img`, `txt` [D, Tt, B]         |
+//! | `double.0.*..`      | step    | `img`, `context` or `txt`, modulation | `img`, `txt` [D, Tt, B]         |
 //! | `join`              | step    | `txt`, `img`                       | `joint` [D, T, B]                  |
 //! | `single.0..`        | step    | `joint`, modulation                | `joint`                            |
 //! | `final`             | step    | `joint`, modulation                | `velocity` [C, Ti, B]              |
+//!
+//! A block with two streams is three stages: attention, and the feed-forward layer of each stream (`*.attention`, `*.image`, `*.text`).
 
 mod blocks;
 mod config;
@@ -27,9 +29,10 @@ mod ports;
 
 use std::path::Path;
 
-use self::blocks::{DoubleBlock, SingleBlock, Stream};
+use self::blocks::{FeedForward, JointAttention, SingleBlock, Stream};
 use self::ends::VectorIn;
 use super::Hidden;
+use super::double::{IMAGE, TEXT};
 use super::ends::{Embed, FinalLayer, Join};
 use super::modulation::ModulationOut;
 use super::ports::{carried, input};
@@ -162,15 +165,22 @@ fn declare_stages(model: &mut Model, config: &Config, ports: &Ports) -> Result<H
     })?;
     for i in 0..config.num_layers {
         let from = if i == 0 { context } else { txt };
-        model.stage(format!("double.{i}"), Cadence::Step, |s| {
+        model.stage(format!("double.{i}.attention"), Cadence::Step, |s| {
             let mut s = s.sub("double_blocks");
             let mut s = s.sub(i);
-            Ok(DoubleBlock {
-                img: Stream::declare(&mut s, "img", config, (img, img), modulations.img)?,
-                txt: Stream::declare(&mut s, "txt", config, (from, txt), modulations.txt)?,
+            Ok(JointAttention {
+                img: Stream::declare(&mut s, IMAGE, config, (img, img), modulations.img)?,
+                txt: Stream::declare(&mut s, TEXT, config, (from, txt), modulations.txt)?,
                 shared,
             })
         })?;
+        for (names, port, modulation) in [(IMAGE, img, modulations.img), (TEXT, txt, modulations.txt)] {
+            let [_, name] = names;
+            model.stage(format!("double.{i}.{name}"), Cadence::Step, |s| {
+                let mut s = s.sub("double_blocks");
+                FeedForward::declare(&mut s.sub(i), names, config, (port, modulation, shared))
+            })?;
+        }
     }
     let txt = if config.num_layers == 0 { context } else { txt };
     model.stage("join", Cadence::Step, |_| Ok(Join { txt, img, joint, text: Symbol::TEXT_TOKENS }))?;
