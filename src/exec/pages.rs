@@ -122,12 +122,22 @@ impl Drop for Pager {
 mod tests {
     use super::*;
     use crate::builtin;
+    use crate::convert::{self, WriteOptions};
+    use crate::pipeline;
+    use crate::source::Source;
     use crate::source::networks;
     use crate::source::slot::TRANSFORMER;
+    use pinhole_quant::recipe::FileType;
 
     #[test]
     fn a_stage_of_a_bundle_is_one_range_and_all_its_bytes() {
-        let transformer = networks::flux(builtin::mini().unwrap().component(&TRANSFORMER).unwrap()).unwrap();
+        // Made here: the built-in one is older than the order in which stages follow each other.
+        let (dir, model) = (tempfile::tempdir().unwrap(), pipeline::open(&builtin::mini().unwrap()).unwrap());
+        let path = dir.path().join("mini.gguf");
+        let plan = convert::plan(&model.source, &model.networks(), FileType::Q8_0).unwrap();
+        plan.write(&path, WriteOptions::default(), &mut |_| Ok(())).unwrap();
+        let source = Source::open(&path).unwrap();
+        let transformer = networks::flux(source.component(&TRANSFORMER).unwrap()).unwrap();
         let (net, bound) = (&transformer.net.model, &transformer.bound);
         for stage in net.stages() {
             let pages = Pages::of(stage, bound);

@@ -144,8 +144,8 @@ fn three<const FIRST: usize>(block: &BlockOfHalves<'_>, sums: &mut Sums<__m512>)
     let mut totals = [[_mm512_setzero_ps(); 2]; THREE];
     for half in 0..2 {
         let mut dots = [[_mm512_setzero_si512(); 2]; THREE];
-        for token in 0..THREE {
-            dots[token] = [_mm512_set1_epi32(block.offsets[half][FIRST + token]); 2];
+        for (dots, offset) in dots.iter_mut().zip(&block.offsets[half][FIRST..]) {
+            *dots = [_mm512_set1_epi32(*offset); 2];
         }
         for group in 4 * half..4 * half + 4 {
             let weights = two(block.codes, group);
