@@ -93,7 +93,9 @@ pub(super) fn build_metal(ggml: &Path) {
 
     let assembler: Vec<PathBuf> = kernels(&metal.join("kernels")).iter().map(|kernel| embed(&metal, kernel)).collect();
     cc::Build::new().files(assembler).compile("pinhole_ggml_metal_kernels");
-    for framework in ["Foundation", "Metal", "MetalKit"] {
+    // ggml calls the runtime of Objective-C, and has constant strings. On a Mac, Foundation brings both; a stand-in for it does not.
+    println!("cargo::rustc-link-lib=objc");
+    for framework in ["CoreFoundation", "Foundation", "Metal", "MetalKit"] {
         println!("cargo::rustc-link-lib=framework={framework}");
     }
 }
