@@ -344,7 +344,8 @@ fn shared_files_stay_when_a_model_goes() {
 fn killed_at_fifty_moments_it_goes_on() {
     const BYTES: usize = 64 << 20;
     let pulling = Pulling::plain(BYTES);
-    pulling.hub.slow(Some(128 << 20));
+    // So slow that all runs together do not fetch the whole of it.
+    pulling.hub.slow(Some(64 << 20));
     let asked = format!("hf:{REPOSITORY}:{LARGE}");
     let mut random = 12_345_u64;
     let mut kills = 0;
@@ -355,7 +356,11 @@ fn killed_at_fifty_moments_it_goes_on() {
             pulling.command(&["pull", &asked, "--quiet"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         // Half of the moments lie anywhere from the start on, half behind the first range.
         let started = Instant::now();
-        while i % 2 == 0 && pulling.fetched() == 0 && started.elapsed() < Duration::from_secs(10) {
+        while i % 2 == 0
+            && pulling.fetched() == 0
+            && child.try_wait().unwrap().is_none()
+            && started.elapsed() < Duration::from_secs(10)
+        {
             thread::sleep(Duration::from_millis(1));
         }
         thread::sleep(Duration::from_millis((random >> 33) % 120));
