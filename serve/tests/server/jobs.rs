@@ -138,7 +138,8 @@ fn a_client_that_leaves_stops_its_job_where_it_waits_for_it() {
 fn deadlines_hold_for_jobs_that_wait_and_that_are_drawn() {
     let served = Served::start(&["--coalesce", "1"]);
     let mut late = slow(1);
-    late["deadline"] = json!(1.0);
+    // Larger than any processor draws in a second.
+    (late["width"], late["height"], late["deadline"]) = (json!(256), json!(256), json!(1.0));
     let (drawn, waiting) = (served.submit(&late), served.submit(&late));
     for id in [drawn, waiting] {
         let ended = served.end_of(&id);
