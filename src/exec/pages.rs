@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn a_stage_of_a_bundle_is_one_range_and_all_its_bytes() {
-        // Made here: the built-in one is older than the order in which stages follow each other.
+        // A bundle that is made now: when the built-in one was made, stages followed each other in another order.
         let (dir, model) = (tempfile::tempdir().unwrap(), pipeline::open(&builtin::mini().unwrap()).unwrap());
         let path = dir.path().join("mini.gguf");
         let plan = convert::plan(&model.source, &model.networks(), FileType::Q8_0).unwrap();

@@ -380,9 +380,8 @@ mod tests {
     fn a_ring_is_larger_where_that_moves_hardly_more() {
         let component = component(&[500; 60]);
         // 35 beside the weights; 61 stages, the first of them once a request.
-        let auto = |slots: usize| within(&component, Offload::Auto, 35 + slots * 500).unwrap();
         let found = [2, 3, 4, 5, 8, 60].map(|slots| {
-            let plan = auto(slots);
+            let plan = within(&component, Offload::Auto, 35 + slots * 500).unwrap();
             (plan.placement.slots, plan.moved_each_step / 500)
         });
         // The last stage of a step and the first of the next have different slots.
